@@ -1,0 +1,225 @@
+//! The main reactor: it accepts connections and deals them to the others.
+//!
+//! ```
+//! use epicycle::{Addr, Balance, Server, service};
+//!
+//! /// Everyone from this machine to the first reactor, the others by turns.
+//! struct LocalFirst(usize);
+//!
+//! impl Balance for LocalFirst {
+//!     fn pick(&mut self, peer: &Addr, loads: &[usize]) -> usize {
+//!         if peer.ip().is_some_and(|ip| ip.is_loopback()) {
+//!             return 0;
+//!         }
+//!         self.0 += 1;
+//!         self.0 % loads.len()
+//!     }
+//! }
+//!
+//! let running = Server::bind("tcp://127.0.0.1:0")
+//!     .reactors(2)
+//!     .balance_with(LocalFirst(0))
+//!     .start(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll};
+
+use crate::addr::Addr;
+use crate::handler::{Command, Engine, EventHandler};
+use crate::reactor::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use crate::reactor::mailbox::PushError;
+use crate::reactor::{WAKER, panic_message};
+use crate::sys::socket::Stream;
+
+/// Chooses the reactor of a new connection.
+pub trait Balance: Send + 'static {
+    /// The reactor for a connection from `peer`, counted from 0. `loads` is the number of connections of
+    /// each reactor. A number past the last reactor counts on from the first.
+    fn pick(&mut self, peer: &Addr, loads: &[usize]) -> usize;
+}
+
+/// The policies that come with the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BalancePolicy {
+    /// By turns.
+    #[default]
+    RoundRobin,
+    /// Wherever the fewest connections are; the first of those.
+    LeastConnections,
+    /// By a hash of the peer's IP address, not its port: one peer's connections share a reactor. Unix
+    /// peers have no address and all go to one.
+    SourceHash,
+    /// At random.
+    Random,
+}
+
+impl BalancePolicy {
+    pub(crate) fn into_balance(self) -> Box<dyn Balance> {
+        match self {
+            BalancePolicy::RoundRobin => Box::new(RoundRobin { next: 0 }),
+            BalancePolicy::LeastConnections => Box::new(LeastConnections),
+            BalancePolicy::SourceHash => Box::new(SourceHash {
+                state: RandomState::new(),
+            }),
+            BalancePolicy::Random => Box::new(Random),
+        }
+    }
+}
+
+struct RoundRobin {
+    next: usize,
+}
+
+impl Balance for RoundRobin {
+    fn pick(&mut self, _peer: &Addr, loads: &[usize]) -> usize {
+        let picked = self.next;
+        self.next = (picked + 1) % loads.len();
+        picked
+    }
+}
+
+struct LeastConnections;
+
+impl Balance for LeastConnections {
+    fn pick(&mut self, _peer: &Addr, loads: &[usize]) -> usize {
+        let least = loads.iter().enumerate().min_by_key(|(_, load)| **load);
+        least.map_or(0, |(reactor, _)| reactor)
+    }
+}
+
+struct SourceHash {
+    state: RandomState,
+}
+
+impl Balance for SourceHash {
+    fn pick(&mut self, peer: &Addr, loads: &[usize]) -> usize {
+        self.state.hash_one(peer.ip()) as usize % loads.len()
+    }
+}
+
+struct Random;
+
+impl Balance for Random {
+    fn pick(&mut self, _peer: &Addr, loads: &[usize]) -> usize {
+        fastrand::usize(..loads.len())
+    }
+}
+
+/// The main reactor's loop.
+pub(crate) struct Acceptor<H: EventHandler> {
+    poll: Poll,
+    listeners: Listeners,
+    balance: Box<dyn Balance>,
+    engine: Engine<H>,
+    loads: Vec<usize>,
+    /// When to try again after accepting failed.
+    retry_at: Option<Instant>,
+}
+
+impl<H: EventHandler> Acceptor<H> {
+    pub(crate) fn new(
+        poll: Poll,
+        listeners: Listeners,
+        balance: Box<dyn Balance>,
+        engine: Engine<H>,
+    ) -> Self {
+        Self {
+            poll,
+            listeners,
+            balance,
+            engine,
+            loads: Vec::new(),
+            retry_at: None,
+        }
+    }
+
+    /// Accepts and deals until the engine stops.
+    pub(crate) fn run(mut self) {
+        if let Err(error) = self.listeners.register(self.poll.registry(), 0) {
+            log::error!(target: "epicycle::accept", "cannot watch the listeners: {error}");
+            return;
+        }
+        let mut events = Events::with_capacity(64);
+        while !self.engine.is_stopping() {
+            if let Err(error) = self.poll.poll(&mut events, self.timeout())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!(target: "epicycle::accept", "poll failed: {error}");
+            }
+            for event in &events {
+                if event.token() != WAKER {
+                    self.listeners.mark_ready(event.token().0);
+                }
+            }
+            if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+                self.retry_at = None;
+                self.listeners.unblock();
+            }
+            self.accept();
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.listeners.are_ready() {
+            return Some(Duration::ZERO);
+        }
+        let retry_at = self.retry_at?;
+        Some(retry_at.saturating_duration_since(Instant::now()))
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPT_BUDGET {
+            let shared = self.engine.shared();
+            let Some(main) = &shared.main else {
+                return;
+            };
+            match self.listeners.accept(&shared.admission, &main.metrics) {
+                Attempt::Accepted(stream, peer) => self.deal(stream, peer),
+                Attempt::Failed => {}
+                Attempt::NoneWaits => break,
+            }
+        }
+        if let Some(pause) = self.listeners.take_pause() {
+            self.retry_at = Some(Instant::now() + pause);
+        }
+    }
+
+    fn deal(&mut self, stream: Stream, peer: Addr) {
+        let reactor = self.pick(&peer);
+        let shared = self.engine.shared();
+        let target = &shared.reactors[reactor];
+        target.load.fetch_add(1, Ordering::Relaxed);
+        // Connections on their way are bounded by descriptors and by max_connections.
+        let dealt = target.mailbox.push_unbounded(Command::Adopt(stream, peer));
+        if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
+            target.load.fetch_sub(1, Ordering::Relaxed);
+            if let Command::Adopt(_, peer) = command {
+                shared.admission.release(&peer);
+            }
+        }
+    }
+
+    fn pick(&mut self, peer: &Addr) -> usize {
+        let reactors = &self.engine.shared().reactors;
+        self.loads.clear();
+        let loads = reactors.iter().map(|r| r.load.load(Ordering::Relaxed));
+        self.loads.extend(loads);
+        let picked = catch_unwind(AssertUnwindSafe(|| self.balance.pick(peer, &self.loads)));
+        match picked {
+            Ok(reactor) => reactor % reactors.len(),
+            Err(panic) => {
+                let message = panic_message(&*panic);
+                log::error!(target: "epicycle::accept", "the balance policy panicked: {message}");
+                0
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Addresses: what a server listens on, and who a connection's peer is.
+//!
+//! ```
+//! use epicycle::ListenAddr;
+//!
+//! let addr: ListenAddr = "tcp4://127.0.0.1:9000".parse()?;
+//! assert_eq!(addr.to_string(), "tcp4://127.0.0.1:9000");
+//! assert!("tcp://127.0.0.1".parse::<ListenAddr>().unwrap_err().to_string().contains("no port"));
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::Error;
+
+/// An address to listen on, parsed from `scheme://rest`.
+///
+/// | Form | Listens on |
+/// |---|---|
+/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the addresses HOST stands for; an empty HOST is every interface, IPv6 and IPv4 |
+/// | `tcp4://HOST:PORT` | the same, IPv4 only |
+/// | `tcp6://HOST:PORT` | the same, IPv6 only |
+/// | `unix://PATH` | a Unix stream socket at PATH |
+///
+/// A PORT of 0 lets the kernel choose one; the running server tells which.
+/// `udp://` addresses are recognised and refused: this version has no datagram listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ListenAddr {
+    /// A TCP listener.
+    Tcp {
+        /// A host name, an IP address (IPv6 without its brackets), or empty for every interface.
+        host: String,
+        /// The port; 0 lets the kernel choose.
+        port: u16,
+        /// Which IP versions may be used.
+        family: Family,
+    },
+    /// A Unix stream socket at a path.
+    Unix(PathBuf),
+}
+
+/// Which IP versions an address may stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4 or IPv6, whichever the host has.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+impl ListenAddr {
+    /// The socket addresses a TCP address stands for; none for a Unix path.
+    ///
+    /// A host name is looked up with the system's resolver, which blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] when the name does not resolve, or resolves to no address of the family.
+    pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
+        let ListenAddr::Tcp { host, port, family } = self else {
+            return Ok(Vec::new());
+        };
+        if host.is_empty() {
+            let any: IpAddr = match family {
+                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::V6 | Family::Any => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            return Ok(vec![SocketAddr::new(any, *port)]);
+        }
+        let resolved = (host.as_str(), *port)
+            .to_socket_addrs()
+            .map_err(|e| self.problem(format!("the host {host:?} does not resolve ({e})")))?;
+        let wanted: Vec<SocketAddr> = resolved
+            .filter(|addr| match family {
+                Family::Any => true,
+                Family::V4 => addr.is_ipv4(),
+                Family::V6 => addr.is_ipv6(),
+            })
+            .collect();
+        if wanted.is_empty() {
+            return Err(self.problem(format!(
+                "the host {host:?} has no address of that IP version; use tcp:// to allow both"
+            )));
+        }
+        Ok(wanted)
+    }
+
+    fn problem(&self, problem: String) -> Error {
+        Error::Address {
+            input: self.to_string(),
+            problem,
+        }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = Error;
+
+    fn from_str(input: &str) -> Result<Self, Error> {
+        let problem = |problem: &str| Error::Address {
+            input: input.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let (scheme, rest) = input.split_once("://").unwrap_or(("tcp", input));
+        let family = match scheme {
+            "tcp" => Family::Any,
+            "tcp4" => Family::V4,
+            "tcp6" => Family::V6,
+            "unix" if rest.is_empty() => {
+                return Err(problem(
+                    "the path is missing; write unix:///run/app.sock, say",
+                ));
+            }
+            "unix" => return Ok(ListenAddr::Unix(PathBuf::from(rest))),
+            "udp" | "udp4" | "udp6" => {
+                return Err(problem(
+                    "this version listens on no datagram sockets; use tcp:// or unix://",
+                ));
+            }
+            _ => {
+                return Err(problem(
+                    "the scheme is unknown; use tcp://, tcp4://, tcp6:// or unix://",
+                ));
+            }
+        };
+        let (host, port) = rest
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'))
+            .ok_or_else(|| problem("there is no port; write tcp://127.0.0.1:9000, say"))?;
+        let port = port
+            .parse()
+            .map_err(|_| problem("the port is not a number from 0 to 65535"))?;
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        if bare.is_none() && host.contains(':') {
+            return Err(problem(
+                "an IPv6 address needs brackets; write tcp://[::1]:9000, say",
+            ));
+        }
+        let host = bare.unwrap_or(host);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            if family == Family::V4 && ip.is_ipv6() {
+                return Err(problem(
+                    "tcp4:// takes an IPv4 address; use tcp6:// or tcp://",
+                ));
+            }
+            if family == Family::V6 && ip.is_ipv4() {
+                return Err(problem(
+                    "tcp6:// takes an IPv6 address; use tcp4:// or tcp://",
+                ));
+            }
+        } else if host.contains(['/', ' ', '@', '?', '#']) {
+            return Err(problem(
+                "the host is neither a name nor an IP address; write tcp://127.0.0.1:9000, say",
+            ));
+        }
+        Ok(ListenAddr::Tcp {
+            host: host.to_owned(),
+            port,
+            family,
+        })
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddr::Tcp { host, port, family } => {
+                let scheme = match family {
+                    Family::Any => "tcp",
+                    Family::V4 => "tcp4",
+                    Family::V6 => "tcp6",
+                };
+                if host.contains(':') {
+                    write!(f, "{scheme}://[{host}]:{port}")
+                } else {
+                    write!(f, "{scheme}://{host}:{port}")
+                }
+            }
+            ListenAddr::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for ListenAddr {
+    fn from(addr: SocketAddr) -> Self {
+        ListenAddr::Tcp {
+            host: addr.ip().to_string(),
+            port: addr.port(),
+            family: if addr.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            },
+        }
+    }
+}
+
+/// One end of a connection: an IP address and port, or a Unix socket's path.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Addr {
+    /// A TCP address. An IPv4 peer of a dual-stack listener shows as IPv4.
+    Ip(SocketAddr),
+    /// A Unix socket; most clients' sockets have no path.
+    Unix(Option<Box<Path>>),
+}
+
+impl Addr {
+    /// The IP address and port, when there are any.
+    pub fn as_socket_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Addr::Ip(addr) => Some(*addr),
+            Addr::Unix(_) => None,
+        }
+    }
+
+    /// The IP address, when there is one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.as_socket_addr().map(|addr| addr.ip())
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Addr::Ip(addr) => addr.fmt(f),
+            Addr::Unix(Some(path)) => write!(f, "unix://{}", path.display()),
+            Addr::Unix(None) => f.write_str("unix://(unnamed)"),
+        }
+    }
+}

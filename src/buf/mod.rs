@@ -1,0 +1,6 @@
+//! Buffers: what has arrived and is not yet a frame, and what is written and not yet sent.
+
+pub(crate) mod inbox;
+pub(crate) mod outbox;
+pub(crate) mod pool;
+pub(crate) mod ring;

@@ -1,0 +1,201 @@
+//! Codecs cut a byte stream into frames, and make bytes of what is sent.
+//!
+//! A frame borrows the bytes it was found in: nothing is copied between the socket and
+//! [`react`](crate::EventHandler::react). A codec knows no socket and no clock. It is a value of its own
+//! for each connection, so it may keep state; one without state is a unit struct and costs nothing.
+//!
+//! | Codec | A frame is |
+//! |---|---|
+//! | [`Raw`] | whatever has arrived |
+//! | [`Lines`] | a line that ends in LF or CRLF |
+//! | [`Delimited`] | the bytes before a delimiter |
+//! | [`Fixed`] | a fixed number of bytes |
+//! | [`LengthField`] | the bytes a length field announces |
+//!
+//! A codec of one's own is one method:
+//!
+//! ```
+//! use epicycle::codec::{Codec, Decoded, FrameError};
+//!
+//! /// A byte that tells a length, then that many bytes.
+//! struct Pascal;
+//!
+//! impl Codec for Pascal {
+//!     type Frame<'a> = &'a [u8];
+//!
+//!     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+//!         let end = 1 + usize::from(src[0]);
+//!         if src.len() < end {
+//!             return Ok(Decoded::NeedMore { at_least: end });
+//!         }
+//!         Ok(Decoded::Frame { frame: &src[1..end], consumed: end })
+//!     }
+//! }
+//!
+//! let mut input = *b"\x02hi\x05the";
+//! assert_eq!(Pascal.decode(&mut input)?, Decoded::Frame { frame: &b"hi"[..], consumed: 3 });
+//! assert_eq!(Pascal.decode(&mut input[3..])?, Decoded::NeedMore { at_least: 6 });
+//! # Ok::<(), FrameError>(())
+//! ```
+
+mod delimited;
+mod fixed;
+mod length_field;
+mod lines;
+mod raw;
+
+use std::fmt;
+
+use crate::buf::outbox::{Arena, MAX_SLICES, OutQueue, Outbox};
+use crate::buf::pool::BufferPool;
+
+pub use self::delimited::Delimited;
+pub use self::fixed::Fixed;
+pub use self::length_field::{ByteOrder, LengthField, LengthFieldBuilder};
+pub use self::lines::Lines;
+pub use self::raw::Raw;
+
+/// Finds the frames in a connection's input.
+pub trait Codec: 'static {
+    /// What is handed to `react`; it may borrow the input.
+    type Frame<'a>;
+
+    /// Whether a frame gives no way to change the bytes it borrows, as `&[u8]` does not.
+    ///
+    /// `true` lets the engine send a large frame that a callback writes back straight from where it was
+    /// received. With `false`, the default, what is written is always copied first.
+    const IMMUTABLE_FRAMES: bool = false;
+
+    /// Looks for the first frame in `src`, which is never empty.
+    ///
+    /// `src` begins with the first byte not consumed so far. After [`Decoded::NeedMore`] the next call
+    /// sees the same bytes with more behind them, so a codec may remember how far it has looked.
+    /// The input may be changed in place, to unmask or decrypt it.
+    ///
+    /// # Errors
+    ///
+    /// A [`FrameError`] when the input can never become a frame: the connection is closed with it as the
+    /// reason, after what has been written is sent.
+    fn decode<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<Self::Frame<'a>>, FrameError>;
+
+    /// Looks for a last frame in `src`, which ends where the peer ended its stream.
+    ///
+    /// The default finds none. Whatever is left is counted in [`Closed::undecoded`](crate::Closed).
+    ///
+    /// # Errors
+    ///
+    /// As for [`decode`](Self::decode).
+    fn decode_eof<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<Self::Frame<'a>>, FrameError> {
+        Ok(Decoded::NeedMore {
+            at_least: src.len() + 1,
+        })
+    }
+}
+
+/// Makes bytes of an item, for [`Conn::send`](crate::Conn::send).
+///
+/// One codec may encode several types of items.
+pub trait Encode<T>: Codec {
+    /// Appends the encoded item to `dst`.
+    ///
+    /// # Errors
+    ///
+    /// A [`FrameError`] when the item cannot be encoded, because it is too long, say. What has been
+    /// appended by then is taken back, and the connection goes on.
+    fn encode(&mut self, item: T, dst: &mut Outbox<'_>) -> Result<(), FrameError>;
+}
+
+/// What [`Codec::decode`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decoded<F> {
+    /// A frame.
+    Frame {
+        /// The frame.
+        frame: F,
+        /// How many bytes of the input it took up, framing included.
+        consumed: usize,
+    },
+    /// No complete frame yet.
+    NeedMore {
+        /// How many bytes, counted from the start of the input, the next attempt needs at the least.
+        /// The engine receives a long frame in one buffer of the right size thanks to it.
+        at_least: usize,
+    },
+}
+
+/// Why a frame could not be decoded or encoded.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// The frame is longer than allowed.
+    TooLong {
+        /// Its length in bytes, or how much of it there is when the end has not been found.
+        len: u64,
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// The bytes are not a frame of this protocol.
+    Malformed {
+        /// What is wrong with them.
+        what: &'static str,
+    },
+    /// An error of a codec outside this crate.
+    Other(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong { len, max } => {
+                write!(f, "a frame of {len} bytes or more, where at most {max} are allowed")
+            }
+            FrameError::Malformed { what } => write!(f, "a malformed frame: {what}"),
+            FrameError::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            FrameError::Other(error) => Some(&**error),
+            FrameError::TooLong { .. } | FrameError::Malformed { .. } => None,
+        }
+    }
+}
+
+/// Encodes one item without a connection: for tests, and for frames that are encoded once and sent to many.
+///
+/// ```
+/// use epicycle::codec::{LengthField, encode_to_vec};
+///
+/// let frame = encode_to_vec(&mut LengthField::default(), b"hello")?;
+/// assert_eq!(frame, b"\0\0\0\x05hello");
+/// # Ok::<(), epicycle::codec::FrameError>(())
+/// ```
+///
+/// # Errors
+///
+/// Whatever the codec's [`encode`](Encode::encode) answers.
+pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>, FrameError> {
+    let (mut queue, mut arena, mut pool) =
+        (OutQueue::default(), Arena::empty(), BufferPool::new());
+    codec.encode(item, &mut Outbox::new(&mut queue, &mut arena, &mut pool))?;
+    let mut bytes = Vec::with_capacity(queue.len());
+    while queue.len() > 0 {
+        let mut slices = [std::io::IoSlice::new(&[]); MAX_SLICES];
+        let count = queue.slices(&mut slices);
+        let start = bytes.len();
+        for slice in &slices[..count] {
+            bytes.extend_from_slice(slice);
+        }
+        queue.backlog_sent(bytes.len() - start, &mut pool);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,107 @@
+//! How connections end, and what is told about them then.
+
+use std::time::Duration;
+use std::{fmt, io};
+
+use crate::addr::Addr;
+use crate::codec::FrameError;
+use crate::reactor::slots::ConnId;
+
+/// Why a connection ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The handler or a `Handle` closed it.
+    Local,
+    /// The handler or a `Handle` aborted it.
+    Aborted,
+    /// The peer ended its stream, and what had been written was sent.
+    Peer,
+    /// The peer reset the connection, or it broke on the way.
+    Reset(io::Error),
+    /// The socket failed in another way.
+    Io(io::Error),
+    /// The peer sent what its codec could not make a frame of.
+    Frame(FrameError),
+    /// A timeout ran out.
+    Timeout(TimeoutKind),
+    /// A write went past the outbound limit, with the policy [`Close`](crate::OutboundPolicy::Close).
+    OutboundLimit {
+        /// How many bytes waited to be sent.
+        queued: usize,
+    },
+    /// A callback for this connection panicked.
+    Panic,
+    /// The server shut down.
+    Shutdown,
+}
+
+/// Which timeout ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TimeoutKind {
+    /// Nothing was received or sent for too long.
+    Idle,
+    /// A frame that had begun did not become complete.
+    Read,
+    /// The peer took no output for too long.
+    WriteStall,
+    /// The first frame did not come.
+    Handshake,
+    /// The connection reached its greatest age.
+    Lifetime,
+    /// It was closing, and the peer did not take the rest in time: that rest is lost.
+    Drain,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::Local => f.write_str("closed by this side"),
+            CloseReason::Aborted => f.write_str("aborted by this side"),
+            CloseReason::Peer => f.write_str("closed by the peer"),
+            CloseReason::Reset(error) => write!(f, "reset by the peer: {error}"),
+            CloseReason::Io(error) => write!(f, "socket error: {error}"),
+            CloseReason::Frame(error) => error.fmt(f),
+            CloseReason::Timeout(kind) => kind.fmt(f),
+            CloseReason::OutboundLimit { queued } => {
+                write!(f, "the peer did not read: {queued} bytes wait, the outbound limit")
+            }
+            CloseReason::Panic => f.write_str("a callback panicked"),
+            CloseReason::Shutdown => f.write_str("the server shut down"),
+        }
+    }
+}
+
+impl fmt::Display for TimeoutKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TimeoutKind::Idle => "idle for too long",
+            TimeoutKind::Read => "a frame took too long to arrive",
+            TimeoutKind::WriteStall => "the peer took no output for too long",
+            TimeoutKind::Handshake => "the first frame took too long to arrive",
+            TimeoutKind::Lifetime => "open for as long as allowed",
+            TimeoutKind::Drain => "the peer did not take the rest in time",
+        })
+    }
+}
+
+/// A closed connection's last account, for [`on_close`](crate::EventHandler::on_close).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Its identifier, which no other connection of this engine will have.
+    pub id: ConnId,
+    /// The other end.
+    pub peer: Addr,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes the kernel took for sending.
+    pub bytes_out: u64,
+    /// Bytes written that the kernel never took: lost.
+    pub unsent: usize,
+    /// Bytes received that never became a frame.
+    pub undecoded: usize,
+    /// How long it was open, to the millisecond.
+    pub open_for: Duration,
+}

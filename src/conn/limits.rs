@@ -1,0 +1,45 @@
+//! The limits every connection of a server lives under.
+
+use std::time::Duration;
+
+/// What happens when a peer does not read what is written to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OutboundPolicy {
+    /// Above the high-water mark its own input is not read, so that it cannot ask for more; a write
+    /// past the outbound limit is refused with [`WriteError::Full`](crate::WriteError).
+    #[default]
+    PauseReads,
+    /// Its input is read on; a write past the limit is refused, which drops that message for this peer.
+    /// For feeds whose next message supersedes the last.
+    Drop,
+    /// A write past the limit closes the connection.
+    Close,
+}
+
+/// The limits in the units the loop compares with: bytes, and milliseconds that may be [`NEVER`].
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) high_water: usize,
+    pub(crate) low_water: usize,
+    pub(crate) outbound: usize,
+    pub(crate) policy: OutboundPolicy,
+    pub(crate) max_frame: usize,
+    pub(crate) read_budget: usize,
+    pub(crate) frame_budget: usize,
+    pub(crate) idle: u64,
+    pub(crate) read: u64,
+    pub(crate) write_stall: u64,
+    pub(crate) handshake: u64,
+    pub(crate) lifetime: u64,
+    pub(crate) drain: u64,
+    pub(crate) fin: u64,
+}
+
+/// A time that never comes; additions to it saturate.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+/// A duration in whole milliseconds, rounded up so that nothing fires early.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(NEVER)
+}

@@ -1,0 +1,442 @@
+//! The connection as a state machine: it knows no socket and no clock.
+//!
+//! The reactor tells it what the socket did (became readable, took so many bytes, ended) and at what
+//! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
+
+pub(crate) mod close;
+pub(crate) mod limits;
+
+use std::time::Duration;
+
+use self::close::{CloseReason, Closed, TimeoutKind};
+use self::limits::{Limits, NEVER, OutboundPolicy};
+use crate::addr::Addr;
+use crate::buf::inbox::Inbox;
+use crate::buf::outbox::OutQueue;
+use crate::buf::pool::BufferPool;
+use crate::reactor::slots::ConnId;
+
+/// Everything about a connection but its socket, codec and session.
+#[derive(Debug)]
+pub(crate) struct ConnState {
+    pub(crate) id: ConnId,
+    pub(crate) out: OutQueue,
+    pub(crate) inbox: Inbox,
+    flags: u16,
+    phase: Phase,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    opened_at: u64,
+    active_at: u64,
+    /// When the first byte of the incomplete frame in the inbox came, or `NEVER`.
+    partial_since: u64,
+    /// Since when the kernel has refused output, or `NEVER`.
+    stalled_since: u64,
+    /// The end of the drain, or of the wait for the peer's FIN, or `NEVER`.
+    close_by: u64,
+    reason: Option<Box<CloseReason>>,
+    pub(crate) peer: Addr,
+}
+
+/// Where in its life a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Frames flow both ways.
+    Open,
+    /// Closing: what was written is being sent, what arrives is dropped.
+    Draining,
+    /// All is sent and FIN with it; waiting for the peer's FIN, so that no RST overtakes the data.
+    AwaitingFin,
+    /// To be closed at once, with RST.
+    Aborted,
+    /// Closed; the slot is freed at the end of the turn.
+    Closed,
+}
+
+/// What the reactor must do with the socket next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing: wait for events.
+    Wait,
+    /// Send FIN, then tell by [`fin_sent`](ConnState::fin_sent).
+    SendFin,
+    /// Close the socket; what was sent arrives.
+    Close,
+    /// Close the socket with RST.
+    Reset,
+}
+
+/// What a look at the clock found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// Nothing is due; look again at this time, if ever.
+    At(u64),
+    /// A limit on an open connection ran out: close it.
+    Timeout(TimeoutKind),
+    /// The drain took too long: reset it.
+    DrainOver,
+    /// The peer's FIN did not come: close it all the same.
+    FinOver,
+}
+
+/// The kernel has input, or the end of it.
+const READABLE: u16 = 1 << 0;
+/// The kernel has room for output.
+const WRITABLE: u16 = 1 << 1;
+/// An event said that the peer ended its stream: a short read no longer proves the socket drained.
+const READ_CLOSED: u16 = 1 << 2;
+/// The end of the input was read.
+const PEER_EOF: u16 = 1 << 3;
+/// The handler paused reads.
+const PAUSED: u16 = 1 << 4;
+/// Output went above the high-water mark and has not fallen to the low one since.
+const CONGESTED: u16 = 1 << 5;
+/// It has fallen since, and `on_drain` has not been called yet.
+const DRAIN_DUE: u16 = 1 << 6;
+/// The handler asked for FIN once everything is sent.
+const SHUT_WRITE: u16 = 1 << 7;
+/// FIN is sent.
+const FIN_SENT: u16 = 1 << 8;
+/// On the reactor's ready list.
+const QUEUED: u16 = 1 << 9;
+/// On the reactor's flush list.
+const DIRTY: u16 = 1 << 10;
+/// A frame has been decoded: no handshake timeout any more.
+const GREETED: u16 = 1 << 11;
+
+impl ConnState {
+    pub(crate) fn new(id: ConnId, peer: Addr, now: u64) -> Self {
+        Self {
+            id,
+            out: OutQueue::default(),
+            inbox: Inbox::default(),
+            flags: WRITABLE,
+            phase: Phase::Open,
+            bytes_in: 0,
+            bytes_out: 0,
+            opened_at: now,
+            active_at: now,
+            partial_since: NEVER,
+            stalled_since: NEVER,
+            close_by: NEVER,
+            reason: None,
+            peer,
+        }
+    }
+
+    #[inline]
+    fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    #[inline]
+    fn put(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+
+    // What the socket did.
+
+    #[inline]
+    pub(crate) fn on_event(&mut self, readable: bool, writable: bool, read_closed: bool) {
+        self.flags |= if readable { READABLE } else { 0 }
+            | if writable { WRITABLE } else { 0 }
+            | if read_closed { READ_CLOSED | READABLE } else { 0 };
+    }
+
+    /// A read gave `n` bytes of the `asked`.
+    #[inline]
+    pub(crate) fn on_read(&mut self, n: usize, asked: usize, now: u64) {
+        self.bytes_in += n as u64;
+        self.active_at = now;
+        if n < asked && !self.has(READ_CLOSED) {
+            self.flags &= !READABLE;
+        }
+    }
+
+    pub(crate) fn on_read_would_block(&mut self) {
+        self.flags &= !(READABLE | READ_CLOSED);
+    }
+
+    pub(crate) fn on_peer_eof(&mut self) {
+        self.flags = self.flags & !READABLE | PEER_EOF;
+    }
+
+    /// The kernel took everything that was staged: the usual case, and nothing follows from it.
+    #[inline]
+    pub(crate) fn on_staged_sent(&mut self, n: usize, now: u64) {
+        self.out.staged_sent();
+        self.bytes_out += n as u64;
+        self.active_at = now;
+    }
+
+    pub(crate) fn on_sent(&mut self, n: usize, now: u64) {
+        self.bytes_out += n as u64;
+        self.active_at = now;
+        self.stalled_since = NEVER;
+    }
+
+    pub(crate) fn on_write_would_block(&mut self, now: u64) {
+        self.flags &= !WRITABLE;
+        if self.stalled_since == NEVER {
+            self.stalled_since = now;
+        }
+    }
+
+    // What the codec found.
+
+    #[inline]
+    pub(crate) fn on_frame(&mut self) {
+        self.flags |= GREETED;
+    }
+
+    /// A frame is incomplete; `fresh` when it is another one than at the last look.
+    pub(crate) fn on_partial(&mut self, fresh: bool, now: u64) {
+        if fresh || self.partial_since == NEVER {
+            self.partial_since = now;
+        }
+    }
+
+    #[inline]
+    pub(crate) fn on_input_consumed(&mut self) {
+        self.partial_since = NEVER;
+    }
+
+    // What the application asked.
+
+    /// Whether writes are taken.
+    #[inline]
+    pub(crate) fn takes_writes(&self) -> bool {
+        self.phase == Phase::Open && !self.has(SHUT_WRITE)
+    }
+
+    pub(crate) fn set_paused(&mut self, paused: bool) {
+        self.put(PAUSED, paused);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.has(PAUSED)
+    }
+
+    pub(crate) fn shut_write(&mut self) {
+        self.put(SHUT_WRITE, true);
+    }
+
+    /// Begins to close: drain what was written, then FIN. Says whether it was open until now.
+    pub(crate) fn begin_close(&mut self, reason: CloseReason, now: u64, limits: &Limits) -> bool {
+        if self.phase != Phase::Open {
+            return false;
+        }
+        self.phase = Phase::Draining;
+        self.reason = Some(Box::new(reason));
+        self.close_by = now.saturating_add(limits.drain);
+        self.partial_since = NEVER;
+        self.flags &= !DRAIN_DUE;
+        true
+    }
+
+    /// Makes the next step a reset, whatever is still to be sent.
+    pub(crate) fn abort(&mut self, reason: CloseReason) {
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Aborted;
+            self.reason.get_or_insert_with(|| Box::new(reason));
+        }
+    }
+
+    /// The peer does not take the rest: it is lost, and the reason says so.
+    pub(crate) fn give_up_draining(&mut self) {
+        self.phase = Phase::Aborted;
+        self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
+    }
+
+    // What to do next.
+
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Whether input should be read and decoded: the handler wants it and the peer reads its own.
+    #[inline]
+    pub(crate) fn wants_frames(&self, policy: OutboundPolicy) -> bool {
+        self.phase == Phase::Open
+            && (!self.has(PAUSED | CONGESTED)
+                || (!self.has(PAUSED) && policy != OutboundPolicy::PauseReads))
+    }
+
+    /// Whether a read may find input or its end.
+    #[inline]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.has(READABLE) && !self.has(PEER_EOF)
+    }
+
+    /// Whether what arrives is only read to be dropped.
+    pub(crate) fn discards_input(&self) -> bool {
+        matches!(self.phase, Phase::Draining | Phase::AwaitingFin)
+    }
+
+    #[inline]
+    pub(crate) fn is_writable(&self) -> bool {
+        self.has(WRITABLE)
+    }
+
+    pub(crate) fn saw_peer_eof(&self) -> bool {
+        self.has(PEER_EOF)
+    }
+
+    /// Whether the kernel should be offered the backlog.
+    #[inline]
+    pub(crate) fn can_send_backlog(&self) -> bool {
+        self.has(WRITABLE) && self.out.backlog_len() > 0
+    }
+
+    /// Looks at the water marks after a flush; says whether `on_drain` has become due.
+    pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
+        if self.out.len() > limits.high_water {
+            self.put(CONGESTED, true);
+        } else if self.has(CONGESTED) && self.out.len() <= limits.low_water {
+            self.put(CONGESTED, false);
+            self.put(DRAIN_DUE, self.phase == Phase::Open);
+            return true;
+        }
+        false
+    }
+
+    /// Whether `on_drain` is due; it is not any more then.
+    #[inline]
+    pub(crate) fn take_drain_due(&mut self) -> bool {
+        let due = self.has(DRAIN_DUE);
+        self.flags &= !DRAIN_DUE;
+        due
+    }
+
+    /// Whether nothing needs a look after the usual flush.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.phase == Phase::Open && !self.has(CONGESTED | SHUT_WRITE)
+    }
+
+    /// What to do with the socket, once the flush phase has offered everything to the kernel.
+    pub(crate) fn next_step(&self) -> Step {
+        let drained = self.out.len() == 0;
+        match self.phase {
+            Phase::Aborted => Step::Reset,
+            Phase::Draining if drained && self.has(PEER_EOF) => Step::Close,
+            Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
+            Phase::Draining if drained => Step::SendFin,
+            Phase::Open if drained && self.has(SHUT_WRITE) && !self.has(FIN_SENT) => Step::SendFin,
+            Phase::Open if self.has(FIN_SENT) && self.has(PEER_EOF) => Step::Close,
+            _ => Step::Wait,
+        }
+    }
+
+    /// FIN is on its way behind all that was written.
+    pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
+        self.put(FIN_SENT, true);
+        if self.phase == Phase::Draining {
+            self.phase = Phase::AwaitingFin;
+            self.close_by = self.close_by.min(now.saturating_add(limits.fin));
+        }
+    }
+
+    pub(crate) fn is_fin_sent(&self) -> bool {
+        self.has(FIN_SENT)
+    }
+
+    /// The wait for the peer's FIN may last no longer than until `tick`: the server is shutting down.
+    pub(crate) fn hasten(&mut self, tick: u64) {
+        self.close_by = self.close_by.min(tick);
+    }
+
+    // The clock.
+
+    /// Which limit has run out, or when to look again.
+    pub(crate) fn alarm(&self, now: u64, limits: &Limits) -> Alarm {
+        let mut next = NEVER;
+        let mut past = |since: u64, limit: u64| {
+            let due = since.saturating_add(limit);
+            next = next.min(due);
+            due <= now
+        };
+        match self.phase {
+            Phase::Open => {
+                let kind = if past(self.opened_at, limits.lifetime) {
+                    TimeoutKind::Lifetime
+                } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
+                    TimeoutKind::Handshake
+                } else if past(self.partial_since, limits.read) {
+                    TimeoutKind::Read
+                } else if past(self.stalled_since, limits.write_stall) {
+                    TimeoutKind::WriteStall
+                } else if past(self.active_at, limits.idle) {
+                    TimeoutKind::Idle
+                } else {
+                    return Alarm::At(next);
+                };
+                Alarm::Timeout(kind)
+            }
+            Phase::Draining if past(self.close_by, 0) => Alarm::DrainOver,
+            Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
+            Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
+            _ => Alarm::At(next),
+        }
+    }
+
+    // The reactor's lists.
+
+    /// Puts it on the ready list; says whether it was not on it yet.
+    #[inline]
+    pub(crate) fn enqueue(&mut self) -> bool {
+        let fresh = !self.has(QUEUED);
+        self.flags |= QUEUED;
+        fresh
+    }
+
+    #[inline]
+    pub(crate) fn dequeue(&mut self) {
+        self.flags &= !QUEUED;
+    }
+
+    #[inline]
+    pub(crate) fn is_queued(&self) -> bool {
+        self.has(QUEUED)
+    }
+
+    /// Puts it on the flush list; says whether it was not on it yet.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self) -> bool {
+        let fresh = !self.has(DIRTY);
+        self.flags |= DIRTY;
+        fresh
+    }
+
+    #[inline]
+    pub(crate) fn clear_dirty(&mut self) {
+        self.flags &= !DIRTY;
+    }
+
+    /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
+    pub(crate) fn finish(&mut self, now: u64, buffers: &mut BufferPool) -> (Closed, CloseReason) {
+        self.phase = Phase::Closed;
+        let closed = Closed {
+            id: self.id,
+            peer: self.peer.clone(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            unsent: self.out.len(),
+            undecoded: self.inbox.len(),
+            open_for: Duration::from_millis(now.saturating_sub(self.opened_at)),
+        };
+        self.out.clear(buffers);
+        self.inbox.clear(buffers);
+        let reason = self.reason.take().map_or(CloseReason::Local, |reason| *reason);
+        (closed, reason)
+    }
+}

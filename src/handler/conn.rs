@@ -1,0 +1,404 @@
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::context::{Context, Link, Timer};
+use super::{Completion, Engine, EventHandler, Handle};
+use crate::addr::Addr;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Encode, FrameError};
+use crate::conn::close::CloseReason;
+use crate::conn::limits::OutboundPolicy;
+use crate::reactor::slots::ConnId;
+use crate::reactor::timer::TimerKey;
+use crate::sys::socket::Stream;
+
+/// A connection, as its callbacks see it.
+///
+/// It lives for one callback. Keep its [`id`](Self::id), or its [`handle`](Self::handle) to reach it later
+/// or from another thread.
+///
+/// Writing never blocks and never fails half-way: what is taken is sent in order, by one system call at
+/// the end of the reactor's turn where possible.
+pub struct Conn<'a, H: EventHandler> {
+    link: &'a mut Link,
+    codec: &'a mut H::Codec,
+    cx: &'a mut Context<H>,
+}
+
+/// A timer on a connection, for [`Conn::cancel_timer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnTimer(TimerKey);
+
+/// Why a write was not taken. Nothing of it will be sent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The connection is closed or closing, or its write side is shut down.
+    Closed,
+    /// It would exceed the outbound limit: the peer does not read fast enough. Try again in `on_drain`.
+    Full {
+        /// How many bytes wait to be sent already.
+        queued: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The item could not be encoded.
+    Frame(FrameError),
+}
+
+impl<'a, H: EventHandler> Conn<'a, H> {
+    #[inline]
+    pub(crate) fn new(
+        link: &'a mut Link,
+        codec: &'a mut H::Codec,
+        cx: &'a mut Context<H>,
+    ) -> Self {
+        Self { link, codec, cx }
+    }
+
+    /// The connection's identifier.
+    pub fn id(&self) -> ConnId {
+        self.link.state.id
+    }
+
+    /// A way to reach it from any thread, for as long as it is open.
+    pub fn handle(&self) -> Handle<H> {
+        Handle::new(self.id(), self.cx.engine.clone())
+    }
+
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &Engine<H> {
+        &self.cx.engine
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> &Addr {
+        &self.link.state.peer
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    ///
+    /// What `getsockname(2)` answers, when the socket is gone already.
+    pub fn local_addr(&self) -> io::Result<Addr> {
+        self.stream()?.local_addr()
+    }
+
+    /// Writes a copy of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Closed`] and [`WriteError::Full`].
+    #[inline]
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.admit(bytes.len())?;
+        if bytes.len() >= LEND_MIN && self.lend_input(bytes) {
+            return Ok(());
+        }
+        self.queue_behind_lent();
+        self.outbox().put(bytes);
+        self.cx.mark_dirty(&mut self.link.state);
+        Ok(())
+    }
+
+    /// Writes shared bytes, by reference when they are more than a few hundred.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write).
+    pub fn write_shared(&mut self, bytes: impl Into<Bytes>) -> Result<(), WriteError> {
+        let bytes = bytes.into();
+        self.admit(bytes.len())?;
+        self.queue_behind_lent();
+        self.outbox().put_shared(bytes);
+        self.cx.mark_dirty(&mut self.link.state);
+        Ok(())
+    }
+
+    /// Writes a copy of several slices, as one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write), for all of them together.
+    pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> Result<(), WriteError> {
+        self.admit(slices.iter().map(|slice| slice.len()).sum())?;
+        self.queue_behind_lent();
+        let mut outbox = self.outbox();
+        for slice in slices {
+            outbox.put(slice);
+        }
+        self.cx.mark_dirty(&mut self.link.state);
+        Ok(())
+    }
+
+    /// Encodes an item with the connection's codec and writes it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write), and [`WriteError::Frame`] when the codec refuses the item; the
+    /// connection goes on then.
+    pub fn send<T>(&mut self, item: T) -> Result<(), WriteError>
+    where
+        H::Codec: Encode<T>,
+    {
+        self.admit(0)?;
+        self.queue_behind_lent();
+        let before = self.link.state.out.len();
+        let mut outbox = Outbox::new(
+            &mut self.link.state.out,
+            &mut self.cx.arena,
+            &mut self.cx.buffers,
+        );
+        let encoded = self.codec.encode(item, &mut outbox);
+        let len = outbox.len() - before;
+        if encoded.is_err() || before + len > self.cx.limits.outbound {
+            outbox.rollback(before);
+            encoded.map_err(WriteError::Frame)?;
+            return Err(self.overflow());
+        }
+        self.cx.mark_dirty(&mut self.link.state);
+        Ok(())
+    }
+
+    /// Writes `bytes` and calls `done` once the kernel has taken the last of them, or with an error when
+    /// the connection closes before that. `done` runs on the reactor's thread, exactly once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write); `done` is not called then.
+    pub fn write_then(
+        &mut self,
+        bytes: impl Into<Bytes>,
+        done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
+    ) -> Result<(), WriteError> {
+        self.write_shared(bytes)?;
+        self.on_flushed(Box::new(done));
+        Ok(())
+    }
+
+    /// Calls `done` once everything written so far is in the kernel.
+    pub(crate) fn on_flushed(&mut self, done: Completion) {
+        let position = self.link.state.bytes_out + self.buffered_out() as u64;
+        let extras = self.link.extras.get_or_insert_default();
+        extras.flushes.push_back((position, done));
+        self.cx.mark_dirty(&mut self.link.state);
+    }
+
+    /// Stops reading: the peer is slowed down by TCP's flow control, and frames that have arrived stay
+    /// undecoded.
+    pub fn pause_reads(&mut self) {
+        self.link.state.set_paused(true);
+    }
+
+    /// Reads again, beginning with what has arrived meanwhile.
+    pub fn resume_reads(&mut self) {
+        if self.link.state.is_paused() {
+            self.link.state.set_paused(false);
+            self.cx.mark_ready(&mut self.link.state);
+        }
+    }
+
+    /// Whether reads are paused.
+    pub fn reads_paused(&self) -> bool {
+        self.link.state.is_paused()
+    }
+
+    /// Closes the connection once everything written is sent. No further frame is handled.
+    pub fn close(&mut self) {
+        self.cx.begin_close(self.link, CloseReason::Local);
+    }
+
+    /// Closes the connection at the end of this turn with RST; what is not sent by then is lost.
+    pub fn abort(&mut self) {
+        self.cx.abort(self.link, CloseReason::Aborted);
+    }
+
+    /// Sends FIN once everything written is sent; what the peer sends is still read.
+    pub fn shutdown_write(&mut self) {
+        self.link.state.shut_write();
+        self.cx.mark_dirty(&mut self.link.state);
+    }
+
+    /// Whether it is neither closed nor closing.
+    pub fn is_open(&self) -> bool {
+        self.link.state.is_open()
+    }
+
+    /// Whether the peer has ended its stream.
+    pub fn peer_has_shut_down(&self) -> bool {
+        self.link.state.saw_peer_eof()
+    }
+
+    /// How many received bytes wait for the rest of their frame. Inside `react`, 0.
+    pub fn buffered_in(&self) -> usize {
+        self.link.state.inbox.len()
+    }
+
+    /// How many written bytes the kernel has not yet taken.
+    pub fn buffered_out(&self) -> usize {
+        self.link.state.out.len() + self.cx.window.lent_len
+    }
+
+    /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, to the millisecond and never
+    /// early. Timers of a connection end with it.
+    pub fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer {
+        let id = self.id();
+        let deadline = self.cx.deadline(delay);
+        let key = self.cx.wheel.insert(deadline, Timer::User { id, token });
+        self.link.extras.get_or_insert_default().timers.insert(key);
+        ConnTimer(key)
+    }
+
+    /// Cancels a timer of this connection; says whether it was still pending.
+    pub fn cancel_timer(&mut self, timer: ConnTimer) -> bool {
+        let ours = self
+            .link
+            .extras
+            .as_mut()
+            .is_some_and(|extras| extras.timers.remove(&timer.0));
+        ours && self.cx.wheel.cancel(timer.0).is_some()
+    }
+
+    /// Turns Nagle's algorithm off (`true`) or on.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` answers; Unix sockets have no such option.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.stream()?.options().set_tcp_nodelay(nodelay)
+    }
+
+    /// Turns TCP keepalive probes on or off.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` answers.
+    pub fn set_keepalive(&self, keepalive: bool) -> io::Result<()> {
+        self.stream()?.options().set_keepalive(keepalive)
+    }
+
+    /// Sets the size of the kernel's receive buffer, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` answers.
+    pub fn set_recv_buffer(&self, bytes: usize) -> io::Result<()> {
+        self.stream()?.options().set_recv_buffer_size(bytes)
+    }
+
+    /// Sets the size of the kernel's send buffer, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` answers.
+    pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
+        self.stream()?.options().set_send_buffer_size(bytes)
+    }
+
+    /// Calls `f` with the socket's descriptor, for options this type does not offer. Reading, writing
+    /// and closing are the engine's.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when the socket is gone already.
+    pub fn with_fd<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> R) -> io::Result<R> {
+        Ok(f(self.stream()?.as_fd()))
+    }
+
+    fn stream(&self) -> io::Result<&Stream> {
+        let stream = self.link.stream.as_ref();
+        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    #[inline]
+    fn outbox(&mut self) -> Outbox<'_> {
+        Outbox::new(
+            &mut self.link.state.out,
+            &mut self.cx.arena,
+            &mut self.cx.buffers,
+        )
+    }
+
+    /// Checks that `len` more bytes may be written.
+    #[inline]
+    fn admit(&mut self, len: usize) -> Result<(), WriteError> {
+        if !self.link.state.takes_writes() {
+            return Err(WriteError::Closed);
+        }
+        if self.buffered_out() + len > self.cx.limits.outbound {
+            return Err(self.overflow());
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn overflow(&mut self) -> WriteError {
+        let queued = self.buffered_out();
+        let limit = self.cx.limits.outbound;
+        self.cx.metrics.overflows.add(1);
+        if self.cx.limits.policy == OutboundPolicy::Close {
+            self.cx
+                .abort(self.link, CloseReason::OutboundLimit { queued });
+        }
+        WriteError::Full { queued, limit }
+    }
+
+    /// Notes that `bytes`, a part of the input under decoding, is to be sent from where it lies.
+    fn lend_input(&mut self, bytes: &[u8]) -> bool {
+        let window = &mut self.cx.window;
+        let start = (bytes.as_ptr() as usize).wrapping_sub(window.start);
+        let inside = start <= window.len && bytes.len() <= window.len - start;
+        if !H::Codec::IMMUTABLE_FRAMES
+            || !inside
+            || window.lent_len > 0
+            || self.link.state.out.backlog_len() > 0
+        {
+            return false;
+        }
+        window.lent_start = start;
+        window.lent_len = bytes.len();
+        true
+    }
+
+    /// Keeps the place of what was lent, since something follows it that must not overtake it.
+    #[inline]
+    fn queue_behind_lent(&mut self) {
+        if self.cx.window.lent_len > 0 && self.cx.window.place.is_none() {
+            let place = self
+                .link
+                .state
+                .out
+                .reserve_place(&self.cx.arena, &mut self.cx.buffers);
+            self.cx.window.place = Some(place);
+        }
+    }
+}
+
+/// Below this size a copy is cheaper than a system call of its own.
+const LEND_MIN: usize = 16 << 10;
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteError::Closed => f.write_str("the connection is closed"),
+            WriteError::Full { queued, limit } => {
+                write!(f, "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain")
+            }
+            WriteError::Frame(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            WriteError::Frame(error) => Some(error),
+            WriteError::Closed | WriteError::Full { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What a reactor lends to callbacks: everything of its own but the handler and the other connections.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Completion, Conn, Engine, EventHandler, Reactor};
+use crate::buf::outbox::Arena;
+use crate::buf::pool::BufferPool;
+use crate::conn::close::CloseReason;
+use crate::conn::limits::{Limits, NEVER, millis};
+use crate::conn::{Alarm, ConnState};
+use crate::metrics::Metrics;
+use crate::reactor::slots::{ConnId, Slots, Tenant};
+use crate::reactor::timer::{TimerKey, Wheel};
+use crate::sys::socket::Stream;
+
+/// The connections of a reactor.
+pub(crate) type Connections<H> = Slots<Slot<H>>;
+
+/// A connection with all that belongs to it.
+pub(crate) struct Slot<H: EventHandler> {
+    pub(crate) link: Link,
+    pub(crate) codec: H::Codec,
+    /// None before `on_open` has answered and after `on_close` has taken it.
+    pub(crate) session: Option<H::Session>,
+}
+
+impl<H: EventHandler> Tenant for Slot<H> {
+    fn id(&self) -> ConnId {
+        self.link.state.id
+    }
+}
+
+/// A connection's state and its socket.
+pub(crate) struct Link {
+    pub(crate) state: ConnState,
+    /// None once it is closed.
+    pub(crate) stream: Option<Stream>,
+    /// The pending look at the clock, and when it is due.
+    pub(crate) alarm: Option<(TimerKey, u64)>,
+    pub(crate) extras: Option<Box<Extras>>,
+}
+
+/// What few connections have.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Waiting for the byte count at which their write has reached the kernel.
+    pub(crate) flushes: VecDeque<(u64, Completion)>,
+    pub(crate) timers: HashSet<TimerKey>,
+}
+
+/// What the timer wheel holds.
+pub(crate) enum Timer<H: EventHandler> {
+    /// A look at a connection's limits.
+    Alarm(ConnId),
+    /// A timer of the application on a connection.
+    User { id: ConnId, token: u64 },
+    /// The handler's tick.
+    Tick,
+    /// Another attempt to accept.
+    Accept,
+    /// Something scheduled on the reactor.
+    Task(Task<H>),
+    /// The end of the drain.
+    DrainOver,
+}
+
+pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
+
+/// The reactor's own things.
+pub(crate) struct Context<H: EventHandler> {
+    pub(crate) engine: Engine<H>,
+    pub(crate) reactor: usize,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    pub(crate) arena: Arena,
+    pub(crate) buffers: BufferPool,
+    pub(crate) wheel: Wheel<Timer<H>>,
+    /// Connections with something to do that no event will announce.
+    pub(crate) ready: VecDeque<u32>,
+    /// Connections to flush at the end of the turn.
+    pub(crate) dirty: Vec<u32>,
+    /// Closed connections, whose slots are freed at the end of the turn.
+    pub(crate) graveyard: Vec<u32>,
+    /// The frame that is being handled lies here, and may be written back without a copy.
+    pub(crate) window: Window,
+    started: Instant,
+    /// When the turn began.
+    pub(crate) turn_at: Instant,
+    /// The same in milliseconds since the start, for the timers and limits.
+    pub(crate) now: u64,
+}
+
+/// The address range of the input under decoding, and the part of it that was written back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) lent_start: usize,
+    pub(crate) lent_len: usize,
+    /// Where in the backlog the lent part belongs, once something is queued behind it.
+    pub(crate) place: Option<usize>,
+}
+
+impl<H: EventHandler> Context<H> {
+    pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            metrics: engine.peer(reactor).metrics.clone(),
+            engine,
+            reactor,
+            limits,
+            arena: Arena::new(),
+            buffers: BufferPool::new(),
+            wheel: Wheel::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            graveyard: Vec::new(),
+            window: Window::default(),
+            started: now,
+            turn_at: now,
+            now: 0,
+        }
+    }
+
+    /// Reads the clock, once a turn.
+    #[inline]
+    pub(crate) fn read_clock(&mut self) {
+        self.turn_at = Instant::now();
+        self.now = (self.turn_at - self.started).as_millis() as u64;
+    }
+
+    /// The first tick that is at least `delay` away from this moment.
+    pub(crate) fn deadline(&self, delay: Duration) -> u64 {
+        millis(self.started.elapsed().saturating_add(delay))
+    }
+
+    /// When a tick is, as a time to sleep until.
+    pub(crate) fn until(&self, tick: u64) -> Duration {
+        Duration::from_millis(tick).saturating_sub(self.started.elapsed())
+    }
+
+    /// Sees that the connection is flushed, and its state acted upon, at the end of the turn.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, state: &mut ConnState) {
+        if state.mark_dirty() {
+            self.dirty.push(state.id.slot() as u32);
+        }
+    }
+
+    /// Sees that the connection is served although no event announces it.
+    pub(crate) fn mark_ready(&mut self, state: &mut ConnState) {
+        if state.enqueue() {
+            self.ready.push_back(state.id.slot() as u32);
+        }
+    }
+
+    pub(crate) fn begin_close(&mut self, link: &mut Link, reason: CloseReason) {
+        if link.state.begin_close(reason, self.now, &self.limits) {
+            link.state.inbox.clear(&mut self.buffers);
+            self.mark_dirty(&mut link.state);
+            self.set_alarm(link);
+            // What has arrived is read and dropped, so that closing does not answer it with RST.
+            self.mark_ready(&mut link.state);
+        }
+    }
+
+    pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
+        link.state.abort(reason);
+        self.mark_dirty(&mut link.state);
+    }
+
+    /// Sees that the connection's limits are looked at in time.
+    pub(crate) fn set_alarm(&mut self, link: &mut Link) {
+        let due = match link.state.alarm(self.now, &self.limits) {
+            Alarm::At(tick) => tick,
+            Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
+        };
+        if due == NEVER {
+            return;
+        }
+        if let Some((key, pending)) = link.alarm {
+            if pending <= due {
+                return;
+            }
+            self.wheel.cancel(key);
+        }
+        let key = self.wheel.insert(due, Timer::Alarm(link.state.id));
+        link.alarm = Some((key, due));
+    }
+}
+
+impl<H: EventHandler> Slot<H> {
+    /// Lends the connection and its session to a callback, unless it has no session.
+    #[inline]
+    pub(crate) fn lend<'a>(
+        &'a mut self,
+        cx: &'a mut Context<H>,
+    ) -> Option<(Conn<'a, H>, &'a mut H::Session)> {
+        let session = self.session.as_mut()?;
+        Some((Conn::new(&mut self.link, &mut self.codec, cx), session))
+    }
+}

@@ -1,0 +1,201 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Command, EventHandler, Handle, HandleError, Reactor};
+use crate::addr::Addr;
+use crate::metrics::{Metrics, Stats};
+use crate::reactor::admission::Admission;
+use crate::reactor::mailbox::{Mailbox, Wake};
+use crate::reactor::slots::{ConnId, Liveness};
+
+/// A running engine, for any thread: to stop it, watch it, or ask something of its reactors.
+pub struct Engine<H: EventHandler> {
+    shared: Arc<Shared<H>>,
+}
+
+/// Why a request to a reactor was not taken.
+pub type EngineError = HandleError;
+
+/// What all threads of an engine know.
+pub(crate) struct Shared<H: EventHandler> {
+    pub(crate) reactors: Box<[Peer<H>]>,
+    pub(crate) main: Option<MainReactor>,
+    pub(crate) admission: Admission,
+    pub(crate) local_addrs: Vec<Addr>,
+    pub(crate) stopping: AtomicBool,
+    /// How long connections may drain once the engine stops, in milliseconds.
+    pub(crate) drain_within: AtomicUsize,
+}
+
+/// A reactor, as the others see it.
+pub(crate) struct Peer<H: EventHandler> {
+    pub(crate) mailbox: Mailbox<Command<H>, mio::Waker>,
+    pub(crate) liveness: Liveness,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Its connections, those on their way to it included.
+    pub(crate) load: AtomicUsize,
+}
+
+/// The thread that accepts for the others.
+pub(crate) struct MainReactor {
+    pub(crate) waker: mio::Waker,
+    pub(crate) metrics: Metrics,
+}
+
+impl<H: EventHandler> Engine<H> {
+    pub(crate) fn new(shared: Shared<H>) -> Self {
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The addresses it listens on, in the order they were given; with the ports the kernel chose.
+    pub fn local_addrs(&self) -> &[Addr] {
+        &self.shared.local_addrs
+    }
+
+    /// How many reactors it has, the main one not counted.
+    pub fn reactors(&self) -> usize {
+        self.shared.reactors.len()
+    }
+
+    /// How many connections are open now.
+    pub fn connections(&self) -> usize {
+        let load = |reactor: &Peer<H>| reactor.load.load(Ordering::Relaxed);
+        self.shared.reactors.iter().map(load).sum()
+    }
+
+    /// The counters of all reactors.
+    pub fn stats(&self) -> Stats {
+        let read = |reactor: &Peer<H>| {
+            let mut stats = reactor.metrics.read();
+            stats.connections = reactor.load.load(Ordering::Relaxed) as u64;
+            stats.queued = reactor.mailbox.len() as u64;
+            stats
+        };
+        Stats {
+            reactors: self.shared.reactors.iter().map(read).collect(),
+            main: self
+                .shared
+                .main
+                .as_ref()
+                .map(|main| main.metrics.read())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The way to a connection, if it is open.
+    pub fn handle(&self, id: ConnId) -> Option<Handle<H>> {
+        self.is_open(id).then(|| Handle::new(id, self.clone()))
+    }
+
+    /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer
+    /// than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
+    pub fn shutdown(&self) {
+        if !self.shared.stopping.swap(true, Ordering::AcqRel) {
+            log::info!(target: "epicycle::server", "shutting down");
+            if let Some(main) = &self.shared.main {
+                Wake::wake(&main.waker);
+            }
+            for reactor in &self.shared.reactors {
+                // A reactor that has ended needs no shutdown.
+                let _ = reactor.mailbox.push_unbounded(Command::Shutdown);
+            }
+        }
+    }
+
+    /// The same with another deadline than the server's.
+    pub fn shutdown_within(&self, deadline: Duration) {
+        let millis = usize::try_from(deadline.as_millis()).unwrap_or(usize::MAX);
+        self.shared.drain_within.store(millis, Ordering::Relaxed);
+        self.shutdown();
+    }
+
+    /// Whether it is shutting down or has ended.
+    pub fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
+    /// Writes the same bytes to every connection that is open when its reactor comes to it. Nothing is
+    /// copied for each of them unless it is small. A connection at its outbound limit misses the message.
+    ///
+    /// # Errors
+    ///
+    /// The first reactor's refusal, when one was too busy; the others get the message all the same.
+    pub fn broadcast(&self, bytes: impl Into<Bytes>) -> Result<(), EngineError> {
+        let bytes = bytes.into();
+        let mut result = Ok(());
+        for reactor in 0..self.reactors() {
+            result = result.and(self.request(reactor, Command::Broadcast(bytes.clone())));
+        }
+        result
+    }
+
+    /// Runs `task` on a reactor's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] when the reactor has ended or is too busy, or there is no such reactor.
+    pub fn run_on(
+        &self,
+        reactor: usize,
+        task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + Send + 'static,
+    ) -> Result<(), EngineError> {
+        self.request(reactor, Command::OnReactor(Box::new(task)))
+    }
+
+    /// Runs `task` on a reactor's thread after `delay`, to the millisecond and never early.
+    ///
+    /// # Errors
+    ///
+    /// As for [`run_on`](Self::run_on).
+    pub fn schedule(
+        &self,
+        reactor: usize,
+        delay: Duration,
+        task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + Send + 'static,
+    ) -> Result<(), EngineError> {
+        self.run_on(reactor, move |_, reactor| reactor.schedule(delay, task))
+    }
+
+    pub(crate) fn request(&self, reactor: usize, command: Command<H>) -> Result<(), HandleError> {
+        let reactor = self.shared.reactors.get(reactor);
+        reactor.ok_or(HandleError::Closed)?.mailbox.push(command)?;
+        Ok(())
+    }
+
+    #[inline]
+    pub(crate) fn peer(&self, reactor: usize) -> &Peer<H> {
+        &self.shared.reactors[reactor]
+    }
+
+    pub(crate) fn shared(&self) -> &Shared<H> {
+        &self.shared
+    }
+
+    pub(crate) fn is_open(&self, id: ConnId) -> bool {
+        let reactor = self.shared.reactors.get(id.reactor());
+        reactor.is_some_and(|reactor| reactor.liveness.is_open(id))
+    }
+}
+
+impl<H: EventHandler> Clone for Engine<H> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Engine<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("reactors", &self.reactors())
+            .field("local_addrs", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}

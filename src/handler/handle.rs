@@ -1,0 +1,211 @@
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{Conn, Engine, EventHandler, Reactor, WriteError};
+use crate::addr::Addr;
+use crate::codec::Encode;
+use crate::reactor::mailbox::PushError;
+use crate::reactor::slots::ConnId;
+use crate::sys::socket::Stream;
+
+/// A way to reach a connection from any thread, for as long as it is open.
+///
+/// What it is asked goes through the reactor's mailbox and happens on the reactor's thread, in the order
+/// in which one thread asked. A handle that outlives its connection answers [`HandleError::Closed`]; it
+/// never reaches another connection.
+pub struct Handle<H: EventHandler> {
+    id: ConnId,
+    engine: Engine<H>,
+}
+
+/// Why a request to another thread was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// The connection is closed, or the engine has ended.
+    Closed,
+    /// The reactor's mailbox is full: it is asked faster than it works. Try again later, or give
+    /// [`Server::mailbox`](crate::Server::mailbox) more room.
+    MailboxFull,
+}
+
+/// Called with what became of a write.
+pub(crate) type Completion = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
+
+type ConnTask<H> = Box<
+    dyn FnOnce(&mut H, &mut Conn<'_, H>, &mut <H as EventHandler>::Session) + Send,
+>;
+
+/// What a reactor is asked by other threads.
+pub(crate) enum Command<H: EventHandler> {
+    /// Take over a connection that the main reactor accepted.
+    Adopt(Stream, Addr),
+    Write(ConnId, Bytes),
+    /// A write whose fate is told: when it is queued, or when the kernel has it.
+    WriteThen(ConnId, Bytes, Moment, Completion),
+    Close(ConnId),
+    Abort(ConnId),
+    OnConn(ConnId, ConnTask<H>),
+    OnReactor(Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>),
+    Broadcast(Bytes),
+    Shutdown,
+}
+
+/// The moment a completion is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Accepted,
+    Flushed,
+}
+
+impl<H: EventHandler> Handle<H> {
+    pub(crate) fn new(id: ConnId, engine: Engine<H>) -> Self {
+        Self { id, engine }
+    }
+
+    /// The connection's identifier.
+    pub fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// The engine the connection belongs to.
+    pub fn engine(&self) -> &Engine<H> {
+        &self.engine
+    }
+
+    /// Whether the connection is open, as far as this thread can tell: it may close at any moment.
+    pub fn is_open(&self) -> bool {
+        self.engine.is_open(self.id)
+    }
+
+    /// Writes to the connection. A connection at its outbound limit refuses the write when it gets
+    /// there; [`write_accepted`](Self::write_accepted) tells.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken.
+    pub fn write(&self, bytes: impl Into<Bytes>) -> Result<(), HandleError> {
+        self.request(Command::Write(self.id, bytes.into()))
+    }
+
+    /// Writes, and calls `done` on the reactor's thread once the connection has taken the bytes to send,
+    /// or with the reason why not. `done` is called exactly once.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    pub fn write_accepted(
+        &self,
+        bytes: impl Into<Bytes>,
+        done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        let done = Box::new(done);
+        self.request(Command::WriteThen(self.id, bytes.into(), Moment::Accepted, done))
+    }
+
+    /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes,
+    /// or with an error when that cannot happen any more. `done` is called exactly once.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    pub fn write_flushed(
+        &self,
+        bytes: impl Into<Bytes>,
+        done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        let done = Box::new(done);
+        self.request(Command::WriteThen(self.id, bytes.into(), Moment::Flushed, done))
+    }
+
+    /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item the
+    /// codec refuses is logged and dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken.
+    pub fn send<T>(&self, item: T) -> Result<(), HandleError>
+    where
+        T: Send + 'static,
+        H::Codec: Encode<T>,
+    {
+        self.run(move |_, conn, _| {
+            if let Err(error) = conn.send(item) {
+                log::warn!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.id());
+            }
+        })
+    }
+
+    /// Runs `task` on the reactor's thread, with the handler, the connection and its session. It is
+    /// dropped if the connection has closed by then.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken.
+    pub fn run(
+        &self,
+        task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.request(Command::OnConn(self.id, Box::new(task)))
+    }
+
+    /// Closes the connection once everything written is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken.
+    pub fn close(&self) -> Result<(), HandleError> {
+        self.request(Command::Close(self.id))
+    }
+
+    /// Closes the connection with RST.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken.
+    pub fn abort(&self) -> Result<(), HandleError> {
+        self.request(Command::Abort(self.id))
+    }
+
+    fn request(&self, command: Command<H>) -> Result<(), HandleError> {
+        if !self.is_open() {
+            return Err(HandleError::Closed);
+        }
+        self.engine.request(self.id.reactor(), command)
+    }
+}
+
+impl<H: EventHandler> Clone for Handle<H> {
+    fn clone(&self) -> Self {
+        Self::new(self.id, self.engine.clone())
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Handle<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Handle").field(&self.id).finish()
+    }
+}
+
+impl<T> From<PushError<T>> for HandleError {
+    fn from(error: PushError<T>) -> Self {
+        match error {
+            PushError::Full(_) => HandleError::MailboxFull,
+            PushError::Closed(_) => HandleError::Closed,
+        }
+    }
+}
+
+impl fmt::Display for HandleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HandleError::Closed => "the connection is closed",
+            HandleError::MailboxFull => {
+                "the reactor's mailbox is full; ask less often or raise the mailbox option"
+            }
+        })
+    }
+}
+
+impl std::error::Error for HandleError {}

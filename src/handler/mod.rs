@@ -1,0 +1,175 @@
+//! What an application implements, and what it is given to work with.
+//!
+//! ```
+//! use epicycle::codec::Lines;
+//! use epicycle::{Action, Conn, EventHandler, Server};
+//!
+//! /// Answers each line with its number on that connection.
+//! struct Numbers;
+//!
+//! impl EventHandler for Numbers {
+//!     type Codec = Lines;
+//!     type Session = u64;
+//!
+//!     fn codec(&mut self) -> Lines {
+//!         Lines::new()
+//!     }
+//!
+//!     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<u64> {
+//!         Some(0)
+//!     }
+//!
+//!     fn react(&mut self, conn: &mut Conn<'_, Self>, count: &mut u64, _line: &[u8]) -> Action {
+//!         *count += 1;
+//!         conn.send(count.to_string()).into()
+//!     }
+//! }
+//!
+//! let running = Server::bind("tcp://127.0.0.1:0").start(|_reactor| Numbers)?;
+//! # use std::io::{Read, Write};
+//! # let mut peer = std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+//! # peer.write_all(b"a\nb\n").unwrap();
+//! # let mut answer = [0; 4];
+//! # peer.read_exact(&mut answer).unwrap();
+//! # assert_eq!(&answer, b"1\n2\n");
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+
+mod conn;
+pub(crate) mod context;
+pub(crate) mod engine;
+mod handle;
+mod reactor;
+mod service;
+
+use std::time::Duration;
+
+use crate::codec::Codec;
+use crate::conn::close::{CloseReason, Closed};
+use crate::reactor::slots::ConnId;
+
+pub use self::conn::{Conn, ConnTimer, WriteError};
+pub use self::engine::{Engine, EngineError};
+pub use self::handle::{Handle, HandleError};
+pub(crate) use self::handle::{Command, Completion, Moment};
+pub use self::reactor::Reactor;
+pub use self::service::{Service, service};
+
+/// What is handed to [`EventHandler::react`]: a frame of the handler's codec.
+pub type Frame<'a, H> = <<H as EventHandler>::Codec as Codec>::Frame<'a>;
+
+/// An application: what happens when connections open, frames arrive and connections close.
+///
+/// Each reactor has a handler value of its own, made on the reactor's thread by the factory given to
+/// [`Server::run`](crate::Server::run). All its callbacks run on that thread, one at a time, so a handler
+/// needs no locks and need be neither `Send` nor `Sync`. What reactors share is an `Arc` that the factory
+/// captures. A callback must not block: hand such work to a [`WorkerPool`](crate::WorkerPool).
+///
+/// For each connection: [`on_open`](Self::on_open), then [`react`](Self::react) for every frame, then
+/// [`on_close`](Self::on_close) exactly once. A panic in a callback of a connection closes that connection
+/// alone, and `on_close` still runs (this needs the default `panic = "unwind"`).
+pub trait EventHandler: Sized + 'static {
+    /// How the byte stream is cut into frames; [`Raw`](crate::codec::Raw) when it is not.
+    type Codec: Codec;
+
+    /// What the handler keeps about a connection; `()` for nothing.
+    type Session: 'static;
+
+    /// Makes the codec of a new connection.
+    fn codec(&mut self) -> Self::Codec;
+
+    /// The reactor is about to run. Connections come only after this.
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let _ = reactor;
+    }
+
+    /// A connection has opened. `None` refuses it: what has been written to it is sent, then it is
+    /// closed without any other callback.
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Self::Session>;
+
+    /// A frame has arrived.
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Self::Session,
+        frame: Frame<'_, Self>,
+    ) -> Action;
+
+    /// A look at the bytes before they are offered to the kernel: each byte once, in order.
+    fn pre_write(&mut self, id: ConnId, session: &mut Self::Session, bytes: &[u8]) {
+        let _ = (id, session, bytes);
+    }
+
+    /// The output of a connection went above its high-water mark and has now fallen to the low one:
+    /// time to write more.
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
+        let _ = (conn, session);
+        Action::Continue
+    }
+
+    /// The peer has ended its stream and may still be reading: a half-close. By default the connection
+    /// drains and closes; with [`Action::Continue`] it stays open for writing.
+    fn on_peer_shutdown(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Self::Session,
+    ) -> Action {
+        let _ = (conn, session);
+        Action::Close
+    }
+
+    /// A timer set with [`Conn::set_timer`] has run out.
+    fn on_timer(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Self::Session,
+        token: u64,
+    ) -> Action {
+        let _ = (conn, session, token);
+        Action::Continue
+    }
+
+    /// A connection has closed. Runs exactly once for each session that `on_open` made.
+    fn on_close(&mut self, info: &Closed, session: Self::Session, reason: CloseReason) {
+        let _ = (info, session, reason);
+    }
+
+    /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the time it
+    /// answers, until it answers `None`. It runs on the loop, never beside it.
+    fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+        let _ = reactor;
+        None
+    }
+
+    /// The server is shutting down: no connection comes any more, and those that are open will drain
+    /// and close after this. The place for a last message.
+    fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let _ = reactor;
+    }
+}
+
+/// What a callback wants to happen next.
+///
+/// Made `From` the result of a write, so that `conn.write(answer).into()` goes on when the answer was
+/// taken, and closes the connection when it was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// Go on.
+    #[default]
+    Continue,
+    /// Close this connection once everything written is sent.
+    Close,
+    /// Shut the whole server down, in stages.
+    Shutdown,
+}
+
+impl From<Result<(), WriteError>> for Action {
+    #[inline]
+    fn from(written: Result<(), WriteError>) -> Self {
+        match written {
+            Ok(()) => Action::Continue,
+            Err(_) => Action::Close,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::context::{Connections, Context, Timer};
+use super::{Conn, Engine, EventHandler};
+use crate::reactor::slots::ConnId;
+
+/// A reactor, as callbacks that belong to no single connection see it.
+pub struct Reactor<'a, H: EventHandler> {
+    connections: &'a mut Connections<H>,
+    cx: &'a mut Context<H>,
+}
+
+impl<'a, H: EventHandler> Reactor<'a, H> {
+    pub(crate) fn new(connections: &'a mut Connections<H>, cx: &'a mut Context<H>) -> Self {
+        Self { connections, cx }
+    }
+
+    /// Its number, counted from 0.
+    pub fn id(&self) -> usize {
+        self.cx.reactor
+    }
+
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &Engine<H> {
+        &self.cx.engine
+    }
+
+    /// When this turn of the loop began.
+    pub fn now(&self) -> Instant {
+        self.cx.turn_at
+    }
+
+    /// How many connections it has, those that are closing included.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Calls `f` for every open connection of this reactor, in no particular order.
+    pub fn for_each(&mut self, mut f: impl FnMut(&mut Conn<'_, H>, &mut H::Session)) {
+        for slot in 0..self.connections.end() {
+            let Some(slot) = self.connections.at(slot) else {
+                continue;
+            };
+            if slot.link.state.is_open()
+                && let Some((mut conn, session)) = slot.lend(self.cx)
+            {
+                f(&mut conn, session);
+            }
+        }
+    }
+
+    /// Calls `f` with one connection of this reactor, if it is open.
+    pub fn with<R>(
+        &mut self,
+        id: ConnId,
+        f: impl FnOnce(&mut Conn<'_, H>, &mut H::Session) -> R,
+    ) -> Option<R> {
+        let slot = self.connections.get(id)?;
+        if !slot.link.state.is_open() {
+            return None;
+        }
+        let (mut conn, session) = slot.lend(self.cx)?;
+        Some(f(&mut conn, session))
+    }
+
+    /// Writes the same bytes to every open connection of this reactor; says how many took them.
+    ///
+    /// [`Engine::broadcast`] reaches those of the other reactors too.
+    pub fn broadcast(&mut self, bytes: impl Into<Bytes>) -> usize {
+        let bytes = bytes.into();
+        let mut taken = 0;
+        self.for_each(|conn, _| taken += usize::from(conn.write_shared(bytes.clone()).is_ok()));
+        taken
+    }
+
+    /// Runs `task` on this reactor after `delay`, to the millisecond and never early.
+    pub fn schedule(
+        &mut self,
+        delay: Duration,
+        task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static,
+    ) {
+        let deadline = self.cx.deadline(delay);
+        self.cx.wheel.insert(deadline, Timer::Task(Box::new(task)));
+    }
+}

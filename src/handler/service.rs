@@ -1,0 +1,43 @@
+//! A handler made of one closure.
+
+use super::{Action, Conn, EventHandler};
+use crate::codec::Raw;
+
+/// The handler that [`service`] makes.
+pub struct Service {
+    react: Box<React>,
+}
+
+// Boxed, because the type of a closure cannot name itself through `Conn<'_, Service>`.
+type React = dyn FnMut(&mut Conn<'_, Service>, &[u8]) -> Action;
+
+/// A handler without codec and session that calls `react` with whatever arrives.
+///
+/// ```no_run
+/// use epicycle::{Server, service};
+///
+/// Server::bind("tcp://127.0.0.1:9000").run(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+/// # Ok::<(), epicycle::Error>(())
+/// ```
+pub fn service(react: impl FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + 'static) -> Service {
+    Service {
+        react: Box::new(react),
+    }
+}
+
+impl EventHandler for Service {
+    type Codec = Raw;
+    type Session = ();
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: &[u8]) -> Action {
+        (self.react)(conn, frame)
+    }
+}

@@ -1,0 +1,75 @@
+//! A callback-style networking engine: hand-rolled event loops for servers that hold many connections.
+//!
+//! A main reactor accepts connections and deals them to sub-reactors, each a thread with a `Poll`, its
+//! connections, timers and one handler value of its own. An application implements [`EventHandler`]; a
+//! whole echo server is
+//!
+//! ```no_run
+//! fn main() -> Result<(), epicycle::Error> {
+//!     epicycle::serve("tcp://127.0.0.1:9000", |conn, bytes| conn.write(bytes).into())
+//! }
+//! ```
+//!
+//! # The path of a byte
+//!
+//! ```text
+//!            ┌──────────┐ deals ┌─────────────────────── reactor (thread) ──────────────────────┐
+//!  connect ─▶│ acceptor │──────▶│ poll ─▶ connection ─▶ inbox ─▶ codec ─▶ EventHandler::react   │
+//!            └──────────┘       │                                             │                 │
+//!  other threads: Handle ──────▶│ mailbox ─────────────────────────────▶ Conn::write             │
+//!                               │                                             ▼                 │
+//!                               │ kernel ◀── one write a turn ◀── flush ◀── outbox              │
+//!                               └───────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Input is received into the reactor's scratch buffer and cut into frames there by the connection's
+//! [`Codec`](codec::Codec), so a frame borrows what the kernel delivered. Output is staged and leaves with
+//! one system call per connection and turn. A connection that waits holds no buffer at all.
+//!
+//! # Where to look
+//!
+//! - [`Server`]: addresses, limits, timeouts, threads; [`Running`] and [`Engine`] once it runs.
+//! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: what they work with.
+//! - [`Handle`]: the way to a connection from another thread.
+//! - [`codec`]: lines, delimiters, length fields, and codecs of one's own.
+//! - [`WorkerPool`]: for work that blocks.
+//! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
+//!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::handler` and
+//!   `epicycle::pool`.
+
+mod acceptor;
+mod addr;
+mod buf;
+pub mod codec;
+mod conn;
+mod error;
+mod handler;
+pub mod metrics;
+pub mod pool;
+mod reactor;
+mod server;
+mod sys;
+
+pub use crate::acceptor::{Balance, BalancePolicy};
+pub use crate::addr::{Addr, Family, ListenAddr};
+pub use crate::buf::outbox::Outbox;
+pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
+pub use crate::conn::limits::OutboundPolicy;
+pub use crate::error::Error;
+pub use crate::handler::{
+    Action, Conn, ConnTimer, Engine, EngineError, EventHandler, Frame, Handle, HandleError, Reactor,
+    Service, WriteError, service,
+};
+pub use crate::pool::WorkerPool;
+pub use crate::reactor::slots::ConnId;
+pub use crate::server::{Report, Running, Server, serve};
+pub use bytes::Bytes;
+
+/// Parts of the engine by themselves, for this package's own tests and benchmarks.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::buf::pool::BufferPool;
+    pub use crate::buf::ring::{MAX_CAPACITY, Ring};
+    pub use crate::reactor::mailbox::{Mailbox, PushError, Wake};
+    pub use crate::reactor::timer::{TimerKey, Wheel};
+}

@@ -1,0 +1,191 @@
+//! Counters of the running engine, one set per reactor, read without stopping anything.
+//!
+//! ```
+//! # use epicycle::{Action, Server};
+//! let running = Server::bind("tcp://127.0.0.1:0").reactors(1).start(|_| {
+//!     epicycle::service(|conn, bytes| conn.write(bytes).into())
+//! })?;
+//! let stats = running.engine().stats();
+//! assert_eq!(stats.total().accepted, 0);
+//! assert_eq!(stats.reactors.len(), 1);
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+
+use std::ops::AddAssign;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The counters of one reactor at one moment, or the sum of several.
+///
+/// Counts are since the start; "now" marks what goes up and down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReactorStats {
+    /// Connections open now, those that are draining included.
+    pub connections: u64,
+    /// Connections accepted, those refused afterwards included.
+    pub accepted: u64,
+    /// Connections refused: by a limit, or by `on_open`.
+    pub refused: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Bytes the kernel took for sending.
+    pub bytes_out: u64,
+    /// Frames handed to `react`.
+    pub frames: u64,
+    /// Bytes of buffers that connections hold now.
+    pub buffered: u64,
+    /// Requests of other threads that wait for the reactor now.
+    pub queued: u64,
+    /// Timers pending now.
+    pub timers: u64,
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Time spent working rather than waiting.
+    pub busy: Duration,
+    /// The last turn's work: how long an event that came at its start waited. The loop's lag.
+    pub lag: Duration,
+    /// The longest such turn since the start.
+    pub max_lag: Duration,
+    /// `accept(2)` failed.
+    pub accept_errors: u64,
+    /// Connections closed because the peer reset them.
+    pub resets: u64,
+    /// Connections closed by another socket error.
+    pub io_errors: u64,
+    /// Connections closed because of a malformed or oversized frame.
+    pub frame_errors: u64,
+    /// Connections closed by a timeout.
+    pub timeouts: u64,
+    /// Writes refused or connections closed at the outbound limit.
+    pub overflows: u64,
+    /// Panics in callbacks.
+    pub panics: u64,
+}
+
+impl AddAssign for ReactorStats {
+    fn add_assign(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.accepted += other.accepted;
+        self.refused += other.refused;
+        self.closed += other.closed;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.frames += other.frames;
+        self.buffered += other.buffered;
+        self.queued += other.queued;
+        self.timers += other.timers;
+        self.turns += other.turns;
+        self.busy += other.busy;
+        self.lag = self.lag.max(other.lag);
+        self.max_lag = self.max_lag.max(other.max_lag);
+        self.accept_errors += other.accept_errors;
+        self.resets += other.resets;
+        self.io_errors += other.io_errors;
+        self.frame_errors += other.frame_errors;
+        self.timeouts += other.timeouts;
+        self.overflows += other.overflows;
+        self.panics += other.panics;
+    }
+}
+
+/// The counters of every reactor.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// One entry per reactor, in order.
+    pub reactors: Vec<ReactorStats>,
+    /// What the main reactor counted, which accepts and deals; all zero when the reactors accept by themselves.
+    pub main: ReactorStats,
+}
+
+impl Stats {
+    /// The sum over all reactors; of the lags, the longest.
+    pub fn total(&self) -> ReactorStats {
+        let mut total = self.main;
+        for reactor in &self.reactors {
+            total += *reactor;
+        }
+        total
+    }
+}
+
+/// A counter with one writer: adding is a load and a store, without a locked instruction.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.set(self.get().wrapping_add(n));
+    }
+
+    #[inline]
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_nanos(self.get())
+    }
+}
+
+/// The counters as one reactor writes them, on cache lines of their own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Metrics {
+    pub(crate) accepted: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) closed: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) frames: Counter,
+    pub(crate) buffered: Counter,
+    pub(crate) timers: Counter,
+    pub(crate) turns: Counter,
+    pub(crate) busy: Counter,
+    pub(crate) lag: Counter,
+    pub(crate) max_lag: Counter,
+    pub(crate) accept_errors: Counter,
+    pub(crate) resets: Counter,
+    pub(crate) io_errors: Counter,
+    pub(crate) frame_errors: Counter,
+    pub(crate) timeouts: Counter,
+    pub(crate) overflows: Counter,
+    pub(crate) panics: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn read(&self) -> ReactorStats {
+        ReactorStats {
+            connections: 0,
+            queued: 0,
+            accepted: self.accepted.get(),
+            refused: self.refused.get(),
+            closed: self.closed.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            frames: self.frames.get(),
+            buffered: self.buffered.get(),
+            timers: self.timers.get(),
+            turns: self.turns.get(),
+            busy: self.busy.duration(),
+            lag: self.lag.duration(),
+            max_lag: self.max_lag.duration(),
+            accept_errors: self.accept_errors.get(),
+            resets: self.resets.get(),
+            io_errors: self.io_errors.get(),
+            frame_errors: self.frame_errors.get(),
+            timeouts: self.timeouts.get(),
+            overflows: self.overflows.get(),
+            panics: self.panics.get(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What other threads ask for, and the stages of the shutdown.
+
+use std::sync::atomic::Ordering;
+
+use super::{COMMAND_BUDGET, Ending, EventLoop, Stage, flush, release};
+use crate::conn::close::CloseReason;
+use crate::handler::context::Timer;
+use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
+
+impl<H: EventHandler> EventLoop<H> {
+    pub(super) fn run_commands(&mut self) {
+        if self.turn.drain_mailbox {
+            self.turn.drain_mailbox = false;
+            self.cx
+                .engine
+                .peer(self.cx.reactor)
+                .mailbox
+                .drain(&mut self.commands);
+            self.turn.commands_left = COMMAND_BUDGET;
+        }
+        while self.turn.commands_left > 0 {
+            self.turn.commands_left -= 1;
+            let Some(command) = self.commands.pop_front() else {
+                break;
+            };
+            self.run_command(command);
+            self.turn.serving = None;
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        }
+    }
+
+    fn run_command(&mut self, command: Command<H>) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            ..
+        } = self;
+        match command {
+            Command::Adopt(stream, peer) => self.open(stream, peer),
+            Command::Write(id, bytes) => {
+                if let Some(slot) = connections.get(id)
+                    && let Some((mut conn, _)) = slot.lend(cx)
+                    && let Err(error) = conn.write_shared(bytes)
+                {
+                    log::debug!(target: "epicycle::conn", "{id}: a write was refused: {error}");
+                }
+            }
+            Command::WriteThen(id, bytes, moment, done) => {
+                let taken = match connections.get(id).and_then(|slot| slot.lend(cx)) {
+                    Some((mut conn, _)) => conn.write_shared(bytes).map(|()| conn),
+                    None => Err(WriteError::Closed),
+                };
+                match (taken, moment) {
+                    (Ok(mut conn), Moment::Flushed) => conn.on_flushed(done),
+                    (Ok(_), Moment::Accepted) => flush::complete(done, Ok(()), cx),
+                    (Err(error), _) => flush::complete(done, Err(error), cx),
+                }
+            }
+            Command::Close(id) => {
+                if let Some(slot) = connections.get(id) {
+                    cx.begin_close(&mut slot.link, CloseReason::Local);
+                }
+            }
+            Command::Abort(id) => {
+                if let Some(slot) = connections.get(id) {
+                    cx.abort(&mut slot.link, CloseReason::Aborted);
+                }
+            }
+            Command::OnConn(id, task) => {
+                self.turn.serving = Some(id.slot());
+                if let Some(slot) = connections.get(id)
+                    && let Some((mut conn, session)) = slot.lend(cx)
+                {
+                    task(handler, &mut conn, session);
+                }
+            }
+            Command::OnReactor(task) => task(handler, &mut Reactor::new(connections, cx)),
+            Command::Broadcast(bytes) => {
+                Reactor::new(connections, cx).broadcast(bytes);
+            }
+            Command::Shutdown => self.stop(),
+        }
+    }
+
+    /// The first stage of the shutdown: accept no more.
+    fn stop(&mut self) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        self.stage = Stage::Stopping;
+        self.listeners.close();
+        self.handler
+            .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+    }
+
+    /// The second stage: every connection drains, under a deadline.
+    pub(super) fn close_all(&mut self) {
+        self.stage = Stage::Draining;
+        let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed) as u64;
+        let deadline = self.cx.now.saturating_add(within);
+        self.cx.limits.drain = within;
+        self.cx.wheel.insert(deadline, Timer::DrainOver);
+        self.ending.drained = self.connections.len();
+        for slot in 0..self.connections.end() {
+            if let Some(slot) = self.connections.at(slot) {
+                self.cx.begin_close(&mut slot.link, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// The last stage: whatever still drains is reset.
+    pub(super) fn force_all(&mut self) {
+        for slot in 0..self.connections.end() {
+            if let Some(slot) = self.connections.at(slot) {
+                self.cx.abort(&mut slot.link, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// Answers the requests that came too late.
+    pub(super) fn end(mut self) -> Ending {
+        let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
+        for command in self.commands.drain(..).chain(late) {
+            match command {
+                Command::Adopt(_, peer) => {
+                    self.cx.metrics.refused.add(1);
+                    release(&self.cx, &peer);
+                }
+                Command::WriteThen(_, _, _, done) => {
+                    flush::complete(done, Err(WriteError::Closed), &self.cx);
+                }
+                _ => {}
+            }
+        }
+        self.ending
+    }
+}

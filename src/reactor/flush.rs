@@ -1,0 +1,286 @@
+//! Offering output to the kernel, and what follows when there is none left: FIN, and the end.
+
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::{release, report_panic};
+use crate::buf::outbox::MAX_SLICES;
+use crate::conn::close::CloseReason;
+use crate::conn::{Alarm, Step};
+use crate::handler::context::{Context, Extras, Link, Slot};
+use crate::handler::{Completion, EventHandler, WriteError};
+
+/// The most bytes offered to the kernel for one connection before the others have their turn.
+const WRITE_BUDGET: usize = 1 << 20;
+
+/// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
+const LAST_FIN: u64 = 1_000;
+
+/// Offers what a connection has written to the kernel, then acts on its state.
+#[inline]
+pub(super) fn flush<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let Slot { link, session, .. } = &mut *slot;
+    let Some(stream) = &link.stream else {
+        return;
+    };
+    let state = &mut link.state;
+    let staged = state.out.staged();
+    if !staged.is_empty() && state.is_writable() {
+        let bytes = cx.arena.get(staged);
+        if let Some(session) = session {
+            handler.pre_write(state.id, session, bytes);
+        }
+        match stream.send(bytes) {
+            Ok(n) if n == bytes.len() => {
+                cx.metrics.bytes_out.add(n as u64);
+                state.on_staged_sent(n, cx.now);
+                if state.is_plain() && link.extras.is_none() {
+                    return;
+                }
+            }
+            sent => {
+                let n = *sent.as_ref().unwrap_or(&0);
+                state.out.staged_refused(n, &cx.arena, &mut cx.buffers);
+                if let Err(error) = on_sent(slot, cx, sent) {
+                    return fail(handler, slot, cx, error);
+                }
+            }
+        }
+    }
+    flush_backlog(handler, slot, cx);
+}
+
+/// The same, with `lent` to be sent behind what is staged, straight from where it lies.
+pub(super) fn flush_with<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    lent: &[u8],
+) {
+    let Slot { link, session, .. } = &mut *slot;
+    let Some(stream) = &link.stream else {
+        return;
+    };
+    let state = &mut link.state;
+    let staged = cx.arena.get(state.out.staged());
+    if let Some(session) = session {
+        handler.pre_write(state.id, session, staged);
+        handler.pre_write(state.id, session, lent);
+    }
+    let sent = if !state.is_writable() {
+        Ok(0)
+    } else if staged.is_empty() {
+        stream.send(lent)
+    } else {
+        stream.send_vectored(&[IoSlice::new(staged), IoSlice::new(lent)])
+    };
+    let n = *sent.as_ref().unwrap_or(&0);
+    let lent_from = n.saturating_sub(staged.len());
+    let staged_from = n.min(staged.len());
+    if staged_from == staged.len() {
+        state.out.staged_sent();
+    } else {
+        state.out.staged_refused(staged_from, &cx.arena, &mut cx.buffers);
+    }
+    state.out.enqueue_seen(&lent[lent_from..], &mut cx.buffers);
+    if let Err(error) = on_sent(slot, cx, sent) {
+        return fail(handler, slot, cx, error);
+    }
+    flush_backlog(handler, slot, cx);
+}
+
+/// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.
+fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let state = &mut slot.link.state;
+    if !state.is_writable() {
+        state.out.unstage(&cx.arena, &mut cx.buffers);
+    }
+    let mut offered = 0;
+    while slot.link.state.can_send_backlog() && offered < WRITE_BUDGET {
+        let Slot { link, session, .. } = &mut *slot;
+        let Some(stream) = &link.stream else {
+            return;
+        };
+        let state = &mut link.state;
+        if let Some(session) = session {
+            let id = state.id;
+            state.out.show_unseen(|bytes| handler.pre_write(id, session, bytes));
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = state.out.slices(&mut slices);
+        let sent = stream.send_vectored(&slices[..count]);
+        let n = *sent.as_ref().unwrap_or(&0);
+        state.out.backlog_sent(n, &mut cx.buffers);
+        offered += n;
+        if let Err(error) = on_sent(slot, cx, sent) {
+            return fail(handler, slot, cx, error);
+        }
+    }
+    let Slot { link, .. } = &mut *slot;
+    if link.state.can_send_backlog() {
+        cx.mark_ready(&mut link.state);
+    }
+    if let Some(extras) = &mut link.extras {
+        complete_flushed(extras, link.state.bytes_out, cx);
+    }
+    if link.state.update_congestion(&cx.limits) {
+        cx.mark_ready(&mut link.state);
+    }
+    act(handler, slot, cx);
+}
+
+/// Notes what the kernel took, or that it refuses for now; other errors are the caller's.
+fn on_sent<H: EventHandler>(
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    sent: io::Result<usize>,
+) -> io::Result<()> {
+    match sent {
+        Ok(n) => {
+            cx.metrics.bytes_out.add(n as u64);
+            slot.link.state.on_sent(n, cx.now);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            slot.link.state.on_write_would_block(cx.now);
+            cx.set_alarm(&mut slot.link);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Does with the socket what the connection's state asks for.
+fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let link = &mut slot.link;
+    let mut step = link.state.next_step();
+    if step == Step::SendFin {
+        let sent = link.stream.as_ref().map(|stream| stream.shutdown_write());
+        link.state.fin_sent(cx.now, &cx.limits);
+        if cx.engine.is_stopping() {
+            link.state.hasten(cx.now + LAST_FIN);
+        }
+        cx.set_alarm(link);
+        step = match sent {
+            Some(Err(_)) if !link.state.is_open() => Step::Close,
+            _ => link.state.next_step(),
+        };
+    }
+    match step {
+        Step::Wait | Step::SendFin => {}
+        Step::Close => close(handler, slot, cx, false),
+        Step::Reset => close(handler, slot, cx, true),
+    }
+}
+
+/// The socket failed: nothing can be sent or received any more.
+#[cold]
+pub(super) fn fail<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    error: io::Error,
+) {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+
+    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
+    let reason = match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut => CloseReason::Reset(error),
+        _ => CloseReason::Io(error),
+    };
+    slot.link.state.abort(reason);
+    close(handler, slot, cx, false);
+}
+
+/// A look at the clock was due.
+pub(super) fn ring_alarm<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
+    slot.link.alarm = None;
+    match slot.link.state.alarm(cx.now, &cx.limits) {
+        Alarm::At(_) => cx.set_alarm(&mut slot.link),
+        Alarm::Timeout(kind) => cx.begin_close(&mut slot.link, CloseReason::Timeout(kind)),
+        Alarm::DrainOver => {
+            slot.link.state.give_up_draining();
+            cx.mark_dirty(&mut slot.link.state);
+        }
+        Alarm::FinOver => close(handler, slot, cx, false),
+    }
+}
+
+/// Closes the socket and ends the connection; the slot stays until the end of the turn.
+pub(super) fn close<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    reset: bool,
+) {
+    let link = &mut slot.link;
+    let Some(stream) = link.stream.take() else {
+        return;
+    };
+    if reset {
+        stream.reset();
+    } else {
+        drop(stream);
+    }
+    let (closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
+    cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
+    release(cx, &closed.peer);
+    cx.graveyard.push(closed.id.slot() as u32);
+    count(&reason, cx);
+    end_waits(link, cx);
+    if let Some(session) = slot.session.take() {
+        handler.on_close(&closed, session, reason);
+    }
+}
+
+fn count<H: EventHandler>(reason: &CloseReason, cx: &Context<H>) {
+    let metrics = &cx.metrics;
+    metrics.closed.add(1);
+    match reason {
+        CloseReason::Reset(_) => metrics.resets.add(1),
+        CloseReason::Io(_) => metrics.io_errors.add(1),
+        CloseReason::Frame(_) => metrics.frame_errors.add(1),
+        CloseReason::Timeout(_) => metrics.timeouts.add(1),
+        _ => {}
+    }
+}
+
+/// Cancels a closed connection's timers and tells those who wait for its writes.
+fn end_waits<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
+    if let Some((key, _)) = link.alarm.take() {
+        cx.wheel.cancel(key);
+    }
+    if let Some(extras) = link.extras.take() {
+        for key in extras.timers {
+            cx.wheel.cancel(key);
+        }
+        for (_, done) in extras.flushes {
+            complete(done, Err(WriteError::Closed), cx);
+        }
+    }
+}
+
+/// Tells those whose write is in the kernel by now.
+fn complete_flushed<H: EventHandler>(extras: &mut Extras, sent: u64, cx: &Context<H>) {
+    while extras.flushes.front().is_some_and(|(position, _)| *position <= sent) {
+        if let Some((_, done)) = extras.flushes.pop_front() {
+            complete(done, Ok(()), cx);
+        }
+    }
+}
+
+/// Calls a completion; its panic concerns neither the connection nor the other completions.
+pub(super) fn complete<H: EventHandler>(
+    done: Completion,
+    result: Result<(), WriteError>,
+    cx: &Context<H>,
+) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(result))) {
+        report_panic(&*panic, cx, "completion");
+    }
+}

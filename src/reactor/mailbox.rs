@@ -1,0 +1,305 @@
+//! What other threads ask of a reactor: a bounded queue, and one wake-up a batch.
+//!
+//! The reactor declares itself asleep under the queue's lock, and only when the queue is empty. So a
+//! sender that finds it awake has queued its item where the reactor will look before it sleeps, and one
+//! that finds it asleep wakes it. The reactor takes the declaration back without the lock when it wakes
+//! for another reason: a sender that misses this causes a wake-up too many, never one too few.
+
+use std::collections::VecDeque;
+
+use self::sync::{AtomicBool, Mutex, Ordering};
+
+/// A bounded queue into a thread that sleeps in a system call.
+#[derive(Debug)]
+pub struct Mailbox<T, W> {
+    queue: Mutex<Queue<T>>,
+    asleep: AtomicBool,
+    capacity: usize,
+    waker: W,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    items: VecDeque<T>,
+    closed: bool,
+}
+
+/// Ends the reactor's sleep.
+pub trait Wake {
+    /// Makes the current or the next sleep return at once.
+    fn wake(&self);
+}
+
+impl Wake for mio::Waker {
+    fn wake(&self) {
+        if let Err(error) = mio::Waker::wake(self) {
+            log::error!(target: "epicycle::reactor", "cannot wake a reactor: {error}");
+        }
+    }
+}
+
+/// Why an item was not taken; it is given back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PushError<T> {
+    /// As many items wait as the mailbox holds.
+    Full(T),
+    /// The reactor has ended.
+    Closed(T),
+}
+
+impl<T, W: Wake> Mailbox<T, W> {
+    /// A mailbox for at most `capacity` waiting items.
+    pub fn new(capacity: usize, waker: W) -> Self {
+        Self {
+            queue: Mutex::new(Queue {
+                items: VecDeque::new(),
+                closed: false,
+            }),
+            asleep: AtomicBool::new(false),
+            capacity,
+            waker,
+        }
+    }
+
+    /// Queues an item and wakes the reactor if it sleeps.
+    ///
+    /// # Errors
+    ///
+    /// The item, when the mailbox is full or closed.
+    pub fn push(&self, item: T) -> Result<(), PushError<T>> {
+        self.push_within(self.capacity, item)
+    }
+
+    /// Queues an item even when the mailbox is full: for what is bounded by other means.
+    ///
+    /// # Errors
+    ///
+    /// The item, when the mailbox is closed.
+    pub fn push_unbounded(&self, item: T) -> Result<(), PushError<T>> {
+        self.push_within(usize::MAX, item)
+    }
+
+    fn push_within(&self, capacity: usize, item: T) -> Result<(), PushError<T>> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return Err(PushError::Closed(item));
+        }
+        if queue.items.len() >= capacity {
+            return Err(PushError::Full(item));
+        }
+        queue.items.push_back(item);
+        let asleep = self.asleep.swap(false, Ordering::Relaxed);
+        drop(queue);
+        if asleep {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Moves everything queued behind what is in `into`.
+    pub fn drain(&self, into: &mut VecDeque<T>) {
+        let mut queue = self.queue.lock();
+        if into.is_empty() {
+            std::mem::swap(&mut queue.items, into);
+        } else {
+            into.append(&mut queue.items);
+        }
+    }
+
+    /// Declares the reactor asleep if nothing is queued; says whether it may sleep.
+    pub fn try_sleep(&self) -> bool {
+        let queue = self.queue.lock();
+        let may_sleep = queue.items.is_empty();
+        self.asleep.store(may_sleep, Ordering::Relaxed);
+        may_sleep
+    }
+
+    /// Declares the reactor awake, so that senders need not wake it.
+    #[inline]
+    pub fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Refuses every further item, and gives those that wait.
+    pub fn close(&self) -> VecDeque<T> {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        std::mem::take(&mut queue.items)
+    }
+
+    /// How many items wait.
+    pub fn len(&self) -> usize {
+        self.queue.lock().items.len()
+    }
+
+    /// Whether no item waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(not(all(test, loom)))]
+mod sync {
+    pub(super) use parking_lot::Mutex;
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+}
+
+/// Loom's stand-ins, under which every interleaving is tried.
+#[cfg(all(test, loom))]
+mod sync {
+    pub(super) use loom::sync::MutexGuard;
+    pub(super) use loom::sync::atomic::{AtomicBool, Ordering};
+
+    #[derive(Debug)]
+    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::{Arc, Condvar};
+    use loom::thread;
+
+    /// An eventfd: set by `wake`, awaited and reset by `sleep`.
+    #[derive(Default)]
+    struct Event {
+        set: loom::sync::Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Event {
+        fn sleep(&self) {
+            let mut set = self.set.lock().unwrap();
+            while !*set {
+                set = self.changed.wait(set).unwrap();
+            }
+            *set = false;
+        }
+    }
+
+    impl Wake for Arc<Event> {
+        fn wake(&self) {
+            *self.set.lock().unwrap() = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The reactor's side; a lost wake-up shows as a deadlock, which loom reports.
+    fn receive(mailbox: &Mailbox<u32, Arc<Event>>, event: &Event, count: usize) -> Vec<u32> {
+        let mut received = VecDeque::new();
+        while received.len() < count {
+            if mailbox.try_sleep() {
+                event.sleep();
+                mailbox.awake();
+            }
+            mailbox.drain(&mut received);
+        }
+        received.into()
+    }
+
+    #[test]
+    fn no_wake_up_is_lost() {
+        loom::model(|| {
+            let event = Arc::new(Event::default());
+            let mailbox = Arc::new(Mailbox::new(8, event.clone()));
+            let senders: Vec<_> = (0..2)
+                .map(|n| {
+                    let mailbox = mailbox.clone();
+                    thread::spawn(move || mailbox.push(n).unwrap())
+                })
+                .collect();
+            let mut received = receive(&mailbox, &event, 2);
+            received.sort_unstable();
+            assert_eq!(received, [0, 1]);
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn one_senders_items_keep_their_order() {
+        loom::model(|| {
+            let event = Arc::new(Event::default());
+            let mailbox = Arc::new(Mailbox::new(8, event.clone()));
+            let sender = thread::spawn({
+                let mailbox = mailbox.clone();
+                move || (0..3).for_each(|n| mailbox.push(n).unwrap())
+            });
+            assert_eq!(receive(&mailbox, &event, 3), [0, 1, 2]);
+            sender.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn an_item_is_either_received_or_given_back_by_close() {
+        loom::model(|| {
+            let event = Arc::new(Event::default());
+            let mailbox = Arc::new(Mailbox::new(8, event));
+            let sender = thread::spawn({
+                let mailbox = mailbox.clone();
+                move || mailbox.push(7)
+            });
+            let left = mailbox.close();
+            match sender.join().unwrap() {
+                Ok(()) => assert_eq!(left, [7]),
+                Err(error) => assert_eq!(error, PushError::Closed(7)),
+            }
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    impl Wake for Arc<AtomicUsize> {
+        fn wake(&self) {
+            self.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_batch_wakes_once() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let mailbox = Mailbox::new(8, wakes.clone());
+        assert!(mailbox.try_sleep());
+        for n in 0..5 {
+            mailbox.push(n).unwrap();
+        }
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_awake_reactor_is_not_woken() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let mailbox = Mailbox::new(8, wakes.clone());
+        mailbox.push(1).unwrap();
+        assert!(!mailbox.try_sleep(), "an item waits");
+        assert_eq!(wakes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_the_item_back() {
+        let mailbox = Mailbox::new(2, Arc::new(AtomicUsize::new(0)));
+        mailbox.push(1).unwrap();
+        mailbox.push(2).unwrap();
+        assert_eq!(mailbox.push(3), Err(PushError::Full(3)));
+        mailbox.push_unbounded(4).unwrap();
+        let mut items = VecDeque::from([0]);
+        mailbox.drain(&mut items);
+        assert_eq!(items, [0, 1, 2, 4]);
+    }
+}

@@ -1,0 +1,474 @@
+//! The event loop. One turn: poll, serve what is ready, do what others asked, fire timers, flush.
+
+pub(crate) mod admission;
+mod commands;
+mod flush;
+mod serve;
+pub(crate) mod listeners;
+pub(crate) mod mailbox;
+pub(crate) mod slots;
+pub(crate) mod timer;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::{Events, Interest, Poll, Token};
+
+use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use self::slots::MAX_SLOTS;
+use crate::addr::Addr;
+use crate::conn::ConnState;
+use crate::conn::close::CloseReason;
+use crate::conn::limits::Limits;
+use crate::handler::context::{Connections, Context, Link, Slot, Timer};
+use crate::handler::{Command, Conn, Engine, EventHandler, Reactor};
+use crate::sys::socket::Stream;
+
+/// The token of the mailbox's waker.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// The token of the first listener; below it are the slots of connections.
+const LISTENERS: usize = MAX_SLOTS;
+
+const EVENTS_PER_POLL: usize = 1024;
+
+/// How a reactor ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ending {
+    pub(crate) drained: usize,
+    pub(crate) forced: usize,
+}
+
+/// What an event loop is made of.
+pub(crate) struct Parts<H: EventHandler> {
+    pub(crate) poll: Poll,
+    pub(crate) engine: Engine<H>,
+    pub(crate) index: usize,
+    pub(crate) limits: Limits,
+    /// The listeners of a reactor that accepts by itself.
+    pub(crate) listeners: Listeners,
+    pub(crate) read_buffer: usize,
+    pub(crate) first_tick: Duration,
+}
+
+/// A reactor: its poll, its connections and its handler.
+pub(crate) struct EventLoop<H: EventHandler> {
+    poll: Poll,
+    handler: H,
+    connections: Connections<H>,
+    cx: Context<H>,
+    listeners: Listeners,
+    /// Where input is received and decoded; only leftovers are copied out of it.
+    scratch: Box<[u8]>,
+    commands: VecDeque<Command<H>>,
+    stage: Stage,
+    ending: Ending,
+    last_tick: Duration,
+    turn: Turn,
+}
+
+/// How far the turn has come, so that a callback's panic does not make it start over.
+#[derive(Default)]
+struct Turn {
+    events_done: usize,
+    ready_left: usize,
+    commands_left: usize,
+    flushed: usize,
+    drain_mailbox: bool,
+    /// Whose callback is running.
+    serving: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// Asked to stop; the connections are to be closed next.
+    Stopping,
+    Draining,
+}
+
+/// The most requests of other threads carried out in one turn.
+const COMMAND_BUDGET: usize = 1024;
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Makes the loop and its handler, on the thread it will run on.
+    pub(crate) fn boot(
+        parts: Parts<H>,
+        factory: &dyn Fn(usize) -> H,
+    ) -> Result<Self, Box<dyn Any + Send>> {
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut event_loop = Self {
+                poll: parts.poll,
+                handler: factory(parts.index),
+                connections: Connections::new(parts.index),
+                cx: Context::new(parts.engine, parts.index, parts.limits),
+                listeners: parts.listeners,
+                scratch: vec![0; parts.read_buffer].into_boxed_slice(),
+                commands: VecDeque::new(),
+                stage: Stage::Running,
+                ending: Ending::default(),
+                last_tick: parts.first_tick,
+                turn: Turn::default(),
+            };
+            let Self {
+                handler,
+                connections,
+                cx,
+                ..
+            } = &mut event_loop;
+            handler.on_boot(&mut Reactor::new(connections, cx));
+            let first_tick = cx.deadline(parts.first_tick);
+            cx.wheel.insert(first_tick, Timer::Tick);
+            event_loop
+        }))
+    }
+
+    /// Runs until the engine is shut down and the last connection gone.
+    pub(crate) fn run(mut self) -> Ending {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        if let Err(error) = self.listeners.register(self.poll.registry(), LISTENERS) {
+            log::error!(target: "epicycle::accept", "cannot watch the listeners: {error}");
+        }
+        let mut resuming = false;
+        loop {
+            // One guard for the whole loop costs nothing while nothing panics.
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                if resuming {
+                    self.finish_turn(&events);
+                }
+                while !self.is_done() {
+                    self.begin_turn(&mut events);
+                    self.finish_turn(&events);
+                }
+            }));
+            match run {
+                Ok(()) => break,
+                Err(panic) => self.recover(&*panic),
+            }
+            resuming = true;
+        }
+        self.end()
+    }
+
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Draining && self.connections.len() == 0
+    }
+
+    /// Waits for events.
+    fn begin_turn(&mut self, events: &mut Events) {
+        let timeout = self.timeout();
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            log::error!(target: "epicycle::reactor", "poll failed: {error}");
+        }
+        self.cx.read_clock();
+        self.cx.engine.peer(self.cx.reactor).mailbox.awake();
+        self.turn = Turn {
+            ready_left: self.cx.ready.len(),
+            drain_mailbox: timeout == Some(Duration::ZERO),
+            ..Turn::default()
+        };
+    }
+
+    /// Does everything that is due; called again after a panic, it goes on behind the culprit.
+    fn finish_turn(&mut self, events: &Events) {
+        self.serve_events(events);
+        self.serve_ready();
+        self.run_commands();
+        self.run_timers();
+        if self.stage == Stage::Stopping {
+            self.close_all();
+        }
+        self.accept();
+        self.flush_all();
+        self.free_closed();
+        self.account();
+    }
+
+    /// How long to sleep: not at all while there is something to do.
+    fn timeout(&mut self) -> Option<Duration> {
+        let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
+        if !self.cx.ready.is_empty()
+            || !self.commands.is_empty()
+            || self.listeners.are_ready()
+            || !mailbox.try_sleep()
+        {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.cx.wheel.next_deadline()?;
+        Some(self.cx.until(deadline))
+    }
+
+    fn serve_events(&mut self, events: &Events) {
+        for event in events.iter().skip(self.turn.events_done) {
+            self.turn.events_done += 1;
+            self.serve_event(event);
+        }
+    }
+
+    #[inline]
+    fn serve_event(&mut self, event: &Event) {
+        let token = event.token().0;
+        if token < LISTENERS {
+            let Some(slot) = self.connections.at(token) else {
+                return;
+            };
+            let state = &mut slot.link.state;
+            state.on_event(
+                event.is_readable() || event.is_error(),
+                event.is_writable(),
+                event.is_read_closed(),
+            );
+            // One that waits on the ready list has its turn there.
+            if !state.is_queued() {
+                self.serve(token);
+            }
+        } else if event.token() == WAKER {
+            self.turn.drain_mailbox = true;
+        } else {
+            self.listeners.mark_ready(token - LISTENERS);
+        }
+    }
+
+    fn serve_ready(&mut self) {
+        while self.turn.ready_left > 0 {
+            self.turn.ready_left -= 1;
+            let Some(index) = self.cx.ready.pop_front() else {
+                break;
+            };
+            let index = index as usize;
+            if let Some(slot) = self.connections.at(index) {
+                slot.link.state.dequeue();
+                self.serve(index);
+            }
+        }
+    }
+
+    #[inline]
+    fn serve(&mut self, index: usize) {
+        self.turn.serving = Some(index);
+        if let Some(slot) = self.connections.at(index) {
+            serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+        }
+        self.turn.serving = None;
+        if self.cx.arena.is_full() {
+            self.flush_all();
+        }
+    }
+
+    fn run_timers(&mut self) {
+        self.cx.wheel.advance(self.cx.now);
+        while let Some(timer) = self.cx.wheel.pop_expired() {
+            self.run_timer(timer);
+        }
+    }
+
+    fn run_timer(&mut self, timer: Timer<H>) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            ..
+        } = self;
+        match timer {
+            Timer::Alarm(id) => {
+                if let Some(slot) = connections.get(id) {
+                    flush::ring_alarm(handler, slot, cx);
+                }
+            }
+            Timer::User { id, token } => {
+                if let Some(slot) = connections.get(id)
+                    && slot.link.state.is_open()
+                {
+                    self.turn.serving = Some(id.slot());
+                    serve::fire_timer(handler, slot, cx, token);
+                    self.turn.serving = None;
+                }
+            }
+            Timer::Tick => {
+                // Pending again before the call, so that a panic does not end the ticking.
+                let next = cx.deadline(self.last_tick);
+                let key = cx.wheel.insert(next, Timer::Tick);
+                let delay = handler.tick(&mut Reactor::new(connections, cx));
+                cx.wheel.cancel(key);
+                if let Some(delay) = delay {
+                    self.last_tick = delay;
+                    let next = cx.deadline(delay);
+                    cx.wheel.insert(next, Timer::Tick);
+                }
+            }
+            Timer::Accept => self.listeners.unblock(),
+            Timer::Task(task) => task(handler, &mut Reactor::new(connections, cx)),
+            Timer::DrainOver => self.force_all(),
+        }
+    }
+
+    fn accept(&mut self) {
+        if !self.listeners.are_ready() {
+            return;
+        }
+        for _ in 0..ACCEPT_BUDGET {
+            let cx = &self.cx;
+            let admission = &cx.engine.shared().admission;
+            match self.listeners.accept(admission, &cx.metrics) {
+                Attempt::Accepted(stream, peer) => {
+                    let load = &cx.engine.peer(cx.reactor).load;
+                    load.fetch_add(1, Ordering::Relaxed);
+                    self.open(stream, peer);
+                }
+                Attempt::Failed => {}
+                Attempt::NoneWaits => break,
+            }
+        }
+        if let Some(pause) = self.listeners.take_pause() {
+            let retry = self.cx.deadline(pause);
+            self.cx.wheel.insert(retry, Timer::Accept);
+        }
+    }
+
+    /// Takes an admitted connection over: registers it, makes its codec, calls `on_open`.
+    fn open(&mut self, stream: Stream, peer: Addr) {
+        let Self {
+            poll,
+            handler,
+            connections,
+            cx,
+            ..
+        } = self;
+        let id = connections.next_id();
+        let fd = stream.raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = if self.stage != Stage::Running || connections.len() >= MAX_SLOTS {
+            Err(None)
+        } else {
+            let mut source = mio::unix::SourceFd(&fd);
+            poll.registry()
+                .register(&mut source, Token(id.slot()), interest)
+                .map_err(Some)
+        };
+        // A codec that panics must not take the count of connections with it.
+        let codec = registered.map(|()| catch_unwind(AssertUnwindSafe(|| handler.codec())));
+        let codec = match codec {
+            Ok(Ok(codec)) => codec,
+            refused => {
+                match refused {
+                    Err(Some(error)) => {
+                        log::warn!(target: "epicycle::accept", "cannot watch a connection from {peer}: {error}");
+                    }
+                    Ok(Err(panic)) => report_panic(&*panic, cx, "codec"),
+                    Err(None) | Ok(Ok(_)) => {}
+                }
+                cx.metrics.refused.add(1);
+                release(cx, &peer);
+                return;
+            }
+        };
+        let slot = connections.insert(Slot {
+            link: Link {
+                state: ConnState::new(id, peer, cx.now),
+                stream: Some(stream),
+                alarm: None,
+                extras: None,
+            },
+            codec,
+            session: None,
+        });
+        cx.engine.peer(cx.reactor).liveness.set_open(id);
+        self.turn.serving = Some(slot);
+        if let Some(slot) = connections.at(slot) {
+            slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
+            if slot.session.is_some() {
+                cx.set_alarm(&mut slot.link);
+            } else {
+                cx.metrics.refused.add(1);
+                cx.begin_close(&mut slot.link, CloseReason::Local);
+            }
+        }
+        self.turn.serving = None;
+    }
+
+    /// The flush phase: each connection with output gets one write, or what closing asks for.
+    fn flush_all(&mut self) {
+        while let Some(&index) = self.cx.dirty.get(self.turn.flushed) {
+            self.turn.flushed += 1;
+            let index = index as usize;
+            self.turn.serving = Some(index);
+            if let Some(slot) = self.connections.at(index) {
+                slot.link.state.clear_dirty();
+                flush::flush(&mut self.handler, slot, &mut self.cx);
+            }
+        }
+        self.turn.serving = None;
+        self.turn.flushed = 0;
+        self.cx.dirty.clear();
+        self.cx.arena.clear();
+    }
+
+    fn free_closed(&mut self) {
+        while let Some(index) = self.cx.graveyard.pop() {
+            drop(self.connections.remove(index as usize));
+        }
+    }
+
+    fn account(&self) {
+        let metrics = &self.cx.metrics;
+        let worked = (Instant::now() - self.cx.turn_at).as_nanos() as u64;
+        metrics.turns.add(1);
+        metrics.busy.add(worked);
+        metrics.lag.set(worked);
+        if worked > metrics.max_lag.get() {
+            metrics.max_lag.set(worked);
+        }
+        metrics.buffered.set(self.cx.buffers.lent() as u64);
+        metrics.timers.set(self.cx.wheel.len() as u64);
+    }
+
+    /// A callback panicked: its connection is closed, and the turn goes on.
+    #[cold]
+    fn recover(&mut self, panic: &(dyn Any + Send)) {
+        report_panic(panic, &self.cx, "callback");
+        self.cx.window = Default::default();
+        let Some(slot) = self.turn.serving.take() else {
+            return;
+        };
+        if let Some(slot) = self.connections.at(slot) {
+            if slot.link.state.is_open() {
+                self.cx.begin_close(&mut slot.link, CloseReason::Panic);
+            } else {
+                self.cx.abort(&mut slot.link, CloseReason::Panic);
+            }
+        }
+    }
+}
+
+/// Gives back what the admission of a connection took.
+fn release<H: EventHandler>(cx: &Context<H>, peer: &Addr) {
+    cx.engine.shared().admission.release(peer);
+    let load = &cx.engine.peer(cx.reactor).load;
+    load.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn report_panic<H: EventHandler>(panic: &(dyn Any + Send), cx: &Context<H>, what: &str) {
+    cx.metrics.panics.add(1);
+    log::error!(
+        target: "epicycle::handler",
+        "reactor {}: a {what} panicked: {}",
+        cx.reactor,
+        panic_message(panic)
+    );
+}
+
+/// The text a panic was raised with.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}

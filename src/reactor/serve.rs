@@ -1,0 +1,401 @@
+//! One connection's share of a turn: offer its backlog, receive, decode, call the handler.
+
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::flush;
+use crate::buf::outbox::FLUSH_AT;
+use crate::codec::{Codec, Decoded, FrameError};
+use crate::conn::close::CloseReason;
+use crate::handler::context::{Context, Link, Slot, Window};
+use crate::handler::{Action, EventHandler};
+
+/// Serves a connection within its budgets; what is left over has it served again next turn.
+#[inline]
+pub(super) fn serve<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+) {
+    if slot.link.state.can_send_backlog() {
+        flush::flush(handler, slot, cx);
+    }
+    if slot.link.state.take_drain_due()
+        && let Some((mut conn, session)) = slot.lend(cx)
+    {
+        let action = handler.on_drain(&mut conn, session);
+        carry_out(action, &mut slot.link, cx, CloseReason::Local);
+    }
+    let mut bytes = cx.limits.read_budget;
+    let mut frames = cx.limits.frame_budget;
+    let policy = cx.limits.policy;
+    if slot.link.state.inbox.is_ready() && slot.link.state.wants_frames(policy) {
+        decode_inbox(handler, slot, cx, &mut frames);
+    }
+    while slot.link.state.is_readable() && bytes > 0 {
+        let received = if slot.link.state.wants_frames(policy) {
+            // Frames beyond the budget come before more input.
+            if slot.link.state.inbox.is_ready() {
+                break;
+            }
+            receive(handler, slot, cx, scratch, &mut frames)
+        } else if slot.link.state.discards_input() {
+            discard(handler, slot, cx, scratch)
+        } else {
+            break;
+        };
+        bytes = bytes.saturating_sub(received);
+    }
+    let state = &mut slot.link.state;
+    let wants_frames = state.wants_frames(policy);
+    let has_work = (state.is_readable() && (wants_frames || state.discards_input()))
+        || (wants_frames && state.inbox.is_ready());
+    if has_work {
+        cx.mark_ready(state);
+    }
+}
+
+/// One read, and the frames in it; says how many bytes came.
+#[inline]
+fn receive<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+    frames: &mut usize,
+) -> usize {
+    let inbox = &mut slot.link.state.inbox;
+    let mut kept = 0;
+    if !inbox.is_empty() {
+        match inbox.move_to(scratch, &mut cx.buffers) {
+            Some(len) => kept = len,
+            None => return receive_rest(handler, slot, cx, frames),
+        }
+    }
+    let Some(stream) = &slot.link.stream else {
+        return 0;
+    };
+    let asked = scratch.len() - kept;
+    let received = stream.recv(&mut scratch[kept..]);
+    match received {
+        Ok(n) if n > 0 => {
+            slot.link.state.on_read(n, asked, cx.now);
+            cx.metrics.bytes_in.add(n as u64);
+            let input = &mut scratch[..kept + n];
+            let (consumed, need) = decode(handler, slot, cx, input, frames);
+            if consumed < kept + n {
+                let leftover = &scratch[consumed..kept + n];
+                let inbox = &mut slot.link.state.inbox;
+                inbox.keep(leftover, need, &mut cx.buffers);
+                after_leftover(slot, cx, need, consumed > 0);
+            } else if kept > 0 {
+                slot.link.state.on_input_consumed();
+            }
+            n
+        }
+        received => {
+            if kept > 0 {
+                let inbox = &mut slot.link.state.inbox;
+                inbox.keep(&scratch[..kept], kept + 1, &mut cx.buffers);
+            }
+            on_no_input(handler, slot, cx, received);
+            0
+        }
+    }
+}
+
+/// The same for a long frame, whose rest is received straight behind its beginning.
+fn receive_rest<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    frames: &mut usize,
+) -> usize {
+    let Some(stream) = &slot.link.stream else {
+        return 0;
+    };
+    let state = &mut slot.link.state;
+    let spare = state.inbox.spare_mut(&mut cx.buffers);
+    let asked = spare.len();
+    match stream.recv(spare) {
+        Ok(n) if n > 0 => {
+            state.inbox.received(n);
+            state.on_read(n, asked, cx.now);
+            cx.metrics.bytes_in.add(n as u64);
+            if state.inbox.is_ready() {
+                decode_inbox(handler, slot, cx, frames);
+            }
+            n
+        }
+        received => {
+            on_no_input(handler, slot, cx, received);
+            0
+        }
+    }
+}
+
+/// Reads to drop: the connection is closing, and unread input would make the kernel answer with RST.
+fn discard<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+) -> usize {
+    let Some(stream) = &slot.link.stream else {
+        return 0;
+    };
+    match stream.recv(scratch) {
+        Ok(n) if n > 0 => {
+            slot.link.state.on_read(n, scratch.len(), cx.now);
+            cx.metrics.bytes_in.add(n as u64);
+            n
+        }
+        received => {
+            on_no_input(handler, slot, cx, received);
+            0
+        }
+    }
+}
+
+/// A read brought the end of the stream, nothing, or an error.
+fn on_no_input<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    received: io::Result<usize>,
+) {
+    match received {
+        Ok(_) => on_peer_eof(handler, slot, cx),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            slot.link.state.on_read_would_block();
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => flush::fail(handler, slot, cx, error),
+    }
+}
+
+fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    slot.link.state.on_peer_eof();
+    if slot.link.state.is_open() {
+        decode_eof(handler, slot, cx);
+    }
+    if slot.link.state.is_open()
+        && let Some((mut conn, session)) = slot.lend(cx)
+    {
+        let action = handler.on_peer_shutdown(&mut conn, session);
+        carry_out(action, &mut slot.link, cx, CloseReason::Peer);
+    }
+    // One that was closing has waited for this.
+    cx.mark_dirty(&mut slot.link.state);
+}
+
+/// Lets the codec have what is left when no more will come.
+fn decode_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let mut ring = slot.link.state.inbox.take();
+    while slot.link.state.is_open() && !ring.is_empty() {
+        let found = match slot.codec.decode_eof(ring.make_contiguous()) {
+            Ok(Decoded::Frame {
+                frame,
+                consumed: taken,
+            }) => {
+                let Some((mut conn, session)) = slot.lend(cx) else {
+                    break;
+                };
+                let action = handler.react(&mut conn, session, frame);
+                Found::Frame { taken, action }
+            }
+            Ok(Decoded::NeedMore { at_least }) => Found::Partial { at_least },
+            Err(error) => Found::Malformed(error),
+        };
+        match found {
+            Found::Frame { taken, action } => {
+                cx.metrics.frames.add(1);
+                carry_out(action, &mut slot.link, cx, CloseReason::Local);
+                ring.consume(taken.min(ring.len()));
+                if taken == 0 {
+                    break;
+                }
+            }
+            Found::Partial { .. } => break,
+            Found::Malformed(error) => {
+                refuse_frame(slot, cx, error);
+                break;
+            }
+        }
+    }
+    slot.link.state.inbox.put_back(ring, &mut cx.buffers);
+}
+
+/// Decodes what an earlier turn left over, or a long frame that has become complete.
+fn decode_inbox<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    frames: &mut usize,
+) {
+    let mut ring = slot.link.state.inbox.take();
+    let (consumed, need) = decode(handler, slot, cx, ring.make_contiguous(), frames);
+    ring.consume(consumed);
+    let all = ring.is_empty();
+    let inbox = &mut slot.link.state.inbox;
+    inbox.put_back(ring, &mut cx.buffers);
+    inbox.set_need(need);
+    if all {
+        slot.link.state.on_input_consumed();
+    } else {
+        after_leftover(slot, cx, need, consumed > 0);
+    }
+}
+
+/// What a look at the input came to.
+enum Found {
+    /// A frame, which the handler has had.
+    Frame { taken: usize, action: Action },
+    Partial { at_least: usize },
+    Malformed(FrameError),
+}
+
+/// Hands the frames in `input` to the handler.
+///
+/// Says how many bytes they took, and how many the rest must grow to before it is worth another look: 0
+/// when it may hold complete frames that the handler does not want now.
+#[inline]
+fn decode<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    input: &mut [u8],
+    frames: &mut usize,
+) -> (usize, usize) {
+    let policy = cx.limits.policy;
+    let budget = *frames;
+    let mut consumed = 0;
+    cx.window = Window {
+        start: input.as_ptr() as usize,
+        len: input.len(),
+        ..Window::default()
+    };
+    let need = loop {
+        if consumed == input.len() || !slot.link.state.wants_frames(policy) || *frames == 0 {
+            break 0;
+        }
+        // The frame, which borrows the input, is gone once the callback has had it.
+        let found = match slot.codec.decode(&mut input[consumed..]) {
+            Ok(Decoded::Frame {
+                frame,
+                consumed: taken,
+            }) => {
+                slot.link.state.on_frame();
+                let Some((mut conn, session)) = slot.lend(cx) else {
+                    break 0;
+                };
+                let action = handler.react(&mut conn, session, frame);
+                Found::Frame { taken, action }
+            }
+            Ok(Decoded::NeedMore { at_least }) => Found::Partial { at_least },
+            Err(error) => Found::Malformed(error),
+        };
+        match found {
+            Found::Frame { taken, action } => {
+                consumed += taken;
+                *frames -= 1;
+                if cx.window.lent_len > 0 {
+                    send_lent(handler, slot, cx, input);
+                } else if slot.link.state.out.len() >= FLUSH_AT {
+                    flush::flush(handler, slot, cx);
+                }
+                if action != Action::Continue {
+                    carry_out(action, &mut slot.link, cx, CloseReason::Local);
+                }
+            }
+            Found::Partial { at_least } if at_least <= cx.limits.max_frame => {
+                break at_least.max(input.len() - consumed + 1);
+            }
+            Found::Partial { at_least } => {
+                let (len, max) = (at_least as u64, cx.limits.max_frame);
+                refuse_frame(slot, cx, FrameError::TooLong { len, max });
+                break 0;
+            }
+            Found::Malformed(error) => {
+                refuse_frame(slot, cx, error);
+                break 0;
+            }
+        }
+    };
+    cx.metrics.frames.add((budget - *frames) as u64);
+    if !slot.link.state.is_open() {
+        consumed = input.len();
+    }
+    (consumed, need)
+}
+
+#[cold]
+fn refuse_frame<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: FrameError) {
+    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
+    cx.begin_close(&mut slot.link, CloseReason::Frame(error));
+}
+
+/// Sends the part of the input that a callback wrote back, behind what it wrote before.
+#[cold]
+fn send_lent<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    input: &[u8],
+) {
+    let window = std::mem::take(&mut cx.window);
+    cx.window.start = window.start;
+    cx.window.len = window.len;
+    let lent: Range<usize> = window.lent_start..window.lent_start + window.lent_len;
+    match window.place {
+        Some(place) => {
+            let copy = Bytes::copy_from_slice(&input[lent]);
+            slot.link.state.out.fill_place(place, copy);
+            flush::flush(handler, slot, cx);
+        }
+        None => flush::flush_with(handler, slot, cx, &input[lent]),
+    }
+}
+
+/// Something is left over. When it is an incomplete frame, its read timeout runs.
+fn after_leftover<H: EventHandler>(
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    need: usize,
+    fresh: bool,
+) {
+    if need == 0 {
+        return slot.link.state.on_input_consumed();
+    }
+    slot.link.state.on_partial(fresh, cx.now);
+    cx.set_alarm(&mut slot.link);
+}
+
+pub(super) fn fire_timer<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    token: u64,
+) {
+    if let Some((mut conn, session)) = slot.lend(cx) {
+        let action = handler.on_timer(&mut conn, session, token);
+        carry_out(action, &mut slot.link, cx, CloseReason::Local);
+    }
+}
+
+/// Does what a callback asked for.
+pub(super) fn carry_out<H: EventHandler>(
+    action: Action,
+    link: &mut Link,
+    cx: &mut Context<H>,
+    reason: CloseReason,
+) {
+    match action {
+        Action::Continue => {}
+        Action::Close => cx.begin_close(link, reason),
+        Action::Shutdown => cx.engine.shutdown(),
+    }
+}

@@ -1,0 +1,210 @@
+//! Where a reactor keeps its connections, and the identifiers that name them.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use slab::Slab;
+
+/// Names a connection for as long as its engine lives; never used again for another one.
+///
+/// It holds the reactor (10 bits), the slot (22 bits) and the slot's generation (32 bits), a count of
+/// the reactor's connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(u64);
+
+const SLOT_BITS: u32 = 22;
+
+/// The most reactors an identifier can tell apart.
+pub(crate) const MAX_REACTORS: usize = 1 << 10;
+
+/// The most connections of one reactor at a time.
+pub(crate) const MAX_SLOTS: usize = 1 << SLOT_BITS;
+
+impl ConnId {
+    pub(crate) fn new(reactor: usize, slot: usize, generation: u32) -> Self {
+        let place = (reactor << SLOT_BITS | slot) as u64;
+        Self(place << 32 | u64::from(generation))
+    }
+
+    /// The reactor that owns the connection, counted from 0.
+    pub fn reactor(self) -> usize {
+        (self.0 >> (32 + SLOT_BITS)) as usize
+    }
+
+    /// The identifier as a number: unique among the connections of an engine.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn slot(self) -> usize {
+        (self.0 >> 32) as usize & (MAX_SLOTS - 1)
+    }
+
+    pub(crate) fn generation(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.reactor(), self.slot(), self.generation())
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnId({self})")
+    }
+}
+
+/// A slab that hands out [`ConnId`]s and answers for none but the current tenant of a slot.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    slab: Slab<T>,
+    reactor: usize,
+    last_generation: u32,
+}
+
+/// What a slot's value must tell.
+pub(crate) trait Tenant {
+    fn id(&self) -> ConnId;
+}
+
+impl<T: Tenant> Slots<T> {
+    pub(crate) fn new(reactor: usize) -> Self {
+        Self {
+            slab: Slab::new(),
+            reactor,
+            last_generation: 0,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// The next connection's identifier; [`insert`](Self::insert) what is made for it next.
+    pub(crate) fn next_id(&mut self) -> ConnId {
+        // 0 means "nobody" in the liveness table.
+        self.last_generation = self.last_generation.wrapping_add(1).max(1);
+        ConnId::new(self.reactor, self.slab.vacant_key(), self.last_generation)
+    }
+
+    pub(crate) fn insert(&mut self, tenant: T) -> usize {
+        self.slab.insert(tenant)
+    }
+
+    #[inline]
+    pub(crate) fn at(&mut self, slot: usize) -> Option<&mut T> {
+        self.slab.get_mut(slot)
+    }
+
+    /// The connection of that name, unless it is gone.
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
+        self.slab.get_mut(id.slot()).filter(|tenant| tenant.id() == id)
+    }
+
+    pub(crate) fn remove(&mut self, slot: usize) -> Option<T> {
+        self.slab.try_remove(slot)
+    }
+
+    /// One past the highest slot that was ever in use.
+    pub(crate) fn end(&self) -> usize {
+        self.slab.capacity()
+    }
+}
+
+/// Tells any thread, without a lock, which generation lives in a slot.
+///
+/// The table grows by chunks of doubling size that never move.
+#[derive(Debug)]
+pub(crate) struct Liveness {
+    chunks: [OnceLock<Box<[AtomicU32]>>; CHUNKS],
+}
+
+const FIRST_CHUNK: usize = 256;
+const CHUNKS: usize = SLOT_BITS as usize - FIRST_CHUNK.ilog2() as usize + 1;
+
+impl Liveness {
+    pub(crate) fn new() -> Self {
+        Self {
+            chunks: [const { OnceLock::new() }; CHUNKS],
+        }
+    }
+
+    pub(crate) fn set_open(&self, id: ConnId) {
+        self.entry(id.slot()).store(id.generation(), Ordering::Release);
+    }
+
+    pub(crate) fn set_closed(&self, id: ConnId) {
+        self.entry(id.slot()).store(0, Ordering::Release);
+    }
+
+    pub(crate) fn is_open(&self, id: ConnId) -> bool {
+        let (chunk, offset) = locate(id.slot());
+        self.chunks[chunk]
+            .get()
+            .is_some_and(|chunk| chunk[offset].load(Ordering::Acquire) == id.generation())
+    }
+
+    fn entry(&self, slot: usize) -> &AtomicU32 {
+        let (chunk, offset) = locate(slot);
+        let entries = self.chunks[chunk].get_or_init(|| {
+            (0..FIRST_CHUNK << chunk).map(|_| AtomicU32::new(0)).collect()
+        });
+        &entries[offset]
+    }
+}
+
+/// The chunk that holds a slot, and where in it.
+fn locate(slot: usize) -> (usize, usize) {
+    let chunk = (slot / FIRST_CHUNK + 1).ilog2() as usize;
+    (chunk, slot - FIRST_CHUNK * ((1 << chunk) - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Tenant for ConnId {
+        fn id(&self) -> ConnId {
+            *self
+        }
+    }
+
+    #[test]
+    fn an_identifier_gives_back_its_parts() {
+        let id = ConnId::new(MAX_REACTORS - 1, MAX_SLOTS - 1, u32::MAX);
+        assert_eq!(id.reactor(), MAX_REACTORS - 1);
+        assert_eq!(id.slot(), MAX_SLOTS - 1);
+        assert_eq!(id.generation(), u32::MAX);
+    }
+
+    #[test]
+    fn a_stale_identifier_does_not_reach_a_reused_slot() {
+        let mut slots = Slots::new(3);
+        let first = slots.next_id();
+        let slot = slots.insert(first);
+        slots.remove(slot);
+        let second = slots.next_id();
+        assert_eq!(slots.insert(second), slot);
+        assert_eq!(slots.get(first), None);
+        assert_eq!(slots.get(second), Some(&mut second.clone()));
+    }
+
+    #[test]
+    fn liveness_follows_each_slot() {
+        let liveness = Liveness::new();
+        for slot in [0, 255, 256, 767, 768, MAX_SLOTS - 1] {
+            let id = ConnId::new(0, slot, 7);
+            assert!(!liveness.is_open(id));
+            liveness.set_open(id);
+            assert!(liveness.is_open(id));
+            assert!(!liveness.is_open(ConnId::new(0, slot, 8)));
+            liveness.set_closed(id);
+            assert!(!liveness.is_open(id));
+        }
+    }
+}

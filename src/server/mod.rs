@@ -1,0 +1,324 @@
+//! Starting an engine, and waiting for its end.
+
+mod options;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use mio::{Poll, Waker};
+
+use self::options::{Mode, Options};
+use crate::acceptor::Acceptor;
+use crate::addr::{Addr, ListenAddr};
+use crate::error::Error;
+use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
+use crate::handler::{Action, Conn, EventHandler, Service, service};
+use crate::metrics::Stats;
+use crate::reactor::admission::Admission;
+use crate::reactor::listeners::Listeners;
+use crate::reactor::mailbox::Mailbox;
+use crate::reactor::slots::Liveness;
+use crate::reactor::{Ending, EventLoop, Parts, WAKER, panic_message};
+use crate::sys::affinity;
+
+/// A server to be: where it listens and under which limits.
+///
+/// Every option has a default that suits a production server; each method says what it is and what it
+/// costs.
+///
+/// ```
+/// use std::time::Duration;
+/// use epicycle::{Server, service};
+///
+/// let running = Server::bind("tcp://127.0.0.1:0")
+///     .reactors(2)
+///     .idle_timeout(Duration::from_secs(300))
+///     .start(|_reactor| service(|conn, bytes| conn.write(bytes).into()))?;
+/// println!("listening on {}", running.local_addrs()[0]);
+/// let report = running.shutdown();
+/// assert_eq!(report.forced, 0);
+/// # Ok::<(), epicycle::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a server does nothing until it is run or started"]
+pub struct Server {
+    addrs: Vec<Result<ListenAddr, Error>>,
+    options: Options,
+}
+
+/// A running server. Dropping it shuts the server down and waits for the end.
+#[derive(Debug)]
+pub struct Running<H: EventHandler> {
+    engine: Engine<H>,
+    main: Option<JoinHandle<()>>,
+    reactors: Vec<JoinHandle<Ending>>,
+}
+
+/// How a server ended.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// Connections that were open at the shutdown and closed with everything sent.
+    pub drained: usize,
+    /// Connections that had to be reset at the deadline.
+    pub forced: usize,
+    /// The final counters.
+    pub stats: Stats,
+}
+
+impl Server {
+    /// A server on one address; see [`ListenAddr`] for the forms. A bad address is reported by
+    /// [`run`](Self::run) and [`start`](Self::start).
+    pub fn bind(addr: impl AsRef<str>) -> Self {
+        Self {
+            addrs: Vec::new(),
+            options: Options::default(),
+        }
+        .and(addr)
+    }
+
+    /// Listens on another address too.
+    pub fn and(mut self, addr: impl AsRef<str>) -> Self {
+        self.addrs.push(addr.as_ref().parse());
+        self
+    }
+
+    /// Runs until something calls for the shutdown: an [`Action`](crate::Action), an [`Engine`].
+    ///
+    /// `factory` makes each reactor's handler, on that reactor's thread, from the reactor's number.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub fn run<H: EventHandler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Report, Error> {
+        Ok(self.start(factory)?.join())
+    }
+
+    /// Starts the threads and comes back once every reactor has booted and the listeners are open.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] that names the address or option that is wrong, the address that cannot be bound, or
+    /// the reactor whose handler panicked while booting. Nothing is left running then.
+    pub fn start<H: EventHandler>(
+        self,
+        factory: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Running<H>, Error> {
+        let mut options = self.options;
+        options.check()?;
+        let addrs: Vec<ListenAddr> = self.addrs.into_iter().collect::<Result<_, _>>()?;
+        let count = options.reactors();
+        // A hand-over has nobody to choose between when there is one reactor.
+        let dealt = options.mode == Mode::MainReactor && count > 1;
+        options.socket.reuse_port = options.mode == Mode::ReusePort;
+        let listeners = Listeners::bind(&addrs, &options.socket)?;
+        let local_addrs = listeners.local_addrs().map_err(|source| Error::Setup {
+            what: "the listeners",
+            source,
+        })?;
+
+        let setup = |what| move |source| Error::Setup { what, source };
+        let mut polls = Vec::with_capacity(count);
+        let mut reactors = Vec::with_capacity(count);
+        for _ in 0..count {
+            let poll = Poll::new().map_err(setup("a reactor's poll"))?;
+            let waker = Waker::new(poll.registry(), WAKER).map_err(setup("a reactor's waker"))?;
+            reactors.push(Peer {
+                mailbox: Mailbox::new(options.mailbox, waker),
+                liveness: Liveness::new(),
+                metrics: Arc::default(),
+                load: AtomicUsize::new(0),
+            });
+            polls.push(poll);
+        }
+        let mut main_poll = None;
+        let mut main = None;
+        if dealt {
+            let poll = Poll::new().map_err(setup("the main reactor's poll"))?;
+            let waker =
+                Waker::new(poll.registry(), WAKER).map_err(setup("the main reactor's waker"))?;
+            main = Some(MainReactor {
+                waker,
+                metrics: Default::default(),
+            });
+            main_poll = Some(poll);
+        }
+        let mut accepts = Vec::new();
+        let mut dealer = None;
+        if dealt {
+            dealer = Some(listeners);
+        } else {
+            for _ in 1..count {
+                accepts.push(listeners.sibling().map_err(|source| Error::Bind {
+                    addr: addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                    source,
+                })?);
+            }
+            accepts.insert(0, listeners);
+        }
+
+        let drain = options.drain_deadline.as_millis();
+        let engine = Engine::new(Shared {
+            reactors: reactors.into(),
+            main,
+            admission: Admission::new(options.max_connections, options.max_connections_per_ip),
+            local_addrs,
+            stopping: AtomicBool::new(false),
+            drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
+        });
+        let mut running = Running {
+            engine: engine.clone(),
+            main: None,
+            reactors: Vec::with_capacity(count),
+        };
+
+        let factory: Arc<dyn Fn(usize) -> H + Send + Sync> = Arc::new(factory);
+        let (booted, boots) = mpsc::channel();
+        let mut accepts = accepts.into_iter();
+        for (index, poll) in polls.into_iter().enumerate() {
+            let parts = Parts {
+                poll,
+                engine: engine.clone(),
+                index,
+                limits: options.limits(),
+                listeners: accepts.next().unwrap_or_default(),
+                read_buffer: options.read_buffer,
+                first_tick: options.tick,
+            };
+            let cpu = options.pin.then_some(index);
+            let factory = factory.clone();
+            let booted = booted.clone();
+            let body = move || run_reactor(parts, &*factory, cpu, &booted);
+            let thread = thread::Builder::new().name(format!("epicycle-{index}"));
+            running
+                .reactors
+                .push(thread.spawn(body).map_err(setup("a reactor's thread"))?);
+        }
+        drop(booted);
+        // Every reactor answers once, and an error drops `running`, which ends the others.
+        for boot in boots {
+            boot?;
+        }
+        if let (Some(poll), Some(listeners)) = (main_poll, dealer) {
+            let acceptor = Acceptor::new(poll, listeners, options.balance.make(), engine);
+            let thread = thread::Builder::new().name("epicycle-main".to_owned());
+            let spawned = thread.spawn(move || acceptor.run());
+            running.main = Some(spawned.map_err(setup("the main reactor's thread"))?);
+        }
+        log::info!(
+            target: "epicycle::server",
+            "listening on {} with {count} reactor(s)",
+            addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        );
+        Ok(running)
+    }
+}
+
+/// Runs a server that calls `react` with whatever arrives, one copy of the closure per reactor.
+///
+/// # Errors
+///
+/// As for [`Server::start`].
+pub fn serve<F>(addr: impl AsRef<str>, react: F) -> Result<(), Error>
+where
+    F: FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + Clone + Send + Sync + 'static,
+{
+    Server::bind(addr).run(move |_| service(react.clone()))?;
+    Ok(())
+}
+
+/// The body of a reactor's thread.
+fn run_reactor<H: EventHandler>(
+    parts: Parts<H>,
+    factory: &dyn Fn(usize) -> H,
+    cpu: Option<usize>,
+    booted: &mpsc::Sender<Result<(), Error>>,
+) -> Ending {
+    let reactor = parts.index;
+    if let Some(cpu) = cpu
+        && let Err(error) = affinity::pin_to(cpu % cores())
+    {
+        log::warn!(target: "epicycle::server", "cannot pin reactor {reactor}: {error}");
+    }
+    match EventLoop::boot(parts, factory) {
+        Ok(event_loop) => {
+            // The starter may have given up over another reactor; the loop then finds it is to stop.
+            let _ = booted.send(Ok(()));
+            event_loop.run()
+        }
+        Err(panic) => {
+            let message = panic_message(&*panic as &(dyn Any + Send)).to_owned();
+            let _ = booted.send(Err(Error::Boot { reactor, message }));
+            Ending::default()
+        }
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl<H: EventHandler> Running<H> {
+    /// The addresses it listens on, in the order they were given; with the ports the kernel chose.
+    pub fn local_addrs(&self) -> &[Addr] {
+        self.engine.local_addrs()
+    }
+
+    /// The engine, to be shared with other threads.
+    pub fn engine(&self) -> &Engine<H> {
+        &self.engine
+    }
+
+    /// Shuts down in stages and waits for the end.
+    pub fn shutdown(self) -> Report {
+        self.engine.shutdown();
+        self.join()
+    }
+
+    /// Waits for the end, which something else has to call for.
+    pub fn join(mut self) -> Report {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Report {
+        let mut report = Report {
+            drained: 0,
+            forced: 0,
+            stats: Stats::default(),
+        };
+        for reactor in self.reactors.drain(..) {
+            match reactor.join() {
+                Ok(ending) => {
+                    report.drained += ending.drained;
+                    report.forced += ending.forced;
+                }
+                Err(panic) => {
+                    let message = panic_message(&*panic);
+                    log::error!(target: "epicycle::server", "a reactor died: {message}");
+                }
+            }
+        }
+        if let Some(main) = self.main.take()
+            && main.join().is_err()
+        {
+            log::error!(target: "epicycle::server", "the main reactor died");
+        }
+        report.stats = self.engine.stats();
+        report
+    }
+}
+
+impl<H: EventHandler> Drop for Running<H> {
+    fn drop(&mut self) {
+        if !self.reactors.is_empty() {
+            self.engine.shutdown();
+            self.wait();
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The server's options: each with its default, and what it costs.
+
+use std::time::Duration;
+
+use super::Server;
+use crate::acceptor::{Balance, BalancePolicy};
+use crate::buf::ring;
+use crate::conn::limits::{Limits, NEVER, OutboundPolicy, millis};
+use crate::error::Error;
+use crate::reactor::listeners::{Keepalive, SocketOptions};
+use crate::reactor::slots::MAX_REACTORS;
+use crate::sys::affinity;
+
+/// Who accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    MainReactor,
+    ReusePort,
+    SingleLoop,
+}
+
+/// Which reactor gets a connection.
+pub(super) enum BalanceChoice {
+    Policy(BalancePolicy),
+    Custom(Box<dyn Balance>),
+}
+
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) mode: Mode,
+    pub(super) reactors: Option<usize>,
+    pub(super) pin: bool,
+    pub(super) balance: BalanceChoice,
+    pub(super) socket: SocketOptions,
+    pub(super) mailbox: usize,
+    pub(super) read_buffer: usize,
+    pub(super) read_budget: usize,
+    pub(super) frame_budget: usize,
+    pub(super) max_frame: usize,
+    pub(super) high_water: usize,
+    pub(super) low_water: Option<usize>,
+    pub(super) outbound_limit: usize,
+    pub(super) outbound_policy: OutboundPolicy,
+    pub(super) max_connections: usize,
+    pub(super) max_connections_per_ip: usize,
+    pub(super) idle: Option<Duration>,
+    pub(super) read: Option<Duration>,
+    pub(super) write_stall: Option<Duration>,
+    pub(super) handshake: Option<Duration>,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) fin: Duration,
+    pub(super) drain_deadline: Duration,
+    pub(super) tick: Duration,
+}
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            mode: Mode::MainReactor,
+            reactors: None,
+            pin: false,
+            balance: BalanceChoice::Policy(BalancePolicy::RoundRobin),
+            socket: SocketOptions {
+                backlog: 4096,
+                reuse_port: false,
+                nodelay: true,
+                keepalive: None,
+                recv_buffer: None,
+                send_buffer: None,
+                linger: None,
+                device: None,
+            },
+            mailbox: 64 * KIB,
+            read_buffer: 64 * KIB,
+            read_budget: 256 * KIB,
+            frame_budget: 1024,
+            max_frame: 16 * MIB,
+            high_water: MIB,
+            low_water: None,
+            outbound_limit: 64 * MIB,
+            outbound_policy: OutboundPolicy::PauseReads,
+            max_connections: usize::MAX,
+            max_connections_per_ip: usize::MAX,
+            idle: None,
+            read: None,
+            write_stall: Some(Duration::from_secs(60)),
+            handshake: None,
+            lifetime: None,
+            fin: Duration::from_secs(5),
+            drain_deadline: Duration::from_secs(30),
+            tick: Duration::ZERO,
+        }
+    }
+}
+
+/// # Threads
+impl Server {
+    /// How many reactors there are, each a thread. Default: one per core the process may use.
+    ///
+    /// A reactor costs about 0.5 MiB: its read buffer, its arena for replies and its poll's events.
+    pub fn reactors(mut self, reactors: usize) -> Self {
+        self.options.reactors = Some(reactors);
+        self
+    }
+
+    /// Gives each reactor listeners of its own by `SO_REUSEPORT`, and no main reactor. Default: off.
+    ///
+    /// Saves the hand-over between threads: best for many short connections. The kernel spreads
+    /// connections by a hash of their addresses, so few clients may spread unevenly, and the balance
+    /// policy has no say. On Unix sockets the reactors share one listener.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.options.mode = if on { Mode::ReusePort } else { Mode::MainReactor };
+        self
+    }
+
+    /// Runs everything on one thread, accepting included. Default: off; also what one reactor does.
+    pub fn single_loop(mut self, on: bool) -> Self {
+        self.options.mode = if on { Mode::SingleLoop } else { Mode::MainReactor };
+        self
+    }
+
+    /// Pins reactor N to processor N (`sched_setaffinity(2)`, Linux only). Default: off.
+    pub fn pin_to_cpus(mut self, on: bool) -> Self {
+        self.options.pin = on;
+        self
+    }
+
+    /// How the main reactor deals connections. Default: round robin.
+    pub fn balance(mut self, policy: BalancePolicy) -> Self {
+        self.options.balance = BalanceChoice::Policy(policy);
+        self
+    }
+
+    /// Deals connections by a policy of one's own.
+    pub fn balance_with(mut self, balance: impl Balance) -> Self {
+        self.options.balance = BalanceChoice::Custom(Box::new(balance));
+        self
+    }
+
+    /// How many requests of other threads may wait for a reactor. Default: 65,536.
+    ///
+    /// About 64 bytes for each that waits, plus what it carries.
+    pub fn mailbox(mut self, requests: usize) -> Self {
+        self.options.mailbox = requests;
+        self
+    }
+
+    /// When [`tick`](crate::EventHandler::tick) is first called after boot; later calls come when it
+    /// says. Default: at once.
+    pub fn tick(mut self, first: Duration) -> Self {
+        self.options.tick = first;
+        self
+    }
+}
+
+/// # Sockets
+impl Server {
+    /// How many connections the kernel queues while they wait to be accepted. Default: 4,096, capped by
+    /// the system (`net.core.somaxconn`).
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.options.socket.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
+        self
+    }
+
+    /// Turns Nagle's algorithm off. Default: on, that is, small writes leave at once.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.options.socket.nodelay = on;
+        self
+    }
+
+    /// Probes silent TCP peers. Default: off. Costs a packet to each connection per idle period.
+    pub fn keepalive(mut self, idle: Duration, interval: Duration, count: u32) -> Self {
+        self.options.socket.keepalive = Some(Keepalive {
+            idle,
+            interval,
+            count,
+        });
+        self
+    }
+
+    /// The kernel's receive buffer of a connection, in bytes (`SO_RCVBUF`). Default: the system's, which
+    /// adapts; setting it turns that off.
+    pub fn recv_buffer(mut self, bytes: usize) -> Self {
+        self.options.socket.recv_buffer = Some(bytes);
+        self
+    }
+
+    /// The kernel's send buffer of a connection, in bytes (`SO_SNDBUF`). Default: the system's, which
+    /// adapts; setting it turns that off.
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.options.socket.send_buffer = Some(bytes);
+        self
+    }
+
+    /// How long the kernel keeps trying to deliver after a close (`SO_LINGER`). Default: the system's.
+    ///
+    /// Closing waits that long *in the system call*, which stalls the reactor: rarely what one wants.
+    /// The engine drains connections by itself.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.options.socket.linger = Some(linger);
+        self
+    }
+
+    /// Listens on one network interface only (`SO_BINDTODEVICE`, Linux only). Default: on all.
+    pub fn bind_to_device(mut self, device: impl Into<String>) -> Self {
+        self.options.socket.device = Some(device.into());
+        self
+    }
+}
+
+/// # Limits
+impl Server {
+    /// The buffer a reactor receives into, in bytes. Default: 64 KiB. One per reactor.
+    pub fn read_buffer(mut self, bytes: usize) -> Self {
+        self.options.read_buffer = bytes;
+        self
+    }
+
+    /// How many bytes a connection may receive before the others have their turn. Default: 256 KiB.
+    pub fn read_budget(mut self, bytes: usize) -> Self {
+        self.options.read_budget = bytes;
+        self
+    }
+
+    /// How many frames of a connection are handled before the others have their turn. Default: 1,024.
+    pub fn frame_budget(mut self, frames: usize) -> Self {
+        self.options.frame_budget = frames;
+        self
+    }
+
+    /// The longest frame a codec may wait for, in bytes, whatever its own limit. Default: 16 MiB.
+    ///
+    /// A connection with an incomplete frame holds up to twice the frame's size; memory is set aside as
+    /// the bytes come, after the first MiB.
+    pub fn max_frame(mut self, bytes: usize) -> Self {
+        self.options.max_frame = bytes;
+        self
+    }
+
+    /// Above how many waiting bytes a peer counts as slow: see [`OutboundPolicy`]. Default: 1 MiB.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.options.high_water = bytes;
+        self
+    }
+
+    /// At how few waiting bytes it does not any more, and `on_drain` is called. Default: half the
+    /// high-water mark.
+    pub fn low_water(mut self, bytes: usize) -> Self {
+        self.options.low_water = Some(bytes);
+        self
+    }
+
+    /// How many written bytes may wait for one peer. Default: 64 MiB. What waits is held in memory, twice
+    /// that at worst while its buffer grows; bytes shared by reference are held once for all peers.
+    pub fn outbound_limit(mut self, bytes: usize) -> Self {
+        self.options.outbound_limit = bytes;
+        self
+    }
+
+    /// What happens to a peer that does not read. Default: its own input is not read either.
+    pub fn outbound_policy(mut self, policy: OutboundPolicy) -> Self {
+        self.options.outbound_policy = policy;
+        self
+    }
+
+    /// How many connections may be open; more are accepted and closed at once. Default: no limit but the
+    /// process's descriptors. Costs an atomic addition per connection.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.options.max_connections = connections;
+        self
+    }
+
+    /// How many connections one IP address may have open. Default: no limit. Costs a locked table of the
+    /// addresses that are connected, about 50 bytes each.
+    pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
+        self.options.max_connections_per_ip = connections;
+        self
+    }
+}
+
+/// # Timeouts
+///
+/// All timeouts of a connection share one entry in its reactor's timing wheel, about 56 bytes.
+impl Server {
+    /// Closes a connection on which nothing was received or sent for so long. Default: never.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.idle = Some(timeout);
+        self
+    }
+
+    /// Closes a connection when a frame that has begun takes longer to arrive. Default: never.
+    pub fn read_timeout(mut self, timeout: Duration) -> Self {
+        self.options.read = Some(timeout);
+        self
+    }
+
+    /// Closes a connection whose peer takes no output for so long while some waits. Default: 60 s.
+    pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
+        self.options.write_stall = Some(timeout);
+        self
+    }
+
+    /// Closes a connection when its first frame takes longer to arrive. Default: never.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.options.handshake = Some(timeout);
+        self
+    }
+
+    /// Closes a connection that has been open for so long. Default: never.
+    pub fn lifetime(mut self, lifetime: Duration) -> Self {
+        self.options.lifetime = Some(lifetime);
+        self
+    }
+
+    /// How long a connection that has sent everything and FIN waits for the peer's FIN before its socket
+    /// is closed. Default: 5 s, and at most 1 s once the server shuts down.
+    ///
+    /// Without the wait, input that arrives late makes the kernel answer with RST, which can destroy
+    /// what the peer has not read yet (RFC 9112, section 9.6, tells the story for HTTP).
+    pub fn fin_timeout(mut self, timeout: Duration) -> Self {
+        self.options.fin = timeout;
+        self
+    }
+
+    /// How long a closing connection may take to send what was written, and the server to shut down. What
+    /// is not sent by then is lost. Default: 30 s.
+    pub fn drain_deadline(mut self, deadline: Duration) -> Self {
+        self.options.drain_deadline = deadline;
+        self
+    }
+}
+
+impl Options {
+    /// Finds values that cannot work.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let bad = |name, problem: String| Err(Error::Option { name, problem });
+        let positive = [
+            ("mailbox", self.mailbox),
+            ("read_budget", self.read_budget),
+            ("frame_budget", self.frame_budget),
+            ("max_frame", self.max_frame),
+            ("high_water", self.high_water),
+            ("outbound_limit", self.outbound_limit),
+            ("max_connections", self.max_connections),
+            ("max_connections_per_ip", self.max_connections_per_ip),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return bad(name, "0 would let nothing through; use 1 or more".into());
+            }
+        }
+        if let Some(reactors) = self.reactors
+            && !(1..=MAX_REACTORS).contains(&reactors)
+        {
+            return bad(
+                "reactors",
+                format!("{reactors} is not from 1 to {MAX_REACTORS}; leave it out for one per core"),
+            );
+        }
+        if self.mode == Mode::SingleLoop && self.reactors.is_some_and(|n| n > 1) {
+            return bad(
+                "single_loop",
+                "there is one loop then, but more reactors are asked for; leave one of the two out"
+                    .into(),
+            );
+        }
+        if self.read_buffer < 16 * KIB || self.read_buffer > 16 * MIB {
+            let size = self.read_buffer;
+            return bad("read_buffer", format!("{size} bytes is not from 16 KiB to 16 MiB"));
+        }
+        for (name, value) in [("max_frame", self.max_frame), ("outbound_limit", self.outbound_limit)]
+        {
+            if value > ring::MAX_CAPACITY / 2 {
+                return bad(name, format!("{value} bytes is more than 512 MiB, the most possible"));
+            }
+        }
+        if let Some(low) = self.low_water
+            && low >= self.high_water
+        {
+            let high = self.high_water;
+            return bad("low_water", format!("{low} is not below the high-water mark, {high}"));
+        }
+        if self.high_water > self.outbound_limit {
+            let (high, limit) = (self.high_water, self.outbound_limit);
+            return bad("high_water", format!("{high} is above the outbound limit, {limit}"));
+        }
+        if self.pin && !affinity::SUPPORTED {
+            return bad("pin_to_cpus", "this platform cannot pin threads".into());
+        }
+        if self.socket.backlog < 1 {
+            return bad("backlog", "0 would queue nobody; use 1 or more".into());
+        }
+        let timeouts = [
+            ("idle_timeout", self.idle),
+            ("read_timeout", self.read),
+            ("write_stall_timeout", self.write_stall),
+            ("handshake_timeout", self.handshake),
+            ("lifetime", self.lifetime),
+        ];
+        for (name, timeout) in timeouts {
+            if timeout.is_some_and(|timeout| timeout.is_zero()) {
+                return bad(name, "zero would close every connection at once; leave it out for never".into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn reactors(&self) -> usize {
+        match (self.mode, self.reactors) {
+            (Mode::SingleLoop, _) => 1,
+            (_, Some(reactors)) => reactors,
+            (_, None) => super::cores().min(MAX_REACTORS),
+        }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        let timeout = |timeout: Option<Duration>| timeout.map_or(NEVER, millis);
+        Limits {
+            high_water: self.high_water,
+            low_water: self.low_water.unwrap_or(self.high_water / 2),
+            outbound: self.outbound_limit,
+            policy: self.outbound_policy,
+            max_frame: self.max_frame,
+            read_budget: self.read_budget,
+            frame_budget: self.frame_budget,
+            idle: timeout(self.idle),
+            read: timeout(self.read),
+            write_stall: timeout(self.write_stall),
+            handshake: timeout(self.handshake),
+            lifetime: timeout(self.lifetime),
+            drain: millis(self.drain_deadline),
+            fin: millis(self.fin),
+        }
+    }
+}
+
+impl BalanceChoice {
+    pub(super) fn make(self) -> Box<dyn Balance> {
+        match self {
+            BalanceChoice::Policy(policy) => policy.into_balance(),
+            BalanceChoice::Custom(balance) => balance,
+        }
+    }
+}
+
+impl std::fmt::Debug for BalanceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BalanceChoice::Policy(policy) => policy.fmt(f),
+            BalanceChoice::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
