@@ -103,6 +103,11 @@ const QUEUED: u16 = 1 << 9;
 const DIRTY: u16 = 1 << 10;
 /// A frame has been decoded: no handshake timeout any more.
 const GREETED: u16 = 1 << 11;
+/// Not in the phase `Open` any more.
+const CLOSING: u16 = 1 << 12;
+
+/// What makes a connection with input more than a matter of reading it.
+const EXTRAORDINARY: u16 = PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
 
 impl ConnState {
     pub(crate) fn new(id: ConnId, peer: Addr, now: u64) -> Self {
@@ -142,9 +147,9 @@ impl ConnState {
 
     #[inline]
     pub(crate) fn on_event(&mut self, readable: bool, writable: bool, read_closed: bool) {
-        self.flags |= if readable { READABLE } else { 0 }
-            | if writable { WRITABLE } else { 0 }
-            | if read_closed { READ_CLOSED | READABLE } else { 0 };
+        self.flags |= u16::from(readable) * READABLE
+            | u16::from(writable) * WRITABLE
+            | u16::from(read_closed) * (READ_CLOSED | READABLE);
     }
 
     /// A read gave `n` bytes of the `asked`.
@@ -189,7 +194,7 @@ impl ConnState {
     // What the codec found.
 
     #[inline]
-    pub(crate) fn on_frame(&mut self) {
+    pub(crate) fn on_frames(&mut self) {
         self.flags |= GREETED;
     }
 
@@ -210,7 +215,7 @@ impl ConnState {
     /// Whether writes are taken.
     #[inline]
     pub(crate) fn takes_writes(&self) -> bool {
-        self.phase == Phase::Open && !self.has(SHUT_WRITE)
+        !self.has(CLOSING | SHUT_WRITE)
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
@@ -231,6 +236,7 @@ impl ConnState {
             return false;
         }
         self.phase = Phase::Draining;
+        self.put(CLOSING, true);
         self.reason = Some(Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
@@ -242,6 +248,7 @@ impl ConnState {
     pub(crate) fn abort(&mut self, reason: CloseReason) {
         if self.phase != Phase::Closed {
             self.phase = Phase::Aborted;
+            self.put(CLOSING, true);
             self.reason.get_or_insert_with(|| Box::new(reason));
         }
     }
@@ -256,19 +263,28 @@ impl ConnState {
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.phase == Phase::Open
+        !self.has(CLOSING)
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+    /// The usual case: there is input, all of it is wanted, and nothing waits in any buffer.
+    #[inline]
+    pub(crate) fn is_ordinary(&self) -> bool {
+        self.flags & (EXTRAORDINARY | READABLE) == READABLE
+            && self.inbox.is_empty()
+            && self.out.len() == 0
+    }
+
+    /// Whether a read has left nothing to look after: no input anywhere, nothing due.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.flags & (READABLE | DRAIN_DUE) == 0 && self.inbox.is_empty()
     }
 
     /// Whether input should be read and decoded: the handler wants it and the peer reads its own.
     #[inline]
     pub(crate) fn wants_frames(&self, policy: OutboundPolicy) -> bool {
-        self.phase == Phase::Open
-            && (!self.has(PAUSED | CONGESTED)
-                || (!self.has(PAUSED) && policy != OutboundPolicy::PauseReads))
+        !self.has(CLOSING | PAUSED | CONGESTED)
+            || (!self.has(CLOSING | PAUSED) && policy != OutboundPolicy::PauseReads)
     }
 
     /// Whether a read may find input or its end.
@@ -320,7 +336,7 @@ impl ConnState {
     /// Whether nothing needs a look after the usual flush.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        self.phase == Phase::Open && !self.has(CONGESTED | SHUT_WRITE)
+        !self.has(CLOSING | CONGESTED | SHUT_WRITE)
     }
 
     /// What to do with the socket, once the flush phase has offered everything to the kernel.
@@ -344,10 +360,6 @@ impl ConnState {
             self.phase = Phase::AwaitingFin;
             self.close_by = self.close_by.min(now.saturating_add(limits.fin));
         }
-    }
-
-    pub(crate) fn is_fin_sent(&self) -> bool {
-        self.has(FIN_SENT)
     }
 
     /// The wait for the peer's FIN may last no longer than until `tick`: the server is shutting down.
@@ -425,6 +437,7 @@ impl ConnState {
     /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
     pub(crate) fn finish(&mut self, now: u64, buffers: &mut BufferPool) -> (Closed, CloseReason) {
         self.phase = Phase::Closed;
+        self.put(CLOSING, true);
         let closed = Closed {
             id: self.id,
             peer: self.peer.clone(),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{COMMAND_BUDGET, Ending, EventLoop, Stage, flush, release};
+use super::{COMMAND_BUDGET, Ending, EventLoop, NOBODY, Stage, flush, release};
 use crate::conn::close::CloseReason;
 use crate::handler::context::Timer;
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
@@ -24,7 +24,7 @@ impl<H: EventHandler> EventLoop<H> {
                 break;
             };
             self.run_command(command);
-            self.turn.serving = None;
+            self.turn.serving = NOBODY;
             if self.cx.arena.is_full() {
                 self.flush_all();
             }
@@ -70,7 +70,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Command::OnConn(id, task) => {
-                self.turn.serving = Some(id.slot());
+                self.turn.serving = id.slot();
                 if let Some(slot) = connections.get(id)
                     && let Some((mut conn, session)) = slot.lend(cx)
                 {

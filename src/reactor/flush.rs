@@ -20,12 +20,12 @@ const LAST_FIN: u64 = 1_000;
 #[inline]
 pub(super) fn flush<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let Slot { link, session, .. } = &mut *slot;
-    let Some(stream) = &link.stream else {
-        return;
-    };
     let state = &mut link.state;
     let staged = state.out.staged();
-    if !staged.is_empty() && state.is_writable() {
+    if let Some(stream) = &link.stream
+        && !staged.is_empty()
+        && state.is_writable()
+    {
         let bytes = cx.arena.get(staged);
         if let Some(session) = session {
             handler.pre_write(state.id, session, bytes);
@@ -38,16 +38,27 @@ pub(super) fn flush<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &m
                     return;
                 }
             }
-            sent => {
-                let n = *sent.as_ref().unwrap_or(&0);
-                state.out.staged_refused(n, &cx.arena, &mut cx.buffers);
-                if let Err(error) = on_sent(slot, cx, sent) {
-                    return fail(handler, slot, cx, error);
-                }
-            }
+            sent => return on_staged_refused(handler, slot, cx, sent),
         }
     }
     flush_backlog(handler, slot, cx);
+}
+
+/// The kernel took less than was staged: the rest becomes backlog.
+#[cold]
+fn on_staged_refused<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    sent: io::Result<usize>,
+) {
+    let n = *sent.as_ref().unwrap_or(&0);
+    let out = &mut slot.link.state.out;
+    out.staged_refused(n, &cx.arena, &mut cx.buffers);
+    match on_sent(slot, cx, sent) {
+        Ok(()) => flush_backlog(handler, slot, cx),
+        Err(error) => fail(handler, slot, cx, error),
+    }
 }
 
 /// The same, with `lent` to be sent behind what is staged, straight from where it lies.
@@ -90,8 +101,12 @@ pub(super) fn flush_with<H: EventHandler>(
 }
 
 /// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.
+#[inline(never)]
 fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let state = &mut slot.link.state;
+    if slot.link.stream.is_none() {
+        return;
+    }
     if !state.is_writable() {
         state.out.unstage(&cx.arena, &mut cx.buffers);
     }

@@ -73,15 +73,29 @@ pub(crate) struct EventLoop<H: EventHandler> {
 }
 
 /// How far the turn has come, so that a callback's panic does not make it start over.
-#[derive(Default)]
 struct Turn {
     events_done: usize,
     ready_left: usize,
     commands_left: usize,
     flushed: usize,
     drain_mailbox: bool,
-    /// Whose callback is running.
-    serving: Option<usize>,
+    /// The slot of the connection whose callback is running, or `NOBODY`.
+    serving: usize,
+}
+
+const NOBODY: usize = usize::MAX;
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            events_done: 0,
+            ready_left: 0,
+            commands_left: 0,
+            flushed: 0,
+            drain_mailbox: false,
+            serving: NOBODY,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +127,7 @@ impl<H: EventHandler> EventLoop<H> {
                 stage: Stage::Running,
                 ending: Ending::default(),
                 last_tick: parts.first_tick,
-                turn: Turn::default(),
+                turn: Turn::new(),
             };
             let Self {
                 handler,
@@ -172,7 +186,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.turn = Turn {
             ready_left: self.cx.ready.len(),
             drain_mailbox: timeout == Some(Duration::ZERO),
-            ..Turn::default()
+            ..Turn::new()
         };
     }
 
@@ -210,12 +224,16 @@ impl<H: EventHandler> EventLoop<H> {
             self.turn.events_done += 1;
             self.serve_event(event);
         }
+        self.turn.serving = NOBODY;
     }
 
     #[inline]
     fn serve_event(&mut self, event: &Event) {
         let token = event.token().0;
         if token < LISTENERS {
+            if event.is_error() {
+                self.on_error(token);
+            }
             let Some(slot) = self.connections.at(token) else {
                 return;
             };
@@ -236,6 +254,22 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
+    /// A broken connection whose input is not wanted now would not show it by a read.
+    #[cold]
+    fn on_error(&mut self, index: usize) {
+        let Some(slot) = self.connections.at(index) else {
+            return;
+        };
+        let state = &slot.link.state;
+        if state.is_open()
+            && !state.wants_frames(self.cx.limits.policy)
+            && let Some(error) = slot.link.stream.as_ref().and_then(Stream::take_error)
+        {
+            self.turn.serving = index;
+            flush::fail(&mut self.handler, slot, &mut self.cx, error);
+        }
+    }
+
     fn serve_ready(&mut self) {
         while self.turn.ready_left > 0 {
             self.turn.ready_left -= 1;
@@ -248,15 +282,15 @@ impl<H: EventHandler> EventLoop<H> {
                 self.serve(index);
             }
         }
+        self.turn.serving = NOBODY;
     }
 
     #[inline]
     fn serve(&mut self, index: usize) {
-        self.turn.serving = Some(index);
+        self.turn.serving = index;
         if let Some(slot) = self.connections.at(index) {
             serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
         }
-        self.turn.serving = None;
         if self.cx.arena.is_full() {
             self.flush_all();
         }
@@ -286,9 +320,9 @@ impl<H: EventHandler> EventLoop<H> {
                 if let Some(slot) = connections.get(id)
                     && slot.link.state.is_open()
                 {
-                    self.turn.serving = Some(id.slot());
+                    self.turn.serving = id.slot();
                     serve::fire_timer(handler, slot, cx, token);
-                    self.turn.serving = None;
+                    self.turn.serving = NOBODY;
                 }
             }
             Timer::Tick => {
@@ -380,7 +414,7 @@ impl<H: EventHandler> EventLoop<H> {
             session: None,
         });
         cx.engine.peer(cx.reactor).liveness.set_open(id);
-        self.turn.serving = Some(slot);
+        self.turn.serving = slot;
         if let Some(slot) = connections.at(slot) {
             slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
             if slot.session.is_some() {
@@ -390,7 +424,7 @@ impl<H: EventHandler> EventLoop<H> {
                 cx.begin_close(&mut slot.link, CloseReason::Local);
             }
         }
-        self.turn.serving = None;
+        self.turn.serving = NOBODY;
     }
 
     /// The flush phase: each connection with output gets one write, or what closing asks for.
@@ -398,13 +432,13 @@ impl<H: EventHandler> EventLoop<H> {
         while let Some(&index) = self.cx.dirty.get(self.turn.flushed) {
             self.turn.flushed += 1;
             let index = index as usize;
-            self.turn.serving = Some(index);
+            self.turn.serving = index;
             if let Some(slot) = self.connections.at(index) {
                 slot.link.state.clear_dirty();
                 flush::flush(&mut self.handler, slot, &mut self.cx);
             }
         }
-        self.turn.serving = None;
+        self.turn.serving = NOBODY;
         self.turn.flushed = 0;
         self.cx.dirty.clear();
         self.cx.arena.clear();
@@ -434,10 +468,8 @@ impl<H: EventHandler> EventLoop<H> {
     fn recover(&mut self, panic: &(dyn Any + Send)) {
         report_panic(panic, &self.cx, "callback");
         self.cx.window = Default::default();
-        let Some(slot) = self.turn.serving.take() else {
-            return;
-        };
-        if let Some(slot) = self.connections.at(slot) {
+        let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
+        if let Some(slot) = self.connections.at(serving) {
             if slot.link.state.is_open() {
                 self.cx.begin_close(&mut slot.link, CloseReason::Panic);
             } else {

@@ -1,7 +1,6 @@
 //! One connection's share of a turn: offer its backlog, receive, decode, call the handler.
 
 use std::io;
-use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -9,12 +8,30 @@ use super::flush;
 use crate::buf::outbox::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
-use crate::handler::context::{Context, Link, Slot, Window};
+use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
 #[inline]
 pub(super) fn serve<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+) {
+    if slot.link.state.is_ordinary() {
+        let mut frames = cx.limits.frame_budget;
+        receive(handler, slot, cx, scratch, 0, &mut frames);
+        if slot.link.state.is_settled() {
+            return;
+        }
+    }
+    serve_fully(handler, slot, cx, scratch);
+}
+
+/// The same for a connection in any condition.
+#[inline(never)]
+fn serve_fully<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
@@ -41,7 +58,11 @@ pub(super) fn serve<H: EventHandler>(
             if slot.link.state.inbox.is_ready() {
                 break;
             }
-            receive(handler, slot, cx, scratch, &mut frames)
+            let inbox = &mut slot.link.state.inbox;
+            match inbox.move_to(scratch, &mut cx.buffers) {
+                Some(kept) => receive(handler, slot, cx, scratch, kept, &mut frames),
+                None => receive_rest(handler, slot, cx, &mut frames),
+            }
         } else if slot.link.state.discards_input() {
             discard(handler, slot, cx, scratch)
         } else {
@@ -58,53 +79,44 @@ pub(super) fn serve<H: EventHandler>(
     }
 }
 
-/// One read, and the frames in it; says how many bytes came.
-#[inline]
+/// One read behind the `kept` bytes in `scratch`, and the frames in it; says how many bytes came.
+#[inline(always)]
 fn receive<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     scratch: &mut [u8],
+    kept: usize,
     frames: &mut usize,
 ) -> usize {
-    let inbox = &mut slot.link.state.inbox;
-    let mut kept = 0;
-    if !inbox.is_empty() {
-        match inbox.move_to(scratch, &mut cx.buffers) {
-            Some(len) => kept = len,
-            None => return receive_rest(handler, slot, cx, frames),
-        }
-    }
     let Some(stream) = &slot.link.stream else {
         return 0;
     };
     let asked = scratch.len() - kept;
     let received = stream.recv(&mut scratch[kept..]);
-    match received {
-        Ok(n) if n > 0 => {
-            slot.link.state.on_read(n, asked, cx.now);
-            cx.metrics.bytes_in.add(n as u64);
-            let input = &mut scratch[..kept + n];
-            let (consumed, need) = decode(handler, slot, cx, input, frames);
-            if consumed < kept + n {
-                let leftover = &scratch[consumed..kept + n];
-                let inbox = &mut slot.link.state.inbox;
-                inbox.keep(leftover, need, &mut cx.buffers);
-                after_leftover(slot, cx, need, consumed > 0);
-            } else if kept > 0 {
-                slot.link.state.on_input_consumed();
-            }
-            n
-        }
+    let n = match received {
+        Ok(n) if n > 0 => n,
         received => {
             if kept > 0 {
                 let inbox = &mut slot.link.state.inbox;
                 inbox.keep(&scratch[..kept], kept + 1, &mut cx.buffers);
             }
             on_no_input(handler, slot, cx, received);
-            0
+            return 0;
         }
+    };
+    slot.link.state.on_read(n, asked, cx.now);
+    cx.metrics.bytes_in.add(n as u64);
+    let input = &mut scratch[..kept + n];
+    let (consumed, need) = decode(handler, slot, cx, input, frames);
+    if consumed < input.len() {
+        let inbox = &mut slot.link.state.inbox;
+        inbox.keep(&input[consumed..], need, &mut cx.buffers);
+        after_leftover(slot, cx, need, consumed > 0);
+    } else if kept > 0 {
+        slot.link.state.on_input_consumed();
     }
+    n
 }
 
 /// The same for a long frame, whose rest is received straight behind its beginning.
@@ -161,6 +173,7 @@ fn discard<H: EventHandler>(
 }
 
 /// A read brought the end of the stream, nothing, or an error.
+#[inline(never)]
 fn on_no_input<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
@@ -273,11 +286,8 @@ fn decode<H: EventHandler>(
     let policy = cx.limits.policy;
     let budget = *frames;
     let mut consumed = 0;
-    cx.window = Window {
-        start: input.as_ptr() as usize,
-        len: input.len(),
-        ..Window::default()
-    };
+    cx.window.start = input.as_ptr() as usize;
+    cx.window.len = input.len();
     let need = loop {
         if consumed == input.len() || !slot.link.state.wants_frames(policy) || *frames == 0 {
             break 0;
@@ -288,7 +298,6 @@ fn decode<H: EventHandler>(
                 frame,
                 consumed: taken,
             }) => {
-                slot.link.state.on_frame();
                 let Some((mut conn, session)) = slot.lend(cx) else {
                     break 0;
                 };
@@ -325,7 +334,10 @@ fn decode<H: EventHandler>(
             }
         }
     };
-    cx.metrics.frames.add((budget - *frames) as u64);
+    if *frames < budget {
+        slot.link.state.on_frames();
+        cx.metrics.frames.add((budget - *frames) as u64);
+    }
     if !slot.link.state.is_open() {
         consumed = input.len();
     }
@@ -346,11 +358,9 @@ fn send_lent<H: EventHandler>(
     cx: &mut Context<H>,
     input: &[u8],
 ) {
-    let window = std::mem::take(&mut cx.window);
-    cx.window.start = window.start;
-    cx.window.len = window.len;
-    let lent: Range<usize> = window.lent_start..window.lent_start + window.lent_len;
-    match window.place {
+    let lent = cx.window.lent_start..cx.window.lent_start + cx.window.lent_len;
+    cx.window.lent_len = 0;
+    match cx.window.place.take() {
         Some(place) => {
             let copy = Bytes::copy_from_slice(&input[lent]);
             slot.link.state.out.fill_place(place, copy);
