@@ -17,8 +17,18 @@ const WRITE_BUDGET: usize = 1 << 20;
 const LAST_FIN: u64 = 1_000;
 
 /// Offers what a connection has written to the kernel, then acts on its state.
-#[inline]
+#[inline(never)]
 pub(super) fn flush<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    flush_inline(handler, slot, cx);
+}
+
+/// The same for the flush phase, where calls count.
+#[inline(always)]
+pub(super) fn flush_inline<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
     let Slot { link, session, .. } = &mut *slot;
     let state = &mut link.state;
     let staged = state.out.staged();

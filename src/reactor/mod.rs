@@ -220,14 +220,18 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn serve_events(&mut self, events: &Events) {
-        for event in events.iter().skip(self.turn.events_done) {
+        let mut rest = events.iter();
+        if let Some(last) = self.turn.events_done.checked_sub(1) {
+            rest.nth(last);
+        }
+        for event in rest {
             self.turn.events_done += 1;
             self.serve_event(event);
         }
         self.turn.serving = NOBODY;
     }
 
-    #[inline]
+    #[inline(always)]
     fn serve_event(&mut self, event: &Event) {
         let token = event.token().0;
         if token < LISTENERS {
@@ -279,13 +283,13 @@ impl<H: EventHandler> EventLoop<H> {
             let index = index as usize;
             if let Some(slot) = self.connections.at(index) {
                 slot.link.state.dequeue();
-                self.serve(index);
+                self.serve_again(index);
             }
         }
         self.turn.serving = NOBODY;
     }
 
-    #[inline]
+    #[inline(always)]
     fn serve(&mut self, index: usize) {
         self.turn.serving = index;
         if let Some(slot) = self.connections.at(index) {
@@ -294,6 +298,11 @@ impl<H: EventHandler> EventLoop<H> {
         if self.cx.arena.is_full() {
             self.flush_all();
         }
+    }
+
+    #[inline(never)]
+    fn serve_again(&mut self, index: usize) {
+        self.serve(index);
     }
 
     fn run_timers(&mut self) {
@@ -435,7 +444,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.turn.serving = index;
             if let Some(slot) = self.connections.at(index) {
                 slot.link.state.clear_dirty();
-                flush::flush(&mut self.handler, slot, &mut self.cx);
+                flush::flush_inline(&mut self.handler, slot, &mut self.cx);
             }
         }
         self.turn.serving = NOBODY;

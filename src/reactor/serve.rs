@@ -12,7 +12,7 @@ use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
-#[inline]
+#[inline(always)]
 pub(super) fn serve<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
@@ -60,7 +60,7 @@ fn serve_fully<H: EventHandler>(
             }
             let inbox = &mut slot.link.state.inbox;
             match inbox.move_to(scratch, &mut cx.buffers) {
-                Some(kept) => receive(handler, slot, cx, scratch, kept, &mut frames),
+                Some(kept) => receive_more(handler, slot, cx, scratch, kept, &mut frames),
                 None => receive_rest(handler, slot, cx, &mut frames),
             }
         } else if slot.link.state.discards_input() {
@@ -117,6 +117,19 @@ fn receive<H: EventHandler>(
         slot.link.state.on_input_consumed();
     }
     n
+}
+
+/// The same out of line, for all but the first read of a turn.
+#[inline(never)]
+fn receive_more<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+    kept: usize,
+    frames: &mut usize,
+) -> usize {
+    receive(handler, slot, cx, scratch, kept, frames)
 }
 
 /// The same for a long frame, whose rest is received straight behind its beginning.
@@ -275,7 +288,7 @@ enum Found {
 ///
 /// Says how many bytes they took, and how many the rest must grow to before it is worth another look: 0
 /// when it may hold complete frames that the handler does not want now.
-#[inline]
+#[inline(always)]
 fn decode<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
