@@ -73,20 +73,15 @@ impl<'a> Outbox<'a> {
     /// Appends a copy of `bytes`.
     #[inline]
     pub fn put(&mut self, bytes: &[u8]) {
-        if self.queue.len == self.queue.staged.len as usize && self.arena.has_room(bytes.len()) {
-            let end = self.arena.bytes.len();
-            let staged = &mut self.queue.staged;
-            if staged.len == 0 {
-                staged.start = end as u32;
-            }
-            if (staged.start + staged.len) as usize == end {
-                self.arena.bytes.extend_from_slice(bytes);
-                staged.len += bytes.len() as u32;
-                self.queue.len += bytes.len();
-                return;
-            }
+        let queue = &mut *self.queue;
+        let staged = if queue.len == 0 && queue.order.is_none() {
+            queue.stage(bytes, self.arena)
+        } else {
+            queue.stage_more(bytes, self.arena)
+        };
+        if !staged {
+            self.enqueue(bytes);
         }
-        self.enqueue(bytes);
     }
 
     /// Appends `bytes` by reference when they are large enough for that to pay, else a copy.
@@ -117,7 +112,7 @@ impl<'a> Outbox<'a> {
             let keep = (queue.staged.len as usize).saturating_sub(excess);
             queue.len -= queue.staged.len as usize - keep;
             queue.staged.len = keep as u32;
-            self.arena.bytes.truncate(queue.staged.start as usize + keep);
+            self.arena.len = queue.staged.start as usize + keep;
         } else {
             queue.drop_newest(excess);
             if queue.ring.is_empty() {
@@ -144,8 +139,8 @@ const SHARED_MIN: usize = 512;
 /// The reactor's arena: the staged output of every connection written to in this turn.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    bytes: Vec<u8>,
-    capacity: usize,
+    bytes: Box<[u8]>,
+    len: usize,
 }
 
 /// The most bytes staged before a flush: small enough to stay in a core's second-level cache.
@@ -154,16 +149,16 @@ const ARENA_CAPACITY: usize = 256 << 10;
 impl Arena {
     pub(crate) fn new() -> Self {
         Self {
-            bytes: Vec::with_capacity(ARENA_CAPACITY),
-            capacity: ARENA_CAPACITY,
+            bytes: vec![0; ARENA_CAPACITY].into_boxed_slice(),
+            len: 0,
         }
     }
 
     /// An arena that takes nothing, so that every write becomes backlog.
     pub(crate) fn empty() -> Self {
         Self {
-            bytes: Vec::new(),
-            capacity: 0,
+            bytes: Box::default(),
+            len: 0,
         }
     }
 
@@ -172,22 +167,30 @@ impl Arena {
         &self.bytes[staged.start as usize..][..staged.len as usize]
     }
 
+    /// Appends `bytes` if there is room for them.
+    #[inline]
+    fn append(&mut self, bytes: &[u8]) -> bool {
+        let room = self.bytes.get_mut(self.len..).unwrap_or_default();
+        let Some(place) = room.get_mut(..bytes.len()) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        self.len += bytes.len();
+        true
+    }
+
     /// Forgets everything staged; for after the flush phase.
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
+        self.len = 0;
     }
 
     /// Whether it should be flushed before more connections are served.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() > self.capacity / 2
+        self.len > ARENA_CAPACITY / 2
     }
 
-    #[inline]
-    fn has_room(&self, additional: usize) -> bool {
-        additional <= self.capacity - self.bytes.len()
-    }
 }
 
 /// A connection's stretch of the arena.
@@ -234,6 +237,32 @@ impl OutQueue {
         self.len
     }
 
+    /// Stages the first output of a turn, while there is no backlog; says whether there was room.
+    #[inline]
+    pub(crate) fn stage(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
+        let start = arena.len;
+        let fits = arena.append(bytes);
+        if fits {
+            self.staged = Staged {
+                start: start as u32,
+                len: bytes.len() as u32,
+            };
+            self.len = bytes.len();
+        }
+        fits
+    }
+
+    /// Stages more, if what is staged is all there is and nobody has staged anything behind it.
+    fn stage_more(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
+        let end = (self.staged.start + self.staged.len) as usize;
+        let fits = self.len == self.staged.len as usize && end == arena.len && arena.append(bytes);
+        if fits {
+            self.staged.len += bytes.len() as u32;
+            self.len += bytes.len();
+        }
+        fits
+    }
+
     #[inline]
     pub(crate) fn staged(&self) -> Staged {
         self.staged
@@ -247,7 +276,7 @@ impl OutQueue {
     /// The kernel took all that was staged.
     #[inline]
     pub(crate) fn staged_sent(&mut self) {
-        self.len -= self.staged.len as usize;
+        self.len = 0;
         self.staged.len = 0;
     }
 

@@ -15,7 +15,7 @@ pub struct BufferPool {
 }
 
 /// The smallest buffer, in bytes.
-pub const MIN_SIZE: usize = 1 << 10;
+const MIN_SIZE: usize = 1 << 10;
 
 /// Buffers from 1 KiB to 1 MiB are kept for reuse; larger ones are rare and go straight back.
 const CLASSES: usize = 11;
@@ -90,7 +90,7 @@ impl Default for BufferPool {
     }
 }
 
-/// The index of the class of a power-of-two size of at least [`MIN_SIZE`].
+/// The index of the class of a power-of-two size of at least `MIN_SIZE`.
 fn class_of(size: usize) -> usize {
     (size / MIN_SIZE).trailing_zeros() as usize
 }

@@ -22,7 +22,7 @@ pub(crate) struct ConnState {
     pub(crate) id: ConnId,
     pub(crate) out: OutQueue,
     pub(crate) inbox: Inbox,
-    flags: u16,
+    flags: u32,
     phase: Phase,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -80,34 +80,37 @@ pub(crate) enum Alarm {
 }
 
 /// The kernel has input, or the end of it.
-const READABLE: u16 = 1 << 0;
+const READABLE: u32 = 1 << 0;
 /// The kernel has room for output.
-const WRITABLE: u16 = 1 << 1;
+const WRITABLE: u32 = 1 << 1;
 /// An event said that the peer ended its stream: a short read no longer proves the socket drained.
-const READ_CLOSED: u16 = 1 << 2;
+const READ_CLOSED: u32 = 1 << 2;
 /// The end of the input was read.
-const PEER_EOF: u16 = 1 << 3;
+const PEER_EOF: u32 = 1 << 3;
 /// The handler paused reads.
-const PAUSED: u16 = 1 << 4;
+const PAUSED: u32 = 1 << 4;
 /// Output went above the high-water mark and has not fallen to the low one since.
-const CONGESTED: u16 = 1 << 5;
+const CONGESTED: u32 = 1 << 5;
 /// It has fallen since, and `on_drain` has not been called yet.
-const DRAIN_DUE: u16 = 1 << 6;
+const DRAIN_DUE: u32 = 1 << 6;
 /// The handler asked for FIN once everything is sent.
-const SHUT_WRITE: u16 = 1 << 7;
+const SHUT_WRITE: u32 = 1 << 7;
 /// FIN is sent.
-const FIN_SENT: u16 = 1 << 8;
+const FIN_SENT: u32 = 1 << 8;
 /// On the reactor's ready list.
-const QUEUED: u16 = 1 << 9;
+const QUEUED: u32 = 1 << 9;
 /// On the reactor's flush list.
-const DIRTY: u16 = 1 << 10;
+const DIRTY: u32 = 1 << 10;
 /// A frame has been decoded: no handshake timeout any more.
-const GREETED: u16 = 1 << 11;
+const GREETED: u32 = 1 << 11;
 /// Not in the phase `Open` any more.
-const CLOSING: u16 = 1 << 12;
+const CLOSING: u32 = 1 << 12;
+
+/// A part of its input is to be sent back from where it lies.
+const LENT: u32 = 1 << 13;
 
 /// What makes a connection with input more than a matter of reading it.
-const EXTRAORDINARY: u16 = PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
+const EXTRAORDINARY: u32 = PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
 
 impl ConnState {
     pub(crate) fn new(id: ConnId, peer: Addr, now: u64) -> Self {
@@ -130,12 +133,12 @@ impl ConnState {
     }
 
     #[inline]
-    fn has(&self, flag: u16) -> bool {
+    fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
 
     #[inline]
-    fn put(&mut self, flag: u16, on: bool) {
+    fn put(&mut self, flag: u32, on: bool) {
         if on {
             self.flags |= flag;
         } else {
@@ -145,11 +148,23 @@ impl ConnState {
 
     // What the socket did.
 
+    /// The usual event: there is input, and the peer may send more.
+    #[inline]
+    pub(crate) fn on_readable(&mut self, writable: bool) {
+        self.flags |= READABLE | if writable { WRITABLE } else { 0 };
+    }
+
     #[inline]
     pub(crate) fn on_event(&mut self, readable: bool, writable: bool, read_closed: bool) {
-        self.flags |= u16::from(readable) * READABLE
-            | u16::from(writable) * WRITABLE
-            | u16::from(read_closed) * (READ_CLOSED | READABLE);
+        if readable {
+            self.flags |= READABLE;
+        }
+        if writable {
+            self.flags |= WRITABLE;
+        }
+        if read_closed {
+            self.flags |= READ_CLOSED | READABLE;
+        }
     }
 
     /// A read gave `n` bytes of the `asked`.
@@ -213,9 +228,24 @@ impl ConnState {
     // What the application asked.
 
     /// Whether writes are taken.
-    #[inline]
     pub(crate) fn takes_writes(&self) -> bool {
         !self.has(CLOSING | SHUT_WRITE)
+    }
+
+    /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
+    #[inline]
+    pub(crate) fn takes_staged(&self) -> bool {
+        !self.has(CLOSING | SHUT_WRITE | LENT) && self.out.len() == 0
+    }
+
+    pub(crate) fn set_lent(&mut self, lent: bool) {
+        self.put(LENT, lent);
+    }
+
+    /// Whether a callback has changed nothing but the output.
+    #[inline]
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        !self.has(EXTRAORDINARY | LENT)
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {

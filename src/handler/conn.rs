@@ -96,8 +96,24 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// [`WriteError::Closed`] and [`WriteError::Full`].
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        // The usual write is small and the first of its turn.
+        let state = &mut self.link.state;
+        if bytes.len() < LEND_MIN
+            && state.takes_staged()
+            && state.out.stage(bytes, &mut self.cx.arena)
+        {
+            self.cx.mark_dirty(state);
+            return Ok(());
+        }
+        self.write_behind(bytes)
+    }
+
+    /// Writes what is large, or follows other output, or is refused.
+    #[inline(never)]
+    fn write_behind(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.admit(bytes.len())?;
         if bytes.len() >= LEND_MIN && self.lend_input(bytes) {
+            self.link.state.set_lent(true);
             return Ok(());
         }
         self.queue_behind_lent();
@@ -325,7 +341,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Checks that `len` more bytes may be written.
-    #[inline]
     fn admit(&mut self, len: usize) -> Result<(), WriteError> {
         if !self.link.state.takes_writes() {
             return Err(WriteError::Closed);
@@ -366,7 +381,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Keeps the place of what was lent, since something follows it that must not overtake it.
-    #[inline]
     fn queue_behind_lent(&mut self) {
         if self.cx.window.lent_len > 0 && self.cx.window.place.is_none() {
             let place = self

@@ -40,11 +40,12 @@ pub(super) fn flush_inline<H: EventHandler>(
         if let Some(session) = session {
             handler.pre_write(state.id, session, bytes);
         }
+        let nothing_follows = state.is_plain() && link.extras.is_none();
         match stream.send(bytes) {
             Ok(n) if n == bytes.len() => {
                 cx.metrics.bytes_out.add(n as u64);
                 state.on_staged_sent(n, cx.now);
-                if state.is_plain() && link.extras.is_none() {
+                if nothing_follows {
                     return;
                 }
             }

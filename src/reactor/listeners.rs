@@ -35,13 +35,13 @@ pub(crate) struct SocketOptions {
 
 /// How TCP probes a silent peer (`tcp(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keepalive {
+pub(crate) struct Keepalive {
     /// How long a connection is silent before the first probe; whole seconds.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
     /// The time between probes; whole seconds.
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// How many probes go unanswered before the connection is given up.
-    pub count: u32,
+    pub(crate) count: u32,
 }
 
 /// The listeners of one thread.
@@ -263,12 +263,7 @@ impl SocketOptions {
 
 impl Keepalive {
     fn to_socket2(self) -> TcpKeepalive {
-        let keepalive = TcpKeepalive::new().with_time(self.idle);
-        #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
-        let keepalive = keepalive
-            .with_interval(self.interval)
-            .with_retries(self.count);
-        keepalive
+        socket::keepalive(self.idle, self.interval, self.count)
     }
 }
 
@@ -282,7 +277,7 @@ fn bind_tcp(
     for addr in addrs {
         let dual_stack = family == Family::Any && addr.ip().is_unspecified();
         result = listen_tcp(*addr, dual_stack, options);
-        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(lacks_ipv6) {
+        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(socket::lacks_ipv6) {
             let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
             result = listen_tcp(v4, false, options);
         }
@@ -295,13 +290,6 @@ fn bind_tcp(
         ready: false,
         _path: None,
     })
-}
-
-fn lacks_ipv6(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
-    )
 }
 
 fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io::Result<Socket> {

@@ -234,43 +234,30 @@ impl<H: EventHandler> EventLoop<H> {
     #[inline(always)]
     fn serve_event(&mut self, event: &Event) {
         let token = event.token().0;
-        if token < LISTENERS {
-            if event.is_error() {
-                self.on_error(token);
-            }
-            let Some(slot) = self.connections.at(token) else {
-                return;
-            };
+        // Only connections have slots; the waker and the listeners are out of their range.
+        if let Some(slot) = self.connections.at(token) {
+            self.turn.serving = token;
             let state = &mut slot.link.state;
-            state.on_event(
-                event.is_readable() || event.is_error(),
-                event.is_writable(),
-                event.is_read_closed(),
-            );
-            // One that waits on the ready list has its turn there.
-            if !state.is_queued() {
-                self.serve(token);
+            if event.is_readable() && !event.is_read_closed() {
+                state.on_readable(event.is_writable());
+            } else {
+                state.on_event(
+                    event.is_readable(),
+                    event.is_writable(),
+                    event.is_read_closed(),
+                );
+                if event.is_error() {
+                    serve::on_error(&mut self.handler, slot, &mut self.cx);
+                }
+            }
+            serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+            if self.cx.arena.is_full() {
+                self.flush_all();
             }
         } else if event.token() == WAKER {
             self.turn.drain_mailbox = true;
         } else {
             self.listeners.mark_ready(token - LISTENERS);
-        }
-    }
-
-    /// A broken connection whose input is not wanted now would not show it by a read.
-    #[cold]
-    fn on_error(&mut self, index: usize) {
-        let Some(slot) = self.connections.at(index) else {
-            return;
-        };
-        let state = &slot.link.state;
-        if state.is_open()
-            && !state.wants_frames(self.cx.limits.policy)
-            && let Some(error) = slot.link.stream.as_ref().and_then(Stream::take_error)
-        {
-            self.turn.serving = index;
-            flush::fail(&mut self.handler, slot, &mut self.cx, error);
         }
     }
 
@@ -282,27 +269,15 @@ impl<H: EventHandler> EventLoop<H> {
             };
             let index = index as usize;
             if let Some(slot) = self.connections.at(index) {
+                self.turn.serving = index;
                 slot.link.state.dequeue();
-                self.serve_again(index);
+                serve::serve_fully(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+            }
+            if self.cx.arena.is_full() {
+                self.flush_all();
             }
         }
         self.turn.serving = NOBODY;
-    }
-
-    #[inline(always)]
-    fn serve(&mut self, index: usize) {
-        self.turn.serving = index;
-        if let Some(slot) = self.connections.at(index) {
-            serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
-        }
-        if self.cx.arena.is_full() {
-            self.flush_all();
-        }
-    }
-
-    #[inline(never)]
-    fn serve_again(&mut self, index: usize) {
-        self.serve(index);
     }
 
     fn run_timers(&mut self) {

@@ -10,6 +10,7 @@ use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
+use crate::sys::socket::Stream;
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
 #[inline(always)]
@@ -21,17 +22,20 @@ pub(super) fn serve<H: EventHandler>(
 ) {
     if slot.link.state.is_ordinary() {
         let mut frames = cx.limits.frame_budget;
-        receive(handler, slot, cx, scratch, 0, &mut frames);
+        receive::<H, true>(handler, slot, cx, scratch, 0, &mut frames);
         if slot.link.state.is_settled() {
             return;
         }
     }
-    serve_fully(handler, slot, cx, scratch);
+    // One that waits on the ready list has its turn there.
+    if !slot.link.state.is_queued() {
+        serve_fully(handler, slot, cx, scratch);
+    }
 }
 
 /// The same for a connection in any condition.
 #[inline(never)]
-fn serve_fully<H: EventHandler>(
+pub(super) fn serve_fully<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
@@ -50,7 +54,7 @@ fn serve_fully<H: EventHandler>(
     let mut frames = cx.limits.frame_budget;
     let policy = cx.limits.policy;
     if slot.link.state.inbox.is_ready() && slot.link.state.wants_frames(policy) {
-        decode_inbox(handler, slot, cx, &mut frames);
+        decode_inbox(handler, slot, cx, &mut frames, false);
     }
     while slot.link.state.is_readable() && bytes > 0 {
         let received = if slot.link.state.wants_frames(policy) {
@@ -60,7 +64,9 @@ fn serve_fully<H: EventHandler>(
             }
             let inbox = &mut slot.link.state.inbox;
             match inbox.move_to(scratch, &mut cx.buffers) {
-                Some(kept) => receive_more(handler, slot, cx, scratch, kept, &mut frames),
+                Some(kept) => {
+                    receive::<H, false>(handler, slot, cx, scratch, kept, &mut frames)
+                }
                 None => receive_rest(handler, slot, cx, &mut frames),
             }
         } else if slot.link.state.discards_input() {
@@ -80,8 +86,10 @@ fn serve_fully<H: EventHandler>(
 }
 
 /// One read behind the `kept` bytes in `scratch`, and the frames in it; says how many bytes came.
+///
+/// The first read of a turn is `HOT`: decoding and `react` are inlined into it.
 #[inline(always)]
-fn receive<H: EventHandler>(
+fn receive<H: EventHandler, const HOT: bool>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
@@ -108,28 +116,17 @@ fn receive<H: EventHandler>(
     slot.link.state.on_read(n, asked, cx.now);
     cx.metrics.bytes_in.add(n as u64);
     let input = &mut scratch[..kept + n];
-    let (consumed, need) = decode(handler, slot, cx, input, frames);
+    let (consumed, need) = if HOT {
+        decode(handler, slot, cx, input, frames, false)
+    } else {
+        decode_again(handler, slot, cx, input, frames, false)
+    };
     if consumed < input.len() {
-        let inbox = &mut slot.link.state.inbox;
-        inbox.keep(&input[consumed..], need, &mut cx.buffers);
-        after_leftover(slot, cx, need, consumed > 0);
+        keep_leftover(slot, cx, &input[consumed..], need, consumed > 0);
     } else if kept > 0 {
         slot.link.state.on_input_consumed();
     }
     n
-}
-
-/// The same out of line, for all but the first read of a turn.
-#[inline(never)]
-fn receive_more<H: EventHandler>(
-    handler: &mut H,
-    slot: &mut Slot<H>,
-    cx: &mut Context<H>,
-    scratch: &mut [u8],
-    kept: usize,
-    frames: &mut usize,
-) -> usize {
-    receive(handler, slot, cx, scratch, kept, frames)
 }
 
 /// The same for a long frame, whose rest is received straight behind its beginning.
@@ -151,7 +148,7 @@ fn receive_rest<H: EventHandler>(
             state.on_read(n, asked, cx.now);
             cx.metrics.bytes_in.add(n as u64);
             if state.inbox.is_ready() {
-                decode_inbox(handler, slot, cx, frames);
+                decode_inbox(handler, slot, cx, frames, false);
             }
             n
         }
@@ -205,8 +202,10 @@ fn on_no_input<H: EventHandler>(
 
 fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     slot.link.state.on_peer_eof();
-    if slot.link.state.is_open() {
-        decode_eof(handler, slot, cx);
+    let state = &slot.link.state;
+    if !state.inbox.is_empty() && state.wants_frames(cx.limits.policy) {
+        let mut frames = cx.limits.frame_budget;
+        decode_inbox(handler, slot, cx, &mut frames, true);
     }
     if slot.link.state.is_open()
         && let Some((mut conn, session)) = slot.lend(cx)
@@ -218,53 +217,39 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
     cx.mark_dirty(&mut slot.link.state);
 }
 
-/// Lets the codec have what is left when no more will come.
-fn decode_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let mut ring = slot.link.state.inbox.take();
-    while slot.link.state.is_open() && !ring.is_empty() {
-        let found = match slot.codec.decode_eof(ring.make_contiguous()) {
-            Ok(Decoded::Frame {
-                frame,
-                consumed: taken,
-            }) => {
-                let Some((mut conn, session)) = slot.lend(cx) else {
-                    break;
-                };
-                let action = handler.react(&mut conn, session, frame);
-                Found::Frame { taken, action }
-            }
-            Ok(Decoded::NeedMore { at_least }) => Found::Partial { at_least },
-            Err(error) => Found::Malformed(error),
-        };
-        match found {
-            Found::Frame { taken, action } => {
-                cx.metrics.frames.add(1);
-                carry_out(action, &mut slot.link, cx, CloseReason::Local);
-                ring.consume(taken.min(ring.len()));
-                if taken == 0 {
-                    break;
-                }
-            }
-            Found::Partial { .. } => break,
-            Found::Malformed(error) => {
-                refuse_frame(slot, cx, error);
-                break;
-            }
-        }
+/// The event said that the connection is broken. A read would show it, unless input is not wanted now.
+#[cold]
+pub(super) fn on_error<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
+    let state = &mut slot.link.state;
+    state.on_event(true, false, false);
+    if state.is_open()
+        && (state.saw_peer_eof() || !state.wants_frames(cx.limits.policy))
+        && let Some(error) = slot.link.stream.as_ref().and_then(Stream::take_error)
+    {
+        flush::fail(handler, slot, cx, error);
     }
-    slot.link.state.inbox.put_back(ring, &mut cx.buffers);
 }
 
-/// Decodes what an earlier turn left over, or a long frame that has become complete.
+/// Decodes what an earlier turn left over, a long frame that has become complete, or, at the end of the
+/// stream, whatever there is.
 fn decode_inbox<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     frames: &mut usize,
+    last: bool,
 ) {
     let mut ring = slot.link.state.inbox.take();
-    let (consumed, need) = decode(handler, slot, cx, ring.make_contiguous(), frames);
+    let input = ring.make_contiguous();
+    let (consumed, need) = decode_again(handler, slot, cx, input, frames, last);
     ring.consume(consumed);
+    if !slot.link.state.is_open() {
+        ring.consume(ring.len());
+    }
     let all = ring.is_empty();
     let inbox = &mut slot.link.state.inbox;
     inbox.put_back(ring, &mut cx.buffers);
@@ -284,10 +269,10 @@ enum Found {
     Malformed(FrameError),
 }
 
-/// Hands the frames in `input` to the handler.
+/// Hands the frames in `input`, which must be wanted, to the handler.
 ///
 /// Says how many bytes they took, and how many the rest must grow to before it is worth another look: 0
-/// when it may hold complete frames that the handler does not want now.
+/// when it may hold complete frames that the handler does not want now. With `last`, no more will come.
 #[inline(always)]
 fn decode<H: EventHandler>(
     handler: &mut H,
@@ -295,18 +280,15 @@ fn decode<H: EventHandler>(
     cx: &mut Context<H>,
     input: &mut [u8],
     frames: &mut usize,
+    last: bool,
 ) -> (usize, usize) {
-    let policy = cx.limits.policy;
     let budget = *frames;
     let mut consumed = 0;
     cx.window.start = input.as_ptr() as usize;
     cx.window.len = input.len();
     let need = loop {
-        if consumed == input.len() || !slot.link.state.wants_frames(policy) || *frames == 0 {
-            break 0;
-        }
         // The frame, which borrows the input, is gone once the callback has had it.
-        let found = match slot.codec.decode(&mut input[consumed..]) {
+        let found = match look(&mut slot.codec, &mut input[consumed..], last) {
             Ok(Decoded::Frame {
                 frame,
                 consumed: taken,
@@ -324,13 +306,14 @@ fn decode<H: EventHandler>(
             Found::Frame { taken, action } => {
                 consumed += taken;
                 *frames -= 1;
-                if cx.window.lent_len > 0 {
-                    send_lent(handler, slot, cx, input);
-                } else if slot.link.state.out.len() >= FLUSH_AT {
-                    flush::flush(handler, slot, cx);
+                let usual = action == Action::Continue
+                    && slot.link.state.is_undisturbed()
+                    && slot.link.state.out.len() < FLUSH_AT;
+                if !usual && !after_callback(handler, slot, cx, action, input) {
+                    break 0;
                 }
-                if action != Action::Continue {
-                    carry_out(action, &mut slot.link, cx, CloseReason::Local);
+                if consumed >= input.len() || *frames == 0 {
+                    break 0;
                 }
             }
             Found::Partial { at_least } if at_least <= cx.limits.max_frame => {
@@ -347,14 +330,58 @@ fn decode<H: EventHandler>(
             }
         }
     };
+    // What is lent must lie in the input that is under decoding, not where a buffer once lay.
+    cx.window.len = 0;
     if *frames < budget {
         slot.link.state.on_frames();
         cx.metrics.frames.add((budget - *frames) as u64);
     }
-    if !slot.link.state.is_open() {
-        consumed = input.len();
+    (consumed.min(input.len()), need)
+}
+
+#[inline(always)]
+fn look<'a, C: Codec>(
+    codec: &mut C,
+    input: &'a mut [u8],
+    last: bool,
+) -> Result<Decoded<C::Frame<'a>>, FrameError> {
+    if last {
+        codec.decode_eof(input)
+    } else {
+        codec.decode(input)
     }
-    (consumed, need)
+}
+
+/// The same out of line, for all but the first read of a turn.
+#[inline(never)]
+fn decode_again<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    input: &mut [u8],
+    frames: &mut usize,
+    last: bool,
+) -> (usize, usize) {
+    decode(handler, slot, cx, input, frames, last)
+}
+
+/// A callback did more than write a little: flushes and carries out what is due. Says whether the next
+/// frame is wanted.
+#[inline(never)]
+fn after_callback<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    action: Action,
+    input: &[u8],
+) -> bool {
+    if cx.window.lent_len > 0 {
+        send_lent(handler, slot, cx, input);
+    } else if slot.link.state.out.len() >= FLUSH_AT {
+        flush::flush(handler, slot, cx);
+    }
+    carry_out(action, &mut slot.link, cx, CloseReason::Local);
+    slot.link.state.wants_frames(cx.limits.policy)
 }
 
 #[cold]
@@ -371,6 +398,7 @@ fn send_lent<H: EventHandler>(
     cx: &mut Context<H>,
     input: &[u8],
 ) {
+    slot.link.state.set_lent(false);
     let lent = cx.window.lent_start..cx.window.lent_start + cx.window.lent_len;
     cx.window.lent_len = 0;
     match cx.window.place.take() {
@@ -380,6 +408,22 @@ fn send_lent<H: EventHandler>(
             flush::flush(handler, slot, cx);
         }
         None => flush::flush_with(handler, slot, cx, &input[lent]),
+    }
+}
+
+/// Keeps what was not decoded, unless the connection is closing.
+#[inline(never)]
+fn keep_leftover<H: EventHandler>(
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    leftover: &[u8],
+    need: usize,
+    fresh: bool,
+) {
+    if slot.link.state.is_open() {
+        let inbox = &mut slot.link.state.inbox;
+        inbox.keep(leftover, need, &mut cx.buffers);
+        after_leftover(slot, cx, need, fresh);
     }
 }
 

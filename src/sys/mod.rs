@@ -1,4 +1,4 @@
-//! The operating system: sockets, their options, CPU affinity. The only place where `unsafe` is allowed.
+//! The operating system: sockets, their options, CPU affinity. Whatever differs between platforms is here.
 
 pub(crate) mod affinity;
 pub(crate) mod socket;

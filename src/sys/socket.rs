@@ -1,11 +1,17 @@
 //! Non-blocking stream sockets: TCP and Unix ones differ only in their addresses.
+//!
+//! The hot calls go through rustix, which on Linux makes the system call itself: libc's wrappers are
+//! thread-cancellation points, whose locked instructions come to 45 instructions a call in a process of
+//! several threads.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
-use socket2::{SockAddr, SockRef, Socket};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use socket2::{SockAddr, SockRef, Socket, TcpKeepalive};
 
 use crate::addr::Addr;
 
@@ -17,18 +23,20 @@ impl Stream {
     /// `recv(2)`: how many bytes arrived, 0 at the end of the stream.
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
-        direct::recv(&self.0, into)
+        let (n, _) = rustix::net::recv(&self.0, into, RecvFlags::empty())?;
+        Ok(n)
     }
 
     /// `send(2)`: how many bytes the kernel took. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        direct::send(&self.0, bytes)
+        Ok(rustix::net::send(&self.0, bytes, NO_SIGNAL)?)
     }
 
     /// `sendmsg(2)` of several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.send_vectored_with_flags(slices, NO_SIGNAL)
+        let mut control = SendAncillaryBuffer::default();
+        Ok(rustix::net::sendmsg(&self.0, slices, &mut control, NO_SIGNAL)?)
     }
 
     /// Sends FIN behind everything the kernel has taken.
@@ -66,68 +74,6 @@ impl AsFd for Stream {
     }
 }
 
-/// The two hot system calls without libc's wrappers, which are thread-cancellation points: their locked
-/// instructions come to 45 instructions a call in a process of several threads.
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-#[allow(unsafe_code)]
-mod direct {
-    use super::{AsRawFd, NO_SIGNAL, Socket, io};
-
-    #[inline]
-    pub(super) fn recv(socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
-        // SAFETY: the pointer and length describe a live, writable slice; no address is asked for.
-        let n = unsafe {
-            libc::syscall(
-                libc::SYS_recvfrom,
-                libc::c_long::from(socket.as_raw_fd()),
-                into.as_mut_ptr(),
-                into.len(),
-                0_usize,
-                0_usize,
-                0_usize,
-            )
-        };
-        result(n)
-    }
-
-    #[inline]
-    pub(super) fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        // SAFETY: the pointer and length describe a live slice; no address is given.
-        let n = unsafe {
-            libc::syscall(
-                libc::SYS_sendto,
-                libc::c_long::from(socket.as_raw_fd()),
-                bytes.as_ptr(),
-                bytes.len(),
-                NO_SIGNAL as usize,
-                0_usize,
-                0_usize,
-            )
-        };
-        result(n)
-    }
-
-    #[inline]
-    fn result(n: libc::c_long) -> io::Result<usize> {
-        usize::try_from(n).map_err(|_| io::Error::last_os_error())
-    }
-}
-
-/// The same by libc.
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
-mod direct {
-    use super::{NO_SIGNAL, Socket, io};
-    use std::io::Read;
-
-    pub(super) fn recv(mut socket: &Socket, into: &mut [u8]) -> io::Result<usize> {
-        socket.read(into)
-    }
-
-    pub(super) fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        socket.send_with_flags(bytes, NO_SIGNAL)
-    }
-}
-
 /// Accepts one connection, non-blocking and closed on exec.
 #[cfg(any(
     target_os = "linux",
@@ -138,24 +84,19 @@ mod direct {
     target_os = "dragonfly",
     target_os = "illumos"
 ))]
-#[allow(unsafe_code)]
 pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
-    use std::os::fd::{FromRawFd, OwnedFd};
+    use rustix::net::{SocketFlags, acceptfrom_with};
 
-    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: `try_init` hands over storage and a length that describe each other, and accept4 fills
-    // them as it promises to. A non-negative result is a new descriptor that nothing else owns.
-    let (fd, addr) = unsafe {
-        SockAddr::try_init(|storage, len| {
-            let fd = libc::accept4(listener.as_raw_fd(), storage.cast(), len, flags);
-            if fd < 0 {
-                Err(io::Error::last_os_error())
-            } else {
-                Ok(OwnedFd::from_raw_fd(fd))
-            }
-        })?
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (fd, peer) = acceptfrom_with(listener, flags)?;
+    let peer = match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+        Some(ip) => from_ip(ip),
+        // Unix clients bind no path, as a rule; the few that do are asked for it.
+        None => Socket::from(fd.try_clone()?)
+            .peer_addr()
+            .map_or(Addr::Unix(None), |peer| to_addr(&peer)),
     };
-    Ok((Stream(Socket::from(fd)), to_addr(&addr)))
+    Ok((Stream(Socket::from(fd)), peer))
 }
 
 /// Accepts one connection, non-blocking and closed on exec, where there is no `accept4(2)`.
@@ -178,19 +119,22 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
 pub(crate) const ACCEPT_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
 
 #[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: i32 = libc::MSG_NOSIGNAL;
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 /// Apple's sockets have an option for it, which socket2 sets on each.
 #[cfg(target_vendor = "apple")]
-const NO_SIGNAL: i32 = 0;
+const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 pub(crate) fn to_addr(addr: &SockAddr) -> Addr {
     match addr.as_socket() {
-        Some(mut ip) => {
-            ip.set_ip(ip.ip().to_canonical());
-            Addr::Ip(ip)
-        }
+        Some(ip) => from_ip(ip),
         None => Addr::Unix(addr.as_pathname().map(Into::into)),
     }
+}
+
+/// An IPv4 peer of a dual-stack listener shows as IPv4.
+fn from_ip(mut addr: SocketAddr) -> Addr {
+    addr.set_ip(addr.ip().to_canonical());
+    Addr::Ip(addr)
 }
 
 /// Restricts a socket to one network interface.
@@ -216,7 +160,25 @@ pub(crate) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
 /// Whether `accept(2)` failed for lack of something that closing connections gives back.
 pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
     matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS)
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
     )
+}
+
+/// Whether binding failed because the host has no IPv6.
+pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
+    )
+}
+
+/// The options for probing a silent peer, as far as the platform has them.
+pub(crate) fn keepalive(idle: Duration, interval: Duration, count: u32) -> TcpKeepalive {
+    let keepalive = TcpKeepalive::new().with_time(idle);
+    #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
+    let keepalive = keepalive.with_interval(interval).with_retries(count);
+    #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris"))]
+    let _ = (interval, count);
+    keepalive
 }
