@@ -39,7 +39,7 @@ fn insert_and_expire(c: &mut Criterion) {
                 }
                 while let Some(next) = wheel.next_deadline() {
                     wheel.advance(next);
-                    while let Some(value) = wheel.pop_expired() {
+                    while let Some((_, value)) = wheel.pop_expired() {
                         black_box(value);
                     }
                 }
@@ -62,7 +62,7 @@ fn advance_with_a_million_pending(c: &mut Criterion) {
             b.iter(|| {
                 now += tick;
                 wheel.advance(now);
-                while let Some(value) = wheel.pop_expired() {
+                while let Some((_, value)) = wheel.pop_expired() {
                     wheel.insert(now + random.u64(1..=HOUR), value);
                 }
             });

@@ -474,8 +474,10 @@ impl OutQueue {
 
     /// Forgets everything: the connection is closing without a drain.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
-        pool.release(&mut self.ring);
-        *self = Self::default();
+        if self.len > 0 {
+            pool.release(&mut self.ring);
+            *self = Self::default();
+        }
     }
 
     fn drop_newest(&mut self, n: usize) {

@@ -59,11 +59,17 @@ impl BufferPool {
     }
 
     /// Takes the storage of `ring` back, leaving it empty.
+    #[inline]
     pub fn release(&mut self, ring: &mut Ring) {
-        let storage = ring.take_storage();
+        if ring.capacity() > 0 {
+            self.put_back(ring.take_storage());
+        }
+    }
+
+    fn put_back(&mut self, storage: Box<[u8]>) {
         let size = storage.len();
         self.lent -= size;
-        if size == 0 || self.retained + size > MAX_RETAINED {
+        if self.retained + size > MAX_RETAINED {
             return;
         }
         if let Some(class) = self.classes.get_mut(class_of(size)) {

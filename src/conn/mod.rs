@@ -34,7 +34,7 @@ pub(crate) struct ConnState {
     stalled_since: u64,
     /// The end of the drain, or of the wait for the peer's FIN, or `NEVER`.
     close_by: u64,
-    reason: Option<Box<CloseReason>>,
+    reason: Option<CloseReason>,
     pub(crate) peer: Addr,
 }
 
@@ -267,7 +267,7 @@ impl ConnState {
         }
         self.phase = Phase::Draining;
         self.put(CLOSING, true);
-        self.reason = Some(Box::new(reason));
+        self.reason = Some(reason);
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
@@ -279,17 +279,28 @@ impl ConnState {
         if self.phase != Phase::Closed {
             self.phase = Phase::Aborted;
             self.put(CLOSING, true);
-            self.reason.get_or_insert_with(|| Box::new(reason));
+            self.reason.get_or_insert(reason);
         }
     }
 
     /// The peer does not take the rest: it is lost, and the reason says so.
     pub(crate) fn give_up_draining(&mut self) {
         self.phase = Phase::Aborted;
-        self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
+        self.reason = Some(CloseReason::Timeout(TimeoutKind::Drain));
     }
 
     // What to do next.
+
+    /// Whether the peer has ended its stream and nothing waits to be sent.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.has(PEER_EOF) && self.out.len() == 0
+    }
+
+    /// Whether there is nothing to read, decode, send or tell: only the kernel has changed its mind.
+    #[inline]
+    pub(crate) fn has_nothing_to_do(&self) -> bool {
+        self.flags & (READABLE | DRAIN_DUE) == 0 && self.out.len() == 0 && self.inbox.is_empty()
+    }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
@@ -392,9 +403,17 @@ impl ConnState {
         }
     }
 
-    /// The wait for the peer's FIN may last no longer than until `tick`: the server is shutting down.
-    pub(crate) fn hasten(&mut self, tick: u64) {
-        self.close_by = self.close_by.min(tick);
+    /// Whether all is sent, and FIN with it.
+    pub(crate) fn awaits_fin(&self) -> bool {
+        self.phase == Phase::AwaitingFin
+    }
+
+    /// Lets the wait for the peer's FIN last no longer than until `tick`; says whether it is under way.
+    pub(crate) fn hasten(&mut self, tick: u64) -> bool {
+        if self.awaits_fin() {
+            self.close_by = self.close_by.min(tick);
+        }
+        self.awaits_fin()
     }
 
     // The clock.
@@ -479,7 +498,7 @@ impl ConnState {
         };
         self.out.clear(buffers);
         self.inbox.clear(buffers);
-        let reason = self.reason.take().map_or(CloseReason::Local, |reason| *reason);
+        let reason = self.reason.take().unwrap_or(CloseReason::Local);
         (closed, reason)
     }
 }

@@ -68,6 +68,15 @@ pub(crate) enum Timer<H: EventHandler> {
 
 pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
 
+/// How the connections that were open at the shutdown have ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ending {
+    /// With everything sent.
+    pub(crate) drained: usize,
+    /// With something lost.
+    pub(crate) forced: usize,
+}
+
 /// The reactor's own things.
 pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
@@ -85,6 +94,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) graveyard: Vec<u32>,
     /// The frame that is being handled lies here, and may be written back without a copy.
     pub(crate) window: Window,
+    pub(crate) ending: Ending,
     started: Instant,
     /// When the turn began.
     pub(crate) turn_at: Instant,
@@ -118,6 +128,7 @@ impl<H: EventHandler> Context<H> {
             dirty: Vec::new(),
             graveyard: Vec::new(),
             window: Window::default(),
+            ending: Ending::default(),
             started: now,
             turn_at: now,
             now: 0,
@@ -160,9 +171,12 @@ impl<H: EventHandler> Context<H> {
         if link.state.begin_close(reason, self.now, &self.limits) {
             link.state.inbox.clear(&mut self.buffers);
             self.mark_dirty(&mut link.state);
-            self.set_alarm(link);
-            // What has arrived is read and dropped, so that closing does not answer it with RST.
-            self.mark_ready(&mut link.state);
+            // One that both sides have done with is closed in this turn's flush phase.
+            if !link.state.is_finished() {
+                self.set_alarm(link);
+                // What has arrived is read and dropped, so that closing does not answer it with RST.
+                self.mark_ready(&mut link.state);
+            }
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{COMMAND_BUDGET, Ending, EventLoop, NOBODY, Stage, flush, release};
+use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release};
 use crate::conn::close::CloseReason;
-use crate::handler::context::Timer;
+use crate::handler::context::{Ending, Timer};
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
 
 impl<H: EventHandler> EventLoop<H> {
@@ -103,19 +103,19 @@ impl<H: EventHandler> EventLoop<H> {
         let deadline = self.cx.now.saturating_add(within);
         self.cx.limits.drain = within;
         self.cx.wheel.insert(deadline, Timer::DrainOver);
-        self.ending.drained = self.connections.len();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
                 self.cx.begin_close(&mut slot.link, CloseReason::Shutdown);
+                flush::hasten(slot, &mut self.cx);
             }
         }
     }
 
-    /// The last stage: whatever still drains is reset.
+    /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
     pub(super) fn force_all(&mut self) {
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
-                self.cx.abort(&mut slot.link, CloseReason::Shutdown);
+                flush::force(&mut self.handler, slot, &mut self.cx);
             }
         }
     }
@@ -135,6 +135,6 @@ impl<H: EventHandler> EventLoop<H> {
                 _ => {}
             }
         }
-        self.ending
+        self.cx.ending
     }
 }

@@ -184,10 +184,9 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
     if step == Step::SendFin {
         let sent = link.stream.as_ref().map(|stream| stream.shutdown_write());
         link.state.fin_sent(cx.now, &cx.limits);
-        if cx.engine.is_stopping() {
-            link.state.hasten(cx.now + LAST_FIN);
-        }
         cx.set_alarm(link);
+        hasten(slot, cx);
+        let link = &mut slot.link;
         step = match sent {
             Some(Err(_)) if !link.state.is_open() => Step::Close,
             _ => link.state.next_step(),
@@ -198,6 +197,19 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         Step::Close => close(handler, slot, cx, false),
         Step::Reset => close(handler, slot, cx, true),
     }
+}
+
+/// Once the server stops, the peer's FIN is not awaited for long.
+pub(super) fn hasten<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
+    if cx.engine.is_stopping() && slot.link.state.hasten(cx.now + LAST_FIN) {
+        cx.set_alarm(&mut slot.link);
+    }
+}
+
+/// The server's drain deadline is over.
+pub(super) fn force<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let reset = !slot.link.state.awaits_fin();
+    close(handler, slot, cx, reset);
 }
 
 /// The socket failed: nothing can be sent or received any more.
@@ -257,6 +269,11 @@ pub(super) fn close<H: EventHandler>(
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
     release(cx, &closed.peer);
     cx.graveyard.push(closed.id.slot() as u32);
+    if cx.engine.is_stopping() {
+        let lost = reset || closed.unsent > 0;
+        cx.ending.forced += usize::from(lost);
+        cx.ending.drained += usize::from(!lost);
+    }
     count(&reason, cx);
     end_waits(link, cx);
     if let Some(session) = slot.session.take() {

@@ -21,11 +21,12 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use self::slots::MAX_SLOTS;
+use self::timer::TimerKey;
 use crate::addr::Addr;
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
-use crate::handler::context::{Connections, Context, Link, Slot, Timer};
+use crate::handler::context::{Connections, Context, Ending, Link, Slot, Timer};
 use crate::handler::{Command, Conn, Engine, EventHandler, Reactor};
 use crate::sys::socket::Stream;
 
@@ -36,13 +37,6 @@ pub(crate) const WAKER: Token = Token(usize::MAX);
 const LISTENERS: usize = MAX_SLOTS;
 
 const EVENTS_PER_POLL: usize = 1024;
-
-/// How a reactor ended.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ending {
-    pub(crate) drained: usize,
-    pub(crate) forced: usize,
-}
 
 /// What an event loop is made of.
 pub(crate) struct Parts<H: EventHandler> {
@@ -67,7 +61,6 @@ pub(crate) struct EventLoop<H: EventHandler> {
     scratch: Box<[u8]>,
     commands: VecDeque<Command<H>>,
     stage: Stage,
-    ending: Ending,
     last_tick: Duration,
     turn: Turn,
 }
@@ -106,6 +99,9 @@ enum Stage {
     Draining,
 }
 
+/// How soon a tick that has panicked comes again at the earliest.
+const TICK_AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// The most requests of other threads carried out in one turn.
 const COMMAND_BUDGET: usize = 1024;
 
@@ -125,7 +121,6 @@ impl<H: EventHandler> EventLoop<H> {
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
                 stage: Stage::Running,
-                ending: Ending::default(),
                 last_tick: parts.first_tick,
                 turn: Turn::new(),
             };
@@ -282,12 +277,12 @@ impl<H: EventHandler> EventLoop<H> {
 
     fn run_timers(&mut self) {
         self.cx.wheel.advance(self.cx.now);
-        while let Some(timer) = self.cx.wheel.pop_expired() {
-            self.run_timer(timer);
+        while let Some((key, timer)) = self.cx.wheel.pop_expired() {
+            self.run_timer(key, timer);
         }
     }
 
-    fn run_timer(&mut self, timer: Timer<H>) {
+    fn run_timer(&mut self, key: TimerKey, timer: Timer<H>) {
         let Self {
             handler,
             connections,
@@ -301,17 +296,15 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Timer::User { id, token } => {
-                if let Some(slot) = connections.get(id)
-                    && slot.link.state.is_open()
-                {
+                if let Some(slot) = connections.get(id) {
                     self.turn.serving = id.slot();
-                    serve::fire_timer(handler, slot, cx, token);
+                    serve::fire_timer(handler, slot, cx, key, token);
                     self.turn.serving = NOBODY;
                 }
             }
             Timer::Tick => {
                 // Pending again before the call, so that a panic does not end the ticking.
-                let next = cx.deadline(self.last_tick);
+                let next = cx.deadline(self.last_tick.max(TICK_AFTER_PANIC));
                 let key = cx.wheel.insert(next, Timer::Tick);
                 let delay = handler.tick(&mut Reactor::new(connections, cx));
                 cx.wheel.cancel(key);

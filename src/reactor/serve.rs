@@ -5,6 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::flush;
+use super::timer::TimerKey;
 use crate::buf::outbox::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
@@ -28,7 +29,7 @@ pub(super) fn serve<H: EventHandler>(
         }
     }
     // One that waits on the ready list has its turn there.
-    if !slot.link.state.is_queued() {
+    if !slot.link.state.is_queued() && !slot.link.state.has_nothing_to_do() {
         serve_fully(handler, slot, cx, scratch);
     }
 }
@@ -445,9 +446,15 @@ pub(super) fn fire_timer<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
+    key: TimerKey,
     token: u64,
 ) {
-    if let Some((mut conn, session)) = slot.lend(cx) {
+    if let Some(extras) = &mut slot.link.extras {
+        extras.timers.remove(&key);
+    }
+    if slot.link.state.is_open()
+        && let Some((mut conn, session)) = slot.lend(cx)
+    {
         let action = handler.on_timer(&mut conn, session, token);
         carry_out(action, &mut slot.link, cx, CloseReason::Local);
     }

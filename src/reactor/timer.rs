@@ -158,13 +158,15 @@ impl<T> Wheel<T> {
     /// Takes the next of the timers that [`advance`](Wheel::advance) found due, those of earlier ticks first.
     ///
     /// One inserted with a deadline already past counts as due at the tick of its insert.
-    pub fn pop_expired(&mut self) -> Option<T> {
+    pub fn pop_expired(&mut self) -> Option<(TimerKey, T)> {
         let index = self.expired;
         if index == NIL {
             return None;
         }
         unlink(&mut self.entries, &mut self.expired, index);
-        Some(self.entries.remove(index as usize).value)
+        let entry = self.entries.remove(index as usize);
+        let generation = entry.generation;
+        Some((TimerKey { index, generation }, entry.value))
     }
 
     /// The number of timers, with those expired and not popped.
@@ -277,15 +279,19 @@ mod tests {
 
     use super::*;
 
+    fn pop<T>(wheel: &mut Wheel<T>) -> Option<T> {
+        wheel.pop_expired().map(|(_, value)| value)
+    }
+
     #[test]
     fn timers_expire_at_their_tick_and_not_before() {
         for deadline in [1, 63, 64, 65, 4095, 4096, 1 << 36, (1 << 60) + 1, u64::MAX] {
             let mut wheel = Wheel::new();
             wheel.insert(deadline, ());
             wheel.advance(deadline - 1);
-            assert_eq!(wheel.pop_expired(), None, "{deadline} fired early");
+            assert_eq!(pop(&mut wheel), None, "{deadline} fired early");
             wheel.advance(deadline);
-            assert_eq!(wheel.pop_expired(), Some(()), "{deadline} did not fire");
+            assert_eq!(pop(&mut wheel), Some(()), "{deadline} did not fire");
         }
     }
 
@@ -375,7 +381,7 @@ mod tests {
 
         fn pop(&mut self, count: usize) {
             for _ in 0..count {
-                let popped = self.wheel.pop_expired();
+                let popped = pop(&mut self.wheel);
                 let Some(&(tick, _)) = self.due.first() else {
                     return assert_eq!(popped, None, "fired early");
                 };

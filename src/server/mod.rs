@@ -14,6 +14,7 @@ use self::options::{Mode, Options};
 use crate::acceptor::Acceptor;
 use crate::addr::{Addr, ListenAddr};
 use crate::error::Error;
+use crate::handler::context::Ending;
 use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
 use crate::handler::{Action, Conn, EventHandler, Service, service};
 use crate::metrics::Stats;
@@ -21,7 +22,7 @@ use crate::reactor::admission::Admission;
 use crate::reactor::listeners::Listeners;
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::slots::Liveness;
-use crate::reactor::{Ending, EventLoop, Parts, WAKER, panic_message};
+use crate::reactor::{EventLoop, Parts, WAKER, panic_message};
 use crate::sys::affinity;
 
 /// A server to be: where it listens and under which limits.
