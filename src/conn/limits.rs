@@ -27,6 +27,8 @@ pub(crate) struct Limits {
     pub(crate) max_frame: usize,
     pub(crate) read_budget: usize,
     pub(crate) frame_budget: usize,
+    /// Whether a connection has a limit from its start on.
+    pub(crate) watch_open: bool,
     pub(crate) idle: u64,
     pub(crate) read: u64,
     pub(crate) write_stall: u64,

@@ -227,8 +227,7 @@ pub(super) fn fail<H: EventHandler>(
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut => CloseReason::Reset(error),
         _ => CloseReason::Io(error),
     };
-    slot.link.state.abort(reason);
-    close(handler, slot, cx, false);
+    close_finished(handler, slot, cx, reason);
 }
 
 /// A look at the clock was due.
@@ -247,6 +246,17 @@ pub(super) fn ring_alarm<H: EventHandler>(
         }
         Alarm::FinOver => close(handler, slot, cx, false),
     }
+}
+
+/// Closes a connection that both sides have done with.
+pub(super) fn close_finished<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    reason: CloseReason,
+) {
+    slot.link.state.abort(reason);
+    close(handler, slot, cx, false);
 }
 
 /// Closes the socket and ends the connection; the slot stays until the end of the turn.

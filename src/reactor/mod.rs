@@ -395,7 +395,7 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(slot) = connections.at(slot) {
             slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
             if slot.session.is_some() {
-                cx.set_alarm(&mut slot.link);
+                cx.set_first_alarm(&mut slot.link);
             } else {
                 cx.metrics.refused.add(1);
                 cx.begin_close(&mut slot.link, CloseReason::Local);

@@ -212,6 +212,9 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
         && let Some((mut conn, session)) = slot.lend(cx)
     {
         let action = handler.on_peer_shutdown(&mut conn, session);
+        if action == Action::Close && slot.link.state.is_finished() {
+            return flush::close_finished(handler, slot, cx, CloseReason::Peer);
+        }
         carry_out(action, &mut slot.link, cx, CloseReason::Peer);
     }
     // One that was closing has waited for this.

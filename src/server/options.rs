@@ -426,6 +426,7 @@ impl Options {
             max_frame: self.max_frame,
             read_budget: self.read_budget,
             frame_budget: self.frame_budget,
+            watch_open: self.idle.is_some() || self.handshake.is_some() || self.lifetime.is_some(),
             idle: timeout(self.idle),
             read: timeout(self.read),
             write_stall: timeout(self.write_stall),
