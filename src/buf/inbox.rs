@@ -8,6 +8,7 @@ use super::ring::Ring;
 
 /// A connection's leftover input.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Inbox {
     ring: Ring,
     /// The codec asked not to be called again with fewer bytes than this.

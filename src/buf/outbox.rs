@@ -209,6 +209,7 @@ impl Staged {
 
 /// A connection's output: either staged in the arena, or in its own backlog, never both.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct OutQueue {
     len: usize,
     staged: Staged,

@@ -7,10 +7,11 @@ use std::ops::Range;
 /// The storage is a zeroed box whose length is a power of two (or zero: an empty ring owns nothing).
 /// Growing means moving to larger storage, which [`BufferPool`](super::pool::BufferPool) does.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Ring {
-    storage: Box<[u8]>,
-    head: u32,
     len: u32,
+    head: u32,
+    storage: Box<[u8]>,
 }
 
 /// The largest capacity: indexes are 32 bits wide, and a sum of two of them must not overflow.

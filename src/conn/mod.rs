@@ -17,17 +17,20 @@ use crate::buf::pool::BufferPool;
 use crate::reactor::slots::ConnId;
 
 /// Everything about a connection but its socket, codec and session.
+///
+/// The order is kept: what every message needs comes first, to lie in as few cache lines as possible.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct ConnState {
-    pub(crate) id: ConnId,
-    pub(crate) out: OutQueue,
-    pub(crate) inbox: Inbox,
     flags: u32,
     phase: Phase,
+    pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-    opened_at: u64,
     active_at: u64,
+    pub(crate) out: OutQueue,
+    pub(crate) inbox: Inbox,
+    opened_at: u64,
     /// When the first byte of the incomplete frame in the inbox came, or `NEVER`.
     partial_since: u64,
     /// Since when the kernel has refused output, or `NEVER`.

@@ -36,7 +36,8 @@ pub(crate) const WAKER: Token = Token(usize::MAX);
 /// The token of the first listener; below it are the slots of connections.
 const LISTENERS: usize = MAX_SLOTS;
 
-const EVENTS_PER_POLL: usize = 1024;
+/// Few enough that a connection's lines are still in the cache when the flush phase comes to it.
+const EVENTS_PER_POLL: usize = 128;
 
 /// What an event loop is made of.
 pub(crate) struct Parts<H: EventHandler> {

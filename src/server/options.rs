@@ -74,7 +74,7 @@ impl Default for Options {
                 device: None,
             },
             mailbox: 64 * KIB,
-            read_buffer: 64 * KIB,
+            read_buffer: 80 * KIB,
             read_budget: 256 * KIB,
             frame_budget: 1024,
             max_frame: 16 * MIB,
@@ -213,7 +213,10 @@ impl Server {
 
 /// # Limits
 impl Server {
-    /// The buffer a reactor receives into, in bytes. Default: 64 KiB. One per reactor.
+    /// The buffer a reactor receives into, in bytes. Default: 80 KiB. One per reactor.
+    ///
+    /// A read that fills it has to be followed by another, so it is a little larger than 64 KiB, a
+    /// common size of messages.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.options.read_buffer = bytes;
         self
