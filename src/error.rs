@@ -60,7 +60,10 @@ impl fmt::Display for Error {
             Error::Bind { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Error::Setup { what, source } => write!(f, "cannot make {what}: {source}"),
             Error::Boot { reactor, message } => {
-                write!(f, "the handler of reactor {reactor} panicked while booting: {message}")
+                write!(
+                    f,
+                    "the handler of reactor {reactor} panicked while booting: {message}"
+                )
             }
         }
     }

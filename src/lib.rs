@@ -57,8 +57,8 @@ pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
 pub use crate::conn::limits::OutboundPolicy;
 pub use crate::error::Error;
 pub use crate::handler::{
-    Action, Conn, ConnTimer, Engine, EngineError, EventHandler, Frame, Handle, HandleError, Reactor,
-    Service, WriteError, service,
+    Action, Conn, ConnTimer, Engine, EngineError, EventHandler, Frame, Handle, HandleError,
+    Reactor, Service, WriteError, service,
 };
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;

@@ -190,7 +190,6 @@ impl Arena {
     pub(crate) fn is_full(&self) -> bool {
         self.len > ARENA_CAPACITY / 2
     }
-
 }
 
 /// A connection's stretch of the arena.
@@ -215,6 +214,10 @@ pub(crate) struct OutQueue {
     staged: Staged,
     ring: Ring,
     /// The order of ring stretches and shared bytes; none while all of the backlog is in the ring.
+    #[allow(
+        clippy::box_collection,
+        reason = "few connections have one, and each pays for the field"
+    )]
     order: Option<Box<VecDeque<Segment>>>,
     /// How many of the newest backlog bytes `pre_write` has not been shown.
     unseen: usize,
@@ -308,7 +311,7 @@ impl OutQueue {
         self.enqueue(staged, pool);
     }
 
-    fn enqueue(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+    pub(crate) fn enqueue(&mut self, bytes: &[u8], pool: &mut BufferPool) {
         if bytes.is_empty() {
             return;
         }
@@ -387,8 +390,8 @@ impl OutQueue {
                     let end = offset + len;
                     push(&first[offset.min(first.len())..end.min(first.len())]);
                     push(
-                        &second[offset.saturating_sub(first.len())
-                            ..end.saturating_sub(first.len())],
+                        &second
+                            [offset.saturating_sub(first.len())..end.saturating_sub(first.len())],
                     );
                     offset = end;
                 }
@@ -423,8 +426,8 @@ impl OutQueue {
                     let end = offset + len;
                     rest(&first[offset.min(first.len())..end.min(first.len())]);
                     rest(
-                        &second[offset.saturating_sub(first.len())
-                            ..end.saturating_sub(first.len())],
+                        &second
+                            [offset.saturating_sub(first.len())..end.saturating_sub(first.len())],
                     );
                     offset = end;
                 }

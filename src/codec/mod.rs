@@ -76,10 +76,7 @@ pub trait Codec: 'static {
     ///
     /// A [`FrameError`] when the input can never become a frame: the connection is closed with it as the
     /// reason, after what has been written is sent.
-    fn decode<'a>(
-        &mut self,
-        src: &'a mut [u8],
-    ) -> Result<Decoded<Self::Frame<'a>>, FrameError>;
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Self::Frame<'a>>, FrameError>;
 
     /// Looks for a last frame in `src`, which ends where the peer ended its stream.
     ///
@@ -153,7 +150,10 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FrameError::TooLong { len, max } => {
-                write!(f, "a frame of {len} bytes or more, where at most {max} are allowed")
+                write!(
+                    f,
+                    "a frame of {len} bytes or more, where at most {max} are allowed"
+                )
             }
             FrameError::Malformed { what } => write!(f, "a malformed frame: {what}"),
             FrameError::Other(error) => error.fmt(f),
@@ -184,8 +184,7 @@ impl std::error::Error for FrameError {
 ///
 /// Whatever the codec's [`encode`](Encode::encode) answers.
 pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>, FrameError> {
-    let (mut queue, mut arena, mut pool) =
-        (OutQueue::default(), Arena::empty(), BufferPool::new());
+    let (mut queue, mut arena, mut pool) = (OutQueue::default(), Arena::empty(), BufferPool::new());
     codec.encode(item, &mut Outbox::new(&mut queue, &mut arena, &mut pool))?;
     let mut bytes = Vec::with_capacity(queue.len());
     while queue.len() > 0 {

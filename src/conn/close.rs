@@ -65,7 +65,10 @@ impl fmt::Display for CloseReason {
             CloseReason::Frame(error) => error.fmt(f),
             CloseReason::Timeout(kind) => kind.fmt(f),
             CloseReason::OutboundLimit { queued } => {
-                write!(f, "the peer did not read: {queued} bytes wait, the outbound limit")
+                write!(
+                    f,
+                    "the peer did not read: {queued} bytes wait, the outbound limit"
+                )
             }
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the server shut down"),

@@ -113,7 +113,8 @@ const CLOSING: u32 = 1 << 12;
 const LENT: u32 = 1 << 13;
 
 /// What makes a connection with input more than a matter of reading it.
-const EXTRAORDINARY: u32 = PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
+const EXTRAORDINARY: u32 =
+    PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
 
 impl ConnState {
     pub(crate) fn new(id: ConnId, peer: Addr, now: u64) -> Self {
@@ -281,7 +282,8 @@ impl ConnState {
     pub(crate) fn abort(&mut self, reason: CloseReason) {
         if self.phase != Phase::Closed {
             self.phase = Phase::Aborted;
-            self.put(CLOSING, true);
+            // Nothing more is offered to the kernel.
+            self.flags = self.flags & !WRITABLE | CLOSING;
             self.reason.get_or_insert(reason);
         }
     }
@@ -289,6 +291,7 @@ impl ConnState {
     /// The peer does not take the rest: it is lost, and the reason says so.
     pub(crate) fn give_up_draining(&mut self) {
         self.phase = Phase::Aborted;
+        self.flags &= !WRITABLE;
         self.reason = Some(CloseReason::Timeout(TimeoutKind::Drain));
     }
 
@@ -308,6 +311,10 @@ impl ConnState {
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         !self.has(CLOSING)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
     }
 
     /// The usual case: there is input, all of it is wanted, and nothing waits in any buffer.
@@ -501,7 +508,12 @@ impl ConnState {
         };
         self.out.clear(buffers);
         self.inbox.clear(buffers);
-        let reason = self.reason.take().unwrap_or(CloseReason::Local);
+        let default = if self.has(PEER_EOF) {
+            CloseReason::Peer
+        } else {
+            CloseReason::Local
+        };
+        let reason = self.reason.take().unwrap_or(default);
         (closed, reason)
     }
 }

@@ -14,7 +14,6 @@ use crate::conn::close::CloseReason;
 use crate::conn::limits::OutboundPolicy;
 use crate::reactor::slots::ConnId;
 use crate::reactor::timer::TimerKey;
-use crate::sys::socket::Stream;
 
 /// A connection, as its callbacks see it.
 ///
@@ -52,11 +51,7 @@ pub enum WriteError {
 
 impl<'a, H: EventHandler> Conn<'a, H> {
     #[inline]
-    pub(crate) fn new(
-        link: &'a mut Link,
-        codec: &'a mut H::Codec,
-        cx: &'a mut Context<H>,
-    ) -> Self {
+    pub(crate) fn new(link: &'a mut Link, codec: &'a mut H::Codec, cx: &'a mut Context<H>) -> Self {
         Self { link, codec, cx }
     }
 
@@ -86,7 +81,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// What `getsockname(2)` answers, when the socket is gone already.
     pub fn local_addr(&self) -> io::Result<Addr> {
-        self.stream()?.local_addr()
+        self.link.stream.local_addr()
     }
 
     /// Writes a copy of `bytes`.
@@ -286,7 +281,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// What `setsockopt(2)` answers; Unix sockets have no such option.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
-        self.stream()?.options().set_tcp_nodelay(nodelay)
+        self.link.stream.options().set_tcp_nodelay(nodelay)
     }
 
     /// Turns TCP keepalive probes on or off.
@@ -295,7 +290,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// What `setsockopt(2)` answers.
     pub fn set_keepalive(&self, keepalive: bool) -> io::Result<()> {
-        self.stream()?.options().set_keepalive(keepalive)
+        self.link.stream.options().set_keepalive(keepalive)
     }
 
     /// Sets the size of the kernel's receive buffer, in bytes.
@@ -304,7 +299,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// What `setsockopt(2)` answers.
     pub fn set_recv_buffer(&self, bytes: usize) -> io::Result<()> {
-        self.stream()?.options().set_recv_buffer_size(bytes)
+        self.link.stream.options().set_recv_buffer_size(bytes)
     }
 
     /// Sets the size of the kernel's send buffer, in bytes.
@@ -313,22 +308,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// What `setsockopt(2)` answers.
     pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
-        self.stream()?.options().set_send_buffer_size(bytes)
-    }
-
-    /// Calls `f` with the socket's descriptor, for options this type does not offer. Reading, writing
-    /// and closing are the engine's.
-    ///
-    /// # Errors
-    ///
-    /// `NotConnected` when the socket is gone already.
-    pub fn with_fd<R>(&self, f: impl FnOnce(BorrowedFd<'_>) -> R) -> io::Result<R> {
-        Ok(f(self.stream()?.as_fd()))
-    }
-
-    fn stream(&self) -> io::Result<&Stream> {
-        let stream = self.link.stream.as_ref();
-        stream.ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.link.stream.options().set_send_buffer_size(bytes)
     }
 
     #[inline]
@@ -393,6 +373,13 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 }
 
+/// The socket, for options that `Conn` does not offer. Reading, writing and closing are the engine's.
+impl<H: EventHandler> AsFd for Conn<'_, H> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.stream.as_fd()
+    }
+}
+
 /// Below this size a copy is cheaper than a system call of its own.
 const LEND_MIN: usize = 16 << 10;
 
@@ -401,7 +388,10 @@ impl fmt::Display for WriteError {
         match self {
             WriteError::Closed => f.write_str("the connection is closed"),
             WriteError::Full { queued, limit } => {
-                write!(f, "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain")
+                write!(
+                    f,
+                    "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain"
+                )
             }
             WriteError::Frame(error) => error.fmt(f),
         }

@@ -38,8 +38,8 @@ impl<H: EventHandler> Tenant for Slot<H> {
 /// A connection's state and its socket.
 #[repr(C)]
 pub(crate) struct Link {
-    /// None once it is closed.
-    pub(crate) stream: Option<Stream>,
+    /// Dropped, and so closed, with the slot at the end of the turn.
+    pub(crate) stream: Stream,
     pub(crate) extras: Option<Box<Extras>>,
     pub(crate) state: ConnState,
     /// The pending look at the clock, and when it is due.

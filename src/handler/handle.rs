@@ -33,9 +33,10 @@ pub enum HandleError {
 /// Called with what became of a write.
 pub(crate) type Completion = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
-type ConnTask<H> = Box<
-    dyn FnOnce(&mut H, &mut Conn<'_, H>, &mut <H as EventHandler>::Session) + Send,
->;
+type ConnTask<H> =
+    Box<dyn FnOnce(&mut H, &mut Conn<'_, H>, &mut <H as EventHandler>::Session) + Send>;
+
+type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 
 /// What a reactor is asked by other threads.
 pub(crate) enum Command<H: EventHandler> {
@@ -47,7 +48,7 @@ pub(crate) enum Command<H: EventHandler> {
     Close(ConnId),
     Abort(ConnId),
     OnConn(ConnId, ConnTask<H>),
-    OnReactor(Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>),
+    OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
     Shutdown,
 }
@@ -101,7 +102,12 @@ impl<H: EventHandler> Handle<H> {
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
         let done = Box::new(done);
-        self.request(Command::WriteThen(self.id, bytes.into(), Moment::Accepted, done))
+        self.request(Command::WriteThen(
+            self.id,
+            bytes.into(),
+            Moment::Accepted,
+            done,
+        ))
     }
 
     /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes,
@@ -116,7 +122,12 @@ impl<H: EventHandler> Handle<H> {
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
         let done = Box::new(done);
-        self.request(Command::WriteThen(self.id, bytes.into(), Moment::Flushed, done))
+        self.request(Command::WriteThen(
+            self.id,
+            bytes.into(),
+            Moment::Flushed,
+            done,
+        ))
     }
 
     /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item the

@@ -50,8 +50,8 @@ use crate::reactor::slots::ConnId;
 
 pub use self::conn::{Conn, ConnTimer, WriteError};
 pub use self::engine::{Engine, EngineError};
-pub use self::handle::{Handle, HandleError};
 pub(crate) use self::handle::{Command, Completion, Moment};
+pub use self::handle::{Handle, HandleError};
 pub use self::reactor::Reactor;
 pub use self::service::{Service, service};
 

@@ -32,16 +32,13 @@ pub(super) fn flush_inline<H: EventHandler>(
     let Slot { link, session, .. } = &mut *slot;
     let state = &mut link.state;
     let staged = state.out.staged();
-    if let Some(stream) = &link.stream
-        && !staged.is_empty()
-        && state.is_writable()
-    {
+    if !staged.is_empty() && state.is_writable() {
         let bytes = cx.arena.get(staged);
         if let Some(session) = session {
             handler.pre_write(state.id, session, bytes);
         }
         let nothing_follows = state.is_plain() && link.extras.is_none();
-        match stream.send(bytes) {
+        match link.stream.send(bytes) {
             Ok(n) if n == bytes.len() => {
                 cx.metrics.bytes_out.add(n as u64);
                 state.on_staged_sent(n, cx.now);
@@ -80,18 +77,18 @@ pub(super) fn flush_with<H: EventHandler>(
     lent: &[u8],
 ) {
     let Slot { link, session, .. } = &mut *slot;
-    let Some(stream) = &link.stream else {
-        return;
-    };
-    let state = &mut link.state;
+    let Link { stream, state, .. } = link;
+    if !state.is_writable() {
+        state.out.unstage(&cx.arena, &mut cx.buffers);
+        state.out.enqueue(lent, &mut cx.buffers);
+        return flush_backlog(handler, slot, cx);
+    }
     let staged = cx.arena.get(state.out.staged());
     if let Some(session) = session {
         handler.pre_write(state.id, session, staged);
         handler.pre_write(state.id, session, lent);
     }
-    let sent = if !state.is_writable() {
-        Ok(0)
-    } else if staged.is_empty() {
+    let sent = if staged.is_empty() {
         stream.send(lent)
     } else {
         stream.send_vectored(&[IoSlice::new(staged), IoSlice::new(lent)])
@@ -102,7 +99,9 @@ pub(super) fn flush_with<H: EventHandler>(
     if staged_from == staged.len() {
         state.out.staged_sent();
     } else {
-        state.out.staged_refused(staged_from, &cx.arena, &mut cx.buffers);
+        state
+            .out
+            .staged_refused(staged_from, &cx.arena, &mut cx.buffers);
     }
     state.out.enqueue_seen(&lent[lent_from..], &mut cx.buffers);
     if let Err(error) = on_sent(slot, cx, sent) {
@@ -115,7 +114,7 @@ pub(super) fn flush_with<H: EventHandler>(
 #[inline(never)]
 fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let state = &mut slot.link.state;
-    if slot.link.stream.is_none() {
+    if state.is_closed() {
         return;
     }
     if !state.is_writable() {
@@ -124,13 +123,12 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
     let mut offered = 0;
     while slot.link.state.can_send_backlog() && offered < WRITE_BUDGET {
         let Slot { link, session, .. } = &mut *slot;
-        let Some(stream) = &link.stream else {
-            return;
-        };
-        let state = &mut link.state;
+        let Link { stream, state, .. } = link;
         if let Some(session) = session {
             let id = state.id;
-            state.out.show_unseen(|bytes| handler.pre_write(id, session, bytes));
+            state
+                .out
+                .show_unseen(|bytes| handler.pre_write(id, session, bytes));
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let count = state.out.slices(&mut slices);
@@ -182,13 +180,13 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
     let link = &mut slot.link;
     let mut step = link.state.next_step();
     if step == Step::SendFin {
-        let sent = link.stream.as_ref().map(|stream| stream.shutdown_write());
+        let sent = link.stream.shutdown_write();
         link.state.fin_sent(cx.now, &cx.limits);
         cx.set_alarm(link);
         hasten(slot, cx);
         let link = &mut slot.link;
         step = match sent {
-            Some(Err(_)) if !link.state.is_open() => Step::Close,
+            Err(_) if !link.state.is_open() => Step::Close,
             _ => link.state.next_step(),
         };
     }
@@ -259,7 +257,7 @@ pub(super) fn close_finished<H: EventHandler>(
     close(handler, slot, cx, false);
 }
 
-/// Closes the socket and ends the connection; the slot stays until the end of the turn.
+/// Ends the connection; its slot and its socket go at the end of the turn.
 pub(super) fn close<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
@@ -267,13 +265,11 @@ pub(super) fn close<H: EventHandler>(
     reset: bool,
 ) {
     let link = &mut slot.link;
-    let Some(stream) = link.stream.take() else {
+    if link.state.is_closed() {
         return;
-    };
+    }
     if reset {
-        stream.reset();
-    } else {
-        drop(stream);
+        link.stream.reset_on_close();
     }
     let (closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
@@ -320,7 +316,11 @@ fn end_waits<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
 
 /// Tells those whose write is in the kernel by now.
 fn complete_flushed<H: EventHandler>(extras: &mut Extras, sent: u64, cx: &Context<H>) {
-    while extras.flushes.front().is_some_and(|(position, _)| *position <= sent) {
+    while extras
+        .flushes
+        .front()
+        .is_some_and(|(position, _)| *position <= sent)
+    {
         if let Some((_, done)) = extras.flushes.pop_front() {
             complete(done, Ok(()), cx);
         }

@@ -130,11 +130,7 @@ impl Listeners {
             })
         };
         Ok(Self {
-            listeners: self
-                .listeners
-                .iter()
-                .map(copy)
-                .collect::<io::Result<_>>()?,
+            listeners: self.listeners.iter().map(copy).collect::<io::Result<_>>()?,
             options: self.options.clone(),
             ..Self::default()
         })
@@ -268,11 +264,7 @@ impl Keepalive {
 }
 
 /// Listens on the first of the addresses that can be bound.
-fn bind_tcp(
-    addrs: &[SocketAddr],
-    family: Family,
-    options: &SocketOptions,
-) -> io::Result<Listener> {
+fn bind_tcp(addrs: &[SocketAddr], family: Family, options: &SocketOptions) -> io::Result<Listener> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     for addr in addrs {
         let dual_stack = family == Family::Any && addr.ip().is_unspecified();

@@ -3,9 +3,9 @@
 pub(crate) mod admission;
 mod commands;
 mod flush;
-mod serve;
 pub(crate) mod listeners;
 pub(crate) mod mailbox;
+mod serve;
 pub(crate) mod slots;
 pub(crate) mod timer;
 
@@ -384,7 +384,7 @@ impl<H: EventHandler> EventLoop<H> {
         let slot = connections.insert(Slot {
             link: Link {
                 state: ConnState::new(id, peer, cx.now),
-                stream: Some(stream),
+                stream,
                 alarm: None,
                 extras: None,
             },

@@ -11,7 +11,6 @@ use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
-use crate::sys::socket::Stream;
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
 #[inline(always)]
@@ -65,9 +64,7 @@ pub(super) fn serve_fully<H: EventHandler>(
             }
             let inbox = &mut slot.link.state.inbox;
             match inbox.move_to(scratch, &mut cx.buffers) {
-                Some(kept) => {
-                    receive::<H, false>(handler, slot, cx, scratch, kept, &mut frames)
-                }
+                Some(kept) => receive::<H, false>(handler, slot, cx, scratch, kept, &mut frames),
                 None => receive_rest(handler, slot, cx, &mut frames),
             }
         } else if slot.link.state.discards_input() {
@@ -98,11 +95,8 @@ fn receive<H: EventHandler, const HOT: bool>(
     kept: usize,
     frames: &mut usize,
 ) -> usize {
-    let Some(stream) = &slot.link.stream else {
-        return 0;
-    };
     let asked = scratch.len() - kept;
-    let received = stream.recv(&mut scratch[kept..]);
+    let received = slot.link.stream.recv(&mut scratch[kept..]);
     let n = match received {
         Ok(n) if n > 0 => n,
         received => {
@@ -137,10 +131,7 @@ fn receive_rest<H: EventHandler>(
     cx: &mut Context<H>,
     frames: &mut usize,
 ) -> usize {
-    let Some(stream) = &slot.link.stream else {
-        return 0;
-    };
-    let state = &mut slot.link.state;
+    let Link { stream, state, .. } = &mut slot.link;
     let spare = state.inbox.spare_mut(&mut cx.buffers);
     let asked = spare.len();
     match stream.recv(spare) {
@@ -167,10 +158,7 @@ fn discard<H: EventHandler>(
     cx: &mut Context<H>,
     scratch: &mut [u8],
 ) -> usize {
-    let Some(stream) = &slot.link.stream else {
-        return 0;
-    };
-    match stream.recv(scratch) {
+    match slot.link.stream.recv(scratch) {
         Ok(n) if n > 0 => {
             slot.link.state.on_read(n, scratch.len(), cx.now);
             cx.metrics.bytes_in.add(n as u64);
@@ -223,16 +211,12 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
 
 /// The event said that the connection is broken. A read would show it, unless input is not wanted now.
 #[cold]
-pub(super) fn on_error<H: EventHandler>(
-    handler: &mut H,
-    slot: &mut Slot<H>,
-    cx: &mut Context<H>,
-) {
+pub(super) fn on_error<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let state = &mut slot.link.state;
     state.on_event(true, false, false);
     if state.is_open()
         && (state.saw_peer_eof() || !state.wants_frames(cx.limits.policy))
-        && let Some(error) = slot.link.stream.as_ref().and_then(Stream::take_error)
+        && let Some(error) = slot.link.stream.take_error()
     {
         flush::fail(handler, slot, cx, error);
     }
@@ -268,8 +252,13 @@ fn decode_inbox<H: EventHandler>(
 /// What a look at the input came to.
 enum Found {
     /// A frame, which the handler has had.
-    Frame { taken: usize, action: Action },
-    Partial { at_least: usize },
+    Frame {
+        taken: usize,
+        action: Action,
+    },
+    Partial {
+        at_least: usize,
+    },
     Malformed(FrameError),
 }
 

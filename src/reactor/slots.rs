@@ -48,7 +48,13 @@ impl ConnId {
 
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.reactor(), self.slot(), self.generation())
+        write!(
+            f,
+            "{}.{}.{}",
+            self.reactor(),
+            self.slot(),
+            self.generation()
+        )
     }
 }
 
@@ -103,7 +109,9 @@ impl<T: Tenant> Slots<T> {
 
     /// The connection of that name, unless it is gone.
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
-        self.slab.get_mut(id.slot()).filter(|tenant| tenant.id() == id)
+        self.slab
+            .get_mut(id.slot())
+            .filter(|tenant| tenant.id() == id)
     }
 
     pub(crate) fn remove(&mut self, slot: usize) -> Option<T> {
@@ -135,7 +143,8 @@ impl Liveness {
     }
 
     pub(crate) fn set_open(&self, id: ConnId) {
-        self.entry(id.slot()).store(id.generation(), Ordering::Release);
+        self.entry(id.slot())
+            .store(id.generation(), Ordering::Release);
     }
 
     pub(crate) fn set_closed(&self, id: ConnId) {
@@ -152,7 +161,9 @@ impl Liveness {
     fn entry(&self, slot: usize) -> &AtomicU32 {
         let (chunk, offset) = locate(slot);
         let entries = self.chunks[chunk].get_or_init(|| {
-            (0..FIRST_CHUNK << chunk).map(|_| AtomicU32::new(0)).collect()
+            (0..FIRST_CHUNK << chunk)
+                .map(|_| AtomicU32::new(0))
+                .collect()
         });
         &entries[offset]
     }

@@ -156,9 +156,15 @@ impl Server {
             dealer = Some(listeners);
         } else {
             for _ in 1..count {
-                accepts.push(listeners.sibling().map_err(|source| Error::Bind {
-                    addr: addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-                    source,
+                accepts.push(listeners.sibling().map_err(|source| {
+                    Error::Bind {
+                        addr: addrs
+                            .iter()
+                            .map(ToString::to_string)
+                            .collect::<Vec<_>>()
+                            .join(", "),
+                        source,
+                    }
                 })?);
             }
             accepts.insert(0, listeners);
@@ -195,7 +201,7 @@ impl Server {
             let cpu = options.pin.then_some(index);
             let factory = factory.clone();
             let booted = booted.clone();
-            let body = move || run_reactor(parts, &*factory, cpu, &booted);
+            let body = move || run_reactor(parts, &*factory, cpu, booted);
             let thread = thread::Builder::new().name(format!("epicycle-{index}"));
             running
                 .reactors
@@ -239,7 +245,7 @@ fn run_reactor<H: EventHandler>(
     parts: Parts<H>,
     factory: &dyn Fn(usize) -> H,
     cpu: Option<usize>,
-    booted: &mpsc::Sender<Result<(), Error>>,
+    booted: mpsc::Sender<Result<(), Error>>,
 ) -> Ending {
     let reactor = parts.index;
     if let Some(cpu) = cpu
@@ -251,6 +257,7 @@ fn run_reactor<H: EventHandler>(
         Ok(event_loop) => {
             // The starter may have given up over another reactor; the loop then finds it is to stop.
             let _ = booted.send(Ok(()));
+            drop(booted);
             event_loop.run()
         }
         Err(panic) => {

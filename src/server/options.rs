@@ -112,13 +112,21 @@ impl Server {
     /// connections by a hash of their addresses, so few clients may spread unevenly, and the balance
     /// policy has no say. On Unix sockets the reactors share one listener.
     pub fn reuse_port(mut self, on: bool) -> Self {
-        self.options.mode = if on { Mode::ReusePort } else { Mode::MainReactor };
+        self.options.mode = if on {
+            Mode::ReusePort
+        } else {
+            Mode::MainReactor
+        };
         self
     }
 
     /// Runs everything on one thread, accepting included. Default: off; also what one reactor does.
     pub fn single_loop(mut self, on: bool) -> Self {
-        self.options.mode = if on { Mode::SingleLoop } else { Mode::MainReactor };
+        self.options.mode = if on {
+            Mode::SingleLoop
+        } else {
+            Mode::MainReactor
+        };
         self
     }
 
@@ -360,7 +368,9 @@ impl Options {
         {
             return bad(
                 "reactors",
-                format!("{reactors} is not from 1 to {MAX_REACTORS}; leave it out for one per core"),
+                format!(
+                    "{reactors} is not from 1 to {MAX_REACTORS}; leave it out for one per core"
+                ),
             );
         }
         if self.mode == Mode::SingleLoop && self.reactors.is_some_and(|n| n > 1) {
@@ -372,23 +382,37 @@ impl Options {
         }
         if self.read_buffer < 16 * KIB || self.read_buffer > 16 * MIB {
             let size = self.read_buffer;
-            return bad("read_buffer", format!("{size} bytes is not from 16 KiB to 16 MiB"));
+            return bad(
+                "read_buffer",
+                format!("{size} bytes is not from 16 KiB to 16 MiB"),
+            );
         }
-        for (name, value) in [("max_frame", self.max_frame), ("outbound_limit", self.outbound_limit)]
-        {
+        for (name, value) in [
+            ("max_frame", self.max_frame),
+            ("outbound_limit", self.outbound_limit),
+        ] {
             if value > ring::MAX_CAPACITY / 2 {
-                return bad(name, format!("{value} bytes is more than 512 MiB, the most possible"));
+                return bad(
+                    name,
+                    format!("{value} bytes is more than 512 MiB, the most possible"),
+                );
             }
         }
         if let Some(low) = self.low_water
             && low >= self.high_water
         {
             let high = self.high_water;
-            return bad("low_water", format!("{low} is not below the high-water mark, {high}"));
+            return bad(
+                "low_water",
+                format!("{low} is not below the high-water mark, {high}"),
+            );
         }
         if self.high_water > self.outbound_limit {
             let (high, limit) = (self.high_water, self.outbound_limit);
-            return bad("high_water", format!("{high} is above the outbound limit, {limit}"));
+            return bad(
+                "high_water",
+                format!("{high} is above the outbound limit, {limit}"),
+            );
         }
         if self.pin && !affinity::SUPPORTED {
             return bad("pin_to_cpus", "this platform cannot pin threads".into());
@@ -405,7 +429,10 @@ impl Options {
         ];
         for (name, timeout) in timeouts {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
-                return bad(name, "zero would close every connection at once; leave it out for never".into());
+                return bad(
+                    name,
+                    "zero would close every connection at once; leave it out for never".into(),
+                );
             }
         }
         Ok(())

@@ -36,7 +36,12 @@ impl Stream {
     /// `sendmsg(2)` of several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut control = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(&self.0, slices, &mut control, NO_SIGNAL)?)
+        Ok(rustix::net::sendmsg(
+            &self.0,
+            slices,
+            &mut control,
+            NO_SIGNAL,
+        )?)
     }
 
     /// Sends FIN behind everything the kernel has taken.
@@ -44,8 +49,8 @@ impl Stream {
         self.0.shutdown(Shutdown::Write)
     }
 
-    /// Closes with RST, dropping whatever is still on its way.
-    pub(crate) fn reset(self) {
+    /// Makes the close send RST and drop whatever is still on its way.
+    pub(crate) fn reset_on_close(&self) {
         // A socket that is gone already cannot take the option, and needs none.
         let _ = self.0.set_linger(Some(Duration::ZERO));
     }
@@ -85,16 +90,22 @@ impl AsFd for Stream {
     target_os = "illumos"
 ))]
 pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
-    use rustix::net::{SocketFlags, acceptfrom_with};
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, acceptfrom_with};
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = acceptfrom_with(listener, flags)?;
-    let peer = match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
-        Some(ip) => from_ip(ip),
-        // Unix clients bind no path, as a rule; the few that do are asked for it.
-        None => Socket::from(fd.try_clone()?)
-            .peer_addr()
-            .map_or(Addr::Unix(None), |peer| to_addr(&peer)),
+    let peer = match peer {
+        Some(peer) if peer.address_family() != AddressFamily::UNIX => {
+            from_ip(SocketAddr::try_from(peer)?)
+        }
+        peer => Addr::Unix(peer.and_then(|peer| {
+            let unix = SocketAddrUnix::try_from(peer).ok()?;
+            Some(Path::new(OsStr::from_bytes(unix.path_bytes()?)).into())
+        })),
     };
     Ok((Stream(Socket::from(fd)), peer))
 }

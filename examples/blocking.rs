@@ -1,0 +1,103 @@
+//! An echo of lines whose work takes a second, done in a worker pool so that no reactor waits for it.
+//! Try `nc 127.0.0.1 9000` from several terminals.
+
+mod util;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use clap::Parser;
+use epicycle::codec::Lines;
+use epicycle::{Action, Conn, EventHandler, WorkerPool};
+
+/// An echo server with slow work.
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: util::Listen,
+    /// How long the work on a line takes: 500ms, 1s, 2m
+    #[arg(long, default_value = "1s", value_parser = util::period)]
+    work: Duration,
+    /// How many threads work
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    workers: usize,
+    /// How many lines may wait for a worker
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    queue: usize,
+}
+
+struct Slow {
+    pool: WorkerPool,
+    work: Duration,
+}
+
+/// How many lines of a connection are being worked on.
+type Pending = usize;
+
+impl EventHandler for Slow {
+    type Codec = Lines;
+    type Session = Pending;
+
+    fn codec(&mut self) -> Lines {
+        Lines::new()
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<Pending> {
+        Some(0)
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, pending: &mut Pending, line: &[u8]) -> Action {
+        let handle = conn.handle();
+        let line = line.to_vec();
+        let work = self.work;
+        let job = move || {
+            thread::sleep(work);
+            // Fails when the client has gone meanwhile; then there is nobody to answer.
+            let _ = handle.run(move |_, conn, pending| answer(conn, pending, &line));
+        };
+        // Jobs with the same key are done in order, and so are this connection's answers.
+        match self.pool.submit_ordered(conn.id().as_u64(), job) {
+            Ok(()) => {
+                *pending += 1;
+                Action::Continue
+            }
+            Err(rejected) => conn.send(format!("sorry: {rejected}")).into(),
+        }
+    }
+
+    /// A client that has said everything still gets its answers.
+    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, pending: &mut Pending) -> Action {
+        if *pending > 0 {
+            Action::Continue
+        } else {
+            Action::Close
+        }
+    }
+}
+
+/// Runs on the reactor again, when the work on a line is done.
+fn answer(conn: &mut Conn<'_, Slow>, pending: &mut Pending, line: &[u8]) {
+    *pending -= 1;
+    let sent = conn.send(line);
+    if sent.is_err() || (*pending == 0 && conn.peer_has_shut_down()) {
+        conn.close();
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let pool = WorkerPool::builder()
+        .threads(flags.workers)
+        .queue(flags.queue);
+    let pool = match pool.build() {
+        Ok(pool) => pool,
+        Err(error) => return util::fail("blocking", error),
+    };
+    let work = flags.work;
+    let make = move |_reactor| Slow {
+        pool: pool.clone(),
+        work,
+    };
+    util::run("blocking", flags.listen.server(), make)
+}

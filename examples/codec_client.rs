@@ -1,0 +1,95 @@
+//! Sends frames to the example `codec_server` and checks the answers, over an ordinary blocking socket.
+
+use std::error::Error;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use epicycle::codec::{Codec, Decoded, LengthField, encode_to_vec};
+
+/// A client for codec_server.
+#[derive(Parser)]
+struct Flags {
+    /// The server, as HOST:PORT
+    #[arg(long, default_value = "127.0.0.1:9000")]
+    addr: String,
+    /// How many frames to send
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    count: u64,
+}
+
+/// A connection that speaks in frames.
+struct Client {
+    stream: TcpStream,
+    codec: LengthField,
+    /// What has arrived and is not yet consumed.
+    input: Vec<u8>,
+}
+
+impl Client {
+    fn connect(addr: &str) -> Result<Self, Box<dyn Error>> {
+        let problem = |error| format!("cannot connect to {addr}: {error}");
+        let stream = TcpStream::connect(addr).map_err(problem)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        Ok(Self {
+            stream,
+            codec: LengthField::default(),
+            input: Vec::new(),
+        })
+    }
+
+    fn send(&mut self, payload: &[u8]) -> Result<(), Box<dyn Error>> {
+        let frame = encode_to_vec(&mut self.codec, payload)?;
+        Ok(self.stream.write_all(&frame)?)
+    }
+
+    fn receive(&mut self) -> Result<Vec<u8>, Box<dyn Error>> {
+        let mut chunk = [0; 4096];
+        loop {
+            // A codec is never asked about nothing.
+            if !self.input.is_empty()
+                && let Decoded::Frame { frame, consumed } = self.codec.decode(&mut self.input)?
+            {
+                let payload = frame.to_vec();
+                self.input.drain(..consumed);
+                return Ok(payload);
+            }
+            match self.stream.read(&mut chunk)? {
+                0 => return Err("the server has closed the connection".into()),
+                n => self.input.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
+    let mut client = Client::connect(&flags.addr)?;
+    let start = Instant::now();
+    for n in 0..flags.count {
+        // Of all lengths, short and long.
+        let payload = format!("frame {n} {}", "x".repeat(n as usize % 10_000));
+        client.send(payload.as_bytes())?;
+        if client.receive()? != payload.to_ascii_uppercase().as_bytes() {
+            return Err(format!("frame {n} came back wrong").into());
+        }
+    }
+    println!(
+        "codec_client: {} frames, all answered right, in {:.1?}",
+        flags.count,
+        start.elapsed()
+    );
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("codec_client: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

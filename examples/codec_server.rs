@@ -1,0 +1,50 @@
+//! Answers each frame with the same in upper case. A frame is a 4-byte big-endian length and as many bytes.
+//! Try it with the example `codec_client`.
+
+mod util;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use epicycle::codec::LengthField;
+use epicycle::{Action, Conn, EventHandler};
+
+/// A server that speaks in length-field frames.
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: util::Listen,
+}
+
+#[derive(Default)]
+struct Upper {
+    /// The answer under construction, kept for its memory.
+    answer: Vec<u8>,
+}
+
+impl EventHandler for Upper {
+    type Codec = LengthField;
+    type Session = ();
+
+    fn codec(&mut self) -> LengthField {
+        LengthField::default()
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: &[u8]) -> Action {
+        self.answer.clear();
+        self.answer.extend_from_slice(frame);
+        self.answer.make_ascii_uppercase();
+        conn.send(&self.answer).into()
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    util::run("codec_server", flags.listen.server(), |_reactor| {
+        Upper::default()
+    })
+}

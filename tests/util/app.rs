@@ -1,0 +1,322 @@
+//! A handler made of closures, which writes down what happens to it.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, Lines, Raw};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnId, EventHandler, Outbox, Reactor, Running, Server,
+};
+
+use super::await_some;
+
+/// A connection's session.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) number: u64,
+    pub(crate) any: Option<Box<dyn Any>>,
+}
+
+/// One of the codecs.
+#[derive(Clone, Debug)]
+pub(crate) enum Cut {
+    Raw,
+    Lines(Lines),
+    Length(LengthField),
+}
+
+impl Codec for Cut {
+    type Frame<'a> = &'a [u8];
+
+    const IMMUTABLE_FRAMES: bool = true;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        match self {
+            Cut::Raw => Raw.decode(src),
+            Cut::Lines(lines) => lines.decode(src),
+            Cut::Length(length) => length.decode(src),
+        }
+    }
+
+    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        match self {
+            Cut::Raw => Raw.decode_eof(src),
+            Cut::Lines(lines) => lines.decode_eof(src),
+            Cut::Length(length) => length.decode_eof(src),
+        }
+    }
+}
+
+impl<T: AsRef<[u8]>> Encode<T> for Cut {
+    fn encode(&mut self, item: T, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        match self {
+            Cut::Raw => Raw.encode(item, dst),
+            Cut::Lines(lines) => lines.encode(item, dst),
+            Cut::Length(length) => length.encode(item, dst),
+        }
+    }
+}
+
+type Plain = Box<dyn FnMut(&mut Conn<'_, App>, &mut Session) -> Action>;
+
+/// An echo whose every callback can be replaced.
+pub(crate) struct App {
+    log: Arc<Log>,
+    codec: Cut,
+    on_boot: Box<dyn FnMut(&mut Reactor<'_, App>)>,
+    on_open: Box<dyn FnMut(&mut Conn<'_, App>) -> bool>,
+    react: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, &[u8]) -> Action>,
+    pre_write: Box<dyn FnMut(ConnId, &[u8])>,
+    on_drain: Plain,
+    on_peer_shutdown: Plain,
+    on_timer: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action>,
+    on_close: Box<dyn FnMut(&Closed, &CloseReason)>,
+    tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
+    on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
+}
+
+impl App {
+    pub(crate) fn echo(log: &Arc<Log>) -> Self {
+        Self {
+            log: log.clone(),
+            codec: Cut::Raw,
+            on_boot: Box::new(|_| {}),
+            on_open: Box::new(|_| true),
+            react: Box::new(|conn, _, frame| conn.write(frame).into()),
+            pre_write: Box::new(|_, _| {}),
+            on_drain: Box::new(|_, _| Action::Continue),
+            on_peer_shutdown: Box::new(|_, _| Action::Close),
+            on_timer: Box::new(|_, _, _| Action::Continue),
+            on_close: Box::new(|_, _| {}),
+            tick: Box::new(|_| None),
+            on_shutdown: Box::new(|_| {}),
+        }
+    }
+
+    pub(crate) fn codec(mut self, codec: Cut) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    pub(crate) fn on_boot(mut self, f: impl FnMut(&mut Reactor<'_, App>) + 'static) -> Self {
+        self.on_boot = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_open(mut self, f: impl FnMut(&mut Conn<'_, App>) -> bool + 'static) -> Self {
+        self.on_open = Box::new(f);
+        self
+    }
+
+    pub(crate) fn react(
+        mut self,
+        f: impl FnMut(&mut Conn<'_, App>, &mut Session, &[u8]) -> Action + 'static,
+    ) -> Self {
+        self.react = Box::new(f);
+        self
+    }
+
+    pub(crate) fn pre_write(mut self, f: impl FnMut(ConnId, &[u8]) + 'static) -> Self {
+        self.pre_write = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_drain(
+        mut self,
+        f: impl FnMut(&mut Conn<'_, App>, &mut Session) -> Action + 'static,
+    ) -> Self {
+        self.on_drain = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_peer_shutdown(
+        mut self,
+        f: impl FnMut(&mut Conn<'_, App>, &mut Session) -> Action + 'static,
+    ) -> Self {
+        self.on_peer_shutdown = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_timer(
+        mut self,
+        f: impl FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action + 'static,
+    ) -> Self {
+        self.on_timer = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_close(mut self, f: impl FnMut(&Closed, &CloseReason) + 'static) -> Self {
+        self.on_close = Box::new(f);
+        self
+    }
+
+    pub(crate) fn tick(
+        mut self,
+        f: impl FnMut(&mut Reactor<'_, App>) -> Option<Duration> + 'static,
+    ) -> Self {
+        self.tick = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_shutdown(mut self, f: impl FnMut(&mut Reactor<'_, App>) + 'static) -> Self {
+        self.on_shutdown = Box::new(f);
+        self
+    }
+}
+
+impl EventHandler for App {
+    type Codec = Cut;
+    type Session = Session;
+
+    fn codec(&mut self) -> Cut {
+        self.codec.clone()
+    }
+
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        (self.on_boot)(reactor);
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session> {
+        self.log.note(conn.id(), What::Open);
+        (self.on_open)(conn).then(Session::default)
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, frame: &[u8]) -> Action {
+        self.log.note(conn.id(), What::Frame(frame.len()));
+        (self.react)(conn, session, frame)
+    }
+
+    fn pre_write(&mut self, id: ConnId, _session: &mut Session, bytes: &[u8]) {
+        (self.pre_write)(id, bytes);
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
+        self.log.note(conn.id(), What::Drain);
+        (self.on_drain)(conn, session)
+    }
+
+    fn on_peer_shutdown(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
+        self.log.note(conn.id(), What::PeerShutdown);
+        (self.on_peer_shutdown)(conn, session)
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, token: u64) -> Action {
+        self.log.note(conn.id(), What::Timer(token));
+        (self.on_timer)(conn, session, token)
+    }
+
+    fn on_close(&mut self, info: &Closed, _session: Session, reason: CloseReason) {
+        let reason = Arc::new(reason);
+        self.log
+            .note(info.id, What::Close(info.clone(), reason.clone()));
+        (self.on_close)(info, &reason);
+    }
+
+    fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+        (self.tick)(reactor)
+    }
+
+    fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
+        (self.on_shutdown)(reactor);
+    }
+}
+
+/// What happened to a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Open,
+    Frame(usize),
+    Drain,
+    PeerShutdown,
+    Timer(u64),
+    Close(Closed, Arc<CloseReason>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: ConnId,
+    pub(crate) thread: ThreadId,
+    pub(crate) what: What,
+}
+
+/// What happened to all connections of a server, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Log(Mutex<Vec<Entry>>);
+
+impl Log {
+    fn note(&self, id: ConnId, what: What) {
+        let thread = thread::current().id();
+        self.lock().push(Entry { id, thread, what });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        // A test that failed elsewhere must not hide its reason behind this lock.
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn count(&self, what: impl Fn(&What) -> bool) -> usize {
+        self.lock().iter().filter(|entry| what(&entry.what)).count()
+    }
+
+    pub(crate) fn opened(&self) -> usize {
+        self.count(|what| matches!(what, What::Open))
+    }
+
+    pub(crate) fn frames(&self) -> usize {
+        self.count(|what| matches!(what, What::Frame(_)))
+    }
+
+    pub(crate) fn closed(&self) -> usize {
+        self.count(|what| matches!(what, What::Close(..)))
+    }
+
+    /// The connections opened so far, in order.
+    pub(crate) fn ids(&self) -> Vec<ConnId> {
+        let log = self.lock();
+        let opened = log.iter().filter(|entry| matches!(entry.what, What::Open));
+        opened.map(|entry| entry.id).collect()
+    }
+
+    /// Waits for the `n`th connection, counted from 0.
+    pub(crate) fn await_open(&self, n: usize) -> ConnId {
+        await_some("a connection opens", || self.ids().get(n).copied())
+    }
+
+    /// Waits for the `n`th end of a connection, counted from 0.
+    pub(crate) fn await_close(&self, n: usize) -> (Closed, Arc<CloseReason>) {
+        await_some("a connection closes", || {
+            let log = self.lock();
+            let mut closes = log.iter().filter_map(|entry| match &entry.what {
+                What::Close(closed, reason) => Some((closed.clone(), reason.clone())),
+                _ => None,
+            });
+            closes.nth(n)
+        })
+    }
+}
+
+/// Starts a server whose handlers are made by `make` from an echo; gives its log too.
+pub(crate) fn start(
+    server: Server,
+    make: impl Fn(App) -> App + Send + Sync + 'static,
+) -> (Running<App>, Arc<Log>) {
+    let log = Arc::<Log>::default();
+    let for_factory = log.clone();
+    let running = server
+        .start(move |_| make(App::echo(&for_factory)))
+        .expect("starts");
+    (running, log)
+}
+
+/// A server on a TCP port of the kernel's choice with one reactor.
+pub(crate) fn local() -> Server {
+    Server::bind("tcp://127.0.0.1:0").reactors(1)
+}

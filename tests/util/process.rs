@@ -1,0 +1,67 @@
+//! The process's own limits and counts, and processes of a test's own.
+
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs, process, thread};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
+
+const ALONE: &str = "EPICYCLE_TEST_ALONE";
+
+/// Runs the body of the test named `test` in a process of its own, where it can count descriptors and
+/// lower limits without disturbing others.
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    if env::var(ALONE).is_ok_and(|name| name == test) {
+        // The parent waits for this process: it has to end even if it hangs.
+        thread::spawn(|| {
+            thread::sleep(Duration::from_secs(120));
+            eprintln!("out of time");
+            process::abort();
+        });
+        return body();
+    }
+    let output = Command::new(env::current_exe().expect("a path"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(ALONE, test)
+        .output()
+        .expect("runs itself");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn descriptors() -> usize {
+    let dir = if cfg!(target_os = "linux") {
+        "/proc/self/fd"
+    } else {
+        "/dev/fd"
+    };
+    // The one that reads the directory is not counted.
+    fs::read_dir(dir).expect("lists descriptors").count() - 1
+}
+
+/// The limit on descriptors: the current one, and what it may be raised to.
+pub(crate) fn descriptor_limit() -> (u64, u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    (current, limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// Sets the current limit on descriptors.
+pub(crate) fn limit_descriptors(current: u64) {
+    let limit = Rlimit {
+        current: Some(current),
+        ..getrlimit(Resource::Nofile)
+    };
+    setrlimit(Resource::Nofile, limit).expect("is within the hard limit");
+}
+
+/// How much processor time this process has used.
+pub(crate) fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
