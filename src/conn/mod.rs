@@ -5,6 +5,8 @@
 
 pub(crate) mod close;
 pub(crate) mod limits;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::time::Duration;
 

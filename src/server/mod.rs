@@ -3,6 +3,7 @@
 mod options;
 
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;
@@ -51,7 +52,6 @@ pub struct Server {
 }
 
 /// A running server. Dropping it shuts the server down and waits for the end.
-#[derive(Debug)]
 pub struct Running<H: EventHandler> {
     engine: Engine<H>,
     main: Option<JoinHandle<()>>,
@@ -319,6 +319,12 @@ impl<H: EventHandler> Running<H> {
         }
         report.stats = self.engine.stats();
         report
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Running<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Running").field(&self.engine).finish()
     }
 }
 

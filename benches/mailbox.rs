@@ -1,0 +1,130 @@
+//! The mailbox against a bounded crossbeam channel with the same wake-up protocol around it.
+
+#![allow(missing_docs)]
+
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use epicycle::internals::{Mailbox, Wake};
+
+/// About the size of a request to a reactor.
+type Item = [u64; 8];
+
+const CAPACITY: usize = 65_536;
+const BATCH: usize = 10_000;
+
+/// Counts wake-ups instead of making them.
+#[derive(Clone, Default)]
+struct Counter(Arc<AtomicUsize>);
+
+impl Wake for Counter {
+    fn wake(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+trait Queue: Sync {
+    fn push(&self, item: Item) -> bool;
+    fn drain(&self, into: &mut VecDeque<Item>);
+}
+
+impl Queue for Mailbox<Item, Counter> {
+    fn push(&self, item: Item) -> bool {
+        Mailbox::push(self, item).is_ok()
+    }
+
+    fn drain(&self, into: &mut VecDeque<Item>) {
+        self.try_sleep();
+        Mailbox::drain(self, into);
+    }
+}
+
+struct Channel {
+    sender: crossbeam_channel::Sender<Item>,
+    receiver: crossbeam_channel::Receiver<Item>,
+    asleep: AtomicBool,
+    waker: Counter,
+}
+
+impl Queue for Channel {
+    fn push(&self, item: Item) -> bool {
+        let sent = self.sender.try_send(item).is_ok();
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+        sent
+    }
+
+    fn drain(&self, into: &mut VecDeque<Item>) {
+        self.asleep.store(true, Ordering::SeqCst);
+        into.extend(self.receiver.try_iter());
+    }
+}
+
+fn one_thread(queue: &dyn Queue) {
+    let mut received = VecDeque::new();
+    for n in 0..64 {
+        queue.push([n; 8]);
+    }
+    queue.drain(&mut received);
+    black_box(&received);
+}
+
+fn many_threads(queue: &dyn Queue, senders: usize) {
+    thread::scope(|scope| {
+        for _ in 0..senders {
+            scope.spawn(|| {
+                for n in 0..BATCH / senders {
+                    while !queue.push([n as u64; 8]) {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let mut received = VecDeque::new();
+        let mut count = 0;
+        while count < BATCH / senders * senders {
+            queue.drain(&mut received);
+            count += received.len();
+            received.clear();
+        }
+    });
+}
+
+fn mailbox(c: &mut Criterion) {
+    let (sender, receiver) = crossbeam_channel::bounded(CAPACITY);
+    let channel = Channel {
+        sender,
+        receiver,
+        asleep: AtomicBool::new(false),
+        waker: Counter::default(),
+    };
+    let mailbox = Mailbox::new(CAPACITY, Counter::default());
+    let queues: [(&str, &dyn Queue); 2] = [("mailbox", &mailbox), ("crossbeam", &channel)];
+
+    let mut group = c.benchmark_group("push and drain 64, one thread");
+    group.throughput(Throughput::Elements(64));
+    for (name, queue) in queues {
+        group.bench_function(name, |b| b.iter(|| one_thread(queue)));
+    }
+    group.finish();
+
+    let mut group = c.benchmark_group("10,000 items from several threads");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    group.sample_size(20);
+    for (name, queue) in queues {
+        for senders in [1, 4] {
+            group.bench_function(BenchmarkId::new(name, senders), |b| {
+                b.iter(|| many_threads(queue, senders));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, mailbox);
+criterion_main!(benches);

@@ -1,0 +1,341 @@
+//! A peer that does not read, or sends too fast or too much, costs only itself.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use bytes::Bytes;
+use epicycle::codec::{FrameError, LengthField, Lines};
+use epicycle::{Action, CloseReason, OutboundPolicy, Running, WriteError};
+
+use crate::util::app::{App, Cut, What, local, start};
+use crate::util::client::{Client, shrink};
+use crate::util::{eventually, noise};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+fn buffered(running: &Running<App>) -> usize {
+    running.engine().stats().total().buffered as usize
+}
+
+#[test]
+fn slow_reader_does_not_delay_others() {
+    const FLOOD: usize = 16 * MIB;
+    let server = local().high_water(64 * KIB);
+    let (running, log) = start(server, |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    let slow = Client::with_small_window(&running);
+    let sent = noise(1, FLOOD);
+    let bystander = Client::to(&running);
+    thread::scope(|scope| {
+        scope.spawn(|| slow.send(&sent));
+        eventually("it has stalled", || buffered(&running) > 32 * KIB);
+        let mut most = 0;
+        for _ in 0..300 {
+            bystander.round_trip("ping");
+            most = most.max(buffered(&running));
+        }
+        // The high-water mark, what one turn may receive on top, and room to double.
+        assert!(
+            most < 2 * MIB,
+            "{most} bytes are held for a peer that does not read"
+        );
+        let bytes_in = running.engine().stats().total().bytes_in as usize;
+        assert!(bytes_in < FLOOD, "its own input is held back");
+        // It resumes, and nothing is missing.
+        assert!(slow.recv(FLOOD) == sent);
+    });
+    assert!(log.count(|what| matches!(what, What::Drain)) > 0);
+    eventually("no buffer is held", || buffered(&running) == 0);
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn the_drop_policy_drops_whole_messages_and_keeps_the_connection() {
+    const MESSAGE: usize = 8 * KIB;
+    let server = local()
+        .outbound_policy(OutboundPolicy::Drop)
+        .high_water(64 * KIB)
+        .outbound_limit(256 * KIB);
+    let (running, log) = start(server, |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    let client = Client::with_small_window(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let answered = Arc::new(AtomicUsize::new(0));
+    let message = |n: u32| {
+        let mut message = vec![0; MESSAGE];
+        message[..4].copy_from_slice(&n.to_be_bytes());
+        message
+    };
+    let mut sent = 0;
+    eventually("messages are dropped", || {
+        let (count, answers) = (dropped.clone(), answered.clone());
+        let done = move |taken: Result<(), WriteError>| {
+            if let Err(error) = taken {
+                let full = matches!(error, WriteError::Full { limit: 262_144, .. });
+                assert!(full, "{error}");
+                count.fetch_add(1, SeqCst);
+            }
+            answers.fetch_add(1, SeqCst);
+        };
+        handle.write_accepted(message(sent), done).expect("taken");
+        sent += 1;
+        dropped.load(SeqCst) > 10
+    });
+    eventually("all are answered", || {
+        answered.load(SeqCst) == sent as usize
+    });
+    assert!(buffered(&running) <= MIB);
+    assert!(running.engine().stats().total().overflows > 10);
+
+    let taken = sent as usize - dropped.load(SeqCst);
+    let mut last = None;
+    for _ in 0..taken {
+        let received = client.recv(MESSAGE);
+        let n = u32::from_be_bytes(received[..4].try_into().unwrap());
+        assert!(last < Some(n) && received[4..].iter().all(|byte| *byte == 0));
+        last = Some(n);
+    }
+    eventually("on_drain is called", || {
+        log.count(|what| matches!(what, What::Drain)) > 0
+    });
+    client.round_trip("still here");
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn the_close_policy_closes_at_the_limit() {
+    let server = local()
+        .outbound_policy(OutboundPolicy::Close)
+        .high_water(64 * KIB)
+        .outbound_limit(MIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            shrink(conn);
+            while conn.write(&[0; 10 * KIB]).is_ok() {}
+            assert!(!conn.is_open());
+            Action::Continue
+        })
+    });
+    let client = Client::with_small_window(&running);
+    client.send("go");
+    let (_, end) = client.recv_to_any_end();
+    assert!(Client::is_reset(&end), "{end:?}");
+    let (_, reason) = log.await_close(0);
+    let CloseReason::OutboundLimit { queued } = *reason else {
+        panic!("{reason:?}");
+    };
+    assert!((MIB - 10 * KIB..=MIB).contains(&queued), "{queued}");
+    assert_eq!(log.closed(), 1);
+}
+
+#[test]
+fn a_write_past_the_limit_is_refused_whole_and_told() {
+    let server = local().high_water(64 * KIB).outbound_limit(MIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            shrink(conn);
+            let mut taken = 0_usize;
+            let error = loop {
+                match conn.write(&[1; 10 * KIB]) {
+                    Ok(()) => taken += 10 * KIB,
+                    Err(error) => break error,
+                }
+            };
+            let WriteError::Full { queued, limit } = error else {
+                panic!("{error}");
+            };
+            assert_eq!((queued, limit), (taken, MIB));
+            assert_eq!(conn.buffered_out(), taken);
+            let error = conn
+                .write_shared(Bytes::from(vec![2; 10 * KIB]))
+                .unwrap_err();
+            assert!(error.to_string().contains("on_drain"), "{error}");
+            assert!(conn.send(vec![2; 10 * KIB]).is_err());
+            Action::Close
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    let received = client.recv_to_end();
+    assert_eq!(received.len(), MIB / (10 * KIB) * (10 * KIB));
+    assert!(received.iter().all(|byte| *byte == 1));
+    drop(client);
+    let (_, reason) = log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Local), "{reason:?}");
+}
+
+#[test]
+fn on_drain_comes_once_the_output_has_fallen_to_the_low_mark() {
+    let server = local().high_water(MIB).low_water(100 * KIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            shrink(conn);
+            conn.write_shared(vec![0; 2 * MIB]).into()
+        })
+        .on_drain(|conn, session| {
+            assert!(conn.buffered_out() <= 100 * KIB);
+            session.number += 1;
+            if session.number == 1 {
+                // Under the mark: no other call comes of this.
+                return conn.write_shared(vec![0; MIB / 2]).into();
+            }
+            Action::Close
+        })
+    });
+    let client = Client::with_small_window(&running);
+    client.send("go");
+    client.recv(2 * MIB + MIB / 2);
+    client.send("go");
+    client.recv(2 * MIB);
+    log.await_close(0);
+    assert_eq!(log.count(|what| matches!(what, What::Drain)), 2);
+}
+
+/// Sends without pause until told to stop.
+fn flood(client: &Client, chunk: &[u8], stop: &AtomicBool) {
+    while !stop.load(SeqCst) {
+        if (&client.0).write_all(chunk).is_err() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn fast_sender_does_not_starve_others() {
+    let (running, _log) = start(local(), |app| {
+        app.codec(Cut::Lines(Lines::new())).react(|conn, _, line| {
+            if line.is_empty() {
+                // Work that takes a while, so that the floods outrun the server.
+                std::hint::black_box((0..500).sum::<u32>());
+                return Action::Continue;
+            }
+            conn.send(line).into()
+        })
+    });
+    let stop = AtomicBool::new(false);
+    let senders: Vec<_> = (0..3).map(|_| Client::to(&running)).collect();
+    let client = Client::to(&running);
+    thread::scope(|scope| {
+        for sender in &senders {
+            scope.spawn(|| flood(sender, &[b'\n'; 64 * KIB], &stop));
+        }
+        let bytes_in = || running.engine().stats().total().bytes_in;
+        eventually("the flood has begun", || bytes_in() > 256 << 10);
+        for _ in 0..100 {
+            client.round_trip("ping\n");
+        }
+        stop.store(true, SeqCst);
+        for sender in &senders {
+            sender.0.shutdown(std::net::Shutdown::Both).ok();
+        }
+    });
+}
+
+#[test]
+fn a_huge_frame_is_refused_with_a_reason_and_without_its_memory() {
+    let server = local().max_frame(64 * KIB);
+    let huge = LengthField::builder().max_frame(512 * MIB).build().unwrap();
+    let (running, log) = start(server, move |app| app.codec(Cut::Length(huge.clone())));
+    let client = Client::to(&running);
+    client.send((256_u32 << 20).to_be_bytes());
+    assert_eq!(client.recv_to_end(), b"");
+    drop(client);
+    let (_, reason) = log.await_close(0);
+    let CloseReason::Frame(FrameError::TooLong { len, max }) = &*reason else {
+        panic!("{reason:?}");
+    };
+    assert_eq!((*len, *max), ((256 << 20) + 4, 64 * KIB));
+    assert_eq!(running.engine().stats().total().frame_errors, 1);
+    assert_eq!(buffered(&running), 0);
+}
+
+#[test]
+fn an_announced_frame_takes_memory_only_as_it_arrives() {
+    let huge = LengthField::builder().max_frame(500 * MIB).build().unwrap();
+    let (running, log) = start(local().max_frame(512 * MIB), move |app| {
+        app.codec(Cut::Length(huge.clone()))
+    });
+    let clients: Vec<_> = (0..20).map(|_| Client::to(&running)).collect();
+    for client in &clients {
+        client.send((400_u32 << 20).to_be_bytes());
+        client.send([0; 100]);
+    }
+    let bytes_in = || running.engine().stats().total().bytes_in;
+    eventually("all of it is there", || bytes_in() == 20 * 104);
+    eventually("it is counted", || buffered(&running) > 0);
+    assert!(buffered(&running) <= 20 * 2 * MIB, "{}", buffered(&running));
+    drop(clients);
+    eventually("all have closed", || log.closed() == 20);
+    eventually("no buffer is held", || buffered(&running) == 0);
+}
+
+#[test]
+fn a_line_without_end_is_refused() {
+    let (running, log) = start(local(), |app| {
+        app.codec(Cut::Lines(Lines::with_max(10 * KIB)))
+    });
+    let client = Client::to(&running);
+    let _ = (&client.0).write_all(&vec![b'x'; MIB]);
+    let _ = client.recv_to_any_end();
+    let (_, reason) = log.await_close(0);
+    let too_long =
+        matches!(&*reason, CloseReason::Frame(FrameError::TooLong { max, .. }) if *max == 10 * KIB);
+    assert!(too_long, "{reason:?}");
+}
+
+#[test]
+fn budgets_divide_the_work_and_lose_nothing() {
+    let server = local().frame_budget(1).read_budget(1);
+    let (running, log) = start(server, |app| {
+        app.codec(Cut::Lines(Lines::new()))
+            .react(|conn, _, line| conn.send(line).into())
+    });
+    let lines: String = (0..5000).map(|n| format!("{n}\n")).collect();
+    let clients = [Client::to(&running), Client::to(&running)];
+    thread::scope(|scope| {
+        for client in &clients {
+            scope.spawn(|| client.echo_all(lines.as_bytes()));
+        }
+    });
+    assert_eq!(log.frames(), 10_000);
+    assert!(running.engine().stats().total().turns >= 5000);
+}
+
+#[test]
+fn paused_reads_hold_back_frames_and_resuming_needs_no_event() {
+    let (running, log) = start(local(), |app| {
+        app.codec(Cut::Lines(Lines::new()))
+            .react(|conn, session, line| {
+                session.number += 1;
+                if session.number == 1 {
+                    conn.pause_reads();
+                    assert!(conn.reads_paused());
+                }
+                conn.send(line).into()
+            })
+    });
+    let client = Client::to(&running);
+    // The second line lies in the inbox, the third in the kernel.
+    client.send("one\ntwo\n");
+    assert_eq!(client.recv(4), b"one\n");
+    client.send("three\n");
+    client.end_writes();
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    handle.write("meanwhile\n").unwrap();
+    assert_eq!(client.recv(10), b"meanwhile\n");
+    assert_eq!(log.frames(), 1);
+    handle.run(|_, conn, _| conn.resume_reads()).unwrap();
+    assert_eq!(client.recv_to_end(), b"two\nthree\n");
+}

@@ -1,0 +1,12 @@
+//! The engine's promises (see `docs/architecture.md`), each held to over real sockets.
+
+#[path = "../util/mod.rs"]
+mod util;
+
+mod closing;
+mod flow;
+mod lifecycle;
+mod order;
+mod panics;
+mod resources;
+mod shutdown;

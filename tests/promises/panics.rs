@@ -1,0 +1,343 @@
+//! A panic in a callback closes that connection, and `on_close` still runs; the server goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use epicycle::{Action, CloseReason, Running, Server};
+
+use crate::util::app::{App, Log, local, start};
+use crate::util::client::{Client, shrink};
+use crate::util::{eventually, expect_panics};
+
+/// A client that has the callback under test panic, and one that must not notice.
+struct Scene {
+    running: Running<App>,
+    log: Arc<Log>,
+    bystander: Client,
+    victim: Client,
+}
+
+fn scene(make: impl Fn(App) -> App + Send + Sync + 'static) -> Scene {
+    scene_on(local(), make)
+}
+
+fn scene_on(server: Server, make: impl Fn(App) -> App + Send + Sync + 'static) -> Scene {
+    expect_panics();
+    let (running, log) = start(server, make);
+    let bystander = Client::to(&running);
+    // A frame for each of the codecs.
+    bystander.round_trip("\0\0\0\x06before");
+    let victim = Client::to(&running);
+    Scene {
+        running,
+        log,
+        bystander,
+        victim,
+    }
+}
+
+impl Scene {
+    /// The victim is closed because of the panic, the bystander is served, and so is a newcomer.
+    fn check(self) {
+        let _ = self.victim.recv_to_any_end();
+        drop(self.victim);
+        let (_, reason) = self.log.await_close(0);
+        assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
+        Self::check_server(self.running, &self.log, self.bystander);
+    }
+
+    fn check_server(running: Running<App>, log: &Log, bystander: Client) {
+        bystander.round_trip("after");
+        Client::to(&running).round_trip("later");
+        drop(bystander);
+        let stats = || running.engine().stats().total();
+        eventually("all have closed", || stats().connections == 0);
+        assert_eq!(stats().panics, 1);
+        eventually("all buffers are given back", || stats().buffered == 0);
+        let report = running.shutdown();
+        assert_eq!((report.drained, report.forced), (0, 0));
+        assert_eq!(log.closed(), log.opened(), "{:?}", log.entries());
+    }
+}
+
+#[test]
+fn a_panic_in_react_closes_only_that_connection() {
+    let scene = scene(|app| {
+        app.react(|conn, _, frame| {
+            assert_ne!(frame, b"panic", "on purpose");
+            conn.write(frame).into()
+        })
+    });
+    scene.victim.send("panic");
+    let _ = scene.victim.recv_to_any_end();
+    drop(scene.victim);
+    let (_, reason) = scene.log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
+}
+
+#[test]
+fn a_panic_in_react_loses_no_answer_written_before() {
+    let scene = scene(|app| {
+        app.react(|conn, _, frame| {
+            conn.write(frame).expect("taken");
+            if frame == b"panic" {
+                panic!("on purpose");
+            }
+            Action::Continue
+        })
+    });
+    scene.victim.send("panic");
+    assert_eq!(scene.victim.recv_to_end(), b"panic");
+    scene.check();
+}
+
+#[test]
+fn a_panic_with_a_large_frame_at_hand_gives_its_buffer_back() {
+    use epicycle::codec::LengthField;
+
+    use crate::util::app::Cut;
+
+    let scene = scene(|app| {
+        app.codec(Cut::Length(LengthField::default()))
+            .react(|conn, _, frame| {
+                if frame.len() > 100_000 {
+                    conn.write(&frame[..50_000]).expect("taken");
+                    panic!("on purpose");
+                }
+                conn.send(frame).into()
+            })
+    });
+    let mut frame = vec![0, 3, 0, 0];
+    frame.resize(4 + (3 << 16), 7);
+    scene.victim.send(&frame);
+    let _ = scene.victim.recv_to_any_end();
+    drop(scene.victim);
+    let (_, reason) = scene.log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
+    scene.bystander.round_trip(b"\0\0\0\x05after");
+    let stats = || scene.running.engine().stats().total();
+    drop(scene.bystander);
+    eventually("all buffers are given back", || stats().buffered == 0);
+}
+
+#[test]
+fn a_panic_in_on_open_closes_only_that_connection() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let scene = scene(move |app| {
+        let opened = opened.clone();
+        app.on_open(move |_| {
+            if opened.fetch_add(1, SeqCst) == 1 {
+                panic!("on purpose");
+            }
+            true
+        })
+    });
+    assert_eq!(scene.victim.recv_to_end(), b"");
+    drop(scene.victim);
+    eventually("it is gone", || scene.running.engine().connections() == 1);
+    // It never had a session, so there was none to give to `on_close`.
+    assert_eq!(scene.log.closed(), 0);
+    scene.bystander.round_trip("after");
+    Client::to(&scene.running).round_trip("later");
+}
+
+#[test]
+fn a_panic_in_pre_write_closes_only_that_connection() {
+    let scene = scene(|app| {
+        app.pre_write(|_, bytes| {
+            if bytes.starts_with(b"panic") {
+                panic!("on purpose");
+            }
+        })
+    });
+    scene.victim.send("panic");
+    let _ = scene.victim.recv_to_any_end();
+    drop(scene.victim);
+    let (_, reason) = scene.log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
+    scene.bystander.round_trip("after");
+    Client::to(&scene.running).round_trip("later");
+}
+
+#[test]
+fn a_panic_in_pre_write_of_a_large_echo_closes_only_that_connection() {
+    let scene = scene(|app| {
+        app.pre_write(|_, bytes| {
+            if bytes.starts_with(b"panic") {
+                panic!("on purpose");
+            }
+        })
+    });
+    let mut large = b"panic".to_vec();
+    large.resize(1 << 20, 1);
+    let _ = std::io::Write::write_all(&mut &scene.victim.0, &large);
+    let _ = scene.victim.recv_to_any_end();
+    drop(scene.victim);
+    let (_, reason) = scene.log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
+    scene.bystander.round_trip("after");
+    Client::to(&scene.running).round_trip("later");
+}
+
+#[test]
+fn a_panic_in_on_drain_closes_only_that_connection() {
+    let scene = scene_on(local().high_water(4096), |app| {
+        app.react(|conn, _, frame| {
+            if frame == b"panic" {
+                shrink(conn);
+                return conn.write_shared(vec![0; 4 << 20]).into();
+            }
+            conn.write(frame).into()
+        })
+        .on_drain(|_, _| panic!("on purpose"))
+    });
+    scene.victim.send("panic");
+    scene.check();
+}
+
+#[test]
+fn a_panic_in_on_peer_shutdown_closes_only_that_connection() {
+    let scene = scene(|app| {
+        app.on_peer_shutdown(|conn, _| {
+            if conn.id().as_u64() as u32 == 2 {
+                panic!("on purpose");
+            }
+            Action::Close
+        })
+    });
+    scene.victim.end_writes();
+    scene.check();
+}
+
+#[test]
+fn a_panic_in_on_timer_closes_only_that_connection() {
+    let scene = scene(|app| {
+        app.react(|conn, _, frame| {
+            if frame == b"panic" {
+                conn.set_timer(Duration::ZERO, 1);
+                return Action::Continue;
+            }
+            conn.write(frame).into()
+        })
+        .on_timer(|_, _, _| panic!("on purpose"))
+    });
+    scene.victim.send("panic");
+    scene.check();
+}
+
+#[test]
+fn a_panic_in_on_close_harms_nobody() {
+    let scene = scene(|app| {
+        app.on_close(|closed, _| {
+            if closed.bytes_in == 6 {
+                panic!("on purpose");
+            }
+        })
+    });
+    scene.victim.round_trip("victim");
+    drop(scene.victim);
+    let (_, reason) = scene.log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Peer), "{reason:?}");
+    eventually("it is gone", || scene.running.engine().connections() == 1);
+    scene.bystander.round_trip("and on it goes");
+    Scene::check_server(scene.running, &scene.log, scene.bystander);
+}
+
+#[test]
+fn a_panic_in_a_task_of_a_handle_closes_only_that_connection() {
+    let scene = scene(|app| app);
+    let id = scene.log.await_open(1);
+    let handle = scene.running.engine().handle(id).unwrap();
+    handle.run(|_, _, _| panic!("on purpose")).unwrap();
+    scene.check();
+}
+
+#[test]
+fn panics_that_belong_to_no_connection_close_none() {
+    let scene = scene(|app| {
+        let mut ticks = 0;
+        app.tick(move |_| {
+            ticks += 1;
+            if ticks == 1 {
+                panic!("on purpose: the first tick");
+            }
+            None
+        })
+    });
+    let panics = || scene.running.engine().stats().total().panics;
+    eventually("tick has panicked", || panics() == 1);
+    let engine = scene.running.engine();
+    engine
+        .run_on(0, |_, _| panic!("on purpose: a task"))
+        .unwrap();
+    engine
+        .schedule(0, Duration::ZERO, |_, _| panic!("on purpose: scheduled"))
+        .unwrap();
+    let handle = engine.handle(scene.log.await_open(1)).unwrap();
+    handle
+        .write_flushed("x", |_| panic!("on purpose: flushed"))
+        .unwrap();
+    handle
+        .write_accepted("y", |_| panic!("on purpose: accepted"))
+        .unwrap();
+    eventually("all have panicked", || panics() == 5);
+    assert_eq!(scene.victim.recv(2), b"xy");
+    scene.victim.round_trip("after");
+    scene.bystander.round_trip("after");
+    assert_eq!(scene.log.closed(), 0);
+}
+
+#[test]
+fn ticks_go_on_after_a_panic() {
+    expect_panics();
+    let ticks = Arc::new(AtomicUsize::new(0));
+    let count = ticks.clone();
+    let (running, _log) = start(local(), move |app| {
+        let ticks = count.clone();
+        app.tick(move |_| {
+            if ticks.fetch_add(1, SeqCst) == 2 {
+                panic!("on purpose");
+            }
+            Some(Duration::from_millis(1))
+        })
+    });
+    eventually("it ticks on", || ticks.load(SeqCst) > 5);
+    assert_eq!(running.engine().stats().total().panics, 1);
+}
+
+#[test]
+fn a_panic_in_on_shutdown_does_not_keep_the_server_from_ending() {
+    expect_panics();
+    let (running, log) = start(local().reactors(2), |app| {
+        app.on_shutdown(|_| panic!("on purpose"))
+    });
+    let client = Client::to(&running);
+    client.round_trip("hello");
+    running.engine().shutdown();
+    assert_eq!(client.recv_to_end(), b"");
+    drop(client);
+    assert_eq!(running.join().drained, 1);
+    assert_eq!(log.closed(), 1);
+}
+
+#[test]
+fn a_panic_while_booting_is_an_error_of_start() {
+    expect_panics();
+    let log = Arc::<Log>::default();
+    let error = local()
+        .reactors(2)
+        .start(move |reactor| {
+            App::echo(&log).on_boot(move |_| {
+                if reactor == 1 {
+                    panic!("on purpose");
+                }
+            })
+        })
+        .unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.contains("reactor 1") && message.contains("on purpose"),
+        "{message}"
+    );
+}
