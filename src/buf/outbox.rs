@@ -259,7 +259,10 @@ impl OutQueue {
     /// Stages more, if what is staged is all there is and nobody has staged anything behind it.
     fn stage_more(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         let end = (self.staged.start + self.staged.len) as usize;
-        let fits = self.len == self.staged.len as usize && end == arena.len && arena.append(bytes);
+        let fits = !self.staged.is_empty()
+            && self.len == self.staged.len as usize
+            && end == arena.len
+            && arena.append(bytes);
         if fits {
             self.staged.len += bytes.len() as u32;
             self.len += bytes.len();

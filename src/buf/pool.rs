@@ -66,6 +66,11 @@ impl BufferPool {
         }
     }
 
+    /// Counts a buffer of `size` bytes that was lent as gone.
+    pub fn forget(&mut self, size: usize) {
+        self.lent -= size;
+    }
+
     fn put_back(&mut self, storage: Box<[u8]>) {
         let size = storage.len();
         self.lent -= size;

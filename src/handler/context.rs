@@ -115,6 +115,8 @@ pub(crate) struct Window {
     pub(crate) lent_len: usize,
     /// Where in the backlog the lent part belongs, once something is queued behind it.
     pub(crate) place: Option<usize>,
+    /// The size of the buffer taken out of the inbox, which a panic loses.
+    pub(crate) taken: usize,
 }
 
 impl<H: EventHandler> Context<H> {

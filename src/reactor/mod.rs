@@ -445,7 +445,8 @@ impl<H: EventHandler> EventLoop<H> {
     #[cold]
     fn recover(&mut self, panic: &(dyn Any + Send)) {
         report_panic(panic, &self.cx, "callback");
-        self.cx.window = Default::default();
+        let window = std::mem::take(&mut self.cx.window);
+        self.cx.buffers.forget(window.taken);
         let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
         if let Some(slot) = self.connections.at(serving) {
             if slot.link.state.is_open() {

@@ -232,12 +232,14 @@ fn decode_inbox<H: EventHandler>(
     last: bool,
 ) {
     let mut ring = slot.link.state.inbox.take();
+    cx.window.taken = ring.capacity();
     let input = ring.make_contiguous();
     let (consumed, need) = decode_again(handler, slot, cx, input, frames, last);
     ring.consume(consumed);
     if !slot.link.state.is_open() {
         ring.consume(ring.len());
     }
+    cx.window.taken = 0;
     let all = ring.is_empty();
     let inbox = &mut slot.link.state.inbox;
     inbox.put_back(ring, &mut cx.buffers);
