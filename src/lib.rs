@@ -57,13 +57,17 @@ pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
 pub use crate::conn::limits::OutboundPolicy;
 pub use crate::error::Error;
 pub use crate::handler::{
-    Action, Conn, ConnTimer, Engine, EngineError, EventHandler, Frame, Handle, HandleError,
-    Reactor, Service, WriteError, service,
+    Action, Conn, ConnTimer, Engine, EventHandler, Frame, Handle, HandleError, Reactor, Service,
+    WriteError, service,
 };
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;
 pub use crate::server::{Report, Running, Server, serve};
 pub use bytes::Bytes;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// Parts of the engine by themselves, for this package's own tests and benchmarks.
 #[doc(hidden)]

@@ -17,9 +17,6 @@ pub struct Engine<H: EventHandler> {
     shared: Arc<Shared<H>>,
 }
 
-/// Why a request to a reactor was not taken.
-pub type EngineError = HandleError;
-
 /// What all threads of an engine know.
 pub(crate) struct Shared<H: EventHandler> {
     pub(crate) reactors: Box<[Peer<H>]>,
@@ -126,7 +123,7 @@ impl<H: EventHandler> Engine<H> {
     /// # Errors
     ///
     /// The first reactor's refusal, when one was too busy; the others get the message all the same.
-    pub fn broadcast(&self, bytes: impl Into<Bytes>) -> Result<(), EngineError> {
+    pub fn broadcast(&self, bytes: impl Into<Bytes>) -> Result<(), HandleError> {
         let bytes = bytes.into();
         let mut result = Ok(());
         for reactor in 0..self.reactors() {
@@ -139,12 +136,12 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// [`EngineError`] when the reactor has ended or is too busy, or there is no such reactor.
+    /// [`HandleError`] when the reactor has ended or is too busy, or there is no such reactor.
     pub fn run_on(
         &self,
         reactor: usize,
         task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + Send + 'static,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), HandleError> {
         self.request(reactor, Command::OnReactor(Box::new(task)))
     }
 
@@ -158,7 +155,7 @@ impl<H: EventHandler> Engine<H> {
         reactor: usize,
         delay: Duration,
         task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + Send + 'static,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), HandleError> {
         self.run_on(reactor, move |_, reactor| reactor.schedule(delay, task))
     }
 

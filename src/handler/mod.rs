@@ -49,7 +49,7 @@ use crate::conn::close::{CloseReason, Closed};
 use crate::reactor::slots::ConnId;
 
 pub use self::conn::{Conn, ConnTimer, WriteError};
-pub use self::engine::{Engine, EngineError};
+pub use self::engine::Engine;
 pub(crate) use self::handle::{Command, Completion, Moment};
 pub use self::handle::{Handle, HandleError};
 pub use self::reactor::Reactor;
@@ -169,7 +169,14 @@ impl From<Result<(), WriteError>> for Action {
     fn from(written: Result<(), WriteError>) -> Self {
         match written {
             Ok(()) => Action::Continue,
-            Err(_) => Action::Close,
+            Err(error) => close_because(error),
         }
     }
+}
+
+/// Out of line, so that dropping the error does not weigh on every callback that writes.
+#[cold]
+#[inline(never)]
+fn close_because(_error: WriteError) -> Action {
+    Action::Close
 }

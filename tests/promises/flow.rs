@@ -199,6 +199,7 @@ fn on_drain_comes_once_the_output_has_fallen_to_the_low_mark() {
     client.recv(2 * MIB + MIB / 2);
     client.send("go");
     client.recv(2 * MIB);
+    drop(client);
     log.await_close(0);
     assert_eq!(log.count(|what| matches!(what, What::Drain)), 2);
 }
@@ -289,6 +290,7 @@ fn a_line_without_end_is_refused() {
     let client = Client::to(&running);
     let _ = (&client.0).write_all(&vec![b'x'; MIB]);
     let _ = client.recv_to_any_end();
+    drop(client);
     let (_, reason) = log.await_close(0);
     let too_long =
         matches!(&*reason, CloseReason::Frame(FrameError::TooLong { max, .. }) if *max == 10 * KIB);

@@ -122,9 +122,12 @@ fn on_close_tells_how_it_ended_and_what_went_over_the_wire() {
     let (_, reason) = log.await_close(3);
     assert!(matches!(*reason, CloseReason::Aborted), "{reason:?}");
 
-    let _client = Client::to(&running);
+    let client = Client::to(&running);
     log.await_open(4);
-    let _ = running.shutdown();
+    running.engine().shutdown();
+    assert_eq!(client.recv_to_end(), b"");
+    drop(client);
+    let _ = running.join();
     let (_, reason) = log.await_close(4);
     assert!(matches!(*reason, CloseReason::Shutdown), "{reason:?}");
 }

@@ -12,10 +12,11 @@ use crate::util::{eventually, expect_panics};
 
 /// A client that has the callback under test panic, and one that must not notice.
 struct Scene {
-    running: Running<App>,
-    log: Arc<Log>,
+    // First, so that they hang up before the server shuts down.
     bystander: Client,
     victim: Client,
+    running: Running<App>,
+    log: Arc<Log>,
 }
 
 fn scene(make: impl Fn(App) -> App + Send + Sync + 'static) -> Scene {
@@ -30,10 +31,10 @@ fn scene_on(server: Server, make: impl Fn(App) -> App + Send + Sync + 'static) -
     bystander.round_trip("\0\0\0\x06before");
     let victim = Client::to(&running);
     Scene {
-        running,
-        log,
         bystander,
         victim,
+        running,
+        log,
     }
 }
 

@@ -62,6 +62,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Cut {
 type Plain = Box<dyn FnMut(&mut Conn<'_, App>, &mut Session) -> Action>;
 
 /// An echo whose every callback can be replaced.
+#[allow(clippy::type_complexity)]
 pub(crate) struct App {
     log: Arc<Log>,
     codec: Cut,

@@ -79,6 +79,12 @@ impl Client {
         bytes
     }
 
+    /// Reads exactly `len` bytes, unless the stream ends before.
+    pub(crate) fn try_recv(&self, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        (&self.0).read_exact(&mut bytes).ok().map(|()| bytes)
+    }
+
     /// Reads until the end of the stream, which has to be a proper one.
     pub(crate) fn recv_to_end(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

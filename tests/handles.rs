@@ -1,0 +1,519 @@
+//! Reaching connections and reactors from other threads.
+
+mod util;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use epicycle::codec::LengthField;
+use epicycle::{Action, Engine, Handle, HandleError, Server, WorkerPool, WriteError};
+
+use crate::util::app::{App, Cut, local, start};
+use crate::util::client::{Client, shrink};
+use crate::util::{LONG, eventually, noise};
+
+const MIB: usize = 1 << 20;
+
+/// Keeps a reactor busy until it is dropped.
+struct Gate {
+    _open: Sender<()>,
+}
+
+impl Gate {
+    fn before(engine: &Engine<App>, reactor: usize) -> Self {
+        let (open, wait) = mpsc::channel::<()>();
+        let (arrive, arrived) = mpsc::channel();
+        let task = move |_: &mut App, _: &mut epicycle::Reactor<'_, App>| {
+            arrive.send(()).expect("the test waits");
+            let _ = wait.recv();
+        };
+        engine.run_on(reactor, task).expect("taken");
+        arrived.recv_timeout(LONG).expect("it gets there");
+        Self { _open: open }
+    }
+}
+
+/// A completion that sends what it was called with.
+fn reporting() -> (
+    impl FnOnce(Result<(), WriteError>) + Send + 'static,
+    Receiver<Result<(), WriteError>>,
+) {
+    let (sender, receiver) = mpsc::channel();
+    let done = move |result| {
+        let _ = sender.send(result);
+    };
+    (done, receiver)
+}
+
+/// What a completion was called with, once; that it is dropped afterwards is how `recv` ends.
+fn only(results: &Receiver<Result<(), WriteError>>) -> Result<(), WriteError> {
+    let result = results.recv_timeout(LONG).expect("it is called");
+    assert!(results.recv_timeout(LONG).is_err(), "called twice");
+    result
+}
+
+#[test]
+fn a_stale_handle_answers_closed_and_does_not_reach_the_new_tenant() {
+    let (running, log) = start(local(), |app| app);
+    let client = Client::to(&running);
+    let id = log.await_open(0);
+    let stale = running.engine().handle(id).unwrap();
+    assert!(stale.is_open());
+    drop(client);
+    log.await_close(0);
+    eventually("the slot is free", || running.engine().connections() == 0);
+
+    let tenant = Client::to(&running);
+    let tenant_id = log.await_open(1);
+    assert_eq!(
+        tenant_id.as_u64() >> 32,
+        id.as_u64() >> 32,
+        "it has the same slot"
+    );
+    assert_ne!(tenant_id, id);
+    assert!(!stale.is_open());
+    assert!(running.engine().handle(id).is_none());
+    assert_eq!(stale.write("ghost"), Err(HandleError::Closed));
+    assert_eq!(stale.send("ghost"), Err(HandleError::Closed));
+    assert_eq!(stale.close(), Err(HandleError::Closed));
+    assert_eq!(stale.abort(), Err(HandleError::Closed));
+    assert_eq!(stale.run(|_, _, _| ()), Err(HandleError::Closed));
+    let (done, results) = reporting();
+    assert_eq!(stale.write_flushed("ghost", done), Err(HandleError::Closed));
+    assert!(results.recv_timeout(LONG).is_err(), "it is not called");
+    tenant.round_trip("mine");
+}
+
+#[test]
+fn a_request_under_way_does_not_reach_the_new_tenant() {
+    let (running, log) = start(local(), |app| app);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Haunts every connection that ever was.
+            let mut handles = Vec::new();
+            while !stop.load(SeqCst) {
+                let known = handles.len();
+                let new = log.ids().into_iter().skip(known);
+                handles.extend(new.map(|id| running.engine().handle(id)));
+                for handle in handles.iter().rev().take(10).flatten() {
+                    let _ = handle.run(|_, conn, _| {
+                        assert!(conn.id().as_u64() != 0);
+                    });
+                    let _ = handle.abort();
+                    let _ = handle.write("ghost");
+                }
+            }
+        });
+        for _ in 0..300 {
+            let client = Client::to(&running);
+            let (bytes, _) = client.recv_to_any_end();
+            assert_eq!(bytes, b"", "written to another connection");
+        }
+        stop.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn accepted_means_that_the_connection_has_taken_the_bytes() {
+    let server = local().high_water(1000).outbound_limit(MIB);
+    let (running, log) = start(server, |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    let client = Client::with_small_window(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let (done, results) = reporting();
+    handle.write_accepted(vec![1; MIB], done).unwrap();
+    assert!(only(&results).is_ok());
+    // What the kernel has taken makes room, and the client reads nothing.
+    let (done, results) = reporting();
+    handle.write_accepted(vec![2; MIB], done).unwrap();
+    let refused = only(&results);
+    assert!(
+        matches!(refused, Err(WriteError::Full { limit: MIB, .. })),
+        "{refused:?}"
+    );
+
+    let gate = Gate::before(running.engine(), 0);
+    handle.abort().unwrap();
+    let (done, results) = reporting();
+    handle.write_accepted("late", done).unwrap();
+    drop(gate);
+    let closed = only(&results);
+    assert!(matches!(closed, Err(WriteError::Closed)), "{closed:?}");
+    drop(client);
+}
+
+#[test]
+fn flushed_means_that_the_kernel_has_the_bytes() {
+    let (running, log) = start(local(), |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    let client = Client::with_small_window(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let sent = noise(1, 8 * MIB);
+    let (done, results) = reporting();
+    handle.write_flushed(sent.clone(), done).unwrap();
+    let (done, later) = reporting();
+    handle.write_flushed("the end", done).unwrap();
+    let (done, accepted) = reporting();
+    handle.write_accepted("!", done).unwrap();
+    assert!(only(&accepted).is_ok());
+    assert!(results.try_recv().is_err(), "the peer has not read");
+    assert!(client.recv(4 * MIB) == sent[..4 * MIB]);
+    assert!(results.try_recv().is_err(), "half of it has not been read");
+    assert!(client.recv(4 * MIB) == sent[4 * MIB..]);
+    assert_eq!(client.recv(8), b"the end!");
+    assert!(only(&results).is_ok());
+    assert!(only(&later).is_ok());
+}
+
+#[test]
+fn flushed_tells_when_the_connection_closes_before() {
+    let (running, log) = start(local(), |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    for n in 0..3 {
+        let client = Client::with_small_window(&running);
+        let handle = running.engine().handle(log.await_open(n)).unwrap();
+        let (done, results) = reporting();
+        handle.write_flushed(vec![0; 8 * MIB], done).unwrap();
+        client.recv(1);
+        match n {
+            0 => client.reset(),
+            1 => handle.abort().unwrap(),
+            _ => {
+                running.engine().shutdown_within(Duration::from_millis(50));
+            }
+        }
+        let result = only(&results);
+        assert!(matches!(result, Err(WriteError::Closed)), "{result:?}");
+    }
+}
+
+#[test]
+fn every_completion_is_called_exactly_once_whatever_happens() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    for round in 0..10 {
+        let (running, log) = start(local().reactors(2).mailbox(200), |app| app);
+        let taken = AtomicUsize::new(0);
+        let called = Arc::new(AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for thread in 0..3 {
+                let mut random = fastrand::Rng::with_seed(seed + 3 * round + thread);
+                let (running, log, taken, called) = (&running, &log, &taken, &called);
+                scope.spawn(move || {
+                    log.await_open(0);
+                    for n in 0..1000 {
+                        if n == 900 && thread == 0 {
+                            running.engine().shutdown();
+                        }
+                        let ids = log.ids();
+                        let recent = &ids[ids.len().saturating_sub(4)..];
+                        let id = recent[random.usize(..recent.len())];
+                        let Some(handle) = running.engine().handle(id) else {
+                            continue;
+                        };
+                        let called = called.clone();
+                        let done = move |_| {
+                            called.fetch_add(1, SeqCst);
+                        };
+                        let bytes = vec![0; random.usize(..100)];
+                        let request = match random.u32(..20) {
+                            0 => {
+                                let _ = handle.close();
+                                continue;
+                            }
+                            1..10 => handle.write_accepted(bytes, done),
+                            _ => handle.write_flushed(bytes, done),
+                        };
+                        taken.fetch_add(usize::from(request.is_ok()), SeqCst);
+                    }
+                });
+            }
+            scope.spawn(|| {
+                let mut clients = VecDeque::new();
+                while !running.engine().is_stopping() {
+                    clients.extend(Client::try_connect(&running.local_addrs()[0]));
+                    if clients.len() > 3 {
+                        clients.pop_front();
+                    }
+                }
+            });
+        });
+        let _ = running.join();
+        assert!(taken.load(SeqCst) > 0);
+        assert_eq!(called.load(SeqCst), taken.load(SeqCst));
+    }
+}
+
+#[test]
+fn a_handle_serves_many_threads_at_once() {
+    const THREADS: u32 = 8;
+    const EACH: u32 = 5000;
+    let (running, log) = start(local().reactors(2), |app| app);
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let handle = &handle;
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let mut record = thread.to_be_bytes().to_vec();
+                    record.extend_from_slice(&n.to_be_bytes());
+                    handle.write(record).expect("the mailbox has room");
+                }
+            });
+        }
+        let mut next = HashMap::new();
+        for _ in 0..THREADS * EACH {
+            let record = client.recv(8);
+            let (thread, n) = record.split_at(4);
+            let expected = next.entry(thread.to_vec()).or_insert(0_u32);
+            assert_eq!(n, expected.to_be_bytes(), "out of order");
+            *expected += 1;
+        }
+        assert!(next.values().all(|count| *count == EACH));
+    });
+}
+
+#[test]
+fn a_full_mailbox_says_so_and_loses_nothing_it_took() {
+    let (running, log) = start(local().mailbox(10), |app| app);
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let gate = Gate::before(running.engine(), 0);
+    let mut taken = 0_u8;
+    let error = loop {
+        match handle.write(vec![taken]) {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((taken, error), (10, HandleError::MailboxFull));
+    assert!(error.to_string().contains("mailbox"), "{error}");
+    assert_eq!(running.engine().stats().total().queued, 10);
+    let full = running.engine().broadcast("nor this");
+    assert_eq!(full, Err(HandleError::MailboxFull));
+    drop(gate);
+    assert_eq!(client.recv(10), (0..10).collect::<Vec<_>>());
+    eventually("there is room again", || handle.write("again").is_ok());
+    assert_eq!(client.recv(5), b"again");
+}
+
+#[test]
+fn a_full_mailbox_does_not_keep_the_server_from_stopping() {
+    let (running, _log) = start(local().mailbox(1), |app| app);
+    let gate = Gate::before(running.engine(), 0);
+    while running.engine().run_on(0, |_, _| ()).is_ok() {}
+    running.engine().shutdown();
+    drop(gate);
+    assert_eq!(running.join().forced, 0);
+}
+
+#[test]
+fn a_handle_sends_through_the_codec_runs_tasks_and_closes() {
+    let (running, log) = start(local(), |app| {
+        app.codec(Cut::Length(LengthField::default()))
+    });
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    assert_eq!(handle.id(), log.await_open(0));
+    handle.send("abc").unwrap();
+    assert_eq!(client.recv(7), b"\0\0\0\x03abc");
+    // Refused by the codec: dropped, and the connection goes on.
+    handle.send(vec![0; 2 * MIB]).unwrap();
+    handle
+        .run(|_, conn, session| {
+            session.number = 7;
+            conn.write(b"run").expect("taken");
+        })
+        .unwrap();
+    handle
+        .run(|_, conn, session| {
+            let text = session.number.to_string();
+            conn.write(text.as_bytes()).expect("taken");
+        })
+        .unwrap();
+    assert_eq!(client.recv(4), b"run7");
+    handle.close().unwrap();
+    assert_eq!(client.recv_to_end(), b"");
+    drop(client);
+    log.await_close(0);
+    eventually("the handle knows", || !handle.is_open());
+}
+
+#[test]
+fn a_peer_that_leaves_during_a_worker_job_harms_nobody() {
+    let pool = Arc::new(WorkerPool::builder().threads(2).queue(10).build().unwrap());
+    let (begun, begins) = mpsc::channel::<Sender<()>>();
+    let (answered, answers) = mpsc::channel();
+    let (running, log) = start(local(), move |app| {
+        let (pool, begun, answered) = (pool.clone(), begun.clone(), answered.clone());
+        app.react(move |conn, _, frame| {
+            let (handle, question) = (conn.handle(), frame.to_vec());
+            let (begun, answered) = (begun.clone(), answered.clone());
+            let job = move || {
+                let (go, wait) = mpsc::channel();
+                begun.send(go).expect("the test waits");
+                let _ = wait.recv();
+                answered
+                    .send(handle.write(question))
+                    .expect("the test waits");
+            };
+            pool.submit(job).expect("taken");
+            Action::Continue
+        })
+    });
+    let stays = Client::to(&running);
+    stays.send("stays");
+    let go_stays = begins.recv_timeout(LONG).unwrap();
+    let leaves = Client::to(&running);
+    leaves.send("leaves");
+    let go_leaves = begins.recv_timeout(LONG).unwrap();
+    drop(leaves);
+    log.await_close(0);
+    // Its slot has a new tenant by the time of the answer.
+    let tenant = Client::to(&running);
+    log.await_open(2);
+    drop(go_leaves);
+    assert_eq!(
+        answers.recv_timeout(LONG).unwrap(),
+        Err(HandleError::Closed)
+    );
+    drop(go_stays);
+    assert_eq!(answers.recv_timeout(LONG).unwrap(), Ok(()));
+    assert_eq!(stays.recv(5), b"stays");
+    tenant.end_writes();
+    assert_eq!(tenant.recv_to_end(), b"");
+}
+
+#[test]
+fn a_broadcast_reaches_every_connection_of_every_reactor_once() {
+    let (running, log) = start(local().reactors(4), |app| app);
+    let clients: Vec<_> = (0..20).map(|_| Client::to(&running)).collect();
+    eventually("all are open", || log.opened() == 20);
+    let large = noise(2, 100_000);
+    running.engine().broadcast("small").unwrap();
+    running.engine().broadcast(large.clone()).unwrap();
+    for client in &clients {
+        assert_eq!(client.recv(5), b"small");
+        assert!(client.recv(large.len()) == large);
+    }
+    let (sender, counts) = mpsc::channel();
+    for reactor in 0..4 {
+        let sender = sender.clone();
+        running
+            .engine()
+            .run_on(reactor, move |_, reactor| {
+                let taken = reactor.broadcast("by reactor");
+                sender.send(taken).expect("the test waits");
+            })
+            .unwrap();
+    }
+    let taken: usize = counts.iter().take(4).sum();
+    assert_eq!(taken, 20);
+    for client in &clients {
+        assert_eq!(client.recv(10), b"by reactor");
+        client.round_trip("nothing else");
+    }
+}
+
+#[test]
+fn tasks_run_on_the_reactor_they_are_meant_for_and_not_before_their_time() {
+    let (running, _log) = start(local().reactors(3), |app| app);
+    let engine = running.engine();
+    let delay = Duration::from_millis(30);
+    let (sender, results) = mpsc::channel();
+    for reactor in 0..3 {
+        let (now, later) = (sender.clone(), sender.clone());
+        let asked = Instant::now();
+        engine
+            .run_on(reactor, move |_, reactor| {
+                now.send((reactor.id(), false)).expect("the test waits");
+            })
+            .unwrap();
+        engine
+            .schedule(reactor, delay, move |_, reactor| {
+                assert!(asked.elapsed() >= delay, "early");
+                later.send((reactor.id(), true)).expect("the test waits");
+            })
+            .unwrap();
+    }
+    drop(sender);
+    let mut ran: Vec<_> = results.iter().collect();
+    ran.sort_unstable();
+    let all = [0, 1, 2].map(|reactor| [(reactor, false), (reactor, true)]);
+    assert_eq!(ran, all.concat());
+    let no_such = engine.run_on(3, |_, _| ());
+    assert_eq!(no_such, Err(HandleError::Closed));
+}
+
+#[test]
+fn a_reactor_reaches_its_connections_by_their_name() {
+    let (running, log) = start(local(), |app| app);
+    let clients: Vec<_> = (0..3).map(|_| Client::to(&running)).collect();
+    let ids: Vec<_> = (0..3).map(|n| log.await_open(n)).collect();
+    drop(Client::to(&running));
+    let gone = log.await_open(3);
+    log.await_close(0);
+    let (sender, results) = mpsc::channel();
+    let (first, all) = (ids[0], ids.clone());
+    running
+        .engine()
+        .run_on(0, move |_, reactor| {
+            let mut seen = Vec::new();
+            reactor.for_each(|conn, _| seen.push(conn.id()));
+            seen.sort_unstable();
+            assert_eq!(seen, all);
+            assert!(reactor.with(gone, |_, _| ()).is_none());
+            let written = reactor.with(first, |conn, _| conn.write(b"you").is_ok());
+            sender.send(written).expect("the test waits");
+        })
+        .unwrap();
+    assert_eq!(results.recv_timeout(LONG).unwrap(), Some(true));
+    // Connections are numbered in the order of accepting, which is that of connecting.
+    assert_eq!(clients[0].recv(3), b"you");
+}
+
+#[test]
+fn two_engines_in_one_process_keep_apart_and_can_work_together() {
+    let (one, one_log) = start(Server::bind("tcp://127.0.0.1:0").reactors(2), |app| app);
+    let client_of_one = Client::to(&one);
+    let to_one: Handle<App> = one.engine().handle(one_log.await_open(0)).unwrap();
+    let for_two = to_one.clone();
+    let (two, two_log) = start(Server::bind("tcp://127.0.0.1:0").reactors(2), move |app| {
+        let to_one = for_two.clone();
+        app.react(move |_, _, frame| {
+            to_one.write(frame.to_vec()).expect("taken");
+            Action::Continue
+        })
+    });
+    let client_of_two = Client::to(&two);
+    client_of_two.send("from two to one");
+    assert_eq!(client_of_one.recv(15), b"from two to one");
+    client_of_one.round_trip("within one");
+    assert_eq!((one_log.opened(), two_log.opened()), (1, 1));
+    // Counted just after the kernel has taken it.
+    eventually("all is counted", || {
+        one.engine().stats().total().bytes_out == 25
+    });
+    assert_eq!(two.engine().stats().total().bytes_out, 0);
+    drop(client_of_two);
+    assert_eq!(two.shutdown().forced, 0);
+    client_of_one.round_trip("one goes on");
+}
