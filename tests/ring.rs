@@ -157,7 +157,7 @@ fn consuming_more_than_there_is_panics() {
 }
 
 #[test]
-#[should_panic(expected = "committed more than the free space")]
+#[should_panic(expected = "committed more than the spare stretch")]
 fn committing_more_than_is_free_panics() {
     let mut ring = Ring::over(vec![0; 8].into());
     ring.write(b"abc");

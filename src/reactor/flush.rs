@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{release, report_panic};
 use crate::buf::outbox::MAX_SLICES;
-use crate::conn::close::CloseReason;
+use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::{Alarm, Step};
 use crate::handler::context::{Context, Extras, Link, Slot};
 use crate::handler::{Completion, EventHandler, WriteError};
@@ -237,6 +237,10 @@ pub(super) fn ring_alarm<H: EventHandler>(
     slot.link.alarm = None;
     match slot.link.state.alarm(cx.now, &cx.limits) {
         Alarm::At(_) => cx.set_alarm(&mut slot.link),
+        // A drain would wait for what has just been waited for.
+        Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
+            cx.abort(&mut slot.link, CloseReason::Timeout(kind));
+        }
         Alarm::Timeout(kind) => cx.begin_close(&mut slot.link, CloseReason::Timeout(kind)),
         Alarm::DrainOver => {
             slot.link.state.give_up_draining();
