@@ -87,12 +87,13 @@ fn the_read_timeout_closes_on_a_frame_that_stays_incomplete() {
     let began = Instant::now();
     client.send("whole\n");
     assert_eq!(client.recv(6), b"whole\n");
-    while log.closed() == 0 {
+    while began.elapsed() < LIMIT * 3 / 2 {
+        // The server may have ended it already.
         let _ = (&client.0).write(b"x");
         thread::sleep(LIMIT / 40);
     }
+    let _ = client.recv_to_any_end();
     drop(client);
-    assert!(began.elapsed() >= LIMIT);
     assert_timed_out(&log, 0, TimeoutKind::Read, LIMIT);
     silent.round_trip("no frame has begun here\n");
 }
@@ -114,14 +115,16 @@ fn frames_that_arrive_in_pieces_in_time_do_not_time_out() {
 #[test]
 fn the_write_stall_timeout_closes_a_peer_that_does_not_read() {
     let (running, log) = start(local().write_stall_timeout(LIMIT), |app| {
-        app.react(|conn, _, _| {
-            shrink(conn);
+        app.react(|conn, _, frame| {
+            if frame == b"stall" {
+                shrink(conn);
+            }
             conn.write_shared(vec![0; 8 << 20]).into()
         })
     });
     let idle = Client::to(&running);
     let client = Client::with_small_window(&running);
-    client.send("go");
+    client.send("stall");
     assert_timed_out(&log, 0, TimeoutKind::WriteStall, LIMIT);
     let (_, end) = client.recv_to_any_end();
     assert!(

@@ -106,7 +106,7 @@ fn scribbling(frames: usize, largest: u32, slow: bool) {
         client.recv_to_end()
     });
     log.await_close(0);
-    let written = written.lock().unwrap();
+    let written = written.lock().expect("no panics");
     assert_eq!(log.frames(), frames);
     assert!(
         received == *written,
@@ -115,7 +115,7 @@ fn scribbling(frames: usize, largest: u32, slow: bool) {
         written.len()
     );
     assert!(
-        *seen.lock().unwrap() == *written,
+        *seen.lock().expect("no panics") == *written,
         "pre_write saw something else"
     );
 }

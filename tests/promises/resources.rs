@@ -40,7 +40,7 @@ impl log::Log for Warnings {
 fn running_out_of_descriptors_is_logged_backed_off_and_survived_by_the_main_reactor() {
     let name = "resources::running_out_of_descriptors_is_logged_backed_off_and_survived_by_the_main_reactor";
     alone(name, || {
-        exhaustion(Server::bind("tcp://127.0.0.1:0").reactors(2))
+        exhaustion(Server::bind("tcp://127.0.0.1:0").reactors(2));
     });
 }
 
@@ -49,7 +49,7 @@ fn running_out_of_descriptors_is_logged_backed_off_and_survived_by_a_single_loop
     let name =
         "resources::running_out_of_descriptors_is_logged_backed_off_and_survived_by_a_single_loop";
     alone(name, || {
-        exhaustion(Server::bind("tcp://127.0.0.1:0").single_loop(true))
+        exhaustion(Server::bind("tcp://127.0.0.1:0").single_loop(true));
     });
 }
 
@@ -76,7 +76,7 @@ fn exhaustion(server: Server) {
     for client in &clients {
         client.round_trip("we are served");
     }
-    let warnings = WARNINGS.0.lock().unwrap().clone();
+    let warnings = WARNINGS.0.lock().expect("no panics").clone();
     assert!(!warnings.is_empty() && warnings.len() < 20, "{warnings:?}");
     for line in warnings {
         assert!(
@@ -270,7 +270,7 @@ fn assert_refused(path: &TempPath, why: &str) {
     let server = Server::bind(path.addr());
     let error = server
         .start(|_| App::echo(&Default::default()))
-        .unwrap_err();
+        .expect_err("the path is taken");
     let message = error.to_string();
     assert!(
         message.contains(&path.addr()) && message.contains(why),

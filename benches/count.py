@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Counts what the echo example costs: instructions and system calls a message, memory an idle connection.
+
+    cargo build --release --example echo && benches/count.py
+
+Counts do not depend on the machine's load, unlike times. Needs Linux, valgrind and strace. An instruction count is a
+slope: (count at many messages - count at few) / (many - few), so that start-up and shutdown drop out. Connections:
+64, one message of 64 bytes under way on each. Everything runs on loopback and ends within about two minutes.
+"""
+import re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
+
+ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/release/examples/echo"
+MESSAGE = b"x" * 64
+
+
+class Server:
+    """The echo example with one reactor, under a tracer if one is given."""
+
+    def __init__(self, *tracer):
+        command = [*tracer, ECHO, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self.process.stdout.readline()
+        found = re.search(r"listens on (\S+):(\d+)", line) or sys.exit(f"{ECHO} said {line!r}")
+        self.addr = (found[1], int(found[2]))
+
+    def stop(self):
+        # A tracer passes the signal on to the server, or is the server itself.
+        children = open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()
+        subprocess.run(["kill", "-INT", *(children or [str(self.process.pid)])], check=True)
+        self.process.wait(60)
+
+
+def messages(addr, count, connections=64):
+    """Sends `count` messages over some connections, one at a time on each."""
+    selector = selectors.DefaultSelector()
+    left = [count // connections] * connections
+    for n in range(connections):
+        peer = socket.create_connection(addr)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(peer, selectors.EVENT_READ, n)
+        peer.sendall(MESSAGE)
+    peers = connections
+    while peers:
+        for key, _ in selector.select():
+            n = key.data
+            key.fileobj.recv(65536)
+            left[n] -= 1
+            if left[n] > 0:
+                key.fileobj.sendall(MESSAGE)
+            else:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+                peers -= 1
+
+
+def visits(addr, count):
+    """Connects, sends one message, gets it back and leaves, `count` times."""
+    for _ in range(count):
+        with socket.create_connection(addr) as peer:
+            peer.sendall(MESSAGE)
+            peer.recv(65536)
+            peer.shutdown(socket.SHUT_WR)
+            peer.recv(1)
+
+
+def instructions(load, count):
+    with tempfile.NamedTemporaryFile("r") as log:
+        tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log.name}"]
+        server = Server(*tool)
+        load(server.addr, count)
+        server.stop()
+        return int(re.findall(r"Collected : (\d+)", log.read())[-1])
+
+
+def slope(load, few, many):
+    return (instructions(load, many) - instructions(load, few)) / (many - few)
+
+
+def system_calls(count):
+    with tempfile.NamedTemporaryFile("r") as log:
+        server = Server("strace", "-f", "-c", "-o", log.name)
+        messages(server.addr, count)
+        server.stop()
+        for line in log.read().splitlines():
+            fields = line.split()
+            if len(fields) >= 5 and fields[3].isdigit() and int(fields[3]) * 1000 > count:
+                errors = f", {fields[4]} of them errors" if fields[4].isdigit() else ""
+                print(f"  {int(fields[3]) / count:7.4f} {fields[-1]}{errors}")
+
+
+def resident(pid):
+    return int(re.search(r"Rss:\s+(\d+)", open(f"/proc/{pid}/smaps_rollup").read())[1]) * 1024
+
+
+def idle_memory(count):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(count + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),) * 2)
+    server = Server()
+    before = resident(server.process.pid)
+    peers = []
+    for n in range(count):
+        peers.append(socket.create_connection(server.addr))
+        if n % 100 == 0:
+            time.sleep(0.005)
+    for peer in peers:
+        peer.sendall(MESSAGE)
+        peer.recv(65536)
+    used = resident(server.process.pid) - before
+    for peer in peers:
+        peer.close()
+    server.stop()
+    return used / count
+
+
+if __name__ == "__main__":
+    print(f"instructions a message:               {slope(messages, 6_400, 32_000):6.0f}")
+    print(f"instructions an accept, echo, close:  {slope(visits, 500, 2_500):6.0f}")
+    print(f"bytes of memory an idle connection:   {idle_memory(10_000):6.0f}")
+    print("system calls a message:")
+    system_calls(32_000)
