@@ -37,11 +37,11 @@ impl Gate {
     }
 }
 
+/// What became of a write.
+type Fate = Result<(), WriteError>;
+
 /// A completion that sends what it was called with.
-fn reporting() -> (
-    impl FnOnce(Result<(), WriteError>) + Send + 'static,
-    Receiver<Result<(), WriteError>>,
-) {
+fn reporting() -> (impl FnOnce(Fate) + Send + 'static, Receiver<Fate>) {
     let (sender, receiver) = mpsc::channel();
     let done = move |result| {
         let _ = sender.send(result);
@@ -50,7 +50,7 @@ fn reporting() -> (
 }
 
 /// What a completion was called with, once; that it is dropped afterwards is how `recv` ends.
-fn only(results: &Receiver<Result<(), WriteError>>) -> Result<(), WriteError> {
+fn only(results: &Receiver<Fate>) -> Fate {
     let result = results.recv_timeout(LONG).expect("it is called");
     assert!(results.recv_timeout(LONG).is_err(), "called twice");
     result

@@ -266,7 +266,8 @@ fn bad_options_are_named_with_what_would_be_right() {
             "{option}: {message}"
         );
     }
-    let timeouts: [(&str, fn(Server, Duration) -> Server); 4] = [
+    type Timeout = fn(Server, Duration) -> Server;
+    let timeouts: [(&str, Timeout); 4] = [
         ("read_timeout", Server::read_timeout),
         ("write_stall_timeout", Server::write_stall_timeout),
         ("handshake_timeout", Server::handshake_timeout),

@@ -1,0 +1,160 @@
+//! Ten thousand connections open, idle and closed. A binary of its own: it needs most of the descriptors.
+
+mod util;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use epicycle::{Server, service};
+use socket2::{Domain, Socket, Type};
+
+use crate::util::client::Client;
+use crate::util::process::{descriptor_limit, descriptors, limit_descriptors};
+use crate::util::{LONG, eventually};
+
+const WANTED: usize = 10_000;
+
+/// Tells the child process whom to connect to, and how often.
+const ROLE: &str = "EPICYCLE_TEST_IDLE_CLIENTS";
+
+const NAME: &str = "ten_thousand_connections_idle_and_leave_nothing_behind";
+
+#[test]
+fn ten_thousand_connections_idle_and_leave_nothing_behind() {
+    limit_descriptors(descriptor_limit().1);
+    if let Ok(role) = env::var(ROLE) {
+        return be_the_clients(&role);
+    }
+    // Either process holds one end of each, and a few descriptors of its own.
+    let possible = descriptor_limit().0.saturating_sub(100) as usize;
+    let count = WANTED.min(possible);
+    if count < WANTED {
+        eprintln!(
+            "ONLY {count} OF {WANTED} CONNECTIONS: raise the hard limit on descriptors (ulimit -Hn)"
+        );
+    }
+    let running = Server::bind("tcp://127.0.0.1:0")
+        .reactors(2)
+        .idle_timeout(10 * LONG)
+        .start(|_| service(|conn, bytes| conn.write(bytes).into()))
+        .unwrap();
+    let stats = || running.engine().stats().total();
+    Client::to(&running).round_trip("warm up");
+    eventually("it is gone", || stats().connections == 0);
+    let (before, memory_before) = (descriptors(), resident());
+
+    let mut clients = Clients::start(&format!("{} {count}", running.local_addrs()[0]));
+    clients.await_line("open");
+    // The child's pipes are two more.
+    let open = || stats().connections == count as u64;
+    eventually("all are accepted", open);
+    assert_eq!(descriptors(), before + count + 2);
+    assert_eq!(stats().timers, count as u64);
+    eventually("no idle connection holds a buffer", || {
+        stats().buffered == 0
+    });
+    if let (Some(before), Some(now)) = (memory_before, resident()) {
+        let each = now.saturating_sub(before) / count;
+        println!("{each} bytes of resident memory a connection");
+        assert!(each < 2048, "{each} bytes a connection");
+    }
+
+    clients.go_on();
+    clients.await_line("echoed");
+    assert!(open());
+    eventually("no idle connection holds a buffer", || {
+        stats().buffered == 0
+    });
+
+    clients.go_on();
+    assert!(clients.child.wait().unwrap().success());
+    drop(clients);
+    eventually("all are gone", || stats().connections == 0);
+    eventually("no descriptor is left", || descriptors() == before);
+    eventually("no timer is left", || stats().timers == 0);
+    assert_eq!(stats().closed, count as u64 + 1);
+    let report = running.shutdown();
+    assert_eq!((report.drained, report.forced), (0, 0));
+}
+
+/// The process with the other ends.
+struct Clients {
+    child: Child,
+    orders: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Clients {
+    fn start(role: &str) -> Self {
+        let mut child = Command::new(env::current_exe().expect("a path"))
+            .args(["--exact", NAME, "--nocapture"])
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs itself");
+        let orders = child.stdin.take().expect("is piped");
+        let output = child.stdout.take().expect("is piped");
+        Self {
+            child,
+            orders,
+            lines: BufReader::new(output).lines(),
+        }
+    }
+
+    fn await_line(&mut self, expected: &str) {
+        let found = self
+            .lines
+            .any(|line| line.expect("is text").ends_with(expected));
+        assert!(found, "the clients failed");
+    }
+
+    fn go_on(&mut self) {
+        writeln!(self.orders, "go on").expect("it waits");
+    }
+}
+
+fn be_the_clients(role: &str) {
+    let (addr, count) = role.split_once(' ').expect("two words");
+    let addr: SocketAddr = addr.parse().expect("an address");
+    let count: usize = count.parse().expect("a number");
+    let mut orders = std::io::stdin().lines();
+    let clients: Vec<_> = (0..count).map(|n| connect(addr, n)).collect();
+    println!("open");
+    orders.next();
+    for some in clients.chunks(100) {
+        for client in some {
+            client.send("anybody there?");
+        }
+        for client in some {
+            assert_eq!(client.recv(14), b"anybody there?");
+        }
+    }
+    println!("echoed");
+    orders.next();
+}
+
+/// Connects from one of several addresses, each of which has ports of its own.
+fn connect(addr: SocketAddr, n: usize) -> Client {
+    let from = IpAddr::V4(Ipv4Addr::new(127, 0, 1, (n % 8) as u8 + 1));
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
+    socket
+        .bind(&SocketAddr::new(from, 0).into())
+        .expect("a port is free");
+    socket.connect(&addr.into()).expect("connects");
+    socket.set_read_timeout(Some(LONG)).expect("sets");
+    Client(socket)
+}
+
+/// This process's resident memory in bytes, where the system tells.
+fn resident() -> Option<usize> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
