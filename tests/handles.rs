@@ -214,20 +214,26 @@ fn every_completion_is_called_exactly_once_whatever_happens() {
         let called = Arc::new(AtomicUsize::new(0));
         thread::scope(|scope| {
             for thread in 0..3 {
-                let mut random = fastrand::Rng::with_seed(seed + 3 * round + thread);
+                let mut random = fastrand::Rng::with_seed(seed.wrapping_add(3 * round + thread));
                 let (running, log, taken, called) = (&running, &log, &taken, &called);
                 scope.spawn(move || {
                     log.await_open(0);
-                    for n in 0..1000 {
-                        if n == 900 && thread == 0 {
+                    let mut requests = 0;
+                    while requests < 1000 {
+                        if requests == 900 && thread == 0 {
                             running.engine().shutdown();
                         }
                         let ids = log.ids();
                         let recent = &ids[ids.len().saturating_sub(4)..];
                         let id = recent[random.usize(..recent.len())];
                         let Some(handle) = running.engine().handle(id) else {
+                            if running.engine().is_stopping() {
+                                break;
+                            }
+                            thread::yield_now();
                             continue;
                         };
+                        requests += 1;
                         let called = called.clone();
                         let done = move |_| {
                             called.fetch_add(1, SeqCst);

@@ -1,7 +1,7 @@
 //! Descriptors, paths and limits: none leaks, none is taken from others, each has a default.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
@@ -165,8 +165,11 @@ fn commotion(server: Server) {
             };
             // A refused client may be gone already.
             let _ = (&client.0).write_all(order);
-            if n % 6 == 3 {
-                let _ = (&client.0).read(&mut [0; 100]);
+            // Half of them leave without waiting for what comes of it.
+            match n % 12 {
+                0 | 1 | 2 | 4 => drop(client.recv_to_any_end()),
+                3 => drop(client.try_recv(6)),
+                _ => {}
             }
             if n % 2 == 0 {
                 client.reset();
@@ -186,7 +189,7 @@ fn commotion(server: Server) {
     drop(stalled);
     let report = running.shutdown();
     assert_eq!(report.forced, 0);
-    assert!(log.closed() > 300, "{}", log.closed());
+    assert!(log.closed() > 150, "{}", log.closed());
 }
 
 #[test]

@@ -45,10 +45,10 @@ pub(crate) fn expect_panics() {
     ONCE.call_once(|| {
         let report = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            let on_purpose = panic
-                .payload()
-                .downcast_ref::<&str>()
-                .is_some_and(|message| message.starts_with("on purpose"));
+            let payload = panic.payload();
+            let literal = payload.downcast_ref::<&str>().copied();
+            let message = literal.or(payload.downcast_ref::<String>().map(String::as_str));
+            let on_purpose = message.is_some_and(|message| message.contains("on purpose"));
             if !on_purpose {
                 report(panic);
             }
