@@ -56,7 +56,7 @@ pub(super) fn serve_fully<H: EventHandler>(
     if slot.link.state.inbox.is_ready() && slot.link.state.wants_frames(policy) {
         decode_inbox(handler, slot, cx, &mut frames, false);
     }
-    while slot.link.state.is_readable() && bytes > 0 {
+    while slot.link.state.is_readable() && bytes > 0 && frames > 0 {
         let received = if slot.link.state.wants_frames(policy) {
             // Frames beyond the budget come before more input.
             if slot.link.state.inbox.is_ready() {
