@@ -3,10 +3,67 @@
 #[path = "util/mod.rs"]
 mod util;
 
-use epicycle::codec::{LengthField, encode_to_vec};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 
+use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Outbox};
+
+use crate::util::LONG;
 use crate::util::app::{Cut, local, start};
 use crate::util::client::Client;
+
+/// Frames end in LF, are found without a word on how long they may become, and have an encoder that panics.
+struct Blunt;
+
+/// The longest input it has seen.
+static LONGEST: AtomicUsize = AtomicUsize::new(0);
+
+impl Codec for Blunt {
+    type Frame<'a> = &'a [u8];
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        LONGEST.fetch_max(src.len(), Ordering::Relaxed);
+        Ok(match src.iter().position(|byte| *byte == b'\n') {
+            Some(end) => Decoded::Frame {
+                frame: &src[..=end],
+                consumed: end + 1,
+            },
+            None => Decoded::NeedMore { at_least: 1 },
+        })
+    }
+}
+
+impl Encode<&[u8]> for Blunt {
+    fn encode(&mut self, item: &[u8], dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        dst.put(item);
+        panic!("on purpose: an encoder");
+    }
+}
+
+/// An echo of such frames.
+struct BluntEcho(mpsc::Sender<CloseReason>);
+
+impl EventHandler for BluntEcho {
+    type Codec = Blunt;
+    type Session = ();
+
+    fn codec(&mut self) -> Blunt {
+        Blunt
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: &[u8]) -> Action {
+        conn.write(frame).into()
+    }
+
+    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+        let _ = self.0.send(reason);
+    }
+}
 
 #[test]
 fn a_flood_of_frames_that_fills_the_budget_exactly_goes_on() {
@@ -21,4 +78,34 @@ fn a_flood_of_frames_that_fills_the_budget_exactly_goes_on() {
     assert_eq!(log.frames(), count);
     let stats = server.engine().stats().total();
     assert_eq!((stats.panics, stats.frames), (0, count as u64));
+}
+
+#[test]
+fn a_codec_that_asks_for_too_little_does_not_lift_the_frame_limit() {
+    let (closed, closes) = mpsc::channel();
+    let server = local()
+        .max_frame(1 << 20)
+        .start(move |_| BluntEcho(closed.clone()))
+        .unwrap();
+    let client = Client::to(&server);
+    let sender = client.clone();
+    let sending = std::thread::spawn(move || {
+        use std::io::Write;
+        let chunk = vec![b'x'; 1 << 20];
+        // The connection ends somewhere in here.
+        for _ in 0..64 {
+            if (&sender.0).write_all(&chunk).is_err() {
+                break;
+            }
+        }
+        sender.0.shutdown(std::net::Shutdown::Write).ok();
+    });
+    let reason = closes.recv_timeout(LONG).unwrap();
+    assert!(
+        matches!(reason, CloseReason::Frame(FrameError::TooLong { .. })),
+        "{reason}"
+    );
+    let seen = LONGEST.load(Ordering::Relaxed);
+    assert!(seen <= 2 << 20, "{seen} bytes were kept");
+    sending.join().unwrap();
 }

@@ -311,11 +311,13 @@ fn decode<H: EventHandler>(
                     break 0;
                 }
             }
-            Found::Partial { at_least } if at_least <= cx.limits.max_frame => {
-                break at_least.max(input.len() - consumed + 1);
-            }
             Found::Partial { at_least } => {
-                let (len, max) = (at_least as u64, cx.limits.max_frame);
+                // Whatever the codec asks for, what it has is not enough.
+                let need = at_least.max(input.len() - consumed + 1);
+                if need <= cx.limits.max_frame {
+                    break need;
+                }
+                let (len, max) = (need as u64, cx.limits.max_frame);
                 refuse_frame(slot, cx, FrameError::TooLong { len, max });
                 break 0;
             }
