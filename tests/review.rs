@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Outbox};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox};
 
 use crate::util::LONG;
 use crate::util::app::{Cut, local, start};
@@ -108,4 +108,44 @@ fn a_codec_that_asks_for_too_little_does_not_lift_the_frame_limit() {
     let seen = LONGEST.load(Ordering::Relaxed);
     assert!(seen <= 2 << 20, "{seen} bytes were kept");
     sending.join().unwrap();
+}
+
+#[test]
+fn the_mailbox_bound_holds_while_the_reactor_is_behind() {
+    let (server, _) = start(local().mailbox(2_000), |app| app);
+    let engine = server.engine();
+    let gate = || {
+        let (entered, enters) = mpsc::channel();
+        let (open, opens) = mpsc::channel::<()>();
+        let wait = move || {
+            entered.send(()).unwrap();
+            opens.recv_timeout(LONG).unwrap();
+        };
+        (wait, enters, open)
+    };
+    let (first, first_entered, open_first) = gate();
+    let (second, second_entered, open_second) = gate();
+    let (third, third_entered, open_third) = gate();
+
+    engine.run_on(0, move |_, _| first()).unwrap();
+    first_entered.recv_timeout(LONG).unwrap();
+    // The second gate is the first request of a turn of 1,024, the third that of the turn after.
+    engine.run_on(0, move |_, _| second()).unwrap();
+    for _ in 1..1_024 {
+        engine.run_on(0, |_, _| {}).unwrap();
+    }
+    engine.run_on(0, move |_, _| third()).unwrap();
+    open_first.send(()).unwrap();
+    second_entered.recv_timeout(LONG).unwrap();
+    for _ in 0..2_000 {
+        engine.run_on(0, |_, _| {}).unwrap();
+    }
+    open_second.send(()).unwrap();
+    third_entered.recv_timeout(LONG).unwrap();
+    assert_eq!(
+        engine.run_on(0, |_, _| {}),
+        Err(HandleError::MailboxFull),
+        "what waits has only been moved"
+    );
+    open_third.send(()).unwrap();
 }

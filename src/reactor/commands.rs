@@ -11,11 +11,11 @@ impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
         if self.turn.drain_mailbox {
             self.turn.drain_mailbox = false;
-            self.cx
-                .engine
-                .peer(self.cx.reactor)
-                .mailbox
-                .drain(&mut self.commands);
+            // Taking more before the last batch is done would lift the mailbox's bound.
+            if self.commands.is_empty() {
+                let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
+                mailbox.drain(&mut self.commands);
+            }
             self.turn.commands_left = COMMAND_BUDGET;
         }
         while self.turn.commands_left > 0 {
