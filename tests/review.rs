@@ -9,9 +9,9 @@ use std::sync::mpsc;
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox};
 
-use crate::util::LONG;
 use crate::util::app::{Cut, local, start};
 use crate::util::client::Client;
+use crate::util::{LONG, eventually, expect_panics};
 
 /// Frames end in LF, are found without a word on how long they may become, and have an encoder that panics.
 struct Blunt;
@@ -148,4 +148,32 @@ fn the_mailbox_bound_holds_while_the_reactor_is_behind() {
         "what waits has only been moved"
     );
     open_third.send(()).unwrap();
+}
+
+#[test]
+fn an_encoder_that_panics_leaves_nothing_of_its_frame() {
+    expect_panics();
+    let (closed, _closes) = mpsc::channel();
+    let server = local().start(move |_| BluntEcho(closed.clone())).unwrap();
+    let (victim, other) = (Client::to(&server), Client::to(&server));
+    victim.round_trip("a\n");
+    other.round_trip("b\n");
+    // A task belongs to no connection, so its panic closes none.
+    server
+        .engine()
+        .run_on(0, |_, reactor| {
+            let mut first = true;
+            reactor.for_each(|conn, ()| {
+                if std::mem::take(&mut first) {
+                    let _ = conn.send(&b"half a frame"[..]);
+                }
+            });
+        })
+        .unwrap();
+    eventually("the task panics", || {
+        server.engine().stats().total().panics == 1
+    });
+    // Were it still staged, what others stage next would be sent in its place.
+    other.round_trip("the secret of another\n");
+    victim.round_trip("mine\n");
 }

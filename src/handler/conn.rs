@@ -159,19 +159,19 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     {
         self.admit(0)?;
         self.queue_behind_lent();
-        let before = self.link.state.out.len();
-        let mut outbox = Outbox::new(
+        let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,
             &mut self.cx.buffers,
-        );
-        let encoded = self.codec.encode(item, &mut outbox);
-        let len = outbox.len() - before;
-        if encoded.is_err() || before + len > self.cx.limits.outbound {
-            outbox.rollback(before);
-            encoded.map_err(WriteError::Frame)?;
+        ));
+        self.codec
+            .encode(item, &mut attempt.outbox)
+            .map_err(WriteError::Frame)?;
+        if attempt.outbox.len() > self.cx.limits.outbound {
+            drop(attempt);
             return Err(self.overflow());
         }
+        attempt.keep();
         self.cx.mark_dirty(&mut self.link.state);
         Ok(())
     }
@@ -370,6 +370,32 @@ impl<'a, H: EventHandler> Conn<'a, H> {
                 .reserve_place(&self.cx.arena, &mut self.cx.buffers);
             self.cx.window.place = Some(place);
         }
+    }
+}
+
+/// A frame being encoded: taken back unless it is kept, also when the encoder panics.
+///
+/// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
+/// later from where the arena holds the output of others by that time.
+struct Attempt<'a> {
+    outbox: Outbox<'a>,
+    before: usize,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(outbox: Outbox<'a>) -> Self {
+        let before = outbox.len();
+        Self { outbox, before }
+    }
+
+    fn keep(mut self) {
+        self.before = usize::MAX;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.outbox.rollback(self.before);
     }
 }
 
