@@ -11,7 +11,7 @@ use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, HandleError, Out
 
 use crate::util::app::{Cut, local, start};
 use crate::util::client::Client;
-use crate::util::{LONG, eventually, expect_panics};
+use crate::util::{LONG, eventually, expect_panics, noise};
 
 /// Frames end in LF, are found without a word on how long they may become, and have an encoder that panics.
 struct Blunt;
@@ -176,4 +176,26 @@ fn an_encoder_that_panics_leaves_nothing_of_its_frame() {
     // Were it still staged, what others stage next would be sent in its place.
     other.round_trip("the secret of another\n");
     victim.round_trip("mine\n");
+}
+
+#[test]
+fn what_follows_a_lost_write_is_lost_too() {
+    expect_panics();
+    let (server, log) = start(local(), |app| {
+        app.react(|conn, _, frame| {
+            assert!(conn.write(frame).is_ok());
+            assert!(conn.write(b"trailer").is_ok());
+            panic!("on purpose: after a write of its own input");
+        })
+    });
+    let client = Client::to(&server);
+    let sent = noise(1, 32 << 10);
+    client.send(&sent);
+    let (received, _) = client.recv_to_any_end();
+    assert!(
+        sent.starts_with(&received),
+        "{} bytes, not the beginning of what was written",
+        received.len()
+    );
+    assert!(matches!(*log.await_close(0).1, CloseReason::Panic));
 }

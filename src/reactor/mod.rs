@@ -449,7 +449,8 @@ impl<H: EventHandler> EventLoop<H> {
         self.cx.buffers.forget(window.taken);
         let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
         if let Some(slot) = self.connections.at(serving) {
-            if slot.link.state.is_open() {
+            // Lent input is lost with the panic, and nothing may be sent in its place.
+            if slot.link.state.is_open() && window.lent_len == 0 {
                 self.cx.begin_close(&mut slot.link, CloseReason::Panic);
             } else {
                 self.cx.abort(&mut slot.link, CloseReason::Panic);
