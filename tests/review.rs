@@ -5,12 +5,15 @@ mod util;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox, Server, TimeoutKind,
+};
 
 use crate::util::app::{Cut, local, start};
-use crate::util::client::Client;
+use crate::util::client::{Client, TempPath, shrink};
 use crate::util::{LONG, eventually, expect_panics, noise};
 
 /// Frames end in LF, are found without a word on how long they may become, and have an encoder that panics.
@@ -198,4 +201,51 @@ fn what_follows_a_lost_write_is_lost_too() {
         received.len()
     );
     assert!(matches!(*log.await_close(0).1, CloseReason::Panic));
+}
+
+#[test]
+fn a_write_stall_is_told_as_such() {
+    let (server, log) = start(
+        local().write_stall_timeout(Duration::from_millis(100)),
+        |app| {
+            app.on_open(|conn| {
+                shrink(conn);
+                conn.write(&[0; 8 << 20]).is_ok()
+            })
+        },
+    );
+    let _client = Client::with_small_window(&server);
+    let (closed, reason) = log.await_close(0);
+    assert!(closed.unsent > 0);
+    assert!(
+        matches!(*reason, CloseReason::Timeout(TimeoutKind::WriteStall)),
+        "{reason}"
+    );
+}
+
+#[test]
+fn buffer_sizes_hold_on_unix_sockets() {
+    let path = TempPath::new();
+    let (size, sizes) = mpsc::channel();
+    let (server, _) = start(
+        Server::bind(path.addr())
+            .reactors(1)
+            .send_buffer(32 << 10)
+            .recv_buffer(48 << 10),
+        move |app| {
+            let size = size.clone();
+            app.on_open(move |conn| {
+                let socket = socket2::SockRef::from(&*conn);
+                let sizes = (
+                    socket.send_buffer_size().unwrap(),
+                    socket.recv_buffer_size().unwrap(),
+                );
+                size.send(sizes).unwrap();
+                true
+            })
+        },
+    );
+    let _client = Client::to(&server);
+    // Linux doubles what it is asked for.
+    assert_eq!(sizes.recv_timeout(LONG).unwrap(), (64 << 10, 96 << 10));
 }

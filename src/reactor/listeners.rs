@@ -182,9 +182,10 @@ impl Listeners {
                     log::debug!(target: "epicycle::accept", "{peer} refused: too many connections");
                     return Attempt::Failed;
                 }
-                if !socket::ACCEPT_INHERITS_OPTIONS
+                let is_tcp = peer.ip().is_some();
+                if !(is_tcp && socket::TCP_INHERITS_OPTIONS)
                     && let Some(options) = &self.options
-                    && let Err(error) = options.apply(&stream, peer.ip().is_some())
+                    && let Err(error) = options.apply(&stream, is_tcp)
                 {
                     log::debug!(target: "epicycle::accept", "{peer}: socket options: {error}");
                 }

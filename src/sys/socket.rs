@@ -126,8 +126,8 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
     Ok((Stream(socket), to_addr(&addr)))
 }
 
-/// Whether an accepted socket has the listener's options: Linux copies them all.
-pub(crate) const ACCEPT_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
+/// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.
+pub(crate) const TCP_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
 
 #[cfg(not(target_vendor = "apple"))]
 const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
