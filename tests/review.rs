@@ -249,3 +249,24 @@ fn buffer_sizes_hold_on_unix_sockets() {
     // Linux doubles what it is asked for.
     assert_eq!(sizes.recv_timeout(LONG).unwrap(), (64 << 10, 96 << 10));
 }
+
+#[test]
+fn a_panic_while_forcing_does_not_spare_the_rest() {
+    expect_panics();
+    let (server, log) = start(local().drain_deadline(Duration::from_secs(3600)), |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            assert!(conn.write(&[0; 8 << 20]).is_ok());
+            conn.close();
+            true
+        })
+        .on_close(|_, _| panic!("on purpose: on_close"))
+    });
+    let _clients: Vec<_> = (0..4).map(|_| Client::with_small_window(&server)).collect();
+    eventually("all are open", || log.opened() == 4);
+    server.engine().shutdown_within(Duration::from_millis(50));
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || done.send(server.join()));
+    let report = ended.recv_timeout(Duration::from_secs(10)).expect("ends");
+    assert_eq!(report.forced, 4);
+}

@@ -113,11 +113,15 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
     pub(super) fn force_all(&mut self) {
+        // Due again at once, should an `on_close` panic on the way; what is closed already stays so.
+        let now = self.cx.now;
+        let again = self.cx.wheel.insert(now, Timer::DrainOver);
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
                 flush::force(&mut self.handler, slot, &mut self.cx);
             }
         }
+        self.cx.wheel.cancel(again);
     }
 
     /// Answers the requests that came too late.
