@@ -10,6 +10,7 @@ use std::time::Duration;
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
 use epicycle::{
     Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox, Server, TimeoutKind,
+    service,
 };
 
 use crate::util::app::{Cut, local, start};
@@ -269,4 +270,35 @@ fn a_panic_while_forcing_does_not_spare_the_rest() {
     std::thread::spawn(move || done.send(server.join()));
     let report = ended.recv_timeout(Duration::from_secs(10)).expect("ends");
     assert_eq!(report.forced, 4);
+}
+
+#[test]
+fn a_full_server_on_a_unix_path_is_a_server() {
+    let path = TempPath::new();
+    let listener =
+        socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let addr = socket2::SockAddr::unix(&path.0).unwrap();
+    listener.bind(&addr).unwrap();
+    listener.listen(1).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let client =
+            socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        client.set_nonblocking(true).unwrap();
+        if client.connect(&addr).is_err() {
+            break;
+        }
+        waiting.push(client);
+    }
+    let (done, started) = mpsc::channel();
+    let addr = path.addr();
+    std::thread::spawn(move || {
+        let result = Server::bind(addr).start(|_| service(|_, _| Action::Continue));
+        done.send(result.map(drop).map_err(|error| error.to_string()))
+    });
+    let error = started
+        .recv_timeout(Duration::from_secs(10))
+        .expect("comes back");
+    let error = error.expect_err("is taken");
+    assert!(error.contains("another server answers"), "{error}");
 }

@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -341,17 +340,20 @@ fn clear_stale(path: &Path) -> io::Result<()> {
             "something that is no socket is there; it stays, choose another path",
         ));
     }
-    match UnixStream::connect(path) {
+    // A server whose queue is full would block the call, and answers all the same.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             log::info!(target: "epicycle::server", "removing the stale socket {}", path.display());
             fs::remove_file(path)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(_) => Err(io::Error::new(
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
             "another server answers there",
         )),
-        Err(error) => Err(error),
     }
 }
 
