@@ -302,3 +302,28 @@ fn a_full_server_on_a_unix_path_is_a_server() {
     let error = error.expect_err("is taken");
     assert!(error.contains("another server answers"), "{error}");
 }
+
+#[test]
+fn an_event_for_a_closed_connection_is_nobodys() {
+    let (server, log) = start(local(), |app| {
+        app.on_open(|conn| {
+            use std::os::fd::AsFd;
+            // A copy, as a child process has one for a moment, keeps the socket and its events alive.
+            std::mem::forget(conn.as_fd().try_clone_to_owned().unwrap());
+            true
+        })
+    });
+    let client = Client::to(&server);
+    client.round_trip("hello");
+    let id = log.await_open(0);
+    let handle = server.engine().handle(id).unwrap();
+    handle.run(|_, conn, _| conn.abort()).unwrap();
+    log.await_close(0);
+    let turns = server.engine().stats().total().turns;
+    client.send("more");
+    eventually("the event comes", || {
+        server.engine().stats().total().turns > turns
+    });
+    Client::to(&server).round_trip("still there");
+    assert_eq!(server.engine().stats().total().panics, 0);
+}

@@ -252,9 +252,10 @@ impl<H: EventHandler> EventLoop<H> {
             }
         } else if event.token() == WAKER {
             self.turn.drain_mailbox = true;
-        } else {
-            self.listeners.mark_ready(token - LISTENERS);
+        } else if let Some(listener) = token.checked_sub(LISTENERS) {
+            self.listeners.mark_ready(listener);
         }
+        // Or nobody's: a copy of a closed connection's descriptor, in a forked child say, still causes events.
     }
 
     fn serve_ready(&mut self) {
