@@ -327,3 +327,20 @@ fn an_event_for_a_closed_connection_is_nobodys() {
     Client::to(&server).round_trip("still there");
     assert_eq!(server.engine().stats().total().panics, 0);
 }
+
+#[test]
+fn a_flush_that_has_happened_is_told_as_one_at_the_close() {
+    let (told, tells) = mpsc::channel();
+    let (server, _) = start(local(), move |app| {
+        let told = told.clone();
+        app.on_peer_shutdown(move |conn, _| {
+            let told = told.clone();
+            let done = move |result: Result<(), _>| told.send(result.is_ok()).unwrap();
+            conn.write_then("", done).unwrap();
+            Action::Close
+        })
+    });
+    let client = Client::to(&server);
+    client.end_writes();
+    assert!(tells.recv_timeout(LONG).unwrap());
+}

@@ -308,7 +308,8 @@ fn end_waits<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
     if let Some((key, _)) = link.alarm.take() {
         cx.wheel.cancel(key);
     }
-    if let Some(extras) = link.extras.take() {
+    if let Some(mut extras) = link.extras.take() {
+        complete_flushed(&mut extras, link.state.bytes_out, cx);
         for key in extras.timers {
             cx.wheel.cancel(key);
         }
