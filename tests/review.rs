@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, EventHandler, HandleError, Outbox, Server, TimeoutKind,
-    service,
+    Action, CloseReason, Closed, Conn, Error, EventHandler, HandleError, Outbox, Server,
+    TimeoutKind, service,
 };
 
 use crate::util::app::{Cut, local, start};
@@ -343,4 +343,26 @@ fn a_flush_that_has_happened_is_told_as_one_at_the_close() {
     let client = Client::to(&server);
     client.end_writes();
     assert!(tells.recv_timeout(LONG).unwrap());
+}
+
+#[test]
+fn keepalive_settings_the_kernel_would_refuse_are_named() {
+    let second = Duration::from_secs(1);
+    let short = Duration::from_millis(500);
+    for (idle, interval, count) in [(short, second, 3), (second, short, 3), (second, second, 0)] {
+        let server = local().keepalive(idle, interval, count);
+        let error = server
+            .start(|_| service(|_, _| Action::Continue))
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::Option {
+                    name: "keepalive",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }

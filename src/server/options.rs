@@ -179,7 +179,8 @@ impl Server {
         self
     }
 
-    /// Probes silent TCP peers. Default: off. Costs a packet to each connection per idle period.
+    /// Probes silent TCP peers: after `idle`, then every `interval`, `count` times. Default: off. Costs a packet
+    /// to each connection per idle period. The times are in whole seconds, at least 1.
     pub fn keepalive(mut self, idle: Duration, interval: Duration, count: u32) -> Self {
         self.options.socket.keepalive = Some(Keepalive {
             idle,
@@ -308,7 +309,8 @@ impl Server {
         self
     }
 
-    /// Closes a connection whose peer takes no output for so long while some waits. Default: 60 s.
+    /// Closes a connection whose peer takes no output for so long while some waits. Default: 60 s;
+    /// `Duration::MAX` for never.
     pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
         self.options.write_stall = Some(timeout);
         self
@@ -420,6 +422,18 @@ impl Options {
         if self.socket.backlog < 1 {
             return bad("backlog", "0 would queue nobody; use 1 or more".into());
         }
+        if let Some(Keepalive {
+            idle,
+            interval,
+            count,
+        }) = self.socket.keepalive
+            && (idle.as_secs() == 0 || interval.as_secs() == 0 || count == 0)
+        {
+            return bad(
+                "keepalive",
+                "the times count in whole seconds; use 1 s or more, and 1 probe or more".into(),
+            );
+        }
         let timeouts = [
             ("idle_timeout", self.idle),
             ("read_timeout", self.read),
@@ -431,7 +445,7 @@ impl Options {
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return bad(
                     name,
-                    "zero would close every connection at once; leave it out for never".into(),
+                    "zero would close every connection at once; use Duration::MAX for never".into(),
                 );
             }
         }
