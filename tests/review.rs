@@ -13,7 +13,7 @@ use epicycle::{
     TimeoutKind, service,
 };
 
-use crate::util::app::{Cut, local, start};
+use crate::util::app::{App, Cut, local, start};
 use crate::util::client::{Client, TempPath, shrink};
 use crate::util::{LONG, eventually, expect_panics, noise};
 
@@ -365,4 +365,42 @@ fn keepalive_settings_the_kernel_would_refuse_are_named() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_frame_is_not_late_while_its_connection_is_paused() {
+    let timeout = Duration::from_millis(200);
+    let (server, log) = start(local().read_timeout(timeout).fin_timeout(timeout), |app| {
+        app.codec(Cut::Length(LengthField::default()))
+            .react(|conn, _, frame| conn.send(frame).into())
+    });
+    let client = Client::to(&server);
+    client.send(b"\0\0\0\x02h");
+    eventually("it is received", || {
+        server.engine().stats().total().bytes_in == 5
+    });
+    let handle = server.engine().handle(log.await_open(0)).unwrap();
+    let (paused, pauses) = mpsc::channel();
+    let pause = move |_: &mut _, conn: &mut Conn<'_, App>, _: &mut _| {
+        conn.pause_reads();
+        paused.send(()).unwrap();
+    };
+    handle.run(pause).unwrap();
+    pauses.recv_timeout(LONG).unwrap();
+    client.send(b"i");
+    std::thread::sleep(2 * timeout);
+    handle.run(|_, conn, _| conn.resume_reads()).unwrap();
+    assert_eq!(client.recv(6), b"\0\0\0\x02hi");
+
+    // Once reads go on, so does the clock.
+    client.send(b"\0");
+    eventually("it is received", || {
+        server.engine().stats().total().bytes_in == 7
+    });
+    handle.run(|_, conn, _| conn.pause_reads()).unwrap();
+    handle.run(|_, conn, _| conn.resume_reads()).unwrap();
+    assert!(matches!(
+        *log.await_close(0).1,
+        CloseReason::Timeout(TimeoutKind::Read)
+    ));
 }

@@ -231,6 +231,13 @@ impl ConnState {
         self.partial_since = NEVER;
     }
 
+    /// Input is read again: the time it was not is no fault of the peer's.
+    pub(crate) fn on_resumed(&mut self, now: u64) {
+        if self.partial_since != NEVER {
+            self.partial_since = now;
+        }
+    }
+
     // What the application asked.
 
     /// Whether writes are taken.
@@ -444,7 +451,8 @@ impl ConnState {
                     TimeoutKind::Lifetime
                 } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
                     TimeoutKind::Handshake
-                } else if past(self.partial_since, limits.read) {
+                } else if self.wants_frames(limits.policy) && past(self.partial_since, limits.read)
+                {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall

@@ -210,7 +210,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     pub fn resume_reads(&mut self) {
         if self.link.state.is_paused() {
             self.link.state.set_paused(false);
-            self.cx.mark_ready(&mut self.link.state);
+            self.cx.resume(self.link);
         }
     }
 

@@ -173,6 +173,13 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
+    /// Sees that input is read again, beginning with what has arrived meanwhile.
+    pub(crate) fn resume(&mut self, link: &mut Link) {
+        link.state.on_resumed(self.now);
+        self.set_alarm(link);
+        self.mark_ready(&mut link.state);
+    }
+
     pub(crate) fn begin_close(&mut self, link: &mut Link, reason: CloseReason) {
         if link.state.begin_close(reason, self.now, &self.limits) {
             link.state.inbox.clear(&mut self.buffers);

@@ -148,7 +148,7 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
         complete_flushed(extras, link.state.bytes_out, cx);
     }
     if link.state.update_congestion(&cx.limits) {
-        cx.mark_ready(&mut link.state);
+        cx.resume(link);
     }
     act(handler, slot, cx);
 }
