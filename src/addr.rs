@@ -20,7 +20,7 @@ use crate::error::Error;
 ///
 /// | Form | Listens on |
 /// |---|---|
-/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the addresses HOST stands for; an empty HOST is every interface, IPv6 and IPv4 |
+/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the first address HOST stands for that can be bound; an empty HOST is every interface, IPv6 and IPv4 |
 /// | `tcp4://HOST:PORT` | the same, IPv4 only |
 /// | `tcp6://HOST:PORT` | the same, IPv6 only |
 /// | `unix://PATH` | a Unix stream socket at PATH |

@@ -267,7 +267,9 @@ fn a_panic_while_forcing_does_not_spare_the_rest() {
     eventually("all are open", || log.opened() == 4);
     server.engine().shutdown_within(Duration::from_millis(50));
     let (done, ended) = mpsc::channel();
-    std::thread::spawn(move || done.send(server.join()));
+    std::thread::spawn(move || {
+        let _ = done.send(server.join());
+    });
     let report = ended.recv_timeout(Duration::from_secs(10)).expect("ends");
     assert_eq!(report.forced, 4);
 }

@@ -115,7 +115,8 @@ pub enum Decoded<F> {
     Frame {
         /// The frame.
         frame: F,
-        /// How many bytes of the input it took up, framing included.
+        /// How many bytes of the input it took up, framing included. With 0 the codec is asked again with the
+        /// same input, so that it can find several frames in it; the last of them has to consume it.
         consumed: usize,
     },
     /// No complete frame yet.

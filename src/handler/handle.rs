@@ -130,8 +130,8 @@ impl<H: EventHandler> Handle<H> {
         ))
     }
 
-    /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item the
-    /// codec refuses is logged and dropped.
+    /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that is
+    /// refused then, by the codec or at the outbound limit, is logged and dropped.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl<H: EventHandler> Handle<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                log::warn!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.id());
+                log::debug!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.id());
             }
         })
     }
