@@ -125,6 +125,7 @@ pub(crate) struct Acceptor<H: EventHandler> {
 }
 
 impl<H: EventHandler> Acceptor<H> {
+    /// `poll` watches the listeners already, with tokens from 0 on.
     pub(crate) fn new(
         poll: Poll,
         listeners: Listeners,
@@ -143,10 +144,6 @@ impl<H: EventHandler> Acceptor<H> {
 
     /// Accepts and deals until the engine stops.
     pub(crate) fn run(mut self) {
-        if let Err(error) = self.listeners.register(self.poll.registry(), 0) {
-            log::error!(target: "epicycle::accept", "cannot watch the listeners: {error}");
-            return;
-        }
         let mut events = Events::with_capacity(64);
         while !self.engine.is_stopping() {
             if let Err(error) = self.poll.poll(&mut events, self.timeout())

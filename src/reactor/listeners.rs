@@ -142,7 +142,7 @@ impl Listeners {
     }
 
     /// Watches the listeners, with tokens from `first` on.
-    pub(crate) fn register(&mut self, registry: &Registry, first: usize) -> io::Result<()> {
+    pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
         for (n, listener) in self.listeners.iter().enumerate() {
             let fd = listener.socket.as_raw_fd();
             registry.register(&mut SourceFd(&fd), Token(first + n), Interest::READABLE)?;

@@ -34,7 +34,7 @@ use crate::sys::socket::Stream;
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
 /// The token of the first listener; below it are the slots of connections.
-const LISTENERS: usize = MAX_SLOTS;
+pub(crate) const LISTENERS: usize = MAX_SLOTS;
 
 /// Few enough that a connection's lines are still in the cache when the flush phase comes to it.
 const EVENTS_PER_POLL: usize = 128;
@@ -45,7 +45,7 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) engine: Engine<H>,
     pub(crate) index: usize,
     pub(crate) limits: Limits,
-    /// The listeners of a reactor that accepts by itself.
+    /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
     pub(crate) listeners: Listeners,
     pub(crate) read_buffer: usize,
     pub(crate) first_tick: Duration,
@@ -141,9 +141,6 @@ impl<H: EventHandler> EventLoop<H> {
     /// Runs until the engine is shut down and the last connection gone.
     pub(crate) fn run(mut self) -> Ending {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        if let Err(error) = self.listeners.register(self.poll.registry(), LISTENERS) {
-            log::error!(target: "epicycle::accept", "cannot watch the listeners: {error}");
-        }
         let mut resuming = false;
         loop {
             // One guard for the whole loop costs nothing while nothing panics.

@@ -23,7 +23,7 @@ use crate::reactor::admission::Admission;
 use crate::reactor::listeners::Listeners;
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::slots::Liveness;
-use crate::reactor::{EventLoop, Parts, WAKER, panic_message};
+use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER, panic_message};
 use crate::sys::affinity;
 
 /// A server to be: where it listens and under which limits.
@@ -189,12 +189,16 @@ impl Server {
         let (booted, boots) = mpsc::channel();
         let mut accepts = accepts.into_iter();
         for (index, poll) in polls.into_iter().enumerate() {
+            let listeners = accepts.next().unwrap_or_default();
+            listeners
+                .register(poll.registry(), LISTENERS)
+                .map_err(setup("the watch on the listeners"))?;
             let parts = Parts {
                 poll,
                 engine: engine.clone(),
                 index,
                 limits: options.limits(),
-                listeners: accepts.next().unwrap_or_default(),
+                listeners,
                 read_buffer: options.read_buffer,
                 first_tick: options.tick,
             };
@@ -213,6 +217,9 @@ impl Server {
             boot?;
         }
         if let (Some(poll), Some(listeners)) = (main_poll, dealer) {
+            listeners
+                .register(poll.registry(), 0)
+                .map_err(setup("the watch on the listeners"))?;
             let acceptor = Acceptor::new(poll, listeners, options.balance.make(), engine);
             let thread = thread::Builder::new().name("epicycle-main".to_owned());
             let spawned = thread.spawn(move || acceptor.run());
