@@ -3,14 +3,16 @@
 mod util;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use epicycle::codec::LengthField;
-use epicycle::{Action, Engine, Handle, HandleError, Server, WorkerPool, WriteError};
+use epicycle::{
+    Action, Addr, Balance, Engine, Handle, HandleError, Server, WorkerPool, WriteError,
+};
 
 use crate::util::app::{App, Cut, local, start};
 use crate::util::client::{Client, shrink};
@@ -118,6 +120,48 @@ fn a_request_under_way_does_not_reach_the_new_tenant() {
     });
 }
 
+/// Sends every connection to the first reactor.
+struct First;
+
+impl Balance for First {
+    fn pick(&mut self, _peer: &Addr, _loads: &[usize]) -> usize {
+        0
+    }
+}
+
+#[test]
+fn a_request_that_waited_while_its_slot_changed_hands_is_dropped() {
+    let (running, log) = start(local().reactors(2).balance_with(First), |app| app);
+    let engine = running.engine();
+    let client = Client::to(&running);
+    let stale = engine.handle(log.await_open(0)).unwrap();
+    let gate = Gate::before(engine, 0);
+    stale.abort().unwrap();
+    // More than one turn's work, so that the slot is free before the newcomer is adopted.
+    for _ in 0..5000 {
+        engine.run_on(0, |_, _| ()).unwrap();
+    }
+    let tenant = Client::to(&running);
+    eventually("it is on its way", || engine.connections() == 2);
+    let (done, results) = reporting();
+    stale.write("ghost").unwrap();
+    stale.write_accepted("ghost", done).unwrap();
+    stale.run(|_, conn, _| conn.abort()).unwrap();
+    stale.close().unwrap();
+    stale.abort().unwrap();
+    drop(gate);
+    let ids = (log.await_open(0), log.await_open(1));
+    assert_eq!(
+        ids.0.as_u64() >> 32,
+        ids.1.as_u64() >> 32,
+        "it has the same slot"
+    );
+    let result = only(&results);
+    assert!(matches!(result, Err(WriteError::Closed)), "{result:?}");
+    tenant.round_trip("mine");
+    drop(client);
+}
+
 #[test]
 fn accepted_means_that_the_connection_has_taken_the_bytes() {
     let server = local().high_water(1000).outbound_limit(MIB);
@@ -209,13 +253,26 @@ fn every_completion_is_called_exactly_once_whatever_happens() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     for round in 0..10 {
-        let (running, log) = start(local().reactors(2).mailbox(200), |app| app);
+        let recent = Arc::<Mutex<VecDeque<Handle<App>>>>::default();
+        let for_app = recent.clone();
+        let (running, log) = start(local().reactors(2).mailbox(200), move |app| {
+            let recent = for_app.clone();
+            app.on_open(move |conn| {
+                let mut recent = recent.lock().expect("no panics");
+                recent.push_back(conn.handle());
+                if recent.len() > 4 {
+                    recent.pop_front();
+                }
+                true
+            })
+        });
         let taken = AtomicUsize::new(0);
         let called = Arc::new(AtomicUsize::new(0));
         thread::scope(|scope| {
             for thread in 0..3 {
                 let mut random = fastrand::Rng::with_seed(seed.wrapping_add(3 * round + thread));
-                let (running, log, taken, called) = (&running, &log, &taken, &called);
+                let (running, recent) = (&running, &recent);
+                let (log, taken, called) = (&log, &taken, &called);
                 scope.spawn(move || {
                     log.await_open(0);
                     let mut requests = 0;
@@ -223,10 +280,10 @@ fn every_completion_is_called_exactly_once_whatever_happens() {
                         if requests == 900 && thread == 0 {
                             running.engine().shutdown();
                         }
-                        let ids = log.ids();
-                        let recent = &ids[ids.len().saturating_sub(4)..];
-                        let id = recent[random.usize(..recent.len())];
-                        let Some(handle) = running.engine().handle(id) else {
+                        let handles = recent.lock().expect("no panics").clone();
+                        let some = random.usize(..handles.len().max(1));
+                        let open = handles.get(some).filter(|handle| handle.is_open());
+                        let Some(handle) = open else {
                             if running.engine().is_stopping() {
                                 break;
                             }

@@ -250,7 +250,7 @@ fn bad_options_are_named_with_what_would_be_right() {
             s.max_connections_per_ip(0)
         }),
         ("backlog", "1", |s| s.backlog(0)),
-        ("idle_timeout", "leave it out", |s| {
+        ("idle_timeout", "for never", |s| {
             s.idle_timeout(Duration::ZERO)
         }),
     ];

@@ -8,7 +8,7 @@ use epicycle::{Action, CloseReason, Server, TimeoutKind};
 
 use crate::util::app::{App, What, local, start};
 use crate::util::client::{Client, TempPath, shrink};
-use crate::util::{eventually, noise};
+use crate::util::{LONG, eventually, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -277,4 +277,30 @@ fn an_unread_frame_does_not_turn_a_close_into_a_reset() {
     assert_eq!(client.recv(3), b"bye");
     client.send(noise(4, 100_000));
     assert_eq!(client.recv_to_end(), b"");
+}
+
+#[test]
+fn input_that_lay_unread_does_not_hold_up_a_close() {
+    // The peer has sent everything, its end included, while reads were paused: no event tells of it again.
+    let (running, log) = start(local().fin_timeout(10 * LONG), |app| {
+        app.react(|conn, _, _| {
+            conn.pause_reads();
+            conn.write(b"paused").into()
+        })
+    });
+    let client = Client::to(&running);
+    client.send("first");
+    assert_eq!(client.recv(6), b"paused");
+    client.send(noise(5, 100_000));
+    client.end_writes();
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    // Several turns, so that the events have been seen.
+    for _ in 0..10 {
+        handle.write(".").unwrap();
+        assert_eq!(client.recv(1), b".");
+    }
+    handle.write("bye").unwrap();
+    handle.close().unwrap();
+    assert_eq!(client.recv_to_end(), b"bye");
+    log.await_close(0);
 }

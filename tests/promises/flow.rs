@@ -214,9 +214,31 @@ fn flood(client: &Client, chunk: &[u8], stop: &AtomicBool) {
     }
 }
 
+/// While three clients flood the server with `chunk`, a fourth's round trips still come to an end.
+fn starving(chunk: &[u8], ping: &str, make: fn(App) -> App) {
+    let (running, _log) = start(local(), make);
+    let stop = AtomicBool::new(false);
+    let senders: Vec<_> = (0..3).map(|_| Client::to(&running)).collect();
+    let client = Client::to(&running);
+    thread::scope(|scope| {
+        for sender in &senders {
+            scope.spawn(|| flood(sender, chunk, &stop));
+        }
+        let bytes_in = || running.engine().stats().total().bytes_in;
+        eventually("the flood has begun", || bytes_in() > 256 << 10);
+        for _ in 0..100 {
+            client.round_trip(ping);
+        }
+        stop.store(true, SeqCst);
+        for sender in &senders {
+            sender.0.shutdown(std::net::Shutdown::Both).ok();
+        }
+    });
+}
+
 #[test]
 fn fast_sender_does_not_starve_others() {
-    let (running, _log) = start(local(), |app| {
+    starving(&[b'\n'; 64 * KIB], "ping\n", |app| {
         app.codec(Cut::Lines(Lines::new())).react(|conn, _, line| {
             if line.is_empty() {
                 // Work that takes a while, so that the floods outrun the server.
@@ -226,22 +248,18 @@ fn fast_sender_does_not_starve_others() {
             conn.send(line).into()
         })
     });
-    let stop = AtomicBool::new(false);
-    let senders: Vec<_> = (0..3).map(|_| Client::to(&running)).collect();
-    let client = Client::to(&running);
-    thread::scope(|scope| {
-        for sender in &senders {
-            scope.spawn(|| flood(sender, &[b'\n'; 64 * KIB], &stop));
-        }
-        let bytes_in = || running.engine().stats().total().bytes_in;
-        eventually("the flood has begun", || bytes_in() > 256 << 10);
-        for _ in 0..100 {
-            client.round_trip("ping\n");
-        }
-        stop.store(true, SeqCst);
-        for sender in &senders {
-            sender.0.shutdown(std::net::Shutdown::Both).ok();
-        }
+}
+
+#[test]
+fn fast_sender_without_frames_does_not_starve_others() {
+    starving(&[b'x'; 256 * KIB], "ping", |app| {
+        app.react(|conn, _, bytes| {
+            if bytes.starts_with(b"x") {
+                std::hint::black_box((0..100_000).sum::<u32>());
+                return Action::Continue;
+            }
+            conn.write(bytes).into()
+        })
     });
 }
 
