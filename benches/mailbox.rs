@@ -29,7 +29,7 @@ impl Wake for Counter {
 
 trait Queue: Sync {
     fn push(&self, item: Item) -> bool;
-    fn drain(&self, into: &mut VecDeque<Item>);
+    fn take(&self, last: VecDeque<Item>) -> VecDeque<Item>;
 }
 
 impl Queue for Mailbox<Item, Counter> {
@@ -37,9 +37,10 @@ impl Queue for Mailbox<Item, Counter> {
         Mailbox::push(self, item).is_ok()
     }
 
-    fn drain(&self, into: &mut VecDeque<Item>) {
+    fn take(&self, mut last: VecDeque<Item>) -> VecDeque<Item> {
         self.try_sleep();
-        Mailbox::drain(self, into);
+        last.clear();
+        Mailbox::take(self, last)
     }
 }
 
@@ -59,19 +60,20 @@ impl Queue for Channel {
         sent
     }
 
-    fn drain(&self, into: &mut VecDeque<Item>) {
+    fn take(&self, mut last: VecDeque<Item>) -> VecDeque<Item> {
         self.asleep.store(true, Ordering::SeqCst);
-        into.extend(self.receiver.try_iter());
+        last.clear();
+        last.extend(self.receiver.try_iter());
+        last
     }
 }
 
-fn one_thread(queue: &dyn Queue) {
-    let mut received = VecDeque::new();
+fn one_thread(queue: &dyn Queue, received: &mut VecDeque<Item>) {
     for n in 0..64 {
         queue.push([n; 8]);
     }
-    queue.drain(&mut received);
-    black_box(&received);
+    *received = queue.take(std::mem::take(received));
+    black_box(received);
 }
 
 fn many_threads(queue: &dyn Queue, senders: usize) {
@@ -88,9 +90,8 @@ fn many_threads(queue: &dyn Queue, senders: usize) {
         let mut received = VecDeque::new();
         let mut count = 0;
         while count < BATCH / senders * senders {
-            queue.drain(&mut received);
+            received = queue.take(received);
             count += received.len();
-            received.clear();
         }
     });
 }
@@ -109,7 +110,8 @@ fn mailbox(c: &mut Criterion) {
     let mut group = c.benchmark_group("push and drain 64, one thread");
     group.throughput(Throughput::Elements(64));
     for (name, queue) in queues {
-        group.bench_function(name, |b| b.iter(|| one_thread(queue)));
+        let mut received = VecDeque::new();
+        group.bench_function(name, |b| b.iter(|| one_thread(queue, &mut received)));
     }
     group.finish();
 

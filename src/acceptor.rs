@@ -33,9 +33,10 @@ use mio::{Events, Poll};
 
 use crate::addr::Addr;
 use crate::handler::{Command, Engine, EventHandler};
+use crate::panic;
+use crate::reactor::WAKER;
 use crate::reactor::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use crate::reactor::mailbox::PushError;
-use crate::reactor::{WAKER, panic_message};
 use crate::sys::socket::Stream;
 
 /// Chooses the reactor of a new connection.
@@ -213,8 +214,7 @@ impl<H: EventHandler> Acceptor<H> {
         match picked {
             Ok(reactor) => reactor % reactors.len(),
             Err(panic) => {
-                let message = panic_message(&*panic);
-                log::error!(target: "epicycle::accept", "the balance policy panicked: {message}");
+                panic::report("epicycle::accept", "the balance policy", panic);
                 0
             }
         }

@@ -45,6 +45,7 @@ mod conn;
 mod error;
 mod handler;
 pub mod metrics;
+mod panic;
 pub mod pool;
 mod reactor;
 mod server;

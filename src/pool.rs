@@ -24,7 +24,6 @@
 //! [`submit_ordered`](WorkerPool::submit_ordered) and a key of the connection's own.
 
 use std::collections::{HashMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -33,6 +32,7 @@ use std::{fmt, mem};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::Error;
+use crate::panic;
 
 /// Threads that run submitted jobs. Clones share the threads and the queue.
 ///
@@ -316,7 +316,7 @@ impl Shared {
             if let Some((key, job)) = state.ready.pop_front() {
                 state.stats.queued -= 1;
                 state.stats.running += 1;
-                let panicked = MutexGuard::unlocked(&mut state, || catch_panic("a job", job));
+                let panicked = MutexGuard::unlocked(&mut state, || catch("a job", job));
                 state.finish(key, panicked);
             } else if state.closed {
                 break;
@@ -376,23 +376,11 @@ fn has_passed(deadline: Option<Instant>) -> bool {
 
 fn discard(jobs: Vec<Job>) {
     for job in jobs {
-        catch_panic("the drop of an abandoned job", || drop(job));
+        catch("the drop of an abandoned job", || drop(job));
     }
 }
 
 /// Calls `code` and logs its panic; whether it panicked.
-fn catch_panic(what: &str, code: impl FnOnce()) -> bool {
-    let Err(payload) = catch_unwind(AssertUnwindSafe(code)) else {
-        return false;
-    };
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref().map(String::as_str));
-    // The logger and the payload's drop are the application's code too, and may panic in their turn.
-    let reported = catch_unwind(AssertUnwindSafe(|| {
-        log::error!(target: "epicycle::pool", "{what} panicked: {}", text.unwrap_or("no message"));
-    }));
-    for panic in [reported, catch_unwind(AssertUnwindSafe(|| drop(payload)))] {
-        panic.unwrap_or_else(mem::forget);
-    }
-    true
+fn catch(what: &str, code: impl FnOnce()) -> bool {
+    panic::catch("epicycle::pool", what, code)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
 const LAYERS: [&[&str]; 10] = [
-    &["sys", "error", "addr", "metrics", "pool"],
+    &["sys", "error", "addr", "metrics", "panic", "pool"],
     &["buf"],
     &["codec"],
     &[
@@ -27,10 +27,11 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Uses within a layer: none but these, so that the lowest layers stay leaves.
-const WITHIN: [(&str, &str); 4] = [
+const WITHIN: [(&str, &str); 5] = [
     ("addr", "error"),
     ("sys", "addr"),
     ("pool", "error"),
+    ("pool", "panic"),
     ("reactor::listeners", "reactor::admission"),
 ];
 

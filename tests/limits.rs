@@ -234,7 +234,7 @@ fn bad_options_are_named_with_what_would_be_right() {
         ("frame_budget", "1", |s| s.frame_budget(0)),
         ("max_frame", "1", |s| s.max_frame(0)),
         ("max_frame", "512 MiB", |s| s.max_frame(1 << 30)),
-        ("outbound_limit", "1", |s| s.outbound_limit(0)),
+        ("outbound_limit", "16 KiB", |s| s.outbound_limit(1000)),
         ("outbound_limit", "512 MiB", |s| s.outbound_limit(1 << 30)),
         ("high_water", "1", |s| s.high_water(0)),
         ("high_water", "outbound limit", |s| {

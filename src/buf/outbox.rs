@@ -11,7 +11,7 @@ use std::io::{self, IoSlice};
 use bytes::Bytes;
 
 use super::pool::BufferPool;
-use super::ring::Ring;
+use super::ring::{self, Ring};
 
 /// Where a codec writes an encoded frame.
 ///
@@ -97,7 +97,12 @@ impl<'a> Outbox<'a> {
     #[cold]
     fn enqueue(&mut self, bytes: &[u8]) {
         self.queue.unstage(self.arena, self.pool);
-        self.queue.enqueue(bytes, self.pool);
+        // What is long would only be copied again while the ring grows around it.
+        if bytes.len() > RING_PIECE || self.queue.ring.len() > ring::MAX_CAPACITY / 4 {
+            self.queue.enqueue_shared(Bytes::copy_from_slice(bytes));
+        } else {
+            self.queue.enqueue(bytes, self.pool);
+        }
     }
 
     /// Takes back everything past the first `len` bytes: a frame whose encoding failed half-way.
@@ -135,6 +140,9 @@ impl io::Write for Outbox<'_> {
 
 /// Shared bytes up to this size are copied: cheaper than a reference count and a queue entry.
 const SHARED_MIN: usize = 512;
+
+/// The longest piece that is coalesced with others.
+const RING_PIECE: usize = 1 << 20;
 
 /// The reactor's arena: the staged output of every connection written to in this turn.
 #[derive(Debug)]
@@ -373,33 +381,11 @@ impl OutQueue {
     /// The oldest backlog bytes, as slices for one vectored write; says how many slices there are.
     pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut count = 0;
-        let mut push = |slice: &'a [u8]| {
-            if !slice.is_empty() && count < MAX_SLICES {
-                into[count] = IoSlice::new(slice);
-                count += 1;
-            }
-        };
-        let (first, second) = self.ring.as_slices();
-        let Some(order) = &self.order else {
-            push(first);
-            push(second);
-            return count;
-        };
-        let mut offset = 0;
-        for segment in order.iter().take(MAX_SLICES) {
-            match segment {
-                Segment::Shared(bytes) => push(bytes),
-                Segment::Ring(len) => {
-                    let end = offset + len;
-                    push(&first[offset.min(first.len())..end.min(first.len())]);
-                    push(
-                        &second
-                            [offset.saturating_sub(first.len())..end.saturating_sub(first.len())],
-                    );
-                    offset = end;
-                }
-            }
-        }
+        self.each_slice(|slice| {
+            into[count] = IoSlice::new(slice);
+            count += 1;
+            count < MAX_SLICES
+        });
         count
     }
 
@@ -408,32 +394,38 @@ impl OutQueue {
     pub(crate) fn show_unseen(&mut self, mut show: impl FnMut(&[u8])) {
         let mut seen = self.backlog_len() - self.unseen;
         self.unseen = 0;
-        let mut rest = |slice: &[u8]| {
+        self.each_slice(|slice| {
             let skipped = seen.min(slice.len());
             seen -= skipped;
             if skipped < slice.len() {
                 show(&slice[skipped..]);
             }
-        };
+            true
+        });
+    }
+
+    /// Calls `visit` with the backlog's stretches, oldest first, none of them empty, while it answers true.
+    fn each_slice<'a>(&'a self, mut visit: impl FnMut(&'a [u8]) -> bool) {
         let (first, second) = self.ring.as_slices();
+        let mut visit = |slice: &'a [u8]| slice.is_empty() || visit(slice);
         let Some(order) = &self.order else {
-            rest(first);
-            rest(second);
+            let _ = visit(first) && visit(second);
             return;
         };
+        let split = first.len();
         let mut offset = 0;
         for segment in order.iter() {
-            match segment {
-                Segment::Shared(bytes) => rest(bytes),
+            let go_on = match segment {
+                Segment::Shared(bytes) => visit(bytes),
                 Segment::Ring(len) => {
-                    let end = offset + len;
-                    rest(&first[offset.min(first.len())..end.min(first.len())]);
-                    rest(
-                        &second
-                            [offset.saturating_sub(first.len())..end.saturating_sub(first.len())],
-                    );
-                    offset = end;
+                    let start = offset;
+                    offset += len;
+                    visit(&first[start.min(split)..offset.min(split)])
+                        && visit(&second[start.saturating_sub(split)..offset.saturating_sub(split)])
                 }
+            };
+            if !go_on {
+                break;
             }
         }
     }

@@ -38,6 +38,9 @@ pub(crate) struct Limits {
     pub(crate) fin: u64,
 }
 
+/// Writes below this size are staged without a look at the outbound limit, which cannot be less.
+pub(crate) const SMALL_WRITE: usize = 16 << 10;
+
 /// A time that never comes; additions to it saturate.
 pub(crate) const NEVER: u64 = u64::MAX;
 

@@ -11,7 +11,7 @@ use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode, FrameError};
 use crate::conn::close::CloseReason;
-use crate::conn::limits::OutboundPolicy;
+use crate::conn::limits::{OutboundPolicy, SMALL_WRITE};
 use crate::reactor::slots::ConnId;
 use crate::reactor::timer::TimerKey;
 
@@ -93,7 +93,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         // The usual write is small and the first of its turn.
         let state = &mut self.link.state;
-        if bytes.len() < LEND_MIN
+        if bytes.len() < SMALL_WRITE
             && state.takes_staged()
             && state.out.stage(bytes, &mut self.cx.arena)
         {
@@ -107,7 +107,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     #[inline(never)]
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.admit(bytes.len())?;
-        if bytes.len() >= LEND_MIN && self.lend_input(bytes) {
+        // A small copy is cheaper than a system call of its own.
+        if bytes.len() >= SMALL_WRITE && self.lend_input(bytes) {
             self.link.state.set_lent(true);
             return Ok(());
         }
@@ -405,9 +406,6 @@ impl<H: EventHandler> AsFd for Conn<'_, H> {
         self.link.stream.as_fd()
     }
 }
-
-/// Below this size a copy is cheaper than a system call of its own.
-const LEND_MIN: usize = 16 << 10;
 
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ impl<H: EventHandler> EventLoop<H> {
             // Taking more before the last batch is done would lift the mailbox's bound.
             if self.commands.is_empty() {
                 let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
-                mailbox.drain(&mut self.commands);
+                self.commands = mailbox.take(std::mem::take(&mut self.commands));
             }
             self.turn.commands_left = COMMAND_BUDGET;
         }
@@ -70,10 +70,10 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Command::OnConn(id, task) => {
-                self.turn.serving = id.slot();
                 if let Some(slot) = connections.get(id)
                     && let Some((mut conn, session)) = slot.lend(cx)
                 {
+                    self.turn.serving = id.slot();
                     task(handler, &mut conn, session);
                 }
             }

@@ -339,6 +339,6 @@ pub(super) fn complete<H: EventHandler>(
     cx: &Context<H>,
 ) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(result))) {
-        report_panic(&*panic, cx, "completion");
+        report_panic(panic, cx, "completion");
     }
 }

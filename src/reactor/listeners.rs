@@ -61,7 +61,7 @@ struct Listener {
     socket: Socket,
     ready: bool,
     /// Removed together with the last listener on it.
-    _path: Option<Arc<BoundPath>>,
+    path: Option<Arc<BoundPath>>,
 }
 
 /// A Unix socket's path, for as long as something listens on it.
@@ -125,7 +125,7 @@ impl Listeners {
             Ok(Listener {
                 socket,
                 ready: false,
-                _path: listener._path.clone(),
+                path: listener.path.clone(),
             })
         };
         Ok(Self {
@@ -191,14 +191,13 @@ impl Listeners {
                 return Attempt::Accepted(stream, peer);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
-            Err(error) if socket::is_exhaustion(&error) => {
-                metrics.accept_errors.add(1);
-                self.block(&error);
-            }
-            // The peer gave up while it waited, or the network failed for it alone.
             Err(error) => {
                 metrics.accept_errors.add(1);
-                log::debug!(target: "epicycle::accept", "accept: {error}");
+                if socket::concerns_one_peer(&error) {
+                    log::debug!(target: "epicycle::accept", "accept: {error}");
+                } else {
+                    self.block(&error);
+                }
             }
         }
         Attempt::Failed
@@ -280,7 +279,7 @@ fn bind_tcp(addrs: &[SocketAddr], family: Family, options: &SocketOptions) -> io
     result.map(|socket| Listener {
         socket,
         ready: false,
-        _path: None,
+        path: None,
     })
 }
 
@@ -323,7 +322,7 @@ fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<Listener> {
     Ok(Listener {
         socket,
         ready: false,
-        _path: Some(Arc::new(bound)),
+        path: Some(Arc::new(bound)),
     })
 }
 

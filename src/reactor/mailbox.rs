@@ -96,14 +96,10 @@ impl<T, W: Wake> Mailbox<T, W> {
         Ok(())
     }
 
-    /// Moves everything queued behind what is in `into`.
-    pub fn drain(&self, into: &mut VecDeque<T>) {
-        let mut queue = self.queue.lock();
-        if into.is_empty() {
-            std::mem::swap(&mut queue.items, into);
-        } else {
-            into.append(&mut queue.items);
-        }
+    /// Takes everything queued, in exchange for an empty queue whose memory is used on.
+    pub fn take(&self, empty: VecDeque<T>) -> VecDeque<T> {
+        debug_assert!(empty.is_empty());
+        std::mem::replace(&mut self.queue.lock().items, empty)
     }
 
     /// Declares the reactor asleep if nothing is queued; says whether it may sleep.
@@ -196,15 +192,15 @@ mod loom_tests {
 
     /// The reactor's side; a lost wake-up shows as a deadlock, which loom reports.
     fn receive(mailbox: &Mailbox<u32, Arc<Event>>, event: &Event, count: usize) -> Vec<u32> {
-        let mut received = VecDeque::new();
+        let mut received = Vec::new();
         while received.len() < count {
             if mailbox.try_sleep() {
                 event.sleep();
                 mailbox.awake();
             }
-            mailbox.drain(&mut received);
+            received.extend(mailbox.take(VecDeque::new()));
         }
-        received.into()
+        received
     }
 
     #[test]
@@ -298,8 +294,7 @@ mod tests {
         mailbox.push(2).unwrap();
         assert_eq!(mailbox.push(3), Err(PushError::Full(3)));
         mailbox.push_unbounded(4).unwrap();
-        let mut items = VecDeque::from([0]);
-        mailbox.drain(&mut items);
-        assert_eq!(items, [0, 1, 2, 4]);
+        assert_eq!(mailbox.take(VecDeque::new()), [1, 2, 4]);
+        assert!(mailbox.is_empty());
     }
 }

@@ -28,6 +28,7 @@ use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
 use crate::handler::context::{Connections, Context, Ending, Link, Slot, Timer};
 use crate::handler::{Command, Conn, Engine, EventHandler, Reactor};
+use crate::panic;
 use crate::sys::socket::Stream;
 
 /// The token of the mailbox's waker.
@@ -155,7 +156,7 @@ impl<H: EventHandler> EventLoop<H> {
             }));
             match run {
                 Ok(()) => break,
-                Err(panic) => self.recover(&*panic),
+                Err(panic) => self.recover(panic),
             }
             resuming = true;
         }
@@ -371,7 +372,7 @@ impl<H: EventHandler> EventLoop<H> {
                     Err(Some(error)) => {
                         log::warn!(target: "epicycle::accept", "cannot watch a connection from {peer}: {error}");
                     }
-                    Ok(Err(panic)) => report_panic(&*panic, cx, "codec"),
+                    Ok(Err(panic)) => report_panic(panic, cx, "codec"),
                     Err(None) | Ok(Ok(_)) => {}
                 }
                 cx.metrics.refused.add(1);
@@ -441,7 +442,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// A callback panicked: its connection is closed, and the turn goes on.
     #[cold]
-    fn recover(&mut self, panic: &(dyn Any + Send)) {
+    fn recover(&mut self, panic: Box<dyn Any + Send>) {
         report_panic(panic, &self.cx, "callback");
         let window = std::mem::take(&mut self.cx.window);
         self.cx.buffers.forget(window.taken);
@@ -464,21 +465,8 @@ fn release<H: EventHandler>(cx: &Context<H>, peer: &Addr) {
     load.fetch_sub(1, Ordering::Relaxed);
 }
 
-fn report_panic<H: EventHandler>(panic: &(dyn Any + Send), cx: &Context<H>, what: &str) {
+fn report_panic<H: EventHandler>(panic: Box<dyn Any + Send>, cx: &Context<H>, what: &str) {
     cx.metrics.panics.add(1);
-    log::error!(
-        target: "epicycle::handler",
-        "reactor {}: a {what} panicked: {}",
-        cx.reactor,
-        panic_message(panic)
-    );
-}
-
-/// The text a panic was raised with.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)")
+    let what = format!("reactor {}: a {what}", cx.reactor);
+    panic::report("epicycle::handler", &what, panic);
 }

@@ -196,6 +196,8 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
         let mut frames = cx.limits.frame_budget;
         decode_inbox(handler, slot, cx, &mut frames, true);
     }
+    // A frame that is incomplete now will stay so: nothing is awaited.
+    slot.link.state.on_input_consumed();
     if slot.link.state.is_open()
         && let Some((mut conn, session)) = slot.lend(cx)
     {

@@ -2,7 +2,6 @@
 
 mod options;
 
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -19,11 +18,12 @@ use crate::handler::context::Ending;
 use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
 use crate::handler::{Action, Conn, EventHandler, Service, service};
 use crate::metrics::Stats;
+use crate::panic;
 use crate::reactor::admission::Admission;
 use crate::reactor::listeners::Listeners;
 use crate::reactor::mailbox::Mailbox;
 use crate::reactor::slots::Liveness;
-use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER, panic_message};
+use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER};
 use crate::sys::affinity;
 
 /// A server to be: where it listens and under which limits.
@@ -255,6 +255,7 @@ fn run_reactor<H: EventHandler>(
     booted: mpsc::Sender<Result<(), Error>>,
 ) -> Ending {
     let reactor = parts.index;
+    let engine = parts.engine.clone();
     if let Some(cpu) = cpu
         && let Err(error) = affinity::pin_to(cpu % cores())
     {
@@ -268,7 +269,9 @@ fn run_reactor<H: EventHandler>(
             event_loop.run()
         }
         Err(panic) => {
-            let message = panic_message(&*panic as &(dyn Any + Send)).to_owned();
+            let message = panic::message(&*panic).to_owned();
+            // What others have asked of it meanwhile must not keep the engine alive.
+            engine.peer(reactor).mailbox.close();
             let _ = booted.send(Err(Error::Boot { reactor, message }));
             Ending::default()
         }
@@ -313,10 +316,7 @@ impl<H: EventHandler> Running<H> {
                     report.drained += ending.drained;
                     report.forced += ending.forced;
                 }
-                Err(panic) => {
-                    let message = panic_message(&*panic);
-                    log::error!(target: "epicycle::server", "a reactor died: {message}");
-                }
+                Err(panic) => panic::report("epicycle::server", "a reactor", panic),
             }
         }
         if let Some(main) = self.main.take()

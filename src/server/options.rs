@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Server;
 use crate::acceptor::{Balance, BalancePolicy};
 use crate::buf::ring;
-use crate::conn::limits::{Limits, NEVER, OutboundPolicy, millis};
+use crate::conn::limits::{Limits, NEVER, OutboundPolicy, SMALL_WRITE, millis};
 use crate::error::Error;
 use crate::reactor::listeners::{Keepalive, SocketOptions};
 use crate::reactor::slots::MAX_REACTORS;
@@ -37,7 +37,7 @@ pub(super) struct Options {
     pub(super) read_budget: usize,
     pub(super) frame_budget: usize,
     pub(super) max_frame: usize,
-    pub(super) high_water: usize,
+    pub(super) high_water: Option<usize>,
     pub(super) low_water: Option<usize>,
     pub(super) outbound_limit: usize,
     pub(super) outbound_policy: OutboundPolicy,
@@ -78,7 +78,7 @@ impl Default for Options {
             read_budget: 256 * KIB,
             frame_budget: 1024,
             max_frame: 16 * MIB,
-            high_water: MIB,
+            high_water: None,
             low_water: None,
             outbound_limit: 64 * MIB,
             outbound_policy: OutboundPolicy::PauseReads,
@@ -252,9 +252,10 @@ impl Server {
         self
     }
 
-    /// Above how many waiting bytes a peer counts as slow: see [`OutboundPolicy`]. Default: 1 MiB.
+    /// Above how many waiting bytes a peer counts as slow: see [`OutboundPolicy`]. Default: 1 MiB, or
+    /// the outbound limit when that is less.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        self.options.high_water = bytes;
+        self.options.high_water = Some(bytes);
         self
     }
 
@@ -355,8 +356,7 @@ impl Options {
             ("read_budget", self.read_budget),
             ("frame_budget", self.frame_budget),
             ("max_frame", self.max_frame),
-            ("high_water", self.high_water),
-            ("outbound_limit", self.outbound_limit),
+            ("high_water", self.high_water()),
             ("max_connections", self.max_connections),
             ("max_connections_per_ip", self.max_connections_per_ip),
         ];
@@ -400,17 +400,24 @@ impl Options {
                 );
             }
         }
+        if self.outbound_limit < SMALL_WRITE {
+            let limit = self.outbound_limit;
+            return bad(
+                "outbound_limit",
+                format!("{limit} bytes is less than 16 KiB, which a single write may take"),
+            );
+        }
         if let Some(low) = self.low_water
-            && low >= self.high_water
+            && low >= self.high_water()
         {
-            let high = self.high_water;
+            let high = self.high_water();
             return bad(
                 "low_water",
                 format!("{low} is not below the high-water mark, {high}"),
             );
         }
-        if self.high_water > self.outbound_limit {
-            let (high, limit) = (self.high_water, self.outbound_limit);
+        if self.high_water() > self.outbound_limit {
+            let (high, limit) = (self.high_water(), self.outbound_limit);
             return bad(
                 "high_water",
                 format!("{high} is above the outbound limit, {limit}"),
@@ -452,6 +459,10 @@ impl Options {
         Ok(())
     }
 
+    fn high_water(&self) -> usize {
+        self.high_water.unwrap_or(MIB.min(self.outbound_limit))
+    }
+
     pub(super) fn reactors(&self) -> usize {
         match (self.mode, self.reactors) {
             (Mode::SingleLoop, _) => 1,
@@ -463,8 +474,8 @@ impl Options {
     pub(super) fn limits(&self) -> Limits {
         let timeout = |timeout: Option<Duration>| timeout.map_or(NEVER, millis);
         Limits {
-            high_water: self.high_water,
-            low_water: self.low_water.unwrap_or(self.high_water / 2),
+            high_water: self.high_water(),
+            low_water: self.low_water.unwrap_or(self.high_water() / 2),
             outbound: self.outbound_limit,
             policy: self.outbound_policy,
             max_frame: self.max_frame,

@@ -168,11 +168,22 @@ pub(crate) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     return Err(io::ErrorKind::Unsupported.into());
 }
 
-/// Whether `accept(2)` failed for lack of something that closing connections gives back.
-pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+/// Whether `accept(2)` failed for one peer alone, which gave up or whose network failed; the others wait.
+pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)
+        Some(
+            Errno::CONNABORTED
+                | Errno::INTR
+                | Errno::PROTO
+                | Errno::PERM
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+        )
     )
 }
 
