@@ -167,6 +167,30 @@ impl FromStr for ListenAddr {
     }
 }
 
+impl TryFrom<&str> for ListenAddr {
+    type Error = Error;
+
+    fn try_from(input: &str) -> Result<Self, Error> {
+        input.parse()
+    }
+}
+
+impl TryFrom<&String> for ListenAddr {
+    type Error = Error;
+
+    fn try_from(input: &String) -> Result<Self, Error> {
+        input.parse()
+    }
+}
+
+impl TryFrom<String> for ListenAddr {
+    type Error = Error;
+
+    fn try_from(input: String) -> Result<Self, Error> {
+        input.parse()
+    }
+}
+
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -9,6 +9,7 @@
 //! assert!(error.unwrap().to_string().contains("use tcp://"));
 //! ```
 
+use std::convert::Infallible;
 use std::{fmt, io};
 
 /// Why a server could not start or a request to a running one could not be carried out.
@@ -66,6 +67,13 @@ impl fmt::Display for Error {
                 )
             }
         }
+    }
+}
+
+/// For addresses that need no parsing.
+impl From<Infallible> for Error {
+    fn from(never: Infallible) -> Self {
+        match never {}
     }
 }
 

@@ -20,6 +20,7 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use self::serve::Budget;
 use self::slots::MAX_SLOTS;
 use self::timer::TimerKey;
 use crate::addr::Addr;
@@ -266,7 +267,14 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(slot) = self.connections.at(index) {
                 self.turn.serving = index;
                 slot.link.state.dequeue();
-                serve::serve_fully(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+                let budget = Budget::new(&self.cx.limits);
+                serve::serve_fully(
+                    &mut self.handler,
+                    slot,
+                    &mut self.cx,
+                    &mut self.scratch,
+                    budget,
+                );
             }
             if self.cx.arena.is_full() {
                 self.flush_all();

@@ -9,8 +9,24 @@ use super::timer::TimerKey;
 use crate::buf::outbox::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
+use crate::conn::limits::Limits;
 use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
+
+/// What a connection may receive and have handled before the others have their turn.
+pub(super) struct Budget {
+    bytes: usize,
+    frames: usize,
+}
+
+impl Budget {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            bytes: limits.read_budget,
+            frames: limits.frame_budget,
+        }
+    }
+}
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
 #[inline(always)]
@@ -20,16 +36,18 @@ pub(super) fn serve<H: EventHandler>(
     cx: &mut Context<H>,
     scratch: &mut [u8],
 ) {
+    let mut frames = cx.limits.frame_budget;
+    let mut received = 0;
     if slot.link.state.is_ordinary() {
-        let mut frames = cx.limits.frame_budget;
-        receive::<H, true>(handler, slot, cx, scratch, 0, &mut frames);
+        received = receive::<H, true>(handler, slot, cx, scratch, 0, &mut frames);
         if slot.link.state.is_settled() {
             return;
         }
     }
     // One that waits on the ready list has its turn there.
     if !slot.link.state.is_queued() && !slot.link.state.has_nothing_to_do() {
-        serve_fully(handler, slot, cx, scratch);
+        let bytes = cx.limits.read_budget.saturating_sub(received);
+        serve_fully(handler, slot, cx, scratch, Budget { bytes, frames });
     }
 }
 
@@ -40,6 +58,7 @@ pub(super) fn serve_fully<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     scratch: &mut [u8],
+    budget: Budget,
 ) {
     if slot.link.state.can_send_backlog() {
         flush::flush(handler, slot, cx);
@@ -50,10 +69,13 @@ pub(super) fn serve_fully<H: EventHandler>(
         let action = handler.on_drain(&mut conn, session);
         carry_out(action, &mut slot.link, cx, CloseReason::Local);
     }
-    let mut bytes = cx.limits.read_budget;
-    let mut frames = cx.limits.frame_budget;
+    let Budget {
+        mut bytes,
+        mut frames,
+    } = budget;
     let policy = cx.limits.policy;
-    if slot.link.state.inbox.is_ready() && slot.link.state.wants_frames(policy) {
+    let state = &slot.link.state;
+    if frames > 0 && state.inbox.is_ready() && state.wants_frames(policy) {
         decode_inbox(handler, slot, cx, &mut frames, false);
     }
     while slot.link.state.is_readable() && bytes > 0 && frames > 0 {

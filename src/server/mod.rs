@@ -71,9 +71,12 @@ pub struct Report {
 }
 
 impl Server {
-    /// A server on one address; see [`ListenAddr`] for the forms. A bad address is reported by
-    /// [`run`](Self::run) and [`start`](Self::start).
-    pub fn bind(addr: impl AsRef<str>) -> Self {
+    /// A server on one address: a string (see [`ListenAddr`] for the forms), a `SocketAddr` or a
+    /// `ListenAddr`. A bad address is reported by [`run`](Self::run) and [`start`](Self::start).
+    pub fn bind<A>(addr: A) -> Self
+    where
+        A: TryInto<ListenAddr, Error: Into<Error>>,
+    {
         Self {
             addrs: Vec::new(),
             options: Options::default(),
@@ -82,8 +85,11 @@ impl Server {
     }
 
     /// Listens on another address too.
-    pub fn and(mut self, addr: impl AsRef<str>) -> Self {
-        self.addrs.push(addr.as_ref().parse());
+    pub fn and<A>(mut self, addr: A) -> Self
+    where
+        A: TryInto<ListenAddr, Error: Into<Error>>,
+    {
+        self.addrs.push(addr.try_into().map_err(Into::into));
         self
     }
 
@@ -239,8 +245,9 @@ impl Server {
 /// # Errors
 ///
 /// As for [`Server::start`].
-pub fn serve<F>(addr: impl AsRef<str>, react: F) -> Result<(), Error>
+pub fn serve<A, F>(addr: A, react: F) -> Result<(), Error>
 where
+    A: TryInto<ListenAddr, Error: Into<Error>>,
     F: FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + Clone + Send + Sync + 'static,
 {
     Server::bind(addr).run(move |_| service(react.clone()))?;
