@@ -198,14 +198,6 @@ impl<H: EventHandler> Context<H> {
         self.mark_dirty(&mut link.state);
     }
 
-    /// The same for a new connection, which most servers let live as long as it likes.
-    #[inline]
-    pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
-        if self.limits.watch_open {
-            self.set_alarm(link);
-        }
-    }
-
     /// Sees that the connection's limits are looked at in time.
     pub(crate) fn set_alarm(&mut self, link: &mut Link) {
         let due = match link.state.alarm(self.now, &self.limits) {
@@ -223,6 +215,14 @@ impl<H: EventHandler> Context<H> {
         }
         let key = self.wheel.insert(due, Timer::Alarm(link.state.id));
         link.alarm = Some((key, due));
+    }
+
+    /// The same for a new connection, which most servers let live as long as it likes.
+    #[inline]
+    pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
+        if self.limits.watch_open {
+            self.set_alarm(link);
+        }
     }
 }
 

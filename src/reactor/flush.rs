@@ -69,7 +69,7 @@ fn on_staged_refused<H: EventHandler>(
     }
 }
 
-/// The same, with `lent` to be sent behind what is staged, straight from where it lies.
+/// Flushes a connection with `lent` behind what is staged, sent straight from where it lies.
 pub(super) fn flush_with<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
@@ -85,7 +85,9 @@ pub(super) fn flush_with<H: EventHandler>(
     }
     let staged = cx.arena.get(state.out.staged());
     if let Some(session) = session {
-        handler.pre_write(state.id, session, staged);
+        if !staged.is_empty() {
+            handler.pre_write(state.id, session, staged);
+        }
         handler.pre_write(state.id, session, lent);
     }
     let sent = if staged.is_empty() {
