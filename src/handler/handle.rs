@@ -101,13 +101,7 @@ impl<H: EventHandler> Handle<H> {
         bytes: impl Into<Bytes>,
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        let done = Box::new(done);
-        self.request(Command::WriteThen(
-            self.id,
-            bytes.into(),
-            Moment::Accepted,
-            done,
-        ))
+        self.write_then(bytes.into(), Moment::Accepted, Box::new(done))
     }
 
     /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes,
@@ -121,13 +115,7 @@ impl<H: EventHandler> Handle<H> {
         bytes: impl Into<Bytes>,
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        let done = Box::new(done);
-        self.request(Command::WriteThen(
-            self.id,
-            bytes.into(),
-            Moment::Flushed,
-            done,
-        ))
+        self.write_then(bytes.into(), Moment::Flushed, Box::new(done))
     }
 
     /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that is
@@ -177,6 +165,15 @@ impl<H: EventHandler> Handle<H> {
     /// [`HandleError`] when the request was not taken.
     pub fn abort(&self) -> Result<(), HandleError> {
         self.request(Command::Abort(self.id))
+    }
+
+    fn write_then(
+        &self,
+        bytes: Bytes,
+        moment: Moment,
+        done: Completion,
+    ) -> Result<(), HandleError> {
+        self.request(Command::WriteThen(self.id, bytes, moment, done))
     }
 
     fn request(&self, command: Command<H>) -> Result<(), HandleError> {

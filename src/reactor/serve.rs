@@ -9,7 +9,7 @@ use super::timer::TimerKey;
 use crate::buf::outbox::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
-use crate::conn::limits::Limits;
+use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
 
@@ -360,19 +360,6 @@ fn decode<H: EventHandler>(
     (consumed.min(input.len()), need)
 }
 
-#[inline(always)]
-fn look<'a, C: Codec>(
-    codec: &mut C,
-    input: &'a mut [u8],
-    last: bool,
-) -> Result<Decoded<C::Frame<'a>>, FrameError> {
-    if last {
-        codec.decode_eof(input)
-    } else {
-        codec.decode(input)
-    }
-}
-
 /// The same out of line, for all but the first read of a turn.
 #[inline(never)]
 fn decode_again<H: EventHandler>(
@@ -384,6 +371,19 @@ fn decode_again<H: EventHandler>(
     last: bool,
 ) -> (usize, usize) {
     decode(handler, slot, cx, input, frames, last)
+}
+
+#[inline(always)]
+fn look<'a, C: Codec>(
+    codec: &mut C,
+    input: &'a mut [u8],
+    last: bool,
+) -> Result<Decoded<C::Frame<'a>>, FrameError> {
+    if last {
+        codec.decode_eof(input)
+    } else {
+        codec.decode(input)
+    }
 }
 
 /// A callback did more than write a little: flushes and carries out what is due. Says whether the next
@@ -459,7 +459,9 @@ fn after_leftover<H: EventHandler>(
         return slot.link.state.on_input_consumed();
     }
     slot.link.state.on_partial(fresh, cx.now);
-    cx.set_alarm(&mut slot.link);
+    if cx.limits.read != NEVER {
+        cx.set_alarm(&mut slot.link);
+    }
 }
 
 pub(super) fn fire_timer<H: EventHandler>(

@@ -130,12 +130,13 @@ impl Server {
             source,
         })?;
 
-        let setup = |what| move |source| Error::Setup { what, source };
+        let names: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
+
         let mut polls = Vec::with_capacity(count);
         let mut reactors = Vec::with_capacity(count);
         for _ in 0..count {
-            let poll = Poll::new().map_err(setup("a reactor's poll"))?;
-            let waker = Waker::new(poll.registry(), WAKER).map_err(setup("a reactor's waker"))?;
+            let (poll, waker) = poll_and_waker()?;
             reactors.push(Peer {
                 mailbox: Mailbox::new(options.mailbox, waker),
                 liveness: Liveness::new(),
@@ -144,36 +145,26 @@ impl Server {
             });
             polls.push(poll);
         }
-        let mut main_poll = None;
+        // The listeners are the main reactor's, or each reactor has its own.
         let mut main = None;
+        let mut dealing = None;
+        let mut accepting = Vec::new();
         if dealt {
-            let poll = Poll::new().map_err(setup("the main reactor's poll"))?;
-            let waker =
-                Waker::new(poll.registry(), WAKER).map_err(setup("the main reactor's waker"))?;
+            let (poll, waker) = poll_and_waker()?;
             main = Some(MainReactor {
                 waker,
                 metrics: Default::default(),
             });
-            main_poll = Some(poll);
-        }
-        let mut accepts = Vec::new();
-        let mut dealer = None;
-        if dealt {
-            dealer = Some(listeners);
+            dealing = Some((poll, listeners));
         } else {
             for _ in 1..count {
-                accepts.push(listeners.sibling().map_err(|source| {
-                    Error::Bind {
-                        addr: addrs
-                            .iter()
-                            .map(ToString::to_string)
-                            .collect::<Vec<_>>()
-                            .join(", "),
-                        source,
-                    }
+                let sibling = listeners.sibling();
+                accepting.push(sibling.map_err(|source| Error::Bind {
+                    addr: names.clone(),
+                    source,
                 })?);
             }
-            accepts.insert(0, listeners);
+            accepting.push(listeners);
         }
 
         let drain = options.drain_deadline.as_millis();
@@ -193,9 +184,10 @@ impl Server {
 
         let factory: Arc<dyn Fn(usize) -> H + Send + Sync> = Arc::new(factory);
         let (booted, boots) = mpsc::channel();
-        let mut accepts = accepts.into_iter();
+        let setup = |what| move |source| Error::Setup { what, source };
+        let mut accepting = accepting.into_iter();
         for (index, poll) in polls.into_iter().enumerate() {
-            let listeners = accepts.next().unwrap_or_default();
+            let listeners = accepting.next().unwrap_or_default();
             listeners
                 .register(poll.registry(), LISTENERS)
                 .map_err(setup("the watch on the listeners"))?;
@@ -222,7 +214,7 @@ impl Server {
         for boot in boots {
             boot?;
         }
-        if let (Some(poll), Some(listeners)) = (main_poll, dealer) {
+        if let Some((poll, listeners)) = dealing {
             listeners
                 .register(poll.registry(), 0)
                 .map_err(setup("the watch on the listeners"))?;
@@ -233,11 +225,21 @@ impl Server {
         }
         log::info!(
             target: "epicycle::server",
-            "listening on {} with {count} reactor(s)",
-            addrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            "listening on {names} with {count} reactor(s)"
         );
         Ok(running)
     }
+}
+
+fn poll_and_waker() -> Result<(Poll, Waker), Error> {
+    let made = Poll::new().and_then(|poll| {
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok((poll, waker))
+    });
+    made.map_err(|source| Error::Setup {
+        what: "a reactor's poll and waker",
+        source,
+    })
 }
 
 /// Runs a server that calls `react` with whatever arrives, one copy of the closure per reactor.
