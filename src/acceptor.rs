@@ -32,12 +32,13 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 
 use crate::addr::Addr;
+use crate::conn::origin::Origin;
+use crate::handler::context::Arrival;
 use crate::handler::{Command, Engine, EventHandler};
 use crate::panic;
 use crate::reactor::WAKER;
 use crate::reactor::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use crate::reactor::mailbox::PushError;
-use crate::sys::socket::Stream;
 
 /// Chooses the reactor of a new connection.
 pub trait Balance: Send + 'static {
@@ -180,7 +181,11 @@ impl<H: EventHandler> Acceptor<H> {
                 return;
             };
             match self.listeners.accept(&shared.admission, &main.metrics) {
-                Attempt::Accepted(stream, peer) => self.deal(stream, peer),
+                Attempt::Accepted(socket, peer, listener) => self.deal(Arrival {
+                    socket,
+                    peer,
+                    origin: Origin::Accepted { listener },
+                }),
                 Attempt::Failed => {}
                 Attempt::NoneWaits => break,
             }
@@ -190,17 +195,17 @@ impl<H: EventHandler> Acceptor<H> {
         }
     }
 
-    fn deal(&mut self, stream: Stream, peer: Addr) {
-        let reactor = self.pick(&peer);
+    fn deal(&mut self, arrival: Arrival) {
+        let reactor = self.pick(&arrival.peer);
         let shared = self.engine.shared();
         let target = &shared.reactors[reactor];
         target.load.fetch_add(1, Ordering::Relaxed);
         // Connections on their way are bounded by descriptors and by max_connections.
-        let dealt = target.mailbox.push_unbounded(Command::Adopt(stream, peer));
+        let dealt = target.mailbox.push_unbounded(Command::Adopt(arrival));
         if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
             target.load.fetch_sub(1, Ordering::Relaxed);
-            if let Command::Adopt(_, peer) = command {
-                shared.admission.release(&peer);
+            if let Command::Adopt(arrival) = command {
+                shared.admission.release(&arrival.peer);
             }
         }
     }

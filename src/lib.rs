@@ -44,11 +44,13 @@ pub mod codec;
 mod conn;
 mod error;
 mod handler;
+mod listen;
 pub mod metrics;
 mod panic;
 pub mod pool;
 mod reactor;
 mod server;
+mod stream;
 mod sys;
 
 pub use crate::acceptor::{Balance, BalancePolicy};
@@ -56,11 +58,13 @@ pub use crate::addr::{Addr, Family, ListenAddr};
 pub use crate::buf::outbox::Outbox;
 pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
 pub use crate::conn::limits::OutboundPolicy;
+pub use crate::conn::origin::Origin;
 pub use crate::error::Error;
 pub use crate::handler::{
     Action, Conn, ConnTimer, Engine, EventHandler, Frame, Handle, HandleError, Reactor, Service,
     WriteError, service,
 };
+pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;
 pub use crate::server::{Report, Running, Server, serve};

@@ -30,6 +30,8 @@ pub enum CloseReason {
         /// How many bytes waited to be sent.
         queued: usize,
     },
+    /// The handler took the socket out of the engine.
+    Detached,
     /// A callback for this connection panicked.
     Panic,
     /// The server shut down.
@@ -46,7 +48,9 @@ pub enum TimeoutKind {
     Read,
     /// The peer took no output for too long.
     WriteStall,
-    /// The first frame did not come.
+    /// Connecting took too long.
+    Connect,
+    /// The TLS handshake did not end, or the first frame did not come.
     Handshake,
     /// The connection reached its greatest age.
     Lifetime,
@@ -70,6 +74,7 @@ impl fmt::Display for CloseReason {
                     "the peer did not read: {queued} bytes wait, the outbound limit"
                 )
             }
+            CloseReason::Detached => f.write_str("detached from the engine"),
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the server shut down"),
         }
@@ -82,7 +87,8 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::Idle => "idle for too long",
             TimeoutKind::Read => "a frame took too long to arrive",
             TimeoutKind::WriteStall => "the peer took no output for too long",
-            TimeoutKind::Handshake => "the first frame took too long to arrive",
+            TimeoutKind::Connect => "connecting took too long",
+            TimeoutKind::Handshake => "the handshake or the first frame took too long",
             TimeoutKind::Lifetime => "open for as long as allowed",
             TimeoutKind::Drain => "the peer did not take the rest in time",
         })

@@ -4,14 +4,18 @@
 //! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
 
 pub(crate) mod close;
+mod flags;
 pub(crate) mod limits;
+pub(crate) mod origin;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::time::Duration;
 
 use self::close::{CloseReason, Closed, TimeoutKind};
+use self::flags::*;
 use self::limits::{Limits, NEVER, OutboundPolicy};
+use self::origin::Origin;
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
 use crate::buf::outbox::OutQueue;
@@ -41,11 +45,14 @@ pub(crate) struct ConnState {
     close_by: u64,
     reason: Option<CloseReason>,
     pub(crate) peer: Addr,
+    pub(crate) origin: Origin,
 }
 
 /// Where in its life a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Connecting, or shaking hands: the application does not know of it yet.
+    Opening,
     /// Frames flow both ways.
     Open,
     /// Closing: what was written is being sent, what arrives is dropped.
@@ -69,6 +76,8 @@ pub(crate) enum Step {
     Close,
     /// Close the socket with RST.
     Reset,
+    /// Let go of the socket without closing it.
+    Detach,
 }
 
 /// What a look at the clock found.
@@ -76,7 +85,7 @@ pub(crate) enum Step {
 pub(crate) enum Alarm {
     /// Nothing is due; look again at this time, if ever.
     At(u64),
-    /// A limit on an open connection ran out: close it.
+    /// A limit on a connection that is open, or about to be, ran out: close it.
     Timeout(TimeoutKind),
     /// The drain took too long: reset it.
     DrainOver,
@@ -84,42 +93,9 @@ pub(crate) enum Alarm {
     FinOver,
 }
 
-/// The kernel has input, or the end of it.
-const READABLE: u32 = 1 << 0;
-/// The kernel has room for output.
-const WRITABLE: u32 = 1 << 1;
-/// An event said that the peer ended its stream: a short read no longer proves the socket drained.
-const READ_CLOSED: u32 = 1 << 2;
-/// The end of the input was read.
-const PEER_EOF: u32 = 1 << 3;
-/// The handler paused reads.
-const PAUSED: u32 = 1 << 4;
-/// Output went above the high-water mark and has not fallen to the low one since.
-const CONGESTED: u32 = 1 << 5;
-/// It has fallen since, and `on_drain` has not been called yet.
-const DRAIN_DUE: u32 = 1 << 6;
-/// The handler asked for FIN once everything is sent.
-const SHUT_WRITE: u32 = 1 << 7;
-/// FIN is sent.
-const FIN_SENT: u32 = 1 << 8;
-/// On the reactor's ready list.
-const QUEUED: u32 = 1 << 9;
-/// On the reactor's flush list.
-const DIRTY: u32 = 1 << 10;
-/// A frame has been decoded: no handshake timeout any more.
-const GREETED: u32 = 1 << 11;
-/// Not in the phase `Open` any more.
-const CLOSING: u32 = 1 << 12;
-
-/// A part of its input is to be sent back from where it lies.
-const LENT: u32 = 1 << 13;
-
-/// What makes a connection with input more than a matter of reading it.
-const EXTRAORDINARY: u32 =
-    PEER_EOF | PAUSED | CONGESTED | DRAIN_DUE | SHUT_WRITE | QUEUED | CLOSING;
-
 impl ConnState {
-    pub(crate) fn new(id: ConnId, peer: Addr, now: u64) -> Self {
+    /// A connection that is open.
+    pub(crate) fn new(id: ConnId, peer: Addr, origin: Origin, now: u64) -> Self {
         Self {
             id,
             out: OutQueue::default(),
@@ -135,7 +111,17 @@ impl ConnState {
             close_by: NEVER,
             reason: None,
             peer,
+            origin,
         }
+    }
+
+    /// A connection that has to connect or to shake hands first, within `limit` milliseconds.
+    pub(crate) fn opening(id: ConnId, peer: Addr, origin: Origin, now: u64, limit: u64) -> Self {
+        let mut state = Self::new(id, peer, origin, now);
+        state.phase = Phase::Opening;
+        state.flags = OPENING;
+        state.close_by = now.saturating_add(limit);
+        state
     }
 
     #[inline]
@@ -173,12 +159,12 @@ impl ConnState {
         }
     }
 
-    /// A read gave `n` bytes of the `asked`.
+    /// A read gave `n` bytes; `drained` when the stream has no more for now.
     #[inline]
-    pub(crate) fn on_read(&mut self, n: usize, asked: usize, now: u64) {
+    pub(crate) fn on_read(&mut self, n: usize, drained: bool, now: u64) {
         self.bytes_in += n as u64;
         self.active_at = now;
-        if n < asked && !self.has(READ_CLOSED) {
+        if drained && !self.has(READ_CLOSED) {
             self.flags &= !READABLE;
         }
     }
@@ -238,17 +224,28 @@ impl ConnState {
         }
     }
 
+    // How it opened.
+
+    /// Connected, and hands are shaken: frames flow from now on.
+    pub(crate) fn opened(&mut self, now: u64) {
+        self.phase = Phase::Open;
+        self.put(OPENING, false);
+        self.opened_at = now;
+        self.active_at = now;
+        self.close_by = NEVER;
+    }
+
     // What the application asked.
 
     /// Whether writes are taken.
     pub(crate) fn takes_writes(&self) -> bool {
-        !self.has(CLOSING | SHUT_WRITE)
+        !self.has(NO_WRITES)
     }
 
     /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
     #[inline]
     pub(crate) fn takes_staged(&self) -> bool {
-        !self.has(CLOSING | SHUT_WRITE | LENT) && self.out.len() == 0
+        !self.has(NO_WRITES | LENT) && self.out.len() == 0
     }
 
     pub(crate) fn set_lent(&mut self, lent: bool) {
@@ -269,22 +266,44 @@ impl ConnState {
         self.has(PAUSED)
     }
 
+    /// Stops taking writes and handling frames; once everything is sent, the socket is let go.
+    pub(crate) fn detach(&mut self) {
+        self.put(DETACHING, true);
+    }
+
     pub(crate) fn shut_write(&mut self) {
         self.put(SHUT_WRITE, true);
     }
 
     /// Begins to close: drain what was written, then FIN. Says whether it was open until now.
+    ///
+    /// A connection that is still opening has written nothing for the application: it ends at once.
     pub(crate) fn begin_close(&mut self, reason: CloseReason, now: u64, limits: &Limits) -> bool {
-        if self.phase != Phase::Open {
-            return false;
+        match self.phase {
+            Phase::Open => self.drain(reason, now, limits),
+            Phase::Opening => self.abort(reason),
+            _ => return false,
         }
+        true
+    }
+
+    /// Closes an opening connection whose handshake failed, once the peer has been told why.
+    #[cfg_attr(
+        not(feature = "tls"),
+        allow(dead_code, reason = "only TLS has a handshake")
+    )]
+    pub(crate) fn refuse(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
+        self.drain(reason, now, limits);
+    }
+
+    fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
+        self.put(OPENING, false);
         self.put(CLOSING, true);
         self.reason = Some(reason);
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
-        true
     }
 
     /// Makes the next step a reset, whatever is still to be sent.
@@ -308,18 +327,26 @@ impl ConnState {
 
     /// Whether the peer has ended its stream and nothing waits to be sent.
     pub(crate) fn is_finished(&self) -> bool {
-        self.has(PEER_EOF) && self.out.len() == 0
+        self.has(PEER_EOF) && !self.has(TAIL) && self.out.len() == 0
     }
 
     /// Whether there is nothing to read, decode, send or tell: only the kernel has changed its mind.
     #[inline]
     pub(crate) fn has_nothing_to_do(&self) -> bool {
-        self.flags & (READABLE | DRAIN_DUE) == 0 && self.out.len() == 0 && self.inbox.is_empty()
+        self.flags & (READABLE | DRAIN_DUE | TAIL | OPENING) == 0
+            && self.out.len() == 0
+            && self.inbox.is_empty()
     }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         !self.has(CLOSING)
+    }
+
+    /// Whether it is connecting or shaking hands.
+    #[inline]
+    pub(crate) fn is_opening(&self) -> bool {
+        self.has(OPENING)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -343,8 +370,8 @@ impl ConnState {
     /// Whether input should be read and decoded: the handler wants it and the peer reads its own.
     #[inline]
     pub(crate) fn wants_frames(&self, policy: OutboundPolicy) -> bool {
-        !self.has(CLOSING | PAUSED | CONGESTED)
-            || (!self.has(CLOSING | PAUSED) && policy != OutboundPolicy::PauseReads)
+        !self.has(NO_FRAMES | CONGESTED)
+            || (!self.has(NO_FRAMES) && policy != OutboundPolicy::PauseReads)
     }
 
     /// Whether a read may find input or its end.
@@ -370,7 +397,18 @@ impl ConnState {
     /// Whether the kernel should be offered the backlog.
     #[inline]
     pub(crate) fn can_send_backlog(&self) -> bool {
-        self.has(WRITABLE) && self.out.backlog_len() > 0
+        self.has(WRITABLE) && (self.out.backlog_len() > 0 || self.has(TAIL))
+    }
+
+    /// Tells whether the stream holds output back that the kernel has not taken.
+    pub(crate) fn set_tail(&mut self, tail: bool) {
+        self.put(TAIL, tail);
+    }
+
+    /// Tells that the stream is encrypted.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS encrypts"))]
+    pub(crate) fn seal(&mut self) {
+        self.put(SEALED, true);
     }
 
     /// Looks at the water marks after a flush; says whether `on_drain` has become due.
@@ -396,13 +434,20 @@ impl ConnState {
     /// Whether nothing needs a look after the usual flush.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        !self.has(CLOSING | CONGESTED | SHUT_WRITE)
+        !self.has(CLOSING | CONGESTED | SHUT_WRITE | SEALED | DETACHING)
     }
 
     /// What to do with the socket, once the flush phase has offered everything to the kernel.
     pub(crate) fn next_step(&self) -> Step {
-        let drained = self.out.len() == 0;
+        let drained = self.out.len() == 0 && !self.has(TAIL);
         match self.phase {
+            Phase::Open if self.has(DETACHING) => {
+                if drained {
+                    Step::Detach
+                } else {
+                    Step::Wait
+                }
+            }
             Phase::Aborted => Step::Reset,
             Phase::Draining if drained && self.has(PEER_EOF) => Step::Close,
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
@@ -463,6 +508,10 @@ impl ConnState {
                 };
                 Alarm::Timeout(kind)
             }
+            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin {
+                Origin::Connected { .. } => TimeoutKind::Connect,
+                _ => TimeoutKind::Handshake,
+            }),
             Phase::Draining if past(self.close_by, 0) => Alarm::DrainOver,
             Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
             Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,

@@ -14,7 +14,12 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            state: ConnState::new(ConnId::new(0, 0, 1), Addr::Unix(None), 0),
+            state: ConnState::new(
+                ConnId::new(0, 0, 1),
+                Addr::Unix(None),
+                Origin::Accepted { listener: 0 },
+                0,
+            ),
             arena: Arena::empty(),
             pool: BufferPool::new(),
             limits: Limits {
@@ -179,10 +184,10 @@ fn a_congested_peer_is_not_read_until_it_has_drained() {
 fn a_short_read_has_drained_the_socket_unless_the_peer_has_ended() {
     let mut bench = Bench::new();
     bench.state.on_event(true, false, false);
-    bench.state.on_read(10, 100, 0);
+    bench.state.on_read(10, true, 0);
     assert!(!bench.state.is_readable());
     bench.state.on_event(true, false, true);
-    bench.state.on_read(10, 100, 0);
+    bench.state.on_read(10, true, 0);
     assert!(bench.state.is_readable(), "the end is still to be read");
 }
 
@@ -190,7 +195,7 @@ fn a_short_read_has_drained_the_socket_unless_the_peer_has_ended() {
 fn a_full_read_has_not_drained_the_socket() {
     let mut bench = Bench::new();
     bench.state.on_event(true, false, false);
-    bench.state.on_read(100, 100, 0);
+    bench.state.on_read(100, false, 0);
     assert!(bench.state.is_readable());
 }
 
@@ -213,7 +218,7 @@ fn each_timeout_counts_from_its_own_moment() {
     bench.limits.lifetime = 1000;
     assert_eq!(bench.alarm(59), Alarm::At(60));
     assert_eq!(bench.alarm(60), Alarm::Timeout(TimeoutKind::Handshake));
-    bench.state.on_read(1, 2, 50);
+    bench.state.on_read(1, true, 50);
     bench.state.on_frames();
     assert_eq!(bench.alarm(60), Alarm::At(150));
     assert_eq!(bench.alarm(150), Alarm::Timeout(TimeoutKind::Idle));

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Completion, Conn, Engine, EventHandler, Reactor};
+use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER, millis};
+use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
 use crate::metrics::Metrics;
 use crate::reactor::slots::{ConnId, Slots, Tenant};
 use crate::reactor::timer::{TimerKey, Wheel};
-use crate::sys::socket::Stream;
+use crate::stream::{Records, Stream};
+use crate::sys::socket::StreamSocket;
 
 /// The connections of a reactor.
 pub(crate) type Connections<H> = Slots<Slot<H>>;
@@ -44,6 +47,13 @@ pub(crate) struct Link {
     pub(crate) state: ConnState,
     /// The pending look at the clock, and when it is due.
     pub(crate) alarm: Option<(TimerKey, u64)>,
+}
+
+/// A socket that is to become a connection.
+pub(crate) struct Arrival {
+    pub(crate) socket: StreamSocket,
+    pub(crate) peer: Addr,
+    pub(crate) origin: Origin,
 }
 
 /// What few connections have.
@@ -89,6 +99,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) limits: Limits,
     pub(crate) arena: Arena,
     pub(crate) buffers: BufferPool,
+    pub(crate) records: Records,
     pub(crate) wheel: Wheel<Timer<H>>,
     /// Connections with something to do that no event will announce.
     pub(crate) ready: VecDeque<u32>,
@@ -129,6 +140,7 @@ impl<H: EventHandler> Context<H> {
             limits,
             arena: Arena::new(),
             buffers: BufferPool::new(),
+            records: Records::default(),
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),

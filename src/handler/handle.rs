@@ -2,12 +2,11 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::context::Arrival;
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
-use crate::addr::Addr;
 use crate::codec::Encode;
 use crate::reactor::mailbox::PushError;
 use crate::reactor::slots::ConnId;
-use crate::sys::socket::Stream;
 
 /// A way to reach a connection from any thread, for as long as it is open.
 ///
@@ -40,8 +39,8 @@ type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 
 /// What a reactor is asked by other threads.
 pub(crate) enum Command<H: EventHandler> {
-    /// Take over a connection that the main reactor accepted.
-    Adopt(Stream, Addr),
+    /// Take over a socket: one that the main reactor accepted, or one that the application has.
+    Adopt(Arrival),
     Write(ConnId, Bytes),
     /// A write whose fate is told: when it is queued, or when the kernel has it.
     WriteThen(ConnId, Bytes, Moment, Completion),

@@ -39,7 +39,7 @@ impl<H: EventHandler> EventLoop<H> {
             ..
         } = self;
         match command {
-            Command::Adopt(stream, peer) => self.open(stream, peer),
+            Command::Adopt(arrival) => self.open(arrival),
             Command::Write(id, bytes) => {
                 if let Some(slot) = connections.get(id)
                     && let Some((mut conn, _)) = slot.lend(cx)
@@ -91,7 +91,7 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         }
         self.stage = Stage::Stopping;
-        self.listeners.close();
+        self.listeners.close(self.poll.registry());
         self.handler
             .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
     }
@@ -129,9 +129,9 @@ impl<H: EventHandler> EventLoop<H> {
         let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
         for command in self.commands.drain(..).chain(late) {
             match command {
-                Command::Adopt(_, peer) => {
+                Command::Adopt(arrival) => {
                     self.cx.metrics.refused.add(1);
-                    release(&self.cx, &peer);
+                    release(&self.cx, &arrival.peer, arrival.origin);
                 }
                 Command::WriteThen(_, _, _, done) => {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);

@@ -38,7 +38,7 @@ pub(super) fn flush_inline<H: EventHandler>(
             handler.pre_write(state.id, session, bytes);
         }
         let nothing_follows = state.is_plain() && link.extras.is_none();
-        match link.stream.send(bytes) {
+        match link.stream.send(bytes, &mut cx.records) {
             Ok(n) if n == bytes.len() => {
                 cx.metrics.bytes_out.add(n as u64);
                 state.on_staged_sent(n, cx.now);
@@ -91,9 +91,10 @@ pub(super) fn flush_with<H: EventHandler>(
         handler.pre_write(state.id, session, lent);
     }
     let sent = if staged.is_empty() {
-        stream.send(lent)
+        stream.send(lent, &mut cx.records)
     } else {
-        stream.send_vectored(&[IoSlice::new(staged), IoSlice::new(lent)])
+        let slices = [IoSlice::new(staged), IoSlice::new(lent)];
+        stream.send_vectored(&slices, &mut cx.records)
     };
     let n = *sent.as_ref().unwrap_or(&0);
     let lent_from = n.saturating_sub(staged.len());
@@ -115,10 +116,11 @@ pub(super) fn flush_with<H: EventHandler>(
 /// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.
 #[inline(never)]
 fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let state = &mut slot.link.state;
+    let Link { stream, state, .. } = &mut slot.link;
     if state.is_closed() {
         return;
     }
+    state.set_tail(stream.has_tail());
     if !state.is_writable() {
         state.out.unstage(&cx.arena, &mut cx.buffers);
     }
@@ -132,9 +134,14 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
                 .out
                 .show_unseen(|bytes| handler.pre_write(id, session, bytes));
         }
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = state.out.slices(&mut slices);
-        let sent = stream.send_vectored(&slices[..count]);
+        let sent = if state.out.backlog_len() > 0 {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = state.out.slices(&mut slices);
+            stream.send_vectored(&slices[..count], &mut cx.records)
+        } else {
+            stream.flush(&mut cx.records).map(|()| 0)
+        };
+        state.set_tail(stream.has_tail());
         let n = *sent.as_ref().unwrap_or(&0);
         state.out.backlog_sent(n, &mut cx.buffers);
         offered += n;
@@ -147,7 +154,8 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
         cx.mark_ready(&mut link.state);
     }
     if let Some(extras) = &mut link.extras {
-        complete_flushed(extras, link.state.bytes_out, cx);
+        let taken = link.state.bytes_out - link.stream.unsent() as u64;
+        complete_flushed(extras, taken, cx);
     }
     if link.state.update_congestion(&cx.limits) {
         cx.resume(link);
@@ -196,6 +204,10 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         Step::Wait | Step::SendFin => {}
         Step::Close => close(handler, slot, cx, false),
         Step::Reset => close(handler, slot, cx, true),
+        Step::Detach => {
+            slot.link.state.abort(CloseReason::Detached);
+            close(handler, slot, cx, false);
+        }
     }
 }
 
@@ -277,9 +289,12 @@ pub(super) fn close<H: EventHandler>(
     if reset {
         link.stream.reset_on_close();
     }
-    let (closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
+    let (mut closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
+    let unsent = link.stream.unsent();
+    closed.unsent += unsent;
+    closed.bytes_out -= unsent as u64;
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
-    release(cx, &closed.peer);
+    release(cx, &closed.peer, link.state.origin);
     cx.graveyard.push(closed.id.slot() as u32);
     if cx.engine.is_stopping() {
         let lost = reset || closed.unsent > 0;
@@ -311,7 +326,8 @@ fn end_waits<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
         cx.wheel.cancel(key);
     }
     if let Some(mut extras) = link.extras.take() {
-        complete_flushed(&mut extras, link.state.bytes_out, cx);
+        let taken = link.state.bytes_out - link.stream.unsent() as u64;
+        complete_flushed(&mut extras, taken, cx);
         for key in extras.timers {
             cx.wheel.cancel(key);
         }

@@ -1,10 +1,12 @@
 //! The event loop. One turn: poll, serve what is ready, do what others asked, fire timers, flush.
 
 pub(crate) mod admission;
+pub(crate) mod bind;
 mod commands;
 mod flush;
 pub(crate) mod listeners;
 pub(crate) mod mailbox;
+mod opening;
 mod serve;
 pub(crate) mod slots;
 pub(crate) mod timer;
@@ -17,20 +19,19 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use self::serve::Budget;
 use self::slots::MAX_SLOTS;
 use self::timer::TimerKey;
 use crate::addr::Addr;
-use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
-use crate::handler::context::{Connections, Context, Ending, Link, Slot, Timer};
-use crate::handler::{Command, Conn, Engine, EventHandler, Reactor};
+use crate::conn::origin::Origin;
+use crate::handler::context::{Arrival, Connections, Context, Ending, Timer};
+use crate::handler::{Command, Engine, EventHandler, Reactor};
 use crate::panic;
-use crate::sys::socket::Stream;
 
 /// The token of the mailbox's waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -336,10 +337,15 @@ impl<H: EventHandler> EventLoop<H> {
             let cx = &self.cx;
             let admission = &cx.engine.shared().admission;
             match self.listeners.accept(admission, &cx.metrics) {
-                Attempt::Accepted(stream, peer) => {
+                Attempt::Accepted(socket, peer, listener) => {
                     let load = &cx.engine.peer(cx.reactor).load;
                     load.fetch_add(1, Ordering::Relaxed);
-                    self.open(stream, peer);
+                    let origin = Origin::Accepted { listener };
+                    self.open(Arrival {
+                        socket,
+                        peer,
+                        origin,
+                    });
                 }
                 Attempt::Failed => {}
                 Attempt::NoneWaits => break,
@@ -349,67 +355,6 @@ impl<H: EventHandler> EventLoop<H> {
             let retry = self.cx.deadline(pause);
             self.cx.wheel.insert(retry, Timer::Accept);
         }
-    }
-
-    /// Takes an admitted connection over: registers it, makes its codec, calls `on_open`.
-    fn open(&mut self, stream: Stream, peer: Addr) {
-        let Self {
-            poll,
-            handler,
-            connections,
-            cx,
-            ..
-        } = self;
-        let id = connections.next_id();
-        let fd = stream.raw_fd();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = if self.stage != Stage::Running || connections.len() >= MAX_SLOTS {
-            Err(None)
-        } else {
-            let mut source = mio::unix::SourceFd(&fd);
-            poll.registry()
-                .register(&mut source, Token(id.slot()), interest)
-                .map_err(Some)
-        };
-        // A codec that panics must not take the count of connections with it.
-        let codec = registered.map(|()| catch_unwind(AssertUnwindSafe(|| handler.codec())));
-        let codec = match codec {
-            Ok(Ok(codec)) => codec,
-            refused => {
-                match refused {
-                    Err(Some(error)) => {
-                        log::warn!(target: "epicycle::accept", "cannot watch a connection from {peer}: {error}");
-                    }
-                    Ok(Err(panic)) => report_panic(panic, cx, "codec"),
-                    Err(None) | Ok(Ok(_)) => {}
-                }
-                cx.metrics.refused.add(1);
-                release(cx, &peer);
-                return;
-            }
-        };
-        let slot = connections.insert(Slot {
-            link: Link {
-                state: ConnState::new(id, peer, cx.now),
-                stream,
-                alarm: None,
-                extras: None,
-            },
-            codec,
-            session: None,
-        });
-        cx.engine.peer(cx.reactor).liveness.set_open(id);
-        self.turn.serving = slot;
-        if let Some(slot) = connections.at(slot) {
-            slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
-            if slot.session.is_some() {
-                cx.set_first_alarm(&mut slot.link);
-            } else {
-                cx.metrics.refused.add(1);
-                cx.begin_close(&mut slot.link, CloseReason::Local);
-            }
-        }
-        self.turn.serving = NOBODY;
     }
 
     /// The flush phase: each connection with output gets one write, or what closing asks for.
@@ -466,9 +411,11 @@ impl<H: EventHandler> EventLoop<H> {
     }
 }
 
-/// Gives back what the admission of a connection took.
-fn release<H: EventHandler>(cx: &Context<H>, peer: &Addr) {
-    cx.engine.shared().admission.release(peer);
+/// Gives back what the coming of a connection took.
+fn release<H: EventHandler>(cx: &Context<H>, peer: &Addr, origin: Origin) {
+    if matches!(origin, Origin::Accepted { .. }) {
+        cx.engine.shared().admission.release(peer);
+    }
     let load = &cx.engine.peer(cx.reactor).load;
     load.fetch_sub(1, Ordering::Relaxed);
 }

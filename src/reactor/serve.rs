@@ -4,14 +4,15 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::flush;
 use super::timer::TimerKey;
+use super::{flush, opening};
 use crate::buf::outbox::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
 use crate::handler::{Action, EventHandler};
+use crate::stream::Received;
 
 /// What a connection may receive and have handled before the others have their turn.
 pub(super) struct Budget {
@@ -60,6 +61,9 @@ pub(super) fn serve_fully<H: EventHandler>(
     scratch: &mut [u8],
     budget: Budget,
 ) {
+    if slot.link.state.is_opening() {
+        return opening::advance(handler, slot, cx);
+    }
     if slot.link.state.can_send_backlog() {
         flush::flush(handler, slot, cx);
     }
@@ -96,7 +100,12 @@ pub(super) fn serve_fully<H: EventHandler>(
         };
         bytes = bytes.saturating_sub(received);
     }
-    let state = &mut slot.link.state;
+    let Link { stream, state, .. } = &mut slot.link;
+    if stream.has_tail() {
+        // Reading has made output of its own: an answer of the TLS layer.
+        state.set_tail(true);
+        cx.mark_dirty(state);
+    }
     let wants_frames = state.wants_frames(policy);
     let has_work = (state.is_readable() && (wants_frames || state.discards_input()))
         || (wants_frames && state.inbox.is_ready());
@@ -117,10 +126,10 @@ fn receive<H: EventHandler, const HOT: bool>(
     kept: usize,
     frames: &mut usize,
 ) -> usize {
-    let asked = scratch.len() - kept;
-    let received = slot.link.stream.recv(&mut scratch[kept..]);
-    let n = match received {
-        Ok(n) if n > 0 => n,
+    let stream = &mut slot.link.stream;
+    let received = stream.recv(&mut scratch[kept..], &mut cx.records);
+    let (n, drained) = match received {
+        Ok(Received { n, drained }) if n > 0 => (n, drained),
         received => {
             if kept > 0 {
                 let inbox = &mut slot.link.state.inbox;
@@ -130,7 +139,7 @@ fn receive<H: EventHandler, const HOT: bool>(
             return 0;
         }
     };
-    slot.link.state.on_read(n, asked, cx.now);
+    slot.link.state.on_read(n, drained, cx.now);
     cx.metrics.bytes_in.add(n as u64);
     let input = &mut scratch[..kept + n];
     let (consumed, need) = if HOT {
@@ -155,11 +164,10 @@ fn receive_rest<H: EventHandler>(
 ) -> usize {
     let Link { stream, state, .. } = &mut slot.link;
     let spare = state.inbox.spare_mut(&mut cx.buffers);
-    let asked = spare.len();
-    match stream.recv(spare) {
-        Ok(n) if n > 0 => {
+    match stream.recv(spare, &mut cx.records) {
+        Ok(Received { n, drained }) if n > 0 => {
             state.inbox.received(n);
-            state.on_read(n, asked, cx.now);
+            state.on_read(n, drained, cx.now);
             cx.metrics.bytes_in.add(n as u64);
             if state.inbox.is_ready() {
                 decode_inbox(handler, slot, cx, frames, false);
@@ -180,9 +188,9 @@ fn discard<H: EventHandler>(
     cx: &mut Context<H>,
     scratch: &mut [u8],
 ) -> usize {
-    match slot.link.stream.recv(scratch) {
-        Ok(n) if n > 0 => {
-            slot.link.state.on_read(n, scratch.len(), cx.now);
+    match slot.link.stream.recv(scratch, &mut cx.records) {
+        Ok(Received { n, drained }) if n > 0 => {
+            slot.link.state.on_read(n, drained, cx.now);
             cx.metrics.bytes_in.add(n as u64);
             n
         }
@@ -199,7 +207,7 @@ fn on_no_input<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    received: io::Result<usize>,
+    received: io::Result<Received>,
 ) {
     match received {
         Ok(_) => on_peer_eof(handler, slot, cx),

@@ -12,11 +12,12 @@ use mio::{Poll, Waker};
 
 use self::options::{Mode, Options};
 use crate::acceptor::Acceptor;
-use crate::addr::{Addr, ListenAddr};
+use crate::addr::Addr;
 use crate::error::Error;
 use crate::handler::context::Ending;
 use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
 use crate::handler::{Action, Conn, EventHandler, Service, service};
+use crate::listen::{Listen, Place};
 use crate::metrics::Stats;
 use crate::panic;
 use crate::reactor::admission::Admission;
@@ -47,7 +48,7 @@ use crate::sys::affinity;
 #[derive(Debug)]
 #[must_use = "a server does nothing until it is run or started"]
 pub struct Server {
-    addrs: Vec<Result<ListenAddr, Error>>,
+    listens: Vec<Listen>,
     options: Options,
 }
 
@@ -71,25 +72,19 @@ pub struct Report {
 }
 
 impl Server {
-    /// A server on one address: a string (see [`ListenAddr`] for the forms), a `SocketAddr` or a
-    /// `ListenAddr`. A bad address is reported by [`run`](Self::run) and [`start`](Self::start).
-    pub fn bind<A>(addr: A) -> Self
-    where
-        A: TryInto<ListenAddr, Error: Into<Error>>,
-    {
+    /// A server on one address or socket: see [`Listen`] for what can be one. A bad address is reported by
+    /// [`run`](Self::run) and [`start`](Self::start).
+    pub fn bind(listen: impl Into<Listen>) -> Self {
         Self {
-            addrs: Vec::new(),
+            listens: Vec::new(),
             options: Options::default(),
         }
-        .and(addr)
+        .and(listen)
     }
 
-    /// Listens on another address too.
-    pub fn and<A>(mut self, addr: A) -> Self
-    where
-        A: TryInto<ListenAddr, Error: Into<Error>>,
-    {
-        self.addrs.push(addr.try_into().map_err(Into::into));
+    /// Listens on another address or socket too.
+    pub fn and(mut self, listen: impl Into<Listen>) -> Self {
+        self.listens.push(listen.into());
         self
     }
 
@@ -119,19 +114,20 @@ impl Server {
     ) -> Result<Running<H>, Error> {
         let mut options = self.options;
         options.check()?;
-        let addrs: Vec<ListenAddr> = self.addrs.into_iter().collect::<Result<_, _>>()?;
+        let places = self.listens.into_iter().map(|listen| listen.place);
+        let places: Vec<Place> = places.collect::<Result<_, _>>()?;
         let count = options.reactors();
         // A hand-over has nobody to choose between when there is one reactor.
         let dealt = options.mode == Mode::MainReactor && count > 1;
         options.socket.reuse_port = options.mode == Mode::ReusePort;
-        let listeners = Listeners::bind(&addrs, &options.socket)?;
+        let names: Vec<String> = places.iter().map(ToString::to_string).collect();
+        let names = names.join(", ");
+        let listeners = Listeners::bind(places.into_iter().enumerate(), &options.socket)?;
         let local_addrs = listeners.local_addrs().map_err(|source| Error::Setup {
             what: "the listeners",
             source,
         })?;
-
-        let names: Vec<String> = addrs.iter().map(ToString::to_string).collect();
-        let names = names.join(", ");
+        let local_addrs = local_addrs.into_iter().map(|(_, addr)| addr).collect();
 
         let mut polls = Vec::with_capacity(count);
         let mut reactors = Vec::with_capacity(count);
@@ -247,12 +243,11 @@ fn poll_and_waker() -> Result<(Poll, Waker), Error> {
 /// # Errors
 ///
 /// As for [`Server::start`].
-pub fn serve<A, F>(addr: A, react: F) -> Result<(), Error>
+pub fn serve<F>(listen: impl Into<Listen>, react: F) -> Result<(), Error>
 where
-    A: TryInto<ListenAddr, Error: Into<Error>>,
     F: FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + Clone + Send + Sync + 'static,
 {
-    Server::bind(addr).run(move |_| service(react.clone()))?;
+    Server::bind(listen).run(move |_| service(react.clone()))?;
     Ok(())
 }
 

@@ -7,9 +7,9 @@ use crate::acceptor::{Balance, BalancePolicy};
 use crate::buf::ring;
 use crate::conn::limits::{Limits, NEVER, OutboundPolicy, SMALL_WRITE, millis};
 use crate::error::Error;
-use crate::reactor::listeners::{Keepalive, SocketOptions};
 use crate::reactor::slots::MAX_REACTORS;
 use crate::sys::affinity;
+use crate::sys::options::{Keepalive, SocketOptions};
 
 /// Who accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 //! The operating system: sockets, their options, CPU affinity. Whatever differs between platforms is here.
 
 pub(crate) mod affinity;
+pub(crate) mod options;
 pub(crate) mod socket;

@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -17,9 +17,9 @@ use crate::addr::Addr;
 
 /// A connected, non-blocking stream socket.
 #[derive(Debug)]
-pub(crate) struct Stream(Socket);
+pub(crate) struct StreamSocket(Socket);
 
-impl Stream {
+impl StreamSocket {
     /// `recv(2)`: how many bytes arrived, 0 at the end of the stream.
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
@@ -42,6 +42,22 @@ impl Stream {
             &mut control,
             NO_SIGNAL,
         )?)
+    }
+
+    /// Whether a connect has succeeded.
+    ///
+    /// # Errors
+    ///
+    /// Why it has failed.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.0.take_error()? {
+            return Err(error);
+        }
+        match self.0.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends FIN behind everything the kernel has taken.
@@ -67,13 +83,15 @@ impl Stream {
     pub(crate) fn options(&self) -> SockRef<'_> {
         SockRef::from(&self.0)
     }
+}
 
-    pub(crate) fn raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+impl From<StreamSocket> for OwnedFd {
+    fn from(socket: StreamSocket) -> Self {
+        socket.0.into()
     }
 }
 
-impl AsFd for Stream {
+impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -89,7 +107,7 @@ impl AsFd for Stream {
     target_os = "dragonfly",
     target_os = "illumos"
 ))]
-pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
+pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
@@ -107,7 +125,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
             Some(Path::new(OsStr::from_bytes(unix.path_bytes()?)).into())
         })),
     };
-    Ok((Stream(Socket::from(fd)), peer))
+    Ok((StreamSocket(Socket::from(fd)), peer))
 }
 
 /// Accepts one connection, non-blocking and closed on exec, where there is no `accept4(2)`.
@@ -120,10 +138,10 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
     target_os = "dragonfly",
     target_os = "illumos"
 )))]
-pub(crate) fn accept(listener: &Socket) -> io::Result<(Stream, Addr)> {
+pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     let (socket, addr) = listener.accept()?;
     socket.set_nonblocking(true)?;
-    Ok((Stream(socket), to_addr(&addr)))
+    Ok((StreamSocket(socket), to_addr(&addr)))
 }
 
 /// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.

@@ -1,0 +1,203 @@
+//! Making sockets that listen: bound to addresses, or brought along.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::addr::{Family, ListenAddr};
+use crate::error::Error;
+use crate::listen::Place;
+use crate::sys::options::SocketOptions;
+use crate::sys::socket;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// Its place among those the server was told of.
+    pub(super) number: usize,
+    pub(super) socket: Arc<Socket>,
+    /// An event has announced connections.
+    pub(super) ready: bool,
+    /// Brought along: another owner's options hold, and nothing can be bound beside it.
+    adopted: bool,
+    /// Removed together with the last listener on it.
+    path: Option<Arc<BoundPath>>,
+}
+
+/// A Unix socket's path, for as long as something listens on it.
+#[derive(Debug)]
+struct BoundPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Listener {
+    /// Listens on a place.
+    pub(super) fn bind(
+        number: usize,
+        place: Place,
+        options: &SocketOptions,
+    ) -> Result<Self, Error> {
+        let name = place.to_string();
+        let mut adopted = false;
+        let bound = match place {
+            Place::Addr(addr) => match &addr {
+                ListenAddr::Tcp { family, .. } => {
+                    bind_tcp(&addr.resolve()?, *family, options).map(|socket| (socket, None))
+                }
+                ListenAddr::Unix(path) => {
+                    bind_unix(path, options).map(|(socket, path)| (socket, Some(path)))
+                }
+            },
+            Place::Socket(fd) => {
+                adopted = true;
+                adopt(fd, options).map(|socket| (socket, None))
+            }
+        };
+        let (socket, path) = bound.map_err(|source| Error::Bind { addr: name, source })?;
+        Ok(Self {
+            number,
+            socket: Arc::new(socket),
+            ready: false,
+            adopted,
+            path: path.map(Arc::new),
+        })
+    }
+
+    /// A listener of another thread on the same address.
+    pub(super) fn sibling(&self, options: Option<&SocketOptions>) -> io::Result<Self> {
+        let addr = self.socket.local_addr()?;
+        let socket = match (addr.as_socket(), options) {
+            (Some(ip), Some(options)) if !self.adopted => {
+                let any_family = ip.is_ipv6() && !self.socket.only_v6()?;
+                Arc::new(listen_tcp(ip, any_family, options)?)
+            }
+            _ => self.socket.clone(),
+        };
+        Ok(Self {
+            socket,
+            ready: false,
+            path: self.path.clone(),
+            ..*self
+        })
+    }
+}
+
+/// Takes over a socket that is bound already.
+fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::from(fd);
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no stream socket",
+        ));
+    }
+    options.apply(&socket, socket.domain()? != Domain::UNIX)?;
+    socket.set_nonblocking(true)?;
+    // On a socket that listens already this sets the backlog.
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// Listens on the first of the addresses that can be bound.
+fn bind_tcp(addrs: &[SocketAddr], family: Family, options: &SocketOptions) -> io::Result<Socket> {
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for addr in addrs {
+        let dual_stack = family == Family::Any && addr.ip().is_unspecified();
+        result = listen_tcp(*addr, dual_stack, options);
+        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(socket::lacks_ipv6) {
+            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
+            result = listen_tcp(v4, false, options);
+        }
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    socket.set_reuse_address(true)?;
+    if options.reuse_port {
+        socket::set_reuse_port(&socket)?;
+    }
+    if let Some(device) = &options.device {
+        socket::bind_to_device(&socket, device)?;
+    }
+    options.apply(&socket, true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<(Socket, BoundPath)> {
+    clear_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    options.apply(&socket, false)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let bound = BoundPath {
+        path: path.to_owned(),
+        device: metadata.dev(),
+        inode: metadata.ino(),
+    };
+    socket.listen(options.backlog)?;
+    Ok((socket, bound))
+}
+
+/// Removes what a dead server left at the path: only a socket, and only one that nobody answers on.
+fn clear_stale(path: &Path) -> io::Result<()> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "something that is no socket is there; it stays, choose another path",
+        ));
+    }
+    // A server whose queue is full would block the call, and answers all the same.
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            log::info!(target: "epicycle::server", "removing the stale socket {}", path.display());
+            fs::remove_file(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+        _ => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another server answers there",
+        )),
+    }
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        // Another server may have taken the path over since.
+        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| {
+            metadata.file_type().is_socket()
+                && metadata.dev() == self.device
+                && metadata.ino() == self.inode
+        });
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            log::warn!(target: "epicycle::server", "cannot remove {}: {error}", self.path.display());
+        }
+    }
+}

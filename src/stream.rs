@@ -1,0 +1,146 @@
+//! A connection's stream of bytes, whatever carries it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use socket2::SockRef;
+
+use crate::addr::Addr;
+use crate::sys::socket::StreamSocket;
+
+/// What the reactor reads plain bytes from and writes plain bytes to.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// A TCP or Unix socket.
+    Plain(StreamSocket),
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// How many bytes; 0 at the end of the stream.
+    pub(crate) n: usize,
+    /// There is no more for now: the next read is worth it only after an event.
+    pub(crate) drained: bool,
+}
+
+/// The room that a reactor's streams share for bytes on their way through.
+#[derive(Debug, Default)]
+pub(crate) struct Records {}
+
+impl Stream {
+    /// Connects and shakes hands as far as that goes now; says whether it is done.
+    pub(crate) fn open(&mut self, writable: bool, _records: &mut Records) -> io::Result<bool> {
+        match self {
+            Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
+        }
+    }
+
+    /// Receives bytes.
+    #[inline]
+    pub(crate) fn recv(&mut self, into: &mut [u8], _records: &mut Records) -> io::Result<Received> {
+        match self {
+            Stream::Plain(socket) => {
+                let n = socket.recv(into)?;
+                // A read that comes back short has drained the socket.
+                let drained = n < into.len();
+                Ok(Received { n, drained })
+            }
+        }
+    }
+
+    /// Sends bytes; says how many were accepted.
+    #[inline]
+    pub(crate) fn send(&mut self, bytes: &[u8], _records: &mut Records) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.send(bytes),
+        }
+    }
+
+    /// Sends several slices as one; says how many bytes were accepted.
+    pub(crate) fn send_vectored(
+        &mut self,
+        slices: &[IoSlice<'_>],
+        _records: &mut Records,
+    ) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.send_vectored(slices),
+        }
+    }
+
+    /// Sends what was accepted and the kernel has not taken yet.
+    pub(crate) fn flush(&mut self, _records: &mut Records) -> io::Result<()> {
+        match self {
+            Stream::Plain(_) => Ok(()),
+        }
+    }
+
+    /// Whether there is anything to [`flush`](Self::flush).
+    #[inline]
+    pub(crate) fn has_tail(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+        }
+    }
+
+    /// How many of the bytes accepted the kernel has not taken yet.
+    #[inline]
+    pub(crate) fn unsent(&self) -> usize {
+        match self {
+            Stream::Plain(_) => 0,
+        }
+    }
+
+    /// Ends the stream behind everything that was accepted.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.shutdown_write(),
+        }
+    }
+
+    /// Makes the close send RST and drop whatever is still on its way.
+    pub(crate) fn reset_on_close(&self) {
+        self.socket().reset_on_close();
+    }
+
+    /// The pending error, if the connection is broken; reading it clears it.
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.socket().take_error()
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        self.socket().local_addr()
+    }
+
+    pub(crate) fn options(&self) -> SockRef<'_> {
+        self.socket().options()
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.socket().as_fd().as_raw_fd()
+    }
+
+    pub(crate) fn socket(&self) -> &StreamSocket {
+        match self {
+            Stream::Plain(socket) => socket,
+        }
+    }
+
+    /// The socket itself, unless bytes pass through more than it.
+    pub(crate) fn into_socket(self) -> Option<OwnedFd> {
+        match self {
+            Stream::Plain(socket) => Some(socket.into()),
+        }
+    }
+
+    /// Whether the socket carries the application's bytes as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Stream::Plain(_))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket().as_fd()
+    }
+}
