@@ -147,7 +147,7 @@ impl<H: EventHandler> Acceptor<H> {
     /// Accepts and deals until the engine stops.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        while !self.engine.is_stopping() {
+        while self.engine.is_accepting() {
             if let Err(error) = self.poll.poll(&mut events, self.timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {

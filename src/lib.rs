@@ -40,10 +40,13 @@
 mod acceptor;
 mod addr;
 mod buf;
+mod client;
 pub mod codec;
 mod conn;
+mod connect;
 mod error;
 mod handler;
+pub mod handover;
 mod listen;
 pub mod metrics;
 mod panic;
@@ -56,13 +59,15 @@ mod sys;
 pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};
 pub use crate::buf::outbox::Outbox;
+pub use crate::client::Client;
 pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
 pub use crate::conn::limits::OutboundPolicy;
 pub use crate::conn::origin::Origin;
+pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};
 pub use crate::error::Error;
 pub use crate::handler::{
-    Action, Conn, ConnTimer, Engine, EventHandler, Frame, Handle, HandleError, Reactor, Service,
-    WriteError, service,
+    Action, Conn, ConnTimer, Connecting, DetachError, Detached, Engine, EventHandler, Frame,
+    Handle, HandleError, Reactor, Service, WriteError, service,
 };
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;

@@ -27,6 +27,10 @@ pub struct ReactorStats {
     pub accepted: u64,
     /// Connections refused: by a limit, or by `on_open`.
     pub refused: u64,
+    /// Outbound connections made.
+    pub connected: u64,
+    /// Attempts to make one that failed.
+    pub connect_failures: u64,
     /// Connections closed.
     pub closed: u64,
     /// Bytes received.
@@ -70,6 +74,8 @@ impl AddAssign for ReactorStats {
         self.connections += other.connections;
         self.accepted += other.accepted;
         self.refused += other.refused;
+        self.connected += other.connected;
+        self.connect_failures += other.connect_failures;
         self.closed += other.closed;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
@@ -143,6 +149,8 @@ impl Counter {
 pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     pub(crate) refused: Counter,
+    pub(crate) connected: Counter,
+    pub(crate) connect_failures: Counter,
     pub(crate) closed: Counter,
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
@@ -169,6 +177,8 @@ impl Metrics {
             queued: 0,
             accepted: self.accepted.get(),
             refused: self.refused.get(),
+            connected: self.connected.get(),
+            connect_failures: self.connect_failures.get(),
             closed: self.closed.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),

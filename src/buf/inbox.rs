@@ -93,6 +93,14 @@ impl Inbox {
         self.ring = ring;
     }
 
+    /// Takes everything out.
+    pub(crate) fn take_bytes(&mut self, pool: &mut BufferPool) -> Vec<u8> {
+        let (first, second) = self.ring.as_slices();
+        let bytes = [first, second].concat();
+        self.clear(pool);
+        bytes
+    }
+
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         pool.release(&mut self.ring);
         self.need = 0;

@@ -58,6 +58,19 @@ pub enum TimeoutKind {
     Drain,
 }
 
+impl CloseReason {
+    /// Whether this side wanted the connection to end.
+    pub(crate) fn is_wanted(&self) -> bool {
+        matches!(
+            self,
+            CloseReason::Local
+                | CloseReason::Aborted
+                | CloseReason::Detached
+                | CloseReason::Shutdown
+        )
+    }
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

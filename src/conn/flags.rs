@@ -28,7 +28,7 @@ pub(super) const GREETED: u32 = 1 << 11;
 pub(super) const CLOSING: u32 = 1 << 12;
 /// A part of its input is to be sent back from where it lies.
 pub(super) const LENT: u32 = 1 << 13;
-/// In the phase `Opening`.
+/// Connecting or shaking hands; it stays when that fails.
 pub(super) const OPENING: u32 = 1 << 14;
 /// Encrypted: what the kernel gives and takes is not what the application reads and writes.
 pub(super) const SEALED: u32 = 1 << 15;

@@ -298,7 +298,6 @@ impl ConnState {
 
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
-        self.put(OPENING, false);
         self.put(CLOSING, true);
         self.reason = Some(reason);
         self.close_by = now.saturating_add(limits.drain);
@@ -346,6 +345,11 @@ impl ConnState {
     /// Whether it is connecting or shaking hands.
     #[inline]
     pub(crate) fn is_opening(&self) -> bool {
+        self.phase == Phase::Opening
+    }
+
+    /// Whether it ends, or has ended, without ever having been open.
+    pub(crate) fn never_opened(&self) -> bool {
         self.has(OPENING)
     }
 

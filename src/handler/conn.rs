@@ -1,6 +1,6 @@
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{OutboundPolicy, SMALL_WRITE};
+use crate::conn::origin::Origin;
 use crate::reactor::slots::ConnId;
 use crate::reactor::timer::TimerKey;
 
@@ -82,6 +83,11 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// What `getsockname(2)` answers, when the socket is gone already.
     pub fn local_addr(&self) -> io::Result<Addr> {
         self.link.stream.local_addr()
+    }
+
+    /// Which way it came: from which listener, or as whose outbound connection.
+    pub fn origin(&self) -> Origin {
+        self.link.state.origin
     }
 
     /// Writes a copy of `bytes`.
@@ -236,6 +242,28 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.mark_dirty(&mut self.link.state);
     }
 
+    /// Takes the connection out of the engine: from now on no frame is handled and no write taken; once
+    /// what was written is sent, `on_close` is called with [`CloseReason::Detached`], and then `then` with the
+    /// socket, on the reactor's thread.
+    ///
+    /// A connection that ends before that has another reason, and `then` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`DetachError`]; `then` is dropped.
+    pub fn detach(&mut self, then: impl FnOnce(Detached) + 'static) -> Result<(), DetachError> {
+        if !self.link.stream.is_plain() {
+            return Err(DetachError::NotPlain);
+        }
+        if !self.link.state.is_open() {
+            return Err(DetachError::Closed);
+        }
+        self.link.state.detach();
+        self.link.extras.get_or_insert_default().detach = Some(Box::new(then));
+        self.cx.mark_dirty(&mut self.link.state);
+        Ok(())
+    }
+
     /// Whether it is neither closed nor closing.
     pub fn is_open(&self) -> bool {
         self.link.state.is_open()
@@ -374,6 +402,28 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 }
 
+/// A connection that has left the engine, for [`Conn::detach`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Detached {
+    /// The socket, non-blocking.
+    pub socket: OwnedFd,
+    /// The other end.
+    pub peer: Addr,
+    /// What was received and not handled as a frame: it comes before what the socket gives.
+    pub unread: Vec<u8>,
+}
+
+/// Why a connection cannot be detached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DetachError {
+    /// Its socket does not carry the bytes that the application reads and writes, but TLS records or datagrams.
+    NotPlain,
+    /// It is closed or closing.
+    Closed,
+}
+
 /// A frame being encoded: taken back unless it is kept, also when the encoder panics.
 ///
 /// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
@@ -406,6 +456,17 @@ impl<H: EventHandler> AsFd for Conn<'_, H> {
         self.link.stream.as_fd()
     }
 }
+
+impl fmt::Display for DetachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
+            DetachError::Closed => "the connection is closed",
+        })
+    }
+}
+
+impl std::error::Error for DetachError {}
 
 impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Completion, Conn, Engine, EventHandler, Reactor};
+use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
@@ -12,6 +12,7 @@ use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER, millis};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
+use crate::connect::DialId;
 use crate::metrics::Metrics;
 use crate::reactor::slots::{ConnId, Slots, Tenant};
 use crate::reactor::timer::{TimerKey, Wheel};
@@ -56,13 +57,29 @@ pub(crate) struct Arrival {
     pub(crate) origin: Origin,
 }
 
+/// What has become of a connection that this side made.
+pub(crate) enum Outcome {
+    Opened,
+    /// It was never open.
+    Failed(CloseReason),
+    /// It was open; `again` unless this side has closed it.
+    Closed {
+        again: bool,
+    },
+}
+
 /// What few connections have.
 #[derive(Default)]
 pub(crate) struct Extras {
     /// Waiting for the byte count at which their write has reached the kernel.
     pub(crate) flushes: VecDeque<(u64, Completion)>,
     pub(crate) timers: HashSet<TimerKey>,
+    /// Who wants the socket.
+    pub(crate) detach: Option<Detach>,
 }
+
+/// Takes a socket that leaves the engine.
+pub(crate) type Detach = Box<dyn FnOnce(Detached)>;
 
 /// What the timer wheel holds.
 pub(crate) enum Timer<H: EventHandler> {
@@ -74,6 +91,8 @@ pub(crate) enum Timer<H: EventHandler> {
     Tick,
     /// Another attempt to accept.
     Accept,
+    /// A name takes too long to resolve, or it is time to connect again.
+    Dial(DialId),
     /// Something scheduled on the reactor.
     Task(Task<H>),
     /// The end of the drain.
@@ -109,6 +128,10 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) graveyard: Vec<u32>,
     /// The frame that is being handled lies here, and may be written back without a copy.
     pub(crate) window: Window,
+    /// What has become of the connections that this side made.
+    pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
+    /// The slots whose sockets leave the engine, with what was received and not handled.
+    pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
     pub(crate) ending: Ending,
     started: Instant,
     /// When the turn began.
@@ -146,6 +169,8 @@ impl<H: EventHandler> Context<H> {
             dirty: Vec::new(),
             graveyard: Vec::new(),
             window: Window::default(),
+            outcomes: VecDeque::new(),
+            detached: Vec::new(),
             ending: Ending::default(),
             started: now,
             turn_at: now,

@@ -1,13 +1,17 @@
-use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use socket2::Socket;
 
 use super::{Command, EventHandler, Handle, HandleError, Reactor};
 use crate::addr::Addr;
 use crate::metrics::{Metrics, Stats};
+use crate::pool::WorkerPool;
 use crate::reactor::admission::Admission;
 use crate::reactor::mailbox::{Mailbox, Wake};
 use crate::reactor::slots::{ConnId, Liveness};
@@ -23,9 +27,17 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) main: Option<MainReactor>,
     pub(crate) admission: Admission,
     pub(crate) local_addrs: Vec<Addr>,
+    /// What is listened on, for another process to go on with; empty once it is no more.
+    pub(crate) listening: Mutex<Vec<Arc<Socket>>>,
+    pub(crate) accepting: AtomicBool,
     pub(crate) stopping: AtomicBool,
     /// How long connections may drain once the engine stops, in milliseconds.
     pub(crate) drain_within: AtomicUsize,
+    /// Whose turn it is to get a connection that nobody deals.
+    pub(crate) next_reactor: AtomicUsize,
+    pub(crate) next_dial: AtomicU64,
+    /// For the engine's own work that blocks; made when there is some.
+    pub(crate) blocking: OnceLock<WorkerPool>,
 }
 
 /// A reactor, as the others see it.
@@ -42,6 +54,9 @@ pub(crate) struct MainReactor {
     pub(crate) waker: mio::Waker,
     pub(crate) metrics: Metrics,
 }
+
+/// As many names can be resolved, or files read, at a time.
+const BLOCKING_THREADS: usize = 4;
 
 impl<H: EventHandler> Engine<H> {
     pub(crate) fn new(shared: Shared<H>) -> Self {
@@ -90,11 +105,45 @@ impl<H: EventHandler> Engine<H> {
         self.is_open(id).then(|| Handle::new(id, self.clone()))
     }
 
+    /// The sockets it listens on, as descriptors of their own, for a process that is to take them over: see
+    /// [`handover`](crate::handover). Empty once it does not listen any more.
+    ///
+    /// # Errors
+    ///
+    /// What `dup(2)` answers.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        let listening = self.shared.listening.lock();
+        let copy = |socket: &Arc<Socket>| Ok(socket.try_clone()?.into());
+        listening.iter().map(copy).collect()
+    }
+
+    /// Stops listening, and serves the connections that are open on, without a deadline: what a server does
+    /// that another one takes over from. [`shutdown`](Self::shutdown) follows when they have ended.
+    pub fn stop_accepting(&self) {
+        if self.shared.accepting.swap(false, Ordering::AcqRel) {
+            log::info!(target: "epicycle::server", "accepting no more connections");
+            self.shared.listening.lock().clear();
+            if let Some(main) = &self.shared.main {
+                Wake::wake(&main.waker);
+            }
+            for reactor in &self.shared.reactors {
+                let _ = reactor.mailbox.push_unbounded(Command::StopAccepting);
+            }
+        }
+    }
+
+    /// Whether it listens, or would if it had anything to listen on.
+    pub fn is_accepting(&self) -> bool {
+        self.shared.accepting.load(Ordering::Acquire)
+    }
+
     /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer
     /// than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
     pub fn shutdown(&self) {
         if !self.shared.stopping.swap(true, Ordering::AcqRel) {
             log::info!(target: "epicycle::server", "shutting down");
+            self.shared.accepting.store(false, Ordering::Release);
+            self.shared.listening.lock().clear();
             if let Some(main) = &self.shared.main {
                 Wake::wake(&main.waker);
             }
@@ -163,6 +212,23 @@ impl<H: EventHandler> Engine<H> {
         let reactor = self.shared.reactors.get(reactor);
         reactor.ok_or(HandleError::Closed)?.mailbox.push(command)?;
         Ok(())
+    }
+
+    /// Runs what blocks off the loops.
+    pub(crate) fn run_blocking(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let pool = match self.shared.blocking.get() {
+            Some(pool) => pool,
+            None => {
+                let made = WorkerPool::builder()
+                    .threads(BLOCKING_THREADS)
+                    .queue(usize::MAX)
+                    .name("epicycle-block")
+                    .build()
+                    .map_err(io::Error::other)?;
+                self.shared.blocking.get_or_init(|| made)
+            }
+        };
+        pool.submit(job).map_err(io::Error::other)
     }
 
     #[inline]

@@ -1,10 +1,14 @@
 use std::fmt;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
 use super::context::Arrival;
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
+use crate::addr::ListenAddr;
 use crate::codec::Encode;
+use crate::connect::{Connect, DialId};
+use crate::error::Error;
 use crate::reactor::mailbox::PushError;
 use crate::reactor::slots::ConnId;
 
@@ -39,6 +43,11 @@ type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 
 /// What a reactor is asked by other threads.
 pub(crate) enum Command<H: EventHandler> {
+    /// Make an outbound connection.
+    Connect(DialId, Connect, ListenAddr),
+    /// The addresses of an outbound connection's host.
+    Resolved(DialId, Result<Vec<SocketAddr>, Error>),
+    CancelConnect(DialId),
     /// Take over a socket: one that the main reactor accepted, or one that the application has.
     Adopt(Arrival),
     Write(ConnId, Bytes),
@@ -49,6 +58,7 @@ pub(crate) enum Command<H: EventHandler> {
     OnConn(ConnId, ConnTask<H>),
     OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
+    StopAccepting,
     Shutdown,
 }
 

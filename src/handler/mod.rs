@@ -36,6 +36,7 @@
 //! ```
 
 mod conn;
+mod connecting;
 pub(crate) mod context;
 pub(crate) mod engine;
 mod handle;
@@ -46,9 +47,11 @@ use std::time::Duration;
 
 use crate::codec::Codec;
 use crate::conn::close::{CloseReason, Closed};
+use crate::connect::FailedConnect;
 use crate::reactor::slots::ConnId;
 
-pub use self::conn::{Conn, ConnTimer, WriteError};
+pub use self::conn::{Conn, ConnTimer, DetachError, Detached, WriteError};
+pub use self::connecting::Connecting;
 pub use self::engine::Engine;
 pub(crate) use self::handle::{Command, Completion, Moment};
 pub use self::handle::{Handle, HandleError};
@@ -132,6 +135,13 @@ pub trait EventHandler: Sized + 'static {
     /// A connection has closed. Runs exactly once for each session that `on_open` made.
     fn on_close(&mut self, info: &Closed, session: Self::Session, reason: CloseReason) {
         let _ = (info, session, reason);
+    }
+
+    /// An outbound connection was not made, or not this time: see [`FailedConnect::retry_in`]. Each
+    /// [`Engine::connect`] that was taken comes to an [`on_open`](Self::on_open) or to a failure that is not
+    /// tried again.
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        let _ = (reactor, failed);
     }
 
     /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the time it

@@ -3,7 +3,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::context::{Connections, Context, Timer};
-use super::{Conn, Engine, EventHandler};
+use super::{Conn, Connecting, Engine, EventHandler};
+use crate::connect::{Connect, ConnectError};
 use crate::reactor::slots::ConnId;
 
 /// A reactor, as callbacks that belong to no single connection see it.
@@ -73,6 +74,15 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         let mut taken = 0;
         self.for_each(|conn, _| taken += usize::from(conn.write_shared(bytes.clone()).is_ok()));
         taken
+    }
+
+    /// Makes an outbound connection on this reactor, as [`Engine::connect`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Engine::connect`].
+    pub fn connect(&mut self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
+        self.cx.engine.connect_on(self.cx.reactor, connect)
     }
 
     /// Runs `task` on this reactor after `delay`, to the millisecond and never early.

@@ -1,8 +1,9 @@
 //! What other threads ask for, and the stages of the shutdown.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
-use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release};
+use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Ending, Timer};
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
@@ -81,6 +82,10 @@ impl<H: EventHandler> EventLoop<H> {
             Command::Broadcast(bytes) => {
                 Reactor::new(connections, cx).broadcast(bytes);
             }
+            Command::Connect(id, connect, to) => self.dial(id, connect, to),
+            Command::Resolved(id, resolved) => self.resolved(id, resolved),
+            Command::CancelConnect(id) => self.cancel_dial(id),
+            Command::StopAccepting => self.listeners.close(self.poll.registry()),
             Command::Shutdown => self.stop(),
         }
     }
@@ -92,6 +97,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.stage = Stage::Stopping;
         self.listeners.close(self.poll.registry());
+        self.stop_dials();
         self.handler
             .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
     }
@@ -127,7 +133,8 @@ impl<H: EventHandler> EventLoop<H> {
     /// Answers the requests that came too late.
     pub(super) fn end(mut self) -> Ending {
         let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
-        for command in self.commands.drain(..).chain(late) {
+        let commands = std::mem::take(&mut self.commands);
+        for command in commands.into_iter().chain(late) {
             match command {
                 Command::Adopt(arrival) => {
                     self.cx.metrics.refused.add(1);
@@ -135,6 +142,12 @@ impl<H: EventHandler> EventLoop<H> {
                 }
                 Command::WriteThen(_, _, _, done) => {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);
+                }
+                Command::Connect(id, connect, to) => {
+                    let refuse = AssertUnwindSafe(|| self.dial(id, connect, to));
+                    if let Err(panic) = catch_unwind(refuse) {
+                        report_panic(panic, &self.cx, "callback");
+                    }
                 }
                 _ => {}
             }

@@ -6,8 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{release, report_panic};
 use crate::buf::outbox::MAX_SLICES;
 use crate::conn::close::{CloseReason, TimeoutKind};
+use crate::conn::origin::Origin;
 use crate::conn::{Alarm, Step};
-use crate::handler::context::{Context, Extras, Link, Slot};
+use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
 use crate::handler::{Completion, EventHandler, WriteError};
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
@@ -204,11 +205,18 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         Step::Wait | Step::SendFin => {}
         Step::Close => close(handler, slot, cx, false),
         Step::Reset => close(handler, slot, cx, true),
-        Step::Detach => {
-            slot.link.state.abort(CloseReason::Detached);
-            close(handler, slot, cx, false);
-        }
+        Step::Detach => detach(handler, slot, cx),
     }
+}
+
+/// Ends the connection for the engine, whose socket goes to who asked for it.
+fn detach<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let Link { state, extras, .. } = &mut slot.link;
+    if let Some(then) = extras.as_mut().and_then(|extras| extras.detach.take()) {
+        let unread = state.inbox.take_bytes(&mut cx.buffers);
+        cx.detached.push((state.id.slot() as u32, then, unread));
+    }
+    close_finished(handler, slot, cx, CloseReason::Detached);
 }
 
 /// Once the server stops, the peer's FIN is not awaited for long.
@@ -303,6 +311,15 @@ pub(super) fn close<H: EventHandler>(
     }
     count(&reason, cx);
     end_waits(link, cx);
+    if let Origin::Connected { .. } = link.state.origin {
+        if link.state.never_opened() {
+            cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
+            return;
+        }
+        let again = !reason.is_wanted();
+        cx.outcomes
+            .push_back((closed.id, Outcome::Closed { again }));
+    }
     if let Some(session) = slot.session.take() {
         handler.on_close(&closed, session, reason);
     }

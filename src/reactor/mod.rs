@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod bind;
 mod commands;
+mod dial;
 mod flush;
 pub(crate) mod listeners;
 pub(crate) mod mailbox;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 
+use self::dial::Dials;
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use self::serve::Budget;
 use self::slots::MAX_SLOTS;
@@ -32,6 +34,7 @@ use crate::conn::origin::Origin;
 use crate::handler::context::{Arrival, Connections, Context, Ending, Timer};
 use crate::handler::{Command, Engine, EventHandler, Reactor};
 use crate::panic;
+use crate::sys::options::SocketOptions;
 
 /// The token of the mailbox's waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -50,6 +53,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) limits: Limits,
     /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
     pub(crate) listeners: Listeners,
+    /// The options of the sockets that connect.
+    pub(crate) socket: SocketOptions,
     pub(crate) read_buffer: usize,
     pub(crate) first_tick: Duration,
 }
@@ -64,6 +69,7 @@ pub(crate) struct EventLoop<H: EventHandler> {
     /// Where input is received and decoded; only leftovers are copied out of it.
     scratch: Box<[u8]>,
     commands: VecDeque<Command<H>>,
+    dials: Dials,
     stage: Stage,
     last_tick: Duration,
     turn: Turn,
@@ -124,6 +130,7 @@ impl<H: EventHandler> EventLoop<H> {
                 listeners: parts.listeners,
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
+                dials: Dials::new(parts.socket),
                 stage: Stage::Running,
                 last_tick: parts.first_tick,
                 turn: Turn::new(),
@@ -166,7 +173,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn is_done(&self) -> bool {
-        self.stage == Stage::Draining && self.connections.len() == 0
+        self.stage == Stage::Draining && self.connections.len() == 0 && self.cx.outcomes.is_empty()
     }
 
     /// Waits for events.
@@ -192,6 +199,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.serve_ready();
         self.run_commands();
         self.run_timers();
+        self.follow_dials();
         if self.stage == Stage::Stopping {
             self.close_all();
         }
@@ -206,6 +214,7 @@ impl<H: EventHandler> EventLoop<H> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.ready.is_empty()
             || !self.commands.is_empty()
+            || !self.cx.outcomes.is_empty()
             || self.listeners.are_ready()
             || !mailbox.try_sleep()
         {
@@ -324,6 +333,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Timer::Accept => self.listeners.unblock(),
+            Timer::Dial(id) => self.redial(id),
             Timer::Task(task) => task(handler, &mut Reactor::new(connections, cx)),
             Timer::DrainOver => self.force_all(),
         }
@@ -375,6 +385,9 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn free_closed(&mut self) {
+        while let Some((index, then, unread)) = self.cx.detached.pop() {
+            self.let_go(index, then, unread);
+        }
         while let Some(index) = self.cx.graveyard.pop() {
             drop(self.connections.remove(index as usize));
         }

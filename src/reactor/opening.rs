@@ -4,14 +4,16 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mio::unix::SourceFd;
 use mio::{Interest, Token};
 
-use super::slots::MAX_SLOTS;
+use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
-use crate::handler::context::{Arrival, Context, Link, Slot};
-use crate::handler::{Conn, EventHandler};
+use crate::conn::origin::Origin;
+use crate::handler::context::{Arrival, Context, Detach, Link, Outcome, Slot};
+use crate::handler::{Conn, Detached, EventHandler};
 use crate::stream::Stream;
 
 impl<H: EventHandler> EventLoop<H> {
@@ -25,8 +27,13 @@ impl<H: EventHandler> EventLoop<H> {
         let id = self.connections.next_id();
         let stream = Stream::Plain(socket);
         let state = ConnState::new(id, peer, origin, self.cx.now);
-        let Some(slot) = self.watch(stream, state) else {
-            return;
+        let peer = state.peer.clone();
+        let slot = match self.watch(stream, state) {
+            Ok(slot) => slot,
+            Err(error) => {
+                log::warn!(target: "epicycle::accept", "cannot take the connection of {peer}: {error}");
+                return;
+            }
         };
         self.turn.serving = slot;
         if let Some(slot) = self.connections.at(slot)
@@ -37,45 +44,22 @@ impl<H: EventHandler> EventLoop<H> {
         self.turn.serving = NOBODY;
     }
 
-    /// Gives a connection its slot and has its events; tells which slot, unless it was refused.
-    fn watch(&mut self, stream: Stream, state: ConnState) -> Option<usize> {
+    /// Gives a connection its slot and has its events; tells which slot.
+    ///
+    /// # Errors
+    ///
+    /// Why it was refused. Its coming is undone then.
+    pub(super) fn watch(&mut self, stream: Stream, state: ConnState) -> io::Result<usize> {
+        let codec = self.register(&stream, state.id);
         let Self {
-            poll,
-            handler,
-            connections,
-            cx,
-            ..
+            connections, cx, ..
         } = self;
-        let fd = stream.raw_fd();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = if self.stage != Stage::Running || connections.len() >= MAX_SLOTS {
-            Err(None)
-        } else {
-            let mut source = mio::unix::SourceFd(&fd);
-            poll.registry()
-                .register(&mut source, Token(state.id.slot()), interest)
-                .map_err(Some)
-        };
-        // A codec that panics must not take the count of connections with it.
-        let codec = registered.map(|()| catch_unwind(AssertUnwindSafe(|| handler.codec())));
-        let codec = match codec {
-            Ok(Ok(codec)) => codec,
-            refused => {
-                match refused {
-                    Err(Some(error)) => {
-                        let peer = &state.peer;
-                        log::warn!(target: "epicycle::accept", "cannot watch the connection of {peer}: {error}");
-                    }
-                    Ok(Err(panic)) => report_panic(panic, cx, "codec"),
-                    Err(None) | Ok(Ok(_)) => {}
-                }
-                cx.metrics.refused.add(1);
-                release(cx, &state.peer, state.origin);
-                return None;
-            }
-        };
+        let codec = codec.inspect_err(|_| {
+            cx.metrics.refused.add(1);
+            release(cx, &state.peer, state.origin);
+        })?;
         cx.engine.peer(cx.reactor).liveness.set_open(state.id);
-        Some(connections.insert(Slot {
+        Ok(connections.insert(Slot {
             link: Link {
                 state,
                 stream,
@@ -86,6 +70,45 @@ impl<H: EventHandler> EventLoop<H> {
             session: None,
         }))
     }
+
+    fn register(&mut self, stream: &Stream, id: ConnId) -> io::Result<H::Codec> {
+        if self.stage != Stage::Running {
+            return Err(io::Error::other("the engine is shutting down"));
+        }
+        if self.connections.len() >= MAX_SLOTS {
+            return Err(io::Error::other(
+                "the reactor has all the connections it can",
+            ));
+        }
+        let fd = stream.raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(id.slot());
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&fd), token, interest)?;
+        // A codec that panics must not take the count of connections with it.
+        catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
+            report_panic(panic, &self.cx, "codec");
+            io::Error::other("its codec could not be made")
+        })
+    }
+
+    /// Gives the socket of a connection that has ended for the engine to who wants it.
+    pub(super) fn let_go(&mut self, index: u32, then: Detach, unread: Vec<u8>) {
+        let Some(Slot { link, .. }) = self.connections.remove(index as usize) else {
+            return;
+        };
+        let fd = link.stream.raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.id);
+        }
+        if let Some(socket) = link.stream.into_socket() {
+            then(Detached {
+                socket,
+                peer: link.state.peer,
+                unread,
+            });
+        }
+    }
 }
 
 /// Goes on with a connection that connects or shakes hands.
@@ -95,6 +118,10 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
             state.opened(cx.now);
+            if let Origin::Connected { .. } = state.origin {
+                cx.metrics.connected.add(1);
+                cx.outcomes.push_back((state.id, Outcome::Opened));
+            }
             welcome(handler, slot, cx);
             // What has arrived behind the handshake is announced by no event.
             cx.mark_ready(&mut slot.link.state);

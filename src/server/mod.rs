@@ -3,12 +3,12 @@
 mod options;
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
 
 use mio::{Poll, Waker};
+use parking_lot::Mutex;
 
 use self::options::{Mode, Options};
 use crate::acceptor::Acceptor;
@@ -75,11 +75,15 @@ impl Server {
     /// A server on one address or socket: see [`Listen`] for what can be one. A bad address is reported by
     /// [`run`](Self::run) and [`start`](Self::start).
     pub fn bind(listen: impl Into<Listen>) -> Self {
+        Self::unbound().and(listen)
+    }
+
+    /// A server that listens nowhere.
+    pub(crate) fn unbound() -> Self {
         Self {
             listens: Vec::new(),
             options: Options::default(),
         }
-        .and(listen)
     }
 
     /// Listens on another address or socket too.
@@ -118,7 +122,7 @@ impl Server {
         let places: Vec<Place> = places.collect::<Result<_, _>>()?;
         let count = options.reactors();
         // A hand-over has nobody to choose between when there is one reactor.
-        let dealt = options.mode == Mode::MainReactor && count > 1;
+        let dealt = options.mode == Mode::MainReactor && count > 1 && !places.is_empty();
         options.socket.reuse_port = options.mode == Mode::ReusePort;
         let names: Vec<String> = places.iter().map(ToString::to_string).collect();
         let names = names.join(", ");
@@ -141,6 +145,7 @@ impl Server {
             });
             polls.push(poll);
         }
+        let mut listening: Vec<_> = listeners.sockets().collect();
         // The listeners are the main reactor's, or each reactor has its own.
         let mut main = None;
         let mut dealing = None;
@@ -155,10 +160,17 @@ impl Server {
         } else {
             for _ in 1..count {
                 let sibling = listeners.sibling();
-                accepting.push(sibling.map_err(|source| Error::Bind {
+                let sibling = sibling.map_err(|source| Error::Bind {
                     addr: names.clone(),
                     source,
-                })?);
+                })?;
+                for socket in sibling.sockets() {
+                    // Some are shared rather than bound anew.
+                    if !listening.iter().any(|known| Arc::ptr_eq(known, &socket)) {
+                        listening.push(socket);
+                    }
+                }
+                accepting.push(sibling);
             }
             accepting.push(listeners);
         }
@@ -169,8 +181,13 @@ impl Server {
             main,
             admission: Admission::new(options.max_connections, options.max_connections_per_ip),
             local_addrs,
+            listening: Mutex::new(listening),
+            accepting: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
             drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
+            next_reactor: AtomicUsize::new(0),
+            next_dial: AtomicU64::new(0),
+            blocking: OnceLock::new(),
         });
         let mut running = Running {
             engine: engine.clone(),
@@ -193,6 +210,7 @@ impl Server {
                 index,
                 limits: options.limits(),
                 listeners,
+                socket: options.socket.clone(),
                 read_buffer: options.read_buffer,
                 first_tick: options.tick,
             };
@@ -221,7 +239,8 @@ impl Server {
         }
         log::info!(
             target: "epicycle::server",
-            "listening on {names} with {count} reactor(s)"
+            "listening on {names} with {count} reactor(s)",
+            names = if names.is_empty() { "nothing" } else { &names }
         );
         Ok(running)
     }

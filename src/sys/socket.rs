@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
-use socket2::{SockAddr, SockRef, Socket, TcpKeepalive};
+use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
+use super::options::SocketOptions;
 use crate::addr::Addr;
 
 /// A connected, non-blocking stream socket.
@@ -44,6 +45,18 @@ impl StreamSocket {
         )?)
     }
 
+    /// A socket that is connected already, made non-blocking, and its peer.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Self, Addr)> {
+        let socket = Socket::from(fd);
+        if socket.r#type()? != Type::STREAM {
+            let problem = "it is no stream socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+        }
+        let peer = to_addr(&socket.peer_addr()?);
+        socket.set_nonblocking(true)?;
+        Ok((Self(socket), peer))
+    }
+
     /// Whether a connect has succeeded.
     ///
     /// # Errors
@@ -53,11 +66,16 @@ impl StreamSocket {
         if let Some(error) = self.0.take_error()? {
             return Err(error);
         }
-        match self.0.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
+        let peer = match self.0.peer_addr() {
+            Ok(peer) => peer,
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
+        if peer.as_socket().is_some() && self.0.local_addr()?.as_socket() == peer.as_socket() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
+        Ok(true)
     }
 
     /// Sends FIN behind everything the kernel has taken.
@@ -94,6 +112,30 @@ impl From<StreamSocket> for OwnedFd {
 impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Begins to connect, without waiting.
+pub(crate) fn connect(
+    to: &Addr,
+    local: Option<SocketAddr>,
+    options: &SocketOptions,
+) -> io::Result<StreamSocket> {
+    let (to, protocol) = match to {
+        Addr::Ip(addr) => (SockAddr::from(*addr), Some(Protocol::TCP)),
+        Addr::Unix(Some(path)) => (SockAddr::unix(path)?, None),
+        Addr::Unix(None) => return Err(io::ErrorKind::AddrNotAvailable.into()),
+    };
+    let socket = Socket::new(to.domain(), Type::STREAM, protocol)?;
+    socket.set_nonblocking(true)?;
+    options.apply(&socket, protocol.is_some())?;
+    if let Some(local) = local.filter(|_| protocol.is_some()) {
+        socket.set_reuse_address(true)?;
+        socket.bind(&local.into())?;
+    }
+    match socket.connect(&to) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+        _ => Ok(StreamSocket(socket)),
     }
 }
 

@@ -1,0 +1,219 @@
+//! Outbound connections: where to, how long to try, and whether to try again.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::{fmt, io};
+
+use crate::addr::ListenAddr;
+use crate::error::Error;
+
+/// An outbound connection to be made, for [`Engine::connect`](crate::Engine::connect).
+///
+/// It runs on the reactors like any other: once it is open, [`on_open`](crate::EventHandler::on_open) is
+/// called for it, and [`Conn::origin`](crate::Conn::origin) tells it from the connections that listeners
+/// accept. Each attempt that fails is told to
+/// [`on_connect_failed`](crate::EventHandler::on_connect_failed) instead.
+///
+/// ```
+/// use std::time::Duration;
+/// use epicycle::{Connect, Reconnect};
+///
+/// let connect = Connect::to("tcp://localhost:6379")
+///     .timeout(Duration::from_secs(3))
+///     .reconnect(Reconnect::new(Duration::from_millis(100), Duration::from_secs(10)).limit(20))
+///     .token(7);
+/// ```
+#[derive(Debug)]
+#[must_use = "a connection has to be given to an engine to be made"]
+pub struct Connect {
+    pub(crate) to: Result<ListenAddr, Error>,
+    pub(crate) token: u64,
+    pub(crate) timeout: Duration,
+    pub(crate) local: Option<SocketAddr>,
+    pub(crate) reconnect: Option<Reconnect>,
+}
+
+/// Whether and when to try again: after a connect that failed, and after a connection that the peer closed
+/// or that broke. One that this side has closed stays closed.
+///
+/// The first delay doubles with each failure in a row, up to the longest. Each is shortened by chance, to
+/// between the half and the whole of it, so that many clients of a server that restarts do not come back at
+/// the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reconnect {
+    first: Duration,
+    longest: Duration,
+    limit: Option<u32>,
+}
+
+/// Why a connection was not made.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The address is bad, or its host name does not resolve.
+    Address(Error),
+    /// The kernel or the peer refused.
+    Io(io::Error),
+    /// The TLS handshake failed.
+    Tls(Box<dyn std::error::Error + Send + Sync>),
+    /// It took longer than the connect timeout.
+    Timeout,
+    /// It was cancelled.
+    Cancelled,
+    /// The engine is shutting down, or has.
+    Stopped,
+    /// The reactor's mailbox is full: ask again later.
+    MailboxFull,
+}
+
+/// An attempt that failed, for [`on_connect_failed`](crate::EventHandler::on_connect_failed).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FailedConnect {
+    /// The number given to [`Connect::token`].
+    pub token: u64,
+    /// Where to.
+    pub to: ListenAddr,
+    /// Which failure in a row it is, counted from 1.
+    pub attempt: u32,
+    /// Why it failed; of several addresses of a host, the last one's reason.
+    pub error: ConnectError,
+    /// When it is tried again; `None` when it is not.
+    pub retry_in: Option<Duration>,
+}
+
+/// Names an outbound connection from the moment it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct DialId(pub(crate) u64);
+
+impl Connect {
+    /// Connects to an address: a string (see [`ListenAddr`] for the forms), a `SocketAddr` or a
+    /// `ListenAddr`. A host name is resolved off the loop, and its addresses are tried one after the other.
+    pub fn to<A>(addr: A) -> Self
+    where
+        A: TryInto<ListenAddr, Error: Into<Error>>,
+    {
+        Self {
+            to: addr.try_into().map_err(Into::into),
+            token: 0,
+            timeout: Duration::from_secs(10),
+            local: None,
+            reconnect: None,
+        }
+    }
+
+    /// A number to know the connection by: [`Origin::Connected`](crate::Origin) has it. Default: 0.
+    pub fn token(mut self, token: u64) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// How long an attempt may take, from the resolving of the name to the end of the TLS handshake. Default:
+    /// 10 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Connects from a local address; port 0 lets the kernel choose. Default: the kernel chooses both.
+    pub fn local_addr(mut self, addr: SocketAddr) -> Self {
+        self.local = Some(addr);
+        self
+    }
+
+    /// Tries again when it fails or breaks. Default: not.
+    pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
+        self.reconnect = Some(reconnect);
+        self
+    }
+}
+
+impl<A> From<A> for Connect
+where
+    A: TryInto<ListenAddr, Error: Into<Error>>,
+{
+    fn from(addr: A) -> Self {
+        Self::to(addr)
+    }
+}
+
+impl Reconnect {
+    /// Tries again after `first`, and then after twice as long each time, up to `longest`, without end.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            limit: None,
+        }
+    }
+
+    /// Gives up after so many failures in a row.
+    pub fn limit(mut self, failures: u32) -> Self {
+        self.limit = Some(failures);
+        self
+    }
+
+    /// How long to wait after so many failures in a row, the connection's end counted as one.
+    pub(crate) fn delay(&self, failures: u32) -> Option<Duration> {
+        if self.limit.is_some_and(|limit| failures >= limit) {
+            return None;
+        }
+        let doublings = failures.saturating_sub(1).min(31);
+        let whole = self.first.saturating_mul(1 << doublings).min(self.longest);
+        Some(whole.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+}
+
+/// 100 ms, up to 30 s, without end.
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(30))
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConnectError::Address(error) => error.fmt(f),
+            ConnectError::Io(error) => error.fmt(f),
+            ConnectError::Tls(error) => write!(f, "the TLS handshake failed: {error}"),
+            ConnectError::Timeout => f.write_str("connecting took longer than the connect timeout"),
+            ConnectError::Cancelled => f.write_str("the connect was cancelled"),
+            ConnectError::Stopped => f.write_str("the engine is shutting down"),
+            ConnectError::MailboxFull => f.write_str(
+                "the reactor's mailbox is full; ask less often or raise the mailbox option",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            ConnectError::Address(error) => Some(error),
+            ConnectError::Io(error) => Some(error),
+            ConnectError::Tls(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_longest_and_end_at_the_limit() {
+        let reconnect = Reconnect::new(Duration::from_millis(100), Duration::from_secs(1)).limit(7);
+        for (failures, whole) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (6, 1000)] {
+            let delay = reconnect.delay(failures).expect("is below the limit");
+            let whole = Duration::from_millis(whole);
+            assert!(
+                delay >= whole / 2 && delay <= whole,
+                "{failures}: {delay:?}"
+            );
+        }
+        assert_eq!(reconnect.delay(7), None);
+        assert!(Reconnect::default().delay(u32::MAX).is_some());
+    }
+}

@@ -1,0 +1,353 @@
+//! Outbound connections: resolving, connecting to one address after the other, and trying again.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::vec;
+
+use super::slots::ConnId;
+use super::timer::TimerKey;
+use super::{EventLoop, Stage};
+use crate::addr::{Addr, ListenAddr};
+use crate::conn::ConnState;
+use crate::conn::close::{CloseReason, TimeoutKind};
+use crate::conn::origin::Origin;
+use crate::connect::{Connect, ConnectError, DialId, FailedConnect};
+use crate::error::Error;
+use crate::handler::context::{Outcome, Timer};
+use crate::handler::{Command, EventHandler, Reactor};
+use crate::stream::Stream;
+use crate::sys::options::SocketOptions;
+use crate::sys::socket;
+
+/// The outbound connections of a reactor that are on their way or to be kept.
+pub(super) struct Dials {
+    dials: HashMap<DialId, Dial>,
+    /// Whose the connections are.
+    by_conn: HashMap<ConnId, DialId>,
+    options: SocketOptions,
+}
+
+struct Dial {
+    connect: Connect,
+    to: ListenAddr,
+    /// Failures in a row.
+    failures: u32,
+    progress: Progress,
+    /// The end of the attempt, in the reactor's milliseconds.
+    give_up_at: u64,
+    timer: Option<TimerKey>,
+    cancelled: bool,
+}
+
+enum Progress {
+    Resolving,
+    /// The address is being connected to; these are left.
+    Connecting(vec::IntoIter<Addr>, ConnId),
+    /// The server's queue is full, which Unix sockets tell at once.
+    Queueing(Addr),
+    Open(ConnId),
+    /// To be tried again later.
+    Waiting,
+}
+
+/// How long a Unix server whose queue is full is left alone, in milliseconds.
+const QUEUE_PAUSE: u64 = 5;
+
+impl Dials {
+    pub(super) fn new(options: SocketOptions) -> Self {
+        Self {
+            dials: HashMap::new(),
+            by_conn: HashMap::new(),
+            options,
+        }
+    }
+}
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Begins to make a connection.
+    pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: ListenAddr) {
+        let dial = Dial {
+            connect,
+            to,
+            failures: 0,
+            progress: Progress::Waiting,
+            give_up_at: 0,
+            timer: None,
+            cancelled: false,
+        };
+        self.dials.dials.insert(id, dial);
+        if self.stage == Stage::Running {
+            self.attempt(id);
+        } else {
+            self.attempt_failed(id, ConnectError::Stopped);
+        }
+    }
+
+    /// One attempt, from the beginning.
+    fn attempt(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.give_up_at = self.cx.deadline(dial.connect.timeout);
+        let targets = match &dial.to {
+            ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
+            ListenAddr::Tcp { host, port, .. } => match host.parse() {
+                Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
+                Err(_) => return self.resolve(id),
+            },
+        };
+        self.try_next(id, targets.into_iter(), None);
+    }
+
+    /// Has the name resolved where that may block.
+    fn resolve(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.progress = Progress::Resolving;
+        dial.timer = Some(self.cx.wheel.insert(dial.give_up_at, Timer::Dial(id)));
+        let (engine, reactor) = (self.cx.engine.clone(), self.cx.reactor);
+        let to = dial.to.clone();
+        let job = move || {
+            let resolved = to.resolve();
+            // A reactor that has ended has no use for it.
+            let answer = Command::Resolved(id, resolved);
+            let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
+        };
+        if let Err(error) = self.cx.engine.run_blocking(job) {
+            self.attempt_failed(id, ConnectError::Io(error));
+        }
+    }
+
+    /// The name has been resolved, or not.
+    pub(super) fn resolved(&mut self, id: DialId, resolved: Result<Vec<SocketAddr>, Error>) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if !matches!(dial.progress, Progress::Resolving) {
+            return;
+        }
+        if let Some(timer) = dial.timer.take() {
+            self.cx.wheel.cancel(timer);
+        }
+        match resolved {
+            Ok(addrs) => {
+                let targets: Vec<Addr> = addrs.into_iter().map(Addr::Ip).collect();
+                self.try_next(id, targets.into_iter(), None);
+            }
+            Err(error) => self.attempt_failed(id, ConnectError::Address(error)),
+        }
+    }
+
+    /// Connects to the first of the addresses with which that can at least begin.
+    fn try_next(
+        &mut self,
+        id: DialId,
+        mut targets: vec::IntoIter<Addr>,
+        error: Option<ConnectError>,
+    ) {
+        let mut error = error.unwrap_or(ConnectError::Timeout);
+        while let Some(target) = targets.next() {
+            let Some(dial) = self.dials.dials.get_mut(&id) else {
+                return;
+            };
+            let left = dial.give_up_at.saturating_sub(self.cx.now);
+            if left == 0 {
+                error = ConnectError::Timeout;
+                break;
+            }
+            // An address that does not answer leaves time for the others.
+            let share = (left / (targets.len() as u64 + 1)).max(1);
+            match self.connect_to(id, &target, share) {
+                Ok(conn) => {
+                    if let Some(dial) = self.dials.dials.get_mut(&id) {
+                        dial.progress = Progress::Connecting(targets, conn);
+                        self.dials.by_conn.insert(conn, id);
+                    }
+                    return;
+                }
+                Err(busy) if busy.kind() == io::ErrorKind::WouldBlock => {
+                    let again = self.cx.now + QUEUE_PAUSE;
+                    let timer = self.cx.wheel.insert(again, Timer::Dial(id));
+                    if let Some(dial) = self.dials.dials.get_mut(&id) {
+                        dial.progress = Progress::Queueing(target);
+                        dial.timer = Some(timer);
+                    }
+                    return;
+                }
+                Err(refused) => error = ConnectError::Io(refused),
+            }
+        }
+        self.attempt_failed(id, error);
+    }
+
+    /// Begins to connect to one address, within `limit` milliseconds.
+    fn connect_to(&mut self, id: DialId, target: &Addr, limit: u64) -> io::Result<ConnId> {
+        let Some(dial) = self.dials.dials.get(&id) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let origin = Origin::Connected {
+            token: dial.connect.token,
+        };
+        let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
+        let stream = Stream::Plain(socket);
+        let conn = self.connections.next_id();
+        let state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
+        let load = &self.cx.engine.peer(self.cx.reactor).load;
+        load.fetch_add(1, Ordering::Relaxed);
+        let slot = self.watch(stream, state)?;
+        if let Some(slot) = self.connections.at(slot) {
+            self.cx.set_alarm(&mut slot.link);
+        }
+        Ok(conn)
+    }
+
+    /// Acts on what has become of connections that this side made.
+    pub(super) fn follow_dials(&mut self) {
+        while let Some((conn, outcome)) = self.cx.outcomes.pop_front() {
+            self.follow(conn, outcome);
+        }
+    }
+
+    fn follow(&mut self, conn: ConnId, outcome: Outcome) {
+        let Some(&id) = self.dials.by_conn.get(&conn) else {
+            return;
+        };
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        match outcome {
+            Outcome::Opened => {
+                dial.failures = 0;
+                dial.progress = Progress::Open(conn);
+                if dial.connect.reconnect.is_none() || dial.cancelled {
+                    self.dials.by_conn.remove(&conn);
+                    self.dials.dials.remove(&id);
+                }
+            }
+            Outcome::Failed(reason) => {
+                self.dials.by_conn.remove(&conn);
+                let was = std::mem::replace(&mut dial.progress, Progress::Waiting);
+                let error = match why(reason) {
+                    _ if dial.cancelled => ConnectError::Cancelled,
+                    error => error,
+                };
+                let final_already =
+                    matches!(error, ConnectError::Cancelled | ConnectError::Stopped);
+                match was {
+                    Progress::Connecting(rest, _) if !final_already => {
+                        self.try_next(id, rest, Some(error));
+                    }
+                    _ => self.attempt_failed(id, error),
+                }
+            }
+            Outcome::Closed { again } => {
+                self.dials.by_conn.remove(&conn);
+                let delay = dial.connect.reconnect.and_then(|policy| policy.delay(1));
+                match delay.filter(|_| again && self.stage == Stage::Running) {
+                    Some(delay) => {
+                        dial.progress = Progress::Waiting;
+                        let at = self.cx.deadline(delay);
+                        dial.timer = Some(self.cx.wheel.insert(at, Timer::Dial(id)));
+                    }
+                    None => {
+                        self.dials.dials.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The timer of a dial has run out: the name took too long, or it is time to try again.
+    pub(super) fn redial(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.timer = None;
+        match std::mem::replace(&mut dial.progress, Progress::Waiting) {
+            Progress::Resolving => self.attempt_failed(id, ConnectError::Timeout),
+            Progress::Waiting => self.attempt(id),
+            Progress::Queueing(target) => self.try_next(id, vec![target].into_iter(), None),
+            open => dial.progress = open,
+        }
+    }
+
+    /// Ends the attempts; a connection that is open stays, and is not made again.
+    pub(super) fn cancel_dial(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.cancelled = true;
+        match dial.progress {
+            Progress::Connecting(_, conn) => {
+                if let Some(slot) = self.connections.get(conn) {
+                    self.cx.begin_close(&mut slot.link, CloseReason::Aborted);
+                }
+            }
+            Progress::Open(conn) => {
+                self.dials.by_conn.remove(&conn);
+                self.dials.dials.remove(&id);
+            }
+            _ => self.attempt_failed(id, ConnectError::Cancelled),
+        }
+    }
+
+    /// The engine stops: what is not open yet will not be.
+    pub(super) fn stop_dials(&mut self) {
+        let pending = self.dials.dials.iter().filter(|(_, dial)| {
+            !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(_))
+        });
+        let pending: Vec<DialId> = pending.map(|(id, _)| *id).collect();
+        for id in pending {
+            self.attempt_failed(id, ConnectError::Stopped);
+        }
+    }
+
+    /// Tells the handler of a failed attempt, once it is settled what follows.
+    fn attempt_failed(&mut self, id: DialId, error: ConnectError) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if let Some(timer) = dial.timer.take() {
+            self.cx.wheel.cancel(timer);
+        }
+        dial.failures = dial.failures.saturating_add(1);
+        let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)
+            || self.stage != Stage::Running;
+        let policy = dial.connect.reconnect.filter(|_| !over);
+        let retry_in = policy.and_then(|policy| policy.delay(dial.failures));
+        let failed = FailedConnect {
+            token: dial.connect.token,
+            to: dial.to.clone(),
+            attempt: dial.failures,
+            error,
+            retry_in,
+        };
+        log::debug!(target: "epicycle::conn", "cannot connect to {}: {}", failed.to, failed.error);
+        self.cx.metrics.connect_failures.add(1);
+        match retry_in {
+            Some(delay) => {
+                dial.progress = Progress::Waiting;
+                let at = self.cx.deadline(delay);
+                dial.timer = Some(self.cx.wheel.insert(at, Timer::Dial(id)));
+            }
+            None => {
+                self.dials.dials.remove(&id);
+            }
+        }
+        let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+        self.handler.on_connect_failed(&mut reactor, failed);
+    }
+}
+
+/// Why a connection that was opening has ended.
+fn why(reason: CloseReason) -> ConnectError {
+    match reason {
+        CloseReason::Reset(error) | CloseReason::Io(error) => ConnectError::Io(error),
+        CloseReason::Timeout(TimeoutKind::Connect) => ConnectError::Timeout,
+        CloseReason::Shutdown => ConnectError::Stopped,
+        other => ConnectError::Io(io::Error::other(other.to_string())),
+    }
+}
