@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::close::{CloseReason, Closed, TimeoutKind};
 use self::flags::*;
 use self::limits::{Limits, NEVER, OutboundPolicy};
-use self::origin::Origin;
+use self::origin::{Origin, Way};
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
 use crate::buf::outbox::OutQueue;
@@ -30,6 +30,7 @@ use crate::reactor::slots::ConnId;
 pub(crate) struct ConnState {
     flags: u32,
     phase: Phase,
+    way: Way,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -43,9 +44,11 @@ pub(crate) struct ConnState {
     stalled_since: u64,
     /// The end of the drain, or of the wait for the peer's FIN, or `NEVER`.
     close_by: u64,
-    reason: Option<CloseReason>,
+    /// Boxed, since only few connections are closing at a time.
+    reason: Option<Box<CloseReason>>,
     pub(crate) peer: Addr,
-    pub(crate) origin: Origin,
+    /// The listener, or the token, of its origin.
+    number: u64,
 }
 
 /// Where in its life a connection is.
@@ -96,6 +99,7 @@ pub(crate) enum Alarm {
 impl ConnState {
     /// A connection that is open.
     pub(crate) fn new(id: ConnId, peer: Addr, origin: Origin, now: u64) -> Self {
+        let (way, number) = origin.split();
         Self {
             id,
             out: OutQueue::default(),
@@ -111,7 +115,8 @@ impl ConnState {
             close_by: NEVER,
             reason: None,
             peer,
-            origin,
+            way,
+            number,
         }
     }
 
@@ -122,6 +127,11 @@ impl ConnState {
         state.flags = OPENING;
         state.close_by = now.saturating_add(limit);
         state
+    }
+
+    /// Which way it came.
+    pub(crate) fn origin(&self) -> Origin {
+        self.way.with(self.number)
     }
 
     #[inline]
@@ -299,7 +309,7 @@ impl ConnState {
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
         self.put(CLOSING, true);
-        self.reason = Some(reason);
+        self.reason = Some(Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
@@ -311,7 +321,7 @@ impl ConnState {
             self.phase = Phase::Aborted;
             // Nothing more is offered to the kernel.
             self.flags = self.flags & !WRITABLE | CLOSING;
-            self.reason.get_or_insert(reason);
+            self.reason.get_or_insert_with(|| Box::new(reason));
         }
     }
 
@@ -319,7 +329,7 @@ impl ConnState {
     pub(crate) fn give_up_draining(&mut self) {
         self.phase = Phase::Aborted;
         self.flags &= !WRITABLE;
-        self.reason = Some(CloseReason::Timeout(TimeoutKind::Drain));
+        self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
     }
 
     // What to do next.
@@ -512,7 +522,7 @@ impl ConnState {
                 };
                 Alarm::Timeout(kind)
             }
-            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin {
+            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin() {
                 Origin::Connected { .. } => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
@@ -576,7 +586,7 @@ impl ConnState {
         } else {
             CloseReason::Local
         };
-        let reason = self.reason.take().unwrap_or(default);
+        let reason = self.reason.take().map_or(default, |reason| *reason);
         (closed, reason)
     }
 }

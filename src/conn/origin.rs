@@ -20,3 +20,33 @@ pub enum Origin {
         token: u64,
     },
 }
+
+/// An origin without its number, which a connection keeps elsewhere, where it fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Accepted,
+    Connected,
+    Adopted,
+}
+
+impl Origin {
+    pub(crate) fn split(self) -> (Way, u64) {
+        match self {
+            Origin::Accepted { listener } => (Way::Accepted, listener as u64),
+            Origin::Connected { token } => (Way::Connected, token),
+            Origin::Adopted { token } => (Way::Adopted, token),
+        }
+    }
+}
+
+impl Way {
+    pub(crate) fn with(self, number: u64) -> Origin {
+        match self {
+            Way::Accepted => Origin::Accepted {
+                listener: number as usize,
+            },
+            Way::Connected => Origin::Connected { token: number },
+            Way::Adopted => Origin::Adopted { token: number },
+        }
+    }
+}

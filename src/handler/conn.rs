@@ -87,7 +87,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Which way it came: from which listener, or as whose outbound connection.
     pub fn origin(&self) -> Origin {
-        self.link.state.origin
+        self.link.state.origin()
     }
 
     /// Writes a copy of `bytes`.

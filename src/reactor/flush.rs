@@ -302,7 +302,7 @@ pub(super) fn close<H: EventHandler>(
     closed.unsent += unsent;
     closed.bytes_out -= unsent as u64;
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
-    release(cx, &closed.peer, link.state.origin);
+    release(cx, &closed.peer, link.state.origin());
     cx.graveyard.push(closed.id.slot() as u32);
     if cx.engine.is_stopping() {
         let lost = reset || closed.unsent > 0;
@@ -311,7 +311,7 @@ pub(super) fn close<H: EventHandler>(
     }
     count(&reason, cx);
     end_waits(link, cx);
-    if let Origin::Connected { .. } = link.state.origin {
+    if let Origin::Connected { .. } = link.state.origin() {
         if link.state.never_opened() {
             cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
             return;

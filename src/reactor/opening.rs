@@ -56,7 +56,7 @@ impl<H: EventHandler> EventLoop<H> {
         } = self;
         let codec = codec.inspect_err(|_| {
             cx.metrics.refused.add(1);
-            release(cx, &state.peer, state.origin);
+            release(cx, &state.peer, state.origin());
         })?;
         cx.engine.peer(cx.reactor).liveness.set_open(state.id);
         Ok(connections.insert(Slot {
@@ -118,7 +118,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
             state.opened(cx.now);
-            if let Origin::Connected { .. } = state.origin {
+            if let Origin::Connected { .. } = state.origin() {
                 cx.metrics.connected.add(1);
                 cx.outcomes.push_back((state.id, Outcome::Opened));
             }
