@@ -55,6 +55,8 @@ mod reactor;
 mod server;
 mod stream;
 mod sys;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};

@@ -1,0 +1,142 @@
+//! How a client speaks TLS.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+
+use super::error::TlsError;
+use super::identity::Identity;
+use super::roots::Roots;
+
+/// TLS for outbound connections: whom to trust, and what to show.
+///
+/// A server must have a certificate, from one of the [`Roots`], for the host that is connected to. Sessions
+/// are resumed where servers let them; the memory for that is shared by clones.
+///
+/// ```no_run
+/// use epicycle::tls::{Roots, TlsClient};
+///
+/// let tls = TlsClient::new(&Roots::native()?)?.alpn(&["h2"]);
+/// # Ok::<(), epicycle::tls::TlsError>(())
+/// ```
+#[derive(Clone)]
+pub struct TlsClient {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+    handshake_timeout: Duration,
+}
+
+/// How long a handshake may take, unless said otherwise.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl TlsClient {
+    /// A client that trusts what `roots` vouch for.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Setup`] when the roots cannot be used.
+    pub fn new(roots: &Roots) -> Result<Self, TlsError> {
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(roots.store.clone(), super::provider())
+                .build()
+                .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+        let config = ClientConfig::builder_with_provider(super::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_webpki_verifier(verifier)
+            .with_no_client_auth();
+        Ok(Self {
+            config: Arc::new(config),
+            server_name: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        })
+    }
+
+    /// The protocols to offer by ALPN, most preferred first. Default: none.
+    #[must_use]
+    pub fn alpn(mut self, protocols: &[impl AsRef<[u8]>]) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = super::protocols(protocols);
+        self
+    }
+
+    /// The certificate to show to servers that ask for one. Default: none.
+    #[must_use]
+    pub fn identity(mut self, identity: Identity) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        config.client_auth_cert_resolver = Arc::new(Shown(identity.key));
+        self
+    }
+
+    /// The name, or IP address, that the server's certificate must be for, and that is asked for by SNI.
+    /// Default: the host of the address that is connected to.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::ServerName`] when it is neither.
+    pub fn server_name(mut self, name: &str) -> Result<Self, TlsError> {
+        self.server_name = Some(parse_name(name)?);
+        Ok(self)
+    }
+
+    /// How long a handshake may take, the connecting not included, before the connection is closed.
+    /// Default: 10 s.
+    #[must_use]
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.handshake_timeout = limit;
+        self
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// The name to verify, when `host` is connected to.
+    pub(crate) fn name_for(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
+        match &self.server_name {
+            Some(name) => Ok(name.clone()),
+            None => parse_name(host),
+        }
+    }
+
+    pub(crate) fn handshake_limit(&self) -> Duration {
+        self.handshake_timeout
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned()).map_err(|_| TlsError::ServerName {
+        name: name.to_owned(),
+    })
+}
+
+/// Shows one certificate to whoever asks.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for Shown {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClient")
+            .field("server_name", &self.server_name)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .finish_non_exhaustive()
+    }
+}

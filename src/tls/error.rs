@@ -1,0 +1,133 @@
+//! What can go wrong with certificates, keys and names before any connection.
+
+use std::path::PathBuf;
+use std::{fmt, io};
+
+/// Why a TLS configuration could not be made.
+///
+/// Its message says what to do about it. What goes wrong on a connection is told by
+/// [`CloseReason`](crate::CloseReason).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file could not be read.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// What should be PEM is not.
+    Pem {
+        /// The file, or what the bytes were given as.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no certificate in it.
+    NoCertificate {
+        /// The file, or what the bytes were given as.
+        origin: String,
+    },
+    /// There is no private key in it.
+    NoKey {
+        /// The file, or what the bytes were given as.
+        origin: String,
+    },
+    /// A certificate cannot be used.
+    BadCertificate {
+        /// The file, or what the bytes were given as.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A private key cannot be used.
+    BadKey {
+        /// The file, or what the bytes were given as.
+        origin: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The private key is not the one the certificate was made for.
+    KeyMismatch {
+        /// Where the certificate comes from.
+        certificate: String,
+        /// Where the key comes from.
+        key: String,
+    },
+    /// No identity was given.
+    NoIdentity,
+    /// The system has no root certificates, or none that can be read.
+    NoNativeRoots {
+        /// What went wrong while looking for them.
+        problems: Vec<String>,
+    },
+    /// What should name a server is neither a host name nor an IP address.
+    ServerName {
+        /// What was given.
+        name: String,
+    },
+    /// The cryptography could not be set up.
+    Setup(rustls::Error),
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TlsError::File { path, source } => {
+                write!(f, "cannot read {}: {source}", path.display())
+            }
+            TlsError::Pem { origin, problem } => {
+                write!(
+                    f,
+                    "{origin} is not PEM: {problem}; it should have -----BEGIN …----- lines"
+                )
+            }
+            TlsError::NoCertificate { origin } => write!(
+                f,
+                "{origin} has no certificate; a -----BEGIN CERTIFICATE----- section is needed"
+            ),
+            TlsError::NoKey { origin } => write!(
+                f,
+                "{origin} has no private key; an unencrypted -----BEGIN PRIVATE KEY----- section is needed"
+            ),
+            TlsError::BadCertificate { origin, problem } => {
+                write!(f, "the certificate in {origin} cannot be used: {problem}")
+            }
+            TlsError::BadKey { origin, problem } => write!(
+                f,
+                "the private key in {origin} cannot be used: {problem}; use an ECDSA, Ed25519 or RSA key"
+            ),
+            TlsError::KeyMismatch { certificate, key } => write!(
+                f,
+                "the private key in {key} is not that of the first certificate in {certificate}; \
+                 the server's own certificate comes first, then those that lead to its root"
+            ),
+            TlsError::NoIdentity => {
+                f.write_str("no identity was given; a server needs at least one certificate")
+            }
+            TlsError::NoNativeRoots { problems } => {
+                f.write_str("the system has no root certificates; install them (ca-certificates), or give some")?;
+                for problem in problems {
+                    write!(f, "; {problem}")?;
+                }
+                Ok(())
+            }
+            TlsError::ServerName { name } => write!(
+                f,
+                "{name:?} is neither a host name nor an IP address; set the server's name"
+            ),
+            TlsError::Setup(error) => write!(f, "cannot set up TLS: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            TlsError::File { source, .. } => Some(source),
+            TlsError::Setup(error) => Some(error),
+            _ => None,
+        }
+    }
+}

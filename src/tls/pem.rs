@@ -1,0 +1,64 @@
+//! Certificates and keys as files have them.
+
+use std::fs;
+use std::path::Path;
+
+use rustls::pki_types::pem::{Error, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::error::TlsError;
+
+/// PEM text, and where it comes from.
+pub(super) struct Pem<'a> {
+    pub(super) origin: String,
+    pub(super) text: std::borrow::Cow<'a, [u8]>,
+}
+
+impl<'a> Pem<'a> {
+    pub(super) fn read(path: &Path) -> Result<Self, TlsError> {
+        let text = fs::read(path).map_err(|source| TlsError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            origin: path.display().to_string(),
+            text: text.into(),
+        })
+    }
+
+    pub(super) fn new(what: &str, text: &'a [u8]) -> Self {
+        Self {
+            origin: what.to_owned(),
+            text: text.into(),
+        }
+    }
+
+    /// Every certificate in it, of which there is at least one.
+    pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let certificates: Vec<_> = CertificateDer::pem_slice_iter(&self.text)
+            .collect::<Result<_, _>>()
+            .map_err(|error| self.problem(&error))?;
+        if certificates.is_empty() {
+            return Err(TlsError::NoCertificate {
+                origin: self.origin.clone(),
+            });
+        }
+        Ok(certificates)
+    }
+
+    pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(&self.text).map_err(|error| match error {
+            Error::NoItemsFound => TlsError::NoKey {
+                origin: self.origin.clone(),
+            },
+            error => self.problem(&error),
+        })
+    }
+
+    fn problem(&self, error: &Error) -> TlsError {
+        TlsError::Pem {
+            origin: self.origin.clone(),
+            problem: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! How a server speaks TLS.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::ring::Ticketer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, WebPkiClientVerifier};
+
+use super::error::TlsError;
+use super::identity::Identity;
+use super::resolver::Resolver;
+use super::roots::Roots;
+
+/// TLS for a server's listeners: its certificates, and what it asks of clients.
+///
+/// Clones share the certificates: keep one to [`reload`](Self::reload) them.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use epicycle::tls::{Identity, TlsServer};
+///
+/// let tls = TlsServer::new(Identity::from_pem_files("example.com.pem", "example.com.key")?)?
+///     .identity(Identity::from_pem_files("example.org.pem", "example.org.key")?)
+///     .alpn(&["h2", "http/1.1"])
+///     .handshake_timeout(Duration::from_secs(5));
+///
+/// let renewing = tls.clone();
+/// // After a renewal, on whatever thread notices it:
+/// renewing.reload([Identity::from_pem_files("example.com.pem", "example.com.key")?])?;
+/// # Ok::<(), epicycle::tls::TlsError>(())
+/// ```
+///
+/// Clients may resume their sessions: TLS 1.3 and 1.2 by tickets, which only this value and its clones can
+/// read, so not across restarts.
+#[derive(Clone)]
+pub struct TlsServer {
+    config: Arc<ServerConfig>,
+    identities: Arc<Resolver>,
+    handshake_timeout: Duration,
+}
+
+/// How long a handshake may take, unless said otherwise.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl TlsServer {
+    /// A server with one certificate, which clients get that ask for none of the others' names.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Setup`] when the system has no random numbers for the tickets' keys.
+    pub fn new(identity: Identity) -> Result<Self, TlsError> {
+        let identities = Arc::new(Resolver::new(vec![identity]));
+        let mut config = configure(Arc::new(NoClientAuth), &identities)?;
+        config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
+        Ok(Self {
+            config: Arc::new(config),
+            identities,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+        })
+    }
+
+    /// Adds a certificate, for clients that ask for one of its DNS names (SNI). A wildcard,
+    /// `*.example.com`, stands for one label; a full name comes before it.
+    #[must_use]
+    pub fn identity(self, identity: Identity) -> Self {
+        self.identities.add(identity);
+        self
+    }
+
+    /// The protocols to choose from by ALPN, most preferred first. A client that offers none of them is
+    /// refused; one that offers nothing is not. Default: none.
+    #[must_use]
+    pub fn alpn(mut self, protocols: &[impl AsRef<[u8]>]) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = super::protocols(protocols);
+        self
+    }
+
+    /// Asks clients for a certificate from one of these authorities, and refuses those that have none.
+    /// Default: none is asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Setup`] when the authorities cannot be used.
+    pub fn require_client_certificate(self, from: &Roots) -> Result<Self, TlsError> {
+        self.verify_clients(WebPkiClientVerifier::builder_with_provider(
+            from.store.clone(),
+            super::provider(),
+        ))
+    }
+
+    /// Asks clients for a certificate from one of these authorities, and serves those that have none as
+    /// well; [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) tells which is which.
+    ///
+    /// # Errors
+    ///
+    /// As for [`require_client_certificate`](Self::require_client_certificate).
+    pub fn request_client_certificate(self, from: &Roots) -> Result<Self, TlsError> {
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(from.store.clone(), super::provider());
+        self.verify_clients(verifier.allow_unauthenticated())
+    }
+
+    fn verify_clients(
+        mut self,
+        verifier: rustls::server::ClientCertVerifierBuilder,
+    ) -> Result<Self, TlsError> {
+        let verifier = verifier
+            .build()
+            .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+        let mut config = configure(verifier, &self.identities)?;
+        config.alpn_protocols = self.config.alpn_protocols.clone();
+        // Sessions must not be resumed past a stricter verifier: the tickets' keys are new ones, too.
+        config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
+        self.config = Arc::new(config);
+        Ok(self)
+    }
+
+    /// How long a handshake may take before the connection is closed. Default: 10 s.
+    #[must_use]
+    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
+        self.handshake_timeout = limit;
+        self
+    }
+
+    /// Exchanges all certificates, here and in every clone, for handshakes from now on. Connections that
+    /// are open go on. The first of the new ones is the default.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::NoIdentity`] when there is none among them; nothing has changed then.
+    pub fn reload(&self, identities: impl IntoIterator<Item = Identity>) -> Result<(), TlsError> {
+        let identities: Vec<Identity> = identities.into_iter().collect();
+        if identities.is_empty() {
+            return Err(TlsError::NoIdentity);
+        }
+        self.identities.replace(identities);
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
+    }
+
+    pub(crate) fn handshake_limit(&self) -> Duration {
+        self.handshake_timeout
+    }
+}
+
+fn configure(
+    verifier: Arc<dyn ClientCertVerifier>,
+    identities: &Arc<Resolver>,
+) -> Result<ServerConfig, TlsError> {
+    let builder = ServerConfig::builder_with_provider(super::provider());
+    Ok(builder
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(identities.clone()))
+}
+
+impl fmt::Debug for TlsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsServer")
+            .field("identities", &self.identities)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .finish_non_exhaustive()
+    }
+}
