@@ -6,6 +6,8 @@ use std::{fmt, io};
 
 use crate::addr::ListenAddr;
 use crate::error::Error;
+#[cfg(feature = "tls")]
+use crate::tls::TlsClient;
 
 /// An outbound connection to be made, for [`Engine::connect`](crate::Engine::connect).
 ///
@@ -31,6 +33,8 @@ pub struct Connect {
     pub(crate) timeout: Duration,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) reconnect: Option<Reconnect>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsClient>,
 }
 
 /// Whether and when to try again: after a connect that failed, and after a connection that the peer closed
@@ -99,6 +103,8 @@ impl Connect {
             timeout: Duration::from_secs(10),
             local: None,
             reconnect: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -118,6 +124,23 @@ impl Connect {
     /// Connects from a local address; port 0 lets the kernel choose. Default: the kernel chooses both.
     pub fn local_addr(mut self, addr: SocketAddr) -> Self {
         self.local = Some(addr);
+        self
+    }
+
+    /// Speaks TLS. The server has to prove that it is the address's host, unless
+    /// [`TlsClient::server_name`] says who else; a Unix socket's path names nobody, so that must be said.
+    ///
+    /// ```no_run
+    /// use epicycle::Connect;
+    /// use epicycle::tls::{Roots, TlsClient};
+    ///
+    /// let tls = TlsClient::new(&Roots::native()?)?;
+    /// let connect = Connect::to("tcp://example.com:443").tls(&tls);
+    /// # Ok::<(), epicycle::tls::TlsError>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: &TlsClient) -> Self {
+        self.tls = Some(tls.clone());
         self
     }
 

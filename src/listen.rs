@@ -7,6 +7,8 @@ use std::os::unix::net::UnixListener;
 
 use crate::addr::ListenAddr;
 use crate::error::Error;
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
 
 /// One thing a server listens on: an address to bind, or a socket that is bound already.
 ///
@@ -27,6 +29,8 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsServer>,
 }
 
 /// Where to listen.
@@ -53,7 +57,28 @@ impl Listen {
     }
 
     fn at(place: Result<Place, Error>) -> Self {
-        Self { place }
+        Self {
+            place,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    /// Speaks TLS with those who connect here. The handler knows a connection once its handshake is done.
+    ///
+    /// ```no_run
+    /// use epicycle::tls::{Identity, TlsServer};
+    /// use epicycle::{Listen, serve};
+    ///
+    /// let tls = TlsServer::new(Identity::from_pem_files("cert.pem", "key.pem")?)?;
+    /// serve(Listen::on("tcp://:8443").tls(&tls), |conn, bytes| conn.write(bytes).into())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: &TlsServer) -> Self {
+        self.tls = Some(tls.clone());
+        self
     }
 }
 

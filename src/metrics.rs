@@ -59,6 +59,12 @@ pub struct ReactorStats {
     pub resets: u64,
     /// Connections closed by another socket error.
     pub io_errors: u64,
+    /// TLS handshakes that were completed.
+    pub handshakes: u64,
+    /// TLS handshakes that were not: refused by either side, broken off, or too slow.
+    pub handshake_failures: u64,
+    /// Connections closed because TLS failed, in the handshake or later.
+    pub tls_errors: u64,
     /// Connections closed because of a malformed or oversized frame.
     pub frame_errors: u64,
     /// Connections closed by a timeout.
@@ -90,6 +96,9 @@ impl AddAssign for ReactorStats {
         self.accept_errors += other.accept_errors;
         self.resets += other.resets;
         self.io_errors += other.io_errors;
+        self.handshakes += other.handshakes;
+        self.handshake_failures += other.handshake_failures;
+        self.tls_errors += other.tls_errors;
         self.frame_errors += other.frame_errors;
         self.timeouts += other.timeouts;
         self.overflows += other.overflows;
@@ -164,6 +173,9 @@ pub(crate) struct Metrics {
     pub(crate) accept_errors: Counter,
     pub(crate) resets: Counter,
     pub(crate) io_errors: Counter,
+    pub(crate) handshakes: Counter,
+    pub(crate) handshake_failures: Counter,
+    pub(crate) tls_errors: Counter,
     pub(crate) frame_errors: Counter,
     pub(crate) timeouts: Counter,
     pub(crate) overflows: Counter,
@@ -192,6 +204,9 @@ impl Metrics {
             accept_errors: self.accept_errors.get(),
             resets: self.resets.get(),
             io_errors: self.io_errors.get(),
+            handshakes: self.handshakes.get(),
+            handshake_failures: self.handshake_failures.get(),
+            tls_errors: self.tls_errors.get(),
             frame_errors: self.frame_errors.get(),
             timeouts: self.timeouts.get(),
             overflows: self.overflows.get(),

@@ -6,39 +6,47 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use socket2::SockRef;
 
 use crate::addr::Addr;
+pub(crate) use crate::sys::socket::Received;
 use crate::sys::socket::StreamSocket;
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
+#[cfg(feature = "tls")]
+use crate::tls::stream::{Scratch, TlsStream};
 
 /// What the reactor reads plain bytes from and writes plain bytes to.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// A TCP or Unix socket.
     Plain(StreamSocket),
-}
-
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
-    /// How many bytes; 0 at the end of the stream.
-    pub(crate) n: usize,
-    /// There is no more for now: the next read is worth it only after an event.
-    pub(crate) drained: bool,
+    /// The same with TLS on it.
+    #[cfg(feature = "tls")]
+    Tls(Box<TlsStream>),
 }
 
 /// The room that a reactor's streams share for bytes on their way through.
 #[derive(Debug, Default)]
-pub(crate) struct Records {}
+pub(crate) struct Records {
+    #[cfg(feature = "tls")]
+    tls: Scratch,
+}
 
+#[cfg_attr(
+    not(feature = "tls"),
+    allow(unused_variables, reason = "only TLS needs room of its own")
+)]
 impl Stream {
     /// Connects and shakes hands as far as that goes now; says whether it is done.
-    pub(crate) fn open(&mut self, writable: bool, _records: &mut Records) -> io::Result<bool> {
+    pub(crate) fn open(&mut self, writable: bool, records: &mut Records) -> io::Result<bool> {
         match self {
             Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.open(writable, &mut records.tls),
         }
     }
 
     /// Receives bytes.
     #[inline]
-    pub(crate) fn recv(&mut self, into: &mut [u8], _records: &mut Records) -> io::Result<Received> {
+    pub(crate) fn recv(&mut self, into: &mut [u8], records: &mut Records) -> io::Result<Received> {
         match self {
             Stream::Plain(socket) => {
                 let n = socket.recv(into)?;
@@ -46,14 +54,18 @@ impl Stream {
                 let drained = n < into.len();
                 Ok(Received { n, drained })
             }
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.recv(into, &mut records.tls),
         }
     }
 
     /// Sends bytes; says how many were accepted.
     #[inline]
-    pub(crate) fn send(&mut self, bytes: &[u8], _records: &mut Records) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, bytes: &[u8], records: &mut Records) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send(bytes),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.send(bytes, &mut records.tls),
         }
     }
 
@@ -61,17 +73,21 @@ impl Stream {
     pub(crate) fn send_vectored(
         &mut self,
         slices: &[IoSlice<'_>],
-        _records: &mut Records,
+        records: &mut Records,
     ) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send_vectored(slices),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.send_vectored(slices, &mut records.tls),
         }
     }
 
     /// Sends what was accepted and the kernel has not taken yet.
-    pub(crate) fn flush(&mut self, _records: &mut Records) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(_) => Ok(()),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.flush(),
         }
     }
 
@@ -80,6 +96,8 @@ impl Stream {
     pub(crate) fn has_tail(&self) -> bool {
         match self {
             Stream::Plain(_) => false,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.has_tail(),
         }
     }
 
@@ -88,13 +106,21 @@ impl Stream {
     pub(crate) fn unsent(&self) -> usize {
         match self {
             Stream::Plain(_) => 0,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.unsent(),
         }
     }
 
     /// Ends the stream behind everything that was accepted.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the kernel has to take output first: to be called again after the next flush.
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => socket.shutdown_write(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.shutdown_write(),
         }
     }
 
@@ -123,6 +149,8 @@ impl Stream {
     pub(crate) fn socket(&self) -> &StreamSocket {
         match self {
             Stream::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.socket(),
         }
     }
 
@@ -130,6 +158,26 @@ impl Stream {
     pub(crate) fn into_socket(self) -> Option<OwnedFd> {
         match self {
             Stream::Plain(socket) => Some(socket.into()),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => None,
+        }
+    }
+
+    /// What was negotiated, when it is a TLS stream that has shaken hands.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<TlsInfo<'_>> {
+        match self {
+            Stream::Tls(tls) => tls.info(),
+            _ => None,
+        }
+    }
+
+    /// Whether a TLS handshake is under way, or was broken off.
+    pub(crate) fn is_shaking_hands(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.is_connected() && tls.is_handshaking(),
+            _ => false,
         }
     }
 

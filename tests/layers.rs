@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom to the top: each may use those before it, and its own.
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 12] = [
+const LAYERS: [&[&str]; 13] = [
     &["sys", "error", "addr", "metrics", "panic", "pool"],
+    &["tls"],
     &["stream", "listen", "connect", "handover"],
     &["buf"],
     &["codec"],

@@ -21,6 +21,10 @@ pub enum CloseReason {
     Reset(io::Error),
     /// The socket failed in another way.
     Io(io::Error),
+    /// The peer broke the TLS protocol, or refused this side's part in it: the error inside says which.
+    Tls(io::Error),
+    /// The peer ended its TLS stream without close_notify: what it sent may have been cut short on the way.
+    Truncated,
     /// The peer sent what its codec could not make a frame of.
     Frame(FrameError),
     /// A timeout ran out.
@@ -79,6 +83,8 @@ impl fmt::Display for CloseReason {
             CloseReason::Peer => f.write_str("closed by the peer"),
             CloseReason::Reset(error) => write!(f, "reset by the peer: {error}"),
             CloseReason::Io(error) => write!(f, "socket error: {error}"),
+            CloseReason::Tls(error) => write!(f, "TLS failed: {error}"),
+            CloseReason::Truncated => f.write_str("the peer's TLS stream was cut short"),
             CloseReason::Frame(error) => error.fmt(f),
             CloseReason::Timeout(kind) => kind.fmt(f),
             CloseReason::OutboundLimit { queued } => {

@@ -334,9 +334,9 @@ impl ConnState {
 
     // What to do next.
 
-    /// Whether the peer has ended its stream and nothing waits to be sent.
+    /// Whether the peer has ended its stream and nothing is to be sent, not even the end of a TLS stream.
     pub(crate) fn is_finished(&self) -> bool {
-        self.has(PEER_EOF) && !self.has(TAIL) && self.out.len() == 0
+        self.has(PEER_EOF) && !self.has(TAIL | SEALED) && self.out.len() == 0
     }
 
     /// Whether there is nothing to read, decode, send or tell: only the kernel has changed its mind.
@@ -420,7 +420,6 @@ impl ConnState {
     }
 
     /// Tells that the stream is encrypted.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS encrypts"))]
     pub(crate) fn seal(&mut self) {
         self.put(SEALED, true);
     }
@@ -463,7 +462,8 @@ impl ConnState {
                 }
             }
             Phase::Aborted => Step::Reset,
-            Phase::Draining if drained && self.has(PEER_EOF) => Step::Close,
+            // Closing would do for FIN, but not for close_notify.
+            Phase::Draining if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
             Phase::Draining if drained => Step::SendFin,
             Phase::Open if drained && self.has(SHUT_WRITE) && !self.has(FIN_SENT) => Step::SendFin,

@@ -90,6 +90,19 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.origin()
     }
 
+    /// What was negotiated, when the connection is a TLS one.
+    ///
+    /// ```
+    /// # use epicycle::{Conn, Service};
+    /// fn speaks_h2(conn: &Conn<'_, Service>) -> bool {
+    ///     conn.tls().is_some_and(|tls| tls.alpn() == Some(b"h2"))
+    /// }
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<crate::tls::TlsInfo<'_>> {
+        self.link.stream.tls()
+    }
+
     /// Writes a copy of `bytes`.
     ///
     /// # Errors

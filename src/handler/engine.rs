@@ -30,6 +30,9 @@ pub(crate) struct Shared<H: EventHandler> {
     /// What is listened on, for another process to go on with; empty once it is no more.
     pub(crate) listening: Mutex<Vec<Arc<Socket>>>,
     pub(crate) accepting: AtomicBool,
+    /// What each listener speaks, by its number.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Vec<Option<crate::tls::TlsServer>>,
     pub(crate) stopping: AtomicBool,
     /// How long connections may drain once the engine stops, in milliseconds.
     pub(crate) drain_within: AtomicUsize,

@@ -19,7 +19,9 @@ use crate::handler::context::{Outcome, Timer};
 use crate::handler::{Command, EventHandler, Reactor};
 use crate::stream::Stream;
 use crate::sys::options::SocketOptions;
-use crate::sys::socket;
+use crate::sys::socket::{self, StreamSocket};
+#[cfg(feature = "tls")]
+use crate::tls::stream::TlsStream;
 
 /// The outbound connections of a reactor that are on their way or to be kept.
 pub(super) struct Dials {
@@ -62,6 +64,22 @@ impl Dials {
             by_conn: HashMap::new(),
             options,
         }
+    }
+}
+
+impl Dial {
+    /// The stream on a socket that connects.
+    fn stream(&self, socket: StreamSocket) -> io::Result<Stream> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.connect.tls {
+            let host = match &self.to {
+                ListenAddr::Tcp { host, .. } => host.as_str(),
+                ListenAddr::Unix(_) => "",
+            };
+            let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
+            return Ok(Stream::Tls(Box::new(stream)));
+        }
+        Ok(Stream::Plain(socket))
     }
 }
 
@@ -192,9 +210,12 @@ impl<H: EventHandler> EventLoop<H> {
             token: dial.connect.token,
         };
         let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
-        let stream = Stream::Plain(socket);
+        let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
-        let state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
+        let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
+        if !stream.is_plain() {
+            state.seal();
+        }
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let slot = self.watch(stream, state)?;
@@ -346,6 +367,7 @@ impl<H: EventHandler> EventLoop<H> {
 fn why(reason: CloseReason) -> ConnectError {
     match reason {
         CloseReason::Reset(error) | CloseReason::Io(error) => ConnectError::Io(error),
+        CloseReason::Tls(error) => ConnectError::Tls(error.into()),
         CloseReason::Timeout(TimeoutKind::Connect) => ConnectError::Timeout,
         CloseReason::Shutdown => ConnectError::Stopped,
         other => ConnectError::Io(io::Error::other(other.to_string())),

@@ -140,7 +140,7 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
             let count = state.out.slices(&mut slices);
             stream.send_vectored(&slices[..count], &mut cx.records)
         } else {
-            stream.flush(&mut cx.records).map(|()| 0)
+            stream.flush().map(|()| 0)
         };
         state.set_tail(stream.has_tail());
         let n = *sent.as_ref().unwrap_or(&0);
@@ -192,6 +192,12 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
     let mut step = link.state.next_step();
     if step == Step::SendFin {
         let sent = link.stream.shutdown_write();
+        if is_would_block(&sent) {
+            // Its last words have to be taken first; what follows the next flush is this again.
+            link.state.set_tail(true);
+            link.state.on_write_would_block(cx.now);
+            return cx.set_alarm(link);
+        }
         link.state.fin_sent(cx.now, &cx.limits);
         cx.set_alarm(link);
         hasten(slot, cx);
@@ -219,6 +225,11 @@ fn detach<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context
     close_finished(handler, slot, cx, CloseReason::Detached);
 }
 
+fn is_would_block(result: &io::Result<()>) -> bool {
+    let error = result.as_ref().err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
 /// Once the server stops, the peer's FIN is not awaited for long.
 pub(super) fn hasten<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
     if cx.engine.is_stopping() && slot.link.state.hasten(cx.now + LAST_FIN) {
@@ -240,11 +251,12 @@ pub(super) fn fail<H: EventHandler>(
     cx: &mut Context<H>,
     error: io::Error,
 ) {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut};
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, TimedOut};
 
     log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
     let reason = match error.kind() {
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut => CloseReason::Reset(error),
+        InvalidData => CloseReason::Tls(error),
         _ => CloseReason::Io(error),
     };
     close_finished(handler, slot, cx, reason);
@@ -304,7 +316,10 @@ pub(super) fn close<H: EventHandler>(
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
     release(cx, &closed.peer, link.state.origin());
     cx.graveyard.push(closed.id.slot() as u32);
-    if cx.engine.is_stopping() {
+    if link.state.never_opened() {
+        let failed = link.stream.is_shaking_hands();
+        cx.metrics.handshake_failures.add(u64::from(failed));
+    } else if cx.engine.is_stopping() {
         let lost = reset || closed.unsent > 0;
         cx.ending.forced += usize::from(lost);
         cx.ending.drained += usize::from(!lost);
@@ -332,6 +347,7 @@ fn count<H: EventHandler>(reason: &CloseReason, cx: &Context<H>) {
         CloseReason::Reset(_) => metrics.resets.add(1),
         CloseReason::Io(_) => metrics.io_errors.add(1),
         CloseReason::Frame(_) => metrics.frame_errors.add(1),
+        CloseReason::Tls(_) => metrics.tls_errors.add(1),
         CloseReason::Timeout(_) => metrics.timeouts.add(1),
         _ => {}
     }

@@ -11,22 +11,22 @@ use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
+#[cfg(feature = "tls")]
+use crate::conn::limits::millis;
 use crate::conn::origin::Origin;
 use crate::handler::context::{Arrival, Context, Detach, Link, Outcome, Slot};
 use crate::handler::{Conn, Detached, EventHandler};
 use crate::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::tls::stream::TlsStream;
 
 impl<H: EventHandler> EventLoop<H> {
     /// Takes over a socket that is connected: watches it, makes its codec, and tells the handler.
     pub(super) fn open(&mut self, arrival: Arrival) {
-        let Arrival {
-            socket,
-            peer,
-            origin,
-        } = arrival;
         let id = self.connections.next_id();
-        let stream = Stream::Plain(socket);
-        let state = ConnState::new(id, peer, origin, self.cx.now);
+        let Some((stream, state)) = self.prepare(id, arrival) else {
+            return;
+        };
         let peer = state.peer.clone();
         let slot = match self.watch(stream, state) {
             Ok(slot) => slot,
@@ -36,12 +36,43 @@ impl<H: EventHandler> EventLoop<H> {
             }
         };
         self.turn.serving = slot;
-        if let Some(slot) = self.connections.at(slot)
-            && !slot.link.state.is_opening()
-        {
-            welcome(&mut self.handler, slot, &mut self.cx);
+        if let Some(slot) = self.connections.at(slot) {
+            if slot.link.state.is_opening() {
+                self.cx.set_alarm(&mut slot.link);
+            } else {
+                welcome(&mut self.handler, slot, &mut self.cx);
+            }
         }
         self.turn.serving = NOBODY;
+    }
+
+    /// Makes the stream, which speaks TLS if its listener does.
+    fn prepare(&self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
+        let Arrival {
+            socket,
+            peer,
+            origin,
+        } = arrival;
+        let now = self.cx.now;
+        #[cfg(feature = "tls")]
+        if let Origin::Accepted { listener } = origin
+            && let Some(Some(tls)) = self.cx.engine.shared().tls.get(listener)
+        {
+            let stream = match TlsStream::server(socket, tls) {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(error) => {
+                    log::error!(target: "epicycle::accept", "cannot speak TLS with {peer}: {error}");
+                    self.cx.metrics.refused.add(1);
+                    release(&self.cx, &peer, origin);
+                    return None;
+                }
+            };
+            let limit = millis(tls.handshake_limit());
+            let mut state = ConnState::opening(id, peer, origin, now, limit);
+            state.seal();
+            return Some((stream, state));
+        }
+        Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)))
     }
 
     /// Gives a connection its slot and has its events; tells which slot.
@@ -115,9 +146,13 @@ impl<H: EventHandler> EventLoop<H> {
 #[cold]
 pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let Link { stream, state, .. } = &mut slot.link;
+    let shook_hands = stream.is_shaking_hands();
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
+            cx.metrics.handshakes.add(u64::from(shook_hands));
             state.opened(cx.now);
+            // The handshake's last words, if they did not all go out.
+            cx.mark_dirty(state);
             if let Origin::Connected { .. } = state.origin() {
                 cx.metrics.connected.add(1);
                 cx.outcomes.push_back((state.id, Outcome::Opened));
@@ -129,6 +164,16 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
         Ok(false) => {}
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             cx.mark_ready(state);
+        }
+        #[cfg(feature = "tls")]
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            let (id, peer) = (state.id, &state.peer);
+            log::debug!(target: "epicycle::conn", "{id}: the TLS handshake with {peer} failed: {error}");
+            // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
+            state.refuse(CloseReason::Tls(error), cx.now, &cx.limits);
+            cx.mark_dirty(state);
+            cx.mark_ready(state);
+            cx.set_alarm(&mut slot.link);
         }
         Err(error) => flush::fail(handler, slot, cx, error),
     }

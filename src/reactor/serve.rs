@@ -215,8 +215,27 @@ fn on_no_input<H: EventHandler>(
             slot.link.state.on_read_would_block();
         }
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => on_truncation(slot, cx),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => on_breach(slot, cx, error),
         Err(error) => flush::fail(handler, slot, cx, error),
     }
+}
+
+/// The stream ended where TLS does not allow it: what was written is still sent.
+#[cold]
+fn on_truncation<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
+    slot.link.state.on_peer_eof();
+    slot.link.state.on_input_consumed();
+    cx.begin_close(&mut slot.link, CloseReason::Truncated);
+    cx.mark_dirty(&mut slot.link.state);
+}
+
+/// The peer broke the TLS protocol: all it gets now is the alert.
+#[cold]
+fn on_breach<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: io::Error) {
+    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
+    cx.begin_close(&mut slot.link, CloseReason::Tls(error));
+    cx.mark_dirty(&mut slot.link.state);
 }
 
 fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {

@@ -118,6 +118,12 @@ impl Server {
     ) -> Result<Running<H>, Error> {
         let mut options = self.options;
         options.check()?;
+        #[cfg(feature = "tls")]
+        let tls = self
+            .listens
+            .iter()
+            .map(|listen| listen.tls.clone())
+            .collect();
         let places = self.listens.into_iter().map(|listen| listen.place);
         let places: Vec<Place> = places.collect::<Result<_, _>>()?;
         let count = options.reactors();
@@ -183,6 +189,8 @@ impl Server {
             local_addrs,
             listening: Mutex::new(listening),
             accepting: AtomicBool::new(true),
+            #[cfg(feature = "tls")]
+            tls,
             stopping: AtomicBool::new(false),
             drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
             next_reactor: AtomicUsize::new(0),

@@ -20,6 +20,15 @@ use crate::addr::Addr;
 #[derive(Debug)]
 pub(crate) struct StreamSocket(Socket);
 
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// How many bytes; 0 at the end of the stream.
+    pub(crate) n: usize,
+    /// There is no more for now: the next read is worth it only after an event.
+    pub(crate) drained: bool,
+}
+
 impl StreamSocket {
     /// `recv(2)`: how many bytes arrived, 0 at the end of the stream.
     #[inline]

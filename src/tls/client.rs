@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
@@ -28,11 +27,7 @@ use super::roots::Roots;
 pub struct TlsClient {
     config: Arc<ClientConfig>,
     server_name: Option<ServerName<'static>>,
-    handshake_timeout: Duration,
 }
-
-/// How long a handshake may take, unless said otherwise.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl TlsClient {
     /// A client that trusts what `roots` vouch for.
@@ -53,7 +48,6 @@ impl TlsClient {
         Ok(Self {
             config: Arc::new(config),
             server_name: None,
-            handshake_timeout: HANDSHAKE_TIMEOUT,
         })
     }
 
@@ -83,14 +77,6 @@ impl TlsClient {
         Ok(self)
     }
 
-    /// How long a handshake may take, the connecting not included, before the connection is closed.
-    /// Default: 10 s.
-    #[must_use]
-    pub fn handshake_timeout(mut self, limit: Duration) -> Self {
-        self.handshake_timeout = limit;
-        self
-    }
-
     pub(crate) fn config(&self) -> &Arc<ClientConfig> {
         &self.config
     }
@@ -101,10 +87,6 @@ impl TlsClient {
             Some(name) => Ok(name.clone()),
             None => parse_name(host),
         }
-    }
-
-    pub(crate) fn handshake_limit(&self) -> Duration {
-        self.handshake_timeout
     }
 }
 
@@ -136,7 +118,6 @@ impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsClient")
             .field("server_name", &self.server_name)
-            .field("handshake_timeout", &self.handshake_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -174,7 +174,7 @@ impl Session {
     pub(crate) fn decrypt(&mut self, input: &mut [u8], into: &mut [u8]) -> usize {
         let mut done = 0;
         let mut n = 0;
-        let greeting = self.is_handshaking();
+        let greeting = matches!(self.side, Side::Server(_)) && self.is_handshaking();
         loop {
             let (discard, next) = self.step(&mut input[done..], into, &mut n);
             done += discard;

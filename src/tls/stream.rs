@@ -1,14 +1,16 @@
 //! A socket with a TLS session on it, to be used as a plain one is.
 
+use std::fmt;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, InvalidMessage, PeerMisbehaved, ServerConfig};
+use rustls::{InvalidMessage, PeerMisbehaved};
 
+use super::client::TlsClient;
+use super::error::TlsError;
 use super::info::TlsInfo;
+use super::server::TlsServer;
 use super::session::{RECORD_MAX, RECORD_OVERHEAD, Session};
-use crate::sys::socket::Stream as StreamSocket;
+use crate::sys::socket::{Received, StreamSocket};
 
 /// A connected socket whose bytes are TLS records.
 ///
@@ -17,71 +19,75 @@ use crate::sys::socket::Stream as StreamSocket;
 pub(crate) struct TlsStream {
     socket: StreamSocket,
     session: Session,
-}
-
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Received {
-    /// How many bytes; 0 at the end of the stream.
-    pub(crate) n: usize,
-    /// Whether another read would find nothing: the kernel gave less than it was asked for.
-    pub(crate) drained: bool,
+    /// Whether the socket is connected, as far as is known.
+    connected: bool,
+    /// Bytes taken after the session failed: they cannot be sent any more.
+    lost: usize,
 }
 
 /// Where the records of all connections of a reactor are received, and encrypted to.
 ///
-/// 82 KiB and 66 KiB, set aside when the first TLS connection needs them.
+/// 82 and 64 KiB, set aside when the first TLS connection needs them.
 #[derive(Debug, Default)]
-pub(crate) struct Records {
+pub(crate) struct Scratch {
     input: Box<[u8]>,
     output: Box<[u8]>,
 }
 
-/// The most plaintext encrypted for one system call.
-const BATCH: usize = 4 * RECORD_MAX;
+/// How many full records go into one system call.
+const BATCH: usize = 4;
+
+/// The most plaintext accepted by one call.
+const SEND_MAX: usize = 1 << 20;
 
 /// The longest record, with header, padding and tag.
 const WIRE_RECORD_MAX: usize = RECORD_MAX + 2048;
 
-/// Small enough pieces each become a record of their own, so few of them go into a batch.
-const PIECES_MAX: usize = 16;
-
 /// What a peer may send without any plaintext coming of it, before it is taken for an attack.
 const FRUITLESS_MAX: usize = 1 << 20;
 
-impl Records {
+impl Scratch {
     fn input(&mut self) -> &mut [u8] {
         if self.input.is_empty() {
-            self.input = vec![0; BATCH + WIRE_RECORD_MAX].into_boxed_slice();
+            self.input = vec![0; BATCH * RECORD_MAX + WIRE_RECORD_MAX].into_boxed_slice();
         }
         &mut self.input
     }
 
     fn output(&mut self) -> &mut [u8] {
         if self.output.is_empty() {
-            let records = BATCH / RECORD_MAX + PIECES_MAX + 2;
-            self.output = vec![0; BATCH + records * RECORD_OVERHEAD].into_boxed_slice();
+            self.output = vec![0; BATCH * (RECORD_MAX + RECORD_OVERHEAD)].into_boxed_slice();
         }
         &mut self.output
     }
 }
 
 impl TlsStream {
-    pub(crate) fn server(
-        socket: StreamSocket,
-        config: Arc<ServerConfig>,
-    ) -> Result<Self, rustls::Error> {
-        let session = Session::server(config)?;
-        Ok(Self { socket, session })
+    /// A connected socket, whose peer begins the handshake.
+    pub(crate) fn server(socket: StreamSocket, tls: &TlsServer) -> Result<Self, rustls::Error> {
+        let session = Session::server(tls.config().clone())?;
+        Ok(Self {
+            socket,
+            session,
+            connected: true,
+            lost: 0,
+        })
     }
 
+    /// A socket that connects, or is connected, to `host`, which the peer has to prove to be.
     pub(crate) fn client(
         socket: StreamSocket,
-        config: Arc<ClientConfig>,
-        name: ServerName<'static>,
-    ) -> Result<Self, rustls::Error> {
-        let session = Session::client(config, name)?;
-        Ok(Self { socket, session })
+        tls: &TlsClient,
+        host: &str,
+    ) -> Result<Self, TlsError> {
+        let name = tls.name_for(host)?;
+        let session = Session::client(tls.config().clone(), name).map_err(TlsError::Setup)?;
+        Ok(Self {
+            socket,
+            session,
+            connected: false,
+            lost: 0,
+        })
     }
 
     pub(crate) fn socket(&self) -> &StreamSocket {
@@ -97,19 +103,30 @@ impl TlsStream {
         self.session.is_handshaking()
     }
 
-    /// Goes on with the handshake as far as the socket allows; says whether it is done.
+    /// Whether the peer had the chance to begin the handshake, or to answer to it.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Connects, and goes on with the handshake as far as the socket allows; says whether it is done.
     ///
     /// There may be a tail afterwards, also after an error: the alert that tells the peer.
     ///
     /// # Errors
     ///
     /// As for [`recv`](Self::recv), but for `WouldBlock`.
-    pub(crate) fn shake_hands(&mut self, records: &mut Records) -> io::Result<bool> {
-        self.session.start();
+    pub(crate) fn open(&mut self, writable: bool, scratch: &mut Scratch) -> io::Result<bool> {
+        if !self.connected {
+            self.connected = writable && self.socket.is_connected()?;
+            if !self.connected {
+                return Ok(false);
+            }
+            self.session.start();
+        }
         while self.is_handshaking() {
             // The peer may be waiting for what is in the tail.
             self.flush_some()?;
-            match self.receive(&mut [], records) {
+            match self.receive(&mut [], scratch) {
                 Ok(_) => self.check()?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error),
@@ -127,7 +144,7 @@ impl TlsStream {
     /// - `InvalidData`, with a [`rustls::Error`] inside, when the peer broke the protocol or refused this
     ///   side. From then on what arrives is received and dropped, `n` being how much that was.
     /// - The socket's own.
-    pub(crate) fn recv(&mut self, into: &mut [u8], records: &mut Records) -> io::Result<Received> {
+    pub(crate) fn recv(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<Received> {
         if self.session.has_plaintext() {
             let n = self.session.take_plaintext(into);
             return Ok(Received { n, drained: false });
@@ -136,7 +153,7 @@ impl TlsStream {
         loop {
             self.check()?;
             if self.session.has_failed() {
-                return self.drop_input(records);
+                return self.drop_input(scratch);
             }
             if self.session.has_ended() {
                 return Ok(Received {
@@ -144,7 +161,7 @@ impl TlsStream {
                     drained: true,
                 });
             }
-            let (wire, received) = self.receive(into, records)?;
+            let (wire, received) = self.receive(into, scratch)?;
             if received.n > 0 {
                 return Ok(received);
             }
@@ -166,11 +183,11 @@ impl TlsStream {
 
     /// One read of the socket, decrypted `into` the buffer as far as it has room: how many bytes came, and
     /// how much plaintext.
-    fn receive(&mut self, into: &mut [u8], records: &mut Records) -> io::Result<(usize, Received)> {
+    fn receive(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<(usize, Received)> {
         let partial = self.session.partial();
         let kept = partial.len();
         // What has no room in `into` must be copied once more, so little more is asked for.
-        let input = records.input();
+        let input = scratch.input();
         let end = input.len().min(kept + into.len() + WIRE_RECORD_MAX);
         let input = &mut input[..end];
         if kept >= end {
@@ -196,22 +213,22 @@ impl TlsStream {
     }
 
     /// Reads to drop: unread input would make the kernel answer with RST, which can destroy the alert.
-    fn drop_input(&mut self, records: &mut Records) -> io::Result<Received> {
-        let input = records.input();
+    fn drop_input(&mut self, scratch: &mut Scratch) -> io::Result<Received> {
+        let input = scratch.input();
         let n = self.socket.recv(input)?;
         let drained = n < input.len();
         Ok(Received { n, drained })
     }
 
-    /// Sends the tail, then encrypts and sends as much of `plain` as fits in a batch; says how much that was.
-    /// It may be in the tail afterwards.
+    /// Sends the tail, then encrypts and sends `plain`, until the kernel refuses; says how much that was.
+    /// The last of it may be in the tail afterwards. When the session has failed it is taken and never sent.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when the kernel takes no more; the socket's own; `InvalidData` when the session cannot
     /// send any more.
-    pub(crate) fn send(&mut self, plain: &[u8], records: &mut Records) -> io::Result<usize> {
-        self.send_vectored(&[IoSlice::new(plain)], records)
+    pub(crate) fn send(&mut self, plain: &[u8], scratch: &mut Scratch) -> io::Result<usize> {
+        self.send_vectored(&[IoSlice::new(plain)], scratch)
     }
 
     /// The same for several slices.
@@ -222,40 +239,57 @@ impl TlsStream {
     pub(crate) fn send_vectored(
         &mut self,
         slices: &[IoSlice<'_>],
-        records: &mut Records,
+        scratch: &mut Scratch,
     ) -> io::Result<usize> {
         self.flush()?;
-        let out = records.output();
-        let mut accepted = 0;
-        let mut made = 0;
-        for slice in slices.iter().take(PIECES_MAX) {
-            let piece = &slice[..slice.len().min(BATCH - accepted)];
-            if piece.is_empty() {
-                continue;
+        if self.session.has_failed() {
+            let len = slices.iter().map(|slice| slice.len()).sum();
+            self.lost += len;
+            return Ok(len);
+        }
+        let out = scratch.output();
+        let (mut accepted, mut plain, mut made) = (0, 0, 0);
+        let records = slices.iter().flat_map(|slice| slice.chunks(RECORD_MAX));
+        for record in records {
+            if out.len() - made < record.len() + RECORD_OVERHEAD {
+                self.send_records(&out[..made], plain)?;
+                accepted += plain;
+                (plain, made) = (0, 0);
+                if self.has_tail() || accepted >= SEND_MAX {
+                    break;
+                }
             }
-            match self.session.encrypt(piece, &mut out[made..]) {
+            match self.session.encrypt(record, &mut out[made..]) {
                 Ok(n) => made += n,
-                // What is encrypted already must be sent all the same.
-                Err(_) if accepted > 0 => break,
+                // What is encrypted already is sent all the same.
+                Err(_) if accepted + plain > 0 => break,
                 Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
             }
-            accepted += piece.len();
+            plain += record.len();
         }
-        let out = &out[..made];
-        if self.has_tail() {
-            self.session.tail.push_data(out, accepted);
-            self.flush_some()?;
-            return Ok(accepted);
+        if made > 0 {
+            self.send_records(&out[..made], plain)?;
         }
-        let sent = match self.socket.send(out) {
+        Ok(accepted + plain)
+    }
+
+    /// Sends records made of `plain` bytes; what the kernel refuses becomes the tail.
+    fn send_records(&mut self, records: &[u8], plain: usize) -> io::Result<()> {
+        let tail = &mut self.session.tail;
+        if !tail.is_empty() {
+            // Encrypting has brought forth something that goes first.
+            tail.push_data(records, plain);
+            return self.flush_some();
+        }
+        let sent = match self.socket.send(records) {
             Ok(n) => n,
             Err(error) if is_temporary(&error) => 0,
             Err(error) => return Err(error),
         };
-        if sent < made {
-            self.session.tail.push_data(&out[sent..], accepted);
+        if sent < records.len() {
+            tail.push_data(&records[sent..], plain);
         }
-        Ok(accepted)
+        Ok(())
     }
 
     /// Sends the tail.
@@ -289,12 +323,27 @@ impl TlsStream {
 
     /// How many bytes of plaintext it has taken and the kernel has not.
     pub(crate) fn unsent(&self) -> usize {
-        self.session.tail.unsent_plain()
+        self.session.tail.unsent_plain() + self.lost
     }
 
-    /// Queues close_notify behind everything sent so far; nothing can be sent afterwards.
-    pub(crate) fn send_close_notify(&mut self) {
+    /// Sends close_notify behind everything sent so far, and FIN behind that.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when the kernel must take the tail first: to be called again then. The socket's own.
+    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         self.session.queue_close_notify();
+        self.flush()?;
+        self.socket.shutdown_write()
+    }
+}
+
+impl fmt::Debug for TlsStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsStream")
+            .field("socket", &self.socket)
+            .field("handshaking", &self.is_handshaking())
+            .finish_non_exhaustive()
     }
 }
 
