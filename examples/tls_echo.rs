@@ -86,5 +86,8 @@ fn own_identity() -> Result<Identity, Box<dyn Error>> {
         path.display(),
         path.display()
     );
-    Ok(Identity::from_pem(certificate, made.signing_key.serialize_pem())?)
+    Ok(Identity::from_pem(
+        certificate,
+        made.signing_key.serialize_pem(),
+    )?)
 }

@@ -48,12 +48,7 @@ impl Stream {
     #[inline]
     pub(crate) fn recv(&mut self, into: &mut [u8], records: &mut Records) -> io::Result<Received> {
         match self {
-            Stream::Plain(socket) => {
-                let n = socket.recv(into)?;
-                // A read that comes back short has drained the socket.
-                let drained = n < into.len();
-                Ok(Received { n, drained })
-            }
+            Stream::Plain(socket) => socket.receive(into),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.recv(into, &mut records.tls),
         }
@@ -181,9 +176,14 @@ impl Stream {
         }
     }
 
-    /// Whether the socket carries the application's bytes as they are.
-    pub(crate) fn is_plain(&self) -> bool {
-        matches!(self, Stream::Plain(_))
+    /// The socket, if it carries the application's bytes as they are.
+    #[inline]
+    pub(crate) fn as_plain(&self) -> Option<&StreamSocket> {
+        match self {
+            Stream::Plain(socket) => Some(socket),
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => None,
+        }
     }
 }
 

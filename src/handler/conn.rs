@@ -265,7 +265,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// [`DetachError`]; `then` is dropped.
     pub fn detach(&mut self, then: impl FnOnce(Detached) + 'static) -> Result<(), DetachError> {
-        if !self.link.stream.is_plain() {
+        if self.link.stream.as_plain().is_none() {
             return Err(DetachError::NotPlain);
         }
         if !self.link.state.is_open() {

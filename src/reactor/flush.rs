@@ -39,18 +39,38 @@ pub(super) fn flush_inline<H: EventHandler>(
             handler.pre_write(state.id, session, bytes);
         }
         let nothing_follows = state.is_plain() && link.extras.is_none();
-        match link.stream.send(bytes, &mut cx.records) {
-            Ok(n) if n == bytes.len() => {
-                cx.metrics.bytes_out.add(n as u64);
-                state.on_staged_sent(n, cx.now);
-                if nothing_follows {
-                    return;
+        if nothing_follows && let Some(socket) = link.stream.as_plain() {
+            return match socket.send(bytes) {
+                Ok(n) if n == bytes.len() => {
+                    cx.metrics.bytes_out.add(n as u64);
+                    state.on_staged_sent(n, cx.now);
                 }
-            }
-            sent => return on_staged_refused(handler, slot, cx, sent),
+                sent => on_staged_refused(handler, slot, cx, sent),
+            };
         }
+        let sent = link.stream.send(bytes, &mut cx.records);
+        return on_staged_offered(handler, slot, cx, sent);
     }
     flush_backlog(handler, slot, cx);
+}
+
+/// The same for a connection that more than the usual follows for.
+#[inline(never)]
+fn on_staged_offered<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    sent: io::Result<usize>,
+) {
+    let state = &mut slot.link.state;
+    match sent {
+        Ok(n) if n == state.out.len() => {
+            cx.metrics.bytes_out.add(n as u64);
+            state.on_staged_sent(n, cx.now);
+            flush_backlog(handler, slot, cx);
+        }
+        sent => on_staged_refused(handler, slot, cx, sent),
+    }
 }
 
 /// The kernel took less than was staged: the rest becomes backlog.

@@ -127,7 +127,15 @@ fn receive<H: EventHandler, const HOT: bool>(
     frames: &mut usize,
 ) -> usize {
     let stream = &mut slot.link.stream;
-    let received = stream.recv(&mut scratch[kept..], &mut cx.records);
+    let received = if HOT {
+        // What is ordinary is plain; an early return keeps the other streams out of this path.
+        let Some(socket) = stream.as_plain() else {
+            return 0;
+        };
+        socket.receive(&mut scratch[kept..])
+    } else {
+        stream.recv(&mut scratch[kept..], &mut cx.records)
+    };
     let Received { n, drained } = match received {
         Ok(received) if received.n > 0 => received,
         received => {

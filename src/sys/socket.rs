@@ -37,6 +37,14 @@ impl StreamSocket {
         Ok(n)
     }
 
+    /// The same, which tells whether that drained the socket: when it comes back short.
+    #[inline]
+    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
+        let n = self.recv(into)?;
+        let drained = n < into.len();
+        Ok(Received { n, drained })
+    }
+
     /// `send(2)`: how many bytes the kernel took. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
