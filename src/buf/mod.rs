@@ -3,4 +3,5 @@
 pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod pool;
+pub(crate) mod queue;
 pub(crate) mod ring;

@@ -46,8 +46,9 @@ mod raw;
 
 use std::fmt;
 
-use crate::buf::outbox::{Arena, MAX_SLICES, OutQueue, Outbox};
+use crate::buf::outbox::{Arena, Outbox};
 use crate::buf::pool::BufferPool;
+use crate::buf::queue::{MAX_SLICES, OutQueue};
 
 pub use self::delimited::Delimited;
 pub use self::fixed::Fixed;

@@ -18,8 +18,8 @@ use self::limits::{Limits, NEVER, OutboundPolicy};
 use self::origin::{Origin, Way};
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
-use crate::buf::outbox::OutQueue;
 use crate::buf::pool::BufferPool;
+use crate::buf::queue::OutQueue;
 use crate::reactor::slots::ConnId;
 
 /// Everything about a connection but its socket, codec and session.

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{release, report_panic};
-use crate::buf::outbox::MAX_SLICES;
+use crate::buf::queue::MAX_SLICES;
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, Step};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::timer::TimerKey;
 use super::{flush, opening};
-use crate::buf::outbox::FLUSH_AT;
+use crate::buf::queue::FLUSH_AT;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};

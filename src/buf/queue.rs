@@ -1,0 +1,493 @@
+//! What a connection has written and the kernel has not yet taken.
+//!
+//! A write goes one of two ways. While nothing waits, it is *staged*: appended to the reactor's arena,
+//! where the replies of a turn lie back to back until the flush phase sends each connection's stretch
+//! with one system call. What the kernel does not take then, and every write behind it, waits in the
+//! connection's own *backlog*: one coalescing ring for copied bytes, shared [`Bytes`] by reference, and
+//! stretches of files, which are not in memory at all.
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::outbox::{Arena, Staged};
+use super::pool::BufferPool;
+use super::ring::{self, Ring};
+
+/// A connection's output: either staged in the arena, or in its own backlog, never both.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct OutQueue {
+    len: usize,
+    staged: Staged,
+    ring: Ring,
+    /// None while all of the backlog is in the ring. Few connections have one, and each pays for the field.
+    order: Option<Box<Order>>,
+    /// How many of the newest backlog bytes `pre_write` has not been shown, those of files not counted.
+    unseen: usize,
+}
+
+/// The order of ring stretches, shared bytes and stretches of files.
+#[derive(Debug, Default)]
+struct Order {
+    segments: VecDeque<Segment>,
+    /// How many stretches of files there are, and how long they are together.
+    files: usize,
+    in_files: usize,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Ring(usize),
+    Shared(Bytes),
+    /// Never empty.
+    File(FileStretch),
+    /// What has been read of the file that follows or, where none follows, that has ended with it.
+    Chunk(Bytes),
+}
+
+/// A part of a file that is to be sent.
+#[derive(Clone, Debug)]
+pub(crate) struct FileStretch {
+    pub(crate) file: Arc<File>,
+    /// Where the next byte to send lies.
+    pub(crate) offset: u64,
+    /// How many bytes are left to send.
+    pub(crate) left: usize,
+}
+
+/// What a stretch of a file counts as in memory: its descriptor, and its place here.
+pub(crate) const STRETCH_COST: usize = 4 << 10;
+
+/// The longest piece that is coalesced with others.
+const RING_PIECE: usize = 1 << 20;
+
+/// A connection with this much output is flushed before its next frame.
+pub(crate) const FLUSH_AT: usize = 64 << 10;
+
+/// The most slices handed to one vectored write; Linux takes up to 1,024.
+pub(crate) const MAX_SLICES: usize = 64;
+
+impl OutQueue {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// How many of these bytes are in memory, with a little for each stretch of a file.
+    #[inline]
+    pub(crate) fn in_memory(&self) -> usize {
+        match &self.order {
+            Some(order) => self.len - order.in_files + order.files * STRETCH_COST,
+            None => self.len,
+        }
+    }
+
+    /// Stages the first output of a turn, while there is no backlog; says whether there was room.
+    #[inline]
+    pub(crate) fn stage(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
+        let start = arena.len;
+        let fits = arena.append(bytes);
+        if fits {
+            self.staged = Staged {
+                start: start as u32,
+                len: bytes.len() as u32,
+            };
+            self.len = bytes.len();
+        }
+        fits
+    }
+
+    /// Stages more, if what is staged is all there is and nobody has staged anything behind it.
+    fn stage_more(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
+        let end = (self.staged.start + self.staged.len) as usize;
+        let fits = !self.staged.is_empty()
+            && self.len == self.staged.len as usize
+            && end == arena.len
+            && arena.append(bytes);
+        if fits {
+            self.staged.len += bytes.len() as u32;
+            self.len += bytes.len();
+        }
+        fits
+    }
+
+    /// Stages what may be staged; says whether it was.
+    #[inline]
+    pub(super) fn stage_any(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
+        if self.len == 0 && self.order.is_none() {
+            self.stage(bytes, arena)
+        } else {
+            self.stage_more(bytes, arena)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn staged(&self) -> Staged {
+        self.staged
+    }
+
+    #[inline]
+    pub(crate) fn backlog_len(&self) -> usize {
+        self.len - self.staged.len as usize
+    }
+
+    /// The kernel took all that was staged.
+    #[inline]
+    pub(crate) fn staged_sent(&mut self) {
+        self.len = 0;
+        self.staged.len = 0;
+    }
+
+    /// The kernel took only `sent` bytes of what was staged: the rest, already shown to `pre_write`, becomes backlog.
+    pub(crate) fn staged_refused(&mut self, sent: usize, arena: &Arena, pool: &mut BufferPool) {
+        let staged = arena.get(self.staged);
+        self.staged.len = 0;
+        self.len = 0;
+        self.enqueue(&staged[sent..], pool);
+        self.unseen = 0;
+    }
+
+    /// Appends to the backlog `bytes` of which `pre_write` has already seen everything.
+    pub(crate) fn enqueue_seen(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+        let unseen = self.unseen;
+        self.enqueue(bytes, pool);
+        self.unseen = unseen;
+    }
+
+    /// Moves what is staged into the backlog, because something must be queued behind it.
+    pub(crate) fn unstage(&mut self, arena: &Arena, pool: &mut BufferPool) {
+        if self.staged.is_empty() {
+            return;
+        }
+        let staged = arena.get(self.staged);
+        self.len -= staged.len();
+        self.staged.len = 0;
+        self.enqueue(staged, pool);
+    }
+
+    /// Appends a copy behind what the kernel has refused before.
+    #[cold]
+    pub(super) fn enqueue_copy(&mut self, bytes: &[u8], arena: &Arena, pool: &mut BufferPool) {
+        // What is long would only be copied again while the ring grows around it.
+        if bytes.len() > RING_PIECE || self.ring.len() > ring::MAX_CAPACITY / 4 {
+            self.enqueue_shared(Bytes::copy_from_slice(bytes), arena, pool);
+        } else {
+            self.unstage(arena, pool);
+            self.enqueue(bytes, pool);
+        }
+    }
+
+    pub(crate) fn enqueue(&mut self, bytes: &[u8], pool: &mut BufferPool) {
+        if bytes.is_empty() {
+            return;
+        }
+        // Doubling keeps the copying of a growing backlog linear.
+        let additional = if bytes.len() > self.ring.free() {
+            bytes.len().max(self.ring.len())
+        } else {
+            bytes.len()
+        };
+        pool.reserve(&mut self.ring, additional);
+        self.ring.write(bytes);
+        self.len += bytes.len();
+        self.unseen += bytes.len();
+        if let Some(order) = &mut self.order {
+            match order.segments.back_mut() {
+                Some(Segment::Ring(len)) => *len += bytes.len(),
+                _ => order.segments.push_back(Segment::Ring(bytes.len())),
+            }
+        }
+    }
+
+    /// Appends shared bytes by reference.
+    pub(super) fn enqueue_shared(&mut self, bytes: Bytes, arena: &Arena, pool: &mut BufferPool) {
+        self.unstage(arena, pool);
+        self.len += bytes.len();
+        self.unseen += bytes.len();
+        self.order().segments.push_back(Segment::Shared(bytes));
+    }
+
+    /// Appends a stretch of a file.
+    pub(crate) fn enqueue_file(
+        &mut self,
+        stretch: FileStretch,
+        arena: &Arena,
+        pool: &mut BufferPool,
+    ) {
+        if stretch.left == 0 {
+            return;
+        }
+        self.unstage(arena, pool);
+        self.len += stretch.left;
+        let order = self.order();
+        order.files += 1;
+        order.in_files += stretch.left;
+        order.segments.push_back(Segment::File(stretch));
+    }
+
+    /// Keeps a place behind everything written so far, to be filled before the next flush.
+    pub(crate) fn reserve_place(&mut self, arena: &Arena, pool: &mut BufferPool) -> usize {
+        self.unstage(arena, pool);
+        let segments = &mut self.order().segments;
+        segments.push_back(Segment::Shared(Bytes::new()));
+        segments.len() - 1
+    }
+
+    /// Fills a place that [`reserve_place`](Self::reserve_place) kept.
+    pub(crate) fn fill_place(&mut self, place: usize, bytes: Bytes) {
+        let order = self.order.as_mut();
+        if let Some(segment) = order.and_then(|order| order.segments.get_mut(place)) {
+            self.len += bytes.len();
+            self.unseen += bytes.len();
+            *segment = Segment::Shared(bytes);
+        }
+    }
+
+    fn order(&mut self) -> &mut Order {
+        let in_ring = self.ring.len();
+        self.order.get_or_insert_with(|| {
+            let mut order = Box::<Order>::default();
+            if in_ring > 0 {
+                order.segments.push_back(Segment::Ring(in_ring));
+            }
+            order
+        })
+    }
+
+    /// The oldest backlog bytes, up to the first of a file, as slices for one vectored write; says how many
+    /// slices there are.
+    pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let mut count = 0;
+        self.each_slice(|slice| {
+            let Some(slice) = slice else { return false };
+            into[count] = IoSlice::new(slice);
+            count += 1;
+            count < MAX_SLICES
+        });
+        count
+    }
+
+    /// The stretch of a file that the backlog begins with, if it does.
+    #[inline]
+    pub(crate) fn front_file(&self) -> Option<&FileStretch> {
+        match self.order.as_ref()?.segments.front()? {
+            Segment::File(stretch) => Some(stretch),
+            _ => None,
+        }
+    }
+
+    /// The stretch of a file that is to be read next: one at the front of the backlog, or behind what has been
+    /// read of it.
+    pub(crate) fn next_file(&self) -> Option<&FileStretch> {
+        let mut segments = self.order.as_ref()?.segments.iter();
+        match (segments.next()?, segments.next()) {
+            (Segment::File(stretch), _) | (Segment::Chunk(_), Some(Segment::File(stretch))) => {
+                Some(stretch)
+            }
+            _ => None,
+        }
+    }
+
+    /// Shows the backlog bytes that `show` has not seen yet, once each; what is in files is not shown.
+    #[inline]
+    pub(crate) fn show_unseen(&mut self, mut show: impl FnMut(&[u8])) {
+        if self.unseen == 0 {
+            return;
+        }
+        let in_files = self.order.as_ref().map_or(0, |order| order.in_files);
+        let mut seen = self.backlog_len() - in_files - self.unseen;
+        self.unseen = 0;
+        self.each_slice(|slice| {
+            let slice = slice.unwrap_or_default();
+            let skipped = seen.min(slice.len());
+            seen -= skipped;
+            if skipped < slice.len() {
+                show(&slice[skipped..]);
+            }
+            true
+        });
+    }
+
+    /// Calls `visit` with the backlog's stretches, oldest first, none of them empty, while it answers true;
+    /// with `None` for a stretch of a file.
+    fn each_slice<'a>(&'a self, mut visit: impl FnMut(Option<&'a [u8]>) -> bool) {
+        let (first, second) = self.ring.as_slices();
+        let mut visit =
+            |slice: Option<&'a [u8]>| slice.is_some_and(<[u8]>::is_empty) || visit(slice);
+        let Some(order) = &self.order else {
+            let _ = visit(Some(first)) && visit(Some(second));
+            return;
+        };
+        let split = first.len();
+        let mut offset = 0;
+        for segment in &order.segments {
+            let go_on = match segment {
+                Segment::Shared(bytes) | Segment::Chunk(bytes) => visit(Some(bytes)),
+                Segment::Ring(len) => {
+                    let start = offset;
+                    offset += len;
+                    let second_part = start.saturating_sub(split)..offset.saturating_sub(split);
+                    visit(Some(&first[start.min(split)..offset.min(split)]))
+                        && visit(Some(&second[second_part]))
+                }
+                Segment::File(_) => visit(None),
+            };
+            if !go_on {
+                break;
+            }
+        }
+    }
+
+    /// The kernel took the `n` oldest backlog bytes.
+    pub(crate) fn backlog_sent(&mut self, n: usize, pool: &mut BufferPool) {
+        self.len -= n;
+        if let Some(order) = &mut self.order {
+            self.ring.consume(order.take_oldest(n));
+            if order.segments.is_empty() {
+                self.order = None;
+            }
+        } else {
+            self.ring.consume(n);
+        }
+        if self.ring.is_empty() {
+            pool.release(&mut self.ring);
+        }
+    }
+
+    /// Puts bytes that have been read of the [next file](Self::next_file) in their place.
+    pub(crate) fn file_read(&mut self, bytes: Bytes) {
+        let Some(order) = &mut self.order else {
+            return;
+        };
+        let place = usize::from(matches!(order.segments.front(), Some(Segment::Chunk(_))));
+        if let Some(Segment::File(stretch)) = order.segments.get_mut(place) {
+            stretch.advance(bytes.len());
+            order.in_files -= bytes.len();
+            if stretch.left == 0 {
+                order.segments.remove(place);
+                order.files -= 1;
+            }
+            order.segments.insert(place, Segment::Chunk(bytes));
+        }
+    }
+
+    /// Forgets everything: the connection is closing without a drain.
+    pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
+        if self.len > 0 {
+            pool.release(&mut self.ring);
+            *self = Self::default();
+        }
+    }
+
+    /// Takes back everything past the first `len` bytes: copies and shared bytes, never a file's.
+    pub(super) fn rollback(&mut self, len: usize, arena: &mut Arena, pool: &mut BufferPool) {
+        let excess = self.len.saturating_sub(len);
+        if excess == 0 {
+            return;
+        }
+        if self.staged.len > 0 {
+            // Only the newest stretch of the arena can have been written by a call still under way.
+            let keep = (self.staged.len as usize).saturating_sub(excess);
+            self.len -= self.staged.len as usize - keep;
+            self.staged.len = keep as u32;
+            arena.len = self.staged.start as usize + keep;
+        } else {
+            self.drop_newest(excess);
+            if self.ring.is_empty() {
+                pool.release(&mut self.ring);
+            }
+        }
+    }
+
+    fn drop_newest(&mut self, n: usize) {
+        let mut left = n.min(self.backlog_len());
+        self.len -= left;
+        self.unseen = self.unseen.saturating_sub(left);
+        let Some(order) = &mut self.order else {
+            self.ring.truncate(self.ring.len() - left);
+            return;
+        };
+        while left > 0 {
+            match order.segments.back_mut() {
+                Some(Segment::Ring(len)) => {
+                    let taken = left.min(*len);
+                    *len -= taken;
+                    left -= taken;
+                    self.ring.truncate(self.ring.len() - taken);
+                    if *len > 0 {
+                        break;
+                    }
+                }
+                Some(Segment::Shared(bytes)) => {
+                    let taken = left.min(bytes.len());
+                    bytes.truncate(bytes.len() - taken);
+                    left -= taken;
+                    if !bytes.is_empty() {
+                        break;
+                    }
+                }
+                Some(Segment::File(_) | Segment::Chunk(_)) | None => break,
+            }
+            order.segments.pop_back();
+        }
+        if order.segments.is_empty() {
+            self.order = None;
+        }
+    }
+}
+
+impl FileStretch {
+    fn advance(&mut self, n: usize) {
+        self.offset += n as u64;
+        self.left -= n;
+    }
+}
+
+impl Order {
+    /// Drops the `n` oldest bytes; says how many of them were in the ring.
+    fn take_oldest(&mut self, n: usize) -> usize {
+        let mut left = n;
+        let mut from_ring = 0;
+        while left > 0 {
+            match self.segments.front_mut() {
+                Some(Segment::Ring(len)) => {
+                    let taken = left.min(*len);
+                    *len -= taken;
+                    left -= taken;
+                    from_ring += taken;
+                    if *len > 0 {
+                        break;
+                    }
+                }
+                Some(Segment::Shared(bytes) | Segment::Chunk(bytes)) => {
+                    let taken = left.min(bytes.len());
+                    bytes::Buf::advance(bytes, taken);
+                    left -= taken;
+                    if !bytes.is_empty() {
+                        break;
+                    }
+                }
+                Some(Segment::File(stretch)) => {
+                    let taken = left.min(stretch.left);
+                    stretch.advance(taken);
+                    left -= taken;
+                    self.in_files -= taken;
+                    if stretch.left > 0 {
+                        break;
+                    }
+                    self.files -= 1;
+                }
+                None => break,
+            }
+            self.segments.pop_front();
+        }
+        from_ring
+    }
+}
