@@ -69,7 +69,7 @@ pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};
 pub use crate::error::Error;
 pub use crate::handler::{
     Action, Conn, ConnTimer, Connecting, DetachError, Detached, Engine, EventHandler, Frame,
-    Handle, HandleError, Reactor, Service, WriteError, service,
+    Handle, HandleError, PipeError, Reactor, Service, WriteError, service,
 };
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;

@@ -3,8 +3,8 @@
 //! A write goes one of two ways. While nothing waits, it is *staged*: appended to the reactor's arena,
 //! where the replies of a turn lie back to back until the flush phase sends each connection's stretch
 //! with one system call. What the kernel does not take then, and every write behind it, waits in the
-//! connection's own *backlog*: one coalescing ring for copied bytes, shared [`Bytes`] by reference, and
-//! stretches of files, which are not in memory at all.
+//! connection's own *backlog*: one coalescing ring for copied bytes, shared [`Bytes`] by reference, and what is
+//! not in memory at all: stretches of files, and bytes in a pipe of the kernel's.
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::outbox::{Arena, Staged};
 use super::pool::BufferPool;
 use super::ring::{self, Ring};
+use crate::sys::transfer::KernelPipe;
 
 /// A connection's output: either staged in the arena, or in its own backlog, never both.
 #[derive(Debug, Default)]
@@ -29,27 +30,41 @@ pub(crate) struct OutQueue {
     ring: Ring,
     /// None while all of the backlog is in the ring. Few connections have one, and each pays for the field.
     order: Option<Box<Order>>,
-    /// How many of the newest backlog bytes `pre_write` has not been shown, those of files not counted.
+    /// How many of the newest bytes that the application wrote `pre_write` has not been shown.
     unseen: usize,
 }
 
-/// The order of ring stretches, shared bytes and stretches of files.
+/// The order of what lies in the backlog.
 #[derive(Debug, Default)]
 struct Order {
     segments: VecDeque<Segment>,
-    /// How many stretches of files there are, and how long they are together.
+    /// How many stretches of files there are.
     files: usize,
-    in_files: usize,
+    /// How many bytes are in files and pipes.
+    elsewhere: usize,
+    /// How many bytes in memory are foreign.
+    foreign: usize,
 }
 
 #[derive(Debug)]
 enum Segment {
     Ring(usize),
     Shared(Bytes),
+    /// Bytes that the application did not write: read from the file that follows or has ended here, or received from
+    /// a joined connection.
+    Foreign(Bytes),
     /// Never empty.
     File(FileStretch),
-    /// What has been read of the file that follows or, where none follows, that has ended with it.
-    Chunk(Bytes),
+    /// So many bytes in a pipe of the kernel's; never none.
+    Piped(KernelPipe, usize),
+}
+
+/// What the backlog begins with.
+#[derive(Debug)]
+pub(crate) enum Front<'a> {
+    Memory,
+    File(&'a FileStretch),
+    Pipe(&'a KernelPipe, usize),
 }
 
 /// A part of a file that is to be sent.
@@ -84,7 +99,7 @@ impl OutQueue {
     #[inline]
     pub(crate) fn in_memory(&self) -> usize {
         match &self.order {
-            Some(order) => self.len - order.in_files + order.files * STRETCH_COST,
+            Some(order) => self.len - order.elsewhere + order.files * STRETCH_COST,
             None => self.len,
         }
     }
@@ -228,8 +243,28 @@ impl OutQueue {
         self.len += stretch.left;
         let order = self.order();
         order.files += 1;
-        order.in_files += stretch.left;
+        order.elsewhere += stretch.left;
         order.segments.push_back(Segment::File(stretch));
+    }
+
+    /// Appends bytes that the application did not write.
+    pub(crate) fn enqueue_foreign(&mut self, bytes: Bytes, arena: &Arena, pool: &mut BufferPool) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.unstage(arena, pool);
+        self.len += bytes.len();
+        let order = self.order();
+        order.foreign += bytes.len();
+        order.segments.push_back(Segment::Foreign(bytes));
+    }
+
+    /// Appends the `len` bytes that are in a pipe, while nothing else waits.
+    pub(crate) fn enqueue_piped(&mut self, pipe: KernelPipe, len: usize) {
+        self.len += len;
+        let order = self.order();
+        order.elsewhere += len;
+        order.segments.push_back(Segment::Piped(pipe, len));
     }
 
     /// Keeps a place behind everything written so far, to be filled before the next flush.
@@ -261,12 +296,15 @@ impl OutQueue {
         })
     }
 
-    /// The oldest backlog bytes, up to the first of a file, as slices for one vectored write; says how many
-    /// slices there are.
+    /// The oldest backlog bytes, up to the first that is not in memory, as slices for one vectored write; says how
+    /// many slices there are.
     pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut count = 0;
-        self.each_slice(|slice| {
-            let Some(slice) = slice else { return false };
+        self.each_slice(|slice, _| {
+            // Behind what is not in memory nothing can be sent yet.
+            if slice.is_empty() {
+                return false;
+            }
             into[count] = IoSlice::new(slice);
             count += 1;
             count < MAX_SLICES
@@ -274,12 +312,14 @@ impl OutQueue {
         count
     }
 
-    /// The stretch of a file that the backlog begins with, if it does.
+    /// What the backlog begins with.
     #[inline]
-    pub(crate) fn front_file(&self) -> Option<&FileStretch> {
-        match self.order.as_ref()?.segments.front()? {
-            Segment::File(stretch) => Some(stretch),
-            _ => None,
+    pub(crate) fn front(&self) -> Front<'_> {
+        let front = self.order.as_ref().and_then(|order| order.segments.front());
+        match front {
+            Some(Segment::File(stretch)) => Front::File(stretch),
+            Some(Segment::Piped(pipe, len)) => Front::Pipe(pipe, *len),
+            _ => Front::Memory,
         }
     }
 
@@ -288,24 +328,25 @@ impl OutQueue {
     pub(crate) fn next_file(&self) -> Option<&FileStretch> {
         let mut segments = self.order.as_ref()?.segments.iter();
         match (segments.next()?, segments.next()) {
-            (Segment::File(stretch), _) | (Segment::Chunk(_), Some(Segment::File(stretch))) => {
+            (Segment::File(stretch), _) | (Segment::Foreign(_), Some(Segment::File(stretch))) => {
                 Some(stretch)
             }
             _ => None,
         }
     }
 
-    /// Shows the backlog bytes that `show` has not seen yet, once each; what is in files is not shown.
+    /// Shows the backlog bytes that `show` has not seen yet, once each, as far as the application wrote them.
     #[inline]
     pub(crate) fn show_unseen(&mut self, mut show: impl FnMut(&[u8])) {
         if self.unseen == 0 {
             return;
         }
-        let in_files = self.order.as_ref().map_or(0, |order| order.in_files);
-        let mut seen = self.backlog_len() - in_files - self.unseen;
+        let order = self.order.as_ref();
+        let never_seen = order.map_or(0, |order| order.elsewhere + order.foreign);
+        let mut seen = self.backlog_len() - never_seen - self.unseen;
         self.unseen = 0;
-        self.each_slice(|slice| {
-            let slice = slice.unwrap_or_default();
+        self.each_slice(|slice, own| {
+            let slice = if own { slice } else { &[] };
             let skipped = seen.min(slice.len());
             seen -= skipped;
             if skipped < slice.len() {
@@ -315,29 +356,30 @@ impl OutQueue {
         });
     }
 
-    /// Calls `visit` with the backlog's stretches, oldest first, none of them empty, while it answers true;
-    /// with `None` for a stretch of a file.
-    fn each_slice<'a>(&'a self, mut visit: impl FnMut(Option<&'a [u8]>) -> bool) {
+    /// Calls `visit` with the backlog's stretches, oldest first, while it answers true, and with whether the
+    /// application wrote it. None is empty but those that are not in memory.
+    fn each_slice<'a>(&'a self, mut visit: impl FnMut(&'a [u8], bool) -> bool) {
         let (first, second) = self.ring.as_slices();
-        let mut visit =
-            |slice: Option<&'a [u8]>| slice.is_some_and(<[u8]>::is_empty) || visit(slice);
+        let mut visit_own = |slice: &'a [u8]| slice.is_empty() || visit(slice, true);
         let Some(order) = &self.order else {
-            let _ = visit(Some(first)) && visit(Some(second));
+            let _ = visit_own(first) && visit_own(second);
             return;
         };
         let split = first.len();
         let mut offset = 0;
         for segment in &order.segments {
+            let mut visit_own = |slice: &'a [u8]| slice.is_empty() || visit(slice, true);
             let go_on = match segment {
-                Segment::Shared(bytes) | Segment::Chunk(bytes) => visit(Some(bytes)),
+                Segment::Shared(bytes) => visit_own(bytes),
                 Segment::Ring(len) => {
                     let start = offset;
                     offset += len;
                     let second_part = start.saturating_sub(split)..offset.saturating_sub(split);
-                    visit(Some(&first[start.min(split)..offset.min(split)]))
-                        && visit(Some(&second[second_part]))
+                    visit_own(&first[start.min(split)..offset.min(split)])
+                        && visit_own(&second[second_part])
                 }
-                Segment::File(_) => visit(None),
+                Segment::Foreign(bytes) => visit(bytes, false),
+                Segment::File(_) | Segment::Piped(..) => visit(&[], false),
             };
             if !go_on {
                 break;
@@ -366,15 +408,40 @@ impl OutQueue {
         let Some(order) = &mut self.order else {
             return;
         };
-        let place = usize::from(matches!(order.segments.front(), Some(Segment::Chunk(_))));
+        let place = usize::from(matches!(order.segments.front(), Some(Segment::Foreign(_))));
         if let Some(Segment::File(stretch)) = order.segments.get_mut(place) {
             stretch.advance(bytes.len());
-            order.in_files -= bytes.len();
+            order.elsewhere -= bytes.len();
+            order.foreign += bytes.len();
             if stretch.left == 0 {
                 order.segments.remove(place);
                 order.files -= 1;
             }
-            order.segments.insert(place, Segment::Chunk(bytes));
+            order.segments.insert(place, Segment::Foreign(bytes));
+        }
+    }
+
+    /// Gives the pipe back that the backlog begins with, once `sent` has emptied it.
+    pub(crate) fn pipe_sent(&mut self, sent: usize) -> Option<KernelPipe> {
+        let order = self.order.as_mut()?;
+        let Some(Segment::Piped(_, left)) = order.segments.front_mut() else {
+            return None;
+        };
+        *left -= sent;
+        let is_empty = *left == 0;
+        self.len -= sent;
+        order.elsewhere -= sent;
+        let emptied = if is_empty {
+            order.segments.pop_front()
+        } else {
+            None
+        };
+        if order.segments.is_empty() {
+            self.order = None;
+        }
+        match emptied {
+            Some(Segment::Piped(pipe, _)) => Some(pipe),
+            _ => None,
         }
     }
 
@@ -433,7 +500,8 @@ impl OutQueue {
                         break;
                     }
                 }
-                Some(Segment::File(_) | Segment::Chunk(_)) | None => break,
+                // Whoever takes something back wrote it.
+                Some(Segment::Foreign(_) | Segment::File(_) | Segment::Piped(..)) | None => break,
             }
             order.segments.pop_back();
         }
@@ -466,10 +534,19 @@ impl Order {
                         break;
                     }
                 }
-                Some(Segment::Shared(bytes) | Segment::Chunk(bytes)) => {
+                Some(Segment::Shared(bytes)) => {
                     let taken = left.min(bytes.len());
                     bytes::Buf::advance(bytes, taken);
                     left -= taken;
+                    if !bytes.is_empty() {
+                        break;
+                    }
+                }
+                Some(Segment::Foreign(bytes)) => {
+                    let taken = left.min(bytes.len());
+                    bytes::Buf::advance(bytes, taken);
+                    left -= taken;
+                    self.foreign -= taken;
                     if !bytes.is_empty() {
                         break;
                     }
@@ -478,13 +555,14 @@ impl Order {
                     let taken = left.min(stretch.left);
                     stretch.advance(taken);
                     left -= taken;
-                    self.in_files -= taken;
+                    self.elsewhere -= taken;
                     if stretch.left > 0 {
                         break;
                     }
                     self.files -= 1;
                 }
-                None => break,
+                // Its sender tells by `pipe_sent`.
+                Some(Segment::Piped(..)) | None => break,
             }
             self.segments.pop_front();
         }

@@ -36,6 +36,8 @@ pub enum CloseReason {
     },
     /// The handler took the socket out of the engine.
     Detached,
+    /// The connection that it was joined with ([`Conn::pipe`](crate::Conn::pipe)) has ended before its time.
+    Pipe,
     /// A callback for this connection panicked.
     Panic,
     /// The server shut down.
@@ -94,6 +96,7 @@ impl fmt::Display for CloseReason {
                 )
             }
             CloseReason::Detached => f.write_str("detached from the engine"),
+            CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the server shut down"),
         }

@@ -36,6 +36,10 @@ pub(super) const SEALED: u32 = 1 << 15;
 pub(super) const TAIL: u32 = 1 << 16;
 /// The handler wants the socket for itself.
 pub(super) const DETACHING: u32 = 1 << 17;
+/// The front of the output waits for a part of a file to be read.
+pub(super) const AWAITS_FILE: u32 = 1 << 20;
+/// Joined with another connection, or about to be: its bytes go there, not to the handler.
+pub(super) const PIPED: u32 = 1 << 21;
 
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF
@@ -48,10 +52,11 @@ pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | OPENING
     | SEALED
     | TAIL
-    | DETACHING;
+    | DETACHING
+    | PIPED;
 
 /// The handler gets no frame, whatever the outbound policy.
-pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING;
+pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING | PIPED;
 
 /// Writes are refused.
-pub(super) const NO_WRITES: u32 = CLOSING | SHUT_WRITE | OPENING | DETACHING;
+pub(super) const NO_WRITES: u32 = CLOSING | SHUT_WRITE | OPENING | DETACHING | PIPED;

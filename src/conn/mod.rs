@@ -9,6 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod origin;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod transfer;
 
 use std::time::Duration;
 
@@ -411,7 +412,7 @@ impl ConnState {
     /// Whether the kernel should be offered the backlog.
     #[inline]
     pub(crate) fn can_send_backlog(&self) -> bool {
-        self.has(WRITABLE) && (self.out.backlog_len() > 0 || self.has(TAIL))
+        self.has(WRITABLE) && (self.has_sendable() || self.has(TAIL))
     }
 
     /// Tells whether the stream holds output back that the kernel has not taken.
@@ -426,6 +427,9 @@ impl ConnState {
 
     /// Looks at the water marks after a flush; says whether `on_drain` has become due.
     pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
+        if self.has(PIPED) {
+            return false;
+        }
         if self.out.len() > limits.high_water {
             self.put(CONGESTED, true);
         } else if self.has(CONGESTED) && self.out.len() <= limits.low_water {

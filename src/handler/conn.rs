@@ -24,9 +24,9 @@ use crate::reactor::timer::TimerKey;
 /// Writing never blocks and never fails half-way: what is taken is sent in order, by one system call at
 /// the end of the reactor's turn where possible.
 pub struct Conn<'a, H: EventHandler> {
-    link: &'a mut Link,
+    pub(super) link: &'a mut Link,
     codec: &'a mut H::Codec,
-    cx: &'a mut Context<H>,
+    pub(super) cx: &'a mut Context<H>,
 }
 
 /// A timer on a connection, for [`Conn::cancel_timer`].
@@ -37,7 +37,7 @@ pub struct ConnTimer(TimerKey);
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The connection is closed or closing, or its write side is shut down.
+    /// The connection is closed or closing, its write side is shut down, or it is joined with another one.
     Closed,
     /// It would exceed the outbound limit: the peer does not read fast enough. Try again in `on_drain`.
     Full {
@@ -48,6 +48,17 @@ pub enum WriteError {
     },
     /// The item could not be encoded.
     Frame(FrameError),
+    /// The file has no such part.
+    Range {
+        /// Where the part begins.
+        start: u64,
+        /// Where it ends; the byte there is not in it.
+        end: u64,
+        /// How many bytes the file has.
+        len: u64,
+    },
+    /// The file cannot be sent: it is not a regular one, or its length cannot be told.
+    File(io::Error),
 }
 
 impl<'a, H: EventHandler> Conn<'a, H> {
@@ -187,7 +198,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;
-        if attempt.outbox.len() > self.cx.limits.outbound {
+        if attempt.outbox.in_memory() > self.cx.limits.outbound {
             drop(attempt);
             return Err(self.overflow());
         }
@@ -249,8 +260,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.abort(self.link, CloseReason::Aborted);
     }
 
-    /// Sends FIN once everything written is sent; what the peer sends is still read.
+    /// Sends FIN once everything written is sent; what the peer sends is still read. Does nothing on a connection that
+    /// is joined with another one, whose end is passed on.
     pub fn shutdown_write(&mut self) {
+        if self.link.state.is_piped() {
+            return;
+        }
         self.link.state.shut_write();
         self.cx.mark_dirty(&mut self.link.state);
     }
@@ -270,6 +285,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
         if !self.link.state.is_open() {
             return Err(DetachError::Closed);
+        }
+        if self.link.state.is_piped() {
+            return Err(DetachError::Joined);
         }
         self.link.state.detach();
         self.link.extras.get_or_insert_default().detach = Some(Box::new(then));
@@ -292,7 +310,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.inbox.len()
     }
 
-    /// How many written bytes the kernel has not yet taken.
+    /// How many written bytes the kernel has not yet taken, those of files included.
     pub fn buffered_out(&self) -> usize {
         self.link.state.out.len() + self.cx.window.lent_len
     }
@@ -363,19 +381,24 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Checks that `len` more bytes may be written.
-    fn admit(&mut self, len: usize) -> Result<(), WriteError> {
+    pub(super) fn admit(&mut self, len: usize) -> Result<(), WriteError> {
         if !self.link.state.takes_writes() {
             return Err(WriteError::Closed);
         }
-        if self.buffered_out() + len > self.cx.limits.outbound {
+        if self.in_memory() + len > self.cx.limits.outbound {
             return Err(self.overflow());
         }
         Ok(())
     }
 
+    /// How much of the output the outbound limit counts.
+    fn in_memory(&self) -> usize {
+        self.link.state.out.in_memory() + self.cx.window.lent_len
+    }
+
     #[cold]
     fn overflow(&mut self) -> WriteError {
-        let queued = self.buffered_out();
+        let queued = self.in_memory();
         let limit = self.cx.limits.outbound;
         self.cx.metrics.overflows.add(1);
         if self.cx.limits.policy == OutboundPolicy::Close {
@@ -403,7 +426,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Keeps the place of what was lent, since something follows it that must not overtake it.
-    fn queue_behind_lent(&mut self) {
+    pub(super) fn queue_behind_lent(&mut self) {
         if self.cx.window.lent_len > 0 && self.cx.window.place.is_none() {
             let place = self
                 .link
@@ -435,6 +458,8 @@ pub enum DetachError {
     NotPlain,
     /// It is closed or closing.
     Closed,
+    /// It is joined with another one by [`Conn::pipe`].
+    Joined,
 }
 
 /// A frame being encoded: taken back unless it is kept, also when the encoder panics.
@@ -475,6 +500,7 @@ impl fmt::Display for DetachError {
         f.write_str(match self {
             DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
             DetachError::Closed => "the connection is closed",
+            DetachError::Joined => "the connection is joined with another one",
         })
     }
 }
@@ -492,6 +518,13 @@ impl fmt::Display for WriteError {
                 )
             }
             WriteError::Frame(error) => error.fmt(f),
+            WriteError::Range { start, end, len } => {
+                write!(
+                    f,
+                    "the file has {len} bytes: there is no part of it from {start} to {end}"
+                )
+            }
+            WriteError::File(error) => write!(f, "the file cannot be sent: {error}"),
         }
     }
 }
@@ -500,7 +533,8 @@ impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             WriteError::Frame(error) => Some(error),
-            WriteError::Closed | WriteError::Full { .. } => None,
+            WriteError::File(error) => Some(error),
+            WriteError::Closed | WriteError::Full { .. } | WriteError::Range { .. } => None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::pipe::{Due, Joint, Pipes};
 use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
@@ -76,6 +77,10 @@ pub(crate) struct Extras {
     pub(crate) timers: HashSet<TimerKey>,
     /// Who wants the socket.
     pub(crate) detach: Option<Detach>,
+    /// A part of a file is being read for it.
+    pub(crate) reads_file: bool,
+    /// The connection it is joined with.
+    pub(crate) joint: Option<Joint>,
 }
 
 /// Takes a socket that leaves the engine.
@@ -124,6 +129,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) ready: VecDeque<u32>,
     /// Connections to flush at the end of the turn.
     pub(crate) dirty: Vec<u32>,
+    pub(crate) pipes: Pipes,
     /// Closed connections, whose slots are freed at the end of the turn.
     pub(crate) graveyard: Vec<u32>,
     /// The frame that is being handled lies here, and may be written back without a copy.
@@ -167,6 +173,7 @@ impl<H: EventHandler> Context<H> {
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
+            pipes: Pipes::default(),
             graveyard: Vec::new(),
             window: Window::default(),
             outcomes: VecDeque::new(),
@@ -220,6 +227,7 @@ impl<H: EventHandler> Context<H> {
     pub(crate) fn begin_close(&mut self, link: &mut Link, reason: CloseReason) {
         if link.state.begin_close(reason, self.now, &self.limits) {
             link.state.inbox.clear(&mut self.buffers);
+            self.part(link, false);
             self.mark_dirty(&mut link.state);
             // One that both sides have done with is closed in this turn's flush phase.
             if !link.state.is_finished() {
@@ -232,7 +240,17 @@ impl<H: EventHandler> Context<H> {
 
     pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
         link.state.abort(reason);
+        self.part(link, true);
         self.mark_dirty(&mut link.state);
+    }
+
+    /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
+    pub(crate) fn part(&mut self, link: &mut Link, broken: bool) {
+        let joint = link.extras.as_mut().and_then(|extras| extras.joint.take());
+        if let Some(Joint { partner, .. }) = joint {
+            let survivor = partner;
+            self.pipes.due.push_back(Due::Ended { survivor, broken });
+        }
     }
 
     /// Sees that the connection's limits are looked at in time.

@@ -1,5 +1,5 @@
-use std::fmt;
 use std::net::SocketAddr;
+use std::{fmt, io};
 
 use bytes::Bytes;
 
@@ -59,6 +59,8 @@ pub(crate) enum Command<H: EventHandler> {
     OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
     StopAccepting,
+    /// A part of a file has been read for a connection.
+    FileRead(ConnId, io::Result<Vec<u8>>),
     Shutdown,
 }
 

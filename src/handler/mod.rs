@@ -39,7 +39,9 @@ mod conn;
 mod connecting;
 pub(crate) mod context;
 pub(crate) mod engine;
+mod file;
 mod handle;
+pub(crate) mod pipe;
 mod reactor;
 mod service;
 
@@ -55,6 +57,7 @@ pub use self::connecting::Connecting;
 pub use self::engine::Engine;
 pub(crate) use self::handle::{Command, Completion, Moment};
 pub use self::handle::{Handle, HandleError};
+pub use self::pipe::PipeError;
 pub use self::reactor::Reactor;
 pub use self::service::{Service, service};
 

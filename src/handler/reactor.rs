@@ -9,8 +9,8 @@ use crate::reactor::slots::ConnId;
 
 /// A reactor, as callbacks that belong to no single connection see it.
 pub struct Reactor<'a, H: EventHandler> {
-    connections: &'a mut Connections<H>,
-    cx: &'a mut Context<H>,
+    pub(super) connections: &'a mut Connections<H>,
+    pub(super) cx: &'a mut Context<H>,
 }
 
 impl<'a, H: EventHandler> Reactor<'a, H> {

@@ -26,6 +26,7 @@ impl<H: EventHandler> EventLoop<H> {
             };
             self.run_command(command);
             self.turn.serving = NOBODY;
+            self.run_pipes();
             if self.cx.arena.is_full() {
                 self.flush_all();
             }
@@ -86,6 +87,7 @@ impl<H: EventHandler> EventLoop<H> {
             Command::Resolved(id, resolved) => self.resolved(id, resolved),
             Command::CancelConnect(id) => self.cancel_dial(id),
             Command::StopAccepting => self.listeners.close(self.poll.registry()),
+            Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
             Command::Shutdown => self.stop(),
         }
     }

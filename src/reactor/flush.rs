@@ -3,16 +3,17 @@
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{release, report_panic};
-use crate::buf::queue::MAX_SLICES;
+use super::{files, release, report_panic};
+use crate::buf::queue::{Front, MAX_SLICES};
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
+use crate::handler::pipe::Due;
 use crate::handler::{Completion, EventHandler, WriteError};
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
-const WRITE_BUDGET: usize = 1 << 20;
+pub(super) const WRITE_BUDGET: usize = 1 << 20;
 
 /// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
 const LAST_FIN: u64 = 1_000;
@@ -136,11 +137,16 @@ pub(super) fn flush_with<H: EventHandler>(
 
 /// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.
 #[inline(never)]
-fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+pub(super) fn flush_backlog<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
     let Link { stream, state, .. } = &mut slot.link;
     if state.is_closed() {
         return;
     }
+    let had_output = state.has_output();
     state.set_tail(stream.has_tail());
     if !state.is_writable() {
         state.out.unstage(&cx.arena, &mut cx.buffers);
@@ -148,24 +154,16 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
     let mut offered = 0;
     while slot.link.state.can_send_backlog() && offered < WRITE_BUDGET {
         let Slot { link, session, .. } = &mut *slot;
-        let Link { stream, state, .. } = link;
         if let Some(session) = session {
+            let state = &mut link.state;
             let id = state.id;
             state
                 .out
                 .show_unseen(|bytes| handler.pre_write(id, session, bytes));
         }
-        let sent = if state.out.backlog_len() > 0 {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let count = state.out.slices(&mut slices);
-            stream.send_vectored(&slices[..count], &mut cx.records)
-        } else {
-            stream.flush().map(|()| 0)
-        };
-        state.set_tail(stream.has_tail());
-        let n = *sent.as_ref().unwrap_or(&0);
-        state.out.backlog_sent(n, &mut cx.buffers);
-        offered += n;
+        let sent = offer(link, cx, WRITE_BUDGET - offered);
+        link.state.set_tail(link.stream.has_tail());
+        offered += *sent.as_ref().unwrap_or(&0);
         if let Err(error) = on_sent(slot, cx, sent) {
             return fail(handler, slot, cx, error);
         }
@@ -181,11 +179,47 @@ fn flush_backlog<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut 
     if link.state.update_congestion(&cx.limits) {
         cx.resume(link);
     }
+    if link.state.is_piped() && had_output && !link.state.has_output() {
+        // The one it is joined with may be read again.
+        cx.pipes.due.push_back(Due::Move(link.state.id));
+    }
     act(handler, slot, cx);
 }
 
+/// Offers the front of the backlog, or what the stream holds back; says how many bytes were taken.
+fn offer<H: EventHandler>(
+    link: &mut Link,
+    cx: &mut Context<H>,
+    budget: usize,
+) -> io::Result<usize> {
+    let Link { stream, state, .. } = link;
+    if !state.has_sendable() {
+        return stream.flush().map(|()| 0);
+    }
+    match state.out.front() {
+        Front::Memory => {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let count = state.out.slices(&mut slices);
+            let sent = stream.send_vectored(&slices[..count], &mut cx.records)?;
+            state.out.backlog_sent(sent, &mut cx.buffers);
+            if !stream.is_plain() {
+                files::read_ahead(link, cx);
+            }
+            Ok(sent)
+        }
+        Front::File(_) => files::offer(link, cx, budget),
+        Front::Pipe(pipe, len) => {
+            let sent = pipe.drain(stream.socket(), len)?;
+            if let Some(pipe) = state.out.pipe_sent(sent) {
+                cx.pipes.put_back(pipe);
+            }
+            Ok(sent)
+        }
+    }
+}
+
 /// Notes what the kernel took, or that it refuses for now; other errors are the caller's.
-fn on_sent<H: EventHandler>(
+pub(super) fn on_sent<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     sent: io::Result<usize>,
@@ -328,6 +362,10 @@ pub(super) fn close<H: EventHandler>(
     }
     if reset {
         link.stream.reset_on_close();
+    }
+    cx.part(link, reset || link.state.is_aborted());
+    if let Front::Pipe(..) = link.state.out.front() {
+        cx.pipes.forget();
     }
     let (mut closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
     let unsent = link.stream.unsent();

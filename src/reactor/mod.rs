@@ -4,10 +4,12 @@ pub(crate) mod admission;
 pub(crate) mod bind;
 mod commands;
 mod dial;
+mod files;
 mod flush;
 pub(crate) mod listeners;
 pub(crate) mod mailbox;
 mod opening;
+mod pipe;
 mod serve;
 pub(crate) mod slots;
 pub(crate) mod timer;
@@ -204,6 +206,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.close_all();
         }
         self.accept();
+        self.run_pipes();
         self.flush_all();
         self.free_closed();
         self.account();
@@ -213,6 +216,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn timeout(&mut self) -> Option<Duration> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.ready.is_empty()
+            || !self.cx.pipes.due.is_empty()
             || !self.commands.is_empty()
             || !self.cx.outcomes.is_empty()
             || self.listeners.are_ready()
@@ -258,6 +262,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+            self.run_pipes();
             if self.cx.arena.is_full() {
                 self.flush_all();
             }
@@ -287,6 +292,7 @@ impl<H: EventHandler> EventLoop<H> {
                     &mut self.scratch,
                     budget,
                 );
+                self.run_pipes();
             }
             if self.cx.arena.is_full() {
                 self.flush_all();
@@ -299,6 +305,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.cx.wheel.advance(self.cx.now);
         while let Some((key, timer)) = self.cx.wheel.pop_expired() {
             self.run_timer(key, timer);
+            self.run_pipes();
         }
     }
 

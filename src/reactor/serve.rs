@@ -11,6 +11,7 @@ use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
+use crate::handler::pipe::Due;
 use crate::handler::{Action, EventHandler};
 use crate::stream::Received;
 
@@ -63,6 +64,9 @@ pub(super) fn serve_fully<H: EventHandler>(
 ) {
     if slot.link.state.is_opening() {
         return opening::advance(handler, slot, cx);
+    }
+    if slot.link.state.is_piped() && slot.link.state.is_open() {
+        return cx.pipes.due.push_back(Due::Move(slot.link.state.id));
     }
     if slot.link.state.can_send_backlog() {
         flush::flush(handler, slot, cx);
@@ -211,7 +215,7 @@ fn discard<H: EventHandler>(
 
 /// A read brought the end of the stream, nothing, or an error.
 #[inline(never)]
-fn on_no_input<H: EventHandler>(
+pub(super) fn on_no_input<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,

@@ -114,6 +114,16 @@ impl<T: Tenant> Slots<T> {
             .filter(|tenant| tenant.id() == id)
     }
 
+    /// Two connections at once, unless one of them is gone or they are the same.
+    pub(crate) fn pair(&mut self, one: ConnId, other: ConnId) -> Option<(&mut T, &mut T)> {
+        if one.slot() == other.slot() {
+            return None;
+        }
+        self.slab
+            .get2_mut(one.slot(), other.slot())
+            .filter(|pair| pair.0.id() == one && pair.1.id() == other)
+    }
+
     pub(crate) fn remove(&mut self, slot: usize) -> Option<T> {
         self.slab.try_remove(slot)
     }
@@ -203,6 +213,26 @@ mod tests {
         assert_eq!(slots.insert(second), slot);
         assert_eq!(slots.get(first), None);
         assert_eq!(slots.get(second), Some(&mut second.clone()));
+    }
+
+    #[test]
+    fn a_pair_is_two_connections_that_are_there() {
+        let mut slots = Slots::new(3);
+        let first = slots.next_id();
+        slots.insert(first);
+        let second = slots.next_id();
+        let slot = slots.insert(second);
+        assert_eq!(
+            slots.pair(first, second),
+            Some((&mut first.clone(), &mut second.clone()))
+        );
+        assert_eq!(slots.pair(first, first), None);
+        slots.remove(slot);
+        assert_eq!(slots.pair(first, second), None);
+        let third = slots.next_id();
+        slots.insert(third);
+        assert_eq!(slots.pair(first, second), None);
+        assert!(slots.pair(third, first).is_some());
     }
 
     #[test]

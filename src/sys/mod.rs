@@ -4,3 +4,4 @@ pub(crate) mod affinity;
 pub(crate) mod handover;
 pub(crate) mod options;
 pub(crate) mod socket;
+pub(crate) mod transfer;
