@@ -176,6 +176,11 @@ impl Stream {
         }
     }
 
+    /// Whether its socket carries the application's bytes as they are.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.as_plain().is_some()
+    }
+
     /// The socket, if it carries the application's bytes as they are.
     #[inline]
     pub(crate) fn as_plain(&self) -> Option<&StreamSocket> {

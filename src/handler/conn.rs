@@ -280,7 +280,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// [`DetachError`]; `then` is dropped.
     pub fn detach(&mut self, then: impl FnOnce(Detached) + 'static) -> Result<(), DetachError> {
-        if self.link.stream.as_plain().is_none() {
+        if !self.link.stream.is_plain() {
             return Err(DetachError::NotPlain);
         }
         if !self.link.state.is_open() {

@@ -213,7 +213,7 @@ impl<H: EventHandler> EventLoop<H> {
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
         let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
-        if stream.as_plain().is_none() {
+        if !stream.is_plain() {
             state.seal();
         }
         let load = &self.cx.engine.peer(self.cx.reactor).load;
