@@ -9,13 +9,11 @@
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::collections::VecDeque;
-use std::fs::File;
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::order::{FileStretch, Front, Order, Segment};
 use super::outbox::{Arena, Staged};
 use super::pool::BufferPool;
 use super::ring::{self, Ring};
@@ -32,49 +30,6 @@ pub(crate) struct OutQueue {
     order: Option<Box<Order>>,
     /// How many of the newest bytes that the application wrote `pre_write` has not been shown.
     unseen: usize,
-}
-
-/// The order of what lies in the backlog.
-#[derive(Debug, Default)]
-struct Order {
-    segments: VecDeque<Segment>,
-    /// How many stretches of files there are.
-    files: usize,
-    /// How many bytes are in files and pipes.
-    elsewhere: usize,
-    /// How many bytes in memory are foreign.
-    foreign: usize,
-}
-
-#[derive(Debug)]
-enum Segment {
-    Ring(usize),
-    Shared(Bytes),
-    /// Bytes that the application did not write: read from the file that follows or has ended here, or received from
-    /// a joined connection.
-    Foreign(Bytes),
-    /// Never empty.
-    File(FileStretch),
-    /// So many bytes in a pipe of the kernel's; never none.
-    Piped(KernelPipe, usize),
-}
-
-/// What the backlog begins with.
-#[derive(Debug)]
-pub(crate) enum Front<'a> {
-    Memory,
-    File(&'a FileStretch),
-    Pipe(&'a KernelPipe, usize),
-}
-
-/// A part of a file that is to be sent.
-#[derive(Clone, Debug)]
-pub(crate) struct FileStretch {
-    pub(crate) file: Arc<File>,
-    /// Where the next byte to send lies.
-    pub(crate) offset: u64,
-    /// How many bytes are left to send.
-    pub(crate) left: usize,
 }
 
 /// What a stretch of a file counts as in memory: its descriptor, and its place here.
@@ -99,7 +54,7 @@ impl OutQueue {
     #[inline]
     pub(crate) fn in_memory(&self) -> usize {
         match &self.order {
-            Some(order) => self.len - order.elsewhere + order.files * STRETCH_COST,
+            Some(order) => self.len - order.elsewhere() + order.files() * STRETCH_COST,
             None => self.len,
         }
     }
@@ -214,10 +169,7 @@ impl OutQueue {
         self.len += bytes.len();
         self.unseen += bytes.len();
         if let Some(order) = &mut self.order {
-            match order.segments.back_mut() {
-                Some(Segment::Ring(len)) => *len += bytes.len(),
-                _ => order.segments.push_back(Segment::Ring(bytes.len())),
-            }
+            order.push(Segment::Ring(bytes.len()));
         }
     }
 
@@ -226,7 +178,7 @@ impl OutQueue {
         self.unstage(arena, pool);
         self.len += bytes.len();
         self.unseen += bytes.len();
-        self.order().segments.push_back(Segment::Shared(bytes));
+        self.order().push(Segment::Shared(bytes));
     }
 
     /// Appends a stretch of a file.
@@ -241,10 +193,7 @@ impl OutQueue {
         }
         self.unstage(arena, pool);
         self.len += stretch.left;
-        let order = self.order();
-        order.files += 1;
-        order.elsewhere += stretch.left;
-        order.segments.push_back(Segment::File(stretch));
+        self.order().push(Segment::File(stretch));
     }
 
     /// Appends bytes that the application did not write.
@@ -254,34 +203,27 @@ impl OutQueue {
         }
         self.unstage(arena, pool);
         self.len += bytes.len();
-        let order = self.order();
-        order.foreign += bytes.len();
-        order.segments.push_back(Segment::Foreign(bytes));
+        self.order().push(Segment::Foreign(bytes));
     }
 
     /// Appends the `len` bytes that are in a pipe, while nothing else waits.
     pub(crate) fn enqueue_piped(&mut self, pipe: KernelPipe, len: usize) {
         self.len += len;
-        let order = self.order();
-        order.elsewhere += len;
-        order.segments.push_back(Segment::Piped(pipe, len));
+        self.order().push(Segment::Piped(pipe, len));
     }
 
     /// Keeps a place behind everything written so far, to be filled before the next flush.
     pub(crate) fn reserve_place(&mut self, arena: &Arena, pool: &mut BufferPool) -> usize {
         self.unstage(arena, pool);
-        let segments = &mut self.order().segments;
-        segments.push_back(Segment::Shared(Bytes::new()));
-        segments.len() - 1
+        self.order().push(Segment::Shared(Bytes::new()))
     }
 
     /// Fills a place that [`reserve_place`](Self::reserve_place) kept.
     pub(crate) fn fill_place(&mut self, place: usize, bytes: Bytes) {
-        let order = self.order.as_mut();
-        if let Some(segment) = order.and_then(|order| order.segments.get_mut(place)) {
+        if let Some(order) = &mut self.order {
             self.len += bytes.len();
             self.unseen += bytes.len();
-            *segment = Segment::Shared(bytes);
+            order.fill(place, bytes);
         }
     }
 
@@ -290,7 +232,7 @@ impl OutQueue {
         self.order.get_or_insert_with(|| {
             let mut order = Box::<Order>::default();
             if in_ring > 0 {
-                order.segments.push_back(Segment::Ring(in_ring));
+                order.push(Segment::Ring(in_ring));
             }
             order
         })
@@ -315,24 +257,15 @@ impl OutQueue {
     /// What the backlog begins with.
     #[inline]
     pub(crate) fn front(&self) -> Front<'_> {
-        let front = self.order.as_ref().and_then(|order| order.segments.front());
-        match front {
-            Some(Segment::File(stretch)) => Front::File(stretch),
-            Some(Segment::Piped(pipe, len)) => Front::Pipe(pipe, *len),
-            _ => Front::Memory,
-        }
+        self.order
+            .as_ref()
+            .map_or(Front::Memory, |order| order.front())
     }
 
     /// The stretch of a file that is to be read next: one at the front of the backlog, or behind what has been
     /// read of it.
     pub(crate) fn next_file(&self) -> Option<&FileStretch> {
-        let mut segments = self.order.as_ref()?.segments.iter();
-        match (segments.next()?, segments.next()) {
-            (Segment::File(stretch), _) | (Segment::Foreign(_), Some(Segment::File(stretch))) => {
-                Some(stretch)
-            }
-            _ => None,
-        }
+        self.order.as_ref()?.next_file()
     }
 
     /// Shows the backlog bytes that `show` has not seen yet, once each, as far as the application wrote them.
@@ -342,7 +275,7 @@ impl OutQueue {
             return;
         }
         let order = self.order.as_ref();
-        let never_seen = order.map_or(0, |order| order.elsewhere + order.foreign);
+        let never_seen = order.map_or(0, |order| order.not_own());
         let mut seen = self.backlog_len() - never_seen - self.unseen;
         self.unseen = 0;
         self.each_slice(|slice, own| {
@@ -367,7 +300,7 @@ impl OutQueue {
         };
         let split = first.len();
         let mut offset = 0;
-        for segment in &order.segments {
+        for segment in order.iter() {
             let mut visit_own = |slice: &'a [u8]| slice.is_empty() || visit(slice, true);
             let go_on = match segment {
                 Segment::Shared(bytes) => visit_own(bytes),
@@ -390,14 +323,11 @@ impl OutQueue {
     /// The kernel took the `n` oldest backlog bytes.
     pub(crate) fn backlog_sent(&mut self, n: usize, pool: &mut BufferPool) {
         self.len -= n;
-        if let Some(order) = &mut self.order {
-            self.ring.consume(order.take_oldest(n));
-            if order.segments.is_empty() {
-                self.order = None;
-            }
-        } else {
-            self.ring.consume(n);
+        match &mut self.order {
+            Some(order) => self.ring.consume(order.take_oldest(n)),
+            None => self.ring.consume(n),
         }
+        self.forget_order();
         if self.ring.is_empty() {
             pool.release(&mut self.ring);
         }
@@ -405,43 +335,22 @@ impl OutQueue {
 
     /// Puts bytes that have been read of the [next file](Self::next_file) in their place.
     pub(crate) fn file_read(&mut self, bytes: Bytes) {
-        let Some(order) = &mut self.order else {
-            return;
-        };
-        let place = usize::from(matches!(order.segments.front(), Some(Segment::Foreign(_))));
-        if let Some(Segment::File(stretch)) = order.segments.get_mut(place) {
-            stretch.advance(bytes.len());
-            order.elsewhere -= bytes.len();
-            order.foreign += bytes.len();
-            if stretch.left == 0 {
-                order.segments.remove(place);
-                order.files -= 1;
-            }
-            order.segments.insert(place, Segment::Foreign(bytes));
+        if let Some(order) = &mut self.order {
+            order.file_read(bytes);
         }
     }
 
-    /// Gives the pipe back that the backlog begins with, once `sent` has emptied it.
-    pub(crate) fn pipe_sent(&mut self, sent: usize) -> Option<KernelPipe> {
-        let order = self.order.as_mut()?;
-        let Some(Segment::Piped(_, left)) = order.segments.front_mut() else {
-            return None;
-        };
-        *left -= sent;
-        let is_empty = *left == 0;
-        self.len -= sent;
-        order.elsewhere -= sent;
-        let emptied = if is_empty {
-            order.segments.pop_front()
-        } else {
-            None
-        };
-        if order.segments.is_empty() {
+    /// The kernel took `n` bytes out of the pipe that the backlog begins with; gives it back once it is empty.
+    pub(crate) fn pipe_sent(&mut self, n: usize) -> Option<KernelPipe> {
+        let emptied = self.order.as_mut()?.pipe_sent(n);
+        self.len -= n;
+        self.forget_order();
+        emptied
+    }
+
+    fn forget_order(&mut self) {
+        if self.order.as_ref().is_some_and(|order| order.is_empty()) {
             self.order = None;
-        }
-        match emptied {
-            Some(Segment::Piped(pipe, _)) => Some(pipe),
-            _ => None,
         }
     }
 
@@ -474,98 +383,14 @@ impl OutQueue {
     }
 
     fn drop_newest(&mut self, n: usize) {
-        let mut left = n.min(self.backlog_len());
-        self.len -= left;
-        self.unseen = self.unseen.saturating_sub(left);
-        let Some(order) = &mut self.order else {
-            self.ring.truncate(self.ring.len() - left);
-            return;
+        let n = n.min(self.backlog_len());
+        self.len -= n;
+        self.unseen = self.unseen.saturating_sub(n);
+        let in_ring = match &mut self.order {
+            Some(order) => order.take_newest(n),
+            None => n,
         };
-        while left > 0 {
-            match order.segments.back_mut() {
-                Some(Segment::Ring(len)) => {
-                    let taken = left.min(*len);
-                    *len -= taken;
-                    left -= taken;
-                    self.ring.truncate(self.ring.len() - taken);
-                    if *len > 0 {
-                        break;
-                    }
-                }
-                Some(Segment::Shared(bytes)) => {
-                    let taken = left.min(bytes.len());
-                    bytes.truncate(bytes.len() - taken);
-                    left -= taken;
-                    if !bytes.is_empty() {
-                        break;
-                    }
-                }
-                // Whoever takes something back wrote it.
-                Some(Segment::Foreign(_) | Segment::File(_) | Segment::Piped(..)) | None => break,
-            }
-            order.segments.pop_back();
-        }
-        if order.segments.is_empty() {
-            self.order = None;
-        }
-    }
-}
-
-impl FileStretch {
-    fn advance(&mut self, n: usize) {
-        self.offset += n as u64;
-        self.left -= n;
-    }
-}
-
-impl Order {
-    /// Drops the `n` oldest bytes; says how many of them were in the ring.
-    fn take_oldest(&mut self, n: usize) -> usize {
-        let mut left = n;
-        let mut from_ring = 0;
-        while left > 0 {
-            match self.segments.front_mut() {
-                Some(Segment::Ring(len)) => {
-                    let taken = left.min(*len);
-                    *len -= taken;
-                    left -= taken;
-                    from_ring += taken;
-                    if *len > 0 {
-                        break;
-                    }
-                }
-                Some(Segment::Shared(bytes)) => {
-                    let taken = left.min(bytes.len());
-                    bytes::Buf::advance(bytes, taken);
-                    left -= taken;
-                    if !bytes.is_empty() {
-                        break;
-                    }
-                }
-                Some(Segment::Foreign(bytes)) => {
-                    let taken = left.min(bytes.len());
-                    bytes::Buf::advance(bytes, taken);
-                    left -= taken;
-                    self.foreign -= taken;
-                    if !bytes.is_empty() {
-                        break;
-                    }
-                }
-                Some(Segment::File(stretch)) => {
-                    let taken = left.min(stretch.left);
-                    stretch.advance(taken);
-                    left -= taken;
-                    self.elsewhere -= taken;
-                    if stretch.left > 0 {
-                        break;
-                    }
-                    self.files -= 1;
-                }
-                // Its sender tells by `pipe_sent`.
-                Some(Segment::Piped(..)) | None => break,
-            }
-            self.segments.pop_front();
-        }
-        from_ring
+        self.ring.truncate(self.ring.len() - in_ring);
+        self.forget_order();
     }
 }

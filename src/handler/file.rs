@@ -6,7 +6,8 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::{Conn, EventHandler, WriteError};
-use crate::buf::queue::{FileStretch, STRETCH_COST};
+use crate::buf::order::FileStretch;
+use crate::buf::queue::STRETCH_COST;
 
 impl<H: EventHandler> Conn<'_, H> {
     /// Writes a part of a file: `..` is all of it, as long as it is now.

@@ -4,7 +4,7 @@ use std::io;
 
 use super::EventLoop;
 use super::slots::ConnId;
-use crate::buf::queue::{FileStretch, Front};
+use crate::buf::order::{FileStretch, Front};
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Context, Extras, Link};
 use crate::handler::{Command, EventHandler};

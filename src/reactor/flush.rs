@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{files, release, report_panic};
-use crate::buf::queue::{Front, MAX_SLICES};
+use crate::buf::order::Front;
+use crate::buf::queue::MAX_SLICES;
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, Step};

@@ -1,5 +1,9 @@
 //! The queue against a model: a plain queue of bytes, each with where it came from.
 
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::Arc;
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -178,7 +182,7 @@ impl Bench {
     fn check(&self) {
         let in_files = self.expected.iter().filter(|byte| byte.in_file).count();
         assert_eq!(self.queue.len(), self.expected.len());
-        let files = self.queue.order.as_ref().map_or(0, |order| order.files);
+        let files = self.queue.order.as_ref().map_or(0, |order| order.files());
         let in_memory = self.queue.len() - in_files + files * STRETCH_COST;
         assert_eq!(self.queue.in_memory(), in_memory);
     }
