@@ -1,0 +1,179 @@
+//! From a request's target to an open file.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use http_range_header::{EndPosition, StartPosition, parse_range_header};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+
+/// The directory that is served, by its real name.
+pub(crate) struct Root(PathBuf);
+
+/// What a target stands for.
+pub(crate) enum Found {
+    File(Opened),
+    /// A directory, whose name ends with a slash.
+    Moved(String),
+    Nothing,
+    /// No target at all.
+    Bad,
+    Failed,
+}
+
+/// A file that can be sent.
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) len: u64,
+    modified: Option<SystemTime>,
+    content_type: String,
+}
+
+/// How much of a file is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    Range(Range<u64>),
+    /// It begins behind the file's end.
+    Beyond,
+}
+
+impl Root {
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        let root = dir.canonicalize()?;
+        if !root.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self(root))
+    }
+
+    /// Finds and opens what a target stands for. Blocks.
+    pub(crate) fn find(&self, target: &str) -> Found {
+        let path = target.split(['?', '#']).next().unwrap_or_default();
+        let Some(relative) = relative(path) else {
+            return Found::Bad;
+        };
+        self.open(&relative, path.ends_with('/'))
+            .unwrap_or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::InvalidFilename => Found::Nothing,
+                _ => {
+                    log::warn!("cannot open {}: {error}", relative.display());
+                    Found::Failed
+                }
+            })
+    }
+
+    fn open(&self, relative: &Path, as_dir: bool) -> io::Result<Found> {
+        let Some(mut path) = self.inside(relative)? else {
+            return Ok(Found::Nothing);
+        };
+        if path.is_dir() {
+            if !as_dir && !relative.as_os_str().is_empty() {
+                return Ok(Found::Moved(link_to(relative)));
+            }
+            match self.inside(&relative.join("index.html"))? {
+                Some(index) => path = index,
+                None => return Ok(Found::Nothing),
+            }
+        } else if as_dir {
+            return Ok(Found::Nothing);
+        }
+        // Whatever is no file, such as a pipe, might not even open.
+        if !fs::metadata(&path)?.is_file() {
+            return Ok(Found::Nothing);
+        }
+        let file = File::open(&path)?;
+        let metadata = file.metadata()?;
+        let kind = mime_guess::from_path(&path).first_or_octet_stream();
+        let charset = match kind.type_() {
+            mime_guess::mime::TEXT => "; charset=utf-8",
+            _ => "",
+        };
+        Ok(Found::File(Opened {
+            file,
+            len: metadata.len(),
+            modified: metadata.modified().ok(),
+            content_type: format!("{kind}{charset}"),
+        }))
+    }
+
+    /// The real path, unless a symbolic link leads out of the directory.
+    fn inside(&self, relative: &Path) -> io::Result<Option<PathBuf>> {
+        let real = self.0.join(relative).canonicalize()?;
+        Ok(real.starts_with(&self.0).then_some(real))
+    }
+}
+
+/// The path below the root that a target's path stands for; none when it is not below the root.
+fn relative(path: &str) -> Option<PathBuf> {
+    let below = path.strip_prefix('/')?;
+    let decoded: Vec<u8> = percent_decode_str(below).collect();
+    if decoded.contains(&0) {
+        return None;
+    }
+    let mut relative = PathBuf::new();
+    for component in Path::new(OsStr::from_bytes(&decoded)).components() {
+        match component {
+            Component::Normal(name) => relative.push(name),
+            // What comes of `//`.
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(relative)
+}
+
+/// A directory's address.
+fn link_to(relative: &Path) -> String {
+    let escape = |name: &OsStr| percent_encode(name.as_bytes(), NON_ALPHANUMERIC).to_string();
+    let names: Vec<String> = relative.iter().map(escape).collect();
+    format!("/{}/", names.join("/"))
+}
+
+impl Opened {
+    /// The headers that are the same however much of it is sent.
+    pub(crate) fn headers(&self) -> String {
+        let modified = self.modified.map(httpdate::fmt_http_date);
+        let modified = modified.map(|date| format!("Last-Modified: {date}\r\n"));
+        format!(
+            "Content-Type: {}\r\nAccept-Ranges: bytes\r\n{}",
+            self.content_type,
+            modified.unwrap_or_default()
+        )
+    }
+
+    /// Whether it has not changed since a date, to the second.
+    pub(crate) fn is_unchanged_since(&self, date: Option<&str>) -> bool {
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        date.zip(self.modified)
+            .is_some_and(|(date, modified)| modified < date + Duration::from_secs(1))
+    }
+
+    /// How much of it a Range header asks for. One that is not understood, or asks for several parts, is ignored.
+    pub(crate) fn part(&self, range: Option<&str>) -> Part {
+        let parsed = range.and_then(|range| parse_range_header(range).ok());
+        let Some([only]) = parsed.as_ref().map(|parsed| parsed.ranges.as_slice()) else {
+            return Part::Whole;
+        };
+        let start = match only.start {
+            StartPosition::Index(start) => start,
+            StartPosition::FromLast(n) => self.len.saturating_sub(n),
+        };
+        let end = match only.end {
+            EndPosition::Index(last) if last < start => return Part::Whole,
+            EndPosition::Index(last) => self.len.min(last.saturating_add(1)),
+            EndPosition::LastByte => self.len,
+        };
+        if start >= end {
+            return Part::Beyond;
+        }
+        Part::Range(start..end)
+    }
+}
