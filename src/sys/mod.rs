@@ -1,6 +1,7 @@
 //! The operating system: sockets, their options, CPU affinity. Whatever differs between platforms is here.
 
 pub(crate) mod affinity;
+pub(crate) mod datagram;
 pub(crate) mod handover;
 pub(crate) mod options;
 pub(crate) mod socket;

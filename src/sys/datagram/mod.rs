@@ -1,0 +1,75 @@
+//! Datagram sockets, received from and sent to in batches.
+//!
+//! On Linux a batch is one system call (`recvmmsg(2)`, `sendmmsg(2)`), and where the kernel can, a run of
+//! datagrams of one size passes through it as one (`UDP_GRO`, `UDP_SEGMENT`; `udp(7)`). Elsewhere, and with a batch
+//! of 1, each datagram is one call.
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux;
+mod multicast;
+mod portable;
+mod queue;
+mod receiver;
+mod sender;
+mod socket;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+
+pub use self::multicast::MulticastInterface;
+pub(crate) use self::queue::{Refused, SendQueue};
+pub(crate) use self::receiver::{Received, Receiver};
+pub(crate) use self::sender::{Sender, Sent};
+pub(crate) use self::socket::{DatagramOptions, DatagramSocket};
+
+/// The longest datagram, in bytes: what IPv4 leaves of 64 KiB for its own header and UDP's.
+pub(crate) const MAX_DATAGRAM: usize = 65_507;
+
+/// The most datagrams, or runs of datagrams, that pass in one call.
+pub(crate) const MAX_BATCH: usize = 64;
+
+/// What one message of a receive call brought: a datagram, or a run of them in one buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Arrival {
+    peer: SocketAddr,
+    /// How many bytes of the buffer it fills.
+    len: usize,
+    /// The size of each datagram of a run, the last of which may be shorter; 0 for a single datagram.
+    segment: usize,
+    /// The buffer was too small for it.
+    truncated: bool,
+}
+
+/// One message of a send call: a datagram, or a run of them to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Message<'a> {
+    /// The destination; none on a connected socket.
+    to: Option<SocketAddr>,
+    bytes: &'a [u8],
+    /// The size of each datagram of a run, the last of which may be shorter; 0 for a single datagram.
+    segment: usize,
+}
+
+impl Message<'_> {
+    const EMPTY: Self = Message {
+        to: None,
+        bytes: &[],
+        segment: 0,
+    };
+
+    fn datagrams(&self) -> usize {
+        match self.segment {
+            0 => 1,
+            segment => self.bytes.len().div_ceil(segment),
+        }
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket shows as IPv4.
+fn canonical(mut addr: SocketAddr) -> SocketAddr {
+    if let IpAddr::V6(_) = addr.ip() {
+        addr.set_ip(addr.ip().to_canonical());
+    }
+    addr
+}

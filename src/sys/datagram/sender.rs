@@ -1,0 +1,108 @@
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+use super::{DatagramSocket, MAX_BATCH, Message, SendQueue, portable};
+
+/// Sends what is queued, in batches. One serves all sockets of a reactor.
+pub(crate) struct Sender {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    headers: super::linux::Headers,
+}
+
+/// What became of a queue's datagrams.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// Datagrams the kernel took.
+    pub(crate) datagrams: usize,
+    /// The bytes in them.
+    pub(crate) bytes: usize,
+    /// Datagrams the kernel refused, each for an error of its own.
+    pub(crate) dropped: usize,
+    /// The last such error.
+    pub(crate) error: Option<io::Error>,
+    /// The kernel has no room now: the rest waits for the socket to become writable.
+    pub(crate) is_blocked: bool,
+}
+
+impl Sender {
+    pub(crate) fn new() -> Self {
+        Self {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            headers: super::linux::Headers::new(),
+        }
+    }
+
+    /// Sends until the queue is empty or the kernel has no room.
+    pub(crate) fn send(&mut self, socket: &DatagramSocket, queue: &mut SendQueue) -> Sent {
+        let fd = socket.as_fd();
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if socket.is_batched() {
+            let headers = &mut self.headers;
+            return drain(queue, socket.batch(), |messages| {
+                headers.transmit(fd, messages)
+            });
+        }
+        drain(queue, 1, |messages| portable::transmit(fd, messages))
+    }
+}
+
+/// Offers the queue to `transmit`, which takes messages from the first on and says how many, until nothing is left
+/// or it has no room.
+pub(super) fn drain(
+    queue: &mut SendQueue,
+    batch: usize,
+    mut transmit: impl FnMut(&[Message<'_>]) -> io::Result<usize>,
+) -> Sent {
+    let mut sent = Sent::default();
+    while !queue.is_empty() {
+        let mut messages = [Message::EMPTY; MAX_BATCH];
+        let count = queue.messages(&mut messages[..batch]);
+        match transmit(&messages[..count]) {
+            Ok(taken) => {
+                let taken = &messages[..taken.min(count)];
+                let taken = taken.iter().map(Message::datagrams).sum();
+                sent.datagrams += taken;
+                sent.bytes += queue.pop(taken);
+                queue.end_trial(true);
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                sent.is_blocked = true;
+                break;
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if messages[0].segment > 0 && refuses_runs(&error) => {
+                let segment = messages[0].segment;
+                log::debug!(
+                    target: "epicycle::udp",
+                    "a run of datagrams of {segment} bytes was refused ({error}); they go one by one"
+                );
+                // No checksums in hardware, or a transformed route: no run of any size would pass.
+                let off = Errno::from_io_error(&error) == Some(Errno::IO);
+                queue.begin_trial(if off { 1 } else { segment });
+            }
+            Err(error) => {
+                match messages[0].to {
+                    Some(to) => {
+                        log::debug!(target: "epicycle::udp", "a datagram to {to} was refused: {error}");
+                    }
+                    None => log::debug!(target: "epicycle::udp", "a datagram was refused: {error}"),
+                }
+                queue.pop(1);
+                queue.end_trial(false);
+                sent.dropped += 1;
+                sent.error = Some(error);
+            }
+        }
+    }
+    sent
+}
+
+/// Whether an error may say that the kernel or the route takes no such run, rather than that datagram.
+fn refuses_runs(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::IO | Errno::INVAL | Errno::MSGSIZE | Errno::OPNOTSUPP | Errno::NOPROTOOPT)
+    )
+}

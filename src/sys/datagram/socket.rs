@@ -1,0 +1,232 @@
+//! Making datagram sockets, and their options.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::multicast::{self, MulticastInterface};
+use super::{MAX_BATCH, canonical};
+use crate::sys::socket::{bind_to_device, set_reuse_port};
+
+/// A non-blocking datagram socket.
+#[derive(Debug)]
+pub(crate) struct DatagramSocket {
+    socket: Socket,
+    batch: usize,
+    longest: usize,
+    is_batched: bool,
+    hands_over_runs: bool,
+    takes_runs: bool,
+    is_v6: bool,
+}
+
+/// How a datagram socket is made.
+#[derive(Clone, Debug)]
+pub(crate) struct DatagramOptions {
+    /// The most datagrams a call receives or sends, from 1 to [`MAX_BATCH`].
+    pub(crate) batch: usize,
+    /// The longest datagram received whole, in bytes.
+    pub(crate) longest: usize,
+    pub(crate) broadcast: bool,
+    pub(crate) recv_buffer: Option<usize>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) groups: Vec<(IpAddr, MulticastInterface)>,
+    pub(crate) device: Option<String>,
+    pub(crate) reuse_port: bool,
+}
+
+impl Default for DatagramOptions {
+    fn default() -> Self {
+        Self {
+            batch: MAX_BATCH,
+            longest: 64 << 10,
+            broadcast: false,
+            recv_buffer: None,
+            send_buffer: None,
+            groups: Vec::new(),
+            device: None,
+            reuse_port: false,
+        }
+    }
+}
+
+impl DatagramSocket {
+    /// A socket bound to `addr`; with `dual_stack`, one of IPv6 takes IPv4 too.
+    pub(crate) fn bind(
+        addr: SocketAddr,
+        dual_stack: bool,
+        options: &DatagramOptions,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(!dual_stack)?;
+        }
+        if options.reuse_port {
+            set_reuse_port(&socket)?;
+        }
+        // Several programs of a host may belong to a group, on one port.
+        if !options.groups.is_empty() {
+            socket.set_reuse_address(true)?;
+        }
+        let this = Self::with_options(socket, addr.is_ipv6(), options)?;
+        this.socket.bind(&addr.into())?;
+        for (group, interface) in &options.groups {
+            this.join(*group, *interface)?;
+        }
+        Ok(this)
+    }
+
+    /// A socket that sends to and receives from `peer` alone.
+    pub(crate) fn connect(
+        peer: SocketAddr,
+        local: Option<SocketAddr>,
+        options: &DatagramOptions,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+        let this = Self::with_options(socket, peer.is_ipv6(), options)?;
+        if let Some(local) = local {
+            this.socket.bind(&local.into())?;
+        }
+        this.socket.connect(&peer.into())?;
+        Ok(this)
+    }
+
+    fn with_options(socket: Socket, is_v6: bool, options: &DatagramOptions) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_broadcast(options.broadcast)?;
+        if let Some(bytes) = options.recv_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = options.send_buffer {
+            socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(device) = &options.device {
+            bind_to_device(&socket, device)?;
+        }
+        let batch = options.batch.clamp(1, MAX_BATCH);
+        let is_batched = batch > 1 && BATCHES;
+        Ok(Self {
+            hands_over_runs: is_batched && enable_runs_in(socket.as_fd()),
+            takes_runs: is_batched && takes_runs_out(socket.as_fd()),
+            socket,
+            batch,
+            longest: options.longest,
+            is_batched,
+            is_v6,
+        })
+    }
+
+    /// Another socket on the same address, over which the kernel spreads the peers.
+    pub(crate) fn sibling(&self, options: &DatagramOptions) -> io::Result<Self> {
+        let addr = self.wire_local_addr()?;
+        let dual_stack = addr.is_ipv6() && !self.socket.only_v6()?;
+        Self::bind(addr, dual_stack, options)
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.wire_local_addr().map(canonical)
+    }
+
+    fn wire_local_addr(&self) -> io::Result<SocketAddr> {
+        let addr = self.socket.local_addr()?.as_socket();
+        addr.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// How a destination is written for this socket: one of IPv6 knows IPv4 addresses as mapped ones.
+    pub(crate) fn to_wire(&self, addr: SocketAddr) -> SocketAddr {
+        match addr {
+            SocketAddr::V4(v4) if self.is_v6 => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            addr => addr,
+        }
+    }
+
+    /// Becomes a member of a multicast group on an interface.
+    pub(crate) fn join(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
+        multicast::join(&self.socket, group, interface)
+    }
+
+    /// Ends a membership.
+    pub(crate) fn leave(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
+        multicast::leave(&self.socket, group, interface)
+    }
+
+    /// Chooses the interface that multicast datagrams leave by.
+    pub(crate) fn send_multicast_by(&self, interface: MulticastInterface) -> io::Result<()> {
+        multicast::send_by(&self.socket, self.is_v6, interface)
+    }
+
+    pub(crate) fn set_broadcast(&self, on: bool) -> io::Result<()> {
+        self.socket.set_broadcast(on)
+    }
+
+    /// The pending error, which reading clears (`SO_ERROR`).
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        self.socket.take_error().ok().flatten()
+    }
+
+    pub(crate) fn options(&self) -> SockRef<'_> {
+        SockRef::from(&self.socket)
+    }
+
+    pub(crate) fn raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The most datagrams a call receives or sends.
+    pub(crate) fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// The longest datagram it wants.
+    pub(super) fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Whether a call may receive or send several.
+    pub(super) fn is_batched(&self) -> bool {
+        self.is_batched
+    }
+
+    /// Whether the kernel may hand over runs of datagrams as one.
+    pub(super) fn hands_over_runs(&self) -> bool {
+        self.hands_over_runs
+    }
+
+    /// Whether the kernel takes runs of datagrams as one.
+    pub(crate) fn takes_runs(&self) -> bool {
+        self.takes_runs
+    }
+
+    /// Has it make one call each, as on a platform that has nothing else.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn make_portable(&mut self) {
+        self.is_batched = false;
+        self.takes_runs = false;
+    }
+}
+
+impl AsFd for DatagramSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::linux::{enable_runs_in, takes_runs_out};
+
+/// Whether a call can receive or send several.
+const BATCHES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn enable_runs_in(_socket: BorrowedFd<'_'>) -> bool {
+    false
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn takes_runs_out(_socket: BorrowedFd<'_'>) -> bool {
+    false
+}
