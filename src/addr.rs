@@ -23,15 +23,24 @@ use crate::error::Error;
 /// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the first address HOST stands for that can be bound; an empty HOST is every interface, IPv6 and IPv4 |
 /// | `tcp4://HOST:PORT` | the same, IPv4 only |
 /// | `tcp6://HOST:PORT` | the same, IPv6 only |
+/// | `udp://HOST:PORT`, `udp4://HOST:PORT`, `udp6://HOST:PORT` | the same for datagrams |
 /// | `unix://PATH` | a Unix stream socket at PATH |
 ///
 /// A PORT of 0 lets the kernel choose one; the running server tells which.
-/// `udp://` addresses are recognised and refused: this version has no datagram listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ListenAddr {
     /// A TCP listener.
     Tcp {
+        /// A host name, an IP address (IPv6 without its brackets), or empty for every interface.
+        host: String,
+        /// The port; 0 lets the kernel choose.
+        port: u16,
+        /// Which IP versions may be used.
+        family: Family,
+    },
+    /// A UDP socket.
+    Udp {
         /// A host name, an IP address (IPv6 without its brackets), or empty for every interface.
         host: String,
         /// The port; 0 lets the kernel choose.
@@ -55,7 +64,7 @@ pub enum Family {
 }
 
 impl ListenAddr {
-    /// The socket addresses a TCP address stands for; none for a Unix path.
+    /// The socket addresses a TCP or UDP address stands for; none for a Unix path.
     ///
     /// A host name is looked up with the system's resolver, which blocks.
     ///
@@ -63,17 +72,19 @@ impl ListenAddr {
     ///
     /// [`Error::Address`] when the name does not resolve, or resolves to no address of the family.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
-        let ListenAddr::Tcp { host, port, family } = self else {
-            return Ok(Vec::new());
+        let (scheme, host, port, family) = match self {
+            ListenAddr::Tcp { host, port, family } => ("tcp", host, *port, family),
+            ListenAddr::Udp { host, port, family } => ("udp", host, *port, family),
+            ListenAddr::Unix(_) => return Ok(Vec::new()),
         };
         if host.is_empty() {
             let any: IpAddr = match family {
                 Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
                 Family::V6 | Family::Any => Ipv6Addr::UNSPECIFIED.into(),
             };
-            return Ok(vec![SocketAddr::new(any, *port)]);
+            return Ok(vec![SocketAddr::new(any, port)]);
         }
-        let resolved = (host.as_str(), *port)
+        let resolved = (host.as_str(), port)
             .to_socket_addrs()
             .map_err(|e| self.problem(format!("the host {host:?} does not resolve ({e})")))?;
         let wanted: Vec<SocketAddr> = resolved
@@ -85,7 +96,7 @@ impl ListenAddr {
             .collect();
         if wanted.is_empty() {
             return Err(self.problem(format!(
-                "the host {host:?} has no address of that IP version; use tcp:// to allow both"
+                "the host {host:?} has no address of that IP version; use {scheme}:// to allow both"
             )));
         }
         Ok(wanted)
@@ -108,62 +119,59 @@ impl FromStr for ListenAddr {
             problem: problem.to_owned(),
         };
         let (scheme, rest) = input.split_once("://").unwrap_or(("tcp", input));
-        let family = match scheme {
-            "tcp" => Family::Any,
-            "tcp4" => Family::V4,
-            "tcp6" => Family::V6,
-            "unix" if rest.is_empty() => {
+        if scheme == "unix" {
+            if rest.is_empty() {
                 return Err(problem(
                     "the path is missing; write unix:///run/app.sock, say",
                 ));
             }
-            "unix" => return Ok(ListenAddr::Unix(PathBuf::from(rest))),
-            "udp" | "udp4" | "udp6" => {
-                return Err(problem(
-                    "this version listens on no datagram sockets; use tcp:// or unix://",
-                ));
-            }
-            _ => {
-                return Err(problem(
-                    "the scheme is unknown; use tcp://, tcp4://, tcp6:// or unix://",
-                ));
-            }
+            return Ok(ListenAddr::Unix(PathBuf::from(rest)));
+        }
+        let (transport, family) = match scheme.strip_suffix(['4', '6']) {
+            Some(transport) if scheme.ends_with('4') => (transport, Family::V4),
+            Some(transport) => (transport, Family::V6),
+            None => (scheme, Family::Any),
         };
-        let (host, port) = rest
-            .rsplit_once(':')
-            .filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'))
-            .ok_or_else(|| problem("there is no port; write tcp://127.0.0.1:9000, say"))?;
-        let port = port
-            .parse()
-            .map_err(|_| problem("the port is not a number from 0 to 65535"))?;
-        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-        if bare.is_none() && host.contains(':') {
+        if !matches!(transport, "tcp" | "udp") {
             return Err(problem(
-                "an IPv6 address needs brackets; write tcp://[::1]:9000, say",
+                "the scheme is unknown; use tcp://, udp:// (also with 4 or 6: tcp4://) or unix://",
             ));
         }
-        let host = bare.unwrap_or(host);
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            if family == Family::V4 && ip.is_ipv6() {
-                return Err(problem(
-                    "tcp4:// takes an IPv4 address; use tcp6:// or tcp://",
-                ));
-            }
-            if family == Family::V6 && ip.is_ipv4() {
-                return Err(problem(
-                    "tcp6:// takes an IPv6 address; use tcp4:// or tcp://",
-                ));
-            }
-        } else if host.contains(['/', ' ', '@', '?', '#']) {
-            return Err(problem(
-                "the host is neither a name nor an IP address; write tcp://127.0.0.1:9000, say",
-            ));
-        }
-        Ok(ListenAddr::Tcp {
-            host: host.to_owned(),
-            port,
-            family,
+        let (host, port) = host_and_port(rest, transport, family).map_err(|text| problem(&text))?;
+        Ok(match transport {
+            "udp" => ListenAddr::Udp { host, port, family },
+            _ => ListenAddr::Tcp { host, port, family },
         })
+    }
+}
+
+/// Takes `HOST:PORT` apart; an error says what is wrong with it.
+fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String, u16), String> {
+    let (host, port) = rest
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'))
+        .ok_or_else(|| format!("there is no port; write {transport}://127.0.0.1:9000, say"))?;
+    let port = port
+        .parse()
+        .map_err(|_| "the port is not a number from 0 to 65535")?;
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    if bare.is_none() && host.contains(':') {
+        return Err(format!(
+            "an IPv6 address needs brackets; write {transport}://[::1]:9000, say"
+        ));
+    }
+    let host = bare.unwrap_or(host);
+    match (host.parse::<IpAddr>(), family) {
+        (Ok(IpAddr::V6(_)), Family::V4) => Err(format!(
+            "{transport}4:// takes an IPv4 address; use {transport}6:// or {transport}://"
+        )),
+        (Ok(IpAddr::V4(_)), Family::V6) => Err(format!(
+            "{transport}6:// takes an IPv6 address; use {transport}4:// or {transport}://"
+        )),
+        (Err(_), _) if host.contains(['/', ' ', '@', '?', '#']) => Err(format!(
+            "the host is neither a name nor an IP address; write {transport}://127.0.0.1:9000, say"
+        )),
+        _ => Ok((host.to_owned(), port)),
     }
 }
 
@@ -193,20 +201,20 @@ impl TryFrom<String> for ListenAddr {
 
 impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ListenAddr::Tcp { host, port, family } => {
-                let scheme = match family {
-                    Family::Any => "tcp",
-                    Family::V4 => "tcp4",
-                    Family::V6 => "tcp6",
-                };
-                if host.contains(':') {
-                    write!(f, "{scheme}://[{host}]:{port}")
-                } else {
-                    write!(f, "{scheme}://{host}:{port}")
-                }
-            }
-            ListenAddr::Unix(path) => write!(f, "unix://{}", path.display()),
+        let (scheme, host, port, family) = match self {
+            ListenAddr::Tcp { host, port, family } => ("tcp", host, port, family),
+            ListenAddr::Udp { host, port, family } => ("udp", host, port, family),
+            ListenAddr::Unix(path) => return write!(f, "unix://{}", path.display()),
+        };
+        let version = match family {
+            Family::Any => "",
+            Family::V4 => "4",
+            Family::V6 => "6",
+        };
+        if host.contains(':') {
+            write!(f, "{scheme}{version}://[{host}]:{port}")
+        } else {
+            write!(f, "{scheme}{version}://{host}:{port}")
         }
     }
 }

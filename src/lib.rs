@@ -34,8 +34,8 @@
 //! - [`codec`]: lines, delimiters, length fields, and codecs of one's own.
 //! - [`WorkerPool`]: for work that blocks.
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
-//!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::handler` and
-//!   `epicycle::pool`.
+//!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
+//!   `epicycle::handler` and `epicycle::pool`.
 
 mod acceptor;
 mod addr;
@@ -57,6 +57,7 @@ mod stream;
 mod sys;
 #[cfg(feature = "tls")]
 pub mod tls;
+mod udp;
 
 pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};
@@ -68,13 +69,15 @@ pub use crate::conn::origin::Origin;
 pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};
 pub use crate::error::Error;
 pub use crate::handler::{
-    Action, Conn, ConnTimer, Connecting, DetachError, Detached, Engine, EventHandler, Frame,
-    Handle, HandleError, PipeError, Reactor, Service, WriteError, service,
+    Action, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine, EventHandler,
+    Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError, service,
 };
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;
 pub use crate::server::{Report, Running, Server, serve};
+pub use crate::sys::datagram::MulticastInterface;
+pub use crate::udp::UdpSessions;
 pub use bytes::Bytes;
 
 #[cfg(doctest)]

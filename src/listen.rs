@@ -1,14 +1,16 @@
 //! What a server listens on.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 
 use crate::addr::ListenAddr;
 use crate::error::Error;
+use crate::sys::datagram::MulticastInterface;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
+use crate::udp::{UdpOptions, UdpSessions};
 
 /// One thing a server listens on: an address to bind, or a socket that is bound already.
 ///
@@ -31,6 +33,9 @@ pub struct Listen {
     pub(crate) place: Result<Place, Error>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServer>,
+    udp: UdpOptions,
+    /// The first option that makes sense for datagrams only, if any was given.
+    udp_option: Option<&'static str>,
 }
 
 /// Where to listen.
@@ -61,6 +66,8 @@ impl Listen {
             place,
             #[cfg(feature = "tls")]
             tls: None,
+            udp: UdpOptions::default(),
+            udp_option: None,
         }
     }
 
@@ -78,6 +85,84 @@ impl Listen {
     #[must_use]
     pub fn tls(mut self, tls: &TlsServer) -> Self {
         self.tls = Some(tls.clone());
+        self
+    }
+
+    /// Where to listen, and how if it is for datagrams.
+    pub(crate) fn resolve(self) -> Result<(Place, Option<UdpOptions>), Error> {
+        let place = self.place?;
+        if let Place::Addr(ListenAddr::Udp { .. }) = place {
+            #[cfg(feature = "tls")]
+            if self.tls.is_some() {
+                return Err(Error::Option {
+                    name: "tls",
+                    problem: format!("there is no TLS over {place}; use a tcp:// address"),
+                });
+            }
+            self.udp.check()?;
+            return Ok((place, Some(self.udp)));
+        }
+        match self.udp_option {
+            Some(name) => Err(Error::Option {
+                name,
+                problem: format!("{place} is no UDP address; use udp://, or leave the option out"),
+            }),
+            None => Ok((place, None)),
+        }
+    }
+}
+
+/// # UDP
+///
+/// Options of UDP sockets; with an address of another kind they are an error when the server is started.
+impl Listen {
+    /// Serves the socket as sessions, one for each peer address. Default: datagrams are handed to
+    /// [`on_datagram`](crate::EventHandler::on_datagram) one by one.
+    pub fn sessions(self, sessions: UdpSessions) -> Self {
+        self.udp("sessions", |udp| udp.sessions = Some(sessions))
+    }
+
+    /// Joins a multicast group. With [`reuse_port`](crate::Server::reuse_port), a socket that joins a group here is
+    /// still on one reactor only, since each socket would receive a copy.
+    pub fn join_multicast(self, group: impl Into<IpAddr>, interface: MulticastInterface) -> Self {
+        let group = group.into();
+        self.udp("join_multicast", |udp| udp.groups.push((group, interface)))
+    }
+
+    /// Allows sending to broadcast addresses (`SO_BROADCAST`). Default: off.
+    pub fn broadcast(self, on: bool) -> Self {
+        self.udp("broadcast", |udp| udp.broadcast = on)
+    }
+
+    /// The kernel's receive buffer of the socket, in bytes (`SO_RCVBUF`). Default: the system's. What arrives while it
+    /// is full is lost, so bursts need a large one; the system caps it (`net.core.rmem_max`).
+    pub fn recv_buffer(self, bytes: usize) -> Self {
+        self.udp("recv_buffer", |udp| udp.recv_buffer = Some(bytes))
+    }
+
+    /// The kernel's send buffer of the socket, in bytes (`SO_SNDBUF`). Default: the system's.
+    pub fn send_buffer(self, bytes: usize) -> Self {
+        self.udp("send_buffer", |udp| udp.send_buffer = Some(bytes))
+    }
+
+    /// How many datagrams a system call receives or sends at the most, from 1 to 64. Default: 64.
+    ///
+    /// On Linux, with 2 or more, a run of datagrams of one size between the same two addresses counts as one (`UDP_GRO`,
+    /// `UDP_SEGMENT`). Each of the batch then has a buffer of 64 KiB, once per reactor: with 64, 4.1 MiB of addresses, of
+    /// which only what datagrams have reached takes memory. Elsewhere each datagram is a call of its own.
+    pub fn batch(self, datagrams: usize) -> Self {
+        self.udp("batch", |udp| udp.batch = datagrams)
+    }
+
+    /// The longest datagram received whole, in bytes; of a longer one the beginning is handed over, marked as
+    /// [`truncated`](crate::Datagram::truncated). Default: 64 KiB, so that all are whole.
+    pub fn max_datagram(self, bytes: usize) -> Self {
+        self.udp("max_datagram", |udp| udp.max_datagram = bytes)
+    }
+
+    fn udp(mut self, option: &'static str, set: impl FnOnce(&mut UdpOptions)) -> Self {
+        set(&mut self.udp);
+        self.udp_option.get_or_insert(option);
         self
     }
 }

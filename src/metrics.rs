@@ -39,6 +39,15 @@ pub struct ReactorStats {
     pub bytes_out: u64,
     /// Frames handed to `react`.
     pub frames: u64,
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Datagrams the kernel took for sending.
+    pub datagrams_out: u64,
+    /// Datagrams received or to be sent that were dropped here: of refused or paused sessions, malformed ones, refused by
+    /// the kernel. What the kernel or the network drops is not known.
+    pub datagrams_dropped: u64,
+    /// Datagrams received of which the end is lost.
+    pub datagrams_truncated: u64,
     /// Bytes of buffers that connections hold now.
     pub buffered: u64,
     /// Requests of other threads that wait for the reactor now.
@@ -86,6 +95,10 @@ impl AddAssign for ReactorStats {
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.frames += other.frames;
+        self.datagrams_in += other.datagrams_in;
+        self.datagrams_out += other.datagrams_out;
+        self.datagrams_dropped += other.datagrams_dropped;
+        self.datagrams_truncated += other.datagrams_truncated;
         self.buffered += other.buffered;
         self.queued += other.queued;
         self.timers += other.timers;
@@ -164,6 +177,10 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) frames: Counter,
+    pub(crate) datagrams_in: Counter,
+    pub(crate) datagrams_out: Counter,
+    pub(crate) datagrams_dropped: Counter,
+    pub(crate) datagrams_truncated: Counter,
     pub(crate) buffered: Counter,
     pub(crate) timers: Counter,
     pub(crate) turns: Counter,
@@ -195,6 +212,10 @@ impl Metrics {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             frames: self.frames.get(),
+            datagrams_in: self.datagrams_in.get(),
+            datagrams_out: self.datagrams_out.get(),
+            datagrams_dropped: self.datagrams_dropped.get(),
+            datagrams_truncated: self.datagrams_truncated.get(),
             buffered: self.buffered.get(),
             timers: self.timers.get(),
             turns: self.turns.get(),

@@ -1,13 +1,16 @@
 //! A connection's stream of bytes, whatever carries it.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use socket2::SockRef;
 
 use crate::addr::Addr;
+use crate::sys::datagram::DatagramSocket;
 pub(crate) use crate::sys::socket::Received;
-use crate::sys::socket::StreamSocket;
+use crate::sys::socket::{StreamSocket, to_addr};
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 #[cfg(feature = "tls")]
@@ -21,6 +24,18 @@ pub(crate) enum Stream {
     /// The same with TLS on it.
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream>),
+    /// No stream, but datagrams to and from one peer, which the socket's owner receives and sends.
+    Datagram(Box<DatagramStream>),
+}
+
+/// A session's share of a UDP socket.
+#[derive(Debug)]
+pub(crate) struct DatagramStream {
+    pub(crate) socket: Arc<DatagramSocket>,
+    /// The socket's place among those of the reactor.
+    pub(crate) port: usize,
+    /// The peer, as the socket knows it; none where it is connected.
+    pub(crate) to: Option<SocketAddr>,
 }
 
 /// The room that a reactor's streams share for bytes on their way through.
@@ -41,6 +56,7 @@ impl Stream {
             Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.open(writable, &mut records.tls),
+            Stream::Datagram(_) => Ok(true),
         }
     }
 
@@ -51,6 +67,7 @@ impl Stream {
             Stream::Plain(socket) => socket.receive(into),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.recv(into, &mut records.tls),
+            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -61,6 +78,7 @@ impl Stream {
             Stream::Plain(socket) => socket.send(bytes),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send(bytes, &mut records.tls),
+            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -74,13 +92,14 @@ impl Stream {
             Stream::Plain(socket) => socket.send_vectored(slices),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send_vectored(slices, &mut records.tls),
+            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
     /// Sends what was accepted and the kernel has not taken yet.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         match self {
-            Stream::Plain(_) => Ok(()),
+            Stream::Plain(_) | Stream::Datagram(_) => Ok(()),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.flush(),
         }
@@ -90,7 +109,7 @@ impl Stream {
     #[inline]
     pub(crate) fn has_tail(&self) -> bool {
         match self {
-            Stream::Plain(_) => false,
+            Stream::Plain(_) | Stream::Datagram(_) => false,
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.has_tail(),
         }
@@ -100,7 +119,7 @@ impl Stream {
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         match self {
-            Stream::Plain(_) => 0,
+            Stream::Plain(_) | Stream::Datagram(_) => 0,
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.unsent(),
         }
@@ -116,36 +135,50 @@ impl Stream {
             Stream::Plain(socket) => socket.shutdown_write(),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.shutdown_write(),
+            Stream::Datagram(_) => Ok(()),
         }
     }
 
     /// Makes the close send RST and drop whatever is still on its way.
     pub(crate) fn reset_on_close(&self) {
-        self.socket().reset_on_close();
+        if let Some(socket) = self.socket() {
+            socket.reset_on_close();
+        }
     }
 
     /// The pending error, if the connection is broken; reading it clears it.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
-        self.socket().take_error()
+        self.socket()?.take_error()
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        self.socket().local_addr()
+        self.options().local_addr().map(|addr| to_addr(&addr))
     }
 
     pub(crate) fn options(&self) -> SockRef<'_> {
-        self.socket().options()
+        SockRef::from(self)
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {
-        self.socket().as_fd().as_raw_fd()
+        self.as_fd().as_raw_fd()
     }
 
-    pub(crate) fn socket(&self) -> &StreamSocket {
+    /// The stream socket, if there is one.
+    fn socket(&self) -> Option<&StreamSocket> {
         match self {
-            Stream::Plain(socket) => socket,
+            Stream::Plain(socket) => Some(socket),
             #[cfg(feature = "tls")]
-            Stream::Tls(tls) => tls.socket(),
+            Stream::Tls(tls) => Some(tls.socket()),
+            Stream::Datagram(_) => None,
+        }
+    }
+
+    /// The share of a UDP socket, if it is that.
+    #[inline]
+    pub(crate) fn datagram(&self) -> Option<&DatagramStream> {
+        match self {
+            Stream::Datagram(datagram) => Some(datagram),
+            _ => None,
         }
     }
 
@@ -155,6 +188,7 @@ impl Stream {
             Stream::Plain(socket) => Some(socket.into()),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => None,
+            Stream::Datagram(_) => None,
         }
     }
 
@@ -188,12 +222,18 @@ impl Stream {
             Stream::Plain(socket) => Some(socket),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => None,
+            Stream::Datagram(_) => None,
         }
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket().as_fd()
+        match self {
+            Stream::Plain(socket) => socket.as_fd(),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.socket().as_fd(),
+            Stream::Datagram(datagram) => datagram.socket.as_fd(),
+        }
     }
 }

@@ -41,6 +41,9 @@ pub(super) const AWAITS_FILE: u32 = 1 << 20;
 /// Joined with another connection, or about to be: its bytes go there, not to the handler.
 pub(super) const PIPED: u32 = 1 << 21;
 
+/// A session over datagrams: it has no stream of its own.
+pub(super) const DATAGRAM: u32 = 1 << 22;
+
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | PAUSED
@@ -53,7 +56,8 @@ pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | SEALED
     | TAIL
     | DETACHING
-    | PIPED;
+    | PIPED
+    | DATAGRAM;
 
 /// The handler gets no frame, whatever the outbound policy.
 pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING | PIPED;

@@ -4,6 +4,7 @@
 //! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
 
 pub(crate) mod close;
+mod datagram;
 mod flags;
 pub(crate) mod limits;
 pub(crate) mod origin;
@@ -256,7 +257,7 @@ impl ConnState {
     /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
     #[inline]
     pub(crate) fn takes_staged(&self) -> bool {
-        !self.has(NO_WRITES | LENT) && self.out.len() == 0
+        !self.has(NO_WRITES | LENT | DATAGRAM) && self.out.len() == 0
     }
 
     pub(crate) fn set_lent(&mut self, lent: bool) {
@@ -468,6 +469,7 @@ impl ConnState {
             Phase::Aborted => Step::Reset,
             // Closing would do for FIN, but not for close_notify.
             Phase::Draining if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
+            Phase::Draining if drained && self.has(DATAGRAM) => Step::Close,
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
             Phase::Draining if drained => Step::SendFin,
             Phase::Open if drained && self.has(SHUT_WRITE) && !self.has(FIN_SENT) => Step::SendFin,

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::reactor::timer::TimerKey;
 /// the end of the reactor's turn where possible.
 pub struct Conn<'a, H: EventHandler> {
     pub(super) link: &'a mut Link,
-    codec: &'a mut H::Codec,
+    pub(super) codec: &'a mut H::Codec,
     pub(super) cx: &'a mut Context<H>,
 }
 
@@ -45,6 +46,13 @@ pub enum WriteError {
         queued: usize,
         /// The most that may wait.
         limit: usize,
+    },
+    /// It is longer than a datagram can be.
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The longest possible, in bytes.
+        max: usize,
     },
     /// The item could not be encoded.
     Frame(FrameError),
@@ -114,11 +122,11 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.stream.tls()
     }
 
-    /// Writes a copy of `bytes`.
+    /// Writes a copy of `bytes`. On a UDP session each write is a datagram, as is each `send`.
     ///
     /// # Errors
     ///
-    /// [`WriteError::Closed`] and [`WriteError::Full`].
+    /// [`WriteError::Closed`] and [`WriteError::Full`], and [`WriteError::TooLong`] on a UDP session.
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         // The usual write is small and the first of its turn.
@@ -136,6 +144,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Writes what is large, or follows other output, or is refused.
     #[inline(never)]
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        if self.link.state.is_datagram() {
+            return self.write_datagram(iter::once(bytes));
+        }
         self.admit(bytes.len())?;
         // A small copy is cheaper than a system call of its own.
         if bytes.len() >= SMALL_WRITE && self.lend_input(bytes) {
@@ -155,6 +166,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// As for [`write`](Self::write).
     pub fn write_shared(&mut self, bytes: impl Into<Bytes>) -> Result<(), WriteError> {
         let bytes = bytes.into();
+        if self.link.state.is_datagram() {
+            return self.write_datagram(iter::once(&bytes[..]));
+        }
         self.admit(bytes.len())?;
         self.queue_behind_lent();
         self.outbox().put_shared(bytes);
@@ -168,6 +182,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// As for [`write`](Self::write), for all of them together.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> Result<(), WriteError> {
+        if self.link.state.is_datagram() {
+            return self.write_datagram(slices.iter().map(|slice| &**slice));
+        }
         self.admit(slices.iter().map(|slice| slice.len()).sum())?;
         self.queue_behind_lent();
         let mut outbox = self.outbox();
@@ -188,6 +205,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     where
         H::Codec: Encode<T>,
     {
+        if self.link.state.is_datagram() {
+            return self.send_datagram(item);
+        }
         self.admit(0)?;
         self.queue_behind_lent();
         let mut attempt = Attempt::new(Outbox::new(
@@ -232,7 +252,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Stops reading: the peer is slowed down by TCP's flow control, and frames that have arrived stay
-    /// undecoded.
+    /// undecoded. On a UDP session, what arrives meanwhile is dropped.
     pub fn pause_reads(&mut self) {
         self.link.state.set_paused(true);
     }
@@ -310,7 +330,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.inbox.len()
     }
 
-    /// How many written bytes the kernel has not yet taken, those of files included.
+    /// How many written bytes the kernel has not yet taken, those of files included. Of a UDP session 0: its datagrams
+    /// wait in the queue that all sessions of the socket share.
     pub fn buffered_out(&self) -> usize {
         self.link.state.out.len() + self.cx.window.lent_len
     }
@@ -517,6 +538,12 @@ impl fmt::Display for WriteError {
                     "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain"
                 )
             }
+            WriteError::TooLong { len, max } => {
+                write!(
+                    f,
+                    "{len} bytes are too long for a datagram, which has at most {max}; send several"
+                )
+            }
             WriteError::Frame(error) => error.fmt(f),
             WriteError::Range { start, end, len } => {
                 write!(
@@ -534,7 +561,10 @@ impl std::error::Error for WriteError {
         match self {
             WriteError::Frame(error) => Some(error),
             WriteError::File(error) => Some(error),
-            WriteError::Closed | WriteError::Full { .. } | WriteError::Range { .. } => None,
+            WriteError::Closed
+            | WriteError::Full { .. }
+            | WriteError::TooLong { .. }
+            | WriteError::Range { .. } => None,
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
 use crate::connect::DialId;
 use crate::metrics::Metrics;
+use crate::reactor::ports::Ports;
 use crate::reactor::slots::{ConnId, Slots, Tenant};
 use crate::reactor::timer::{TimerKey, Wheel};
 use crate::stream::{Records, Stream};
@@ -124,6 +125,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) arena: Arena,
     pub(crate) buffers: BufferPool,
     pub(crate) records: Records,
+    /// The UDP sockets.
+    pub(crate) ports: Ports,
     pub(crate) wheel: Wheel<Timer<H>>,
     /// Connections with something to do that no event will announce.
     pub(crate) ready: VecDeque<u32>,
@@ -170,6 +173,7 @@ impl<H: EventHandler> Context<H> {
             arena: Arena::new(),
             buffers: BufferPool::new(),
             records: Records::default(),
+            ports: Ports::default(),
             wheel: Wheel::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
@@ -253,9 +257,16 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
+    /// The limits a connection lives under.
+    #[inline]
+    pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
+        let own = stream.datagram().and_then(|d| self.ports.limits(d.port));
+        own.unwrap_or(&self.limits)
+    }
+
     /// Sees that the connection's limits are looked at in time.
     pub(crate) fn set_alarm(&mut self, link: &mut Link) {
-        let due = match link.state.alarm(self.now, &self.limits) {
+        let due = match link.state.alarm(self.now, self.limits_of(&link.stream)) {
             Alarm::At(tick) => tick,
             Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
         };
@@ -275,7 +286,7 @@ impl<H: EventHandler> Context<H> {
     /// The same for a new connection, which most servers let live as long as it likes.
     #[inline]
     pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
-        if self.limits.watch_open {
+        if self.limits_of(&link.stream).watch_open {
             self.set_alarm(link);
         }
     }

@@ -29,7 +29,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// # Errors
     ///
     /// As for [`write`](Self::write); [`WriteError::Range`] when the file has no such part, and [`WriteError::File`]
-    /// when it is a directory or something else without a length.
+    /// when it is a directory or something else without a length, or this is a UDP session.
     ///
     /// # Examples
     ///
@@ -47,6 +47,11 @@ impl<H: EventHandler> Conn<'_, H> {
         range: impl RangeBounds<u64>,
     ) -> Result<(), WriteError> {
         let file = file.into();
+        if self.link.state.is_datagram() {
+            let error = "a UDP session is no stream; read the file and write datagrams";
+            let error = io::Error::new(io::ErrorKind::Unsupported, error);
+            return Err(WriteError::File(error));
+        }
         self.admit(STRETCH_COST)?;
         let (offset, left) = part_of(&file, &range)?;
         if self.buffered_out().checked_add(left).is_none() {

@@ -44,6 +44,7 @@ mod handle;
 pub(crate) mod pipe;
 mod reactor;
 mod service;
+mod udp;
 
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ pub use self::handle::{Handle, HandleError};
 pub use self::pipe::PipeError;
 pub use self::reactor::Reactor;
 pub use self::service::{Service, service};
+pub use self::udp::{Datagram, Udp};
 
 /// What is handed to [`EventHandler::react`]: a frame of the handler's codec.
 pub type Frame<'a, H> = <<H as EventHandler>::Codec as Codec>::Frame<'a>;
@@ -145,6 +147,45 @@ pub trait EventHandler: Sized + 'static {
     /// tried again.
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
         let _ = (reactor, failed);
+    }
+
+    /// A datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions). By default it is dropped.
+    ///
+    /// A panic here costs this datagram alone. [`Action::Close`] does nothing, as there is no connection to close, so
+    /// that a reply's result can be the answer: `udp.reply(bytes).into()`.
+    ///
+    /// ```
+    /// # use epicycle::{codec::Raw, Conn, Frame};
+    /// use epicycle::{Action, Datagram, EventHandler, Server, Udp};
+    ///
+    /// struct Echo;
+    ///
+    /// impl EventHandler for Echo {
+    /// #   type Codec = Raw;
+    /// #   type Session = ();
+    /// #   fn codec(&mut self) -> Raw { Raw }
+    /// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { None }
+    /// #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut (), _: Frame<'_, Self>) -> Action { Action::Close }
+    ///     fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
+    ///         udp.reply(datagram.data).into()
+    ///     }
+    /// }
+    ///
+    /// let running = Server::bind("udp://127.0.0.1:0").start(|_reactor| Echo)?;
+    /// # let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    /// # peer.send_to(b"hello", running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+    /// # let mut answer = [0; 9];
+    /// # assert_eq!(peer.recv(&mut answer).unwrap(), 5);
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
+        let _ = udp;
+        log::debug!(
+            target: "epicycle::udp",
+            "a datagram from {} was dropped: on_datagram is not implemented, nor are there sessions",
+            datagram.peer
+        );
+        Action::Continue
     }
 
     /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the time it

@@ -22,6 +22,8 @@ pub enum PipeError {
     NotOpen(ConnId),
     /// This connection is joined already.
     Joined(ConnId),
+    /// This connection is a UDP session, which is no stream.
+    NoStream(ConnId),
 }
 
 /// How a connection is joined.
@@ -118,6 +120,9 @@ impl<H: EventHandler> Conn<'_, H> {
     pub fn pipe(&mut self, other: ConnId) -> Result<(), PipeError> {
         let this = self.id();
         check_ids(this, other, self.cx.reactor)?;
+        if self.link.state.is_datagram() {
+            return Err(PipeError::NoStream(this));
+        }
         if self.link.state.is_piped() {
             return Err(PipeError::Joined(this));
         }
@@ -154,6 +159,9 @@ pub(crate) fn join<H: EventHandler>(
     check_ids(one, other, cx.reactor)?;
     for id in [one, other] {
         let slot = connections.get(id).ok_or(PipeError::NotOpen(id))?;
+        if slot.link.state.is_datagram() {
+            return Err(PipeError::NoStream(id));
+        }
         let joint = slot.link.extras.as_ref().and_then(|extras| extras.joint);
         if joint.is_some() {
             return Err(PipeError::Joined(id));
@@ -217,6 +225,12 @@ impl fmt::Display for PipeError {
             ),
             PipeError::NotOpen(id) => write!(f, "connection {id} is not open both ways"),
             PipeError::Joined(id) => write!(f, "connection {id} is joined already"),
+            PipeError::NoStream(id) => {
+                write!(
+                    f,
+                    "connection {id} is a UDP session; only streams can be joined"
+                )
+            }
         }
     }
 }

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::context::{Connections, Context, Timer};
-use super::{Conn, Connecting, Engine, EventHandler};
+use super::{Conn, Connecting, Engine, EventHandler, Udp};
 use crate::connect::{Connect, ConnectError};
 use crate::reactor::slots::ConnId;
 
@@ -83,6 +83,14 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     /// As for [`Engine::connect`].
     pub fn connect(&mut self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
         self.cx.engine.connect_on(self.cx.reactor, connect)
+    }
+
+    /// The UDP socket that this reactor has for a listener, counted from 0 in the order in which the server was told of
+    /// them. With [`reuse_port`](crate::Server::reuse_port) every reactor has one; otherwise, of N reactors, that of
+    /// listener K is on reactor K modulo N alone. None for other listeners, and once the engine shuts down.
+    pub fn udp(&mut self, listener: usize) -> Option<Udp<'_, H>> {
+        let port = self.cx.ports.of_listener(listener)?;
+        Some(Udp::new(self.connections, self.cx, port, None))
     }
 
     /// Runs `task` on this reactor after `delay`, to the millisecond and never early.

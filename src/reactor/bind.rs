@@ -50,8 +50,10 @@ impl Listener {
         let bound = match place {
             Place::Addr(addr) => match &addr {
                 ListenAddr::Tcp { family, .. } => {
-                    bind_tcp(&addr.resolve()?, *family, options).map(|socket| (socket, None))
+                    let listen = |addr, dual_stack| listen_tcp(addr, dual_stack, options);
+                    bind_first(&addr.resolve()?, *family, listen).map(|socket| (socket, None))
                 }
+                ListenAddr::Udp { .. } => Err(io::ErrorKind::Unsupported.into()),
                 ListenAddr::Unix(path) => {
                     bind_unix(path, options).map(|(socket, path)| (socket, Some(path)))
                 }
@@ -106,15 +108,19 @@ fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Listens on the first of the addresses that can be bound.
-fn bind_tcp(addrs: &[SocketAddr], family: Family, options: &SocketOptions) -> io::Result<Socket> {
+/// Binds the first of the addresses that can be bound; `bind` is told whether IPv6 is to mean IPv4 too.
+pub(super) fn bind_first<T>(
+    addrs: &[SocketAddr],
+    family: Family,
+    bind: impl Fn(SocketAddr, bool) -> io::Result<T>,
+) -> io::Result<T> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     for addr in addrs {
         let dual_stack = family == Family::Any && addr.ip().is_unspecified();
-        result = listen_tcp(*addr, dual_stack, options);
+        result = bind(*addr, dual_stack);
         if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(socket::lacks_ipv6) {
             let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
-            result = listen_tcp(v4, false, options);
+            result = bind(v4, false);
         }
         if result.is_ok() {
             break;

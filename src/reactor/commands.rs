@@ -111,6 +111,7 @@ impl<H: EventHandler> EventLoop<H> {
         let deadline = self.cx.now.saturating_add(within);
         self.cx.limits.drain = within;
         self.cx.wheel.insert(deadline, Timer::DrainOver);
+        self.stop_ports();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
                 self.cx.begin_close(&mut slot.link, CloseReason::Shutdown);

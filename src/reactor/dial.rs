@@ -28,7 +28,7 @@ pub(super) struct Dials {
     dials: HashMap<DialId, Dial>,
     /// Whose the connections are.
     by_conn: HashMap<ConnId, DialId>,
-    options: SocketOptions,
+    pub(super) options: SocketOptions,
 }
 
 struct Dial {
@@ -74,7 +74,7 @@ impl Dial {
         if let Some(tls) = &self.connect.tls {
             let host = match &self.to {
                 ListenAddr::Tcp { host, .. } => host.as_str(),
-                ListenAddr::Unix(_) => "",
+                ListenAddr::Udp { .. } | ListenAddr::Unix(_) => "",
             };
             let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
             return Ok(Stream::Tls(Box::new(stream)));
@@ -111,10 +111,12 @@ impl<H: EventHandler> EventLoop<H> {
         dial.give_up_at = self.cx.deadline(dial.connect.timeout);
         let targets = match &dial.to {
             ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
-            ListenAddr::Tcp { host, port, .. } => match host.parse() {
-                Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
-                Err(_) => return self.resolve(id),
-            },
+            ListenAddr::Tcp { host, port, .. } | ListenAddr::Udp { host, port, .. } => {
+                match host.parse() {
+                    Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
+                    Err(_) => return self.resolve(id),
+                }
+            }
         };
         self.try_next(id, targets.into_iter(), None);
     }
@@ -209,6 +211,15 @@ impl<H: EventHandler> EventLoop<H> {
         let origin = Origin::Connected {
             token: dial.connect.token,
         };
+        if let (ListenAddr::Udp { .. }, Addr::Ip(peer)) = (&dial.to, target) {
+            #[cfg(feature = "tls")]
+            if dial.connect.tls.is_some() {
+                let problem = "there is no TLS over UDP; connect to a tcp:// address";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
+            }
+            let local = dial.connect.local;
+            return self.open_datagram_session(*peer, local, origin, limit);
+        }
         let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();

@@ -26,7 +26,7 @@ pub(super) fn offer<H: EventHandler>(
     };
     if link.stream.is_plain() {
         let len = (*left).min(budget);
-        match transfer::send_file(link.stream.socket(), file, *offset, len) {
+        match transfer::send_file(&link.stream, file, *offset, len) {
             Ok(0) => {
                 give_up(link, cx, transfer::file_ended());
                 return Ok(0);

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{files, release, report_panic};
+use super::{datagrams, files, release, report_panic};
 use crate::buf::order::Front;
 use crate::buf::queue::MAX_SLICES;
 use crate::conn::close::{CloseReason, TimeoutKind};
@@ -147,6 +147,10 @@ pub(super) fn flush_backlog<H: EventHandler>(
     if state.is_closed() {
         return;
     }
+    if state.is_datagram() {
+        datagrams::settle(slot, cx);
+        return act(handler, slot, cx);
+    }
     let had_output = state.has_output();
     state.set_tail(stream.has_tail());
     if !state.is_writable() {
@@ -210,7 +214,7 @@ fn offer<H: EventHandler>(
         }
         Front::File(_) => files::offer(link, cx, budget),
         Front::Pipe(pipe, len) => {
-            let sent = pipe.drain(stream.socket(), len)?;
+            let sent = pipe.drain(&*stream, len)?;
             if let Some(pipe) = state.out.pipe_sent(sent) {
                 cx.pipes.put_back(pipe);
             }
@@ -306,11 +310,16 @@ pub(super) fn fail<H: EventHandler>(
     cx: &mut Context<H>,
     error: io::Error,
 ) {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidData, TimedOut};
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidData, TimedOut,
+    };
 
     log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
     let reason = match error.kind() {
-        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut => CloseReason::Reset(error),
+        // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
+            CloseReason::Reset(error)
+        }
         InvalidData => CloseReason::Tls(error),
         _ => CloseReason::Io(error),
     };
@@ -324,7 +333,8 @@ pub(super) fn ring_alarm<H: EventHandler>(
     cx: &mut Context<H>,
 ) {
     slot.link.alarm = None;
-    match slot.link.state.alarm(cx.now, &cx.limits) {
+    let limits = cx.limits_of(&slot.link.stream);
+    match slot.link.state.alarm(cx.now, limits) {
         Alarm::At(_) => cx.set_alarm(&mut slot.link),
         // A drain would wait for what has just been waited for.
         Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
@@ -375,6 +385,9 @@ pub(super) fn close<H: EventHandler>(
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
     release(cx, &closed.peer, link.state.origin());
     cx.graveyard.push(closed.id.slot() as u32);
+    if let Some(datagram) = link.stream.datagram() {
+        cx.ports.forget(datagram.port, &closed.peer);
+    }
     if link.state.never_opened() {
         let failed = link.stream.is_shaking_hands();
         cx.metrics.handshake_failures.add(u64::from(failed));
@@ -430,7 +443,7 @@ fn end_waits<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
 }
 
 /// Tells those whose write is in the kernel by now.
-fn complete_flushed<H: EventHandler>(extras: &mut Extras, sent: u64, cx: &Context<H>) {
+pub(super) fn complete_flushed<H: EventHandler>(extras: &mut Extras, sent: u64, cx: &Context<H>) {
     while extras
         .flushes
         .front()

@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod bind;
 mod commands;
+mod datagrams;
 mod dial;
 mod files;
 mod flush;
@@ -10,6 +11,7 @@ pub(crate) mod listeners;
 pub(crate) mod mailbox;
 mod opening;
 mod pipe;
+pub(crate) mod ports;
 mod serve;
 pub(crate) mod slots;
 pub(crate) mod timer;
@@ -24,8 +26,10 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Events, Poll, Token};
 
+use self::datagrams::Exchange;
 use self::dial::Dials;
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use self::ports::{PORTS, Ports};
 use self::serve::Budget;
 use self::slots::MAX_SLOTS;
 use self::timer::TimerKey;
@@ -55,6 +59,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) limits: Limits,
     /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
     pub(crate) listeners: Listeners,
+    /// The UDP sockets, watched as well.
+    pub(crate) ports: Ports,
     /// The options of the sockets that connect.
     pub(crate) socket: SocketOptions,
     pub(crate) read_buffer: usize,
@@ -72,6 +78,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
     scratch: Box<[u8]>,
     commands: VecDeque<Command<H>>,
     dials: Dials,
+    /// What receives and sends datagrams; none until there are any.
+    exchange: Option<Box<Exchange>>,
     stage: Stage,
     last_tick: Duration,
     turn: Turn,
@@ -81,6 +89,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
 struct Turn {
     events_done: usize,
     ready_left: usize,
+    /// None before the first look at the UDP sockets.
+    ports_left: Option<usize>,
     commands_left: usize,
     flushed: usize,
     drain_mailbox: bool,
@@ -95,6 +105,7 @@ impl Turn {
         Self {
             events_done: 0,
             ready_left: 0,
+            ports_left: None,
             commands_left: 0,
             flushed: 0,
             drain_mailbox: false,
@@ -133,6 +144,7 @@ impl<H: EventHandler> EventLoop<H> {
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
                 dials: Dials::new(parts.socket),
+                exchange: None,
                 stage: Stage::Running,
                 last_tick: parts.first_tick,
                 turn: Turn::new(),
@@ -143,6 +155,7 @@ impl<H: EventHandler> EventLoop<H> {
                 cx,
                 ..
             } = &mut event_loop;
+            cx.ports = parts.ports;
             handler.on_boot(&mut Reactor::new(connections, cx));
             let first_tick = cx.deadline(parts.first_tick);
             cx.wheel.insert(first_tick, Timer::Tick);
@@ -199,6 +212,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn finish_turn(&mut self, events: &Events) {
         self.serve_events(events);
         self.serve_ready();
+        self.serve_ports();
         self.run_commands();
         self.run_timers();
         self.follow_dials();
@@ -207,6 +221,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.accept();
         self.run_pipes();
+        self.flush_ports();
         self.flush_all();
         self.free_closed();
         self.account();
@@ -220,6 +235,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.commands.is_empty()
             || !self.cx.outcomes.is_empty()
             || self.listeners.are_ready()
+            || self.cx.ports.have_work()
             || !mailbox.try_sleep()
         {
             return Some(Duration::ZERO);
@@ -268,6 +284,10 @@ impl<H: EventHandler> EventLoop<H> {
             }
         } else if event.token() == WAKER {
             self.turn.drain_mailbox = true;
+        } else if let Some(port) = token.checked_sub(PORTS) {
+            // An error is found by receiving.
+            let readable = event.is_readable() || event.is_error();
+            self.cx.ports.on_event(port, readable, event.is_writable());
         } else if let Some(listener) = token.checked_sub(LISTENERS) {
             self.listeners.mark_ready(listener);
         }
@@ -400,6 +420,7 @@ impl<H: EventHandler> EventLoop<H> {
         while let Some(index) = self.cx.graveyard.pop() {
             drop(self.connections.remove(index as usize));
         }
+        self.close_ports();
     }
 
     fn account(&self) {

@@ -111,11 +111,14 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has all the connections it can",
             ));
         }
-        let fd = stream.raw_fd();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let token = Token(id.slot());
-        let registry = self.poll.registry();
-        registry.register(&mut SourceFd(&fd), token, interest)?;
+        // Sessions over datagrams have no socket of their own, and so no events.
+        if stream.datagram().is_none() {
+            let fd = stream.raw_fd();
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let token = Token(id.slot());
+            let registry = self.poll.registry();
+            registry.register(&mut SourceFd(&fd), token, interest)?;
+        }
         // A codec that panics must not take the count of connections with it.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
             report_panic(panic, &self.cx, "codec");
@@ -180,7 +183,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
 }
 
 /// Tells the handler of a connection that is open.
-fn welcome<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+pub(super) fn welcome<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
     if slot.session.is_some() {
         cx.set_first_alarm(&mut slot.link);

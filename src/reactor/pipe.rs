@@ -180,7 +180,7 @@ fn splice<H: EventHandler>(
     cx: &mut Context<H>,
 ) -> Option<usize> {
     let pipe = cx.pipes.take()?;
-    let n = match pipe.fill(from.link.stream.socket(), SPLICE) {
+    let n = match pipe.fill(&from.link.stream, SPLICE) {
         Ok(n) if n > 0 => n,
         nothing => {
             cx.pipes.put_back(pipe);
@@ -196,7 +196,7 @@ fn splice<H: EventHandler>(
     };
     on_received(&mut from.link, cx, n, false);
     set_bulk(&mut from.link, n >= SPLICE_MIN);
-    let sent = pipe.drain(to.link.stream.socket(), n);
+    let sent = pipe.drain(&to.link.stream, n);
     let taken = *sent.as_ref().unwrap_or(&0);
     if taken == n {
         cx.pipes.put_back(pipe);

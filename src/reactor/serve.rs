@@ -28,6 +28,16 @@ impl Budget {
             frames: limits.frame_budget,
         }
     }
+
+    /// A datagram of so many bytes was handled.
+    pub(super) fn spend(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.frames = self.frames.saturating_sub(1);
+    }
+
+    pub(super) fn is_spent(&self) -> bool {
+        self.bytes == 0 || self.frames == 0
+    }
 }
 
 /// Serves a connection within its budgets; what is left over has it served again next turn.
@@ -418,7 +428,7 @@ fn decode_again<H: EventHandler>(
 }
 
 #[inline(always)]
-fn look<'a, C: Codec>(
+pub(super) fn look<'a, C: Codec>(
     codec: &mut C,
     input: &'a mut [u8],
     last: bool,

@@ -23,6 +23,7 @@ use crate::panic;
 use crate::reactor::admission::Admission;
 use crate::reactor::listeners::Listeners;
 use crate::reactor::mailbox::Mailbox;
+use crate::reactor::ports::{self, UdpPlace};
 use crate::reactor::slots::Liveness;
 use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER};
 use crate::sys::affinity;
@@ -124,19 +125,28 @@ impl Server {
             .iter()
             .map(|listen| listen.tls.clone())
             .collect();
-        let places = self.listens.into_iter().map(|listen| listen.place);
-        let places: Vec<Place> = places.collect::<Result<_, _>>()?;
+        let Places {
+            names,
+            streams,
+            datagrams,
+        } = Places::of(self.listens)?;
         let count = options.reactors();
         // A hand-over has nobody to choose between when there is one reactor.
-        let dealt = options.mode == Mode::MainReactor && count > 1 && !places.is_empty();
+        let dealt = options.mode == Mode::MainReactor && count > 1 && !streams.is_empty();
         options.socket.reuse_port = options.mode == Mode::ReusePort;
-        let names: Vec<String> = places.iter().map(ToString::to_string).collect();
-        let names = names.join(", ");
-        let listeners = Listeners::bind(places.into_iter().enumerate(), &options.socket)?;
+        let listeners = Listeners::bind(streams, &options.socket)?;
+        let common = ports::Common {
+            reuse_port: options.socket.reuse_port,
+            device: options.socket.device.clone(),
+            limits: options.limits(),
+        };
+        let (ports, udp_addrs) = ports::bind(datagrams, count, &common)?;
         let local_addrs = listeners.local_addrs().map_err(|source| Error::Setup {
             what: "the listeners",
             source,
         })?;
+        let mut local_addrs = [local_addrs, udp_addrs].concat();
+        local_addrs.sort_by_key(|(number, _)| *number);
         let local_addrs = local_addrs.into_iter().map(|(_, addr)| addr).collect();
 
         let mut polls = Vec::with_capacity(count);
@@ -207,10 +217,11 @@ impl Server {
         let (booted, boots) = mpsc::channel();
         let setup = |what| move |source| Error::Setup { what, source };
         let mut accepting = accepting.into_iter();
-        for (index, poll) in polls.into_iter().enumerate() {
+        for (index, (poll, ports)) in polls.into_iter().zip(ports).enumerate() {
             let listeners = accepting.next().unwrap_or_default();
             listeners
                 .register(poll.registry(), LISTENERS)
+                .and_then(|()| ports.register(poll.registry()))
                 .map_err(setup("the watch on the listeners"))?;
             let parts = Parts {
                 poll,
@@ -218,6 +229,7 @@ impl Server {
                 index,
                 limits: options.limits(),
                 listeners,
+                ports,
                 socket: options.socket.clone(),
                 read_buffer: options.read_buffer,
                 first_tick: options.tick,
@@ -251,6 +263,34 @@ impl Server {
             names = if names.is_empty() { "nothing" } else { &names }
         );
         Ok(running)
+    }
+}
+
+/// What a server listens on, each with its number.
+struct Places {
+    /// All of them, as they were given.
+    names: String,
+    streams: Vec<(usize, Place)>,
+    datagrams: Vec<UdpPlace>,
+}
+
+impl Places {
+    fn of(listens: Vec<Listen>) -> Result<Self, Error> {
+        let mut names = Vec::new();
+        let (mut streams, mut datagrams) = (Vec::new(), Vec::new());
+        for (number, listen) in listens.into_iter().enumerate() {
+            let (place, udp) = listen.resolve()?;
+            names.push(place.to_string());
+            match (place, udp) {
+                (Place::Addr(addr), Some(udp)) => datagrams.push((number, addr, udp)),
+                (place, _) => streams.push((number, place)),
+            }
+        }
+        Ok(Self {
+            names: names.join(", "),
+            streams,
+            datagrams,
+        })
     }
 }
 

@@ -111,10 +111,6 @@ impl StreamSocket {
         self.0.take_error().ok().flatten()
     }
 
-    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        self.0.local_addr().map(|addr| to_addr(&addr))
-    }
-
     pub(crate) fn options(&self) -> SockRef<'_> {
         SockRef::from(&self.0)
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, Lines, Raw};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, EventHandler, Outbox, Reactor, Running, Server,
+    Action, CloseReason, Closed, Conn, ConnId, Datagram, EventHandler, Outbox, Reactor, Running,
+    Server, Udp,
 };
 
 use super::await_some;
@@ -76,6 +77,7 @@ pub(crate) struct App {
     on_close: Box<dyn FnMut(&Closed, &CloseReason)>,
     tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
     on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
+    on_datagram: Box<dyn FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action>,
 }
 
 impl App {
@@ -93,6 +95,7 @@ impl App {
             on_close: Box::new(|_, _| {}),
             tick: Box::new(|_| None),
             on_shutdown: Box::new(|_| {}),
+            on_datagram: Box::new(|udp, datagram| udp.reply(datagram.data).into()),
         }
     }
 
@@ -161,6 +164,14 @@ impl App {
         self
     }
 
+    pub(crate) fn on_datagram(
+        mut self,
+        f: impl FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action + 'static,
+    ) -> Self {
+        self.on_datagram = Box::new(f);
+        self
+    }
+
     pub(crate) fn on_shutdown(mut self, f: impl FnMut(&mut Reactor<'_, App>) + 'static) -> Self {
         self.on_shutdown = Box::new(f);
         self
@@ -221,6 +232,10 @@ impl EventHandler for App {
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         (self.on_shutdown)(reactor);
+    }
+
+    fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
+        (self.on_datagram)(udp, datagram)
     }
 }
 

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use self::multicast::MulticastInterface;
 pub(crate) use self::queue::{Refused, SendQueue};
 pub(crate) use self::receiver::{Received, Receiver};
-pub(crate) use self::sender::{Sender, Sent};
+pub(crate) use self::sender::Sender;
 pub(crate) use self::socket::{DatagramOptions, DatagramSocket};
 
 /// The longest datagram, in bytes: what IPv4 leaves of 64 KiB for its own header and UDP's.

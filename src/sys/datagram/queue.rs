@@ -72,12 +72,8 @@ impl SendQueue {
         start.map_or(0, |start| self.bytes.len() - start) + self.len() * ENTRY_COST
     }
 
-    pub(crate) fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Whether a datagram of `len` bytes would be queued.
-    pub(crate) fn admit(&self, len: usize) -> Result<(), Refused> {
+    fn admit(&self, len: usize) -> Result<(), Refused> {
         if len > MAX_DATAGRAM {
             Err(Refused::TooLong)
         } else if self.queued() + len + ENTRY_COST > self.limit {
@@ -87,12 +83,12 @@ impl SendQueue {
         }
     }
 
-    /// Queues a copy of the pieces as one datagram; `to` is none on a connected socket.
+    /// Queues a copy of the pieces as one datagram, and says how many bytes it has; `to` is none on a connected socket.
     pub(crate) fn push<'a>(
         &mut self,
         to: Option<SocketAddr>,
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
-    ) -> Result<(), Refused> {
+    ) -> Result<usize, Refused> {
         let len = pieces.clone().map(<[u8]>::len).sum();
         self.admit(len)?;
         self.make_room();
@@ -101,7 +97,7 @@ impl SendQueue {
             self.bytes.extend_from_slice(piece);
         }
         self.entries.push(Entry { to, start, len });
-        Ok(())
+        Ok(len)
     }
 
     /// The messages to send first; says how many there are.

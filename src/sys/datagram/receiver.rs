@@ -97,6 +97,13 @@ impl Receiver {
         Ok(false)
     }
 
+    /// Who has sent the next datagram of the batch.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<SocketAddr> {
+        let arrival = self.arrivals.get(self.next)?;
+        Some(canonical(arrival.peer))
+    }
+
     /// The next datagram of the batch.
     pub(crate) fn next(&mut self) -> Option<Received<'_>> {
         let arrival = *self.arrivals.get(self.next)?;
@@ -119,11 +126,6 @@ impl Receiver {
             data: &mut self.bytes[start..start + wanted],
             truncated: wanted < len || (arrival.truncated && is_last),
         })
-    }
-
-    /// Whether datagrams of the batch are left.
-    pub(crate) fn has_more(&self) -> bool {
-        self.next < self.arrivals.len()
     }
 
     /// Drops what is left of the batch; says how many datagrams that were.

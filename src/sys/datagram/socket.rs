@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::multicast::{self, MulticastInterface};
 use super::{MAX_BATCH, canonical};
@@ -161,15 +161,6 @@ impl DatagramSocket {
 
     pub(crate) fn set_broadcast(&self, on: bool) -> io::Result<()> {
         self.socket.set_broadcast(on)
-    }
-
-    /// The pending error, which reading clears (`SO_ERROR`).
-    pub(crate) fn take_error(&self) -> Option<io::Error> {
-        self.socket.take_error().ok().flatten()
-    }
-
-    pub(crate) fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.socket)
     }
 
     pub(crate) fn raw_fd(&self) -> RawFd {

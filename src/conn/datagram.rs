@@ -1,0 +1,54 @@
+//! What is different about a session over datagrams, which has no stream and no buffers of its own.
+
+use super::flags::*;
+use super::{ConnState, Phase};
+
+impl ConnState {
+    /// Makes it a session over datagrams.
+    pub(crate) fn set_datagram(&mut self) {
+        self.put(DATAGRAM, true);
+    }
+
+    #[inline]
+    pub(crate) fn is_datagram(&self) -> bool {
+        self.has(DATAGRAM)
+    }
+
+    /// A datagram of `n` bytes has arrived; says whether its frames are wanted.
+    pub(crate) fn on_datagram(&mut self, n: usize, now: u64) -> bool {
+        self.bytes_in += n as u64;
+        self.active_at = now;
+        self.takes_frames()
+    }
+
+    /// Whether the handler may be given a frame.
+    pub(crate) fn takes_frames(&self) -> bool {
+        !self.has(NO_FRAMES)
+    }
+
+    /// A datagram of `n` bytes is queued.
+    pub(crate) fn on_datagram_queued(&mut self, n: usize, now: u64) {
+        self.bytes_out += n as u64;
+        self.active_at = now;
+    }
+
+    /// A datagram found no room in the queue: `on_drain` is called when there is some.
+    pub(crate) fn on_queue_full(&mut self) {
+        self.put(CONGESTED, true);
+    }
+
+    /// There is room again; says whether `on_drain` has become due.
+    pub(crate) fn on_queue_empty(&mut self) -> bool {
+        let was = self.has(CONGESTED);
+        self.put(CONGESTED, false);
+        if was {
+            self.put(DRAIN_DUE, self.phase == Phase::Open);
+        }
+        was
+    }
+
+    /// Whether it waits for room in the queue.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.has(CONGESTED)
+    }
+}

@@ -1,0 +1,361 @@
+//! The UDP sockets of a reactor: what waits to be sent from each, and whose datagrams it takes.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use super::bind::bind_first;
+use super::slots::{ConnId, MAX_SLOTS};
+use crate::addr::{Addr, Family, ListenAddr};
+use crate::conn::limits::{Limits, NEVER, millis};
+use crate::error::Error;
+use crate::sys::datagram::{DatagramOptions, DatagramSocket, Refused, SendQueue};
+use crate::udp::UdpOptions;
+
+/// The UDP sockets of one reactor.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    ports: Slab<Port>,
+    /// Those that may have input.
+    ready: VecDeque<usize>,
+    /// Those to be flushed at the end of the turn.
+    dirty: Vec<usize>,
+    /// Those whose only session has ended.
+    idle: Vec<usize>,
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) socket: Arc<DatagramSocket>,
+    pub(crate) queue: SendQueue,
+    pub(crate) service: Service,
+    /// The kernel may have datagrams.
+    pub(crate) readable: bool,
+    /// The kernel had no room for what is queued.
+    pub(crate) blocked: bool,
+    /// Sessions that want to know when everything queued is sent.
+    pub(crate) waiting: Vec<ConnId>,
+    is_ready: bool,
+    is_dirty: bool,
+}
+
+/// Who gets the datagrams of a socket.
+#[derive(Debug)]
+pub(crate) enum Service {
+    /// `on_datagram`, one by one.
+    Datagrams { listener: usize },
+    /// A session for each peer.
+    Sessions(Box<Sessions>),
+    /// The one session of a socket that is connected.
+    Connected {
+        slot: Option<usize>,
+        limits: Box<Limits>,
+    },
+}
+
+/// The sessions of a socket.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) listener: usize,
+    pub(crate) open: HashMap<SocketAddr, usize>,
+    pub(crate) max: usize,
+    limits: Limits,
+}
+
+/// The token of the first UDP socket; below it are listeners, at most as many as slots.
+pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
+
+/// A UDP socket to be listened on: its number, its address and its options.
+pub(crate) type UdpPlace = (usize, ListenAddr, UdpOptions);
+
+/// What the UDP sockets of a server have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) reuse_port: bool,
+    pub(crate) device: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+/// The UDP sockets of each of `count` reactors, and the addresses they are bound to, with the listeners' numbers.
+///
+/// With `reuse_port` every reactor has a socket on each address, otherwise they take turns.
+pub(crate) fn bind(
+    places: Vec<UdpPlace>,
+    count: usize,
+    common: &Common,
+) -> Result<(Vec<Ports>, Vec<(usize, Addr)>), Error> {
+    let mut reactors: Vec<Ports> = (0..count).map(|_| Ports::default()).collect();
+    let mut addrs = Vec::new();
+    for (number, addr, udp) in places {
+        let targets = addr.resolve()?;
+        let family = match addr {
+            ListenAddr::Udp { family, .. } => family,
+            _ => Family::Any,
+        };
+        let bound = bind_one(number, (&targets, family), &udp, common, &mut reactors);
+        let bound = bound.map_err(|source| Error::Bind {
+            addr: addr.to_string(),
+            source,
+        })?;
+        addrs.push((number, Addr::Ip(bound)));
+    }
+    Ok((reactors, addrs))
+}
+
+fn bind_one(
+    number: usize,
+    (targets, family): (&[SocketAddr], Family),
+    udp: &UdpOptions,
+    common: &Common,
+    reactors: &mut [Ports],
+) -> io::Result<SocketAddr> {
+    // A multicast datagram goes to each socket of an address.
+    let spread = common.reuse_port && udp.groups.is_empty();
+    let options = DatagramOptions {
+        batch: udp.batch,
+        longest: udp.max_datagram,
+        broadcast: udp.broadcast,
+        recv_buffer: udp.recv_buffer,
+        send_buffer: udp.send_buffer,
+        groups: udp.groups.clone(),
+        device: common.device.clone(),
+        reuse_port: spread,
+    };
+    let bind = |addr, dual_stack| DatagramSocket::bind(addr, dual_stack, &options);
+    let first = bind_first(targets, family, bind)?;
+    let bound = first.local_addr()?;
+    let service = || match &udp.sessions {
+        None => Service::Datagrams { listener: number },
+        Some(sessions) => Service::Sessions(Box::new(Sessions {
+            listener: number,
+            open: HashMap::new(),
+            max: sessions.max,
+            limits: session_limits(&common.limits, millis(sessions.idle)),
+        })),
+    };
+    let owner = number % reactors.len();
+    let outbound = common.limits.outbound;
+    for (index, ports) in reactors.iter_mut().enumerate() {
+        if spread && index != owner {
+            let sibling = first.sibling(&options)?;
+            ports.insert(Port::new(sibling, service(), outbound));
+        }
+    }
+    reactors[owner].insert(Port::new(first, service(), outbound));
+    Ok(bound)
+}
+
+/// The limits of a session: a datagram is whole when it comes, and never waits for its peer.
+fn session_limits(limits: &Limits, idle: u64) -> Limits {
+    Limits {
+        idle,
+        read: NEVER,
+        write_stall: NEVER,
+        watch_open: idle != NEVER || limits.handshake != NEVER || limits.lifetime != NEVER,
+        ..limits.clone()
+    }
+}
+
+impl Port {
+    fn new(socket: DatagramSocket, service: Service, outbound: usize) -> Self {
+        Self {
+            queue: SendQueue::new(outbound, socket.takes_runs()),
+            socket: Arc::new(socket),
+            service,
+            readable: false,
+            blocked: false,
+            waiting: Vec::new(),
+            is_ready: false,
+            is_dirty: false,
+        }
+    }
+
+    /// A socket that is connected to its one peer.
+    pub(crate) fn connected(socket: DatagramSocket, limits: &Limits) -> Self {
+        let service = Service::Connected {
+            slot: None,
+            limits: Box::new(session_limits(limits, limits.idle)),
+        };
+        Self::new(socket, service, limits.outbound)
+    }
+}
+
+impl Ports {
+    pub(crate) fn insert(&mut self, port: Port) -> usize {
+        self.ports.insert(port)
+    }
+
+    pub(crate) fn remove(&mut self, index: usize) -> Option<Port> {
+        self.ports.try_remove(index)
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Port> {
+        self.ports.get(index)
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Port> {
+        self.ports.get_mut(index)
+    }
+
+    /// The socket of the listener of that number.
+    pub(crate) fn of_listener(&self, number: usize) -> Option<usize> {
+        let is_it = |port: &Port| match &port.service {
+            Service::Datagrams { listener } => *listener == number,
+            Service::Sessions(sessions) => sessions.listener == number,
+            Service::Connected { .. } => false,
+        };
+        self.ports
+            .iter()
+            .find(|(_, port)| is_it(port))
+            .map(|(index, _)| index)
+    }
+
+    /// The limits of the sessions of a socket.
+    pub(crate) fn limits(&self, index: usize) -> Option<&Limits> {
+        match &self.ports.get(index)?.service {
+            Service::Datagrams { .. } => None,
+            Service::Sessions(sessions) => Some(&sessions.limits),
+            Service::Connected { limits, .. } => Some(limits),
+        }
+    }
+
+    /// Watches all sockets, with tokens from [`PORTS`] on.
+    pub(crate) fn register(&self, registry: &Registry) -> io::Result<()> {
+        self.ports
+            .iter()
+            .try_for_each(|(index, port)| watch(registry, index, &port.socket))
+    }
+
+    /// Queues the pieces as one datagram, to leave at the end of the turn; says how many bytes they are. `to` is as the
+    /// socket knows addresses, and none where it is connected.
+    pub(crate) fn push<'a>(
+        &mut self,
+        index: usize,
+        to: Option<SocketAddr>,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<usize, Refused> {
+        let port = self.ports.get_mut(index).ok_or(Refused::Full)?;
+        let len = port.queue.push(to, pieces)?;
+        if !port.is_dirty && !port.blocked {
+            port.is_dirty = true;
+            self.dirty.push(index);
+        }
+        Ok(len)
+    }
+
+    /// An event came for a socket.
+    pub(crate) fn on_event(&mut self, index: usize, readable: bool, writable: bool) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        if writable && port.blocked {
+            port.blocked = false;
+            port.is_dirty = true;
+            self.dirty.push(index);
+        }
+        if readable {
+            port.readable = true;
+            self.enqueue(index, false);
+        }
+    }
+
+    /// Sees that a socket is served; `first` before all others.
+    pub(crate) fn enqueue(&mut self, index: usize, first: bool) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        if !std::mem::replace(&mut port.is_ready, true) {
+            if first {
+                self.ready.push_front(index);
+            } else {
+                self.ready.push_back(index);
+            }
+        }
+    }
+
+    /// How many sockets are to be served.
+    #[inline]
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next socket to serve.
+    pub(crate) fn next_ready(&mut self) -> Option<usize> {
+        let index = self.ready.pop_front()?;
+        if let Some(port) = self.ports.get_mut(index) {
+            port.is_ready = false;
+        }
+        Some(index)
+    }
+
+    /// The next socket to flush.
+    #[inline]
+    pub(crate) fn next_dirty(&mut self) -> Option<usize> {
+        let index = self.dirty.pop()?;
+        if let Some(port) = self.ports.get_mut(index) {
+            port.is_dirty = false;
+        }
+        Some(index)
+    }
+
+    /// Whether there is something to do that no event will announce.
+    #[inline]
+    pub(crate) fn have_work(&self) -> bool {
+        !self.ready.is_empty() || !self.dirty.is_empty()
+    }
+
+    /// A session has ended.
+    pub(crate) fn forget(&mut self, index: usize, peer: &Addr) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        match &mut port.service {
+            Service::Datagrams { .. } => {}
+            Service::Sessions(sessions) => {
+                if let Addr::Ip(peer) = peer {
+                    sessions.open.remove(peer);
+                }
+            }
+            Service::Connected { .. } => self.idle.push(index),
+        }
+    }
+
+    /// A connected socket without a session any more.
+    #[inline]
+    pub(crate) fn next_idle(&mut self) -> Option<usize> {
+        self.idle.pop()
+    }
+
+    /// All sockets that are left, to be closed.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Port> + '_ {
+        self.ready.clear();
+        self.dirty.clear();
+        self.idle.clear();
+        self.ports.drain()
+    }
+
+    /// Nothing is received any more.
+    pub(crate) fn stop(&mut self) {
+        while let Some(index) = self.next_ready() {
+            if let Some(port) = self.ports.get_mut(index) {
+                port.readable = false;
+            }
+        }
+    }
+}
+
+/// Watches a socket.
+pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) -> io::Result<()> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    registry.register(
+        &mut SourceFd(&socket.raw_fd()),
+        Token(PORTS + index),
+        interest,
+    )
+}

@@ -1,0 +1,11 @@
+//! UDP: datagrams by themselves, and sessions over them.
+
+mod datagrams;
+mod flow;
+mod options;
+mod peer;
+mod resources;
+mod sessions;
+
+#[path = "../util/mod.rs"]
+mod util;
