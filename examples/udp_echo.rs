@@ -1,0 +1,68 @@
+//! Sends each datagram back to who sent it. Try `nc -u 127.0.0.1 9000`.
+
+mod util;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use epicycle::codec::Raw;
+use epicycle::{Action, Conn, Datagram, EventHandler, Listen, Server, Udp, UdpSessions};
+
+/// A UDP echo server.
+#[derive(Parser)]
+struct Flags {
+    /// Where to listen: udp://HOST:PORT, udp4://HOST:PORT or udp6://HOST:PORT
+    #[arg(long, value_name = "ADDRESS", default_value = "udp://:9000")]
+    listen: String,
+    /// Keeps a session for each peer, which numbers its datagrams
+    #[arg(long)]
+    sessions: bool,
+    /// The most datagrams a system call receives or sends, from 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch: usize,
+    /// How many reactors, each with a socket of its own; one per core if left out
+    #[arg(long, value_name = "N")]
+    reactors: Option<usize>,
+}
+
+struct Echo;
+
+impl EventHandler for Echo {
+    type Codec = Raw;
+    /// How many datagrams have come.
+    type Session = u64;
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
+        udp.reply(datagram.data).into()
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<u64> {
+        Some(0)
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, count: &mut u64, bytes: &[u8]) -> Action {
+        *count += 1;
+        let mut answer = format!("{count}: ").into_bytes();
+        answer.extend_from_slice(bytes);
+        // What no longer fits into a datagram is dropped, as the network might.
+        let _ = conn.write(&answer);
+        Action::Continue
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let mut listen = Listen::on(flags.listen).batch(flags.batch);
+    if flags.sessions {
+        listen = listen.sessions(UdpSessions::new());
+    }
+    let mut server = Server::bind(listen).reuse_port(true);
+    if let Some(reactors) = flags.reactors {
+        server = server.reactors(reactors);
+    }
+    util::run("udp_echo", server, |_reactor| Echo)
+}
