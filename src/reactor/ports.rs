@@ -74,6 +74,13 @@ pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
 /// A UDP socket to be listened on: its number, its address and its options.
 pub(crate) type UdpPlace = (usize, ListenAddr, UdpOptions);
 
+/// The UDP sockets of each reactor, and what they are bound to.
+pub(crate) struct Bound {
+    pub(crate) reactors: Vec<Ports>,
+    /// With the listeners' numbers.
+    pub(crate) addrs: Vec<(usize, Addr)>,
+}
+
 /// What the UDP sockets of a server have in common.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
@@ -82,14 +89,10 @@ pub(crate) struct Common {
     pub(crate) limits: Limits,
 }
 
-/// The UDP sockets of each of `count` reactors, and the addresses they are bound to, with the listeners' numbers.
+/// Binds the UDP sockets of `count` reactors.
 ///
 /// With `reuse_port` every reactor has a socket on each address, otherwise they take turns.
-pub(crate) fn bind(
-    places: Vec<UdpPlace>,
-    count: usize,
-    common: &Common,
-) -> Result<(Vec<Ports>, Vec<(usize, Addr)>), Error> {
+pub(crate) fn bind(places: Vec<UdpPlace>, count: usize, common: &Common) -> Result<Bound, Error> {
     let mut reactors: Vec<Ports> = (0..count).map(|_| Ports::default()).collect();
     let mut addrs = Vec::new();
     for (number, addr, udp) in places {
@@ -105,7 +108,7 @@ pub(crate) fn bind(
         })?;
         addrs.push((number, Addr::Ip(bound)));
     }
-    Ok((reactors, addrs))
+    Ok(Bound { reactors, addrs })
 }
 
 fn bind_one(

@@ -140,12 +140,12 @@ impl Server {
             device: options.socket.device.clone(),
             limits: options.limits(),
         };
-        let (ports, udp_addrs) = ports::bind(datagrams, count, &common)?;
+        let ports = ports::bind(datagrams, count, &common)?;
         let local_addrs = listeners.local_addrs().map_err(|source| Error::Setup {
             what: "the listeners",
             source,
         })?;
-        let mut local_addrs = [local_addrs, udp_addrs].concat();
+        let mut local_addrs = [local_addrs, ports.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
         let local_addrs = local_addrs.into_iter().map(|(_, addr)| addr).collect();
 
@@ -217,7 +217,7 @@ impl Server {
         let (booted, boots) = mpsc::channel();
         let setup = |what| move |source| Error::Setup { what, source };
         let mut accepting = accepting.into_iter();
-        for (index, (poll, ports)) in polls.into_iter().zip(ports).enumerate() {
+        for (index, (poll, ports)) in polls.into_iter().zip(ports.reactors).enumerate() {
             let listeners = accepting.next().unwrap_or_default();
             listeners
                 .register(poll.registry(), LISTENERS)

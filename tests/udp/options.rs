@@ -14,7 +14,7 @@ use crate::util::app::start;
 fn error_of(listen: impl Into<Listen>) -> Error {
     let server = Server::bind(listen).reactors(1);
     let started = server.start(|_| epicycle::service(|_, _| Action::Continue));
-    started.err().expect("is refused")
+    started.expect_err("is refused")
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod socket;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 pub use self::multicast::MulticastInterface;
 pub(crate) use self::queue::{Refused, SendQueue};
@@ -68,8 +68,6 @@ impl Message<'_> {
 
 /// An IPv4 peer of a dual-stack socket shows as IPv4.
 fn canonical(mut addr: SocketAddr) -> SocketAddr {
-    if let IpAddr::V6(_) = addr.ip() {
-        addr.set_ip(addr.ip().to_canonical());
-    }
+    addr.set_ip(addr.ip().to_canonical());
     addr
 }
