@@ -58,7 +58,7 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     Ok(sockets.into_iter().map(inherited).collect())
 }
 
-/// Sends copies of sockets to another process. Blocks while that one does not receive them.
+/// Sends copies of sockets to another process, over a socket that blocks: until that one receives them.
 ///
 /// # Errors
 ///
@@ -67,11 +67,12 @@ pub fn send(to: &UnixStream, sockets: &[impl AsFd]) -> io::Result<()> {
     sys::handover::send(to.as_fd(), &sys::handover::borrow(sockets))
 }
 
-/// Receives what [`send`] sends, in the same order. Blocks until they have come.
+/// Receives what [`send`] sends, in the same order, over a socket that blocks: until they have come.
 ///
 /// # Errors
 ///
-/// What `recvmsg(2)` answers, and `UnexpectedEof` when the other side ended first.
+/// What `recvmsg(2)` answers, `UnexpectedEof` when the other side ended first, and an error that says so when
+/// this process may not have so many descriptors.
 pub fn receive(from: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     sys::handover::receive(from.as_fd())
 }

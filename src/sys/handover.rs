@@ -7,16 +7,25 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::{FdFlags, fcntl_setfd, retry_on_intr};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, recvmsg, sendmsg,
 };
+
+use super::socket::NO_SIGNAL;
 
 /// The first descriptor of the protocol (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
 /// As many descriptors go with one byte; the kernel's limit is 253.
 const A_MESSAGE: usize = 64;
+
+/// Has what is received closed on exec, where the kernel does that by itself.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
 
 /// The descriptors that `LISTEN_FDS` announces, with their names (`sd_listen_fds_with_names(3)`): once, and
 /// none when they are meant for another process.
@@ -40,7 +49,7 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     for fd in (FIRST..).take(count as usize) {
         // SAFETY: the borrow ends with the next call, which answers EBADF for a descriptor that is not open.
         let given = unsafe { BorrowedFd::borrow_raw(fd) };
-        rustix::io::fcntl_setfd(given, rustix::io::FdFlags::CLOEXEC)?;
+        fcntl_setfd(given, FdFlags::CLOEXEC)?;
         // SAFETY: it is open, and by the protocol it was passed for this process to own; the flag above lets
         // nobody take it twice.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -55,13 +64,16 @@ pub(crate) fn send(to: BorrowedFd<'_>, sockets: &[BorrowedFd<'_>]) -> io::Result
     let count = u32::try_from(sockets.len()).map_err(io::Error::other)?;
     let mut header = &count.to_be_bytes()[..];
     while !header.is_empty() {
-        header = &header[rustix::net::send(to, header, SendFlags::empty())?..];
+        let sent = retry_on_intr(|| rustix::net::send(to, header, NO_SIGNAL))?;
+        header = &header[sent..];
     }
     for batch in sockets.chunks(A_MESSAGE) {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(batch));
-        sendmsg(to, &[IoSlice::new(b".")], &mut control, SendFlags::empty())?;
+        retry_on_intr(|| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            control.push(SendAncillaryMessage::ScmRights(batch));
+            sendmsg(to, &[IoSlice::new(b".")], &mut control, NO_SIGNAL)
+        })?;
     }
     Ok(())
 }
@@ -71,7 +83,8 @@ pub(crate) fn receive(from: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
     let mut header = [0; 4];
     let mut got = 0;
     while got < header.len() {
-        match rustix::net::recv(from, &mut header[got..], RecvFlags::empty())? {
+        let rest = &mut header[got..];
+        match retry_on_intr(|| rustix::net::recv(from, &mut *rest, RecvFlags::empty()))? {
             (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
             (n, _) => got += n,
         }
@@ -82,17 +95,26 @@ pub(crate) fn receive(from: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
-        let received = recvmsg(
-            from,
-            &mut [IoSliceMut::new(&mut byte)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
+        let received = retry_on_intr(|| {
+            let mut slices = [IoSliceMut::new(&mut byte)];
+            recvmsg(from, &mut slices, &mut control, CLOSED_ON_EXEC)
+        })?;
         let before = sockets.len();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 sockets.extend(fds);
             }
+        }
+        if CLOSED_ON_EXEC.is_empty() {
+            for socket in &sockets[before..] {
+                fcntl_setfd(socket, FdFlags::CLOEXEC)?;
+            }
+        }
+        // The rest would be awaited in vain.
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::other(
+                "some of the sockets got lost, for want of descriptors; raise the limit (ulimit -n)",
+            ));
         }
         if received.bytes == 0 || sockets.len() == before {
             return Err(io::Error::new(

@@ -203,10 +203,10 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
 pub(crate) const TCP_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
 
 #[cfg(not(target_vendor = "apple"))]
-const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+pub(super) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
 /// Apple's sockets have an option for it, which socket2 sets on each.
 #[cfg(target_vendor = "apple")]
-const NO_SIGNAL: SendFlags = SendFlags::empty();
+pub(super) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 pub(crate) fn to_addr(addr: &SockAddr) -> Addr {
     match addr.as_socket() {
