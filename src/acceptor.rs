@@ -147,7 +147,8 @@ impl<H: EventHandler> Acceptor<H> {
     /// Accepts and deals until the engine stops.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
-        while self.engine.is_accepting() {
+        let engine = self.engine.clone();
+        while engine.shared().accepting.load(Ordering::Acquire) {
             if let Err(error) = self.poll.poll(&mut events, self.timeout())
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -164,6 +165,8 @@ impl<H: EventHandler> Acceptor<H> {
             }
             self.accept();
         }
+        drop(self);
+        engine.shared().acceptors.fetch_sub(1, Ordering::Release);
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use crate::addr::ListenAddr;
@@ -56,7 +56,8 @@ impl Listen {
     }
 
     /// A socket that is bound already, and listening or not yet: inherited, or made with options of one's own. It
-    /// must be a stream socket. The server closes it when it shuts down, and leaves a Unix socket's path alone.
+    /// must be a stream socket. The server's socket options hold for it too. The server closes it when it shuts
+    /// down, and leaves a Unix socket's path alone.
     pub fn socket(socket: impl Into<OwnedFd>) -> Self {
         Self::at(Ok(Place::Socket(socket.into())))
     }
@@ -171,7 +172,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Addr(addr) => addr.fmt(f),
-            Place::Socket(fd) => write!(f, "{fd:?}"),
+            Place::Socket(fd) => write!(f, "descriptor {}", fd.as_raw_fd()),
         }
     }
 }

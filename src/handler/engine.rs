@@ -6,13 +6,13 @@ use std::{fmt, io};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use socket2::Socket;
 
 use super::{Command, EventHandler, Handle, HandleError, Reactor};
 use crate::addr::Addr;
 use crate::metrics::{Metrics, Stats};
 use crate::pool::WorkerPool;
 use crate::reactor::admission::Admission;
+use crate::reactor::bind::Bound;
 use crate::reactor::mailbox::{Mailbox, Wake};
 use crate::reactor::slots::{ConnId, Liveness};
 
@@ -28,11 +28,14 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) admission: Admission,
     pub(crate) local_addrs: Vec<Addr>,
     /// What is listened on, for another process to go on with; empty once it is no more.
-    pub(crate) listening: Mutex<Vec<Arc<Socket>>>,
+    pub(crate) listening: Mutex<Vec<Arc<Bound>>>,
+    /// Cleared once it is to accept no more.
     pub(crate) accepting: AtomicBool,
     /// What each listener speaks, by its number.
     #[cfg(feature = "tls")]
     pub(crate) tls: Vec<Option<crate::tls::TlsServer>>,
+    /// How many threads still accept.
+    pub(crate) acceptors: AtomicUsize,
     pub(crate) stopping: AtomicBool,
     /// How long connections may drain once the engine stops, in milliseconds.
     pub(crate) drain_within: AtomicUsize,
@@ -78,7 +81,7 @@ impl<H: EventHandler> Engine<H> {
         self.shared.reactors.len()
     }
 
-    /// How many connections are open now.
+    /// How many connections it has now, those that are opening or closing included.
     pub fn connections(&self) -> usize {
         let load = |reactor: &Peer<H>| reactor.load.load(Ordering::Relaxed);
         self.shared.reactors.iter().map(load).sum()
@@ -111,17 +114,20 @@ impl<H: EventHandler> Engine<H> {
     /// The sockets it listens on, as descriptors of their own, for a process that is to take them over: see
     /// [`handover`](crate::handover). Empty once it does not listen any more.
     ///
+    /// A Unix socket's path stays behind when this engine ends, for it may be the other's by then.
+    ///
     /// # Errors
     ///
     /// What `dup(2)` answers.
     pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
         let listening = self.shared.listening.lock();
-        let copy = |socket: &Arc<Socket>| Ok(socket.try_clone()?.into());
-        listening.iter().map(copy).collect()
+        listening.iter().map(|bound| bound.hand_over()).collect()
     }
 
     /// Stops listening, and serves the connections that are open on, without a deadline: what a server does
-    /// that another one takes over from. [`shutdown`](Self::shutdown) follows when they have ended.
+    /// that another one takes over from. Comes back at once: [`is_accepting`](Self::is_accepting) tells when it
+    /// is done, and [`shutdown`](Self::shutdown) follows when the last of the [`connections`](Self::connections)
+    /// has ended.
     pub fn stop_accepting(&self) {
         if self.shared.accepting.swap(false, Ordering::AcqRel) {
             log::info!(target: "epicycle::server", "accepting no more connections");
@@ -135,9 +141,10 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Whether it listens, or would if it had anything to listen on.
+    /// Whether it still accepts connections. Once it does not, all that were accepted count among the
+    /// [`connections`](Self::connections).
     pub fn is_accepting(&self) -> bool {
-        self.shared.accepting.load(Ordering::Acquire)
+        self.shared.acceptors.load(Ordering::Acquire) > 0
     }
 
     /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -21,13 +22,18 @@ use crate::sys::socket;
 pub(super) struct Listener {
     /// Its place among those the server was told of.
     pub(super) number: usize,
-    pub(super) socket: Arc<Socket>,
+    pub(super) bound: Arc<Bound>,
     /// An event has announced connections.
     pub(super) ready: bool,
     /// Brought along: another owner's options hold, and nothing can be bound beside it.
     adopted: bool,
-    /// Removed together with the last listener on it.
-    path: Option<Arc<BoundPath>>,
+}
+
+/// A socket, shared by all that listen on it, and what ends with it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(super) socket: Socket,
+    path: Option<BoundPath>,
 }
 
 /// A Unix socket's path, for as long as something listens on it.
@@ -36,6 +42,19 @@ struct BoundPath {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Somebody else listens on it too, and outlives this process perhaps.
+    handed_over: AtomicBool,
+}
+
+impl Bound {
+    /// A copy of the socket for another process, which has the path too from now on.
+    pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
+        let copy = self.socket.try_clone()?;
+        if let Some(path) = &self.path {
+            path.handed_over.store(true, Ordering::Relaxed);
+        }
+        Ok(copy.into())
+    }
 }
 
 impl Listener {
@@ -66,27 +85,26 @@ impl Listener {
         let (socket, path) = bound.map_err(|source| Error::Bind { addr: name, source })?;
         Ok(Self {
             number,
-            socket: Arc::new(socket),
+            bound: Arc::new(Bound { socket, path }),
             ready: false,
             adopted,
-            path: path.map(Arc::new),
         })
     }
 
     /// A listener of another thread on the same address.
     pub(super) fn sibling(&self, options: Option<&SocketOptions>) -> io::Result<Self> {
-        let addr = self.socket.local_addr()?;
-        let socket = match (addr.as_socket(), options) {
+        let addr = self.bound.socket.local_addr()?;
+        let bound = match (addr.as_socket(), options) {
             (Some(ip), Some(options)) if !self.adopted => {
-                let any_family = ip.is_ipv6() && !self.socket.only_v6()?;
-                Arc::new(listen_tcp(ip, any_family, options)?)
+                let any_family = ip.is_ipv6() && !self.bound.socket.only_v6()?;
+                let socket = listen_tcp(ip, any_family, options)?;
+                Arc::new(Bound { socket, path: None })
             }
-            _ => self.socket.clone(),
+            _ => self.bound.clone(),
         };
         Ok(Self {
-            socket,
+            bound,
             ready: false,
-            path: self.path.clone(),
             ..*self
         })
     }
@@ -101,7 +119,8 @@ fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
             "it is no stream socket",
         ));
     }
-    options.apply(&socket, socket.domain()? != Domain::UNIX)?;
+    let is_unix = socket.local_addr()?.domain() == Domain::UNIX;
+    options.apply(&socket, !is_unix)?;
     socket.set_nonblocking(true)?;
     // On a socket that listens already this sets the backlog.
     socket.listen(options.backlog)?;
@@ -159,6 +178,7 @@ fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<(Socket, BoundP
         path: path.to_owned(),
         device: metadata.dev(),
         inode: metadata.ino(),
+        handed_over: AtomicBool::new(false),
     };
     socket.listen(options.backlog)?;
     Ok((socket, bound))
@@ -196,6 +216,9 @@ fn clear_stale(path: &Path) -> io::Result<()> {
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
+        if *self.handed_over.get_mut() {
+            return;
+        }
         // Another server may have taken the path over since.
         let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| {
             metadata.file_type().is_socket()

@@ -86,8 +86,8 @@ impl<H: EventHandler> EventLoop<H> {
             Command::Connect(id, connect, to) => self.dial(id, connect, to),
             Command::Resolved(id, resolved) => self.resolved(id, resolved),
             Command::CancelConnect(id) => self.cancel_dial(id),
-            Command::StopAccepting => self.listeners.close(self.poll.registry()),
             Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
+            Command::StopAccepting => self.stop_accepting(),
             Command::Shutdown => self.stop(),
         }
     }
@@ -98,10 +98,20 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         }
         self.stage = Stage::Stopping;
-        self.listeners.close(self.poll.registry());
+        self.stop_accepting();
         self.stop_dials();
         self.handler
             .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+    }
+
+    fn stop_accepting(&mut self) {
+        if self.listeners.close(self.poll.registry()) {
+            self.cx
+                .engine
+                .shared()
+                .acceptors
+                .fetch_sub(1, Ordering::Release);
+        }
     }
 
     /// The second stage: every connection drains, under a deadline.

@@ -220,7 +220,7 @@ impl<H: EventHandler> EventLoop<H> {
         let shared = self.cx.engine.shared();
         let addr = Addr::Ip(peer);
         let admitted = self.stage == Stage::Running
-            && self.cx.engine.is_accepting()
+            && shared.accepting.load(Ordering::Acquire)
             && sessions.open.len() < sessions.max
             && self.connections.len() < MAX_SLOTS
             && shared.admission.admit(&addr);

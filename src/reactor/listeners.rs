@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use socket2::Socket;
 
 use super::admission::Admission;
-use super::bind::Listener;
+use super::bind::{Bound, Listener};
 use crate::addr::Addr;
 use crate::error::Error;
 use crate::listen::Place;
@@ -76,23 +75,21 @@ impl Listeners {
     /// The addresses they are bound to, with the listeners' numbers.
     pub(crate) fn local_addrs(&self) -> io::Result<Vec<(usize, Addr)>> {
         let addr = |listener: &Listener| {
-            let addr = listener.socket.local_addr()?;
+            let addr = listener.bound.socket.local_addr()?;
             Ok((listener.number, socket::to_addr(&addr)))
         };
         self.listeners.iter().map(addr).collect()
     }
 
     /// The sockets, to be handed over.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<Socket>> {
-        self.listeners
-            .iter()
-            .map(|listener| listener.socket.clone())
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<Bound>> {
+        self.listeners.iter().map(|listener| listener.bound.clone())
     }
 
     /// Watches the listeners, with tokens from `first` on.
     pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
         for (n, listener) in self.listeners.iter().enumerate() {
-            let fd = listener.socket.as_raw_fd();
+            let fd = listener.bound.socket.as_raw_fd();
             registry.register(&mut SourceFd(&fd), Token(first + n), Interest::READABLE)?;
         }
         Ok(())
@@ -120,7 +117,7 @@ impl Listeners {
         if !listener.ready {
             return Attempt::Failed;
         }
-        match socket::accept(&listener.socket) {
+        match socket::accept(&listener.bound.socket) {
             Ok((stream, peer)) => {
                 self.last_pause = Duration::ZERO;
                 metrics.accepted.add(1);
@@ -172,14 +169,16 @@ impl Listeners {
         self.blocked = false;
     }
 
-    /// Stops listening.
-    pub(crate) fn close(&mut self, registry: &Registry) {
+    /// Stops listening; says whether it did until now.
+    pub(crate) fn close(&mut self, registry: &Registry) -> bool {
+        let were_any = !self.listeners.is_empty();
         for listener in self.listeners.drain(..) {
             // Another process may go on with the socket, and its events would come here too.
-            let fd = listener.socket.as_raw_fd();
+            let fd = listener.bound.socket.as_raw_fd();
             if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
                 log::debug!(target: "epicycle::accept", "a listener was not watched: {error}");
             }
         }
+        were_any
     }
 }

@@ -134,6 +134,7 @@ impl Server {
         // A hand-over has nobody to choose between when there is one reactor.
         let dealt = options.mode == Mode::MainReactor && count > 1 && !streams.is_empty();
         options.socket.reuse_port = options.mode == Mode::ReusePort;
+        let listens = !streams.is_empty();
         let listeners = Listeners::bind(streams, &options.socket)?;
         let common = ports::Common {
             reuse_port: options.socket.reuse_port,
@@ -190,6 +191,7 @@ impl Server {
             }
             accepting.push(listeners);
         }
+        let acceptors = if dealt { 1 } else { accepting.len() };
 
         let drain = options.drain_deadline.as_millis();
         let engine = Engine::new(Shared {
@@ -201,6 +203,7 @@ impl Server {
             accepting: AtomicBool::new(true),
             #[cfg(feature = "tls")]
             tls,
+            acceptors: AtomicUsize::new(if listens { acceptors } else { 0 }),
             stopping: AtomicBool::new(false),
             drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
             next_reactor: AtomicUsize::new(0),
