@@ -222,7 +222,12 @@ impl fmt::Display for ListenAddr {
 impl From<SocketAddr> for ListenAddr {
     fn from(addr: SocketAddr) -> Self {
         ListenAddr::Tcp {
-            host: addr.ip().to_string(),
+            host: match addr {
+                SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+                    format!("{}%{}", v6.ip(), v6.scope_id())
+                }
+                _ => addr.ip().to_string(),
+            },
             port: addr.port(),
             family: if addr.is_ipv4() {
                 Family::V4
