@@ -278,9 +278,14 @@ impl ConnState {
         self.has(PAUSED)
     }
 
-    /// Stops taking writes and handling frames; once everything is sent, the socket is let go.
-    pub(crate) fn detach(&mut self) {
-        self.put(DETACHING, true);
+    /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Says whether
+    /// it can: it is open, and not on its way out already.
+    pub(crate) fn detach(&mut self) -> bool {
+        let can = !self.has(CLOSING | DETACHING);
+        if can {
+            self.put(DETACHING, true);
+        }
+        can
     }
 
     pub(crate) fn shut_write(&mut self) {
@@ -459,13 +464,6 @@ impl ConnState {
     pub(crate) fn next_step(&self) -> Step {
         let drained = self.out.len() == 0 && !self.has(TAIL);
         match self.phase {
-            Phase::Open if self.has(DETACHING) => {
-                if drained {
-                    Step::Detach
-                } else {
-                    Step::Wait
-                }
-            }
             Phase::Aborted => Step::Reset,
             // Closing would do for FIN, but not for close_notify.
             Phase::Draining if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
@@ -473,6 +471,8 @@ impl ConnState {
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
             Phase::Draining if drained => Step::SendFin,
             Phase::Open if drained && self.has(SHUT_WRITE) && !self.has(FIN_SENT) => Step::SendFin,
+            Phase::Open if drained && self.has(DETACHING) => Step::Detach,
+            Phase::Open if self.has(DETACHING) => Step::Wait,
             Phase::Open if self.has(FIN_SENT) && self.has(PEER_EOF) => Step::Close,
             _ => Step::Wait,
         }

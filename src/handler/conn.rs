@@ -303,13 +303,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         if !self.link.stream.is_plain() {
             return Err(DetachError::NotPlain);
         }
-        if !self.link.state.is_open() {
-            return Err(DetachError::Closed);
-        }
         if self.link.state.is_piped() {
             return Err(DetachError::Joined);
         }
-        self.link.state.detach();
+        if !self.link.state.detach() {
+            return Err(DetachError::Closed);
+        }
         self.link.extras.get_or_insert_default().detach = Some(Box::new(then));
         self.cx.mark_dirty(&mut self.link.state);
         Ok(())
@@ -477,7 +476,7 @@ pub struct Detached {
 pub enum DetachError {
     /// Its socket does not carry the bytes that the application reads and writes, but TLS records or datagrams.
     NotPlain,
-    /// It is closed or closing.
+    /// It is closed or closing, or being detached already.
     Closed,
     /// It is joined with another one by [`Conn::pipe`].
     Joined,
@@ -520,7 +519,7 @@ impl fmt::Display for DetachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
-            DetachError::Closed => "the connection is closed",
+            DetachError::Closed => "the connection is closed, or being detached already",
             DetachError::Joined => "the connection is joined with another one",
         })
     }
