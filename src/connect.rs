@@ -37,12 +37,13 @@ pub struct Connect {
     pub(crate) tls: Option<TlsClient>,
 }
 
-/// Whether and when to try again: after a connect that failed, and after a connection that the peer closed
-/// or that broke. One that this side has closed stays closed.
+/// Whether and when to try again: after a connect that failed, and after a connection that the peer closed,
+/// that broke, or that ended by a timeout or another limit. One that the application has closed, aborted or
+/// detached, or that the shutdown has ended, stays closed.
 ///
 /// The first delay doubles with each failure in a row, up to the longest. Each is shortened by chance, to
 /// between the half and the whole of it, so that many clients of a server that restarts do not come back at
-/// the same moment.
+/// the same moment. A connection that has lasted longer than the delay before it begins the delays anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     first: Duration,
@@ -86,6 +87,13 @@ pub struct FailedConnect {
     pub retry_in: Option<Duration>,
 }
 
+/// How often in a row it went wrong, and how long that was waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    setbacks: u32,
+    waited: Duration,
+}
+
 /// Names an outbound connection from the moment it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DialId(pub(crate) u64);
@@ -121,7 +129,8 @@ impl Connect {
         self
     }
 
-    /// Connects from a local address; port 0 lets the kernel choose. Default: the kernel chooses both.
+    /// Connects from a local address; port 0 lets the kernel choose. Of a host's addresses those of its IP
+    /// version are tried; a Unix socket has no use for it. Default: the kernel chooses both.
     pub fn local_addr(mut self, addr: SocketAddr) -> Self {
         self.local = Some(addr);
         self
@@ -170,20 +179,40 @@ impl Reconnect {
         }
     }
 
-    /// Gives up after so many failures in a row.
+    /// Gives up after so many attempts in a row have failed.
     pub fn limit(mut self, failures: u32) -> Self {
         self.limit = Some(failures);
         self
     }
 
-    /// How long to wait after so many failures in a row, the connection's end counted as one.
-    pub(crate) fn delay(&self, failures: u32) -> Option<Duration> {
-        if self.limit.is_some_and(|limit| failures >= limit) {
-            return None;
-        }
-        let doublings = failures.saturating_sub(1).min(31);
+    /// Whether so many failures in a row are enough.
+    pub(crate) fn gives_up(&self, failures: u32) -> bool {
+        self.limit.is_some_and(|limit| failures >= limit)
+    }
+
+    fn delay(&self, setbacks: u32) -> Duration {
+        let doublings = setbacks.saturating_sub(1).min(31);
         let whole = self.first.saturating_mul(1 << doublings).min(self.longest);
-        Some(whole.mul_f64(0.5 + fastrand::f64() / 2.0))
+        whole.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+impl Backoff {
+    /// An attempt has failed: how long to wait for the next.
+    pub(crate) fn after_failure(&mut self, policy: &Reconnect) -> Duration {
+        self.setbacks = self.setbacks.saturating_add(1);
+        let delay = policy.delay(self.setbacks);
+        self.waited = delay;
+        delay
+    }
+
+    /// The same for a connection that has ended. A server that accepts and closes at once is worth no more
+    /// haste than one that refuses.
+    pub(crate) fn after_connection(&mut self, lasted: Duration, policy: &Reconnect) -> Duration {
+        if lasted > self.waited {
+            self.setbacks = 0;
+        }
+        self.after_failure(policy)
     }
 }
 
@@ -229,14 +258,30 @@ mod tests {
     fn delays_double_up_to_the_longest_and_end_at_the_limit() {
         let reconnect = Reconnect::new(Duration::from_millis(100), Duration::from_secs(1)).limit(7);
         for (failures, whole) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (6, 1000)] {
-            let delay = reconnect.delay(failures).expect("is below the limit");
+            let delay = reconnect.delay(failures);
+            assert!(!reconnect.gives_up(failures));
             let whole = Duration::from_millis(whole);
             assert!(
                 delay >= whole / 2 && delay <= whole,
                 "{failures}: {delay:?}"
             );
         }
-        assert_eq!(reconnect.delay(7), None);
-        assert!(Reconnect::default().delay(u32::MAX).is_some());
+        assert!(reconnect.gives_up(7));
+        assert!(!Reconnect::default().gives_up(u32::MAX));
+        assert!(Reconnect::default().delay(u32::MAX) <= Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_connection_that_ends_at_once_lengthens_the_delay_and_one_that_lasts_does_not() {
+        let policy = Reconnect::new(Duration::from_millis(100), Duration::from_secs(1));
+        let mut backoff = Backoff::default();
+        for whole in [100, 200, 400, 800, 1000] {
+            let delay = backoff.after_connection(Duration::ZERO, &policy);
+            assert!(delay >= Duration::from_millis(whole) / 2, "{delay:?}");
+        }
+        let delay = backoff.after_connection(Duration::from_millis(1001), &policy);
+        assert!(delay <= Duration::from_millis(100), "{delay:?}");
+        let delay = backoff.after_failure(&policy);
+        assert!(delay >= Duration::from_millis(100), "{delay:?}");
     }
 }

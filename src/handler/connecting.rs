@@ -46,6 +46,9 @@ impl<H: EventHandler> Engine<H> {
         reactor: usize,
         connect: impl Into<Connect>,
     ) -> Result<Connecting<H>, ConnectError> {
+        if self.is_stopping() {
+            return Err(ConnectError::Stopped);
+        }
         let mut connect = connect.into();
         let to = std::mem::replace(&mut connect.to, Ok(ListenAddr::Unix(Default::default())));
         let to = to.and_then(reachable).map_err(ConnectError::Address)?;
@@ -68,7 +71,11 @@ impl<H: EventHandler> Engine<H> {
     /// [`ConnectError::Io`] for a descriptor that is no connected stream socket, and
     /// [`ConnectError::Stopped`]. The socket is closed then.
     pub fn adopt(&self, socket: impl Into<OwnedFd>, token: u64) -> Result<(), ConnectError> {
-        let (socket, peer) = StreamSocket::adopt(socket.into()).map_err(ConnectError::Io)?;
+        let socket = socket.into();
+        if self.is_stopping() {
+            return Err(ConnectError::Stopped);
+        }
+        let (socket, peer) = StreamSocket::adopt(socket).map_err(ConnectError::Io)?;
         let target = self.peer(self.next_reactor());
         target.load.fetch_add(1, Ordering::Relaxed);
         let arrival = Arrival {

@@ -156,14 +156,14 @@ impl<H: EventHandler> EventLoop<H> {
                 Command::WriteThen(_, _, _, done) => {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);
                 }
-                Command::Connect(id, connect, to) => {
-                    let refuse = AssertUnwindSafe(|| self.dial(id, connect, to));
-                    if let Err(panic) = catch_unwind(refuse) {
-                        report_panic(panic, &self.cx, "callback");
-                    }
-                }
+                Command::Connect(id, connect, to) => self.dial(id, connect, to),
                 _ => {}
             }
+        }
+        while !self.dials.are_told()
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.follow_dials()))
+        {
+            report_panic(panic, &self.cx, "callback");
         }
         self.cx.ending
     }

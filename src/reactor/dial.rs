@@ -1,9 +1,10 @@
 //! Outbound connections: resolving, connecting to one address after the other, and trying again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::vec;
 
 use super::slots::ConnId;
@@ -13,9 +14,9 @@ use crate::addr::{Addr, ListenAddr};
 use crate::conn::ConnState;
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
-use crate::connect::{Connect, ConnectError, DialId, FailedConnect};
+use crate::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
 use crate::error::Error;
-use crate::handler::context::{Outcome, Timer};
+use crate::handler::context::{Context, Outcome, Timer};
 use crate::handler::{Command, EventHandler, Reactor};
 use crate::stream::Stream;
 use crate::sys::options::SocketOptions;
@@ -28,6 +29,8 @@ pub(super) struct Dials {
     dials: HashMap<DialId, Dial>,
     /// Whose the connections are.
     by_conn: HashMap<ConnId, DialId>,
+    /// Failures that the handler is still to be told of.
+    failed: VecDeque<FailedConnect>,
     pub(super) options: SocketOptions,
 }
 
@@ -36,7 +39,10 @@ struct Dial {
     to: ListenAddr,
     /// Failures in a row.
     failures: u32,
+    backoff: Backoff,
     progress: Progress,
+    /// Its name is being looked up, be it for an attempt that is over.
+    looking_up: bool,
     /// The end of the attempt, in the reactor's milliseconds.
     give_up_at: u64,
     timer: Option<TimerKey>,
@@ -49,7 +55,8 @@ enum Progress {
     Connecting(vec::IntoIter<Addr>, ConnId),
     /// The server's queue is full, which Unix sockets tell at once.
     Queueing(Addr),
-    Open(ConnId),
+    /// Open since then.
+    Open(ConnId, u64),
     /// To be tried again later.
     Waiting,
 }
@@ -62,8 +69,14 @@ impl Dials {
         Self {
             dials: HashMap::new(),
             by_conn: HashMap::new(),
+            failed: VecDeque::new(),
             options,
         }
+    }
+
+    /// Whether the handler knows of every failure.
+    pub(super) fn are_told(&self) -> bool {
+        self.failed.is_empty()
     }
 }
 
@@ -90,21 +103,22 @@ impl<H: EventHandler> EventLoop<H> {
             connect,
             to,
             failures: 0,
+            backoff: Backoff::default(),
             progress: Progress::Waiting,
+            looking_up: false,
             give_up_at: 0,
             timer: None,
             cancelled: false,
         };
         self.dials.dials.insert(id, dial);
-        if self.stage == Stage::Running {
-            self.attempt(id);
-        } else {
-            self.attempt_failed(id, ConnectError::Stopped);
-        }
+        self.attempt(id);
     }
 
     /// One attempt, from the beginning.
     fn attempt(&mut self, id: DialId) {
+        if self.stage != Stage::Running {
+            return self.attempt_failed(id, ConnectError::Stopped);
+        }
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
@@ -128,6 +142,10 @@ impl<H: EventHandler> EventLoop<H> {
         };
         dial.progress = Progress::Resolving;
         dial.timer = Some(self.cx.wheel.insert(dial.give_up_at, Timer::Dial(id)));
+        // Lookups that take longer than the attempts must not pile up.
+        if std::mem::replace(&mut dial.looking_up, true) {
+            return;
+        }
         let (engine, reactor) = (self.cx.engine.clone(), self.cx.reactor);
         let to = dial.to.clone();
         let job = move || {
@@ -137,6 +155,7 @@ impl<H: EventHandler> EventLoop<H> {
             let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
         };
         if let Err(error) = self.cx.engine.run_blocking(job) {
+            dial.looking_up = false;
             self.attempt_failed(id, ConnectError::Io(error));
         }
     }
@@ -146,6 +165,7 @@ impl<H: EventHandler> EventLoop<H> {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
+        dial.looking_up = false;
         if !matches!(dial.progress, Progress::Resolving) {
             return;
         }
@@ -154,8 +174,15 @@ impl<H: EventHandler> EventLoop<H> {
         }
         match resolved {
             Ok(addrs) => {
-                let targets: Vec<Addr> = addrs.into_iter().map(Addr::Ip).collect();
-                self.try_next(id, targets.into_iter(), None);
+                let local = dial.connect.local;
+                let fits =
+                    |addr: &SocketAddr| local.is_none_or(|local| local.is_ipv4() == addr.is_ipv4());
+                let targets: Vec<Addr> = addrs.into_iter().filter(fits).map(Addr::Ip).collect();
+                let none = io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    "the host has no address of the local address's IP version",
+                );
+                self.try_next(id, targets.into_iter(), Some(ConnectError::Io(none)));
             }
             Err(error) => self.attempt_failed(id, ConnectError::Address(error)),
         }
@@ -173,6 +200,10 @@ impl<H: EventHandler> EventLoop<H> {
             let Some(dial) = self.dials.dials.get_mut(&id) else {
                 return;
             };
+            if self.stage != Stage::Running {
+                error = ConnectError::Stopped;
+                break;
+            }
             let left = dial.give_up_at.saturating_sub(self.cx.now);
             if left == 0 {
                 error = ConnectError::Timeout;
@@ -188,7 +219,10 @@ impl<H: EventHandler> EventLoop<H> {
                     }
                     return;
                 }
-                Err(busy) if busy.kind() == io::ErrorKind::WouldBlock => {
+                Err(busy)
+                    if busy.kind() == io::ErrorKind::WouldBlock
+                        && matches!(target, Addr::Unix(_)) =>
+                {
                     let again = self.cx.now + QUEUE_PAUSE;
                     let timer = self.cx.wheel.insert(again, Timer::Dial(id));
                     if let Some(dial) = self.dials.dials.get_mut(&id) {
@@ -241,6 +275,10 @@ impl<H: EventHandler> EventLoop<H> {
         while let Some((conn, outcome)) = self.cx.outcomes.pop_front() {
             self.follow(conn, outcome);
         }
+        while let Some(failed) = self.dials.failed.pop_front() {
+            let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+            self.handler.on_connect_failed(&mut reactor, failed);
+        }
     }
 
     fn follow(&mut self, conn: ConnId, outcome: Outcome) {
@@ -253,7 +291,7 @@ impl<H: EventHandler> EventLoop<H> {
         match outcome {
             Outcome::Opened => {
                 dial.failures = 0;
-                dial.progress = Progress::Open(conn);
+                dial.progress = Progress::Open(conn, self.cx.now);
                 if dial.connect.reconnect.is_none() || dial.cancelled {
                     self.dials.by_conn.remove(&conn);
                     self.dials.dials.remove(&id);
@@ -277,12 +315,16 @@ impl<H: EventHandler> EventLoop<H> {
             }
             Outcome::Closed { again } => {
                 self.dials.by_conn.remove(&conn);
-                let delay = dial.connect.reconnect.and_then(|policy| policy.delay(1));
-                match delay.filter(|_| again && self.stage == Stage::Running) {
-                    Some(delay) => {
-                        dial.progress = Progress::Waiting;
-                        let at = self.cx.deadline(delay);
-                        dial.timer = Some(self.cx.wheel.insert(at, Timer::Dial(id)));
+                let policy = dial.connect.reconnect;
+                match policy.filter(|_| again && self.stage == Stage::Running) {
+                    Some(policy) => {
+                        let since = match dial.progress {
+                            Progress::Open(_, since) => since,
+                            _ => self.cx.now,
+                        };
+                        let lasted = Duration::from_millis(self.cx.now.saturating_sub(since));
+                        let delay = dial.backoff.after_connection(lasted, &policy);
+                        dial.wait(id, delay, &mut self.cx);
                     }
                     None => {
                         self.dials.dials.remove(&id);
@@ -314,11 +356,14 @@ impl<H: EventHandler> EventLoop<H> {
         dial.cancelled = true;
         match dial.progress {
             Progress::Connecting(_, conn) => {
-                if let Some(slot) = self.connections.get(conn) {
+                // One that has opened in this turn stays open.
+                if let Some(slot) = self.connections.get(conn)
+                    && slot.link.state.is_opening()
+                {
                     self.cx.begin_close(&mut slot.link, CloseReason::Aborted);
                 }
             }
-            Progress::Open(conn) => {
+            Progress::Open(conn, _) => {
                 self.dials.by_conn.remove(&conn);
                 self.dials.dials.remove(&id);
             }
@@ -329,7 +374,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// The engine stops: what is not open yet will not be.
     pub(super) fn stop_dials(&mut self) {
         let pending = self.dials.dials.iter().filter(|(_, dial)| {
-            !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(_))
+            !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(..))
         });
         let pending: Vec<DialId> = pending.map(|(id, _)| *id).collect();
         for id in pending {
@@ -337,7 +382,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Tells the handler of a failed attempt, once it is settled what follows.
+    /// Settles what follows a failed attempt; the handler is told behind that.
     fn attempt_failed(&mut self, id: DialId, error: ConnectError) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -349,7 +394,8 @@ impl<H: EventHandler> EventLoop<H> {
         let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)
             || self.stage != Stage::Running;
         let policy = dial.connect.reconnect.filter(|_| !over);
-        let retry_in = policy.and_then(|policy| policy.delay(dial.failures));
+        let policy = policy.filter(|policy| !policy.gives_up(dial.failures));
+        let retry_in = policy.map(|policy| dial.backoff.after_failure(&policy));
         let failed = FailedConnect {
             token: dial.connect.token,
             to: dial.to.clone(),
@@ -360,17 +406,20 @@ impl<H: EventHandler> EventLoop<H> {
         log::debug!(target: "epicycle::conn", "cannot connect to {}: {}", failed.to, failed.error);
         self.cx.metrics.connect_failures.add(1);
         match retry_in {
-            Some(delay) => {
-                dial.progress = Progress::Waiting;
-                let at = self.cx.deadline(delay);
-                dial.timer = Some(self.cx.wheel.insert(at, Timer::Dial(id)));
-            }
+            Some(delay) => dial.wait(id, delay, &mut self.cx),
             None => {
                 self.dials.dials.remove(&id);
             }
         }
-        let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
-        self.handler.on_connect_failed(&mut reactor, failed);
+        self.dials.failed.push_back(failed);
+    }
+}
+
+impl Dial {
+    /// Has it tried again after a while.
+    fn wait<H: EventHandler>(&mut self, id: DialId, delay: Duration, cx: &mut Context<H>) {
+        self.progress = Progress::Waiting;
+        self.timer = Some(cx.wheel.insert(cx.deadline(delay), Timer::Dial(id)));
     }
 }
 

@@ -270,6 +270,8 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         Step::Wait | Step::SendFin => {}
         Step::Close => close(handler, slot, cx, false),
         Step::Reset => close(handler, slot, cx, true),
+        // What is left over of the input under decoding goes along.
+        Step::Detach if cx.window.len > 0 => cx.mark_dirty(&mut slot.link.state),
         Step::Detach => detach(handler, slot, cx),
     }
 }
@@ -388,9 +390,16 @@ pub(super) fn close<H: EventHandler>(
     if let Some(datagram) = link.stream.datagram() {
         cx.ports.forget(datagram.port, &closed.peer);
     }
+    let origin = link.state.origin();
     if link.state.never_opened() {
         let failed = link.stream.is_shaking_hands();
         cx.metrics.handshake_failures.add(u64::from(failed));
+        // An attempt is no connection yet.
+        if let Origin::Connected { .. } = origin {
+            end_waits(link, cx);
+            cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
+            return;
+        }
     } else if cx.engine.is_stopping() {
         let lost = reset || closed.unsent > 0;
         cx.ending.forced += usize::from(lost);
@@ -398,11 +407,7 @@ pub(super) fn close<H: EventHandler>(
     }
     count(&reason, cx);
     end_waits(link, cx);
-    if let Origin::Connected { .. } = link.state.origin() {
-        if link.state.never_opened() {
-            cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
-            return;
-        }
+    if let Origin::Connected { .. } = origin {
         let again = !reason.is_wanted();
         cx.outcomes
             .push_back((closed.id, Outcome::Closed { again }));

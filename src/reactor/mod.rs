@@ -188,7 +188,10 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn is_done(&self) -> bool {
-        self.stage == Stage::Draining && self.connections.len() == 0 && self.cx.outcomes.is_empty()
+        self.stage == Stage::Draining
+            && self.connections.len() == 0
+            && self.cx.outcomes.is_empty()
+            && self.dials.are_told()
     }
 
     /// Waits for events.
@@ -234,6 +237,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.cx.pipes.due.is_empty()
             || !self.commands.is_empty()
             || !self.cx.outcomes.is_empty()
+            || !self.dials.are_told()
             || self.listeners.are_ready()
             || self.cx.ports.have_work()
             || !mailbox.try_sleep()

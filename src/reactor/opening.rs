@@ -135,12 +135,17 @@ impl<H: EventHandler> EventLoop<H> {
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.id);
         }
-        if let Some(socket) = link.stream.into_socket() {
-            then(Detached {
-                socket,
-                peer: link.state.peer,
-                unread,
-            });
+        let Some(socket) = link.stream.into_socket() else {
+            return;
+        };
+        let detached = Detached {
+            socket,
+            peer: link.state.peer,
+            unread,
+        };
+        // A panic would have the turn begin anew, and a newcomer take the slot that is being freed.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| then(detached))) {
+            report_panic(panic, &self.cx, "detach");
         }
     }
 }
@@ -148,12 +153,20 @@ impl<H: EventHandler> EventLoop<H> {
 /// Goes on with a connection that connects or shakes hands.
 #[cold]
 pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let Link { stream, state, .. } = &mut slot.link;
+    let Link {
+        stream,
+        state,
+        alarm,
+        ..
+    } = &mut slot.link;
     let shook_hands = stream.is_shaking_hands();
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
             cx.metrics.handshakes.add(u64::from(shook_hands));
             state.opened(cx.now);
+            if let Some((key, _)) = alarm.take() {
+                cx.wheel.cancel(key);
+            }
             // The handshake's last words, if they did not all go out.
             cx.mark_dirty(state);
             if let Origin::Connected { .. } = state.origin() {

@@ -1,14 +1,14 @@
 //! A handler made of closures, which writes down what happens to it.
 
 use std::any::Any;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, Lines, Raw};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, Datagram, EventHandler, Outbox, Reactor, Running,
-    Server, Udp,
+    Action, Client, CloseReason, Closed, Conn, ConnId, Datagram, EventHandler, FailedConnect,
+    Outbox, Reactor, Running, Server, Udp,
 };
 
 use super::await_some;
@@ -75,6 +75,7 @@ pub(crate) struct App {
     on_peer_shutdown: Plain,
     on_timer: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action>,
     on_close: Box<dyn FnMut(&Closed, &CloseReason)>,
+    on_connect_failed: Box<dyn FnMut(&mut Reactor<'_, App>, &FailedConnect)>,
     tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
     on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
     on_datagram: Box<dyn FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action>,
@@ -93,6 +94,7 @@ impl App {
             on_peer_shutdown: Box::new(|_, _| Action::Close),
             on_timer: Box::new(|_, _, _| Action::Continue),
             on_close: Box::new(|_, _| {}),
+            on_connect_failed: Box::new(|_, _| {}),
             tick: Box::new(|_| None),
             on_shutdown: Box::new(|_| {}),
             on_datagram: Box::new(|udp, datagram| udp.reply(datagram.data).into()),
@@ -153,6 +155,14 @@ impl App {
 
     pub(crate) fn on_close(mut self, f: impl FnMut(&Closed, &CloseReason) + 'static) -> Self {
         self.on_close = Box::new(f);
+        self
+    }
+
+    pub(crate) fn on_connect_failed(
+        mut self,
+        f: impl FnMut(&mut Reactor<'_, App>, &FailedConnect) + 'static,
+    ) -> Self {
+        self.on_connect_failed = Box::new(f);
         self
     }
 
@@ -226,6 +236,12 @@ impl EventHandler for App {
         (self.on_close)(info, &reason);
     }
 
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        let failed = Arc::new(failed);
+        self.log.note_failure(failed.clone());
+        (self.on_connect_failed)(reactor, &failed);
+    }
+
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
         (self.tick)(reactor)
     }
@@ -259,7 +275,11 @@ pub(crate) struct Entry {
 
 /// What happened to all connections of a server, in order.
 #[derive(Debug, Default)]
-pub(crate) struct Log(Mutex<Vec<Entry>>);
+pub(crate) struct Log {
+    entries: Mutex<Vec<Entry>>,
+    /// The connects that failed, in order.
+    failures: Mutex<Vec<Arc<FailedConnect>>>,
+}
 
 impl Log {
     fn note(&self, id: ConnId, what: What) {
@@ -267,11 +287,22 @@ impl Log {
         self.lock().push(Entry { id, thread, what });
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
-        // A test that failed elsewhere must not hide its reason behind this lock.
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn note_failure(&self, failed: Arc<FailedConnect>) {
+        lock(&self.failures).push(failed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
+        lock(&self.entries)
+    }
+
+    /// The connects that have failed so far, in order.
+    pub(crate) fn failures(&self) -> Vec<Arc<FailedConnect>> {
+        lock(&self.failures).clone()
+    }
+
+    /// Waits for the `n`th connect that fails, counted from 0.
+    pub(crate) fn await_failure(&self, n: usize) -> Arc<FailedConnect> {
+        await_some("a connect fails", || lock(&self.failures).get(n).cloned())
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
@@ -319,6 +350,13 @@ impl Log {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A test that failed elsewhere must not hide its reason behind this lock.
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Starts a server whose handlers are made by `make` from an echo; gives its log too.
 pub(crate) fn start(
     server: Server,
@@ -335,4 +373,17 @@ pub(crate) fn start(
 /// A server on a TCP port of the kernel's choice with one reactor.
 pub(crate) fn local() -> Server {
     Server::bind("tcp://127.0.0.1:0").reactors(1)
+}
+
+/// The same for an engine that listens nowhere.
+pub(crate) fn start_client(
+    client: Client,
+    make: impl Fn(App) -> App + Send + Sync + 'static,
+) -> (Running<App>, Arc<Log>) {
+    let log = Arc::<Log>::default();
+    let for_factory = log.clone();
+    let running = client
+        .start(move |_| make(App::echo(&for_factory)))
+        .expect("starts");
+    (running, log)
 }

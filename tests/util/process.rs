@@ -7,11 +7,52 @@ use std::{env, fs, process, thread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::client::TempPath;
+
 const ALONE: &str = "EPICYCLE_TEST_ALONE";
 
 /// Runs the body of the test named `test` in a process of its own, where it can count descriptors and
 /// lower limits without disturbing others.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    let mut this = Command::new(env::current_exe().expect("a path"));
+    alone_as(&mut this, test, body);
+}
+
+/// The same where host names are looked up in `hosts`, and then at a name server on this host: with files of its
+/// own in the place of the system's, which takes root or user namespaces. Skipped without.
+pub(crate) fn alone_with_hosts(test: &str, hosts: &str, body: impl FnOnce()) {
+    if env::var(ALONE).is_ok() {
+        return alone(test, body);
+    }
+    let (hosts_file, resolver) = (TempPath::new(), TempPath::new());
+    fs::write(&hosts_file.0, hosts).expect("writes");
+    fs::write(
+        &resolver.0,
+        "nameserver 127.0.0.1\noptions timeout:20 attempts:1\n",
+    )
+    .expect("writes");
+    let script = format!(
+        "mount --bind {} /etc/hosts && mount --bind {} /etc/resolv.conf && exec \"$@\"",
+        hosts_file.0.display(),
+        resolver.0.display()
+    );
+    let with_files = |flags: &str| {
+        let mut command = Command::new("unshare");
+        command.args([flags, "sh", "-c", &script, "sh"]);
+        command
+    };
+    let can = |flags: &&str| {
+        let tried = with_files(flags).arg("true").output();
+        tried.is_ok_and(|output| output.status.success())
+    };
+    let Some(flags) = ["-m", "-rm"].into_iter().find(can) else {
+        return eprintln!("SKIPPED: {test} cannot have host names of its own (unshare, mount)");
+    };
+    let exe = env::current_exe().expect("a path");
+    alone_as(with_files(flags).arg(exe), test, body);
+}
+
+fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
     if env::var(ALONE).is_ok_and(|name| name == test) {
         // The parent waits for this process: it has to end even if it hangs.
         thread::spawn(|| {
@@ -21,7 +62,7 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
         });
         return body();
     }
-    let output = Command::new(env::current_exe().expect("a path"))
+    let output = this
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(ALONE, test)
         .output()

@@ -1,0 +1,109 @@
+//! Connections that no listener accepts: those this side makes, adopts and lets go of.
+
+#[path = "../util/mod.rs"]
+mod util;
+
+mod adopting;
+mod cancelling;
+mod detaching;
+mod echo;
+mod failing;
+mod names;
+mod reconnecting;
+mod stopping;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use epicycle::{Addr, Client, Running};
+use socket2::{Domain, Socket, Type};
+
+use crate::util::app::App;
+use crate::util::eventually;
+
+/// The first address of a server.
+fn address(server: &Running<App>) -> SocketAddr {
+    let Addr::Ip(addr) = server.local_addrs()[0] else {
+        panic!("no IP address");
+    };
+    addr
+}
+
+/// A port that nobody listens on, and that nobody else gets.
+struct DeadPort {
+    addr: SocketAddr,
+    _socket: Socket,
+}
+
+impl DeadPort {
+    fn new() -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        socket.bind(&any.into()).expect("binds");
+        let addr = socket.local_addr().expect("has an address");
+        Self {
+            addr: addr.as_socket().expect("an IP address"),
+            _socket: socket,
+        }
+    }
+}
+
+/// A listener whose queue is full: connecting to it gets no answer.
+struct MutePort {
+    addr: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl MutePort {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        listener.bind(&any.into()).expect("binds");
+        listener.listen(1).expect("listens");
+        let addr = listener.local_addr().expect("has an address");
+        let addr = addr.as_socket().expect("an IP address");
+        let next = || TcpStream::connect_timeout(&addr, Duration::from_millis(300)).ok();
+        Self {
+            _queued: std::iter::from_fn(next).collect(),
+            addr,
+            _listener: listener,
+        }
+    }
+}
+
+/// Echoes whatever arrives, with plain blocking sockets and a thread for each connection.
+fn plain_echo(listener: TcpListener) {
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("accepts");
+            thread::spawn(move || copy_back(&stream, &stream));
+        }
+    });
+}
+
+fn copy_back(mut from: impl Read, mut to: impl Write) {
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut bytes) {
+            Ok(n) if n > 0 && to.write_all(&bytes[..n]).is_ok() => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            _ => return,
+        }
+    }
+}
+
+/// An engine that only connects, with so many reactors.
+fn client(reactors: usize) -> Client {
+    Client::new().reactors(reactors)
+}
+
+/// Waits until nothing of any connection is left: no slot, no timer, no request.
+fn is_quiet(running: &Running<App>) {
+    eventually("nothing is left", || {
+        let total = running.engine().stats().total();
+        total.connections == 0 && total.timers == 0 && total.queued == 0
+    });
+}
