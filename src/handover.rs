@@ -48,7 +48,7 @@ pub struct Inherited {
 ///
 /// # Errors
 ///
-/// [`Error::Setup`] when one of those announced is not open.
+/// [`Error::Setup`] when one of those announced is not open; none is taken then.
 pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let sockets = sys::handover::inherited().map_err(|source| Error::Setup {
         what: "listeners of the descriptors in LISTEN_FDS",

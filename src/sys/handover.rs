@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::io::{FdFlags, fcntl_setfd, retry_on_intr};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, recvmsg, sendmsg,
@@ -43,16 +43,22 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     if TAKEN.swap(true, Ordering::AcqRel) {
         return Ok(Vec::new());
     }
+    let announced = (FIRST..).take(count as usize);
+    for fd in announced.clone() {
+        // SAFETY: the borrow ends with the next call, which answers EBADF for a descriptor that is not open.
+        let given = unsafe { BorrowedFd::borrow_raw(fd) };
+        // One that would not have survived the exec is this process's own, and the count is wrong.
+        if fcntl_getfd(given)?.contains(FdFlags::CLOEXEC) {
+            return Err(Errno::BADF.into());
+        }
+    }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let mut sockets = Vec::new();
-    for fd in (FIRST..).take(count as usize) {
-        // SAFETY: the borrow ends with the next call, which answers EBADF for a descriptor that is not open.
-        let given = unsafe { BorrowedFd::borrow_raw(fd) };
-        fcntl_setfd(given, FdFlags::CLOEXEC)?;
-        // SAFETY: it is open, and by the protocol it was passed for this process to own; the flag above lets
-        // nobody take it twice.
+    for fd in announced {
+        // SAFETY: it is open, and by the protocol it was passed for this process to own; nobody takes it twice.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
         sockets.push((owned, names.next().unwrap_or_default().to_owned()));
     }
     Ok(sockets)
