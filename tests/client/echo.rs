@@ -12,7 +12,7 @@ use epicycle::{Action, Bytes, CloseReason, ConnId, Connect, Handle, ListenAddr, 
 
 use crate::util::app::{App, Log, start, start_client};
 use crate::util::client::{Client, TempPath};
-use crate::util::{eventually, noise};
+use crate::util::{eventually, noise, skipped};
 use crate::{address, client, copy_back, plain_echo};
 
 const KIB: usize = 1 << 10;
@@ -83,7 +83,7 @@ fn tcp4_comes_back_from_a_server_of_ours() {
 #[test]
 fn tcp6_comes_back_from_a_server_of_ours() {
     if TcpListener::bind("[::1]:0").is_err() {
-        return eprintln!("SKIPPED: this host has no IPv6");
+        return skipped("this host has no IPv6");
     }
     let (server, _) = start(Server::bind("tcp://[::1]:0").reactors(2), |app| app);
     matrix(&address(&server).into());

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::util::app::start_client;
 use crate::util::process::alone_with_hosts;
-use crate::util::{LONG, eventually};
+use crate::util::{LONG, eventually, skipped};
 use crate::{MutePort, client, is_quiet, plain_echo};
 
 const HOSTS: &str =
@@ -143,7 +143,7 @@ fn a_lookup_that_takes_long_can_time_out_be_cancelled_and_does_not_delay_the_shu
     alone_with_hosts(name, HOSTS, || {
         // A name server that never answers.
         let Ok(_server) = UdpSocket::bind("127.0.0.1:53") else {
-            return eprintln!("SKIPPED: {name} cannot have the port of a name server");
+            return skipped(&format!("{name} needs the port of a name server"));
         };
         let (running, log) = start_client(client(1), |app| app);
         let connect = |token, timeout| {

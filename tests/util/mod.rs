@@ -6,6 +6,7 @@ pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod process;
 
+use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,11 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     random.fill(&mut bytes);
     bytes
+}
+
+/// Says loudly, past the test harness, that something cannot be tested here, and why.
+pub(crate) fn skipped(why: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {why}");
 }
 
 /// Keeps the panics that tests raise on purpose out of the output.

@@ -8,6 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::client::TempPath;
+use super::skipped;
 
 const ALONE: &str = "EPICYCLE_TEST_ALONE";
 
@@ -46,13 +47,16 @@ pub(crate) fn alone_with_hosts(test: &str, hosts: &str, body: impl FnOnce()) {
         tried.is_ok_and(|output| output.status.success())
     };
     let Some(flags) = ["-m", "-rm"].into_iter().find(can) else {
-        return eprintln!("SKIPPED: {test} cannot have host names of its own (unshare, mount)");
+        return skipped(&format!(
+            "{test} needs unshare and mount for host names of its own"
+        ));
     };
     let exe = env::current_exe().expect("a path");
     alone_as(with_files(flags).arg(exe), test, body);
 }
 
-fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
+/// The same, with the command that runs this program.
+pub(crate) fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
     if env::var(ALONE).is_ok_and(|name| name == test) {
         // The parent waits for this process: it has to end even if it hangs.
         thread::spawn(|| {
