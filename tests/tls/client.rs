@@ -1,0 +1,214 @@
+//! The engine as a TLS client.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use epicycle::codec::Raw;
+use epicycle::tls::TlsClient;
+use epicycle::{
+    Action, Client, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, FailedConnect,
+    Reactor,
+};
+
+use crate::pki::{Authority, TRUSTED, client_tls, local, server_tls};
+use crate::util::app::start;
+use crate::util::noise;
+
+/// What has become of a connection.
+#[derive(Debug)]
+enum News {
+    Open(String),
+    Echoed(usize),
+    Closed(CloseReason),
+    Failed(ConnectError),
+}
+
+/// Sends a payload, and closes once it is back.
+struct Caller {
+    payload: Arc<Vec<u8>>,
+    news: mpsc::Sender<News>,
+}
+
+impl EventHandler for Caller {
+    type Codec = Raw;
+    type Session = usize;
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<usize> {
+        let tls = conn.tls().map(|tls| format!("{tls:?}"));
+        self.tell(News::Open(tls.expect("it is TLS")));
+        conn.write(&self.payload).expect("taken");
+        Some(0)
+    }
+
+    fn react(&mut self, _: &mut Conn<'_, Self>, got: &mut usize, bytes: &[u8]) -> Action {
+        assert!(self.payload[*got..].starts_with(bytes), "the echo differs");
+        *got += bytes.len();
+        if *got < self.payload.len() {
+            return Action::Continue;
+        }
+        self.tell(News::Echoed(*got));
+        Action::Close
+    }
+
+    fn on_close(&mut self, _: &Closed, _: usize, reason: CloseReason) {
+        self.tell(News::Closed(reason));
+    }
+
+    fn on_connect_failed(&mut self, _: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        self.tell(News::Failed(failed.error));
+    }
+}
+
+impl Caller {
+    fn tell(&self, news: News) {
+        // Nobody listens any more at the end of the test.
+        let _ = self.news.send(news);
+    }
+}
+
+/// Makes one connection and tells what becomes of it.
+fn call(connect: Connect, payload: Vec<u8>) -> Vec<News> {
+    let (news, told) = mpsc::channel();
+    let payload = Arc::new(payload);
+    let news = Mutex::new(news);
+    let running = Client::new()
+        .start(move |_| Caller {
+            payload: payload.clone(),
+            news: news.lock().expect("no panics").clone(),
+        })
+        .expect("starts");
+    running.engine().connect(connect).expect("the engine runs");
+    let mut all = Vec::new();
+    loop {
+        let next = told.recv().expect("the engine runs");
+        let last = matches!(next, News::Closed(_) | News::Failed(_));
+        all.push(next);
+        if last {
+            return all;
+        }
+    }
+}
+
+/// That a connect fails in the handshake; gives the reason.
+fn refusal(connect: Connect) -> String {
+    let news = call(connect, b"never sent".to_vec());
+    match &news[..] {
+        [News::Failed(ConnectError::Tls(error))] => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_size_is_echoed() {
+    let (running, log) = start(local(&server_tls()), |app| app);
+    let tls = client_tls();
+    let sizes = [1, 1000, 16 << 10, 100_000, 3 << 20];
+    for (n, size) in sizes.into_iter().enumerate() {
+        let connect = Connect::to(running.local_addrs()[0].to_string()).tls(&tls);
+        let news = call(connect, noise(n as u64, size));
+        let [News::Open(info), News::Echoed(echoed), News::Closed(reason)] = &news[..] else {
+            panic!("{news:?}");
+        };
+        assert_eq!(*echoed, size);
+        assert!(matches!(reason, CloseReason::Local), "{reason}");
+        assert!(info.contains(&format!("resumed: {}", n > 0)), "{info}");
+        assert!(matches!(*log.await_close(n).1, CloseReason::Peer));
+    }
+}
+
+#[test]
+fn many_connects_at_once_succeed() {
+    let (server, _) = start(local(&server_tls()), |app| app);
+    let (news, told) = mpsc::channel();
+    let (news, payload) = (Mutex::new(news), Arc::new(noise(1, 20_000)));
+    let running = Client::new()
+        .reactors(2)
+        .start(move |_| Caller {
+            payload: payload.clone(),
+            news: news.lock().expect("no panics").clone(),
+        })
+        .expect("starts");
+    let tls = client_tls();
+    for _ in 0..100 {
+        let connect = Connect::to(server.local_addrs()[0].to_string()).tls(&tls);
+        running.engine().connect(connect).expect("the engine runs");
+    }
+    let mut closed = 0;
+    while closed < 100 {
+        match told.recv().expect("the engine runs") {
+            News::Closed(reason) => {
+                assert!(matches!(reason, CloseReason::Local), "{reason}");
+                closed += 1;
+            }
+            News::Failed(error) => panic!("{error}"),
+            News::Open(_) | News::Echoed(_) => {}
+        }
+    }
+    assert_eq!(running.engine().stats().total().handshakes, 100);
+}
+
+#[test]
+fn bad_certificates_are_refused() {
+    let connect_to = |issued: crate::pki::Issued, tls: &TlsClient| {
+        let server = epicycle::tls::TlsServer::new(issued.identity()).expect("is set up");
+        let (running, log) = start(local(&server), |app| app);
+        let addr = running.local_addrs()[0].to_string();
+        let reason = refusal(Connect::to(addr).tls(tls));
+        crate::util::eventually("the server counts it too", || {
+            running.engine().stats().total().handshake_failures == 1
+        });
+        assert_eq!(log.opened(), 0);
+        reason
+    };
+    let tls = client_tls();
+    let expired = connect_to(TRUSTED.issue_expired(&["127.0.0.1"]), &tls);
+    assert!(expired.contains("expired"), "{expired}");
+    let wrong = connect_to(TRUSTED.issue(&["other.test"]), &tls);
+    assert!(wrong.contains("not valid for name"), "{wrong}");
+    let stranger = Authority::new("stranger").issue(&["127.0.0.1"]);
+    let unknown = connect_to(stranger, &tls);
+    assert!(unknown.contains("UnknownIssuer"), "{unknown}");
+    let named = tls.server_name("named.test").expect("is a name");
+    let wrong = connect_to(TRUSTED.issue(&["127.0.0.1"]), &named);
+    assert!(wrong.contains("not valid for name"), "{wrong}");
+}
+
+#[test]
+fn a_name_and_a_certificate_of_its_own_are_used() {
+    let issued = TRUSTED.issue(&["named.test"]);
+    let server = epicycle::tls::TlsServer::new(issued.identity())
+        .and_then(|tls| tls.require_client_certificate(&TRUSTED.roots()))
+        .expect("is set up")
+        .alpn(&["echo"]);
+    let (running, _) = start(local(&server), |app| app);
+    let addr = running.local_addrs()[0].to_string();
+    let tls = client_tls()
+        .server_name("named.test")
+        .expect("is a name")
+        .identity(TRUSTED.issue(&["client.test"]).identity())
+        .alpn(&["echo", "other"]);
+    let news = call(Connect::to(addr).tls(&tls), b"hello".to_vec());
+    let [News::Open(info), News::Echoed(5), News::Closed(_)] = &news[..] else {
+        panic!("{news:?}");
+    };
+    assert!(
+        info.contains("named.test") && info.contains("\"echo\""),
+        "{info}"
+    );
+}
+
+#[test]
+fn a_server_without_tls_is_no_success() {
+    let (running, _) = start(
+        epicycle::Server::bind("tcp://127.0.0.1:0").reactors(1),
+        |app| app,
+    );
+    // It echoes the greeting, which is none of a server's.
+    let addr = running.local_addrs()[0].to_string();
+    let reason = refusal(Connect::to(addr).tls(&client_tls()));
+    assert!(!reason.is_empty());
+}

@@ -1,0 +1,93 @@
+//! A peer that does not read costs only itself, and an idle one next to nothing.
+
+use std::thread;
+
+use crate::peer::Peer;
+use crate::pki::{client_config, local, server_tls};
+use crate::util::app::{What, start};
+use crate::util::client::{Client, shrink};
+use crate::util::process::{alone, descriptors};
+use crate::util::{eventually, noise};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+#[test]
+fn slow_reader_does_not_delay_others() {
+    const FLOOD: usize = 16 * MIB;
+    let server = local(&server_tls()).high_water(64 * KIB);
+    let (running, log) = start(server, |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            true
+        })
+    });
+    let buffered = || running.engine().stats().total().buffered as usize;
+    let client = Client::with_small_window(&running);
+    let slow = Peer::over(client, &client_config().into(), "localhost").expect("shakes hands");
+    let sent = noise(1, FLOOD);
+    let bystander = Peer::to(&running);
+    thread::scope(|scope| {
+        scope.spawn(|| slow.send(&sent));
+        eventually("it has stalled", || buffered() > 32 * KIB);
+        let mut most = 0;
+        for _ in 0..300 {
+            bystander.round_trip("ping");
+            most = most.max(buffered());
+        }
+        assert!(
+            most < 2 * MIB,
+            "{most} bytes are held for a peer that does not read"
+        );
+        let bytes_in = running.engine().stats().total().bytes_in as usize;
+        assert!(bytes_in < FLOOD, "its own input is held back");
+        // It resumes, and nothing is missing.
+        assert!(slow.recv(FLOOD) == sent);
+    });
+    assert!(log.count(|what| matches!(what, What::Drain)) > 0);
+    eventually("no buffer is held", || buffered() == 0);
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn paused_reads_resume_with_what_was_decrypted() {
+    let (running, log) = start(local(&server_tls()), |app| {
+        app.on_open(|conn| {
+            conn.pause_reads();
+            true
+        })
+    });
+    let peer = Peer::to(&running);
+    let sent = noise(2, 300 * KIB);
+    thread::scope(|scope| {
+        scope.spawn(|| peer.send(&sent));
+        let handle = running.engine().handle(log.await_open(0));
+        let handle = handle.expect("is open");
+        assert_eq!(log.frames(), 0);
+        handle
+            .run(|_, conn, _| conn.resume_reads())
+            .expect("is open");
+        assert!(peer.recv(sent.len()) == sent);
+    });
+}
+
+#[test]
+fn no_descriptor_leaks() {
+    alone("flow::no_descriptor_leaks", || {
+        let (running, _) = start(local(&server_tls()), |app| app);
+        let gone = || running.engine().connections() == 0;
+        Peer::to(&running).round_trip("so that everything is set up");
+        eventually("it is gone", gone);
+        let before = descriptors();
+        for n in 0..40 {
+            match n % 4 {
+                0 => Peer::to(&running).round_trip("a good one"),
+                1 => Client::to(&running).send("a plain one"),
+                2 => Client::to(&running).reset(),
+                _ => Peer::to(&running).close_notify(),
+            }
+        }
+        eventually("all are gone", gone);
+        eventually("all descriptors are closed", || descriptors() == before);
+    });
+}

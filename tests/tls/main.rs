@@ -1,0 +1,14 @@
+//! TLS on the engine's connections: handshakes, data, and every way to end.
+#![cfg(feature = "tls")]
+
+#[path = "../util/mod.rs"]
+mod util;
+
+mod client;
+mod closing;
+mod echo;
+mod flow;
+mod handshake;
+mod openssl;
+mod peer;
+mod pki;

@@ -1,0 +1,164 @@
+//! A blocking TLS client on rustls's buffered connections, which can send and receive at the same time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use epicycle::{Addr, EventHandler, Running};
+use rustls::{ClientConfig, ClientConnection};
+
+use crate::util::client::Client;
+
+/// A client whose handshake is done.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    connection: Mutex<ClientConnection>,
+}
+
+impl Peer {
+    /// Connects to the first address of a server as `localhost`.
+    pub(crate) fn to<H: EventHandler>(server: &Running<H>) -> Self {
+        Self::with(server, super::pki::client_config()).expect("shakes hands")
+    }
+
+    /// The same with a configuration of its own.
+    pub(crate) fn with<H: EventHandler>(
+        server: &Running<H>,
+        config: ClientConfig,
+    ) -> io::Result<Self> {
+        Self::connect(&server.local_addrs()[0], &Arc::new(config), "localhost")
+    }
+
+    pub(crate) fn connect(addr: &Addr, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+        Self::over(Client::try_connect(addr)?, config, name)
+    }
+
+    pub(crate) fn over(client: Client, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+        let name = name.to_owned().try_into().expect("is a name");
+        let connection = ClientConnection::new(config.clone(), name);
+        let mut connection = connection.map_err(io::Error::other)?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut &client.0)?;
+        }
+        Ok(Self {
+            client,
+            connection: Mutex::new(connection),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ClientConnection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something of the connection itself.
+    pub(crate) fn inspect<T>(&self, look: impl FnOnce(&ClientConnection) -> T) -> T {
+        look(&self.lock())
+    }
+
+    pub(crate) fn send(&self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes.as_ref()).expect("sends");
+    }
+
+    pub(crate) fn try_send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let mut connection = self.lock();
+            let n = connection.writer().write(bytes)?;
+            let records = to_send(&mut connection);
+            drop(connection);
+            (&self.client.0).write_all(&records)?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Ends this side's stream with close_notify; the socket stays open.
+    pub(crate) fn close_notify(&self) {
+        let mut connection = self.lock();
+        connection.send_close_notify();
+        let records = to_send(&mut connection);
+        drop(connection);
+        (&self.client.0).write_all(&records).expect("sends");
+    }
+
+    /// Asks the other side for new keys, and uses new ones from now on.
+    pub(crate) fn update_keys(&self) {
+        let mut connection = self.lock();
+        connection.refresh_traffic_keys().expect("is TLS 1.3");
+        let records = to_send(&mut connection);
+        drop(connection);
+        (&self.client.0).write_all(&records).expect("sends");
+    }
+
+    /// Receives some bytes: 0 after close_notify, `UnexpectedEof` when the stream is cut short.
+    pub(crate) fn recv_some(&self, into: &mut [u8]) -> io::Result<usize> {
+        // As much as rustls takes at once.
+        let mut wire = [0; 4096];
+        loop {
+            match self.lock().reader().read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                received => return received,
+            }
+            // Without the lock, so that the other direction goes on.
+            let n = (&self.client.0).read(&mut wire)?;
+            let mut connection = self.lock();
+            let mut rest = &wire[..n];
+            loop {
+                connection.read_tls(&mut rest)?;
+                let processed = connection.process_new_packets();
+                processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn recv(&self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        let mut done = 0;
+        while done < len {
+            let n = self.recv_some(&mut bytes[done..]).expect("receives");
+            assert!(n > 0, "the stream ends after {done} of {len} bytes");
+            done += n;
+        }
+        bytes
+    }
+
+    /// Receives until the end; `UnexpectedEof` when there was no close_notify.
+    pub(crate) fn recv_to_end(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut chunk = vec![0; 16 << 10];
+        loop {
+            match self.recv_some(&mut chunk)? {
+                0 => return Ok(bytes),
+                n => bytes.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+
+    pub(crate) fn round_trip(&self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.send(bytes);
+        assert!(self.recv(bytes.len()) == bytes, "the echo differs");
+    }
+
+    /// Sends and receives at the same time: all of `bytes` have to come back, in order.
+    pub(crate) fn echo_all(&self, bytes: &[u8]) {
+        thread::scope(|scope| {
+            scope.spawn(|| self.send(bytes));
+            assert!(self.recv(bytes.len()) == bytes, "the echo differs");
+        });
+    }
+}
+
+fn to_send(connection: &mut ClientConnection) -> Vec<u8> {
+    let mut records = Vec::new();
+    while connection.wants_write() {
+        connection
+            .write_tls(&mut records)
+            .expect("a vector takes all");
+    }
+    records
+}
