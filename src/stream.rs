@@ -201,6 +201,15 @@ impl Stream {
         }
     }
 
+    /// Whether it speaks TLS.
+    pub(crate) fn has_tls(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether a TLS handshake is under way, or was broken off.
     pub(crate) fn is_shaking_hands(&self) -> bool {
         match self {

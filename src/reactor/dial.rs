@@ -258,7 +258,7 @@ impl<H: EventHandler> EventLoop<H> {
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
         let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
-        if !stream.is_plain() {
+        if stream.has_tls() {
             state.seal();
         }
         let load = &self.cx.engine.peer(self.cx.reactor).load;

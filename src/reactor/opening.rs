@@ -159,10 +159,9 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
         alarm,
         ..
     } = &mut slot.link;
-    let shook_hands = stream.is_shaking_hands();
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
-            cx.metrics.handshakes.add(u64::from(shook_hands));
+            cx.metrics.handshakes.add(u64::from(stream.has_tls()));
             state.opened(cx.now);
             if let Some((key, _)) = alarm.take() {
                 cx.wheel.cancel(key);

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use epicycle::Running;
 
@@ -17,6 +17,7 @@ struct Session {
     child: Child,
     input: Option<ChildStdin>,
     said: Arc<Mutex<String>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Session {
@@ -43,7 +44,7 @@ impl Session {
             Box::new(child.stdout.take().expect("is piped")),
             Box::new(child.stderr.take().expect("is piped")),
         ];
-        for mut output in outputs {
+        let read = |mut output: Box<dyn Read + Send>| {
             let said = said.clone();
             thread::spawn(move || {
                 let mut chunk = [0; 4096];
@@ -51,9 +52,10 @@ impl Session {
                     let text = String::from_utf8_lossy(&chunk[..n]);
                     said.lock().expect("no panics").push_str(&text);
                 }
-            });
-        }
+            })
+        };
         Self {
+            readers: outputs.map(read).into(),
             input: child.stdin.take(),
             child,
             said,
@@ -87,6 +89,9 @@ impl Session {
             self.child.try_wait().expect("is a child").is_some()
         });
         let status = self.child.wait().expect("is a child");
+        for reader in self.readers.drain(..) {
+            reader.join().expect("no panics");
+        }
         assert!(status.success(), "{status}: {}", self.said());
         self.said()
     }
@@ -180,10 +185,11 @@ fn sessions_are_resumed() {
         let file = TempPath::new();
         let path = file.0.to_str().expect("is text");
         let mut session = Session::to(&running, &[version, "-sess_out", path]);
-        session.round_trip("the first");
-        assert!(session.end().contains("New, "));
+        session.round_trip("something new");
+        let said = session.end();
+        assert!(said.contains("New, "), "{version}: {said}");
         let mut session = Session::to(&running, &[version, "-sess_in", path]);
-        session.round_trip("the second");
+        session.round_trip("something more");
         let said = session.end();
         assert!(said.contains("Reused, "), "{version}: {said}");
     }
@@ -196,13 +202,13 @@ fn keys_are_updated() {
     }
     let (running, _) = start(local(&server_tls()), |app| app);
     let mut session = Session::to(&running, &["-tls1_3"]);
-    session.round_trip("before");
+    session.round_trip("with the old keys");
     // With and without asking for the same from the server.
     for (n, command) in ["K\n", "k\n", "K\n"].into_iter().enumerate() {
         session.say(command);
         let done = || session.said().matches("KEYUPDATE").count() == n + 1;
         eventually("the command is carried out", done);
-        session.round_trip(&format!("after {n}"));
+        session.round_trip(&format!("with new keys {n}"));
     }
     session.end();
 }
