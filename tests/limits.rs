@@ -290,7 +290,7 @@ fn bad_addresses_are_shown_with_what_would_be_right() {
         ("tcp4://[::1]:9000", "tcp6://"),
         ("tcp6://127.0.0.1:9000", "tcp4://"),
         ("tpc://127.0.0.1:9000", "tcp://"),
-        ("udp://127.0.0.1:9000", "tcp://"),
+        ("udp://127.0.0.1", "write udp://"),
         ("http://127.0.0.1:9000", "tcp://"),
         ("unix://", "unix:///run/app.sock"),
         ("tcp://a b:9000", "tcp://127.0.0.1:9000"),
