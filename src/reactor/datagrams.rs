@@ -347,6 +347,13 @@ impl<H: EventHandler> EventLoop<H> {
         metrics.bytes_out.add(sent.bytes as u64);
         metrics.datagrams_dropped.add(sent.dropped as u64);
         port.blocked = sent.is_blocked;
+        if port.blocked != port.watches_room
+            && let Err(error) = ports::rewatch(self.poll.registry(), index, port)
+        {
+            log::error!(target: "epicycle::udp", "cannot watch a socket for room: {error}");
+            // Without an event to wait for, it is tried again each time something is queued.
+            port.blocked = false;
+        }
         if port.queue.is_empty() {
             for id in std::mem::take(&mut port.waiting) {
                 if let Some(slot) = self.connections.get(id) {

@@ -39,6 +39,8 @@ pub(crate) struct Port {
     pub(crate) readable: bool,
     /// The kernel had no room for what is queued.
     pub(crate) blocked: bool,
+    /// An event will tell when there is room. Watched for only then, for each datagram that leaves makes such an event.
+    pub(crate) watches_room: bool,
     /// Sessions that want to know when everything queued is sent.
     pub(crate) waiting: Vec<ConnId>,
     is_ready: bool,
@@ -173,6 +175,7 @@ impl Port {
             service,
             readable: false,
             blocked: false,
+            watches_room: false,
             waiting: Vec::new(),
             is_ready: false,
             is_dirty: false,
@@ -353,12 +356,20 @@ impl Ports {
     }
 }
 
-/// Watches a socket.
+/// Watches a socket for input.
 pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) -> io::Result<()> {
-    let interest = Interest::READABLE | Interest::WRITABLE;
-    registry.register(
-        &mut SourceFd(&socket.raw_fd()),
-        Token(PORTS + index),
-        interest,
-    )
+    let token = Token(PORTS + index);
+    registry.register(&mut SourceFd(&socket.raw_fd()), token, Interest::READABLE)
+}
+
+/// Watches a socket for input, and also for room or no more for that.
+pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut Port) -> io::Result<()> {
+    let interest = match port.blocked {
+        true => Interest::READABLE | Interest::WRITABLE,
+        false => Interest::READABLE,
+    };
+    let token = Token(PORTS + index);
+    registry.reregister(&mut SourceFd(&port.socket.raw_fd()), token, interest)?;
+    port.watches_room = port.blocked;
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod flow;
 mod options;
 mod peer;
 mod resources;
+mod room;
 mod sessions;
 
 #[path = "../util/mod.rs"]
