@@ -112,6 +112,18 @@ fn options_that_cannot_work_are_told_the_remedy() {
     }
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn there_is_no_tls_over_udp() {
+    use epicycle::tls::{Identity, TlsServer};
+
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("is made");
+    let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    let tls = TlsServer::new(identity.expect("is understood")).expect("is made");
+    let error = error_of(Listen::on("udp://127.0.0.1:0").tls(&tls)).to_string();
+    assert!(error.contains("use a tcp:// address"), "{error}");
+}
+
 #[test]
 fn an_address_in_use_is_refused() {
     let taken = UdpSocket::bind("127.0.0.1:0").expect("binds");

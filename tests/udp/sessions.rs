@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::{
-    Action, CloseReason, Connect, Listen, Origin, Running, Server, TimeoutKind, UdpSessions,
-    WriteError,
+    Action, CloseReason, Connect, DetachError, Listen, Origin, PipeError, Running, Server,
+    TimeoutKind, UdpSessions, WriteError,
 };
 
 use crate::peer::Peer;
@@ -425,6 +425,52 @@ fn a_panic_ends_its_session_alone() {
     assert!(matches!(*reason, CloseReason::Panic));
     culprit.round_trip("a new one");
     assert_eq!((log.opened(), log.closed()), (3, 1));
+}
+
+#[test]
+fn what_needs_a_stream_is_refused() {
+    let (running, log) = start(plain(), |app| {
+        app.react(|conn, _, _| {
+            let file = std::fs::File::open(std::env::current_exe().expect("a path"));
+            let refused = conn.send_file(file.expect("opens"), ..10);
+            assert!(matches!(refused, Err(WriteError::File(_))), "{refused:?}");
+            let detached = conn.detach(|_| {});
+            assert_eq!(detached, Err(DetachError::NotPlain));
+            conn.write(b"refused").into()
+        })
+    });
+    let peer = Peer::of(&running);
+    peer.send("go");
+    assert_eq!(peer.recv(), b"refused");
+    let other = Peer::of(&running);
+    other.send("go");
+    eventually("it opens", || log.opened() == 2);
+    let ids = log.ids();
+    let (sender, answer) = std::sync::mpsc::channel();
+    let asked = running.engine().run_on(0, move |_, reactor| {
+        let piped = reactor.pipe(ids[0], ids[1]);
+        let same = reactor.with(ids[0], |conn, _| conn.pipe(ids[1]));
+        sender.send((piped, same)).expect("it listens");
+    });
+    asked.expect("is taken");
+    let first = log.ids()[0];
+    let refused = Err(PipeError::NoStream(first));
+    assert_eq!(answer.recv_timeout(LONG), Ok((refused, Some(refused))));
+}
+
+#[test]
+fn no_new_session_opens_once_accepting_has_stopped() {
+    let (running, log) = start(plain(), |app| app);
+    let (known, unknown) = (Peer::of(&running), Peer::of(&running));
+    known.round_trip("hello");
+    running.engine().stop_accepting();
+    known.round_trip("still there?");
+    unknown.send("me too");
+    eventually("it is refused", || {
+        running.engine().stats().total().refused == 1
+    });
+    known.round_trip("still there");
+    assert_eq!(log.opened(), 1);
 }
 
 #[test]
