@@ -56,7 +56,7 @@ pub(crate) enum Due {
     Ended { survivor: ConnId, broken: bool },
 }
 
-/// The most pipes of one reactor. Each takes two descriptors and holds at most 512 KiB; without one, bytes are copied.
+/// The most pipes of one reactor. Each takes two descriptors and holds at most 1 MiB; without one, bytes are copied.
 const MAX_PIPES: usize = 32;
 
 /// The most pipes kept for the next use: as long as all peers are fast, one is enough.
@@ -103,7 +103,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///   [`WriteError::Closed`](crate::WriteError). [`pause_reads`](Self::pause_reads), timers and
     ///   [`close`](Self::close) work on.
     /// - While the peer of one takes nothing, the other is not read. What waits in between is at most the read buffer,
-    ///   or 512 KiB in the kernel, each way.
+    ///   or 1 MiB in the kernel, each way.
     /// - The FIN of one peer is passed on to the other. After that of both, both close with
     ///   [`CloseReason::Peer`](crate::CloseReason).
     /// - When one is reset, fails or is aborted, so is the other; when one is closed or times out, the other sends what

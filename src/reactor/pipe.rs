@@ -13,9 +13,9 @@ use crate::stream::Received;
 use crate::sys::transfer;
 
 /// The most that the kernel moves at a time, and so the most that one peer's slowness keeps in its memory.
-const SPLICE: usize = 512 << 10;
+const SPLICE: usize = 1 << 20;
 
-/// Less than this at a time is copied: two system calls through the kernel's pipe cost more.
+/// What comes in smaller pieces is copied, which costs no more then and saves a call to find that there is no more.
 const SPLICE_MIN: usize = 16 << 10;
 
 impl<H: EventHandler> EventLoop<H> {
@@ -155,7 +155,7 @@ fn copy<H: EventHandler>(
     let n = match received {
         Ok(Received { n, drained }) if n > 0 => {
             on_received(&mut from.link, cx, n, drained);
-            set_bulk(&mut from.link, n == scratch.len());
+            set_bulk(&mut from.link, n >= SPLICE_MIN);
             n
         }
         received => {
