@@ -288,16 +288,17 @@ impl<H: EventHandler> EventLoop<H> {
         let id = self.connections.next_id();
         let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.now, limit);
         state.set_datagram();
-        let load = &self.cx.engine.peer(self.cx.reactor).load;
-        load.fetch_add(1, Ordering::Relaxed);
         let stream = Stream::Datagram(Box::new(DatagramStream {
             socket: socket.clone(),
             port: index,
             to: None,
         }));
-        let opened = self.watch(stream, state).and_then(|slot| {
-            ports::watch(self.poll.registry(), index, &socket)?;
-            Ok(slot)
+        // Watched before there is a slot, which a failure would leave behind.
+        let watched = ports::watch(self.poll.registry(), index, &socket);
+        let opened = watched.and_then(|()| {
+            let load = &self.cx.engine.peer(self.cx.reactor).load;
+            load.fetch_add(1, Ordering::Relaxed);
+            self.watch(stream, state)
         });
         let slot = opened.inspect_err(|_| {
             self.cx.ports.remove(index);
