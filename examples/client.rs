@@ -1,5 +1,5 @@
 //! A small netcat: standard input to a connection, what comes back to standard output. Try
-//! `echo hello | client tcp://127.0.0.1:9000`.
+//! `echo hello | client tcp://127.0.0.1:9000`. Over UDP, what is read at a time is a datagram.
 //!
 //! Reading and writing the standard streams blocks, so each has a thread of its own. Neither direction runs
 //! ahead: input is read as fast as the kernel takes it, and the connection as fast as the output.
@@ -18,17 +18,21 @@ use std::time::Duration;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, Connect, EventHandler, FailedConnect, Handle, Reactor,
+    Action, CloseReason, Closed, Conn, Connect, EventHandler, FailedConnect, Handle, ListenAddr,
+    Reactor,
 };
 
 /// Connects standard input and output to a server.
 #[derive(Parser)]
 struct Flags {
-    /// Where to: tcp://HOST:PORT or unix://PATH
-    addr: String,
+    /// Where to: tcp://HOST:PORT, unix://PATH or udp://HOST:PORT
+    addr: ListenAddr,
     /// How long connecting may take
     #[arg(long, value_name = "PERIOD", default_value = "10s", value_parser = util::period)]
     timeout: Duration,
+    /// Over UDP, which knows no end: how long to wait for answers when the input has ended
+    #[arg(long, value_name = "PERIOD", default_value = "1s", value_parser = util::period)]
+    wait: Duration,
     #[cfg(feature = "tls")]
     #[command(flatten)]
     tls: Tls,
@@ -49,6 +53,9 @@ struct Tls {
 }
 
 const CHUNK: usize = 64 << 10;
+
+/// Not in so many fragments that one is likely to get lost.
+const DATAGRAM: usize = 8 << 10;
 
 /// As many chunks of input are on their way at a time.
 const CHUNKS_AHEAD: usize = 8;
@@ -102,6 +109,10 @@ impl EventHandler for Netcat {
         }
     }
 
+    fn on_timer(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _token: u64) -> Action {
+        Action::Close
+    }
+
     fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
         self.tell(Event::Closed(info.clone(), reason));
     }
@@ -111,12 +122,13 @@ impl EventHandler for Netcat {
     }
 }
 
-/// Sends what comes in, and then FIN.
-fn copy_in(mut input: impl Read, to: &Handle<Netcat>) -> io::Result<()> {
+/// Sends what comes in, and then FIN. Datagrams have none: they are answered for a while, `wait`.
+fn copy_in(mut input: impl Read, to: &Handle<Netcat>, wait: Option<Duration>) -> io::Result<()> {
+    let size = if wait.is_some() { DATAGRAM } else { CHUNK };
     let (taken, flushed) = channel();
     let mut ahead = 0;
     loop {
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = vec![0; size];
         let n = match input.read(&mut chunk) {
             Ok(n) => n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -124,7 +136,12 @@ fn copy_in(mut input: impl Read, to: &Handle<Netcat>) -> io::Result<()> {
         };
         if n == 0 {
             // A connection that is closed by now needs no FIN.
-            let _ = to.run(|_, conn, ()| conn.shutdown_write());
+            let _ = to.run(move |_, conn, ()| match wait {
+                Some(wait) => {
+                    conn.set_timer(wait, 0);
+                }
+                None => conn.shutdown_write(),
+            });
             return Ok(());
         }
         chunk.truncate(n);
@@ -170,7 +187,7 @@ fn copy_out(
 fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     // RUST_LOG=debug shows what the engine does.
     env_logger::init();
-    let connect = Connect::to(&flags.addr).timeout(flags.timeout);
+    let connect = Connect::to(flags.addr.clone()).timeout(flags.timeout);
     #[cfg(feature = "tls")]
     let connect = flags.tls.apply(connect)?;
     let (events, told) = channel();
@@ -193,8 +210,10 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     };
 
     let to = handle.clone();
+    let is_udp = matches!(flags.addr, ListenAddr::Udp { .. });
+    let wait = is_udp.then_some(flags.wait);
     thread::spawn(move || {
-        if let Err(error) = copy_in(io::stdin().lock(), &to) {
+        if let Err(error) = copy_in(io::stdin().lock(), &to, wait) {
             let _ = bad_input.send(Event::BadInput(error));
         }
     });
@@ -206,6 +225,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     written.map_err(|error| format!("standard output: {error}"))?;
     match end {
         Event::Closed(info, CloseReason::Peer) if info.unsent == 0 => Ok(()),
+        Event::Closed(_, CloseReason::Local) if is_udp => Ok(()),
         Event::Closed(_, reason) => Err(reason.to_string().into()),
         Event::BadInput(error) => Err(format!("standard input: {error}").into()),
         Event::Open(_) | Event::Failed(_) => Err("another connection than the first".into()),

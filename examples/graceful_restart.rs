@@ -143,7 +143,6 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     };
     let server = sockets.fold(Server::bind(first), Server::and);
     let running = server.start(|_reactor| Answers)?;
-    let took_over = old.is_some();
     if let Some(old) = old {
         relieve(old)?;
     }
@@ -153,9 +152,11 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     if let Err(error) = ctrlc::set_handler(move || engine.shutdown()) {
         eprintln!("graceful_restart: ctrl-c will end it at once: {error}");
     }
-    let how = if took_over { "took over" } else { "listens on" };
     for addr in running.local_addrs() {
-        println!("graceful_restart {} {how} {addr}", process::id());
+        println!(
+            "graceful_restart listens on {addr} with process {}",
+            process::id()
+        );
     }
     let engine = running.engine().clone();
     let path = flags.control.clone();
@@ -164,7 +165,7 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     thread::spawn(move || {
         await_successor(&control, &path, &engine);
         note.store(true, Ordering::Release);
-        println!("graceful_restart {} is replaced", process::id());
+        println!("graceful_restart is replaced");
         drain(&engine, flags.drain);
     });
     let report = running.join();
@@ -173,12 +174,8 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     }
     let total = report.stats.total();
     println!(
-        "graceful_restart {} ends: {} connections, {} requests; at the end {} drained, {} forced",
-        process::id(),
-        total.accepted,
-        total.frames,
-        report.drained,
-        report.forced
+        "graceful_restart ends: {} connections, {} requests; at the end {} drained, {} forced",
+        total.accepted, total.frames, report.drained, report.forced
     );
     Ok(())
 }

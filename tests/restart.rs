@@ -37,7 +37,7 @@ impl Process {
         let lines = BufReader::new(child.stdout.take().expect("is piped"));
         let mut this = Self { child, lines };
         let line = this.line();
-        let addr = line.rsplit(' ').next().and_then(|addr| addr.parse().ok());
+        let addr = line.split(' ').nth(3).and_then(|addr| addr.parse().ok());
         (this, addr.unwrap_or_else(|| panic!("no address: {line}")))
     }
 
