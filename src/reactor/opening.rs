@@ -161,10 +161,14 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
     } = &mut slot.link;
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
-            cx.metrics.handshakes.add(u64::from(stream.has_tls()));
             state.opened(cx.now);
             if let Some((key, _)) = alarm.take() {
                 cx.wheel.cancel(key);
+            }
+            if stream.has_tls() {
+                cx.metrics.handshakes.add(1);
+                // The handshake has read ahead of the events, so that none may tell of what it took.
+                state.on_readable(false);
             }
             // The handshake's last words, if they did not all go out.
             cx.mark_dirty(state);
@@ -173,7 +177,6 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
                 cx.outcomes.push_back((state.id, Outcome::Opened));
             }
             welcome(handler, slot, cx);
-            // What has arrived behind the handshake is announced by no event.
             cx.mark_ready(&mut slot.link.state);
         }
         Ok(false) => {}
@@ -186,6 +189,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
             log::debug!(target: "epicycle::conn", "{id}: the TLS handshake with {peer} failed: {error}");
             // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
             state.refuse(CloseReason::Tls(error), cx.now, &cx.limits);
+            state.on_readable(false);
             cx.mark_dirty(state);
             cx.mark_ready(state);
             cx.set_alarm(&mut slot.link);

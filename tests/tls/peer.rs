@@ -34,11 +34,36 @@ impl Peer {
     }
 
     pub(crate) fn over(client: Client, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+        Self::hurried(client, config, name, b"")
+    }
+
+    /// The same, with `first` sent in one piece with the end of the handshake.
+    pub(crate) fn hurried(
+        client: Client,
+        config: &Arc<ClientConfig>,
+        name: &str,
+        first: &[u8],
+    ) -> io::Result<Self> {
         let name = name.to_owned().try_into().expect("is a name");
         let connection = ClientConnection::new(config.clone(), name);
         let mut connection = connection.map_err(io::Error::other)?;
-        while connection.is_handshaking() {
-            connection.complete_io(&mut &client.0)?;
+        loop {
+            if !connection.is_handshaking() {
+                connection.writer().write_all(first)?;
+            }
+            (&client.0).write_all(&to_send(&mut connection))?;
+            if !connection.is_handshaking() {
+                break;
+            }
+            if connection.read_tls(&mut &client.0)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            let processed = connection.process_new_packets();
+            if let Err(error) = processed {
+                // The alert.
+                let _ = (&client.0).write_all(&to_send(&mut connection));
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
         }
         Ok(Self {
             client,
