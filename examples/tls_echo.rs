@@ -82,7 +82,7 @@ fn own_identity() -> Result<Identity, Box<dyn Error>> {
     let path = std::env::temp_dir().join(format!("tls_echo-{}.pem", std::process::id()));
     std::fs::write(&path, &certificate)?;
     println!(
-        "made a certificate for localhost, {}; try: openssl s_client -connect localhost:9443 -CAfile {}",
+        "made a certificate for localhost, {}; try: openssl s_client -connect localhost:PORT -CAfile {}",
         path.display(),
         path.display()
     );
