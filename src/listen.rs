@@ -149,7 +149,7 @@ impl Listen {
     /// How many datagrams a system call receives or sends at the most, from 1 to 64. Default: 64.
     ///
     /// On Linux, with 2 or more, a run of datagrams of one size between the same two addresses counts as one (`UDP_GRO`,
-    /// `UDP_SEGMENT`). Each of the batch then has a buffer of 64 KiB, once per reactor: with 64, 4.1 MiB of addresses, of
+    /// `UDP_SEGMENT`). Each of the batch then has a buffer of 64 KiB, once per reactor: with 64, 4 MiB of addresses, of
     /// which only what datagrams have reached takes memory. Elsewhere each datagram is a call of its own.
     pub fn batch(self, datagrams: usize) -> Self {
         self.udp("batch", |udp| udp.batch = datagrams)

@@ -103,7 +103,7 @@ pub trait EventHandler: Sized + 'static {
         frame: Frame<'_, Self>,
     ) -> Action;
 
-    /// A look at the bytes before they are offered to the kernel: each byte once, in order.
+    /// A look at the bytes before they are offered to the kernel: each byte once, in order. Datagrams are not shown.
     fn pre_write(&mut self, id: ConnId, session: &mut Self::Session, bytes: &[u8]) {
         let _ = (id, session, bytes);
     }

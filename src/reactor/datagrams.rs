@@ -285,21 +285,21 @@ impl<H: EventHandler> EventLoop<H> {
         let port = Port::connected(socket, &self.cx.limits);
         let socket = Arc::clone(&port.socket);
         let index = self.cx.ports.insert(port);
+        // Watched before there is a slot, which a failure would leave behind.
+        ports::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
+            self.cx.ports.remove(index);
+        })?;
         let id = self.connections.next_id();
         let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.now, limit);
         state.set_datagram();
         let stream = Stream::Datagram(Box::new(DatagramStream {
-            socket: socket.clone(),
+            socket,
             port: index,
             to: None,
         }));
-        // Watched before there is a slot, which a failure would leave behind.
-        let watched = ports::watch(self.poll.registry(), index, &socket);
-        let opened = watched.and_then(|()| {
-            let load = &self.cx.engine.peer(self.cx.reactor).load;
-            load.fetch_add(1, Ordering::Relaxed);
-            self.watch(stream, state)
-        });
+        let load = &self.cx.engine.peer(self.cx.reactor).load;
+        load.fetch_add(1, Ordering::Relaxed);
+        let opened = self.watch(stream, state);
         let slot = opened.inspect_err(|_| {
             self.cx.ports.remove(index);
         })?;

@@ -13,6 +13,9 @@ use std::ptr;
 
 use super::{Arrival, MAX_BATCH, Message};
 
+/// Whether a call can receive or send several.
+pub(super) const SUPPORTED: bool = true;
+
 /// What the kernel is told about each message of a batch; made anew for each call, in place.
 ///
 /// About 12 KiB.

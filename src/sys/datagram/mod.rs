@@ -4,8 +4,12 @@
 //! datagrams of one size passes through it as one (`UDP_GRO`, `UDP_SEGMENT`; `udp(7)`). Elsewhere, and with a batch
 //! of 1, each datagram is one call.
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
-mod linux;
+#[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
+#[cfg_attr(
+    not(any(target_os = "linux", target_os = "android")),
+    path = "no_batches.rs"
+)]
+mod batches;
 mod multicast;
 mod portable;
 mod queue;

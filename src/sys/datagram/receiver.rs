@@ -2,12 +2,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use super::batches::Headers;
 use super::{Arrival, DatagramSocket, canonical, portable};
 
 /// Receives batches of datagrams and deals them out one by one.
 ///
 /// One serves all sockets of a reactor. It keeps a buffer per datagram of a batch: 64 KiB each where the kernel hands
-/// over runs of datagrams, else the longest datagram wanted. With batches of 64 that is 4.1 MiB of addresses, of
+/// over runs of datagrams, else the longest datagram wanted. With batches of 64 that is 4 MiB of addresses, of
 /// which only what datagrams have reached takes memory: 256 KiB for small ones.
 pub(crate) struct Receiver {
     bytes: Box<[u8]>,
@@ -18,8 +19,7 @@ pub(crate) struct Receiver {
     offset: usize,
     /// The longest datagram the socket of this batch wants.
     longest: usize,
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    headers: super::linux::Headers,
+    headers: Headers,
 }
 
 /// A datagram that has arrived.
@@ -45,8 +45,7 @@ impl Receiver {
             next: 0,
             offset: 0,
             longest: 0,
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            headers: super::linux::Headers::new(),
+            headers: Headers::new(),
         }
     }
 
@@ -75,7 +74,6 @@ impl Receiver {
         self.arrivals.clear();
         (self.next, self.offset) = (0, 0);
         self.longest = socket.longest();
-        #[cfg(any(target_os = "linux", target_os = "android"))]
         if socket.is_batched() {
             let slots = &mut self.bytes[..self.slot_len * socket.batch()];
             let fd = socket.as_fd();

@@ -3,12 +3,12 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
+use super::batches::Headers;
 use super::{DatagramSocket, MAX_BATCH, Message, SendQueue, portable};
 
 /// Sends what is queued, in batches. One serves all sockets of a reactor.
 pub(crate) struct Sender {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    headers: super::linux::Headers,
+    headers: Headers,
 }
 
 /// What became of a queue's datagrams.
@@ -29,15 +29,13 @@ pub(crate) struct Sent {
 impl Sender {
     pub(crate) fn new() -> Self {
         Self {
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            headers: super::linux::Headers::new(),
+            headers: Headers::new(),
         }
     }
 
     /// Sends until the queue is empty or the kernel has no room.
     pub(crate) fn send(&mut self, socket: &DatagramSocket, queue: &mut SendQueue) -> Sent {
         let fd = socket.as_fd();
-        #[cfg(any(target_os = "linux", target_os = "android"))]
         if socket.is_batched() {
             let headers = &mut self.headers;
             return drain(queue, socket.batch(), |messages| {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::multicast::{self, MulticastInterface};
-use super::{MAX_BATCH, canonical};
+use super::{MAX_BATCH, batches, canonical};
 use crate::sys::socket::{bind_to_device, set_reuse_port};
 
 /// A non-blocking datagram socket.
@@ -106,10 +106,10 @@ impl DatagramSocket {
             bind_to_device(&socket, device)?;
         }
         let batch = options.batch.clamp(1, MAX_BATCH);
-        let is_batched = batch > 1 && BATCHES;
+        let is_batched = batch > 1 && batches::SUPPORTED;
         Ok(Self {
-            hands_over_runs: is_batched && enable_runs_in(socket.as_fd()),
-            takes_runs: is_batched && takes_runs_out(socket.as_fd()),
+            hands_over_runs: is_batched && batches::enable_runs_in(socket.as_fd()),
+            takes_runs: is_batched && batches::takes_runs_out(socket.as_fd()),
             socket,
             batch,
             longest: options.longest,
@@ -204,20 +204,4 @@ impl AsFd for DatagramSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use super::linux::{enable_runs_in, takes_runs_out};
-
-/// Whether a call can receive or send several.
-const BATCHES: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn enable_runs_in(_socket: BorrowedFd<'_'>) -> bool {
-    false
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn takes_runs_out(_socket: BorrowedFd<'_'>) -> bool {
-    false
 }
