@@ -4,13 +4,16 @@ mod util;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use epicycle::codec::Lines;
-use epicycle::{Action, CloseReason, Conn, OutboundPolicy, WriteError};
+use epicycle::{
+    Action, CloseReason, Conn, Listen, OutboundPolicy, Server, UdpSessions, WriteError,
+};
 use util::app::{App, Cut, Log, What, local, start};
 use util::client::{Client, TempPath, shrink};
 use util::process::{alone, descriptors};
@@ -532,4 +535,26 @@ fn a_file_goes_behind_input_that_is_written_back() {
     let text = received.windows(11).filter(|part| part == b" and a file");
     let pieces = text.count();
     assert_eq!(received.len(), bytes.len() + 11 * pieces);
+}
+
+#[test]
+fn a_udp_session_refuses_a_file() {
+    let listen = Listen::on("udp://127.0.0.1:0").sessions(UdpSessions::new());
+    let file = file_of(b"content");
+    let (running, _log) = start(Server::bind(listen).reactors(1), move |app| {
+        let file = file.clone();
+        app.react(move |conn, _, _| {
+            let refused = conn.send_file(file.clone(), ..);
+            assert!(matches!(refused, Err(WriteError::File(_))), "{refused:?}");
+            conn.write(b"refused").into()
+        })
+    });
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    peer.set_read_timeout(Some(LONG)).expect("is set");
+    let server = running.local_addrs()[0].as_socket_addr();
+    peer.send_to(b"go", server.expect("an IP address"))
+        .expect("sends");
+    let mut answer = [0; 100];
+    let n = peer.recv(&mut answer).expect("receives");
+    assert_eq!(&answer[..n], b"refused");
 }

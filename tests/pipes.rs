@@ -3,6 +3,7 @@
 mod util;
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, PipeError, Reactor, Running, Server, TimeoutKind,
+    Action, CloseReason, Closed, Conn, ConnId, DetachError, Listen, PipeError, Reactor, Running,
+    Server, TimeoutKind, UdpSessions,
 };
 use util::app::{App, Cut, Log, What, local, start};
 use util::client::{Client, TempPath};
@@ -321,6 +323,19 @@ fn only_the_applications_own_bytes_are_shown_before_they_are_sent() {
 }
 
 #[test]
+fn one_that_is_joined_cannot_be_detached_and_its_write_side_not_be_shut() {
+    let (running, log) = start(local(), |app| app);
+    let (one, other, a, _) = joined(&running, &log);
+    let refused = with(&running, a, |conn| {
+        conn.shutdown_write();
+        conn.detach(|_| ())
+    });
+    assert_eq!(refused, Err(DetachError::Joined));
+    other.send("still open");
+    assert_eq!(one.recv(10), b"still open");
+}
+
+#[test]
 fn one_that_is_paused_holds_its_direction_up() {
     let (running, log) = start(local(), |app| app);
     let (one, other, a, _) = joined(&running, &log);
@@ -496,9 +511,29 @@ fn what_cannot_be_joined_is_told() {
         PipeError::OtherReactor(a),
         PipeError::NotOpen(a),
         PipeError::Joined(a),
+        PipeError::NoStream(a),
     ] {
         assert!(!error.to_string().is_empty());
     }
+}
+
+#[test]
+fn a_udp_session_cannot_be_joined() {
+    let udp = Listen::on("udp://127.0.0.1:0").sessions(UdpSessions::new());
+    let (running, log) = start(local().and(udp), |app| app);
+    let stream = Client::to(&running);
+    let a = log.await_open(0);
+    let server = running.local_addrs()[1].as_socket_addr();
+    let session = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    session
+        .send_to(b"hello", server.expect("an IP address"))
+        .expect("sends");
+    let b = log.await_open(1);
+    assert_eq!(join(&running, a, b), Err(PipeError::NoStream(b)));
+    assert_eq!(join(&running, b, a), Err(PipeError::NoStream(b)));
+    stream.round_trip("not disturbed");
+    let told = with(&running, b, move |conn| conn.pipe(a));
+    assert_eq!(told, Err(PipeError::NoStream(b)));
 }
 
 /// Two joined clients of a server with two reactors.

@@ -13,6 +13,8 @@ use crate::util::client::Client;
 pub(crate) struct Peer {
     pub(crate) client: Client,
     connection: Mutex<ClientConnection>,
+    /// What has been received and rustls had no room for.
+    wire: Mutex<Vec<u8>>,
 }
 
 impl Peer {
@@ -68,6 +70,7 @@ impl Peer {
         Ok(Self {
             client,
             connection: Mutex::new(connection),
+            wire: Mutex::default(),
         })
     }
 
@@ -118,25 +121,26 @@ impl Peer {
 
     /// Receives some bytes: 0 after close_notify, `UnexpectedEof` when the stream is cut short.
     pub(crate) fn recv_some(&self, into: &mut [u8]) -> io::Result<usize> {
-        // As much as rustls takes at once.
-        let mut wire = [0; 4096];
+        let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            match self.lock().reader().read(into) {
+            let mut connection = self.lock();
+            match connection.reader().read(into) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 received => return received,
             }
-            // Without the lock, so that the other direction goes on.
-            let n = (&self.client.0).read(&mut wire)?;
-            let mut connection = self.lock();
-            let mut rest = &wire[..n];
-            loop {
-                connection.read_tls(&mut rest)?;
-                let processed = connection.process_new_packets();
-                processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-                if rest.is_empty() {
-                    break;
-                }
+            if wire.is_empty() {
+                drop(connection);
+                // Without the lock, so that the other direction goes on.
+                let mut more = [0; 4096];
+                let n = (&self.client.0).read(&mut more)?;
+                wire.extend_from_slice(&more[..n]);
+                connection = self.lock();
             }
+            // It takes no more than a record before that is read; nothing tells it the end.
+            let taken = connection.read_tls(&mut &wire[..])?;
+            wire.drain(..taken);
+            let processed = connection.process_new_packets();
+            processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
         }
     }
 
