@@ -350,7 +350,8 @@ fn closing_after_a_file_sends_all_of_it() {
     for by in BOTH {
         let content = noise(4, 20 << 20);
         let file = file_of(&content);
-        let (running, log) = start(local(), move |app| {
+        let path = TempPath::new();
+        let (running, log) = start(local().and(path.addr()), move |app| {
             let file = file.clone();
             app.react(move |conn, _, _| {
                 by.apply(conn);
@@ -358,13 +359,15 @@ fn closing_after_a_file_sends_all_of_it() {
                 Action::Close
             })
         });
-        let client = Client::to(&running);
-        client.send("go");
-        assert!(client.recv_to_end() == content, "{by:?}: differs");
-        drop(client);
-        let (closed, reason) = log.await_close(0);
-        assert!(matches!(*reason, CloseReason::Local));
-        assert_eq!((closed.bytes_out, closed.unsent), (20 << 20, 0));
+        for (n, addr) in running.local_addrs().iter().enumerate() {
+            let client = Client::connect(addr);
+            client.send("go");
+            assert!(client.recv_to_end() == content, "{by:?}, {addr}: differs");
+            drop(client);
+            let (closed, reason) = log.await_close(n);
+            assert!(matches!(*reason, CloseReason::Local));
+            assert_eq!((closed.bytes_out, closed.unsent), (20 << 20, 0));
+        }
     }
 }
 

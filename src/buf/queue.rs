@@ -262,6 +262,11 @@ impl OutQueue {
             .map_or(Front::Memory, |order| order.front())
     }
 
+    /// Whether there are stretches of files in it.
+    pub(crate) fn has_files(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.files() > 0)
+    }
+
     /// The stretch of a file that is to be read next: one at the front of the backlog, or behind what has been
     /// read of it.
     pub(crate) fn next_file(&self) -> Option<&FileStretch> {

@@ -1,7 +1,7 @@
 //! Two connections joined, so that what one receives the other sends.
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::Bytes;
 
@@ -63,21 +63,18 @@ const MAX_PIPES: usize = 32;
 const IDLE_PIPES: usize = 4;
 
 impl Pipes {
-    /// An empty pipe, unless too many are in use or the system gives none.
-    pub(crate) fn take(&mut self) -> Option<KernelPipe> {
+    /// An empty pipe, unless too many are in use.
+    ///
+    /// # Errors
+    ///
+    /// Why the system gives none.
+    pub(crate) fn take(&mut self) -> io::Result<Option<KernelPipe>> {
         if self.lent >= MAX_PIPES {
-            return None;
+            return Ok(None);
         }
-        let pipe = match self.idle.pop() {
-            Some(pipe) => pipe,
-            None => KernelPipe::new()
-                .inspect_err(
-                    |error| log::debug!(target: "epicycle::conn", "no kernel pipe: {error}"),
-                )
-                .ok()?,
-        };
+        let pipe = self.idle.pop().map_or_else(KernelPipe::new, Ok)?;
         self.lent += 1;
-        Some(pipe)
+        Ok(Some(pipe))
     }
 
     /// Takes an empty pipe back.

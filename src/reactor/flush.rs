@@ -205,7 +205,12 @@ fn offer<H: EventHandler>(
         Front::Memory => {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let count = state.out.slices(&mut slices);
-            let sent = stream.send_vectored(&slices[..count], &mut cx.records)?;
+            let slices = &slices[..count];
+            let sent = match stream.as_plain() {
+                // So that the beginning of an answer and the file behind it share a packet.
+                Some(socket) if state.out.has_files() => socket.send_vectored_and_more(slices)?,
+                _ => stream.send_vectored(slices, &mut cx.records)?,
+            };
             state.out.backlog_sent(sent, &mut cx.buffers);
             if !stream.is_plain() {
                 files::read_ahead(link, cx);

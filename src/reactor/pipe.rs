@@ -179,7 +179,14 @@ fn splice<H: EventHandler>(
     to: &mut Slot<H>,
     cx: &mut Context<H>,
 ) -> Option<usize> {
-    let pipe = cx.pipes.take()?;
+    let pipe = match cx.pipes.take() {
+        Ok(pipe) => pipe?,
+        Err(error) => {
+            log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", from.link.state.id);
+            never_splice(&mut from.link);
+            return None;
+        }
+    };
     let n = match pipe.fill(&from.link.stream, SPLICE) {
         Ok(n) if n > 0 => n,
         nothing => {

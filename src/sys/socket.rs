@@ -53,13 +53,17 @@ impl StreamSocket {
 
     /// `sendmsg(2)` of several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_message(slices, NO_SIGNAL)
+    }
+
+    /// The same, when more is sent at once: the last packet may wait for it, where the platform can tell.
+    pub(crate) fn send_vectored_and_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_message(slices, NO_SIGNAL.union(MORE))
+    }
+
+    fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
         let mut control = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(
-            &self.0,
-            slices,
-            &mut control,
-            NO_SIGNAL,
-        )?)
+        Ok(rustix::net::sendmsg(&self.0, slices, &mut control, flags)?)
     }
 
     /// A socket that is connected already, made non-blocking, and its peer.
@@ -201,6 +205,11 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
 
 /// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.
 pub(crate) const TCP_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MORE: SendFlags = SendFlags::MORE;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const MORE: SendFlags = SendFlags::empty();
 
 #[cfg(not(target_vendor = "apple"))]
 pub(super) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
