@@ -114,7 +114,8 @@ impl<H: EventHandler> Engine<H> {
     /// The sockets it listens on, as descriptors of their own, for a process that is to take them over: see
     /// [`handover`](crate::handover). Empty once it does not listen any more.
     ///
-    /// A Unix socket's path stays behind when this engine ends, for it may be the other's by then.
+    /// A Unix socket's path stays behind when this engine ends, for it may be the other's by then. UDP sockets are
+    /// not among them.
     ///
     /// # Errors
     ///
@@ -124,7 +125,7 @@ impl<H: EventHandler> Engine<H> {
         listening.iter().map(|bound| bound.hand_over()).collect()
     }
 
-    /// Stops listening, and serves the connections that are open on, without a deadline: what a server does
+    /// Stops accepting, and serves the connections and UDP sockets it has, without a deadline: what a server does
     /// that another one takes over from. Comes back at once: [`is_accepting`](Self::is_accepting) tells when it
     /// is done, and [`shutdown`](Self::shutdown) follows when the last of the [`connections`](Self::connections)
     /// has ended.

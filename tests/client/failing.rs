@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use epicycle::{Connect, ConnectError, Connecting, Running};
+use epicycle::{Connect, ConnectError, Connecting, Reconnect, Running};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::util::app::{App, Log, start_client};
@@ -71,6 +72,31 @@ fn a_thousand_connects_without_an_answer_time_out_once_each_and_leave_nothing() 
             let timeout = matches!(failed.error, ConnectError::Timeout);
             assert!(timeout, "{}", failed.error);
         }
+    });
+}
+
+#[test]
+fn a_connect_that_lacks_descriptors_fails_and_succeeds_when_there_are_some() {
+    let name = "failing::a_connect_that_lacks_descriptors_fails_and_succeeds_when_there_are_some";
+    alone(name, || {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let addr = listener.local_addr().expect("has an address");
+        let (running, log) = start_client(client(1), |app| app);
+        is_quiet(&running);
+        // The next one would be the first that is free.
+        let next = File::open("/dev/null").expect("opens").as_raw_fd();
+        let limit = descriptor_limit().0;
+        limit_descriptors(next as u64);
+        let soon = Reconnect::new(Duration::from_millis(5), Duration::from_millis(5));
+        connect(&running, Connect::to(addr).reconnect(soon));
+        let failed = log.await_failure(2);
+        limit_descriptors(limit);
+        let ConnectError::Io(error) = &failed.error else {
+            panic!("{}", failed.error);
+        };
+        assert!(error.to_string().contains("Too many open files"), "{error}");
+        log.await_open(0);
+        assert_eq!(running.engine().connections(), 1);
     });
 }
 

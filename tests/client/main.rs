@@ -9,6 +9,7 @@ mod detaching;
 mod echo;
 mod failing;
 mod names;
+mod opening;
 mod reconnecting;
 mod stopping;
 
