@@ -67,7 +67,7 @@ fn leaves_whole(server: Server, answer: usize) {
     assert!(matches!(*reason, CloseReason::Detached), "{reason}");
     assert_eq!(closed.bytes_out, 4 + answer.len() as u64);
     assert_eq!((closed.unsent, closed.undecoded), (0, 0));
-    let detached = detachments.recv().expect("comes");
+    let detached = detachments.recv_timeout(LONG).expect("comes");
     eventually("its slot is free", || running.engine().connections() == 0);
     assert_eq!(detached.unread, b"two\nand a half");
     running.shutdown();
@@ -114,7 +114,7 @@ fn what_is_unread_goes_along_when_the_frame_is_sent_back_from_where_it_lies() {
         input.extend_from_slice(b"\nthe rest");
         peer.send(&input);
         assert!(peer.recv(len) == input[..len]);
-        let detached: Detached = receive.recv().expect("comes");
+        let detached: Detached = receive.recv_timeout(LONG).expect("comes");
         let mut rest = detached.unread.clone();
         let own = plain(detached);
         while rest.len() < 8 {
@@ -135,7 +135,7 @@ fn a_peer_that_resets_first_gets_its_own_reason_and_nobody_the_socket() {
     let (_, reason) = log.await_close(0);
     assert!(matches!(*reason, CloseReason::Reset(_)), "{reason}");
     running.shutdown();
-    assert!(detachments.recv().is_err(), "somebody got the socket");
+    assert!(detachments.try_recv().is_err(), "somebody got the socket");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_shutdown_ends_a_connection_that_has_not_left_yet() {
     assert_eq!(running.join().forced, 0);
     let (_, reason) = log.await_close(0);
     assert!(matches!(*reason, CloseReason::Shutdown), "{reason}");
-    assert!(detachments.recv().is_err(), "somebody got the socket");
+    assert!(detachments.try_recv().is_err(), "somebody got the socket");
 }
 
 /// Adopts one end of a connection whose `on_open` does this.
@@ -176,7 +176,7 @@ fn a_connection_may_leave_as_soon_as_it_is_open() {
             .is_ok()
     });
     log.await_close(0);
-    let own = plain(receive.recv().expect("comes"));
+    let own = plain(receive.recv_timeout(LONG).expect("comes"));
     own.send(" and goodbye");
     drop(own);
     let mut all = String::new();
@@ -194,7 +194,7 @@ fn a_connection_leaves_once() {
             .expect("is let go");
         conn.detach(move |_| again.send(2).expect("is awaited")) == Err(DetachError::Closed)
     });
-    assert_eq!(receive.recv(), Ok(1));
+    assert_eq!(receive.recv_timeout(LONG), Ok(1));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn fin_is_sent_before_the_connection_leaves_when_it_was_asked_for() {
         conn.detach(move |detached| send.send(detached).expect("is awaited"))
             .is_ok()
     });
-    let own = plain(receive.recv().expect("comes"));
+    let own = plain(receive.recv_timeout(LONG).expect("comes"));
     let mut all = String::new();
     far.read_to_string(&mut all).expect("receives");
     assert_eq!(all, "last words");
