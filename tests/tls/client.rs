@@ -16,7 +16,7 @@ use crate::util::noise;
 
 /// What has become of a connection.
 #[derive(Debug)]
-enum News {
+pub(crate) enum News {
     Open(String),
     Echoed(usize),
     Closed(CloseReason),
@@ -71,7 +71,7 @@ impl Caller {
 }
 
 /// Makes one connection and tells what becomes of it.
-fn call(connect: Connect, payload: Vec<u8>) -> Vec<News> {
+pub(crate) fn call(connect: Connect, payload: Vec<u8>) -> Vec<News> {
     let (news, told) = mpsc::channel();
     let payload = Arc::new(payload);
     let news = Mutex::new(news);

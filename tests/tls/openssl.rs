@@ -1,18 +1,19 @@
-//! `openssl s_client` as the other end.
+//! `openssl s_client` and `s_server` as the other end.
 
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use epicycle::Running;
+use epicycle::{Connect, Running};
 
-use crate::pki::{TRUSTED, local, server_tls};
+use crate::client::{News, call};
+use crate::pki::{TRUSTED, client_tls, local, server_tls};
 use crate::util::app::{App, start};
 use crate::util::client::TempPath;
 use crate::util::eventually;
 
-/// A running `openssl s_client`.
+/// A running `openssl`.
 struct Session {
     child: Child,
     input: Option<ChildStdin>,
@@ -29,11 +30,13 @@ impl Drop for Session {
 
 impl Session {
     fn to(server: &Running<App>, flags: &[&str]) -> Self {
+        let addr = server.local_addrs()[0].to_string();
+        Self::run(&[&["s_client", "-connect", &addr], flags].concat())
+    }
+
+    fn run(arguments: &[&str]) -> Self {
         let mut child = Command::new("openssl")
-            .arg("s_client")
-            .arg("-connect")
-            .arg(server.local_addrs()[0].to_string())
-            .args(flags)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -244,4 +247,50 @@ fn a_client_certificate_is_shown() {
         stranger.hear("alert");
     }
     assert_eq!(log.opened(), 2);
+}
+
+#[test]
+fn the_engine_talks_to_a_server_of_openssls() {
+    if !have_openssl() {
+        return;
+    }
+    let write = |text: String| {
+        let path = TempPath::new();
+        std::fs::write(&path.0, text).expect("is written");
+        path
+    };
+    let issued = TRUSTED.issue(&["127.0.0.1"]);
+    let (certificate, key) = (write(issued.certificate), write(issued.key));
+    let ca = ca_file();
+    for (version, shown) in [("-tls1_2", "V1_2"), ("-tls1_3", "V1_3")] {
+        // It sends back each line in reverse.
+        let server = Session::run(&[
+            "s_server",
+            "-accept",
+            "127.0.0.1:0",
+            "-rev",
+            "-cert",
+            certificate.0.to_str().expect("is text"),
+            "-key",
+            key.0.to_str().expect("is text"),
+            "-CAfile",
+            ca.0.to_str().expect("is text"),
+            "-verify_return_error",
+            "-Verify",
+            "1",
+            version,
+        ]);
+        server.hear("ACCEPT 127.0.0.1:");
+        let said = server.said();
+        let port = said.split("ACCEPT 127.0.0.1:").nth(1).expect("is there");
+        let port = port.lines().next().expect("is there").trim();
+        let tls = client_tls().identity(TRUSTED.issue(&["client.test"]).identity());
+        let connect = Connect::to(format!("tcp://127.0.0.1:{port}")).tls(&tls);
+        let news = call(connect, b"racecar\n".to_vec());
+        let [News::Open(info), News::Echoed(8), News::Closed(_)] = &news[..] else {
+            panic!("{news:?}; {}", server.said());
+        };
+        assert!(info.contains(shown), "{info}");
+        server.hear("CN = client.test");
+    }
 }
