@@ -11,7 +11,7 @@ use crate::client::{News, call};
 use crate::pki::{TRUSTED, client_tls, local, server_tls};
 use crate::util::app::{App, start};
 use crate::util::client::TempPath;
-use crate::util::eventually;
+use crate::util::{eventually, skipped};
 
 /// A running `openssl`.
 struct Session {
@@ -105,7 +105,7 @@ fn have_openssl() -> bool {
     let found = Command::new("openssl").arg("version").output();
     let there = found.is_ok_and(|output| output.status.success());
     if !there {
-        eprintln!("SKIPPED: openssl is not installed, so nothing was tested against it");
+        skipped("openssl is not installed, so nothing was tested against it");
     }
     there
 }

@@ -12,7 +12,7 @@ use epicycle::{Action, Listen, Server, UdpSessions};
 
 use crate::peer::Peer;
 use crate::util::app::{What, start};
-use crate::util::{LONG, eventually};
+use crate::util::{LONG, eventually, not_here};
 
 const ALONE: &str = "EPICYCLE_TEST_NETWORK";
 
@@ -38,9 +38,7 @@ fn with_slow_loopback(test: &str, body: impl FnOnce()) {
         output.ok()
     };
     if run("true").is_none_or(|output| !output.status.success()) {
-        return eprintln!(
-            "SKIPPED: no network of its own with a slow interface (unshare, ip and tc as root)"
-        );
+        return not_here("a slow interface needs unshare, ip and tc as root");
     }
     let own = env::current_exe().expect("a path");
     let output = run(&own.to_string_lossy()).expect("runs itself");

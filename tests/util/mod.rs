@@ -40,9 +40,14 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Says loudly, past the test harness, that something cannot be tested here, and why.
+/// Says loudly, past the test harness, that a program is missing, without which something is not tested.
 pub(crate) fn skipped(why: &str) {
     let _ = writeln!(io::stderr(), "SKIPPED: {why}");
+}
+
+/// The same of what no installing would help: this machine, or this user, cannot do it.
+pub(crate) fn not_here(why: &str) {
+    let _ = writeln!(io::stderr(), "NOT TESTED HERE: {why}");
 }
 
 /// Keeps the panics that tests raise on purpose out of the output.

@@ -8,7 +8,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::client::TempPath;
-use super::skipped;
+use super::not_here;
 
 const ALONE: &str = "EPICYCLE_TEST_ALONE";
 
@@ -47,7 +47,7 @@ pub(crate) fn alone_with_hosts(test: &str, hosts: &str, body: impl FnOnce()) {
         tried.is_ok_and(|output| output.status.success())
     };
     let Some(flags) = ["-m", "-rm"].into_iter().find(can) else {
-        return skipped(&format!(
+        return not_here(&format!(
             "{test} needs unshare and mount for host names of its own"
         ));
     };
