@@ -3,6 +3,7 @@
 //! The reactor tells it what the socket did (became readable, took so many bytes, ended) and at what
 //! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
 
+mod clock;
 pub(crate) mod close;
 mod datagram;
 mod flags;
@@ -500,45 +501,6 @@ impl ConnState {
         self.awaits_fin()
     }
 
-    // The clock.
-
-    /// Which limit has run out, or when to look again.
-    pub(crate) fn alarm(&self, now: u64, limits: &Limits) -> Alarm {
-        let mut next = NEVER;
-        let mut past = |since: u64, limit: u64| {
-            let due = since.saturating_add(limit);
-            next = next.min(due);
-            due <= now
-        };
-        match self.phase {
-            Phase::Open => {
-                let kind = if past(self.opened_at, limits.lifetime) {
-                    TimeoutKind::Lifetime
-                } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
-                    TimeoutKind::Handshake
-                } else if self.wants_frames(limits.policy) && past(self.partial_since, limits.read)
-                {
-                    TimeoutKind::Read
-                } else if past(self.stalled_since, limits.write_stall) {
-                    TimeoutKind::WriteStall
-                } else if past(self.active_at, limits.idle) {
-                    TimeoutKind::Idle
-                } else {
-                    return Alarm::At(next);
-                };
-                Alarm::Timeout(kind)
-            }
-            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin() {
-                Origin::Connected { .. } => TimeoutKind::Connect,
-                _ => TimeoutKind::Handshake,
-            }),
-            Phase::Draining if past(self.close_by, 0) => Alarm::DrainOver,
-            Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
-            Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
-            _ => Alarm::At(next),
-        }
-    }
-
     // The reactor's lists.
 
     /// Puts it on the ready list; says whether it was not on it yet.
@@ -573,7 +535,14 @@ impl ConnState {
     }
 
     /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
-    pub(crate) fn finish(&mut self, now: u64, buffers: &mut BufferPool) -> (Closed, CloseReason) {
+    ///
+    /// The first reason counts; `last` is the one of this end.
+    pub(crate) fn finish(
+        &mut self,
+        now: u64,
+        last: Option<CloseReason>,
+        buffers: &mut BufferPool,
+    ) -> (Closed, CloseReason) {
         self.phase = Phase::Closed;
         self.put(CLOSING, true);
         let closed = Closed {
@@ -592,7 +561,8 @@ impl ConnState {
         } else {
             CloseReason::Local
         };
-        let reason = self.reason.take().map_or(default, |reason| *reason);
+        let first = self.reason.take().map(|reason| *reason);
+        let reason = first.or(last).unwrap_or(default);
         (closed, reason)
     }
 }

@@ -243,13 +243,7 @@ impl<H: EventHandler> EventLoop<H> {
         let id = self.connections.next_id();
         let mut state = ConnState::new(id, addr, origin, self.cx.now);
         state.set_datagram();
-        let slot = match self.watch(stream, state) {
-            Ok(slot) => slot,
-            Err(error) => {
-                log::warn!(target: "epicycle::udp", "cannot open a session for {peer}: {error}");
-                return None;
-            }
-        };
+        let slot = self.watch(stream, state).ok()?;
         if let Some(port) = self.cx.ports.get_mut(index)
             && let Service::Sessions(sessions) = &mut port.service
         {

@@ -271,7 +271,16 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Acts on what has become of connections that this side made.
+    #[inline]
     pub(super) fn follow_dials(&mut self) {
+        if !self.cx.outcomes.is_empty() || !self.dials.failed.is_empty() {
+            self.follow_all();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn follow_all(&mut self) {
         while let Some((conn, outcome)) = self.cx.outcomes.pop_front() {
             self.follow(conn, outcome);
         }

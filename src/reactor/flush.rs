@@ -356,23 +356,33 @@ pub(super) fn ring_alarm<H: EventHandler>(
     }
 }
 
-/// Closes a connection that both sides have done with.
+/// Closes a connection that nothing more can be done with, and says why, unless that is known already.
 pub(super) fn close_finished<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     reason: CloseReason,
 ) {
-    slot.link.state.abort(reason);
-    close(handler, slot, cx, false);
+    end(handler, slot, cx, false, Some(reason));
 }
 
-/// Ends the connection; its slot and its socket go at the end of the turn.
+/// Closes a connection whose reason is known.
 pub(super) fn close<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     reset: bool,
+) {
+    end(handler, slot, cx, reset, None);
+}
+
+/// Ends the connection; its slot and its socket go at the end of the turn.
+fn end<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    reset: bool,
+    last_reason: Option<CloseReason>,
 ) {
     let link = &mut slot.link;
     if link.state.is_closed() {
@@ -381,11 +391,12 @@ pub(super) fn close<H: EventHandler>(
     if reset {
         link.stream.reset_on_close();
     }
-    cx.part(link, reset || link.state.is_aborted());
+    let broken = reset || last_reason.is_some() || link.state.is_aborted();
+    cx.part(link, broken);
     if let Front::Pipe(..) = link.state.out.front() {
         cx.pipes.forget();
     }
-    let (mut closed, reason) = link.state.finish(cx.now, &mut cx.buffers);
+    let (mut closed, reason) = link.state.finish(cx.now, last_reason, &mut cx.buffers);
     let unsent = link.stream.unsent();
     closed.unsent += unsent;
     closed.bytes_out -= unsent as u64;

@@ -27,13 +27,8 @@ impl<H: EventHandler> EventLoop<H> {
         let Some((stream, state)) = self.prepare(id, arrival) else {
             return;
         };
-        let peer = state.peer.clone();
-        let slot = match self.watch(stream, state) {
-            Ok(slot) => slot,
-            Err(error) => {
-                log::warn!(target: "epicycle::accept", "cannot take the connection of {peer}: {error}");
-                return;
-            }
+        let Ok(slot) = self.watch(stream, state) else {
+            return;
         };
         self.turn.serving = slot;
         if let Some(slot) = self.connections.at(slot) {
@@ -79,13 +74,14 @@ impl<H: EventHandler> EventLoop<H> {
     ///
     /// # Errors
     ///
-    /// Why it was refused. Its coming is undone then.
+    /// Why it was refused, which is logged too. Its coming is undone then.
     pub(super) fn watch(&mut self, stream: Stream, state: ConnState) -> io::Result<usize> {
         let codec = self.register(&stream, state.id);
         let Self {
             connections, cx, ..
         } = self;
-        let codec = codec.inspect_err(|_| {
+        let codec = codec.inspect_err(|error| {
+            log::warn!(target: "epicycle::conn", "no connection with {}: {error}", state.peer);
             cx.metrics.refused.add(1);
             release(cx, &state.peer, state.origin());
         })?;

@@ -1,0 +1,46 @@
+//! The clock: which limit of a connection runs out, and when.
+
+use super::close::TimeoutKind;
+use super::flags::*;
+use super::limits::{Limits, NEVER};
+use super::origin::Origin;
+use super::{Alarm, ConnState, Phase};
+
+impl ConnState {
+    /// Which limit has run out, or when to look again.
+    pub(crate) fn alarm(&self, now: u64, limits: &Limits) -> Alarm {
+        let mut next = NEVER;
+        let mut past = |since: u64, limit: u64| {
+            let due = since.saturating_add(limit);
+            next = next.min(due);
+            due <= now
+        };
+        match self.phase {
+            Phase::Open => {
+                let kind = if past(self.opened_at, limits.lifetime) {
+                    TimeoutKind::Lifetime
+                } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
+                    TimeoutKind::Handshake
+                } else if self.wants_frames(limits.policy) && past(self.partial_since, limits.read)
+                {
+                    TimeoutKind::Read
+                } else if past(self.stalled_since, limits.write_stall) {
+                    TimeoutKind::WriteStall
+                } else if past(self.active_at, limits.idle) {
+                    TimeoutKind::Idle
+                } else {
+                    return Alarm::At(next);
+                };
+                Alarm::Timeout(kind)
+            }
+            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin() {
+                Origin::Connected { .. } => TimeoutKind::Connect,
+                _ => TimeoutKind::Handshake,
+            }),
+            Phase::Draining if past(self.close_by, 0) => Alarm::DrainOver,
+            Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
+            Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
+            _ => Alarm::At(next),
+        }
+    }
+}
