@@ -94,6 +94,23 @@ fn closing_after_the_peers_fin_needs_no_wait() {
 }
 
 #[test]
+fn an_encrypted_stream_is_ended_also_after_the_peers_end() {
+    let mut bench = Bench::new();
+    bench.state.seal();
+    bench.state.on_peer_eof();
+    assert!(!bench.state.is_finished());
+    bench.write(10);
+    bench.close(0);
+    bench.sent(10, 0);
+    bench.state.set_tail(true);
+    assert_eq!(bench.state.next_step(), Step::Wait);
+    bench.state.set_tail(false);
+    assert_eq!(bench.state.next_step(), Step::SendFin);
+    bench.state.fin_sent(0, &bench.limits);
+    assert_eq!(bench.state.next_step(), Step::Close);
+}
+
+#[test]
 fn a_half_closed_connection_sends_fin_once_and_still_reads() {
     let mut bench = Bench::new();
     bench.write(10);

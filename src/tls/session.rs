@@ -224,7 +224,7 @@ impl Session {
     ///
     /// When the session cannot send: it has failed, has sent close_notify, or has used up its keys.
     pub(crate) fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-        if self.close_notify_queued || !matches!(self.input, Input::Flowing | Input::Ended) {
+        if self.close_notify_queued || !self.is_sound() {
             return Err(Error::EncryptError);
         }
         self.write(Output::Data(plain), out)
@@ -232,7 +232,7 @@ impl Session {
 
     /// Queues close_notify behind everything, once; a session that has failed or not begun has none to send.
     pub(crate) fn queue_close_notify(&mut self) {
-        if self.close_notify_queued || self.is_handshaking() {
+        if self.close_notify_queued || self.is_handshaking() || !self.is_sound() {
             return;
         }
         let mut record = [0; CLOSE_NOTIFY_MAX];
@@ -240,6 +240,12 @@ impl Session {
             self.tail.push(&record[..n]);
         }
         self.close_notify_queued = true;
+    }
+
+    /// Whether the protocol has not failed. After that rustls must not be asked for more than the alert: it may
+    /// look for messages in input that is gone.
+    fn is_sound(&self) -> bool {
+        matches!(self.input, Input::Flowing | Input::Ended)
     }
 
     fn write(&mut self, what: Output<'_>, out: &mut [u8]) -> Result<usize, Error> {

@@ -242,6 +242,9 @@ impl TlsStream {
         scratch: &mut Scratch,
     ) -> io::Result<usize> {
         self.flush()?;
+        if self.has_tail() {
+            return Ok(0);
+        }
         if self.session.has_failed() {
             let len = slices.iter().map(|slice| slice.len()).sum();
             self.lost += len;
@@ -292,16 +295,22 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends the tail.
+    /// Sends the tail, or as much of it as the kernel takes.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel does not take all of it now; the socket's own.
+    /// `WouldBlock` when the kernel takes nothing of it now; the socket's own.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        let mut progress = false;
         while self.has_tail() {
             match self.socket.send(self.session.tail.unsent()) {
-                Ok(n) => self.session.tail.on_sent(n),
+                Ok(n) => {
+                    self.session.tail.on_sent(n);
+                    progress = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A peer that takes something has not stalled.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress => break,
                 Err(error) => return Err(error),
             }
         }
@@ -333,7 +342,9 @@ impl TlsStream {
     /// `WouldBlock` when the kernel must take the tail first: to be called again then. The socket's own.
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         self.session.queue_close_notify();
-        self.flush()?;
+        while self.has_tail() {
+            self.flush()?;
+        }
         self.socket.shutdown_write()
     }
 }

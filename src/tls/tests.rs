@@ -192,6 +192,21 @@ fn garbage_is_answered_with_an_alert() {
 }
 
 #[test]
+fn a_failed_session_is_asked_for_nothing_more() {
+    let (mut server, mut client) = connected(usize::MAX);
+    // A plain handshake record where only encrypted ones may come.
+    let records = [22, 3, 3, 0, 8, 4, 0, 0, 0, 4, 0, 0, 0];
+    for session in [&mut server, &mut client] {
+        feed(session, &records, usize::MAX);
+        assert!(session.take_failure().is_some());
+        assert_eq!(take_tail(session).first(), Some(&23), "an encrypted alert");
+        session.queue_close_notify();
+        assert!(session.tail.is_empty());
+        assert!(session.encrypt(b"more", &mut [0; 100]).is_err());
+    }
+}
+
+#[test]
 fn a_record_that_was_changed_is_answered_with_an_alert() {
     let (mut server, mut client) = connected(usize::MAX);
     let mut records = encrypt(&mut client, b"good");
