@@ -35,7 +35,8 @@
 //! - [`WorkerPool`]: for work that blocks.
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
-//!   `epicycle::handler` and `epicycle::pool`.
+//!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
+//! - `tls`, with the feature of that name: certificates, and what was negotiated.
 
 mod acceptor;
 mod addr;

@@ -317,7 +317,8 @@ impl Server {
         self
     }
 
-    /// Closes a connection when its first frame takes longer to arrive. Default: never.
+    /// Closes a connection when its first frame takes longer to arrive. Default: never. A TLS handshake comes before
+    /// that and has a limit of its own.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.options.handshake = Some(timeout);
         self
