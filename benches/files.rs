@@ -39,8 +39,6 @@ fn main() {
     fs::remove_file(&path).expect("it is there");
     let running = Server::bind("tcp://127.0.0.1:0")
         .reactors(1)
-        .high_water(4 * PIECE)
-        .low_water(PIECE)
         .outbound_limit(2 * LEN)
         .start(move |_| Files { file: file.clone() })
         .expect("the server starts");
@@ -151,24 +149,30 @@ impl EventHandler for Files {
             }
             2 => {
                 *read = 0;
-                self.on_drain(conn, read)
+                self.go_on(conn, read)
             }
             _ => conn.write_shared(self.piece(0, LEN)).into(),
         }
     }
-
-    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, read: &mut usize) -> Action {
-        while *read < LEN && conn.buffered_out() <= 4 * PIECE {
-            if conn.write_shared(self.piece(*read, PIECE)).is_err() {
-                return Action::Close;
-            }
-            *read += PIECE;
-        }
-        Action::Continue
-    }
 }
 
 impl Files {
+    /// Reads and writes a piece, and the next one once the kernel has taken it.
+    fn go_on(&mut self, conn: &mut Conn<'_, Self>, read: &mut usize) -> Action {
+        if *read == LEN {
+            return Action::Continue;
+        }
+        let piece = self.piece(*read, PIECE);
+        *read += PIECE;
+        let handle = conn.handle();
+        let taken = move |_| {
+            let _ = handle.run(|files, conn, read| {
+                let _ = files.go_on(conn, read);
+            });
+        };
+        conn.write_then(piece, taken).into()
+    }
+
     fn piece(&self, offset: usize, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         let read = self.file.read_exact_at(&mut bytes, offset as u64);
