@@ -96,8 +96,11 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Deals out what one socket has received, then receives more, until its budget is spent or nothing comes.
     fn serve_port(&mut self, index: usize) {
+        let exchange = self.exchange.as_mut();
+        let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
         loop {
             self.deal(index);
+            let others_wait = self.cx.ports.ready() > 0;
             let (Some(exchange), Some(port)) = (&mut self.exchange, self.cx.ports.get_mut(index))
             else {
                 return;
@@ -106,7 +109,6 @@ impl<H: EventHandler> EventLoop<H> {
                 exchange.unfinished = Some(index);
                 return self.cx.ports.enqueue(index, true);
             }
-            exchange.unfinished = None;
             if !port.readable {
                 return;
             }
@@ -114,7 +116,10 @@ impl<H: EventHandler> EventLoop<H> {
                 .serving
                 .as_ref()
                 .is_none_or(|(_, budget)| budget.is_spent());
-            if spent {
+            // Whose batch takes several turns must not begin each with the end of the last one: the others would wait
+            // until a batch and a budget happen to end together.
+            let yields = std::mem::take(&mut is_behind) && others_wait;
+            if spent || yields {
                 return self.cx.ports.enqueue(index, false);
             }
             match exchange.receiver.receive(&port.socket) {

@@ -2,6 +2,7 @@
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use epicycle::{Action, Addr, Listen, Server, UdpSessions};
 use crate::peer::Peer;
 use crate::util::app::start;
 use crate::util::client::Client;
-use crate::util::eventually;
+use crate::util::{LONG, eventually};
 
 /// Sends to `to` as fast as it goes while `body` runs.
 fn flood(to: &Addr, body: impl FnOnce()) {
@@ -81,6 +82,48 @@ fn a_flood_of_datagrams_does_not_starve_connections() {
                 "{came} datagrams in {turns} turns"
             );
         });
+    }
+}
+
+#[test]
+fn a_flood_in_batches_longer_than_the_budget_does_not_starve_another_socket() {
+    const BUDGET: usize = 63;
+    let server = Server::bind(Listen::on("udp://127.0.0.1:0").batch(64))
+        .and("udp://127.0.0.1:0")
+        .reactors(1)
+        .frame_budget(BUDGET);
+    let (waited, waits) = mpsc::channel();
+    let (running, _) = start(server, move |app| {
+        let waited = waited.clone();
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let mut since = None;
+        let mut handled = 0_usize;
+        app.on_datagram(move |udp, _| {
+            if udp.listener() == 1 {
+                let since = since.take().expect("was sent from here");
+                waited.send(handled - since).expect("is awaited");
+                return Action::Continue;
+            }
+            // More slowly than they come, so that there is always another one.
+            thread::sleep(Duration::from_micros(50));
+            handled += 1;
+            if handled % 500 == 0 && since.is_none() {
+                let other = udp.engine().local_addrs()[1].as_socket_addr();
+                socket
+                    .send_to(b"x", other.expect("an address"))
+                    .expect("sends");
+                since = Some(handled);
+            }
+            Action::Continue
+        })
+    });
+    let mut waits_of_other = Vec::new();
+    flood(&running.local_addrs()[0], || {
+        waits_of_other.extend((0..5).map(|_| waits.recv_timeout(LONG).ok()));
+    });
+    for waited in waits_of_other {
+        let waited = waited.expect("is served");
+        assert!(waited <= 4 * BUDGET, "{waited} datagrams came before it");
     }
 }
 
