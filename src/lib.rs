@@ -29,14 +29,18 @@
 //! # Where to look
 //!
 //! - [`Server`]: addresses, limits, timeouts, threads; [`Running`] and [`Engine`] once it runs.
+//! - [`Listen`]: what a server listens on, TCP, Unix sockets and UDP, and how; [`handover`]: listeners that
+//!   come from another process.
+//! - [`Connect`]: outbound connections, from a server or from a [`Client`] that listens nowhere.
 //! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: what they work with.
+//! - [`Udp`]: what datagrams are answered with.
 //! - [`Handle`]: the way to a connection from another thread.
 //! - [`codec`]: lines, delimiters, length fields, and codecs of one's own.
 //! - [`WorkerPool`]: for work that blocks.
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
-//! - `tls`, with the feature of that name: certificates, and what was negotiated.
+//! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
 mod acceptor;
 mod addr;

@@ -29,6 +29,7 @@ use crate::udp::{UdpOptions, UdpSessions};
 /// # Ok::<(), epicycle::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "a server has to be told of it"]
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
     #[cfg(feature = "tls")]
@@ -83,7 +84,6 @@ impl Listen {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg(feature = "tls")]
-    #[must_use]
     pub fn tls(mut self, tls: &TlsServer) -> Self {
         self.tls = Some(tls.clone());
         self
