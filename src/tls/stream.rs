@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::iter::Peekable;
 
 use rustls::{InvalidMessage, PeerMisbehaved};
 
@@ -27,7 +28,7 @@ pub(crate) struct TlsStream {
 
 /// Where the records of all connections of a reactor are received, and encrypted to.
 ///
-/// 82 and 64 KiB, set aside when the first TLS connection needs them.
+/// 82 and 80 KiB, set aside when the first TLS connection needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     input: Box<[u8]>,
@@ -36,6 +37,9 @@ pub(crate) struct Scratch {
 
 /// How many full records go into one system call.
 const BATCH: usize = 4;
+
+/// Slices shorter than this share records: a copy is cheaper than a record.
+const SHARED_RECORD: usize = 4 << 10;
 
 /// The most plaintext accepted by one call.
 const SEND_MAX: usize = 1 << 20;
@@ -54,11 +58,13 @@ impl Scratch {
         &mut self.input
     }
 
-    fn output(&mut self) -> &mut [u8] {
+    /// Where records are encrypted to, and where the plaintext of one is put together.
+    fn output(&mut self) -> (&mut [u8], &mut [u8]) {
+        const RECORDS: usize = BATCH * (RECORD_MAX + RECORD_OVERHEAD);
         if self.output.is_empty() {
-            self.output = vec![0; BATCH * (RECORD_MAX + RECORD_OVERHEAD)].into_boxed_slice();
+            self.output = vec![0; RECORDS + RECORD_MAX].into_boxed_slice();
         }
-        &mut self.output
+        self.output.split_at_mut(RECORDS)
     }
 }
 
@@ -250,10 +256,14 @@ impl TlsStream {
             self.lost += len;
             return Ok(len);
         }
-        let out = scratch.output();
+        let (out, shared) = scratch.output();
         let (mut accepted, mut plain, mut made) = (0, 0, 0);
-        let records = slices.iter().flat_map(|slice| slice.chunks(RECORD_MAX));
-        for record in records {
+        let mut pieces = slices
+            .iter()
+            .flat_map(|slice| slice.chunks(RECORD_MAX))
+            .peekable();
+        while let Some(piece) = pieces.next() {
+            let record = join(piece, &mut pieces, shared);
             if out.len() - made < record.len() + RECORD_OVERHEAD {
                 self.send_records(&out[..made], plain)?;
                 accepted += plain;
@@ -358,9 +368,53 @@ impl fmt::Debug for TlsStream {
     }
 }
 
+/// A record's plaintext: the piece, or the short pieces that begin with it.
+fn join<'r, 'a: 'r>(
+    piece: &'a [u8],
+    others: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
+    shared: &'r mut [u8],
+) -> &'r [u8] {
+    let fits =
+        |len: usize, next: &&[u8]| next.len() < SHARED_RECORD && len + next.len() <= RECORD_MAX;
+    if piece.len() >= SHARED_RECORD || others.peek().is_none_or(|next| !fits(piece.len(), next)) {
+        return piece;
+    }
+    let mut len = piece.len();
+    shared[..len].copy_from_slice(piece);
+    while let Some(next) = others.next_if(|next| fits(len, next)) {
+        shared[len..][..next.len()].copy_from_slice(next);
+        len += next.len();
+    }
+    &shared[..len]
+}
+
 fn is_temporary(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_slices_share_a_record_and_long_ones_are_not_copied() {
+        let lens = [
+            10, 0, 600, 5_000, 7, 4_095, 4_095, 4_095, 4_095, 100, RECORD_MAX, 1,
+        ];
+        let slices: Vec<Vec<u8>> = lens.iter().map(|len| vec![*len as u8; *len]).collect();
+        let mut pieces = slices.iter().map(Vec::as_slice).peekable();
+        let mut shared = vec![0; RECORD_MAX];
+        let mut joined = Vec::new();
+        let mut records = Vec::new();
+        while let Some(piece) = pieces.next() {
+            let record = join(piece, &mut pieces, &mut shared);
+            joined.extend_from_slice(record);
+            records.push(record.len());
+        }
+        assert_eq!(joined, slices.concat());
+        assert_eq!(records, [610, 5_000, 12_292, 4_195, RECORD_MAX, 1]);
+    }
 }

@@ -107,7 +107,7 @@ fn a_flood_in_batches_longer_than_the_budget_does_not_starve_another_socket() {
             // More slowly than they come, so that there is always another one.
             thread::sleep(Duration::from_micros(50));
             handled += 1;
-            if handled % 500 == 0 && since.is_none() {
+            if handled.is_multiple_of(500) && since.is_none() {
                 let other = udp.engine().local_addrs()[1].as_socket_addr();
                 socket
                     .send_to(b"x", other.expect("an address"))
