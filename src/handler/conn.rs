@@ -245,7 +245,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Calls `done` once everything written so far is in the kernel.
     pub(crate) fn on_flushed(&mut self, done: Completion) {
-        let position = self.link.state.bytes_out + self.buffered_out() as u64;
+        let waiting = self.link.state.out.len() + self.cx.window.lent_len;
+        let position = self.link.state.bytes_out + waiting as u64;
         let extras = self.link.extras.get_or_insert_default();
         extras.flushes.push_back((position, done));
         self.cx.mark_dirty(&mut self.link.state);
@@ -332,7 +333,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// How many written bytes the kernel has not yet taken, those of files included. Of a UDP session 0: its datagrams
     /// wait in the queue that all sessions of the socket share.
     pub fn buffered_out(&self) -> usize {
-        self.link.state.out.len() + self.cx.window.lent_len
+        let accepted = self.link.stream.unsent();
+        self.link.state.out.len() + self.cx.window.lent_len + accepted
     }
 
     /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, to the millisecond and never

@@ -290,9 +290,10 @@ impl TlsStream {
     fn send_records(&mut self, records: &[u8], plain: usize) -> io::Result<()> {
         let tail = &mut self.session.tail;
         if !tail.is_empty() {
-            // Encrypting has brought forth something that goes first.
+            // Encrypting has brought forth something that goes first. All of it is for the next flush: an error now
+            // would say that nothing was taken.
             tail.push_data(records, plain);
-            return self.flush_some();
+            return Ok(());
         }
         let sent = match self.socket.send(records) {
             Ok(n) => n,

@@ -1,13 +1,17 @@
 //! A peer that does not read costs only itself, and an idle one next to nothing.
 
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
+
+use epicycle::Action;
 
 use crate::peer::Peer;
 use crate::pki::{client_config, local, server_tls};
 use crate::util::app::{What, start};
 use crate::util::client::{Client, shrink};
 use crate::util::process::{alone, descriptors};
-use crate::util::{eventually, noise};
+use crate::util::{LONG, eventually, noise};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -69,6 +73,54 @@ fn paused_reads_resume_with_what_was_decrypted() {
             .expect("is open");
         assert!(peer.recv(sent.len()) == sent);
     });
+}
+
+#[test]
+fn a_peer_that_takes_records_slowly_has_not_stalled() {
+    const SENT: usize = 60 * KIB;
+    let server = local(&server_tls()).write_stall_timeout(Duration::from_millis(1500));
+    let (running, log) = start(server, |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            conn.write(&noise(4, SENT)).expect("is taken");
+            true
+        })
+    });
+    let client = Client::with_small_window(&running);
+    let slow = Peer::over(client, &client_config().into(), "localhost").expect("shakes hands");
+    // All of it is encrypted at once, and takes longer than the timeout.
+    for _ in 0..SENT / KIB {
+        thread::sleep(Duration::from_millis(50));
+        slow.recv(KIB);
+    }
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn what_is_encrypted_and_not_sent_is_buffered_out() {
+    const SENT: usize = 60 * KIB;
+    let (seen, sightings) = mpsc::channel();
+    let (running, _) = start(local(&server_tls()), move |app| {
+        let seen = seen.clone();
+        app.on_open(|conn| {
+            shrink(conn);
+            conn.write(&noise(5, SENT)).expect("is taken");
+            conn.set_timer(Duration::from_millis(1), 0);
+            true
+        })
+        .on_timer(move |conn, _, _| {
+            seen.send(conn.buffered_out()).expect("is awaited");
+            conn.set_timer(Duration::from_millis(1), 0);
+            Action::Continue
+        })
+    });
+    let client = Client::with_small_window(&running);
+    let peer = Peer::over(client, &client_config().into(), "localhost").expect("shakes hands");
+    let waiting = || sightings.recv_timeout(LONG).expect("is seen");
+    let first = waiting();
+    assert!(0 < first && first <= SENT, "{first} of {SENT} bytes wait");
+    peer.recv(SENT);
+    eventually("nothing waits", || waiting() == 0);
 }
 
 #[test]
