@@ -100,14 +100,19 @@ impl<H: EventHandler> Engine<H> {
 
 /// Finds addresses that can be listened on, but not connected to.
 fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
-    let problem = match &to {
-        ListenAddr::Tcp { host, .. } if host.is_empty() => "there is no host to connect to",
-        ListenAddr::Tcp { port: 0, .. } => "port 0 cannot be connected to",
+    let (host, port, kind) = match &to {
+        ListenAddr::Tcp { host, port, .. } => (host, *port, "tcp"),
+        ListenAddr::Udp { host, port, .. } => (host, *port, "udp"),
+        ListenAddr::Unix(_) => return Ok(to),
+    };
+    let problem = match port {
+        _ if host.is_empty() => "there is no host to connect to",
+        0 => "port 0 cannot be connected to",
         _ => return Ok(to),
     };
     Err(Error::Address {
         input: to.to_string(),
-        problem: format!("{problem}; write tcp://127.0.0.1:9000, say"),
+        problem: format!("{problem}; write {kind}://127.0.0.1:9000, say"),
     })
 }
 

@@ -114,6 +114,8 @@ fn an_address_that_cannot_be_connected_to_is_refused_at_once() {
     for (addr, remedy) in [
         ("tcp://127.0.0.1:0", "port 0"),
         ("tcp://:80", "no host"),
+        ("udp://127.0.0.1:0", "port 0"),
+        ("udp://:80", "no host"),
         ("tpc://127.0.0.1:80", "use tcp://"),
         ("127.0.0.1", "there is no port"),
     ] {
