@@ -475,7 +475,7 @@ pub(super) fn settle<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
     if let Some(port) = port.and_then(|port| cx.ports.get_mut(port))
         && !port.queue.is_empty()
     {
-        port.waiting.push(link.state.id);
+        port.waiting.insert(link.state.id);
         return;
     }
     if let Some(extras) = &mut link.extras {

@@ -1,6 +1,6 @@
 //! The UDP sockets of a reactor: what waits to be sent from each, and whose datagrams it takes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) struct Port {
     /// An event will tell when there is room. Watched for only then, for each datagram that leaves makes such an event.
     pub(crate) watches_room: bool,
     /// Sessions that want to know when everything queued is sent.
-    pub(crate) waiting: Vec<ConnId>,
+    pub(crate) waiting: HashSet<ConnId>,
     is_ready: bool,
     is_dirty: bool,
 }
@@ -176,7 +176,7 @@ impl Port {
             readable: false,
             blocked: false,
             watches_room: false,
-            waiting: Vec::new(),
+            waiting: HashSet::new(),
             is_ready: false,
             is_dirty: false,
         }
