@@ -42,8 +42,10 @@ pub(crate) struct Shared<H: EventHandler> {
     /// Whose turn it is to get a connection that nobody deals.
     pub(crate) next_reactor: AtomicUsize,
     pub(crate) next_dial: AtomicU64,
-    /// For the engine's own work that blocks; made when there is some.
-    pub(crate) blocking: OnceLock<WorkerPool>,
+    /// For the engine's own work that blocks; each made when there is some. Files do not share threads with names,
+    /// whose server may not answer for long.
+    pub(crate) lookups: OnceLock<WorkerPool>,
+    pub(crate) reads: OnceLock<WorkerPool>,
 }
 
 /// A reactor, as the others see it.
@@ -61,7 +63,7 @@ pub(crate) struct MainReactor {
     pub(crate) metrics: Metrics,
 }
 
-/// As many names can be resolved, or files read, at a time.
+/// As many names can be resolved at a time, and as many files read.
 const BLOCKING_THREADS: usize = 4;
 
 impl<H: EventHandler> Engine<H> {
@@ -225,21 +227,14 @@ impl<H: EventHandler> Engine<H> {
         Ok(())
     }
 
-    /// Runs what blocks off the loops.
-    pub(crate) fn run_blocking(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let pool = match self.shared.blocking.get() {
-            Some(pool) => pool,
-            None => {
-                let made = WorkerPool::builder()
-                    .threads(BLOCKING_THREADS)
-                    .queue(usize::MAX)
-                    .name("epicycle-block")
-                    .build()
-                    .map_err(io::Error::other)?;
-                self.shared.blocking.get_or_init(|| made)
-            }
-        };
-        pool.submit(job).map_err(io::Error::other)
+    /// Resolves a name off the loops.
+    pub(crate) fn look_up(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        run_blocking(&self.shared.lookups, "epicycle-names", job)
+    }
+
+    /// Reads a file off the loops.
+    pub(crate) fn read(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        run_blocking(&self.shared.reads, "epicycle-files", job)
     }
 
     #[inline]
@@ -255,6 +250,27 @@ impl<H: EventHandler> Engine<H> {
         let reactor = self.shared.reactors.get(id.reactor());
         reactor.is_some_and(|reactor| reactor.liveness.is_open(id))
     }
+}
+
+/// Runs what blocks on a pool, which is made if it has to be.
+fn run_blocking(
+    pool: &OnceLock<WorkerPool>,
+    name: &str,
+    job: impl FnOnce() + Send + 'static,
+) -> io::Result<()> {
+    let pool = match pool.get() {
+        Some(pool) => pool,
+        None => {
+            let made = WorkerPool::builder()
+                .threads(BLOCKING_THREADS)
+                .queue(usize::MAX)
+                .name(name)
+                .build()
+                .map_err(io::Error::other)?;
+            pool.get_or_init(|| made)
+        }
+    };
+    pool.submit(job).map_err(io::Error::other)
 }
 
 impl<H: EventHandler> Clone for Engine<H> {

@@ -154,7 +154,7 @@ impl<H: EventHandler> EventLoop<H> {
             let answer = Command::Resolved(id, resolved);
             let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
         };
-        if let Err(error) = self.cx.engine.run_blocking(job) {
+        if let Err(error) = self.cx.engine.look_up(job) {
             dial.looking_up = false;
             self.attempt_failed(id, ConnectError::Io(error));
         }

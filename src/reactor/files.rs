@@ -69,7 +69,7 @@ pub(super) fn read_ahead<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) 
         // Bounded by the connections, each of which waits for one; a reactor that has ended needs none.
         let _ = mailbox.push_unbounded(Command::FileRead(id, chunk));
     };
-    if let Err(error) = cx.engine.run_blocking(read) {
+    if let Err(error) = cx.engine.read(read) {
         give_up(link, cx, error);
     }
 }

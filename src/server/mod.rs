@@ -208,7 +208,8 @@ impl Server {
             drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
             next_reactor: AtomicUsize::new(0),
             next_dial: AtomicU64::new(0),
-            blocking: OnceLock::new(),
+            lookups: OnceLock::new(),
+            reads: OnceLock::new(),
         });
         let mut running = Running {
             engine: engine.clone(),
