@@ -375,7 +375,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.stream.options().set_keepalive(keepalive)
     }
 
-    /// Sets the size of the kernel's receive buffer, in bytes.
+    /// Sets the size of the kernel's receive buffer, in bytes. All sessions of a UDP listener share one.
     ///
     /// # Errors
     ///
@@ -384,7 +384,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.stream.options().set_recv_buffer_size(bytes)
     }
 
-    /// Sets the size of the kernel's send buffer, in bytes.
+    /// Sets the size of the kernel's send buffer, in bytes. All sessions of a UDP listener share one.
     ///
     /// # Errors
     ///
@@ -507,6 +507,15 @@ impl<'a> Attempt<'a> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         self.outbox.rollback(self.before);
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Conn<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn")
+            .field("id", &self.id())
+            .field("peer", self.peer_addr())
+            .finish_non_exhaustive()
     }
 }
 

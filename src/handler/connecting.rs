@@ -12,6 +12,8 @@ use crate::connect::{Connect, ConnectError, DialId};
 use crate::error::Error;
 use crate::reactor::mailbox::PushError;
 use crate::sys::socket::StreamSocket;
+#[cfg(feature = "tls")]
+use crate::tls::TlsClient;
 
 /// An outbound connection that was asked for. Dropping it changes nothing.
 pub struct Connecting<H: EventHandler> {
@@ -30,7 +32,8 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Stopped`] and
+    /// [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Tls`] for one whose host
+    /// no certificate can be for, [`ConnectError::Stopped`] and
     /// [`ConnectError::MailboxFull`]. The handler hears nothing then.
     pub fn connect(&self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
         self.connect_on(self.next_reactor(), connect)
@@ -52,6 +55,10 @@ impl<H: EventHandler> Engine<H> {
         let mut connect = connect.into();
         let to = std::mem::replace(&mut connect.to, Ok(ListenAddr::Unix(Default::default())));
         let to = to.and_then(reachable).map_err(ConnectError::Address)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &connect.tls {
+            check_tls(tls, &to)?;
+        }
         let id = DialId(self.shared().next_dial.fetch_add(1, Ordering::Relaxed));
         self.request(reactor, Command::Connect(id, connect, to))?;
         Ok(Connecting {
@@ -114,6 +121,25 @@ fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
         input: to.to_string(),
         problem: format!("{problem}; write {kind}://127.0.0.1:9000, say"),
     })
+}
+
+/// Finds what TLS cannot be spoken with, which no further attempt would change.
+#[cfg(feature = "tls")]
+fn check_tls(tls: &TlsClient, to: &ListenAddr) -> Result<(), ConnectError> {
+    let host = match to {
+        ListenAddr::Tcp { host, .. } => host,
+        ListenAddr::Unix(_) => "",
+        ListenAddr::Udp { .. } => {
+            return Err(ConnectError::Address(Error::Address {
+                input: to.to_string(),
+                problem: "there is no TLS over datagrams; use a tcp:// address".to_owned(),
+            }));
+        }
+    };
+    match tls.name_for(host) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(ConnectError::Tls(error.into())),
+    }
 }
 
 impl<H: EventHandler> Connecting<H> {

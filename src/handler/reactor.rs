@@ -1,3 +1,4 @@
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -101,5 +102,14 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ) {
         let deadline = self.cx.deadline(delay);
         self.cx.wheel.insert(deadline, Timer::Task(Box::new(task)));
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Reactor<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("id", &self.id())
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! Datagrams without sessions, and what differs for sessions over datagrams.
 
+use std::fmt;
 use std::io;
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
@@ -246,5 +247,14 @@ impl<H: EventHandler> Conn<'_, H> {
     {
         let bytes = encode_to_vec(self.codec, item).map_err(WriteError::Frame)?;
         self.write_datagram(iter::once(&bytes[..]))
+    }
+}
+
+impl<H: EventHandler> fmt::Debug for Udp<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Udp")
+            .field("listener", &self.listener())
+            .field("queued", &self.queued())
+            .finish_non_exhaustive()
     }
 }

@@ -212,3 +212,19 @@ fn a_server_without_tls_is_no_success() {
     let reason = refusal(Connect::to(addr).tls(&client_tls()));
     assert!(!reason.is_empty());
 }
+
+#[test]
+fn what_no_attempt_could_make_is_refused_at_once() {
+    let (running, _) = start(local(&server_tls()), |app| app);
+    let refused = |addr: &str| {
+        let connect = Connect::to(addr).tls(&client_tls());
+        running.engine().connect(connect).expect_err("is refused")
+    };
+    let datagrams = refused("udp://127.0.0.1:9");
+    assert!(matches!(datagrams, ConnectError::Address(_)));
+    assert!(datagrams.to_string().contains("use a tcp:// address"));
+    for nameless in ["unix:///run/nobody.sock", "tcp://-:9"] {
+        let error = refused(nameless);
+        assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+    }
+}
