@@ -8,10 +8,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::{Action, Listen, Server, UdpSessions};
+use epicycle::{Action, Listen, Running, Server, UdpSessions};
 
 use crate::peer::Peer;
-use crate::util::app::{What, start};
+use crate::util::app::{App, What, start};
 use crate::util::{LONG, eventually, not_here};
 
 const ALONE: &str = "EPICYCLE_TEST_NETWORK";
@@ -49,6 +49,14 @@ fn with_slow_loopback(test: &str, body: impl FnOnce()) {
     assert!(out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
 }
 
+/// A client with room for all that comes while it is kept from reading, whatever the system's limit.
+fn patient(server: &Running<App>) -> Peer {
+    let peer = Peer::of(server);
+    #[cfg(target_os = "linux")]
+    rustix::net::sockopt::set_socket_recv_buffer_size_force(&peer.0, 16 << 20).expect("as root");
+    peer
+}
+
 #[test]
 fn what_the_kernel_has_no_room_for_is_sent_when_it_has() {
     with_slow_loopback(
@@ -76,7 +84,7 @@ fn what_the_kernel_has_no_room_for_is_sent_when_it_has() {
                         Some(Duration::from_millis(1))
                     })
                 });
-                let peer = Peer::of(&running);
+                let peer = patient(&running);
                 for _ in 0..3 {
                     peer.send("go");
                     for n in 0..500_u32 {
@@ -118,7 +126,7 @@ fn sessions_wait_for_room_too() {
                 written.into()
             })
         });
-        let peer = Peer::of(&running);
+        let peer = patient(&running);
         for _ in 0..3 {
             peer.send("go");
             while peer.recv() != b"drained" {}
