@@ -7,6 +7,8 @@
 
 #![allow(missing_docs)]
 
+mod util;
+
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,14 +22,14 @@ use epicycle::tls::{Identity, TlsServer};
 use epicycle::{Action, Conn, EventHandler, Listen, Reactor, Running, Server};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
 };
+
+use util::{HOW_LONG, own_processor_time, pin_to};
 
 /// Messages of so many bytes, one at a time on so many connections.
 #[derive(Clone, Copy)]
@@ -39,9 +41,6 @@ struct Load {
 const ROUNDS: usize = 15;
 const ROUND: Duration = Duration::from_millis(200);
 const WARM_UP: Duration = Duration::from_millis(50);
-
-/// Asks a server for the processor time of its thread.
-const HOW_LONG: &[u8] = b"processor time?";
 
 fn main() {
     // As part of a test run there is nothing to measure.
@@ -202,19 +201,6 @@ impl Peers {
         self.streams[0].read_exact(&mut answer).expect("it answers");
         u64::from_ne_bytes(answer)
     }
-}
-
-fn own_processor_time() -> [u8; 8] {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
-    nanoseconds.to_ne_bytes()
-}
-
-fn pin_to(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    // With one processor there is nothing to choose.
-    let _ = sched_setaffinity(None, &set);
 }
 
 struct Echo;

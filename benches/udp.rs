@@ -6,6 +6,8 @@
 
 #![allow(missing_docs)]
 
+mod util;
+
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::Raw;
 use epicycle::{Action, Conn, Datagram, EventHandler, Listen, Reactor, Running, Server, Udp};
-use rustix::thread::{CpuSet, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
+
+use util::{HOW_LONG, own_processor_time, pin_to};
 
 /// Datagrams under way on so many sockets, so many on each, of so many bytes.
 #[derive(Clone, Copy)]
@@ -38,9 +40,6 @@ const LOADS: [Load; 7] = [
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(400);
 const WARM_UP: Duration = Duration::from_millis(100);
-
-/// Asks a server for the processor time of its thread.
-const HOW_LONG: &[u8] = b"processor time?";
 
 fn main() {
     // As part of a test run there is nothing to measure.
@@ -135,19 +134,6 @@ fn processor_time(server: SocketAddr) -> u64 {
         }
     }
     panic!("the server does not answer");
-}
-
-fn own_processor_time() -> [u8; 8] {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
-    nanoseconds.to_ne_bytes()
-}
-
-fn pin_to(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    // With one processor there is nothing to choose.
-    let _ = sched_setaffinity(None, &set);
 }
 
 fn plain_loop() -> SocketAddr {
