@@ -37,12 +37,11 @@ pub(super) const TAIL: u32 = 1 << 16;
 /// The handler wants the socket for itself.
 pub(super) const DETACHING: u32 = 1 << 17;
 /// The front of the output waits for a part of a file to be read.
-pub(super) const AWAITS_FILE: u32 = 1 << 20;
+pub(super) const AWAITS_FILE: u32 = 1 << 18;
 /// Joined with another connection, or about to be: its bytes go there, not to the handler.
-pub(super) const PIPED: u32 = 1 << 21;
-
+pub(super) const PIPED: u32 = 1 << 19;
 /// A session over datagrams: it has no stream of its own.
-pub(super) const DATAGRAM: u32 = 1 << 22;
+pub(super) const DATAGRAM: u32 = 1 << 20;
 
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF

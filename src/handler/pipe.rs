@@ -189,15 +189,9 @@ pub(crate) fn join<H: EventHandler>(
 
 /// Passes on what one has received so far and the handler has not had.
 fn hand_over<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
-    let mut ring = from.state.inbox.take();
-    let (first, second) = ring.as_slices();
-    for leftover in [first, second] {
-        let bytes = Bytes::copy_from_slice(leftover);
-        to.state
-            .out
-            .enqueue_foreign(bytes, &cx.arena, &mut cx.buffers);
-    }
-    cx.buffers.release(&mut ring);
+    let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers));
+    let out = &mut to.state.out;
+    out.enqueue_foreign(unread, &cx.arena, &mut cx.buffers);
     if from.state.saw_peer_eof() {
         to.state.shut_write();
     }
