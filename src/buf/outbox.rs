@@ -86,6 +86,32 @@ impl<'a> Outbox<'a> {
         self.queue.enqueue_shared(bytes, self.arena, self.pool);
     }
 
+    /// Appends up to `max` bytes that `fill` writes: it says how many they are. It is given room for `max`, whose
+    /// content is anything.
+    ///
+    /// # Panics
+    ///
+    /// When `fill` says that it wrote more than there was room for.
+    #[inline]
+    pub fn put_with(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
+        if self.queue.can_stage(self.arena)
+            && let Some(room) = self.arena.room(max)
+        {
+            let written = fill(room);
+            assert!(written <= max, "{written} bytes do not fit into {max}");
+            return self.queue.staged_more(written, self.arena);
+        }
+        let mut bytes = vec![0; max];
+        let written = fill(&mut bytes);
+        self.put(&bytes[..written]);
+    }
+
+    /// The time in whole seconds since 1970, UTC, as it was at the beginning of the reactor's turn.
+    #[inline]
+    pub fn unix_time(&self) -> u64 {
+        self.arena.unix_time
+    }
+
     /// Takes back everything past the first `len` bytes: a frame whose encoding failed half-way.
     pub(crate) fn rollback(&mut self, len: usize) {
         self.queue.rollback(len, self.arena, self.pool);
@@ -111,6 +137,8 @@ const SHARED_MIN: usize = 512;
 pub(crate) struct Arena {
     bytes: Box<[u8]>,
     pub(super) len: usize,
+    /// What codecs take for the present, in seconds since 1970.
+    pub(crate) unix_time: u64,
 }
 
 /// The most bytes staged before a flush: small enough to stay in a core's second-level cache.
@@ -121,6 +149,7 @@ impl Arena {
         Self {
             bytes: vec![0; ARENA_CAPACITY].into_boxed_slice(),
             len: 0,
+            unix_time: 0,
         }
     }
 
@@ -129,6 +158,7 @@ impl Arena {
         Self {
             bytes: Box::default(),
             len: 0,
+            unix_time: 0,
         }
     }
 
@@ -147,6 +177,12 @@ impl Arena {
         place.copy_from_slice(bytes);
         self.len += bytes.len();
         true
+    }
+
+    /// The free room behind everything staged, if it is as large as that.
+    #[inline]
+    fn room(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.len..)?.get_mut(..len)
     }
 
     /// Forgets everything staged; for after the flush phase.

@@ -98,6 +98,27 @@ impl OutQueue {
         }
     }
 
+    /// Whether what is written now may be staged, if there is room.
+    #[inline]
+    pub(super) fn can_stage(&self, arena: &Arena) -> bool {
+        if self.len == 0 {
+            return self.order.is_none();
+        }
+        let end = (self.staged.start + self.staged.len) as usize;
+        self.len == self.staged.len as usize && end == arena.len
+    }
+
+    /// Stages what has been written behind everything in the arena.
+    #[inline]
+    pub(super) fn staged_more(&mut self, len: usize, arena: &mut Arena) {
+        if self.len == 0 {
+            self.staged.start = arena.len as u32;
+        }
+        arena.len += len;
+        self.staged.len += len as u32;
+        self.len += len;
+    }
+
     #[inline]
     pub(crate) fn staged(&self) -> Staged {
         self.staged

@@ -37,6 +37,9 @@
 //! assert_eq!(Pascal.decode(&mut input[3..])?, Decoded::NeedMore { at_least: 6 });
 //! # Ok::<(), FrameError>(())
 //! ```
+//!
+//! Most codecs only translate. One that [converses](Codec::CONVERSES) takes part: it answers a ping or a malformed
+//! frame by itself, holds the next request back until this one is answered, and knows when the connection is to end.
 
 mod delimited;
 mod fixed;
@@ -45,6 +48,7 @@ mod lines;
 mod raw;
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::buf::outbox::{Arena, Outbox};
 use crate::buf::pool::BufferPool;
@@ -66,6 +70,13 @@ pub trait Codec: 'static {
     /// `true` lets the engine send a large frame that a callback writes back straight from where it was
     /// received. With `false`, the default, what is written is always copied first.
     const IMMUTABLE_FRAMES: bool = false;
+
+    /// Whether the codec takes part in the conversation: by [`speak`](Self::speak),
+    /// [`last_words`](Self::last_words) and [`stage`](Self::stage), which are not asked otherwise.
+    ///
+    /// What has been encoded by such a codec is never taken back: an item may take the output past the outbound
+    /// limit, and the next one is refused then.
+    const CONVERSES: bool = false;
 
     /// Looks for the first frame in `src`, which is never empty.
     ///
@@ -94,6 +105,54 @@ pub trait Codec: 'static {
             at_least: src.len() + 1,
         })
     }
+
+    /// Appends what the codec has to say by itself, a pong say. Asked each time some input has been decoded.
+    fn speak(&mut self, dst: &mut Outbox<'_>) {
+        let _ = dst;
+    }
+
+    /// Appends what is to be said before this side closes the connection, and the last thing it says. Not asked when
+    /// the peer is gone, or the connection is aborted.
+    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+        let _ = (parting, dst);
+    }
+
+    /// Where the conversation stands. Asked each time some input has been decoded or something has been sent.
+    fn stage(&self) -> Stage {
+        Stage::Idle
+    }
+}
+
+/// Where a [conversation](Codec::CONVERSES) stands, and what the engine does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Between messages: the idle timeout runs, and a connection that the peer has ended is closed.
+    Idle,
+    /// A message has begun and its rest is awaited: the read timeout runs, from the last frame on.
+    Receiving,
+    /// The handler owes an answer: a shutdown, or the end of the peer's stream, waits for it.
+    Answering,
+    /// Goodbye has been said, and the peer's is awaited for as long as its FIN would be.
+    Closing,
+    /// Nothing more is to be said: the connection closes once everything is sent.
+    Finished,
+}
+
+/// Why this side closes a connection, for a codec's [last words](Codec::last_words).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Parting<'a> {
+    /// What was received is not a frame.
+    Malformed(&'a FrameError),
+    /// A timeout ran out.
+    Timeout,
+    /// The server shuts down.
+    Shutdown,
+    /// A callback panicked.
+    Panic,
+    /// The handler closes it.
+    Local,
 }
 
 /// Makes bytes of an item, for [`Conn::send`](crate::Conn::send).
@@ -120,6 +179,14 @@ pub enum Decoded<F> {
         /// same input, so that it can find several frames in it; the last of them has to consume it.
         consumed: usize,
     },
+    /// Input that the handler need not see, such as a ping that the codec answers.
+    Skip {
+        /// How many bytes it took up: at least one.
+        consumed: usize,
+    },
+    /// Whatever is here has to wait: the codec is asked again once something has been [sent](crate::Conn::send). Only
+    /// for codecs that [converse](Codec::CONVERSES).
+    Hold,
     /// No complete frame yet.
     NeedMore {
         /// How many bytes, counted from the start of the input, the next attempt needs at the least.
@@ -187,6 +254,8 @@ impl std::error::Error for FrameError {
 /// Whatever the codec's [`encode`](Encode::encode) answers.
 pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>, FrameError> {
     let (mut queue, mut arena, mut pool) = (OutQueue::default(), Arena::empty(), BufferPool::new());
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    arena.unix_time = since.map_or(0, |since| since.as_secs());
     codec.encode(item, &mut Outbox::new(&mut queue, &mut arena, &mut pool))?;
     let mut bytes = Vec::with_capacity(queue.len());
     while queue.len() > 0 {

@@ -26,6 +26,8 @@ impl ConnState {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
+                } else if past(self.close_by, 0) {
+                    TimeoutKind::Close
                 } else if past(self.active_at, limits.idle) {
                     TimeoutKind::Idle
                 } else {

@@ -58,6 +58,8 @@ pub enum TimeoutKind {
     Connect,
     /// The TLS handshake did not end, or the first frame did not come.
     Handshake,
+    /// The peer did not answer the goodbye of its protocol, such as a WebSocket's Close.
+    Close,
     /// The connection reached its greatest age.
     Lifetime,
     /// It was closing, and the peer did not take the rest in time: that rest is lost.
@@ -111,6 +113,7 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::WriteStall => "the peer took no output for too long",
             TimeoutKind::Connect => "connecting took too long",
             TimeoutKind::Handshake => "the handshake or the first frame took too long",
+            TimeoutKind::Close => "the peer did not say goodbye in time",
             TimeoutKind::Lifetime => "open for as long as allowed",
             TimeoutKind::Drain => "the peer did not take the rest in time",
         })

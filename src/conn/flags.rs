@@ -43,6 +43,11 @@ pub(super) const PIPED: u32 = 1 << 19;
 /// A session over datagrams: it has no stream of its own.
 pub(super) const DATAGRAM: u32 = 1 << 20;
 
+/// The codec wants to be asked again only when something has been sent.
+pub(super) const HELD: u32 = 1 << 21;
+/// The server shuts down and waits for the answer that is owed here.
+pub(super) const RETIRING: u32 = 1 << 22;
+
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | PAUSED
@@ -56,10 +61,11 @@ pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | TAIL
     | DETACHING
     | PIPED
-    | DATAGRAM;
+    | DATAGRAM
+    | HELD;
 
 /// The handler gets no frame, whatever the outbound policy.
-pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING | PIPED;
+pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING | PIPED | HELD;
 
 /// Writes are refused.
 pub(super) const NO_WRITES: u32 = CLOSING | SHUT_WRITE | OPENING | DETACHING | PIPED;

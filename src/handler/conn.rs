@@ -218,12 +218,15 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;
-        if attempt.outbox.in_memory() > self.cx.limits.outbound {
+        if !H::Codec::CONVERSES && attempt.outbox.in_memory() > self.cx.limits.outbound {
             drop(attempt);
             return Err(self.overflow());
         }
         attempt.keep();
         self.cx.mark_dirty(&mut self.link.state);
+        if H::Codec::CONVERSES {
+            self.after_send();
+        }
         Ok(())
     }
 
@@ -273,7 +276,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Closes the connection once everything written is sent. No further frame is handled.
     pub fn close(&mut self) {
-        self.cx.begin_close(self.link, CloseReason::Local);
+        self.begin_close(CloseReason::Local);
     }
 
     /// Closes the connection at the end of this turn with RST; what is not sent by then is lost.
@@ -488,18 +491,18 @@ pub enum DetachError {
 ///
 /// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
 /// later from where the arena holds the output of others by that time.
-struct Attempt<'a> {
-    outbox: Outbox<'a>,
+pub(super) struct Attempt<'a> {
+    pub(super) outbox: Outbox<'a>,
     before: usize,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(outbox: Outbox<'a>) -> Self {
+    pub(super) fn new(outbox: Outbox<'a>) -> Self {
         let before = outbox.len();
         Self { outbox, before }
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.before = usize::MAX;
     }
 }

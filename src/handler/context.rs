@@ -2,13 +2,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::pipe::{Due, Joint, Pipes};
-use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor};
+use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, converse};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
+use crate::codec::Codec;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER, millis};
 use crate::conn::origin::Origin;
@@ -147,6 +148,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) turn_at: Instant,
     /// The same in milliseconds since the start, for the timers and limits.
     pub(crate) now: u64,
+    /// When the time of day has to be read again.
+    next_second: u64,
 }
 
 /// The address range of the input under decoding, and the part of it that was written back.
@@ -186,6 +189,7 @@ impl<H: EventHandler> Context<H> {
             started: now,
             turn_at: now,
             now: 0,
+            next_second: 0,
         }
     }
 
@@ -194,6 +198,18 @@ impl<H: EventHandler> Context<H> {
     pub(crate) fn read_clock(&mut self) {
         self.turn_at = Instant::now();
         self.now = (self.turn_at - self.started).as_millis() as u64;
+        if self.now >= self.next_second {
+            self.read_time_of_day();
+        }
+    }
+
+    #[cold]
+    fn read_time_of_day(&mut self) {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.arena.unix_time = since.as_secs();
+        self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
     }
 
     /// The first tick that is at least `delay` away from this moment.
@@ -228,7 +244,15 @@ impl<H: EventHandler> Context<H> {
         self.mark_ready(&mut link.state);
     }
 
-    pub(crate) fn begin_close(&mut self, link: &mut Link, reason: CloseReason) {
+    pub(crate) fn begin_close(
+        &mut self,
+        link: &mut Link,
+        codec: &mut H::Codec,
+        reason: CloseReason,
+    ) {
+        if H::Codec::CONVERSES {
+            converse::last_words(link, codec, self, &reason);
+        }
         if link.state.begin_close(reason, self.now, &self.limits) {
             link.state.inbox.clear(&mut self.buffers);
             self.part(link, false);

@@ -38,6 +38,7 @@
 mod conn;
 mod connecting;
 pub(crate) mod context;
+pub(crate) mod converse;
 pub(crate) mod engine;
 mod file;
 mod handle;

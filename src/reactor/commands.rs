@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Ending, Timer};
+use crate::handler::converse::owes_answer;
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
 
 impl<H: EventHandler> EventLoop<H> {
@@ -63,7 +64,7 @@ impl<H: EventHandler> EventLoop<H> {
             }
             Command::Close(id) => {
                 if let Some(slot) = connections.get(id) {
-                    cx.begin_close(&mut slot.link, CloseReason::Local);
+                    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
                 }
             }
             Command::Abort(id) => {
@@ -124,7 +125,12 @@ impl<H: EventHandler> EventLoop<H> {
         self.stop_ports();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
-                self.cx.begin_close(&mut slot.link, CloseReason::Shutdown);
+                if owes_answer(&slot.codec) {
+                    slot.link.state.retire();
+                    continue;
+                }
+                let reason = CloseReason::Shutdown;
+                self.cx.begin_close(&mut slot.link, &mut slot.codec, reason);
                 flush::hasten(slot, &mut self.cx);
             }
         }

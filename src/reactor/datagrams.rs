@@ -435,11 +435,15 @@ fn react<H: EventHandler>(
                 Some((mut conn, session)) => (consumed, handler.react(&mut conn, session, frame)),
                 None => break false,
             },
+            Ok(Decoded::Skip { consumed: taken }) => {
+                consumed += taken;
+                continue;
+            }
             Ok(Decoded::NeedMore { .. }) if !last => {
                 last = true;
                 continue;
             }
-            Ok(Decoded::NeedMore { .. }) => {
+            Ok(Decoded::NeedMore { .. } | Decoded::Hold) => {
                 log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.id);
                 slot.codec = handler.codec();
                 break false;
@@ -452,7 +456,7 @@ fn react<H: EventHandler>(
         };
         consumed += taken;
         frames += 1;
-        carry_out(action, &mut slot.link, cx, CloseReason::Local);
+        carry_out(action, slot, cx, CloseReason::Local);
         if !slot.link.state.takes_frames() {
             break consumed >= data.len();
         }

@@ -369,7 +369,8 @@ impl<H: EventHandler> EventLoop<H> {
                 if let Some(slot) = self.connections.get(conn)
                     && slot.link.state.is_opening()
                 {
-                    self.cx.begin_close(&mut slot.link, CloseReason::Aborted);
+                    self.cx
+                        .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Aborted);
                 }
             }
             Progress::Open(conn, _) => {

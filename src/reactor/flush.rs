@@ -347,7 +347,10 @@ pub(super) fn ring_alarm<H: EventHandler>(
         Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
             cx.abort(&mut slot.link, CloseReason::Timeout(kind));
         }
-        Alarm::Timeout(kind) => cx.begin_close(&mut slot.link, CloseReason::Timeout(kind)),
+        Alarm::Timeout(kind) => {
+            let reason = CloseReason::Timeout(kind);
+            cx.begin_close(&mut slot.link, &mut slot.codec, reason);
+        }
         Alarm::DrainOver => {
             slot.link.state.give_up_draining();
             cx.mark_dirty(&mut slot.link.state);

@@ -450,7 +450,8 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(slot) = self.connections.at(serving) {
             // Lent input is lost with the panic, and nothing may be sent in its place.
             if slot.link.state.is_open() && window.lent_len == 0 {
-                self.cx.begin_close(&mut slot.link, CloseReason::Panic);
+                self.cx
+                    .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Panic);
             } else {
                 self.cx.abort(&mut slot.link, CloseReason::Panic);
             }

@@ -201,6 +201,6 @@ pub(super) fn welcome<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
         cx.set_first_alarm(&mut slot.link);
     } else {
         cx.metrics.refused.add(1);
-        cx.begin_close(&mut slot.link, CloseReason::Local);
+        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
     }
 }

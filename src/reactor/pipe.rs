@@ -43,7 +43,7 @@ impl<H: EventHandler> EventLoop<H> {
                         && let Some(slot) = connections.get(id)
                     {
                         log::debug!(target: "epicycle::conn", "{id}: cannot be joined: {error}");
-                        cx.begin_close(&mut slot.link, CloseReason::Pipe);
+                        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Pipe);
                     }
                 }
                 Some(Due::Move(id)) => {
@@ -108,7 +108,7 @@ fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool
             cx.abort(link, CloseReason::Pipe);
         }
     } else if !link.state.ends_by_itself() {
-        cx.begin_close(link, CloseReason::Pipe);
+        cx.begin_close(link, &mut slot.codec, CloseReason::Pipe);
     }
 }
 

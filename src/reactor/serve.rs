@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::timer::TimerKey;
 use super::{flush, opening};
 use crate::buf::queue::FLUSH_AT;
-use crate::codec::{Codec, Decoded, FrameError};
+use crate::codec::{Codec, Decoded, FrameError, Stage};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
+use crate::handler::converse::owes_answer;
 use crate::handler::pipe::Due;
-use crate::handler::{Action, EventHandler};
+use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
 
 /// What a connection may receive and have handled before the others have their turn.
@@ -85,7 +86,7 @@ pub(super) fn serve_fully<H: EventHandler>(
         && let Some((mut conn, session)) = slot.lend(cx)
     {
         let action = handler.on_drain(&mut conn, session);
-        carry_out(action, &mut slot.link, cx, CloseReason::Local);
+        carry_out(action, slot, cx, CloseReason::Local);
     }
     let Budget {
         mut bytes,
@@ -171,8 +172,8 @@ fn receive<H: EventHandler, const HOT: bool>(
     };
     if consumed < input.len() {
         keep_leftover(slot, cx, &input[consumed..], need, consumed > 0);
-    } else if kept > 0 {
-        slot.link.state.on_input_consumed();
+    } else if kept > 0 || H::Codec::CONVERSES {
+        on_all_consumed(slot, cx);
     }
     n
 }
@@ -248,7 +249,7 @@ pub(super) fn on_no_input<H: EventHandler>(
 fn on_truncation<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
     slot.link.state.on_peer_eof();
     slot.link.state.on_input_consumed();
-    cx.begin_close(&mut slot.link, CloseReason::Truncated);
+    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Truncated);
     cx.mark_dirty(&mut slot.link.state);
 }
 
@@ -256,7 +257,7 @@ fn on_truncation<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
 #[cold]
 fn on_breach<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: io::Error) {
     log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
-    cx.begin_close(&mut slot.link, CloseReason::Tls(error));
+    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Tls(error));
     cx.mark_dirty(&mut slot.link.state);
 }
 
@@ -269,6 +270,9 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
     }
     // A frame that is incomplete now will stay so: nothing is awaited.
     slot.link.state.on_input_consumed();
+    if slot.link.state.is_open() && owes_answer(&slot.codec) {
+        return;
+    }
     if slot.link.state.is_open()
         && let Some((mut conn, session)) = slot.lend(cx)
     {
@@ -276,7 +280,7 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
         if action == Action::Close && slot.link.state.is_finished() {
             return flush::close_finished(handler, slot, cx, CloseReason::Peer);
         }
-        carry_out(action, &mut slot.link, cx, CloseReason::Peer);
+        carry_out(action, slot, cx, CloseReason::Peer);
     }
     // One that was closing has waited for this.
     cx.mark_dirty(&mut slot.link.state);
@@ -318,7 +322,7 @@ fn decode_inbox<H: EventHandler>(
     inbox.put_back(ring, &mut cx.buffers);
     inbox.set_need(need);
     if all {
-        slot.link.state.on_input_consumed();
+        on_all_consumed(slot, cx);
     } else {
         after_leftover(slot, cx, need, consumed > 0);
     }
@@ -331,6 +335,10 @@ enum Found {
         taken: usize,
         action: Action,
     },
+    Skipped {
+        taken: usize,
+    },
+    Held,
     Partial {
         at_least: usize,
     },
@@ -367,6 +375,8 @@ fn decode<H: EventHandler>(
                 let action = handler.react(&mut conn, session, frame);
                 Found::Frame { taken, action }
             }
+            Ok(Decoded::Skip { consumed: taken }) => Found::Skipped { taken },
+            Ok(Decoded::Hold) => Found::Held,
             Ok(Decoded::NeedMore { at_least }) => Found::Partial { at_least },
             Err(error) => Found::Malformed(error),
         };
@@ -389,6 +399,17 @@ fn decode<H: EventHandler>(
                     break 0;
                 }
             }
+            Found::Skipped { taken } => {
+                debug_assert!(taken > 0, "a codec that skips nothing would do so for ever");
+                consumed += taken;
+                if consumed >= input.len() {
+                    break 0;
+                }
+            }
+            Found::Held => {
+                slot.link.state.hold();
+                break 0;
+            }
             Found::Partial { at_least } => {
                 // Whatever the codec asks for, what it has is not enough.
                 let need = at_least.max(input.len() - consumed + 1);
@@ -410,6 +431,9 @@ fn decode<H: EventHandler>(
     if *frames < budget {
         slot.link.state.on_frames();
         cx.metrics.frames.add((budget - *frames) as u64);
+    }
+    if H::Codec::CONVERSES && slot.session.is_some() {
+        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
     }
     (consumed.min(input.len()), need)
 }
@@ -455,14 +479,14 @@ fn after_callback<H: EventHandler>(
     } else if slot.link.state.out.len() >= FLUSH_AT {
         flush::flush(handler, slot, cx);
     }
-    carry_out(action, &mut slot.link, cx, CloseReason::Local);
+    carry_out(action, slot, cx, CloseReason::Local);
     slot.link.state.wants_frames(cx.limits.policy)
 }
 
 #[cold]
 fn refuse_frame<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: FrameError) {
     log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
-    cx.begin_close(&mut slot.link, CloseReason::Frame(error));
+    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Frame(error));
 }
 
 /// Sends the part of the input that a callback wrote back, behind what it wrote before.
@@ -502,6 +526,16 @@ fn keep_leftover<H: EventHandler>(
     }
 }
 
+/// Nothing is left over. Of a message that a conversing codec hands out in parts, the next one may be awaited.
+#[inline]
+fn on_all_consumed<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
+    if H::Codec::CONVERSES && slot.codec.stage() == Stage::Receiving && slot.link.state.is_open() {
+        after_leftover(slot, cx, 1, true);
+    } else {
+        slot.link.state.on_input_consumed();
+    }
+}
+
 /// Something is left over. When it is an incomplete frame, its read timeout runs.
 fn after_leftover<H: EventHandler>(
     slot: &mut Slot<H>,
@@ -532,20 +566,20 @@ pub(super) fn fire_timer<H: EventHandler>(
         && let Some((mut conn, session)) = slot.lend(cx)
     {
         let action = handler.on_timer(&mut conn, session, token);
-        carry_out(action, &mut slot.link, cx, CloseReason::Local);
+        carry_out(action, slot, cx, CloseReason::Local);
     }
 }
 
 /// Does what a callback asked for.
 pub(super) fn carry_out<H: EventHandler>(
     action: Action,
-    link: &mut Link,
+    slot: &mut Slot<H>,
     cx: &mut Context<H>,
     reason: CloseReason,
 ) {
     match action {
         Action::Continue => {}
-        Action::Close => cx.begin_close(link, reason),
+        Action::Close => cx.begin_close(&mut slot.link, &mut slot.codec, reason),
         Action::Shutdown => cx.engine.shutdown(),
     }
 }

@@ -93,6 +93,7 @@ fn take(
             frames.push(frame.to_vec());
             consumed
         }
+        Decoded::Skip { .. } | Decoded::Hold => unreachable!("these codecs only translate"),
     };
     kept.drain(..consumed);
     Ok(None)
@@ -119,7 +120,7 @@ fn kind(error: &FrameError) -> &'static str {
 pub(crate) fn at_least(found: Decoded<&[u8]>) -> Option<usize> {
     match found {
         Decoded::NeedMore { at_least } => Some(at_least),
-        Decoded::Frame { .. } => None,
+        _ => None,
     }
 }
 

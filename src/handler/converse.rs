@@ -1,0 +1,118 @@
+//! What the engine does for a codec that takes part in the conversation.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::conn::Attempt;
+use super::context::{Context, Link};
+use super::{Conn, EventHandler};
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Parting, Stage};
+use crate::conn::close::CloseReason;
+use crate::panic;
+
+impl<H: EventHandler> Conn<'_, H> {
+    /// Some input has been decoded: the codec may have something to say about it.
+    #[inline]
+    pub(crate) fn after_decoding(&mut self) {
+        if self.link.state.takes_writes() {
+            self.say(Codec::speak);
+            self.follow_stage();
+        }
+    }
+
+    /// Something has been sent: what waited for it goes on.
+    #[inline]
+    pub(super) fn after_send(&mut self) {
+        if self.link.state.awaits_answer() {
+            return self.answered();
+        }
+        self.follow_stage();
+    }
+
+    #[inline(never)]
+    fn answered(&mut self) {
+        if self.link.state.release() {
+            self.cx.resume(self.link);
+        }
+        self.follow_stage();
+        // What was owed has been sent, and nobody asks for more.
+        if self.link.state.is_open() && self.codec.stage() == Stage::Idle {
+            if self.link.state.saw_peer_eof() {
+                self.begin_close(CloseReason::Peer);
+            } else if self.link.state.is_retiring() {
+                self.begin_close(CloseReason::Shutdown);
+            }
+        }
+    }
+
+    #[inline]
+    fn follow_stage(&mut self) {
+        match self.codec.stage() {
+            Stage::Idle | Stage::Receiving | Stage::Answering => {}
+            Stage::Closing => self.await_goodbye(),
+            Stage::Finished => self.begin_close(CloseReason::Local),
+        }
+    }
+
+    #[cold]
+    fn await_goodbye(&mut self) {
+        let (now, limit) = (self.cx.now, self.cx.limits.fin);
+        self.link.state.await_goodbye(now, limit);
+        self.cx.set_alarm(self.link);
+    }
+
+    pub(super) fn begin_close(&mut self, reason: CloseReason) {
+        self.cx.begin_close(self.link, self.codec, reason);
+    }
+
+    /// Lets the codec write by itself, behind everything written so far.
+    #[inline]
+    fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+        let before = self.link.state.out.len();
+        self.queue_behind_lent();
+        let mut attempt = Attempt::new(Outbox::new(
+            &mut self.link.state.out,
+            &mut self.cx.arena,
+            &mut self.cx.buffers,
+        ));
+        say(self.codec, &mut attempt.outbox);
+        attempt.keep();
+        if self.link.state.out.len() != before {
+            self.cx.mark_dirty(&mut self.link.state);
+        }
+    }
+}
+
+/// Lets a codec that converses say its last words before the connection closes.
+#[cold]
+pub(super) fn last_words<H: EventHandler>(
+    link: &mut Link,
+    codec: &mut H::Codec,
+    cx: &mut Context<H>,
+    reason: &CloseReason,
+) {
+    let parting = match reason {
+        CloseReason::Local => Parting::Local,
+        CloseReason::Frame(error) => Parting::Malformed(error),
+        CloseReason::Timeout(_) => Parting::Timeout,
+        CloseReason::Shutdown => Parting::Shutdown,
+        CloseReason::Panic => Parting::Panic,
+        _ => return,
+    };
+    if !link.state.takes_writes() {
+        return;
+    }
+    // After a panic of the codec's own, another one must not end the reactor.
+    let said = catch_unwind(AssertUnwindSafe(|| {
+        Conn::new(link, codec, cx).say(|codec, outbox| codec.last_words(parting, outbox));
+    }));
+    if let Err(panic) = said {
+        panic::report("epicycle::conn", "a codec's last words", panic);
+    }
+}
+
+/// Whether a shutdown, or the end of the peer's stream, has to wait for an answer.
+#[inline]
+pub(crate) fn owes_answer<C: Codec>(codec: &C) -> bool {
+    C::CONVERSES && codec.stage() == Stage::Answering
+}
