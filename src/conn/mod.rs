@@ -5,6 +5,7 @@
 
 mod clock;
 pub(crate) mod close;
+mod converse;
 mod datagram;
 mod flags;
 pub(crate) mod limits;
@@ -277,39 +278,6 @@ impl ConnState {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.has(PAUSED)
-    }
-
-    /// Leaves what has arrived undecoded until something has been sent.
-    pub(crate) fn hold(&mut self) {
-        self.put(HELD, true);
-    }
-
-    /// Something has been sent; says whether that was awaited.
-    #[inline]
-    pub(crate) fn release(&mut self) -> bool {
-        let held = self.has(HELD);
-        self.flags &= !HELD;
-        held
-    }
-
-    /// Waits for the peer's goodbye no longer than `limit` milliseconds from the first time this is called.
-    pub(crate) fn await_goodbye(&mut self, now: u64, limit: u64) {
-        self.close_by = self.close_by.min(now.saturating_add(limit));
-    }
-
-    /// Lets the answer that is owed come before the shutdown.
-    pub(crate) fn retire(&mut self) {
-        self.put(RETIRING, true);
-    }
-
-    pub(crate) fn is_retiring(&self) -> bool {
-        self.has(RETIRING)
-    }
-
-    /// Whether something waits for an answer to be sent.
-    #[inline]
-    pub(crate) fn awaits_answer(&self) -> bool {
-        self.has(HELD | PEER_EOF | RETIRING)
     }
 
     /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Says whether
