@@ -40,6 +40,7 @@
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
+//! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
 mod acceptor;
@@ -52,6 +53,8 @@ mod connect;
 mod error;
 mod handler;
 pub mod handover;
+#[cfg(feature = "http")]
+pub mod http;
 mod listen;
 pub mod metrics;
 mod panic;

@@ -1,0 +1,163 @@
+//! Chunked bodies (RFC 9112, section 7.1).
+
+use memchr::memchr;
+
+use super::error::{MessageError, malformed};
+use super::head::{line_end, position};
+use super::limits::{Limits, MOST_HEADERS};
+
+/// Finds the data in a chunked body, whose bytes it sees as they arrive.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chunked {
+    state: State,
+    /// How many bytes of the chunk are still to come.
+    left: u64,
+    /// How many bytes of chunk extensions there have been: they are ignored, but not without end.
+    extensions: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Size,
+    Data,
+    DataEnd,
+    Trailers,
+}
+
+/// What comes next in a chunked body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// So many bytes of framing.
+    Framing(usize),
+    /// So many bytes of data.
+    Data(usize),
+    /// The end: so many bytes of trailers, the empty line behind them included.
+    End(usize),
+    /// It cannot be told with fewer bytes than this.
+    NeedMore(usize),
+}
+
+/// The longest line that announces a chunk, extensions included.
+const MAX_LINE: usize = 1 << 10;
+
+impl Chunked {
+    /// Says what `src`, which follows everything that this has said so far, begins with.
+    pub(super) fn next(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
+        match self.state {
+            State::Size => self.size(src, limits),
+            State::Data if src.is_empty() => Ok(Piece::NeedMore(1)),
+            State::Data => {
+                let len = self.left.min(src.len() as u64);
+                self.left -= len;
+                if self.left == 0 {
+                    self.state = State::DataEnd;
+                }
+                Ok(Piece::Data(len as usize))
+            }
+            State::DataEnd => match src {
+                [b'\r', b'\n', ..] => {
+                    self.state = State::Size;
+                    Ok(Piece::Framing(2))
+                }
+                [] | [b'\r'] => Ok(Piece::NeedMore(2)),
+                _ => malformed("a chunk that is longer than it says"),
+            },
+            State::Trailers => trailers(src, limits),
+        }
+    }
+
+    /// How many bytes of the present chunk are still to come.
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
+
+    fn size(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
+        let Some(end) = memchr(b'\n', &src[..src.len().min(MAX_LINE)]) else {
+            if src.len() >= MAX_LINE {
+                return malformed("a chunk whose extensions are too long");
+            }
+            return Ok(Piece::NeedMore(src.len() + 1));
+        };
+        let Some(line) = src[..end].strip_suffix(b"\r") else {
+            return malformed("a chunk size that does not end in CR LF");
+        };
+        let digits = line
+            .iter()
+            .take_while(|byte| byte.is_ascii_hexdigit())
+            .count();
+        let (size, rest) = line.split_at(digits);
+        self.check_extensions(rest, limits)?;
+        self.left = parse_size(size)?;
+        self.state = if self.left > 0 {
+            State::Data
+        } else {
+            State::Trailers
+        };
+        Ok(Piece::Framing(end + 1))
+    }
+
+    fn check_extensions(&mut self, rest: &[u8], limits: &Limits) -> Result<(), MessageError> {
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if rest.trim_ascii_start().first() != Some(&b';') {
+            return malformed("a chunk size that is no number");
+        }
+        if rest
+            .iter()
+            .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+        {
+            return malformed("a chunk extension with a control character in it");
+        }
+        self.extensions = self.extensions.saturating_add(rest.len() as u32);
+        if self.extensions > limits.head {
+            return Err(MessageError::HeadTooLong {
+                max: limits.head as usize,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn parse_size(digits: &[u8]) -> Result<u64, MessageError> {
+    // More would not fit, and leading zeros have no use.
+    if digits.is_empty() || digits.len() > 16 {
+        return malformed("a chunk size that is no number, or too large");
+    }
+    Ok(digits.iter().fold(0, |size, digit| {
+        size << 4 | u64::from((*digit as char).to_digit(16).unwrap_or_default())
+    }))
+}
+
+/// The trailer section, whose rules are those of headers.
+fn trailers(src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
+    match src {
+        [b'\r', b'\n', ..] => return Ok(Piece::End(2)),
+        [] | [b'\r'] => return Ok(Piece::NeedMore(src.len() + 1)),
+        _ => {}
+    }
+    let max = limits.head as usize;
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    match httparse::parse_headers(src, &mut headers[..usize::from(limits.headers)]) {
+        Ok(httparse::Status::Complete((len, headers))) if len <= max => {
+            let mut end = 0;
+            for header in headers {
+                if position(src, header.name.as_bytes()) != end {
+                    return malformed("a trailer that does not end in CR LF");
+                }
+                end = line_end(src, position(src, header.value) + header.value.len());
+            }
+            if end + 2 != len {
+                return malformed("a trailer that does not end in CR LF");
+            }
+            Ok(Piece::End(len))
+        }
+        Ok(httparse::Status::Partial) if src.len() <= max => Ok(Piece::NeedMore(src.len() + 1)),
+        Ok(_) => Err(MessageError::HeadTooLong { max }),
+        Err(httparse::Error::TooManyHeaders) => Err(MessageError::TooManyHeaders {
+            max: limits.headers.into(),
+        }),
+        Err(_) => malformed("a malformed trailer"),
+    }
+}

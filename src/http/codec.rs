@@ -1,0 +1,295 @@
+use ::http::StatusCode;
+use memchr::memchr_iter;
+
+use super::chunked::{Chunked, Piece};
+use super::error::{MessageError, malformed};
+use super::exchange::{Answer, Exchange};
+use super::head::{self, Framing, Head};
+use super::limits::Limits;
+use super::request::Request;
+use super::response::{Chunk, End, Response};
+use super::write;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+
+/// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
+///
+/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`], and for one whose body follows,
+/// [`Chunk`]s and an [`End`]. It may do so later, or from another thread: until the answer is complete the connection's
+/// next request waits, so that answers are in order. Nothing else may be written, with `Conn::write` say, but for a body
+/// announced as a [`file`](Response::file), and after an [upgrade](Response::upgrade).
+///
+/// What the codec does by itself:
+///
+/// - It says `100 Continue` to a client that waits for it, once earlier requests are answered.
+/// - What is malformed or too large it answers with the status due to it, and closes. So with a request that takes longer
+///   than the [read timeout](crate::Server::read_timeout): 408. A callback's panic is answered 500.
+/// - It closes after the answer to a request that asked for that. A server that shuts down waits for answers that are
+///   owed, under its [drain deadline](crate::Server::drain_deadline).
+///
+/// A connection that waits for a request costs the codec 72 bytes.
+#[derive(Debug, Default)]
+pub struct HttpCodec {
+    limits: Limits,
+    exchange: Exchange,
+    /// How many bytes at the start of the input are known to hold no complete head.
+    scanned: u32,
+    assembly: Option<Box<Assembly>>,
+}
+
+/// A chunked body on its way: its data is moved together behind the head.
+#[derive(Debug, Default)]
+struct Assembly {
+    chunked: Chunked,
+    /// Where the data ends that has been put together.
+    data: usize,
+    /// How far the input has been read.
+    read: usize,
+    /// Where the trailers end, once all is there.
+    end: usize,
+}
+
+impl HttpCodec {
+    /// A codec with limits of one's own.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the connection has gone on to another protocol.
+    pub fn is_upgraded(&self) -> bool {
+        self.exchange.is_upgraded()
+    }
+
+    fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, MessageError> {
+        if let [b'\r', rest @ ..] = &*src {
+            return skip_empty_line(rest);
+        }
+        if self.scanned > 0 && src.len() <= self.limits.head as usize && !self.finds_empty_line(src)
+        {
+            return Ok(need(src.len() + 1));
+        }
+        let Some(head) = head::parse(src, &self.limits)? else {
+            self.scanned = src.len() as u32;
+            return Ok(need(src.len() + 1));
+        };
+        self.scanned = 0;
+        match head.framing {
+            Framing::None | Framing::Eof => {
+                Ok(self.hand_out(src, head, head.len, head.len, head.len))
+            }
+            Framing::Length(len) => self.sized(src, head, len),
+            Framing::Chunked => self.chunked(src, head),
+        }
+    }
+
+    /// Whether a head that was incomplete ends in what has come since. Parsing it anew with each byte of a slow
+    /// client's would take time that grows with the square of its length.
+    #[cold]
+    fn finds_empty_line(&mut self, src: &[u8]) -> bool {
+        let from = (self.scanned as usize).saturating_sub(2);
+        self.scanned = src.len() as u32;
+        let src = &src[from..];
+        memchr_iter(b'\n', src).any(|at| matches!(src[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+    }
+
+    fn sized<'a>(
+        &mut self,
+        src: &'a [u8],
+        head: Head,
+        len: u64,
+    ) -> Result<Decoded<Request<'a>>, MessageError> {
+        let end = usize::try_from(len)
+            .ok()
+            .and_then(|len| head.len.checked_add(len));
+        let Some(end) = end.filter(|_| len <= self.limits.body) else {
+            return Err(self.body_too_long());
+        };
+        if src.len() < end {
+            self.exchange
+                .await_body(head.expects && src.len() == head.len);
+            return Ok(need(end));
+        }
+        Ok(self.hand_out(src, head, end, end, end))
+    }
+
+    #[inline(never)]
+    fn chunked<'a>(
+        &mut self,
+        src: &'a mut [u8],
+        head: Head,
+    ) -> Result<Decoded<Request<'a>>, MessageError> {
+        let mut assembly = self.assembly.take().unwrap_or_else(|| {
+            Box::new(Assembly {
+                data: head.len,
+                read: head.len,
+                ..Assembly::default()
+            })
+        });
+        if let Some(at_least) = assembly.advance(src, &head, &self.limits)? {
+            self.exchange
+                .await_body(head.expects && src.len() == head.len);
+            self.assembly = Some(assembly);
+            return Ok(need(at_least));
+        }
+        Ok(self.hand_out(src, head, assembly.data, assembly.read, assembly.end))
+    }
+
+    #[inline]
+    fn hand_out<'a>(
+        &mut self,
+        src: &'a [u8],
+        head: Head,
+        body_end: usize,
+        trailers: usize,
+        end: usize,
+    ) -> Decoded<Request<'a>> {
+        self.exchange.begin(&head, &src[..head.method], false);
+        let trailer_lines = src.get(trailers..end.saturating_sub(2)).unwrap_or_default();
+        let request = Request::new(&src[..head.len], head);
+        Decoded::Frame {
+            frame: request.with_body(&src[head.len..body_end], trailer_lines),
+            consumed: end,
+        }
+    }
+
+    #[cold]
+    fn body_too_long(&self) -> MessageError {
+        MessageError::BodyTooLong {
+            max: self.limits.body,
+        }
+    }
+}
+
+impl Assembly {
+    /// Puts what has come behind what is there; says how long the input must be at the least to go on, or that it is
+    /// complete.
+    fn advance(
+        &mut self,
+        src: &mut [u8],
+        head: &Head,
+        limits: &Limits,
+    ) -> Result<Option<usize>, MessageError> {
+        loop {
+            match self.chunked.next(&src[self.read..], limits)? {
+                Piece::Framing(len) => {
+                    self.read += len;
+                    let body = (self.data - head.len) as u64;
+                    if self.chunked.left() > limits.body.saturating_sub(body) {
+                        return Err(MessageError::BodyTooLong { max: limits.body });
+                    }
+                }
+                Piece::Data(len) => {
+                    src.copy_within(self.read..self.read + len, self.data);
+                    self.data += len;
+                    self.read += len;
+                }
+                Piece::End(len) => {
+                    self.end = self.read + len;
+                    return Ok(None);
+                }
+                Piece::NeedMore(len) => {
+                    // With the rest of a chunk its end comes as well.
+                    let rest = usize::try_from(self.chunked.left()).map_or(0, |left| left + 2);
+                    return Ok(Some(self.read.saturating_add(len.max(rest))));
+                }
+            }
+        }
+    }
+}
+
+impl Codec for HttpCodec {
+    type Frame<'a> = Request<'a>;
+    const IMMUTABLE_FRAMES: bool = true;
+    const CONVERSES: bool = true;
+
+    #[inline]
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, FrameError> {
+        if self.exchange.is_busy() {
+            return Ok(Decoded::Hold);
+        }
+        Ok(self.look(src)?)
+    }
+
+    #[inline]
+    fn speak(&mut self, dst: &mut Outbox<'_>) {
+        if self.exchange.take_expectation() {
+            dst.put(write::CONTINUE);
+        }
+    }
+
+    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+        let receiving = self.scanned > 0 || self.exchange.is_receiving();
+        last_words(&mut self.exchange, receiving, parting, dst);
+    }
+
+    #[inline]
+    fn stage(&self) -> Stage {
+        self.exchange.stage()
+    }
+}
+
+impl Encode<Response<'_>> for HttpCodec {
+    #[inline]
+    fn encode(&mut self, response: Response<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(write::response(&mut self.exchange, &response, dst)?)
+    }
+}
+
+impl Encode<Chunk<'_>> for HttpCodec {
+    fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(write::chunk(&mut self.exchange, chunk.0, dst)?)
+    }
+}
+
+impl Encode<End> for HttpCodec {
+    fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(write::end(&mut self.exchange, dst)?)
+    }
+}
+
+fn need<F>(at_least: usize) -> Decoded<F> {
+    Decoded::NeedMore { at_least }
+}
+
+/// An empty line before a request is ignored (RFC 9112, section 2.2).
+#[cold]
+pub(super) fn skip_empty_line<F>(behind_cr: &[u8]) -> Result<Decoded<F>, MessageError> {
+    match behind_cr {
+        [] => Ok(need(2)),
+        [b'\n', ..] => Ok(Decoded::Skip { consumed: 2 }),
+        _ => malformed("a CR without an LF"),
+    }
+}
+
+/// Tells a client why its connection closes, if it waits for anything.
+#[cold]
+pub(super) fn last_words(
+    exchange: &mut Exchange,
+    receiving: bool,
+    parting: Parting<'_>,
+    dst: &mut Outbox<'_>,
+) {
+    let owed = exchange.answer() == Answer::Owed;
+    let status = match parting {
+        // Part of an answer, or another protocol, must not be followed by a new one.
+        _ if !owed && exchange.answer() != Answer::None => return,
+        Parting::Malformed(error) => {
+            MessageError::of(error).map_or(StatusCode::BAD_REQUEST, MessageError::status)
+        }
+        Parting::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
+        Parting::Shutdown if receiving => StatusCode::SERVICE_UNAVAILABLE,
+        Parting::Panic if owed => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => return,
+    };
+    let why = match parting {
+        Parting::Malformed(error) => error.to_string(),
+        Parting::Timeout => "the request took too long to arrive".to_owned(),
+        Parting::Shutdown => "the server shuts down".to_owned(),
+        _ => "the server has failed".to_owned(),
+    };
+    write::refusal(status, &why, dst);
+    exchange.finish();
+}

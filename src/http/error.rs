@@ -1,0 +1,194 @@
+use std::fmt;
+
+use ::http::StatusCode;
+
+use crate::codec::FrameError;
+
+/// Why a message that was received is not taken.
+///
+/// It is the cause in the [`FrameError`] that the connection is closed with. A server answers with
+/// [`status`](Self::status) before that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// It breaks the grammar or the rules of RFC 9112.
+    Malformed {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The request or status line is longer than allowed.
+    LineTooLong {
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// The head or the trailer section is longer than allowed.
+    HeadTooLong {
+        /// The longest allowed, in bytes.
+        max: usize,
+    },
+    /// There are more headers than allowed.
+    TooManyHeaders {
+        /// The most allowed.
+        max: usize,
+    },
+    /// The body is longer than allowed.
+    BodyTooLong {
+        /// The longest allowed, in bytes.
+        max: u64,
+    },
+    /// The version is not 1.0 or 1.1.
+    Version,
+    /// The body is encoded for the transfer by something other than chunked.
+    TransferCoding,
+    /// It expects something other than 100-continue.
+    Expectation,
+}
+
+impl MessageError {
+    /// What a request like this is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            MessageError::Malformed { .. } => StatusCode::BAD_REQUEST,
+            MessageError::LineTooLong { .. } => StatusCode::URI_TOO_LONG,
+            MessageError::HeadTooLong { .. } | MessageError::TooManyHeaders { .. } => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            MessageError::BodyTooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            MessageError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            MessageError::Expectation => StatusCode::EXPECTATION_FAILED,
+        }
+    }
+
+    /// The error inside a codec's, if it is one of these.
+    pub fn of(error: &FrameError) -> Option<Self> {
+        match error {
+            FrameError::Other(error) => error.downcast_ref().copied(),
+            FrameError::TooLong { max, .. } => Some(MessageError::BodyTooLong { max: *max as u64 }),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn malformed<T>(what: &'static str) -> Result<T, MessageError> {
+    Err(MessageError::Malformed { what })
+}
+
+impl From<MessageError> for FrameError {
+    #[cold]
+    fn from(error: MessageError) -> Self {
+        FrameError::Other(Box::new(error))
+    }
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MessageError::Malformed { what } => write!(f, "a malformed HTTP message: {what}"),
+            MessageError::LineTooLong { max } => {
+                write!(f, "the first line is longer than {max} bytes")
+            }
+            MessageError::HeadTooLong { max } => {
+                write!(f, "the headers take more than {max} bytes")
+            }
+            MessageError::TooManyHeaders { max } => write!(f, "there are more than {max} headers"),
+            MessageError::BodyTooLong { max } => write!(f, "the body is longer than {max} bytes"),
+            MessageError::Version => f.write_str("the HTTP version is neither 1.0 nor 1.1"),
+            MessageError::TransferCoding => {
+                f.write_str("the body has a transfer coding other than chunked")
+            }
+            MessageError::Expectation => {
+                f.write_str("something other than 100-continue is expected")
+            }
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// Why what was to be sent is not: nothing of it has been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Nothing has been asked, or all of the answer has been sent.
+    NotAsked,
+    /// The answer has begun: its parts are due, not another head.
+    Begun,
+    /// There is no answer that the part would belong to.
+    NotBegun,
+    /// The name of a header is not a token, or the value has a control character in it.
+    Header {
+        /// The name.
+        name: String,
+    },
+    /// The header says how the message is framed, which the codec does.
+    FramingHeader {
+        /// The name.
+        name: String,
+    },
+    /// Responses with this status have no body.
+    Bodiless {
+        /// The status.
+        status: StatusCode,
+    },
+    /// The body is longer or shorter than announced.
+    Length {
+        /// How many bytes more were to come.
+        left: u64,
+        /// How many were given.
+        given: u64,
+    },
+    /// The status is one that needs something else: 100 a [`Continue`](super::Continue), 101 an
+    /// [upgrade](super::Response::upgrade).
+    Status {
+        /// The status.
+        status: StatusCode,
+    },
+    /// The method or the target of a request cannot be in a request line.
+    RequestLine,
+}
+
+impl From<SendError> for FrameError {
+    #[cold]
+    fn from(error: SendError) -> Self {
+        FrameError::Other(Box::new(error))
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::NotAsked => f.write_str("no request waits for an answer"),
+            SendError::Begun => {
+                f.write_str("the answer has begun; send its parts and their end first")
+            }
+            SendError::NotBegun => {
+                f.write_str("no streamed message has begun; send its head first")
+            }
+            SendError::Header { name } => {
+                write!(
+                    f,
+                    "the header {name:?} has a name that is no token, or a control character in its value"
+                )
+            }
+            SendError::FramingHeader { name } => {
+                write!(f, "the header {name:?} is the codec's to write")
+            }
+            SendError::Bodiless { status } => write!(f, "a response {status} has no body"),
+            SendError::Length { left, given } => {
+                write!(
+                    f,
+                    "{given} bytes of body were given where {left} are left of those announced"
+                )
+            }
+            SendError::Status { status } => {
+                write!(f, "the status {status} cannot be an answer of its own")
+            }
+            SendError::RequestLine => f.write_str(
+                "the method is no token, or the target is empty or has spaces or controls in it",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for SendError {}

@@ -1,0 +1,74 @@
+//! HTTP/1.1 for servers and clients, with the feature `http`.
+//!
+//! [`HttpCodec`] finds requests in a connection's input, and answers leave through it. It is a codec as any other: it works on
+//! TCP, Unix sockets and TLS alike, and what it promises is kept by itself, so that a handler cannot break it: only
+//! valid messages are sent, and answers are in the order of the requests.
+//!
+//! ```
+//! use epicycle::http::{HttpCodec, Request, Response};
+//! use epicycle::{Action, Conn, EventHandler, Server};
+//!
+//! struct Hello;
+//!
+//! impl EventHandler for Hello {
+//!     type Codec = HttpCodec;
+//!     type Session = ();
+//!
+//!     fn codec(&mut self) -> HttpCodec {
+//!         HttpCodec::default()
+//!     }
+//!
+//!     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+//!         Some(())
+//!     }
+//!
+//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+//!         let answer = format!("Hello, {}!\n", request.path());
+//!         conn.send(Response::ok().header("Content-Type", "text/plain").body(&answer)).into()
+//!     }
+//! }
+//!
+//! let running = Server::bind("tcp://127.0.0.1:0").start(|_reactor| Hello)?;
+//! # use std::io::{Read, Write};
+//! # let mut peer = std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+//! # peer.write_all(b"GET /you HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+//! # let mut answer = String::new();
+//! # peer.read_to_string(&mut answer).unwrap();
+//! # assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nHello, /you!\n"), "{answer}");
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+//!
+//! # Timeouts
+//!
+//! They are the server's. [`read_timeout`](crate::Server::read_timeout) is how long a request may take, from its first
+//! byte to its last (for [`HttpStreamCodec`]: its head, and from each part of its body to the next);
+//! [`idle_timeout`](crate::Server::idle_timeout) is how long a connection is kept alive between requests, and
+//! [`write_stall_timeout`](crate::Server::write_stall_timeout) how long a client may not read its answer. A server that faces
+//! the public sets the first two.
+//!
+//! # Safety
+//!
+//! Messages are read by the strict rules of RFC 9112: what another implementation might read differently is refused,
+//! not repaired. See [`MessageError`].
+
+mod chunked;
+mod codec;
+mod date;
+mod error;
+mod exchange;
+mod fields;
+mod head;
+mod limits;
+mod request;
+mod response;
+mod write;
+
+pub use ::http::StatusCode;
+
+pub use self::codec::HttpCodec;
+pub use self::error::{MessageError, SendError};
+pub use self::fields::Headers;
+pub use self::head::Version;
+pub use self::limits::Limits;
+pub use self::request::Request;
+pub use self::response::{Chunk, Continue, End, Response};

@@ -1,0 +1,179 @@
+use std::fmt;
+
+use ::http::StatusCode;
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+/// An answer, to be sent by [`Conn::send`](crate::Conn::send).
+///
+/// The codec adds what belongs to every answer: `Date`, how the body is framed, and whether the connection
+/// closes. A body in answer to HEAD is left out, and what is not allowed is refused with a
+/// [`SendError`](super::SendError), so that nothing but valid messages leaves the connection.
+///
+/// ```
+/// use epicycle::codec::encode_to_vec;
+/// # use epicycle::codec::{Codec, Decoded};
+/// use epicycle::http::{HttpCodec, Response};
+///
+/// # let mut codec = HttpCodec::default();
+/// # codec.decode(&mut *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec())?;
+/// let answer = Response::ok().header("Content-Type", "text/plain").body("hello");
+/// # let sent = encode_to_vec(&mut codec, answer)?;
+/// # let sent = String::from_utf8(sent).unwrap();
+/// # assert!(sent.starts_with("HTTP/1.1 200 OK\r\n"), "{sent}");
+/// # assert!(sent.ends_with("Content-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello"), "{sent}");
+/// # Ok::<(), epicycle::codec::FrameError>(())
+/// ```
+#[derive(Clone)]
+pub struct Response<'a> {
+    pub(super) status: StatusCode,
+    pub(super) headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
+    pub(super) body: Body<'a>,
+    pub(super) close: bool,
+    pub(super) upgrade: Option<&'a str>,
+}
+
+/// The body of a message to be sent.
+#[derive(Clone, Debug)]
+pub(super) enum Body<'a> {
+    None,
+    Bytes(&'a [u8]),
+    Shared(Bytes),
+    /// So many bytes, which the handler sends as [`Chunk`]s.
+    Sized(u64),
+    /// So many bytes, which the handler writes past the codec.
+    Elsewhere(u64),
+    /// Chunks until an [`End`].
+    Stream,
+}
+
+impl<'a> Response<'a> {
+    /// An answer with that status and without a body.
+    #[inline]
+    pub fn new(status: StatusCode) -> Self {
+        Self {
+            status,
+            headers: SmallVec::new(),
+            body: Body::None,
+            close: false,
+            upgrade: None,
+        }
+    }
+
+    /// `200 OK`.
+    #[inline]
+    pub fn ok() -> Self {
+        Self::new(StatusCode::OK)
+    }
+
+    /// An answer of plain text in UTF-8.
+    pub fn text(status: StatusCode, text: &'a str) -> Self {
+        Self::new(status)
+            .header("Content-Type", "text/plain; charset=utf-8")
+            .body(text)
+    }
+
+    /// An answer of JSON.
+    pub fn json(status: StatusCode, json: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self::new(status)
+            .header("Content-Type", "application/json")
+            .body(json)
+    }
+
+    /// `101 Switching Protocols`: from here on the connection speaks the one that is named. The codec takes no
+    /// other input for a message.
+    pub fn upgrade(protocol: &'a str) -> Self {
+        Self {
+            upgrade: Some(protocol),
+            ..Self::new(StatusCode::SWITCHING_PROTOCOLS)
+        }
+    }
+
+    /// Adds a header, behind those added before.
+    #[inline]
+    #[must_use]
+    pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.headers.push((name, value.as_ref()));
+        self
+    }
+
+    /// Sets the body.
+    #[inline]
+    #[must_use]
+    pub fn body(mut self, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.body = Body::Bytes(body.as_ref());
+        self
+    }
+
+    /// Sets a shared body, which is not copied when it is large.
+    #[must_use]
+    pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Body::Shared(body.into());
+        self
+    }
+
+    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them.
+    #[must_use]
+    pub fn sized(mut self, len: u64) -> Self {
+        self.body = Body::Sized(len);
+        self
+    }
+
+    /// Announces a body of `len` bytes that the handler writes past the codec, right behind this: with
+    /// [`Conn::send_file`](crate::Conn::send_file), say. Not in answer to HEAD, and with no byte more or less.
+    #[must_use]
+    pub fn file(mut self, len: u64) -> Self {
+        self.body = Body::Elsewhere(len);
+        self
+    }
+
+    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`].
+    ///
+    /// A client of HTTP/1.0 gets it without chunk framing, up to the end of the connection.
+    #[must_use]
+    pub fn streamed(mut self) -> Self {
+        self.body = Body::Stream;
+        self
+    }
+
+    /// Closes the connection after this answer.
+    #[must_use]
+    pub fn close(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl fmt::Debug for Response<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers = self.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
+            .collect();
+        f.debug_struct("Response")
+            .field("status", &self.status)
+            .field("headers", &headers)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A part of a body that was announced as [streamed](Response::streamed) or [sized](Response::sized).
+///
+/// A handler that has more than the connection takes sends the next one in
+/// [`on_drain`](crate::EventHandler::on_drain).
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a>(pub &'a [u8]);
+
+/// The end of a [streamed](Response::streamed) body.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct End;
+
+/// `100 Continue`, for a codec that leaves it to the handler.
+#[derive(Clone, Copy, Debug)]
+pub struct Continue;

@@ -1,0 +1,321 @@
+//! How messages are written: each head in one piece, checked before its first byte.
+
+use ::http::StatusCode;
+
+use super::date;
+use super::error::SendError;
+use super::exchange::{Answer, Exchange};
+use super::fields::{is_token, is_value};
+use super::response::{Body, Response};
+use crate::buf::outbox::Outbox;
+
+/// Bodies up to this size are written in one piece with their head.
+const SMALL_BODY: usize = 4 << 10;
+
+/// More than the lines take that the codec adds, with the longest reason and length.
+const OWN_LINES: usize = 256;
+
+/// Writes an answer, and notes what is to follow.
+#[inline]
+pub(super) fn response(
+    exchange: &mut Exchange,
+    response: &Response<'_>,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    exchange.may_begin()?;
+    let mut room = check_headers(&response.headers)?;
+    if let Some(protocol) = response.upgrade {
+        room += check_protocol(protocol)?;
+    }
+    let plan = plan(exchange, response)?;
+    // What still comes of a request that is answered already is of no use.
+    let unread = exchange.is_receiving() && plan.rest == Answer::None;
+    if response.close || unread || plan.rest == Answer::UntilClose {
+        exchange.close();
+    }
+    let closes = exchange.closes() && plan.rest != Answer::Upgraded;
+    let small = match plan.body {
+        Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
+        _ => &[],
+    };
+    let date = date::text(dst.unix_time());
+    dst.put_with(OWN_LINES + room + small.len(), |room| {
+        let mut head = Cursor { room, len: 0 };
+        head.status_line(response.status);
+        head.put(b"Date: ");
+        head.put(&date);
+        head.put(b"\r\n");
+        if closes {
+            head.put(b"Connection: close\r\n");
+        } else if exchange.is_http10() {
+            head.put(b"Connection: keep-alive\r\n");
+        }
+        if let Some(protocol) = response.upgrade {
+            head.put(b"Connection: Upgrade\r\nUpgrade: ");
+            head.put(protocol.as_bytes());
+            head.put(b"\r\n");
+        }
+        for (name, value) in &response.headers {
+            head.put(name.as_bytes());
+            head.put(b": ");
+            head.put(value);
+            head.put(b"\r\n");
+        }
+        match plan.framing {
+            Announced::Nothing => {}
+            Announced::Length(len) => {
+                head.put(b"Content-Length: ");
+                head.put(itoa::Buffer::new().format(len).as_bytes());
+                head.put(b"\r\n");
+            }
+            Announced::Chunked => head.put(b"Transfer-Encoding: chunked\r\n"),
+        }
+        head.put(b"\r\n");
+        head.put(small);
+        head.len
+    });
+    match plan.body {
+        Body::Bytes(body) if body.len() > SMALL_BODY => dst.put(body),
+        Body::Shared(body) => dst.put_shared(body.clone()),
+        _ => {}
+    }
+    exchange.answered(plan.rest);
+    Ok(())
+}
+
+/// What the headers say about the framing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
+/// What is sent of an answer's body, what is said about it, and what follows.
+struct Plan<'a, 'b> {
+    body: &'a Body<'b>,
+    framing: Announced,
+    rest: Answer,
+}
+
+#[inline]
+fn plan<'a, 'b>(
+    exchange: &Exchange,
+    response: &'a Response<'b>,
+) -> Result<Plan<'a, 'b>, SendError> {
+    let status = response.status;
+    let length = match &response.body {
+        Body::None => Some(0),
+        Body::Bytes(body) => Some(body.len() as u64),
+        Body::Shared(body) => Some(body.len() as u64),
+        Body::Sized(len) | Body::Elsewhere(len) => Some(*len),
+        Body::Stream => None,
+    };
+    let mut plan = Plan {
+        body: &response.body,
+        framing: length.map_or(Announced::Chunked, Announced::Length),
+        rest: match response.body {
+            Body::Sized(len) => Answer::Sized(len),
+            Body::Stream if exchange.is_http10() => Answer::UntilClose,
+            Body::Stream => Answer::Chunks,
+            _ => Answer::None,
+        },
+    };
+    if plan.rest == Answer::UntilClose {
+        plan.framing = Announced::Nothing;
+    }
+    if status == StatusCode::OK && !exchange.is_head() && !exchange.is_connect() {
+        return Ok(plan);
+    }
+    special(exchange, response, length, plan)
+}
+
+/// The same where the status or the method has a say (RFC 9112, section 6.3).
+#[inline(never)]
+fn special<'a, 'b>(
+    exchange: &Exchange,
+    response: &'a Response<'b>,
+    length: Option<u64>,
+    mut plan: Plan<'a, 'b>,
+) -> Result<Plan<'a, 'b>, SendError> {
+    const NO_BODY: &Body<'static> = &Body::None;
+    let status = response.status;
+    let is_tunnel = exchange.is_connect() && status.is_success();
+    if status.is_informational() && response.upgrade.is_none() {
+        return Err(SendError::Status { status });
+    }
+    let bodiless = is_tunnel
+        || status.is_informational()
+        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if bodiless && length != Some(0) {
+        return Err(SendError::Bodiless { status });
+    }
+    if bodiless {
+        plan.framing = Announced::Nothing;
+    }
+    if is_tunnel || response.upgrade.is_some() {
+        plan.rest = Answer::Upgraded;
+    } else if exchange.is_head() {
+        plan.body = NO_BODY;
+        plan.rest = Answer::None;
+    }
+    Ok(plan)
+}
+
+/// Checks headers that are to be sent; says how many bytes they take.
+#[inline]
+pub(super) fn check_headers(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
+    let mut len = 0;
+    for (name, value) in headers {
+        if !is_token(name.as_bytes()) || !is_value(value) {
+            return Err(bad_header(name));
+        }
+        let is_framing = match name.len() {
+            10 => name.eq_ignore_ascii_case("connection"),
+            14 => name.eq_ignore_ascii_case("content-length"),
+            17 => name.eq_ignore_ascii_case("transfer-encoding"),
+            _ => false,
+        };
+        if is_framing {
+            return Err(framing_header(name));
+        }
+        len += name.len() + value.len() + ": \r\n".len();
+    }
+    Ok(len)
+}
+
+/// Checks a protocol to change to; says how many bytes it takes.
+#[cold]
+pub(super) fn check_protocol(protocol: &str) -> Result<usize, SendError> {
+    // A name and perhaps a version behind a slash (RFC 9110, section 7.8).
+    if protocol.split('/').all(|part| is_token(part.as_bytes())) {
+        Ok(protocol.len())
+    } else {
+        Err(bad_header("Upgrade"))
+    }
+}
+
+#[cold]
+fn bad_header(name: &str) -> SendError {
+    SendError::Header { name: name.into() }
+}
+
+#[cold]
+fn framing_header(name: &str) -> SendError {
+    SendError::FramingHeader { name: name.into() }
+}
+
+/// Writes a part of a body.
+pub(super) fn chunk(
+    exchange: &mut Exchange,
+    bytes: &[u8],
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    match exchange.answer() {
+        Answer::Chunks => write_chunk(bytes, dst),
+        Answer::UntilClose => dst.put(bytes),
+        Answer::Sized(left) if bytes.len() as u64 <= left => {
+            dst.put(bytes);
+            exchange.sent(bytes.len() as u64);
+        }
+        Answer::Sized(left) => {
+            let given = bytes.len() as u64;
+            return Err(SendError::Length { left, given });
+        }
+        // A HEAD is answered without the body that a GET would have.
+        Answer::None if exchange.is_head() => {}
+        _ => return Err(SendError::NotBegun),
+    }
+    Ok(())
+}
+
+/// Writes a chunk, unless it is empty, which would end the body.
+pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
+    if bytes.is_empty() {
+        return;
+    }
+    let small = if bytes.len() <= SMALL_BODY {
+        bytes
+    } else {
+        &[]
+    };
+    dst.put_with(20 + small.len(), |room| {
+        let mut chunk = Cursor { room, len: 0 };
+        chunk.hex(bytes.len());
+        chunk.put(b"\r\n");
+        if !small.is_empty() {
+            chunk.put(small);
+            chunk.put(b"\r\n");
+        }
+        chunk.len
+    });
+    if small.is_empty() {
+        dst.put(bytes);
+        dst.put(b"\r\n");
+    }
+}
+
+/// Ends a body.
+pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+    match exchange.answer() {
+        Answer::Chunks => dst.put(LAST_CHUNK),
+        Answer::UntilClose => {}
+        Answer::Sized(left) => return Err(SendError::Length { left, given: 0 }),
+        Answer::None if exchange.is_head() => return Ok(()),
+        _ => return Err(SendError::NotBegun),
+    }
+    exchange.end();
+    Ok(())
+}
+
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Writes an answer to what could not be understood, which is the last.
+pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
+    let date = date::text(dst.unix_time());
+    let date = String::from_utf8_lossy(&date);
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nDate: {date}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\n\r\n{why}\n",
+        status.as_str(),
+        status.canonical_reason().unwrap_or_default(),
+        why.len() + 1,
+    );
+    dst.put(head.as_bytes());
+}
+
+/// Writes into a piece of the outbox that is large enough.
+pub(super) struct Cursor<'a> {
+    room: &'a mut [u8],
+    len: usize,
+}
+
+impl Cursor<'_> {
+    #[inline]
+    pub(super) fn put(&mut self, bytes: &[u8]) {
+        self.room[self.len..][..bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    #[inline]
+    fn status_line(&mut self, status: StatusCode) {
+        if status == StatusCode::OK {
+            return self.put(b"HTTP/1.1 200 OK\r\n");
+        }
+        self.put(b"HTTP/1.1 ");
+        self.put(status.as_str().as_bytes());
+        self.put(b" ");
+        self.put(status.canonical_reason().unwrap_or_default().as_bytes());
+        self.put(b"\r\n");
+    }
+
+    fn hex(&mut self, number: usize) {
+        let digits = (usize::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            let value = number >> (4 * digit) & 15;
+            self.put(&[b"0123456789abcdef"[value]]);
+        }
+    }
+}
