@@ -491,18 +491,18 @@ pub enum DetachError {
 ///
 /// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
 /// later from where the arena holds the output of others by that time.
-pub(super) struct Attempt<'a> {
-    pub(super) outbox: Outbox<'a>,
+struct Attempt<'a> {
+    outbox: Outbox<'a>,
     before: usize,
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) fn new(outbox: Outbox<'a>) -> Self {
+    fn new(outbox: Outbox<'a>) -> Self {
         let before = outbox.len();
         Self { outbox, before }
     }
 
-    pub(super) fn keep(mut self) {
+    fn keep(mut self) {
         self.before = usize::MAX;
     }
 }

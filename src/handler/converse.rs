@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::conn::Attempt;
 use super::context::{Context, Link};
 use super::{Conn, EventHandler};
 use crate::buf::outbox::Outbox;
@@ -70,13 +69,12 @@ impl<H: EventHandler> Conn<'_, H> {
     fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
         let before = self.link.state.out.len();
         self.queue_behind_lent();
-        let mut attempt = Attempt::new(Outbox::new(
+        let mut outbox = Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,
             &mut self.cx.buffers,
-        ));
-        say(self.codec, &mut attempt.outbox);
-        attempt.keep();
+        );
+        say(self.codec, &mut outbox);
         if self.link.state.out.len() != before {
             self.cx.mark_dirty(&mut self.link.state);
         }

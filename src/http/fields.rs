@@ -82,24 +82,59 @@ impl fmt::Debug for Headers<'_> {
 }
 
 /// Whether it can be a header's name or a method (RFC 9110, section 5.6.2).
+#[inline]
 pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| TOKEN[usize::from(*byte)])
+    !bytes.is_empty() && all_in(bytes, &TOKEN)
 }
 
 /// Whether it can be a header's value: no control characters but the tab.
+#[inline]
 pub(super) fn is_value(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .all(|byte| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t')
+    all_in(bytes, &VALUE)
 }
 
 /// Whether it can be an authority without user information (RFC 9112, section 3.2): a host with or without a port.
+#[inline]
 pub(super) fn is_host(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| HOST[usize::from(*byte)])
+    all_in(bytes, &HOST)
 }
 
-const TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
-const HOST: [bool; 256] = table(b"-._~!$&'()*+,;=%:[]");
+/// Whether a target has none but characters that need no escape. Some are let pass that do, since browsers send them.
+#[inline]
+pub(super) fn is_target(bytes: &[u8]) -> bool {
+    all_in(bytes, &TARGET)
+}
+
+/// Looks at eight bytes between two branches, which takes half as long as stopping at the first that is not in the
+/// table.
+#[inline]
+fn all_in(bytes: &[u8], table: &[bool; 256]) -> bool {
+    let mut all = true;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for chunk in chunks {
+        for byte in chunk {
+            all &= table[usize::from(*byte)];
+        }
+    }
+    for byte in rest {
+        all &= table[usize::from(*byte)];
+    }
+    all
+}
+
+static TOKEN: [bool; 256] = table(b"!#$%&'*+-.^_`|~");
+static HOST: [bool; 256] = table(b"-._~!$&'()*+,;=%:[]");
+static TARGET: [bool; 256] = table(b"-._~!$&'()*+,;=%:[]@/?\"<>\\^`{|}");
+static VALUE: [bool; 256] = {
+    let mut table = [true; 256];
+    let mut byte = 0;
+    while byte < 32 {
+        table[byte] = byte == b'\t' as usize;
+        byte += 1;
+    }
+    table[0x7f] = false;
+    table
+};
 
 /// Letters, digits, and some others.
 const fn table(others: &[u8]) -> [bool; 256] {

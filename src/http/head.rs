@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use memchr::memchr;
 
 use super::error::{MessageError, malformed};
-use super::fields::{is_host, tokens};
+use super::fields::{is_host, is_target, tokens};
 use super::limits::{Limits, MOST_HEADERS};
 
 /// A request's head, as positions in the bytes it was found in.
@@ -271,7 +271,7 @@ fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
     if !well_formed {
         return malformed("a target of no known form");
     }
-    if !target.is_ascii() || memchr(b'#', target).is_some() {
+    if !is_target(target) {
         return malformed("a target with characters that must be escaped");
     }
     Ok(())

@@ -38,13 +38,11 @@ pub(super) fn response(
         Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
         _ => &[],
     };
-    let date = date::text(dst.unix_time());
+    let date = date::line(dst.unix_time());
     dst.put_with(OWN_LINES + room + small.len(), |room| {
         let mut head = Cursor { room, len: 0 };
         head.status_line(response.status);
-        head.put(b"Date: ");
         head.put(&date);
-        head.put(b"\r\n");
         if closes {
             head.put(b"Connection: close\r\n");
         } else if exchange.is_http10() {
@@ -274,10 +272,10 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Writes an answer to what could not be understood, which is the last.
 pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
-    let date = date::text(dst.unix_time());
+    let date = date::line(dst.unix_time());
     let date = String::from_utf8_lossy(&date);
     let head = format!(
-        "HTTP/1.1 {} {}\r\nDate: {date}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+        "HTTP/1.1 {} {}\r\n{date}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {}\r\n\r\n{why}\n",
         status.as_str(),
         status.canonical_reason().unwrap_or_default(),
