@@ -1,23 +1,21 @@
-use ::http::StatusCode;
-use memchr::memchr_iter;
-
 use super::chunked::{Chunked, Piece};
-use super::error::{MessageError, malformed};
+use super::error::MessageError;
 use super::exchange::{Answer, Exchange};
-use super::head::{self, Framing, Head};
+use super::head::{Framing, Head};
 use super::limits::Limits;
+use super::reader::{HeadReader, Start};
 use super::request::Request;
-use super::response::{Chunk, End, Response};
 use super::write;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use crate::codec::{Codec, Decoded, FrameError, Parting, Stage};
+use ::http::StatusCode;
 
 /// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
 ///
-/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`], and for one whose body follows,
-/// [`Chunk`]s and an [`End`]. It may do so later, or from another thread: until the answer is complete the connection's
+/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`](super::Response), and for one whose body follows,
+/// [`Chunk`](super::Chunk)s and an [`End`](super::End). It may do so later, or from another thread: until the answer is complete the connection's
 /// next request waits, so that answers are in order. Nothing else may be written, with `Conn::write` say, but for a body
-/// announced as a [`file`](Response::file), and after an [upgrade](Response::upgrade).
+/// announced as a [`file`](super::Response::file), and after an [upgrade](super::Response::upgrade).
 ///
 /// What the codec does by itself:
 ///
@@ -30,10 +28,8 @@ use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
 /// A connection that waits for a request costs the codec 72 bytes.
 #[derive(Debug, Default)]
 pub struct HttpCodec {
-    limits: Limits,
-    exchange: Exchange,
-    /// How many bytes at the start of the input are known to hold no complete head.
-    scanned: u32,
+    reader: HeadReader,
+    pub(super) exchange: Exchange,
     assembly: Option<Box<Assembly>>,
 }
 
@@ -53,7 +49,7 @@ impl HttpCodec {
     /// A codec with limits of one's own.
     pub fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            reader: HeadReader::new(limits),
             ..Self::default()
         }
     }
@@ -63,36 +59,18 @@ impl HttpCodec {
         self.exchange.is_upgraded()
     }
 
+    #[inline]
     fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, MessageError> {
-        if let [b'\r', rest @ ..] = &*src {
-            return skip_empty_line(rest);
-        }
-        if self.scanned > 0 && src.len() <= self.limits.head as usize && !self.finds_empty_line(src)
-        {
-            return Ok(need(src.len() + 1));
-        }
-        let Some(head) = head::parse(src, &self.limits)? else {
-            self.scanned = src.len() as u32;
-            return Ok(need(src.len() + 1));
+        let head = match self.reader.read(src)? {
+            Start::Head(head) => head,
+            Start::Nothing(consumed) => return Ok(Decoded::Skip { consumed }),
+            Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
-        self.scanned = 0;
         match head.framing {
-            Framing::None | Framing::Eof => {
-                Ok(self.hand_out(src, head, head.len, head.len, head.len))
-            }
+            Framing::None => Ok(self.hand_out(src, head, head.len, head.len, head.len)),
             Framing::Length(len) => self.sized(src, head, len),
             Framing::Chunked => self.chunked(src, head),
         }
-    }
-
-    /// Whether a head that was incomplete ends in what has come since. Parsing it anew with each byte of a slow
-    /// client's would take time that grows with the square of its length.
-    #[cold]
-    fn finds_empty_line(&mut self, src: &[u8]) -> bool {
-        let from = (self.scanned as usize).saturating_sub(2);
-        self.scanned = src.len() as u32;
-        let src = &src[from..];
-        memchr_iter(b'\n', src).any(|at| matches!(src[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
     }
 
     fn sized<'a>(
@@ -104,7 +82,7 @@ impl HttpCodec {
         let end = usize::try_from(len)
             .ok()
             .and_then(|len| head.len.checked_add(len));
-        let Some(end) = end.filter(|_| len <= self.limits.body) else {
+        let Some(end) = end.filter(|_| len <= self.reader.limits.body) else {
             return Err(self.body_too_long());
         };
         if src.len() < end {
@@ -128,7 +106,7 @@ impl HttpCodec {
                 ..Assembly::default()
             })
         });
-        if let Some(at_least) = assembly.advance(src, &head, &self.limits)? {
+        if let Some(at_least) = assembly.advance(src, &head, &self.reader.limits)? {
             self.exchange
                 .await_body(head.expects && src.len() == head.len);
             self.assembly = Some(assembly);
@@ -158,7 +136,7 @@ impl HttpCodec {
     #[cold]
     fn body_too_long(&self) -> MessageError {
         MessageError::BodyTooLong {
-            max: self.limits.body,
+            max: self.reader.limits.body,
         }
     }
 }
@@ -221,7 +199,7 @@ impl Codec for HttpCodec {
     }
 
     fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
-        let receiving = self.scanned > 0 || self.exchange.is_receiving();
+        let receiving = self.reader.is_within_head() || self.exchange.is_receiving();
         last_words(&mut self.exchange, receiving, parting, dst);
     }
 
@@ -231,37 +209,8 @@ impl Codec for HttpCodec {
     }
 }
 
-impl Encode<Response<'_>> for HttpCodec {
-    #[inline]
-    fn encode(&mut self, response: Response<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(write::response(&mut self.exchange, &response, dst)?)
-    }
-}
-
-impl Encode<Chunk<'_>> for HttpCodec {
-    fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(write::chunk(&mut self.exchange, chunk.0, dst)?)
-    }
-}
-
-impl Encode<End> for HttpCodec {
-    fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(write::end(&mut self.exchange, dst)?)
-    }
-}
-
 fn need<F>(at_least: usize) -> Decoded<F> {
     Decoded::NeedMore { at_least }
-}
-
-/// An empty line before a request is ignored (RFC 9112, section 2.2).
-#[cold]
-pub(super) fn skip_empty_line<F>(behind_cr: &[u8]) -> Result<Decoded<F>, MessageError> {
-    match behind_cr {
-        [] => Ok(need(2)),
-        [b'\n', ..] => Ok(Decoded::Skip { consumed: 2 }),
-        _ => malformed("a CR without an LF"),
-    }
 }
 
 /// Tells a client why its connection closes, if it waits for anything.

@@ -46,8 +46,6 @@ pub(super) enum Framing {
     None,
     Length(u64),
     Chunked,
-    /// It ends with the stream, as only a response's can.
-    Eof,
 }
 
 /// Looks for the head of a request at the beginning of `src`; `None` when it is incomplete.

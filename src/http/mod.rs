@@ -51,6 +51,7 @@
 //! Messages are read by the strict rules of RFC 9112: what another implementation might read differently is refused,
 //! not repaired. See [`MessageError`].
 
+mod answer;
 mod chunked;
 mod codec;
 mod date;
@@ -59,8 +60,10 @@ mod exchange;
 mod fields;
 mod head;
 mod limits;
+mod reader;
 mod request;
 mod response;
+mod stream;
 mod write;
 
 pub use ::http::StatusCode;
@@ -72,3 +75,4 @@ pub use self::head::Version;
 pub use self::limits::Limits;
 pub use self::request::Request;
 pub use self::response::{Chunk, Continue, End, Response};
+pub use self::stream::{HttpStreamCodec, Part};

@@ -1,0 +1,48 @@
+//! What a handler sends through either of the server's codecs.
+
+use super::codec::HttpCodec;
+use super::response::{Chunk, Continue, End, Response};
+use super::stream::HttpStreamCodec;
+use super::write;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Encode, FrameError};
+
+macro_rules! answers_by {
+    ($codec:ty) => {
+        impl Encode<Response<'_>> for $codec {
+            #[inline]
+            fn encode(
+                &mut self,
+                response: Response<'_>,
+                dst: &mut Outbox<'_>,
+            ) -> Result<(), FrameError> {
+                Ok(write::response(&mut self.exchange, &response, dst)?)
+            }
+        }
+
+        impl Encode<Chunk<'_>> for $codec {
+            fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+                Ok(write::chunk(&mut self.exchange, chunk.0, dst)?)
+            }
+        }
+
+        impl Encode<End> for $codec {
+            fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+                Ok(write::end(&mut self.exchange, dst)?)
+            }
+        }
+    };
+}
+
+answers_by!(HttpCodec);
+answers_by!(HttpStreamCodec);
+
+/// Does nothing when the client does not wait.
+impl Encode<Continue> for HttpStreamCodec {
+    fn encode(&mut self, _: Continue, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        if self.exchange.take_expectation() {
+            dst.put(write::CONTINUE);
+        }
+        Ok(())
+    }
+}
