@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use epicycle::http::{HttpCodec, Request, Response};
+use epicycle::http::{HeaderBlock, HttpCodec, Request, Response};
 use epicycle::{Action, Conn, EventHandler};
 
 /// An HTTP server that says hello.
@@ -20,6 +20,7 @@ struct Flags {
 }
 
 struct Hello {
+    headers: HeaderBlock,
     body: &'static [u8],
 }
 
@@ -36,10 +37,7 @@ impl EventHandler for Hello {
     }
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _request: Request<'_>) -> Action {
-        let answer = Response::ok()
-            .header("Server", "epicycle")
-            .header("Content-Type", "text/plain")
-            .body(self.body);
+        let answer = Response::ok().block(&self.headers).body(self.body);
         conn.send(answer).into()
     }
 }
@@ -55,5 +53,12 @@ fn main() -> ExitCode {
     } else {
         b"Hello World!"
     };
-    util::run("http", server, move |_reactor| Hello { body })
+    util::run("http", server, move |_reactor| Hello {
+        headers: HeaderBlock::new()
+            .with("Server", "epicycle")
+            .expect("valid")
+            .with("Content-Type", "text/plain")
+            .expect("valid"),
+        body,
+    })
 }

@@ -94,16 +94,22 @@ impl<'a> Outbox<'a> {
     /// When `fill` says that it wrote more than there was room for.
     #[inline]
     pub fn put_with(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
-        if self.queue.can_stage(self.arena)
-            && let Some(room) = self.arena.room(max)
-        {
-            let written = fill(room);
-            assert!(written <= max, "{written} bytes do not fit into {max}");
-            return self.queue.staged_more(written, self.arena);
+        let mut spare = Vec::new();
+        let can_stage = self.queue.can_stage(self.arena);
+        let (room, is_staged) = match self.arena.room(max) {
+            Some(room) if can_stage => (room, true),
+            _ => {
+                spare.resize(max, 0);
+                (&mut spare[..], false)
+            }
+        };
+        let written = fill(room);
+        assert!(written <= max, "{written} bytes do not fit into {max}");
+        if is_staged {
+            self.queue.staged_more(written, self.arena);
+        } else {
+            self.put(&spare[..written]);
         }
-        let mut bytes = vec![0; max];
-        let written = fill(&mut bytes);
-        self.put(&bytes[..written]);
     }
 
     /// The time in whole seconds since 1970, UTC, as it was at the beginning of the reactor's turn.

@@ -1,6 +1,7 @@
 use super::chunked::{Chunked, Piece};
 use super::error::MessageError;
 use super::exchange::{Answer, Exchange};
+use super::flags::EXPECTS;
 use super::head::{Framing, Head};
 use super::limits::Limits;
 use super::reader::{HeadReader, Start};
@@ -59,38 +60,39 @@ impl HttpCodec {
         self.exchange.is_upgraded()
     }
 
-    #[inline]
-    fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, MessageError> {
+    #[inline(always)]
+    fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, FrameError> {
         let head = match self.reader.read(src)? {
             Start::Head(head) => head,
             Start::Nothing(consumed) => return Ok(Decoded::Skip { consumed }),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         match head.framing {
-            Framing::None => Ok(self.hand_out(src, head, head.len, head.len, head.len)),
+            Framing::None => Ok(self.hand_out(src, head, head.len(), &[], head.len())),
             Framing::Length(len) => self.sized(src, head, len),
             Framing::Chunked => self.chunked(src, head),
         }
     }
 
+    #[inline(never)]
     fn sized<'a>(
         &mut self,
         src: &'a [u8],
         head: Head,
         len: u64,
-    ) -> Result<Decoded<Request<'a>>, MessageError> {
+    ) -> Result<Decoded<Request<'a>>, FrameError> {
         let end = usize::try_from(len)
             .ok()
-            .and_then(|len| head.len.checked_add(len));
+            .and_then(|len| head.len().checked_add(len));
         let Some(end) = end.filter(|_| len <= self.reader.limits.body) else {
-            return Err(self.body_too_long());
+            return Err(self.body_too_long().into());
         };
         if src.len() < end {
             self.exchange
-                .await_body(head.expects && src.len() == head.len);
+                .await_body(head.has(EXPECTS) && src.len() == head.len());
             return Ok(need(end));
         }
-        Ok(self.hand_out(src, head, end, end, end))
+        Ok(self.hand_out(src, head, end, &[], end))
     }
 
     #[inline(never)]
@@ -98,38 +100,37 @@ impl HttpCodec {
         &mut self,
         src: &'a mut [u8],
         head: Head,
-    ) -> Result<Decoded<Request<'a>>, MessageError> {
+    ) -> Result<Decoded<Request<'a>>, FrameError> {
         let mut assembly = self.assembly.take().unwrap_or_else(|| {
             Box::new(Assembly {
-                data: head.len,
-                read: head.len,
+                data: head.len(),
+                read: head.len(),
                 ..Assembly::default()
             })
         });
         if let Some(at_least) = assembly.advance(src, &head, &self.reader.limits)? {
             self.exchange
-                .await_body(head.expects && src.len() == head.len);
+                .await_body(head.has(EXPECTS) && src.len() == head.len());
             self.assembly = Some(assembly);
             return Ok(need(at_least));
         }
-        Ok(self.hand_out(src, head, assembly.data, assembly.read, assembly.end))
+        let trailers = &src[assembly.read..assembly.end - 2];
+        Ok(self.hand_out(src, head, assembly.data, trailers, assembly.end))
     }
 
-    #[inline]
+    #[inline(always)]
     fn hand_out<'a>(
         &mut self,
         src: &'a [u8],
         head: Head,
         body_end: usize,
-        trailers: usize,
-        end: usize,
+        trailers: &'a [u8],
+        consumed: usize,
     ) -> Decoded<Request<'a>> {
-        self.exchange.begin(&head, &src[..head.method], false);
-        let trailer_lines = src.get(trailers..end.saturating_sub(2)).unwrap_or_default();
-        let request = Request::new(&src[..head.len], head);
+        self.exchange.begin(&head, false);
         Decoded::Frame {
-            frame: request.with_body(&src[head.len..body_end], trailer_lines),
-            consumed: end,
+            frame: Request::new(&src[..body_end], head, trailers),
+            consumed,
         }
     }
 
@@ -154,7 +155,7 @@ impl Assembly {
             match self.chunked.next(&src[self.read..], limits)? {
                 Piece::Framing(len) => {
                     self.read += len;
-                    let body = (self.data - head.len) as u64;
+                    let body = (self.data - head.len()) as u64;
                     if self.chunked.left() > limits.body.saturating_sub(body) {
                         return Err(MessageError::BodyTooLong { max: limits.body });
                     }
@@ -188,7 +189,7 @@ impl Codec for HttpCodec {
         if self.exchange.is_busy() {
             return Ok(Decoded::Hold);
         }
-        Ok(self.look(src)?)
+        self.look(src)
     }
 
     #[inline]

@@ -1,7 +1,8 @@
 //! A request and its answer, as a server sees them: what is owed, and what becomes of the connection then.
 
 use super::error::SendError;
-use super::head::{Framing, Head, Version};
+use super::flags::*;
+use super::head::Head;
 use crate::codec::Stage;
 
 /// The state of the exchange under way on a connection.
@@ -32,44 +33,15 @@ pub(super) enum Answer {
     Upgraded,
 }
 
-/// Of the request: it was a HEAD.
-const HEAD: u16 = 1 << 0;
-/// Of the request: it was a CONNECT.
-const CONNECT: u16 = 1 << 1;
-/// Of the request: its version has no chunks.
-const HTTP10: u16 = 1 << 2;
-/// The connection closes once this is answered.
-const CLOSE: u16 = 1 << 3;
-/// The client waits for a `100 Continue`.
-const EXPECTS: u16 = 1 << 4;
-/// The request's body is not all there.
-const RECEIVING: u16 = 1 << 5;
-/// Nothing more is to be sent.
-const FINISHED: u16 = 1 << 6;
-
 impl Exchange {
     /// A request has come whose body is to follow, or is complete.
     #[inline]
-    pub(super) fn begin(&mut self, head: &Head, method: &[u8], receiving: bool) {
-        let mut flags = 0;
-        match method {
-            b"HEAD" => flags |= HEAD,
-            b"CONNECT" => flags |= CONNECT,
-            _ => {}
-        }
-        if head.version == Version::Http10 {
-            flags |= HTTP10;
-        }
-        if !head.keep_alive {
-            flags |= CLOSE;
-        }
-        if receiving {
-            flags |= RECEIVING;
-            if head.expects && head.framing != Framing::None {
-                flags |= EXPECTS;
-            }
-        }
-        self.flags = flags;
+    pub(super) fn begin(&mut self, head: &Head, receiving: bool) {
+        self.flags = if receiving {
+            head.flags | RECEIVING
+        } else {
+            head.flags & !EXPECTS
+        };
         self.answer = Answer::Owed;
     }
 

@@ -4,30 +4,57 @@
 //! implementations read a message differently, one of them can be made to see a request that the other does not.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use memchr::memchr;
 
 use super::error::{MessageError, malformed};
 use super::fields::{is_host, is_target, tokens};
+use super::flags::*;
 use super::limits::{Limits, MOST_HEADERS};
 
 /// A request's head, as positions in the bytes it was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// How long it is, with the empty line at its end.
-    pub(super) len: usize,
-    /// Where the method ends.
-    pub(super) method: usize,
-    /// Where the target begins and ends.
-    pub(super) target: (usize, usize),
-    /// Where the first header begins.
-    pub(super) headers: usize,
-    pub(super) version: Version,
     pub(super) framing: Framing,
-    /// Whether the connection may be used again.
-    pub(super) keep_alive: bool,
-    /// Whether the client waits for a `100 Continue` before it sends the body.
-    pub(super) expects: bool,
+    /// How long it is, with the empty line at its end.
+    pub(super) len: u32,
+    /// Where the method ends; the target begins one byte behind that.
+    pub(super) method: u32,
+    /// Where the target ends.
+    pub(super) target: u32,
+    /// What its answer depends on.
+    pub(super) flags: u16,
+}
+
+/// What is between the target and the first header.
+const LINE_END: usize = " HTTP/1.1\r\n".len();
+
+impl Head {
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    #[inline]
+    pub(super) fn method(&self) -> Range<usize> {
+        0..self.method as usize
+    }
+
+    #[inline]
+    pub(super) fn target(&self) -> Range<usize> {
+        self.method as usize + 1..self.target as usize
+    }
+
+    pub(super) fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The lines of the headers.
+    #[inline]
+    pub(super) fn headers(&self) -> Range<usize> {
+        self.target as usize + LINE_END..self.len() - 2
+    }
 }
 
 /// The version of a message.
@@ -65,21 +92,20 @@ pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, Message
     else {
         return malformed("the request line is incomplete");
     };
-    let begin = position(src, target.as_bytes());
     let version = match version {
         0 => Version::Http10,
         _ => Version::Http11,
     };
-    let target = (begin, begin + target.len());
-    let line = target.1 + " HTTP/1.1\r\n".len();
-    if line > limits.line as usize {
+    let target_end = method.len() + 1 + target.len();
+    if target_end + LINE_END > limits.line as usize {
         return Err(too_long(src, limits));
     }
-    if position(src, method.as_bytes()) != 0 {
+    // The parser passes over empty lines at the beginning.
+    if position(src, target.as_bytes()) != method.len() + 1 {
         return malformed("an empty line before the request that does not end in CR LF");
     }
     let mut facts = Facts::default();
-    let mut end = line;
+    let mut end = target_end + LINE_END;
     for header in &*request.headers {
         // The parser takes a bare LF for the end of a line, and names begin where lines do.
         if position(src, header.name.as_bytes()) != end {
@@ -91,17 +117,14 @@ pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, Message
     if end + 2 != len {
         return malformed("a line that does not end in CR LF");
     }
-    check_target(method, &src[target.0..target.1])?;
+    check_target(method, target.as_bytes())?;
     facts.check_host(version)?;
     Ok(Some(Head {
-        len,
-        method: method.len(),
-        target,
-        headers: line,
-        version,
         framing: facts.framing(version)?,
-        keep_alive: facts.keep_alive(version),
-        expects: facts.expects(version)?,
+        len: len as u32,
+        method: method.len() as u32,
+        target: target_end as u32,
+        flags: facts.flags(method, version)?,
     }))
 }
 
@@ -126,7 +149,7 @@ pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
 
 /// What the headers of a message say about its framing and its connection.
 #[derive(Default)]
-pub(super) struct Facts<'a> {
+struct Facts<'a> {
     hosts: u8,
     bad_host: bool,
     length: Option<Result<u64, MessageError>>,
@@ -148,7 +171,7 @@ enum Coding {
 
 impl<'a> Facts<'a> {
     #[inline]
-    pub(super) fn note(&mut self, header: &httparse::Header<'a>) {
+    fn note(&mut self, header: &httparse::Header<'a>) {
         let (name, value) = (header.name, header.value);
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
@@ -209,8 +232,23 @@ impl<'a> Facts<'a> {
         }
     }
 
-    pub(super) fn keep_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.persist)
+    /// What is to be remembered until the request is answered.
+    fn flags(&self, method: &str, version: Version) -> Result<u16, MessageError> {
+        let mut flags = match method {
+            "HEAD" => HEAD,
+            "CONNECT" => CONNECT,
+            _ => 0,
+        };
+        if version == Version::Http10 {
+            flags |= HTTP10;
+        }
+        if self.close || (version == Version::Http10 && !self.persist) {
+            flags |= CLOSE;
+        }
+        if self.expects(version)? {
+            flags |= EXPECTS;
+        }
+        Ok(flags)
     }
 
     fn expects(&self, version: Version) -> Result<bool, MessageError> {

@@ -52,15 +52,18 @@
 //! not repaired. See [`MessageError`].
 
 mod answer;
+mod beginning;
+mod block;
 mod chunked;
 mod codec;
-mod date;
 mod error;
 mod exchange;
 mod fields;
+mod flags;
 mod head;
 mod limits;
 mod reader;
+mod recent;
 mod request;
 mod response;
 mod stream;
@@ -68,6 +71,7 @@ mod write;
 
 pub use ::http::StatusCode;
 
+pub use self::block::HeaderBlock;
 pub use self::codec::HttpCodec;
 pub use self::error::{MessageError, SendError};
 pub use self::fields::Headers;

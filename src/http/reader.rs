@@ -1,8 +1,9 @@
 use memchr::memchr_iter;
 
 use super::error::{MessageError, malformed};
-use super::head::{self, Head};
+use super::head::Head;
 use super::limits::Limits;
+use super::recent;
 
 /// Finds the head of the next request.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +36,7 @@ impl HeadReader {
         {
             return Ok(Start::NeedMore(src.len() + 1));
         }
-        match head::parse(src, &self.limits)? {
+        match recent::parse(src, &self.limits)? {
             Some(head) => {
                 self.scanned = 0;
                 Ok(Start::Head(head))

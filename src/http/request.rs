@@ -1,9 +1,11 @@
 use std::fmt;
+use std::ops::Range;
 use std::str;
 
 use bytes::Bytes;
 
 use super::fields::Headers;
+use super::flags::{CLOSE, EXPECTS, HTTP10};
 use super::head::{Framing, Head, Version, authority};
 
 /// A request, as it lies in the connection's input.
@@ -26,42 +28,33 @@ use super::head::{Framing, Head, Version, authority};
 /// ```
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// From the request line to the empty line.
+    /// The head, and the body right behind it.
     bytes: &'a [u8],
     head: Head,
-    body: &'a [u8],
     trailers: &'a [u8],
 }
 
 impl<'a> Request<'a> {
     #[inline]
-    pub(super) fn new(bytes: &'a [u8], head: Head) -> Self {
+    pub(super) fn new(bytes: &'a [u8], head: Head, trailers: &'a [u8]) -> Self {
         Self {
             bytes,
             head,
-            body: &[],
-            trailers: &[],
+            trailers,
         }
-    }
-
-    #[inline]
-    pub(super) fn with_body(mut self, body: &'a [u8], trailers: &'a [u8]) -> Self {
-        self.body = body;
-        self.trailers = trailers;
-        self
     }
 
     /// The method, in capitals as a rule; methods are case-sensitive.
     #[inline]
     pub fn method(&self) -> &'a str {
-        self.text(0, self.head.method)
+        self.text(self.head.method())
     }
 
     /// The target as it was sent: a path with or without a query, a whole URI, an authority or `*`
     /// (RFC 9112, section 3.2).
     #[inline]
     pub fn target(&self) -> &'a str {
-        self.text(self.head.target.0, self.head.target.1)
+        self.text(self.head.target())
     }
 
     /// The target's path, escapes and all; empty when there is none, which is so after `CONNECT`.
@@ -105,13 +98,16 @@ impl<'a> Request<'a> {
 
     /// The version.
     pub fn version(&self) -> Version {
-        self.head.version
+        if self.head.has(HTTP10) {
+            Version::Http10
+        } else {
+            Version::Http11
+        }
     }
 
     /// The headers, in order.
     pub fn headers(&self) -> Headers<'a> {
-        let end = self.bytes.len().saturating_sub(2);
-        Headers::new(self.bytes.get(self.head.headers..end).unwrap_or_default())
+        Headers::new(&self.bytes[self.head.headers()])
     }
 
     /// The value of the first header of that name, in whatever case, if it is text in UTF-8.
@@ -125,7 +121,7 @@ impl<'a> Request<'a> {
     /// empty, as the body follows.
     #[inline]
     pub fn body(&self) -> &'a [u8] {
-        self.body
+        &self.bytes[self.head.len()..]
     }
 
     /// The trailers that followed a chunked body. They are not merged with the headers, as they could contradict
@@ -149,18 +145,18 @@ impl<'a> Request<'a> {
 
     /// Whether the client lets the connection be used for another request.
     pub fn keep_alive(&self) -> bool {
-        self.head.keep_alive
+        !self.head.has(CLOSE)
     }
 
     /// Whether the client waits for a `100 Continue` before it sends the body.
     pub fn expects_continue(&self) -> bool {
-        self.head.expects
+        self.head.has(EXPECTS)
     }
 
     /// Whether the client wants to go on with that protocol (RFC 9110, section 7.8).
     pub fn wants_upgrade(&self, protocol: &str) -> bool {
         let headers = self.headers();
-        self.head.version == Version::Http11
+        self.version() == Version::Http11
             && headers.has_token("connection", "upgrade")
             && headers.has_token("upgrade", protocol)
     }
@@ -171,20 +167,20 @@ impl<'a> Request<'a> {
         let mut request = ::http::Request::builder()
             .method(self.method())
             .uri(self.target())
-            .version(match self.head.version {
+            .version(match self.version() {
                 Version::Http10 => ::http::Version::HTTP_10,
                 Version::Http11 => ::http::Version::HTTP_11,
             });
         for (name, value) in self.headers() {
             request = request.header(name, value);
         }
-        request.body(Bytes::copy_from_slice(self.body)).ok()
+        request.body(Bytes::copy_from_slice(self.body())).ok()
     }
 
     #[inline]
-    fn text(&self, from: usize, to: usize) -> &'a str {
-        // The head has been found to be ASCII there.
-        str::from_utf8(&self.bytes[from..to]).unwrap_or_default()
+    fn text(&self, range: Range<usize>) -> &'a str {
+        // It has been found to be ASCII.
+        str::from_utf8(&self.bytes[range]).unwrap_or_default()
     }
 }
 
@@ -208,7 +204,7 @@ impl fmt::Debug for Request<'_> {
             .field("target", &self.target())
             .field("version", &self.version())
             .field("headers", &self.headers())
-            .field("body", &self.body.len())
+            .field("body", &self.body().len())
             .finish_non_exhaustive()
     }
 }

@@ -4,6 +4,8 @@ use ::http::StatusCode;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use super::block::HeaderBlock;
+
 /// An answer, to be sent by [`Conn::send`](crate::Conn::send).
 ///
 /// The codec adds what belongs to every answer: `Date`, how the body is framed, and whether the connection
@@ -27,6 +29,7 @@ use smallvec::SmallVec;
 #[derive(Clone)]
 pub struct Response<'a> {
     pub(super) status: StatusCode,
+    pub(super) block: &'a [u8],
     pub(super) headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
     pub(super) body: Body<'a>,
     pub(super) close: bool,
@@ -53,6 +56,7 @@ impl<'a> Response<'a> {
     pub fn new(status: StatusCode) -> Self {
         Self {
             status,
+            block: &[],
             headers: SmallVec::new(),
             body: Body::None,
             close: false,
@@ -94,6 +98,14 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
+        self
+    }
+
+    /// Adds headers that have been checked before; they come before the others. A second block replaces the first.
+    #[inline]
+    #[must_use]
+    pub fn block(mut self, block: &'a HeaderBlock) -> Self {
+        self.block = block.lines();
         self
     }
 
@@ -157,6 +169,7 @@ impl fmt::Debug for Response<'_> {
             .collect();
         f.debug_struct("Response")
             .field("status", &self.status)
+            .field("block", &String::from_utf8_lossy(self.block))
             .field("headers", &headers)
             .field("body", &self.body)
             .finish_non_exhaustive()

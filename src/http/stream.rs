@@ -121,9 +121,9 @@ impl HttpStreamCodec {
         self.received = 0;
         let consumed = self.expect_body(&head)?;
         let receiving = consumed > 0;
-        self.exchange.begin(&head, &src[..head.method], receiving);
+        self.exchange.begin(&head, receiving);
         Ok(Decoded::Frame {
-            frame: Part::Head(Request::new(&src[..head.len], head)),
+            frame: Part::Head(Request::new(&src[..head.len()], head, &[])),
             consumed,
         })
     }
@@ -135,11 +135,11 @@ impl HttpStreamCodec {
             Framing::Length(len) if len > 0 => Next::Length(len),
             Framing::Chunked => Next::Chunks(Chunked::default()),
             _ => {
-                self.next = Next::End(head.len);
+                self.next = Next::End(head.len());
                 return Ok(0);
             }
         };
-        Ok(head.len)
+        Ok(head.len())
     }
 
     fn sized<'a>(&mut self, src: &'a [u8], left: u64) -> Decoded<Part<'a>> {

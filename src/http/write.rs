@@ -2,7 +2,7 @@
 
 use ::http::StatusCode;
 
-use super::date;
+use super::beginning::Beginning;
 use super::error::SendError;
 use super::exchange::{Answer, Exchange};
 use super::fields::{is_token, is_value};
@@ -23,7 +23,7 @@ pub(super) fn response(
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
     exchange.may_begin()?;
-    let mut room = check_headers(&response.headers)?;
+    let mut room = response.block.len() + check_headers(&response.headers)?;
     if let Some(protocol) = response.upgrade {
         room += check_protocol(protocol)?;
     }
@@ -38,11 +38,15 @@ pub(super) fn response(
         Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
         _ => &[],
     };
-    let date = date::line(dst.unix_time());
+    let beginning = Beginning::at(dst.unix_time());
     dst.put_with(OWN_LINES + room + small.len(), |room| {
         let mut head = Cursor { room, len: 0 };
-        head.status_line(response.status);
-        head.put(&date);
+        if response.status == StatusCode::OK {
+            head.put(beginning.ok());
+        } else {
+            head.status_line(response.status);
+            head.put(beginning.date());
+        }
         if closes {
             head.put(b"Connection: close\r\n");
         } else if exchange.is_http10() {
@@ -53,6 +57,7 @@ pub(super) fn response(
             head.put(protocol.as_bytes());
             head.put(b"\r\n");
         }
+        head.put(response.block);
         for (name, value) in &response.headers {
             head.put(name.as_bytes());
             head.put(b": ");
@@ -60,15 +65,14 @@ pub(super) fn response(
             head.put(b"\r\n");
         }
         match plan.framing {
-            Announced::Nothing => {}
+            Announced::Nothing => head.put(b"\r\n"),
             Announced::Length(len) => {
                 head.put(b"Content-Length: ");
                 head.put(itoa::Buffer::new().format(len).as_bytes());
-                head.put(b"\r\n");
+                head.put(b"\r\n\r\n");
             }
-            Announced::Chunked => head.put(b"Transfer-Encoding: chunked\r\n"),
+            Announced::Chunked => head.put(b"Transfer-Encoding: chunked\r\n\r\n"),
         }
-        head.put(b"\r\n");
         head.put(small);
         head.len
     });
@@ -163,6 +167,13 @@ fn special<'a, 'b>(
 /// Checks headers that are to be sent; says how many bytes they take.
 #[inline]
 pub(super) fn check_headers(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
+    if headers.is_empty() {
+        return Ok(0);
+    }
+    check_each(headers)
+}
+
+fn check_each(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
     let mut len = 0;
     for (name, value) in headers {
         if !is_token(name.as_bytes()) || !is_value(value) {
@@ -272,8 +283,8 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Writes an answer to what could not be understood, which is the last.
 pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
-    let date = date::line(dst.unix_time());
-    let date = String::from_utf8_lossy(&date);
+    let beginning = Beginning::at(dst.unix_time());
+    let date = String::from_utf8_lossy(beginning.date());
     let head = format!(
         "HTTP/1.1 {} {}\r\n{date}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {}\r\n\r\n{why}\n",
@@ -291,17 +302,14 @@ pub(super) struct Cursor<'a> {
 }
 
 impl Cursor<'_> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.room[self.len..][..bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
     }
 
-    #[inline]
+    #[inline(never)]
     fn status_line(&mut self, status: StatusCode) {
-        if status == StatusCode::OK {
-            return self.put(b"HTTP/1.1 200 OK\r\n");
-        }
         self.put(b"HTTP/1.1 ");
         self.put(status.as_str().as_bytes());
         self.put(b" ");

@@ -1,0 +1,55 @@
+use std::fmt;
+
+use super::error::SendError;
+use super::write::check_headers;
+
+/// Headers that many answers have in common, checked and written once.
+///
+/// ```
+/// use epicycle::http::{HeaderBlock, Response};
+///
+/// let common = HeaderBlock::new()
+///     .with("Server", "example")?
+///     .with("Content-Type", "application/json")?;
+/// let answer = Response::ok().block(&common).body("{}");
+/// # let _ = answer;
+/// # Ok::<(), epicycle::http::SendError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct HeaderBlock {
+    /// Whole lines.
+    lines: Vec<u8>,
+}
+
+impl HeaderBlock {
+    /// An empty block.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a header.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Header`] and [`SendError::FramingHeader`].
+    pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self, SendError> {
+        let value = value.as_ref();
+        check_headers(&[(name, value)])?;
+        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+            self.lines.extend_from_slice(part);
+        }
+        Ok(self)
+    }
+
+    #[inline]
+    pub(super) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+impl fmt::Debug for HeaderBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = String::from_utf8_lossy(&self.lines);
+        f.debug_list().entries(lines.lines()).finish()
+    }
+}
