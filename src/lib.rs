@@ -41,6 +41,7 @@
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
+//! - `ws`, with the feature of that name: WebSocket, for servers and clients.
 //! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
 mod acceptor;
@@ -66,6 +67,8 @@ mod sys;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod udp;
+#[cfg(feature = "ws")]
+pub mod ws;
 
 pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom to the top: each may use those before it, and its own.
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 16] = [
     &["sys", "error", "addr", "metrics", "panic", "pool"],
     &["tls", "udp"],
     &["stream", "listen", "connect", "handover"],
@@ -29,6 +29,7 @@ const LAYERS: [&[&str]; 15] = [
     &["server"],
     &["client"],
     &["http"],
+    &["ws"],
     &["lib"],
 ];
 

@@ -1,0 +1,175 @@
+//! Close frames (RFC 6455, sections 5.5.1 and 7.4).
+
+use std::fmt;
+
+use super::failure::Failure;
+use super::header::MAX_CONTROL;
+use super::text;
+
+/// Why a WebSocket is closed, as a number that may stand in a Close frame.
+///
+/// These are 1000 to 1003, 1007 to 1014 and, for applications and libraries, 3000 to 4999.
+///
+/// ```
+/// use epicycle::ws::CloseCode;
+///
+/// assert_eq!(CloseCode::new(1001), Some(CloseCode::GOING_AWAY));
+/// assert_eq!(CloseCode::new(1006), None); // means that there was no Close frame
+/// assert_eq!(CloseCode::new(4000).map(CloseCode::get), Some(4000));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CloseCode(u16);
+
+impl CloseCode {
+    /// 1000: the purpose of the connection is fulfilled.
+    pub const NORMAL: Self = Self(1000);
+    /// 1001: a server goes down, or a browser leaves the page.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// 1002: the peer broke the protocol.
+    pub const PROTOCOL: Self = Self(1002);
+    /// 1003: a type of message that is not served, such as binary where only text is.
+    pub const UNSUPPORTED: Self = Self(1003);
+    /// 1007: a payload that is not what it should be, such as a text that is no UTF-8.
+    pub const INVALID_DATA: Self = Self(1007);
+    /// 1008: a message that breaks a rule of the application, when no other code fits.
+    pub const POLICY: Self = Self(1008);
+    /// 1009: a message that is too long.
+    pub const TOO_BIG: Self = Self(1009);
+    /// 1010: a client misses an extension that it asked for.
+    pub const EXTENSION: Self = Self(1010);
+    /// 1011: the server met with something unforeseen.
+    pub const INTERNAL: Self = Self(1011);
+    /// 1012: the server restarts.
+    pub const RESTART: Self = Self(1012);
+    /// 1013: the server is overloaded; try again later.
+    pub const TRY_AGAIN: Self = Self(1013);
+
+    /// The code of that number, unless it must not stand in a Close frame.
+    pub const fn new(code: u16) -> Option<Self> {
+        match code {
+            1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
+            _ => None,
+        }
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Closes a WebSocket, when it is [sent](crate::Conn::send). Nothing can be sent after it.
+///
+/// The connection ends when the peer has answered, or after [`Server::fin_timeout`](crate::Server::fin_timeout). Messages that the peer
+/// had sent by then are still handed out.
+///
+/// ```
+/// use epicycle::ws::{Close, CloseCode};
+///
+/// let close = Close::new(CloseCode::POLICY, "too many messages");
+/// assert_eq!(close.reason, "too many messages");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close<'a> {
+    /// Why. With `None` the frame is empty, and so is the reason.
+    pub code: Option<CloseCode>,
+    /// A text for logs, of at most 123 bytes.
+    pub reason: &'a str,
+}
+
+/// The longest reason, in bytes.
+pub(super) const MAX_REASON: usize = MAX_CONTROL - 2;
+
+impl<'a> Close<'a> {
+    /// A close with a code and a reason, which may be empty.
+    pub fn new(code: CloseCode, reason: &'a str) -> Self {
+        Self {
+            code: Some(code),
+            reason,
+        }
+    }
+
+    /// Reads the payload of a Close frame, of which all has arrived.
+    ///
+    /// # Errors
+    ///
+    /// A failure with 1002 for half a code or one that must not be sent, with 1007 for a reason that is no UTF-8.
+    pub(super) fn parse(payload: &'a [u8]) -> Result<Self, Failure> {
+        let (code, reason) = match payload {
+            [] => (None, &[][..]),
+            [_] => return Err(Failure::protocol("half a close code")),
+            [high, low, reason @ ..] => match CloseCode::new(u16::from_be_bytes([*high, *low])) {
+                Some(code) => (Some(code), reason),
+                None => return Err(Failure::protocol("a close code that must not be sent")),
+            },
+        };
+        let reason = text::whole(reason)?;
+        Ok(Self { code, reason })
+    }
+
+    /// Writes the payload to the beginning of `dst`; says how long it is. A reason that is too long is cut off.
+    pub(super) fn write(&self, dst: &mut [u8; MAX_CONTROL]) -> usize {
+        let Some(code) = self.code else {
+            return 0;
+        };
+        let reason = &self.reason[..self.reason.floor_char_boundary(MAX_REASON)];
+        dst[..2].copy_from_slice(&code.get().to_be_bytes());
+        dst[2..2 + reason.len()].copy_from_slice(reason.as_bytes());
+        2 + reason.len()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_code_is_judged_as_the_rfc_says() {
+        for code in 0..=u16::MAX {
+            let payload = code.to_be_bytes();
+            let valid = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+            match Close::parse(&payload) {
+                Ok(close) => assert!(valid && close.code.map(CloseCode::get) == Some(code)),
+                Err(failure) => assert!(!valid && failure.code == CloseCode::PROTOCOL, "{code}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_may_be_empty_but_not_one_byte() {
+        let empty = Close::parse(&[]).expect("may be empty");
+        assert_eq!((empty.code, empty.reason), (None, ""));
+        let half = Close::parse(&[3]).expect_err("is half a code");
+        assert_eq!(half.code, CloseCode::PROTOCOL);
+        let bad = Close::parse(b"\x03\xE8\xFF").expect_err("is no UTF-8");
+        assert_eq!(bad.code, CloseCode::INVALID_DATA);
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let reason = "ä".repeat(100);
+        let mut bytes = [0; MAX_CONTROL];
+        let len = Close::new(CloseCode::NORMAL, &reason).write(&mut bytes);
+        assert_eq!(len, 2 + 122);
+        let close = Close::parse(&bytes[..len]).expect("is a close");
+        assert_eq!(close.reason, "ä".repeat(61));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(code in 3000..5000u16, reason in "\\PC{0,30}") {
+            let close = Close { code: CloseCode::new(code), reason: &reason };
+            let mut bytes = [0; MAX_CONTROL];
+            let len = close.write(&mut bytes);
+            prop_assert_eq!(Close::parse(&bytes[..len]).expect("is a close"), close);
+        }
+    }
+}

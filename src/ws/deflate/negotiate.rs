@@ -1,0 +1,412 @@
+use std::fmt::Write as _;
+
+use crate::ws::extension::{Extension, Param};
+
+/// How this side would like to compress messages (RFC 7692).
+///
+/// What is agreed upon depends on the peer as well. A message is compressed by itself unless
+/// [`context_takeover`](Self::context_takeover) is on, so a connection between messages costs nothing: the state is one a thread.
+///
+/// # Memory
+///
+/// | State | Bytes |
+/// |---|---|
+/// | to compress, with a window of 15 bits | 300 KiB |
+/// | to compress, with a window of 9 bits | 140 KiB |
+/// | to decompress | 50 KiB |
+///
+/// With context takeover each connection has a state of its own in each direction, from its first compressed message in that direction on.
+///
+/// ```
+/// use epicycle::ws::DeflateOptions;
+///
+/// let options = DeflateOptions::default().level(6).threshold(1024);
+/// # let _ = options;
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct DeflateOptions {
+    level: u8,
+    threshold: usize,
+    context_takeover: bool,
+    window_bits: u8,
+}
+
+impl Default for DeflateOptions {
+    /// Level 3, messages from 256 bytes on, no context takeover, windows of 15 bits.
+    fn default() -> Self {
+        Self {
+            level: 3,
+            threshold: 256,
+            context_takeover: false,
+            window_bits: 15,
+        }
+    }
+}
+
+impl DeflateOptions {
+    /// How hard to try: from 1, the fastest, to 9, the smallest.
+    ///
+    /// # Panics
+    ///
+    /// When it is none of these.
+    #[must_use]
+    pub fn level(mut self, level: u8) -> Self {
+        assert!(
+            (1..=9).contains(&level),
+            "levels go from 1 to 9, not to {level}"
+        );
+        self.level = level;
+        self
+    }
+
+    /// Messages shorter than this, in bytes, are sent as they are: little is gained by compressing them.
+    #[must_use]
+    pub fn threshold(mut self, bytes: usize) -> Self {
+        self.threshold = bytes;
+        self
+    }
+
+    /// Whether a message may refer to those before it, in both directions. Messages that resemble each other become much
+    /// smaller, and each connection keeps the state of its streams.
+    #[must_use]
+    pub fn context_takeover(mut self, takeover: bool) -> Self {
+        self.context_takeover = takeover;
+        self
+    }
+
+    /// How far back a message may refer at the most: 2 to the power of this, from 9 to 15, in bytes. Both directions, as
+    /// far as the peer can be told.
+    ///
+    /// # Panics
+    ///
+    /// When it is none of these.
+    #[must_use]
+    pub fn window_bits(mut self, bits: u8) -> Self {
+        assert!(
+            (9..=15).contains(&bits),
+            "windows have from 9 to 15 bits, not {bits}"
+        );
+        self.window_bits = bits;
+        self
+    }
+
+    /// What a server agrees to of what a client offers: the first offer that it can (section 5).
+    pub(in crate::ws) fn accept(&self, offers: &[Extension<'_>]) -> Option<Agreed> {
+        let mut offers = offers
+            .iter()
+            .filter(|offer| offer.name.eq_ignore_ascii_case(NAME));
+        offers.find_map(|offer| self.accept_one(&offer.params))
+    }
+
+    fn accept_one(&self, params: &[Param<'_>]) -> Option<Agreed> {
+        let offer = Params::read(params)?;
+        let theirs = match offer.client_bits {
+            Some(limit) => limit.unwrap_or(15).min(self.window_bits),
+            // A client that does not say so does not know how to limit its window.
+            None => 15,
+        };
+        Some(Agreed {
+            ours: Direction {
+                takeover: self.context_takeover && !offer.server_no_takeover,
+                bits: offer.server_bits.unwrap_or(15).min(self.window_bits),
+            },
+            theirs: Direction {
+                takeover: self.context_takeover && !offer.client_no_takeover,
+                bits: theirs,
+            },
+            level: self.level,
+            threshold: self.threshold,
+        })
+    }
+
+    /// What a client offers, for the `Sec-WebSocket-Extensions` header.
+    pub(in crate::ws) fn offer(&self) -> String {
+        let mut offer = format!("{NAME}; client_max_window_bits");
+        if self.window_bits < 15 {
+            let _ = write!(offer, "={0}; server_max_window_bits={0}", self.window_bits);
+        }
+        if !self.context_takeover {
+            offer.push_str("; server_no_context_takeover; client_no_context_takeover");
+        }
+        offer
+    }
+
+    /// What a server's answer to that offer comes to; `None` when it is not an answer to it (section 7.1).
+    pub(in crate::ws) fn conclude(&self, answer: &[Param<'_>]) -> Option<Agreed> {
+        let answer = Params::read(answer)?;
+        let server_bits = answer.server_bits.unwrap_or(15);
+        let client_bits = match answer.client_bits {
+            // In an answer it has to have a value.
+            Some(bits) => bits?,
+            None => 15,
+        };
+        let refused = server_bits > self.window_bits
+            || (!self.context_takeover && !answer.server_no_takeover);
+        if refused {
+            return None;
+        }
+        Some(Agreed {
+            ours: Direction {
+                takeover: self.context_takeover && !answer.client_no_takeover,
+                bits: client_bits.min(self.window_bits),
+            },
+            theirs: Direction {
+                takeover: !answer.server_no_takeover,
+                bits: server_bits,
+            },
+            level: self.level,
+            threshold: self.threshold,
+        })
+    }
+}
+
+/// The extension's name.
+pub(in crate::ws) const NAME: &str = "permessage-deflate";
+
+/// What both sides have agreed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ws) struct Agreed {
+    /// What this side sends.
+    pub(in crate::ws) ours: Direction,
+    /// What the peer sends.
+    pub(in crate::ws) theirs: Direction,
+    pub(in crate::ws) level: u8,
+    pub(in crate::ws) threshold: usize,
+}
+
+/// How messages in one direction are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ws) struct Direction {
+    /// Whether a message may refer to those before it.
+    pub(in crate::ws) takeover: bool,
+    /// The window's size, as a power of two.
+    pub(in crate::ws) bits: u8,
+}
+
+impl Agreed {
+    /// What a server answers a client's offer with.
+    pub(in crate::ws) fn answer(&self) -> String {
+        let mut answer = NAME.to_owned();
+        if !self.ours.takeover {
+            answer.push_str("; server_no_context_takeover");
+        }
+        if !self.theirs.takeover {
+            answer.push_str("; client_no_context_takeover");
+        }
+        if self.ours.bits < 15 {
+            let _ = write!(answer, "; server_max_window_bits={}", self.ours.bits);
+        }
+        if self.theirs.bits < 15 {
+            let _ = write!(answer, "; client_max_window_bits={}", self.theirs.bits);
+        }
+        answer
+    }
+}
+
+/// The parameters of an offer or an answer.
+#[derive(Default)]
+struct Params {
+    server_no_takeover: bool,
+    client_no_takeover: bool,
+    server_bits: Option<u8>,
+    /// In an offer it may come without a value.
+    client_bits: Option<Option<u8>>,
+}
+
+impl Params {
+    /// `None` for what is unknown, doubled or has a value it cannot have, by which the whole offer is to be declined.
+    fn read(params: &[Param<'_>]) -> Option<Self> {
+        let mut read = Self::default();
+        for &(name, value) in params {
+            let bits = match value {
+                Some(value) => Some(window_bits(value)?),
+                None => None,
+            };
+            match name {
+                "server_no_context_takeover" if value.is_none() && !read.server_no_takeover => {
+                    read.server_no_takeover = true
+                }
+                "client_no_context_takeover" if value.is_none() && !read.client_no_takeover => {
+                    read.client_no_takeover = true
+                }
+                "server_max_window_bits" if bits.is_some() && read.server_bits.is_none() => {
+                    read.server_bits = bits
+                }
+                "client_max_window_bits" if read.client_bits.is_none() => {
+                    read.client_bits = Some(bits)
+                }
+                _ => return None,
+            }
+        }
+        // zlib cannot compress with a window of 256 bytes; what the peer compresses so, any window takes.
+        (read.server_bits != Some(8)).then_some(read)
+    }
+}
+
+/// From 8 to 15, without zeros in front.
+fn window_bits(value: &str) -> Option<u8> {
+    let bits = value.parse().ok().filter(|bits| (8..=15).contains(bits))?;
+    (!value.starts_with(['0', '+'])).then_some(bits)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ws::extension;
+
+    fn accept(options: DeflateOptions, value: &str) -> Option<String> {
+        let offers = extension::parse(value).expect("is well formed");
+        options.accept(&offers).map(|agreed| agreed.answer())
+    }
+
+    #[test]
+    fn what_is_offered_decides_what_is_answered() {
+        let takeover = DeflateOptions::default().context_takeover(true);
+        let small = takeover.window_bits(10);
+        let cases = [
+            (takeover, "permessage-deflate", "permessage-deflate"),
+            (
+                takeover,
+                "permessage-deflate; client_max_window_bits",
+                "permessage-deflate",
+            ),
+            (
+                takeover,
+                "Permessage-Deflate; server_no_context_takeover",
+                "permessage-deflate; server_no_context_takeover",
+            ),
+            (
+                takeover,
+                "permessage-deflate; client_no_context_takeover",
+                "permessage-deflate; client_no_context_takeover",
+            ),
+            (
+                takeover,
+                "permessage-deflate; server_max_window_bits=10",
+                "permessage-deflate; server_max_window_bits=10",
+            ),
+            (
+                takeover,
+                "permessage-deflate; client_max_window_bits=8",
+                "permessage-deflate; client_max_window_bits=8",
+            ),
+            (
+                takeover,
+                "permessage-deflate; server_max_window_bits=8, permessage-deflate",
+                "permessage-deflate",
+            ),
+            (
+                takeover,
+                "x-webkit-deflate-frame, permessage-deflate; foo, permessage-deflate",
+                "permessage-deflate",
+            ),
+            (
+                small,
+                "permessage-deflate",
+                "permessage-deflate; server_max_window_bits=10",
+            ),
+            (
+                small,
+                "permessage-deflate; client_max_window_bits; server_max_window_bits=12",
+                "permessage-deflate; server_max_window_bits=10; client_max_window_bits=10",
+            ),
+            (
+                DeflateOptions::default(),
+                "permessage-deflate",
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            ),
+        ];
+        for (options, offer, answer) in cases {
+            assert_eq!(accept(options, offer).as_deref(), Some(answer), "{offer}");
+        }
+    }
+
+    #[test]
+    fn an_offer_that_is_not_understood_is_declined() {
+        for params in [
+            "server_max_window_bits",
+            "server_max_window_bits=8",
+            "server_max_window_bits=7",
+            "server_max_window_bits=16",
+            "server_max_window_bits=010",
+            "server_max_window_bits=10; server_max_window_bits=10",
+            "client_max_window_bits=x",
+            "client_max_window_bits; client_max_window_bits",
+            "server_no_context_takeover=1",
+            "client_no_context_takeover; client_no_context_takeover",
+            "unheard_of",
+        ] {
+            let offer = format!("{NAME}; {params}");
+            assert_eq!(accept(DeflateOptions::default(), &offer), None, "{offer}");
+        }
+        assert_eq!(
+            accept(DeflateOptions::default(), "x-webkit-deflate-frame"),
+            None
+        );
+    }
+
+    #[test]
+    fn an_answer_must_be_one_to_the_offer() {
+        let takeover = DeflateOptions::default().context_takeover(true);
+        let cases = [
+            (takeover, "", true),
+            (
+                takeover,
+                "server_no_context_takeover; client_no_context_takeover",
+                true,
+            ),
+            (takeover, "client_max_window_bits=9", true),
+            (takeover, "client_max_window_bits", false),
+            (takeover, "unheard_of", false),
+            (DeflateOptions::default(), "", false),
+            (
+                DeflateOptions::default(),
+                "server_no_context_takeover",
+                true,
+            ),
+            (takeover.window_bits(10), "", false),
+            (takeover.window_bits(10), "server_max_window_bits=11", false),
+            (takeover.window_bits(10), "server_max_window_bits=10", true),
+        ];
+        for (options, params, taken) in cases {
+            let answer = if params.is_empty() {
+                NAME.to_owned()
+            } else {
+                format!("{NAME}; {params}")
+            };
+            let list = extension::parse(&answer).expect("is well formed");
+            assert_eq!(
+                options.conclude(&list[0].params).is_some(),
+                taken,
+                "{answer}"
+            );
+        }
+    }
+
+    fn any_options() -> impl Strategy<Value = DeflateOptions> {
+        (9..=15u8, any::<bool>(), 1..=9u8).prop_map(|(bits, takeover, level)| {
+            DeflateOptions::default()
+                .window_bits(bits)
+                .context_takeover(takeover)
+                .level(level)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn both_sides_come_to_the_same(client in any_options(), server in any_options()) {
+            let offer = client.offer();
+            let offers = extension::parse(&offer).expect("is well formed");
+            let agreed = server.accept(&offers).expect("is acceptable");
+            let answer = agreed.answer();
+            let answers = extension::parse(&answer).expect("is well formed");
+            let concluded = client.conclude(&answers[0].params).expect("is an answer");
+            prop_assert_eq!(concluded.theirs, agreed.ours);
+            // The client may do less than it is allowed to.
+            prop_assert!(concluded.ours.bits <= agreed.theirs.bits);
+            prop_assert!(!concluded.ours.takeover || agreed.theirs.takeover);
+        }
+    }
+}
