@@ -50,10 +50,17 @@ impl Text {
         self.partial.begin(back)
     }
 
-    /// Whether `bytes` could be the next piece, as far as they go.
-    pub(super) fn may_go_on_with(&self, bytes: &[u8]) -> bool {
+    /// Judges what has come of the next piece.
+    ///
+    /// # Errors
+    ///
+    /// As for [`push`](Self::push).
+    pub(super) fn check_next(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut partial = self.partial;
-        partial.complete(bytes, |_| {}).is_ok_and(may_begin)
+        let rest = partial.complete(bytes, |_| {})?;
+        let (front, back) = split(rest);
+        whole(front)?;
+        partial.begin(back)
     }
 
     /// The text, of which all has come.
@@ -68,12 +75,6 @@ impl Text {
             Err(not_text())
         }
     }
-}
-
-/// Whether `bytes` could be the beginning of a text.
-pub(super) fn may_begin(bytes: &[u8]) -> bool {
-    let (front, back) = split(bytes);
-    whole(front).is_ok() && Partial::default().begin(back).is_ok()
 }
 
 /// The first bytes of a character: three at the most.
@@ -191,8 +192,7 @@ mod tests {
             for end in cuts {
                 let piece = &bytes[start..end];
                 let possible = str::from_utf8(&bytes[..end]).err().is_none_or(|error| error.error_len().is_none());
-                prop_assert_eq!(text.may_go_on_with(piece), possible);
-                prop_assert_eq!(may_begin(&bytes[..end]), possible);
+                prop_assert_eq!(text.check_next(piece).is_ok(), possible);
                 match text.push(piece) {
                     Ok(()) => prop_assert!(possible),
                     Err(failure) => {

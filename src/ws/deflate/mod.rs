@@ -7,7 +7,7 @@ mod negotiate;
 pub(super) use self::compress::Compressor;
 pub(super) use self::inflate::Inflater;
 pub use self::negotiate::DeflateOptions;
-pub(super) use self::negotiate::{Agreed, NAME};
+pub(super) use self::negotiate::{Agreed, EXTENSIONS, NAME};
 
 /// What ends a message that is flushed, and is left out on the wire (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];

@@ -163,6 +163,9 @@ impl DeflateOptions {
 /// The extension's name.
 pub(in crate::ws) const NAME: &str = "permessage-deflate";
 
+/// The header that extensions are negotiated with.
+pub(in crate::ws) const EXTENSIONS: &str = "sec-websocket-extensions";
+
 /// What both sides have agreed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ws) struct Agreed {
@@ -224,16 +227,16 @@ impl Params {
             };
             match name {
                 "server_no_context_takeover" if value.is_none() && !read.server_no_takeover => {
-                    read.server_no_takeover = true
+                    read.server_no_takeover = true;
                 }
                 "client_no_context_takeover" if value.is_none() && !read.client_no_takeover => {
-                    read.client_no_takeover = true
+                    read.client_no_takeover = true;
                 }
                 "server_max_window_bits" if bits.is_some() && read.server_bits.is_none() => {
-                    read.server_bits = bits
+                    read.server_bits = bits;
                 }
                 "client_max_window_bits" if read.client_bits.is_none() => {
-                    read.client_bits = Some(bits)
+                    read.client_bits = Some(bits);
                 }
                 _ => return None,
             }

@@ -1,0 +1,381 @@
+//! A server's answer to the opening handshake (RFC 6455, section 4.2).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use super::deflate::{Agreed, DeflateOptions, EXTENSIONS};
+use super::extension;
+use super::key::{self, AcceptKey};
+use crate::http::{Headers, Request, Response, StatusCode};
+
+/// Looks whether a request opens a WebSocket: gives what to answer it with.
+///
+/// ```
+/// use epicycle::ws::{self, Incoming, ServerCodec};
+/// use epicycle::{Action, Conn, EventHandler, Frame, Server};
+///
+/// struct Chat;
+///
+/// impl EventHandler for Chat {
+///     type Codec = ServerCodec;
+///     type Session = ();
+///     # fn codec(&mut self) -> ServerCodec { ServerCodec::default() }
+///     # fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+///
+///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {
+///         match frame {
+///             Incoming::Request(request) => {
+///                 let answer = ws::accept(&request)
+///                     .and_then(|accept| accept.origins(["https://chat.example"]))
+///                     .map(|accept| accept.protocol(["chat.v2", "chat.v1"]));
+///                 conn.send(answer).into()
+///             }
+///             Incoming::Message(message) => conn.send(message).into(),
+///             Incoming::Pong(_) | Incoming::Closed(_) => Action::Continue,
+///         }
+///     }
+/// }
+/// # let running = Server::bind("tcp://127.0.0.1:0").start(|_| Chat)?;
+/// # Ok::<(), epicycle::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// A [`Refusal`], to be sent instead, when the request opens no WebSocket.
+pub fn accept<'a>(request: &Request<'a>) -> Result<Accept<'a>, Refusal> {
+    let headers = request.headers();
+    if request.method() != "GET" || !request.wants_upgrade("websocket") {
+        return Err(Refusal::NoUpgrade);
+    }
+    if request.has_body() {
+        return Err(Refusal::Body);
+    }
+    if only(headers, "sec-websocket-version") != Some(b"13") {
+        return Err(Refusal::Version);
+    }
+    match only(headers, "sec-websocket-key") {
+        Some(key) if key::is_valid(key) => Ok(Accept {
+            key: key::answer(key),
+            request: Some(headers),
+            protocol: None,
+            deflate: None,
+            headers: Vec::new(),
+        }),
+        _ => Err(Refusal::Key),
+    }
+}
+
+/// The answer that opens a WebSocket, to be [sent](crate::Conn::send) to a [`ServerCodec`](super::ServerCodec)'s connection.
+#[derive(Clone)]
+#[must_use = "the WebSocket opens when it is sent"]
+pub struct Accept<'a> {
+    key: AcceptKey,
+    /// The headers of the request, while they are there.
+    request: Option<Headers<'a>>,
+    protocol: Option<Cow<'a, str>>,
+    deflate: Option<Agreed>,
+    headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
+}
+
+impl<'a> Accept<'a> {
+    /// Chooses a sub-protocol: the first of these that the client offers. Without one that both know there is none, and
+    /// it is the client's to close then; [`chosen_protocol`](Self::chosen_protocol) tells.
+    pub fn protocol<P: AsRef<str>>(mut self, supported: impl IntoIterator<Item = P>) -> Self {
+        let Some(headers) = self.request else {
+            return self;
+        };
+        let offered = || list(headers, "sec-websocket-protocol");
+        let mut supported = supported.into_iter();
+        let chosen = supported.find_map(|ours| offered().find(|theirs| *theirs == ours.as_ref()));
+        self.protocol = chosen.map(Cow::Borrowed);
+        self
+    }
+
+    /// The sub-protocol that was chosen.
+    pub fn chosen_protocol(&self) -> Option<&str> {
+        self.protocol.as_deref()
+    }
+
+    /// Lets none but these origins in, such as `https://example.org`: pages of others cannot then use the visitor's
+    /// cookies here (RFC 6455, section 10.2). A client that is no browser sends no origin, and is let in.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Origin`].
+    pub fn origins<O: AsRef<str>>(
+        self,
+        allowed: impl IntoIterator<Item = O>,
+    ) -> Result<Self, Refusal> {
+        let mut origins = self
+            .request
+            .into_iter()
+            .flat_map(|headers| headers.get_all("origin"));
+        let Some(origin) = origins.next() else {
+            return Ok(self);
+        };
+        let mut allowed = allowed.into_iter();
+        let is_allowed =
+            allowed.any(|allowed| allowed.as_ref().as_bytes().eq_ignore_ascii_case(origin));
+        if is_allowed && origins.next().is_none() {
+            return Ok(self);
+        }
+        Err(Refusal::Origin)
+    }
+
+    /// Compresses messages, if the client can.
+    pub fn deflate(mut self, options: DeflateOptions) -> Self {
+        let Some(headers) = self.request else {
+            return self;
+        };
+        let mut values = headers
+            .get_all(EXTENSIONS)
+            .map(|value| str::from_utf8(value).ok());
+        // An extension that cannot be understood is one that is not used; the WebSocket does without.
+        self.deflate = values.find_map(|value| options.accept(&extension::parse(value?)?));
+        self
+    }
+
+    /// Whether messages will be compressed.
+    pub fn is_compressed(&self) -> bool {
+        self.deflate.is_some()
+    }
+
+    /// Adds a header to the answer, a cookie say.
+    pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.headers.push((name.into(), value.as_ref().into()));
+        self
+    }
+
+    /// A copy that does not borrow the request, to be sent later: what the client offers has to be chosen from before.
+    pub fn into_owned(self) -> Accept<'static> {
+        let headers = self.headers.into_iter();
+        Accept {
+            key: self.key,
+            request: None,
+            protocol: self
+                .protocol
+                .map(|protocol| Cow::Owned(protocol.into_owned())),
+            deflate: self.deflate,
+            headers: headers
+                .map(|(name, value)| (name.into_owned().into(), value.into_owned().into()))
+                .collect(),
+        }
+    }
+
+    pub(super) fn agreed(&self) -> Option<Agreed> {
+        self.deflate
+    }
+
+    /// Makes the response and hands it to `send`.
+    pub(super) fn respond<R>(&self, send: impl FnOnce(Response<'_>) -> R) -> R {
+        let extensions = self.deflate.map(|agreed| agreed.answer());
+        let mut response = Response::upgrade("websocket").header("Sec-WebSocket-Accept", &self.key);
+        if let Some(protocol) = &self.protocol {
+            response = response.header("Sec-WebSocket-Protocol", &**protocol);
+        }
+        if let Some(extensions) = &extensions {
+            response = response.header("Sec-WebSocket-Extensions", extensions);
+        }
+        for (name, value) in &self.headers {
+            response = response.header(name, &**value);
+        }
+        send(response)
+    }
+}
+
+impl fmt::Debug for Accept<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accept")
+            .field("protocol", &self.protocol)
+            .field("compressed", &self.is_compressed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request opens no WebSocket. Sent to the client it is a [response](Self::response).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It is not a GET that asks for an upgrade to `websocket`: 426.
+    NoUpgrade,
+    /// It has a body: 400. Part of that could be taken for frames.
+    Body,
+    /// Its `Sec-WebSocket-Version` is not 13: 426, with the version that is.
+    Version,
+    /// Its `Sec-WebSocket-Key` is not 16 bytes in base64: 400.
+    Key,
+    /// Its `Origin` is not allowed: 403.
+    Origin,
+}
+
+impl Refusal {
+    /// The status it is answered with.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
+            Refusal::Body | Refusal::Key => StatusCode::BAD_REQUEST,
+            Refusal::Origin => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// The answer.
+    pub fn response(self) -> Response<'static> {
+        let text = match self {
+            Refusal::NoUpgrade => "this is a WebSocket: ask for an upgrade\n",
+            Refusal::Body => "a request for a WebSocket has no body\n",
+            Refusal::Version => "the version of WebSocket spoken here is 13\n",
+            Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64\n",
+            Refusal::Origin => "this origin is not allowed\n",
+        };
+        let response = Response::text(self.status(), text);
+        match self {
+            Refusal::NoUpgrade | Refusal::Version => response
+                .header("Upgrade", "websocket")
+                .header("Sec-WebSocket-Version", "13"),
+            _ => response,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::NoUpgrade => "the request does not ask for a WebSocket",
+            Refusal::Body => "the request for a WebSocket has a body",
+            Refusal::Version => "the client's version of WebSocket is not 13",
+            Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64",
+            Refusal::Origin => "the origin is not allowed",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The value of a header that there must be one of.
+fn only<'a>(headers: Headers<'a>, name: &str) -> Option<&'a [u8]> {
+    let mut values = headers.get_all(name);
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// The members of a list, from all headers of that name.
+fn list<'a>(headers: Headers<'a>, name: &'static str) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name);
+    let members = values.flat_map(|value| value.split(|byte| *byte == b','));
+    members.filter_map(|member| str::from_utf8(member.trim_ascii()).ok())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::codec::{Codec, Decoded};
+    use crate::http::HttpCodec;
+
+    const HEADERS: &str = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    fn with<R>(method: &str, headers: &str, look: impl FnOnce(&Request<'_>) -> R) -> R {
+        let mut input = format!("{method} /chat HTTP/1.1\r\nHost: a\r\n{headers}\r\n").into_bytes();
+        match HttpCodec::default().decode(&mut input) {
+            Ok(Decoded::Frame { frame, .. }) => look(&frame),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(headers: &str, refusal: Refusal) {
+        with("GET", headers, |request| {
+            assert_eq!(accept(request).err(), Some(refusal), "{headers}")
+        });
+    }
+
+    #[test]
+    fn what_opens_no_websocket_is_refused() {
+        with("GET", HEADERS, |request| assert!(accept(request).is_ok()));
+        with("POST", HEADERS, |request| {
+            assert_eq!(accept(request).err(), Some(Refusal::NoUpgrade))
+        });
+        refused("", Refusal::NoUpgrade);
+        refused(
+            &HEADERS.replace("Upgrade: websocket", "Upgrade: h2c"),
+            Refusal::NoUpgrade,
+        );
+        refused(&HEADERS.replace(", Upgrade", ""), Refusal::NoUpgrade);
+        refused(&format!("{HEADERS}Content-Length: 0\r\n"), Refusal::Body);
+        refused(&HEADERS.replace("13", "8"), Refusal::Version);
+        refused(
+            &format!("{HEADERS}Sec-WebSocket-Version: 13\r\n"),
+            Refusal::Version,
+        );
+        refused(&HEADERS.replace("ZQ==", "ZQ"), Refusal::Key);
+        refused(
+            &format!("{HEADERS}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            Refusal::Key,
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_answered_as_the_rfc_says() {
+        assert_eq!(
+            Refusal::Version.response().status(),
+            StatusCode::UPGRADE_REQUIRED
+        );
+        assert_eq!(Refusal::Origin.response().status(), StatusCode::FORBIDDEN);
+        assert_eq!(Refusal::Key.response().status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn the_first_protocol_that_both_know_is_chosen() {
+        let offers =
+            format!("{HEADERS}Sec-WebSocket-Protocol: a, b\r\nSec-WebSocket-Protocol: c\r\n");
+        with("GET", &offers, |request| {
+            let choose = |supported: &[&str]| {
+                let accept = accept(request)
+                    .expect("opens a WebSocket")
+                    .protocol(supported);
+                accept.into_owned().chosen_protocol().map(str::to_owned)
+            };
+            assert_eq!(choose(&["c", "a"]).as_deref(), Some("c"));
+            assert_eq!(choose(&["A", "b"]).as_deref(), Some("b"));
+            assert_eq!(choose(&["d"]), None);
+        });
+    }
+
+    #[test]
+    fn only_allowed_origins_are_let_in() {
+        let judge = |headers: &str| {
+            with("GET", &format!("{HEADERS}{headers}"), |request| {
+                let accept = accept(request).expect("opens a WebSocket");
+                accept
+                    .origins(["https://a.example", "https://b.example"])
+                    .is_ok()
+            })
+        };
+        assert!(judge(""));
+        assert!(judge("Origin: https://b.example\r\n"));
+        assert!(judge("Origin: HTTPS://B.example\r\n"));
+        assert!(!judge("Origin: https://c.example\r\n"));
+        assert!(!judge("Origin: https://b.example.c.example\r\n"));
+        assert!(!judge("Origin: null\r\n"));
+        assert!(!judge(
+            "Origin: https://b.example\r\nOrigin: https://b.example\r\n"
+        ));
+    }
+
+    #[test]
+    fn compression_is_agreed_upon_if_it_is_offered() {
+        let judge = |headers: &str| {
+            with("GET", &format!("{HEADERS}{headers}"), |request| {
+                let accept = accept(request).expect("opens a WebSocket");
+                accept.deflate(DeflateOptions::default()).is_compressed()
+            })
+        };
+        assert!(!judge(""));
+        assert!(!judge("Sec-WebSocket-Extensions: ;;\r\n"));
+        assert!(!judge(
+            "Sec-WebSocket-Extensions: x-webkit-deflate-frame\r\n"
+        ));
+        assert!(judge(
+            "Sec-WebSocket-Extensions: x-webkit-deflate-frame\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"
+        ));
+    }
+}

@@ -1,0 +1,59 @@
+use std::fmt;
+
+use crate::codec::FrameError;
+
+/// Why something to be sent is not: nothing of it has been.
+///
+/// It is the cause in the [`FrameError`] of a [`WriteError::Frame`](crate::WriteError::Frame).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The WebSocket is not open: the handshake comes first.
+    NotOpen,
+    /// The handshake is done.
+    Open,
+    /// A [`Close`](super::Close) has been sent, after which there is nothing.
+    Closed,
+    /// A message whose last [`Fragment`](super::Fragment) has not been sent.
+    Unfinished,
+    /// A fragment of another type than the first one of its message.
+    FragmentType,
+    /// A part of the handshake with characters that cannot be there.
+    Handshake {
+        /// Which part.
+        what: &'static str,
+    },
+}
+
+impl From<SendError> for FrameError {
+    #[cold]
+    fn from(error: SendError) -> Self {
+        FrameError::Other(Box::new(error))
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SendError::NotOpen => {
+                f.write_str("the WebSocket is not open; the handshake comes first")
+            }
+            SendError::Open => f.write_str("the WebSocket's handshake has been sent already"),
+            SendError::Closed => f.write_str("a Close has been sent, after which there is nothing"),
+            SendError::Unfinished => {
+                f.write_str("a fragmented message has begun; send its last fragment first")
+            }
+            SendError::FragmentType => {
+                f.write_str("all fragments of a message have one type, text or binary")
+            }
+            SendError::Handshake { what } => {
+                write!(
+                    f,
+                    "the handshake's {what} is empty or has characters that cannot be there"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for SendError {}

@@ -1,0 +1,91 @@
+//! How frames are written.
+
+use super::header::{Header, MAX_HEADER, Opcode, Role};
+use super::mask::Mask;
+use crate::buf::outbox::Outbox;
+
+/// Payloads up to this size are written in one piece with their header.
+const SMALL: usize = 4 << 10;
+
+/// What a frame's header says apart from the length.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kind {
+    pub(super) opcode: Opcode,
+    pub(super) fin: bool,
+    pub(super) compressed: bool,
+}
+
+impl Kind {
+    /// A message in one frame, or a control frame.
+    #[inline]
+    pub(super) fn whole(opcode: Opcode) -> Self {
+        Self {
+            opcode,
+            fin: true,
+            compressed: false,
+        }
+    }
+
+    #[inline]
+    fn header(self, len: usize, mask: Option<Mask>) -> Header {
+        Header {
+            fin: self.fin,
+            rsv1: self.compressed,
+            opcode: self.opcode,
+            mask,
+            len: len as u64,
+        }
+    }
+}
+
+/// Appends a frame, masked if it is a client's.
+#[inline]
+pub(super) fn put(role: Role, kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {
+    if role == Role::Client {
+        return put_masked(kind, payload, dst);
+    }
+    let header = kind.header(payload.len(), None);
+    if payload.len() <= SMALL {
+        return dst.put_with(MAX_HEADER + payload.len(), |room| {
+            let size = header.write(room);
+            room[size..size + payload.len()].copy_from_slice(payload);
+            size + payload.len()
+        });
+    }
+    dst.put_with(MAX_HEADER, |room| header.write(room));
+    dst.put(payload);
+}
+
+fn put_masked(kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {
+    let mask = Mask::random();
+    let header = kind.header(payload.len(), Some(mask));
+    // Each piece but the last is a multiple of 4 bytes, so each begins with the first byte of the mask.
+    let (first, rest) = payload.split_at(payload.len().min(SMALL));
+    dst.put_with(MAX_HEADER + first.len(), |room| {
+        let size = header.write(room);
+        let place = &mut room[size..size + first.len()];
+        place.copy_from_slice(first);
+        mask.apply(place);
+        size + first.len()
+    });
+    for piece in rest.chunks(SMALL) {
+        dst.put_with(piece.len(), |room| {
+            room.copy_from_slice(piece);
+            mask.apply(room);
+            piece.len()
+        });
+    }
+}
+
+/// Appends a frame to a vector, for what is sent later.
+pub(super) fn push(role: Role, kind: Kind, payload: &[u8], into: &mut Vec<u8>) {
+    let mask = (role == Role::Client).then(Mask::random);
+    let mut header = [0; MAX_HEADER];
+    let size = kind.header(payload.len(), mask).write(&mut header);
+    into.extend_from_slice(&header[..size]);
+    let start = into.len();
+    into.extend_from_slice(payload);
+    if let Some(mask) = mask {
+        mask.apply(&mut into[start..]);
+    }
+}

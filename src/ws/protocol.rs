@@ -1,0 +1,522 @@
+//! An open WebSocket, as either side sees it.
+
+use std::borrow::Cow;
+
+use super::assembly::Assembly;
+use super::close::{Close, CloseCode, MAX_REASON};
+use super::deflate::{Agreed, Compressor, Inflater};
+use super::error::SendError;
+use super::failure::Failure;
+use super::frame::{self, Kind};
+use super::header::{Header, MAX_CONTROL, Opcode, Parsed, Role};
+use super::limits::Limits;
+use super::mask::Mask;
+use super::message::{Fragment, Message, Ping, Prepared};
+use super::text::{self, Text};
+use crate::buf::outbox::Outbox;
+use crate::codec::{Decoded, FrameError, Parting, Stage};
+
+/// What has been received.
+#[derive(Debug)]
+pub(super) enum Received<'a> {
+    Message(Message<'a>),
+    Pong(&'a [u8]),
+    Closed(Close<'a>),
+}
+
+/// The state of an open WebSocket.
+#[derive(Debug)]
+pub(super) struct Protocol {
+    role: Role,
+    stage: Stage,
+    /// Whether [`speak`](Self::speak) has anything to say.
+    has_to_speak: bool,
+    sent_close: bool,
+    /// What the peer's Close said, once it has come.
+    received_close: Option<Option<CloseCode>>,
+    /// What to tell the peer that has failed.
+    failure: Option<CloseCode>,
+    /// The type of a fragmented message that is being sent.
+    sending: Option<Opcode>,
+    limits: Limits,
+    /// The message that is being received, of which some frames have come.
+    assembly: Option<Box<Assembly>>,
+    deflate: Option<Box<Deflate>>,
+    /// Answers to pings, as they will be sent.
+    pongs: Vec<u8>,
+}
+
+/// The state of permessage-deflate.
+#[derive(Debug)]
+struct Deflate {
+    threshold: usize,
+    compressor: Compressor,
+    inflater: Inflater,
+}
+
+/// Frames of up to this size, header included, are looked at while they arrive, so that a text that is none is refused early. The engine
+/// decodes leftovers up to this size in place, so it costs no copying.
+const EAGER: usize = 4 << 10;
+
+/// How many bytes of pongs are kept. A peer that sends more pings at a time has only the latest answered
+/// (RFC 6455, section 5.5.3).
+const MAX_PONGS: usize = 16 << 10;
+
+/// With so many bytes waiting to be sent, pongs wait for the next input.
+const MAX_WAITING: usize = 64 << 10;
+
+impl Protocol {
+    pub(super) fn new(role: Role, limits: Limits, agreed: Option<Agreed>) -> Self {
+        let deflate = agreed.map(|agreed| {
+            Box::new(Deflate {
+                threshold: agreed.threshold,
+                compressor: Compressor::new(&agreed),
+                inflater: Inflater::new(agreed.theirs),
+            })
+        });
+        Self {
+            role,
+            stage: Stage::Idle,
+            has_to_speak: false,
+            sent_close: false,
+            received_close: None,
+            failure: None,
+            sending: None,
+            limits,
+            assembly: None,
+            deflate,
+            pongs: Vec::new(),
+        }
+    }
+
+    /// Looks for what is at the beginning of `src`.
+    #[inline]
+    pub(super) fn decode<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<Received<'a>>, FrameError> {
+        // What nearly every frame is: a short or middling message of its own, all there.
+        if self.role == Role::Server
+            && let [first @ (0x81 | 0x82), second @ 0x80..=0xFF, a, b, ..] = *src
+            && self.takes_message()
+        {
+            let (size, len) = match second & 0x7F {
+                126 => (8, u16::from_be_bytes([a, b]).into()),
+                len => (6, usize::from(len)),
+            };
+            let end = size + len;
+            if second != 0xFF && src.len() >= end && self.allows(size, len) {
+                let (header, payload) = src[..end].split_at_mut(size);
+                if let [.., a, b, c, d] = *header {
+                    Mask([a, b, c, d]).apply(payload);
+                }
+                let opcode = if first == 0x81 {
+                    Opcode::Text
+                } else {
+                    Opcode::Binary
+                };
+                return match message(opcode, payload) {
+                    Ok(message) => Ok(received(Received::Message(message), end)),
+                    Err(failure) => Err(self.fail(failure)),
+                };
+            }
+        }
+        self.any(src).map_err(|failure| self.fail(failure))
+    }
+
+    /// Whether a message that stands by itself may come.
+    #[inline]
+    fn takes_message(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    /// Whether a message of a frame of its own with such a header may have that length.
+    #[inline]
+    fn allows(&self, size: usize, len: usize) -> bool {
+        (size == 6 || len > MAX_CONTROL)
+            && len <= self.limits.frame.min(self.limits.message) as usize
+    }
+
+    /// The same for whatever there is.
+    #[inline(never)]
+    fn any<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Received<'a>>, Failure> {
+        if self.received_close.is_some() {
+            // Nothing counts behind a Close (section 5.5.1).
+            return Ok(Decoded::Skip {
+                consumed: src.len(),
+            });
+        }
+        let (header, size) = match Header::parse(src, self.role)? {
+            Parsed::Whole { header, size } => (header, size),
+            Parsed::Partial { at_least } => return Ok(Decoded::NeedMore { at_least }),
+        };
+        self.check(&header)?;
+        let end = size + header.len as usize;
+        if src.len() < end {
+            return self.partial(&header, &src[size..], end, src.len());
+        }
+        let payload = &mut src[size..end];
+        if let Some(mask) = header.mask {
+            mask.apply(payload);
+        }
+        match header.opcode {
+            Opcode::Ping => {
+                self.note_ping(payload);
+                Ok(Decoded::Skip { consumed: end })
+            }
+            Opcode::Pong => Ok(received(Received::Pong(payload), end)),
+            Opcode::Close => {
+                let close = Close::parse(payload)?;
+                self.note_close(close.code);
+                Ok(received(Received::Closed(close), end))
+            }
+            opcode if header.fin && !header.rsv1 && self.assembly.is_none() => {
+                Ok(received(Received::Message(message(opcode, payload)?), end))
+            }
+            opcode => match self.assemble(opcode, &header, payload)? {
+                Some(message) => Ok(received(Received::Message(message), end)),
+                None => Ok(Decoded::Skip { consumed: end }),
+            },
+        }
+    }
+
+    /// Whether a frame may have this header now.
+    fn check(&self, header: &Header) -> Result<(), Failure> {
+        let is_first = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        if header.rsv1 && (self.deflate.is_none() || !is_first) {
+            return Err(Failure::protocol("a reserved bit is set"));
+        }
+        let begun = match &self.assembly {
+            Some(_) if is_first => {
+                return Err(Failure::protocol("a message within a fragmented one"));
+            }
+            None if header.opcode == Opcode::Continuation => {
+                return Err(Failure::protocol("a continuation of nothing"));
+            }
+            // Of what is compressed the length is known only once it is decompressed.
+            Some(assembly) if !assembly.compressed => assembly.len(),
+            Some(_) => 0,
+            None => 0,
+        };
+        let is_compressed = header.rsv1
+            || self
+                .assembly
+                .as_ref()
+                .is_some_and(|assembly| assembly.compressed);
+        if !is_first && header.opcode != Opcode::Continuation {
+            return Ok(());
+        }
+        if header.len > self.limits.frame.into() {
+            return Err(Failure::too_big(header.len, self.limits.frame as usize));
+        }
+        let len = begun as u64 + header.len;
+        if !is_compressed && len > self.limits.message.into() {
+            return Err(Failure::too_big(len, self.limits.message as usize));
+        }
+        Ok(())
+    }
+
+    /// Judges what has `arrived` of a frame's payload.
+    fn partial<'a>(
+        &self,
+        header: &Header,
+        arrived: &[u8],
+        end: usize,
+        len: usize,
+    ) -> Result<Decoded<Received<'a>>, Failure> {
+        let fresh = Text::default();
+        let text = match (&self.assembly, header.opcode) {
+            (None, Opcode::Text) if !header.rsv1 => Some(&fresh),
+            (Some(assembly), Opcode::Continuation) if !assembly.compressed => assembly.as_text(),
+            _ => None,
+        };
+        let Some(text) = text.filter(|_| end <= EAGER) else {
+            return Ok(Decoded::NeedMore { at_least: end });
+        };
+        // The input stays masked, so that nobody has to remember how much of it is not.
+        let mut copy = [0; EAGER];
+        let copy = &mut copy[..arrived.len()];
+        copy.copy_from_slice(arrived);
+        if let Some(mask) = header.mask {
+            mask.apply(copy);
+        }
+        text.check_next(copy)?;
+        Ok(Decoded::NeedMore { at_least: len + 1 })
+    }
+
+    /// Puts a frame's payload behind those before it; gives the message when it is whole.
+    fn assemble(
+        &mut self,
+        opcode: Opcode,
+        header: &Header,
+        payload: &[u8],
+    ) -> Result<Option<Message<'static>>, Failure> {
+        let mut assembly = match self.assembly.take() {
+            Some(assembly) => *assembly,
+            None => Assembly::new(opcode, header.rsv1),
+        };
+        let max = self.limits.message as usize;
+        match &mut self.deflate {
+            Some(deflate) if assembly.compressed => {
+                deflate
+                    .inflater
+                    .inflate(payload, header.fin, |bytes| assembly.push(bytes, max))?;
+            }
+            _ => assembly.push(payload, max)?,
+        }
+        if header.fin {
+            self.restage();
+            return assembly.finish().map(Some);
+        }
+        self.assembly = Some(Box::new(assembly));
+        self.restage();
+        Ok(None)
+    }
+
+    fn note_ping(&mut self, payload: &[u8]) {
+        if self.sent_close {
+            return;
+        }
+        if self.pongs.len() + payload.len() > MAX_PONGS {
+            self.pongs.clear();
+        }
+        frame::push(
+            self.role,
+            Kind::whole(Opcode::Pong),
+            payload,
+            &mut self.pongs,
+        );
+        self.has_to_speak = true;
+    }
+
+    fn note_close(&mut self, code: Option<CloseCode>) {
+        self.received_close = Some(code);
+        self.assembly = None;
+        self.has_to_speak = !self.sent_close;
+        self.restage();
+    }
+
+    /// The peer has done what it must not.
+    #[cold]
+    fn fail(&mut self, failure: Failure) -> FrameError {
+        self.failure = Some(failure.code);
+        failure.error
+    }
+
+    /// Works out where the conversation stands.
+    fn restage(&mut self) {
+        self.stage = match (self.sent_close, self.received_close.is_some()) {
+            // The server is the first to close the TCP connection (section 7.1.1).
+            (true, true) if self.role == Role::Server => Stage::Finished,
+            (true, _) => Stage::Closing,
+            (false, true) => Stage::Answering,
+            (false, false) if self.assembly.is_some() => Stage::Receiving,
+            (false, false) => Stage::Idle,
+        };
+    }
+
+    #[inline]
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// Answers pings and the peer's Close.
+    #[inline]
+    pub(super) fn speak(&mut self, dst: &mut Outbox<'_>) {
+        if self.has_to_speak {
+            self.answer(dst);
+        }
+    }
+
+    #[inline(never)]
+    fn answer(&mut self, dst: &mut Outbox<'_>) {
+        let closes = self.received_close.is_some();
+        if !self.sent_close && (closes || dst.len() <= MAX_WAITING) {
+            dst.put(&self.pongs);
+            self.pongs = Vec::new();
+            self.has_to_speak = false;
+        }
+        if let Some(code) = self.received_close
+            && !self.sent_close
+        {
+            self.put_close(Close { code, reason: "" }, dst);
+        }
+    }
+
+    /// Says why this side closes the connection, unless it has.
+    pub(super) fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+        if self.sent_close {
+            return;
+        }
+        let reason = match parting {
+            Parting::Malformed(error) => error.to_string(),
+            _ => String::new(),
+        };
+        let code = match (self.received_close, parting) {
+            (Some(code), _) => code,
+            (None, Parting::Malformed(error)) => Some(self.failure.unwrap_or(match error {
+                FrameError::TooLong { .. } => CloseCode::TOO_BIG,
+                _ => CloseCode::PROTOCOL,
+            })),
+            (None, Parting::Timeout | Parting::Shutdown) => Some(CloseCode::GOING_AWAY),
+            (None, Parting::Panic) => Some(CloseCode::INTERNAL),
+            (None, _) => Some(CloseCode::NORMAL),
+        };
+        self.put_close(
+            Close {
+                code,
+                reason: &reason,
+            },
+            dst,
+        );
+    }
+
+    fn put_close(&mut self, close: Close<'_>, dst: &mut Outbox<'_>) {
+        let mut payload = [0; MAX_CONTROL];
+        let len = close.write(&mut payload);
+        frame::put(self.role, Kind::whole(Opcode::Close), &payload[..len], dst);
+        self.sent_close = true;
+        self.restage();
+    }
+
+    /// Sends a message in one frame.
+    #[inline]
+    pub(super) fn send(
+        &mut self,
+        opcode: Opcode,
+        payload: &[u8],
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.may_begin()?;
+        if self.deflate.is_some() {
+            self.send_compressed(opcode, payload, dst);
+        } else {
+            frame::put(self.role, Kind::whole(opcode), payload, dst);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn send_compressed(&mut self, opcode: Opcode, payload: &[u8], dst: &mut Outbox<'_>) {
+        let (role, kind) = (self.role, Kind::whole(opcode));
+        match &mut self.deflate {
+            // An empty message has nothing to compress, whatever the threshold.
+            Some(deflate) if payload.len() >= deflate.threshold.max(1) => {
+                deflate
+                    .compressor
+                    .compress(payload, |compressed| match compressed {
+                        Some(bytes) => frame::put(
+                            role,
+                            Kind {
+                                compressed: true,
+                                ..kind
+                            },
+                            bytes,
+                            dst,
+                        ),
+                        None => frame::put(role, kind, payload, dst),
+                    });
+            }
+            _ => frame::put(role, kind, payload, dst),
+        }
+    }
+
+    /// Sends a message that has been framed, as servers do.
+    pub(super) fn send_prepared(
+        &mut self,
+        prepared: &Prepared,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.may_begin()?;
+        dst.put_shared(prepared.as_bytes().clone());
+        Ok(())
+    }
+
+    pub(super) fn send_fragment(
+        &mut self,
+        fragment: &Fragment<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.may_send()?;
+        let of = fragment.part.opcode();
+        let opcode = match self.sending {
+            None => of,
+            Some(begun) if begun == of => Opcode::Continuation,
+            Some(_) => return Err(SendError::FragmentType.into()),
+        };
+        let kind = Kind {
+            opcode,
+            fin: fragment.last,
+            compressed: false,
+        };
+        frame::put(self.role, kind, fragment.part.as_bytes(), dst);
+        self.sending = (!fragment.last).then_some(of);
+        Ok(())
+    }
+
+    pub(super) fn send_ping(
+        &mut self,
+        ping: Ping<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.may_send()?;
+        fits(ping.0.len(), MAX_CONTROL)?;
+        frame::put(self.role, Kind::whole(Opcode::Ping), ping.0, dst);
+        Ok(())
+    }
+
+    pub(super) fn send_close(
+        &mut self,
+        close: Close<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.may_send()?;
+        fits(close.reason.len(), MAX_REASON)?;
+        self.put_close(close, dst);
+        Ok(())
+    }
+
+    #[inline]
+    fn may_send(&self) -> Result<(), FrameError> {
+        if self.sent_close {
+            return Err(SendError::Closed.into());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn may_begin(&self) -> Result<(), FrameError> {
+        self.may_send()?;
+        if self.sending.is_some() {
+            return Err(SendError::Unfinished.into());
+        }
+        Ok(())
+    }
+}
+
+#[inline]
+fn received(received: Received<'_>, consumed: usize) -> Decoded<Received<'_>> {
+    Decoded::Frame {
+        frame: received,
+        consumed,
+    }
+}
+
+/// The message in a frame of its own.
+#[inline]
+fn message(opcode: Opcode, payload: &[u8]) -> Result<Message<'_>, Failure> {
+    Ok(match opcode {
+        Opcode::Text => Message::Text(Cow::Borrowed(text::whole(payload)?)),
+        _ => Message::Binary(Cow::Borrowed(payload)),
+    })
+}
+
+fn fits(len: usize, max: usize) -> Result<(), FrameError> {
+    if len > max {
+        return Err(FrameError::TooLong {
+            len: len as u64,
+            max,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+use super::accept::{Accept, Refusal};
+use super::error::SendError;
+use super::header::Role;
+use super::limits::Limits;
+use super::message::{Incoming, Prepared};
+use super::protocol::{Protocol, Received};
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use crate::http::{self, Chunk, End, HttpCodec, Response};
+
+/// A server's side of a WebSocket, which begins as HTTP. A frame is an [`Incoming`].
+///
+/// Until a request is answered with an [`Accept`] it is an [`HttpCodec`]: requests may also be answered with a [`Response`], to
+/// serve a page say. From then on [`Message`](super::Message)s are received and sent.
+///
+/// What the codec does by itself:
+///
+/// - It answers pings, and the peer's [`Close`](super::Close).
+/// - It closes the WebSocket, and the connection, when the peer breaks the protocol (1002), sends a text that is no UTF-8 (1007) or
+///   more than the [`Limits`] allow (1009); when the server shuts down or a timeout runs out (1001), a callback panics (1011), or the
+///   handler closes the connection without a `Close` (1000).
+///
+/// # Memory
+///
+/// An open WebSocket costs the codec 88 bytes between messages, and one that has agreed to compress 120 more; see
+/// [`DeflateOptions`](super::DeflateOptions) about context takeover.
+#[derive(Debug)]
+pub struct ServerCodec {
+    limits: Limits,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Http(HttpCodec),
+    Open(Protocol),
+}
+
+impl ServerCodec {
+    /// A codec with limits of one's own.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: State::Http(HttpCodec::default()),
+        }
+    }
+
+    /// Sets the limits for requests.
+    #[must_use]
+    pub fn http_limits(self, limits: http::Limits) -> Self {
+        Self {
+            state: State::Http(HttpCodec::new(limits)),
+            ..self
+        }
+    }
+
+    /// Whether the WebSocket has been opened.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    #[inline]
+    pub(super) fn protocol(&mut self) -> Result<&mut Protocol, FrameError> {
+        match &mut self.state {
+            State::Open(protocol) => Ok(protocol),
+            State::Http(_) => Err(SendError::NotOpen.into()),
+        }
+    }
+
+    fn http(&mut self) -> Result<&mut HttpCodec, FrameError> {
+        match &mut self.state {
+            State::Http(http) => Ok(http),
+            State::Open(_) => Err(SendError::Open.into()),
+        }
+    }
+}
+
+impl Default for ServerCodec {
+    /// With the default limits: 1 MiB for a frame, and for a message.
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+impl Codec for ServerCodec {
+    type Frame<'a> = Incoming<'a>;
+    const IMMUTABLE_FRAMES: bool = true;
+    const CONVERSES: bool = true;
+
+    #[inline]
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Incoming<'a>>, FrameError> {
+        match &mut self.state {
+            State::Open(protocol) => Ok(map(protocol.decode(src)?, |received| match received {
+                Received::Message(message) => Incoming::Message(message),
+                Received::Pong(payload) => Incoming::Pong(payload),
+                Received::Closed(close) => Incoming::Closed(close),
+            })),
+            State::Http(http) => Ok(map(http.decode(src)?, Incoming::Request)),
+        }
+    }
+
+    #[inline]
+    fn speak(&mut self, dst: &mut Outbox<'_>) {
+        match &mut self.state {
+            State::Open(protocol) => protocol.speak(dst),
+            State::Http(http) => http.speak(dst),
+        }
+    }
+
+    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+        match &mut self.state {
+            State::Open(protocol) => protocol.last_words(parting, dst),
+            State::Http(http) => http.last_words(parting, dst),
+        }
+    }
+
+    #[inline]
+    fn stage(&self) -> Stage {
+        match &self.state {
+            State::Open(protocol) => protocol.stage(),
+            State::Http(http) => http.stage(),
+        }
+    }
+}
+
+impl Encode<Accept<'_>> for ServerCodec {
+    fn encode(&mut self, accept: Accept<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        let http = self.http()?;
+        accept.respond(|response| http.encode(response, dst))?;
+        self.state = State::Open(Protocol::new(Role::Server, self.limits, accept.agreed()));
+        Ok(())
+    }
+}
+
+impl Encode<Result<Accept<'_>, Refusal>> for ServerCodec {
+    fn encode(
+        &mut self,
+        answer: Result<Accept<'_>, Refusal>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        match answer {
+            Ok(accept) => self.encode(accept, dst),
+            Err(refusal) => self.encode(refusal, dst),
+        }
+    }
+}
+
+impl Encode<Refusal> for ServerCodec {
+    fn encode(&mut self, refusal: Refusal, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.http()?.encode(refusal.response(), dst)
+    }
+}
+
+impl Encode<Response<'_>> for ServerCodec {
+    fn encode(&mut self, response: Response<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.http()?.encode(response, dst)
+    }
+}
+
+impl Encode<Chunk<'_>> for ServerCodec {
+    fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.http()?.encode(chunk, dst)
+    }
+}
+
+impl Encode<End> for ServerCodec {
+    fn encode(&mut self, end: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.http()?.encode(end, dst)
+    }
+}
+
+impl Encode<&Prepared> for ServerCodec {
+    fn encode(&mut self, prepared: &Prepared, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.protocol()?.send_prepared(prepared, dst)
+    }
+}
+
+impl Encode<Prepared> for ServerCodec {
+    fn encode(&mut self, prepared: Prepared, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.encode(&prepared, dst)
+    }
+}
+
+/// Changes what a frame is.
+#[inline]
+pub(super) fn map<F, G>(decoded: Decoded<F>, change: impl FnOnce(F) -> G) -> Decoded<G> {
+    match decoded {
+        Decoded::Frame { frame, consumed } => Decoded::Frame {
+            frame: change(frame),
+            consumed,
+        },
+        Decoded::Skip { consumed } => Decoded::Skip { consumed },
+        Decoded::Hold => Decoded::Hold,
+        Decoded::NeedMore { at_least } => Decoded::NeedMore { at_least },
+    }
+}
