@@ -185,3 +185,14 @@ impl Encode<Handshake> for ClientCodec {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+impl ClientCodec {
+    /// A codec behind the handshake.
+    pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
+        Self {
+            limits,
+            state: State::Open(Protocol::new(Role::Client, limits, agreed)),
+        }
+    }
+}

@@ -67,7 +67,7 @@ pub struct Ping<'a>(pub &'a [u8]);
 /// use epicycle::ws::Prepared;
 ///
 /// let news = Prepared::new("hello, all");
-/// assert_eq!(news.as_bytes(), b"\x81\x0Ahello, all");
+/// assert_eq!(news.as_bytes()[..], *b"\x81\x0Ahello, all");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prepared(Bytes);

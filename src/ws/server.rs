@@ -181,6 +181,17 @@ impl Encode<Prepared> for ServerCodec {
     }
 }
 
+#[cfg(all(test, not(loom)))]
+impl ServerCodec {
+    /// A codec behind the handshake.
+    pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
+        Self {
+            limits,
+            state: State::Open(Protocol::new(Role::Server, limits, agreed)),
+        }
+    }
+}
+
 /// Changes what a frame is.
 #[inline]
 pub(super) fn map<F, G>(decoded: Decoded<F>, change: impl FnOnce(F) -> G) -> Decoded<G> {

@@ -1,20 +1,23 @@
 //! An open WebSocket, as either side sees it.
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 use std::borrow::Cow;
 
-use super::assembly::Assembly;
-use super::close::{Close, CloseCode, MAX_REASON};
-use super::deflate::{Agreed, Compressor, Inflater};
-use super::error::SendError;
-use super::failure::Failure;
-use super::frame::{self, Kind};
-use super::header::{Header, MAX_CONTROL, Opcode, Parsed, Role};
-use super::limits::Limits;
-use super::mask::Mask;
-use super::message::{Fragment, Message, Ping, Prepared};
-use super::text::{self, Text};
 use crate::buf::outbox::Outbox;
 use crate::codec::{Decoded, FrameError, Parting, Stage};
+use crate::ws::assembly::Assembly;
+use crate::ws::close::{Close, CloseCode, MAX_REASON};
+use crate::ws::deflate::{Agreed, Compressor, Inflater};
+use crate::ws::error::SendError;
+use crate::ws::failure::Failure;
+use crate::ws::frame::{self, Kind};
+use crate::ws::header::{Header, MAX_CONTROL, Opcode, Parsed, Role};
+use crate::ws::limits::Limits;
+use crate::ws::mask::Mask;
+use crate::ws::message::{Fragment, Message, Ping, Prepared};
+use crate::ws::text::{self, Text};
 
 /// What has been received.
 #[derive(Debug)]
