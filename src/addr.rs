@@ -168,7 +168,7 @@ fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String,
         (Ok(IpAddr::V4(_)), Family::V6) => Err(format!(
             "{transport}6:// takes an IPv6 address; use {transport}4:// or {transport}://"
         )),
-        (Err(_), _) if host.contains(['/', ' ', '@', '?', '#']) => Err(format!(
+        (Err(_), _) if host.contains(['/', ' ', '@', '?', '#', '[', ']']) => Err(format!(
             "the host is neither a name nor an IP address; write {transport}://127.0.0.1:9000, say"
         )),
         _ => Ok((host.to_owned(), port)),

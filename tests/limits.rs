@@ -294,6 +294,7 @@ fn bad_addresses_are_shown_with_what_would_be_right() {
         ("http://127.0.0.1:9000", "tcp://"),
         ("unix://", "unix:///run/app.sock"),
         ("tcp://a b:9000", "tcp://127.0.0.1:9000"),
+        ("tcp://[[]:9000", "tcp://127.0.0.1:9000"),
         ("", "no port"),
     ];
     for (addr, right) in cases {

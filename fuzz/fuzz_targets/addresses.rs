@@ -1,0 +1,13 @@
+//! Addresses to listen on: one that is understood is understood as the same again when it is shown.
+#![no_main]
+
+use epicycle::ListenAddr;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &str| {
+    if let Ok(addr) = input.parse::<ListenAddr>() {
+        let shown = addr.to_string();
+        let again = shown.parse::<ListenAddr>();
+        assert_eq!(again.expect("what is shown is understood"), addr, "{shown}");
+    }
+});

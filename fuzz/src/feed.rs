@@ -1,0 +1,224 @@
+//! Feeds a codec its input in every way that must come to the same.
+
+use epicycle::codec::{Codec, Decoded, Encode, FrameError, Stage, encode_to_vec};
+
+use crate::Case;
+
+/// A codec under test, and how its frames are told apart.
+pub trait Subject {
+    /// The codec.
+    type Codec: Codec;
+
+    /// The codec of a new connection.
+    fn codec(&self) -> Self::Codec;
+
+    /// The most bytes of input that it may ask for: what it can make a connection hold.
+    fn limit(&self) -> usize;
+
+    /// Notes a frame: whatever of it must not depend on how the input is cut.
+    fn note(&self, frame: <Self::Codec as Codec>::Frame<'_>, log: &mut Vec<Vec<u8>>);
+
+    /// Sends what a handler would for one of the frames noted, and says whether there was one to be answered.
+    fn answer(&self, _codec: &mut Self::Codec) -> bool {
+        false
+    }
+}
+
+/// A codec whose frames are slices of its input, and what it may ask for.
+pub struct Plain<C>(pub C, pub usize);
+
+impl<C: Clone + for<'a> Codec<Frame<'a> = &'a [u8]>> Subject for Plain<C> {
+    type Codec = C;
+
+    fn codec(&self) -> C {
+        self.0.clone()
+    }
+
+    fn limit(&self) -> usize {
+        self.1
+    }
+
+    fn note(&self, frame: &[u8], log: &mut Vec<Vec<u8>>) {
+        assert!(frame.len() <= self.1, "a frame of {} bytes", frame.len());
+        log.push(frame.to_vec());
+    }
+}
+
+/// What came of an input.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    /// The frames, as they were noted.
+    pub frames: Vec<Vec<u8>>,
+    /// What kind of error ended it, if one did.
+    pub error: Option<&'static str>,
+}
+
+/// Decodes the input whole, in its pieces and byte by byte, until the peer ends its stream behind it. A frame is
+/// answered at once, or only when the codec holds back for it.
+///
+/// # Panics
+///
+/// When the outcomes differ, or the codec does what none may do.
+pub fn check<S: Subject, const OPTIONS: usize>(subject: &S, case: &Case<'_, OPTIONS>) -> Outcome {
+    let whole = || [case.input].into_iter();
+    let bytes = || case.input.chunks(1);
+    let outcome = Feed::new(subject, Manner::default()).take(whole());
+    let late = Manner {
+        answers_late: true,
+        ..Manner::default()
+    };
+    let early = Manner {
+        asks_early: true,
+        ..Manner::default()
+    };
+    let feed = |manner| Feed::new(subject, manner);
+    assert_eq!(feed(late).take(whole()), outcome, "answered late");
+    let pieces = feed(Manner::default()).take(case.pieces());
+    assert_eq!(pieces, outcome, "in pieces of {:?}", case.pieces);
+    let single = feed(Manner::default()).take(bytes());
+    assert_eq!(single, outcome, "byte by byte");
+    let single = feed(late).take(bytes());
+    assert_eq!(single, outcome, "byte by byte, answered late");
+    let single = feed(early).take(bytes());
+    assert_eq!(single, outcome, "byte by byte, asked too early");
+    outcome
+}
+
+/// What a connection may do in one way or another.
+#[derive(Clone, Copy, Default)]
+struct Manner {
+    /// The codec is asked again for each piece, though it wants more; the engine does so with a piece only that is
+    /// as much as was wanted.
+    asks_early: bool,
+    /// A frame is answered only when the codec holds back for it.
+    answers_late: bool,
+}
+
+/// A connection, as far as a codec sees it.
+struct Feed<'s, S: Subject> {
+    subject: &'s S,
+    manner: Manner,
+    codec: S::Codec,
+    /// What has come and is not consumed.
+    kept: Vec<u8>,
+    /// How many bytes the codec wants.
+    wanted: usize,
+    frames: Vec<Vec<u8>>,
+}
+
+impl<'s, S: Subject> Feed<'s, S> {
+    fn new(subject: &'s S, manner: Manner) -> Self {
+        Self {
+            subject,
+            manner,
+            codec: subject.codec(),
+            kept: Vec::new(),
+            wanted: 1,
+            frames: Vec::new(),
+        }
+    }
+
+    /// Takes the pieces of the input, and the end of the stream.
+    fn take<'a>(mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
+        let result = self.try_take(pieces);
+        Outcome {
+            frames: self.frames,
+            error: result.err().map(|error| kind(&error)),
+        }
+    }
+
+    fn try_take<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(), FrameError> {
+        for piece in pieces {
+            self.kept.extend_from_slice(piece);
+            if self.kept.len() >= self.wanted || self.manner.asks_early {
+                self.decode(S::Codec::decode)?;
+            }
+            if S::Codec::CONVERSES && self.codec.stage() == Stage::Finished {
+                return Ok(());
+            }
+        }
+        self.decode(S::Codec::decode_eof)
+    }
+
+    /// Decodes what is there until more is wanted.
+    fn decode(&mut self, decode: Decode<S::Codec>) -> Result<(), FrameError> {
+        let mut in_vain = 0;
+        self.wanted = 1;
+        while !self.kept.is_empty() {
+            let len = self.kept.len();
+            let consumed = match decode(&mut self.codec, &mut self.kept)? {
+                Decoded::Frame { frame, consumed } => {
+                    self.subject.note(frame, &mut self.frames);
+                    if !self.manner.answers_late {
+                        self.subject.answer(&mut self.codec);
+                    }
+                    in_vain = if consumed == 0 { in_vain + 1 } else { 0 };
+                    assert!(in_vain < 10, "frame after frame, and nothing is consumed");
+                    consumed
+                }
+                Decoded::Skip { consumed } => {
+                    assert_ne!(consumed, 0, "skips nothing");
+                    consumed
+                }
+                Decoded::Hold => {
+                    assert!(S::Codec::CONVERSES, "holds back, but does not converse");
+                    if !self.subject.answer(&mut self.codec) {
+                        assert_eq!(self.codec.stage(), Stage::Finished, "holds back for ever");
+                        return Ok(());
+                    }
+                    0
+                }
+                Decoded::NeedMore { at_least } => {
+                    let limit = self.subject.limit();
+                    assert!(at_least > len, "wants {at_least} bytes where {len} are");
+                    assert!(at_least <= limit, "wants {at_least} bytes, {limit} at most");
+                    self.wanted = at_least;
+                    return Ok(());
+                }
+            };
+            assert!(consumed <= len, "consumes {consumed} bytes of {len}");
+            self.kept.drain(..consumed);
+        }
+        Ok(())
+    }
+}
+
+/// [`Codec::decode`] or [`Codec::decode_eof`].
+type Decode<C> =
+    for<'a> fn(&mut C, &'a mut [u8]) -> Result<Decoded<<C as Codec>::Frame<'a>>, FrameError>;
+
+fn kind(error: &FrameError) -> &'static str {
+    match error {
+        // How much too long depends on how much has come.
+        FrameError::TooLong { len, max } => {
+            assert!(*len > *max as u64, "{error}");
+            "too long"
+        }
+        FrameError::Malformed { what } => what,
+        _ => "other",
+    }
+}
+
+/// Encodes an item, and decodes it: if it can be sent, it arrives as `frame`, and nothing else does.
+///
+/// # Panics
+///
+/// When it arrives as something else.
+pub fn check_round_trip<C>(codec: &C, item: &[u8], frame: &[u8])
+where
+    C: Clone + for<'a> Codec<Frame<'a> = &'a [u8]> + for<'a> Encode<&'a [u8]>,
+{
+    let Ok(mut wire) = encode_to_vec(&mut codec.clone(), item) else {
+        return;
+    };
+    let len = wire.len();
+    let found = codec
+        .clone()
+        .decode(&mut wire)
+        .expect("what is sent is a frame");
+    let whole = Decoded::Frame {
+        frame,
+        consumed: len,
+    };
+    assert_eq!(found, whole);
+}

@@ -1,0 +1,69 @@
+//! Other people's programs as the other end, which `.ci/strangers` installs.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::skipped;
+
+/// A Python that has the package `websockets`. Skipped without.
+pub(crate) fn python_websockets() -> Option<Command> {
+    let mut python = Command::new("python3");
+    // What it compiles would be the work tree's to keep.
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
+    python.env("PYTHONPATH", installed("python"));
+    found(python, ["-c", "import websockets"], "websockets for Python")
+}
+
+/// A node that has the package `ws`. Skipped without.
+pub(crate) fn node_ws() -> Option<Command> {
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", installed("node").join("node_modules"));
+    found(node, ["-e", "require('ws')"], "ws for node")
+}
+
+/// A Chromium without a window, whose profile is made in an empty directory. Skipped without.
+///
+/// It stays on this machine: it looks for no updates, and sends nothing of its own.
+pub(crate) fn chromium(profile: &Path) -> Option<Command> {
+    let chromium = Command::new("chromium");
+    let mut chromium = found(chromium, ["--version"], "chromium")?;
+    chromium.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]);
+    let mut flag = OsStr::new("--user-data-dir=").to_owned();
+    flag.push(profile);
+    chromium.arg(flag);
+    Some(chromium)
+}
+
+/// A copy of the command without arguments, if it succeeds with these.
+fn found<const N: usize>(mut command: Command, probe: [&str; N], what: &str) -> Option<Command> {
+    let mut copy = Command::new(command.get_program());
+    copy.envs(
+        command
+            .get_envs()
+            .filter_map(|(key, value)| Some((key, value?))),
+    );
+    command.args(probe).stdin(Stdio::null());
+    let tried = command.output();
+    if tried.is_ok_and(|output| output.status.success()) {
+        return Some(copy);
+    }
+    skipped(&format!("{what} is not installed: run .ci/strangers"));
+    None
+}
+
+/// Where `.ci/strangers` puts packages of that language.
+fn installed(language: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/strangers")
+        .join(language)
+}
