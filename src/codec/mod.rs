@@ -253,10 +253,43 @@ impl std::error::Error for FrameError {
 ///
 /// Whatever the codec's [`encode`](Encode::encode) answers.
 pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>, FrameError> {
+    let (encoded, bytes) = write_to_vec(|dst| codec.encode(item, dst));
+    encoded.map(|()| bytes)
+}
+
+/// What the codec has to say by itself, without a connection: for tests.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::codec::{Lines, speak_to_vec};
+///
+/// // It does not converse.
+/// assert_eq!(speak_to_vec(&mut Lines::new()), b"");
+/// ```
+pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
+    write_to_vec(|dst| codec.speak(dst)).1
+}
+
+/// The codec's last words, without a connection: for tests.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::codec::{Lines, Parting, last_words_to_vec};
+///
+/// // It does not converse.
+/// assert_eq!(last_words_to_vec(&mut Lines::new(), Parting::Timeout), b"");
+/// ```
+pub fn last_words_to_vec<C: Codec>(codec: &mut C, parting: Parting<'_>) -> Vec<u8> {
+    write_to_vec(|dst| codec.last_words(parting, dst)).1
+}
+
+fn write_to_vec<R>(write: impl FnOnce(&mut Outbox<'_>) -> R) -> (R, Vec<u8>) {
     let (mut queue, mut arena, mut pool) = (OutQueue::default(), Arena::empty(), BufferPool::new());
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     arena.unix_time = since.map_or(0, |since| since.as_secs());
-    codec.encode(item, &mut Outbox::new(&mut queue, &mut arena, &mut pool))?;
+    let result = write(&mut Outbox::new(&mut queue, &mut arena, &mut pool));
     let mut bytes = Vec::with_capacity(queue.len());
     while queue.len() > 0 {
         let mut slices = [std::io::IoSlice::new(&[]); MAX_SLICES];
@@ -267,5 +300,5 @@ pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>,
         }
         queue.backlog_sent(bytes.len() - start, &mut pool);
     }
-    Ok(bytes)
+    (result, bytes)
 }
