@@ -13,7 +13,7 @@ LIMIT = 60
 
 def open_(**options):
     # Nothing on this machine is behind a proxy.
-    return connect(URL, proxy=None, max_size=4 << 20, open_timeout=LIMIT, close_timeout=LIMIT, **options)
+    return connect(URL, legacy=True, proxy=None, max_size=4 << 20, open_timeout=LIMIT, close_timeout=LIMIT, **options)
 
 
 def comes_back(peer, message):
@@ -78,7 +78,7 @@ def close():
         assert (peer.close_code, peer.close_reason) == (code, reason), (peer.close_code, peer.close_reason)
     # Goodbye without a code.
     peer = open_()
-    with peer.send_context(expected_state=None):
+    with peer.send_context():
         peer.protocol.send_close()
     ends(peer, 1005, "")
 
