@@ -46,6 +46,10 @@
 //! [`write_stall_timeout`](crate::Server::write_stall_timeout) how long a client may not read its answer. A server that faces
 //! the public sets the first two.
 //!
+//! # Beside the codecs
+//!
+//! A [`Router`] finds what belongs to a path. That is all there is of a framework.
+//!
 //! # Safety
 //!
 //! Messages are read by the strict rules of RFC 9112: what another implementation might read differently is refused,
@@ -66,6 +70,7 @@ mod reader;
 mod recent;
 mod request;
 mod response;
+mod router;
 mod stream;
 mod write;
 
@@ -79,4 +84,5 @@ pub use self::head::Version;
 pub use self::limits::Limits;
 pub use self::request::Request;
 pub use self::response::{Chunk, Continue, End, Response};
+pub use self::router::{Match, NoRoute, Params, RouteError, Router};
 pub use self::stream::{HttpStreamCodec, Part};
