@@ -146,6 +146,11 @@ pub enum SendError {
     },
     /// The method or the target of a request cannot be in a request line.
     RequestLine,
+    /// A field of a server-sent event has a line break in it, or the identifier a NUL.
+    Event {
+        /// Which field.
+        field: &'static str,
+    },
 }
 
 impl From<SendError> for FrameError {
@@ -187,6 +192,12 @@ impl fmt::Display for SendError {
             SendError::RequestLine => f.write_str(
                 "the method is no token, or the target is empty or has spaces or controls in it",
             ),
+            SendError::Event { field } => {
+                write!(
+                    f,
+                    "the {field} of a server-sent event must be a single line, without NUL"
+                )
+            }
         }
     }
 }

@@ -48,7 +48,8 @@
 //!
 //! # Beside the codecs
 //!
-//! A [`Router`] finds what belongs to a path. That is all there is of a framework.
+//! A [`Router`] finds what belongs to a path, and an [`Event`] is what a page's `EventSource` hears. That is all there is of a
+//! framework.
 //!
 //! # Safety
 //!
@@ -71,6 +72,7 @@ mod recent;
 mod request;
 mod response;
 mod router;
+mod sse;
 mod stream;
 mod write;
 
@@ -85,4 +87,5 @@ pub use self::limits::Limits;
 pub use self::request::Request;
 pub use self::response::{Chunk, Continue, End, Response};
 pub use self::router::{Match, NoRoute, Params, RouteError, Router};
+pub use self::sse::Event;
 pub use self::stream::{HttpStreamCodec, Part};

@@ -1,0 +1,294 @@
+use std::io::Write;
+use std::time::Duration;
+
+use memchr::memchr2;
+
+use super::codec::HttpCodec;
+use super::error::SendError;
+use super::response::{Chunk, Response};
+use super::stream::HttpStreamCodec;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Encode, FrameError};
+
+/// A server-sent event (WHATWG HTML, section 9.2), to be sent by [`Conn::send`](crate::Conn::send) into an answer that has
+/// begun with [`Response::event_stream`].
+///
+/// ```
+/// use epicycle::http::{HttpCodec, Request, Response, Event};
+/// use epicycle::{Action, Conn, EventHandler};
+///
+/// # struct News;
+/// # impl EventHandler for News {
+/// #     type Codec = HttpCodec;
+/// #     type Session = ();
+/// #     fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+/// #     fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+/// fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _request: Request<'_>) -> Action {
+///     let begun = conn.send(Response::event_stream());
+///     begun.and_then(|()| conn.send(Event::new("21.5").event("temperature").id("1"))).into()
+/// }
+/// # }
+/// ```
+///
+/// In a page: `new EventSource("/events").addEventListener("temperature", event => show(event.data))`.
+///
+/// Proxies end a stream on which nothing happens: send a [`comment`](Self::comment) every 15 seconds or so. A stream
+/// ends with [`End`](super::End); browsers ask for it anew then, unless they are answered 204.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event<'a> {
+    comment: Option<&'a str>,
+    event: Option<&'a str>,
+    id: Option<&'a str>,
+    retry: Option<Duration>,
+    data: Option<&'a str>,
+}
+
+impl<'a> Event<'a> {
+    /// An event with data, of as many lines as one likes. Lines may end in CR or CR LF; they arrive with LF.
+    pub fn new(data: &'a str) -> Self {
+        Self {
+            data: Some(data),
+            ..Self::default()
+        }
+    }
+
+    /// What clients ignore, and what keeps the stream alive. It can be empty.
+    pub fn comment(text: &'a str) -> Self {
+        Self {
+            comment: Some(text),
+            ..Self::default()
+        }
+    }
+
+    /// The event's type; without one it is `message`. It must be a single line.
+    #[must_use]
+    pub fn event(mut self, name: &'a str) -> Self {
+        self.event = Some(name);
+        self
+    }
+
+    /// What the client says in `Last-Event-ID` when it connects anew. It must be a single line, without NUL.
+    #[must_use]
+    pub fn id(mut self, id: &'a str) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// How long the client shall wait before it connects anew, in whole milliseconds.
+    #[must_use]
+    pub fn retry(mut self, delay: Duration) -> Self {
+        self.retry = Some(delay);
+        self
+    }
+
+    /// The event as it is sent, up to and with its empty line: to be made once and sent to many, each time as a
+    /// [`Chunk`].
+    ///
+    /// ```
+    /// # use epicycle::http::Event;
+    /// let bytes = Event::new("two\nlines").id("7").to_bytes()?;
+    /// assert_eq!(bytes, b"id: 7\ndata: two\ndata: lines\n\n");
+    /// # Ok::<(), epicycle::http::SendError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Event`] when the type or the identifier has a line break in it, or the identifier a NUL.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, SendError> {
+        let mut bytes = Vec::with_capacity(64 + self.data.map_or(0, str::len));
+        if let Some(text) = self.comment {
+            put_lines(&mut bytes, "", text);
+        }
+        if let Some(name) = self.event {
+            check("event", name.contains(['\r', '\n']))?;
+            put_line(&mut bytes, "event", name);
+        }
+        if let Some(id) = self.id {
+            // A client would ignore one with a NUL.
+            check("id", id.contains(['\r', '\n', '\0']))?;
+            put_line(&mut bytes, "id", id);
+        }
+        if let Some(delay) = self.retry {
+            // Writing to memory does not fail.
+            let _ = writeln!(bytes, "retry: {}", delay.as_millis());
+        }
+        if let Some(data) = self.data {
+            put_lines(&mut bytes, "data", data);
+        }
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+impl Encode<Event<'_>> for HttpCodec {
+    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.encode(Chunk(&event.to_bytes()?), dst)
+    }
+}
+
+impl Encode<Event<'_>> for HttpStreamCodec {
+    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.encode(Chunk(&event.to_bytes()?), dst)
+    }
+}
+
+impl<'a> Response<'a> {
+    /// The beginning of a stream of [`Event`]s, which no cache keeps.
+    pub fn event_stream() -> Self {
+        Self::ok()
+            .header("Content-Type", "text/event-stream")
+            .header("Cache-Control", "no-store")
+            .streamed()
+    }
+}
+
+fn check(field: &'static str, breaks_out: bool) -> Result<(), SendError> {
+    if breaks_out {
+        return Err(SendError::Event { field });
+    }
+    Ok(())
+}
+
+/// Each line of a text as a field's, so that nothing in it can be taken for another field.
+fn put_lines(bytes: &mut Vec<u8>, field: &str, mut text: &str) {
+    while let Some(end) = memchr2(b'\r', b'\n', text.as_bytes()) {
+        put_line(bytes, field, &text[..end]);
+        let len = if text[end..].starts_with("\r\n") {
+            2
+        } else {
+            1
+        };
+        text = &text[end + len..];
+    }
+    put_line(bytes, field, text);
+}
+
+fn put_line(bytes: &mut Vec<u8>, field: &str, value: &str) {
+    for part in [field, ": ", value, "\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::{Codec, encode_to_vec};
+
+    /// What a client dispatches: type, data, last identifier.
+    type Dispatched = (String, String, String);
+
+    /// Reads a stream as WHATWG HTML, section 9.2.6, tells a browser to; also says the last `retry`.
+    fn interpret(stream: &str) -> (Vec<Dispatched>, Option<u64>) {
+        let (mut event, mut data, mut id) = (String::new(), String::new(), String::new());
+        let (mut dispatched, mut retry) = (Vec::new(), None);
+        for line in stream.replace("\r\n", "\n").split(['\r', '\n']) {
+            let (field, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.strip_prefix(' ').unwrap_or(value);
+            match field {
+                "" if line.is_empty() => {
+                    if !data.is_empty() {
+                        data.pop();
+                        dispatched.push((event.clone(), data.clone(), id.clone()));
+                    }
+                    event.clear();
+                    data.clear();
+                }
+                "event" => event = value.into(),
+                "data" => data.extend([value, "\n"]),
+                "id" if !value.contains('\0') => id = value.into(),
+                "retry" => retry = value.parse().ok().or(retry),
+                _ => {}
+            }
+        }
+        (dispatched, retry)
+    }
+
+    fn text(event: Event<'_>) -> String {
+        String::from_utf8(event.to_bytes().expect("is valid")).expect("is UTF-8")
+    }
+
+    #[test]
+    fn an_event_has_its_fields_in_lines() {
+        let event = Event::new("a\nb")
+            .event("news")
+            .id("7")
+            .retry(Duration::from_secs(2));
+        assert_eq!(
+            text(event),
+            "event: news\nid: 7\nretry: 2000\ndata: a\ndata: b\n\n"
+        );
+        let found = ("news".into(), "a\nb".into(), "7".into());
+        assert_eq!(interpret(&text(event)), (vec![found], Some(2000)));
+    }
+
+    #[test]
+    fn a_comment_is_no_event() {
+        assert_eq!(text(Event::comment("")), ": \n\n");
+        let stream = text(Event::comment("still here\ndata: not this"));
+        assert_eq!(stream, ": still here\n: data: not this\n\n");
+        assert_eq!(interpret(&stream).0, []);
+    }
+
+    #[test]
+    fn what_would_break_out_of_its_line_is_refused() {
+        for (event, field) in [
+            (Event::new("x").event("a\ndata: b"), "event"),
+            (Event::new("x").event("a\r"), "event"),
+            (Event::new("x").id("1\n\n"), "id"),
+            (Event::new("x").id("\r"), "id"),
+            (Event::new("x").id("\0"), "id"),
+        ] {
+            assert_eq!(event.to_bytes(), Err(SendError::Event { field }));
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_chunk_of_a_streamed_answer() {
+        let mut codec = HttpCodec::default();
+        let mut request = *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        codec.decode(&mut request).expect("is a request");
+        let refused = encode_to_vec(&mut codec, Event::new("too soon"));
+        assert!(refused.is_err());
+        let head = encode_to_vec(&mut codec, Response::event_stream()).expect("is owed");
+        let head = String::from_utf8(head).expect("is text");
+        for header in [
+            "Content-Type: text/event-stream\r\n",
+            "Cache-Control: no-store\r\n",
+            "Transfer-Encoding: chunked\r\n",
+        ] {
+            assert!(head.contains(header), "{head}");
+        }
+        let event = encode_to_vec(&mut codec, Event::new("hello")).expect("has begun");
+        assert_eq!(event, b"d\r\ndata: hello\n\n\r\n");
+        assert!(encode_to_vec(&mut codec, Event::new("x").id("\n")).is_err());
+    }
+
+    #[test]
+    fn the_streaming_codec_sends_events_too() {
+        let mut codec = HttpStreamCodec::default();
+        let mut request = *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        codec.decode(&mut request).expect("is a request");
+        encode_to_vec(&mut codec, Response::event_stream()).expect("is owed");
+        let event = encode_to_vec(&mut codec, Event::comment("")).expect("has begun");
+        assert_eq!(event, b"4\r\n: \n\n\r\n");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_sent_arrives(
+            events in prop::collection::vec(("[^\r\n]*", "(?s).*", "[^\r\n\0]*"), 0..5)
+        ) {
+            let mut stream = String::new();
+            let mut wanted = Vec::new();
+            for (name, data, id) in events {
+                stream += &text(Event::new(&data).event(&name).id(&id));
+                stream += &text(Event::comment(&data));
+                let data = data.replace("\r\n", "\n").replace('\r', "\n");
+                wanted.push((name, data, id));
+            }
+            prop_assert_eq!(interpret(&stream), (wanted, None));
+        }
+    }
+}
