@@ -448,6 +448,11 @@ impl ConnState {
         false
     }
 
+    /// Notes that more waits than the high-water mark.
+    pub(crate) fn set_congested(&mut self) {
+        self.put(CONGESTED, true);
+    }
+
     /// Whether `on_drain` is due; it is not any more then.
     #[inline]
     pub(crate) fn take_drain_due(&mut self) -> bool {

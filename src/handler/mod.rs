@@ -41,6 +41,7 @@ pub(crate) mod context;
 pub(crate) mod converse;
 pub(crate) mod engine;
 mod file;
+mod flow;
 mod handle;
 pub(crate) mod pipe;
 mod reactor;
@@ -110,7 +111,7 @@ pub trait EventHandler: Sized + 'static {
     }
 
     /// The output of a connection went above its high-water mark and has now fallen to the low one:
-    /// time to write more.
+    /// time to write more. See [`Conn::has_room`].
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
         let _ = (conn, session);
         Action::Continue

@@ -7,9 +7,9 @@ use std::thread;
 
 use bytes::Bytes;
 use epicycle::codec::{FrameError, LengthField, Lines};
-use epicycle::{Action, CloseReason, OutboundPolicy, Running, WriteError};
+use epicycle::{Action, CloseReason, Conn, OutboundPolicy, Running, WriteError};
 
-use crate::util::app::{App, Cut, What, local, start};
+use crate::util::app::{App, Cut, Session, What, local, start};
 use crate::util::client::{Client, shrink};
 use crate::util::{eventually, noise};
 
@@ -54,6 +54,32 @@ fn slow_reader_does_not_delay_others() {
     assert!(log.count(|what| matches!(what, What::Drain)) > 0);
     eventually("no buffer is held", || buffered(&running) == 0);
     assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn where_there_is_no_room_on_drain_follows_however_fast_the_kernel_is() {
+    const PIECE: usize = 10 * KIB;
+    const PIECES: u64 = 1000;
+    let server = local().high_water(64 * KIB);
+    let (running, log) = start(server, |app| {
+        let pump = |conn: &mut Conn<'_, App>, session: &mut Session| {
+            while session.number < PIECES && conn.has_room() {
+                assert!(conn.buffered_out() <= 64 * KIB);
+                session.number += 1;
+                conn.write(&[7; PIECE]).expect("far from the limit");
+            }
+            Action::Continue
+        };
+        app.react(move |conn, session, _| pump(conn, session))
+            .on_drain(pump)
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    let received = client.recv(PIECE * PIECES as usize);
+    assert!(received.iter().all(|byte| *byte == 7));
+    assert!(log.count(|what| matches!(what, What::Drain)) > 10);
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"");
 }
 
 #[test]
