@@ -284,7 +284,7 @@ mod tests {
     #[track_caller]
     fn refused(headers: &str, refusal: Refusal) {
         with("GET", headers, |request| {
-            assert_eq!(accept(request).err(), Some(refusal), "{headers}")
+            assert_eq!(accept(request).err(), Some(refusal), "{headers}");
         });
     }
 
@@ -292,7 +292,7 @@ mod tests {
     fn what_opens_no_websocket_is_refused() {
         with("GET", HEADERS, |request| assert!(accept(request).is_ok()));
         with("POST", HEADERS, |request| {
-            assert_eq!(accept(request).err(), Some(Refusal::NoUpgrade))
+            assert_eq!(accept(request).err(), Some(Refusal::NoUpgrade));
         });
         refused("", Refusal::NoUpgrade);
         refused(
