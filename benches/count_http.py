@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Counts what the http example costs: instructions and system calls a request.
+
+    cargo build --release --example http --all-features && benches/count_http.py
+
+As count.py does, whose helpers it uses: 64 connections, a slope between few and many requests. Requests are counted with
+heads that repeat, as those of one kind of client do, and with heads that never do; one at a time on each connection,
+and 16. Needs Linux, valgrind and strace; it ends within about two minutes.
+"""
+import selectors, socket, subprocess, sys, tempfile
+
+import count
+
+count.ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/release/examples/http"
+
+SMALL = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n{}\r\n"
+BROWSER = (
+    "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n"
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\n"
+    "Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n"
+    "Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\nUpgrade-Insecure-Requests: 1\r\n"
+    "Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: none\r\n{}\r\n"
+)
+
+
+def requests(template, depth, differ):
+    """A load: `count` requests, so many under way on each connection; with a header that differs if wanted."""
+    serial = 0
+
+    def batch():
+        nonlocal serial
+        serial += depth
+        heads = (f"X-Request-Id: {n:08}\r\n" if differ else "" for n in range(serial - depth, serial))
+        return "".join(template.format(head) for head in heads).encode()
+
+    def load(addr, total, connections=64):
+        selector = selectors.DefaultSelector()
+        left = [total // connections // depth] * connections
+        got = [0] * connections
+        for n in range(connections):
+            peer = socket.create_connection(addr)
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            selector.register(peer, selectors.EVENT_READ, n)
+            peer.sendall(batch())
+        peers = connections
+        while peers:
+            for key, _ in selector.select():
+                n = key.data
+                got[n] += key.fileobj.recv(65536).count(b"Hello World!")
+                if got[n] < depth:
+                    continue
+                got[n] = 0
+                left[n] -= 1
+                if left[n] > 0:
+                    key.fileobj.sendall(batch())
+                else:
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+                    peers -= 1
+
+    return load
+
+
+def system_calls(load, total):
+    with tempfile.NamedTemporaryFile("r") as log:
+        server = count.Server("strace", "-f", "-c", "-o", log.name)
+        load(server.addr, total)
+        server.stop()
+        rows = (line.split() for line in log.read().splitlines())
+        calls = {row[-1]: int(row[3]) for row in rows if len(row) >= 5 and row[3].isdigit()}
+        return ", ".join(f"{calls.get(name, 0) / total:.3f} {name}" for name in ("recvfrom", "sendto", "epoll_wait"))
+
+
+if __name__ == "__main__":
+    print("instructions a request:                     repeated head   head of its own")
+    for name, template in (("small", SMALL), ("a browser's", BROWSER)):
+        for depth in (1, 16):
+            few, many = 64 * depth * 20, 64 * depth * 120
+            same, other = (count.slope(requests(template, depth, differ), few, many) for differ in (False, True))
+            print(f"  {name + ',':12} {depth:2} under way on a connection {same:11.0f} {other:17.0f}")
+    print("system calls a request, one under way:  ", system_calls(requests(SMALL, 1, False), 6_400))
+    print("system calls a request, 16 under way:   ", system_calls(requests(SMALL, 16, False), 102_400))
