@@ -1,10 +1,12 @@
 //! What the fuzz targets share: a codec is fed its input in pieces, and how it is cut must not matter.
 
 mod feed;
+pub mod websocket;
 
 pub use feed::{Outcome, Plain, Subject, check, check_round_trip};
 
 /// What a fuzzer's bytes stand for: a few of them are options, the rest is what a peer sends, in pieces.
+#[derive(Clone)]
 pub struct Case<const OPTIONS: usize> {
     /// What the target makes of the codec.
     pub options: [u8; OPTIONS],
