@@ -85,6 +85,10 @@ pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, Message
         Ok(httparse::Status::Complete(len)) if len <= limits.head as usize => len,
         Ok(httparse::Status::Partial) => return partial(src, limits).map(|()| None),
         Ok(_) => return Err(too_long(src, limits)),
+        // Which status is due shows only when all of the version is there.
+        Err(httparse::Error::Version) if memchr(b'\n', src).is_none() => {
+            return partial(src, limits).map(|()| None);
+        }
         Err(error) => return Err(refuse(src, limits, error)),
     };
     let (Some(method), Some(target), Some(version)) =
