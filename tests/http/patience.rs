@@ -1,0 +1,166 @@
+//! Clients that take their time: each has as much as the server grants, and takes none of the others'.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use epicycle::{CloseReason, TimeoutKind};
+
+use crate::site::{Site, start};
+use crate::util::app::local;
+use crate::util::client::Client;
+use crate::util::{LONG, eventually};
+use crate::wire::answers;
+
+const BRIEF: Duration = Duration::from_millis(300);
+
+fn is_timeout(reason: &CloseReason, kind: TimeoutKind) -> bool {
+    matches!(reason, CloseReason::Timeout(other) if *other == kind)
+}
+
+#[test]
+fn a_head_that_trickles_in_has_as_long_as_its_first_byte_says() {
+    let (running, log) = start(local().read_timeout(BRIEF), Site::mirror);
+    let client = Client::to(&running);
+    // A byte at a time, each well within the timeout, and many more than it has room for.
+    let begun = Instant::now();
+    let mut sent = 0;
+    for byte in b"GET / HTTP/1.1\r\nHost: a\r\nX: "
+        .iter()
+        .chain([b'x'; 4096].iter())
+    {
+        client.send([*byte]);
+        sent += 1;
+        thread::sleep(BRIEF / 20);
+        if log.ended() > 0 || begun.elapsed() > LONG || is_readable(&client) {
+            break;
+        }
+    }
+    assert!(sent < 1000, "{sent} bytes were waited for");
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().status, 408);
+    answers.expect_end();
+    drop(client);
+    let (_, reason) = log.await_end(0);
+    assert!(is_timeout(&reason, TimeoutKind::Read), "{reason}");
+    assert_eq!(log.frames(), 0);
+}
+
+fn is_readable(client: &Client) -> bool {
+    client.0.set_nonblocking(true).expect("is set");
+    let peeked = client.0.peek(&mut [std::mem::MaybeUninit::uninit(); 1]);
+    client.0.set_nonblocking(false).expect("is set");
+    peeked.is_ok()
+}
+
+#[test]
+fn a_body_that_stalls_is_answered_408() {
+    let (running, log) = start(local().read_timeout(BRIEF), Site::mirror);
+    let bodies: [&[u8]; 4] = [
+        b"Content-Length: 10\r\n\r\nhello",
+        b"Content-Length: 10\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+    ];
+    let clients = bodies.map(|body| {
+        let client = Client::to(&running);
+        client.send([b"POST / HTTP/1.1\r\nHost: a\r\n", body].concat());
+        client
+    });
+    for client in &clients {
+        let mut answers = answers(client);
+        let answer = answers.get();
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (408, Some("close"))
+        );
+        answers.expect_end();
+    }
+    drop(clients);
+    eventually("all are closed", || log.ended() == bodies.len());
+    assert_eq!(log.frames(), 0);
+}
+
+#[test]
+fn a_connection_between_requests_has_the_idle_timeout_and_ends_without_a_word() {
+    let server = local().read_timeout(LONG).idle_timeout(BRIEF);
+    let (running, log) = start(server, Site::mirror);
+    let (fresh, used) = (Client::to(&running), Client::to(&running));
+    used.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut of_used = answers(&used);
+    assert_eq!(of_used.get().status, 200);
+    of_used.expect_end();
+    answers(&fresh).expect_end();
+    drop((fresh, used));
+    for n in 0..2 {
+        let (_, reason) = log.await_end(n);
+        assert!(is_timeout(&reason, TimeoutKind::Idle), "{reason}");
+    }
+}
+
+#[test]
+fn a_client_in_time_is_not_answered_408_later() {
+    let (running, log) = start(local().read_timeout(BRIEF), Site::mirror);
+    let client = Client::to(&running);
+    let mut answers = answers(&client);
+    for _ in 0..3 {
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+        thread::sleep(BRIEF / 4);
+        client.send("hello");
+        assert_eq!(answers.get().text(), "POST /\nhello");
+        // The next request's time begins with its first byte.
+        thread::sleep(BRIEF + BRIEF / 2);
+    }
+    assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn a_request_that_is_being_answered_is_not_timed() {
+    let (running, log) = start(local().read_timeout(BRIEF), || {
+        Site::of(|conn, _, request| {
+            let handle = conn.handle();
+            let answer = crate::site::reflection(&request);
+            thread::spawn(move || {
+                thread::sleep(BRIEF * 2);
+                handle.send(answer)
+            });
+            epicycle::Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    // The second waits with its head incomplete, which is no fault of the client's.
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\n");
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().text(), "GET /1\n");
+    client.send("Host: a\r\n\r\n");
+    assert_eq!(answers.get().text(), "GET /2\n");
+    assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn many_slow_clients_do_not_disturb_others() {
+    const SLOW: usize = 500;
+    let (running, log) = start(local().read_timeout(BRIEF * 10), Site::mirror);
+    let slow: Vec<_> = (0..SLOW).map(|_| Client::to(&running)).collect();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";
+    for client in &slow {
+        client.send(&head[..10]);
+    }
+    let quick = Client::to(&running);
+    let mut of_quick = answers(&quick);
+    for at in 10..head.len() {
+        for client in &slow {
+            client.send(&head[at..=at]);
+        }
+        quick.send("GET /quick HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(of_quick.get().text(), "GET /quick\n");
+    }
+    for client in &slow {
+        let mut answers = answers(client);
+        assert_eq!(answers.get().status, 408);
+        answers.expect_end();
+    }
+    drop(slow);
+    eventually("the slow ones are closed", || log.ended() == SLOW);
+    quick.send("GET /after HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(of_quick.get().text(), "GET /after\n");
+}
