@@ -1,6 +1,7 @@
 //! Where writes go first: the view that codecs write through, and the reactor's arena.
 
 use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -115,13 +116,19 @@ impl<'a> Outbox<'a> {
     /// The time in whole seconds since 1970, UTC, as it was at the beginning of the reactor's turn.
     #[inline]
     pub fn unix_time(&self) -> u64 {
-        self.arena.unix_time
+        self.arena.unix_time.unwrap_or_else(unix_time_now)
     }
 
     /// Takes back everything past the first `len` bytes: a frame whose encoding failed half-way.
     pub(crate) fn rollback(&mut self, len: usize) {
         self.queue.rollback(len, self.arena, self.pool);
     }
+}
+
+#[cold]
+fn unix_time_now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 impl io::Write for Outbox<'_> {
@@ -143,8 +150,8 @@ const SHARED_MIN: usize = 512;
 pub(crate) struct Arena {
     bytes: Box<[u8]>,
     pub(super) len: usize,
-    /// What codecs take for the present, in seconds since 1970.
-    pub(crate) unix_time: u64,
+    /// What codecs take for the present, in seconds since 1970; none without a loop that sets it.
+    pub(crate) unix_time: Option<u64>,
 }
 
 /// The most bytes staged before a flush: small enough to stay in a core's second-level cache.
@@ -155,7 +162,7 @@ impl Arena {
         Self {
             bytes: vec![0; ARENA_CAPACITY].into_boxed_slice(),
             len: 0,
-            unix_time: 0,
+            unix_time: None,
         }
     }
 
@@ -164,7 +171,7 @@ impl Arena {
         Self {
             bytes: Box::default(),
             len: 0,
-            unix_time: 0,
+            unix_time: None,
         }
     }
 

@@ -48,7 +48,6 @@ mod lines;
 mod raw;
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::buf::outbox::{Arena, Outbox};
 use crate::buf::pool::BufferPool;
@@ -287,8 +286,6 @@ pub fn last_words_to_vec<C: Codec>(codec: &mut C, parting: Parting<'_>) -> Vec<u
 
 fn write_to_vec<R>(write: impl FnOnce(&mut Outbox<'_>) -> R) -> (R, Vec<u8>) {
     let (mut queue, mut arena, mut pool) = (OutQueue::default(), Arena::empty(), BufferPool::new());
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    arena.unix_time = since.map_or(0, |since| since.as_secs());
     let result = write(&mut Outbox::new(&mut queue, &mut arena, &mut pool));
     let mut bytes = Vec::with_capacity(queue.len());
     while queue.len() > 0 {

@@ -208,7 +208,7 @@ impl<H: EventHandler> Context<H> {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        self.arena.unix_time = since.as_secs();
+        self.arena.unix_time = Some(since.as_secs());
         self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
     }
 
