@@ -20,7 +20,11 @@ impl Mask {
         for word in words {
             *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
         }
-        for (byte, key) in rest.iter_mut().zip([a, b, c, d, a, b, c]) {
+        let (half, rest) = rest.as_chunks_mut::<4>();
+        for word in half {
+            *word = (u32::from_ne_bytes(*word) ^ key as u32).to_ne_bytes();
+        }
+        for (byte, key) in rest.iter_mut().zip([a, b, c]) {
             *byte ^= key;
         }
     }

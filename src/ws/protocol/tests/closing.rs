@@ -13,14 +13,14 @@ fn the_peers_close_is_answered_with_its_code() {
         let seen = feed_all(&mut codec, &raw(0x88, payload));
         assert_eq!(seen, [Seen::Closed(code, reason.to_owned())]);
         assert_eq!(codec.stage(), Stage::Answering);
-        let answer = sent(&mut codec, Say::Speech);
+        let answer = speak_to_vec(&mut codec);
         assert_eq!(
             feed_all(&mut client(), &answer),
             [Seen::Closed(code, String::new())]
         );
         assert_eq!(codec.stage(), Stage::Finished);
-        assert_eq!(sent(&mut codec, Say::Speech), b"");
-        assert_eq!(sent(&mut codec, Say::LastWords(Last::Local)), b"");
+        assert_eq!(speak_to_vec(&mut codec), b"");
+        assert_eq!(last_words_to_vec(&mut codec, Parting::Local), b"");
     }
 }
 
@@ -28,7 +28,7 @@ fn the_peers_close_is_answered_with_its_code() {
 fn pings_before_a_close_are_answered_before_it() {
     let mut codec = server();
     feed_all(&mut codec, &[raw(0x89, b"a"), raw(0x88, b"")].concat());
-    let answers = sent(&mut codec, Say::Speech);
+    let answers = speak_to_vec(&mut codec);
     assert_eq!(answers, b"\x8A\x01a\x88\0");
 }
 
@@ -40,9 +40,9 @@ fn nothing_counts_behind_a_close() {
         feed_all(&mut codec, &bytes),
         [Seen::Closed(None, String::new())]
     );
-    assert_eq!(sent(&mut codec, Say::Speech), b"\x88\0");
+    assert_eq!(speak_to_vec(&mut codec), b"\x88\0");
     assert_eq!(feed_all(&mut codec, &raw(0x89, b"a")), []);
-    assert_eq!(sent(&mut codec, Say::Speech), b"");
+    assert_eq!(speak_to_vec(&mut codec), b"");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_handler_may_close_in_its_own_words() {
         b"\x88\x02\x03\xE9"
     );
     assert_eq!(codec.stage(), Stage::Finished);
-    assert_eq!(sent(&mut codec, Say::Speech), b"");
+    assert_eq!(speak_to_vec(&mut codec), b"");
 }
 
 #[test]
@@ -70,12 +70,12 @@ fn messages_still_come_between_the_two_closes() {
     .concat();
     assert_eq!(feed_all(&mut server, &late), [Seen::text("late")]);
     // There is nothing behind a Close, not even a pong.
-    assert_eq!(sent(&mut server, Say::Speech), b"");
+    assert_eq!(speak_to_vec(&mut server), b"");
     assert_eq!(
         feed_all(&mut client, &close),
         [Seen::Closed(Some(1000), "done".to_owned())]
     );
-    let answer = sent(&mut client, Say::Speech);
+    let answer = speak_to_vec(&mut client);
     // The client leaves it to the server to end the connection.
     assert_eq!(client.stage(), Stage::Closing);
     assert_eq!(
@@ -110,34 +110,30 @@ fn nothing_is_sent_behind_a_close() {
 
 #[test]
 fn last_words_tell_why() {
+    let too_long = FrameError::TooLong { len: 9, max: 8 };
+    let malformed = FrameError::Malformed { what: "it is odd" };
     let cases = [
-        (Last::Timeout, 1001),
-        (Last::Shutdown, 1001),
-        (Last::Panic, 1011),
-        (Last::Local, 1000),
-        (
-            Last::Malformed(FrameError::TooLong { len: 9, max: 8 }),
-            1009,
-        ),
-        (
-            Last::Malformed(FrameError::Malformed { what: "it is odd" }),
-            1002,
-        ),
+        (Parting::Timeout, 1001),
+        (Parting::Shutdown, 1001),
+        (Parting::Panic, 1011),
+        (Parting::Local, 1000),
+        (Parting::Malformed(&too_long), 1009),
+        (Parting::Malformed(&malformed), 1002),
     ];
     for (last, code) in cases {
         let mut codec = server();
-        let bytes = sent(&mut codec, Say::LastWords(last));
+        let bytes = last_words_to_vec(&mut codec, last);
         match &feed_all(&mut client(), &bytes)[..] {
             [Seen::Closed(Some(said), _)] => assert_eq!(*said, code),
             other => panic!("{other:?}"),
         }
-        assert_eq!(sent(&mut codec, Say::LastWords(Last::Local)), b"");
+        assert_eq!(last_words_to_vec(&mut codec, Parting::Local), b"");
     }
     // A close that has come is answered rather than contradicted.
     let mut codec = server();
     feed_all(&mut codec, &raw(0x88, b"\x0F\xA0"));
     assert_eq!(
-        sent(&mut codec, Say::LastWords(Last::Local)),
+        last_words_to_vec(&mut codec, Parting::Local),
         b"\x88\x02\x0F\xA0"
     );
 }

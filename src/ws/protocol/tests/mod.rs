@@ -7,7 +7,7 @@ mod sending;
 mod violations;
 
 use super::*;
-use crate::codec::{Codec, Encode, encode_to_vec};
+use crate::codec::{Codec, Encode, encode_to_vec, last_words_to_vec, speak_to_vec};
 use crate::ws::{ClientCodec, DeflateOptions, Event, Incoming, ServerCodec, extension};
 
 /// What a codec makes of its input, owned.
@@ -35,8 +35,6 @@ impl Seen {
 /// What the tests have in common about the two codecs.
 trait Side:
     Codec + for<'a> Encode<Message<'a>> + for<'a> Encode<Fragment<'a>> + for<'a> Encode<Ping<'a>>
-where
-    Self: for<'a> Encode<Close<'a>> + Encode<Say>,
 {
     fn seen(frame: Self::Frame<'_>) -> Seen;
 }
@@ -60,46 +58,6 @@ impl Side for ClientCodec {
             Event::Closed(close) => Seen::closed(close),
             Event::Opened(opened) => panic!("{opened:?}"),
         }
-    }
-}
-
-/// What a codec is made to write by itself.
-enum Say {
-    Speech,
-    LastWords(Last),
-}
-
-enum Last {
-    Malformed(FrameError),
-    Timeout,
-    Shutdown,
-    Panic,
-    Local,
-}
-
-fn say(codec: &mut impl Codec, what: &Say, dst: &mut Outbox<'_>) {
-    let parting = match what {
-        Say::Speech => return codec.speak(dst),
-        Say::LastWords(Last::Malformed(error)) => Parting::Malformed(error),
-        Say::LastWords(Last::Timeout) => Parting::Timeout,
-        Say::LastWords(Last::Shutdown) => Parting::Shutdown,
-        Say::LastWords(Last::Panic) => Parting::Panic,
-        Say::LastWords(Last::Local) => Parting::Local,
-    };
-    codec.last_words(parting, dst);
-}
-
-impl Encode<Say> for ServerCodec {
-    fn encode(&mut self, what: Say, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        say(self, &what, dst);
-        Ok(())
-    }
-}
-
-impl Encode<Say> for ClientCodec {
-    fn encode(&mut self, what: Say, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        say(self, &what, dst);
-        Ok(())
     }
 }
 
@@ -196,7 +154,7 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// The Close that a server sends as its last words about `error`.
 fn goodbye(codec: &mut ServerCodec, error: FrameError) -> (u16, String) {
-    let bytes = sent(codec, Say::LastWords(Last::Malformed(error)));
+    let bytes = last_words_to_vec(codec, Parting::Malformed(&error));
     match &feed_all(&mut client(), &bytes)[..] {
         [Seen::Closed(Some(code), reason)] => (*code, reason.clone()),
         other => panic!("{other:?}"),

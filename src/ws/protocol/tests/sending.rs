@@ -87,7 +87,7 @@ fn there_and_back<A: Side, B: Side>(
     let (seen, error) = feed(to, &bytes, &cuts);
     assert!(error.is_none(), "{error:?}");
     assert!(seen == expected);
-    let answers = sent(to, Say::Speech);
+    let answers = speak_to_vec(to);
     assert_eq!(feed_all(from, &answers), pongs);
 }
 
