@@ -3,14 +3,17 @@
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
+use epicycle::Running;
+use epicycle::codec::Codec;
 use serde_json::Value;
 
-use crate::site::{Log, Site, start};
+#[cfg(feature = "ws")]
+use crate::site::reflection;
+use crate::site::{Site, start};
 use crate::util::app::local;
 use crate::util::client::Client;
 use crate::util::eventually;
 use crate::wire::answers;
-use epicycle::Running;
 
 struct Case {
     name: String,
@@ -46,88 +49,101 @@ fn case(case: &Value) -> Case {
     }
 }
 
-#[test]
-fn every_case_is_answered_as_it_should_be() {
-    let (running, log) = start(local(), Site::mirror);
-    for (n, case) in cases().iter().filter(|case| !is_upgrade(case)).enumerate() {
-        let client = Client::to(&running);
-        client.send(&case.request);
-        judge(case, &client, &running, &log, n, "in one piece");
-    }
-}
-
 /// How many places of a request are tried, if it is a long one.
 const PLACES: usize = 60;
 
 #[test]
-fn every_case_is_answered_the_same_wherever_it_is_split() {
-    for case in cases().iter().filter(|case| !is_upgrade(case)) {
-        let (running, log) = start(local(), Site::mirror);
-        let len = case.request.len();
-        // A long one where its beginning and its end are, and here and there.
-        let is_tried = |at: &usize| {
-            len < 512 || *at < PLACES || len - at < 10 || at.is_multiple_of(len / PLACES)
-        };
-        let places: Vec<usize> = (1..len).filter(is_tried).collect();
-        // All at once: what one waits for, the others do not have to.
-        let clients: Vec<_> = places.iter().map(|_| Client::to(&running)).collect();
-        for (at, client) in places.iter().zip(&clients) {
-            client.send(&case.request[..*at]);
-        }
-        let sent: usize = places.iter().sum();
-        eventually("the first parts have been read", || {
-            running.engine().stats().total().bytes_in == sent as u64
-        });
-        for (at, client) in places.iter().zip(&clients) {
-            client.send(&case.request[*at..]);
-        }
-        let all = len * places.len();
-        eventually("the second parts have been read", || {
-            running.engine().stats().total().bytes_in == all as u64
-        });
-        for (n, (at, client)) in places.iter().zip(&clients).enumerate() {
-            judge(case, client, &running, &log, n, &format!("split at {at}"));
-        }
+fn every_case_is_answered_as_it_should_be() {
+    for case in cases().iter().filter(|case| !case.is_upgrade()) {
+        try_out(case, Site::mirror);
     }
 }
 
-/// Whether it asks for WebSocket, of which this server knows nothing.
-fn is_upgrade(case: &Case) -> bool {
-    case.name.starts_with("ws_")
+/// The same of a server that can also do what the cases for WebSocket ask for.
+#[cfg(feature = "ws")]
+#[test]
+fn every_case_is_answered_as_it_should_be_where_there_is_websocket_too() {
+    use epicycle::Action;
+    use epicycle::ws::{Incoming, ServerCodec, accept};
+
+    for case in &cases() {
+        try_out(case, || {
+            Site::new(ServerCodec::default, |conn, _, frame| match frame {
+                Incoming::Request(request) if request.path() == "/ws" => {
+                    conn.send(accept(&request)).into()
+                }
+                Incoming::Request(request) => conn.send(reflection(&request)).into(),
+                _ => Action::Continue,
+            })
+        });
+    }
 }
 
-/// Compares what comes with what is expected, and nothing more may come when this side ends.
-fn judge(
-    case: &Case,
-    client: &Client,
-    running: &Running<Site>,
-    log: &Log,
-    before: usize,
-    how: &str,
-) {
+/// Sends a case in one piece, and split at every place, or many if it is a long one.
+fn try_out<C: Codec>(case: &Case, site: impl Fn() -> Site<C> + Send + Sync + 'static) {
+    let (running, log) = start(local(), site);
+    let len = case.request.len();
+    // A long one where its beginning and its end are, and here and there.
+    let is_tried =
+        |at: &usize| len < 512 || *at < PLACES || len - at < 10 || at.is_multiple_of(len / PLACES);
+    let places: Vec<usize> = (1..=len).filter(is_tried).collect();
+    // All at once: what one waits for, the others do not have to.
+    let clients: Vec<_> = places.iter().map(|_| Client::to(&running)).collect();
+    for (at, client) in places.iter().zip(&clients) {
+        client.send(&case.request[..*at]);
+    }
+    await_input(&running, places.iter().sum());
+    for (at, client) in places.iter().zip(&clients) {
+        client.send(&case.request[*at..]);
+    }
+    await_input(&running, len * places.len());
+    assert_eq!(running.engine().stats().total().panics, 0, "{}", case.name);
+    if case.expects("wait") {
+        assert_eq!(log.ended(), 0, "{}: closed", case.name);
+    }
+    for (at, client) in places.iter().zip(&clients) {
+        judge(case, client, *at);
+    }
+}
+
+fn await_input<C: Codec>(running: &Running<Site<C>>, bytes: usize) {
+    eventually("all that was sent has been read", || {
+        running.engine().stats().total().bytes_in == bytes as u64
+    });
+}
+
+impl Case {
+    /// Whether it asks for WebSocket, which not every server knows of.
+    fn is_upgrade(&self) -> bool {
+        self.name.starts_with("ws_")
+    }
+
+    fn expects(&self, what: &str) -> bool {
+        self.expect.iter().any(|expect| expect == what)
+    }
+}
+
+/// Compares what comes with what is expected; nothing more may come when this side ends.
+fn judge(case: &Case, client: &Client, at: usize) {
     let name = &case.name;
-    if case.expect.iter().any(|expect| expect == "wait") {
+    if case.expects("wait") {
         expect_silence(client, name);
-        assert_eq!(log.ended(), before, "{name}, {how}: closed");
     }
     let mut answers = answers(client);
-    let mut got = Vec::new();
+    let mut got: Vec<String> = Vec::new();
     let mut ended = false;
-    while !is_decided(case, &got) {
+    while !ended && !is_decided(case, &got) {
         match answers.next("GET") {
             Some(answer) => got.push(answer.status.to_string()),
-            None => {
-                ended = true;
-                break;
-            }
+            None => ended = true,
         }
     }
-    if case.close && !ended {
+    if case.close {
         // By itself, without this side's end.
         answers.expect_end();
     }
-    let _ = client.0.shutdown(std::net::Shutdown::Write);
-    if !ended {
+    if got.last().is_none_or(|status| status != "101") {
+        client.end_writes();
         answers.expect_end();
     }
     let got = match got.join(",") {
@@ -136,12 +152,10 @@ fn judge(
         statuses => statuses,
     };
     assert!(
-        case.expect.contains(&got),
-        "{name}, {how}: {got} came, not {:?}",
+        case.expects(&got),
+        "{name}, split at {at}: {got} came, not {:?}",
         case.expect
     );
-    eventually("the connection is closed", || log.ended() == before + 1);
-    assert!(running.engine().stats().total().panics == 0, "{name}");
 }
 
 /// Whether what has come is all that can be expected.
