@@ -4,10 +4,22 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+#[cfg(feature = "tls")]
+#[path = "../tls/peer.rs"]
+#[allow(dead_code)]
+mod peer;
+#[cfg(feature = "tls")]
+#[path = "../tls/pki.rs"]
+#[allow(dead_code)]
+mod pki;
+
 mod answering;
 mod cases;
+mod curl;
 mod patience;
 mod pipelining;
+mod secure;
 mod site;
+mod uploading;
 mod wire;
 mod writing;
