@@ -4,12 +4,11 @@
 mod util;
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use epicycle::codec::Raw;
-use epicycle::tls::{Identity, TlsServer};
+use epicycle::tls::TlsServer;
 use epicycle::{Action, Conn, EventHandler, Listen, Server};
 
 /// An echo server over TLS.
@@ -21,12 +20,8 @@ struct Flags {
     /// How many reactors; one per core unless said otherwise
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
-    /// A PEM file with the server's certificate and those that lead to its root
-    #[arg(long, value_name = "FILE", requires = "key")]
-    cert: Option<PathBuf>,
-    /// A PEM file with the certificate's private key
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    files: util::Files,
     /// A protocol to offer by ALPN; can be given several times, most preferred first
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
@@ -62,32 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn server(flags: Flags) -> Result<Server, Box<dyn Error>> {
-    let identity = match (flags.cert, flags.key) {
-        (Some(cert), Some(key)) => Identity::from_pem_files(cert, key)?,
-        _ => own_identity()?,
-    };
-    let tls = TlsServer::new(identity)?.alpn(&flags.alpn);
+    let tls = TlsServer::new(flags.files.identity("tls_echo")?)?.alpn(&flags.alpn);
     let server = Server::bind(Listen::on(flags.listen).tls(&tls));
     Ok(match flags.reactors {
         Some(reactors) => server.reactors(reactors),
         None => server,
     })
-}
-
-/// A certificate that vouches for itself, written to a file for clients to trust.
-fn own_identity() -> Result<Identity, Box<dyn Error>> {
-    let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
-    let made = rcgen::generate_simple_self_signed(names)?;
-    let certificate = made.cert.pem();
-    let path = std::env::temp_dir().join(format!("tls_echo-{}.pem", std::process::id()));
-    std::fs::write(&path, &certificate)?;
-    println!(
-        "made a certificate for localhost, {}; try: openssl s_client -connect localhost:PORT -CAfile {}",
-        path.display(),
-        path.display()
-    );
-    Ok(Identity::from_pem(
-        certificate,
-        made.signing_key.serialize_pem(),
-    )?)
 }

@@ -1,13 +1,20 @@
 //! What the examples share: the flags that say where to listen, and a graceful end at ctrl-c.
 
-#![allow(dead_code, reason = "no example uses everything")]
+#![allow(dead_code, unused_imports, reason = "no example uses everything")]
 
+mod tls;
+
+use std::error::Error as StdError;
 use std::fmt::Display;
 use std::process::{ExitCode, exit};
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use epicycle::{Error, EventHandler, Server};
+
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::Files;
+pub(crate) use self::tls::Tls;
 
 /// Where to listen and with how many reactors; PORT is the port unless a flag says otherwise.
 #[derive(Args)]
@@ -32,11 +39,23 @@ pub(crate) struct Listen<const PORT: u16 = 9000> {
 impl<const PORT: u16> Listen<PORT> {
     /// A server as the flags say.
     pub(crate) fn server(&self) -> Server {
-        let addr = match &self.addr {
-            Some(addr) => addr.clone(),
-            None => format!("tcp://:{}", self.port),
-        };
-        let server = Server::bind(addr)
+        self.server_on(self.listener())
+    }
+
+    /// The same over TLS if other flags say so.
+    pub(crate) fn server_over(&self, tls: &Tls, name: &str) -> Result<Server, Box<dyn StdError>> {
+        Ok(self.server_on(tls.over(name, self.listener())?))
+    }
+
+    fn listener(&self) -> epicycle::Listen {
+        match &self.addr {
+            Some(addr) => epicycle::Listen::on(addr),
+            None => epicycle::Listen::on(format!("tcp://:{}", self.port)),
+        }
+    }
+
+    fn server_on(&self, listener: epicycle::Listen) -> Server {
+        let server = Server::bind(listener)
             .reuse_port(self.reuseport)
             .drain_deadline(Duration::from_secs(10));
         match self.reactors {

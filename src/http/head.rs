@@ -3,6 +3,7 @@
 //! The grammar is the `httparse` crate's. What it is lenient about is refused here, since wherever two
 //! implementations read a message differently, one of them can be made to see a request that the other does not.
 
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -64,6 +65,15 @@ pub enum Version {
     Http10,
     /// HTTP/1.1.
     Http11,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        })
+    }
 }
 
 /// How the end of a body is found.

@@ -1,0 +1,139 @@
+//! A small HTTP server: a page, and one for each thing that HTTP can do. Try `http --port 8080` and
+//!
+//! ```text
+//! curl -i http://127.0.0.1:8080/
+//! curl -d '{"a": [1, 2]}' http://127.0.0.1:8080/json
+//! curl -T README.md http://127.0.0.1:8080/upload
+//! curl http://127.0.0.1:8080/stream/1000000 | tail
+//! curl -N http://127.0.0.1:8080/events
+//! curl http://127.0.0.1:8080/headers
+//! ```
+//!
+//! With `--tls` it is the same over https.
+
+mod pages;
+#[path = "../util/mod.rs"]
+mod util;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use epicycle::http::{HeaderBlock, HttpCodec, Limits, Request, Response, Router};
+use epicycle::{Action, Conn, EventHandler, Reactor, Server};
+
+use self::pages::{Page, Session};
+
+/// An HTTP server: / /json /upload /stream/N /events /headers
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    listen: util::Listen<8080>,
+    /// Answers with 1 KiB of the letter a
+    #[arg(long)]
+    aaaa: bool,
+    #[command(flatten)]
+    tls: util::Tls,
+}
+
+/// The largest upload, in bytes.
+const MAX_BODY: usize = 16 << 20;
+
+struct Http {
+    headers: HeaderBlock,
+    body: &'static [u8],
+    routes: Arc<Router<Page>>,
+}
+
+impl Http {
+    #[inline]
+    fn hello(&self, conn: &mut Conn<'_, Self>) -> Action {
+        let answer = Response::ok().block(&self.headers).body(self.body);
+        conn.send(answer).into()
+    }
+}
+
+impl EventHandler for Http {
+    type Codec = HttpCodec;
+    type Session = Session;
+
+    fn codec(&mut self) -> HttpCodec {
+        HttpCodec::new(Limits::default().max_body(MAX_BODY as u64))
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<Session> {
+        Some(Session::default())
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session,
+        request: Request<'_>,
+    ) -> Action {
+        // What most ask for takes no looking up.
+        if request.target() == "/" && request.method() == "GET" {
+            return self.hello(conn);
+        }
+        match self.routes.find(request.method(), request.path()) {
+            Ok(found) => (found.value)(self, conn, session, &request, &found.params),
+            Err(why) => pages::nothing(conn, &why),
+        }
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
+        pages::go_on(conn, session).into()
+    }
+
+    fn on_timer(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session,
+        _token: u64,
+    ) -> Action {
+        pages::tick(conn, session).into()
+    }
+
+    /// Events have no end of their own.
+    fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
+        reactor.for_each(|conn, session| {
+            if matches!(session, Session::Events { .. }) && pages::finish(conn, session).is_err() {
+                conn.abort();
+            }
+        });
+    }
+}
+
+fn main() -> ExitCode {
+    match server(Flags::parse()) {
+        Ok((server, make)) => util::run("http", server, make),
+        Err(error) => util::fail("http", error),
+    }
+}
+
+/// The server, and what makes its handlers.
+fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Error>> {
+    let routes = Arc::new(pages::routes()?);
+    let headers = HeaderBlock::new()
+        .with("Server", "epicycle")?
+        .with("Content-Type", "text/plain")?;
+    let body: &[u8] = if flags.aaaa {
+        &[b'a'; 1024]
+    } else {
+        b"Hello World!"
+    };
+    let server = flags.listen.server_over(&flags.tls, "http")?;
+    let server = server
+        .idle_timeout(Duration::from_secs(75))
+        .read_timeout(Duration::from_secs(30))
+        .max_frame(MAX_BODY + (1 << 20))
+        .high_water(256 << 10);
+    let make = move |_reactor| Http {
+        headers: headers.clone(),
+        body,
+        routes: routes.clone(),
+    };
+    Ok((server, make))
+}
