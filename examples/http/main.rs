@@ -9,7 +9,7 @@
 //! curl http://127.0.0.1:8080/headers
 //! ```
 //!
-//! With `--tls` it is the same over https.
+//! With `--tls` it is the same over https. At `/ws` a WebSocket sends back what arrives.
 
 mod pages;
 #[path = "../util/mod.rs"]
@@ -21,12 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use epicycle::http::{HeaderBlock, HttpCodec, Limits, Request, Response, Router};
+use epicycle::http::{HeaderBlock, Limits, Request, Response, Router};
+use epicycle::ws::{Incoming, ServerCodec};
 use epicycle::{Action, Conn, EventHandler, Reactor, Server};
 
 use self::pages::{Page, Session};
 
-/// An HTTP server: / /json /upload /stream/N /events /headers
+/// An HTTP server: / /json /upload /stream/N /events /headers /ws
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -49,6 +50,23 @@ struct Http {
 
 impl Http {
     #[inline]
+    fn answer(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session,
+        request: &Request<'_>,
+    ) -> Action {
+        // What most ask for takes no looking up.
+        if request.target() == "/" && request.method() == "GET" {
+            return self.hello(conn);
+        }
+        match self.routes.find(request.method(), request.path()) {
+            Ok(found) => (found.value)(self, conn, session, request, &found.params),
+            Err(why) => pages::nothing(conn, &why),
+        }
+    }
+
+    #[inline]
     fn hello(&self, conn: &mut Conn<'_, Self>) -> Action {
         let answer = Response::ok().block(&self.headers).body(self.body);
         conn.send(answer).into()
@@ -56,11 +74,11 @@ impl Http {
 }
 
 impl EventHandler for Http {
-    type Codec = HttpCodec;
+    type Codec = ServerCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> HttpCodec {
-        HttpCodec::new(Limits::default().max_body(MAX_BODY as u64))
+    fn codec(&mut self) -> ServerCodec {
+        ServerCodec::default().http_limits(Limits::default().max_body(MAX_BODY as u64))
     }
 
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<Session> {
@@ -71,15 +89,13 @@ impl EventHandler for Http {
         &mut self,
         conn: &mut Conn<'_, Self>,
         session: &mut Session,
-        request: Request<'_>,
+        incoming: Incoming<'_>,
     ) -> Action {
-        // What most ask for takes no looking up.
-        if request.target() == "/" && request.method() == "GET" {
-            return self.hello(conn);
-        }
-        match self.routes.find(request.method(), request.path()) {
-            Ok(found) => (found.value)(self, conn, session, &request, &found.params),
-            Err(why) => pages::nothing(conn, &why),
+        match incoming {
+            Incoming::Request(request) => self.answer(conn, session, &request),
+            // Only what /ws has led to gets here.
+            Incoming::Message(message) => conn.send(message).into(),
+            Incoming::Pong(_) | Incoming::Closed(_) => Action::Continue,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use epicycle::http::{
     Chunk, End, Event, NoRoute, Params, Request, Response, RouteError, Router, StatusCode,
 };
-use epicycle::{Action, Conn, WriteError};
+use epicycle::{Action, Conn, WriteError, ws};
 use sha2::{Digest, Sha256};
 
 use super::Http;
@@ -43,7 +43,8 @@ pub(crate) fn routes() -> Result<Router<Page>, RouteError> {
         .add("PUT", "/upload", upload)?
         .add("POST", "/upload", upload)?
         .add("GET", "/stream/{lines}", stream)?
-        .add("GET", "/events", events)?;
+        .add("GET", "/events", events)?
+        .add("GET", "/ws", web_socket)?;
     Ok(router)
 }
 
@@ -177,6 +178,17 @@ fn events(
         };
     }
     tick(conn, session).into()
+}
+
+/// Opens a WebSocket, or says why not.
+fn web_socket(
+    _http: &Http,
+    conn: &mut Conn<'_, Http>,
+    _session: &mut Session,
+    request: &Request<'_>,
+    _params: &Params<'_, '_>,
+) -> Action {
+    conn.send(ws::accept(request)).into()
 }
 
 /// Sends the next event, and sees to the one after it.

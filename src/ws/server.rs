@@ -6,7 +6,7 @@ use super::message::{Incoming, Prepared};
 use super::protocol::{Protocol, Received};
 use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
-use crate::http::{self, Chunk, End, HttpCodec, Response};
+use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
 
 /// A server's side of a WebSocket, which begins as HTTP. A frame is an [`Incoming`].
 ///
@@ -166,6 +166,12 @@ impl Encode<Chunk<'_>> for ServerCodec {
 impl Encode<End> for ServerCodec {
     fn encode(&mut self, end: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         self.http()?.encode(end, dst)
+    }
+}
+
+impl Encode<Event<'_>> for ServerCodec {
+    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        self.http()?.encode(event, dst)
     }
 }
 
