@@ -29,6 +29,8 @@ pub(super) enum Answer {
     Chunks,
     /// Bytes are to come until the connection closes.
     UntilClose,
+    /// The body it announced is to come past the codec, then its end.
+    Elsewhere,
     /// The answer was a change of protocol: there is no other message.
     Upgraded,
 }

@@ -131,8 +131,8 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of `len` bytes that the handler writes past the codec, right behind this: with
-    /// [`Conn::send_file`](crate::Conn::send_file), say. Not in answer to HEAD, and with no byte more or less.
+    /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less, and no byte in answer
+    /// to HEAD: with [`Conn::send_file`](crate::Conn::send_file), say. An [`End`] follows.
     #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);
@@ -183,7 +183,7 @@ impl fmt::Debug for Response<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a>(pub &'a [u8]);
 
-/// The end of a [streamed](Response::streamed) body.
+/// The end of a [streamed](Response::streamed) body, or of a [file](Response::file).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct End;
 

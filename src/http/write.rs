@@ -120,6 +120,7 @@ fn plan<'a, 'b>(
             Body::Sized(len) => Answer::Sized(len),
             Body::Stream if exchange.is_http10() => Answer::UntilClose,
             Body::Stream => Answer::Chunks,
+            Body::Elsewhere(_) => Answer::Elsewhere,
             _ => Answer::None,
         },
     };
@@ -268,7 +269,7 @@ pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
 pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), SendError> {
     match exchange.answer() {
         Answer::Chunks => dst.put(LAST_CHUNK),
-        Answer::UntilClose => {}
+        Answer::UntilClose | Answer::Elsewhere => {}
         Answer::Sized(left) => return Err(SendError::Length { left, given: 0 }),
         Answer::None if exchange.is_head() => return Ok(()),
         _ => return Err(SendError::NotBegun),

@@ -174,6 +174,42 @@ fn a_sized_body_has_its_size() {
 }
 
 #[test]
+fn a_body_written_past_the_codec_is_whole_also_before_a_close() {
+    const LEN: usize = 300_000;
+    let (running, _) = start(local(), || {
+        Site::of(|conn, _, request| {
+            conn.send(Response::ok().file(LEN as u64)).expect("is owed");
+            if request.method() != "HEAD" {
+                assert_eq!(refusal(conn.send(Response::ok())), SendError::Begun);
+                assert_eq!(refusal(conn.send(Chunk(b"x"))), SendError::NotBegun);
+                conn.write_shared(noise(1, LEN)).expect("is taken");
+            }
+            conn.send(End).into()
+        })
+    });
+    for last in ["Connection: close\r\n", "Connection: keep-alive\r\n"] {
+        let client = Client::to(&running);
+        let head = ASK.replace("GET", "HEAD");
+        client.send(
+            [
+                &head,
+                ASK,
+                &ASK.replace("\r\n\r\n", &format!("\r\n{last}\r\n")),
+            ]
+            .concat(),
+        );
+        client.end_writes();
+        let mut answers = answers(&client);
+        let answer = answers.next("HEAD").expect("an answer");
+        assert_eq!(answer.header("content-length"), Some("300000"));
+        for _ in 0..2 {
+            assert!(answers.get().body == noise(1, LEN));
+        }
+        answers.expect_end();
+    }
+}
+
+#[test]
 fn an_answer_that_nobody_asked_for_is_refused() {
     let (running, _) = start(local(), || {
         let site = Site::of(|conn, _, _| conn.send(Response::ok().body("well")).into());
