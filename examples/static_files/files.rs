@@ -29,8 +29,8 @@ pub(crate) enum Found {
 pub(crate) struct Opened {
     pub(crate) file: File,
     pub(crate) len: u64,
+    pub(crate) content_type: String,
     modified: Option<SystemTime>,
-    content_type: String,
 }
 
 /// How much of a file is asked for.
@@ -138,15 +138,9 @@ fn link_to(relative: &Path) -> String {
 }
 
 impl Opened {
-    /// The headers that are the same however much of it is sent.
-    pub(crate) fn headers(&self) -> String {
-        let modified = self.modified.map(httpdate::fmt_http_date);
-        let modified = modified.map(|date| format!("Last-Modified: {date}\r\n"));
-        format!(
-            "Content-Type: {}\r\nAccept-Ranges: bytes\r\n{}",
-            self.content_type,
-            modified.unwrap_or_default()
-        )
+    /// When it was changed, as a header has it.
+    pub(crate) fn last_modified(&self) -> Option<String> {
+        self.modified.map(httpdate::fmt_http_date)
     }
 
     /// Whether it has not changed since a date, to the second.

@@ -1,26 +1,24 @@
 //! Serves the files of a directory over HTTP, with `Conn::send_file`. Try
 //! `static_files --root target/doc --port 8080` and `curl -i http://127.0.0.1:8080/epicycle/`.
 //!
-//! HTTP/1.0 and 1.1, GET and HEAD, keep-alive, pipelining, `Range` (one at a time), `If-Modified-Since`, `index.html`.
-//! Nothing outside of the directory is served, wherever `..` or symbolic links point. Files are opened on a worker
-//! pool, since that may wait for the disk; meanwhile the connection is paused, so that answers keep their order.
+//! GET and HEAD, `Range` (one at a time), `If-Modified-Since`, `index.html`. Nothing outside of the directory is served,
+//! wherever `..` or symbolic links point. Files are opened on a worker pool, since that may wait for the disk; the codec
+//! keeps the next request back meanwhile.
 
 mod files;
-mod request;
 #[path = "../util/mod.rs"]
 mod util;
 
-use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use clap::Parser;
-use epicycle::{Action, Conn, EventHandler, WorkerPool};
+use epicycle::http::{End, HttpCodec, Limits, Request, Response, StatusCode};
+use epicycle::{Action, Conn, EventHandler, WorkerPool, WriteError};
 
-use self::files::{Found, Part, Root};
-use self::request::{Head, Http, Method, Refusal};
+use self::files::{Found, Opened, Part, Root};
 
 /// A server of static files.
 #[derive(Parser)]
@@ -40,134 +38,127 @@ struct Files {
     pool: WorkerPool,
 }
 
+/// What is asked for, while a file is looked for.
+struct Asked {
+    target: String,
+    is_head: bool,
+    range: Option<String>,
+    if_modified_since: Option<String>,
+}
+
+impl Asked {
+    fn of(request: &Request<'_>) -> Self {
+        let header = |name| request.header(name).map(str::to_owned);
+        Self {
+            // An absolute target stands for its path.
+            target: request.path().to_owned(),
+            is_head: request.method() == "HEAD",
+            // There are no validators to compare with, so a part is sent only where there is no such condition.
+            range: header("range").filter(|_| request.header("if-range").is_none()),
+            if_modified_since: header("if-modified-since"),
+        }
+    }
+}
+
 impl EventHandler for Files {
-    type Codec = Http;
+    type Codec = HttpCodec;
     type Session = ();
 
-    fn codec(&mut self) -> Http {
-        Http
+    fn codec(&mut self) -> HttpCodec {
+        HttpCodec::new(Limits::default().max_body(0))
     }
 
     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
         Some(())
     }
 
-    fn react(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        (): &mut (),
-        head: Result<Head, Refusal>,
-    ) -> Action {
-        let head = match head {
-            Ok(head) if matches!(head.method, Method::Get | Method::Head) => head,
-            Ok(_) => return refuse(conn, "405 Method Not Allowed", "Allow: GET, HEAD\r\n"),
-            Err(status) => return refuse(conn, status, ""),
-        };
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+        if !matches!(request.method(), "GET" | "HEAD") {
+            let refusal = Response::text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are served\n",
+            );
+            return conn.send(refusal.header("Allow", "GET, HEAD")).into();
+        }
+        let asked = Asked::of(&request);
         let (root, handle) = (self.root.clone(), conn.handle());
         let job = move || {
-            let found = root.find(&head.target);
+            let found = root.find(&asked.target);
             // A connection that has closed meanwhile needs no answer.
-            let _ = handle.run(move |_, conn, ()| answer(conn, &head, found));
+            let _ = handle.run(move |_, conn, ()| answer(conn, &asked, found));
         };
         match self.pool.submit(job) {
-            Ok(()) => {
-                conn.pause_reads();
-                Action::Continue
-            }
-            Err(_full) => refuse(conn, "503 Service Unavailable", ""),
+            Ok(()) => Action::Continue,
+            Err(_full) => say(conn, StatusCode::SERVICE_UNAVAILABLE, None).into(),
         }
     }
 }
 
-/// Answers a request, and goes on with the next.
-fn answer(conn: &mut Conn<'_, Files>, head: &Head, found: Found) {
-    let status = match &found {
-        Found::File(_) => "200 OK",
-        Found::Moved(_) => "301 Moved Permanently",
-        Found::Nothing => "404 Not Found",
-        Found::Bad => "400 Bad Request",
-        Found::Failed => "500 Internal Server Error",
-    };
-    log::info!("{} {}", conn.peer_addr(), head.target);
+fn answer(conn: &mut Conn<'_, Files>, asked: &Asked, found: Found) {
+    log::info!("{} {}", conn.peer_addr(), asked.target);
     let sent = match found {
-        Found::File(file) => send(conn, head, file),
-        Found::Moved(to) => say(conn, head, status, &format!("Location: {to}\r\n")),
-        _ => say(conn, head, status, ""),
+        Found::File(file) => send(conn, asked, file),
+        Found::Moved(to) => say(conn, StatusCode::MOVED_PERMANENTLY, Some(("Location", &to))),
+        Found::Nothing => say(conn, StatusCode::NOT_FOUND, None),
+        Found::Bad => say(conn, StatusCode::BAD_REQUEST, None),
+        Found::Failed => say(conn, StatusCode::INTERNAL_SERVER_ERROR, None),
     };
-    if !sent {
+    if let Err(error) = sent {
+        log::warn!("{}: {error}", asked.target);
         // Whatever of the answer has been written must not look like all of it.
         conn.abort();
-    } else if head.keep_alive {
-        conn.resume_reads();
-    } else {
-        conn.close();
     }
 }
 
 /// Sends a file, or as much of it as was asked for.
-fn send(conn: &mut Conn<'_, Files>, head: &Head, file: files::Opened) -> bool {
-    if file.is_unchanged_since(head.if_modified_since.as_deref()) {
-        return conn
-            .write(&begin("304 Not Modified", head.keep_alive, &file.headers()))
-            .is_ok();
-    }
-    let part = file.part(head.range.as_deref());
-    let (status, range) = match part {
-        Part::Whole => ("200 OK", 0..file.len),
-        Part::Range(ref range) => ("206 Partial Content", range.clone()),
-        Part::Beyond => {
-            let extra = format!("Content-Range: bytes */{}\r\n", file.len);
-            return say(conn, head, "416 Range Not Satisfiable", &extra);
+fn send(conn: &mut Conn<'_, Files>, asked: &Asked, file: Opened) -> Result<(), WriteError> {
+    let modified = file.last_modified();
+    let with_headers = |status| {
+        let response = Response::new(status)
+            .header("Server", "epicycle")
+            .header("Content-Type", &file.content_type)
+            .header("Accept-Ranges", "bytes");
+        match &modified {
+            Some(date) => response.header("Last-Modified", date),
+            None => response,
         }
     };
-    let mut headers = file.headers();
-    if let Part::Range(range) = part {
-        let (start, last, len) = (range.start, range.end - 1, file.len);
-        let _ = write!(headers, "Content-Range: bytes {start}-{last}/{len}\r\n");
+    if file.is_unchanged_since(asked.if_modified_since.as_deref()) {
+        return conn.send(with_headers(StatusCode::NOT_MODIFIED));
     }
-    let length = range.end - range.start;
-    let _ = write!(headers, "Content-Length: {length}\r\n");
-    let written = conn.write(&begin(status, head.keep_alive, &headers));
-    let sent = match head.method {
-        Method::Head => written,
-        _ => written.and_then(|()| conn.send_file(file.file, range)),
+    let shown;
+    let (response, range) = match file.part(asked.range.as_deref()) {
+        Part::Whole => (with_headers(StatusCode::OK), 0..file.len),
+        Part::Range(range) => {
+            shown = format!("bytes {}-{}/{}", range.start, range.end - 1, file.len);
+            let response = with_headers(StatusCode::PARTIAL_CONTENT);
+            (response.header("Content-Range", &shown), range)
+        }
+        Part::Beyond => {
+            shown = format!("bytes */{}", file.len);
+            let header = Some(("Content-Range", shown.as_str()));
+            return say(conn, StatusCode::RANGE_NOT_SATISFIABLE, header);
+        }
     };
-    sent.inspect_err(|error| log::warn!("{}: {error}", head.target))
-        .is_ok()
+    conn.send(response.file(range.end - range.start))?;
+    if !asked.is_head {
+        conn.send_file(file.file, range)?;
+    }
+    conn.send(End)
 }
 
-/// Answers with the status alone.
-fn say(conn: &mut Conn<'_, Files>, head: &Head, status: &str, extra: &str) -> bool {
-    let body = format!("{status}\n");
-    let body = if head.method == Method::Head {
-        ""
-    } else {
-        &body
-    };
-    let length = status.len() + 1;
-    let headers = format!("{extra}Content-Type: text/plain\r\nContent-Length: {length}\r\n");
-    let mut bytes = begin(status, head.keep_alive, &headers);
-    bytes.extend_from_slice(body.as_bytes());
-    conn.write(&bytes).is_ok()
-}
-
-/// Answers what is not understood or not served, and closes.
-fn refuse(conn: &mut Conn<'_, Files>, status: &str, extra: &str) -> Action {
-    let head = Head::default();
-    // When the answer cannot be written, closing is all that is left anyway.
-    let _ = say(conn, &head, status, extra);
-    Action::Close
-}
-
-/// A response up to its body.
-fn begin(status: &str, keep_alive: bool, headers: &str) -> Vec<u8> {
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    // For HTTP/1.0; with HTTP/1.1 it goes without saying.
-    let connection = if keep_alive { "keep-alive" } else { "close" };
-    format!(
-        "HTTP/1.1 {status}\r\nServer: epicycle\r\nDate: {date}\r\nConnection: {connection}\r\n{headers}\r\n"
-    )
-    .into_bytes()
+/// Answers with the status alone, and a header perhaps.
+fn say(
+    conn: &mut Conn<'_, Files>,
+    status: StatusCode,
+    header: Option<(&str, &str)>,
+) -> Result<(), WriteError> {
+    let text = format!("{status}\n");
+    let response = Response::text(status, &text).header("Server", "epicycle");
+    match &header {
+        Some((name, value)) => conn.send(response.header(name, value)),
+        None => conn.send(response),
+    }
 }
 
 fn main() -> ExitCode {
