@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use epicycle::http::{HeaderBlock, Limits, Request, Response, Router};
+use epicycle::http::{Limits, Prepared, Request, Response, Router};
 use epicycle::ws::{Incoming, ServerCodec};
 use epicycle::{Action, Conn, EventHandler, Reactor, Server};
 
@@ -43,8 +43,7 @@ struct Flags {
 const MAX_BODY: usize = 16 << 20;
 
 struct Http {
-    headers: HeaderBlock,
-    body: &'static [u8],
+    hello: Prepared,
     routes: Arc<Router<Page>>,
 }
 
@@ -68,8 +67,7 @@ impl Http {
 
     #[inline]
     fn hello(&self, conn: &mut Conn<'_, Self>) -> Action {
-        let answer = Response::ok().block(&self.headers).body(self.body);
-        conn.send(answer).into()
+        conn.send(&self.hello).into()
     }
 }
 
@@ -132,14 +130,16 @@ fn main() -> ExitCode {
 /// The server, and what makes its handlers.
 fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Error>> {
     let routes = Arc::new(pages::routes()?);
-    let headers = HeaderBlock::new()
-        .with("Server", "epicycle")?
-        .with("Content-Type", "text/plain")?;
     let body: &[u8] = if flags.aaaa {
         &[b'a'; 1024]
     } else {
         b"Hello World!"
     };
+    let hello = Response::ok()
+        .header("Server", "epicycle")
+        .header("Content-Type", "text/plain")
+        .body(body);
+    let hello = Prepared::new(hello)?;
     let server = flags.listen.server_over(&flags.tls, "http")?;
     let server = server
         .idle_timeout(Duration::from_secs(75))
@@ -147,8 +147,7 @@ fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Erro
         .max_frame(MAX_BODY + (1 << 20))
         .high_water(256 << 10);
     let make = move |_reactor| Http {
-        headers: headers.clone(),
-        body,
+        hello: hello.clone(),
         routes: routes.clone(),
     };
     Ok((server, make))

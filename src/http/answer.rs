@@ -1,6 +1,7 @@
 //! What a handler sends through either of the server's codecs.
 
 use super::codec::HttpCodec;
+use super::prepared::Prepared;
 use super::response::{Chunk, Continue, End, Response};
 use super::stream::HttpStreamCodec;
 use super::write;
@@ -17,6 +18,17 @@ macro_rules! answers_by {
                 dst: &mut Outbox<'_>,
             ) -> Result<(), FrameError> {
                 Ok(write::response(&mut self.exchange, &response, dst)?)
+            }
+        }
+
+        impl Encode<&Prepared> for $codec {
+            #[inline]
+            fn encode(
+                &mut self,
+                prepared: &Prepared,
+                dst: &mut Outbox<'_>,
+            ) -> Result<(), FrameError> {
+                Ok(write::prepared(&mut self.exchange, prepared, dst)?)
             }
         }
 

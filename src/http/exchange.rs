@@ -122,6 +122,12 @@ impl Exchange {
         self.has(CLOSE)
     }
 
+    /// Whether the answer has a head and a body like most, and the connection goes on after it.
+    #[inline]
+    pub(super) fn is_usual(&self) -> bool {
+        self.flags == 0
+    }
+
     pub(super) fn close(&mut self) {
         self.flags |= CLOSE;
     }

@@ -6,11 +6,12 @@ use super::beginning::Beginning;
 use super::error::SendError;
 use super::exchange::{Answer, Exchange};
 use super::fields::{is_token, is_value};
+use super::prepared::Prepared;
 use super::response::{Body, Response};
 use crate::buf::outbox::Outbox;
 
 /// Bodies up to this size are written in one piece with their head.
-const SMALL_BODY: usize = 4 << 10;
+pub(super) const SMALL_BODY: usize = 4 << 10;
 
 /// More than the lines take that the codec adds, with the longest reason and length.
 const OWN_LINES: usize = 256;
@@ -85,6 +86,29 @@ pub(super) fn response(
     Ok(())
 }
 
+/// Writes an answer that has been written before.
+#[inline]
+pub(super) fn prepared(
+    exchange: &mut Exchange,
+    prepared: &Prepared,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    exchange.may_begin()?;
+    let usual = prepared.usual().filter(|_| exchange.is_usual());
+    let Some(usual) = usual else {
+        return response(exchange, &prepared.response(), dst);
+    };
+    let beginning = Beginning::at(dst.unix_time());
+    dst.put_with(beginning.ok().len() + usual.len(), |room| {
+        let mut answer = Cursor { room, len: 0 };
+        answer.put(beginning.ok());
+        answer.put(usual);
+        answer.len
+    });
+    exchange.answered(Answer::None);
+    Ok(())
+}
+
 /// What the headers say about the framing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Announced {
@@ -147,9 +171,7 @@ fn special<'a, 'b>(
     if status.is_informational() && response.upgrade.is_none() {
         return Err(SendError::Status { status });
     }
-    let bodiless = is_tunnel
-        || status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless = is_tunnel || is_bodiless(status);
     if bodiless && length != Some(0) {
         return Err(SendError::Bodiless { status });
     }
@@ -163,6 +185,11 @@ fn special<'a, 'b>(
         plan.rest = Answer::None;
     }
     Ok(plan)
+}
+
+/// Whether responses with that status have no body, whatever was asked.
+pub(super) fn is_bodiless(status: StatusCode) -> bool {
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Checks headers that are to be sent; says how many bytes they take.

@@ -67,6 +67,7 @@ impl ServerCodec {
         }
     }
 
+    #[inline]
     fn http(&mut self) -> Result<&mut HttpCodec, FrameError> {
         match &mut self.state {
             State::Http(http) => Ok(http),
@@ -152,8 +153,20 @@ impl Encode<Refusal> for ServerCodec {
 }
 
 impl Encode<Response<'_>> for ServerCodec {
+    #[inline]
     fn encode(&mut self, response: Response<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         self.http()?.encode(response, dst)
+    }
+}
+
+impl Encode<&http::Prepared> for ServerCodec {
+    #[inline]
+    fn encode(
+        &mut self,
+        prepared: &http::Prepared,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.http()?.encode(prepared, dst)
     }
 }
 

@@ -1,0 +1,167 @@
+use ::http::StatusCode;
+use bytes::Bytes;
+
+use super::error::SendError;
+use super::response::{Body, Response};
+use super::write;
+
+/// An answer that is the same each time, but for its date: checked and written once.
+///
+/// For pages that do not change, health checks and redirects; [`Conn::send`](crate::Conn::send) takes a reference.
+///
+/// ```
+/// use epicycle::http::{HttpCodec, Prepared, Request, Response};
+/// use epicycle::{Action, Conn, EventHandler};
+///
+/// struct Hello {
+///     answer: Prepared,
+/// }
+///
+/// impl EventHandler for Hello {
+///     # type Codec = HttpCodec;
+///     # type Session = ();
+///     # fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+///     # fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: Request<'_>) -> Action {
+///         conn.send(&self.answer).into()
+///     }
+/// }
+///
+/// let answer = Prepared::new(Response::ok().header("Content-Type", "text/plain").body("Hello"))?;
+/// # epicycle::Server::bind("tcp://127.0.0.1:0").start(move |_| Hello { answer: answer.clone() }).unwrap();
+/// # Ok::<(), epicycle::http::SendError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    status: StatusCode,
+    /// The lines of the headers.
+    headers: Vec<u8>,
+    body: Bytes,
+    close: bool,
+    /// All that follows the status line and the date, where nothing special is asked for.
+    usual: Vec<u8>,
+}
+
+impl Prepared {
+    /// Writes an answer for later use. It needs a body that is there, or none at all.
+    ///
+    /// # Errors
+    ///
+    /// Those of sending it; [`SendError::Bodiless`] for a status without a body, and for an answer whose body is to follow.
+    pub fn new(response: Response<'_>) -> Result<Self, SendError> {
+        let status = response.status;
+        let body = match response.body {
+            _ if write::is_bodiless(status) => return Err(SendError::Bodiless { status }),
+            Body::None => Bytes::new(),
+            Body::Bytes(body) => Bytes::copy_from_slice(body),
+            Body::Shared(body) => body,
+            _ => return Err(SendError::Bodiless { status }),
+        };
+        write::check_headers(&response.headers)?;
+        let mut headers = response.block.to_vec();
+        for (name, value) in &response.headers {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                headers.extend_from_slice(part);
+            }
+        }
+        let mut usual = Vec::new();
+        if status == StatusCode::OK && !response.close && body.len() <= write::SMALL_BODY {
+            usual.extend_from_slice(&headers);
+            let length = format!("Content-Length: {}\r\n\r\n", body.len());
+            usual.extend_from_slice(length.as_bytes());
+            usual.extend_from_slice(&body);
+        }
+        Ok(Self {
+            status,
+            headers,
+            body,
+            close: response.close,
+            usual,
+        })
+    }
+
+    /// What follows the lines that most answers begin with, if it can be sent as it is.
+    #[inline]
+    pub(super) fn usual(&self) -> Option<&[u8]> {
+        (!self.usual.is_empty()).then_some(&self.usual)
+    }
+
+    /// The same to be written anew.
+    pub(super) fn response(&self) -> Response<'_> {
+        let mut response = Response::new(self.status).shared_body(self.body.clone());
+        response.block = &self.headers;
+        response.close = self.close;
+        response
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::codec::{Codec, Decoded, encode_to_vec};
+    use crate::http::HttpCodec;
+
+    #[test]
+    fn it_is_sent_as_it_would_be_written_anew() {
+        let large = "x".repeat(2 * write::SMALL_BODY);
+        let answers = [
+            Response::ok(),
+            Response::ok().header("A", "b").body("hello"),
+            Response::ok().body("hello").close(),
+            Response::ok().body(&large),
+            Response::text(StatusCode::NOT_FOUND, "not here"),
+        ];
+        let requests = [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        ];
+        for answer in answers {
+            let prepared = Prepared::new(answer.clone()).expect("it can be prepared");
+            for request in requests {
+                let mut anew = asked(request);
+                let mut again = asked(request);
+                let anew_bytes = encode_to_vec(&mut anew, answer.clone()).expect("it is valid");
+                let bytes = encode_to_vec(&mut again, &prepared).expect("it is valid");
+                let text = |bytes| String::from_utf8(bytes).expect("text");
+                assert_eq!(
+                    without_date(&text(bytes)),
+                    without_date(&text(anew_bytes)),
+                    "{request}"
+                );
+                assert_eq!(again.stage(), anew.stage());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_to_follow_cannot_be_prepared() {
+        for answer in [
+            Response::ok().sized(5),
+            Response::ok().streamed(),
+            Response::new(StatusCode::NO_CONTENT),
+            Response::upgrade("websocket"),
+        ] {
+            let error = Prepared::new(answer).err();
+            assert!(matches!(error, Some(SendError::Bodiless { .. })));
+        }
+        let error = Prepared::new(Response::ok().header("A", "b\r\nC: d")).err();
+        assert!(matches!(error, Some(SendError::Header { .. })));
+    }
+
+    fn asked(request: &str) -> HttpCodec {
+        let mut codec = HttpCodec::default();
+        let found = codec
+            .decode(&mut request.as_bytes().to_vec())
+            .map(|found| matches!(found, Decoded::Frame { .. }));
+        assert!(found.expect("it is valid"));
+        codec
+    }
+
+    fn without_date(answer: &str) -> Vec<&str> {
+        let lines = answer.split("\r\n");
+        lines.filter(|line| !line.starts_with("Date: ")).collect()
+    }
+}
