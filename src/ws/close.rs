@@ -67,7 +67,8 @@ impl fmt::Display for CloseCode {
 /// Closes a WebSocket, when it is [sent](crate::Conn::send). Nothing can be sent after it.
 ///
 /// The connection ends when the peer has answered, or after [`Server::fin_timeout`](crate::Server::fin_timeout). Messages that the peer
-/// had sent by then are still handed out.
+/// had sent by then are still handed out. To answer one is refused; a handler
+/// that closes the connection for that does not wait for the peer's answer.
 ///
 /// ```
 /// use epicycle::ws::{Close, CloseCode};
