@@ -11,9 +11,9 @@ URL = sys.argv[1]
 LIMIT = 60
 
 
-def open_(**options):
+def open_(url=URL, **options):
     # Nothing on this machine is behind a proxy.
-    return connect(URL, legacy=True, proxy=None, max_size=4 << 20, open_timeout=LIMIT, close_timeout=LIMIT, **options)
+    return connect(url, legacy=True, proxy=None, max_size=4 << 20, open_timeout=LIMIT, close_timeout=LIMIT, **options)
 
 
 def comes_back(peer, message):
@@ -75,7 +75,8 @@ def close():
     for code, reason in ((1000, ""), (1001, "leaving"), (3000, "é" * 61), (4999, "x")):
         peer = open_()
         peer.close(code, reason)
-        assert (peer.close_code, peer.close_reason) == (code, reason), (peer.close_code, peer.close_reason)
+        # The reason is not repeated.
+        assert peer.close_code == code, (peer.close_code, peer.close_reason)
     # Goodbye without a code.
     peer = open_()
     with peer.send_context():
@@ -118,9 +119,10 @@ def too_long():
 
 
 def deflate():
-    """URL, "deflate", what the server shall have agreed to; the rest is what is offered."""
+    """More arguments are what the server shall have agreed to, and what is offered."""
     agreed, *flags = sys.argv[3:]
-    flags = {flag: True for flag in flags}
+    flags = [flag.partition("=") for flag in flags]
+    flags = {name: int(value) if value else True for name, _, value in flags}
     with open_(compression=None, extensions=[ClientPerMessageDeflateFactory(**flags)]) as peer:
         got = peer.response.headers.get("Sec-WebSocket-Extensions", "none")
         assert got == agreed, got
@@ -151,10 +153,15 @@ def protocol():
 def origin():
     with open_(origin="https://good.example") as peer:
         comes_back(peer, "hello")
+    refused(403, URL, origin="https://evil.example")
+    refused(404, URL + "nothing")
+
+
+def refused(status, url, **options):
     try:
-        open_(origin="https://evil.example")
+        open_(url, **options)
     except InvalidStatus as refusal:
-        assert refusal.response.status_code == 403, refusal
+        assert refusal.response.status_code == status, refusal
     else:
         raise AssertionError("it is let in")
 
