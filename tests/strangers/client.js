@@ -79,8 +79,10 @@ const checks = {
     peer.send("", { fin: false });
     peer.send("€ ", { fin: false });
     peer.send("three", { fin: true });
-    assert.deepStrictEqual(await peer.next(), { pong: "between" });
-    await comes(peer, "one € three");
+    // The pong may come before the message or behind it.
+    const both = [await peer.next(), await peer.next()];
+    assert(both.some(({ pong }) => pong === "between"));
+    assert(both.some(({ data }) => data && data.toString() === "one € three"));
     // A character may be cut in two.
     peer.send(Buffer.from([0xe2, 0x82]), { binary: false, fin: false });
     peer.send(Buffer.from([0xac]), { fin: true });
