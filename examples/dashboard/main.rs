@@ -1,0 +1,182 @@
+//! A page that shows an echo server under load: try `dashboard`, open http://127.0.0.1:8080/ and send something to port
+//! 9000, or much.
+//!
+//! Two engines run in this process. One echoes, the other serves the page and tells its readers four times a second, over a
+//! WebSocket, what the first one counts.
+
+mod sample;
+#[path = "../util/mod.rs"]
+mod util;
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use epicycle::http::{NoRoute, Request, Response, Router, StatusCode};
+use epicycle::ws::{self, Incoming, Prepared, ServerCodec};
+use epicycle::{Action, Conn, Engine, EventHandler, Reactor, Running, Server, Service, service};
+
+/// An echo server, and a page that shows how it does.
+#[derive(Parser)]
+struct Flags {
+    /// Where the page is served: tcp://HOST:PORT or unix://PATH
+    #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:8080")]
+    page: String,
+    /// Where the echo server listens
+    #[arg(long, value_name = "ADDR", default_value = "tcp://:9000")]
+    echo: String,
+    /// How many reactors the echo server has; one per core unless said otherwise
+    #[arg(long, value_name = "N")]
+    reactors: Option<usize>,
+}
+
+/// All of the page: it needs nothing else.
+const PAGE: &str = include_str!("page.html");
+
+/// The page's own script and style are all it may use, and its own server all it may talk to.
+const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'";
+
+/// The time between two samples.
+const EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy)]
+enum Route {
+    Page,
+    Live,
+}
+
+struct Dashboard {
+    watched: Engine<Service>,
+    since: Instant,
+    routes: Router<Route>,
+}
+
+impl Dashboard {
+    fn answer(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        is_live: &mut bool,
+        request: &Request<'_>,
+    ) -> Action {
+        match self.routes.find(request.method(), request.path()) {
+            Ok(found) => match found.value {
+                Route::Page => {
+                    let page = Response::ok()
+                        .header("Content-Type", "text/html; charset=utf-8")
+                        .header("Content-Security-Policy", POLICY)
+                        .header("Cache-Control", "no-cache")
+                        .body(PAGE);
+                    conn.send(page).into()
+                }
+                Route::Live => open(conn, is_live, request),
+            },
+            Err(NoRoute::MethodNotAllowed { allow }) => {
+                let refusal =
+                    Response::text(StatusCode::METHOD_NOT_ALLOWED, "this is only to look at\n");
+                conn.send(refusal.header("Allow", &allow)).into()
+            }
+            Err(_) => {
+                let refusal = Response::text(StatusCode::NOT_FOUND, "the page is at /\n");
+                conn.send(refusal).into()
+            }
+        }
+    }
+}
+
+/// Opens a WebSocket for the page, but not for pages of other servers.
+fn open(conn: &mut Conn<'_, Dashboard>, is_live: &mut bool, request: &Request<'_>) -> Action {
+    let host = request.host().unwrap_or_default();
+    let own = ["http", "https"].map(|scheme| format!("{scheme}://{host}"));
+    match ws::accept(request).and_then(|accept| accept.origins(own)) {
+        Ok(accept) => {
+            *is_live = true;
+            conn.send(accept).into()
+        }
+        Err(refusal) => conn.send(refusal).into(),
+    }
+}
+
+impl EventHandler for Dashboard {
+    type Codec = ServerCodec;
+    /// Whether samples are sent to it.
+    type Session = bool;
+
+    fn codec(&mut self) -> ServerCodec {
+        ServerCodec::default()
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<bool> {
+        Some(false)
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        is_live: &mut bool,
+        incoming: Incoming<'_>,
+    ) -> Action {
+        match incoming {
+            Incoming::Request(request) => self.answer(conn, is_live, &request),
+            // The page has nothing to say.
+            Incoming::Message(_) => Action::Continue,
+            Incoming::Closed(_) => {
+                *is_live = false;
+                Action::Continue
+            }
+            Incoming::Pong(_) => Action::Continue,
+        }
+    }
+
+    fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+        if reactor.connections() > 0 {
+            let sample = sample::take(&self.watched, self.since);
+            let sample = Prepared::new(sample.to_string());
+            reactor.for_each(|conn, is_live| {
+                // Who does not read the last sample has no use for this one.
+                if *is_live && conn.has_room() && conn.send(&sample).is_err() {
+                    conn.close();
+                }
+            });
+        }
+        Some(EVERY)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Flags::parse()) {
+        Ok(code) => code,
+        Err(error) => util::fail("dashboard", error),
+    }
+}
+
+fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let mut server = Server::bind(flags.echo).drain_deadline(Duration::from_secs(5));
+    if let Some(reactors) = flags.reactors {
+        server = server.reactors(reactors);
+    }
+    let echo: Running<Service> =
+        server.start(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+    for addr in echo.local_addrs() {
+        println!("dashboard shows the echo server at {addr}");
+    }
+    let mut routes = Router::new();
+    routes
+        .add("GET", "/", Route::Page)?
+        .add("GET", "/live", Route::Live)?;
+    let server = Server::bind(flags.page)
+        .reactors(1)
+        .tick(EVERY)
+        .high_water(64 << 10)
+        .idle_timeout(Duration::from_secs(75))
+        .read_timeout(Duration::from_secs(30))
+        .drain_deadline(Duration::from_secs(5));
+    let (watched, since) = (echo.engine().clone(), Instant::now());
+    let code = util::run("dashboard", server, move |_reactor| Dashboard {
+        watched: watched.clone(),
+        since,
+        routes: routes.clone(),
+    });
+    echo.shutdown();
+    Ok(code)
+}
