@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::util::{LONG, eventually, skipped};
 
 /// A browser without a window, driven by the Chrome DevTools Protocol: JSON, each message with a NUL behind it.
 pub(crate) struct Browser {
-    _process: Process,
+    process: Process,
     _profile: Profile,
     requests: ChildStdin,
     messages: Receiver<Value>,
@@ -91,7 +91,7 @@ impl Browser {
         });
         let mut this = Self {
             requests: process.0.stdin.take().expect("is piped"),
-            _process: process,
+            process,
             _profile: profile,
             messages,
             complaints: Vec::new(),
@@ -195,6 +195,19 @@ impl Browser {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::write(&path, data.expect("is base64")).expect("is written");
         path
+    }
+}
+
+impl Drop for Browser {
+    /// Lets it end in its own way, which leaves neither processes nor files behind.
+    fn drop(&mut self) {
+        let _ = self
+            .requests
+            .write_all(b"{\"id\":0,\"method\":\"Browser.close\"}\0");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while matches!(self.process.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
