@@ -15,16 +15,16 @@ use crate::util::client::Client;
 use crate::util::eventually;
 use crate::wire::answers;
 
-struct Case {
+pub(crate) struct Case {
     name: String,
-    request: Vec<u8>,
+    pub(crate) request: Vec<u8>,
     /// Lists of statuses in order, one of which has to come; or `wait`, nothing yet; or `close`, nothing but the end.
     expect: Vec<String>,
     /// Whether the server has to close after its last answer.
     close: bool,
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let cases: Value = serde_json::from_str(include_str!("cases.json")).expect("is JSON");
     let cases = cases.as_array().expect("is a list");
     assert_eq!(cases.len(), 66);

@@ -16,6 +16,7 @@ mod pki;
 mod answering;
 mod cases;
 mod curl;
+mod parsing;
 mod patience;
 mod pipelining;
 mod secure;

@@ -143,9 +143,9 @@ impl<R: Read> Answers<R> {
             let is_token =
                 |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             assert!(!name.is_empty() && name.bytes().all(is_token), "{line:?}");
-            let is_text = |char: char| char == '\t' || !char.is_control();
+            let is_text = |char: char| char == '\t' || !char.is_ascii_control();
             assert!(value.chars().all(is_text), "{line:?}");
-            fields.push((name.to_owned(), value.trim().to_owned()));
+            fields.push((name.to_owned(), value.trim_matches([' ', '\t']).to_owned()));
         }
     }
 

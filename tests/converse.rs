@@ -1,0 +1,487 @@
+//! Codecs that take part in the conversation: what they say by themselves, and what waits for what.
+
+mod util;
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use epicycle::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, EventHandler, Handle, Outbox, Running, Server, TimeoutKind,
+    WriteError,
+};
+
+use util::client::{Client, TempPath, shrink};
+use util::{LONG, await_some, eventually, expect_panics};
+
+/// Speaks a byte at a time, and says goodbye in the words of its parting.
+///
+/// | Byte | |
+/// |---|---|
+/// | `.` | is skipped |
+/// | `p` | is answered `P` by the codec itself |
+/// | `a` to `o` | is a frame, which has to be answered before the next |
+/// | `(` | begins a message, whose rest is awaited |
+/// | `)` | is a frame, the end of such a message |
+/// | `c` sent | begins the closing, of which `C` is the other side's part |
+/// | `f` sent | is the last that is said |
+/// | `!` | is no frame |
+/// | others | are frames that need no answer |
+#[derive(Debug)]
+struct Toy {
+    stage: Stage,
+    pings: usize,
+}
+
+impl Codec for Toy {
+    type Frame<'a> = u8;
+    const CONVERSES: bool = true;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+        if self.stage == Stage::Answering {
+            return Ok(Decoded::Hold);
+        }
+        let consumed = 1;
+        match src[0] {
+            b'.' => return Ok(Decoded::Skip { consumed }),
+            b'p' => {
+                self.pings += 1;
+                return Ok(Decoded::Skip { consumed });
+            }
+            b'(' => {
+                self.stage = Stage::Receiving;
+                return Ok(Decoded::Skip { consumed });
+            }
+            b')' => self.stage = Stage::Idle,
+            b'C' => {
+                self.stage = Stage::Finished;
+                return Ok(Decoded::Skip { consumed });
+            }
+            b'!' => return Err(FrameError::Malformed { what: "an outcry" }),
+            b'a'..=b'o' => self.stage = Stage::Answering,
+            _ => {}
+        }
+        Ok(Decoded::Frame {
+            frame: src[0],
+            consumed,
+        })
+    }
+
+    fn speak(&mut self, dst: &mut Outbox<'_>) {
+        for _ in 0..std::mem::take(&mut self.pings) {
+            dst.put(b"P");
+        }
+    }
+
+    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+        dst.put(match parting {
+            Parting::Malformed(_) => b"<malformed>",
+            Parting::Timeout => b"<timeout>",
+            Parting::Shutdown => b"<shutdown>",
+            Parting::Panic => b"<panic>",
+            Parting::Local => b"<local>",
+            _ => b"<other>",
+        });
+    }
+
+    fn stage(&self) -> Stage {
+        self.stage
+    }
+}
+
+impl Encode<&[u8]> for Toy {
+    fn encode(&mut self, item: &[u8], dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        dst.put(item);
+        self.stage = match item.first() {
+            Some(b'c') => Stage::Closing,
+            Some(b'f') => Stage::Finished,
+            Some(b'?') => return Err(FrameError::Malformed { what: "a question" }),
+            _ => Stage::Idle,
+        };
+        Ok(())
+    }
+}
+
+/// What the handler has had, and how connections have ended.
+#[derive(Debug, Default)]
+struct Log {
+    frames: Mutex<Vec<u8>>,
+    ends: Mutex<Vec<Arc<(Closed, CloseReason)>>>,
+}
+
+impl Log {
+    fn frames(&self) -> Vec<u8> {
+        self.frames.lock().expect("is sound").clone()
+    }
+
+    fn await_end(&self) -> Arc<(Closed, CloseReason)> {
+        await_some("a connection ends", || {
+            self.ends.lock().expect("is sound").first().cloned()
+        })
+    }
+}
+
+type React = dyn Fn(&mut Conn<'_, Talk>, u8) -> Action + Send + Sync;
+
+struct Talk {
+    react: Arc<React>,
+    log: Arc<Log>,
+}
+
+impl EventHandler for Talk {
+    type Codec = Toy;
+    type Session = ();
+
+    fn codec(&mut self) -> Toy {
+        Toy {
+            stage: Stage::Idle,
+            pings: 0,
+        }
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: u8) -> Action {
+        self.log.frames.lock().expect("is sound").push(frame);
+        (self.react)(conn, frame)
+    }
+
+    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+        let end = Arc::new((info.clone(), reason));
+        self.log.ends.lock().expect("is sound").push(end);
+    }
+}
+
+/// A server that is not kept up for long by answers that a test leaves owed.
+fn local() -> Server {
+    Server::bind("tcp://127.0.0.1:0")
+        .reactors(1)
+        .drain_deadline(Duration::from_millis(500))
+}
+
+fn start(
+    server: Server,
+    react: impl Fn(&mut Conn<'_, Talk>, u8) -> Action + Send + Sync + 'static,
+) -> (Running<Talk>, Arc<Log>) {
+    let log = Arc::<Log>::default();
+    let (for_factory, react): (_, Arc<React>) = (log.clone(), Arc::new(react));
+    let make = move |_| Talk {
+        react: react.clone(),
+        log: for_factory.clone(),
+    };
+    (server.start(make).expect("starts"), log)
+}
+
+/// Answers each frame with itself.
+fn at_once(conn: &mut Conn<'_, Talk>, frame: u8) -> Action {
+    conn.send(&[frame][..]).into()
+}
+
+/// Leaves the answers to the test, which gets a handle for each frame.
+fn later(asked: &Sender<Handle<Talk>>) -> impl Fn(&mut Conn<'_, Talk>, u8) -> Action + use<> {
+    let asked = Mutex::new(asked.clone());
+    move |conn, _| {
+        let _ = asked.lock().expect("is sound").send(conn.handle());
+        Action::Continue
+    }
+}
+
+fn answer(handle: &Handle<Talk>, with: &'static [u8]) {
+    handle.send(with).expect("is open");
+}
+
+#[test]
+fn input_can_be_passed_over() {
+    let (_running, log) = start(local(), at_once);
+    let client = Client::to(&_running);
+    client.send("..x..y....");
+    assert_eq!(client.recv(2), b"xy");
+    client.send("..");
+    client.send("z");
+    assert_eq!(client.recv(1), b"z");
+    assert_eq!(log.frames(), b"xyz");
+}
+
+#[test]
+fn a_codec_speaks_when_input_has_been_decoded() {
+    let (running, log) = start(local(), at_once);
+    let client = Client::to(&running);
+    client.send("p");
+    assert_eq!(client.recv(1), b"P");
+    // Behind what is written meanwhile, once for all that came.
+    client.send("xpypz");
+    assert_eq!(client.recv(5), b"xyzPP");
+    assert_eq!(log.frames(), b"xyz");
+}
+
+#[test]
+fn what_comes_behind_an_unanswered_frame_is_held_back() {
+    let (asked, handles) = mpsc::channel();
+    let (running, log) = start(local(), later(&asked));
+    let client = Client::to(&running);
+    client.send("abc");
+    for (n, letter) in [b"A", b"B", b"C"].into_iter().enumerate() {
+        let handle = handles.recv_timeout(LONG).expect("is asked");
+        assert_eq!(log.frames(), &b"abc"[..=n]);
+        // More does not change that.
+        client.send("p");
+        answer(&handle, letter);
+        assert_eq!(client.recv(1), letter);
+    }
+    assert_eq!(client.recv(3), b"PPP");
+}
+
+#[test]
+fn what_is_held_back_is_not_read_without_end() {
+    let (asked, handles) = mpsc::channel();
+    let (running, _) = start(local().recv_buffer(64 << 10), later(&asked));
+    let client = Client::to(&running);
+    client.send("a");
+    let handle = handles.recv_timeout(LONG).expect("is asked");
+    client.0.set_nonblocking(true).expect("is set");
+    let mut sent = 0;
+    let noise = [b'.'; 64 << 10];
+    eventually("the client can send no more", || {
+        match client.0.send(&noise) {
+            Ok(n) => {
+                sent += n;
+                false
+            }
+            Err(_) => true,
+        }
+    });
+    let read = running.engine().stats().total().bytes_in;
+    assert!(read < 1 << 20, "{read} bytes have been read of {sent}");
+    client.0.set_nonblocking(false).expect("is set");
+    answer(&handle, b"A");
+    client.send("x");
+    assert_eq!(client.recv(1), b"A");
+    handles.recv_timeout(LONG).expect("the rest is decoded");
+}
+
+#[test]
+fn an_end_of_stream_waits_for_the_answer_and_for_what_is_held_back() {
+    let (asked, handles) = mpsc::channel();
+    let (running, log) = start(local(), later(&asked));
+    let client = Client::to(&running);
+    client.send("ab");
+    client.end_writes();
+    answer(&handles.recv_timeout(LONG).expect("is asked"), b"A");
+    answer(&handles.recv_timeout(LONG).expect("is asked again"), b"B");
+    assert_eq!(client.recv_to_end(), b"AB");
+    assert!(matches!(log.await_end().1, CloseReason::Peer));
+}
+
+#[test]
+fn a_refused_item_releases_nothing() {
+    let (asked, handles) = mpsc::channel();
+    let (running, log) = start(local(), later(&asked));
+    let client = Client::to(&running);
+    client.send("ab");
+    let handle = handles.recv_timeout(LONG).expect("is asked");
+    handle
+        .run(|_, conn, ()| {
+            let refused = conn.send(&b"?"[..]);
+            assert!(matches!(refused, Err(WriteError::Frame(_))), "{refused:?}");
+        })
+        .expect("is open");
+    answer(&handle, b"A");
+    // Nothing of it was sent.
+    assert_eq!(client.recv(1), b"A");
+    handles.recv_timeout(LONG).expect("is asked again");
+    assert_eq!(log.frames(), b"ab");
+}
+
+#[test]
+fn last_words_fit_the_parting() {
+    expect_panics();
+    let act = |conn: &mut Conn<'_, Talk>, frame| match frame {
+        b'x' => Action::Close,
+        b'z' => panic!("on purpose"),
+        _ => at_once(conn, frame),
+    };
+    let (running, log) = start(local().read_timeout(Duration::from_millis(100)), act);
+    let parting = |said: &str| {
+        let client = Client::to(&running);
+        client.send(said);
+        String::from_utf8(client.recv_to_end()).expect("is text")
+    };
+    assert_eq!(parting("y!y"), "y<malformed>");
+    assert_eq!(parting("yxy"), "y<local>");
+    assert_eq!(parting("yzy"), "y<panic>");
+    assert_eq!(parting("y("), "y<timeout>");
+    eventually("all have ended", || {
+        log.ends.lock().expect("is sound").len() == 4
+    });
+    let client = Client::to(&running);
+    client.round_trip("y");
+    running.shutdown();
+    assert_eq!(client.recv_to_end(), b"<shutdown>");
+}
+
+#[test]
+fn nobody_is_told_goodbye_who_has_left_or_is_aborted() {
+    let act = |conn: &mut Conn<'_, Talk>, frame| {
+        if frame == b'x' {
+            conn.abort();
+        }
+        at_once(conn, frame)
+    };
+    let (running, log) = start(local(), act);
+    let client = Client::to(&running);
+    client.round_trip("y");
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"");
+    assert!(matches!(log.await_end().1, CloseReason::Peer));
+    let client = Client::to(&running);
+    client.send("x");
+    let (received, end) = client.recv_to_any_end();
+    assert!(
+        !received.contains(&b'<') && Client::is_reset(&end),
+        "{received:?}, {end:?}"
+    );
+}
+
+#[test]
+fn a_shutdown_waits_for_an_answer_but_not_beyond_its_deadline() {
+    for answered in [true, false] {
+        let (asked, handles) = mpsc::channel();
+        let server = local().drain_deadline(if answered {
+            LONG
+        } else {
+            Duration::from_millis(200)
+        });
+        let (running, _) = start(server, later(&asked));
+        let client = Client::to(&running);
+        client.send("ab");
+        let handle = handles.recv_timeout(LONG).expect("is asked");
+        running.engine().shutdown();
+        let stopping = thread::spawn(move || running.join());
+        if answered {
+            // It is still open, and what is answered now arrives; the next frame comes too late.
+            thread::sleep(Duration::from_millis(50));
+            answer(&handle, b"A");
+            assert_eq!(client.recv_to_end(), b"A<shutdown>");
+        } else {
+            let (received, _) = client.recv_to_any_end();
+            assert_eq!(received, b"");
+        }
+        drop(client);
+        let report = stopping.join().expect("ends");
+        assert_eq!(report.drained + report.forced, 1);
+        assert!(handles.try_recv().is_err(), "it was asked again");
+    }
+}
+
+#[test]
+fn a_message_that_has_begun_has_the_read_timeout_also_with_nothing_left_over() {
+    let server = local().read_timeout(Duration::from_millis(200));
+    let (running, log) = start(server, at_once);
+    let (slow, quick) = (Client::to(&running), Client::to(&running));
+    slow.send("(");
+    quick.send("()");
+    assert_eq!(quick.recv(1), b")");
+    assert_eq!(slow.recv_to_end(), b"<timeout>");
+    drop(slow);
+    let end = log.await_end();
+    assert!(
+        matches!(end.1, CloseReason::Timeout(TimeoutKind::Read)),
+        "{}",
+        end.1
+    );
+    // One whose message is complete has nothing to fear.
+    quick.round_trip("y");
+}
+
+#[test]
+fn an_answer_that_is_owed_has_no_read_timeout() {
+    let (asked, handles) = mpsc::channel();
+    let server = local().read_timeout(Duration::from_millis(50));
+    let (running, _) = start(server, later(&asked));
+    let client = Client::to(&running);
+    client.send("ab");
+    let handle = handles.recv_timeout(LONG).expect("is asked");
+    thread::sleep(Duration::from_millis(200));
+    answer(&handle, b"A");
+    assert_eq!(client.recv(1), b"A");
+}
+
+#[test]
+fn a_goodbye_is_awaited_for_the_fin_timeout() {
+    let server = local().fin_timeout(Duration::from_millis(200));
+    let (running, log) = start(server, |conn, frame| match frame {
+        b'x' => conn.send(&b"close"[..]).into(),
+        _ => Action::Continue,
+    });
+    let (polite, rude) = (Client::to(&running), Client::to(&running));
+    polite.send("x");
+    assert_eq!(polite.recv(5), b"close");
+    // Meanwhile it goes on.
+    polite.send("ypC");
+    assert_eq!(polite.recv_to_end(), b"P<local>");
+    drop(polite);
+    assert!(matches!(log.await_end().1, CloseReason::Local));
+    rude.send("x");
+    // It cannot put that off.
+    let shouting = rude.clone();
+    thread::spawn(move || {
+        use std::io::Write;
+        while (&shouting.0).write_all(b".").is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let (received, _) = rude.recv_to_any_end();
+    assert_eq!(received, b"close<timeout>");
+    let ended = || log.ends.lock().expect("is sound").get(1).cloned();
+    let end = await_some("it is closed", ended);
+    assert!(
+        matches!(end.1, CloseReason::Timeout(TimeoutKind::Close)),
+        "{}",
+        end.1
+    );
+}
+
+#[test]
+fn the_last_that_is_said_ends_the_connection() {
+    let (running, log) = start(local(), |conn, frame| match frame {
+        b'x' => conn.send(&b"finish"[..]).into(),
+        _ => at_once(conn, frame),
+    });
+    let client = Client::to(&running);
+    client.send("yxy");
+    assert_eq!(client.recv_to_end(), b"yfinish<local>");
+    drop(client);
+    assert!(matches!(log.await_end().1, CloseReason::Local));
+    assert_eq!(log.frames(), b"yx");
+}
+
+#[test]
+fn what_takes_the_output_past_its_limit_is_sent_and_the_next_refused() {
+    const LIMIT: usize = 256 << 10;
+    let path = TempPath::new();
+    let server = Server::bind(path.addr()).reactors(1).outbound_limit(LIMIT);
+    let (running, log) = start(server, |conn, _| {
+        shrink(conn);
+        let large = vec![b'L'; 3 * LIMIT];
+        // It cannot be taken back: the codec has noted that it was said.
+        conn.send(&large[..]).expect("is taken");
+        let refused = conn.send(&b"next"[..]);
+        assert!(
+            matches!(refused, Err(WriteError::Full { .. })),
+            "{refused:?}"
+        );
+        Action::Continue
+    });
+    let client = Client::to(&running);
+    client.send("x");
+    eventually("it is handled", || !log.frames().is_empty());
+    let received = client.recv(3 * LIMIT);
+    assert!(received.iter().all(|byte| *byte == b'L'));
+    assert_eq!(running.engine().stats().total().panics, 0);
+    client.send("p");
+    assert_eq!(client.recv(1), b"P");
+}
