@@ -39,7 +39,7 @@ impl Codec for Toy {
     type Frame<'a> = u8;
     const CONVERSES: bool = true;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+    fn decode(&mut self, src: &mut [u8]) -> Result<Decoded<u8>, FrameError> {
         if self.stage == Stage::Answering {
             return Ok(Decoded::Hold);
         }
