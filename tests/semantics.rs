@@ -1,0 +1,104 @@
+//! `docs/semantics.md` names a test for each promise: here it is held to that.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// The page, up to what it says is not promised.
+fn promises() -> String {
+    let page = fs::read_to_string("docs/semantics.md").expect("is readable");
+    let (promises, _) = page
+        .split_once("\n## What is not promised")
+        .expect("says so last");
+    promises.to_owned()
+}
+
+/// The items of the page's lists, each with all of its lines.
+fn items(page: &str) -> Vec<String> {
+    let mut items: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in page.lines() {
+        if line.starts_with("- ") || number(line).is_some() {
+            items.push(String::new());
+            inside = true;
+        } else if !line.starts_with(' ') {
+            inside = false;
+        }
+        if let Some(item) = items.last_mut().filter(|_| inside) {
+            item.push_str(line);
+            item.push('\n');
+        }
+    }
+    items
+}
+
+/// The number that a line of a numbered list begins with.
+fn number(line: &str) -> Option<usize> {
+    line.split_once(". ")?.0.parse().ok()
+}
+
+/// The tests named in an item: the file's path and the function's name.
+fn named(item: &str) -> Vec<(String, String)> {
+    let code = item.split('`').skip(1).step_by(2);
+    let tests = code.filter_map(|code| code.split_once(".rs::"));
+    let path = |file: &str| {
+        let folder = if file.starts_with("src/") {
+            ""
+        } else {
+            "tests/"
+        };
+        format!("{folder}{file}.rs")
+    };
+    tests
+        .map(|(file, name)| (path(file), name.to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_test_named_on_the_page_exists() {
+    let mut seen = BTreeSet::new();
+    for (path, name) in items(&promises()).iter().flat_map(|item| named(item)) {
+        let source = fs::read_to_string(&path);
+        let source = source.unwrap_or_else(|error| panic!("{path}, for {name}: {error}"));
+        assert!(has_test(&source, &name), "{path} has no test {name}");
+        seen.insert((path, name));
+    }
+    assert!(seen.len() > 200, "only {} tests are named", seen.len());
+}
+
+/// Whether there is such a function, with the attribute that makes it a test.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim).collect();
+    let head = format!("fn {name}(");
+    lines.iter().enumerate().any(|(n, line)| {
+        let mut attributes = lines[..n].iter().rev();
+        line.starts_with(&head)
+            && attributes
+                .by_ref()
+                .take_while(|line| line.starts_with("#["))
+                .any(|line| *line == "#[test]")
+    })
+}
+
+#[test]
+fn no_promise_on_the_page_is_without_a_test() {
+    let items = items(&promises());
+    assert!(items.len() > 80, "only {} promises found", items.len());
+    for item in items {
+        assert!(!named(&item).is_empty(), "no test is named for:\n{item}");
+    }
+}
+
+#[test]
+fn all_twelve_promises_of_the_design_are_on_the_page_and_in_the_readme() {
+    for (path, heading) in [
+        ("docs/semantics.md", "\n## The twelve promises\n"),
+        ("README.md", "\n## What it promises\n"),
+    ] {
+        let page = fs::read_to_string(Path::new(path)).expect("is readable");
+        let (_, section) = page.split_once(heading).expect("has the section");
+        let section = section.split("\n## ").next().unwrap_or(section);
+        let numbers: Vec<_> = section.lines().filter_map(number).collect();
+        assert_eq!(numbers, (1..=12).collect::<Vec<_>>(), "{path}");
+    }
+}
