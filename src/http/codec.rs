@@ -1,4 +1,4 @@
-use super::chunked::{Chunked, Piece};
+use super::assembly::Assembly;
 use super::error::MessageError;
 use super::exchange::{Answer, Exchange};
 use super::flags::EXPECTS;
@@ -32,18 +32,6 @@ pub struct HttpCodec {
     reader: HeadReader,
     pub(super) exchange: Exchange,
     assembly: Option<Box<Assembly>>,
-}
-
-/// A chunked body on its way: its data is moved together behind the head.
-#[derive(Debug, Default)]
-struct Assembly {
-    chunked: Chunked,
-    /// Where the data ends that has been put together.
-    data: usize,
-    /// How far the input has been read.
-    read: usize,
-    /// Where the trailers end, once all is there.
-    end: usize,
 }
 
 impl HttpCodec {
@@ -101,14 +89,11 @@ impl HttpCodec {
         src: &'a mut [u8],
         head: Head,
     ) -> Result<Decoded<Request<'a>>, FrameError> {
-        let mut assembly = self.assembly.take().unwrap_or_else(|| {
-            Box::new(Assembly {
-                data: head.len(),
-                read: head.len(),
-                ..Assembly::default()
-            })
-        });
-        if let Some(at_least) = assembly.advance(src, &head, &self.reader.limits)? {
+        let mut assembly = self
+            .assembly
+            .take()
+            .unwrap_or_else(|| Box::new(Assembly::behind(head.len())));
+        if let Some(at_least) = assembly.advance(src, &self.reader.limits)? {
             self.exchange
                 .await_body(head.has(EXPECTS) && src.len() == head.len());
             self.assembly = Some(assembly);
@@ -138,43 +123,6 @@ impl HttpCodec {
     fn body_too_long(&self) -> MessageError {
         MessageError::BodyTooLong {
             max: self.reader.limits.body,
-        }
-    }
-}
-
-impl Assembly {
-    /// Puts what has come behind what is there; says how long the input must be at the least to go on, or that it is
-    /// complete.
-    fn advance(
-        &mut self,
-        src: &mut [u8],
-        head: &Head,
-        limits: &Limits,
-    ) -> Result<Option<usize>, MessageError> {
-        loop {
-            match self.chunked.next(&src[self.read..], limits)? {
-                Piece::Framing(len) => {
-                    self.read += len;
-                    let body = (self.data - head.len()) as u64;
-                    if self.chunked.left() > limits.body.saturating_sub(body) {
-                        return Err(MessageError::BodyTooLong { max: limits.body });
-                    }
-                }
-                Piece::Data(len) => {
-                    src.copy_within(self.read..self.read + len, self.data);
-                    self.data += len;
-                    self.read += len;
-                }
-                Piece::End(len) => {
-                    self.end = self.read + len;
-                    return Ok(None);
-                }
-                Piece::NeedMore(len) => {
-                    // With the rest of a chunk its end comes as well.
-                    let rest = usize::try_from(self.chunked.left()).map_or(0, |left| left + 2);
-                    return Ok(Some(self.read.saturating_add(len.max(rest))));
-                }
-            }
         }
     }
 }

@@ -121,7 +121,7 @@ pub enum SendError {
         /// The name.
         name: String,
     },
-    /// The header says how the message is framed, which the codec does.
+    /// The header says how the message is framed, or what a request is for, which the codec does.
     FramingHeader {
         /// The name.
         name: String,
@@ -144,8 +144,10 @@ pub enum SendError {
         /// The status.
         status: StatusCode,
     },
-    /// The method or the target of a request cannot be in a request line.
+    /// The method, the target or the host of a request cannot be in its head.
     RequestLine,
+    /// There can be no other request on the connection: it closes, or changes its protocol, after those that it has had.
+    Last,
     /// A field of a server-sent event has a line break in it, or the identifier a NUL.
     Event {
         /// Which field.
@@ -190,7 +192,10 @@ impl fmt::Display for SendError {
                 write!(f, "the status {status} cannot be an answer of its own")
             }
             SendError::RequestLine => f.write_str(
-                "the method is no token, or the target is empty or has spaces or controls in it",
+                "the method is no token, the target is of no known form, or the host is none",
+            ),
+            SendError::Last => f.write_str(
+                "the connection closes or changes its protocol after the requests it has had; use another one",
             ),
             SendError::Event { field } => {
                 write!(

@@ -163,14 +163,14 @@ pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
 
 /// What the headers of a message say about its framing and its connection.
 #[derive(Default)]
-struct Facts<'a> {
+pub(super) struct Facts<'a> {
     hosts: u8,
     bad_host: bool,
     length: Option<Result<u64, MessageError>>,
     coding: Option<Coding>,
     expectation: Option<&'a [u8]>,
-    close: bool,
-    persist: bool,
+    pub(super) close: bool,
+    pub(super) persist: bool,
 }
 
 /// What a message says about its transfer codings.
@@ -185,7 +185,7 @@ enum Coding {
 
 impl<'a> Facts<'a> {
     #[inline]
-    fn note(&mut self, header: &httparse::Header<'a>) {
+    pub(super) fn note(&mut self, header: &httparse::Header<'a>) {
         let (name, value) = (header.name, header.value);
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
@@ -228,9 +228,9 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The framing of a request (section 6.3), which may not leave any doubt.
+    /// The framing that the headers tell (section 6.3), which may not leave any doubt.
     #[inline]
-    fn framing(&self, version: Version) -> Result<Framing, MessageError> {
+    pub(super) fn framing(&self, version: Version) -> Result<Framing, MessageError> {
         match (self.coding, self.length) {
             (None, None) => Ok(Framing::None),
             (None, Some(length)) => length.map(Framing::Length),
@@ -311,7 +311,7 @@ fn parse_length(value: &[u8]) -> Result<u64, MessageError> {
 
 /// A target has one of four forms (section 3.2).
 #[inline]
-fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
+pub(super) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
     let well_formed = match target {
         [b'/', ..] => method != "CONNECT",
         b"*" => method == "OPTIONS",

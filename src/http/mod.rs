@@ -57,9 +57,11 @@
 //! not repaired. See [`MessageError`].
 
 mod answer;
+mod assembly;
 mod beginning;
 mod block;
 mod chunked;
+pub mod client;
 mod codec;
 mod error;
 mod exchange;

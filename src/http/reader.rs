@@ -59,9 +59,13 @@ impl HeadReader {
     fn finds_empty_line(&mut self, src: &[u8]) -> bool {
         let from = (self.scanned as usize).saturating_sub(2);
         self.scanned = src.len() as u32;
-        let src = &src[from..];
-        memchr_iter(b'\n', src).any(|at| matches!(src[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+        has_empty_line(&src[from..])
     }
+}
+
+/// Whether a line ends in `src` that nothing but the end of another one follows.
+pub(super) fn has_empty_line(src: &[u8]) -> bool {
+    memchr_iter(b'\n', src).any(|at| matches!(src[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
 /// An empty line before a request is ignored (RFC 9112, section 2.2).

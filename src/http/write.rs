@@ -14,7 +14,7 @@ use crate::buf::outbox::Outbox;
 pub(super) const SMALL_BODY: usize = 4 << 10;
 
 /// More than the lines take that the codec adds, with the longest reason and length.
-const OWN_LINES: usize = 256;
+pub(super) const OWN_LINES: usize = 256;
 
 /// Writes an answer, and notes what is to follow.
 #[inline]
@@ -325,8 +325,8 @@ pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
 
 /// Writes into a piece of the outbox that is large enough.
 pub(super) struct Cursor<'a> {
-    room: &'a mut [u8],
-    len: usize,
+    pub(super) room: &'a mut [u8],
+    pub(super) len: usize,
 }
 
 impl Cursor<'_> {

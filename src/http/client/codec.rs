@@ -1,0 +1,344 @@
+use std::collections::VecDeque;
+
+use ::http::StatusCode;
+
+use super::head::{self, Asked, Extent, Head};
+use super::request::Request;
+use super::response::Response;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
+use crate::http::assembly::Assembly;
+use crate::http::error::{MessageError, SendError, malformed};
+use crate::http::limits::Limits;
+use crate::http::reader::has_empty_line;
+use crate::http::response::{Body, Chunk, End};
+use crate::http::write::{LAST_CHUNK, write_chunk};
+
+/// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`Response`].
+///
+/// The handler sends [`Request`]s, and for one whose body follows, [`Chunk`]s and an [`End`]. It need not wait for the response
+/// before the next request, unless the request asks for another protocol. Nothing else may be written, with `Conn::write` say,
+/// but for a body announced as a [`file`](Request::file), and after an [upgrade](Response::is_upgrade).
+///
+/// Interim responses (1xx) are passed over. The connection is closed after a response that is the last on it, because
+/// either side has asked for that or since its body ends with the stream. Requests that have no response by then have
+/// [none](Self::outstanding), and may be sent on another connection if they can be repeated.
+///
+/// What a server sends by other rules than those of RFC 9112, or without having been asked, ends the connection with a
+/// [`MessageError`], and so does a response that is cut short: where an answer begins and ends must be beyond doubt, or it
+/// could be taken for that to another request.
+///
+/// A connection without a request under way costs the codec 96 bytes.
+#[derive(Debug, Default)]
+pub struct ClientCodec {
+    limits: Limits,
+    /// The requests without a response, in order.
+    asked: VecDeque<Asked>,
+    sending: Sending,
+    /// How many bytes at the start of the input are known to hold no complete head.
+    scanned: u32,
+    course: Course,
+    /// The response whose body is on its way.
+    begun: Option<Box<Begun>>,
+}
+
+/// What of a request is still to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sending {
+    #[default]
+    Nothing,
+    /// So many bytes of the body it announced.
+    Sized(u64),
+    /// A body past the codec, then its end.
+    Elsewhere,
+    /// Chunks, then their end.
+    Chunks,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Course {
+    /// It may have more requests.
+    #[default]
+    Open,
+    /// It has had a request to change the protocol, which must be answered before another one.
+    Changing,
+    /// It has had its last request.
+    Closing,
+    /// It speaks another protocol.
+    Upgraded,
+    /// It has had its last response.
+    Finished,
+}
+
+#[derive(Debug)]
+struct Begun {
+    head: Head,
+    assembly: Assembly,
+}
+
+/// How many requests may be under way before the room for them is given back once they are answered.
+const MOST_KEPT: usize = 64;
+
+/// How many bytes more of a body that ends with the stream are awaited before another look.
+const MORE: usize = 64 << 10;
+
+impl ClientCodec {
+    /// A codec with limits of one's own: on what it receives.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// How many requests have no response yet.
+    pub fn outstanding(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether another request can be sent.
+    pub fn is_ready(&self) -> bool {
+        self.course == Course::Open && self.sending == Sending::Nothing
+    }
+
+    /// Whether the connection has gone on to another protocol.
+    pub fn is_upgraded(&self) -> bool {
+        self.course == Course::Upgraded
+    }
+
+    /// Looks for a response; with `last`, the stream ends behind `src`.
+    fn look<'a>(
+        &mut self,
+        src: &'a mut [u8],
+        last: bool,
+    ) -> Result<Decoded<Response<'a>>, MessageError> {
+        let Some(asked) = self.asked.front().copied() else {
+            return malformed("a response that nobody has asked for");
+        };
+        let Some(mut begun) = self.begin(src, asked)? else {
+            return Ok(need(src.len() + 1));
+        };
+        let head = begun.head;
+        if head.status.is_informational() && !head.changes_protocol(asked) {
+            return interim(&head);
+        }
+        let body = self.body(src, &mut begun, last)?;
+        let (end, trailers, consumed) = match body {
+            Progress::Complete(end, trailers, consumed) => (end, trailers, consumed),
+            Progress::NeedMore(at_least) => {
+                self.begun = Some(begun);
+                return Ok(need(at_least));
+            }
+        };
+        let upgraded = head.changes_protocol(asked);
+        self.answered(&head, upgraded);
+        let (bytes, rest) = src.split_at(head.len());
+        let body = &rest[..end - head.len()];
+        let trailers = rest.get(trailers - head.len()..consumed.saturating_sub(head.len() + 2));
+        let frame = Response::new(bytes, head, body, trailers.unwrap_or_default(), upgraded);
+        Ok(Decoded::Frame { frame, consumed })
+    }
+
+    /// The head of the response, once it is complete.
+    fn begin(&mut self, src: &[u8], asked: Asked) -> Result<Option<Box<Begun>>, MessageError> {
+        if let Some(begun) = self.begun.take() {
+            return Ok(Some(begun));
+        }
+        let known = (self.scanned as usize).saturating_sub(2);
+        let is_worth_it = self.scanned == 0
+            || src.len() > self.limits.head as usize
+            || has_empty_line(&src[known..]);
+        let found = if is_worth_it {
+            head::parse(src, asked, &self.limits)?
+        } else {
+            None
+        };
+        self.scanned = if found.is_none() { src.len() as u32 } else { 0 };
+        Ok(found.map(|head| {
+            let assembly = Assembly::behind(head.len());
+            Box::new(Begun { head, assembly })
+        }))
+    }
+
+    fn body(
+        &self,
+        src: &mut [u8],
+        begun: &mut Begun,
+        last: bool,
+    ) -> Result<Progress, MessageError> {
+        let head = begun.head.len();
+        let limit = self.limits.body;
+        match begun.head.extent {
+            Extent::None => Ok(Progress::Complete(head, head, head)),
+            Extent::Length(len) => {
+                let end = usize::try_from(len)
+                    .ok()
+                    .and_then(|len| head.checked_add(len));
+                match end {
+                    Some(end) if len <= limit && end <= src.len() => {
+                        Ok(Progress::Complete(end, end, end))
+                    }
+                    Some(end) if len <= limit => Ok(Progress::NeedMore(end)),
+                    _ => Err(MessageError::BodyTooLong { max: limit }),
+                }
+            }
+            Extent::Chunked => Ok(match begun.assembly.advance(src, &self.limits)? {
+                Some(at_least) => Progress::NeedMore(at_least),
+                None => {
+                    let done = &begun.assembly;
+                    Progress::Complete(done.data, done.read, done.end)
+                }
+            }),
+            Extent::Eof if (src.len() - head) as u64 > limit => {
+                Err(MessageError::BodyTooLong { max: limit })
+            }
+            Extent::Eof if last => Ok(Progress::Complete(src.len(), src.len(), src.len())),
+            Extent::Eof => Ok(Progress::NeedMore(src.len() + MORE)),
+        }
+    }
+
+    /// The response to the first request is complete.
+    fn answered(&mut self, head: &Head, upgraded: bool) {
+        self.asked.pop_front();
+        let all = self.asked.is_empty();
+        if all && self.asked.capacity() > MOST_KEPT {
+            self.asked = VecDeque::new();
+        }
+        let is_last = !head.keep_alive || head.extent == Extent::Eof;
+        self.course = match self.course {
+            _ if upgraded => Course::Upgraded,
+            _ if is_last => Course::Finished,
+            Course::Closing if all => Course::Finished,
+            Course::Changing if all => Course::Open,
+            course => course,
+        };
+    }
+
+    fn ask(&mut self, request: &Request<'_>, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+        if self.sending != Sending::Nothing {
+            return Err(SendError::Begun);
+        }
+        if self.course != Course::Open {
+            return Err(SendError::Last);
+        }
+        request.write(dst)?;
+        self.sending = match request.body {
+            Body::Sized(len) if len > 0 => Sending::Sized(len),
+            Body::Elsewhere(_) => Sending::Elsewhere,
+            Body::Stream => Sending::Chunks,
+            _ => Sending::Nothing,
+        };
+        let asked = match request.method {
+            "HEAD" => Asked::Head,
+            "CONNECT" => Asked::Connect,
+            _ if request.upgrade.is_some() => Asked::Upgrade,
+            _ => Asked::Ordinary,
+        };
+        self.asked.push_back(asked);
+        if request.close {
+            self.course = Course::Closing;
+        } else if matches!(asked, Asked::Connect | Asked::Upgrade) {
+            self.course = Course::Changing;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, bytes: &[u8], dst: &mut Outbox<'_>) -> Result<(), SendError> {
+        let given = bytes.len() as u64;
+        match self.sending {
+            Sending::Chunks => write_chunk(bytes, dst),
+            Sending::Sized(left) if given <= left => {
+                dst.put(bytes);
+                self.sending = match left - given {
+                    0 => Sending::Nothing,
+                    left => Sending::Sized(left),
+                };
+            }
+            Sending::Sized(left) => return Err(SendError::Length { left, given }),
+            Sending::Nothing | Sending::Elsewhere => return Err(SendError::NotBegun),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+        match self.sending {
+            Sending::Chunks => dst.put(LAST_CHUNK),
+            Sending::Elsewhere => {}
+            Sending::Sized(left) => return Err(SendError::Length { left, given: 0 }),
+            Sending::Nothing => return Err(SendError::NotBegun),
+        }
+        self.sending = Sending::Nothing;
+        Ok(())
+    }
+}
+
+/// How far a body is.
+enum Progress {
+    /// The body ends here, the trailers begin here, and all of the response ends here.
+    Complete(usize, usize, usize),
+    /// The input must be at least so long.
+    NeedMore(usize),
+}
+
+impl Codec for ClientCodec {
+    type Frame<'a> = Response<'a>;
+    const IMMUTABLE_FRAMES: bool = true;
+    const CONVERSES: bool = true;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
+        match self.course {
+            Course::Upgraded | Course::Finished => Ok(Decoded::Hold),
+            _ => Ok(self.look(src, false)?),
+        }
+    }
+
+    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
+        if matches!(self.course, Course::Upgraded | Course::Finished) {
+            return Ok(need(src.len() + 1));
+        }
+        match self.look(src, true)? {
+            Decoded::NeedMore { .. } => Ok(malformed("a response that is cut short")?),
+            found => Ok(found),
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        match self.course {
+            Course::Finished => Stage::Finished,
+            _ => Stage::Idle,
+        }
+    }
+}
+
+impl Encode<Request<'_>> for ClientCodec {
+    fn encode(&mut self, request: Request<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(self.ask(&request, dst)?)
+    }
+}
+
+impl Encode<Chunk<'_>> for ClientCodec {
+    fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(self.send(chunk.0, dst)?)
+    }
+}
+
+impl Encode<End> for ClientCodec {
+    fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        Ok(self.end(dst)?)
+    }
+}
+
+fn need<F>(at_least: usize) -> Decoded<F> {
+    Decoded::NeedMore { at_least }
+}
+
+/// A response that another one follows for the same request.
+fn interim<F>(head: &Head) -> Result<Decoded<F>, MessageError> {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return malformed("a change of protocol that nobody has asked for");
+    }
+    Ok(Decoded::Skip {
+        consumed: head.len(),
+    })
+}

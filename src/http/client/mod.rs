@@ -1,0 +1,58 @@
+//! A client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and finds the [`Response`]s to them.
+//!
+//! Requests may be sent without waiting for what was asked before; responses come in the order of the requests.
+//!
+//! ```
+//! use epicycle::http::client::{ClientCodec, Request, Response};
+//! use epicycle::{Action, Client, Conn, EventHandler};
+//!
+//! struct Fetch;
+//!
+//! impl EventHandler for Fetch {
+//!     type Codec = ClientCodec;
+//!     type Session = ();
+//!
+//!     fn codec(&mut self) -> ClientCodec {
+//!         ClientCodec::default()
+//!     }
+//!
+//!     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+//!         conn.send(Request::get("example.org", "/page").header("Accept", "text/*")).ok()
+//!     }
+//!
+//!     fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), response: Response<'_>) -> Action {
+//!         println!("{}: {}", response.status(), String::from_utf8_lossy(response.body()));
+//!         Action::Shutdown
+//!     }
+//! }
+//!
+//! # use std::io::{Read, Write};
+//! # let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+//! # let server = listener.local_addr().unwrap();
+//! let running = Client::new().start(|_reactor| Fetch)?;
+//! running.engine().connect(server).expect("the engine runs");
+//! # let mut peer = listener.accept().unwrap().0;
+//! # let expected = "GET /page HTTP/1.1\r\nHost: example.org\r\nAccept: text/*\r\n\r\n";
+//! # let mut request = vec![0; expected.len()];
+//! # peer.read_exact(&mut request).unwrap();
+//! # assert_eq!(request, expected.as_bytes());
+//! # peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
+//! # drop(peer);
+//! running.join();
+//! # Ok::<(), epicycle::Error>(())
+//! ```
+//!
+//! # Timeouts
+//!
+//! They are the engine's. [`read_timeout`](crate::Client::read_timeout) is how long a response may take, from its first byte to its
+//! last; [`idle_timeout`](crate::Client::idle_timeout) is how long nothing at all may happen: between requests, and until a response
+//! begins. A client that knows better for one of its requests sets a [timer](crate::Conn::set_timer).
+
+mod codec;
+mod head;
+mod request;
+mod response;
+
+pub use self::codec::ClientCodec;
+pub use self::request::Request;
+pub use self::response::Response;

@@ -1,0 +1,252 @@
+use std::fmt;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::buf::outbox::Outbox;
+use crate::http::block::HeaderBlock;
+use crate::http::error::SendError;
+use crate::http::fields::{Headers, is_host, is_token};
+use crate::http::head::check_target;
+use crate::http::response::Body;
+use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY, check_headers, check_protocol};
+
+/// A request, to be sent by [`Conn::send`](crate::Conn::send).
+///
+/// The codec adds how the body is framed, and whether the connection closes. What is not allowed is refused with a
+/// [`SendError`], so that nothing but valid messages leaves the connection.
+///
+/// ```
+/// use epicycle::codec::encode_to_vec;
+/// use epicycle::http::client::{ClientCodec, Request};
+///
+/// let request = Request::new("PUT", "example.org", "/items/7").header("Content-Type", "text/plain").body("seven");
+/// let sent = encode_to_vec(&mut ClientCodec::default(), request)?;
+/// assert_eq!(sent, b"PUT /items/7 HTTP/1.1\r\nHost: example.org\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nseven");
+/// # Ok::<(), epicycle::codec::FrameError>(())
+/// ```
+#[derive(Clone)]
+pub struct Request<'a> {
+    pub(super) method: &'a str,
+    host: &'a str,
+    target: &'a str,
+    block: &'a [u8],
+    headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
+    pub(super) body: Body<'a>,
+    pub(super) close: bool,
+    pub(super) upgrade: Option<&'a str>,
+}
+
+impl<'a> Request<'a> {
+    /// A request without a body.
+    ///
+    /// The host is that of the URI, with its port unless it is the scheme's own. The target is a path with or without a
+    /// query, as a rule; a proxy gets a whole URI, `CONNECT` a host and a port, and `OPTIONS` may get `*`
+    /// (RFC 9112, section 3.2).
+    pub fn new(method: &'a str, host: &'a str, target: &'a str) -> Self {
+        Self {
+            method,
+            host,
+            target,
+            block: &[],
+            headers: SmallVec::new(),
+            body: Body::None,
+            close: false,
+            upgrade: None,
+        }
+    }
+
+    /// A `GET`.
+    pub fn get(host: &'a str, target: &'a str) -> Self {
+        Self::new("GET", host, target)
+    }
+
+    /// A `POST` with a body.
+    pub fn post(host: &'a str, target: &'a str, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        Self::new("POST", host, target).body(body)
+    }
+
+    /// Adds a header, behind those added before. `Host` and what is about framing are the codec's.
+    #[must_use]
+    pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.headers.push((name, value.as_ref()));
+        self
+    }
+
+    /// Adds headers that have been checked before; they come before the others. A second block replaces the first.
+    #[must_use]
+    pub fn block(mut self, block: &'a HeaderBlock) -> Self {
+        self.block = block.lines();
+        self
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn body(mut self, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        self.body = Body::Bytes(body.as_ref());
+        self
+    }
+
+    /// Sets a shared body, which is not copied when it is large.
+    #[must_use]
+    pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Body::Shared(body.into());
+        self
+    }
+
+    /// Announces a body of `len` bytes, to be sent as [`Chunk`](crate::http::Chunk)s before another request.
+    #[must_use]
+    pub fn sized(mut self, len: u64) -> Self {
+        self.body = Body::Sized(len);
+        self
+    }
+
+    /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less: with
+    /// [`Conn::send_file`](crate::Conn::send_file), say. An [`End`](crate::http::End) follows.
+    #[must_use]
+    pub fn file(mut self, len: u64) -> Self {
+        self.body = Body::Elsewhere(len);
+        self
+    }
+
+    /// Announces a body of unknown length, to be sent as [`Chunk`](crate::http::Chunk)s until an
+    /// [`End`](crate::http::End). A server of HTTP/1.0 does not understand that.
+    #[must_use]
+    pub fn streamed(mut self) -> Self {
+        self.body = Body::Stream;
+        self
+    }
+
+    /// Asks for another protocol on this connection. No other request can be sent before the response to this one; whether the
+    /// server agrees is [`Response::is_upgrade`](super::Response::is_upgrade).
+    #[must_use]
+    pub fn upgrade(mut self, protocol: &'a str) -> Self {
+        self.upgrade = Some(protocol);
+        self
+    }
+
+    /// Closes the connection after the response to this request, which is the last.
+    #[must_use]
+    pub fn close(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    /// Says how much room the head takes, if all of it may be sent.
+    fn check(&self) -> Result<usize, SendError> {
+        let is_sound = is_token(self.method.as_bytes())
+            && is_host(self.host.as_bytes())
+            && !self.host.is_empty()
+            && check_target(self.method, self.target.as_bytes()).is_ok();
+        if !is_sound {
+            return Err(SendError::RequestLine);
+        }
+        let is_host = |name: &&str| name.eq_ignore_ascii_case("host");
+        let given = self.headers.iter().map(|(name, _)| *name);
+        let in_block = Headers::new(self.block).map(|(name, _)| name);
+        if let Some(name) = in_block.chain(given).find(is_host) {
+            let name = name.to_owned();
+            return Err(SendError::FramingHeader { name });
+        }
+        if self.upgrade.is_some() && matches!(self.method, "HEAD" | "CONNECT") {
+            let name = "Upgrade".to_owned();
+            return Err(SendError::Header { name });
+        }
+        let protocol = self.upgrade.map_or(Ok(0), check_protocol)?;
+        let line = self.method.len() + self.target.len() + self.host.len();
+        Ok(check_headers(&self.headers)? + self.block.len() + protocol + line)
+    }
+
+    /// Appends the request, but for what of its body is to follow.
+    pub(super) fn write(&self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+        let room = self.check()?;
+        let small = match &self.body {
+            Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
+            _ => &[],
+        };
+        dst.put_with(OWN_LINES + room + small.len(), |room| {
+            let mut head = Cursor { room, len: 0 };
+            for part in [
+                self.method,
+                " ",
+                self.target,
+                " HTTP/1.1\r\nHost: ",
+                self.host,
+            ] {
+                head.put(part.as_bytes());
+            }
+            head.put(b"\r\n");
+            if let Some(protocol) = self.upgrade {
+                head.put(if self.close {
+                    b"Connection: close, Upgrade\r\nUpgrade: "
+                } else {
+                    b"Connection: Upgrade\r\nUpgrade: "
+                });
+                head.put(protocol.as_bytes());
+                head.put(b"\r\n");
+            } else if self.close {
+                head.put(b"Connection: close\r\n");
+            }
+            head.put(self.block);
+            for (name, value) in &self.headers {
+                for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                    head.put(part);
+                }
+            }
+            match self.length() {
+                Length::Untold => {}
+                Length::Known(len) => {
+                    head.put(b"Content-Length: ");
+                    head.put(itoa::Buffer::new().format(len).as_bytes());
+                    head.put(b"\r\n");
+                }
+                Length::Chunked => head.put(b"Transfer-Encoding: chunked\r\n"),
+            }
+            head.put(b"\r\n");
+            head.put(small);
+            head.len
+        });
+        match &self.body {
+            Body::Bytes(body) if body.len() > SMALL_BODY => dst.put(body),
+            Body::Shared(body) => dst.put_shared(body.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn length(&self) -> Length {
+        match &self.body {
+            // Where a body is usual, its absence is told (RFC 9110, section 8.6).
+            Body::None if matches!(self.method, "POST" | "PUT" | "PATCH") => Length::Known(0),
+            Body::None => Length::Untold,
+            Body::Bytes(body) => Length::Known(body.len() as u64),
+            Body::Shared(body) => Length::Known(body.len() as u64),
+            Body::Sized(len) | Body::Elsewhere(len) => Length::Known(*len),
+            Body::Stream => Length::Chunked,
+        }
+    }
+}
+
+/// What the head says about the body's length.
+enum Length {
+    Untold,
+    Known(u64),
+    Chunked,
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers = self.headers.iter();
+        let headers: Vec<_> = headers
+            .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
+            .collect();
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("host", &self.host)
+            .field("target", &self.target)
+            .field("block", &String::from_utf8_lossy(self.block))
+            .field("headers", &headers)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,129 @@
+use std::{fmt, str};
+
+use ::http::StatusCode;
+use bytes::Bytes;
+
+use super::head::Head;
+use crate::http::fields::Headers;
+use crate::http::head::Version;
+
+/// A response, as it lies in the connection's input.
+///
+/// ```
+/// use epicycle::codec::{Codec, Decoded, encode_to_vec};
+/// use epicycle::http::client::{ClientCodec, Request};
+///
+/// let mut codec = ClientCodec::default();
+/// encode_to_vec(&mut codec, Request::get("a", "/"))?;
+/// let mut input = *b"HTTP/1.1 404 Not Found\r\nServer: x\r\nContent-Length: 5\r\n\r\nnope\n";
+/// let Decoded::Frame { frame: response, .. } = codec.decode(&mut input)? else {
+///     panic!("it is complete");
+/// };
+/// assert_eq!((response.status().as_u16(), response.reason()), (404, "Not Found"));
+/// assert_eq!(response.header("server"), Some("x"));
+/// assert_eq!(response.body(), b"nope\n");
+/// # Ok::<(), epicycle::codec::FrameError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Response<'a> {
+    /// From the status line to the empty line.
+    bytes: &'a [u8],
+    head: Head,
+    body: &'a [u8],
+    trailers: &'a [u8],
+    upgraded: bool,
+}
+
+impl<'a> Response<'a> {
+    pub(super) fn new(
+        bytes: &'a [u8],
+        head: Head,
+        body: &'a [u8],
+        trailers: &'a [u8],
+        upgraded: bool,
+    ) -> Self {
+        Self {
+            bytes,
+            head,
+            body,
+            trailers,
+            upgraded,
+        }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    /// What the server calls the status: a text for people, often empty.
+    pub fn reason(&self) -> &'a str {
+        let line = self.bytes.get(..self.head.headers().start - 2);
+        let reason = line.and_then(|line| line.get("HTTP/1.1 200 ".len()..));
+        str::from_utf8(reason.unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// The version.
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    /// The headers, in order.
+    pub fn headers(&self) -> Headers<'a> {
+        Headers::new(&self.bytes[self.head.headers()])
+    }
+
+    /// The value of the first header of that name, in whatever case, if it is text in UTF-8.
+    pub fn header(&self, name: &str) -> Option<&'a str> {
+        let value = self.headers().get(name)?;
+        str::from_utf8(value).ok()
+    }
+
+    /// The body: all of it, free of chunk framing.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The trailers that followed a chunked body.
+    pub fn trailers(&self) -> Headers<'a> {
+        Headers::new(self.trailers)
+    }
+
+    /// Whether the server lets the connection be used for another request.
+    pub fn keep_alive(&self) -> bool {
+        self.head.keep_alive
+    }
+
+    /// Whether the connection speaks another protocol from here on: the server has agreed to an
+    /// [upgrade](super::Request::upgrade), or a `CONNECT` has succeeded.
+    pub fn is_upgrade(&self) -> bool {
+        self.upgraded
+    }
+
+    /// A copy in the types of the `http` crate, to be kept or sent elsewhere. `None` if there is a header that the crate does
+    /// not know how to hold.
+    pub fn to_http(&self) -> Option<::http::Response<Bytes>> {
+        let mut response =
+            ::http::Response::builder()
+                .status(self.status())
+                .version(match self.version() {
+                    Version::Http10 => ::http::Version::HTTP_10,
+                    Version::Http11 => ::http::Version::HTTP_11,
+                });
+        for (name, value) in self.headers() {
+            response = response.header(name, value);
+        }
+        response.body(Bytes::copy_from_slice(self.body)).ok()
+    }
+}
+
+impl fmt::Debug for Response<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Response")
+            .field("status", &self.status())
+            .field("version", &self.version())
+            .field("headers", &self.headers())
+            .field("body", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
