@@ -15,10 +15,12 @@ mod pki;
 
 mod answering;
 mod cases;
+mod client;
 mod curl;
 mod parsing;
 mod patience;
 mod pipelining;
+mod responses;
 mod secure;
 mod site;
 mod uploading;

@@ -1,6 +1,7 @@
 //! The codecs by hand: the same requests come of the same bytes, however these arrive, and whatever is written can be read.
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
+use epicycle::http::client::{self, ClientCodec};
 use epicycle::http::{
     Chunk, End, Headers, HttpCodec, HttpStreamCodec, MessageError, Part, Request, Response,
     StatusCode,
@@ -9,6 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::cases::cases;
+use crate::responses;
 use crate::wire::{Answer, Answers};
 
 type Fields = Vec<(String, Vec<u8>)>;
@@ -163,8 +165,8 @@ fn check(input: &[u8], cuts: impl Iterator<Item = usize>) -> Outcome {
 fn every_case_is_read_the_same_wherever_it_is_split() {
     for case in cases() {
         let len = case.request.len();
-        let step = (len / 50).max(1);
-        let cuts = (0..len).filter(move |cut| len < 512 || *cut < 100 || cut.is_multiple_of(step));
+        let step = (len / 20).max(1);
+        let cuts = (0..len).filter(move |cut| len < 512 || *cut < 60 || cut.is_multiple_of(step));
         check(&case.request, cuts);
     }
 }
@@ -408,6 +410,75 @@ proptest! {
             compare(given, method, &answers.next(method).expect("an answer"));
         }
         answers.expect_end();
+        let asked: Vec<_> = given.iter().map(|(_, method)| (*method, false)).collect();
+        let (found, error) = responses::feed(&asked, &[&wire]);
+        prop_assert!(!error && found.len() == given.len());
+        for ((given, method), kept) in given.iter().zip(&found) {
+            prop_assert_eq!(kept.status, given.status);
+            let body: &[u8] = if *method == "HEAD" { b"" } else { &given.body };
+            prop_assert!(kept.body == body);
+            let ours = kept.headers.iter().filter(|(name, _)| name.starts_with("X-"));
+            let trimmed = |(name, value): &(String, Vec<u8>)| (name.clone(), value.trim_ascii().to_vec());
+            prop_assert_eq!(ours.cloned().collect::<Vec<_>>(), given.headers.iter().map(trimmed).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn whatever_a_client_sends_a_server_reads(
+        asked in vec((TOKEN, "/[!-~&&[^ #]]{0,20}", vec(header(), 0..4), vec(any::<u8>(), 0..6000), 0..4_u8), 1..4),
+    ) {
+        let mut client = ClientCodec::default();
+        let (mut wire, mut expected) = (Vec::new(), Vec::new());
+        for (method, target, headers, body, form) in asked {
+            let method = if method == "CONNECT" { "GET".to_owned() } else { method };
+            let mut request = client::Request::new(&method, "example.org:80", &target);
+            for (name, value) in &headers {
+                request = request.header(name, value);
+            }
+            let request = match form {
+                0 => request.body(&body),
+                1 => request.shared_body(body.clone()),
+                2 => request.sized(body.len() as u64),
+                _ => request.streamed(),
+            };
+            wire.extend(encode_to_vec(&mut client, request).expect("is taken"));
+            if form >= 2 && !body.is_empty() {
+                for part in body.chunks(999) {
+                    wire.extend(encode_to_vec(&mut client, Chunk(part)).expect("is taken"));
+                }
+            }
+            if form >= 3 {
+                wire.extend(encode_to_vec(&mut client, End).expect("is taken"));
+            }
+            expected.push((method, target, headers, body));
+        }
+        let (found, error) = feed::<HttpCodec>(&[&wire]);
+        prop_assert_eq!(error, None);
+        let found = found.into_iter().map(|request| {
+            let mut headers = request.headers;
+            headers.retain(|(name, _)| name.starts_with("X-"));
+            (request.method, request.target, headers, request.body)
+        });
+        prop_assert_eq!(found.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_response_with_a_flaw_is_read_the_same_wherever_it_is_split(
+        given in given(),
+        at in any::<prop::sample::Index>(),
+        flaw in prop_oneof![Just(b'\r'), Just(b'\n'), Just(0), Just(b' '), Just(b':'), any::<u8>()],
+        cuts in vec(any::<prop::sample::Index>(), 8),
+    ) {
+        let mut wire = write(&mut HttpCodec::default(), "GET", &given);
+        let at = at.index(wire.len().min(400));
+        wire[at] = flaw;
+        let whole = responses::feed(&[("GET", false)], &[&wire]);
+        let bytes: Vec<&[u8]> = wire.chunks(1).collect();
+        prop_assert_eq!(&responses::feed(&[("GET", false)], &bytes), &whole);
+        for cut in cuts {
+            let (first, second) = wire.split_at(cut.index(wire.len()));
+            prop_assert_eq!(&responses::feed(&[("GET", false)], &[first, second]), &whole);
+        }
     }
 
     #[test]

@@ -1,0 +1,475 @@
+//! The client's codec by hand: what it takes for a response, and what it sends as a request.
+
+use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
+use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::{Chunk, End, HeaderBlock, Limits, MessageError, SendError};
+
+/// A response that has been kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) status: u16,
+    pub(crate) reason: String,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Vec<(String, Vec<u8>)>,
+    pub(crate) upgraded: bool,
+}
+
+impl Kept {
+    pub(crate) fn of(response: &Response<'_>) -> Self {
+        let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        Self {
+            status: response.status().as_u16(),
+            reason: response.reason().to_owned(),
+            headers: response.headers().map(owned).collect(),
+            body: response.body().to_vec(),
+            trailers: response.trailers().map(owned).collect(),
+            upgraded: response.is_upgrade(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("is text")
+    }
+}
+
+pub(crate) fn cause(error: FrameError) -> SendError {
+    match error {
+        FrameError::Other(error) => *error.downcast().expect("is the codec's"),
+        other => panic!("{other}"),
+    }
+}
+
+/// Feeds a codec that has sent these requests a response in one piece, split everywhere, and byte by byte: what it finds
+/// up to the end of the stream, and whether there was an error.
+fn read(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
+    let pieces = |cut: usize| vec![&input[..cut], &input[cut..]];
+    let whole = feed(asked, &[input]);
+    let bytes: Vec<&[u8]> = input.chunks(1).collect();
+    assert_eq!(
+        feed(asked, &bytes),
+        whole,
+        "byte by byte: {:?}",
+        String::from_utf8_lossy(input)
+    );
+    for cut in 0..input.len() {
+        assert_eq!(
+            feed(asked, &pieces(cut)),
+            whole,
+            "cut at {cut}: {:?}",
+            String::from_utf8_lossy(input)
+        );
+    }
+    whole
+}
+
+/// The same in these pieces.
+pub(crate) fn feed(asked: &[(&str, bool)], pieces: &[&[u8]]) -> (Vec<Kept>, bool) {
+    let mut codec = ClientCodec::default();
+    for (method, upgrade) in asked {
+        let target = if *method == "CONNECT" { "a:443" } else { "/" };
+        let mut request = Request::new(method, "a", target);
+        if *upgrade {
+            request = request.upgrade("chat");
+        }
+        encode_to_vec(&mut codec, request).expect("is taken");
+    }
+    let (mut kept, mut need, mut found) = (Vec::new(), 1, Vec::new());
+    let count = pieces.len();
+    // Once more at the end of the stream.
+    for (n, piece) in pieces.iter().chain([&&b""[..]]).enumerate() {
+        kept.extend_from_slice(piece);
+        let last = n == count;
+        while !kept.is_empty() && (kept.len() >= need || last) {
+            need = 1;
+            let len = kept.len();
+            let decoded = if last {
+                codec.decode_eof(&mut kept)
+            } else {
+                codec.decode(&mut kept)
+            };
+            let consumed = match decoded {
+                Ok(Decoded::Frame { frame, consumed }) => {
+                    found.push(Kept::of(&frame));
+                    consumed
+                }
+                Ok(Decoded::Skip { consumed }) => consumed,
+                Ok(Decoded::NeedMore { at_least }) => {
+                    assert!(at_least > len);
+                    need = at_least;
+                    if last {
+                        break;
+                    }
+                    continue;
+                }
+                Ok(Decoded::Hold) => return (found, false),
+                Err(error) => {
+                    MessageError::of(&error).expect("is of the message");
+                    return (found, true);
+                }
+            };
+            assert!((1..=len).contains(&consumed));
+            kept.drain(..consumed);
+        }
+    }
+    (found, false)
+}
+
+const GET: (&str, bool) = ("GET", false);
+const HEAD: (&str, bool) = ("HEAD", false);
+const CONNECT: (&str, bool) = ("CONNECT", false);
+const UPGRADE: (&str, bool) = ("GET", true);
+
+#[test]
+fn responses_are_read_by_what_was_asked() {
+    let bodies = |asked: &[(&str, bool)], input: &str| {
+        let (found, error) = read(asked, input.as_bytes());
+        assert!(!error, "{input:?}");
+        let bodies = found
+            .iter()
+            .map(|response| (response.status, response.text().to_owned()));
+        bodies.collect::<Vec<_>>()
+    };
+    let with = |status: u16, body: &str| (status, body.to_owned());
+    let sized = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nhe\r\n3\r\nllo\r\n0\r\nX: y\r\n\r\n";
+    assert_eq!(
+        bodies(&[GET, GET], &[sized, chunked].concat()),
+        [with(200, "hello"), with(200, "hello")]
+    );
+    assert_eq!(
+        read(&[GET], chunked.as_bytes()).0[0].trailers,
+        [("X".to_owned(), b"y".to_vec())]
+    );
+    // The head of what a GET would have.
+    let heads = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 404 Not Found\r\n\r\n";
+    assert_eq!(
+        bodies(&[HEAD, HEAD, HEAD, GET], &[heads, sized].concat()),
+        [
+            with(200, ""),
+            with(200, ""),
+            with(404, ""),
+            with(200, "hello")
+        ]
+    );
+    // Statuses without a body.
+    let none =
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n";
+    assert_eq!(
+        bodies(&[GET, GET, GET], &[none, sized].concat()),
+        [with(204, ""), with(304, ""), with(200, "hello")]
+    );
+    // Interim responses.
+    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+    assert_eq!(
+        bodies(&[GET, GET], &[interim, sized, interim, chunked].concat()),
+        [with(200, "hello"), with(200, "hello")]
+    );
+    // Up to the end of the stream, and nothing behind it.
+    assert_eq!(
+        bodies(
+            &[GET, GET],
+            "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 200 OK\r\n\r\n"
+        ),
+        [with(200, "HTTP/1.1 200 OK\r\n\r\n")]
+    );
+    // Nothing is a response after the last one.
+    let last = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(
+        bodies(&[GET, GET], &[last, sized].concat()),
+        [with(200, "")]
+    );
+    let old = "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(bodies(&[GET, GET], &[old, sized].concat()), [with(200, "")]);
+    let kept = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(
+        bodies(&[GET, GET], &[kept, sized].concat()),
+        [with(200, ""), with(200, "hello")]
+    );
+    // Reasons are for people.
+    for (line, reason) in [
+        ("200 OK", "OK"),
+        ("200 ", ""),
+        ("200 Not  at all", "Not  at all"),
+    ] {
+        let found = read(
+            &[GET],
+            format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\n\r\n").as_bytes(),
+        )
+        .0;
+        assert_eq!(found[0].reason, reason);
+    }
+}
+
+#[test]
+fn a_connection_changes_its_protocol_only_when_asked() {
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\nwhatever\0";
+    let (found, error) = read(&[UPGRADE], switch.as_bytes());
+    assert!(found[0].upgraded && found.len() == 1 && !error);
+    assert_eq!(read(&[GET], switch.as_bytes()), (Vec::new(), true));
+    let (found, error) = read(
+        &[CONNECT],
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhatever\0",
+    );
+    assert!(found[0].upgraded && found[0].body.is_empty() && !error);
+    // What is refused goes on as HTTP.
+    let refused = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
+    for asked in [UPGRADE, CONNECT] {
+        let (found, error) = read(&[asked], refused);
+        assert_eq!(
+            (found[0].upgraded, found[0].text(), error),
+            (false, "no", false)
+        );
+    }
+    let mut codec = ClientCodec::default();
+    encode_to_vec(&mut codec, Request::get("a", "/").upgrade("chat")).expect("is taken");
+    assert!(!codec.is_ready());
+    codec.decode(&mut refused.to_vec()).expect("is a response");
+    assert!(codec.is_ready() && codec.outstanding() == 0);
+}
+
+#[test]
+fn what_could_be_taken_for_another_response_is_refused() {
+    let flaws = [
+        // Nobody has asked for it.
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\r\n",
+        "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello",
+        // It is framed in two ways, or none that is known.
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        // Its lines are not lines.
+        "HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\n",
+        "\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n",
+        // It is no response.
+        "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\nhello\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
+    ];
+    for flaw in flaws {
+        let (_, error) = read(&[GET], flaw.as_bytes());
+        assert!(error, "{flaw:?}");
+    }
+}
+
+#[test]
+fn responses_are_taken_up_to_the_limits() {
+    let limits = Limits::default().max_body(10).max_head(200).max_headers(3);
+    let told = |input: String| {
+        let mut codec = ClientCodec::new(limits);
+        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        match codec.decode(&mut input.into_bytes()) {
+            Ok(_) => None,
+            Err(error) => MessageError::of(&error),
+        }
+    };
+    let long = "x".repeat(11);
+    let body = Some(MessageError::BodyTooLong { max: 10 });
+    assert_eq!(
+        told("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n".to_owned()),
+        None
+    );
+    assert_eq!(
+        told("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n".to_owned()),
+        body
+    );
+    assert_eq!(
+        told("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n".to_owned()),
+        body
+    );
+    assert_eq!(told(format!("HTTP/1.1 200 OK\r\n\r\n{long}")), body);
+    let head = Some(MessageError::HeadTooLong { max: 200 });
+    let lines = format!("X: {}\r\n", "x".repeat(90));
+    assert_eq!(told(format!("HTTP/1.1 200 OK\r\n{lines}{lines}\r\n")), head);
+    assert_eq!(told(format!("HTTP/1.1 200 OK\r\n{lines}{lines}")), head);
+    let many = Some(MessageError::TooManyHeaders { max: 3 });
+    assert_eq!(
+        told(format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(4))),
+        many
+    );
+}
+
+#[test]
+fn requests_that_could_be_taken_for_others_are_refused() {
+    let send = |request: Request<'_>| {
+        let mut codec = ClientCodec::default();
+        let error = cause(encode_to_vec(&mut codec, request).expect_err("is refused"));
+        assert_eq!(codec.outstanding(), 0);
+        error
+    };
+    for (method, host, target) in [
+        ("", "a", "/"),
+        ("G T", "a", "/"),
+        ("GET\r\n", "a", "/"),
+        ("GET", "", "/"),
+        ("GET", "a b", "/"),
+        ("GET", "a\r\nX: y", "/"),
+        ("GET", "x@a", "/"),
+        ("GET", "a", ""),
+        ("GET", "a", "x"),
+        ("GET", "a", "/ HTTP/1.1\r\nX: y"),
+        ("GET", "a", "/a b"),
+        ("GET", "a", "/\u{e9}"),
+        ("GET", "a", "*"),
+        ("GET", "a", "a:443"),
+        ("CONNECT", "a", "/"),
+    ] {
+        assert_eq!(
+            send(Request::new(method, host, target)),
+            SendError::RequestLine,
+            "{method} {host} {target}"
+        );
+    }
+    let get = || Request::get("a", "/");
+    let name = || "X".to_owned();
+    assert_eq!(
+        send(get().header("X", "a\r\nY: b")),
+        SendError::Header { name: name() }
+    );
+    for name in [
+        "Host",
+        "host",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+    ] {
+        let framing = SendError::FramingHeader {
+            name: name.to_owned(),
+        };
+        assert_eq!(send(get().header(name, "b")), framing);
+    }
+    let block = HeaderBlock::new().with("HOST", "b").expect("is a header");
+    assert_eq!(
+        send(get().block(&block)),
+        SendError::FramingHeader {
+            name: "HOST".to_owned()
+        }
+    );
+    assert!(matches!(
+        send(get().upgrade("a b")),
+        SendError::Header { .. }
+    ));
+    assert!(matches!(
+        send(Request::new("HEAD", "a", "/").upgrade("chat")),
+        SendError::Header { .. }
+    ));
+}
+
+#[test]
+fn requests_are_written_as_they_are_meant() {
+    let send = |request: Request<'_>| {
+        let sent = encode_to_vec(&mut ClientCodec::default(), request).expect("is taken");
+        String::from_utf8(sent).expect("is text")
+    };
+    assert_eq!(
+        send(Request::get("a:80", "/?q")),
+        "GET /?q HTTP/1.1\r\nHost: a:80\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::new("OPTIONS", "a", "*")),
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::get("a", "http://a/b")),
+        "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::new("CONNECT", "a:443", "a:443")),
+        "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::new("POST", "a", "/")),
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::get("a", "/").body("")),
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::get("[::1]:8080", "/").close()),
+        "GET / HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::get("a", "/").upgrade("chat/2").header("Chat", "x")),
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: chat/2\r\nChat: x\r\n\r\n"
+    );
+    assert_eq!(
+        send(Request::get("a", "/").upgrade("chat").close()),
+        "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: chat\r\n\r\n"
+    );
+    let block = HeaderBlock::new().with("A", "b").expect("is a header");
+    assert_eq!(
+        send(Request::post("a", "/", "x").header("C", "d").block(&block)),
+        "POST / HTTP/1.1\r\nHost: a\r\nA: b\r\nC: d\r\nContent-Length: 1\r\n\r\nx"
+    );
+    let large = "x".repeat(10_000);
+    assert!(send(Request::post("a", "/", &large)).ends_with(&large));
+}
+
+#[test]
+fn a_request_ends_before_the_next_begins() {
+    let mut codec = ClientCodec::default();
+    let get = || Request::get("a", "/");
+    let refused = |codec: &mut ClientCodec, request| {
+        cause(encode_to_vec(codec, request).expect_err("is refused"))
+    };
+    assert_eq!(
+        cause(encode_to_vec(&mut codec, Chunk(b"x")).expect_err("is refused")),
+        SendError::NotBegun
+    );
+    assert_eq!(
+        cause(encode_to_vec(&mut codec, End).expect_err("is refused")),
+        SendError::NotBegun
+    );
+    encode_to_vec(&mut codec, get().sized(3)).expect("is taken");
+    assert_eq!(refused(&mut codec, get()), SendError::Begun);
+    let (left, given) = (3, 4);
+    assert_eq!(
+        cause(encode_to_vec(&mut codec, Chunk(b"abcd")).expect_err("is refused")),
+        SendError::Length { left, given }
+    );
+    assert_eq!(
+        encode_to_vec(&mut codec, Chunk(b"abc")).expect("is taken"),
+        b"abc"
+    );
+    encode_to_vec(&mut codec, get().streamed()).expect("is taken");
+    assert_eq!(
+        encode_to_vec(&mut codec, Chunk(b"abc")).expect("is taken"),
+        b"3\r\nabc\r\n"
+    );
+    assert_eq!(
+        encode_to_vec(&mut codec, Chunk(b"")).expect("is taken"),
+        b""
+    );
+    assert_eq!(refused(&mut codec, get()), SendError::Begun);
+    assert_eq!(
+        encode_to_vec(&mut codec, End).expect("is taken"),
+        b"0\r\n\r\n"
+    );
+    encode_to_vec(&mut codec, get().close()).expect("is taken");
+    assert_eq!(refused(&mut codec, get()), SendError::Last);
+    assert_eq!(codec.outstanding(), 3);
+}
+
+#[test]
+fn an_idle_connection_costs_the_codec_96_bytes() {
+    assert!(
+        size_of::<ClientCodec>() <= 96,
+        "{}",
+        size_of::<ClientCodec>()
+    );
+}
