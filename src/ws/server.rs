@@ -22,7 +22,7 @@ use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
 ///
 /// # Memory
 ///
-/// An open WebSocket costs the codec 88 bytes between messages, and one that has agreed to compress 120 more; see
+/// An open WebSocket costs the codec 80 bytes between messages, and one that has agreed to compress 40 more; see
 /// [`DeflateOptions`](super::DeflateOptions) about context takeover.
 #[derive(Debug)]
 pub struct ServerCodec {

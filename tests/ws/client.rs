@@ -18,7 +18,7 @@ use crate::util::LONG;
 
 /// What a client has seen.
 #[derive(Debug)]
-enum News {
+pub(crate) enum News {
     Opened {
         protocol: Option<String>,
         compressed: bool,
@@ -30,7 +30,7 @@ enum News {
 }
 
 /// Sends the messages one by one, each when the one before it is back, and closes.
-struct Caller {
+pub(crate) struct Caller {
     handshake: Handshake,
     messages: Vec<Message<'static>>,
     news: mpsc::Sender<News>,
@@ -102,6 +102,14 @@ fn call(
     handshake: Handshake,
     messages: Vec<Message<'static>>,
 ) -> (Running<Caller>, mpsc::Receiver<News>) {
+    call_by(Connect::to(addr), handshake, messages)
+}
+
+pub(crate) fn call_by(
+    connect: Connect,
+    handshake: Handshake,
+    messages: Vec<Message<'static>>,
+) -> (Running<Caller>, mpsc::Receiver<News>) {
     let (sender, news) = mpsc::channel();
     let client = Client::new().reactors(1).fin_timeout(SOON);
     let factory = move |_| Caller {
@@ -110,18 +118,15 @@ fn call(
         news: sender.clone(),
     };
     let running = client.start(factory).expect("starts");
-    running
-        .engine()
-        .connect(Connect::to(addr))
-        .expect("is taken");
+    running.engine().connect(connect).expect("is taken");
     (running, news)
 }
 
-fn next(news: &mpsc::Receiver<News>) -> News {
+pub(crate) fn next(news: &mpsc::Receiver<News>) -> News {
     news.recv_timeout(LONG).expect("there is news")
 }
 
-fn messages() -> Vec<Message<'static>> {
+pub(crate) fn messages() -> Vec<Message<'static>> {
     vec![
         "hello".into(),
         "".into(),

@@ -8,6 +8,12 @@ mod client;
 mod closing;
 mod messages;
 mod peer;
+#[cfg(feature = "tls")]
+#[allow(dead_code)]
+#[path = "../tls/pki.rs"]
+mod pki;
 mod resources;
+#[cfg(feature = "tls")]
+mod secure;
 mod service;
 mod upgrade;

@@ -171,3 +171,9 @@ fn limits_are_exact() {
         assert_eq!(code, 1009, "{reason}");
     }
 }
+
+#[test]
+fn a_websocket_at_rest_costs_what_is_documented() {
+    assert!(size_of::<ServerCodec>() <= 80);
+    assert!(size_of::<Deflate>() <= 40);
+}
