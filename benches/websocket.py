@@ -33,7 +33,8 @@ class Server:
 
     def __init__(self, command):
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE)
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE),
         )
         line = self.process.stdout.readline()
         found = re.search(r" listens on \S*:(\d+)", line) or sys.exit(f"{command[0]} said {line!r}")
@@ -79,6 +80,8 @@ def main():
                 f"   x {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
                 f"   {statistics.median(rates):9.0f} a second, busy {statistics.median(shares):4.0%}"
             )
+    if min(share for measured in results.values() for _, _, share in measured) < 0.9:
+        print("\nA server was kept from its core, by other work or a load too slow: measure again when all is quiet.")
 
 
 if __name__ == "__main__":
