@@ -95,6 +95,14 @@ pub use bytes::Bytes;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-gnet.md")]
+struct FromGnet;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-tokio.md")]
+struct FromTokio;
+
 /// Parts of the engine by themselves, for this package's own tests and benchmarks.
 #[doc(hidden)]
 pub mod internals {
