@@ -1,0 +1,187 @@
+//! What is to be done, checked, and when each request of it is due.
+
+use std::error::Error;
+use std::time::Duration;
+
+use epicycle::tls::{Roots, TlsClient};
+use epicycle::{Connect, ListenAddr};
+
+use super::flags::Flags;
+use super::target::{Protocol, Target};
+
+/// Nanoseconds since the beginning of the warm-up.
+pub(crate) type Nanos = u64;
+
+/// A checked command line.
+pub(crate) struct Plan {
+    pub(crate) target: Target,
+    pub(crate) protocol: Protocol,
+    pub(crate) tls: Option<TlsClient>,
+    pub(crate) connections: usize,
+    pub(crate) rate: Option<u64>,
+    /// Bytes a request carries.
+    pub(crate) size: usize,
+    pub(crate) pipeline: usize,
+    pub(crate) duration: Duration,
+    pub(crate) warm_up: Duration,
+    pub(crate) timeout: Duration,
+    pub(crate) reactors: usize,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// As much may be under way on a connection, in bytes.
+const MOST_UNDER_WAY: usize = 1 << 30;
+
+/// As many requests can be due a second.
+const MOST_RATE: u64 = 100_000_000;
+
+impl Plan {
+    pub(crate) fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
+        let mut target = flags.target.clone();
+        let protocol = match (target.protocol, flags.protocol) {
+            (Some(says), Some(wanted)) if says != wanted => {
+                return Err(format!(
+                    "the target speaks {says}; for --protocol {wanted} write tcp:// or tls://"
+                )
+                .into());
+            }
+            (says, wanted) => says.or(wanted).unwrap_or(Protocol::Echo),
+        };
+        let asks_by_path = matches!(protocol, Protocol::Http | Protocol::Ws);
+        if !asks_by_path && (flags.path.is_some() || !flags.header.is_empty()) {
+            return Err(format!("--path and --header mean nothing to {protocol}").into());
+        }
+        match (&mut target.path, &flags.path) {
+            (Some(_), Some(_)) => return Err("the target has a path already".into()),
+            (path, given) => *path = path.take().or_else(|| given.clone()),
+        }
+        let usual_size = if protocol == Protocol::Http { 0 } else { 64 };
+        let size = flags.size.unwrap_or(usual_size);
+        if size == 0 && protocol != Protocol::Http {
+            return Err(format!("--size 0: {protocol} has nothing to send back then").into());
+        }
+        for (name, number) in [
+            ("--connections", flags.connections),
+            ("--pipeline", flags.pipeline),
+            ("--reactors", flags.reactors),
+        ] {
+            if number == 0 {
+                return Err(format!("{name} must be 1 or more").into());
+            }
+        }
+        if flags.reactors > flags.connections {
+            return Err("--reactors: each of them needs a connection; raise --connections".into());
+        }
+        if size.saturating_mul(flags.pipeline) > MOST_UNDER_WAY {
+            return Err("--size times --pipeline must be 1 GiB or less".into());
+        }
+        if flags.rate.is_some_and(|rate| rate == 0 || rate > MOST_RATE) {
+            return Err(format!("--rate must be 1 to {MOST_RATE} requests a second").into());
+        }
+        target.tls |= flags.tls;
+        Ok(Self {
+            tls: tls(flags, &target)?,
+            target,
+            protocol,
+            connections: flags.connections,
+            rate: flags.rate,
+            size,
+            pipeline: flags.pipeline,
+            duration: flags.duration,
+            warm_up: flags.warm_up,
+            timeout: flags.timeout,
+            reactors: flags.reactors,
+            headers: flags.header.clone(),
+        })
+    }
+
+    /// How many of the connections a reactor has.
+    pub(crate) fn share(&self, reactor: usize) -> usize {
+        let rest = self.connections % self.reactors;
+        self.connections / self.reactors + usize::from(reactor < rest)
+    }
+
+    /// One of the connections, to be made.
+    pub(crate) fn connect(&self) -> Connect {
+        let connect = Connect::to(self.target.addr.clone()).timeout(self.timeout);
+        match &self.tls {
+            Some(tls) => connect.tls(tls),
+            None => connect,
+        }
+    }
+
+    /// What the connections run over.
+    pub(crate) fn transport(&self) -> &'static str {
+        match (&self.target.addr, self.tls.is_some()) {
+            (ListenAddr::Unix(_), false) => "unix",
+            (ListenAddr::Unix(_), true) => "tls over unix",
+            (_, false) => "tcp",
+            (_, true) => "tls",
+        }
+    }
+}
+
+fn tls(flags: &Flags, target: &Target) -> Result<Option<TlsClient>, Box<dyn Error>> {
+    if !target.tls {
+        if flags.ca.is_some() || flags.name.is_some() {
+            return Err("--ca and --name are for TLS: write tls://, https:// or wss://".into());
+        }
+        return Ok(None);
+    }
+    let roots = match &flags.ca {
+        Some(file) => Roots::from_pem_file(file)?,
+        None => Roots::native()?,
+    };
+    let tls = TlsClient::new(&roots)?;
+    match (&flags.name, &target.addr) {
+        (Some(name), _) => Ok(Some(tls.server_name(name)?)),
+        (None, ListenAddr::Unix(_)) => Err("a socket's path names nobody: add --name".into()),
+        (None, _) => Ok(Some(tls)),
+    }
+}
+
+/// When the requests of a reactor are due: of N reactors each has every Nth of an even rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    rate: u64,
+    step: u64,
+    next: u64,
+    due: Nanos,
+}
+
+impl Schedule {
+    pub(crate) fn new(rate: u64, reactor: usize, reactors: usize) -> Self {
+        let mut schedule = Self {
+            rate,
+            step: reactors as u64,
+            next: reactor as u64,
+            due: 0,
+        };
+        schedule.due = schedule.due_of(schedule.next);
+        schedule
+    }
+
+    /// When the next request is due.
+    pub(crate) fn due(&self) -> Nanos {
+        self.due
+    }
+
+    pub(crate) fn advance(&mut self) {
+        self.next += self.step;
+        self.due = self.due_of(self.next);
+    }
+
+    /// How many requests from the next one on are due before `end`.
+    pub(crate) fn left_until(&self, end: Nanos) -> u64 {
+        if self.due >= end {
+            return 0;
+        }
+        // The last one due before the end is the one whose number times the period is less than it.
+        let last = (u128::from(end) * u128::from(self.rate)).div_ceil(1_000_000_000) as u64 - 1;
+        last.saturating_sub(self.next) / self.step + 1
+    }
+
+    fn due_of(&self, number: u64) -> Nanos {
+        (u128::from(number) * 1_000_000_000 / u128::from(self.rate)) as Nanos
+    }
+}

@@ -1,0 +1,62 @@
+//! What is seen while it runs: a bar, on a terminal.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::driver::Live;
+use super::plan::Plan;
+
+/// A bar on standard error, if that is a terminal.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    warm_up: Duration,
+    /// When it was drawn last, and how many answers there were.
+    last: (Instant, u64),
+}
+
+impl Progress {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let bar = if stderr().is_terminal() {
+            ProgressBar::new((plan.warm_up + plan.duration).as_millis() as u64)
+        } else {
+            ProgressBar::hidden()
+        };
+        let style = ProgressStyle::with_template("{msg:9} {bar:32} {prefix}");
+        bar.set_style(style.expect("the template is well-formed"));
+        bar.set_message("connect");
+        Self {
+            bar,
+            warm_up: plan.warm_up,
+            last: (Instant::now(), 0),
+        }
+    }
+
+    /// Draws how far it is since its beginning, and how fast.
+    pub(crate) fn show(&mut self, epoch: Instant, live: &Live) {
+        let (now, answers) = (Instant::now(), live.answers.load(Ordering::Relaxed));
+        let since = (now - self.last.0).as_secs_f64();
+        if since < 0.2 {
+            return;
+        }
+        let rate = (answers - self.last.1) as f64 / since;
+        self.last = (now, answers);
+        let gone = now.saturating_duration_since(epoch);
+        let phase = if gone < self.warm_up {
+            "warm up"
+        } else {
+            "measure"
+        };
+        let errors = live.errors.load(Ordering::Relaxed);
+        self.bar.set_message(phase);
+        self.bar
+            .set_prefix(format!("{rate:.0} answers/s, {errors} errors"));
+        self.bar.set_position(gone.as_millis() as u64);
+    }
+
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}

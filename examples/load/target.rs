@@ -1,0 +1,109 @@
+//! What is loaded: an address, and what is spoken there.
+
+use std::fmt;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use epicycle::ListenAddr;
+
+/// What is asked of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// The bytes that were sent come back
+    Echo,
+    /// So do frames behind a 4-byte big-endian length
+    LengthField,
+    /// HTTP/1.1 requests, answered by a status of 200 to 299
+    Http,
+    /// WebSocket messages come back
+    Ws,
+}
+
+/// A target as it is written on the command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) addr: ListenAddr,
+    pub(crate) tls: bool,
+    /// What the scheme says about it.
+    pub(crate) protocol: Option<Protocol>,
+    /// The host with its port, as HTTP's Host field has it.
+    pub(crate) host: String,
+    /// The path with the query.
+    pub(crate) path: Option<String>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
+        let (protocol, tls, usual_port) = match scheme {
+            "http" => (Protocol::Http, false, 80),
+            "https" => (Protocol::Http, true, 443),
+            "ws" => (Protocol::Ws, false, 80),
+            "wss" => (Protocol::Ws, true, 443),
+            "tls" => return Self::plain(&format!("tcp://{rest}"), true),
+            "udp" | "udp4" | "udp6" => {
+                return Err("datagrams are not measured; use tcp://, tls:// or unix://".into());
+            }
+            "tcp" | "tcp4" | "tcp6" | "unix" => return Self::plain(text, false),
+            _ => {
+                return Err(
+                    "the scheme is unknown; use tcp://, tls://, unix://, http://, https://, ws:// or wss://"
+                        .into(),
+                );
+            }
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (host, path) = rest.split_at(end);
+        if host.is_empty() || host.contains('@') {
+            return Err(format!("write {scheme}://HOST:PORT/PATH"));
+        }
+        let path = path.split('#').next().unwrap_or_default();
+        let path = match path.strip_prefix('/') {
+            Some(_) => path.to_owned(),
+            None => format!("/{path}"),
+        };
+        let bare = host.rsplit_once(']').map_or(host, |(_, port)| port);
+        let addr = if bare.contains(':') {
+            format!("tcp://{host}")
+        } else {
+            format!("tcp://{host}:{usual_port}")
+        };
+        Ok(Self {
+            protocol: Some(protocol),
+            host: host.to_owned(),
+            path: Some(path),
+            ..Self::plain(&addr, tls)?
+        })
+    }
+}
+
+impl Target {
+    fn plain(addr: &str, tls: bool) -> Result<Self, String> {
+        let addr: ListenAddr = addr.parse().map_err(|error| format!("{error}"))?;
+        let host = match &addr {
+            ListenAddr::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            ListenAddr::Tcp { host, port, .. } => format!("{host}:{port}"),
+            _ => "localhost".to_owned(),
+        };
+        Ok(Self {
+            addr,
+            tls,
+            protocol: None,
+            host,
+            path: None,
+        })
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Echo => "echo",
+            Protocol::LengthField => "length-field",
+            Protocol::Http => "http",
+            Protocol::Ws => "ws",
+        })
+    }
+}

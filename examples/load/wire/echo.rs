@@ -1,0 +1,63 @@
+//! Bytes that come back, without any framing.
+
+use std::sync::Arc;
+
+use epicycle::codec::Raw;
+use epicycle::{Conn, WriteError};
+
+use super::{Heard, Wire, payload};
+use crate::driver::Driver;
+
+#[derive(Clone)]
+pub(crate) struct Echo {
+    payload: Arc<[u8]>,
+}
+
+impl Echo {
+    pub(crate) fn new(size: usize) -> Self {
+        Self {
+            payload: payload(size).into(),
+        }
+    }
+}
+
+impl Wire for Echo {
+    type Codec = Raw;
+    /// How much of an answer has come.
+    type State = usize;
+
+    fn codec(&self) -> Raw {
+        Raw
+    }
+
+    fn greet(&self, _conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
+        Ok(true)
+    }
+
+    #[inline]
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+        conn.write(&self.payload)
+    }
+
+    #[inline]
+    fn hear(&self, state: &mut usize, mut bytes: &[u8]) -> Heard {
+        let mut answers = 0;
+        while !bytes.is_empty() {
+            let wanted = &self.payload[*state..];
+            let (now, rest) = bytes.split_at(bytes.len().min(wanted.len()));
+            if now != &wanted[..now.len()] {
+                return Heard::Nonsense("other bytes came back than were sent");
+            }
+            *state += now.len();
+            if *state == self.payload.len() {
+                *state = 0;
+                answers += 1;
+            }
+            bytes = rest;
+        }
+        match answers {
+            0 => Heard::Nothing,
+            answers => Heard::Right(answers),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Frames behind a length field, which come back.
+
+use std::sync::Arc;
+
+use epicycle::codec::LengthField;
+use epicycle::{Conn, WriteError};
+
+use super::{Heard, Wire, payload};
+use crate::driver::Driver;
+use crate::tally::Failure;
+
+#[derive(Clone)]
+pub(crate) struct Framed {
+    codec: LengthField,
+    payload: Arc<[u8]>,
+}
+
+impl Framed {
+    pub(crate) fn new(size: usize) -> Result<Self, epicycle::Error> {
+        // An answer that is longer shall be read as one, and found wrong.
+        let max = 4 + size.max(LengthField::DEFAULT_MAX_REST);
+        Ok(Self {
+            codec: LengthField::builder().max_frame(max).build()?,
+            payload: payload(size).into(),
+        })
+    }
+}
+
+impl Wire for Framed {
+    type Codec = LengthField;
+    type State = ();
+
+    fn codec(&self) -> LengthField {
+        self.codec.clone()
+    }
+
+    fn greet(&self, _conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
+        Ok(true)
+    }
+
+    #[inline]
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+        conn.send(&self.payload)
+    }
+
+    #[inline]
+    fn hear(&self, (): &mut (), frame: &[u8]) -> Heard {
+        if frame == &*self.payload {
+            Heard::Right(1)
+        } else {
+            Heard::Wrong(Failure::Wrong("another frame came back than was sent"))
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! HTTP/1.1: the same request over and over.
+
+use std::sync::Arc;
+
+use epicycle::codec::encode_to_vec;
+use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::{HeaderBlock, Limits};
+use epicycle::{Conn, WriteError};
+
+use super::{Heard, Wire, payload};
+use crate::driver::Driver;
+use crate::plan::Plan;
+use crate::tally::Failure;
+
+#[derive(Clone)]
+pub(crate) struct Http {
+    asked: Arc<Asked>,
+}
+
+struct Asked {
+    host: String,
+    path: String,
+    headers: HeaderBlock,
+    /// Empty for a GET.
+    body: Box<[u8]>,
+}
+
+/// The longest body of an answer, in bytes. It is held in memory.
+const LONGEST_BODY: u64 = 256 << 20;
+
+impl Http {
+    /// # Errors
+    ///
+    /// When the host, the path or a header cannot be sent.
+    pub(crate) fn new(plan: &Plan) -> Result<Self, String> {
+        let mut headers = HeaderBlock::new();
+        for (name, value) in &plan.headers {
+            let with = headers.with(name, value.as_bytes());
+            headers = with.map_err(|error| format!("--header {name}: {error}"))?;
+        }
+        let asked = Asked {
+            host: plan.target.host.clone(),
+            path: plan.target.path.clone().unwrap_or_else(|| "/".to_owned()),
+            headers,
+            body: payload(plan.size),
+        };
+        encode_to_vec(&mut ClientCodec::default(), asked.request())
+            .map_err(|error| format!("the request cannot be sent: {error}"))?;
+        Ok(Self {
+            asked: Arc::new(asked),
+        })
+    }
+}
+
+impl Asked {
+    #[inline]
+    fn request(&self) -> Request<'_> {
+        let request = match &*self.body {
+            [] => Request::get(&self.host, &self.path),
+            body => Request::post(&self.host, &self.path, body),
+        };
+        request.block(&self.headers)
+    }
+}
+
+impl Wire for Http {
+    type Codec = ClientCodec;
+    type State = ();
+
+    fn codec(&self) -> ClientCodec {
+        ClientCodec::new(Limits::default().max_body(LONGEST_BODY))
+    }
+
+    fn greet(&self, _conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
+        Ok(true)
+    }
+
+    #[inline]
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+        conn.send(self.asked.request())
+    }
+
+    #[inline]
+    fn hear(&self, (): &mut (), response: Response<'_>) -> Heard {
+        match response.status() {
+            status if status.is_success() => Heard::Right(1),
+            status => Heard::Wrong(Failure::Status(status.as_u16())),
+        }
+    }
+}

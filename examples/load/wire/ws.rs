@@ -1,0 +1,65 @@
+//! WebSocket messages, which come back.
+
+use std::sync::Arc;
+
+use epicycle::ws::{ClientCodec, Event, Handshake, Limits};
+use epicycle::{Conn, WriteError};
+
+use super::{Heard, Wire, payload};
+use crate::driver::Driver;
+use crate::plan::Plan;
+use crate::tally::Failure;
+
+#[derive(Clone)]
+pub(crate) struct Ws {
+    handshake: Handshake,
+    limits: Limits,
+    payload: Arc<[u8]>,
+}
+
+impl Ws {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let path = plan.target.path.as_deref().unwrap_or("/");
+        let mut handshake = Handshake::new(&plan.target.host, path);
+        for (name, value) in &plan.headers {
+            handshake = handshake.header(name, value);
+        }
+        let most = plan.size.max(1 << 20);
+        Self {
+            handshake,
+            limits: Limits::default().max_frame(most).max_message(most),
+            payload: payload(plan.size).into(),
+        }
+    }
+}
+
+impl Wire for Ws {
+    type Codec = ClientCodec;
+    type State = ();
+
+    fn codec(&self) -> ClientCodec {
+        ClientCodec::new(self.limits)
+    }
+
+    fn greet(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError> {
+        conn.send(self.handshake.clone()).map(|()| false)
+    }
+
+    #[inline]
+    fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError> {
+        conn.send(&*self.payload)
+    }
+
+    #[inline]
+    fn hear(&self, (): &mut (), event: Event<'_>) -> Heard {
+        match event {
+            Event::Opened(_) => Heard::Ready,
+            Event::Message(message) if message.as_bytes() == &*self.payload => Heard::Right(1),
+            Event::Message(_) => {
+                Heard::Wrong(Failure::Wrong("another message came back than was sent"))
+            }
+            // What is owed then is counted when the connection ends.
+            Event::Pong(_) | Event::Closed(_) => Heard::Nothing,
+        }
+    }
+}
