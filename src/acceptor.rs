@@ -34,11 +34,10 @@ use mio::{Events, Poll};
 use crate::addr::Addr;
 use crate::conn::origin::Origin;
 use crate::handler::context::Arrival;
-use crate::handler::{Command, Engine, EventHandler};
+use crate::handler::{Engine, EventHandler};
 use crate::panic;
 use crate::reactor::WAKER;
 use crate::reactor::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
-use crate::reactor::mailbox::PushError;
 
 /// Chooses the reactor of a new connection.
 pub trait Balance: Send + 'static {
@@ -200,17 +199,7 @@ impl<H: EventHandler> Acceptor<H> {
 
     fn deal(&mut self, arrival: Arrival) {
         let reactor = self.pick(&arrival.peer);
-        let shared = self.engine.shared();
-        let target = &shared.reactors[reactor];
-        target.load.fetch_add(1, Ordering::Relaxed);
-        // Connections on their way are bounded by descriptors and by max_connections.
-        let dealt = target.mailbox.push_unbounded(Command::Adopt(arrival));
-        if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
-            target.load.fetch_sub(1, Ordering::Relaxed);
-            if let Command::Adopt(arrival) = command {
-                shared.admission.release(&arrival.peer);
-            }
-        }
+        self.engine.deal(reactor, arrival);
     }
 
     fn pick(&mut self, peer: &Addr) -> usize {

@@ -42,12 +42,14 @@
 //!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `ws`, with the feature of that name: WebSocket, for servers and clients.
+//! - `testing`, with the feature of that name: a simulated network and virtual time, for tests of handlers and codecs.
 //! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
 mod acceptor;
 mod addr;
 mod buf;
 mod client;
+mod clock;
 pub mod codec;
 mod conn;
 mod connect;
@@ -64,6 +66,8 @@ mod reactor;
 mod server;
 mod stream;
 mod sys;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "tls")]
 pub mod tls;
 mod udp;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use mio::{Registry, Token};
 use socket2::SockRef;
 
 use crate::addr::Addr;
@@ -50,6 +51,14 @@ pub(crate) struct Records {
     allow(unused_variables, reason = "only TLS needs room of its own")
 )]
 impl Stream {
+    /// Has its events told with a token; there are none over datagrams.
+    pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self.socket() {
+            Some(socket) => socket.watch(registry, token),
+            None => Ok(()),
+        }
+    }
+
     /// Connects and shakes hands as far as that goes now; says whether it is done.
     pub(crate) fn open(&mut self, writable: bool, records: &mut Records) -> io::Result<bool> {
         match self {
@@ -185,7 +194,7 @@ impl Stream {
     /// The socket itself, unless bytes pass through more than it.
     pub(crate) fn into_socket(self) -> Option<OwnedFd> {
         match self {
-            Stream::Plain(socket) => Some(socket.into()),
+            Stream::Plain(socket) => socket.into_fd(),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => None,
             Stream::Datagram(_) => None,
@@ -219,9 +228,9 @@ impl Stream {
         }
     }
 
-    /// Whether its socket carries the application's bytes as they are.
+    /// Whether it is a kernel's socket that carries the application's bytes as they are.
     pub(crate) fn is_plain(&self) -> bool {
-        self.as_plain().is_some()
+        self.as_plain().is_some_and(StreamSocket::is_kernels)
     }
 
     /// The socket, if it carries the application's bytes as they are.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom to the top: each may use those before it, and its own.
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 16] = [
+const LAYERS: [&[&str]; 19] = [
+    &["clock", "testing::link"],
+    &["testing::network"],
     &["sys", "error", "addr", "metrics", "panic", "pool"],
     &["tls", "udp"],
     &["stream", "listen", "connect", "handover"],
@@ -28,6 +30,7 @@ const LAYERS: [&[&str]; 16] = [
     &["acceptor"],
     &["server"],
     &["client"],
+    &["testing"],
     &["http"],
     &["ws"],
     &["lib"],

@@ -2,13 +2,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::pipe::{Due, Joint, Pipes};
 use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, converse};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
+use crate::clock::Clock;
 use crate::codec::Codec;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER, millis};
@@ -143,7 +144,7 @@ pub(crate) struct Context<H: EventHandler> {
     /// The slots whose sockets leave the engine, with what was received and not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
     pub(crate) ending: Ending,
-    started: Instant,
+    pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
     /// The same in milliseconds since the start, for the timers and limits.
@@ -166,8 +167,8 @@ pub(crate) struct Window {
 }
 
 impl<H: EventHandler> Context<H> {
-    pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits) -> Self {
-        let now = Instant::now();
+    pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits, clock: Clock) -> Self {
+        let now = clock.now();
         Self {
             metrics: engine.peer(reactor).metrics.clone(),
             engine,
@@ -186,7 +187,7 @@ impl<H: EventHandler> Context<H> {
             outcomes: VecDeque::new(),
             detached: Vec::new(),
             ending: Ending::default(),
-            started: now,
+            clock,
             turn_at: now,
             now: 0,
             next_second: 0,
@@ -196,8 +197,8 @@ impl<H: EventHandler> Context<H> {
     /// Reads the clock, once a turn.
     #[inline]
     pub(crate) fn read_clock(&mut self) {
-        self.turn_at = Instant::now();
-        self.now = (self.turn_at - self.started).as_millis() as u64;
+        self.turn_at = self.clock.now();
+        self.now = self.clock.since_start(self.turn_at).as_millis() as u64;
         if self.now >= self.next_second {
             self.read_time_of_day();
         }
@@ -205,21 +206,19 @@ impl<H: EventHandler> Context<H> {
 
     #[cold]
     fn read_time_of_day(&mut self) {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since = self.clock.time_of_day();
         self.arena.unix_time = Some(since.as_secs());
         self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
     }
 
     /// The first tick that is at least `delay` away from this moment.
     pub(crate) fn deadline(&self, delay: Duration) -> u64 {
-        millis(self.started.elapsed().saturating_add(delay))
+        millis(self.clock.elapsed().saturating_add(delay))
     }
 
     /// When a tick is, as a time to sleep until.
     pub(crate) fn until(&self, tick: u64) -> Duration {
-        Duration::from_millis(tick).saturating_sub(self.started.elapsed())
+        Duration::from_millis(tick).saturating_sub(self.clock.elapsed())
     }
 
     /// Sees that the connection is flushed, and its state acted upon, at the end of the turn.

@@ -7,13 +7,14 @@ use std::{fmt, io};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::context::Arrival;
 use super::{Command, EventHandler, Handle, HandleError, Reactor};
 use crate::addr::Addr;
 use crate::metrics::{Metrics, Stats};
 use crate::pool::WorkerPool;
 use crate::reactor::admission::Admission;
 use crate::reactor::bind::Bound;
-use crate::reactor::mailbox::{Mailbox, Wake};
+use crate::reactor::mailbox::{Mailbox, PushError, Wake};
 use crate::reactor::slots::{ConnId, Liveness};
 
 /// A running engine, for any thread: to stop it, watch it, or ask something of its reactors.
@@ -225,6 +226,20 @@ impl<H: EventHandler> Engine<H> {
         let reactor = self.shared.reactors.get(reactor);
         reactor.ok_or(HandleError::Closed)?.mailbox.push(command)?;
         Ok(())
+    }
+
+    /// Gives a reactor a connection that was accepted and admitted.
+    pub(crate) fn deal(&self, reactor: usize, arrival: Arrival) {
+        let target = &self.shared.reactors[reactor];
+        target.load.fetch_add(1, Ordering::Relaxed);
+        // Connections on their way are bounded by descriptors and by max_connections.
+        let dealt = target.mailbox.push_unbounded(Command::Adopt(arrival));
+        if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
+            target.load.fetch_sub(1, Ordering::Relaxed);
+            if let Command::Adopt(arrival) = command {
+                self.shared.admission.release(&arrival.peer);
+            }
+        }
     }
 
     /// Resolves a name off the loops.

@@ -119,6 +119,11 @@ impl<H: EventHandler> EventLoop<H> {
         if self.stage != Stage::Running {
             return self.attempt_failed(id, ConnectError::Stopped);
         }
+        #[cfg(feature = "testing")]
+        if self.cx.clock.is_simulated() {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "a simulation has no outside");
+            return self.attempt_failed(id, ConnectError::Io(error));
+        }
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };

@@ -5,6 +5,7 @@ pub(crate) mod bind;
 mod commands;
 mod datagrams;
 mod dial;
+mod events;
 mod files;
 mod flush;
 pub(crate) mod listeners;
@@ -13,6 +14,8 @@ mod opening;
 mod pipe;
 pub(crate) mod ports;
 mod serve;
+#[cfg(feature = "testing")]
+mod simulated;
 pub(crate) mod slots;
 pub(crate) mod timer;
 
@@ -21,19 +24,20 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use mio::event::Event;
 use mio::{Events, Poll, Token};
 
 use self::datagrams::Exchange;
 use self::dial::Dials;
+use self::events::Event;
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use self::ports::{PORTS, Ports};
 use self::serve::Budget;
 use self::slots::MAX_SLOTS;
 use self::timer::TimerKey;
 use crate::addr::Addr;
+use crate::clock::Clock;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
 use crate::conn::origin::Origin;
@@ -55,6 +59,7 @@ const EVENTS_PER_POLL: usize = 128;
 pub(crate) struct Parts<H: EventHandler> {
     pub(crate) poll: Poll,
     pub(crate) engine: Engine<H>,
+    pub(crate) clock: Clock,
     pub(crate) index: usize,
     pub(crate) limits: Limits,
     /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
@@ -139,7 +144,7 @@ impl<H: EventHandler> EventLoop<H> {
                 poll: parts.poll,
                 handler: factory(parts.index),
                 connections: Connections::new(parts.index),
-                cx: Context::new(parts.engine, parts.index, parts.limits),
+                cx: Context::new(parts.engine, parts.index, parts.limits, parts.clock),
                 listeners: parts.listeners,
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
@@ -171,11 +176,11 @@ impl<H: EventHandler> EventLoop<H> {
             // One guard for the whole loop costs nothing while nothing panics.
             let run = catch_unwind(AssertUnwindSafe(|| {
                 if resuming {
-                    self.finish_turn(&events);
+                    self.finish_turn(events.iter());
                 }
                 while !self.is_done() {
                     self.begin_turn(&mut events);
-                    self.finish_turn(&events);
+                    self.finish_turn(events.iter());
                 }
             }));
             match run {
@@ -202,6 +207,12 @@ impl<H: EventHandler> EventLoop<H> {
         {
             log::error!(target: "epicycle::reactor", "poll failed: {error}");
         }
+        self.enter_turn(timeout);
+    }
+
+    /// The loop has slept as long as `timeout` allowed, or less.
+    #[inline]
+    fn enter_turn(&mut self, timeout: Option<Duration>) {
         self.cx.read_clock();
         self.cx.engine.peer(self.cx.reactor).mailbox.awake();
         self.turn = Turn {
@@ -212,7 +223,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Does everything that is due; called again after a panic, it goes on behind the culprit.
-    fn finish_turn(&mut self, events: &Events) {
+    fn finish_turn<'e, E: Event + 'e>(&mut self, events: impl Iterator<Item = &'e E>) {
         self.serve_events(events);
         self.serve_ready();
         self.serve_ports();
@@ -250,12 +261,11 @@ impl<H: EventHandler> EventLoop<H> {
 
     // By itself, so that the rest of the turn takes no registers from the loop over the events.
     #[inline(never)]
-    fn serve_events(&mut self, events: &Events) {
-        let mut rest = events.iter();
+    fn serve_events<'e, E: Event + 'e>(&mut self, mut events: impl Iterator<Item = &'e E>) {
         if let Some(last) = self.turn.events_done.checked_sub(1) {
-            rest.nth(last);
+            events.nth(last);
         }
-        for event in rest {
+        for event in events {
             self.turn.events_done += 1;
             self.serve_event(event);
         }
@@ -263,7 +273,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     #[inline(always)]
-    fn serve_event(&mut self, event: &Event) {
+    fn serve_event(&mut self, event: &impl Event) {
         let token = event.token().0;
         // Only connections have slots; the waker and the listeners are out of their range.
         if let Some(slot) = self.connections.at(token) {
@@ -429,7 +439,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     fn account(&self) {
         let metrics = &self.cx.metrics;
-        let worked = (Instant::now() - self.cx.turn_at).as_nanos() as u64;
+        let worked = (self.cx.clock.now() - self.cx.turn_at).as_nanos() as u64;
         metrics.turns.add(1);
         metrics.busy.add(worked);
         metrics.lag.set(worked);

@@ -4,8 +4,8 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use mio::Token;
 use mio::unix::SourceFd;
-use mio::{Interest, Token};
 
 use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
@@ -107,14 +107,7 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has all the connections it can",
             ));
         }
-        // Sessions over datagrams have no socket of their own, and so no events.
-        if stream.datagram().is_none() {
-            let fd = stream.raw_fd();
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            let token = Token(id.slot());
-            let registry = self.poll.registry();
-            registry.register(&mut SourceFd(&fd), token, interest)?;
-        }
+        stream.watch(self.poll.registry(), Token(id.slot()))?;
         // A codec that panics must not take the count of connections with it.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
             report_panic(panic, &self.cx, "codec");

@@ -1,6 +1,8 @@
 //! Starting an engine, and waiting for its end.
 
 mod options;
+#[cfg(feature = "testing")]
+mod simulated;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -13,6 +15,7 @@ use parking_lot::Mutex;
 use self::options::{Mode, Options};
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
+use crate::clock::Clock;
 use crate::error::Error;
 use crate::handler::context::Ending;
 use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
@@ -154,12 +157,7 @@ impl Server {
         let mut reactors = Vec::with_capacity(count);
         for _ in 0..count {
             let (poll, waker) = poll_and_waker()?;
-            reactors.push(Peer {
-                mailbox: Mailbox::new(options.mailbox, waker),
-                liveness: Liveness::new(),
-                metrics: Arc::default(),
-                load: AtomicUsize::new(0),
-            });
+            reactors.push(peer(&options, waker));
             polls.push(poll);
         }
         let mut listening: Vec<_> = listeners.sockets().collect();
@@ -193,23 +191,14 @@ impl Server {
         }
         let acceptors = if dealt { 1 } else { accepting.len() };
 
-        let drain = options.drain_deadline.as_millis();
         let engine = Engine::new(Shared {
-            reactors: reactors.into(),
             main,
-            admission: Admission::new(options.max_connections, options.max_connections_per_ip),
             local_addrs,
             listening: Mutex::new(listening),
-            accepting: AtomicBool::new(true),
             #[cfg(feature = "tls")]
             tls,
             acceptors: AtomicUsize::new(if listens { acceptors } else { 0 }),
-            stopping: AtomicBool::new(false),
-            drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
-            next_reactor: AtomicUsize::new(0),
-            next_dial: AtomicU64::new(0),
-            lookups: OnceLock::new(),
-            reads: OnceLock::new(),
+            ..shared(&options, reactors)
         });
         let mut running = Running {
             engine: engine.clone(),
@@ -230,6 +219,7 @@ impl Server {
             let parts = Parts {
                 poll,
                 engine: engine.clone(),
+                clock: Clock::system(),
                 index,
                 limits: options.limits(),
                 listeners,
@@ -295,6 +285,38 @@ impl Places {
             streams,
             datagrams,
         })
+    }
+}
+
+/// What an engine's threads share that listens nowhere.
+fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<H> {
+    let drain = options.drain_deadline.as_millis();
+    Shared {
+        reactors: reactors.into(),
+        main: None,
+        admission: Admission::new(options.max_connections, options.max_connections_per_ip),
+        local_addrs: Vec::new(),
+        listening: Mutex::default(),
+        accepting: AtomicBool::new(true),
+        #[cfg(feature = "tls")]
+        tls: Vec::new(),
+        acceptors: AtomicUsize::new(0),
+        stopping: AtomicBool::new(false),
+        drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
+        next_reactor: AtomicUsize::new(0),
+        next_dial: AtomicU64::new(0),
+        lookups: OnceLock::new(),
+        reads: OnceLock::new(),
+    }
+}
+
+/// What the others see of a reactor to be.
+fn peer<H: EventHandler>(options: &Options, waker: Waker) -> Peer<H> {
+    Peer {
+        mailbox: Mailbox::new(options.mailbox, waker),
+        liveness: Liveness::new(),
+        metrics: Arc::default(),
+        load: AtomicUsize::new(0),
     }
 }
 

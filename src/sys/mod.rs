@@ -4,5 +4,7 @@ pub(crate) mod affinity;
 pub(crate) mod datagram;
 pub(crate) mod handover;
 pub(crate) mod options;
+#[cfg(feature = "testing")]
+pub(crate) mod simulated;
 pub(crate) mod socket;
 pub(crate) mod transfer;

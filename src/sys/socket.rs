@@ -6,19 +6,30 @@
 
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::options::SocketOptions;
+#[cfg(feature = "testing")]
+use super::simulated::Simulated;
 use crate::addr::Addr;
 
 /// A connected, non-blocking stream socket.
 #[derive(Debug)]
-pub(crate) struct StreamSocket(Socket);
+pub(crate) struct StreamSocket(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Kernel(Socket),
+    #[cfg(feature = "testing")]
+    Simulated(Simulated),
+}
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +41,27 @@ pub(crate) struct Received {
 }
 
 impl StreamSocket {
+    fn new(socket: Socket) -> Self {
+        Self(Kind::Kernel(socket))
+    }
+
+    /// A socket of a simulated network.
+    #[cfg(feature = "testing")]
+    pub(crate) fn simulated(simulated: Simulated) -> Self {
+        Self(Kind::Simulated(simulated))
+    }
+
     /// `recv(2)`: how many bytes arrived, 0 at the end of the stream.
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
-        let (n, _) = rustix::net::recv(&self.0, into, RecvFlags::empty())?;
-        Ok(n)
+        match &self.0 {
+            Kind::Kernel(socket) => {
+                let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
+                Ok(n)
+            }
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.recv(into),
+        }
     }
 
     /// The same, which tells whether that drained the socket: when it comes back short.
@@ -48,7 +75,11 @@ impl StreamSocket {
     /// `send(2)`: how many bytes the kernel took. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.0, bytes, NO_SIGNAL)?)
+        match &self.0 {
+            Kind::Kernel(socket) => Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.send(bytes),
+        }
     }
 
     /// `sendmsg(2)` of several slices.
@@ -62,8 +93,14 @@ impl StreamSocket {
     }
 
     fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
-        let mut control = SendAncillaryBuffer::default();
-        Ok(rustix::net::sendmsg(&self.0, slices, &mut control, flags)?)
+        match &self.0 {
+            Kind::Kernel(socket) => {
+                let mut control = SendAncillaryBuffer::default();
+                Ok(rustix::net::sendmsg(socket, slices, &mut control, flags)?)
+            }
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.send_vectored(slices),
+        }
     }
 
     /// A socket that is connected already, made non-blocking, and its peer.
@@ -75,7 +112,19 @@ impl StreamSocket {
         }
         let peer = to_addr(&socket.peer_addr()?);
         socket.set_nonblocking(true)?;
-        Ok((Self(socket), peer))
+        Ok((Self::new(socket), peer))
+    }
+
+    /// Has its events told with a token, edge-triggered.
+    pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Kind::Simulated(simulated) = &self.0 {
+            simulated.end.watch(token.0);
+            return Ok(());
+        }
+        let fd = self.as_fd().as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut SourceFd(&fd), token, interest)
     }
 
     /// Whether a connect has succeeded.
@@ -84,16 +133,21 @@ impl StreamSocket {
     ///
     /// Why it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
-        if let Some(error) = self.0.take_error()? {
+        let socket = match &self.0 {
+            Kind::Kernel(socket) => socket,
+            #[cfg(feature = "testing")]
+            Kind::Simulated(_) => return Ok(true),
+        };
+        if let Some(error) = socket.take_error()? {
             return Err(error);
         }
-        let peer = match self.0.peer_addr() {
+        let peer = match socket.peer_addr() {
             Ok(peer) => peer,
             Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
             Err(error) => return Err(error),
         };
         // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
-        if peer.as_socket().is_some() && self.0.local_addr()?.as_socket() == peer.as_socket() {
+        if peer.as_socket().is_some() && socket.local_addr()?.as_socket() == peer.as_socket() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(true)
@@ -101,34 +155,58 @@ impl StreamSocket {
 
     /// Sends FIN behind everything the kernel has taken.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
+        match &self.0 {
+            Kind::Kernel(socket) => socket.shutdown(Shutdown::Write),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.shutdown_write(),
+        }
     }
 
     /// Makes the close send RST and drop whatever is still on its way.
     pub(crate) fn reset_on_close(&self) {
-        // A socket that is gone already cannot take the option, and needs none.
-        let _ = self.0.set_linger(Some(Duration::ZERO));
+        match &self.0 {
+            // A socket that is gone already cannot take the option, and needs none.
+            Kind::Kernel(socket) => drop(socket.set_linger(Some(Duration::ZERO))),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.reset_on_close(),
+        }
     }
 
     /// The pending error, if the connection is broken; reading it clears it (`SO_ERROR`).
     pub(crate) fn take_error(&self) -> Option<io::Error> {
-        self.0.take_error().ok().flatten()
+        match &self.0 {
+            Kind::Kernel(socket) => socket.take_error().ok().flatten(),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.take_error(),
+        }
     }
 
     pub(crate) fn options(&self) -> SockRef<'_> {
-        SockRef::from(&self.0)
+        SockRef::from(self)
     }
-}
 
-impl From<StreamSocket> for OwnedFd {
-    fn from(socket: StreamSocket) -> Self {
-        socket.0.into()
+    /// Whether the kernel can move bytes into it and out of it by itself.
+    pub(crate) fn is_kernels(&self) -> bool {
+        matches!(self.0, Kind::Kernel(_))
+    }
+
+    /// The descriptor, to be closed by others; none of a simulated one.
+    pub(crate) fn into_fd(self) -> Option<OwnedFd> {
+        match self.0 {
+            Kind::Kernel(socket) => Some(socket.into()),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(_) => None,
+        }
     }
 }
 
 impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        match &self.0 {
+            Kind::Kernel(socket) => socket.as_fd(),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.stand_in.as_fd(),
+        }
     }
 }
 
@@ -152,7 +230,7 @@ pub(crate) fn connect(
     }
     match socket.connect(&to) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Ok(StreamSocket(socket)),
+        _ => Ok(StreamSocket::new(socket)),
     }
 }
 
@@ -184,7 +262,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
             Some(Path::new(OsStr::from_bytes(unix.path_bytes()?)).into())
         })),
     };
-    Ok((StreamSocket(Socket::from(fd)), peer))
+    Ok((StreamSocket::new(Socket::from(fd)), peer))
 }
 
 /// Accepts one connection, non-blocking and closed on exec, where there is no `accept4(2)`.
@@ -200,7 +278,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
 pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     let (socket, addr) = listener.accept()?;
     socket.set_nonblocking(true)?;
-    Ok((StreamSocket(socket), to_addr(&addr)))
+    Ok((StreamSocket::new(socket), to_addr(&addr)))
 }
 
 /// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.

@@ -1,0 +1,39 @@
+//! What a poll tells of a socket.
+
+use mio::Token;
+
+/// An event: the kernel's, or a simulation's.
+pub(super) trait Event {
+    fn token(&self) -> Token;
+    fn is_readable(&self) -> bool;
+    fn is_writable(&self) -> bool;
+    fn is_read_closed(&self) -> bool;
+    fn is_error(&self) -> bool;
+}
+
+impl Event for mio::event::Event {
+    #[inline]
+    fn token(&self) -> Token {
+        self.token()
+    }
+
+    #[inline]
+    fn is_readable(&self) -> bool {
+        self.is_readable()
+    }
+
+    #[inline]
+    fn is_writable(&self) -> bool {
+        self.is_writable()
+    }
+
+    #[inline]
+    fn is_read_closed(&self) -> bool {
+        self.is_read_closed()
+    }
+
+    #[inline]
+    fn is_error(&self) -> bool {
+        self.is_error()
+    }
+}

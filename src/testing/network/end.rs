@@ -1,0 +1,203 @@
+//! The reactor's end of a simulated connection, with the semantics of a non-blocking socket.
+
+use std::io::{self, ErrorKind, IoSlice};
+
+use super::{Happening, Network, State};
+
+/// A simulated socket. Dropping it closes it.
+#[derive(Debug)]
+pub(crate) struct End {
+    network: Network,
+    number: usize,
+}
+
+impl End {
+    pub(super) fn new(network: Network, number: usize) -> Self {
+        Self { network, number }
+    }
+
+    /// Has events told with this token.
+    pub(crate) fn watch(&self, token: usize) {
+        self.network.0.lock().wires[self.number].token = Some(token);
+    }
+
+    /// `recv(2)`
+    pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.network.0.lock();
+        let received = state.recv(self.number, into);
+        state.note_call("recv", self.number, &received);
+        received
+    }
+
+    /// `send(2)`
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_vectored(&[IoSlice::new(bytes)])
+    }
+
+    /// `sendmsg(2)`
+    pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.network.0.lock();
+        let sent = state.send(self.number, slices);
+        state.note_call("send", self.number, &sent);
+        sent
+    }
+
+    /// `shutdown(2)`, of the writing side.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        let mut state = self.network.0.lock();
+        state.note("shutdown", self.number, 0);
+        let wire = &mut state.wires[self.number];
+        if wire.broken {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        wire.shut = true;
+        state.change(self.number);
+        state.have_looked(self.number);
+        Ok(())
+    }
+
+    /// `SO_LINGER` of no time.
+    pub(crate) fn reset_on_close(&self) {
+        self.network.0.lock().wires[self.number].resets = true;
+    }
+
+    /// `SO_ERROR`
+    pub(crate) fn take_error(&self) -> Option<io::Error> {
+        let mut state = self.network.0.lock();
+        let had = std::mem::take(&mut state.wires[self.number].error);
+        had.then(|| ErrorKind::ConnectionReset.into())
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.network.0.lock().close(self.number);
+    }
+}
+
+impl State {
+    fn recv(&mut self, number: usize, into: &mut [u8]) -> io::Result<usize> {
+        let interferes = self.chance(self.link.interference);
+        let wire = &mut self.wires[number];
+        let available = wire.arrived.len().min(into.len());
+        if available == 0 {
+            return match (wire.error, wire.broken || wire.fin) {
+                (true, _) => {
+                    wire.error = false;
+                    Err(ErrorKind::ConnectionReset.into())
+                }
+                (false, true) => Ok(0),
+                (false, false) => Err(ErrorKind::WouldBlock.into()),
+            };
+        }
+        let mut n = available;
+        if interferes && self.rng.u32(..8) == 0 {
+            return Err(ErrorKind::Interrupted.into());
+        }
+        // Part of it has not arrived yet, and does a moment later, which makes another event. Once an event has told
+        // of the end, everything before the end must be there.
+        if interferes && !wire.fin_told && !wire.broken {
+            n = self.rng.usize(0..=available);
+            self.change(number);
+        }
+        let wire = &mut self.wires[number];
+        for (to, from) in into.iter_mut().zip(wire.arrived.drain(..n)) {
+            *to = from;
+        }
+        if n == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(n)
+    }
+
+    fn send(&mut self, number: usize, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let interferes = self.chance(self.link.interference);
+        let wire = &mut self.wires[number];
+        if wire.broken {
+            let first = std::mem::take(&mut wire.error);
+            let kind = if first {
+                ErrorKind::ConnectionReset
+            } else {
+                ErrorKind::BrokenPipe
+            };
+            return Err(kind.into());
+        }
+        if wire.shut {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+        let room = wire.room - wire.output.len();
+        let mut n = offered.min(room);
+        if interferes && n > 0 {
+            if self.rng.u32(..8) == 0 {
+                return Err(ErrorKind::Interrupted.into());
+            }
+            n = self.rng.usize(0..=n);
+        }
+        if n < offered {
+            self.refuse(number, n < room);
+        }
+        let wire = &mut self.wires[number];
+        let mut left = n;
+        for slice in slices {
+            let part = left.min(slice.len());
+            wire.output.extend(&slice[..part]);
+            left -= part;
+        }
+        self.have_looked(number);
+        if n == 0 && offered > 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        Ok(n)
+    }
+
+    /// Not everything was taken: an event tells when there is room, which comes by itself if there should be some.
+    fn refuse(&mut self, number: usize, by_chance: bool) {
+        self.wires[number].wants_room = true;
+        if by_chance {
+            let at = self.now + self.delay();
+            self.plan(at, number, Happening::Room);
+        }
+    }
+
+    fn close(&mut self, number: usize) {
+        self.note("close", number, 0);
+        let wire = &mut self.wires[number];
+        wire.closed = true;
+        let unread = !wire.arrived.is_empty();
+        wire.arrived = Default::default();
+        if wire.broken {
+            return;
+        }
+        // Input that nobody has read is answered with RST.
+        if wire.resets || unread {
+            self.reset_peer(number);
+        } else {
+            wire.shut = true;
+            self.have_looked(number);
+        }
+    }
+
+    /// Sends the peer a reset, which drops what it has not read.
+    pub(super) fn reset_peer(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        let kept = self.rng.usize(0..=wire.output.len());
+        wire.output.truncate(kept);
+        // No end is to be seen behind what is cut off.
+        wire.shut = false;
+        let at = self.now + self.delay();
+        self.plan(at, number, Happening::Reset);
+    }
+
+    fn note_call(&mut self, call: &str, number: usize, result: &io::Result<usize>) {
+        let result = match result {
+            Ok(n) => n << 8,
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => 1,
+                ErrorKind::Interrupted => 2,
+                _ => 3,
+            },
+        };
+        self.note(call, number, result);
+    }
+}

@@ -1,0 +1,270 @@
+//! A network in memory: connections with the semantics of the socket interface, whose every choice comes from a seed.
+
+mod end;
+mod peers;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fastrand::Rng;
+use parking_lot::Mutex;
+
+pub(crate) use self::end::End;
+pub(crate) use self::wire::Readiness;
+use self::wire::Wire;
+pub use self::wire::{Ending, Reading};
+use super::link::Link;
+
+/// The network that a simulation and the sockets of its reactor share.
+#[derive(Clone, Debug)]
+pub(crate) struct Network(Arc<Mutex<State>>);
+
+/// What happens at a time on the agenda.
+#[derive(Debug)]
+enum Happening {
+    /// A segment arrives at the reactor's end.
+    Segment(Vec<u8>),
+    /// So does the peer's FIN.
+    Fin,
+    /// So does a reset.
+    Break,
+    /// The peer looks at what has come.
+    Look,
+    /// A reset arrives at the peer.
+    Reset,
+    /// There is room after a refusal.
+    Room,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: Rng,
+    link: Link,
+    /// In microseconds.
+    now: u64,
+    wires: Vec<Wire>,
+    /// By time, and in the order in which things were put on it.
+    agenda: BTreeMap<(u64, u64), (usize, Happening)>,
+    planned: u64,
+    /// The connections that events are to be told of.
+    changed: Vec<usize>,
+    /// What peers have read since they were last asked.
+    heard: Vec<(usize, Vec<u8>)>,
+    fingerprint: u64,
+}
+
+/// How long after its beginning a connection breaks at the latest, if it does, in microseconds.
+const BREAKS_WITHIN: u64 = 2_000_000;
+
+/// The most events one poll tells of.
+const BATCH: usize = 128;
+
+impl Network {
+    pub(crate) fn new(seed: u64, link: Link) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            rng: Rng::with_seed(seed),
+            link,
+            now: 0,
+            wires: Vec::new(),
+            agenda: BTreeMap::new(),
+            planned: 0,
+            changed: Vec::new(),
+            heard: Vec::new(),
+            fingerprint: 0xcbf2_9ce4_8422_2325,
+        })))
+    }
+
+    pub(crate) fn set_link(&self, link: Link) {
+        self.0.lock().link = link;
+    }
+
+    /// Makes a connection: its number, and the reactor's end of it.
+    pub(crate) fn connect(&self) -> (usize, End) {
+        let mut state = self.0.lock();
+        let number = state.wires.len();
+        let room = state.link.send_buffer.clone();
+        let wire = Wire {
+            room: state.rng.usize(room),
+            changed: true,
+            ..Wire::default()
+        };
+        state.wires.push(wire);
+        // A socket that is newly watched has its first event at once.
+        state.changed.push(number);
+        state.note("connect", number, 0);
+        let percent = state.link.resets;
+        if state.chance(percent) {
+            let at = state.now + state.rng.u64(..BREAKS_WITHIN);
+            state.plan(at, number, Happening::Break);
+        }
+        (number, End::new(self.clone(), number))
+    }
+
+    /// When the next thing happens.
+    pub(crate) fn next_time(&self) -> Option<u64> {
+        let state = self.0.lock();
+        state.agenda.keys().next().map(|(time, _)| *time)
+    }
+
+    /// Lets time pass, and what is due by then happen; gives what peers have read.
+    pub(crate) fn advance(&self, now: u64) -> Vec<(usize, Vec<u8>)> {
+        let mut state = self.0.lock();
+        state.now = state.now.max(now);
+        while let Some(entry) = state.agenda.first_entry()
+            && entry.key().0 <= now
+        {
+            let (wire, happening) = entry.remove();
+            state.happen(wire, happening);
+        }
+        std::mem::take(&mut state.heard)
+    }
+
+    /// What a poll would tell, each change once.
+    pub(crate) fn poll(&self) -> Vec<Readiness> {
+        let mut state = self.0.lock();
+        let State {
+            rng,
+            link,
+            wires,
+            changed,
+            ..
+        } = &mut *state;
+        // One that is not watched yet keeps its event.
+        let mut told: Vec<usize> = Vec::new();
+        changed.retain(|number| {
+            let wire = &wires[*number];
+            let keep = wire.token.is_none() && !wire.closed;
+            if !keep {
+                told.push(*number);
+            }
+            keep
+        });
+        let mut batch = told.len().min(BATCH);
+        if link.interference > 0 && batch > 0 {
+            rng.shuffle(&mut told);
+            batch = rng.usize(1..=batch);
+        }
+        changed.extend(told.drain(batch..));
+        let mut events = Vec::with_capacity(batch);
+        for number in told {
+            let wire = &mut wires[number];
+            wire.changed = false;
+            if let Some(ready) = wire.readiness() {
+                wire.fin_told |= ready.read_closed;
+                events.push(ready);
+            }
+        }
+        for event in &events {
+            let bits = usize::from(event.readable)
+                | usize::from(event.writable) << 1
+                | usize::from(event.read_closed) << 2
+                | usize::from(event.error) << 3;
+            state.note("event", event.token, bits);
+        }
+        events
+    }
+
+    /// A number that depends on everything that has happened so far.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.0.lock().fingerprint
+    }
+
+    /// How long the next turn takes, in microseconds.
+    pub(crate) fn turn_time(&self) -> u64 {
+        let mut state = self.0.lock();
+        let longest = state.link.slow_turns;
+        // Most of them are quick.
+        if longest > 0 && state.chance(20) {
+            return state.rng.u64(0..=longest);
+        }
+        0
+    }
+}
+
+impl State {
+    fn happen(&mut self, number: usize, happening: Happening) {
+        let wire = &mut self.wires[number];
+        match happening {
+            Happening::Segment(bytes) => {
+                wire.in_flight -= bytes.len();
+                self.note("segment", number, bytes.len());
+                let wire = &mut self.wires[number];
+                if wire.closed {
+                    self.reset_peer(number);
+                } else if !wire.broken {
+                    wire.arrived.extend(bytes);
+                    self.change(number);
+                }
+            }
+            Happening::Fin => {
+                self.note("fin", number, 0);
+                self.wires[number].fin = true;
+                self.change(number);
+            }
+            Happening::Break => {
+                self.note("break", number, 0);
+                let wire = &mut self.wires[number];
+                wire.ended = true;
+                if wire.ending == Ending::Open {
+                    wire.ending = Ending::Reset;
+                }
+                wire.break_off();
+                self.change(number);
+            }
+            Happening::Look => self.look(number),
+            Happening::Reset => {
+                if wire.ending == Ending::Open {
+                    wire.ending = Ending::Reset;
+                    wire.output.clear();
+                    self.note("reset", number, 0);
+                }
+            }
+            Happening::Room => self.change(number),
+        }
+    }
+
+    /// Sees that an event tells of a connection.
+    fn change(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        if !wire.changed && !wire.closed {
+            wire.changed = true;
+            self.changed.push(number);
+        }
+    }
+
+    fn plan(&mut self, at: u64, number: usize, happening: Happening) {
+        self.planned += 1;
+        self.agenda.insert((at, self.planned), (number, happening));
+    }
+
+    /// How long something is on its way.
+    fn delay(&mut self) -> u64 {
+        let range = self.link.delay.clone();
+        // Short delays are the usual ones, so that things meet.
+        let short = *range.start() + (range.end() - range.start()) / 50;
+        match self.rng.u32(..4) {
+            0 => self.rng.u64(range),
+            _ => self.rng.u64(*range.start()..=short),
+        }
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        percent > 0 && self.rng.u32(..100) < percent
+    }
+
+    fn note(&mut self, what: &str, number: usize, size: usize) {
+        log::trace!(target: "epicycle::testing", "{:>9} µs {what} {number} {size}", self.now);
+        // FNV-1a, of 64 bits.
+        let mut mix = |value: u64| {
+            for byte in value.to_le_bytes() {
+                self.fingerprint =
+                    (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            }
+        };
+        mix(self.now);
+        mix(what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 8);
+        mix(number as u64);
+        mix(size as u64);
+    }
+}

@@ -1,0 +1,178 @@
+//! The other ends: what peers send, and how they read.
+
+use super::wire::{Ending, Reading, Wire};
+use super::{Happening, Network, State};
+
+/// How often a peer that reads slowly looks, in a second.
+const LOOKS: u32 = 100;
+
+/// One message is cut into no more segments than this.
+const MOST_SEGMENTS: usize = 256;
+
+impl Network {
+    /// A peer sends bytes; says whether it could, that is, has not ended its stream.
+    pub(crate) fn send(&self, number: usize, bytes: &[u8]) -> bool {
+        let mut state = self.0.lock();
+        if state.wires[number].ended {
+            return false;
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let len = state.segment_len(bytes.len()).min(rest.len());
+            let (segment, behind) = rest.split_at(len);
+            rest = behind;
+            let at = state.arrival(number);
+            state.wires[number].in_flight += len;
+            state.plan(at, number, Happening::Segment(segment.to_vec()));
+        }
+        true
+    }
+
+    /// A peer ends its stream.
+    pub(crate) fn shutdown(&self, number: usize) {
+        self.0.lock().end_stream(number);
+    }
+
+    /// A peer closes: it ends its stream, and answers what still comes with RST.
+    pub(crate) fn close(&self, number: usize) {
+        let mut state = self.0.lock();
+        state.end_stream(number);
+        let wire = &mut state.wires[number];
+        wire.gone = true;
+        // Closing with something unread resets at once.
+        if !wire.output.is_empty() {
+            let at = state.now + state.delay();
+            state.plan(at, number, Happening::Break);
+        }
+    }
+
+    /// A peer resets; what it has sent and has not arrived may be lost.
+    pub(crate) fn reset(&self, number: usize) {
+        let mut state = self.0.lock();
+        let wire = &mut state.wires[number];
+        wire.ended = true;
+        if wire.ending == Ending::Open {
+            wire.ending = Ending::Reset;
+        }
+        let at = state.now + state.delay();
+        state.plan(at, number, Happening::Break);
+    }
+
+    pub(crate) fn set_reading(&self, number: usize, reading: Reading) {
+        let mut state = self.0.lock();
+        state.wires[number].reading = reading;
+        state.have_looked(number);
+    }
+
+    pub(crate) fn keep_open(&self, number: usize) {
+        self.0.lock().wires[number].keeps_open = true;
+    }
+
+    /// How the connection has ended for the peer.
+    pub(crate) fn ending(&self, number: usize) -> Ending {
+        self.0.lock().wires[number].ending
+    }
+
+    /// Whether the reactor has closed its end.
+    pub(crate) fn is_closed(&self, number: usize) -> bool {
+        self.0.lock().wires[number].closed
+    }
+
+    /// How many bytes of a peer's the reactor has not read.
+    pub(crate) fn unread(&self, number: usize) -> usize {
+        let state = self.0.lock();
+        let wire = &state.wires[number];
+        wire.in_flight + wire.arrived.len()
+    }
+}
+
+impl State {
+    /// Puts the end of a peer's stream behind all it has sent.
+    fn end_stream(&mut self, number: usize) {
+        if !std::mem::replace(&mut self.wires[number].ended, true) {
+            let at = self.arrival(number);
+            self.plan(at, number, Happening::Fin);
+        }
+    }
+
+    /// When what a peer sends now arrives: never before what it has sent already.
+    fn arrival(&mut self, number: usize) -> u64 {
+        let at = self.now + self.delay();
+        let wire = &mut self.wires[number];
+        wire.last_arrival = wire.last_arrival.max(at);
+        wire.last_arrival
+    }
+
+    /// How long the next segment of a message is.
+    fn segment_len(&mut self, message: usize) -> usize {
+        if self.link.segments == usize::MAX {
+            return usize::MAX;
+        }
+        let longest = match self.rng.u32(..6) {
+            0 => 1,
+            1 => 4,
+            2 => 64,
+            3 => 1460,
+            _ => self.link.segments,
+        };
+        let longest = longest.min(self.link.segments);
+        self.rng.usize(1..=longest).max(message / MOST_SEGMENTS)
+    }
+
+    /// Sees that the peer looks at what is there for it.
+    pub(super) fn have_looked(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        if wire.has_news() && !wire.will_read {
+            wire.will_read = true;
+            let pause = match wire.reading {
+                Reading::Slowly(rate) => 1_000_000 / u64::from(rate.clamp(1, LOOKS)),
+                Reading::Freely | Reading::Never => self.delay(),
+            };
+            self.plan(self.now + pause, number, Happening::Look);
+        }
+    }
+
+    /// The peer reads.
+    pub(super) fn look(&mut self, number: usize) {
+        let interferes = self.chance(self.link.interference);
+        let wire = &mut self.wires[number];
+        wire.will_read = false;
+        if !wire.has_news() {
+            return;
+        }
+        if wire.gone && !wire.output.is_empty() {
+            let at = self.now + self.delay();
+            return self.plan(at, number, Happening::Break);
+        }
+        let len = wire.output.len();
+        let most = match wire.reading {
+            Reading::Slowly(rate) => (rate / LOOKS).max(1) as usize,
+            Reading::Freely if interferes && len > 1 => self.rng.usize(1..=len),
+            Reading::Freely | Reading::Never => len,
+        };
+        let wire = &mut self.wires[number];
+        let bytes: Vec<u8> = wire.output.drain(..most.min(len)).collect();
+        if wire.output.is_empty() && wire.shut {
+            self.finish(number);
+        }
+        self.note("read", number, bytes.len());
+        if !bytes.is_empty() {
+            self.heard.push((number, bytes));
+        }
+        let wire = &mut self.wires[number];
+        if wire.wants_room && Wire::has_room(wire) {
+            wire.wants_room = false;
+            self.change(number);
+        }
+        self.have_looked(number);
+    }
+
+    /// The peer has seen the end of the stream.
+    fn finish(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        wire.ending = Ending::Finished;
+        if !wire.keeps_open {
+            self.end_stream(number);
+        }
+    }
+}
