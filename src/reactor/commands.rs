@@ -150,7 +150,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Answers the requests that came too late.
-    pub(crate) fn end(mut self) -> Ending {
+    pub(crate) fn end(&mut self) -> Ending {
         let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
         let commands = std::mem::take(&mut self.commands);
         for command in commands.into_iter().chain(late) {

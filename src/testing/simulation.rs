@@ -151,14 +151,15 @@ impl<H: EventHandler> Simulation<H> {
         }
     }
 
-    /// Shuts the engine down, waits for the end as long as it takes, and reports as [`Running::shutdown`] does.
+    /// Shuts the engine down, waits for the end as long as it takes, and reports as [`Running::shutdown`] does. What peers
+    /// have received by then can still be asked for.
     ///
     /// # Panics
     ///
     /// As for [`run_for`](Self::run_for); and when the engine does not come to an end.
     ///
     /// [`Running::shutdown`]: crate::Running::shutdown
-    pub fn finish(mut self) -> Report {
+    pub fn finish(&mut self) -> Report {
         self.engine.shutdown();
         while !self.event_loop.has_ended() {
             let goes_on = self.step(u64::MAX);
@@ -168,6 +169,11 @@ impl<H: EventHandler> Simulation<H> {
             );
         }
         let ending = self.event_loop.end();
+        // What was sent before the end is still on its way.
+        while let Some(next) = self.network.next_time() {
+            self.pass_to(next);
+            self.advance();
+        }
         Report {
             drained: ending.drained,
             forced: ending.forced,
@@ -293,9 +299,7 @@ impl<H: EventHandler> Simulation<H> {
     /// Makes a turn if there is reason for one by `until`; says whether there was.
     fn step(&mut self, until: u64) -> bool {
         loop {
-            for (number, bytes) in self.network.advance(self.now) {
-                self.received[number].extend(bytes);
-            }
+            self.advance();
             let events = self.network.poll();
             let timeout = self.event_loop.sleeps_for();
             if !events.is_empty() || timeout == Some(Duration::ZERO) {
@@ -331,6 +335,13 @@ impl<H: EventHandler> Simulation<H> {
                     return false;
                 }
             }
+        }
+    }
+
+    /// Lets the network do what is due.
+    fn advance(&mut self) {
+        for (number, bytes) in self.network.advance(self.now) {
+            self.received[number].extend(bytes);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The reactor's end of a simulated connection, with the semantics of a non-blocking socket.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind, IoSlice, Read};
 
 use super::{Happening, Network, State};
 
@@ -100,13 +100,10 @@ impl State {
             n = self.rng.usize(0..=available);
             self.change(number);
         }
-        let wire = &mut self.wires[number];
-        for (to, from) in into.iter_mut().zip(wire.arrived.drain(..n)) {
-            *to = from;
-        }
         if n == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
+        self.wires[number].arrived.read_exact(&mut into[..n])?;
         Ok(n)
     }
 

@@ -255,16 +255,10 @@ impl State {
 
     fn note(&mut self, what: &str, number: usize, size: usize) {
         log::trace!(target: "epicycle::testing", "{:>9} µs {what} {number} {size}", self.now);
-        // FNV-1a, of 64 bits.
-        let mut mix = |value: u64| {
-            for byte in value.to_le_bytes() {
-                self.fingerprint =
-                    (self.fingerprint ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-            }
-        };
-        mix(self.now);
-        mix(what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 8);
-        mix(number as u64);
-        mix(size as u64);
+        for value in [self.now, what.len() as u64, number as u64, size as u64] {
+            // As FNV-1a, but eight bytes at a time.
+            let mixed = (self.fingerprint ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.fingerprint = mixed.rotate_left(23);
+        }
     }
 }

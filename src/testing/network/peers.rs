@@ -151,7 +151,8 @@ impl State {
             Reading::Freely | Reading::Never => len,
         };
         let wire = &mut self.wires[number];
-        let bytes: Vec<u8> = wire.output.drain(..most.min(len)).collect();
+        let rest = wire.output.split_off(most.min(len));
+        let bytes = Vec::from(std::mem::replace(&mut wire.output, rest));
         if wire.output.is_empty() && wire.shut {
             self.finish(number);
         }

@@ -1,0 +1,12 @@
+//! The engine's promises, on a simulated network: thousands of seeds, each with its own connections and its own mishaps.
+//!
+//! `EPICYCLE_SEEDS=100000 cargo test --release --features testing --test simulation` tries more of them. A seed that fails says
+//! how to replay it.
+
+mod codecs;
+#[cfg(feature = "http")]
+mod http;
+mod ledger;
+mod world;
+#[cfg(feature = "ws")]
+mod ws;
