@@ -279,13 +279,13 @@ fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
 #[test]
 fn answers_are_complete_and_in_order_even_when_they_are_late() {
     each_seed(0..1000, |seed| {
-        answers(seed, |ledger, rng| Whole { ledger, rng })
+        answers(seed, |ledger, rng| Whole { ledger, rng });
     });
 }
 
 #[test]
 fn answers_to_requests_in_parts_are_complete_and_in_order() {
     each_seed(0..1000, |seed| {
-        answers(seed, |ledger, rng| Parts { ledger, rng })
+        answers(seed, |ledger, rng| Parts { ledger, rng });
     });
 }
