@@ -2,7 +2,7 @@
 //!
 //! [`HttpCodec`] finds requests in a connection's input, and answers leave through it. It is a codec as any other: it works on
 //! TCP, Unix sockets and TLS alike, and what it promises is kept by itself, so that a handler cannot break it: only
-//! valid messages are sent, and answers are in the order of the requests.
+//! valid messages are sent, and answers are in the order of the requests. A client's side is in [`client`].
 //!
 //! ```
 //! use epicycle::http::{HttpCodec, Request, Response};

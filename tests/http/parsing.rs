@@ -355,7 +355,7 @@ fn compare(given: &Given, method: &str, answer: &Answer) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
 
     #[test]
     fn requests_are_read_as_they_were_made_wherever_they_are_split(

@@ -138,7 +138,7 @@ fn a_request_that_is_being_answered_is_not_timed() {
 
 #[test]
 fn many_slow_clients_do_not_disturb_others() {
-    const SLOW: usize = 500;
+    const SLOW: usize = 200;
     let (running, log) = start(local().read_timeout(BRIEF * 10), Site::mirror);
     let slow: Vec<_> = (0..SLOW).map(|_| Client::to(&running)).collect();
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n";

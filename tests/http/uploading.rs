@@ -233,7 +233,7 @@ fn a_handler_that_takes_no_more_slows_the_client_down() {
     const PAUSE_AT: usize = 1 << 20;
     let paused_with = Arc::<AtomicUsize>::default();
     let for_site = paused_with.clone();
-    let server = local().read_timeout(Duration::from_millis(700));
+    let server = local().read_timeout(Duration::from_millis(2000));
     let (running, log) = start(server, move || {
         let paused_with = for_site.clone();
         Site::new(HttpStreamCodec::default, move |conn, session, part| {
@@ -244,7 +244,7 @@ fn a_handler_that_takes_no_more_slows_the_client_down() {
                 let (handle, paused_with) = (conn.handle(), paused_with.clone());
                 thread::spawn(move || {
                     // Longer than the read timeout: that the server does not read is no fault of the client's.
-                    thread::sleep(Duration::from_millis(1000));
+                    thread::sleep(Duration::from_millis(2500));
                     handle.run(move |_, conn, session| {
                         paused_with.store(session.count, Ordering::Relaxed);
                         conn.resume_reads();
