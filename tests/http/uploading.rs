@@ -233,7 +233,7 @@ fn a_handler_that_takes_no_more_slows_the_client_down() {
     const PAUSE_AT: usize = 1 << 20;
     let paused_with = Arc::<AtomicUsize>::default();
     let for_site = paused_with.clone();
-    let server = local().read_timeout(Duration::from_millis(2000));
+    let server = local().read_timeout(Duration::from_millis(1000));
     let (running, log) = start(server, move || {
         let paused_with = for_site.clone();
         Site::new(HttpStreamCodec::default, move |conn, session, part| {
@@ -244,7 +244,7 @@ fn a_handler_that_takes_no_more_slows_the_client_down() {
                 let (handle, paused_with) = (conn.handle(), paused_with.clone());
                 thread::spawn(move || {
                     // Longer than the read timeout: that the server does not read is no fault of the client's.
-                    thread::sleep(Duration::from_millis(2500));
+                    thread::sleep(Duration::from_millis(1500));
                     handle.run(move |_, conn, session| {
                         paused_with.store(session.count, Ordering::Relaxed);
                         conn.resume_reads();
@@ -255,12 +255,13 @@ fn a_handler_that_takes_no_more_slows_the_client_down() {
         })
     });
     let client = Client::to(&running);
+    let body = vec![b'x'; LEN];
     thread::scope(|scope| {
         scope.spawn(|| {
             client.send(format!(
                 "POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: {LEN}\r\n\r\n"
             ));
-            client.send(vec![b'x'; LEN]);
+            client.send(&body);
         });
         assert_eq!(answers(&client).get().text(), LEN.to_string());
     });
