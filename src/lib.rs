@@ -99,6 +99,10 @@ pub use bytes::Bytes;
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+#[cfg(all(doctest, feature = "tls", feature = "ws"))]
+#[doc = include_str!("../docs/tuning.md")]
+struct Tuning;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;

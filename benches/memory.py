@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Measures what an idle connection costs: resident memory of the server, and memory of the kernel.
+
+    cargo build --release --all-features --example echo --example http --example websocket_echo --example tls_echo
+    benches/memory.py [CONNECTIONS]
+
+Opens as many connections as it is told (5,000) to each example, over which one message goes to and fro; then they
+idle. The server's memory is the growth of its Rss. The kernel's is the growth of Slab in /proc/meminfo, halved, since
+both ends are on this machine; so it is right only while nothing else opens connections. Needs Linux, and descriptors
+for all of them (ulimit -n). All is on loopback and ends by itself.
+"""
+import re, resource, socket, ssl, subprocess, sys, time
+
+COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
+EXAMPLES = "target/release/examples/"
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n"
+)
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
+TAKEOVER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+
+
+class Server:
+    def __init__(self, command):
+        self.process = subprocess.Popen(
+            [EXAMPLES + command[0], *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for line in self.process.stdout:
+            if found := re.search(r"listens on \S*:(\d+)", line):
+                self.addr = ("127.0.0.1", int(found[1]))
+                return
+        sys.exit(f"{command[0]} did not start")
+
+    def resident(self):
+        rollup = open(f"/proc/{self.process.pid}/smaps_rollup").read()
+        return int(re.search(r"Rss:\s+(\d+)", rollup)[1]) * 1024
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def slab():
+    return int(re.search(r"Slab:\s+(\d+)", open("/proc/meminfo").read())[1]) * 1024
+
+
+def plain(addr):
+    return socket.create_connection(addr)
+
+
+def secure(version):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    return lambda addr: context.wrap_socket(socket.create_connection(addr))
+
+
+def measure(command, connect, *messages):
+    """Bytes of the server and of the kernel, a connection."""
+    server = Server(command)
+
+    def open_one():
+        peer = connect(server.addr)
+        for message in messages:
+            peer.sendall(message)
+            peer.recv(65536)
+        return peer
+
+    # What the server and the kernel set up once is not to count.
+    for peer in [open_one() for _ in range(100)]:
+        peer.close()
+    time.sleep(0.5)
+    before, slab_before = server.resident(), slab()
+    peers = [open_one() for _ in range(COUNT)]
+    time.sleep(0.5)
+    used, slab_used = server.resident() - before, slab() - slab_before
+    for peer in peers:
+        peer.close()
+    server.stop()
+    return used / COUNT, slab_used / COUNT / 2
+
+
+LISTEN = ["--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
+LISTEN_TLS = ["--listen", "tcp4://127.0.0.1:0", "--reactors", "1"]
+PING = b"\x81\x85\0\0\0\0hello"
+KINDS = {
+    "plain": (["echo", *LISTEN], plain, b"hello"),
+    "http": (["http", *LISTEN], plain, REQUEST),
+    "websocket": (["websocket_echo", *LISTEN], plain, UPGRADE % b"", PING),
+    "websocket, deflate": (["websocket_echo", *LISTEN, "--deflate"], plain, UPGRADE % DEFLATE, PING),
+    "websocket, deflate with context takeover": (["websocket_echo", *LISTEN, "--deflate"], plain, UPGRADE % TAKEOVER, PING),
+    "tls 1.3": (["tls_echo", *LISTEN_TLS], secure(ssl.TLSVersion.TLSv1_3), b"hello"),
+    "tls 1.2": (["tls_echo", *LISTEN_TLS], secure(ssl.TLSVersion.TLSv1_2), b"hello"),
+}
+
+if __name__ == "__main__":
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(COUNT + 200, hard),) * 2)
+    print(f"{COUNT} connections, bytes each:  server  kernel")
+    for name, (command, connect, *messages) in KINDS.items():
+        used, kernel = measure(command, connect, *messages)
+        print(f"{name:44}{used:6.0f}  {kernel:6.0f}", flush=True)
