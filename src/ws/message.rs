@@ -56,8 +56,8 @@ pub struct Fragment<'a> {
 
 /// Asks the peer for a [`Pong`](Incoming::Pong) with the same bytes, of which there are at most 125.
 ///
-/// A peer that is gone without a word is found by this: with [`Server::idle_timeout`](crate::Server::idle_timeout) a connection is
-/// closed on which nothing has come for so long.
+/// A peer that is gone without a word is found by this: it has said nothing when the next ping is due. The
+/// [idle timeout](crate::Server::idle_timeout) does not tell, for a ping that is sent is traffic as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping<'a>(pub &'a [u8]);
 

@@ -60,7 +60,7 @@
 //! # Timeouts
 //!
 //! They are the server's. [`read_timeout`](crate::Server::read_timeout) is how long a frame may take to arrive, and how long the next
-//! one of a fragmented message; [`idle_timeout`](crate::Server::idle_timeout) is how long nothing may come at all, not even a pong, and
+//! one of a fragmented message; [`idle_timeout`](crate::Server::idle_timeout) is how long nothing may come or be sent, not even a ping, and
 //! [`fin_timeout`](crate::Server::fin_timeout) how long a peer may take to answer a `Close`.
 
 mod accept;
