@@ -33,6 +33,9 @@ use self::tally::Tally;
 use self::target::Protocol;
 use self::wire::Wire;
 
+/// As many bytes may wait on a connection, either way; the plan asks for fewer.
+const MOST_HELD: usize = 512 << 20;
+
 /// The reactors are told of the beginning so long before it.
 const LEAD: Duration = Duration::from_millis(10);
 
@@ -87,15 +90,11 @@ fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn 
     }
     let mut progress = Progress::new(plan);
     let live = Arc::<Live>::default();
-    let under_way = plan
-        .size
-        .saturating_add(1 << 10)
-        .saturating_mul(plan.pipeline);
     let client = Client::new()
         .reactors(plan.reactors)
         .tick(Duration::from_millis(1))
-        .outbound_limit(under_way.max(64 << 20))
-        .max_frame(plan.size.saturating_add(1 << 20))
+        .outbound_limit(MOST_HELD)
+        .max_frame(MOST_HELD)
         .fin_timeout(Duration::from_millis(500));
     let (shared_plan, shared_live) = (plan.clone(), live.clone());
     let running = client.start(move |reactor| {

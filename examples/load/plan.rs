@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 }
 
 /// As much may be under way on a connection, in bytes.
-const MOST_UNDER_WAY: usize = 1 << 30;
+const MOST_UNDER_WAY: usize = 256 << 20;
 
 /// As many requests can be due a second.
 const MOST_RATE: u64 = 100_000_000;
@@ -73,7 +73,7 @@ impl Plan {
             return Err("--reactors: each of them needs a connection; raise --connections".into());
         }
         if size.saturating_mul(flags.pipeline) > MOST_UNDER_WAY {
-            return Err("--size times --pipeline must be 1 GiB or less".into());
+            return Err("--size times --pipeline must be 256 MiB or less".into());
         }
         if flags.rate.is_some_and(|rate| rate == 0 || rate > MOST_RATE) {
             return Err(format!("--rate must be 1 to {MOST_RATE} requests a second").into());

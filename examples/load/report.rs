@@ -124,7 +124,7 @@ impl<'a> Report<'a> {
             .collect();
         let seconds = self.seconds().max(1e-9);
         let report = json!({
-            "target": plan.target.addr.to_string(),
+            "target": plan.target.text,
             "protocol": plan.protocol.to_string(),
             "transport": plan.transport(),
             "loop": if plan.rate.is_some() { "open" } else { "closed" },
@@ -180,7 +180,7 @@ impl<'a> Report<'a> {
 impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tally = self.tally;
-        writeln!(f, "{}", self.plan.target.addr)?;
+        writeln!(f, "{}", self.plan.target.text)?;
         writeln!(f, "  {}", self.headline())?;
         let (answers, failed) = (tally.answers(), tally.failure_count());
         writeln!(

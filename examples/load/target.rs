@@ -22,6 +22,8 @@ pub(crate) enum Protocol {
 /// A target as it is written on the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
+    /// As it was written.
+    pub(crate) text: String,
     pub(crate) addr: ListenAddr,
     pub(crate) tls: bool,
     /// What the scheme says about it.
@@ -36,6 +38,15 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Ok(Self {
+            text: text.to_owned(),
+            ..Self::parse(text)?
+        })
+    }
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
         let (protocol, tls, usual_port) = match scheme {
             "http" => (Protocol::Http, false, 80),
@@ -77,9 +88,7 @@ impl FromStr for Target {
             ..Self::plain(&addr, tls)?
         })
     }
-}
 
-impl Target {
     fn plain(addr: &str, tls: bool) -> Result<Self, String> {
         let addr: ListenAddr = addr.parse().map_err(|error| format!("{error}"))?;
         let host = match &addr {
@@ -88,6 +97,7 @@ impl Target {
             _ => "localhost".to_owned(),
         };
         Ok(Self {
+            text: String::new(),
             addr,
             tls,
             protocol: None,

@@ -20,8 +20,8 @@ pub(crate) fn render(report: &Report<'_>) -> String {
     // What is put in may have braces of its own, so it is never looked at again.
     let mut rest = TEMPLATE;
     let parts = [
-        ("{target}", escape(&report.plan.target.addr.to_string())),
-        ("{target}", escape(&report.plan.target.addr.to_string())),
+        ("{target}", escape(&report.plan.target.text)),
+        ("{target}", escape(&report.plan.target.text)),
         ("{headline}", escape(&report.headline())),
         ("{notes}", notes(report)),
         ("{tiles}", tiles(report)),
@@ -51,9 +51,9 @@ fn tiles(report: &Report<'_>) -> String {
     let tiles = [
         ("answers a second", grouped(tally.throughput()), ""),
         ("median latency", latency(50.0), ""),
-        ("99 % are faster than", latency(99.0), ""),
-        ("99.9 % are faster than", latency(99.9), ""),
-        ("the slowest", latency(100.0), ""),
+        ("p99 latency", latency(99.0), ""),
+        ("p99.9 latency", latency(99.9), ""),
+        ("slowest answer", latency(100.0), ""),
         (
             "errors",
             grouped(errors as f64),
@@ -93,7 +93,7 @@ fn plots(report: &Report<'_>) -> String {
         let (svg, key) = (plot.to_svg(title), plot.key());
         let _ = write!(
             text,
-            "<section><h2>{title}</h2><p class=\"says\">{says}</p>{key}{svg}</section>"
+            "<section><h2>{title}</h2><p class=\"says\">{says}</p>{key}<div class=\"scroll\">{svg}</div></section>"
         );
     }
     text

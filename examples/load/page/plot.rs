@@ -1,7 +1,5 @@
 //! Plots, as SVG to stand in a page: its styles colour them.
 
-use std::fmt::Write;
-
 /// A plot: curves over a common axis, and words for each place on it.
 pub(crate) struct Plot {
     pub(crate) x: Axis,
