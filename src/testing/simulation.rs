@@ -117,7 +117,7 @@ impl<H: EventHandler> Simulation<H> {
         self.run_until(time, |_| false);
     }
 
-    /// Lets time pass until `done`, which is asked after each turn; whether it was within that time.
+    /// Lets time pass until `done`, which is asked after each turn and whenever peers have done something; whether it was within that time.
     ///
     /// # Panics
     ///
@@ -130,7 +130,7 @@ impl<H: EventHandler> Simulation<H> {
                 return true;
             }
             if self.now > end || !self.step(end) {
-                return false;
+                return done(self);
             }
         }
     }
@@ -296,57 +296,50 @@ impl<H: EventHandler> Simulation<H> {
         self.network.fingerprint()
     }
 
-    /// Makes a turn if there is reason for one by `until`; says whether there was.
+    /// Makes a turn if there is reason for one, or else lets time pass to what happens next by `until`. If that is nothing,
+    /// it is `until` then, and the answer is no.
     fn step(&mut self, until: u64) -> bool {
-        loop {
-            self.advance();
-            let events = self.network.poll();
-            let timeout = self.event_loop.sleeps_for();
-            if !events.is_empty() || timeout == Some(Duration::ZERO) {
-                self.idle_turns = if events.is_empty() {
-                    self.idle_turns + 1
-                } else {
-                    0
-                };
-                assert!(self.idle_turns < SPINNING, "the reactor spins");
-                self.event_loop.turn(timeout, &events, |panic| {
-                    self.panic
-                        .get_or_insert_with(|| panic::message(panic).to_owned());
-                });
-                self.rethrow();
-                self.pass_to(self.now + self.network.turn_time());
-                return true;
+        self.advance();
+        let events = self.network.poll();
+        let timeout = self.event_loop.sleeps_for();
+        if !events.is_empty() || timeout == Some(Duration::ZERO) {
+            self.idle_turns += 1;
+            if !events.is_empty() {
+                self.idle_turns = 0;
             }
-            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-            let wakes = timeout.map(|timeout| self.now.saturating_add(micros(timeout)));
-            match [self.network.next_time(), wakes]
-                .into_iter()
-                .flatten()
-                .min()
-            {
-                Some(next) if next <= until => {
-                    self.idle_turns = 0;
-                    self.pass_to(next);
-                }
-                _ => {
-                    if until < u64::MAX {
-                        self.pass_to(until);
-                    }
-                    return false;
-                }
-            }
+            assert!(self.idle_turns < SPINNING, "the reactor spins");
+            self.event_loop.turn(timeout, &events, |panic| {
+                self.panic
+                    .get_or_insert_with(|| panic::message(panic).to_owned());
+            });
+            self.rethrow();
+            self.pass_to(self.now + self.network.turn_time());
+            return true;
         }
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let wakes = timeout.map(|timeout| self.now.saturating_add(micros(timeout)));
+        let next = [self.network.next_time(), wakes]
+            .into_iter()
+            .flatten()
+            .min();
+        let next = next.filter(|next| *next <= until);
+        if next.is_some() || until < u64::MAX {
+            self.idle_turns = 0;
+            self.pass_to(next.unwrap_or(until));
+        }
+        next.is_some()
     }
 
     /// Lets the network do what is due.
     fn advance(&mut self) {
-        for (number, bytes) in self.network.advance(self.now) {
+        for (number, bytes) in self.network.advance() {
             self.received[number].extend(bytes);
         }
     }
 
     fn pass_to(&mut self, now: u64) {
         self.now = self.now.max(now);
+        self.network.set_time(self.now);
         self.event_loop.set_time(Duration::from_micros(self.now));
     }
 

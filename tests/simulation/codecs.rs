@@ -120,7 +120,20 @@ fn echoes<F: Framing>(seed: u64) {
             sim.run_for(Duration::from_micros(rng.u64(..20_000)));
         }
     }
-    sim.run_for(Duration::from_secs(3000));
+    // Some are shut down in the midst of it: then everything written until then arrives.
+    let midway = rng.u32(..4) == 0;
+    let forced = if midway {
+        sim.finish().forced
+    } else {
+        sim.run_for(Duration::from_secs(3000));
+        0
+    };
+    let rude =
+        |n: &usize| farewells[*n] == Farewell::Close || sim.ending(peers[*n]) == Ending::Reset;
+    assert!(
+        forced <= (0..count).filter(rude).count(),
+        "output was lost without a reason"
+    );
     for (n, peer) in peers.iter().enumerate() {
         let whole: Vec<u8> = encoded[n].concat();
         let received = sim.received(*peer);
@@ -129,7 +142,8 @@ fn echoes<F: Framing>(seed: u64) {
             "peer {n} received something else"
         );
         let ending = sim.ending(*peer);
-        if ending != Ending::Reset && matches!(farewells[n], Farewell::Shutdown | Farewell::None) {
+        let waits = matches!(farewells[n], Farewell::Shutdown | Farewell::None);
+        if ending != Ending::Reset && waits && !midway {
             assert_eq!(received.len(), whole.len(), "peer {n} waits in vain");
             let finished = farewells[n] == Farewell::Shutdown;
             assert_eq!(ending == Ending::Finished, finished, "peer {n}");
@@ -266,11 +280,12 @@ fn the_same_seed_has_the_same_trace() {
         (sim.fingerprint(), sim.now(), received, sim.stats().turns)
     }
 
-    let mut different = std::collections::HashSet::new();
+    let (mut runs, mut different) = (0, std::collections::HashSet::new());
     each_seed(0..200, |seed| {
         let first = trace(seed);
         assert_eq!(first, trace(seed));
         different.insert(first.0);
+        runs += 1;
     });
-    assert!(different.len() > 190 || std::env::var("EPICYCLE_SEED").is_ok());
+    assert_eq!(different.len(), runs);
 }

@@ -71,9 +71,11 @@ impl Ledger {
         life.end = Some((info.clone(), reason.to_string()));
     }
 
-    pub(crate) fn with<R>(&self, peer: usize, look: impl FnOnce(&Life) -> R) -> Option<R> {
+    /// The number of a connection's peer.
+    pub(crate) fn peer_of(&self, id: ConnId) -> usize {
         let lives = self.0.borrow();
-        lives.iter().find(|life| life.peer == peer).map(look)
+        let life = lives.iter().find(|life| life.id == id);
+        life.expect("it was open").peer
     }
 
     /// Checks what must hold whatever has happened, once the engine has ended.

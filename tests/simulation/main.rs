@@ -4,9 +4,12 @@
 //! how to replay it.
 
 mod codecs;
+mod handles;
 #[cfg(feature = "http")]
 mod http;
 mod ledger;
+mod memory;
+mod timeouts;
 mod world;
 #[cfg(feature = "ws")]
 mod ws;

@@ -107,10 +107,15 @@ impl Network {
         state.agenda.keys().next().map(|(time, _)| *time)
     }
 
-    /// Lets time pass, and what is due by then happen; gives what peers have read.
-    pub(crate) fn advance(&self, now: u64) -> Vec<(usize, Vec<u8>)> {
+    /// Tells what time it is.
+    pub(crate) fn set_time(&self, now: u64) {
+        self.0.lock().now = now;
+    }
+
+    /// Lets happen what is due; gives what peers have read.
+    pub(crate) fn advance(&self) -> Vec<(usize, Vec<u8>)> {
         let mut state = self.0.lock();
-        state.now = state.now.max(now);
+        let now = state.now;
         while let Some(entry) = state.agenda.first_entry()
             && entry.key().0 <= now
         {
