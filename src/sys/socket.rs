@@ -133,24 +133,11 @@ impl StreamSocket {
     ///
     /// Why it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
-        let socket = match &self.0 {
-            Kind::Kernel(socket) => socket,
+        match &self.0 {
+            Kind::Kernel(socket) => is_connected(socket),
             #[cfg(feature = "testing")]
-            Kind::Simulated(_) => return Ok(true),
-        };
-        if let Some(error) = socket.take_error()? {
-            return Err(error);
+            Kind::Simulated(_) => Ok(true),
         }
-        let peer = match socket.peer_addr() {
-            Ok(peer) => peer,
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
-        if peer.as_socket().is_some() && socket.local_addr()?.as_socket() == peer.as_socket() {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
-        Ok(true)
     }
 
     /// Sends FIN behind everything the kernel has taken.
@@ -198,6 +185,22 @@ impl StreamSocket {
             Kind::Simulated(_) => None,
         }
     }
+}
+
+fn is_connected(socket: &Socket) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    let peer = match socket.peer_addr() {
+        Ok(peer) => peer,
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
+    if peer.as_socket().is_some() && socket.local_addr()?.as_socket() == peer.as_socket() {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(true)
 }
 
 impl AsFd for StreamSocket {
