@@ -116,3 +116,18 @@ fn unix_sockets_carry_it_as_well() {
     peer.send(0x81, b"hello");
     assert_eq!(peer.recv(), (0x81, b"hello".to_vec()));
 }
+
+#[test]
+fn a_ping_behind_a_large_message_is_answered() {
+    let (server, _log) = start(local().send_buffer(16 << 10), Setup::default());
+    let peer = Peer::over(Client::with_small_window(&server), "");
+    let message = noise(1, 800_000);
+    // Nothing more comes from here, and nothing is read until all of it is there.
+    peer.0
+        .send([frame(0x82, &message), frame(0x89, b"?")].concat());
+    eventually("all is received", || {
+        server.engine().stats().total().bytes_in > 800_000 + 20
+    });
+    assert!(peer.recv() == (0x82, message));
+    assert_eq!(peer.recv(), (0x8A, b"?".to_vec()));
+}

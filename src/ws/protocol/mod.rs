@@ -47,6 +47,8 @@ pub(super) struct Protocol {
     deflate: Option<Box<Deflate>>,
     /// Answers to pings, as they will be sent.
     pongs: Vec<u8>,
+    /// How many bytes of them have been sent since more than [`MAX_WAITING`] waits.
+    beyond: u16,
 }
 
 /// The state of permessage-deflate.
@@ -65,7 +67,8 @@ const EAGER: usize = 4 << 10;
 /// (RFC 6455, section 5.5.3).
 const MAX_PONGS: usize = 16 << 10;
 
-/// With so many bytes waiting to be sent, pongs wait for the next input.
+/// With so many bytes waiting to be sent, no more pongs than [`MAX_PONGS`] are added to them, until a peer that reads nothing
+/// sends its next input.
 const MAX_WAITING: usize = 64 << 10;
 
 impl Protocol {
@@ -89,6 +92,7 @@ impl Protocol {
             assembly: None,
             deflate,
             pongs: Vec::new(),
+            beyond: 0,
         }
     }
 
@@ -334,7 +338,7 @@ impl Protocol {
     #[inline(never)]
     fn answer(&mut self, dst: &mut Outbox<'_>) {
         let closes = self.received_close.is_some();
-        if !self.sent_close && (closes || dst.len() <= MAX_WAITING) {
+        if !self.sent_close && (self.may_pong(dst.len()) || closes) {
             dst.put(&self.pongs);
             self.pongs = Vec::new();
             self.has_to_speak = false;
@@ -343,6 +347,23 @@ impl Protocol {
             && !self.sent_close
         {
             self.put_close(Close { code, reason: "" }, dst);
+        }
+    }
+
+    /// Whether the pongs may be sent with so many bytes `waiting`. A peer that pings now and then is answered however much
+    /// waits, since it may send nothing else that its pong could go with.
+    fn may_pong(&mut self, waiting: usize) -> bool {
+        if waiting <= MAX_WAITING {
+            self.beyond = 0;
+            return true;
+        }
+        let beyond = usize::from(self.beyond) + self.pongs.len();
+        match u16::try_from(beyond) {
+            Ok(within) if beyond <= MAX_PONGS => {
+                self.beyond = within;
+                true
+            }
+            _ => false,
         }
     }
 
