@@ -134,7 +134,8 @@ pub enum Stage {
     Answering,
     /// Goodbye has been said, and the peer's is awaited for as long as its FIN would be.
     Closing,
-    /// Nothing more is to be said: the connection closes once everything is sent.
+    /// Nothing more is to be said: the connection closes once everything is sent. The
+    /// [drain deadline](crate::Server::drain_deadline) counts from when the peer last took some of it.
     Finished,
 }
 

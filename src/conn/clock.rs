@@ -39,10 +39,20 @@ impl ConnState {
                 Origin::Connected { .. } => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
-            Phase::Draining if past(self.close_by, 0) => Alarm::DrainOver,
+            Phase::Draining if past(self.drain_by(limits), 0) => Alarm::DrainOver,
             Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
             Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
             _ => Alarm::At(next),
+        }
+    }
+
+    /// When the drain has taken too long.
+    fn drain_by(&self, limits: &Limits) -> u64 {
+        if self.has(UNHURRIED) {
+            self.close_by
+                .max(self.active_at.saturating_add(limits.drain))
+        } else {
+            self.close_by
         }
     }
 }

@@ -22,6 +22,11 @@ impl ConnState {
         self.close_by = self.close_by.min(now.saturating_add(limit));
     }
 
+    /// Lets the rest of the output take its time: the limit of the drain counts from when the peer last took some of it.
+    pub(crate) fn take_time(&mut self) {
+        self.put(UNHURRIED, true);
+    }
+
     /// Lets the answer that is owed come before the shutdown.
     pub(crate) fn retire(&mut self) {
         self.put(RETIRING, true);

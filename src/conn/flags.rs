@@ -47,6 +47,8 @@ pub(super) const DATAGRAM: u32 = 1 << 20;
 pub(super) const HELD: u32 = 1 << 21;
 /// The server shuts down and waits for the answer that is owed here.
 pub(super) const RETIRING: u32 = 1 << 22;
+/// It closes since all has been said, and has time for that as long as the peer takes some of it.
+pub(super) const UNHURRIED: u32 = 1 << 23;
 
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF

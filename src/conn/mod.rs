@@ -490,7 +490,12 @@ impl ConnState {
         self.put(FIN_SENT, true);
         if self.phase == Phase::Draining {
             self.phase = Phase::AwaitingFin;
-            self.close_by = self.close_by.min(now.saturating_add(limits.fin));
+            let by = if self.has(UNHURRIED) {
+                NEVER
+            } else {
+                self.close_by
+            };
+            self.close_by = by.min(now.saturating_add(limits.fin));
         }
     }
 

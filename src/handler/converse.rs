@@ -37,7 +37,7 @@ impl<H: EventHandler> Conn<'_, H> {
         // What was owed has been sent, and nobody asks for more.
         if self.link.state.is_open() && self.codec.stage() == Stage::Idle {
             if self.link.state.saw_peer_eof() {
-                self.begin_close(CloseReason::Peer);
+                self.close_unhurried(CloseReason::Peer);
             } else if self.link.state.is_retiring() {
                 self.begin_close(CloseReason::Shutdown);
             }
@@ -49,8 +49,15 @@ impl<H: EventHandler> Conn<'_, H> {
         match self.codec.stage() {
             Stage::Idle | Stage::Receiving | Stage::Answering => {}
             Stage::Closing => self.await_goodbye(),
-            Stage::Finished => self.begin_close(CloseReason::Local),
+            Stage::Finished => self.close_unhurried(CloseReason::Local),
         }
+    }
+
+    /// Closes once everything is sent, which may take long: an answer to be cut short by its size would be none.
+    #[inline(never)]
+    fn close_unhurried(&mut self, reason: CloseReason) {
+        self.begin_close(reason);
+        self.link.state.take_time();
     }
 
     #[cold]

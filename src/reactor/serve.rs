@@ -281,6 +281,10 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
             return flush::close_finished(handler, slot, cx, CloseReason::Peer);
         }
         carry_out(action, slot, cx, CloseReason::Peer);
+        if H::Codec::CONVERSES && action == Action::Close {
+            // What it has asked for by then it gets, as an answer that was owed.
+            slot.link.state.take_time();
+        }
     }
     // One that was closing has waited for this.
     cx.mark_dirty(&mut slot.link.state);

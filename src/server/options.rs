@@ -342,6 +342,9 @@ impl Server {
 
     /// How long a closing connection may take to send what was written, and the server to shut down. What
     /// is not sent by then is lost. Default: 30 s.
+    ///
+    /// Where a protocol has said all, as after the answer to an HTTP request that asks to close, a connection has that long each time
+    /// the peer has taken some of it.
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.options.drain_deadline = deadline;
         self

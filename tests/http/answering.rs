@@ -10,7 +10,7 @@ use epicycle::{Action, CloseReason, TimeoutKind};
 use crate::site::{Site, reflection, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::{LONG, eventually, expect_panics};
+use crate::util::{LONG, eventually, expect_panics, noise};
 use crate::wire::answers;
 
 const EXPECTING: &str =
@@ -362,4 +362,34 @@ fn a_client_that_leaves_while_its_answer_is_owed_costs_nothing_more() {
     let (_, reason) = log.await_end(0);
     assert!(matches!(*reason, CloseReason::Reset(_)), "{reason}");
     drop(running);
+}
+
+#[test]
+fn an_answer_that_closes_is_whole_however_slowly_it_is_read() {
+    const LEN: usize = 1 << 20;
+    let server = local()
+        .drain_deadline(Duration::from_millis(1500))
+        .send_buffer(16 << 10);
+    let (running, _) = start(server, || {
+        Site::of(|conn, _, _| conn.send(Response::ok().shared_body(noise(1, LEN))).into())
+    });
+    thread::scope(|scope| {
+        // The client's wish, and the end of its stream, are the reasons to close.
+        for (header, ends) in [("Connection: close\r\n", false), ("", true)] {
+            let client = Client::with_small_window(&running);
+            scope.spawn(move || {
+                client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n"));
+                if ends {
+                    client.end_writes();
+                }
+                let mut received = Vec::new();
+                for _ in 0..15 {
+                    thread::sleep(Duration::from_millis(200));
+                    received.extend(client.recv(LEN / 16));
+                }
+                received.extend(client.recv_to_end());
+                assert!(received.ends_with(&noise(1, LEN)), "{header}");
+            });
+        }
+    });
 }
