@@ -55,7 +55,8 @@ impl Assembly {
                 }
                 Piece::NeedMore(len) => {
                     // With the rest of a chunk its end comes as well.
-                    let rest = usize::try_from(self.chunked.left()).map_or(0, |left| left + 2);
+                    let rest = self.chunked.left().saturating_add(2);
+                    let rest = usize::try_from(rest).unwrap_or(usize::MAX);
                     return Ok(Some(self.read.saturating_add(len.max(rest))));
                 }
             }

@@ -124,7 +124,8 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them.
+    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them. In answer to HEAD none is due: what
+    /// is sent later would be taken for a part of the next answer.
     #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
@@ -139,7 +140,8 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`].
+    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`]. In answer to HEAD neither is due, as with
+    /// [`sized`](Self::sized).
     ///
     /// A client of HTTP/1.0 gets it without chunk framing, up to the end of the connection.
     #[must_use]
