@@ -2,6 +2,7 @@
 
 mod util;
 
+use std::net::UdpSocket;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, EventHandler, Handle, Outbox, Running, Server, TimeoutKind,
-    WriteError,
+    Action, CloseReason, Closed, Conn, EventHandler, Handle, Listen, Outbox, Running, Server,
+    TimeoutKind, UdpSessions, WriteError,
 };
 
 use util::client::{Client, TempPath, shrink};
@@ -484,4 +485,56 @@ fn what_takes_the_output_past_its_limit_is_sent_and_the_next_refused() {
     assert_eq!(running.engine().stats().total().panics, 0);
     client.send("p");
     assert_eq!(client.recv(1), b"P");
+}
+
+#[test]
+fn an_answer_that_can_no_longer_be_sent_keeps_no_connection_open() {
+    let shut = |conn: &mut Conn<'_, Talk>, _| {
+        conn.shutdown_write();
+        Action::Continue
+    };
+    let (running, log) = start(local(), shut);
+    let client = Client::to(&running);
+    client.send("a");
+    assert_eq!(client.recv_to_end(), b"");
+    drop(client);
+    assert!(matches!(log.await_end().1, CloseReason::Peer));
+    // A shutdown does not wait for one either.
+    let client = Client::to(&running);
+    client.send("a");
+    assert_eq!(client.recv_to_end(), b"");
+    let report = running.shutdown();
+    assert_eq!((report.drained, report.forced), (1, 0));
+}
+
+#[test]
+fn a_codec_speaks_in_datagrams_too() {
+    let listen = Listen::on("udp://127.0.0.1:0").sessions(UdpSessions::new());
+    let (running, log) = start(
+        Server::bind(listen).reactors(1),
+        |conn, frame| match frame {
+            b'x' => Action::Close,
+            b'a' => Action::Continue,
+            _ => at_once(conn, frame),
+        },
+    );
+    let addr = running.local_addrs()[0].as_socket_addr().expect("is UDP");
+    let asked = |said: &str, answers: &[&str]| {
+        let peer = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        peer.set_read_timeout(Some(LONG)).expect("is an option");
+        peer.send_to(said.as_bytes(), addr).expect("sends");
+        for answer in answers {
+            let mut bytes = [0; 100];
+            let n = peer.recv(&mut bytes).expect("receives");
+            assert_eq!(bytes[..n].escape_ascii().to_string(), *answer, "{said}");
+        }
+    };
+    asked(".yp", &["y", "P"]);
+    asked("yx", &["y", "<local>"]);
+    assert!(matches!(log.await_end().1, CloseReason::Local));
+    // What is held back has no place to wait, and a shutdown waits for no answer.
+    asked("yay", &["y"]);
+    let report = running.shutdown();
+    assert_eq!((report.drained, report.forced), (2, 0));
+    assert_eq!(log.frames(), b"yyxya");
 }

@@ -185,7 +185,7 @@ pub enum Decoded<F> {
         consumed: usize,
     },
     /// Whatever is here has to wait: the codec is asked again once something has been [sent](crate::Conn::send). Only
-    /// for codecs that [converse](Codec::CONVERSES).
+    /// for codecs that [converse](Codec::CONVERSES). On a UDP session, the rest of the datagram is dropped.
     Hold,
     /// No complete frame yet.
     NeedMore {
@@ -285,7 +285,7 @@ pub fn last_words_to_vec<C: Codec>(codec: &mut C, parting: Parting<'_>) -> Vec<u
     write_to_vec(|dst| codec.last_words(parting, dst)).1
 }
 
-fn write_to_vec<R>(write: impl FnOnce(&mut Outbox<'_>) -> R) -> (R, Vec<u8>) {
+pub(crate) fn write_to_vec<R>(write: impl FnOnce(&mut Outbox<'_>) -> R) -> (R, Vec<u8>) {
     let (mut queue, mut arena, mut pool) = (OutQueue::default(), Arena::empty(), BufferPool::new());
     let result = write(&mut Outbox::new(&mut queue, &mut arena, &mut pool));
     let mut bytes = Vec::with_capacity(queue.len());

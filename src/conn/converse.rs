@@ -32,6 +32,11 @@ impl ConnState {
         self.put(RETIRING, true);
     }
 
+    /// Whether its bytes are about to go elsewhere.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.has(DETACHING | PIPED)
+    }
+
     pub(crate) fn is_retiring(&self) -> bool {
         self.has(RETIRING)
     }

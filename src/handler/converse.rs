@@ -1,11 +1,13 @@
 //! What the engine does for a codec that takes part in the conversation.
 
+use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::context::{Context, Link};
 use super::{Conn, EventHandler};
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Parting, Stage};
+use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
+use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::panic;
 
@@ -74,6 +76,9 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Lets the codec write by itself, behind everything written so far.
     #[inline]
     fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+        if self.link.state.is_datagram() {
+            return self.say_in_datagram(say);
+        }
         let before = self.link.state.out.len();
         self.queue_behind_lent();
         let mut outbox = Outbox::new(
@@ -84,6 +89,18 @@ impl<H: EventHandler> Conn<'_, H> {
         say(self.codec, &mut outbox);
         if self.link.state.out.len() != before {
             self.cx.mark_dirty(&mut self.link.state);
+        }
+    }
+
+    /// The same on a session over datagrams: whatever the codec says is one.
+    #[cold]
+    fn say_in_datagram(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+        let ((), bytes) = write_to_vec(|dst| say(self.codec, dst));
+        if bytes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.write_datagram(iter::once(&bytes[..])) {
+            log::debug!(target: "epicycle::udp", "{}: {error}", self.link.state.id);
         }
     }
 }
@@ -116,8 +133,25 @@ pub(super) fn last_words<H: EventHandler>(
     }
 }
 
-/// Whether a shutdown, or the end of the peer's stream, has to wait for an answer.
+/// Whether a shutdown, or the end of the peer's stream, has to wait for an answer: one is owed that can still be sent.
 #[inline]
-pub(crate) fn owes_answer<C: Codec>(codec: &C) -> bool {
-    C::CONVERSES && codec.stage() == Stage::Answering
+pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
+    // The sockets of sessions over datagrams close with the server.
+    C::CONVERSES
+        && codec.stage() == Stage::Answering
+        && state.takes_writes()
+        && !state.is_datagram()
+}
+
+/// How long the input is that a frame came from which took up none of it yet, on a connection that leaves: whoever takes it
+/// over must not get that.
+#[cold]
+pub(crate) fn shown<C: Codec>(codec: &mut C, input: &mut [u8]) -> usize {
+    loop {
+        match codec.decode(input) {
+            Ok(Decoded::Frame { consumed: 0, .. }) => {}
+            Ok(Decoded::Frame { consumed, .. }) => return consumed,
+            _ => return 0,
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::context::{Connections, Context};
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
-use crate::codec::{Encode, encode_to_vec};
+use crate::codec::{Codec, Encode, encode_to_vec};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::OutboundPolicy;
 use crate::reactor::ports::{Port, Service};
@@ -245,8 +245,16 @@ impl<H: EventHandler> Conn<'_, H> {
     where
         H::Codec: Encode<T>,
     {
+        // What is refused anyway must not be noted as said.
+        if !self.link.state.takes_writes() {
+            return Err(WriteError::Closed);
+        }
         let bytes = encode_to_vec(self.codec, item).map_err(WriteError::Frame)?;
-        self.write_datagram(iter::once(&bytes[..]))
+        self.write_datagram(iter::once(&bytes[..]))?;
+        if H::Codec::CONVERSES {
+            self.after_send();
+        }
+        Ok(())
     }
 }
 

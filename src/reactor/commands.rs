@@ -125,7 +125,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.stop_ports();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
-                if owes_answer(&slot.codec) {
+                if owes_answer(&slot.link.state, &slot.codec) {
                     slot.link.state.retire();
                     continue;
                 }

@@ -10,12 +10,12 @@ use super::serve::{Budget, carry_out, look};
 use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, opening};
 use crate::addr::Addr;
-use crate::codec::Decoded;
+use crate::codec::{Codec, Decoded};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
 use crate::handler::context::{Context, Slot};
-use crate::handler::{Action, Datagram, EventHandler, Udp};
+use crate::handler::{Action, Conn, Datagram, EventHandler, Udp};
 use crate::stream::{DatagramStream, Stream};
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
 
@@ -443,7 +443,9 @@ fn react<H: EventHandler>(
                 last = true;
                 continue;
             }
-            Ok(Decoded::NeedMore { .. } | Decoded::Hold) => {
+            // A datagram has no place to wait in.
+            Ok(Decoded::Hold) => break false,
+            Ok(Decoded::NeedMore { .. }) => {
                 log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.id);
                 slot.codec = handler.codec();
                 break false;
@@ -464,6 +466,9 @@ fn react<H: EventHandler>(
     if frames > 0 {
         slot.link.state.on_frames();
         cx.metrics.frames.add(frames);
+    }
+    if H::Codec::CONVERSES {
+        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
     }
     cx.metrics.datagrams_dropped.add(u64::from(!whole));
 }

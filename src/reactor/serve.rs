@@ -11,7 +11,7 @@ use crate::codec::{Codec, Decoded, FrameError, Stage};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
-use crate::handler::converse::owes_answer;
+use crate::handler::converse::{owes_answer, shown};
 use crate::handler::pipe::Due;
 use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
@@ -270,7 +270,7 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
     }
     // A frame that is incomplete now will stay so: nothing is awaited.
     slot.link.state.on_input_consumed();
-    if slot.link.state.is_open() && owes_answer(&slot.codec) {
+    if owes_answer(&slot.link.state, &slot.codec) {
         return;
     }
     if slot.link.state.is_open()
@@ -392,6 +392,9 @@ fn decode<H: EventHandler>(
                     && slot.link.state.is_undisturbed()
                     && slot.link.state.out.len() < FLUSH_AT;
                 if !usual && !after_callback(handler, slot, cx, action, input) {
+                    if H::Codec::CONVERSES && taken == 0 && slot.link.state.is_leaving() {
+                        consumed += shown(&mut slot.codec, &mut input[consumed..]);
+                    }
                     break 0;
                 }
                 // Two conditions rather than one: so the compiler sees that there is no loop at all with a

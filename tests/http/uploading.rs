@@ -3,16 +3,20 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::http::{Chunk, Continue, End, HttpStreamCodec, Limits, Part, Response, StatusCode};
+use epicycle::codec::{Codec, Decoded};
+use epicycle::http::{
+    Chunk, Continue, End, HttpCodec, HttpStreamCodec, Limits, Part, Response, StatusCode,
+};
 use epicycle::{Action, Conn};
 
 use crate::site::{Session, Site, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::noise;
+use crate::util::{LONG, noise};
 use crate::wire::answers;
 
 type Parts = Site<HttpStreamCodec>;
@@ -308,5 +312,45 @@ fn what_becomes_faulty_within_a_body_is_answered_400() {
         let mut answers = answers(&client);
         assert_eq!(answers.get().status, 400, "{rest:?}");
         answers.expect_end();
+    }
+}
+
+#[test]
+fn who_takes_over_at_the_head_gets_what_is_behind_it() {
+    let (tell, told) = mpsc::channel();
+    let (running, _) = start(local(), move || {
+        let tell = tell.clone();
+        Site::new(HttpStreamCodec::default, move |conn, _, part| {
+            let Part::Head(_) = part else {
+                panic!("nothing else is handed out: {part:?}");
+            };
+            conn.send(Response::upgrade("other")).expect("is owed");
+            let tell = tell.clone();
+            let left = conn.detach(move |detached| {
+                let _ = tell.send(detached.unread);
+            });
+            left.expect("is plain");
+            Action::Continue
+        })
+    });
+    let head = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n";
+    for behind in ["", "hello"] {
+        let client = Client::to(&running);
+        client.send(format!("{head}{behind}"));
+        let unread = told.recv_timeout(LONG).expect("is detached");
+        assert_eq!(unread.escape_ascii().to_string(), behind);
+    }
+}
+
+#[test]
+fn a_chunk_of_any_size_is_no_more_than_too_long() {
+    for size in [u64::MAX, u64::MAX - 1, 1 << 63] {
+        let mut codec = HttpCodec::new(Limits::default().max_body(u64::MAX));
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let mut input = format!("{head}{size:x}\r\n").into_bytes();
+        match codec.decode(&mut input).expect("may go on") {
+            Decoded::NeedMore { at_least } => assert!(at_least > 1 << 60, "{at_least}"),
+            other => panic!("{other:?}"),
+        }
     }
 }
