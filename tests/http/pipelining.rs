@@ -70,7 +70,7 @@ fn a_client_that_reads_nothing_until_all_is_sent_is_not_read_either() {
         let for_site = most.clone();
         let server = local().send_buffer(64 << 10).recv_buffer(64 << 10);
         let (running, log) = start(server, move || watched(&for_site));
-        let client = Client::with_small_window(&running);
+        let client = Client::to(&running);
         client.0.set_send_buffer_size(64 << 10).expect("is set");
         let all = requests(0, MANY);
         let before = resident();
