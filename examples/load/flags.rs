@@ -15,8 +15,9 @@ use super::util;
 /// server keeps up (an open loop), and latency counts from the moment a request was due: one that waits for a server
 /// that stalls, or for a connection, is counted with all of its wait. This is what users of that server would see.
 ///
-/// Requests are due at exact nanoseconds, and all that are due are sent whenever a reactor wakes, which is each millisecond
-/// at the least: a request can be sent up to a millisecond late, and that counts. The report shows how late they were sent.
+/// Requests are due at exact nanoseconds. All that are due are sent whenever a reactor wakes: for an answer, or by a timer,
+/// which has a resolution of a millisecond. So a request can be sent up to a millisecond late; this counts too, and the
+/// report tells how long requests waited to be sent.
 ///
 /// Examples:
 ///   load tcp://127.0.0.1:9000 --connections 64
@@ -61,7 +62,7 @@ pub(crate) struct Flags {
     /// An HTTP header to send along, "Name: value"; can be given several times
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = header)]
     pub(crate) header: Vec<(String, String)>,
-    /// Speaks TLS to a unix:// target; the others' scheme says it
+    /// Speaks TLS where the target's scheme does not say it: to unix://
     #[arg(long)]
     pub(crate) tls: bool,
     /// Trusts the certificates in this PEM file rather than the system's

@@ -109,7 +109,7 @@ fn websockets_are_measured_over_each_transport() {
 fn a_stall_shows_in_an_open_loop_and_hardly_in_a_closed_one() {
     let slow = |flags: &str| {
         let target = stalling(Duration::from_secs(1));
-        let flags = format!("--duration 3s --warm-up 0s --connections 4 {flags}");
+        let flags = format!("--duration 3s --warm-up 0s --connections 4 --max-errors 500 {flags}");
         report(&target.args("echo"), &flags).map(|(report, is_well)| {
             assert!(is_well, "{report:#}");
             number(&report, "/slower_than/100ms")

@@ -1,0 +1,75 @@
+//! How connections are made, and made again.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use epicycle::Conn;
+
+use super::{Driver, Event, Phase, Session};
+use crate::wire::Wire;
+
+/// As many connections are made at a time, lest the server's queue overflow.
+const OPENING_AT_ONCE: usize = 64;
+
+/// How long to leave a server alone that takes no connection.
+pub(super) const REDIAL_PAUSE: Duration = Duration::from_millis(100);
+
+impl<W: Wire> Driver<W> {
+    /// Makes the connections, and tells when that is done.
+    pub(super) fn connect(&mut self) {
+        self.dial(Instant::now());
+        let settled = self.ready + self.failed >= self.plan.share(self.reactor);
+        if settled && !mem::replace(&mut self.told, true) {
+            let why = self.tally.connect_failures.keys().next().cloned();
+            // The main thread may have given up already.
+            let _ = self.events.send(Event::Ready(self.ready, why));
+        }
+    }
+
+    /// Makes the connections that are missing, a few at a time.
+    pub(super) fn dial(&mut self, now: Instant) {
+        while now >= self.redial_at && self.opening < self.missing().min(OPENING_AT_ONCE) {
+            let Some(engine) = self.engine.clone() else {
+                return;
+            };
+            match engine.connect_on(self.reactor, self.plan.connect()) {
+                Ok(_) => self.opening += 1,
+                Err(error) => self.connect_failed(error.to_string()),
+            }
+        }
+    }
+
+    /// How many connections there should be more, those being made included.
+    fn missing(&self) -> usize {
+        let given_up = match self.phase {
+            Phase::Connecting => self.failed,
+            _ => 0,
+        };
+        let there = self.ready + self.greeting + given_up;
+        self.plan.share(self.reactor).saturating_sub(there)
+    }
+
+    #[cold]
+    pub(super) fn connect_failed(&mut self, why: String) {
+        if self.phase == Phase::Connecting {
+            self.failed += 1;
+        } else {
+            self.redial_at = Instant::now() + REDIAL_PAUSE;
+        }
+        self.tally.connect_failed(why);
+    }
+
+    /// The connection can take requests.
+    pub(super) fn become_ready(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<W>) {
+        session.ready = true;
+        self.greeting -= 1;
+        self.ready += 1;
+        self.tally.connected += 1;
+        if self.phase == Phase::Running {
+            let now = self.now();
+            self.feed(conn, session, now);
+        } else {
+            self.list(conn.id(), session);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The phases of a run: from one to the next, and what is looked after in each.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use epicycle::Reactor;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{Driver, Event, Pace, Phase};
+use crate::plan::Nanos;
+use crate::tally::Failure;
+use crate::wire::Wire;
+
+/// How often timeouts are looked for, and progress is told.
+pub(super) const SWEEP: Duration = Duration::from_millis(100);
+
+/// What the reactor has used so far.
+pub(super) struct Meter {
+    bytes_in: u64,
+    bytes_out: u64,
+    cpu: Duration,
+}
+
+impl<W: Wire> Driver<W> {
+    /// Begins, measures and ends the phases; says when to look again.
+    pub(super) fn step(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+        let clock = Instant::now();
+        match self.phase {
+            Phase::Connecting => self.connect(),
+            Phase::Ready if self.epoch.is_some_and(|epoch| clock >= epoch) => {
+                self.phase = Phase::Running;
+                let now = self.now();
+                if matches!(self.pace, Pace::Closed) {
+                    reactor.for_each(|conn, session| {
+                        if session.ready {
+                            self.feed(conn, session, now);
+                        }
+                    });
+                }
+            }
+            Phase::Ready | Phase::Running | Phase::Draining(_) => {}
+            Phase::Done => return None,
+        }
+        if clock >= self.next_sweep {
+            self.next_sweep = clock + SWEEP;
+            self.sweep(reactor, clock);
+        }
+        let now = self.now();
+        if self.phase == Phase::Running {
+            self.dial(clock);
+            self.pump(reactor, now);
+            if self.begun.is_none() && now >= self.tally.window.from {
+                self.begun = Some(Meter::read(reactor));
+            }
+            if now >= self.tally.window.until {
+                self.stop_sending(reactor);
+            }
+        }
+        if let Phase::Draining(until) = self.phase
+            && (self.under_way == 0 || now >= until)
+        {
+            self.finish(reactor);
+            return None;
+        }
+        Some(self.pause(now))
+    }
+
+    /// How long until something is due.
+    fn pause(&self, now: Nanos) -> Duration {
+        let window = &self.tally.window;
+        let next = match (self.phase, &self.pace) {
+            // Without a connection that has room, the next answer will make some, and that is not told here.
+            (Phase::Running, Pace::Open(schedule)) if schedule.due() <= now => now + 1,
+            (Phase::Running, Pace::Open(schedule)) => schedule.due().min(window.until),
+            (Phase::Running, _) if now < window.from => window.from,
+            (Phase::Running, _) => window.until,
+            _ => return Duration::from_millis(1),
+        };
+        Duration::from_nanos(next.saturating_sub(now)).min(SWEEP / 10)
+    }
+
+    /// The window is over.
+    fn stop_sending(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let window = self.tally.window;
+        let now = Meter::read(reactor);
+        if let Some(begun) = &self.begun {
+            self.tally.bytes_in = now.bytes_in - begun.bytes_in;
+            self.tally.bytes_out = now.bytes_out - begun.bytes_out;
+            self.tally.cpu = now.cpu.saturating_sub(begun.cpu);
+        }
+        if let Pace::Open(schedule) = &self.pace {
+            let unsent = schedule.left_until(window.until) - schedule.left_until(window.from);
+            if unsent > 0 {
+                let due = schedule.due().max(window.from);
+                self.tally.failed(due, Failure::NeverSent, unsent);
+            }
+        }
+        // Requests time out by themselves; none of them is waited for longer than that.
+        let planned = window.until - window.from >= self.plan.duration.as_nanos() as Nanos;
+        let patience = match planned {
+            true => self.plan.timeout + 2 * SWEEP,
+            false => self.plan.timeout.min(Duration::from_secs(1)),
+        };
+        self.phase = Phase::Draining(window.until + patience.as_nanos() as Nanos);
+    }
+
+    fn finish(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.phase = Phase::Done;
+        let mut left = 0;
+        reactor.for_each(|_, session| left += session.under_way.len() as u64);
+        self.tally.cut_off = left;
+        let tally = Box::new(self.tally.clone());
+        // The main thread may have given up already.
+        let _ = self.events.send(Event::Done(tally));
+    }
+
+    /// Gives up connections on which a request, or the beginning, has waited for too long.
+    fn sweep(&mut self, reactor: &mut Reactor<'_, Self>, clock: Instant) {
+        self.live
+            .answers
+            .fetch_add(mem::take(&mut self.answers), Ordering::Relaxed);
+        let errors = self.tally.errors();
+        let told = mem::replace(&mut self.errors_told, errors);
+        self.live.errors.fetch_add(errors - told, Ordering::Relaxed);
+        let (now, timeout) = (self.now(), self.plan.timeout);
+        reactor.for_each(|conn, session| {
+            let waited = match session.under_way.front() {
+                Some(request) => Duration::from_nanos(now.saturating_sub(request.sent)),
+                None if session.ready => return,
+                None => clock - session.opened,
+            };
+            if waited > timeout {
+                session.timed_out = true;
+                conn.abort();
+            }
+        });
+    }
+}
+
+impl Meter {
+    fn read<W: Wire>(reactor: &Reactor<'_, Driver<W>>) -> Self {
+        let all = reactor.engine().stats().reactors;
+        let stats = all.get(reactor.id()).copied().unwrap_or_default();
+        let cpu = clock_gettime(ClockId::ThreadCPUTime);
+        Self {
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+            cpu: Duration::new(cpu.tv_sec as u64, cpu.tv_nsec as u32),
+        }
+    }
+}
