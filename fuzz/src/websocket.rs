@@ -36,6 +36,16 @@ impl Settings {
         }
     }
 
+    /// The most bytes of input that a side may ask for: a header, and the payload of a message or a control frame.
+    fn longest_input(&self) -> usize {
+        let payload = match self.deflate {
+            // A message that is compressed badly is longer than it was.
+            Some(_) => self.frame,
+            None => self.frame.min(self.message),
+        };
+        14 + payload.max(125)
+    }
+
     /// Both sides, behind the handshake.
     pub fn opened(self) -> (ServerCodec, ClientCodec) {
         let limits = Limits::default()
@@ -134,8 +144,7 @@ macro_rules! side {
             }
 
             fn limit(&self) -> usize {
-                // A header, and the payload of a message or a control frame.
-                14 + self.settings.frame.min(self.settings.message).max(125)
+                self.settings.longest_input()
             }
 
             fn note(&self, frame: $frame<'_>, log: &mut Vec<Vec<u8>>) {
