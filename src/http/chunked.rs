@@ -12,8 +12,8 @@ pub(super) struct Chunked {
     state: State,
     /// How many bytes of the chunk are still to come.
     left: u64,
-    /// How many bytes of chunk extensions there have been: they are ignored, but not without end.
-    extensions: u32,
+    /// How many bytes of chunk extensions and leading zeros there have been: they are ignored, but not without end.
+    useless: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +87,9 @@ impl Chunked {
             .take_while(|byte| byte.is_ascii_hexdigit())
             .count();
         let (size, rest) = line.split_at(digits);
-        self.check_extensions(rest, limits)?;
+        check_extensions(rest)?;
+        let zeros = size.iter().take_while(|digit| **digit == b'0').count();
+        self.count_useless(rest.len() + zeros, limits)?;
         self.left = parse_size(size)?;
         self.state = if self.left > 0 {
             State::Data
@@ -97,21 +99,9 @@ impl Chunked {
         Ok(Piece::Framing(end + 1))
     }
 
-    fn check_extensions(&mut self, rest: &[u8], limits: &Limits) -> Result<(), MessageError> {
-        if rest.is_empty() {
-            return Ok(());
-        }
-        if rest.trim_ascii_start().first() != Some(&b';') {
-            return malformed("a chunk size that is no number");
-        }
-        if rest
-            .iter()
-            .any(|byte| byte.is_ascii_control() && *byte != b'\t')
-        {
-            return malformed("a chunk extension with a control character in it");
-        }
-        self.extensions = self.extensions.saturating_add(rest.len() as u32);
-        if self.extensions > limits.head {
+    fn count_useless(&mut self, len: usize, limits: &Limits) -> Result<(), MessageError> {
+        self.useless = self.useless.saturating_add(len as u32);
+        if self.useless > limits.head {
             return Err(MessageError::HeadTooLong {
                 max: limits.head as usize,
             });
@@ -120,8 +110,25 @@ impl Chunked {
     }
 }
 
+/// What follows a chunk's size: nothing, or extensions, which are ignored.
+fn check_extensions(rest: &[u8]) -> Result<(), MessageError> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    if rest.trim_ascii_start().first() != Some(&b';') {
+        return malformed("a chunk size that is no number");
+    }
+    if rest
+        .iter()
+        .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+    {
+        return malformed("a chunk extension with a control character in it");
+    }
+    Ok(())
+}
+
 fn parse_size(digits: &[u8]) -> Result<u64, MessageError> {
-    // More would not fit, and leading zeros have no use.
+    // More would not fit.
     if digits.is_empty() || digits.len() > 16 {
         return malformed("a chunk size that is no number, or too large");
     }
