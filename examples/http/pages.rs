@@ -152,9 +152,10 @@ fn stream(
         return Action::Close;
     }
     // The answer to HEAD has no body.
-    if request.method() == "GET" {
-        *session = Session::Lines { next: 1, count };
+    if request.method() == "HEAD" {
+        return conn.send(End).into();
     }
+    *session = Session::Lines { next: 1, count };
     go_on(conn, session).into()
 }
 
@@ -169,14 +170,15 @@ fn events(
     if conn.send(Response::event_stream()).is_err() {
         return Action::Close;
     }
-    if request.method() == "GET" {
-        // A client that has lost its connection says how far it was.
-        let last = request.header("last-event-id");
-        let last: u64 = last.and_then(|id| id.parse().ok()).unwrap_or(0);
-        *session = Session::Events {
-            next: last.saturating_add(1),
-        };
+    if request.method() == "HEAD" {
+        return conn.send(End).into();
     }
+    // A client that has lost its connection says how far it was.
+    let last = request.header("last-event-id");
+    let last: u64 = last.and_then(|id| id.parse().ok()).unwrap_or(0);
+    *session = Session::Events {
+        next: last.saturating_add(1),
+    };
     tick(conn, session).into()
 }
 

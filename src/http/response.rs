@@ -124,8 +124,8 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them. In answer to HEAD none is due: what
-    /// is sent later would be taken for a part of the next answer.
+    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them. In answer to HEAD they are dropped, and
+    /// an [`End`] may come in their place.
     #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
@@ -140,8 +140,8 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`]. In answer to HEAD neither is due, as with
-    /// [`sized`](Self::sized).
+    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`]. In answer to HEAD the chunks are dropped; the end
+    /// is still due.
     ///
     /// A client of HTTP/1.0 gets it without chunk framing, up to the end of the connection.
     #[must_use]
@@ -185,7 +185,7 @@ impl fmt::Debug for Response<'_> {
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a>(pub &'a [u8]);
 
-/// The end of a [streamed](Response::streamed) body, or of a [file](Response::file).
+/// The end of a [streamed](Response::streamed) body, or of a [file](Response::file); of any body that is announced in answer to HEAD.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct End;
 

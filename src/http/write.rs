@@ -182,7 +182,6 @@ fn special<'a, 'b>(
         plan.rest = Answer::Upgraded;
     } else if exchange.is_head() {
         plan.body = NO_BODY;
-        plan.rest = Answer::None;
     }
     Ok(plan)
 }
@@ -248,19 +247,22 @@ pub(super) fn chunk(
     bytes: &[u8],
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
+    // A HEAD is answered without the body that a GET would have, by a handler that need not know.
+    let is_sent = !exchange.is_head();
     match exchange.answer() {
-        Answer::Chunks => write_chunk(bytes, dst),
-        Answer::UntilClose => dst.put(bytes),
+        Answer::Chunks if is_sent => write_chunk(bytes, dst),
+        Answer::UntilClose if is_sent => dst.put(bytes),
+        Answer::Chunks | Answer::UntilClose => {}
         Answer::Sized(left) if bytes.len() as u64 <= left => {
-            dst.put(bytes);
+            if is_sent {
+                dst.put(bytes);
+            }
             exchange.sent(bytes.len() as u64);
         }
         Answer::Sized(left) => {
             let given = bytes.len() as u64;
             return Err(SendError::Length { left, given });
         }
-        // A HEAD is answered without the body that a GET would have.
-        Answer::None if exchange.is_head() => {}
         _ => return Err(SendError::NotBegun),
     }
     Ok(())
@@ -295,10 +297,11 @@ pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
 /// Ends a body.
 pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), SendError> {
     match exchange.answer() {
+        // A handler that knows of the HEAD leaves the body out.
+        Answer::Chunks | Answer::Sized(_) if exchange.is_head() => {}
         Answer::Chunks => dst.put(LAST_CHUNK),
         Answer::UntilClose | Answer::Elsewhere => {}
         Answer::Sized(left) => return Err(SendError::Length { left, given: 0 }),
-        Answer::None if exchange.is_head() => return Ok(()),
         _ => return Err(SendError::NotBegun),
     }
     exchange.end();

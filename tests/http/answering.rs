@@ -102,8 +102,16 @@ fn what_has_no_body_is_sent_without() {
             let answer = match request.path() {
                 "/204" => Response::new(StatusCode::NO_CONTENT),
                 "/304" => Response::new(StatusCode::NOT_MODIFIED).header("ETag", "\"a\""),
-                "/sized" => Response::ok().sized(1 << 40),
-                "/streamed" => Response::ok().streamed(),
+                // One handler knows of the HEAD, the other does not.
+                "/sized" => {
+                    let sent = conn.send(Response::ok().sized(1 << 40));
+                    return sent.and_then(|()| conn.send(End)).into();
+                }
+                "/streamed" => {
+                    let sent = conn.send(Response::ok().streamed());
+                    let sent = sent.and_then(|()| conn.send(Chunk(b"unseen")));
+                    return sent.and_then(|()| conn.send(End)).into();
+                }
                 "/empty" => Response::ok(),
                 _ => Response::ok().body("hello"),
             };

@@ -326,7 +326,7 @@ fn write(codec: &mut HttpCodec, method: &str, given: &Given) -> Vec<u8> {
         Form::Streamed => answer.streamed(),
     };
     let mut wire = encode_to_vec(codec, answer).expect("is taken");
-    if method != "HEAD" && matches!(given.form, Form::Sized | Form::Streamed) {
+    if matches!(given.form, Form::Sized | Form::Streamed) {
         for part in given.body.chunks(777) {
             wire.extend(encode_to_vec(codec, Chunk(part)).expect("is taken"));
         }
