@@ -16,8 +16,8 @@ use super::util;
 /// that stalls, or for a connection, is counted with all of its wait. This is what users of that server would see.
 ///
 /// Requests are due at exact nanoseconds. All that are due are sent whenever a reactor wakes: for an answer, or by a timer,
-/// which has a resolution of a millisecond. So a request can be sent up to a millisecond late; this counts too, and the
-/// report tells how long requests waited to be sent.
+/// which has a resolution of a millisecond, as has the kernel's waiting. So a request can be sent up to two milliseconds
+/// late; this counts too, and the report tells how long requests waited to be sent.
 ///
 /// Examples:
 ///   load tcp://127.0.0.1:9000 --connections 64

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Measures the load generator's own cost beside wrk's: processor time a request, and requests a second, against one server.
+
+    cargo build --release --example load --example http --all-features && benches/load.py [ROUNDS]
+
+Needs Linux with two cores, and Debian's package wrk. The server, the example http with one reactor, is on the first core; the
+generators, each with one thread, take turns on the second. Medians over the rounds are told with the least and the most. The
+processor time is all of a process's: of its start and its report, too. About 20 s a round, on loopback alone.
+"""
+import json, os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+
+EXAMPLES = "target/release/examples"
+ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+SECONDS = 2
+SERVER_CORE, LOAD_CORE = {0}, {1}
+
+# Connections, and how many requests are under way on each.
+LOADS = [(1, 1), (16, 1), (64, 1), (256, 1), (64, 16)]
+
+# wrk sends what `request` gives it, and counts the responses.
+PIPELINE = """
+init = function(args)
+  local one = wrk.format("GET", "/")
+  request_text = string.rep(one, tonumber(args[1]))
+end
+request = function() return request_text end
+"""
+
+
+def run(command):
+    """What a command prints, and the processor time it takes, in seconds."""
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen(
+            command, stdout=out, preexec_fn=lambda: os.sched_setaffinity(0, LOAD_CORE))
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            sys.exit(f"{command} fails")
+        out.seek(0)
+        return out.read(), usage.ru_utime + usage.ru_stime
+
+
+def load(url, connections, pipeline, _script):
+    out, cpu = run([
+        f"{EXAMPLES}/load", url, "--json", "--warm-up", "0s", "--duration", f"{SECONDS}s",
+        "--connections", str(connections), "--pipeline", str(pipeline)])
+    report = json.loads(out)
+    return report["throughput"]["answers_per_s"], cpu * 1e6 / report["requests"]["answered"]
+
+
+def wrk(url, connections, pipeline, script):
+    more = ["-s", script, url, "--", str(pipeline)] if pipeline > 1 else [url]
+    out, cpu = run(["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", *more])
+    requests = int(re.search(r"(\d+) requests in", out)[1])
+    return float(re.search(r"Requests/sec:\s*(\S+)", out)[1]), cpu * 1e6 / requests
+
+
+GENERATORS = {"load": load, "wrk": wrk}
+
+
+def start_server():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    server = subprocess.Popen(
+        [f"{EXAMPLES}/http", "--port", str(port), "--reactors", "1"], stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, preexec_fn=lambda: os.sched_setaffinity(0, SERVER_CORE))
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return server, f"http://127.0.0.1:{port}/"
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+    sys.exit("the server does not listen")
+
+
+def main():
+    for needed in ("load", "http"):
+        if not os.path.exists(f"{EXAMPLES}/{needed}"):
+            sys.exit(f"{needed} is missing: cargo build --release --all-features --example {needed}")
+    if not shutil.which("wrk"):
+        sys.exit("wrk is missing: apt-get install wrk")
+    results = {(load, name): [] for load in LOADS for name in GENERATORS}
+    server, url = start_server()
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+            script.write(PIPELINE)
+            script.flush()
+            for turn in range(ROUNDS):
+                for connections, pipeline in LOADS:
+                    for name, generate in sorted(GENERATORS.items(), key=lambda _: os.urandom(4)):
+                        result = generate(url, connections, pipeline, script.name)
+                        results[(connections, pipeline), name].append(result)
+                print(f"round {turn + 1} of {ROUNDS}", file=sys.stderr)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    print("| Connections x requests under way | load, CPU µs a request | wrk | load, requests a second | wrk |")
+    print("|---|---|---|---|---|")
+    for connections, pipeline in LOADS:
+        told = {name: list(zip(*results[(connections, pipeline), name])) for name in GENERATORS}
+        cells = []
+        for index, digits in ((1, 1), (0, 0)):
+            for name in GENERATORS:
+                of = told[name][index]
+                cells.append(f"{min(of):,.{digits}f} **{statistics.median(of):,.{digits}f}** {max(of):,.{digits}f}")
+        print(f"| {connections:,} x {pipeline} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
