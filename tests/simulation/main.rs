@@ -11,5 +11,6 @@ mod ledger;
 mod memory;
 mod timeouts;
 mod world;
+mod writes;
 #[cfg(feature = "ws")]
 mod ws;
