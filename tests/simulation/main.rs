@@ -9,6 +9,8 @@ mod handles;
 mod http;
 mod ledger;
 mod memory;
+mod panics;
+mod pipes;
 mod timeouts;
 mod world;
 mod writes;
