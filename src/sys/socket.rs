@@ -213,22 +213,6 @@ impl AsFd for StreamSocket {
     }
 }
 
-fn is_connected(socket: &Socket) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    let peer = match socket.peer_addr() {
-        Ok(peer) => peer,
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
-    if peer.as_socket().is_some() && socket.local_addr()?.as_socket() == peer.as_socket() {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Ok(true)
-}
-
 /// Begins to connect, without waiting.
 pub(crate) fn connect(
     to: &Addr,
