@@ -27,9 +27,13 @@ use crate::sys::socket::StreamSocket;
 /// seed, so the same seed and the same calls have the same outcome. That holds for the handler too as far as it asks
 /// nobody else: the generator of [`fastrand`](https://docs.rs/fastrand) is seeded for it.
 ///
-/// What does not belong to it: worker pools and whatever else runs on other threads, files, UDP, and outbound connections,
-/// which all fail with [`Unsupported`](std::io::ErrorKind::Unsupported). Requests by a [`Handle`](crate::Handle) or the
-/// [`Engine`] are carried out in the next turn.
+/// Requests by a [`Handle`](crate::Handle) or the [`Engine`] are carried out in the next turn. Listeners speak TLS if the server's
+/// first one does. What is not simulated:
+///
+/// - Worker pools, and files that are sent: they work, on threads of their own and in real time.
+/// - Outbound connections, which fail with [`Unsupported`](std::io::ErrorKind::Unsupported), and sockets that are
+///   [adopted](Engine::adopt), which are never heard of. [`Conn::detach`](crate::Conn::detach) is refused.
+/// - UDP.
 pub struct Simulation<H: EventHandler> {
     event_loop: EventLoop<H>,
     engine: Engine<H>,

@@ -12,6 +12,8 @@ mod memory;
 mod panics;
 mod pipes;
 mod timeouts;
+#[cfg(feature = "tls")]
+mod tls;
 mod world;
 mod writes;
 #[cfg(feature = "ws")]

@@ -3,14 +3,18 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use epicycle::Server;
 use epicycle::testing::{Link, Peer, Reading, Simulation};
+use epicycle::{Listen, Server};
 use fastrand::Rng;
 
 /// A server whose buffers, budgets and marks are small enough to be reached.
 pub(crate) fn server(rng: &mut Rng) -> Server {
+    server_on("tcp://:1", rng)
+}
+
+pub(crate) fn server_on(listen: impl Into<Listen>, rng: &mut Rng) -> Server {
     let high = rng.usize(1 << 10..64 << 10);
-    Server::bind("tcp://:1")
+    Server::bind(listen)
         .read_buffer(rng.usize(16 << 10..=32 << 10))
         .read_budget(rng.usize(1..64 << 10))
         .frame_budget(rng.usize(1..20))

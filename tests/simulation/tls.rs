@@ -1,0 +1,154 @@
+//! TLS over the simulated network: records end anywhere, and what was said arrives with its end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use epicycle::codec::Raw;
+use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
+use epicycle::tls::{Identity, TlsServer};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Listen};
+use fastrand::Rng;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use super::world;
+
+/// Both sides' settings, with a certificate that signs itself.
+static SETTINGS: LazyLock<(TlsServer, Arc<ClientConfig>)> = LazyLock::new(|| {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
+    let server = TlsServer::new(identity.expect("they match")).expect("is set up");
+    let mut roots = RootCertStore::empty();
+    let root: CertificateDer<'_> = made.cert.der().clone();
+    roots.add(root).expect("is a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("has versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (server, Arc::new(client))
+});
+
+/// Echoes, and counts how connections end.
+#[derive(Default)]
+struct Echo {
+    opened: usize,
+    ended: Vec<String>,
+}
+
+impl EventHandler for Echo {
+    type Codec = Raw;
+    type Session = ();
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        assert!(conn.tls().is_some(), "hands are shaken");
+        self.opened += 1;
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), bytes: &[u8]) -> Action {
+        conn.write(bytes).into()
+    }
+
+    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+        self.ended.push(reason.to_string());
+    }
+}
+
+struct Client {
+    peer: Peer,
+    tls: ClientConnection,
+    wire: Vec<u8>,
+    sent: Vec<u8>,
+    got: Vec<u8>,
+    /// The server's stream ended as TLS wants it.
+    ended: bool,
+}
+
+impl Client {
+    /// Takes what has arrived, and sends what there is to send.
+    fn pump(&mut self, sim: &mut Simulation<Echo>) {
+        self.wire.extend(sim.take_received(self.peer));
+        let mut wire = &self.wire[..];
+        while !wire.is_empty() && !self.ended {
+            self.tls.read_tls(&mut wire).expect("there is room");
+            self.tls.process_new_packets().expect("valid records");
+            match self.tls.reader().read_to_end(&mut self.got) {
+                Ok(_) => self.ended = true,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        self.wire.clear();
+        let mut records = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut records).expect("memory");
+        }
+        sim.send(self.peer, records);
+    }
+}
+
+#[test]
+fn records_come_back_and_the_stream_ends_as_it_should() {
+    each_seed(0..300, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (tls, config) = &*SETTINGS;
+        let server = world::server_on(Listen::on("tcp://:1").tls(tls), &mut rng);
+        let link: Link = world::link(&mut rng).resets(0);
+        let mut sim =
+            Simulation::new(seed, link, server, |_| Echo::default()).expect("a simulation");
+        let mut clients: Vec<Client> = (0..rng.usize(1..3))
+            .map(|_| {
+                let name = "localhost".try_into().expect("a name");
+                let peer = sim.connect();
+                sim.set_reading(peer, world::reading(&mut rng));
+                sim.keep_open(peer);
+                Client {
+                    peer,
+                    tls: ClientConnection::new(config.clone(), name).expect("is set up"),
+                    wire: Vec::new(),
+                    sent: Vec::new(),
+                    got: Vec::new(),
+                    ended: false,
+                }
+            })
+            .collect();
+        for _ in 0..rng.usize(1..10) {
+            for client in &mut clients {
+                let mut bytes = vec![0; world::len(&mut rng)];
+                rng.fill(&mut bytes);
+                // More than it buffers is not taken.
+                let taken = client.tls.writer().write(&bytes).expect("some of it");
+                client.sent.extend(&bytes[..taken]);
+                client.pump(&mut sim);
+            }
+            sim.run_for(Duration::from_micros(rng.u64(..100_000)));
+        }
+        for _ in 0..200 {
+            clients.iter_mut().for_each(|client| client.pump(&mut sim));
+            sim.run_for(Duration::from_secs(2));
+        }
+        for client in &mut clients {
+            assert_eq!(client.got, client.sent);
+            client.tls.send_close_notify();
+            client.pump(&mut sim);
+            sim.shutdown(client.peer);
+        }
+        sim.run_for(Duration::from_secs(1000));
+        for client in &mut clients {
+            client.pump(&mut sim);
+            assert!(client.ended, "no close_notify");
+            assert_eq!(sim.ending(client.peer), Ending::Finished);
+        }
+        sim.finish();
+        let handler = sim.handler();
+        assert_eq!(handler.opened, clients.len());
+        assert_eq!(handler.ended, vec!["closed by the peer"; clients.len()]);
+        assert_eq!(sim.stats().buffered, 0);
+    });
+}
