@@ -98,7 +98,7 @@ fn flood(sim: &mut Simulation<Generous>, rng: &mut Rng, len: usize) -> (Vec<Peer
 
 #[test]
 fn a_peer_that_does_not_read_is_not_read_either() {
-    each_seed(0..300, |seed| {
+    each_seed(0..200, |seed| {
         let (mut sim, ledger, mut rng) = world(seed, OutboundPolicy::PauseReads);
         // Each chunk of ten times 1,000 bytes is refused or goes into what is left above the mark.
         let (deaf, other) = flood(&mut sim, &mut rng, 200_000);
@@ -122,7 +122,7 @@ fn a_peer_that_does_not_read_is_not_read_either() {
 
 #[test]
 fn what_is_dropped_is_dropped_whole() {
-    each_seed(0..300, |seed| {
+    each_seed(0..200, |seed| {
         let (mut sim, ledger, mut rng) = world(seed, OutboundPolicy::Drop);
         let (deaf, other) = flood(&mut sim, &mut rng, 60_000);
         sim.run_for(Duration::from_secs(100));
@@ -144,7 +144,7 @@ fn what_is_dropped_is_dropped_whole() {
 
 #[test]
 fn whoever_is_over_the_limit_is_closed() {
-    each_seed(0..300, |seed| {
+    each_seed(0..200, |seed| {
         let (mut sim, ledger, mut rng) = world(seed, OutboundPolicy::Close);
         let (deaf, other) = flood(&mut sim, &mut rng, 60_000);
         sim.run_for(Duration::from_secs(1100));
