@@ -53,14 +53,22 @@ def messages(addr, count, connections=64):
                 peers -= 1
 
 
-def visits(addr, count):
-    """Connects, sends one message, gets it back and leaves, `count` times."""
-    for _ in range(count):
-        with socket.create_connection(addr) as peer:
-            peer.sendall(MESSAGE)
-            peer.recv(65536)
-            peer.shutdown(socket.SHUT_WR)
-            peer.recv(1)
+def visits(together):
+    """A load: visitors who connect, send one message, get it back and leave, so many of them at a time."""
+
+    def load(addr, count):
+        for _ in range(count // together):
+            peers = [socket.create_connection(addr) for _ in range(together)]
+            for peer in peers:
+                peer.sendall(MESSAGE)
+            for peer in peers:
+                peer.recv(65536)
+                peer.shutdown(socket.SHUT_WR)
+            for peer in peers:
+                peer.recv(1)
+                peer.close()
+
+    return load
 
 
 def instructions(load, count):
@@ -112,8 +120,9 @@ def idle_memory(count):
 
 
 if __name__ == "__main__":
-    print(f"instructions a message:               {slope(messages, 6_400, 32_000):6.0f}")
-    print(f"instructions an accept, echo, close:  {slope(visits, 500, 2_500):6.0f}")
-    print(f"bytes of memory an idle connection:   {idle_memory(10_000):6.0f}")
+    print(f"instructions a message:                     {slope(messages, 6_400, 32_000):6.0f}")
+    print(f"instructions an accept, echo and close:     {slope(visits(1), 800, 4_000):6.0f}")
+    print(f"the same, eight visitors at a time:         {slope(visits(8), 800, 4_000):6.0f}")
+    print(f"bytes of memory an idle connection:         {idle_memory(10_000):6.0f}")
     print("system calls a message:")
     system_calls(32_000)
