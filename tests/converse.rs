@@ -34,6 +34,8 @@ use util::{LONG, await_some, eventually, expect_panics};
 struct Toy {
     stage: Stage,
     pings: usize,
+    /// Whether the next answer is the last: it says `<last>` behind it.
+    retires: bool,
 }
 
 impl Codec for Toy {
@@ -87,6 +89,10 @@ impl Codec for Toy {
         });
     }
 
+    fn retire(&mut self) {
+        self.retires = true;
+    }
+
     fn stage(&self) -> Stage {
         self.stage
     }
@@ -95,6 +101,9 @@ impl Codec for Toy {
 impl Encode<&[u8]> for Toy {
     fn encode(&mut self, item: &[u8], dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         dst.put(item);
+        if self.retires {
+            dst.put(b"<last>");
+        }
         self.stage = match item.first() {
             Some(b'c') => Stage::Closing,
             Some(b'f') => Stage::Finished,
@@ -139,6 +148,7 @@ impl EventHandler for Talk {
         Toy {
             stage: Stage::Idle,
             pings: 0,
+            retires: false,
         }
     }
 
@@ -366,7 +376,7 @@ fn a_shutdown_waits_for_an_answer_but_not_beyond_its_deadline() {
             // It is still open, and what is answered now arrives; the next frame comes too late.
             thread::sleep(Duration::from_millis(50));
             answer(&handle, b"A");
-            assert_eq!(client.recv_to_end(), b"A<shutdown>");
+            assert_eq!(client.recv_to_end(), b"A<last><shutdown>");
         } else {
             let (received, _) = client.recv_to_any_end();
             assert_eq!(received, b"");

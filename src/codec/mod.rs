@@ -71,7 +71,7 @@ pub trait Codec: 'static {
     const IMMUTABLE_FRAMES: bool = false;
 
     /// Whether the codec takes part in the conversation: by [`speak`](Self::speak),
-    /// [`last_words`](Self::last_words) and [`stage`](Self::stage), which are not asked otherwise.
+    /// [`last_words`](Self::last_words), [`retire`](Self::retire) and [`stage`](Self::stage), which are not asked otherwise.
     ///
     /// What has been encoded by such a codec is never taken back: an item may take the output past the outbound
     /// limit, and the next one is refused then.
@@ -115,6 +115,9 @@ pub trait Codec: 'static {
     fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
         let _ = (parting, dst);
     }
+
+    /// A shutdown waits for the answer that is owed, which is to be the last: so the codec can say so in it.
+    fn retire(&mut self) {}
 
     /// Where the conversation stands. Asked each time some input has been decoded or something has been sent.
     fn stage(&self) -> Stage {

@@ -51,6 +51,9 @@ impl<H: EventHandler> Conn<'_, H> {
         match self.codec.stage() {
             Stage::Idle | Stage::Receiving | Stage::Answering => {}
             Stage::Closing => self.await_goodbye(),
+            Stage::Finished if self.link.state.is_retiring() => {
+                self.close_unhurried(CloseReason::Shutdown);
+            }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
         }
     }

@@ -152,6 +152,10 @@ impl Codec for HttpCodec {
         last_words(&mut self.exchange, receiving, parting, dst);
     }
 
+    fn retire(&mut self) {
+        self.exchange.close();
+    }
+
     #[inline]
     fn stage(&self) -> Stage {
         self.exchange.stage()
@@ -170,6 +174,9 @@ pub(super) fn last_words(
     parting: Parting<'_>,
     dst: &mut Outbox<'_>,
 ) {
+    if exchange.stage() == Stage::Finished {
+        return;
+    }
     let owed = exchange.answer() == Answer::Owed;
     let status = match parting {
         // Part of an answer, or another protocol, must not be followed by a new one.

@@ -234,6 +234,10 @@ impl Codec for HttpStreamCodec {
         last_words(&mut self.exchange, receiving, parting, dst);
     }
 
+    fn retire(&mut self) {
+        self.exchange.close();
+    }
+
     fn stage(&self) -> Stage {
         self.exchange.stage()
     }

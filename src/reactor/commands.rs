@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
+use crate::codec::Codec;
 use crate::conn::close::CloseReason;
 use crate::handler::context::{Ending, Timer};
 use crate::handler::converse::owes_answer;
@@ -127,6 +128,7 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(slot) = self.connections.at(slot) {
                 if owes_answer(&slot.link.state, &slot.codec) {
                     slot.link.state.retire();
+                    slot.codec.retire();
                     continue;
                 }
                 let reason = CloseReason::Shutdown;

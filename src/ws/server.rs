@@ -115,6 +115,12 @@ impl Codec for ServerCodec {
         }
     }
 
+    fn retire(&mut self) {
+        if let State::Http(http) = &mut self.state {
+            http.retire();
+        }
+    }
+
     #[inline]
     fn stage(&self) -> Stage {
         match &self.state {

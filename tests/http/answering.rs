@@ -317,7 +317,9 @@ fn a_shutdown_waits_for_an_answer_that_is_owed() {
     let client = Client::to(&running);
     client.send("GET /owed HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut of_owed = answers(&client);
-    assert_eq!(of_owed.get().text(), "GET /owed\n");
+    let owed = of_owed.get();
+    assert_eq!(owed.text(), "GET /owed\n");
+    assert_eq!(owed.header("Connection"), Some("close"));
     of_owed.expect_end();
     answers(&idle).expect_end();
     let mut of_partial = answers(&partial);
