@@ -3,7 +3,6 @@
 mod util;
 
 use std::env;
-use std::fs;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -12,7 +11,7 @@ use epicycle::{Server, service};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::client::Client;
-use crate::util::process::{descriptor_limit, descriptors, limit_descriptors};
+use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
 use crate::util::{LONG, eventually};
 
 const WANTED: usize = 10_000;
@@ -147,14 +146,4 @@ fn connect(addr: SocketAddr, n: usize) -> Client {
     socket.connect(&addr.into()).expect("connects");
     socket.set_read_timeout(Some(LONG)).expect("sets");
     Client(socket)
-}
-
-/// This process's resident memory in bytes, where the system tells.
-fn resident() -> Option<usize> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
 }

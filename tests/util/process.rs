@@ -105,6 +105,15 @@ pub(crate) fn limit_descriptors(current: u64) {
     setrlimit(Resource::Nofile, limit).expect("is within the hard limit");
 }
 
+/// This process's resident memory in bytes, where the system tells.
+pub(crate) fn resident() -> Option<usize> {
+    // Exact, unlike the counters in `status`, which threads bring up to date by and by.
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?;
+    let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib << 10)
+}
+
 /// How much processor time this process has used.
 pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);

@@ -1,0 +1,225 @@
+//! One hostile client: a socket that does not block, and the script it follows.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use super::behaviour::{Behaviour, Check, Script, Step};
+use super::kind::Kind;
+
+/// The buffers of a client that has little room, in bytes.
+const CRAMPED: usize = 8 << 10;
+
+pub(crate) struct Client {
+    pub(crate) socket: Socket,
+    pub(crate) behaviour: Behaviour,
+    pub(crate) kind: Kind,
+    pub(crate) born: Instant,
+    connected: bool,
+    script: Script,
+    step: usize,
+    /// How far the step has come: bytes, or times.
+    done: usize,
+    /// It does nothing before.
+    asleep_until: Option<Instant>,
+    received: Vec<u8>,
+}
+
+/// What became of a client when it was given its turn.
+pub(crate) enum Turn {
+    /// It waits for its socket, or is asleep.
+    Waits,
+    /// It has just fallen asleep.
+    Sleeps(Instant),
+    /// It has closed, or the server has closed it.
+    Ended,
+}
+
+impl Client {
+    /// Begins to connect.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub(crate) fn start(
+        behaviour: Behaviour,
+        kind: Kind,
+        script: Script,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        // Addresses whose port is still in TIME_WAIT may be used again: the servers' ports tell them apart.
+        socket.set_reuse_address(true)?;
+        socket.bind(&from.into())?;
+        if script.cramped {
+            socket.set_recv_buffer_size(CRAMPED)?;
+            socket.set_send_buffer_size(CRAMPED)?;
+        }
+        match socket.connect(&to.into()) {
+            Err(error)
+                if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+            {
+                return Err(error);
+            }
+            _ => {}
+        }
+        Ok(Self {
+            socket,
+            behaviour,
+            kind,
+            born: Instant::now(),
+            connected: false,
+            script,
+            step: 0,
+            done: 0,
+            asleep_until: None,
+            received: Vec::new(),
+        })
+    }
+
+    pub(crate) fn has_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Goes on as far as it can.
+    ///
+    /// # Errors
+    ///
+    /// When it could not connect.
+    pub(crate) fn proceed(&mut self, now: Instant) -> io::Result<Turn> {
+        if self.asleep_until.is_some_and(|until| now < until) {
+            return Ok(Turn::Waits);
+        }
+        self.asleep_until = None;
+        if !self.connected {
+            if let Some(error) = self.socket.take_error()? {
+                return Err(error);
+            }
+            if self.socket.peer_addr().is_err() {
+                return Ok(Turn::Waits);
+            }
+            self.connected = true;
+        }
+        while self.step < self.script.steps.len() {
+            match self.take_step(now) {
+                Ok(true) => {
+                    self.step += 1;
+                    self.done = 0;
+                }
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Waits),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Whatever the error is, it has no connection any more.
+                Err(_) => break,
+            }
+            if let Some(until) = self.asleep_until {
+                return Ok(Turn::Sleeps(until));
+            }
+        }
+        Ok(Turn::Ended)
+    }
+
+    /// Does a part of the step at hand; tells whether that was its end.
+    fn take_step(&mut self, now: Instant) -> io::Result<bool> {
+        match &self.script.steps[self.step] {
+            Step::Send(bytes) => {
+                self.done += (&self.socket).write(&bytes[self.done..])?;
+                Ok(self.done == bytes.len())
+            }
+            Step::Trickle(bytes, pause) => {
+                self.done += (&self.socket).write(&bytes[self.done..=self.done])?;
+                self.asleep_until = Some(now + *pause);
+                Ok(self.done == bytes.len())
+            }
+            Step::Flood(bytes, most) => {
+                if self.done >= *most {
+                    // An event comes when the server closes.
+                    return match self.socket.take_error()? {
+                        Some(error) => Err(error),
+                        None => Err(ErrorKind::WouldBlock.into()),
+                    };
+                }
+                self.done += (&self.socket).write(&bytes[self.done % bytes.len()..])?;
+                Ok(false)
+            }
+            Step::Read(len) => {
+                let len = *len;
+                let n = self.receive(len - self.done)?;
+                self.done += n;
+                if n == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                Ok(self.done == len)
+            }
+            Step::ReadSlowly(len, times, pause) => {
+                let (len, times, pause) = (*len, *times, *pause);
+                if self.receive(len)? == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                self.done += 1;
+                self.asleep_until = Some(now + pause);
+                Ok(self.done == times)
+            }
+            Step::ReadToEnd => Ok(self.receive(16 << 10)? == 0),
+            Step::Fin => self.socket.shutdown(Shutdown::Write).map(|()| true),
+            Step::Wait(pause) => {
+                self.asleep_until = Some(now + *pause);
+                Ok(true)
+            }
+            Step::Reset => self.socket.set_linger(Some(Duration::ZERO)).map(|()| true),
+        }
+    }
+
+    /// Reads up to `len` bytes, at most 16 KiB, and keeps them.
+    fn receive(&mut self, len: usize) -> io::Result<usize> {
+        let mut bytes = [0; 16 << 10];
+        let len = len.min(bytes.len());
+        let n = (&self.socket).read(&mut bytes[..len])?;
+        self.received.extend_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    /// Whether it got what was due to it.
+    ///
+    /// # Errors
+    ///
+    /// When not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let compare = |payloads, whole| self.kind.compare(&self.received, payloads, whole);
+        let told = match &self.script.check {
+            Check::Nothing => Ok(()),
+            Check::Some(payloads) => compare(payloads, false).and_then(nothing_else),
+            Check::All(payloads) => compare(payloads, true).and_then(nothing_else),
+            Check::Refusal(payloads) => compare(payloads, true).and_then(|rest| match self.kind {
+                Kind::Http => refusal(rest),
+                _ => nothing_else(rest),
+            }),
+        };
+        told.map_err(|why| {
+            let (words, kind) = (self.behaviour.words(), self.kind.name());
+            format!(
+                "a client to {words:?} of {kind}, after {:?}: {why}",
+                self.born.elapsed()
+            )
+        })
+    }
+}
+
+fn nothing_else(rest: &[u8]) -> Result<(), String> {
+    match rest.len() {
+        0 => Ok(()),
+        len => Err(format!("{len} bytes that nobody asked for")),
+    }
+}
+
+fn refusal(rest: &[u8]) -> Result<(), String> {
+    if rest.starts_with(b"HTTP/1.1 4") || rest.starts_with(b"HTTP/1.1 5") {
+        return Ok(());
+    }
+    let answer = String::from_utf8_lossy(rest);
+    Err(format!("no refusal: {answer:?}"))
+}

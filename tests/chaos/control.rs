@@ -1,0 +1,240 @@
+//! The control group: clients that behave well, make requests all the time, compare the answers and take their time.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use hdrhistogram::Histogram;
+
+use super::kind::{KINDS, Kind};
+use super::server::MAX_PAYLOAD;
+
+/// How many clients there are for each kind of server.
+const EACH: usize = 4;
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may be away, by no fault of the server's, before the server may take it for silent.
+const AWAY: Duration = Duration::from_millis(700);
+
+/// What the group is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Phase {
+    /// It has no connections.
+    Pause,
+    /// It makes requests that are compared and not timed.
+    WarmUp,
+    /// Before the storm.
+    Before,
+    /// With the hostile clients.
+    Storm,
+    After,
+    End,
+}
+
+impl Phase {
+    /// In plain words, for the summary.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Phase::Pause | Phase::WarmUp | Phase::End => "not timed",
+            Phase::Before => "alone, before the storm",
+            Phase::Storm => "during the storm",
+            Phase::After => "alone again",
+        }
+    }
+}
+
+/// The phases whose latencies are kept.
+pub(crate) const TIMED: [Phase; 3] = [Phase::Before, Phase::Storm, Phase::After];
+
+/// The latencies of requests in microseconds, for each of [`TIMED`]; that of a connection's first request includes the connect.
+#[derive(Debug)]
+pub(crate) struct Latencies {
+    pub(crate) of: [Histogram<u64>; TIMED.len()],
+    /// Requests in all, warm-up included.
+    pub(crate) requests: u64,
+    /// Connections that the server ended by right: their client had been away.
+    pub(crate) excused: u64,
+}
+
+/// Tells the members what to do. When it is dropped, they end.
+#[derive(Debug)]
+pub(crate) struct Group {
+    phase: AtomicU8,
+}
+
+impl Group {
+    pub(crate) fn new() -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Pause as u8),
+        }
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Runs all members until the end.
+    ///
+    /// # Errors
+    ///
+    /// The first request that was not answered right, in words.
+    pub(crate) fn run(
+        &self,
+        seed: u64,
+        servers: &[SocketAddr; KINDS.len()],
+    ) -> Result<Latencies, String> {
+        thread::scope(|scope| {
+            let members: Vec<_> = (0..EACH * KINDS.len())
+                .map(|n| {
+                    let (kind, server) = (KINDS[n % KINDS.len()], servers[n % KINDS.len()]);
+                    let rng = Rng::with_seed(seed ^ (n as u64) << 32);
+                    scope.spawn(move || Member::new(kind, server, rng).run(&self.phase))
+                })
+                .collect();
+            let mut all = Latencies::new();
+            for member in members {
+                let one = member.join().expect("no panic")?;
+                for (all, one) in all.of.iter_mut().zip(&one.of) {
+                    all.add(one).expect("have the same bounds");
+                }
+                all.requests += one.requests;
+                all.excused += one.excused;
+            }
+            Ok(all)
+        })
+    }
+}
+
+impl Latencies {
+    fn new() -> Self {
+        let histogram = || Histogram::new(3).expect("is a precision");
+        Self {
+            of: [histogram(), histogram(), histogram()],
+            requests: 0,
+            excused: 0,
+        }
+    }
+}
+
+struct Member {
+    kind: Kind,
+    server: SocketAddr,
+    rng: Rng,
+    /// The connection, and how many requests are still to be made on it.
+    open: Option<(TcpStream, usize)>,
+    latencies: Latencies,
+}
+
+impl Member {
+    fn new(kind: Kind, server: SocketAddr, rng: Rng) -> Self {
+        Self {
+            kind,
+            server,
+            rng,
+            open: None,
+            latencies: Latencies::new(),
+        }
+    }
+
+    fn run(mut self, phase: &AtomicU8) -> Result<Latencies, String> {
+        let mut last = Instant::now();
+        loop {
+            let phase = phase.load(Ordering::Relaxed);
+            if phase == Phase::End as u8 {
+                return Ok(self.latencies);
+            }
+            if phase == Phase::Pause as u8 {
+                self.open = None;
+                thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            let began = Instant::now();
+            let kept = self.open.is_some();
+            let mut asked = began;
+            match self.request(&mut asked) {
+                Ok(()) => {
+                    self.latencies.requests += 1;
+                    if let Some(n) = TIMED.iter().position(|timed| *timed as u8 == phase) {
+                        let micros = began.elapsed().as_micros() as u64;
+                        let recorded = self.latencies.of[n].record(micros);
+                        recorded.expect("the bounds follow");
+                    }
+                }
+                Err(error) if (kept && began - last > AWAY) || asked - began > AWAY => {
+                    drop(error);
+                    self.latencies.excused += 1;
+                    self.open = None;
+                }
+                Err(error) => {
+                    let (kind, took) = (self.kind.name(), began.elapsed());
+                    return Err(format!("{kind}, after {took:?}: {error}"));
+                }
+            }
+            last = Instant::now();
+            thread::sleep(Duration::from_micros(self.rng.u64(2000..8000)));
+        }
+    }
+
+    /// Makes a request, on a new connection if there is none. `asked` becomes the time when it was sent.
+    fn request(&mut self, asked: &mut Instant) -> io::Result<()> {
+        let payload = self.payload();
+        let (mut stream, left) = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let stream = TcpStream::connect(self.server)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                (stream, self.rng.usize(..30))
+            }
+        };
+        let sent = stream.write_all(&self.kind.request(&payload));
+        *asked = Instant::now();
+        sent?;
+        let mut received = Vec::new();
+        let mut some = [0; 4096];
+        while self.payload_of(&received, &payload)?.is_none() {
+            let n = stream.read(&mut some)?;
+            if n == 0 {
+                let got = received.len();
+                let why = format!("the server ended the connection after {got} bytes of an answer");
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, why));
+            }
+            received.extend_from_slice(&some[..n]);
+        }
+        let rest = self.kind.compare(&received, &[payload], true);
+        if !rest.map_err(io::Error::other)?.is_empty() {
+            return Err(io::Error::other("more came than was asked for"));
+        }
+        if left > 0 {
+            self.open = Some((stream, left - 1));
+        }
+        Ok(())
+    }
+
+    fn payload_of(
+        &self,
+        received: &[u8],
+        payload: &[u8],
+    ) -> io::Result<Option<std::ops::Range<usize>>> {
+        let found = self.kind.payload(received, payload.len());
+        found.map_err(io::Error::other)
+    }
+
+    /// Mostly short.
+    fn payload(&mut self) -> Vec<u8> {
+        let most = match self.rng.u32(..20) {
+            0 => MAX_PAYLOAD,
+            _ => 500,
+        };
+        let mut bytes = vec![0; self.rng.usize(1..=most)];
+        self.rng.fill(&mut bytes);
+        bytes
+    }
+}

@@ -1,0 +1,253 @@
+//! The hostile clients: a few threads with as many places, and one client after the other in each.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use super::behaviour::Behaviour;
+use super::client::{Client, Turn};
+use super::kind::KINDS;
+
+const THREADS: usize = 2;
+
+/// How long a thread may be away before the server may take its clients for slower than they mean to be.
+pub(crate) const AWAY: Duration = Duration::from_millis(750);
+
+/// By when a client has to have ended, whatever it does. None does anything for longer than a few seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a crowd has done.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// The connections made, by behaviour and kind of server.
+    pub(crate) connected: BTreeMap<(&'static str, &'static str), u64>,
+    /// Clients that were not treated as they have to be, each in words.
+    pub(crate) wronged: Vec<String>,
+    /// Clients that were not, but their own thread had been away for so long that a timeout of the server's may have been right.
+    pub(crate) excused: u64,
+    /// For how long a thread has been away, at the longest.
+    pub(crate) away: Duration,
+}
+
+/// Who comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd<'a> {
+    pub(crate) seed: u64,
+    /// How many clients there are at a time.
+    pub(crate) count: usize,
+    /// For how long they keep coming.
+    pub(crate) lasting: Duration,
+    /// What they are up to, each of these as often as the others.
+    pub(crate) behaviours: &'a [Behaviour],
+}
+
+/// Has a crowd come to the servers, with an address for each kind, and waits for the end of each client.
+pub(crate) fn unleash(crowd: Crowd<'_>, servers: &[SocketAddr; KINDS.len()]) -> Done {
+    let threads = thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let places = (thread..crowd.count).step_by(THREADS);
+                scope.spawn(move || Share::new(crowd, places, servers)?.run())
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic").expect("a poll works"))
+            .collect::<Vec<_>>()
+    });
+    let mut all = Done::default();
+    for done in threads {
+        for (who, connected) in done.connected {
+            *all.connected.entry(who).or_default() += connected;
+        }
+        all.wronged.extend(done.wronged);
+        all.excused += done.excused;
+        all.away = all.away.max(done.away);
+    }
+    all
+}
+
+/// Where one client follows the other.
+struct Place {
+    rng: Rng,
+    /// How many clients have been here.
+    past: usize,
+    /// When the next one may come.
+    next: Instant,
+    client: Option<Client>,
+}
+
+/// The clients of a thread.
+struct Share<'a> {
+    poll: Poll,
+    places: Vec<Place>,
+    /// When which place is to be looked at.
+    alarms: BinaryHeap<Reverse<(Instant, usize)>>,
+    until: Instant,
+    behaviours: &'a [Behaviour],
+    /// When it is next looked for clients that have been forgotten.
+    inspection: Instant,
+    servers: &'a [SocketAddr; KINDS.len()],
+    /// When this thread was last away for long.
+    away: Option<Instant>,
+    done: Done,
+}
+
+impl<'a> Share<'a> {
+    fn new(
+        crowd: Crowd<'a>,
+        places: impl Iterator<Item = usize>,
+        servers: &'a [SocketAddr; KINDS.len()],
+    ) -> io::Result<Self> {
+        let now = Instant::now();
+        let place = |number: usize| {
+            let mut rng = Rng::with_seed(crowd.seed.wrapping_mul(1_000_003) + number as u64);
+            Place {
+                next: now + Duration::from_millis(rng.u64(..400)),
+                past: number,
+                rng,
+                client: None,
+            }
+        };
+        let places: Vec<_> = places.map(place).collect();
+        let alarms = places
+            .iter()
+            .enumerate()
+            .map(|(n, place)| Reverse((place.next, n)));
+        Ok(Self {
+            poll: Poll::new()?,
+            alarms: alarms.collect(),
+            places,
+            until: now + crowd.lasting,
+            behaviours: crowd.behaviours,
+            inspection: now + PATIENCE,
+            servers,
+            away: None,
+            done: Done::default(),
+        })
+    }
+
+    fn run(mut self) -> io::Result<Done> {
+        let mut events = Events::with_capacity(256);
+        let mut last = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now - last > AWAY {
+                self.away = Some(now);
+            }
+            self.done.away = self.done.away.max(now - last);
+            last = now;
+            while let Some(&Reverse((at, place))) = self.alarms.peek() {
+                if at > now {
+                    break;
+                }
+                self.alarms.pop();
+                self.look_after(place, now);
+            }
+            if now >= self.until && self.places.iter().all(|place| place.client.is_none()) {
+                return Ok(self.done);
+            }
+            if now >= self.inspection {
+                self.inspection = now + PATIENCE / 10;
+                (0..self.places.len()).for_each(|place| self.look_after(place, now));
+            }
+            let next = self
+                .alarms
+                .peek()
+                .map(|Reverse((at, _))| at.saturating_duration_since(now));
+            let at_most = Duration::from_millis(50);
+            match self.poll.poll(
+                &mut events,
+                Some(next.map_or(at_most, |next| next.min(at_most))),
+            ) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let now = Instant::now();
+            for event in &events {
+                self.look_after(event.token().0, now);
+            }
+        }
+    }
+
+    /// Gives the client of a place its turn, or the place a new client.
+    fn look_after(&mut self, number: usize, now: Instant) {
+        let place = &mut self.places[number];
+        if place.client.is_none() && place.next <= now && now < self.until {
+            match place.welcome(&self.poll, number, self.behaviours, self.servers) {
+                Ok(client) => place.client = Some(client),
+                Err(error) => self
+                    .done
+                    .wronged
+                    .push(format!("cannot begin to connect: {error}")),
+            }
+        }
+        let Some(client) = &mut place.client else {
+            return;
+        };
+        let turn = client.proceed(now);
+        match turn {
+            Ok(Turn::Sleeps(until)) => {
+                self.alarms.push(Reverse((until, number)));
+                return;
+            }
+            Ok(Turn::Waits) if now - client.born < PATIENCE => return,
+            Ok(Turn::Waits) => {
+                let (words, kind) = (client.behaviour.words(), client.kind.name());
+                self.done.wronged.push(format!(
+                    "the {kind} server has forgotten a client to {words:?}"
+                ));
+            }
+            Ok(Turn::Ended) => {
+                if let Err(why) = client.check() {
+                    if self.away.is_some_and(|away| away > client.born) {
+                        self.done.excused += 1;
+                    } else {
+                        self.done.wronged.push(why);
+                    }
+                }
+            }
+            Err(error) => self.done.wronged.push(format!("cannot connect: {error}")),
+        }
+        if client.has_connected() {
+            let who = (client.behaviour.words(), client.kind.name());
+            *self.done.connected.entry(who).or_default() += 1;
+        }
+        place.client = None;
+        place.next = now + Duration::from_millis(place.rng.u64(..100));
+        if place.next < self.until {
+            self.alarms.push(Reverse((place.next, number)));
+        }
+    }
+}
+
+impl Place {
+    fn welcome(
+        &mut self,
+        poll: &Poll,
+        number: usize,
+        behaviours: &[Behaviour],
+        servers: &[SocketAddr; KINDS.len()],
+    ) -> io::Result<Client> {
+        let behaviour = behaviours[self.rng.usize(..behaviours.len())];
+        let which = self.rng.usize(..KINDS.len());
+        let kind = KINDS[which];
+        let script = behaviour.script(kind, &mut self.rng);
+        self.past += 1;
+        let from = SocketAddr::new(behaviour.address(self.past).into(), 0);
+        let client = Client::start(behaviour, kind, script, from, servers[which])?;
+        let fd = client.socket.as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        poll.registry()
+            .register(&mut SourceFd(&fd), Token(number), interest)?;
+        Ok(client)
+    }
+}

@@ -1,0 +1,66 @@
+//! A storm over real sockets: two thousand hostile clients against an echo, a length-field and an HTTP server at once, in
+//! each reactor mode, while a control group of well-behaved clients makes requests all the time.
+//!
+//! The servers are a process of their own, so that its descriptors and its memory are theirs alone. They have the limits of a
+//! server in production, with timeouts short enough to be seen. At the end every request of the control group was answered
+//! right, every connection that was made was opened and closed once, for the reason that its client gave, and the process
+//! has as many descriptors and as much memory as before.
+//!
+//! A short storm comes with the other tests. A long one, which says what it sees:
+//!
+//! ```text
+//! EPICYCLE_CHAOS_SECONDS=60 cargo test --release --all-features --test chaos -- --nocapture
+//! ```
+//!
+//! What the clients do follows from a seed (`EPICYCLE_SEED=1234` sets it), when they get to do it does not.
+
+#[path = "../util/mod.rs"]
+mod util;
+
+mod behaviour;
+mod client;
+mod control;
+mod crowd;
+mod garbage;
+mod kind;
+mod ledger;
+mod process;
+mod server;
+mod storm;
+mod summary;
+
+use epicycle::testing::each_seed;
+
+use crate::server::Mode;
+
+#[test]
+fn a_single_loop_weathers_two_thousand_hostile_clients() {
+    weather(
+        "a_single_loop_weathers_two_thousand_hostile_clients",
+        Mode::SingleLoop,
+    );
+}
+
+#[test]
+fn a_main_reactor_and_its_sub_reactors_weather_two_thousand_hostile_clients() {
+    weather(
+        "a_main_reactor_and_its_sub_reactors_weather_two_thousand_hostile_clients",
+        Mode::MainReactor,
+    );
+}
+
+#[test]
+fn a_listener_for_each_reactor_weathers_two_thousand_hostile_clients() {
+    weather(
+        "a_listener_for_each_reactor_weathers_two_thousand_hostile_clients",
+        Mode::ReusePort,
+    );
+}
+
+/// In the process that cargo has started, the storm; in the one that it starts, the servers.
+fn weather(test: &str, mode: Mode) {
+    if server::is_wanted(test) {
+        return server::serve(mode);
+    }
+    each_seed(1..2, |seed| storm::pass(test, mode, seed));
+}

@@ -1,0 +1,168 @@
+//! The servers' process, as the process with the clients sees it.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use super::kind::KINDS;
+use super::ledger::Ends;
+use super::server::{ROLE, SAYS};
+use crate::util::await_some;
+
+/// The process; it ends when this is dropped.
+pub(crate) struct Servers {
+    child: Child,
+    orders: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// One for each kind.
+    pub(crate) addresses: [SocketAddr; KINDS.len()],
+}
+
+/// What the process has at one moment, and the most it has had at once since it was last told to forget that.
+#[derive(Clone, Debug)]
+pub(crate) struct Look {
+    /// One for each kind.
+    pub(crate) servers: Vec<Counts>,
+    pub(crate) descriptors: u64,
+    /// Resident memory in bytes, where the system tells.
+    pub(crate) memory: Option<u64>,
+    pub(crate) peak_connections: u64,
+    pub(crate) peak_buffered: u64,
+    pub(crate) peak_memory: u64,
+}
+
+/// What a server has counted.
+#[derive(Clone, Debug)]
+pub(crate) struct Counts {
+    pub(crate) name: String,
+    pub(crate) ends: Ends,
+    numbers: BTreeMap<String, u64>,
+}
+
+impl Servers {
+    /// Starts this program again, for the test of that name.
+    pub(crate) fn start(test: &str) -> Self {
+        let mut child = Command::new(env::current_exe().expect("a path"))
+            .args(["--exact", test, "--nocapture"])
+            .env(ROLE, test)
+            // The C library gives a large block back to the system at once, so that resident memory is what is in use.
+            .env("MALLOC_MMAP_THRESHOLD_", "4096")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs itself");
+        let orders = child.stdin.take().expect("is piped");
+        let output = child.stdout.take().expect("is piped");
+        let mut this = Self {
+            child,
+            orders,
+            lines: BufReader::new(output).lines(),
+            addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); KINDS.len()],
+        };
+        let said = this.listen();
+        for (address, said) in this.addresses.iter_mut().zip(array(&said)) {
+            let said = said.as_str().expect("is text");
+            *address = said.parse().expect("is an address");
+        }
+        this
+    }
+
+    pub(crate) fn look(&mut self) -> Look {
+        let said = self.ask("look");
+        Look {
+            servers: array(&said["servers"]).iter().map(Counts::new).collect(),
+            descriptors: number(&said, "descriptors"),
+            memory: said["memory"].as_u64(),
+            peak_connections: number(&said, "peak_connections"),
+            peak_buffered: number(&said, "peak_buffered"),
+            peak_memory: number(&said, "peak_memory"),
+        }
+    }
+
+    /// Waits until no connection is left, nor anything that belonged to one, and looks then.
+    pub(crate) fn look_when_quiet(&mut self) -> Look {
+        await_some("all connections end, and their buffers and timers", || {
+            let look = self.look();
+            let none = |what| look.servers.iter().all(|counts| counts.of(what) == 0);
+            ["connections", "buffered", "timers"]
+                .into_iter()
+                .all(none)
+                .then_some(look)
+        })
+    }
+
+    pub(crate) fn forget_the_peak(&mut self) {
+        self.order("forget the peak");
+    }
+
+    /// Shuts the servers down; what they have counted in the end.
+    pub(crate) fn end(mut self) -> Vec<Counts> {
+        let said = self.ask("end");
+        assert!(self.child.wait().expect("ends").success());
+        array(&said).iter().map(Counts::new).collect()
+    }
+
+    fn ask(&mut self, what: &str) -> Value {
+        self.order(what);
+        self.listen()
+    }
+
+    fn order(&mut self, what: &str) {
+        writeln!(self.orders, "{what}").expect("the servers are there");
+    }
+
+    fn listen(&mut self) -> Value {
+        let said = self.lines.find_map(|line| {
+            let line = line.expect("is text");
+            line.strip_prefix(SAYS).map(str::to_owned)
+        });
+        let said = said.expect("the servers have ended before their time");
+        serde_json::from_str(&said).expect("is JSON")
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Counts {
+    fn new(said: &Value) -> Self {
+        let all = said.as_object().expect("is an object");
+        let numbers = |all: &serde_json::Map<String, Value>| {
+            all.iter()
+                .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        let ends = said["ends"].as_object().expect("is an object");
+        let ends = ends.iter().map(|(who, why)| {
+            let why = why.as_object().expect("is an object");
+            (who.clone(), numbers(why))
+        });
+        Self {
+            name: said["name"].as_str().expect("has a name").to_owned(),
+            ends: ends.collect(),
+            numbers: numbers(all),
+        }
+    }
+
+    /// The count of that name.
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        let count = self.numbers.get(name);
+        *count.unwrap_or_else(|| panic!("no {name} is counted"))
+    }
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().expect("is an array")
+}
+
+fn number(value: &Value, name: &str) -> u64 {
+    value[name].as_u64().expect("is a number")
+}

@@ -1,0 +1,310 @@
+//! The process with the servers: an echo, a length-field and an HTTP server, which answer a request with its payload.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use std::{env, io, thread};
+
+use epicycle::codec::{Codec, LengthField, Raw};
+use epicycle::http::{HttpCodec, Limits, Request, Response};
+use epicycle::metrics::ReactorStats;
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Report, Server};
+use serde_json::{Value, json};
+
+use super::kind::Kind;
+use super::ledger::Ledger;
+use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
+
+/// Names the test whose servers this process is to be.
+pub(crate) const ROLE: &str = "EPICYCLE_CHAOS_SERVERS";
+
+/// What every line that this process says begins with.
+pub(crate) const SAYS: &str = "SERVERS ";
+
+/// The longest payload that the length-field and the HTTP server take, in bytes.
+pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
+
+/// The most that one connection may hold, in bytes: output up to its limit and an incomplete frame, each in a buffer of up to twice
+/// its size.
+pub(crate) const MOST_A_CONNECTION: usize = 2 * OUTBOUND_LIMIT + 2 * MAX_FRAME;
+
+const MAX_FRAME: usize = 32 << 10;
+const OUTBOUND_LIMIT: usize = 128 << 10;
+
+/// Who accepts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    SingleLoop,
+    MainReactor,
+    ReusePort,
+}
+
+impl Mode {
+    /// In plain words, for the summary.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Mode::SingleLoop => "a single loop",
+            Mode::MainReactor => "a main reactor and two sub-reactors",
+            Mode::ReusePort => "two reactors, each with its listener",
+        }
+    }
+}
+
+/// Whether this process was started to be the servers of that test.
+pub(crate) fn is_wanted(test: &str) -> bool {
+    env::var(ROLE).is_ok_and(|wanted| wanted == test)
+}
+
+/// Runs the servers until the orders on standard input end.
+pub(crate) fn serve(mode: Mode) {
+    limit_descriptors(descriptor_limit().1);
+    let servers = [
+        start::<Echo>(mode, Kind::Echo),
+        start::<Frames>(mode, Kind::Frames),
+        start::<Http>(mode, Kind::Http),
+    ];
+    let peak = Arc::new(Peak::default());
+    watch(&servers, &peak);
+    let addresses: Vec<_> = servers
+        .iter()
+        .map(|server| server.address.clone())
+        .collect();
+    say(&json!(addresses));
+    for order in io::stdin().lines() {
+        match order.expect("is text").as_str() {
+            "look" => say(&look(&servers, &peak)),
+            "forget the peak" => peak.forget(),
+            _ => break,
+        }
+    }
+    let ends = servers.into_iter().map(Started::end);
+    say(&Value::Array(ends.collect()));
+}
+
+fn say(what: &Value) {
+    // The harness may have left a line of its own without an end.
+    println!("\n{SAYS}{what}");
+}
+
+/// The limits of a server in production, with timeouts short enough to be seen.
+fn limited(mode: Mode) -> Server {
+    let server = Server::bind("tcp://127.0.0.1:0")
+        .max_connections(10_000)
+        .handshake_timeout(Duration::from_millis(1000))
+        .read_timeout(Duration::from_millis(1200))
+        .idle_timeout(Duration::from_millis(1500))
+        .write_stall_timeout(Duration::from_millis(1500))
+        .drain_deadline(Duration::from_millis(1500))
+        .fin_timeout(Duration::from_millis(500))
+        .max_frame(MAX_FRAME)
+        .high_water(OUTBOUND_LIMIT / 4)
+        .outbound_limit(OUTBOUND_LIMIT)
+        .recv_buffer(32 << 10)
+        // What the kernel does not take, the engine has to.
+        .send_buffer(8 << 10);
+    match mode {
+        Mode::SingleLoop => server.single_loop(true),
+        Mode::MainReactor => server.reactors(2),
+        Mode::ReusePort => server.reactors(2).reuse_port(true),
+    }
+}
+
+/// A protocol that answers.
+trait Answering: 'static {
+    type Codec: Codec;
+
+    fn codec() -> Self::Codec;
+
+    fn answer(
+        conn: &mut Conn<'_, Counted<Self>>,
+        frame: <Self::Codec as Codec>::Frame<'_>,
+    ) -> Action
+    where
+        Self: Sized;
+}
+
+struct Echo;
+
+impl Answering for Echo {
+    type Codec = Raw;
+
+    fn codec() -> Raw {
+        Raw
+    }
+
+    fn answer(conn: &mut Conn<'_, Counted<Self>>, bytes: &[u8]) -> Action {
+        conn.write(bytes).into()
+    }
+}
+
+struct Frames;
+
+impl Answering for Frames {
+    type Codec = LengthField;
+
+    fn codec() -> LengthField {
+        let codec = LengthField::builder().max_frame(4 + MAX_PAYLOAD);
+        codec.build().expect("has a length")
+    }
+
+    fn answer(conn: &mut Conn<'_, Counted<Self>>, frame: &[u8]) -> Action {
+        conn.send(frame).into()
+    }
+}
+
+struct Http;
+
+impl Answering for Http {
+    type Codec = HttpCodec;
+
+    fn codec() -> HttpCodec {
+        HttpCodec::new(
+            Limits::default()
+                .max_body(MAX_PAYLOAD as u64)
+                .max_head(12 << 10),
+        )
+    }
+
+    fn answer(conn: &mut Conn<'_, Counted<Self>>, request: Request<'_>) -> Action {
+        conn.send(Response::ok().body(request.body())).into()
+    }
+}
+
+/// The handler: answers, and writes down what opens and closes.
+struct Counted<P> {
+    ledger: Arc<Ledger>,
+    protocol: PhantomData<P>,
+}
+
+impl<P: Answering> EventHandler for Counted<P> {
+    type Codec = P::Codec;
+    type Session = ();
+
+    fn codec(&mut self) -> P::Codec {
+        P::codec()
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        self.ledger.open();
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {
+        P::answer(conn, frame)
+    }
+
+    fn on_close(&mut self, closed: &Closed, (): (), reason: CloseReason) {
+        self.ledger.close(closed, &reason);
+    }
+}
+
+/// A server, whichever it is.
+struct Started {
+    name: &'static str,
+    address: String,
+    ledger: Arc<Ledger>,
+    stats: Arc<dyn Fn() -> ReactorStats + Send + Sync>,
+    shutdown: Box<dyn FnOnce() -> Report>,
+}
+
+fn start<P: Answering>(mode: Mode, kind: Kind) -> Started {
+    let ledger = Arc::<Ledger>::default();
+    let for_factory = ledger.clone();
+    let running = limited(mode)
+        .start(move |_| Counted::<P> {
+            ledger: for_factory.clone(),
+            protocol: PhantomData,
+        })
+        .expect("starts");
+    let engine = running.engine().clone();
+    let address = running.local_addrs()[0].as_socket_addr();
+    Started {
+        name: kind.name(),
+        address: address.expect("is a TCP address").to_string(),
+        ledger,
+        stats: Arc::new(move || engine.stats().total()),
+        shutdown: Box::new(move || running.shutdown()),
+    }
+}
+
+impl Started {
+    /// What it has counted so far.
+    fn look(&self) -> Value {
+        counts(self.name, &self.ledger, (self.stats)())
+    }
+
+    /// Shuts it down; what it has counted in the end.
+    fn end(self) -> Value {
+        let report = (self.shutdown)();
+        let mut counts = counts(self.name, &self.ledger, report.stats.total());
+        counts["drained"] = report.drained.into();
+        counts["forced"] = report.forced.into();
+        counts
+    }
+}
+
+fn counts(name: &str, ledger: &Ledger, stats: ReactorStats) -> Value {
+    let (opened, closed) = ledger.counts();
+    json!({
+        "name": name,
+        "on_open": opened,
+        "on_close": closed,
+        "accepted": stats.accepted,
+        "refused": stats.refused,
+        "closed": stats.closed,
+        "connections": stats.connections,
+        "buffered": stats.buffered,
+        "timers": stats.timers,
+        "panics": stats.panics,
+        "accept_errors": stats.accept_errors,
+        "ends": ledger.ends(),
+    })
+}
+
+/// The most there was at once.
+#[derive(Default)]
+struct Peak {
+    connections: AtomicUsize,
+    buffered: AtomicUsize,
+    memory: AtomicUsize,
+}
+
+impl Peak {
+    fn forget(&self) {
+        for value in [&self.connections, &self.buffered, &self.memory] {
+            value.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Looks at the servers every 50 ms for as long as the process lives.
+fn watch(servers: &[Started], peak: &Arc<Peak>) {
+    let stats: Vec<_> = servers.iter().map(|server| server.stats.clone()).collect();
+    let peak = peak.clone();
+    thread::spawn(move || {
+        loop {
+            let mut total = ReactorStats::default();
+            for stats in &stats {
+                total += stats();
+            }
+            let relaxed = Ordering::Relaxed;
+            peak.connections
+                .fetch_max(total.connections as usize, relaxed);
+            peak.buffered.fetch_max(total.buffered as usize, relaxed);
+            peak.memory.fetch_max(resident().unwrap_or(0), relaxed);
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+}
+
+fn look(servers: &[Started], peak: &Peak) -> Value {
+    json!({
+        "servers": servers.iter().map(Started::look).collect::<Vec<_>>(),
+        "descriptors": descriptors(),
+        "memory": resident(),
+        "peak_connections": peak.connections.load(Ordering::Relaxed),
+        "peak_buffered": peak.buffered.load(Ordering::Relaxed),
+        "peak_memory": peak.memory.load(Ordering::Relaxed),
+    })
+}

@@ -1,0 +1,126 @@
+//! What there was to see, in plain words.
+
+use std::collections::BTreeMap;
+
+use super::behaviour::{BEHAVIOURS, Behaviour, CONTROL};
+use super::control::TIMED;
+use super::kind::KINDS;
+use super::server::Mode;
+use super::storm::Seen;
+
+pub(crate) struct Summary {
+    pub(crate) mode: Mode,
+    pub(crate) seed: u64,
+    pub(crate) clients: usize,
+}
+
+impl Summary {
+    pub(crate) fn print(&self, seen: &Seen) {
+        let connections: u64 = seen.done.connected.values().sum();
+        println!();
+        println!(
+            "{}: {} hostile clients at a time, {connections} in all, by seed {}; at most {} connections at once",
+            self.mode.words(),
+            self.clients,
+            self.seed,
+            seen.after.peak_connections
+        );
+        println!();
+        self.ends(seen);
+        println!();
+        self.latencies(seen);
+        println!();
+        self.resources(seen);
+    }
+
+    /// How many came to do what, and how the servers ended it.
+    fn ends(&self, seen: &Seen) {
+        let kinds = KINDS.map(|kind| format!("{:>8}", kind.name())).concat();
+        println!("{:<26}{kinds}  how the connections ended", "they came to");
+        let behaviours = BEHAVIOURS.map(Behaviour::words);
+        for who in behaviours.into_iter().chain([CONTROL]) {
+            let mut numbers = String::new();
+            let mut reasons = BTreeMap::<&str, u64>::new();
+            for (before, after) in seen.before.servers.iter().zip(&seen.after.servers) {
+                let mut sum = 0;
+                for (why, count) in after.ends.get(who).into_iter().flatten() {
+                    let earlier = before.ends.get(who).and_then(|ends| ends.get(why));
+                    let count = count - earlier.unwrap_or(&0);
+                    sum += count;
+                    *reasons.entry(why).or_default() += count;
+                }
+                numbers.push_str(&format!("{sum:>8}"));
+            }
+            let reasons: Vec<_> = reasons
+                .iter()
+                .filter(|(_, count)| **count > 0)
+                .map(|(why, count)| format!("{why} {count}"))
+                .collect();
+            println!("{who:<26}{numbers}  {}", reasons.join(", "));
+        }
+    }
+
+    fn latencies(&self, seen: &Seen) {
+        println!(
+            "{:<26}{:>10}{:>10}{:>10}{:>10}  in milliseconds",
+            CONTROL, "requests", "p50", "p99", "max"
+        );
+        for (phase, latencies) in TIMED.iter().zip(&seen.control.of) {
+            let quantile = |q| latencies.value_at_quantile(q) as f64 / 1000.0;
+            println!(
+                "{:<26}{:>10}{:>10.2}{:>10.2}{:>10.2}",
+                phase.words(),
+                latencies.len(),
+                quantile(0.5),
+                quantile(0.99),
+                quantile(1.0)
+            );
+        }
+        println!(
+            "all {} requests were answered right; {} connections of the group and {} hostile ones are excused",
+            seen.control.requests, seen.control.excused, seen.done.excused
+        );
+        println!(
+            "the threads of the hostile clients were away for {} ms at the longest",
+            seen.done.away.as_millis()
+        );
+    }
+
+    fn resources(&self, seen: &Seen) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let (before, after) = (&seen.before, &seen.after);
+        println!(
+            "{:<26}{:>10}{:>10}{:>10}",
+            "the servers' process", "before", "peak", "after"
+        );
+        println!(
+            "{:<26}{:>10}{:>10}{:>10}",
+            "descriptors", before.descriptors, "", after.descriptors
+        );
+        let memory = |look: Option<u64>| {
+            look.map_or("unknown".to_owned(), |bytes| format!("{:.1}", mib(bytes)))
+        };
+        println!(
+            "{:<26}{:>10}{:>10.1}{:>10}",
+            "memory, MiB",
+            memory(before.memory),
+            mib(after.peak_memory),
+            memory(after.memory)
+        );
+        println!(
+            "{:<26}{:>10.1}{:>10.1}{:>10.1}",
+            "of that in buffers, MiB",
+            mib(before
+                .servers
+                .iter()
+                .map(|counts| counts.of("buffered"))
+                .sum()),
+            mib(after.peak_buffered),
+            mib(after
+                .servers
+                .iter()
+                .map(|counts| counts.of("buffered"))
+                .sum())
+        );
+    }
+}
