@@ -11,6 +11,7 @@ mod ledger;
 mod memory;
 mod panics;
 mod pipes;
+mod storm;
 mod timeouts;
 #[cfg(feature = "tls")]
 mod tls;
