@@ -257,7 +257,7 @@ fn parse(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// A chunked body and how many bytes it takes up, if it is complete.
-fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+pub(crate) fn chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {
         let Ok(httparse::Status::Complete((used, len))) = httparse::parse_chunk_size(&bytes[at..])

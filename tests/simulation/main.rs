@@ -4,6 +4,8 @@
 //! how to replay it.
 
 mod codecs;
+#[cfg(feature = "http")]
+mod exchanges;
 mod handles;
 #[cfg(feature = "http")]
 mod http;
