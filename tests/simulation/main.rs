@@ -3,6 +3,8 @@
 //! `EPICYCLE_SEEDS=100000 cargo test --release --features testing --test simulation` tries more of them. A seed that fails says
 //! how to replay it.
 
+#[cfg(feature = "http")]
+mod clients;
 mod codecs;
 #[cfg(feature = "http")]
 mod exchanges;
@@ -21,3 +23,5 @@ mod world;
 mod writes;
 #[cfg(feature = "ws")]
 mod ws;
+#[cfg(feature = "ws")]
+mod ws_client;

@@ -100,7 +100,7 @@ impl Client {
     }
 }
 
-fn message(rng: &mut Rng) -> Message<'static> {
+pub(crate) fn message(rng: &mut Rng) -> Message<'static> {
     let mut bytes = vec![0; world::len(rng).min(20_000)];
     rng.fill(&mut bytes);
     // Some of it can be compressed, and all of it is UTF-8.
