@@ -29,7 +29,7 @@ STYLE = """
   .out { stroke: #bc4c00; fill: none; stroke-width: 2 }
   .side { stroke: #6e7781; fill: none; stroke-width: 1.6; stroke-dasharray: 5 4 }
   .tip-in { fill: #0969da } .tip-out { fill: #bc4c00 } .tip-side { fill: #6e7781 }
-  .bar-0 { fill: #0969da } .bar-1 { fill: #8c959f } .bar-2 { fill: #bf8700 } .bar-3 { fill: #8250df }
+  .bar-0 { fill: #0969da } .bar-1 { fill: #8c959f } .bar-2 { fill: #bf8700 } .bar-3 { fill: #8250df } .bar-4 { fill: #1a7f37 }
   .grid { stroke: #d8dee4; stroke-width: 1 }
   .even { stroke: #cf222e; stroke-width: 1.5; stroke-dasharray: 4 3 }
   @media (prefers-color-scheme: dark) {
@@ -43,7 +43,7 @@ STYLE = """
     .yours { fill: #12304f; stroke: #4493f8 }
     .in { stroke: #4493f8 } .out { stroke: #f0883e } .side { stroke: #9198a1 }
     .tip-in { fill: #4493f8 } .tip-out { fill: #f0883e } .tip-side { fill: #9198a1 }
-    .bar-0 { fill: #4493f8 } .bar-1 { fill: #656c76 } .bar-2 { fill: #d29922 } .bar-3 { fill: #ab7df8 }
+    .bar-0 { fill: #4493f8 } .bar-1 { fill: #656c76 } .bar-2 { fill: #d29922 } .bar-3 { fill: #ab7df8 } .bar-4 { fill: #3fb950 }
     .grid { stroke: #262c36 }
     .even { stroke: #f85149 }
   }
@@ -167,7 +167,8 @@ def panel(data, y, width):
             drawn += [rect(at, y + 45, 11, 11, f"bar-{n}", 2), text(at + 16, y + 55, name, "label")]
             at += 34 + 7 * len(name)
     top = y + (66 if len(names) > 1 else 44)
-    most = max(max(row["ratios"]) for row in data["rows"])
+    # A rival that could not be measured has no ratio.
+    most = max(ratio for row in data["rows"] for ratio in row["ratios"] if ratio is not None)
     limit = data.get("axis") or most
     scale = (width - LEFT - RIGHT) / limit
     bottom = top + len(data["rows"]) * (ROW - 4 + (BAR + 2) * len(names) - BAR + 2)
@@ -179,8 +180,10 @@ def panel(data, y, width):
         drawn.append(text(LEFT - 10, middle, row["label"], "label", "end"))
         for n, ratio in enumerate(row["ratios"]):
             bar_y = row_top + n * (BAR + 2)
-            drawn.append(rect(LEFT, bar_y, round(max(ratio * scale, 1), 1), BAR, f"bar-{n}", 2))
-            drawn.append(text(LEFT + ratio * scale + 6, bar_y + 11, f"{ratio:.2f}" if most < 4 else f"{ratio:.1f}", "figure"))
+            length = min(ratio or 0, limit) * scale
+            told = "not measured" if ratio is None else f"{ratio:.2f}" if ratio < 4 else f"{ratio:.1f}"
+            drawn.append(rect(LEFT, bar_y, round(max(length, 1), 1), BAR, f"bar-{n}", 2))
+            drawn.append(text(round(LEFT + length + 6, 1), bar_y + 11, told + (" →" if ratio and ratio > limit else ""), "figure"))
         row_top += ROW - 4 + (BAR + 2) * len(names) - BAR + 2
     return "\n".join(drawn), bottom + 30
 

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 
+use clap::Parser;
 use fastwebsockets::{FragmentCollector, OpCode, Role, WebSocket, upgrade};
 use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
@@ -10,13 +11,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rivals::Flags;
 use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    rivals::listen("fastwebsockets_echo", |stream| async {
+    rivals::listen(Flags::parse().addr(), |stream| async {
         let connection = http1::Builder::new()
             .serve_connection(TokioIo::new(stream), service_fn(upgraded))
             .with_upgrades();

@@ -5,14 +5,16 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::task::{Poll, ready};
 
+use clap::Parser;
 use futures_util::{Sink, Stream};
+use rivals::Flags;
 use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 use tokio_tungstenite::accept_async;
 use tokio_tungstenite::tungstenite;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    rivals::listen("tungstenite_echo", |stream| {
+    rivals::listen(Flags::parse().addr(), |stream| {
         unconstrained(async {
             // The load ends without a closing handshake.
             let _ = echo(stream).await;

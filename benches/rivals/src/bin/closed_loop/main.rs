@@ -1,0 +1,165 @@
+//! Loads a server in a closed loop, and tells what that costs the server.
+//!
+//! Each connection keeps as many messages under way as the depth says: for each answer that comes another message is
+//! sent. Answers are compared with what is due, byte by byte; of HTTP's the status and the length. Prints one line of
+//! JSON.
+
+mod message;
+mod server;
+mod steady;
+mod visits;
+
+use std::error::Error;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use hdrhistogram::Histogram;
+use mio::event::Event;
+use mio::{Events, Poll, Registry};
+
+use self::message::Exchange;
+use self::steady::Steady;
+use self::visits::Visits;
+
+/// Loads a server in a closed loop, and tells what that costs the server
+#[derive(Parser)]
+struct Flags {
+    /// What to do with the server
+    mode: Mode,
+    /// The server's port on 127.0.0.1
+    port: u16,
+    /// The server's process; its children are counted in
+    pid: u32,
+    /// How many connections
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// How many bytes a message has, where one can choose
+    #[arg(long, default_value_t = 64)]
+    size: usize,
+    /// How many messages are under way on each connection
+    #[arg(long, default_value_t = 1)]
+    depth: usize,
+    /// For how many seconds the load is on before the measurement
+    #[arg(long, default_value_t = 0.2)]
+    warm_up: f64,
+    /// How many seconds are measured
+    #[arg(long, default_value_t = 0.6)]
+    seconds: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    /// What is sent comes back
+    Echo,
+    /// The same, but each connection is for one message
+    Accept,
+    /// GET /
+    Http,
+    /// Redis's PING
+    Ping,
+    /// Binary messages, uncompressed, of one frame each
+    Websocket,
+}
+
+/// For how long a server may leave a load without an answer. A machine that is busy otherwise may take seconds.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The connections of a load.
+trait Clients {
+    /// Does what an event asks for.
+    fn ready(
+        &mut self,
+        registry: &Registry,
+        event: &Event,
+        told: &mut Told,
+    ) -> Result<(), Box<dyn Error>>;
+}
+
+/// What is counted. A latency is in nanoseconds, from when a message was due to be sent until all of its answer was there.
+struct Told {
+    answers: u64,
+    latencies: Histogram<u64>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let flags = Flags::parse();
+    // A load that nobody ends must not go on.
+    thread::spawn(|| {
+        thread::sleep(Duration::from_secs(60));
+        eprintln!("a minute is over");
+        process::exit(1);
+    });
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, flags.port));
+    let mut poll = Poll::new()?;
+    let exchange = match flags.mode {
+        Mode::Echo | Mode::Accept => Exchange::echo(flags.size),
+        Mode::Http => Exchange::http(addr)?,
+        Mode::Ping => Exchange::ping(),
+        Mode::Websocket => Exchange::websocket(flags.size),
+    };
+    let registry = poll.registry();
+    let mut clients: Box<dyn Clients> = match flags.mode {
+        Mode::Accept => Box::new(Visits::begin(registry, addr, exchange, flags.connections)?),
+        _ => Box::new(Steady::open(
+            registry,
+            addr,
+            exchange,
+            flags.connections,
+            flags.depth,
+        )?),
+    };
+    drive(
+        &mut poll,
+        &mut *clients,
+        Duration::from_secs_f64(flags.warm_up),
+    )?;
+    let (begin, cpu) = (Instant::now(), server::processor_time(flags.pid)?);
+    let told = drive(
+        &mut poll,
+        &mut *clients,
+        Duration::from_secs_f64(flags.seconds),
+    )?;
+    let (took, cpu) = (begin.elapsed(), server::processor_time(flags.pid)? - cpu);
+    if told.answers == 0 {
+        return Err("no answer came".into());
+    }
+    let quantile =
+        |q| Duration::from_nanos(told.latencies.value_at_quantile(q)).as_secs_f64() * 1e6;
+    println!(
+        r#"{{"answers": {}, "seconds": {}, "cpu_seconds": {}, "p50_us": {}, "p99_us": {}, "resident_bytes": {}}}"#,
+        told.answers,
+        took.as_secs_f64(),
+        cpu.as_secs_f64(),
+        quantile(0.5),
+        quantile(0.99),
+        server::resident(flags.pid)?,
+    );
+    Ok(())
+}
+
+/// Keeps the load on for so long, and counts the answers that come meanwhile.
+fn drive(
+    poll: &mut Poll,
+    clients: &mut dyn Clients,
+    how_long: Duration,
+) -> Result<Told, Box<dyn Error>> {
+    let mut told = Told {
+        answers: 0,
+        latencies: Histogram::new_with_bounds(1, 60_000_000_000, 2)?,
+    };
+    let mut events = Events::with_capacity(1024);
+    let end = Instant::now() + how_long;
+    while Instant::now() < end {
+        poll.poll(&mut events, Some(SILENCE))?;
+        if events.is_empty() {
+            return Err(format!("for {SILENCE:?} the server has not answered").into());
+        }
+        for event in &events {
+            clients.ready(poll.registry(), event, &mut told)?;
+        }
+    }
+    Ok(told)
+}

@@ -1,0 +1,193 @@
+//! Connections that stay open.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+
+use crate::message::{Answer, Exchange};
+use crate::{Clients, Told};
+
+/// How many connections are opened at once: fewer than a listener's queue may hold.
+const AT_ONCE: usize = 64;
+
+pub(crate) struct Steady {
+    peers: Vec<Peer>,
+    buffer: Vec<u8>,
+    batch: Batch,
+    answer: Answer,
+}
+
+/// As many messages as are under way on a connection, back to back.
+struct Batch {
+    bytes: Vec<u8>,
+    /// How many bytes of it one message is.
+    message: usize,
+}
+
+impl Steady {
+    /// Opens all connections and sends the first messages.
+    pub(crate) fn open(
+        registry: &Registry,
+        addr: SocketAddr,
+        exchange: Exchange,
+        connections: usize,
+        depth: usize,
+    ) -> Result<Self, Box<dyn Error>> {
+        let batch = Batch {
+            bytes: exchange.message.repeat(depth),
+            message: exchange.message.len(),
+        };
+        let mut peers = Vec::new();
+        for n in 0..connections {
+            if n % AT_ONCE == AT_ONCE - 1 {
+                thread::sleep(Duration::from_millis(2));
+            }
+            let mut stream = exchange.connect(addr)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            registry.register(&mut stream, Token(n), interest)?;
+            peers.push(Peer::new(stream));
+        }
+        for peer in &mut peers {
+            peer.ask(depth, &batch)?;
+        }
+        Ok(Self {
+            peers,
+            buffer: vec![0; 1 << 20],
+            batch,
+            answer: exchange.answer,
+        })
+    }
+}
+
+impl Clients for Steady {
+    fn ready(
+        &mut self,
+        _: &Registry,
+        event: &Event,
+        told: &mut Told,
+    ) -> Result<(), Box<dyn Error>> {
+        let peer = &mut self.peers[event.token().0];
+        if event.is_readable() {
+            let answers = peer.receive(&mut self.buffer, &self.answer, told)?;
+            if answers > 0 {
+                peer.ask(answers, &self.batch)?;
+            }
+        }
+        if event.is_writable() {
+            peer.send(&self.batch)?;
+        }
+        Ok(())
+    }
+}
+
+/// One connection to the server.
+struct Peer {
+    stream: TcpStream,
+    /// How many bytes are still to be sent: the rest of a message, and whole ones.
+    due: usize,
+    /// How many bytes of an answer have come.
+    come: usize,
+    /// When the messages under way became due, and how many at once.
+    under_way: VecDeque<(Instant, usize)>,
+}
+
+impl Peer {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            due: 0,
+            come: 0,
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// Makes more messages due.
+    fn ask(&mut self, count: usize, batch: &Batch) -> io::Result<()> {
+        self.under_way.push_back((Instant::now(), count));
+        self.due += count * batch.message;
+        self.send(batch)
+    }
+
+    /// Sends what is due, as far as the kernel takes it.
+    fn send(&mut self, batch: &Batch) -> io::Result<()> {
+        while self.due > 0 {
+            let begun = (batch.message - self.due % batch.message) % batch.message;
+            let end = batch.bytes.len().min(begun + self.due);
+            match self.stream.write(&batch.bytes[begun..end]) {
+                Ok(sent) => self.due -= sent,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has come. Says how many answers that completes.
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        answer: &Answer,
+        told: &mut Told,
+    ) -> Result<usize, Box<dyn Error>> {
+        let mut answers = 0;
+        loop {
+            let come = match self.stream.read(buffer) {
+                Ok(0) => return Err("the server has closed a connection".into()),
+                Ok(come) => come,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            };
+            answers += self.check(&buffer[..come], answer)?;
+            // It is edge-triggered; but a short read has taken all that there was.
+            if come < buffer.len() {
+                break;
+            }
+        }
+        self.answered(answers, told);
+        Ok(answers)
+    }
+
+    /// Compares bytes with the answers that are due.
+    fn check(&mut self, mut bytes: &[u8], answer: &Answer) -> Result<usize, Box<dyn Error>> {
+        let mut answers = 0;
+        while !bytes.is_empty() {
+            let (part, rest) = bytes.split_at(bytes.len().min(answer.len - self.come));
+            let known = answer.begin.get(self.come..).unwrap_or_default();
+            let compared = known.len().min(part.len());
+            if part[..compared] != known[..compared] {
+                return Err("the server answers something else than it should".into());
+            }
+            self.come += part.len();
+            if self.come == answer.len {
+                answers += 1;
+                self.come = 0;
+            }
+            bytes = rest;
+        }
+        Ok(answers)
+    }
+
+    fn answered(&mut self, mut answers: usize, told: &mut Told) {
+        told.answers += answers as u64;
+        let now = Instant::now();
+        while answers > 0
+            && let Some((since, count)) = self.under_way.front_mut()
+        {
+            let of_these = answers.min(*count);
+            let latency = now.duration_since(*since).as_nanos() as u64;
+            told.latencies.saturating_record_n(latency, of_these as u64);
+            answers -= of_these;
+            *count -= of_these;
+            if *count == 0 {
+                self.under_way.pop_front();
+            }
+        }
+    }
+}

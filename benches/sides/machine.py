@@ -1,0 +1,48 @@
+"""What the figures were measured on, and whether the machine was quiet."""
+import datetime, os, pathlib, re, time
+
+from sides.servers import printed
+
+
+class Watch:
+    """Looks at the machine before the first measurement; `words` looks again, after the last."""
+
+    def __init__(self):
+        self.busy_before = foreign_load()
+        self.times = processor_times()
+
+    def words(self):
+        busy = max(self.busy_before, foreign_load())
+        now = processor_times()
+        spent = [after - before for before, after in zip(self.times, now)]
+        stolen = spent[7] / max(sum(spent[:8]), 1)
+        quiet = busy < 0.05 and stolen < 0.01
+        said = f"other work took {busy:.0%} of it before or after, its host {stolen:.1%} meanwhile"
+        if quiet:
+            return f"The machine was quiet: {said}."
+        return f"**The machine was not quiet**: {said}. Measure again when it is."
+
+
+def processor_times():
+    """user, nice, system, idle, iowait, irq, softirq, steal: in ticks since the machine started."""
+    return [int(ticks) for ticks in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+
+
+def foreign_load():
+    """Which share of all cores is busy while nothing is measured here."""
+    before = processor_times()
+    time.sleep(1)
+    spent = [after - before for before, after in zip(before, processor_times())]
+    return 1 - (spent[3] + spent[4]) / max(sum(spent[:8]), 1)
+
+
+def description(watched, rounds, seconds):
+    cpu = re.search(r"model name\s*: (.+)", pathlib.Path("/proc/cpuinfo").read_text())
+    memory = int(re.search(r"MemTotal:\s+(\d+)", pathlib.Path("/proc/meminfo").read_text())[1]) / 2**20
+    release = os.uname().release.split("-")[0]
+    rustc = printed("rustc", "--version").split()[1:2]
+    cores = f"{os.cpu_count()} cores of {cpu[1].strip() if cpu else os.uname().machine}"
+    return (
+        f"{datetime.date.today()}; {cores}, {memory:.0f} GiB, Linux {release}, Rust {''.join(rustc)}; "
+        f"{rounds} round{'s' if rounds > 1 else ''} of {seconds} s each. {watched.words()}"
+    )
