@@ -34,9 +34,11 @@ pub(crate) enum Behaviour {
     Vanishing,
     /// Asks for much, and closes before it comes.
     Deaf,
+    /// Connects from an address that has more connections than one may have, and says nothing.
+    Crowding,
 }
 
-pub(crate) const BEHAVIOURS: [Behaviour; 11] = [
+pub(crate) const BEHAVIOURS: [Behaviour; 12] = [
     Behaviour::Passing,
     Behaviour::Silent,
     Behaviour::Stuck,
@@ -48,6 +50,7 @@ pub(crate) const BEHAVIOURS: [Behaviour; 11] = [
     Behaviour::Garbage,
     Behaviour::Vanishing,
     Behaviour::Deaf,
+    Behaviour::Crowding,
 ];
 
 /// One thing that a client does.
@@ -108,15 +111,21 @@ impl Behaviour {
             Behaviour::Garbage => "send garbage",
             Behaviour::Vanishing => "vanish amid a message",
             Behaviour::Deaf => "ask for much and leave",
+            Behaviour::Crowding => "crowd from one address",
         }
     }
 
     /// The address that the `n`th client of this behaviour comes from: by its second number the server's process tells who
-    /// it is. There are eight, each with all the ports.
+    /// it is. There are many, so that none has more connections than an address may have, but for those who want just that.
     pub(crate) fn address(self, n: usize) -> Ipv4Addr {
         let index = BEHAVIOURS.iter().position(|other| *other == self);
         let index = index.unwrap_or_default() as u8;
-        Ipv4Addr::new(127, index + 1, 0, (n % 8) as u8 + 1)
+        let n = if self == Behaviour::Crowding {
+            0
+        } else {
+            n % 64
+        };
+        Ipv4Addr::new(127, index + 1, 0, n as u8 + 1)
     }
 
     /// The name that the server's process gives to a client, by its address.
@@ -135,7 +144,7 @@ impl Behaviour {
             // What it has not read of the echo makes a reset of its close.
             (Behaviour::Vanishing, Kind::Echo) => &["Peer", "Reset"],
             (Behaviour::Passing | Behaviour::HalfClosing | Behaviour::Vanishing, _) => &["Peer"],
-            (Behaviour::Silent, _) => &["Timeout(Handshake)"],
+            (Behaviour::Silent | Behaviour::Crowding, _) => &["Timeout(Handshake)"],
             (Behaviour::Stuck, Kind::Echo) => &["Timeout(Idle)"],
             (Behaviour::Stuck, _) => &["Timeout(Read)"],
             (Behaviour::Trickling | Behaviour::Garbage, Kind::Echo) => &["Peer"],
@@ -163,7 +172,7 @@ impl Behaviour {
         let steps = &mut script.steps;
         match self {
             Behaviour::Passing => {}
-            Behaviour::Silent => steps.push(Step::ReadToEnd),
+            Behaviour::Silent | Behaviour::Crowding => steps.push(Step::ReadToEnd),
             Behaviour::Stuck => {
                 let payloads: Vec<_> = (0..rng.usize(1..4)).map(|_| payload(rng, 2000)).collect();
                 steps.extend(payloads.iter().map(|some| Step::Send(kind.request(some))));

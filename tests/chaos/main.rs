@@ -4,7 +4,7 @@
 //! The servers are a process of their own, so that its descriptors and its memory are theirs alone. They have the limits of a
 //! server in production, with timeouts short enough to be seen. At the end every request of the control group was answered
 //! right, every connection that was made was opened and closed once, for the reason that its client gave, and the process
-//! has as many descriptors and as much memory as before.
+//! has as many descriptors and as much memory as before. The shutdown comes amid another storm.
 //!
 //! A short storm comes with the other tests. A long one, which says what it sees:
 //!
@@ -28,6 +28,7 @@ mod process;
 mod server;
 mod storm;
 mod summary;
+mod verdict;
 
 use epicycle::testing::each_seed;
 

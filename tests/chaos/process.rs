@@ -152,6 +152,19 @@ impl Counts {
         }
     }
 
+    /// How many connections of clients that do that have ended for that reason, or for any.
+    pub(crate) fn ended(&self, who: &str, why: Option<&str>) -> u64 {
+        let ends = self.ends.get(who).into_iter().flatten();
+        ends.filter(|(reason, _)| why.is_none_or(|why| why == reason.as_str()))
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// How many have ended for that reason, whoever the client was.
+    pub(crate) fn ended_by(&self, why: &str) -> u64 {
+        self.ends.keys().map(|who| self.ended(who, Some(why))).sum()
+    }
+
     /// The count of that name.
     pub(crate) fn of(&self, name: &str) -> u64 {
         let count = self.numbers.get(name);

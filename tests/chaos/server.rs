@@ -78,6 +78,9 @@ pub(crate) fn serve(mode: Mode) {
             _ => break,
         }
     }
+    for server in &servers {
+        (server.shutdown)();
+    }
     let ends = servers.into_iter().map(Started::end);
     say(&Value::Array(ends.collect()));
 }
@@ -91,11 +94,12 @@ fn say(what: &Value) {
 fn limited(mode: Mode) -> Server {
     let server = Server::bind("tcp://127.0.0.1:0")
         .max_connections(10_000)
+        .max_connections_per_ip(24)
         .handshake_timeout(Duration::from_millis(1000))
         .read_timeout(Duration::from_millis(1200))
         .idle_timeout(Duration::from_millis(1500))
         .write_stall_timeout(Duration::from_millis(1500))
-        .drain_deadline(Duration::from_millis(1500))
+        .drain_deadline(Duration::from_millis(1000))
         .fin_timeout(Duration::from_millis(500))
         .max_frame(MAX_FRAME)
         .high_water(OUTBOUND_LIMIT / 4)
@@ -205,7 +209,8 @@ struct Started {
     address: String,
     ledger: Arc<Ledger>,
     stats: Arc<dyn Fn() -> ReactorStats + Send + Sync>,
-    shutdown: Box<dyn FnOnce() -> Report>,
+    shutdown: Box<dyn Fn()>,
+    join: Box<dyn FnOnce() -> Report>,
 }
 
 fn start<P: Answering>(mode: Mode, kind: Kind) -> Started {
@@ -218,13 +223,15 @@ fn start<P: Answering>(mode: Mode, kind: Kind) -> Started {
         })
         .expect("starts");
     let engine = running.engine().clone();
+    let for_shutdown = engine.clone();
     let address = running.local_addrs()[0].as_socket_addr();
     Started {
         name: kind.name(),
         address: address.expect("is a TCP address").to_string(),
         ledger,
         stats: Arc::new(move || engine.stats().total()),
-        shutdown: Box::new(move || running.shutdown()),
+        shutdown: Box::new(move || for_shutdown.shutdown()),
+        join: Box::new(move || running.join()),
     }
 }
 
@@ -234,9 +241,9 @@ impl Started {
         counts(self.name, &self.ledger, (self.stats)())
     }
 
-    /// Shuts it down; what it has counted in the end.
+    /// Waits for its end; what it has counted then.
     fn end(self) -> Value {
-        let report = (self.shutdown)();
+        let report = (self.join)();
         let mut counts = counts(self.name, &self.ledger, report.stats.total());
         counts["drained"] = report.drained.into();
         counts["forced"] = report.forced.into();

@@ -31,6 +31,8 @@ impl Summary {
         self.latencies(seen);
         println!();
         self.resources(seen);
+        println!();
+        self.end(seen);
     }
 
     /// How many came to do what, and how the servers ended it.
@@ -43,6 +45,11 @@ impl Summary {
             let mut reasons = BTreeMap::<&str, u64>::new();
             for (before, after) in seen.before.servers.iter().zip(&seen.after.servers) {
                 let mut sum = 0;
+                if who == Behaviour::Crowding.words() {
+                    let refused = after.of("refused") - before.of("refused");
+                    sum += refused;
+                    *reasons.entry("refused").or_default() += refused;
+                }
                 for (why, count) in after.ends.get(who).into_iter().flatten() {
                     let earlier = before.ends.get(who).and_then(|ends| ends.get(why));
                     let count = count - earlier.unwrap_or(&0);
@@ -121,6 +128,17 @@ impl Summary {
                 .iter()
                 .map(|counts| counts.of("buffered"))
                 .sum())
+        );
+    }
+
+    fn end(&self, seen: &Seen) {
+        let sum = |what: &str| -> u64 { seen.end.iter().map(|counts| counts.of(what)).sum() };
+        println!(
+            "shut down amid another storm: {} connections drained, {} forced; on_open {}, on_close {} in all",
+            sum("drained"),
+            sum("forced"),
+            sum("on_open"),
+            sum("on_close")
         );
     }
 }

@@ -1,0 +1,115 @@
+//! What has to hold when the storm is over.
+
+use super::behaviour::{BEHAVIOURS, Behaviour};
+use super::crowd::{AWAY, Done};
+use super::kind::{KINDS, Kind};
+use super::process::Counts;
+use super::server::MOST_A_CONNECTION;
+use super::storm::Seen;
+
+/// What an allocator may keep more of after one storm than after another, in bytes; and for each connection, much less than any
+/// buffer or session that is forgotten.
+const SLACK: u64 = 2 << 20;
+const SLACK_A_CONNECTION: u64 = 256;
+
+/// Asserts all of it. There were to be so many clients at a time.
+pub(crate) fn on(seen: &Seen, clients: usize) {
+    on_clients(&seen.done);
+    for (n, kind) in KINDS.into_iter().enumerate() {
+        on_callbacks(&seen.after.servers[n]);
+        for behaviour in BEHAVIOURS {
+            on_ends(seen, n, kind, behaviour);
+        }
+        on_end(&seen.end[n]);
+    }
+    assert!(seen.control.requests > 100, "hardly a request was made");
+    on_resources(seen, clients);
+}
+
+/// Asserts that each hostile client got what was due to it.
+pub(crate) fn on_clients(done: &Done) {
+    let some: Vec<_> = done.wronged.iter().take(10).collect();
+    let count = done.wronged.len();
+    assert!(
+        some.is_empty(),
+        "{count} clients were wronged, such as {some:#?}"
+    );
+}
+
+/// Each connection was opened and closed once, by the handler's count and the engine's.
+fn on_callbacks(counts: &Counts) {
+    let (name, of) = (&counts.name, |what| counts.of(what));
+    assert_eq!(of("on_open"), of("on_close"), "callbacks of {name}");
+    assert_eq!(
+        of("accepted"),
+        of("on_open") + of("refused"),
+        "accepted by {name}"
+    );
+    assert_eq!(of("closed"), of("on_close"), "closed by {name}");
+    for none in ["connections", "buffered", "panics", "accept_errors"] {
+        assert_eq!(of(none), 0, "{none} of {name}");
+    }
+}
+
+/// Each connection that a client made was closed, and for the reason that the client gave.
+fn on_ends(seen: &Seen, server: usize, kind: Kind, behaviour: Behaviour) {
+    let (before, after) = (&seen.before.servers[server], &seen.after.servers[server]);
+    let (who, name) = (behaviour.words(), kind.name());
+    let ended = |why| after.ended(who, why) - before.ended(who, why);
+    let connected = seen.done.connected.get(&(who, name));
+    let connected = connected.copied().unwrap_or(0);
+    assert!(connected > 0, "nobody came to {who:?} of {name}");
+    let refused = match behaviour {
+        Behaviour::Crowding => after.of("refused") - before.of("refused"),
+        _ => 0,
+    };
+    assert_eq!(
+        ended(None) + refused,
+        connected,
+        "those to {who:?} of {name}"
+    );
+    let reasons = behaviour.ends(kind);
+    let right: u64 = reasons.iter().map(|why| ended(Some(why))).sum();
+    assert!(
+        right == ended(None) || seen.done.away > AWAY,
+        "{} clients to {who:?} of {name} did not end by {reasons:?}",
+        ended(None) - right,
+    );
+}
+
+/// A shutdown amid a storm: it tells of all whom it has ended, some of whom have to be forced.
+fn on_end(counts: &Counts) {
+    on_callbacks(counts);
+    let (drained, forced) = (counts.of("drained"), counts.of("forced"));
+    let name = &counts.name;
+    assert!(
+        drained > 0 && forced > 0,
+        "{drained} drained and {forced} forced by {name}"
+    );
+    let ended = counts.ended_by("Shutdown");
+    assert!(
+        drained + forced >= ended,
+        "{drained} drained and {forced} forced, of {ended} by {name}"
+    );
+}
+
+fn on_resources(seen: &Seen, clients: usize) {
+    let (before, after) = (&seen.before, &seen.after);
+    let peak = after.peak_connections;
+    assert!(
+        peak > clients as u64 / 2,
+        "no more than {peak} connections at once"
+    );
+    assert_eq!(after.descriptors, before.descriptors, "descriptors");
+    let allowed = peak * MOST_A_CONNECTION as u64;
+    let buffered = after.peak_buffered;
+    assert!(buffered <= allowed, "{buffered} bytes were buffered");
+    if let (Some(before), Some(now)) = (before.memory, after.memory) {
+        let connections: u64 = seen.done.connected.values().sum();
+        let most = before + SLACK + SLACK_A_CONNECTION * connections;
+        assert!(now <= most, "{before} bytes of memory have become {now}");
+        let peak = after.peak_memory;
+        let most = before + SLACK + allowed;
+        assert!(peak <= most, "{before} bytes of memory were {peak} at most");
+    }
+}
