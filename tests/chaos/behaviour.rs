@@ -7,7 +7,8 @@ use fastrand::Rng;
 
 use super::garbage;
 use super::kind::Kind;
-use super::server::MAX_PAYLOAD;
+use super::services::MAX_PAYLOAD;
+use super::tls;
 
 /// What a client is up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub(crate) enum Step {
     Send(Vec<u8>),
     /// Sends a byte at a time, with a pause behind each.
     Trickle(Vec<u8>, Duration),
-    /// Sends it over and over, so many bytes in all, and then waits for the server to end the connection. Reads nothing.
+    /// Sends it over and over, until the server ends the connection or has let so many bytes pass. Reads nothing.
     Flood(Vec<u8>, usize),
     /// Reads so many bytes.
     Read(usize),
@@ -138,7 +139,7 @@ impl Behaviour {
         }
     }
 
-    /// The reasons for which a server may close the connection of such a client.
+    /// The reasons for which a server may close the connection of such a client. The TLS server opens none for it.
     pub(crate) fn ends(self, kind: Kind) -> &'static [&'static str] {
         match (self, kind) {
             // What it has not read of the echo makes a reset of its close.
@@ -169,6 +170,10 @@ impl Behaviour {
             check: Check::Nothing,
             cramped: false,
         };
+        if kind == Kind::Tls {
+            script.steps = tls::steps(self, rng);
+            return script;
+        }
         let steps = &mut script.steps;
         match self {
             Behaviour::Passing => {}

@@ -17,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) behaviour: Behaviour,
     pub(crate) kind: Kind,
     pub(crate) born: Instant,
+    /// How long its thread had been away by then.
+    pub(crate) away_at_birth: Duration,
     connected: bool,
     script: Script,
     step: usize,
@@ -72,6 +74,7 @@ impl Client {
             behaviour,
             kind,
             born: Instant::now(),
+            away_at_birth: Duration::ZERO,
             connected: false,
             script,
             step: 0,
@@ -136,15 +139,8 @@ impl Client {
                 Ok(self.done == bytes.len())
             }
             Step::Flood(bytes, most) => {
-                if self.done >= *most {
-                    // An event comes when the server closes.
-                    return match self.socket.take_error()? {
-                        Some(error) => Err(error),
-                        None => Err(ErrorKind::WouldBlock.into()),
-                    };
-                }
                 self.done += (&self.socket).write(&bytes[self.done % bytes.len()..])?;
-                Ok(false)
+                Ok(self.done >= *most)
             }
             Step::Read(len) => {
                 let len = *len;

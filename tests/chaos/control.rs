@@ -2,15 +2,18 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use hdrhistogram::Histogram;
+use rustls::ClientConfig;
 
 use super::kind::{KINDS, Kind};
-use super::server::MAX_PAYLOAD;
+use super::services::MAX_PAYLOAD;
+use super::tls::{self, Tls};
 
 /// How many clients there are for each kind of server.
 const EACH: usize = 4;
@@ -88,13 +91,15 @@ impl Group {
         &self,
         seed: u64,
         servers: &[SocketAddr; KINDS.len()],
+        authority: &str,
     ) -> Result<Latencies, String> {
+        let config = &tls::config(authority);
         thread::scope(|scope| {
             let members: Vec<_> = (0..EACH * KINDS.len())
                 .map(|n| {
                     let (kind, server) = (KINDS[n % KINDS.len()], servers[n % KINDS.len()]);
                     let rng = Rng::with_seed(seed ^ (n as u64) << 32);
-                    scope.spawn(move || Member::new(kind, server, rng).run(&self.phase))
+                    scope.spawn(move || Member::new(kind, server, config, rng).run(&self.phase))
                 })
                 .collect();
             let mut all = Latencies::new();
@@ -122,20 +127,27 @@ impl Latencies {
     }
 }
 
+/// TCP or TLS.
+trait Stream: Read + Write {}
+
+impl<S: Read + Write> Stream for S {}
+
 struct Member {
     kind: Kind,
     server: SocketAddr,
+    config: Arc<ClientConfig>,
     rng: Rng,
     /// The connection, and how many requests are still to be made on it.
-    open: Option<(TcpStream, usize)>,
+    open: Option<(Box<dyn Stream>, usize)>,
     latencies: Latencies,
 }
 
 impl Member {
-    fn new(kind: Kind, server: SocketAddr, rng: Rng) -> Self {
+    fn new(kind: Kind, server: SocketAddr, config: &Arc<ClientConfig>, rng: Rng) -> Self {
         Self {
             kind,
             server,
+            config: config.clone(),
             rng,
             open: None,
             latencies: Latencies::new(),
@@ -186,13 +198,7 @@ impl Member {
         let payload = self.payload();
         let (mut stream, left) = match self.open.take() {
             Some(open) => open,
-            None => {
-                let stream = TcpStream::connect(self.server)?;
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                (stream, self.rng.usize(..30))
-            }
+            None => (self.connect()?, self.rng.usize(..30)),
         };
         let sent = stream.write_all(&self.kind.request(&payload));
         *asked = Instant::now();
@@ -216,6 +222,17 @@ impl Member {
             self.open = Some((stream, left - 1));
         }
         Ok(())
+    }
+
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let stream = TcpStream::connect(self.server)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(match self.kind {
+            Kind::Tls => Box::new(Tls::over(stream, &self.config)?),
+            _ => Box::new(stream),
+        })
     }
 
     fn payload_of(

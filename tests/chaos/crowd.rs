@@ -16,10 +16,13 @@ use super::behaviour::Behaviour;
 use super::client::{Client, Turn};
 use super::kind::KINDS;
 
-const THREADS: usize = 2;
+const THREADS: usize = 4;
 
-/// How long a thread may be away before the server may take its clients for slower than they mean to be.
-pub(crate) const AWAY: Duration = Duration::from_millis(750);
+/// A turn of a thread that takes longer than this counts: its clients are slower by that much than they mean to be.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// How much slower a client may be before a timeout of the server's may be right that it does not provoke.
+const LATE: Duration = Duration::from_millis(600);
 
 /// By when a client has to have ended, whatever it does. None does anything for longer than a few seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,10 +34,8 @@ pub(crate) struct Done {
     pub(crate) connected: BTreeMap<(&'static str, &'static str), u64>,
     /// Clients that were not treated as they have to be, each in words.
     pub(crate) wronged: Vec<String>,
-    /// Clients that were not, but their own thread had been away for so long that a timeout of the server's may have been right.
-    pub(crate) excused: u64,
-    /// For how long a thread has been away, at the longest.
-    pub(crate) away: Duration,
+    /// Of the connections, those that this machine has made slower than they meant to be.
+    pub(crate) late: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// Who comes.
@@ -65,12 +66,15 @@ pub(crate) fn unleash(crowd: Crowd<'_>, servers: &[SocketAddr; KINDS.len()]) -> 
     });
     let mut all = Done::default();
     for done in threads {
-        for (who, connected) in done.connected {
-            *all.connected.entry(who).or_default() += connected;
+        for (sum, part) in [
+            (&mut all.connected, done.connected),
+            (&mut all.late, done.late),
+        ] {
+            for (who, count) in part {
+                *sum.entry(who).or_default() += count;
+            }
         }
         all.wronged.extend(done.wronged);
-        all.excused += done.excused;
-        all.away = all.away.max(done.away);
     }
     all
 }
@@ -96,8 +100,8 @@ struct Share<'a> {
     /// When it is next looked for clients that have been forgotten.
     inspection: Instant,
     servers: &'a [SocketAddr; KINDS.len()],
-    /// When this thread was last away for long.
-    away: Option<Instant>,
+    /// How long the turns have taken that were not short, in all.
+    away: Duration,
     done: Done,
 }
 
@@ -130,7 +134,7 @@ impl<'a> Share<'a> {
             behaviours: crowd.behaviours,
             inspection: now + PATIENCE,
             servers,
-            away: None,
+            away: Duration::ZERO,
             done: Done::default(),
         })
     }
@@ -140,10 +144,9 @@ impl<'a> Share<'a> {
         let mut last = Instant::now();
         loop {
             let now = Instant::now();
-            if now - last > AWAY {
-                self.away = Some(now);
+            if now - last > SHORT {
+                self.away += now - last;
             }
-            self.done.away = self.done.away.max(now - last);
             last = now;
             while let Some(&Reverse((at, place))) = self.alarms.peek() {
                 if at > now {
@@ -183,7 +186,10 @@ impl<'a> Share<'a> {
         let place = &mut self.places[number];
         if place.client.is_none() && place.next <= now && now < self.until {
             match place.welcome(&self.poll, number, self.behaviours, self.servers) {
-                Ok(client) => place.client = Some(client),
+                Ok(mut client) => {
+                    client.away_at_birth = self.away;
+                    place.client = Some(client);
+                }
                 Err(error) => self
                     .done
                     .wronged
@@ -193,8 +199,8 @@ impl<'a> Share<'a> {
         let Some(client) = &mut place.client else {
             return;
         };
-        let turn = client.proceed(now);
-        match turn {
+        let late = self.away - client.away_at_birth > LATE;
+        match client.proceed(now) {
             Ok(Turn::Sleeps(until)) => {
                 self.alarms.push(Reverse((until, number)));
                 return;
@@ -207,12 +213,10 @@ impl<'a> Share<'a> {
                 ));
             }
             Ok(Turn::Ended) => {
-                if let Err(why) = client.check() {
-                    if self.away.is_some_and(|away| away > client.born) {
-                        self.done.excused += 1;
-                    } else {
-                        self.done.wronged.push(why);
-                    }
+                if let Err(why) = client.check()
+                    && !late
+                {
+                    self.done.wronged.push(why);
                 }
             }
             Err(error) => self.done.wronged.push(format!("cannot connect: {error}")),
@@ -220,6 +224,7 @@ impl<'a> Share<'a> {
         if client.has_connected() {
             let who = (client.behaviour.words(), client.kind.name());
             *self.done.connected.entry(who).or_default() += 1;
+            *self.done.late.entry(who).or_default() += u64::from(late);
         }
         place.client = None;
         place.next = now + Duration::from_millis(place.rng.u64(..100));

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::kind::Kind;
-use super::server::MAX_PAYLOAD;
+use super::services::MAX_PAYLOAD;
 
 /// Something that a server of that kind cannot take for a message, whatever would follow.
 pub(crate) fn of(kind: Kind, rng: &mut Rng) -> Vec<u8> {
@@ -14,6 +14,13 @@ pub(crate) fn of(kind: Kind, rng: &mut Rng) -> Vec<u8> {
             [length.to_be_bytes().to_vec(), noise(rng)].concat()
         }
         Kind::Http => http(rng),
+        Kind::Tls => match rng.u32(..3) {
+            0 => http(rng),
+            // A record of a handshake, and none of its messages.
+            1 => [&[22, 3, 1, 1, 0][..], &[0xff; 256]].concat(),
+            // No record begins like this.
+            _ => [b"\x80".to_vec(), noise(rng), vec![0; 8]].concat(),
+        },
     }
 }
 

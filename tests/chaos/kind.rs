@@ -1,4 +1,4 @@
-//! The three kinds of server: what a request looks like, and what its answer has to be.
+//! The kinds of server: what a request looks like, and what its answer has to be.
 
 use std::ops::Range;
 
@@ -8,9 +8,11 @@ pub(crate) enum Kind {
     Echo,
     Frames,
     Http,
+    /// An echo behind a handshake.
+    Tls,
 }
 
-pub(crate) const KINDS: [Kind; 3] = [Kind::Echo, Kind::Frames, Kind::Http];
+pub(crate) const KINDS: [Kind; 4] = [Kind::Echo, Kind::Frames, Kind::Http, Kind::Tls];
 
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
@@ -18,13 +20,14 @@ impl Kind {
             Kind::Echo => "echo",
             Kind::Frames => "frames",
             Kind::Http => "http",
+            Kind::Tls => "tls",
         }
     }
 
     /// A request that is to be answered with `payload`.
     pub(crate) fn request(self, payload: &[u8]) -> Vec<u8> {
         let head = match self {
-            Kind::Echo => Vec::new(),
+            Kind::Echo | Kind::Tls => Vec::new(),
             Kind::Frames => (payload.len() as u32).to_be_bytes().to_vec(),
             Kind::Http => {
                 let len = payload.len();
@@ -46,7 +49,7 @@ impl Kind {
         len: usize,
     ) -> Result<Option<Range<usize>>, String> {
         let start = match self {
-            Kind::Echo => Some(0),
+            Kind::Echo | Kind::Tls => Some(0),
             Kind::Frames => received
                 .first_chunk()
                 .map(|length| {

@@ -1,5 +1,5 @@
-//! A storm over real sockets: two thousand hostile clients against an echo, a length-field and an HTTP server at once, in
-//! each reactor mode, while a control group of well-behaved clients makes requests all the time.
+//! A storm over real sockets: two thousand hostile clients against an echo, a length-field, an HTTP and a TLS server at once,
+//! in each reactor mode, while a control group of well-behaved clients makes requests all the time.
 //!
 //! The servers are a process of their own, so that its descriptors and its memory are theirs alone. They have the limits of a
 //! server in production, with timeouts short enough to be seen. At the end every request of the control group was answered
@@ -17,6 +17,10 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+#[path = "../tls/pki.rs"]
+#[allow(dead_code)]
+mod pki;
+
 mod behaviour;
 mod client;
 mod control;
@@ -26,8 +30,10 @@ mod kind;
 mod ledger;
 mod process;
 mod server;
+mod services;
 mod storm;
 mod summary;
+mod tls;
 mod verdict;
 
 use epicycle::testing::each_seed;

@@ -20,6 +20,8 @@ pub(crate) struct Servers {
     lines: Lines<BufReader<ChildStdout>>,
     /// One for each kind.
     pub(crate) addresses: [SocketAddr; KINDS.len()],
+    /// The certificate of the authority that has issued the TLS server's, in PEM.
+    pub(crate) authority: String,
 }
 
 /// What the process has at one moment, and the most it has had at once since it was last told to forget that.
@@ -62,9 +64,12 @@ impl Servers {
             orders,
             lines: BufReader::new(output).lines(),
             addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); KINDS.len()],
+            authority: String::new(),
         };
         let said = this.listen();
-        for (address, said) in this.addresses.iter_mut().zip(array(&said)) {
+        let authority = said["authority"].as_str();
+        authority.expect("is text").clone_into(&mut this.authority);
+        for (address, said) in this.addresses.iter_mut().zip(array(&said["addresses"])) {
             let said = said.as_str().expect("is text");
             *address = said.parse().expect("is an address");
         }

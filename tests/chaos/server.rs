@@ -1,19 +1,18 @@
-//! The process with the servers: an echo, a length-field and an HTTP server, which answer a request with its payload.
+//! The process with the servers: an echo, a length-field and an HTTP server, and an echo over TLS.
 
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{env, io, thread};
 
-use epicycle::codec::{Codec, LengthField, Raw};
-use epicycle::http::{HttpCodec, Limits, Request, Response};
 use epicycle::metrics::ReactorStats;
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Report, Server};
+use epicycle::{Listen, Report, Server};
 use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::ledger::Ledger;
+use super::services::{Answering, Counted, Echo, Frames, Http};
+use crate::pki;
 use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
 
 /// Names the test whose servers this process is to be.
@@ -21,9 +20,6 @@ pub(crate) const ROLE: &str = "EPICYCLE_CHAOS_SERVERS";
 
 /// What every line that this process says begins with.
 pub(crate) const SAYS: &str = "SERVERS ";
-
-/// The longest payload that the length-field and the HTTP server take, in bytes.
-pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
 
 /// The most that one connection may hold, in bytes: output up to its limit and an incomplete frame, each in a buffer of up to twice
 /// its size.
@@ -59,10 +55,13 @@ pub(crate) fn is_wanted(test: &str) -> bool {
 /// Runs the servers until the orders on standard input end.
 pub(crate) fn serve(mode: Mode) {
     limit_descriptors(descriptor_limit().1);
+    let tls = pki::server_tls().handshake_timeout(Duration::from_millis(1000));
+    let plain = || Listen::on("tcp://127.0.0.1:0");
     let servers = [
-        start::<Echo>(mode, Kind::Echo),
-        start::<Frames>(mode, Kind::Frames),
-        start::<Http>(mode, Kind::Http),
+        start::<Echo>(mode, Kind::Echo, plain()),
+        start::<Frames>(mode, Kind::Frames, plain()),
+        start::<Http>(mode, Kind::Http, plain()),
+        start::<Echo>(mode, Kind::Tls, plain().tls(&tls)),
     ];
     let peak = Arc::new(Peak::default());
     watch(&servers, &peak);
@@ -70,7 +69,7 @@ pub(crate) fn serve(mode: Mode) {
         .iter()
         .map(|server| server.address.clone())
         .collect();
-    say(&json!(addresses));
+    say(&json!({ "addresses": addresses, "authority": pki::TRUSTED.pem() }));
     for order in io::stdin().lines() {
         match order.expect("is text").as_str() {
             "look" => say(&look(&servers, &peak)),
@@ -91,8 +90,8 @@ fn say(what: &Value) {
 }
 
 /// The limits of a server in production, with timeouts short enough to be seen.
-fn limited(mode: Mode) -> Server {
-    let server = Server::bind("tcp://127.0.0.1:0")
+fn limited(mode: Mode, listen: Listen) -> Server {
+    let server = Server::bind(listen)
         .max_connections(10_000)
         .max_connections_per_ip(24)
         .handshake_timeout(Duration::from_millis(1000))
@@ -114,95 +113,6 @@ fn limited(mode: Mode) -> Server {
     }
 }
 
-/// A protocol that answers.
-trait Answering: 'static {
-    type Codec: Codec;
-
-    fn codec() -> Self::Codec;
-
-    fn answer(
-        conn: &mut Conn<'_, Counted<Self>>,
-        frame: <Self::Codec as Codec>::Frame<'_>,
-    ) -> Action
-    where
-        Self: Sized;
-}
-
-struct Echo;
-
-impl Answering for Echo {
-    type Codec = Raw;
-
-    fn codec() -> Raw {
-        Raw
-    }
-
-    fn answer(conn: &mut Conn<'_, Counted<Self>>, bytes: &[u8]) -> Action {
-        conn.write(bytes).into()
-    }
-}
-
-struct Frames;
-
-impl Answering for Frames {
-    type Codec = LengthField;
-
-    fn codec() -> LengthField {
-        let codec = LengthField::builder().max_frame(4 + MAX_PAYLOAD);
-        codec.build().expect("has a length")
-    }
-
-    fn answer(conn: &mut Conn<'_, Counted<Self>>, frame: &[u8]) -> Action {
-        conn.send(frame).into()
-    }
-}
-
-struct Http;
-
-impl Answering for Http {
-    type Codec = HttpCodec;
-
-    fn codec() -> HttpCodec {
-        HttpCodec::new(
-            Limits::default()
-                .max_body(MAX_PAYLOAD as u64)
-                .max_head(12 << 10),
-        )
-    }
-
-    fn answer(conn: &mut Conn<'_, Counted<Self>>, request: Request<'_>) -> Action {
-        conn.send(Response::ok().body(request.body())).into()
-    }
-}
-
-/// The handler: answers, and writes down what opens and closes.
-struct Counted<P> {
-    ledger: Arc<Ledger>,
-    protocol: PhantomData<P>,
-}
-
-impl<P: Answering> EventHandler for Counted<P> {
-    type Codec = P::Codec;
-    type Session = ();
-
-    fn codec(&mut self) -> P::Codec {
-        P::codec()
-    }
-
-    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
-        self.ledger.open();
-        Some(())
-    }
-
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {
-        P::answer(conn, frame)
-    }
-
-    fn on_close(&mut self, closed: &Closed, (): (), reason: CloseReason) {
-        self.ledger.close(closed, &reason);
-    }
-}
-
 /// A server, whichever it is.
 struct Started {
     name: &'static str,
@@ -213,14 +123,11 @@ struct Started {
     join: Box<dyn FnOnce() -> Report>,
 }
 
-fn start<P: Answering>(mode: Mode, kind: Kind) -> Started {
+fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
     let ledger = Arc::<Ledger>::default();
     let for_factory = ledger.clone();
-    let running = limited(mode)
-        .start(move |_| Counted::<P> {
-            ledger: for_factory.clone(),
-            protocol: PhantomData,
-        })
+    let running = limited(mode, listen)
+        .start(move |_| Counted::<P>::new(for_factory.clone()))
         .expect("starts");
     let engine = running.engine().clone();
     let for_shutdown = engine.clone();
@@ -260,6 +167,7 @@ fn counts(name: &str, ledger: &Ledger, stats: ReactorStats) -> Value {
         "accepted": stats.accepted,
         "refused": stats.refused,
         "closed": stats.closed,
+        "handshake_failures": stats.handshake_failures,
         "connections": stats.connections,
         "buffered": stats.buffered,
         "timers": stats.timers,

@@ -55,7 +55,7 @@ pub(crate) fn pass(test: &str, mode: Mode, seed: u64) {
 }
 
 fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -> Seen {
-    let addresses = servers.addresses;
+    let (addresses, authority) = (servers.addresses, servers.authority.clone());
     let storm = Crowd {
         seed,
         count: clients,
@@ -63,7 +63,7 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
         behaviours: &BEHAVIOURS,
     };
     // Floods are what fills the reactors' pools of buffers, which then stay full.
-    let floods = [&BEHAVIOURS[..], &[Behaviour::Flooding; 9]].concat();
+    let floods = [&BEHAVIOURS[..], &[Behaviour::Flooding; 24]].concat();
     let warm_up = Crowd {
         seed: !seed,
         lasting: WARM_UP,
@@ -72,7 +72,7 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
     };
     let group = Group::new();
     thread::scope(|scope| {
-        let control = scope.spawn(|| group.run(seed, &addresses));
+        let control = scope.spawn(|| group.run(seed, &addresses, &authority));
         let ended = End(&group);
         group.enter(Phase::WarmUp);
         verdict::on_clients(&unleash(warm_up, &addresses));

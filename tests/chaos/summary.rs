@@ -39,24 +39,31 @@ impl Summary {
     fn ends(&self, seen: &Seen) {
         let kinds = KINDS.map(|kind| format!("{:>8}", kind.name())).concat();
         println!("{:<26}{kinds}  how the connections ended", "they came to");
+        let servers = || seen.before.servers.iter().zip(&seen.after.servers);
         let behaviours = BEHAVIOURS.map(Behaviour::words);
         for who in behaviours.into_iter().chain([CONTROL]) {
             let mut numbers = String::new();
             let mut reasons = BTreeMap::<&str, u64>::new();
-            for (before, after) in seen.before.servers.iter().zip(&seen.after.servers) {
-                let mut sum = 0;
-                if who == Behaviour::Crowding.words() {
-                    let refused = after.of("refused") - before.of("refused");
-                    sum += refused;
-                    *reasons.entry("refused").or_default() += refused;
+            for (kind, (before, after)) in KINDS.iter().zip(servers()) {
+                let count = |what| after.of(what) - before.of(what);
+                let mut ended = 0;
+                for (why, all) in after.ends.get(who).into_iter().flatten() {
+                    let now = all - before.ended(who, Some(why));
+                    *reasons.entry(why).or_default() += now;
+                    ended += now;
                 }
-                for (why, count) in after.ends.get(who).into_iter().flatten() {
-                    let earlier = before.ends.get(who).and_then(|ends| ends.get(why));
-                    let count = count - earlier.unwrap_or(&0);
-                    sum += count;
-                    *reasons.entry(why).or_default() += count;
-                }
-                numbers.push_str(&format!("{sum:>8}"));
+                let connected = seen.done.connected.get(&(who, kind.name()));
+                let connected = *connected.unwrap_or(&ended);
+                numbers.push_str(&format!("{connected:>8}"));
+                // Those whose handshake did not end have no callbacks, nor have those that were refused.
+                let refused = if who == Behaviour::Crowding.words() {
+                    count("refused")
+                } else {
+                    0
+                };
+                *reasons.entry("refused").or_default() += refused;
+                let failed = connected.saturating_sub(ended + refused);
+                *reasons.entry("failed handshake").or_default() += failed;
             }
             let reasons: Vec<_> = reasons
                 .iter()
@@ -84,12 +91,10 @@ impl Summary {
             );
         }
         println!(
-            "all {} requests were answered right; {} connections of the group and {} hostile ones are excused",
-            seen.control.requests, seen.control.excused, seen.done.excused
-        );
-        println!(
-            "the threads of the hostile clients were away for {} ms at the longest",
-            seen.done.away.as_millis()
+            "all {} requests were answered right; this machine made {} of the hostile clients late, and {} of the group",
+            seen.control.requests,
+            seen.done.late.values().sum::<u64>(),
+            seen.control.excused,
         );
     }
 

@@ -1,7 +1,7 @@
 //! What has to hold when the storm is over.
 
 use super::behaviour::{BEHAVIOURS, Behaviour};
-use super::crowd::{AWAY, Done};
+use super::crowd::Done;
 use super::kind::{KINDS, Kind};
 use super::process::Counts;
 use super::server::MOST_A_CONNECTION;
@@ -16,11 +16,18 @@ const SLACK_A_CONNECTION: u64 = 256;
 pub(crate) fn on(seen: &Seen, clients: usize) {
     on_clients(&seen.done);
     for (n, kind) in KINDS.into_iter().enumerate() {
-        on_callbacks(&seen.after.servers[n]);
-        for behaviour in BEHAVIOURS {
-            on_ends(seen, n, kind, behaviour);
+        for counts in [&seen.after.servers[n], &seen.end[n]] {
+            on_callbacks(counts);
         }
-        on_end(&seen.end[n]);
+        match kind {
+            Kind::Tls => on_handshakes(seen, n),
+            _ => {
+                for behaviour in BEHAVIOURS {
+                    on_ends(seen, n, kind, behaviour);
+                }
+                on_shutdown(&seen.end[n]);
+            }
+        }
     }
     assert!(seen.control.requests > 100, "hardly a request was made");
     on_resources(seen, clients);
@@ -42,10 +49,14 @@ fn on_callbacks(counts: &Counts) {
     assert_eq!(of("on_open"), of("on_close"), "callbacks of {name}");
     assert_eq!(
         of("accepted"),
-        of("on_open") + of("refused"),
+        of("on_open") + of("refused") + of("handshake_failures"),
         "accepted by {name}"
     );
-    assert_eq!(of("closed"), of("on_close"), "closed by {name}");
+    assert_eq!(
+        of("closed"),
+        of("on_close") + of("handshake_failures"),
+        "closed by {name}"
+    );
     for none in ["connections", "buffered", "panics", "accept_errors"] {
         assert_eq!(of(none), 0, "{none} of {name}");
     }
@@ -70,16 +81,33 @@ fn on_ends(seen: &Seen, server: usize, kind: Kind, behaviour: Behaviour) {
     );
     let reasons = behaviour.ends(kind);
     let right: u64 = reasons.iter().map(|why| ended(Some(why))).sum();
+    let wrong = ended(None) - right;
+    let late = seen.done.late.get(&(who, name)).copied().unwrap_or(0);
     assert!(
-        right == ended(None) || seen.done.away > AWAY,
-        "{} clients to {who:?} of {name} did not end by {reasons:?}",
-        ended(None) - right,
+        wrong <= late,
+        "{wrong} clients to {who:?} of {name} did not end by {reasons:?}, and {late} were late"
+    );
+}
+
+/// Each connection that a hostile client made to the TLS server was refused, or its handshake failed.
+fn on_handshakes(seen: &Seen, server: usize) {
+    let count = |what| seen.after.servers[server].of(what) - seen.before.servers[server].of(what);
+    let connected = |(who, kind): &(&str, &str)| {
+        let hostile = *kind == Kind::Tls.name();
+        hostile.then(|| seen.done.connected[&(*who, *kind)])
+    };
+    let connected: u64 = seen.done.connected.keys().filter_map(connected).sum();
+    assert!(connected > 0, "nobody came to the TLS server");
+    let (failed, refused) = (count("handshake_failures"), count("refused"));
+    assert_eq!(
+        failed + refused,
+        connected,
+        "{failed} failed, {refused} refused"
     );
 }
 
 /// A shutdown amid a storm: it tells of all whom it has ended, some of whom have to be forced.
-fn on_end(counts: &Counts) {
-    on_callbacks(counts);
+fn on_shutdown(counts: &Counts) {
     let (drained, forced) = (counts.of("drained"), counts.of("forced"));
     let name = &counts.name;
     assert!(
