@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::IoSlice;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use epicycle::codec::Raw;
@@ -53,9 +53,7 @@ const RESUME: u64 = 0;
 
 impl Session {
     pub(super) fn life(&self) -> MutexGuard<'_, Life> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
