@@ -31,13 +31,14 @@
 //! });
 //! ```
 //!
-//! A failing seed prints itself: `seed 17 fails; to replay it: EPICYCLE_SEED=17 cargo test echoes`. With a logger,
+//! [`each_seed`] says what its seeds amounted to, which `cargo test -- --nocapture` shows. A failing seed prints itself: `seed 17 fails; to replay it: EPICYCLE_SEED=17 cargo test echoes`. With a logger,
 //! `RUST_LOG=epicycle=trace` shows every event, call and segment with its virtual time, under the target `epicycle::testing`.
 
 pub(crate) mod link;
 pub(crate) mod network;
 mod seeds;
 mod simulation;
+mod tally;
 
 pub use self::link::Link;
 pub use self::network::{Ending, Reading};

@@ -4,13 +4,22 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::str::FromStr;
 
+use parking_lot::Mutex;
+
+use super::tally::Tally;
+
 /// The seed to run instead of all others.
 const ONE: &str = "EPICYCLE_SEED";
 
 /// How many seeds to run instead of as many as the test says.
 const COUNT: &str = "EPICYCLE_SEEDS";
 
-/// Runs `test` with each seed. The first that fails is told on standard error, and its panic goes on.
+/// What all tests of this process have been through.
+static TOTAL: Mutex<Option<Tally>> = Mutex::new(None);
+
+/// Runs `test` with each seed. The first that fails is told on standard error, and its panic goes on. At the end
+/// standard error hears what the simulations have been through: connections, bytes, virtual time and mishaps, of this test and of
+/// all in this process so far.
 ///
 /// With `EPICYCLE_SEED=1234` in the environment only that seed runs; with `EPICYCLE_SEEDS=100000` so many from the first
 /// one on.
@@ -33,14 +42,31 @@ pub fn each_seed(seeds: Range<u64>, mut test: impl FnMut(u64)) {
         (None, Some(count)) => first..first + count,
         (None, None) => seeds,
     };
+    // What the thread has counted elsewhere is not this test's.
+    Tally::collect();
+    let count = seeds.end.saturating_sub(seeds.start);
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
-            let test = std::thread::current().name().map(str::to_owned);
-            let test = test.unwrap_or_default();
-            eprintln!("seed {seed} fails; to replay it: {ONE}={seed} cargo test {test}");
+            eprintln!(
+                "seed {seed} fails; to replay it: {ONE}={seed} cargo test {}",
+                test_name()
+            );
             resume_unwind(panic);
         }
     }
+    let tally = Tally {
+        seeds: count,
+        ..Tally::collect()
+    };
+    let mut total = TOTAL.lock();
+    let total = total.get_or_insert_default();
+    *total += tally;
+    eprintln!("{}: {tally}\n  in all so far: {total}", test_name());
+}
+
+fn test_name() -> String {
+    let thread = std::thread::current();
+    thread.name().unwrap_or_default().to_owned()
 }
 
 fn variable(name: &str) -> Option<u64> {

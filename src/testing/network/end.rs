@@ -92,12 +92,14 @@ impl State {
         }
         let mut n = available;
         if interferes && self.rng.u32(..8) == 0 {
+            self.tally.hindered += 1;
             return Err(ErrorKind::Interrupted.into());
         }
         // Part of it has not arrived yet, and does a moment later, which makes another event. Once an event has told
         // of the end, everything before the end must be there.
         if interferes && !wire.fin_told && !wire.broken {
             n = self.rng.usize(0..=available);
+            self.tally.hindered += u64::from(n < available);
             self.change(number);
         }
         if n == 0 {
@@ -127,11 +129,13 @@ impl State {
         let mut n = offered.min(room);
         if interferes && n > 0 {
             if self.rng.u32(..8) == 0 {
+                self.tally.hindered += 1;
                 return Err(ErrorKind::Interrupted.into());
             }
             n = self.rng.usize(0..=n);
         }
         if n < offered {
+            self.tally.hindered += 1;
             self.refuse(number, n < room);
         }
         let wire = &mut self.wires[number];
@@ -187,8 +191,12 @@ impl State {
     }
 
     fn note_call(&mut self, call: &str, number: usize, result: &io::Result<usize>) {
+        self.tally.calls += 1;
         let result = match result {
-            Ok(n) => n << 8,
+            Ok(n) => {
+                self.tally.bytes += *n as u64;
+                n << 8
+            }
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock => 1,
                 ErrorKind::Interrupted => 2,

@@ -15,6 +15,7 @@ pub(crate) use self::wire::Readiness;
 use self::wire::Wire;
 pub use self::wire::{Ending, Reading};
 use super::link::Link;
+use super::tally::Tally;
 
 /// The network that a simulation and the sockets of its reactor share.
 #[derive(Clone, Debug)]
@@ -52,6 +53,7 @@ struct State {
     /// What peers have read since they were last asked.
     heard: Vec<(usize, Vec<u8>)>,
     fingerprint: u64,
+    tally: Tally,
 }
 
 /// How long after its beginning a connection breaks at the latest, if it does, in microseconds.
@@ -72,6 +74,7 @@ impl Network {
             changed: Vec::new(),
             heard: Vec::new(),
             fingerprint: 0xcbf2_9ce4_8422_2325,
+            tally: Tally::default(),
         })))
     }
 
@@ -90,6 +93,7 @@ impl Network {
             ..Wire::default()
         };
         state.wires.push(wire);
+        state.tally.connections += 1;
         // A socket that is newly watched has its first event at once.
         state.changed.push(number);
         state.note("connect", number, 0);
@@ -214,7 +218,9 @@ impl State {
                 if wire.ending == Ending::Open {
                     wire.ending = Ending::Reset;
                 }
-                wire.break_off();
+                if wire.break_off() {
+                    self.tally.broken += 1;
+                }
                 self.change(number);
             }
             Happening::Look => self.look(number),
@@ -265,5 +271,12 @@ impl State {
             let mixed = (self.fingerprint ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.fingerprint = mixed.rotate_left(23);
         }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.tally.micros = self.now;
+        self.tally.hand_in();
     }
 }

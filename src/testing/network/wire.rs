@@ -109,12 +109,14 @@ impl Wire {
             && (!self.output.is_empty() || self.shut)
     }
 
-    /// The connection is broken for the reactor's end.
-    pub(super) fn break_off(&mut self) {
-        if !self.broken {
-            self.broken = true;
-            self.error = true;
-            self.output.clear();
+    /// The connection is broken for the reactor's end; says whether it was not yet.
+    pub(super) fn break_off(&mut self) -> bool {
+        if self.broken {
+            return false;
         }
+        self.broken = true;
+        self.error = true;
+        self.output.clear();
+        true
     }
 }
