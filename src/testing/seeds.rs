@@ -48,7 +48,7 @@ pub fn each_seed(seeds: Range<u64>, mut test: impl FnMut(u64)) {
     for seed in seeds {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| test(seed))) {
             eprintln!(
-                "seed {seed} fails; to replay it: {ONE}={seed} cargo test {}",
+                "seed {seed} of {} fails; to replay it, run that test with {ONE}={seed}",
                 test_name()
             );
             resume_unwind(panic);

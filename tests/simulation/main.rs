@@ -1,7 +1,7 @@
 //! The engine's promises, on a simulated network: thousands of seeds, each with its own connections and its own mishaps.
 //!
-//! `EPICYCLE_SEEDS=100000 cargo test --release --features testing --test simulation` tries more of them. A seed that fails says
-//! how to replay it.
+//! `EPICYCLE_SEEDS=10000 cargo test --release --all-features --test simulation -- --nocapture` tries more of them, and says what
+//! they amounted to. A seed that fails says how to replay it.
 
 #[cfg(feature = "http")]
 mod clients;
