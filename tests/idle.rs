@@ -6,8 +6,10 @@ use std::env;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
-use epicycle::{Server, service};
+use epicycle::{EventHandler, Running, Server, service};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::client::Client;
@@ -61,6 +63,9 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
         assert!(each < 2048, "{each} bytes a connection");
     }
 
+    only_the_active_take_turns(&running);
+    eventually("the active one is gone", open);
+
     clients.go_on();
     clients.await_line("echoed");
     assert!(open());
@@ -74,9 +79,28 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
     eventually("all are gone", || stats().connections == 0);
     eventually("no descriptor is left", || descriptors() == before);
     eventually("no timer is left", || stats().timers == 0);
-    assert_eq!(stats().closed, count as u64 + 1);
+    assert_eq!(stats().closed, count as u64 + 2);
     let report = running.shutdown();
     assert_eq!((report.drained, report.forced), (0, 0));
+}
+
+/// Asserts that the loops sleep, and that a client which is active takes hardly more turns than it sends messages.
+fn only_the_active_take_turns<H: EventHandler>(running: &Running<H>) {
+    let turns = || running.engine().stats().total().turns;
+    eventually("loops whose connections are idle sleep", || {
+        let before = turns();
+        thread::sleep(Duration::from_millis(100));
+        turns() == before
+    });
+    let (before, active) = (turns(), Client::to(running));
+    for _ in 0..100 {
+        active.round_trip("no turn is for the idle ones");
+    }
+    let turns = turns() - before;
+    assert!(
+        (100..200).contains(&turns),
+        "{turns} turns for 100 messages"
+    );
 }
 
 /// The process with the other ends.

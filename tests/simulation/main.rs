@@ -11,6 +11,7 @@ mod exchanges;
 mod handles;
 #[cfg(feature = "http")]
 mod http;
+mod idle;
 mod ledger;
 mod memory;
 mod panics;
