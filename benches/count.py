@@ -30,7 +30,7 @@ class Server:
         self.process.wait(60)
 
 
-def messages(addr, count, connections=64):
+def messages(addr, count, connections=64, message=MESSAGE):
     """Sends `count` messages over some connections, one at a time on each."""
     selector = selectors.DefaultSelector()
     left = [count // connections] * connections
@@ -38,7 +38,7 @@ def messages(addr, count, connections=64):
         peer = socket.create_connection(addr)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         selector.register(peer, selectors.EVENT_READ, n)
-        peer.sendall(MESSAGE)
+        peer.sendall(message)
     peers = connections
     while peers:
         for key, _ in selector.select():
@@ -46,7 +46,7 @@ def messages(addr, count, connections=64):
             key.fileobj.recv(65536)
             left[n] -= 1
             if left[n] > 0:
-                key.fileobj.sendall(MESSAGE)
+                key.fileobj.sendall(message)
             else:
                 selector.unregister(key.fileobj)
                 key.fileobj.close()

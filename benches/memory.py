@@ -9,10 +9,11 @@ idle. The server's memory is the growth of its Rss. The kernel's is the growth o
 both ends are on this machine; so it is right only while nothing else opens connections. Needs Linux, and descriptors
 for all of them (ulimit -n). All is on loopback and ends by itself.
 """
-import re, resource, socket, ssl, subprocess, sys, time
+import resource, socket, ssl, sys, time
+
+from serving import Server, slab
 
 COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
-EXAMPLES = "target/release/examples/"
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
@@ -20,30 +21,6 @@ UPGRADE = (
 )
 DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
 TAKEOVER = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
-
-
-class Server:
-    def __init__(self, command):
-        self.process = subprocess.Popen(
-            [EXAMPLES + command[0], *command[1:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        for line in self.process.stdout:
-            if found := re.search(r"listens on \S*:(\d+)", line):
-                self.addr = ("127.0.0.1", int(found[1]))
-                return
-        sys.exit(f"{command[0]} did not start")
-
-    def resident(self):
-        rollup = open(f"/proc/{self.process.pid}/smaps_rollup").read()
-        return int(re.search(r"Rss:\s+(\d+)", rollup)[1]) * 1024
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(60)
-
-
-def slab():
-    return int(re.search(r"Slab:\s+(\d+)", open("/proc/meminfo").read())[1]) * 1024
 
 
 def plain(addr):
@@ -59,7 +36,7 @@ def secure(version):
 
 def measure(command, connect, *messages):
     """Bytes of the server and of the kernel, a connection."""
-    server = Server(command)
+    server = Server(*command)
 
     def open_one():
         peer = connect(server.addr)

@@ -1,0 +1,344 @@
+#!/usr/bin/env python3
+"""Measures what very many idle connections cost: memory, and what they do to the few that are active.
+
+    cargo build --release --features tls,http,ws --example echo --example http --example load
+    benches/scale.py [CONNECTIONS] [--write]
+
+Opens as many connections as it is told (100,000) to the example echo, and then to the example http, whose idle timeout is a
+timer for each; one message goes to and fro on each of them, and they idle. Every hundredth then gives way to one of the
+example load, which takes its slot: these are the active ones. They are measured in a closed loop, one message under way on
+each, and in an open loop at a constant rate; by turns with the same load on servers that nobody else is connected to. In the
+end all are closed. What a loop executes for a message, beside more and more idle connections, is counted by callgrind.
+
+A process holds no more descriptors than its limit (ulimit -Hn), so there are as many servers as that makes necessary,
+which share a port by --reuseport, and as many processes of clients, at addresses of 127.0.0.0/8. The servers are on the
+first core, the load on the others. Needs Linux with two cores, 12 KB of memory a connection, and valgrind. All is on
+loopback and ends by itself, within three minutes or so. With --write the tables go into docs/benchmarks.md. Built with all
+features a connection takes more memory: the feature testing makes it larger.
+"""
+import argparse, contextlib, datetime, json, math, multiprocessing, os, platform, re, resource, signal, socket
+import statistics, subprocess, sys, tempfile, time
+
+import count
+from serving import EXAMPLES, Server, read, slab
+
+# What is sent, to which example, the scheme by which the load generator knows it, and how often each load is repeated:
+# less often where the idle ones would be timed out meanwhile.
+KINDS = {
+    "echo": (count.MESSAGE, "echo", "tcp", 5),
+    "HTTP/1.1, a timer each": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "http", "http", 3),
+}
+# Messages a second on each active connection; none for a closed loop.
+LOADS = {"closed loop": None, "open loop": 10}
+# How long a load lasts, and how long nothing happens at all.
+SECONDS, IDLE_SECONDS = 1.5, 4
+# One of so many connections becomes an active one.
+ONE_IN = 100
+# So many idle connections are beside the active ones while instructions are counted.
+BESIDE = (0, 1_000, 18_000)
+# Few and many: the difference is free of what else the server does.
+MESSAGES = (6_400, 32_000)
+PAGE = "docs/benchmarks.md"
+
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORES, LOAD_CORES = set(CORES[:1]), set(CORES[1:] or CORES)
+DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+# A process has some for itself.
+RESERVED = 200
+
+IP_BIND_ADDRESS_NO_PORT = 24
+# Not half of the ports of an address: beyond that the kernel has to search for one that is free.
+PER_ADDRESS = 10_000
+# So many connections of a client may wait in the servers' queues at a time.
+AT_ONCE = 50
+FORK = multiprocessing.get_context("fork")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("connections", nargs="?", type=int, default=100_000)
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    flags = parser.parse_args()
+    check(flags.connections)
+    # By an exception everything is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    measured = {kind: measure(kind, flags.connections) for kind in KINDS}
+    beside = [n for n in BESIDE if n <= flags.connections and n + RESERVED <= DESCRIPTORS]
+    counted = {kind: [instructions(kind, idle) for idle in beside] for kind in KINDS}
+    text = "\n".join([*told(flags.connections, measured), "", *counts_told(beside, counted)])
+    print(text)
+    if flags.write:
+        write(text)
+
+
+def check(connections):
+    for example in ("echo", "http", "load"):
+        if not os.path.exists(EXAMPLES + example):
+            sys.exit(f"{example} is missing; how to build it:\n{__doc__}")
+    possible = int(re.search(r"MemAvailable:\s+(\d+)", read("/proc/meminfo"))[1]) * 1024 // 12_000
+    if not 1_000 <= connections <= possible:
+        sys.exit(f"1,000 to {possible:,} connections are possible here")
+
+
+class Servers:
+    """As many processes of an example as the connections need, on one port."""
+
+    def __init__(self, stack, example, connections):
+        def suffice(processes):
+            # The kernel deals by a hash, so shares differ; by six standard deviations they do not.
+            share = connections / processes
+            return share + 6 * math.sqrt(share) * (processes > 1) + RESERVED <= DESCRIPTORS
+
+        self.all, port = [], 0
+        for _ in range(next(filter(suffice, range(1, connections)))):
+            listen = ["--addr", f"tcp4://127.0.0.1:{port}", "--reactors", "1", "--reuseport"]
+            server = Server(example, *listen, cores=SERVER_CORES)
+            stack.callback(server.stop)
+            self.all.append(server)
+            self.addr, port = server.addr, server.port
+
+    def resident(self):
+        return sum(server.resident() for server in self.all)
+
+    def descriptors(self):
+        return [server.descriptors() for server in self.all]
+
+    def used(self):
+        """Seconds of processor time, and how often threads have gone to sleep."""
+        return tuple(map(sum, zip(*(server.used() for server in self.all))))
+
+
+class Clients:
+    """Processes that hold a share of the connections each, and do as they are told."""
+
+    def __init__(self, stack, addr, message, connections):
+        processes = -(-connections // (DESCRIPTORS - RESERVED))
+        self.pipes = []
+        for n in range(processes):
+            ours, theirs = FORK.Pipe()
+            self.pipes.append(ours)
+            share = range(n * connections // processes, (n + 1) * connections // processes)
+            process = FORK.Process(target=hold, args=(theirs, list(self.pipes), addr, message, share))
+            process.start()
+            theirs.close()
+            stack.callback(process.join)
+            stack.callback(ours.close)
+
+    def all(self, order):
+        """Has each of them do something; how many connections they did it with."""
+        for pipe in self.pipes:
+            pipe.send(order)
+        answers = [pipe.recv() for pipe in self.pipes]
+        for failure in (answer for answer in answers if isinstance(answer, str)):
+            sys.exit(f"clients fail to {order}: {failure}")
+        return sum(answers)
+
+
+def hold(orders, not_mine, addr, message, share):
+    """The life of a process of clients, which ends when nobody can give it orders any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for pipe in not_mine:
+        pipe.close()
+    held = {}
+    with contextlib.suppress(EOFError):
+        while True:
+            order = orders.recv()
+            try:
+                if order == "open":
+                    for first in share[::AT_ONCE]:
+                        held |= open_some(addr, message, range(first, min(first + AT_ONCE, share.stop)))
+                    orders.send(len(held))
+                else:
+                    leaving = [n for n in held if order == "close" or n % ONE_IN == 0]
+                    for number in leaving:
+                        os.close(held.pop(number))
+                    orders.send(len(leaving))
+            except OSError as error:
+                orders.send(str(error))
+
+
+def open_some(addr, message, numbers):
+    """Descriptors of connections, by number, after one message to and fro."""
+    peers = {}
+    for number in numbers:
+        peers[number] = peer = socket.socket()
+        # The port need differ only from those of connections to the same server.
+        peer.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+        peer.bind((f"127.0.1.{1 + number // PER_ADDRESS}", 0))
+        peer.connect(addr)
+        peer.sendall(message)
+    for peer in peers.values():
+        if not peer.recv(4096):
+            raise ConnectionError("the server ends a connection")
+    return {number: peer.detach() for number, peer in peers.items()}
+
+
+def measure(kind, connections):
+    """What holding the connections takes, by what is measured; and what the active ones see, by load and company."""
+    message, example, scheme, repeats = KINDS[kind]
+    with contextlib.ExitStack() as stack:
+        servers, others = (Servers(stack, example, connections) for _ in range(2))
+        # What a server and the kernel set up once is not to count.
+        warm = Clients(stack, servers.addr, message, 100 * len(servers.all))
+        warm.all("open"), warm.all("close")
+        clients = Clients(stack, servers.addr, message, connections)
+        time.sleep(0.5)
+        before, slab_before, memory_before = servers.descriptors(), slab(), servers.resident()
+        say(f"{kind}: opening {connections:,} connections")
+        begun = time.monotonic()
+        clients.all("open")
+        held = {"opened a second, a message to and fro on each": f"{connections / (time.monotonic() - begun):,.0f}"}
+        time.sleep(0.5)
+        fullest = max(servers.descriptors())
+        held["server processes; descriptors of the fullest"] = f"{len(servers.all)}; {fullest:,}"
+        memory = servers.resident()
+        held["the servers' memory, bytes a connection"] = f"{(memory - memory_before) / connections:.0f}"
+        held["the kernel's memory, bytes an end"] = f"{(slab() - slab_before) / connections / 2:,.0f}"
+        used = servers.used()
+        time.sleep(IDLE_SECONDS)
+        cpu, wakes = (now - then for now, then in zip(servers.used(), used))
+        held[f"all idle for {IDLE_SECONDS} s: the servers' CPU time; how often they wake"] = f"{cpu * 1e3:.1f} ms; {wakes}"
+        active = clients.all("give way")
+        companies = {"alone": others, "among the idle": servers}
+        rounds = [one_round(scheme, companies, active, number) for number in range(repeats)]
+        say(f"{kind}: closing")
+        begun = time.monotonic()
+        if clients.all("close") != connections - active or (left := sum(servers.descriptors()) - sum(before)) < 0:
+            sys.exit("connections were lost")
+        while left := sum(servers.descriptors()) - sum(before):
+            if time.monotonic() - begun > 60:
+                sys.exit(f"{left} connections are left over")
+            time.sleep(0.05)
+        held["all closed in"] = f"{time.monotonic() - begun:.1f} s"
+        megabytes = (f"{size / 1e6:.0f}" for size in (memory_before, memory, servers.resident()))
+        held["the servers' memory before, with all open, after, MB"] = ", ".join(megabytes)
+        return held, rounds
+
+
+def one_round(scheme, companies, active, number):
+    """What the active connections see, by load and company."""
+    say(f"  round {number + 1}")
+    seen = {}
+    for load, rate in LOADS.items():
+        flags = ["--rate", str(rate * active)] if rate else []
+        # Neither is always the first.
+        for company in list(companies)[:: 1 if number % 2 == 0 else -1]:
+            servers = companies[company]
+            cpu, _ = servers.used()
+            told = run_load(scheme, servers.addr, active, flags)
+            cpu = servers.used()[0] - cpu
+            latency = {name: told["latency_us"][name] / 1e3 for name in ("p50", "p90", "p99", "p99.9", "max")}
+            answered = told["requests"]["answered"]
+            unsent = told["requests"]["failed"]
+            rate = answered / told["measured_s"]
+            seen[load, company] = latency | {"rate": rate, "cpu": cpu / answered * 1e6, "unsent": unsent}
+    return seen
+
+
+def run_load(scheme, addr, active, flags):
+    command = [
+        f"{EXAMPLES}load", f"{scheme}://{addr[0]}:{addr[1]}", "--json", "--connections", str(active),
+        "--warm-up", "0s", "--duration", f"{SECONDS * 1e3:.0f}ms", *flags,
+        # Where something else keeps the machine busy, the last ones of an open loop find each connection taken.
+        "--max-errors", "1000000",
+    ]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=120,
+        preexec_fn=lambda: os.sched_setaffinity(0, LOAD_CORES),
+    )
+    report = json.loads(done.stdout or "{}")
+    if done.returncode != 0 or any(not what.startswith("never sent") for what in report["errors"]):
+        sys.exit(f"{' '.join(command)} fails: {report.get('errors')}")
+    return report
+
+
+def instructions(kind, idle):
+    """User instructions of one loop for a message, with so many idle connections."""
+    message, example, *_ = KINDS[kind]
+    say(f"{kind}: counting instructions beside {idle:,} idle connections")
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(tempfile.TemporaryDirectory())
+        tracer = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}/told"]
+        server = Server(example, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1", tracer=tracer)
+        stack.callback(server.stop)
+        if idle:
+            Clients(stack, server.addr, message, idle).all("open")
+        counted = []
+        for messages in MESSAGES:
+            subprocess.run(["vgdb", f"--pid={server.pid}", "zero"], stderr=subprocess.DEVNULL, check=True)
+            count.messages(server.addr, messages, message=message)
+            # The server has yet to close its end of these connections.
+            time.sleep(0.3)
+            subprocess.run(["vgdb", f"--pid={server.pid}", "dump"], stderr=subprocess.DEVNULL, check=True)
+            counted.append(int(re.search(r"^totals: (\d+)", read(f"{out}/told.{len(counted) + 1}"), re.M)[1]))
+        return (counted[1] - counted[0]) / (MESSAGES[1] - MESSAGES[0])
+
+
+def told(connections, measured):
+    """What was measured, as lines of markdown."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield (
+        f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {len(CORES)} cores, {memory:.0f} GiB, at most "
+        f"{DESCRIPTORS:,} descriptors a process. {connections:,} connections:"
+    )
+    yield ""
+    yield "| | " + " | ".join(measured) + " |"
+    yield "|---" * (len(measured) + 1) + "|"
+    for what in next(iter(measured.values()))[0]:
+        yield f"| {what} | " + " | ".join(held[what] for held, _ in measured.values()) + " |"
+    yield ""
+    repeats = " and ".join(str(len(rounds)) for _, rounds in measured.values())
+    yield (
+        f"{connections // ONE_IN:,} active; medians of {repeats} rounds, and of the ratios of each round; "
+        "of the CPU time a message least, **median** and most:"
+    )
+    yield ""
+    columns = {"p50": 2, "p90": 2, "p99": 2, "p99.9": 2, "max": 1, "rate": 0, "cpu": 2}
+    yield "| Load, its connections | p50, ms | p90 | p99 | p99.9 | max | messages a second | servers, CPU µs a message |"
+    yield "|---" * (len(columns) + 1) + "|"
+    for kind, (_, rounds) in measured.items():
+        for load in LOADS:
+            for company in ("alone", "among the idle"):
+                cells = []
+                for column, digits in columns.items():
+                    values = [seen[load, company][column] for seen in rounds]
+                    cells.append(f"{statistics.median(values):,.{digits}f}")
+                cells[-1] = f"{min(values):.2f} **{cells[-1]}** {max(values):.2f}"
+                yield f"| {kind}, {load}, {company} | " + " | ".join(cells) + " |"
+            ratios = []
+            for column in columns:
+                ratios.append([seen[load, "among the idle"][column] / seen[load, "alone"][column] for seen in rounds])
+            cells = [f"{statistics.median(values):.2f}" for values in ratios]
+            cells[-1] = f"{min(ratios[-1]):.2f} **{cells[-1]}** {max(ratios[-1]):.2f}"
+            yield f"| {kind}, {load}, ratio | " + " | ".join(cells) + " |"
+    seen = [one for _, rounds in measured.values() for each in rounds for one in each.values()]
+    if unsent := sum(one["unsent"] for one in seen):
+        yield ""
+        yield f"The machine was busy with other work: {unsent:,} messages of the open loops were never sent."
+
+
+def counts_told(beside, counted):
+    yield "| Idle connections beside 64 active ones, in one process | " + " | ".join(f"{idle:,}" for idle in beside) + " |"
+    yield "|---" * (len(beside) + 1) + "|"
+    for kind, numbers in counted.items():
+        yield f"| {kind}, user instructions a message | " + " | ".join(f"{number:.0f}" for number in numbers) + " |"
+
+
+def write(text):
+    begin, end = "<!-- scale -->\n", "<!-- /scale -->"
+    page = read(PAGE)
+    if page.count(begin) != 1 or page.count(end) != 1:
+        sys.exit(f"{PAGE} lacks its markers {begin.strip()} and {end}")
+    before, rest = page.split(begin)
+    with open(PAGE, "w") as file:
+        file.write(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}")
+
+
+def say(what):
+    print(what, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the scripts here share: examples that run as servers, and what they and the kernel take."""
+import os, re, signal, subprocess, sys
+
+EXAMPLES = "target/release/examples/"
+
+
+class Server:
+    """An example that listens on TCP and says where; under a tracer, and on the given cores, if any."""
+
+    def __init__(self, example, *flags, tracer=(), cores=None):
+        self.process = subprocess.Popen(
+            [*tracer, EXAMPLES + example, *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            preexec_fn=lambda: cores and os.sched_setaffinity(0, cores),
+        )
+        for line in self.process.stdout:
+            if found := re.search(r" listens on \S*:(\d+)", line):
+                self.port = int(found[1])
+                self.addr = ("127.0.0.1", self.port)
+                return
+        sys.exit(f"{example} does not start")
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def resident(self):
+        """Bytes of memory, of the program itself too."""
+        return int(re.search(r"Rss:\s+(\d+)", read(f"/proc/{self.pid}/smaps_rollup"))[1]) * 1024
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def used(self):
+        """Seconds of processor time, and how often its threads have gone to sleep."""
+        tasks = f"/proc/{self.pid}/task"
+        nanos = sum(int(read(f"{tasks}/{task}/schedstat").split()[0]) for task in os.listdir(tasks))
+        slept = r"^voluntary_ctxt_switches:\s+(\d+)"
+        times = sum(int(re.search(slept, read(f"{tasks}/{task}/status"), re.M)[1]) for task in os.listdir(tasks))
+        return nanos / 1e9, times
+
+    def stop(self):
+        """Ends it gracefully, and not gracefully if it takes too long."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def slab():
+    """Bytes of the kernel's own objects, sockets among them."""
+    return int(re.search(r"Slab:\s+(\d+)", read("/proc/meminfo"))[1]) * 1024
+
+
+def read(path):
+    with open(path) as file:
+        return file.read()
