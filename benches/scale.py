@@ -21,6 +21,7 @@ import statistics, subprocess, sys, tempfile, time
 
 import count
 from serving import EXAMPLES, Server, read, slab
+from sides.machine import Watch
 
 # What is sent, to which example, the scheme by which the load generator knows it, and how often each load is repeated:
 # less often where the idle ones would be timed out meanwhile.
@@ -63,10 +64,11 @@ def main():
     # By an exception everything is ended, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    watched = Watch()
     measured = {kind: measure(kind, flags.connections) for kind in KINDS}
     beside = [n for n in BESIDE if n <= flags.connections and n + RESERVED <= DESCRIPTORS]
     counted = {kind: [instructions(kind, idle) for idle in beside] for kind in KINDS}
-    text = "\n".join([*told(flags.connections, measured), "", *counts_told(beside, counted)])
+    text = "\n".join([*told(flags.connections, measured, watched), "", *counts_told(beside, counted)])
     print(text)
     if flags.write:
         write(text)
@@ -276,12 +278,12 @@ def instructions(kind, idle):
         return (counted[1] - counted[0]) / (MESSAGES[1] - MESSAGES[0])
 
 
-def told(connections, measured):
+def told(connections, measured, watched):
     """What was measured, as lines of markdown."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield (
         f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {len(CORES)} cores, {memory:.0f} GiB, at most "
-        f"{DESCRIPTORS:,} descriptors a process. {connections:,} connections:"
+        f"{DESCRIPTORS:,} descriptors a process. {watched.words()} {connections:,} connections:"
     )
     yield ""
     yield "| | " + " | ".join(measured) + " |"
@@ -316,7 +318,7 @@ def told(connections, measured):
     seen = [one for _, rounds in measured.values() for each in rounds for one in each.values()]
     if unsent := sum(one["unsent"] for one in seen):
         yield ""
-        yield f"The machine was busy with other work: {unsent:,} messages of the open loops were never sent."
+        yield f"Other work held them up so long that {unsent:,} messages of the open loops were never sent."
 
 
 def counts_told(beside, counted):
