@@ -1,7 +1,6 @@
 //! The process with the servers: an echo, a length-field and an HTTP server, and an echo over TLS.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, io, thread};
 
@@ -63,7 +62,7 @@ pub(crate) fn serve(mode: Mode) {
         start::<Http>(mode, Kind::Http, plain()),
         start::<Echo>(mode, Kind::Tls, plain().tls(&tls)),
     ];
-    let peak = Arc::new(Peak::default());
+    let peak = Arc::<Mutex<Peak>>::default();
     watch(&servers, &peak);
     let addresses: Vec<_> = servers
         .iter()
@@ -73,7 +72,7 @@ pub(crate) fn serve(mode: Mode) {
     for order in io::stdin().lines() {
         match order.expect("is text").as_str() {
             "look" => say(&look(&servers, &peak)),
-            "forget the peak" => peak.forget(),
+            "forget the peak" => *lock(&peak) = Peak::default(),
             _ => break,
         }
     }
@@ -180,21 +179,13 @@ fn counts(name: &str, ledger: &Ledger, stats: ReactorStats) -> Value {
 /// The most there was at once.
 #[derive(Default)]
 struct Peak {
-    connections: AtomicUsize,
-    buffered: AtomicUsize,
-    memory: AtomicUsize,
-}
-
-impl Peak {
-    fn forget(&self) {
-        for value in [&self.connections, &self.buffered, &self.memory] {
-            value.store(0, Ordering::Relaxed);
-        }
-    }
+    connections: u64,
+    buffered: u64,
+    memory: usize,
 }
 
 /// Looks at the servers every 50 ms for as long as the process lives.
-fn watch(servers: &[Started], peak: &Arc<Peak>) {
+fn watch(servers: &[Started], peak: &Arc<Mutex<Peak>>) {
     let stats: Vec<_> = servers.iter().map(|server| server.stats.clone()).collect();
     let peak = peak.clone();
     thread::spawn(move || {
@@ -203,23 +194,29 @@ fn watch(servers: &[Started], peak: &Arc<Peak>) {
             for stats in &stats {
                 total += stats();
             }
-            let relaxed = Ordering::Relaxed;
-            peak.connections
-                .fetch_max(total.connections as usize, relaxed);
-            peak.buffered.fetch_max(total.buffered as usize, relaxed);
-            peak.memory.fetch_max(resident().unwrap_or(0), relaxed);
+            let mut peak = lock(&peak);
+            peak.connections = peak.connections.max(total.connections);
+            peak.buffered = peak.buffered.max(total.buffered);
+            peak.memory = peak.memory.max(resident().unwrap_or(0));
+            drop(peak);
             thread::sleep(Duration::from_millis(50));
         }
     });
 }
 
-fn look(servers: &[Started], peak: &Peak) -> Value {
+fn look(servers: &[Started], peak: &Mutex<Peak>) -> Value {
+    // Held meanwhile: the file that tells the memory is a descriptor, too.
+    let peak = lock(peak);
     json!({
         "servers": servers.iter().map(Started::look).collect::<Vec<_>>(),
         "descriptors": descriptors(),
         "memory": resident(),
-        "peak_connections": peak.connections.load(Ordering::Relaxed),
-        "peak_buffered": peak.buffered.load(Ordering::Relaxed),
-        "peak_memory": peak.memory.load(Ordering::Relaxed),
+        "peak_connections": peak.connections,
+        "peak_buffered": peak.buffered,
+        "peak_memory": peak.memory,
     })
+}
+
+fn lock(peak: &Mutex<Peak>) -> MutexGuard<'_, Peak> {
+    peak.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use super::process::{Counts, Look, Servers};
 use super::server::Mode;
 use super::summary::Summary;
 use super::verdict;
+use crate::util::eventually;
 use crate::util::process::{descriptor_limit, limit_descriptors};
 
 /// How many hostile clients there are at a time.
@@ -100,13 +101,17 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
     })
 }
 
-/// Shuts the servers down while the crowd is there, which has to take that as it comes.
-fn end_amid(storm: Crowd<'_>, servers: Servers) -> Vec<Counts> {
+/// Shuts the servers down once the crowd is there, which has to take that as it comes.
+fn end_amid(storm: Crowd<'_>, mut servers: Servers) -> Vec<Counts> {
     let addresses = servers.addresses;
-    let lasting = 2 * ALONE;
+    let lasting = 4 * ALONE;
     thread::scope(|scope| {
         scope.spawn(|| unleash(Crowd { lasting, ..storm }, &addresses));
-        thread::sleep(ALONE);
+        eventually("the crowd is there", || {
+            let look = servers.look();
+            let open = |counts: &Counts| counts.of("connections");
+            look.servers.iter().map(open).sum::<u64>() > storm.count as u64 / 3
+        });
         servers.end()
     })
 }
