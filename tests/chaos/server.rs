@@ -24,6 +24,12 @@ pub(crate) const SAYS: &str = "SERVERS ";
 /// its size.
 pub(crate) const MOST_A_CONNECTION: usize = 2 * OUTBOUND_LIMIT + 2 * MAX_FRAME;
 
+/// By when a TLS handshake has to be done, and then the first message has to be there.
+pub(crate) const HANDSHAKE: Duration = Duration::from_millis(1000);
+
+/// How long a connection may be silent.
+pub(crate) const IDLE: Duration = Duration::from_millis(1500);
+
 const MAX_FRAME: usize = 32 << 10;
 const OUTBOUND_LIMIT: usize = 128 << 10;
 
@@ -54,7 +60,7 @@ pub(crate) fn is_wanted(test: &str) -> bool {
 /// Runs the servers until the orders on standard input end.
 pub(crate) fn serve(mode: Mode) {
     limit_descriptors(descriptor_limit().1);
-    let tls = pki::server_tls().handshake_timeout(Duration::from_millis(1000));
+    let tls = pki::server_tls().handshake_timeout(HANDSHAKE);
     let plain = || Listen::on("tcp://127.0.0.1:0");
     let servers = [
         start::<Echo>(mode, Kind::Echo, plain()),
@@ -93,9 +99,9 @@ fn limited(mode: Mode, listen: Listen) -> Server {
     let server = Server::bind(listen)
         .max_connections(10_000)
         .max_connections_per_ip(24)
-        .handshake_timeout(Duration::from_millis(1000))
+        .handshake_timeout(HANDSHAKE)
         .read_timeout(Duration::from_millis(1200))
-        .idle_timeout(Duration::from_millis(1500))
+        .idle_timeout(IDLE)
         .write_stall_timeout(Duration::from_millis(1500))
         .drain_deadline(Duration::from_millis(1000))
         .fin_timeout(Duration::from_millis(500))
