@@ -340,6 +340,9 @@ impl<H: EventHandler> EventLoop<H> {
         while let Some((key, timer)) = self.cx.wheel.pop_expired() {
             self.run_timer(key, timer);
             self.run_pipes();
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
         }
     }
 

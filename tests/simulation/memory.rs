@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use epicycle::codec::Raw;
-use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, OutboundPolicy, Server};
+use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnId, EventHandler, OutboundPolicy, Server};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -156,4 +156,57 @@ fn whoever_is_over_the_limit_is_closed() {
         let peers: Vec<Peer> = deaf.into_iter().chain([other]).collect();
         ledger.check(&sim, &peers);
     });
+}
+
+/// Everybody's timer runs out in the same millisecond, and each writes something.
+#[derive(Default)]
+struct Chorus {
+    written: usize,
+    shown: usize,
+    most: usize,
+}
+
+impl EventHandler for Chorus {
+    type Codec = Raw;
+    type Session = ();
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        conn.set_timer(Duration::from_secs(1), 0);
+        Some(())
+    }
+
+    fn react(&mut self, _: &mut Conn<'_, Self>, (): &mut (), _: &[u8]) -> Action {
+        Action::Continue
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: u64) -> Action {
+        self.written += 1000;
+        self.most = self.most.max(self.written - self.shown);
+        conn.write(&[7; 1000]).into()
+    }
+
+    fn pre_write(&mut self, _: ConnId, (): &mut (), bytes: &[u8]) {
+        self.shown += bytes.len();
+    }
+}
+
+#[test]
+fn timers_that_run_out_together_do_not_have_all_output_wait_for_the_last_of_them() {
+    let server = Server::bind("tcp://:1");
+    let mut sim =
+        Simulation::new(0, Link::calm(), server, |_| Chorus::default()).expect("a simulation");
+    let peers: Vec<Peer> = (0..2000).map(|_| sim.connect()).collect();
+    sim.run_for(Duration::from_secs(2));
+    assert!(peers.iter().all(|peer| sim.received(*peer).len() == 1000));
+    assert_eq!(sim.handler().shown, 2000 * 1000);
+    // The arena, where output is staged, holds 256 KiB.
+    assert!(
+        sim.handler().most <= 256 << 10,
+        "{} bytes wait",
+        sim.handler().most
+    );
 }
