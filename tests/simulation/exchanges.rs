@@ -46,7 +46,8 @@ impl Asked {
         let mut head = format!("{method} /{n}/{form}/{late} HTTP/{version}\r\nHost: a\r\n");
         let mut waits = None;
         let mut is_last = form == "last" || is_old;
-        if !is_head && !is_old && rng.bool() {
+        // Without a body there is nothing to go on with.
+        if !is_head && !is_old && !body.is_empty() && rng.bool() {
             waits = Some(rng.bool());
             head += "Expect: 100-continue\r\n";
         }

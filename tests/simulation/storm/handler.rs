@@ -98,8 +98,9 @@ impl Anything {
                     let which = self.rng.usize(..life.timers.len());
                     let (token, timer) = life.timers.swap_remove(which);
                     let pending = conn.cancel_timer(timer);
-                    // It has fired, or does not any more.
-                    assert_ne!(pending, !life.fired.insert(token));
+                    // It has fired, or does not any more. Of a connection that closes it may have run out unheard.
+                    let fired = !life.fired.insert(token);
+                    assert!(pending != fired || !conn.is_open(), "timer {token}");
                 }
                 12..14 => self.broadcasts(conn),
                 14 => drop(conn.handle().close()),
