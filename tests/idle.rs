@@ -53,7 +53,8 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
     let open = || stats().connections == count as u64;
     eventually("all are accepted", open);
     assert_eq!(descriptors(), before + count + 2);
-    assert_eq!(stats().timers, count as u64);
+    // The last ones may still be on their way to their reactor.
+    eventually("each has a timer", || stats().timers == count as u64);
     eventually("no idle connection holds a buffer", || {
         stats().buffered == 0
     });
@@ -89,7 +90,7 @@ fn only_the_active_take_turns<H: EventHandler>(running: &Running<H>) {
     let turns = || running.engine().stats().total().turns;
     eventually("loops whose connections are idle sleep", || {
         let before = turns();
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(500));
         turns() == before
     });
     let (before, active) = (turns(), Client::to(running));
