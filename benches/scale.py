@@ -16,8 +16,8 @@ first core, the load on the others. Needs Linux with two cores, 12 KB of memory 
 loopback and ends by itself, within three minutes or so. With --write the tables go into docs/benchmarks.md. Built with all
 features a connection takes more memory: the feature testing makes it larger.
 """
-import argparse, contextlib, datetime, json, math, multiprocessing, os, platform, re, resource, signal, socket
-import statistics, subprocess, sys, tempfile, time
+import argparse, contextlib, datetime, json, math, multiprocessing, os, platform, re, resource, shutil, signal
+import socket, statistics, subprocess, sys, tempfile, time
 
 import count
 from serving import EXAMPLES, Server, read, slab
@@ -78,6 +78,8 @@ def check(connections):
     for example in ("echo", "http", "load"):
         if not os.path.exists(EXAMPLES + example):
             sys.exit(f"{example} is missing; how to build it:\n{__doc__}")
+    if not shutil.which("vgdb"):
+        sys.exit("valgrind is missing: apt-get install valgrind")
     possible = int(re.search(r"MemAvailable:\s+(\d+)", read("/proc/meminfo"))[1]) * 1024 // 12_000
     if not 1_000 <= connections <= possible:
         sys.exit(f"1,000 to {possible:,} connections are possible here")
@@ -125,7 +127,7 @@ class Clients:
             process.start()
             theirs.close()
             stack.callback(process.join)
-            stack.callback(ours.close)
+            stack.callback(process.terminate)
 
     def all(self, order):
         """Has each of them do something; how many connections they did it with."""
@@ -265,8 +267,8 @@ def instructions(kind, idle):
         tracer = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}/told"]
         server = Server(example, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1", tracer=tracer)
         stack.callback(server.stop)
-        if idle:
-            Clients(stack, server.addr, message, idle).all("open")
+        clients = Clients(stack, server.addr, message, idle)
+        clients.all("open")
         counted = []
         for messages in MESSAGES:
             subprocess.run(["vgdb", f"--pid={server.pid}", "zero"], stderr=subprocess.DEVNULL, check=True)
@@ -275,6 +277,8 @@ def instructions(kind, idle):
             time.sleep(0.3)
             subprocess.run(["vgdb", f"--pid={server.pid}", "dump"], stderr=subprocess.DEVNULL, check=True)
             counted.append(int(re.search(r"^totals: (\d+)", read(f"{out}/told.{len(counted) + 1}"), re.M)[1]))
+        if server.descriptors() < idle or clients.all("close") != idle:
+            sys.exit("connections were lost")
         return (counted[1] - counted[0]) / (MESSAGES[1] - MESSAGES[0])
 
 
