@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts what the http example costs: instructions and system calls a request.
 
-    cargo build --release --example http --all-features && benches/count_http.py
+    cargo build --release --features tls,http,ws --example http && benches/count_http.py
 
 As count.py does, whose helpers it uses: 64 connections, a slope between few and many requests. Requests are counted with
 heads that repeat, as those of one kind of client do, and with heads that never do; one at a time on each connection,
