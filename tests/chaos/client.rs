@@ -179,22 +179,33 @@ impl Client {
         Ok(n)
     }
 
-    /// Whether it got what was due to it.
+    /// Whether it got what was due to it: of one that is late, some may be missing, but nothing may be wrong.
     ///
     /// # Errors
     ///
     /// When not.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let compare = |payloads, whole| self.kind.compare(&self.received, payloads, whole);
-        let told = match &self.script.check {
-            Check::Nothing => Ok(()),
-            Check::Some(payloads) => compare(payloads, false).and_then(nothing_else),
-            Check::All(payloads) => compare(payloads, true).and_then(nothing_else),
-            Check::Refusal(payloads) => compare(payloads, true).and_then(|rest| match self.kind {
-                Kind::Http => refusal(rest),
-                _ => nothing_else(rest),
-            }),
+    pub(crate) fn check(&self, late: bool) -> Result<(), String> {
+        let kind = self.kind;
+        let (payloads, whole, refused) = match &self.script.check {
+            Check::Nothing => return Ok(()),
+            Check::Some(payloads) => (payloads, false, false),
+            Check::All(payloads) => (payloads, !late, false),
+            Check::Refusal(payloads) => (payloads, !late, kind == Kind::Http),
         };
+        let told = kind
+            .compare(&self.received, payloads, whole)
+            .and_then(|rest| {
+                let due = if refused {
+                    kind.is_refusal(rest)
+                } else {
+                    rest.is_empty()
+                };
+                if due || (late && (rest.is_empty() || kind.is_refusal(rest))) {
+                    return Ok(());
+                }
+                let (len, rest) = (rest.len(), String::from_utf8_lossy(rest));
+                Err(format!("{len} bytes behind the answers: {rest:.300}"))
+            });
         told.map_err(|why| {
             let (words, kind) = (self.behaviour.words(), self.kind.name());
             format!(
@@ -203,19 +214,4 @@ impl Client {
             )
         })
     }
-}
-
-fn nothing_else(rest: &[u8]) -> Result<(), String> {
-    match rest.len() {
-        0 => Ok(()),
-        len => Err(format!("{len} bytes that nobody asked for")),
-    }
-}
-
-fn refusal(rest: &[u8]) -> Result<(), String> {
-    if rest.starts_with(b"HTTP/1.1 4") || rest.starts_with(b"HTTP/1.1 5") {
-        return Ok(());
-    }
-    let answer = String::from_utf8_lossy(rest);
-    Err(format!("no refusal: {answer:?}"))
 }

@@ -203,7 +203,11 @@ impl Member {
         sent?;
         let mut received = Vec::new();
         let mut some = [0; 4096];
-        while self.payload_of(&received, &payload)?.is_none() {
+        let end = loop {
+            let answer = self.kind.answer(&received, &payload);
+            if let Some(end) = answer.map_err(io::Error::other)? {
+                break end;
+            }
             let n = stream.read(&mut some)?;
             if n == 0 {
                 let got = received.len();
@@ -211,9 +215,8 @@ impl Member {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, why));
             }
             received.extend_from_slice(&some[..n]);
-        }
-        let rest = self.kind.compare(&received, &[payload], true);
-        if !rest.map_err(io::Error::other)?.is_empty() {
+        };
+        if end < received.len() {
             return Err(io::Error::other("more came than was asked for"));
         }
         if left > 0 {
@@ -231,15 +234,6 @@ impl Member {
             Kind::Tls => Box::new(Tls::over(stream, &self.config)?),
             _ => Box::new(stream),
         })
-    }
-
-    fn payload_of(
-        &self,
-        received: &[u8],
-        payload: &[u8],
-    ) -> io::Result<Option<std::ops::Range<usize>>> {
-        let found = self.kind.payload(received, payload.len());
-        found.map_err(io::Error::other)
     }
 
     /// Mostly short.

@@ -213,9 +213,7 @@ impl<'a> Share<'a> {
                 ));
             }
             Ok(Turn::Ended) => {
-                if let Err(why) = client.check()
-                    && !late
-                {
+                if let Err(why) = client.check(late) {
                     self.done.wronged.push(why);
                 }
             }

@@ -1,7 +1,5 @@
 //! The kinds of server: what a request looks like, and what its answer has to be.
 
-use std::ops::Range;
-
 /// Each answers a request with the request's own payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -38,45 +36,53 @@ impl Kind {
         [&head, payload].concat()
     }
 
-    /// Where in `received` the payload of the first answer lies, once all of it is there. `len` is the length it has to have.
+    /// Where in `received` the payload of the first answer begins, once that is known. `len` is the length it has to have.
     ///
     /// # Errors
     ///
     /// When this is no answer to such a request.
-    pub(crate) fn payload(
-        self,
-        received: &[u8],
-        len: usize,
-    ) -> Result<Option<Range<usize>>, String> {
-        let start = match self {
-            Kind::Echo | Kind::Tls => Some(0),
-            Kind::Frames => received
-                .first_chunk()
-                .map(|length| {
-                    let announced = u32::from_be_bytes(*length) as usize;
-                    (announced == len)
-                        .then_some(4)
-                        .ok_or_else(|| format!("a frame of {announced} bytes, not {len}"))
-                })
-                .transpose()?,
-            Kind::Http => match end_of_head(received) {
-                None => None,
-                Some(end) => {
-                    let head = String::from_utf8_lossy(&received[..end]).to_lowercase();
-                    let right = head.starts_with("http/1.1 200 ")
-                        && head.contains(&format!("\r\ncontent-length: {len}\r\n"));
-                    if !right {
-                        return Err(format!("not the answer with {len} bytes: {head}"));
-                    }
-                    Some(end)
-                }
+    fn start(self, received: &[u8], len: usize) -> Result<Option<usize>, String> {
+        match self {
+            Kind::Echo | Kind::Tls => Ok(Some(0)),
+            Kind::Frames => match received.first_chunk() {
+                None => Ok(None),
+                Some(length) if u32::from_be_bytes(*length) as usize == len => Ok(Some(4)),
+                Some(length) => Err(format!("a frame that begins with {length:?}, not {len}")),
             },
-        };
-        let range = start.map(|start| start..start + len);
-        Ok(range.filter(|range| range.end <= received.len()))
+            Kind::Http => {
+                let Some(end) = end_of_head(received) else {
+                    return Ok(None);
+                };
+                let head = String::from_utf8_lossy(&received[..end]).to_lowercase();
+                let length = format!("\r\ncontent-length: {len}\r\n");
+                if head.starts_with("http/1.1 200 ") && head.contains(&length) {
+                    Ok(Some(end))
+                } else {
+                    Err(format!("not the answer with {len} bytes: {head}"))
+                }
+            }
+        }
     }
 
-    /// Compares what came with the answers to requests with these payloads, which it has to begin with; gives the rest.
+    /// Whether `received` begins with the whole answer to a request with this payload, and how long it is then.
+    ///
+    /// # Errors
+    ///
+    /// When it begins with something else.
+    pub(crate) fn answer(self, received: &[u8], payload: &[u8]) -> Result<Option<usize>, String> {
+        let Some(start) = self.start(received, payload.len())? else {
+            return Ok(None);
+        };
+        let end = start + payload.len();
+        let there = &received[start..end.min(received.len())];
+        if !payload.starts_with(there) {
+            return Err(format!("an answer of {} bytes is wrong", payload.len()));
+        }
+        Ok((there.len() == payload.len()).then_some(end))
+    }
+
+    /// Compares what came with the answers to requests with these payloads, which it has to begin with; gives the rest. Without
+    /// `whole` it may end before them, or with a refusal.
     ///
     /// # Errors
     ///
@@ -88,26 +94,27 @@ impl Kind {
         whole: bool,
     ) -> Result<&'a [u8], String> {
         for (n, payload) in payloads.iter().enumerate() {
-            let Some(range) = self.payload(received, payload.len())? else {
-                if whole {
+            if !whole && self.is_refusal(received) {
+                return Ok(&[]);
+            }
+            match self.answer(received, payload)? {
+                Some(end) => received = &received[end..],
+                None if whole => {
+                    let (all, left) = (payloads.len(), received.len());
                     return Err(format!(
-                        "{n} of {} answers are whole, {} bytes are left",
-                        payloads.len(),
-                        received.len()
+                        "{n} of {all} answers are whole, {left} bytes are left"
                     ));
                 }
-                // Of an echo every byte can be told from a wrong one.
-                if self == Kind::Echo && !payload.starts_with(received) {
-                    return Err(format!("answer {n} is wrong"));
-                }
-                return Ok(&[]);
-            };
-            if received[range.clone()] != payload[..] {
-                return Err(format!("answer {n} is wrong"));
+                None => return Ok(&[]),
             }
-            received = &received[range.end..];
         }
         Ok(received)
+    }
+
+    /// Whether this is an HTTP server's word that a request was wrong, or too slow.
+    pub(crate) fn is_refusal(self, received: &[u8]) -> bool {
+        let begins = |class: &[u8]| received.starts_with(class);
+        self == Kind::Http && (begins(b"HTTP/1.1 4") || begins(b"HTTP/1.1 5"))
     }
 }
 
