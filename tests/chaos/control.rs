@@ -191,16 +191,16 @@ impl Member {
         }
     }
 
-    /// Makes a request, on a new connection if there is none. `asked` becomes the time when it was sent.
+    /// Makes a request, on a new connection if there is none. `asked` becomes the time when it is sent.
     fn request(&mut self, asked: &mut Instant) -> io::Result<()> {
         let payload = self.payload();
         let (mut stream, left) = match self.open.take() {
             Some(open) => open,
             None => (self.connect()?, self.rng.usize(..30)),
         };
-        let sent = stream.write_all(&self.kind.request(&payload));
+        // Before rather than behind, where this thread may have to wait for the processor.
         *asked = Instant::now();
-        sent?;
+        stream.write_all(&self.kind.request(&payload))?;
         let mut received = Vec::new();
         let mut some = [0; 4096];
         let end = loop {
