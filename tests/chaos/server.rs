@@ -25,10 +25,10 @@ pub(crate) const SAYS: &str = "SERVERS ";
 pub(crate) const MOST_A_CONNECTION: usize = 2 * OUTBOUND_LIMIT + 2 * MAX_FRAME;
 
 /// By when a TLS handshake has to be done, and then the first message has to be there.
-pub(crate) const HANDSHAKE: Duration = Duration::from_millis(1000);
+pub(crate) const HANDSHAKE: Duration = Duration::from_millis(1500);
 
 /// How long a connection may be silent.
-pub(crate) const IDLE: Duration = Duration::from_millis(1500);
+pub(crate) const IDLE: Duration = Duration::from_millis(2000);
 
 const MAX_FRAME: usize = 32 << 10;
 const OUTBOUND_LIMIT: usize = 128 << 10;
@@ -100,7 +100,7 @@ fn limited(mode: Mode, listen: Listen) -> Server {
         .max_connections(10_000)
         .max_connections_per_ip(24)
         .handshake_timeout(HANDSHAKE)
-        .read_timeout(Duration::from_millis(1200))
+        .read_timeout(Duration::from_millis(1700))
         .idle_timeout(IDLE)
         .write_stall_timeout(Duration::from_millis(1500))
         .drain_deadline(Duration::from_millis(1000))
