@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
 const LAYERS: [&[&str]; 19] = [
-    &["clock", "testing::link"],
+    &["clock", "testing::link", "testing::tally"],
     &["testing::network"],
     &["sys", "error", "addr", "metrics", "panic", "pool"],
     &["tls", "udp"],

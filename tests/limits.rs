@@ -5,7 +5,7 @@ mod util;
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use socket2::SockRef;
 
 use crate::util::app::{App, Cut, Log, local, start};
 use crate::util::client::{Client, TempPath, shrink};
-use crate::util::{eventually, expect_panics};
+use crate::util::{LONG, eventually, expect_panics};
 
 /// Short, but long against what a busy machine delays things by.
 const LIMIT: Duration = Duration::from_millis(400);
@@ -149,6 +149,43 @@ fn the_handshake_timeout_closes_unless_a_first_frame_comes() {
     assert_timed_out(&log, 0, TimeoutKind::Handshake, LIMIT);
     assert_timed_out(&log, 1, TimeoutKind::Handshake, LIMIT);
     greeter.round_trip("still here\n");
+}
+
+#[test]
+fn a_loop_that_is_late_looks_for_input_before_it_takes_a_peer_for_silent() {
+    // More than one poll tells of.
+    const CLIENTS: usize = 400;
+    let limit = 5 * LIMIT;
+    let (blocked, is_blocked) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let released = Arc::new(Mutex::new(released));
+    let server = local().reactors(1).handshake_timeout(limit);
+    let (running, log) = start(server, move |app| {
+        let (blocked, released) = (blocked.clone(), released.clone());
+        app.react(move |conn, _, bytes| {
+            if bytes == b"wait" {
+                blocked.send(()).expect("the test waits");
+                let released = released.lock().expect("nobody has panicked");
+                released.recv().expect("the test says so");
+            }
+            conn.write(bytes).into()
+        })
+    });
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Client::to(&running)).collect();
+    log.await_open(CLIENTS - 1);
+    let all_open = Instant::now();
+    let culprit = Client::to(&running);
+    culprit.send("wait");
+    is_blocked.recv_timeout(LONG).expect("is blocked");
+    for client in &clients {
+        client.send("in time");
+    }
+    thread::sleep((all_open + limit + LIMIT / 4).saturating_duration_since(Instant::now()));
+    release.send(()).expect("it is awaited");
+    for client in &clients {
+        assert_eq!(client.recv(7), b"in time");
+    }
+    assert_eq!(culprit.recv(4), b"wait");
 }
 
 #[test]

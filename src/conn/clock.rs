@@ -46,6 +46,18 @@ impl ConnState {
         }
     }
 
+    /// Whether a limit has run out that traffic would have put off, and there may be some: a loop that is late has not
+    /// heard of everything that its kernel has.
+    pub(crate) fn may_have_traffic(&self, now: u64, limits: &Limits) -> bool {
+        match self.alarm(now, limits) {
+            Alarm::Timeout(TimeoutKind::Handshake | TimeoutKind::Read | TimeoutKind::Idle) => {
+                !self.has(DATAGRAM) && self.wants_frames(limits.policy)
+            }
+            Alarm::Timeout(TimeoutKind::WriteStall) => !self.has(DATAGRAM | PIPED),
+            _ => false,
+        }
+    }
+
     /// When the drain has taken too long.
     fn drain_by(&self, limits: &Limits) -> u64 {
         if self.has(UNHURRIED) {

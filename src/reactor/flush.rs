@@ -339,7 +339,6 @@ pub(super) fn ring_alarm<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
 ) {
-    slot.link.alarm = None;
     let limits = cx.limits_of(&slot.link.stream);
     match slot.link.state.alarm(cx.now, limits) {
         Alarm::At(_) => cx.set_alarm(&mut slot.link),

@@ -351,11 +351,21 @@ impl<H: EventHandler> EventLoop<H> {
             handler,
             connections,
             cx,
+            scratch,
             ..
         } = self;
         match timer {
             Timer::Alarm(id) => {
                 if let Some(slot) = connections.get(id) {
+                    slot.link.alarm = None;
+                    let limits = cx.limits_of(&slot.link.stream);
+                    if slot.link.state.may_have_traffic(cx.now, limits) {
+                        self.turn.serving = id.slot();
+                        slot.link.state.on_event(true, true, false);
+                        let budget = Budget::new(&cx.limits);
+                        serve::serve_fully(handler, slot, cx, scratch, budget);
+                        self.turn.serving = NOBODY;
+                    }
                     flush::ring_alarm(handler, slot, cx);
                 }
             }
