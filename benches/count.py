@@ -9,6 +9,8 @@ slope: (count at many messages - count at few) / (many - few), so that start-up 
 """
 import re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 
+from serving import resident
+
 ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/release/examples/echo"
 MESSAGE = b"x" * 64
 
@@ -94,10 +96,6 @@ def system_calls(count):
             if len(fields) >= 5 and fields[3].isdigit() and int(fields[3]) * 1000 > count:
                 errors = f", {fields[4]} of them errors" if fields[4].isdigit() else ""
                 print(f"  {int(fields[3]) / count:7.4f} {fields[-1]}{errors}")
-
-
-def resident(pid):
-    return int(re.search(r"Rss:\s+(\d+)", open(f"/proc/{pid}/smaps_rollup").read())[1]) * 1024
 
 
 def idle_memory(count):

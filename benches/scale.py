@@ -22,6 +22,7 @@ import socket, statistics, subprocess, sys, tempfile, time
 import count
 from serving import EXAMPLES, Server, read, slab
 from sides.machine import Watch
+from sides.report import fill
 
 # What is sent, to which example, the scheme by which the load generator knows it, and how often each load is repeated:
 # less often where the idle ones would be timed out meanwhile.
@@ -39,7 +40,6 @@ ONE_IN = 100
 BESIDE = (0, 1_000, 18_000)
 # Few and many: the difference is free of what else the server does.
 MESSAGES = (6_400, 32_000)
-PAGE = "docs/benchmarks.md"
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORES, LOAD_CORES = set(CORES[:1]), set(CORES[1:] or CORES)
@@ -71,7 +71,7 @@ def main():
     text = "\n".join([*told(flags.connections, measured, watched), "", *counts_told(beside, counted)])
     print(text)
     if flags.write:
-        write(text)
+        fill({"scale": text})
 
 
 def check(connections):
@@ -330,16 +330,6 @@ def counts_told(beside, counted):
     yield "|---" * (len(beside) + 1) + "|"
     for kind, numbers in counted.items():
         yield f"| {kind}, user instructions a message | " + " | ".join(f"{number:.0f}" for number in numbers) + " |"
-
-
-def write(text):
-    begin, end = "<!-- scale -->\n", "<!-- /scale -->"
-    page = read(PAGE)
-    if page.count(begin) != 1 or page.count(end) != 1:
-        sys.exit(f"{PAGE} lacks its markers {begin.strip()} and {end}")
-    before, rest = page.split(begin)
-    with open(PAGE, "w") as file:
-        file.write(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}")
 
 
 def say(what):

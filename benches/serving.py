@@ -26,7 +26,7 @@ class Server:
 
     def resident(self):
         """Bytes of memory, of the program itself too."""
-        return int(re.search(r"Rss:\s+(\d+)", read(f"/proc/{self.pid}/smaps_rollup"))[1]) * 1024
+        return resident(self.pid)
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
@@ -47,6 +47,11 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def resident(pid):
+    """Bytes of memory of a process."""
+    return int(re.search(r"Rss:\s+(\d+)", read(f"/proc/{pid}/smaps_rollup"))[1]) * 1024
 
 
 def slab():

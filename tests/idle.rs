@@ -3,9 +3,8 @@
 mod util;
 
 use std::env;
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use epicycle::{EventHandler, Running, Server, service};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::client::Client;
-use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
+use crate::util::process::{Partner, descriptor_limit, descriptors, limit_descriptors, resident};
 use crate::util::{LONG, eventually};
 
 const WANTED: usize = 10_000;
@@ -75,7 +74,7 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
     });
 
     clients.go_on();
-    assert!(clients.child.wait().unwrap().success());
+    assert!(clients.0.child.wait().unwrap().success());
     drop(clients);
     eventually("all are gone", || stats().connections == 0);
     eventually("no descriptor is left", || descriptors() == before);
@@ -105,39 +104,21 @@ fn only_the_active_take_turns<H: EventHandler>(running: &Running<H>) {
 }
 
 /// The process with the other ends.
-struct Clients {
-    child: Child,
-    orders: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
-}
+struct Clients(Partner);
 
 impl Clients {
     fn start(role: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("a path"))
-            .args(["--exact", NAME, "--nocapture"])
-            .env(ROLE, role)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("runs itself");
-        let orders = child.stdin.take().expect("is piped");
-        let output = child.stdout.take().expect("is piped");
-        Self {
-            child,
-            orders,
-            lines: BufReader::new(output).lines(),
-        }
+        Self(Partner::start(NAME, &[(ROLE, role)]))
     }
 
     fn await_line(&mut self, expected: &str) {
-        let found = self
-            .lines
-            .any(|line| line.expect("is text").ends_with(expected));
+        let lines = &mut self.0.lines;
+        let found = lines.any(|line| line.expect("is text").ends_with(expected));
         assert!(found, "the clients failed");
     }
 
     fn go_on(&mut self) {
-        writeln!(self.orders, "go on").expect("it waits");
+        writeln!(self.0.orders, "go on").expect("it waits");
     }
 }
 

@@ -78,15 +78,7 @@ def memory(group, results):
 
 def write(head, texts, played):
     """Puts the tables between their marks in docs/benchmarks.md, and draws the picture anew."""
-    page = DOCS / "benchmarks.md"
-    content = page.read_text()
-    for name, text in {"machine": head, **texts}.items():
-        begin, end = f"<!-- side-by-side: {name} -->", f"<!-- /side-by-side: {name} -->"
-        if content.count(begin) != 1 or content.count(end) != 1:
-            sys.exit(f"{page} lacks the marks {begin} and {end}")
-        before, rest = content.split(begin)
-        content = before + begin + "\n" + text + "\n" + end + rest.split(end)[1]
-    page.write_text(content)
+    fill({f"side-by-side: {name}": text for name, text in {"machine": head, **texts}.items()})
     picture = DOCS / "benchmark-data.json"
     data = json.loads(picture.read_text())
     for panel in data["panels"]:
@@ -95,6 +87,19 @@ def write(head, texts, played):
                 draw(panel, group, results)
     picture.write_text(as_text(data))
     subprocess.run([sys.executable, DOCS / "diagrams.py"], check=True)
+
+
+def fill(texts):
+    """Puts each text between the marks of its name in docs/benchmarks.md."""
+    page = DOCS / "benchmarks.md"
+    content = page.read_text()
+    for name, text in texts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if content.count(begin) != 1 or content.count(end) != 1:
+            sys.exit(f"{page} lacks the marks {begin} and {end}")
+        before, rest = content.split(begin)
+        content = before + begin + "\n" + text + "\n" + end + rest.split(end)[1]
+    page.write_text(content)
 
 
 def draw(panel, group, results):

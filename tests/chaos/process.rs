@@ -1,10 +1,8 @@
 //! The servers' process, as the process with the clients sees it.
 
 use std::collections::BTreeMap;
-use std::env;
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::Write;
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 
@@ -12,12 +10,11 @@ use super::kind::KINDS;
 use super::ledger::Ends;
 use super::server::{ROLE, SAYS};
 use crate::util::await_some;
+use crate::util::process::Partner;
 
 /// The process; it ends when this is dropped.
 pub(crate) struct Servers {
-    child: Child,
-    orders: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
+    process: Partner,
     /// One for each kind.
     pub(crate) addresses: [SocketAddr; KINDS.len()],
     /// The certificate of the authority that has issued the TLS server's, in PEM.
@@ -48,21 +45,10 @@ pub(crate) struct Counts {
 impl Servers {
     /// Starts this program again, for the test of that name.
     pub(crate) fn start(test: &str) -> Self {
-        let mut child = Command::new(env::current_exe().expect("a path"))
-            .args(["--exact", test, "--nocapture"])
-            .env(ROLE, test)
-            // The C library gives a large block back to the system at once, so that resident memory is what is in use.
-            .env("MALLOC_MMAP_THRESHOLD_", "4096")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("runs itself");
-        let orders = child.stdin.take().expect("is piped");
-        let output = child.stdout.take().expect("is piped");
+        // The C library gives a large block back to the system at once, so that resident memory is what is in use.
+        let allocator = ("MALLOC_MMAP_THRESHOLD_", "4096");
         let mut this = Self {
-            child,
-            orders,
-            lines: BufReader::new(output).lines(),
+            process: Partner::start(test, &[(ROLE, test), allocator]),
             addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); KINDS.len()],
             authority: String::new(),
         };
@@ -107,7 +93,7 @@ impl Servers {
     /// Shuts the servers down; what they have counted in the end.
     pub(crate) fn end(mut self) -> Vec<Counts> {
         let said = self.ask("end");
-        assert!(self.child.wait().expect("ends").success());
+        assert!(self.process.child.wait().expect("ends").success());
         array(&said).iter().map(Counts::new).collect()
     }
 
@@ -117,11 +103,11 @@ impl Servers {
     }
 
     fn order(&mut self, what: &str) {
-        writeln!(self.orders, "{what}").expect("the servers are there");
+        writeln!(self.process.orders, "{what}").expect("the servers are there");
     }
 
     fn listen(&mut self) -> Value {
-        let said = self.lines.find_map(|line| {
+        let said = self.process.lines.find_map(|line| {
             let line = line.expect("is text");
             line.strip_prefix(SAYS).map(str::to_owned)
         });
@@ -132,8 +118,8 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
     }
 }
 

@@ -296,10 +296,7 @@ fn asks(seed: u64) {
         for (server, plan) in servers.iter_mut().zip(&*plan) {
             server.serve(&mut sim, plan, &mut rng);
         }
-        sim.run_for(match round {
-            0..100 => Duration::from_micros(rng.u64(..50_000)),
-            _ => Duration::from_secs(60),
-        });
+        sim.run_for(world::pause(&mut rng, round));
     }
     for server in &servers {
         sim.shutdown(server.peer);

@@ -10,7 +10,7 @@ use epicycle::testing::{Ending, Peer, Simulation, each_seed};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, WriteError};
 use fastrand::Rng;
 
-use super::http::chunked;
+use super::http::{chunked, header, in_chunks};
 use super::ledger::Ledger;
 use super::world;
 
@@ -66,13 +66,7 @@ impl Asked {
         }
         if !is_old && rng.bool() && !is_head {
             head += "Transfer-Encoding: chunked\r\n\r\n";
-            let mut chunks = Vec::new();
-            for chunk in body.chunks(rng.usize(1..4000)) {
-                chunks.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
-                chunks.extend(chunk);
-                chunks.extend(b"\r\n");
-            }
-            body = [&chunks[..], b"0\r\n\r\n"].concat();
+            body = in_chunks(&body, rng.usize(1..4000));
         } else {
             head += &format!("Content-Length: {}\r\n\r\n", body.len());
         }
@@ -307,13 +301,7 @@ fn read(script: &[Asked], mut bytes: &[u8], finished: bool) -> Got {
             }
         }
         let asked = &script[got.answers];
-        let value = |name: &str| {
-            let header = head
-                .headers
-                .iter()
-                .find(|h| h.name.eq_ignore_ascii_case(name))?;
-            std::str::from_utf8(header.value).ok()
-        };
+        let value = |name| header(head.headers, name);
         let closes = value("connection").is_some_and(|value| value == "close");
         assert_eq!(closes, asked.is_last, "request {}", got.answers);
         let length: Option<usize> =

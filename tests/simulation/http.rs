@@ -32,12 +32,7 @@ fn request(rng: &mut Rng, n: usize) -> (Vec<u8>, Vec<u8>) {
         }
         1 => {
             sent.extend(b"Transfer-Encoding: chunked\r\n\r\n");
-            for chunk in body.chunks(rng.usize(1..8000)) {
-                sent.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
-                sent.extend(chunk);
-                sent.extend(b"\r\n");
-            }
-            sent.extend(b"0\r\n\r\n");
+            sent.extend(in_chunks(&body, rng.usize(1..8000)));
         }
         _ => {
             sent.extend(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
@@ -230,13 +225,7 @@ fn parse(mut bytes: &[u8]) -> Vec<Vec<u8>> {
             return bodies;
         }
         assert_eq!(head.code, Some(200));
-        let value = |name: &str| {
-            let header = head
-                .headers
-                .iter()
-                .find(|h| h.name.eq_ignore_ascii_case(name))?;
-            std::str::from_utf8(header.value).ok()
-        };
+        let value = |name| header(head.headers, name);
         let rest = &bytes[len..];
         let body = match value("content-length") {
             Some(len) => {
@@ -254,6 +243,25 @@ fn parse(mut bytes: &[u8]) -> Vec<Vec<u8>> {
         bodies.push(body);
         bytes = &rest[len..];
     }
+}
+
+/// The value of a header, if it is there and text.
+pub(crate) fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
+    let mut headers = headers.iter();
+    let header = headers.find(|h| h.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(header.value).ok()
+}
+
+/// A body as it is sent in chunks of up to that size.
+pub(crate) fn in_chunks(body: &[u8], size: usize) -> Vec<u8> {
+    let mut sent = Vec::new();
+    for chunk in body.chunks(size) {
+        sent.extend(format!("{:x}\r\n", chunk.len()).as_bytes());
+        sent.extend(chunk);
+        sent.extend(b"\r\n");
+    }
+    sent.extend(b"0\r\n\r\n");
+    sent
 }
 
 /// A chunked body and how many bytes it takes up, if it is complete.

@@ -87,6 +87,14 @@ pub(crate) fn say<H: epicycle::EventHandler>(
     }
 }
 
+/// How long a peer lets pass between two looks at what has come: after a hundred it is patient.
+pub(crate) fn pause(rng: &mut Rng, look: usize) -> Duration {
+    match look {
+        0..100 => Duration::from_micros(rng.u64(..50_000)),
+        _ => Duration::from_secs(60),
+    }
+}
+
 pub(crate) fn reading(rng: &mut Rng) -> Reading {
     match rng.u32(..6) {
         0 => Reading::Slowly(rng.u32(2_000..200_000)),

@@ -266,10 +266,7 @@ fn chats(seed: u64, deflate: Option<DeflateOptions>, answer: Option<DeflateOptio
                 }
             }
         }
-        sim.run_for(match round {
-            0..100 => Duration::from_micros(rng.u64(..50_000)),
-            _ => Duration::from_secs(60),
-        });
+        sim.run_for(world::pause(&mut rng, round));
     }
     for server in &servers {
         let ending = sim.ending(server.peer);

@@ -1,6 +1,7 @@
 //! The process's own limits and counts, and processes of a test's own.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 use std::{env, fs, process, thread};
 
@@ -76,6 +77,33 @@ pub(crate) fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
         String::from_utf8_lossy(&output.stderr),
     );
     assert!(out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
+}
+
+/// This program once more, in another role, with which its test talks by lines.
+pub(crate) struct Partner {
+    pub(crate) child: Child,
+    pub(crate) orders: ChildStdin,
+    pub(crate) lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Partner {
+    /// Starts it for the test of that name, with an environment that tells it its role.
+    pub(crate) fn start(test: &str, environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env::current_exe().expect("a path"))
+            .args(["--exact", test, "--nocapture"])
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs itself");
+        let orders = child.stdin.take().expect("is piped");
+        let output = child.stdout.take().expect("is piped");
+        Self {
+            child,
+            orders,
+            lines: BufReader::new(output).lines(),
+        }
+    }
 }
 
 /// How many descriptors this process has open.
