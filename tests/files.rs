@@ -16,7 +16,7 @@ use epicycle::{
 };
 use util::app::{App, Cut, Log, What, local, start};
 use util::client::{Client, TempPath, shrink};
-use util::process::{alone, descriptors};
+use util::process::{alone, descriptors, die_of_sigpipe};
 use util::{LONG, eventually, noise, not_here};
 
 /// A file of this content, which is gone from the file system already.
@@ -426,6 +426,34 @@ fn an_abort_ends_it_at_once_and_closes_the_file() {
             running.engine().shutdown();
             drop(running.join());
             eventually("all are closed", || descriptors() == before);
+        }
+    });
+}
+
+#[test]
+fn peers_that_leave_amid_a_file_raise_no_signal() {
+    alone("peers_that_leave_amid_a_file_raise_no_signal", || {
+        die_of_sigpipe();
+        // Few enough bytes that the peer is still read.
+        let file = file_of(&vec![0; 900 << 10]);
+        let (running, log) = start(local(), move |app| {
+            let file = file.clone();
+            app.react(move |conn, _, _| {
+                shrink(conn);
+                conn.send_file(file.clone(), ..).into()
+            })
+        });
+        for n in 0..20 {
+            let client = Client::with_small_window(&running);
+            client.send("go");
+            client.recv(1);
+            // Behind a FIN, a reset makes the next write a broken pipe.
+            client.end_writes();
+            eventually("the end is seen", || {
+                log.count(|what| matches!(what, What::PeerShutdown)) == n + 1
+            });
+            drop(client);
+            assert!(matches!(*log.await_close(n).1, CloseReason::Peer));
         }
     });
 }

@@ -29,7 +29,7 @@ use crate::reactor::mailbox::Mailbox;
 use crate::reactor::ports::{self, UdpPlace};
 use crate::reactor::slots::Liveness;
 use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER};
-use crate::sys::affinity;
+use crate::sys::{affinity, sigpipe};
 
 /// A server to be: where it listens and under which limits.
 ///
@@ -357,6 +357,9 @@ fn run_reactor<H: EventHandler>(
         && let Err(error) = affinity::pin_to(cpu % cores())
     {
         log::warn!(target: "epicycle::server", "cannot pin reactor {reactor}: {error}");
+    }
+    if let Err(error) = sigpipe::block() {
+        log::warn!(target: "epicycle::server", "cannot block SIGPIPE in reactor {reactor}: {error}");
     }
     match EventLoop::boot(parts, factory) {
         Ok(event_loop) => {

@@ -4,6 +4,7 @@ pub(crate) mod affinity;
 pub(crate) mod datagram;
 pub(crate) mod handover;
 pub(crate) mod options;
+pub(crate) mod sigpipe;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;
 pub(crate) mod socket;

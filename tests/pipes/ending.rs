@@ -1,5 +1,6 @@
 //! How a pair ends, whichever side begins.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use epicycle::{Action, CloseReason, Server, TimeoutKind};
 
 use crate::util::app::{What, local, start};
 use crate::util::client::Client;
-use crate::util::process::{alone, descriptors};
+use crate::util::process::{alone, descriptors, die_of_sigpipe};
 use crate::util::{eventually, expect_panics, noise};
 use crate::{end_of, fill, join, joined, open_small};
 
@@ -67,6 +68,36 @@ fn a_reset_is_passed_on_while_the_other_end_is_stuck() {
     assert!(matches!(*end_of(&log, a).1, CloseReason::Reset(_)));
     assert!(matches!(*end_of(&log, b).1, CloseReason::Pipe));
     assert!(Client::is_reset(&other.recv_to_any_end().1));
+}
+
+#[test]
+fn peers_that_leave_amid_what_is_passed_on_raise_no_signal() {
+    let test = "peers_that_leave_amid_what_is_passed_on_raise_no_signal";
+    alone(&format!("ending::{test}"), || {
+        die_of_sigpipe();
+        let (running, log) = start(local(), |app| app);
+        let bulk = vec![0; 64 << 10];
+        for _ in 0..10 {
+            let (one, other, _, b) = joined(&running, &log);
+            other.end_writes();
+            assert_eq!(one.recv_to_end(), b"");
+            // From then on the kernel moves what comes.
+            let sent = || running.engine().stats().total().bytes_out;
+            let all = sent() + bulk.len() as u64;
+            one.send(&bulk);
+            eventually("it is passed on", || sent() == all);
+            // The loop learns of the input before it learns of the reset.
+            let (release, released) = mpsc::channel::<()>();
+            let waits = running
+                .engine()
+                .run_on(0, move |_, _| assert!(released.recv().is_err()));
+            waits.expect("is asked");
+            one.send(&bulk);
+            drop(other);
+            drop(release);
+            end_of(&log, b);
+        }
+    });
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use signal_hook::consts::SIGPIPE;
+use signal_hook::flag::register_conditional_default;
 
 use super::client::TempPath;
 use super::not_here;
@@ -104,6 +108,12 @@ impl Partner {
             lines: BufReader::new(output).lines(),
         }
     }
+}
+
+/// Lets SIGPIPE end this process, as it does unless a program ignores it; Rust's start-up does.
+pub(crate) fn die_of_sigpipe() {
+    let always = Arc::new(AtomicBool::new(true));
+    register_conditional_default(SIGPIPE, always).expect("is registered");
 }
 
 /// How many descriptors this process has open.
