@@ -129,7 +129,7 @@ fn drain(engine: &Engine<Answers>, at_most: Duration) {
 
 fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     // RUST_LOG=debug shows what the engine does.
-    env_logger::init();
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
     let problem = |error| format!("{}: {error}", flags.control.display());
     let old = predecessor(&flags.control).map_err(problem)?;
     let mut sockets = match &old {

@@ -33,6 +33,10 @@ pub struct ReactorStats {
     pub connect_failures: u64,
     /// Connections closed.
     pub closed: u64,
+    /// Connections that a shutdown has closed with everything sent.
+    pub drained: u64,
+    /// Connections that a shutdown has closed with something lost, at its deadline or before.
+    pub forced: u64,
     /// Bytes received.
     pub bytes_in: u64,
     /// Bytes the kernel took for sending.
@@ -92,6 +96,8 @@ impl AddAssign for ReactorStats {
         self.connected += other.connected;
         self.connect_failures += other.connect_failures;
         self.closed += other.closed;
+        self.drained += other.drained;
+        self.forced += other.forced;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.frames += other.frames;
@@ -174,6 +180,8 @@ pub(crate) struct Metrics {
     pub(crate) connected: Counter,
     pub(crate) connect_failures: Counter,
     pub(crate) closed: Counter,
+    pub(crate) drained: Counter,
+    pub(crate) forced: Counter,
     pub(crate) bytes_in: Counter,
     pub(crate) bytes_out: Counter,
     pub(crate) frames: Counter,
@@ -209,6 +217,8 @@ impl Metrics {
             connected: self.connected.get(),
             connect_failures: self.connect_failures.get(),
             closed: self.closed.get(),
+            drained: self.drained.get(),
+            forced: self.forced.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             frames: self.frames.get(),

@@ -14,7 +14,9 @@ use epicycle::{
     TimeoutKind, UdpSessions, WriteError,
 };
 
+use log::Level;
 use util::client::{Client, TempPath, shrink};
+use util::logs::logs;
 use util::{LONG, await_some, eventually, expect_panics};
 
 /// Speaks a byte at a time, and says goodbye in the words of its parting.
@@ -332,6 +334,37 @@ fn last_words_fit_the_parting() {
     client.round_trip("y");
     running.shutdown();
     assert_eq!(client.recv_to_end(), b"<shutdown>");
+}
+
+#[test]
+fn log_lines_name_the_peer() {
+    expect_panics();
+    let logs = logs();
+    let server = local().read_timeout(Duration::from_millis(100));
+    let (running, log) = start(server, |conn, frame| match frame {
+        b'z' => panic!("on purpose"),
+        _ => at_once(conn, frame),
+    });
+    let lines = [
+        ("!", Level::Debug, "an outcry"),
+        ("z", Level::Error, "on purpose"),
+        ("(", Level::Debug, "took too long"),
+    ];
+    for (said, level, text) in lines {
+        let client = Client::to(&running);
+        client.send(said);
+        client.recv_to_end();
+        let name = client.name();
+        drop(client);
+        eventually(text, || logs.have(level, &[&name, text]));
+    }
+    drop(log);
+}
+
+#[test]
+fn an_engine_that_is_no_server_does_not_say_that_it_is() {
+    let text = CloseReason::Shutdown.to_string();
+    assert_eq!(text, "the engine shut down");
 }
 
 #[test]

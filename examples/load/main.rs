@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 /// Measures and reports; false when more went wrong than is forgiven.
 fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
     // RUST_LOG=debug shows what the engine does.
-    env_logger::init();
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
     let plan = Arc::new(Plan::new(flags)?);
     let (tally, interrupted) = match plan.protocol {
         Protocol::Echo => measure(&plan, wire::Echo::new(plan.size)),

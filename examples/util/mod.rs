@@ -90,7 +90,7 @@ fn try_run<H: EventHandler>(
     factory: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> Result<(), Error> {
     // RUST_LOG=debug shows what the engine does.
-    env_logger::init();
+    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
     let running = server.start(factory)?;
     let engine = running.engine().clone();
     let stop = move || {

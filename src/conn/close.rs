@@ -40,7 +40,7 @@ pub enum CloseReason {
     Pipe,
     /// A callback for this connection panicked.
     Panic,
-    /// The server shut down.
+    /// The engine shut down.
     Shutdown,
 }
 
@@ -100,7 +100,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Detached => f.write_str("detached from the engine"),
             CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
             CloseReason::Panic => f.write_str("a callback panicked"),
-            CloseReason::Shutdown => f.write_str("the server shut down"),
+            CloseReason::Shutdown => f.write_str("the engine shut down"),
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod origin;
 mod tests;
 mod transfer;
 
+use std::fmt;
 use std::time::Duration;
 
 use self::close::{CloseReason, Closed, TimeoutKind};
@@ -100,6 +101,15 @@ pub(crate) enum Alarm {
     FinOver,
 }
 
+/// A connection in a log line: its identifier and its peer.
+pub(crate) struct Name<'a>(&'a ConnState);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.0.id, self.0.peer)
+    }
+}
+
 impl ConnState {
     /// A connection that is open.
     pub(crate) fn new(id: ConnId, peer: Addr, origin: Origin, now: u64) -> Self {
@@ -131,6 +141,11 @@ impl ConnState {
         state.flags = OPENING;
         state.close_by = now.saturating_add(limit);
         state
+    }
+
+    /// What it is called in log lines.
+    pub(crate) fn name(&self) -> Name<'_> {
+        Name(self)
     }
 
     /// Which way it came.

@@ -11,6 +11,7 @@ use super::{Completion, Engine, EventHandler, Handle};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode, FrameError};
+use crate::conn::Name;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{OutboundPolicy, SMALL_WRITE};
 use crate::conn::origin::Origin;
@@ -78,6 +79,10 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// The connection's identifier.
     pub fn id(&self) -> ConnId {
         self.link.state.id
+    }
+
+    pub(super) fn name(&self) -> Name<'_> {
+        self.link.state.name()
     }
 
     /// A way to reach it from any thread, for as long as it is open.

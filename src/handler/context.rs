@@ -109,15 +109,6 @@ pub(crate) enum Timer<H: EventHandler> {
 
 pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
 
-/// How the connections that were open at the shutdown have ended.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Ending {
-    /// With everything sent.
-    pub(crate) drained: usize,
-    /// With something lost.
-    pub(crate) forced: usize,
-}
-
 /// The reactor's own things.
 pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
@@ -143,7 +134,6 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
     /// The slots whose sockets leave the engine, with what was received and not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
-    pub(crate) ending: Ending,
     pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
@@ -186,7 +176,6 @@ impl<H: EventHandler> Context<H> {
             window: Window::default(),
             outcomes: VecDeque::new(),
             detached: Vec::new(),
-            ending: Ending::default(),
             clock,
             turn_at: now,
             now: 0,

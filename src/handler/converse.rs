@@ -103,7 +103,7 @@ impl<H: EventHandler> Conn<'_, H> {
             return;
         }
         if let Err(error) = self.write_datagram(iter::once(&bytes[..])) {
-            log::debug!(target: "epicycle::udp", "{}: {error}", self.link.state.id);
+            log::debug!(target: "epicycle::udp", "{}: {error}", self.link.state.name());
         }
     }
 }

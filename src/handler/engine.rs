@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::context::Arrival;
 use super::{Command, EventHandler, Handle, HandleError, Reactor};
 use crate::addr::Addr;
+use crate::conn::limits::millis;
 use crate::metrics::{Metrics, Stats};
 use crate::pool::WorkerPool;
 use crate::reactor::admission::Admission;
@@ -37,9 +38,10 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) tls: Vec<Option<crate::tls::TlsServer>>,
     /// How many threads still accept.
     pub(crate) acceptors: AtomicUsize,
-    pub(crate) stopping: AtomicBool,
-    /// How long connections may drain once the engine stops, in milliseconds.
-    pub(crate) drain_within: AtomicUsize,
+    /// How long connections may drain after a shutdown that gives no deadline, in milliseconds.
+    pub(crate) drain_deadline: u64,
+    /// The shortest time to drain that a shutdown has asked for, in milliseconds, or [`RUNNING`].
+    pub(crate) drain_within: AtomicU64,
     /// Whose turn it is to get a connection that nobody deals.
     pub(crate) next_reactor: AtomicUsize,
     pub(crate) next_dial: AtomicU64,
@@ -63,6 +65,9 @@ pub(crate) struct MainReactor {
     pub(crate) waker: mio::Waker,
     pub(crate) metrics: Metrics,
 }
+
+/// Nobody has asked for a shutdown.
+pub(crate) const RUNNING: u64 = u64::MAX;
 
 /// As many names can be resolved at a time, and as many files read.
 const BLOCKING_THREADS: usize = 4;
@@ -153,31 +158,57 @@ impl<H: EventHandler> Engine<H> {
 
     /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer
     /// than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
+    ///
+    /// Does nothing once a shutdown has begun.
     pub fn shutdown(&self) {
-        if !self.shared.stopping.swap(true, Ordering::AcqRel) {
-            log::info!(target: "epicycle::server", "shutting down");
-            self.shared.accepting.store(false, Ordering::Release);
-            self.shared.listening.lock().clear();
-            if let Some(main) = &self.shared.main {
-                Wake::wake(&main.waker);
-            }
-            for reactor in &self.shared.reactors {
-                // A reactor that has ended needs no shutdown.
-                let _ = reactor.mailbox.push_unbounded(Command::Shutdown);
-            }
+        let within = self.shared.drain_deadline;
+        let first = self.shared.drain_within.compare_exchange(
+            RUNNING,
+            within,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        if first.is_ok() {
+            self.stop();
         }
     }
 
-    /// The same with another deadline than the server's.
+    /// The same with another deadline than the server's, counted from now.
+    ///
+    /// It hurries a shutdown that is under way and would last longer; with [`Duration::ZERO`] that ends at once.
+    /// A deadline that is later than the one in force changes nothing.
     pub fn shutdown_within(&self, deadline: Duration) {
-        let millis = usize::try_from(deadline.as_millis()).unwrap_or(usize::MAX);
-        self.shared.drain_within.store(millis, Ordering::Relaxed);
-        self.shutdown();
+        let within = millis(deadline).min(RUNNING - 1);
+        // A time that is no shorter than an earlier one, and begins later, ends later.
+        let before = self.shared.drain_within.fetch_min(within, Ordering::AcqRel);
+        if before == RUNNING {
+            self.stop();
+        } else if within < before {
+            log::info!(target: "epicycle::server", "hurrying the shutdown");
+            self.tell_to_stop();
+        }
+    }
+
+    fn stop(&self) {
+        log::info!(target: "epicycle::server", "shutting down");
+        self.shared.accepting.store(false, Ordering::Release);
+        self.shared.listening.lock().clear();
+        if let Some(main) = &self.shared.main {
+            Wake::wake(&main.waker);
+        }
+        self.tell_to_stop();
+    }
+
+    fn tell_to_stop(&self) {
+        for reactor in &self.shared.reactors {
+            // A reactor that has ended needs no shutdown.
+            let _ = reactor.mailbox.push_unbounded(Command::Shutdown);
+        }
     }
 
     /// Whether it is shutting down or has ended.
     pub fn is_stopping(&self) -> bool {
-        self.shared.stopping.load(Ordering::Acquire)
+        self.shared.drain_within.load(Ordering::Acquire) != RUNNING
     }
 
     /// Writes the same bytes to every connection that is open when its reactor comes to it. Nothing is

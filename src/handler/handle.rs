@@ -142,7 +142,7 @@ impl<H: EventHandler> Handle<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                log::debug!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.id());
+                log::debug!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.name());
             }
         })
     }

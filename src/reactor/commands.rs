@@ -2,11 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
 use crate::codec::Codec;
 use crate::conn::close::CloseReason;
-use crate::handler::context::{Ending, Timer};
+use crate::handler::context::Timer;
 use crate::handler::converse::owes_answer;
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
 
@@ -49,7 +50,8 @@ impl<H: EventHandler> EventLoop<H> {
                     && let Some((mut conn, _)) = slot.lend(cx)
                     && let Err(error) = conn.write_shared(bytes)
                 {
-                    log::debug!(target: "epicycle::conn", "{id}: a write was refused: {error}");
+                    let name = slot.link.state.name();
+                    log::debug!(target: "epicycle::conn", "{name}: a write was refused: {error}");
                 }
             }
             Command::WriteThen(id, bytes, moment, done) => {
@@ -94,16 +96,30 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The first stage of the shutdown: accept no more.
+    /// The first stage of the shutdown: accept no more. Asked again, it hurries.
     fn stop(&mut self) {
-        if self.stage != Stage::Running {
-            return;
+        match self.stage {
+            Stage::Running => {
+                self.stage = Stage::Stopping;
+                self.stop_accepting();
+                self.stop_dials();
+                self.handler
+                    .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+            }
+            // The drain has not begun, and will have the shorter time.
+            Stage::Stopping => {}
+            Stage::Draining => {
+                self.limit_drain();
+            }
         }
-        self.stage = Stage::Stopping;
-        self.stop_accepting();
-        self.stop_dials();
-        self.handler
-            .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+    }
+
+    /// Has the drain end in time, and tells how long that is in milliseconds. The earliest of several ends counts.
+    fn limit_drain(&mut self) -> u64 {
+        let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed);
+        let deadline = self.cx.deadline(Duration::from_millis(within));
+        self.cx.wheel.insert(deadline, Timer::DrainOver);
+        within
     }
 
     fn stop_accepting(&mut self) {
@@ -119,10 +135,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// The second stage: every connection drains, under a deadline.
     pub(super) fn close_all(&mut self) {
         self.stage = Stage::Draining;
-        let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed) as u64;
-        let deadline = self.cx.now.saturating_add(within);
-        self.cx.limits.drain = within;
-        self.cx.wheel.insert(deadline, Timer::DrainOver);
+        self.cx.limits.drain = self.limit_drain();
         self.stop_ports();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
@@ -152,7 +165,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Answers the requests that came too late.
-    pub(crate) fn end(&mut self) -> Ending {
+    pub(crate) fn end(&mut self) {
         let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
         let commands = std::mem::take(&mut self.commands);
         for command in commands.into_iter().chain(late) {
@@ -165,14 +178,19 @@ impl<H: EventHandler> EventLoop<H> {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);
                 }
                 Command::Connect(id, connect, to) => self.dial(id, connect, to),
-                _ => {}
+                // What a request has captured is the application's, and so is its drop.
+                other => self.guarded("dropped request", |_| drop(other)),
             }
         }
-        while !self.dials.are_told()
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.follow_dials()))
-        {
-            report_panic(panic, &self.cx, "callback");
+        while !self.dials.are_told() {
+            self.guarded("callback", Self::follow_dials);
         }
-        self.cx.ending
+    }
+
+    /// Runs what may panic where nothing else contains it.
+    fn guarded(&mut self, what: &str, run: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
+            report_panic(panic, &self.cx, what);
+        }
     }
 }

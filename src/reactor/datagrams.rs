@@ -446,12 +446,12 @@ fn react<H: EventHandler>(
             // A datagram has no place to wait in.
             Ok(Decoded::Hold) => break false,
             Ok(Decoded::NeedMore { .. }) => {
-                log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.id);
+                log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.name());
                 slot.codec = handler.codec();
                 break false;
             }
             Err(error) => {
-                log::debug!(target: "epicycle::udp", "{}: {error}", slot.link.state.id);
+                log::debug!(target: "epicycle::udp", "{}: {error}", slot.link.state.name());
                 slot.codec = handler.codec();
                 break false;
             }

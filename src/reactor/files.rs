@@ -104,7 +104,7 @@ impl<H: EventHandler> EventLoop<H> {
 
 /// What is missing of a file cannot be sent: no peer must take what it has for the whole.
 fn give_up<H: EventHandler>(link: &mut Link, cx: &mut Context<H>, error: io::Error) {
-    log::warn!(target: "epicycle::conn", "{}: {error}", link.state.id);
+    log::warn!(target: "epicycle::conn", "{}: {error}", link.state.name());
     cx.abort(link, CloseReason::Io(error));
 }
 

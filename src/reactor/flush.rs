@@ -321,7 +321,6 @@ pub(super) fn fail<H: EventHandler>(
         BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidData, TimedOut,
     };
 
-    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
     let reason = match error.kind() {
         // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
@@ -408,6 +407,7 @@ fn end<H: EventHandler>(
     if let Some(datagram) = link.stream.datagram() {
         cx.ports.forget(datagram.port, &closed.peer);
     }
+    log::debug!(target: "epicycle::conn", "{}: {reason}", link.state.name());
     let origin = link.state.origin();
     if link.state.never_opened() {
         let failed = link.stream.is_shaking_hands();
@@ -420,8 +420,8 @@ fn end<H: EventHandler>(
         }
     } else if cx.engine.is_stopping() {
         let lost = reset || closed.unsent > 0;
-        cx.ending.forced += usize::from(lost);
-        cx.ending.drained += usize::from(!lost);
+        cx.metrics.forced.add(u64::from(lost));
+        cx.metrics.drained.add(u64::from(!lost));
     }
     count(&reason, cx);
     end_waits(link, cx);

@@ -41,7 +41,7 @@ use crate::clock::Clock;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
 use crate::conn::origin::Origin;
-use crate::handler::context::{Arrival, Connections, Context, Ending, Timer};
+use crate::handler::context::{Arrival, Connections, Context, Timer};
 use crate::handler::{Command, Engine, EventHandler, Reactor};
 use crate::panic;
 use crate::sys::options::SocketOptions;
@@ -169,7 +169,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Runs until the engine is shut down and the last connection gone.
-    pub(crate) fn run(mut self) -> Ending {
+    pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut resuming = false;
         loop {
@@ -189,7 +189,11 @@ impl<H: EventHandler> EventLoop<H> {
             }
             resuming = true;
         }
-        self.end()
+        self.end();
+        let Self { handler, cx, .. } = self;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(handler))) {
+            report_panic(panic, &cx, "handler's drop");
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -466,10 +470,14 @@ impl<H: EventHandler> EventLoop<H> {
     /// A callback panicked: its connection is closed, and the turn goes on.
     #[cold]
     fn recover(&mut self, panic: Box<dyn Any + Send>) {
-        report_panic(panic, &self.cx, "callback");
         let window = std::mem::take(&mut self.cx.window);
         self.cx.buffers.forget(window.taken);
         let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
+        let what = match self.connections.at(serving) {
+            Some(slot) => format!("callback of {}", slot.link.state.name()),
+            None => "callback".to_owned(),
+        };
+        report_panic(panic, &self.cx, &what);
         if let Some(slot) = self.connections.at(serving) {
             // Lent input is lost with the panic, and nothing may be sent in its place.
             if slot.link.state.is_open() && window.lent_len == 0 {

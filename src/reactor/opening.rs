@@ -122,7 +122,7 @@ impl<H: EventHandler> EventLoop<H> {
         };
         let fd = link.stream.raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-            log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.id);
+            log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.name());
         }
         let Some(socket) = link.stream.into_socket() else {
             return;
@@ -174,8 +174,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
         }
         #[cfg(feature = "tls")]
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            let (id, peer) = (state.id, &state.peer);
-            log::debug!(target: "epicycle::conn", "{id}: the TLS handshake with {peer} failed: {error}");
+            log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
             // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
             state.refuse(CloseReason::Tls(error), cx.now, &cx.limits);
             state.on_readable(false);

@@ -42,7 +42,8 @@ impl<H: EventHandler> EventLoop<H> {
                     if let Err(error) = joined
                         && let Some(slot) = connections.get(id)
                     {
-                        log::debug!(target: "epicycle::conn", "{id}: cannot be joined: {error}");
+                        let name = slot.link.state.name();
+                        log::debug!(target: "epicycle::conn", "{name}: cannot be joined: {error}");
                         cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Pipe);
                     }
                 }
@@ -182,7 +183,7 @@ fn splice<H: EventHandler>(
     let pipe = match cx.pipes.take() {
         Ok(pipe) => pipe?,
         Err(error) => {
-            log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", from.link.state.id);
+            log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", from.link.state.name());
             never_splice(&mut from.link);
             return None;
         }

@@ -256,7 +256,6 @@ fn on_truncation<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
 /// The peer broke the TLS protocol: all it gets now is the alert.
 #[cold]
 fn on_breach<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: io::Error) {
-    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
     cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Tls(error));
     cx.mark_dirty(&mut slot.link.state);
 }
@@ -492,7 +491,7 @@ fn after_callback<H: EventHandler>(
 
 #[cold]
 fn refuse_frame<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: FrameError) {
-    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.id);
+    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.name());
     cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Frame(error));
 }
 

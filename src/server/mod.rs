@@ -16,9 +16,9 @@ use self::options::{Mode, Options};
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
 use crate::clock::Clock;
+use crate::conn::limits::millis;
 use crate::error::Error;
-use crate::handler::context::Ending;
-use crate::handler::engine::{Engine, MainReactor, Peer, Shared};
+use crate::handler::engine::{Engine, MainReactor, Peer, RUNNING, Shared};
 use crate::handler::{Action, Conn, EventHandler, Service, service};
 use crate::listen::{Listen, Place};
 use crate::metrics::Stats;
@@ -60,7 +60,7 @@ pub struct Server {
 pub struct Running<H: EventHandler> {
     engine: Engine<H>,
     main: Option<JoinHandle<()>>,
-    reactors: Vec<JoinHandle<Ending>>,
+    reactors: Vec<JoinHandle<()>>,
 }
 
 /// How a server ended.
@@ -73,6 +73,18 @@ pub struct Report {
     pub forced: usize,
     /// The final counters.
     pub stats: Stats,
+}
+
+impl Report {
+    /// What the counters say at the end: they outlive a reactor whose thread panics.
+    pub(crate) fn of(stats: Stats) -> Self {
+        let total = stats.total();
+        Self {
+            drained: total.drained as usize,
+            forced: total.forced as usize,
+            stats,
+        }
+    }
 }
 
 impl Server {
@@ -290,7 +302,6 @@ impl Places {
 
 /// What an engine's threads share that listens nowhere.
 fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<H> {
-    let drain = options.drain_deadline.as_millis();
     Shared {
         reactors: reactors.into(),
         main: None,
@@ -301,8 +312,8 @@ fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<
         #[cfg(feature = "tls")]
         tls: Vec::new(),
         acceptors: AtomicUsize::new(0),
-        stopping: AtomicBool::new(false),
-        drain_within: AtomicUsize::new(usize::try_from(drain).unwrap_or(usize::MAX)),
+        drain_deadline: millis(options.drain_deadline).min(RUNNING - 1),
+        drain_within: AtomicU64::new(RUNNING),
         next_reactor: AtomicUsize::new(0),
         next_dial: AtomicU64::new(0),
         lookups: OnceLock::new(),
@@ -350,7 +361,7 @@ fn run_reactor<H: EventHandler>(
     factory: &dyn Fn(usize) -> H,
     cpu: Option<usize>,
     booted: mpsc::Sender<Result<(), Error>>,
-) -> Ending {
+) {
     let reactor = parts.index;
     let engine = parts.engine.clone();
     if let Some(cpu) = cpu
@@ -366,14 +377,13 @@ fn run_reactor<H: EventHandler>(
             // The starter may have given up over another reactor; the loop then finds it is to stop.
             let _ = booted.send(Ok(()));
             drop(booted);
-            event_loop.run()
+            event_loop.run();
         }
         Err(panic) => {
             let message = panic::message(&*panic).to_owned();
             // What others have asked of it meanwhile must not keep the engine alive.
             engine.peer(reactor).mailbox.close();
             let _ = booted.send(Err(Error::Boot { reactor, message }));
-            Ending::default()
         }
     }
 }
@@ -405,18 +415,9 @@ impl<H: EventHandler> Running<H> {
     }
 
     fn wait(&mut self) -> Report {
-        let mut report = Report {
-            drained: 0,
-            forced: 0,
-            stats: Stats::default(),
-        };
         for reactor in self.reactors.drain(..) {
-            match reactor.join() {
-                Ok(ending) => {
-                    report.drained += ending.drained;
-                    report.forced += ending.forced;
-                }
-                Err(panic) => panic::report("epicycle::server", "a reactor", panic),
+            if let Err(panic) = reactor.join() {
+                panic::report("epicycle::server", "a reactor", panic);
             }
         }
         if let Some(main) = self.main.take()
@@ -424,8 +425,7 @@ impl<H: EventHandler> Running<H> {
         {
             log::error!(target: "epicycle::server", "the main reactor died");
         }
-        report.stats = self.engine.stats();
-        report
+        Report::of(self.engine.stats())
     }
 }
 

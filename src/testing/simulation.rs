@@ -172,17 +172,13 @@ impl<H: EventHandler> Simulation<H> {
                 "the engine waits for nothing, and has not ended"
             );
         }
-        let ending = self.event_loop.end();
+        self.event_loop.end();
         // What was sent before the end is still on its way.
         while let Some(next) = self.network.next_time() {
             self.pass_to(next);
             self.advance();
         }
-        Report {
-            drained: ending.drained,
-            forced: ending.forced,
-            stats: self.engine.stats(),
-        }
+        Report::of(self.engine.stats())
     }
 
     // Peers.

@@ -1,14 +1,14 @@
 //! Shutdown in stages: stop accepting, drain, then force; it tells how many went each way.
 
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::{Action, CloseReason, Server};
+use epicycle::{Action, CloseReason, Handle, Reactor, Server, WriteError};
 
 use crate::util::app::{App, Log, local, start};
 use crate::util::client::{Client, TempPath, shrink};
-use crate::util::{LONG, eventually, noise};
+use crate::util::{LONG, eventually, expect_panics, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -99,6 +99,117 @@ fn shutdown_within_sets_another_deadline() {
 }
 
 #[test]
+fn a_shutdown_can_be_hurried_and_its_report_stays_true() {
+    let server = Server::bind("tcp://127.0.0.1:0").reactors(2);
+    let (running, log) = start(server, generous);
+    let stalled = [(); 4].map(|()| Client::with_small_window(&running));
+    for client in &stalled {
+        client.send("go");
+    }
+    eventually("all have asked", || log.frames() == 4);
+    let (idle, began) = (Client::to(&running), Instant::now());
+    eventually("it is there", || log.opened() == 5);
+    running.engine().shutdown_within(2 * LONG);
+    assert_eq!(idle.recv_to_end(), b"");
+    drop(idle);
+    eventually("it is closed", || log.closed() == 1);
+    // Later deadlines than the one in force change nothing.
+    running.engine().shutdown_within(3 * LONG);
+    running.engine().shutdown();
+    running.engine().shutdown_within(Duration::from_millis(20));
+    running.engine().shutdown_within(2 * LONG);
+    let report = running.join();
+    assert!(began.elapsed() < LONG);
+    assert_eq!((report.drained, report.forced), (1, 4));
+    assert_eq!(log.closed(), 5);
+}
+
+#[test]
+fn a_shutdown_that_is_hurried_to_nothing_ends_at_once() {
+    let (running, log) = start(local(), generous);
+    let stalled = Client::with_small_window(&running);
+    stalled.send("go");
+    let idle = Client::to(&running);
+    eventually("it has asked", || log.frames() == 1 && log.opened() == 2);
+    running.engine().shutdown_within(2 * LONG);
+    assert_eq!(idle.recv_to_end(), b"");
+    drop(idle);
+    let engine = running.engine().clone();
+    let began = Instant::now();
+    let joining = thread::spawn(move || running.join());
+    engine.shutdown_within(Duration::ZERO);
+    let report = joining.join().expect("ends");
+    assert!(began.elapsed() < LONG);
+    assert_eq!((report.drained, report.forced), (1, 1));
+    // And once it has ended, nobody minds.
+    engine.shutdown_within(Duration::ZERO);
+    assert!(Client::is_reset(&stalled.recv_to_any_end().1));
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("on purpose");
+    }
+}
+
+#[test]
+fn a_handler_whose_drop_panics_loses_no_reactors_count() {
+    expect_panics();
+    let server = Server::bind("tcp://127.0.0.1:0").reactors(2);
+    let (running, _log) = start(server, |app| {
+        let bomb = Bomb;
+        app.on_drain(move |_, _| {
+            let _ = &bomb;
+            Action::Continue
+        })
+    });
+    let clients = [(); 6].map(|()| Client::to(&running));
+    for client in clients {
+        client.round_trip("hello");
+        thread::spawn(move || client.recv_to_end());
+    }
+    let report = running.shutdown();
+    assert_eq!((report.drained, report.forced), (6, 0));
+    // One for each handler.
+    assert_eq!(report.stats.total().panics, 2);
+}
+
+#[test]
+fn a_late_request_whose_drop_panics_costs_no_other_its_completion() {
+    expect_panics();
+    let (told, completions) = mpsc::channel();
+    let handles = Arc::<Mutex<Vec<Handle<App>>>>::default();
+    let (running, log) = start(local(), move |app| {
+        let (told, opened, open) = (told.clone(), handles.clone(), handles.clone());
+        app.on_open(move |conn| {
+            opened.lock().expect("is sound").push(conn.handle());
+            true
+        })
+        .on_shutdown(|reactor| reactor.for_each(|conn, _| conn.abort()))
+        // The first to close asks for the other, in the last turn there is: nobody will carry it out.
+        .on_close(move |_, _| {
+            let open = open.lock().expect("is sound");
+            if let Some(other) = open.iter().find(|handle| handle.is_open()) {
+                let (told, bomb) = (told.clone(), Bomb);
+                let task = move |_: &mut App, _: &mut Reactor<'_, App>| drop(bomb);
+                other.engine().run_on(0, task).expect("is taken");
+                let done = move |result| told.send(result).expect("the test waits");
+                other.write_accepted("x", done).expect("is taken");
+            }
+        })
+    });
+    let clients = [Client::to(&running), Client::to(&running)];
+    eventually("both are open", || log.opened() == 2);
+    running.shutdown();
+    drop(clients);
+    let completion = completions.recv_timeout(LONG).expect("it is called");
+    assert!(matches!(completion, Err(WriteError::Closed)));
+}
+
+#[test]
 fn a_peer_that_has_everything_but_keeps_its_side_open_is_not_reset() {
     let server = local().drain_deadline(Duration::from_millis(100));
     let (running, log) = start(server, |app| {
@@ -155,7 +266,7 @@ fn run_returns_when_a_callback_asks_for_the_shutdown() {
     let server = thread::spawn(move || {
         local().reactors(2).run(move |_| {
             let sender = sender.clone();
-            App::echo(&std::sync::Arc::<Log>::default())
+            App::echo(&Arc::<Log>::default())
                 .on_boot(move |reactor| {
                     let addr = reactor.engine().local_addrs()[0].clone();
                     sender.send(addr).expect("the test waits");

@@ -64,6 +64,12 @@ impl Client {
         Ok(Self(socket))
     }
 
+    /// Its own address, as the server's log names it.
+    pub(crate) fn name(&self) -> String {
+        let addr = self.0.local_addr().expect("has one");
+        addr.as_socket().expect("is an IP one").to_string()
+    }
+
     pub(crate) fn clone(&self) -> Self {
         Self(self.0.try_clone().expect("clones"))
     }
