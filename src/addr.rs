@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::authority::{Authority, Flaw};
 use crate::error::Error;
 
 /// An address to listen on, parsed from `scheme://rest`.
@@ -147,31 +148,28 @@ impl FromStr for ListenAddr {
 
 /// Takes `HOST:PORT` apart; an error says what is wrong with it.
 fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String, u16), String> {
-    let (host, port) = rest
-        .rsplit_once(':')
-        .filter(|(host, _)| !host.starts_with('[') || host.ends_with(']'))
-        .ok_or_else(|| format!("there is no port; write {transport}://127.0.0.1:9000, say"))?;
-    let port = port
-        .parse()
-        .map_err(|_| "the port is not a number from 0 to 65535")?;
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    if bare.is_none() && host.contains(':') {
-        return Err(format!(
-            "an IPv6 address needs brackets; write {transport}://[::1]:9000, say"
-        ));
-    }
-    let host = bare.unwrap_or(host);
-    match (host.parse::<IpAddr>(), family) {
-        (Ok(IpAddr::V6(_)), Family::V4) => Err(format!(
+    let needs_port = || format!("there is no port; write {transport}://127.0.0.1:9000, say");
+    let needs_brackets =
+        || format!("an IPv6 address needs brackets; write {transport}://[::1]:9000, say");
+    let authority = Authority::parse_socket(rest.as_bytes()).map_err(|flaw| match flaw {
+        Flaw::Port if !rest.starts_with('[') && rest.matches(':').count() > 1 => needs_brackets(),
+        Flaw::Port => "the port is not a number from 0 to 65535".to_owned(),
+        Flaw::Literal => needs_brackets(),
+        Flaw::Host => format!(
+            "the host is neither a name nor an IP address; write {transport}://127.0.0.1:9000, say"
+        ),
+    })?;
+    let port = authority.port.ok_or_else(needs_port)?;
+    // All of it is ASCII.
+    let host = String::from_utf8_lossy(authority.host).into_owned();
+    match family {
+        Family::V4 if authority.is_literal => Err(format!(
             "{transport}4:// takes an IPv4 address; use {transport}6:// or {transport}://"
         )),
-        (Ok(IpAddr::V4(_)), Family::V6) => Err(format!(
+        Family::V6 if host.parse::<Ipv4Addr>().is_ok() => Err(format!(
             "{transport}6:// takes an IPv6 address; use {transport}4:// or {transport}://"
         )),
-        (Err(_), _) if host.contains(['/', ' ', '@', '?', '#', '[', ']']) => Err(format!(
-            "the host is neither a name nor an IP address; write {transport}://127.0.0.1:9000, say"
-        )),
-        _ => Ok((host.to_owned(), port)),
+        _ => Ok((host, port)),
     }
 }
 

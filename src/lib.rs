@@ -47,7 +47,9 @@
 
 mod acceptor;
 mod addr;
+mod authority;
 mod buf;
+mod charset;
 mod client;
 mod clock;
 pub mod codec;

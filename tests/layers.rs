@@ -8,9 +8,17 @@ use std::path::{Path, PathBuf};
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
 const LAYERS: [&[&str]; 19] = [
-    &["clock", "testing::link", "testing::tally"],
+    &["clock", "charset", "testing::link", "testing::tally"],
     &["testing::network"],
-    &["sys", "error", "addr", "metrics", "panic", "pool"],
+    &[
+        "sys",
+        "error",
+        "authority",
+        "addr",
+        "metrics",
+        "panic",
+        "pool",
+    ],
     &["tls", "udp"],
     &["stream", "listen", "connect", "handover"],
     &["buf"],
@@ -37,7 +45,8 @@ const LAYERS: [&[&str]; 19] = [
 ];
 
 /// Uses within a layer: none but these, so that the lowest layers stay leaves.
-const WITHIN: [(&str, &str); 6] = [
+const WITHIN: [(&str, &str); 7] = [
+    ("addr", "authority"),
     ("addr", "error"),
     ("sys", "addr"),
     ("pool", "error"),

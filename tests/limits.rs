@@ -331,7 +331,13 @@ fn bad_addresses_are_shown_with_what_would_be_right() {
         ("http://127.0.0.1:9000", "tcp://"),
         ("unix://", "unix:///run/app.sock"),
         ("tcp://a b:9000", "tcp://127.0.0.1:9000"),
-        ("tcp://[[]:9000", "tcp://127.0.0.1:9000"),
+        ("tcp://[[]:9000", "brackets"),
+        ("tcp://[::1:9000", "brackets"),
+        ("tcp://[zz]:9000", "brackets"),
+        ("tcp://a:+80", "0 to 65535"),
+        ("tcp://a:", "no port"),
+        ("tcp://a:b:80", "brackets"),
+        ("tcp://%61:9000", "tcp://127.0.0.1:9000"),
         ("", "no port"),
     ];
     for (addr, right) in cases {

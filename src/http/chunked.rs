@@ -5,6 +5,7 @@ use memchr::memchr;
 use super::error::{MessageError, malformed};
 use super::head::{line_end, position};
 use super::limits::{Limits, MOST_HEADERS};
+use super::reader::ends_in;
 
 /// Finds the data in a chunked body, whose bytes it sees as they arrive.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +15,8 @@ pub(super) struct Chunked {
     left: u64,
     /// How many bytes of chunk extensions and leading zeros there have been: they are ignored, but not without end.
     useless: u32,
+    /// How many bytes of trailers are known to hold no empty line.
+    scanned: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +66,7 @@ impl Chunked {
                 [] | [b'\r'] => Ok(Piece::NeedMore(2)),
                 _ => malformed("a chunk that is longer than it says"),
             },
-            State::Trailers => trailers(src, limits),
+            State::Trailers => self.trailers(src, limits),
         }
     }
 
@@ -97,6 +100,25 @@ impl Chunked {
             State::Trailers
         };
         Ok(Piece::Framing(end + 1))
+    }
+
+    /// The trailer section. One that trickles in is parsed when its end has come, as a head is.
+    fn trailers(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
+        match src {
+            [b'\r', b'\n', ..] => return Ok(Piece::End(2)),
+            [] | [b'\r'] => return Ok(Piece::NeedMore(src.len() + 1)),
+            _ => {}
+        }
+        let known = self.scanned as usize;
+        if known > 0 && src.len() <= limits.head as usize && !ends_in(src, known) {
+            self.scanned = src.len() as u32;
+            return Ok(Piece::NeedMore(src.len() + 1));
+        }
+        let parsed = trailers(src, limits)?;
+        if let Piece::NeedMore(_) = parsed {
+            self.scanned = src.len() as u32;
+        }
+        Ok(parsed)
     }
 
     fn count_useless(&mut self, len: usize, limits: &Limits) -> Result<(), MessageError> {
@@ -137,13 +159,8 @@ fn parse_size(digits: &[u8]) -> Result<u64, MessageError> {
     }))
 }
 
-/// The trailer section, whose rules are those of headers.
+/// The rules of trailers are those of headers.
 fn trailers(src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
-    match src {
-        [b'\r', b'\n', ..] => return Ok(Piece::End(2)),
-        [] | [b'\r'] => return Ok(Piece::NeedMore(src.len() + 1)),
-        _ => {}
-    }
     let max = limits.head as usize;
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     match httparse::parse_headers(src, &mut headers[..usize::from(limits.headers)]) {

@@ -36,7 +36,7 @@ pub enum MessageError {
         /// The longest allowed, in bytes.
         max: u64,
     },
-    /// The version is not 1.0 or 1.1.
+    /// The major version is not 1.
     Version,
     /// The body is encoded for the transfer by something other than chunked.
     TransferCoding,
@@ -93,7 +93,7 @@ impl fmt::Display for MessageError {
             }
             MessageError::TooManyHeaders { max } => write!(f, "there are more than {max} headers"),
             MessageError::BodyTooLong { max } => write!(f, "the body is longer than {max} bytes"),
-            MessageError::Version => f.write_str("the HTTP version is neither 1.0 nor 1.1"),
+            MessageError::Version => f.write_str("the major version of HTTP is not 1"),
             MessageError::TransferCoding => {
                 f.write_str("the body has a transfer coding other than chunked")
             }

@@ -10,9 +10,10 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::error::{MessageError, malformed};
-use super::fields::{is_host, is_target, tokens};
+use super::fields::{is_target, tokens};
 use super::flags::*;
 use super::limits::{Limits, MOST_HEADERS};
+use crate::authority::Authority;
 
 /// A request's head, as positions in the bytes it was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,36 @@ pub(super) enum Framing {
 /// Looks for the head of a request at the beginning of `src`; `None` when it is incomplete.
 #[inline]
 pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
+    match parse_known(src, limits) {
+        Err(MessageError::Version) => parse_minor(src, limits),
+        parsed => parsed,
+    }
+}
+
+/// The same for a minor version that is not known, which is read as the last one that is (RFC 9110, section 2.5).
+#[cold]
+fn parse_minor(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
+    let line = memchr(b'\n', src).unwrap_or(src.len());
+    let digit = line.saturating_sub(2);
+    let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
+    parse_known(&known, limits)
+}
+
+/// A copy of a head, and of some bytes behind it, with 1 in place of the minor version's digit. `None` when that is not a
+/// digit of such a version.
+#[cold]
+pub(super) fn with_known_minor(src: &[u8], digit: usize, limits: &Limits) -> Option<Vec<u8>> {
+    let before = src.get(..digit)?;
+    if !before.ends_with(b"HTTP/1.") || !matches!(src.get(digit), Some(b'2'..=b'9')) {
+        return None;
+    }
+    let len = src.len().min(limits.head as usize + 1);
+    let mut copy = src[..len].to_vec();
+    *copy.get_mut(digit)? = b'1';
+    Some(copy)
+}
+
+fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let allowed = &mut headers[..usize::from(limits.headers)];
@@ -163,36 +194,47 @@ pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
 
 /// What the headers of a message say about its framing and its connection.
 #[derive(Default)]
-pub(super) struct Facts<'a> {
+pub(super) struct Facts {
     hosts: u8,
     bad_host: bool,
     length: Option<Result<u64, MessageError>>,
     coding: Option<Coding>,
-    expectation: Option<&'a [u8]>,
+    /// Whether it expects 100-continue, and nothing else.
+    expectation: Option<bool>,
     pub(super) close: bool,
     pub(super) persist: bool,
 }
 
-/// What a message says about its transfer codings.
+/// What a message says about its transfer codings, from all lines of that name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
+    /// None so far.
+    None,
     Chunked,
-    /// Another one, and chunked behind it.
-    Unknown,
-    /// The last one is not chunked, or chunked comes twice.
+    /// Others only: such a body would not show its end.
+    Other,
+    /// Others, and chunked behind them.
+    OtherChunked,
+    /// Chunked comes twice, or is not the last.
     Faulty,
 }
 
-impl<'a> Facts<'a> {
+impl Facts {
     #[inline]
-    pub(super) fn note(&mut self, header: &httparse::Header<'a>) {
+    pub(super) fn note(&mut self, header: &httparse::Header<'_>) {
         let (name, value) = (header.name, header.value);
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 self.hosts = self.hosts.saturating_add(1);
-                self.bad_host |= !is_host(value);
+                // It is empty where the target's URI has no authority (section 3.2).
+                self.bad_host |= !value.is_empty() && !is_host(value);
             }
-            6 if name.eq_ignore_ascii_case("expect") => self.expectation = Some(value),
+            6 if name.eq_ignore_ascii_case("expect") => {
+                for expectation in tokens(value) {
+                    let is_known = expectation.eq_ignore_ascii_case(b"100-continue");
+                    self.expectation = Some(is_known && self.expectation.unwrap_or(true));
+                }
+            }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in tokens(value) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
@@ -207,12 +249,9 @@ impl<'a> Facts<'a> {
                 self.length = Some(length);
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                // Two lines are one list: its last member is in the last.
-                let coding = match self.coding {
-                    None => Coding::of(value),
-                    Some(_) => Coding::Faulty,
-                };
-                self.coding = Some(coding);
+                // Several lines are one list.
+                let begun = self.coding.unwrap_or(Coding::None);
+                self.coding = Some(tokens(value).fold(begun, Coding::then));
             }
             _ => {}
         }
@@ -239,8 +278,8 @@ impl<'a> Facts<'a> {
                 malformed("a Transfer-Encoding, which HTTP/1.0 does not have")
             }
             (Some(Coding::Chunked), None) => Ok(Framing::Chunked),
-            (Some(Coding::Unknown), None) => Err(MessageError::TransferCoding),
-            (Some(Coding::Faulty), None) => {
+            (Some(Coding::OtherChunked), None) => Err(MessageError::TransferCoding),
+            (Some(Coding::None | Coding::Other | Coding::Faulty), None) => {
                 malformed("a Transfer-Encoding that does not end in one chunked")
             }
         }
@@ -269,23 +308,21 @@ impl<'a> Facts<'a> {
         match self.expectation {
             // A client of that version cannot mean it (RFC 9110, section 10.1.1).
             Some(_) if version == Version::Http10 => Ok(false),
-            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => Ok(true),
-            Some(_) => Err(MessageError::Expectation),
+            Some(true) => Ok(true),
+            Some(false) => Err(MessageError::Expectation),
             None => Ok(false),
         }
     }
 }
 
 impl Coding {
-    fn of(list: &[u8]) -> Self {
-        if list.eq_ignore_ascii_case(b"chunked") {
-            return Coding::Chunked;
-        }
-        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        let count = tokens(list).filter(|coding| is_chunked(coding)).count();
-        match tokens(list).last() {
-            Some(last) if count == 1 && is_chunked(last) => Coding::Unknown,
-            _ => Coding::Faulty,
+    /// The same with another coding behind it.
+    fn then(self, coding: &[u8]) -> Self {
+        match (self, coding.eq_ignore_ascii_case(b"chunked")) {
+            (Coding::None, true) => Coding::Chunked,
+            (Coding::Other, true) => Coding::OtherChunked,
+            (Coding::None | Coding::Other, false) => Coding::Other,
+            (Coding::Chunked | Coding::OtherChunked | Coding::Faulty, _) => Coding::Faulty,
         }
     }
 }
@@ -311,11 +348,11 @@ fn parse_length(value: &[u8]) -> Result<u64, MessageError> {
 
 /// A target has one of four forms (section 3.2).
 #[inline]
-pub(super) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
+pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
     let well_formed = match target {
         [b'/', ..] => method != "CONNECT",
         b"*" => method == "OPTIONS",
-        authority if method == "CONNECT" => is_host(authority) && authority.contains(&b':'),
+        authority if method == "CONNECT" => is_host_and_port(authority),
         absolute => authority(absolute).is_some_and(is_host),
     };
     if !well_formed {
@@ -325,6 +362,19 @@ pub(super) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageErr
         return malformed("a target with characters that must be escaped");
     }
     Ok(())
+}
+
+/// Whether it is the authority of an `http` URI: its host must not be empty (RFC 9110, section 4.2.1).
+#[inline]
+pub(crate) fn is_host(bytes: &[u8]) -> bool {
+    Authority::parse(bytes).is_ok_and(|authority| !authority.host.is_empty())
+}
+
+/// Whether a tunnel can be made to it: there is no default for the port (RFC 9110, section 9.3.6).
+#[cold]
+fn is_host_and_port(bytes: &[u8]) -> bool {
+    let has_port = |authority: Authority<'_>| authority.port.is_some_and(|port| port > 0);
+    is_host(bytes) && Authority::parse(bytes).is_ok_and(has_port)
 }
 
 /// The authority of a target in absolute form.

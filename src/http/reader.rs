@@ -57,15 +57,15 @@ impl HeadReader {
     /// client's would take time that grows with the square of its length.
     #[cold]
     fn finds_empty_line(&mut self, src: &[u8]) -> bool {
-        let from = (self.scanned as usize).saturating_sub(2);
-        self.scanned = src.len() as u32;
-        has_empty_line(&src[from..])
+        let known = std::mem::replace(&mut self.scanned, src.len() as u32);
+        ends_in(src, known as usize)
     }
 }
 
-/// Whether a line ends in `src` that nothing but the end of another one follows.
-pub(super) fn has_empty_line(src: &[u8]) -> bool {
-    memchr_iter(b'\n', src).any(|at| matches!(src[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+/// Whether `src` has an empty line, which ends a head or trailers. There is none within the first `known` bytes.
+pub(super) fn ends_in(src: &[u8], known: usize) -> bool {
+    let fresh = &src[known.saturating_sub(2)..];
+    memchr_iter(b'\n', fresh).any(|at| matches!(fresh[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }
 
 /// An empty line before a request is ignored (RFC 9112, section 2.2).

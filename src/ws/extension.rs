@@ -1,5 +1,7 @@
 //! `Sec-WebSocket-Extensions` (RFC 6455, section 9.1): what is offered, and what is agreed upon.
 
+use crate::http::fields::{TOKEN, is_token};
+
 /// One extension of a list, with its parameters.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Extension<'a> {
@@ -39,20 +41,11 @@ pub(super) fn parse(value: &str) -> Option<Vec<Extension<'_>>> {
     }
 }
 
-/// Whether `text` is a token (RFC 9110, section 5.6.2).
-pub(super) fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(is_token_byte)
-}
-
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 fn token<'a>(rest: &mut &'a str) -> Option<&'a str> {
     let text = rest.trim_start_matches([' ', '\t']);
     let end = text
         .bytes()
-        .position(|byte| !is_token_byte(byte))
+        .position(|byte| !TOKEN.has(byte))
         .unwrap_or(text.len());
     let (token, behind) = text.split_at(end);
     *rest = behind;
@@ -66,7 +59,7 @@ fn token_or_quoted<'a>(rest: &mut &'a str) -> Option<&'a str> {
     }
     let (value, behind) = rest.split_once('"')?;
     *rest = behind;
-    is_token(value).then_some(value)
+    is_token(value.as_bytes()).then_some(value)
 }
 
 fn skip(rest: &mut &str, wanted: char) -> bool {

@@ -6,9 +6,11 @@ use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::deflate::{Agreed, DeflateOptions, EXTENSIONS, NAME};
 use super::error::SendError;
-use super::extension::{self, is_token};
+use super::extension;
 use super::key::{self, AcceptKey};
 use crate::codec::FrameError;
+use crate::http::fields::{is_token, is_value};
+use crate::http::head::{check_target, is_host};
 
 /// The request that opens a WebSocket, to be [sent](crate::Conn::send) in [`on_open`](crate::EventHandler::on_open) to a
 /// [`ClientCodec`](super::ClientCodec)'s connection.
@@ -65,26 +67,21 @@ impl Handshake {
 
     /// The bytes of the request, and what is expected of the answer.
     pub(super) fn begin(self) -> Result<(Vec<u8>, Expected), SendError> {
-        let is_visible =
-            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        check("host", is_visible(&self.host))?;
+        check("host", is_host(self.host.as_bytes()))?;
         check(
             "target",
-            is_visible(&self.target) && self.target.starts_with('/'),
+            self.target.starts_with('/') && check_target("GET", self.target.as_bytes()).is_ok(),
         )?;
         check(
             "sub-protocol",
-            self.protocols.iter().all(|protocol| is_token(protocol)),
+            self.protocols
+                .iter()
+                .all(|protocol| is_token(protocol.as_bytes())),
         )?;
-        let is_value = |value: &str| {
-            value
-                .bytes()
-                .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7F))
-        };
         let mut headers = self.headers.iter();
         check(
             "header",
-            headers.all(|(name, value)| is_token(name) && is_value(value)),
+            headers.all(|(name, value)| is_token(name.as_bytes()) && is_value(value.as_bytes())),
         )?;
         let key = key::random();
         let mut lines = vec![

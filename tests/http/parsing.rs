@@ -17,16 +17,16 @@ type Fields = Vec<(String, Vec<u8>)>;
 
 /// What a request is, whoever has read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Plain {
+pub(crate) struct Plain {
     method: String,
     target: String,
     headers: Fields,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     trailers: Fields,
 }
 
 /// The requests found, and the status due to what ends them, if it is an error.
-type Outcome = (Vec<Plain>, Option<StatusCode>);
+pub(crate) type Outcome = (Vec<Plain>, Option<StatusCode>);
 
 fn fields(headers: Headers<'_>) -> Fields {
     headers
@@ -132,7 +132,7 @@ fn complete<C: Reads>(mut outcome: Outcome, whole: &Outcome) -> Outcome {
 }
 
 /// Both codecs find the same in all of these pieces.
-fn check(input: &[u8], cuts: impl Iterator<Item = usize>) -> Outcome {
+pub(crate) fn check(input: &[u8], cuts: impl Iterator<Item = usize>) -> Outcome {
     let whole = feed::<HttpCodec>(&[input]);
     let bytes: Vec<&[u8]> = input.chunks(1).collect();
     assert_eq!(feed::<HttpCodec>(&bytes), whole, "byte by byte");

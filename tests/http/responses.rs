@@ -42,7 +42,7 @@ pub(crate) fn cause(error: FrameError) -> SendError {
 
 /// Feeds a codec that has sent these requests a response in one piece, split everywhere, and byte by byte: what it finds
 /// up to the end of the stream, and whether there was an error.
-fn read(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
+pub(crate) fn read(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
     let pieces = |cut: usize| vec![&input[..cut], &input[cut..]];
     let whole = feed(asked, &[input]);
     let bytes: Vec<&[u8]> = input.chunks(1).collect();

@@ -10,7 +10,7 @@ use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
 use crate::http::assembly::Assembly;
 use crate::http::error::{MessageError, SendError, malformed};
 use crate::http::limits::Limits;
-use crate::http::reader::has_empty_line;
+use crate::http::reader::ends_in;
 use crate::http::response::{Body, Chunk, End};
 use crate::http::write::{LAST_CHUNK, write_chunk};
 
@@ -145,10 +145,9 @@ impl ClientCodec {
         if let Some(begun) = self.begun.take() {
             return Ok(Some(begun));
         }
-        let known = (self.scanned as usize).saturating_sub(2);
         let is_worth_it = self.scanned == 0
             || src.len() > self.limits.head as usize
-            || has_empty_line(&src[known..]);
+            || ends_in(src, self.scanned as usize);
         let found = if is_worth_it {
             head::parse(src, asked, &self.limits)?
         } else {

@@ -7,7 +7,7 @@ use ::http::StatusCode;
 use memchr::memchr;
 
 use crate::http::error::{MessageError, malformed};
-use crate::http::head::{Facts, Framing, Version, line_end, position};
+use crate::http::head::{Facts, Framing, Version, line_end, position, with_known_minor};
 use crate::http::limits::{Limits, MOST_HEADERS};
 
 /// A response's head, as positions in the bytes it was found in.
@@ -75,6 +75,21 @@ pub(super) fn parse(
     asked: Asked,
     limits: &Limits,
 ) -> Result<Option<Head>, MessageError> {
+    match parse_known(src, asked, limits) {
+        Err(MessageError::Version) => parse_minor(src, asked, limits),
+        parsed => parsed,
+    }
+}
+
+/// The same for a minor version that is not known, which is read as the last one that is (RFC 9110, section 2.5).
+#[cold]
+fn parse_minor(src: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Head>, MessageError> {
+    let digit = "HTTP/1.".len();
+    let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
+    parse_known(&known, asked, limits)
+}
+
+fn parse_known(src: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Head>, MessageError> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let allowed = &mut headers[..usize::from(limits.headers)];
@@ -84,7 +99,7 @@ pub(super) fn parse(
         Ok(httparse::Status::Complete(len)) if len <= limits.head as usize => len,
         Ok(httparse::Status::Partial) if src.len() <= limits.head as usize => return Ok(None),
         Ok(_) => return Err(too_long(limits)),
-        Err(error) => return Err(refuse(limits, error)),
+        Err(error) => return Err(refuse(src, limits, error)),
     };
     let (Some(code), Some(version)) = (response.code, response.version) else {
         return malformed("the status line is incomplete");
@@ -139,7 +154,7 @@ fn first_line(src: &[u8], limits: &Limits) -> Result<usize, MessageError> {
 
 /// How long the body is (section 6.3).
 fn extent(
-    facts: &Facts<'_>,
+    facts: &Facts,
     asked: Asked,
     status: StatusCode,
     version: Version,
@@ -165,18 +180,27 @@ fn too_long(limits: &Limits) -> MessageError {
 }
 
 #[cold]
-fn refuse(limits: &Limits, error: httparse::Error) -> MessageError {
+fn refuse(src: &[u8], limits: &Limits, error: httparse::Error) -> MessageError {
     let what = match error {
         httparse::Error::TooManyHeaders => {
             return MessageError::TooManyHeaders {
                 max: limits.headers.into(),
             };
         }
-        httparse::Error::Version => return MessageError::Version,
+        httparse::Error::Version if names_a_version(src) => return MessageError::Version,
+        httparse::Error::Version => "it does not begin with a version of HTTP",
         httparse::Error::HeaderName => "a header without a proper name",
         httparse::Error::HeaderValue => "a header with a control character in its value",
         httparse::Error::NewLine => "a line that does not end in CR LF",
         _ => "the status line is not a version, a status and a reason",
     };
     MessageError::Malformed { what }
+}
+
+/// Whether it begins with a version of the right form.
+fn names_a_version(src: &[u8]) -> bool {
+    match src.strip_prefix(b"HTTP/") {
+        Some([major, b'.', minor, ..]) => major.is_ascii_digit() && minor.is_ascii_digit(),
+        _ => false,
+    }
 }

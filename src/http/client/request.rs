@@ -6,8 +6,8 @@ use smallvec::SmallVec;
 use crate::buf::outbox::Outbox;
 use crate::http::block::HeaderBlock;
 use crate::http::error::SendError;
-use crate::http::fields::{Headers, is_host, is_token};
-use crate::http::head::check_target;
+use crate::http::fields::{Headers, is_token};
+use crate::http::head::{check_target, is_host};
 use crate::http::response::Body;
 use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY, check_headers, check_protocol};
 
@@ -136,7 +136,6 @@ impl<'a> Request<'a> {
     fn check(&self) -> Result<usize, SendError> {
         let is_sound = is_token(self.method.as_bytes())
             && is_host(self.host.as_bytes())
-            && !self.host.is_empty()
             && check_target(self.method, self.target.as_bytes()).is_ok();
         if !is_sound {
             return Err(SendError::RequestLine);
