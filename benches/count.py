@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Counts what the echo example costs: instructions and system calls a message, memory an idle connection.
 
-    cargo build --release --example echo && benches/count.py
+    cargo build --profile production --example echo && benches/count.py
 
 Counts do not depend on the machine's load, unlike times. Needs Linux, valgrind and strace. An instruction count is a
 slope: (count at many messages - count at few) / (many - few), so that start-up and shutdown drop out. Connections:
 64, one message of 64 bytes under way on each. Everything runs on loopback and ends within about two minutes.
 """
-import re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
+import os, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 
 from serving import resident
 
-ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/release/examples/echo"
+ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/production/examples/echo"
 MESSAGE = b"x" * 64
 
 
@@ -19,6 +19,8 @@ class Server:
     """The echo example with one reactor, under a tracer if one is given."""
 
     def __init__(self, *tracer):
+        if not os.path.exists(ECHO):
+            sys.exit(f"{ECHO} is missing: it is built by cargo build --profile production --example {os.path.basename(ECHO)}")
         command = [*tracer, ECHO, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.process.stdout.readline()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts what the http example costs: instructions and system calls a request.
 
-    cargo build --release --features tls,http,ws --example http && benches/count_http.py
+    cargo build --profile production --features tls,http,ws --example http && benches/count_http.py
 
 As count.py does, whose helpers it uses: 64 connections, a slope between few and many requests. Requests are counted with
 heads that repeat, as those of one kind of client do, and with heads that never do; one at a time on each connection,
@@ -11,7 +11,7 @@ import selectors, socket, subprocess, sys, tempfile
 
 import count
 
-count.ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/release/examples/http"
+count.ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/production/examples/http"
 
 SMALL = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n{}\r\n"
 BROWSER = (

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the forward example against HAProxy in TCP mode: throughput, and processor time a GiB and a message.
 
-    cargo build --release --example forward && benches/forward.py [ROUNDS]
+    cargo build --profile production --example forward && benches/forward.py [ROUNDS]
 
 Needs Linux with two cores, and Debian's package haproxy. Each forwarder has one thread, on the first core; the load is
 made on the second. They take turns in every round, and medians over the rounds are told with the least and the most.
@@ -9,7 +9,7 @@ Everything runs on loopback and ends by itself: about 10 s a round.
 """
 import os, select, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 
-FORWARD = "target/release/examples/forward"
+FORWARD = "target/production/examples/forward"
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 GIB = 1 << 30
 FORWARDER_CORE, LOAD_CORE = {0}, {1}
@@ -201,7 +201,7 @@ def measure(forwarder, run):
 
 def main():
     if not os.path.exists(FORWARD):
-        sys.exit(f"{FORWARD} is missing: cargo build --release --example forward")
+        sys.exit(f"{FORWARD} is missing: cargo build --profile production --example forward")
     os.sched_setaffinity(0, LOAD_CORE)
     results = {(load, name): [] for load in LOADS for name in FORWARDERS}
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:

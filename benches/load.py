@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the load generator's own cost beside wrk's: processor time a request, and requests a second, against one server.
 
-    cargo build --release --features tls,http,ws --example load --example http && benches/load.py [ROUNDS]
+    cargo build --profile production --features tls,http,ws --example load --example http && benches/load.py [ROUNDS]
 
 Needs Linux with two cores, and Debian's package wrk. The server, the example http with one reactor, is on the first core; the
 generators, each with one thread, take turns on the second. Medians over the rounds are told with the least and the most. The
@@ -9,7 +9,7 @@ processor time is all of a process's: of its start and its report, too. About 20
 """
 import json, os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
-EXAMPLES = "target/release/examples"
+EXAMPLES = "target/production/examples"
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 SECONDS = 2
 SERVER_CORE, LOAD_CORE = {0}, {1}
@@ -76,7 +76,7 @@ def start_server():
 def main():
     for needed in ("load", "http"):
         if not os.path.exists(f"{EXAMPLES}/{needed}"):
-            sys.exit(f"{needed} is missing: cargo build --release --features tls,http,ws --example {needed}")
+            sys.exit(f"{needed} is missing: cargo build --profile production --features tls,http,ws --example {needed}")
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
     results = {(load, name): [] for load in LOADS for name in GENERATORS}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what an idle connection costs: resident memory of the server, and memory of the kernel.
 
-    cargo build --release --features tls,http,ws --example echo --example http --example websocket_echo --example tls_echo
+    cargo build --profile production --features tls,http,ws --example echo --example http --example websocket_echo --example tls_echo
     benches/memory.py [CONNECTIONS]
 
 Opens as many connections as it is told (5,000) to each example, over which one message goes to and fro; then they

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what very many idle connections cost: memory, and what they do to the few that are active.
 
-    cargo build --release --features tls,http,ws --example echo --example http --example load
+    cargo build --profile production --features tls,http,ws --example echo --example http --example load
     benches/scale.py [CONNECTIONS] [--write]
 
 Opens as many connections as it is told (100,000) to the example echo, and then to the example http, whose idle timeout is a

@@ -1,7 +1,7 @@
 """What the scripts here share: examples that run as servers, and what they and the kernel take."""
 import os, re, signal, subprocess, sys
 
-EXAMPLES = "target/release/examples/"
+EXAMPLES = "target/production/examples/"
 
 
 class Server:

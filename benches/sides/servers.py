@@ -2,7 +2,7 @@
 import os, pathlib, re, resource, shutil, signal, socket, subprocess, tempfile, time
 
 ROOT = pathlib.Path(__file__).parents[2]
-EXAMPLES = ROOT / "target/release/examples"
+EXAMPLES = ROOT / "target/production/examples"
 RIVALS = ROOT / "benches/rivals"
 BUILT = RIVALS / "target/release"
 SERVER_CORE, LOAD_CORE = {0}, {1}
@@ -111,10 +111,10 @@ def free_port(ports=iter(range(21_000, 32_000))):
 def build():
     """Builds all that is in this repository. Says what is left out."""
     environment = {name: value for name, value in os.environ.items() if name != "CARGO_TARGET_DIR"}
-    cargo = ["cargo", "build", "--release"]
     examples = [word for name in ("echo", "http", "websocket_echo") for word in ("--example", name)]
-    subprocess.run([*cargo, "--features", "tls,http,ws", *examples], cwd=ROOT, env=environment, check=True)
-    subprocess.run(cargo, cwd=RIVALS, env=environment, check=True)
+    own = ["cargo", "build", "--profile", "production", "--features", "tls,http,ws", *examples]
+    subprocess.run(own, cwd=ROOT, env=environment, check=True)
+    subprocess.run(["cargo", "build", "--release"], cwd=RIVALS, env=environment, check=True)
     for name, libraries in (("bare_echo", []), ("bare_http", []), ("libuv_echo", ["-luv"])):
         (BUILT / name).unlink(missing_ok=True)
         command = ["cc", "-O3", "-Wall", "-o", BUILT / name, RIVALS / f"c/{name}.c", *libraries]
