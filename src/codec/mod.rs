@@ -119,10 +119,35 @@ pub trait Codec: 'static {
     /// A shutdown waits for the answer that is owed, which is to be the last: so the codec can say so in it.
     fn retire(&mut self) {}
 
+    /// Whether input is read while output waits above the [high-water mark](crate::Server::high_water). Asked once, when
+    /// the connection opens, and only with [`OutboundPolicy::PauseReads`](crate::OutboundPolicy), the default.
+    fn backpressure(&self) -> Backpressure {
+        Backpressure::ByOrigin
+    }
+
     /// Where the conversation stands. Asked each time some input has been decoded or something has been sent.
     fn stage(&self) -> Stage {
         Stage::Idle
     }
+}
+
+/// Whether input is read while output waits above the [high-water mark](crate::Server::high_water), for
+/// [`Codec::backpressure`].
+///
+/// Two ends that both stop reading until the other reads wait for ever. So one end at most may pause, which is
+/// usually the server's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backpressure {
+    /// A connection that was [accepted](crate::Origin::Accepted) is not read until its output has fallen to the low-water
+    /// mark. One that this side made, or that it [adopted](crate::Engine::adopt), is read on.
+    ByOrigin,
+    /// It is not read until its output has fallen to the low-water mark: for protocols in which each input makes
+    /// output, as requests make answers.
+    PauseReads,
+    /// It is read on: for protocols whose input makes no output, and for peers that both send of their own accord. The
+    /// [outbound limit](crate::Server::outbound_limit) is then all that bounds what input can make.
+    ReadOn,
 }
 
 /// Where a [conversation](Codec::CONVERSES) stands, and what the engine does about it.

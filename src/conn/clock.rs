@@ -21,8 +21,7 @@ impl ConnState {
                     TimeoutKind::Lifetime
                 } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
                     TimeoutKind::Handshake
-                } else if self.wants_frames(limits.policy) && past(self.partial_since, limits.read)
-                {
+                } else if self.wants_frames() && past(self.partial_since, limits.read) {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
@@ -51,7 +50,7 @@ impl ConnState {
     pub(crate) fn may_have_traffic(&self, now: u64, limits: &Limits) -> bool {
         match self.alarm(now, limits) {
             Alarm::Timeout(TimeoutKind::Handshake | TimeoutKind::Read | TimeoutKind::Idle) => {
-                !self.has(DATAGRAM) && self.wants_frames(limits.policy)
+                !self.has(DATAGRAM) && self.wants_frames()
             }
             Alarm::Timeout(TimeoutKind::WriteStall) => !self.has(DATAGRAM | PIPED),
             _ => false,

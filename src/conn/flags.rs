@@ -50,6 +50,9 @@ pub(super) const RETIRING: u32 = 1 << 22;
 /// It closes since all has been said, and has time for that as long as the peer takes some of it.
 pub(super) const UNHURRIED: u32 = 1 << 23;
 
+/// It is not read while its output is congested.
+pub(super) const PAUSES_READS: u32 = 1 << 24;
+
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | PAUSED
@@ -66,7 +69,7 @@ pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | DATAGRAM
     | HELD;
 
-/// The handler gets no frame, whatever the outbound policy.
+/// The handler gets no frame, however little output waits.
 pub(super) const NO_FRAMES: u32 = CLOSING | PAUSED | OPENING | DETACHING | PIPED | HELD;
 
 /// Writes are refused.

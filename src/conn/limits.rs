@@ -6,14 +6,16 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OutboundPolicy {
-    /// Above the high-water mark its own input is not read, so that it cannot ask for more; a write
-    /// past the outbound limit is refused with [`WriteError::Full`](crate::WriteError).
+    /// Above the high-water mark the input of an accepted connection is not read, so that its peer cannot ask for
+    /// more. A connection that this side made is read on, or two such ends could wait for each other for ever; a codec
+    /// may decide otherwise for either ([`Codec::backpressure`](crate::codec::Codec::backpressure)). A write past the
+    /// outbound limit is refused with [`WriteError::Full`](crate::WriteError).
     #[default]
     PauseReads,
-    /// Its input is read on; a write past the limit is refused, which drops that message for this peer.
+    /// All input is read on; a write past the limit is refused, which drops that message for this peer.
     /// For feeds whose next message supersedes the last.
     Drop,
-    /// A write past the limit closes the connection.
+    /// All input is read on; a write past the limit closes the connection.
     Close,
 }
 

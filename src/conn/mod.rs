@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::close::{CloseReason, Closed, TimeoutKind};
 use self::flags::*;
-use self::limits::{Limits, NEVER, OutboundPolicy};
+use self::limits::{Limits, NEVER};
 use self::origin::{Origin, Way};
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
@@ -405,11 +405,21 @@ impl ConnState {
         self.flags & (READABLE | DRAIN_DUE) == 0 && self.inbox.is_empty()
     }
 
-    /// Whether input should be read and decoded: the handler wants it and the peer reads its own.
+    /// Has it not read while its output is congested.
+    pub(crate) fn pause_reads_when_congested(&mut self) {
+        self.put(PAUSES_READS, true);
+    }
+
+    /// Whether congested output keeps it from being read.
+    pub(crate) fn pauses_reads(&self) -> bool {
+        self.has(PAUSES_READS)
+    }
+
+    /// Whether input should be read and decoded: the handler wants it, and no congested output forbids it.
     #[inline]
-    pub(crate) fn wants_frames(&self, policy: OutboundPolicy) -> bool {
-        !self.has(NO_FRAMES | CONGESTED)
-            || (!self.has(NO_FRAMES) && policy != OutboundPolicy::PauseReads)
+    pub(crate) fn wants_frames(&self) -> bool {
+        const BOTH: u32 = CONGESTED | PAUSES_READS;
+        !self.has(NO_FRAMES) && self.flags & BOTH != BOTH
     }
 
     /// Whether a read may find input or its end.

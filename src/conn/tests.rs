@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::buf::outbox::{Arena, Outbox};
+use crate::conn::limits::OutboundPolicy;
 
 /// A connection with the parts that a reactor lends it.
 struct Bench {
@@ -121,7 +122,7 @@ fn a_half_closed_connection_sends_fin_once_and_still_reads() {
     assert_eq!(bench.state.next_step(), Step::SendFin);
     bench.state.fin_sent(0, &bench.limits);
     assert_eq!(bench.state.next_step(), Step::Wait);
-    assert!(bench.state.wants_frames(OutboundPolicy::PauseReads));
+    assert!(bench.state.wants_frames());
     bench.state.on_peer_eof();
     assert_eq!(bench.state.next_step(), Step::Close);
 }
@@ -180,21 +181,35 @@ fn a_shutdown_shortens_the_wait_for_fin_only() {
 #[test]
 fn a_congested_peer_is_not_read_until_it_has_drained() {
     let mut bench = Bench::new();
-    bench.write(1001);
+    bench.state.pause_reads_when_congested();
+    bench.write(1000);
     assert!(!bench.state.update_congestion(&bench.limits));
-    assert!(!bench.state.wants_frames(OutboundPolicy::PauseReads));
-    assert!(bench.state.wants_frames(OutboundPolicy::Drop));
+    assert!(bench.state.wants_frames(), "it is not above the high mark");
+    bench.write(1);
+    assert!(!bench.state.update_congestion(&bench.limits));
+    assert!(!bench.state.wants_frames());
     bench.sent(800, 0);
     assert!(
         !bench.state.update_congestion(&bench.limits),
         "201 is above the low mark"
     );
-    assert!(!bench.state.wants_frames(OutboundPolicy::PauseReads));
+    assert!(!bench.state.wants_frames());
     bench.sent(101, 0);
     assert!(bench.state.update_congestion(&bench.limits));
     assert!(bench.state.take_drain_due());
     assert!(!bench.state.take_drain_due(), "on_drain is due once");
-    assert!(bench.state.wants_frames(OutboundPolicy::PauseReads));
+    assert!(bench.state.wants_frames());
+}
+
+#[test]
+fn a_congested_peer_that_is_read_on_is_told_all_the_same_when_it_has_drained() {
+    let mut bench = Bench::new();
+    bench.write(1001);
+    assert!(!bench.state.update_congestion(&bench.limits));
+    assert!(bench.state.wants_frames());
+    bench.sent(901, 0);
+    assert!(bench.state.update_congestion(&bench.limits));
+    assert!(bench.state.take_drain_due());
 }
 
 #[test]
@@ -221,10 +236,10 @@ fn a_pause_keeps_readiness_so_that_resuming_needs_no_event() {
     let mut bench = Bench::new();
     bench.state.on_event(true, false, false);
     bench.state.set_paused(true);
-    assert!(!bench.state.wants_frames(OutboundPolicy::PauseReads));
+    assert!(!bench.state.wants_frames());
     bench.state.set_paused(false);
     assert!(bench.state.is_readable());
-    assert!(bench.state.wants_frames(OutboundPolicy::PauseReads));
+    assert!(bench.state.wants_frames());
 }
 
 #[test]

@@ -71,7 +71,8 @@ impl<H: EventHandler> Engine<H> {
     /// Takes over a connected stream socket, TCP or Unix, on the reactors by turns:
     /// [`on_open`](EventHandler::on_open) is called for it, and its origin is [`Origin::Adopted`] with `token`.
     ///
-    /// The socket becomes non-blocking; its other options stay as they are.
+    /// The socket becomes non-blocking; its other options stay as they are. The connection is read on while its output
+    /// waits, unless its codec [says otherwise](crate::codec::Backpressure).
     ///
     /// # Errors
     ///

@@ -8,7 +8,7 @@ use super::reader::{HeadReader, Start};
 use super::request::Request;
 use super::write;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, FrameError, Parting, Stage};
+use crate::codec::{Backpressure, Codec, Decoded, FrameError, Parting, Stage};
 use ::http::StatusCode;
 
 /// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
@@ -154,6 +154,10 @@ impl Codec for HttpCodec {
 
     fn retire(&mut self) {
         self.exchange.close();
+    }
+
+    fn backpressure(&self) -> Backpressure {
+        Backpressure::PauseReads
     }
 
     #[inline]

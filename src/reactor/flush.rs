@@ -182,7 +182,11 @@ pub(super) fn flush_backlog<H: EventHandler>(
         complete_flushed(extras, taken, cx);
     }
     if link.state.update_congestion(&cx.limits) {
-        cx.resume(link);
+        if link.state.pauses_reads() {
+            cx.resume(link);
+        } else {
+            cx.mark_ready(&mut link.state);
+        }
     }
     if link.state.is_piped() && had_output && !link.state.has_output() {
         // The one it is joined with may be read again.

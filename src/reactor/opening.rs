@@ -9,8 +9,10 @@ use mio::unix::SourceFd;
 
 use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
+use crate::codec::{Backpressure, Codec};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
+use crate::conn::limits::OutboundPolicy;
 #[cfg(feature = "tls")]
 use crate::conn::limits::millis;
 use crate::conn::origin::Origin;
@@ -75,7 +77,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// # Errors
     ///
     /// Why it was refused, which is logged too. Its coming is undone then.
-    pub(super) fn watch(&mut self, stream: Stream, state: ConnState) -> io::Result<usize> {
+    pub(super) fn watch(&mut self, stream: Stream, mut state: ConnState) -> io::Result<usize> {
         let codec = self.register(&stream, state.id);
         let Self {
             connections, cx, ..
@@ -85,6 +87,9 @@ impl<H: EventHandler> EventLoop<H> {
             cx.metrics.refused.add(1);
             release(cx, &state.peer, state.origin());
         })?;
+        if pauses_reads(&codec, state.origin(), cx.limits.policy) {
+            state.pause_reads_when_congested();
+        }
         cx.engine.peer(cx.reactor).liveness.set_open(state.id);
         Ok(connections.insert(Slot {
             link: Link {
@@ -137,6 +142,18 @@ impl<H: EventHandler> EventLoop<H> {
             report_panic(panic, &self.cx, "detach");
         }
     }
+}
+
+/// Whether a connection is not to be read while its output is congested.
+///
+/// Were both ends of a connection to do that, both could wait for the other to read for ever.
+fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
+    policy == OutboundPolicy::PauseReads
+        && match codec.backpressure() {
+            Backpressure::ByOrigin => matches!(origin, Origin::Accepted { .. }),
+            Backpressure::PauseReads => true,
+            Backpressure::ReadOn => false,
+        }
 }
 
 /// Goes on with a connection that connects or shakes hands.

@@ -92,13 +92,12 @@ pub(super) fn serve_fully<H: EventHandler>(
         mut bytes,
         mut frames,
     } = budget;
-    let policy = cx.limits.policy;
     let state = &slot.link.state;
-    if frames > 0 && state.inbox.is_ready() && state.wants_frames(policy) {
+    if frames > 0 && state.inbox.is_ready() && state.wants_frames() {
         decode_inbox(handler, slot, cx, &mut frames, false);
     }
     while slot.link.state.is_readable() && bytes > 0 && frames > 0 {
-        let received = if slot.link.state.wants_frames(policy) {
+        let received = if slot.link.state.wants_frames() {
             // Frames beyond the budget come before more input.
             if slot.link.state.inbox.is_ready() {
                 break;
@@ -121,7 +120,7 @@ pub(super) fn serve_fully<H: EventHandler>(
         state.set_tail(true);
         cx.mark_dirty(state);
     }
-    let wants_frames = state.wants_frames(policy);
+    let wants_frames = state.wants_frames();
     let has_work = (state.is_readable() && (wants_frames || state.discards_input()))
         || (wants_frames && state.inbox.is_ready());
     if has_work {
@@ -263,7 +262,7 @@ fn on_breach<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: io
 fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     slot.link.state.on_peer_eof();
     let state = &slot.link.state;
-    if !state.inbox.is_empty() && state.wants_frames(cx.limits.policy) {
+    if !state.inbox.is_empty() && state.wants_frames() {
         let mut frames = cx.limits.frame_budget;
         decode_inbox(handler, slot, cx, &mut frames, true);
     }
@@ -295,7 +294,7 @@ pub(super) fn on_error<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx:
     let state = &mut slot.link.state;
     state.on_event(true, false, false);
     if state.is_open()
-        && (state.saw_peer_eof() || !state.wants_frames(cx.limits.policy))
+        && (state.saw_peer_eof() || !state.wants_frames())
         && let Some(error) = slot.link.stream.take_error()
     {
         flush::fail(handler, slot, cx, error);
@@ -486,7 +485,7 @@ fn after_callback<H: EventHandler>(
         flush::flush(handler, slot, cx);
     }
     carry_out(action, slot, cx, CloseReason::Local);
-    slot.link.state.wants_frames(cx.limits.policy)
+    slot.link.state.wants_frames()
 }
 
 #[cold]

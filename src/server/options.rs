@@ -273,7 +273,8 @@ impl Server {
         self
     }
 
-    /// What happens to a peer that does not read. Default: its own input is not read either.
+    /// What happens to a peer that does not read. Default: [`OutboundPolicy::PauseReads`], by which the input of an
+    /// accepted connection is not read either.
     pub fn outbound_policy(mut self, policy: OutboundPolicy) -> Self {
         self.options.outbound_policy = policy;
         self

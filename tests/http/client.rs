@@ -224,6 +224,25 @@ fn await_request(peer: &mut TcpStream) {
 }
 
 #[test]
+fn a_refusal_is_heard_while_the_request_is_being_sent() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let visit = Visit::to(listener.local_addr().expect("has one"));
+    let (mut server, _) = listener.accept().expect("accepts");
+    visit.run(|conn| {
+        let body = vec![b'x'; 16 << 20];
+        let request = Request::new("POST", "a", "/").sized(body.len() as u64);
+        conn.send(request).expect("is taken");
+        conn.send(Chunk(&body)).expect("is taken");
+    });
+    await_request(&mut server);
+    // It reads no more of it.
+    server
+        .write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4\r\n\r\nmuch")
+        .expect("sends");
+    assert_eq!(visit.hear().body, b"much");
+}
+
+#[test]
 fn a_body_may_end_with_the_stream() {
     let body = noise(6, 300_000);
     for head in [

@@ -1,15 +1,16 @@
 //! A peer that does not read, or sends too fast or too much, costs only itself.
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use bytes::Bytes;
-use epicycle::codec::{FrameError, LengthField, Lines};
-use epicycle::{Action, CloseReason, Conn, OutboundPolicy, Running, WriteError};
+use epicycle::codec::{Backpressure, Codec, Decoded, FrameError, LengthField, Lines, Raw};
+use epicycle::{Action, CloseReason, Conn, EventHandler, OutboundPolicy, Running, WriteError};
 
-use crate::util::app::{App, Cut, Session, What, local, start};
+use crate::util::app::{App, Cut, Session, What, local, start, start_client};
 use crate::util::client::{Client, shrink};
 use crate::util::{eventually, noise};
 
@@ -54,6 +55,96 @@ fn slow_reader_does_not_delay_others() {
     assert!(log.count(|what| matches!(what, What::Drain)) > 0);
     eventually("no buffer is held", || buffered(&running) == 0);
     assert_eq!(log.closed(), 0);
+}
+
+/// Writes much as soon as it is open, and counts what comes.
+fn talker(app: App, heard: &Arc<AtomicUsize>) -> App {
+    let heard = heard.clone();
+    app.on_open(|conn| {
+        shrink(conn);
+        conn.write_shared(vec![7; 8 * MIB]).expect("is taken");
+        true
+    })
+    .react(move |_, _, bytes| {
+        heard.fetch_add(bytes.len(), SeqCst);
+        Action::Continue
+    })
+}
+
+#[test]
+fn two_ends_that_both_write_first_hear_each_other() {
+    let [by_server, by_client] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let heard = by_server.clone();
+    let (server, _log) = start(local(), move |app| talker(app, &heard));
+    let heard = by_client.clone();
+    let (client, _log) = start_client(epicycle::Client::new(), move |app| talker(app, &heard));
+    let addr = server.local_addrs()[0].to_string();
+    client.engine().connect(addr.as_str()).expect("is taken");
+    for heard in [by_server, by_client] {
+        eventually("all is heard", || heard.load(SeqCst) == 8 * MIB);
+    }
+}
+
+#[test]
+fn two_adopted_ends_that_both_write_first_hear_each_other() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let by_both = heard.clone();
+    let (running, _log) = start_client(epicycle::Client::new(), move |app| talker(app, &by_both));
+    let (one, other) = UnixStream::pair().expect("is made");
+    for end in [one, other] {
+        running.engine().adopt(end, 0).expect("is taken");
+    }
+    eventually("all is heard", || heard.load(SeqCst) == 16 * MIB);
+}
+
+/// Bytes between peers that both send of their own accord.
+struct Talk;
+
+impl Codec for Talk {
+    type Frame<'a> = &'a [u8];
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        Raw.decode(src)
+    }
+
+    fn backpressure(&self) -> Backpressure {
+        Backpressure::ReadOn
+    }
+}
+
+/// Counts what it hears from peers that do not read what it wrote first.
+struct Listener(Arc<AtomicUsize>);
+
+impl EventHandler for Listener {
+    type Codec = Talk;
+    type Session = ();
+
+    fn codec(&mut self) -> Talk {
+        Talk
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        shrink(conn);
+        conn.write_shared(vec![7; 8 * MIB]).expect("is taken");
+        Some(())
+    }
+
+    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), bytes: &[u8]) -> Action {
+        self.0.fetch_add(bytes.len(), SeqCst);
+        Action::Continue
+    }
+}
+
+#[test]
+fn a_codec_can_have_an_accepted_connection_read_while_its_output_waits() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let for_server = heard.clone();
+    let running = local().start(move |_| Listener(for_server.clone()));
+    let running = running.expect("starts");
+    let client = Client::with_small_window(&running);
+    client.send(vec![7; 8 * MIB]);
+    eventually("all is heard", || heard.load(SeqCst) == 8 * MIB);
+    assert_eq!(client.recv(8 * MIB).len(), 8 * MIB);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::head::{self, Asked, Extent, Head};
 use super::request::Request;
 use super::response::Response;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
+use crate::codec::{Backpressure, Codec, Decoded, Encode, FrameError, Stage};
 use crate::http::assembly::Assembly;
 use crate::http::error::{MessageError, SendError, malformed};
 use crate::http::limits::Limits;
@@ -300,6 +300,11 @@ impl Codec for ClientCodec {
             Decoded::NeedMore { .. } => Ok(malformed("a response that is cut short")?),
             found => Ok(found),
         }
+    }
+
+    /// A server may answer, or refuse, while the request is still being sent.
+    fn backpressure(&self) -> Backpressure {
+        Backpressure::ReadOn
     }
 
     fn stage(&self) -> Stage {
