@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, Datagram, EventHandler, Listen, Server, Udp, UdpSessions};
+use epicycle::{
+    AcceptMode, Action, Conn, Datagram, EventHandler, Listen, Server, Udp, UdpSessions,
+};
 
 /// A UDP echo server.
 #[derive(Parser)]
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
     if flags.sessions {
         listen = listen.sessions(UdpSessions::new());
     }
-    let mut server = Server::bind(listen).reuse_port(true);
+    let mut server = Server::bind(listen).accept_mode(AcceptMode::ReusePort);
     if let Some(reactors) = flags.reactors {
         server = server.reactors(reactors);
     }

@@ -69,7 +69,19 @@ pub enum ConnectError {
     Stopped,
     /// The reactor's mailbox is full: ask again later.
     MailboxFull,
+    /// The engine has no reactor of that number.
+    NoSuchReactor {
+        /// The number that was given.
+        reactor: usize,
+        /// How many there are, counted from 0.
+        reactors: usize,
+    },
+    /// An option of the [`Connect`] has a value that cannot work.
+    Option(Error),
 }
+
+/// The shortest time between two attempts.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 /// An attempt that failed, for [`on_connect_failed`](crate::EventHandler::on_connect_failed).
 #[derive(Debug)]
@@ -123,7 +135,7 @@ impl Connect {
     }
 
     /// How long an attempt may take, from the resolving of the name to the end of the TLS handshake. Default:
-    /// 10 s.
+    /// 10 s; `Duration::MAX` for never.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -158,6 +170,30 @@ impl Connect {
         self.reconnect = Some(reconnect);
         self
     }
+
+    /// Finds values that cannot work.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let bad = |name, problem: &str| {
+            let problem = problem.to_owned();
+            Err(Error::Option { name, problem })
+        };
+        if self.timeout.is_zero() {
+            return bad(
+                "timeout",
+                "zero would end every attempt at once; use Duration::MAX for never",
+            );
+        }
+        if self
+            .reconnect
+            .is_some_and(|policy| policy.first.min(policy.longest) < SHORTEST_DELAY)
+        {
+            return bad(
+                "reconnect",
+                "it would try again without a pause; use delays of 1 ms or more",
+            );
+        }
+        Ok(())
+    }
 }
 
 impl<A> From<A> for Connect
@@ -170,7 +206,7 @@ where
 }
 
 impl Reconnect {
-    /// Tries again after `first`, and then after twice as long each time, up to `longest`, without end.
+    /// Tries again after `first`, and then after twice as long each time, up to `longest`, without end. Both are at least 1 ms.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -226,7 +262,7 @@ impl Default for Reconnect {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ConnectError::Address(error) => error.fmt(f),
+            ConnectError::Address(error) | ConnectError::Option(error) => error.fmt(f),
             ConnectError::Io(error) => error.fmt(f),
             ConnectError::Tls(error) => write!(f, "the TLS handshake failed: {error}"),
             ConnectError::Timeout => f.write_str("connecting took longer than the connect timeout"),
@@ -235,6 +271,10 @@ impl fmt::Display for ConnectError {
             ConnectError::MailboxFull => f.write_str(
                 "the reactor's mailbox is full; ask less often or raise the mailbox option",
             ),
+            ConnectError::NoSuchReactor { reactor, reactors } => write!(
+                f,
+                "there is no reactor {reactor}; the engine has {reactors}, counted from 0"
+            ),
         }
     }
 }
@@ -242,7 +282,7 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            ConnectError::Address(error) => Some(error),
+            ConnectError::Address(error) | ConnectError::Option(error) => Some(error),
             ConnectError::Io(error) => Some(error),
             ConnectError::Tls(error) => Some(&**error),
             _ => None,

@@ -92,7 +92,7 @@ pub use crate::handler::{
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;
-pub use crate::server::{Report, Running, Server, serve};
+pub use crate::server::{AcceptMode, Report, Running, Server, serve};
 pub use crate::sys::datagram::MulticastInterface;
 pub use crate::udp::UdpSessions;
 pub use bytes::Bytes;

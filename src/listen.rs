@@ -92,6 +92,16 @@ impl Listen {
     /// Where to listen, and how if it is for datagrams.
     pub(crate) fn resolve(self) -> Result<(Place, Option<UdpOptions>), Error> {
         let place = self.place?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls
+            && tls.handshake_limit().is_zero()
+        {
+            return Err(Error::Option {
+                name: "handshake_timeout",
+                problem: "zero would end every handshake at once; use Duration::MAX for never"
+                    .to_owned(),
+            });
+        }
         if let Place::Addr(ListenAddr::Udp { .. }) = place {
             #[cfg(feature = "tls")]
             if self.tls.is_some() {
@@ -123,7 +133,7 @@ impl Listen {
         self.udp("sessions", |udp| udp.sessions = Some(sessions))
     }
 
-    /// Joins a multicast group. With [`reuse_port`](crate::Server::reuse_port), a socket that joins a group here is
+    /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), a socket that joins a group here is
     /// still on one reactor only, since each socket would receive a copy.
     pub fn join_multicast(self, group: impl Into<IpAddr>, interface: MulticastInterface) -> Self {
         let group = group.into();

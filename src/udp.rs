@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::sys::datagram::{MAX_BATCH, MulticastInterface};
+use crate::sys::options::buffer_problem;
 
 /// The options of a UDP socket that a server listens on.
 #[derive(Clone, Debug)]
@@ -55,6 +56,14 @@ impl UdpOptions {
                 "max_datagram",
                 format!("{size} bytes is not from {MIN_MAX_DATAGRAM} bytes to 64 KiB"),
             );
+        }
+        for (name, bytes) in [
+            ("recv_buffer", self.recv_buffer),
+            ("send_buffer", self.send_buffer),
+        ] {
+            if let Some(problem) = bytes.and_then(buffer_problem) {
+                return bad(name, problem);
+            }
         }
         for (group, _) in &self.groups {
             if !group.is_multicast() {
@@ -137,7 +146,7 @@ impl UdpSessions {
     }
 
     /// How many sessions a socket may have; further peers are not answered and their datagrams dropped. With
-    /// [`reuse_port`](crate::Server::reuse_port) each reactor has a socket. Default: 65,536.
+    /// [`AcceptMode::ReusePort`](crate::AcceptMode) each reactor has a socket. Default: 65,536.
     ///
     /// A session costs what a connection does, and about 80 bytes for finding it by its address.
     pub fn max_sessions(mut self, sessions: usize) -> Self {

@@ -8,7 +8,7 @@ use std::thread;
 
 use bytes::Bytes;
 use epicycle::codec::LengthField;
-use epicycle::{Action, Handle, Running, Server};
+use epicycle::{AcceptMode, Action, Handle, Running, Server};
 
 use crate::util::app::{App, Cut, Log, local, start};
 use crate::util::client::{Client, TempPath};
@@ -81,8 +81,10 @@ fn matrix(way: Way, unix: bool) {
             };
             let server = match mode {
                 Mode::RoundRobin => Server::bind(addr).reactors(reactors),
-                Mode::ReusePort => Server::bind(addr).reactors(reactors).reuse_port(true),
-                Mode::SingleLoop => Server::bind(addr).single_loop(true),
+                Mode::ReusePort => Server::bind(addr)
+                    .reactors(reactors)
+                    .accept_mode(AcceptMode::ReusePort),
+                Mode::SingleLoop => Server::bind(addr).accept_mode(AcceptMode::SingleLoop),
             };
             let (running, log) = echo(server, way);
             exchange(&running, &mut fastrand::Rng::with_seed(seed));
@@ -224,8 +226,8 @@ fn every_address_of_a_server_is_served() {
             .and(second.addr());
         let server = match mode {
             Mode::RoundRobin => server.reactors(2),
-            Mode::ReusePort => server.reactors(2).reuse_port(true),
-            Mode::SingleLoop => server.single_loop(true),
+            Mode::ReusePort => server.reactors(2).accept_mode(AcceptMode::ReusePort),
+            Mode::SingleLoop => server.accept_mode(AcceptMode::SingleLoop),
         };
         let (running, log) = start(server, |app| app);
         let clients: Vec<_> = running.local_addrs().iter().map(Client::connect).collect();

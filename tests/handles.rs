@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::LengthField;
 use epicycle::{
-    Action, Addr, Balance, Engine, Handle, HandleError, Server, WorkerPool, WriteError,
+    Action, Addr, Balance, ConnectError, Engine, Handle, HandleError, Server, WorkerPool,
+    WriteError,
 };
 
 use crate::util::app::{App, Cut, local, start};
@@ -522,8 +523,36 @@ fn tasks_run_on_the_reactor_they_are_meant_for_and_not_before_their_time() {
     ran.sort_unstable();
     let all = [0, 1, 2].map(|reactor| [(reactor, false), (reactor, true)]);
     assert_eq!(ran, all.concat());
-    let no_such = engine.run_on(3, |_, _| ());
-    assert_eq!(no_such, Err(HandleError::Closed));
+}
+
+#[test]
+fn a_reactor_that_does_not_exist_is_told_from_one_that_has_ended() {
+    let (running, _log) = start(local().reactors(2), |app| app);
+    let engine = running.engine().clone();
+    let no_such = HandleError::NoSuchReactor {
+        reactor: 99,
+        reactors: 2,
+    };
+    assert_eq!(engine.run_on(99, |_, _| ()), Err(no_such));
+    let later = engine.schedule(99, Duration::ZERO, |_, _| ());
+    assert_eq!(later, Err(no_such));
+    let connect = engine.connect_on(99, "tcp://127.0.0.1:9").map(|_| ());
+    let error = connect.expect_err("there is no such reactor");
+    assert!(
+        matches!(
+            error,
+            ConnectError::NoSuchReactor {
+                reactor: 99,
+                reactors: 2
+            }
+        ),
+        "{error}"
+    );
+    for message in [no_such.to_string(), error.to_string()] {
+        assert!(message.contains("no reactor 99"), "{message}");
+    }
+    running.shutdown();
+    assert_eq!(engine.run_on(1, |_, _| ()), Err(HandleError::Closed));
 }
 
 #[test]

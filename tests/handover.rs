@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use epicycle::{Addr, Error, Listen, Running, Server, handover};
+use epicycle::{AcceptMode, Addr, Error, Listen, Running, Server, handover};
 use rustix::io::{FdFlags, fcntl_getfd};
 use socket2::{Domain, Socket, Type};
 
@@ -23,9 +23,9 @@ use crate::util::process::{alone, alone_as, descriptors, limit_descriptors};
 
 const MODES: [fn(Server) -> Server; 4] = [
     |server| server.reactors(2),
-    |server| server.reactors(2).reuse_port(true),
+    |server| server.reactors(2).accept_mode(AcceptMode::ReusePort),
     |server| server.reactors(1),
-    |server| server.single_loop(true),
+    |server| server.accept_mode(AcceptMode::SingleLoop),
 ];
 
 /// Connects a few times to each address, and is answered.

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::Lines;
 use epicycle::{
-    Action, Addr, Balance, BalancePolicy, CloseReason, Error, Running, Server, TimeoutKind,
+    AcceptMode, Action, Addr, Balance, BalancePolicy, CloseReason, Error, Running, Server,
+    TimeoutKind,
 };
 use socket2::SockRef;
 
@@ -207,7 +208,7 @@ fn max_connections_refuses_the_rest_until_one_leaves() {
         Server::bind("tcp://127.0.0.1:0").reactors(2),
         Server::bind("tcp://127.0.0.1:0")
             .reactors(2)
-            .reuse_port(true),
+            .accept_mode(AcceptMode::ReusePort),
     ] {
         let (running, log) = start(server.max_connections(3), |app| app);
         let mut clients: Vec<_> = (0..3).map(|_| Client::to(&running)).collect();
@@ -250,6 +251,35 @@ fn max_connections_per_ip_counts_addresses_apart() {
     drop((client, clients));
 }
 
+/// A loopback network of IPv6 has one address, so that two tell nothing apart: mapped ones have 2^24.
+#[test]
+fn max_connections_per_ip_counts_networks() {
+    for (addr, prefix) in [("tcp://127.0.0.1:0", 24), ("tcp://:0", 24)] {
+        let server = Server::bind(addr)
+            .reactors(1)
+            .max_connections_per_ip(2)
+            .per_ip_prefix(prefix, 64);
+        let (running, log) = start(server, |app| app);
+        let port = running.local_addrs()[0]
+            .as_socket_addr()
+            .expect("an IP")
+            .port();
+        let from = |ip: [u8; 4]| {
+            let server = (Ipv4Addr::LOCALHOST, port).into();
+            Client::from_ip_to(server, IpAddr::from(ip))
+        };
+        let clients = [[127, 0, 0, 1], [127, 0, 0, 2], [127, 0, 1, 1]].map(|ip| {
+            let client = from(ip);
+            client.round_trip("in");
+            client
+        });
+        let (bytes, _) = from([127, 0, 0, 3]).recv_to_any_end();
+        assert_eq!(bytes, b"");
+        assert_eq!(log.opened(), 3);
+        drop(clients);
+    }
+}
+
 /// Starts a server that must not start; gives the error.
 fn refusal(server: Server) -> Error {
     let started = server.start(|_| App::echo(&Arc::default()));
@@ -260,11 +290,28 @@ fn refusal(server: Server) -> Error {
 fn bad_options_are_named_with_what_would_be_right() {
     let zero = Duration::ZERO;
     type Change = fn(Server) -> Server;
-    let cases: [(&str, &str, Change); 19] = [
+    let cases: [(&str, &str, Change); 28] = [
+        ("recv_buffer", "2147483647", |s| {
+            s.recv_buffer((1 << 32) + 1)
+        }),
+        ("send_buffer", "2147483647", |s| s.send_buffer(1 << 31)),
+        ("linger", "1 s", |s| s.linger(Duration::from_millis(500))),
+        ("linger", "32767", |s| {
+            s.linger(Duration::from_secs(1 << 32))
+        }),
+        ("keepalive", "32767", |s| {
+            s.keepalive(Duration::from_secs(32_768), Duration::from_secs(1), 1)
+        }),
+        ("keepalive", "127", |s| {
+            s.keepalive(Duration::from_secs(1), Duration::from_secs(1), 128)
+        }),
+        ("per_ip_prefix", "1 to 32", |s| s.per_ip_prefix(0, 64)),
+        ("per_ip_prefix", "1 to 32", |s| s.per_ip_prefix(33, 64)),
+        ("per_ip_prefix", "1 to 128", |s| s.per_ip_prefix(32, 129)),
         ("reactors", "1", |s| s.reactors(0)),
         ("reactors", "1024", |s| s.reactors(5000)),
-        ("single_loop", "leave one", |s| {
-            s.reactors(2).single_loop(true)
+        ("accept_mode", "leave one", |s| {
+            s.reactors(2).accept_mode(AcceptMode::SingleLoop)
         }),
         ("mailbox", "1", |s| s.mailbox(0)),
         ("read_budget", "1", |s| s.read_budget(0)),
@@ -413,6 +460,50 @@ fn socket_options_reach_the_connections() {
     let client = Client::to(&running);
     client.send("go");
     assert_eq!(client.recv(4), b"fine");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_option_that_the_kernel_refuses_is_named_with_the_address() {
+    let server = local().bind_to_device("no-such-device");
+    let message = refusal(server).to_string();
+    assert!(message.contains("option bind_to_device: "), "{message}");
+    assert!(message.contains("tcp://127.0.0.1:0"), "{message}");
+}
+
+#[test]
+fn the_accept_mode_is_the_one_that_was_named_last() {
+    let server = Server::bind("tcp://127.0.0.1:0")
+        .reactors(3)
+        .accept_mode(AcceptMode::SingleLoop)
+        .accept_mode(AcceptMode::ReusePort);
+    let (running, _log) = start(server, |app| app);
+    // The main reactor would have accepted it.
+    Client::to(&running).round_trip("hello");
+    let stats = running.engine().stats();
+    assert_eq!((stats.main.accepted, stats.total().accepted), (0, 1));
+    assert_eq!(running.engine().reactors(), 3);
+
+    let server = local().accept_mode(AcceptMode::SingleLoop);
+    let server = server.accept_mode(AcceptMode::MainReactor).reactors(2);
+    let (running, _log) = start(server, |app| app);
+    Client::to(&running).round_trip("hello");
+    assert_eq!(running.engine().stats().main.accepted, 1);
+}
+
+#[test]
+fn a_buffer_of_a_size_that_the_kernel_would_misread_is_refused_on_a_connection() {
+    let (running, _log) = start(local(), |app| {
+        app.on_open(|conn| {
+            for refused in [conn.set_recv_buffer(1 << 32), conn.set_send_buffer(1 << 31)] {
+                let error = refused.expect_err("it would be misread");
+                assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+                assert!(error.to_string().contains("2147483647"), "{error}");
+            }
+            true
+        })
+    });
+    Client::to(&running).round_trip("hello");
 }
 
 /// Opens a connection and says which reactor it came to.

@@ -351,7 +351,15 @@ fn a_flush_that_has_happened_is_told_as_one_at_the_close() {
 fn keepalive_settings_the_kernel_would_refuse_are_named() {
     let second = Duration::from_secs(1);
     let short = Duration::from_millis(500);
-    for (idle, interval, count) in [(short, second, 3), (second, short, 3), (second, second, 0)] {
+    let long = Duration::from_secs(32_768);
+    for (idle, interval, count) in [
+        (short, second, 3),
+        (second, short, 3),
+        (second, second, 0),
+        (long, second, 3),
+        (second, long, 3),
+        (second, second, 128),
+    ] {
         let server = local().keepalive(idle, interval, count);
         let error = server
             .start(|_| service(|_, _| Action::Continue))
@@ -367,6 +375,9 @@ fn keepalive_settings_the_kernel_would_refuse_are_named() {
             "{error}"
         );
     }
+    let most = Duration::from_secs(32_767);
+    let server = local().keepalive(most, most, 127);
+    drop(server.start(|_| service(|_, _| Action::Continue)).unwrap());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::{ExitCode, exit};
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use epicycle::{Error, EventHandler, Server};
+use epicycle::{AcceptMode, Error, EventHandler, Server};
 
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::Files;
@@ -55,8 +55,12 @@ impl<const PORT: u16> Listen<PORT> {
     }
 
     fn server_on(&self, listener: epicycle::Listen) -> Server {
+        let accept_mode = match self.reuseport {
+            true => AcceptMode::ReusePort,
+            false => AcceptMode::MainReactor,
+        };
         let server = Server::bind(listener)
-            .reuse_port(self.reuseport)
+            .accept_mode(accept_mode)
             .drain_deadline(Duration::from_secs(10));
         match self.reactors {
             Some(reactors) => server.reactors(reactors),

@@ -17,6 +17,7 @@ use crate::conn::limits::{OutboundPolicy, SMALL_WRITE};
 use crate::conn::origin::Origin;
 use crate::reactor::slots::ConnId;
 use crate::reactor::timer::TimerKey;
+use crate::sys::options::{set_recv_buffer, set_send_buffer};
 
 /// A connection, as its callbacks see it.
 ///
@@ -387,18 +388,18 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// What `setsockopt(2)` answers, and [`io::ErrorKind::InvalidInput`] for 2 GiB or more, which it would misread.
     pub fn set_recv_buffer(&self, bytes: usize) -> io::Result<()> {
-        self.link.stream.options().set_recv_buffer_size(bytes)
+        set_recv_buffer(&self.link.stream.options(), bytes)
     }
 
     /// Sets the size of the kernel's send buffer, in bytes. All sessions of a UDP listener share one.
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// As for [`set_recv_buffer`](Self::set_recv_buffer).
     pub fn set_send_buffer(&self, bytes: usize) -> io::Result<()> {
-        self.link.stream.options().set_send_buffer_size(bytes)
+        set_send_buffer(&self.link.stream.options(), bytes)
     }
 
     #[inline]

@@ -32,7 +32,7 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Tls`] for one whose host
+    /// [`ConnectError::Option`], [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Tls`] for one whose host
     /// no certificate can be for, [`ConnectError::Stopped`] and
     /// [`ConnectError::MailboxFull`]. The handler hears nothing then.
     pub fn connect(&self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
@@ -43,7 +43,7 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// As for [`connect`](Self::connect); [`ConnectError::Stopped`] also when there is no such reactor.
+    /// As for [`connect`](Self::connect), and [`ConnectError::NoSuchReactor`].
     pub fn connect_on(
         &self,
         reactor: usize,
@@ -53,6 +53,7 @@ impl<H: EventHandler> Engine<H> {
             return Err(ConnectError::Stopped);
         }
         let mut connect = connect.into();
+        connect.check().map_err(ConnectError::Option)?;
         let to = std::mem::replace(&mut connect.to, Ok(ListenAddr::Unix(Default::default())));
         let to = to.and_then(reachable).map_err(ConnectError::Address)?;
         #[cfg(feature = "tls")]
@@ -172,6 +173,9 @@ impl From<HandleError> for ConnectError {
         match error {
             HandleError::Closed => ConnectError::Stopped,
             HandleError::MailboxFull => ConnectError::MailboxFull,
+            HandleError::NoSuchReactor { reactor, reactors } => {
+                ConnectError::NoSuchReactor { reactor, reactors }
+            }
         }
     }
 }

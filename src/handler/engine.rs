@@ -230,7 +230,8 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the reactor has ended or is too busy, or there is no such reactor.
+    /// [`HandleError::Closed`] when the reactor has ended, [`HandleError::MailboxFull`] when it is too busy, and
+    /// [`HandleError::NoSuchReactor`].
     pub fn run_on(
         &self,
         reactor: usize,
@@ -254,8 +255,10 @@ impl<H: EventHandler> Engine<H> {
     }
 
     pub(crate) fn request(&self, reactor: usize, command: Command<H>) -> Result<(), HandleError> {
-        let reactor = self.shared.reactors.get(reactor);
-        reactor.ok_or(HandleError::Closed)?.mailbox.push(command)?;
+        let reactors = self.reactors();
+        let peer = self.shared.reactors.get(reactor);
+        let peer = peer.ok_or(HandleError::NoSuchReactor { reactor, reactors })?;
+        peer.mailbox.push(command)?;
         Ok(())
     }
 

@@ -31,6 +31,13 @@ pub enum HandleError {
     /// The reactor's mailbox is full: it is asked faster than it works. Try again later, or give
     /// [`Server::mailbox`](crate::Server::mailbox) more room.
     MailboxFull,
+    /// The engine has no reactor of that number.
+    NoSuchReactor {
+        /// The number that was given.
+        reactor: usize,
+        /// How many there are, counted from 0.
+        reactors: usize,
+    },
 }
 
 /// Called with what became of a write.
@@ -218,12 +225,16 @@ impl<T> From<PushError<T>> for HandleError {
 
 impl fmt::Display for HandleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            HandleError::Closed => "the connection is closed",
-            HandleError::MailboxFull => {
-                "the reactor's mailbox is full; ask less often or raise the mailbox option"
-            }
-        })
+        match self {
+            HandleError::Closed => f.write_str("the connection is closed, or the engine has ended"),
+            HandleError::MailboxFull => f.write_str(
+                "the reactor's mailbox is full; ask less often or raise the mailbox option",
+            ),
+            HandleError::NoSuchReactor { reactor, reactors } => write!(
+                f,
+                "there is no reactor {reactor}; the engine has {reactors}, counted from 0"
+            ),
+        }
     }
 }
 

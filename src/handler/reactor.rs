@@ -87,7 +87,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     }
 
     /// The UDP socket that this reactor has for a listener, counted from 0 in the order in which the server was told of
-    /// them. With [`reuse_port`](crate::Server::reuse_port) every reactor has one; otherwise, of N reactors, that of
+    /// them. With [`AcceptMode::ReusePort`](crate::AcceptMode) every reactor has one; otherwise, of N reactors, that of
     /// listener K is on reactor K modulo N alone. None for other listeners, and once the engine shuts down.
     pub fn udp(&mut self, listener: usize) -> Option<Udp<'_, H>> {
         let port = self.cx.ports.of_listener(listener)?;

@@ -121,7 +121,7 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         Reactor::new(self.connections, self.cx)
     }
 
-    /// Joins a multicast group. With [`reuse_port`](crate::Server::reuse_port), each reactor's socket that joins gets a
+    /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), each reactor's socket that joins gets a
     /// copy of each of the group's datagrams.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
-//! Who may connect: the limits on the number of connections, in all and from one address.
+//! Who may connect: the limits on the number of connections, in all and from one network.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -14,16 +14,44 @@ pub(crate) struct Admission {
     max: usize,
     open: AtomicUsize,
     max_per_ip: usize,
-    /// Only kept when there is a limit, so the common case takes no lock.
+    prefix: Prefix,
+    /// By network, the rest of the address zero. Only kept when there is a limit, so the common case takes no lock.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
 
+/// How many leading bits of an address name the network that counts as one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    pub(crate) v4: u8,
+    pub(crate) v6: u8,
+}
+
+impl Prefix {
+    /// A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
+    pub(crate) const DEFAULT: Self = Self { v4: 32, v6: 64 };
+
+    /// The network of an address. An IPv4 address that is mapped into IPv6 counts as what it is.
+    fn of(self, ip: IpAddr) -> IpAddr {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => {
+                let mask = !u32::MAX.checked_shr(self.v4.into()).unwrap_or(0);
+                Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+            }
+            IpAddr::V6(ip) => {
+                let mask = !u128::MAX.checked_shr(self.v6.into()).unwrap_or(0);
+                Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+            }
+        }
+    }
+}
+
 impl Admission {
-    pub(crate) fn new(max: usize, max_per_ip: usize) -> Self {
+    pub(crate) fn new(max: usize, max_per_ip: usize, prefix: Prefix) -> Self {
         Self {
             max,
             open: AtomicUsize::new(0),
             max_per_ip,
+            prefix,
             per_ip: Mutex::default(),
         }
     }
@@ -65,6 +93,48 @@ impl Admission {
         if self.max_per_ip == usize::MAX {
             return None;
         }
-        peer.ip()
+        peer.ip().map(|ip| self.prefix.of(ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(ip: &str) -> Addr {
+        Addr::Ip((ip.parse::<IpAddr>().expect("an address"), 9).into())
+    }
+
+    #[test]
+    fn a_peer_is_a_network() {
+        let of = |v4, v6, ip: &str| {
+            let prefix = Prefix { v4, v6 };
+            prefix.of(ip.parse().expect("an address")).to_string()
+        };
+        assert_eq!(of(32, 64, "192.0.2.77"), "192.0.2.77");
+        assert_eq!(of(24, 64, "192.0.2.77"), "192.0.2.0");
+        assert_eq!(of(1, 64, "192.0.2.77"), "128.0.0.0");
+        assert_eq!(of(32, 64, "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of(32, 56, "2001:db8:1:2ff:3:4:5:6"), "2001:db8:1:200::");
+        assert_eq!(of(32, 128, "2001:db8::5"), "2001:db8::5");
+        // Mapped addresses would all be one network of IPv6.
+        assert_eq!(of(32, 64, "::ffff:192.0.2.77"), "192.0.2.77");
+        assert_eq!(of(24, 64, "::ffff:192.0.2.77"), "192.0.2.0");
+    }
+
+    #[test]
+    fn a_refusal_for_one_network_takes_no_place_of_the_others() {
+        let admission = Admission::new(3, 1, Prefix::DEFAULT);
+        assert!(admission.admit(&peer("2001:db8::1")));
+        for _ in 0..10 {
+            assert!(!admission.admit(&peer("2001:db8::2")));
+        }
+        assert!(admission.admit(&peer("2001:db8:0:1::1")));
+        assert!(admission.admit(&peer("192.0.2.1")));
+        assert!(!admission.admit(&peer("192.0.2.2")), "the total is full");
+        admission.release(&peer("2001:db8::1"));
+        assert!(admission.admit(&peer("2001:db8::2")));
+        assert!(!admission.admit(&peer("192.0.2.2")), "the total is full");
+        assert_eq!(admission.per_ip.lock().len(), 3);
     }
 }

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::addr::{Family, ListenAddr};
 use crate::error::Error;
 use crate::listen::Place;
-use crate::sys::options::SocketOptions;
+use crate::sys::options::{SocketOptions, named};
 use crate::sys::socket;
 
 /// A socket that listens.
@@ -30,10 +30,13 @@ pub(super) struct Listener {
 }
 
 /// A socket, shared by all that listen on it, and what ends with it.
+///
+/// The path is dropped, and so removed, before the socket: as long as the socket answers, no other server takes the path
+/// over, so that the path that is removed is this one's. The other way round a new server could come in between.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    pub(super) socket: Socket,
     path: Option<BoundPath>,
+    pub(super) socket: Socket,
 }
 
 /// A Unix socket's path, for as long as something listens on it.
@@ -155,10 +158,10 @@ fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io
     }
     socket.set_reuse_address(true)?;
     if options.reuse_port {
-        socket::set_reuse_port(&socket)?;
+        named("accept_mode", socket::set_reuse_port(&socket))?;
     }
     if let Some(device) = &options.device {
-        socket::bind_to_device(&socket, device)?;
+        named("bind_to_device", socket::bind_to_device(&socket, device))?;
     }
     options.apply(&socket, true)?;
     socket.set_nonblocking(true)?;

@@ -12,7 +12,8 @@ use std::thread::{self, JoinHandle};
 use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
-use self::options::{Mode, Options};
+pub use self::options::AcceptMode;
+use self::options::Options;
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
 use crate::clock::Clock;
@@ -147,8 +148,9 @@ impl Server {
         } = Places::of(self.listens)?;
         let count = options.reactors();
         // A hand-over has nobody to choose between when there is one reactor.
-        let dealt = options.mode == Mode::MainReactor && count > 1 && !streams.is_empty();
-        options.socket.reuse_port = options.mode == Mode::ReusePort;
+        let dealt =
+            options.accept_mode == AcceptMode::MainReactor && count > 1 && !streams.is_empty();
+        options.socket.reuse_port = options.accept_mode == AcceptMode::ReusePort;
         let listens = !streams.is_empty();
         let listeners = Listeners::bind(streams, &options.socket)?;
         let common = ports::Common {
@@ -305,7 +307,11 @@ fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<
     Shared {
         reactors: reactors.into(),
         main: None,
-        admission: Admission::new(options.max_connections, options.max_connections_per_ip),
+        admission: Admission::new(
+            options.max_connections,
+            options.max_connections_per_ip,
+            options.per_ip_prefix,
+        ),
         local_addrs: Vec::new(),
         listening: Mutex::default(),
         accepting: AtomicBool::new(true),

@@ -7,15 +7,26 @@ use crate::acceptor::{Balance, BalancePolicy};
 use crate::buf::ring;
 use crate::conn::limits::{Limits, NEVER, OutboundPolicy, SMALL_WRITE, millis};
 use crate::error::Error;
+use crate::reactor::admission::Prefix;
 use crate::reactor::slots::MAX_REACTORS;
 use crate::sys::affinity;
 use crate::sys::options::{Keepalive, SocketOptions};
 
-/// Who accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+/// Who accepts the connections of a server's listeners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AcceptMode {
+    /// A main reactor with a thread of its own accepts, and deals connections by the balance policy. Best for connections that
+    /// last. With one reactor there is nobody to choose between: it accepts by itself.
+    #[default]
     MainReactor,
+    /// Each reactor has listeners of its own (`SO_REUSEPORT`), and there is no main reactor.
+    ///
+    /// Saves the hand-over between threads: best for many short connections. The kernel spreads connections by a hash of their
+    /// addresses, so few clients may spread unevenly, and the balance policy has no say. On Unix sockets the reactors share one
+    /// listener. UDP sockets, too, are one for each reactor.
     ReusePort,
+    /// One reactor does everything, on one thread. A server that asks for more [`reactors`](Server::reactors) does not start.
     SingleLoop,
 }
 
@@ -27,7 +38,7 @@ pub(super) enum BalanceChoice {
 
 #[derive(Debug)]
 pub(super) struct Options {
-    pub(super) mode: Mode,
+    pub(super) accept_mode: AcceptMode,
     pub(super) reactors: Option<usize>,
     pub(super) pin: bool,
     pub(super) balance: BalanceChoice,
@@ -43,6 +54,7 @@ pub(super) struct Options {
     pub(super) outbound_policy: OutboundPolicy,
     pub(super) max_connections: usize,
     pub(super) max_connections_per_ip: usize,
+    pub(super) per_ip_prefix: Prefix,
     pub(super) idle: Option<Duration>,
     pub(super) read: Option<Duration>,
     pub(super) write_stall: Option<Duration>,
@@ -59,7 +71,7 @@ const MIB: usize = 1 << 20;
 impl Default for Options {
     fn default() -> Self {
         Self {
-            mode: Mode::MainReactor,
+            accept_mode: AcceptMode::MainReactor,
             reactors: None,
             pin: false,
             balance: BalanceChoice::Policy(BalancePolicy::RoundRobin),
@@ -84,6 +96,7 @@ impl Default for Options {
             outbound_policy: OutboundPolicy::PauseReads,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
+            per_ip_prefix: Prefix::DEFAULT,
             idle: None,
             read: None,
             write_stall: Some(Duration::from_secs(60)),
@@ -106,27 +119,9 @@ impl Server {
         self
     }
 
-    /// Gives each reactor listeners of its own by `SO_REUSEPORT`, and no main reactor. Default: off.
-    ///
-    /// Saves the hand-over between threads: best for many short connections. The kernel spreads
-    /// connections by a hash of their addresses, so few clients may spread unevenly, and the balance
-    /// policy has no say. On Unix sockets the reactors share one listener.
-    pub fn reuse_port(mut self, on: bool) -> Self {
-        self.options.mode = if on {
-            Mode::ReusePort
-        } else {
-            Mode::MainReactor
-        };
-        self
-    }
-
-    /// Runs everything on one thread, accepting included. Default: off; also what one reactor does.
-    pub fn single_loop(mut self, on: bool) -> Self {
-        self.options.mode = if on {
-            Mode::SingleLoop
-        } else {
-            Mode::MainReactor
-        };
+    /// Who accepts. Default: [`AcceptMode::MainReactor`].
+    pub fn accept_mode(mut self, mode: AcceptMode) -> Self {
+        self.options.accept_mode = mode;
         self
     }
 
@@ -180,7 +175,7 @@ impl Server {
     }
 
     /// Probes silent TCP peers: after `idle`, then every `interval`, `count` times. Default: off. Costs a packet
-    /// to each connection per idle period. The times are in whole seconds, at least 1.
+    /// to each connection per idle period. The times are in whole seconds, from 1 to 32,767; there are at most 127 probes.
     pub fn keepalive(mut self, idle: Duration, interval: Duration, count: u32) -> Self {
         self.options.socket.keepalive = Some(Keepalive {
             idle,
@@ -190,21 +185,22 @@ impl Server {
         self
     }
 
-    /// The kernel's receive buffer of a connection, in bytes (`SO_RCVBUF`). Default: the system's, which
-    /// adapts; setting it turns that off.
+    /// The kernel's receive buffer of a connection, in bytes (`SO_RCVBUF`), less than 2 GiB; the system caps it
+    /// (`net.core.rmem_max`). Default: the system's, which adapts; setting it turns that off.
     pub fn recv_buffer(mut self, bytes: usize) -> Self {
         self.options.socket.recv_buffer = Some(bytes);
         self
     }
 
-    /// The kernel's send buffer of a connection, in bytes (`SO_SNDBUF`). Default: the system's, which
-    /// adapts; setting it turns that off.
+    /// The kernel's send buffer of a connection, in bytes (`SO_SNDBUF`), less than 2 GiB; the system caps it
+    /// (`net.core.wmem_max`). Default: the system's, which adapts; setting it turns that off.
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.options.socket.send_buffer = Some(bytes);
         self
     }
 
-    /// How long the kernel keeps trying to deliver after a close (`SO_LINGER`). Default: the system's.
+    /// How long the kernel keeps trying to deliver after a close (`SO_LINGER`), in whole seconds, at most 32,767; zero resets
+    /// the connection. Default: the system's.
     ///
     /// Closing waits that long *in the system call*, which stalls the reactor: rarely what one wants.
     /// The engine drains connections by itself.
@@ -287,10 +283,20 @@ impl Server {
         self
     }
 
-    /// How many connections one IP address may have open. Default: no limit. Costs a locked table of the
-    /// addresses that are connected, about 50 bytes each.
+    /// How many connections one peer may have open; more are accepted and closed at once. A peer is an IPv4 address or an
+    /// IPv6 network: see [`per_ip_prefix`](Self::per_ip_prefix). Default: no limit. Costs a locked table of the peers that are
+    /// connected, about 50 bytes each.
     pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
         self.options.max_connections_per_ip = connections;
+        self
+    }
+
+    /// How many leading bits of an address tell one peer from another for
+    /// [`max_connections_per_ip`](Self::max_connections_per_ip): from 1 to 32 of an IPv4 address, from 1 to 128 of an IPv6
+    /// address. Default: 32 and 64, for an IPv6 host usually has a whole /64 to itself. An IPv4 address that is mapped into
+    /// IPv6 (`::ffff:a.b.c.d`) counts as IPv4.
+    pub fn per_ip_prefix(mut self, ipv4: u8, ipv6: u8) -> Self {
+        self.options.per_ip_prefix = Prefix { v4: ipv4, v6: ipv6 };
         self
     }
 }
@@ -380,11 +386,14 @@ impl Options {
                 ),
             );
         }
-        if self.mode == Mode::SingleLoop && self.reactors.is_some_and(|n| n > 1) {
+        if self.accept_mode == AcceptMode::SingleLoop
+            && let Some(reactors @ 2..) = self.reactors
+        {
             return bad(
-                "single_loop",
-                "there is one loop then, but more reactors are asked for; leave one of the two out"
-                    .into(),
+                "accept_mode",
+                format!(
+                    "a single loop is one reactor, and {reactors} are asked for; leave one of the two out"
+                ),
             );
         }
         if self.read_buffer < 16 * KIB || self.read_buffer > 16 * MIB {
@@ -428,23 +437,21 @@ impl Options {
                 format!("{high} is above the outbound limit, {limit}"),
             );
         }
+        let Prefix { v4, v6 } = self.per_ip_prefix;
+        if !(1..=32).contains(&v4) || !(1..=128).contains(&v6) {
+            return bad(
+                "per_ip_prefix",
+                format!("{v4} and {v6} bits are not from 1 to 32 and from 1 to 128"),
+            );
+        }
         if self.pin && !affinity::SUPPORTED {
             return bad("pin_to_cpus", "this platform cannot pin threads".into());
         }
         if self.socket.backlog < 1 {
             return bad("backlog", "0 would queue nobody; use 1 or more".into());
         }
-        if let Some(Keepalive {
-            idle,
-            interval,
-            count,
-        }) = self.socket.keepalive
-            && (idle.as_secs() == 0 || interval.as_secs() == 0 || count == 0)
-        {
-            return bad(
-                "keepalive",
-                "the times count in whole seconds; use 1 s or more, and 1 probe or more".into(),
-            );
+        if let Some((name, problem)) = self.socket.problem() {
+            return bad(name, problem);
         }
         let timeouts = [
             ("idle_timeout", self.idle),
@@ -469,8 +476,8 @@ impl Options {
     }
 
     pub(super) fn reactors(&self) -> usize {
-        match (self.mode, self.reactors) {
-            (Mode::SingleLoop, _) => 1,
+        match (self.accept_mode, self.reactors) {
+            (AcceptMode::SingleLoop, _) => 1,
             (_, Some(reactors)) => reactors,
             (_, None) => super::cores().min(MAX_REACTORS),
         }

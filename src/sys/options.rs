@@ -1,5 +1,6 @@
 //! The options of sockets that listen, connect and are connected.
 
+use std::ffi::c_int;
 use std::io;
 use std::time::Duration;
 
@@ -31,30 +32,122 @@ pub(crate) struct Keepalive {
     pub(crate) count: u32,
 }
 
+/// The longest that Linux waits before a probe, in seconds (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPINTVL`). Others take more.
+const MAX_PROBE_SECONDS: u64 = 32_767;
+
+/// The most probes that Linux sends (`MAX_TCP_KEEPCNT`).
+const MAX_PROBES: u32 = 127;
+
+/// The longest linger that every platform takes, in seconds: Apple's keep it in 15 bits.
+const MAX_LINGER_SECONDS: u64 = 32_767;
+
+/// The largest buffer that can be asked for, in bytes: the kernel reads the size as an `int`.
+const MAX_BUFFER: usize = c_int::MAX as usize;
+
 impl SocketOptions {
     /// Sets the options of a stream socket.
+    ///
+    /// # Errors
+    ///
+    /// What `setsockopt(2)` answers, with the option's name.
     pub(crate) fn apply(&self, socket: &Socket, is_tcp: bool) -> io::Result<()> {
         if is_tcp {
-            socket.set_tcp_nodelay(self.nodelay)?;
+            named("nodelay", socket.set_tcp_nodelay(self.nodelay))?;
             if let Some(keepalive) = &self.keepalive {
-                socket.set_tcp_keepalive(&keepalive.to_socket2())?;
+                named("keepalive", keepalive.set(socket))?;
             }
         }
         if let Some(bytes) = self.recv_buffer {
-            socket.set_recv_buffer_size(bytes)?;
+            named("recv_buffer", set_recv_buffer(socket, bytes))?;
         }
         if let Some(bytes) = self.send_buffer {
-            socket.set_send_buffer_size(bytes)?;
+            named("send_buffer", set_send_buffer(socket, bytes))?;
         }
         if self.linger.is_some() {
-            socket.set_linger(self.linger)?;
+            named("linger", socket.set_linger(self.linger))?;
         }
         Ok(())
+    }
+
+    /// The first option with a value that the kernel would refuse or misread: its name, and what would be right.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
+        let buffer = |name, bytes: Option<usize>| Some((name, buffer_problem(bytes?)?));
+        None.or_else(|| Some(("keepalive", self.keepalive?.problem()?)))
+            .or_else(|| Some(("linger", linger_problem(self.linger?)?)))
+            .or_else(|| buffer("recv_buffer", self.recv_buffer))
+            .or_else(|| buffer("send_buffer", self.send_buffer))
     }
 }
 
 impl Keepalive {
-    fn to_socket2(self) -> TcpKeepalive {
-        socket::keepalive(self.idle, self.interval, self.count)
+    fn set(self, socket: &Socket) -> io::Result<()> {
+        let keepalive: TcpKeepalive = socket::keepalive(self.idle, self.interval, self.count);
+        socket.set_tcp_keepalive(&keepalive)
     }
+
+    /// What is wrong with it, if anything.
+    fn problem(self) -> Option<String> {
+        let fits = |time: Duration| (1..=MAX_PROBE_SECONDS).contains(&time.as_secs());
+        if !fits(self.idle) || !fits(self.interval) {
+            return Some(format!(
+                "the times count in whole seconds; use 1 s to {MAX_PROBE_SECONDS} s"
+            ));
+        }
+        if !(1..=MAX_PROBES).contains(&self.count) {
+            let count = self.count;
+            return Some(format!(
+                "{count} probes are not from 1 to {MAX_PROBES}, the most that the kernel sends"
+            ));
+        }
+        None
+    }
+}
+
+/// What is wrong with a linger time, if anything.
+fn linger_problem(linger: Duration) -> Option<String> {
+    let seconds = linger.as_secs();
+    if seconds == 0 && !linger.is_zero() {
+        // The kernel would take it for 0, which means RST.
+        return Some("it counts in whole seconds; use 1 s or more, or zero for a reset".to_owned());
+    }
+    (seconds > MAX_LINGER_SECONDS)
+        .then(|| format!("{seconds} s is more than {MAX_LINGER_SECONDS} s, the most possible"))
+}
+
+/// What is wrong with the size of a kernel's buffer, if anything.
+pub(crate) fn buffer_problem(bytes: usize) -> Option<String> {
+    (bytes > MAX_BUFFER)
+        .then(|| format!("{bytes} bytes is more than {MAX_BUFFER}, the most the kernel takes"))
+}
+
+/// Sets the size of the kernel's receive buffer (`SO_RCVBUF`).
+///
+/// # Errors
+///
+/// What `setsockopt(2)` answers, and an error that names the limit when the size would be truncated.
+pub(crate) fn set_recv_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    check_buffer(bytes)?;
+    socket.set_recv_buffer_size(bytes)
+}
+
+/// The same of the send buffer (`SO_SNDBUF`).
+///
+/// # Errors
+///
+/// As for [`set_recv_buffer`].
+pub(crate) fn set_send_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    check_buffer(bytes)?;
+    socket.set_send_buffer_size(bytes)
+}
+
+fn check_buffer(bytes: usize) -> io::Result<()> {
+    match buffer_problem(bytes) {
+        None => Ok(()),
+        Some(problem) => Err(io::Error::new(io::ErrorKind::InvalidInput, problem)),
+    }
+}
+
+/// Puts the option's name in front of what the kernel says, which names nothing.
+pub(crate) fn named<T>(option: &'static str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("option {option}: {error}")))
 }

@@ -118,7 +118,7 @@ impl TlsServer {
         Ok(self)
     }
 
-    /// How long a handshake may take before the connection is closed. Default: 10 s.
+    /// How long a handshake may take before the connection is closed. Default: 10 s; `Duration::MAX` for never.
     #[must_use]
     pub fn handshake_timeout(mut self, limit: Duration) -> Self {
         self.handshake_timeout = limit;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::{env, io, thread};
 
 use epicycle::metrics::ReactorStats;
-use epicycle::{Listen, Report, Server};
+use epicycle::{AcceptMode, Listen, Report, Server};
 use serde_json::{Value, json};
 
 use super::kind::Kind;
@@ -112,9 +112,9 @@ fn limited(mode: Mode, listen: Listen) -> Server {
         // What the kernel does not take, the engine has to.
         .send_buffer(8 << 10);
     match mode {
-        Mode::SingleLoop => server.single_loop(true),
+        Mode::SingleLoop => server.accept_mode(AcceptMode::SingleLoop),
         Mode::MainReactor => server.reactors(2),
-        Mode::ReusePort => server.reactors(2).reuse_port(true),
+        Mode::ReusePort => server.reactors(2).accept_mode(AcceptMode::ReusePort),
     }
 }
 

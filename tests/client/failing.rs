@@ -124,8 +124,33 @@ fn an_address_that_cannot_be_connected_to_is_refused_at_once() {
         assert!(error.to_string().contains(remedy), "{error}");
     }
     let reactor = running.engine().connect_on(1, "127.0.0.1:80");
-    assert!(matches!(reactor, Err(ConnectError::Stopped)));
+    assert!(matches!(reactor, Err(ConnectError::NoSuchReactor { .. })));
     running.shutdown();
+    assert!(log.failures().is_empty());
+}
+
+#[test]
+fn an_option_of_a_connect_that_cannot_work_is_refused_at_once() {
+    let (running, log) = start_client(client(1), |app| app);
+    let pause = Duration::from_millis(1);
+    let connect = || Connect::to("tcp://127.0.0.1:9");
+    for (connect, name) in [
+        (connect().timeout(Duration::ZERO), "timeout"),
+        (
+            connect().reconnect(Reconnect::new(Duration::ZERO, pause)),
+            "reconnect",
+        ),
+        (
+            connect().reconnect(Reconnect::new(pause, Duration::from_micros(999))),
+            "reconnect",
+        ),
+    ] {
+        let refused = running.engine().connect(connect).map(|_| ());
+        let error = refused.expect_err("it cannot work");
+        assert!(matches!(error, ConnectError::Option(_)), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    is_quiet(&running);
     assert!(log.failures().is_empty());
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::{Action, CloseReason, Server, TimeoutKind};
+use epicycle::{AcceptMode, Action, CloseReason, Server, TimeoutKind};
 
 use crate::util::app::{App, What, local, start};
 use crate::util::client::{Client, TempPath, shrink};
@@ -263,7 +263,7 @@ fn a_peer_that_resets_amid_a_write_ends_only_itself() {
 #[test]
 fn an_unread_frame_does_not_turn_a_close_into_a_reset() {
     // The client's second message lies unread in the kernel when the server closes.
-    let server = Server::bind("tcp://127.0.0.1:0").single_loop(true);
+    let server = Server::bind("tcp://127.0.0.1:0").accept_mode(AcceptMode::SingleLoop);
     let (running, _log) = start(server, |app| {
         app.react(|conn, _, _| {
             conn.pause_reads();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::thread::{self, ThreadId};
 
-use epicycle::{Action, CloseReason, Conn, ConnId, Server};
+use epicycle::{AcceptMode, Action, CloseReason, Conn, ConnId, Server};
 
 use crate::util::app::{App, Entry, Session, What, local, start};
 use crate::util::client::Client;
@@ -44,8 +44,8 @@ fn on_close_runs_exactly_once_on_the_owning_thread() {
         Server::bind("tcp://127.0.0.1:0").reactors(2),
         Server::bind("tcp://127.0.0.1:0")
             .reactors(2)
-            .reuse_port(true),
-        Server::bind("tcp://127.0.0.1:0").single_loop(true),
+            .accept_mode(AcceptMode::ReusePort),
+        Server::bind("tcp://127.0.0.1:0").accept_mode(AcceptMode::SingleLoop),
     ] {
         let (running, log) = start(server, |app| app.react(obey));
         let mut opened = 0;

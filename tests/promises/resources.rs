@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::codec::Lines;
-use epicycle::{Action, Server};
+use epicycle::{AcceptMode, Action, Server};
 
 use crate::util::app::{App, Cut, local, start};
 use crate::util::client::{Client, TempPath};
@@ -49,7 +49,7 @@ fn running_out_of_descriptors_is_logged_backed_off_and_survived_by_a_single_loop
     let name =
         "resources::running_out_of_descriptors_is_logged_backed_off_and_survived_by_a_single_loop";
     alone(name, || {
-        exhaustion(Server::bind("tcp://127.0.0.1:0").single_loop(true));
+        exhaustion(Server::bind("tcp://127.0.0.1:0").accept_mode(AcceptMode::SingleLoop));
     });
 }
 
@@ -104,8 +104,8 @@ fn no_descriptor_leaks() {
             Server::bind("tcp://127.0.0.1:0").reactors(2),
             Server::bind("tcp://127.0.0.1:0")
                 .reactors(2)
-                .reuse_port(true),
-            Server::bind("tcp://127.0.0.1:0").single_loop(true),
+                .accept_mode(AcceptMode::ReusePort),
+            Server::bind("tcp://127.0.0.1:0").accept_mode(AcceptMode::SingleLoop),
         ];
         for server in modes {
             commotion(server.and(path.addr()).max_connections(30));
@@ -196,8 +196,8 @@ fn commotion(server: Server) {
 fn a_unix_path_is_removed_at_the_end() {
     for server in [
         local().reactors(2),
-        local().reactors(2).reuse_port(true),
-        local().single_loop(true),
+        local().reactors(2).accept_mode(AcceptMode::ReusePort),
+        local().accept_mode(AcceptMode::SingleLoop),
     ] {
         let path = TempPath::new();
         let (running, _log) = start(server.and(path.addr()), |app| app);

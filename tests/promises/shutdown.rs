@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::{Action, CloseReason, Handle, Reactor, Server, WriteError};
+use epicycle::{AcceptMode, Action, CloseReason, Handle, Reactor, Server, WriteError};
 
 use crate::util::app::{App, Log, local, start};
 use crate::util::client::{Client, TempPath, shrink};
@@ -27,7 +27,7 @@ fn shutdown_with_100_clients_mid_transfer_loses_nothing() {
         Server::bind("tcp://127.0.0.1:0").reactors(3),
         Server::bind("tcp://127.0.0.1:0")
             .reactors(3)
-            .reuse_port(true),
+            .accept_mode(AcceptMode::ReusePort),
     ];
     for server in modes {
         let (running, log) = start(server, generous);

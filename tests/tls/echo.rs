@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::thread;
 
 use epicycle::codec::LengthField;
-use epicycle::{Listen, Server};
+use epicycle::{AcceptMode, Listen, Server};
 
 use crate::peer::Peer;
 use crate::pki::{client_config, local, server_tls};
@@ -25,7 +25,9 @@ fn every_size_echoes_in_every_mode() {
     let servers = [
         Server::bind(tcp().tls(&tls)).reactors(1),
         Server::bind(tcp().tls(&tls)).reactors(2),
-        Server::bind(tcp().tls(&tls)).reactors(2).reuse_port(true),
+        Server::bind(tcp().tls(&tls))
+            .reactors(2)
+            .accept_mode(AcceptMode::ReusePort),
         Server::bind(Listen::on(path.addr()).tls(&tls)).reactors(2),
     ];
     for server in servers {

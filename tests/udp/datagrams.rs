@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use epicycle::{Action, Listen, Running, Server, WriteError};
+use epicycle::{AcceptMode, Action, Listen, Running, Server, WriteError};
 
 use crate::peer::Peer;
 use crate::util::app::start;
@@ -24,12 +24,14 @@ fn every_size_comes_back_in_every_mode() {
         "udp://:0",
     ] {
         for batch in [1, 64] {
-            for (reactors, reuse_port) in [(1, false), (2, false), (2, true)] {
-                println!("{addr}, batch {batch}, {reactors} reactors, reuse_port {reuse_port}");
+            for (reactors, mode) in [
+                (1, AcceptMode::MainReactor),
+                (2, AcceptMode::MainReactor),
+                (2, AcceptMode::ReusePort),
+            ] {
+                println!("{addr}, batch {batch}, {reactors} reactors, {mode:?}");
                 let listen = Listen::on(addr).batch(batch);
-                let server = Server::bind(listen)
-                    .reactors(reactors)
-                    .reuse_port(reuse_port);
+                let server = Server::bind(listen).reactors(reactors).accept_mode(mode);
                 let (running, log) = start(server, |app| app);
                 let peers: Vec<_> = (0..3).map(|_| Peer::of(&running)).collect();
                 for size in [0, 1, 64, 1472, 65_507] {
@@ -79,7 +81,7 @@ fn nothing_is_lost_on_loopback_at_a_moderate_rate() {
 fn reuse_port_spreads_peers_over_the_reactors() {
     let server = Server::bind("udp://127.0.0.1:0")
         .reactors(2)
-        .reuse_port(true);
+        .accept_mode(AcceptMode::ReusePort);
     let (running, _) = start(server, |app| app);
     let stats = || running.engine().stats();
     // The kernel chooses by a hash of the addresses: enough peers reach both.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use epicycle::{
-    Action, Error, Family, Listen, ListenAddr, MulticastInterface, Server, UdpSessions,
+    AcceptMode, Action, Error, Family, Listen, ListenAddr, MulticastInterface, Server, UdpSessions,
 };
 
 use crate::peer::Peer;
@@ -67,6 +67,8 @@ fn options_that_cannot_work_are_told_the_remedy() {
         (udp().batch(65), "batch", "from 1 to 64"),
         (udp().max_datagram(0), "max_datagram", "64 KiB"),
         (udp().max_datagram(65_537), "max_datagram", "64 KiB"),
+        (udp().recv_buffer(1 << 31), "recv_buffer", "2147483647"),
+        (udp().send_buffer(1 << 32), "send_buffer", "2147483647"),
         (
             udp().join_multicast([127, 0, 0, 1], any),
             "join_multicast",
@@ -224,7 +226,9 @@ fn a_group_is_joined_and_left() {
         }
         let listen = Listen::on(format!("udp4://0.0.0.0:{port}")).join_multicast(group, interface);
         // Two reactors, on which the socket must not receive two copies.
-        let server = Server::bind(listen).reactors(2).reuse_port(true);
+        let server = Server::bind(listen)
+            .reactors(2)
+            .accept_mode(AcceptMode::ReusePort);
         let (running, _) = start(server, move |app| {
             app.on_datagram(move |udp, datagram| {
                 match datagram.data {

@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use epicycle::{Action, Connect, Listen, Server, UdpSessions};
+use epicycle::{AcceptMode, Action, Connect, Listen, Server, UdpSessions};
 
 use crate::peer::Peer;
 use crate::util::app::start;
@@ -15,12 +15,12 @@ fn no_descriptor_is_left_behind() {
     alone("resources::no_descriptor_is_left_behind", || {
         expect_panics();
         let before = descriptors();
-        for reuse_port in [false, true] {
+        for mode in [AcceptMode::MainReactor, AcceptMode::ReusePort] {
             let sessions = UdpSessions::new().max_sessions(50);
             let server = Server::bind("udp://127.0.0.1:0")
                 .and(Listen::on("udp://127.0.0.1:0").sessions(sessions))
                 .reactors(2)
-                .reuse_port(reuse_port);
+                .accept_mode(mode);
             let (running, log) = start(server, |app| {
                 app.on_datagram(|_, datagram| {
                     assert!(datagram.data.is_empty(), "on purpose");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::{
-    Action, CloseReason, Connect, DetachError, Listen, Origin, PipeError, Running, Server,
-    TimeoutKind, UdpSessions, WriteError,
+    AcceptMode, Action, CloseReason, Connect, DetachError, Listen, Origin, PipeError, Running,
+    Server, TimeoutKind, UdpSessions, WriteError,
 };
 
 use crate::peer::Peer;
@@ -28,12 +28,14 @@ fn plain() -> Server {
 fn every_size_comes_back_in_every_mode() {
     for addr in ["udp4://127.0.0.1:0", "udp6://[::1]:0", "udp://:0"] {
         for batch in [1, 64] {
-            for (reactors, reuse_port) in [(1, false), (2, false), (2, true)] {
-                println!("{addr}, batch {batch}, {reactors} reactors, reuse_port {reuse_port}");
+            for (reactors, mode) in [
+                (1, AcceptMode::MainReactor),
+                (2, AcceptMode::MainReactor),
+                (2, AcceptMode::ReusePort),
+            ] {
+                println!("{addr}, batch {batch}, {reactors} reactors, {mode:?}");
                 let listen = Listen::on(addr).batch(batch).sessions(UdpSessions::new());
-                let server = Server::bind(listen)
-                    .reactors(reactors)
-                    .reuse_port(reuse_port);
+                let server = Server::bind(listen).reactors(reactors).accept_mode(mode);
                 let (running, log) = start(server, |app| app);
                 let peers: Vec<_> = (0..3).map(|_| Peer::of(&running)).collect();
                 for size in [1, 64, 1472, 65_507] {
@@ -359,11 +361,9 @@ fn a_paused_session_drops_what_comes() {
 
 #[test]
 fn a_thousand_sessions_are_told_apart() {
-    for (reactors, reuse_port) in [(1, false), (2, true)] {
+    for (reactors, mode) in [(1, AcceptMode::MainReactor), (2, AcceptMode::ReusePort)] {
         let listen = Listen::on("udp://127.0.0.1:0").sessions(UdpSessions::new());
-        let server = Server::bind(listen)
-            .reactors(reactors)
-            .reuse_port(reuse_port);
+        let server = Server::bind(listen).reactors(reactors).accept_mode(mode);
         let (running, log) = start(server, |app| {
             app.react(|conn, session, frame| {
                 session.number += 1;

@@ -36,7 +36,11 @@ impl Client {
 
     /// Connects from a given local IP address.
     pub(crate) fn from_ip<H: EventHandler>(server: &Running<H>, local: IpAddr) -> Self {
-        let ip = ip_of(server);
+        Self::from_ip_to(ip_of(server), local)
+    }
+
+    /// The same to any address.
+    pub(crate) fn from_ip_to(ip: SocketAddr, local: IpAddr) -> Self {
         let bind = |socket: &Socket| socket.bind(&SocketAddr::new(local, 0).into());
         Self::dial(Domain::for_address(ip), &ip.into(), bind).expect("connects")
     }

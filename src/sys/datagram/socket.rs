@@ -8,6 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::multicast::{self, MulticastInterface};
 use super::{MAX_BATCH, batches, canonical};
+use crate::sys::options::{named, set_recv_buffer, set_send_buffer};
 use crate::sys::socket::{bind_to_device, set_reuse_port};
 
 /// A non-blocking datagram socket.
@@ -64,7 +65,7 @@ impl DatagramSocket {
             socket.set_only_v6(!dual_stack)?;
         }
         if options.reuse_port {
-            set_reuse_port(&socket)?;
+            named("accept_mode", set_reuse_port(&socket))?;
         }
         // Several programs of a host may belong to a group, on one port.
         if !options.groups.is_empty() {
@@ -73,7 +74,7 @@ impl DatagramSocket {
         let this = Self::with_options(socket, addr.is_ipv6(), options)?;
         this.socket.bind(&addr.into())?;
         for (group, interface) in &options.groups {
-            this.join(*group, *interface)?;
+            named("join_multicast", this.join(*group, *interface))?;
         }
         Ok(this)
     }
@@ -95,15 +96,15 @@ impl DatagramSocket {
 
     fn with_options(socket: Socket, is_v6: bool, options: &DatagramOptions) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        socket.set_broadcast(options.broadcast)?;
+        named("broadcast", socket.set_broadcast(options.broadcast))?;
         if let Some(bytes) = options.recv_buffer {
-            socket.set_recv_buffer_size(bytes)?;
+            named("recv_buffer", set_recv_buffer(&socket, bytes))?;
         }
         if let Some(bytes) = options.send_buffer {
-            socket.set_send_buffer_size(bytes)?;
+            named("send_buffer", set_send_buffer(&socket, bytes))?;
         }
         if let Some(device) = &options.device {
-            bind_to_device(&socket, device)?;
+            named("bind_to_device", bind_to_device(&socket, device))?;
         }
         let batch = options.batch.clamp(1, MAX_BATCH);
         let is_batched = batch > 1 && batches::SUPPORTED;
