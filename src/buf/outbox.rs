@@ -41,6 +41,7 @@ pub struct Outbox<'a> {
     queue: &'a mut OutQueue,
     arena: &'a mut Arena,
     pool: &'a mut BufferPool,
+    has_unread_input: bool,
 }
 
 impl<'a> Outbox<'a> {
@@ -50,7 +51,26 @@ impl<'a> Outbox<'a> {
         arena: &'a mut Arena,
         pool: &'a mut BufferPool,
     ) -> Self {
-        Self { queue, arena, pool }
+        Self {
+            queue,
+            arena,
+            pool,
+            has_unread_input: false,
+        }
+    }
+
+    /// Tells that input may wait which the codec has not seen.
+    #[inline]
+    pub(crate) fn set_unread_input(&mut self, unread: bool) {
+        self.has_unread_input = unread;
+    }
+
+    /// Whether input has arrived, or the peer's end, that the codec has not seen. A request that is sent now could be taken
+    /// for the one that this input answers. Only known to codecs that [converse](crate::codec::Codec::CONVERSES), and not over
+    /// TLS.
+    #[inline]
+    pub fn has_unread_input(&self) -> bool {
+        self.has_unread_input
     }
 
     /// How many bytes wait to be sent on this connection, these included.

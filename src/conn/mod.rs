@@ -428,6 +428,13 @@ impl ConnState {
         self.has(READABLE) && !self.has(PEER_EOF)
     }
 
+    /// Whether input waits, here or in the kernel, that the codec has not seen. An encrypted stream does not tell: what the
+    /// kernel has may be of its own.
+    #[inline]
+    pub(crate) fn has_unread_input(&self) -> bool {
+        self.flags & (READABLE | SEALED) == READABLE || !self.inbox.is_empty()
+    }
+
     /// Whether what arrives is only read to be dropped.
     pub(crate) fn discards_input(&self) -> bool {
         matches!(self.phase, Phase::Draining | Phase::AwaitingFin)

@@ -216,11 +216,13 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
         self.admit(0)?;
         self.queue_behind_lent();
+        let unread = H::Codec::CONVERSES && self.link.state.has_unread_input();
         let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,
             &mut self.cx.buffers,
         ));
+        attempt.outbox.set_unread_input(unread);
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;

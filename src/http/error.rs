@@ -42,10 +42,15 @@ pub enum MessageError {
     TransferCoding,
     /// It expects something other than 100-continue.
     Expectation,
+    /// More interim responses (1xx) than a client puts up with have come to one request.
+    TooManyInterim {
+        /// The most it puts up with.
+        max: usize,
+    },
 }
 
 impl MessageError {
-    /// What a request like this is answered with.
+    /// What a request like this is answered with. A gateway whose upstream has sent such a response answers 502.
     pub fn status(self) -> StatusCode {
         match self {
             MessageError::Malformed { .. } => StatusCode::BAD_REQUEST,
@@ -57,6 +62,7 @@ impl MessageError {
             MessageError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             MessageError::Expectation => StatusCode::EXPECTATION_FAILED,
+            MessageError::TooManyInterim { .. } => StatusCode::BAD_GATEWAY,
         }
     }
 
@@ -99,6 +105,12 @@ impl fmt::Display for MessageError {
             }
             MessageError::Expectation => {
                 f.write_str("something other than 100-continue is expected")
+            }
+            MessageError::TooManyInterim { max } => {
+                write!(
+                    f,
+                    "more than {max} interim responses have come to one request"
+                )
             }
         }
     }
@@ -146,7 +158,8 @@ pub enum SendError {
     },
     /// The method, the target or the host of a request cannot be in its head.
     RequestLine,
-    /// There can be no other request on the connection: it closes, or changes its protocol, after those that it has had.
+    /// There can be no other request on the connection: it closes, or changes its protocol, after those that it has had, or
+    /// something has come that nobody has asked for.
     Last,
     /// A field of a server-sent event has a line break in it, or the identifier a NUL.
     Event {
@@ -195,7 +208,7 @@ impl fmt::Display for SendError {
                 "the method is no token, the target is of no known form, or the host is none",
             ),
             SendError::Last => f.write_str(
-                "the connection closes or changes its protocol after the requests it has had; use another one",
+                "the connection closes or changes its protocol after the requests it has had, or something has come unasked; use another one",
             ),
             SendError::Event { field } => {
                 write!(

@@ -203,6 +203,8 @@ pub(super) struct Facts {
     expectation: Option<bool>,
     pub(super) close: bool,
     pub(super) persist: bool,
+    /// Whether a length may be told several times, if it is the same.
+    takes_repeated_length: bool,
 }
 
 /// What a message says about its transfer codings, from all lines of that name.
@@ -220,6 +222,14 @@ enum Coding {
 }
 
 impl Facts {
+    /// None so far; `takes` says whether a length may be told several times, if it is the same.
+    pub(super) fn taking_repeated_length(takes: bool) -> Self {
+        Self {
+            takes_repeated_length: takes,
+            ..Self::default()
+        }
+    }
+
     #[inline]
     pub(super) fn note(&mut self, header: &httparse::Header<'_>) {
         let (name, value) = (header.name, header.value);
@@ -242,11 +252,16 @@ impl Facts {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let length = match self.length {
-                    None => parse_length(value),
-                    Some(_) => malformed("more than one Content-Length"),
+                let length = if self.takes_repeated_length {
+                    parse_repeated_length(value)
+                } else {
+                    parse_length(value)
                 };
-                self.length = Some(length);
+                self.length = Some(match self.length {
+                    Some(same) if self.takes_repeated_length && same == length => same,
+                    Some(_) => malformed("more than one Content-Length"),
+                    None => length,
+                });
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 // Several lines are one list.
@@ -344,6 +359,17 @@ fn parse_length(value: &[u8]) -> Result<u64, MessageError> {
         }
     }
     Ok(length)
+}
+
+/// A list of lengths that are all the same (RFC 9110, section 8.6).
+#[cold]
+fn parse_repeated_length(list: &[u8]) -> Result<u64, MessageError> {
+    let mut lengths = tokens(list).map(parse_length);
+    let first = lengths.next().unwrap_or_else(|| parse_length(list))?;
+    if lengths.any(|length| length != Ok(first)) {
+        return malformed("more than one Content-Length");
+    }
+    Ok(first)
 }
 
 /// A target has one of four forms (section 3.2).

@@ -10,12 +10,12 @@
 pub struct Limits {
     pub(super) line: u32,
     pub(super) head: u32,
-    pub(super) headers: u8,
+    pub(super) headers: u16,
     pub(super) body: u64,
 }
 
 /// The most headers that can be allowed.
-pub(super) const MOST_HEADERS: usize = 128;
+pub(super) const MOST_HEADERS: usize = 256;
 
 impl Limits {
     /// The longest request line, in bytes; beyond it the answer is 414. Default: 8 KiB.
@@ -26,7 +26,7 @@ impl Limits {
     }
 
     /// The longest head, from the request line to the empty line, and the longest trailer section, in bytes; beyond
-    /// it the answer is 431. Default: 16 KiB. A connection whose request's head is incomplete holds a buffer of up to
+    /// it the answer is 431. A client holds the interim responses to a request to it too, all of them together. Default: 16 KiB. A connection whose request's head is incomplete holds a buffer of up to
     /// twice this size.
     #[must_use]
     pub fn max_head(mut self, bytes: usize) -> Self {
@@ -34,10 +34,10 @@ impl Limits {
         self
     }
 
-    /// The most headers in a head or trailer section; beyond it the answer is 431. Default: 64; no more than 128.
+    /// The most headers in a head or trailer section; beyond it the answer is 431. Default: 128; no more than 256.
     #[must_use]
     pub fn max_headers(mut self, headers: usize) -> Self {
-        self.headers = headers.min(MOST_HEADERS) as u8;
+        self.headers = headers.min(MOST_HEADERS) as u16;
         self
     }
 
@@ -53,7 +53,7 @@ impl Limits {
 
     /// Those that a head is held against.
     #[inline]
-    pub(super) fn of_head(&self) -> (u32, u32, u8) {
+    pub(super) fn of_head(&self) -> (u32, u32, u16) {
         (self.line, self.head, self.headers)
     }
 }
@@ -63,7 +63,7 @@ impl Default for Limits {
         Self {
             line: 8 << 10,
             head: 16 << 10,
-            headers: 64,
+            headers: 128,
             body: 1 << 20,
         }
     }

@@ -16,7 +16,7 @@ struct Recent {
     /// What it was read as.
     read_as: Option<Head>,
     /// The limits it was held against.
-    limits: (u32, u32, u8),
+    limits: (u32, u32, u16),
 }
 
 thread_local! {

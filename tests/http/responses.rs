@@ -207,6 +207,8 @@ fn a_connection_changes_its_protocol_only_when_asked() {
     let (found, error) = read(&[UPGRADE], switch.as_bytes());
     assert!(found[0].upgraded && found.len() == 1 && !error);
     assert_eq!(read(&[GET], switch.as_bytes()), (Vec::new(), true));
+    let old = switch.replace("HTTP/1.1", "HTTP/1.0");
+    assert_eq!(read(&[UPGRADE], old.as_bytes()), (Vec::new(), true));
     let (found, error) = read(
         &[CONNECT],
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhatever\0",
@@ -264,6 +266,183 @@ fn what_could_be_taken_for_another_response_is_refused() {
         let (_, error) = read(&[GET], flaw.as_bytes());
         assert!(error, "{flaw:?}");
     }
+}
+
+/// Has a codec that has sent requests look at what has come, once.
+fn once<R>(
+    codec: &mut ClientCodec,
+    input: &[u8],
+    look: impl FnOnce(Response<'_>, usize) -> R,
+) -> Result<R, MessageError> {
+    match codec.decode(&mut input.to_vec()) {
+        Ok(Decoded::Frame { frame, consumed }) => Ok(look(frame, consumed)),
+        Ok(other) => panic!("no response: {other:?}"),
+        Err(error) => Err(MessageError::of(&error).expect("is of the message")),
+    }
+}
+
+fn asking(method: &str) -> ClientCodec {
+    let mut codec = ClientCodec::default();
+    encode_to_vec(&mut codec, Request::new(method, "a", "/")).expect("is taken");
+    codec
+}
+
+#[test]
+fn what_comes_behind_the_last_response_spoils_the_connection() {
+    let unasked = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    for (method, response) in [
+        ("GET", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"),
+        (
+            "GET",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("GET", "HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
+    ] {
+        for behind in [unasked, "\r\n", "h"] {
+            let mut codec = asking(method);
+            let input = [response, behind].concat();
+            let keeps = once(&mut codec, input.as_bytes(), |response, consumed| {
+                assert_eq!(consumed, input.len() - behind.len());
+                response.keep_alive()
+            });
+            assert_eq!(keeps, Ok(false), "{response:?}");
+            assert!(!codec.is_ready());
+            let again = encode_to_vec(&mut codec, Request::get("a", "/2"));
+            assert_eq!(cause(again.expect_err("is refused")), SendError::Last);
+            once(&mut codec, behind.as_bytes(), |_, _| ()).expect_err("was not asked for");
+        }
+        // Nothing behind it, or the response to another request, is as it should be.
+        let mut codec = asking(method);
+        let keeps = once(&mut codec, response.as_bytes(), |response, _| {
+            response.keep_alive()
+        });
+        assert_eq!((keeps, codec.is_ready()), (Ok(true), true));
+        let mut codec = asking(method);
+        encode_to_vec(&mut codec, Request::get("a", "/2")).expect("is taken");
+        let input = [response, unasked].concat();
+        let keeps = once(&mut codec, input.as_bytes(), |response, _| {
+            response.keep_alive()
+        });
+        assert_eq!((keeps, codec.is_ready()), (Ok(true), true));
+    }
+}
+
+#[test]
+fn a_response_that_is_the_last_keeps_nothing_alive() {
+    let keeps = |mut codec: ClientCodec, response: &str, last: bool| {
+        let mut input = response.as_bytes().to_vec();
+        let found = if last {
+            codec.decode_eof(&mut input)
+        } else {
+            codec.decode(&mut input)
+        };
+        match found {
+            Ok(Decoded::Frame { frame, .. }) => frame.keep_alive(),
+            other => panic!("no response: {other:?}"),
+        }
+    };
+    // Its body ends with the stream.
+    assert!(!keeps(asking("GET"), "HTTP/1.1 200 OK\r\n\r\nhi", true));
+    let mut closing = ClientCodec::default();
+    encode_to_vec(&mut closing, Request::get("a", "/").close()).expect("is taken");
+    assert!(!keeps(
+        closing,
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        false
+    ));
+}
+
+#[test]
+fn interim_responses_are_passed_over_but_not_without_end() {
+    let interim = "HTTP/1.1 102 Processing\r\n\r\n";
+    let last = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+    // As many to each request.
+    let one = [&interim.repeat(16), last].concat();
+    let (found, error) = read(&[GET, GET], one.repeat(2).as_bytes());
+    assert!(!error && found.iter().all(|response| response.text() == "hi") && found.len() == 2);
+    let told = |interim: String| {
+        let mut codec = asking("GET");
+        let mut input = [&interim, last].concat().into_bytes();
+        loop {
+            match codec.decode(&mut input) {
+                Ok(Decoded::Skip { consumed }) => drop(input.drain(..consumed)),
+                Ok(found) => panic!("found {found:?}"),
+                Err(error) => return MessageError::of(&error),
+            }
+        }
+    };
+    let many = Some(MessageError::TooManyInterim { max: 16 });
+    assert_eq!(told(interim.repeat(17)), many);
+    let long = format!(
+        "HTTP/1.1 103 Early Hints\r\nLink: {}\r\n\r\n",
+        "x".repeat(3000)
+    );
+    let head = Some(MessageError::HeadTooLong { max: 16 << 10 });
+    assert_eq!(told(long.repeat(6)), head);
+}
+
+#[test]
+fn a_length_that_is_told_several_times_is_taken_only_if_that_is_wanted() {
+    let with = |length: &str| format!("HTTP/1.1 200 OK\r\n{length}\r\n\r\nhello");
+    let several = [
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5, ,5",
+        "Content-Length: 5,5\r\nContent-Length:5",
+    ];
+    let others = [
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5, 6",
+        "Content-Length: 5\r\nContent-Length: +5",
+        "Content-Length: ,",
+        "Content-Length: 5 5",
+    ];
+    let read = |codec: ClientCodec, length: &str| {
+        let mut codec = codec;
+        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        once(&mut codec, with(length).as_bytes(), |response, _| {
+            response.body().to_vec()
+        })
+    };
+    for length in several {
+        read(ClientCodec::default(), length).expect_err(length);
+        let body = read(ClientCodec::default().take_repeated_length(), length);
+        assert_eq!(body, Ok(b"hello".to_vec()), "{length:?}");
+    }
+    for length in others {
+        read(ClientCodec::default().take_repeated_length(), length).expect_err(length);
+    }
+}
+
+#[test]
+fn a_hundred_headers_are_no_error() {
+    let lines = "A: b\r\n".repeat(127);
+    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n");
+    let count = |limits: Limits| {
+        let mut codec = ClientCodec::new(limits);
+        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        once(&mut codec, response.as_bytes(), |response, _| {
+            response.headers().count()
+        })
+    };
+    assert_eq!(count(Limits::default()), Ok(128));
+    let max = 127;
+    assert_eq!(
+        count(Limits::default().max_headers(max)),
+        Err(MessageError::TooManyHeaders { max })
+    );
+    // More is an option.
+    let response = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{}\r\n",
+        "A: b\r\n".repeat(255)
+    );
+    let mut codec = ClientCodec::new(Limits::default().max_headers(256));
+    encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+    let headers = once(&mut codec, response.as_bytes(), |response, _| {
+        response.headers().count()
+    });
+    assert_eq!(headers, Ok(256));
 }
 
 #[test]

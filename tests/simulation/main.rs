@@ -16,6 +16,8 @@ mod ledger;
 mod memory;
 mod panics;
 mod pipes;
+#[cfg(feature = "http")]
+mod reuse;
 mod storm;
 mod timeouts;
 #[cfg(feature = "tls")]

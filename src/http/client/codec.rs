@@ -1,8 +1,6 @@
 use std::collections::VecDeque;
 
-use ::http::StatusCode;
-
-use super::head::{self, Asked, Extent, Head};
+use super::head::{Asked, Extent, Head, HeadFinder, Start};
 use super::request::Request;
 use super::response::Response;
 use crate::buf::outbox::Outbox;
@@ -10,7 +8,6 @@ use crate::codec::{Backpressure, Codec, Decoded, Encode, FrameError, Stage};
 use crate::http::assembly::Assembly;
 use crate::http::error::{MessageError, SendError, malformed};
 use crate::http::limits::Limits;
-use crate::http::reader::ends_in;
 use crate::http::response::{Body, Chunk, End};
 use crate::http::write::{LAST_CHUNK, write_chunk};
 
@@ -20,13 +17,15 @@ use crate::http::write::{LAST_CHUNK, write_chunk};
 /// before the next request, unless the request asks for another protocol. Nothing else may be written, with `Conn::write` say,
 /// but for a body announced as a [`file`](Request::file), and after an [upgrade](Response::is_upgrade).
 ///
-/// Interim responses (1xx) are passed over. The connection is closed after a response that is the last on it, because
+/// Interim responses (1xx) are passed over: up to 16 to a request, whose heads may take [`max_head`](Limits::max_head) bytes
+/// in all. The connection is closed after a response that is the last on it, because
 /// either side has asked for that or since its body ends with the stream. Requests that have no response by then have
 /// [none](Self::outstanding), and may be sent on another connection if they can be repeated.
 ///
 /// What a server sends by other rules than those of RFC 9112, or without having been asked, ends the connection with a
 /// [`MessageError`], and so does a response that is cut short: where an answer begins and ends must be beyond doubt, or it
-/// could be taken for that to another request.
+/// could be taken for that to another request. A connection on which something lies behind the last response takes no other
+/// request: it [is not ready](Self::is_ready).
 ///
 /// A connection without a request under way costs the codec 96 bytes.
 #[derive(Debug, Default)]
@@ -35,8 +34,7 @@ pub struct ClientCodec {
     /// The requests without a response, in order.
     asked: VecDeque<Asked>,
     sending: Sending,
-    /// How many bytes at the start of the input are known to hold no complete head.
-    scanned: u32,
+    finder: HeadFinder,
     course: Course,
     /// The response whose body is on its way.
     begun: Option<Box<Begun>>,
@@ -69,12 +67,21 @@ enum Course {
     Upgraded,
     /// It has had its last response.
     Finished,
+    /// Something came behind the response to its last request, when nothing was asked.
+    Spoilt,
 }
 
 #[derive(Debug)]
 struct Begun {
     head: Head,
     assembly: Assembly,
+}
+
+impl Begun {
+    fn new(head: Head) -> Self {
+        let assembly = Assembly::behind(head.len());
+        Self { head, assembly }
+    }
 }
 
 /// How many requests may be under way before the room for them is given back once they are answered.
@@ -90,6 +97,14 @@ impl ClientCodec {
             limits,
             ..Self::default()
         }
+    }
+
+    /// Takes a response whose `Content-Length` is told several times, if it is the same each time (RFC 9110, section 8.6).
+    /// Without this it is refused.
+    #[must_use]
+    pub fn take_repeated_length(mut self) -> Self {
+        self.finder.takes_repeated_length = true;
+        self
     }
 
     /// How many requests have no response yet.
@@ -114,15 +129,17 @@ impl ClientCodec {
         last: bool,
     ) -> Result<Decoded<Response<'a>>, MessageError> {
         let Some(asked) = self.asked.front().copied() else {
-            return malformed("a response that nobody has asked for");
+            return unasked();
         };
-        let Some(mut begun) = self.begin(src, asked)? else {
-            return Ok(need(src.len() + 1));
+        let mut begun = match self.begun.take() {
+            Some(begun) => begun,
+            None => match self.finder.find(src, asked, &self.limits)? {
+                Start::Head(head) => Box::new(Begun::new(head)),
+                Start::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
+                Start::NeedMore(at_least) => return Ok(need(at_least)),
+            },
         };
-        let head = begun.head;
-        if head.status.is_informational() && !head.changes_protocol(asked) {
-            return interim(&head);
-        }
+        let mut head = begun.head;
         let body = self.body(src, &mut begun, last)?;
         let (end, trailers, consumed) = match body {
             Progress::Complete(end, trailers, consumed) => (end, trailers, consumed),
@@ -132,32 +149,13 @@ impl ClientCodec {
             }
         };
         let upgraded = head.changes_protocol(asked);
-        self.answered(&head, upgraded);
+        self.answered(&head, upgraded, consumed < src.len());
+        head.keep_alive &= !matches!(self.course, Course::Finished | Course::Spoilt);
         let (bytes, rest) = src.split_at(head.len());
         let body = &rest[..end - head.len()];
         let trailers = rest.get(trailers - head.len()..consumed.saturating_sub(head.len() + 2));
         let frame = Response::new(bytes, head, body, trailers.unwrap_or_default(), upgraded);
         Ok(Decoded::Frame { frame, consumed })
-    }
-
-    /// The head of the response, once it is complete.
-    fn begin(&mut self, src: &[u8], asked: Asked) -> Result<Option<Box<Begun>>, MessageError> {
-        if let Some(begun) = self.begun.take() {
-            return Ok(Some(begun));
-        }
-        let is_worth_it = self.scanned == 0
-            || src.len() > self.limits.head as usize
-            || ends_in(src, self.scanned as usize);
-        let found = if is_worth_it {
-            head::parse(src, asked, &self.limits)?
-        } else {
-            None
-        };
-        self.scanned = if found.is_none() { src.len() as u32 } else { 0 };
-        Ok(found.map(|head| {
-            let assembly = Assembly::behind(head.len());
-            Box::new(Begun { head, assembly })
-        }))
     }
 
     fn body(
@@ -197,8 +195,8 @@ impl ClientCodec {
         }
     }
 
-    /// The response to the first request is complete.
-    fn answered(&mut self, head: &Head, upgraded: bool) {
+    /// The response to the first request is complete. `more` has come behind it.
+    fn answered(&mut self, head: &Head, upgraded: bool, more: bool) {
         self.asked.pop_front();
         let all = self.asked.is_empty();
         if all && self.asked.capacity() > MOST_KEPT {
@@ -209,6 +207,8 @@ impl ClientCodec {
             _ if upgraded => Course::Upgraded,
             _ if is_last => Course::Finished,
             Course::Closing if all => Course::Finished,
+            // It must not be taken for the response to a request that is sent from now on.
+            _ if all && more => Course::Spoilt,
             Course::Changing if all => Course::Open,
             course => course,
         };
@@ -218,7 +218,9 @@ impl ClientCodec {
         if self.sending != Sending::Nothing {
             return Err(SendError::Begun);
         }
-        if self.course != Course::Open {
+        // Unasked input would be taken for the response.
+        let is_spoilt = self.asked.is_empty() && dst.has_unread_input();
+        if self.course != Course::Open || is_spoilt {
             return Err(SendError::Last);
         }
         request.write(dst)?;
@@ -288,6 +290,7 @@ impl Codec for ClientCodec {
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
         match self.course {
             Course::Upgraded | Course::Finished => Ok(Decoded::Hold),
+            Course::Spoilt => Ok(unasked()?),
             _ => Ok(self.look(src, false)?),
         }
     }
@@ -295,6 +298,9 @@ impl Codec for ClientCodec {
     fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
         if matches!(self.course, Course::Upgraded | Course::Finished) {
             return Ok(need(src.len() + 1));
+        }
+        if self.course == Course::Spoilt {
+            return Ok(unasked()?);
         }
         match self.look(src, true)? {
             Decoded::NeedMore { .. } => Ok(malformed("a response that is cut short")?),
@@ -337,12 +343,7 @@ fn need<F>(at_least: usize) -> Decoded<F> {
     Decoded::NeedMore { at_least }
 }
 
-/// A response that another one follows for the same request.
-fn interim<F>(head: &Head) -> Result<Decoded<F>, MessageError> {
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return malformed("a change of protocol that nobody has asked for");
-    }
-    Ok(Decoded::Skip {
-        consumed: head.len(),
-    })
+#[cold]
+fn unasked<T>() -> Result<T, MessageError> {
+    malformed("a response that nobody has asked for")
 }

@@ -9,17 +9,90 @@ use memchr::memchr;
 use crate::http::error::{MessageError, malformed};
 use crate::http::head::{Facts, Framing, Version, line_end, position, with_known_minor};
 use crate::http::limits::{Limits, MOST_HEADERS};
+use crate::http::reader::ends_in;
+
+/// Finds the head of the next response.
+#[derive(Debug, Default)]
+pub(crate) struct HeadFinder {
+    /// How many bytes at the start of the input are known to hold no complete head.
+    scanned: u32,
+    /// How long the interim responses to the present request were, all together.
+    interim_len: u32,
+    /// How many there were.
+    interim: u8,
+    /// Whether the length of a body may be told several times, if it is the same.
+    pub(super) takes_repeated_length: bool,
+}
+
+/// What the input begins with.
+pub(crate) enum Start {
+    Head(Head),
+    /// An interim response (1xx) of so many bytes.
+    Interim(usize),
+    /// It cannot be told with fewer bytes than this.
+    NeedMore(usize),
+}
+
+/// The most interim responses to one request.
+const MOST_INTERIM: u8 = 16;
+
+impl HeadFinder {
+    /// Looks at `src`, the input behind the last response.
+    pub(crate) fn find(
+        &mut self,
+        src: &[u8],
+        asked: Asked,
+        limits: &Limits,
+    ) -> Result<Start, MessageError> {
+        let is_worth_it = self.scanned == 0
+            || src.len() > limits.head as usize
+            || ends_in(src, self.scanned as usize);
+        let found = if is_worth_it {
+            parse(src, asked, limits, self.takes_repeated_length)?
+        } else {
+            None
+        };
+        let Some(head) = found else {
+            self.scanned = src.len() as u32;
+            return Ok(Start::NeedMore(src.len() + 1));
+        };
+        self.scanned = 0;
+        if head.status.is_informational() && !head.changes_protocol(asked) {
+            self.pass_over(&head, limits)?;
+            return Ok(Start::Interim(head.len()));
+        }
+        (self.interim, self.interim_len) = (0, 0);
+        Ok(Start::Head(head))
+    }
+
+    /// Another response follows for the same request. There may be some, but not without end.
+    fn pass_over(&mut self, head: &Head, limits: &Limits) -> Result<(), MessageError> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return malformed("a change of protocol that nobody has asked for");
+        }
+        self.interim += 1;
+        self.interim_len = self.interim_len.saturating_add(head.len);
+        if self.interim > MOST_INTERIM {
+            let max = MOST_INTERIM.into();
+            return Err(MessageError::TooManyInterim { max });
+        }
+        if self.interim_len > limits.head {
+            return Err(too_long(limits));
+        }
+        Ok(())
+    }
+}
 
 /// A response's head, as positions in the bytes it was found in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// How the end of the body is found.
     pub(super) extent: Extent,
     /// How long it is, with the empty line at its end.
     len: u32,
     /// Where the headers begin.
     headers: u32,
-    pub(super) status: StatusCode,
+    pub(crate) status: StatusCode,
     pub(super) version: Version,
     /// Whether the connection may be used again.
     pub(super) keep_alive: bool,
@@ -27,7 +100,7 @@ pub(super) struct Head {
 
 /// How the end of a response's body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
+pub(crate) enum Extent {
     /// There is none.
     None,
     Length(u64),
@@ -38,7 +111,7 @@ pub(super) enum Extent {
 
 /// What a response answers, as far as that has a say in how it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     Ordinary,
     Head,
     /// Success makes a tunnel of the connection.
@@ -49,13 +122,13 @@ pub(super) enum Asked {
 
 impl Head {
     #[inline]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len as usize
     }
 
     /// The lines of the headers.
     #[inline]
-    pub(super) fn headers(&self) -> Range<usize> {
+    pub(crate) fn headers(&self) -> Range<usize> {
         self.headers as usize..self.len() - 2
     }
 
@@ -70,26 +143,29 @@ impl Head {
 }
 
 /// Looks for the head of a response at the beginning of `src`; `None` when it is incomplete.
-pub(super) fn parse(
+fn parse(
     src: &[u8],
     asked: Asked,
     limits: &Limits,
+    takes_repeated_length: bool,
 ) -> Result<Option<Head>, MessageError> {
-    match parse_known(src, asked, limits) {
-        Err(MessageError::Version) => parse_minor(src, asked, limits),
+    match parse_known(src, asked, limits, takes_repeated_length) {
+        // A minor version that is not known is read as the last one that is (RFC 9110, section 2.5).
+        Err(MessageError::Version) => {
+            let digit = "HTTP/1.".len();
+            let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
+            parse_known(&known, asked, limits, takes_repeated_length)
+        }
         parsed => parsed,
     }
 }
 
-/// The same for a minor version that is not known, which is read as the last one that is (RFC 9110, section 2.5).
-#[cold]
-fn parse_minor(src: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Head>, MessageError> {
-    let digit = "HTTP/1.".len();
-    let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
-    parse_known(&known, asked, limits)
-}
-
-fn parse_known(src: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Head>, MessageError> {
+fn parse_known(
+    src: &[u8],
+    asked: Asked,
+    limits: &Limits,
+    takes_repeated_length: bool,
+) -> Result<Option<Head>, MessageError> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let allowed = &mut headers[..usize::from(limits.headers)];
@@ -112,7 +188,10 @@ fn parse_known(src: &[u8], asked: Asked, limits: &Limits) -> Result<Option<Head>
         _ => Version::Http11,
     };
     let begin = first_line(src, limits)?;
-    let mut facts = Facts::default();
+    if version == Version::Http10 && status == StatusCode::SWITCHING_PROTOCOLS {
+        return malformed("a change of protocol by a server of HTTP/1.0, which cannot");
+    }
+    let mut facts = Facts::taking_repeated_length(takes_repeated_length);
     let mut end = begin;
     for header in &*response.headers {
         // The parser takes a bare LF for the end of a line, and names begin where lines do.

@@ -89,7 +89,8 @@ impl<'a> Response<'a> {
         Headers::new(self.trailers)
     }
 
-    /// Whether the server lets the connection be used for another request.
+    /// Whether the connection can be used for another request: the server lets it, the body does not end with the stream,
+    /// and nothing has come behind the response.
     pub fn keep_alive(&self) -> bool {
         self.head.keep_alive
     }
