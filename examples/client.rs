@@ -185,8 +185,7 @@ fn copy_out(
 }
 
 fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
-    // RUST_LOG=debug shows what the engine does.
-    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+    util::log_to_stderr();
     let connect = Connect::to(flags.addr.clone()).timeout(flags.timeout);
     #[cfg(feature = "tls")]
     let connect = flags.tls.apply(connect)?;

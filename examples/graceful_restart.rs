@@ -128,8 +128,7 @@ fn drain(engine: &Engine<Answers>, at_most: Duration) {
 }
 
 fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
-    // RUST_LOG=debug shows what the engine does.
-    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+    util::log_to_stderr();
     let problem = |error| format!("{}: {error}", flags.control.display());
     let old = predecessor(&flags.control).map_err(problem)?;
     let mut sockets = match &old {
@@ -142,16 +141,12 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
         None => Listen::on(&flags.listen),
     };
     let server = sockets.fold(Server::bind(first), Server::and);
-    let running = server.start(|_reactor| Answers)?;
+    let running = util::stop_on_signals(server).start(|_reactor| Answers)?;
     if let Some(old) = old {
         relieve(old)?;
     }
     let control = UnixListener::bind(&flags.control).map_err(problem)?;
 
-    let engine = running.engine().clone();
-    if let Err(error) = ctrlc::set_handler(move || engine.shutdown()) {
-        eprintln!("graceful_restart: ctrl-c will end it at once: {error}");
-    }
     for addr in running.local_addrs() {
         println!(
             "graceful_restart listens on {addr} with process {}",

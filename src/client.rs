@@ -104,6 +104,13 @@ impl Client {
         }
     }
 
+    /// As [`Server::stop_on_signals`].
+    #[cfg(feature = "signals")]
+    pub fn stop_on_signals(mut self) -> Self {
+        self.engine = self.engine.stop_on_signals();
+        self
+    }
+
     /// Starts the threads and comes back once every reactor has booted.
     ///
     /// It runs until [`Engine::shutdown`](crate::Engine::shutdown), [`Running::shutdown`] or

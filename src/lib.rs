@@ -39,7 +39,7 @@
 //! - [`WorkerPool`]: for work that blocks.
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
-//!   `epicycle::tls`, `epicycle::handler` and `epicycle::pool`.
+//!   `epicycle::tls`, `epicycle::handler`, `epicycle::pool` and `epicycle::signals`.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `ws`, with the feature of that name: WebSocket, for servers and clients.
 //! - `testing`, with the feature of that name: a simulated network and virtual time, for tests of handlers and codecs.
@@ -97,7 +97,7 @@ pub use crate::sys::datagram::MulticastInterface;
 pub use crate::udp::UdpSessions;
 pub use bytes::Bytes;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "signals"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
@@ -109,7 +109,7 @@ struct Tuning;
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "signals"))]
 #[doc = include_str!("../docs/from-tokio.md")]
 struct FromTokio;
 

@@ -48,7 +48,7 @@ pub(crate) struct Flags {
     #[arg(short, long, value_name = "PERIOD", default_value = "10s", value_parser = util::period)]
     pub(crate) duration: Duration,
     /// How long to send before that, without measuring; 0s for not at all
-    #[arg(short, long, value_name = "PERIOD", default_value = "1s", value_parser = period_or_none)]
+    #[arg(short, long, value_name = "PERIOD", default_value = "1s", value_parser = util::period_or_zero)]
     pub(crate) warm_up: Duration,
     /// How long to wait for an answer, and for a connection
     #[arg(short, long, value_name = "PERIOD", default_value = "5s", value_parser = util::period)]
@@ -80,13 +80,6 @@ pub(crate) struct Flags {
     /// Writes the report as a web page of its own, with plots
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
-}
-
-fn period_or_none(text: &str) -> Result<Duration, String> {
-    match text {
-        "0" | "0s" | "0ms" => Ok(Duration::ZERO),
-        _ => util::period(text),
-    }
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -15,14 +15,16 @@ mod util;
 mod wire;
 
 use std::error::Error;
-use std::fs;
 use std::process::{ExitCode, exit};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use clap::Parser;
 use epicycle::{Client, Engine};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use self::driver::{Driver, Event, Live};
 use self::flags::Flags;
@@ -35,6 +37,9 @@ use self::wire::Wire;
 
 /// As many bytes may wait on a connection, either way; the plan asks for fewer.
 const MOST_HELD: usize = 512 << 20;
+
+/// The exit code of a program that ctrl-c has ended.
+const INTERRUPTED: i32 = 130;
 
 /// The reactors are told of the beginning so long before it.
 const LEAD: Duration = Duration::from_millis(10);
@@ -49,8 +54,7 @@ fn main() -> ExitCode {
 
 /// Measures and reports; false when more went wrong than is forgiven.
 fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
-    // RUST_LOG=debug shows what the engine does.
-    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
+    util::log_to_stderr();
     let plan = Arc::new(Plan::new(flags)?);
     let (tally, interrupted) = match plan.protocol {
         Protocol::Echo => measure(&plan, wire::Echo::new(plan.size)),
@@ -79,15 +83,14 @@ fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
 fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn Error>> {
     let (events, told) = channel();
     let interrupt = events.clone();
-    let stop = move || {
-        // A second one ends it at once.
-        if interrupt.send(Event::Interrupt).is_err() {
-            exit(130);
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    thread::spawn(move || {
+        for _ in signals.forever() {
+            if interrupt.send(Event::Interrupt).is_err() {
+                exit(INTERRUPTED);
+            }
         }
-    };
-    if let Err(error) = ctrlc::set_handler(stop) {
-        eprintln!("load: ctrl-c will end it without a report: {error}");
-    }
+    });
     let mut progress = Progress::new(plan);
     let live = Arc::<Live>::default();
     let client = Client::new()
@@ -171,7 +174,7 @@ impl<W: Wire> Crew<'_, W> {
                         None => total = Some(*tally),
                     }
                 }
-                Ok(Event::Interrupt) if interrupted => exit(130),
+                Ok(Event::Interrupt) if interrupted => exit(INTERRUPTED),
                 Ok(Event::Interrupt) => {
                     interrupted = true;
                     let now = epoch.elapsed().as_nanos() as u64;

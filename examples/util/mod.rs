@@ -1,4 +1,4 @@
-//! What the examples share: the flags that say where to listen, and a graceful end at ctrl-c.
+//! Code that the examples share: flags for where to listen, a run until ctrl-c or SIGTERM, and the log.
 
 #![allow(dead_code, unused_imports, reason = "no example uses everything")]
 
@@ -6,8 +6,9 @@ mod tls;
 
 use std::error::Error as StdError;
 use std::fmt::Display;
-use std::process::{ExitCode, exit};
-use std::time::Duration;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use clap::{ArgAction, Args};
 use epicycle::{AcceptMode, Error, EventHandler, Server};
@@ -70,7 +71,7 @@ impl<const PORT: u16> Listen<PORT> {
     }
 }
 
-/// Runs a server until ctrl-c, then shuts it down in stages and says how that went.
+/// Runs a server until ctrl-c or SIGTERM, then shuts it down in stages and prints how that went.
 pub(crate) fn run<H: EventHandler>(
     name: &'static str,
     server: Server,
@@ -93,20 +94,8 @@ fn try_run<H: EventHandler>(
     server: Server,
     factory: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> Result<(), Error> {
-    // RUST_LOG=debug shows what the engine does.
-    env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
-    let running = server.start(factory)?;
-    let engine = running.engine().clone();
-    let stop = move || {
-        if engine.is_stopping() {
-            exit(130);
-        }
-        eprintln!("{name}: stopping; ctrl-c again ends it at once");
-        engine.shutdown();
-    };
-    if let Err(error) = ctrlc::set_handler(stop) {
-        eprintln!("{name}: ctrl-c will end it at once: {error}");
-    }
+    log_to_stderr();
+    let running = stop_on_signals(server).start(factory)?;
     for addr in running.local_addrs() {
         let reactors = running.engine().reactors();
         println!("{name} listens on {addr} with {reactors} reactor(s); ctrl-c ends it");
@@ -120,24 +109,41 @@ fn try_run<H: EventHandler>(
     Ok(())
 }
 
-/// Reads a period as people write it: 500ms, 1s, 2m.
+/// Has ctrl-c and SIGTERM shut the server down gracefully, where the crate is built with that.
+pub(crate) fn stop_on_signals(server: Server) -> Server {
+    #[cfg(feature = "signals")]
+    let server = server.stop_on_signals();
+    server
+}
+
+/// Logs warnings, and what signals do. RUST_LOG=debug shows what the engine does.
+pub(crate) fn log_to_stderr() {
+    let env = env_logger::Env::default().default_filter_or("warn,epicycle::signals=info");
+    env_logger::Builder::from_env(env)
+        .format(|out, record| {
+            let time = humantime::format_rfc3339_millis(SystemTime::now());
+            let (level, target, text) = (record.level(), record.target(), record.args());
+            writeln!(out, "{time} {level:5} {target}: {text}")
+        })
+        .init();
+}
+
+/// Reads a period such as 500ms, 1s or 2m: longer than nothing, and at most a day.
 pub(crate) fn period(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let millis = match &text[digits.len()..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return Err("write a number and its unit: 500ms, 1s or 2m".into()),
-    };
-    let number: u64 = digits
-        .parse()
-        .map_err(|_| "write a whole number and its unit: 500ms, 1s or 2m")?;
-    let total = number.checked_mul(millis).map(Duration::from_millis);
-    match total.filter(|period| *period <= DAY) {
-        None => Err("at most a day is possible".into()),
-        Some(Duration::ZERO) => Err("it must be longer than nothing".into()),
-        Some(period) => Ok(period),
+    match period_or_zero(text) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        period => period,
     }
+}
+
+/// The same where 0 turns something off.
+pub(crate) fn period_or_zero(text: &str) -> Result<Duration, String> {
+    let period = humantime::parse_duration(text)
+        .map_err(|error| format!("{error}; write 500ms, 1s or 2m, for example"))?;
+    if period > DAY {
+        return Err("at most a day is possible".into());
+    }
+    Ok(period)
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -1,6 +1,8 @@
 //! Starting an engine, and waiting for its end.
 
 mod options;
+#[cfg(feature = "signals")]
+mod signals;
 #[cfg(feature = "testing")]
 mod simulated;
 
@@ -62,6 +64,8 @@ pub struct Running<H: EventHandler> {
     engine: Engine<H>,
     main: Option<JoinHandle<()>>,
     reactors: Vec<JoinHandle<()>>,
+    #[cfg(feature = "signals")]
+    signals: Option<signals::Watch>,
 }
 
 /// How a server ended.
@@ -135,6 +139,8 @@ impl Server {
     ) -> Result<Running<H>, Error> {
         let mut options = self.options;
         options.check()?;
+        #[cfg(feature = "signals")]
+        let signals = signals::watch(&options)?;
         #[cfg(feature = "tls")]
         let tls = self
             .listens
@@ -218,7 +224,17 @@ impl Server {
             engine: engine.clone(),
             main: None,
             reactors: Vec::with_capacity(count),
+            #[cfg(feature = "signals")]
+            signals: None,
         };
+        #[cfg(feature = "signals")]
+        if let Some(signals) = signals {
+            let watch = signals::Watch::start(signals, engine.clone());
+            running.signals = Some(watch.map_err(|source| Error::Setup {
+                what: "the thread that waits for signals",
+                source,
+            })?);
+        }
 
         let factory: Arc<dyn Fn(usize) -> H + Send + Sync> = Arc::new(factory);
         let (booted, boots) = mpsc::channel();
@@ -350,6 +366,9 @@ fn poll_and_waker() -> Result<(Poll, Waker), Error> {
 
 /// Runs a server that calls `react` with whatever arrives, one copy of the closure per reactor.
 ///
+/// SIGINT (ctrl-c) and SIGTERM shut it down gracefully, as [`Server::stop_on_signals`] has them do, unless the feature
+/// `signals` is off.
+///
 /// # Errors
 ///
 /// As for [`Server::start`].
@@ -357,7 +376,10 @@ pub fn serve<F>(listen: impl Into<Listen>, react: F) -> Result<(), Error>
 where
     F: FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + Clone + Send + Sync + 'static,
 {
-    Server::bind(listen).run(move |_| service(react.clone()))?;
+    let server = Server::bind(listen);
+    #[cfg(feature = "signals")]
+    let server = server.stop_on_signals();
+    server.run(move |_| service(react.clone()))?;
     Ok(())
 }
 
@@ -431,6 +453,8 @@ impl<H: EventHandler> Running<H> {
         {
             log::error!(target: "epicycle::server", "the main reactor died");
         }
+        #[cfg(feature = "signals")]
+        drop(self.signals.take());
         Report::of(self.engine.stats())
     }
 }

@@ -63,6 +63,8 @@ pub(super) struct Options {
     pub(super) fin: Duration,
     pub(super) drain_deadline: Duration,
     pub(super) tick: Duration,
+    #[cfg(feature = "signals")]
+    pub(super) stop_on_signals: bool,
 }
 
 const KIB: usize = 1 << 10;
@@ -105,6 +107,8 @@ impl Default for Options {
             fin: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(30),
             tick: Duration::ZERO,
+            #[cfg(feature = "signals")]
+            stop_on_signals: false,
         }
     }
 }

@@ -4,6 +4,8 @@ pub(crate) mod affinity;
 pub(crate) mod datagram;
 pub(crate) mod handover;
 pub(crate) mod options;
+#[cfg(feature = "signals")]
+pub(crate) mod signals;
 pub(crate) mod sigpipe;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;

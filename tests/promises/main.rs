@@ -10,3 +10,5 @@ mod order;
 mod panics;
 mod resources;
 mod shutdown;
+#[cfg(feature = "signals")]
+mod signals;

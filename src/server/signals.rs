@@ -1,0 +1,102 @@
+//! Shutting an engine down when the process is asked to stop.
+
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::{Options, Server};
+use crate::error::Error;
+use crate::handler::{Engine, EventHandler};
+use crate::sys::signals::{Closer, StopSignals};
+
+/// # Signals
+impl Server {
+    /// Shuts the server down gracefully when the process receives SIGINT (ctrl-c) or SIGTERM. Default: off, and the
+    /// signals do what the program has them do; [`serve`](crate::serve) turns it on.
+    ///
+    /// The first signal begins [`Engine::shutdown`], with the [drain deadline](Self::drain_deadline). A signal during a
+    /// shutdown ends the draining at once, as [`Engine::shutdown_within`] with zero does. One more ends the process, for
+    /// a callback that hangs. Every server and client of the process that has this option is shut down. When all of them
+    /// have ended, the signals end the process again, as they do by default.
+    ///
+    /// Costs a thread and two descriptors. Needs the feature `signals`, which is on by default. A handler that
+    /// the program has installed before is called as well; one that it installs later takes the place of this. A program
+    /// that has uses of its own for these signals calls [`Engine::shutdown`] itself.
+    ///
+    /// ```no_run
+    /// use epicycle::{Server, service};
+    ///
+    /// let report = Server::bind("unix:///tmp/echo.sock")
+    ///     .stop_on_signals()
+    ///     .run(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+    /// println!("{} drained, {} forced", report.drained, report.forced);
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn stop_on_signals(mut self) -> Self {
+        self.options.stop_on_signals = true;
+        self
+    }
+}
+
+/// Begins to receive the signals, if the options say so: before anything is bound, so that none of them ends the process
+/// and leaves a Unix socket's path behind.
+pub(super) fn watch(options: &Options) -> Result<Option<StopSignals>, Error> {
+    let signals = options.stop_on_signals.then(StopSignals::watch).transpose();
+    signals.map_err(|source| Error::Setup {
+        what: "the watch on signals",
+        source,
+    })
+}
+
+/// A thread that waits for signals, until this value is dropped.
+pub(super) struct Watch {
+    closer: Closer,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(super) fn start<H: EventHandler>(
+        signals: StopSignals,
+        engine: Engine<H>,
+    ) -> io::Result<Self> {
+        let closer = signals.closer();
+        let thread = thread::Builder::new()
+            .name("epicycle-signals".to_owned())
+            .spawn(move || stop_on(signals, &engine))?;
+        Ok(Self {
+            closer,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.closer.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn stop_on<H: EventHandler>(mut signals: StopSignals, engine: &Engine<H>) {
+    let mut hurried = false;
+    while let Some(signal) = signals.next() {
+        if !engine.is_stopping() {
+            log::info!(
+                target: "epicycle::signals",
+                "{signal}: shutting down; a second signal ends the connections at once"
+            );
+            engine.shutdown();
+        } else if !hurried {
+            hurried = true;
+            log::info!(
+                target: "epicycle::signals",
+                "{signal}: ending the connections; another signal ends the process"
+            );
+            engine.shutdown_within(Duration::ZERO);
+        } else if let Err(error) = signal.end_process() {
+            log::error!(target: "epicycle::signals", "{signal} cannot end the process: {error}");
+        }
+    }
+}
