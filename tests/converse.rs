@@ -2,16 +2,18 @@
 
 mod util;
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, EventHandler, Handle, Listen, Outbox, Running, Server,
-    TimeoutKind, UdpSessions, WriteError,
+    Action, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, Handle, Listen, Origin,
+    Outbox, Running, Server, TimeoutKind, UdpSessions, WriteError,
 };
 
 use log::Level;
@@ -28,6 +30,7 @@ use util::{LONG, await_some, eventually, expect_panics};
 /// | `a` to `o` | is a frame, which has to be answered before the next |
 /// | `(` | begins a message, whose rest is awaited |
 /// | `)` | is a frame, the end of such a message |
+/// | `w` sent | asks the other side, whose answer is `W` |
 /// | `c` sent | begins the closing, of which `C` is the other side's part |
 /// | `f` sent | is the last that is said |
 /// | `!` | is no frame |
@@ -66,6 +69,7 @@ impl Codec for Toy {
             }
             b'!' => return Err(FrameError::Malformed { what: "an outcry" }),
             b'a'..=b'o' => self.stage = Stage::Answering,
+            b'W' => self.stage = Stage::Idle,
             _ => {}
         }
         Ok(Decoded::Frame {
@@ -107,6 +111,7 @@ impl Encode<&[u8]> for Toy {
             dst.put(b"<last>");
         }
         self.stage = match item.first() {
+            Some(b'w') => Stage::Awaiting,
             Some(b'c') => Stage::Closing,
             Some(b'f') => Stage::Finished,
             Some(b'?') => return Err(FrameError::Malformed { what: "a question" }),
@@ -115,6 +120,9 @@ impl Encode<&[u8]> for Toy {
         Ok(())
     }
 }
+
+/// The token of connections that ask when they are open.
+const ASKS: u64 = 1;
 
 /// What the handler has had, and how connections have ended.
 #[derive(Debug, Default)]
@@ -154,7 +162,10 @@ impl EventHandler for Talk {
         }
     }
 
-    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        if conn.origin() == (Origin::Connected { token: ASKS }) {
+            conn.send(&b"w"[..]).expect("is taken");
+        }
         Some(())
     }
 
@@ -419,6 +430,151 @@ fn a_shutdown_waits_for_an_answer_but_not_beyond_its_deadline() {
         assert_eq!(report.drained + report.forced, 1);
         assert!(handles.try_recv().is_err(), "it was asked again");
     }
+}
+
+#[test]
+fn a_shutdown_waits_for_an_answer_that_the_peer_owes() {
+    for answers in [true, false] {
+        let server = local().drain_deadline(2 * LONG);
+        let (running, log) = start(server, |conn, frame| match frame {
+            b'x' => conn.send(&b"w"[..]).into(),
+            _ => Action::Continue,
+        });
+        let client = Client::to(&running);
+        client.send("x");
+        assert_eq!(client.recv(1), b"w");
+        let idle = Client::to(&running);
+        idle.round_trip_with("p", "P");
+        let began = Instant::now();
+        running.engine().shutdown();
+        assert_eq!(idle.recv_to_end(), b"<shutdown>");
+        drop(idle);
+        if answers {
+            client.send("W");
+            assert_eq!(client.recv_to_end(), b"<shutdown>");
+            assert_eq!(log.frames(), b"xW");
+        } else {
+            client.end_writes();
+            assert_eq!(client.recv_to_end(), b"");
+        }
+        drop(client);
+        let report = running.join();
+        assert_eq!((report.drained, report.forced), (2, 0));
+        assert!(began.elapsed() < LONG);
+    }
+}
+
+#[test]
+fn an_answer_that_the_peer_owes_is_not_awaited_beyond_the_deadline() {
+    let (running, _) = start(local(), |conn, _| conn.send(&b"w"[..]).into());
+    let client = Client::to(&running);
+    client.send("x");
+    assert_eq!(client.recv(1), b"w");
+    let report = running.shutdown();
+    assert_eq!((report.drained, report.forced), (0, 1));
+    let (received, end) = client.recv_to_any_end();
+    assert!(received.is_empty() && Client::is_reset(&end));
+}
+
+/// A server that others connect to, which answers when it is told to.
+fn upstream() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("is bound");
+    (listener, addr)
+}
+
+fn expect(peer: &mut TcpStream, said: &[u8]) {
+    let mut received = vec![0; said.len()];
+    peer.set_read_timeout(Some(LONG)).expect("is set");
+    peer.read_exact(&mut received).expect("is said");
+    assert_eq!(received, said);
+}
+
+#[test]
+fn a_request_that_waits_for_another_server_is_answered_during_the_shutdown() {
+    for reactors in [1, 3] {
+        let (asked, handles) = mpsc::channel();
+        let server = local().reactors(reactors).drain_deadline(2 * LONG);
+        let (running, log) = start(server, later(&asked));
+        let (listener, addr) = upstream();
+        let engine = running.engine().clone();
+        let connect = |token| engine.connect(Connect::to(addr).token(token));
+        let client = Client::to(&running);
+        client.send("a");
+        let inbound = handles.recv_timeout(LONG).expect("is asked");
+        // One of the connections that it takes is there already and waits for its answer.
+        connect(ASKS).expect("is taken");
+        let (mut first, _) = listener.accept().expect("is connected to");
+        expect(&mut first, b"w");
+        let bystander = Client::to(&running);
+        bystander.round_trip_with("p", "P");
+        running.engine().shutdown();
+        assert_eq!(bystander.recv_to_end(), b"<shutdown>");
+        drop(bystander);
+        let stopping = thread::spawn(move || running.join());
+        first.write_all(b"W").expect("is read");
+        handles.recv_timeout(LONG).expect("the answer is handled");
+        expect(&mut first, b"<shutdown>");
+        drop(first);
+        // Others are made meanwhile, on any reactor: one that asks again, and one that never does.
+        connect(0).expect("is taken: an answer is owed");
+        let (mut silent, _) = listener.accept().expect("is connected to");
+        connect(ASKS).expect("is taken: an answer is owed");
+        let (mut second, _) = listener.accept().expect("is connected to");
+        for _ in 0..2 {
+            expect(&mut second, b"w");
+            second.write_all(b"W").expect("is read");
+            let outbound = handles.recv_timeout(LONG).expect("the answer is handled");
+            // It is kept, and may be asked again.
+            answer(&outbound, b"w");
+        }
+        expect(&mut second, b"w");
+        answer(&inbound, b"A");
+        assert_eq!(client.recv_to_end(), b"A<last><shutdown>");
+        drop(client);
+        // Nobody is left who could need the one; the answer to the other is still awaited.
+        expect(&mut silent, b"<shutdown>");
+        drop(silent);
+        assert!(matches!(connect(0), Err(ConnectError::Stopped)));
+        second.write_all(b"W").expect("is read");
+        expect(&mut second, b"<shutdown>");
+        drop(second);
+        let report = stopping.join().expect("ends");
+        assert_eq!((report.drained, report.forced), (5, 0));
+        assert_eq!(log.ends.lock().expect("is sound").len(), 5);
+    }
+}
+
+#[test]
+fn a_connect_under_way_is_given_up_once_no_answer_is_owed() {
+    let (asked, handles) = mpsc::channel();
+    let (running, _) = start(local().drain_deadline(2 * LONG), later(&asked));
+    // Its queue is full, so that nobody else gets through.
+    let path = TempPath::new();
+    let listener = UnixListener::bind(&path.0).expect("binds");
+    socket2::SockRef::from(&listener)
+        .listen(0)
+        .expect("listens");
+    let _queued = UnixStream::connect(&path.0).expect("connects");
+    let client = Client::to(&running);
+    client.send("a");
+    let handle = handles.recv_timeout(LONG).expect("is asked");
+    let bystander = Client::to(&running);
+    bystander.round_trip_with("p", "P");
+    let began = Instant::now();
+    running.engine().shutdown();
+    assert_eq!(bystander.recv_to_end(), b"<shutdown>");
+    drop(bystander);
+    let connect = Connect::to(path.addr()).timeout(2 * LONG);
+    let taken = running.engine().connect(connect);
+    taken.expect("an answer is owed");
+    answer(&handle, b"A");
+    assert_eq!(client.recv_to_end(), b"A<last><shutdown>");
+    drop(client);
+    let report = running.join();
+    assert!(began.elapsed() < LONG);
+    assert_eq!((report.drained, report.forced), (2, 0));
+    assert_eq!(report.stats.total().connect_failures, 1);
 }
 
 #[test]

@@ -116,7 +116,8 @@ pub trait Codec: 'static {
         let _ = (parting, dst);
     }
 
-    /// A shutdown waits for the answer that is owed, which is to be the last: so the codec can say so in it.
+    /// A shutdown waits for the answers that are owed or awaited, and closes the connection behind them. A codec whose
+    /// answers can say that they are the last does so from now on.
     fn retire(&mut self) {}
 
     /// Whether input is read while output waits above the [high-water mark](crate::Server::high_water). Asked once, when
@@ -154,12 +155,18 @@ pub enum Backpressure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Between messages: the idle timeout runs, and a connection that the peer has ended is closed.
+    /// Between messages: the idle timeout runs, and a connection that the peer has ended is closed. A shutdown
+    /// closes it.
     Idle,
     /// A message has begun and its rest is awaited: the read timeout runs, from the last frame on.
     Receiving,
     /// The handler owes an answer: a shutdown, or the end of the peer's stream, waits for it.
     Answering,
+    /// Both: the handler owes an answer to a message whose rest is awaited. The read timeout runs, and a shutdown waits.
+    /// The end of the peer's stream does not, since the rest cannot come any more.
+    Streaming,
+    /// The peer owes an answer, and the handler owes none: a shutdown waits for it, unless the peer has ended its stream.
+    Awaiting,
     /// Goodbye has been said, and the peer's is awaited for as long as its FIN would be.
     Closing,
     /// Nothing more is to be said: the connection closes once everything is sent. The

@@ -27,9 +27,16 @@ impl ConnState {
         self.put(UNHURRIED, true);
     }
 
-    /// Lets the answer that is owed come before the shutdown.
+    /// Lets the answers that are owed or awaited come before the shutdown.
     pub(crate) fn retire(&mut self) {
         self.put(RETIRING, true);
+    }
+
+    /// It closes: says whether a shutdown has waited for it.
+    pub(crate) fn settle(&mut self) -> bool {
+        let retiring = self.has(RETIRING);
+        self.put(RETIRING, false);
+        retiring
     }
 
     /// Whether its bytes are about to go elsewhere.

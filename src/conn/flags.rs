@@ -45,7 +45,7 @@ pub(super) const DATAGRAM: u32 = 1 << 20;
 
 /// The codec wants to be asked again only when something has been sent.
 pub(super) const HELD: u32 = 1 << 21;
-/// The server shuts down and waits for the answer that is owed here.
+/// The engine shuts down and waits for the answers that are owed or awaited here.
 pub(super) const RETIRING: u32 = 1 << 22;
 /// It closes since all has been said, and has time for that as long as the peer takes some of it.
 pub(super) const UNHURRIED: u32 = 1 << 23;

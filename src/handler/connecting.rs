@@ -30,6 +30,10 @@ impl<H: EventHandler> Engine<H> {
     /// It counts among the engine's connections, but not against
     /// [`max_connections`](crate::Server::max_connections).
     ///
+    /// A shutdown that waits for answers may need connections to come to them. So they are made, over UDP excepted, as long as a
+    /// connection is left on which somebody [waits](crate::codec::Stage) for an answer since the shutdown began. After that, and
+    /// at the drain deadline, no more are made, and idle ones are closed.
+    ///
     /// # Errors
     ///
     /// [`ConnectError::Option`], [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Tls`] for one whose host
@@ -49,7 +53,7 @@ impl<H: EventHandler> Engine<H> {
         reactor: usize,
         connect: impl Into<Connect>,
     ) -> Result<Connecting<H>, ConnectError> {
-        if self.is_stopping() {
+        if !self.takes_connects() {
             return Err(ConnectError::Stopped);
         }
         let mut connect = connect.into();
@@ -81,7 +85,7 @@ impl<H: EventHandler> Engine<H> {
     /// [`ConnectError::Stopped`]. The socket is closed then.
     pub fn adopt(&self, socket: impl Into<OwnedFd>, token: u64) -> Result<(), ConnectError> {
         let socket = socket.into();
-        if self.is_stopping() {
+        if !self.takes_connects() {
             return Err(ConnectError::Stopped);
         }
         let (socket, peer) = StreamSocket::adopt(socket).map_err(ConnectError::Io)?;

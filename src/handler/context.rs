@@ -134,6 +134,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
     /// The slots whose sockets leave the engine, with what was received and not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
+    /// How many connections a shutdown waits for.
+    pub(crate) retiring: usize,
     pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
@@ -176,6 +178,7 @@ impl<H: EventHandler> Context<H> {
             window: Window::default(),
             outcomes: VecDeque::new(),
             detached: Vec::new(),
+            retiring: 0,
             clock,
             turn_at: now,
             now: 0,
@@ -242,6 +245,7 @@ impl<H: EventHandler> Context<H> {
             converse::last_words(link, codec, self, &reason);
         }
         if link.state.begin_close(reason, self.now, &self.limits) {
+            self.settle(&mut link.state);
             link.state.inbox.clear(&mut self.buffers);
             self.part(link, false);
             self.mark_dirty(&mut link.state);
@@ -256,8 +260,23 @@ impl<H: EventHandler> Context<H> {
 
     pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
         link.state.abort(reason);
+        self.settle(&mut link.state);
         self.part(link, true);
         self.mark_dirty(&mut link.state);
+    }
+
+    /// Has a shutdown wait for the answers that are owed or awaited on a connection.
+    pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
+        if !state.is_retiring() {
+            state.retire();
+            codec.retire();
+            self.retiring += 1;
+        }
+    }
+
+    /// A connection closes: a shutdown waits for it no longer.
+    pub(crate) fn settle(&mut self, state: &mut ConnState) {
+        self.retiring -= usize::from(state.settle());
     }
 
     /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.

@@ -17,6 +17,8 @@ impl<H: EventHandler> Conn<'_, H> {
     pub(crate) fn after_decoding(&mut self) {
         if self.link.state.takes_writes() {
             self.say(Codec::speak);
+        }
+        if self.link.state.is_open() && !self.link.state.is_leaving() {
             self.follow_stage();
         }
     }
@@ -35,26 +37,32 @@ impl<H: EventHandler> Conn<'_, H> {
         if self.link.state.release() {
             self.cx.resume(self.link);
         }
-        self.follow_stage();
-        // What was owed has been sent, and nobody asks for more.
-        if self.link.state.is_open() && self.codec.stage() == Stage::Idle {
-            if self.link.state.saw_peer_eof() {
-                self.close_unhurried(CloseReason::Peer);
-            } else if self.link.state.is_retiring() {
-                self.begin_close(CloseReason::Shutdown);
-            }
+        // What was owed has been sent, and nobody can ask for more.
+        let has_ended = self.link.state.is_open() && self.link.state.saw_peer_eof();
+        if has_ended && matches!(self.codec.stage(), Stage::Idle | Stage::Awaiting) {
+            self.close_unhurried(CloseReason::Peer);
         }
+        self.follow_stage();
     }
 
     #[inline]
     fn follow_stage(&mut self) {
         match self.codec.stage() {
-            Stage::Idle | Stage::Receiving | Stage::Answering => {}
             Stage::Closing => self.await_goodbye(),
             Stage::Finished if self.link.state.is_retiring() => {
                 self.close_unhurried(CloseReason::Shutdown);
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
+            _ if self.link.state.is_retiring() => self.follow_shutdown(),
+            _ => {}
+        }
+    }
+
+    /// Closes once nobody waits for an answer any more.
+    #[cold]
+    fn follow_shutdown(&mut self) {
+        if !is_awaited(&self.link.state, self.codec) {
+            self.begin_close(CloseReason::Shutdown);
         }
     }
 
@@ -136,10 +144,21 @@ pub(super) fn last_words<H: EventHandler>(
     }
 }
 
-/// Whether a shutdown, or the end of the peer's stream, has to wait for an answer: one is owed that can still be sent.
+/// Whether somebody waits for an answer on a connection, at either end of it, that can still come.
+pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
+    // The sockets of sessions over datagrams close with the server.
+    C::CONVERSES
+        && !state.is_datagram()
+        && match codec.stage() {
+            Stage::Answering | Stage::Streaming => state.takes_writes(),
+            Stage::Awaiting => state.is_open() && !state.is_leaving() && !state.saw_peer_eof(),
+            _ => false,
+        }
+}
+
+/// Whether the end of the peer's stream has to wait for an answer: one is owed that can still be sent.
 #[inline]
 pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
-    // The sockets of sessions over datagrams close with the server.
     C::CONVERSES
         && codec.stage() == Stage::Answering
         && state.takes_writes()

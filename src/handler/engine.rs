@@ -42,6 +42,8 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) drain_deadline: u64,
     /// The shortest time to drain that a shutdown has asked for, in milliseconds, or [`RUNNING`].
     pub(crate) drain_within: AtomicU64,
+    /// How many reactors wait, or may yet have to wait, for answers before they drain.
+    pub(crate) unsettled: AtomicUsize,
     /// Whose turn it is to get a connection that nobody deals.
     pub(crate) next_reactor: AtomicUsize,
     pub(crate) next_dial: AtomicU64,
@@ -159,6 +161,9 @@ impl<H: EventHandler> Engine<H> {
     /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer
     /// than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
     ///
+    /// A connection on which somebody waits for an answer, at either end, drains once that has come, if its
+    /// codec [tells](crate::codec::Stage). As long as there is one, [`connect`](Self::connect) works: the answer may need it.
+    ///
     /// Does nothing once a shutdown has begun.
     pub fn shutdown(&self) {
         let within = self.shared.drain_deadline;
@@ -187,6 +192,22 @@ impl<H: EventHandler> Engine<H> {
             log::info!(target: "epicycle::server", "hurrying the shutdown");
             self.tell_to_stop();
         }
+    }
+
+    /// Whether connections can be made: until the shutdown waits for no answer any more.
+    pub(crate) fn takes_connects(&self) -> bool {
+        !self.is_stopping() || self.shared.unsettled.load(Ordering::Acquire) > 0
+    }
+
+    /// A reactor waits for no answer any more. Says whether it was the last, and tells the others then.
+    pub(crate) fn settle(&self) -> bool {
+        let is_last = self.shared.unsettled.fetch_sub(1, Ordering::AcqRel) == 1;
+        if is_last {
+            for reactor in &self.shared.reactors {
+                let _ = reactor.mailbox.push_unbounded(Command::Settled);
+            }
+        }
+        is_last
     }
 
     fn stop(&self) {

@@ -69,6 +69,8 @@ pub(crate) enum Command<H: EventHandler> {
     /// A part of a file has been read for a connection.
     FileRead(ConnId, io::Result<Vec<u8>>),
     Shutdown,
+    /// No reactor waits for an answer any more: the rest is to drain.
+    Settled,
 }
 
 /// The moment a completion is called.

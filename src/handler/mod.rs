@@ -197,7 +197,7 @@ pub trait EventHandler: Sized + 'static {
         None
     }
 
-    /// The server is shutting down: no connection comes any more, and those that are open will drain
+    /// The engine is shutting down: no connection is accepted any more, and those that are open will drain
     /// and close after this. The place for a last message.
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         let _ = reactor;

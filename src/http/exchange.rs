@@ -167,8 +167,9 @@ impl Exchange {
     pub(super) fn stage(&self) -> Stage {
         match self.answer {
             _ if self.has(FINISHED) => Stage::Finished,
-            _ if self.has(RECEIVING) => Stage::Receiving,
+            Answer::None | Answer::Upgraded if self.has(RECEIVING) => Stage::Receiving,
             Answer::None | Answer::Upgraded => Stage::Idle,
+            _ if self.has(RECEIVING) => Stage::Streaming,
             _ => Stage::Answering,
         }
     }

@@ -5,10 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
-use crate::codec::Codec;
+use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
+use crate::conn::origin::Origin;
 use crate::handler::context::Timer;
-use crate::handler::converse::owes_answer;
+use crate::handler::converse::is_awaited;
 use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
 
 impl<H: EventHandler> EventLoop<H> {
@@ -93,6 +94,7 @@ impl<H: EventHandler> EventLoop<H> {
             Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
             Command::StopAccepting => self.stop_accepting(),
             Command::Shutdown => self.stop(),
+            Command::Settled => self.drain_rest(),
         }
     }
 
@@ -102,13 +104,12 @@ impl<H: EventHandler> EventLoop<H> {
             Stage::Running => {
                 self.stage = Stage::Stopping;
                 self.stop_accepting();
-                self.stop_dials();
                 self.handler
                     .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
             }
             // The drain has not begun, and will have the shorter time.
             Stage::Stopping => {}
-            Stage::Draining => {
+            Stage::Answering | Stage::Draining => {
                 self.limit_drain();
             }
         }
@@ -132,21 +133,50 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The second stage: every connection drains, under a deadline.
-    pub(super) fn close_all(&mut self) {
-        self.stage = Stage::Draining;
-        self.cx.limits.drain = self.limit_drain();
-        self.stop_ports();
+    /// Goes through the stages of the shutdown that follow the first.
+    #[cold]
+    pub(super) fn follow_shutdown(&mut self) {
+        if self.stage == Stage::Stopping {
+            self.stage = Stage::Answering;
+            self.cx.limits.drain = self.limit_drain();
+            self.stop_ports();
+            self.close_unawaited();
+        }
+        if self.stage == Stage::Answering && self.cx.retiring == 0 {
+            self.settle();
+        }
+    }
+
+    /// Tells, once, that no answer is owed or awaited here since the shutdown began. When that holds for all reactors,
+    /// nobody is left for whom a connection would have to be made.
+    fn settle(&mut self) {
+        if !std::mem::replace(&mut self.is_settled, true) && self.cx.engine.settle() {
+            self.drain_rest();
+        }
+    }
+
+    /// The third stage: whatever nobody waits for drains, connections that were made meanwhile included.
+    fn drain_rest(&mut self) {
+        if self.stage == Stage::Answering {
+            self.stage = Stage::Draining;
+            self.stop_dials();
+            self.close_unawaited();
+        }
+    }
+
+    /// Lets connections go on that somebody waits for, until the answer has come, and closes the others.
+    fn close_unawaited(&mut self) {
+        let cx = &mut self.cx;
         for slot in 0..self.connections.end() {
-            if let Some(slot) = self.connections.at(slot) {
-                if owes_answer(&slot.link.state, &slot.codec) {
-                    slot.link.state.retire();
-                    slot.codec.retire();
-                    continue;
-                }
-                let reason = CloseReason::Shutdown;
-                self.cx.begin_close(&mut slot.link, &mut slot.codec, reason);
-                flush::hasten(slot, &mut self.cx);
+            let Some(slot) = self.connections.at(slot) else {
+                continue;
+            };
+            let state = &mut slot.link.state;
+            if is_awaited(state, &slot.codec) {
+                cx.retire(state, &mut slot.codec);
+            } else if self.stage == Stage::Draining || !is_dialling(state) {
+                cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
+                flush::hasten(slot, cx);
             }
         }
     }
@@ -156,6 +186,8 @@ impl<H: EventHandler> EventLoop<H> {
         // Due again at once, should an `on_close` panic on the way; what is closed already stays so.
         let now = self.cx.now;
         let again = self.cx.wheel.insert(now, Timer::DrainOver);
+        self.settle();
+        self.drain_rest();
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
                 flush::force(&mut self.handler, slot, &mut self.cx);
@@ -193,4 +225,9 @@ impl<H: EventHandler> EventLoop<H> {
             report_panic(panic, &self.cx, what);
         }
     }
+}
+
+/// Whether this side is making the connection.
+fn is_dialling(state: &ConnState) -> bool {
+    state.is_opening() && matches!(state.origin(), Origin::Connected { .. })
 }

@@ -393,7 +393,7 @@ impl<H: EventHandler> EventLoop<H> {
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);
             }
         }
-        if self.stage == Stage::Draining {
+        if matches!(self.stage, Stage::Answering | Stage::Draining) {
             for port in self.cx.ports.drain() {
                 let unsent = port.queue.len();
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);

@@ -80,6 +80,18 @@ impl Dials {
     }
 }
 
+impl Stage {
+    /// Whether a connection may be made: a shutdown that waits for answers may need it for them. The sockets of sessions
+    /// over datagrams close with the server.
+    fn allows(self, to: &ListenAddr) -> bool {
+        match self {
+            Stage::Running => true,
+            Stage::Stopping | Stage::Answering => !matches!(to, ListenAddr::Udp { .. }),
+            Stage::Draining => false,
+        }
+    }
+}
+
 impl Dial {
     /// The stream on a socket that connects.
     fn stream(&self, socket: StreamSocket) -> io::Result<Stream> {
@@ -116,9 +128,6 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// One attempt, from the beginning.
     fn attempt(&mut self, id: DialId) {
-        if self.stage != Stage::Running {
-            return self.attempt_failed(id, ConnectError::Stopped);
-        }
         #[cfg(feature = "testing")]
         if self.cx.clock.is_simulated() {
             let error = io::Error::new(io::ErrorKind::Unsupported, "a simulation has no outside");
@@ -127,6 +136,9 @@ impl<H: EventHandler> EventLoop<H> {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
+        if !self.stage.allows(&dial.to) {
+            return self.attempt_failed(id, ConnectError::Stopped);
+        }
         dial.give_up_at = self.cx.deadline(dial.connect.timeout);
         let targets = match &dial.to {
             ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
@@ -205,7 +217,7 @@ impl<H: EventHandler> EventLoop<H> {
             let Some(dial) = self.dials.dials.get_mut(&id) else {
                 return;
             };
-            if self.stage != Stage::Running {
+            if !self.stage.allows(&dial.to) {
                 error = ConnectError::Stopped;
                 break;
             }
@@ -330,7 +342,7 @@ impl<H: EventHandler> EventLoop<H> {
             Outcome::Closed { again } => {
                 self.dials.by_conn.remove(&conn);
                 let policy = dial.connect.reconnect;
-                match policy.filter(|_| again && self.stage == Stage::Running) {
+                match policy.filter(|_| again && self.stage != Stage::Draining) {
                     Some(policy) => {
                         let since = match dial.progress {
                             Progress::Open(_, since) => since,
@@ -386,7 +398,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The engine stops: what is not open yet will not be.
+    /// The engine makes no connection any more: what is not open yet will not be.
     pub(super) fn stop_dials(&mut self) {
         let pending = self.dials.dials.iter().filter(|(_, dial)| {
             !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(..))
@@ -407,7 +419,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         dial.failures = dial.failures.saturating_add(1);
         let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)
-            || self.stage != Stage::Running;
+            || self.stage == Stage::Draining;
         let policy = dial.connect.reconnect.filter(|_| !over);
         let policy = policy.filter(|policy| !policy.gives_up(dial.failures));
         let retry_in = policy.map(|policy| dial.backoff.after_failure(&policy));

@@ -396,6 +396,7 @@ fn end<H: EventHandler>(
     if reset {
         link.stream.reset_on_close();
     }
+    cx.settle(&mut link.state);
     let broken = reset || last_reason.is_some() || link.state.is_aborted();
     cx.part(link, broken);
     if let Front::Pipe(..) = link.state.out.front() {

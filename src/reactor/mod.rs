@@ -86,6 +86,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
     /// What receives and sends datagrams; none until there are any.
     exchange: Option<Box<Exchange>>,
     stage: Stage,
+    /// The engine knows that this reactor waits for no answer.
+    is_settled: bool,
     last_tick: Duration,
     turn: Turn,
 }
@@ -122,8 +124,11 @@ impl Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// Asked to stop; the connections are to be closed next.
+    /// Asked to stop; the connections that nobody waits for are to be closed next.
     Stopping,
+    /// The rest goes on until it is answered, which may take further connections.
+    Answering,
+    /// No connection is made any more, and none is open that nobody waits for.
     Draining,
 }
 
@@ -151,6 +156,7 @@ impl<H: EventHandler> EventLoop<H> {
                 dials: Dials::new(parts.socket),
                 exchange: None,
                 stage: Stage::Running,
+                is_settled: false,
                 last_tick: parts.first_tick,
                 turn: Turn::new(),
             };
@@ -162,6 +168,8 @@ impl<H: EventHandler> EventLoop<H> {
             } = &mut event_loop;
             cx.ports = parts.ports;
             handler.on_boot(&mut Reactor::new(connections, cx));
+            let shared = cx.engine.shared();
+            shared.unsettled.fetch_add(1, Ordering::AcqRel);
             let first_tick = cx.deadline(parts.first_tick);
             cx.wheel.insert(first_tick, Timer::Tick);
             event_loop
@@ -234,8 +242,8 @@ impl<H: EventHandler> EventLoop<H> {
         self.run_commands();
         self.run_timers();
         self.follow_dials();
-        if self.stage == Stage::Stopping {
-            self.close_all();
+        if self.stage != Stage::Running {
+            self.follow_shutdown();
         }
         self.accept();
         self.run_pipes();

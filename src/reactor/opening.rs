@@ -78,7 +78,7 @@ impl<H: EventHandler> EventLoop<H> {
     ///
     /// Why it was refused, which is logged too. Its coming is undone then.
     pub(super) fn watch(&mut self, stream: Stream, mut state: ConnState) -> io::Result<usize> {
-        let codec = self.register(&stream, state.id);
+        let codec = self.register(&stream, &state);
         let Self {
             connections, cx, ..
         } = self;
@@ -103,8 +103,9 @@ impl<H: EventHandler> EventLoop<H> {
         }))
     }
 
-    fn register(&mut self, stream: &Stream, id: ConnId) -> io::Result<H::Codec> {
-        if self.stage != Stage::Running {
+    fn register(&mut self, stream: &Stream, state: &ConnState) -> io::Result<H::Codec> {
+        let is_ours = !matches!(state.origin(), Origin::Accepted { .. });
+        if self.stage == Stage::Draining || (self.stage != Stage::Running && !is_ours) {
             return Err(io::Error::other("the engine is shutting down"));
         }
         if self.connections.len() >= MAX_SLOTS {
@@ -112,7 +113,7 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has all the connections it can",
             ));
         }
-        stream.watch(self.poll.registry(), Token(id.slot()))?;
+        stream.watch(self.poll.registry(), Token(state.id.slot()))?;
         // A codec that panics must not take the count of connections with it.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
             report_panic(panic, &self.cx, "codec");

@@ -11,7 +11,7 @@ use crate::codec::{Codec, Decoded, FrameError, Stage};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
-use crate::handler::converse::{owes_answer, shown};
+use crate::handler::converse::{is_awaited, owes_answer, shown};
 use crate::handler::pipe::Due;
 use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
@@ -283,6 +283,9 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
             // What it has asked for by then it gets, as an answer that was owed.
             slot.link.state.take_time();
         }
+        if slot.link.state.is_retiring() && !is_awaited(&slot.link.state, &slot.codec) {
+            cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
+        }
     }
     // One that was closing has waited for this.
     cx.mark_dirty(&mut slot.link.state);
@@ -534,7 +537,10 @@ fn keep_leftover<H: EventHandler>(
 /// Nothing is left over. Of a message that a conversing codec hands out in parts, the next one may be awaited.
 #[inline]
 fn on_all_consumed<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
-    if H::Codec::CONVERSES && slot.codec.stage() == Stage::Receiving && slot.link.state.is_open() {
+    let awaits_rest = H::Codec::CONVERSES
+        && matches!(slot.codec.stage(), Stage::Receiving | Stage::Streaming)
+        && slot.link.state.is_open();
+    if awaits_rest {
         after_leftover(slot, cx, 1, true);
     } else {
         slot.link.state.on_input_consumed();

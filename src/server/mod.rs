@@ -72,9 +72,9 @@ pub struct Running<H: EventHandler> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections that were open at the shutdown and closed with everything sent.
+    /// Connections that were open at the shutdown, or made during it, and closed with everything sent.
     pub drained: usize,
-    /// Connections that had to be reset at the deadline.
+    /// Connections that had to be reset at the deadline, or broke before.
     pub forced: usize,
     /// The final counters.
     pub stats: Stats,
@@ -336,6 +336,7 @@ fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<
         acceptors: AtomicUsize::new(0),
         drain_deadline: millis(options.drain_deadline).min(RUNNING - 1),
         drain_within: AtomicU64::new(RUNNING),
+        unsettled: AtomicUsize::new(0),
         next_reactor: AtomicUsize::new(0),
         next_dial: AtomicU64::new(0),
         lookups: OnceLock::new(),

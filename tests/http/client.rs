@@ -59,7 +59,7 @@ impl EventHandler for Browser {
 
 /// A connection to a server, in the hands of a test.
 struct Visit {
-    _running: Running<Browser>,
+    running: Running<Browser>,
     handle: Handle<Browser>,
     heard: Receiver<Heard>,
 }
@@ -82,7 +82,7 @@ impl Visit {
             panic!("it does not open");
         };
         Self {
-            _running: running,
+            running,
             handle,
             heard,
         }
@@ -308,6 +308,37 @@ fn a_response_that_does_not_go_on_has_the_read_timeout_and_one_that_does_not_beg
             "{reason}"
         );
     }
+}
+
+#[test]
+fn a_shutdown_waits_for_the_responses_that_are_outstanding() {
+    let (asked, requests) = mpsc::channel();
+    let asked = Mutex::new(asked);
+    let (server, _) = start(local(), move || {
+        let asked = asked.lock().expect("is sound").clone();
+        Site::of(move |conn, _, _| {
+            let _ = asked.send(conn.handle());
+            epicycle::Action::Continue
+        })
+    });
+    let client = Client::new().drain_deadline(2 * LONG);
+    let visit = Visit::with(addr(&server), client, Limits::default());
+    visit.ask(Request::get("a", "/1"));
+    visit.ask(Request::get("a", "/2"));
+    let handle = requests.recv_timeout(LONG).expect("is asked");
+    visit.running.engine().shutdown();
+    for next in [true, false] {
+        let late = epicycle::http::Response::ok().body(b"late");
+        handle.send(late).expect("is open");
+        assert_eq!(visit.hear().body, b"late");
+        if next {
+            requests.recv_timeout(LONG).expect("is asked again");
+        }
+    }
+    let (_, reason) = visit.await_end();
+    assert!(matches!(reason, CloseReason::Shutdown), "{reason}");
+    let report = visit.running.join();
+    assert_eq!((report.drained, report.forced), (1, 0));
 }
 
 #[test]

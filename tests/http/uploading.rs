@@ -16,7 +16,7 @@ use epicycle::{Action, Conn};
 use crate::site::{Session, Site, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::{LONG, noise};
+use crate::util::{LONG, eventually, noise};
 use crate::wire::answers;
 
 type Parts = Site<HttpStreamCodec>;
@@ -56,6 +56,37 @@ fn parts_are_answered_while_the_rest_still_comes() {
     client.send("7\r\n, world\r\n0\r\nX-Note: !\r\n\r\n");
     let rest = client.recv("7\r\n, world\r\n1\r\n!\r\n0\r\n\r\n".len());
     assert_eq!(rest, b"7\r\n, world\r\n1\r\n!\r\n0\r\n\r\n");
+}
+
+#[test]
+fn a_shutdown_waits_for_a_body_whose_request_the_handler_has() {
+    let take = || {
+        Site::new(HttpStreamCodec::default, |conn, _, part| match part {
+            Part::End(_) => conn.send(Response::ok().body(b"thanks")).into(),
+            _ => Action::Continue,
+        })
+    };
+    let (running, log) = start(local().drain_deadline(2 * LONG), take);
+    let (known, unknown) = (Client::to(&running), Client::to(&running));
+    known.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello");
+    unknown.send("POST / HTTP/1.1\r\nHo");
+    eventually("the handler has the first", || log.frames() == 2);
+    let read = || running.engine().stats().total().bytes_in;
+    eventually("the second has begun", || read() > 70);
+    running.engine().shutdown();
+    let mut of_unknown = answers(&unknown);
+    assert_eq!(of_unknown.get().status, 503);
+    of_unknown.expect_end();
+    drop(unknown);
+    known.send("world");
+    let mut answers = answers(&known);
+    let answer = answers.get();
+    assert_eq!(answer.text(), "thanks");
+    assert_eq!(answer.header("connection"), Some("close"));
+    answers.expect_end();
+    drop(known);
+    let report = running.join();
+    assert_eq!((report.drained, report.forced), (2, 0));
 }
 
 #[test]

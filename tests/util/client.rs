@@ -74,6 +74,12 @@ impl Client {
         addr.as_socket().expect("is an IP one").to_string()
     }
 
+    /// Sends one thing and receives another.
+    pub(crate) fn round_trip_with(&self, sent: &str, received: &str) {
+        self.send(sent);
+        assert_eq!(self.recv(received.len()), received.as_bytes());
+    }
+
     pub(crate) fn clone(&self) -> Self {
         Self(self.0.try_clone().expect("clones"))
     }

@@ -316,7 +316,8 @@ impl Codec for ClientCodec {
     fn stage(&self) -> Stage {
         match self.course {
             Course::Finished => Stage::Finished,
-            _ => Stage::Idle,
+            _ if self.asked.is_empty() => Stage::Idle,
+            _ => Stage::Awaiting,
         }
     }
 }
