@@ -1,5 +1,7 @@
 //! What time it is: the system's, or in a simulation the simulation's.
 
+#[cfg(feature = "testing")]
+use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A reactor's clock, which counts from its start.
@@ -14,6 +16,24 @@ pub(crate) struct Clock {
 /// The time of day at which every simulation begins: 2026-01-01, midnight UTC.
 #[cfg(feature = "testing")]
 const SIMULATED_START: Duration = Duration::from_secs(1_767_225_600);
+
+#[cfg(feature = "testing")]
+thread_local! {
+    /// How long the callbacks of this thread's simulation say they have taken, since its clock was last set.
+    static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Notes that a simulated callback takes so long.
+#[cfg(feature = "testing")]
+pub(crate) fn spend(time: Duration) {
+    SPENT.set(SPENT.get().saturating_add(time));
+}
+
+/// How long callbacks have taken since this was last asked.
+#[cfg(feature = "testing")]
+pub(crate) fn take_spent() -> Duration {
+    SPENT.take()
+}
 
 impl Clock {
     /// The system's clock, from now on.
@@ -51,7 +71,7 @@ impl Clock {
     pub(crate) fn now(&self) -> Instant {
         #[cfg(feature = "testing")]
         if let Some(since_start) = self.simulated {
-            return self.started + since_start;
+            return self.started + since_start + SPENT.get();
         }
         Instant::now()
     }
@@ -71,7 +91,7 @@ impl Clock {
     pub(crate) fn time_of_day(&self) -> Duration {
         #[cfg(feature = "testing")]
         if let Some(since_start) = self.simulated {
-            return SIMULATED_START + since_start;
+            return SIMULATED_START + since_start + SPENT.get();
         }
         SystemTime::now()
             .duration_since(UNIX_EPOCH)

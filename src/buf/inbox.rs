@@ -13,6 +13,8 @@ pub(crate) struct Inbox {
     ring: Ring,
     /// The codec asked not to be called again with fewer bytes than this.
     need: u32,
+    /// How many frames in a row the codec has found in it without consuming anything.
+    in_vain: u32,
 }
 
 /// A leftover of up to this size is copied in front of the next read rather than read behind.
@@ -38,15 +40,20 @@ impl Inbox {
     }
 
     /// Keeps a leftover that was decoded in the scratch buffer.
-    pub(crate) fn keep(&mut self, leftover: &[u8], at_least: usize, pool: &mut BufferPool) {
+    pub(crate) fn keep(&mut self, leftover: &[u8], pool: &mut BufferPool) {
         pool.reserve(&mut self.ring, leftover.len());
         self.ring.write(leftover);
-        self.set_need(at_least);
     }
 
-    /// Tells how many bytes must be here before decoding again makes sense.
-    pub(crate) fn set_need(&mut self, at_least: usize) {
+    /// Tells how many bytes must be here before decoding again makes sense, and how many frames were found in vain.
+    pub(crate) fn set_need(&mut self, at_least: usize, in_vain: u32) {
         self.need = u32::try_from(at_least).unwrap_or(u32::MAX);
+        self.in_vain = in_vain;
+    }
+
+    /// How many frames in a row the codec has found in it without consuming anything.
+    pub(crate) fn in_vain(&self) -> u32 {
+        self.in_vain
     }
 
     /// Moves a small leftover to the front of `scratch`, to be decoded together with what is read behind it.
@@ -103,6 +110,6 @@ impl Inbox {
 
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         pool.release(&mut self.ring);
-        self.need = 0;
+        self.set_need(0, 0);
     }
 }

@@ -45,6 +45,7 @@ mod delimited;
 mod fixed;
 mod length_field;
 mod lines;
+pub(crate) mod look;
 mod raw;
 
 use std::fmt;
@@ -103,6 +104,16 @@ pub trait Codec: 'static {
         Ok(Decoded::NeedMore {
             at_least: src.len() + 1,
         })
+    }
+
+    /// How much work the codec has done since it was last asked beyond what its input shows, in bytes: what it has
+    /// decompressed, say. Asked after each frame and each skip.
+    ///
+    /// The [read budget](crate::Server::read_budget) counts it as if so much had been received, so that a little input
+    /// that makes a lot of work does not keep the other connections waiting. The default is none.
+    #[inline]
+    fn take_cost(&mut self) -> usize {
+        0
     }
 
     /// Appends what the codec has to say by itself, a pong say. Asked each time some input has been decoded.
@@ -211,7 +222,7 @@ pub enum Decoded<F> {
         /// The frame.
         frame: F,
         /// How many bytes of the input it took up, framing included. With 0 the codec is asked again with the
-        /// same input, so that it can find several frames in it; the last of them has to consume it.
+        /// same input, so that it can find several frames in it, up to 1,048,576; the last of them has to consume it.
         consumed: usize,
     },
     /// Input that the handler need not see, such as a ping that the codec answers.
@@ -246,6 +257,11 @@ pub enum FrameError {
         /// What is wrong with them.
         what: &'static str,
     },
+    /// The codec is at fault, and not the peer: it has consumed more than there is, or nothing, for ever.
+    Codec {
+        /// What it has done.
+        what: &'static str,
+    },
     /// An error of a codec outside this crate.
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -260,6 +276,7 @@ impl fmt::Display for FrameError {
                 )
             }
             FrameError::Malformed { what } => write!(f, "a malformed frame: {what}"),
+            FrameError::Codec { what } => write!(f, "the codec is faulty: {what}"),
             FrameError::Other(error) => error.fmt(f),
         }
     }
@@ -269,7 +286,9 @@ impl std::error::Error for FrameError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             FrameError::Other(error) => Some(&**error),
-            FrameError::TooLong { .. } | FrameError::Malformed { .. } => None,
+            FrameError::TooLong { .. }
+            | FrameError::Malformed { .. }
+            | FrameError::Codec { .. } => None,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::context::{Context, Link};
 use super::{Conn, EventHandler};
 use crate::buf::outbox::Outbox;
+use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
@@ -169,8 +170,9 @@ pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
 /// over must not get that.
 #[cold]
 pub(crate) fn shown<C: Codec>(codec: &mut C, input: &mut [u8]) -> usize {
+    let mut in_vain = 0;
     loop {
-        match codec.decode(input) {
+        match look(codec, input, false, &mut in_vain) {
             Ok(Decoded::Frame { consumed: 0, .. }) => {}
             Ok(Decoded::Frame { consumed, .. }) => return consumed,
             _ => return 0,

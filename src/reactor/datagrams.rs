@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::ports::{self, Port, Service};
-use super::serve::{Budget, carry_out, look};
+use super::serve::{Budget, carry_out, level_of};
 use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, opening};
 use crate::addr::Addr;
+use crate::codec::look::look;
 use crate::codec::{Codec, Decoded};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
@@ -128,7 +129,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     if let Some((_, budget)) = &mut exchange.serving {
-                        budget.spend(0);
+                        budget.spend_frames(1);
                     }
                     log::debug!(target: "epicycle::udp", "receiving failed: {error}");
                     self.fail_connected(index, error);
@@ -170,6 +171,7 @@ impl<H: EventHandler> EventLoop<H> {
                 .add(u64::from(datagram.truncated));
             if let Some((_, budget)) = &mut exchange.serving {
                 budget.spend(len);
+                budget.spend_frames(1);
             }
             match recipient {
                 Recipient::Handler => {
@@ -191,7 +193,11 @@ impl<H: EventHandler> EventLoop<H> {
                 Recipient::Session(slot) => {
                     if let Some(slot) = connections.at(slot) {
                         turn.serving = slot.link.state.id.slot();
-                        react(handler, slot, cx, datagram);
+                        let work = react(handler, slot, cx, datagram);
+                        if let Some((_, budget)) = &mut exchange.serving {
+                            budget.spend(work.bytes);
+                            budget.spend_frames(work.frames);
+                        }
                         turn.serving = NOBODY;
                     }
                 }
@@ -407,52 +413,65 @@ fn port_queue_is_long<H: EventHandler>(cx: &Context<H>, index: usize) -> bool {
     port.is_some_and(|port| port.queue.len() >= FLUSH_AT)
 }
 
-/// Hands the frames of a datagram to its session.
+/// What a datagram has cost beyond its receipt.
+#[derive(Default)]
+struct Work {
+    bytes: usize,
+    /// Frames and skips but for the first.
+    frames: usize,
+}
+
+/// Hands the frames of a datagram to its session. All of them at once, since a datagram has no place to wait in.
 fn react<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     datagram: Received<'_>,
-) {
+) -> Work {
     let Received {
         data, truncated, ..
     } = datagram;
     let wanted = slot.link.state.on_datagram(data.len(), cx.now);
+    let mut work = Work::default();
     if truncated || !wanted || slot.session.is_none() {
         cx.metrics.datagrams_dropped.add(1);
-        return;
+        return work;
     }
     let mut consumed = 0;
-    let mut frames = 0;
+    let (mut frames, mut skips) = (0_usize, 0);
+    let mut in_vain = 0;
     let mut last = false;
+    let mut failed = false;
     let whole = loop {
         if consumed >= data.len() {
             break true;
         }
         // The frame, which borrows the datagram, is gone once the callback has had it.
-        let (taken, action) = match look(&mut slot.codec, &mut data[consumed..], last) {
+        let rest = &mut data[consumed..];
+        let (taken, action) = match look(&mut slot.codec, rest, last, &mut in_vain) {
             Ok(Decoded::Frame { frame, consumed }) => match slot.lend(cx) {
                 Some((mut conn, session)) => (consumed, handler.react(&mut conn, session, frame)),
                 None => break false,
             },
             Ok(Decoded::Skip { consumed: taken }) => {
                 consumed += taken;
+                skips += 1;
                 continue;
             }
             Ok(Decoded::NeedMore { .. }) if !last => {
                 last = true;
                 continue;
             }
-            // A datagram has no place to wait in.
             Ok(Decoded::Hold) => break false,
             Ok(Decoded::NeedMore { .. }) => {
                 log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.name());
-                slot.codec = handler.codec();
+                failed = true;
                 break false;
             }
             Err(error) => {
-                log::debug!(target: "epicycle::udp", "{}: {error}", slot.link.state.name());
-                slot.codec = handler.codec();
+                let level = level_of(&error);
+                log::log!(target: "epicycle::udp", level, "{}: {error}", slot.link.state.name());
+                failed = true;
                 break false;
             }
         };
@@ -463,14 +482,20 @@ fn react<H: EventHandler>(
             break consumed >= data.len();
         }
     };
+    work.bytes = slot.codec.take_cost();
+    work.frames = (frames + skips).saturating_sub(1);
+    if failed {
+        slot.codec = handler.codec();
+    }
     if frames > 0 {
         slot.link.state.on_frames();
-        cx.metrics.frames.add(frames);
+        cx.metrics.frames.add(frames as u64);
     }
     if H::Codec::CONVERSES {
         Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
     }
     cx.metrics.datagrams_dropped.add(u64::from(!whole));
+    work
 }
 
 /// After the flush of its socket, tells those who wait for a session's datagrams to be sent, or has them told later.

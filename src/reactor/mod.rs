@@ -99,6 +99,7 @@ struct Turn {
     /// None before the first look at the UDP sockets.
     ports_left: Option<usize>,
     commands_left: usize,
+    timers_left: usize,
     flushed: usize,
     drain_mailbox: bool,
     /// The slot of the connection whose callback is running, or `NOBODY`.
@@ -114,6 +115,7 @@ impl Turn {
             ready_left: 0,
             ports_left: None,
             commands_left: 0,
+            timers_left: TIMER_BUDGET,
             flushed: 0,
             drain_mailbox: false,
             serving: NOBODY,
@@ -137,6 +139,9 @@ const TICK_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// The most requests of other threads carried out in one turn.
 const COMMAND_BUDGET: usize = 1024;
+
+/// The most timers that run out in one turn.
+const TIMER_BUDGET: usize = 1024;
 
 impl<H: EventHandler> EventLoop<H> {
     /// Makes the loop and its handler, on the thread it will run on.
@@ -263,6 +268,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.dials.are_told()
             || self.listeners.are_ready()
             || self.cx.ports.have_work()
+            || self.cx.wheel.has_expired()
             || !mailbox.try_sleep()
         {
             return Some(Duration::ZERO);
@@ -347,9 +353,13 @@ impl<H: EventHandler> EventLoop<H> {
         self.turn.serving = NOBODY;
     }
 
+    /// Runs what is due, within the budget: what is left over is run next turn, before what becomes due until then.
     fn run_timers(&mut self) {
         self.cx.wheel.advance(self.cx.now);
-        while let Some((key, timer)) = self.cx.wheel.pop_expired() {
+        while self.turn.timers_left > 0
+            && let Some((key, timer)) = self.cx.wheel.pop_expired()
+        {
+            self.turn.timers_left -= 1;
             self.run_timer(key, timer);
             self.run_pipes();
             if self.cx.arena.is_full() {

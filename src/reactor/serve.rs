@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::timer::TimerKey;
 use super::{flush, opening};
 use crate::buf::queue::FLUSH_AT;
+use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, FrameError, Stage};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
@@ -30,12 +31,18 @@ impl Budget {
         }
     }
 
-    /// A datagram of so many bytes was handled.
+    /// So many bytes were received, or as much work was done.
+    #[inline]
     pub(super) fn spend(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.frames = self.frames.saturating_sub(1);
     }
 
+    /// So many frames were handled.
+    pub(super) fn spend_frames(&mut self, frames: usize) {
+        self.frames = self.frames.saturating_sub(frames);
+    }
+
+    #[inline]
     pub(super) fn is_spent(&self) -> bool {
         self.bytes == 0 || self.frames == 0
     }
@@ -49,18 +56,17 @@ pub(super) fn serve<H: EventHandler>(
     cx: &mut Context<H>,
     scratch: &mut [u8],
 ) {
-    let mut frames = cx.limits.frame_budget;
-    let mut received = 0;
+    let mut budget = Budget::new(&cx.limits);
     if slot.link.state.is_ordinary() {
-        received = receive::<H, true>(handler, slot, cx, scratch, 0, &mut frames);
+        let received = receive::<H, true>(handler, slot, cx, scratch, 0, &mut budget);
         if slot.link.state.is_settled() {
             return;
         }
+        budget.spend(received);
     }
     // One that waits on the ready list has its turn there.
     if !slot.link.state.is_queued() && !slot.link.state.has_nothing_to_do() {
-        let bytes = cx.limits.read_budget.saturating_sub(received);
-        serve_fully(handler, slot, cx, scratch, Budget { bytes, frames });
+        serve_fully(handler, slot, cx, scratch, budget);
     }
 }
 
@@ -71,7 +77,7 @@ pub(super) fn serve_fully<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     scratch: &mut [u8],
-    budget: Budget,
+    mut budget: Budget,
 ) {
     if slot.link.state.is_opening() {
         return opening::advance(handler, slot, cx);
@@ -88,15 +94,11 @@ pub(super) fn serve_fully<H: EventHandler>(
         let action = handler.on_drain(&mut conn, session);
         carry_out(action, slot, cx, CloseReason::Local);
     }
-    let Budget {
-        mut bytes,
-        mut frames,
-    } = budget;
     let state = &slot.link.state;
-    if frames > 0 && state.inbox.is_ready() && state.wants_frames() {
-        decode_inbox(handler, slot, cx, &mut frames, false);
+    if !budget.is_spent() && state.inbox.is_ready() && state.wants_frames() {
+        decode_inbox(handler, slot, cx, &mut budget, false);
     }
-    while slot.link.state.is_readable() && bytes > 0 && frames > 0 {
+    while slot.link.state.is_readable() && !budget.is_spent() {
         let received = if slot.link.state.wants_frames() {
             // Frames beyond the budget come before more input.
             if slot.link.state.inbox.is_ready() {
@@ -104,15 +106,15 @@ pub(super) fn serve_fully<H: EventHandler>(
             }
             let inbox = &mut slot.link.state.inbox;
             match inbox.move_to(scratch, &mut cx.buffers) {
-                Some(kept) => receive::<H, false>(handler, slot, cx, scratch, kept, &mut frames),
-                None => receive_rest(handler, slot, cx, &mut frames),
+                Some(kept) => receive::<H, false>(handler, slot, cx, scratch, kept, &mut budget),
+                None => receive_rest(handler, slot, cx, &mut budget),
             }
         } else if slot.link.state.discards_input() {
             discard(handler, slot, cx, scratch)
         } else {
             break;
         };
-        bytes = bytes.saturating_sub(received);
+        budget.spend(received);
     }
     let Link { stream, state, .. } = &mut slot.link;
     if stream.has_tail() {
@@ -138,7 +140,7 @@ fn receive<H: EventHandler, const HOT: bool>(
     cx: &mut Context<H>,
     scratch: &mut [u8],
     kept: usize,
-    frames: &mut usize,
+    budget: &mut Budget,
 ) -> usize {
     let stream = &mut slot.link.stream;
     let received = if HOT {
@@ -155,7 +157,8 @@ fn receive<H: EventHandler, const HOT: bool>(
         received => {
             if kept > 0 {
                 let inbox = &mut slot.link.state.inbox;
-                inbox.keep(&scratch[..kept], kept + 1, &mut cx.buffers);
+                inbox.keep(&scratch[..kept], &mut cx.buffers);
+                inbox.set_need(kept + 1, 0);
             }
             on_no_input(handler, slot, cx, received);
             return 0;
@@ -164,13 +167,13 @@ fn receive<H: EventHandler, const HOT: bool>(
     slot.link.state.on_read(n, drained, cx.now);
     cx.metrics.bytes_in.add(n as u64);
     let input = &mut scratch[..kept + n];
-    let (consumed, need) = if HOT {
-        decode(handler, slot, cx, input, frames, false)
+    let pass = if HOT {
+        decode(handler, slot, cx, input, budget, 0, false)
     } else {
-        decode_again(handler, slot, cx, input, frames, false)
+        decode_again(handler, slot, cx, input, budget, 0, false)
     };
-    if consumed < input.len() {
-        keep_leftover(slot, cx, &input[consumed..], need, consumed > 0);
+    if pass.consumed < input.len() {
+        keep_leftover(slot, cx, input, &pass);
     } else if kept > 0 || H::Codec::CONVERSES {
         on_all_consumed(slot, cx);
     }
@@ -182,7 +185,7 @@ fn receive_rest<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    frames: &mut usize,
+    budget: &mut Budget,
 ) -> usize {
     let Link { stream, state, .. } = &mut slot.link;
     let spare = state.inbox.spare_mut(&mut cx.buffers);
@@ -192,7 +195,7 @@ fn receive_rest<H: EventHandler>(
             state.on_read(n, drained, cx.now);
             cx.metrics.bytes_in.add(n as u64);
             if state.inbox.is_ready() {
-                decode_inbox(handler, slot, cx, frames, false);
+                decode_inbox(handler, slot, cx, budget, false);
             }
             n
         }
@@ -263,8 +266,8 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
     slot.link.state.on_peer_eof();
     let state = &slot.link.state;
     if !state.inbox.is_empty() && state.wants_frames() {
-        let mut frames = cx.limits.frame_budget;
-        decode_inbox(handler, slot, cx, &mut frames, true);
+        let mut budget = Budget::new(&cx.limits);
+        decode_inbox(handler, slot, cx, &mut budget, true);
     }
     // A frame that is incomplete now will stay so: nothing is awaited.
     slot.link.state.on_input_consumed();
@@ -310,14 +313,15 @@ fn decode_inbox<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    frames: &mut usize,
+    budget: &mut Budget,
     last: bool,
 ) {
+    let in_vain = slot.link.state.inbox.in_vain();
     let mut ring = slot.link.state.inbox.take();
     cx.window.taken = ring.capacity();
     let input = ring.make_contiguous();
-    let (consumed, need) = decode_again(handler, slot, cx, input, frames, last);
-    ring.consume(consumed);
+    let pass = decode_again(handler, slot, cx, input, budget, in_vain, last);
+    ring.consume(pass.consumed);
     if !slot.link.state.is_open() {
         ring.consume(ring.len());
     }
@@ -325,11 +329,11 @@ fn decode_inbox<H: EventHandler>(
     let all = ring.is_empty();
     let inbox = &mut slot.link.state.inbox;
     inbox.put_back(ring, &mut cx.buffers);
-    inbox.set_need(need);
+    inbox.set_need(pass.need, pass.in_vain);
     if all {
         on_all_consumed(slot, cx);
     } else {
-        after_leftover(slot, cx, need, consumed > 0);
+        after_leftover(slot, cx, pass.need, pass.consumed > 0);
     }
 }
 
@@ -350,26 +354,38 @@ enum Found {
     Malformed(FrameError),
 }
 
-/// Hands the frames in `input`, which must be wanted, to the handler.
+/// What decoding some input came to.
+struct Pass {
+    /// How many bytes were consumed.
+    consumed: usize,
+    /// How many the rest must grow to before it is worth another look: 0 when it may hold complete frames that the
+    /// handler does not want now.
+    need: usize,
+    /// How many frames in a row, the last ones, have consumed nothing.
+    in_vain: u32,
+}
+
+/// Hands the frames in `input`, which must be wanted, to the handler, within the budget.
 ///
-/// Says how many bytes they took, and how many the rest must grow to before it is worth another look: 0
-/// when it may hold complete frames that the handler does not want now. With `last`, no more will come.
+/// The frames before them that consumed nothing were `in_vain`. With `last`, no more input will come.
 #[inline(always)]
 fn decode<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     input: &mut [u8],
-    frames: &mut usize,
+    budget: &mut Budget,
+    mut in_vain: u32,
     last: bool,
-) -> (usize, usize) {
-    let budget = *frames;
+) -> Pass {
+    let mut handled = 0;
     let mut consumed = 0;
     cx.window.start = input.as_ptr() as usize;
     cx.window.len = input.len();
     let need = loop {
         // The frame, which borrows the input, is gone once the callback has had it.
-        let found = match look(&mut slot.codec, &mut input[consumed..], last) {
+        let rest = &mut input[consumed..];
+        let found = match look(&mut slot.codec, rest, last, &mut in_vain) {
             Ok(Decoded::Frame {
                 frame,
                 consumed: taken,
@@ -388,7 +404,8 @@ fn decode<H: EventHandler>(
         match found {
             Found::Frame { taken, action } => {
                 consumed += taken;
-                *frames -= 1;
+                handled += 1;
+                budget.frames -= 1;
                 let usual = action == Action::Continue
                     && slot.link.state.is_undisturbed()
                     && slot.link.state.out.len() < FLUSH_AT;
@@ -398,21 +415,11 @@ fn decode<H: EventHandler>(
                     }
                     break 0;
                 }
-                // Two conditions rather than one: so the compiler sees that there is no loop at all with a
-                // codec that takes everything, which saves 30 instructions a message.
-                if consumed >= input.len() {
-                    break 0;
-                }
-                if *frames == 0 {
-                    break 0;
-                }
             }
+            // It is no frame for the handler, but work all the same.
             Found::Skipped { taken } => {
-                debug_assert!(taken > 0, "a codec that skips nothing would do so for ever");
                 consumed += taken;
-                if consumed >= input.len() {
-                    break 0;
-                }
+                budget.frames -= 1;
             }
             Found::Held => {
                 slot.link.state.hold();
@@ -433,17 +440,30 @@ fn decode<H: EventHandler>(
                 break 0;
             }
         }
+        budget.spend(slot.codec.take_cost());
+        // Two conditions rather than one: so the compiler sees that there is no loop at all with a
+        // codec that takes everything, which saves 30 instructions a message.
+        if consumed >= input.len() {
+            break 0;
+        }
+        if budget.is_spent() {
+            break 0;
+        }
     };
     // What is lent must lie in the input that is under decoding, not where a buffer once lay.
     cx.window.len = 0;
-    if *frames < budget {
+    if handled > 0 {
         slot.link.state.on_frames();
-        cx.metrics.frames.add((budget - *frames) as u64);
+        cx.metrics.frames.add(handled);
     }
     if H::Codec::CONVERSES && slot.session.is_some() {
         Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
     }
-    (consumed.min(input.len()), need)
+    Pass {
+        consumed,
+        need,
+        in_vain,
+    }
 }
 
 /// The same out of line, for all but the first read of a turn.
@@ -453,23 +473,11 @@ fn decode_again<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     input: &mut [u8],
-    frames: &mut usize,
+    budget: &mut Budget,
+    in_vain: u32,
     last: bool,
-) -> (usize, usize) {
-    decode(handler, slot, cx, input, frames, last)
-}
-
-#[inline(always)]
-pub(super) fn look<'a, C: Codec>(
-    codec: &mut C,
-    input: &'a mut [u8],
-    last: bool,
-) -> Result<Decoded<C::Frame<'a>>, FrameError> {
-    if last {
-        codec.decode_eof(input)
-    } else {
-        codec.decode(input)
-    }
+) -> Pass {
+    decode(handler, slot, cx, input, budget, in_vain, last)
 }
 
 /// A callback did more than write a little: flushes and carries out what is due. Says whether the next
@@ -493,8 +501,17 @@ fn after_callback<H: EventHandler>(
 
 #[cold]
 fn refuse_frame<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: FrameError) {
-    log::debug!(target: "epicycle::conn", "{}: {error}", slot.link.state.name());
+    let level = level_of(&error);
+    log::log!(target: "epicycle::conn", level, "{}: {error}", slot.link.state.name());
     cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Frame(error));
+}
+
+/// How loudly an error is told: what peers send is their affair, a faulty codec is not.
+pub(super) fn level_of(error: &FrameError) -> log::Level {
+    match error {
+        FrameError::Codec { .. } => log::Level::Error,
+        _ => log::Level::Debug,
+    }
 }
 
 /// Sends the part of the input that a callback wrote back, behind what it wrote before.
@@ -523,14 +540,14 @@ fn send_lent<H: EventHandler>(
 fn keep_leftover<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    leftover: &[u8],
-    need: usize,
-    fresh: bool,
+    input: &[u8],
+    pass: &Pass,
 ) {
     if slot.link.state.is_open() {
         let inbox = &mut slot.link.state.inbox;
-        inbox.keep(leftover, need, &mut cx.buffers);
-        after_leftover(slot, cx, need, fresh);
+        inbox.keep(&input[pass.consumed..], &mut cx.buffers);
+        inbox.set_need(pass.need, pass.in_vain);
+        after_leftover(slot, cx, pass.need, pass.consumed > 0);
     }
 }
 

@@ -169,6 +169,12 @@ impl<T> Wheel<T> {
         Some((TimerKey { index, generation }, entry.value))
     }
 
+    /// Whether there are timers that [`advance`](Wheel::advance) found due and nobody has popped.
+    #[inline]
+    pub fn has_expired(&self) -> bool {
+        self.expired != NIL
+    }
+
     /// The number of timers, with those expired and not popped.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -392,6 +398,7 @@ mod tests {
 
         fn check(&self) {
             assert_eq!(self.wheel.len(), self.waiting.len() + self.due.len());
+            assert!(!self.wheel.has_expired() || !self.due.is_empty());
             let earliest = self.due.first().or(self.waiting.first());
             let next = self.wheel.next_deadline();
             assert_eq!(next.is_some(), earliest.is_some());

@@ -232,12 +232,16 @@ impl Server {
     }
 
     /// How many bytes a connection may receive before the others have their turn. Default: 256 KiB.
+    ///
+    /// What its codec [costs](crate::codec::Codec::take_cost) counts too: bytes that are inflated or compressed, say.
     pub fn read_budget(mut self, bytes: usize) -> Self {
         self.options.read_budget = bytes;
         self
     }
 
     /// How many frames of a connection are handled before the others have their turn. Default: 1,024.
+    ///
+    /// What its codec [skips](crate::codec::Decoded::Skip) counts too.
     pub fn frame_budget(mut self, frames: usize) -> Self {
         self.options.frame_budget = frames;
         self

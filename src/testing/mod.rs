@@ -120,4 +120,4 @@ mod tally;
 pub use self::link::Link;
 pub use self::network::{Ending, Reading};
 pub use self::seeds::each_seed;
-pub use self::simulation::{Peer, Simulation};
+pub use self::simulation::{Peer, Simulation, spend};

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::link::Link;
 use super::network::{Ending, Network, Reading};
 use crate::addr::Addr;
+use crate::clock;
 use crate::conn::origin::Origin;
 use crate::error::Error;
 use crate::handler::EventHandler;
@@ -53,6 +54,28 @@ pub struct Simulation<H: EventHandler> {
 /// A simulated client: one connection, seen from its other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(usize);
+
+/// Says that the callback which calls this takes so long, in whole microseconds of virtual time. What comes after it in the turn
+/// is so much later, and so is all that the network does meanwhile.
+///
+/// ```
+/// use std::time::Duration;
+/// use epicycle::testing::{Link, Simulation, spend};
+/// use epicycle::{Server, service};
+///
+/// let slow = |_reactor| service(|conn, bytes| {
+///     spend(Duration::from_secs(2));
+///     conn.write(bytes).into()
+/// });
+/// let mut sim = Simulation::new(1, Link::calm(), Server::bind("tcp://:9000"), slow).unwrap();
+/// let peer = sim.connect();
+/// sim.send(peer, "hello");
+/// sim.run_until_quiet();
+/// assert!(sim.now() > Duration::from_secs(2));
+/// ```
+pub fn spend(time: Duration) {
+    clock::spend(time);
+}
 
 /// So many turns that neither an event nor a moment has called for are no work any more.
 const SPINNING: u32 = 100_000;
@@ -312,8 +335,10 @@ impl<H: EventHandler> Simulation<H> {
                 self.panic
                     .get_or_insert_with(|| panic::message(panic).to_owned());
             });
+            let spent = u64::try_from(clock::take_spent().as_micros()).unwrap_or(u64::MAX);
+            let turn_time = self.network.turn_time().saturating_add(spent);
+            self.pass_to(self.now.saturating_add(turn_time));
             self.rethrow();
-            self.pass_to(self.now + self.network.turn_time());
             return true;
         }
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);

@@ -152,6 +152,14 @@ impl Codec for ClientCodec {
     }
 
     #[inline]
+    fn take_cost(&mut self) -> usize {
+        match &mut self.state {
+            State::Open(protocol) => protocol.take_cost(),
+            State::New | State::Waiting(_) => 0,
+        }
+    }
+
+    #[inline]
     fn speak(&mut self, dst: &mut Outbox<'_>) {
         if let State::Open(protocol) = &mut self.state {
             protocol.speak(dst);

@@ -101,6 +101,14 @@ impl Codec for ServerCodec {
     }
 
     #[inline]
+    fn take_cost(&mut self) -> usize {
+        match &mut self.state {
+            State::Open(protocol) => protocol.take_cost(),
+            State::Http(_) => 0,
+        }
+    }
+
+    #[inline]
     fn speak(&mut self, dst: &mut Outbox<'_>) {
         match &mut self.state {
             State::Open(protocol) => protocol.speak(dst),

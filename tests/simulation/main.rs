@@ -3,11 +3,15 @@
 //! `EPICYCLE_SEEDS=10000 cargo test --release --all-features --test simulation -- --nocapture` tries more of them, and says what
 //! they amounted to. A seed that fails says how to replay it.
 
+#[cfg(feature = "ws")]
+mod bombs;
 #[cfg(feature = "http")]
 mod clients;
 mod codecs;
 #[cfg(feature = "http")]
 mod exchanges;
+mod fairness;
+mod faulty;
 mod handles;
 #[cfg(feature = "http")]
 mod http;

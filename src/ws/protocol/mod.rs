@@ -4,6 +4,7 @@
 mod tests;
 
 use std::borrow::Cow;
+use std::mem;
 
 use crate::buf::outbox::Outbox;
 use crate::codec::{Decoded, FrameError, Parting, Stage};
@@ -54,9 +55,24 @@ pub(super) struct Protocol {
 /// The state of permessage-deflate.
 #[derive(Debug)]
 struct Deflate {
-    threshold: usize,
     compressor: Compressor,
     inflater: Inflater,
+    /// Shorter messages are sent as they are, in bytes.
+    threshold: u32,
+    /// How many bytes have been inflated and compressed since that was last asked.
+    cost: u32,
+}
+
+impl Deflate {
+    /// Whether a message is worth compressing. An empty one has nothing to compress, whatever the threshold.
+    fn wants(&self, message: &[u8]) -> bool {
+        message.len() >= self.threshold.max(1) as usize
+    }
+}
+
+/// Adds bytes to a count that stays at its maximum.
+fn count(cost: &mut u32, bytes: &[u8]) {
+    *cost = cost.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
 }
 
 /// Frames of up to this size, header included, are looked at while they arrive, so that a text that is none is refused early. The engine
@@ -75,9 +91,10 @@ impl Protocol {
     pub(super) fn new(role: Role, limits: Limits, agreed: Option<Agreed>) -> Self {
         let deflate = agreed.map(|agreed| {
             Box::new(Deflate {
-                threshold: agreed.threshold,
+                threshold: u32::try_from(agreed.threshold).unwrap_or(u32::MAX),
                 compressor: Compressor::new(&agreed),
                 inflater: Inflater::new(agreed.theirs),
+                cost: 0,
             })
         });
         Self {
@@ -265,9 +282,11 @@ impl Protocol {
         let max = self.limits.message as usize;
         match &mut self.deflate {
             Some(deflate) if assembly.compressed => {
-                deflate
-                    .inflater
-                    .inflate(payload, header.fin, |bytes| assembly.push(bytes, max))?;
+                let cost = &mut deflate.cost;
+                deflate.inflater.inflate(payload, header.fin, |bytes| {
+                    count(cost, bytes);
+                    assembly.push(bytes, max)
+                })?;
             }
             _ => assembly.push(payload, max)?,
         }
@@ -325,6 +344,15 @@ impl Protocol {
     #[inline]
     pub(super) fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// How many bytes have been inflated and compressed since this was last asked.
+    #[inline]
+    pub(super) fn take_cost(&mut self) -> usize {
+        match &mut self.deflate {
+            Some(deflate) => mem::take(&mut deflate.cost) as usize,
+            None => 0,
+        }
     }
 
     /// Answers pings and the peer's Close.
@@ -424,8 +452,8 @@ impl Protocol {
     fn send_compressed(&mut self, opcode: Opcode, payload: &[u8], dst: &mut Outbox<'_>) {
         let (role, kind) = (self.role, Kind::whole(opcode));
         match &mut self.deflate {
-            // An empty message has nothing to compress, whatever the threshold.
-            Some(deflate) if payload.len() >= deflate.threshold.max(1) => {
+            Some(deflate) if deflate.wants(payload) => {
+                count(&mut deflate.cost, payload);
                 deflate
                     .compressor
                     .compress(payload, |compressed| match compressed {

@@ -1,0 +1,39 @@
+//! A look at the input that a faulty codec cannot lead astray.
+
+use super::{Codec, Decoded, FrameError};
+
+/// So many frames in a row may consume nothing before the codec is taken for one that never will.
+const MAX_IN_VAIN: u32 = 1 << 20;
+
+/// Asks the codec for the first frame in `input`. An answer that would have the loop go on for ever, or beyond the
+/// input, is an error.
+#[inline(always)]
+pub(crate) fn look<'a, C: Codec>(
+    codec: &mut C,
+    input: &'a mut [u8],
+    last: bool,
+    in_vain: &mut u32,
+) -> Result<Decoded<C::Frame<'a>>, FrameError> {
+    let len = input.len();
+    let decoded = if last {
+        codec.decode_eof(input)
+    } else {
+        codec.decode(input)
+    }?;
+    let what = match decoded {
+        Decoded::Frame { consumed, .. } | Decoded::Skip { consumed } if consumed > len => {
+            "it has consumed more than there is"
+        }
+        Decoded::Skip { consumed: 0 } => "it has skipped nothing",
+        Decoded::Frame { consumed: 0, .. } if *in_vain < MAX_IN_VAIN => {
+            *in_vain += 1;
+            return Ok(decoded);
+        }
+        Decoded::Frame { consumed: 0, .. } => "it finds frames without end in the same input",
+        _ => {
+            *in_vain = 0;
+            return Ok(decoded);
+        }
+    };
+    Err(FrameError::Codec { what })
+}
