@@ -90,6 +90,7 @@ impl Codec for Toy {
             Parting::Timeout => b"<timeout>",
             Parting::Shutdown => b"<shutdown>",
             Parting::Panic => b"<panic>",
+            Parting::Failed => b"<failed>",
             Parting::Local => b"<local>",
             _ => b"<other>",
         });
@@ -345,6 +346,23 @@ fn last_words_fit_the_parting() {
     client.round_trip("y");
     running.shutdown();
     assert_eq!(client.recv_to_end(), b"<shutdown>");
+}
+
+#[test]
+fn a_refused_answer_closes_with_its_reason_and_a_warning() {
+    let logs = logs();
+    let (running, log) = start(local(), |conn, _| conn.send(&b"?"[..]).into());
+    let client = Client::to(&running);
+    client.send("ab");
+    assert_eq!(client.recv_to_end(), b"<failed>");
+    let name = client.name();
+    drop(client);
+    let end = log.await_end();
+    let CloseReason::Refused(WriteError::Frame(error)) = &end.1 else {
+        panic!("{}", end.1);
+    };
+    assert!(error.to_string().contains("a question"));
+    assert!(logs.have(Level::Warn, &[&name, "a question"]));
 }
 
 #[test]

@@ -197,6 +197,8 @@ pub enum Parting<'a> {
     Shutdown,
     /// A callback panicked.
     Panic,
+    /// The handler has failed to answer: what it sent was refused.
+    Failed,
     /// The handler closes it.
     Local,
 }

@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use crate::addr::Addr;
 use crate::codec::FrameError;
+use crate::conn::write::WriteError;
 use crate::reactor::slots::ConnId;
 
 /// Why a connection ended.
@@ -38,6 +39,8 @@ pub enum CloseReason {
     Detached,
     /// The connection that it was joined with ([`Conn::pipe`](crate::Conn::pipe)) has ended before its time.
     Pipe,
+    /// What the handler sent was refused, and it left it at that: see [`Action::Refused`](crate::Action::Refused).
+    Refused(WriteError),
     /// A callback for this connection panicked.
     Panic,
     /// The engine shut down.
@@ -72,6 +75,7 @@ impl CloseReason {
         matches!(
             self,
             CloseReason::Local
+                | CloseReason::Refused(_)
                 | CloseReason::Aborted
                 | CloseReason::Detached
                 | CloseReason::Shutdown
@@ -99,6 +103,7 @@ impl fmt::Display for CloseReason {
             }
             CloseReason::Detached => f.write_str("detached from the engine"),
             CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
+            CloseReason::Refused(error) => write!(f, "what was sent is refused: {error}"),
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the engine shut down"),
         }

@@ -13,6 +13,7 @@ pub(crate) mod origin;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod transfer;
+pub(crate) mod write;
 
 use std::fmt;
 use std::time::Duration;

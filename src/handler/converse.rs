@@ -3,8 +3,10 @@
 use std::iter;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use log::Level;
+
 use super::context::{Context, Link};
-use super::{Conn, EventHandler};
+use super::{Conn, EventHandler, WriteError};
 use crate::buf::outbox::Outbox;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
@@ -81,6 +83,18 @@ impl<H: EventHandler> Conn<'_, H> {
         self.cx.set_alarm(self.link);
     }
 
+    /// What another thread has sent was refused. An answer that is owed would never be given, so the connection closes
+    /// as after [`Action::Refused`](super::Action::Refused); otherwise it goes on without the item.
+    #[cold]
+    pub(super) fn miss(&mut self, error: WriteError) {
+        let owes = matches!(self.codec.stage(), Stage::Answering | Stage::Streaming);
+        if H::Codec::CONVERSES && owes {
+            return give_up(self.link, self.codec, self.cx, error);
+        }
+        let level = severity(&error);
+        log::log!(target: "epicycle::conn", level, "{}: a send was refused: {error}", self.name());
+    }
+
     pub(super) fn begin_close(&mut self, reason: CloseReason) {
         self.cx.begin_close(self.link, self.codec, reason);
     }
@@ -117,6 +131,31 @@ impl<H: EventHandler> Conn<'_, H> {
     }
 }
 
+/// Closes a connection whose handler has sent what was refused.
+#[cold]
+pub(crate) fn give_up<H: EventHandler>(
+    link: &mut Link,
+    codec: &mut H::Codec,
+    cx: &mut Context<H>,
+    error: WriteError,
+) {
+    // One that is closing has its reason.
+    if link.state.is_open() {
+        let (level, name) = (severity(&error), link.state.name());
+        log::log!(target: "epicycle::conn", level, "{name}: closing, since a send was refused: {error}");
+        cx.begin_close(link, codec, CloseReason::Refused(error));
+    }
+}
+
+/// What the handler does wrong it should hear of. What peers do would fill the log.
+pub(crate) fn severity(error: &WriteError) -> Level {
+    if error.is_circumstance() {
+        Level::Debug
+    } else {
+        Level::Warn
+    }
+}
+
 /// Lets a codec that converses say its last words before the connection closes.
 #[cold]
 pub(super) fn last_words<H: EventHandler>(
@@ -131,6 +170,7 @@ pub(super) fn last_words<H: EventHandler>(
         CloseReason::Timeout(_) => Parting::Timeout,
         CloseReason::Shutdown => Parting::Shutdown,
         CloseReason::Panic => Parting::Panic,
+        CloseReason::Refused(_) => Parting::Failed,
         _ => return,
     };
     if !link.state.takes_writes() {

@@ -139,7 +139,8 @@ impl<H: EventHandler> Handle<H> {
     }
 
     /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that is
-    /// refused then, by the codec or at the outbound limit, is logged and dropped.
+    /// refused then, by the codec or at the outbound limit, is logged and dropped. Where the codec owes an answer, which would never be
+    /// given, the connection closes as after [`Action::Refused`](crate::Action::Refused).
     ///
     /// # Errors
     ///
@@ -151,7 +152,7 @@ impl<H: EventHandler> Handle<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                log::debug!(target: "epicycle::conn", "{}: a send was refused: {error}", conn.name());
+                conn.miss(error);
             }
         })
     }

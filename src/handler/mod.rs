@@ -55,7 +55,7 @@ use crate::conn::close::{CloseReason, Closed};
 use crate::connect::FailedConnect;
 use crate::reactor::slots::ConnId;
 
-pub use self::conn::{Conn, ConnTimer, DetachError, Detached, WriteError};
+pub use self::conn::{Conn, ConnTimer, DetachError, Detached};
 pub use self::connecting::Connecting;
 pub use self::engine::Engine;
 pub(crate) use self::handle::{Command, Completion, Moment};
@@ -64,6 +64,7 @@ pub use self::pipe::PipeError;
 pub use self::reactor::Reactor;
 pub use self::service::{Service, service};
 pub use self::udp::{Datagram, Udp};
+pub use crate::conn::write::WriteError;
 
 /// What is handed to [`EventHandler::react`]: a frame of the handler's codec.
 pub type Frame<'a, H> = <<H as EventHandler>::Codec as Codec>::Frame<'a>;
@@ -208,14 +209,18 @@ pub trait EventHandler: Sized + 'static {
 ///
 /// Made `From` the result of a write, so that `conn.write(answer).into()` goes on when the answer was
 /// taken, and closes the connection when it was refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 #[must_use]
+#[non_exhaustive]
 pub enum Action {
     /// Go on.
     #[default]
     Continue,
     /// Close this connection once everything written is sent.
     Close,
+    /// The same, because a write was refused. The error is logged, as a warning unless the peer is the cause of it, and is the
+    /// [`CloseReason`]. A codec that owes an answer gives one that says so: HTTP answers 500.
+    Refused(Box<WriteError>),
     /// Shut the whole server down, in stages.
     Shutdown,
 }
@@ -225,14 +230,14 @@ impl From<Result<(), WriteError>> for Action {
     fn from(written: Result<(), WriteError>) -> Self {
         match written {
             Ok(()) => Action::Continue,
-            Err(error) => close_because(error),
+            Err(error) => refused(error),
         }
     }
 }
 
-/// Out of line, so that dropping the error does not weigh on every callback that writes.
+/// Out of line, so that moving the error does not weigh on every callback that writes.
 #[cold]
 #[inline(never)]
-fn close_because(_error: WriteError) -> Action {
-    Action::Close
+fn refused(error: WriteError) -> Action {
+    Action::Refused(Box::new(error))
 }

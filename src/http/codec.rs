@@ -22,7 +22,7 @@ use ::http::StatusCode;
 ///
 /// - It says `100 Continue` to a client that waits for it, once earlier requests are answered.
 /// - What is malformed or too large it answers with the status due to it, and closes. So with a request that takes longer
-///   than the [read timeout](crate::Server::read_timeout): 408. A callback's panic is answered 500.
+///   than the [read timeout](crate::Server::read_timeout): 408. A callback that panics, or whose answer is refused, is answered 500.
 /// - It closes after the answer to a request that asked for that. A server that shuts down waits for answers that are
 ///   owed, under its [drain deadline](crate::Server::drain_deadline).
 ///
@@ -190,7 +190,7 @@ pub(super) fn last_words(
         }
         Parting::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
         Parting::Shutdown if receiving => StatusCode::SERVICE_UNAVAILABLE,
-        Parting::Panic if owed => StatusCode::INTERNAL_SERVER_ERROR,
+        Parting::Panic | Parting::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
         _ => return,
     };
     let why = match parting {

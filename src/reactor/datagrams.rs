@@ -16,6 +16,7 @@ use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
 use crate::handler::context::{Context, Slot};
+use crate::handler::converse::severity;
 use crate::handler::{Action, Conn, Datagram, EventHandler, Udp};
 use crate::stream::{DatagramStream, Stream};
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
@@ -186,8 +187,13 @@ impl<H: EventHandler> EventLoop<H> {
                         data,
                         truncated,
                     };
-                    if handler.on_datagram(&mut udp, datagram) == Action::Shutdown {
-                        cx.engine.shutdown();
+                    match handler.on_datagram(&mut udp, datagram) {
+                        Action::Shutdown => cx.engine.shutdown(),
+                        Action::Refused(error) => {
+                            let level = severity(&error);
+                            log::log!(target: "epicycle::udp", level, "{peer}: a reply was refused: {error}");
+                        }
+                        Action::Continue | Action::Close => {}
                     }
                 }
                 Recipient::Session(slot) => {

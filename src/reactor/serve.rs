@@ -12,7 +12,7 @@ use crate::codec::{Codec, Decoded, FrameError, Stage};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
-use crate::handler::converse::{is_awaited, owes_answer, shown};
+use crate::handler::converse::{give_up, is_awaited, owes_answer, shown};
 use crate::handler::pipe::Due;
 use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
@@ -278,11 +278,12 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
         && let Some((mut conn, session)) = slot.lend(cx)
     {
         let action = handler.on_peer_shutdown(&mut conn, session);
-        if action == Action::Close && slot.link.state.is_finished() {
+        let closes = matches!(action, Action::Close);
+        if closes && slot.link.state.is_finished() {
             return flush::close_finished(handler, slot, cx, CloseReason::Peer);
         }
         carry_out(action, slot, cx, CloseReason::Peer);
-        if H::Codec::CONVERSES && action == Action::Close {
+        if H::Codec::CONVERSES && closes {
             // What it has asked for by then it gets, as an answer that was owed.
             slot.link.state.take_time();
         }
@@ -406,7 +407,7 @@ fn decode<H: EventHandler>(
                 consumed += taken;
                 handled += 1;
                 budget.frames -= 1;
-                let usual = action == Action::Continue
+                let usual = matches!(action, Action::Continue)
                     && slot.link.state.is_undisturbed()
                     && slot.link.state.out.len() < FLUSH_AT;
                 if !usual && !after_callback(handler, slot, cx, action, input) {
@@ -608,6 +609,7 @@ pub(super) fn carry_out<H: EventHandler>(
     match action {
         Action::Continue => {}
         Action::Close => cx.begin_close(&mut slot.link, &mut slot.codec, reason),
+        Action::Refused(error) => give_up(&mut slot.link, &mut slot.codec, cx, *error),
         Action::Shutdown => cx.engine.shutdown(),
     }
 }

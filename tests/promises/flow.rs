@@ -174,6 +174,30 @@ fn where_there_is_no_room_on_drain_follows_however_fast_the_kernel_is() {
 }
 
 #[test]
+fn a_callback_that_leaves_it_at_a_refused_write_closes_with_that_reason() {
+    let (running, log) = start(local().outbound_limit(64 << 10), |app| {
+        app.react(move |conn, _, _| {
+            let refused = loop {
+                let written = conn.write_shared(vec![0; 32 << 10]);
+                if written.is_err() {
+                    break written;
+                }
+            };
+            refused.into()
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    let stats = || running.engine().stats().total();
+    eventually("a write is refused", || stats().overflows > 0);
+    client.recv_to_end();
+    drop(client);
+    let (_, reason) = log.await_close(0);
+    let is_full = matches!(&*reason, CloseReason::Refused(WriteError::Full { .. }));
+    assert!(is_full, "{reason}");
+}
+
+#[test]
 fn the_drop_policy_drops_whole_messages_and_keeps_the_connection() {
     const MESSAGE: usize = 8 * KIB;
     let server = local()

@@ -411,7 +411,7 @@ impl Protocol {
                 _ => CloseCode::PROTOCOL,
             })),
             (None, Parting::Timeout | Parting::Shutdown) => Some(CloseCode::GOING_AWAY),
-            (None, Parting::Panic) => Some(CloseCode::INTERNAL),
+            (None, Parting::Panic | Parting::Failed) => Some(CloseCode::INTERNAL),
             (None, _) => Some(CloseCode::NORMAL),
         };
         self.put_close(

@@ -1,0 +1,88 @@
+//! Why what the application writes is not taken.
+
+use std::{fmt, io};
+
+use crate::codec::FrameError;
+
+/// Why a write was not taken. Nothing of it will be sent.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The connection is closed or closing, its write side is shut down, or it is joined with another one.
+    Closed,
+    /// It would exceed the outbound limit: the peer does not read fast enough. Try again in `on_drain`.
+    Full {
+        /// How many bytes wait to be sent already.
+        queued: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// It is longer than a datagram can be.
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The longest possible, in bytes.
+        max: usize,
+    },
+    /// The item could not be encoded.
+    Frame(FrameError),
+    /// The file has no such part.
+    Range {
+        /// Where the part begins.
+        start: u64,
+        /// Where it ends; the byte there is not in it.
+        end: u64,
+        /// How many bytes the file has.
+        len: u64,
+    },
+    /// The file cannot be sent: it is not a regular one, or its length cannot be told.
+    File(io::Error),
+}
+
+impl WriteError {
+    /// Whether the peer, or what has become of the connection, is the cause, and not what was to be written.
+    pub(crate) fn is_circumstance(&self) -> bool {
+        matches!(self, WriteError::Closed | WriteError::Full { .. })
+    }
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteError::Closed => f.write_str("the connection is closed"),
+            WriteError::Full { queued, limit } => {
+                write!(
+                    f,
+                    "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain"
+                )
+            }
+            WriteError::TooLong { len, max } => {
+                write!(
+                    f,
+                    "{len} bytes are too long for a datagram, which has at most {max}; send several"
+                )
+            }
+            WriteError::Frame(error) => error.fmt(f),
+            WriteError::Range { start, end, len } => {
+                write!(
+                    f,
+                    "the file has {len} bytes: there is no part of it from {start} to {end}"
+                )
+            }
+            WriteError::File(error) => write!(f, "the file cannot be sent: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            WriteError::Frame(error) => Some(error),
+            WriteError::File(error) => Some(error),
+            WriteError::Closed
+            | WriteError::Full { .. }
+            | WriteError::TooLong { .. }
+            | WriteError::Range { .. } => None,
+        }
+    }
+}
