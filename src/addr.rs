@@ -73,9 +73,10 @@ impl ListenAddr {
     ///
     /// [`Error::Address`] when the name does not resolve, or resolves to no address of the family.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
-        let (scheme, host, port, family) = match self {
-            ListenAddr::Tcp { host, port, family } => ("tcp", host, *port, family),
-            ListenAddr::Udp { host, port, family } => ("udp", host, *port, family),
+        let (host, port, family) = match self {
+            ListenAddr::Tcp { host, port, family } | ListenAddr::Udp { host, port, family } => {
+                (host, *port, family)
+            }
             ListenAddr::Unix(_) => return Ok(Vec::new()),
         };
         if host.is_empty() {
@@ -85,22 +86,49 @@ impl ListenAddr {
             };
             return Ok(vec![SocketAddr::new(any, port)]);
         }
-        let resolved = (host.as_str(), port)
-            .to_socket_addrs()
-            .map_err(|e| self.problem(format!("the host {host:?} does not resolve ({e})")))?;
-        let wanted: Vec<SocketAddr> = resolved
-            .filter(|addr| match family {
-                Family::Any => true,
-                Family::V4 => addr.is_ipv4(),
-                Family::V6 => addr.is_ipv6(),
-            })
-            .collect();
+        let found = (host.as_str(), port).to_socket_addrs();
+        let found = found.map_err(|error| self.unresolved(error))?;
+        self.wanted(found)
+    }
+
+    /// Of the addresses found for the host those that this one stands for, with its port.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] when there is none of the family.
+    pub(crate) fn wanted(
+        &self,
+        found: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, Error> {
+        let (scheme, host, port, family) = match self {
+            ListenAddr::Tcp { host, port, family } => ("tcp", host, *port, family),
+            ListenAddr::Udp { host, port, family } => ("udp", host, *port, family),
+            ListenAddr::Unix(_) => return Ok(Vec::new()),
+        };
+        let fits = |addr: &SocketAddr| match family {
+            Family::Any => true,
+            Family::V4 => addr.is_ipv4(),
+            Family::V6 => addr.is_ipv6(),
+        };
+        let mut wanted: Vec<SocketAddr> = found.into_iter().filter(fits).collect();
         if wanted.is_empty() {
             return Err(self.problem(format!(
                 "the host {host:?} has no address of that IP version; use {scheme}:// to allow both"
             )));
         }
+        for addr in &mut wanted {
+            addr.set_port(port);
+        }
         Ok(wanted)
+    }
+
+    /// The host does not resolve.
+    pub(crate) fn unresolved(&self, why: impl fmt::Display) -> Error {
+        let host = match self {
+            ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. } => host.as_str(),
+            ListenAddr::Unix(_) => "",
+        };
+        self.problem(format!("the host {host:?} does not resolve ({why})"))
     }
 
     fn problem(&self, problem: String) -> Error {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::conn::limits::OutboundPolicy;
 use crate::error::Error;
 use crate::handler::EventHandler;
+use crate::resolve::Resolve;
 use crate::server::{Running, Server};
 
 /// An engine that listens nowhere: its connections are those it [makes](crate::Engine::connect) or
@@ -74,6 +75,10 @@ options! {
     reactors(reactors: usize);
     pin_to_cpus(on: bool);
     mailbox(requests: usize);
+    resolver(resolver: impl Resolve);
+    lookup_threads(threads: usize);
+    lookup_queue(names: usize);
+    lookup_ttl(ttl: Duration);
     tick(first: Duration);
     nodelay(on: bool);
     keepalive(idle: Duration, interval: Duration, count: u32);

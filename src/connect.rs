@@ -33,6 +33,7 @@ pub struct Connect {
     pub(crate) timeout: Duration,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) reconnect: Option<Reconnect>,
+    pub(crate) fresh_lookup: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsClient>,
 }
@@ -69,6 +70,11 @@ pub enum ConnectError {
     Stopped,
     /// The reactor's mailbox is full: ask again later.
     MailboxFull,
+    /// As many names wait to be looked up as may: ask again later.
+    LookupQueueFull {
+        /// How many may wait.
+        capacity: usize,
+    },
     /// The engine has no reactor of that number.
     NoSuchReactor {
         /// The number that was given.
@@ -123,6 +129,7 @@ impl Connect {
             timeout: Duration::from_secs(10),
             local: None,
             reconnect: None,
+            fresh_lookup: false,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -168,6 +175,14 @@ impl Connect {
     /// Tries again when it fails or breaks. Default: not.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = Some(reconnect);
+        self
+    }
+
+    /// Has the host's name looked up although its addresses are known from a lookup before. Default: addresses are kept as
+    /// long as [`lookup_ttl`](crate::Server::lookup_ttl) says. An attempt that follows one that failed looks the name up
+    /// anyway.
+    pub fn fresh_lookup(mut self, on: bool) -> Self {
+        self.fresh_lookup = on;
         self
     }
 
@@ -270,6 +285,11 @@ impl fmt::Display for ConnectError {
             ConnectError::Stopped => f.write_str("the engine is shutting down"),
             ConnectError::MailboxFull => f.write_str(
                 "the reactor's mailbox is full; ask less often or raise the mailbox option",
+            ),
+            ConnectError::LookupQueueFull { capacity } => write!(
+                f,
+                "{capacity} host names wait to be looked up already; ask less often, or raise the lookup_queue or \
+                 lookup_threads option"
             ),
             ConnectError::NoSuchReactor { reactor, reactors } => write!(
                 f,

@@ -31,7 +31,8 @@
 //! - [`Server`]: addresses, limits, timeouts, threads; [`Running`] and [`Engine`] once it runs.
 //! - [`Listen`]: what a server listens on, TCP, Unix sockets and UDP, and how; [`handover`]: listeners that
 //!   come from another process.
-//! - [`Connect`]: outbound connections, from a server or from a [`Client`] that listens nowhere.
+//! - [`Connect`]: outbound connections, from a server or from a [`Client`] that listens nowhere; [`Resolve`]: who looks their
+//!   host names up.
 //! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: what they work with.
 //! - [`Udp`]: what datagrams are answered with.
 //! - [`Handle`]: the way to a connection from another thread.
@@ -65,6 +66,7 @@ pub mod metrics;
 mod panic;
 pub mod pool;
 mod reactor;
+mod resolve;
 mod server;
 mod stream;
 mod sys;
@@ -92,6 +94,7 @@ pub use crate::handler::{
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;
 pub use crate::reactor::slots::ConnId;
+pub use crate::resolve::{Resolve, SystemResolver};
 pub use crate::server::{AcceptMode, Report, Running, Server, serve};
 pub use crate::sys::datagram::MulticastInterface;
 pub use crate::udp::UdpSessions;

@@ -133,6 +133,28 @@ pub struct Stats {
     pub reactors: Vec<ReactorStats>,
     /// What the main reactor counted, which accepts and deals; all zero when the reactors accept by themselves.
     pub main: ReactorStats,
+    /// The lookups of host names, which the reactors share.
+    pub lookups: LookupStats,
+}
+
+/// The counters of an engine's name lookups, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LookupStats {
+    /// Names that wait for a thread now; at most [`lookup_queue`](crate::Server::lookup_queue).
+    pub waiting: u64,
+    /// Lookups under way now; at most [`lookup_threads`](crate::Server::lookup_threads).
+    pub running: u64,
+    /// Names whose addresses are kept now; at most 1,024.
+    pub kept: u64,
+    /// Lookups carried out.
+    pub completed: u64,
+    /// Those of them that found no address.
+    pub failed: u64,
+    /// Lookups that were not carried out, as nobody waited for them any more.
+    pub dropped: u64,
+    /// Connects that failed because the queue was full.
+    pub refused: u64,
 }
 
 impl Stats {

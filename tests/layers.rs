@@ -20,7 +20,7 @@ const LAYERS: [&[&str]; 19] = [
         "pool",
     ],
     &["tls", "udp"],
-    &["stream", "listen", "connect", "handover"],
+    &["stream", "listen", "connect", "handover", "resolve"],
     &["buf"],
     &["codec"],
     &[

@@ -17,6 +17,7 @@ use crate::reactor::admission::Admission;
 use crate::reactor::bind::Bound;
 use crate::reactor::mailbox::{Mailbox, PushError, Wake};
 use crate::reactor::slots::{ConnId, Liveness};
+use crate::resolve::Lookups;
 
 /// A running engine, for any thread: to stop it, watch it, or ask something of its reactors.
 pub struct Engine<H: EventHandler> {
@@ -47,9 +48,9 @@ pub(crate) struct Shared<H: EventHandler> {
     /// Whose turn it is to get a connection that nobody deals.
     pub(crate) next_reactor: AtomicUsize,
     pub(crate) next_dial: AtomicU64,
-    /// For the engine's own work that blocks; each made when there is some. Files do not share threads with names,
-    /// whose server may not answer for long.
-    pub(crate) lookups: OnceLock<WorkerPool>,
+    pub(crate) lookups: Lookups,
+    /// Reads files; made when there is something to read. They do not share threads with names, whose server may not
+    /// answer for long.
     pub(crate) reads: OnceLock<WorkerPool>,
 }
 
@@ -71,8 +72,8 @@ pub(crate) struct MainReactor {
 /// Nobody has asked for a shutdown.
 pub(crate) const RUNNING: u64 = u64::MAX;
 
-/// As many names can be resolved at a time, and as many files read.
-const BLOCKING_THREADS: usize = 4;
+/// As many files are read at a time.
+const READING_THREADS: usize = 4;
 
 impl<H: EventHandler> Engine<H> {
     pub(crate) fn new(shared: Shared<H>) -> Self {
@@ -113,6 +114,7 @@ impl<H: EventHandler> Engine<H> {
                 .as_ref()
                 .map(|main| main.metrics.read())
                 .unwrap_or_default(),
+            lookups: self.shared.lookups.stats(),
         }
     }
 
@@ -297,14 +299,29 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Resolves a name off the loops.
-    pub(crate) fn look_up(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        run_blocking(&self.shared.lookups, "epicycle-names", job)
-    }
-
     /// Reads a file off the loops.
     pub(crate) fn read(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        run_blocking(&self.shared.reads, "epicycle-files", job)
+        let pool = match self.shared.reads.get() {
+            Some(pool) => pool,
+            None => {
+                let made = WorkerPool::builder()
+                    .threads(READING_THREADS)
+                    .queue(usize::MAX)
+                    .name("epicycle-files")
+                    .build()
+                    .map_err(io::Error::other)?;
+                self.shared.reads.get_or_init(|| made)
+            }
+        };
+        pool.submit(job).map_err(io::Error::other)
+    }
+
+    /// The reactors have ended: so do the threads that worked for them, without being waited for.
+    pub(crate) fn end_helpers(&self) {
+        self.shared.lookups.end();
+        if let Some(reads) = self.shared.reads.get() {
+            reads.shutdown(Duration::ZERO);
+        }
     }
 
     #[inline]
@@ -320,27 +337,6 @@ impl<H: EventHandler> Engine<H> {
         let reactor = self.shared.reactors.get(id.reactor());
         reactor.is_some_and(|reactor| reactor.liveness.is_open(id))
     }
-}
-
-/// Runs what blocks on a pool, which is made if it has to be.
-fn run_blocking(
-    pool: &OnceLock<WorkerPool>,
-    name: &str,
-    job: impl FnOnce() + Send + 'static,
-) -> io::Result<()> {
-    let pool = match pool.get() {
-        Some(pool) => pool,
-        None => {
-            let made = WorkerPool::builder()
-                .threads(BLOCKING_THREADS)
-                .queue(usize::MAX)
-                .name(name)
-                .build()
-                .map_err(io::Error::other)?;
-            pool.get_or_init(|| made)
-        }
-    };
-    pool.submit(job).map_err(io::Error::other)
 }
 
 impl<H: EventHandler> Clone for Engine<H> {

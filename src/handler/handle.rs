@@ -1,4 +1,3 @@
-use std::net::SocketAddr;
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -8,9 +7,9 @@ use super::{Conn, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::ListenAddr;
 use crate::codec::Encode;
 use crate::connect::{Connect, DialId};
-use crate::error::Error;
 use crate::reactor::mailbox::PushError;
 use crate::reactor::slots::ConnId;
+use crate::resolve::Found;
 
 /// A way to reach a connection from any thread, for as long as it is open.
 ///
@@ -52,8 +51,8 @@ type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 pub(crate) enum Command<H: EventHandler> {
     /// Make an outbound connection.
     Connect(DialId, Connect, ListenAddr),
-    /// The addresses of an outbound connection's host.
-    Resolved(DialId, Result<Vec<SocketAddr>, Error>),
+    /// The addresses of an outbound connection's host, or why there are none; with the number of the request.
+    Resolved(DialId, u64, Found),
     CancelConnect(DialId),
     /// Take over a socket: one that the main reactor accepted, or one that the application has.
     Adopt(Arrival),

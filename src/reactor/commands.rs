@@ -89,7 +89,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Reactor::new(connections, cx).broadcast(bytes);
             }
             Command::Connect(id, connect, to) => self.dial(id, connect, to),
-            Command::Resolved(id, resolved) => self.resolved(id, resolved),
+            Command::Resolved(id, number, found) => self.resolved(id, number, found),
             Command::CancelConnect(id) => self.cancel_dial(id),
             Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
             Command::StopAccepting => self.stop_accepting(),

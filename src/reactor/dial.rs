@@ -15,9 +15,9 @@ use crate::conn::ConnState;
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
-use crate::error::Error;
 use crate::handler::context::{Context, Outcome, Timer};
 use crate::handler::{Command, EventHandler, Reactor};
+use crate::resolve::{Found, Lookup, NotAsked, Ticket};
 use crate::stream::Stream;
 use crate::sys::options::SocketOptions;
 use crate::sys::socket::{self, StreamSocket};
@@ -41,8 +41,6 @@ struct Dial {
     failures: u32,
     backoff: Backoff,
     progress: Progress,
-    /// Its name is being looked up, be it for an attempt that is over.
-    looking_up: bool,
     /// The end of the attempt, in the reactor's milliseconds.
     give_up_at: u64,
     timer: Option<TimerKey>,
@@ -50,7 +48,7 @@ struct Dial {
 }
 
 enum Progress {
-    Resolving,
+    Resolving(Ticket),
     /// The address is being connected to; these are left.
     Connecting(vec::IntoIter<Addr>, ConnId),
     /// The server's queue is full, which Unix sockets tell at once.
@@ -117,7 +115,6 @@ impl<H: EventHandler> EventLoop<H> {
             failures: 0,
             backoff: Backoff::default(),
             progress: Progress::Waiting,
-            looking_up: false,
             give_up_at: 0,
             timer: None,
             cancelled: false,
@@ -157,39 +154,59 @@ impl<H: EventHandler> EventLoop<H> {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
-        dial.progress = Progress::Resolving;
-        dial.timer = Some(self.cx.wheel.insert(dial.give_up_at, Timer::Dial(id)));
-        // Lookups that take longer than the attempts must not pile up.
-        if std::mem::replace(&mut dial.looking_up, true) {
+        let (ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. }) = &dial.to else {
             return;
-        }
+        };
+        // Addresses that have just failed may be outdated.
+        let fresh = dial.connect.fresh_lookup || dial.failures > 0;
         let (engine, reactor) = (self.cx.engine.clone(), self.cx.reactor);
-        let to = dial.to.clone();
-        let job = move || {
-            let resolved = to.resolve();
+        let tell = move |number, found| {
             // A reactor that has ended has no use for it.
-            let answer = Command::Resolved(id, resolved);
+            let answer = Command::Resolved(id, number, found);
             let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
         };
-        if let Err(error) = self.cx.engine.look_up(job) {
-            dial.looking_up = false;
-            self.attempt_failed(id, ConnectError::Io(error));
+        match self.cx.engine.shared().lookups.look_up(host, fresh, tell) {
+            Ok(Lookup::Known(addrs)) => self.try_found(id, Ok(addrs)),
+            Ok(Lookup::Waiting(ticket)) => {
+                dial.progress = Progress::Resolving(ticket);
+                dial.timer = Some(self.cx.wheel.insert(dial.give_up_at, Timer::Dial(id)));
+            }
+            Err(not_asked) => {
+                let error = match not_asked {
+                    NotAsked::QueueFull(capacity) => ConnectError::LookupQueueFull { capacity },
+                    NotAsked::Ended => ConnectError::Stopped,
+                    NotAsked::Threads(error) => ConnectError::Io(io::Error::other(error)),
+                };
+                self.attempt_failed(id, error);
+            }
         }
     }
 
-    /// The name has been resolved, or not.
-    pub(super) fn resolved(&mut self, id: DialId, resolved: Result<Vec<SocketAddr>, Error>) {
+    /// The name has been looked up, for an attempt that may be over.
+    pub(super) fn resolved(&mut self, id: DialId, number: u64, found: Found) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
-        dial.looking_up = false;
-        if !matches!(dial.progress, Progress::Resolving) {
+        if !matches!(&dial.progress, Progress::Resolving(ticket) if ticket.number == number) {
             return;
         }
+        dial.progress = Progress::Waiting;
         if let Some(timer) = dial.timer.take() {
             self.cx.wheel.cancel(timer);
         }
-        match resolved {
+        self.try_found(id, found);
+    }
+
+    /// Tries the addresses found for a name.
+    fn try_found(&mut self, id: DialId, found: Found) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        let wanted = match found {
+            Ok(addrs) => dial.to.wanted(addrs.iter().copied()),
+            Err(why) => Err(dial.to.unresolved(why)),
+        };
+        match wanted {
             Ok(addrs) => {
                 let local = dial.connect.local;
                 let fits =
@@ -366,11 +383,14 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         };
         dial.timer = None;
-        match std::mem::replace(&mut dial.progress, Progress::Waiting) {
-            Progress::Resolving => self.attempt_failed(id, ConnectError::Timeout),
+        match &dial.progress {
+            Progress::Resolving(_) => self.attempt_failed(id, ConnectError::Timeout),
             Progress::Waiting => self.attempt(id),
-            Progress::Queueing(target) => self.try_next(id, vec![target].into_iter(), None),
-            open => dial.progress = open,
+            Progress::Queueing(target) => {
+                let targets = vec![target.clone()];
+                self.try_next(id, targets.into_iter(), None);
+            }
+            Progress::Connecting(..) | Progress::Open(..) => {}
         }
     }
 
@@ -416,6 +436,9 @@ impl<H: EventHandler> EventLoop<H> {
         };
         if let Some(timer) = dial.timer.take() {
             self.cx.wheel.cancel(timer);
+        }
+        if let Progress::Resolving(ticket) = &dial.progress {
+            self.cx.engine.shared().lookups.cancel(ticket);
         }
         dial.failures = dial.failures.saturating_add(1);
         let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)

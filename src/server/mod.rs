@@ -32,6 +32,7 @@ use crate::reactor::mailbox::Mailbox;
 use crate::reactor::ports::{self, UdpPlace};
 use crate::reactor::slots::Liveness;
 use crate::reactor::{EventLoop, LISTENERS, Parts, WAKER};
+use crate::resolve::Lookups;
 use crate::sys::{affinity, sigpipe};
 
 /// A server to be: where it listens and under which limits.
@@ -339,7 +340,7 @@ fn shared<H: EventHandler>(options: &Options, reactors: Vec<Peer<H>>) -> Shared<
         unsettled: AtomicUsize::new(0),
         next_reactor: AtomicUsize::new(0),
         next_dial: AtomicU64::new(0),
-        lookups: OnceLock::new(),
+        lookups: Lookups::new(options.lookups.clone()),
         reads: OnceLock::new(),
     }
 }
@@ -456,6 +457,7 @@ impl<H: EventHandler> Running<H> {
         }
         #[cfg(feature = "signals")]
         drop(self.signals.take());
+        self.engine.end_helpers();
         Report::of(self.engine.stats())
     }
 }

@@ -1,5 +1,6 @@
 //! The server's options: each with its default, and what it costs.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
@@ -9,6 +10,7 @@ use crate::conn::limits::{Limits, NEVER, OutboundPolicy, SMALL_WRITE, millis};
 use crate::error::Error;
 use crate::reactor::admission::Prefix;
 use crate::reactor::slots::MAX_REACTORS;
+use crate::resolve::{LookupOptions, Resolve, SystemResolver};
 use crate::sys::affinity;
 use crate::sys::options::{Keepalive, SocketOptions};
 
@@ -43,6 +45,7 @@ pub(super) struct Options {
     pub(super) pin: bool,
     pub(super) balance: BalanceChoice,
     pub(super) socket: SocketOptions,
+    pub(super) lookups: LookupOptions,
     pub(super) mailbox: usize,
     pub(super) read_buffer: usize,
     pub(super) read_budget: usize,
@@ -70,6 +73,9 @@ pub(super) struct Options {
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
+/// Far more than names that hang can be worth.
+const MAX_LOOKUP_THREADS: usize = 1024;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -86,6 +92,12 @@ impl Default for Options {
                 send_buffer: None,
                 linger: None,
                 device: None,
+            },
+            lookups: LookupOptions {
+                resolver: Arc::new(SystemResolver),
+                threads: 4,
+                queue: 1024,
+                ttl: Duration::from_secs(30),
             },
             mailbox: 64 * KIB,
             read_buffer: 80 * KIB,
@@ -216,6 +228,43 @@ impl Server {
     /// Listens on one network interface only (`SO_BINDTODEVICE`, Linux only). Default: on all.
     pub fn bind_to_device(mut self, device: impl Into<String>) -> Self {
         self.options.socket.device = Some(device.into());
+        self
+    }
+}
+
+/// # Host names
+///
+/// Of outbound connections; the addresses of listeners are looked up by the system when the server starts.
+impl Server {
+    /// Who looks host names up. Default: the system, [`SystemResolver`].
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.options.lookups.resolver = Arc::new(resolver);
+        self
+    }
+
+    /// How many names are looked up at a time, each on a thread, from 1 to 1,024. Default: 4. The threads are made when
+    /// there is a first name, and each reserves 2 MiB of address space.
+    ///
+    /// A name whose server does not answer takes a thread for as long as the resolver waits, `getaddrinfo(3)` usually 10 s or
+    /// more, and also past the connect's timeout; the shutdown does not wait for it.
+    pub fn lookup_threads(mut self, threads: usize) -> Self {
+        self.options.lookups.threads = threads;
+        self
+    }
+
+    /// How many names may wait for one of these threads; the connects of one name share a place. Further ones fail with
+    /// [`ConnectError::LookupQueueFull`](crate::ConnectError). A name that nobody waits for any more gives its place back and
+    /// is not looked up. Default: 1,024, about 200 bytes each.
+    pub fn lookup_queue(mut self, names: usize) -> Self {
+        self.options.lookups.queue = names;
+        self
+    }
+
+    /// How long the addresses of a name are kept and used again. Default: 30 s; zero for not at all. Of the last 1,024 names at
+    /// most, about 100 bytes each and 32 for each address. Failures are not kept.
+    /// [`Connect::fresh_lookup`](crate::Connect::fresh_lookup) passes over what is kept.
+    pub fn lookup_ttl(mut self, ttl: Duration) -> Self {
+        self.options.lookups.ttl = ttl;
         self
     }
 }
@@ -371,6 +420,7 @@ impl Options {
     pub(super) fn check(&self) -> Result<(), Error> {
         let bad = |name, problem: String| Err(Error::Option { name, problem });
         let positive = [
+            ("lookup_queue", self.lookups.queue),
             ("mailbox", self.mailbox),
             ("read_budget", self.read_budget),
             ("frame_budget", self.frame_budget),
@@ -392,6 +442,13 @@ impl Options {
                 format!(
                     "{reactors} is not from 1 to {MAX_REACTORS}; leave it out for one per core"
                 ),
+            );
+        }
+        if !(1..=MAX_LOOKUP_THREADS).contains(&self.lookups.threads) {
+            let threads = self.lookups.threads;
+            return bad(
+                "lookup_threads",
+                format!("{threads} is not from 1 to {MAX_LOOKUP_THREADS}"),
             );
         }
         if self.accept_mode == AcceptMode::SingleLoop

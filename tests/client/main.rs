@@ -8,6 +8,7 @@ mod cancelling;
 mod detaching;
 mod echo;
 mod failing;
+mod lookups;
 mod names;
 mod opening;
 mod reconnecting;
