@@ -173,6 +173,8 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
+    const HANDLES_DATAGRAMS: bool = true;
+
     fn codec(&mut self) -> Raw {
         Raw
     }
@@ -250,6 +252,8 @@ impl Peers {
 impl EventHandler for Peer {
     type Codec = Raw;
     type Session = ();
+
+    const HANDLES_DATAGRAMS: bool = true;
 
     fn codec(&mut self) -> Raw {
         Raw

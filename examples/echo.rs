@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, EventHandler};
+use epicycle::{Action, Conn, Datagram, EventHandler, Udp};
 
 /// An echo server.
 #[derive(Parser)]
@@ -21,6 +21,8 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
+    const HANDLES_DATAGRAMS: bool = true;
+
     fn codec(&mut self) -> Raw {
         Raw
     }
@@ -31,6 +33,11 @@ impl EventHandler for Echo {
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), bytes: &[u8]) -> Action {
         conn.write(bytes).into()
+    }
+
+    /// For `--addr udp://:9000`.
+    fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
+        udp.reply(datagram.data).into()
     }
 }
 

@@ -34,6 +34,8 @@ impl EventHandler for Echo {
     /// How many datagrams have come.
     type Session = u64;
 
+    const HANDLES_DATAGRAMS: bool = true;
+
     fn codec(&mut self) -> Raw {
         Raw
     }

@@ -128,9 +128,18 @@ impl Listen {
 /// Options of UDP sockets; with an address of another kind they are an error when the server is started.
 impl Listen {
     /// Serves the socket as sessions, one for each peer address. Default: datagrams are handed to
-    /// [`on_datagram`](crate::EventHandler::on_datagram) one by one.
+    /// [`on_datagram`](crate::EventHandler::on_datagram) one by one, and a handler without it is refused; but
+    /// [`serve`](crate::serve) has sessions.
     pub fn sessions(self, sessions: UdpSessions) -> Self {
         self.udp("sessions", |udp| udp.sessions = Some(sessions))
+    }
+
+    /// Has sessions where datagrams would be handed out one by one.
+    pub(crate) fn or_sessions(mut self) -> Self {
+        if let Ok(Place::Addr(ListenAddr::Udp { .. })) = self.place {
+            self.udp.sessions.get_or_insert_with(UdpSessions::new);
+        }
+        self
     }
 
     /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), a socket that joins a group here is

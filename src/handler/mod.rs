@@ -86,6 +86,10 @@ pub trait EventHandler: Sized + 'static {
     /// What the handler keeps about a connection; `()` for nothing.
     type Session: 'static;
 
+    /// Whether [`on_datagram`](Self::on_datagram) is implemented. Without it, a server does not start on a UDP address that has no
+    /// [sessions](crate::Listen::sessions), since it would drop whatever arrives there.
+    const HANDLES_DATAGRAMS: bool = false;
+
     /// Makes the codec of a new connection.
     fn codec(&mut self) -> Self::Codec;
 
@@ -152,7 +156,8 @@ pub trait EventHandler: Sized + 'static {
         let _ = (reactor, failed);
     }
 
-    /// A datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions). By default it is dropped.
+    /// A datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions). Called only where
+    /// [`HANDLES_DATAGRAMS`](Self::HANDLES_DATAGRAMS) is true; the default drops the datagram.
     ///
     /// A panic here costs this datagram alone. [`Action::Close`] does nothing, as there is no connection to close, so
     /// that a reply's result can be the answer: `udp.reply(bytes).into()`.
@@ -169,6 +174,8 @@ pub trait EventHandler: Sized + 'static {
     /// #   fn codec(&mut self) -> Raw { Raw }
     /// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { None }
     /// #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut (), _: Frame<'_, Self>) -> Action { Action::Close }
+    ///     const HANDLES_DATAGRAMS: bool = true;
+    ///
     ///     fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
     ///         udp.reply(datagram.data).into()
     ///     }
@@ -182,12 +189,7 @@ pub trait EventHandler: Sized + 'static {
     /// # Ok::<(), epicycle::Error>(())
     /// ```
     fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
-        let _ = udp;
-        log::debug!(
-            target: "epicycle::udp",
-            "a datagram from {} was dropped: on_datagram is not implemented, nor are there sessions",
-            datagram.peer
-        );
+        let _ = (udp, datagram);
         Action::Continue
     }
 

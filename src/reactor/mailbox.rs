@@ -134,10 +134,66 @@ impl<T, W: Wake> Mailbox<T, W> {
     }
 }
 
-#[cfg(not(all(test, loom)))]
+#[cfg(not(test))]
 mod sync {
     pub(super) use parking_lot::Mutex;
     pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+}
+
+/// A lock behind whose release a test can have something happen: as another thread might, at the worst moment.
+#[cfg(all(test, not(loom)))]
+mod sync {
+    use std::cell::RefCell;
+    use std::ops::{Deref, DerefMut};
+
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+
+    thread_local! {
+        static NEXT_RELEASE: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::default();
+    }
+
+    /// Calls `then` right after this thread has released such a lock the next time.
+    pub(super) fn on_next_release(then: impl FnOnce() + 'static) {
+        NEXT_RELEASE.set(Some(Box::new(then)));
+    }
+
+    #[derive(Debug)]
+    pub(super) struct Mutex<T>(parking_lot::Mutex<T>);
+
+    pub(super) struct MutexGuard<'a, T>(Option<parking_lot::MutexGuard<'a, T>>);
+
+    impl<T> Mutex<T> {
+        pub(super) fn new(value: T) -> Self {
+            Self(parking_lot::Mutex::new(value))
+        }
+
+        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+            MutexGuard(Some(self.0.lock()))
+        }
+    }
+
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            self.0 = None;
+            if let Some(then) = NEXT_RELEASE.take() {
+                then();
+            }
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            self.0.as_ref().expect("it is held until it is dropped")
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.0.as_mut().expect("it is held until it is dropped")
+        }
+    }
 }
 
 /// Loom's stand-ins, under which every interleaving is tried.
@@ -257,6 +313,7 @@ mod loom_tests {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::sync::on_next_release;
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
@@ -276,6 +333,17 @@ mod tests {
             mailbox.push(n).unwrap();
         }
         assert_eq!(wakes.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn an_item_that_comes_when_the_reactor_has_just_fallen_asleep_wakes_it() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let mailbox = Arc::new(Mailbox::new(8, wakes.clone()));
+        let sender = mailbox.clone();
+        on_next_release(move || sender.push(1).unwrap());
+        assert!(mailbox.try_sleep(), "nothing was queued at that moment");
+        assert_eq!(mailbox.len(), 1);
+        assert_eq!(wakes.load(Ordering::Relaxed), 1, "the wake-up is lost");
     }
 
     #[test]

@@ -153,6 +153,18 @@ impl Server {
             streams,
             datagrams,
         } = Places::of(self.listens)?;
+        if !H::HANDLES_DATAGRAMS
+            && let Some((_, addr, _)) = datagrams.iter().find(|(_, _, udp)| udp.sessions.is_none())
+        {
+            return Err(Error::Option {
+                name: "sessions",
+                problem: format!(
+                    "the handler takes no datagrams, which are all that arrives at {addr}: give the address sessions, \
+                     Listen::on({:?}).sessions(UdpSessions::new()), or implement on_datagram and set HANDLES_DATAGRAMS",
+                    addr.to_string()
+                ),
+            });
+        }
         let count = options.reactors();
         // A hand-over has nobody to choose between when there is one reactor.
         let dealt =
@@ -368,6 +380,9 @@ fn poll_and_waker() -> Result<(Poll, Waker), Error> {
 
 /// Runs a server that calls `react` with whatever arrives, one copy of the closure per reactor.
 ///
+/// At a UDP address, each peer is a connection: a [session](Listen::sessions) with the defaults of [`UdpSessions`](crate::UdpSessions),
+/// unless the [`Listen`] has others. `react` is called with each datagram, and each write is one.
+///
 /// SIGINT (ctrl-c) and SIGTERM shut it down gracefully, as [`Server::stop_on_signals`] has them do, unless the feature
 /// `signals` is off.
 ///
@@ -378,7 +393,7 @@ pub fn serve<F>(listen: impl Into<Listen>, react: F) -> Result<(), Error>
 where
     F: FnMut(&mut Conn<'_, Service>, &[u8]) -> Action + Clone + Send + Sync + 'static,
 {
-    let server = Server::bind(listen);
+    let server = Server::bind(listen.into().or_sessions());
     #[cfg(feature = "signals")]
     let server = server.stop_on_signals();
     server.run(move |_| service(react.clone()))?;

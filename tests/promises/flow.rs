@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use epicycle::{Action, CloseReason, Conn, EventHandler, OutboundPolicy, Running,
 
 use crate::util::app::{App, Cut, Session, What, local, start, start_client};
 use crate::util::client::{Client, shrink};
-use crate::util::{eventually, noise};
+use crate::util::{LONG, eventually, noise};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -473,6 +473,45 @@ fn budgets_divide_the_work_and_lose_nothing() {
     });
     assert_eq!(log.frames(), 10_000);
     assert!(running.engine().stats().total().turns >= 5000);
+}
+
+#[test]
+fn there_is_room_up_to_the_high_water_mark_and_not_beyond() {
+    let (answer, answers) = mpsc::channel();
+    let (running, _log) = start(local().high_water(1000), move |app| {
+        let answer = answer.clone();
+        app.react(move |conn, _, _| {
+            let rooms = [999, 1, 1].map(|more| {
+                conn.write(&vec![b'.'; more]).expect("taken");
+                conn.has_room()
+            });
+            answer.send(rooms).expect("is awaited");
+            Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    let rooms = answers.recv_timeout(LONG).expect("answers");
+    assert_eq!(rooms, [true, true, false], "of 999, 1000 and 1001 bytes");
+    assert_eq!(client.recv(1001).len(), 1001);
+}
+
+#[test]
+fn a_reset_ends_a_connection_whose_reads_are_paused() {
+    let (running, log) = start(local(), |app| {
+        app.react(|conn, _, _| {
+            conn.pause_reads();
+            conn.write(b"paused").into()
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    assert_eq!(client.recv(6), b"paused");
+    client.reset();
+    let (_, reason) = log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Reset(_)), "{reason:?}");
+    eventually("it is counted", || running.engine().connections() == 0);
+    assert_eq!(running.engine().stats().total().resets, 1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use epicycle::{AcceptMode, Action, Listen, Running, Server, WriteError};
+use epicycle::{AcceptMode, Action, Listen, Server, WriteError};
 
 use crate::peer::Peer;
 use crate::util::app::start;
@@ -362,19 +362,6 @@ fn the_queue_is_bounded() {
     let refused = refused.lock().expect("nobody panics with it").take();
     assert!(refused.is_some_and(|text| text.contains("of at most 65536 bytes wait")));
     assert_eq!(running.shutdown().stats.total().overflows, 3);
-}
-
-#[test]
-fn a_handler_without_on_datagram_drops_them() {
-    let running: Running<_> = udp()
-        .start(|_| epicycle::service(|conn, bytes| conn.write(bytes).into()))
-        .expect("starts");
-    let peer = Peer::of(&running);
-    peer.send("anybody?");
-    eventually("it is received", || {
-        running.engine().stats().total().datagrams_in == 1
-    });
-    assert_eq!(peer.recv_soon(), None);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Addresses and options: what is understood, what is refused and how, and what they do.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use epicycle::{
@@ -8,13 +10,73 @@ use epicycle::{
 };
 
 use crate::peer::Peer;
-use crate::util::app::start;
-use crate::util::{LONG, not_here};
+use crate::util::app::{App, Log, start};
+use crate::util::{LONG, await_some, not_here};
 
 fn error_of(listen: impl Into<Listen>) -> Error {
     let server = Server::bind(listen).reactors(1);
-    let started = server.start(|_| epicycle::service(|_, _| Action::Continue));
-    started.expect_err("is refused")
+    let log = Arc::<Log>::default();
+    server
+        .start(move |_| App::echo(&log))
+        .expect_err("is refused")
+}
+
+#[test]
+fn a_handler_that_takes_no_datagrams_is_refused_where_there_are_no_sessions() {
+    let start = |listen: Listen| {
+        let server = Server::bind("tcp://127.0.0.1:0").and(listen);
+        server.start(|_| epicycle::service(|conn, bytes| conn.write(bytes).into()))
+    };
+    let listen = || Listen::on("udp://127.0.0.1:0");
+    let error = start(listen()).expect_err("would drop everything");
+    assert!(
+        matches!(
+            error,
+            Error::Option {
+                name: "sessions",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("udp://127.0.0.1:0"),
+        "names the address: {error}"
+    );
+    let running = start(listen().sessions(UdpSessions::new())).expect("starts");
+    Peer::to(&running.local_addrs()[1]).round_trip("hello");
+}
+
+#[test]
+fn serve_answers_datagrams() {
+    // Nobody tells which port `serve` has, so it is given one that was free a moment ago.
+    let free = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    let addr = free.local_addr().expect("is bound");
+    drop(free);
+    let server = thread::spawn(move || {
+        epicycle::serve(format!("udp://{addr}"), |conn, bytes| {
+            let written = conn.write(bytes);
+            match bytes {
+                b"stop" => Action::Shutdown,
+                _ => written.into(),
+            }
+        })
+    });
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    peer.connect(addr).expect("connects");
+    peer.set_read_timeout(Some(Duration::from_millis(100)))
+        .expect("is an option");
+    for text in [&b"hello"[..], b"stop"] {
+        let mut answer = [0; 100];
+        let n = await_some("it answers", || {
+            assert!(text == b"stop" || !server.is_finished(), "it has ended");
+            // Refused, until it listens.
+            let _ = peer.send(text);
+            peer.recv(&mut answer).ok()
+        });
+        assert_eq!(&answer[..n], text);
+    }
+    server.join().expect("does not panic").expect("serves");
 }
 
 #[test]

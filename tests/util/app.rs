@@ -192,6 +192,8 @@ impl EventHandler for App {
     type Codec = Cut;
     type Session = Session;
 
+    const HANDLES_DATAGRAMS: bool = true;
+
     fn codec(&mut self) -> Cut {
         self.codec.clone()
     }
