@@ -66,7 +66,8 @@ fn main() -> ExitCode {
     } = Flags::parse();
     match listen.server_over(&tls, "websocket_echo") {
         Ok(server) => {
-            let server = server.read_timeout(Duration::from_secs(30));
+            // An open WebSocket may be silent for longer than a connection between two requests.
+            let server = util::with_timeouts(server).idle_timeout(Duration::from_secs(600));
             util::run("websocket_echo", server, move |_reactor| Echo { deflate })
         }
         Err(error) => util::fail("websocket_echo", error),

@@ -164,12 +164,10 @@ fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     routes
         .add("GET", "/", Route::Page)?
         .add("GET", "/live", Route::Live)?;
-    let server = Server::bind(flags.page)
+    let server = util::with_timeouts(Server::bind(flags.page))
         .reactors(1)
         .tick(EVERY)
         .high_water(64 << 10)
-        .idle_timeout(Duration::from_secs(75))
-        .read_timeout(Duration::from_secs(30))
         .drain_deadline(Duration::from_secs(5));
     let (watched, since) = (echo.engine().clone(), Instant::now());
     let code = util::run("dashboard", server, move |_reactor| Dashboard {

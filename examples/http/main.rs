@@ -18,7 +18,6 @@ mod util;
 use std::error::Error;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use epicycle::http::{Limits, Prepared, Request, Response, Router};
@@ -141,9 +140,7 @@ fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Erro
         .body(body);
     let hello = Prepared::new(hello)?;
     let server = flags.listen.server_over(&flags.tls, "http")?;
-    let server = server
-        .idle_timeout(Duration::from_secs(75))
-        .read_timeout(Duration::from_secs(30))
+    let server = util::with_timeouts(server)
         .max_frame(MAX_BODY + (1 << 20))
         .high_water(256 << 10);
     let make = move |_reactor| Http {

@@ -12,7 +12,6 @@ mod util;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Parser;
 use epicycle::http::{End, HttpCodec, Limits, Request, Response, StatusCode};
@@ -174,12 +173,7 @@ fn main() -> ExitCode {
         Ok(pool) => pool,
         Err(error) => return util::fail("static_files", error),
     };
-    let server = flags
-        .listen
-        .server()
-        .idle_timeout(Duration::from_secs(75))
-        .read_timeout(Duration::from_secs(30))
-        .write_stall_timeout(Duration::from_secs(60));
+    let server = util::with_timeouts(flags.listen.server());
     util::run("static_files", server, move |_reactor| Files {
         root: root.clone(),
         pool: pool.clone(),

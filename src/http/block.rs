@@ -19,6 +19,8 @@ use super::write::check_headers;
 pub struct HeaderBlock {
     /// Whole lines.
     lines: Vec<u8>,
+    /// Whether one of them is `Upgrade`.
+    names_upgrade: bool,
 }
 
 impl HeaderBlock {
@@ -34,7 +36,7 @@ impl HeaderBlock {
     /// [`SendError::Header`] and [`SendError::FramingHeader`].
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self, SendError> {
         let value = value.as_ref();
-        check_headers(&[(name, value)])?;
+        self.names_upgrade |= check_headers(&[(name, value)])?.names_upgrade;
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             self.lines.extend_from_slice(part);
         }
@@ -44,6 +46,11 @@ impl HeaderBlock {
     #[inline]
     pub(super) fn lines(&self) -> &[u8] {
         &self.lines
+    }
+
+    #[inline]
+    pub(super) fn names_upgrade(&self) -> bool {
+        self.names_upgrade
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
-    pub(super) fn new(lines: &'a [u8]) -> Self {
+    pub(crate) fn new(lines: &'a [u8]) -> Self {
         Self { lines }
     }
 
@@ -56,7 +56,7 @@ impl<'a> Headers<'a> {
 }
 
 /// The members of a comma-separated list, without the white space around them.
-pub(super) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|token| !token.is_empty())

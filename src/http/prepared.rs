@@ -38,6 +38,7 @@ pub struct Prepared {
     headers: Vec<u8>,
     body: Bytes,
     close: bool,
+    names_upgrade: bool,
     /// All that follows the status line and the date, where nothing special is asked for.
     usual: Vec<u8>,
 }
@@ -57,7 +58,8 @@ impl Prepared {
             Body::Shared(body) => body,
             _ => return Err(SendError::Bodiless { status }),
         };
-        write::check_headers(&response.headers)?;
+        let checked = write::check_headers(&response.headers)?;
+        let names_upgrade = checked.names_upgrade || response.block_names_upgrade;
         let mut headers = response.block.to_vec();
         for (name, value) in &response.headers {
             for part in [name.as_bytes(), b": ", value, b"\r\n"] {
@@ -65,7 +67,8 @@ impl Prepared {
             }
         }
         let mut usual = Vec::new();
-        if status == StatusCode::OK && !response.close && body.len() <= write::SMALL_BODY {
+        let is_usual = status == StatusCode::OK && !response.close && !names_upgrade;
+        if is_usual && body.len() <= write::SMALL_BODY {
             usual.extend_from_slice(&headers);
             let length = format!("Content-Length: {}\r\n\r\n", body.len());
             usual.extend_from_slice(length.as_bytes());
@@ -76,6 +79,7 @@ impl Prepared {
             headers,
             body,
             close: response.close,
+            names_upgrade,
             usual,
         })
     }
@@ -90,6 +94,7 @@ impl Prepared {
     pub(super) fn response(&self) -> Response<'_> {
         let mut response = Response::new(self.status).shared_body(self.body.clone());
         response.block = &self.headers;
+        response.block_names_upgrade = self.names_upgrade;
         response.close = self.close;
         response
     }
@@ -107,6 +112,7 @@ mod tests {
         let answers = [
             Response::ok(),
             Response::ok().header("A", "b").body("hello"),
+            Response::ok().header("Upgrade", "h2c").body("hello"),
             Response::ok().body("hello").close(),
             Response::ok().body(&large),
             Response::text(StatusCode::NOT_FOUND, "not here"),

@@ -30,6 +30,7 @@ use super::block::HeaderBlock;
 pub struct Response<'a> {
     pub(super) status: StatusCode,
     pub(super) block: &'a [u8],
+    pub(super) block_names_upgrade: bool,
     pub(super) headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
     pub(super) body: Body<'a>,
     pub(super) close: bool,
@@ -57,6 +58,7 @@ impl<'a> Response<'a> {
         Self {
             status,
             block: &[],
+            block_names_upgrade: false,
             headers: SmallVec::new(),
             body: Body::None,
             close: false,
@@ -93,7 +95,8 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Adds a header, behind those added before.
+    /// Adds a header, behind those added before. With an `Upgrade`, which tells the client what other protocol it could ask
+    /// for, the codec sends `Connection: Upgrade` as well.
     #[inline]
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
@@ -106,6 +109,7 @@ impl<'a> Response<'a> {
     #[must_use]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
+        self.block_names_upgrade = block.names_upgrade();
         self
     }
 

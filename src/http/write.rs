@@ -24,7 +24,9 @@ pub(super) fn response(
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
     exchange.may_begin()?;
-    let mut room = response.block.len() + check_headers(&response.headers)?;
+    let checked = check_headers(&response.headers)?;
+    let mut room = response.block.len() + checked.len;
+    let offers_upgrade = checked.names_upgrade || response.block_names_upgrade;
     if let Some(protocol) = response.upgrade {
         room += check_protocol(protocol)?;
     }
@@ -53,8 +55,12 @@ pub(super) fn response(
         } else if exchange.is_http10() {
             head.put(b"Connection: keep-alive\r\n");
         }
+        // Who names a protocol has to say that the header is about this connection (RFC 9110, section 7.8).
+        if offers_upgrade || response.upgrade.is_some() {
+            head.put(b"Connection: Upgrade\r\n");
+        }
         if let Some(protocol) = response.upgrade {
-            head.put(b"Connection: Upgrade\r\nUpgrade: ");
+            head.put(b"Upgrade: ");
             head.put(protocol.as_bytes());
             head.put(b"\r\n");
         }
@@ -191,22 +197,35 @@ pub(super) fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Checks headers that are to be sent; says how many bytes they take.
+/// What headers that may be sent come to.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// How many bytes they take.
+    pub(super) len: usize,
+    /// Whether one of them is `Upgrade`.
+    pub(super) names_upgrade: bool,
+}
+
+/// Checks headers that are to be sent.
 #[inline]
-pub(super) fn check_headers(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
+pub(super) fn check_headers(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
     if headers.is_empty() {
-        return Ok(0);
+        return Ok(Checked::default());
     }
     check_each(headers)
 }
 
-fn check_each(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
-    let mut len = 0;
+fn check_each(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
+    let mut checked = Checked::default();
     for (name, value) in headers {
         if !is_token(name.as_bytes()) || !is_value(value) {
             return Err(bad_header(name));
         }
         let is_framing = match name.len() {
+            7 => {
+                checked.names_upgrade |= name.eq_ignore_ascii_case("upgrade");
+                false
+            }
             10 => name.eq_ignore_ascii_case("connection"),
             14 => name.eq_ignore_ascii_case("content-length"),
             17 => name.eq_ignore_ascii_case("transfer-encoding"),
@@ -215,9 +234,9 @@ fn check_each(headers: &[(&str, &[u8])]) -> Result<usize, SendError> {
         if is_framing {
             return Err(framing_header(name));
         }
-        len += name.len() + value.len() + ": \r\n".len();
+        checked.len += name.len() + value.len() + ": \r\n".len();
     }
-    Ok(len)
+    Ok(checked)
 }
 
 /// Checks a protocol to change to; says how many bytes it takes.

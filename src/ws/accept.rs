@@ -6,6 +6,7 @@ use std::fmt;
 use super::deflate::{Agreed, DeflateOptions, EXTENSIONS};
 use super::extension;
 use super::key::{self, AcceptKey};
+use crate::http::fields::tokens;
 use crate::http::{Headers, Request, Response, StatusCode};
 
 /// Looks whether a request opens a WebSocket: gives what to answer it with.
@@ -47,11 +48,15 @@ pub fn accept<'a>(request: &Request<'a>) -> Result<Accept<'a>, Refusal> {
     if request.method() != "GET" || !request.wants_upgrade("websocket") {
         return Err(Refusal::NoUpgrade);
     }
-    if request.has_body() {
+    // A body of no bytes is none.
+    if request.has_body() && request.content_length() != Some(0) {
         return Err(Refusal::Body);
     }
     if only(headers, "sec-websocket-version") != Some(b"13") {
         return Err(Refusal::Version);
+    }
+    if !are_extensions(headers) {
+        return Err(Refusal::Extensions);
     }
     match only(headers, "sec-websocket-key") {
         Some(key) if key::is_valid(key) => Ok(Accept {
@@ -127,11 +132,8 @@ impl<'a> Accept<'a> {
         let Some(headers) = self.request else {
             return self;
         };
-        let mut values = headers
-            .get_all(EXTENSIONS)
-            .map(|value| str::from_utf8(value).ok());
-        // An extension that cannot be understood is one that is not used; the WebSocket does without.
-        self.deflate = values.find_map(|value| options.accept(&extension::parse(value?)?));
+        let mut offers = headers.get_all(EXTENSIONS).filter_map(extension::parse);
+        self.deflate = offers.find_map(|offers| options.accept(&offers));
         self
     }
 
@@ -204,6 +206,8 @@ pub enum Refusal {
     Version,
     /// Its `Sec-WebSocket-Key` is not 16 bytes in base64: 400.
     Key,
+    /// Its `Sec-WebSocket-Extensions` is malformed: 400 (RFC 6455, section 9.1).
+    Extensions,
     /// Its `Origin` is not allowed: 403.
     Origin,
 }
@@ -213,7 +217,7 @@ impl Refusal {
     pub fn status(self) -> StatusCode {
         match self {
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
-            Refusal::Body | Refusal::Key => StatusCode::BAD_REQUEST,
+            Refusal::Body | Refusal::Key | Refusal::Extensions => StatusCode::BAD_REQUEST,
             Refusal::Origin => StatusCode::FORBIDDEN,
         }
     }
@@ -225,6 +229,7 @@ impl Refusal {
             Refusal::Body => "a request for a WebSocket has no body\n",
             Refusal::Version => "the version of WebSocket spoken here is 13\n",
             Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64\n",
+            Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed\n",
             Refusal::Origin => "this origin is not allowed\n",
         };
         let response = Response::text(self.status(), text);
@@ -244,6 +249,7 @@ impl fmt::Display for Refusal {
             Refusal::Body => "the request for a WebSocket has a body",
             Refusal::Version => "the client's version of WebSocket is not 13",
             Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64",
+            Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed",
             Refusal::Origin => "the origin is not allowed",
         })
     }
@@ -259,9 +265,14 @@ fn only<'a>(headers: Headers<'a>, name: &str) -> Option<&'a [u8]> {
 
 /// The members of a list, from all headers of that name.
 fn list<'a>(headers: Headers<'a>, name: &'static str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name);
-    let members = values.flat_map(|value| value.split(|byte| *byte == b','));
-    members.filter_map(|member| str::from_utf8(member.trim_ascii()).ok())
+    let members = headers.get_all(name).flat_map(tokens);
+    members.filter_map(|member| str::from_utf8(member).ok())
+}
+
+/// Whether all extensions that the client offers are well-formed; whether they are known is another matter.
+fn are_extensions(headers: Headers<'_>) -> bool {
+    let mut values = headers.get_all(EXTENSIONS);
+    values.all(|value| extension::parse(value).is_some())
 }
 
 #[cfg(all(test, not(loom)))]
@@ -300,7 +311,27 @@ mod tests {
             Refusal::NoUpgrade,
         );
         refused(&HEADERS.replace(", Upgrade", ""), Refusal::NoUpgrade);
-        refused(&format!("{HEADERS}Content-Length: 0\r\n"), Refusal::Body);
+        with(
+            "GET",
+            &format!("{HEADERS}Content-Length: 0\r\n"),
+            |request| {
+                assert!(accept(request).is_ok());
+            },
+        );
+        for value in [
+            "permessage-deflate;;",
+            "\"permessage-deflate\"",
+            ";;",
+            "a b",
+            "é",
+        ] {
+            refused(
+                &format!(
+                    "{HEADERS}Sec-WebSocket-Extensions: a\r\nSec-WebSocket-Extensions: {value}\r\n"
+                ),
+                Refusal::Extensions,
+            );
+        }
         refused(&HEADERS.replace("13", "8"), Refusal::Version);
         refused(
             &format!("{HEADERS}Sec-WebSocket-Version: 13\r\n"),
@@ -370,7 +401,6 @@ mod tests {
             })
         };
         assert!(!judge(""));
-        assert!(!judge("Sec-WebSocket-Extensions: ;;\r\n"));
         assert!(!judge(
             "Sec-WebSocket-Extensions: x-webkit-deflate-frame\r\n"
         ));

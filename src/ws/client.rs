@@ -101,18 +101,15 @@ impl ClientCodec {
 
     #[inline(never)]
     fn open<'a>(&mut self, src: &[u8]) -> Result<Decoded<Event<'a>>, FrameError> {
-        let State::Waiting(expected) = &self.state else {
+        let State::Waiting(expected) = &mut self.state else {
             return Err(FrameError::Malformed {
                 what: "the server speaks before the client",
             });
         };
-        let Some((consumed, answer)) = expected.read(src)? else {
-            return Ok(Decoded::NeedMore {
-                at_least: src.len() + 1,
-            });
-        };
-        let Answer::Opened(terms, headers) = answer else {
-            return Ok(Decoded::Skip { consumed });
+        let (consumed, terms, headers) = match expected.read(src)? {
+            Answer::Opened(len, terms, headers) => (len, terms, headers),
+            Answer::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
+            Answer::Incomplete(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         self.state = State::Open(Protocol::new(Role::Client, self.limits, terms.deflate));
         let opened = Opened {

@@ -18,7 +18,7 @@ pub enum SendError {
     Unfinished,
     /// A fragment of another type than the first one of its message.
     FragmentType,
-    /// A part of the handshake with characters that cannot be there.
+    /// A part of the handshake that cannot be there.
     Handshake {
         /// Which part.
         what: &'static str,
@@ -49,7 +49,7 @@ impl fmt::Display for SendError {
             SendError::Handshake { what } => {
                 write!(
                     f,
-                    "the handshake's {what} is empty or has characters that cannot be there"
+                    "the handshake's {what} is empty, is the codec's to write, or has characters that cannot be there"
                 )
             }
         }

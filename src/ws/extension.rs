@@ -13,8 +13,8 @@ pub(super) struct Extension<'a> {
 pub(super) type Param<'a> = (&'a str, Option<&'a str>);
 
 /// Takes a header's value apart. `None` when it is malformed.
-pub(super) fn parse(value: &str) -> Option<Vec<Extension<'_>>> {
-    let mut rest = value;
+pub(super) fn parse(value: &(impl AsRef<[u8]> + ?Sized)) -> Option<Vec<Extension<'_>>> {
+    let mut rest = str::from_utf8(value.as_ref()).ok()?;
     let mut list = Vec::new();
     loop {
         // Empty elements of a list count for nothing (RFC 9110, section 5.6.1).

@@ -9,8 +9,10 @@ use super::error::SendError;
 use super::extension;
 use super::key::{self, AcceptKey};
 use crate::codec::FrameError;
+use crate::http::client::{Asked, HeadFinder, Start};
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
+use crate::http::{self, Headers, MessageError};
 
 /// The request that opens a WebSocket, to be [sent](crate::Conn::send) in [`on_open`](crate::EventHandler::on_open) to a
 /// [`ClientCodec`](super::ClientCodec)'s connection.
@@ -53,7 +55,8 @@ impl Handshake {
         self
     }
 
-    /// Adds a header, such as `Origin` or `Authorization`.
+    /// Adds a header, such as `Origin` or `Authorization`. Those that make the handshake, such as `Host` and `Upgrade`, are the
+    /// codec's.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -81,7 +84,7 @@ impl Handshake {
         let mut headers = self.headers.iter();
         check(
             "header",
-            headers.all(|(name, value)| is_token(name.as_bytes()) && is_value(value.as_bytes())),
+            headers.all(|(name, value)| is_header(name, value)),
         )?;
         let key = key::random();
         let mut lines = vec![
@@ -108,12 +111,32 @@ impl Handshake {
         );
         let request = lines.join("\r\n") + "\r\n\r\n";
         let expected = Expected {
+            finder: HeadFinder::default(),
             accept: key::answer(&key),
             protocols: self.protocols,
             deflate: self.deflate,
         };
         Ok((request.into_bytes(), expected))
     }
+}
+
+/// The headers that make the handshake, and those that would give it a body.
+const OWN_HEADERS: [&str; 9] = [
+    "Host",
+    "Connection",
+    "Upgrade",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+    "Content-Length",
+    "Transfer-Encoding",
+];
+
+/// Whether it can be added to the handshake.
+fn is_header(name: &str, value: &str) -> bool {
+    let is_own = OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name));
+    !is_own && is_token(name.as_bytes()) && is_value(value.as_bytes())
 }
 
 fn check(what: &'static str, holds: bool) -> Result<(), SendError> {
@@ -139,49 +162,33 @@ pub struct Opened {
 /// What a client expects of the answer to its handshake.
 #[derive(Debug)]
 pub(super) struct Expected {
+    finder: HeadFinder,
     accept: AcceptKey,
     protocols: Vec<String>,
     deflate: Option<DeflateOptions>,
 }
 
-/// The longest head of an answer, in bytes.
-const MAX_HEAD: usize = 16 << 10;
-
-/// The most headers of an answer.
-const MAX_HEADERS: usize = 64;
-
 impl Expected {
-    /// Reads the answer at the beginning of `src`: its length, and what it agrees to. `None` when it is incomplete.
-    pub(super) fn read(&self, src: &[u8]) -> Result<Option<(usize, Answer)>, HandshakeError> {
-        let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut response = httparse::Response::new(&mut fields);
-        let len = match response.parse(src) {
-            Ok(httparse::Status::Complete(len)) if len <= MAX_HEAD => len,
-            Ok(httparse::Status::Partial) if src.len() < MAX_HEAD => return Ok(None),
-            Ok(_) => return Err(HandshakeError::TooLong { max: MAX_HEAD }),
-            Err(error) => return Err(HandshakeError::Malformed(error.to_string())),
+    /// Reads the answer at the beginning of `src`.
+    pub(super) fn read(&mut self, src: &[u8]) -> Result<Answer, HandshakeError> {
+        let limits = http::Limits::default();
+        let head = match self.finder.find(src, Asked::Upgrade, &limits)? {
+            Start::Head(head) => head,
+            Start::Interim(len) => return Ok(Answer::Interim(len)),
+            Start::NeedMore(at_least) => return Ok(Answer::Incomplete(at_least)),
         };
-        let status = response
-            .code
-            .and_then(|code| StatusCode::from_u16(code).ok());
-        let status =
-            status.ok_or_else(|| HandshakeError::Malformed("a status that is none".to_owned()))?;
+        if head.status != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(HandshakeError::Status(head.status));
+        }
         let mut headers = HeaderMap::new();
-        for field in &*response.headers {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let value = HeaderValue::from_bytes(field.value);
-            if let (Ok(name), Ok(value)) = (name, value) {
+        for (name, value) in Headers::new(&src[head.headers()]) {
+            let name = HeaderName::from_bytes(name.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }
         }
-        match status {
-            StatusCode::SWITCHING_PROTOCOLS => {
-                let answer = Answer::Opened(self.check(&headers)?, headers);
-                Ok(Some((len, answer)))
-            }
-            status if status.is_informational() => Ok(Some((len, Answer::Informational))),
-            status => Err(HandshakeError::Status(status)),
-        }
+        let terms = self.check(&headers)?;
+        Ok(Answer::Opened(head.len(), terms, headers))
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<Terms, HandshakeError> {
@@ -222,9 +229,12 @@ impl Expected {
 /// What a server's answer says.
 #[derive(Debug)]
 pub(super) enum Answer {
-    /// Something to be passed over (RFC 9110, section 15.2).
-    Informational,
-    Opened(Terms, HeaderMap),
+    /// So many bytes to be passed over (RFC 9110, section 15.2).
+    Interim(usize),
+    /// Its head takes up so many bytes.
+    Opened(usize, Terms, HeaderMap),
+    /// It cannot be told with fewer bytes than this.
+    Incomplete(usize),
 }
 
 /// What has been agreed upon.
@@ -261,7 +271,7 @@ pub enum HandshakeError {
         /// The header's name.
         name: &'static str,
     },
-    /// The answer is no HTTP; this is what is wrong with it.
+    /// The answer is no HTTP that opens a WebSocket; this is what is wrong with it.
     Malformed(String),
     /// The answer's head is longer than allowed.
     TooLong {
@@ -276,6 +286,18 @@ impl HandshakeError {
         match error {
             FrameError::Other(error) => error.downcast_ref(),
             _ => None,
+        }
+    }
+}
+
+impl From<MessageError> for HandshakeError {
+    #[cold]
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::HeadTooLong { max } | MessageError::LineTooLong { max } => {
+                HandshakeError::TooLong { max }
+            }
+            other => HandshakeError::Malformed(other.to_string()),
         }
     }
 }
@@ -299,7 +321,7 @@ impl fmt::Display for HandshakeError {
                     "the server's answer has no {name}, or not one that goes with what was offered"
                 )
             }
-            HandshakeError::Malformed(what) => write!(f, "the server's answer is no HTTP: {what}"),
+            HandshakeError::Malformed(what) => write!(f, "the server's answer is wrong: {what}"),
             HandshakeError::TooLong { max } => write!(
                 f,
                 "the head of the server's answer is longer than {max} bytes"

@@ -522,6 +522,7 @@ fn requests_that_could_be_taken_for_others_are_refused() {
     for name in [
         "Host",
         "host",
+        "Upgrade",
         "Content-Length",
         "Transfer-Encoding",
         "Connection",

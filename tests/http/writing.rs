@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use epicycle::codec::FrameError;
-use epicycle::http::{Chunk, End, Response, SendError, StatusCode};
+use epicycle::codec::{Codec, FrameError, encode_to_vec};
+use epicycle::http::{
+    Chunk, End, HeaderBlock, HttpCodec, Prepared, Response, SendError, StatusCode,
+};
 use epicycle::{Action, Conn, WriteError};
 
 use crate::site::{Session, Site, start};
@@ -343,4 +345,40 @@ fn a_streamed_body_is_made_as_it_is_read() {
     let most = *most.lock().expect("is sound");
     assert!(most <= (128 << 10) + 2 * PART, "{most} bytes waited");
     assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn who_names_a_protocol_says_that_it_is_about_the_connection() {
+    let answer = |request: &str, response: Response<'_>| {
+        let mut codec = HttpCodec::default();
+        codec
+            .decode(&mut request.as_bytes().to_vec())
+            .expect("is a request");
+        String::from_utf8(encode_to_vec(&mut codec, response).expect("is taken")).expect("is text")
+    };
+    let lines = |answer: &str| answer.matches("Connection: Upgrade\r\n").count();
+    let required = || Response::new(StatusCode::UPGRADE_REQUIRED);
+    let block = HeaderBlock::new()
+        .with("upgrade", "websocket")
+        .expect("is a header");
+    let closing = ASK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    for response in [
+        required().header("Upgrade", "websocket"),
+        required().block(&block),
+        required().block(&block).header("Upgrade", "h2c"),
+        Response::upgrade("websocket"),
+    ] {
+        assert_eq!(lines(&answer(ASK, response)), 1);
+    }
+    let said = answer(&closing, required().block(&block));
+    assert_eq!(lines(&said), 1);
+    assert!(said.contains("Connection: close\r\n"), "{said}");
+    let prepared = Prepared::new(Response::ok().block(&block)).expect("is valid");
+    let mut codec = HttpCodec::default();
+    codec
+        .decode(&mut ASK.as_bytes().to_vec())
+        .expect("is a request");
+    let said = encode_to_vec(&mut codec, &prepared).expect("is taken");
+    assert_eq!(lines(&String::from_utf8_lossy(&said)), 1);
+    assert_eq!(lines(&answer(ASK, required())), 0);
 }

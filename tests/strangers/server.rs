@@ -162,6 +162,10 @@ fn messages_are_compressed_as_agreed() {
         "permessage-deflate; server_max_window_bits=10",
         &["server_max_window_bits=10"],
     );
+    deflate(
+        "permessage-deflate; server_max_window_bits=15",
+        &["server_max_window_bits=15"],
+    );
 
     let server = serve(Some(options.context_takeover(true).window_bits(9)));
     let agreed = "permessage-deflate; server_max_window_bits=9; client_max_window_bits=9";

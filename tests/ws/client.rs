@@ -278,22 +278,84 @@ fn an_answer_that_opens_no_websocket_is_the_reason_for_the_end() {
             other => panic!("{other:?}"),
         }
     }
-    let (_client, news) = call(
-        &canned("SSH-2.0-OpenSSH\r\n"),
-        Handshake::new("a", "/"),
-        vec![],
-    );
-    match next(&news) {
-        News::Gone(CloseReason::Frame(error)) => {
-            assert!(
-                matches!(
-                    HandshakeError::of(&error),
-                    Some(HandshakeError::Malformed(_))
-                ),
-                "{error}"
-            );
-        }
-        other => panic!("{other:?}"),
+}
+
+#[test]
+fn an_answer_by_other_rules_than_those_of_http_opens_no_websocket() {
+    let interim = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    for answer in [
+        "SSH-2.0-OpenSSH\r\n".to_owned(),
+        GOOD.replace("HTTP/1.1", "HTTP/1.0"),
+        GOOD.replace("upgrade\r\n", "upgrade\n"),
+        GOOD.replace("\r\n", "\n"),
+        GOOD.replace("connection:", "connection :"),
+        interim.repeat(17) + GOOD,
+    ] {
+        let (_client, news) = call(&canned(&answer), Handshake::new("a", "/"), vec![]);
+        let News::Gone(CloseReason::Frame(error)) = next(&news) else {
+            panic!("{answer:?}: no error");
+        };
+        let error = HandshakeError::of(&error);
+        assert!(
+            matches!(error, Some(HandshakeError::Malformed(_))),
+            "{answer:?}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn any_window_that_a_server_asks_for_is_kept_to() {
+    for window in [
+        "client_max_window_bits=8",
+        "server_max_window_bits=8",
+        "server_max_window_bits=15",
+    ] {
+        let extensions = format!(
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; {window}\r\n\r\n"
+        );
+        let answer = GOOD.replace("\r\n\r\n", &format!("\r\n{extensions}"));
+        // It is spoken to, so that it compresses, and says what section 7.2.3.1 of RFC 7692 has.
+        let addr = canned_with(&answer, b"\xC1\x07\xF2\x48\xCD\xC9\xC9\x07\0");
+        let handshake = Handshake::new("a", "/").deflate(DeflateOptions::default());
+        let (_client, news) = call(&addr, handshake, vec![vec![7; 5000].into()]);
+        assert!(
+            matches!(
+                next(&news),
+                News::Opened {
+                    compressed: true,
+                    ..
+                }
+            ),
+            "{window}"
+        );
+        assert!(
+            matches!(next(&news), News::Message(message) if message.as_text() == Some("Hello"))
+        );
+    }
+}
+
+#[test]
+fn the_headers_of_the_handshake_are_the_codecs() {
+    let refused = |handshake: Handshake| {
+        let mut codec = ClientCodec::default();
+        epicycle::codec::encode_to_vec(&mut codec, handshake).expect_err("is refused");
+    };
+    for name in [
+        "Host",
+        "upgrade",
+        "Connection",
+        "Sec-WebSocket-Key",
+        "Content-Length",
+        "a b",
+        "",
+    ] {
+        refused(Handshake::new("a", "/").header(name, "x"));
+    }
+    for host in ["", "a b", "a:80x", "x@a", "[::1", ":80"] {
+        refused(Handshake::new(host, "/"));
+    }
+    for target in ["", "x", "/a b", "/a#b", "/\u{e9}"] {
+        refused(Handshake::new("a", target));
     }
 }
 

@@ -25,8 +25,9 @@ fn messages_of_every_size_come_back() {
     }
 }
 
+/// Cases 5.6 to 5.8 of the Autobahn suite.
 #[test]
-fn a_message_comes_back_wherever_it_is_cut() {
+fn a_message_comes_back_behind_the_answers_to_its_pings_wherever_it_is_cut() {
     let (server, _log) = start(local(), Setup::default());
     let peer = Peer::to(&server);
     let bytes = [
@@ -35,19 +36,43 @@ fn a_message_comes_back_wherever_it_is_cut() {
         frame(0x80, "ß dich".as_bytes()),
     ]
     .concat();
-    for cut in 1..bytes.len() {
+    let expect = || {
+        assert_eq!(peer.recv(), (0x8A, b"?".to_vec()));
+        assert_eq!(peer.recv(), (0x81, "grüß dich".into()));
+    };
+    for cut in 1..=bytes.len() {
         peer.0.send(&bytes[..cut]);
         peer.0.send(&bytes[cut..]);
-        let mut got = [peer.recv(), peer.recv()];
-        got.sort();
-        // The pong may come before the message's end was read, or with it.
-        assert_eq!(got, [(0x81, "grüß dich".into()), (0x8A, b"?".to_vec())]);
+        expect();
     }
     for byte in &bytes {
         peer.0.send([*byte]);
     }
-    assert_eq!(peer.recv(), (0x8A, b"?".to_vec()));
-    assert_eq!(peer.recv(), (0x81, "grüß dich".into()));
+    expect();
+}
+
+/// Case 5.19 of the Autobahn suite.
+#[test]
+fn all_pings_between_fragments_are_answered_before_the_message() {
+    let (server, _log) = start(local(), Setup::default());
+    let peer = Peer::to(&server);
+    let fragments =
+        |from: u8| [frame(from, b"ab"), frame(0x00, b"cd"), frame(0x89, b"ping")].concat();
+    let all = [fragments(0x01), fragments(0x00), frame(0x80, b"ef")].concat();
+    for in_one in [true, false] {
+        let (first, rest) = all.split_at(fragments(0x01).len());
+        if in_one {
+            peer.0.send(&all);
+        } else {
+            peer.0.send(first);
+        }
+        assert_eq!(peer.recv(), (0x8A, b"ping".to_vec()));
+        if !in_one {
+            peer.0.send(rest);
+        }
+        assert_eq!(peer.recv(), (0x8A, b"ping".to_vec()));
+        assert_eq!(peer.recv(), (0x81, b"abcdabcdef".to_vec()));
+    }
 }
 
 #[test]

@@ -57,6 +57,14 @@ fn what_opens_no_websocket_is_refused_and_the_connection_goes_on() {
             format!("{HEADERS}Origin: https://elsewhere.example\r\n"),
             "403 ",
         ),
+        (
+            format!("{HEADERS}Sec-WebSocket-Extensions: permessage-deflate;;\r\n"),
+            "400 ",
+        ),
+        (
+            format!("{HEADERS}Sec-WebSocket-Extensions: \"permessage-deflate\"\r\n"),
+            "400 ",
+        ),
     ];
     for (headers, status) in cases {
         let head = ask(&client, "/", &headers);
@@ -64,6 +72,7 @@ fn what_opens_no_websocket_is_refused_and_the_connection_goes_on() {
         if status == "426 " {
             assert!(head.contains("\r\nSec-WebSocket-Version: 13\r\n"), "{head}");
             assert!(head.contains("\r\nUpgrade: websocket\r\n"), "{head}");
+            assert!(head.contains("\r\nConnection: Upgrade\r\n"), "{head}");
         }
         let length = head
             .lines()
@@ -82,6 +91,14 @@ fn a_request_with_a_body_opens_none() {
     client.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{HEADERS}Content-Length: 8\r\n\r\n\x01\x02\x03\x04\x05\x06\x07\x08"));
     let head = recv_head(&client);
     assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+}
+
+#[test]
+fn a_body_of_no_bytes_is_none() {
+    let (server, _log) = start(local(), Setup::default());
+    let peer = Peer::with(&server, "Content-Length: 0\r\n");
+    peer.send(0x81, b"hello");
+    assert_eq!(peer.recv(), (0x81, b"hello".to_vec()));
 }
 
 #[test]

@@ -54,5 +54,7 @@ mod request;
 mod response;
 
 pub use self::codec::ClientCodec;
+#[cfg(feature = "ws")]
+pub(crate) use self::head::{Asked, HeadFinder, Start};
 pub use self::request::Request;
 pub use self::response::Response;

@@ -66,7 +66,7 @@ impl<'a> Request<'a> {
         Self::new("POST", host, target).body(body)
     }
 
-    /// Adds a header, behind those added before. `Host` and what is about framing are the codec's.
+    /// Adds a header, behind those added before. `Host`, `Upgrade` and what is about framing are the codec's.
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
@@ -140,10 +140,12 @@ impl<'a> Request<'a> {
         if !is_sound {
             return Err(SendError::RequestLine);
         }
-        let is_host = |name: &&str| name.eq_ignore_ascii_case("host");
+        // What asks for another protocol is `upgrade`, or the codec would not know that the server may change it.
+        let is_own =
+            |name: &&str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("upgrade");
         let given = self.headers.iter().map(|(name, _)| *name);
         let in_block = Headers::new(self.block).map(|(name, _)| name);
-        if let Some(name) = in_block.chain(given).find(is_host) {
+        if let Some(name) = in_block.chain(given).find(is_own) {
             let name = name.to_owned();
             return Err(SendError::FramingHeader { name });
         }
@@ -153,7 +155,7 @@ impl<'a> Request<'a> {
         }
         let protocol = self.upgrade.map_or(Ok(0), check_protocol)?;
         let line = self.method.len() + self.target.len() + self.host.len();
-        Ok(check_headers(&self.headers)? + self.block.len() + protocol + line)
+        Ok(check_headers(&self.headers)?.len + self.block.len() + protocol + line)
     }
 
     /// Appends the request, but for what of its body is to follow.

@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::TAIL;
-use super::negotiate::{Agreed, Direction};
+use super::negotiate::{Agreed, Direction, LEAST_BITS};
 
 /// Compresses the messages of one connection.
 #[derive(Debug)]
@@ -47,6 +47,9 @@ impl Compressor {
         message: &[u8],
         send: impl FnOnce(Option<&[u8]>) -> R,
     ) -> R {
+        if self.direction.bits < LEAST_BITS {
+            return send(None);
+        }
         let mut out = OUTPUT.take();
         out.clear();
         let whole = if self.direction.takeover {
@@ -167,6 +170,19 @@ mod tests {
                 let size = there_and_back(&mut ends, message.as_bytes(), cut);
                 prop_assert!(!takeover || size.is_some());
             }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_no_window_of_ours_gets_nothing_compressed() {
+        for takeover in [false, true] {
+            let options = DeflateOptions::default().context_takeover(takeover);
+            let answer = "permessage-deflate; server_no_context_takeover; client_max_window_bits=8";
+            let answers = extension::parse(answer).expect("is well formed");
+            let agreed = options.conclude(&answers[0].params).expect("is an answer");
+            let is_compressed =
+                Compressor::new(&agreed).compress(&[7; 10_000], |out| out.is_some());
+            assert!(!is_compressed);
         }
     }
 

@@ -100,6 +100,9 @@ impl DeflateOptions {
 
     fn accept_one(&self, params: &[Param<'_>]) -> Option<Agreed> {
         let offer = Params::read(params)?;
+        if offer.server_bits.is_some_and(|bits| bits < LEAST_BITS) {
+            return None;
+        }
         let theirs = match offer.client_bits {
             Some(limit) => limit.unwrap_or(15).min(self.window_bits),
             // A client that does not say so does not know how to limit its window.
@@ -114,6 +117,7 @@ impl DeflateOptions {
                 takeover: self.context_takeover && !offer.client_no_takeover,
                 bits: theirs,
             },
+            limits_server: offer.server_bits.is_some(),
             level: self.level,
             threshold: self.threshold,
         })
@@ -154,11 +158,16 @@ impl DeflateOptions {
                 takeover: !answer.server_no_takeover,
                 bits: server_bits,
             },
+            limits_server: false,
             level: self.level,
             threshold: self.threshold,
         })
     }
 }
+
+/// The smallest window, as a power of two, that zlib can compress with. What the peer has compressed with a smaller one, any
+/// window takes.
+pub(super) const LEAST_BITS: u8 = 9;
 
 /// The extension's name.
 pub(in crate::ws) const NAME: &str = "permessage-deflate";
@@ -173,6 +182,8 @@ pub(in crate::ws) struct Agreed {
     pub(in crate::ws) ours: Direction,
     /// What the peer sends.
     pub(in crate::ws) theirs: Direction,
+    /// Whether the client has limited the server's window, which has to be confirmed.
+    limits_server: bool,
     pub(in crate::ws) level: u8,
     pub(in crate::ws) threshold: usize,
 }
@@ -196,7 +207,8 @@ impl Agreed {
         if !self.theirs.takeover {
             answer.push_str("; client_no_context_takeover");
         }
-        if self.ours.bits < 15 {
+        // Also when the client asks for no less than the usual (section 7.1.2.1).
+        if self.ours.bits < 15 || self.limits_server {
             let _ = write!(answer, "; server_max_window_bits={}", self.ours.bits);
         }
         if self.theirs.bits < 15 {
@@ -241,8 +253,7 @@ impl Params {
                 _ => return None,
             }
         }
-        // zlib cannot compress with a window of 256 bytes; what the peer compresses so, any window takes.
-        (read.server_bits != Some(8)).then_some(read)
+        Some(read)
     }
 }
 
@@ -289,6 +300,11 @@ mod tests {
                 takeover,
                 "permessage-deflate; server_max_window_bits=10",
                 "permessage-deflate; server_max_window_bits=10",
+            ),
+            (
+                takeover,
+                "permessage-deflate; server_max_window_bits=15",
+                "permessage-deflate; server_max_window_bits=15",
             ),
             (
                 takeover,
@@ -361,6 +377,10 @@ mod tests {
                 true,
             ),
             (takeover, "client_max_window_bits=9", true),
+            (takeover, "client_max_window_bits=8", true),
+            (takeover, "server_max_window_bits=8", true),
+            (takeover, "server_max_window_bits=15", true),
+            (takeover, "server_max_window_bits=7", false),
             (takeover, "client_max_window_bits", false),
             (takeover, "unheard_of", false),
             (DeflateOptions::default(), "", false),

@@ -365,16 +365,30 @@ impl Protocol {
 
     #[inline(never)]
     fn answer(&mut self, dst: &mut Outbox<'_>) {
-        let closes = self.received_close.is_some();
-        if !self.sent_close && (self.may_pong(dst.len()) || closes) {
-            dst.put(&self.pongs);
-            self.pongs = Vec::new();
-            self.has_to_speak = false;
-        }
+        self.put_pongs(dst);
         if let Some(code) = self.received_close
             && !self.sent_close
         {
             self.put_close(Close { code, reason: "" }, dst);
+        }
+    }
+
+    /// Sends the answers to pings that have come so far. They go before any other frame: a peer that hears the answer to
+    /// what it sent behind its ping knows that the ping was received (section 5.5.2).
+    #[inline]
+    fn pongs_first(&mut self, dst: &mut Outbox<'_>) {
+        if self.has_to_speak {
+            self.put_pongs(dst);
+        }
+    }
+
+    #[inline(never)]
+    fn put_pongs(&mut self, dst: &mut Outbox<'_>) {
+        let closes = self.received_close.is_some();
+        if !self.sent_close && (self.may_pong(dst.len()) || closes) {
+            dst.put(&self.pongs);
+            self.pongs = Vec::new();
+            self.has_to_speak = closes;
         }
     }
 
@@ -400,6 +414,7 @@ impl Protocol {
         if self.sent_close {
             return;
         }
+        self.pongs_first(dst);
         let reason = match parting {
             Parting::Malformed(error) => error.to_string(),
             _ => String::new(),
@@ -428,6 +443,8 @@ impl Protocol {
         let len = close.write(&mut payload);
         frame::put(self.role, Kind::whole(Opcode::Close), &payload[..len], dst);
         self.sent_close = true;
+        self.has_to_speak = false;
+        self.pongs = Vec::new();
         self.restage();
     }
 
@@ -440,6 +457,7 @@ impl Protocol {
         dst: &mut Outbox<'_>,
     ) -> Result<(), FrameError> {
         self.may_begin()?;
+        self.pongs_first(dst);
         if self.deflate.is_some() {
             self.send_compressed(opcode, payload, dst);
         } else {
@@ -480,6 +498,7 @@ impl Protocol {
         dst: &mut Outbox<'_>,
     ) -> Result<(), FrameError> {
         self.may_begin()?;
+        self.pongs_first(dst);
         dst.put_shared(prepared.as_bytes().clone());
         Ok(())
     }
@@ -501,6 +520,7 @@ impl Protocol {
             fin: fragment.last,
             compressed: false,
         };
+        self.pongs_first(dst);
         frame::put(self.role, kind, fragment.part.as_bytes(), dst);
         self.sending = (!fragment.last).then_some(of);
         Ok(())
@@ -513,6 +533,7 @@ impl Protocol {
     ) -> Result<(), FrameError> {
         self.may_send()?;
         fits(ping.0.len(), MAX_CONTROL)?;
+        self.pongs_first(dst);
         frame::put(self.role, Kind::whole(Opcode::Ping), ping.0, dst);
         Ok(())
     }
@@ -524,6 +545,7 @@ impl Protocol {
     ) -> Result<(), FrameError> {
         self.may_send()?;
         fits(close.reason.len(), MAX_REASON)?;
+        self.pongs_first(dst);
         self.put_close(close, dst);
         Ok(())
     }

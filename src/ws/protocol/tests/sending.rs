@@ -168,6 +168,56 @@ fn a_fragmented_message_is_not_mixed_with_another() {
     assert_eq!(sent(&mut codec, "c"), b"\x81\x01c");
 }
 
+/// What a codec sends first after a ping has come, as frames of one byte of payload.
+fn behind_a_ping<C: Side + Encode<T>, T>(mut codec: C, ping: &[u8], item: T) -> Vec<u8> {
+    feed_all(&mut codec, ping);
+    let bytes = sent(&mut codec, item);
+    assert_eq!(speak_to_vec(&mut codec), b"", "it is said once");
+    bytes
+}
+
+#[test]
+fn answers_to_pings_go_before_any_other_frame() {
+    let ping = raw(0x89, b"?");
+    let ping = &ping[..];
+    let fragment = || Fragment {
+        part: "a".into(),
+        last: false,
+    };
+    let prepared = Prepared::new("a");
+    for (bytes, frame) in [
+        (
+            behind_a_ping(server(), ping, Message::from("a")),
+            &b"\x81\x01a"[..],
+        ),
+        (behind_a_ping(server(), ping, fragment()), b"\x01\x01a"),
+        (behind_a_ping(server(), ping, &prepared), b"\x81\x01a"),
+        (behind_a_ping(server(), ping, Ping(b"a")), b"\x89\x01a"),
+        (
+            behind_a_ping(server(), ping, Close::new(CloseCode::NORMAL, "")),
+            b"\x88\x02\x03\xE8",
+        ),
+    ] {
+        assert_eq!(bytes, [&b"\x8A\x01?"[..], frame].concat());
+    }
+    let mut codec = server();
+    feed_all(&mut codec, ping);
+    assert_eq!(
+        last_words_to_vec(&mut codec, Parting::Shutdown),
+        b"\x8A\x01?\x88\x02\x03\xE9"
+    );
+    // The client's side, whose frames are masked.
+    let bytes = behind_a_ping(client(), b"\x89\x01?", Message::from("a"));
+    let seen = feed_all(&mut server(), &bytes);
+    assert_eq!(seen, [Seen::Pong(b"?".to_vec()), Seen::text("a")]);
+    // Between the fragments of a message that comes, and of one that goes.
+    let mut codec = server();
+    sent(&mut codec, fragment());
+    let pieces = [raw(0x01, b"a"), ping.to_vec(), raw(0x80, b"b")].concat();
+    assert_eq!(feed_all(&mut codec, &pieces), [Seen::text("ab")]);
+    assert_eq!(sent(&mut codec, fragment()), b"\x8A\x01?\x00\x01a");
+}
+
 #[test]
 fn control_frames_that_are_too_long_are_refused() {
     assert!(encode_to_vec(&mut server(), Ping(&[0; 126])).is_err());
