@@ -43,6 +43,7 @@
 //!   `epicycle::tls`, `epicycle::handler`, `epicycle::pool` and `epicycle::signals`.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `ws`, with the feature of that name: WebSocket, for servers and clients.
+//! - `rpc`, with the feature of that name: RPC as Teleport v4 speaks it; for now its wire formats.
 //! - `testing`, with the feature of that name: a simulated network and virtual time, for tests of handlers and codecs.
 //! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
@@ -67,6 +68,8 @@ mod panic;
 pub mod pool;
 mod reactor;
 mod resolve;
+#[cfg(feature = "rpc")]
+pub mod rpc;
 mod server;
 mod stream;
 mod sys;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom to the top: each may use those before it, and its own.
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 19] = [
+const LAYERS: [&[&str]; 21] = [
     &["clock", "charset", "testing::link", "testing::tally"],
     &["testing::network"],
     &[
@@ -23,6 +23,7 @@ const LAYERS: [&[&str]; 19] = [
     &["stream", "listen", "connect", "handover", "resolve"],
     &["buf"],
     &["codec"],
+    &["rpc::wire"],
     &[
         "reactor::timer",
         "reactor::mailbox",
@@ -38,6 +39,7 @@ const LAYERS: [&[&str]; 19] = [
     &["acceptor"],
     &["server"],
     &["client"],
+    &["rpc"],
     &["testing"],
     &["http"],
     &["ws"],

@@ -1,6 +1,7 @@
 //! What the fuzz targets share: a codec is fed its input in pieces, and how it is cut must not matter.
 
 mod feed;
+pub mod rpc;
 pub mod websocket;
 
 pub use feed::{Outcome, Plain, Subject, check, check_round_trip};

@@ -1,0 +1,127 @@
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{BodyError, Format, form, json, plain, protobuf};
+
+/// What can be sent as a body: everything that serde serializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
+pub trait EncodeBody {
+    /// Appends the encoded value.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError`] when the format has no such value.
+    fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError>;
+}
+
+/// What a body can be read as: everything that serde deserializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
+pub trait DecodeBody: Sized {
+    /// Decodes the value.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError`] when the body is no such value.
+    fn decode_body(format: Format<'_>, body: &[u8]) -> Result<Self, BodyError>;
+}
+
+/// What a body can be both ways.
+pub trait Body: EncodeBody + DecodeBody {}
+
+impl<T: EncodeBody + DecodeBody> Body for T {}
+
+impl<T: Serialize + ?Sized> EncodeBody for T {
+    fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        match format {
+            Format::Json => json::encode(self, out),
+            Format::Protobuf => protobuf::encode_unit(self),
+            Format::Plain => plain::encode(self, out),
+            Format::Form => form::encode(self, out),
+            Format::Own(codec) => codec.encode(&self, out),
+            Format::None => Err(BodyError::UnsupportedCodec { id: 0 }),
+            Format::Unknown(id) => Err(BodyError::UnsupportedCodec { id }),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> DecodeBody for T {
+    fn decode_body(format: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
+        if body.is_empty() {
+            // Types without a `null` may have a value that is empty in this format.
+            let null = json::decode(b"null");
+            return match format {
+                Format::Plain | Format::Form | Format::Own(_) if null.is_err() => {
+                    decode(format, body)
+                }
+                _ => null,
+            };
+        }
+        decode(format, body)
+    }
+}
+
+fn decode<T: DeserializeOwned>(format: Format<'_>, body: &[u8]) -> Result<T, BodyError> {
+    match format {
+        Format::Json => json::decode(body),
+        Format::Protobuf => protobuf::decode_unit(),
+        Format::Plain => plain::decode(body),
+        Format::Form => form::decode(body),
+        Format::Own(codec) => {
+            let mut value = None;
+            codec.decode(body, &mut |deserializer| {
+                value = Some(erased_serde::deserialize(deserializer)?);
+                Ok(())
+            })?;
+            value.ok_or_else(|| BodyError::decode(codec.name(), "the codec found no value"))
+        }
+        Format::None => Err(BodyError::UnsupportedCodec { id: 0 }),
+        Format::Unknown(id) => Err(BodyError::UnsupportedCodec { id }),
+    }
+}
+
+/// The bytes of a body as they are, whatever the codec says: for what is passed on unread, or was encoded before.
+///
+/// ```
+/// use epicycle::rpc::wire::{Codec, Codecs, Raw};
+///
+/// let codecs = Codecs::standard();
+/// let Raw(body) = codecs.unmarshal(Codec(b'z'), b"whatever")?;
+/// assert_eq!(body, "whatever");
+/// # Ok::<(), epicycle::rpc::wire::BodyError>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Raw(pub Bytes);
+
+impl EncodeBody for Raw {
+    fn encode_body(&self, _: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        out.extend_from_slice(&self.0);
+        Ok(())
+    }
+}
+
+impl DecodeBody for Raw {
+    fn decode_body(_: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
+        Ok(Self(Bytes::copy_from_slice(body)))
+    }
+}
+
+/// A type that both serde and prost know: protobuf goes by prost, every other codec by serde.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Dual<T>(pub T);
+
+impl<T: Serialize + prost::Message> EncodeBody for Dual<T> {
+    fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        match format {
+            Format::Protobuf => protobuf::encode(&self.0, out),
+            format => self.0.encode_body(format, out),
+        }
+    }
+}
+
+impl<T: DeserializeOwned + prost::Message + Default> DecodeBody for Dual<T> {
+    fn decode_body(format: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
+        match format {
+            Format::Protobuf => protobuf::decode(body).map(Self),
+            format => T::decode_body(format, body).map(Self),
+        }
+    }
+}

@@ -1,0 +1,331 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+
+use super::{Dialect, Framing, Limits, Protocol, check_filters, encode_wrapped, sendable};
+use crate::codec::Decoded;
+use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
+
+/// Messages as JSON.
+///
+/// ```text
+/// u32 size | u8 n | n filter ids | {"seq":"..","mtype":1,"uri":"..","meta":"..","body_codec":106,"body":".."}
+/// ```
+///
+/// The size does not count its own 4 bytes; the filters wrap the JSON. In a WebSocket, the JSON is the message, with
+/// `,"xfer_pipe":[103]` last, and the filters wrap the body alone.
+///
+/// # Bodies that are not text, and JSON that is none
+///
+/// Strings are bytes: what is not UTF-8 goes over the wire as it is. Teleport escapes only `"` in a body, so what it
+/// writes is no JSON when there is a backslash in the body. Such a message is read as it was meant. It cannot be told
+/// from JSON where what follows each backslash happens to make it an escape.
+#[derive(Clone, Debug)]
+pub struct JsonProtocol {
+    dialect: Dialect,
+    detects: bool,
+    websocket: bool,
+}
+
+pub(super) const FRAMING: Framing = Framing {
+    head: b"",
+    size_counts_itself: false,
+};
+
+impl JsonProtocol {
+    /// For a peer whose dialect is known. Messages of either are read.
+    pub fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            detects: false,
+            websocket: false,
+        }
+    }
+
+    /// For a listener: the dialect is that of the first message that comes, so one port serves both. Until then it is
+    /// v4.1.
+    pub fn detect() -> Self {
+        Self {
+            detects: true,
+            ..Self::new(Dialect::default())
+        }
+    }
+
+    /// The same inside a WebSocket, where each message is one of the WebSocket's.
+    pub fn in_websocket(self) -> Self {
+        Self {
+            websocket: true,
+            ..self
+        }
+    }
+
+    fn encode_json(&self, message: &Message<'_>, body: &[u8], capacity: usize) -> Vec<u8> {
+        let mut json = Vec::with_capacity(capacity);
+        let kind_key: &[u8] = match self.dialect {
+            Dialect::V4_0 => br#"","ptype":"#,
+            Dialect::V4_1 => br#"","mtype":"#,
+        };
+        json.extend_from_slice(br#"{"seq":""#);
+        escape(&message.seq, &mut json);
+        json.extend_from_slice(kind_key);
+        json.push(b'0' + message.kind as u8);
+        json.extend_from_slice(br#","uri":""#);
+        escape(&message.uri, &mut json);
+        json.extend_from_slice(br#"","meta":""#);
+        escape(message.meta.encoded(), &mut json);
+        json.extend_from_slice(br#"","body_codec":"#);
+        json.extend_from_slice(message.codec.0.to_string().as_bytes());
+        json.extend_from_slice(br#","body":""#);
+        escape(body, &mut json);
+        if self.websocket {
+            let ids: Vec<_> = message.filters.ids().iter().map(u8::to_string).collect();
+            json.extend_from_slice(br#"","xfer_pipe":["#);
+            json.extend_from_slice(ids.join(",").as_bytes());
+            json.extend_from_slice(b"]}");
+        } else {
+            json.extend_from_slice(br#""}"#);
+        }
+        json
+    }
+
+    /// A message of its JSON, with the filters that a WebSocket's has.
+    fn read<'a>(
+        &mut self,
+        json: Cow<'a, [u8]>,
+        limits: &Limits,
+        filters: &Filters,
+    ) -> Result<Message<'a>, WireError> {
+        let parsed = match &json {
+            Cow::Borrowed(json) => Envelope::read(json, self.websocket)?,
+            Cow::Owned(json) => Envelope::read(json, self.websocket)?.into_owned(),
+        };
+        let (number, dialect) = match (parsed.mtype, parsed.ptype) {
+            (Some(number), _) => (number, Dialect::V4_1),
+            (None, Some(number)) => (number, Dialect::V4_0),
+            (None, None) => return Err(malformed("it has neither mtype nor ptype")),
+        };
+        let kind = u8::try_from(number).ok().and_then(Kind::from_number);
+        let kind = kind.ok_or(WireError::UnknownKind { kind: number })?;
+        if self.detects {
+            (self.dialect, self.detects) = (dialect, false);
+        }
+        let mut message = Message::new(kind);
+        message.seq = parsed.seq.0;
+        message.uri = parsed.uri.0;
+        message.meta = Meta::from_cow(parsed.meta.0);
+        message.codec = Codec(parsed.body_codec);
+        message.body = parsed.body.0;
+        if self.websocket {
+            check_filters(parsed.xfer_pipe.len(), limits)?;
+            message.filters = FilterPipe::from_owned(parsed.xfer_pipe);
+            let body = std::mem::take(&mut message.body);
+            message.body = message.filters.unpack(body, filters, limits.message)?;
+        }
+        Ok(message)
+    }
+}
+
+impl Protocol for JsonProtocol {
+    fn id(&self) -> u8 {
+        b'j'
+    }
+
+    fn name(&self) -> &'static str {
+        "json"
+    }
+
+    fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    fn decode<'a>(
+        &mut self,
+        src: &'a [u8],
+        limits: &Limits,
+        filters: &Filters,
+    ) -> Result<Decoded<Message<'a>>, WireError> {
+        let (mut message, size);
+        if self.websocket {
+            size = src.len();
+            super::check_whole(size, limits)?;
+            message = self.read(src.into(), limits, filters)?;
+        } else {
+            let framed = match FRAMING.decode(src, limits)? {
+                Ok(framed) => framed,
+                Err(at_least) => return Ok(Decoded::NeedMore { at_least }),
+            };
+            let pipe = FilterPipe::from_ids(framed.filters);
+            let json = pipe.unpack(framed.content.into(), filters, limits.message)?;
+            size = framed.size;
+            message = self.read(json, limits, filters)?;
+            message.filters = pipe;
+        }
+        message.size = size;
+        Ok(Decoded::Frame {
+            frame: message,
+            consumed: size,
+        })
+    }
+
+    fn encode(
+        &mut self,
+        message: &Message<'_>,
+        filters: &Filters,
+        out: &mut dyn Sink,
+    ) -> Result<(), WireError> {
+        let parts = [&message.seq, &message.uri, &message.body];
+        let lengths: usize = parts.iter().map(|part| part.len()).sum();
+        // The names, and room for the quotes of a body that is JSON too.
+        let capacity = 96 + lengths + lengths / 8 + message.meta.encoded().len();
+        if self.websocket {
+            sendable(&message.filters)?;
+            let body = message
+                .filters
+                .pack(Cow::Borrowed(&message.body), filters)?;
+            out.put(&self.encode_json(message, &body, capacity));
+            return Ok(());
+        }
+        let json = self.encode_json(message, &message.body, capacity);
+        encode_wrapped(&FRAMING, message, json, filters, out)
+    }
+}
+
+fn malformed(what: impl Into<String>) -> WireError {
+    WireError::Malformed {
+        protocol: "JSON",
+        what: what.into(),
+    }
+}
+
+/// Appends what stands for `bytes` between the quotes of a JSON string. Bytes that are not ASCII stay as they are.
+fn escape(bytes: &[u8], json: &mut Vec<u8>) {
+    let mut rest = bytes;
+    while let Some(at) = rest
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | 0..b' '))
+    {
+        json.extend_from_slice(&rest[..at]);
+        match rest[at] {
+            byte @ (b'"' | b'\\') => json.extend_from_slice(&[b'\\', byte]),
+            b'\n' => json.extend_from_slice(b"\\n"),
+            b'\r' => json.extend_from_slice(b"\\r"),
+            b'\t' => json.extend_from_slice(b"\\t"),
+            byte => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+        }
+        rest = &rest[at + 1..];
+    }
+    json.extend_from_slice(rest);
+}
+
+/// What the JSON of a message says. Other keys are ignored, and what is left out is empty.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    seq: Text<'a>,
+    mtype: Option<i64>,
+    ptype: Option<i64>,
+    #[serde(borrow)]
+    uri: Text<'a>,
+    #[serde(borrow)]
+    meta: Text<'a>,
+    body_codec: u8,
+    #[serde(borrow)]
+    body: Text<'a>,
+    xfer_pipe: Vec<u8>,
+}
+
+/// A JSON string that need not be UTF-8.
+#[derive(Default)]
+struct Text<'a>(Cow<'a, [u8]>);
+
+impl<'a> Envelope<'a> {
+    fn read(json: &'a [u8], websocket: bool) -> Result<Self, WireError> {
+        serde_json::from_slice(json).or_else(|error| {
+            Self::read_unescaped(json, websocket).ok_or_else(|| malformed(error.to_string()))
+        })
+    }
+
+    /// What Teleport wrote of a body that it did not escape, but for its quotes.
+    ///
+    /// Everything in front of the body is JSON, so the quotes of its key are the first of that form.
+    fn read_unescaped(json: &'a [u8], websocket: bool) -> Option<Self> {
+        const KEY: &[u8] = br#","body":""#;
+        const PIPE: &[u8] = br#"","xfer_pipe":"#;
+        let key = memchr::memmem::find(json, KEY)?;
+        let (head, rest) = (&json[..key], &json[key + KEY.len()..]);
+        let (body, pipe) = if websocket {
+            let end = memchr::memmem::rfind(rest, PIPE)?;
+            let pipe = rest[end + PIPE.len()..].strip_suffix(b"}")?;
+            (&rest[..end], serde_json::from_slice(pipe).ok()?)
+        } else {
+            (rest.strip_suffix(br#""}"#)?, Vec::new())
+        };
+        // Only what is copied can have its brace closed.
+        let head = [head, b"}"].concat();
+        let mut envelope = serde_json::from_slice::<Envelope<'_>>(&head)
+            .ok()?
+            .into_owned();
+        envelope.body = Text(unescape_quotes(body));
+        envelope.xfer_pipe = pipe;
+        Some(envelope)
+    }
+
+    /// The same, without a borrow.
+    fn into_owned<'b>(self) -> Envelope<'b> {
+        let owned = |text: Text<'_>| Text(Cow::Owned(text.0.into_owned()));
+        Envelope {
+            seq: owned(self.seq),
+            mtype: self.mtype,
+            ptype: self.ptype,
+            uri: owned(self.uri),
+            meta: owned(self.meta),
+            body_codec: self.body_codec,
+            body: owned(self.body),
+            xfer_pipe: self.xfer_pipe,
+        }
+    }
+}
+
+/// Undoes `\"`, and nothing else.
+fn unescape_quotes(body: &[u8]) -> Cow<'_, [u8]> {
+    let mut quotes = memchr::memmem::find_iter(body, br#"\""#).peekable();
+    if quotes.peek().is_none() {
+        return Cow::Borrowed(body);
+    }
+    let mut unescaped = Vec::with_capacity(body.len());
+    let mut copied = 0;
+    for quote in quotes {
+        unescaped.extend_from_slice(&body[copied..quote]);
+        copied = quote + 1;
+    }
+    unescaped.extend_from_slice(&body[copied..]);
+    Cow::Owned(unescaped)
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Strings that are asked for as bytes are not checked to be UTF-8.
+        deserializer.deserialize_bytes(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Borrowed(bytes)))
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Owned(bytes.to_vec())))
+    }
+}

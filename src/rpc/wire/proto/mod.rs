@@ -1,0 +1,330 @@
+//! Protocols frame messages: bytes of a stream, or of a WebSocket message, become a [`Message`] and the other way round.
+
+mod json;
+mod pb;
+mod raw;
+
+use std::borrow::Cow;
+
+use super::sink::Gather;
+use super::{FilterPipe, Filters, Message, Sink, WireError};
+use crate::codec::Decoded;
+
+pub use self::json::JsonProtocol;
+pub use self::pb::PbProtocol;
+pub use self::raw::RawProtocol;
+
+/// Which of two versions of Teleport the peer speaks.
+///
+/// | | v4.0.0 | v4.1 |
+/// |---|---|---|
+/// | length fields of the raw protocol | 4 bytes | 2 bytes |
+/// | the JSON key of a message's type | `ptype` | `mtype` |
+/// | a REPLY's URI | that of the CALL | empty |
+/// | texts of 400 and 405 | Bad Packet, Packet Type Not Allowed | Bad Message, Message Type Not Allowed |
+/// | reason of a bad URI | invalid URI for packet | invalid URI for message |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// That of v4.0.0.
+    V4_0,
+    /// That of v4.1.
+    #[default]
+    V4_1,
+}
+
+impl Dialect {
+    /// Whether a REPLY has the URI of its CALL. A call whose URI cannot be read gets an empty one in both dialects.
+    pub fn echoes_uri(self) -> bool {
+        self == Dialect::V4_0
+    }
+}
+
+/// What a peer may send. Each limit is checked before memory is taken for what is beyond it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The longest message, in bytes: all of it on the wire, and once more what each of its filters unpacks to.
+    /// Default: 16 MiB.
+    ///
+    /// A connection holds at most that much of an unfinished message. While filters are undone, what goes into one and
+    /// what comes out of it exist at once, so that a message takes up to three times the limit for that long.
+    pub message: usize,
+    /// The most filters a message may have, up to 255. Default: 8.
+    ///
+    /// Each costs a pass over the message.
+    pub filters: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 16 << 20,
+            filters: 8,
+        }
+    }
+}
+
+/// Frames messages. One value serves one connection, both ways; it knows no socket.
+///
+/// The built-in ones are [`RawProtocol`], [`JsonProtocol`] and [`PbProtocol`]. One of one's own decodes from bytes that
+/// have arrived, as often as it is asked, and says when it needs more:
+///
+/// ```
+/// use epicycle::codec::Decoded;
+/// use epicycle::rpc::wire::{Filters, Kind, Limits, Message, Protocol, Sink, WireError};
+///
+/// /// A PUSH in each line: the URI, a space, the body.
+/// struct PushLines;
+///
+/// impl Protocol for PushLines {
+///     fn id(&self) -> u8 { b'l' }
+///     fn name(&self) -> &'static str { "push lines" }
+///
+///     fn decode<'a>(
+///         &mut self, src: &'a [u8], limits: &Limits, _: &Filters,
+///     ) -> Result<Decoded<Message<'a>>, WireError> {
+///         let Some(end) = src.iter().position(|byte| *byte == b'\n') else {
+///             if src.len() > limits.message {
+///                 return Err(WireError::TooLong { size: src.len() as u64, max: limits.message });
+///             }
+///             return Ok(Decoded::NeedMore { at_least: src.len() + 1 });
+///         };
+///         let mut parts = src[..end].splitn(2, |byte| *byte == b' ');
+///         let mut push = Message::push(parts.next().unwrap_or_default());
+///         push.body = parts.next().unwrap_or_default().into();
+///         push.size = end + 1;
+///         Ok(Decoded::Frame { frame: push, consumed: end + 1 })
+///     }
+///
+///     fn encode(&mut self, push: &Message<'_>, _: &Filters, out: &mut dyn Sink) -> Result<(), WireError> {
+///         if push.kind != Kind::Push {
+///             return Err(WireError::UnknownKind { kind: push.kind as i64 });
+///         }
+///         for part in [&push.uri[..], b" ", &push.body, b"\n"] {
+///             out.put(part);
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let (limits, filters) = (Limits::default(), Filters::standard());
+/// let decoded = PushLines.decode(b"/note hi\n/no", &limits, &filters)?;
+/// assert!(matches!(decoded, Decoded::Frame { frame, consumed: 9 } if *frame.body == *b"hi"));
+/// # Ok::<(), WireError>(())
+/// ```
+pub trait Protocol: Send {
+    /// A byte that tells it from others, for logs.
+    fn id(&self) -> u8;
+
+    /// Its name, for logs.
+    fn name(&self) -> &'static str;
+
+    /// Looks for the first message in `src`, which begins with the first byte that has not been consumed.
+    ///
+    /// Inside a WebSocket, `src` is one whole message. [`Decoded::NeedMore`] asks for more bytes than there are;
+    /// what it asks for is checked against the limits first.
+    ///
+    /// # Errors
+    ///
+    /// A [`WireError`] when the input can never become a message. The connection is closed then.
+    fn decode<'a>(
+        &mut self,
+        src: &'a [u8],
+        limits: &Limits,
+        filters: &Filters,
+    ) -> Result<Decoded<Message<'a>>, WireError>;
+
+    /// Appends an encoded message to `out`.
+    ///
+    /// # Errors
+    ///
+    /// A [`WireError`] when the message cannot be sent. Nothing has been appended then.
+    fn encode(
+        &mut self,
+        message: &Message<'_>,
+        filters: &Filters,
+        out: &mut dyn Sink,
+    ) -> Result<(), WireError>;
+
+    /// Which dialect the connection speaks, as far as is known. Default: v4.1.
+    fn dialect(&self) -> Dialect {
+        Dialect::default()
+    }
+
+    /// The longest seq, URI or metadata that it can send, in bytes. Default: no bound.
+    fn max_field(&self) -> usize {
+        usize::MAX
+    }
+}
+
+/// What stands in front of a message's content on a stream: `u32 size | head | u8 n | n filter ids`.
+struct Framing {
+    /// What stands between the size and the number of filters.
+    head: &'static [u8],
+    /// Whether the size counts its own 4 bytes.
+    size_counts_itself: bool,
+}
+
+/// A message's content, as far as the framing knows it.
+struct Framed<'a> {
+    filters: &'a [u8],
+    content: &'a [u8],
+    size: usize,
+}
+
+const SIZE: usize = 4;
+
+impl Framing {
+    /// Finds the first message in `src`. All that is announced is checked as soon as it is there.
+    fn decode<'a>(
+        &self,
+        src: &'a [u8],
+        limits: &Limits,
+    ) -> Result<Result<Framed<'a>, usize>, WireError> {
+        let Some((size, rest)) = src.split_first_chunk::<SIZE>() else {
+            return Ok(Err(SIZE));
+        };
+        let announced = u64::from(u32::from_be_bytes(*size));
+        let size = if self.size_counts_itself {
+            announced
+        } else {
+            announced + SIZE as u64
+        };
+        let min = SIZE + self.head.len() + 1;
+        if size < min as u64 {
+            return Err(WireError::TooShort {
+                size: announced,
+                min: if self.size_counts_itself {
+                    min
+                } else {
+                    min - SIZE
+                },
+            });
+        }
+        if size > limits.message as u64 {
+            return Err(WireError::TooLong {
+                size,
+                max: limits.message,
+            });
+        }
+        let size = size as usize;
+        for (found, expected) in rest.iter().zip(self.head) {
+            if found != expected {
+                return Err(WireError::Version {
+                    found: *found,
+                    expected: *expected,
+                });
+            }
+        }
+        if let Some(&count) = rest.get(self.head.len()) {
+            let count = usize::from(count);
+            check_filters(count, limits)?;
+            if count > size - min {
+                return Err(WireError::Truncated {
+                    field: "filters",
+                    len: count as u64,
+                    left: size - min,
+                });
+            }
+            if let Some(whole) = src.get(..size) {
+                let (filters, content) = whole[min..].split_at(count);
+                return Ok(Ok(Framed {
+                    filters,
+                    content,
+                    size,
+                }));
+            }
+        }
+        Ok(Err(size))
+    }
+
+    /// Writes what stands in front of a content of that length.
+    fn encode(
+        &self,
+        filters: &FilterPipe<'_>,
+        content: usize,
+        out: &mut Gather<'_>,
+    ) -> Result<(), WireError> {
+        let count = sendable(filters)?;
+        let rest = self.head.len() + 1 + filters.len() + content;
+        let size = if self.size_counts_itself {
+            SIZE + rest
+        } else {
+            rest
+        };
+        let size = u32::try_from(size).map_err(|_| WireError::TooLong {
+            size: size as u64,
+            max: u32::MAX as usize,
+        })?;
+        out.put(&size.to_be_bytes());
+        out.put(self.head);
+        out.put(&[count]);
+        out.put(filters.ids());
+        Ok(())
+    }
+}
+
+/// Refuses a message of a WebSocket that is longer than allowed.
+fn check_whole(size: usize, limits: &Limits) -> Result<(), WireError> {
+    if size > limits.message {
+        return Err(WireError::TooLong {
+            size: size as u64,
+            max: limits.message,
+        });
+    }
+    Ok(())
+}
+
+/// Refuses more filters than are allowed.
+fn check_filters(count: usize, limits: &Limits) -> Result<(), WireError> {
+    if count > limits.filters {
+        return Err(WireError::TooManyFilters {
+            count,
+            max: limits.filters,
+        });
+    }
+    Ok(())
+}
+
+/// How many filters a message has, as one byte says it.
+fn sendable(filters: &FilterPipe<'_>) -> Result<u8, WireError> {
+    u8::try_from(filters.len()).map_err(|_| WireError::TooManyFilters {
+        count: filters.len(),
+        max: u8::MAX.into(),
+    })
+}
+
+/// Writes a message whose content is made in one piece: the filters wrap it.
+fn encode_wrapped(
+    framing: &Framing,
+    message: &Message<'_>,
+    content: Vec<u8>,
+    filters: &Filters,
+    out: &mut dyn Sink,
+) -> Result<(), WireError> {
+    let content = message.filters.pack(content.into(), filters)?;
+    let mut out = Gather::new(out);
+    framing.encode(&message.filters, content.len(), &mut out)?;
+    out.put(&content);
+    out.flush();
+    Ok(())
+}
+
+/// A part of a content that is borrowed or owned, as the content is.
+fn part<'a>(content: &Cow<'a, [u8]>, range: std::ops::Range<usize>) -> Cow<'a, [u8]> {
+    match content {
+        Cow::Borrowed(content) => Cow::Borrowed(&content[range]),
+        Cow::Owned(content) => Cow::Owned(content[range].to_vec()),
+    }
+}
+
+/// What stands behind a position of a content. Nothing is copied to another place of memory.
+fn tail(content: Cow<'_, [u8]>, from: usize) -> Cow<'_, [u8]> {
+    match content {
+        Cow::Borrowed(content) => Cow::Borrowed(&content[from..]),
+        Cow::Owned(mut content) => {
+            content.drain(..from);
+            Cow::Owned(content)
+        }
+    }
+}

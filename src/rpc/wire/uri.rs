@@ -1,0 +1,192 @@
+use std::borrow::Cow;
+use std::fmt;
+
+use percent_encoding::percent_decode;
+
+use super::codec::form;
+use super::meta::{Meta, utf8};
+use super::{BodyError, Dialect};
+
+/// A message's URI, taken apart: `/path?query`.
+///
+/// A message is routed by the percent-decoded path; case and trailing slashes count. Of an absolute URI
+/// (`tp://host/path`) the path counts as well, and a fragment is ignored.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::rpc::wire::Uri;
+///
+/// let uri = Uri::parse("/math/%61dd?author=a+b")?;
+/// assert_eq!(uri.path(), "/math/add");
+/// assert_eq!(uri.args().get_str("author").as_deref(), Some("a b"));
+/// assert!(Uri::parse("?author=x").is_err());
+/// # Ok::<(), epicycle::rpc::wire::UriError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uri<'a> {
+    path: Cow<'a, str>,
+    query: &'a [u8],
+}
+
+/// The URI has no path, or cannot be read: the status is 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UriError;
+
+impl<'a> Uri<'a> {
+    /// Takes a URI apart.
+    ///
+    /// # Errors
+    ///
+    /// [`UriError`] when there is no path, a `%` in it is not followed by two hexadecimal digits, it is not UTF-8 once
+    /// decoded, or there are control characters.
+    pub fn parse(uri: &'a (impl AsRef<[u8]> + ?Sized)) -> Result<Self, UriError> {
+        let uri = uri.as_ref();
+        if uri.iter().any(u8::is_ascii_control) {
+            return Err(UriError);
+        }
+        let uri = before(uri, b'#');
+        let front = before(uri, b'?');
+        let query = uri.get(front.len() + 1..).unwrap_or_default();
+        let path = path_of(front).ok_or(UriError)?;
+        if path.is_empty() || !is_well_escaped(path) {
+            return Err(UriError);
+        }
+        let path = utf8(percent_decode(path).into()).ok_or(UriError)?;
+        Ok(Self { path, query })
+    }
+
+    /// The path, decoded. Never empty.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The query, as it is.
+    pub fn query(&self) -> &'a [u8] {
+        self.query
+    }
+
+    /// The query's pairs, which are written as [`Meta`] is.
+    pub fn args(&self) -> Meta<'a> {
+        Meta::from_encoded(self.query)
+    }
+
+    /// The query as a value.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyError`] when the query is no such value.
+    pub fn args_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, BodyError> {
+        form::decode(self.query)
+    }
+}
+
+/// What stands before the first `end`, or everything.
+fn before(uri: &[u8], end: u8) -> &[u8] {
+    let len = uri.iter().position(|byte| *byte == end);
+    &uri[..len.unwrap_or(uri.len())]
+}
+
+/// The path behind a scheme and an authority, if there are any.
+fn path_of(front: &[u8]) -> Option<&[u8]> {
+    let rest = match front.iter().position(|byte| matches!(byte, b':' | b'/')) {
+        Some(colon) if front[colon] == b':' => {
+            let scheme = &front[..colon];
+            let (first, others) = scheme.split_first()?;
+            let in_scheme =
+                |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+            if !first.is_ascii_alphabetic() || !others.iter().all(in_scheme) {
+                return None;
+            }
+            let rest = &front[colon + 1..];
+            // What has a scheme and no slash behind it, `mailto:x`, has no path.
+            rest.starts_with(b"/").then_some(rest)?
+        }
+        _ => front,
+    };
+    match rest.strip_prefix(b"//") {
+        Some(rest) => {
+            let authority = before(rest, b'/').len();
+            Some(&rest[authority..])
+        }
+        None => Some(rest),
+    }
+}
+
+/// Whether two hexadecimal digits follow each `%`.
+fn is_well_escaped(path: &[u8]) -> bool {
+    let mut pieces = path.split(|byte| *byte == b'%');
+    let _before_the_first = pieces.next();
+    pieces.all(|piece| {
+        piece
+            .get(..2)
+            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+impl UriError {
+    /// What the reply's status says of it.
+    pub fn text(self, dialect: Dialect) -> &'static str {
+        match dialect {
+            Dialect::V4_0 => "invalid URI for packet",
+            Dialect::V4_1 => "invalid URI for message",
+        }
+    }
+}
+
+impl fmt::Display for UriError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text(Dialect::default()))
+    }
+}
+
+impl std::error::Error for UriError {}
+
+/// The path of a route that has the name of a type or a Go function, as Teleport's documentation maps them.
+///
+/// Words become lower case and are joined by `_`; one `_` begins a new segment, two of them stand for one. The path
+/// begins with one slash.
+///
+/// ```
+/// use epicycle::rpc::wire::uri_path;
+///
+/// assert_eq!(uri_path("AaBb"), "/aa_bb");
+/// assert_eq!(uri_path("Aa_Bb"), "/aa/bb");
+/// assert_eq!(uri_path("Aa__Bb"), "/aa_bb");
+/// assert_eq!(uri_path("ABcXYz"), "/abc_xyz");
+/// ```
+pub fn uri_path(name: &str) -> String {
+    let mut path = String::with_capacity(name.len() + 8);
+    path.push('/');
+    // Whether the next capital begins a word: something other than capitals came before it in this segment.
+    let mut word_ends = false;
+    let mut chars = name.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '_' => {
+                let mut underscores = 1;
+                while chars.next_if_eq(&'_').is_some() {
+                    underscores += 1;
+                }
+                let joins = underscores > 1 || chars.peek().is_none();
+                path.push(if joins { '_' } else { '/' });
+                word_ends = false;
+            }
+            '/' => {
+                path.push('/');
+                word_ends = false;
+            }
+            _ => {
+                if char.is_uppercase() && word_ends {
+                    path.push('_');
+                }
+                word_ends = !char.is_uppercase();
+                path.extend(char.to_lowercase());
+            }
+        }
+        if path.ends_with("//") {
+            path.pop();
+        }
+    }
+    path
+}
