@@ -26,6 +26,7 @@ const LAYERS: [&[&str]; 21] = [
     &["rpc::wire"],
     &[
         "reactor::timer",
+        "reactor::turns",
         "reactor::mailbox",
         "reactor::slots",
         "reactor::admission",

@@ -7,8 +7,14 @@ use super::origin::Origin;
 use super::{Alarm, ConnState, Phase};
 
 impl ConnState {
-    /// Which limit has run out, or when to look again.
-    pub(crate) fn alarm(&self, now: u64, limits: &Limits) -> Alarm {
+    /// When something was last received or sent, or earlier: when that turn began.
+    pub(crate) fn active_at(&self) -> u64 {
+        self.active_at
+    }
+
+    /// Which limit has run out, or when to look again. The last activity may be `late` by so much.
+    pub(crate) fn alarm(&self, now: u64, late: u64, limits: &Limits) -> Alarm {
+        let active_at = self.active_at.saturating_add(late);
         let mut next = NEVER;
         let mut past = |since: u64, limit: u64| {
             let due = since.saturating_add(limit);
@@ -27,7 +33,7 @@ impl ConnState {
                     TimeoutKind::WriteStall
                 } else if past(self.close_by, 0) {
                     TimeoutKind::Close
-                } else if past(self.active_at, limits.idle) {
+                } else if past(active_at, limits.idle) {
                     TimeoutKind::Idle
                 } else {
                     return Alarm::At(next);
@@ -38,17 +44,17 @@ impl ConnState {
                 Origin::Connected { .. } => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
-            Phase::Draining if past(self.drain_by(limits), 0) => Alarm::DrainOver,
+            Phase::Draining if past(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,
             Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
             Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
             _ => Alarm::At(next),
         }
     }
 
-    /// Whether a limit has run out that traffic would have put off, and there may be some: a loop that is late has not
-    /// heard of everything that its kernel has.
-    pub(crate) fn may_have_traffic(&self, now: u64, limits: &Limits) -> bool {
-        match self.alarm(now, limits) {
+    /// Whether traffic would have put off what has run out, and there may be some: a loop that is late has not heard of
+    /// everything that its kernel has.
+    pub(crate) fn may_have_traffic(&self, alarm: Alarm) -> bool {
+        match alarm {
             Alarm::Timeout(TimeoutKind::Handshake | TimeoutKind::Read | TimeoutKind::Idle) => {
                 !self.has(DATAGRAM) && self.wants_frames()
             }
@@ -58,10 +64,9 @@ impl ConnState {
     }
 
     /// When the drain has taken too long.
-    fn drain_by(&self, limits: &Limits) -> u64 {
+    fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
         if self.has(UNHURRIED) {
-            self.close_by
-                .max(self.active_at.saturating_add(limits.drain))
+            self.close_by.max(active_at.saturating_add(limits.drain))
         } else {
             self.close_by
         }

@@ -58,7 +58,7 @@ impl Bench {
     }
 
     fn alarm(&self, now: u64) -> Alarm {
-        self.state.alarm(now, &self.limits)
+        self.state.alarm(now, 0, &self.limits)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::reactor::ports::Ports;
 use crate::reactor::slots::{ConnId, Slots, Tenant};
 use crate::reactor::timer::{TimerKey, Wheel};
+use crate::reactor::turns::Turns;
 use crate::stream::{Records, Stream};
 use crate::sys::socket::StreamSocket;
 
@@ -139,8 +140,10 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
-    /// The same in milliseconds since the start, for the timers and limits.
+    /// The same in whole milliseconds since the start, for the timers and limits.
     pub(crate) now: u64,
+    /// Turns that took long.
+    turns: Turns,
     /// When the time of day has to be read again.
     next_second: u64,
 }
@@ -182,6 +185,7 @@ impl<H: EventHandler> Context<H> {
             clock,
             turn_at: now,
             now: 0,
+            turns: Turns::new(),
             next_second: 0,
         }
     }
@@ -201,6 +205,27 @@ impl<H: EventHandler> Context<H> {
         let since = self.clock.time_of_day();
         self.arena.unix_time = Some(since.as_secs());
         self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
+    }
+
+    /// This moment, rounded up: what counts from it does not end early, however long ago the turn began.
+    pub(crate) fn moment(&self) -> u64 {
+        millis(self.clock.elapsed())
+    }
+
+    /// The same for a connection that opens: if it has no limits, the beginning of the turn is near enough.
+    #[inline]
+    pub(crate) fn opening_moment(&self) -> u64 {
+        if self.limits.watch_open {
+            self.moment()
+        } else {
+            self.now
+        }
+    }
+
+    /// The turn has taken so many nanoseconds.
+    #[cold]
+    pub(crate) fn note_long_turn(&mut self, nanos: u64) {
+        self.turns.note(self.now, nanos.div_ceil(1_000_000));
     }
 
     /// The first tick that is at least `delay` away from this moment.
@@ -230,7 +255,7 @@ impl<H: EventHandler> Context<H> {
 
     /// Sees that input is read again, beginning with what has arrived meanwhile.
     pub(crate) fn resume(&mut self, link: &mut Link) {
-        link.state.on_resumed(self.now);
+        link.state.on_resumed(self.moment());
         self.set_alarm(link);
         self.mark_ready(&mut link.state);
     }
@@ -244,7 +269,8 @@ impl<H: EventHandler> Context<H> {
         if H::Codec::CONVERSES {
             converse::last_words(link, codec, self, &reason);
         }
-        if link.state.begin_close(reason, self.now, &self.limits) {
+        let now = self.moment();
+        if link.state.begin_close(reason, now, &self.limits) {
             self.settle(&mut link.state);
             link.state.inbox.clear(&mut self.buffers);
             self.part(link, false);
@@ -295,9 +321,17 @@ impl<H: EventHandler> Context<H> {
         own.unwrap_or(&self.limits)
     }
 
+    /// Which of the connection's limits has run out, or when to look again.
+    pub(crate) fn alarm_of(&self, link: &Link) -> Alarm {
+        // It was stamped with the whole millisecond in which its turn began.
+        let late = 1 + self.turns.longest_since(link.state.active_at()).max(1);
+        let limits = self.limits_of(&link.stream);
+        link.state.alarm(self.now, late, limits)
+    }
+
     /// Sees that the connection's limits are looked at in time.
     pub(crate) fn set_alarm(&mut self, link: &mut Link) {
-        let due = match link.state.alarm(self.now, self.limits_of(&link.stream)) {
+        let due = match self.alarm_of(link) {
             Alarm::At(tick) => tick,
             Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
         };

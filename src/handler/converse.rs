@@ -78,7 +78,7 @@ impl<H: EventHandler> Conn<'_, H> {
 
     #[cold]
     fn await_goodbye(&mut self) {
-        let (now, limit) = (self.cx.now, self.cx.limits.fin);
+        let (now, limit) = (self.cx.moment(), self.cx.limits.fin);
         self.link.state.await_goodbye(now, limit);
         self.cx.set_alarm(self.link);
     }

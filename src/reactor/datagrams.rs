@@ -258,7 +258,7 @@ impl<H: EventHandler> EventLoop<H> {
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
-        let mut state = ConnState::new(id, addr, origin, self.cx.now);
+        let mut state = ConnState::new(id, addr, origin, self.cx.moment());
         state.set_datagram();
         let slot = self.watch(stream, state).ok()?;
         if let Some(port) = self.cx.ports.get_mut(index)
@@ -301,7 +301,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.cx.ports.remove(index);
         })?;
         let id = self.connections.next_id();
-        let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.now, limit);
+        let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.moment(), limit);
         state.set_datagram();
         let stream = Stream::Datagram(Box::new(DatagramStream {
             socket,

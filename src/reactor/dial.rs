@@ -59,8 +59,8 @@ enum Progress {
     Waiting,
 }
 
-/// How long a Unix server whose queue is full is left alone, in milliseconds.
-const QUEUE_PAUSE: u64 = 5;
+/// How long a Unix server whose queue is full is left alone.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Dials {
     pub(super) fn new(options: SocketOptions) -> Self {
@@ -238,7 +238,7 @@ impl<H: EventHandler> EventLoop<H> {
                 error = ConnectError::Stopped;
                 break;
             }
-            let left = dial.give_up_at.saturating_sub(self.cx.now);
+            let left = dial.give_up_at.saturating_sub(self.cx.moment());
             if left == 0 {
                 error = ConnectError::Timeout;
                 break;
@@ -257,7 +257,7 @@ impl<H: EventHandler> EventLoop<H> {
                     if busy.kind() == io::ErrorKind::WouldBlock
                         && matches!(target, Addr::Unix(_)) =>
                 {
-                    let again = self.cx.now + QUEUE_PAUSE;
+                    let again = self.cx.deadline(QUEUE_PAUSE);
                     let timer = self.cx.wheel.insert(again, Timer::Dial(id));
                     if let Some(dial) = self.dials.dials.get_mut(&id) {
                         dial.progress = Progress::Queueing(target);
@@ -291,7 +291,7 @@ impl<H: EventHandler> EventLoop<H> {
         let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
-        let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.now, limit);
+        let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.moment(), limit);
         if stream.has_tls() {
             state.seal();
         }

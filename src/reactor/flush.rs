@@ -245,7 +245,7 @@ pub(super) fn on_sent<H: EventHandler>(
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            slot.link.state.on_write_would_block(cx.now);
+            slot.link.state.on_write_would_block(cx.moment());
             cx.set_alarm(&mut slot.link);
             Ok(())
         }
@@ -263,10 +263,10 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         if is_would_block(&sent) {
             // Its last words have to be taken first; what follows the next flush is this again.
             link.state.set_tail(true);
-            link.state.on_write_would_block(cx.now);
+            link.state.on_write_would_block(cx.moment());
             return cx.set_alarm(link);
         }
-        link.state.fin_sent(cx.now, &cx.limits);
+        link.state.fin_sent(cx.moment(), &cx.limits);
         cx.set_alarm(link);
         hasten(slot, cx);
         let link = &mut slot.link;
@@ -302,7 +302,7 @@ fn is_would_block(result: &io::Result<()>) -> bool {
 
 /// Once the server stops, the peer's FIN is not awaited for long.
 pub(super) fn hasten<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
-    if cx.engine.is_stopping() && slot.link.state.hasten(cx.now + LAST_FIN) {
+    if cx.engine.is_stopping() && slot.link.state.hasten(cx.moment() + LAST_FIN) {
         cx.set_alarm(&mut slot.link);
     }
 }
@@ -342,8 +342,7 @@ pub(super) fn ring_alarm<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
 ) {
-    let limits = cx.limits_of(&slot.link.stream);
-    match slot.link.state.alarm(cx.now, limits) {
+    match cx.alarm_of(&slot.link) {
         Alarm::At(_) => cx.set_alarm(&mut slot.link),
         // A drain would wait for what has just been waited for.
         Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {

@@ -18,6 +18,7 @@ mod serve;
 mod simulated;
 pub(crate) mod slots;
 pub(crate) mod timer;
+pub(crate) mod turns;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -136,6 +137,9 @@ enum Stage {
 
 /// How soon a tick that has panicked comes again at the earliest.
 const TICK_AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// From how many nanoseconds on a turn counts as long.
+const LONG_TURN: u64 = 1_000_000;
 
 /// The most requests of other threads carried out in one turn.
 const COMMAND_BUDGET: usize = 1024;
@@ -380,8 +384,7 @@ impl<H: EventHandler> EventLoop<H> {
             Timer::Alarm(id) => {
                 if let Some(slot) = connections.get(id) {
                     slot.link.alarm = None;
-                    let limits = cx.limits_of(&slot.link.stream);
-                    if slot.link.state.may_have_traffic(cx.now, limits) {
+                    if slot.link.state.may_have_traffic(cx.alarm_of(&slot.link)) {
                         self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
                         let budget = Budget::new(&cx.limits);
@@ -472,9 +475,12 @@ impl<H: EventHandler> EventLoop<H> {
         self.close_ports();
     }
 
-    fn account(&self) {
-        let metrics = &self.cx.metrics;
+    fn account(&mut self) {
         let worked = (self.cx.clock.now() - self.cx.turn_at).as_nanos() as u64;
+        if worked >= LONG_TURN {
+            self.cx.note_long_turn(worked);
+        }
+        let metrics = &self.cx.metrics;
         metrics.turns.add(1);
         metrics.busy.add(worked);
         metrics.lag.set(worked);

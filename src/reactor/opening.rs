@@ -50,7 +50,6 @@ impl<H: EventHandler> EventLoop<H> {
             peer,
             origin,
         } = arrival;
-        let now = self.cx.now;
         #[cfg(feature = "tls")]
         if let Origin::Accepted { listener } = origin
             && let Some(Some(tls)) = self.cx.engine.shared().tls.get(listener)
@@ -64,11 +63,12 @@ impl<H: EventHandler> EventLoop<H> {
                     return None;
                 }
             };
-            let limit = millis(tls.handshake_limit());
+            let (now, limit) = (self.cx.moment(), millis(tls.handshake_limit()));
             let mut state = ConnState::opening(id, peer, origin, now, limit);
             state.seal();
             return Some((stream, state));
         }
+        let now = self.cx.opening_moment();
         Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)))
     }
 
@@ -168,7 +168,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
     } = &mut slot.link;
     match stream.open(state.is_writable(), &mut cx.records) {
         Ok(true) => {
-            state.opened(cx.now);
+            state.opened(cx.moment());
             if let Some((key, _)) = alarm.take() {
                 cx.wheel.cancel(key);
             }
@@ -194,7 +194,7 @@ pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: 
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
             log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
             // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
-            state.refuse(CloseReason::Tls(error), cx.now, &cx.limits);
+            state.refuse(CloseReason::Tls(error), cx.moment(), &cx.limits);
             state.on_readable(false);
             cx.mark_dirty(state);
             cx.mark_ready(state);

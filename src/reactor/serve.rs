@@ -575,8 +575,8 @@ fn after_leftover<H: EventHandler>(
     if need == 0 {
         return slot.link.state.on_input_consumed();
     }
-    slot.link.state.on_partial(fresh, cx.now);
     if cx.limits.read != NEVER {
+        slot.link.state.on_partial(fresh, cx.moment());
         cx.set_alarm(&mut slot.link);
     }
 }

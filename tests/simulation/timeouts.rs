@@ -1,9 +1,9 @@
-//! Timeouts and timers in virtual time: not a millisecond early, and none late.
+//! Timeouts and timers in virtual time: never early, however long the turn takes in which they begin, and none late.
 
 use std::time::Duration;
 
 use epicycle::codec::Lines;
-use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed};
+use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed, spend};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server, TimeoutKind};
 use fastrand::Rng;
 
@@ -28,9 +28,20 @@ impl EventHandler for Obedient {
     }
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), line: &[u8]) -> Action {
+        let line = match line.strip_prefix(b"long ") {
+            Some(rest) => {
+                spend(LONG_TURN);
+                rest
+            }
+            None => line,
+        };
         match line {
             b"close" => Action::Close,
             b"flood" => conn.write(&[0; 1 << 20]).into(),
+            b"flood and shut down" => {
+                conn.write(&[0; 1 << 20]).expect("it is taken");
+                Action::Shutdown
+            }
             b"flood and close" => {
                 conn.write(&[0; 1 << 20]).expect("it is taken");
                 Action::Close
@@ -57,6 +68,9 @@ impl EventHandler for Obedient {
     }
 }
 
+/// How long it takes to react to a line that begins with `long `.
+const LONG_TURN: Duration = Duration::from_millis(800);
+
 /// How long a message is on its way here.
 const HOP: Duration = Duration::from_micros(10);
 
@@ -76,9 +90,14 @@ fn millis(rng: &mut Rng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(rng.u64(range))
 }
 
-/// The tick in which something happens that arrives now: whole milliseconds, as limits count.
-fn tick(sim: &Simulation<Obedient>) -> Duration {
-    Duration::from_millis((sim.now() + HOP).as_millis() as u64)
+/// When a limit begins to count that begins with what arrives now: whole milliseconds, rounded up.
+fn moment(sim: &Simulation<Obedient>) -> Duration {
+    Duration::from_millis((sim.now() + HOP).as_micros().div_ceil(1000) as u64)
+}
+
+/// The same of the idle timeout, which traffic puts off all the time: up to two milliseconds later.
+fn activity(sim: &Simulation<Obedient>) -> Duration {
+    Duration::from_millis((sim.now() + HOP).as_millis() as u64 + 2)
 }
 
 /// Checks that the peer hears of the end when it is `due`, and not before.
@@ -102,10 +121,10 @@ fn idle_connections_end_when_it_is_time() {
         let mut rng = Rng::with_seed(seed);
         let limit = millis(&mut rng, 50..100_000);
         let (mut sim, peer) = world(seed, server().idle_timeout(limit));
-        let mut active = Duration::ZERO;
+        let mut active = Duration::from_millis(2);
         for _ in 0..rng.usize(0..5) {
             sim.run_for(limit.mul_f64(rng.f64() * 0.98));
-            active = tick(&sim);
+            active = activity(&sim);
             sim.send(peer, b"a line\n");
         }
         ends(&mut sim, peer, active + limit, Ending::Finished);
@@ -122,7 +141,7 @@ fn a_frame_that_does_not_become_complete_ends_its_connection() {
         let wait = millis(&mut rng, 0..100_000);
         sim.run_for(wait);
         sim.send(peer, b"whole\nin");
-        let began = tick(&sim);
+        let began = moment(&sim);
         for _ in 0..rng.usize(0..5) {
             sim.run_for(limit.mul_f64(rng.f64() * 0.19));
             sim.send(peer, b"comple");
@@ -168,7 +187,7 @@ fn a_peer_that_takes_nothing_is_reset() {
             sim.set_reading(peer, Reading::Never);
             sim.run_for(wait);
             sim.send(peer, line);
-            let since = tick(&sim);
+            let since = moment(&sim);
             ends(&mut sim, peer, since + limit, Ending::Reset);
             ended_by(&sim, kind);
         }
@@ -184,7 +203,7 @@ fn the_peers_end_is_awaited_no_longer_than_the_limit() {
         sim.keep_open(peer);
         sim.run_for(limit / 3);
         sim.send(peer, b"close\n");
-        let closed = tick(&sim);
+        let closed = moment(&sim);
         sim.run_for(closed + limit - Duration::from_micros(1) - sim.now());
         assert_eq!(sim.ending(peer), Ending::Finished);
         assert!(!sim.is_closed(peer), "before its time");
@@ -224,4 +243,95 @@ fn timers_run_out_in_order_and_in_their_millisecond() {
         }
         assert_eq!(sim.handler().timers.len(), due.len());
     });
+}
+
+/// Has a turn take long: says when that begins.
+fn long_turn(sim: &mut Simulation<Obedient>, peer: Peer, line: &str) -> Duration {
+    sim.run_for(Duration::from_micros(123_456));
+    sim.send(peer, format!("long {line}\n"));
+    sim.now() + HOP
+}
+
+/// Checks that a peer is open until `limit` after the end of the long turn, and not for long after that.
+fn outlives(sim: &mut Simulation<Obedient>, peer: Peer, began: Duration, limit: Duration) {
+    let due = began + LONG_TURN + limit;
+    sim.run_for(due - Duration::from_micros(1) - sim.now());
+    assert!(!sim.is_closed(peer), "before its time");
+    assert_eq!(sim.ending(peer), Ending::Open, "before its time");
+    sim.run_for(Duration::from_millis(4));
+    assert_ne!(sim.ending(peer), Ending::Open, "not in time");
+}
+
+/// Shorter than the turn in which it begins.
+const LIMIT: Duration = Duration::from_millis(400);
+
+#[test]
+fn what_begins_after_a_long_callback_has_all_its_time() {
+    let never = Duration::from_secs(3600);
+    let server = || server().drain_deadline(never).write_stall_timeout(never);
+    let cases = [
+        (server().drain_deadline(LIMIT), "flood and close"),
+        (server().write_stall_timeout(LIMIT), "flood"),
+        (server().idle_timeout(LIMIT), "line"),
+        (server().drain_deadline(LIMIT), "flood and shut down"),
+    ];
+    for (server, line) in cases {
+        println!("{line}");
+        let (mut sim, peer) = world(1, server);
+        if line.starts_with("flood") {
+            sim.set_reading(peer, Reading::Never);
+        }
+        let began = long_turn(&mut sim, peer, line);
+        outlives(&mut sim, peer, began, LIMIT);
+    }
+
+    let (mut sim, peer) = world(1, server().fin_timeout(LIMIT));
+    sim.keep_open(peer);
+    let began = long_turn(&mut sim, peer, "close");
+    sim.run_for(began + LONG_TURN + LIMIT - Duration::from_micros(1) - sim.now());
+    assert!(!sim.is_closed(peer), "before its time");
+    sim.run_for(Duration::from_millis(2));
+    assert!(sim.is_closed(peer), "not in time");
+
+    let (mut sim, peer) = world(1, server());
+    let began = long_turn(&mut sim, peer, "400000");
+    sim.run_for(began + LONG_TURN + LIMIT - Duration::from_micros(1) - sim.now());
+    assert_eq!(sim.handler().timers, [], "before its time");
+    sim.run_for(Duration::from_millis(2));
+    assert_eq!(sim.handler().timers, [400_000], "not in time");
+}
+
+#[test]
+fn what_begins_behind_somebody_elses_long_callback_has_all_its_time() {
+    // One who comes then.
+    for server in [
+        server().idle_timeout(LIMIT),
+        server().handshake_timeout(LIMIT),
+        server().lifetime(LIMIT),
+    ] {
+        let (mut sim, _) = world(1, server);
+        sim.run_for(LIMIT / 4);
+        let began = sim.now();
+        sim.engine()
+            .run_on(0, |_, _| spend(LONG_TURN))
+            .expect("there is room");
+        // It waits in the same mailbox.
+        let newcomer = sim.connect();
+        outlives(&mut sim, newcomer, began, LIMIT);
+    }
+
+    // One who is there already, and is served behind it.
+    let lines = [
+        ("line\n", server().idle_timeout(LIMIT)),
+        ("par", server().read_timeout(LIMIT)),
+    ];
+    for (line, server) in lines {
+        let (mut sim, busy) = world(1, server);
+        let other = sim.connect();
+        sim.run_for(LIMIT / 4);
+        sim.send(busy, "long line\n");
+        sim.send(other, line);
+        let began = sim.now() + HOP;
+        outlives(&mut sim, other, began, LIMIT);
+    }
 }
