@@ -296,7 +296,7 @@ fn what_begins_after_a_long_callback_has_all_its_time() {
     let (mut sim, peer) = world(1, server());
     let began = long_turn(&mut sim, peer, "400000");
     sim.run_for(began + LONG_TURN + LIMIT - Duration::from_micros(1) - sim.now());
-    assert_eq!(sim.handler().timers, [], "before its time");
+    assert!(sim.handler().timers.is_empty(), "before its time");
     sim.run_for(Duration::from_millis(2));
     assert_eq!(sim.handler().timers, [400_000], "not in time");
 }
