@@ -92,6 +92,7 @@ options! {
     low_water(bytes: usize);
     outbound_limit(bytes: usize);
     outbound_policy(policy: OutboundPolicy);
+    max_queued_files(files: usize);
     idle_timeout(timeout: Duration);
     read_timeout(timeout: Duration);
     write_stall_timeout(timeout: Duration);

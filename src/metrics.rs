@@ -12,6 +12,7 @@
 //! ```
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -54,6 +55,10 @@ pub struct ReactorStats {
     pub datagrams_truncated: u64,
     /// Bytes of buffers that connections hold now.
     pub buffered: u64,
+    /// Files that wait to be sent now, each with a descriptor.
+    pub files: u64,
+    /// Pipes of the kernel that joined connections use, or have ready, now: two descriptors each.
+    pub kernel_pipes: u64,
     /// Requests of other threads that wait for the reactor now.
     pub queued: u64,
     /// Timers pending now.
@@ -82,7 +87,7 @@ pub struct ReactorStats {
     pub frame_errors: u64,
     /// Connections closed by a timeout.
     pub timeouts: u64,
-    /// Writes refused or connections closed at the outbound limit.
+    /// Writes refused or connections closed at the outbound limit, or at that of files.
     pub overflows: u64,
     /// Panics in callbacks.
     pub panics: u64,
@@ -106,6 +111,8 @@ impl AddAssign for ReactorStats {
         self.datagrams_dropped += other.datagrams_dropped;
         self.datagrams_truncated += other.datagrams_truncated;
         self.buffered += other.buffered;
+        self.files += other.files;
+        self.kernel_pipes += other.kernel_pipes;
         self.queued += other.queued;
         self.timers += other.timers;
         self.turns += other.turns;
@@ -188,6 +195,10 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 
+    fn subtract(&self, n: u64) {
+        self.set(self.get().wrapping_sub(n));
+    }
+
     fn duration(&self) -> Duration {
         Duration::from_nanos(self.get())
     }
@@ -212,6 +223,8 @@ pub(crate) struct Metrics {
     pub(crate) datagrams_dropped: Counter,
     pub(crate) datagrams_truncated: Counter,
     pub(crate) buffered: Counter,
+    pub(crate) files: Counter,
+    pub(crate) kernel_pipes: Counter,
     pub(crate) timers: Counter,
     pub(crate) turns: Counter,
     pub(crate) busy: Counter,
@@ -249,6 +262,8 @@ impl Metrics {
             datagrams_dropped: self.datagrams_dropped.get(),
             datagrams_truncated: self.datagrams_truncated.get(),
             buffered: self.buffered.get(),
+            files: self.files.get(),
+            kernel_pipes: self.kernel_pipes.get(),
             timers: self.timers.get(),
             turns: self.turns.get(),
             busy: self.busy.duration(),
@@ -265,5 +280,22 @@ impl Metrics {
             overflows: self.overflows.get(),
             panics: self.panics.get(),
         }
+    }
+}
+
+/// Counts a file of a reactor's as waiting, on that reactor's thread, for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct WaitingFile(Arc<Metrics>);
+
+impl WaitingFile {
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Self {
+        metrics.files.add(1);
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for WaitingFile {
+    fn drop(&mut self) {
+        self.0.files.subtract(1);
     }
 }

@@ -684,7 +684,7 @@ fn what_takes_the_output_past_its_limit_is_sent_and_the_next_refused() {
     let server = Server::bind(path.addr()).reactors(1).outbound_limit(LIMIT);
     let (running, log) = start(server, |conn, _| {
         shrink(conn);
-        let large = vec![b'L'; 3 * LIMIT];
+        let large = vec![b'L'; 5 * LIMIT];
         // It cannot be taken back: the codec has noted that it was said.
         conn.send(&large[..]).expect("is taken");
         let refused = conn.send(&b"next"[..]);
@@ -697,7 +697,7 @@ fn what_takes_the_output_past_its_limit_is_sent_and_the_next_refused() {
     let client = Client::to(&running);
     client.send("x");
     eventually("it is handled", || !log.frames().is_empty());
-    let received = client.recv(3 * LIMIT);
+    let received = client.recv(5 * LIMIT);
     assert!(received.iter().all(|byte| *byte == b'L'));
     assert_eq!(running.engine().stats().total().panics, 0);
     client.send("p");

@@ -318,7 +318,7 @@ fn many_files_asked_for_at_once_are_not_all_opened_at_once() {
                     .react(move |conn, _, _| {
                         let file = File::open(&name).expect("opens");
                         match conn.send_file(file, ..) {
-                            Err(WriteError::Full { .. }) => Action::Continue,
+                            Err(WriteError::TooManyFiles { .. }) => Action::Continue,
                             result => result.into(),
                         }
                     })
@@ -334,8 +334,9 @@ fn many_files_asked_for_at_once_are_not_all_opened_at_once() {
                     }
             });
             let open = descriptors() - before;
-            // 4 KiB of the outbound limit for each, and the sockets.
-            assert!(open < 256 + 20, "{open} descriptors are open");
+            // The files that may wait, and the sockets.
+            assert!(open < 16 + 20, "{open} descriptors are open");
+            assert!(running.engine().stats().total().files <= 16);
             client.reset();
             log.await_close(0);
             running.engine().shutdown();
@@ -343,6 +344,81 @@ fn many_files_asked_for_at_once_are_not_all_opened_at_once() {
             eventually("all are closed", || descriptors() == before);
         }
     });
+}
+
+#[test]
+fn who_asks_for_many_small_files_and_does_not_read_holds_few_and_gets_all_of_them() {
+    const FILES: usize = 5000;
+    for by in BOTH {
+        let path = TempPath::new();
+        fs::write(&path.0, b"x").expect("is written");
+        let name = path.0.clone();
+        let (running, log) = start(local(), move |app| {
+            let name = name.clone();
+            app.codec(Cut::Lines(Lines::new()))
+                .on_open(move |conn| {
+                    by.apply(conn);
+                    shrink(conn);
+                    true
+                })
+                .react(move |conn, _, _| {
+                    let file = File::open(&name).expect("opens");
+                    conn.send_file(file, ..).into()
+                })
+        });
+        let client = Client::with_small_window(&running);
+        client.send("\n".repeat(FILES));
+        let files = || running.engine().stats().total().files;
+        eventually("some wait", || files() > 4);
+        let handled = log.frames();
+        let other = Client::to(&running);
+        other.send("\n".repeat(100));
+        assert_eq!(other.recv(100), [b'x'; 100]);
+        assert!(files() <= 16, "{by:?}: {} files wait", files());
+        assert!(handled < FILES, "{by:?}: all was handled");
+        assert_eq!(client.recv(FILES), [b'x'; FILES]);
+        eventually("none waits", || files() == 0);
+        assert_eq!(log.closed(), 0);
+    }
+}
+
+#[test]
+fn more_files_than_may_wait_are_refused_and_on_drain_follows() {
+    let file = file_of(&noise(10, 100_000));
+    let server = local().max_queued_files(2).high_water(64 << 20);
+    let (running, log) = start(server, move |app| {
+        let (file, rest) = (file.clone(), file.clone());
+        app.react(move |conn, session, _| {
+            shrink(conn);
+            conn.send_file(file.clone(), ..).expect("is taken");
+            conn.send_file(file.clone(), ..).expect("is taken");
+            // Nothing of it needs to wait.
+            conn.send_file(file.clone(), 5..5).expect("is taken");
+            let refused = conn.send_file(file.clone(), ..);
+            let Err(WriteError::TooManyFiles { queued, limit }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!((queued, limit), (2, 2));
+            assert!(!conn.has_room());
+            conn.write(b".").expect("is taken");
+            session.number = 1;
+            Action::Continue
+        })
+        .on_drain(move |conn, session| {
+            if session.number == 1 {
+                conn.send_file(rest.clone(), ..).expect("is taken");
+                session.number = 2;
+            }
+            Action::Continue
+        })
+    });
+    let client = Client::with_small_window(&running);
+    client.send("go");
+    let content = noise(10, 100_000);
+    let expected = [&content[..], &content[..], b".", &content[..]].concat();
+    assert!(client.recv(expected.len()) == expected);
+    assert_eq!(running.engine().stats().total().overflows, 1);
+    assert_eq!(log.closed(), 0);
 }
 
 #[test]
@@ -489,7 +565,7 @@ fn a_file_counts_as_output_but_not_as_memory() {
         let content = noise(7, 1 << 20);
         let file = file_of(&content);
         let (tell, told) = mpsc::channel();
-        let server = local().outbound_limit(64 << 10);
+        let server = local().outbound_limit(1 << 20);
         let (running, _log) = start(server, move |app| {
             let (file, tell) = (file.clone(), tell.clone());
             app.react(move |conn, _, _| {
@@ -497,8 +573,8 @@ fn a_file_counts_as_output_but_not_as_memory() {
                 shrink(conn);
                 conn.send_file(file.clone(), ..).expect("is taken");
                 assert_eq!(conn.buffered_out(), 1 << 20);
-                conn.write(&[b'x'; 50_000]).expect("is taken");
-                let full = conn.write(&[b'x'; 50_000]);
+                conn.write(&[b'x'; 900_000]).expect("is taken");
+                let full = conn.write(&[b'x'; 900_000]);
                 assert!(matches!(full, Err(WriteError::Full { .. })), "{full:?}");
                 let tell = tell.clone();
                 let done = move |result: Result<(), WriteError>| {
@@ -511,7 +587,7 @@ fn a_file_counts_as_output_but_not_as_memory() {
         client.send("go");
         client.recv(1);
         assert_eq!(told.try_recv(), Err(mpsc::TryRecvError::Empty));
-        let expected = [&content[1..], &[b'x'; 50_000], b"!"].concat();
+        let expected = [&content[1..], &[b'x'; 900_000], b"!"].concat();
         assert!(client.recv(expected.len()) == expected);
         assert_eq!(told.recv_timeout(LONG), Ok(true));
     }

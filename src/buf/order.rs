@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::metrics::WaitingFile;
 use crate::sys::transfer::KernelPipe;
 
 /// What lies in a backlog, oldest first.
@@ -35,13 +36,14 @@ pub(super) enum Segment {
 }
 
 /// A part of a file that is to be sent.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct FileStretch {
     pub(crate) file: Arc<File>,
     /// Where the next byte to send lies.
     pub(crate) offset: u64,
     /// How many bytes are left to send.
     pub(crate) left: usize,
+    pub(crate) _waiting: WaitingFile,
 }
 
 /// What a backlog begins with.

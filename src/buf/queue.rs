@@ -283,9 +283,9 @@ impl OutQueue {
             .map_or(Front::Memory, |order| order.front())
     }
 
-    /// Whether there are stretches of files in it.
-    pub(crate) fn has_files(&self) -> bool {
-        self.order.as_ref().is_some_and(|order| order.files() > 0)
+    /// How many stretches of files are in it.
+    pub(crate) fn files(&self) -> usize {
+        self.order.as_ref().map_or(0, |order| order.files())
     }
 
     /// The stretch of a file that is to be read next: one at the front of the backlog, or behind what has been

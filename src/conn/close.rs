@@ -98,7 +98,7 @@ impl fmt::Display for CloseReason {
             CloseReason::OutboundLimit { queued } => {
                 write!(
                     f,
-                    "the peer did not read: {queued} bytes wait, the outbound limit"
+                    "the peer did not read fast enough: {queued} bytes wait, the outbound limit"
                 )
             }
             CloseReason::Detached => f.write_str("detached from the engine"),

@@ -10,7 +10,7 @@ pub(super) const READ_CLOSED: u32 = 1 << 2;
 pub(super) const PEER_EOF: u32 = 1 << 3;
 /// The handler paused reads.
 pub(super) const PAUSED: u32 = 1 << 4;
-/// Output went above the high-water mark and has not fallen to the low one since.
+/// Output went above the high-water mark, or a write was refused, and it has not fallen to the low-water mark since.
 pub(super) const CONGESTED: u32 = 1 << 5;
 /// It has fallen since, and `on_drain` has not been called yet.
 pub(super) const DRAIN_DUE: u32 = 1 << 6;
@@ -52,6 +52,9 @@ pub(super) const UNHURRIED: u32 = 1 << 23;
 
 /// It is not read while its output is congested.
 pub(super) const PAUSES_READS: u32 = 1 << 24;
+
+/// A write was refused although little waits: `on_drain` is due when nothing does.
+pub(super) const AWAITS_EMPTY: u32 = 1 << 25;
 
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF

@@ -25,6 +25,7 @@ pub(crate) struct Limits {
     pub(crate) high_water: usize,
     pub(crate) low_water: usize,
     pub(crate) outbound: usize,
+    pub(crate) max_files: usize,
     pub(crate) policy: OutboundPolicy,
     pub(crate) max_frame: usize,
     pub(crate) read_budget: usize,
@@ -43,8 +44,29 @@ pub(crate) struct Limits {
 /// Writes below this size are staged without a look at the outbound limit, which cannot be less.
 pub(crate) const SMALL_WRITE: usize = 16 << 10;
 
+/// How much may be written whatever the outbound limit, as long as the kernel has refused nothing: it is offered no
+/// output before the callback has returned.
+pub(crate) const UNOFFERED: usize = 1 << 20;
+
 /// A time that never comes; additions to it saturate.
 pub(crate) const NEVER: u64 = u64::MAX;
+
+impl Limits {
+    /// The longest write that can be taken.
+    pub(crate) fn longest_write(&self) -> usize {
+        self.outbound.max(UNOFFERED)
+    }
+
+    /// Whether so much output is above the high-water mark.
+    pub(crate) fn is_high(&self, bytes: usize, files: usize) -> bool {
+        bytes > self.high_water || files > self.max_files / 4
+    }
+
+    /// Whether so much output is at the low-water mark, or below.
+    pub(crate) fn is_low(&self, bytes: usize, files: usize) -> bool {
+        bytes <= self.low_water && files <= self.max_files / 8
+    }
+}
 
 /// A duration in whole milliseconds, rounded up so that nothing fires early.
 pub(crate) fn millis(duration: Duration) -> u64 {

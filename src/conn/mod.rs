@@ -25,7 +25,7 @@ use self::origin::{Origin, Way};
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
 use crate::buf::pool::BufferPool;
-use crate::buf::queue::OutQueue;
+use crate::buf::queue::{FLUSH_AT, OutQueue};
 use crate::reactor::slots::ConnId;
 
 /// Everything about a connection but its socket, codec and session.
@@ -471,19 +471,51 @@ impl ConnState {
         if self.has(PIPED) {
             return false;
         }
-        if self.out.len() > limits.high_water {
+        let (bytes, files) = (self.out.len(), self.out.files());
+        if limits.is_high(bytes, files) {
             self.put(CONGESTED, true);
-        } else if self.has(CONGESTED) && self.out.len() <= limits.low_water {
-            self.put(CONGESTED, false);
+        } else if self.has(CONGESTED) && self.has_drained(limits) {
+            self.put(CONGESTED | AWAITS_EMPTY, false);
             self.put(DRAIN_DUE, self.phase == Phase::Open);
             return true;
         }
         false
     }
 
+    fn has_drained(&self, limits: &Limits) -> bool {
+        if self.has(AWAITS_EMPTY) {
+            self.out.len() == 0 && self.has(WRITABLE)
+        } else {
+            limits.is_low(self.out.len(), self.out.files())
+        }
+    }
+
     /// Notes that more waits than the high-water mark.
     pub(crate) fn set_congested(&mut self) {
         self.put(CONGESTED, true);
+    }
+
+    /// Notes that a write was refused, and will be tried again in `on_drain`.
+    pub(crate) fn on_refused(&mut self, limits: &Limits) {
+        self.put(CONGESTED, true);
+        // It would be refused again.
+        if limits.is_low(self.out.len(), self.out.files()) {
+            self.put(AWAITS_EMPTY, true);
+        }
+    }
+
+    /// How many bytes may wait to be sent.
+    pub(crate) fn outbound_limit(&self, limits: &Limits) -> usize {
+        if self.has(WRITABLE) {
+            limits.longest_write()
+        } else {
+            limits.outbound
+        }
+    }
+
+    /// Whether its output should be offered to the kernel before more is written.
+    pub(crate) fn should_be_flushed(&self) -> bool {
+        self.out.len() >= FLUSH_AT || self.has(CONGESTED)
     }
 
     /// Whether `on_drain` is due; it is not any more then.

@@ -27,6 +27,7 @@ impl Bench {
                 high_water: 1000,
                 low_water: 100,
                 outbound: 10_000,
+                max_files: 16,
                 policy: OutboundPolicy::PauseReads,
                 max_frame: 10_000,
                 read_budget: 1000,

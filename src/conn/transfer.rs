@@ -50,7 +50,7 @@ impl ConnState {
     /// It is joined with another connection: what the handler asked for so far is over.
     pub(crate) fn piped(&mut self) {
         self.put(PIPED | GREETED, true);
-        self.put(PAUSED | CONGESTED | DRAIN_DUE | HELD, false);
+        self.put(PAUSED | CONGESTED | AWAITS_EMPTY | DRAIN_DUE | HELD, false);
         self.on_input_consumed();
     }
 

@@ -10,14 +10,22 @@ use crate::codec::FrameError;
 pub enum WriteError {
     /// The connection is closed or closing, its write side is shut down, or it is joined with another one.
     Closed,
-    /// It would exceed the outbound limit: the peer does not read fast enough. Try again in `on_drain`.
+    /// It would exceed the [outbound limit](crate::Server::outbound_limit): the peer does not read fast enough. Try again in
+    /// `on_drain`, which follows.
     Full {
         /// How many bytes wait to be sent already.
         queued: usize,
         /// The most that may wait.
         limit: usize,
     },
-    /// It is longer than a datagram can be.
+    /// As many files wait as [may](crate::Server::max_queued_files). Try again in `on_drain`, which follows.
+    TooManyFiles {
+        /// How many files wait to be sent already.
+        queued: usize,
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// It is longer than a datagram can be, or than both the [outbound limit](crate::Server::outbound_limit) and 1 MiB.
     TooLong {
         /// Its length in bytes.
         len: usize,
@@ -42,7 +50,10 @@ pub enum WriteError {
 impl WriteError {
     /// Whether the peer, or what has become of the connection, is the cause, and not what was to be written.
     pub(crate) fn is_circumstance(&self) -> bool {
-        matches!(self, WriteError::Closed | WriteError::Full { .. })
+        matches!(
+            self,
+            WriteError::Closed | WriteError::Full { .. } | WriteError::TooManyFiles { .. }
+        )
     }
 }
 
@@ -53,13 +64,19 @@ impl fmt::Display for WriteError {
             WriteError::Full { queued, limit } => {
                 write!(
                     f,
-                    "the peer does not read: {queued} of at most {limit} bytes wait; write again in on_drain"
+                    "the peer does not read fast enough: {queued} bytes wait, where {limit} may; write again in on_drain"
+                )
+            }
+            WriteError::TooManyFiles { queued, limit } => {
+                write!(
+                    f,
+                    "the peer does not read fast enough: {queued} files wait, where {limit} may; send again in on_drain"
                 )
             }
             WriteError::TooLong { len, max } => {
                 write!(
                     f,
-                    "{len} bytes are too long for a datagram, which has at most {max}; send several"
+                    "{len} bytes are too long for one write, which may have {max} here; write several"
                 )
             }
             WriteError::Frame(error) => error.fmt(f),
@@ -81,6 +98,7 @@ impl std::error::Error for WriteError {
             WriteError::File(error) => Some(error),
             WriteError::Closed
             | WriteError::Full { .. }
+            | WriteError::TooManyFiles { .. }
             | WriteError::TooLong { .. }
             | WriteError::Range { .. } => None,
         }

@@ -98,7 +98,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// # Errors
     ///
-    /// [`WriteError::Closed`] and [`WriteError::Full`], and [`WriteError::TooLong`] on a UDP session.
+    /// [`WriteError::Closed`], [`WriteError::Full`] and [`WriteError::TooLong`].
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         // The usual write is small and the first of its turn.
@@ -183,6 +183,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.admit(0)?;
         self.queue_behind_lent();
         let unread = H::Codec::CONVERSES && self.link.state.has_unread_input();
+        let limit = self.link.state.outbound_limit(&self.cx.limits);
         let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,
@@ -192,9 +193,10 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;
-        if !H::Codec::CONVERSES && attempt.outbox.in_memory() > self.cx.limits.outbound {
+        if !H::Codec::CONVERSES && attempt.outbox.in_memory() > limit {
+            let len = attempt.outbox.len() - attempt.before;
             drop(attempt);
-            return Err(self.overflow());
+            return Err(self.overflow(len));
         }
         attempt.keep();
         self.cx.mark_dirty(&mut self.link.state);
@@ -384,8 +386,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         if !self.link.state.takes_writes() {
             return Err(WriteError::Closed);
         }
-        if self.in_memory() + len > self.cx.limits.outbound {
-            return Err(self.overflow());
+        let limit = self.link.state.outbound_limit(&self.cx.limits);
+        if self.in_memory().saturating_add(len) > limit {
+            return Err(self.overflow(len));
         }
         Ok(())
     }
@@ -395,16 +398,25 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.out.in_memory() + self.cx.window.lent_len
     }
 
+    /// Does what the policy says about a write of `len` bytes that has no room.
     #[cold]
-    fn overflow(&mut self) -> WriteError {
+    pub(super) fn overflow(&mut self, len: usize) -> WriteError {
         let queued = self.in_memory();
         let limit = self.cx.limits.outbound;
+        let max = self.cx.limits.longest_write();
         self.cx.metrics.overflows.add(1);
         if self.cx.limits.policy == OutboundPolicy::Close {
             self.cx
                 .abort(self.link, CloseReason::OutboundLimit { queued });
+        } else if len <= max {
+            self.link.state.on_refused(&self.cx.limits);
+            self.cx.mark_dirty(&mut self.link.state);
         }
-        WriteError::Full { queued, limit }
+        if len > max {
+            WriteError::TooLong { len, max }
+        } else {
+            WriteError::Full { queued, limit }
+        }
     }
 
     /// Notes that `bytes`, a part of the input under decoding, is to be sent from where it lies.

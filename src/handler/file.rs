@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Conn, EventHandler, WriteError};
 use crate::buf::order::FileStretch;
 use crate::buf::queue::STRETCH_COST;
+use crate::metrics::WaitingFile;
 
 impl<H: EventHandler> Conn<'_, H> {
     /// Writes a part of a file: `..` is all of it, as long as it is now.
@@ -23,13 +24,17 @@ impl<H: EventHandler> Conn<'_, H> {
     /// [`WorkerPool`](crate::WorkerPool). `sendfile(2)` waits for the disk where the kernel does not have the part
     /// in memory yet.
     ///
+    /// A file that waits costs a descriptor. At most [`max_queued_files`](crate::Server::max_queued_files) may wait for one
+    /// peer, and with more than a quarter of them waiting it is treated as one above the
+    /// [high-water mark](crate::Server::high_water).
+    ///
     /// Should the file get shorter meanwhile, or fail to be read, the connection is aborted, for the peer must not
     /// take a part for the whole.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write); [`WriteError::Range`] when the file has no such part, and [`WriteError::File`]
-    /// when it is a directory or something else without a length, or this is a UDP session.
+    /// As for [`write`](Self::write); [`WriteError::TooManyFiles`]; [`WriteError::Range`] when the file has no such
+    /// part, and [`WriteError::File`] when it is a directory or something else without a length, or this is a UDP session.
     ///
     /// # Examples
     ///
@@ -59,13 +64,31 @@ impl<H: EventHandler> Conn<'_, H> {
             return Err(WriteError::File(io::Error::other(error)));
         }
         if left > 0 {
+            self.admit_file()?;
             self.queue_behind_lent();
-            let stretch = FileStretch { file, offset, left };
+            let stretch = FileStretch {
+                file,
+                offset,
+                left,
+                _waiting: WaitingFile::new(&self.cx.metrics),
+            };
             let out = &mut self.link.state.out;
             out.enqueue_file(stretch, &self.cx.arena, &mut self.cx.buffers);
+            // Where there is none, the kernel is offered them before the next frame, however small they are.
+            let _ = self.has_room();
             self.cx.mark_dirty(&mut self.link.state);
         }
         Ok(())
+    }
+
+    /// Checks that another file may wait.
+    fn admit_file(&mut self) -> Result<(), WriteError> {
+        let (queued, limit) = (self.link.state.out.files(), self.cx.limits.max_files);
+        if queued < limit {
+            return Ok(());
+        }
+        self.overflow(0);
+        Err(WriteError::TooManyFiles { queued, limit })
     }
 }
 

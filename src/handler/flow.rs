@@ -3,8 +3,8 @@
 use super::{Conn, EventHandler};
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Whether no more than the [high-water mark](crate::Server::high_water) waits to be sent, so that a handler with much to
-    /// send goes on with it. Once the answer is no, [`on_drain`](EventHandler::on_drain) will be called, unless the connection
+    /// Whether no more than the [high-water mark](crate::Server::high_water) waits to be sent, and no more than a quarter of
+    /// the [files that may](crate::Server::max_queued_files), so that a handler with much to send goes on with it. Once the answer is no, [`on_drain`](EventHandler::on_drain) will be called, unless the connection
     /// ends before.
     ///
     /// ```
@@ -58,8 +58,9 @@ impl<H: EventHandler> Conn<'_, H> {
     /// # Ok::<(), epicycle::Error>(())
     /// ```
     pub fn has_room(&mut self) -> bool {
-        let waiting = self.link.state.out.len() + self.cx.window.lent_len;
-        if waiting <= self.cx.limits.high_water {
+        let out = &self.link.state.out;
+        let waiting = out.len() + self.cx.window.lent_len;
+        if !self.cx.limits.is_high(waiting, out.files()) {
             return true;
         }
         if self.link.state.takes_writes() {

@@ -115,8 +115,8 @@ pub trait EventHandler: Sized + 'static {
         let _ = (id, session, bytes);
     }
 
-    /// The output of a connection went above its high-water mark and has now fallen to the low one:
-    /// time to write more. See [`Conn::has_room`].
+    /// The output of a connection went above its high-water mark, or a write was refused as
+    /// [`Full`](WriteError::Full), and there is room now: time to write more. See [`Conn::has_room`].
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
         let _ = (conn, session);
         Action::Continue

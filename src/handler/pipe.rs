@@ -85,6 +85,11 @@ impl Pipes {
         }
     }
 
+    /// How many there are, in use or idle.
+    pub(crate) fn open(&self) -> usize {
+        self.lent + self.idle.len()
+    }
+
     /// Counts a pipe that was lent as gone, with what it held.
     pub(crate) fn forget(&mut self) {
         self.lent -= 1;

@@ -28,7 +28,19 @@ impl<H: EventHandler> EventLoop<H> {
             let Some(command) = self.commands.pop_front() else {
                 break;
             };
+            let written = match &command {
+                Command::Write(id, _) | Command::WriteThen(id, ..) | Command::OnConn(id, _) => {
+                    Some(*id)
+                }
+                _ => None,
+            };
             self.run_command(command);
+            if let Some(id) = written
+                && let Some(slot) = self.connections.get(id)
+            {
+                self.turn.serving = id.slot();
+                flush::flush_much(&mut self.handler, slot, &mut self.cx);
+            }
             self.turn.serving = NOBODY;
             self.run_pipes();
             if self.cx.arena.is_full() {

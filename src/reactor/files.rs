@@ -21,7 +21,10 @@ pub(super) fn offer<H: EventHandler>(
     cx: &mut Context<H>,
     budget: usize,
 ) -> io::Result<usize> {
-    let Front::File(FileStretch { file, offset, left }) = link.state.out.front() else {
+    let Front::File(FileStretch {
+        file, offset, left, ..
+    }) = link.state.out.front()
+    else {
         return Ok(0);
     };
     if link.stream.is_plain() {
@@ -59,7 +62,7 @@ pub(super) fn read_ahead<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) 
         return;
     }
     extras.reads_file = true;
-    let FileStretch { file, offset, left } = stretch.clone();
+    let (file, offset, left) = (stretch.file.clone(), stretch.offset, stretch.left);
     let (id, engine) = (link.state.id, cx.engine.clone());
     let read = move || {
         let chunk = transfer::read_file(&file, offset, left.min(CHUNK));

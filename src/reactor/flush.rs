@@ -25,6 +25,17 @@ pub(super) fn flush<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &m
     flush_inline(handler, slot, cx);
 }
 
+/// Flushes a connection that has written much, so that its next write is not refused for what the kernel would take.
+pub(super) fn flush_much<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
+    if slot.link.state.should_be_flushed() {
+        flush(handler, slot, cx);
+    }
+}
+
 /// The same for the flush phase, where calls count.
 #[inline(always)]
 pub(super) fn flush_inline<H: EventHandler>(
@@ -212,7 +223,7 @@ fn offer<H: EventHandler>(
             let slices = &slices[..count];
             let sent = match stream.as_plain() {
                 // So that the beginning of an answer and the file behind it share a packet.
-                Some(socket) if state.out.has_files() => socket.send_vectored_and_more(slices)?,
+                Some(socket) if state.out.files() > 0 => socket.send_vectored_and_more(slices)?,
                 _ => stream.send_vectored(slices, &mut cx.records)?,
             };
             state.out.backlog_sent(sent, &mut cx.buffers);

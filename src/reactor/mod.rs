@@ -489,6 +489,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         metrics.buffered.set(self.cx.buffers.lent() as u64);
         metrics.timers.set(self.cx.wheel.len() as u64);
+        metrics.kernel_pipes.set(self.cx.pipes.open() as u64);
     }
 
     /// A callback panicked: its connection is closed, and the turn goes on.

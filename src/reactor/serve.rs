@@ -493,7 +493,7 @@ fn after_callback<H: EventHandler>(
 ) -> bool {
     if cx.window.lent_len > 0 {
         send_lent(handler, slot, cx, input);
-    } else if slot.link.state.out.len() >= FLUSH_AT {
+    } else if slot.link.state.should_be_flushed() {
         flush::flush(handler, slot, cx);
     }
     carry_out(action, slot, cx, CloseReason::Local);
@@ -596,6 +596,7 @@ pub(super) fn fire_timer<H: EventHandler>(
     {
         let action = handler.on_timer(&mut conn, session, token);
         carry_out(action, slot, cx, CloseReason::Local);
+        flush::flush_much(handler, slot, cx);
     }
 }
 

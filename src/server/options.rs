@@ -55,6 +55,7 @@ pub(super) struct Options {
     pub(super) low_water: Option<usize>,
     pub(super) outbound_limit: usize,
     pub(super) outbound_policy: OutboundPolicy,
+    pub(super) max_queued_files: usize,
     pub(super) max_connections: usize,
     pub(super) max_connections_per_ip: usize,
     pub(super) per_ip_prefix: Prefix,
@@ -108,6 +109,7 @@ impl Default for Options {
             low_water: None,
             outbound_limit: 64 * MIB,
             outbound_policy: OutboundPolicy::PauseReads,
+            max_queued_files: 16,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
             per_ip_prefix: Prefix::DEFAULT,
@@ -321,6 +323,10 @@ impl Server {
 
     /// How many written bytes may wait for one peer. Default: 64 MiB. What waits is held in memory, twice
     /// that at worst while its buffer grows; bytes shared by reference are held once for all peers.
+    ///
+    /// The kernel is offered output between callbacks. As long as it has refused none, 1 MiB may wait whatever the limit,
+    /// so that a callback may write that much to a peer that reads. One write that is longer than both is refused with
+    /// [`WriteError::TooLong`](crate::WriteError).
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.options.outbound_limit = bytes;
         self
@@ -330,6 +336,15 @@ impl Server {
     /// accepted connection is not read either.
     pub fn outbound_policy(mut self, policy: OutboundPolicy) -> Self {
         self.options.outbound_policy = policy;
+        self
+    }
+
+    /// How many files may wait to be sent to one peer, each with a descriptor of its own. Default: 16. See
+    /// [`Conn::send_file`](crate::Conn::send_file).
+    ///
+    /// With more than a quarter of them waiting, a peer counts as slow, as above the high-water mark.
+    pub fn max_queued_files(mut self, files: usize) -> Self {
+        self.options.max_queued_files = files;
         self
     }
 
@@ -426,6 +441,7 @@ impl Options {
             ("frame_budget", self.frame_budget),
             ("max_frame", self.max_frame),
             ("high_water", self.high_water()),
+            ("max_queued_files", self.max_queued_files),
             ("max_connections", self.max_connections),
             ("max_connections_per_ip", self.max_connections_per_ip),
         ];
@@ -555,6 +571,7 @@ impl Options {
             low_water: self.low_water.unwrap_or(self.high_water() / 2),
             outbound: self.outbound_limit,
             policy: self.outbound_policy,
+            max_files: self.max_queued_files,
             max_frame: self.max_frame,
             read_budget: self.read_budget,
             frame_budget: self.frame_budget,

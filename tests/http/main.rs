@@ -17,6 +17,7 @@ mod answering;
 mod cases;
 mod client;
 mod curl;
+mod descriptors;
 mod failing;
 mod heads;
 mod parsing;

@@ -318,6 +318,120 @@ fn a_write_past_the_limit_is_refused_whole_and_told() {
 }
 
 #[test]
+fn a_callback_may_write_more_than_the_limit_to_a_peer_that_reads() {
+    for policy in [
+        OutboundPolicy::PauseReads,
+        OutboundPolicy::Drop,
+        OutboundPolicy::Close,
+    ] {
+        let server = local().outbound_policy(policy).outbound_limit(128 * KIB);
+        let (running, _log) = start(server, |app| {
+            app.codec(Cut::Lines(Lines::new())).react(|conn, _, line| {
+                for n in 100..200 {
+                    let taken = match line {
+                        b"write" => conn.write(&[n; 4000]),
+                        _ => conn.send([n; 3999]),
+                    };
+                    taken.expect("the kernel has refused nothing");
+                }
+                Action::Continue
+            })
+        });
+        for how in ["write\n", "send\n"] {
+            let client = Client::to(&running);
+            client.send(how);
+            let received = client.recv(100 * 4000);
+            let firsts = received.chunks(4000).map(|message| message[0]);
+            assert!(firsts.eq(100..200), "{policy:?}, {how}");
+        }
+    }
+}
+
+#[test]
+fn what_handles_write_in_one_turn_is_offered_before_any_of_it_is_refused() {
+    let (running, log) = start(local().outbound_limit(MIB), |app| app);
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let (release, released) = mpsc::channel::<()>();
+    let blocks = running
+        .engine()
+        .run_on(0, move |_, _| assert!(released.recv().is_err()));
+    blocks.expect("is asked");
+    for _ in 0..300 {
+        let count = refused.clone();
+        let done = move |taken: Result<(), WriteError>| {
+            count.fetch_add(usize::from(taken.is_err()), SeqCst);
+        };
+        handle.write_accepted(vec![7; 4000], done).expect("taken");
+    }
+    drop(release);
+    assert_eq!(client.recv(300 * 4000).len(), 300 * 4000);
+    assert_eq!(refused.load(SeqCst), 0);
+}
+
+#[test]
+fn one_write_that_is_longer_than_may_ever_wait_is_told_so() {
+    let server = local().outbound_limit(64 * KIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            for refused in [
+                conn.write(&vec![1; MIB + 1]),
+                conn.write_shared(vec![1; MIB + 1]),
+                conn.send(vec![1; MIB + 1]),
+            ] {
+                let Err(WriteError::TooLong { len, max }) = refused else {
+                    panic!("{refused:?}");
+                };
+                assert_eq!((len, max), (MIB + 1, MIB));
+            }
+            conn.write_shared(vec![2; MIB]).into()
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    assert!(client.recv(MIB) == vec![2; MIB]);
+    assert_eq!(log.count(|what| matches!(what, What::Drain)), 0);
+    assert_eq!(running.engine().stats().total().overflows, 3);
+}
+
+#[test]
+fn on_drain_follows_a_refused_write_once_there_is_room_for_it() {
+    let server = local().outbound_limit(MIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, session, frame| {
+            if frame == b"1" {
+                shrink(conn);
+                conn.write(&[1; 300 * KIB]).expect("is taken");
+            } else {
+                // So much does not fit behind the rest of that, though it is below the low-water mark.
+                let refused = conn.write_shared(vec![2; MIB]);
+                assert!(matches!(refused, Err(WriteError::Full { .. })));
+                session.number = 1;
+            }
+            Action::Continue
+        })
+        .on_drain(|conn, session| {
+            assert_eq!(session.number, 1, "it is called once");
+            session.number = 2;
+            conn.write_shared(vec![2; MIB]).into()
+        })
+    });
+    let client = Client::with_small_window(&running);
+    client.send("1");
+    client.recv(1);
+    client.send("2");
+    eventually("it is refused", || {
+        running.engine().stats().total().overflows == 1
+    });
+    assert_eq!(log.count(|what| matches!(what, What::Drain)), 0);
+    let received = client.recv(300 * KIB - 1 + MIB);
+    let (first, second) = received.split_at(300 * KIB - 1);
+    assert!(first.iter().all(|byte| *byte == 1) && second.iter().all(|byte| *byte == 2));
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
 fn on_drain_comes_once_the_output_has_fallen_to_the_low_mark() {
     let server = local().high_water(MIB).low_water(100 * KIB);
     let (running, log) = start(server, |app| {

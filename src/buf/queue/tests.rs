@@ -8,6 +8,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 use crate::buf::outbox::Outbox;
+use crate::metrics::{Metrics, WaitingFile};
 
 /// A queue with what a reactor lends it, and what has to come out of it.
 struct Bench {
@@ -15,6 +16,7 @@ struct Bench {
     arena: Arena,
     pool: BufferPool,
     file: Arc<File>,
+    metrics: Arc<Metrics>,
     expected: VecDeque<Byte>,
     unseen: VecDeque<u8>,
     next: u8,
@@ -38,6 +40,7 @@ impl Bench {
             arena,
             pool: BufferPool::new(),
             file: Arc::new(File::open("/dev/null").expect("opens")),
+            metrics: Arc::default(),
             expected: VecDeque::new(),
             unseen: VecDeque::new(),
             next: 0,
@@ -91,6 +94,7 @@ impl Bench {
             file: self.file.clone(),
             offset,
             left: len,
+            _waiting: WaitingFile::new(&self.metrics),
         };
         self.queue
             .enqueue_file(stretch, &self.arena, &mut self.pool);
