@@ -27,6 +27,7 @@ use util::{LONG, await_some, eventually, expect_panics};
 /// |---|---|
 /// | `.` | is skipped |
 /// | `p` | is answered `P` by the codec itself |
+/// | `*` | has the codec panic amid what it says |
 /// | `a` to `o` | is a frame, which has to be answered before the next |
 /// | `(` | begins a message, whose rest is awaited |
 /// | `)` | is a frame, the end of such a message |
@@ -58,6 +59,10 @@ impl Codec for Toy {
                 self.pings += 1;
                 return Ok(Decoded::Skip { consumed });
             }
+            b'*' => {
+                self.pings = usize::MAX;
+                return Ok(Decoded::Skip { consumed });
+            }
             b'(' => {
                 self.stage = Stage::Receiving;
                 return Ok(Decoded::Skip { consumed });
@@ -79,7 +84,12 @@ impl Codec for Toy {
     }
 
     fn speak(&mut self, dst: &mut Outbox<'_>) {
-        for _ in 0..std::mem::take(&mut self.pings) {
+        let pings = std::mem::take(&mut self.pings);
+        if pings == usize::MAX {
+            dst.put(b"half of");
+            panic!("on purpose");
+        }
+        for _ in 0..pings {
             dst.put(b"P");
         }
     }
@@ -675,6 +685,17 @@ fn the_last_that_is_said_ends_the_connection() {
     drop(client);
     assert!(matches!(log.await_end().1, CloseReason::Local));
     assert_eq!(log.frames(), b"yx");
+}
+
+#[test]
+fn what_a_codec_was_saying_when_it_panics_is_taken_back() {
+    expect_panics();
+    let (running, log) = start(local(), at_once);
+    let client = Client::to(&running);
+    client.send("y*");
+    assert_eq!(client.recv_to_end(), b"y<panic>");
+    drop(client);
+    assert!(matches!(log.await_end().1, CloseReason::Panic));
 }
 
 #[test]

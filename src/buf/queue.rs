@@ -9,6 +9,7 @@
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use std::cell::Cell;
 use std::io::IoSlice;
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ pub(crate) struct OutQueue {
     /// None while all of the backlog is in the ring. Few connections have one, and each pays for the field.
     order: Option<Box<Order>>,
     /// How many of the newest bytes that the application wrote `pre_write` has not been shown.
-    unseen: usize,
+    unseen: Cell<usize>,
 }
 
 /// What a stretch of a file counts as in memory: its descriptor, and its place here.
@@ -142,14 +143,14 @@ impl OutQueue {
         self.staged.len = 0;
         self.len = 0;
         self.enqueue(&staged[sent..], pool);
-        self.unseen = 0;
+        self.unseen.set(0);
     }
 
     /// Appends to the backlog `bytes` of which `pre_write` has already seen everything.
     pub(crate) fn enqueue_seen(&mut self, bytes: &[u8], pool: &mut BufferPool) {
-        let unseen = self.unseen;
+        let unseen = self.unseen.get();
         self.enqueue(bytes, pool);
-        self.unseen = unseen;
+        self.unseen.set(unseen);
     }
 
     /// Moves what is staged into the backlog, because something must be queued behind it.
@@ -188,7 +189,7 @@ impl OutQueue {
         pool.reserve(&mut self.ring, additional);
         self.ring.write(bytes);
         self.len += bytes.len();
-        self.unseen += bytes.len();
+        *self.unseen.get_mut() += bytes.len();
         if let Some(order) = &mut self.order {
             order.push(Segment::Ring(bytes.len()));
         }
@@ -198,7 +199,7 @@ impl OutQueue {
     pub(super) fn enqueue_shared(&mut self, bytes: Bytes, arena: &Arena, pool: &mut BufferPool) {
         self.unstage(arena, pool);
         self.len += bytes.len();
-        self.unseen += bytes.len();
+        *self.unseen.get_mut() += bytes.len();
         self.order().push(Segment::Shared(bytes));
     }
 
@@ -243,7 +244,7 @@ impl OutQueue {
     pub(crate) fn fill_place(&mut self, place: usize, bytes: Bytes) {
         if let Some(order) = &mut self.order {
             self.len += bytes.len();
-            self.unseen += bytes.len();
+            *self.unseen.get_mut() += bytes.len();
             order.fill(place, bytes);
         }
     }
@@ -294,22 +295,24 @@ impl OutQueue {
         self.order.as_ref()?.next_file()
     }
 
-    /// Shows the backlog bytes that `show` has not seen yet, once each, as far as the application wrote them.
+    /// Shows the backlog bytes that `show` has not seen yet, once each, as far as the application wrote them. Those that it
+    /// was given before it panics count as seen.
     #[inline]
     pub(crate) fn show_unseen(&mut self, mut show: impl FnMut(&[u8])) {
-        if self.unseen == 0 {
+        if self.unseen.get() == 0 {
             return;
         }
         let order = self.order.as_ref();
         let never_seen = order.map_or(0, |order| order.not_own());
-        let mut seen = self.backlog_len() - never_seen - self.unseen;
-        self.unseen = 0;
+        let mut seen = self.backlog_len() - never_seen - self.unseen.get();
         self.each_slice(|slice, own| {
             let slice = if own { slice } else { &[] };
             let skipped = seen.min(slice.len());
             seen -= skipped;
-            if skipped < slice.len() {
-                show(&slice[skipped..]);
+            let fresh = &slice[skipped..];
+            if !fresh.is_empty() {
+                self.unseen.set(self.unseen.get() - fresh.len());
+                show(fresh);
             }
             true
         });
@@ -411,7 +414,7 @@ impl OutQueue {
     fn drop_newest(&mut self, n: usize) {
         let n = n.min(self.backlog_len());
         self.len -= n;
-        self.unseen = self.unseen.saturating_sub(n);
+        self.unseen.set(self.unseen.get().saturating_sub(n));
         let in_ring = match &mut self.order {
             Some(order) => order.take_newest(n),
             None => n,

@@ -473,22 +473,22 @@ pub enum DetachError {
     Joined,
 }
 
-/// A frame being encoded: taken back unless it is kept, also when the encoder panics.
+/// What a codec is writing: taken back unless it is kept, also when the codec panics.
 ///
 /// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
 /// later from where the arena holds the output of others by that time.
-struct Attempt<'a> {
-    outbox: Outbox<'a>,
+pub(super) struct Attempt<'a> {
+    pub(super) outbox: Outbox<'a>,
     before: usize,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(outbox: Outbox<'a>) -> Self {
+    pub(super) fn new(outbox: Outbox<'a>) -> Self {
         let before = outbox.len();
         Self { outbox, before }
     }
 
-    fn keep(self) {
+    pub(super) fn keep(self) {
         // There is nothing in it but references.
         std::mem::forget(self);
     }

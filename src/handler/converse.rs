@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use log::Level;
 
+use super::conn::Attempt;
 use super::context::{Context, Link};
 use super::{Conn, EventHandler, WriteError};
 use crate::buf::outbox::Outbox;
@@ -107,12 +108,13 @@ impl<H: EventHandler> Conn<'_, H> {
         }
         let before = self.link.state.out.len();
         self.queue_behind_lent();
-        let mut outbox = Outbox::new(
+        let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,
             &mut self.cx.buffers,
-        );
-        say(self.codec, &mut outbox);
+        ));
+        say(self.codec, &mut attempt.outbox);
+        attempt.keep();
         if self.link.state.out.len() != before {
             self.cx.mark_dirty(&mut self.link.state);
         }

@@ -1,14 +1,17 @@
 //! Offering output to the kernel, and what follows when there is none left: FIN, and the end.
 
 use std::io::{self, IoSlice};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{datagrams, files, release, report_panic};
 use crate::buf::order::Front;
-use crate::buf::queue::MAX_SLICES;
+use crate::buf::outbox::Arena;
+use crate::buf::pool::BufferPool;
+use crate::buf::queue::{MAX_SLICES, OutQueue};
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
-use crate::conn::{Alarm, Step};
+use crate::conn::{Alarm, ConnState, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
 use crate::handler::pipe::Due;
 use crate::handler::{Completion, EventHandler, WriteError};
@@ -47,10 +50,8 @@ pub(super) fn flush_inline<H: EventHandler>(
     let state = &mut link.state;
     let staged = state.out.staged();
     if !staged.is_empty() && state.is_writable() {
+        show(handler, session, state, &cx.arena, &mut cx.buffers, &[]);
         let bytes = cx.arena.get(staged);
-        if let Some(session) = session {
-            handler.pre_write(state.id, session, bytes);
-        }
         let nothing_follows = state.is_plain() && link.extras.is_none();
         if nothing_follows && let Some(socket) = link.stream.as_plain() {
             return match socket.send(bytes) {
@@ -117,13 +118,8 @@ pub(super) fn flush_with<H: EventHandler>(
         state.out.enqueue(lent, &mut cx.buffers);
         return flush_backlog(handler, slot, cx);
     }
+    show(handler, session, state, &cx.arena, &mut cx.buffers, lent);
     let staged = cx.arena.get(state.out.staged());
-    if let Some(session) = session {
-        if !staged.is_empty() {
-            handler.pre_write(state.id, session, staged);
-        }
-        handler.pre_write(state.id, session, lent);
-    }
     let sent = if staged.is_empty() {
         stream.send(lent, &mut cx.records)
     } else {
@@ -145,6 +141,63 @@ pub(super) fn flush_with<H: EventHandler>(
         return fail(handler, slot, cx, error);
     }
     flush_backlog(handler, slot, cx);
+}
+
+/// Shows `pre_write` what is staged, and `lent` behind it.
+#[inline(always)]
+fn show<H: EventHandler>(
+    handler: &mut H,
+    session: &mut Option<H::Session>,
+    state: &mut ConnState,
+    arena: &Arena,
+    buffers: &mut BufferPool,
+    lent: &[u8],
+) {
+    let Some(session) = session else {
+        return;
+    };
+    let id = state.id;
+    let staged = arena.get(state.out.staged());
+    let mut rescue = Rescue {
+        out: &mut state.out,
+        arena,
+        buffers,
+        lent,
+        lent_is_shown: false,
+    };
+    if !staged.is_empty() {
+        handler.pre_write(id, session, staged);
+    }
+    if !lent.is_empty() {
+        rescue.lent_is_shown = true;
+        handler.pre_write(id, session, lent);
+    }
+    // There is nothing in it but references.
+    mem::forget(rescue);
+}
+
+/// Makes backlog of what is being shown when `pre_write` panics, so that the connection's end sends all of it. What
+/// `pre_write` was given counts as shown.
+struct Rescue<'a> {
+    out: &'a mut OutQueue,
+    arena: &'a Arena,
+    buffers: &'a mut BufferPool,
+    lent: &'a [u8],
+    lent_is_shown: bool,
+}
+
+impl Drop for Rescue<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        if !self.out.staged().is_empty() {
+            self.out.staged_refused(0, self.arena, self.buffers);
+        }
+        if self.lent_is_shown {
+            self.out.enqueue_seen(self.lent, self.buffers);
+        } else {
+            self.out.enqueue(self.lent, self.buffers);
+        }
+    }
 }
 
 /// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.

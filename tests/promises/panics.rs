@@ -1,14 +1,15 @@
 //! A panic in a callback closes that connection, and `on_close` still runs; the server goes on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use epicycle::codec::LengthField;
 use epicycle::{Action, CloseReason, Running, Server};
 
-use crate::util::app::{App, Log, local, start};
+use crate::util::app::{App, Cut, Log, local, start};
 use crate::util::client::{Client, shrink};
-use crate::util::{eventually, expect_panics};
+use crate::util::{eventually, expect_panics, noise};
 
 /// A client that has the callback under test panic, and one that must not notice.
 struct Scene {
@@ -179,6 +180,70 @@ fn a_panic_in_pre_write_of_a_large_echo_closes_only_that_connection() {
     assert!(matches!(*reason, CloseReason::Panic), "{reason:?}");
     scene.bystander.round_trip("after");
     Client::to(&scene.running).round_trip("later");
+}
+
+/// What `pre_write` has been shown.
+type Shown = Arc<Mutex<Vec<u8>>>;
+
+/// A server whose `pre_write` panics at its `nth` call, and writes down what it is given.
+fn watching(
+    nth: usize,
+    make: impl Fn(App) -> App + Send + Sync + 'static,
+) -> (Running<App>, Arc<Log>, Shown) {
+    expect_panics();
+    let shown = Shown::default();
+    let for_app = shown.clone();
+    let (running, log) = start(local(), move |app| {
+        let shown = for_app.clone();
+        let mut calls = 0;
+        make(app).pre_write(move |_, bytes| {
+            shown.lock().expect("is sound").extend_from_slice(bytes);
+            calls += 1;
+            assert!(calls != nth, "on purpose");
+        })
+    });
+    (running, log, shown)
+}
+
+#[test]
+fn a_panic_in_pre_write_loses_nothing_and_repeats_nothing() {
+    let large = noise(1, 20_000);
+    // The frame is sent from where it was received, behind what was written before.
+    for nth in 1..=2 {
+        let (running, log, shown) = watching(nth, |app| {
+            let codec = LengthField::builder().build().expect("is valid");
+            app.codec(Cut::Length(codec)).react(|conn, _, frame| {
+                conn.write(b"head ").expect("is taken");
+                conn.write(frame).into()
+            })
+        });
+        let client = Client::to(&running);
+        client.send([&20_000_u32.to_be_bytes()[..], &large].concat());
+        let expected = [b"head ", &large[..]].concat();
+        assert!(client.recv_to_end() == expected, "call {nth}: differs");
+        assert!(*shown.lock().expect("is sound") == expected, "call {nth}");
+        drop(client);
+        assert!(matches!(*log.await_close(0).1, CloseReason::Panic));
+    }
+    // What the kernel has refused, in several pieces.
+    for nth in 1..=4 {
+        let (running, log, shown) = watching(nth, |app| {
+            app.react(|conn, _, _| {
+                for n in 0..3 {
+                    conn.write_shared(vec![n; 100_000]).expect("is taken");
+                    conn.write(&[n; 5]).expect("is taken");
+                }
+                Action::Continue
+            })
+        });
+        let client = Client::to(&running);
+        client.send("go");
+        let expected = [0, 1, 2].map(|n| vec![n; 100_005]).concat();
+        assert!(client.recv_to_end() == expected, "call {nth}: differs");
+        assert!(*shown.lock().expect("is sound") == expected, "call {nth}");
+        drop(client);
+        assert!(matches!(*log.await_close(0).1, CloseReason::Panic));
+    }
 }
 
 #[test]
