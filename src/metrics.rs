@@ -34,6 +34,8 @@ pub struct ReactorStats {
     pub connect_failures: u64,
     /// Connections closed.
     pub closed: u64,
+    /// UDP sessions that were closed to make room for others.
+    pub evicted: u64,
     /// Connections that a shutdown has closed with everything sent.
     pub drained: u64,
     /// Connections that a shutdown has closed with something lost, at its deadline or before.
@@ -101,6 +103,7 @@ impl AddAssign for ReactorStats {
         self.connected += other.connected;
         self.connect_failures += other.connect_failures;
         self.closed += other.closed;
+        self.evicted += other.evicted;
         self.drained += other.drained;
         self.forced += other.forced;
         self.bytes_in += other.bytes_in;
@@ -213,6 +216,7 @@ pub(crate) struct Metrics {
     pub(crate) connected: Counter,
     pub(crate) connect_failures: Counter,
     pub(crate) closed: Counter,
+    pub(crate) evicted: Counter,
     pub(crate) drained: Counter,
     pub(crate) forced: Counter,
     pub(crate) bytes_in: Counter,
@@ -252,6 +256,7 @@ impl Metrics {
             connected: self.connected.get(),
             connect_failures: self.connect_failures.get(),
             closed: self.closed.get(),
+            evicted: self.evicted.get(),
             drained: self.drained.get(),
             forced: self.forced.get(),
             bytes_in: self.bytes_in.get(),

@@ -37,6 +37,8 @@ pub(crate) struct DatagramStream {
     pub(crate) port: usize,
     /// The peer, as the socket knows it; none where it is connected.
     pub(crate) to: Option<SocketAddr>,
+    /// The place behind its last datagram in the socket's queue, or behind what it found no room after.
+    pub(crate) queued_to: u64,
 }
 
 /// The room that a reactor's streams share for bytes on their way through.
@@ -185,6 +187,14 @@ impl Stream {
     /// The share of a UDP socket, if it is that.
     #[inline]
     pub(crate) fn datagram(&self) -> Option<&DatagramStream> {
+        match self {
+            Stream::Datagram(datagram) => Some(datagram),
+            _ => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn datagram_mut(&mut self) -> Option<&mut DatagramStream> {
         match self {
             Stream::Datagram(datagram) => Some(datagram),
             _ => None,

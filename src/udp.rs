@@ -25,6 +25,9 @@ pub(crate) const DEFAULT_BATCH: usize = MAX_BATCH;
 /// Longer than any datagram.
 pub(crate) const DEFAULT_MAX_DATAGRAM: usize = 64 << 10;
 
+/// The most sessions of a socket: half of what a reactor can serve, so that they leave room for streams.
+pub(crate) const MAX_SESSIONS: usize = 1 << 21;
+
 /// Datagrams shorter than any protocol's would only be cut to pieces.
 const MIN_MAX_DATAGRAM: usize = 16;
 
@@ -74,8 +77,12 @@ impl UdpOptions {
             }
         }
         match &self.sessions {
-            Some(sessions) if sessions.max == 0 => {
-                bad("max_sessions", "0 would admit nobody; use 1 or more".into())
+            Some(sessions) if !(1..=MAX_SESSIONS).contains(&sessions.max) => {
+                let max = sessions.max;
+                bad(
+                    "max_sessions",
+                    format!("{max} is not from 1 to {MAX_SESSIONS}"),
+                )
             }
             Some(sessions) if sessions.idle.is_zero() => bad(
                 "idle_timeout",
@@ -97,10 +104,15 @@ impl UdpOptions {
 ///   [`decode_eof`](crate::codec::Codec::decode_eof), then dropped. A malformed datagram is dropped; the session goes
 ///   on. In both cases the codec is made anew. An empty datagram opens a session and keeps it, but has no frame.
 /// - A datagram that was truncated is dropped.
-/// - Each `write` or `send` is one datagram, of up to 65,507 bytes. All sessions of a socket share one queue, which
-///   holds as much as [`outbound_limit`](crate::Server::outbound_limit) says; there are no water marks. What the kernel
-///   drops, or the network, is lost: there is no promise that datagrams arrive. They are not shown to
-///   [`pre_write`](crate::EventHandler::pre_write).
+/// - Each `write` or `send` is one datagram, of up to 65,507 bytes; there are no water marks. All sessions of a socket share one
+///   queue. It holds as much as [`outbound_limit`](crate::Server::outbound_limit) says for a session and twice that for all, and a
+///   session no more than is still free: one that floods leaves half to the others, two leave a third, and so on. Whoever finds
+///   no room although it has less in the queue than most is never closed for it, whatever the
+///   [`OutboundPolicy`](crate::OutboundPolicy). What the kernel drops, or the network, is lost: there is no promise that
+///   datagrams arrive. They are not shown to [`pre_write`](crate::EventHandler::pre_write).
+/// - Sessions do not count against [`max_connections`](crate::Server::max_connections) and
+///   [`max_connections_per_ip`](crate::Server::max_connections_per_ip), for their peers' addresses may be forged; they have
+///   [a limit of their own](Self::max_sessions).
 /// - While reads are paused, datagrams from the peer are dropped.
 /// - A session ends when this side closes or aborts it, at the end of the same turn, or by a timeout, or with the
 ///   server. The peer does not notice; its next datagram opens another one.
@@ -108,7 +120,8 @@ impl UdpOptions {
 /// What is dropped is counted ([`datagrams_dropped`](crate::metrics::ReactorStats::datagrams_dropped)).
 ///
 /// A source address is easily forged. Answer an address that has proved nothing with no more bytes than it sent, or
-/// others will have your server flood a third.
+/// others will have your server flood a third. [`EventHandler::admit`](crate::EventHandler::admit) is asked before there is a
+/// session, and can demand a proof.
 ///
 /// ```
 /// use std::time::Duration;
@@ -127,6 +140,7 @@ impl UdpOptions {
 pub struct UdpSessions {
     pub(crate) idle: Duration,
     pub(crate) max: usize,
+    pub(crate) evict_silent: bool,
 }
 
 impl UdpSessions {
@@ -135,6 +149,7 @@ impl UdpSessions {
         Self {
             idle: Duration::from_secs(60),
             max: 65_536,
+            evict_silent: false,
         }
     }
 
@@ -145,12 +160,23 @@ impl UdpSessions {
         self
     }
 
-    /// How many sessions a socket may have; further peers are not answered and their datagrams dropped. With
-    /// [`AcceptMode::ReusePort`](crate::AcceptMode) each reactor has a socket. Default: 65,536.
+    /// How many sessions a socket may have, up to 2,097,152; further peers are not answered and their datagrams dropped, unless
+    /// [`evict_silent`](Self::evict_silent) makes room. With [`AcceptMode::ReusePort`](crate::AcceptMode) each reactor has a
+    /// socket. Default: 65,536.
     ///
     /// A session costs what a connection does, and about 80 bytes for finding it by its address.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max = sessions;
+        self
+    }
+
+    /// Has a newcomer take the place of the session whose peer has been silent for longest, when there are as many as may be.
+    /// That one ends with [`CloseReason::Evicted`](crate::CloseReason). Default: off, newcomers are refused. Costs 8 bytes for
+    /// each connection that its reactor has had at a time.
+    ///
+    /// Without [`admit`](crate::EventHandler::admit) somebody who forges addresses can evict everybody.
+    pub fn evict_silent(mut self, on: bool) -> Self {
+        self.evict_silent = on;
         self
     }
 }

@@ -32,6 +32,7 @@ const LAYERS: [&[&str]; 21] = [
         "reactor::admission",
         "reactor::bind",
         "reactor::listeners",
+        "reactor::recency",
     ],
     &["conn"],
     &["reactor::ports"],

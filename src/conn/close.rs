@@ -35,6 +35,9 @@ pub enum CloseReason {
         /// How many bytes waited to be sent.
         queued: usize,
     },
+    /// A UDP session whose peer had been silent for longest made room for another one
+    /// ([`evict_silent`](crate::UdpSessions::evict_silent)).
+    Evicted,
     /// The handler took the socket out of the engine.
     Detached,
     /// The connection that it was joined with ([`Conn::pipe`](crate::Conn::pipe)) has ended before its time.
@@ -101,6 +104,7 @@ impl fmt::Display for CloseReason {
                     "the peer did not read fast enough: {queued} bytes wait, the outbound limit"
                 )
             }
+            CloseReason::Evicted => f.write_str("evicted to make room for another session"),
             CloseReason::Detached => f.write_str("detached from the engine"),
             CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
             CloseReason::Refused(error) => write!(f, "what was sent is refused: {error}"),

@@ -156,6 +156,20 @@ pub trait EventHandler: Sized + 'static {
         let _ = (reactor, failed);
     }
 
+    /// A first datagram has arrived from a peer that has no session, at a UDP socket with [sessions](crate::Listen::sessions):
+    /// whether it may have one. By default it may.
+    ///
+    /// The address may be forged, and a session costs memory and the place of another one. Until the peer has proved that it
+    /// is where it says, answer `false`, and send it what only the true owner of the address can return, as DTLS and QUIC
+    /// do: a hash of the address under a secret of the server's, say, by [`Udp::reply`]. That costs no memory. Send no more bytes
+    /// than came. Once `true` is answered, the datagram goes on to [`react`](Self::react); otherwise it is dropped.
+    ///
+    /// A panic here refuses the peer.
+    fn admit(&mut self, udp: &mut Udp<'_, Self>, datagram: &Datagram<'_>) -> bool {
+        let _ = (udp, datagram);
+        true
+    }
+
     /// A datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions). Called only where
     /// [`HANDLES_DATAGRAMS`](Self::HANDLES_DATAGRAMS) is true; the default drops the datagram.
     ///

@@ -73,9 +73,9 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     ///
     /// # Errors
     ///
-    /// [`WriteError::TooLong`], and [`WriteError::Full`] when more waits than the
-    /// [`outbound_limit`](crate::Server::outbound_limit) allows, each datagram counted with some 50 bytes more than it has.
-    /// What the kernel refuses later costs that datagram alone: it is logged, and counted as dropped.
+    /// [`WriteError::TooLong`], and [`WriteError::Full`] when more waits for that address than the
+    /// [`outbound_limit`](crate::Server::outbound_limit) allows, or than is left of twice that, which is the most that waits for
+    /// all addresses. Each datagram is counted with some 50 bytes more than it has. What the kernel refuses later costs that datagram alone: it is logged, and counted as dropped.
     pub fn send_to(&mut self, bytes: &[u8], addr: SocketAddr) -> Result<(), WriteError> {
         let to = match self.port() {
             Ok(port) => port.socket.to_wire(addr),
@@ -106,7 +106,8 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         }
     }
 
-    /// How much of the [`outbound_limit`](crate::Server::outbound_limit) is taken by datagrams that wait to be sent.
+    /// How many bytes wait to be sent to all addresses, each datagram counted with some 50 more. At most twice the
+    /// [`outbound_limit`](crate::Server::outbound_limit).
     pub fn queued(&self) -> usize {
         self.port().map_or(0, |port| port.queue.queued())
     }
@@ -190,15 +191,18 @@ impl<H: EventHandler> Context<H> {
                 len,
                 max: MAX_DATAGRAM,
             },
-            Refused::Full => {
-                let Some(port) = self.ports.get(port) else {
+            Refused::Full(queued) => {
+                if self.ports.get(port).is_none() {
                     return WriteError::Closed;
-                };
-                self.metrics.overflows.add(1);
-                WriteError::Full {
-                    queued: port.queue.queued(),
-                    limit: self.limits.outbound,
                 }
+                self.metrics.overflows.add(1);
+                let limit = self.limits.outbound;
+                WriteError::Full { queued, limit }
+            }
+            Refused::Crowded(queued) => {
+                self.metrics.overflows.add(1);
+                let limit = 2 * self.limits.outbound;
+                WriteError::Full { queued, limit }
             }
         }
     }
@@ -211,33 +215,36 @@ impl<H: EventHandler> Conn<'_, H> {
         pieces: impl Iterator<Item = &'b [u8]> + Clone,
     ) -> Result<(), WriteError> {
         let state = &mut self.link.state;
-        let Some(stream) = self.link.stream.datagram() else {
+        let Some(stream) = self.link.stream.datagram_mut() else {
             return Err(WriteError::Closed);
         };
         if !state.takes_writes() {
             return Err(WriteError::Closed);
         }
-        let (port, to) = (stream.port, stream.to);
-        match self.cx.ports.push(port, to, pieces.clone()) {
+        let port = stream.port;
+        let pushed = self.cx.ports.push(port, stream.to, pieces.clone());
+        stream.queued_to = self.cx.ports.position(port);
+        let refused = match pushed {
             Ok(len) => {
                 state.on_datagram_queued(len, self.cx.now);
-                Ok(())
+                return Ok(());
             }
-            Err(refused) => {
-                let len = pieces.map(<[u8]>::len).sum();
-                let error = self.cx.refusal(port, refused, len);
-                if let WriteError::Full { queued, .. } = error {
-                    if self.cx.limits.policy == OutboundPolicy::Close {
-                        let reason = CloseReason::OutboundLimit { queued };
-                        self.cx.abort(self.link, reason);
-                    } else {
-                        self.link.state.on_queue_full();
-                        self.cx.mark_dirty(&mut self.link.state);
-                    }
-                }
-                Err(error)
+            Err(refused) => refused,
+        };
+        match refused {
+            Refused::TooLong => {}
+            // What others have queued is no fault of this peer's.
+            Refused::Full(queued) if self.cx.limits.policy == OutboundPolicy::Close => {
+                let reason = CloseReason::OutboundLimit { queued };
+                self.cx.abort(self.link, reason);
+            }
+            Refused::Full(_) | Refused::Crowded(_) => {
+                self.link.state.on_queue_full();
+                self.cx.mark_dirty(&mut self.link.state);
             }
         }
+        let len = pieces.map(<[u8]>::len).sum();
+        Err(self.cx.refusal(port, refused, len))
     }
 
     /// Encodes an item and queues it as one datagram.

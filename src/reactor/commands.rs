@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release, report_panic};
+use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release_stream, report_panic};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
@@ -216,7 +216,7 @@ impl<H: EventHandler> EventLoop<H> {
             match command {
                 Command::Adopt(arrival) => {
                     self.cx.metrics.refused.add(1);
-                    release(&self.cx, &arrival.peer, arrival.origin);
+                    release_stream(&self.cx, &arrival.peer, arrival.origin);
                 }
                 Command::WriteThen(_, _, _, done) => {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);

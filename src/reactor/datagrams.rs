@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::ports::{self, Port, Service};
 use super::serve::{Budget, carry_out, level_of};
 use super::slots::{ConnId, MAX_SLOTS};
-use super::{EventLoop, NOBODY, Stage, flush, opening};
+use super::{EventLoop, NOBODY, Stage, flush, opening, report_panic};
 use crate::addr::Addr;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded};
@@ -214,39 +215,102 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Who gets what `peer` has sent. A peer without a session gets one.
     fn recipient(&mut self, index: usize, peer: SocketAddr) -> Recipient {
-        let Some(port) = self.cx.ports.get(index) else {
+        let Some(port) = self.cx.ports.get_mut(index) else {
             return Recipient::Nobody;
         };
-        match &port.service {
+        match &mut port.service {
             Service::Datagrams { .. } => Recipient::Handler,
             Service::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
             Service::Sessions(sessions) => {
-                let known = sessions.open.get(&peer).copied();
-                let slot = known.or_else(|| self.open_session(index, peer));
+                let known = sessions.heard(&peer);
+                let slot = known.or_else(|| self.welcome_peer(index, peer));
                 slot.map_or(Recipient::Nobody, Recipient::Session)
             }
         }
     }
 
-    /// Opens a session for a peer, unless a limit forbids it; tells its slot.
+    /// Opens a session for a peer that has none, unless a limit or the handler forbids it; tells its slot.
+    #[cold]
+    fn welcome_peer(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
+        self.cx.metrics.accepted.add(1);
+        if let Err(why) = self.admit_peer(index, peer) {
+            self.cx.metrics.refused.add(1);
+            log::debug!(target: "epicycle::udp", "{peer} refused: {why}");
+            return None;
+        }
+        self.make_room(index);
+        self.open_session(index, peer)
+    }
+
+    /// Whether a peer without a session may have one; the handler is asked last, with the datagram that has come.
+    fn admit_peer(&mut self, index: usize, peer: SocketAddr) -> Result<(), &'static str> {
+        let accepting = &self.cx.engine.shared().accepting;
+        if self.stage != Stage::Running || !accepting.load(Ordering::Acquire) {
+            return Err("no more sessions are accepted");
+        }
+        let service = self.cx.ports.get(index).map(|port| &port.service);
+        let has_room = matches!(service, Some(Service::Sessions(sessions)) if sessions.has_room());
+        if !has_room || self.connections.len() >= MAX_SLOTS {
+            return Err("too many sessions");
+        }
+        let Self {
+            handler,
+            connections,
+            cx,
+            exchange: Some(exchange),
+            ..
+        } = self
+        else {
+            return Err("nothing has come");
+        };
+        let Some((data, truncated)) = exchange.receiver.peek_datagram() else {
+            return Err("nothing has come");
+        };
+        let datagram = Datagram {
+            peer,
+            data,
+            truncated,
+        };
+        // A panic here must not have the same datagram asked about for ever.
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            let mut udp = Udp::new(connections, cx, index, Some(peer));
+            handler.admit(&mut udp, &datagram)
+        }));
+        match asked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("the handler does not admit it"),
+            Err(panic) => {
+                report_panic(panic, cx, "admit");
+                Err("admit panicked")
+            }
+        }
+    }
+
+    /// Closes the session whose peer has been silent for longest, if another one needs its place.
+    fn make_room(&mut self, index: usize) {
+        let Some(port) = self.cx.ports.get_mut(index) else {
+            return;
+        };
+        if let Service::Sessions(sessions) = &mut port.service
+            && let Some(evicted) = sessions.to_evict()
+            && let Some(slot) = self.connections.at(evicted)
+        {
+            // It closes at the end of the turn, and must not be asked for its place again until then.
+            if let Addr::Ip(peer) = &slot.link.state.peer {
+                sessions.remove(peer, evicted);
+            }
+            self.cx.metrics.evicted.add(1);
+            self.cx
+                .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Evicted);
+        }
+    }
+
+    /// Opens a session for a peer; tells its slot.
     fn open_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
         let port = self.cx.ports.get(index)?;
         let Service::Sessions(sessions) = &port.service else {
             return None;
         };
-        let shared = self.cx.engine.shared();
-        let addr = Addr::Ip(peer);
-        let admitted = self.stage == Stage::Running
-            && shared.accepting.load(Ordering::Acquire)
-            && sessions.open.len() < sessions.max
-            && self.connections.len() < MAX_SLOTS
-            && shared.admission.admit(&addr);
-        self.cx.metrics.accepted.add(1);
-        if !admitted {
-            self.cx.metrics.refused.add(1);
-            log::debug!(target: "epicycle::udp", "{peer} refused: too many sessions");
-            return None;
-        }
         let origin = Origin::Accepted {
             listener: sessions.listener,
         };
@@ -254,17 +318,18 @@ impl<H: EventHandler> EventLoop<H> {
             socket: port.socket.clone(),
             port: index,
             to: Some(port.socket.to_wire(peer)),
+            queued_to: 0,
         }));
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
-        let mut state = ConnState::new(id, addr, origin, self.cx.moment());
+        let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.moment());
         state.set_datagram();
         let slot = self.watch(stream, state).ok()?;
         if let Some(port) = self.cx.ports.get_mut(index)
             && let Service::Sessions(sessions) = &mut port.service
         {
-            sessions.open.insert(peer, slot);
+            sessions.insert(peer, slot);
         }
         self.turn.serving = slot;
         if let Some(slot) = self.connections.at(slot) {
@@ -307,6 +372,7 @@ impl<H: EventHandler> EventLoop<H> {
             socket,
             port: index,
             to: None,
+            queued_to: 0,
         }));
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
@@ -366,8 +432,8 @@ impl<H: EventHandler> EventLoop<H> {
             // Without an event to wait for, it is tried again each time something is queued.
             port.blocked = false;
         }
-        if port.queue.is_empty() {
-            for id in std::mem::take(&mut port.waiting) {
+        if !port.waiting.is_empty() {
+            for (_, id) in port.take_told() {
                 if let Some(slot) = self.connections.get(id) {
                     self.cx.mark_dirty(&mut slot.link.state);
                 }
@@ -511,11 +577,11 @@ pub(super) fn settle<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
     if !link.state.is_congested() && flushes.unwrap_or(0) == 0 {
         return;
     }
-    let port = link.stream.datagram().map(|datagram| datagram.port);
-    if let Some(port) = port.and_then(|port| cx.ports.get_mut(port))
-        && !port.queue.is_empty()
+    if let Some(datagram) = link.stream.datagram()
+        && let Some(port) = cx.ports.get_mut(datagram.port)
+        && !port.queue.is_past(datagram.queued_to)
     {
-        port.waiting.insert(link.state.id);
+        port.waiting.insert((datagram.queued_to, link.state.id));
         return;
     }
     if let Some(extras) = &mut link.extras {

@@ -470,10 +470,11 @@ fn end<H: EventHandler>(
     closed.unsent += unsent;
     closed.bytes_out -= unsent as u64;
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
-    release(cx, &closed.peer, link.state.origin());
+    release(cx, &link.state, &closed.peer);
     cx.graveyard.push(closed.id.slot() as u32);
     if let Some(datagram) = link.stream.datagram() {
-        cx.ports.forget(datagram.port, &closed.peer);
+        cx.ports
+            .forget(datagram.port, &closed.peer, closed.id.slot());
     }
     log::debug!(target: "epicycle::conn", "{}: {reason}", link.state.name());
     let origin = link.state.origin();

@@ -13,6 +13,7 @@ pub(crate) mod mailbox;
 mod opening;
 mod pipe;
 pub(crate) mod ports;
+pub(crate) mod recency;
 mod serve;
 #[cfg(feature = "testing")]
 mod simulated;
@@ -39,6 +40,7 @@ use self::slots::MAX_SLOTS;
 use self::timer::TimerKey;
 use crate::addr::Addr;
 use crate::clock::Clock;
+use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
 use crate::conn::origin::Origin;
@@ -515,8 +517,18 @@ impl<H: EventHandler> EventLoop<H> {
     }
 }
 
-/// Gives back what the coming of a connection took.
-fn release<H: EventHandler>(cx: &Context<H>, peer: &Addr, origin: Origin) {
+/// Gives back what the coming of a connection took. UDP sessions are not admitted as streams are: they have limits of their own.
+fn release<H: EventHandler>(cx: &Context<H>, state: &ConnState, peer: &Addr) {
+    if state.is_datagram() {
+        let load = &cx.engine.peer(cx.reactor).load;
+        load.fetch_sub(1, Ordering::Relaxed);
+    } else {
+        release_stream(cx, peer, state.origin());
+    }
+}
+
+/// The same of one that has no state yet.
+fn release_stream<H: EventHandler>(cx: &Context<H>, peer: &Addr, origin: Origin) {
     if matches!(origin, Origin::Accepted { .. }) {
         cx.engine.shared().admission.release(peer);
     }

@@ -8,7 +8,7 @@ use mio::Token;
 use mio::unix::SourceFd;
 
 use super::slots::{ConnId, MAX_SLOTS};
-use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
+use super::{EventLoop, NOBODY, Stage, flush, release, release_stream, report_panic};
 use crate::codec::{Backpressure, Codec};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
@@ -59,7 +59,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Err(error) => {
                     log::error!(target: "epicycle::accept", "cannot speak TLS with {peer}: {error}");
                     self.cx.metrics.refused.add(1);
-                    release(&self.cx, &peer, origin);
+                    release_stream(&self.cx, &peer, origin);
                     return None;
                 }
             };
@@ -85,7 +85,7 @@ impl<H: EventHandler> EventLoop<H> {
         let codec = codec.inspect_err(|error| {
             log::warn!(target: "epicycle::conn", "no connection with {}: {error}", state.peer);
             cx.metrics.refused.add(1);
-            release(cx, &state.peer, state.origin());
+            release(cx, &state, &state.peer);
         })?;
         if pauses_reads(&codec, state.origin(), cx.limits.policy) {
             state.pause_reads_when_congested();

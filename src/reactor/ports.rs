@@ -1,6 +1,6 @@
 //! The UDP sockets of a reactor: what waits to be sent from each, and whose datagrams it takes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use super::bind::bind_first;
+use super::recency::Recency;
 use super::slots::{ConnId, MAX_SLOTS};
 use crate::addr::{Addr, Family, ListenAddr};
 use crate::conn::limits::{Limits, NEVER, millis};
 use crate::error::Error;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Refused, SendQueue};
-use crate::udp::UdpOptions;
+use crate::udp::{MAX_SESSIONS, UdpOptions, UdpSessions};
 
 /// The UDP sockets of one reactor.
 #[derive(Debug, Default)]
@@ -41,8 +42,8 @@ pub(crate) struct Port {
     pub(crate) blocked: bool,
     /// An event will tell when there is room. Watched for only then, for each datagram that leaves makes such an event.
     pub(crate) watches_room: bool,
-    /// Sessions that want to know when everything queued is sent.
-    pub(crate) waiting: HashSet<ConnId>,
+    /// Sessions that want to know when the queue is past a place.
+    pub(crate) waiting: BTreeSet<(u64, ConnId)>,
     is_ready: bool,
     is_dirty: bool,
 }
@@ -65,10 +66,68 @@ pub(crate) enum Service {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) listener: usize,
-    pub(crate) open: HashMap<SocketAddr, usize>,
-    pub(crate) max: usize,
+    /// Their slots, by peer.
+    open: HashMap<SocketAddr, usize>,
+    max: usize,
+    /// Whose peer has been silent for longest, where such a session makes room for another.
+    recency: Option<Recency>,
     limits: Limits,
 }
+
+impl Sessions {
+    fn new(listener: usize, options: &UdpSessions, limits: &Limits) -> Self {
+        Self {
+            listener,
+            open: HashMap::new(),
+            max: options.max,
+            recency: options.evict_silent.then(Recency::new),
+            limits: session_limits(limits, millis(options.idle)),
+        }
+    }
+
+    /// The slot of the peer's session, from which a datagram has come.
+    #[inline]
+    pub(crate) fn heard(&mut self, peer: &SocketAddr) -> Option<usize> {
+        let slot = self.open.get(peer).copied()?;
+        if let Some(recency) = &mut self.recency {
+            recency.touch(slot);
+        }
+        Some(slot)
+    }
+
+    /// Whether there is room for one more, be it another's.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.len() < self.max || self.recency.is_some()
+    }
+
+    /// The slot of the session that has to make room for another, if one has to.
+    pub(crate) fn to_evict(&self) -> Option<usize> {
+        match &self.recency {
+            Some(recency) if self.open.len() >= self.max => recency.first(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, peer: SocketAddr, slot: usize) {
+        self.open.insert(peer, slot);
+        if let Some(recency) = &mut self.recency {
+            recency.touch(slot);
+        }
+    }
+
+    /// Forgets a session, unless the peer has another one by now.
+    pub(crate) fn remove(&mut self, peer: &SocketAddr, slot: usize) {
+        if self.open.get(peer) == Some(&slot) {
+            self.open.remove(peer);
+            if let Some(recency) = &mut self.recency {
+                recency.remove(slot);
+            }
+        }
+    }
+}
+
+// Sessions take slots, and must leave some to streams.
+const _: () = assert!(MAX_SESSIONS < MAX_SLOTS);
 
 /// The token of the first UDP socket; below it are listeners, at most as many as slots.
 pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
@@ -137,12 +196,10 @@ fn bind_one(
     let bound = first.local_addr()?;
     let service = || match &udp.sessions {
         None => Service::Datagrams { listener: number },
-        Some(sessions) => Service::Sessions(Box::new(Sessions {
-            listener: number,
-            open: HashMap::new(),
-            max: sessions.max,
-            limits: session_limits(&common.limits, millis(sessions.idle)),
-        })),
+        Some(sessions) => {
+            let sessions = Sessions::new(number, sessions, &common.limits);
+            Service::Sessions(Box::new(sessions))
+        }
     };
     let owner = number % reactors.len();
     let outbound = common.limits.outbound;
@@ -168,6 +225,13 @@ fn session_limits(limits: &Limits, idle: u64) -> Limits {
 }
 
 impl Port {
+    /// Those who waited for the queue to get as far as it is.
+    pub(crate) fn take_told(&mut self) -> BTreeSet<(u64, ConnId)> {
+        let behind = self.queue.gone() + 1;
+        let told_later = self.waiting.split_off(&(behind, ConnId::new(0, 0, 0)));
+        std::mem::replace(&mut self.waiting, told_later)
+    }
+
     fn new(socket: DatagramSocket, service: Service, outbound: usize) -> Self {
         Self {
             queue: SendQueue::new(outbound, socket.takes_runs()),
@@ -176,7 +240,7 @@ impl Port {
             readable: false,
             blocked: false,
             watches_room: false,
-            waiting: HashSet::new(),
+            waiting: BTreeSet::new(),
             is_ready: false,
             is_dirty: false,
         }
@@ -246,13 +310,20 @@ impl Ports {
         to: Option<SocketAddr>,
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<usize, Refused> {
-        let port = self.ports.get_mut(index).ok_or(Refused::Full)?;
+        let port = self.ports.get_mut(index).ok_or(Refused::Full(0))?;
         let len = port.queue.push(to, pieces)?;
         if !port.is_dirty && !port.blocked {
             port.is_dirty = true;
             self.dirty.push(index);
         }
         Ok(len)
+    }
+
+    /// The place behind all that is queued for a socket.
+    pub(crate) fn position(&self, index: usize) -> u64 {
+        self.ports
+            .get(index)
+            .map_or(0, |port| port.queue.position())
     }
 
     /// An event came for a socket.
@@ -317,7 +388,7 @@ impl Ports {
     }
 
     /// A session has ended.
-    pub(crate) fn forget(&mut self, index: usize, peer: &Addr) {
+    pub(crate) fn forget(&mut self, index: usize, peer: &Addr, slot: usize) {
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
@@ -325,7 +396,7 @@ impl Ports {
             Service::Datagrams { .. } => {}
             Service::Sessions(sessions) => {
                 if let Addr::Ip(peer) = peer {
-                    sessions.open.remove(peer);
+                    sessions.remove(peer, slot);
                 }
             }
             Service::Connected { .. } => self.idle.push(index),

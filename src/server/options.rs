@@ -348,7 +348,7 @@ impl Server {
         self
     }
 
-    /// How many connections may be open; more are accepted and closed at once. Default: no limit but the
+    /// How many connections may be open, UDP sessions apart; more are accepted and closed at once. Default: no limit but the
     /// process's descriptors. Costs an atomic addition per connection.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.options.max_connections = connections;
@@ -356,7 +356,7 @@ impl Server {
     }
 
     /// How many connections one peer may have open; more are accepted and closed at once. A peer is an IPv4 address or an
-    /// IPv6 network: see [`per_ip_prefix`](Self::per_ip_prefix). Default: no limit. Costs a locked table of the peers that are
+    /// IPv6 network: see [`per_ip_prefix`](Self::per_ip_prefix). UDP sessions do not count. Default: no limit. Costs a locked table of the peers that are
     /// connected, about 50 bytes each.
     pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
         self.options.max_connections_per_ip = connections;

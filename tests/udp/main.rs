@@ -1,5 +1,6 @@
 //! UDP: datagrams by themselves, and sessions over them.
 
+mod admission;
 mod codecs;
 mod datagrams;
 mod flow;

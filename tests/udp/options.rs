@@ -139,7 +139,12 @@ fn options_that_cannot_work_are_told_the_remedy() {
         (
             udp().sessions(UdpSessions::new().max_sessions(0)),
             "max_sessions",
-            "1 or more",
+            "from 1 to 2097152",
+        ),
+        (
+            udp().sessions(UdpSessions::new().max_sessions(usize::MAX)),
+            "max_sessions",
+            "from 1 to 2097152",
         ),
         (
             udp().sessions(UdpSessions::new().idle_timeout(Duration::ZERO)),

@@ -40,6 +40,13 @@ impl Peer {
         Self(socket)
     }
 
+    /// One that receives from anybody.
+    pub(crate) fn to_nobody() -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        socket.set_read_timeout(Some(LONG)).expect("is an option");
+        Self(socket)
+    }
+
     pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().expect("is bound")
     }

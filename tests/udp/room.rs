@@ -4,7 +4,7 @@
 use std::env;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -134,5 +134,48 @@ fn sessions_wait_for_room_too() {
         }
         assert_eq!(log.count(|what| matches!(what, What::Drain)), 3);
         assert_eq!((log.opened(), log.closed()), (1, 0));
+    });
+}
+
+#[test]
+fn a_session_that_never_lets_the_queue_run_empty_keeps_nobody_else_from_hearing_of_its_own() {
+    let name = "room::a_session_that_never_lets_the_queue_run_empty_keeps_nobody_else_from_hearing_of_its_own";
+    with_slow_loopback(name, || {
+        let (sender, done) = mpsc::channel();
+        let listen = Listen::on("udp://127.0.0.1:0")
+            .sessions(UdpSessions::new())
+            .send_buffer(16 << 10);
+        let server = Server::bind(listen).reactors(1).outbound_limit(100 << 10);
+        let flooded = Arc::new(Mutex::new(None));
+        let flooding = flooded.clone();
+        let (running, log) = start(server, move |app| {
+            let (sender, flooding) = (sender.clone(), flooding.clone());
+            app.react(move |conn, _, frame| {
+                let sender = sender.clone();
+                let written = conn.write_then(frame.to_vec(), move |result| {
+                    sender.send(result.is_ok()).expect("it listens");
+                });
+                written.into()
+            })
+            .tick(move |reactor| {
+                if let Some(id) = *flooding.lock().expect("is whole") {
+                    reactor.with(id, |conn, _| while conn.write(&[7; 1000]).is_ok() {});
+                }
+                Some(Duration::from_millis(1))
+            })
+        });
+        let (one, other) = (Peer::of(&running), Peer::of(&running));
+        one.round_trip("hello");
+        assert_eq!(done.recv_timeout(LONG), Ok(true));
+        *flooded.lock().expect("is whole") = Some(log.ids()[0]);
+        for _ in 0..100 {
+            assert_eq!(one.recv().len(), 1000);
+        }
+        for n in 0..5_u8 {
+            other.round_trip([n]);
+            assert_eq!(done.recv_timeout(LONG), Ok(true));
+        }
+        assert!(running.engine().stats().total().overflows > 0);
+        assert_eq!(log.closed(), 0);
     });
 }

@@ -227,25 +227,6 @@ fn past_the_cap_new_peers_are_refused() {
 }
 
 #[test]
-fn the_servers_limits_on_connections_hold() {
-    let (running, log) = start(plain().max_connections_per_ip(1), |app| app);
-    let (first, second) = (Peer::of(&running), Peer::of(&running));
-    first.round_trip("a");
-    second.send("b");
-    eventually("it is refused", || {
-        running.engine().stats().total().refused == 1
-    });
-    running
-        .engine()
-        .handle(log.ids()[0])
-        .expect("is open")
-        .close()
-        .expect("is taken");
-    log.await_close(0);
-    second.round_trip("c");
-}
-
-#[test]
 fn a_refused_session_has_no_callbacks() {
     let (running, log) = start(plain(), |app| {
         app.on_open(|conn| {

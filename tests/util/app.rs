@@ -78,6 +78,7 @@ pub(crate) struct App {
     on_connect_failed: Box<dyn FnMut(&mut Reactor<'_, App>, &FailedConnect)>,
     tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
     on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
+    admit: Box<dyn FnMut(&mut Udp<'_, App>, &Datagram<'_>) -> bool>,
     on_datagram: Box<dyn FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action>,
 }
 
@@ -97,6 +98,7 @@ impl App {
             on_connect_failed: Box::new(|_, _| {}),
             tick: Box::new(|_| None),
             on_shutdown: Box::new(|_| {}),
+            admit: Box::new(|_, _| true),
             on_datagram: Box::new(|udp, datagram| udp.reply(datagram.data).into()),
         }
     }
@@ -171,6 +173,14 @@ impl App {
         f: impl FnMut(&mut Reactor<'_, App>) -> Option<Duration> + 'static,
     ) -> Self {
         self.tick = Box::new(f);
+        self
+    }
+
+    pub(crate) fn admit(
+        mut self,
+        f: impl FnMut(&mut Udp<'_, App>, &Datagram<'_>) -> bool + 'static,
+    ) -> Self {
+        self.admit = Box::new(f);
         self
     }
 
@@ -250,6 +260,10 @@ impl EventHandler for App {
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         (self.on_shutdown)(reactor);
+    }
+
+    fn admit(&mut self, udp: &mut Udp<'_, Self>, datagram: &Datagram<'_>) -> bool {
+        (self.admit)(udp, datagram)
     }
 
     fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {

@@ -1,5 +1,6 @@
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::batches::Headers;
@@ -20,6 +21,17 @@ pub(crate) struct Receiver {
     /// The longest datagram the socket of this batch wants.
     longest: usize,
     headers: Headers,
+}
+
+/// A datagram within an arrival.
+struct Piece {
+    /// As much of it as is wanted.
+    bytes: Range<usize>,
+    /// How long it is.
+    len: usize,
+    /// The last of its arrival.
+    is_last: bool,
+    truncated: bool,
 }
 
 /// A datagram that has arrived.
@@ -102,9 +114,33 @@ impl Receiver {
         Some(canonical(arrival.peer))
     }
 
+    /// A look at the next datagram of the batch: its bytes, and whether there were more.
+    pub(crate) fn peek_datagram(&self) -> Option<(&[u8], bool)> {
+        let piece = self.piece()?;
+        Some((&self.bytes[piece.bytes], piece.truncated))
+    }
+
     /// The next datagram of the batch.
     pub(crate) fn next(&mut self) -> Option<Received<'_>> {
-        let arrival = *self.arrivals.get(self.next)?;
+        let peer = self.peek()?;
+        let piece = self.piece()?;
+        if piece.is_last {
+            self.next += 1;
+            self.offset = 0;
+        } else {
+            self.offset += piece.len;
+        }
+        Some(Received {
+            peer,
+            data: &mut self.bytes[piece.bytes],
+            truncated: piece.truncated,
+        })
+    }
+
+    /// Where the next datagram of the batch lies.
+    #[inline]
+    fn piece(&self) -> Option<Piece> {
+        let arrival = self.arrivals.get(self.next)?;
         let start = self.next * self.slot_len + self.offset;
         let rest = arrival.len - self.offset;
         let len = match arrival.segment {
@@ -112,16 +148,11 @@ impl Receiver {
             segment => rest.min(segment),
         };
         let is_last = len == rest;
-        if is_last {
-            self.next += 1;
-            self.offset = 0;
-        } else {
-            self.offset += len;
-        }
         let wanted = len.min(self.longest);
-        Some(Received {
-            peer: canonical(arrival.peer),
-            data: &mut self.bytes[start..start + wanted],
+        Some(Piece {
+            bytes: start..start + wanted,
+            len,
+            is_last,
             truncated: wanted < len || (arrival.truncated && is_last),
         })
     }

@@ -1,10 +1,12 @@
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::queue::ENTRY_COST;
 use super::sender::{Sent, drain};
 use super::*;
 
@@ -362,7 +364,7 @@ fn a_queue_holds_no_more_than_its_limit() {
             Err(refused) => break refused,
         }
     };
-    assert_eq!(full, Refused::Full);
+    assert!(matches!(full, Refused::Full(_)), "{full:?}");
     assert!((9..=11).contains(&count), "{count}");
     assert!(queue.queued() <= 1000 && queue.queued() > 800);
     let long = vec![0; MAX_DATAGRAM + 1];
@@ -390,4 +392,78 @@ fn dropping_a_batch_counts_what_is_left_of_it() {
     }
     assert_eq!(came, 10);
     assert_eq!(to.receiver.peek(), None);
+}
+
+/// What waits for each peer, by a plain count.
+#[derive(Default)]
+struct Plain {
+    waiting: VecDeque<(u16, usize)>,
+    queued: usize,
+}
+
+impl Plain {
+    fn of(&self, peer: u16) -> usize {
+        let own = self.waiting.iter().filter(|(to, _)| *to == peer);
+        own.map(|(_, cost)| cost).sum()
+    }
+}
+
+#[test]
+fn a_peer_may_have_as_much_waiting_as_is_free() {
+    const LIMIT: usize = 20_000;
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut queue = SendQueue::new(LIMIT, false);
+    let mut plain = Plain::default();
+    let (mut full, mut crowded) = (0, 0);
+    for _ in 0..100_000 {
+        if random.u8(..5) == 0 {
+            let n = random.usize(..=3.min(plain.waiting.len()));
+            queue.pop(n);
+            let popped = plain.waiting.drain(..n).map(|(_, cost)| cost);
+            plain.queued -= popped.sum::<usize>();
+        }
+        // Some peers flood, others seldom have something.
+        let peer = random.u16(..4) * random.u16(..3);
+        let bytes = vec![0; random.usize(1..1500)];
+        let before = queue.queued();
+        let pushed = queue.push(Some(addr(peer)), [&bytes[..]].into_iter());
+        let cost = bytes.len() + ENTRY_COST;
+        let own = plain.of(peer);
+        let fits = own + cost <= LIMIT.min(2 * LIMIT - plain.queued);
+        match pushed {
+            Ok(len) => {
+                assert!(fits, "{own} of {} and {cost} are taken", plain.queued);
+                assert_eq!((len, queue.queued()), (bytes.len(), before + cost));
+                plain.waiting.push_back((peer, cost));
+                plain.queued += cost;
+            }
+            Err(refused) => {
+                assert!(!fits, "{own} of {} and {cost} are refused", plain.queued);
+                let peers: HashSet<u16> = plain.waiting.iter().map(|(to, _)| *to).collect();
+                let has_most = own * peers.len() >= plain.queued;
+                full += u32::from(refused == Refused::Full(own));
+                crowded += u32::from(refused == Refused::Crowded(plain.queued));
+                assert_eq!(matches!(refused, Refused::Full(_)), has_most);
+            }
+        }
+        assert_eq!(queue.queued(), plain.queued);
+    }
+    assert!(full > 1000 && crowded > 100, "{full} and {crowded}");
+}
+
+#[test]
+fn a_queue_knows_when_it_is_past_a_place() {
+    let mut queue = queue_of(&[10, 20], false);
+    let place = queue.position();
+    fill(&mut queue, &[30]);
+    queue.pop(1);
+    assert!(!queue.is_past(place));
+    queue.pop(1);
+    assert!(queue.is_past(place) && !queue.is_past(queue.position()));
+    queue.clear();
+    assert!(queue.is_past(queue.position()));
+}
+
+fn addr(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }

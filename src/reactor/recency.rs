@@ -1,0 +1,100 @@
+//! Which of a reactor's slots was touched longest ago.
+
+/// Slots in the order in which they were touched last. Each operation takes the same few steps, however many there are.
+#[derive(Debug)]
+pub(crate) struct Recency {
+    /// A ring of links: that of slot N at N + 1, and at 0 the head, between the last slot and the first. What is in no list
+    /// links to itself. 8 bytes for each slot up to the highest.
+    links: Vec<Link>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    before: u32,
+    behind: u32,
+}
+
+const HEAD: usize = 0;
+
+impl Recency {
+    pub(crate) fn new() -> Self {
+        Self {
+            links: vec![Link::to_itself(HEAD)],
+        }
+    }
+
+    /// Puts a slot last.
+    pub(crate) fn touch(&mut self, slot: usize) {
+        let place = slot + 1;
+        while self.links.len() <= place {
+            self.links.push(Link::to_itself(self.links.len()));
+        }
+        self.unlink(place);
+        let last = self.links[HEAD].before as usize;
+        self.links[place] = Link {
+            before: last as u32,
+            behind: HEAD as u32,
+        };
+        self.links[last].behind = place as u32;
+        self.links[HEAD].before = place as u32;
+    }
+
+    /// Takes a slot out, if it is in.
+    pub(crate) fn remove(&mut self, slot: usize) {
+        let place = slot + 1;
+        if place < self.links.len() {
+            self.unlink(place);
+            self.links[place] = Link::to_itself(place);
+        }
+    }
+
+    /// The slot that was touched longest ago.
+    pub(crate) fn first(&self) -> Option<usize> {
+        (self.links[HEAD].behind as usize).checked_sub(1)
+    }
+
+    fn unlink(&mut self, place: usize) {
+        let Link { before, behind } = self.links[place];
+        self.links[before as usize].behind = behind;
+        self.links[behind as usize].before = before;
+    }
+}
+
+impl Link {
+    /// Slots have 22 bits, so that their places fit.
+    fn to_itself(place: usize) -> Self {
+        let place = place as u32;
+        Self {
+            before: place,
+            behind: place,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_knows_the_order_as_a_plain_list_does() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut recency = Recency::new();
+        let mut plain: Vec<usize> = Vec::new();
+        for _ in 0..20_000 {
+            let slot = random.usize(..20);
+            plain.retain(|known| *known != slot);
+            if random.u8(..3) == 0 {
+                recency.remove(slot);
+            } else {
+                recency.touch(slot);
+                plain.push(slot);
+            }
+            assert_eq!(recency.first(), plain.first().copied());
+        }
+        while let Some(slot) = recency.first() {
+            assert_eq!(slot, plain.remove(0));
+            recency.remove(slot);
+        }
+        assert!(plain.is_empty());
+    }
+}
