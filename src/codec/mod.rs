@@ -227,7 +227,8 @@ pub enum Decoded<F> {
         /// same input, so that it can find several frames in it, up to 1,048,576; the last of them has to consume it.
         consumed: usize,
     },
-    /// Input that the handler need not see, such as a ping that the codec answers.
+    /// Input that the handler need not see, such as a ping that the codec answers. It renews no timeout, unless the codec says that
+    /// it belongs to a message ([`Stage::Receiving`]); an answer that the codec sends renews the idle timeout as any output does.
     Skip {
         /// How many bytes it took up: at least one.
         consumed: usize,

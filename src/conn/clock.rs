@@ -8,6 +8,7 @@ use super::{Alarm, ConnState, Phase};
 
 impl ConnState {
     /// When something was last received or sent, or earlier: when that turn began.
+    #[inline]
     pub(crate) fn active_at(&self) -> u64 {
         self.active_at
     }

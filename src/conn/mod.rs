@@ -199,6 +199,11 @@ impl ConnState {
         }
     }
 
+    /// What has been received since was skipped and belongs to no message: it is no sign of life.
+    pub(crate) fn on_skipped(&mut self, active_at: u64) {
+        self.active_at = active_at;
+    }
+
     pub(crate) fn on_read_would_block(&mut self) {
         self.flags &= !(READABLE | READ_CLOSED);
     }

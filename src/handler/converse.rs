@@ -199,6 +199,12 @@ pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
         }
 }
 
+/// Whether a message has begun whose rest is awaited.
+#[inline]
+pub(crate) fn awaits_rest<C: Codec>(codec: &C) -> bool {
+    C::CONVERSES && matches!(codec.stage(), Stage::Receiving | Stage::Streaming)
+}
+
 /// Whether the end of the peer's stream has to wait for an answer: one is owed that can still be sent.
 #[inline]
 pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {

@@ -17,7 +17,7 @@ use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
 use crate::handler::context::{Context, Slot};
-use crate::handler::converse::severity;
+use crate::handler::converse::{awaits_rest, severity};
 use crate::handler::{Action, Conn, Datagram, EventHandler, Udp};
 use crate::stream::{DatagramStream, Stream};
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
@@ -503,6 +503,7 @@ fn react<H: EventHandler>(
     let Received {
         data, truncated, ..
     } = datagram;
+    let active_at = slot.link.state.active_at();
     let wanted = slot.link.state.on_datagram(data.len(), cx.now);
     let mut work = Work::default();
     if truncated || !wanted || slot.session.is_none() {
@@ -562,6 +563,8 @@ fn react<H: EventHandler>(
     if frames > 0 {
         slot.link.state.on_frames();
         cx.metrics.frames.add(frames as u64);
+    } else if skips > 0 && !awaits_rest(&slot.codec) {
+        slot.link.state.on_skipped(active_at);
     }
     if H::Codec::CONVERSES {
         Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();

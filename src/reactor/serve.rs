@@ -8,11 +8,11 @@ use super::timer::TimerKey;
 use super::{flush, opening};
 use crate::buf::queue::FLUSH_AT;
 use crate::codec::look::look;
-use crate::codec::{Codec, Decoded, FrameError, Stage};
+use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
-use crate::handler::converse::{give_up, is_awaited, owes_answer, shown};
+use crate::handler::converse::{awaits_rest, give_up, is_awaited, owes_answer, shown};
 use crate::handler::pipe::Due;
 use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
@@ -164,6 +164,7 @@ fn receive<H: EventHandler, const HOT: bool>(
             return 0;
         }
     };
+    let active_at = slot.link.state.active_at();
     slot.link.state.on_read(n, drained, cx.now);
     cx.metrics.bytes_in.add(n as u64);
     let input = &mut scratch[..kept + n];
@@ -172,6 +173,9 @@ fn receive<H: EventHandler, const HOT: bool>(
     } else {
         decode_again(handler, slot, cx, input, budget, 0, false)
     };
+    if pass.skipped_all {
+        slot.link.state.on_skipped(active_at);
+    }
     if pass.consumed < input.len() {
         keep_leftover(slot, cx, input, &pass);
     } else if kept > 0 || H::Codec::CONVERSES {
@@ -191,11 +195,15 @@ fn receive_rest<H: EventHandler>(
     let spare = state.inbox.spare_mut(&mut cx.buffers);
     match stream.recv(spare, &mut cx.records) {
         Ok(Received { n, drained }) if n > 0 => {
+            let active_at = state.active_at();
             state.inbox.received(n);
             state.on_read(n, drained, cx.now);
             cx.metrics.bytes_in.add(n as u64);
             if state.inbox.is_ready() {
-                decode_inbox(handler, slot, cx, budget, false);
+                let pass = decode_inbox(handler, slot, cx, budget, false);
+                if pass.skipped_all {
+                    slot.link.state.on_skipped(active_at);
+                }
             }
             n
         }
@@ -316,7 +324,7 @@ fn decode_inbox<H: EventHandler>(
     cx: &mut Context<H>,
     budget: &mut Budget,
     last: bool,
-) {
+) -> Pass {
     let in_vain = slot.link.state.inbox.in_vain();
     let mut ring = slot.link.state.inbox.take();
     cx.window.taken = ring.capacity();
@@ -334,8 +342,9 @@ fn decode_inbox<H: EventHandler>(
     if all {
         on_all_consumed(slot, cx);
     } else {
-        after_leftover(slot, cx, pass.need, pass.consumed > 0);
+        after_leftover(slot, cx, pass.need, pass.advanced);
     }
+    pass
 }
 
 /// What a look at the input came to.
@@ -364,6 +373,10 @@ struct Pass {
     need: usize,
     /// How many frames in a row, the last ones, have consumed nothing.
     in_vain: u32,
+    /// Whether a frame was consumed, or a part of a message: what is left over has begun behind that.
+    advanced: bool,
+    /// Whether all that was consumed was skipped and belongs to no message.
+    skipped_all: bool,
 }
 
 /// Hands the frames in `input`, which must be wanted, to the handler, within the budget.
@@ -380,6 +393,7 @@ fn decode<H: EventHandler>(
     last: bool,
 ) -> Pass {
     let mut handled = 0;
+    let mut skipped = false;
     let mut consumed = 0;
     cx.window.start = input.as_ptr() as usize;
     cx.window.len = input.len();
@@ -420,6 +434,7 @@ fn decode<H: EventHandler>(
             // It is no frame for the handler, but work all the same.
             Found::Skipped { taken } => {
                 consumed += taken;
+                skipped = true;
                 budget.frames -= 1;
             }
             Found::Held => {
@@ -457,6 +472,7 @@ fn decode<H: EventHandler>(
         slot.link.state.on_frames();
         cx.metrics.frames.add(handled);
     }
+    let advanced = handled > 0 || (skipped && awaits_rest(&slot.codec));
     if H::Codec::CONVERSES && slot.session.is_some() {
         Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
     }
@@ -464,6 +480,8 @@ fn decode<H: EventHandler>(
         consumed,
         need,
         in_vain,
+        advanced: consumed > 0 && advanced,
+        skipped_all: skipped && !advanced,
     }
 }
 
@@ -548,17 +566,14 @@ fn keep_leftover<H: EventHandler>(
         let inbox = &mut slot.link.state.inbox;
         inbox.keep(&input[pass.consumed..], &mut cx.buffers);
         inbox.set_need(pass.need, pass.in_vain);
-        after_leftover(slot, cx, pass.need, pass.consumed > 0);
+        after_leftover(slot, cx, pass.need, pass.advanced);
     }
 }
 
 /// Nothing is left over. Of a message that a conversing codec hands out in parts, the next one may be awaited.
 #[inline]
 fn on_all_consumed<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let awaits_rest = H::Codec::CONVERSES
-        && matches!(slot.codec.stage(), Stage::Receiving | Stage::Streaming)
-        && slot.link.state.is_open();
-    if awaits_rest {
+    if awaits_rest(&slot.codec) && slot.link.state.is_open() {
         after_leftover(slot, cx, 1, true);
     } else {
         slot.link.state.on_input_consumed();

@@ -377,7 +377,8 @@ impl Server {
 ///
 /// All timeouts of a connection share one entry in its reactor's timing wheel, about 50 bytes.
 impl Server {
-    /// Closes a connection on which nothing was received or sent for so long. Default: never.
+    /// Closes a connection on which nothing was received or sent for so long. Default: never. What its codec
+    /// [skips](crate::codec::Decoded::Skip) does not count.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle = Some(timeout);
         self

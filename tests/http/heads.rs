@@ -271,3 +271,14 @@ fn trailers_that_trickle_in_are_parsed_when_their_end_has_come() {
     let error = codec.decode(&mut input).map(|_| ()).expect_err("has come");
     assert_eq!(MessageError::of(&error).map(MessageError::status), BAD);
 }
+
+#[test]
+fn empty_lines_before_a_request_are_skipped_but_not_without_end() {
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let few = ["\r\n".repeat(10).as_str(), get].concat();
+    let (found, status) = check(few.repeat(2).as_bytes(), 0..40);
+    assert_eq!((found.len(), status), (2, None));
+    let many = [&"\r\n".repeat(11), get].concat();
+    let (found, status) = check(many.as_bytes(), 0..30);
+    assert_eq!((found.len(), status), (0, BAD));
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicycle::codec::Lines;
+use epicycle::codec::{Codec, Decoded, FrameError, Lines};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed, spend};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server, TimeoutKind};
 use fastrand::Rng;
@@ -333,5 +333,87 @@ fn what_begins_behind_somebody_elses_long_callback_has_all_its_time() {
         sim.send(other, line);
         let began = sim.now() + HOP;
         outlives(&mut sim, other, began, LIMIT);
+    }
+}
+
+/// Skips `[]`; any other byte is a frame.
+struct Brackets;
+
+impl Codec for Brackets {
+    type Frame<'a> = u8;
+
+    fn decode(&mut self, src: &mut [u8]) -> Result<Decoded<u8>, FrameError> {
+        Ok(match *src {
+            [b'[', b']', ..] => Decoded::Skip { consumed: 2 },
+            [b'['] => Decoded::NeedMore { at_least: 2 },
+            _ => Decoded::Frame {
+                frame: src[0],
+                consumed: 1,
+            },
+        })
+    }
+}
+
+#[derive(Default)]
+struct Patient {
+    ended: Option<TimeoutKind>,
+}
+
+impl EventHandler for Patient {
+    type Codec = Brackets;
+    type Session = ();
+
+    fn codec(&mut self) -> Brackets {
+        Brackets
+    }
+
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _: u8) -> Action {
+        Action::Continue
+    }
+
+    fn on_close(&mut self, _info: &Closed, (): (), reason: CloseReason) {
+        if let CloseReason::Timeout(kind) = reason {
+            self.ended = Some(kind);
+        }
+    }
+}
+
+#[test]
+fn what_is_skipped_renews_no_timeout() {
+    let second = Duration::from_secs(1);
+    let (idle, read) = (
+        server().idle_timeout(20 * second),
+        server().read_timeout(20 * second),
+    );
+    // The first piece, those that follow every 3 seconds, and which limit runs out, if any.
+    for (server, first, next, kind) in [
+        (idle, "x", "[]", Some(TimeoutKind::Idle)),
+        (server().idle_timeout(20 * second), "x", "[]x", None),
+        (read, "[", "][", Some(TimeoutKind::Read)),
+        (server().read_timeout(20 * second), "[", "]x[", None),
+    ] {
+        let mut sim = Simulation::new(1, Link::calm(), server.fin_timeout(second), |_| {
+            Patient::default()
+        })
+        .expect("a simulation");
+        let peer = sim.connect();
+        sim.send(peer, first);
+        let begun = sim.now();
+        while sim.now() < begun + 60 * second && sim.handler().ended.is_none() {
+            sim.run_for(3 * second);
+            sim.send(peer, next);
+        }
+        assert_eq!(sim.handler().ended, kind, "{first} and then {next}");
+        if kind.is_some() {
+            assert!(
+                sim.now() < begun + 30 * second,
+                "{first} and then {next}: too late"
+            );
+        }
+        sim.finish();
     }
 }

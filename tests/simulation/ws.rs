@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, encode_to_vec, speak_to_vec};
-use epicycle::testing::{Ending, Peer, Simulation, each_seed};
+use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
 use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Handshake, Incoming, Message, Ping,
     ServerCodec, accept,
@@ -205,4 +205,27 @@ fn compressed_messages_come_back_in_order_and_the_close_comes_last() {
         let options = DeflateOptions::default().level(1).threshold(100);
         messages(seed, Some(options.context_takeover(seed % 2 == 0)));
     });
+}
+
+#[test]
+fn a_ping_that_is_answered_keeps_a_connection_alive() {
+    let second = Duration::from_secs(1);
+    let server = world::server_on("tcp://:1", &mut Rng::with_seed(1)).idle_timeout(20 * second);
+    let mut sim = Simulation::new(1, Link::calm(), server, |_| Echo {
+        ledger: Ledger::default(),
+        deflate: None,
+    })
+    .expect("a simulation");
+    let peer = sim.connect();
+    let mut codec = ClientCodec::default();
+    let request = encode_to_vec(&mut codec, Handshake::new("a", "/")).expect("a handshake");
+    sim.send(peer, request);
+    for _ in 0..30 {
+        sim.run_for(5 * second);
+        assert_eq!(sim.ending(peer), Ending::Open);
+        sim.send(peer, b"\x89\x80\0\0\0\0");
+    }
+    sim.run_for(30 * second);
+    assert_ne!(sim.ending(peer), Ending::Open, "nothing comes any more");
+    sim.finish();
 }
