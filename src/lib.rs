@@ -41,6 +41,7 @@
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler`, `epicycle::pool` and `epicycle::signals`.
+//! - `balance`, with the feature of that name, which `rpc` turns on: picking one of several addresses.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `ws`, with the feature of that name: WebSocket, for servers and clients.
 //! - `rpc`, with the feature of that name: RPC as Teleport v4 speaks it; for now its wire formats.
@@ -50,6 +51,8 @@
 mod acceptor;
 mod addr;
 mod authority;
+#[cfg(feature = "balance")]
+pub mod balance;
 mod buf;
 mod charset;
 mod client;

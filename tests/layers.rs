@@ -8,7 +8,13 @@ use std::path::{Path, PathBuf};
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
 const LAYERS: [&[&str]; 21] = [
-    &["clock", "charset", "testing::link", "testing::tally"],
+    &[
+        "balance",
+        "clock",
+        "charset",
+        "testing::link",
+        "testing::tally",
+    ],
     &["testing::network"],
     &[
         "sys",

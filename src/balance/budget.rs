@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+/// How many retries are allowed: a share of the requests of the last while, and some more.
+///
+/// When a service fails, retries multiply the load that it fails under; a budget keeps that to a few per cent. One value
+/// serves one thread; with several of them, each is given its part of [`floor`](Self::floor).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use epicycle::balance::RetryBudget;
+///
+/// let mut budget = RetryBudget::new().percent(20).floor(0);
+/// let now = Duration::ZERO;
+/// for _ in 0..10 {
+///     budget.request(now);
+/// }
+/// assert!(budget.try_retry(now) && budget.try_retry(now));
+/// assert!(!budget.try_retry(now));
+/// ```
+#[derive(Clone, Debug)]
+pub struct RetryBudget {
+    percent: u32,
+    floor: u32,
+    window: Duration,
+    /// What was counted, by slots of time, round and round.
+    slots: [Slot; SLOTS],
+    /// The number of the slot that is counted in, since the beginning of time.
+    slot: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    requests: u64,
+    retries: u64,
+}
+
+const SLOTS: usize = 10;
+
+impl RetryBudget {
+    /// 20 % of the requests of the last 10 s, and 10 retries more.
+    pub fn new() -> Self {
+        Self {
+            percent: 20,
+            floor: 10,
+            window: Duration::from_secs(10),
+            slots: Default::default(),
+            slot: 0,
+        }
+    }
+
+    /// Sets the share of requests that may be retried, in per cent. Default: 20.
+    pub fn percent(mut self, percent: u32) -> Self {
+        self.percent = percent;
+        self
+    }
+
+    /// Sets how many retries are allowed on top, so that a few requests can be retried too. Default: 10.
+    pub fn floor(mut self, retries: u32) -> Self {
+        self.floor = retries;
+        self
+    }
+
+    /// Sets what time requests and retries are counted over, in steps of a tenth of it. Default: 10 s.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Counts a request. Its retries are not requests.
+    pub fn request(&mut self, now: Duration) {
+        self.current(now).requests += 1;
+    }
+
+    /// Asks for a retry, and counts it if it is allowed.
+    pub fn try_retry(&mut self, now: Duration) -> bool {
+        self.current(now);
+        let (mut requests, mut retries) = (0, 0);
+        for slot in &self.slots {
+            requests += slot.requests;
+            retries += slot.retries;
+        }
+        let allowed =
+            u128::from(requests) * u128::from(self.percent) / 100 + u128::from(self.floor);
+        let may = u128::from(retries) < allowed;
+        if may {
+            self.current(now).retries += 1;
+        }
+        may
+    }
+
+    /// The slot of this moment; those that are too old are emptied. A time that goes back counts as the latest.
+    fn current(&mut self, now: Duration) -> &mut Slot {
+        let length = (self.window.as_nanos() / SLOTS as u128).max(1);
+        let slot = (now.as_nanos() / length) as u64;
+        let passed = slot.saturating_sub(self.slot).min(SLOTS as u64);
+        for n in 0..passed {
+            self.slots[((slot - n) % SLOTS as u64) as usize] = Slot::default();
+        }
+        self.slot = self.slot.max(slot);
+        &mut self.slots[(self.slot % SLOTS as u64) as usize]
+    }
+}
+
+impl Default for RetryBudget {
+    fn default() -> Self {
+        Self::new()
+    }
+}
