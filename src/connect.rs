@@ -1,11 +1,11 @@
 //! Outbound connections: where to, how long to try, and whether to try again.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
-use std::{fmt, io};
 
 use crate::addr::ListenAddr;
-use crate::error::Error;
+use crate::error::{Error, error_messages};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
@@ -53,7 +53,6 @@ pub struct Reconnect {
 }
 
 /// Why a connection was not made.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address is bad, or its host name does not resolve.
@@ -274,39 +273,25 @@ impl Default for Reconnect {
     }
 }
 
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ConnectError::Address(error) | ConnectError::Option(error) => error.fmt(f),
-            ConnectError::Io(error) => error.fmt(f),
-            ConnectError::Tls(error) => write!(f, "the TLS handshake failed: {error}"),
-            ConnectError::Timeout => f.write_str("connecting took longer than the connect timeout"),
-            ConnectError::Cancelled => f.write_str("the connect was cancelled"),
-            ConnectError::Stopped => f.write_str("the engine is shutting down"),
-            ConnectError::MailboxFull => f.write_str(
-                "the reactor's mailbox is full; ask less often or raise the mailbox option",
-            ),
-            ConnectError::LookupQueueFull { capacity } => write!(
-                f,
-                "{capacity} host names wait to be looked up already; ask less often, or raise the lookup_queue or \
-                 lookup_threads option"
-            ),
-            ConnectError::NoSuchReactor { reactor, reactors } => write!(
-                f,
-                "there is no reactor {reactor}; the engine has {reactors}, counted from 0"
-            ),
-        }
+error_messages! {
+    ConnectError {
+        ConnectError::Address(error) | ConnectError::Option(error) => "{error}",
+        ConnectError::Io(error) => "{error}",
+        ConnectError::Tls(error) => "the TLS handshake failed: {error}",
+        ConnectError::Timeout => "connecting took longer than the connect timeout",
+        ConnectError::Cancelled => "the connect was cancelled",
+        ConnectError::Stopped => "the engine is shutting down",
+        ConnectError::MailboxFull => "the reactor's mailbox is full; ask less often or raise the mailbox option",
+        ConnectError::LookupQueueFull { capacity } =>
+            "{capacity} host names wait to be looked up already; ask less often, or raise the lookup_queue \
+             or lookup_threads option",
+        ConnectError::NoSuchReactor { reactor, reactors } =>
+            "there is no reactor {reactor}; the engine has {reactors}, counted from 0",
     }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            ConnectError::Address(error) | ConnectError::Option(error) => Some(error),
-            ConnectError::Io(error) => Some(error),
-            ConnectError::Tls(error) => Some(&**error),
-            _ => None,
-        }
+    causes {
+        ConnectError::Address(error) | ConnectError::Option(error) => error,
+        ConnectError::Io(error) => error,
+        ConnectError::Tls(error) => &**error,
     }
 }
 

@@ -31,7 +31,7 @@ use std::{fmt, mem};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::error::Error;
+use crate::error::{Error, error_messages};
 use crate::panic;
 
 /// Threads that run submitted jobs. Clones share the threads and the queue.
@@ -192,7 +192,7 @@ impl PoolBuilder {
 }
 
 /// Why a job was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejected {
     /// As many jobs are waiting as may.
@@ -204,21 +204,13 @@ pub enum Rejected {
     ShutDown,
 }
 
-impl fmt::Display for Rejected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Rejected::QueueFull { capacity } => write!(
-                f,
-                "the worker pool is full with {capacity} jobs waiting; retry later or use a larger queue"
-            ),
-            Rejected::ShutDown => {
-                f.write_str("the worker pool is shut down; submit jobs before that")
-            }
-        }
+error_messages! {
+    Rejected {
+        Rejected::QueueFull { capacity } =>
+            "the worker pool is full with {capacity} jobs waiting; retry later or use a larger queue",
+        Rejected::ShutDown => "the worker pool is shut down; submit jobs before that",
     }
 }
-
-impl std::error::Error for Rejected {}
 
 /// How a [`shutdown`](WorkerPool::shutdown) went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -149,6 +149,23 @@ fn unsafe_code_is_kept_in_sys_and_says_why_it_is_sound() {
 }
 
 #[test]
+fn errors_have_their_messages_from_one_macro() {
+    let mut users = 0;
+    for file in sources() {
+        let text = read(&file);
+        let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
+        users += code.matches("error_messages! {").count();
+        for line in code.lines() {
+            let by_hand = line.starts_with("impl") && line.contains("error::Error for");
+            // A value on the wire, which may say that all is well.
+            let is_value = line.contains("for Status ");
+            assert!(!by_hand || is_value, "{}: {line}", file.display());
+        }
+    }
+    assert!(users > 10, "only {users} errors found");
+}
+
+#[test]
 fn the_core_links_no_async_runtime() {
     let lock = fs::read_to_string("Cargo.toml").expect("is readable");
     let dependencies = lock.split("[dev-dependencies]").next().unwrap_or(&lock);

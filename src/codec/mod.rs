@@ -48,11 +48,10 @@ mod lines;
 pub(crate) mod look;
 mod raw;
 
-use std::fmt;
-
 use crate::buf::outbox::{Arena, Outbox};
 use crate::buf::pool::BufferPool;
 use crate::buf::queue::{MAX_SLICES, OutQueue};
+use crate::error::error_messages;
 
 pub use self::delimited::Delimited;
 pub use self::fixed::Fixed;
@@ -245,7 +244,6 @@ pub enum Decoded<F> {
 }
 
 /// Why a frame could not be decoded or encoded.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum FrameError {
     /// The frame is longer than allowed.
@@ -269,30 +267,15 @@ pub enum FrameError {
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl fmt::Display for FrameError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FrameError::TooLong { len, max } => {
-                write!(
-                    f,
-                    "a frame of {len} bytes or more, where at most {max} are allowed"
-                )
-            }
-            FrameError::Malformed { what } => write!(f, "a malformed frame: {what}"),
-            FrameError::Codec { what } => write!(f, "the codec is faulty: {what}"),
-            FrameError::Other(error) => error.fmt(f),
-        }
+error_messages! {
+    FrameError {
+        FrameError::TooLong { len, max } => "a frame of {len} bytes or more, where at most {max} are allowed",
+        FrameError::Malformed { what } => "a malformed frame: {what}",
+        FrameError::Codec { what } => "the codec is faulty: {what}",
+        FrameError::Other(error) => "{error}",
     }
-}
-
-impl std::error::Error for FrameError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            FrameError::Other(error) => Some(&**error),
-            FrameError::TooLong { .. }
-            | FrameError::Malformed { .. }
-            | FrameError::Codec { .. } => None,
-        }
+    causes {
+        FrameError::Other(error) => &**error,
     }
 }
 

@@ -1,11 +1,11 @@
 //! Why what the application writes is not taken.
 
-use std::{fmt, io};
+use std::io;
 
 use crate::codec::FrameError;
+use crate::error::error_messages;
 
 /// Why a write was not taken. Nothing of it will be sent.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The connection is closed or closing, its write side is shut down, or it is joined with another one.
@@ -57,50 +57,22 @@ impl WriteError {
     }
 }
 
-impl fmt::Display for WriteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WriteError::Closed => f.write_str("the connection is closed"),
-            WriteError::Full { queued, limit } => {
-                write!(
-                    f,
-                    "the peer does not read fast enough: {queued} bytes wait, where {limit} may; write again in on_drain"
-                )
-            }
-            WriteError::TooManyFiles { queued, limit } => {
-                write!(
-                    f,
-                    "the peer does not read fast enough: {queued} files wait, where {limit} may; send again in on_drain"
-                )
-            }
-            WriteError::TooLong { len, max } => {
-                write!(
-                    f,
-                    "{len} bytes are too long for one write, which may have {max} here; write several"
-                )
-            }
-            WriteError::Frame(error) => error.fmt(f),
-            WriteError::Range { start, end, len } => {
-                write!(
-                    f,
-                    "the file has {len} bytes: there is no part of it from {start} to {end}"
-                )
-            }
-            WriteError::File(error) => write!(f, "the file cannot be sent: {error}"),
-        }
+error_messages! {
+    WriteError {
+        WriteError::Closed => "the connection is closed",
+        WriteError::Full { queued, limit } =>
+            "the peer does not read fast enough: {queued} bytes wait, where {limit} may; write again in on_drain",
+        WriteError::TooManyFiles { queued, limit } =>
+            "the peer does not read fast enough: {queued} files wait, where {limit} may; send again in on_drain",
+        WriteError::TooLong { len, max } =>
+            "{len} bytes are too long for one write, which may have {max} here; write several",
+        WriteError::Frame(error) => "{error}",
+        WriteError::Range { start, end, len } =>
+            "the file has {len} bytes: there is no part of it from {start} to {end}",
+        WriteError::File(error) => "the file cannot be sent: {error}",
     }
-}
-
-impl std::error::Error for WriteError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            WriteError::Frame(error) => Some(error),
-            WriteError::File(error) => Some(error),
-            WriteError::Closed
-            | WriteError::Full { .. }
-            | WriteError::TooManyFiles { .. }
-            | WriteError::TooLong { .. }
-            | WriteError::Range { .. } => None,
-        }
+    causes {
+        WriteError::Frame(error) => error,
+        WriteError::File(error) => error,
     }
 }

@@ -16,6 +16,7 @@ use crate::conn::close::CloseReason;
 use crate::conn::limits::{OutboundPolicy, SMALL_WRITE};
 use crate::conn::origin::Origin;
 use crate::conn::write::WriteError;
+use crate::error::error_messages;
 use crate::reactor::slots::ConnId;
 use crate::reactor::timer::TimerKey;
 use crate::sys::options::{set_recv_buffer, set_send_buffer};
@@ -462,7 +463,7 @@ pub struct Detached {
 }
 
 /// Why a connection cannot be detached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DetachError {
     /// Its socket does not carry the bytes that the application reads and writes, but TLS records or datagrams.
@@ -516,14 +517,10 @@ impl<H: EventHandler> AsFd for Conn<'_, H> {
     }
 }
 
-impl fmt::Display for DetachError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
-            DetachError::Closed => "the connection is closed, or being detached already",
-            DetachError::Joined => "the connection is joined with another one",
-        })
+error_messages! {
+    DetachError {
+        DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
+        DetachError::Closed => "the connection is closed, or being detached already",
+        DetachError::Joined => "the connection is joined with another one",
     }
 }
-
-impl std::error::Error for DetachError {}

@@ -7,6 +7,7 @@ use super::{Conn, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::ListenAddr;
 use crate::codec::Encode;
 use crate::connect::{Connect, DialId};
+use crate::error::error_messages;
 use crate::reactor::mailbox::PushError;
 use crate::reactor::slots::ConnId;
 use crate::resolve::Found;
@@ -22,7 +23,7 @@ pub struct Handle<H: EventHandler> {
 }
 
 /// Why a request to another thread was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
     /// The connection is closed, or the engine has ended.
@@ -225,19 +226,11 @@ impl<T> From<PushError<T>> for HandleError {
     }
 }
 
-impl fmt::Display for HandleError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HandleError::Closed => f.write_str("the connection is closed, or the engine has ended"),
-            HandleError::MailboxFull => f.write_str(
-                "the reactor's mailbox is full; ask less often or raise the mailbox option",
-            ),
-            HandleError::NoSuchReactor { reactor, reactors } => write!(
-                f,
-                "there is no reactor {reactor}; the engine has {reactors}, counted from 0"
-            ),
-        }
+error_messages! {
+    HandleError {
+        HandleError::Closed => "the connection is closed, or the engine has ended",
+        HandleError::MailboxFull => "the reactor's mailbox is full; ask less often or raise the mailbox option",
+        HandleError::NoSuchReactor { reactor, reactors } =>
+            "there is no reactor {reactor}; the engine has {reactors}, counted from 0",
     }
 }
-
-impl std::error::Error for HandleError {}

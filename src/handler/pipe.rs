@@ -1,17 +1,18 @@
 //! Two connections joined, so that what one receives the other sends.
 
 use std::collections::VecDeque;
-use std::{fmt, io};
+use std::io;
 
 use bytes::Bytes;
 
 use super::context::{Connections, Context, Link};
 use super::{Conn, EventHandler, Reactor};
+use crate::error::error_messages;
 use crate::reactor::slots::ConnId;
 use crate::sys::transfer::KernelPipe;
 
 /// Why two connections cannot be joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PipeError {
     /// A connection cannot be joined with itself.
@@ -211,24 +212,12 @@ fn check_ids(one: ConnId, other: ConnId, reactor: usize) -> Result<(), PipeError
     stranger.map_or(Ok(()), |id| Err(PipeError::OtherReactor(id)))
 }
 
-impl fmt::Display for PipeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PipeError::Itself => f.write_str("a connection cannot be joined with itself"),
-            PipeError::OtherReactor(id) => write!(
-                f,
-                "connection {id} belongs to another reactor; join connections of one reactor"
-            ),
-            PipeError::NotOpen(id) => write!(f, "connection {id} is not open both ways"),
-            PipeError::Joined(id) => write!(f, "connection {id} is joined already"),
-            PipeError::NoStream(id) => {
-                write!(
-                    f,
-                    "connection {id} is a UDP session; only streams can be joined"
-                )
-            }
-        }
+error_messages! {
+    PipeError {
+        PipeError::Itself => "a connection cannot be joined with itself",
+        PipeError::OtherReactor(id) => "connection {id} belongs to another reactor; join connections of one reactor",
+        PipeError::NotOpen(id) => "connection {id} is not open both ways",
+        PipeError::Joined(id) => "connection {id} is joined already",
+        PipeError::NoStream(id) => "connection {id} is a UDP session; only streams can be joined",
     }
 }
-
-impl std::error::Error for PipeError {}

@@ -1,14 +1,13 @@
-use std::fmt;
-
 use ::http::StatusCode;
 
 use crate::codec::FrameError;
+use crate::error::error_messages;
 
 /// Why a message that was received is not taken.
 ///
 /// It is the cause in the [`FrameError`] that the connection is closed with. A server answers with
 /// [`status`](Self::status) before that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageError {
     /// It breaks the grammar or the rules of RFC 9112.
@@ -87,39 +86,22 @@ impl From<MessageError> for FrameError {
     }
 }
 
-impl fmt::Display for MessageError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MessageError::Malformed { what } => write!(f, "a malformed HTTP message: {what}"),
-            MessageError::LineTooLong { max } => {
-                write!(f, "the first line is longer than {max} bytes")
-            }
-            MessageError::HeadTooLong { max } => {
-                write!(f, "the headers take more than {max} bytes")
-            }
-            MessageError::TooManyHeaders { max } => write!(f, "there are more than {max} headers"),
-            MessageError::BodyTooLong { max } => write!(f, "the body is longer than {max} bytes"),
-            MessageError::Version => f.write_str("the major version of HTTP is not 1"),
-            MessageError::TransferCoding => {
-                f.write_str("the body has a transfer coding other than chunked")
-            }
-            MessageError::Expectation => {
-                f.write_str("something other than 100-continue is expected")
-            }
-            MessageError::TooManyInterim { max } => {
-                write!(
-                    f,
-                    "more than {max} interim responses have come to one request"
-                )
-            }
-        }
+error_messages! {
+    MessageError {
+        MessageError::Malformed { what } => "a malformed HTTP message: {what}",
+        MessageError::LineTooLong { max } => "the first line is longer than {max} bytes",
+        MessageError::HeadTooLong { max } => "the headers take more than {max} bytes",
+        MessageError::TooManyHeaders { max } => "there are more than {max} headers",
+        MessageError::BodyTooLong { max } => "the body is longer than {max} bytes",
+        MessageError::Version => "the major version of HTTP is not 1",
+        MessageError::TransferCoding => "the body has a transfer coding other than chunked",
+        MessageError::Expectation => "something other than 100-continue is expected",
+        MessageError::TooManyInterim { max } => "more than {max} interim responses have come to one request",
     }
 }
 
-impl std::error::Error for MessageError {}
-
 /// Why what was to be sent is not: nothing of it has been.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
     /// Nothing has been asked, or all of the answer has been sent.
@@ -175,49 +157,22 @@ impl From<SendError> for FrameError {
     }
 }
 
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SendError::NotAsked => f.write_str("no request waits for an answer"),
-            SendError::Begun => {
-                f.write_str("the answer has begun; send its parts and their end first")
-            }
-            SendError::NotBegun => {
-                f.write_str("no streamed message has begun; send its head first")
-            }
-            SendError::Header { name } => {
-                write!(
-                    f,
-                    "the header {name:?} has a name that is no token, or a control character in its value"
-                )
-            }
-            SendError::FramingHeader { name } => {
-                write!(f, "the header {name:?} is the codec's to write")
-            }
-            SendError::Bodiless { status } => write!(f, "a response {status} has no body"),
-            SendError::Length { left, given } => {
-                write!(
-                    f,
-                    "{given} bytes of body were given where {left} are left of those announced"
-                )
-            }
-            SendError::Status { status } => {
-                write!(f, "the status {status} cannot be an answer of its own")
-            }
-            SendError::RequestLine => f.write_str(
-                "the method is no token, the target is of no known form, or the host is none",
-            ),
-            SendError::Last => f.write_str(
-                "the connection closes or changes its protocol after the requests it has had, or something has come unasked; use another one",
-            ),
-            SendError::Event { field } => {
-                write!(
-                    f,
-                    "the {field} of a server-sent event must be a single line, without NUL"
-                )
-            }
-        }
+error_messages! {
+    SendError {
+        SendError::NotAsked => "no request waits for an answer",
+        SendError::Begun => "the answer has begun; send its parts and their end first",
+        SendError::NotBegun => "no streamed message has begun; send its head first",
+        SendError::Header { name } =>
+            "the header {name:?} has a name that is no token, or a control character in its value",
+        SendError::FramingHeader { name } => "the header {name:?} is the codec's to write",
+        SendError::Bodiless { status } => "a response {status} has no body",
+        SendError::Length { left, given } =>
+            "{given} bytes of body were given where {left} are left of those announced",
+        SendError::Status { status } => "the status {status} cannot be an answer of its own",
+        SendError::RequestLine => "the method is no token, the target is of no known form, or the host is none",
+        SendError::Last =>
+            "the connection closes or changes its protocol after the requests it has had, or something \
+             has come unasked; use another one",
+        SendError::Event { field } => "the {field} of a server-sent event must be a single line, without NUL",
     }
 }
-
-impl std::error::Error for SendError {}

@@ -1,9 +1,9 @@
 use std::borrow::Cow;
-use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
 use super::fields::is_token;
+use crate::error::error_messages;
 
 /// Finds what belongs to a request's method and path: a handler function, a number, whatever a `T` is.
 ///
@@ -184,7 +184,7 @@ impl<T> Default for Router<T> {
 }
 
 /// Why there is no route for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoRoute {
     /// No pattern matches the path: a 404.
@@ -196,21 +196,15 @@ pub enum NoRoute {
     },
 }
 
-impl fmt::Display for NoRoute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NoRoute::NotFound => f.write_str("there is nothing at this path"),
-            NoRoute::MethodNotAllowed { allow } => {
-                write!(f, "the method is not allowed here; these are: {allow}")
-            }
-        }
+error_messages! {
+    NoRoute {
+        NoRoute::NotFound => "there is nothing at this path",
+        NoRoute::MethodNotAllowed { allow } => "the method is not allowed here; these are: {allow}",
     }
 }
 
-impl std::error::Error for NoRoute {}
-
 /// Why a route cannot be added.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteError {
     /// The method is no token.
@@ -252,28 +246,15 @@ impl RouteError {
     }
 }
 
-impl fmt::Display for RouteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RouteError::Method { method } => write!(f, "{method:?} is no method, such as GET"),
-            RouteError::Pattern { pattern, why } => write!(f, "the pattern {pattern:?}: {why}"),
-            RouteError::Conflict { pattern, with } => {
-                write!(
-                    f,
-                    "the pattern {pattern:?} matches what {with:?} does; use the same names"
-                )
-            }
-            RouteError::Taken { pattern } => {
-                write!(
-                    f,
-                    "there is a route for this method and {pattern:?} already"
-                )
-            }
-        }
+error_messages! {
+    RouteError {
+        RouteError::Method { method } => "{method:?} is no method, such as GET",
+        RouteError::Pattern { pattern, why } => "the pattern {pattern:?}: {why}",
+        RouteError::Conflict { pattern, with } =>
+            "the pattern {pattern:?} matches what {with:?} does; use the same names",
+        RouteError::Taken { pattern } => "there is a route for this method and {pattern:?} already",
     }
 }
-
-impl std::error::Error for RouteError {}
 
 #[cfg(test)]
 mod tests {

@@ -1,13 +1,14 @@
 //! What can go wrong with certificates, keys and names before any connection.
 
+use std::io;
 use std::path::PathBuf;
-use std::{fmt, io};
+
+use crate::error::error_messages;
 
 /// Why a TLS configuration could not be made.
 ///
 /// Its message says what to do about it. What goes wrong on a connection is told by
 /// [`CloseReason`](crate::CloseReason).
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum TlsError {
     /// A file could not be read.
@@ -71,63 +72,29 @@ pub enum TlsError {
     Setup(rustls::Error),
 }
 
-impl fmt::Display for TlsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TlsError::File { path, source } => {
-                write!(f, "cannot read {}: {source}", path.display())
-            }
-            TlsError::Pem { origin, problem } => {
-                write!(
-                    f,
-                    "{origin} is not PEM: {problem}; it should have -----BEGIN …----- lines"
-                )
-            }
-            TlsError::NoCertificate { origin } => write!(
-                f,
-                "{origin} has no certificate; a -----BEGIN CERTIFICATE----- section is needed"
-            ),
-            TlsError::NoKey { origin } => write!(
-                f,
-                "{origin} has no private key; an unencrypted -----BEGIN PRIVATE KEY----- section is needed"
-            ),
-            TlsError::BadCertificate { origin, problem } => {
-                write!(f, "the certificate in {origin} cannot be used: {problem}")
-            }
-            TlsError::BadKey { origin, problem } => write!(
-                f,
-                "the private key in {origin} cannot be used: {problem}; use an ECDSA, Ed25519 or RSA key"
-            ),
-            TlsError::KeyMismatch { certificate, key } => write!(
-                f,
-                "the private key in {key} is not that of the first certificate in {certificate}; \
-                 the server's own certificate comes first, then those that lead to its root"
-            ),
-            TlsError::NoIdentity => {
-                f.write_str("no identity was given; a server needs at least one certificate")
-            }
-            TlsError::NoNativeRoots { problems } => {
-                f.write_str("the system has no root certificates; install them (ca-certificates), or give some")?;
-                for problem in problems {
-                    write!(f, "; {problem}")?;
-                }
-                Ok(())
-            }
-            TlsError::ServerName { name } => write!(
-                f,
-                "{name:?} is neither a host name nor an IP address; set the server's name"
-            ),
-            TlsError::Setup(error) => write!(f, "cannot set up TLS: {error}"),
-        }
+error_messages! {
+    TlsError {
+        TlsError::File { path, source } => "cannot read {}: {source}" (path.display()),
+        TlsError::Pem { origin, problem } => "{origin} is not PEM: {problem}; it should have -----BEGIN …----- lines",
+        TlsError::NoCertificate { origin } =>
+            "{origin} has no certificate; a -----BEGIN CERTIFICATE----- section is needed",
+        TlsError::NoKey { origin } =>
+            "{origin} has no private key; an unencrypted -----BEGIN PRIVATE KEY----- section is needed",
+        TlsError::BadCertificate { origin, problem } => "the certificate in {origin} cannot be used: {problem}",
+        TlsError::BadKey { origin, problem } =>
+            "the private key in {origin} cannot be used: {problem}; use an ECDSA, Ed25519 or RSA key",
+        TlsError::KeyMismatch { certificate, key } =>
+            "the private key in {key} is not that of the first certificate in {certificate}; \
+             the server's own certificate comes first, then those that lead to its root",
+        TlsError::NoIdentity => "no identity was given; a server needs at least one certificate",
+        TlsError::NoNativeRoots { problems } =>
+            "the system has no root certificates; install them (ca-certificates), or give some{}"
+            (problems.iter().map(|problem| format!("; {problem}")).collect::<String>()),
+        TlsError::ServerName { name } => "{name:?} is neither a host name nor an IP address; set the server's name",
+        TlsError::Setup(error) => "cannot set up TLS: {error}",
     }
-}
-
-impl std::error::Error for TlsError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            TlsError::File { source, .. } => Some(source),
-            TlsError::Setup(error) => Some(error),
-            _ => None,
-        }
+    causes {
+        TlsError::File { source, .. } => source,
+        TlsError::Setup(error) => error,
     }
 }

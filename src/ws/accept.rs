@@ -6,6 +6,7 @@ use std::fmt;
 use super::deflate::{Agreed, DeflateOptions, EXTENSIONS};
 use super::extension;
 use super::key::{self, AcceptKey};
+use crate::error::error_messages;
 use crate::http::fields::tokens;
 use crate::http::{Headers, Request, Response, StatusCode};
 
@@ -195,7 +196,7 @@ impl fmt::Debug for Accept<'_> {
 }
 
 /// Why a request opens no WebSocket. Sent to the client it is a [response](Self::response).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// It is not a GET that asks for an upgrade to `websocket`: 426.
@@ -242,20 +243,16 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refusal::NoUpgrade => "the request does not ask for a WebSocket",
-            Refusal::Body => "the request for a WebSocket has a body",
-            Refusal::Version => "the client's version of WebSocket is not 13",
-            Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64",
-            Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed",
-            Refusal::Origin => "the origin is not allowed",
-        })
+error_messages! {
+    Refusal {
+        Refusal::NoUpgrade => "the request does not ask for a WebSocket",
+        Refusal::Body => "the request for a WebSocket has a body",
+        Refusal::Version => "the client's version of WebSocket is not 13",
+        Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64",
+        Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed",
+        Refusal::Origin => "the origin is not allowed",
     }
 }
-
-impl std::error::Error for Refusal {}
 
 /// The value of a header that there must be one of.
 fn only<'a>(headers: Headers<'a>, name: &str) -> Option<&'a [u8]> {

@@ -1,11 +1,10 @@
-use std::fmt;
-
 use crate::codec::FrameError;
+use crate::error::error_messages;
 
 /// Why something to be sent is not: nothing of it has been.
 ///
 /// It is the cause in the [`FrameError`] of a [`WriteError::Frame`](crate::WriteError::Frame).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
     /// The WebSocket is not open: the handshake comes first.
@@ -32,28 +31,14 @@ impl From<SendError> for FrameError {
     }
 }
 
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SendError::NotOpen => {
-                f.write_str("the WebSocket is not open; the handshake comes first")
-            }
-            SendError::Open => f.write_str("the WebSocket's handshake has been sent already"),
-            SendError::Closed => f.write_str("a Close has been sent, after which there is nothing"),
-            SendError::Unfinished => {
-                f.write_str("a fragmented message has begun; send its last fragment first")
-            }
-            SendError::FragmentType => {
-                f.write_str("all fragments of a message have one type, text or binary")
-            }
-            SendError::Handshake { what } => {
-                write!(
-                    f,
-                    "the handshake's {what} is empty, is the codec's to write, or has characters that cannot be there"
-                )
-            }
-        }
+error_messages! {
+    SendError {
+        SendError::NotOpen => "the WebSocket is not open; the handshake comes first",
+        SendError::Open => "the WebSocket's handshake has been sent already",
+        SendError::Closed => "a Close has been sent, after which there is nothing",
+        SendError::Unfinished => "a fragmented message has begun; send its last fragment first",
+        SendError::FragmentType => "all fragments of a message have one type, text or binary",
+        SendError::Handshake { what } =>
+            "the handshake's {what} is empty, is the codec's to write, or has characters that cannot be there",
     }
 }
-
-impl std::error::Error for SendError {}

@@ -1,7 +1,5 @@
 //! A client's opening handshake (RFC 6455, section 4.1).
 
-use std::fmt;
-
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::deflate::{Agreed, DeflateOptions, EXTENSIONS, NAME};
@@ -9,6 +7,7 @@ use super::error::SendError;
 use super::extension;
 use super::key::{self, AcceptKey};
 use crate::codec::FrameError;
+use crate::error::error_messages;
 use crate::http::client::{Asked, HeadFinder, Start};
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
@@ -261,7 +260,7 @@ fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
 }
 
 /// Why a server did not open a WebSocket. It is the cause in the [`FrameError`] that the connection is closed with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeError {
     /// The answer was another one than 101.
@@ -309,25 +308,12 @@ impl From<HandshakeError> for FrameError {
     }
 }
 
-impl fmt::Display for HandshakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HandshakeError::Status(status) => {
-                write!(f, "the server opened no WebSocket but answered {status}")
-            }
-            HandshakeError::Header { name } => {
-                write!(
-                    f,
-                    "the server's answer has no {name}, or not one that goes with what was offered"
-                )
-            }
-            HandshakeError::Malformed(what) => write!(f, "the server's answer is wrong: {what}"),
-            HandshakeError::TooLong { max } => write!(
-                f,
-                "the head of the server's answer is longer than {max} bytes"
-            ),
-        }
+error_messages! {
+    HandshakeError {
+        HandshakeError::Status(status) => "the server opened no WebSocket but answered {status}",
+        HandshakeError::Header { name } =>
+            "the server's answer has no {name}, or not one that goes with what was offered",
+        HandshakeError::Malformed(what) => "the server's answer is wrong: {what}",
+        HandshakeError::TooLong { max } => "the head of the server's answer is longer than {max} bytes",
     }
 }
-
-impl std::error::Error for HandshakeError {}

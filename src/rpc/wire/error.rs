@@ -1,13 +1,11 @@
-use std::fmt;
-
 use super::FilterError;
 use crate::codec::FrameError;
+use crate::error::error_messages;
 
 /// Why bytes are not a message, or a message cannot be sent.
 ///
 /// On receipt it ends the connection: what follows on the stream cannot be told apart any more. On sending, nothing has
 /// been written, and the connection goes on.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum WireError {
     /// The message is longer than allowed.
@@ -82,60 +80,29 @@ pub enum WireError {
     },
 }
 
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireError::TooLong { size, max } => write!(
-                f,
-                "a message of {size} bytes, where at most {max} are allowed; the limit is `Limits::message`"
-            ),
-            WireError::TooShort { size, min } => {
-                write!(
-                    f,
-                    "a size field of {size}, where a message has {min} bytes at the least"
-                )
-            }
-            WireError::Version { found, expected } => write!(
-                f,
-                "the version byte is {found:#04x}, not {expected:#04x}: the peer speaks another protocol"
-            ),
-            WireError::UnknownKind { kind } => write!(
-                f,
-                "a message of type {kind}, where CALL is 1, REPLY is 2 and PUSH is 3"
-            ),
-            WireError::Truncated { field, len, left } => write!(
-                f,
-                "a length of {len} for the {field}, where the message has {left} bytes left; \
-                 the peer may speak the other dialect"
-            ),
-            WireError::TooManyFilters { count, max } => write!(
-                f,
-                "a message with {count} filters, where at most {max} are allowed; the limit is `Limits::filters`"
-            ),
-            WireError::UnknownFilter { id } => write!(
-                f,
-                "the filter {:?} ({id}) is unknown; register it on both sides",
-                char::from(*id)
-            ),
-            WireError::Filter { id, error } => {
-                write!(f, "the filter {:?}: {error}", char::from(*id))
-            }
-            WireError::Malformed { protocol, what } => write!(f, "no {protocol} message: {what}"),
-            WireError::FieldTooLong { field, len, max } => write!(
-                f,
-                "a {field} of {len} bytes cannot be sent, as its length field ends at {max}; shorten it, \
-                 or use another protocol or dialect"
-            ),
-        }
+error_messages! {
+    WireError {
+        WireError::TooLong { size, max } =>
+            "a message of {size} bytes, where at most {max} are allowed; the limit is `Limits::message`",
+        WireError::TooShort { size, min } => "a size field of {size}, where a message has {min} bytes at the least",
+        WireError::Version { found, expected } =>
+            "the version byte is {found:#04x}, not {expected:#04x}: the peer speaks another protocol",
+        WireError::UnknownKind { kind } => "a message of type {kind}, where CALL is 1, REPLY is 2 and PUSH is 3",
+        WireError::Truncated { field, len, left } =>
+            "a length of {len} for the {field}, where the message has {left} bytes left; the peer may speak the other \
+             dialect",
+        WireError::TooManyFilters { count, max } =>
+            "a message with {count} filters, where at most {max} are allowed; the limit is `Limits::filters`",
+        WireError::UnknownFilter { id } =>
+            "the filter {:?} ({id}) is unknown; register it on both sides" (char::from(*id)),
+        WireError::Filter { id, error } => "the filter {:?}: {error}" (char::from(*id)),
+        WireError::Malformed { protocol, what } => "no {protocol} message: {what}",
+        WireError::FieldTooLong { field, len, max } =>
+            "a {field} of {len} bytes cannot be sent, as its length field ends at {max}; shorten it, or use another \
+             protocol or dialect",
     }
-}
-
-impl std::error::Error for WireError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            WireError::Filter { error, .. } => Some(error),
-            _ => None,
-        }
+    causes {
+        WireError::Filter { error, .. } => error,
     }
 }
 
@@ -150,7 +117,7 @@ impl From<WireError> for FrameError {
 }
 
 /// Why a filter or a body codec cannot be registered, or found by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// Another one has its id.
@@ -178,31 +145,13 @@ pub enum RegistryError {
     },
 }
 
-impl fmt::Display for RegistryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RegistryError::DuplicateId {
-                what,
-                id,
-                registered,
-                refused,
-            } => write!(
-                f,
-                "the {what} {refused:?} has the id {:?} ({id}), which {registered:?} has already; give it another id",
-                char::from(*id)
-            ),
-            RegistryError::DuplicateName { what, name } => {
-                write!(
-                    f,
-                    "there are two {what}s of the name {name:?}; rename one of them"
-                )
-            }
-            RegistryError::ReservedId { refused } => write!(
-                f,
-                "the codec {refused:?} has the id 0, which stands for no codec; give it another id"
-            ),
-        }
+error_messages! {
+    RegistryError {
+        RegistryError::DuplicateId { what, id, registered, refused } =>
+            "the {what} {refused:?} has the id {:?} ({id}), which {registered:?} has already; give it another id"
+            (char::from(*id)),
+        RegistryError::DuplicateName { what, name } => "there are two {what}s of the name {name:?}; rename one of them",
+        RegistryError::ReservedId { refused } =>
+            "the codec {refused:?} has the id 0, which stands for no codec; give it another id",
     }
 }
-
-impl std::error::Error for RegistryError {}

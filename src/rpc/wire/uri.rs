@@ -1,11 +1,11 @@
 use std::borrow::Cow;
-use std::fmt;
 
 use percent_encoding::percent_decode;
 
 use super::codec::form;
 use super::meta::{Meta, utf8};
 use super::{BodyError, Dialect};
+use crate::error::error_messages;
 
 /// A message's URI, taken apart: `/path?query`.
 ///
@@ -30,7 +30,7 @@ pub struct Uri<'a> {
 }
 
 /// The URI has no path, or cannot be read: the status is 400.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UriError;
 
 impl<'a> Uri<'a> {
@@ -134,13 +134,11 @@ impl UriError {
     }
 }
 
-impl fmt::Display for UriError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text(Dialect::default()))
+error_messages! {
+    UriError {
+        error => "{}" (error.text(Dialect::default())),
     }
 }
-
-impl std::error::Error for UriError {}
 
 /// The path of a route that has the name of a type or a Go function, as Teleport's documentation maps them.
 ///

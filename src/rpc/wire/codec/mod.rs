@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::{Message, Meta, RegistryError};
+use crate::error::error_messages;
 
 pub use self::body::{Body, DecodeBody, Dual, EncodeBody, Raw};
 pub use self::protobuf::Pb;
@@ -262,7 +263,6 @@ impl fmt::Debug for Codecs {
 
 /// Why a value has no body, or a body is no such value. A call with such a body is answered with 400, and the text of this
 /// as the reason.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum BodyError {
     /// The body is in a codec that is not known here, or in none.
@@ -311,24 +311,14 @@ impl BodyError {
     }
 }
 
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // As Teleport says it, so that its clients find what they look for.
-            BodyError::UnsupportedCodec { id } => write!(f, "unsupported codec id: {id}"),
-            BodyError::UnsupportedType { codec, what } => write!(f, "{codec}: {what}"),
-            BodyError::Encode { codec, error } | BodyError::Decode { codec, error } => {
-                write!(f, "{codec}: {error}")
-            }
-        }
+error_messages! {
+    BodyError {
+        // As Teleport says it, so that its clients find what they look for.
+        BodyError::UnsupportedCodec { id } => "unsupported codec id: {id}",
+        BodyError::UnsupportedType { codec, what } => "{codec}: {what}",
+        BodyError::Encode { codec, error } | BodyError::Decode { codec, error } => "{codec}: {error}",
     }
-}
-
-impl std::error::Error for BodyError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            BodyError::Encode { error, .. } | BodyError::Decode { error, .. } => Some(&**error),
-            BodyError::UnsupportedCodec { .. } | BodyError::UnsupportedType { .. } => None,
-        }
+    causes {
+        BodyError::Encode { error, .. } | BodyError::Decode { error, .. } => &**error,
     }
 }

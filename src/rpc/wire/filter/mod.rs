@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::meta::clear;
 use super::{RegistryError, WireError};
+use crate::error::error_messages;
 
 pub use self::gzip::Gzip;
 pub use self::md5::Md5;
@@ -67,7 +68,6 @@ pub trait Filter: Send + Sync + 'static {
 }
 
 /// Why a filter cannot be applied or undone.
-#[derive(Debug)]
 #[non_exhaustive]
 pub enum FilterError {
     /// It unpacks to more than is allowed.
@@ -84,25 +84,14 @@ pub enum FilterError {
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
-impl fmt::Display for FilterError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FilterError::TooLong { max } => write!(
-                f,
-                "it unpacks to more than {max} bytes; the limit is `Limits::message`"
-            ),
-            FilterError::Corrupt { what } => f.write_str(what),
-            FilterError::Other(error) => error.fmt(f),
-        }
+error_messages! {
+    FilterError {
+        FilterError::TooLong { max } => "it unpacks to more than {max} bytes; the limit is `Limits::message`",
+        FilterError::Corrupt { what } => "{what}",
+        FilterError::Other(error) => "{error}",
     }
-}
-
-impl std::error::Error for FilterError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            FilterError::Other(error) => Some(&**error),
-            FilterError::TooLong { .. } | FilterError::Corrupt { .. } => None,
-        }
+    causes {
+        FilterError::Other(error) => &**error,
     }
 }
 
