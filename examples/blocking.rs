@@ -32,56 +32,37 @@ struct Slow {
     work: Duration,
 }
 
-/// How many lines of a connection are being worked on.
-type Pending = usize;
-
 impl EventHandler for Slow {
     type Codec = Lines;
-    type Session = Pending;
+    type Session = ();
 
     fn codec(&mut self) -> Lines {
         Lines::new()
     }
 
-    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<Pending> {
-        Some(0)
+    fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, pending: &mut Pending, line: &[u8]) -> Action {
-        let handle = conn.handle();
+    fn react(&mut self, conn: &mut Conn<'_, Self>, _session: &mut (), line: &[u8]) -> Action {
+        // Whoever drops the answer, a pool that is full or a job that panics, leaves it to this.
+        let answer = conn.defer_answer().otherwise(|_, conn, ()| {
+            if conn.send("sorry: too busy, or out of order").is_err() {
+                conn.close();
+            }
+        });
         let line = line.to_vec();
         let work = self.work;
         let job = move || {
             thread::sleep(work);
             // Fails when the client has gone meanwhile; then there is nobody to answer.
-            let _ = handle.run(move |_, conn, pending| answer(conn, pending, &line));
+            let _ = answer.send(line);
         };
         // Jobs with the same key are done in order, and so are this connection's answers.
-        match self.pool.submit_ordered(conn.id().as_u64(), job) {
-            Ok(()) => {
-                *pending += 1;
-                Action::Continue
-            }
-            Err(rejected) => conn.send(format!("sorry: {rejected}")).into(),
+        if let Err(rejected) = self.pool.submit_ordered(conn.id().as_u64(), job) {
+            log::warn!("{}: {rejected}", conn.peer_addr());
         }
-    }
-
-    /// A client that has said everything still gets its answers.
-    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, pending: &mut Pending) -> Action {
-        if *pending > 0 {
-            Action::Continue
-        } else {
-            Action::Close
-        }
-    }
-}
-
-/// Runs on the reactor again, when the work on a line is done.
-fn answer(conn: &mut Conn<'_, Slow>, pending: &mut Pending, line: &[u8]) {
-    *pending -= 1;
-    let sent = conn.send(line);
-    if sent.is_err() || (*pending == 0 && conn.peer_has_shut_down()) {
-        conn.close();
+        Action::Continue
     }
 }
 

@@ -94,6 +94,7 @@ options! {
     outbound_policy(policy: OutboundPolicy);
     max_queued_files(files: usize);
     idle_timeout(timeout: Duration);
+    answer_timeout(timeout: Duration);
     read_timeout(timeout: Duration);
     write_stall_timeout(timeout: Duration);
     handshake_timeout(timeout: Duration);

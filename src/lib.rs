@@ -94,8 +94,9 @@ pub use crate::conn::origin::Origin;
 pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};
 pub use crate::error::Error;
 pub use crate::handler::{
-    Action, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine, EventHandler,
-    Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError, service,
+    Action, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
+    EventHandler, Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError,
+    service,
 };
 pub use crate::listen::Listen;
 pub use crate::pool::WorkerPool;

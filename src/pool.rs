@@ -15,10 +15,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A handler keeps a clone of the pool, which its factory captured. In `react` it takes `conn.handle()`, copies what the
-//! job needs out of the frame, and submits a closure that owns both; the closure does the work and answers through
-//! `handle.write(..)` or `handle.run(..)`. The reactor goes on with other connections meanwhile, and an answer for a
-//! connection that has closed since goes nowhere. When [`Rejected`] comes back, answer "busy" or close.
+//! A handler keeps a clone of the pool, which its factory captured. In `react` it takes
+//! [`conn.defer_answer()`](crate::Conn::defer_answer), copies what the job needs out of the frame, and submits a closure that owns both;
+//! the closure does the work and answers through `answer.send(..)` or `answer.run(..)`. The reactor goes on with other
+//! connections meanwhile, and an answer for a connection that has closed since goes nowhere. A job that panics, or is
+//! [`Rejected`], drops its answer, and the client is told that it failed.
 //!
 //! Jobs may overtake each other. Where a connection's must not, submit them with
 //! [`submit_ordered`](WorkerPool::submit_ordered) and a key of the connection's own.

@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::codec::LengthField;
+use epicycle::codec::{LengthField, Lines};
 use epicycle::{
-    Action, Addr, Balance, ConnectError, Engine, Handle, HandleError, Server, WorkerPool,
-    WriteError,
+    Action, Addr, Answer, Balance, CloseReason, ConnectError, Engine, Handle, HandleError, Server,
+    TimeoutKind, WorkerPool, WriteError,
 };
 
 use crate::util::app::{App, Cut, local, start};
 use crate::util::client::{Client, shrink};
-use crate::util::{LONG, eventually, noise};
+use crate::util::{LONG, eventually, expect_panics, noise};
 
 const MIB: usize = 1 << 20;
 
@@ -247,6 +247,144 @@ fn flushed_tells_when_the_connection_closes_before() {
         let result = only(&results);
         assert!(matches!(result, Err(WriteError::Closed)), "{result:?}");
     }
+}
+
+#[test]
+fn a_task_tells_whether_it_was_run() {
+    expect_panics();
+    let (running, log) = start(local(), |app| app);
+    let clients = [Client::to(&running), Client::to(&running)];
+    let engine = running.engine();
+    let [first, second] = [0, 1].map(|n| engine.handle(log.await_open(n)).expect("is open"));
+    let ask = |handle: &Handle<App>, task: fn() -> u32| {
+        let (tell, told) = mpsc::channel();
+        let done = move |outcome| tell.send(outcome).expect("the test waits");
+        let taken = handle.run_then(move |_, _, _| task(), done);
+        taken.expect("is open");
+        told
+    };
+    let outcome = |told: Receiver<Result<u32, HandleError>>| {
+        let outcome = told.recv_timeout(LONG).expect("it is called");
+        assert!(told.recv_timeout(LONG).is_err(), "called twice");
+        outcome
+    };
+    assert_eq!(outcome(ask(&first, || 42)), Ok(42));
+    let panicked = ask(&first, || panic!("on purpose"));
+    assert_eq!(outcome(panicked), Err(HandleError::Closed));
+    // A connection that closes in the turn before.
+    let gate = Gate::before(engine, 0);
+    second.abort().expect("is open");
+    let next = thread::scope(|scope| {
+        let next = scope.spawn(|| Gate::before(engine, 0));
+        eventually("it is queued", || engine.stats().total().queued == 2);
+        drop(gate);
+        next.join().expect("is there")
+    });
+    let missed = ask(&second, || 42);
+    drop(next);
+    assert_eq!(outcome(missed), Err(HandleError::Closed));
+    drop(clients);
+}
+
+fn lines(app: App) -> App {
+    app.codec(Cut::Lines(Lines::new()))
+}
+
+/// Leaves the answers to the test.
+fn later(asked: &Sender<Answer<App>>) -> impl Fn(App) -> App + Send + Sync + use<> {
+    let asked = Mutex::new(asked.clone());
+    move |app| {
+        let asked = asked.lock().expect("is sound").clone();
+        lines(app).react(move |conn, _, _| {
+            asked.send(conn.defer_answer()).expect("the test waits");
+            Action::Continue
+        })
+    }
+}
+
+#[test]
+fn answers_that_are_deferred_are_waited_for_whatever_the_codec() {
+    let brief = Duration::from_millis(100);
+    let (asked, requests) = mpsc::channel();
+    let server = local().idle_timeout(brief).drain_deadline(2 * LONG);
+    let (running, log) = start(server, later(&asked));
+    let (half_closed, at_the_end) = (Client::to(&running), Client::to(&running));
+    let next = || requests.recv_timeout(LONG).expect("is asked");
+    half_closed.send("a\nb\n");
+    half_closed.end_writes();
+    let answers = [next(), next()];
+    at_the_end.send("c\n");
+    let last = next();
+    thread::sleep(3 * brief);
+    assert_eq!(log.closed(), 0, "neither idle nor at an end");
+    for (answer, line) in answers.into_iter().zip(["A", "B"]) {
+        answer.send(line).expect("is open");
+    }
+    assert_eq!(half_closed.recv_to_end(), b"A\nB\n");
+    running.engine().shutdown();
+    drop(half_closed);
+    eventually("the other is alone", || running.engine().connections() == 1);
+    last.run(|_, conn, _| conn.send("C").expect("is taken"))
+        .expect("is open");
+    assert_eq!(at_the_end.recv_to_end(), b"C\n");
+    drop(at_the_end);
+    assert_eq!(running.join().forced, 0);
+}
+
+#[test]
+fn an_answer_that_is_dropped_closes_where_the_codec_has_no_words_for_it() {
+    let (asked, requests) = mpsc::channel();
+    let (running, log) = start(local(), later(&asked));
+    let client = Client::to(&running);
+    client.send("a\nb\n");
+    let next = || requests.recv_timeout(LONG).expect("is asked");
+    let (first, second) = (next(), next());
+    first.send("A").expect("is open");
+    drop(second);
+    assert_eq!(client.recv_to_end(), b"A\n");
+    drop(client);
+    let (_, reason) = log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Unanswered), "{reason}");
+}
+
+#[test]
+fn an_answer_that_is_dropped_can_have_a_substitute() {
+    let (running, log) = start(local(), |app| {
+        lines(app).react(|conn, _, line| {
+            let answer = conn.defer_answer().otherwise(|_, conn, _| {
+                conn.send("sorry").expect("is taken");
+            });
+            if line == b"b" {
+                answer.send("B").expect("is open");
+            }
+            Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    client.send("a\nb\nc\n");
+    assert_eq!(client.recv(14), b"sorry\nB\nsorry\n");
+    assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn an_answer_that_does_not_come_has_a_timeout_whatever_the_codec() {
+    let (asked, requests) = mpsc::channel();
+    let server = local().answer_timeout(Duration::from_millis(100));
+    let (running, log) = start(server, later(&asked));
+    let (slow, quick) = (Client::to(&running), Client::to(&running));
+    quick.send("b\n");
+    let answer = requests.recv_timeout(LONG).expect("is asked");
+    answer.send("B").expect("is open");
+    assert_eq!(quick.recv(2), b"B\n");
+    slow.send("a\n");
+    let _owed = requests.recv_timeout(LONG).expect("is asked");
+    assert_eq!(slow.recv_to_end(), b"");
+    drop(slow);
+    let (_, reason) = log.await_close(0);
+    let in_vain = matches!(*reason, CloseReason::Timeout(TimeoutKind::Answer));
+    assert!(in_vain, "{reason}");
+    assert_eq!(log.closed(), 1);
+    drop(quick);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! curl http://127.0.0.1:8080/stream/1000000 | tail
 //! curl -N http://127.0.0.1:8080/events
 //! curl http://127.0.0.1:8080/headers
+//! curl http://127.0.0.1:8080/slow/500
 //! ```
 //!
 //! With `--tls` it is the same over https. At `/ws` a WebSocket sends back what arrives.
@@ -22,11 +23,11 @@ use std::sync::Arc;
 use clap::Parser;
 use epicycle::http::{Limits, Prepared, Request, Response, Router};
 use epicycle::ws::{Incoming, ServerCodec};
-use epicycle::{Action, Conn, EventHandler, Reactor, Server};
+use epicycle::{Action, Conn, EventHandler, Reactor, Server, WorkerPool};
 
 use self::pages::{Page, Session};
 
-/// An HTTP server: / /json /upload /stream/N /events /headers /ws
+/// An HTTP server: / /json /upload /stream/N /events /headers /slow/MS /ws
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -44,6 +45,7 @@ const MAX_BODY: usize = 16 << 20;
 struct Http {
     hello: Prepared,
     routes: Arc<Router<Page>>,
+    pool: WorkerPool,
 }
 
 impl Http {
@@ -129,6 +131,7 @@ fn main() -> ExitCode {
 /// The server, and what makes its handlers.
 fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Error>> {
     let routes = Arc::new(pages::routes()?);
+    let pool = WorkerPool::builder().build()?;
     let body: &[u8] = if flags.aaaa {
         &[b'a'; 1024]
     } else {
@@ -146,6 +149,7 @@ fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Erro
     let make = move |_reactor| Http {
         hello: hello.clone(),
         routes: routes.clone(),
+        pool: pool.clone(),
     };
     Ok((server, make))
 }

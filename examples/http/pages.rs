@@ -1,6 +1,7 @@
 //! The pages, and the routes that lead to them.
 
 use std::fmt::Write;
+use std::thread;
 use std::time::Duration;
 
 use epicycle::http::{
@@ -29,6 +30,9 @@ pub(crate) enum Session {
 /// The time between two events.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The most work that can be asked for.
+const MOST_WORK: Duration = Duration::from_secs(10);
+
 /// Lines of a stream are sent in chunks of about this size.
 const CHUNK: usize = 4 << 10;
 
@@ -44,6 +48,7 @@ pub(crate) fn routes() -> Result<Router<Page>, RouteError> {
         .add("POST", "/upload", upload)?
         .add("GET", "/stream/{lines}", stream)?
         .add("GET", "/events", events)?
+        .add("GET", "/slow/{millis}", slow)?
         .add("GET", "/ws", web_socket)?;
     Ok(router)
 }
@@ -131,6 +136,42 @@ fn upload(
     conn.send(Response::text(StatusCode::OK, &text)).into()
 }
 
+/// Answers after some milliseconds of work, on a thread of its own.
+fn slow(
+    http: &Http,
+    conn: &mut Conn<'_, Http>,
+    _session: &mut Session,
+    _request: &Request<'_>,
+    params: &Params<'_, '_>,
+) -> Action {
+    let millis = params.get("millis").and_then(|millis| millis.parse().ok());
+    let Some(work) = millis
+        .map(Duration::from_millis)
+        .filter(|work| *work <= MOST_WORK)
+    else {
+        let why = "how many milliseconds? /slow/500, for example; at most 10000\n";
+        return conn
+            .send(Response::text(StatusCode::BAD_REQUEST, why))
+            .into();
+    };
+    let answer = conn.defer_answer();
+    let job = move || {
+        thread::sleep(work);
+        let text = format!("that took {} ms\n", work.as_millis());
+        // Fails when the client has gone meanwhile; then there is nobody to answer.
+        let _ = answer.send(Response::text(StatusCode::OK, "").shared_body(text));
+    };
+    match http.pool.submit(job) {
+        // A job that panics drops the answer, and the client is told 500.
+        Ok(()) => Action::Continue,
+        Err(rejected) => {
+            let why = format!("{rejected}\n");
+            let busy = Response::text(StatusCode::SERVICE_UNAVAILABLE, &why);
+            conn.send(busy).into()
+        }
+    }
+}
+
 /// Sends as many lines as are asked for, as fast as the client reads them.
 fn stream(
     _http: &Http,
@@ -148,8 +189,8 @@ fn stream(
     let head = Response::ok()
         .header("Content-Type", "text/plain; charset=utf-8")
         .streamed();
-    if conn.send(head).is_err() {
-        return Action::Close;
+    if let Err(error) = conn.send(head) {
+        return Err(error).into();
     }
     // The answer to HEAD has no body.
     if request.method() == "HEAD" {

@@ -78,6 +78,7 @@ pub(crate) fn with_timeouts(server: Server) -> Server {
         .handshake_timeout(Duration::from_secs(30))
         .read_timeout(Duration::from_secs(30))
         .idle_timeout(Duration::from_secs(75))
+        .answer_timeout(Duration::from_secs(60))
         .write_stall_timeout(Duration::from_secs(60))
 }
 

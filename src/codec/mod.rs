@@ -196,8 +196,10 @@ pub enum Parting<'a> {
     Shutdown,
     /// A callback panicked.
     Panic,
-    /// The handler has failed to answer: what it sent was refused.
+    /// The handler has failed to answer: what it sent was refused, or it has dropped an [`Answer`](crate::Answer).
     Failed,
+    /// The handler has not answered in time.
+    Unanswered,
     /// The handler closes it.
     Local,
 }

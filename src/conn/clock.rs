@@ -34,7 +34,9 @@ impl ConnState {
                     TimeoutKind::WriteStall
                 } else if past(self.close_by, 0) {
                     TimeoutKind::Close
-                } else if past(active_at, limits.idle) {
+                } else if self.has(OWES) && past(active_at, limits.answer) {
+                    TimeoutKind::Answer
+                } else if !self.has(OWES) && past(active_at, limits.idle) {
                     TimeoutKind::Idle
                 } else {
                     return Alarm::At(next);

@@ -44,6 +44,8 @@ pub enum CloseReason {
     Pipe,
     /// What the handler sent was refused, and it left it at that: see [`Action::Refused`](crate::Action::Refused).
     Refused(WriteError),
+    /// The handler dropped an [`Answer`](crate::Answer) that it owed.
+    Unanswered,
     /// A callback for this connection panicked.
     Panic,
     /// The engine shut down.
@@ -56,6 +58,8 @@ pub enum CloseReason {
 pub enum TimeoutKind {
     /// Nothing was received or sent for too long.
     Idle,
+    /// The handler gave no answer, or did not go on with it, for too long.
+    Answer,
     /// A frame that had begun did not become complete.
     Read,
     /// The peer took no output for too long.
@@ -108,6 +112,7 @@ impl fmt::Display for CloseReason {
             CloseReason::Detached => f.write_str("detached from the engine"),
             CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
             CloseReason::Refused(error) => write!(f, "what was sent is refused: {error}"),
+            CloseReason::Unanswered => f.write_str("the handler dropped an answer that it owed"),
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the engine shut down"),
         }
@@ -118,6 +123,7 @@ impl fmt::Display for TimeoutKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             TimeoutKind::Idle => "idle for too long",
+            TimeoutKind::Answer => "the handler gave no answer in time",
             TimeoutKind::Read => "a frame took too long to arrive",
             TimeoutKind::WriteStall => "the peer took no output for too long",
             TimeoutKind::Connect => "connecting took too long",

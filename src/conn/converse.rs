@@ -39,6 +39,31 @@ impl ConnState {
         retiring
     }
 
+    /// The handler has not answered at once. Says whether that is news.
+    pub(crate) fn owe(&mut self) -> bool {
+        let owed = self.has(OWES);
+        self.put(OWES, true);
+        !owed
+    }
+
+    /// Nothing is owed any more. Says whether anything was.
+    pub(crate) fn pay(&mut self) -> bool {
+        let owed = self.has(OWES);
+        self.put(OWES, false);
+        owed
+    }
+
+    /// Whether an answer is owed that was not given at once.
+    pub(crate) fn owes(&self) -> bool {
+        self.has(OWES)
+    }
+
+    /// Whether something is to be done once no answer is owed or awaited any more.
+    #[inline]
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.has(OWES | RETIRING)
+    }
+
     /// Whether its bytes are about to go elsewhere.
     pub(crate) fn is_leaving(&self) -> bool {
         self.has(DETACHING | PIPED)
@@ -51,6 +76,6 @@ impl ConnState {
     /// Whether something waits for an answer to be sent.
     #[inline]
     pub(crate) fn awaits_answer(&self) -> bool {
-        self.has(HELD | PEER_EOF | RETIRING)
+        self.has(HELD | PEER_EOF | RETIRING | OWES)
     }
 }

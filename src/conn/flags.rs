@@ -50,6 +50,9 @@ pub(super) const RETIRING: u32 = 1 << 22;
 /// It closes since all has been said, and has time for that as long as the peer takes some of it.
 pub(super) const UNHURRIED: u32 = 1 << 23;
 
+/// The handler owes an answer, and has not given it at once.
+pub(super) const OWES: u32 = 1 << 25;
+
 /// It is not read while its output is congested.
 pub(super) const PAUSES_READS: u32 = 1 << 24;
 

@@ -33,6 +33,7 @@ pub(crate) struct Limits {
     /// Whether a connection has a limit from its start on.
     pub(crate) watch_open: bool,
     pub(crate) idle: u64,
+    pub(crate) answer: u64,
     pub(crate) read: u64,
     pub(crate) write_stall: u64,
     pub(crate) handshake: u64,

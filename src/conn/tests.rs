@@ -33,6 +33,7 @@ impl Bench {
                 read_budget: 1000,
                 frame_budget: 10,
                 watch_open: true,
+                answer: NEVER,
                 idle: NEVER,
                 read: NEVER,
                 write_stall: NEVER,

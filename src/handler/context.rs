@@ -83,6 +83,10 @@ pub(crate) struct Extras {
     pub(crate) detach: Option<Detach>,
     /// A part of a file is being read for it.
     pub(crate) reads_file: bool,
+    /// What tells deferred answers to the request at hand from those to earlier ones.
+    pub(crate) deferral: Option<u64>,
+    /// How many deferred answers are to come, where the codec does not tell what is owed.
+    pub(crate) deferred: usize,
     /// The connection it is joined with.
     pub(crate) joint: Option<Joint>,
 }
@@ -135,6 +139,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
     /// The slots whose sockets leave the engine, with what was received and not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
+    /// How many requests have had their answers deferred.
+    pub(crate) deferrals: u64,
     /// How many connections a shutdown waits for.
     pub(crate) retiring: usize,
     pub(crate) clock: Clock,
@@ -181,6 +187,7 @@ impl<H: EventHandler> Context<H> {
             window: Window::default(),
             outcomes: VecDeque::new(),
             detached: Vec::new(),
+            deferrals: 0,
             retiring: 0,
             clock,
             turn_at: now,

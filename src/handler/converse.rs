@@ -12,7 +12,8 @@ use crate::buf::outbox::Outbox;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
 use crate::conn::ConnState;
-use crate::conn::close::CloseReason;
+use crate::conn::close::{CloseReason, TimeoutKind};
+use crate::conn::limits::NEVER;
 use crate::panic;
 
 impl<H: EventHandler> Conn<'_, H> {
@@ -57,22 +58,38 @@ impl<H: EventHandler> Conn<'_, H> {
                 self.close_unhurried(CloseReason::Shutdown);
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
-            _ if self.link.state.is_retiring() => self.follow_shutdown(),
+            Stage::Answering | Stage::Streaming => self.owe(),
+            _ if self.link.state.has_waiters() => self.settle(),
             _ => {}
         }
     }
 
-    /// Closes once nobody waits for an answer any more.
+    /// The handler has not answered at once: the answer timeout takes the place of the idle timeout.
     #[cold]
-    fn follow_shutdown(&mut self) {
-        if !is_awaited(&self.link.state, self.codec) {
+    pub(super) fn owe(&mut self) {
+        if self.link.state.owe() && self.cx.limits_of(&self.link.stream).answer != NEVER {
+            self.cx.set_alarm(self.link);
+        }
+    }
+
+    /// No answer is owed any more.
+    #[cold]
+    pub(super) fn settle(&mut self) {
+        if self.link.state.pay() {
+            if let Some(extras) = &mut self.link.extras {
+                extras.deferral = None;
+            }
+            self.cx.set_alarm(self.link);
+        }
+        // One that is awaited keeps it open.
+        if self.link.state.is_retiring() && !is_awaited(&self.link.state, self.codec) {
             self.begin_close(CloseReason::Shutdown);
         }
     }
 
     /// Closes once everything is sent, which may take long: an answer to be cut short by its size would be none.
     #[inline(never)]
-    fn close_unhurried(&mut self, reason: CloseReason) {
+    pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
         self.begin_close(reason);
         self.link.state.take_time();
     }
@@ -88,8 +105,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// as after [`Action::Refused`](super::Action::Refused); otherwise it goes on without the item.
     #[cold]
     pub(super) fn miss(&mut self, error: WriteError) {
-        let owes = matches!(self.codec.stage(), Stage::Answering | Stage::Streaming);
-        if H::Codec::CONVERSES && owes {
+        if is_owed(&self.link.state, self.codec) {
             return give_up(self.link, self.codec, self.cx, error);
         }
         let level = severity(&error);
@@ -169,10 +185,11 @@ pub(super) fn last_words<H: EventHandler>(
     let parting = match reason {
         CloseReason::Local => Parting::Local,
         CloseReason::Frame(error) => Parting::Malformed(error),
+        CloseReason::Timeout(TimeoutKind::Answer) => Parting::Unanswered,
         CloseReason::Timeout(_) => Parting::Timeout,
         CloseReason::Shutdown => Parting::Shutdown,
         CloseReason::Panic => Parting::Panic,
-        CloseReason::Refused(_) => Parting::Failed,
+        CloseReason::Refused(_) | CloseReason::Unanswered => Parting::Failed,
         _ => return,
     };
     if !link.state.takes_writes() {
@@ -187,16 +204,26 @@ pub(super) fn last_words<H: EventHandler>(
     }
 }
 
+/// Whether the handler owes an answer: the codec tells, or deferred answers do where it does not converse.
+pub(super) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
+    if C::CONVERSES {
+        matches!(codec.stage(), Stage::Answering | Stage::Streaming)
+    } else {
+        state.owes()
+    }
+}
+
 /// Whether somebody waits for an answer on a connection, at either end of it, that can still come.
 pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
     // The sockets of sessions over datagrams close with the server.
-    C::CONVERSES
-        && !state.is_datagram()
-        && match codec.stage() {
-            Stage::Answering | Stage::Streaming => state.takes_writes(),
-            Stage::Awaiting => state.is_open() && !state.is_leaving() && !state.saw_peer_eof(),
-            _ => false,
-        }
+    if state.is_datagram() {
+        return false;
+    }
+    if is_owed(state, codec) {
+        return state.takes_writes();
+    }
+    let awaits = C::CONVERSES && codec.stage() == Stage::Awaiting;
+    awaits && state.is_open() && !state.is_leaving() && !state.saw_peer_eof()
 }
 
 /// Whether a message has begun whose rest is awaited.
@@ -208,10 +235,12 @@ pub(crate) fn awaits_rest<C: Codec>(codec: &C) -> bool {
 /// Whether the end of the peer's stream has to wait for an answer: one is owed that can still be sent.
 #[inline]
 pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
-    C::CONVERSES
-        && codec.stage() == Stage::Answering
-        && state.takes_writes()
-        && !state.is_datagram()
+    let owes = if C::CONVERSES {
+        codec.stage() == Stage::Answering
+    } else {
+        state.owes()
+    };
+    owes && state.takes_writes() && !state.is_datagram()
 }
 
 /// How long the input is that a frame came from which took up none of it yet, on a connection that leaves: whoever takes it

@@ -1,3 +1,4 @@
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use crate::addr::ListenAddr;
 use crate::codec::Encode;
 use crate::connect::{Connect, DialId};
 use crate::error::error_messages;
+use crate::panic;
 use crate::reactor::mailbox::PushError;
 use crate::reactor::slots::ConnId;
 use crate::resolve::Found;
@@ -43,8 +45,55 @@ pub enum HandleError {
 /// Called with what became of a write.
 pub(crate) type Completion = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
-type ConnTask<H> =
-    Box<dyn FnOnce(&mut H, &mut Conn<'_, H>, &mut <H as EventHandler>::Session) + Send>;
+/// Something to be done with a connection, if it is still there then.
+pub(crate) trait ConnTask<H: EventHandler>: Send {
+    fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session);
+
+    /// The connection has closed before.
+    fn miss(self: Box<Self>) {}
+}
+
+impl<H: EventHandler, F> ConnTask<H> for F
+where
+    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send,
+{
+    fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session) {
+        self(handler, conn, session);
+    }
+}
+
+/// A task whose outcome is told.
+struct Told<F, D> {
+    task: F,
+    done: D,
+}
+
+impl<H: EventHandler, T, F, D> ConnTask<H> for Told<F, D>
+where
+    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send,
+    D: FnOnce(Result<T, HandleError>) + Send,
+{
+    fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session) {
+        let Told { task, done } = *self;
+        // The panic closes the connection, as any of a callback's.
+        match catch_unwind(AssertUnwindSafe(|| task(handler, conn, session))) {
+            Ok(outcome) => tell(done, Ok(outcome)),
+            Err(panic) => {
+                tell(done, Err(HandleError::Closed));
+                resume_unwind(panic);
+            }
+        }
+    }
+
+    fn miss(self: Box<Self>) {
+        tell(self.done, Err(HandleError::Closed));
+    }
+}
+
+/// Calls a completion; its panic does not concern the connection.
+fn tell<T>(done: impl FnOnce(Result<T, HandleError>), outcome: Result<T, HandleError>) {
+    panic::catch("epicycle::handler", "a completion", || done(outcome));
+}
 
 type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 
@@ -62,7 +111,9 @@ pub(crate) enum Command<H: EventHandler> {
     WriteThen(ConnId, Bytes, Moment, Completion),
     Close(ConnId),
     Abort(ConnId),
-    OnConn(ConnId, ConnTask<H>),
+    OnConn(ConnId, Box<dyn ConnTask<H>>),
+    /// A deferred answer: how it is given, or that it was dropped.
+    Answer(ConnId, Option<u64>, Option<Box<dyn ConnTask<H>>>),
     OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
     StopAccepting,
@@ -158,7 +209,7 @@ impl<H: EventHandler> Handle<H> {
     }
 
     /// Runs `task` on the reactor's thread, with the handler, the connection and its session. It is
-    /// dropped if the connection has closed by then.
+    /// dropped if the connection has closed by then, which [`run_then`](Self::run_then) tells.
     ///
     /// # Errors
     ///
@@ -168,6 +219,20 @@ impl<H: EventHandler> Handle<H> {
         task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
     ) -> Result<(), HandleError> {
         self.request(Command::OnConn(self.id, Box::new(task)))
+    }
+
+    /// The same, and calls `done` behind it with what `task` has answered, or with [`HandleError::Closed`] when the
+    /// connection has closed before, or because `task` panicked. `done` is called exactly once, on the reactor's thread.
+    ///
+    /// # Errors
+    ///
+    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    pub fn run_then<T: 'static>(
+        &self,
+        task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send + 'static,
+        done: impl FnOnce(Result<T, HandleError>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.request(Command::OnConn(self.id, Box::new(Told { task, done })))
     }
 
     /// Closes the connection once everything written is sent.
@@ -186,6 +251,20 @@ impl<H: EventHandler> Handle<H> {
     /// [`HandleError`] when the request was not taken.
     pub fn abort(&self) -> Result<(), HandleError> {
         self.request(Command::Abort(self.id))
+    }
+
+    /// Settles a deferred answer, also when the mailbox is full: there are no more of them than requests.
+    pub(super) fn answer(
+        &self,
+        deferral: Option<u64>,
+        task: Option<Box<dyn ConnTask<H>>>,
+    ) -> Result<(), HandleError> {
+        if !self.is_open() {
+            return Err(HandleError::Closed);
+        }
+        let command = Command::Answer(self.id, deferral, task);
+        let mailbox = &self.engine.peer(self.id.reactor()).mailbox;
+        Ok(mailbox.push_unbounded(command)?)
     }
 
     fn write_then(

@@ -35,6 +35,7 @@
 //! # Ok::<(), epicycle::Error>(())
 //! ```
 
+pub(crate) mod answer;
 mod conn;
 mod connecting;
 pub(crate) mod context;
@@ -55,6 +56,7 @@ use crate::conn::close::{CloseReason, Closed};
 use crate::connect::FailedConnect;
 use crate::reactor::slots::ConnId;
 
+pub use self::answer::Answer;
 pub use self::conn::{Conn, ConnTimer, DetachError, Detached};
 pub use self::connecting::Connecting;
 pub use self::engine::Engine;

@@ -22,7 +22,8 @@ use ::http::StatusCode;
 ///
 /// - It says `100 Continue` to a client that waits for it, once earlier requests are answered.
 /// - What is malformed or too large it answers with the status due to it, and closes. So with a request that takes longer
-///   than the [read timeout](crate::Server::read_timeout): 408. A callback that panics, or whose answer is refused, is answered 500.
+///   than the [read timeout](crate::Server::read_timeout): 408. A callback that panics, or whose answer is refused, is answered 500, and so is an
+///   [`Answer`](crate::Answer) that is dropped. One that is not given in time is 503.
 /// - It closes after the answer to a request that asked for that. A server that shuts down waits for answers that are
 ///   owed, under its [drain deadline](crate::Server::drain_deadline).
 ///
@@ -191,12 +192,14 @@ pub(super) fn last_words(
         Parting::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
         Parting::Shutdown if receiving => StatusCode::SERVICE_UNAVAILABLE,
         Parting::Panic | Parting::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
+        Parting::Unanswered if owed => StatusCode::SERVICE_UNAVAILABLE,
         _ => return,
     };
     let why = match parting {
         Parting::Malformed(error) => error.to_string(),
         Parting::Timeout => "the request took too long to arrive".to_owned(),
         Parting::Shutdown => "the server shuts down".to_owned(),
+        Parting::Unanswered => "the answer took too long".to_owned(),
         _ => "the server has failed".to_owned(),
     };
     write::refusal(status, &why, dst);

@@ -42,7 +42,8 @@
 //!
 //! They are the server's. [`read_timeout`](crate::Server::read_timeout) is how long a request may take, from its first
 //! byte to its last (for [`HttpStreamCodec`]: its head, and from each part of its body to the next);
-//! [`idle_timeout`](crate::Server::idle_timeout) is how long a connection is kept alive between requests, and
+//! [`idle_timeout`](crate::Server::idle_timeout) is how long a connection is kept alive between requests,
+//! [`answer_timeout`](crate::Server::answer_timeout) how long the handler may take to answer, 503 at its end, and
 //! [`write_stall_timeout`](crate::Server::write_stall_timeout) how long a client may not read its answer. A server that faces
 //! the public sets the first two.
 //!

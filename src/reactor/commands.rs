@@ -10,7 +10,7 @@ use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
 use crate::handler::context::Timer;
 use crate::handler::converse::is_awaited;
-use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError};
+use crate::handler::{Command, EventHandler, Moment, Reactor, WriteError, answer};
 
 impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
@@ -88,12 +88,19 @@ impl<H: EventHandler> EventLoop<H> {
                     cx.abort(&mut slot.link, CloseReason::Aborted);
                 }
             }
-            Command::OnConn(id, task) => {
-                if let Some(slot) = connections.get(id)
-                    && let Some((mut conn, session)) = slot.lend(cx)
+            Command::OnConn(id, task) => match connections.get(id).and_then(|slot| slot.lend(cx)) {
+                Some((mut conn, session)) => {
+                    self.turn.serving = id.slot();
+                    task.run(handler, &mut conn, session);
+                }
+                None => task.miss(),
+            },
+            Command::Answer(id, deferral, task) => {
+                if let Some((mut conn, session)) =
+                    connections.get(id).and_then(|slot| slot.lend(cx))
                 {
                     self.turn.serving = id.slot();
-                    task(handler, &mut conn, session);
+                    answer::settle(handler, &mut conn, session, deferral, task);
                 }
             }
             Command::OnReactor(task) => task(handler, &mut Reactor::new(connections, cx)),
@@ -222,6 +229,7 @@ impl<H: EventHandler> EventLoop<H> {
                     flush::complete(done, Err(WriteError::Closed), &self.cx);
                 }
                 Command::Connect(id, connect, to) => self.dial(id, connect, to),
+                Command::OnConn(_, task) => self.guarded("dropped request", |_| task.miss()),
                 // What a request has captured is the application's, and so is its drop.
                 other => self.guarded("dropped request", |_| drop(other)),
             }

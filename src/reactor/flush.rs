@@ -413,6 +413,9 @@ pub(super) fn ring_alarm<H: EventHandler>(
             cx.abort(&mut slot.link, CloseReason::Timeout(kind));
         }
         Alarm::Timeout(kind) => {
+            if kind == TimeoutKind::Answer {
+                log::warn!(target: "epicycle::conn", "{}: {kind}", slot.link.state.name());
+            }
             let reason = CloseReason::Timeout(kind);
             cx.begin_close(&mut slot.link, &mut slot.codec, reason);
         }

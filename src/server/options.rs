@@ -60,6 +60,7 @@ pub(super) struct Options {
     pub(super) max_connections_per_ip: usize,
     pub(super) per_ip_prefix: Prefix,
     pub(super) idle: Option<Duration>,
+    pub(super) answer: Option<Duration>,
     pub(super) read: Option<Duration>,
     pub(super) write_stall: Option<Duration>,
     pub(super) handshake: Option<Duration>,
@@ -114,6 +115,7 @@ impl Default for Options {
             max_connections_per_ip: usize::MAX,
             per_ip_prefix: Prefix::DEFAULT,
             idle: None,
+            answer: None,
             read: None,
             write_stall: Some(Duration::from_secs(60)),
             handshake: None,
@@ -379,8 +381,20 @@ impl Server {
 impl Server {
     /// Closes a connection on which nothing was received or sent for so long. Default: never. What its codec
     /// [skips](crate::codec::Decoded::Skip) does not count.
+    ///
+    /// It does not run while the handler owes an answer, where the codec [tells](crate::codec::Stage), as HTTP's does, or
+    /// [`Conn::defer_answer`](crate::Conn::defer_answer) was called. See [`answer_timeout`](Self::answer_timeout).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle = Some(timeout);
+        self
+    }
+
+    /// Closes a connection whose handler owes an answer, when nothing was received or sent for so long: the handler has not
+    /// answered, or does not go on with an answer that it has begun. Default: never. A warning is logged, and HTTP says 503 unless the answer has begun.
+    ///
+    /// A stream of events that may be silent for longer sends comments meanwhile.
+    pub fn answer_timeout(mut self, timeout: Duration) -> Self {
+        self.options.answer = Some(timeout);
         self
     }
 
@@ -537,6 +551,7 @@ impl Options {
         }
         let timeouts = [
             ("idle_timeout", self.idle),
+            ("answer_timeout", self.answer),
             ("read_timeout", self.read),
             ("write_stall_timeout", self.write_stall),
             ("handshake_timeout", self.handshake),
@@ -578,6 +593,7 @@ impl Options {
             frame_budget: self.frame_budget,
             watch_open: self.idle.is_some() || self.handshake.is_some() || self.lifetime.is_some(),
             idle: timeout(self.idle),
+            answer: timeout(self.answer),
             read: timeout(self.read),
             write_stall: timeout(self.write_stall),
             handshake: timeout(self.handshake),

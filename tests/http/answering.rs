@@ -5,12 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::http::{Chunk, End, HttpCodec, Limits, Response, StatusCode};
-use epicycle::{Action, CloseReason, TimeoutKind};
+use epicycle::{Action, CloseReason};
 
 use crate::site::{Site, reflection, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::{LONG, eventually, expect_panics, noise};
+use crate::util::{eventually, expect_panics, noise};
 use crate::wire::answers;
 
 const EXPECTING: &str =
@@ -343,23 +343,6 @@ fn a_shutdown_gives_up_an_answer_at_the_drain_deadline() {
     assert_eq!(report.drained + report.forced, 1);
     let (received, _) = client.recv_to_any_end();
     assert_eq!(received, b"");
-}
-
-#[test]
-fn an_owed_answer_has_the_idle_timeout() {
-    let server = local()
-        .idle_timeout(Duration::from_millis(200))
-        .read_timeout(LONG);
-    let (running, log) = start(server, || Site::of(|_, _, _| Action::Continue));
-    let client = Client::to(&running);
-    client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n");
-    answers(&client).expect_end();
-    drop(client);
-    let (_, reason) = log.await_end(0);
-    assert!(
-        matches!(*reason, CloseReason::Timeout(TimeoutKind::Idle)),
-        "{reason}"
-    );
 }
 
 #[test]

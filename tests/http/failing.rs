@@ -1,14 +1,21 @@
 //! Answers that cannot be given: the client gets an error in their place, and the log says why.
 
-use epicycle::http::{End, Response, StatusCode};
-use epicycle::{Action, CloseReason, WriteError};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use epicycle::http::{Chunk, End, Request, Response, StatusCode};
+use epicycle::{
+    Action, Answer, CloseReason, Conn, HandleError, Server, TimeoutKind, WorkerPool, WriteError,
+};
 use log::Level;
 
 use crate::site::{Site, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::eventually;
 use crate::util::logs::logs;
+use crate::util::{LONG, eventually, expect_panics};
 use crate::wire::answers;
 
 /// Answers that no client may be sent, by their paths, and what their errors mention.
@@ -131,4 +138,269 @@ fn an_item_that_nobody_waits_for_is_dropped_with_a_warning() {
     client.send("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(answers.get().text(), "GET /2\n");
     assert_eq!(log.ended(), 0);
+}
+
+type Deferred = Answer<Site>;
+
+/// Leaves the answers to the test.
+fn later(asked: &Sender<Deferred>) -> impl Fn() -> Site + Send + Sync + use<> {
+    let asked = Mutex::new(asked.clone());
+    move || {
+        let asked = asked.lock().expect("is sound").clone();
+        Site::of(move |conn, _, _| {
+            asked.send(conn.defer_answer()).expect("the test waits");
+            Action::Continue
+        })
+    }
+}
+
+fn next(asked: &Receiver<Deferred>) -> Deferred {
+    asked.recv_timeout(LONG).expect("is asked")
+}
+
+/// A server that does not wait long at the end for answers that a test leaves owed.
+fn patient() -> Server {
+    local().drain_deadline(Duration::from_millis(500))
+}
+
+#[test]
+fn a_deferred_answer_is_given_from_any_thread() {
+    let (asked, requests) = mpsc::channel();
+    let (running, log) = start(patient(), later(&asked));
+    let client = Client::to(&running);
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut answers = answers(&client);
+    next(&requests)
+        .send(Response::ok().body(b"one"))
+        .expect("is open");
+    assert_eq!(answers.get().text(), "one");
+    let by_task = next(&requests).run(|_, conn, session| {
+        session.count += 1;
+        conn.send(Response::ok().body(b"two")).expect("is taken");
+    });
+    by_task.expect("is open");
+    assert_eq!(answers.get().text(), "two");
+    assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn a_deferred_answer_that_is_dropped_is_answered_500_and_told() {
+    logs();
+    let (asked, requests) = mpsc::channel();
+    let (running, log) = start(patient(), later(&asked));
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = next(&requests);
+    let handle = answer.handle().clone();
+    drop(answer);
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().status, 500);
+    answers.expect_end();
+    let name = client.name();
+    drop(client);
+    let (_, reason) = log.await_end(0);
+    assert!(matches!(*reason, CloseReason::Unanswered), "{reason}");
+    assert!(logs().have(Level::Warn, &[&name, "dropped an answer"]));
+    assert_eq!(handle.run(|_, _, _| ()), Err(HandleError::Closed));
+}
+
+#[test]
+fn a_job_that_panics_or_is_rejected_leaves_no_request_unanswered() {
+    expect_panics();
+    let pool = WorkerPool::builder()
+        .threads(1)
+        .queue(1)
+        .build()
+        .expect("starts");
+    let (running, _) = start(patient(), {
+        let pool = pool.clone();
+        move || {
+            let pool = pool.clone();
+            Site::of(move |conn, _, _| {
+                let answer = conn.defer_answer();
+                let _ = pool.submit(move || {
+                    let _owed = answer;
+                    panic!("on purpose");
+                });
+                Action::Continue
+            })
+        }
+    });
+    let ask = || {
+        let client = Client::to(&running);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client
+    };
+    assert_eq!(answers(&ask()).get().status, 500);
+    // The pool is busy, and its queue full.
+    let (free, busy) = mpsc::channel::<()>();
+    let gate = move || {
+        let _ = busy.recv();
+    };
+    pool.submit(gate).expect("is taken");
+    eventually("it is busy", || pool.stats().running == 1);
+    pool.submit(|| ()).expect("is taken");
+    assert_eq!(answers(&ask()).get().status, 500);
+    drop(free);
+}
+
+#[test]
+fn a_full_mailbox_loses_neither_an_answer_nor_its_failure() {
+    let (asked, requests) = mpsc::channel();
+    let (running, _) = start(patient().mailbox(1), later(&asked));
+    let (given, dropped) = (Client::to(&running), Client::to(&running));
+    for client in [&given, &dropped] {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let deferred = [next(&requests), next(&requests)];
+    let of_given = deferred.iter().position(|answer| {
+        let (tell, peer) = mpsc::channel();
+        let ask = move |_: &mut _, conn: &mut Conn<'_, Site>, _: &mut _| {
+            tell.send(conn.peer_addr().to_string())
+                .expect("the test waits");
+        };
+        answer.handle().run(ask).expect("is open");
+        peer.recv_timeout(LONG).expect("is told") == given.name()
+    });
+    let engine = running.engine();
+    // The reactor is busy, and its mailbox full.
+    let (free, busy) = mpsc::channel::<()>();
+    let (tell, is_busy) = mpsc::channel();
+    let gate = move |_: &mut _, _: &mut epicycle::Reactor<'_, Site>| {
+        tell.send(()).expect("the test waits");
+        let _ = busy.recv();
+    };
+    engine.run_on(0, gate).expect("is taken");
+    is_busy.recv_timeout(LONG).expect("it is there");
+    while engine.run_on(0, |_, _| ()).is_ok() {}
+    let [first, second] = deferred;
+    let (answer, other) = match of_given {
+        Some(0) => (first, second),
+        _ => (second, first),
+    };
+    answer.send(Response::ok().body(b"late")).expect("is taken");
+    drop(other);
+    drop(free);
+    assert_eq!(answers(&given).get().text(), "late");
+    assert_eq!(answers(&dropped).get().status, 500);
+}
+
+#[test]
+fn a_deferred_answer_does_not_reach_the_next_request() {
+    let kept = Arc::<Mutex<Vec<Deferred>>>::default();
+    let for_site = kept.clone();
+    let (running, log) = start(patient(), move || {
+        let kept = for_site.clone();
+        Site::of(move |conn, _, request: Request<'_>| {
+            let answer = conn.defer_answer();
+            kept.lock().expect("is sound").push(answer);
+            match request.path() {
+                // Answered at once after all.
+                "/1" => conn.send(Response::ok().body(b"one")).into(),
+                _ => Action::Continue,
+            }
+        })
+    });
+    let client = Client::to(&running);
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().text(), "one");
+    let deferred = || kept.lock().expect("is sound").len();
+    eventually("it is asked again", || deferred() == 2);
+    let second = kept.lock().expect("is sound").pop();
+    let first = kept.lock().expect("is sound").pop();
+    let (first, second) = (first.expect("is kept"), second.expect("is kept"));
+    first.send(Response::ok().body(b"wrong")).expect("is open");
+    second.send(Response::ok().body(b"two")).expect("is open");
+    assert_eq!(answers.get().text(), "two");
+    client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /3 HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(answers.get().text(), "one");
+    eventually("it is asked again", || deferred() == 2);
+    let third = kept.lock().expect("is sound").pop().expect("is kept");
+    // Of the one that was answered.
+    kept.lock().expect("is sound").clear();
+    third.send(Response::ok().body(b"three")).expect("is open");
+    assert_eq!(answers.get().text(), "three");
+    assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn a_request_that_is_being_answered_is_not_idle() {
+    let brief = Duration::from_millis(200);
+    let (asked, requests) = mpsc::channel();
+    let (running, log) = start(patient().idle_timeout(brief), later(&asked));
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = next(&requests);
+    thread::sleep(3 * brief);
+    assert_eq!(log.ended(), 0);
+    answer.send(Response::ok()).expect("is open");
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().status, 200);
+    // Now it is.
+    answers.expect_end();
+    drop(client);
+    let (_, reason) = log.await_end(0);
+    let idle = CloseReason::Timeout(TimeoutKind::Idle);
+    assert_eq!(reason.to_string(), idle.to_string());
+}
+
+#[test]
+fn a_handler_that_does_not_answer_in_time_has_503_answered() {
+    logs();
+    let brief = Duration::from_millis(200);
+    let (asked, requests) = mpsc::channel();
+    let server = patient().answer_timeout(brief).idle_timeout(20 * brief);
+    let (running, log) = start(server, later(&asked));
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let answer = next(&requests);
+    let mut of_client = answers(&client);
+    let unavailable = of_client.get();
+    assert_eq!(
+        (unavailable.status, unavailable.header("connection")),
+        (503, Some("close"))
+    );
+    of_client.expect_end();
+    let _ = answer.send(Response::ok());
+    let name = client.name();
+    drop(client);
+    let (_, reason) = log.await_end(0);
+    let in_vain = CloseReason::Timeout(TimeoutKind::Answer);
+    assert_eq!(reason.to_string(), in_vain.to_string());
+    assert!(logs().have(Level::Warn, &[&name, "no answer in time"]));
+}
+
+#[test]
+fn an_answer_that_does_not_go_on_has_the_answer_timeout_between_its_parts() {
+    const BRIEF: Duration = Duration::from_millis(200);
+    let begin = || {
+        Site::of(|conn, _, request| {
+            let handle = conn.handle();
+            let goes_on = request.path() == "/on";
+            thread::spawn(move || {
+                for _ in 0..if goes_on { 8 } else { 0 } {
+                    thread::sleep(BRIEF / 2);
+                    let _ = handle.send(Chunk(b"x"));
+                }
+                goes_on.then(|| handle.send(End))
+            });
+            conn.send(Response::ok().streamed()).into()
+        })
+    };
+    let (running, log) = start(patient().answer_timeout(BRIEF), begin);
+    let [on, off] = ["/on", "/off"].map(|path| {
+        let client = Client::to(&running);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        client
+    });
+    let cut = String::from_utf8(off.recv_to_end()).expect("is text");
+    assert!(cut.ends_with("chunked\r\n\r\n"), "{cut}");
+    drop(off);
+    let (_, reason) = log.await_end(0);
+    assert!(
+        matches!(*reason, CloseReason::Timeout(TimeoutKind::Answer)),
+        "{reason}"
+    );
+    assert_eq!(answers(&on).get().text(), "xxxxxxxx");
 }

@@ -426,7 +426,9 @@ impl Protocol {
                 _ => CloseCode::PROTOCOL,
             })),
             (None, Parting::Timeout | Parting::Shutdown) => Some(CloseCode::GOING_AWAY),
-            (None, Parting::Panic | Parting::Failed) => Some(CloseCode::INTERNAL),
+            (None, Parting::Panic | Parting::Failed | Parting::Unanswered) => {
+                Some(CloseCode::INTERNAL)
+            }
             (None, _) => Some(CloseCode::NORMAL),
         };
         self.put_close(
