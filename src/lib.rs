@@ -88,7 +88,7 @@ pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};
 pub use crate::buf::outbox::Outbox;
 pub use crate::client::Client;
-pub use crate::conn::close::{CloseReason, Closed, TimeoutKind};
+pub use crate::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
 pub use crate::conn::limits::OutboundPolicy;
 pub use crate::conn::origin::Origin;
 pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};

@@ -89,6 +89,8 @@ pub struct ReactorStats {
     pub frame_errors: u64,
     /// Connections closed by a timeout.
     pub timeouts: u64,
+    /// Requests that the codec has answered in the handler's place: see [`Closed::refused`](crate::Closed::refused).
+    pub refusals: u64,
     /// Writes refused or connections closed at the outbound limit, or at that of files.
     pub overflows: u64,
     /// Panics in callbacks.
@@ -130,6 +132,7 @@ impl AddAssign for ReactorStats {
         self.tls_errors += other.tls_errors;
         self.frame_errors += other.frame_errors;
         self.timeouts += other.timeouts;
+        self.refusals += other.refusals;
         self.overflows += other.overflows;
         self.panics += other.panics;
     }
@@ -242,6 +245,7 @@ pub(crate) struct Metrics {
     pub(crate) tls_errors: Counter,
     pub(crate) frame_errors: Counter,
     pub(crate) timeouts: Counter,
+    pub(crate) refusals: Counter,
     pub(crate) overflows: Counter,
     pub(crate) panics: Counter,
 }
@@ -282,6 +286,7 @@ impl Metrics {
             tls_errors: self.tls_errors.get(),
             frame_errors: self.frame_errors.get(),
             timeouts: self.timeouts.get(),
+            refusals: self.refusals.get(),
             overflows: self.overflows.get(),
             panics: self.panics.get(),
         }

@@ -100,6 +100,12 @@ impl Inbox {
         self.ring = ring;
     }
 
+    /// A copy of its first bytes, so many at the most.
+    pub(crate) fn beginning(&self, most: usize) -> Box<[u8]> {
+        let (first, second) = self.ring.as_slices();
+        first.iter().chain(second).take(most).copied().collect()
+    }
+
     /// Takes everything out.
     pub(crate) fn take_bytes(&mut self, pool: &mut BufferPool) -> Vec<u8> {
         let (first, second) = self.ring.as_slices();

@@ -126,6 +126,12 @@ pub trait Codec: 'static {
         let _ = (parting, dst);
     }
 
+    /// The status with which its last words have answered a request in the handler's place, if they have: HTTP's 400, say.
+    /// Asked behind them, and told in [`Closed::refused`](crate::Closed::refused).
+    fn refused(&self) -> Option<u16> {
+        None
+    }
+
     /// A shutdown waits for the answers that are owed or awaited, and closes the connection behind them. A codec whose
     /// answers can say that they are the last does so from now on.
     fn retire(&mut self) {}

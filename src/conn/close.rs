@@ -153,4 +153,21 @@ pub struct Closed {
     pub undecoded: usize,
     /// How long it was open, to the millisecond.
     pub open_for: Duration,
+    /// The request that the codec has answered in the handler's place, as the last: it was malformed, too large or late, or
+    /// the handler has failed to answer it. With this an access log is complete.
+    pub refused: Option<Refused>,
 }
+
+/// A request that the codec has answered in the handler's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refused {
+    /// What it was answered, in the numbers of the protocol: HTTP's status.
+    pub status: u16,
+    /// What had arrived of it and was not handed to the handler, up to its first 256 bytes: of HTTP, the request line for the most part. These
+    /// are the peer's bytes, whatever they are; [`escape_ascii`](slice::escape_ascii) makes them fit for a log.
+    pub input: Box<[u8]>,
+}
+
+/// So much of a refused request is kept.
+pub(crate) const REFUSED_INPUT: usize = 256;

@@ -634,6 +634,7 @@ impl ConnState {
             unsent: self.out.len(),
             undecoded: self.inbox.len(),
             open_for: Duration::from_millis(now.saturating_sub(self.opened_at)),
+            refused: None,
         };
         self.out.clear(buffers);
         self.inbox.clear(buffers);

@@ -11,7 +11,7 @@ use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::clock::Clock;
 use crate::codec::Codec;
-use crate::conn::close::CloseReason;
+use crate::conn::close::{CloseReason, Refused};
 use crate::conn::limits::{Limits, NEVER, millis};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
@@ -87,6 +87,8 @@ pub(crate) struct Extras {
     pub(crate) deferral: Option<u64>,
     /// How many deferred answers are to come, where the codec does not tell what is owed.
     pub(crate) deferred: usize,
+    /// What its codec has refused.
+    pub(crate) refused: Option<Refused>,
     /// The connection it is joined with.
     pub(crate) joint: Option<Joint>,
 }

@@ -12,7 +12,7 @@ use crate::buf::outbox::Outbox;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
 use crate::conn::ConnState;
-use crate::conn::close::{CloseReason, TimeoutKind};
+use crate::conn::close::{CloseReason, REFUSED_INPUT, Refused, TimeoutKind};
 use crate::conn::limits::NEVER;
 use crate::panic;
 
@@ -202,10 +202,36 @@ pub(super) fn last_words<H: EventHandler>(
     if let Err(panic) = said {
         panic::report("epicycle::conn", "a codec's last words", panic);
     }
+    if let Some(status) = codec.refused() {
+        note_refusal(link, cx, status, reason);
+    }
+}
+
+/// The codec has answered a request in the handler's place, which nothing else would tell of.
+#[cold]
+fn note_refusal<H: EventHandler>(
+    link: &mut Link,
+    cx: &Context<H>,
+    status: u16,
+    reason: &CloseReason,
+) {
+    log::debug!(target: "epicycle::conn", "{}: answered {status}: {reason}", link.state.name());
+    cx.metrics.refusals.add(1);
+    let input = link.state.inbox.beginning(REFUSED_INPUT);
+    link.extras.get_or_insert_default().refused = Some(Refused { status, input });
+}
+
+/// Keeps the beginning of the input that was refused where it was decoded.
+#[cold]
+pub(crate) fn keep_refused(link: &mut Link, input: &[u8]) {
+    let extras = link.extras.as_mut();
+    if let Some(refused) = extras.and_then(|extras| extras.refused.as_mut()) {
+        refused.input = input[..input.len().min(REFUSED_INPUT)].into();
+    }
 }
 
 /// Whether the handler owes an answer: the codec tells, or deferred answers do where it does not converse.
-pub(super) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
+pub(crate) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
     if C::CONVERSES {
         matches!(codec.stage(), Stage::Answering | Stage::Streaming)
     } else {

@@ -153,6 +153,10 @@ impl Codec for HttpCodec {
         last_words(&mut self.exchange, receiving, parting, dst);
     }
 
+    fn refused(&self) -> Option<u16> {
+        self.exchange.refused()
+    }
+
     fn retire(&mut self) {
         self.exchange.close();
     }
@@ -190,18 +194,19 @@ pub(super) fn last_words(
             MessageError::of(error).map_or(StatusCode::BAD_REQUEST, MessageError::status)
         }
         Parting::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
-        Parting::Shutdown if receiving => StatusCode::SERVICE_UNAVAILABLE,
+        Parting::Timeout if owed => StatusCode::SERVICE_UNAVAILABLE,
+        Parting::Shutdown if receiving || owed => StatusCode::SERVICE_UNAVAILABLE,
         Parting::Panic | Parting::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
         Parting::Unanswered if owed => StatusCode::SERVICE_UNAVAILABLE,
         _ => return,
     };
     let why = match parting {
         Parting::Malformed(error) => error.to_string(),
-        Parting::Timeout => "the request took too long to arrive".to_owned(),
+        Parting::Timeout if receiving => "the request took too long to arrive".to_owned(),
         Parting::Shutdown => "the server shuts down".to_owned(),
-        Parting::Unanswered => "the answer took too long".to_owned(),
+        Parting::Timeout | Parting::Unanswered => "the answer took too long".to_owned(),
         _ => "the server has failed".to_owned(),
     };
     write::refusal(status, &why, dst);
-    exchange.finish();
+    exchange.refuse(status);
 }

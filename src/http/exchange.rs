@@ -1,5 +1,7 @@
 //! A request and its answer, as a server sees them: what is owed, and what becomes of the connection then.
 
+use ::http::StatusCode;
+
 use super::error::SendError;
 use super::flags::*;
 use super::head::Head;
@@ -12,6 +14,8 @@ use crate::codec::Stage;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exchange {
     flags: u16,
+    /// The status of an answer that the codec has given by itself, or 0.
+    refused: u16,
     answer: Answer,
 }
 
@@ -158,9 +162,15 @@ impl Exchange {
         }
     }
 
-    /// Nothing more will be answered.
-    pub(super) fn finish(&mut self) {
+    /// The codec has answered by itself, and nothing more will be.
+    pub(super) fn refuse(&mut self, status: StatusCode) {
+        self.refused = status.as_u16();
         self.flags |= FINISHED;
+    }
+
+    /// The status of such an answer.
+    pub(super) fn refused(&self) -> Option<u16> {
+        (self.refused > 0).then_some(self.refused)
     }
 
     #[inline]

@@ -234,6 +234,10 @@ impl Codec for HttpStreamCodec {
         last_words(&mut self.exchange, receiving, parting, dst);
     }
 
+    fn refused(&self) -> Option<u16> {
+        self.exchange.refused()
+    }
+
     fn retire(&mut self) {
         self.exchange.close();
     }

@@ -13,6 +13,7 @@ use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
+use crate::handler::converse::is_owed;
 use crate::handler::pipe::Due;
 use crate::handler::{Completion, EventHandler, WriteError};
 
@@ -373,6 +374,12 @@ pub(super) fn hasten<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
 
 /// The server's drain deadline is over.
 pub(super) fn force<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    if is_owed(&slot.link.state, &slot.codec) && slot.link.state.is_open() {
+        // Who has waited so long is told, if the kernel takes that at once.
+        let reason = CloseReason::Shutdown;
+        cx.begin_close(&mut slot.link, &mut slot.codec, reason);
+        flush(handler, slot, cx);
+    }
     let reset = !slot.link.state.awaits_fin();
     close(handler, slot, cx, reset);
 }
@@ -468,8 +475,13 @@ fn end<H: EventHandler>(
     if let Front::Pipe(..) = link.state.out.front() {
         cx.pipes.forget();
     }
+    let refused = link
+        .extras
+        .as_mut()
+        .and_then(|extras| extras.refused.take());
     let (mut closed, reason) = link.state.finish(cx.now, last_reason, &mut cx.buffers);
     let unsent = link.stream.unsent();
+    closed.refused = refused;
     closed.unsent += unsent;
     closed.bytes_out -= unsent as u64;
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);

@@ -12,7 +12,9 @@ use crate::codec::{Codec, Decoded, FrameError};
 use crate::conn::close::CloseReason;
 use crate::conn::limits::{Limits, NEVER};
 use crate::handler::context::{Context, Link, Slot};
-use crate::handler::converse::{awaits_rest, give_up, is_awaited, owes_answer, shown};
+use crate::handler::converse::{
+    awaits_rest, give_up, is_awaited, keep_refused, owes_answer, shown,
+};
 use crate::handler::pipe::Due;
 use crate::handler::{Action, Conn, EventHandler};
 use crate::stream::Received;
@@ -448,11 +450,16 @@ fn decode<H: EventHandler>(
                     break need;
                 }
                 let (len, max) = (need as u64, cx.limits.max_frame);
-                refuse_frame(slot, cx, FrameError::TooLong { len, max });
+                refuse_frame(
+                    slot,
+                    cx,
+                    FrameError::TooLong { len, max },
+                    &input[consumed..],
+                );
                 break 0;
             }
             Found::Malformed(error) => {
-                refuse_frame(slot, cx, error);
+                refuse_frame(slot, cx, error, &input[consumed..]);
                 break 0;
             }
         }
@@ -519,10 +526,16 @@ fn after_callback<H: EventHandler>(
 }
 
 #[cold]
-fn refuse_frame<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, error: FrameError) {
+fn refuse_frame<H: EventHandler>(
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    error: FrameError,
+    input: &[u8],
+) {
     let level = level_of(&error);
     log::log!(target: "epicycle::conn", level, "{}: {error}", slot.link.state.name());
     cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Frame(error));
+    keep_refused(&mut slot.link, input);
 }
 
 /// How loudly an error is told: what peers send is their affair, a faulty codec is not.

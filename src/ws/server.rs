@@ -123,6 +123,13 @@ impl Codec for ServerCodec {
         }
     }
 
+    fn refused(&self) -> Option<u16> {
+        match &self.state {
+            State::Open(_) => None,
+            State::Http(http) => http.refused(),
+        }
+    }
+
     fn retire(&mut self) {
         if let State::Http(http) = &mut self.state {
             http.retire();

@@ -333,19 +333,6 @@ fn a_shutdown_waits_for_an_answer_that_is_owed() {
 }
 
 #[test]
-fn a_shutdown_gives_up_an_answer_at_the_drain_deadline() {
-    let server = local().drain_deadline(Duration::from_millis(100));
-    let (running, log) = start(server, || Site::of(|_, _, _| Action::Continue));
-    let client = Client::to(&running);
-    client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
-    eventually("it is handled", || log.frames() == 1);
-    let report = running.shutdown();
-    assert_eq!(report.drained + report.forced, 1);
-    let (received, _) = client.recv_to_any_end();
-    assert_eq!(received, b"");
-}
-
-#[test]
 fn a_client_that_leaves_while_its_answer_is_owed_costs_nothing_more() {
     let (running, log) = start(local(), || Site::of(|_, _, _| Action::Continue));
     let client = Client::to(&running);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::http::{Chunk, End, Request, Response, StatusCode};
+use epicycle::http::{Chunk, End, HttpCodec, Limits, Request, Response, StatusCode};
 use epicycle::{
     Action, Answer, CloseReason, Conn, HandleError, Server, TimeoutKind, WorkerPool, WriteError,
 };
@@ -138,6 +138,73 @@ fn an_item_that_nobody_waits_for_is_dropped_with_a_warning() {
     client.send("GET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(answers.get().text(), "GET /2\n");
     assert_eq!(log.ended(), 0);
+}
+
+#[test]
+fn an_access_log_can_tell_of_requests_that_no_handler_gets() {
+    logs();
+    let server = patient().read_timeout(Duration::from_millis(200));
+    let limits = || HttpCodec::new(Limits::default().max_body(10));
+    let (running, log) = start(server, move || {
+        Site::new(limits, |conn, _, _| conn.send(Response::ok()).into())
+    });
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
+    let refused = [
+        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505),
+        ("GET /a HTTP/1.1\r\n\r\n", 400),
+        (
+            "PUT /b HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n",
+            413,
+        ),
+        (&long, 414),
+        (
+            "PUT /c HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello",
+            408,
+        ),
+        ("GET /d HTTP/1.1\r\n", 408),
+    ];
+    for (n, (request, status)) in refused.into_iter().enumerate() {
+        let client = Client::to(&running);
+        client.send(format!("GET /first HTTP/1.1\r\nHost: a\r\n\r\n{request}"));
+        let mut answers = answers(&client);
+        assert_eq!(answers.get().status, 200);
+        assert_eq!(answers.get().status, status);
+        let name = client.name();
+        eventually("it is logged", || {
+            logs().have(Level::Debug, &[&name, &format!("answered {status}")])
+        });
+        answers.expect_end();
+        drop(client);
+        let (closed, _) = log.await_end(n);
+        let refused = closed.refused.expect("is told");
+        assert_eq!(refused.status, status);
+        let input = request.as_bytes();
+        assert_eq!(*refused.input, input[..input.len().min(256)]);
+        assert_eq!(running.engine().stats().total().refusals, n as u64 + 1);
+    }
+    // One that is answered is the handler's to tell of.
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert_eq!(answers(&client).get().status, 200);
+    drop(client);
+    assert_eq!(log.await_end(refused.len()).0.refused, None);
+}
+
+#[test]
+fn a_request_that_is_not_answered_by_the_end_of_a_shutdown_is_answered_503() {
+    let (asked, requests) = mpsc::channel();
+    let (running, log) = start(patient(), later(&asked));
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let _owed = next(&requests);
+    running.shutdown();
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().status, 503);
+    answers.expect_end();
+    assert_eq!(
+        log.await_end(0).0.refused.map(|refused| refused.status),
+        Some(503)
+    );
 }
 
 type Deferred = Answer<Site>;
