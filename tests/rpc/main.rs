@@ -4,6 +4,7 @@
 mod util;
 
 mod bodies;
+mod codec;
 mod filters;
 mod hostile;
 mod names;

@@ -26,39 +26,64 @@ impl Sink for Outbox<'_> {
     }
 }
 
-/// The many small parts of a message, handed on in few pieces.
-pub(super) struct Gather<'a> {
-    sink: &'a mut dyn Sink,
-    gathered: [u8; 192],
+/// What stands in front of a body: small parts, gathered on the stack as long as they fit.
+pub(super) struct Head {
+    short: [u8; 128],
     len: usize,
+    /// All of it, once it is longer.
+    long: Vec<u8>,
 }
 
-impl<'a> Gather<'a> {
-    pub(super) fn new(sink: &'a mut dyn Sink) -> Self {
+impl Head {
+    #[inline]
+    pub(super) fn new() -> Self {
         Self {
-            sink,
-            gathered: [0; 192],
+            short: [0; 128],
             len: 0,
+            long: Vec::new(),
         }
     }
 
+    #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
-        if self.len + bytes.len() > self.gathered.len() {
-            self.flush();
-            if bytes.len() > self.gathered.len() / 2 {
-                self.sink.put(bytes);
-                return;
-            }
+        if bytes.is_empty() {
+            return;
         }
-        self.gathered[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        match self.short.get_mut(self.len..self.len + bytes.len()) {
+            Some(room) if self.long.is_empty() => {
+                room.copy_from_slice(bytes);
+                self.len += bytes.len();
+            }
+            _ => self.put_long(bytes),
+        }
     }
 
-    /// Hands on what is left. To be called last.
-    pub(super) fn flush(&mut self) {
-        if self.len > 0 {
-            self.sink.put(&self.gathered[..self.len]);
-            self.len = 0;
+    /// The same of bytes whose number the compiler knows.
+    #[inline]
+    pub(super) fn put_array<const N: usize>(&mut self, bytes: [u8; N]) {
+        match self.short.get_mut(self.len..self.len + N) {
+            Some(room) if self.long.is_empty() => {
+                room.copy_from_slice(&bytes);
+                self.len += N;
+            }
+            _ => self.put_long(&bytes),
+        }
+    }
+
+    #[cold]
+    fn put_long(&mut self, bytes: &[u8]) {
+        if self.long.is_empty() {
+            self.long.extend_from_slice(&self.short[..self.len]);
+        }
+        self.long.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    pub(super) fn bytes(&self) -> &[u8] {
+        if self.long.is_empty() {
+            &self.short[..self.len]
+        } else {
+            &self.long
         }
     }
 }

@@ -300,6 +300,9 @@ impl<'a> FilterPipe<'a> {
         filters: &Filters,
         max: usize,
     ) -> Result<Cow<'b, [u8]>, WireError> {
+        if self.is_empty() {
+            return Ok(bytes);
+        }
         self.ids.iter().try_fold(bytes, |bytes, &id| {
             let unpacked = filters.require(id)?.unpack(bytes, max);
             unpacked.map_err(|error| WireError::Filter { id, error })

@@ -30,7 +30,7 @@ pub struct JsonProtocol {
 }
 
 pub(super) const FRAMING: Framing = Framing {
-    head: b"",
+    version: None,
     size_counts_itself: false,
 };
 
@@ -202,22 +202,36 @@ fn malformed(what: impl Into<String>) -> WireError {
 /// Appends what stands for `bytes` between the quotes of a JSON string. Bytes that are not ASCII stay as they are.
 fn escape(bytes: &[u8], json: &mut Vec<u8>) {
     let mut rest = bytes;
-    while let Some(at) = rest
-        .iter()
-        .position(|byte| matches!(byte, b'"' | b'\\' | 0..b' '))
-    {
+    while let Some(at) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
         json.extend_from_slice(&rest[..at]);
         match rest[at] {
             byte @ (b'"' | b'\\') => json.extend_from_slice(&[b'\\', byte]),
             b'\n' => json.extend_from_slice(b"\\n"),
             b'\r' => json.extend_from_slice(b"\\r"),
             b'\t' => json.extend_from_slice(b"\\t"),
-            byte => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            byte => {
+                let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble)];
+                json.extend_from_slice(b"\\u00");
+                json.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+            }
         }
         rest = &rest[at + 1..];
     }
     json.extend_from_slice(rest);
 }
+
+/// The bytes that do not stand for themselves in a JSON string.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut control = 0;
+    while control < b' ' as usize {
+        escaped[control] = true;
+        control += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped
+};
 
 /// What the JSON of a message says. Other keys are ignored, and what is left out is empty.
 #[derive(Default, Deserialize)]

@@ -4,9 +4,7 @@ mod json;
 mod pb;
 mod raw;
 
-use std::borrow::Cow;
-
-use super::sink::Gather;
+use super::sink::Head;
 use super::{FilterPipe, Filters, Message, Sink, WireError};
 use crate::codec::Decoded;
 
@@ -157,10 +155,10 @@ pub trait Protocol: Send {
     }
 }
 
-/// What stands in front of a message's content on a stream: `u32 size | head | u8 n | n filter ids`.
+/// What stands in front of a message's content on a stream: `u32 size | u8 version | u8 n | n filter ids`.
 struct Framing {
-    /// What stands between the size and the number of filters.
-    head: &'static [u8],
+    /// The byte between the size and the number of filters, where there is one.
+    version: Option<u8>,
     /// Whether the size counts its own 4 bytes.
     size_counts_itself: bool,
 }
@@ -190,7 +188,8 @@ impl Framing {
         } else {
             announced + SIZE as u64
         };
-        let min = SIZE + self.head.len() + 1;
+        let versions = usize::from(self.version.is_some());
+        let min = SIZE + versions + 1;
         if size < min as u64 {
             return Err(WireError::TooShort {
                 size: announced,
@@ -208,15 +207,12 @@ impl Framing {
             });
         }
         let size = size as usize;
-        for (found, expected) in rest.iter().zip(self.head) {
-            if found != expected {
-                return Err(WireError::Version {
-                    found: *found,
-                    expected: *expected,
-                });
-            }
+        if let (Some(expected), Some(&found)) = (self.version, rest.first())
+            && found != expected
+        {
+            return Err(WireError::Version { found, expected });
         }
-        if let Some(&count) = rest.get(self.head.len()) {
+        if let Some(&count) = rest.get(versions) {
             let count = usize::from(count);
             check_filters(count, limits)?;
             if count > size - min {
@@ -239,14 +235,15 @@ impl Framing {
     }
 
     /// Writes what stands in front of a content of that length.
+    #[inline]
     fn encode(
         &self,
         filters: &FilterPipe<'_>,
         content: usize,
-        out: &mut Gather<'_>,
+        out: &mut Head,
     ) -> Result<(), WireError> {
         let count = sendable(filters)?;
-        let rest = self.head.len() + 1 + filters.len() + content;
+        let rest = usize::from(self.version.is_some()) + 1 + filters.len() + content;
         let size = if self.size_counts_itself {
             SIZE + rest
         } else {
@@ -256,9 +253,11 @@ impl Framing {
             size: size as u64,
             max: u32::MAX as usize,
         })?;
-        out.put(&size.to_be_bytes());
-        out.put(self.head);
-        out.put(&[count]);
+        out.put_array(size.to_be_bytes());
+        if let Some(version) = self.version {
+            out.put_array([version]);
+        }
+        out.put_array([count]);
         out.put(filters.ids());
         Ok(())
     }
@@ -303,28 +302,9 @@ fn encode_wrapped(
     out: &mut dyn Sink,
 ) -> Result<(), WireError> {
     let content = message.filters.pack(content.into(), filters)?;
-    let mut out = Gather::new(out);
-    framing.encode(&message.filters, content.len(), &mut out)?;
+    let mut head = Head::new();
+    framing.encode(&message.filters, content.len(), &mut head)?;
+    out.put(head.bytes());
     out.put(&content);
-    out.flush();
     Ok(())
-}
-
-/// A part of a content that is borrowed or owned, as the content is.
-fn part<'a>(content: &Cow<'a, [u8]>, range: std::ops::Range<usize>) -> Cow<'a, [u8]> {
-    match content {
-        Cow::Borrowed(content) => Cow::Borrowed(&content[range]),
-        Cow::Owned(content) => Cow::Owned(content[range].to_vec()),
-    }
-}
-
-/// What stands behind a position of a content. Nothing is copied to another place of memory.
-fn tail(content: Cow<'_, [u8]>, from: usize) -> Cow<'_, [u8]> {
-    match content {
-        Cow::Borrowed(content) => Cow::Borrowed(&content[from..]),
-        Cow::Owned(mut content) => {
-            content.drain(..from);
-            Cow::Owned(content)
-        }
-    }
 }

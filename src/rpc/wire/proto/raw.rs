@@ -1,8 +1,8 @@
-use std::ops::Range;
+use std::borrow::Cow;
 
-use super::{Dialect, Framing, Limits, Protocol, encode_wrapped, part, tail};
+use super::{Dialect, Framing, Limits, Protocol, encode_wrapped};
 use crate::codec::Decoded;
-use crate::rpc::wire::sink::Gather;
+use crate::rpc::wire::sink::Head;
 use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
 
 /// Teleport's raw protocol, its default.
@@ -22,7 +22,7 @@ pub struct RawProtocol {
 }
 
 const FRAMING: Framing = Framing {
-    head: b"r",
+    version: Some(b'r'),
     size_counts_itself: true,
 };
 
@@ -54,23 +54,24 @@ impl RawProtocol {
         }
     }
 
-    fn put_field(&self, field: &[u8], out: &mut Gather<'_>) {
-        // The length has been checked.
-        match self.dialect {
-            Dialect::V4_0 => out.put(&(field.len() as u32).to_be_bytes()),
-            Dialect::V4_1 => out.put(&(field.len() as u16).to_be_bytes()),
-        }
-        out.put(field);
-    }
-
-    fn put_payload(&self, message: &Message<'_>, out: &mut Gather<'_>) {
+    /// Writes what stands in front of a payload's body.
+    #[inline]
+    fn put_front(&self, message: &Message<'_>, out: &mut Head) {
         self.put_field(&message.seq, out);
-        out.put(&[message.kind as u8]);
+        out.put_array([message.kind as u8]);
         self.put_field(&message.uri, out);
         self.put_field(message.meta.encoded(), out);
-        out.put(&[message.codec.0]);
-        out.put(&message.body);
-        out.flush();
+        out.put_array([message.codec.0]);
+    }
+
+    #[inline]
+    fn put_field(&self, field: &[u8], out: &mut Head) {
+        // The length has been checked.
+        match self.dialect {
+            Dialect::V4_0 => out.put_array((field.len() as u32).to_be_bytes()),
+            Dialect::V4_1 => out.put_array((field.len() as u16).to_be_bytes()),
+        }
+        out.put(field);
     }
 }
 
@@ -112,17 +113,39 @@ impl Protocol for RawProtocol {
                 _ => Dialect::V4_1,
             };
         }
-        let parts = Parts::of(&payload, self.width())?;
+        let width = self.width();
+        let message = match payload {
+            Cow::Borrowed(payload) => {
+                let parts = Parts::of(payload, width)?;
+                Message {
+                    kind: parts.kind,
+                    seq: Cow::Borrowed(parts.seq),
+                    uri: Cow::Borrowed(parts.uri),
+                    meta: Meta::from_encoded(parts.meta),
+                    codec: parts.codec,
+                    body: Cow::Borrowed(parts.body),
+                    filters: pipe,
+                    size: framed.size,
+                }
+            }
+            Cow::Owned(mut payload) => {
+                let parts = Parts::of(&payload, width)?;
+                let mut message = Message::new(parts.kind);
+                message.seq = parts.seq.to_vec().into();
+                message.uri = parts.uri.to_vec().into();
+                message.meta = Meta::from_encoded(parts.meta).into_owned();
+                message.codec = parts.codec;
+                // The body is the long part, and stays in the memory that it is in.
+                let front = payload.len() - parts.body.len();
+                payload.drain(..front);
+                message.body = payload.into();
+                message.filters = pipe;
+                message.size = framed.size;
+                message
+            }
+        };
         // It was a message, so its dialect is the connection's.
         self.detects = false;
-        let mut message = Message::new(parts.kind);
-        message.seq = part(&payload, parts.seq);
-        message.uri = part(&payload, parts.uri);
-        message.meta = Meta::from_cow(part(&payload, parts.meta));
-        message.codec = parts.codec;
-        message.body = tail(payload, parts.body);
-        message.filters = pipe;
-        message.size = framed.size;
         Ok(Decoded::Frame {
             frame: message,
             consumed: framed.size,
@@ -135,96 +158,98 @@ impl Protocol for RawProtocol {
         filters: &Filters,
         out: &mut dyn Sink,
     ) -> Result<(), WireError> {
-        let fields = [
-            ("seq", &message.seq[..]),
-            ("URI", &message.uri),
-            ("metadata", message.meta.encoded()),
-        ];
+        let meta = message.meta.encoded();
         let max = self.max_field();
-        for (field, bytes) in fields {
-            if bytes.len() > max {
-                let len = bytes.len();
-                return Err(WireError::FieldTooLong { field, len, max });
-            }
-        }
-        let lengths: usize = fields.iter().map(|(_, bytes)| bytes.len()).sum();
-        let payload = lengths + 3 * self.width() + 2 + message.body.len();
+        check_field("seq", &message.seq, max)?;
+        check_field("URI", &message.uri, max)?;
+        check_field("metadata", meta, max)?;
+        let fields = message.seq.len() + message.uri.len() + meta.len();
+        let payload = fields + 3 * self.width() + 2 + message.body.len();
+        let mut head = Head::new();
         if message.filters.is_empty() {
-            let mut out = Gather::new(out);
-            FRAMING.encode(&message.filters, payload, &mut out)?;
-            self.put_payload(message, &mut out);
+            FRAMING.encode(&message.filters, payload, &mut head)?;
+            self.put_front(message, &mut head);
+            out.put(head.bytes());
+            out.put(&message.body);
             return Ok(());
         }
+        self.put_front(message, &mut head);
         let mut content = Vec::with_capacity(payload);
-        self.put_payload(message, &mut Gather::new(&mut content));
+        content.extend_from_slice(head.bytes());
+        content.extend_from_slice(&message.body);
         encode_wrapped(&FRAMING, message, content, filters, out)
     }
 }
 
-/// Where the parts of a payload are.
-struct Parts {
-    seq: Range<usize>,
-    kind: Kind,
-    uri: Range<usize>,
-    meta: Range<usize>,
-    codec: Codec,
-    /// Where the body begins.
-    body: usize,
+#[inline]
+fn check_field(field: &'static str, bytes: &[u8], max: usize) -> Result<(), WireError> {
+    let len = bytes.len();
+    if len > max {
+        return Err(WireError::FieldTooLong { field, len, max });
+    }
+    Ok(())
 }
 
-impl Parts {
-    fn of(payload: &[u8], width: usize) -> Result<Self, WireError> {
-        let mut at = 0;
-        let seq = field(payload, &mut at, width, "seq")?;
-        let kind = byte(payload, &mut at, "type")?;
+/// The parts of a payload.
+struct Parts<'p> {
+    seq: &'p [u8],
+    kind: Kind,
+    uri: &'p [u8],
+    meta: &'p [u8],
+    codec: Codec,
+    body: &'p [u8],
+}
+
+impl<'p> Parts<'p> {
+    fn of(payload: &'p [u8], width: usize) -> Result<Self, WireError> {
+        let mut rest = payload;
+        let seq = field(&mut rest, width, "seq")?;
+        let kind = byte(&mut rest, "type")?;
         let kind = Kind::from_number(kind).ok_or(WireError::UnknownKind { kind: kind.into() })?;
-        let uri = field(payload, &mut at, width, "URI")?;
-        let meta = field(payload, &mut at, width, "metadata")?;
-        let codec = Codec(byte(payload, &mut at, "codec")?);
+        let uri = field(&mut rest, width, "URI")?;
+        let meta = field(&mut rest, width, "metadata")?;
+        let codec = Codec(byte(&mut rest, "codec")?);
         Ok(Self {
             seq,
             kind,
             uri,
             meta,
             codec,
-            body: at,
+            body: rest,
         })
     }
 }
 
-fn field(
-    payload: &[u8],
-    at: &mut usize,
-    width: usize,
-    name: &'static str,
-) -> Result<Range<usize>, WireError> {
-    let truncated = |len: u64, left: usize| WireError::Truncated {
-        field: name,
-        len,
-        left,
+#[inline]
+fn field<'p>(rest: &mut &'p [u8], width: usize, name: &'static str) -> Result<&'p [u8], WireError> {
+    let len = match width {
+        2 => rest
+            .split_first_chunk()
+            .map(|(len, behind)| (u16::from_be_bytes(*len).into(), behind)),
+        _ => rest
+            .split_first_chunk()
+            .map(|(len, behind)| (u32::from_be_bytes(*len), behind)),
     };
-    let left = payload.len() - *at;
-    let Some(len) = payload.get(*at..*at + width) else {
-        return Err(truncated(width as u64, left));
+    let Some((len, behind)) = len else {
+        return truncated(name, width as u64, rest.len());
     };
-    let len = len.iter().fold(0, |len, byte| len << 8 | u64::from(*byte));
-    let start = *at + width;
-    let left = payload.len() - start;
-    if len > left as u64 {
-        return Err(truncated(len, left));
-    }
-    *at = start + len as usize;
-    Ok(start..*at)
+    let Some((field, behind)) = behind.split_at_checked(len as usize) else {
+        return truncated(name, len.into(), behind.len());
+    };
+    *rest = behind;
+    Ok(field)
 }
 
-fn byte(payload: &[u8], at: &mut usize, name: &'static str) -> Result<u8, WireError> {
-    let Some(&byte) = payload.get(*at) else {
-        return Err(WireError::Truncated {
-            field: name,
-            len: 1,
-            left: 0,
-        });
+#[inline]
+fn byte(rest: &mut &[u8], name: &'static str) -> Result<u8, WireError> {
+    let Some((&byte, behind)) = rest.split_first() else {
+        return truncated(name, 1, 0);
     };
-    *at += 1;
+    *rest = behind;
     Ok(byte)
+}
+
+#[cold]
+fn truncated<T>(field: &'static str, len: u64, left: usize) -> Result<T, WireError> {
+    Err(WireError::Truncated { field, len, left })
 }
