@@ -26,6 +26,7 @@ use crate::error::Error;
 /// | `tcp6://HOST:PORT` | the same, IPv6 only |
 /// | `udp://HOST:PORT`, `udp4://HOST:PORT`, `udp6://HOST:PORT` | the same for datagrams |
 /// | `unix://PATH` | a Unix stream socket at PATH |
+/// | `unix://@NAME` | a Unix stream socket in Linux's abstract namespace, which has no file (`unix(7)`); a file of that name is `unix://./@NAME` |
 ///
 /// A PORT of 0 lets the kernel choose one; the running server tells which.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,9 @@ pub enum ListenAddr {
     },
     /// A Unix stream socket at a path.
     Unix(PathBuf),
+    /// A Unix stream socket of an abstract name, without the NUL byte in front. Any process of the host's network namespace can
+    /// connect to it, whoever runs it.
+    UnixAbstract(Vec<u8>),
 }
 
 /// Which IP versions an address may stand for.
@@ -65,7 +69,7 @@ pub enum Family {
 }
 
 impl ListenAddr {
-    /// The socket addresses a TCP or UDP address stands for; none for a Unix path.
+    /// The socket addresses a TCP or UDP address stands for; none for a Unix socket.
     ///
     /// A host name is looked up with the system's resolver, which blocks.
     ///
@@ -77,7 +81,7 @@ impl ListenAddr {
             ListenAddr::Tcp { host, port, family } | ListenAddr::Udp { host, port, family } => {
                 (host, *port, family)
             }
-            ListenAddr::Unix(_) => return Ok(Vec::new()),
+            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(Vec::new()),
         };
         if host.is_empty() {
             let any: IpAddr = match family {
@@ -103,7 +107,7 @@ impl ListenAddr {
         let (scheme, host, port, family) = match self {
             ListenAddr::Tcp { host, port, family } => ("tcp", host, *port, family),
             ListenAddr::Udp { host, port, family } => ("udp", host, *port, family),
-            ListenAddr::Unix(_) => return Ok(Vec::new()),
+            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(Vec::new()),
         };
         let fits = |addr: &SocketAddr| match family {
             Family::Any => true,
@@ -126,7 +130,7 @@ impl ListenAddr {
     pub(crate) fn unresolved(&self, why: impl fmt::Display) -> Error {
         let host = match self {
             ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. } => host.as_str(),
-            ListenAddr::Unix(_) => "",
+            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
         };
         self.problem(format!("the host {host:?} does not resolve ({why})"))
     }
@@ -154,7 +158,11 @@ impl FromStr for ListenAddr {
                     "the path is missing; write unix:///run/app.sock, say",
                 ));
             }
-            return Ok(ListenAddr::Unix(PathBuf::from(rest)));
+            return match rest.strip_prefix('@') {
+                Some("") => Err(problem("the name is missing; write unix://@app, say")),
+                Some(name) => Ok(ListenAddr::UnixAbstract(name.into())),
+                None => Ok(ListenAddr::Unix(PathBuf::from(rest))),
+            };
         }
         let (transport, family) = match scheme.strip_suffix(['4', '6']) {
             Some(transport) if scheme.ends_with('4') => (transport, Family::V4),
@@ -231,6 +239,7 @@ impl fmt::Display for ListenAddr {
             ListenAddr::Tcp { host, port, family } => ("tcp", host, port, family),
             ListenAddr::Udp { host, port, family } => ("udp", host, port, family),
             ListenAddr::Unix(path) => return write!(f, "unix://{}", path.display()),
+            ListenAddr::UnixAbstract(name) => return write_abstract(f, name),
         };
         let version = match family {
             Family::Any => "",
@@ -272,6 +281,8 @@ pub enum Addr {
     Ip(SocketAddr),
     /// A Unix socket; most clients' sockets have no path.
     Unix(Option<Box<Path>>),
+    /// A Unix socket of an abstract name, without the NUL byte in front.
+    UnixAbstract(Box<[u8]>),
 }
 
 impl Addr {
@@ -279,7 +290,7 @@ impl Addr {
     pub fn as_socket_addr(&self) -> Option<SocketAddr> {
         match self {
             Addr::Ip(addr) => Some(*addr),
-            Addr::Unix(_) => None,
+            Addr::Unix(_) | Addr::UnixAbstract(_) => None,
         }
     }
 
@@ -295,6 +306,12 @@ impl fmt::Display for Addr {
             Addr::Ip(addr) => addr.fmt(f),
             Addr::Unix(Some(path)) => write!(f, "unix://{}", path.display()),
             Addr::Unix(None) => f.write_str("unix://(unnamed)"),
+            Addr::UnixAbstract(name) => write_abstract(f, name),
         }
     }
+}
+
+/// Abstract names are any bytes.
+fn write_abstract(f: &mut fmt::Formatter<'_>, name: &[u8]) -> fmt::Result {
+    write!(f, "unix://@{}", name.escape_ascii())
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use crate::addr::ListenAddr;
 use crate::error::Error;
@@ -37,13 +38,25 @@ pub struct Listen {
     udp: UdpOptions,
     /// The first option that makes sense for datagrams only, if any was given.
     udp_option: Option<&'static str>,
+    /// The first option that makes sense for a path only, if any was given without one.
+    path_option: Option<&'static str>,
 }
 
 /// Where to listen.
 #[derive(Debug)]
 pub(crate) enum Place {
+    /// Of another kind than a path.
     Addr(ListenAddr),
+    Path(PathBuf, PathOptions),
     Socket(OwnedFd),
+}
+
+/// The options of a Unix socket's path.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PathOptions {
+    pub(crate) mode: Option<u32>,
+    /// The user and the group.
+    pub(crate) owner: Option<(Option<u32>, Option<u32>)>,
 }
 
 impl Listen {
@@ -53,7 +66,11 @@ impl Listen {
     where
         A: TryInto<ListenAddr, Error: Into<Error>>,
     {
-        Self::at(addr.try_into().map(Place::Addr).map_err(Into::into))
+        let place = addr.try_into().map(|addr| match addr {
+            ListenAddr::Unix(path) => Place::Path(path, PathOptions::default()),
+            addr => Place::Addr(addr),
+        });
+        Self::at(place.map_err(Into::into))
     }
 
     /// A socket that is bound already, and listening or not yet: inherited, or made with options of one's own. It
@@ -70,6 +87,7 @@ impl Listen {
             tls: None,
             udp: UdpOptions::default(),
             udp_option: None,
+            path_option: None,
         }
     }
 
@@ -102,6 +120,25 @@ impl Listen {
                     .to_owned(),
             });
         }
+        if let Some(name) = self.path_option {
+            return Err(Error::Option {
+                name,
+                problem: format!("{place} has no path; use unix:///PATH, or leave the option out"),
+            });
+        }
+        if let Place::Path(
+            _,
+            PathOptions {
+                mode: Some(mode), ..
+            },
+        ) = place
+            && mode > 0o777
+        {
+            return Err(Error::Option {
+                name: "path_mode",
+                problem: format!("{mode:#o} is more than 0o777; write it in octal, 0o660, say"),
+            });
+        }
         if let Place::Addr(ListenAddr::Udp { .. }) = place {
             #[cfg(feature = "tls")]
             if self.tls.is_some() {
@@ -120,6 +157,44 @@ impl Listen {
             }),
             None => Ok((place, None)),
         }
+    }
+}
+
+/// # Unix sockets
+///
+/// Options of the path; with an address of another kind they are an error when the server is started. They are applied before
+/// the path can be connected to. Whoever else may write to its directory can put another file there.
+impl Listen {
+    /// Who may connect: the permissions of the path, up to `0o777`. Connecting takes the permission to write. Default: all that
+    /// the process's umask leaves of `0o777`.
+    ///
+    /// ```no_run
+    /// use epicycle::{Listen, serve};
+    ///
+    /// // The user and the group.
+    /// serve(Listen::on("unix:///run/app/app.sock").path_mode(0o660), |conn, bytes| conn.write(bytes).into())?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn path_mode(self, mode: u32) -> Self {
+        self.path("path_mode", |path| path.mode = Some(mode))
+    }
+
+    /// Whose the path is: the numbers of the user and of the group, `None` for the process's own (`chown(2)`). Another user takes
+    /// root; another group, one that the process belongs to. Default: the process's own.
+    pub fn path_owner(self, user: Option<u32>, group: Option<u32>) -> Self {
+        self.path("path_owner", |path| path.owner = Some((user, group)))
+    }
+
+    fn path(mut self, option: &'static str, set: impl FnOnce(&mut PathOptions)) -> Self {
+        match &mut self.place {
+            Ok(Place::Path(_, options)) => set(options),
+            Ok(_) => {
+                self.path_option.get_or_insert(option);
+            }
+            // That is reported first.
+            Err(_) => {}
+        }
+        self
     }
 }
 
@@ -191,6 +266,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Addr(addr) => addr.fmt(f),
+            Place::Path(path, _) => write!(f, "unix://{}", path.display()),
             Place::Socket(fd) => write!(f, "descriptor {}", fd.as_raw_fd()),
         }
     }

@@ -113,8 +113,8 @@ impl Plan {
     /// What the connections run over.
     pub(crate) fn transport(&self) -> &'static str {
         match (&self.target.addr, self.tls.is_some()) {
-            (ListenAddr::Unix(_), false) => "unix",
-            (ListenAddr::Unix(_), true) => "tls over unix",
+            (ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_), false) => "unix",
+            (ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_), true) => "tls over unix",
             (_, false) => "tcp",
             (_, true) => "tls",
         }
@@ -135,7 +135,9 @@ fn tls(flags: &Flags, target: &Target) -> Result<Option<TlsClient>, Box<dyn Erro
     let tls = TlsClient::new(&roots)?;
     match (&flags.name, &target.addr) {
         (Some(name), _) => Ok(Some(tls.server_name(name)?)),
-        (None, ListenAddr::Unix(_)) => Err("a socket's path names nobody: add --name".into()),
+        (None, ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_)) => {
+            Err("a Unix socket names nobody: add --name".into())
+        }
         (None, _) => Ok(Some(tls)),
     }
 }

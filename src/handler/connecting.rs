@@ -116,7 +116,7 @@ fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
     let (host, port, kind) = match &to {
         ListenAddr::Tcp { host, port, .. } => (host, *port, "tcp"),
         ListenAddr::Udp { host, port, .. } => (host, *port, "udp"),
-        ListenAddr::Unix(_) => return Ok(to),
+        ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(to),
     };
     let problem = match port {
         _ if host.is_empty() => "there is no host to connect to",
@@ -134,7 +134,7 @@ fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
 fn check_tls(tls: &TlsClient, to: &ListenAddr) -> Result<(), ConnectError> {
     let host = match to {
         ListenAddr::Tcp { host, .. } => host,
-        ListenAddr::Unix(_) => "",
+        ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
         ListenAddr::Udp { .. } => {
             return Err(ConnectError::Address(Error::Address {
                 input: to.to_string(),

@@ -126,7 +126,7 @@ impl<H: EventHandler> Engine<H> {
     /// The sockets it listens on, as descriptors of their own, for a process that is to take them over: see
     /// [`handover`](crate::handover). Empty once it does not listen any more.
     ///
-    /// A Unix socket's path stays behind when this engine ends, for it may be the other's by then. UDP sockets are
+    /// A Unix socket's path stays when this engine ends, if a copy of the socket is still open somewhere by then. UDP sockets are
     /// not among them.
     ///
     /// # Errors

@@ -1,21 +1,18 @@
 //! Making sockets that listen: bound to addresses, or brought along.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
+use super::socket_path::SocketPath;
 use crate::addr::{Family, ListenAddr};
 use crate::error::Error;
 use crate::listen::Place;
 use crate::sys::options::{SocketOptions, named};
-use crate::sys::socket;
+use crate::sys::{socket, unix};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -30,33 +27,31 @@ pub(super) struct Listener {
 }
 
 /// A socket, shared by all that listen on it, and what ends with it.
-///
-/// The path is dropped, and so removed, before the socket: as long as the socket answers, no other server takes the path
-/// over, so that the path that is removed is this one's. The other way round a new server could come in between.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    path: Option<BoundPath>,
     pub(super) socket: Socket,
-}
-
-/// A Unix socket's path, for as long as something listens on it.
-#[derive(Debug)]
-struct BoundPath {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    /// Somebody else listens on it too, and outlives this process perhaps.
-    handed_over: AtomicBool,
+    /// Dropped behind the socket.
+    path: Option<SocketPath>,
 }
 
 impl Bound {
-    /// A copy of the socket for another process, which has the path too from now on.
+    /// A copy of the socket for another process. The path is removed by whoever is the last to listen there.
     pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
         let copy = self.socket.try_clone()?;
         if let Some(path) = &self.path {
-            path.handed_over.store(true, Ordering::Relaxed);
+            path.mark_copied();
         }
         Ok(copy.into())
+    }
+}
+
+/// The path goes first: as long as the socket is there, no other server takes the path over, so that what is removed is this
+/// one's. The other way round, a new server could come in between.
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            path.remove_before_close();
+        }
     }
 }
 
@@ -75,11 +70,17 @@ impl Listener {
                     let listen = |addr, dual_stack| listen_tcp(addr, dual_stack, options);
                     bind_first(&addr.resolve()?, *family, listen).map(|socket| (socket, None))
                 }
-                ListenAddr::Udp { .. } => Err(io::ErrorKind::Unsupported.into()),
-                ListenAddr::Unix(path) => {
-                    bind_unix(path, options).map(|(socket, path)| (socket, Some(path)))
+                ListenAddr::UnixAbstract(name) => {
+                    listen_abstract(name, options).map(|socket| (socket, None))
+                }
+                ListenAddr::Udp { .. } | ListenAddr::Unix(_) => {
+                    Err(io::ErrorKind::Unsupported.into())
                 }
             },
+            Place::Path(path, path_options) => unix_socket(options).and_then(|socket| {
+                let path = SocketPath::listen(&path, &path_options, &socket, options.backlog)?;
+                Ok((socket, Some(path)))
+            }),
             Place::Socket(fd) => {
                 adopted = true;
                 adopt(fd, options).map(|socket| (socket, None))
@@ -170,66 +171,17 @@ fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<(Socket, BoundPath)> {
-    clear_stale(path)?;
+/// Makes a socket that is to be bound to a Unix address.
+fn unix_socket(options: &SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     options.apply(&socket, false)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    let metadata = fs::symlink_metadata(path)?;
-    let bound = BoundPath {
-        path: path.to_owned(),
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        handed_over: AtomicBool::new(false),
-    };
+    Ok(socket)
+}
+
+fn listen_abstract(name: &[u8], options: &SocketOptions) -> io::Result<Socket> {
+    let socket = unix_socket(options)?;
+    unix::bind(&socket, &unix::abstract_addr(name)?)?;
     socket.listen(options.backlog)?;
-    Ok((socket, bound))
-}
-
-/// Removes what a dead server left at the path: only a socket, and only one that nobody answers on.
-fn clear_stale(path: &Path) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "something that is no socket is there; it stays, choose another path",
-        ));
-    }
-    // A server whose queue is full would block the call, and answers all the same.
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?;
-    match probe.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            log::info!(target: "epicycle::server", "removing the stale socket {}", path.display());
-            fs::remove_file(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        _ => Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another server answers there",
-        )),
-    }
-}
-
-impl Drop for BoundPath {
-    fn drop(&mut self) {
-        if *self.handed_over.get_mut() {
-            return;
-        }
-        // Another server may have taken the path over since.
-        let is_ours = fs::symlink_metadata(&self.path).is_ok_and(|metadata| {
-            metadata.file_type().is_socket()
-                && metadata.dev() == self.device
-                && metadata.ino() == self.inode
-        });
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            log::warn!(target: "epicycle::server", "cannot remove {}: {error}", self.path.display());
-        }
-    }
+    Ok(socket)
 }

@@ -97,7 +97,7 @@ impl Dial {
         if let Some(tls) = &self.connect.tls {
             let host = match &self.to {
                 ListenAddr::Tcp { host, .. } => host.as_str(),
-                ListenAddr::Udp { .. } | ListenAddr::Unix(_) => "",
+                ListenAddr::Udp { .. } | ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
             };
             let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
             return Ok(Stream::Tls(Box::new(stream)));
@@ -139,6 +139,7 @@ impl<H: EventHandler> EventLoop<H> {
         dial.give_up_at = self.cx.deadline(dial.connect.timeout);
         let targets = match &dial.to {
             ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
+            ListenAddr::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
             ListenAddr::Tcp { host, port, .. } | ListenAddr::Udp { host, port, .. } => {
                 match host.parse() {
                     Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
@@ -255,7 +256,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
                 Err(busy)
                     if busy.kind() == io::ErrorKind::WouldBlock
-                        && matches!(target, Addr::Unix(_)) =>
+                        && matches!(target, Addr::Unix(_) | Addr::UnixAbstract(_)) =>
                 {
                     let again = self.cx.deadline(QUEUE_PAUSE);
                     let timer = self.cx.wheel.insert(again, Timer::Dial(id));

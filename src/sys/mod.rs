@@ -11,3 +11,4 @@ pub(crate) mod sigpipe;
 pub(crate) mod simulated;
 pub(crate) mod socket;
 pub(crate) mod transfer;
+pub(crate) mod unix;

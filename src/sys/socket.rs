@@ -18,6 +18,7 @@ use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use super::options::SocketOptions;
 #[cfg(feature = "testing")]
 use super::simulated::Simulated;
+use super::unix;
 use crate::addr::Addr;
 
 /// A connected, non-blocking stream socket.
@@ -222,6 +223,7 @@ pub(crate) fn connect(
     let (to, protocol) = match to {
         Addr::Ip(addr) => (SockAddr::from(*addr), Some(Protocol::TCP)),
         Addr::Unix(Some(path)) => (SockAddr::unix(path)?, None),
+        Addr::UnixAbstract(name) => (unix::abstract_addr(name)?, None),
         Addr::Unix(None) => return Err(io::ErrorKind::AddrNotAvailable.into()),
     };
     let socket = Socket::new(to.domain(), Type::STREAM, protocol)?;
@@ -248,11 +250,7 @@ pub(crate) fn connect(
     target_os = "illumos"
 ))]
 pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    use std::path::Path;
-
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, acceptfrom_with};
+    use rustix::net::{AddressFamily, SocketFlags, acceptfrom_with};
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = acceptfrom_with(listener, flags)?;
@@ -260,10 +258,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
         Some(peer) if peer.address_family() != AddressFamily::UNIX => {
             from_ip(SocketAddr::try_from(peer)?)
         }
-        peer => Addr::Unix(peer.and_then(|peer| {
-            let unix = SocketAddrUnix::try_from(peer).ok()?;
-            Some(Path::new(OsStr::from_bytes(unix.path_bytes()?)).into())
-        })),
+        peer => unix::to_addr(peer),
     };
     Ok((StreamSocket::new(Socket::from(fd)), peer))
 }
@@ -301,7 +296,10 @@ pub(super) const NO_SIGNAL: SendFlags = SendFlags::empty();
 pub(crate) fn to_addr(addr: &SockAddr) -> Addr {
     match addr.as_socket() {
         Some(ip) => from_ip(ip),
-        None => Addr::Unix(addr.as_pathname().map(Into::into)),
+        None => match unix::abstract_name(addr) {
+            Some(name) => Addr::UnixAbstract(name.into()),
+            None => Addr::Unix(addr.as_pathname().map(Into::into)),
+        },
     }
 }
 

@@ -8,6 +8,7 @@ mod flow;
 mod lifecycle;
 mod order;
 mod panics;
+mod paths;
 mod resources;
 mod shutdown;
 #[cfg(feature = "signals")]

@@ -1,7 +1,9 @@
 //! Plain blocking clients: TCP and Unix sockets under one type, none of which waits for ever.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -30,6 +32,12 @@ impl Client {
         match addr {
             Addr::Ip(ip) => Self::dial(Domain::for_address(*ip), &(*ip).into(), |_| Ok(())),
             Addr::Unix(Some(path)) => Self::dial(Domain::UNIX, &SockAddr::unix(path)?, |_| Ok(())),
+            Addr::UnixAbstract(name) => {
+                let mut path = vec![0];
+                path.extend_from_slice(name);
+                let path = OsString::from_vec(path);
+                Self::dial(Domain::UNIX, &SockAddr::unix(path)?, |_| Ok(()))
+            }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
