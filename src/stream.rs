@@ -162,6 +162,15 @@ impl Stream {
         self.socket()?.take_error()
     }
 
+    /// Whether there is input that has not been received.
+    pub(crate) fn has_input(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.has_input(),
+            _ => self.socket().is_some_and(StreamSocket::has_input),
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         self.options().local_addr().map(|addr| to_addr(&addr))
     }

@@ -11,34 +11,15 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{LengthField, Lines};
 use epicycle::{
-    Action, Addr, Answer, Balance, CloseReason, ConnectError, Engine, Handle, HandleError, Server,
+    Action, Addr, Answer, Balance, CloseReason, ConnectError, Handle, HandleError, Server,
     TimeoutKind, WorkerPool, WriteError,
 };
 
-use crate::util::app::{App, Cut, local, start};
+use crate::util::app::{App, Cut, Gate, local, start};
 use crate::util::client::{Client, shrink};
 use crate::util::{LONG, eventually, expect_panics, noise};
 
 const MIB: usize = 1 << 20;
-
-/// Keeps a reactor busy until it is dropped.
-struct Gate {
-    _open: Sender<()>,
-}
-
-impl Gate {
-    fn before(engine: &Engine<App>, reactor: usize) -> Self {
-        let (open, wait) = mpsc::channel::<()>();
-        let (arrive, arrived) = mpsc::channel();
-        let task = move |_: &mut App, _: &mut epicycle::Reactor<'_, App>| {
-            arrive.send(()).expect("the test waits");
-            let _ = wait.recv();
-        };
-        engine.run_on(reactor, task).expect("taken");
-        arrived.recv_timeout(LONG).expect("it gets there");
-        Self { _open: open }
-    }
-}
 
 /// What became of a write.
 type Fate = Result<(), WriteError>;

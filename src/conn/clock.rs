@@ -23,6 +23,11 @@ impl ConnState {
             due <= now
         };
         match self.phase {
+            // It waits for the application to read again.
+            Phase::Open if self.has(BROKEN) => match past(active_at, limits.fin) {
+                true => Alarm::FinOver,
+                false => Alarm::At(next),
+            },
             Phase::Open => {
                 let kind = if past(self.opened_at, limits.lifetime) {
                     TimeoutKind::Lifetime

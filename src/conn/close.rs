@@ -18,7 +18,8 @@ pub enum CloseReason {
     Aborted,
     /// The peer ended its stream, and what had been written was sent.
     Peer,
-    /// The peer reset the connection, or it broke on the way.
+    /// The peer reset the connection, or it broke on the way. What had arrived before that was handled first, unless the
+    /// codec held it back or the handler had paused reads.
     Reset(io::Error),
     /// The socket failed in another way.
     Io(io::Error),

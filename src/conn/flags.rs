@@ -59,6 +59,9 @@ pub(super) const PAUSES_READS: u32 = 1 << 24;
 /// A write was refused although little waits: `on_drain` is due when nothing does.
 pub(super) const AWAITS_EMPTY: u32 = 1 << 25;
 
+/// The connection is broken: nothing can be sent any more, but what arrived before is still read.
+pub(super) const BROKEN: u32 = 1 << 26;
+
 /// What makes a connection with input more than a matter of reading it.
 pub(super) const EXTRAORDINARY: u32 = PEER_EOF
     | PAUSED

@@ -3,6 +3,7 @@
 //! The reactor tells it what the socket did (became readable, took so many bytes, ended) and at what
 //! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
 
+mod broken;
 mod clock;
 pub(crate) mod close;
 mod converse;
@@ -339,7 +340,7 @@ impl ConnState {
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
         self.put(CLOSING, true);
-        self.reason = Some(Box::new(reason));
+        self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
@@ -448,7 +449,7 @@ impl ConnState {
 
     #[inline]
     pub(crate) fn is_writable(&self) -> bool {
-        self.has(WRITABLE)
+        self.flags & (WRITABLE | BROKEN) == WRITABLE
     }
 
     pub(crate) fn saw_peer_eof(&self) -> bool {
@@ -458,7 +459,7 @@ impl ConnState {
     /// Whether the kernel should be offered the backlog.
     #[inline]
     pub(crate) fn can_send_backlog(&self) -> bool {
-        self.has(WRITABLE) && (self.has_sendable() || self.has(TAIL))
+        self.is_writable() && (self.has_sendable() || self.has(TAIL))
     }
 
     /// Tells whether the stream holds output back that the kernel has not taken.
@@ -473,7 +474,7 @@ impl ConnState {
 
     /// Looks at the water marks after a flush; says whether `on_drain` has become due.
     pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
-        if self.has(PIPED) {
+        if self.has(PIPED | BROKEN) {
             return false;
         }
         let (bytes, files) = (self.out.len(), self.out.files());
@@ -511,7 +512,7 @@ impl ConnState {
 
     /// How many bytes may wait to be sent.
     pub(crate) fn outbound_limit(&self, limits: &Limits) -> usize {
-        if self.has(WRITABLE) {
+        if self.is_writable() {
             limits.longest_write()
         } else {
             limits.outbound
@@ -542,6 +543,8 @@ impl ConnState {
         let drained = self.out.len() == 0 && !self.has(TAIL);
         match self.phase {
             Phase::Aborted => Step::Reset,
+            Phase::Draining if self.has(BROKEN) => Step::Close,
+            Phase::Open if self.has(BROKEN) && self.has(DETACHING) => Step::Close,
             // Closing would do for FIN, but not for close_notify.
             Phase::Draining if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
             Phase::Draining if drained && self.has(DATAGRAM) => Step::Close,

@@ -59,6 +59,11 @@ impl ConnState {
         self.is_readable() && !self.has(CLOSING | PAUSED)
     }
 
+    /// Whether what the joined connection has received can be sent here.
+    pub(crate) fn takes_piped(&self) -> bool {
+        !self.has(CLOSING | BROKEN) && !self.has_output()
+    }
+
     /// Whether both directions are at their end, so that it closes once everything is sent.
     pub(crate) fn ends_by_itself(&self) -> bool {
         self.has(PEER_EOF) && self.has(SHUT_WRITE)

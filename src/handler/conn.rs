@@ -234,6 +234,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Stops reading: the peer is slowed down by TCP's flow control, and frames that have arrived stay
     /// undecoded. On a UDP session, what arrives meanwhile is dropped.
+    ///
+    /// Should the peer reset the connection meanwhile, what lies unread can still be had by
+    /// [`resume_reads`](Self::resume_reads), within the [`fin_timeout`](crate::Server::fin_timeout).
     pub fn pause_reads(&mut self) {
         self.link.state.set_paused(true);
     }

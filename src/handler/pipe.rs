@@ -109,7 +109,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///   or 1 MiB in the kernel, each way.
     /// - The FIN of one peer is passed on to the other. After that of both, both close with
     ///   [`CloseReason::Peer`](crate::CloseReason).
-    /// - When one is reset, fails or is aborted, so is the other; when one is closed or times out, the other sends what
+    /// - When one is reset, fails or is aborted, so is the other, at once, behind what it takes of what had arrived before; when one is closed or times out, the other sends what
     ///   waits and closes: with [`CloseReason::Pipe`](crate::CloseReason). `on_close` tells how many bytes went in and
     ///   out of each.
     ///

@@ -101,7 +101,7 @@ fn on_staged_refused<H: EventHandler>(
     out.staged_refused(n, &cx.arena, &mut cx.buffers);
     match on_sent(slot, cx, sent) {
         Ok(()) => flush_backlog(handler, slot, cx),
-        Err(error) => fail(handler, slot, cx, error),
+        Err(error) => break_off(handler, slot, cx, error),
     }
 }
 
@@ -139,7 +139,7 @@ pub(super) fn flush_with<H: EventHandler>(
     }
     state.out.enqueue_seen(&lent[lent_from..], &mut cx.buffers);
     if let Err(error) = on_sent(slot, cx, sent) {
-        return fail(handler, slot, cx, error);
+        return break_off(handler, slot, cx, error);
     }
     flush_backlog(handler, slot, cx);
 }
@@ -235,7 +235,7 @@ pub(super) fn flush_backlog<H: EventHandler>(
         link.state.set_tail(link.stream.has_tail());
         offered += *sent.as_ref().unwrap_or(&0);
         if let Err(error) = on_sent(slot, cx, sent) {
-            return fail(handler, slot, cx, error);
+            return break_off(handler, slot, cx, error);
         }
     }
     let Slot { link, .. } = &mut *slot;
@@ -384,6 +384,29 @@ pub(super) fn force<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &m
     close(handler, slot, cx, reset);
 }
 
+/// Sending has failed, or an event told that the connection is broken. What had arrived before is still handed out.
+#[cold]
+pub(super) fn break_off<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    error: io::Error,
+) {
+    let reason = reason_of(error);
+    let Link { state, stream, .. } = &mut slot.link;
+    let goes_on = matches!(reason, CloseReason::Reset(_))
+        && state.outlives_break()
+        && slot.session.is_some()
+        // The handler may not want to read for long, and must hear of the end then.
+        && (!state.is_paused() || !state.inbox.is_empty() || stream.has_input());
+    if !goes_on {
+        return close_finished(handler, slot, cx, reason);
+    }
+    state.break_off(reason, cx.moment());
+    cx.set_alarm(&mut slot.link);
+    cx.mark_ready(&mut slot.link.state);
+}
+
 /// The socket failed: nothing can be sent or received any more.
 #[cold]
 pub(super) fn fail<H: EventHandler>(
@@ -392,19 +415,22 @@ pub(super) fn fail<H: EventHandler>(
     cx: &mut Context<H>,
     error: io::Error,
 ) {
+    close_finished(handler, slot, cx, reason_of(error));
+}
+
+fn reason_of(error: io::Error) -> CloseReason {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidData, TimedOut,
     };
 
-    let reason = match error.kind() {
+    match error.kind() {
         // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
             CloseReason::Reset(error)
         }
         InvalidData => CloseReason::Tls(error),
         _ => CloseReason::Io(error),
-    };
-    close_finished(handler, slot, cx, reason);
+    }
 }
 
 /// A look at the clock was due.
@@ -470,7 +496,8 @@ fn end<H: EventHandler>(
         link.stream.reset_on_close();
     }
     cx.settle(&mut link.state);
-    let broken = reset || last_reason.is_some() || link.state.is_aborted();
+    let broken =
+        reset || last_reason.is_some() || link.state.is_aborted() || link.state.is_broken();
     cx.part(link, broken);
     if let Front::Pipe(..) = link.state.out.front() {
         cx.pipes.forget();

@@ -89,6 +89,8 @@ impl<H: EventHandler> EventLoop<H> {
             turn.serving = NOBODY;
             carry_over(handler, one, other, cx, scratch);
             carry_over(handler, other, one, cx, scratch);
+            end_broken(handler, one, other, cx);
+            end_broken(handler, other, one, cx);
         }
     }
 }
@@ -113,6 +115,19 @@ fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool
     }
 }
 
+/// Ends a broken connection once nothing of what it has received can be passed on: its peer's reset does not wait.
+fn end_broken<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
+    let goes_on = from.link.state.feeds_pipe() && to.link.state.takes_piped();
+    if from.link.state.is_broken() && from.link.state.is_open() && !goes_on {
+        flush::close(handler, from, cx, false);
+    }
+}
+
 /// Moves what `from` has received to `to`, while all of it is taken.
 fn carry_over<H: EventHandler>(
     handler: &mut H,
@@ -122,7 +137,7 @@ fn carry_over<H: EventHandler>(
     scratch: &mut [u8],
 ) {
     let mut moved = 0;
-    while from.link.state.feeds_pipe() && to.link.state.is_open() && !to.link.state.has_output() {
+    while from.link.state.feeds_pipe() && to.link.state.takes_piped() {
         if moved >= WRITE_BUDGET {
             return cx.mark_ready(&mut from.link.state);
         }
@@ -243,7 +258,7 @@ fn after_send<H: EventHandler>(
     sent: io::Result<usize>,
 ) {
     if let Err(error) = flush::on_sent(to, cx, sent) {
-        flush::fail(handler, to, cx, error);
+        flush::break_off(handler, to, cx, error);
     } else if to.link.state.has_output() {
         flush::flush_backlog(handler, to, cx);
     }
@@ -257,6 +272,11 @@ fn on_no_input<H: EventHandler>(
     cx: &mut Context<H>,
     received: io::Result<()>,
 ) {
+    let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+    if from.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
+        // All that had arrived is passed on.
+        return flush::close(handler, from, cx, false);
+    }
     match received {
         Ok(()) => {
             from.link.state.on_peer_eof();

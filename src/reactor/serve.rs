@@ -118,6 +118,11 @@ pub(super) fn serve_fully<H: EventHandler>(
         };
         budget.spend(received);
     }
+    if slot.link.state.is_broken() && slot.link.state.is_open() && !slot.link.state.outlives_break()
+    {
+        // What is left waits for something to be sent.
+        return flush::close(handler, slot, cx, false);
+    }
     let Link { stream, state, .. } = &mut slot.link;
     if stream.has_tail() {
         // Reading has made output of its own: an answer of the TLS layer.
@@ -244,6 +249,11 @@ pub(super) fn on_no_input<H: EventHandler>(
     cx: &mut Context<H>,
     received: io::Result<Received>,
 ) {
+    let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+    if slot.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
+        // All that had arrived is read.
+        return flush::close(handler, slot, cx, false);
+    }
     match received {
         Ok(_) => on_peer_eof(handler, slot, cx),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -305,7 +315,8 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
     cx.mark_dirty(&mut slot.link.state);
 }
 
-/// The event said that the connection is broken. A read would show it, unless input is not wanted now.
+/// The event said that the connection is broken. A read shows it behind all that has arrived, unless input is not
+/// wanted now.
 #[cold]
 pub(super) fn on_error<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
     let state = &mut slot.link.state;
@@ -314,7 +325,7 @@ pub(super) fn on_error<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx:
         && (state.saw_peer_eof() || !state.wants_frames())
         && let Some(error) = slot.link.stream.take_error()
     {
-        flush::fail(handler, slot, cx, error);
+        flush::break_off(handler, slot, cx, error);
     }
 }
 

@@ -425,7 +425,8 @@ impl Server {
     }
 
     /// How long a connection that has sent everything and FIN waits for the peer's FIN before its socket
-    /// is closed. Default: 5 s, and at most 1 s once the server shuts down.
+    /// is closed. Default: 5 s, and at most 1 s once the server shuts down. Also how long one that the peer has reset waits
+    /// for a handler that has paused reads to read what had arrived.
     ///
     /// Without the wait, input that arrives late makes the kernel answer with RST, which can destroy
     /// what the peer has not read yet (RFC 9112, section 9.6, tells the story for HTTP).

@@ -169,6 +169,17 @@ impl StreamSocket {
         }
     }
 
+    /// Whether there is input that has not been received.
+    pub(crate) fn has_input(&self) -> bool {
+        match &self.0 {
+            Kind::Kernel(socket) => {
+                rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(n, _)| n > 0)
+            }
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.has_input(),
+        }
+    }
+
     pub(crate) fn options(&self) -> SockRef<'_> {
         SockRef::from(self)
     }

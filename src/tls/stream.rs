@@ -336,6 +336,11 @@ impl TlsStream {
         }
     }
 
+    /// Whether there is input, decrypted or not, that has not been received.
+    pub(crate) fn has_input(&self) -> bool {
+        self.session.has_plaintext() || self.socket.has_input()
+    }
+
     /// Whether there is something to [`flush`](Self::flush).
     pub(crate) fn has_tail(&self) -> bool {
         !self.session.tail.is_empty()

@@ -1,12 +1,11 @@
 //! How a pair ends, whichever side begins.
 
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use epicycle::{Action, CloseReason, Server, TimeoutKind};
 
-use crate::util::app::{What, local, start};
+use crate::util::app::{Gate, What, local, start};
 use crate::util::client::Client;
 use crate::util::process::{alone, descriptors, die_of_sigpipe};
 use crate::util::{eventually, expect_panics, noise};
@@ -87,17 +86,33 @@ fn peers_that_leave_amid_what_is_passed_on_raise_no_signal() {
             one.send(&bulk);
             eventually("it is passed on", || sent() == all);
             // The loop learns of the input before it learns of the reset.
-            let (release, released) = mpsc::channel::<()>();
-            let waits = running
-                .engine()
-                .run_on(0, move |_, _| assert!(released.recv().is_err()));
-            waits.expect("is asked");
+            let gate = Gate::before(running.engine(), 0);
             one.send(&bulk);
             drop(other);
-            drop(release);
+            drop(gate);
             end_of(&log, b);
         }
     });
+}
+
+#[test]
+fn what_arrived_before_a_reset_is_passed_on() {
+    let (running, log) = start(local(), |app| app);
+    // The reset is found by an event, or by sending.
+    for sends in [false, true] {
+        let (one, other, _, b) = joined(&running, &log);
+        let gate = Gate::before(running.engine(), 0);
+        if sends {
+            one.send("question");
+        }
+        other.send("answer");
+        other.reset();
+        drop(gate);
+        let (bytes, end) = one.recv_to_any_end();
+        assert_eq!(bytes, b"answer");
+        assert!(Client::is_reset(&end), "{end:?}");
+        assert!(matches!(*end_of(&log, b).1, CloseReason::Reset(_)));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use epicycle::codec::{Backpressure, Codec, Decoded, FrameError, LengthField, Lines, Raw};
 use epicycle::{Action, CloseReason, Conn, EventHandler, OutboundPolicy, Running, WriteError};
 
-use crate::util::app::{App, Cut, Session, What, local, start, start_client};
+use crate::util::app::{App, Cut, Gate, Session, What, local, start, start_client};
 use crate::util::client::{Client, shrink};
 use crate::util::{LONG, eventually, noise};
 
@@ -353,11 +353,7 @@ fn what_handles_write_in_one_turn_is_offered_before_any_of_it_is_refused() {
     let client = Client::to(&running);
     let handle = running.engine().handle(log.await_open(0)).unwrap();
     let refused = Arc::new(AtomicUsize::new(0));
-    let (release, released) = mpsc::channel::<()>();
-    let blocks = running
-        .engine()
-        .run_on(0, move |_, _| assert!(released.recv().is_err()));
-    blocks.expect("is asked");
+    let gate = Gate::before(running.engine(), 0);
     for _ in 0..300 {
         let count = refused.clone();
         let done = move |taken: Result<(), WriteError>| {
@@ -365,7 +361,7 @@ fn what_handles_write_in_one_turn_is_offered_before_any_of_it_is_refused() {
         };
         handle.write_accepted(vec![7; 4000], done).expect("taken");
     }
-    drop(release);
+    drop(gate);
     assert_eq!(client.recv(300 * 4000).len(), 300 * 4000);
     assert_eq!(refused.load(SeqCst), 0);
 }

@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod breaking;
 mod closing;
 mod flow;
 mod lifecycle;

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "ws")]
 mod bombs;
+mod breaking;
 #[cfg(feature = "http")]
 mod clients;
 mod codecs;

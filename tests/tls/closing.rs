@@ -63,6 +63,27 @@ fn a_record_cut_in_half_is_a_truncation() {
 }
 
 #[test]
+fn what_arrived_before_a_reset_is_handed_out() {
+    let (running, log) = start(local(&server_tls()), |app| {
+        app.on_open(|conn| {
+            shrink(conn);
+            conn.write_shared(vec![0; 8 * MIB]).expect("is taken");
+            true
+        })
+        .react(|_, _, _| Action::Continue)
+    });
+    let peer = Peer::to(&running);
+    log.await_open(0);
+    peer.send(noise(13, 40_000));
+    let linger = Some(Duration::ZERO);
+    peer.client.0.set_linger(linger).expect("lingers");
+    drop(peer);
+    let (closed, reason) = log.await_close(0);
+    assert!(matches!(*reason, CloseReason::Reset(_)), "{reason}");
+    assert_eq!(closed.bytes_in, 40_000);
+}
+
+#[test]
 fn half_close_works_both_ways() {
     let (running, log) = start(local(&server_tls()), |app| {
         app.react(|conn, session, frame| {

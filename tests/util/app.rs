@@ -1,17 +1,18 @@
 //! A handler made of closures, which writes down what happens to it.
 
 use std::any::Any;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, Lines, Raw};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, ConnId, Datagram, EventHandler, FailedConnect,
-    Outbox, Reactor, Running, Server, Udp,
+    Action, Client, CloseReason, Closed, Conn, ConnId, Datagram, Engine, EventHandler,
+    FailedConnect, Outbox, Reactor, Running, Server, Udp,
 };
 
-use super::await_some;
+use super::{LONG, await_some};
 
 /// A connection's session.
 #[derive(Debug, Default)]
@@ -384,6 +385,25 @@ pub(crate) fn start(
         .start(move |_| make(App::echo(&for_factory)))
         .expect("starts");
     (running, log)
+}
+
+/// Keeps a reactor busy until it is dropped.
+pub(crate) struct Gate {
+    _open: Sender<()>,
+}
+
+impl Gate {
+    pub(crate) fn before(engine: &Engine<App>, reactor: usize) -> Self {
+        let (open, wait) = mpsc::channel::<()>();
+        let (arrive, arrived) = mpsc::channel();
+        let task = move |_: &mut App, _: &mut Reactor<'_, App>| {
+            arrive.send(()).expect("the test waits");
+            let _ = wait.recv();
+        };
+        engine.run_on(reactor, task).expect("taken");
+        arrived.recv_timeout(LONG).expect("it gets there");
+        Self { _open: open }
+    }
 }
 
 /// A server on a TCP port of the kernel's choice with one reactor.

@@ -61,6 +61,11 @@ impl End {
         self.network.0.lock().wires[self.number].resets = true;
     }
 
+    /// `recv(2)` with `MSG_PEEK`: whether it finds something.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.network.0.lock().wires[self.number].arrived.is_empty()
+    }
+
     /// `SO_ERROR`
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         let mut state = self.network.0.lock();

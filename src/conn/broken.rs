@@ -1,0 +1,31 @@
+//! A connection that is broken, and may have input that arrived before it broke.
+
+use super::close::CloseReason;
+use super::flags::*;
+use super::limits::NEVER;
+use super::{ConnState, Phase};
+
+impl ConnState {
+    /// Whether input that has arrived is still of use when the connection breaks: what waits for an answer to be sent, or
+    /// for the application to have all of its output sent, is not.
+    pub(crate) fn outlives_break(&self) -> bool {
+        self.phase == Phase::Open && !self.has(PEER_EOF | HELD | DETACHING | DATAGRAM)
+    }
+
+    /// The connection is broken: nothing is offered to the kernel any more, and what has arrived is read to its end.
+    pub(crate) fn break_off(&mut self, reason: CloseReason, now: u64) {
+        self.reason.get_or_insert_with(|| Box::new(reason));
+        // No event follows, and no short read is the last one.
+        self.flags |= BROKEN | READABLE | READ_CLOSED;
+        // Output that will never be sent holds up nobody.
+        self.flags &= !(PAUSES_READS | CONGESTED);
+        self.stalled_since = NEVER;
+        self.active_at = now;
+    }
+
+    /// Whether it is broken, and only its input is still of use.
+    #[inline]
+    pub(crate) fn is_broken(&self) -> bool {
+        self.has(BROKEN)
+    }
+}
