@@ -184,7 +184,8 @@ fn receive<H: EventHandler, const HOT: bool>(
         slot.link.state.on_skipped(active_at);
     }
     if pass.consumed < input.len() {
-        keep_leftover(slot, cx, input, &pass);
+        let leftover = &input[pass.consumed..];
+        keep_leftover(slot, cx, leftover, pass.need, pass.in_vain, pass.advanced);
     } else if kept > 0 || H::Codec::CONVERSES {
         on_all_consumed(slot, cx);
     }
@@ -583,14 +584,16 @@ fn send_lent<H: EventHandler>(
 fn keep_leftover<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    input: &[u8],
-    pass: &Pass,
+    leftover: &[u8],
+    need: usize,
+    in_vain: u32,
+    fresh: bool,
 ) {
     if slot.link.state.is_open() {
         let inbox = &mut slot.link.state.inbox;
-        inbox.keep(&input[pass.consumed..], &mut cx.buffers);
-        inbox.set_need(pass.need, pass.in_vain);
-        after_leftover(slot, cx, pass.need, pass.advanced);
+        inbox.keep(leftover, &mut cx.buffers);
+        inbox.set_need(need, in_vain);
+        after_leftover(slot, cx, need, fresh);
     }
 }
 
