@@ -3,18 +3,21 @@
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use epicycle::ListenAddr;
 use epicycle::codec::{Codec, Decoded, LengthField, encode_to_vec};
+use socket2::Socket;
 
 /// A client for codec_server.
 #[derive(Parser)]
 struct Flags {
-    /// The server, as HOST:PORT
-    #[arg(long, default_value = "127.0.0.1:9000")]
-    addr: String,
+    /// The server: tcp://HOST:PORT or unix://PATH
+    #[arg(long, default_value = "tcp://127.0.0.1:9000")]
+    addr: ListenAddr,
     /// How many frames to send
     #[arg(long, value_name = "N", default_value_t = 1000)]
     count: u64,
@@ -22,17 +25,25 @@ struct Flags {
 
 /// A connection that speaks in frames.
 struct Client {
-    stream: TcpStream,
+    stream: Socket,
     codec: LengthField,
     /// What has arrived and is not yet consumed.
     input: Vec<u8>,
 }
 
 impl Client {
-    fn connect(addr: &str) -> Result<Self, Box<dyn Error>> {
+    fn connect(addr: &ListenAddr) -> Result<Self, Box<dyn Error>> {
         let problem = |error| format!("cannot connect to {addr}: {error}");
-        let stream = TcpStream::connect(addr).map_err(problem)?;
-        stream.set_nodelay(true)?;
+        let stream: Socket = match addr {
+            ListenAddr::Tcp { .. } => {
+                let addrs = addr.resolve()?;
+                let stream = TcpStream::connect(&addrs[..]).map_err(problem)?;
+                stream.set_nodelay(true)?;
+                stream.into()
+            }
+            ListenAddr::Unix(path) => UnixStream::connect(path).map_err(problem)?.into(),
+            _ => return Err(format!("{addr} is no stream; use tcp:// or unix://").into()),
+        };
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         Ok(Self {
             stream,

@@ -1,4 +1,4 @@
-//! Greets each client, then pushes a line to every one of them each tick. Try `nc 127.0.0.1 9000`.
+//! Greets each client, sends back what it says, and pushes a line to all of them each tick. Try `nc 127.0.0.1 9000`.
 
 mod util;
 
@@ -14,13 +14,14 @@ use epicycle::{Action, Conn, EventHandler, Reactor};
 struct Flags {
     #[command(flatten)]
     listen: util::Listen,
-    /// The time between two pushes: 500ms, 1s, 2m
-    #[arg(long, default_value = "1s", value_parser = util::period)]
+    /// The time between two pushes: 500ms, 1s, 2m; 0 for no pushes
+    #[arg(long, default_value = "1s", value_parser = util::period_or_zero)]
     tick: Duration,
 }
 
 struct Push {
-    every: Duration,
+    /// `None` for never.
+    every: Option<Duration>,
     count: u64,
 }
 
@@ -33,21 +34,21 @@ impl EventHandler for Push {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
-        let greeting = format!(
-            "hello {}, a push every {:?}\n",
-            conn.peer_addr(),
-            self.every
-        );
+        let peer = conn.peer_addr();
+        let greeting = match self.every {
+            Some(every) => format!("hello {peer}, a push every {every:?}\n"),
+            None => format!("hello {peer}\n"),
+        };
         conn.write(greeting.as_bytes()).is_ok().then_some(())
     }
 
-    /// What clients say is of no interest.
-    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _bytes: &[u8]) -> Action {
-        Action::Continue
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), bytes: &[u8]) -> Action {
+        conn.write(bytes).into()
     }
 
     /// Each reactor has its own tick, and pushes to its own connections: no thread waits for another.
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+        let every = self.every?;
         self.count += 1;
         let clients = reactor.connections();
         let push = format!(
@@ -56,7 +57,7 @@ impl EventHandler for Push {
             reactor.id()
         );
         reactor.broadcast(push);
-        Some(self.every)
+        Some(every)
     }
 
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
@@ -66,7 +67,7 @@ impl EventHandler for Push {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
-    let every = flags.tick;
-    let server = flags.listen.server().tick(every);
+    let every = Some(flags.tick).filter(|tick| !tick.is_zero());
+    let server = flags.listen.server().tick(flags.tick);
     util::run("push", server, move |_reactor| Push { every, count: 0 })
 }

@@ -12,6 +12,7 @@
 //!
 //! With `--tls` it is the same over https. At `/ws` a WebSocket sends back what arrives.
 
+mod noparse;
 mod pages;
 #[path = "../util/mod.rs"]
 mod util;
@@ -23,8 +24,9 @@ use std::sync::Arc;
 use clap::Parser;
 use epicycle::http::{Limits, Prepared, Request, Response, Router};
 use epicycle::ws::{Incoming, ServerCodec};
-use epicycle::{Action, Conn, EventHandler, Reactor, Server, WorkerPool};
+use epicycle::{Action, Conn, EventHandler, Reactor, WorkerPool};
 
+use self::noparse::NoParse;
 use self::pages::{Page, Session};
 
 /// An HTTP server: / /json /upload /stream/N /events /headers /slow/MS /ws
@@ -35,6 +37,9 @@ struct Flags {
     /// Answers with 1 KiB of the letter a
     #[arg(long)]
     aaaa: bool,
+    /// Answers whatever ends with an empty line, without looking at it; only to measure
+    #[arg(long)]
+    noparse: bool,
     #[command(flatten)]
     tls: util::Tls,
 }
@@ -122,34 +127,37 @@ impl EventHandler for Http {
 }
 
 fn main() -> ExitCode {
-    match server(Flags::parse()) {
-        Ok((server, make)) => util::run("http", server, make),
+    match run(Flags::parse()) {
+        Ok(code) => code,
         Err(error) => util::fail("http", error),
     }
 }
 
-/// The server, and what makes its handlers.
-fn server(flags: Flags) -> Result<(Server, impl Fn(usize) -> Http), Box<dyn Error>> {
-    let routes = Arc::new(pages::routes()?);
-    let pool = WorkerPool::builder().build()?;
+fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let server = flags.listen.server_over(&flags.tls, "http")?;
+    let server = util::with_timeouts(server)
+        .max_frame(MAX_BODY + (1 << 20))
+        .high_water(256 << 10);
     let body: &[u8] = if flags.aaaa {
         &[b'a'; 1024]
     } else {
         b"Hello World!"
     };
+    if flags.noparse {
+        let handler = NoParse::new(body)?;
+        return Ok(util::run("http", server, move |_reactor| handler.clone()));
+    }
+    let routes = Arc::new(pages::routes()?);
+    let pool = WorkerPool::builder().build()?;
     let hello = Response::ok()
         .header("Server", "epicycle")
         .header("Content-Type", "text/plain")
         .body(body);
     let hello = Prepared::new(hello)?;
-    let server = flags.listen.server_over(&flags.tls, "http")?;
-    let server = util::with_timeouts(server)
-        .max_frame(MAX_BODY + (1 << 20))
-        .high_water(256 << 10);
     let make = move |_reactor| Http {
         hello: hello.clone(),
         routes: routes.clone(),
         pool: pool.clone(),
     };
-    Ok((server, make))
+    Ok(util::run("http", server, make))
 }

@@ -15,14 +15,17 @@ mod util;
 mod wire;
 
 use std::error::Error;
+use std::fs::OpenOptions;
+use std::path::Path;
 use std::process::{ExitCode, exit};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{fs, io, thread};
 
 use clap::Parser;
 use epicycle::{Client, Engine};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -37,6 +40,9 @@ use self::wire::Wire;
 
 /// As many bytes may wait on a connection, either way; the plan asks for fewer.
 const MOST_HELD: usize = 512 << 20;
+
+/// The process has as many descriptors at most besides its connections.
+const OTHER_DESCRIPTORS: usize = 100;
 
 /// The exit code of a program that ctrl-c has ended.
 const INTERRUPTED: i32 = 130;
@@ -56,6 +62,10 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
     util::log_to_stderr();
     let plan = Arc::new(Plan::new(flags)?);
+    if let Some(file) = &flags.report {
+        is_writable(file).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
+    }
+    make_room_for(plan.connections)?;
     let (tally, interrupted) = match plan.protocol {
         Protocol::Echo => measure(&plan, wire::Echo::new(plan.size)),
         Protocol::LengthField => measure(&plan, wire::Framed::new(plan.size)?),
@@ -77,6 +87,36 @@ fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
         eprintln!("load: {errors} errors, where --max-errors forgives {most}");
     }
     Ok(tally.answers() > 0 && tally.errors() <= flags.max_errors)
+}
+
+/// Finds out before the measurement whether the report can be written after it.
+fn is_writable(file: &Path) -> io::Result<()> {
+    let existed = file.exists();
+    OpenOptions::new().append(true).create(true).open(file)?;
+    if existed {
+        Ok(())
+    } else {
+        fs::remove_file(file)
+    }
+}
+
+/// Lets the process have as many descriptors as the connections take.
+fn make_room_for(connections: usize) -> Result<(), String> {
+    let needed = (connections + OTHER_DESCRIPTORS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < needed) {
+        let most = limit.maximum.unwrap_or(u64::MAX);
+        return Err(format!(
+            "--connections {connections} takes as many descriptors, and this process may have {most}; \
+             raise the limit (ulimit -Hn), or run several of these"
+        ));
+    }
+    if limit.current.is_some_and(|current| current < needed) {
+        let current = limit.maximum;
+        setrlimit(Resource::Nofile, Rlimit { current, ..limit })
+            .map_err(|error| format!("cannot raise the limit on descriptors: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Does what is planned, and adds up what the reactors have counted; and whether it was interrupted.
@@ -111,7 +151,7 @@ fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn 
         plan,
     };
     let result = crew
-        .connect()
+        .connect(|| progress.connecting(&live))
         .and_then(|epoch| crew.collect(epoch, || progress.show(epoch, &live)));
     progress.end();
     engine.shutdown_within(Duration::from_millis(500));
@@ -127,18 +167,21 @@ struct Crew<'a, W: Wire> {
 }
 
 impl<W: Wire> Crew<'_, W> {
-    /// Waits for the connections, and begins.
-    fn connect(&mut self) -> Result<Instant, Box<dyn Error>> {
-        let (mut ready, mut why) = (0, None);
-        for _ in 0..self.plan.reactors {
-            match self.told.recv()? {
-                Event::Ready(connections, failure) => {
+    /// Waits for the connections, calling `show` now and then, and begins.
+    fn connect(&mut self, mut show: impl FnMut()) -> Result<Instant, Box<dyn Error>> {
+        let (mut ready, mut why, mut settled) = (0, None, 0);
+        while settled < self.plan.reactors {
+            match self.told.recv_timeout(Duration::from_millis(50)) {
+                Ok(Event::Ready(connections, failure)) => {
+                    settled += 1;
                     ready += connections;
                     why = why.or(failure);
                 }
-                Event::Interrupt | Event::Done(_) => {
+                Ok(Event::Interrupt | Event::Done(_)) => {
                     return Err("interrupted before the connections were made".into());
                 }
+                Err(RecvTimeoutError::Timeout) => show(),
+                Err(RecvTimeoutError::Disconnected) => return Err("a reactor has died".into()),
             }
         }
         let (to, all) = (&self.plan.target.addr, self.plan.connections);

@@ -9,9 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::driver::Live;
 use super::plan::Plan;
 
+/// How often lines are written where there is no bar.
+const WORDS_EVERY: Duration = Duration::from_secs(3);
+
 /// A bar on standard error, if that is a terminal.
 pub(crate) struct Progress {
     bar: ProgressBar,
+    connections: usize,
     warm_up: Duration,
     /// When it was drawn last, and how many answers there were.
     last: (Instant, u64),
@@ -29,8 +33,22 @@ impl Progress {
         bar.set_message("connect");
         Self {
             bar,
+            connections: plan.connections,
             warm_up: plan.warm_up,
             last: (Instant::now(), 0),
+        }
+    }
+
+    /// Tells how many connections are made, where that takes long.
+    pub(crate) fn connecting(&mut self, live: &Live) {
+        let now = Instant::now();
+        let made = live.connected.load(Ordering::Relaxed);
+        let text = format!("{made} of {} connections are made", self.connections);
+        if !self.bar.is_hidden() {
+            self.bar.set_prefix(text);
+        } else if now - self.last.0 > WORDS_EVERY {
+            self.last.0 = now;
+            eprintln!("load: {text}");
         }
     }
 

@@ -52,15 +52,15 @@ impl<'a> Report<'a> {
         self.tally.window.length().as_secs_f64()
     }
 
-    /// The reactors' processor time an answer, in microseconds.
-    pub(crate) fn cpu_per_answer(&self) -> f64 {
+    /// The reactors' processor time an answer, in microseconds; `None` without an answer.
+    pub(crate) fn cpu_per_answer(&self) -> Option<f64> {
         let answers: u64 = self
             .tally
             .intervals
             .iter()
             .map(|interval| interval.answers)
             .sum();
-        self.tally.cpu.as_secs_f64() * 1e6 / (answers.max(1)) as f64
+        (answers > 0).then(|| self.tally.cpu.as_secs_f64() * 1e6 / answers as f64)
     }
 
     /// Which part of the time the reactors worked, from 0 to 1.
@@ -168,9 +168,9 @@ impl<'a> Report<'a> {
                 "at_s": index as f64 * length,
                 "answers": interval.answers,
                 "failed": interval.failures,
-                "p50_us": micros(latency.value_at_quantile(0.5)),
-                "p99_us": micros(latency.value_at_quantile(0.99)),
-                "max_us": micros(latency.max()),
+                "p50_us": percentile(latency, 50.0).map(micros),
+                "p99_us": percentile(latency, 99.0).map(micros),
+                "max_us": percentile(latency, 100.0).map(micros),
             })
         };
         self.tally.intervals.iter().enumerate().map(row).collect()
@@ -206,7 +206,7 @@ impl fmt::Display for Report<'_> {
             }
         }
         if !tally.lateness.is_empty() {
-            let late = |percentile| time(tally.lateness.value_at_percentile(percentile) as f64);
+            let late = |at| time_at(&tally.lateness, at);
             writeln!(
                 f,
                 "\n  of that, waiting to be sent: p50 {}, p99 {}, max {}",
@@ -226,12 +226,11 @@ impl fmt::Display for Report<'_> {
             let left = counted(tally.cut_off, "request");
             writeln!(f, "  {left} still under way at the end")?;
         }
-        writeln!(
-            f,
-            "\n  the generator: {:.2} µs of CPU an answer, busy {:.0} % of the time",
-            self.cpu_per_answer(),
-            self.busy() * 100.0
-        )?;
+        write!(f, "\n  the generator: ")?;
+        if let Some(cpu) = self.cpu_per_answer() {
+            write!(f, "{cpu:.2} µs of CPU an answer, ")?;
+        }
+        writeln!(f, "busy {:.0} % of the time", self.busy() * 100.0)?;
         for warning in self.warnings() {
             writeln!(f, "  note: {warning}")?;
         }
@@ -239,7 +238,20 @@ impl fmt::Display for Report<'_> {
     }
 }
 
+/// A percentile, from 0 to 100; `None` of no values.
+pub(crate) fn percentile(histogram: &Histogram<u64>, percentile: f64) -> Option<u64> {
+    (!histogram.is_empty()).then(|| histogram.value_at_percentile(percentile))
+}
+
+/// The same, to be read.
+pub(crate) fn time_at(histogram: &Histogram<u64>, at: f64) -> String {
+    percentile(histogram, at).map_or_else(|| "none".to_owned(), |nanos| time(nanos as f64))
+}
+
 fn summary(histogram: &Histogram<u64>) -> Value {
+    if histogram.is_empty() {
+        return Value::Null;
+    }
     let mut values = serde_json::Map::new();
     values.insert("mean".to_owned(), (histogram.mean() / 1e3).into());
     values.insert("min".to_owned(), micros(histogram.min()).into());

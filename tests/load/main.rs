@@ -235,6 +235,34 @@ fn a_server_that_is_not_there_is_an_error_at_once() {
 }
 
 #[test]
+fn a_report_without_an_answer_has_no_times() {
+    // Connections wait in its queue; nobody answers them.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = format!("tcp://{}", silent.local_addr().expect("has an address"));
+    let file = TempPath::new();
+    let flags = "--duration 100ms --warm-up 0s --timeout 100ms --connections 2";
+    let page = format!("{flags} --report {}", file.0.display());
+    let Some(output) = load(std::slice::from_ref(&addr), &page) else {
+        return;
+    };
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("0 answers in"), "{said}");
+    for nonsense in ["an answer", "p99", "NaN"] {
+        assert!(!said.contains(nonsense), "{said}");
+    }
+    let page = fs::read_to_string(&file.0).expect("is written");
+    assert!(page.contains("<b>none</b>") && !page.contains("NaN"));
+    let Some((report, _)) = report(&[addr], flags) else {
+        return;
+    };
+    for path in ["/latency_us", "/generator/cpu_us_per_answer"] {
+        let value = report.pointer(path);
+        assert!(value.is_some_and(Value::is_null), "{report:#}");
+    }
+}
+
+#[test]
 fn a_handshake_that_fails_is_an_error_at_once() {
     let target = Target::start(Transport::Tcp, |_| Web);
     let Some(output) = load(&target.args("ws"), "--duration 1m") else {
@@ -311,6 +339,14 @@ fn bad_flags_are_refused_in_clear_words() {
         ("tcp://127.0.0.1:1 --ca /nonexistent", "are for TLS"),
         ("tls://127.0.0.1:1 --ca /nonexistent", "/nonexistent"),
         ("unix:///nonexistent --tls", "add --name"),
+        (
+            "tcp://127.0.0.1:1 --report /nonexistent/a.html",
+            "cannot write /nonexistent/a.html",
+        ),
+        (
+            "tcp://127.0.0.1:1 --connections 1000000000000",
+            "raise the limit (ulimit -Hn)",
+        ),
     ] {
         let Some(output) = load(&[], flags) else {
             return;

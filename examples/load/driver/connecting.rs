@@ -1,6 +1,7 @@
 //! How connections are made, and made again.
 
 use std::mem;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use epicycle::Conn;
@@ -17,7 +18,12 @@ pub(super) const REDIAL_PAUSE: Duration = Duration::from_millis(100);
 impl<W: Wire> Driver<W> {
     /// Makes the connections, and tells when that is done.
     pub(super) fn connect(&mut self) {
-        self.dial(Instant::now());
+        let now = Instant::now();
+        // A server that has taken none for so long, and refuses, is full.
+        if self.failed > 0 && now - self.connected_at > self.plan.timeout {
+            self.failed += self.missing();
+        }
+        self.dial(now);
         let settled = self.ready + self.failed >= self.plan.share(self.reactor);
         if settled && !mem::replace(&mut self.told, true) {
             let why = self.tally.connect_failures.keys().next().cloned();
@@ -65,6 +71,8 @@ impl<W: Wire> Driver<W> {
         self.greeting -= 1;
         self.ready += 1;
         self.tally.connected += 1;
+        self.connected_at = Instant::now();
+        self.live.connected.fetch_add(1, Ordering::Relaxed);
         if self.phase == Phase::Running {
             let now = self.now();
             self.feed(conn, session, now);

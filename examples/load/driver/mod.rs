@@ -34,6 +34,8 @@ pub(crate) enum Event {
 /// What is seen of it while it works.
 #[derive(Default)]
 pub(crate) struct Live {
+    /// Connections made.
+    pub(crate) connected: AtomicU64,
     pub(crate) answers: AtomicU64,
     pub(crate) errors: AtomicU64,
 }
@@ -63,6 +65,8 @@ pub(crate) struct Driver<W: Wire> {
     ready: usize,
     /// Attempts that failed before the beginning.
     failed: usize,
+    /// When the last connection was made.
+    connected_at: Instant,
     /// Open, but still to be ready.
     greeting: usize,
     /// No connection is made before.
@@ -139,6 +143,7 @@ impl<W: Wire> Driver<W> {
             opening: 0,
             ready: 0,
             failed: 0,
+            connected_at: now,
             greeting: 0,
             redial_at: now,
             next_sweep: now + SWEEP,

@@ -5,7 +5,7 @@ mod plot;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::report::{PERCENTILES, Report, bytes, grouped, name, time};
+use super::report::{PERCENTILES, Report, bytes, grouped, name, time, time_at};
 use super::tally::Interval;
 
 use self::plot::{Axis, Curve, Plot};
@@ -46,7 +46,7 @@ fn notes(report: &Report<'_>) -> String {
 
 fn tiles(report: &Report<'_>) -> String {
     let tally = report.tally;
-    let latency = |percentile| time(tally.latency.value_at_percentile(percentile) as f64);
+    let latency = |at| time_at(&tally.latency, at);
     let errors = tally.errors();
     let tiles = [
         ("answers a second", grouped(tally.throughput()), ""),
@@ -233,14 +233,14 @@ fn over_time(
 fn places(report: &Report<'_>) -> Vec<(f64, f64, String)> {
     let place = |(index, interval): (usize, &Interval)| {
         let (from, to) = bounds(report, index);
-        let latency = |quantile| time(interval.latency.value_at_quantile(quantile) as f64);
+        let latency = |at| time_at(&interval.latency, at);
         let says = format!(
             "{from:.1} to {to:.1} s: {} answers, {} failed; p50 {}, p99 {}, slowest {}",
             grouped(interval.answers as f64),
             grouped(interval.failures as f64),
-            latency(0.5),
-            latency(0.99),
-            latency(1.0),
+            latency(50.0),
+            latency(99.0),
+            latency(100.0),
         );
         (from, to, says)
     };
@@ -282,13 +282,13 @@ fn times(least: u64, most: u64) -> Axis {
 
 fn tables(report: &Report<'_>) -> String {
     let (plan, tally) = (report.plan, report.tally);
-    let mut latency = vec![("mean".to_owned(), time(tally.latency.mean()))];
-    latency.extend(PERCENTILES.map(|percentile| {
-        let value = tally.latency.value_at_percentile(percentile);
-        (name(percentile), time(value as f64))
-    }));
+    let mut latency = Vec::new();
+    if tally.answers() > 0 {
+        latency.push(("mean".to_owned(), time(tally.latency.mean())));
+    }
+    latency.extend(PERCENTILES.map(|at| (name(at), time_at(&tally.latency, at))));
     if plan.rate.is_some() {
-        let late = |percentile| time(tally.lateness.value_at_percentile(percentile) as f64);
+        let late = |at| time_at(&tally.lateness, at);
         latency.push(("waited to be sent, p50".to_owned(), late(50.0)));
         latency.push(("waited to be sent, p99".to_owned(), late(99.0)));
     }
@@ -318,7 +318,10 @@ fn tables(report: &Report<'_>) -> String {
         ),
         (
             "their CPU time an answer".to_owned(),
-            format!("{:.2} µs", report.cpu_per_answer()),
+            match report.cpu_per_answer() {
+                Some(cpu) => format!("{cpu:.2} µs"),
+                None => "none".to_owned(),
+            },
         ),
         (
             "how busy they were".to_owned(),
