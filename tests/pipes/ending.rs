@@ -199,6 +199,28 @@ fn a_panic_at_the_end_of_one_does_not_keep_the_other() {
 }
 
 #[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn ends_with_bytes_in_a_kernel_pipe_give_it_back() {
+    let (running, log) = start(local(), |app| app.on_open(open_small));
+    let kernel_pipes = || running.engine().stats().total().kernel_pipes;
+    // More than the reactor keeps for the next use.
+    for _ in 0..2 {
+        let stuck: Vec<_> = (0..8).map(|_| joined(&running, &log)).collect();
+        thread::scope(|scope| {
+            for (one, ..) in &stuck {
+                scope.spawn(|| fill(one));
+            }
+        });
+        eventually("the kernel moves bytes", || kernel_pipes() >= 8);
+        for (one, ..) in stuck {
+            one.reset();
+        }
+        eventually("all are gone", || running.engine().connections() == 0);
+        eventually("their pipes are closed", || kernel_pipes() <= 4);
+    }
+}
+
+#[test]
 fn descriptors_do_not_leak() {
     alone("ending::descriptors_do_not_leak", || {
         let before = descriptors();

@@ -133,6 +133,24 @@ fn idle_connections_end_when_it_is_time() {
 }
 
 #[test]
+fn output_that_a_slow_peer_takes_puts_off_the_idle_timeout() {
+    each_seed(0..30, |seed| {
+        let limit = Duration::from_secs(5);
+        let (mut sim, peer) = world(seed, server().idle_timeout(limit));
+        // A mebibyte in ten seconds.
+        sim.set_reading(peer, Reading::Slowly(100 << 10));
+        sim.send(peer, b"flood\n");
+        let all = sim.run_until(4 * limit, |sim| sim.received(peer).len() == 1 << 20);
+        assert!(all, "{} bytes came", sim.received(peer).len());
+        assert!(sim.now() > limit, "it takes longer than the limit");
+        assert_eq!(sim.ending(peer), Ending::Open);
+        sim.run_for(2 * limit);
+        assert_eq!(sim.ending(peer), Ending::Finished);
+        ended_by(&sim, TimeoutKind::Idle);
+    });
+}
+
+#[test]
 fn a_frame_that_does_not_become_complete_ends_its_connection() {
     each_seed(0..300, |seed| {
         let mut rng = Rng::with_seed(seed);
