@@ -132,6 +132,12 @@ pub trait Codec: 'static {
         None
     }
 
+    /// Whether an answer is under way that ends with the stream, so that a stream that ends before would pass for a
+    /// complete one: the connection is reset then.
+    fn is_open_ended(&self) -> bool {
+        false
+    }
+
     /// A shutdown waits for the answers that are owed or awaited, and closes the connection behind them. A codec whose
     /// answers can say that they are the last does so from now on.
     fn retire(&mut self) {}

@@ -277,6 +277,9 @@ impl<H: EventHandler> Context<H> {
     ) {
         if H::Codec::CONVERSES {
             converse::last_words(link, codec, self, &reason);
+            if codec.is_open_ended() {
+                return self.abort(link, reason);
+            }
         }
         let now = self.moment();
         if link.state.begin_close(reason, now, &self.limits) {

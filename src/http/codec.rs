@@ -157,6 +157,10 @@ impl Codec for HttpCodec {
         self.exchange.refused()
     }
 
+    fn is_open_ended(&self) -> bool {
+        self.exchange.is_open_ended()
+    }
+
     fn retire(&mut self) {
         self.exchange.close();
     }

@@ -120,6 +120,11 @@ impl Exchange {
         self.has(HTTP10)
     }
 
+    /// Whether the end of the connection would be taken for that of the answer.
+    pub(super) fn is_open_ended(&self) -> bool {
+        self.answer == Answer::UntilClose && !self.has(HEAD)
+    }
+
     /// Whether the connection closes after this answer.
     #[inline]
     pub(super) fn closes(&self) -> bool {

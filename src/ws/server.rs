@@ -130,6 +130,13 @@ impl Codec for ServerCodec {
         }
     }
 
+    fn is_open_ended(&self) -> bool {
+        match &self.state {
+            State::Open(_) => false,
+            State::Http(http) => http.is_open_ended(),
+        }
+    }
+
     fn retire(&mut self) {
         if let State::Http(http) = &mut self.state {
             http.retire();

@@ -115,6 +115,36 @@ fn an_answer_that_has_begun_is_cut_short_for_all_to_see() {
 }
 
 #[test]
+fn an_answer_that_ends_with_the_connection_is_reset_when_it_is_cut_short() {
+    expect_panics();
+    let act = || {
+        Site::of(|conn, _, request| {
+            conn.send(Response::ok().streamed()).expect("is taken");
+            conn.send(Chunk(b"some of it")).expect("is taken");
+            match request.path() {
+                "/whole" => conn.send(End).into(),
+                "/close" => Action::Close,
+                _ => panic!("on purpose"),
+            }
+        })
+    };
+    let (running, _) = start(local(), act);
+    for path in ["/whole", "/close", "/panic"] {
+        let client = Client::to(&running);
+        client.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
+        let (received, end) = client.recv_to_any_end();
+        if path == "/whole" {
+            assert!(
+                received.ends_with(b"\r\n\r\nsome of it") && end.is_ok(),
+                "{end:?}"
+            );
+        } else {
+            assert!(Client::is_reset(&end), "{path}: {received:?}, {end:?}");
+        }
+    }
+}
+
+#[test]
 fn an_item_that_nobody_waits_for_is_dropped_with_a_warning() {
     let (running, log) = start(local(), Site::mirror);
     let client = Client::to(&running);
@@ -301,11 +331,13 @@ fn a_job_that_panics_or_is_rejected_leaves_no_request_unanswered() {
     assert_eq!(answers(&ask()).get().status, 500);
     // The pool is busy, and its queue full.
     let (free, busy) = mpsc::channel::<()>();
+    let (tell, is_busy) = mpsc::channel();
     let gate = move || {
+        tell.send(()).expect("the test waits");
         let _ = busy.recv();
     };
     pool.submit(gate).expect("is taken");
-    eventually("it is busy", || pool.stats().running == 1);
+    is_busy.recv_timeout(LONG).expect("it is there");
     pool.submit(|| ()).expect("is taken");
     assert_eq!(answers(&ask()).get().status, 500);
     drop(free);
