@@ -4,7 +4,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
-use super::{Dialect, Framing, Limits, Protocol, check_filters, encode_wrapped, sendable};
+use super::{Dialect, Framed, Framing, Limits, Protocol, check_filters, encode_wrapped, sendable};
 use crate::codec::Decoded;
 use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
 
@@ -152,13 +152,16 @@ impl Protocol for JsonProtocol {
             super::check_whole(size, limits)?;
             message = self.read(src.into(), limits, filters)?;
         } else {
-            let framed = match FRAMING.decode(src, limits)? {
-                Ok(framed) => framed,
-                Err(at_least) => return Ok(Decoded::NeedMore { at_least }),
+            let (pipe, content);
+            (pipe, content, size) = match FRAMING.decode(src, limits)? {
+                Framed::Whole {
+                    filters,
+                    content,
+                    size,
+                } => (filters, content, size),
+                Framed::NeedMore { at_least } => return Ok(Decoded::NeedMore { at_least }),
             };
-            let pipe = FilterPipe::from_ids(framed.filters);
-            let json = pipe.unpack(framed.content.into(), filters, limits.message)?;
-            size = framed.size;
+            let json = pipe.unpack(content.into(), filters, limits.message)?;
             message = self.read(json, limits, filters)?;
             message.filters = pipe;
         }

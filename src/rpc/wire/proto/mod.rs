@@ -163,24 +163,25 @@ struct Framing {
     size_counts_itself: bool,
 }
 
-/// A message's content, as far as the framing knows it.
-struct Framed<'a> {
-    filters: &'a [u8],
-    content: &'a [u8],
-    size: usize,
+/// What the framing finds in the input.
+enum Framed<'a> {
+    /// A message of that size, its content still wrapped in its filters.
+    Whole {
+        filters: FilterPipe<'a>,
+        content: &'a [u8],
+        size: usize,
+    },
+    /// So many bytes are needed.
+    NeedMore { at_least: usize },
 }
 
 const SIZE: usize = 4;
 
 impl Framing {
     /// Finds the first message in `src`. All that is announced is checked as soon as it is there.
-    fn decode<'a>(
-        &self,
-        src: &'a [u8],
-        limits: &Limits,
-    ) -> Result<Result<Framed<'a>, usize>, WireError> {
+    fn decode<'a>(&self, src: &'a [u8], limits: &Limits) -> Result<Framed<'a>, WireError> {
         let Some((size, rest)) = src.split_first_chunk::<SIZE>() else {
-            return Ok(Err(SIZE));
+            return Ok(Framed::NeedMore { at_least: SIZE });
         };
         let announced = u64::from(u32::from_be_bytes(*size));
         let size = if self.size_counts_itself {
@@ -224,14 +225,14 @@ impl Framing {
             }
             if let Some(whole) = src.get(..size) {
                 let (filters, content) = whole[min..].split_at(count);
-                return Ok(Ok(Framed {
-                    filters,
+                return Ok(Framed::Whole {
+                    filters: FilterPipe::from_ids(filters),
                     content,
                     size,
-                }));
+                });
             }
         }
-        Ok(Err(size))
+        Ok(Framed::NeedMore { at_least: size })
     }
 
     /// Writes what stands in front of a content of that length.

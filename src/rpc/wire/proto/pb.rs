@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use super::json::FRAMING;
-use super::{Dialect, Limits, Protocol, check_filters, encode_wrapped, sendable};
+use super::{Dialect, Framed, Limits, Protocol, check_filters, encode_wrapped, sendable};
 use crate::codec::Decoded;
 use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
 
@@ -85,17 +85,20 @@ impl Protocol for PbProtocol {
             let body = std::mem::take(&mut message.body);
             message.body = message.filters.unpack(body, filters, limits.message)?;
         } else {
-            let framed = match FRAMING.decode(src, limits)? {
-                Ok(framed) => framed,
-                Err(at_least) => return Ok(Decoded::NeedMore { at_least }),
+            let (pipe, content);
+            (pipe, content, size) = match FRAMING.decode(src, limits)? {
+                Framed::Whole {
+                    filters,
+                    content,
+                    size,
+                } => (filters, content, size),
+                Framed::NeedMore { at_least } => return Ok(Decoded::NeedMore { at_least }),
             };
-            let pipe = FilterPipe::from_ids(framed.filters);
-            message = match pipe.unpack(framed.content.into(), filters, limits.message)? {
+            message = match pipe.unpack(content.into(), filters, limits.message)? {
                 Cow::Borrowed(pb) => read(pb)?,
                 Cow::Owned(pb) => read(&pb)?.into_owned(),
             };
             message.filters = pipe;
-            size = framed.size;
         }
         message.size = size;
         Ok(Decoded::Frame {

@@ -1,9 +1,9 @@
 use std::borrow::Cow;
 
-use super::{Dialect, Framing, Limits, Protocol, encode_wrapped};
+use super::{Dialect, Framed, Framing, Limits, Protocol, encode_wrapped};
 use crate::codec::Decoded;
 use crate::rpc::wire::sink::Head;
-use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
+use crate::rpc::wire::{Codec, Filters, Kind, Message, Meta, Sink, WireError};
 
 /// Teleport's raw protocol, its default.
 ///
@@ -101,12 +101,15 @@ impl Protocol for RawProtocol {
         limits: &Limits,
         filters: &Filters,
     ) -> Result<Decoded<Message<'a>>, WireError> {
-        let framed = match FRAMING.decode(src, limits)? {
-            Ok(framed) => framed,
-            Err(at_least) => return Ok(Decoded::NeedMore { at_least }),
+        let (pipe, content, size) = match FRAMING.decode(src, limits)? {
+            Framed::Whole {
+                filters,
+                content,
+                size,
+            } => (filters, content, size),
+            Framed::NeedMore { at_least } => return Ok(Decoded::NeedMore { at_least }),
         };
-        let pipe = FilterPipe::from_ids(framed.filters);
-        let payload = pipe.unpack(framed.content.into(), filters, limits.message)?;
+        let payload = pipe.unpack(content.into(), filters, limits.message)?;
         if self.detects {
             self.dialect = match payload.get(..3) {
                 Some([0, 0, 0]) => Dialect::V4_0,
@@ -125,7 +128,7 @@ impl Protocol for RawProtocol {
                     codec: parts.codec,
                     body: Cow::Borrowed(parts.body),
                     filters: pipe,
-                    size: framed.size,
+                    size,
                 }
             }
             Cow::Owned(mut payload) => {
@@ -140,7 +143,7 @@ impl Protocol for RawProtocol {
                 payload.drain(..front);
                 message.body = payload.into();
                 message.filters = pipe;
-                message.size = framed.size;
+                message.size = size;
                 message
             }
         };
@@ -148,7 +151,7 @@ impl Protocol for RawProtocol {
         self.detects = false;
         Ok(Decoded::Frame {
             frame: message,
-            consumed: framed.size,
+            consumed: size,
         })
     }
 
