@@ -32,7 +32,7 @@ fn insert_and_expire(c: &mut Criterion) {
     group.throughput(Throughput::Elements(TIMERS));
     group.bench_function("over a minute, woken by next_deadline", |b| {
         b.iter_batched_ref(
-            Wheel::new,
+            || Wheel::new(1),
             |wheel| {
                 for &deadline in &deadlines {
                     wheel.insert(deadline, 0u32);
@@ -73,7 +73,7 @@ fn advance_with_a_million_pending(c: &mut Criterion) {
 
 fn wheel_with(pending: u32) -> Wheel<u32> {
     let mut random = fastrand::Rng::with_seed(3);
-    let mut wheel = Wheel::new();
+    let mut wheel = Wheel::new(1);
     for value in 0..pending {
         wheel.insert(random.u64(1..=HOUR), value);
     }

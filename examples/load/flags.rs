@@ -15,9 +15,9 @@ use super::util;
 /// server keeps up (an open loop), and latency counts from the moment a request was due: one that waits for a server
 /// that stalls, or for a connection, is counted with all of its wait. This is what users of that server would see.
 ///
-/// Requests are due at exact nanoseconds. All that are due are sent whenever a reactor wakes: for an answer, or by a timer,
-/// which has a resolution of a millisecond, as has the kernel's waiting. So a request can be sent up to two milliseconds
-/// late; this counts too, and the report tells how long requests waited to be sent.
+/// Requests are due at exact nanoseconds. All that are due are sent whenever a reactor wakes: for an answer, or by a timer of
+/// the kernel's, usually within a tenth of a millisecond. How late a request is sent counts too, and the report tells how
+/// long requests waited to be sent.
 ///
 /// Examples:
 ///   load tcp://127.0.0.1:9000 --connections 64

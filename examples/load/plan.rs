@@ -168,6 +168,11 @@ impl Schedule {
         self.due
     }
 
+    /// How long it is from one request to the next.
+    pub(crate) fn period(&self) -> Duration {
+        Duration::from_nanos(self.due_of(self.step))
+    }
+
     pub(crate) fn advance(&mut self) {
         self.next += self.step;
         self.due = self.due_of(self.next);

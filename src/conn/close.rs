@@ -1,6 +1,6 @@
 //! How connections end, and what is told about them then.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crate::addr::Addr;
@@ -157,6 +157,8 @@ pub struct Closed {
     /// The request that the codec has answered in the handler's place, as the last: it was malformed, too large or late, or
     /// the handler has failed to answer it. With this an access log is complete.
     pub refused: Option<Refused>,
+    /// When the turn of the loop began in which it closed, as [`Conn::now`](crate::Conn::now) tells it.
+    pub closed_at: Instant,
 }
 
 /// A request that the codec has answered in the handler's place.

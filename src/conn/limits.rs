@@ -1,7 +1,5 @@
 //! The limits every connection of a server lives under.
 
-use std::time::Duration;
-
 /// What happens when a peer does not read what is written to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -67,9 +65,4 @@ impl Limits {
     pub(crate) fn is_low(&self, bytes: usize, files: usize) -> bool {
         bytes <= self.low_water && files <= self.max_files / 8
     }
-}
-
-/// A duration in whole milliseconds, rounded up so that nothing fires early.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(NEVER)
 }

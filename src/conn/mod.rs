@@ -17,7 +17,7 @@ mod transfer;
 pub(crate) mod write;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::close::{CloseReason, Closed, TimeoutKind};
 use self::flags::*;
@@ -620,10 +620,11 @@ impl ConnState {
 
     /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
     ///
-    /// The first reason counts; `last` is the one of this end.
+    /// It is `now`, which is `at` for others. The first reason counts; `last` is the one of this end.
     pub(crate) fn finish(
         &mut self,
         now: u64,
+        at: Instant,
         last: Option<CloseReason>,
         buffers: &mut BufferPool,
     ) -> (Closed, CloseReason) {
@@ -638,6 +639,7 @@ impl ConnState {
             undecoded: self.inbox.len(),
             open_for: Duration::from_millis(now.saturating_sub(self.opened_at)),
             refused: None,
+            closed_at: at,
         };
         self.out.clear(buffers);
         self.inbox.clear(buffers);

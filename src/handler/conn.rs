@@ -2,11 +2,11 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::context::{Context, Link, Timer};
+use super::context::{Context, Interval, Link, Timer, tick_at};
 use super::{Completion, Engine, EventHandler, Handle};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
@@ -320,12 +320,43 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.out.len() + self.cx.window.lent_len + accepted
     }
 
-    /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, to the millisecond and never
-    /// early. Timers of a connection end with it.
+    /// When this turn of the loop began: in a simulation the virtual time, which [`Instant::now`] is not.
+    ///
+    /// It is the same in all callbacks of a turn, and costs nothing to ask.
+    pub fn now(&self) -> Instant {
+        self.cx.turn_at
+    }
+
+    /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. Timers of a connection end
+    /// with it.
+    ///
+    /// A timer is never early. One of less than a second is as exact as the kernel's timers, usually to a tenth of a
+    /// millisecond; a longer one ends with the next whole millisecond of the reactor's clock, so that many run out together.
     pub fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer {
         let id = self.id();
-        let deadline = self.cx.deadline(delay);
-        let key = self.cx.wheel.insert(deadline, Timer::User { id, token });
+        self.add_timer(self.cx.deadline(delay), Timer::User { id, token })
+    }
+
+    /// Calls [`on_timer`](EventHandler::on_timer) with `token` each `period`, first after one period from now, until the
+    /// timer is [cancelled](Self::cancel_timer) or the connection ends.
+    ///
+    /// The pace is even: each call is due one period after the last one was due, however late that was. Calls that have been
+    /// missed altogether are skipped. A period of less than a microsecond counts as one. It is as exact as
+    /// [`set_timer`](Self::set_timer).
+    pub fn set_interval(&mut self, period: Duration, token: u64) -> ConnTimer {
+        let period = period.max(Duration::from_micros(1));
+        let due = self.cx.clock.elapsed().saturating_add(period);
+        let interval = Interval {
+            id: self.id(),
+            token,
+            due,
+            period,
+        };
+        self.add_timer(tick_at(due, period), Timer::Interval(Box::new(interval)))
+    }
+
+    fn add_timer(&mut self, deadline: u64, timer: Timer<H>) -> ConnTimer {
+        let key = self.cx.wheel.insert(deadline, timer);
         self.link.extras.get_or_insert_default().timers.insert(key);
         ConnTimer(key)
     }

@@ -9,10 +9,10 @@ use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, converse}
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
-use crate::clock::Clock;
+use crate::clock::{self, Clock, TICKS, millis};
 use crate::codec::Codec;
 use crate::conn::close::{CloseReason, Refused};
-use crate::conn::limits::{Limits, NEVER, millis};
+use crate::conn::limits::{Limits, NEVER};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
 use crate::connect::DialId;
@@ -102,6 +102,8 @@ pub(crate) enum Timer<H: EventHandler> {
     Alarm(ConnId),
     /// A timer of the application on a connection.
     User { id: ConnId, token: u64 },
+    /// The same, again and again.
+    Interval(Box<Interval>),
     /// The handler's tick.
     Tick,
     /// Another attempt to accept.
@@ -114,7 +116,19 @@ pub(crate) enum Timer<H: EventHandler> {
     DrainOver,
 }
 
+/// A timer of the application that comes again.
+pub(crate) struct Interval {
+    pub(crate) id: ConnId,
+    pub(crate) token: u64,
+    /// When it is due, as the time since the reactor's start.
+    pub(crate) due: Duration,
+    pub(crate) period: Duration,
+}
+
 pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
+
+/// From which delay on timers run out at whole milliseconds.
+const LONG_DELAY: Duration = Duration::from_secs(1);
 
 /// The reactor's own things.
 pub(crate) struct Context<H: EventHandler> {
@@ -148,8 +162,10 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
-    /// The same in whole milliseconds since the start, for the timers and limits.
+    /// The same in whole milliseconds since the start, for the limits.
     pub(crate) now: u64,
+    /// The same in ticks, for the timers.
+    pub(crate) tick: u64,
     /// Turns that took long.
     turns: Turns,
     /// When the time of day has to be read again.
@@ -181,7 +197,7 @@ impl<H: EventHandler> Context<H> {
             buffers: BufferPool::new(),
             records: Records::default(),
             ports: Ports::default(),
-            wheel: Wheel::new(),
+            wheel: Wheel::new(TICKS),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             pipes: Pipes::default(),
@@ -194,6 +210,7 @@ impl<H: EventHandler> Context<H> {
             clock,
             turn_at: now,
             now: 0,
+            tick: 0,
             turns: Turns::new(),
             next_second: 0,
         }
@@ -203,7 +220,8 @@ impl<H: EventHandler> Context<H> {
     #[inline]
     pub(crate) fn read_clock(&mut self) {
         self.turn_at = self.clock.now();
-        self.now = self.clock.since_start(self.turn_at).as_millis() as u64;
+        self.tick = clock::ticks(self.clock.since_start(self.turn_at));
+        self.now = self.tick / TICKS;
         if self.now >= self.next_second {
             self.read_time_of_day();
         }
@@ -239,12 +257,17 @@ impl<H: EventHandler> Context<H> {
 
     /// The first tick that is at least `delay` away from this moment.
     pub(crate) fn deadline(&self, delay: Duration) -> u64 {
-        millis(self.clock.elapsed().saturating_add(delay))
+        tick_at(self.clock.elapsed().saturating_add(delay), delay)
     }
 
-    /// When a tick is, as a time to sleep until.
+    /// How long it is until a tick.
     pub(crate) fn until(&self, tick: u64) -> Duration {
-        Duration::from_millis(tick).saturating_sub(self.clock.elapsed())
+        clock::time_of(tick).saturating_sub(self.clock.elapsed())
+    }
+
+    /// Has a timer run out at a millisecond.
+    pub(crate) fn insert_at(&mut self, moment: u64, timer: Timer<H>) -> TimerKey {
+        self.wheel.insert(moment.saturating_mul(TICKS), timer)
     }
 
     /// Sees that the connection is flushed, and its state acted upon, at the end of the turn.
@@ -356,7 +379,7 @@ impl<H: EventHandler> Context<H> {
             }
             self.wheel.cancel(key);
         }
-        let key = self.wheel.insert(due, Timer::Alarm(link.state.id));
+        let key = self.insert_at(due, Timer::Alarm(link.state.id));
         link.alarm = Some((key, due));
     }
 
@@ -366,6 +389,16 @@ impl<H: EventHandler> Context<H> {
         if self.limits_of(&link.stream).watch_open {
             self.set_alarm(link);
         }
+    }
+}
+
+/// The first tick at or behind a moment that is `delay` away. Long delays end with whole milliseconds, so that many timers
+/// run out together.
+pub(crate) fn tick_at(moment: Duration, delay: Duration) -> u64 {
+    if delay < LONG_DELAY {
+        clock::ticks_up(moment)
+    } else {
+        millis(moment).saturating_mul(TICKS)
     }
 }
 

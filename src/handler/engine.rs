@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::context::Arrival;
 use super::{Command, EventHandler, Handle, HandleError, Reactor};
 use crate::addr::Addr;
-use crate::conn::limits::millis;
+use crate::clock::millis;
 use crate::metrics::{Metrics, Stats};
 use crate::pool::WorkerPool;
 use crate::reactor::admission::Admission;
@@ -263,7 +263,8 @@ impl<H: EventHandler> Engine<H> {
         self.request(reactor, Command::OnReactor(Box::new(task)))
     }
 
-    /// Runs `task` on a reactor's thread after `delay`, to the millisecond and never early.
+    /// Runs `task` on a reactor's thread after `delay`, counted from when the reactor hears of it: never early, and as exact as
+    /// [`Conn::set_timer`](crate::Conn::set_timer).
     ///
     /// # Errors
     ///

@@ -211,6 +211,9 @@ pub trait EventHandler: Sized + 'static {
 
     /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the time it
     /// answers, until it answers `None`. It runs on the loop, never beside it.
+    ///
+    /// That time counts from when this call was due, however late it was made, so equal times keep an even pace. Calls that
+    /// have been missed altogether are skipped. It is as exact as [`Conn::set_timer`].
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
         let _ = reactor;
         None

@@ -29,7 +29,9 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         &self.cx.engine
     }
 
-    /// When this turn of the loop began.
+    /// When this turn of the loop began: in a simulation the virtual time, which [`Instant::now`] is not.
+    ///
+    /// It is the same in all callbacks of a turn, and costs nothing to ask.
     pub fn now(&self) -> Instant {
         self.cx.turn_at
     }
@@ -94,7 +96,8 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         Some(Udp::new(self.connections, self.cx, port, None))
     }
 
-    /// Runs `task` on this reactor after `delay`, to the millisecond and never early.
+    /// Runs `task` on this reactor after `delay`, counted from now: never early, and as exact as
+    /// [`Conn::set_timer`](crate::Conn::set_timer).
     pub fn schedule(
         &mut self,
         delay: Duration,

@@ -5,6 +5,7 @@ use std::io;
 use std::iter;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use super::context::{Connections, Context};
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
@@ -110,6 +111,11 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     /// [`outbound_limit`](crate::Server::outbound_limit).
     pub fn queued(&self) -> usize {
         self.port().map_or(0, |port| port.queue.queued())
+    }
+
+    /// When this turn of the loop began, as [`Conn::now`] tells it.
+    pub fn now(&self) -> Instant {
+        self.cx.turn_at
     }
 
     /// The engine it belongs to.

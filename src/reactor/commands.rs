@@ -203,8 +203,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
     pub(super) fn force_all(&mut self) {
         // Due again at once, should an `on_close` panic on the way; what is closed already stays so.
-        let now = self.cx.now;
-        let again = self.cx.wheel.insert(now, Timer::DrainOver);
+        let again = self.cx.wheel.insert(self.cx.tick, Timer::DrainOver);
         self.settle();
         self.drain_rest();
         for slot in 0..self.connections.end() {

@@ -11,6 +11,7 @@ use super::slots::ConnId;
 use super::timer::TimerKey;
 use super::{EventLoop, Stage};
 use crate::addr::{Addr, ListenAddr};
+use crate::clock::millis;
 use crate::conn::ConnState;
 use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
@@ -136,7 +137,10 @@ impl<H: EventHandler> EventLoop<H> {
         if !self.stage.allows(&dial.to) {
             return self.attempt_failed(id, ConnectError::Stopped);
         }
-        dial.give_up_at = self.cx.deadline(dial.connect.timeout);
+        dial.give_up_at = self
+            .cx
+            .moment()
+            .saturating_add(millis(dial.connect.timeout));
         let targets = match &dial.to {
             ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
             ListenAddr::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
@@ -170,7 +174,7 @@ impl<H: EventHandler> EventLoop<H> {
             Ok(Lookup::Known(addrs)) => self.try_found(id, Ok(addrs)),
             Ok(Lookup::Waiting(ticket)) => {
                 dial.progress = Progress::Resolving(ticket);
-                dial.timer = Some(self.cx.wheel.insert(dial.give_up_at, Timer::Dial(id)));
+                dial.timer = Some(self.cx.insert_at(dial.give_up_at, Timer::Dial(id)));
             }
             Err(not_asked) => {
                 let error = match not_asked {

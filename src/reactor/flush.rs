@@ -506,7 +506,9 @@ fn end<H: EventHandler>(
         .extras
         .as_mut()
         .and_then(|extras| extras.refused.take());
-    let (mut closed, reason) = link.state.finish(cx.now, last_reason, &mut cx.buffers);
+    let (mut closed, reason) = link
+        .state
+        .finish(cx.now, cx.turn_at, last_reason, &mut cx.buffers);
     let unsent = link.stream.unsent();
     closed.refused = refused;
     closed.unsent += unsent;

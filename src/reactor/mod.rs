@@ -37,21 +37,25 @@ use self::events::Event;
 use self::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use self::ports::{PORTS, Ports};
 use self::serve::Budget;
-use self::slots::MAX_SLOTS;
+use self::slots::{ConnId, MAX_SLOTS};
 use self::timer::TimerKey;
 use crate::addr::Addr;
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::Limits;
 use crate::conn::origin::Origin;
-use crate::handler::context::{Arrival, Connections, Context, Timer};
+use crate::handler::context::{Arrival, Connections, Context, Interval, Timer, tick_at};
 use crate::handler::{Command, Engine, EventHandler, Reactor};
 use crate::panic;
 use crate::sys::options::SocketOptions;
+use crate::sys::poll_timer::PollTimer;
 
 /// The token of the mailbox's waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// The token of the timer that ends the poll's wait on time. All it has to do is to end it.
+const TIMER: Token = Token(usize::MAX - 1);
 
 /// The token of the first listener; below it are the slots of connections.
 pub(crate) const LISTENERS: usize = MAX_SLOTS;
@@ -92,7 +96,10 @@ pub(crate) struct EventLoop<H: EventHandler> {
     stage: Stage,
     /// The engine knows that this reactor waits for no answer.
     is_settled: bool,
+    timer: PollTimer,
+    /// What the handler's last tick said, and when the next one is due, as the time since the start.
     last_tick: Duration,
+    tick_due: Duration,
     turn: Turn,
 }
 
@@ -169,7 +176,9 @@ impl<H: EventHandler> EventLoop<H> {
                 exchange: None,
                 stage: Stage::Running,
                 is_settled: false,
+                timer: PollTimer::default(),
                 last_tick: parts.first_tick,
+                tick_due: Duration::ZERO,
                 turn: Turn::new(),
             };
             let Self {
@@ -182,8 +191,7 @@ impl<H: EventHandler> EventLoop<H> {
             handler.on_boot(&mut Reactor::new(connections, cx));
             let shared = cx.engine.shared();
             shared.unsettled.fetch_add(1, Ordering::AcqRel);
-            let first_tick = cx.deadline(parts.first_tick);
-            cx.wheel.insert(first_tick, Timer::Tick);
+            event_loop.tick_after(event_loop.cx.clock.elapsed(), parts.first_tick);
             event_loop
         }))
     }
@@ -226,7 +234,8 @@ impl<H: EventHandler> EventLoop<H> {
     /// Waits for events.
     fn begin_turn(&mut self, events: &mut Events) {
         let timeout = self.timeout();
-        if let Err(error) = self.poll.poll(events, timeout)
+        let limit = timeout.map(|timeout| self.limit(timeout));
+        if let Err(error) = self.poll.poll(events, limit)
             && error.kind() != io::ErrorKind::Interrupted
         {
             log::error!(target: "epicycle::reactor", "poll failed: {error}");
@@ -282,6 +291,20 @@ impl<H: EventHandler> EventLoop<H> {
         }
         let deadline = self.cx.wheel.next_deadline()?;
         Some(self.cx.until(deadline))
+    }
+
+    /// How long the poll may wait where that much is to be waited.
+    fn limit(&mut self, timeout: Duration) -> Duration {
+        if timeout.is_zero() || !self.cx.wheel.has_fine() {
+            return timeout;
+        }
+        match self.cx.wheel.next_deadline() {
+            Some(deadline) => {
+                let registry = self.poll.registry();
+                self.timer.limit(registry, TIMER, deadline, timeout)
+            }
+            None => timeout,
+        }
     }
 
     // By itself, so that the rest of the turn takes no registers from the loop over the events.
@@ -362,17 +385,45 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Runs what is due, within the budget: what is left over is run next turn, before what becomes due until then.
     fn run_timers(&mut self) {
-        self.cx.wheel.advance(self.cx.now);
+        self.cx.wheel.advance(self.cx.tick);
         while self.turn.timers_left > 0
-            && let Some((key, timer)) = self.cx.wheel.pop_expired()
+            && let Some((key, timer)) = self.cx.wheel.peek_expired()
         {
             self.turn.timers_left -= 1;
-            self.run_timer(key, timer);
+            if let Timer::Interval(interval) = timer {
+                let Interval { id, token, .. } = **interval;
+                // Filed again before it runs, so that a panic does not end it; and anew if it has taken too long for that.
+                self.renew(key);
+                self.fire_timer(id, token);
+                self.renew(key);
+            } else if let Some((key, timer)) = self.cx.wheel.pop_expired() {
+                self.run_timer(key, timer);
+            }
             self.run_pipes();
             if self.cx.arena.is_full() {
                 self.flush_all();
             }
         }
+    }
+
+    /// Gives an interval that is there still, and is past its time, its next one.
+    fn renew(&mut self, key: TimerKey) {
+        let now = self.cx.clock.elapsed();
+        if let Some(Timer::Interval(interval)) = self.cx.wheel.get_mut(key)
+            && interval.due <= now
+        {
+            interval.due = clock::next_on_grid(interval.due, interval.period, now);
+            let deadline = tick_at(interval.due, interval.period);
+            self.cx.wheel.postpone(key, deadline);
+        }
+    }
+
+    /// Has the handler's tick come after `delay`, counted from a time since the start.
+    fn tick_after(&mut self, since: Duration, delay: Duration) -> TimerKey {
+        self.last_tick = delay;
+        self.tick_due = clock::next_on_grid(since, delay, self.cx.clock.elapsed());
+        let deadline = tick_at(self.tick_due, delay);
+        self.cx.wheel.insert(deadline, Timer::Tick)
     }
 
     fn run_timer(&mut self, key: TimerKey, timer: Timer<H>) {
@@ -398,28 +449,41 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Timer::User { id, token } => {
-                if let Some(slot) = connections.get(id) {
-                    self.turn.serving = id.slot();
-                    serve::fire_timer(handler, slot, cx, key, token);
-                    self.turn.serving = NOBODY;
+                if let Some(slot) = connections.get(id)
+                    && let Some(extras) = &mut slot.link.extras
+                {
+                    extras.timers.remove(&key);
                 }
+                self.fire_timer(id, token);
             }
-            Timer::Tick => {
-                // Pending again before the call, so that a panic does not end the ticking.
-                let next = cx.deadline(self.last_tick.max(TICK_AFTER_PANIC));
-                let key = cx.wheel.insert(next, Timer::Tick);
-                let delay = handler.tick(&mut Reactor::new(connections, cx));
-                cx.wheel.cancel(key);
-                if let Some(delay) = delay {
-                    self.last_tick = delay;
-                    let next = cx.deadline(delay);
-                    cx.wheel.insert(next, Timer::Tick);
-                }
-            }
+            // It stays in the wheel, and runs from there.
+            Timer::Interval(_) => {}
+            Timer::Tick => self.run_tick(),
             Timer::Accept => self.listeners.unblock(),
             Timer::Dial(id) => self.redial(id),
             Timer::Task(task) => task(handler, &mut Reactor::new(connections, cx)),
             Timer::DrainOver => self.force_all(),
+        }
+    }
+
+    /// Runs a timer of the application on a connection.
+    fn fire_timer(&mut self, id: ConnId, token: u64) {
+        if let Some(slot) = self.connections.get(id) {
+            self.turn.serving = id.slot();
+            serve::fire_timer(&mut self.handler, slot, &mut self.cx, token);
+            self.turn.serving = NOBODY;
+        }
+    }
+
+    fn run_tick(&mut self) {
+        let (due, now) = (self.tick_due, self.cx.clock.elapsed());
+        // Pending again before the call, so that a panic does not end the ticking.
+        let pending = self.tick_after(now, self.last_tick.max(TICK_AFTER_PANIC));
+        let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+        let delay = self.handler.tick(&mut reactor);
+        self.cx.wheel.cancel(pending);
+        if let Some(delay) = delay {
+            self.tick_after(due, delay);
         }
     }
 

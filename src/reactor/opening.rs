@@ -9,12 +9,12 @@ use mio::unix::SourceFd;
 
 use super::slots::{ConnId, MAX_SLOTS};
 use super::{EventLoop, NOBODY, Stage, flush, release, release_stream, report_panic};
+#[cfg(feature = "tls")]
+use crate::clock::millis;
 use crate::codec::{Backpressure, Codec};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::limits::OutboundPolicy;
-#[cfg(feature = "tls")]
-use crate::conn::limits::millis;
 use crate::conn::origin::Origin;
 use crate::handler::context::{Arrival, Context, Detach, Link, Outcome, Slot};
 use crate::handler::{Conn, Detached, EventHandler};

@@ -4,7 +4,6 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::timer::TimerKey;
 use super::{flush, opening};
 use crate::buf::queue::FLUSH_AT;
 use crate::codec::look::look;
@@ -627,12 +626,8 @@ pub(super) fn fire_timer<H: EventHandler>(
     handler: &mut H,
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
-    key: TimerKey,
     token: u64,
 ) {
-    if let Some(extras) = &mut slot.link.extras {
-        extras.timers.remove(&key);
-    }
     if slot.link.state.is_open()
         && let Some((mut conn, session)) = slot.lend(cx)
     {

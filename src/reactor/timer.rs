@@ -1,4 +1,4 @@
-//! Timers: a hierarchical timing wheel, counting ticks of one millisecond and knowing no clock.
+//! Timers: a hierarchical timing wheel, counting ticks and knowing no clock.
 //!
 //! Scheme 7 of George Varghese and Tony Lauck, "Hashed and hierarchical timing wheels: data structures for the
 //! efficient implementation of a timer facility", SOSP 1987. Level 0 has a slot for each of 64 ticks, level 1 a slot for
@@ -13,8 +13,10 @@ use slab::Slab;
 
 /// Timers by deadline: insert and cancel in constant time, expiry in deadline order.
 ///
-/// Ticks are milliseconds from an epoch of the caller's choosing; a new wheel stands at tick 0. A clock finer than that
-/// has to round deadlines up and now down, for then no timer fires early.
+/// Ticks count from an epoch of the caller's choosing; a new wheel stands at tick 0. A clock finer than that has to round
+/// deadlines up and now down, for then no timer fires early.
+///
+/// Some ticks are *coarse*: each `coarse`th from 0 on, of a wheel made by [`new`](Wheel::new). A wheel knows whether it has timers between them.
 ///
 /// An empty wheel takes 3 KiB. Each timer adds 20 bytes and its value (24 bytes in all when that is a `u32`), and the
 /// room is kept for later timers.
@@ -29,6 +31,10 @@ pub struct Wheel<T> {
     overdue: u32,
     now: u64,
     generation: NonZeroU32,
+    /// What of a tick is 0 when it is coarse.
+    fraction: u64,
+    /// How many timers have a deadline that is not coarse.
+    fine: usize,
 }
 
 /// Names one timer of one [`Wheel`]. A key outlives its timer safely: it then cancels nothing.
@@ -58,8 +64,16 @@ const LEVELS: usize = u64::BITS.div_ceil(SLOT_BITS) as usize;
 const NIL: u32 = u32::MAX;
 
 impl<T> Wheel<T> {
-    /// A wheel at tick 0, without timers.
-    pub fn new() -> Self {
+    /// A wheel at tick 0, without timers. Each `coarse`th tick is coarse.
+    ///
+    /// # Panics
+    ///
+    /// When `coarse` is no power of two.
+    pub fn new(coarse: u64) -> Self {
+        assert!(
+            coarse.is_power_of_two(),
+            "{coarse} ticks are no power of two"
+        );
         Wheel {
             entries: Slab::new(),
             slots: [[NIL; SLOTS]; LEVELS],
@@ -68,6 +82,8 @@ impl<T> Wheel<T> {
             overdue: NIL,
             now: 0,
             generation: NonZeroU32::MIN,
+            fraction: coarse - 1,
+            fine: 0,
         }
     }
 
@@ -91,12 +107,32 @@ impl<T> Wheel<T> {
             generation,
             value,
         });
-        if deadline <= self.now {
-            push_back(&mut self.entries, &mut self.overdue, index);
-        } else {
-            self.file(index);
-        }
+        self.fine += self.is_fine(deadline);
+        self.file_new(index);
         TimerKey { index, generation }
+    }
+
+    /// A timer's value, due or not; none when it was popped or cancelled before.
+    pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        (entry.generation == key.generation).then_some(&mut entry.value)
+    }
+
+    /// Gives a timer, due or not, another deadline, as if it were inserted with that; says whether it was there. Its key stays.
+    pub fn postpone(&mut self, key: TimerKey, deadline: u64) -> bool {
+        let TimerKey { index, generation } = key;
+        let Some(entry) = self.entries.get(index as usize) else {
+            return false;
+        };
+        if entry.generation != generation {
+            return false;
+        }
+        let before = entry.deadline;
+        self.take_out(index, before);
+        self.fine = self.fine - self.is_fine(before) + self.is_fine(deadline);
+        self.entries[index as usize].deadline = deadline;
+        self.file_new(index);
+        true
     }
 
     /// Removes a timer, due or not, and gives its value back; none when it was popped or cancelled before.
@@ -106,30 +142,34 @@ impl<T> Wheel<T> {
         if entry.generation != generation {
             return None;
         }
-        match place(entry.deadline, self.now) {
-            Some((level, slot)) => {
-                let head = &mut self.slots[level][slot];
-                unlink(&mut self.entries, head, index);
-                if *head == NIL {
-                    self.occupied[level] &= !(1 << slot);
-                }
-            }
-            // An entry that heads neither list can be inside either: unlinking it leaves both heads as they are.
-            None if self.overdue == index => unlink(&mut self.entries, &mut self.overdue, index),
-            None => unlink(&mut self.entries, &mut self.expired, index),
-        }
+        let deadline = entry.deadline;
+        self.take_out(index, deadline);
+        self.fine -= self.is_fine(deadline);
         Some(self.entries.remove(index as usize).value)
     }
 
     /// The tick at which `advance` has to be called next; none when there is nothing to wait for.
     ///
-    /// It can lie before the earliest deadline, where timers move to a finer level, but never after it. While timers are
-    /// overdue, or expired and not popped, it is the tick of the last advance.
+    /// It can lie before the earliest deadline, where several timers move to a finer level, but never after it. While timers
+    /// are overdue, or expired and not popped, it is the tick of the last advance.
     pub fn next_deadline(&self) -> Option<u64> {
         if self.expired != NIL || self.overdue != NIL {
             return Some(self.now);
         }
-        self.first_slot().map(|(_, _, start)| start)
+        let (level, slot, start) = self.first_slot()?;
+        let head = self.slots[level][slot];
+        let first = &self.entries[head as usize];
+        Some(if first.next == head {
+            first.deadline
+        } else {
+            start
+        })
+    }
+
+    /// Whether any timer has a deadline that is not coarse.
+    #[inline]
+    pub fn has_fine(&self) -> bool {
+        self.fine > 0
     }
 
     /// Moves time on to `now` and makes every timer whose deadline is at or before it ready for
@@ -165,8 +205,17 @@ impl<T> Wheel<T> {
         }
         unlink(&mut self.entries, &mut self.expired, index);
         let entry = self.entries.remove(index as usize);
+        self.fine -= self.is_fine(entry.deadline);
         let generation = entry.generation;
         Some((TimerKey { index, generation }, entry.value))
+    }
+
+    /// The timer that [`pop_expired`](Wheel::pop_expired) would take.
+    pub fn peek_expired(&mut self) -> Option<(TimerKey, &mut T)> {
+        let index = self.expired;
+        let entry = self.entries.get_mut(index as usize)?;
+        let generation = entry.generation;
+        Some((TimerKey { index, generation }, &mut entry.value))
     }
 
     /// Whether there are timers that [`advance`](Wheel::advance) found due and nobody has popped.
@@ -211,6 +260,37 @@ impl<T> Wheel<T> {
         }
     }
 
+    /// 1 for a deadline that is not coarse.
+    #[inline]
+    fn is_fine(&self, deadline: u64) -> usize {
+        usize::from(deadline & self.fraction != 0)
+    }
+
+    /// Takes an entry with that deadline out of its list.
+    fn take_out(&mut self, index: u32, deadline: u64) {
+        match place(deadline, self.now) {
+            Some((level, slot)) => {
+                let head = &mut self.slots[level][slot];
+                unlink(&mut self.entries, head, index);
+                if *head == NIL {
+                    self.occupied[level] &= !(1 << slot);
+                }
+            }
+            // An entry that heads neither list can be inside either: unlinking it leaves both heads as they are.
+            None if self.overdue == index => unlink(&mut self.entries, &mut self.overdue, index),
+            None => unlink(&mut self.entries, &mut self.expired, index),
+        }
+    }
+
+    /// Puts an entry that is in no list into its slot, or among the overdue.
+    fn file_new(&mut self, index: u32) {
+        if self.entries[index as usize].deadline <= self.now {
+            push_back(&mut self.entries, &mut self.overdue, index);
+        } else {
+            self.file(index);
+        }
+    }
+
     /// Puts an entry that is in no list into its slot, or among the expired.
     fn file(&mut self, index: u32) {
         let list = match place(self.entries[index as usize].deadline, self.now) {
@@ -221,12 +301,6 @@ impl<T> Wheel<T> {
             None => &mut self.expired,
         };
         push_back(&mut self.entries, list, index);
-    }
-}
-
-impl<T> Default for Wheel<T> {
-    fn default() -> Self {
-        Wheel::new()
     }
 }
 
@@ -292,7 +366,7 @@ mod tests {
     #[test]
     fn timers_expire_at_their_tick_and_not_before() {
         for deadline in [1, 63, 64, 65, 4095, 4096, 1 << 36, (1 << 60) + 1, u64::MAX] {
-            let mut wheel = Wheel::new();
+            let mut wheel = Wheel::new(1);
             wheel.insert(deadline, ());
             wheel.advance(deadline - 1);
             assert_eq!(pop(&mut wheel), None, "{deadline} fired early");
@@ -303,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_stale_key_does_not_cancel_the_timer_that_took_its_place() {
-        let mut wheel = Wheel::new();
+        let mut wheel = Wheel::new(1);
         let stale = wheel.insert(5, 'a');
         assert_eq!(wheel.cancel(stale), Some('a'));
         let reused = wheel.insert(5, 'b');
@@ -317,18 +391,19 @@ mod tests {
         assert_eq!(size_of::<Option<Entry<u32>>>(), 24);
         assert_eq!(size_of::<Option<TimerKey>>(), 8);
         assert!(size_of::<Wheel<u32>>() <= 3 * 1024);
-        assert_eq!(Wheel::<u32>::new().entries.capacity(), 0);
+        assert_eq!(Wheel::<u32>::new(1).entries.capacity(), 0);
     }
 
     proptest! {
         #[test]
         fn it_agrees_with_a_sorted_set(steps in vec((0..20, ticks(), any::<Index>()), 1..200)) {
-            let mut model = Model::default();
+            let mut model = Model::new();
             for (step, ticks, which) in steps {
                 match step {
                     0..8 => model.insert(model.now.saturating_add(ticks)),
                     8..10 => model.insert(model.now.saturating_sub(ticks)),
-                    10..14 => model.cancel(which),
+                    10..12 => model.cancel(which),
+                    12..14 => model.postpone(which, model.now.saturating_add(ticks)),
                     14..16 => model.advance(model.now.saturating_add(ticks)),
                     16 => model.advance(model.now.saturating_sub(ticks)),
                     17..19 => model.pop(which.index(4)),
@@ -349,27 +424,54 @@ mod tests {
         prop_oneof![4 => 0..70u64, 4 => 0..10_000u64, 2 => 0..1u64 << 38, 1 => any::<u64>()]
     }
 
+    /// Which ticks are coarse here.
+    const COARSE: u64 = 64;
+
     /// A wheel, and what it has to agree with: timers by tick and number.
-    #[derive(Default)]
     struct Model {
         wheel: Wheel<usize>,
         now: u64,
-        keys: Vec<(u64, TimerKey)>,
+        /// The tick, the key and the deadline of each timer.
+        keys: Vec<(u64, TimerKey, u64)>,
         waiting: BTreeSet<(u64, usize)>,
         due: BTreeSet<(u64, usize)>,
     }
 
     impl Model {
+        fn new() -> Self {
+            Self {
+                wheel: Wheel::new(COARSE),
+                now: 0,
+                keys: Vec::new(),
+                waiting: BTreeSet::new(),
+                due: BTreeSet::new(),
+            }
+        }
+
         fn insert(&mut self, deadline: u64) {
             let timer = self.keys.len();
             let tick = deadline.max(self.now);
-            self.keys.push((tick, self.wheel.insert(deadline, timer)));
+            let key = self.wheel.insert(deadline, timer);
+            self.keys.push((tick, key, deadline));
             self.waiting.insert((tick, timer));
+        }
+
+        fn postpone(&mut self, which: Index, deadline: u64) {
+            let timer = which.index(self.keys.len().max(1));
+            let Some((tick, key, of)) = self.keys.get_mut(timer) else {
+                return;
+            };
+            let known = self.waiting.remove(&(*tick, timer)) || self.due.remove(&(*tick, timer));
+            assert_eq!(self.wheel.postpone(*key, deadline), known);
+            if known {
+                (*tick, *of) = (deadline.max(self.now), deadline);
+                self.waiting.insert((*tick, timer));
+            }
         }
 
         fn cancel(&mut self, which: Index) {
             let timer = which.index(self.keys.len().max(1));
-            let Some(&(tick, key)) = self.keys.get(timer) else {
+            let Some(&(tick, key, _)) = self.keys.get(timer) else {
                 return;
             };
             let known = self.waiting.remove(&(tick, timer)) || self.due.remove(&(tick, timer));
@@ -396,9 +498,14 @@ mod tests {
             }
         }
 
-        fn check(&self) {
+        fn check(&mut self) {
             assert_eq!(self.wheel.len(), self.waiting.len() + self.due.len());
             assert!(!self.wheel.has_expired() || !self.due.is_empty());
+            let left = self.waiting.iter().chain(&self.due);
+            let fine = left.filter(|(_, timer)| !self.keys[*timer].2.is_multiple_of(COARSE));
+            assert_eq!(self.wheel.has_fine(), fine.count() > 0);
+            let peeked = self.wheel.peek_expired().map(|(key, timer)| (key, *timer));
+            assert!(peeked.is_none_or(|(key, timer)| self.keys[timer].1 == key));
             let earliest = self.due.first().or(self.waiting.first());
             let next = self.wheel.next_deadline();
             assert_eq!(next.is_some(), earliest.is_some());

@@ -19,7 +19,7 @@ use self::options::Options;
 use crate::acceptor::Acceptor;
 use crate::addr::Addr;
 use crate::clock::Clock;
-use crate::conn::limits::millis;
+use crate::clock::millis;
 use crate::error::Error;
 use crate::handler::engine::{Engine, MainReactor, Peer, RUNNING, Shared};
 use crate::handler::{Action, Conn, EventHandler, Service, service};

@@ -101,6 +101,10 @@
 //! });
 //! ```
 //!
+//! Time is virtual for the handler too, if it asks for it: [`Conn::now`](crate::Conn::now), and the same of a `Reactor`, tells the
+//! simulation's. [`Instant::now`](std::time::Instant::now) does not: it tells what the test itself takes. [`spend`] makes a callback
+//! take time.
+//!
 //! What a codec makes of an item, [`encode_to_vec`](crate::codec::encode_to_vec) tells; so a client's codec can be the peer of a
 //! server's handler, and the other way round: a handler whose codec is a client's asks what a test answers.
 //!

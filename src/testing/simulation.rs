@@ -341,7 +341,8 @@ impl<H: EventHandler> Simulation<H> {
             self.rethrow();
             return true;
         }
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let micros =
+            |time: Duration| u64::try_from(time.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         let wakes = timeout.map(|timeout| self.now.saturating_add(micros(timeout)));
         let next = [self.network.next_time(), wakes]
             .into_iter()

@@ -19,6 +19,7 @@ mod http;
 mod idle;
 mod ledger;
 mod memory;
+mod pace;
 mod panics;
 mod pipes;
 #[cfg(feature = "http")]

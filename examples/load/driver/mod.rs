@@ -297,7 +297,9 @@ impl<W: Wire> EventHandler for Driver<W> {
     }
 
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
-        self.step(reactor)
+        // From then on it schedules itself, since no two pauses are the same.
+        self.step(reactor);
+        None
     }
 }
 

@@ -15,6 +15,8 @@ use crate::wire::Wire;
 /// How often timeouts are looked for, and progress is told.
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
+const MILLI: Duration = Duration::from_millis(1);
+
 /// What the reactor has used so far.
 pub(super) struct Meter {
     bytes_in: u64,
@@ -23,8 +25,8 @@ pub(super) struct Meter {
 }
 
 impl<W: Wire> Driver<W> {
-    /// Begins, measures and ends the phases; says when to look again.
-    pub(super) fn step(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
+    /// Begins, measures and ends the phases, and sees that this is done again when something is due.
+    pub(super) fn step(&mut self, reactor: &mut Reactor<'_, Self>) {
         let clock = Instant::now();
         match self.phase {
             Phase::Connecting => self.connect(),
@@ -40,7 +42,7 @@ impl<W: Wire> Driver<W> {
                 }
             }
             Phase::Ready | Phase::Running | Phase::Draining(_) => {}
-            Phase::Done => return None,
+            Phase::Done => return,
         }
         if clock >= self.next_sweep {
             self.next_sweep = clock + SWEEP;
@@ -60,22 +62,25 @@ impl<W: Wire> Driver<W> {
         if let Phase::Draining(until) = self.phase
             && (self.under_way == 0 || now >= until)
         {
-            self.finish(reactor);
-            return None;
+            return self.finish(reactor);
         }
-        Some(self.pause(now))
+        let pause = self.pause(self.now());
+        reactor.schedule(pause, Self::step);
     }
 
     /// How long until something is due.
     fn pause(&self, now: Nanos) -> Duration {
         let window = &self.tally.window;
         let next = match (self.phase, &self.pace) {
-            // Without a connection that has room, the next answer will make some, and that is not told here.
-            (Phase::Running, Pace::Open(schedule)) if schedule.due() <= now => now + 1,
+            // Without a connection that has room, the next answer will make some, and that is not told here: so it is
+            // looked for as often as requests are due.
+            (Phase::Running, Pace::Open(schedule)) if schedule.due() <= now => {
+                return schedule.period().clamp(MILLI / 10, MILLI);
+            }
             (Phase::Running, Pace::Open(schedule)) => schedule.due().min(window.until),
             (Phase::Running, _) if now < window.from => window.from,
             (Phase::Running, _) => window.until,
-            _ => return Duration::from_millis(1),
+            _ => return MILLI,
         };
         Duration::from_nanos(next.saturating_sub(now)).min(SWEEP / 10)
     }
