@@ -1,25 +1,24 @@
 //! A server that is replaced while it runs, without a refused connection or a lost request. Start it, start it
 //! again with the same `--control`, and the second takes over from the first.
 //!
-//! The new process asks for the listening sockets at the control socket of the old one. Once it listens it says
-//! so; the old one then accepts no more, serves who is connected until they are done, and ends. Connections
-//! that come meanwhile wait in the queue of the sockets that both have.
+//! The new process asks for the listening sockets at the control socket of the old one, which answers processes of the same
+//! user. Once the new one listens it says so; the old one then accepts no more, serves its connections until they are done,
+//! and ends. Connections that come meanwhile wait in the queue of the sockets that both have.
 
 mod util;
 
 use std::error::Error;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use std::{fs, thread};
+use std::{env, io, thread};
 
 use clap::Parser;
 use epicycle::codec::Lines;
-use epicycle::{Action, Conn, Engine, EventHandler, Listen, Server, handover};
+use epicycle::handover::{Control, Successors};
+use epicycle::{Action, Conn, Engine, EventHandler, Listen, Server};
+use rustix::process::geteuid;
 
 /// Answers each line with its own process number and the line, and can be replaced by another process.
 #[derive(Parser)]
@@ -27,20 +26,13 @@ struct Flags {
     /// The address to listen on, for the first process
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:9000")]
     listen: String,
-    /// The Unix socket at which the next process asks; who may write to it may take over
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = "/tmp/graceful_restart.sock"
-    )]
-    control: PathBuf,
+    /// The Unix socket at which the next process asks [default: graceful_restart.sock in $XDG_RUNTIME_DIR, or for root in /run]
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
     /// How long those who are connected are served once another process has taken over
     #[arg(long, value_name = "PERIOD", default_value = "30s", value_parser = util::period)]
     drain: Duration,
 }
-
-/// What the new process says once it listens.
-const READY: &[u8] = b"ready";
 
 struct Answers;
 
@@ -62,60 +54,42 @@ impl EventHandler for Answers {
     }
 }
 
-/// The process that runs already, if one does.
-fn predecessor(control: &Path) -> io::Result<Option<UnixStream>> {
-    match UnixStream::connect(control) {
-        Ok(stream) => Ok(Some(stream)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        // One that has died has left its socket behind.
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            fs::remove_file(control)?;
-            Ok(None)
+/// Where the next process asks, unless the flags say: in a directory that nobody else can write to.
+fn usual_control() -> Result<PathBuf, &'static str> {
+    let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let directory = match own.filter(|path| path.is_absolute()) {
+        Some(directory) => directory,
+        None if geteuid().is_root() => "/run".into(),
+        None => {
+            return Err(
+                "there is no $XDG_RUNTIME_DIR; say where the control socket is to be: --control PATH",
+            );
         }
-        Err(error) => Err(error),
-    }
+    };
+    Ok(directory.join("graceful_restart.sock"))
 }
 
-/// Takes the place of the old process: it has stopped accepting when this comes back.
-fn relieve(mut old: UnixStream) -> io::Result<()> {
-    old.write_all(READY)?;
-    match old.read(&mut [0]) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Waits for processes that want to take over, until one has.
-fn await_successor(control: &UnixListener, path: &Path, engine: &Engine<Answers>) {
-    for stream in control.incoming() {
-        match stream.and_then(|stream| hand_over(stream, path, engine)) {
-            Ok(()) => return,
+/// Waits for processes that want to take over, until one has, or none can any more.
+fn await_successor(successors: &Successors, engine: &Engine<Answers>) -> io::Result<bool> {
+    while let Some(successor) = successors.accept()? {
+        match engine
+            .listeners()
+            .and_then(|sockets| successor.hand_over(&sockets))
+        {
+            Ok(successor) => {
+                engine.stop_accepting();
+                while engine.is_accepting() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                // Frees the path for the new process, which goes on once its connection ends.
+                successors.close();
+                drop(successor);
+                return Ok(true);
+            }
             Err(error) => eprintln!("graceful_restart: still here, nobody took over: {error}"),
         }
     }
-}
-
-/// Hands over to another process; on an error everything is as before.
-fn hand_over(mut new: UnixStream, path: &Path, engine: &Engine<Answers>) -> io::Result<()> {
-    handover::send(&new, &engine.listeners()?)?;
-    new.read_exact(&mut [0; READY.len()])?;
-    engine.stop_accepting();
-    while engine.is_accepting() {
-        thread::sleep(Duration::from_millis(1));
-    }
-    // The place is free for the new one, which goes on when the stream ends.
-    remove(path);
-    Ok(())
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path) {
-        eprintln!(
-            "graceful_restart: cannot remove {}: {error}",
-            path.display()
-        );
-    }
+    Ok(false)
 }
 
 /// Serves those who are connected until they are gone, or for so long.
@@ -129,10 +103,13 @@ fn drain(engine: &Engine<Answers>, at_most: Duration) {
 
 fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     util::log_to_stderr();
-    let problem = |error| format!("{}: {error}", flags.control.display());
-    let old = predecessor(&flags.control).map_err(problem)?;
-    let mut sockets = match &old {
-        Some(old) => handover::receive(old)?,
+    let control = Control::at(match flags.control {
+        Some(path) => path,
+        None => usual_control()?,
+    });
+    let mut old = control.predecessor()?;
+    let mut sockets = match &mut old {
+        Some(old) => old.receive()?,
         None => Vec::new(),
     }
     .into_iter();
@@ -143,10 +120,9 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     let server = sockets.fold(Server::bind(first), Server::and);
     let running = util::stop_on_signals(server).start(|_reactor| Answers)?;
     if let Some(old) = old {
-        relieve(old)?;
+        old.relieve()?;
     }
-    let control = UnixListener::bind(&flags.control).map_err(problem)?;
-
+    let successors = Arc::new(control.listen()?);
     for addr in running.local_addrs() {
         println!(
             "graceful_restart listens on {addr} with process {}",
@@ -154,19 +130,17 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
         );
     }
     let engine = running.engine().clone();
-    let path = flags.control.clone();
-    let replaced = Arc::<AtomicBool>::default();
-    let note = replaced.clone();
-    thread::spawn(move || {
-        await_successor(&control, &path, &engine);
-        note.store(true, Ordering::Release);
-        println!("graceful_restart is replaced");
-        drain(&engine, flags.drain);
+    let watched = successors.clone();
+    thread::spawn(move || match await_successor(&watched, &engine) {
+        Ok(false) => {}
+        Ok(true) => {
+            println!("graceful_restart is replaced");
+            drain(&engine, flags.drain);
+        }
+        Err(error) => eprintln!("graceful_restart: it cannot be replaced: {error}"),
     });
     let report = running.join();
-    if !replaced.load(Ordering::Acquire) {
-        remove(&flags.control);
-    }
+    successors.close();
     let total = report.stats.total();
     println!(
         "graceful_restart ends: {} connections, {} requests; at the end {} drained, {} forced",

@@ -7,16 +7,20 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
+use epicycle::handover::{Control, Successors};
 use epicycle::{AcceptMode, Addr, Error, Listen, Running, Server, handover};
 use rustix::io::{FdFlags, fcntl_getfd};
 use socket2::{Domain, Socket, Type};
 
-use crate::util::app::{App, start};
+use crate::util::app::{App, local, start};
 use crate::util::client::{Client, TempPath};
 use crate::util::eventually;
 use crate::util::process::{alone, alone_as, descriptors, limit_descriptors};
@@ -390,4 +394,149 @@ fn servers_that_replace_each_other_under_load_lose_no_request() {
         });
         assert!(fs::symlink_metadata(&path.0).is_ok());
     }
+}
+
+/// An echo server that listens for successors at a path, until it has one.
+fn replaceable(control: &Control) -> (Running<App>, Arc<Successors>, JoinHandle<bool>) {
+    let (running, _log) = start(local(), |app| app);
+    let successors = Arc::new(control.listen().expect("listens"));
+    let (engine, waiting) = (running.engine().clone(), successors.clone());
+    let replaced = thread::spawn(move || {
+        while let Some(successor) = waiting.accept().expect("accepts") {
+            let sockets = engine.listeners().expect("are copied");
+            if let Ok(successor) = successor.hand_over(&sockets) {
+                engine.stop_accepting();
+                waiting.close();
+                drop(successor);
+                return true;
+            }
+        }
+        false
+    });
+    (running, successors, replaced)
+}
+
+/// Takes the place of a server.
+fn take_over(control: &Control) -> Running<App> {
+    let mut old = control
+        .predecessor()
+        .expect("answers")
+        .expect("there is one");
+    let socket = old.receive().expect("gets listeners").remove(0);
+    let (running, _log) = start(Server::bind(Listen::socket(socket)), |app| app);
+    old.relieve().expect("is told");
+    running
+}
+
+#[test]
+fn a_process_takes_over_at_a_control_socket_and_frees_its_path() {
+    let path = TempPath::new();
+    let control = Control::at(&path.0);
+    assert!(control.predecessor().expect("works").is_none());
+    let (old, _, replaced) = replaceable(&control);
+    assert!(control.listen().is_err(), "another one listens there");
+    let mode = fs::metadata(&path.0).expect("is there").mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let client = Client::to(&old);
+    client.round_trip("served");
+    let new = take_over(&control);
+    assert!(replaced.join().expect("does not panic"));
+    assert!(!path.0.exists(), "the path is free for the next one");
+    assert_eq!(new.local_addrs(), old.local_addrs());
+    let _next = control.listen().expect("listens");
+    client.round_trip("still served");
+    eventually("it accepts no more", || !old.engine().is_accepting());
+    Client::to(&old).round_trip("served by the other");
+    assert_eq!(new.engine().stats().total().accepted, 1);
+}
+
+#[test]
+fn one_who_asks_for_nothing_or_is_silent_keeps_nobody_from_taking_over() {
+    let path = TempPath::new();
+    let control = Control::at(&path.0).deadline(Duration::from_millis(300));
+    let (old, _, replaced) = replaceable(&control);
+    // One says nothing, one something else, one asks and then goes on without the listeners.
+    let silent = UnixStream::connect(&path.0).expect("connects");
+    let mut nonsense = UnixStream::connect(&path.0).expect("connects");
+    nonsense
+        .write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        .expect("sends");
+    let patient = Control::at(&path.0);
+    let mut absent = patient
+        .predecessor()
+        .expect("answers")
+        .expect("there is one");
+    assert_eq!(absent.receive().expect("gets listeners").len(), 1);
+    let new = take_over(&patient);
+    assert!(replaced.join().expect("does not panic"));
+    drop((silent, nonsense, absent));
+    eventually("it accepts no more", || !old.engine().is_accepting());
+    Client::to(&old).round_trip("served by the other");
+    assert_eq!(new.engine().stats().total().accepted, 1);
+}
+
+#[test]
+fn nothing_but_a_socket_is_taken_for_a_control_socket() {
+    let path = TempPath::new();
+    fs::write(&path.0, "precious").expect("writes");
+    let control = Control::at(&path.0);
+    let error = control.predecessor().expect_err("is a file");
+    assert_eq!(error.kind(), io::ErrorKind::AlreadyExists, "{error}");
+    let error = control.listen().expect_err("is a file");
+    assert!(error.to_string().contains("no socket"), "{error}");
+    assert_eq!(fs::read(&path.0).expect("is there"), b"precious");
+    fs::remove_file(&path.0).expect("is there");
+    // What a process that has died leaves is not in the way.
+    drop(UnixListener::bind(&path.0).expect("binds"));
+    assert!(control.predecessor().expect("works").is_none());
+    drop(control.listen().expect("listens"));
+    assert!(!path.0.exists(), "the path is left behind");
+}
+
+#[test]
+fn closing_ends_the_wait_for_successors_and_removes_the_path() {
+    let path = TempPath::new();
+    let (_old, successors, replaced) = replaceable(&Control::at(&path.0));
+    successors.close();
+    assert!(!replaced.join().expect("does not panic"));
+    assert!(!path.0.exists());
+}
+
+#[test]
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn processes_of_other_users_neither_get_listeners_nor_are_asked() {
+    const NAME: &str = "processes_of_other_users_neither_get_listeners_nor_are_asked";
+    const OTHER: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return util::not_here("to be another user takes root");
+    }
+    // Threads have credentials of their own, which nothing else here must see.
+    alone(NAME, || {
+        let as_other = |task: &(dyn Fn() + Sync)| {
+            let other = || {
+                let other = rustix::process::Uid::from_raw(OTHER);
+                rustix::thread::set_thread_uid(other).expect("root may");
+                task();
+            };
+            thread::scope(|scope| scope.spawn(other).join()).expect("does not panic");
+        };
+        let path = TempPath::new();
+        let strict = Control::at(&path.0).allow_user(OTHER + 1);
+        let (_old, successors, replaced) = replaceable(&strict);
+        as_other(&|| {
+            let error = strict.predecessor().expect_err("is root's");
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+            // One who does not mind whom it asks.
+            let trusting = strict.clone().allow_user(0).predecessor();
+            let mut old = trusting.expect("answers").expect("there is one");
+            old.receive().expect_err("it is hung up on");
+        });
+        successors.close();
+        assert!(!replaced.join().expect("does not panic"));
+
+        let lenient = Control::at(&path.0).allow_user(OTHER).allow_user(0);
+        let (_old, _, replaced) = replaceable(&lenient);
+        as_other(&|| drop(take_over(&lenient)));
+        assert!(replaced.join().expect("does not panic"));
+    });
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The layers from the bottom to the top: each may use those before it, and its own.
 ///
 /// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 21] = [
+const LAYERS: [&[&str]; 22] = [
     &[
         "balance",
         "clock",
@@ -26,7 +26,7 @@ const LAYERS: [&[&str]; 21] = [
         "pool",
     ],
     &["tls", "udp"],
-    &["stream", "listen", "connect", "handover", "resolve"],
+    &["stream", "listen", "connect", "resolve"],
     &["buf"],
     &["codec"],
     &["rpc::wire"],
@@ -41,6 +41,7 @@ const LAYERS: [&[&str]; 21] = [
         "reactor::recency",
         "reactor::socket_path",
     ],
+    &["handover"],
     &["conn"],
     &["reactor::ports"],
     &["handler"],

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use std::{env, thread};
+use std::{env, fs, thread};
 
 use crate::util::client::TempPath;
 use crate::util::{LONG, eventually};
@@ -131,6 +131,22 @@ fn processes_that_replace_each_other_under_load_lose_no_request() {
         }
         done.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn a_file_given_as_the_control_socket_is_refused_and_stays() {
+    let Some(example) = example() else {
+        return util::skipped("the example graceful_restart is not built: cargo build --examples");
+    };
+    let file = TempPath::new();
+    fs::write(&file.0, "precious").expect("writes");
+    let mut command = Command::new(example);
+    command.args(["--listen", "tcp://127.0.0.1:0", "--control"]);
+    let output = command.arg(&file.0).output().expect("starts");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("no socket is there"), "{said}");
+    assert_eq!(fs::read(&file.0).expect("is there"), b"precious");
 }
 
 #[test]

@@ -88,7 +88,9 @@ pub(crate) fn run<H: EventHandler>(
     server: Server,
     factory: impl Fn(usize) -> H + Send + Sync + 'static,
 ) -> ExitCode {
-    match try_run(name, server, factory) {
+    let result = try_run(name, server, factory);
+    tls::remove_own_certificate();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(name, error),
     }

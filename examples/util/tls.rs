@@ -1,6 +1,10 @@
 //! Flags that turn an example's listener into one for TLS.
 
 use std::error::Error;
+#[cfg(feature = "tls")]
+use std::io::Write;
+#[cfg(feature = "tls")]
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use clap::Args;
 use epicycle::Listen;
@@ -58,18 +62,36 @@ impl Files {
     }
 }
 
+/// The file of the certificate that was made here.
+#[cfg(feature = "tls")]
+fn own_certificate() -> MutexGuard<'static, Option<tempfile::TempPath>> {
+    static FILE: Mutex<Option<tempfile::TempPath>> = Mutex::new(None);
+    FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the certificate that was made here, if one was.
+pub(super) fn remove_own_certificate() {
+    #[cfg(feature = "tls")]
+    drop(own_certificate().take());
+}
+
 /// A certificate that vouches for itself, written to a file for clients to trust.
 #[cfg(feature = "tls")]
 fn own_identity(name: &str) -> Result<epicycle::tls::Identity, Box<dyn Error>> {
     let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
     let made = rcgen::generate_simple_self_signed(names)?;
     let certificate = made.cert.pem();
-    let path = std::env::temp_dir().join(format!("{name}-{}.pem", std::process::id()));
-    std::fs::write(&path, &certificate)?;
+    // A new file that only this user can write to: a name that can be guessed might be somebody else's link by now.
+    let mut file = tempfile::Builder::new()
+        .prefix(&format!("{name}-"))
+        .suffix(".pem")
+        .tempfile()?;
+    file.write_all(certificate.as_bytes())?;
     println!(
-        "made a certificate for localhost, for clients to trust: {}",
-        path.display()
+        "made a certificate for localhost, for clients to trust while this runs: {}",
+        file.path().display()
     );
+    *own_certificate() = Some(file.into_temp_path());
     Ok(epicycle::tls::Identity::from_pem(
         certificate,
         made.signing_key.serialize_pem(),

@@ -18,7 +18,7 @@ mod serve;
 #[cfg(feature = "testing")]
 mod simulated;
 pub(crate) mod slots;
-mod socket_path;
+pub(crate) mod socket_path;
 pub(crate) mod timer;
 pub(crate) mod turns;
 

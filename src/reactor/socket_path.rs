@@ -16,7 +16,7 @@ use crate::sys::unix::{self, PathState};
 
 /// A path that a socket of this process is bound to.
 #[derive(Debug)]
-pub(super) struct SocketPath {
+pub(crate) struct SocketPath {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -33,7 +33,7 @@ const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
 impl SocketPath {
     /// Binds a socket to a path and has it listen. Who starts at the same moment on the same path waits, and then finds that
     /// this server answers.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         path: &Path,
         options: &PathOptions,
         socket: &Socket,
@@ -72,7 +72,7 @@ impl SocketPath {
     }
 
     /// Removes the path of a socket that is about to be closed, unless there are copies of it.
-    pub(super) fn remove_before_close(&self) {
+    pub(crate) fn remove_before_close(&self) {
         if !self.copied.load(Ordering::Relaxed) {
             self.remove();
         }
@@ -117,18 +117,27 @@ impl Drop for SocketPath {
     }
 }
 
-/// Removes what a dead server left at the path: only a socket, and only one that nobody has any more.
-fn clear_stale(path: &Path) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
+/// Whether there is a socket at a path, of whomever; false when there is nothing.
+///
+/// # Errors
+///
+/// `AlreadyExists` when there is something else, and what `lstat(2)` answers.
+pub(crate) fn is_socket(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             "something that is no socket is there; it stays, choose another path",
-        ));
+        )),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what a dead server left at the path: only a socket, and only one that nobody has any more.
+fn clear_stale(path: &Path) -> io::Result<()> {
+    if !is_socket(path)? {
+        return Ok(());
     }
     match unix::path_state(path)? {
         PathState::Free => Ok(()),

@@ -6,8 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd, retry_on_intr};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, recvmsg, sendmsg,
@@ -64,47 +66,169 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     Ok(sockets)
 }
 
+/// When the other process has taken too long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    /// The socket's own timeouts count.
+    pub(crate) const NEVER: Self = Self(None);
+
+    pub(crate) fn after(time: Duration) -> Self {
+        Self(Instant::now().checked_add(time))
+    }
+
+    /// Has the next call on a socket take no longer than that.
+    fn limit(self, socket: BorrowedFd<'_>, call: Timeout) -> io::Result<()> {
+        let Some(at) = self.0 else {
+            return Ok(());
+        };
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(too_late());
+        }
+        Ok(set_socket_timeout(socket, call, Some(left))?)
+    }
+
+    /// Tells a call that took too long by its error.
+    fn name(self, error: Errno) -> io::Error {
+        if self.0.is_some() && error == Errno::AGAIN {
+            too_late()
+        } else {
+            error.into()
+        }
+    }
+}
+
+pub(crate) fn too_late() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the other process did not answer in time",
+    )
+}
+
+/// The user that the process at the other end of a Unix socket runs as: when it connected, or began to listen.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok(credentials.uid.as_raw())
+}
+
+/// The same by `getpeereid(3)`, which the BSDs have.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(unsafe_code)]
+pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    use std::os::fd::AsRawFd;
+
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: the descriptor is open, and both numbers are written to memory of their types.
+    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) };
+    if result == 0 {
+        Ok(user)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The user that this process runs as.
+pub(crate) fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Sends all of some words.
+pub(crate) fn say(to: BorrowedFd<'_>, mut words: &[u8], deadline: Deadline) -> io::Result<()> {
+    while !words.is_empty() {
+        deadline.limit(to, Timeout::Send)?;
+        let sent = retry_on_intr(|| rustix::net::send(to, words, NO_SIGNAL));
+        words = &words[sent.map_err(|error| deadline.name(error))?..];
+    }
+    Ok(())
+}
+
+/// Receives some words, and nothing else.
+pub(crate) fn expect(from: BorrowedFd<'_>, words: &[u8], deadline: Deadline) -> io::Result<()> {
+    let mut received = vec![0; words.len()];
+    receive_all(from, &mut received, deadline)?;
+    if received == words {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the other process does not speak this protocol",
+    ))
+}
+
+/// Waits until the other process closes its end.
+pub(crate) fn await_end(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
+    match receive_all(from, &mut [0], deadline) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(()) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the other process does not speak this protocol",
+        )),
+    }
+}
+
+fn receive_all(from: BorrowedFd<'_>, into: &mut [u8], deadline: Deadline) -> io::Result<()> {
+    let mut got = 0;
+    while got < into.len() {
+        deadline.limit(from, Timeout::Recv)?;
+        let rest = &mut into[got..];
+        let received = retry_on_intr(|| rustix::net::recv(from, &mut *rest, RecvFlags::empty()));
+        match received.map_err(|error| deadline.name(error))? {
+            (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (n, _) => got += n,
+        }
+    }
+    Ok(())
+}
+
 /// Sends copies of descriptors over a Unix stream socket (`unix(7)`, `SCM_RIGHTS`): their number in four
 /// bytes, and a byte with each batch of them.
-pub(crate) fn send(to: BorrowedFd<'_>, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(crate) fn send(
+    to: BorrowedFd<'_>,
+    sockets: &[BorrowedFd<'_>],
+    deadline: Deadline,
+) -> io::Result<()> {
     let count = u32::try_from(sockets.len()).map_err(io::Error::other)?;
-    let mut header = &count.to_be_bytes()[..];
-    while !header.is_empty() {
-        let sent = retry_on_intr(|| rustix::net::send(to, header, NO_SIGNAL))?;
-        header = &header[sent..];
-    }
+    say(to, &count.to_be_bytes(), deadline)?;
     for batch in sockets.chunks(A_MESSAGE) {
-        retry_on_intr(|| {
+        deadline.limit(to, Timeout::Send)?;
+        let sent = retry_on_intr(|| {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(batch));
             sendmsg(to, &[IoSlice::new(b".")], &mut control, NO_SIGNAL)
-        })?;
+        });
+        sent.map_err(|error| deadline.name(error))?;
     }
     Ok(())
 }
 
 /// Receives what [`send`] sends.
-pub(crate) fn receive(from: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn receive(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<Vec<OwnedFd>> {
     let mut header = [0; 4];
-    let mut got = 0;
-    while got < header.len() {
-        let rest = &mut header[got..];
-        match retry_on_intr(|| rustix::net::recv(from, &mut *rest, RecvFlags::empty()))? {
-            (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            (n, _) => got += n,
-        }
-    }
+    receive_all(from, &mut header, deadline)?;
     let count = u32::from_be_bytes(header) as usize;
     let mut sockets = Vec::new();
     while sockets.len() < count {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
+        deadline.limit(from, Timeout::Recv)?;
         let received = retry_on_intr(|| {
             let mut slices = [IoSliceMut::new(&mut byte)];
             recvmsg(from, &mut slices, &mut control, CLOSED_ON_EXEC)
-        })?;
+        });
+        let received = received.map_err(|error| deadline.name(error))?;
         let before = sockets.len();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {

@@ -4,6 +4,7 @@
 //! They come in one of two ways: inherited from a parent that opened them, such as systemd
 //! ([`inherited`]), or sent by the old process over a Unix socket ([`send`], [`receive`]). Once the new one
 //! listens, the old one [stops accepting](crate::Engine::stop_accepting) and ends with its last connection.
+//! [`Control`] is such a Unix socket: it answers processes of the same user only, and waits for none of them for ever.
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -26,12 +27,17 @@
 //! # Ok::<(), epicycle::Error>(())
 //! ```
 
+mod control;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::error::Error;
 use crate::sys;
+use crate::sys::handover::Deadline;
+
+pub use self::control::{Control, Predecessor, Successor, Successors};
 
 /// A socket that this process was started with.
 #[derive(Debug)]
@@ -58,13 +64,14 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     Ok(sockets.into_iter().map(inherited).collect())
 }
 
-/// Sends copies of sockets to another process, over a socket that blocks: until that one receives them.
+/// Sends copies of sockets to another process, over a socket that blocks: until that one receives them, or for as long as the
+/// socket's write timeout. Whoever is at the other end can accept connections with them.
 ///
 /// # Errors
 ///
 /// What `sendmsg(2)` answers.
 pub fn send(to: &UnixStream, sockets: &[impl AsFd]) -> io::Result<()> {
-    sys::handover::send(to.as_fd(), &sys::handover::borrow(sockets))
+    sys::handover::send(to.as_fd(), &sys::handover::borrow(sockets), Deadline::NEVER)
 }
 
 /// Receives what [`send`] sends, in the same order, over a socket that blocks: until they have come.
@@ -74,5 +81,5 @@ pub fn send(to: &UnixStream, sockets: &[impl AsFd]) -> io::Result<()> {
 /// What `recvmsg(2)` answers, `UnexpectedEof` when the other side ended first, and an error that says so when
 /// this process may not have so many descriptors.
 pub fn receive(from: &UnixStream) -> io::Result<Vec<OwnedFd>> {
-    sys::handover::receive(from.as_fd())
+    sys::handover::receive(from.as_fd(), Deadline::NEVER)
 }
