@@ -162,6 +162,18 @@ impl Stream {
         self.socket()?.take_error()
     }
 
+    /// How many bytes the peer has acknowledged of those that the socket has taken, `plain` of the application's, if the
+    /// kernel can tell. Only good to compare with: of a Unix socket the kernel counts its own buffers.
+    pub(crate) fn acknowledged(&self, plain: u64) -> Option<u64> {
+        let taken = match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.taken(),
+            _ => plain,
+        };
+        let outstanding = self.socket()?.unacknowledged()?;
+        Some(taken.wrapping_sub(outstanding))
+    }
+
     /// Whether there is input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match self {

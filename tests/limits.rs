@@ -137,6 +137,75 @@ fn the_write_stall_timeout_closes_a_peer_that_does_not_read() {
 }
 
 #[test]
+fn a_peer_that_stops_reading_has_the_write_stall_timeout_once() {
+    let limit = 5 * LIMIT;
+    let (tell, told) = mpsc::channel();
+    let server = local().write_stall_timeout(limit);
+    let (running, log) = start(server, move |app| {
+        let tell = tell.clone();
+        app.react(move |conn, _, _| {
+            conn.set_timer(limit / 2, 0);
+            conn.write_shared(vec![0; 32 << 20]).into()
+        })
+        .on_timer(move |conn, _, _| {
+            tell.send(conn.buffered_out()).expect("is awaited");
+            Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    client.recv(1);
+    let waiting = told.recv_timeout(LONG).expect("it is told");
+    assert_timed_out(&log, 0, TimeoutKind::WriteStall, limit);
+    let (closed, _) = log.await_close(0);
+    // That the kernel would have taken a little more is no sign of life.
+    assert_eq!(closed.unsent, waiting);
+    assert!(closed.open_for < 2 * limit, "after {:?}", closed.open_for);
+}
+
+/// Reads a little at a time, until as much time has passed or the stream ends; says how much it was.
+fn sip(client: &Client, time: Duration) -> usize {
+    let began = Instant::now();
+    let mut sips = 0;
+    while began.elapsed() < time && client.try_recv(2000).is_some() {
+        sips += 1;
+        thread::sleep(LIMIT / 40);
+    }
+    2000 * sips
+}
+
+#[test]
+fn a_peer_that_reads_slowly_is_neither_stalled_nor_idle() {
+    type Limited = fn(Server) -> Server;
+    let limited: [(Limited, Action); 3] = [
+        (|server| server.write_stall_timeout(LIMIT), Action::Continue),
+        (|server| server.write_stall_timeout(LIMIT), Action::Close),
+        (|server| server.idle_timeout(LIMIT), Action::Continue),
+    ];
+    thread::scope(|scope| {
+        for (limit, then) in limited {
+            scope.spawn(move || {
+                let closes = matches!(then, Action::Close);
+                let (running, log) = start(limit(local()), move |app| {
+                    app.react(move |conn, _, _| {
+                        conn.write_shared(vec![0; 32 << 20]).expect("is taken");
+                        match closes {
+                            true => Action::Close,
+                            false => Action::Continue,
+                        }
+                    })
+                });
+                // So slow that the kernel has no room to announce all the while.
+                let client = Client::with_small_window(&running);
+                client.send("go");
+                let read = sip(&client, 5 * LIMIT);
+                assert_eq!(log.closed(), 0, "closes: {closes}, after {read} bytes");
+            });
+        }
+    });
+}
+
+#[test]
 fn the_handshake_timeout_closes_unless_a_first_frame_comes() {
     let (running, log) = start(local().handshake_timeout(LIMIT), lines);
     let greeter = Client::to(&running);

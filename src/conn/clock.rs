@@ -29,7 +29,10 @@ impl ConnState {
                 false => Alarm::At(next),
             },
             Phase::Open => {
-                let kind = if past(self.opened_at, limits.lifetime) {
+                // Answers that are owed or awaited have as long as what is written.
+                let grace = if self.has(RETIRING) { limits.drain } else { 0 };
+                let lifetime = limits.lifetime.saturating_add(grace);
+                let kind = if past(self.opened_at, lifetime) {
                     TimeoutKind::Lifetime
                 } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
                     TimeoutKind::Handshake
@@ -60,23 +63,25 @@ impl ConnState {
     }
 
     /// Whether traffic would have put off what has run out, and there may be some: a loop that is late has not heard of
-    /// everything that its kernel has.
-    pub(crate) fn may_have_traffic(&self, alarm: Alarm) -> bool {
+    /// everything that its kernel has. What the peer has acknowledged is `known`, or can only be found out by sending.
+    pub(crate) fn may_have_traffic(&self, alarm: Alarm, known: bool) -> bool {
         match alarm {
             Alarm::Timeout(TimeoutKind::Handshake | TimeoutKind::Read | TimeoutKind::Idle) => {
                 !self.has(DATAGRAM) && self.wants_frames()
             }
-            Alarm::Timeout(TimeoutKind::WriteStall) => !self.has(DATAGRAM | PIPED),
+            Alarm::Timeout(TimeoutKind::WriteStall) => !known && !self.has(DATAGRAM | PIPED),
             _ => false,
         }
     }
 
     /// When the drain has taken too long.
     fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
-        if self.has(UNHURRIED) {
+        let by = if self.has(UNHURRIED) {
             self.close_by.max(active_at.saturating_add(limits.drain))
         } else {
             self.close_by
-        }
+        };
+        let oldest = self.opened_at.saturating_add(limits.lifetime);
+        by.min(oldest.saturating_add(limits.drain))
     }
 }

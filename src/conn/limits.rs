@@ -47,6 +47,9 @@ pub(crate) const SMALL_WRITE: usize = 16 << 10;
 /// output before the callback has returned.
 pub(crate) const UNOFFERED: usize = 1 << 20;
 
+/// The longest time between two looks at what a peer has acknowledged, in milliseconds.
+const LONGEST_LOOK: u64 = 60_000;
+
 /// A time that never comes; additions to it saturate.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -54,6 +57,13 @@ impl Limits {
     /// The longest write that can be taken.
     pub(crate) fn longest_write(&self) -> usize {
         self.outbound.max(UNOFFERED)
+    }
+
+    /// How often to look what a peer has acknowledged whose kernel takes no more: often enough that a limit that counts
+    /// from the last progress is off by no more than an eighth.
+    pub(crate) fn look_every(&self) -> u64 {
+        let shortest = self.write_stall.min(self.idle).min(self.drain);
+        (shortest / 8).clamp(1, LONGEST_LOOK)
     }
 
     /// Whether so much output is above the high-water mark.

@@ -11,6 +11,7 @@ mod datagram;
 mod flags;
 pub(crate) mod limits;
 pub(crate) mod origin;
+mod stall;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod transfer;
@@ -47,7 +48,7 @@ pub(crate) struct ConnState {
     opened_at: u64,
     /// When the first byte of the incomplete frame in the inbox came, or `NEVER`.
     partial_since: u64,
-    /// Since when the kernel has refused output, or `NEVER`.
+    /// Since when the kernel has refused output and the peer is not known to have taken any, or `NEVER`.
     stalled_since: u64,
     /// The end of the drain, or of the wait for the peer's goodbye or FIN, or `NEVER`.
     close_by: u64,

@@ -288,4 +288,40 @@ fn the_write_stall_counts_from_the_last_progress() {
     bench.state.on_write_would_block(30);
     assert_eq!(bench.alarm(40), Alarm::At(60));
     assert_eq!(bench.alarm(60), Alarm::Timeout(TimeoutKind::WriteStall));
+    bench.state.on_acknowledged(45);
+    assert_eq!(bench.alarm(60), Alarm::At(75));
+    assert_eq!(bench.alarm(75), Alarm::Timeout(TimeoutKind::WriteStall));
+}
+
+#[test]
+fn a_drain_that_has_time_counts_from_the_last_progress_and_ends_with_the_lifetime() {
+    let mut bench = Bench::new();
+    bench.limits.lifetime = 100;
+    bench.write(100);
+    bench.close(0);
+    bench.state.take_time();
+    bench.state.on_write_would_block(0);
+    assert_eq!(bench.alarm(0), Alarm::At(50));
+    bench.state.on_acknowledged(40);
+    assert_eq!(bench.alarm(50), Alarm::At(90));
+    bench.state.on_acknowledged(89);
+    assert_eq!(bench.alarm(90), Alarm::At(139));
+    bench.state.on_acknowledged(138);
+    assert_eq!(
+        bench.alarm(139),
+        Alarm::At(150),
+        "the lifetime, and a drain"
+    );
+    bench.state.on_acknowledged(149);
+    assert_eq!(bench.alarm(150), Alarm::DrainOver);
+}
+
+#[test]
+fn an_answer_that_is_awaited_at_the_end_of_the_lifetime_has_as_long_as_a_drain() {
+    let mut bench = Bench::new();
+    bench.limits.lifetime = 100;
+    assert_eq!(bench.alarm(100), Alarm::Timeout(TimeoutKind::Lifetime));
+    bench.state.retire();
+    assert_eq!(bench.alarm(100), Alarm::At(150));
+    assert_eq!(bench.alarm(150), Alarm::Timeout(TimeoutKind::Lifetime));
 }

@@ -11,7 +11,7 @@ use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::clock::{self, Clock, TICKS, millis};
 use crate::codec::Codec;
-use crate::conn::close::{CloseReason, Refused};
+use crate::conn::close::{CloseReason, Refused, TimeoutKind};
 use crate::conn::limits::{Limits, NEVER};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState};
@@ -81,6 +81,8 @@ pub(crate) struct Extras {
     pub(crate) timers: HashSet<TimerKey>,
     /// Who wants the socket.
     pub(crate) detach: Option<Detach>,
+    /// How much the peer had acknowledged at the last look while the kernel refused output: only good to compare with.
+    pub(crate) acknowledged: Option<u64>,
     /// A part of a file is being read for it.
     pub(crate) reads_file: bool,
     /// What tells deferred answers to the request at hand from those to earlier ones.
@@ -326,12 +328,21 @@ impl<H: EventHandler> Context<H> {
         self.mark_dirty(&mut link.state);
     }
 
-    /// Has a shutdown wait for the answers that are owed or awaited on a connection.
+    /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
     pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
         if !state.is_retiring() {
             state.retire();
             codec.retire();
             self.retiring += 1;
+        }
+    }
+
+    /// Why a connection that retires closes.
+    pub(crate) fn retirement(&self) -> CloseReason {
+        if self.engine.is_stopping() {
+            CloseReason::Shutdown
+        } else {
+            CloseReason::Timeout(TimeoutKind::Lifetime)
         }
     }
 
@@ -367,6 +378,10 @@ impl<H: EventHandler> Context<H> {
     /// Sees that the connection's limits are looked at in time.
     pub(crate) fn set_alarm(&mut self, link: &mut Link) {
         let due = match self.alarm_of(link) {
+            // What the peer acknowledges meanwhile makes no event.
+            Alarm::At(tick) if link.state.is_stalled() => {
+                tick.min(self.now + self.limits.look_every())
+            }
             Alarm::At(tick) => tick,
             Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
         };

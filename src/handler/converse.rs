@@ -55,7 +55,7 @@ impl<H: EventHandler> Conn<'_, H> {
         match self.codec.stage() {
             Stage::Closing => self.await_goodbye(),
             Stage::Finished if self.link.state.is_retiring() => {
-                self.close_unhurried(CloseReason::Shutdown);
+                self.close_unhurried(self.cx.retirement());
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
             Stage::Answering | Stage::Streaming => self.owe(),
@@ -83,7 +83,7 @@ impl<H: EventHandler> Conn<'_, H> {
         }
         // One that is awaited keeps it open.
         if self.link.state.is_retiring() && !is_awaited(&self.link.state, self.codec) {
-            self.begin_close(CloseReason::Shutdown);
+            self.begin_close(self.cx.retirement());
         }
     }
 

@@ -13,6 +13,7 @@ use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
+use crate::handler::converse::is_awaited;
 use crate::handler::converse::is_owed;
 use crate::handler::pipe::Due;
 use crate::handler::{Completion, EventHandler, WriteError};
@@ -433,6 +434,22 @@ fn reason_of(error: io::Error) -> CloseReason {
     }
 }
 
+/// Asks the kernel whether the peer has acknowledged something since the last look, if output waits that it has refused.
+/// Says whether it can tell.
+pub(super) fn look<H: EventHandler>(link: &mut Link, cx: &Context<H>) -> bool {
+    if !link.state.is_stalled() {
+        return false;
+    }
+    let Some(acknowledged) = link.stream.acknowledged(link.state.bytes_out) else {
+        return false;
+    };
+    let last = &mut link.extras.get_or_insert_default().acknowledged;
+    if last.replace(acknowledged) != Some(acknowledged) {
+        link.state.on_acknowledged(cx.moment());
+    }
+    true
+}
+
 /// A look at the clock was due.
 pub(super) fn ring_alarm<H: EventHandler>(
     handler: &mut H,
@@ -444,6 +461,13 @@ pub(super) fn ring_alarm<H: EventHandler>(
         // A drain would wait for what has just been waited for.
         Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
             cx.abort(&mut slot.link, CloseReason::Timeout(kind));
+        }
+        // As at a shutdown, somebody may wait for an answer.
+        Alarm::Timeout(TimeoutKind::Lifetime)
+            if !slot.link.state.is_retiring() && is_awaited(&slot.link.state, &slot.codec) =>
+        {
+            cx.retire(&mut slot.link.state, &mut slot.codec);
+            cx.set_alarm(&mut slot.link);
         }
         Alarm::Timeout(kind) => {
             if kind == TimeoutKind::Answer {

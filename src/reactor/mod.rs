@@ -438,7 +438,9 @@ impl<H: EventHandler> EventLoop<H> {
             Timer::Alarm(id) => {
                 if let Some(slot) = connections.get(id) {
                     slot.link.alarm = None;
-                    if slot.link.state.may_have_traffic(cx.alarm_of(&slot.link)) {
+                    let known = flush::look(&mut slot.link, cx);
+                    let alarm = cx.alarm_of(&slot.link);
+                    if slot.link.state.may_have_traffic(alarm, known) {
                         self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
                         let budget = Budget::new(&cx.limits);

@@ -308,7 +308,7 @@ fn on_peer_eof<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Co
             slot.link.state.take_time();
         }
         if slot.link.state.is_retiring() && !is_awaited(&slot.link.state, &slot.codec) {
-            cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
+            cx.begin_close(&mut slot.link, &mut slot.codec, cx.retirement());
         }
     }
     // One that was closing has waited for this.

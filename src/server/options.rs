@@ -405,8 +405,11 @@ impl Server {
         self
     }
 
-    /// Closes a connection whose peer takes no output for so long while some waits. Default: 60 s;
+    /// Resets a connection whose peer takes no output for so long while some waits. Default: 60 s;
     /// `Duration::MAX` for never.
+    ///
+    /// On Linux a peer takes what it acknowledges (`SIOCOUTQ`, `tcp(7)`); the kernel is asked eight times in that time, so
+    /// the reset may come an eighth of it late. Elsewhere a peer counts as alive when the kernel takes more.
     pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
         self.options.write_stall = Some(timeout);
         self
@@ -420,6 +423,9 @@ impl Server {
     }
 
     /// Closes a connection that has been open for so long. Default: never.
+    ///
+    /// It ends as at a shutdown: an answer that is owed or awaited may still come, and what was written is sent. What is
+    /// not done by the [`drain_deadline`](Self::drain_deadline) after the lifetime is lost, however busy the connection is.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.options.lifetime = Some(lifetime);
         self
@@ -440,7 +446,7 @@ impl Server {
     /// is not sent by then is lost. Default: 30 s.
     ///
     /// Where a protocol has said all, as after the answer to an HTTP request that asks to close, a connection has that long each time
-    /// the peer has taken some of it.
+    /// the peer has taken some of it, up to the end of its [`lifetime`](Self::lifetime) and one such deadline.
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.options.drain_deadline = deadline;
         self

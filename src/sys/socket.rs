@@ -180,6 +180,15 @@ impl StreamSocket {
         }
     }
 
+    /// How many of the bytes sent the peer has not acknowledged, if the kernel tells (`SIOCOUTQ`, Linux only).
+    pub(crate) fn unacknowledged(&self) -> Option<u64> {
+        match &self.0 {
+            Kind::Kernel(socket) => unacknowledged(socket),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(_) => None,
+        }
+    }
+
     pub(crate) fn options(&self) -> SockRef<'_> {
         SockRef::from(self)
     }
@@ -213,6 +222,20 @@ fn is_connected(socket: &Socket) -> io::Result<bool> {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
     Ok(true)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn unacknowledged(socket: &Socket) -> Option<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the call writes nothing but that number.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    u64::try_from(bytes).ok().filter(|_| result == 0)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn unacknowledged(_socket: &Socket) -> Option<u64> {
+    None
 }
 
 impl AsFd for StreamSocket {

@@ -24,6 +24,8 @@ pub(crate) struct TlsStream {
     connected: bool,
     /// Bytes taken after the session failed: they cannot be sent any more.
     lost: usize,
+    /// Bytes of records that the kernel has taken since the handshake began.
+    taken: u64,
 }
 
 /// Where the records of all connections of a reactor are received, and encrypted to.
@@ -77,6 +79,7 @@ impl TlsStream {
             session,
             connected: true,
             lost: 0,
+            taken: 0,
         })
     }
 
@@ -93,6 +96,7 @@ impl TlsStream {
             session,
             connected: false,
             lost: 0,
+            taken: 0,
         })
     }
 
@@ -300,6 +304,7 @@ impl TlsStream {
             Err(error) if is_temporary(&error) => 0,
             Err(error) => return Err(error),
         };
+        self.taken += sent as u64;
         if sent < records.len() {
             tail.push_data(&records[sent..], plain);
         }
@@ -317,6 +322,7 @@ impl TlsStream {
             match self.socket.send(self.session.tail.unsent()) {
                 Ok(n) => {
                     self.session.tail.on_sent(n);
+                    self.taken += n as u64;
                     progress = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -344,6 +350,11 @@ impl TlsStream {
     /// Whether there is something to [`flush`](Self::flush).
     pub(crate) fn has_tail(&self) -> bool {
         !self.session.tail.is_empty()
+    }
+
+    /// How many bytes of records the kernel has taken.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// How many bytes of plaintext it has taken and the kernel has not.

@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::{CloseReason, TimeoutKind};
+use epicycle::http::Response;
+use epicycle::{Action, CloseReason, TimeoutKind};
 
 use crate::site::{Site, start};
 use crate::util::app::local;
 use crate::util::client::Client;
-use crate::util::{LONG, eventually};
+use crate::util::{LONG, eventually, noise};
 use crate::wire::answers;
 
 const BRIEF: Duration = Duration::from_millis(500);
@@ -163,4 +164,67 @@ fn many_slow_clients_do_not_disturb_others() {
     eventually("the slow ones are closed", || log.ended() == SLOW);
     quick.send("GET /after HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(of_quick.get().text(), "GET /after\n");
+}
+
+#[test]
+fn the_lifetime_and_a_drain_end_an_answer_however_slowly_it_is_read() {
+    let server = local()
+        .lifetime(BRIEF)
+        .drain_deadline(BRIEF)
+        .send_buffer(16 << 10);
+    let (running, log) = start(server, || {
+        Site::of(|conn, _, _| {
+            let body = noise(1, 8 << 20);
+            conn.send(Response::ok().shared_body(body)).into()
+        })
+    });
+    let client = Client::with_small_window(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    // It takes some of it all the time, which an answer that closes may do for long.
+    while client.try_recv(2000).is_some() {
+        thread::sleep(BRIEF / 50);
+    }
+    let (closed, reason) = log.await_end(0);
+    assert!(is_timeout(&reason, TimeoutKind::Drain), "{reason}");
+    assert!(closed.open_for >= 2 * BRIEF, "{:?}", closed.open_for);
+}
+
+#[test]
+fn an_answer_that_is_owed_at_the_end_of_the_lifetime_is_given() {
+    let server = local().lifetime(BRIEF).drain_deadline(20 * BRIEF);
+    let (running, log) = start(server, || {
+        Site::of(|conn, _, _| {
+            let handle = conn.handle();
+            thread::spawn(move || {
+                thread::sleep(2 * BRIEF);
+                let _ = handle.send(Response::ok().body("late, but here"));
+            });
+            Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut answers = answers(&client);
+    let answer = answers.get();
+    assert_eq!(answer.text(), "late, but here");
+    assert_eq!(answer.header("connection"), Some("close"));
+    answers.expect_end();
+    drop(client);
+    let (_, reason) = log.await_end(0);
+    assert!(is_timeout(&reason, TimeoutKind::Lifetime), "{reason}");
+}
+
+#[test]
+fn an_answer_that_is_not_given_by_the_end_of_the_lifetime_and_a_drain_is_503() {
+    let server = local().lifetime(BRIEF).drain_deadline(BRIEF);
+    let (running, log) = start(server, || Site::of(|_, _, _| Action::Continue));
+    let client = Client::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut answers = answers(&client);
+    assert_eq!(answers.get().status, 503);
+    answers.expect_end();
+    drop(client);
+    let (closed, reason) = log.await_end(0);
+    assert!(is_timeout(&reason, TimeoutKind::Lifetime), "{reason}");
+    assert!(closed.open_for >= 2 * BRIEF, "{:?}", closed.open_for);
 }

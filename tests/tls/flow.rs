@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicycle::Action;
 
@@ -142,4 +142,26 @@ fn no_descriptor_leaks() {
         eventually("all are gone", gone);
         eventually("all descriptors are closed", || descriptors() == before);
     });
+}
+
+#[test]
+fn a_peer_that_reads_slowly_has_its_answer_drained() {
+    let limit = Duration::from_millis(400);
+    let server = local(&server_tls()).write_stall_timeout(limit);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            conn.write_shared(vec![0; 32 << 20]).expect("is taken");
+            Action::Close
+        })
+    });
+    // So slow that the kernel has no room to announce all the while.
+    let client = Client::with_small_window(&running);
+    let peer = Peer::over(client, &client_config().into(), "localhost").expect("shakes hands");
+    peer.send("go");
+    let began = Instant::now();
+    while began.elapsed() < 5 * limit {
+        peer.recv(2000);
+        thread::sleep(limit / 40);
+    }
+    assert_eq!(log.closed(), 0);
 }
