@@ -143,6 +143,9 @@ impl ListenAddr {
     }
 }
 
+/// What can stand before the `://`.
+const SCHEMES: [&str; 7] = ["tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix"];
+
 impl FromStr for ListenAddr {
     type Err = Error;
 
@@ -152,6 +155,16 @@ impl FromStr for ListenAddr {
             problem: problem.to_owned(),
         };
         let (scheme, rest) = input.split_once("://").unwrap_or(("tcp", input));
+        if let Some((scheme, rest)) = input.split_once(':')
+            && SCHEMES.contains(&scheme)
+            && !rest.starts_with("//")
+            // A host may have such a name.
+            && rest.parse::<u16>().is_err()
+        {
+            return Err(problem(&format!(
+                "a scheme is followed by two slashes; write {scheme}://{rest}"
+            )));
+        }
         if scheme == "unix" {
             if rest.is_empty() {
                 return Err(problem(

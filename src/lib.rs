@@ -48,6 +48,9 @@
 //! - `testing`, with the feature of that name: a simulated network and virtual time, for tests of handlers and codecs.
 //! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
 
+// Documentation then tells which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod acceptor;
 mod addr;
 mod authority;

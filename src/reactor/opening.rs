@@ -7,8 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mio::Token;
 use mio::unix::SourceFd;
 
+#[cfg(feature = "tls")]
+use super::release_stream;
 use super::slots::{ConnId, MAX_SLOTS};
-use super::{EventLoop, NOBODY, Stage, flush, release, release_stream, report_panic};
+use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
 #[cfg(feature = "tls")]
 use crate::clock::millis;
 use crate::codec::{Backpressure, Codec};

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustls::{CertificateError, OtherError};
+
 use crate::error::error_messages;
 
 /// Why a TLS configuration could not be made.
@@ -96,5 +98,38 @@ error_messages! {
     causes {
         TlsError::File { source, .. } => source,
         TlsError::Setup(error) => error,
+    }
+}
+
+/// What went wrong on a connection, in rustls's words, with the remedy where those name none.
+pub(super) struct ConnectionError(pub(super) rustls::Error);
+
+error_messages! {
+    ConnectionError {
+        ConnectionError(error) => "{error}{}" (remedy(error)),
+    }
+}
+
+fn remedy(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "; it leads to no root that is trusted here: the peer has to send the certificates between its own and the root, \
+             and the root has to be among the trusted ones"
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))
+            if matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>
+        {
+            "; the peer's own certificate is one of an authority (CA:TRUE), which may only sign others: have it sign one for \
+             the peer, or make one with -addext basicConstraints=critical,CA:FALSE (openssl req -x509)"
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))
+            if matches!(
+                cause.downcast_ref(),
+                Some(webpki::Error::UnsupportedCertVersion)
+            ) =>
+        {
+            "; the certificate is of version 1, which names nobody: make one of version 3, with a subjectAltName"
+        }
+        _ => "",
     }
 }

@@ -7,7 +7,7 @@ use std::iter::Peekable;
 use rustls::{InvalidMessage, PeerMisbehaved};
 
 use super::client::TlsClient;
-use super::error::TlsError;
+use super::error::{ConnectionError, TlsError};
 use super::info::TlsInfo;
 use super::server::TlsServer;
 use super::session::{RECORD_MAX, RECORD_OVERHEAD, Session};
@@ -151,7 +151,7 @@ impl TlsStream {
     ///
     /// - `WouldBlock` when there is none now.
     /// - `UnexpectedEof` when the stream ended without close_notify: it may have been cut short.
-    /// - `InvalidData`, with a [`rustls::Error`] inside, when the peer broke the protocol or refused this
+    /// - `InvalidData` when the peer broke the protocol or refused this
     ///   side. From then on what arrives is received and dropped, `n` being how much that was.
     /// - The socket's own.
     pub(crate) fn recv(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<Received> {
@@ -186,7 +186,7 @@ impl TlsStream {
     /// Tells the protocol's failure, if there is a new one.
     fn check(&mut self) -> io::Result<()> {
         match self.session.take_failure() {
-            Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            Some(error) => Err(invalid(error)),
             None => Ok(()),
         }
     }
@@ -280,7 +280,7 @@ impl TlsStream {
                 Ok(n) => made += n,
                 // What is encrypted already is sent all the same.
                 Err(_) if accepted + plain > 0 => break,
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                Err(error) => return Err(invalid(error)),
             }
             plain += record.len();
         }
@@ -434,4 +434,9 @@ mod tests {
         assert_eq!(joined, slices.concat());
         assert_eq!(records, [610, 5_000, 12_292, 4_195, RECORD_MAX, 1]);
     }
+}
+
+/// An error of the protocol.
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, ConnectionError(error))
 }

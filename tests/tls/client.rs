@@ -172,6 +172,13 @@ fn bad_certificates_are_refused() {
     let stranger = Authority::new("stranger").issue(&["127.0.0.1"]);
     let unknown = connect_to(stranger, &tls);
     assert!(unknown.contains("UnknownIssuer"), "{unknown}");
+    assert!(unknown.contains("leads to no root"), "{unknown}");
+    // As `openssl req -x509` makes them.
+    let authority = TRUSTED.issue_with(&["127.0.0.1"], |params| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    });
+    let authority = connect_to(authority, &tls);
+    assert!(authority.contains("CA:FALSE"), "{authority}");
     let named = tls.server_name("named.test").expect("is a name");
     let wrong = connect_to(TRUSTED.issue(&["127.0.0.1"]), &named);
     assert!(wrong.contains("not valid for name"), "{wrong}");

@@ -56,7 +56,11 @@ impl Authority {
         })
     }
 
-    fn issue_with(&self, names: &[&str], change: impl Fn(&mut CertificateParams)) -> Issued {
+    pub(crate) fn issue_with(
+        &self,
+        names: &[&str],
+        change: impl Fn(&mut CertificateParams),
+    ) -> Issued {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let common_name = names[0].clone();
         let mut params = CertificateParams::new(names).expect("are names");
