@@ -48,6 +48,8 @@ mod lines;
 pub(crate) mod look;
 mod raw;
 
+use std::time::Duration;
+
 use crate::buf::outbox::{Arena, Outbox};
 use crate::buf::pool::BufferPool;
 use crate::buf::queue::{MAX_SLICES, OutQueue};
@@ -148,6 +150,13 @@ pub trait Codec: 'static {
         Backpressure::ByOrigin
     }
 
+    /// How long the peer may take to begin the answer that it owes, in [`Stage::Awaiting`]. It counts from when the request
+    /// was sent, or from the end of the answer to the one before; input that is no frame does not put it off. `None`, the
+    /// default, is for ever, and for an answer that has begun. Asked together with [`stage`](Self::stage).
+    fn response_timeout(&self) -> Option<Duration> {
+        None
+    }
+
     /// Where the conversation stands. Asked each time some input has been decoded or something has been sent.
     fn stage(&self) -> Stage {
         Stage::Idle
@@ -187,7 +196,8 @@ pub enum Stage {
     /// Both: the handler owes an answer to a message whose rest is awaited. The read timeout runs, and a shutdown waits.
     /// The end of the peer's stream does not, since the rest cannot come any more.
     Streaming,
-    /// The peer owes an answer, and the handler owes none: a shutdown waits for it, unless the peer has ended its stream.
+    /// The peer owes an answer, and the handler owes none: a shutdown waits for it, unless the peer has ended its stream. The
+    /// codec may [limit](Codec::response_timeout) how long it is waited for.
     Awaiting,
     /// Goodbye has been said, and the peer's is awaited for as long as its FIN would be.
     Closing,

@@ -40,8 +40,11 @@ impl ConnState {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
-                } else if past(self.close_by, 0) {
-                    TimeoutKind::Close
+                } else if !self.is_deaf_to_response() && past(self.close_by, 0) {
+                    match self.has(AWAITS_RESPONSE) {
+                        true => TimeoutKind::Response,
+                        false => TimeoutKind::Close,
+                    }
                 } else if self.has(OWES) && past(active_at, limits.answer) {
                     TimeoutKind::Answer
                 } else if !self.has(OWES) && past(active_at, limits.idle) {
@@ -66,12 +69,20 @@ impl ConnState {
     /// everything that its kernel has. What the peer has acknowledged is `known`, or can only be found out by sending.
     pub(crate) fn may_have_traffic(&self, alarm: Alarm, known: bool) -> bool {
         match alarm {
-            Alarm::Timeout(TimeoutKind::Handshake | TimeoutKind::Read | TimeoutKind::Idle) => {
-                !self.has(DATAGRAM) && self.wants_frames()
-            }
+            Alarm::Timeout(
+                TimeoutKind::Handshake
+                | TimeoutKind::Read
+                | TimeoutKind::Idle
+                | TimeoutKind::Response,
+            ) => !self.has(DATAGRAM) && self.wants_frames(),
             Alarm::Timeout(TimeoutKind::WriteStall) => !known && !self.has(DATAGRAM | PIPED),
             _ => false,
         }
+    }
+
+    /// Whether the peer's answer may have begun, and nobody looks: the handler reads nothing.
+    fn is_deaf_to_response(&self) -> bool {
+        self.has(AWAITS_RESPONSE) && !self.wants_frames()
     }
 
     /// When the drain has taken too long.

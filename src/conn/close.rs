@@ -63,6 +63,8 @@ pub enum TimeoutKind {
     Answer,
     /// A frame that had begun did not become complete.
     Read,
+    /// The peer did not begin the answer that it owed in time.
+    Response,
     /// The peer took no output for too long.
     WriteStall,
     /// Connecting took too long.
@@ -126,6 +128,7 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::Idle => "idle for too long",
             TimeoutKind::Answer => "the handler gave no answer in time",
             TimeoutKind::Read => "a frame took too long to arrive",
+            TimeoutKind::Response => "the peer gave no answer in time",
             TimeoutKind::WriteStall => "the peer took no output for too long",
             TimeoutKind::Connect => "connecting took too long",
             TimeoutKind::Handshake => "the handshake or the first frame took too long",

@@ -2,6 +2,7 @@
 
 use super::ConnState;
 use super::flags::*;
+use super::limits::NEVER;
 
 impl ConnState {
     /// Leaves what has arrived undecoded until something has been sent.
@@ -19,7 +20,27 @@ impl ConnState {
 
     /// Waits for the peer's goodbye no longer than `limit` milliseconds from the first time this is called.
     pub(crate) fn await_goodbye(&mut self, now: u64, limit: u64) {
+        self.end_response_wait();
         self.close_by = self.close_by.min(now.saturating_add(limit));
+    }
+
+    /// Waits for the peer's answer to begin, no longer than until `by`.
+    pub(crate) fn await_response(&mut self, by: u64) {
+        self.put(AWAITS_RESPONSE, true);
+        self.close_by = by;
+    }
+
+    /// It has begun, or none is awaited any more.
+    pub(crate) fn end_response_wait(&mut self) {
+        if self.has(AWAITS_RESPONSE) {
+            self.put(AWAITS_RESPONSE, false);
+            self.close_by = NEVER;
+        }
+    }
+
+    /// Whether the wait for the peer's answer has a limit.
+    pub(crate) fn awaits_response(&self) -> bool {
+        self.has(AWAITS_RESPONSE)
     }
 
     /// Lets the rest of the output take its time: the limit of the drain counts from when the peer last took some of it.
@@ -61,7 +82,7 @@ impl ConnState {
     /// Whether something is to be done once no answer is owed or awaited any more.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
-        self.has(OWES | RETIRING)
+        self.has(OWES | RETIRING | AWAITS_RESPONSE)
     }
 
     /// Whether its bytes are about to go elsewhere.

@@ -70,6 +70,8 @@ flags! {
     UNHURRIED,
     /// The handler owes an answer, and has not given it at once.
     OWES,
+    /// The peer owes an answer, and has until `close_by` to begin it.
+    AWAITS_RESPONSE,
     /// It is not read while its output is congested.
     PAUSES_READS,
     /// A write was refused although little waits: `on_drain` is due when nothing does.

@@ -9,6 +9,7 @@ use super::conn::Attempt;
 use super::context::{Context, Link};
 use super::{Conn, EventHandler, WriteError};
 use crate::buf::outbox::Outbox;
+use crate::clock::millis;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
 use crate::conn::ConnState;
@@ -19,12 +20,12 @@ use crate::panic;
 impl<H: EventHandler> Conn<'_, H> {
     /// Some input has been decoded: the codec may have something to say about it.
     #[inline]
-    pub(crate) fn after_decoding(&mut self) {
+    pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
             self.say(Codec::speak);
         }
         if self.link.state.is_open() && !self.link.state.is_leaving() {
-            self.follow_stage();
+            self.follow_stage(found_frames);
         }
     }
 
@@ -34,7 +35,7 @@ impl<H: EventHandler> Conn<'_, H> {
         if self.link.state.awaits_answer() {
             return self.answered();
         }
-        self.follow_stage();
+        self.follow_stage(false);
     }
 
     #[inline(never)]
@@ -47,11 +48,12 @@ impl<H: EventHandler> Conn<'_, H> {
         if has_ended && matches!(self.codec.stage(), Stage::Idle | Stage::Awaiting) {
             self.close_unhurried(CloseReason::Peer);
         }
-        self.follow_stage();
+        self.follow_stage(false);
     }
 
+    /// Acts on where the conversation stands; `found_frames` when the peer has just sent some.
     #[inline]
-    fn follow_stage(&mut self) {
+    fn follow_stage(&mut self, found_frames: bool) {
         match self.codec.stage() {
             Stage::Closing => self.await_goodbye(),
             Stage::Finished if self.link.state.is_retiring() => {
@@ -59,6 +61,7 @@ impl<H: EventHandler> Conn<'_, H> {
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
             Stage::Answering | Stage::Streaming => self.owe(),
+            Stage::Awaiting => self.await_response(found_frames),
             _ if self.link.state.has_waiters() => self.settle(),
             _ => {}
         }
@@ -72,9 +75,30 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// No answer is owed any more.
+    /// The peer owes an answer. With `afresh` the limit of the wait begins anew.
+    #[inline(never)]
+    pub(crate) fn await_response(&mut self, afresh: bool) {
+        match self.codec.response_timeout() {
+            Some(limit) if afresh || !self.link.state.awaits_response() => {
+                let by = self.cx.moment().saturating_add(millis(limit));
+                self.link.state.await_response(by);
+                self.cx.set_alarm(self.link);
+            }
+            Some(_) => {}
+            None => self.link.state.end_response_wait(),
+        }
+        self.settle_debt();
+    }
+
+    /// Nobody owes an answer any more.
     #[cold]
     pub(super) fn settle(&mut self) {
+        self.link.state.end_response_wait();
+        self.settle_debt();
+    }
+
+    /// The handler owes no answer any more.
+    fn settle_debt(&mut self) {
         if self.link.state.pay() {
             if let Some(extras) = &mut self.link.extras {
                 extras.deferral = None;

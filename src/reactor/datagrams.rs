@@ -567,7 +567,7 @@ fn react<H: EventHandler>(
         slot.link.state.on_skipped(active_at);
     }
     if H::Codec::CONVERSES {
-        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
+        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding(frames > 0);
     }
     cx.metrics.datagrams_dropped.add(u64::from(!whole));
     work

@@ -13,10 +13,9 @@ use crate::conn::close::{CloseReason, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
-use crate::handler::converse::is_awaited;
-use crate::handler::converse::is_owed;
+use crate::handler::converse::{is_awaited, is_owed};
 use crate::handler::pipe::Due;
-use crate::handler::{Completion, EventHandler, WriteError};
+use crate::handler::{Completion, Conn, EventHandler, WriteError};
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
@@ -239,7 +238,7 @@ pub(super) fn flush_backlog<H: EventHandler>(
             return break_off(handler, slot, cx, error);
         }
     }
-    let Slot { link, .. } = &mut *slot;
+    let Slot { link, codec, .. } = &mut *slot;
     if link.state.can_send_backlog() {
         cx.mark_ready(&mut link.state);
     }
@@ -257,6 +256,9 @@ pub(super) fn flush_backlog<H: EventHandler>(
     if link.state.is_piped() && had_output && !link.state.has_output() {
         // The one it is joined with may be read again.
         cx.pipes.due.push_back(Due::Move(link.state.id));
+    }
+    if had_output && link.state.awaits_response() && !link.state.has_output() {
+        Conn::new(link, codec, cx).await_response(true);
     }
     act(handler, slot, cx);
 }
@@ -468,6 +470,10 @@ pub(super) fn ring_alarm<H: EventHandler>(
         {
             cx.retire(&mut slot.link.state, &mut slot.codec);
             cx.set_alarm(&mut slot.link);
+        }
+        // The request has not been sent in full, so there is nothing to answer yet.
+        Alarm::Timeout(TimeoutKind::Response) if slot.link.state.has_output() => {
+            Conn::new(&mut slot.link, &mut slot.codec, cx).await_response(true);
         }
         Alarm::Timeout(kind) => {
             if kind == TimeoutKind::Answer {

@@ -492,7 +492,7 @@ fn decode<H: EventHandler>(
     }
     let advanced = handled > 0 || (skipped && awaits_rest(&slot.codec));
     if H::Codec::CONVERSES && slot.session.is_some() {
-        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding();
+        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding(handled > 0);
     }
     Pass {
         consumed,

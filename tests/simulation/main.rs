@@ -28,6 +28,8 @@ mod storm;
 mod timeouts;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "http")]
+mod waiting;
 mod world;
 mod writes;
 #[cfg(feature = "ws")]

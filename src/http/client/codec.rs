@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::head::{Asked, Extent, Head, HeadFinder, Start};
 use super::request::Request;
@@ -27,7 +28,7 @@ use crate::http::write::{LAST_CHUNK, write_chunk};
 /// could be taken for that to another request. A connection on which something lies behind the last response takes no other
 /// request: it [is not ready](Self::is_ready).
 ///
-/// A connection without a request under way costs the codec 96 bytes.
+/// A connection without a request under way costs the codec 104 bytes.
 #[derive(Debug, Default)]
 pub struct ClientCodec {
     limits: Limits,
@@ -35,6 +36,8 @@ pub struct ClientCodec {
     asked: VecDeque<Asked>,
     sending: Sending,
     finder: HeadFinder,
+    /// In milliseconds; 0 for none.
+    response_timeout: u32,
     course: Course,
     /// The response whose body is on its way.
     begun: Option<Box<Begun>>,
@@ -97,6 +100,17 @@ impl ClientCodec {
             limits,
             ..Self::default()
         }
+    }
+
+    /// How long the server may take to begin its response, in whole milliseconds up to 49 days: from when the request has been sent
+    /// to the head of the response, whatever interim responses come between. Of several requests under way it counts for the
+    /// first, from the response to the one before it. Then the connection is closed with
+    /// [`TimeoutKind::Response`](crate::TimeoutKind::Response). Default: none.
+    #[must_use]
+    pub fn response_timeout(mut self, timeout: Duration) -> Self {
+        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        self.response_timeout = millis.max(1);
+        self
     }
 
     /// Takes a response whose `Content-Length` is told several times, if it is the same each time (RFC 9110, section 8.6).
@@ -311,6 +325,14 @@ impl Codec for ClientCodec {
     /// A server may answer, or refuse, while the request is still being sent.
     fn backpressure(&self) -> Backpressure {
         Backpressure::ReadOn
+    }
+
+    fn response_timeout(&self) -> Option<Duration> {
+        let has_limit = self.response_timeout > 0
+            && self.sending == Sending::Nothing
+            && !self.asked.is_empty()
+            && self.begun.is_none();
+        has_limit.then(|| Duration::from_millis(self.response_timeout.into()))
     }
 
     fn stage(&self) -> Stage {

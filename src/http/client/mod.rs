@@ -3,6 +3,7 @@
 //! Requests may be sent without waiting for what was asked before; responses come in the order of the requests.
 //!
 //! ```
+//! use std::time::Duration;
 //! use epicycle::http::client::{ClientCodec, Request, Response};
 //! use epicycle::{Action, Client, Conn, EventHandler};
 //!
@@ -13,7 +14,7 @@
 //!     type Session = ();
 //!
 //!     fn codec(&mut self) -> ClientCodec {
-//!         ClientCodec::default()
+//!         ClientCodec::default().response_timeout(Duration::from_secs(60))
 //!     }
 //!
 //!     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
@@ -44,7 +45,7 @@
 //!
 //! # Timeouts
 //!
-//! They are the engine's. [`read_timeout`](crate::Client::read_timeout) is how long a response may take, from its first byte to its
+//! [`ClientCodec::response_timeout`] is how long a server may take to begin its response. The others are the engine's. [`read_timeout`](crate::Client::read_timeout) is how long a response may take, from its first byte to its
 //! last; [`idle_timeout`](crate::Client::idle_timeout) is how long nothing at all may happen: between requests, and until a response
 //! begins. A client that knows better for one of its requests sets a [timer](crate::Conn::set_timer).
 
