@@ -23,8 +23,8 @@ impl<H: EventHandler> Conn<'_, H> {
     pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
             self.say(Codec::speak);
-        }
-        if self.link.state.is_open() && !self.link.state.is_leaving() {
+            self.follow_stage(found_frames);
+        } else if self.link.state.is_open() && !self.link.state.is_leaving() {
             self.follow_stage(found_frames);
         }
     }
@@ -54,7 +54,16 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Acts on where the conversation stands; `found_frames` when the peer has just sent some.
     #[inline]
     fn follow_stage(&mut self, found_frames: bool) {
-        match self.codec.stage() {
+        let stage = self.codec.stage();
+        if stage != Stage::Idle || self.link.state.has_waiters() {
+            self.follow(stage, found_frames);
+        }
+    }
+
+    /// The stage is another one than the usual, or something waits for what it may be.
+    #[inline(never)]
+    fn follow(&mut self, stage: Stage, found_frames: bool) {
+        match stage {
             Stage::Closing => self.await_goodbye(),
             Stage::Finished if self.link.state.is_retiring() => {
                 self.close_unhurried(self.cx.retirement());

@@ -148,6 +148,8 @@ struct UnderWay {
     life: usize,
     target: String,
     body: Vec<u8>,
+    /// Gives an answer that has been deferred.
+    give: Option<Box<dyn FnOnce()>>,
 }
 
 /// Takes requests in one piece.
@@ -184,11 +186,26 @@ impl EventHandler for Whole {
         under_way.target = request.target().to_owned();
         under_way.body = request.body().to_vec();
         conn.set_timer(late, 0);
+        if number % 2 == 1 {
+            let answer = conn.defer_answer();
+            under_way.give = Some(Box::new(move || {
+                let _ = answer.run(|_, conn, what| {
+                    if respond(conn, &what.target, &what.body).is_err() {
+                        conn.close();
+                    }
+                });
+            }));
+        }
         Action::Continue
     }
 
+    /// Answers at once, or by the mailbox.
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, what: &mut UnderWay, _: u64) -> Action {
-        respond(conn, &what.target, &what.body).into()
+        match what.give.take() {
+            Some(give) => give(),
+            None => return respond(conn, &what.target, &what.body).into(),
+        }
+        Action::Continue
     }
 
     fn on_close(&mut self, info: &Closed, what: UnderWay, reason: CloseReason) {
