@@ -85,7 +85,7 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         let pushed = self.cx.ports.push(self.port, Some(to), iter::once(bytes));
         match pushed {
             Ok(_) => Ok(()),
-            Err(refused) => Err(self.cx.refusal(self.port, refused, bytes.len())),
+            Err(refused) => Err(self.cx.refusal(refused, bytes.len())),
         }
     }
 
@@ -191,26 +191,19 @@ impl<'a, H: EventHandler> Udp<'a, H> {
 impl<H: EventHandler> Context<H> {
     /// Why a datagram of `len` bytes was not queued.
     #[cold]
-    fn refusal(&mut self, port: usize, refused: Refused, len: usize) -> WriteError {
-        match refused {
-            Refused::TooLong => WriteError::TooLong {
-                len,
-                max: MAX_DATAGRAM,
-            },
-            Refused::Full(queued) => {
-                if self.ports.get(port).is_none() {
-                    return WriteError::Closed;
-                }
-                self.metrics.overflows.add(1);
-                let limit = self.limits.outbound;
-                WriteError::Full { queued, limit }
+    fn refusal(&mut self, refused: Refused, len: usize) -> WriteError {
+        let limit = self.limits.outbound;
+        let (queued, limit) = match refused {
+            Refused::Closed => return WriteError::Closed,
+            Refused::TooLong => {
+                let max = MAX_DATAGRAM;
+                return WriteError::TooLong { len, max };
             }
-            Refused::Crowded(queued) => {
-                self.metrics.overflows.add(1);
-                let limit = 2 * self.limits.outbound;
-                WriteError::Full { queued, limit }
-            }
-        }
+            Refused::Full(queued) => (queued, limit),
+            Refused::Crowded(queued) => (queued, 2 * limit),
+        };
+        self.metrics.overflows.add(1);
+        WriteError::Full { queued, limit }
     }
 }
 
@@ -238,7 +231,7 @@ impl<H: EventHandler> Conn<'_, H> {
             Err(refused) => refused,
         };
         match refused {
-            Refused::TooLong => {}
+            Refused::Closed | Refused::TooLong => {}
             // What others have queued is no fault of this peer's.
             Refused::Full(queued) if self.cx.limits.policy == OutboundPolicy::Close => {
                 let reason = CloseReason::OutboundLimit { queued };
@@ -250,7 +243,7 @@ impl<H: EventHandler> Conn<'_, H> {
             }
         }
         let len = pieces.map(<[u8]>::len).sum();
-        Err(self.cx.refusal(port, refused, len))
+        Err(self.cx.refusal(refused, len))
     }
 
     /// Encodes an item and queues it as one datagram.

@@ -311,7 +311,7 @@ impl Ports {
         to: Option<SocketAddr>,
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<usize, Refused> {
-        let port = self.ports.get_mut(index).ok_or(Refused::Full(0))?;
+        let port = self.ports.get_mut(index).ok_or(Refused::Closed)?;
         let len = port.queue.push(to, pieces)?;
         if !port.is_dirty && !port.blocked {
             port.is_dirty = true;

@@ -45,6 +45,8 @@ impl Entry {
 /// Why a datagram was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
+    /// There is no such socket any more.
+    Closed,
     /// It is longer than [`MAX_DATAGRAM`].
     TooLong,
     /// Its peer has as much waiting as it may: so many bytes.
@@ -87,7 +89,7 @@ impl SendQueue {
         self.entries.len() - self.head
     }
 
-    /// How much of the limit is taken.
+    /// How many bytes wait, with [`ENTRY_COST`] for each datagram.
     pub(crate) fn queued(&self) -> usize {
         let start = self.entries.get(self.head).map(|entry| entry.start);
         start.map_or(0, |start| self.bytes.len() - start) + self.len() * ENTRY_COST
