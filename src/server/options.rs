@@ -76,8 +76,8 @@ pub(super) struct Options {
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-/// Far more than names that hang can be worth.
-const MAX_LOOKUP_THREADS: usize = 1024;
+/// A reactor starts them all at the first name, which must not keep it for long.
+const MAX_LOOKUP_THREADS: usize = 256;
 
 impl Default for Options {
     fn default() -> Self {
@@ -247,7 +247,7 @@ impl Server {
         self
     }
 
-    /// How many names are looked up at a time, each on a thread, from 1 to 1,024. Default: 4. The threads are made when
+    /// How many names are looked up at a time, each on a thread, from 1 to 256. Default: 4. The threads are made when
     /// there is a first name, and each reserves 2 MiB of address space.
     ///
     /// A name whose server does not answer takes a thread for as long as the resolver waits, `getaddrinfo(3)` usually 10 s or
