@@ -12,13 +12,13 @@ impl ConnState {
         self.phase == Phase::Open && !self.has(PEER_EOF | HELD | DETACHING | DATAGRAM)
     }
 
-    /// The connection is broken: nothing is offered to the kernel any more, and what has arrived is read to its end.
+    /// The connection is broken: nothing can be sent any more, and what has arrived is read to its end.
     pub(crate) fn break_off(&mut self, reason: CloseReason, now: u64) {
         self.reason.get_or_insert_with(|| Box::new(reason));
         // No event follows, and no short read is the last one.
         self.flags |= BROKEN | READABLE | READ_CLOSED;
-        // Output that will never be sent holds up nobody.
-        self.flags &= !(PAUSES_READS | CONGESTED);
+        // Output that will never be sent holds up nobody. A late event may have it offered once more, in vain.
+        self.flags &= !(WRITABLE | PAUSES_READS | CONGESTED);
         self.stalled_since = NEVER;
         self.active_at = now;
     }

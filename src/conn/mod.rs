@@ -450,7 +450,7 @@ impl ConnState {
 
     #[inline]
     pub(crate) fn is_writable(&self) -> bool {
-        self.flags & (WRITABLE | BROKEN) == WRITABLE
+        self.has(WRITABLE)
     }
 
     pub(crate) fn saw_peer_eof(&self) -> bool {

@@ -51,8 +51,18 @@ pub(super) fn flush_inline<H: EventHandler>(
     let state = &mut link.state;
     let staged = state.out.staged();
     if !staged.is_empty() && state.is_writable() {
-        show(handler, session, state, &cx.arena, &mut cx.buffers, &[]);
         let bytes = cx.arena.get(staged);
+        if let Some(session) = session {
+            show(
+                handler,
+                session,
+                state,
+                &cx.arena,
+                &mut cx.buffers,
+                bytes,
+                &[],
+            );
+        }
         let nothing_follows = state.is_plain() && link.extras.is_none();
         if nothing_follows && let Some(socket) = link.stream.as_plain() {
             return match socket.send(bytes) {
@@ -119,8 +129,11 @@ pub(super) fn flush_with<H: EventHandler>(
         state.out.enqueue(lent, &mut cx.buffers);
         return flush_backlog(handler, slot, cx);
     }
-    show(handler, session, state, &cx.arena, &mut cx.buffers, lent);
     let staged = cx.arena.get(state.out.staged());
+    if let Some(session) = session {
+        let buffers = &mut cx.buffers;
+        show(handler, session, state, &cx.arena, buffers, staged, lent);
+    }
     let sent = if staged.is_empty() {
         stream.send(lent, &mut cx.records)
     } else {
@@ -148,17 +161,14 @@ pub(super) fn flush_with<H: EventHandler>(
 #[inline(always)]
 fn show<H: EventHandler>(
     handler: &mut H,
-    session: &mut Option<H::Session>,
+    session: &mut H::Session,
     state: &mut ConnState,
     arena: &Arena,
     buffers: &mut BufferPool,
+    staged: &[u8],
     lent: &[u8],
 ) {
-    let Some(session) = session else {
-        return;
-    };
     let id = state.id;
-    let staged = arena.get(state.out.staged());
     let mut rescue = Rescue {
         out: &mut state.out,
         arena,
