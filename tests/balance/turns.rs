@@ -119,6 +119,14 @@ fn shares_are_exact_when_threads_share_a_balancer() {
 
 #[test]
 fn failures_take_a_node_down_to_a_weight_of_1_and_successes_bring_it_back() {
+    let nodes = weighted(&[5, 8]);
+    let first = ids(&nodes)[0];
+    let mut balancer = Weighted::new(Place::ALONE);
+    balancer.update(&nodes);
+    // Half of an odd weight is rounded down.
+    balancer.done(first, Outcome::Failure);
+    assert_eq!(balancer.effective_weight(first), Some(2));
+
     let nodes = weighted(&[8, 8]);
     let first = ids(&nodes)[0];
     let mut balancer = Weighted::new(Place::ALONE);
