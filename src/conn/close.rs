@@ -80,6 +80,14 @@ pub enum TimeoutKind {
 }
 
 impl CloseReason {
+    /// Whether the peer is to blame, which may not even be there any more.
+    pub(crate) fn is_the_peers_fault(&self) -> bool {
+        matches!(
+            self,
+            CloseReason::Timeout(_) | CloseReason::Frame(_) | CloseReason::Tls(_)
+        )
+    }
+
     /// Whether this side wanted the connection to end.
     pub(crate) fn is_wanted(&self) -> bool {
         matches!(

@@ -72,6 +72,10 @@ flags! {
     OWES,
     /// The peer owes an answer, and has until `close_by` to begin it.
     AWAITS_RESPONSE,
+    /// The handler is to hear of the end before that is over.
+    TELLS_EARLY,
+    /// It has heard of it.
+    TOLD,
     /// It is not read while its output is congested.
     PAUSES_READS,
     /// A write was refused although little waits: `on_drain` is due when nothing does.

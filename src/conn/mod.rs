@@ -341,10 +341,28 @@ impl ConnState {
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
         self.put(CLOSING, true);
+        // Who has connected waits for what becomes of it; a peer that has failed may take long to hear of that.
+        let tells_early = self.way == Way::Connected && reason.is_the_peers_fault();
+        self.put(TELLS_EARLY, tells_early && !self.has(OPENING));
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
+    }
+
+    /// Why the connection ends, if the handler is to hear of that now; only once.
+    pub(crate) fn take_early_reason(&mut self) -> Option<CloseReason> {
+        if !self.has(TELLS_EARLY) {
+            return None;
+        }
+        self.put(TELLS_EARLY, false);
+        self.put(TOLD, true);
+        self.reason.take().map(|reason| *reason)
+    }
+
+    /// Whether the handler has heard of the end.
+    pub(crate) fn is_told(&self) -> bool {
+        self.has(TOLD)
     }
 
     /// Makes the next step a reset, whatever is still to be sent.
@@ -619,6 +637,21 @@ impl ConnState {
         self.flags &= !DIRTY;
     }
 
+    /// Its account up to now.
+    pub(crate) fn account(&self, now: u64, at: Instant) -> Closed {
+        Closed {
+            id: self.id,
+            peer: self.peer.clone(),
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            unsent: self.out.len(),
+            undecoded: self.inbox.len(),
+            open_for: Duration::from_millis(now.saturating_sub(self.opened_at)),
+            refused: None,
+            closed_at: at,
+        }
+    }
+
     /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
     ///
     /// It is `now`, which is `at` for others. The first reason counts; `last` is the one of this end.
@@ -631,17 +664,7 @@ impl ConnState {
     ) -> (Closed, CloseReason) {
         self.phase = Phase::Closed;
         self.put(CLOSING, true);
-        let closed = Closed {
-            id: self.id,
-            peer: self.peer.clone(),
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            unsent: self.out.len(),
-            undecoded: self.inbox.len(),
-            open_for: Duration::from_millis(now.saturating_sub(self.opened_at)),
-            refused: None,
-            closed_at: at,
-        };
+        let closed = self.account(now, at);
         self.out.clear(buffers);
         self.inbox.clear(buffers);
         let default = if self.has(PEER_EOF) {

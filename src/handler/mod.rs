@@ -147,6 +147,10 @@ pub trait EventHandler: Sized + 'static {
     }
 
     /// A connection has closed. Runs exactly once for each session that `on_open` made.
+    ///
+    /// Where this side has connected and the peer has failed, by a timeout or by what it sent, this runs at once. The engine
+    /// then still sends what was written, and waits for the peer's FIN as long as
+    /// [`fin_timeout`](crate::Server::fin_timeout) allows; `info` tells how things stand before that.
     fn on_close(&mut self, info: &Closed, session: Self::Session, reason: CloseReason) {
         let _ = (info, session, reason);
     }

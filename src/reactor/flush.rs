@@ -9,7 +9,7 @@ use crate::buf::order::Front;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::buf::queue::{MAX_SLICES, OutQueue};
-use crate::conn::close::{CloseReason, TimeoutKind};
+use crate::conn::close::{CloseReason, Closed, TimeoutKind};
 use crate::conn::origin::Origin;
 use crate::conn::{Alarm, ConnState, Step};
 use crate::handler::context::{Context, Extras, Link, Outcome, Slot};
@@ -334,6 +334,10 @@ pub(super) fn on_sent<H: EventHandler>(
 
 /// Does with the socket what the connection's state asks for.
 fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    if let Some(reason) = slot.link.state.take_early_reason() {
+        let closed = slot.link.state.account(cx.now, cx.turn_at);
+        tell(handler, slot, cx, closed, reason);
+    }
     let link = &mut slot.link;
     let mut step = link.state.next_step();
     if step == Step::SendFin {
@@ -549,10 +553,8 @@ fn end<H: EventHandler>(
     let (mut closed, reason) = link
         .state
         .finish(cx.now, cx.turn_at, last_reason, &mut cx.buffers);
-    let unsent = link.stream.unsent();
     closed.refused = refused;
-    closed.unsent += unsent;
-    closed.bytes_out -= unsent as u64;
+    let lost = reset || closed.unsent + link.stream.unsent() > 0;
     cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
     release(cx, &link.state, &closed.peer);
     cx.graveyard.push(closed.id.slot() as u32);
@@ -560,7 +562,6 @@ fn end<H: EventHandler>(
         cx.ports
             .forget(datagram.port, &closed.peer, closed.id.slot());
     }
-    log::debug!(target: "epicycle::conn", "{}: {reason}", link.state.name());
     let origin = link.state.origin();
     if link.state.never_opened() {
         let failed = link.stream.is_shaking_hands();
@@ -568,17 +569,36 @@ fn end<H: EventHandler>(
         // An attempt is no connection yet.
         if let Origin::Connected { .. } = origin {
             end_waits(link, cx);
+            log::debug!(target: "epicycle::conn", "{}: {reason}", link.state.name());
             cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
             return;
         }
     } else if cx.engine.is_stopping() {
-        let lost = reset || closed.unsent > 0;
         cx.metrics.forced.add(u64::from(lost));
         cx.metrics.drained.add(u64::from(!lost));
     }
-    count(&reason, cx);
     end_waits(link, cx);
-    if let Origin::Connected { .. } = origin {
+    if !link.state.is_told() {
+        tell(handler, slot, cx, closed, reason);
+    }
+}
+
+/// Tells the handler, and whoever would connect again, that the connection has ended, or is about to.
+fn tell<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    mut closed: Closed,
+    reason: CloseReason,
+) {
+    let Link { stream, state, .. } = &mut slot.link;
+    log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
+    let unsent = stream.unsent();
+    closed.unsent += unsent;
+    closed.bytes_out -= unsent as u64;
+    cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
+    count(&reason, cx);
+    if let Origin::Connected { .. } = state.origin() {
         let again = !reason.is_wanted();
         cx.outcomes
             .push_back((closed.id, Outcome::Closed { again }));

@@ -341,6 +341,59 @@ fn a_shutdown_waits_for_the_responses_that_are_outstanding() {
     assert_eq!((report.drained, report.forced), (1, 0));
 }
 
+/// A server that says something and never ends its stream, whatever the client does, as long as what it gives back is there.
+fn deaf(said: &'static str) -> (SocketAddr, Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("has one");
+    let (leave, left) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("accepts");
+        await_request(&mut peer);
+        peer.write_all(said.as_bytes()).expect("is taken");
+        let _ = left.recv();
+    });
+    (addr, leave)
+}
+
+#[test]
+fn a_client_hears_at_once_of_a_server_that_has_failed_though_that_does_not_hang_up() {
+    let brief = Duration::from_millis(200);
+    let client = || Client::new().fin_timeout(100 * LONG).drain_deadline(brief);
+    for (said, client, expected) in [
+        (
+            "HTTP/1.1 200",
+            client().read_timeout(brief),
+            "a frame took too long to arrive",
+        ),
+        ("", client().idle_timeout(brief), "idle for too long"),
+        (
+            "",
+            client().handshake_timeout(brief),
+            "the first frame took too long",
+        ),
+        (
+            "SSH-2.0\r\n",
+            client(),
+            "it does not begin with a version of HTTP",
+        ),
+    ] {
+        let (server, leave) = deaf(said);
+        let visit = Visit::with(server, client, Limits::default());
+        visit.ask(Request::get("a", "/"));
+        let (closed, reason) = visit.await_end();
+        assert!(reason.to_string().contains(expected), "{said:?}: {reason}");
+        assert_eq!((closed.unsent, closed.bytes_in), (0, said.len() as u64));
+        // Nothing can be asked of it any more, and it is counted once.
+        visit.handle.run(|_, _, ()| ()).expect_err("it has ended");
+        assert_eq!(visit.running.engine().stats().total().closed, 1);
+        drop(leave);
+        let running = visit.running.engine().clone();
+        crate::util::eventually("its socket is closed", || running.connections() == 0);
+        assert_eq!(running.stats().total().closed, 1);
+        assert!(visit.heard.try_recv().is_err(), "it is told once");
+    }
+}
+
 #[test]
 fn an_upgraded_connection_is_left_to_the_handler() {
     let said =
