@@ -241,6 +241,11 @@ impl Stream {
         }
     }
 
+    /// Whether its socket is a Unix one.
+    pub(crate) fn is_unix(&self) -> bool {
+        self.socket().is_some_and(StreamSocket::is_unix)
+    }
+
     /// Whether it speaks TLS.
     pub(crate) fn has_tls(&self) -> bool {
         match self {

@@ -62,6 +62,10 @@ impl Inbox {
     /// [straight into the ring](Self::spare_mut) instead.
     pub(crate) fn move_to(&mut self, scratch: &mut [u8], pool: &mut BufferPool) -> Option<usize> {
         let len = self.ring.len();
+        if len == 0 {
+            self.set_need(0, 0);
+            return Some(0);
+        }
         if len > PREPEND_MAX || self.need as usize > scratch.len() / 2 {
             return None;
         }

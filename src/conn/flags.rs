@@ -26,6 +26,10 @@ flags! {
     WRITABLE,
     /// An event said that the peer ended its stream: a short read no longer proves the socket drained.
     READ_CLOSED,
+    /// An event told of urgent data, at whose mark reads end: a short one does not prove the socket drained.
+    URGENT,
+    /// A Unix socket: a short read does not prove it drained where the kernel has told of something that came along.
+    UNIX,
     /// The end of the input was read.
     PEER_EOF,
     /// The handler paused reads.

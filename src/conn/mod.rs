@@ -196,9 +196,25 @@ impl ConnState {
     pub(crate) fn on_read(&mut self, n: usize, drained: bool, now: u64) {
         self.bytes_in += n as u64;
         self.active_at = now;
-        if drained && !self.has(READ_CLOSED) {
+        if drained && !self.has(READ_CLOSED | URGENT) {
             self.flags &= !READABLE;
         }
+    }
+
+    /// There is urgent data, and there may be more of it later.
+    #[cold]
+    pub(crate) fn on_urgent(&mut self) {
+        self.flags |= URGENT;
+    }
+
+    /// Its socket is a Unix one.
+    pub(crate) fn set_unix(&mut self) {
+        self.put(UNIX, true);
+    }
+
+    /// Whether there was urgent data.
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.has(URGENT)
     }
 
     /// What has been received since was skipped and belongs to no message: it is no sign of life.
@@ -420,9 +436,18 @@ impl ConnState {
     /// The usual case: there is input, all of it is wanted, and nothing waits in any buffer.
     #[inline]
     pub(crate) fn is_ordinary(&self) -> bool {
-        self.flags & (EXTRAORDINARY | READABLE) == READABLE
-            && self.inbox.is_empty()
-            && self.out.len() == 0
+        self.flags & (EXTRAORDINARY | UNIX | READABLE) == READABLE && self.holds_nothing()
+    }
+
+    /// The same of a Unix socket.
+    #[inline]
+    pub(crate) fn is_ordinary_unix(&self) -> bool {
+        self.flags & (EXTRAORDINARY | UNIX | READABLE) == UNIX | READABLE && self.holds_nothing()
+    }
+
+    #[inline]
+    fn holds_nothing(&self) -> bool {
+        self.inbox.is_empty() && self.out.len() == 0
     }
 
     /// Whether a read has left nothing to look after: no input anywhere, nothing due.

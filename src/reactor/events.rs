@@ -8,6 +8,8 @@ pub(super) trait Event {
     fn is_readable(&self) -> bool;
     fn is_writable(&self) -> bool;
     fn is_read_closed(&self) -> bool;
+    /// Whether there is urgent data.
+    fn is_priority(&self) -> bool;
     fn is_error(&self) -> bool;
 }
 
@@ -30,6 +32,11 @@ impl Event for mio::event::Event {
     #[inline]
     fn is_read_closed(&self) -> bool {
         self.is_read_closed()
+    }
+
+    #[inline]
+    fn is_priority(&self) -> bool {
+        self.is_priority()
     }
 
     #[inline]

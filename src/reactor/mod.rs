@@ -327,6 +327,9 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(slot) = self.connections.at(token) {
             self.turn.serving = token;
             let state = &mut slot.link.state;
+            if event.is_priority() {
+                state.on_urgent();
+            }
             if event.is_readable() && !event.is_read_closed() {
                 state.on_readable(event.is_writable());
             } else {

@@ -92,6 +92,9 @@ impl<H: EventHandler> EventLoop<H> {
         if pauses_reads(&codec, state.origin(), cx.limits.policy) {
             state.pause_reads_when_congested();
         }
+        if stream.is_unix() {
+            state.set_unix();
+        }
         cx.engine.peer(cx.reactor).liveness.set_open(state.id);
         Ok(connections.insert(Slot {
             link: Link {

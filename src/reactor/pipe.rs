@@ -142,7 +142,10 @@ fn carry_over<H: EventHandler>(
             return cx.mark_ready(&mut from.link.state);
         }
         let spliced = match joint(&from.link) {
-            Some(joint) if joint.bulk => splice(handler, from, to, cx),
+            // The kernel does not move what is behind a mark of urgent data.
+            Some(joint) if joint.bulk && !from.link.state.is_urgent() => {
+                splice(handler, from, to, cx)
+            }
             Some(_) => None,
             None => return,
         };
@@ -207,14 +210,18 @@ fn splice<H: EventHandler>(
         Ok(n) if n > 0 => n,
         nothing => {
             cx.pipes.put_back(pipe);
-            match nothing {
-                Err(error) if transfer::is_unsupported(&error) => {
-                    never_splice(&mut from.link);
-                    return None;
+            return match nothing {
+                Err(error) if !transfer::is_unsupported(&error) => {
+                    on_no_input(handler, from, to, cx, Err(error));
+                    Some(0)
                 }
-                nothing => on_no_input(handler, from, to, cx, nothing.map(|_| ())),
-            }
-            return Some(0);
+                // At the end of the stream a read finds out, since it may be a mark of urgent data that no event has
+                // told of yet.
+                _ => {
+                    never_splice(&mut from.link);
+                    None
+                }
+            };
         }
     };
     on_received(&mut from.link, cx, n, false);

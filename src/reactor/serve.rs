@@ -80,6 +80,13 @@ pub(super) fn serve_fully<H: EventHandler>(
     scratch: &mut [u8],
     mut budget: Budget,
 ) {
+    if slot.link.state.is_ordinary_unix() {
+        let received = receive::<H, false>(handler, slot, cx, scratch, 0, &mut budget);
+        if slot.link.state.is_settled() {
+            return;
+        }
+        budget.spend(received);
+    }
     if slot.link.state.is_opening() {
         return opening::advance(handler, slot, cx);
     }
@@ -150,11 +157,11 @@ fn receive<H: EventHandler, const HOT: bool>(
 ) -> usize {
     let stream = &mut slot.link.stream;
     let received = if HOT {
-        // What is ordinary is plain; an early return keeps the other streams out of this path.
+        // What is ordinary is plain TCP; an early return keeps the other streams out of this path.
         let Some(socket) = stream.as_plain() else {
             return 0;
         };
-        socket.receive(&mut scratch[kept..])
+        socket.receive_from_tcp(&mut scratch[kept..])
     } else {
         stream.recv(&mut scratch[kept..], &mut cx.records)
     };

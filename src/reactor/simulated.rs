@@ -28,6 +28,10 @@ impl Event for Readiness {
         self.read_closed
     }
 
+    fn is_priority(&self) -> bool {
+        false
+    }
+
     fn is_error(&self) -> bool {
         self.error
     }

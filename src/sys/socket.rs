@@ -4,7 +4,7 @@
 //! thread-cancellation points, whose locked instructions come to 45 instructions a call in a process of
 //! several threads.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 use super::options::SocketOptions;
@@ -27,7 +27,8 @@ pub(crate) struct StreamSocket(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Kernel(Socket),
+    Tcp(Socket),
+    Unix(Socket),
     #[cfg(feature = "testing")]
     Simulated(Simulated),
 }
@@ -42,8 +43,11 @@ pub(crate) struct Received {
 }
 
 impl StreamSocket {
-    fn new(socket: Socket) -> Self {
-        Self(Kind::Kernel(socket))
+    fn new(socket: Socket, peer: &Addr) -> Self {
+        Self(match peer {
+            Addr::Ip(_) => Kind::Tcp(socket),
+            Addr::Unix(_) | Addr::UnixAbstract(_) => Kind::Unix(socket),
+        })
     }
 
     /// A socket of a simulated network.
@@ -56,7 +60,7 @@ impl StreamSocket {
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Kernel(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
                 let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
                 Ok(n)
             }
@@ -65,19 +69,36 @@ impl StreamSocket {
         }
     }
 
-    /// The same, which tells whether that drained the socket: when it comes back short.
+    /// The same of a TCP socket, which tells whether that drained it: when it comes back short, unless the kernel has told
+    /// of urgent data, at whose mark a read ends.
     #[inline]
-    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
+    pub(crate) fn receive_from_tcp(&self, into: &mut [u8]) -> io::Result<Received> {
         let n = self.recv(into)?;
         let drained = n < into.len();
         Ok(Received { n, drained })
+    }
+
+    /// The same of any socket.
+    #[inline]
+    pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
+        match &self.0 {
+            Kind::Unix(socket) => receive_from_unix(socket, into),
+            _ => self.receive_from_tcp(into),
+        }
+    }
+
+    /// Whether it is a Unix socket.
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.0, Kind::Unix(_))
     }
 
     /// `send(2)`: how many bytes the kernel took. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Kernel(socket) => Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?),
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
+                Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?)
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.send(bytes),
         }
@@ -95,7 +116,7 @@ impl StreamSocket {
 
     fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
         match &self.0 {
-            Kind::Kernel(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
                 let mut control = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(socket, slices, &mut control, flags)?)
             }
@@ -113,7 +134,7 @@ impl StreamSocket {
         }
         let peer = to_addr(&socket.peer_addr()?);
         socket.set_nonblocking(true)?;
-        Ok((Self::new(socket), peer))
+        Ok((Self::new(socket, &peer), peer))
     }
 
     /// Has its events told with a token, edge-triggered.
@@ -125,6 +146,8 @@ impl StreamSocket {
         }
         let fd = self.as_fd().as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
         registry.register(&mut SourceFd(&fd), token, interest)
     }
 
@@ -135,7 +158,7 @@ impl StreamSocket {
     /// Why it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match &self.0 {
-            Kind::Kernel(socket) => is_connected(socket),
+            Kind::Tcp(socket) | Kind::Unix(socket) => is_connected(socket),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => Ok(true),
         }
@@ -144,7 +167,7 @@ impl StreamSocket {
     /// Sends FIN behind everything the kernel has taken.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match &self.0 {
-            Kind::Kernel(socket) => socket.shutdown(Shutdown::Write),
+            Kind::Tcp(socket) | Kind::Unix(socket) => socket.shutdown(Shutdown::Write),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.shutdown_write(),
         }
@@ -154,7 +177,7 @@ impl StreamSocket {
     pub(crate) fn reset_on_close(&self) {
         match &self.0 {
             // A socket that is gone already cannot take the option, and needs none.
-            Kind::Kernel(socket) => drop(socket.set_linger(Some(Duration::ZERO))),
+            Kind::Tcp(socket) | Kind::Unix(socket) => drop(socket.set_linger(Some(Duration::ZERO))),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.reset_on_close(),
         }
@@ -163,7 +186,7 @@ impl StreamSocket {
     /// The pending error, if the connection is broken; reading it clears it (`SO_ERROR`).
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         match &self.0 {
-            Kind::Kernel(socket) => socket.take_error().ok().flatten(),
+            Kind::Tcp(socket) | Kind::Unix(socket) => socket.take_error().ok().flatten(),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.take_error(),
         }
@@ -172,7 +195,7 @@ impl StreamSocket {
     /// Whether there is input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match &self.0 {
-            Kind::Kernel(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
                 rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(n, _)| n > 0)
             }
             #[cfg(feature = "testing")]
@@ -183,7 +206,7 @@ impl StreamSocket {
     /// How many of the bytes sent the peer has not acknowledged, if the kernel tells (`SIOCOUTQ`, Linux only).
     pub(crate) fn unacknowledged(&self) -> Option<u64> {
         match &self.0 {
-            Kind::Kernel(socket) => unacknowledged(socket),
+            Kind::Tcp(socket) | Kind::Unix(socket) => unacknowledged(socket),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
@@ -195,17 +218,41 @@ impl StreamSocket {
 
     /// Whether the kernel can move bytes into it and out of it by itself.
     pub(crate) fn is_kernels(&self) -> bool {
-        matches!(self.0, Kind::Kernel(_))
+        matches!(self.0, Kind::Tcp(_) | Kind::Unix(_))
     }
 
     /// The descriptor, to be closed by others; none of a simulated one.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         match self.0 {
-            Kind::Kernel(socket) => Some(socket.into()),
+            Kind::Tcp(socket) | Kind::Unix(socket) => Some(socket.into()),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
     }
+}
+
+/// A read of a Unix socket, which also ends behind a message that carries descriptors or credentials, however much follows it.
+/// The kernel tells of that, since nobody asks for what is carried.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[inline(never)]
+fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
+    let len = into.len();
+    let mut control = RecvAncillaryBuffer::default();
+    let slices = &mut [IoSliceMut::new(into)];
+    let message = rustix::net::recvmsg(socket, slices, &mut control, RecvFlags::empty())?;
+    let ends_a_record = message.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Received {
+        n: message.bytes,
+        drained: message.bytes < len && !ends_a_record,
+    })
+}
+
+/// A read of a Unix socket, which also ends behind a message that carries something, however much follows it. Not every
+/// kernel tells, so only the next read does.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
+    let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
+    Ok(Received { n, drained: false })
 }
 
 fn is_connected(socket: &Socket) -> io::Result<bool> {
@@ -241,7 +288,7 @@ fn unacknowledged(_socket: &Socket) -> Option<u64> {
 impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Kind::Kernel(socket) => socket.as_fd(),
+            Kind::Tcp(socket) | Kind::Unix(socket) => socket.as_fd(),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.stand_in.as_fd(),
         }
@@ -254,22 +301,22 @@ pub(crate) fn connect(
     local: Option<SocketAddr>,
     options: &SocketOptions,
 ) -> io::Result<StreamSocket> {
-    let (to, protocol) = match to {
+    let (addr, protocol) = match to {
         Addr::Ip(addr) => (SockAddr::from(*addr), Some(Protocol::TCP)),
         Addr::Unix(Some(path)) => (SockAddr::unix(path)?, None),
         Addr::UnixAbstract(name) => (unix::abstract_addr(name)?, None),
         Addr::Unix(None) => return Err(io::ErrorKind::AddrNotAvailable.into()),
     };
-    let socket = Socket::new(to.domain(), Type::STREAM, protocol)?;
+    let socket = Socket::new(addr.domain(), Type::STREAM, protocol)?;
     socket.set_nonblocking(true)?;
     options.apply(&socket, protocol.is_some())?;
     if let Some(local) = local.filter(|_| protocol.is_some()) {
         socket.set_reuse_address(true)?;
         socket.bind(&local.into())?;
     }
-    match socket.connect(&to) {
+    match socket.connect(&addr) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Ok(StreamSocket::new(socket)),
+        _ => Ok(StreamSocket::new(socket, to)),
     }
 }
 
@@ -294,7 +341,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
         }
         peer => unix::to_addr(peer),
     };
-    Ok((StreamSocket::new(Socket::from(fd)), peer))
+    Ok((StreamSocket::new(Socket::from(fd), &peer), peer))
 }
 
 /// Accepts one connection, non-blocking and closed on exec, where there is no `accept4(2)`.
@@ -310,7 +357,8 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
 pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     let (socket, addr) = listener.accept()?;
     socket.set_nonblocking(true)?;
-    Ok((StreamSocket::new(socket), to_addr(&addr)))
+    let peer = to_addr(&addr);
+    Ok((StreamSocket::new(socket, &peer), peer))
 }
 
 /// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.

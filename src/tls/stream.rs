@@ -212,22 +212,19 @@ impl TlsStream {
             ));
         }
         input[..kept].copy_from_slice(partial);
-        let asked = end - kept;
-        let wire = self.socket.recv(&mut input[kept..])?;
+        let Received { n: wire, drained } = self.socket.receive(&mut input[kept..])?;
         if wire == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let n = self.session.decrypt(&mut input[..kept + wire], into);
-        let drained = wire < asked && !self.session.has_news();
+        let drained = drained && !self.session.has_news();
         Ok((wire, Received { n, drained }))
     }
 
     /// Reads to drop: unread input would make the kernel answer with RST, which can destroy the alert.
     fn drop_input(&mut self, scratch: &mut Scratch) -> io::Result<Received> {
         let input = scratch.input();
-        let n = self.socket.recv(input)?;
-        let drained = n < input.len();
-        Ok(Received { n, drained })
+        self.socket.receive(input)
     }
 
     /// Sends the tail, then encrypts and sends `plain`, until the kernel refuses; says how much that was.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use epicycle::CloseReason;
 
-use crate::util::app::{What, local, start};
+use crate::util::app::{Gate, What, local, start};
 use crate::util::client::{Client, TempPath};
 use crate::util::{eventually, noise};
 use crate::{end_of, fill, join, joined, send_in_pieces, with};
@@ -187,4 +187,30 @@ fn a_joined_pair_costs_no_turns_while_nothing_moves() {
         thread::sleep(Duration::from_millis(100));
         turns() - before < 5
     });
+}
+
+#[test]
+fn what_follows_urgent_data_goes_through_without_waiting_for_more() {
+    for ends in [false, true] {
+        let (running, log) = start(local(), |app| app);
+        let (one, other, ..) = joined(&running, &log);
+        let (before, behind) = (noise(12, 120 << 10), noise(13, 60 << 10));
+        let gate = Gate::before(running.engine(), 0);
+        // So much that the kernel moves it by itself, which it does not beyond the mark.
+        one.send(&before);
+        one.0.send_out_of_band(b"!").expect("sends");
+        one.send(&behind);
+        if ends {
+            one.end_writes();
+        }
+        drop(gate);
+        let expected = [before, behind].concat();
+        assert!(other.recv(expected.len()) == expected, "it differs");
+        if ends {
+            assert_eq!(other.recv_to_end(), b"");
+        } else {
+            one.send("more");
+            assert_eq!(other.recv(4), b"more");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod breaking;
 mod closing;
 mod flow;
 mod lifecycle;
+mod marks;
 mod order;
 mod panics;
 mod paths;

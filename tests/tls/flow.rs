@@ -8,7 +8,7 @@ use epicycle::Action;
 
 use crate::peer::Peer;
 use crate::pki::{client_config, local, server_tls};
-use crate::util::app::{What, start};
+use crate::util::app::{Gate, What, start};
 use crate::util::client::{Client, shrink};
 use crate::util::process::{alone, descriptors};
 use crate::util::{LONG, eventually, noise};
@@ -164,4 +164,19 @@ fn a_peer_that_reads_slowly_has_its_answer_drained() {
         thread::sleep(limit / 40);
     }
     assert_eq!(log.closed(), 0);
+}
+
+#[test]
+fn what_follows_urgent_data_is_handled_without_waiting_for_more() {
+    let (running, _) = start(local(&server_tls()), |app| app);
+    let peer = Peer::to(&running);
+    peer.round_trip("hello");
+    let gate = Gate::before(running.engine(), 0);
+    peer.send(b"before");
+    // Between two records.
+    peer.client.0.send_out_of_band(b"!").expect("sends");
+    peer.send(b"behind");
+    drop(gate);
+    assert_eq!(peer.recv(12), b"beforebehind");
+    peer.round_trip("and so it goes on");
 }
