@@ -1,4 +1,4 @@
-//! Sends back whatever arrives. Try `nc 127.0.0.1 9000`.
+//! Sends back whatever arrives. Try `nc 127.0.0.1 9000`, or with `--addr udp://:9000` `nc -u 127.0.0.1 9000`.
 
 mod util;
 

@@ -156,7 +156,7 @@ fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
         server = server.reactors(reactors);
     }
     let echo: Running<Service> =
-        server.start(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+        util::stop_on_signals(server).start(|_| service(|conn, bytes| conn.write(bytes).into()))?;
     for addr in echo.local_addrs() {
         println!("dashboard shows the echo server at {addr}");
     }

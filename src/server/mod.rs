@@ -114,7 +114,8 @@ impl Server {
         self
     }
 
-    /// Runs until something calls for the shutdown: an [`Action`](crate::Action), an [`Engine`].
+    /// Runs until the end of a shutdown. One is begun by an [`Action`](crate::Action), by [`Engine::shutdown`], or by a
+    /// signal with the option `stop_on_signals`.
     ///
     /// `factory` makes each reactor's handler, on that reactor's thread, from the reactor's number.
     ///
