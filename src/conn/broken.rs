@@ -16,7 +16,7 @@ impl ConnState {
     pub(crate) fn break_off(&mut self, reason: CloseReason, now: u64) {
         self.reason.get_or_insert_with(|| Box::new(reason));
         // No event follows, and no short read is the last one.
-        self.flags |= BROKEN | READABLE | READ_CLOSED;
+        self.flags |= BROKEN | READABLE | DOUBTFUL;
         // Output that will never be sent holds up nobody. A late event may have it offered once more, in vain.
         self.flags &= !(WRITABLE | PAUSES_READS | CONGESTED);
         self.stalled_since = NEVER;

@@ -24,10 +24,9 @@ flags! {
     READABLE,
     /// The kernel has room for output.
     WRITABLE,
-    /// An event said that the peer ended its stream: a short read no longer proves the socket drained.
-    READ_CLOSED,
-    /// An event told of urgent data, at whose mark reads end: a short one does not prove the socket drained.
-    URGENT,
+    /// An event told of the end of the peer's stream, or of urgent data, at whose mark reads end: a short read no longer proves the
+    /// socket drained.
+    DOUBTFUL,
     /// A Unix socket: a short read does not prove it drained where the kernel has told of something that came along.
     UNIX,
     /// The end of the input was read.

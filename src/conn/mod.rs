@@ -187,7 +187,7 @@ impl ConnState {
             self.flags |= WRITABLE;
         }
         if read_closed {
-            self.flags |= READ_CLOSED | READABLE;
+            self.flags |= DOUBTFUL | READABLE;
         }
     }
 
@@ -196,7 +196,7 @@ impl ConnState {
     pub(crate) fn on_read(&mut self, n: usize, drained: bool, now: u64) {
         self.bytes_in += n as u64;
         self.active_at = now;
-        if drained && !self.has(READ_CLOSED | URGENT) {
+        if drained && !self.has(DOUBTFUL) {
             self.flags &= !READABLE;
         }
     }
@@ -204,7 +204,7 @@ impl ConnState {
     /// There is urgent data, and there may be more of it later.
     #[cold]
     pub(crate) fn on_urgent(&mut self) {
-        self.flags |= URGENT;
+        self.flags |= DOUBTFUL;
     }
 
     /// Its socket is a Unix one.
@@ -212,9 +212,9 @@ impl ConnState {
         self.put(UNIX, true);
     }
 
-    /// Whether there was urgent data.
-    pub(crate) fn is_urgent(&self) -> bool {
-        self.has(URGENT)
+    /// Whether the peer has ended its stream, or there was urgent data.
+    pub(crate) fn is_doubtful(&self) -> bool {
+        self.has(DOUBTFUL)
     }
 
     /// What has been received since was skipped and belongs to no message: it is no sign of life.
@@ -223,7 +223,7 @@ impl ConnState {
     }
 
     pub(crate) fn on_read_would_block(&mut self) {
-        self.flags &= !(READABLE | READ_CLOSED);
+        self.flags &= !READABLE;
     }
 
     pub(crate) fn on_peer_eof(&mut self) {

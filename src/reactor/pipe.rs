@@ -143,7 +143,7 @@ fn carry_over<H: EventHandler>(
         }
         let spliced = match joint(&from.link) {
             // The kernel does not move what is behind a mark of urgent data.
-            Some(joint) if joint.bulk && !from.link.state.is_urgent() => {
+            Some(joint) if joint.bulk && !from.link.state.is_doubtful() => {
                 splice(handler, from, to, cx)
             }
             Some(_) => None,
