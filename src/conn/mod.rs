@@ -359,7 +359,7 @@ impl ConnState {
         self.put(CLOSING, true);
         // Who has connected waits for what becomes of it; a peer that has failed may take long to hear of that.
         let tells_early = self.way == Way::Connected && reason.is_the_peers_fault();
-        self.put(TELLS_EARLY, tells_early && !self.has(OPENING));
+        self.put(TELLS_EARLY, tells_early);
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;

@@ -562,18 +562,7 @@ fn end<H: EventHandler>(
         cx.ports
             .forget(datagram.port, &closed.peer, closed.id.slot());
     }
-    let origin = link.state.origin();
-    if link.state.never_opened() {
-        let failed = link.stream.is_shaking_hands();
-        cx.metrics.handshake_failures.add(u64::from(failed));
-        // An attempt is no connection yet.
-        if let Origin::Connected { .. } = origin {
-            end_waits(link, cx);
-            log::debug!(target: "epicycle::conn", "{}: {reason}", link.state.name());
-            cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
-            return;
-        }
-    } else if cx.engine.is_stopping() {
+    if !link.state.never_opened() && cx.engine.is_stopping() {
         cx.metrics.forced.add(u64::from(lost));
         cx.metrics.drained.add(u64::from(!lost));
     }
@@ -593,12 +582,22 @@ fn tell<H: EventHandler>(
 ) {
     let Link { stream, state, .. } = &mut slot.link;
     log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
+    cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
+    let is_ours = matches!(state.origin(), Origin::Connected { .. });
+    if state.never_opened() {
+        let failed = stream.is_shaking_hands();
+        cx.metrics.handshake_failures.add(u64::from(failed));
+        // An attempt is no connection yet.
+        if is_ours {
+            cx.outcomes.push_back((closed.id, Outcome::Failed(reason)));
+            return;
+        }
+    }
     let unsent = stream.unsent();
     closed.unsent += unsent;
     closed.bytes_out -= unsent as u64;
-    cx.engine.peer(cx.reactor).liveness.set_closed(closed.id);
     count(&reason, cx);
-    if let Origin::Connected { .. } = state.origin() {
+    if is_ours {
         let again = !reason.is_wanted();
         cx.outcomes
             .push_back((closed.id, Outcome::Closed { again }));

@@ -1,5 +1,7 @@
 //! The engine as a TLS client.
 
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
@@ -11,8 +13,8 @@ use epicycle::{
 };
 
 use crate::pki::{Authority, TRUSTED, client_tls, local, server_tls};
-use crate::util::app::start;
-use crate::util::noise;
+use crate::util::app::{start, start_client};
+use crate::util::{LONG, eventually, noise};
 
 /// What has become of a connection.
 #[derive(Debug)]
@@ -234,4 +236,29 @@ fn what_no_attempt_could_make_is_refused_at_once() {
         let error = refused(nameless);
         assert!(matches!(error, ConnectError::Tls(_)), "{error}");
     }
+}
+
+#[test]
+fn a_client_hears_at_once_of_a_server_that_speaks_no_tls_though_that_does_not_hang_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("is bound");
+    // Longer than anybody waits here.
+    let client = Client::new().fin_timeout(100 * LONG);
+    let (running, log) = start_client(client, |app| app);
+    let connect = Connect::to(format!("tcp://{addr}")).tls(&client_tls());
+    running.engine().connect(connect).expect("the engine runs");
+    let (mut peer, _) = listener.accept().expect("accepts");
+    peer.write_all(b"220 mail.example ESMTP\r\n")
+        .expect("is taken");
+    let failed = log.await_failure(0);
+    assert!(
+        matches!(failed.error, ConnectError::Tls(_)),
+        "{}",
+        failed.error
+    );
+    let stats = || running.engine().stats().total();
+    assert_eq!((stats().handshake_failures, stats().connections), (1, 1));
+    drop(peer);
+    eventually("its socket is closed", || stats().connections == 0);
+    assert_eq!((log.failures().len(), stats().handshake_failures), (1, 1));
 }
