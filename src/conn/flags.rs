@@ -75,9 +75,7 @@ flags! {
     OWES,
     /// The peer owes an answer, and has until `close_by` to begin it.
     AWAITS_RESPONSE,
-    /// The handler is to hear of the end before that is over.
-    TELLS_EARLY,
-    /// It has heard of it.
+    /// The handler has heard of the end.
     TOLD,
     /// It is not read while its output is congested.
     PAUSES_READS,

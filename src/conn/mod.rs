@@ -357,23 +357,21 @@ impl ConnState {
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
         self.phase = Phase::Draining;
         self.put(CLOSING, true);
-        // Who has connected waits for what becomes of it; a peer that has failed may take long to hear of that.
-        let tells_early = self.way == Way::Connected && reason.is_the_peers_fault();
-        self.put(TELLS_EARLY, tells_early);
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         self.flags &= !DRAIN_DUE;
     }
 
-    /// Why the connection ends, if the handler is to hear of that now; only once.
+    /// Why the connection ends, if the handler is to hear of that before the end; only once. Who has connected waits for what
+    /// becomes of it, and a peer that has failed may take long to end its side.
     pub(crate) fn take_early_reason(&mut self) -> Option<CloseReason> {
-        if !self.has(TELLS_EARLY) {
+        if self.way != Way::Connected || self.has(TOLD) || self.is_open() {
             return None;
         }
-        self.put(TELLS_EARLY, false);
+        let reason = self.reason.take_if(|reason| reason.is_the_peers_fault())?;
         self.put(TOLD, true);
-        self.reason.take().map(|reason| *reason)
+        Some(*reason)
     }
 
     /// Whether the handler has heard of the end.
