@@ -5,11 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use http_range_header::{EndPosition, StartPosition, parse_range_header};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use rustix::io::Errno;
+
+use crate::conditions::Validators;
 
 /// The directory that is served, by its real name.
 pub(crate) struct Root(PathBuf);
@@ -30,7 +33,7 @@ pub(crate) struct Opened {
     pub(crate) file: File,
     pub(crate) len: u64,
     pub(crate) content_type: String,
-    modified: Option<SystemTime>,
+    pub(crate) validators: Validators,
 }
 
 /// How much of a file is asked for.
@@ -63,6 +66,8 @@ impl Root {
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::PermissionDenied
                 | io::ErrorKind::InvalidFilename => Found::Nothing,
+                // Symbolic links that lead nowhere, but round and round.
+                _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Found::Nothing,
                 _ => {
                     log::warn!("cannot open {}: {error}", relative.display());
                     Found::Failed
@@ -99,7 +104,7 @@ impl Root {
         Ok(Found::File(Opened {
             file,
             len: metadata.len(),
-            modified: metadata.modified().ok(),
+            validators: Validators::new(metadata.ino(), metadata.len(), metadata.modified().ok()),
             content_type: format!("{kind}{charset}"),
         }))
     }
@@ -140,14 +145,7 @@ fn link_to(relative: &Path) -> String {
 impl Opened {
     /// When it was changed, as a header has it.
     pub(crate) fn last_modified(&self) -> Option<String> {
-        self.modified.map(httpdate::fmt_http_date)
-    }
-
-    /// Whether it has not changed since a date, to the second.
-    pub(crate) fn is_unchanged_since(&self, date: Option<&str>) -> bool {
-        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        date.zip(self.modified)
-            .is_some_and(|(date, modified)| modified < date + Duration::from_secs(1))
+        self.validators.modified.map(httpdate::fmt_http_date)
     }
 
     /// How much of it a Range header asks for. One that is not understood, or asks for several parts, is ignored.

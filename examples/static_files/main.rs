@@ -1,10 +1,11 @@
 //! Serves the files of a directory over HTTP, with `Conn::send_file`. Try
 //! `static_files --root target/doc --port 8080` and `curl -i http://127.0.0.1:8080/epicycle/`.
 //!
-//! GET and HEAD, `Range` (one at a time), `If-Modified-Since`, `index.html`. Nothing outside of the directory is served,
+//! GET and HEAD, `Range` (one at a time), conditional requests by `ETag` and by date, `index.html`. Nothing outside of the directory is served,
 //! wherever `..` or symbolic links point. Files are opened on a worker pool, since that may wait for the disk; the codec
 //! keeps the next request back meanwhile.
 
+mod conditions;
 mod files;
 #[path = "../util/mod.rs"]
 mod util;
@@ -17,6 +18,7 @@ use clap::Parser;
 use epicycle::http::{End, HttpCodec, Limits, Request, Response, StatusCode};
 use epicycle::{Action, Conn, EventHandler, WorkerPool, WriteError};
 
+use self::conditions::{Conditions, Verdict};
 use self::files::{Found, Opened, Part, Root};
 
 /// A server of static files.
@@ -41,20 +43,16 @@ struct Files {
 struct Asked {
     target: String,
     is_head: bool,
-    range: Option<String>,
-    if_modified_since: Option<String>,
+    conditions: Conditions,
 }
 
 impl Asked {
     fn of(request: &Request<'_>) -> Self {
-        let header = |name| request.header(name).map(str::to_owned);
         Self {
             // An absolute target stands for its path.
             target: request.path().to_owned(),
             is_head: request.method() == "HEAD",
-            // There are no validators to compare with, so a part is sent only where there is no such condition.
-            range: header("range").filter(|_| request.header("if-range").is_none()),
-            if_modified_since: header("if-modified-since"),
+            conditions: Conditions::of(request),
         }
     }
 }
@@ -80,11 +78,11 @@ impl EventHandler for Files {
             return conn.send(refusal.header("Allow", "GET, HEAD")).into();
         }
         let asked = Asked::of(&request);
-        let (root, handle) = (self.root.clone(), conn.handle());
+        let (root, deferred) = (self.root.clone(), conn.defer_answer());
         let job = move || {
             let found = root.find(&asked.target);
             // A connection that has closed meanwhile needs no answer.
-            let _ = handle.run(move |_, conn, ()| answer(conn, &asked, found));
+            let _ = deferred.run(move |_, conn, ()| answer(conn, &asked, found));
         };
         match self.pool.submit(job) {
             Ok(()) => Action::Continue,
@@ -116,17 +114,20 @@ fn send(conn: &mut Conn<'_, Files>, asked: &Asked, file: Opened) -> Result<(), W
         let response = Response::new(status)
             .header("Server", "epicycle")
             .header("Content-Type", &file.content_type)
-            .header("Accept-Ranges", "bytes");
+            .header("Accept-Ranges", "bytes")
+            .header("ETag", &file.validators.etag);
         match &modified {
             Some(date) => response.header("Last-Modified", date),
             None => response,
         }
     };
-    if file.is_unchanged_since(asked.if_modified_since.as_deref()) {
-        return conn.send(with_headers(StatusCode::NOT_MODIFIED));
+    match asked.conditions.judge(&file.validators) {
+        Verdict::Send => {}
+        Verdict::NotModified => return conn.send(with_headers(StatusCode::NOT_MODIFIED)),
+        Verdict::Failed => return say(conn, StatusCode::PRECONDITION_FAILED, None),
     }
     let shown;
-    let (response, range) = match file.part(asked.range.as_deref()) {
+    let (response, range) = match file.part(asked.conditions.range(&file.validators)) {
         Part::Whole => (with_headers(StatusCode::OK), 0..file.len),
         Part::Range(range) => {
             shown = format!("bytes {}-{}/{}", range.start, range.end - 1, file.len);

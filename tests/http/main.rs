@@ -17,7 +17,7 @@ mod answering;
 mod cases;
 mod client;
 mod curl;
-mod descriptors;
+
 mod failing;
 mod heads;
 mod parsing;
@@ -26,6 +26,7 @@ mod pipelining;
 mod responses;
 mod secure;
 mod site;
+mod static_files;
 mod uploading;
 mod wire;
 mod writing;
