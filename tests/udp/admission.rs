@@ -29,9 +29,7 @@ fn sessions_take_no_place_of_a_stream_and_streams_none_of_a_session() {
     eventually("it is refused", || {
         running.engine().stats().total().refused == 1
     });
-    let clients: Vec<_> = (0..2)
-        .map(|_| Client::connect(&running.local_addrs()[1]))
-        .collect();
+    let clients = [(); 2].map(|()| Client::connect(&running.local_addrs()[1]));
     for client in &clients {
         client.round_trip("hello");
     }
@@ -51,9 +49,11 @@ fn sessions_take_no_place_of_a_stream_and_streams_none_of_a_session() {
     let (bytes, _) = Client::connect(&running.local_addrs()[1]).recv_to_any_end();
     assert_eq!(bytes, b"");
     beyond.round_trip("there is room now");
-    for client in &clients {
-        client.round_trip("still here");
-    }
+    let [leaving, staying] = clients;
+    drop(leaving);
+    eventually("it has left", || log.closed() == 21);
+    Client::connect(&running.local_addrs()[1]).round_trip("in its place");
+    staying.round_trip("still here");
 }
 
 #[test]
