@@ -6,8 +6,8 @@ use super::limits::NEVER;
 use super::{ConnState, Phase};
 
 impl ConnState {
-    /// Whether input that has arrived is still of use when the connection breaks: what waits for an answer to be sent, or
-    /// for the application to have all of its output sent, is not.
+    /// Whether input that has arrived is still of use when the connection breaks. What the codec holds back until something
+    /// is sent is not, nor what is to leave the engine with the socket once everything is sent.
     pub(crate) fn outlives_break(&self) -> bool {
         self.phase == Phase::Open && !self.has(PEER_EOF | HELD | DETACHING | DATAGRAM)
     }
