@@ -87,7 +87,7 @@ impl ConnState {
 
     /// When the drain has taken too long.
     fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
-        let by = if self.has(UNHURRIED) {
+        let by = if self.unhurried {
             self.close_by.max(active_at.saturating_add(limits.drain))
         } else {
             self.close_by

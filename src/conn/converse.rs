@@ -45,7 +45,7 @@ impl ConnState {
 
     /// Lets the rest of the output take its time: the limit of the drain counts from when the peer last took some of it.
     pub(crate) fn take_time(&mut self) {
-        self.put(UNHURRIED, true);
+        self.unhurried = true;
     }
 
     /// Lets the answers that are owed or awaited come before the shutdown.

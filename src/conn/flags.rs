@@ -1,4 +1,5 @@
-//! What a connection remembers about itself, a bit each.
+//! What a connection remembers about itself, a bit each: there are 32. What is asked alone, and not of every message, can be a
+//! field of its own.
 
 /// Gives each flag the next bit, so that no two share one.
 macro_rules! flags {
@@ -39,8 +40,6 @@ flags! {
     DRAIN_DUE,
     /// The handler asked for FIN once everything is sent.
     SHUT_WRITE,
-    /// FIN is sent.
-    FIN_SENT,
     /// On the reactor's ready list.
     QUEUED,
     /// On the reactor's flush list.
@@ -69,8 +68,6 @@ flags! {
     HELD,
     /// The engine shuts down and waits for the answers that are owed or awaited here.
     RETIRING,
-    /// It closes since all has been said, and has time for that as long as the peer takes some of it.
-    UNHURRIED,
     /// The handler owes an answer, and has not given it at once.
     OWES,
     /// The peer owes an answer, and has until `close_by` to begin it.

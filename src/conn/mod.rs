@@ -39,6 +39,10 @@ pub(crate) struct ConnState {
     flags: u32,
     phase: Phase,
     way: Way,
+    /// FIN is sent.
+    fin_sent: bool,
+    /// It closes since all has been said, and has time for that as long as the peer takes some of it.
+    unhurried: bool,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -133,6 +137,8 @@ impl ConnState {
             reason: None,
             peer,
             way,
+            fin_sent: false,
+            unhurried: false,
             number,
         }
     }
@@ -592,24 +598,20 @@ impl ConnState {
             Phase::Draining if drained && self.has(DATAGRAM) => Step::Close,
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
             Phase::Draining if drained => Step::SendFin,
-            Phase::Open if drained && self.has(SHUT_WRITE) && !self.has(FIN_SENT) => Step::SendFin,
+            Phase::Open if drained && self.has(SHUT_WRITE) && !self.fin_sent => Step::SendFin,
             Phase::Open if drained && self.has(DETACHING) => Step::Detach,
             Phase::Open if self.has(DETACHING) => Step::Wait,
-            Phase::Open if self.has(FIN_SENT) && self.has(PEER_EOF) => Step::Close,
+            Phase::Open if self.fin_sent && self.has(PEER_EOF) => Step::Close,
             _ => Step::Wait,
         }
     }
 
     /// FIN is on its way behind all that was written.
     pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
-        self.put(FIN_SENT, true);
+        self.fin_sent = true;
         if self.phase == Phase::Draining {
             self.phase = Phase::AwaitingFin;
-            let by = if self.has(UNHURRIED) {
-                NEVER
-            } else {
-                self.close_by
-            };
+            let by = if self.unhurried { NEVER } else { self.close_by };
             self.close_by = by.min(now.saturating_add(limits.fin));
         }
     }
