@@ -4,7 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release_stream, report_panic};
+use super::{
+    CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release_stream, report_panic,
+};
 use crate::conn::ConnState;
 use crate::conn::close::CloseReason;
 use crate::conn::origin::Origin;
@@ -159,9 +161,11 @@ impl<H: EventHandler> EventLoop<H> {
             self.stage = Stage::Answering;
             self.cx.limits.drain = self.limit_drain();
             self.stop_ports();
-            self.close_unawaited();
+            self.unvisited = Some(0);
         }
-        if self.stage == Stage::Answering && self.cx.retiring == 0 {
+        self.close_unawaited(CLOSE_BUDGET);
+        let waits = self.unvisited.is_some() || self.cx.retiring > 0;
+        if self.stage == Stage::Answering && !waits {
             self.settle();
         }
     }
@@ -179,15 +183,21 @@ impl<H: EventHandler> EventLoop<H> {
         if self.stage == Stage::Answering {
             self.stage = Stage::Draining;
             self.stop_dials();
-            self.close_unawaited();
+            self.unvisited = Some(0);
         }
     }
 
-    /// Lets connections go on that somebody waits for, until the answer has come, and closes the others.
-    fn close_unawaited(&mut self) {
-        let cx = &mut self.cx;
-        for slot in 0..self.connections.end() {
-            let Some(slot) = self.connections.at(slot) else {
+    /// Lets connections go on that somebody waits for, until the answer has come, and begins to close the others: so many
+    /// a turn, for each may have something to say.
+    fn close_unawaited(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(next) = self.unvisited.filter(|next| *next < self.connections.end()) else {
+                self.unvisited = None;
+                return;
+            };
+            self.unvisited = Some(next + 1);
+            let cx = &mut self.cx;
+            let Some(slot) = self.connections.at(next) else {
                 continue;
             };
             let state = &mut slot.link.state;
@@ -196,6 +206,9 @@ impl<H: EventHandler> EventLoop<H> {
             } else if self.stage == Stage::Draining || !is_dialling(state) {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
                 flush::hasten(slot, cx);
+            }
+            if self.cx.arena.is_full() {
+                self.flush_all();
             }
         }
     }
@@ -206,6 +219,7 @@ impl<H: EventHandler> EventLoop<H> {
         let again = self.cx.wheel.insert(self.cx.tick, Timer::DrainOver);
         self.settle();
         self.drain_rest();
+        self.close_unawaited(usize::MAX);
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
                 flush::force(&mut self.handler, slot, &mut self.cx);

@@ -96,6 +96,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
     stage: Stage,
     /// The engine knows that this reactor waits for no answer.
     is_settled: bool,
+    /// The slot from which on the shutdown has still to look at the connections; none when it has looked at all.
+    unvisited: Option<usize>,
     timer: PollTimer,
     /// What the handler's last tick said, and when the next one is due, as the time since the start.
     last_tick: Duration,
@@ -154,6 +156,9 @@ const LONG_TURN: u64 = 1_000_000;
 /// The most requests of other threads carried out in one turn.
 const COMMAND_BUDGET: usize = 1024;
 
+/// The most connections that a shutdown begins to close in one turn.
+const CLOSE_BUDGET: usize = 1024;
+
 /// The most timers that run out in one turn.
 const TIMER_BUDGET: usize = 1024;
 
@@ -176,6 +181,7 @@ impl<H: EventHandler> EventLoop<H> {
                 exchange: None,
                 stage: Stage::Running,
                 is_settled: false,
+                unvisited: None,
                 timer: PollTimer::default(),
                 last_tick: parts.first_tick,
                 tick_due: Duration::ZERO,
@@ -282,6 +288,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.commands.is_empty()
             || !self.cx.outcomes.is_empty()
             || !self.dials.are_told()
+            || self.unvisited.is_some()
             || self.listeners.are_ready()
             || self.cx.ports.have_work()
             || self.cx.wheel.has_expired()

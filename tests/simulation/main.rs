@@ -9,6 +9,7 @@ mod breaking;
 #[cfg(feature = "http")]
 mod clients;
 mod codecs;
+mod crowd;
 #[cfg(feature = "http")]
 mod exchanges;
 mod fairness;
