@@ -152,7 +152,15 @@ impl<T> Wheel<T> {
     ///
     /// It can lie before the earliest deadline, where several timers move to a finer level, but never after it. While timers
     /// are overdue, or expired and not popped, it is the tick of the last advance.
+    #[inline]
     pub fn next_deadline(&self) -> Option<u64> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        self.earliest()
+    }
+
+    fn earliest(&self) -> Option<u64> {
         if self.expired != NIL || self.overdue != NIL {
             return Some(self.now);
         }
@@ -177,7 +185,15 @@ impl<T> Wheel<T> {
     ///
     /// Time does not run backwards: a `now` before that of an earlier call counts as that one. The work is in the
     /// occupied slots passed; empty stretches cost nothing.
+    #[inline]
     pub fn advance(&mut self, now: u64) {
+        if !self.entries.is_empty() {
+            self.pass_to(now);
+        }
+        self.now = self.now.max(now);
+    }
+
+    fn pass_to(&mut self, now: u64) {
         let overdue = mem::replace(&mut self.overdue, NIL);
         append(&mut self.entries, &mut self.expired, overdue);
         while let Some((level, slot, start)) = self.first_slot()
@@ -192,7 +208,6 @@ impl<T> Wheel<T> {
                 self.cascade(list);
             }
         }
-        self.now = self.now.max(now);
     }
 
     /// Takes the next of the timers that [`advance`](Wheel::advance) found due, those of earlier ticks first.
