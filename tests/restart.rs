@@ -146,6 +146,10 @@ fn a_file_given_as_the_control_socket_is_refused_and_stays() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("no socket is there"), "{said}");
+    assert!(
+        said.contains(&file.0.display().to_string()),
+        "it names the path: {said}"
+    );
     assert_eq!(fs::read(&file.0).expect("is there"), b"precious");
 }
 

@@ -167,8 +167,14 @@ impl Control {
     /// # Errors
     ///
     /// What `connect(2)` answers, but for a path where nobody listens; `AlreadyExists` when there is something that is no
-    /// socket; `PermissionDenied` when the process runs as another user.
+    /// socket; `PermissionDenied` when the process runs as another user. Each names the path.
     pub fn predecessor(&self) -> io::Result<Option<Predecessor>> {
+        self.find_predecessor().map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
+        })
+    }
+
+    fn find_predecessor(&self) -> io::Result<Option<Predecessor>> {
         if !socket_path::is_socket(&self.path)? {
             return Ok(None);
         }
