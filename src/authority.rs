@@ -39,16 +39,34 @@ impl<'a> Authority<'a> {
     /// Takes an authority of a URI apart.
     #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Flaw> {
+        let (host, rest) = bytes.split_at(NAME.span(bytes));
+        let port = match rest {
+            [] => None,
+            [b':', port @ ..] => parse_port(port)?,
+            _ => return Self::parse_unusual(bytes),
+        };
+        Ok(Self {
+            host,
+            is_literal: false,
+            port,
+        })
+    }
+
+    /// The same where the host is no plain name.
+    #[cold]
+    fn parse_unusual(bytes: &'a [u8]) -> Result<Self, Flaw> {
         if bytes.first() == Some(&b'[') {
             return Self::with_literal(bytes, is_ip_literal);
         }
-        let (host, port) = match memchr(b':', bytes) {
-            None => (bytes, None),
-            Some(colon) => (&bytes[..colon], parse_port(&bytes[colon + 1..])?),
-        };
-        if !NAME.has_all(host) && !is_escaped_name(host) {
+        let colon = memchr(b':', bytes).unwrap_or(bytes.len());
+        let (host, rest) = bytes.split_at(colon);
+        if !is_escaped_name(host) {
             return Err(Flaw::Host);
         }
+        let port = match rest {
+            [_, port @ ..] => parse_port(port)?,
+            [] => None,
+        };
         Ok(Self {
             host,
             is_literal: false,
@@ -87,20 +105,20 @@ impl<'a> Authority<'a> {
 }
 
 /// `None` for a port that is left out behind its colon.
+#[inline]
 fn parse_port(digits: &[u8]) -> Result<Option<u16>, Flaw> {
     if digits.is_empty() {
         return Ok(None);
     }
-    let mut port = 0_u16;
+    let mut port = 0_u32;
     for byte in digits {
         let digit = byte.wrapping_sub(b'0');
-        let longer = port.checked_mul(10);
-        match longer.and_then(|port| port.checked_add(digit.into())) {
-            Some(longer) if digit <= 9 => port = longer,
-            _ => return Err(Flaw::Port),
+        port = 10 * port + u32::from(digit);
+        if digit > 9 || port > u16::MAX.into() {
+            return Err(Flaw::Port);
         }
     }
-    Ok(Some(port))
+    Ok(Some(port as u16))
 }
 
 /// Whether it is a name in which other characters are escaped.

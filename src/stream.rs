@@ -183,6 +183,15 @@ impl Stream {
         }
     }
 
+    /// The same of what the application would receive at once: an encrypted stream may yet have none for it.
+    pub(crate) fn has_decrypted_input(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.has_plaintext(),
+            _ => self.has_input(),
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         self.options().local_addr().map(|addr| to_addr(&addr))
     }

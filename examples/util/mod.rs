@@ -71,14 +71,14 @@ impl<const PORT: u16> Listen<PORT> {
     }
 }
 
-/// The timeouts of a server that anybody may connect to: for the first request, for the rest of one that has begun, between
-/// requests, and for a client that does not read.
+/// The timeouts of a server that anybody may connect to: for the first request, for the rest of one that has begun, for its
+/// answer, between requests, and for a client that does not read.
 pub(crate) fn with_timeouts(server: Server) -> Server {
     server
         .handshake_timeout(Duration::from_secs(30))
         .read_timeout(Duration::from_secs(30))
-        .idle_timeout(Duration::from_secs(75))
         .answer_timeout(Duration::from_secs(60))
+        .idle_timeout(Duration::from_secs(75))
         .write_stall_timeout(Duration::from_secs(60))
 }
 

@@ -63,12 +63,12 @@ impl Subject for Responses {
     fn note(&self, response: Response<'_>, log: &mut Vec<Vec<u8>>) {
         assert!(response.body().len() as u64 <= self.body);
         let _ = response.to_http();
+        // Whether the connection is kept alive depends on whether more has come by then.
         let about = format!(
-            "{} {:?} {:?} {} {}",
+            "{} {:?} {:?} {}",
             response.status(),
             response.reason(),
             response.version(),
-            response.keep_alive(),
             response.is_upgrade(),
         );
         log.push(about.into_bytes());

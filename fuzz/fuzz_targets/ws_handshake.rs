@@ -95,7 +95,8 @@ impl Subject for Client {
     }
 
     fn limit(&self) -> usize {
-        16 << 10
+        // One byte more than a head may have.
+        (16 << 10) + 1
     }
 
     fn note(&self, event: Event<'_>, _: &mut Vec<Vec<u8>>) {

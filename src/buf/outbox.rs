@@ -1,5 +1,6 @@
 //! Where writes go first: the view that codecs write through, and the reactor's arena.
 
+use std::fmt;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,7 +42,28 @@ pub struct Outbox<'a> {
     queue: &'a mut OutQueue,
     arena: &'a mut Arena,
     pool: &'a mut BufferPool,
-    has_unread_input: bool,
+    input: Input<'a>,
+}
+
+/// What is known about input that the codec has not seen.
+#[derive(Clone, Copy)]
+pub(crate) enum Input<'a> {
+    /// There is none.
+    None,
+    /// There is some.
+    Waits,
+    /// The stream has to be asked, which may take a system call.
+    Ask(&'a dyn Fn() -> bool),
+}
+
+impl fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Waits => "Waits",
+            Self::Ask(_) => "Ask",
+        })
+    }
 }
 
 impl<'a> Outbox<'a> {
@@ -55,22 +77,25 @@ impl<'a> Outbox<'a> {
             queue,
             arena,
             pool,
-            has_unread_input: false,
+            input: Input::None,
         }
     }
 
-    /// Tells that input may wait which the codec has not seen.
+    /// Tells about input that the codec has not seen.
     #[inline]
-    pub(crate) fn set_unread_input(&mut self, unread: bool) {
-        self.has_unread_input = unread;
+    pub(crate) fn set_input(&mut self, input: Input<'a>) {
+        self.input = input;
     }
 
-    /// Whether input has arrived, or the peer's end, that the codec has not seen. A request that is sent now could be taken
-    /// for the one that this input answers. Only known to codecs that [converse](crate::codec::Codec::CONVERSES), and not over
-    /// TLS.
-    #[inline]
+    /// Whether input has arrived that the codec has not seen. A request that is sent now could be taken
+    /// for the one that this input answers. It may take a system call to find out. Codecs that do not
+    /// [converse](crate::codec::Codec::CONVERSES) are not told of any; over TLS, what has not been decrypted is not known.
     pub fn has_unread_input(&self) -> bool {
-        self.has_unread_input
+        match self.input {
+            Input::None => false,
+            Input::Waits => true,
+            Input::Ask(stream_has_input) => stream_has_input(),
+        }
     }
 
     /// How many bytes wait to be sent on this connection, these included.

@@ -483,11 +483,14 @@ impl ConnState {
         self.has(READABLE) && !self.has(PEER_EOF)
     }
 
-    /// Whether input waits, here or in the kernel, that the codec has not seen. An encrypted stream does not tell: what the
-    /// kernel has may be of its own.
+    /// Whether input waits that the codec has not seen. `None` when the stream may have some.
     #[inline]
-    pub(crate) fn has_unread_input(&self) -> bool {
-        self.flags & (READABLE | SEALED) == READABLE || !self.inbox.is_empty()
+    pub(crate) fn has_unread_input(&self) -> Option<bool> {
+        match self.is_readable() {
+            _ if !self.inbox.is_empty() => Some(true),
+            true => None,
+            false => Some(false),
+        }
     }
 
     /// Whether what arrives is only read to be dropped.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::context::{Context, Interval, Link, Timer, tick_at};
 use super::{Completion, Engine, EventHandler, Handle};
 use crate::addr::Addr;
-use crate::buf::outbox::Outbox;
+use crate::buf::outbox::{Input, Outbox};
 use crate::codec::{Codec, Encode};
 use crate::conn::Name;
 use crate::conn::close::CloseReason;
@@ -183,14 +183,22 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
         self.admit(0)?;
         self.queue_behind_lent();
-        let unread = H::Codec::CONVERSES && self.link.state.has_unread_input();
         let limit = self.link.state.outbound_limit(&self.cx.limits);
+        let Link { stream, state, .. } = &mut *self.link;
+        let unread = state.has_unread_input();
+        let stream_has_input = || stream.has_decrypted_input();
         let mut attempt = Attempt::new(Outbox::new(
-            &mut self.link.state.out,
+            &mut state.out,
             &mut self.cx.arena,
             &mut self.cx.buffers,
         ));
-        attempt.outbox.set_unread_input(unread);
+        if H::Codec::CONVERSES {
+            attempt.outbox.set_input(match unread {
+                Some(false) => Input::None,
+                Some(true) => Input::Waits,
+                None => Input::Ask(&stream_has_input),
+            });
+        }
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;

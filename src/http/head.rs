@@ -118,6 +118,7 @@ pub(super) fn with_known_minor(src: &[u8], digit: usize, limits: &Limits) -> Opt
     Some(copy)
 }
 
+#[inline(always)]
 fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
     let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut []);

@@ -341,7 +341,12 @@ impl TlsStream {
 
     /// Whether there is input, decrypted or not, that has not been received.
     pub(crate) fn has_input(&self) -> bool {
-        self.session.has_plaintext() || self.socket.has_input()
+        self.has_plaintext() || self.socket.has_input()
+    }
+
+    /// Whether there is decrypted input that has not been received.
+    pub(crate) fn has_plaintext(&self) -> bool {
+        self.session.has_plaintext()
     }
 
     /// Whether there is something to [`flush`](Self::flush).

@@ -12,6 +12,7 @@ use epicycle::{Action, Bytes, CloseReason, ConnId, Connect, Handle, ListenAddr, 
 
 use crate::util::app::{App, Log, start, start_client};
 use crate::util::client::{Client, TempPath};
+use crate::util::process::raise_descriptor_limit;
 use crate::util::{eventually, noise, skipped};
 use crate::{address, client, copy_back, plain_echo};
 
@@ -119,6 +120,7 @@ fn unix_comes_back_from_a_plain_server() {
 
 #[test]
 fn a_thousand_connects_at_once_are_all_served() {
+    raise_descriptor_limit();
     let (server, _) = start(Server::bind("tcp://127.0.0.1:0").reactors(2), |app| app);
     let addr = address(&server);
     let bytes = Arc::new(noise(1, 1000));

@@ -15,13 +15,15 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::util::app::{App, Log, start_client};
 use crate::util::client::TempPath;
-use crate::util::process::{alone, descriptor_limit, descriptors, limit_descriptors};
+use crate::util::process::{
+    alone, descriptor_limit, descriptors, limit_descriptors, raise_descriptor_limit,
+};
 use crate::util::{LONG, eventually, expect_panics};
 use crate::{DeadPort, MutePort, client, is_quiet};
 
 /// Asks for a thousand connections that all fail; tells why.
 fn a_thousand_fail(addr: SocketAddr, timeout: Duration) -> Arc<Log> {
-    limit_descriptors(descriptor_limit().1.min(8192));
+    raise_descriptor_limit();
     let (running, log) = start_client(client(2), |app| app);
     // Whatever is made at first use is there from now on.
     is_quiet(&running);

@@ -6,6 +6,7 @@ use epicycle::{Connect, ConnectError, Reconnect, Running};
 
 use crate::util::app::{App, Log, start_client};
 use crate::util::client::TempPath;
+use crate::util::process::raise_descriptor_limit;
 use crate::util::{LONG, eventually, expect_panics};
 use crate::{DeadPort, MutePort, client};
 
@@ -108,6 +109,7 @@ fn on_shutdown_is_called_although_on_connect_failed_panics() {
 
 #[test]
 fn a_connect_that_comes_too_late_is_refused_or_told() {
+    raise_descriptor_limit();
     for round in 0..50 {
         let mute = DeadPort::new();
         let (running, log) = start_client(client(1), |app| app);
@@ -115,6 +117,10 @@ fn a_connect_that_comes_too_late_is_refused_or_told() {
         let stopper = std::thread::spawn(move || drop(running.shutdown()));
         let mut taken = 0;
         loop {
+            // Each of them may hold a descriptor, which other tests need too.
+            while engine.connections() > 200 {
+                std::thread::yield_now();
+            }
             let later = Reconnect::new(LONG, LONG);
             match engine.connect(Connect::to(mute.addr).reconnect(later)) {
                 Ok(_) => taken += 1,

@@ -134,6 +134,11 @@ pub(crate) fn descriptor_limit() -> (u64, u64) {
     (current, limit.maximum.unwrap_or(u64::MAX))
 }
 
+/// Raises the limit on descriptors, for tests that open thousands.
+pub(crate) fn raise_descriptor_limit() {
+    limit_descriptors(descriptor_limit().1.min(65_536));
+}
+
 /// Sets the current limit on descriptors.
 pub(crate) fn limit_descriptors(current: u64) {
     let limit = Rlimit {
