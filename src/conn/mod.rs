@@ -366,7 +366,8 @@ impl ConnState {
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
-        self.flags &= !DRAIN_DUE;
+        // From now on `close_by` is the drain's.
+        self.flags &= !(DRAIN_DUE | AWAITS_RESPONSE);
     }
 
     /// Why the connection ends, if the handler is to hear of that before the end; only once. Who has connected waits for what

@@ -65,6 +65,19 @@ impl Bench {
 }
 
 #[test]
+fn closing_ends_the_wait_for_a_response() {
+    let mut bench = Bench::new();
+    bench.state.await_response(10_000);
+    bench.write(10);
+    bench.close(0);
+    assert!(
+        !bench.state.awaits_response(),
+        "once all is sent its limit would take the place of the drain's"
+    );
+    assert_eq!(bench.alarm(0), Alarm::At(50));
+}
+
+#[test]
 fn closing_drains_then_sends_fin_then_awaits_the_peers() {
     let mut bench = Bench::new();
     bench.write(10);

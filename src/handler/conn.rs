@@ -448,18 +448,23 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let limit = self.cx.limits.outbound;
         let max = self.cx.limits.longest_write();
         self.cx.metrics.overflows.add(1);
-        if self.cx.limits.policy == OutboundPolicy::Close {
+        let closes = self.cx.limits.policy == OutboundPolicy::Close;
+        if len > max {
+            // However fast the peer reads.
+            if closes {
+                let reason = CloseReason::Refused(WriteError::TooLong { len, max });
+                self.cx.abort(self.link, reason);
+            }
+            return WriteError::TooLong { len, max };
+        }
+        if closes {
             self.cx
                 .abort(self.link, CloseReason::OutboundLimit { queued });
-        } else if len <= max {
+        } else {
             self.link.state.on_refused(&self.cx.limits);
             self.cx.mark_dirty(&mut self.link.state);
         }
-        if len > max {
-            WriteError::TooLong { len, max }
-        } else {
-            WriteError::Full { queued, limit }
-        }
+        WriteError::Full { queued, limit }
     }
 
     /// Notes that `bytes`, a part of the input under decoding, is to be sent from where it lies.

@@ -24,8 +24,9 @@ pub(crate) struct SocketPath {
     copied: AtomicBool,
 }
 
-/// How long to wait for other servers that start in the same directory. Each takes well below a millisecond.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for other servers that start in the same directory. Each takes well below a millisecond, but whoever can
+/// read the directory can lock it for as long as they like, and must not keep a server from starting.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The same where a thread must not be kept that serves connections.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
@@ -39,7 +40,10 @@ impl SocketPath {
         socket: &Socket,
         backlog: i32,
     ) -> io::Result<Self> {
-        let _lock = DirectoryLock::of(path, PATIENCE)?;
+        let _lock = DirectoryLock::of(path, PATIENCE).unwrap_or_else(|error| {
+            log::warn!(target: "epicycle::server", "taking {} without a lock: {error}", path.display());
+            None
+        });
         clear_stale(path)?;
         unix::bind(socket, &SockAddr::unix(path)?)?;
         let metadata = fs::symlink_metadata(path)?;

@@ -392,6 +392,27 @@ fn one_write_that_is_longer_than_may_ever_wait_is_told_so() {
 }
 
 #[test]
+fn a_write_that_is_too_long_is_not_blamed_on_the_peer() {
+    let server = local()
+        .outbound_policy(OutboundPolicy::Close)
+        .outbound_limit(64 * KIB);
+    let (running, log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            let refused = conn.write(&vec![1; MIB + 1]);
+            assert!(matches!(refused, Err(WriteError::TooLong { .. })));
+            Action::Continue
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    let (_, reason) = log.await_close(0);
+    assert!(
+        matches!(*reason, CloseReason::Refused(WriteError::TooLong { .. })),
+        "{reason:?}"
+    );
+}
+
+#[test]
 fn on_drain_follows_a_refused_write_once_there_is_room_for_it() {
     let server = local().outbound_limit(MIB);
     let (running, log) = start(server, |app| {

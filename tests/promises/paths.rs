@@ -96,6 +96,19 @@ fn a_start_waits_while_another_one_has_the_directory() {
 }
 
 #[test]
+fn a_directory_that_somebody_keeps_locked_keeps_no_server_from_starting() {
+    let dir = TempPath::new();
+    fs::create_dir(&dir.0).expect("makes a directory");
+    let lock = File::open(&dir.0).expect("opens");
+    lock.lock().expect("locks");
+    let addr = format!("{}/socket", dir.addr());
+    let running = try_start(&addr).expect("starts");
+    Client::to(&running).round_trip("hello");
+    drop(running);
+    assert!(!dir.0.join("socket").exists());
+}
+
+#[test]
 fn a_path_has_its_owner_and_mode_before_it_can_be_connected_to() {
     let (mut user, mut group) = (geteuid().as_raw(), getegid().as_raw());
     if user == 0 {
