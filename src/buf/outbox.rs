@@ -43,6 +43,8 @@ pub struct Outbox<'a> {
     arena: &'a mut Arena,
     pool: &'a mut BufferPool,
     input: Input<'a>,
+    /// How many bytes have left the connection's output; none where that is not known.
+    sent: Option<u64>,
 }
 
 /// What is known about input that the codec has not seen.
@@ -78,6 +80,7 @@ impl<'a> Outbox<'a> {
             arena,
             pool,
             input: Input::None,
+            sent: None,
         }
     }
 
@@ -85,6 +88,18 @@ impl<'a> Outbox<'a> {
     #[inline]
     pub(crate) fn set_input(&mut self, input: Input<'a>) {
         self.input = input;
+    }
+
+    /// Tells how many bytes have left the connection's output already.
+    #[inline]
+    pub(crate) fn set_sent(&mut self, sent: u64) {
+        self.sent = Some(sent);
+    }
+
+    /// How many bytes have been written to the connection so far, whoever wrote them. `None` without a connection, and for
+    /// codecs that do not converse.
+    pub(crate) fn position(&self) -> Option<u64> {
+        Some(self.sent? + self.queue.len() as u64)
     }
 
     /// Whether input has arrived that the codec has not seen. A request that is sent now could be taken

@@ -173,7 +173,7 @@ pub struct Closed {
 }
 
 /// A request that the codec has answered in the handler's place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
     /// What it was answered, in the numbers of the protocol: HTTP's status.
@@ -181,6 +181,15 @@ pub struct Refused {
     /// What had arrived of it and was not handed to the handler, up to its first 256 bytes: of HTTP, the request line for the most part. These
     /// are the peer's bytes, whatever they are; [`escape_ascii`](slice::escape_ascii) makes them fit for a log.
     pub input: Box<[u8]>,
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused")
+            .field("status", &self.status)
+            .field("input", &format_args!("\"{}\"", self.input.escape_ascii()))
+            .finish()
+    }
 }
 
 /// So much of a refused request is kept.

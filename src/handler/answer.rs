@@ -31,6 +31,10 @@ impl<H: EventHandler> Conn<'_, H> {
     /// With a codec that [converses](Codec::CONVERSES) it is for what is owed now: once that is answered otherwise it has no
     /// effect, and neither has one that is taken when nothing is owed. With any other codec each stands for an answer of its own.
     ///
+    /// So a handler with such a codec, HTTP's say, may still answer in the same callback when the job was rejected, and the
+    /// dropped `Answer` does nothing: the documentation of the module `http` has an example. With other codecs
+    /// [`Answer::otherwise`] says what is sent then.
+    ///
     /// ```
     /// # use epicycle::codec::Lines;
     /// # use epicycle::{Action, Conn, EventHandler, WorkerPool};

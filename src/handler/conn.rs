@@ -77,6 +77,11 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.stream.local_addr()
     }
 
+    /// Its codec, to ask how things stand: `is_ready` of HTTP's client codec tells whether another request can be sent, say.
+    pub fn codec(&self) -> &H::Codec {
+        self.codec
+    }
+
     /// Which way it came: from which listener, or as whose outbound connection.
     pub fn origin(&self) -> Origin {
         self.link.state.origin()
@@ -186,6 +191,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let limit = self.link.state.outbound_limit(&self.cx.limits);
         let Link { stream, state, .. } = &mut *self.link;
         let unread = state.has_unread_input();
+        let sent = state.bytes_out;
         let stream_has_input = || stream.has_decrypted_input();
         let mut attempt = Attempt::new(Outbox::new(
             &mut state.out,
@@ -193,6 +199,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             &mut self.cx.buffers,
         ));
         if H::Codec::CONVERSES {
+            attempt.outbox.set_sent(sent);
             attempt.outbox.set_input(match unread {
                 Some(false) => Input::None,
                 Some(true) => Input::Waits,

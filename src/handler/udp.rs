@@ -62,8 +62,8 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     ///
     /// # Errors
     ///
-    /// As for [`send_to`](Self::send_to). Outside [`on_datagram`](EventHandler::on_datagram) there is nobody to reply to:
-    /// [`WriteError::Closed`].
+    /// As for [`send_to`](Self::send_to). Outside [`on_datagram`](EventHandler::on_datagram) and
+    /// [`admit`](EventHandler::admit) there is nobody to reply to: [`WriteError::Closed`].
     #[inline]
     pub fn reply(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let peer = self.peer.ok_or(WriteError::Closed)?;

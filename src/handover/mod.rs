@@ -6,6 +6,10 @@
 //! listens, the old one [stops accepting](crate::Engine::stop_accepting) and ends with its last connection.
 //! [`Control`] is such a Unix socket: it answers processes of the same user only, and waits for none of them for ever.
 //!
+//! The sockets come in the order in which the old server was told of its listeners; UDP sockets are not among them. Whatever else a
+//! listener had is said anew, TLS by `Listen::socket(socket).tls(&tls)`, say. The path of a Unix socket outlives a server that
+//! was handed it: the next one that binds it finds that nobody answers there, and removes it.
+//!
 //! ```
 //! use std::os::unix::net::UnixStream;
 //! use epicycle::{Listen, Server, handover, service};

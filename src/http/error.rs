@@ -132,6 +132,11 @@ pub enum SendError {
         /// How many were given.
         given: u64,
     },
+    /// A body was written past the codec in answer to HEAD, which has none.
+    BodyForHead {
+        /// How many bytes were written.
+        given: u64,
+    },
     /// The status is one that needs something else: 100 a [`Continue`](super::Continue), 101 an
     /// [upgrade](super::Response::upgrade).
     Status {
@@ -168,6 +173,8 @@ error_messages! {
         SendError::Bodiless { status } => "a response {status} has no body",
         SendError::Length { left, given } =>
             "{given} bytes of body were given where {left} are left of those announced",
+        SendError::BodyForHead { given } =>
+            "{given} bytes of body were written in answer to HEAD; write none there, the head and the end are all",
         SendError::Status { status } => "the status {status} cannot be an answer of its own",
         SendError::RequestLine => "the method is no token, the target is of no known form, or the host is none",
         SendError::Last =>

@@ -33,8 +33,8 @@ pub(super) enum Answer {
     Chunks,
     /// Bytes are to come until the connection closes.
     UntilClose,
-    /// The body it announced is to come past the codec, then its end.
-    Elsewhere,
+    /// The body it announced is to come past the codec, up to this position of the output, then its end.
+    Elsewhere(u64),
     /// The answer was a change of protocol: there is no other message.
     Upgraded,
 }

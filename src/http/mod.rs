@@ -1,8 +1,8 @@
 //! HTTP/1.1 for servers and clients, with the feature `http`.
 //!
 //! [`HttpCodec`] finds requests in a connection's input, and answers leave through it. It is a codec as any other: it works on
-//! TCP, Unix sockets and TLS alike, and what it promises is kept by itself, so that a handler cannot break it: only
-//! valid messages are sent, and answers are in the order of the requests. A client's side is in [`client`].
+//! TCP, Unix sockets and TLS alike. It sends only valid messages, and answers in the order of the requests, as long as a
+//! handler writes nothing past it. A client's side is in [`client`].
 //!
 //! ```
 //! use epicycle::http::{HttpCodec, Request, Response};
@@ -45,7 +45,78 @@
 //! [`idle_timeout`](crate::Server::idle_timeout) is how long a connection is kept alive between requests,
 //! [`answer_timeout`](crate::Server::answer_timeout) how long the handler may take to answer, 503 at its end, and
 //! [`write_stall_timeout`](crate::Server::write_stall_timeout) how long a client may not read its answer. A server that faces
-//! the public sets the first two.
+//! the public sets them all; [`handshake_timeout`](crate::Server::handshake_timeout) limits the wait for the first request.
+//!
+//! # Slow answers
+//!
+//! A handler must not block. It takes the answer along with [`Conn::defer_answer`](crate::Conn::defer_answer), and a
+//! [`WorkerPool`](crate::WorkerPool) gives it. A job that panics drops the [`Answer`](crate::Answer), and the client gets a 500. A job that
+//! is rejected drops it too, but the handler may still answer by itself before its callback ends:
+//!
+//! ```
+//! # use epicycle::http::{HttpCodec, Request, Response, StatusCode};
+//! # use epicycle::{Action, Conn, EventHandler, WorkerPool};
+//! struct Api {
+//!     pool: WorkerPool,
+//! }
+//!
+//! impl EventHandler for Api {
+//! #   type Codec = HttpCodec;
+//! #   type Session = ();
+//! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+//! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+//!         let answer = conn.defer_answer();
+//!         let query = request.body().to_vec();
+//!         let job = move || {
+//!             let result = query; // of a database, say
+//!             // The client may have gone meanwhile: then nobody hears it.
+//!             let _ = answer.send(Response::ok().shared_body(result));
+//!         };
+//!         match self.pool.submit(job) {
+//!             Ok(()) => Action::Continue,
+//!             Err(rejected) => {
+//!                 let why = rejected.to_string();
+//!                 let busy = Response::text(StatusCode::SERVICE_UNAVAILABLE, &why);
+//!                 conn.send(busy.header("Retry-After", "1")).into()
+//!             }
+//!         }
+//!     }
+//! }
+//! ```
+//!
+//! A response that borrows is made on the connection's own thread, by [`Answer::run`](crate::Answer::run).
+//!
+//! # An access log
+//!
+//! The handler logs what it answers. What the codec has answered in its place it finds in
+//! [`Closed::refused`](struct@crate::Closed): requests that were malformed, too large or too slow, which the handler has not seen, and
+//! those that it has seen and not answered. Whoever keeps the request under way in the session knows which of the two it was,
+//! and which requests were left by their client.
+//!
+//! ```
+//! # use epicycle::http::{HttpCodec, Request};
+//! # use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+//! # struct Api;
+//! # impl EventHandler for Api {
+//! #   type Codec = HttpCodec;
+//! #   type Session = Option<String>;
+//! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+//! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
+//! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: Request<'_>) -> Action { Action::Close }
+//! /// `under_way` is the request that `react` has put there and that has no answer.
+//! fn on_close(&mut self, info: &Closed, under_way: Option<String>, reason: CloseReason) {
+//!     match (&info.refused, under_way) {
+//!         (Some(refused), Some(request)) => println!("{} {request} {}", info.peer, refused.status),
+//!         (Some(refused), None) => {
+//!             println!("{} {} {}", info.peer, refused.input.escape_ascii(), refused.status);
+//!         }
+//!         (None, Some(request)) => println!("{} {request} no answer: {reason}", info.peer),
+//!         (None, None) => {}
+//!     }
+//! }
+//! # }
+//! ```
 //!
 //! # Beside the codecs
 //!

@@ -138,6 +138,26 @@ impl<'a> Response<'a> {
 
     /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less, and no byte in answer
     /// to HEAD: with [`Conn::send_file`](crate::Conn::send_file), say. An [`End`] follows.
+    ///
+    /// The `End` of a body that is longer or shorter is refused with a [`SendError`](super::SendError), for the client could not tell
+    /// where the next answer begins: the connection has to close, as it does when the handler returns that error as its
+    /// [`Action`](crate::Action).
+    ///
+    /// ```
+    /// # use epicycle::http::{End, HttpCodec, Response};
+    /// # use epicycle::{Conn, EventHandler, WriteError};
+    /// # use std::fs::File;
+    /// fn send<H>(conn: &mut Conn<'_, H>, file: File, len: u64, is_head: bool) -> Result<(), WriteError>
+    /// where
+    ///     H: EventHandler<Codec = HttpCodec>,
+    /// {
+    ///     conn.send(Response::ok().file(len))?;
+    ///     if !is_head {
+    ///         conn.send_file(file, ..len)?;
+    ///     }
+    ///     conn.send(End)
+    /// }
+    /// ```
     #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);

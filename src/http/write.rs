@@ -30,7 +30,7 @@ pub(super) fn response(
     if let Some(protocol) = response.upgrade {
         room += check_protocol(protocol)?;
     }
-    let plan = plan(exchange, response)?;
+    let mut plan = plan(exchange, response)?;
     // What still comes of a request that is answered already is of no use.
     let unread = exchange.is_receiving() && plan.rest == Answer::None;
     if response.close || unread || plan.rest == Answer::UntilClose {
@@ -87,6 +87,9 @@ pub(super) fn response(
         Body::Bytes(body) if body.len() > SMALL_BODY => dst.put(body),
         Body::Shared(body) => dst.put_shared(body.clone()),
         _ => {}
+    }
+    if let Answer::Elsewhere(len) = plan.rest {
+        plan.rest = Answer::Elsewhere(end_of_body(len, dst));
     }
     exchange.answered(plan.rest);
     Ok(())
@@ -150,7 +153,7 @@ fn plan<'a, 'b>(
             Body::Sized(len) => Answer::Sized(len),
             Body::Stream if exchange.is_http10() => Answer::UntilClose,
             Body::Stream => Answer::Chunks,
-            Body::Elsewhere(_) => Answer::Elsewhere,
+            Body::Elsewhere(len) => Answer::Elsewhere(len),
             _ => Answer::None,
         },
     };
@@ -188,6 +191,9 @@ fn special<'a, 'b>(
         plan.rest = Answer::Upgraded;
     } else if exchange.is_head() {
         plan.body = NO_BODY;
+        if let Answer::Elsewhere(len) = &mut plan.rest {
+            *len = 0;
+        }
     }
     Ok(plan)
 }
@@ -319,12 +325,31 @@ pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), S
         // A handler that knows of the HEAD leaves the body out.
         Answer::Chunks | Answer::Sized(_) if exchange.is_head() => {}
         Answer::Chunks => dst.put(LAST_CHUNK),
-        Answer::UntilClose | Answer::Elsewhere => {}
+        Answer::UntilClose => {}
+        Answer::Elsewhere(end) => check_end(end, exchange.is_head(), dst)?,
         Answer::Sized(left) => return Err(SendError::Length { left, given: 0 }),
         _ => return Err(SendError::NotBegun),
     }
     exchange.end();
     Ok(())
+}
+
+/// Where a body of `len` bytes ends that is written past the codec, behind the head.
+pub(super) fn end_of_body(len: u64, dst: &Outbox<'_>) -> u64 {
+    dst.position().unwrap_or(0).saturating_add(len)
+}
+
+/// Checks that a body written past the codec ends where it was announced to, as far as the output knows.
+pub(super) fn check_end(end: u64, is_head: bool, dst: &Outbox<'_>) -> Result<(), SendError> {
+    let Some(position) = dst.position() else {
+        return Ok(());
+    };
+    let (left, given) = (end.saturating_sub(position), position.saturating_sub(end));
+    match (left, given) {
+        (0, 0) => Ok(()),
+        _ if is_head => Err(SendError::BodyForHead { given }),
+        _ => Err(SendError::Length { left, given }),
+    }
 }
 
 pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

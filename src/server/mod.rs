@@ -297,8 +297,12 @@ impl Server {
         }
         log::info!(
             target: "epicycle::server",
-            "listening on {names} with {count} reactor(s)",
-            names = if names.is_empty() { "nothing" } else { &names }
+            "{what} with {count} reactor(s)",
+            what = if names.is_empty() {
+                "a client".to_owned()
+            } else {
+                format!("listening on {names}")
+            }
         );
         Ok(running)
     }

@@ -80,7 +80,8 @@ pub(super) fn to_addr(addr: Option<SocketAddrAny>) -> Addr {
         return Addr::Unix(None);
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Some(name) = addr.abstract_name() {
+    // The address of a socket without a name is told as an empty one.
+    if let Some(name) = addr.abstract_name().filter(|name| !name.is_empty()) {
         return Addr::UnixAbstract(name.into());
     }
     let path = addr.path_bytes().map(OsStr::from_bytes);
@@ -90,7 +91,7 @@ pub(super) fn to_addr(addr: Option<SocketAddrAny>) -> Addr {
 /// The abstract name of a Unix socket.
 pub(super) fn abstract_name(addr: &SockAddr) -> Option<&[u8]> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    return addr.as_abstract_namespace();
+    return addr.as_abstract_namespace().filter(|name| !name.is_empty());
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     return addr.as_pathname().and(None);
 }

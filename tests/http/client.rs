@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, thread};
 
@@ -186,12 +186,18 @@ fn large_bodies_go_both_ways() {
     assert!(visit.hear().body == body);
     let file = TempPath::new();
     fs::write(&file.0, &body).expect("writes");
-    let opened = fs::File::open(&file.0).expect("opens");
+    let opened = Arc::new(fs::File::open(&file.0).expect("opens"));
     visit.run(move |conn| {
+        assert!(conn.codec().is_ready());
         conn.send(Request::new("PUT", "a", "/").file(LEN as u64))
             .expect("is taken");
-        conn.send_file(opened, ..).expect("is taken");
+        conn.send_file(opened.clone(), ..10).expect("is taken");
+        let error = conn.send(End).expect_err("is too short").to_string();
+        assert!(error.contains("8388598 are left"), "{error}");
+        assert!(!conn.codec().is_ready());
+        conn.send_file(opened.clone(), 10..).expect("is taken");
         conn.send(End).expect("is taken");
+        assert!(conn.codec().is_ready());
         conn.send(Request::get("a", "/")).expect("is taken");
     });
     assert!(visit.hear().body == body);

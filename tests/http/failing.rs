@@ -210,6 +210,11 @@ fn an_access_log_can_tell_of_requests_that_no_handler_gets() {
         assert_eq!(refused.status, status);
         let input = request.as_bytes();
         assert_eq!(*refused.input, input[..input.len().min(256)]);
+        let shown = format!(
+            "status: {status}, input: \"{}",
+            request[..10].escape_default()
+        );
+        assert!(format!("{refused:?}").contains(&shown), "{refused:?}");
         assert_eq!(running.engine().stats().total().refusals, n as u64 + 1);
     }
     // One that is answered is the handler's to tell of.

@@ -1,6 +1,6 @@
 //! What a handler sends: valid messages, as much as the client reads, and nothing that could be taken for another one.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use epicycle::codec::{Codec, FrameError, encode_to_vec};
 use epicycle::http::{
@@ -208,6 +208,66 @@ fn a_body_written_past_the_codec_is_whole_also_before_a_close() {
             assert!(answers.get().body == noise(1, LEN));
         }
         answers.expect_end();
+    }
+}
+
+#[test]
+fn a_body_written_past_the_codec_has_its_size() {
+    let (tell, told) = mpsc::channel();
+    let (running, _) = start(local(), move || {
+        let tell = tell.clone();
+        Site::of(move |conn, _, request| {
+            conn.send(Response::ok().file(5)).expect("is owed");
+            if request.path() == "/late" {
+                conn.write(b"abcde").expect("is taken");
+                // By then the kernel has taken the body.
+                let end = |_: &mut _, conn: &mut Conn<'_, _>, _: &mut _| {
+                    conn.send(End).expect("is whole");
+                };
+                conn.handle().run(end).expect("is taken");
+                return Action::Continue;
+            }
+            let body: &[u8] = match request.path() {
+                "/short" => b"abcd",
+                "/long" => b"abcdefg",
+                _ => b"abcde",
+            };
+            conn.write(body).expect("is taken");
+            let ended = conn.send(End);
+            if let Err(error) = &ended {
+                tell.send(error.to_string()).expect("is awaited");
+            }
+            ended.into()
+        })
+    });
+    for (method, path, why) in [
+        (
+            "GET",
+            "/short",
+            "0 bytes of body were given where 1 are left",
+        ),
+        (
+            "GET",
+            "/long",
+            "2 bytes of body were given where 0 are left",
+        ),
+        (
+            "HEAD",
+            "/",
+            "5 bytes of body were written in answer to HEAD",
+        ),
+    ] {
+        let client = Client::to(&running);
+        let late = ASK.replace(" / ", " /late ");
+        let wrong = format!("{method} {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send([&late, &wrong, ASK].concat());
+        let mut answers = answers(&client);
+        assert_eq!(answers.get().text(), "abcde");
+        // It closes, and nothing is taken for the answer to the last request.
+        let rest = String::from_utf8(answers.rest()).expect("is text");
+        assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "{rest}");
+        let error = told.recv().expect("is told");
+        assert!(error.starts_with(why), "{error}");
     }
 }
 

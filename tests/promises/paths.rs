@@ -265,3 +265,17 @@ fn a_client_with_an_abstract_name_is_known_by_it() {
     );
     running.shutdown();
 }
+
+#[test]
+fn a_client_without_a_name_has_none() {
+    use epicycle::Addr;
+
+    let path = TempPath::new();
+    let (running, log) = start(Server::bind(path.addr()), |app| app);
+    let client = Client::to(&running);
+    client.round_trip("hello");
+    drop(client);
+    let peer = log.await_close(0).0.peer;
+    assert_eq!(peer, Addr::Unix(None));
+    assert_eq!(peer.to_string(), "unix://(unnamed)");
+}

@@ -10,7 +10,7 @@ use crate::http::assembly::Assembly;
 use crate::http::error::{MessageError, SendError, malformed};
 use crate::http::limits::Limits;
 use crate::http::response::{Body, Chunk, End};
-use crate::http::write::{LAST_CHUNK, write_chunk};
+use crate::http::write::{LAST_CHUNK, check_end, end_of_body, write_chunk};
 
 /// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`Response`].
 ///
@@ -50,8 +50,8 @@ enum Sending {
     Nothing,
     /// So many bytes of the body it announced.
     Sized(u64),
-    /// A body past the codec, then its end.
-    Elsewhere,
+    /// A body past the codec, up to this position of the output, then its end.
+    Elsewhere(u64),
     /// Chunks, then their end.
     Chunks,
 }
@@ -240,7 +240,7 @@ impl ClientCodec {
         request.write(dst)?;
         self.sending = match request.body {
             Body::Sized(len) if len > 0 => Sending::Sized(len),
-            Body::Elsewhere(_) => Sending::Elsewhere,
+            Body::Elsewhere(len) => Sending::Elsewhere(end_of_body(len, dst)),
             Body::Stream => Sending::Chunks,
             _ => Sending::Nothing,
         };
@@ -271,7 +271,7 @@ impl ClientCodec {
                 };
             }
             Sending::Sized(left) => return Err(SendError::Length { left, given }),
-            Sending::Nothing | Sending::Elsewhere => return Err(SendError::NotBegun),
+            Sending::Nothing | Sending::Elsewhere(_) => return Err(SendError::NotBegun),
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl ClientCodec {
     fn end(&mut self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
         match self.sending {
             Sending::Chunks => dst.put(LAST_CHUNK),
-            Sending::Elsewhere => {}
+            Sending::Elsewhere(end) => check_end(end, false, dst)?,
             Sending::Sized(left) => return Err(SendError::Length { left, given: 0 }),
             Sending::Nothing => return Err(SendError::NotBegun),
         }

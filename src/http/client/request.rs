@@ -102,7 +102,7 @@ impl<'a> Request<'a> {
     }
 
     /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less: with
-    /// [`Conn::send_file`](crate::Conn::send_file), say. An [`End`](crate::http::End) follows.
+    /// [`Conn::send_file`](crate::Conn::send_file), say. An [`End`](crate::http::End) follows; it is refused while the body is shorter or longer.
     #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);
