@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{LengthField, Lines};
 use epicycle::{
-    Action, Addr, Answer, Balance, CloseReason, ConnectError, Handle, HandleError, Server,
+    Action, Addr, Answer, Balance, CloseReason, Conn, ConnectError, Handle, HandleError, Server,
     TimeoutKind, WorkerPool, WriteError,
 };
 
-use crate::util::app::{App, Cut, Gate, local, start};
+use crate::util::app::{App, Cut, Gate, Session, local, start};
 use crate::util::client::{Client, shrink};
 use crate::util::{LONG, eventually, expect_panics, noise};
 
@@ -310,6 +310,57 @@ fn answers_that_are_deferred_are_waited_for_whatever_the_codec() {
     assert_eq!(at_the_end.recv_to_end(), b"C\n");
     drop(at_the_end);
     assert_eq!(running.join().forced, 0);
+}
+
+/// Asks a connection on its thread.
+fn look<T: Send + 'static>(
+    handle: &Handle<App>,
+    look: impl FnOnce(&mut Conn<'_, App>) -> T + Send + 'static,
+) -> T {
+    let (tell, told) = mpsc::channel();
+    let task = move |_: &mut App, conn: &mut Conn<'_, App>, _: &mut Session| {
+        tell.send(look(conn)).expect("is awaited");
+    };
+    handle.run(task).expect("is open");
+    told.recv_timeout(LONG).expect("is told")
+}
+
+/// Answers by letting the connection go, and awaits that.
+fn let_go(answer: Answer<App>) {
+    let (hand_out, detachments) = mpsc::channel();
+    let leave = move |_: &mut App, conn: &mut Conn<'_, App>, _: &mut Session| {
+        conn.detach(move |detached| hand_out.send(detached).expect("is awaited"))
+            .expect("is let go");
+    };
+    answer.run(leave).expect("is open");
+    detachments.recv_timeout(LONG).expect("leaves");
+}
+
+#[test]
+fn a_deferred_answer_may_let_the_connection_go_at_its_end_and_at_a_shutdown() {
+    let (asked, requests) = mpsc::channel();
+    let (running, _log) = start(local().drain_deadline(2 * LONG), later(&asked));
+    let next = || requests.recv_timeout(LONG).expect("is asked");
+    let half_closed = Client::to(&running);
+    half_closed.send("a\n");
+    half_closed.end_writes();
+    let answer = next();
+    eventually("the end has come", || {
+        look(answer.handle(), |conn| conn.peer_has_shut_down())
+    });
+    let_go(answer);
+    let open = Client::to(&running);
+    open.send("b\n");
+    let answer = next();
+    running.engine().shutdown();
+    // The turn in which the first comes back has begun the shutdown.
+    for _ in 0..2 {
+        look(answer.handle(), |_| ());
+    }
+    let_go(answer);
+    eventually("nobody is waited for any more", || {
+        running.engine().run_on(0, |_, _| {}) == Err(HandleError::Closed)
+    });
 }
 
 #[test]

@@ -100,7 +100,9 @@ impl<H: EventHandler> Conn<'_, H> {
         if H::Codec::CONVERSES || extras.deferred > 0 {
             return;
         }
-        if self.link.state.is_open() && self.link.state.saw_peer_eof() {
+        let state = &self.link.state;
+        // One whose bytes go elsewhere from now on takes the end of the peer's stream along.
+        if state.is_open() && state.saw_peer_eof() && !state.is_leaving() {
             self.close_unhurried(CloseReason::Peer);
         }
         self.settle();

@@ -114,8 +114,9 @@ impl<H: EventHandler> Conn<'_, H> {
             }
             self.cx.set_alarm(self.link);
         }
-        // One that is awaited keeps it open.
-        if self.link.state.is_retiring() && !is_awaited(&self.link.state, self.codec) {
+        // One that is awaited keeps it open. One that leaves has its end elsewhere.
+        let state = &self.link.state;
+        if state.is_retiring() && !state.is_leaving() && !is_awaited(state, self.codec) {
             self.begin_close(self.cx.retirement());
         }
     }

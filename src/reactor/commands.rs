@@ -154,6 +154,11 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
+    /// Whether the last connection that a shutdown has waited for ended after the turn's look at that.
+    pub(super) fn is_to_settle(&self) -> bool {
+        self.stage == Stage::Answering && self.cx.retiring == 0 && !self.is_settled
+    }
+
     /// Goes through the stages of the shutdown that follow the first.
     #[cold]
     pub(super) fn follow_shutdown(&mut self) {

@@ -289,6 +289,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.cx.outcomes.is_empty()
             || !self.dials.are_told()
             || self.unvisited.is_some()
+            || self.is_to_settle()
             || self.listeners.are_ready()
             || self.cx.ports.have_work()
             || self.cx.wheel.has_expired()
