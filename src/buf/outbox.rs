@@ -98,6 +98,7 @@ impl<'a> Outbox<'a> {
 
     /// How many bytes have been written to the connection so far, whoever wrote them. `None` without a connection, and for
     /// codecs that do not converse.
+    #[cfg(feature = "http")]
     pub(crate) fn position(&self) -> Option<u64> {
         Some(self.sent? + self.queue.len() as u64)
     }
