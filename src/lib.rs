@@ -51,63 +51,54 @@
 // Documentation then tells which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod acceptor;
 mod addr;
 mod authority;
 #[cfg(feature = "balance")]
 pub mod balance;
 mod buf;
 mod charset;
-mod client;
 mod clock;
 pub mod codec;
-mod conn;
-mod connect;
+mod engine;
 mod error;
-mod handler;
-pub mod handover;
 #[cfg(feature = "http")]
 pub mod http;
-mod listen;
 pub mod metrics;
 mod panic;
-pub mod pool;
-mod reactor;
-mod resolve;
 #[cfg(feature = "rpc")]
 pub mod rpc;
-mod server;
-mod stream;
+#[cfg(feature = "testing")]
+mod simnet;
 mod sys;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "tls")]
 pub mod tls;
-mod udp;
+pub mod workers;
 #[cfg(feature = "ws")]
 pub mod ws;
 
-pub use crate::acceptor::{Balance, BalancePolicy};
 pub use crate::addr::{Addr, Family, ListenAddr};
 pub use crate::buf::outbox::Outbox;
-pub use crate::client::Client;
-pub use crate::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
-pub use crate::conn::limits::OutboundPolicy;
-pub use crate::conn::origin::Origin;
-pub use crate::connect::{Connect, ConnectError, FailedConnect, Reconnect};
-pub use crate::error::Error;
-pub use crate::handler::{
+pub use crate::engine::client::Client;
+pub use crate::engine::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
+pub use crate::engine::conn::limits::OutboundPolicy;
+pub use crate::engine::conn::origin::Origin;
+pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
+pub use crate::engine::connect::{Connect, ConnectError, FailedConnect, Reconnect};
+pub use crate::engine::handler::{
     Action, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
     EventHandler, Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError,
     service,
 };
-pub use crate::listen::Listen;
-pub use crate::pool::WorkerPool;
-pub use crate::reactor::slots::ConnId;
-pub use crate::resolve::{Resolve, SystemResolver};
-pub use crate::server::{AcceptMode, Report, Running, Server, serve};
+pub use crate::engine::listen::{Listen, handover};
+pub use crate::engine::server::acceptor::{Balance, BalancePolicy};
+pub use crate::engine::server::{AcceptMode, Report, Running, Server, serve};
+pub use crate::engine::slots::ConnId;
+pub use crate::engine::udp::UdpSessions;
+pub use crate::error::Error;
 pub use crate::sys::datagram::MulticastInterface;
-pub use crate::udp::UdpSessions;
+pub use crate::workers::WorkerPool;
 pub use bytes::Bytes;
 
 #[cfg(all(doctest, feature = "signals"))]
@@ -131,6 +122,6 @@ struct FromTokio;
 pub mod internals {
     pub use crate::buf::pool::BufferPool;
     pub use crate::buf::ring::{MAX_CAPACITY, Ring};
-    pub use crate::reactor::mailbox::{Mailbox, PushError, Wake};
-    pub use crate::reactor::timer::{TimerKey, Wheel};
+    pub use crate::engine::mailbox::{Mailbox, PushError, Wake};
+    pub use crate::engine::timer::{TimerKey, Wheel};
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::testing::network::End;
+use crate::simnet::network::End;
 
 /// The end of a simulated connection, which has no descriptor of its own.
 #[derive(Debug)]

@@ -115,13 +115,10 @@
 //! `epicycle::testing`. To try more seeds, set `EPICYCLE_SEEDS=100000`; what they amounted to is on standard error, which
 //! `cargo test -- --nocapture` shows.
 
-pub(crate) mod link;
-pub(crate) mod network;
 mod seeds;
 mod simulation;
-mod tally;
 
-pub use self::link::Link;
-pub use self::network::{Ending, Reading};
 pub use self::seeds::each_seed;
 pub use self::simulation::{Peer, Simulation, spend};
+pub use crate::simnet::link::Link;
+pub use crate::simnet::network::{Ending, Reading};

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use parking_lot::Mutex;
 
-use super::tally::Tally;
+use crate::simnet::tally::Tally;
 
 /// The seed to run instead of all others.
 const ONE: &str = "EPICYCLE_SEED";

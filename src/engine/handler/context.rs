@@ -1,0 +1,430 @@
+//! What a reactor lends to callbacks: everything of its own but the handler and the other connections.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::pipe::{Due, Joint, Pipes};
+use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, converse};
+use crate::addr::Addr;
+use crate::buf::outbox::Arena;
+use crate::buf::pool::BufferPool;
+use crate::clock::{self, Clock, TICKS, millis};
+use crate::codec::Codec;
+use crate::engine::conn::close::{CloseReason, Refused, TimeoutKind};
+use crate::engine::conn::limits::{Limits, NEVER};
+use crate::engine::conn::origin::Origin;
+use crate::engine::conn::{Alarm, ConnState};
+use crate::engine::connect::DialId;
+use crate::engine::reactor::turns::Turns;
+use crate::engine::slots::{ConnId, Slots, Tenant};
+use crate::engine::stream::{Records, Stream};
+use crate::engine::timer::{TimerKey, Wheel};
+use crate::engine::udp::ports::Ports;
+use crate::metrics::Metrics;
+use crate::sys::socket::StreamSocket;
+
+/// The connections of a reactor.
+pub(crate) type Connections<H> = Slots<Slot<H>>;
+
+/// A connection with all that belongs to it, beginning with what every message needs.
+///
+/// Aligned to cache lines: with many connections, each line touched is one fetched from far away.
+#[repr(C, align(64))]
+pub(crate) struct Slot<H: EventHandler> {
+    /// None before `on_open` has answered and after `on_close` has taken it.
+    pub(crate) session: Option<H::Session>,
+    pub(crate) codec: H::Codec,
+    pub(crate) link: Link,
+}
+
+impl<H: EventHandler> Tenant for Slot<H> {
+    fn id(&self) -> ConnId {
+        self.link.state.id
+    }
+}
+
+/// A connection's state and its socket.
+#[repr(C)]
+pub(crate) struct Link {
+    /// Dropped, and so closed, with the slot at the end of the turn.
+    pub(crate) stream: Stream,
+    pub(crate) extras: Option<Box<Extras>>,
+    pub(crate) state: ConnState,
+    /// The pending look at the clock, and when it is due.
+    pub(crate) alarm: Option<(TimerKey, u64)>,
+}
+
+/// A socket that is to become a connection.
+pub(crate) struct Arrival {
+    pub(crate) socket: StreamSocket,
+    pub(crate) peer: Addr,
+    pub(crate) origin: Origin,
+}
+
+/// What has become of a connection that this side made.
+pub(crate) enum Outcome {
+    Opened,
+    /// It was never open.
+    Failed(CloseReason),
+    /// It was open; `again` unless this side has closed it.
+    Closed {
+        again: bool,
+    },
+}
+
+/// What few connections have.
+#[derive(Default)]
+pub(crate) struct Extras {
+    /// Waiting for the byte count at which their write has reached the kernel.
+    pub(crate) flushes: VecDeque<(u64, Completion)>,
+    pub(crate) timers: HashSet<TimerKey>,
+    /// Who wants the socket.
+    pub(crate) detach: Option<Detach>,
+    /// How much the peer had acknowledged at the last look while the kernel refused output: only good to compare with.
+    pub(crate) acknowledged: Option<u64>,
+    /// A part of a file is being read for it.
+    pub(crate) reads_file: bool,
+    /// What tells deferred answers to the request at hand from those to earlier ones.
+    pub(crate) deferral: Option<u64>,
+    /// How many deferred answers are to come, where the codec does not tell what is owed.
+    pub(crate) deferred: usize,
+    /// What its codec has refused.
+    pub(crate) refused: Option<Refused>,
+    /// The connection it is joined with.
+    pub(crate) joint: Option<Joint>,
+}
+
+/// Takes a socket that leaves the engine.
+pub(crate) type Detach = Box<dyn FnOnce(Detached)>;
+
+/// What the timer wheel holds.
+pub(crate) enum Timer<H: EventHandler> {
+    /// A look at a connection's limits.
+    Alarm(ConnId),
+    /// A timer of the application on a connection.
+    User { id: ConnId, token: u64 },
+    /// The same, again and again.
+    Interval(Box<Interval>),
+    /// The handler's tick.
+    Tick,
+    /// Another attempt to accept.
+    Accept,
+    /// A name takes too long to resolve, or it is time to connect again.
+    Dial(DialId),
+    /// Something scheduled on the reactor.
+    Task(Task<H>),
+    /// The end of the drain.
+    DrainOver,
+}
+
+/// A timer of the application that comes again.
+pub(crate) struct Interval {
+    pub(crate) id: ConnId,
+    pub(crate) token: u64,
+    /// When it is due, as the time since the reactor's start.
+    pub(crate) due: Duration,
+    pub(crate) period: Duration,
+}
+
+pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
+
+/// From which delay on timers run out at whole milliseconds.
+const LONG_DELAY: Duration = Duration::from_secs(1);
+
+/// The reactor's own things.
+pub(crate) struct Context<H: EventHandler> {
+    pub(crate) engine: Engine<H>,
+    pub(crate) reactor: usize,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    pub(crate) arena: Arena,
+    pub(crate) buffers: BufferPool,
+    pub(crate) records: Records,
+    /// The UDP sockets.
+    pub(crate) ports: Ports,
+    pub(crate) wheel: Wheel<Timer<H>>,
+    /// Connections with something to do that no event will announce.
+    pub(crate) ready: VecDeque<u32>,
+    /// Connections to flush at the end of the turn.
+    pub(crate) dirty: Vec<u32>,
+    pub(crate) pipes: Pipes,
+    /// Closed connections, whose slots are freed at the end of the turn.
+    pub(crate) graveyard: Vec<u32>,
+    /// The frame that is being handled lies here, and may be written back without a copy.
+    pub(crate) window: Window,
+    /// What has become of the connections that this side made.
+    pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
+    /// The slots whose sockets leave the engine, with what was received and not handled.
+    pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
+    /// How many requests have had their answers deferred.
+    pub(crate) deferrals: u64,
+    /// How many connections a shutdown waits for.
+    pub(crate) retiring: usize,
+    pub(crate) clock: Clock,
+    /// When the turn began.
+    pub(crate) turn_at: Instant,
+    /// The same in whole milliseconds since the start, for the limits.
+    pub(crate) now: u64,
+    /// The same in ticks, for the timers.
+    pub(crate) tick: u64,
+    /// Turns that took long.
+    turns: Turns,
+    /// When the time of day has to be read again.
+    next_second: u64,
+}
+
+/// The address range of the input under decoding, and the part of it that was written back.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Window {
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+    pub(crate) lent_start: usize,
+    pub(crate) lent_len: usize,
+    /// Where in the backlog the lent part belongs, once something is queued behind it.
+    pub(crate) place: Option<usize>,
+    /// The size of the buffer taken out of the inbox, which a panic loses.
+    pub(crate) taken: usize,
+}
+
+impl<H: EventHandler> Context<H> {
+    pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits, clock: Clock) -> Self {
+        let now = clock.now();
+        Self {
+            metrics: engine.peer(reactor).metrics.clone(),
+            engine,
+            reactor,
+            limits,
+            arena: Arena::new(),
+            buffers: BufferPool::new(),
+            records: Records::default(),
+            ports: Ports::default(),
+            wheel: Wheel::new(TICKS),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            pipes: Pipes::default(),
+            graveyard: Vec::new(),
+            window: Window::default(),
+            outcomes: VecDeque::new(),
+            detached: Vec::new(),
+            deferrals: 0,
+            retiring: 0,
+            clock,
+            turn_at: now,
+            now: 0,
+            tick: 0,
+            turns: Turns::new(),
+            next_second: 0,
+        }
+    }
+
+    /// Reads the clock, once a turn.
+    #[inline]
+    pub(crate) fn read_clock(&mut self) {
+        self.turn_at = self.clock.now();
+        self.tick = clock::ticks(self.clock.since_start(self.turn_at));
+        self.now = self.tick / TICKS;
+        if self.now >= self.next_second {
+            self.read_time_of_day();
+        }
+    }
+
+    #[cold]
+    fn read_time_of_day(&mut self) {
+        let since = self.clock.time_of_day();
+        self.arena.unix_time = Some(since.as_secs());
+        self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
+    }
+
+    /// This moment, rounded up: what counts from it does not end early, however long ago the turn began.
+    pub(crate) fn moment(&self) -> u64 {
+        millis(self.clock.elapsed())
+    }
+
+    /// The same for a connection that opens: if it has no limits, the beginning of the turn is near enough.
+    #[inline]
+    pub(crate) fn opening_moment(&self) -> u64 {
+        if self.limits.watch_open {
+            self.moment()
+        } else {
+            self.now
+        }
+    }
+
+    /// The turn has taken so many nanoseconds.
+    #[cold]
+    pub(crate) fn note_long_turn(&mut self, nanos: u64) {
+        self.turns.note(self.now, nanos.div_ceil(1_000_000));
+    }
+
+    /// The first tick that is at least `delay` away from this moment.
+    pub(crate) fn deadline(&self, delay: Duration) -> u64 {
+        tick_at(self.clock.elapsed().saturating_add(delay), delay)
+    }
+
+    /// How long it is until a tick.
+    pub(crate) fn until(&self, tick: u64) -> Duration {
+        clock::time_of(tick).saturating_sub(self.clock.elapsed())
+    }
+
+    /// Has a timer run out at a millisecond.
+    pub(crate) fn insert_at(&mut self, moment: u64, timer: Timer<H>) -> TimerKey {
+        self.wheel.insert(moment.saturating_mul(TICKS), timer)
+    }
+
+    /// Sees that the connection is flushed, and its state acted upon, at the end of the turn.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, state: &mut ConnState) {
+        if state.mark_dirty() {
+            self.dirty.push(state.id.slot() as u32);
+        }
+    }
+
+    /// Sees that the connection is served although no event announces it.
+    pub(crate) fn mark_ready(&mut self, state: &mut ConnState) {
+        if state.enqueue() {
+            self.ready.push_back(state.id.slot() as u32);
+        }
+    }
+
+    /// Sees that input is read again, beginning with what has arrived meanwhile.
+    pub(crate) fn resume(&mut self, link: &mut Link) {
+        link.state.on_resumed(self.moment());
+        self.set_alarm(link);
+        self.mark_ready(&mut link.state);
+    }
+
+    pub(crate) fn begin_close(
+        &mut self,
+        link: &mut Link,
+        codec: &mut H::Codec,
+        reason: CloseReason,
+    ) {
+        if H::Codec::CONVERSES {
+            converse::last_words(link, codec, self, &reason);
+            if codec.is_open_ended() {
+                return self.abort(link, reason);
+            }
+        }
+        let now = self.moment();
+        if link.state.begin_close(reason, now, &self.limits) {
+            self.settle(&mut link.state);
+            link.state.inbox.clear(&mut self.buffers);
+            self.part(link, false);
+            self.mark_dirty(&mut link.state);
+            // One that both sides have done with is closed in this turn's flush phase.
+            if !link.state.is_finished() {
+                self.set_alarm(link);
+                // What has arrived is read and dropped, so that closing does not answer it with RST.
+                self.mark_ready(&mut link.state);
+            }
+        }
+    }
+
+    pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
+        link.state.abort(reason);
+        self.settle(&mut link.state);
+        self.part(link, true);
+        self.mark_dirty(&mut link.state);
+    }
+
+    /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
+    pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
+        if !state.is_retiring() {
+            state.retire();
+            codec.retire();
+            self.retiring += 1;
+        }
+    }
+
+    /// Why a connection that retires closes.
+    pub(crate) fn retirement(&self) -> CloseReason {
+        if self.engine.is_stopping() {
+            CloseReason::Shutdown
+        } else {
+            CloseReason::Timeout(TimeoutKind::Lifetime)
+        }
+    }
+
+    /// A connection closes: a shutdown waits for it no longer.
+    pub(crate) fn settle(&mut self, state: &mut ConnState) {
+        self.retiring -= usize::from(state.settle());
+    }
+
+    /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
+    pub(crate) fn part(&mut self, link: &mut Link, broken: bool) {
+        let joint = link.extras.as_mut().and_then(|extras| extras.joint.take());
+        if let Some(Joint { partner, .. }) = joint {
+            let survivor = partner;
+            self.pipes.due.push_back(Due::Ended { survivor, broken });
+        }
+    }
+
+    /// The limits a connection lives under.
+    #[inline]
+    pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
+        let own = stream.datagram().and_then(|d| self.ports.limits(d.port));
+        own.unwrap_or(&self.limits)
+    }
+
+    /// Which of the connection's limits has run out, or when to look again.
+    pub(crate) fn alarm_of(&self, link: &Link) -> Alarm {
+        // It was stamped with the whole millisecond in which its turn began.
+        let late = 1 + self.turns.longest_since(link.state.active_at()).max(1);
+        let limits = self.limits_of(&link.stream);
+        link.state.alarm(self.now, late, limits)
+    }
+
+    /// Sees that the connection's limits are looked at in time.
+    pub(crate) fn set_alarm(&mut self, link: &mut Link) {
+        let due = match self.alarm_of(link) {
+            // What the peer acknowledges meanwhile makes no event.
+            Alarm::At(tick) if link.state.is_stalled() => {
+                tick.min(self.now + self.limits.look_every())
+            }
+            Alarm::At(tick) => tick,
+            Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
+        };
+        if due == NEVER {
+            return;
+        }
+        if let Some((key, pending)) = link.alarm {
+            if pending <= due {
+                return;
+            }
+            self.wheel.cancel(key);
+        }
+        let key = self.insert_at(due, Timer::Alarm(link.state.id));
+        link.alarm = Some((key, due));
+    }
+
+    /// The same for a new connection, which most servers let live as long as it likes.
+    #[inline]
+    pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
+        if self.limits_of(&link.stream).watch_open {
+            self.set_alarm(link);
+        }
+    }
+}
+
+/// The first tick at or behind a moment that is `delay` away. Long delays end with whole milliseconds, so that many timers
+/// run out together.
+pub(crate) fn tick_at(moment: Duration, delay: Duration) -> u64 {
+    if delay < LONG_DELAY {
+        clock::ticks_up(moment)
+    } else {
+        millis(moment).saturating_mul(TICKS)
+    }
+}
+
+impl<H: EventHandler> Slot<H> {
+    /// Lends the connection and its session to a callback, unless it has no session.
+    #[inline]
+    pub(crate) fn lend<'a>(
+        &'a mut self,
+        cx: &'a mut Context<H>,
+    ) -> Option<(Conn<'a, H>, &'a mut H::Session)> {
+        let session = self.session.as_mut()?;
+        Some((Conn::new(&mut self.link, &mut self.codec, cx), session))
+    }
+}

@@ -1,0 +1,223 @@
+//! Two connections joined, so that what one receives the other sends.
+
+use std::collections::VecDeque;
+use std::io;
+
+use bytes::Bytes;
+
+use super::context::{Connections, Context, Link};
+use super::{Conn, EventHandler, Reactor};
+use crate::engine::slots::ConnId;
+use crate::error::error_messages;
+use crate::sys::transfer::KernelPipe;
+
+/// Why two connections cannot be joined.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PipeError {
+    /// A connection cannot be joined with itself.
+    Itself,
+    /// This connection belongs to another reactor; both must belong to the same.
+    OtherReactor(ConnId),
+    /// This connection is closed or closing, has not opened yet, or has had its write side shut down.
+    NotOpen(ConnId),
+    /// This connection is joined already.
+    Joined(ConnId),
+    /// This connection is a UDP session, which is no stream.
+    NoStream(ConnId),
+}
+
+/// How a connection is joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joint {
+    pub(crate) partner: ConnId,
+    /// Whether the kernel can move bytes from here to there.
+    pub(crate) splices: bool,
+    /// Whether so much comes that moving it in the kernel pays.
+    pub(crate) bulk: bool,
+}
+
+/// What is due about joined connections, and the kernel's pipes that they share.
+#[derive(Debug, Default)]
+pub(crate) struct Pipes {
+    pub(crate) due: VecDeque<Due>,
+    idle: Vec<KernelPipe>,
+    /// How many pipes hold bytes that a connection has not sent yet.
+    lent: usize,
+}
+
+/// Something that concerns two connections, to be done by the loop, which has both.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// The first has asked to be joined with the second.
+    Join(ConnId, ConnId),
+    /// One that is joined can receive or send.
+    Move(ConnId),
+    /// The one that this was joined with ends; `broken` when its bytes are lost.
+    Ended { survivor: ConnId, broken: bool },
+}
+
+/// The most pipes of one reactor. Each takes two descriptors and holds at most 1 MiB; without one, bytes are copied.
+const MAX_PIPES: usize = 32;
+
+/// The most pipes kept for the next use: as long as all peers are fast, one is enough.
+const IDLE_PIPES: usize = 4;
+
+impl Pipes {
+    /// An empty pipe, unless too many are in use.
+    ///
+    /// # Errors
+    ///
+    /// Why the system gives none.
+    pub(crate) fn take(&mut self) -> io::Result<Option<KernelPipe>> {
+        if self.lent >= MAX_PIPES {
+            return Ok(None);
+        }
+        let pipe = self.idle.pop().map_or_else(KernelPipe::new, Ok)?;
+        self.lent += 1;
+        Ok(Some(pipe))
+    }
+
+    /// Takes an empty pipe back.
+    pub(crate) fn put_back(&mut self, pipe: KernelPipe) {
+        self.lent -= 1;
+        if self.idle.len() < IDLE_PIPES {
+            self.idle.push(pipe);
+        }
+    }
+
+    /// How many there are, in use or idle.
+    pub(crate) fn open(&self) -> usize {
+        self.lent + self.idle.len()
+    }
+
+    /// Counts a pipe that was lent as gone, with what it held.
+    pub(crate) fn forget(&mut self) {
+        self.lent -= 1;
+    }
+}
+
+impl<H: EventHandler> Conn<'_, H> {
+    /// Joins this connection with another one of the same reactor, once this callback has returned: what one receives
+    /// the other sends, as fast as its peer takes it, until both have ended.
+    ///
+    /// - What has been written to either is sent first, then what the other has received and not decoded.
+    /// - No frame of either is handled any more, nor its drain and its peer's FIN; writes are refused with
+    ///   [`WriteError::Closed`](crate::WriteError). [`pause_reads`](Self::pause_reads), timers and
+    ///   [`close`](Self::close) work on.
+    /// - While the peer of one takes nothing, the other is not read. What waits in between is at most the read buffer,
+    ///   or 1 MiB in the kernel, each way.
+    /// - The FIN of one peer is passed on to the other. After that of both, both close with
+    ///   [`CloseReason::Peer`](crate::CloseReason).
+    /// - When one is reset, fails or is aborted, so is the other, at once, behind what it takes of what had arrived before; when one is closed or times out, the other sends what
+    ///   waits and closes: with [`CloseReason::Pipe`](crate::CloseReason). `on_close` tells how many bytes went in and
+    ///   out of each.
+    ///
+    /// Bytes on their way through are not shown to `pre_write`. On Linux those between plain sockets stay in the
+    /// kernel when there are many (`splice(2)`).
+    ///
+    /// # Errors
+    ///
+    /// [`PipeError`], as far as it can be told here. When the other cannot be joined any more by the end of the
+    /// callback, this one closes with [`CloseReason::Pipe`](crate::CloseReason).
+    pub fn pipe(&mut self, other: ConnId) -> Result<(), PipeError> {
+        let this = self.id();
+        check_ids(this, other, self.cx.reactor)?;
+        if self.link.state.is_datagram() {
+            return Err(PipeError::NoStream(this));
+        }
+        if self.link.state.is_piped() {
+            return Err(PipeError::Joined(this));
+        }
+        if !self.link.state.can_be_piped() {
+            return Err(PipeError::NotOpen(this));
+        }
+        if !self.cx.engine.is_open(other) {
+            return Err(PipeError::NotOpen(other));
+        }
+        self.link.state.begin_pipe();
+        self.cx.pipes.due.push_back(Due::Join(this, other));
+        Ok(())
+    }
+}
+
+impl<H: EventHandler> Reactor<'_, H> {
+    /// Joins two connections of this reactor at once; see [`Conn::pipe`] for what that means.
+    ///
+    /// # Errors
+    ///
+    /// [`PipeError`]; the connections go on as they were then.
+    pub fn pipe(&mut self, one: ConnId, other: ConnId) -> Result<(), PipeError> {
+        join(self.connections, self.cx, one, other)
+    }
+}
+
+/// Joins two connections.
+pub(crate) fn join<H: EventHandler>(
+    connections: &mut Connections<H>,
+    cx: &mut Context<H>,
+    one: ConnId,
+    other: ConnId,
+) -> Result<(), PipeError> {
+    check_ids(one, other, cx.reactor)?;
+    for id in [one, other] {
+        let slot = connections.get(id).ok_or(PipeError::NotOpen(id))?;
+        if slot.link.state.is_datagram() {
+            return Err(PipeError::NoStream(id));
+        }
+        let joint = slot.link.extras.as_ref().and_then(|extras| extras.joint);
+        if joint.is_some() {
+            return Err(PipeError::Joined(id));
+        }
+        if !slot.link.state.can_be_piped() {
+            return Err(PipeError::NotOpen(id));
+        }
+    }
+    let Some((first, second)) = connections.pair(one, other) else {
+        return Err(PipeError::NotOpen(other));
+    };
+    let (first, second) = (&mut first.link, &mut second.link);
+    let splices = first.stream.is_plain() && second.stream.is_plain();
+    for (link, partner) in [(&mut *first, other), (&mut *second, one)] {
+        link.state.piped();
+        link.extras.get_or_insert_default().joint = Some(Joint {
+            partner,
+            splices,
+            bulk: false,
+        });
+        cx.set_alarm(link);
+    }
+    hand_over(first, second, cx);
+    hand_over(second, first, cx);
+    cx.pipes.due.push_back(Due::Move(one));
+    Ok(())
+}
+
+/// Passes on what one has received so far and the handler has not had.
+fn hand_over<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
+    let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers));
+    let out = &mut to.state.out;
+    out.enqueue_foreign(unread, &cx.arena, &mut cx.buffers);
+    if from.state.saw_peer_eof() {
+        to.state.shut_write();
+    }
+    cx.mark_dirty(&mut to.state);
+}
+
+fn check_ids(one: ConnId, other: ConnId, reactor: usize) -> Result<(), PipeError> {
+    if one == other {
+        return Err(PipeError::Itself);
+    }
+    let stranger = [one, other].into_iter().find(|id| id.reactor() != reactor);
+    stranger.map_or(Ok(()), |id| Err(PipeError::OtherReactor(id)))
+}
+
+error_messages! {
+    PipeError {
+        PipeError::Itself => "a connection cannot be joined with itself",
+        PipeError::OtherReactor(id) => "connection {id} belongs to another reactor; join connections of one reactor",
+        PipeError::NotOpen(id) => "connection {id} is not open both ways",
+        PipeError::Joined(id) => "connection {id} is joined already",
+        PipeError::NoStream(id) => "connection {id} is a UDP session; only streams can be joined",
+    }
+}

@@ -1,0 +1,187 @@
+//! Making sockets that listen: bound to addresses, or brought along.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::addr::{Family, ListenAddr};
+use crate::engine::listen::Place;
+use crate::engine::listen::socket_path::SocketPath;
+use crate::error::Error;
+use crate::sys::options::{SocketOptions, named};
+use crate::sys::{socket, unix};
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Its place among those the server was told of.
+    pub(crate) number: usize,
+    pub(crate) bound: Arc<Bound>,
+    /// An event has announced connections.
+    pub(crate) ready: bool,
+    /// Brought along: another owner's options hold, and nothing can be bound beside it.
+    adopted: bool,
+}
+
+/// A socket, shared by all that listen on it, and what ends with it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) socket: Socket,
+    /// Dropped behind the socket.
+    path: Option<SocketPath>,
+}
+
+impl Bound {
+    /// A copy of the socket for another process. The path is removed by whoever is the last to listen there.
+    pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
+        let copy = self.socket.try_clone()?;
+        if let Some(path) = &self.path {
+            path.mark_copied();
+        }
+        Ok(copy.into())
+    }
+}
+
+/// The path goes first: as long as the socket is there, no other server takes the path over, so that what is removed is this
+/// one's. The other way round, a new server could come in between.
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            path.remove_before_close();
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on a place.
+    pub(crate) fn bind(
+        number: usize,
+        place: Place,
+        options: &SocketOptions,
+    ) -> Result<Self, Error> {
+        let name = place.to_string();
+        let mut adopted = false;
+        let bound = match place {
+            Place::Addr(addr) => match &addr {
+                ListenAddr::Tcp { family, .. } => {
+                    let listen = |addr, dual_stack| listen_tcp(addr, dual_stack, options);
+                    bind_first(&addr.resolve()?, *family, listen).map(|socket| (socket, None))
+                }
+                ListenAddr::UnixAbstract(name) => {
+                    listen_abstract(name, options).map(|socket| (socket, None))
+                }
+                ListenAddr::Udp { .. } | ListenAddr::Unix(_) => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
+            },
+            Place::Path(path, path_options) => unix_socket(options).and_then(|socket| {
+                let path = SocketPath::listen(&path, &path_options, &socket, options.backlog)?;
+                Ok((socket, Some(path)))
+            }),
+            Place::Socket(fd) => {
+                adopted = true;
+                adopt(fd, options).map(|socket| (socket, None))
+            }
+        };
+        let (socket, path) = bound.map_err(|source| Error::Bind { addr: name, source })?;
+        Ok(Self {
+            number,
+            bound: Arc::new(Bound { socket, path }),
+            ready: false,
+            adopted,
+        })
+    }
+
+    /// A listener of another thread on the same address.
+    pub(crate) fn sibling(&self, options: Option<&SocketOptions>) -> io::Result<Self> {
+        let addr = self.bound.socket.local_addr()?;
+        let bound = match (addr.as_socket(), options) {
+            (Some(ip), Some(options)) if !self.adopted => {
+                let any_family = ip.is_ipv6() && !self.bound.socket.only_v6()?;
+                let socket = listen_tcp(ip, any_family, options)?;
+                Arc::new(Bound { socket, path: None })
+            }
+            _ => self.bound.clone(),
+        };
+        Ok(Self {
+            bound,
+            ready: false,
+            ..*self
+        })
+    }
+}
+
+/// Takes over a socket that is bound already.
+fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::from(fd);
+    if socket.r#type()? != Type::STREAM {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no stream socket",
+        ));
+    }
+    let is_unix = socket.local_addr()?.domain() == Domain::UNIX;
+    options.apply(&socket, !is_unix)?;
+    socket.set_nonblocking(true)?;
+    // On a socket that listens already this sets the backlog.
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// Binds the first of the addresses that can be bound; `bind` is told whether IPv6 is to mean IPv4 too.
+pub(crate) fn bind_first<T>(
+    addrs: &[SocketAddr],
+    family: Family,
+    bind: impl Fn(SocketAddr, bool) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for addr in addrs {
+        let dual_stack = family == Family::Any && addr.ip().is_unspecified();
+        result = bind(*addr, dual_stack);
+        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(socket::lacks_ipv6) {
+            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
+            result = bind(v4, false);
+        }
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    socket.set_reuse_address(true)?;
+    if options.reuse_port {
+        named("accept_mode", socket::set_reuse_port(&socket))?;
+    }
+    if let Some(device) = &options.device {
+        named("bind_to_device", socket::bind_to_device(&socket, device))?;
+    }
+    options.apply(&socket, true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// Makes a socket that is to be bound to a Unix address.
+fn unix_socket(options: &SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    options.apply(&socket, false)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn listen_abstract(name: &[u8], options: &SocketOptions) -> io::Result<Socket> {
+    let socket = unix_socket(options)?;
+    unix::bind(&socket, &unix::abstract_addr(name)?)?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}

@@ -1,0 +1,184 @@
+//! Accepting from the listeners until there is nothing, too much, or an error.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::addr::Addr;
+use crate::engine::listen::Place;
+use crate::engine::listen::admission::Admission;
+use crate::engine::listen::bind::{Bound, Listener};
+use crate::error::Error;
+use crate::metrics::Metrics;
+use crate::sys::options::SocketOptions;
+use crate::sys::socket::{self, StreamSocket};
+
+/// The listeners of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    listeners: Vec<Listener>,
+    options: Option<SocketOptions>,
+    /// Who is asked first the next time.
+    next: usize,
+    /// Accepting failed for lack of resources; when to go on is for the owner's timer.
+    blocked: bool,
+    pause: Option<Duration>,
+    last_pause: Duration,
+}
+
+/// What an attempt to accept came to.
+#[derive(Debug)]
+pub(crate) enum Attempt {
+    /// A connection of the listener with that number.
+    Accepted(StreamSocket, Addr, usize),
+    /// Nothing this time; there may be more.
+    Failed,
+    /// Nothing until the next event or the end of the pause.
+    NoneWaits,
+}
+
+/// The most attempts in one turn.
+pub(crate) const ACCEPT_BUDGET: usize = 64;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+impl Listeners {
+    /// Listens on every place, each with its number.
+    pub(crate) fn bind(
+        places: impl IntoIterator<Item = (usize, Place)>,
+        options: &SocketOptions,
+    ) -> Result<Self, Error> {
+        let bind = |(number, place)| Listener::bind(number, place, options);
+        Ok(Self {
+            listeners: places.into_iter().map(bind).collect::<Result<_, _>>()?,
+            options: Some(options.clone()),
+            ..Self::default()
+        })
+    }
+
+    /// Listeners of another thread on the same addresses: those bound to TCP addresses bound anew, so that
+    /// the kernel spreads connections over them, the others shared.
+    pub(crate) fn sibling(&self) -> io::Result<Self> {
+        let copy = |listener: &Listener| listener.sibling(self.options.as_ref());
+        Ok(Self {
+            listeners: self.listeners.iter().map(copy).collect::<io::Result<_>>()?,
+            options: self.options.clone(),
+            ..Self::default()
+        })
+    }
+
+    /// The addresses they are bound to, with the listeners' numbers.
+    pub(crate) fn local_addrs(&self) -> io::Result<Vec<(usize, Addr)>> {
+        let addr = |listener: &Listener| {
+            let addr = listener.bound.socket.local_addr()?;
+            Ok((listener.number, socket::to_addr(&addr)))
+        };
+        self.listeners.iter().map(addr).collect()
+    }
+
+    /// The sockets, to be handed over.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<Bound>> {
+        self.listeners.iter().map(|listener| listener.bound.clone())
+    }
+
+    /// Watches the listeners, with tokens from `first` on.
+    pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
+        for (n, listener) in self.listeners.iter().enumerate() {
+            let fd = listener.bound.socket.as_raw_fd();
+            registry.register(&mut SourceFd(&fd), Token(first + n), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn mark_ready(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.ready = true;
+        }
+    }
+
+    /// Whether accepting is worth an attempt now.
+    #[inline]
+    pub(crate) fn are_ready(&self) -> bool {
+        !self.blocked && self.listeners.iter().any(|listener| listener.ready)
+    }
+
+    /// Tries once to accept a connection; one that the limits forbid is closed and counted.
+    pub(crate) fn accept(&mut self, admission: &Admission, metrics: &Metrics) -> Attempt {
+        if !self.are_ready() {
+            return Attempt::NoneWaits;
+        }
+        self.next = (self.next + 1) % self.listeners.len();
+        let listener = &mut self.listeners[self.next];
+        if !listener.ready {
+            return Attempt::Failed;
+        }
+        match socket::accept(&listener.bound.socket) {
+            Ok((stream, peer)) => {
+                self.last_pause = Duration::ZERO;
+                metrics.accepted.add(1);
+                if !admission.admit(&peer) {
+                    metrics.refused.add(1);
+                    log::debug!(target: "epicycle::accept", "{peer} refused: too many connections");
+                    return Attempt::Failed;
+                }
+                let is_tcp = peer.ip().is_some();
+                if !(is_tcp && socket::TCP_INHERITS_OPTIONS)
+                    && let Some(options) = &self.options
+                    && let Err(error) = options.apply(&stream.options(), is_tcp)
+                {
+                    log::debug!(target: "epicycle::accept", "{peer}: socket options: {error}");
+                }
+                return Attempt::Accepted(stream, peer, listener.number);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
+            Err(error) => {
+                metrics.accept_errors.add(1);
+                if socket::concerns_one_peer(&error) {
+                    log::debug!(target: "epicycle::accept", "accept: {error}");
+                } else {
+                    self.block(&error);
+                }
+            }
+        }
+        Attempt::Failed
+    }
+
+    /// Accepting goes on after a pause: connections that close give back what it lacks.
+    fn block(&mut self, error: &io::Error) {
+        let pause = (self.last_pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        log::warn!(
+            target: "epicycle::accept",
+            "cannot accept ({error}); next attempt in {pause:?}. Raise the limit (ulimit -n) or set max_connections"
+        );
+        self.blocked = true;
+        self.pause = Some(pause);
+        self.last_pause = pause;
+    }
+
+    /// How long to wait before [`unblock`](Self::unblock), once after each failure.
+    pub(crate) fn take_pause(&mut self) -> Option<Duration> {
+        self.pause.take()
+    }
+
+    pub(crate) fn unblock(&mut self) {
+        self.blocked = false;
+    }
+
+    /// Stops listening; says whether it did until now.
+    pub(crate) fn close(&mut self, registry: &Registry) -> bool {
+        let were_any = !self.listeners.is_empty();
+        for listener in self.listeners.drain(..) {
+            // Another process may go on with the socket, and its events would come here too.
+            let fd = listener.bound.socket.as_raw_fd();
+            if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
+                log::debug!(target: "epicycle::accept", "a listener was not watched: {error}");
+            }
+        }
+        were_any
+    }
+}

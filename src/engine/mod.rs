@@ -1,0 +1,18 @@
+//! The engine: from the sockets to the handler and back.
+//!
+//! From the bottom up: data structures without I/O ([`slots`], [`timer`], [`mailbox`]), the ways in ([`udp`], [`listen`],
+//! [`connect`]), one connection as a state machine ([`conn`]) over its [`stream`], what an application implements and is
+//! given ([`handler`]), the loop ([`reactor`]), and threads with their options ([`server`], [`client`]).
+
+pub(crate) mod client;
+pub(crate) mod conn;
+pub(crate) mod connect;
+pub(crate) mod handler;
+pub(crate) mod listen;
+pub(crate) mod mailbox;
+pub(crate) mod reactor;
+pub(crate) mod server;
+pub(crate) mod slots;
+pub(crate) mod stream;
+pub(crate) mod timer;
+pub(crate) mod udp;

@@ -1,0 +1,271 @@
+//! What other threads ask for, and the stages of the shutdown.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{
+    CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release_stream, report_panic,
+};
+use crate::engine::conn::ConnState;
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::origin::Origin;
+use crate::engine::handler::context::Timer;
+use crate::engine::handler::converse::is_awaited;
+use crate::engine::handler::{Command, EventHandler, Moment, Reactor, WriteError, answer};
+
+impl<H: EventHandler> EventLoop<H> {
+    pub(super) fn run_commands(&mut self) {
+        if self.turn.drain_mailbox {
+            self.turn.drain_mailbox = false;
+            // Taking more before the last batch is done would lift the mailbox's bound.
+            if self.commands.is_empty() {
+                let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
+                self.commands = mailbox.take(std::mem::take(&mut self.commands));
+            }
+            self.turn.commands_left = COMMAND_BUDGET;
+        }
+        while self.turn.commands_left > 0 {
+            self.turn.commands_left -= 1;
+            let Some(command) = self.commands.pop_front() else {
+                break;
+            };
+            let written = match &command {
+                Command::Write(id, _) | Command::WriteThen(id, ..) | Command::OnConn(id, _) => {
+                    Some(*id)
+                }
+                _ => None,
+            };
+            self.run_command(command);
+            if let Some(id) = written
+                && let Some(slot) = self.connections.get(id)
+            {
+                self.turn.serving = id.slot();
+                flush::flush_much(&mut self.handler, slot, &mut self.cx);
+            }
+            self.turn.serving = NOBODY;
+            self.run_pipes();
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        }
+    }
+
+    fn run_command(&mut self, command: Command<H>) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            ..
+        } = self;
+        match command {
+            Command::Adopt(arrival) => self.open(arrival),
+            Command::Write(id, bytes) => {
+                if let Some(slot) = connections.get(id)
+                    && let Some((mut conn, _)) = slot.lend(cx)
+                    && let Err(error) = conn.write_shared(bytes)
+                {
+                    let name = slot.link.state.name();
+                    log::debug!(target: "epicycle::conn", "{name}: a write was refused: {error}");
+                }
+            }
+            Command::WriteThen(id, bytes, moment, done) => {
+                let taken = match connections.get(id).and_then(|slot| slot.lend(cx)) {
+                    Some((mut conn, _)) => conn.write_shared(bytes).map(|()| conn),
+                    None => Err(WriteError::Closed),
+                };
+                match (taken, moment) {
+                    (Ok(mut conn), Moment::Flushed) => conn.on_flushed(done),
+                    (Ok(_), Moment::Accepted) => flush::complete(done, Ok(()), cx),
+                    (Err(error), _) => flush::complete(done, Err(error), cx),
+                }
+            }
+            Command::Close(id) => {
+                if let Some(slot) = connections.get(id) {
+                    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
+                }
+            }
+            Command::Abort(id) => {
+                if let Some(slot) = connections.get(id) {
+                    cx.abort(&mut slot.link, CloseReason::Aborted);
+                }
+            }
+            Command::OnConn(id, task) => match connections.get(id).and_then(|slot| slot.lend(cx)) {
+                Some((mut conn, session)) => {
+                    self.turn.serving = id.slot();
+                    task.run(handler, &mut conn, session);
+                }
+                None => task.miss(),
+            },
+            Command::Answer(id, deferral, task) => {
+                if let Some((mut conn, session)) =
+                    connections.get(id).and_then(|slot| slot.lend(cx))
+                {
+                    self.turn.serving = id.slot();
+                    answer::settle(handler, &mut conn, session, deferral, task);
+                }
+            }
+            Command::OnReactor(task) => task(handler, &mut Reactor::new(connections, cx)),
+            Command::Broadcast(bytes) => {
+                Reactor::new(connections, cx).broadcast(bytes);
+            }
+            Command::Connect(id, connect, to) => self.dial(id, connect, to),
+            Command::Resolved(id, number, found) => self.resolved(id, number, found),
+            Command::CancelConnect(id) => self.cancel_dial(id),
+            Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
+            Command::StopAccepting => self.stop_accepting(),
+            Command::Shutdown => self.stop(),
+            Command::Settled => self.drain_rest(),
+        }
+    }
+
+    /// The first stage of the shutdown: accept no more. Asked again, it hurries.
+    fn stop(&mut self) {
+        match self.stage {
+            Stage::Running => {
+                self.stage = Stage::Stopping;
+                self.stop_accepting();
+                self.handler
+                    .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+            }
+            // The drain has not begun, and will have the shorter time.
+            Stage::Stopping => {}
+            Stage::Answering | Stage::Draining => {
+                self.limit_drain();
+            }
+        }
+    }
+
+    /// Has the drain end in time, and tells how long that is in milliseconds. The earliest of several ends counts.
+    fn limit_drain(&mut self) -> u64 {
+        let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed);
+        let deadline = self.cx.deadline(Duration::from_millis(within));
+        self.cx.wheel.insert(deadline, Timer::DrainOver);
+        within
+    }
+
+    fn stop_accepting(&mut self) {
+        if self.listeners.close(self.poll.registry()) {
+            self.cx
+                .engine
+                .shared()
+                .acceptors
+                .fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Whether the last connection that a shutdown has waited for ended after the turn's look at that.
+    pub(super) fn is_to_settle(&self) -> bool {
+        self.stage == Stage::Answering && self.cx.retiring == 0 && !self.is_settled
+    }
+
+    /// Goes through the stages of the shutdown that follow the first.
+    #[cold]
+    pub(super) fn follow_shutdown(&mut self) {
+        if self.stage == Stage::Stopping {
+            self.stage = Stage::Answering;
+            self.cx.limits.drain = self.limit_drain();
+            self.stop_ports();
+            self.unvisited = Some(0);
+        }
+        self.close_unawaited(CLOSE_BUDGET);
+        let waits = self.unvisited.is_some() || self.cx.retiring > 0;
+        if self.stage == Stage::Answering && !waits {
+            self.settle();
+        }
+    }
+
+    /// Tells, once, that no answer is owed or awaited here since the shutdown began. When that holds for all reactors,
+    /// nobody is left for whom a connection would have to be made.
+    fn settle(&mut self) {
+        if !std::mem::replace(&mut self.is_settled, true) && self.cx.engine.settle() {
+            self.drain_rest();
+        }
+    }
+
+    /// The third stage: whatever nobody waits for drains, connections that were made meanwhile included.
+    fn drain_rest(&mut self) {
+        if self.stage == Stage::Answering {
+            self.stage = Stage::Draining;
+            self.stop_dials();
+            self.unvisited = Some(0);
+        }
+    }
+
+    /// Lets connections go on that somebody waits for, until the answer has come, and begins to close the others: so many
+    /// a turn, for each may have something to say.
+    fn close_unawaited(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(next) = self.unvisited.filter(|next| *next < self.connections.end()) else {
+                self.unvisited = None;
+                return;
+            };
+            self.unvisited = Some(next + 1);
+            let cx = &mut self.cx;
+            let Some(slot) = self.connections.at(next) else {
+                continue;
+            };
+            let state = &mut slot.link.state;
+            if is_awaited(state, &slot.codec) {
+                cx.retire(state, &mut slot.codec);
+            } else if self.stage == Stage::Draining || !is_dialling(state) {
+                cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
+                flush::hasten(slot, cx);
+            }
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        }
+    }
+
+    /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
+    pub(super) fn force_all(&mut self) {
+        // Due again at once, should an `on_close` panic on the way; what is closed already stays so.
+        let again = self.cx.wheel.insert(self.cx.tick, Timer::DrainOver);
+        self.settle();
+        self.drain_rest();
+        self.close_unawaited(usize::MAX);
+        for slot in 0..self.connections.end() {
+            if let Some(slot) = self.connections.at(slot) {
+                flush::force(&mut self.handler, slot, &mut self.cx);
+            }
+        }
+        self.cx.wheel.cancel(again);
+    }
+
+    /// Answers the requests that came too late.
+    pub(crate) fn end(&mut self) {
+        let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
+        let commands = std::mem::take(&mut self.commands);
+        for command in commands.into_iter().chain(late) {
+            match command {
+                Command::Adopt(arrival) => {
+                    self.cx.metrics.refused.add(1);
+                    release_stream(&self.cx, &arrival.peer, arrival.origin);
+                }
+                Command::WriteThen(_, _, _, done) => {
+                    flush::complete(done, Err(WriteError::Closed), &self.cx);
+                }
+                Command::Connect(id, connect, to) => self.dial(id, connect, to),
+                Command::OnConn(_, task) => self.guarded("dropped request", |_| task.miss()),
+                // What a request has captured is the application's, and so is its drop.
+                other => self.guarded("dropped request", |_| drop(other)),
+            }
+        }
+        while !self.dials.are_told() {
+            self.guarded("callback", Self::follow_dials);
+        }
+    }
+
+    /// Runs what may panic where nothing else contains it.
+    fn guarded(&mut self, what: &str, run: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
+            report_panic(panic, &self.cx, what);
+        }
+    }
+}
+
+/// Whether this side is making the connection.
+fn is_dialling(state: &ConnState) -> bool {
+    state.is_opening() && matches!(state.origin(), Origin::Connected { .. })
+}

@@ -1,0 +1,599 @@
+//! Datagrams in a turn of the loop: received in batches, handed over one by one, and sent in batches.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::serve::{Budget, carry_out, level_of};
+use super::{EventLoop, NOBODY, Stage, flush, opening, report_panic};
+use crate::addr::Addr;
+use crate::codec::look::look;
+use crate::codec::{Codec, Decoded};
+use crate::engine::conn::ConnState;
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::origin::Origin;
+use crate::engine::handler::context::{Context, Slot};
+use crate::engine::handler::converse::{awaits_rest, severity};
+use crate::engine::handler::{Action, Conn, Datagram, EventHandler, Udp};
+use crate::engine::slots::ConnId;
+use crate::engine::slots::MAX_SLOTS;
+use crate::engine::stream::{DatagramStream, Stream};
+use crate::engine::udp::ports;
+use crate::engine::udp::ports::Port;
+use crate::engine::udp::ports::Service;
+use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
+
+/// What the UDP sockets of a reactor are received from and sent to with.
+pub(super) struct Exchange {
+    receiver: Receiver,
+    sender: Sender,
+    /// The socket that is being served, and what is left of its budget.
+    serving: Option<(usize, Budget)>,
+    /// The socket whose batch has not been dealt out yet.
+    unfinished: Option<usize>,
+}
+
+/// Who gets a datagram.
+enum Recipient {
+    Handler,
+    Session(usize),
+    Nobody,
+}
+
+/// With so many datagrams queued, a socket is flushed before more is received.
+const FLUSH_AT: usize = 64;
+
+impl Exchange {
+    fn new() -> Self {
+        Self {
+            receiver: Receiver::new(),
+            sender: Sender::new(),
+            serving: None,
+            unfinished: None,
+        }
+    }
+}
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Serves the UDP sockets that have input, each within its budget; what is left over is served next turn.
+    #[inline]
+    pub(super) fn serve_ports(&mut self) {
+        if self.cx.ports.ready() > 0 || self.turn.ports_left.is_some() {
+            self.serve_ready_ports();
+        }
+    }
+
+    #[inline(never)]
+    fn serve_ready_ports(&mut self) {
+        let ready = self.cx.ports.ready();
+        self.turn.ports_left.get_or_insert(ready);
+        loop {
+            let exchange = self
+                .exchange
+                .get_or_insert_with(|| Box::new(Exchange::new()));
+            // After a panic the socket that was being served goes on.
+            let (index, budget) = match exchange.serving.take() {
+                Some(serving) => serving,
+                None => {
+                    let left = self.turn.ports_left.get_or_insert(0);
+                    let Some(rest) = left.checked_sub(1) else {
+                        break;
+                    };
+                    *left = rest;
+                    let Some(index) = self.cx.ports.next_ready() else {
+                        break;
+                    };
+                    (index, Budget::new(&self.cx.limits))
+                }
+            };
+            exchange.serving = Some((index, budget));
+            self.serve_port(index);
+            if let Some(exchange) = &mut self.exchange {
+                exchange.serving = None;
+                if exchange.unfinished.is_some() {
+                    // The buffers are in use until the batch has been dealt out.
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Deals out what one socket has received, then receives more, until its budget is spent or nothing comes.
+    fn serve_port(&mut self, index: usize) {
+        let exchange = self.exchange.as_mut();
+        let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
+        loop {
+            self.deal(index);
+            let others_wait = self.cx.ports.ready() > 0;
+            let (Some(exchange), Some(port)) = (&mut self.exchange, self.cx.ports.get_mut(index))
+            else {
+                return;
+            };
+            if exchange.receiver.peek().is_some() {
+                exchange.unfinished = Some(index);
+                return self.cx.ports.enqueue(index, true);
+            }
+            if !port.readable {
+                return;
+            }
+            let spent = exchange
+                .serving
+                .as_ref()
+                .is_none_or(|(_, budget)| budget.is_spent());
+            // Whose batch takes several turns must not begin each with the end of the last one: the others would wait
+            // until a batch and a budget happen to end together.
+            let yields = std::mem::take(&mut is_behind) && others_wait;
+            if spent || yields {
+                return self.cx.ports.enqueue(index, false);
+            }
+            match exchange.receiver.receive(&port.socket) {
+                Ok(drained) => port.readable = !drained,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => port.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if let Some((_, budget)) = &mut exchange.serving {
+                        budget.spend_frames(1);
+                    }
+                    log::debug!(target: "epicycle::udp", "receiving failed: {error}");
+                    self.fail_connected(index, error);
+                }
+            }
+            if port_queue_is_long(&self.cx, index) {
+                self.flush_port(index);
+            }
+        }
+    }
+
+    /// Hands the datagrams of the batch over, as far as the budget goes.
+    fn deal(&mut self, index: usize) {
+        while let Some(exchange) = &mut self.exchange
+            && let Some(peer) = exchange.receiver.peek()
+            && let Some((_, budget)) = &mut exchange.serving
+            && !budget.is_spent()
+        {
+            let recipient = self.recipient(index, peer);
+            let Self {
+                handler,
+                connections,
+                cx,
+                exchange: Some(exchange),
+                turn,
+                ..
+            } = self
+            else {
+                return;
+            };
+            let Some(datagram) = exchange.receiver.next() else {
+                return;
+            };
+            let len = datagram.data.len();
+            cx.metrics.datagrams_in.add(1);
+            cx.metrics.bytes_in.add(len as u64);
+            cx.metrics
+                .datagrams_truncated
+                .add(u64::from(datagram.truncated));
+            if let Some((_, budget)) = &mut exchange.serving {
+                budget.spend(len);
+                budget.spend_frames(1);
+            }
+            match recipient {
+                Recipient::Handler => {
+                    let Received {
+                        peer,
+                        data,
+                        truncated,
+                    } = datagram;
+                    let mut udp = Udp::new(connections, cx, index, Some(peer));
+                    let datagram = Datagram {
+                        peer,
+                        data,
+                        truncated,
+                    };
+                    match handler.on_datagram(&mut udp, datagram) {
+                        Action::Shutdown => cx.engine.shutdown(),
+                        Action::Refused(error) => {
+                            let level = severity(&error);
+                            log::log!(target: "epicycle::udp", level, "{peer}: a reply was refused: {error}");
+                        }
+                        Action::Continue | Action::Close => {}
+                    }
+                }
+                Recipient::Session(slot) => {
+                    if let Some(slot) = connections.at(slot) {
+                        turn.serving = slot.link.state.id.slot();
+                        let work = react(handler, slot, cx, datagram);
+                        if let Some((_, budget)) = &mut exchange.serving {
+                            budget.spend(work.bytes);
+                            budget.spend_frames(work.frames);
+                        }
+                        turn.serving = NOBODY;
+                    }
+                }
+                Recipient::Nobody => cx.metrics.datagrams_dropped.add(1),
+            }
+        }
+    }
+
+    /// Who gets what `peer` has sent. A peer without a session gets one.
+    fn recipient(&mut self, index: usize, peer: SocketAddr) -> Recipient {
+        let Some(port) = self.cx.ports.get_mut(index) else {
+            return Recipient::Nobody;
+        };
+        match &mut port.service {
+            Service::Datagrams { .. } => Recipient::Handler,
+            Service::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
+            Service::Sessions(sessions) => {
+                let known = sessions.heard(&peer);
+                let slot = known.or_else(|| self.welcome_peer(index, peer));
+                slot.map_or(Recipient::Nobody, Recipient::Session)
+            }
+        }
+    }
+
+    /// Opens a session for a peer that has none, unless a limit or the handler forbids it; tells its slot.
+    #[cold]
+    fn welcome_peer(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
+        self.cx.metrics.accepted.add(1);
+        if let Err(why) = self.admit_peer(index, peer) {
+            self.cx.metrics.refused.add(1);
+            log::debug!(target: "epicycle::udp", "{peer} refused: {why}");
+            return None;
+        }
+        self.make_room(index);
+        self.open_session(index, peer)
+    }
+
+    /// Whether a peer without a session may have one; the handler is asked last, with the datagram that has come.
+    fn admit_peer(&mut self, index: usize, peer: SocketAddr) -> Result<(), &'static str> {
+        let accepting = &self.cx.engine.shared().accepting;
+        if self.stage != Stage::Running || !accepting.load(Ordering::Acquire) {
+            return Err("no more sessions are accepted");
+        }
+        let service = self.cx.ports.get(index).map(|port| &port.service);
+        let has_room = matches!(service, Some(Service::Sessions(sessions)) if sessions.has_room());
+        if !has_room || self.connections.len() >= MAX_SLOTS {
+            return Err("too many sessions");
+        }
+        let Self {
+            handler,
+            connections,
+            cx,
+            exchange: Some(exchange),
+            ..
+        } = self
+        else {
+            return Err("nothing has come");
+        };
+        let Some((data, truncated)) = exchange.receiver.peek_datagram() else {
+            return Err("nothing has come");
+        };
+        let datagram = Datagram {
+            peer,
+            data,
+            truncated,
+        };
+        // A panic here must not have the same datagram asked about for ever.
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            let mut udp = Udp::new(connections, cx, index, Some(peer));
+            handler.admit(&mut udp, &datagram)
+        }));
+        match asked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("the handler does not admit it"),
+            Err(panic) => {
+                report_panic(panic, cx, "admit");
+                Err("admit panicked")
+            }
+        }
+    }
+
+    /// Closes the session whose peer has been silent for longest, if another one needs its place.
+    fn make_room(&mut self, index: usize) {
+        let Some(port) = self.cx.ports.get_mut(index) else {
+            return;
+        };
+        if let Service::Sessions(sessions) = &mut port.service
+            && let Some(evicted) = sessions.to_evict()
+            && let Some(slot) = self.connections.at(evicted)
+        {
+            // It closes at the end of the turn, and must not be asked for its place again until then.
+            if let Addr::Ip(peer) = &slot.link.state.peer {
+                sessions.remove(peer, evicted);
+            }
+            self.cx.metrics.evicted.add(1);
+            self.cx
+                .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Evicted);
+        }
+    }
+
+    /// Opens a session for a peer; tells its slot.
+    fn open_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
+        let port = self.cx.ports.get(index)?;
+        let Service::Sessions(sessions) = &port.service else {
+            return None;
+        };
+        let origin = Origin::Accepted {
+            listener: sessions.listener,
+        };
+        let stream = Stream::Datagram(Box::new(DatagramStream {
+            socket: port.socket.clone(),
+            port: index,
+            to: Some(port.socket.to_wire(peer)),
+            queued_to: 0,
+        }));
+        let load = &self.cx.engine.peer(self.cx.reactor).load;
+        load.fetch_add(1, Ordering::Relaxed);
+        let id = self.connections.next_id();
+        let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.moment());
+        state.set_datagram();
+        let slot = self.watch(stream, state).ok()?;
+        if let Some(port) = self.cx.ports.get_mut(index)
+            && let Service::Sessions(sessions) = &mut port.service
+        {
+            sessions.insert(peer, slot);
+        }
+        self.turn.serving = slot;
+        if let Some(slot) = self.connections.at(slot) {
+            opening::welcome(&mut self.handler, slot, &mut self.cx);
+        }
+        self.turn.serving = NOBODY;
+        Some(slot)
+    }
+
+    /// Makes a session over a socket of its own that is connected to `peer`. It opens in the next turn.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, or why the reactor takes no more connections.
+    pub(super) fn open_datagram_session(
+        &mut self,
+        peer: SocketAddr,
+        local: Option<SocketAddr>,
+        origin: Origin,
+        limit: u64,
+    ) -> io::Result<ConnId> {
+        let options = DatagramOptions {
+            recv_buffer: self.dials.options.recv_buffer,
+            send_buffer: self.dials.options.send_buffer,
+            device: self.dials.options.device.clone(),
+            ..DatagramOptions::default()
+        };
+        let socket = DatagramSocket::connect(peer, local, &options)?;
+        let port = Port::connected(socket, &self.cx.limits);
+        let socket = Arc::clone(&port.socket);
+        let index = self.cx.ports.insert(port);
+        // Watched before there is a slot, which a failure would leave behind.
+        ports::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
+            self.cx.ports.remove(index);
+        })?;
+        let id = self.connections.next_id();
+        let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.moment(), limit);
+        state.set_datagram();
+        let stream = Stream::Datagram(Box::new(DatagramStream {
+            socket,
+            port: index,
+            to: None,
+            queued_to: 0,
+        }));
+        let load = &self.cx.engine.peer(self.cx.reactor).load;
+        load.fetch_add(1, Ordering::Relaxed);
+        let opened = self.watch(stream, state);
+        let slot = opened.inspect_err(|_| {
+            self.cx.ports.remove(index);
+        })?;
+        if let Some(port) = self.cx.ports.get_mut(index)
+            && let Service::Connected { slot: of, .. } = &mut port.service
+        {
+            *of = Some(slot);
+        }
+        if let Some(slot) = self.connections.at(slot) {
+            self.cx.mark_ready(&mut slot.link.state);
+        }
+        Ok(id)
+    }
+
+    /// The error of a socket that is connected is its session's end.
+    fn fail_connected(&mut self, index: usize, error: io::Error) {
+        let port = self.cx.ports.get(index);
+        if let Some(Service::Connected { slot, .. }) = port.map(|port| &port.service)
+            && let Some(slot) = slot.and_then(|slot| self.connections.at(slot))
+        {
+            flush::fail(&mut self.handler, slot, &mut self.cx, error);
+        }
+    }
+
+    /// Sends what is queued on any socket.
+    #[inline]
+    pub(super) fn flush_ports(&mut self) {
+        while let Some(index) = self.cx.ports.next_dirty() {
+            self.flush_port(index);
+        }
+    }
+
+    fn flush_port(&mut self, index: usize) {
+        let Some(port) = self.cx.ports.get_mut(index) else {
+            return;
+        };
+        if port.blocked {
+            return;
+        }
+        let exchange = self
+            .exchange
+            .get_or_insert_with(|| Box::new(Exchange::new()));
+        let sent = exchange.sender.send(&port.socket, &mut port.queue);
+        let metrics = &self.cx.metrics;
+        metrics.datagrams_out.add(sent.datagrams as u64);
+        metrics.bytes_out.add(sent.bytes as u64);
+        metrics.datagrams_dropped.add(sent.dropped as u64);
+        port.blocked = sent.is_blocked;
+        if port.blocked != port.watches_room
+            && let Err(error) = ports::rewatch(self.poll.registry(), index, port)
+        {
+            log::error!(target: "epicycle::udp", "cannot watch a socket for room: {error}");
+            // Without an event to wait for, it is tried again each time something is queued.
+            port.blocked = false;
+        }
+        if !port.waiting.is_empty() {
+            for (_, id) in port.take_told() {
+                if let Some(slot) = self.connections.get(id) {
+                    self.cx.mark_dirty(&mut slot.link.state);
+                }
+            }
+        }
+        if let Some(error) = sent.error
+            && error.kind() == io::ErrorKind::ConnectionRefused
+        {
+            self.fail_connected(index, error);
+        }
+    }
+
+    /// The engine stops: what has not been dealt out is dropped, and nothing is received any more.
+    pub(super) fn stop_ports(&mut self) {
+        self.cx.ports.stop();
+        if let Some(exchange) = &mut self.exchange {
+            let dropped = exchange.receiver.clear();
+            exchange.unfinished = None;
+            self.cx.metrics.datagrams_dropped.add(dropped as u64);
+        }
+    }
+
+    /// Closes the sockets whose session has ended, and all of them once the engine drains.
+    pub(super) fn close_ports(&mut self) {
+        while let Some(index) = self.cx.ports.next_idle() {
+            if let Some(exchange) = &mut self.exchange
+                && exchange.unfinished == Some(index)
+            {
+                let dropped = exchange.receiver.clear();
+                exchange.unfinished = None;
+                self.cx.metrics.datagrams_dropped.add(dropped as u64);
+            }
+            if let Some(port) = self.cx.ports.remove(index) {
+                let unsent = port.queue.len();
+                self.cx.metrics.datagrams_dropped.add(unsent as u64);
+            }
+        }
+        if matches!(self.stage, Stage::Answering | Stage::Draining) {
+            for port in self.cx.ports.drain() {
+                let unsent = port.queue.len();
+                self.cx.metrics.datagrams_dropped.add(unsent as u64);
+            }
+        }
+    }
+}
+
+fn port_queue_is_long<H: EventHandler>(cx: &Context<H>, index: usize) -> bool {
+    let port = cx.ports.get(index);
+    port.is_some_and(|port| port.queue.len() >= FLUSH_AT)
+}
+
+/// What a datagram has cost beyond its receipt.
+#[derive(Default)]
+struct Work {
+    bytes: usize,
+    /// Frames and skips but for the first.
+    frames: usize,
+}
+
+/// Hands the frames of a datagram to its session. All of them at once, since a datagram has no place to wait in.
+fn react<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+    datagram: Received<'_>,
+) -> Work {
+    let Received {
+        data, truncated, ..
+    } = datagram;
+    let active_at = slot.link.state.active_at();
+    let wanted = slot.link.state.on_datagram(data.len(), cx.now);
+    let mut work = Work::default();
+    if truncated || !wanted || slot.session.is_none() {
+        cx.metrics.datagrams_dropped.add(1);
+        return work;
+    }
+    let mut consumed = 0;
+    let (mut frames, mut skips) = (0_usize, 0);
+    let mut in_vain = 0;
+    let mut last = false;
+    let mut failed = false;
+    let whole = loop {
+        if consumed >= data.len() {
+            break true;
+        }
+        // The frame, which borrows the datagram, is gone once the callback has had it.
+        let rest = &mut data[consumed..];
+        let (taken, action) = match look(&mut slot.codec, rest, last, &mut in_vain) {
+            Ok(Decoded::Frame { frame, consumed }) => match slot.lend(cx) {
+                Some((mut conn, session)) => (consumed, handler.react(&mut conn, session, frame)),
+                None => break false,
+            },
+            Ok(Decoded::Skip { consumed: taken }) => {
+                consumed += taken;
+                skips += 1;
+                continue;
+            }
+            Ok(Decoded::NeedMore { .. }) if !last => {
+                last = true;
+                continue;
+            }
+            Ok(Decoded::Hold) => break false,
+            Ok(Decoded::NeedMore { .. }) => {
+                log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.name());
+                failed = true;
+                break false;
+            }
+            Err(error) => {
+                let level = level_of(&error);
+                log::log!(target: "epicycle::udp", level, "{}: {error}", slot.link.state.name());
+                failed = true;
+                break false;
+            }
+        };
+        consumed += taken;
+        frames += 1;
+        carry_out(action, slot, cx, CloseReason::Local);
+        if !slot.link.state.takes_frames() {
+            break consumed >= data.len();
+        }
+    };
+    work.bytes = slot.codec.take_cost();
+    work.frames = (frames + skips).saturating_sub(1);
+    if failed {
+        slot.codec = handler.codec();
+    }
+    if frames > 0 {
+        slot.link.state.on_frames();
+        cx.metrics.frames.add(frames as u64);
+    } else if skips > 0 && !awaits_rest(&slot.codec) {
+        slot.link.state.on_skipped(active_at);
+    }
+    if H::Codec::CONVERSES {
+        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding(frames > 0);
+    }
+    cx.metrics.datagrams_dropped.add(u64::from(!whole));
+    work
+}
+
+/// After the flush of its socket, tells those who wait for a session's datagrams to be sent, or has them told later.
+pub(super) fn settle<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let link = &mut slot.link;
+    let flushes = link.extras.as_ref().map(|extras| extras.flushes.len());
+    if !link.state.is_congested() && flushes.unwrap_or(0) == 0 {
+        return;
+    }
+    if let Some(datagram) = link.stream.datagram()
+        && let Some(port) = cx.ports.get_mut(datagram.port)
+        && !port.queue.is_past(datagram.queued_to)
+    {
+        port.waiting.insert((datagram.queued_to, link.state.id));
+        return;
+    }
+    if let Some(extras) = &mut link.extras {
+        flush::complete_flushed(extras, link.state.bytes_out, cx);
+    }
+    if link.state.on_queue_empty() {
+        cx.resume(link);
+    }
+}

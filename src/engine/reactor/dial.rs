@@ -1,0 +1,490 @@
+//! Outbound connections: resolving, connecting to one address after the other, and trying again.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::vec;
+
+use super::{EventLoop, Stage};
+use crate::addr::{Addr, ListenAddr};
+use crate::clock::millis;
+use crate::engine::conn::ConnState;
+use crate::engine::conn::close::{CloseReason, TimeoutKind};
+use crate::engine::conn::origin::Origin;
+use crate::engine::connect::resolve::{Found, Lookup, NotAsked, Ticket};
+use crate::engine::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
+use crate::engine::handler::context::{Context, Outcome, Timer};
+use crate::engine::handler::{Command, EventHandler, Reactor};
+use crate::engine::slots::ConnId;
+use crate::engine::stream::Stream;
+use crate::engine::timer::TimerKey;
+use crate::sys::options::SocketOptions;
+use crate::sys::socket::{self, StreamSocket};
+#[cfg(feature = "tls")]
+use crate::tls::stream::TlsStream;
+
+/// The outbound connections of a reactor that are on their way or to be kept.
+pub(super) struct Dials {
+    dials: HashMap<DialId, Dial>,
+    /// Whose the connections are.
+    by_conn: HashMap<ConnId, DialId>,
+    /// Failures that the handler is still to be told of.
+    failed: VecDeque<FailedConnect>,
+    pub(super) options: SocketOptions,
+}
+
+struct Dial {
+    connect: Connect,
+    to: ListenAddr,
+    /// Failures in a row.
+    failures: u32,
+    backoff: Backoff,
+    progress: Progress,
+    /// The end of the attempt, in the reactor's milliseconds.
+    give_up_at: u64,
+    timer: Option<TimerKey>,
+    cancelled: bool,
+}
+
+enum Progress {
+    Resolving(Ticket),
+    /// The address is being connected to; these are left.
+    Connecting(vec::IntoIter<Addr>, ConnId),
+    /// The server's queue is full, which Unix sockets tell at once.
+    Queueing(Addr),
+    /// Open since then.
+    Open(ConnId, u64),
+    /// To be tried again later.
+    Waiting,
+}
+
+/// How long a Unix server whose queue is full is left alone.
+const QUEUE_PAUSE: Duration = Duration::from_millis(5);
+
+impl Dials {
+    pub(super) fn new(options: SocketOptions) -> Self {
+        Self {
+            dials: HashMap::new(),
+            by_conn: HashMap::new(),
+            failed: VecDeque::new(),
+            options,
+        }
+    }
+
+    /// Whether the handler knows of every failure.
+    pub(super) fn are_told(&self) -> bool {
+        self.failed.is_empty()
+    }
+}
+
+impl Stage {
+    /// Whether a connection may be made: a shutdown that waits for answers may need it for them. The sockets of sessions
+    /// over datagrams close with the server.
+    fn allows(self, to: &ListenAddr) -> bool {
+        match self {
+            Stage::Running => true,
+            Stage::Stopping | Stage::Answering => !matches!(to, ListenAddr::Udp { .. }),
+            Stage::Draining => false,
+        }
+    }
+}
+
+impl Dial {
+    /// The stream on a socket that connects.
+    fn stream(&self, socket: StreamSocket) -> io::Result<Stream> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.connect.tls {
+            let host = match &self.to {
+                ListenAddr::Tcp { host, .. } => host.as_str(),
+                ListenAddr::Udp { .. } | ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
+            };
+            let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
+            return Ok(Stream::Tls(Box::new(stream)));
+        }
+        Ok(Stream::Plain(socket))
+    }
+}
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Begins to make a connection.
+    pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: ListenAddr) {
+        let dial = Dial {
+            connect,
+            to,
+            failures: 0,
+            backoff: Backoff::default(),
+            progress: Progress::Waiting,
+            give_up_at: 0,
+            timer: None,
+            cancelled: false,
+        };
+        self.dials.dials.insert(id, dial);
+        self.attempt(id);
+    }
+
+    /// One attempt, from the beginning.
+    fn attempt(&mut self, id: DialId) {
+        #[cfg(feature = "testing")]
+        if self.cx.clock.is_simulated() {
+            let error = io::Error::new(io::ErrorKind::Unsupported, "a simulation has no outside");
+            return self.attempt_failed(id, ConnectError::Io(error));
+        }
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if !self.stage.allows(&dial.to) {
+            return self.attempt_failed(id, ConnectError::Stopped);
+        }
+        dial.give_up_at = self
+            .cx
+            .moment()
+            .saturating_add(millis(dial.connect.timeout));
+        let targets = match &dial.to {
+            ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
+            ListenAddr::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
+            ListenAddr::Tcp { host, port, .. } | ListenAddr::Udp { host, port, .. } => {
+                match host.parse() {
+                    Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
+                    Err(_) => return self.resolve(id),
+                }
+            }
+        };
+        self.try_next(id, targets.into_iter(), None);
+    }
+
+    /// Has the name resolved where that may block.
+    fn resolve(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        let (ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. }) = &dial.to else {
+            return;
+        };
+        // Addresses that have just failed may be outdated.
+        let fresh = dial.connect.fresh_lookup || dial.failures > 0;
+        let (engine, reactor) = (self.cx.engine.clone(), self.cx.reactor);
+        let tell = move |number, found| {
+            // A reactor that has ended has no use for it.
+            let answer = Command::Resolved(id, number, found);
+            let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
+        };
+        match self.cx.engine.shared().lookups.look_up(host, fresh, tell) {
+            Ok(Lookup::Known(addrs)) => self.try_found(id, Ok(addrs)),
+            Ok(Lookup::Waiting(ticket)) => {
+                dial.progress = Progress::Resolving(ticket);
+                dial.timer = Some(self.cx.insert_at(dial.give_up_at, Timer::Dial(id)));
+            }
+            Err(not_asked) => {
+                let error = match not_asked {
+                    NotAsked::QueueFull(capacity) => ConnectError::LookupQueueFull { capacity },
+                    NotAsked::Ended => ConnectError::Stopped,
+                    NotAsked::Threads(error) => ConnectError::Io(io::Error::other(error)),
+                };
+                self.attempt_failed(id, error);
+            }
+        }
+    }
+
+    /// The name has been looked up, for an attempt that may be over.
+    pub(super) fn resolved(&mut self, id: DialId, number: u64, found: Found) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if !matches!(&dial.progress, Progress::Resolving(ticket) if ticket.number == number) {
+            return;
+        }
+        dial.progress = Progress::Waiting;
+        if let Some(timer) = dial.timer.take() {
+            self.cx.wheel.cancel(timer);
+        }
+        self.try_found(id, found);
+    }
+
+    /// Tries the addresses found for a name.
+    fn try_found(&mut self, id: DialId, found: Found) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        let wanted = match found {
+            Ok(addrs) => dial.to.wanted(addrs.iter().copied()),
+            Err(why) => Err(dial.to.unresolved(why)),
+        };
+        match wanted {
+            Ok(addrs) => {
+                let local = dial.connect.local;
+                let fits =
+                    |addr: &SocketAddr| local.is_none_or(|local| local.is_ipv4() == addr.is_ipv4());
+                let targets: Vec<Addr> = addrs.into_iter().filter(fits).map(Addr::Ip).collect();
+                let none = io::Error::new(
+                    io::ErrorKind::AddrNotAvailable,
+                    "the host has no address of the local address's IP version",
+                );
+                self.try_next(id, targets.into_iter(), Some(ConnectError::Io(none)));
+            }
+            Err(error) => self.attempt_failed(id, ConnectError::Address(error)),
+        }
+    }
+
+    /// Connects to the first of the addresses with which that can at least begin.
+    fn try_next(
+        &mut self,
+        id: DialId,
+        mut targets: vec::IntoIter<Addr>,
+        error: Option<ConnectError>,
+    ) {
+        let mut error = error.unwrap_or(ConnectError::Timeout);
+        while let Some(target) = targets.next() {
+            let Some(dial) = self.dials.dials.get_mut(&id) else {
+                return;
+            };
+            if !self.stage.allows(&dial.to) {
+                error = ConnectError::Stopped;
+                break;
+            }
+            let left = dial.give_up_at.saturating_sub(self.cx.moment());
+            if left == 0 {
+                error = ConnectError::Timeout;
+                break;
+            }
+            // An address that does not answer leaves time for the others.
+            let share = (left / (targets.len() as u64 + 1)).max(1);
+            match self.connect_to(id, &target, share) {
+                Ok(conn) => {
+                    if let Some(dial) = self.dials.dials.get_mut(&id) {
+                        dial.progress = Progress::Connecting(targets, conn);
+                        self.dials.by_conn.insert(conn, id);
+                    }
+                    return;
+                }
+                Err(busy)
+                    if busy.kind() == io::ErrorKind::WouldBlock
+                        && matches!(target, Addr::Unix(_) | Addr::UnixAbstract(_)) =>
+                {
+                    let again = self.cx.deadline(QUEUE_PAUSE);
+                    let timer = self.cx.wheel.insert(again, Timer::Dial(id));
+                    if let Some(dial) = self.dials.dials.get_mut(&id) {
+                        dial.progress = Progress::Queueing(target);
+                        dial.timer = Some(timer);
+                    }
+                    return;
+                }
+                Err(refused) => error = ConnectError::Io(refused),
+            }
+        }
+        self.attempt_failed(id, error);
+    }
+
+    /// Begins to connect to one address, within `limit` milliseconds.
+    fn connect_to(&mut self, id: DialId, target: &Addr, limit: u64) -> io::Result<ConnId> {
+        let Some(dial) = self.dials.dials.get(&id) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let origin = Origin::Connected {
+            token: dial.connect.token,
+        };
+        if let (ListenAddr::Udp { .. }, Addr::Ip(peer)) = (&dial.to, target) {
+            #[cfg(feature = "tls")]
+            if dial.connect.tls.is_some() {
+                let problem = "there is no TLS over UDP; connect to a tcp:// address";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
+            }
+            let local = dial.connect.local;
+            return self.open_datagram_session(*peer, local, origin, limit);
+        }
+        let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
+        let stream = dial.stream(socket)?;
+        let conn = self.connections.next_id();
+        let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.moment(), limit);
+        if stream.has_tls() {
+            state.seal();
+        }
+        let load = &self.cx.engine.peer(self.cx.reactor).load;
+        load.fetch_add(1, Ordering::Relaxed);
+        let slot = self.watch(stream, state)?;
+        if let Some(slot) = self.connections.at(slot) {
+            self.cx.set_alarm(&mut slot.link);
+        }
+        Ok(conn)
+    }
+
+    /// Acts on what has become of connections that this side made.
+    #[inline]
+    pub(super) fn follow_dials(&mut self) {
+        if !self.cx.outcomes.is_empty() || !self.dials.failed.is_empty() {
+            self.follow_all();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn follow_all(&mut self) {
+        while let Some((conn, outcome)) = self.cx.outcomes.pop_front() {
+            self.follow(conn, outcome);
+        }
+        while let Some(failed) = self.dials.failed.pop_front() {
+            let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+            self.handler.on_connect_failed(&mut reactor, failed);
+        }
+    }
+
+    fn follow(&mut self, conn: ConnId, outcome: Outcome) {
+        let Some(&id) = self.dials.by_conn.get(&conn) else {
+            return;
+        };
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        match outcome {
+            Outcome::Opened => {
+                dial.failures = 0;
+                dial.progress = Progress::Open(conn, self.cx.now);
+                if dial.connect.reconnect.is_none() || dial.cancelled {
+                    self.dials.by_conn.remove(&conn);
+                    self.dials.dials.remove(&id);
+                }
+            }
+            Outcome::Failed(reason) => {
+                self.dials.by_conn.remove(&conn);
+                let was = std::mem::replace(&mut dial.progress, Progress::Waiting);
+                let error = match why(reason) {
+                    _ if dial.cancelled => ConnectError::Cancelled,
+                    error => error,
+                };
+                let final_already =
+                    matches!(error, ConnectError::Cancelled | ConnectError::Stopped);
+                match was {
+                    Progress::Connecting(rest, _) if !final_already => {
+                        self.try_next(id, rest, Some(error));
+                    }
+                    _ => self.attempt_failed(id, error),
+                }
+            }
+            Outcome::Closed { again } => {
+                self.dials.by_conn.remove(&conn);
+                let policy = dial.connect.reconnect;
+                match policy.filter(|_| again && self.stage != Stage::Draining) {
+                    Some(policy) => {
+                        let since = match dial.progress {
+                            Progress::Open(_, since) => since,
+                            _ => self.cx.now,
+                        };
+                        let lasted = Duration::from_millis(self.cx.now.saturating_sub(since));
+                        let delay = dial.backoff.after_connection(lasted, &policy);
+                        dial.wait(id, delay, &mut self.cx);
+                    }
+                    None => {
+                        self.dials.dials.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The timer of a dial has run out: the name took too long, or it is time to try again.
+    pub(super) fn redial(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.timer = None;
+        match &dial.progress {
+            Progress::Resolving(_) => self.attempt_failed(id, ConnectError::Timeout),
+            Progress::Waiting => self.attempt(id),
+            Progress::Queueing(target) => {
+                let targets = vec![target.clone()];
+                self.try_next(id, targets.into_iter(), None);
+            }
+            Progress::Connecting(..) | Progress::Open(..) => {}
+        }
+    }
+
+    /// Ends the attempts; a connection that is open stays, and is not made again.
+    pub(super) fn cancel_dial(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        dial.cancelled = true;
+        match dial.progress {
+            Progress::Connecting(_, conn) => {
+                // One that has opened in this turn stays open.
+                if let Some(slot) = self.connections.get(conn)
+                    && slot.link.state.is_opening()
+                {
+                    self.cx
+                        .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Aborted);
+                }
+            }
+            Progress::Open(conn, _) => {
+                self.dials.by_conn.remove(&conn);
+                self.dials.dials.remove(&id);
+            }
+            _ => self.attempt_failed(id, ConnectError::Cancelled),
+        }
+    }
+
+    /// The engine makes no connection any more: what is not open yet will not be.
+    pub(super) fn stop_dials(&mut self) {
+        let pending = self.dials.dials.iter().filter(|(_, dial)| {
+            !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(..))
+        });
+        let pending: Vec<DialId> = pending.map(|(id, _)| *id).collect();
+        for id in pending {
+            self.attempt_failed(id, ConnectError::Stopped);
+        }
+    }
+
+    /// Settles what follows a failed attempt; the handler is told behind that.
+    fn attempt_failed(&mut self, id: DialId, error: ConnectError) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if let Some(timer) = dial.timer.take() {
+            self.cx.wheel.cancel(timer);
+        }
+        if let Progress::Resolving(ticket) = &dial.progress {
+            self.cx.engine.shared().lookups.cancel(ticket);
+        }
+        dial.failures = dial.failures.saturating_add(1);
+        let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)
+            || self.stage == Stage::Draining;
+        let policy = dial.connect.reconnect.filter(|_| !over);
+        let policy = policy.filter(|policy| !policy.gives_up(dial.failures));
+        let retry_in = policy.map(|policy| dial.backoff.after_failure(&policy));
+        let failed = FailedConnect {
+            token: dial.connect.token,
+            to: dial.to.clone(),
+            attempt: dial.failures,
+            error,
+            retry_in,
+        };
+        log::debug!(target: "epicycle::conn", "cannot connect to {}: {}", failed.to, failed.error);
+        self.cx.metrics.connect_failures.add(1);
+        match retry_in {
+            Some(delay) => dial.wait(id, delay, &mut self.cx),
+            None => {
+                self.dials.dials.remove(&id);
+            }
+        }
+        self.dials.failed.push_back(failed);
+    }
+}
+
+impl Dial {
+    /// Has it tried again after a while.
+    fn wait<H: EventHandler>(&mut self, id: DialId, delay: Duration, cx: &mut Context<H>) {
+        self.progress = Progress::Waiting;
+        self.timer = Some(cx.wheel.insert(cx.deadline(delay), Timer::Dial(id)));
+    }
+}
+
+/// Why a connection that was opening has ended.
+fn why(reason: CloseReason) -> ConnectError {
+    match reason {
+        CloseReason::Reset(error) | CloseReason::Io(error) => ConnectError::Io(error),
+        CloseReason::Tls(error) => ConnectError::Tls(error.into()),
+        CloseReason::Timeout(TimeoutKind::Connect) => ConnectError::Timeout,
+        CloseReason::Shutdown => ConnectError::Stopped,
+        other => ConnectError::Io(io::Error::other(other.to_string())),
+    }
+}

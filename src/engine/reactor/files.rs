@@ -1,0 +1,131 @@
+//! Sending files: by the kernel where it can, otherwise by reading them on another thread.
+
+use std::io;
+
+use super::EventLoop;
+use crate::buf::order::{FileStretch, Front};
+use crate::engine::conn::close::CloseReason;
+use crate::engine::handler::context::{Context, Extras, Link};
+use crate::engine::handler::{Command, EventHandler};
+use crate::engine::slots::ConnId;
+use crate::sys::transfer;
+
+/// How much is read of a file at a time, where the kernel cannot send it. At most two such chunks of a connection are
+/// in memory: one being sent and one being read.
+const CHUNK: usize = 128 << 10;
+
+/// Offers the file in front of the backlog to the kernel, or has it read; says how many bytes were taken.
+#[cold]
+pub(super) fn offer<H: EventHandler>(
+    link: &mut Link,
+    cx: &mut Context<H>,
+    budget: usize,
+) -> io::Result<usize> {
+    let Front::File(FileStretch {
+        file, offset, left, ..
+    }) = link.state.out.front()
+    else {
+        return Ok(0);
+    };
+    if link.stream.is_plain() {
+        let len = (*left).min(budget);
+        match transfer::send_file(&link.stream, file, *offset, len) {
+            Ok(0) => {
+                give_up(link, cx, transfer::file_ended());
+                return Ok(0);
+            }
+            Ok(sent) => {
+                link.state.out.backlog_sent(sent, &mut cx.buffers);
+                return Ok(sent);
+            }
+            // There are file systems whose files the kernel cannot send.
+            Err(error) if transfer::is_unsupported(&error) => {}
+            Err(error) if concerns_file(&error) => {
+                give_up(link, cx, error);
+                return Ok(0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    link.state.set_awaits_file(true);
+    read_ahead(link, cx);
+    Ok(0)
+}
+
+/// Has the next chunk of a file read, if it is next to be sent and not being read already.
+pub(super) fn read_ahead<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
+    let Some(stretch) = link.state.out.next_file() else {
+        return;
+    };
+    let extras = link.extras.get_or_insert_default();
+    if extras.reads_file {
+        return;
+    }
+    extras.reads_file = true;
+    let (file, offset, left) = (stretch.file.clone(), stretch.offset, stretch.left);
+    let (id, engine) = (link.state.id, cx.engine.clone());
+    let read = move || {
+        let chunk = transfer::read_file(&file, offset, left.min(CHUNK));
+        // A file is not kept open by a reactor that is busy.
+        drop(file);
+        let mailbox = &engine.peer(id.reactor()).mailbox;
+        // Bounded by the connections, each of which waits for one; a reactor that has ended needs none.
+        let _ = mailbox.push_unbounded(Command::FileRead(id, chunk));
+    };
+    if let Err(error) = cx.engine.read(read) {
+        give_up(link, cx, error);
+    }
+}
+
+impl<H: EventHandler> EventLoop<H> {
+    /// A chunk has been read: it takes its place in the output, and the next one is read behind it.
+    pub(super) fn on_file_read(&mut self, id: ConnId, chunk: io::Result<Vec<u8>>) {
+        let Self {
+            connections, cx, ..
+        } = self;
+        let Some(slot) = connections.get(id) else {
+            return;
+        };
+        let link = &mut slot.link;
+        if !link.state.still_sends() {
+            return;
+        }
+        if let Some(Extras { reads_file, .. }) = link.extras.as_deref_mut() {
+            *reads_file = false;
+        }
+        match chunk {
+            Ok(chunk) => {
+                link.state.out.file_read(chunk.into());
+                link.state.set_awaits_file(false);
+                read_ahead(link, cx);
+                cx.mark_dirty(&mut link.state);
+            }
+            Err(error) => give_up(link, cx, error),
+        }
+    }
+}
+
+/// What is missing of a file cannot be sent: no peer must take what it has for the whole.
+fn give_up<H: EventHandler>(link: &mut Link, cx: &mut Context<H>, error: io::Error) {
+    log::warn!(target: "epicycle::conn", "{}: {error}", link.state.name());
+    cx.abort(link, CloseReason::Io(error));
+}
+
+/// Whether the file has failed, not the socket.
+fn concerns_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, NotConnected, TimedOut,
+        WouldBlock,
+    };
+
+    !matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionReset
+            | Interrupted
+            | NotConnected
+            | TimedOut
+            | WouldBlock
+    )
+}

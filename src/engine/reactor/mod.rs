@@ -1,0 +1,612 @@
+//! The event loop. One turn: poll, serve what is ready, do what others asked, fire timers, flush.
+
+mod commands;
+mod datagrams;
+mod dial;
+mod events;
+mod files;
+mod flush;
+mod opening;
+mod pipe;
+mod serve;
+#[cfg(feature = "testing")]
+mod simulated;
+pub(crate) mod turns;
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+
+use self::datagrams::Exchange;
+use self::dial::Dials;
+use self::events::Event;
+use self::serve::Budget;
+use crate::addr::Addr;
+use crate::clock::{self, Clock};
+use crate::engine::conn::ConnState;
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::limits::Limits;
+use crate::engine::conn::origin::Origin;
+use crate::engine::handler::context::{Arrival, Connections, Context, Interval, Timer, tick_at};
+use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
+use crate::engine::listen::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use crate::engine::slots::{ConnId, MAX_SLOTS};
+use crate::engine::timer::TimerKey;
+use crate::engine::udp::ports::{PORTS, Ports};
+use crate::panic;
+use crate::sys::options::SocketOptions;
+use crate::sys::poll_timer::PollTimer;
+
+/// The token of the mailbox's waker.
+pub(crate) const WAKER: Token = Token(usize::MAX);
+
+/// The token of the timer that ends the poll's wait on time. All it has to do is to end it.
+const TIMER: Token = Token(usize::MAX - 1);
+
+/// The token of the first listener; below it are the slots of connections.
+pub(crate) const LISTENERS: usize = MAX_SLOTS;
+
+/// Few enough that a connection's lines are still in the cache when the flush phase comes to it.
+const EVENTS_PER_POLL: usize = 128;
+
+/// What an event loop is made of.
+pub(crate) struct Parts<H: EventHandler> {
+    pub(crate) poll: Poll,
+    pub(crate) engine: Engine<H>,
+    pub(crate) clock: Clock,
+    pub(crate) index: usize,
+    pub(crate) limits: Limits,
+    /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
+    pub(crate) listeners: Listeners,
+    /// The UDP sockets, watched as well.
+    pub(crate) ports: Ports,
+    /// The options of the sockets that connect.
+    pub(crate) socket: SocketOptions,
+    pub(crate) read_buffer: usize,
+    pub(crate) first_tick: Duration,
+}
+
+/// A reactor: its poll, its connections and its handler.
+pub(crate) struct EventLoop<H: EventHandler> {
+    poll: Poll,
+    handler: H,
+    connections: Connections<H>,
+    cx: Context<H>,
+    listeners: Listeners,
+    /// Where input is received and decoded; only leftovers are copied out of it.
+    scratch: Box<[u8]>,
+    commands: VecDeque<Command<H>>,
+    dials: Dials,
+    /// What receives and sends datagrams; none until there are any.
+    exchange: Option<Box<Exchange>>,
+    stage: Stage,
+    /// The engine knows that this reactor waits for no answer.
+    is_settled: bool,
+    /// The slot from which on the shutdown has still to look at the connections; none when it has looked at all.
+    unvisited: Option<usize>,
+    timer: PollTimer,
+    /// What the handler's last tick said, and when the next one is due, as the time since the start.
+    last_tick: Duration,
+    tick_due: Duration,
+    turn: Turn,
+}
+
+/// How far the turn has come, so that a callback's panic does not make it start over.
+struct Turn {
+    events_done: usize,
+    ready_left: usize,
+    /// None before the first look at the UDP sockets.
+    ports_left: Option<usize>,
+    commands_left: usize,
+    timers_left: usize,
+    flushed: usize,
+    drain_mailbox: bool,
+    /// The slot of the connection whose callback is running, or `NOBODY`.
+    serving: usize,
+}
+
+const NOBODY: usize = usize::MAX;
+
+impl Turn {
+    fn new() -> Self {
+        Self {
+            events_done: 0,
+            ready_left: 0,
+            ports_left: None,
+            commands_left: 0,
+            timers_left: TIMER_BUDGET,
+            flushed: 0,
+            drain_mailbox: false,
+            serving: NOBODY,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// Asked to stop; the connections that nobody waits for are to be closed next.
+    Stopping,
+    /// The rest goes on until it is answered, which may take further connections.
+    Answering,
+    /// No connection is made any more, and none is open that nobody waits for.
+    Draining,
+}
+
+/// How soon a tick that has panicked comes again at the earliest.
+const TICK_AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// From how many nanoseconds on a turn counts as long.
+const LONG_TURN: u64 = 1_000_000;
+
+/// The most requests of other threads carried out in one turn.
+const COMMAND_BUDGET: usize = 1024;
+
+/// The most connections that a shutdown begins to close in one turn.
+const CLOSE_BUDGET: usize = 1024;
+
+/// The most timers that run out in one turn.
+const TIMER_BUDGET: usize = 1024;
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Makes the loop and its handler, on the thread it will run on.
+    pub(crate) fn boot(
+        parts: Parts<H>,
+        factory: &dyn Fn(usize) -> H,
+    ) -> Result<Self, Box<dyn Any + Send>> {
+        catch_unwind(AssertUnwindSafe(|| {
+            let mut event_loop = Self {
+                poll: parts.poll,
+                handler: factory(parts.index),
+                connections: Connections::new(parts.index),
+                cx: Context::new(parts.engine, parts.index, parts.limits, parts.clock),
+                listeners: parts.listeners,
+                scratch: vec![0; parts.read_buffer].into_boxed_slice(),
+                commands: VecDeque::new(),
+                dials: Dials::new(parts.socket),
+                exchange: None,
+                stage: Stage::Running,
+                is_settled: false,
+                unvisited: None,
+                timer: PollTimer::default(),
+                last_tick: parts.first_tick,
+                tick_due: Duration::ZERO,
+                turn: Turn::new(),
+            };
+            let Self {
+                handler,
+                connections,
+                cx,
+                ..
+            } = &mut event_loop;
+            cx.ports = parts.ports;
+            handler.on_boot(&mut Reactor::new(connections, cx));
+            let shared = cx.engine.shared();
+            shared.unsettled.fetch_add(1, Ordering::AcqRel);
+            event_loop.tick_after(event_loop.cx.clock.elapsed(), parts.first_tick);
+            event_loop
+        }))
+    }
+
+    /// Runs until the engine is shut down and the last connection gone.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        let mut resuming = false;
+        loop {
+            // One guard for the whole loop costs nothing while nothing panics.
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                if resuming {
+                    self.finish_turn(events.iter());
+                }
+                while !self.is_done() {
+                    self.begin_turn(&mut events);
+                    self.finish_turn(events.iter());
+                }
+            }));
+            match run {
+                Ok(()) => break,
+                Err(panic) => self.recover(panic),
+            }
+            resuming = true;
+        }
+        self.end();
+        let Self { handler, cx, .. } = self;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(handler))) {
+            report_panic(panic, &cx, "handler's drop");
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.stage == Stage::Draining
+            && self.connections.len() == 0
+            && self.cx.outcomes.is_empty()
+            && self.dials.are_told()
+    }
+
+    /// Waits for events.
+    fn begin_turn(&mut self, events: &mut Events) {
+        let timeout = self.timeout();
+        let limit = timeout.map(|timeout| self.limit(timeout));
+        if let Err(error) = self.poll.poll(events, limit)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            log::error!(target: "epicycle::reactor", "poll failed: {error}");
+        }
+        self.enter_turn(timeout);
+    }
+
+    /// The loop has slept as long as `timeout` allowed, or less.
+    #[inline]
+    fn enter_turn(&mut self, timeout: Option<Duration>) {
+        self.cx.read_clock();
+        self.cx.engine.peer(self.cx.reactor).mailbox.awake();
+        self.turn = Turn {
+            ready_left: self.cx.ready.len(),
+            drain_mailbox: timeout == Some(Duration::ZERO),
+            ..Turn::new()
+        };
+    }
+
+    /// Does everything that is due; called again after a panic, it goes on behind the culprit.
+    fn finish_turn<'e, E: Event + 'e>(&mut self, events: impl Iterator<Item = &'e E>) {
+        self.serve_events(events);
+        self.serve_ready();
+        self.serve_ports();
+        self.run_commands();
+        self.run_timers();
+        self.follow_dials();
+        if self.stage != Stage::Running {
+            self.follow_shutdown();
+        }
+        self.accept();
+        self.run_pipes();
+        self.flush_ports();
+        self.flush_all();
+        self.free_closed();
+        self.account();
+    }
+
+    /// How long to sleep: not at all while there is something to do.
+    fn timeout(&mut self) -> Option<Duration> {
+        let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
+        if !self.cx.ready.is_empty()
+            || !self.cx.pipes.due.is_empty()
+            || !self.commands.is_empty()
+            || !self.cx.outcomes.is_empty()
+            || !self.dials.are_told()
+            || self.unvisited.is_some()
+            || self.is_to_settle()
+            || self.listeners.are_ready()
+            || self.cx.ports.have_work()
+            || self.cx.wheel.has_expired()
+            || !mailbox.try_sleep()
+        {
+            return Some(Duration::ZERO);
+        }
+        let deadline = self.cx.wheel.next_deadline()?;
+        Some(self.cx.until(deadline))
+    }
+
+    /// How long the poll may wait where that much is to be waited.
+    fn limit(&mut self, timeout: Duration) -> Duration {
+        if timeout.is_zero() || !self.cx.wheel.has_fine() {
+            return timeout;
+        }
+        match self.cx.wheel.next_deadline() {
+            Some(deadline) => {
+                let registry = self.poll.registry();
+                self.timer.limit(registry, TIMER, deadline, timeout)
+            }
+            None => timeout,
+        }
+    }
+
+    // By itself, so that the rest of the turn takes no registers from the loop over the events.
+    #[inline(never)]
+    fn serve_events<'e, E: Event + 'e>(&mut self, mut events: impl Iterator<Item = &'e E>) {
+        if let Some(last) = self.turn.events_done.checked_sub(1) {
+            events.nth(last);
+        }
+        for event in events {
+            self.turn.events_done += 1;
+            self.serve_event(event);
+        }
+        self.turn.serving = NOBODY;
+    }
+
+    #[inline(always)]
+    fn serve_event(&mut self, event: &impl Event) {
+        let token = event.token().0;
+        // Only connections have slots; the waker and the listeners are out of their range.
+        if let Some(slot) = self.connections.at(token) {
+            self.turn.serving = token;
+            let state = &mut slot.link.state;
+            if event.is_priority() {
+                state.on_urgent();
+            }
+            if event.is_readable() && !event.is_read_closed() {
+                state.on_readable(event.is_writable());
+            } else {
+                state.on_event(
+                    event.is_readable(),
+                    event.is_writable(),
+                    event.is_read_closed(),
+                );
+                if event.is_error() {
+                    serve::on_error(&mut self.handler, slot, &mut self.cx);
+                }
+            }
+            serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+            self.run_pipes();
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        } else if event.token() == WAKER {
+            self.turn.drain_mailbox = true;
+        } else if let Some(port) = token.checked_sub(PORTS) {
+            // An error is found by receiving.
+            let readable = event.is_readable() || event.is_error();
+            self.cx.ports.on_event(port, readable, event.is_writable());
+        } else if let Some(listener) = token.checked_sub(LISTENERS) {
+            self.listeners.mark_ready(listener);
+        }
+        // Or nobody's: a copy of a closed connection's descriptor, in a forked child say, still causes events.
+    }
+
+    fn serve_ready(&mut self) {
+        while self.turn.ready_left > 0 {
+            self.turn.ready_left -= 1;
+            let Some(index) = self.cx.ready.pop_front() else {
+                break;
+            };
+            let index = index as usize;
+            if let Some(slot) = self.connections.at(index) {
+                self.turn.serving = index;
+                slot.link.state.dequeue();
+                let budget = Budget::new(&self.cx.limits);
+                serve::serve_fully(
+                    &mut self.handler,
+                    slot,
+                    &mut self.cx,
+                    &mut self.scratch,
+                    budget,
+                );
+                self.run_pipes();
+            }
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        }
+        self.turn.serving = NOBODY;
+    }
+
+    /// Runs what is due, within the budget: what is left over is run next turn, before what becomes due until then.
+    fn run_timers(&mut self) {
+        self.cx.wheel.advance(self.cx.tick);
+        while self.turn.timers_left > 0
+            && let Some((key, timer)) = self.cx.wheel.peek_expired()
+        {
+            self.turn.timers_left -= 1;
+            if let Timer::Interval(interval) = timer {
+                let Interval { id, token, .. } = **interval;
+                // Filed again before it runs, so that a panic does not end it; and anew if it has taken too long for that.
+                self.renew(key);
+                self.fire_timer(id, token);
+                self.renew(key);
+            } else if let Some((key, timer)) = self.cx.wheel.pop_expired() {
+                self.run_timer(key, timer);
+            }
+            self.run_pipes();
+            if self.cx.arena.is_full() {
+                self.flush_all();
+            }
+        }
+    }
+
+    /// Gives an interval that is there still, and is past its time, its next one.
+    fn renew(&mut self, key: TimerKey) {
+        let now = self.cx.clock.elapsed();
+        if let Some(Timer::Interval(interval)) = self.cx.wheel.get_mut(key)
+            && interval.due <= now
+        {
+            interval.due = clock::next_on_grid(interval.due, interval.period, now);
+            let deadline = tick_at(interval.due, interval.period);
+            self.cx.wheel.postpone(key, deadline);
+        }
+    }
+
+    /// Has the handler's tick come after `delay`, counted from a time since the start.
+    fn tick_after(&mut self, since: Duration, delay: Duration) -> TimerKey {
+        self.last_tick = delay;
+        self.tick_due = clock::next_on_grid(since, delay, self.cx.clock.elapsed());
+        let deadline = tick_at(self.tick_due, delay);
+        self.cx.wheel.insert(deadline, Timer::Tick)
+    }
+
+    fn run_timer(&mut self, key: TimerKey, timer: Timer<H>) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            scratch,
+            ..
+        } = self;
+        match timer {
+            Timer::Alarm(id) => {
+                if let Some(slot) = connections.get(id) {
+                    slot.link.alarm = None;
+                    let known = flush::look(&mut slot.link, cx);
+                    let alarm = cx.alarm_of(&slot.link);
+                    if slot.link.state.may_have_traffic(alarm, known) {
+                        self.turn.serving = id.slot();
+                        slot.link.state.on_event(true, true, false);
+                        let budget = Budget::new(&cx.limits);
+                        serve::serve_fully(handler, slot, cx, scratch, budget);
+                        self.turn.serving = NOBODY;
+                    }
+                    flush::ring_alarm(handler, slot, cx);
+                }
+            }
+            Timer::User { id, token } => {
+                if let Some(slot) = connections.get(id)
+                    && let Some(extras) = &mut slot.link.extras
+                {
+                    extras.timers.remove(&key);
+                }
+                self.fire_timer(id, token);
+            }
+            // It stays in the wheel, and runs from there.
+            Timer::Interval(_) => {}
+            Timer::Tick => self.run_tick(),
+            Timer::Accept => self.listeners.unblock(),
+            Timer::Dial(id) => self.redial(id),
+            Timer::Task(task) => task(handler, &mut Reactor::new(connections, cx)),
+            Timer::DrainOver => self.force_all(),
+        }
+    }
+
+    /// Runs a timer of the application on a connection.
+    fn fire_timer(&mut self, id: ConnId, token: u64) {
+        if let Some(slot) = self.connections.get(id) {
+            self.turn.serving = id.slot();
+            serve::fire_timer(&mut self.handler, slot, &mut self.cx, token);
+            self.turn.serving = NOBODY;
+        }
+    }
+
+    fn run_tick(&mut self) {
+        let (due, now) = (self.tick_due, self.cx.clock.elapsed());
+        // Pending again before the call, so that a panic does not end the ticking.
+        let pending = self.tick_after(now, self.last_tick.max(TICK_AFTER_PANIC));
+        let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+        let delay = self.handler.tick(&mut reactor);
+        self.cx.wheel.cancel(pending);
+        if let Some(delay) = delay {
+            self.tick_after(due, delay);
+        }
+    }
+
+    fn accept(&mut self) {
+        if !self.listeners.are_ready() {
+            return;
+        }
+        for _ in 0..ACCEPT_BUDGET {
+            let cx = &self.cx;
+            let admission = &cx.engine.shared().admission;
+            match self.listeners.accept(admission, &cx.metrics) {
+                Attempt::Accepted(socket, peer, listener) => {
+                    let load = &cx.engine.peer(cx.reactor).load;
+                    load.fetch_add(1, Ordering::Relaxed);
+                    let origin = Origin::Accepted { listener };
+                    self.open(Arrival {
+                        socket,
+                        peer,
+                        origin,
+                    });
+                }
+                Attempt::Failed => {}
+                Attempt::NoneWaits => break,
+            }
+        }
+        if let Some(pause) = self.listeners.take_pause() {
+            let retry = self.cx.deadline(pause);
+            self.cx.wheel.insert(retry, Timer::Accept);
+        }
+    }
+
+    /// The flush phase: each connection with output gets one write, or what closing asks for.
+    fn flush_all(&mut self) {
+        while let Some(&index) = self.cx.dirty.get(self.turn.flushed) {
+            self.turn.flushed += 1;
+            let index = index as usize;
+            self.turn.serving = index;
+            if let Some(slot) = self.connections.at(index) {
+                slot.link.state.clear_dirty();
+                flush::flush_inline(&mut self.handler, slot, &mut self.cx);
+            }
+        }
+        self.turn.serving = NOBODY;
+        self.turn.flushed = 0;
+        self.cx.dirty.clear();
+        self.cx.arena.clear();
+    }
+
+    fn free_closed(&mut self) {
+        while let Some((index, then, unread)) = self.cx.detached.pop() {
+            self.let_go(index, then, unread);
+        }
+        while let Some(index) = self.cx.graveyard.pop() {
+            drop(self.connections.remove(index as usize));
+        }
+        self.close_ports();
+    }
+
+    fn account(&mut self) {
+        let worked = (self.cx.clock.now() - self.cx.turn_at).as_nanos() as u64;
+        if worked >= LONG_TURN {
+            self.cx.note_long_turn(worked);
+        }
+        let metrics = &self.cx.metrics;
+        metrics.turns.add(1);
+        metrics.busy.add(worked);
+        metrics.lag.set(worked);
+        if worked > metrics.max_lag.get() {
+            metrics.max_lag.set(worked);
+        }
+        metrics.buffered.set(self.cx.buffers.lent() as u64);
+        metrics.timers.set(self.cx.wheel.len() as u64);
+        metrics.kernel_pipes.set(self.cx.pipes.open() as u64);
+    }
+
+    /// A callback panicked: its connection is closed, and the turn goes on.
+    #[cold]
+    fn recover(&mut self, panic: Box<dyn Any + Send>) {
+        let window = std::mem::take(&mut self.cx.window);
+        self.cx.buffers.forget(window.taken);
+        let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
+        let what = match self.connections.at(serving) {
+            Some(slot) => format!("callback of {}", slot.link.state.name()),
+            None => "callback".to_owned(),
+        };
+        report_panic(panic, &self.cx, &what);
+        if let Some(slot) = self.connections.at(serving) {
+            // Lent input is lost with the panic, and nothing may be sent in its place.
+            if slot.link.state.is_open() && window.lent_len == 0 {
+                self.cx
+                    .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Panic);
+            } else {
+                self.cx.abort(&mut slot.link, CloseReason::Panic);
+            }
+        }
+    }
+}
+
+/// Gives back what the coming of a connection took. UDP sessions are not admitted as streams are: they have limits of their own.
+fn release<H: EventHandler>(cx: &Context<H>, state: &ConnState, peer: &Addr) {
+    if state.is_datagram() {
+        let load = &cx.engine.peer(cx.reactor).load;
+        load.fetch_sub(1, Ordering::Relaxed);
+    } else {
+        release_stream(cx, peer, state.origin());
+    }
+}
+
+/// The same of one that has no state yet.
+fn release_stream<H: EventHandler>(cx: &Context<H>, peer: &Addr, origin: Origin) {
+    if matches!(origin, Origin::Accepted { .. }) {
+        cx.engine.shared().admission.release(peer);
+    }
+    let load = &cx.engine.peer(cx.reactor).load;
+    load.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn report_panic<H: EventHandler>(panic: Box<dyn Any + Send>, cx: &Context<H>, what: &str) {
+    cx.metrics.panics.add(1);
+    let what = format!("reactor {}: a {what}", cx.reactor);
+    panic::report("epicycle::handler", &what, panic);
+}

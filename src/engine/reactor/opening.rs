@@ -1,0 +1,222 @@
+//! How a connection comes into being: its socket is watched, it connects and shakes hands, and then the
+//! handler knows it.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use mio::Token;
+use mio::unix::SourceFd;
+
+#[cfg(feature = "tls")]
+use super::release_stream;
+use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
+#[cfg(feature = "tls")]
+use crate::clock::millis;
+use crate::codec::{Backpressure, Codec};
+use crate::engine::conn::ConnState;
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::limits::OutboundPolicy;
+use crate::engine::conn::origin::Origin;
+use crate::engine::handler::context::{Arrival, Context, Detach, Link, Outcome, Slot};
+use crate::engine::handler::{Conn, Detached, EventHandler};
+use crate::engine::slots::ConnId;
+use crate::engine::slots::MAX_SLOTS;
+use crate::engine::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::tls::stream::TlsStream;
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Takes over a socket that is connected: watches it, makes its codec, and tells the handler.
+    pub(super) fn open(&mut self, arrival: Arrival) {
+        let id = self.connections.next_id();
+        let Some((stream, state)) = self.prepare(id, arrival) else {
+            return;
+        };
+        let Ok(slot) = self.watch(stream, state) else {
+            return;
+        };
+        self.turn.serving = slot;
+        if let Some(slot) = self.connections.at(slot) {
+            if slot.link.state.is_opening() {
+                self.cx.set_alarm(&mut slot.link);
+            } else {
+                welcome(&mut self.handler, slot, &mut self.cx);
+            }
+        }
+        self.turn.serving = NOBODY;
+    }
+
+    /// Makes the stream, which speaks TLS if its listener does.
+    fn prepare(&self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
+        let Arrival {
+            socket,
+            peer,
+            origin,
+        } = arrival;
+        #[cfg(feature = "tls")]
+        if let Origin::Accepted { listener } = origin
+            && let Some(Some(tls)) = self.cx.engine.shared().tls.get(listener)
+        {
+            let stream = match TlsStream::server(socket, tls) {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(error) => {
+                    log::error!(target: "epicycle::accept", "cannot speak TLS with {peer}: {error}");
+                    self.cx.metrics.refused.add(1);
+                    release_stream(&self.cx, &peer, origin);
+                    return None;
+                }
+            };
+            let (now, limit) = (self.cx.moment(), millis(tls.handshake_limit()));
+            let mut state = ConnState::opening(id, peer, origin, now, limit);
+            state.seal();
+            return Some((stream, state));
+        }
+        let now = self.cx.opening_moment();
+        Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)))
+    }
+
+    /// Gives a connection its slot and has its events; tells which slot.
+    ///
+    /// # Errors
+    ///
+    /// Why it was refused, which is logged too. Its coming is undone then.
+    pub(super) fn watch(&mut self, stream: Stream, mut state: ConnState) -> io::Result<usize> {
+        let codec = self.register(&stream, &state);
+        let Self {
+            connections, cx, ..
+        } = self;
+        let codec = codec.inspect_err(|error| {
+            log::warn!(target: "epicycle::conn", "no connection with {}: {error}", state.peer);
+            cx.metrics.refused.add(1);
+            release(cx, &state, &state.peer);
+        })?;
+        if pauses_reads(&codec, state.origin(), cx.limits.policy) {
+            state.pause_reads_when_congested();
+        }
+        if stream.is_unix() {
+            state.set_unix();
+        }
+        cx.engine.peer(cx.reactor).liveness.set_open(state.id);
+        Ok(connections.insert(Slot {
+            link: Link {
+                state,
+                stream,
+                alarm: None,
+                extras: None,
+            },
+            codec,
+            session: None,
+        }))
+    }
+
+    fn register(&mut self, stream: &Stream, state: &ConnState) -> io::Result<H::Codec> {
+        let is_ours = !matches!(state.origin(), Origin::Accepted { .. });
+        if self.stage == Stage::Draining || (self.stage != Stage::Running && !is_ours) {
+            return Err(io::Error::other("the engine is shutting down"));
+        }
+        if self.connections.len() >= MAX_SLOTS {
+            return Err(io::Error::other(
+                "the reactor has all the connections it can",
+            ));
+        }
+        stream.watch(self.poll.registry(), Token(state.id.slot()))?;
+        // A codec that panics must not take the count of connections with it.
+        catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
+            report_panic(panic, &self.cx, "codec");
+            io::Error::other("its codec could not be made")
+        })
+    }
+
+    /// Gives the socket of a connection that has ended for the engine to who wants it.
+    pub(super) fn let_go(&mut self, index: u32, then: Detach, unread: Vec<u8>) {
+        let Some(Slot { link, .. }) = self.connections.remove(index as usize) else {
+            return;
+        };
+        let fd = link.stream.raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.name());
+        }
+        let Some(socket) = link.stream.into_socket() else {
+            return;
+        };
+        let detached = Detached {
+            socket,
+            peer: link.state.peer,
+            unread,
+        };
+        // A panic would have the turn begin anew, and a newcomer take the slot that is being freed.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| then(detached))) {
+            report_panic(panic, &self.cx, "detach");
+        }
+    }
+}
+
+/// Whether a connection is not to be read while its output is congested.
+///
+/// Were both ends of a connection to do that, both could wait for the other to read for ever.
+fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
+    policy == OutboundPolicy::PauseReads
+        && match codec.backpressure() {
+            Backpressure::ByOrigin => matches!(origin, Origin::Accepted { .. }),
+            Backpressure::PauseReads => true,
+            Backpressure::ReadOn => false,
+        }
+}
+
+/// Goes on with a connection that connects or shakes hands.
+#[cold]
+pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let Link {
+        stream,
+        state,
+        alarm,
+        ..
+    } = &mut slot.link;
+    match stream.open(state.is_writable(), &mut cx.records) {
+        Ok(true) => {
+            state.opened(cx.moment());
+            if let Some((key, _)) = alarm.take() {
+                cx.wheel.cancel(key);
+            }
+            if stream.has_tls() {
+                cx.metrics.handshakes.add(1);
+                // The handshake has read ahead of the events, so that none may tell of what it took.
+                state.on_readable(false);
+            }
+            // The handshake's last words, if they did not all go out.
+            cx.mark_dirty(state);
+            if let Origin::Connected { .. } = state.origin() {
+                cx.metrics.connected.add(1);
+                cx.outcomes.push_back((state.id, Outcome::Opened));
+            }
+            welcome(handler, slot, cx);
+            cx.mark_ready(&mut slot.link.state);
+        }
+        Ok(false) => {}
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            cx.mark_ready(state);
+        }
+        #[cfg(feature = "tls")]
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
+            // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
+            state.refuse(CloseReason::Tls(error), cx.moment(), &cx.limits);
+            state.on_readable(false);
+            cx.mark_dirty(state);
+            cx.mark_ready(state);
+            cx.set_alarm(&mut slot.link);
+        }
+        Err(error) => flush::fail(handler, slot, cx, error),
+    }
+}
+
+/// Tells the handler of a connection that is open.
+pub(super) fn welcome<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
+    slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
+    if slot.session.is_some() {
+        cx.set_first_alarm(&mut slot.link);
+    } else {
+        cx.metrics.refused.add(1);
+        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
+    }
+}

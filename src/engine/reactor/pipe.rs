@@ -1,0 +1,305 @@
+//! Joined connections: what one receives the other sends.
+
+use std::io;
+
+use super::flush::{self, WRITE_BUDGET};
+use super::{EventLoop, NOBODY, serve};
+use crate::engine::conn::close::CloseReason;
+use crate::engine::handler::EventHandler;
+use crate::engine::handler::context::{Context, Link, Slot};
+use crate::engine::handler::pipe::{self, Due, Joint};
+use crate::engine::slots::ConnId;
+use crate::engine::stream::Received;
+use crate::sys::transfer;
+
+/// The most that the kernel moves at a time, and so the most that one peer's slowness keeps in its memory.
+const SPLICE: usize = 1 << 20;
+
+/// What comes in smaller pieces is copied, which costs no more then and saves a call to find that there is no more.
+const SPLICE_MIN: usize = 16 << 10;
+
+impl<H: EventHandler> EventLoop<H> {
+    /// Does what has become due about joined connections.
+    #[inline]
+    pub(super) fn run_pipes(&mut self) {
+        if !self.cx.pipes.due.is_empty() {
+            self.run_due();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn run_due(&mut self) {
+        self.turn.serving = NOBODY;
+        // What becomes due on the way has its turn the next time, so that the loop goes on.
+        for _ in 0..self.cx.pipes.due.len() {
+            match self.cx.pipes.due.pop_front() {
+                Some(Due::Join(id, other)) => {
+                    let Self {
+                        connections, cx, ..
+                    } = self;
+                    let joined = pipe::join(connections, cx, id, other);
+                    if let Err(error) = joined
+                        && let Some(slot) = connections.get(id)
+                    {
+                        let name = slot.link.state.name();
+                        log::debug!(target: "epicycle::conn", "{name}: cannot be joined: {error}");
+                        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Pipe);
+                    }
+                }
+                Some(Due::Move(id)) => {
+                    self.carry(id);
+                    self.turn.serving = NOBODY;
+                }
+                Some(Due::Ended { survivor, broken }) => {
+                    if let Some(slot) = self.connections.get(survivor) {
+                        follow(slot, &mut self.cx, broken);
+                    }
+                }
+                None => break,
+            }
+        }
+    }
+
+    /// Moves bytes both ways between a connection and the one it is joined with.
+    fn carry(&mut self, id: ConnId) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            scratch,
+            turn,
+            ..
+        } = self;
+        let Some(slot) = connections.get(id) else {
+            return;
+        };
+        if slot.link.state.can_send_backlog() {
+            turn.serving = id.slot();
+            flush::flush(handler, slot, cx);
+        }
+        let Some(partner) = joint(&slot.link).map(|joint| joint.partner) else {
+            return;
+        };
+        if let Some((one, other)) = connections.pair(id, partner) {
+            if other.link.state.can_send_backlog() {
+                turn.serving = partner.slot();
+                flush::flush(handler, other, cx);
+            }
+            turn.serving = NOBODY;
+            carry_over(handler, one, other, cx, scratch);
+            carry_over(handler, other, one, cx, scratch);
+            end_broken(handler, one, other, cx);
+            end_broken(handler, other, one, cx);
+        }
+    }
+}
+
+fn joint(link: &Link) -> Option<Joint> {
+    link.extras.as_ref().and_then(|extras| extras.joint)
+}
+
+/// Ends a connection because the one it was joined with does.
+fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool) {
+    let link = &mut slot.link;
+    // The other one need not follow in its turn.
+    if let Some(extras) = &mut link.extras {
+        extras.joint = None;
+    }
+    if broken {
+        if link.state.still_sends() {
+            cx.abort(link, CloseReason::Pipe);
+        }
+    } else if !link.state.ends_by_itself() {
+        cx.begin_close(link, &mut slot.codec, CloseReason::Pipe);
+    }
+}
+
+/// Ends a broken connection once nothing of what it has received can be passed on: its peer's reset does not wait.
+fn end_broken<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+) {
+    let goes_on = from.link.state.feeds_pipe() && to.link.state.takes_piped();
+    if from.link.state.is_broken() && from.link.state.is_open() && !goes_on {
+        flush::close(handler, from, cx, false);
+    }
+}
+
+/// Moves what `from` has received to `to`, while all of it is taken.
+fn carry_over<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+) {
+    let mut moved = 0;
+    while from.link.state.feeds_pipe() && to.link.state.takes_piped() {
+        if moved >= WRITE_BUDGET {
+            return cx.mark_ready(&mut from.link.state);
+        }
+        let spliced = match joint(&from.link) {
+            // The kernel does not move what is behind a mark of urgent data.
+            Some(joint) if joint.bulk && !from.link.state.is_doubtful() => {
+                splice(handler, from, to, cx)
+            }
+            Some(_) => None,
+            None => return,
+        };
+        moved += match spliced {
+            Some(n) => n,
+            None => copy(handler, from, to, cx, scratch),
+        };
+    }
+}
+
+/// One read into the scratch buffer, and one write out of it.
+fn copy<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+    scratch: &mut [u8],
+) -> usize {
+    let Link { stream, state, .. } = &mut from.link;
+    let received = stream.recv(scratch, &mut cx.records);
+    if stream.has_tail() {
+        // Reading has made output of its own: an answer of the TLS layer.
+        state.set_tail(true);
+        cx.mark_dirty(state);
+    }
+    let n = match received {
+        Ok(Received { n, drained }) if n > 0 => {
+            on_received(&mut from.link, cx, n, drained);
+            set_bulk(&mut from.link, n >= SPLICE_MIN);
+            n
+        }
+        received => {
+            on_no_input(handler, from, to, cx, received.map(|_| ()));
+            return 0;
+        }
+    };
+    let Link { stream, state, .. } = &mut to.link;
+    let sent = stream.send(&scratch[..n], &mut cx.records);
+    state.set_tail(stream.has_tail());
+    let taken = *sent.as_ref().unwrap_or(&0);
+    state.out.enqueue_seen(&scratch[taken..n], &mut cx.buffers);
+    after_send(handler, to, cx, sent);
+    n
+}
+
+/// The same through a pipe of the kernel's; `None` when the bytes have to be copied.
+fn splice<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+) -> Option<usize> {
+    let pipe = match cx.pipes.take() {
+        Ok(pipe) => pipe?,
+        Err(error) => {
+            log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", from.link.state.name());
+            never_splice(&mut from.link);
+            return None;
+        }
+    };
+    let n = match pipe.fill(&from.link.stream, SPLICE) {
+        Ok(n) if n > 0 => n,
+        nothing => {
+            cx.pipes.put_back(pipe);
+            return match nothing {
+                Err(error) if !transfer::is_unsupported(&error) => {
+                    on_no_input(handler, from, to, cx, Err(error));
+                    Some(0)
+                }
+                // At the end of the stream a read finds out, since it may be a mark of urgent data that no event has
+                // told of yet.
+                _ => {
+                    never_splice(&mut from.link);
+                    None
+                }
+            };
+        }
+    };
+    on_received(&mut from.link, cx, n, false);
+    set_bulk(&mut from.link, n >= SPLICE_MIN);
+    let sent = pipe.drain(&to.link.stream, n);
+    let taken = *sent.as_ref().unwrap_or(&0);
+    if taken == n {
+        cx.pipes.put_back(pipe);
+    } else {
+        to.link.state.out.enqueue_piped(pipe, n - taken);
+    }
+    after_send(handler, to, cx, sent);
+    Some(n)
+}
+
+fn on_received<H: EventHandler>(link: &mut Link, cx: &Context<H>, n: usize, drained: bool) {
+    link.state.on_read(n, drained, cx.now);
+    cx.metrics.bytes_in.add(n as u64);
+}
+
+fn set_bulk(link: &mut Link, bulk: bool) {
+    let extras = link.extras.as_mut();
+    if let Some(joint) = extras.and_then(|extras| extras.joint.as_mut()) {
+        joint.bulk = bulk && joint.splices;
+    }
+}
+
+fn never_splice(link: &mut Link) {
+    let extras = link.extras.as_mut();
+    if let Some(joint) = extras.and_then(|extras| extras.joint.as_mut()) {
+        joint.splices = false;
+        joint.bulk = false;
+    }
+}
+
+/// Notes what was taken. What was not is output now, and the kernel says when it takes more.
+fn after_send<H: EventHandler>(
+    handler: &mut H,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+    sent: io::Result<usize>,
+) {
+    if let Err(error) = flush::on_sent(to, cx, sent) {
+        flush::break_off(handler, to, cx, error);
+    } else if to.link.state.has_output() {
+        flush::flush_backlog(handler, to, cx);
+    }
+}
+
+/// A read brought the end of the stream, nothing, or an error.
+fn on_no_input<H: EventHandler>(
+    handler: &mut H,
+    from: &mut Slot<H>,
+    to: &mut Slot<H>,
+    cx: &mut Context<H>,
+    received: io::Result<()>,
+) {
+    let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
+    if from.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
+        // All that had arrived is passed on.
+        return flush::close(handler, from, cx, false);
+    }
+    match received {
+        Ok(()) => {
+            from.link.state.on_peer_eof();
+            to.link.state.shut_write();
+            // FIN is sent behind what waits; and this may have been the last thing to happen.
+            cx.mark_dirty(&mut to.link.state);
+            cx.mark_dirty(&mut from.link.state);
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            from.link.state.on_read_would_block();
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(error) => {
+            // A stream cut short must not look like a whole one to the peer it is passed on to.
+            cx.part(&mut from.link, true);
+            serve::on_no_input(handler, from, cx, Err(error));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Shutting an engine down when the process is asked to stop.
+
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{Options, Server};
+use crate::engine::handler::{Engine, EventHandler};
+use crate::error::Error;
+use crate::sys::signals::{Closer, StopSignals};
+
+/// # Signals
+impl Server {
+    /// Shuts the server down gracefully when the process receives SIGINT (ctrl-c) or SIGTERM. Default: off, and the
+    /// signals do what the program has them do; [`serve`](crate::serve) turns it on.
+    ///
+    /// The first signal begins [`Engine::shutdown`], with the [drain deadline](Self::drain_deadline). A signal during a
+    /// shutdown ends the draining at once, as [`Engine::shutdown_within`] with zero does. One more ends the process, for
+    /// a callback that hangs. What follows within half a second counts as the same signal. Every server and client of
+    /// the process that has this option is shut down. When all of them have ended, the signals end the process again, as
+    /// they do by default.
+    ///
+    /// Costs a thread and two descriptors. Needs the feature `signals`, which is on by default. A handler that
+    /// the program has installed before is called as well; one that it installs later takes the place of this. A program
+    /// that has uses of its own for these signals calls [`Engine::shutdown`] itself.
+    ///
+    /// ```no_run
+    /// use epicycle::{Server, service};
+    ///
+    /// let report = Server::bind("unix:///tmp/echo.sock")
+    ///     .stop_on_signals()
+    ///     .run(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+    /// println!("{} drained, {} forced", report.drained, report.forced);
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn stop_on_signals(mut self) -> Self {
+        self.options.stop_on_signals = true;
+        self
+    }
+}
+
+/// Begins to receive the signals, if the options say so: before anything is bound, so that none of them ends the process
+/// and leaves a Unix socket's path behind.
+pub(super) fn watch(options: &Options) -> Result<Option<StopSignals>, Error> {
+    let signals = options.stop_on_signals.then(StopSignals::watch).transpose();
+    signals.map_err(|source| Error::Setup {
+        what: "the watch on signals",
+        source,
+    })
+}
+
+/// A thread that waits for signals, until this value is dropped.
+pub(super) struct Watch {
+    closer: Closer,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    pub(super) fn start<H: EventHandler>(
+        signals: StopSignals,
+        engine: Engine<H>,
+    ) -> io::Result<Self> {
+        let closer = signals.closer();
+        let thread = thread::Builder::new()
+            .name("epicycle-signals".to_owned())
+            .spawn(move || stop_on(signals, &engine))?;
+        Ok(Self {
+            closer,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.closer.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn stop_on<H: EventHandler>(mut signals: StopSignals, engine: &Engine<H>) {
+    let mut escalation = Escalation::default();
+    while let Some(signal) = signals.next() {
+        match escalation.next(Instant::now(), engine.is_stopping()) {
+            Step::Wait => {}
+            Step::ShutDown => {
+                log::info!(
+                    target: "epicycle::signals",
+                    "{signal}: shutting down; a second signal ends the connections at once"
+                );
+                engine.shutdown();
+            }
+            Step::Hurry => {
+                log::info!(
+                    target: "epicycle::signals",
+                    "{signal}: ending the connections; another signal ends the process"
+                );
+                engine.shutdown_within(Duration::ZERO);
+            }
+            Step::EndProcess => {
+                if let Err(error) = signal.end_process() {
+                    log::error!(target: "epicycle::signals", "{signal} cannot end the process: {error}");
+                }
+            }
+        }
+    }
+}
+
+/// A signal that comes so soon after another one is the same: `timeout(1)` and some supervisors signal both the process and
+/// its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
+
+/// How far the signals so far have gone.
+#[derive(Debug, Default)]
+struct Escalation {
+    /// When a signal has had an effect.
+    last: Option<Instant>,
+    hurried: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Wait,
+    ShutDown,
+    Hurry,
+    EndProcess,
+}
+
+impl Escalation {
+    fn next(&mut self, now: Instant, is_stopping: bool) -> Step {
+        let is_same = |last| now.saturating_duration_since(last) < ONE_SIGNAL;
+        if is_stopping && self.last.is_some_and(is_same) {
+            return Step::Wait;
+        }
+        self.last = Some(now);
+        if !is_stopping {
+            Step::ShutDown
+        } else if !self.hurried {
+            self.hurried = true;
+            Step::Hurry
+        } else {
+            Step::EndProcess
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_signal_goes_further_and_two_at_once_count_as_one() {
+        let begin = Instant::now();
+        let at = |millis| begin + Duration::from_millis(millis);
+        let mut escalation = Escalation::default();
+        assert_eq!(escalation.next(at(0), false), Step::ShutDown);
+        assert_eq!(escalation.next(at(0), true), Step::Wait);
+        assert_eq!(escalation.next(at(499), true), Step::Wait);
+        assert_eq!(escalation.next(at(500), true), Step::Hurry);
+        assert_eq!(escalation.next(at(999), true), Step::Wait);
+        assert_eq!(escalation.next(at(1000), true), Step::EndProcess);
+    }
+
+    #[test]
+    fn a_signal_hurries_a_shutdown_that_another_one_has_begun() {
+        let mut escalation = Escalation::default();
+        assert_eq!(escalation.next(Instant::now(), true), Step::Hurry);
+    }
+}

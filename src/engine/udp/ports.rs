@@ -1,0 +1,448 @@
+//! The UDP sockets of a reactor: what waits to be sent from each, and whose datagrams it takes.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use crate::addr::{Addr, Family, ListenAddr};
+use crate::clock::millis;
+use crate::engine::conn::limits::{Limits, NEVER};
+use crate::engine::listen::bind::bind_first;
+use crate::engine::slots::ConnId;
+use crate::engine::slots::MAX_SLOTS;
+use crate::engine::udp::recency::Recency;
+use crate::engine::udp::{MAX_SESSIONS, UdpOptions, UdpSessions};
+use crate::error::Error;
+use crate::sys::datagram::{DatagramOptions, DatagramSocket, Refused, SendQueue};
+
+/// The UDP sockets of one reactor.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    ports: Slab<Port>,
+    /// Those that may have input.
+    ready: VecDeque<usize>,
+    /// Those to be flushed at the end of the turn.
+    dirty: Vec<usize>,
+    /// Those whose only session has ended.
+    idle: Vec<usize>,
+}
+
+/// A UDP socket.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) socket: Arc<DatagramSocket>,
+    pub(crate) queue: SendQueue,
+    pub(crate) service: Service,
+    /// The kernel may have datagrams.
+    pub(crate) readable: bool,
+    /// The kernel had no room for what is queued.
+    pub(crate) blocked: bool,
+    /// An event will tell when there is room. Watched for only then, for each datagram that leaves makes such an event.
+    pub(crate) watches_room: bool,
+    /// Sessions that want to know when the queue is past a place.
+    pub(crate) waiting: BTreeSet<(u64, ConnId)>,
+    is_ready: bool,
+    is_dirty: bool,
+}
+
+/// Who gets the datagrams of a socket.
+#[derive(Debug)]
+pub(crate) enum Service {
+    /// `on_datagram`, one by one.
+    Datagrams { listener: usize },
+    /// A session for each peer.
+    Sessions(Box<Sessions>),
+    /// The one session of a socket that is connected.
+    Connected {
+        slot: Option<usize>,
+        limits: Box<Limits>,
+    },
+}
+
+/// The sessions of a socket.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    pub(crate) listener: usize,
+    /// Their slots, by peer.
+    open: HashMap<SocketAddr, usize>,
+    max: usize,
+    /// Whose peer has been silent for longest, where such a session makes room for another.
+    recency: Option<Recency>,
+    limits: Limits,
+}
+
+impl Sessions {
+    fn new(listener: usize, options: &UdpSessions, limits: &Limits) -> Self {
+        Self {
+            listener,
+            open: HashMap::new(),
+            max: options.max,
+            recency: options.evict_silent.then(Recency::new),
+            limits: session_limits(limits, millis(options.idle)),
+        }
+    }
+
+    /// The slot of the peer's session, from which a datagram has come.
+    #[inline]
+    pub(crate) fn heard(&mut self, peer: &SocketAddr) -> Option<usize> {
+        let slot = self.open.get(peer).copied()?;
+        if let Some(recency) = &mut self.recency {
+            recency.touch(slot);
+        }
+        Some(slot)
+    }
+
+    /// Whether there is room for one more, be it another's.
+    pub(crate) fn has_room(&self) -> bool {
+        self.open.len() < self.max || self.recency.is_some()
+    }
+
+    /// The slot of the session that has to make room for another, if one has to.
+    pub(crate) fn to_evict(&self) -> Option<usize> {
+        match &self.recency {
+            Some(recency) if self.open.len() >= self.max => recency.first(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, peer: SocketAddr, slot: usize) {
+        self.open.insert(peer, slot);
+        if let Some(recency) = &mut self.recency {
+            recency.touch(slot);
+        }
+    }
+
+    /// Forgets a session, unless the peer has another one by now.
+    pub(crate) fn remove(&mut self, peer: &SocketAddr, slot: usize) {
+        if self.open.get(peer) == Some(&slot) {
+            self.open.remove(peer);
+            if let Some(recency) = &mut self.recency {
+                recency.remove(slot);
+            }
+        }
+    }
+}
+
+// Sessions take slots, and must leave some to streams.
+const _: () = assert!(MAX_SESSIONS < MAX_SLOTS);
+
+/// The token of the first UDP socket; below it are listeners, at most as many as slots.
+pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
+
+/// A UDP socket to be listened on: its number, its address and its options.
+pub(crate) type UdpPlace = (usize, ListenAddr, UdpOptions);
+
+/// The UDP sockets of each reactor, and what they are bound to.
+pub(crate) struct Bound {
+    pub(crate) reactors: Vec<Ports>,
+    /// With the listeners' numbers.
+    pub(crate) addrs: Vec<(usize, Addr)>,
+}
+
+/// What the UDP sockets of a server have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) reuse_port: bool,
+    pub(crate) device: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+/// Binds the UDP sockets of `count` reactors.
+///
+/// With `reuse_port` every reactor has a socket on each address, otherwise they take turns.
+pub(crate) fn bind(places: Vec<UdpPlace>, count: usize, common: &Common) -> Result<Bound, Error> {
+    let mut reactors: Vec<Ports> = (0..count).map(|_| Ports::default()).collect();
+    let mut addrs = Vec::new();
+    for (number, addr, udp) in places {
+        let targets = addr.resolve()?;
+        let family = match addr {
+            ListenAddr::Udp { family, .. } => family,
+            _ => Family::Any,
+        };
+        let bound = bind_one(number, (&targets, family), &udp, common, &mut reactors);
+        let bound = bound.map_err(|source| Error::Bind {
+            addr: addr.to_string(),
+            source,
+        })?;
+        addrs.push((number, Addr::Ip(bound)));
+    }
+    Ok(Bound { reactors, addrs })
+}
+
+fn bind_one(
+    number: usize,
+    (targets, family): (&[SocketAddr], Family),
+    udp: &UdpOptions,
+    common: &Common,
+    reactors: &mut [Ports],
+) -> io::Result<SocketAddr> {
+    // A multicast datagram goes to each socket of an address.
+    let spread = common.reuse_port && udp.groups.is_empty();
+    let options = DatagramOptions {
+        batch: udp.batch,
+        longest: udp.max_datagram,
+        broadcast: udp.broadcast,
+        recv_buffer: udp.recv_buffer,
+        send_buffer: udp.send_buffer,
+        groups: udp.groups.clone(),
+        device: common.device.clone(),
+        reuse_port: spread,
+    };
+    let bind = |addr, dual_stack| DatagramSocket::bind(addr, dual_stack, &options);
+    let first = bind_first(targets, family, bind)?;
+    let bound = first.local_addr()?;
+    let service = || match &udp.sessions {
+        None => Service::Datagrams { listener: number },
+        Some(sessions) => {
+            let sessions = Sessions::new(number, sessions, &common.limits);
+            Service::Sessions(Box::new(sessions))
+        }
+    };
+    let owner = number % reactors.len();
+    let outbound = common.limits.outbound;
+    for (index, ports) in reactors.iter_mut().enumerate() {
+        if spread && index != owner {
+            let sibling = first.sibling(&options)?;
+            ports.insert(Port::new(sibling, service(), outbound));
+        }
+    }
+    reactors[owner].insert(Port::new(first, service(), outbound));
+    Ok(bound)
+}
+
+/// The limits of a session: a datagram is whole when it comes, and never waits for its peer.
+fn session_limits(limits: &Limits, idle: u64) -> Limits {
+    Limits {
+        idle,
+        read: NEVER,
+        write_stall: NEVER,
+        watch_open: idle != NEVER || limits.handshake != NEVER || limits.lifetime != NEVER,
+        ..limits.clone()
+    }
+}
+
+impl Port {
+    /// Those who waited for the queue to get as far as it is.
+    pub(crate) fn take_told(&mut self) -> BTreeSet<(u64, ConnId)> {
+        let behind = self.queue.gone() + 1;
+        let told_later = self.waiting.split_off(&(behind, ConnId::new(0, 0, 0)));
+        std::mem::replace(&mut self.waiting, told_later)
+    }
+
+    fn new(socket: DatagramSocket, service: Service, outbound: usize) -> Self {
+        Self {
+            queue: SendQueue::new(outbound, socket.takes_runs()),
+            socket: Arc::new(socket),
+            service,
+            readable: false,
+            blocked: false,
+            watches_room: false,
+            waiting: BTreeSet::new(),
+            is_ready: false,
+            is_dirty: false,
+        }
+    }
+
+    /// A socket that is connected to its one peer.
+    pub(crate) fn connected(socket: DatagramSocket, limits: &Limits) -> Self {
+        let service = Service::Connected {
+            slot: None,
+            limits: Box::new(session_limits(limits, limits.idle)),
+        };
+        Self::new(socket, service, limits.outbound)
+    }
+}
+
+impl Ports {
+    pub(crate) fn insert(&mut self, port: Port) -> usize {
+        self.ports.insert(port)
+    }
+
+    pub(crate) fn remove(&mut self, index: usize) -> Option<Port> {
+        self.ports.try_remove(index)
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&Port> {
+        self.ports.get(index)
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Port> {
+        self.ports.get_mut(index)
+    }
+
+    /// The socket of the listener of that number.
+    pub(crate) fn of_listener(&self, number: usize) -> Option<usize> {
+        let is_it = |port: &Port| match &port.service {
+            Service::Datagrams { listener } => *listener == number,
+            Service::Sessions(sessions) => sessions.listener == number,
+            Service::Connected { .. } => false,
+        };
+        self.ports
+            .iter()
+            .find(|(_, port)| is_it(port))
+            .map(|(index, _)| index)
+    }
+
+    /// The limits of the sessions of a socket.
+    pub(crate) fn limits(&self, index: usize) -> Option<&Limits> {
+        match &self.ports.get(index)?.service {
+            Service::Datagrams { .. } => None,
+            Service::Sessions(sessions) => Some(&sessions.limits),
+            Service::Connected { limits, .. } => Some(limits),
+        }
+    }
+
+    /// Watches all sockets, with tokens from [`PORTS`] on.
+    pub(crate) fn register(&self, registry: &Registry) -> io::Result<()> {
+        self.ports
+            .iter()
+            .try_for_each(|(index, port)| watch(registry, index, &port.socket))
+    }
+
+    /// Queues the pieces as one datagram, to leave at the end of the turn; says how many bytes they are. `to` is as the
+    /// socket knows addresses, and none where it is connected.
+    pub(crate) fn push<'a>(
+        &mut self,
+        index: usize,
+        to: Option<SocketAddr>,
+        pieces: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<usize, Refused> {
+        let port = self.ports.get_mut(index).ok_or(Refused::Closed)?;
+        let len = port.queue.push(to, pieces)?;
+        if !port.is_dirty && !port.blocked {
+            port.is_dirty = true;
+            self.dirty.push(index);
+        }
+        Ok(len)
+    }
+
+    /// The place behind all that is queued for a socket.
+    pub(crate) fn position(&self, index: usize) -> u64 {
+        self.ports
+            .get(index)
+            .map_or(0, |port| port.queue.position())
+    }
+
+    /// An event came for a socket.
+    pub(crate) fn on_event(&mut self, index: usize, readable: bool, writable: bool) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        if writable && port.blocked {
+            port.blocked = false;
+            port.is_dirty = true;
+            self.dirty.push(index);
+        }
+        if readable {
+            port.readable = true;
+            self.enqueue(index, false);
+        }
+    }
+
+    /// Sees that a socket is served; `first` before all others.
+    pub(crate) fn enqueue(&mut self, index: usize, first: bool) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        if !std::mem::replace(&mut port.is_ready, true) {
+            if first {
+                self.ready.push_front(index);
+            } else {
+                self.ready.push_back(index);
+            }
+        }
+    }
+
+    /// How many sockets are to be served.
+    #[inline]
+    pub(crate) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next socket to serve.
+    pub(crate) fn next_ready(&mut self) -> Option<usize> {
+        let index = self.ready.pop_front()?;
+        if let Some(port) = self.ports.get_mut(index) {
+            port.is_ready = false;
+        }
+        Some(index)
+    }
+
+    /// The next socket to flush.
+    #[inline]
+    pub(crate) fn next_dirty(&mut self) -> Option<usize> {
+        let index = self.dirty.pop()?;
+        if let Some(port) = self.ports.get_mut(index) {
+            port.is_dirty = false;
+        }
+        Some(index)
+    }
+
+    /// Whether there is something to do that no event will announce.
+    #[inline]
+    pub(crate) fn have_work(&self) -> bool {
+        !self.ready.is_empty() || !self.dirty.is_empty()
+    }
+
+    /// A session has ended.
+    pub(crate) fn forget(&mut self, index: usize, peer: &Addr, slot: usize) {
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        match &mut port.service {
+            Service::Datagrams { .. } => {}
+            Service::Sessions(sessions) => {
+                if let Addr::Ip(peer) = peer {
+                    sessions.remove(peer, slot);
+                }
+            }
+            Service::Connected { .. } => self.idle.push(index),
+        }
+    }
+
+    /// A connected socket without a session any more.
+    #[inline]
+    pub(crate) fn next_idle(&mut self) -> Option<usize> {
+        self.idle.pop()
+    }
+
+    /// All sockets that are left, to be closed.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Port> + '_ {
+        self.ready.clear();
+        self.dirty.clear();
+        self.idle.clear();
+        self.ports.drain()
+    }
+
+    /// Nothing is received any more.
+    pub(crate) fn stop(&mut self) {
+        while let Some(index) = self.next_ready() {
+            if let Some(port) = self.ports.get_mut(index) {
+                port.readable = false;
+            }
+        }
+    }
+}
+
+/// Watches a socket for input.
+pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) -> io::Result<()> {
+    let token = Token(PORTS + index);
+    registry.register(&mut SourceFd(&socket.raw_fd()), token, Interest::READABLE)
+}
+
+/// Watches a socket for input, and also for room or no more for that.
+pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut Port) -> io::Result<()> {
+    let interest = match port.blocked {
+        true => Interest::READABLE | Interest::WRITABLE,
+        false => Interest::READABLE,
+    };
+    let token = Token(PORTS + index);
+    registry.reregister(&mut SourceFd(&port.socket.raw_fd()), token, interest)?;
+    port.watches_room = port.blocked;
+    Ok(())
+}
