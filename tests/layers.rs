@@ -1,109 +1,107 @@
 //! The layout is the architecture: who may use whom, and what is kept in `sys`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers from the bottom to the top: each may use those before it, and its own.
-///
-/// A module is meant with everything in it, except for what another layer names more closely.
-const LAYERS: [&[&str]; 22] = [
-    &[
-        "balance",
-        "clock",
-        "charset",
-        "testing::link",
-        "testing::tally",
-    ],
-    &["testing::network"],
-    &[
-        "sys",
-        "error",
-        "authority",
-        "addr",
-        "metrics",
-        "panic",
-        "pool",
-    ],
-    &["tls", "udp"],
-    &["stream", "listen", "connect", "resolve"],
-    &["buf"],
-    &["codec"],
-    &["rpc::wire"],
-    &[
-        "reactor::timer",
-        "reactor::turns",
-        "reactor::mailbox",
-        "reactor::slots",
-        "reactor::admission",
-        "reactor::bind",
-        "reactor::listeners",
-        "reactor::recency",
-        "reactor::socket_path",
-    ],
-    &["handover"],
-    &["conn"],
-    &["reactor::ports"],
-    &["handler"],
-    &["reactor"],
-    &["acceptor"],
-    &["server"],
-    &["client"],
-    &["rpc"],
-    &["testing"],
-    &["http"],
-    &["ws"],
-    &["lib"],
+/// The folders and files of `src` from the bottom to the top: each may use those above it in this list, and no others.
+const ORDER: [&str; 20] = [
+    "error",
+    "charset",
+    "authority",
+    "addr",
+    "clock",
+    "panic",
+    "metrics",
+    "balance",
+    "simnet",
+    "sys",
+    "buf",
+    "workers",
+    "tls",
+    "codec",
+    "http",
+    "ws",
+    "engine",
+    "rpc",
+    "testing",
+    "lib",
 ];
 
-/// Uses within a layer: none but these, so that the lowest layers stay leaves.
-const WITHIN: [(&str, &str); 8] = [
-    ("addr", "authority"),
-    ("addr", "error"),
-    ("sys", "addr"),
-    ("pool", "error"),
-    ("pool", "panic"),
-    ("reactor::listeners", "reactor::admission"),
-    ("reactor::listeners", "reactor::bind"),
-    ("reactor::bind", "reactor::socket_path"),
-];
+/// Protocols, pure of sockets and clocks: they stand right above `codec`, and the engine knows none of them.
+const PROTOCOLS: [&str; 3] = ["http", "ws", "rpc::wire"];
 
 #[test]
-fn imports_go_one_way() {
+fn folders_are_used_from_above_only() {
     let mut uses = 0;
-    for file in sources() {
-        let user = module_of(&file);
-        for used in imports(&file, &user) {
+    for (user, used) in imports() {
+        let (user_top, used_top) = (top_of(&user), top_of(&used));
+        if user_top != used_top {
             uses += 1;
-            let (upper, lower) = (layer_of(&user), layer_of(&used));
-            let (from, to) = (LAYERS[upper.0][upper.1], LAYERS[lower.0][lower.1]);
-            let within = from == to || WITHIN.contains(&(from, to));
             assert!(
-                lower.0 < upper.0 || within,
-                "{} uses crate::{used}, which is not below it",
-                file.display()
+                place_of(used_top) < place_of(user_top),
+                "{user} uses {used}, which is not below it"
             );
         }
     }
-    assert!(uses > 50, "only {uses} imports found");
+    assert!(uses > 100, "only {uses} imports found");
 }
 
 #[test]
-fn every_module_has_its_layer() {
-    let modules: BTreeSet<_> = sources().iter().map(|file| module_of(file)).collect();
-    let top: BTreeSet<_> = modules
+fn no_folder_has_a_circle_among_its_children() {
+    let imports = imports();
+    let folders: BTreeSet<_> = imports
         .iter()
-        .map(|module| module.split("::").next().unwrap_or(module))
+        .flat_map(|(user, _)| ancestors(user))
         .collect();
-    for module in &top {
-        let known = LAYERS.iter().any(|layer| layer.contains(module));
-        assert!(
-            known,
-            "{module} is in no layer: say in tests/layers.rs where it belongs"
-        );
+    assert!(folders.len() > 10, "only {} folders found", folders.len());
+    for folder in folders {
+        let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (user, used) in &imports {
+            // The folder's own `mod.rs` is not a child: it names the children, and holds what they share.
+            let (Some(from), Some(to)) = (child(&folder, user), child(&folder, used)) else {
+                continue;
+            };
+            if from != to {
+                edges.entry(from).or_default().insert(to);
+            }
+        }
+        if let Some(circle) = circle(&edges) {
+            panic!("a circle in `{folder}`: {}", circle.join(" -> "));
+        }
     }
-    for layer in LAYERS.iter().flat_map(|layer| layer.iter()) {
-        assert!(modules.contains(*layer), "{layer} is gone");
+}
+
+#[test]
+fn protocols_know_nothing_of_the_engine_nor_it_of_them() {
+    let is_protocol = |module: &str| PROTOCOLS.iter().any(|protocol| is_in(module, protocol));
+    let mut uses = 0;
+    for (user, used) in imports() {
+        if is_protocol(&user) && !is_protocol(&used) {
+            uses += 1;
+            assert!(
+                is_in(&user, top_of(&used)) || place_of(top_of(&used)) <= place_of("codec"),
+                "{user} uses {used}, which is above the codecs"
+            );
+        }
+        if is_in(&user, "engine") {
+            assert!(!is_protocol(&used), "{user} uses the protocol {used}");
+        }
+    }
+    assert!(uses > 20, "only {uses} imports found");
+}
+
+#[test]
+fn every_folder_has_its_place() {
+    let found: BTreeSet<String> = modules()
+        .iter()
+        .map(|module| top_of(module).to_owned())
+        .collect();
+    for top in &found {
+        place_of(top);
+    }
+    for top in ORDER {
+        assert!(found.contains(top), "{top} is gone");
     }
 }
 
@@ -195,7 +193,7 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-/// A file's module path: `src/conn/mod.rs` is `conn`, `src/conn/close.rs` is `conn::close`.
+/// A file's module path: `src/http/mod.rs` is `http`, `src/http/head.rs` is `http::head`.
 fn module_of(file: &Path) -> String {
     let inner = file
         .strip_prefix("src")
@@ -208,25 +206,108 @@ fn module_of(file: &Path) -> String {
         .unwrap_or(path)
 }
 
-/// The layer of a module and its place there, by the longest name that fits.
-fn layer_of(module: &str) -> (usize, usize) {
-    let mut best = None;
-    for (n, layer) in LAYERS.iter().enumerate() {
-        for (place, name) in layer.iter().enumerate() {
-            let fits = module == *name || module.starts_with(&format!("{name}::"));
-            if fits && best.is_none_or(|(length, _)| name.len() > length) {
-                best = Some((name.len(), (n, place)));
+/// All modules by their paths.
+fn modules() -> BTreeSet<String> {
+    sources().iter().map(|file| module_of(file)).collect()
+}
+
+/// The first part of a module's path.
+fn top_of(module: &str) -> &str {
+    module.split("::").next().unwrap_or(module)
+}
+
+fn place_of(top: &str) -> usize {
+    let place = ORDER.iter().position(|known| *known == top);
+    place.unwrap_or_else(|| panic!("{top} has no place: say in tests/layers.rs where it belongs"))
+}
+
+/// Whether a module is `folder`, or in it.
+fn is_in(module: &str, folder: &str) -> bool {
+    module
+        .strip_prefix(folder)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// The folders that a module is in, `src` itself among them as the empty path.
+fn ancestors(module: &str) -> Vec<String> {
+    let ends = module
+        .match_indices("::")
+        .map(|(at, _)| module[..at].to_owned());
+    std::iter::once(String::new()).chain(ends).collect()
+}
+
+/// The child of `folder` that a module is, or is in.
+fn child(folder: &str, module: &str) -> Option<String> {
+    let inner = match folder {
+        "" => module,
+        folder => module.strip_prefix(folder)?.strip_prefix("::")?,
+    };
+    Some(top_of(inner).to_owned())
+}
+
+/// A way that leads back to where it began.
+fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn walk(
+        at: &str,
+        edges: &BTreeMap<String, BTreeSet<String>>,
+        way: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        if let Some(begin) = way.iter().position(|before| before == at) {
+            way.drain(..begin);
+            way.push(at.to_owned());
+            return true;
+        }
+        if !done.insert(at.to_owned()) {
+            return false;
+        }
+        way.push(at.to_owned());
+        let leads_back = edges
+            .get(at)
+            .is_some_and(|next| next.iter().any(|next| walk(next, edges, way, done)));
+        if !leads_back {
+            way.pop();
+        }
+        leads_back
+    }
+    let mut done = BTreeSet::new();
+    edges.keys().find_map(|from| {
+        let mut way = Vec::new();
+        walk(from, edges, &mut way, &mut done).then_some(way)
+    })
+}
+
+/// Who uses whom: the modules that each file's code names behind `crate::` or `super::`, tests apart.
+fn imports() -> Vec<(String, String)> {
+    let modules = modules();
+    let mut found = Vec::new();
+    for file in sources() {
+        let user = module_of(&file);
+        // Tests may use whatever they like.
+        if user.split("::").any(|part| part == "tests") {
+            continue;
+        }
+        for path in paths(&file, &user) {
+            let used = (0..=path.len())
+                .rev()
+                .filter(|at| *at == path.len() || path[*at..].starts_with("::"))
+                .map(|at| &path[..at])
+                .find(|prefix| modules.contains(*prefix));
+            // What is no module is an item of the crate's root.
+            let used = used.unwrap_or("lib").to_owned();
+            if used != user && used != "lib" {
+                found.push((user.clone(), used));
             }
         }
     }
-    best.unwrap_or_else(|| panic!("{module} is in no layer")).1
+    found
 }
 
-/// The modules that a file's code uses, tests apart: whatever stands behind `crate::` or `super::`.
-fn imports(file: &Path, module: &str) -> Vec<String> {
+/// The paths that a file's code names.
+fn paths(file: &Path, module: &str) -> Vec<String> {
     let text = read(file);
     let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
-    let code = code.split("#[cfg(all(test, loom))]").next().unwrap_or(code);
+    let code = code.split("#[cfg(all(test, ").next().unwrap_or(code);
     let mut used = Vec::new();
     for statement in code.split(';') {
         // Comments name what they like, with links into every layer.
@@ -237,10 +318,13 @@ fn imports(file: &Path, module: &str) -> Vec<String> {
         for (at, _) in statement.match_indices("crate::") {
             expand("", &statement[at + "crate::".len()..], &mut used);
         }
-        if let Some((_, path)) = statement.split_once("use super::") {
-            // A file that is its directory's `mod.rs` has its parent one level up, as any other has.
-            let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
-            expand(parent, path, &mut used);
+        // A file that is its directory's `mod.rs` has its parent one level up, as any other has.
+        let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+        for (at, _) in statement.match_indices("super::") {
+            if statement[..at].ends_with("pub(in ") || statement[..at].ends_with("super::") {
+                continue;
+            }
+            expand(parent, &statement[at + "super::".len()..], &mut used);
         }
     }
     used.retain(|path| !path.is_empty());
@@ -281,8 +365,8 @@ fn expand(prefix: &str, path: &str, into: &mut Vec<String>) {
     let is_module = name.starts_with(|first: char| first.is_lowercase()) && name != "self";
     match path[name.len()..].strip_prefix("::") {
         Some(rest) if is_module => expand(&join(&name), rest, into),
-        // A name with a capital, or a function of the module before it.
-        _ => into.push(prefix.to_owned()),
+        // A module, or something in the one before it.
+        _ => into.push(join(if name == "self" { "" } else { &name })),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a handler sends through either of the server's codecs.
 
 use super::codec::HttpCodec;
-use super::prepared::Prepared;
+use super::prepared::{Prepared, write_prepared};
 use super::response::{Chunk, Continue, End, Response};
 use super::stream::HttpStreamCodec;
 use super::write;
@@ -28,7 +28,7 @@ macro_rules! answers_by {
                 prepared: &Prepared,
                 dst: &mut Outbox<'_>,
             ) -> Result<(), FrameError> {
-                Ok(write::prepared(&mut self.exchange, prepared, dst)?)
+                Ok(write_prepared(&mut self.exchange, prepared, dst)?)
             }
         }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
+use super::check::check_headers;
 use super::error::SendError;
-use super::write::check_headers;
 
 /// Headers that many answers have in common, checked and written once.
 ///

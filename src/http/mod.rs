@@ -132,6 +132,7 @@ mod answer;
 mod assembly;
 mod beginning;
 mod block;
+mod check;
 mod chunked;
 pub mod client;
 mod codec;

@@ -1,9 +1,13 @@
 use ::http::StatusCode;
 use bytes::Bytes;
 
+use super::beginning::Beginning;
+use super::check::check_headers;
 use super::error::SendError;
+use super::exchange::{Answer, Exchange};
 use super::response::{Body, Response};
-use super::write;
+use super::write::{self, Cursor};
+use crate::buf::outbox::Outbox;
 
 /// An answer that is the same each time, but for its date: checked and written once.
 ///
@@ -58,7 +62,7 @@ impl Prepared {
             Body::Shared(body) => body,
             _ => return Err(SendError::Bodiless { status }),
         };
-        let checked = write::check_headers(&response.headers)?;
+        let checked = check_headers(&response.headers)?;
         let names_upgrade = checked.names_upgrade || response.block_names_upgrade;
         let mut headers = response.block.to_vec();
         for (name, value) in &response.headers {
@@ -98,6 +102,29 @@ impl Prepared {
         response.close = self.close;
         response
     }
+}
+
+/// Writes an answer that has been written before.
+#[inline]
+pub(super) fn write_prepared(
+    exchange: &mut Exchange,
+    prepared: &Prepared,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    exchange.may_begin()?;
+    let usual = prepared.usual().filter(|_| exchange.is_usual());
+    let Some(usual) = usual else {
+        return write::response(exchange, &prepared.response(), dst);
+    };
+    let beginning = Beginning::at(dst.unix_time());
+    dst.put_with(beginning.ok().len() + usual.len(), |room| {
+        let mut answer = Cursor { room, len: 0 };
+        answer.put(beginning.ok());
+        answer.put(usual);
+        answer.len
+    });
+    exchange.answered(Answer::None);
+    Ok(())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use socket2::{Socket, TcpKeepalive};
 
-use super::socket;
-
 /// The socket options of listeners and of the connections they accept.
 #[derive(Clone, Debug)]
 pub(crate) struct SocketOptions {
@@ -81,7 +79,7 @@ impl SocketOptions {
 
 impl Keepalive {
     fn set(self, socket: &Socket) -> io::Result<()> {
-        let keepalive: TcpKeepalive = socket::keepalive(self.idle, self.interval, self.count);
+        let keepalive: TcpKeepalive = keepalive(self.idle, self.interval, self.count);
         socket.set_tcp_keepalive(&keepalive)
     }
 
@@ -101,6 +99,16 @@ impl Keepalive {
         }
         None
     }
+}
+
+/// The options for probing a silent peer, as far as the platform has them.
+fn keepalive(idle: Duration, interval: Duration, count: u32) -> TcpKeepalive {
+    let keepalive = TcpKeepalive::new().with_time(idle);
+    #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
+    let keepalive = keepalive.with_interval(interval).with_retries(count);
+    #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris"))]
+    let _ = (interval, count);
+    keepalive
 }
 
 /// What is wrong with a linger time, if anything.

@@ -13,13 +13,13 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
-use socket2::{Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::options::SocketOptions;
 #[cfg(feature = "testing")]
 use super::simulated::Simulated;
 use super::unix;
-use crate::addr::Addr;
+use crate::addr::{Addr, Family};
 
 /// A connected, non-blocking stream socket.
 #[derive(Debug)]
@@ -438,12 +438,23 @@ pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
     )
 }
 
-/// The options for probing a silent peer, as far as the platform has them.
-pub(crate) fn keepalive(idle: Duration, interval: Duration, count: u32) -> TcpKeepalive {
-    let keepalive = TcpKeepalive::new().with_time(idle);
-    #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
-    let keepalive = keepalive.with_interval(interval).with_retries(count);
-    #[cfg(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris"))]
-    let _ = (interval, count);
-    keepalive
+/// Binds the first of the addresses that can be bound; `bind` is told whether IPv6 is to mean IPv4 too.
+pub(crate) fn bind_first<T>(
+    addrs: &[SocketAddr],
+    family: Family,
+    bind: impl Fn(SocketAddr, bool) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for addr in addrs {
+        let dual_stack = family == Family::Any && addr.ip().is_unspecified();
+        result = bind(*addr, dual_stack);
+        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(lacks_ipv6) {
+            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
+            result = bind(v4, false);
+        }
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }

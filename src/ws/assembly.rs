@@ -93,7 +93,7 @@ fn grown(capacity: usize, needed: usize, max: usize) -> usize {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::ws::close::CloseCode;
+    use crate::ws::failure::CloseCode;
 
     #[test]
     fn the_limit_is_exact_and_bounds_the_memory() {

@@ -1,68 +1,8 @@
 //! Close frames (RFC 6455, sections 5.5.1 and 7.4).
 
-use std::fmt;
-
-use super::failure::Failure;
+use super::failure::{CloseCode, Failure};
 use super::header::MAX_CONTROL;
 use super::text;
-
-/// Why a WebSocket is closed, as a number that may stand in a Close frame.
-///
-/// These are 1000 to 1003, 1007 to 1014 and, for applications and libraries, 3000 to 4999.
-///
-/// ```
-/// use epicycle::ws::CloseCode;
-///
-/// assert_eq!(CloseCode::new(1001), Some(CloseCode::GOING_AWAY));
-/// assert_eq!(CloseCode::new(1006), None); // means that there was no Close frame
-/// assert_eq!(CloseCode::new(4000).map(CloseCode::get), Some(4000));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CloseCode(u16);
-
-impl CloseCode {
-    /// 1000: the purpose of the connection is fulfilled.
-    pub const NORMAL: Self = Self(1000);
-    /// 1001: a server goes down, or a browser leaves the page.
-    pub const GOING_AWAY: Self = Self(1001);
-    /// 1002: the peer broke the protocol.
-    pub const PROTOCOL: Self = Self(1002);
-    /// 1003: a type of message that is not served, such as binary where only text is.
-    pub const UNSUPPORTED: Self = Self(1003);
-    /// 1007: a payload that is not what it should be, such as a text that is no UTF-8.
-    pub const INVALID_DATA: Self = Self(1007);
-    /// 1008: a message that breaks a rule of the application, when no other code fits.
-    pub const POLICY: Self = Self(1008);
-    /// 1009: a message that is too long.
-    pub const TOO_BIG: Self = Self(1009);
-    /// 1010: a client misses an extension that it asked for.
-    pub const EXTENSION: Self = Self(1010);
-    /// 1011: the server met with something unforeseen.
-    pub const INTERNAL: Self = Self(1011);
-    /// 1012: the server restarts.
-    pub const RESTART: Self = Self(1012);
-    /// 1013: the server is overloaded; try again later.
-    pub const TRY_AGAIN: Self = Self(1013);
-
-    /// The code of that number, unless it must not stand in a Close frame.
-    pub const fn new(code: u16) -> Option<Self> {
-        match code {
-            1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
-            _ => None,
-        }
-    }
-
-    /// Its number.
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-}
-
-impl fmt::Display for CloseCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// Closes a WebSocket, when it is [sent](crate::Conn::send). Nothing can be sent after it.
 ///

@@ -85,9 +85,10 @@ mod text;
 
 pub use self::accept::{Accept, Refusal, accept};
 pub use self::client::{ClientCodec, Event};
-pub use self::close::{Close, CloseCode};
+pub use self::close::Close;
 pub use self::deflate::DeflateOptions;
 pub use self::error::SendError;
+pub use self::failure::CloseCode;
 pub use self::handshake::{Handshake, HandshakeError, Opened};
 pub use self::limits::Limits;
 pub use self::message::{Fragment, Incoming, Message, Ping, Prepared};

@@ -156,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ws::close::CloseCode;
+    use crate::ws::failure::CloseCode;
 
     /// Texts and near misses: overlong forms, surrogates, what is beyond Unicode, stray and missing bytes.
     fn near_texts() -> impl Strategy<Value = Vec<u8>> {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::addr::{Family, ListenAddr};
+use crate::addr::ListenAddr;
 use crate::engine::listen::Place;
 use crate::engine::listen::socket_path::SocketPath;
 use crate::error::Error;
 use crate::sys::options::{SocketOptions, named};
+use crate::sys::socket::bind_first;
 use crate::sys::{socket, unix};
 
 /// A socket that listens.
@@ -129,27 +130,6 @@ fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
     // On a socket that listens already this sets the backlog.
     socket.listen(options.backlog)?;
     Ok(socket)
-}
-
-/// Binds the first of the addresses that can be bound; `bind` is told whether IPv6 is to mean IPv4 too.
-pub(crate) fn bind_first<T>(
-    addrs: &[SocketAddr],
-    family: Family,
-    bind: impl Fn(SocketAddr, bool) -> io::Result<T>,
-) -> io::Result<T> {
-    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-    for addr in addrs {
-        let dual_stack = family == Family::Any && addr.ip().is_unspecified();
-        result = bind(*addr, dual_stack);
-        if dual_stack && addr.is_ipv6() && result.as_ref().is_err_and(socket::lacks_ipv6) {
-            let v4 = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), addr.port());
-            result = bind(v4, false);
-        }
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
 }
 
 fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io::Result<Socket> {

@@ -575,25 +575,3 @@ fn react<H: EventHandler>(
     cx.metrics.datagrams_dropped.add(u64::from(!whole));
     work
 }
-
-/// After the flush of its socket, tells those who wait for a session's datagrams to be sent, or has them told later.
-pub(super) fn settle<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let link = &mut slot.link;
-    let flushes = link.extras.as_ref().map(|extras| extras.flushes.len());
-    if !link.state.is_congested() && flushes.unwrap_or(0) == 0 {
-        return;
-    }
-    if let Some(datagram) = link.stream.datagram()
-        && let Some(port) = cx.ports.get_mut(datagram.port)
-        && !port.queue.is_past(datagram.queued_to)
-    {
-        port.waiting.insert((datagram.queued_to, link.state.id));
-        return;
-    }
-    if let Some(extras) = &mut link.extras {
-        flush::complete_flushed(extras, link.state.bytes_out, cx);
-    }
-    if link.state.on_queue_empty() {
-        cx.resume(link);
-    }
-}

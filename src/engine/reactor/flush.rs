@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::{datagrams, files, release, report_panic};
+use super::{files, release, report_panic};
 use crate::buf::order::Front;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
@@ -14,8 +14,8 @@ use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState, Step};
 use crate::engine::handler::context::{Context, Extras, Link, Outcome, Slot};
 use crate::engine::handler::converse::{is_awaited, is_owed};
-use crate::engine::handler::pipe::Due;
 use crate::engine::handler::{Completion, Conn, EventHandler, WriteError};
+use crate::engine::pipes::Due;
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
@@ -223,7 +223,7 @@ pub(super) fn flush_backlog<H: EventHandler>(
         return;
     }
     if state.is_datagram() {
-        datagrams::settle(slot, cx);
+        settle_datagrams(slot, cx);
         return act(handler, slot, cx);
     }
     let had_output = state.has_output();
@@ -271,6 +271,28 @@ pub(super) fn flush_backlog<H: EventHandler>(
         Conn::new(link, codec, cx).await_response(true);
     }
     act(handler, slot, cx);
+}
+
+/// After the flush of its socket, tells those who wait for a session's datagrams to be sent, or has them told later.
+pub(super) fn settle_datagrams<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>) {
+    let link = &mut slot.link;
+    let flushes = link.extras.as_ref().map(|extras| extras.flushes.len());
+    if !link.state.is_congested() && flushes.unwrap_or(0) == 0 {
+        return;
+    }
+    if let Some(datagram) = link.stream.datagram()
+        && let Some(port) = cx.ports.get_mut(datagram.port)
+        && !port.queue.is_past(datagram.queued_to)
+    {
+        port.waiting.insert((datagram.queued_to, link.state.id));
+        return;
+    }
+    if let Some(extras) = &mut link.extras {
+        complete_flushed(extras, link.state.bytes_out, cx);
+    }
+    if link.state.on_queue_empty() {
+        cx.resume(link);
+    }
 }
 
 /// Offers the front of the backlog, or what the stream holds back; says how many bytes were taken.

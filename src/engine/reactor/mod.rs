@@ -11,7 +11,6 @@ mod pipe;
 mod serve;
 #[cfg(feature = "testing")]
 mod simulated;
-pub(crate) mod turns;
 
 use std::any::Any;
 use std::collections::VecDeque;

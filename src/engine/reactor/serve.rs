@@ -14,8 +14,8 @@ use crate::engine::handler::context::{Context, Link, Slot};
 use crate::engine::handler::converse::{
     awaits_rest, give_up, is_awaited, keep_refused, owes_answer, shown,
 };
-use crate::engine::handler::pipe::Due;
 use crate::engine::handler::{Action, Conn, EventHandler};
+use crate::engine::pipes::Due;
 use crate::engine::stream::Received;
 
 /// What a connection may receive and have handled before the others have their turn.

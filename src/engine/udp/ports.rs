@@ -12,13 +12,13 @@ use slab::Slab;
 use crate::addr::{Addr, Family, ListenAddr};
 use crate::clock::millis;
 use crate::engine::conn::limits::{Limits, NEVER};
-use crate::engine::listen::bind::bind_first;
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::udp::recency::Recency;
 use crate::engine::udp::{MAX_SESSIONS, UdpOptions, UdpSessions};
 use crate::error::Error;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Refused, SendQueue};
+use crate::sys::socket::bind_first;
 
 /// The UDP sockets of one reactor.
 #[derive(Debug, Default)]

@@ -5,11 +5,12 @@ use smallvec::SmallVec;
 
 use crate::buf::outbox::Outbox;
 use crate::http::block::HeaderBlock;
+use crate::http::check::{check_headers, check_protocol};
 use crate::http::error::SendError;
 use crate::http::fields::{Headers, is_token};
 use crate::http::head::{check_target, is_host};
 use crate::http::response::Body;
-use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY, check_headers, check_protocol};
+use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY};
 
 /// A request, to be sent by [`Conn::send`](crate::Conn::send).
 ///

@@ -113,7 +113,7 @@ mod tests {
     use flate2::{Compress, Compression, FlushCompress};
 
     use super::*;
-    use crate::ws::close::CloseCode;
+    use crate::ws::failure::CloseCode;
 
     const ALONE: Direction = Direction {
         takeover: false,
