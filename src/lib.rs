@@ -40,7 +40,7 @@
 //! - [`WorkerPool`]: for work that blocks.
 //! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
-//!   `epicycle::tls`, `epicycle::handler`, `epicycle::pool` and `epicycle::signals`.
+//!   `epicycle::tls`, `epicycle::handler`, `epicycle::workers` and `epicycle::signals`.
 //! - `balance`, with the feature of that name, which `rpc` turns on: picking one of several addresses.
 //! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
 //! - `ws`, with the feature of that name: WebSocket, for servers and clients.

@@ -375,5 +375,5 @@ fn discard(jobs: Vec<Job>) {
 
 /// Calls `code` and logs its panic; whether it panicked.
 fn catch(what: &str, code: impl FnOnce()) -> bool {
-    panic::catch("epicycle::pool", what, code)
+    panic::catch("epicycle::workers", what, code)
 }

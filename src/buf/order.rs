@@ -78,13 +78,13 @@ impl Order {
         self.elsewhere + self.foreign
     }
 
-    /// Appends a segment; says which place it has, for [`fill`](Self::fill).
-    pub(super) fn push(&mut self, segment: Segment) -> usize {
+    /// Appends a segment.
+    pub(super) fn push(&mut self, segment: Segment) {
         match &segment {
             Segment::Ring(more) => {
                 if let Some(Segment::Ring(len)) = self.segments.back_mut() {
                     *len += more;
-                    return self.segments.len() - 1;
+                    return;
                 }
             }
             Segment::Shared(_) => {}
@@ -96,14 +96,6 @@ impl Order {
             Segment::Piped(_, len) => self.elsewhere += len,
         }
         self.segments.push_back(segment);
-        self.segments.len() - 1
-    }
-
-    /// Puts shared bytes in the place of others.
-    pub(super) fn fill(&mut self, place: usize, bytes: Bytes) {
-        if let Some(segment) = self.segments.get_mut(place) {
-            *segment = Segment::Shared(bytes);
-        }
     }
 
     pub(super) fn front(&self) -> Front<'_> {

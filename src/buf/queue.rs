@@ -234,21 +234,6 @@ impl OutQueue {
         self.order().push(Segment::Piped(pipe, len));
     }
 
-    /// Keeps a place behind everything written so far, to be filled before the next flush.
-    pub(crate) fn reserve_place(&mut self, arena: &Arena, pool: &mut BufferPool) -> usize {
-        self.unstage(arena, pool);
-        self.order().push(Segment::Shared(Bytes::new()))
-    }
-
-    /// Fills a place that [`reserve_place`](Self::reserve_place) kept.
-    pub(crate) fn fill_place(&mut self, place: usize, bytes: Bytes) {
-        if let Some(order) = &mut self.order {
-            self.len += bytes.len();
-            *self.unseen.get_mut() += bytes.len();
-            order.fill(place, bytes);
-        }
-    }
-
     fn order(&mut self) -> &mut Order {
         let in_ring = self.ring.len();
         self.order.get_or_insert_with(|| {

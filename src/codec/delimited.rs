@@ -92,8 +92,6 @@ impl Delimited {
 
 impl Codec for Delimited {
     type Frame<'a> = &'a [u8];
-    const IMMUTABLE_FRAMES: bool = true;
-
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         let (delimiter, max) = (self.delimiter.bytes().len(), self.max as usize);

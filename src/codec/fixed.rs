@@ -48,8 +48,6 @@ impl Fixed {
 
 impl Codec for Fixed {
     type Frame<'a> = &'a [u8];
-    const IMMUTABLE_FRAMES: bool = true;
-
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         let size = self.size as usize;

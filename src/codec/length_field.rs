@@ -134,8 +134,6 @@ impl Default for LengthField {
 
 impl Codec for LengthField {
     type Frame<'a> = &'a [u8];
-    const IMMUTABLE_FRAMES: bool = true;
-
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         let Some(field) = src.get(self.offset as usize..self.header as usize) else {

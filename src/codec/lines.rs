@@ -93,8 +93,6 @@ impl Default for Lines {
 
 impl Codec for Lines {
     type Frame<'a> = &'a [u8];
-    const IMMUTABLE_FRAMES: bool = true;
-
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         Ok(match self.find(src)? {

@@ -66,12 +66,6 @@ pub trait Codec: 'static {
     /// What is handed to `react`; it may borrow the input.
     type Frame<'a>;
 
-    /// Whether a frame gives no way to change the bytes it borrows, as `&[u8]` does not.
-    ///
-    /// `true` lets the engine send a large frame that a callback writes back straight from where it was
-    /// received. With `false`, the default, what is written is always copied first.
-    const IMMUTABLE_FRAMES: bool = false;
-
     /// Whether the codec takes part in the conversation: by [`speak`](Self::speak),
     /// [`last_words`](Self::last_words), [`retire`](Self::retire) and [`stage`](Self::stage), which are not asked otherwise.
     ///

@@ -18,8 +18,6 @@ pub struct Raw;
 
 impl Codec for Raw {
     type Frame<'a> = &'a [u8];
-    const IMMUTABLE_FRAMES: bool = true;
-
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         Ok(Decoded::Frame {

@@ -50,12 +50,6 @@ impl Limits {
         self.body = bytes;
         self
     }
-
-    /// Those that a head is held against.
-    #[inline]
-    pub(super) fn of_head(&self) -> (u32, u32, u16) {
-        (self.line, self.head, self.headers)
-    }
 }
 
 impl Default for Limits {

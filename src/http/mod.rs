@@ -144,7 +144,6 @@ pub(crate) mod head;
 mod limits;
 mod prepared;
 mod reader;
-mod recent;
 mod request;
 mod response;
 mod router;

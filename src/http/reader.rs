@@ -1,9 +1,8 @@
 use memchr::memchr_iter;
 
 use super::error::{MessageError, malformed};
-use super::head::Head;
+use super::head::{self, Head};
 use super::limits::Limits;
-use super::recent;
 
 /// Finds the head of the next request.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +43,7 @@ impl HeadReader {
         {
             return Ok(Start::NeedMore(src.len() + 1));
         }
-        match recent::parse(src, &self.limits)? {
+        match head::parse(src, &self.limits)? {
             Some(head) => {
                 (self.scanned, self.empty_lines) = (0, 0);
                 Ok(Start::Head(head))

@@ -213,7 +213,6 @@ impl Default for HttpStreamCodec {
 
 impl Codec for HttpStreamCodec {
     type Frame<'a> = Part<'a>;
-    const IMMUTABLE_FRAMES: bool = true;
     const CONVERSES: bool = true;
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Part<'a>>, FrameError> {

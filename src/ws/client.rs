@@ -133,7 +133,6 @@ impl Default for ClientCodec {
 
 impl Codec for ClientCodec {
     type Frame<'a> = Event<'a>;
-    const IMMUTABLE_FRAMES: bool = true;
     const CONVERSES: bool = true;
 
     #[inline]

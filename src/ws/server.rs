@@ -85,7 +85,6 @@ impl Default for ServerCodec {
 
 impl Codec for ServerCodec {
     type Frame<'a> = Incoming<'a>;
-    const IMMUTABLE_FRAMES: bool = true;
     const CONVERSES: bool = true;
 
     #[inline]

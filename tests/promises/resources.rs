@@ -283,7 +283,7 @@ fn assert_refused(path: &TempPath, why: &str) {
 
 #[test]
 fn every_option_says_what_its_default_is() {
-    let source = fs::read_to_string("src/server/options.rs").unwrap();
+    let source = fs::read_to_string("src/engine/server/options.rs").unwrap();
     let mut doc = String::new();
     let mut options = 0;
     for line in source.lines().map(str::trim) {

@@ -15,8 +15,6 @@ struct Wire<P> {
 
 impl<P: Protocol + 'static> Codec for Wire<P> {
     type Frame<'a> = Message<'a>;
-    const IMMUTABLE_FRAMES: bool = true;
-
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Message<'a>>, FrameError> {
         let decoded = self.protocol.decode(src, &self.limits, &self.filters);
         decoded.map_err(FrameError::from)

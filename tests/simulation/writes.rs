@@ -1,4 +1,4 @@
-//! All the ways of writing: what is staged, copied, shared, lent and written on `on_drain` keeps its order.
+//! All the ways of writing: what is staged, copied, shared and written on `on_drain` keeps its order.
 
 use std::io::IoSlice;
 use std::time::Duration;

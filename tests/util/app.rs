@@ -32,8 +32,6 @@ pub(crate) enum Cut {
 impl Codec for Cut {
     type Frame<'a> = &'a [u8];
 
-    const IMMUTABLE_FRAMES: bool = true;
-
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         match self {
             Cut::Raw => Raw.decode(src),

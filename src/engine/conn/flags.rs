@@ -48,8 +48,6 @@ flags! {
     GREETED,
     /// Not in the phase `Open` any more.
     CLOSING,
-    /// A part of its input is to be sent back from where it lies.
-    LENT,
     /// Connecting or shaking hands; it stays when that fails.
     OPENING,
     /// Encrypted: what the kernel gives and takes is not what the application reads and writes.

@@ -304,17 +304,13 @@ impl ConnState {
     /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
     #[inline]
     pub(crate) fn takes_staged(&self) -> bool {
-        !self.has(NO_WRITES | LENT | DATAGRAM) && self.out.len() == 0
-    }
-
-    pub(crate) fn set_lent(&mut self, lent: bool) {
-        self.put(LENT, lent);
+        !self.has(NO_WRITES | DATAGRAM) && self.out.len() == 0
     }
 
     /// Whether a callback has changed nothing but the output.
     #[inline]
     pub(crate) fn is_undisturbed(&self) -> bool {
-        !self.has(EXTRAORDINARY | LENT)
+        !self.has(EXTRAORDINARY)
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {

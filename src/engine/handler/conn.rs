@@ -126,12 +126,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.write_datagram(iter::once(bytes));
         }
         self.admit(bytes.len())?;
-        // A small copy is cheaper than a system call of its own.
-        if bytes.len() >= SMALL_WRITE && self.lend_input(bytes) {
-            self.link.state.set_lent(true);
-            return Ok(());
-        }
-        self.queue_behind_lent();
         self.outbox().put(bytes);
         self.cx.mark_dirty(&mut self.link.state);
         Ok(())
@@ -148,7 +142,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.write_datagram(iter::once(&bytes[..]));
         }
         self.admit(bytes.len())?;
-        self.queue_behind_lent();
         self.outbox().put_shared(bytes);
         self.cx.mark_dirty(&mut self.link.state);
         Ok(())
@@ -164,7 +157,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.write_datagram(slices.iter().map(|slice| &**slice));
         }
         self.admit(slices.iter().map(|slice| slice.len()).sum())?;
-        self.queue_behind_lent();
         let mut outbox = self.outbox();
         for slice in slices {
             outbox.put(slice);
@@ -187,7 +179,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.send_datagram(item);
         }
         self.admit(0)?;
-        self.queue_behind_lent();
         let limit = self.link.state.outbound_limit(&self.cx.limits);
         let Link { stream, state, .. } = &mut *self.link;
         let unread = state.has_unread_input();
@@ -240,8 +231,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Calls `done` once everything written so far is in the kernel.
     pub(crate) fn on_flushed(&mut self, done: Completion) {
-        let waiting = self.link.state.out.len() + self.cx.window.lent_len;
-        let position = self.link.state.bytes_out + waiting as u64;
+        let position = self.link.state.bytes_out + self.link.state.out.len() as u64;
         let extras = self.link.extras.get_or_insert_default();
         extras.flushes.push_back((position, done));
         self.cx.mark_dirty(&mut self.link.state);
@@ -332,7 +322,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// wait in the queue that all sessions of the socket share.
     pub fn buffered_out(&self) -> usize {
         let accepted = self.link.stream.unsent();
-        self.link.state.out.len() + self.cx.window.lent_len + accepted
+        self.link.state.out.len() + accepted
     }
 
     /// When this turn of the loop began: in a simulation the virtual time, which [`Instant::now`] is not.
@@ -437,21 +427,16 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return Err(WriteError::Closed);
         }
         let limit = self.link.state.outbound_limit(&self.cx.limits);
-        if self.in_memory().saturating_add(len) > limit {
+        if self.link.state.out.in_memory().saturating_add(len) > limit {
             return Err(self.overflow(len));
         }
         Ok(())
     }
 
-    /// How much of the output the outbound limit counts.
-    fn in_memory(&self) -> usize {
-        self.link.state.out.in_memory() + self.cx.window.lent_len
-    }
-
     /// Does what the policy says about a write of `len` bytes that has no room.
     #[cold]
     pub(super) fn overflow(&mut self, len: usize) -> WriteError {
-        let queued = self.in_memory();
+        let queued = self.link.state.out.in_memory();
         let limit = self.cx.limits.outbound;
         let max = self.cx.limits.longest_write();
         self.cx.metrics.overflows.add(1);
@@ -472,35 +457,6 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             self.cx.mark_dirty(&mut self.link.state);
         }
         WriteError::Full { queued, limit }
-    }
-
-    /// Notes that `bytes`, a part of the input under decoding, is to be sent from where it lies.
-    fn lend_input(&mut self, bytes: &[u8]) -> bool {
-        let window = &mut self.cx.window;
-        let start = (bytes.as_ptr() as usize).wrapping_sub(window.start);
-        let inside = start <= window.len && bytes.len() <= window.len - start;
-        if !H::Codec::IMMUTABLE_FRAMES
-            || !inside
-            || window.lent_len > 0
-            || self.link.state.out.backlog_len() > 0
-        {
-            return false;
-        }
-        window.lent_start = start;
-        window.lent_len = bytes.len();
-        true
-    }
-
-    /// Keeps the place of what was lent, since something follows it that must not overtake it.
-    pub(super) fn queue_behind_lent(&mut self) {
-        if self.cx.window.lent_len > 0 && self.cx.window.place.is_none() {
-            let place = self
-                .link
-                .state
-                .out
-                .reserve_place(&self.cx.arena, &mut self.cx.buffers);
-            self.cx.window.place = Some(place);
-        }
     }
 }
 

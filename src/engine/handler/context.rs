@@ -151,8 +151,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) pipes: Pipes,
     /// Closed connections, whose slots are freed at the end of the turn.
     pub(crate) graveyard: Vec<u32>,
-    /// The frame that is being handled lies here, and may be written back without a copy.
-    pub(crate) window: Window,
+    pub(crate) decoding: Decoding,
     /// What has become of the connections that this side made.
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
     /// The slots whose sockets leave the engine, with what was received and not handled.
@@ -174,15 +173,10 @@ pub(crate) struct Context<H: EventHandler> {
     next_second: u64,
 }
 
-/// The address range of the input under decoding, and the part of it that was written back.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Window {
-    pub(crate) start: usize,
-    pub(crate) len: usize,
-    pub(crate) lent_start: usize,
-    pub(crate) lent_len: usize,
-    /// Where in the backlog the lent part belongs, once something is queued behind it.
-    pub(crate) place: Option<usize>,
+/// The input under decoding, which no connection holds meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Decoding {
+    pub(crate) is_under_way: bool,
     /// The size of the buffer taken out of the inbox, which a panic loses.
     pub(crate) taken: usize,
 }
@@ -204,7 +198,7 @@ impl<H: EventHandler> Context<H> {
             dirty: Vec::new(),
             pipes: Pipes::default(),
             graveyard: Vec::new(),
-            window: Window::default(),
+            decoding: Decoding::default(),
             outcomes: VecDeque::new(),
             detached: Vec::new(),
             deferrals: 0,

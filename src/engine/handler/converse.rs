@@ -157,7 +157,6 @@ impl<H: EventHandler> Conn<'_, H> {
             return self.say_in_datagram(say);
         }
         let before = self.link.state.out.len();
-        self.queue_behind_lent();
         let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
             &mut self.cx.arena,

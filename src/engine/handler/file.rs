@@ -65,7 +65,6 @@ impl<H: EventHandler> Conn<'_, H> {
         }
         if left > 0 {
             self.admit_file()?;
-            self.queue_behind_lent();
             let stretch = FileStretch {
                 file,
                 offset,

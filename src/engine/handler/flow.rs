@@ -59,7 +59,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// ```
     pub fn has_room(&mut self) -> bool {
         let out = &self.link.state.out;
-        let waiting = out.len() + self.cx.window.lent_len;
+        let waiting = out.len();
         if !self.cx.limits.is_high(waiting, out.files()) {
             return true;
         }

@@ -53,15 +53,7 @@ pub(super) fn flush_inline<H: EventHandler>(
     if !staged.is_empty() && state.is_writable() {
         let bytes = cx.arena.get(staged);
         if let Some(session) = session {
-            show(
-                handler,
-                session,
-                state,
-                &cx.arena,
-                &mut cx.buffers,
-                bytes,
-                &[],
-            );
+            show(handler, session, state, &cx.arena, &mut cx.buffers);
         }
         let nothing_follows = state.is_plain() && link.extras.is_none();
         if nothing_follows && let Some(socket) = link.stream.as_plain() {
@@ -115,49 +107,7 @@ fn on_staged_refused<H: EventHandler>(
     }
 }
 
-/// Flushes a connection with `lent` behind what is staged, sent straight from where it lies.
-pub(super) fn flush_with<H: EventHandler>(
-    handler: &mut H,
-    slot: &mut Slot<H>,
-    cx: &mut Context<H>,
-    lent: &[u8],
-) {
-    let Slot { link, session, .. } = &mut *slot;
-    let Link { stream, state, .. } = link;
-    if !state.is_writable() {
-        state.out.unstage(&cx.arena, &mut cx.buffers);
-        state.out.enqueue(lent, &mut cx.buffers);
-        return flush_backlog(handler, slot, cx);
-    }
-    let staged = cx.arena.get(state.out.staged());
-    if let Some(session) = session {
-        let buffers = &mut cx.buffers;
-        show(handler, session, state, &cx.arena, buffers, staged, lent);
-    }
-    let sent = if staged.is_empty() {
-        stream.send(lent, &mut cx.records)
-    } else {
-        let slices = [IoSlice::new(staged), IoSlice::new(lent)];
-        stream.send_vectored(&slices, &mut cx.records)
-    };
-    let n = *sent.as_ref().unwrap_or(&0);
-    let lent_from = n.saturating_sub(staged.len());
-    let staged_from = n.min(staged.len());
-    if staged_from == staged.len() {
-        state.out.staged_sent();
-    } else {
-        state
-            .out
-            .staged_refused(staged_from, &cx.arena, &mut cx.buffers);
-    }
-    state.out.enqueue_seen(&lent[lent_from..], &mut cx.buffers);
-    if let Err(error) = on_sent(slot, cx, sent) {
-        return break_off(handler, slot, cx, error);
-    }
-    flush_backlog(handler, slot, cx);
-}
-
-/// Shows `pre_write` what is staged, and `lent` behind it.
+/// Shows `pre_write` what is staged.
 #[inline(always)]
 fn show<H: EventHandler>(
     handler: &mut H,
@@ -165,49 +115,29 @@ fn show<H: EventHandler>(
     state: &mut ConnState,
     arena: &Arena,
     buffers: &mut BufferPool,
-    staged: &[u8],
-    lent: &[u8],
 ) {
     let id = state.id;
-    let mut rescue = Rescue {
+    let rescue = Rescue {
         out: &mut state.out,
         arena,
         buffers,
-        lent,
-        lent_is_shown: false,
     };
-    if !staged.is_empty() {
-        handler.pre_write(id, session, staged);
-    }
-    if !lent.is_empty() {
-        rescue.lent_is_shown = true;
-        handler.pre_write(id, session, lent);
-    }
+    handler.pre_write(id, session, arena.get(rescue.out.staged()));
     // There is nothing in it but references.
     mem::forget(rescue);
 }
 
-/// Makes backlog of what is being shown when `pre_write` panics, so that the connection's end sends all of it. What
-/// `pre_write` was given counts as shown.
+/// Makes backlog of what is being shown when `pre_write` panics, so that the connection's end sends all of it.
 struct Rescue<'a> {
     out: &'a mut OutQueue,
     arena: &'a Arena,
     buffers: &'a mut BufferPool,
-    lent: &'a [u8],
-    lent_is_shown: bool,
 }
 
 impl Drop for Rescue<'_> {
     #[cold]
     fn drop(&mut self) {
-        if !self.out.staged().is_empty() {
-            self.out.staged_refused(0, self.arena, self.buffers);
-        }
-        if self.lent_is_shown {
-            self.out.enqueue_seen(self.lent, self.buffers);
-        } else {
-            self.out.enqueue(self.lent, self.buffers);
-        }
+        self.out.staged_refused(0, self.arena, self.buffers);
     }
 }
 
@@ -384,7 +314,7 @@ fn act<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>
         Step::Close => close(handler, slot, cx, false),
         Step::Reset => close(handler, slot, cx, true),
         // What is left over of the input under decoding goes along.
-        Step::Detach if cx.window.len > 0 => cx.mark_dirty(&mut slot.link.state),
+        Step::Detach if cx.decoding.is_under_way => cx.mark_dirty(&mut slot.link.state),
         Step::Detach => detach(handler, slot, cx),
     }
 }

@@ -565,8 +565,8 @@ impl<H: EventHandler> EventLoop<H> {
     /// A callback panicked: its connection is closed, and the turn goes on.
     #[cold]
     fn recover(&mut self, panic: Box<dyn Any + Send>) {
-        let window = std::mem::take(&mut self.cx.window);
-        self.cx.buffers.forget(window.taken);
+        let decoding = std::mem::take(&mut self.cx.decoding);
+        self.cx.buffers.forget(decoding.taken);
         let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
         let what = match self.connections.at(serving) {
             Some(slot) => format!("callback of {}", slot.link.state.name()),
@@ -574,8 +574,7 @@ impl<H: EventHandler> EventLoop<H> {
         };
         report_panic(panic, &self.cx, &what);
         if let Some(slot) = self.connections.at(serving) {
-            // Lent input is lost with the panic, and nothing may be sent in its place.
-            if slot.link.state.is_open() && window.lent_len == 0 {
+            if slot.link.state.is_open() {
                 self.cx
                     .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Panic);
             } else {

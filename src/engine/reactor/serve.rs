@@ -2,8 +2,6 @@
 
 use std::io;
 
-use bytes::Bytes;
-
 use super::{flush, opening};
 use crate::buf::queue::FLUSH_AT;
 use crate::codec::look::look;
@@ -347,14 +345,14 @@ fn decode_inbox<H: EventHandler>(
 ) -> Pass {
     let in_vain = slot.link.state.inbox.in_vain();
     let mut ring = slot.link.state.inbox.take();
-    cx.window.taken = ring.capacity();
+    cx.decoding.taken = ring.capacity();
     let input = ring.make_contiguous();
     let pass = decode_again(handler, slot, cx, input, budget, in_vain, last);
     ring.consume(pass.consumed);
     if !slot.link.state.is_open() {
         ring.consume(ring.len());
     }
-    cx.window.taken = 0;
+    cx.decoding.taken = 0;
     let all = ring.is_empty();
     let inbox = &mut slot.link.state.inbox;
     inbox.put_back(ring, &mut cx.buffers);
@@ -415,8 +413,7 @@ fn decode<H: EventHandler>(
     let mut handled = 0;
     let mut skipped = false;
     let mut consumed = 0;
-    cx.window.start = input.as_ptr() as usize;
-    cx.window.len = input.len();
+    cx.decoding.is_under_way = true;
     let need = loop {
         // The frame, which borrows the input, is gone once the callback has had it.
         let rest = &mut input[consumed..];
@@ -444,7 +441,7 @@ fn decode<H: EventHandler>(
                 let usual = matches!(action, Action::Continue)
                     && slot.link.state.is_undisturbed()
                     && slot.link.state.out.len() < FLUSH_AT;
-                if !usual && !after_callback(handler, slot, cx, action, input) {
+                if !usual && !after_callback(handler, slot, cx, action) {
                     if H::Codec::CONVERSES && taken == 0 && slot.link.state.is_leaving() {
                         consumed += shown(&mut slot.codec, &mut input[consumed..]);
                     }
@@ -491,8 +488,7 @@ fn decode<H: EventHandler>(
             break 0;
         }
     };
-    // What is lent must lie in the input that is under decoding, not where a buffer once lay.
-    cx.window.len = 0;
+    cx.decoding.is_under_way = false;
     if handled > 0 {
         slot.link.state.on_frames();
         cx.metrics.frames.add(handled);
@@ -532,11 +528,8 @@ fn after_callback<H: EventHandler>(
     slot: &mut Slot<H>,
     cx: &mut Context<H>,
     action: Action,
-    input: &[u8],
 ) -> bool {
-    if cx.window.lent_len > 0 {
-        send_lent(handler, slot, cx, input);
-    } else if slot.link.state.should_be_flushed() {
+    if slot.link.state.should_be_flushed() {
         flush::flush(handler, slot, cx);
     }
     carry_out(action, slot, cx, CloseReason::Local);
@@ -561,27 +554,6 @@ pub(super) fn level_of(error: &FrameError) -> log::Level {
     match error {
         FrameError::Codec { .. } => log::Level::Error,
         _ => log::Level::Debug,
-    }
-}
-
-/// Sends the part of the input that a callback wrote back, behind what it wrote before.
-#[cold]
-fn send_lent<H: EventHandler>(
-    handler: &mut H,
-    slot: &mut Slot<H>,
-    cx: &mut Context<H>,
-    input: &[u8],
-) {
-    slot.link.state.set_lent(false);
-    let lent = cx.window.lent_start..cx.window.lent_start + cx.window.lent_len;
-    cx.window.lent_len = 0;
-    match cx.window.place.take() {
-        Some(place) => {
-            let copy = Bytes::copy_from_slice(&input[lent]);
-            slot.link.state.out.fill_place(place, copy);
-            flush::flush(handler, slot, cx);
-        }
-        None => flush::flush_with(handler, slot, cx, &input[lent]),
     }
 }
 

@@ -298,7 +298,6 @@ enum Progress {
 
 impl Codec for ClientCodec {
     type Frame<'a> = Response<'a>;
-    const IMMUTABLE_FRAMES: bool = true;
     const CONVERSES: bool = true;
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::pool::{PoolStats, Rejected};
+use epicycle::workers::{PoolStats, Rejected};
 use epicycle::{Error, WorkerPool};
 
 /// Far longer than anything here takes: reaching it is a failure, not a delay.
