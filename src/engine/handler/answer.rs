@@ -3,7 +3,7 @@
 use std::fmt;
 use std::mem;
 
-use super::converse::{give_up, is_owed};
+use super::converse::is_owed;
 use super::handle::ConnTask;
 use super::{Conn, EventHandler, Handle, HandleError};
 use crate::codec::{Codec, Encode};
@@ -170,7 +170,7 @@ impl<H: EventHandler> Answer<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                give_up(conn.link, conn.codec, conn.cx, error);
+                conn.give_up(error);
             }
         })
     }

@@ -1,27 +1,29 @@
 //! What a reactor lends to callbacks: everything of its own but the handler and the other connections.
 
+use std::any::Any;
 use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, converse};
+use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::clock::{self, Clock, TICKS, millis};
-use crate::codec::Codec;
-use crate::engine::conn::close::{CloseReason, Refused, TimeoutKind};
+use crate::engine::conn::close::{CloseReason, Refused};
 use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::DialId;
-use crate::engine::pipes::{Due, Joint, Pipes};
+use crate::engine::pipes::{Joint, Pipes};
 use crate::engine::slots::{ConnId, Slots, Tenant};
 use crate::engine::stream::{Records, Stream};
 use crate::engine::timer::{TimerKey, Wheel};
 use crate::engine::turns::Turns;
 use crate::engine::udp::ports::Ports;
 use crate::metrics::Metrics;
+use crate::panic;
 use crate::sys::socket::StreamSocket;
 
 /// The connections of a reactor.
@@ -41,6 +43,38 @@ pub(crate) struct Slot<H: EventHandler> {
 impl<H: EventHandler> Tenant for Slot<H> {
     fn id(&self) -> ConnId {
         self.link.state.id
+    }
+}
+
+/// A connection in the loop's hands, with the handler and what the reactor lends to callbacks.
+pub(crate) struct Served<'a, H: EventHandler> {
+    pub(crate) handler: &'a mut H,
+    pub(crate) slot: &'a mut Slot<H>,
+    pub(crate) cx: &'a mut Context<H>,
+}
+
+impl<'a, H: EventHandler> Served<'a, H> {
+    #[inline(always)]
+    pub(crate) fn new(handler: &'a mut H, slot: &'a mut Slot<H>, cx: &'a mut Context<H>) -> Self {
+        Self { handler, slot, cx }
+    }
+
+    /// The connection as callbacks have it.
+    #[inline(always)]
+    pub(crate) fn conn(&mut self) -> Conn<'_, H> {
+        Conn::new(&mut self.slot.link, &mut self.slot.codec, self.cx)
+    }
+
+    pub(crate) fn mark_dirty(&mut self) {
+        self.cx.mark_dirty(&mut self.slot.link.state);
+    }
+
+    pub(crate) fn mark_ready(&mut self) {
+        self.cx.mark_ready(&mut self.slot.link.state);
+    }
+
+    pub(crate) fn set_alarm(&mut self) {
+        self.cx.set_alarm(&mut self.slot.link);
     }
 }
 
@@ -288,72 +322,6 @@ impl<H: EventHandler> Context<H> {
         self.mark_ready(&mut link.state);
     }
 
-    pub(crate) fn begin_close(
-        &mut self,
-        link: &mut Link,
-        codec: &mut H::Codec,
-        reason: CloseReason,
-    ) {
-        if H::Codec::CONVERSES {
-            converse::last_words(link, codec, self, &reason);
-            if codec.is_open_ended() {
-                return self.abort(link, reason);
-            }
-        }
-        let now = self.moment();
-        if link.state.begin_close(reason, now, &self.limits) {
-            self.settle(&mut link.state);
-            link.state.inbox.clear(&mut self.buffers);
-            self.part(link, false);
-            self.mark_dirty(&mut link.state);
-            // One that both sides have done with is closed in this turn's flush phase.
-            if !link.state.is_finished() {
-                self.set_alarm(link);
-                // What has arrived is read and dropped, so that closing does not answer it with RST.
-                self.mark_ready(&mut link.state);
-            }
-        }
-    }
-
-    pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
-        link.state.abort(reason);
-        self.settle(&mut link.state);
-        self.part(link, true);
-        self.mark_dirty(&mut link.state);
-    }
-
-    /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
-    pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
-        if !state.is_retiring() {
-            state.retire();
-            codec.retire();
-            self.retiring += 1;
-        }
-    }
-
-    /// Why a connection that retires closes.
-    pub(crate) fn retirement(&self) -> CloseReason {
-        if self.engine.is_stopping() {
-            CloseReason::Shutdown
-        } else {
-            CloseReason::Timeout(TimeoutKind::Lifetime)
-        }
-    }
-
-    /// A connection closes: a shutdown waits for it no longer.
-    pub(crate) fn settle(&mut self, state: &mut ConnState) {
-        self.retiring -= usize::from(state.settle());
-    }
-
-    /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
-    pub(crate) fn part(&mut self, link: &mut Link, broken: bool) {
-        let joint = link.extras.as_mut().and_then(|extras| extras.joint.take());
-        if let Some(Joint { partner, .. }) = joint {
-            let survivor = partner;
-            self.pipes.due.push_back(Due::Ended { survivor, broken });
-        }
-    }
-
     /// The limits a connection lives under.
     #[inline]
     pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
@@ -398,6 +366,48 @@ impl<H: EventHandler> Context<H> {
         if self.limits_of(&link.stream).watch_open {
             self.set_alarm(link);
         }
+    }
+
+    /// Asks the kernel whether the peer has acknowledged something since the last look, if output waits that it has refused.
+    /// Returns whether it can tell.
+    pub(crate) fn look_for_acknowledgement(&self, link: &mut Link) -> bool {
+        if !link.state.is_stalled() {
+            return false;
+        }
+        let Some(acknowledged) = link.stream.acknowledged(link.state.bytes_out) else {
+            return false;
+        };
+        let last = &mut link.extras.get_or_insert_default().acknowledged;
+        if last.replace(acknowledged) != Some(acknowledged) {
+            link.state.on_acknowledged(self.moment());
+        }
+        true
+    }
+
+    /// Tells those whose write is in the kernel by now.
+    pub(crate) fn complete_flushed(&self, extras: &mut Extras, sent: u64) {
+        while extras
+            .flushes
+            .front()
+            .is_some_and(|(position, _)| *position <= sent)
+        {
+            if let Some((_, done)) = extras.flushes.pop_front() {
+                self.complete(done, Ok(()));
+            }
+        }
+    }
+
+    /// Calls a completion; its panic concerns neither the connection nor the other completions.
+    pub(crate) fn complete(&self, done: Completion, result: Result<(), WriteError>) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(result))) {
+            self.report_panic(panic, "completion");
+        }
+    }
+
+    pub(crate) fn report_panic(&self, panic: Box<dyn Any + Send>, what: &str) {
+        self.metrics.panics.add(1);
+        let what = format!("reactor {}: a {what}", self.reactor);
+        panic::report("epicycle::handler", &what, panic);
     }
 }
 

@@ -1,21 +1,16 @@
 //! What the engine does for a codec that takes part in the conversation.
 
 use std::iter;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use log::Level;
 
 use super::conn::Attempt;
-use super::context::{Context, Link};
-use super::{Conn, EventHandler, WriteError};
+use super::{Conn, EventHandler};
 use crate::buf::outbox::Outbox;
 use crate::clock::millis;
 use crate::codec::look::look;
-use crate::codec::{Codec, Decoded, Parting, Stage, write_to_vec};
+use crate::codec::{Codec, Decoded, Stage, write_to_vec};
 use crate::engine::conn::ConnState;
-use crate::engine::conn::close::{CloseReason, REFUSED_INPUT, Refused, TimeoutKind};
+use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::NEVER;
-use crate::panic;
 
 impl<H: EventHandler> Conn<'_, H> {
     /// Some input has been decoded: the codec may have something to say about it.
@@ -121,13 +116,6 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// Closes once everything is sent, which may take long: an answer to be cut short by its size would be none.
-    #[inline(never)]
-    pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
-        self.begin_close(reason);
-        self.link.state.take_time();
-    }
-
     #[cold]
     fn await_goodbye(&mut self) {
         let (now, limit) = (self.cx.moment(), self.cx.limits.fin);
@@ -135,24 +123,9 @@ impl<H: EventHandler> Conn<'_, H> {
         self.cx.set_alarm(self.link);
     }
 
-    /// What another thread has sent was refused. An answer that is owed would never be given, so the connection closes
-    /// as after [`Action::Refused`](super::Action::Refused); otherwise it goes on without the item.
-    #[cold]
-    pub(super) fn miss(&mut self, error: WriteError) {
-        if is_owed(&self.link.state, self.codec) {
-            return give_up(self.link, self.codec, self.cx, error);
-        }
-        let level = severity(&error);
-        log::log!(target: "epicycle::conn", level, "{}: a send was refused: {error}", self.name());
-    }
-
-    pub(super) fn begin_close(&mut self, reason: CloseReason) {
-        self.cx.begin_close(self.link, self.codec, reason);
-    }
-
     /// Lets the codec write by itself, behind everything written so far.
     #[inline]
-    fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+    pub(super) fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
         if self.link.state.is_datagram() {
             return self.say_in_datagram(say);
         }
@@ -179,87 +152,6 @@ impl<H: EventHandler> Conn<'_, H> {
         if let Err(error) = self.write_datagram(iter::once(&bytes[..])) {
             log::debug!(target: "epicycle::udp", "{}: {error}", self.link.state.name());
         }
-    }
-}
-
-/// Closes a connection whose handler has sent what was refused.
-#[cold]
-pub(crate) fn give_up<H: EventHandler>(
-    link: &mut Link,
-    codec: &mut H::Codec,
-    cx: &mut Context<H>,
-    error: WriteError,
-) {
-    // One that is closing has its reason.
-    if link.state.is_open() {
-        let (level, name) = (severity(&error), link.state.name());
-        log::log!(target: "epicycle::conn", level, "{name}: closing, since a send was refused: {error}");
-        cx.begin_close(link, codec, CloseReason::Refused(error));
-    }
-}
-
-/// What the handler does wrong it should hear of. What peers do would fill the log.
-pub(crate) fn severity(error: &WriteError) -> Level {
-    if error.is_circumstance() {
-        Level::Debug
-    } else {
-        Level::Warn
-    }
-}
-
-/// Lets a codec that converses say its last words before the connection closes.
-#[cold]
-pub(super) fn last_words<H: EventHandler>(
-    link: &mut Link,
-    codec: &mut H::Codec,
-    cx: &mut Context<H>,
-    reason: &CloseReason,
-) {
-    let parting = match reason {
-        CloseReason::Local => Parting::Local,
-        CloseReason::Frame(error) => Parting::Malformed(error),
-        CloseReason::Timeout(TimeoutKind::Answer) => Parting::Unanswered,
-        CloseReason::Timeout(_) => Parting::Timeout,
-        CloseReason::Shutdown => Parting::Shutdown,
-        CloseReason::Panic => Parting::Panic,
-        CloseReason::Refused(_) | CloseReason::Unanswered => Parting::Failed,
-        _ => return,
-    };
-    if !link.state.takes_writes() {
-        return;
-    }
-    // After a panic of the codec's own, another one must not end the reactor.
-    let said = catch_unwind(AssertUnwindSafe(|| {
-        Conn::new(link, codec, cx).say(|codec, outbox| codec.last_words(parting, outbox));
-    }));
-    if let Err(panic) = said {
-        panic::report("epicycle::conn", "a codec's last words", panic);
-    }
-    if let Some(status) = codec.refused() {
-        note_refusal(link, cx, status, reason);
-    }
-}
-
-/// The codec has answered a request in the handler's place, which nothing else would tell of.
-#[cold]
-fn note_refusal<H: EventHandler>(
-    link: &mut Link,
-    cx: &Context<H>,
-    status: u16,
-    reason: &CloseReason,
-) {
-    log::debug!(target: "epicycle::conn", "{}: answered {status}: {reason}", link.state.name());
-    cx.metrics.refusals.add(1);
-    let input = link.state.inbox.beginning(REFUSED_INPUT);
-    link.extras.get_or_insert_default().refused = Some(Refused { status, input });
-}
-
-/// Keeps the beginning of the input that was refused where it was decoded.
-#[cold]
-pub(crate) fn keep_refused(link: &mut Link, input: &[u8]) {
-    let extras = link.extras.as_mut();
-    if let Some(refused) = extras.and_then(|extras| extras.refused.as_mut()) {
-        refused.input = input[..input.len().min(REFUSED_INPUT)].into();
     }
 }
 

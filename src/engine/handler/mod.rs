@@ -36,6 +36,7 @@
 //! ```
 
 pub(crate) mod answer;
+pub(crate) mod closing;
 mod conn;
 mod connecting;
 pub(crate) mod context;

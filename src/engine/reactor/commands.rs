@@ -4,14 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{
-    CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, Stage, flush, release_stream, report_panic,
-};
+use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, Stage};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::Timer;
-use crate::engine::handler::converse::is_awaited;
+use crate::engine::handler::context::{Served, Timer};
+use crate::engine::handler::converse::{is_awaited, is_owed};
 use crate::engine::handler::{Command, EventHandler, Moment, Reactor, WriteError, answer};
 
 impl<H: EventHandler> EventLoop<H> {
@@ -41,7 +39,7 @@ impl<H: EventHandler> EventLoop<H> {
                 && let Some(slot) = self.connections.get(id)
             {
                 self.turn.serving = id.slot();
-                flush::flush_much(&mut self.handler, slot, &mut self.cx);
+                Served::new(&mut self.handler, slot, &mut self.cx).flush_much();
             }
             self.turn.serving = NOBODY;
             self.run_pipes();
@@ -76,8 +74,8 @@ impl<H: EventHandler> EventLoop<H> {
                 };
                 match (taken, moment) {
                     (Ok(mut conn), Moment::Flushed) => conn.on_flushed(done),
-                    (Ok(_), Moment::Accepted) => flush::complete(done, Ok(()), cx),
-                    (Err(error), _) => flush::complete(done, Err(error), cx),
+                    (Ok(_), Moment::Accepted) => cx.complete(done, Ok(())),
+                    (Err(error), _) => cx.complete(done, Err(error)),
                 }
             }
             Command::Close(id) => {
@@ -210,7 +208,7 @@ impl<H: EventHandler> EventLoop<H> {
                 cx.retire(state, &mut slot.codec);
             } else if self.stage == Stage::Draining || !is_dialling(state) {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
-                flush::hasten(slot, cx);
+                Served::new(&mut self.handler, slot, cx).hasten();
             }
             if self.cx.arena.is_full() {
                 self.flush_all();
@@ -227,7 +225,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.close_unawaited(usize::MAX);
         for slot in 0..self.connections.end() {
             if let Some(slot) = self.connections.at(slot) {
-                flush::force(&mut self.handler, slot, &mut self.cx);
+                Served::new(&mut self.handler, slot, &mut self.cx).force();
             }
         }
         self.cx.wheel.cancel(again);
@@ -241,10 +239,10 @@ impl<H: EventHandler> EventLoop<H> {
             match command {
                 Command::Adopt(arrival) => {
                     self.cx.metrics.refused.add(1);
-                    release_stream(&self.cx, &arrival.peer, arrival.origin);
+                    self.cx.release_stream(&arrival.peer, arrival.origin);
                 }
                 Command::WriteThen(_, _, _, done) => {
-                    flush::complete(done, Err(WriteError::Closed), &self.cx);
+                    self.cx.complete(done, Err(WriteError::Closed));
                 }
                 Command::Connect(id, connect, to) => self.dial(id, connect, to),
                 Command::OnConn(_, task) => self.guarded("dropped request", |_| task.miss()),
@@ -260,8 +258,22 @@ impl<H: EventHandler> EventLoop<H> {
     /// Runs what may panic where nothing else contains it.
     fn guarded(&mut self, what: &str, run: impl FnOnce(&mut Self)) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
-            report_panic(panic, &self.cx, what);
+            self.cx.report_panic(panic, what);
         }
+    }
+}
+
+impl<H: EventHandler> Served<'_, H> {
+    /// The server's drain deadline is over.
+    fn force(&mut self) {
+        if is_owed(&self.slot.link.state, &self.slot.codec) && self.slot.link.state.is_open() {
+            // Who has waited so long is told, if the kernel takes that at once.
+            let reason = CloseReason::Shutdown;
+            self.begin_close(reason);
+            self.flush();
+        }
+        let reset = !self.slot.link.state.awaits_fin();
+        self.close(reset);
     }
 }
 

@@ -6,17 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::serve::{Budget, carry_out, level_of};
-use super::{EventLoop, NOBODY, Stage, flush, opening, report_panic};
+use super::serve::{Budget, level_of};
+use super::{EventLoop, NOBODY, Stage};
 use crate::addr::Addr;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{Context, Slot};
-use crate::engine::handler::converse::{awaits_rest, severity};
-use crate::engine::handler::{Action, Conn, Datagram, EventHandler, Udp};
+use crate::engine::handler::closing::severity;
+use crate::engine::handler::context::{Context, Served};
+use crate::engine::handler::converse::awaits_rest;
+use crate::engine::handler::{Action, Datagram, EventHandler, Udp};
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::stream::{DatagramStream, Stream};
@@ -203,7 +204,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Recipient::Session(slot) => {
                     if let Some(slot) = connections.at(slot) {
                         turn.serving = slot.link.state.id.slot();
-                        let work = react(handler, slot, cx, datagram);
+                        let work = Served::new(handler, slot, cx).react(datagram);
                         if let Some((_, budget)) = &mut exchange.serving {
                             budget.spend(work.bytes);
                             budget.spend_frames(work.frames);
@@ -283,7 +284,7 @@ impl<H: EventHandler> EventLoop<H> {
             Ok(true) => Ok(()),
             Ok(false) => Err("the handler does not admit it"),
             Err(panic) => {
-                report_panic(panic, cx, "admit");
+                cx.report_panic(panic, "admit");
                 Err("admit panicked")
             }
         }
@@ -336,7 +337,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.turn.serving = slot;
         if let Some(slot) = self.connections.at(slot) {
-            opening::welcome(&mut self.handler, slot, &mut self.cx);
+            Served::new(&mut self.handler, slot, &mut self.cx).welcome();
         }
         self.turn.serving = NOBODY;
         Some(slot)
@@ -400,7 +401,7 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(Service::Connected { slot, .. }) = port.map(|port| &port.service)
             && let Some(slot) = slot.and_then(|slot| self.connections.at(slot))
         {
-            flush::fail(&mut self.handler, slot, &mut self.cx, error);
+            Served::new(&mut self.handler, slot, &mut self.cx).fail(error);
         }
     }
 
@@ -496,82 +497,81 @@ struct Work {
     frames: usize,
 }
 
-/// Hands the frames of a datagram to its session. All of them at once, since a datagram has no place to wait in.
-fn react<H: EventHandler>(
-    handler: &mut H,
-    slot: &mut Slot<H>,
-    cx: &mut Context<H>,
-    datagram: Received<'_>,
-) -> Work {
-    let Received {
-        data, truncated, ..
-    } = datagram;
-    let active_at = slot.link.state.active_at();
-    let wanted = slot.link.state.on_datagram(data.len(), cx.now);
-    let mut work = Work::default();
-    if truncated || !wanted || slot.session.is_none() {
-        cx.metrics.datagrams_dropped.add(1);
-        return work;
-    }
-    let mut consumed = 0;
-    let (mut frames, mut skips) = (0_usize, 0);
-    let mut in_vain = 0;
-    let mut last = false;
-    let mut failed = false;
-    let whole = loop {
-        if consumed >= data.len() {
-            break true;
+impl<H: EventHandler> Served<'_, H> {
+    /// Hands the frames of a datagram to its session. All of them at once, since a datagram has no place to wait in.
+    fn react(&mut self, datagram: Received<'_>) -> Work {
+        let Received {
+            data, truncated, ..
+        } = datagram;
+        let active_at = self.slot.link.state.active_at();
+        let wanted = self.slot.link.state.on_datagram(data.len(), self.cx.now);
+        let mut work = Work::default();
+        if truncated || !wanted || self.slot.session.is_none() {
+            self.cx.metrics.datagrams_dropped.add(1);
+            return work;
         }
-        // The frame, which borrows the datagram, is gone once the callback has had it.
-        let rest = &mut data[consumed..];
-        let (taken, action) = match look(&mut slot.codec, rest, last, &mut in_vain) {
-            Ok(Decoded::Frame { frame, consumed }) => match slot.lend(cx) {
-                Some((mut conn, session)) => (consumed, handler.react(&mut conn, session, frame)),
-                None => break false,
-            },
-            Ok(Decoded::Skip { consumed: taken }) => {
-                consumed += taken;
-                skips += 1;
-                continue;
+        let mut consumed = 0;
+        let (mut frames, mut skips) = (0_usize, 0);
+        let mut in_vain = 0;
+        let mut last = false;
+        let mut failed = false;
+        let whole = loop {
+            if consumed >= data.len() {
+                break true;
             }
-            Ok(Decoded::NeedMore { .. }) if !last => {
-                last = true;
-                continue;
-            }
-            Ok(Decoded::Hold) => break false,
-            Ok(Decoded::NeedMore { .. }) => {
-                log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", slot.link.state.name());
-                failed = true;
-                break false;
-            }
-            Err(error) => {
-                let level = level_of(&error);
-                log::log!(target: "epicycle::udp", level, "{}: {error}", slot.link.state.name());
-                failed = true;
-                break false;
+            // The frame, which borrows the datagram, is gone once the callback has had it.
+            let rest = &mut data[consumed..];
+            let (taken, action) = match look(&mut self.slot.codec, rest, last, &mut in_vain) {
+                Ok(Decoded::Frame { frame, consumed }) => match self.slot.lend(self.cx) {
+                    Some((mut conn, session)) => {
+                        (consumed, self.handler.react(&mut conn, session, frame))
+                    }
+                    None => break false,
+                },
+                Ok(Decoded::Skip { consumed: taken }) => {
+                    consumed += taken;
+                    skips += 1;
+                    continue;
+                }
+                Ok(Decoded::NeedMore { .. }) if !last => {
+                    last = true;
+                    continue;
+                }
+                Ok(Decoded::Hold) => break false,
+                Ok(Decoded::NeedMore { .. }) => {
+                    log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", self.slot.link.state.name());
+                    failed = true;
+                    break false;
+                }
+                Err(error) => {
+                    let level = level_of(&error);
+                    log::log!(target: "epicycle::udp", level, "{}: {error}", self.slot.link.state.name());
+                    failed = true;
+                    break false;
+                }
+            };
+            consumed += taken;
+            frames += 1;
+            self.carry_out(action, CloseReason::Local);
+            if !self.slot.link.state.takes_frames() {
+                break consumed >= data.len();
             }
         };
-        consumed += taken;
-        frames += 1;
-        carry_out(action, slot, cx, CloseReason::Local);
-        if !slot.link.state.takes_frames() {
-            break consumed >= data.len();
+        work.bytes = self.slot.codec.take_cost();
+        work.frames = (frames + skips).saturating_sub(1);
+        if failed {
+            self.slot.codec = self.handler.codec();
         }
-    };
-    work.bytes = slot.codec.take_cost();
-    work.frames = (frames + skips).saturating_sub(1);
-    if failed {
-        slot.codec = handler.codec();
+        if frames > 0 {
+            self.slot.link.state.on_frames();
+            self.cx.metrics.frames.add(frames as u64);
+        } else if skips > 0 && !awaits_rest(&self.slot.codec) {
+            self.slot.link.state.on_skipped(active_at);
+        }
+        if H::Codec::CONVERSES {
+            self.conn().after_decoding(frames > 0);
+        }
+        self.cx.metrics.datagrams_dropped.add(u64::from(!whole));
+        work
     }
-    if frames > 0 {
-        slot.link.state.on_frames();
-        cx.metrics.frames.add(frames as u64);
-    } else if skips > 0 && !awaits_rest(&slot.codec) {
-        slot.link.state.on_skipped(active_at);
-    }
-    if H::Codec::CONVERSES {
-        Conn::new(&mut slot.link, &mut slot.codec, cx).after_decoding(frames > 0);
-    }
-    cx.metrics.datagrams_dropped.add(u64::from(!whole));
-    work
 }

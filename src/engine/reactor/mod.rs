@@ -25,19 +25,18 @@ use self::datagrams::Exchange;
 use self::dial::Dials;
 use self::events::Event;
 use self::serve::Budget;
-use crate::addr::Addr;
 use crate::clock::{self, Clock};
-use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::Limits;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{Arrival, Connections, Context, Interval, Timer, tick_at};
+use crate::engine::handler::context::{
+    Arrival, Connections, Context, Interval, Served, Timer, tick_at,
+};
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
 use crate::engine::timer::TimerKey;
 use crate::engine::udp::ports::{PORTS, Ports};
-use crate::panic;
 use crate::sys::options::SocketOptions;
 use crate::sys::poll_timer::PollTimer;
 
@@ -216,7 +215,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.end();
         let Self { handler, cx, .. } = self;
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(handler))) {
-            report_panic(panic, &cx, "handler's drop");
+            cx.report_panic(panic, "handler's drop");
         }
     }
 
@@ -337,10 +336,10 @@ impl<H: EventHandler> EventLoop<H> {
                     event.is_read_closed(),
                 );
                 if event.is_error() {
-                    serve::on_error(&mut self.handler, slot, &mut self.cx);
+                    Served::new(&mut self.handler, slot, &mut self.cx).on_error();
                 }
             }
-            serve::serve(&mut self.handler, slot, &mut self.cx, &mut self.scratch);
+            Served::new(&mut self.handler, slot, &mut self.cx).serve(&mut self.scratch);
             self.run_pipes();
             if self.cx.arena.is_full() {
                 self.flush_all();
@@ -368,13 +367,8 @@ impl<H: EventHandler> EventLoop<H> {
                 self.turn.serving = index;
                 slot.link.state.dequeue();
                 let budget = Budget::new(&self.cx.limits);
-                serve::serve_fully(
-                    &mut self.handler,
-                    slot,
-                    &mut self.cx,
-                    &mut self.scratch,
-                    budget,
-                );
+                Served::new(&mut self.handler, slot, &mut self.cx)
+                    .serve_fully(&mut self.scratch, budget);
                 self.run_pipes();
             }
             if self.cx.arena.is_full() {
@@ -439,16 +433,16 @@ impl<H: EventHandler> EventLoop<H> {
             Timer::Alarm(id) => {
                 if let Some(slot) = connections.get(id) {
                     slot.link.alarm = None;
-                    let known = flush::look(&mut slot.link, cx);
+                    let known = cx.look_for_acknowledgement(&mut slot.link);
                     let alarm = cx.alarm_of(&slot.link);
                     if slot.link.state.may_have_traffic(alarm, known) {
                         self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
                         let budget = Budget::new(&cx.limits);
-                        serve::serve_fully(handler, slot, cx, scratch, budget);
+                        Served::new(handler, slot, cx).serve_fully(scratch, budget);
                         self.turn.serving = NOBODY;
                     }
-                    flush::ring_alarm(handler, slot, cx);
+                    Served::new(handler, slot, cx).ring_alarm();
                 }
             }
             Timer::User { id, token } => {
@@ -473,7 +467,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn fire_timer(&mut self, id: ConnId, token: u64) {
         if let Some(slot) = self.connections.get(id) {
             self.turn.serving = id.slot();
-            serve::fire_timer(&mut self.handler, slot, &mut self.cx, token);
+            Served::new(&mut self.handler, slot, &mut self.cx).fire_timer(token);
             self.turn.serving = NOBODY;
         }
     }
@@ -526,7 +520,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.turn.serving = index;
             if let Some(slot) = self.connections.at(index) {
                 slot.link.state.clear_dirty();
-                flush::flush_inline(&mut self.handler, slot, &mut self.cx);
+                Served::new(&mut self.handler, slot, &mut self.cx).flush_inline();
             }
         }
         self.turn.serving = NOBODY;
@@ -572,7 +566,7 @@ impl<H: EventHandler> EventLoop<H> {
             Some(slot) => format!("callback of {}", slot.link.state.name()),
             None => "callback".to_owned(),
         };
-        report_panic(panic, &self.cx, &what);
+        self.cx.report_panic(panic, &what);
         if let Some(slot) = self.connections.at(serving) {
             if slot.link.state.is_open() {
                 self.cx
@@ -582,29 +576,4 @@ impl<H: EventHandler> EventLoop<H> {
             }
         }
     }
-}
-
-/// Gives back what the coming of a connection took. UDP sessions are not admitted as streams are: they have limits of their own.
-fn release<H: EventHandler>(cx: &Context<H>, state: &ConnState, peer: &Addr) {
-    if state.is_datagram() {
-        let load = &cx.engine.peer(cx.reactor).load;
-        load.fetch_sub(1, Ordering::Relaxed);
-    } else {
-        release_stream(cx, peer, state.origin());
-    }
-}
-
-/// The same of one that has no state yet.
-fn release_stream<H: EventHandler>(cx: &Context<H>, peer: &Addr, origin: Origin) {
-    if matches!(origin, Origin::Accepted { .. }) {
-        cx.engine.shared().admission.release(peer);
-    }
-    let load = &cx.engine.peer(cx.reactor).load;
-    load.fetch_sub(1, Ordering::Relaxed);
-}
-
-fn report_panic<H: EventHandler>(panic: Box<dyn Any + Send>, cx: &Context<H>, what: &str) {
-    cx.metrics.panics.add(1);
-    let what = format!("reactor {}: a {what}", cx.reactor);
-    panic::report("epicycle::handler", &what, panic);
 }

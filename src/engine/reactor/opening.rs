@@ -8,8 +8,7 @@ use mio::Token;
 use mio::unix::SourceFd;
 
 #[cfg(feature = "tls")]
-use super::release_stream;
-use super::{EventLoop, NOBODY, Stage, flush, release, report_panic};
+use super::{EventLoop, NOBODY, Stage};
 #[cfg(feature = "tls")]
 use crate::clock::millis;
 use crate::codec::{Backpressure, Codec};
@@ -17,7 +16,7 @@ use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{Arrival, Context, Detach, Link, Outcome, Slot};
+use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
 use crate::engine::handler::{Conn, Detached, EventHandler};
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
@@ -40,7 +39,7 @@ impl<H: EventHandler> EventLoop<H> {
             if slot.link.state.is_opening() {
                 self.cx.set_alarm(&mut slot.link);
             } else {
-                welcome(&mut self.handler, slot, &mut self.cx);
+                Served::new(&mut self.handler, slot, &mut self.cx).welcome();
             }
         }
         self.turn.serving = NOBODY;
@@ -62,7 +61,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Err(error) => {
                     log::error!(target: "epicycle::accept", "cannot speak TLS with {peer}: {error}");
                     self.cx.metrics.refused.add(1);
-                    release_stream(&self.cx, &peer, origin);
+                    self.cx.release_stream(&peer, origin);
                     return None;
                 }
             };
@@ -88,7 +87,7 @@ impl<H: EventHandler> EventLoop<H> {
         let codec = codec.inspect_err(|error| {
             log::warn!(target: "epicycle::conn", "no connection with {}: {error}", state.peer);
             cx.metrics.refused.add(1);
-            release(cx, &state, &state.peer);
+            cx.release(&state, &state.peer);
         })?;
         if pauses_reads(&codec, state.origin(), cx.limits.policy) {
             state.pause_reads_when_congested();
@@ -122,7 +121,7 @@ impl<H: EventHandler> EventLoop<H> {
         stream.watch(self.poll.registry(), Token(state.id.slot()))?;
         // A codec that panics must not take the count of connections with it.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
-            report_panic(panic, &self.cx, "codec");
+            self.cx.report_panic(panic, "codec");
             io::Error::other("its codec could not be made")
         })
     }
@@ -146,7 +145,7 @@ impl<H: EventHandler> EventLoop<H> {
         };
         // A panic would have the turn begin anew, and a newcomer take the slot that is being freed.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| then(detached))) {
-            report_panic(panic, &self.cx, "detach");
+            self.cx.report_panic(panic, "detach");
         }
     }
 }
@@ -163,60 +162,64 @@ fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> 
         }
 }
 
-/// Goes on with a connection that connects or shakes hands.
-#[cold]
-pub(super) fn advance<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
-    let Link {
-        stream,
-        state,
-        alarm,
-        ..
-    } = &mut slot.link;
-    match stream.open(state.is_writable(), &mut cx.records) {
-        Ok(true) => {
-            state.opened(cx.moment());
-            if let Some((key, _)) = alarm.take() {
-                cx.wheel.cancel(key);
+impl<H: EventHandler> Served<'_, H> {
+    /// Goes on with a connection that connects or shakes hands.
+    #[cold]
+    pub(super) fn advance(&mut self) {
+        let Link {
+            stream,
+            state,
+            alarm,
+            ..
+        } = &mut self.slot.link;
+        match stream.open(state.is_writable(), &mut self.cx.records) {
+            Ok(true) => {
+                state.opened(self.cx.moment());
+                if let Some((key, _)) = alarm.take() {
+                    self.cx.wheel.cancel(key);
+                }
+                if stream.has_tls() {
+                    self.cx.metrics.handshakes.add(1);
+                    // The handshake has read ahead of the events, so that none may tell of what it took.
+                    state.on_readable(false);
+                }
+                // The handshake's last words, if they did not all go out.
+                self.cx.mark_dirty(state);
+                if let Origin::Connected { .. } = state.origin() {
+                    self.cx.metrics.connected.add(1);
+                    self.cx.outcomes.push_back((state.id, Outcome::Opened));
+                }
+                self.welcome();
+                self.mark_ready();
             }
-            if stream.has_tls() {
-                cx.metrics.handshakes.add(1);
-                // The handshake has read ahead of the events, so that none may tell of what it took.
+            Ok(false) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.cx.mark_ready(state);
+            }
+            #[cfg(feature = "tls")]
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
+                // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
+                state.refuse(CloseReason::Tls(error), self.cx.moment(), &self.cx.limits);
                 state.on_readable(false);
+                self.cx.mark_dirty(state);
+                self.cx.mark_ready(state);
+                self.set_alarm();
             }
-            // The handshake's last words, if they did not all go out.
-            cx.mark_dirty(state);
-            if let Origin::Connected { .. } = state.origin() {
-                cx.metrics.connected.add(1);
-                cx.outcomes.push_back((state.id, Outcome::Opened));
-            }
-            welcome(handler, slot, cx);
-            cx.mark_ready(&mut slot.link.state);
+            Err(error) => self.fail(error),
         }
-        Ok(false) => {}
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-            cx.mark_ready(state);
-        }
-        #[cfg(feature = "tls")]
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
-            // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
-            state.refuse(CloseReason::Tls(error), cx.moment(), &cx.limits);
-            state.on_readable(false);
-            cx.mark_dirty(state);
-            cx.mark_ready(state);
-            cx.set_alarm(&mut slot.link);
-        }
-        Err(error) => flush::fail(handler, slot, cx, error),
     }
-}
 
-/// Tells the handler of a connection that is open.
-pub(super) fn welcome<H: EventHandler>(handler: &mut H, slot: &mut Slot<H>, cx: &mut Context<H>) {
-    slot.session = handler.on_open(&mut Conn::new(&mut slot.link, &mut slot.codec, cx));
-    if slot.session.is_some() {
-        cx.set_first_alarm(&mut slot.link);
-    } else {
-        cx.metrics.refused.add(1);
-        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
+    /// Tells the handler of a connection that is open.
+    pub(super) fn welcome(&mut self) {
+        let Slot { link, codec, .. } = &mut *self.slot;
+        let mut conn = Conn::new(link, codec, self.cx);
+        self.slot.session = self.handler.on_open(&mut conn);
+        if self.slot.session.is_some() {
+            self.cx.set_first_alarm(&mut self.slot.link);
+        } else {
+            self.cx.metrics.refused.add(1);
+            self.begin_close(CloseReason::Local);
+        }
     }
 }

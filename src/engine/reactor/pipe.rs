@@ -2,10 +2,10 @@
 
 use std::io;
 
-use super::flush::{self, WRITE_BUDGET};
-use super::{EventLoop, NOBODY, serve};
+use super::flush::WRITE_BUDGET;
+use super::{EventLoop, NOBODY};
 use crate::engine::conn::close::CloseReason;
-use crate::engine::handler::context::{Context, Link, Slot};
+use crate::engine::handler::context::{Context, Link, Served, Slot};
 use crate::engine::handler::{EventHandler, pipe};
 use crate::engine::pipes::{Due, Joint};
 use crate::engine::slots::ConnId;
@@ -76,7 +76,7 @@ impl<H: EventHandler> EventLoop<H> {
         };
         if slot.link.state.can_send_backlog() {
             turn.serving = id.slot();
-            flush::flush(handler, slot, cx);
+            Served::new(handler, slot, cx).flush();
         }
         let Some(partner) = joint(&slot.link).map(|joint| joint.partner) else {
             return;
@@ -84,7 +84,7 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some((one, other)) = connections.pair(id, partner) {
             if other.link.state.can_send_backlog() {
                 turn.serving = partner.slot();
-                flush::flush(handler, other, cx);
+                Served::new(handler, other, cx).flush();
             }
             turn.serving = NOBODY;
             carry_over(handler, one, other, cx, scratch);
@@ -124,7 +124,7 @@ fn end_broken<H: EventHandler>(
 ) {
     let goes_on = from.link.state.feeds_pipe() && to.link.state.takes_piped();
     if from.link.state.is_broken() && from.link.state.is_open() && !goes_on {
-        flush::close(handler, from, cx, false);
+        Served::new(handler, from, cx).close(false);
     }
 }
 
@@ -264,10 +264,10 @@ fn after_send<H: EventHandler>(
     cx: &mut Context<H>,
     sent: io::Result<usize>,
 ) {
-    if let Err(error) = flush::on_sent(to, cx, sent) {
-        flush::break_off(handler, to, cx, error);
+    if let Err(error) = Served::new(handler, to, cx).on_sent(sent) {
+        Served::new(handler, to, cx).break_off(error);
     } else if to.link.state.has_output() {
-        flush::flush_backlog(handler, to, cx);
+        Served::new(handler, to, cx).flush_backlog();
     }
 }
 
@@ -282,7 +282,7 @@ fn on_no_input<H: EventHandler>(
     let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
     if from.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
         // All that had arrived is passed on.
-        return flush::close(handler, from, cx, false);
+        return Served::new(handler, from, cx).close(false);
     }
     match received {
         Ok(()) => {
@@ -299,7 +299,7 @@ fn on_no_input<H: EventHandler>(
         Err(error) => {
             // A stream cut short must not look like a whole one to the peer it is passed on to.
             cx.part(&mut from.link, true);
-            serve::on_no_input(handler, from, cx, Err(error));
+            Served::new(handler, from, cx).on_no_input(Err(error));
         }
     }
 }

@@ -1,0 +1,488 @@
+//! The end of a connection: from the moment somebody wants it closed until its slot can be freed.
+//!
+//! 1. The application, a limit, the codec or the peer has it close: [`Context::begin_close`] sends what waits first,
+//!    [`Context::abort`] does not. [`Served::ring_alarm`] does so for limits.
+//! 2. After each flush [`Served::act`] asks the [state](ConnState) for the next step: FIN, the wait for the peer's, the end.
+//! 3. [`Served::close`] and its kin end it: the handler and all who wait are told, and the slot is freed at the end of
+//!    the turn.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+use log::Level;
+
+use super::context::{Context, Link, Outcome, Served, Slot};
+use super::converse::{is_awaited, is_owed};
+use super::{Conn, EventHandler, WriteError};
+use crate::addr::Addr;
+use crate::buf::order::Front;
+use crate::codec::{Codec, Parting};
+use crate::engine::conn::close::{CloseReason, Closed, REFUSED_INPUT, Refused, TimeoutKind};
+use crate::engine::conn::origin::Origin;
+use crate::engine::conn::{Alarm, ConnState, Step};
+use crate::engine::pipes::{Due, Joint};
+use crate::panic;
+
+/// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
+const LAST_FIN: u64 = 1_000;
+
+impl<H: EventHandler> Context<H> {
+    pub(crate) fn begin_close(
+        &mut self,
+        link: &mut Link,
+        codec: &mut H::Codec,
+        reason: CloseReason,
+    ) {
+        if H::Codec::CONVERSES {
+            last_words(link, codec, self, &reason);
+            if codec.is_open_ended() {
+                return self.abort(link, reason);
+            }
+        }
+        let now = self.moment();
+        if link.state.begin_close(reason, now, &self.limits) {
+            self.settle(&mut link.state);
+            link.state.inbox.clear(&mut self.buffers);
+            self.part(link, false);
+            self.mark_dirty(&mut link.state);
+            // One that both sides have done with is closed in this turn's flush phase.
+            if !link.state.is_finished() {
+                self.set_alarm(link);
+                // What has arrived is read and dropped, so that closing does not answer it with RST.
+                self.mark_ready(&mut link.state);
+            }
+        }
+    }
+
+    pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
+        link.state.abort(reason);
+        self.settle(&mut link.state);
+        self.part(link, true);
+        self.mark_dirty(&mut link.state);
+    }
+
+    /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
+    pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
+        if !state.is_retiring() {
+            state.retire();
+            codec.retire();
+            self.retiring += 1;
+        }
+    }
+
+    /// Why a connection that retires closes.
+    pub(crate) fn retirement(&self) -> CloseReason {
+        if self.engine.is_stopping() {
+            CloseReason::Shutdown
+        } else {
+            CloseReason::Timeout(TimeoutKind::Lifetime)
+        }
+    }
+
+    /// A connection closes: a shutdown waits for it no longer.
+    pub(crate) fn settle(&mut self, state: &mut ConnState) {
+        self.retiring -= usize::from(state.settle());
+    }
+
+    /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
+    pub(crate) fn part(&mut self, link: &mut Link, broken: bool) {
+        let joint = link.extras.as_mut().and_then(|extras| extras.joint.take());
+        if let Some(Joint { partner, .. }) = joint {
+            let survivor = partner;
+            self.pipes.due.push_back(Due::Ended { survivor, broken });
+        }
+    }
+
+    /// Gives back what the coming of a connection took. UDP sessions are not admitted as streams are: they have limits of
+    /// their own.
+    pub(crate) fn release(&self, state: &ConnState, peer: &Addr) {
+        if state.is_datagram() {
+            let load = &self.engine.peer(self.reactor).load;
+            load.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.release_stream(peer, state.origin());
+        }
+    }
+
+    /// The same for a stream that has no state yet.
+    pub(crate) fn release_stream(&self, peer: &Addr, origin: Origin) {
+        if matches!(origin, Origin::Accepted { .. }) {
+            self.engine.shared().admission.release(peer);
+        }
+        let load = &self.engine.peer(self.reactor).load;
+        load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn count_closed(&self, reason: &CloseReason) {
+        let metrics = &self.metrics;
+        metrics.closed.add(1);
+        match reason {
+            CloseReason::Reset(_) => metrics.resets.add(1),
+            CloseReason::Io(_) => metrics.io_errors.add(1),
+            CloseReason::Frame(_) => metrics.frame_errors.add(1),
+            CloseReason::Tls(_) => metrics.tls_errors.add(1),
+            CloseReason::Timeout(_) => metrics.timeouts.add(1),
+            _ => {}
+        }
+    }
+
+    /// Cancels a closed connection's timers and tells those who wait for its writes.
+    fn end_waits(&mut self, link: &mut Link) {
+        if let Some((key, _)) = link.alarm.take() {
+            self.wheel.cancel(key);
+        }
+        if let Some(mut extras) = link.extras.take() {
+            let taken = link.state.bytes_out - link.stream.unsent() as u64;
+            self.complete_flushed(&mut extras, taken);
+            for key in extras.timers {
+                self.wheel.cancel(key);
+            }
+            for (_, done) in extras.flushes {
+                self.complete(done, Err(WriteError::Closed));
+            }
+        }
+    }
+}
+
+impl<H: EventHandler> Conn<'_, H> {
+    pub(super) fn begin_close(&mut self, reason: CloseReason) {
+        self.cx.begin_close(self.link, self.codec, reason);
+    }
+
+    /// Closes once everything is sent, which may take long: an answer to be cut short by its size would be none.
+    #[inline(never)]
+    pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
+        self.begin_close(reason);
+        self.link.state.take_time();
+    }
+
+    /// Closes since the handler has sent what was refused.
+    #[cold]
+    pub(crate) fn give_up(&mut self, error: WriteError) {
+        // One that is closing has its reason.
+        if self.link.state.is_open() {
+            let level = severity(&error);
+            log::log!(target: "epicycle::conn", level, "{}: closing, since a send was refused: {error}", self.name());
+            self.begin_close(CloseReason::Refused(error));
+        }
+    }
+
+    /// What another thread has sent was refused. An answer that is owed would never be given, so the connection closes
+    /// as after [`Action::Refused`](super::Action::Refused); otherwise it goes on without the item.
+    #[cold]
+    pub(super) fn miss(&mut self, error: WriteError) {
+        if is_owed(&self.link.state, self.codec) {
+            return self.give_up(error);
+        }
+        let level = severity(&error);
+        log::log!(target: "epicycle::conn", level, "{}: a send was refused: {error}", self.name());
+    }
+}
+
+/// What the handler does wrong it should hear of. What peers do would fill the log.
+pub(crate) fn severity(error: &WriteError) -> Level {
+    if error.is_circumstance() {
+        Level::Debug
+    } else {
+        Level::Warn
+    }
+}
+
+/// Lets a codec that converses say its last words before the connection closes.
+#[cold]
+pub(crate) fn last_words<H: EventHandler>(
+    link: &mut Link,
+    codec: &mut H::Codec,
+    cx: &mut Context<H>,
+    reason: &CloseReason,
+) {
+    let parting = match reason {
+        CloseReason::Local => Parting::Local,
+        CloseReason::Frame(error) => Parting::Malformed(error),
+        CloseReason::Timeout(TimeoutKind::Answer) => Parting::Unanswered,
+        CloseReason::Timeout(_) => Parting::Timeout,
+        CloseReason::Shutdown => Parting::Shutdown,
+        CloseReason::Panic => Parting::Panic,
+        CloseReason::Refused(_) | CloseReason::Unanswered => Parting::Failed,
+        _ => return,
+    };
+    if !link.state.takes_writes() {
+        return;
+    }
+    // After a panic of the codec's own, another one must not end the reactor.
+    let said = catch_unwind(AssertUnwindSafe(|| {
+        Conn::new(link, codec, cx).say(|codec, outbox| codec.last_words(parting, outbox));
+    }));
+    if let Err(panic) = said {
+        panic::report("epicycle::conn", "a codec's last words", panic);
+    }
+    if let Some(status) = codec.refused() {
+        note_refusal(link, cx, status, reason);
+    }
+}
+
+/// The codec has answered a request in the handler's place, which nothing else would tell of.
+#[cold]
+fn note_refusal<H: EventHandler>(
+    link: &mut Link,
+    cx: &Context<H>,
+    status: u16,
+    reason: &CloseReason,
+) {
+    log::debug!(target: "epicycle::conn", "{}: answered {status}: {reason}", link.state.name());
+    cx.metrics.refusals.add(1);
+    let input = link.state.inbox.beginning(REFUSED_INPUT);
+    link.extras.get_or_insert_default().refused = Some(Refused { status, input });
+}
+
+/// Keeps the beginning of the input that was refused where it was decoded.
+#[cold]
+pub(crate) fn keep_refused(link: &mut Link, input: &[u8]) {
+    let extras = link.extras.as_mut();
+    if let Some(refused) = extras.and_then(|extras| extras.refused.as_mut()) {
+        refused.input = input[..input.len().min(REFUSED_INPUT)].into();
+    }
+}
+
+impl<H: EventHandler> Served<'_, H> {
+    pub(crate) fn begin_close(&mut self, reason: CloseReason) {
+        let Slot { link, codec, .. } = &mut *self.slot;
+        self.cx.begin_close(link, codec, reason);
+    }
+
+    fn abort(&mut self, reason: CloseReason) {
+        self.cx.abort(&mut self.slot.link, reason);
+    }
+
+    /// A look at the clock was due.
+    pub(crate) fn ring_alarm(&mut self) {
+        match self.cx.alarm_of(&self.slot.link) {
+            Alarm::At(_) => self.set_alarm(),
+            // A drain would wait for what has just been waited for.
+            Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
+                self.abort(CloseReason::Timeout(kind));
+            }
+            // As at a shutdown, somebody may wait for an answer.
+            Alarm::Timeout(TimeoutKind::Lifetime)
+                if !self.slot.link.state.is_retiring()
+                    && is_awaited(&self.slot.link.state, &self.slot.codec) =>
+            {
+                self.cx
+                    .retire(&mut self.slot.link.state, &mut self.slot.codec);
+                self.set_alarm();
+            }
+            // The request has not been sent in full, so there is nothing to answer yet.
+            Alarm::Timeout(TimeoutKind::Response) if self.slot.link.state.has_output() => {
+                self.conn().await_response(true);
+            }
+            Alarm::Timeout(kind) => {
+                if kind == TimeoutKind::Answer {
+                    log::warn!(target: "epicycle::conn", "{}: {kind}", self.slot.link.state.name());
+                }
+                let reason = CloseReason::Timeout(kind);
+                self.begin_close(reason);
+            }
+            Alarm::DrainOver => {
+                self.slot.link.state.give_up_draining();
+                self.mark_dirty();
+            }
+            Alarm::FinOver => self.close(false),
+        }
+    }
+
+    /// Sending has failed, or an event told that the connection is broken. What had arrived before is still handed out.
+    #[cold]
+    pub(crate) fn break_off(&mut self, error: io::Error) {
+        let reason = reason_of(error);
+        let Link { state, stream, .. } = &mut self.slot.link;
+        let goes_on = matches!(reason, CloseReason::Reset(_))
+        && state.outlives_break()
+        && self.slot.session.is_some()
+        // The self.handler may not want to read for long, and must hear of the end then.
+        && (!state.is_paused() || !state.inbox.is_empty() || stream.has_input());
+        if !goes_on {
+            return self.close_finished(reason);
+        }
+        state.break_off(reason, self.cx.moment());
+        self.set_alarm();
+        self.mark_ready();
+    }
+
+    /// The socket failed: nothing can be sent or received any more.
+    #[cold]
+    pub(crate) fn fail(&mut self, error: io::Error) {
+        self.close_finished(reason_of(error));
+    }
+
+    /// Does with the socket what the connection's state asks for.
+    pub(crate) fn act(&mut self) {
+        if let Some(reason) = self.slot.link.state.take_early_reason() {
+            let closed = self.slot.link.state.account(self.cx.now, self.cx.turn_at);
+            self.tell(closed, reason);
+        }
+        let link = &mut self.slot.link;
+        let mut step = link.state.next_step();
+        if step == Step::SendFin {
+            let sent = link.stream.shutdown_write();
+            if is_would_block(&sent) {
+                // Its last words have to be taken first; what follows the next flush is this again.
+                link.state.set_tail(true);
+                link.state.on_write_would_block(self.cx.moment());
+                return self.cx.set_alarm(link);
+            }
+            link.state.fin_sent(self.cx.moment(), &self.cx.limits);
+            self.cx.set_alarm(link);
+            self.hasten();
+            let link = &mut self.slot.link;
+            step = match sent {
+                Err(_) if !link.state.is_open() => Step::Close,
+                _ => link.state.next_step(),
+            };
+        }
+        match step {
+            Step::Wait | Step::SendFin => {}
+            Step::Close => self.close(false),
+            Step::Reset => self.close(true),
+            // What is left over of the input under decoding goes along.
+            Step::Detach if self.cx.decoding.is_under_way => self.mark_dirty(),
+            Step::Detach => self.detach(),
+        }
+    }
+
+    /// Ends the connection for the engine, whose socket goes to who asked for it.
+    fn detach(&mut self) {
+        let Link { state, extras, .. } = &mut self.slot.link;
+        if let Some(then) = extras.as_mut().and_then(|extras| extras.detach.take()) {
+            let unread = state.inbox.take_bytes(&mut self.cx.buffers);
+            self.cx
+                .detached
+                .push((state.id.slot() as u32, then, unread));
+        }
+        self.close_finished(CloseReason::Detached);
+    }
+
+    /// Once the server stops, the peer's FIN is not awaited for long.
+    pub(crate) fn hasten(&mut self) {
+        if self.cx.engine.is_stopping() && self.slot.link.state.hasten(self.cx.moment() + LAST_FIN)
+        {
+            self.set_alarm();
+        }
+    }
+
+    /// Closes a connection that nothing more can be done with, and says why, unless that is known already.
+    pub(crate) fn close_finished(&mut self, reason: CloseReason) {
+        self.end(false, Some(reason));
+    }
+
+    /// Closes a connection whose reason is known.
+    pub(crate) fn close(&mut self, reset: bool) {
+        self.end(reset, None);
+    }
+
+    /// Ends the connection; its slot and its socket go at the end of the turn.
+    fn end(&mut self, reset: bool, last_reason: Option<CloseReason>) {
+        let link = &mut self.slot.link;
+        if link.state.is_closed() {
+            return;
+        }
+        if reset {
+            link.stream.reset_on_close();
+        }
+        self.cx.settle(&mut link.state);
+        let broken =
+            reset || last_reason.is_some() || link.state.is_aborted() || link.state.is_broken();
+        self.cx.part(link, broken);
+        if let Front::Pipe(..) = link.state.out.front() {
+            self.cx.pipes.forget();
+        }
+        let refused = link
+            .extras
+            .as_mut()
+            .and_then(|extras| extras.refused.take());
+        let (mut closed, reason) = link.state.finish(
+            self.cx.now,
+            self.cx.turn_at,
+            last_reason,
+            &mut self.cx.buffers,
+        );
+        closed.refused = refused;
+        let lost = reset || closed.unsent + link.stream.unsent() > 0;
+        self.cx
+            .engine
+            .peer(self.cx.reactor)
+            .liveness
+            .set_closed(closed.id);
+        self.cx.release(&link.state, &closed.peer);
+        self.cx.graveyard.push(closed.id.slot() as u32);
+        if let Some(datagram) = link.stream.datagram() {
+            self.cx
+                .ports
+                .forget(datagram.port, &closed.peer, closed.id.slot());
+        }
+        if !link.state.never_opened() && self.cx.engine.is_stopping() {
+            self.cx.metrics.forced.add(u64::from(lost));
+            self.cx.metrics.drained.add(u64::from(!lost));
+        }
+        self.cx.end_waits(link);
+        if !link.state.is_told() {
+            self.tell(closed, reason);
+        }
+    }
+
+    /// Tells the handler, and whoever would connect again, that the connection has ended, or is about to.
+    fn tell(&mut self, mut closed: Closed, reason: CloseReason) {
+        let Link { stream, state, .. } = &mut self.slot.link;
+        log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
+        self.cx
+            .engine
+            .peer(self.cx.reactor)
+            .liveness
+            .set_closed(closed.id);
+        let is_ours = matches!(state.origin(), Origin::Connected { .. });
+        if state.never_opened() {
+            let failed = stream.is_shaking_hands();
+            self.cx.metrics.handshake_failures.add(u64::from(failed));
+            // An attempt is no connection yet.
+            if is_ours {
+                self.cx
+                    .outcomes
+                    .push_back((closed.id, Outcome::Failed(reason)));
+                return;
+            }
+        }
+        let unsent = stream.unsent();
+        closed.unsent += unsent;
+        closed.bytes_out -= unsent as u64;
+        self.cx.count_closed(&reason);
+        if is_ours {
+            let again = !reason.is_wanted();
+            self.cx
+                .outcomes
+                .push_back((closed.id, Outcome::Closed { again }));
+        }
+        if let Some(session) = self.slot.session.take() {
+            self.handler.on_close(&closed, session, reason);
+        }
+    }
+}
+
+fn is_would_block(result: &io::Result<()>) -> bool {
+    let error = result.as_ref().err();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+fn reason_of(error: io::Error) -> CloseReason {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidData, TimedOut,
+    };
+
+    match error.kind() {
+        // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
+            CloseReason::Reset(error)
+        }
+        InvalidData => CloseReason::Tls(error),
+        _ => CloseReason::Io(error),
+    }
+}
