@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mio::Token;
 use mio::unix::SourceFd;
 
-#[cfg(feature = "tls")]
 use super::{EventLoop, NOBODY, Stage};
 #[cfg(feature = "tls")]
 use crate::clock::millis;
