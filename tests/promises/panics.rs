@@ -8,7 +8,7 @@ use epicycle::{Action, CloseReason, Running, Server};
 
 use crate::util::app::{App, Log, local, start};
 use crate::util::client::{Client, shrink};
-use crate::util::{eventually, expect_panics, noise};
+use crate::util::{eventually, expect_panics};
 
 /// A client that has the callback under test panic, and one that must not notice.
 struct Scene {
