@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, Connect, EventHandler, FailedConnect, Handle, ListenAddr,
+    Action, CloseReason, Closed, Conn, Connect, Endpoint, EventHandler, FailedConnect, Handle,
     Reactor,
 };
 
@@ -26,7 +26,7 @@ use epicycle::{
 #[derive(Parser)]
 struct Flags {
     /// Where to: tcp://HOST:PORT, unix://PATH or udp://HOST:PORT
-    addr: ListenAddr,
+    addr: Endpoint,
     /// How long connecting may take
     #[arg(long, value_name = "PERIOD", default_value = "10s", value_parser = util::period)]
     timeout: Duration,
@@ -209,7 +209,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     };
 
     let to = handle.clone();
-    let is_udp = matches!(flags.addr, ListenAddr::Udp { .. });
+    let is_udp = matches!(flags.addr, Endpoint::Udp { .. });
     let wait = is_udp.then_some(flags.wait);
     thread::spawn(move || {
         if let Err(error) = copy_in(io::stdin().lock(), &to, wait) {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use epicycle::ListenAddr;
+use epicycle::Endpoint;
 use epicycle::codec::{Codec, Decoded, LengthField, encode_to_vec};
 use socket2::Socket;
 
@@ -17,7 +17,7 @@ use socket2::Socket;
 struct Flags {
     /// The server: tcp://HOST:PORT or unix://PATH
     #[arg(long, default_value = "tcp://127.0.0.1:9000")]
-    addr: ListenAddr,
+    addr: Endpoint,
     /// How many frames to send
     #[arg(long, value_name = "N", default_value_t = 1000)]
     count: u64,
@@ -32,16 +32,16 @@ struct Client {
 }
 
 impl Client {
-    fn connect(addr: &ListenAddr) -> Result<Self, Box<dyn Error>> {
+    fn connect(addr: &Endpoint) -> Result<Self, Box<dyn Error>> {
         let problem = |error| format!("cannot connect to {addr}: {error}");
         let stream: Socket = match addr {
-            ListenAddr::Tcp { .. } => {
+            Endpoint::Tcp { .. } => {
                 let addrs = addr.resolve()?;
                 let stream = TcpStream::connect(&addrs[..]).map_err(problem)?;
                 stream.set_nodelay(true)?;
                 stream.into()
             }
-            ListenAddr::Unix(path) => UnixStream::connect(path).map_err(problem)?.into(),
+            Endpoint::Unix(path) => UnixStream::connect(path).map_err(problem)?.into(),
             _ => return Err(format!("{addr} is no stream; use tcp:// or unix://").into()),
         };
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, Connect, Connecting, EventHandler, FailedConnect,
-    ListenAddr, Origin, Reactor, Server,
+    Action, CloseReason, Closed, Conn, ConnId, Connect, Connecting, Endpoint, EventHandler,
+    FailedConnect, Origin, Reactor, Server,
 };
 
 /// A port forwarder.
@@ -22,7 +22,7 @@ struct Flags {
     listen: String,
     /// Where to connect to: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR")]
-    to: ListenAddr,
+    to: Endpoint,
     /// How many reactors; one per core unless said otherwise
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
@@ -36,7 +36,7 @@ struct Flags {
 
 /// A reactor's part: who waits for a connection of theirs.
 struct Forward {
-    to: ListenAddr,
+    to: Endpoint,
     timeout: Duration,
     waiting: HashMap<u64, Waiting>,
 }

@@ -1,11 +1,11 @@
 //! Addresses: what a server listens on, and who a connection's peer is.
 //!
 //! ```
-//! use epicycle::ListenAddr;
+//! use epicycle::Endpoint;
 //!
-//! let addr: ListenAddr = "tcp4://127.0.0.1:9000".parse()?;
+//! let addr: Endpoint = "tcp4://127.0.0.1:9000".parse()?;
 //! assert_eq!(addr.to_string(), "tcp4://127.0.0.1:9000");
-//! assert!("tcp://127.0.0.1".parse::<ListenAddr>().unwrap_err().to_string().contains("no port"));
+//! assert!("tcp://127.0.0.1".parse::<Endpoint>().unwrap_err().to_string().contains("no port"));
 //! # Ok::<(), epicycle::Error>(())
 //! ```
 
@@ -31,7 +31,7 @@ use crate::error::Error;
 /// A PORT of 0 lets the kernel choose one; the running server tells which.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum ListenAddr {
+pub enum Endpoint {
     /// A TCP listener.
     Tcp {
         /// A host name, an IP address (IPv6 without its brackets), or empty for every interface.
@@ -68,7 +68,7 @@ pub enum Family {
     V6,
 }
 
-impl ListenAddr {
+impl Endpoint {
     /// The socket addresses a TCP or UDP address stands for; none for a Unix socket.
     ///
     /// A host name is looked up with the system's resolver, which blocks.
@@ -78,10 +78,10 @@ impl ListenAddr {
     /// [`Error::Address`] when the name does not resolve, or resolves to no address of the family.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
         let (host, port, family) = match self {
-            ListenAddr::Tcp { host, port, family } | ListenAddr::Udp { host, port, family } => {
+            Endpoint::Tcp { host, port, family } | Endpoint::Udp { host, port, family } => {
                 (host, *port, family)
             }
-            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(Vec::new()),
+            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(Vec::new()),
         };
         if host.is_empty() {
             let any: IpAddr = match family {
@@ -105,9 +105,9 @@ impl ListenAddr {
         found: impl IntoIterator<Item = SocketAddr>,
     ) -> Result<Vec<SocketAddr>, Error> {
         let (scheme, host, port, family) = match self {
-            ListenAddr::Tcp { host, port, family } => ("tcp", host, *port, family),
-            ListenAddr::Udp { host, port, family } => ("udp", host, *port, family),
-            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(Vec::new()),
+            Endpoint::Tcp { host, port, family } => ("tcp", host, *port, family),
+            Endpoint::Udp { host, port, family } => ("udp", host, *port, family),
+            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(Vec::new()),
         };
         let fits = |addr: &SocketAddr| match family {
             Family::Any => true,
@@ -129,8 +129,8 @@ impl ListenAddr {
     /// The host does not resolve.
     pub(crate) fn unresolved(&self, why: impl fmt::Display) -> Error {
         let host = match self {
-            ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. } => host.as_str(),
-            ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
+            Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. } => host.as_str(),
+            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
         };
         self.problem(format!("the host {host:?} does not resolve ({why})"))
     }
@@ -146,7 +146,7 @@ impl ListenAddr {
 /// What can stand before the `://`.
 const SCHEMES: [&str; 7] = ["tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix"];
 
-impl FromStr for ListenAddr {
+impl FromStr for Endpoint {
     type Err = Error;
 
     fn from_str(input: &str) -> Result<Self, Error> {
@@ -173,8 +173,8 @@ impl FromStr for ListenAddr {
             }
             return match rest.strip_prefix('@') {
                 Some("") => Err(problem("the name is missing; write unix://@app, say")),
-                Some(name) => Ok(ListenAddr::UnixAbstract(name.into())),
-                None => Ok(ListenAddr::Unix(PathBuf::from(rest))),
+                Some(name) => Ok(Endpoint::UnixAbstract(name.into())),
+                None => Ok(Endpoint::Unix(PathBuf::from(rest))),
             };
         }
         let (transport, family) = match scheme.strip_suffix(['4', '6']) {
@@ -189,8 +189,8 @@ impl FromStr for ListenAddr {
         }
         let (host, port) = host_and_port(rest, transport, family).map_err(|text| problem(&text))?;
         Ok(match transport {
-            "udp" => ListenAddr::Udp { host, port, family },
-            _ => ListenAddr::Tcp { host, port, family },
+            "udp" => Endpoint::Udp { host, port, family },
+            _ => Endpoint::Tcp { host, port, family },
         })
     }
 }
@@ -222,7 +222,7 @@ fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String,
     }
 }
 
-impl TryFrom<&str> for ListenAddr {
+impl TryFrom<&str> for Endpoint {
     type Error = Error;
 
     fn try_from(input: &str) -> Result<Self, Error> {
@@ -230,7 +230,7 @@ impl TryFrom<&str> for ListenAddr {
     }
 }
 
-impl TryFrom<&String> for ListenAddr {
+impl TryFrom<&String> for Endpoint {
     type Error = Error;
 
     fn try_from(input: &String) -> Result<Self, Error> {
@@ -238,7 +238,7 @@ impl TryFrom<&String> for ListenAddr {
     }
 }
 
-impl TryFrom<String> for ListenAddr {
+impl TryFrom<String> for Endpoint {
     type Error = Error;
 
     fn try_from(input: String) -> Result<Self, Error> {
@@ -246,13 +246,13 @@ impl TryFrom<String> for ListenAddr {
     }
 }
 
-impl fmt::Display for ListenAddr {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, host, port, family) = match self {
-            ListenAddr::Tcp { host, port, family } => ("tcp", host, port, family),
-            ListenAddr::Udp { host, port, family } => ("udp", host, port, family),
-            ListenAddr::Unix(path) => return write!(f, "unix://{}", path.display()),
-            ListenAddr::UnixAbstract(name) => return write_abstract(f, name),
+            Endpoint::Tcp { host, port, family } => ("tcp", host, port, family),
+            Endpoint::Udp { host, port, family } => ("udp", host, port, family),
+            Endpoint::Unix(path) => return write!(f, "unix://{}", path.display()),
+            Endpoint::UnixAbstract(name) => return write_abstract(f, name),
         };
         let version = match family {
             Family::Any => "",
@@ -267,9 +267,9 @@ impl fmt::Display for ListenAddr {
     }
 }
 
-impl From<SocketAddr> for ListenAddr {
+impl From<SocketAddr> for Endpoint {
     fn from(addr: SocketAddr) -> Self {
-        ListenAddr::Tcp {
+        Endpoint::Tcp {
             host: match addr {
                 SocketAddr::V6(v6) if v6.scope_id() != 0 => {
                     format!("{}%{}", v6.ip(), v6.scope_id())

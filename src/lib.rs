@@ -78,7 +78,7 @@ pub mod workers;
 #[cfg(feature = "ws")]
 pub mod ws;
 
-pub use crate::addr::{Addr, Family, ListenAddr};
+pub use crate::addr::{Addr, Endpoint, Family};
 pub use crate::buf::outbox::Outbox;
 pub use crate::engine::client::Client;
 pub use crate::engine::conn::close::{CloseReason, Closed, Refused, TimeoutKind};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use epicycle::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 use epicycle::{
     Action, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, Handle, Listen, Origin,
     Outbox, Running, Server, TimeoutKind, UdpSessions, WriteError,
@@ -21,7 +21,7 @@ use util::client::{Client, TempPath, shrink};
 use util::logs::logs;
 use util::{LONG, await_some, eventually, expect_panics};
 
-/// Speaks a byte at a time, and says goodbye in the words of its parting.
+/// Speaks a byte at a time, and says goodbye in the words of its cause.
 ///
 /// | Byte | |
 /// |---|---|
@@ -83,7 +83,7 @@ impl Codec for Toy {
         })
     }
 
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         let pings = std::mem::take(&mut self.pings);
         if pings == usize::MAX {
             dst.put(b"half of");
@@ -94,19 +94,19 @@ impl Codec for Toy {
         }
     }
 
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
-        dst.put(match parting {
-            Parting::Malformed(_) => b"<malformed>",
-            Parting::Timeout => b"<timeout>",
-            Parting::Shutdown => b"<shutdown>",
-            Parting::Panic => b"<panic>",
-            Parting::Failed => b"<failed>",
-            Parting::Local => b"<local>",
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        dst.put(match cause {
+            CloseCause::Malformed(_) => b"<malformed>",
+            CloseCause::Timeout => b"<timeout>",
+            CloseCause::Shutdown => b"<shutdown>",
+            CloseCause::Panic => b"<panic>",
+            CloseCause::Failed => b"<failed>",
+            CloseCause::Local => b"<local>",
             _ => b"<other>",
         });
     }
 
-    fn retire(&mut self) {
+    fn begin_drain(&mut self) {
         self.retires = true;
     }
 
@@ -340,15 +340,15 @@ fn last_words_fit_the_parting() {
         _ => at_once(conn, frame),
     };
     let (running, log) = start(local().read_timeout(Duration::from_millis(100)), act);
-    let parting = |said: &str| {
+    let cause = |said: &str| {
         let client = Client::to(&running);
         client.send(said);
         String::from_utf8(client.recv_to_end()).expect("is text")
     };
-    assert_eq!(parting("y!y"), "y<malformed>");
-    assert_eq!(parting("yxy"), "y<local>");
-    assert_eq!(parting("yzy"), "y<panic>");
-    assert_eq!(parting("y("), "y<timeout>");
+    assert_eq!(cause("y!y"), "y<malformed>");
+    assert_eq!(cause("yxy"), "y<local>");
+    assert_eq!(cause("yzy"), "y<panic>");
+    assert_eq!(cause("y("), "y<timeout>");
     eventually("all have ended", || {
         log.ends.lock().expect("is sound").len() == 4
     });

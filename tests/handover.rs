@@ -294,7 +294,7 @@ fn succeed(old: &Running<App>, mode: fn(Server) -> Server) -> Running<App> {
 }
 
 /// Lets a server serve whom it has, and no more.
-fn retire(old: &Running<App>) {
+fn begin_drain(old: &Running<App>) {
     old.engine().stop_accepting();
     eventually("it accepts no more", || !old.engine().is_accepting());
     assert!(old.engine().listeners().expect("copies").is_empty());
@@ -315,7 +315,7 @@ fn a_server_that_stops_accepting_serves_on_and_its_successor_gets_the_others() {
         for addr in &addrs {
             assert!(new.local_addrs().contains(addr));
         }
-        retire(&old);
+        begin_drain(&old);
         let late: Vec<_> = addrs.iter().map(Client::connect).collect();
         for client in &late {
             client.round_trip("hello");
@@ -343,7 +343,7 @@ fn a_server_that_stops_accepting_without_a_successor_refuses() {
         let addrs = running.local_addrs().to_vec();
         let client = Client::connect(&addrs[0]);
         client.round_trip("hello");
-        retire(&running);
+        begin_drain(&running);
         for addr in &addrs {
             assert!(Client::try_connect(addr).is_err(), "{addr}");
         }
@@ -384,7 +384,7 @@ fn servers_that_replace_each_other_under_load_lose_no_request() {
                     served.load(Ordering::Relaxed) > before + 20
                 });
                 let new = succeed(&current, mode);
-                retire(&current);
+                begin_drain(&current);
                 let old = std::mem::replace(&mut current, new);
                 // At once, for whoever was accepted counts by now.
                 eventually("the old one is done", || old.engine().connections() == 0);

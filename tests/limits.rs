@@ -163,7 +163,7 @@ fn a_peer_that_stops_reading_has_the_write_stall_timeout_once() {
     assert!(closed.open_for < 2 * limit, "after {:?}", closed.open_for);
 }
 
-/// Reads a little at a time, until as much time has passed or the stream ends; says how much it was.
+/// Reads a little at a time, until as much time has passed or the stream ends; returns how much it was.
 fn sip(client: &Client, time: Duration) -> usize {
     let began = Instant::now();
     let mut sips = 0;

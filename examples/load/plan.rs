@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use epicycle::tls::{Roots, TlsClient};
-use epicycle::{Connect, ListenAddr};
+use epicycle::{Connect, Endpoint};
 
 use super::flags::Flags;
 use super::target::{Protocol, Target};
@@ -113,8 +113,8 @@ impl Plan {
     /// What the connections run over.
     pub(crate) fn transport(&self) -> &'static str {
         match (&self.target.addr, self.tls.is_some()) {
-            (ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_), false) => "unix",
-            (ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_), true) => "tls over unix",
+            (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), false) => "unix",
+            (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), true) => "tls over unix",
             (_, false) => "tcp",
             (_, true) => "tls",
         }
@@ -135,7 +135,7 @@ fn tls(flags: &Flags, target: &Target) -> Result<Option<TlsClient>, Box<dyn Erro
     let tls = TlsClient::new(&roots)?;
     match (&flags.name, &target.addr) {
         (Some(name), _) => Ok(Some(tls.server_name(name)?)),
-        (None, ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_)) => {
+        (None, Endpoint::Unix(_) | Endpoint::UnixAbstract(_)) => {
             Err("a Unix socket names nobody: add --name".into())
         }
         (None, _) => Ok(Some(tls)),

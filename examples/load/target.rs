@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use epicycle::ListenAddr;
+use epicycle::Endpoint;
 
 /// What is asked of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -24,7 +24,7 @@ pub(crate) enum Protocol {
 pub(crate) struct Target {
     /// As it was written.
     pub(crate) text: String,
-    pub(crate) addr: ListenAddr,
+    pub(crate) addr: Endpoint,
     pub(crate) tls: bool,
     /// What the scheme says about it.
     pub(crate) protocol: Option<Protocol>,
@@ -90,10 +90,10 @@ impl Target {
     }
 
     fn plain(addr: &str, tls: bool) -> Result<Self, String> {
-        let addr: ListenAddr = addr.parse().map_err(|error| format!("{error}"))?;
+        let addr: Endpoint = addr.parse().map_err(|error| format!("{error}"))?;
         let host = match &addr {
-            ListenAddr::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            ListenAddr::Tcp { host, port, .. } => format!("{host}:{port}"),
+            Endpoint::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
             _ => "localhost".to_owned(),
         };
         Ok(Self {

@@ -1,13 +1,13 @@
 //! Addresses to listen on: one that is understood is understood as the same again when it is shown.
 #![no_main]
 
-use epicycle::ListenAddr;
+use epicycle::Endpoint;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
-    if let Ok(addr) = input.parse::<ListenAddr>() {
+    if let Ok(addr) = input.parse::<Endpoint>() {
         let shown = addr.to_string();
-        let again = shown.parse::<ListenAddr>();
+        let again = shown.parse::<Endpoint>();
         assert_eq!(again.expect("what is shown is understood"), addr, "{shown}");
     }
 });

@@ -1,7 +1,7 @@
 //! Feeds a codec its input in every way that must come to the same.
 
 use epicycle::codec::{
-    Codec, Decoded, Encode, FrameError, Parting, Stage, encode_to_vec, last_words_to_vec,
+    Codec, Decoded, Encode, FrameError, CloseCause, Stage, encode_to_vec, last_words_to_vec,
     speak_to_vec,
 };
 
@@ -21,7 +21,7 @@ pub trait Subject {
     /// Notes a frame: whatever of it must not depend on how the input is cut.
     fn note(&self, frame: <Self::Codec as Codec>::Frame<'_>, log: &mut Vec<Vec<u8>>);
 
-    /// Sends what a handler would for one of the frames noted, and says whether there was one to be answered.
+    /// Sends what a handler would for one of the frames noted, and returns whether there was one to be answered.
     fn answer(&self, _codec: &mut Self::Codec) -> bool {
         false
     }
@@ -159,13 +159,13 @@ impl<'s, S: Subject> Feed<'s, S> {
     /// Takes the pieces of the input, and the end of the stream.
     fn take<'a>(mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
         let result = self.try_take(pieces);
-        let parting = match &result {
-            Err(error) => Parting::Malformed(error),
-            Ok(()) => Parting::Timeout,
+        let cause = match &result {
+            Err(error) => CloseCause::Malformed(error),
+            Ok(()) => CloseCause::Timeout,
         };
-        let last_words = last_words_to_vec(&mut self.codec, parting);
+        let close_notice = last_words_to_vec(&mut self.codec, cause);
         Outcome {
-            told: self.subject.told(&last_words),
+            told: self.subject.told(&close_notice),
             frames: self.frames,
             error: result.err().map(|error| self.subject.kind(&error)),
         }

@@ -167,9 +167,9 @@ macro_rules! side {
                 }
             }
 
-            fn told(&self, last_words: &[u8]) -> Vec<u8> {
+            fn told(&self, close_notice: &[u8]) -> Vec<u8> {
                 // The code in the Close, unless it is masked.
-                let code = last_words.get(2..4).filter(|_| $is_server);
+                let code = close_notice.get(2..4).filter(|_| $is_server);
                 code.unwrap_or_default().to_vec()
             }
 

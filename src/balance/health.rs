@@ -133,7 +133,7 @@ impl Health {
         self
     }
 
-    /// Notes what became of a request to a node, and says whether that has changed something.
+    /// Notes what became of a request to a node, and returns whether that has changed something.
     pub fn report(
         &self,
         nodes: &Nodes,

@@ -434,7 +434,7 @@ impl Shared {
         self.standing.store(standing as u8, Ordering::Relaxed);
     }
 
-    /// Changes the standing if it is `from`, and says whether it was.
+    /// Changes the standing if it is `from`, and returns whether it was.
     pub(super) fn change(&self, from: Standing, to: Standing) -> bool {
         let (from, to) = (from as u8, to as u8);
         let changed =
@@ -451,7 +451,7 @@ impl Shared {
         }
     }
 
-    /// Goes on with the way back, and says whether it is not over yet.
+    /// Goes on with the way back, and returns whether it is not over yet.
     pub(super) fn ramp_up(&self, now: Duration, over: Duration) -> bool {
         let since = self.ramps_since.load(Ordering::Relaxed);
         if since == 0 {

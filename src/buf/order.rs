@@ -147,7 +147,7 @@ impl Order {
         }
     }
 
-    /// Drops the `n` oldest bytes; says how many of them were in the ring.
+    /// Drops the `n` oldest bytes; returns how many of them were in the ring.
     pub(super) fn take_oldest(&mut self, n: usize) -> usize {
         let mut left = n;
         let mut in_ring = 0;
@@ -183,7 +183,7 @@ impl Order {
         in_ring
     }
 
-    /// Drops the `n` newest bytes, which their writer takes back; says how many of them were in the ring.
+    /// Drops the `n` newest bytes, which their writer takes back; returns how many of them were in the ring.
     pub(super) fn take_newest(&mut self, n: usize) -> usize {
         let mut left = n;
         let mut in_ring = 0;

@@ -60,7 +60,7 @@ impl OutQueue {
         }
     }
 
-    /// Stages the first output of a turn, while there is no backlog; says whether there was room.
+    /// Stages the first output of a turn, while there is no backlog; returns whether there was room.
     #[inline]
     pub(crate) fn stage(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         let start = arena.len;
@@ -89,7 +89,7 @@ impl OutQueue {
         fits
     }
 
-    /// Stages what may be staged; says whether it was.
+    /// Stages what may be staged; returns whether it was.
     #[inline]
     pub(super) fn stage_any(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         if self.len == 0 && self.order.is_none() {
@@ -245,7 +245,7 @@ impl OutQueue {
         })
     }
 
-    /// The oldest backlog bytes, up to the first that is not in memory, as slices for one vectored write; says how
+    /// The oldest backlog bytes, up to the first that is not in memory, as slices for one vectored write; returns how
     /// many slices there are.
     pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut count = 0;

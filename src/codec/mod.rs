@@ -66,8 +66,8 @@ pub trait Codec: 'static {
     /// What is handed to `react`; it may borrow the input.
     type Frame<'a>;
 
-    /// Whether the codec takes part in the conversation: by [`speak`](Self::speak),
-    /// [`last_words`](Self::last_words), [`retire`](Self::retire) and [`stage`](Self::stage), which are not asked otherwise.
+    /// Whether the codec takes part in the conversation: by [`poll_output`](Self::poll_output),
+    /// [`close_notice`](Self::close_notice), [`begin_drain`](Self::begin_drain) and [`stage`](Self::stage), which are not asked otherwise.
     ///
     /// What has been encoded by such a codec is never taken back: an item may take the output past the outbound
     /// limit, and the next one is refused then.
@@ -112,14 +112,14 @@ pub trait Codec: 'static {
     }
 
     /// Appends what the codec has to say by itself, a pong say. Asked each time some input has been decoded.
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         let _ = dst;
     }
 
     /// Appends what is to be said before this side closes the connection, and the last thing it says. Not asked when
     /// the peer is gone, or the connection is aborted.
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
-        let _ = (parting, dst);
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        let _ = (cause, dst);
     }
 
     /// The status with which its last words have answered a request in the handler's place, if they have: HTTP's 400, say.
@@ -136,7 +136,7 @@ pub trait Codec: 'static {
 
     /// A shutdown waits for the answers that are owed or awaited, and closes the connection behind them. A codec whose
     /// answers can say that they are the last does so from now on.
-    fn retire(&mut self) {}
+    fn begin_drain(&mut self) {}
 
     /// Whether input is read while output waits above the [high-water mark](crate::Server::high_water). Asked once, when
     /// the connection opens, and only with [`OutboundPolicy::PauseReads`](crate::OutboundPolicy), the default.
@@ -200,10 +200,10 @@ pub enum Stage {
     Finished,
 }
 
-/// Why this side closes a connection, for a codec's [last words](Codec::last_words).
+/// Why this side closes a connection, for a codec's [last words](Codec::close_notice).
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Parting<'a> {
+pub enum CloseCause<'a> {
     /// What was received is not a frame.
     Malformed(&'a FrameError),
     /// A timeout ran out.
@@ -326,7 +326,7 @@ pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>,
 /// assert_eq!(speak_to_vec(&mut Lines::new()), b"");
 /// ```
 pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
-    write_to_vec(|dst| codec.speak(dst)).1
+    write_to_vec(|dst| codec.poll_output(dst)).1
 }
 
 /// The codec's last words, without a connection: for tests.
@@ -334,13 +334,13 @@ pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
 /// # Examples
 ///
 /// ```
-/// use epicycle::codec::{Lines, Parting, last_words_to_vec};
+/// use epicycle::codec::{Lines, CloseCause, last_words_to_vec};
 ///
 /// // It does not converse.
-/// assert_eq!(last_words_to_vec(&mut Lines::new(), Parting::Timeout), b"");
+/// assert_eq!(last_words_to_vec(&mut Lines::new(), CloseCause::Timeout), b"");
 /// ```
-pub fn last_words_to_vec<C: Codec>(codec: &mut C, parting: Parting<'_>) -> Vec<u8> {
-    write_to_vec(|dst| codec.last_words(parting, dst)).1
+pub fn last_words_to_vec<C: Codec>(codec: &mut C, cause: CloseCause<'_>) -> Vec<u8> {
+    write_to_vec(|dst| codec.close_notice(cause, dst)).1
 }
 
 pub(crate) fn write_to_vec<R>(write: impl FnOnce(&mut Outbox<'_>) -> R) -> (R, Vec<u8>) {

@@ -102,7 +102,7 @@ impl<T, W: Wake> Mailbox<T, W> {
         std::mem::replace(&mut self.queue.lock().items, empty)
     }
 
-    /// Declares the reactor asleep if nothing is queued; says whether it may sleep.
+    /// Declares the reactor asleep if nothing is queued; returns whether it may sleep.
     pub fn try_sleep(&self) -> bool {
         let queue = self.queue.lock();
         let may_sleep = queue.items.is_empty();

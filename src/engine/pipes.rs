@@ -8,7 +8,7 @@ use crate::sys::transfer::KernelPipe;
 
 /// How a connection is joined.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Joint {
+pub(crate) struct PipeEnd {
     pub(crate) partner: ConnId,
     /// Whether the kernel can move bytes from here to there.
     pub(crate) splices: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Joint {
 /// What is due about joined connections, and the kernel's pipes that they share.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
-    pub(crate) due: VecDeque<Due>,
+    pub(crate) tasks: VecDeque<PipeTask>,
     idle: Vec<KernelPipe>,
     /// How many pipes hold bytes that a connection has not sent yet.
     lent: usize,
@@ -27,7 +27,7 @@ pub(crate) struct Pipes {
 
 /// Something that concerns two connections, to be done by the loop, which has both.
 #[derive(Debug)]
-pub(crate) enum Due {
+pub(crate) enum PipeTask {
     /// The first has asked to be joined with the second.
     Join(ConnId, ConnId),
     /// One that is joined can receive or send.

@@ -43,7 +43,7 @@ pub(crate) struct DatagramStream {
 
 /// The room that a reactor's streams share for bytes on their way through.
 #[derive(Debug, Default)]
-pub(crate) struct Records {
+pub(crate) struct TlsScratch {
     #[cfg(feature = "tls")]
     tls: Scratch,
 }
@@ -61,8 +61,8 @@ impl Stream {
         }
     }
 
-    /// Connects and shakes hands as far as that goes now; says whether it is done.
-    pub(crate) fn open(&mut self, writable: bool, records: &mut Records) -> io::Result<bool> {
+    /// Connects and shakes hands as far as that goes now; returns whether it is done.
+    pub(crate) fn open(&mut self, writable: bool, records: &mut TlsScratch) -> io::Result<bool> {
         match self {
             Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
             #[cfg(feature = "tls")]
@@ -73,7 +73,11 @@ impl Stream {
 
     /// Receives bytes.
     #[inline]
-    pub(crate) fn recv(&mut self, into: &mut [u8], records: &mut Records) -> io::Result<Received> {
+    pub(crate) fn recv(
+        &mut self,
+        into: &mut [u8],
+        records: &mut TlsScratch,
+    ) -> io::Result<Received> {
         match self {
             Stream::Plain(socket) => socket.receive(into),
             #[cfg(feature = "tls")]
@@ -82,9 +86,9 @@ impl Stream {
         }
     }
 
-    /// Sends bytes; says how many were accepted.
+    /// Sends bytes; returns how many were accepted.
     #[inline]
-    pub(crate) fn send(&mut self, bytes: &[u8], records: &mut Records) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, bytes: &[u8], records: &mut TlsScratch) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send(bytes),
             #[cfg(feature = "tls")]
@@ -93,11 +97,11 @@ impl Stream {
         }
     }
 
-    /// Sends several slices as one; says how many bytes were accepted.
+    /// Sends several slices as one; returns how many bytes were accepted.
     pub(crate) fn send_vectored(
         &mut self,
         slices: &[IoSlice<'_>],
-        records: &mut Records,
+        records: &mut TlsScratch,
     ) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send_vectored(slices),

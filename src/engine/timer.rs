@@ -25,7 +25,7 @@ pub struct Wheel<T> {
     slots: [[u32; SLOTS]; LEVELS],
     /// One bit for each slot that has entries.
     occupied: [u64; LEVELS],
-    /// Due since the last `advance`.
+    /// PipeTask since the last `advance`.
     expired: u32,
     /// Inserted with a deadline already reached; due at the next `advance`.
     overdue: u32,
@@ -118,7 +118,7 @@ impl<T> Wheel<T> {
         (entry.generation == key.generation).then_some(&mut entry.value)
     }
 
-    /// Gives a timer, due or not, another deadline, as if it were inserted with that; says whether it was there. Its key stays.
+    /// Gives a timer, due or not, another deadline, as if it were inserted with that; returns whether it was there. Its key stays.
     pub fn postpone(&mut self, key: TimerKey, deadline: u64) -> bool {
         let TimerKey { index, generation } = key;
         let Some(entry) = self.entries.get(index as usize) else {

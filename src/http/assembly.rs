@@ -28,7 +28,7 @@ impl Assembly {
         }
     }
 
-    /// Puts what has come behind what is there; says how long the input must be at the least to go on, or that it is
+    /// Puts what has come behind what is there; returns how long the input must be at the least to go on, or that it is
     /// complete.
     pub(super) fn advance(
         &mut self,

@@ -45,7 +45,7 @@ fn check_each(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
     Ok(checked)
 }
 
-/// Checks a protocol to change to; says how many bytes it takes.
+/// Checks a protocol to change to; returns how many bytes it takes.
 #[cold]
 pub(super) fn check_protocol(protocol: &str) -> Result<usize, SendError> {
     // A name and perhaps a version behind a slash (RFC 9110, section 7.8).

@@ -45,7 +45,7 @@ pub(super) enum Piece {
 const MAX_LINE: usize = 1 << 10;
 
 impl Chunked {
-    /// Says what `src`, which follows everything that this has said so far, begins with.
+    /// Returns what `src`, which follows everything that this has said so far, begins with.
     pub(super) fn next(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
         match self.state {
             State::Size => self.size(src, limits),

@@ -8,7 +8,7 @@ use super::reader::{HeadReader, Start};
 use super::request::Request;
 use super::write;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Backpressure, Codec, Decoded, FrameError, Parting, Stage};
+use crate::codec::{Backpressure, CloseCause, Codec, Decoded, FrameError, Stage};
 use ::http::StatusCode;
 
 /// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
@@ -165,15 +165,15 @@ impl Codec for HttpCodec {
     }
 
     #[inline]
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         if self.exchange.take_expectation() {
             dst.put(write::CONTINUE);
         }
     }
 
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         let receiving = self.reader.is_within_head() || self.exchange.is_receiving();
-        last_words(&mut self.exchange, receiving, parting, dst);
+        close_notice(&mut self.exchange, receiving, cause, dst);
     }
 
     fn refused(&self) -> Option<u16> {
@@ -184,7 +184,7 @@ impl Codec for HttpCodec {
         self.exchange.is_open_ended()
     }
 
-    fn retire(&mut self) {
+    fn begin_drain(&mut self) {
         self.exchange.close();
     }
 
@@ -204,34 +204,34 @@ fn need<F>(at_least: usize) -> Decoded<F> {
 
 /// Tells a client why its connection closes, if it waits for anything.
 #[cold]
-pub(super) fn last_words(
+pub(super) fn close_notice(
     exchange: &mut Exchange,
     receiving: bool,
-    parting: Parting<'_>,
+    cause: CloseCause<'_>,
     dst: &mut Outbox<'_>,
 ) {
     if exchange.stage() == Stage::Finished {
         return;
     }
     let owed = exchange.answer() == Answer::Owed;
-    let status = match parting {
+    let status = match cause {
         // Part of an answer, or another protocol, must not be followed by a new one.
         _ if !owed && exchange.answer() != Answer::None => return,
-        Parting::Malformed(error) => {
+        CloseCause::Malformed(error) => {
             MessageError::of(error).map_or(StatusCode::BAD_REQUEST, MessageError::status)
         }
-        Parting::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
-        Parting::Timeout if owed => StatusCode::SERVICE_UNAVAILABLE,
-        Parting::Shutdown if receiving || owed => StatusCode::SERVICE_UNAVAILABLE,
-        Parting::Panic | Parting::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
-        Parting::Unanswered if owed => StatusCode::SERVICE_UNAVAILABLE,
+        CloseCause::Timeout if receiving => StatusCode::REQUEST_TIMEOUT,
+        CloseCause::Timeout if owed => StatusCode::SERVICE_UNAVAILABLE,
+        CloseCause::Shutdown if receiving || owed => StatusCode::SERVICE_UNAVAILABLE,
+        CloseCause::Panic | CloseCause::Failed if owed => StatusCode::INTERNAL_SERVER_ERROR,
+        CloseCause::Unanswered if owed => StatusCode::SERVICE_UNAVAILABLE,
         _ => return,
     };
-    let why = match parting {
-        Parting::Malformed(error) => error.to_string(),
-        Parting::Timeout if receiving => "the request took too long to arrive".to_owned(),
-        Parting::Shutdown => "the server shuts down".to_owned(),
-        Parting::Timeout | Parting::Unanswered => "the answer took too long".to_owned(),
+    let why = match cause {
+        CloseCause::Malformed(error) => error.to_string(),
+        CloseCause::Timeout if receiving => "the request took too long to arrive".to_owned(),
+        CloseCause::Shutdown => "the server shuts down".to_owned(),
+        CloseCause::Timeout | CloseCause::Unanswered => "the answer took too long".to_owned(),
         _ => "the server has failed".to_owned(),
     };
     write::refusal(status, &why, dst);

@@ -1,5 +1,5 @@
 use super::chunked::{Chunked, Piece};
-use super::codec::last_words;
+use super::codec::close_notice;
 use super::error::MessageError;
 use super::exchange::Exchange;
 use super::fields::Headers;
@@ -9,7 +9,7 @@ use super::reader::{HeadReader, Start};
 use super::request::Request;
 use super::write;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, FrameError, Parting, Stage};
+use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 
 /// A server's side of HTTP/1.1, with bodies in parts as they arrive. A frame is a [`Part`].
 ///
@@ -128,7 +128,7 @@ impl HttpStreamCodec {
         })
     }
 
-    /// Says how many bytes the head takes up: none when the end has to be shown in its place as well.
+    /// Returns how many bytes the head takes up: none when the end has to be shown in its place as well.
     fn expect_body(&mut self, head: &Head) -> Result<usize, MessageError> {
         self.next = match head.framing {
             Framing::Length(len) if len > self.reader.limits.body => return Err(self.too_long()),
@@ -222,15 +222,15 @@ impl Codec for HttpStreamCodec {
         Ok(self.look(src)?)
     }
 
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         if !self.manual_continue && self.exchange.take_expectation() {
             dst.put(write::CONTINUE);
         }
     }
 
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         let receiving = self.reader.is_within_head() || self.exchange.is_receiving();
-        last_words(&mut self.exchange, receiving, parting, dst);
+        close_notice(&mut self.exchange, receiving, cause, dst);
     }
 
     fn refused(&self) -> Option<u16> {
@@ -241,7 +241,7 @@ impl Codec for HttpStreamCodec {
         self.exchange.is_open_ended()
     }
 
-    fn retire(&mut self) {
+    fn begin_drain(&mut self) {
         self.exchange.close();
     }
 

@@ -34,7 +34,7 @@ mod epoll {
     const SLACK: Duration = Duration::from_micros(500);
 
     impl PollTimer {
-        /// Sees that a poll ends when `wait` is over, at that deadline; says how long it may wait, which can be less than that.
+        /// Sees that a poll ends when `wait` is over, at that deadline; returns how long it may wait, which can be less than that.
         pub(crate) fn limit(
             &mut self,
             registry: &Registry,

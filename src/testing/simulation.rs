@@ -238,7 +238,7 @@ impl<H: EventHandler> Simulation<H> {
         Peer(number)
     }
 
-    /// A peer sends bytes; says whether it could: it has not ended its stream, and knows of no reset.
+    /// A peer sends bytes; returns whether it could: it has not ended its stream, and knows of no reset.
     pub fn send(&mut self, peer: Peer, bytes: impl AsRef<[u8]>) -> bool {
         self.network.send(peer.0, bytes.as_ref())
     }

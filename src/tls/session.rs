@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Decrypts `input`, which begins with [`partial`](Self::partial), in place; says how much plaintext
+    /// Decrypts `input`, which begins with [`partial`](Self::partial), in place; returns how much plaintext
     /// is now `into`. What has no room there waits for [`take_plaintext`](Self::take_plaintext), and what
     /// is to be answered is in the tail.
     pub(crate) fn decrypt(&mut self, input: &mut [u8], into: &mut [u8]) -> usize {
@@ -218,7 +218,7 @@ impl Session {
     }
 
     /// Encrypts `plain` to the front of `out`, which must have room for it and [`RECORD_OVERHEAD`] for each
-    /// record; says how many bytes that came to.
+    /// record; returns how many bytes that came to.
     ///
     /// # Errors
     ///
@@ -299,7 +299,7 @@ impl Connection for UnbufferedClientConnection {
     }
 }
 
-/// Does what one status of rustls asks for; says how much of the input is done with.
+/// Does what one status of rustls asks for; returns how much of the input is done with.
 fn advance<D>(
     status: UnbufferedStatus<'_, '_, D>,
     into: &mut [u8],

@@ -118,7 +118,7 @@ impl TlsStream {
         self.connected
     }
 
-    /// Connects, and goes on with the handshake as far as the socket allows; says whether it is done.
+    /// Connects, and goes on with the handshake as far as the socket allows; returns whether it is done.
     ///
     /// There may be a tail afterwards, also after an error: the alert that tells the peer.
     ///
@@ -227,7 +227,7 @@ impl TlsStream {
         self.socket.receive(input)
     }
 
-    /// Sends the tail, then encrypts and sends `plain`, until the kernel refuses; says how much that was.
+    /// Sends the tail, then encrypts and sends `plain`, until the kernel refuses; returns how much that was.
     /// The last of it may be in the tail afterwards. When the session has failed it is taken and never sent.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use super::message::Message;
 use super::protocol::{Protocol, Received};
 use super::server::map;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 
 /// A client's side of a WebSocket. A frame is an [`Event`].
 ///
@@ -156,15 +156,15 @@ impl Codec for ClientCodec {
     }
 
     #[inline]
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         if let State::Open(protocol) = &mut self.state {
-            protocol.speak(dst);
+            protocol.poll_output(dst);
         }
     }
 
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         if let State::Open(protocol) = &mut self.state {
-            protocol.last_words(parting, dst);
+            protocol.close_notice(cause, dst);
         }
     }
 

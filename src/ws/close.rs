@@ -54,7 +54,7 @@ impl<'a> Close<'a> {
         Ok(Self { code, reason })
     }
 
-    /// Writes the payload to the beginning of `dst`; says how long it is. A reason that is too long is cut off.
+    /// Writes the payload to the beginning of `dst`; returns how long it is. A reason that is too long is cut off.
     pub(super) fn write(&self, dst: &mut [u8; MAX_CONTROL]) -> usize {
         let Some(code) = self.code else {
             return 0;

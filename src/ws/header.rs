@@ -141,7 +141,7 @@ impl Header {
         Ok(Parsed::Whole { header, size })
     }
 
-    /// Writes the header in its shortest form to the beginning of `dst`, which has room for it; says how long it is.
+    /// Writes the header in its shortest form to the beginning of `dst`, which has room for it; returns how long it is.
     #[inline]
     pub(super) fn write(&self, dst: &mut [u8]) -> usize {
         dst[0] = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;

@@ -5,7 +5,7 @@ use super::limits::Limits;
 use super::message::{Incoming, Prepared};
 use super::protocol::{Protocol, Received};
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, Encode, FrameError, Parting, Stage};
+use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
 
 /// A server's side of a WebSocket, which begins as HTTP. A frame is an [`Incoming`].
@@ -108,17 +108,17 @@ impl Codec for ServerCodec {
     }
 
     #[inline]
-    fn speak(&mut self, dst: &mut Outbox<'_>) {
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         match &mut self.state {
-            State::Open(protocol) => protocol.speak(dst),
-            State::Http(http) => http.speak(dst),
+            State::Open(protocol) => protocol.poll_output(dst),
+            State::Http(http) => http.poll_output(dst),
         }
     }
 
-    fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         match &mut self.state {
-            State::Open(protocol) => protocol.last_words(parting, dst),
-            State::Http(http) => http.last_words(parting, dst),
+            State::Open(protocol) => protocol.close_notice(cause, dst),
+            State::Http(http) => http.close_notice(cause, dst),
         }
     }
 
@@ -136,9 +136,9 @@ impl Codec for ServerCodec {
         }
     }
 
-    fn retire(&mut self) {
+    fn begin_drain(&mut self) {
         if let State::Http(http) = &mut self.state {
-            http.retire();
+            http.begin_drain();
         }
     }
 

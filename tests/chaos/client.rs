@@ -126,7 +126,7 @@ impl Client {
         Ok(Turn::Ended)
     }
 
-    /// Does a part of the step at hand; tells whether that was its end.
+    /// Does a part of the step at hand; returns whether that was its end.
     fn take_step(&mut self, now: Instant) -> io::Result<bool> {
         match &self.script.steps[self.step] {
             Step::Send(bytes) => {

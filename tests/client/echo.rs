@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use epicycle::{Action, Bytes, CloseReason, ConnId, Connect, Handle, ListenAddr, Origin, Server};
+use epicycle::{Action, Bytes, CloseReason, ConnId, Connect, Endpoint, Handle, Origin, Server};
 
 use crate::util::app::{App, Log, start, start_client};
 use crate::util::client::{Client, TempPath};
@@ -54,7 +54,7 @@ fn all_came_back(log: &Log, connections: usize, bytes: usize) {
     assert!(log.failures().is_empty());
 }
 
-fn matrix(to: &ListenAddr) {
+fn matrix(to: &Endpoint) {
     for reactors in [1, 2] {
         for size in SIZES {
             for pieces in [1, 7] {
@@ -169,7 +169,7 @@ fn the_origin_tells_which_connection_it_is() {
 }
 
 /// Passes on what arrives to a connection of its own, and back; what comes before that one is open waits.
-fn proxies(app: App, to: ListenAddr) -> App {
+fn proxies(app: App, to: Endpoint) -> App {
     let partners = Rc::new(RefCell::new(HashMap::<ConnId, Handle<App>>::new()));
     let waiting = RefCell::new(HashMap::<u64, Handle<App>>::new());
     let of = partners.clone();

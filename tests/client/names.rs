@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use epicycle::{Connect, ConnectError, ListenAddr, Reconnect};
+use epicycle::{Connect, ConnectError, Endpoint, Reconnect};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::app::start_client;
@@ -184,10 +184,10 @@ fn a_lookup_that_takes_long_can_time_out_be_cancelled_and_does_not_delay_the_shu
 #[test]
 fn a_link_local_address_keeps_its_interface() {
     let addr = SocketAddrV6::new("fe80::1".parse().expect("an address"), 80, 0, 3);
-    let listen = ListenAddr::from(SocketAddr::from(addr));
+    let listen = Endpoint::from(SocketAddr::from(addr));
     assert_eq!(listen.to_string(), "tcp6://[fe80::1%3]:80");
     assert_eq!(
-        listen.to_string().parse::<ListenAddr>().ok(),
+        listen.to_string().parse::<Endpoint>().ok(),
         Some(listen.clone())
     );
     assert_eq!(listen.resolve().expect("is one"), [SocketAddr::from(addr)]);

@@ -48,7 +48,7 @@ impl Plain {
 
 /// A server's codec, and how to note what it finds.
 trait Reads: Codec + Default + for<'a> Encode<Response<'a>> {
-    /// Says whether the request is complete.
+    /// Returns whether the request is complete.
     fn note(found: &mut Vec<Plain>, frame: Self::Frame<'_>) -> bool;
 }
 

@@ -79,7 +79,7 @@ fn send_in_pieces(client: &Client, bytes: &[u8], seed: u64) {
     client.end_writes();
 }
 
-/// Sends until nothing more is taken; says how much was.
+/// Sends until nothing more is taken; returns how much was.
 fn fill(client: &Client) -> usize {
     client.0.set_nonblocking(true).expect("is set");
     let chunk = noise(6, 64 << 10);

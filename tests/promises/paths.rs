@@ -202,7 +202,7 @@ fn a_path_stays_as_long_as_somebody_has_its_socket() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_abstract_name_is_listened_on_and_connected_to_without_a_file() {
-    use epicycle::{Addr, ListenAddr};
+    use epicycle::{Addr, Endpoint};
 
     let name = format!("epicycle-test-{}", std::process::id());
     let addr = format!("unix://@{name}");
@@ -227,11 +227,11 @@ fn an_abstract_name_is_listened_on_and_connected_to_without_a_file() {
     let (running, _) = start(Server::bind(&addr), |app| app);
     drop(running);
 
-    let parsed: ListenAddr = addr.parse().expect("an address");
-    assert_eq!(parsed, ListenAddr::UnixAbstract(name.into_bytes()));
-    let file: ListenAddr = "unix://./@file".parse().expect("an address");
-    assert_eq!(file, ListenAddr::Unix("./@file".into()));
-    let message = "unix://@".parse::<ListenAddr>().expect_err("no name");
+    let parsed: Endpoint = addr.parse().expect("an address");
+    assert_eq!(parsed, Endpoint::UnixAbstract(name.into_bytes()));
+    let file: Endpoint = "unix://./@file".parse().expect("an address");
+    assert_eq!(file, Endpoint::Unix("./@file".into()));
+    let message = "unix://@".parse::<Endpoint>().expect_err("no name");
     assert!(message.to_string().contains("unix://@app"), "{message}");
     let long = format!("unix://@{}", "x".repeat(200));
     assert!(refusal(&long).contains(&long));

@@ -76,7 +76,7 @@ impl Client {
     }
 }
 
-/// Sends `input` and, from a neighbour, a message of two bytes at the same time; tells how many turns it all takes, and
+/// Sends `input` and, from a neighbour, a message of two bytes at the same time; returns how many turns it all takes, and
 /// how many messages come before the neighbour's.
 fn flood(input: impl FnOnce(&mut Client) -> Vec<u8>) -> (u64, usize) {
     let server = Server::bind("tcp://:1").read_budget(256 << 10);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use epicycle::codec::{Codec, Decoded, FrameError, Parting};
+use epicycle::codec::{CloseCause, Codec, Decoded, FrameError};
 use epicycle::testing::{Link, Simulation, spend};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Outbox, Reactor, Server};
 
@@ -20,7 +20,7 @@ impl Codec for Polite {
         })
     }
 
-    fn last_words(&mut self, _: Parting<'_>, dst: &mut Outbox<'_>) {
+    fn close_notice(&mut self, _: CloseCause<'_>, dst: &mut Outbox<'_>) {
         spend(MILLISECOND);
         dst.put(b"goodbye");
     }

@@ -363,7 +363,7 @@ impl Client {
         read(&self.script, sim.received(self.peer), finished)
     }
 
-    /// Sends what can be sent; says whether all of it is.
+    /// Sends what can be sent; returns whether all of it is.
     fn go_on<H: EventHandler>(&mut self, sim: &mut Simulation<H>) -> bool {
         let Some(asked) = self.script.get(self.at) else {
             return true;

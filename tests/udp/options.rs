@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::{
-    AcceptMode, Action, Error, Family, Listen, ListenAddr, MulticastInterface, Server, UdpSessions,
+    AcceptMode, Action, Endpoint, Error, Family, Listen, MulticastInterface, Server, UdpSessions,
 };
 
 use crate::peer::Peer;
@@ -89,13 +89,13 @@ fn addresses_are_parsed_and_shown_alike() {
         "udp://localhost:9000",
         "tcp6://[::1]:9000",
     ] {
-        let addr: ListenAddr = text.parse().expect("is understood");
+        let addr: Endpoint = text.parse().expect("is understood");
         assert_eq!(addr.to_string(), text);
     }
-    let addr: ListenAddr = "udp6://[::1]:53".parse().expect("is understood");
+    let addr: Endpoint = "udp6://[::1]:53".parse().expect("is understood");
     assert!(matches!(
         addr,
-        ListenAddr::Udp { ref host, port: 53, family: Family::V6 } if host == "::1"
+        Endpoint::Udp { ref host, port: 53, family: Family::V6 } if host == "::1"
     ));
     let resolved = addr.resolve().expect("resolves");
     assert_eq!(resolved, ["[::1]:53".parse().expect("an address")]);
@@ -112,7 +112,7 @@ fn bad_addresses_are_told_the_remedy() {
         ("udp46://127.0.0.1:1", "use tcp://, udp://"),
         ("dtls://127.0.0.1:1", "use tcp://, udp://"),
     ] {
-        let error = text.parse::<ListenAddr>().expect_err("is refused");
+        let error = text.parse::<Endpoint>().expect_err("is refused");
         assert!(error.to_string().contains(remedy), "{error}");
     }
     let error = error_of("udp4://ip6-localhost.invalid:1").to_string();

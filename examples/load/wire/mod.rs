@@ -24,7 +24,7 @@ pub(crate) trait Wire: Clone + Send + Sync + Sized + 'static {
 
     fn codec(&self) -> Self::Codec;
 
-    /// Begins the conversation; says whether requests can be sent at once. If not, [`Heard::Ready`] tells when.
+    /// Begins the conversation; returns whether requests can be sent at once. If not, [`Heard::Ready`] tells when.
     fn greet(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError>;
 
     /// Sends a request.

@@ -30,7 +30,7 @@ impl ConnState {
             },
             Phase::Open => {
                 // Answers that are owed or awaited have as long as what is written.
-                let grace = if self.has(RETIRING) { limits.drain } else { 0 };
+                let grace = if self.has(DRAINING) { limits.drain } else { 0 };
                 let lifetime = limits.lifetime.saturating_add(grace);
                 let kind = if past(self.opened_at, lifetime) {
                     TimeoutKind::Lifetime
@@ -58,8 +58,8 @@ impl ConnState {
                 Origin::Connected { .. } => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
-            Phase::Draining if past(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,
-            Phase::Draining if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
+            Phase::Flushing if past(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,
+            Phase::Flushing if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
             Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
             _ => Alarm::At(next),
         }

@@ -10,7 +10,7 @@ impl ConnState {
         self.put(HELD, true);
     }
 
-    /// Something has been sent; says whether that was awaited.
+    /// Something has been sent; returns whether that was awaited.
     #[inline]
     pub(crate) fn release(&mut self) -> bool {
         let held = self.has(HELD);
@@ -49,25 +49,25 @@ impl ConnState {
     }
 
     /// Lets the answers that are owed or awaited come before the shutdown.
-    pub(crate) fn retire(&mut self) {
-        self.put(RETIRING, true);
+    pub(crate) fn begin_drain(&mut self) {
+        self.put(DRAINING, true);
     }
 
     /// It closes: says whether a shutdown has waited for it.
     pub(crate) fn settle(&mut self) -> bool {
-        let retiring = self.has(RETIRING);
-        self.put(RETIRING, false);
-        retiring
+        let was = self.has(DRAINING);
+        self.put(DRAINING, false);
+        was
     }
 
-    /// The handler has not answered at once. Says whether that is news.
+    /// The handler has not answered at once. Returns whether that is news.
     pub(crate) fn owe(&mut self) -> bool {
         let owed = self.has(OWES);
         self.put(OWES, true);
         !owed
     }
 
-    /// Nothing is owed any more. Says whether anything was.
+    /// Nothing is owed any more. Returns whether anything was.
     pub(crate) fn pay(&mut self) -> bool {
         let owed = self.has(OWES);
         self.put(OWES, false);
@@ -82,7 +82,7 @@ impl ConnState {
     /// Whether something is to be done once no answer is owed or awaited any more.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
-        self.has(OWES | RETIRING | AWAITS_RESPONSE)
+        self.has(OWES | DRAINING | AWAITS_RESPONSE)
     }
 
     /// Whether its bytes are about to go elsewhere.
@@ -90,13 +90,13 @@ impl ConnState {
         self.has(DETACHING | PIPED)
     }
 
-    pub(crate) fn is_retiring(&self) -> bool {
-        self.has(RETIRING)
+    pub(crate) fn is_draining(&self) -> bool {
+        self.has(DRAINING)
     }
 
     /// Whether something waits for an answer to be sent.
     #[inline]
     pub(crate) fn awaits_answer(&self) -> bool {
-        self.has(HELD | PEER_EOF | RETIRING | OWES)
+        self.has(HELD | PEER_EOF | DRAINING | OWES)
     }
 }

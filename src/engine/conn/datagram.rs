@@ -14,7 +14,7 @@ impl ConnState {
         self.has(DATAGRAM)
     }
 
-    /// A datagram of `n` bytes has arrived; says whether its frames are wanted.
+    /// A datagram of `n` bytes has arrived; returns whether its frames are wanted.
     pub(crate) fn on_datagram(&mut self, n: usize, now: u64) -> bool {
         self.bytes_in += n as u64;
         self.active_at = now;
@@ -37,7 +37,7 @@ impl ConnState {
         self.put(CONGESTED, true);
     }
 
-    /// There is room again; says whether `on_drain` has become due.
+    /// There is room again; returns whether `on_drain` has become due.
     pub(crate) fn on_queue_empty(&mut self) -> bool {
         let was = self.has(CONGESTED);
         self.put(CONGESTED, false);

@@ -65,7 +65,7 @@ flags! {
     /// The codec wants to be asked again only when something has been sent.
     HELD,
     /// The engine shuts down and waits for the answers that are owed or awaited here.
-    RETIRING,
+    DRAINING,
     /// The handler owes an answer, and has not given it at once.
     OWES,
     /// The peer owes an answer, and has until `close_by` to begin it.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use self::close::{CloseReason, Closed, TimeoutKind};
 use self::flags::*;
 use self::limits::{Limits, NEVER};
-use self::origin::{Origin, Way};
+use self::origin::{Direction, Origin};
 use crate::addr::Addr;
 use crate::buf::inbox::Inbox;
 use crate::buf::pool::BufferPool;
@@ -38,7 +38,7 @@ use crate::engine::slots::ConnId;
 pub(crate) struct ConnState {
     flags: u32,
     phase: Phase,
-    way: Way,
+    direction: Direction,
     /// FIN is sent.
     fin_sent: bool,
     /// It closes since all has been said, and has time for that as long as the peer takes some of it.
@@ -71,7 +71,7 @@ pub(crate) enum Phase {
     /// Frames flow both ways.
     Open,
     /// Closing: what was written is being sent, what arrives is dropped.
-    Draining,
+    Flushing,
     /// All is sent and FIN with it; waiting for the peer's FIN, so that no RST overtakes the data.
     AwaitingFin,
     /// To be closed at once, with RST.
@@ -120,7 +120,7 @@ impl fmt::Display for Name<'_> {
 impl ConnState {
     /// A connection that is open.
     pub(crate) fn new(id: ConnId, peer: Addr, origin: Origin, now: u64) -> Self {
-        let (way, number) = origin.split();
+        let (direction, number) = origin.split();
         Self {
             id,
             out: OutQueue::default(),
@@ -136,7 +136,7 @@ impl ConnState {
             close_by: NEVER,
             reason: None,
             peer,
-            way,
+            direction,
             fin_sent: false,
             unhurried: false,
             number,
@@ -159,7 +159,7 @@ impl ConnState {
 
     /// Which way it came.
     pub(crate) fn origin(&self) -> Origin {
-        self.way.with(self.number)
+        self.direction.with(self.number)
     }
 
     #[inline]
@@ -321,7 +321,7 @@ impl ConnState {
         self.has(PAUSED)
     }
 
-    /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Says whether
+    /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Returns whether
     /// it can: it is open, and not on its way out already.
     pub(crate) fn detach(&mut self) -> bool {
         let can = !self.has(CLOSING | DETACHING);
@@ -335,7 +335,7 @@ impl ConnState {
         self.put(SHUT_WRITE, true);
     }
 
-    /// Begins to close: drain what was written, then FIN. Says whether it was open until now.
+    /// Begins to close: drain what was written, then FIN. Returns whether it was open until now.
     ///
     /// A connection that is still opening has written nothing for the application: it ends at once.
     pub(crate) fn begin_close(&mut self, reason: CloseReason, now: u64, limits: &Limits) -> bool {
@@ -357,7 +357,7 @@ impl ConnState {
     }
 
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
-        self.phase = Phase::Draining;
+        self.phase = Phase::Flushing;
         self.put(CLOSING, true);
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
@@ -369,7 +369,7 @@ impl ConnState {
     /// Why the connection ends, if the handler is to hear of that before the end; only once. Who has connected waits for what
     /// becomes of it, and a peer that has failed may take long to end its side.
     pub(crate) fn take_early_reason(&mut self) -> Option<CloseReason> {
-        if self.way != Way::Connected || self.has(TOLD) || self.is_open() {
+        if self.direction != Direction::Connected || self.has(TOLD) || self.is_open() {
             return None;
         }
         let reason = self.reason.take_if(|reason| reason.is_the_peers_fault())?;
@@ -393,7 +393,7 @@ impl ConnState {
     }
 
     /// The peer does not take the rest: it is lost, and the reason says so.
-    pub(crate) fn give_up_draining(&mut self) {
+    pub(crate) fn give_up_flushing(&mut self) {
         self.phase = Phase::Aborted;
         self.flags &= !WRITABLE;
         self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
@@ -492,7 +492,7 @@ impl ConnState {
 
     /// Whether what arrives is only read to be dropped.
     pub(crate) fn discards_input(&self) -> bool {
-        matches!(self.phase, Phase::Draining | Phase::AwaitingFin)
+        matches!(self.phase, Phase::Flushing | Phase::AwaitingFin)
     }
 
     #[inline]
@@ -520,7 +520,7 @@ impl ConnState {
         self.put(SEALED, true);
     }
 
-    /// Looks at the water marks after a flush; says whether `on_drain` has become due.
+    /// Looks at the water marks after a flush; returns whether `on_drain` has become due.
     pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
         if self.has(PIPED | BROKEN) {
             return false;
@@ -591,13 +591,13 @@ impl ConnState {
         let drained = self.out.len() == 0 && !self.has(TAIL);
         match self.phase {
             Phase::Aborted => Step::Reset,
-            Phase::Draining if self.has(BROKEN) => Step::Close,
+            Phase::Flushing if self.has(BROKEN) => Step::Close,
             Phase::Open if self.has(BROKEN) && self.has(DETACHING) => Step::Close,
             // Closing would do for FIN, but not for close_notify.
-            Phase::Draining if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
-            Phase::Draining if drained && self.has(DATAGRAM) => Step::Close,
+            Phase::Flushing if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
+            Phase::Flushing if drained && self.has(DATAGRAM) => Step::Close,
             Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
-            Phase::Draining if drained => Step::SendFin,
+            Phase::Flushing if drained => Step::SendFin,
             Phase::Open if drained && self.has(SHUT_WRITE) && !self.fin_sent => Step::SendFin,
             Phase::Open if drained && self.has(DETACHING) => Step::Detach,
             Phase::Open if self.has(DETACHING) => Step::Wait,
@@ -609,7 +609,7 @@ impl ConnState {
     /// FIN is on its way behind all that was written.
     pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
         self.fin_sent = true;
-        if self.phase == Phase::Draining {
+        if self.phase == Phase::Flushing {
             self.phase = Phase::AwaitingFin;
             let by = if self.unhurried { NEVER } else { self.close_by };
             self.close_by = by.min(now.saturating_add(limits.fin));
@@ -621,8 +621,8 @@ impl ConnState {
         self.phase == Phase::AwaitingFin
     }
 
-    /// Lets the wait for the peer's FIN last no longer than until `tick`; says whether it is under way.
-    pub(crate) fn hasten(&mut self, tick: u64) -> bool {
+    /// Lets the wait for the peer's FIN last no longer than until `tick`; returns whether it is under way.
+    pub(crate) fn shorten_fin_wait(&mut self, tick: u64) -> bool {
         if self.awaits_fin() {
             self.close_by = self.close_by.min(tick);
         }
@@ -631,7 +631,7 @@ impl ConnState {
 
     // The reactor's lists.
 
-    /// Puts it on the ready list; says whether it was not on it yet.
+    /// Puts it on the ready list; returns whether it was not on it yet.
     #[inline]
     pub(crate) fn enqueue(&mut self) -> bool {
         let fresh = !self.has(QUEUED);
@@ -649,7 +649,7 @@ impl ConnState {
         self.has(QUEUED)
     }
 
-    /// Puts it on the flush list; says whether it was not on it yet.
+    /// Puts it on the flush list; returns whether it was not on it yet.
     #[inline]
     pub(crate) fn mark_dirty(&mut self) -> bool {
         let fresh = !self.has(DIRTY);

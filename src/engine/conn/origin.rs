@@ -23,30 +23,30 @@ pub enum Origin {
 
 /// An origin without its number, which a connection keeps elsewhere, where it fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     Accepted,
     Connected,
     Adopted,
 }
 
 impl Origin {
-    pub(crate) fn split(self) -> (Way, u64) {
+    pub(crate) fn split(self) -> (Direction, u64) {
         match self {
-            Origin::Accepted { listener } => (Way::Accepted, listener as u64),
-            Origin::Connected { token } => (Way::Connected, token),
-            Origin::Adopted { token } => (Way::Adopted, token),
+            Origin::Accepted { listener } => (Direction::Accepted, listener as u64),
+            Origin::Connected { token } => (Direction::Connected, token),
+            Origin::Adopted { token } => (Direction::Adopted, token),
         }
     }
 }
 
-impl Way {
+impl Direction {
     pub(crate) fn with(self, number: u64) -> Origin {
         match self {
-            Way::Accepted => Origin::Accepted {
+            Direction::Accepted => Origin::Accepted {
                 listener: number as usize,
             },
-            Way::Connected => Origin::Connected { token: number },
-            Way::Adopted => Origin::Adopted { token: number },
+            Direction::Connected => Origin::Connected { token: number },
+            Direction::Adopted => Origin::Adopted { token: number },
         }
     }
 }

@@ -186,10 +186,10 @@ fn a_shutdown_shortens_the_wait_for_fin_only() {
     let mut bench = Bench::new();
     bench.write(10);
     bench.close(0);
-    assert!(!bench.state.hasten(5), "it still drains");
+    assert!(!bench.state.shorten_fin_wait(5), "it still drains");
     bench.sent(10, 1);
     bench.state.fin_sent(1, &bench.limits);
-    assert!(bench.state.hasten(5));
+    assert!(bench.state.shorten_fin_wait(5));
     assert_eq!(bench.alarm(5), Alarm::FinOver);
 }
 
@@ -334,7 +334,7 @@ fn an_answer_that_is_awaited_at_the_end_of_the_lifetime_has_as_long_as_a_drain()
     let mut bench = Bench::new();
     bench.limits.lifetime = 100;
     assert_eq!(bench.alarm(100), Alarm::Timeout(TimeoutKind::Lifetime));
-    bench.state.retire();
+    bench.state.begin_drain();
     assert_eq!(bench.alarm(100), Alarm::At(150));
     assert_eq!(bench.alarm(150), Alarm::Timeout(TimeoutKind::Lifetime));
 }

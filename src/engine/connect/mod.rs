@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::addr::ListenAddr;
+use crate::addr::Endpoint;
 use crate::error::{Error, error_messages};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
@@ -30,7 +30,7 @@ use crate::tls::TlsClient;
 #[derive(Debug)]
 #[must_use = "a connection has to be given to an engine to be made"]
 pub struct Connect {
-    pub(crate) to: Result<ListenAddr, Error>,
+    pub(crate) to: Result<Endpoint, Error>,
     pub(crate) token: u64,
     pub(crate) timeout: Duration,
     pub(crate) local: Option<SocketAddr>,
@@ -97,7 +97,7 @@ pub struct FailedConnect {
     /// The number given to [`Connect::token`].
     pub token: u64,
     /// Where to.
-    pub to: ListenAddr,
+    pub to: Endpoint,
     /// Which failure in a row it is, counted from 1.
     pub attempt: u32,
     /// Why it failed; of several addresses of a host, the last one's reason.
@@ -118,11 +118,11 @@ pub(crate) struct Backoff {
 pub(crate) struct DialId(pub(crate) u64);
 
 impl Connect {
-    /// Connects to an address: a string (see [`ListenAddr`] for the forms), a `SocketAddr` or a
-    /// `ListenAddr`. A host name is resolved off the loop, and its addresses are tried one after the other.
+    /// Connects to an address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or a
+    /// `Endpoint`. A host name is resolved off the loop, and its addresses are tried one after the other.
     pub fn to<A>(addr: A) -> Self
     where
-        A: TryInto<ListenAddr, Error: Into<Error>>,
+        A: TryInto<Endpoint, Error: Into<Error>>,
     {
         Self {
             to: addr.try_into().map_err(Into::into),
@@ -214,7 +214,7 @@ impl Connect {
 
 impl<A> From<A> for Connect
 where
-    A: TryInto<ListenAddr, Error: Into<Error>>,
+    A: TryInto<Endpoint, Error: Into<Error>>,
 {
     fn from(addr: A) -> Self {
         Self::to(addr)

@@ -100,10 +100,10 @@ const MAX_ADDRESSES: usize = 64;
 pub(crate) struct Lookups(Arc<Shared>);
 
 /// The addresses of a name, or why there are none.
-pub(crate) type Found = Result<Arc<[SocketAddr]>, Arc<str>>;
+pub(crate) type LookupResult = Result<Arc<[SocketAddr]>, Arc<str>>;
 
 /// Told of what was found, with the number of its request, on the thread that has found it.
-type Waiter = Box<dyn FnOnce(u64, Found) + Send>;
+type Waiter = Box<dyn FnOnce(u64, LookupResult) + Send>;
 
 /// What has become of a request.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ impl Lookups {
         &self,
         host: &str,
         fresh: bool,
-        waiter: impl FnOnce(u64, Found) + Send + 'static,
+        waiter: impl FnOnce(u64, LookupResult) + Send + 'static,
     ) -> Result<Lookup, NotAsked> {
         let Shared { options, state } = &*self.0;
         let mut state = state.lock();
@@ -335,7 +335,7 @@ impl Shared {
         Some(host)
     }
 
-    fn find(&self, host: &str) -> Found {
+    fn find(&self, host: &str) -> LookupResult {
         let mut found = Err("the resolver panicked".into());
         panic::catch("epicycle::conn", "the resolver", || {
             found = match self.options.resolver.resolve(host) {
@@ -348,7 +348,7 @@ impl Shared {
     }
 
     /// Books what was found; gives those who are to be told.
-    fn settle(&self, host: Arc<str>, found: &Found) -> HashMap<u64, Waiter> {
+    fn settle(&self, host: Arc<str>, found: &LookupResult) -> HashMap<u64, Waiter> {
         let mut state = self.state.lock();
         state.stats.running -= 1;
         state.stats.completed += 1;

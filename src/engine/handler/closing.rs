@@ -17,11 +17,11 @@ use super::converse::{is_awaited, is_owed};
 use super::{Conn, EventHandler, WriteError};
 use crate::addr::Addr;
 use crate::buf::order::Front;
-use crate::codec::{Codec, Parting};
+use crate::codec::{CloseCause, Codec};
 use crate::engine::conn::close::{CloseReason, Closed, REFUSED_INPUT, Refused, TimeoutKind};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState, Step};
-use crate::engine::pipes::{Due, Joint};
+use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::panic;
 
 /// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
@@ -35,7 +35,7 @@ impl<H: EventHandler> Context<H> {
         reason: CloseReason,
     ) {
         if H::Codec::CONVERSES {
-            last_words(link, codec, self, &reason);
+            close_notice(link, codec, self, &reason);
             if codec.is_open_ended() {
                 return self.abort(link, reason);
             }
@@ -44,7 +44,7 @@ impl<H: EventHandler> Context<H> {
         if link.state.begin_close(reason, now, &self.limits) {
             self.settle(&mut link.state);
             link.state.inbox.clear(&mut self.buffers);
-            self.part(link, false);
+            self.unpipe(link, false);
             self.mark_dirty(&mut link.state);
             // One that both sides have done with is closed in this turn's flush phase.
             if !link.state.is_finished() {
@@ -58,21 +58,21 @@ impl<H: EventHandler> Context<H> {
     pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
         link.state.abort(reason);
         self.settle(&mut link.state);
-        self.part(link, true);
+        self.unpipe(link, true);
         self.mark_dirty(&mut link.state);
     }
 
     /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
-    pub(crate) fn retire(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
-        if !state.is_retiring() {
-            state.retire();
-            codec.retire();
-            self.retiring += 1;
+    pub(crate) fn begin_drain(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
+        if !state.is_draining() {
+            state.begin_drain();
+            codec.begin_drain();
+            self.draining += 1;
         }
     }
 
     /// Why a connection that retires closes.
-    pub(crate) fn retirement(&self) -> CloseReason {
+    pub(crate) fn drain_reason(&self) -> CloseReason {
         if self.engine.is_stopping() {
             CloseReason::Shutdown
         } else {
@@ -82,15 +82,20 @@ impl<H: EventHandler> Context<H> {
 
     /// A connection closes: a shutdown waits for it no longer.
     pub(crate) fn settle(&mut self, state: &mut ConnState) {
-        self.retiring -= usize::from(state.settle());
+        self.draining -= usize::from(state.settle());
     }
 
     /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
-    pub(crate) fn part(&mut self, link: &mut Link, broken: bool) {
-        let joint = link.extras.as_mut().and_then(|extras| extras.joint.take());
-        if let Some(Joint { partner, .. }) = joint {
+    pub(crate) fn unpipe(&mut self, link: &mut Link, broken: bool) {
+        let pipe_end = link
+            .extras
+            .as_mut()
+            .and_then(|extras| extras.pipe_end.take());
+        if let Some(PipeEnd { partner, .. }) = pipe_end {
             let survivor = partner;
-            self.pipes.due.push_back(Due::Ended { survivor, broken });
+            self.pipes
+                .tasks
+                .push_back(PipeTask::Ended { survivor, broken });
         }
     }
 
@@ -191,20 +196,20 @@ pub(crate) fn severity(error: &WriteError) -> Level {
 
 /// Lets a codec that converses say its last words before the connection closes.
 #[cold]
-pub(crate) fn last_words<H: EventHandler>(
+pub(crate) fn close_notice<H: EventHandler>(
     link: &mut Link,
     codec: &mut H::Codec,
     cx: &mut Context<H>,
     reason: &CloseReason,
 ) {
-    let parting = match reason {
-        CloseReason::Local => Parting::Local,
-        CloseReason::Frame(error) => Parting::Malformed(error),
-        CloseReason::Timeout(TimeoutKind::Answer) => Parting::Unanswered,
-        CloseReason::Timeout(_) => Parting::Timeout,
-        CloseReason::Shutdown => Parting::Shutdown,
-        CloseReason::Panic => Parting::Panic,
-        CloseReason::Refused(_) | CloseReason::Unanswered => Parting::Failed,
+    let cause = match reason {
+        CloseReason::Local => CloseCause::Local,
+        CloseReason::Frame(error) => CloseCause::Malformed(error),
+        CloseReason::Timeout(TimeoutKind::Answer) => CloseCause::Unanswered,
+        CloseReason::Timeout(_) => CloseCause::Timeout,
+        CloseReason::Shutdown => CloseCause::Shutdown,
+        CloseReason::Panic => CloseCause::Panic,
+        CloseReason::Refused(_) | CloseReason::Unanswered => CloseCause::Failed,
         _ => return,
     };
     if !link.state.takes_writes() {
@@ -212,7 +217,7 @@ pub(crate) fn last_words<H: EventHandler>(
     }
     // After a panic of the codec's own, another one must not end the reactor.
     let said = catch_unwind(AssertUnwindSafe(|| {
-        Conn::new(link, codec, cx).say(|codec, outbox| codec.last_words(parting, outbox));
+        Conn::new(link, codec, cx).say(|codec, outbox| codec.close_notice(cause, outbox));
     }));
     if let Err(panic) = said {
         panic::report("epicycle::conn", "a codec's last words", panic);
@@ -265,11 +270,11 @@ impl<H: EventHandler> Served<'_, H> {
             }
             // As at a shutdown, somebody may wait for an answer.
             Alarm::Timeout(TimeoutKind::Lifetime)
-                if !self.slot.link.state.is_retiring()
+                if !self.slot.link.state.is_draining()
                     && is_awaited(&self.slot.link.state, &self.slot.codec) =>
             {
                 self.cx
-                    .retire(&mut self.slot.link.state, &mut self.slot.codec);
+                    .begin_drain(&mut self.slot.link.state, &mut self.slot.codec);
                 self.set_alarm();
             }
             // The request has not been sent in full, so there is nothing to answer yet.
@@ -284,7 +289,7 @@ impl<H: EventHandler> Served<'_, H> {
                 self.begin_close(reason);
             }
             Alarm::DrainOver => {
-                self.slot.link.state.give_up_draining();
+                self.slot.link.state.give_up_flushing();
                 self.mark_dirty();
             }
             Alarm::FinOver => self.close(false),
@@ -333,7 +338,7 @@ impl<H: EventHandler> Served<'_, H> {
             }
             link.state.fin_sent(self.cx.moment(), &self.cx.limits);
             self.cx.set_alarm(link);
-            self.hasten();
+            self.shorten_fin_wait();
             let link = &mut self.slot.link;
             step = match sent {
                 Err(_) if !link.state.is_open() => Step::Close,
@@ -363,8 +368,13 @@ impl<H: EventHandler> Served<'_, H> {
     }
 
     /// Once the server stops, the peer's FIN is not awaited for long.
-    pub(crate) fn hasten(&mut self) {
-        if self.cx.engine.is_stopping() && self.slot.link.state.hasten(self.cx.moment() + LAST_FIN)
+    pub(crate) fn shorten_fin_wait(&mut self) {
+        if self.cx.engine.is_stopping()
+            && self
+                .slot
+                .link
+                .state
+                .shorten_fin_wait(self.cx.moment() + LAST_FIN)
         {
             self.set_alarm();
         }
@@ -392,7 +402,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.cx.settle(&mut link.state);
         let broken =
             reset || last_reason.is_some() || link.state.is_aborted() || link.state.is_broken();
-        self.cx.part(link, broken);
+        self.cx.unpipe(link, broken);
         if let Front::Pipe(..) = link.state.out.front() {
             self.cx.pipes.forget();
         }
@@ -414,10 +424,10 @@ impl<H: EventHandler> Served<'_, H> {
             .liveness
             .set_closed(closed.id);
         self.cx.release(&link.state, &closed.peer);
-        self.cx.graveyard.push(closed.id.slot() as u32);
+        self.cx.closed_slots.push(closed.id.slot() as u32);
         if let Some(datagram) = link.stream.datagram() {
             self.cx
-                .ports
+                .udp_sockets
                 .forget(datagram.port, &closed.peer, closed.id.slot());
         }
         if !link.state.never_opened() && self.cx.engine.is_stopping() {

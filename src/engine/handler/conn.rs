@@ -366,7 +366,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         ConnTimer(key)
     }
 
-    /// Cancels a timer of this connection; says whether it was still pending.
+    /// Cancels a timer of this connection; returns whether it was still pending.
     pub fn cancel_timer(&mut self, timer: ConnTimer) -> bool {
         let ours = self
             .link

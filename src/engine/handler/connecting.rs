@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::context::Arrival;
 use super::{Command, Engine, EventHandler, HandleError};
-use crate::addr::ListenAddr;
+use crate::addr::Endpoint;
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::{Connect, ConnectError, DialId};
 use crate::engine::mailbox::PushError;
@@ -58,7 +58,7 @@ impl<H: EventHandler> Engine<H> {
         }
         let mut connect = connect.into();
         connect.check().map_err(ConnectError::Option)?;
-        let to = std::mem::replace(&mut connect.to, Ok(ListenAddr::Unix(Default::default())));
+        let to = std::mem::replace(&mut connect.to, Ok(Endpoint::Unix(Default::default())));
         let to = to.and_then(reachable).map_err(ConnectError::Address)?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &connect.tls {
@@ -112,11 +112,11 @@ impl<H: EventHandler> Engine<H> {
 }
 
 /// Finds addresses that can be listened on, but not connected to.
-fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
+fn reachable(to: Endpoint) -> Result<Endpoint, Error> {
     let (host, port, kind) = match &to {
-        ListenAddr::Tcp { host, port, .. } => (host, *port, "tcp"),
-        ListenAddr::Udp { host, port, .. } => (host, *port, "udp"),
-        ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => return Ok(to),
+        Endpoint::Tcp { host, port, .. } => (host, *port, "tcp"),
+        Endpoint::Udp { host, port, .. } => (host, *port, "udp"),
+        Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(to),
     };
     let problem = match port {
         _ if host.is_empty() => "there is no host to connect to",
@@ -131,11 +131,11 @@ fn reachable(to: ListenAddr) -> Result<ListenAddr, Error> {
 
 /// Finds what TLS cannot be spoken with, which no further attempt would change.
 #[cfg(feature = "tls")]
-fn check_tls(tls: &TlsClient, to: &ListenAddr) -> Result<(), ConnectError> {
+fn check_tls(tls: &TlsClient, to: &Endpoint) -> Result<(), ConnectError> {
     let host = match to {
-        ListenAddr::Tcp { host, .. } => host,
-        ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
-        ListenAddr::Udp { .. } => {
+        Endpoint::Tcp { host, .. } => host,
+        Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
+        Endpoint::Udp { .. } => {
             return Err(ConnectError::Address(Error::Address {
                 input: to.to_string(),
                 problem: "there is no TLS over datagrams; use a tcp:// address".to_owned(),

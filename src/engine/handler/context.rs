@@ -16,12 +16,12 @@ use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::DialId;
-use crate::engine::pipes::{Joint, Pipes};
+use crate::engine::pipes::{PipeEnd, Pipes};
 use crate::engine::slots::{ConnId, Slots, Tenant};
-use crate::engine::stream::{Records, Stream};
+use crate::engine::stream::{Stream, TlsScratch};
 use crate::engine::timer::{TimerKey, Wheel};
 use crate::engine::turns::Turns;
-use crate::engine::udp::ports::Ports;
+use crate::engine::udp::sockets::UdpSockets;
 use crate::metrics::Metrics;
 use crate::panic;
 use crate::sys::socket::StreamSocket;
@@ -126,7 +126,7 @@ pub(crate) struct Extras {
     /// What its codec has refused.
     pub(crate) refused: Option<Refused>,
     /// The connection it is joined with.
-    pub(crate) joint: Option<Joint>,
+    pub(crate) pipe_end: Option<PipeEnd>,
 }
 
 /// Takes a socket that leaves the engine.
@@ -174,9 +174,9 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) limits: Limits,
     pub(crate) arena: Arena,
     pub(crate) buffers: BufferPool,
-    pub(crate) records: Records,
+    pub(crate) tls_scratch: TlsScratch,
     /// The UDP sockets.
-    pub(crate) ports: Ports,
+    pub(crate) udp_sockets: UdpSockets,
     pub(crate) wheel: Wheel<Timer<H>>,
     /// Connections with something to do that no event will announce.
     pub(crate) ready: VecDeque<u32>,
@@ -184,7 +184,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) dirty: Vec<u32>,
     pub(crate) pipes: Pipes,
     /// Closed connections, whose slots are freed at the end of the turn.
-    pub(crate) graveyard: Vec<u32>,
+    pub(crate) closed_slots: Vec<u32>,
     pub(crate) decoding: Decoding,
     /// What has become of the connections that this side made.
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
@@ -193,7 +193,7 @@ pub(crate) struct Context<H: EventHandler> {
     /// How many requests have had their answers deferred.
     pub(crate) deferrals: u64,
     /// How many connections a shutdown waits for.
-    pub(crate) retiring: usize,
+    pub(crate) draining: usize,
     pub(crate) clock: Clock,
     /// When the turn began.
     pub(crate) turn_at: Instant,
@@ -225,18 +225,18 @@ impl<H: EventHandler> Context<H> {
             limits,
             arena: Arena::new(),
             buffers: BufferPool::new(),
-            records: Records::default(),
-            ports: Ports::default(),
+            tls_scratch: TlsScratch::default(),
+            udp_sockets: UdpSockets::default(),
             wheel: Wheel::new(TICKS),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             pipes: Pipes::default(),
-            graveyard: Vec::new(),
+            closed_slots: Vec::new(),
             decoding: Decoding::default(),
             outcomes: VecDeque::new(),
             detached: Vec::new(),
             deferrals: 0,
-            retiring: 0,
+            draining: 0,
             clock,
             turn_at: now,
             now: 0,
@@ -325,7 +325,9 @@ impl<H: EventHandler> Context<H> {
     /// The limits a connection lives under.
     #[inline]
     pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
-        let own = stream.datagram().and_then(|d| self.ports.limits(d.port));
+        let own = stream
+            .datagram()
+            .and_then(|d| self.udp_sockets.limits(d.port));
         own.unwrap_or(&self.limits)
     }
 

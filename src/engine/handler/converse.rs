@@ -17,7 +17,7 @@ impl<H: EventHandler> Conn<'_, H> {
     #[inline]
     pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
-            self.say(Codec::speak);
+            self.say(Codec::poll_output);
             self.follow_stage(found_frames);
         } else if self.link.state.is_open() && !self.link.state.is_leaving() {
             self.follow_stage(found_frames);
@@ -60,8 +60,8 @@ impl<H: EventHandler> Conn<'_, H> {
     fn follow(&mut self, stage: Stage, found_frames: bool) {
         match stage {
             Stage::Closing => self.await_goodbye(),
-            Stage::Finished if self.link.state.is_retiring() => {
-                self.close_unhurried(self.cx.retirement());
+            Stage::Finished if self.link.state.is_draining() => {
+                self.close_unhurried(self.cx.drain_reason());
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
             Stage::Answering | Stage::Streaming => self.owe(),
@@ -111,8 +111,8 @@ impl<H: EventHandler> Conn<'_, H> {
         }
         // One that is awaited keeps it open. One that leaves has its end elsewhere.
         let state = &self.link.state;
-        if state.is_retiring() && !state.is_leaving() && !is_awaited(state, self.codec) {
-            self.begin_close(self.cx.retirement());
+        if state.is_draining() && !state.is_leaving() && !is_awaited(state, self.codec) {
+            self.begin_close(self.cx.drain_reason());
         }
     }
 

@@ -13,7 +13,7 @@ use crate::addr::Addr;
 use crate::clock::millis;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::listen::admission::Admission;
-use crate::engine::listen::bind::Bound;
+use crate::engine::listen::bind::BoundSocket;
 use crate::engine::mailbox::{Mailbox, PushError, Wake};
 use crate::engine::slots::{ConnId, Liveness};
 use crate::metrics::{Metrics, Stats};
@@ -31,7 +31,7 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) admission: Admission,
     pub(crate) local_addrs: Vec<Addr>,
     /// What is listened on, for another process to go on with; empty once it is no more.
-    pub(crate) listening: Mutex<Vec<Arc<Bound>>>,
+    pub(crate) listening: Mutex<Vec<Arc<BoundSocket>>>,
     /// Cleared once it is to accept no more.
     pub(crate) accepting: AtomicBool,
     /// What each listener speaks, by its number.
@@ -201,7 +201,7 @@ impl<H: EventHandler> Engine<H> {
         !self.is_stopping() || self.shared.unsettled.load(Ordering::Acquire) > 0
     }
 
-    /// A reactor waits for no answer any more. Says whether it was the last, and tells the others then.
+    /// A reactor waits for no answer any more. Returns whether it was the last, and tells the others then.
     pub(crate) fn settle(&self) -> bool {
         let is_last = self.shared.unsettled.fetch_sub(1, Ordering::AcqRel) == 1;
         if is_last {

@@ -5,9 +5,9 @@ use bytes::Bytes;
 
 use super::context::Arrival;
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
-use crate::addr::ListenAddr;
+use crate::addr::Endpoint;
 use crate::codec::Encode;
-use crate::engine::connect::resolve::Found;
+use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::{Connect, DialId};
 use crate::engine::mailbox::PushError;
 use crate::engine::slots::ConnId;
@@ -100,9 +100,9 @@ type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 /// What a reactor is asked by other threads.
 pub(crate) enum Command<H: EventHandler> {
     /// Make an outbound connection.
-    Connect(DialId, Connect, ListenAddr),
+    Connect(DialId, Connect, Endpoint),
     /// The addresses of an outbound connection's host, or why there are none; with the number of the request.
-    Resolved(DialId, u64, Found),
+    Resolved(DialId, u64, LookupResult),
     CancelConnect(DialId),
     /// Take over a socket: one that the main reactor accepted, or one that the application has.
     Adopt(Arrival),

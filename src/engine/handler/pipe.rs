@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::context::{Connections, Context, Link};
 use super::{Conn, EventHandler, Reactor};
-use crate::engine::pipes::{Due, Joint};
+use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::engine::slots::ConnId;
 use crate::error::error_messages;
 
@@ -63,7 +63,7 @@ impl<H: EventHandler> Conn<'_, H> {
             return Err(PipeError::NotOpen(other));
         }
         self.link.state.begin_pipe();
-        self.cx.pipes.due.push_back(Due::Join(this, other));
+        self.cx.pipes.tasks.push_back(PipeTask::Join(this, other));
         Ok(())
     }
 }
@@ -92,8 +92,8 @@ pub(crate) fn join<H: EventHandler>(
         if slot.link.state.is_datagram() {
             return Err(PipeError::NoStream(id));
         }
-        let joint = slot.link.extras.as_ref().and_then(|extras| extras.joint);
-        if joint.is_some() {
+        let pipe_end = slot.link.extras.as_ref().and_then(|extras| extras.pipe_end);
+        if pipe_end.is_some() {
             return Err(PipeError::Joined(id));
         }
         if !slot.link.state.can_be_piped() {
@@ -107,7 +107,7 @@ pub(crate) fn join<H: EventHandler>(
     let splices = first.stream.is_plain() && second.stream.is_plain();
     for (link, partner) in [(&mut *first, other), (&mut *second, one)] {
         link.state.piped();
-        link.extras.get_or_insert_default().joint = Some(Joint {
+        link.extras.get_or_insert_default().pipe_end = Some(PipeEnd {
             partner,
             splices,
             bulk: false,
@@ -116,7 +116,7 @@ pub(crate) fn join<H: EventHandler>(
     }
     hand_over(first, second, cx);
     hand_over(second, first, cx);
-    cx.pipes.due.push_back(Due::Move(one));
+    cx.pipes.tasks.push_back(PipeTask::Move(one));
     Ok(())
 }
 

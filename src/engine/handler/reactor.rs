@@ -69,7 +69,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         Some(f(&mut conn, session))
     }
 
-    /// Writes the same bytes to every open connection of this reactor; says how many took them.
+    /// Writes the same bytes to every open connection of this reactor; returns how many took them.
     ///
     /// [`Engine::broadcast`] reaches those of the other reactors too.
     pub fn broadcast(&mut self, bytes: impl Into<Bytes>) -> usize {
@@ -92,7 +92,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     /// them. With [`AcceptMode::ReusePort`](crate::AcceptMode) every reactor has one; otherwise, of N reactors, that of
     /// listener K is on reactor K modulo N alone. None for other listeners, and once the engine shuts down.
     pub fn udp(&mut self, listener: usize) -> Option<Udp<'_, H>> {
-        let port = self.cx.ports.of_listener(listener)?;
+        let port = self.cx.udp_sockets.of_listener(listener)?;
         Some(Udp::new(self.connections, self.cx, port, None))
     }
 

@@ -12,7 +12,7 @@ use super::{Conn, Engine, EventHandler, Reactor, WriteError};
 use crate::codec::{Codec, Encode, encode_to_vec};
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::OutboundPolicy;
-use crate::engine::udp::ports::{Port, Service};
+use crate::engine::udp::sockets::{Delivery, UdpSocket};
 use crate::sys::datagram::{MAX_DATAGRAM, MulticastInterface, Refused};
 
 /// A datagram that has arrived, for [`on_datagram`](EventHandler::on_datagram).
@@ -82,7 +82,10 @@ impl<'a, H: EventHandler> Udp<'a, H> {
             Ok(port) => port.socket.to_wire(addr),
             Err(_) => return Err(WriteError::Closed),
         };
-        let pushed = self.cx.ports.push(self.port, Some(to), iter::once(bytes));
+        let pushed = self
+            .cx
+            .udp_sockets
+            .push(self.port, Some(to), iter::once(bytes));
         match pushed {
             Ok(_) => Ok(()),
             Err(refused) => Err(self.cx.refusal(refused, bytes.len())),
@@ -100,10 +103,10 @@ impl<'a, H: EventHandler> Udp<'a, H> {
 
     /// Which listener it is, counted from 0 in the order in which the server was told of them.
     pub fn listener(&self) -> usize {
-        match self.port().map(|port| &port.service) {
-            Ok(Service::Datagrams { listener }) => *listener,
-            Ok(Service::Sessions(sessions)) => sessions.listener,
-            Ok(Service::Connected { .. }) | Err(_) => usize::MAX,
+        match self.port().map(|port| &port.delivery) {
+            Ok(Delivery::Datagrams { listener }) => *listener,
+            Ok(Delivery::Sessions(sessions)) => sessions.listener,
+            Ok(Delivery::Connected { .. }) | Err(_) => usize::MAX,
         }
     }
 
@@ -182,8 +185,8 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         self.port().map(|port| port.socket.as_fd())
     }
 
-    fn port(&self) -> io::Result<&Port> {
-        let port = self.cx.ports.get(self.port);
+    fn port(&self) -> io::Result<&UdpSocket> {
+        let port = self.cx.udp_sockets.get(self.port);
         port.ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
@@ -221,8 +224,8 @@ impl<H: EventHandler> Conn<'_, H> {
             return Err(WriteError::Closed);
         }
         let port = stream.port;
-        let pushed = self.cx.ports.push(port, stream.to, pieces.clone());
-        stream.queued_to = self.cx.ports.position(port);
+        let pushed = self.cx.udp_sockets.push(port, stream.to, pieces.clone());
+        stream.queued_to = self.cx.udp_sockets.position(port);
         let refused = match pushed {
             Ok(len) => {
                 state.on_datagram_queued(len, self.cx.now);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::addr::ListenAddr;
+use crate::addr::Endpoint;
 use crate::engine::listen::Place;
 use crate::engine::listen::socket_path::SocketPath;
 use crate::error::Error;
@@ -20,7 +20,7 @@ use crate::sys::{socket, unix};
 pub(crate) struct Listener {
     /// Its place among those the server was told of.
     pub(crate) number: usize,
-    pub(crate) bound: Arc<Bound>,
+    pub(crate) bound: Arc<BoundSocket>,
     /// An event has announced connections.
     pub(crate) ready: bool,
     /// Brought along: another owner's options hold, and nothing can be bound beside it.
@@ -29,13 +29,13 @@ pub(crate) struct Listener {
 
 /// A socket, shared by all that listen on it, and what ends with it.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct BoundSocket {
     pub(crate) socket: Socket,
     /// Dropped behind the socket.
     path: Option<SocketPath>,
 }
 
-impl Bound {
+impl BoundSocket {
     /// A copy of the socket for another process. The path is removed by whoever is the last to listen there.
     pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
         let copy = self.socket.try_clone()?;
@@ -48,7 +48,7 @@ impl Bound {
 
 /// The path goes first: as long as the socket is there, no other server takes the path over, so that what is removed is this
 /// one's. The other way round, a new server could come in between.
-impl Drop for Bound {
+impl Drop for BoundSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
             path.remove_before_close();
@@ -67,16 +67,14 @@ impl Listener {
         let mut adopted = false;
         let bound = match place {
             Place::Addr(addr) => match &addr {
-                ListenAddr::Tcp { family, .. } => {
+                Endpoint::Tcp { family, .. } => {
                     let listen = |addr, dual_stack| listen_tcp(addr, dual_stack, options);
                     bind_first(&addr.resolve()?, *family, listen).map(|socket| (socket, None))
                 }
-                ListenAddr::UnixAbstract(name) => {
+                Endpoint::UnixAbstract(name) => {
                     listen_abstract(name, options).map(|socket| (socket, None))
                 }
-                ListenAddr::Udp { .. } | ListenAddr::Unix(_) => {
-                    Err(io::ErrorKind::Unsupported.into())
-                }
+                Endpoint::Udp { .. } | Endpoint::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
             },
             Place::Path(path, path_options) => unix_socket(options).and_then(|socket| {
                 let path = SocketPath::listen(&path, &path_options, &socket, options.backlog)?;
@@ -90,7 +88,7 @@ impl Listener {
         let (socket, path) = bound.map_err(|source| Error::Bind { addr: name, source })?;
         Ok(Self {
             number,
-            bound: Arc::new(Bound { socket, path }),
+            bound: Arc::new(BoundSocket { socket, path }),
             ready: false,
             adopted,
         })
@@ -103,7 +101,7 @@ impl Listener {
             (Some(ip), Some(options)) if !self.adopted => {
                 let any_family = ip.is_ipv6() && !self.bound.socket.only_v6()?;
                 let socket = listen_tcp(ip, any_family, options)?;
-                Arc::new(Bound { socket, path: None })
+                Arc::new(BoundSocket { socket, path: None })
             }
             _ => self.bound.clone(),
         };

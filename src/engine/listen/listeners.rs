@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use crate::addr::Addr;
 use crate::engine::listen::Place;
 use crate::engine::listen::admission::Admission;
-use crate::engine::listen::bind::{Bound, Listener};
+use crate::engine::listen::bind::{BoundSocket, Listener};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::sys::options::SocketOptions;
@@ -32,9 +32,9 @@ pub(crate) struct Listeners {
 
 /// What an attempt to accept came to.
 #[derive(Debug)]
-pub(crate) enum Attempt {
+pub(crate) enum AcceptOutcome {
     /// A connection of the listener with that number.
-    Accepted(StreamSocket, Addr, usize),
+    Connection(StreamSocket, Addr, usize),
     /// Nothing this time; there may be more.
     Failed,
     /// Nothing until the next event or the end of the pause.
@@ -82,7 +82,7 @@ impl Listeners {
     }
 
     /// The sockets, to be handed over.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<Bound>> {
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<BoundSocket>> {
         self.listeners.iter().map(|listener| listener.bound.clone())
     }
 
@@ -108,14 +108,14 @@ impl Listeners {
     }
 
     /// Tries once to accept a connection; one that the limits forbid is closed and counted.
-    pub(crate) fn accept(&mut self, admission: &Admission, metrics: &Metrics) -> Attempt {
+    pub(crate) fn accept(&mut self, admission: &Admission, metrics: &Metrics) -> AcceptOutcome {
         if !self.are_ready() {
-            return Attempt::NoneWaits;
+            return AcceptOutcome::NoneWaits;
         }
         self.next = (self.next + 1) % self.listeners.len();
         let listener = &mut self.listeners[self.next];
         if !listener.ready {
-            return Attempt::Failed;
+            return AcceptOutcome::Failed;
         }
         match socket::accept(&listener.bound.socket) {
             Ok((stream, peer)) => {
@@ -124,7 +124,7 @@ impl Listeners {
                 if !admission.admit(&peer) {
                     metrics.refused.add(1);
                     log::debug!(target: "epicycle::accept", "{peer} refused: too many connections");
-                    return Attempt::Failed;
+                    return AcceptOutcome::Failed;
                 }
                 let is_tcp = peer.ip().is_some();
                 if !(is_tcp && socket::TCP_INHERITS_OPTIONS)
@@ -133,7 +133,7 @@ impl Listeners {
                 {
                     log::debug!(target: "epicycle::accept", "{peer}: socket options: {error}");
                 }
-                return Attempt::Accepted(stream, peer, listener.number);
+                return AcceptOutcome::Connection(stream, peer, listener.number);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
             Err(error) => {
@@ -145,7 +145,7 @@ impl Listeners {
                 }
             }
         }
-        Attempt::Failed
+        AcceptOutcome::Failed
     }
 
     /// Accepting goes on after a pause: connections that close give back what it lacks.
@@ -169,7 +169,7 @@ impl Listeners {
         self.blocked = false;
     }
 
-    /// Stops listening; says whether it did until now.
+    /// Stops listening; returns whether it did until now.
     pub(crate) fn close(&mut self, registry: &Registry) -> bool {
         let were_any = !self.listeners.is_empty();
         for listener in self.listeners.drain(..) {

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use crate::addr::ListenAddr;
+use crate::addr::Endpoint;
 use crate::engine::udp::{UdpOptions, UdpSessions};
 use crate::error::Error;
 use crate::sys::datagram::MulticastInterface;
@@ -21,7 +21,7 @@ use crate::tls::TlsServer;
 
 /// One thing a server listens on: an address to bind, or a socket that is bound already.
 ///
-/// [`Server::bind`](crate::Server::bind) takes whatever becomes one: a string, a [`ListenAddr`], a
+/// [`Server::bind`](crate::Server::bind) takes whatever becomes one: a string, a [`Endpoint`], a
 /// `SocketAddr`, a `TcpListener`, a `UnixListener`, or any `OwnedFd` of a listening stream socket.
 ///
 /// ```
@@ -52,7 +52,7 @@ pub struct Listen {
 #[derive(Debug)]
 pub(crate) enum Place {
     /// Of another kind than a path.
-    Addr(ListenAddr),
+    Addr(Endpoint),
     Path(PathBuf, PathOptions),
     Socket(OwnedFd),
 }
@@ -66,14 +66,14 @@ pub(crate) struct PathOptions {
 }
 
 impl Listen {
-    /// An address: a string (see [`ListenAddr`] for the forms), a `SocketAddr` or a `ListenAddr`. A bad one
+    /// An address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or a `Endpoint`. A bad one
     /// is reported when the server is started.
     pub fn on<A>(addr: A) -> Self
     where
-        A: TryInto<ListenAddr, Error: Into<Error>>,
+        A: TryInto<Endpoint, Error: Into<Error>>,
     {
         let place = addr.try_into().map(|addr| match addr {
-            ListenAddr::Unix(path) => Place::Path(path, PathOptions::default()),
+            Endpoint::Unix(path) => Place::Path(path, PathOptions::default()),
             addr => Place::Addr(addr),
         });
         Self::at(place.map_err(Into::into))
@@ -145,7 +145,7 @@ impl Listen {
                 problem: format!("{mode:#o} is more than 0o777; write it in octal, 0o660, say"),
             });
         }
-        if let Place::Addr(ListenAddr::Udp { .. }) = place {
+        if let Place::Addr(Endpoint::Udp { .. }) = place {
             #[cfg(feature = "tls")]
             if self.tls.is_some() {
                 return Err(Error::Option {
@@ -217,7 +217,7 @@ impl Listen {
 
     /// Has sessions where datagrams would be handed out one by one.
     pub(crate) fn or_sessions(mut self) -> Self {
-        if let Ok(Place::Addr(ListenAddr::Udp { .. })) = self.place {
+        if let Ok(Place::Addr(Endpoint::Udp { .. })) = self.place {
             self.udp.sessions.get_or_insert_with(UdpSessions::new);
         }
         self
@@ -296,8 +296,8 @@ impl From<String> for Listen {
     }
 }
 
-impl From<ListenAddr> for Listen {
-    fn from(addr: ListenAddr) -> Self {
+impl From<Endpoint> for Listen {
+    fn from(addr: Endpoint) -> Self {
         Self::on(addr)
     }
 }

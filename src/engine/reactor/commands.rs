@@ -154,7 +154,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Whether the last connection that a shutdown has waited for ended after the turn's look at that.
     pub(super) fn is_to_settle(&self) -> bool {
-        self.stage == Stage::Answering && self.cx.retiring == 0 && !self.is_settled
+        self.stage == Stage::Answering && self.cx.draining == 0 && !self.is_settled
     }
 
     /// Goes through the stages of the shutdown that follow the first.
@@ -163,11 +163,11 @@ impl<H: EventHandler> EventLoop<H> {
         if self.stage == Stage::Stopping {
             self.stage = Stage::Answering;
             self.cx.limits.drain = self.limit_drain();
-            self.stop_ports();
+            self.stop_udp_sockets();
             self.unvisited = Some(0);
         }
         self.close_unawaited(CLOSE_BUDGET);
-        let waits = self.unvisited.is_some() || self.cx.retiring > 0;
+        let waits = self.unvisited.is_some() || self.cx.draining > 0;
         if self.stage == Stage::Answering && !waits {
             self.settle();
         }
@@ -205,10 +205,10 @@ impl<H: EventHandler> EventLoop<H> {
             };
             let state = &mut slot.link.state;
             if is_awaited(state, &slot.codec) {
-                cx.retire(state, &mut slot.codec);
+                cx.begin_drain(state, &mut slot.codec);
             } else if self.stage == Stage::Draining || !is_dialling(state) {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
-                Served::new(&mut self.handler, slot, cx).hasten();
+                Served::new(&mut self.handler, slot, cx).shorten_fin_wait();
             }
             if self.cx.arena.is_full() {
                 self.flush_all();
@@ -218,7 +218,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
     pub(super) fn force_all(&mut self) {
-        // Due again at once, should an `on_close` panic on the way; what is closed already stays so.
+        // PipeTask again at once, should an `on_close` panic on the way; what is closed already stays so.
         let again = self.cx.wheel.insert(self.cx.tick, Timer::DrainOver);
         self.settle();
         self.drain_rest();

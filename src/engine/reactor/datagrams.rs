@@ -21,9 +21,9 @@ use crate::engine::handler::{Action, Datagram, EventHandler, Udp};
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::stream::{DatagramStream, Stream};
-use crate::engine::udp::ports;
-use crate::engine::udp::ports::Port;
-use crate::engine::udp::ports::Service;
+use crate::engine::udp::sockets;
+use crate::engine::udp::sockets::Delivery;
+use crate::engine::udp::sockets::UdpSocket;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
 
 /// What the UDP sockets of a reactor are received from and sent to with.
@@ -60,16 +60,16 @@ impl Exchange {
 impl<H: EventHandler> EventLoop<H> {
     /// Serves the UDP sockets that have input, each within its budget; what is left over is served next turn.
     #[inline]
-    pub(super) fn serve_ports(&mut self) {
-        if self.cx.ports.ready() > 0 || self.turn.ports_left.is_some() {
-            self.serve_ready_ports();
+    pub(super) fn serve_udp_sockets(&mut self) {
+        if self.cx.udp_sockets.ready() > 0 || self.turn.udp_sockets_left.is_some() {
+            self.serve_ready_udp_sockets();
         }
     }
 
     #[inline(never)]
-    fn serve_ready_ports(&mut self) {
-        let ready = self.cx.ports.ready();
-        self.turn.ports_left.get_or_insert(ready);
+    fn serve_ready_udp_sockets(&mut self) {
+        let ready = self.cx.udp_sockets.ready();
+        self.turn.udp_sockets_left.get_or_insert(ready);
         loop {
             let exchange = self
                 .exchange
@@ -78,12 +78,12 @@ impl<H: EventHandler> EventLoop<H> {
             let (index, budget) = match exchange.serving.take() {
                 Some(serving) => serving,
                 None => {
-                    let left = self.turn.ports_left.get_or_insert(0);
+                    let left = self.turn.udp_sockets_left.get_or_insert(0);
                     let Some(rest) = left.checked_sub(1) else {
                         break;
                     };
                     *left = rest;
-                    let Some(index) = self.cx.ports.next_ready() else {
+                    let Some(index) = self.cx.udp_sockets.next_ready() else {
                         break;
                     };
                     (index, Budget::new(&self.cx.limits))
@@ -107,14 +107,15 @@ impl<H: EventHandler> EventLoop<H> {
         let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
         loop {
             self.deal(index);
-            let others_wait = self.cx.ports.ready() > 0;
-            let (Some(exchange), Some(port)) = (&mut self.exchange, self.cx.ports.get_mut(index))
+            let others_wait = self.cx.udp_sockets.ready() > 0;
+            let (Some(exchange), Some(port)) =
+                (&mut self.exchange, self.cx.udp_sockets.get_mut(index))
             else {
                 return;
             };
             if exchange.receiver.peek().is_some() {
                 exchange.unfinished = Some(index);
-                return self.cx.ports.enqueue(index, true);
+                return self.cx.udp_sockets.enqueue(index, true);
             }
             if !port.readable {
                 return;
@@ -127,7 +128,7 @@ impl<H: EventHandler> EventLoop<H> {
             // until a batch and a budget happen to end together.
             let yields = std::mem::take(&mut is_behind) && others_wait;
             if spent || yields {
-                return self.cx.ports.enqueue(index, false);
+                return self.cx.udp_sockets.enqueue(index, false);
             }
             match exchange.receiver.receive(&port.socket) {
                 Ok(drained) => port.readable = !drained,
@@ -219,13 +220,13 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Who gets what `peer` has sent. A peer without a session gets one.
     fn recipient(&mut self, index: usize, peer: SocketAddr) -> Recipient {
-        let Some(port) = self.cx.ports.get_mut(index) else {
+        let Some(port) = self.cx.udp_sockets.get_mut(index) else {
             return Recipient::Nobody;
         };
-        match &mut port.service {
-            Service::Datagrams { .. } => Recipient::Handler,
-            Service::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
-            Service::Sessions(sessions) => {
+        match &mut port.delivery {
+            Delivery::Datagrams { .. } => Recipient::Handler,
+            Delivery::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
+            Delivery::Sessions(sessions) => {
                 let known = sessions.heard(&peer);
                 let slot = known.or_else(|| self.welcome_peer(index, peer));
                 slot.map_or(Recipient::Nobody, Recipient::Session)
@@ -252,8 +253,9 @@ impl<H: EventHandler> EventLoop<H> {
         if self.stage != Stage::Running || !accepting.load(Ordering::Acquire) {
             return Err("no more sessions are accepted");
         }
-        let service = self.cx.ports.get(index).map(|port| &port.service);
-        let has_room = matches!(service, Some(Service::Sessions(sessions)) if sessions.has_room());
+        let delivery = self.cx.udp_sockets.get(index).map(|port| &port.delivery);
+        let has_room =
+            matches!(delivery, Some(Delivery::Sessions(sessions)) if sessions.has_room());
         if !has_room || self.connections.len() >= MAX_SLOTS {
             return Err("too many sessions");
         }
@@ -292,10 +294,10 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Closes the session whose peer has been silent for longest, if another one needs its place.
     fn make_room(&mut self, index: usize) {
-        let Some(port) = self.cx.ports.get_mut(index) else {
+        let Some(port) = self.cx.udp_sockets.get_mut(index) else {
             return;
         };
-        if let Service::Sessions(sessions) = &mut port.service
+        if let Delivery::Sessions(sessions) = &mut port.delivery
             && let Some(evicted) = sessions.to_evict()
             && let Some(slot) = self.connections.at(evicted)
         {
@@ -311,8 +313,8 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Opens a session for a peer; tells its slot.
     fn open_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
-        let port = self.cx.ports.get(index)?;
-        let Service::Sessions(sessions) = &port.service else {
+        let port = self.cx.udp_sockets.get(index)?;
+        let Delivery::Sessions(sessions) = &port.delivery else {
             return None;
         };
         let origin = Origin::Accepted {
@@ -330,8 +332,8 @@ impl<H: EventHandler> EventLoop<H> {
         let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.moment());
         state.set_datagram();
         let slot = self.watch(stream, state).ok()?;
-        if let Some(port) = self.cx.ports.get_mut(index)
-            && let Service::Sessions(sessions) = &mut port.service
+        if let Some(port) = self.cx.udp_sockets.get_mut(index)
+            && let Delivery::Sessions(sessions) = &mut port.delivery
         {
             sessions.insert(peer, slot);
         }
@@ -362,12 +364,12 @@ impl<H: EventHandler> EventLoop<H> {
             ..DatagramOptions::default()
         };
         let socket = DatagramSocket::connect(peer, local, &options)?;
-        let port = Port::connected(socket, &self.cx.limits);
+        let port = UdpSocket::connected(socket, &self.cx.limits);
         let socket = Arc::clone(&port.socket);
-        let index = self.cx.ports.insert(port);
+        let index = self.cx.udp_sockets.insert(port);
         // Watched before there is a slot, which a failure would leave behind.
-        ports::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
-            self.cx.ports.remove(index);
+        sockets::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
+            self.cx.udp_sockets.remove(index);
         })?;
         let id = self.connections.next_id();
         let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.moment(), limit);
@@ -382,10 +384,10 @@ impl<H: EventHandler> EventLoop<H> {
         load.fetch_add(1, Ordering::Relaxed);
         let opened = self.watch(stream, state);
         let slot = opened.inspect_err(|_| {
-            self.cx.ports.remove(index);
+            self.cx.udp_sockets.remove(index);
         })?;
-        if let Some(port) = self.cx.ports.get_mut(index)
-            && let Service::Connected { slot: of, .. } = &mut port.service
+        if let Some(port) = self.cx.udp_sockets.get_mut(index)
+            && let Delivery::Connected { slot: of, .. } = &mut port.delivery
         {
             *of = Some(slot);
         }
@@ -397,8 +399,8 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// The error of a socket that is connected is its session's end.
     fn fail_connected(&mut self, index: usize, error: io::Error) {
-        let port = self.cx.ports.get(index);
-        if let Some(Service::Connected { slot, .. }) = port.map(|port| &port.service)
+        let port = self.cx.udp_sockets.get(index);
+        if let Some(Delivery::Connected { slot, .. }) = port.map(|port| &port.delivery)
             && let Some(slot) = slot.and_then(|slot| self.connections.at(slot))
         {
             Served::new(&mut self.handler, slot, &mut self.cx).fail(error);
@@ -407,14 +409,14 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Sends what is queued on any socket.
     #[inline]
-    pub(super) fn flush_ports(&mut self) {
-        while let Some(index) = self.cx.ports.next_dirty() {
+    pub(super) fn flush_udp_sockets(&mut self) {
+        while let Some(index) = self.cx.udp_sockets.next_dirty() {
             self.flush_port(index);
         }
     }
 
     fn flush_port(&mut self, index: usize) {
-        let Some(port) = self.cx.ports.get_mut(index) else {
+        let Some(port) = self.cx.udp_sockets.get_mut(index) else {
             return;
         };
         if port.blocked {
@@ -430,7 +432,7 @@ impl<H: EventHandler> EventLoop<H> {
         metrics.datagrams_dropped.add(sent.dropped as u64);
         port.blocked = sent.is_blocked;
         if port.blocked != port.watches_room
-            && let Err(error) = ports::rewatch(self.poll.registry(), index, port)
+            && let Err(error) = sockets::rewatch(self.poll.registry(), index, port)
         {
             log::error!(target: "epicycle::udp", "cannot watch a socket for room: {error}");
             // Without an event to wait for, it is tried again each time something is queued.
@@ -451,8 +453,8 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// The engine stops: what has not been dealt out is dropped, and nothing is received any more.
-    pub(super) fn stop_ports(&mut self) {
-        self.cx.ports.stop();
+    pub(super) fn stop_udp_sockets(&mut self) {
+        self.cx.udp_sockets.stop();
         if let Some(exchange) = &mut self.exchange {
             let dropped = exchange.receiver.clear();
             exchange.unfinished = None;
@@ -461,8 +463,8 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Closes the sockets whose session has ended, and all of them once the engine drains.
-    pub(super) fn close_ports(&mut self) {
-        while let Some(index) = self.cx.ports.next_idle() {
+    pub(super) fn close_udp_sockets(&mut self) {
+        while let Some(index) = self.cx.udp_sockets.next_idle() {
             if let Some(exchange) = &mut self.exchange
                 && exchange.unfinished == Some(index)
             {
@@ -470,13 +472,13 @@ impl<H: EventHandler> EventLoop<H> {
                 exchange.unfinished = None;
                 self.cx.metrics.datagrams_dropped.add(dropped as u64);
             }
-            if let Some(port) = self.cx.ports.remove(index) {
+            if let Some(port) = self.cx.udp_sockets.remove(index) {
                 let unsent = port.queue.len();
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);
             }
         }
         if matches!(self.stage, Stage::Answering | Stage::Draining) {
-            for port in self.cx.ports.drain() {
+            for port in self.cx.udp_sockets.drain() {
                 let unsent = port.queue.len();
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);
             }
@@ -485,7 +487,7 @@ impl<H: EventHandler> EventLoop<H> {
 }
 
 fn port_queue_is_long<H: EventHandler>(cx: &Context<H>, index: usize) -> bool {
-    let port = cx.ports.get(index);
+    let port = cx.udp_sockets.get(index);
     port.is_some_and(|port| port.queue.len() >= FLUSH_AT)
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 use std::vec;
 
 use super::{EventLoop, Stage};
-use crate::addr::{Addr, ListenAddr};
+use crate::addr::{Addr, Endpoint};
 use crate::clock::millis;
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::conn::origin::Origin;
-use crate::engine::connect::resolve::{Found, Lookup, NotAsked, Ticket};
+use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
 use crate::engine::handler::context::{Context, Outcome, Timer};
 use crate::engine::handler::{Command, EventHandler, Reactor};
@@ -37,7 +37,7 @@ pub(super) struct Dials {
 
 struct Dial {
     connect: Connect,
-    to: ListenAddr,
+    to: Endpoint,
     /// Failures in a row.
     failures: u32,
     backoff: Backoff,
@@ -82,10 +82,10 @@ impl Dials {
 impl Stage {
     /// Whether a connection may be made: a shutdown that waits for answers may need it for them. The sockets of sessions
     /// over datagrams close with the server.
-    fn allows(self, to: &ListenAddr) -> bool {
+    fn allows(self, to: &Endpoint) -> bool {
         match self {
             Stage::Running => true,
-            Stage::Stopping | Stage::Answering => !matches!(to, ListenAddr::Udp { .. }),
+            Stage::Stopping | Stage::Answering => !matches!(to, Endpoint::Udp { .. }),
             Stage::Draining => false,
         }
     }
@@ -97,8 +97,8 @@ impl Dial {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.connect.tls {
             let host = match &self.to {
-                ListenAddr::Tcp { host, .. } => host.as_str(),
-                ListenAddr::Udp { .. } | ListenAddr::Unix(_) | ListenAddr::UnixAbstract(_) => "",
+                Endpoint::Tcp { host, .. } => host.as_str(),
+                Endpoint::Udp { .. } | Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
             };
             let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
             return Ok(Stream::Tls(Box::new(stream)));
@@ -109,7 +109,7 @@ impl Dial {
 
 impl<H: EventHandler> EventLoop<H> {
     /// Begins to make a connection.
-    pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: ListenAddr) {
+    pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: Endpoint) {
         let dial = Dial {
             connect,
             to,
@@ -142,9 +142,9 @@ impl<H: EventHandler> EventLoop<H> {
             .moment()
             .saturating_add(millis(dial.connect.timeout));
         let targets = match &dial.to {
-            ListenAddr::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
-            ListenAddr::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
-            ListenAddr::Tcp { host, port, .. } | ListenAddr::Udp { host, port, .. } => {
+            Endpoint::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
+            Endpoint::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
+            Endpoint::Tcp { host, port, .. } | Endpoint::Udp { host, port, .. } => {
                 match host.parse() {
                     Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
                     Err(_) => return self.resolve(id),
@@ -159,7 +159,7 @@ impl<H: EventHandler> EventLoop<H> {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
-        let (ListenAddr::Tcp { host, .. } | ListenAddr::Udp { host, .. }) = &dial.to else {
+        let (Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. }) = &dial.to else {
             return;
         };
         // Addresses that have just failed may be outdated.
@@ -188,7 +188,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// The name has been looked up, for an attempt that may be over.
-    pub(super) fn resolved(&mut self, id: DialId, number: u64, found: Found) {
+    pub(super) fn resolved(&mut self, id: DialId, number: u64, found: LookupResult) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
@@ -203,7 +203,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Tries the addresses found for a name.
-    fn try_found(&mut self, id: DialId, found: Found) {
+    fn try_found(&mut self, id: DialId, found: LookupResult) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
@@ -284,7 +284,7 @@ impl<H: EventHandler> EventLoop<H> {
         let origin = Origin::Connected {
             token: dial.connect.token,
         };
-        if let (ListenAddr::Udp { .. }, Addr::Ip(peer)) = (&dial.to, target) {
+        if let (Endpoint::Udp { .. }, Addr::Ip(peer)) = (&dial.to, target) {
             #[cfg(feature = "tls")]
             if dial.connect.tls.is_some() {
                 let problem = "there is no TLS over UDP; connect to a tcp:// address";

@@ -14,7 +14,7 @@ use crate::sys::transfer;
 /// in memory: one being sent and one being read.
 const CHUNK: usize = 128 << 10;
 
-/// Offers the file in front of the backlog to the kernel, or has it read; says how many bytes were taken.
+/// Offers the file in front of the backlog to the kernel, or has it read; returns how many bytes were taken.
 #[cold]
 pub(super) fn offer<H: EventHandler>(
     link: &mut Link,

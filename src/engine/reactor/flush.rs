@@ -11,7 +11,7 @@ use crate::buf::queue::{MAX_SLICES, OutQueue};
 use crate::engine::conn::ConnState;
 use crate::engine::handler::context::{Context, Link, Served, Slot};
 use crate::engine::handler::{Conn, EventHandler};
-use crate::engine::pipes::Due;
+use crate::engine::pipes::PipeTask;
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
@@ -57,7 +57,7 @@ impl<H: EventHandler> Served<'_, H> {
                     sent => self.on_staged_refused(sent),
                 };
             }
-            let sent = link.stream.send(bytes, &mut self.cx.records);
+            let sent = link.stream.send(bytes, &mut self.cx.tls_scratch);
             return self.on_staged_offered(sent);
         }
         self.flush_backlog();
@@ -175,7 +175,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
         if link.state.is_piped() && had_output && !link.state.has_output() {
             // The one it is joined with may be read again.
-            self.cx.pipes.due.push_back(Due::Move(link.state.id));
+            self.cx.pipes.tasks.push_back(PipeTask::Move(link.state.id));
         }
         if had_output && link.state.awaits_response() && !link.state.has_output() {
             Conn::new(link, codec, self.cx).await_response(true);
@@ -191,7 +191,7 @@ impl<H: EventHandler> Served<'_, H> {
             return;
         }
         if let Some(datagram) = link.stream.datagram()
-            && let Some(port) = self.cx.ports.get_mut(datagram.port)
+            && let Some(port) = self.cx.udp_sockets.get_mut(datagram.port)
             && !port.queue.is_past(datagram.queued_to)
         {
             port.waiting.insert((datagram.queued_to, link.state.id));
@@ -206,7 +206,7 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-/// Offers the front of the backlog, or what the stream holds back; says how many bytes were taken.
+/// Offers the front of the backlog, or what the stream holds back; returns how many bytes were taken.
 fn offer<H: EventHandler>(
     link: &mut Link,
     cx: &mut Context<H>,
@@ -224,7 +224,7 @@ fn offer<H: EventHandler>(
             let sent = match stream.as_plain() {
                 // So that the beginning of an answer and the file behind it share a packet.
                 Some(socket) if state.out.files() > 0 => socket.send_vectored_and_more(slices)?,
-                _ => stream.send_vectored(slices, &mut cx.records)?,
+                _ => stream.send_vectored(slices, &mut cx.tls_scratch)?,
             };
             state.out.backlog_sent(sent, &mut cx.buffers);
             if !stream.is_plain() {

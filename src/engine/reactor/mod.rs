@@ -33,10 +33,10 @@ use crate::engine::handler::context::{
     Arrival, Connections, Context, Interval, Served, Timer, tick_at,
 };
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
-use crate::engine::listen::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
 use crate::engine::timer::TimerKey;
-use crate::engine::udp::ports::{PORTS, Ports};
+use crate::engine::udp::sockets::{PORTS, UdpSockets};
 use crate::sys::options::SocketOptions;
 use crate::sys::poll_timer::PollTimer;
 
@@ -62,7 +62,7 @@ pub(crate) struct Parts<H: EventHandler> {
     /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
     pub(crate) listeners: Listeners,
     /// The UDP sockets, watched as well.
-    pub(crate) ports: Ports,
+    pub(crate) udp_sockets: UdpSockets,
     /// The options of the sockets that connect.
     pub(crate) socket: SocketOptions,
     pub(crate) read_buffer: usize,
@@ -99,7 +99,7 @@ struct Turn {
     events_done: usize,
     ready_left: usize,
     /// None before the first look at the UDP sockets.
-    ports_left: Option<usize>,
+    udp_sockets_left: Option<usize>,
     commands_left: usize,
     timers_left: usize,
     flushed: usize,
@@ -115,7 +115,7 @@ impl Turn {
         Self {
             events_done: 0,
             ready_left: 0,
-            ports_left: None,
+            udp_sockets_left: None,
             commands_left: 0,
             timers_left: TIMER_BUDGET,
             flushed: 0,
@@ -182,7 +182,7 @@ impl<H: EventHandler> EventLoop<H> {
                 cx,
                 ..
             } = &mut event_loop;
-            cx.ports = parts.ports;
+            cx.udp_sockets = parts.udp_sockets;
             handler.on_boot(&mut Reactor::new(connections, cx));
             let shared = cx.engine.shared();
             shared.unsettled.fetch_add(1, Ordering::AcqRel);
@@ -254,7 +254,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn finish_turn<'e, E: Event + 'e>(&mut self, events: impl Iterator<Item = &'e E>) {
         self.serve_events(events);
         self.serve_ready();
-        self.serve_ports();
+        self.serve_udp_sockets();
         self.run_commands();
         self.run_timers();
         self.follow_dials();
@@ -263,7 +263,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.accept();
         self.run_pipes();
-        self.flush_ports();
+        self.flush_udp_sockets();
         self.flush_all();
         self.free_closed();
         self.account();
@@ -273,14 +273,14 @@ impl<H: EventHandler> EventLoop<H> {
     fn timeout(&mut self) -> Option<Duration> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.ready.is_empty()
-            || !self.cx.pipes.due.is_empty()
+            || !self.cx.pipes.tasks.is_empty()
             || !self.commands.is_empty()
             || !self.cx.outcomes.is_empty()
             || !self.dials.are_told()
             || self.unvisited.is_some()
             || self.is_to_settle()
             || self.listeners.are_ready()
-            || self.cx.ports.have_work()
+            || self.cx.udp_sockets.have_work()
             || self.cx.wheel.has_expired()
             || !mailbox.try_sleep()
         {
@@ -349,7 +349,9 @@ impl<H: EventHandler> EventLoop<H> {
         } else if let Some(port) = token.checked_sub(PORTS) {
             // An error is found by receiving.
             let readable = event.is_readable() || event.is_error();
-            self.cx.ports.on_event(port, readable, event.is_writable());
+            self.cx
+                .udp_sockets
+                .on_event(port, readable, event.is_writable());
         } else if let Some(listener) = token.checked_sub(LISTENERS) {
             self.listeners.mark_ready(listener);
         }
@@ -492,7 +494,7 @@ impl<H: EventHandler> EventLoop<H> {
             let cx = &self.cx;
             let admission = &cx.engine.shared().admission;
             match self.listeners.accept(admission, &cx.metrics) {
-                Attempt::Accepted(socket, peer, listener) => {
+                AcceptOutcome::Connection(socket, peer, listener) => {
                     let load = &cx.engine.peer(cx.reactor).load;
                     load.fetch_add(1, Ordering::Relaxed);
                     let origin = Origin::Accepted { listener };
@@ -502,8 +504,8 @@ impl<H: EventHandler> EventLoop<H> {
                         origin,
                     });
                 }
-                Attempt::Failed => {}
-                Attempt::NoneWaits => break,
+                AcceptOutcome::Failed => {}
+                AcceptOutcome::NoneWaits => break,
             }
         }
         if let Some(pause) = self.listeners.take_pause() {
@@ -533,10 +535,10 @@ impl<H: EventHandler> EventLoop<H> {
         while let Some((index, then, unread)) = self.cx.detached.pop() {
             self.let_go(index, then, unread);
         }
-        while let Some(index) = self.cx.graveyard.pop() {
+        while let Some(index) = self.cx.closed_slots.pop() {
             drop(self.connections.remove(index as usize));
         }
-        self.close_ports();
+        self.close_udp_sockets();
     }
 
     fn account(&mut self) {

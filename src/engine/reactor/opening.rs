@@ -171,7 +171,7 @@ impl<H: EventHandler> Served<'_, H> {
             alarm,
             ..
         } = &mut self.slot.link;
-        match stream.open(state.is_writable(), &mut self.cx.records) {
+        match stream.open(state.is_writable(), &mut self.cx.tls_scratch) {
             Ok(true) => {
                 state.opened(self.cx.moment());
                 if let Some((key, _)) = alarm.take() {

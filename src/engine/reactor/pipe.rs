@@ -7,7 +7,7 @@ use super::{EventLoop, NOBODY};
 use crate::engine::conn::close::CloseReason;
 use crate::engine::handler::context::{Context, Link, Served, Slot};
 use crate::engine::handler::{EventHandler, pipe};
-use crate::engine::pipes::{Due, Joint};
+use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::engine::slots::ConnId;
 use crate::engine::stream::Received;
 use crate::sys::transfer;
@@ -22,7 +22,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Does what has become due about joined connections.
     #[inline]
     pub(super) fn run_pipes(&mut self) {
-        if !self.cx.pipes.due.is_empty() {
+        if !self.cx.pipes.tasks.is_empty() {
             self.run_due();
         }
     }
@@ -32,9 +32,9 @@ impl<H: EventHandler> EventLoop<H> {
     fn run_due(&mut self) {
         self.turn.serving = NOBODY;
         // What becomes due on the way has its turn the next time, so that the loop goes on.
-        for _ in 0..self.cx.pipes.due.len() {
-            match self.cx.pipes.due.pop_front() {
-                Some(Due::Join(id, other)) => {
+        for _ in 0..self.cx.pipes.tasks.len() {
+            match self.cx.pipes.tasks.pop_front() {
+                Some(PipeTask::Join(id, other)) => {
                     let Self {
                         connections, cx, ..
                     } = self;
@@ -47,11 +47,11 @@ impl<H: EventHandler> EventLoop<H> {
                         cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Pipe);
                     }
                 }
-                Some(Due::Move(id)) => {
+                Some(PipeTask::Move(id)) => {
                     self.carry(id);
                     self.turn.serving = NOBODY;
                 }
-                Some(Due::Ended { survivor, broken }) => {
+                Some(PipeTask::Ended { survivor, broken }) => {
                     if let Some(slot) = self.connections.get(survivor) {
                         follow(slot, &mut self.cx, broken);
                     }
@@ -78,7 +78,7 @@ impl<H: EventHandler> EventLoop<H> {
             turn.serving = id.slot();
             Served::new(handler, slot, cx).flush();
         }
-        let Some(partner) = joint(&slot.link).map(|joint| joint.partner) else {
+        let Some(partner) = pipe_end(&slot.link).map(|pipe_end| pipe_end.partner) else {
             return;
         };
         if let Some((one, other)) = connections.pair(id, partner) {
@@ -95,8 +95,8 @@ impl<H: EventHandler> EventLoop<H> {
     }
 }
 
-fn joint(link: &Link) -> Option<Joint> {
-    link.extras.as_ref().and_then(|extras| extras.joint)
+fn pipe_end(link: &Link) -> Option<PipeEnd> {
+    link.extras.as_ref().and_then(|extras| extras.pipe_end)
 }
 
 /// Ends a connection because the one it was joined with does.
@@ -104,7 +104,7 @@ fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool
     let link = &mut slot.link;
     // The other one need not follow in its turn.
     if let Some(extras) = &mut link.extras {
-        extras.joint = None;
+        extras.pipe_end = None;
     }
     if broken {
         if link.state.still_sends() {
@@ -141,9 +141,9 @@ fn carry_over<H: EventHandler>(
         if moved >= WRITE_BUDGET {
             return cx.mark_ready(&mut from.link.state);
         }
-        let spliced = match joint(&from.link) {
+        let spliced = match pipe_end(&from.link) {
             // The kernel does not move what is behind a mark of urgent data.
-            Some(joint) if joint.bulk && !from.link.state.is_doubtful() => {
+            Some(pipe_end) if pipe_end.bulk && !from.link.state.is_doubtful() => {
                 splice(handler, from, to, cx)
             }
             Some(_) => None,
@@ -165,7 +165,7 @@ fn copy<H: EventHandler>(
     scratch: &mut [u8],
 ) -> usize {
     let Link { stream, state, .. } = &mut from.link;
-    let received = stream.recv(scratch, &mut cx.records);
+    let received = stream.recv(scratch, &mut cx.tls_scratch);
     if stream.has_tail() {
         // Reading has made output of its own: an answer of the TLS layer.
         state.set_tail(true);
@@ -183,7 +183,7 @@ fn copy<H: EventHandler>(
         }
     };
     let Link { stream, state, .. } = &mut to.link;
-    let sent = stream.send(&scratch[..n], &mut cx.records);
+    let sent = stream.send(&scratch[..n], &mut cx.tls_scratch);
     state.set_tail(stream.has_tail());
     let taken = *sent.as_ref().unwrap_or(&0);
     state.out.enqueue_seen(&scratch[taken..n], &mut cx.buffers);
@@ -244,16 +244,16 @@ fn on_received<H: EventHandler>(link: &mut Link, cx: &Context<H>, n: usize, drai
 
 fn set_bulk(link: &mut Link, bulk: bool) {
     let extras = link.extras.as_mut();
-    if let Some(joint) = extras.and_then(|extras| extras.joint.as_mut()) {
-        joint.bulk = bulk && joint.splices;
+    if let Some(pipe_end) = extras.and_then(|extras| extras.pipe_end.as_mut()) {
+        pipe_end.bulk = bulk && pipe_end.splices;
     }
 }
 
 fn never_splice(link: &mut Link) {
     let extras = link.extras.as_mut();
-    if let Some(joint) = extras.and_then(|extras| extras.joint.as_mut()) {
-        joint.splices = false;
-        joint.bulk = false;
+    if let Some(pipe_end) = extras.and_then(|extras| extras.pipe_end.as_mut()) {
+        pipe_end.splices = false;
+        pipe_end.bulk = false;
     }
 }
 
@@ -298,7 +298,7 @@ fn on_no_input<H: EventHandler>(
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
         Err(error) => {
             // A stream cut short must not look like a whole one to the peer it is passed on to.
-            cx.part(&mut from.link, true);
+            cx.unpipe(&mut from.link, true);
             Served::new(handler, from, cx).on_no_input(Err(error));
         }
     }

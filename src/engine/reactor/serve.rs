@@ -11,7 +11,7 @@ use crate::engine::handler::closing::keep_refused;
 use crate::engine::handler::context::{Link, Served};
 use crate::engine::handler::converse::{awaits_rest, is_awaited, owes_answer, shown};
 use crate::engine::handler::{Action, EventHandler};
-use crate::engine::pipes::Due;
+use crate::engine::pipes::PipeTask;
 use crate::engine::stream::Received;
 
 /// What a connection may receive and have handled before the others have their turn.
@@ -80,8 +80,8 @@ impl<H: EventHandler> Served<'_, H> {
             return self
                 .cx
                 .pipes
-                .due
-                .push_back(Due::Move(self.slot.link.state.id));
+                .tasks
+                .push_back(PipeTask::Move(self.slot.link.state.id));
         }
         if self.slot.link.state.can_send_backlog() {
             self.flush();
@@ -135,7 +135,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// One read behind the `kept` bytes in `scratch`, and the frames in it; says how many bytes came.
+    /// One read behind the `kept` bytes in `scratch`, and the frames in it; returns how many bytes came.
     ///
     /// The first read of a turn is `HOT`: decoding and `react` are inlined into it.
     #[inline(always)]
@@ -153,7 +153,7 @@ impl<H: EventHandler> Served<'_, H> {
             };
             socket.receive_from_tcp(&mut scratch[kept..])
         } else {
-            stream.recv(&mut scratch[kept..], &mut self.cx.records)
+            stream.recv(&mut scratch[kept..], &mut self.cx.tls_scratch)
         };
         let Received { n, drained } = match received {
             Ok(received) if received.n > 0 => received,
@@ -192,7 +192,7 @@ impl<H: EventHandler> Served<'_, H> {
     fn receive_rest(&mut self, budget: &mut Budget) -> usize {
         let Link { stream, state, .. } = &mut self.slot.link;
         let spare = state.inbox.spare_mut(&mut self.cx.buffers);
-        match stream.recv(spare, &mut self.cx.records) {
+        match stream.recv(spare, &mut self.cx.tls_scratch) {
             Ok(Received { n, drained }) if n > 0 => {
                 let active_at = state.active_at();
                 state.inbox.received(n);
@@ -215,7 +215,12 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// Reads to drop: the connection is closing, and unread input would make the kernel answer with RST.
     fn discard(&mut self, scratch: &mut [u8]) -> usize {
-        match self.slot.link.stream.recv(scratch, &mut self.cx.records) {
+        match self
+            .slot
+            .link
+            .stream
+            .recv(scratch, &mut self.cx.tls_scratch)
+        {
             Ok(Received { n, drained }) if n > 0 => {
                 self.slot.link.state.on_read(n, drained, self.cx.now);
                 self.cx.metrics.bytes_in.add(n as u64);
@@ -289,10 +294,10 @@ impl<H: EventHandler> Served<'_, H> {
                 // What it has asked for by then it gets, as an answer that was owed.
                 self.slot.link.state.take_time();
             }
-            if self.slot.link.state.is_retiring()
+            if self.slot.link.state.is_draining()
                 && !is_awaited(&self.slot.link.state, &self.slot.codec)
             {
-                self.begin_close(self.cx.retirement());
+                self.begin_close(self.cx.drain_reason());
             }
         }
         // One that was closing has waited for this.
@@ -340,7 +345,7 @@ impl<H: EventHandler> Served<'_, H> {
 }
 
 /// What a look at the input came to.
-enum Found {
+enum Look {
     /// A frame, which the handler has had.
     Frame {
         taken: usize,
@@ -399,15 +404,15 @@ impl<H: EventHandler> Served<'_, H> {
                         break 0;
                     };
                     let action = self.handler.react(&mut conn, session, frame);
-                    Found::Frame { taken, action }
+                    Look::Frame { taken, action }
                 }
-                Ok(Decoded::Skip { consumed: taken }) => Found::Skipped { taken },
-                Ok(Decoded::Hold) => Found::Held,
-                Ok(Decoded::NeedMore { at_least }) => Found::Partial { at_least },
-                Err(error) => Found::Malformed(error),
+                Ok(Decoded::Skip { consumed: taken }) => Look::Skipped { taken },
+                Ok(Decoded::Hold) => Look::Held,
+                Ok(Decoded::NeedMore { at_least }) => Look::Partial { at_least },
+                Err(error) => Look::Malformed(error),
             };
             match found {
-                Found::Frame { taken, action } => {
+                Look::Frame { taken, action } => {
                     consumed += taken;
                     handled += 1;
                     budget.frames -= 1;
@@ -422,16 +427,16 @@ impl<H: EventHandler> Served<'_, H> {
                     }
                 }
                 // It is no frame for the self.handler, but work all the same.
-                Found::Skipped { taken } => {
+                Look::Skipped { taken } => {
                     consumed += taken;
                     skipped = true;
                     budget.frames -= 1;
                 }
-                Found::Held => {
+                Look::Held => {
                     self.slot.link.state.hold();
                     break 0;
                 }
-                Found::Partial { at_least } => {
+                Look::Partial { at_least } => {
                     // Whatever the codec asks for, what it has is not enough.
                     let need = at_least.max(input.len() - consumed + 1);
                     if need <= self.cx.limits.max_frame {
@@ -441,7 +446,7 @@ impl<H: EventHandler> Served<'_, H> {
                     self.refuse_frame(FrameError::TooLong { len, max }, &input[consumed..]);
                     break 0;
                 }
-                Found::Malformed(error) => {
+                Look::Malformed(error) => {
                     self.refuse_frame(error, &input[consumed..]);
                     break 0;
                 }
@@ -486,7 +491,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.decode(input, budget, in_vain, last)
     }
 
-    /// A callback did more than write a little: flushes and carries out what is due. Says whether the next
+    /// A callback did more than write a little: flushes and carries out what is due. Returns whether the next
     /// frame is wanted.
     #[inline(never)]
     fn after_callback(&mut self, action: Action) -> bool {

@@ -35,7 +35,7 @@ use crate::addr::Addr;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::context::Arrival;
 use crate::engine::handler::{Engine, EventHandler};
-use crate::engine::listen::listeners::{ACCEPT_BUDGET, Attempt, Listeners};
+use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::reactor::WAKER;
 use crate::panic;
 
@@ -183,13 +183,13 @@ impl<H: EventHandler> Acceptor<H> {
                 return;
             };
             match self.listeners.accept(&shared.admission, &main.metrics) {
-                Attempt::Accepted(socket, peer, listener) => self.deal(Arrival {
+                AcceptOutcome::Connection(socket, peer, listener) => self.deal(Arrival {
                     socket,
                     peer,
                     origin: Origin::Accepted { listener },
                 }),
-                Attempt::Failed => {}
-                Attempt::NoneWaits => break,
+                AcceptOutcome::Failed => {}
+                AcceptOutcome::NoneWaits => break,
             }
         }
         if let Some(pause) = self.listeners.take_pause() {

@@ -31,7 +31,7 @@ use crate::engine::mailbox::Mailbox;
 use crate::engine::reactor::{EventLoop, LISTENERS, Parts, WAKER};
 use crate::engine::server::acceptor::Acceptor;
 use crate::engine::slots::Liveness;
-use crate::engine::udp::ports::{self, UdpPlace};
+use crate::engine::udp::sockets::{self, UdpPlace};
 use crate::error::Error;
 use crate::metrics::Stats;
 use crate::panic;
@@ -175,17 +175,17 @@ impl Server {
         options.socket.reuse_port = options.accept_mode == AcceptMode::ReusePort;
         let listens = !streams.is_empty();
         let listeners = Listeners::bind(streams, &options.socket)?;
-        let common = ports::Common {
+        let common = sockets::Common {
             reuse_port: options.socket.reuse_port,
             device: options.socket.device.clone(),
             limits: options.limits(),
         };
-        let ports = ports::bind(datagrams, count, &common)?;
+        let udp_sockets = sockets::bind(datagrams, count, &common)?;
         let local_addrs = listeners.local_addrs().map_err(|source| Error::Setup {
             what: "the listeners",
             source,
         })?;
-        let mut local_addrs = [local_addrs, ports.addrs].concat();
+        let mut local_addrs = [local_addrs, udp_sockets.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
         let local_addrs = local_addrs.into_iter().map(|(_, addr)| addr).collect();
 
@@ -256,11 +256,12 @@ impl Server {
         let (booted, boots) = mpsc::channel();
         let setup = |what| move |source| Error::Setup { what, source };
         let mut accepting = accepting.into_iter();
-        for (index, (poll, ports)) in polls.into_iter().zip(ports.reactors).enumerate() {
+        for (index, (poll, udp_sockets)) in polls.into_iter().zip(udp_sockets.reactors).enumerate()
+        {
             let listeners = accepting.next().unwrap_or_default();
             listeners
                 .register(poll.registry(), LISTENERS)
-                .and_then(|()| ports.register(poll.registry()))
+                .and_then(|()| udp_sockets.register(poll.registry()))
                 .map_err(setup("the watch on the listeners"))?;
             let parts = Parts {
                 poll,
@@ -269,7 +270,7 @@ impl Server {
                 index,
                 limits: options.limits(),
                 listeners,
-                ports,
+                udp_sockets,
                 socket: options.socket.clone(),
                 read_buffer: options.read_buffer,
                 first_tick: options.tick,

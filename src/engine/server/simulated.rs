@@ -8,7 +8,7 @@ use crate::engine::handler::EventHandler;
 use crate::engine::handler::engine::{Engine, Shared};
 use crate::engine::listen::listeners::Listeners;
 use crate::engine::reactor::{EventLoop, Parts};
-use crate::engine::udp::ports::Ports;
+use crate::engine::udp::sockets::UdpSockets;
 use crate::error::Error;
 
 impl Server {
@@ -36,7 +36,7 @@ impl Server {
             index: 0,
             limits: options.limits(),
             listeners: Listeners::default(),
-            ports: Ports::default(),
+            udp_sockets: UdpSockets::default(),
             socket: options.socket.clone(),
             read_buffer: options.read_buffer,
             first_tick: options.tick,

@@ -1,7 +1,7 @@
 //! How a UDP socket is served.
 
-pub(crate) mod ports;
 pub(crate) mod recency;
+pub(crate) mod sockets;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -5,11 +5,11 @@
 pub(crate) struct Recency {
     /// A ring of links: that of slot N at N + 1, and at 0 the head, between the last slot and the first. What is in no list
     /// links to itself. 8 bytes for each slot up to the highest.
-    links: Vec<Link>,
+    links: Vec<Neighbours>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Link {
+struct Neighbours {
     before: u32,
     behind: u32,
 }
@@ -19,7 +19,7 @@ const HEAD: usize = 0;
 impl Recency {
     pub(crate) fn new() -> Self {
         Self {
-            links: vec![Link::to_itself(HEAD)],
+            links: vec![Neighbours::to_itself(HEAD)],
         }
     }
 
@@ -27,11 +27,11 @@ impl Recency {
     pub(crate) fn touch(&mut self, slot: usize) {
         let place = slot + 1;
         while self.links.len() <= place {
-            self.links.push(Link::to_itself(self.links.len()));
+            self.links.push(Neighbours::to_itself(self.links.len()));
         }
         self.unlink(place);
         let last = self.links[HEAD].before as usize;
-        self.links[place] = Link {
+        self.links[place] = Neighbours {
             before: last as u32,
             behind: HEAD as u32,
         };
@@ -44,7 +44,7 @@ impl Recency {
         let place = slot + 1;
         if place < self.links.len() {
             self.unlink(place);
-            self.links[place] = Link::to_itself(place);
+            self.links[place] = Neighbours::to_itself(place);
         }
     }
 
@@ -54,13 +54,13 @@ impl Recency {
     }
 
     fn unlink(&mut self, place: usize) {
-        let Link { before, behind } = self.links[place];
+        let Neighbours { before, behind } = self.links[place];
         self.links[before as usize].behind = behind;
         self.links[behind as usize].before = before;
     }
 }
 
-impl Link {
+impl Neighbours {
     /// Slots have 22 bits, so that their places fit.
     fn to_itself(place: usize) -> Self {
         let place = place as u32;

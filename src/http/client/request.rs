@@ -133,7 +133,7 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Says how much room the head takes, if all of it may be sent.
+    /// Returns how much room the head takes, if all of it may be sent.
     fn check(&self) -> Result<usize, SendError> {
         let is_sound = is_token(self.method.as_bytes())
             && is_host(self.host.as_bytes())

@@ -117,7 +117,7 @@ impl<'a> Meta<'a> {
         self.encoded = Cow::Owned(replaced);
     }
 
-    /// Removes all values of a key, and says whether there was one.
+    /// Removes all values of a key, and returns whether there was one.
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> bool {
         let key = key.as_ref();
         if !pairs(&self.encoded).any(|(name, _)| is(name, key)) {

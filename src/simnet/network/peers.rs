@@ -10,7 +10,7 @@ const LOOKS: u32 = 100;
 const MOST_SEGMENTS: usize = 256;
 
 impl Network {
-    /// A peer sends bytes; says whether it could, that is, has not ended its stream.
+    /// A peer sends bytes; returns whether it could, that is, has not ended its stream.
     pub(crate) fn send(&self, number: usize, bytes: &[u8]) -> bool {
         let mut state = self.0.lock();
         if state.wires[number].ended {

@@ -109,7 +109,7 @@ impl Wire {
             && (!self.output.is_empty() || self.shut)
     }
 
-    /// The connection is broken for the reactor's end; says whether it was not yet.
+    /// The connection is broken for the reactor's end; returns whether it was not yet.
     pub(super) fn break_off(&mut self) -> bool {
         if self.broken {
             return false;

@@ -122,7 +122,7 @@ impl Headers {
         Ok(())
     }
 
-    /// Sends the first of the messages, in order, at most [`MAX_BATCH`]; says how many. An error is the first one's.
+    /// Sends the first of the messages, in order, at most [`MAX_BATCH`]; returns how many. An error is the first one's.
     pub(super) fn transmit(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -175,7 +175,7 @@ impl Headers {
     }
 }
 
-/// Lets the kernel hand over runs of datagrams as one; says whether it can (Linux 5.0).
+/// Lets the kernel hand over runs of datagrams as one; returns whether it can (Linux 5.0).
 pub(super) fn enable_runs_in(socket: BorrowedFd<'_>) -> bool {
     set_udp_option(socket, libc::UDP_GRO, 1).is_ok()
 }
@@ -217,7 +217,7 @@ fn segment(control: &Control) -> usize {
     }
 }
 
-/// Writes an address as the kernel reads it; says how many bytes it takes.
+/// Writes an address as the kernel reads it; returns how many bytes it takes.
 fn write_name(addr: SocketAddr, name: &mut Name) -> usize {
     name[2..4].copy_from_slice(&addr.port().to_be_bytes());
     match addr {

@@ -154,7 +154,7 @@ impl SendQueue {
         }
     }
 
-    /// Queues a copy of the pieces as one datagram, and says how many bytes it has; `to` is none on a connected socket.
+    /// Queues a copy of the pieces as one datagram, and returns how many bytes it has; `to` is none on a connected socket.
     pub(crate) fn push<'a>(
         &mut self,
         to: Option<SocketAddr>,
@@ -176,7 +176,7 @@ impl SendQueue {
         Ok(len)
     }
 
-    /// The messages to send first; says how many there are.
+    /// The messages to send first; returns how many there are.
     ///
     /// Datagrams of one size to one address that follow each other become one message; the last may be shorter.
     pub(super) fn messages<'a>(&'a self, into: &mut [Message<'a>]) -> usize {
@@ -233,7 +233,7 @@ impl SendQueue {
         }
     }
 
-    /// The first `n` datagrams are sent, or given up; says how many bytes they had.
+    /// The first `n` datagrams are sent, or given up; returns how many bytes they had.
     pub(super) fn pop(&mut self, n: usize) -> usize {
         let popped = &self.entries[self.head..self.head + n];
         let bytes = popped.iter().map(|entry| entry.len).sum();
@@ -255,7 +255,7 @@ impl SendQueue {
         bytes
     }
 
-    /// Forgets everything; says how many datagrams that were.
+    /// Forgets everything; returns how many datagrams that were.
     pub(crate) fn clear(&mut self) -> usize {
         let dropped = self.len();
         self.head = 0;

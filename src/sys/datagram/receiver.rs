@@ -76,7 +76,7 @@ impl Receiver {
         }
     }
 
-    /// Receives up to a batch, replacing the last one; says whether the socket is drained.
+    /// Receives up to a batch, replacing the last one; returns whether the socket is drained.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl Receiver {
         })
     }
 
-    /// Drops what is left of the batch; says how many datagrams that were.
+    /// Drops what is left of the batch; returns how many datagrams that were.
     pub(crate) fn clear(&mut self) -> usize {
         let mut dropped = 0;
         while self.next().is_some() {

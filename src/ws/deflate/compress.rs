@@ -97,7 +97,7 @@ fn new_state(level: u8, bits: u8) -> Box<Compress> {
     ))
 }
 
-/// Appends the compressed message to `out`, without its tail; says whether that succeeded.
+/// Appends the compressed message to `out`, without its tail; returns whether that succeeded.
 fn run(state: &mut Compress, message: &[u8], out: &mut Vec<u8>) -> bool {
     out.reserve(message.len() / 4 + FLUSH_ROOM);
     let start = state.total_in();

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::mem;
 
 use crate::buf::outbox::Outbox;
-use crate::codec::{Decoded, FrameError, Parting, Stage};
+use crate::codec::{CloseCause, Decoded, FrameError, Stage};
 use crate::ws::assembly::Assembly;
 use crate::ws::close::{Close, MAX_REASON};
 use crate::ws::deflate::{Agreed, Compressor, Inflater};
@@ -33,7 +33,7 @@ pub(super) enum Received<'a> {
 pub(super) struct Protocol {
     role: Role,
     stage: Stage,
-    /// Whether [`speak`](Self::speak) has anything to say.
+    /// Whether [`poll_output`](Self::poll_output) has anything to say.
     has_to_speak: bool,
     sent_close: bool,
     /// What the peer's Close said, once it has come.
@@ -357,7 +357,7 @@ impl Protocol {
 
     /// Answers pings and the peer's Close.
     #[inline]
-    pub(super) fn speak(&mut self, dst: &mut Outbox<'_>) {
+    pub(super) fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         if self.has_to_speak {
             self.answer(dst);
         }
@@ -410,23 +410,23 @@ impl Protocol {
     }
 
     /// Says why this side closes the connection, unless it has.
-    pub(super) fn last_words(&mut self, parting: Parting<'_>, dst: &mut Outbox<'_>) {
+    pub(super) fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         if self.sent_close {
             return;
         }
         self.pongs_first(dst);
-        let reason = match parting {
-            Parting::Malformed(error) => error.to_string(),
+        let reason = match cause {
+            CloseCause::Malformed(error) => error.to_string(),
             _ => String::new(),
         };
-        let code = match (self.received_close, parting) {
+        let code = match (self.received_close, cause) {
             (Some(code), _) => code,
-            (None, Parting::Malformed(error)) => Some(self.failure.unwrap_or(match error {
+            (None, CloseCause::Malformed(error)) => Some(self.failure.unwrap_or(match error {
                 FrameError::TooLong { .. } => CloseCode::TOO_BIG,
                 _ => CloseCode::PROTOCOL,
             })),
-            (None, Parting::Timeout | Parting::Shutdown) => Some(CloseCode::GOING_AWAY),
-            (None, Parting::Panic | Parting::Failed | Parting::Unanswered) => {
+            (None, CloseCause::Timeout | CloseCause::Shutdown) => Some(CloseCode::GOING_AWAY),
+            (None, CloseCause::Panic | CloseCause::Failed | CloseCause::Unanswered) => {
                 Some(CloseCode::INTERNAL)
             }
             (None, _) => Some(CloseCode::NORMAL),

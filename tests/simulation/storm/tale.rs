@@ -45,7 +45,7 @@ impl Teller {
     }
 }
 
-/// Checks a stream, whose last message may be cut short; says how many messages of each writer there are.
+/// Checks a stream, whose last message may be cut short; returns how many messages of each writer there are.
 pub(super) fn check(mut stream: &[u8]) -> HashMap<u8, u32> {
     let mut last: HashMap<u8, (u32, u32)> = HashMap::new();
     while let Some((head, rest)) = stream.split_first_chunk::<HEADER>() {

@@ -20,7 +20,7 @@ fn the_peers_close_is_answered_with_its_code() {
         );
         assert_eq!(codec.stage(), Stage::Finished);
         assert_eq!(speak_to_vec(&mut codec), b"");
-        assert_eq!(last_words_to_vec(&mut codec, Parting::Local), b"");
+        assert_eq!(last_words_to_vec(&mut codec, CloseCause::Local), b"");
     }
 }
 
@@ -113,12 +113,12 @@ fn last_words_tell_why() {
     let too_long = FrameError::TooLong { len: 9, max: 8 };
     let malformed = FrameError::Malformed { what: "it is odd" };
     let cases = [
-        (Parting::Timeout, 1001),
-        (Parting::Shutdown, 1001),
-        (Parting::Panic, 1011),
-        (Parting::Local, 1000),
-        (Parting::Malformed(&too_long), 1009),
-        (Parting::Malformed(&malformed), 1002),
+        (CloseCause::Timeout, 1001),
+        (CloseCause::Shutdown, 1001),
+        (CloseCause::Panic, 1011),
+        (CloseCause::Local, 1000),
+        (CloseCause::Malformed(&too_long), 1009),
+        (CloseCause::Malformed(&malformed), 1002),
     ];
     for (last, code) in cases {
         let mut codec = server();
@@ -127,13 +127,13 @@ fn last_words_tell_why() {
             [Seen::Closed(Some(said), _)] => assert_eq!(*said, code),
             other => panic!("{other:?}"),
         }
-        assert_eq!(last_words_to_vec(&mut codec, Parting::Local), b"");
+        assert_eq!(last_words_to_vec(&mut codec, CloseCause::Local), b"");
     }
     // A close that has come is answered rather than contradicted.
     let mut codec = server();
     feed_all(&mut codec, &raw(0x88, b"\x0F\xA0"));
     assert_eq!(
-        last_words_to_vec(&mut codec, Parting::Local),
+        last_words_to_vec(&mut codec, CloseCause::Local),
         b"\x88\x02\x0F\xA0"
     );
 }

@@ -154,7 +154,7 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// The Close that a server sends as its last words about `error`.
 fn goodbye(codec: &mut ServerCodec, error: FrameError) -> (u16, String) {
-    let bytes = last_words_to_vec(codec, Parting::Malformed(&error));
+    let bytes = last_words_to_vec(codec, CloseCause::Malformed(&error));
     match &feed_all(&mut client(), &bytes)[..] {
         [Seen::Closed(Some(code), reason)] => (*code, reason.clone()),
         other => panic!("{other:?}"),

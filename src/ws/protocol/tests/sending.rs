@@ -203,7 +203,7 @@ fn answers_to_pings_go_before_any_other_frame() {
     let mut codec = server();
     feed_all(&mut codec, ping);
     assert_eq!(
-        last_words_to_vec(&mut codec, Parting::Shutdown),
+        last_words_to_vec(&mut codec, CloseCause::Shutdown),
         b"\x8A\x01?\x88\x02\x03\xE9"
     );
     // The client's side, whose frames are masked.

@@ -129,7 +129,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Reads what has come. Says how many answers that completes.
+    /// Reads what has come. Returns how many answers that completes.
     fn receive(
         &mut self,
         buffer: &mut [u8],

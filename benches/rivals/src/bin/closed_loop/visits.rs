@@ -95,7 +95,7 @@ struct Visitor {
 }
 
 impl Visitor {
-    /// Says whether the visit is over.
+    /// Returns whether the visit is over.
     fn goes_on(&mut self, event: &Event, exchange: &Exchange) -> Result<bool, Box<dyn Error>> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error.into());

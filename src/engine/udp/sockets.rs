@@ -9,7 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use crate::addr::{Addr, Family, ListenAddr};
+use crate::addr::{Addr, Endpoint, Family};
 use crate::clock::millis;
 use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::slots::ConnId;
@@ -22,8 +22,8 @@ use crate::sys::socket::bind_first;
 
 /// The UDP sockets of one reactor.
 #[derive(Debug, Default)]
-pub(crate) struct Ports {
-    ports: Slab<Port>,
+pub(crate) struct UdpSockets {
+    sockets: Slab<UdpSocket>,
     /// Those that may have input.
     ready: VecDeque<usize>,
     /// Those to be flushed at the end of the turn.
@@ -34,10 +34,10 @@ pub(crate) struct Ports {
 
 /// A UDP socket.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub(crate) struct UdpSocket {
     pub(crate) socket: Arc<DatagramSocket>,
     pub(crate) queue: SendQueue,
-    pub(crate) service: Service,
+    pub(crate) delivery: Delivery,
     /// The kernel may have datagrams.
     pub(crate) readable: bool,
     /// The kernel had no room for what is queued.
@@ -52,7 +52,7 @@ pub(crate) struct Port {
 
 /// Who gets the datagrams of a socket.
 #[derive(Debug)]
-pub(crate) enum Service {
+pub(crate) enum Delivery {
     /// `on_datagram`, one by one.
     Datagrams { listener: usize },
     /// A session for each peer.
@@ -135,11 +135,11 @@ const _: () = assert!(MAX_SESSIONS < MAX_SLOTS);
 pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
 
 /// A UDP socket to be listened on: its number, its address and its options.
-pub(crate) type UdpPlace = (usize, ListenAddr, UdpOptions);
+pub(crate) type UdpPlace = (usize, Endpoint, UdpOptions);
 
 /// The UDP sockets of each reactor, and what they are bound to.
-pub(crate) struct Bound {
-    pub(crate) reactors: Vec<Ports>,
+pub(crate) struct BoundSockets {
+    pub(crate) reactors: Vec<UdpSockets>,
     /// With the listeners' numbers.
     pub(crate) addrs: Vec<(usize, Addr)>,
 }
@@ -155,13 +155,17 @@ pub(crate) struct Common {
 /// Binds the UDP sockets of `count` reactors.
 ///
 /// With `reuse_port` every reactor has a socket on each address, otherwise they take turns.
-pub(crate) fn bind(places: Vec<UdpPlace>, count: usize, common: &Common) -> Result<Bound, Error> {
-    let mut reactors: Vec<Ports> = (0..count).map(|_| Ports::default()).collect();
+pub(crate) fn bind(
+    places: Vec<UdpPlace>,
+    count: usize,
+    common: &Common,
+) -> Result<BoundSockets, Error> {
+    let mut reactors: Vec<UdpSockets> = (0..count).map(|_| UdpSockets::default()).collect();
     let mut addrs = Vec::new();
     for (number, addr, udp) in places {
         let targets = addr.resolve()?;
         let family = match addr {
-            ListenAddr::Udp { family, .. } => family,
+            Endpoint::Udp { family, .. } => family,
             _ => Family::Any,
         };
         let bound = bind_one(number, (&targets, family), &udp, common, &mut reactors);
@@ -171,7 +175,7 @@ pub(crate) fn bind(places: Vec<UdpPlace>, count: usize, common: &Common) -> Resu
         })?;
         addrs.push((number, Addr::Ip(bound)));
     }
-    Ok(Bound { reactors, addrs })
+    Ok(BoundSockets { reactors, addrs })
 }
 
 fn bind_one(
@@ -179,7 +183,7 @@ fn bind_one(
     (targets, family): (&[SocketAddr], Family),
     udp: &UdpOptions,
     common: &Common,
-    reactors: &mut [Ports],
+    reactors: &mut [UdpSockets],
 ) -> io::Result<SocketAddr> {
     // A multicast datagram goes to each socket of an address.
     let spread = common.reuse_port && udp.groups.is_empty();
@@ -196,22 +200,22 @@ fn bind_one(
     let bind = |addr, dual_stack| DatagramSocket::bind(addr, dual_stack, &options);
     let first = bind_first(targets, family, bind)?;
     let bound = first.local_addr()?;
-    let service = || match &udp.sessions {
-        None => Service::Datagrams { listener: number },
+    let delivery = || match &udp.sessions {
+        None => Delivery::Datagrams { listener: number },
         Some(sessions) => {
             let sessions = Sessions::new(number, sessions, &common.limits);
-            Service::Sessions(Box::new(sessions))
+            Delivery::Sessions(Box::new(sessions))
         }
     };
     let owner = number % reactors.len();
     let outbound = common.limits.outbound;
-    for (index, ports) in reactors.iter_mut().enumerate() {
+    for (index, sockets) in reactors.iter_mut().enumerate() {
         if spread && index != owner {
             let sibling = first.sibling(&options)?;
-            ports.insert(Port::new(sibling, service(), outbound));
+            sockets.insert(UdpSocket::new(sibling, delivery(), outbound));
         }
     }
-    reactors[owner].insert(Port::new(first, service(), outbound));
+    reactors[owner].insert(UdpSocket::new(first, delivery(), outbound));
     Ok(bound)
 }
 
@@ -226,7 +230,7 @@ fn session_limits(limits: &Limits, idle: u64) -> Limits {
     }
 }
 
-impl Port {
+impl UdpSocket {
     /// Those who waited for the queue to get as far as it is.
     pub(crate) fn take_told(&mut self) -> BTreeSet<(u64, ConnId)> {
         let behind = self.queue.gone() + 1;
@@ -234,11 +238,11 @@ impl Port {
         std::mem::replace(&mut self.waiting, told_later)
     }
 
-    fn new(socket: DatagramSocket, service: Service, outbound: usize) -> Self {
+    fn new(socket: DatagramSocket, delivery: Delivery, outbound: usize) -> Self {
         Self {
             queue: SendQueue::new(outbound, socket.takes_runs()),
             socket: Arc::new(socket),
-            service,
+            delivery,
             readable: false,
             blocked: false,
             watches_room: false,
@@ -250,39 +254,39 @@ impl Port {
 
     /// A socket that is connected to its one peer.
     pub(crate) fn connected(socket: DatagramSocket, limits: &Limits) -> Self {
-        let service = Service::Connected {
+        let delivery = Delivery::Connected {
             slot: None,
             limits: Box::new(session_limits(limits, limits.idle)),
         };
-        Self::new(socket, service, limits.outbound)
+        Self::new(socket, delivery, limits.outbound)
     }
 }
 
-impl Ports {
-    pub(crate) fn insert(&mut self, port: Port) -> usize {
-        self.ports.insert(port)
+impl UdpSockets {
+    pub(crate) fn insert(&mut self, port: UdpSocket) -> usize {
+        self.sockets.insert(port)
     }
 
-    pub(crate) fn remove(&mut self, index: usize) -> Option<Port> {
-        self.ports.try_remove(index)
+    pub(crate) fn remove(&mut self, index: usize) -> Option<UdpSocket> {
+        self.sockets.try_remove(index)
     }
 
-    pub(crate) fn get(&self, index: usize) -> Option<&Port> {
-        self.ports.get(index)
+    pub(crate) fn get(&self, index: usize) -> Option<&UdpSocket> {
+        self.sockets.get(index)
     }
 
-    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Port> {
-        self.ports.get_mut(index)
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut UdpSocket> {
+        self.sockets.get_mut(index)
     }
 
     /// The socket of the listener of that number.
     pub(crate) fn of_listener(&self, number: usize) -> Option<usize> {
-        let is_it = |port: &Port| match &port.service {
-            Service::Datagrams { listener } => *listener == number,
-            Service::Sessions(sessions) => sessions.listener == number,
-            Service::Connected { .. } => false,
+        let is_it = |port: &UdpSocket| match &port.delivery {
+            Delivery::Datagrams { listener } => *listener == number,
+            Delivery::Sessions(sessions) => sessions.listener == number,
+            Delivery::Connected { .. } => false,
         };
-        self.ports
+        self.sockets
             .iter()
             .find(|(_, port)| is_it(port))
             .map(|(index, _)| index)
@@ -290,21 +294,21 @@ impl Ports {
 
     /// The limits of the sessions of a socket.
     pub(crate) fn limits(&self, index: usize) -> Option<&Limits> {
-        match &self.ports.get(index)?.service {
-            Service::Datagrams { .. } => None,
-            Service::Sessions(sessions) => Some(&sessions.limits),
-            Service::Connected { limits, .. } => Some(limits),
+        match &self.sockets.get(index)?.delivery {
+            Delivery::Datagrams { .. } => None,
+            Delivery::Sessions(sessions) => Some(&sessions.limits),
+            Delivery::Connected { limits, .. } => Some(limits),
         }
     }
 
     /// Watches all sockets, with tokens from [`PORTS`] on.
     pub(crate) fn register(&self, registry: &Registry) -> io::Result<()> {
-        self.ports
+        self.sockets
             .iter()
             .try_for_each(|(index, port)| watch(registry, index, &port.socket))
     }
 
-    /// Queues the pieces as one datagram, to leave at the end of the turn; says how many bytes they are. `to` is as the
+    /// Queues the pieces as one datagram, to leave at the end of the turn; returns how many bytes they are. `to` is as the
     /// socket knows addresses, and none where it is connected.
     pub(crate) fn push<'a>(
         &mut self,
@@ -312,7 +316,7 @@ impl Ports {
         to: Option<SocketAddr>,
         pieces: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Result<usize, Refused> {
-        let port = self.ports.get_mut(index).ok_or(Refused::Closed)?;
+        let port = self.sockets.get_mut(index).ok_or(Refused::Closed)?;
         let len = port.queue.push(to, pieces)?;
         if !port.is_dirty && !port.blocked {
             port.is_dirty = true;
@@ -323,14 +327,14 @@ impl Ports {
 
     /// The place behind all that is queued for a socket.
     pub(crate) fn position(&self, index: usize) -> u64 {
-        self.ports
+        self.sockets
             .get(index)
             .map_or(0, |port| port.queue.position())
     }
 
     /// An event came for a socket.
     pub(crate) fn on_event(&mut self, index: usize, readable: bool, writable: bool) {
-        let Some(port) = self.ports.get_mut(index) else {
+        let Some(port) = self.sockets.get_mut(index) else {
             return;
         };
         if writable && port.blocked {
@@ -346,7 +350,7 @@ impl Ports {
 
     /// Sees that a socket is served; `first` before all others.
     pub(crate) fn enqueue(&mut self, index: usize, first: bool) {
-        let Some(port) = self.ports.get_mut(index) else {
+        let Some(port) = self.sockets.get_mut(index) else {
             return;
         };
         if !std::mem::replace(&mut port.is_ready, true) {
@@ -367,7 +371,7 @@ impl Ports {
     /// The next socket to serve.
     pub(crate) fn next_ready(&mut self) -> Option<usize> {
         let index = self.ready.pop_front()?;
-        if let Some(port) = self.ports.get_mut(index) {
+        if let Some(port) = self.sockets.get_mut(index) {
             port.is_ready = false;
         }
         Some(index)
@@ -377,7 +381,7 @@ impl Ports {
     #[inline]
     pub(crate) fn next_dirty(&mut self) -> Option<usize> {
         let index = self.dirty.pop()?;
-        if let Some(port) = self.ports.get_mut(index) {
+        if let Some(port) = self.sockets.get_mut(index) {
             port.is_dirty = false;
         }
         Some(index)
@@ -391,17 +395,17 @@ impl Ports {
 
     /// A session has ended.
     pub(crate) fn forget(&mut self, index: usize, peer: &Addr, slot: usize) {
-        let Some(port) = self.ports.get_mut(index) else {
+        let Some(port) = self.sockets.get_mut(index) else {
             return;
         };
-        match &mut port.service {
-            Service::Datagrams { .. } => {}
-            Service::Sessions(sessions) => {
+        match &mut port.delivery {
+            Delivery::Datagrams { .. } => {}
+            Delivery::Sessions(sessions) => {
                 if let Addr::Ip(peer) = peer {
                     sessions.remove(peer, slot);
                 }
             }
-            Service::Connected { .. } => self.idle.push(index),
+            Delivery::Connected { .. } => self.idle.push(index),
         }
     }
 
@@ -412,17 +416,17 @@ impl Ports {
     }
 
     /// All sockets that are left, to be closed.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Port> + '_ {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = UdpSocket> + '_ {
         self.ready.clear();
         self.dirty.clear();
         self.idle.clear();
-        self.ports.drain()
+        self.sockets.drain()
     }
 
     /// Nothing is received any more.
     pub(crate) fn stop(&mut self) {
         while let Some(index) = self.next_ready() {
-            if let Some(port) = self.ports.get_mut(index) {
+            if let Some(port) = self.sockets.get_mut(index) {
                 port.readable = false;
             }
         }
@@ -436,7 +440,7 @@ pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) 
 }
 
 /// Watches a socket for input, and also for room or no more for that.
-pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut Port) -> io::Result<()> {
+pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut UdpSocket) -> io::Result<()> {
     let interest = match port.blocked {
         true => Interest::READABLE | Interest::WRITABLE,
         false => Interest::READABLE,
