@@ -2,9 +2,9 @@
 """Draws docs/architecture.svg, and docs/benchmark.svg from docs/benchmark-data.json.
 
     docs/diagrams.py            draws them
-    docs/diagrams.py --check    says whether they are what would be drawn
+    docs/diagrams.py --check    fails if a picture is not up to date
 
-Plain Python, no packages. The pictures bring their own ground and follow the reader's colour scheme.
+Plain Python, no packages. The pictures have their own background and follow the reader's colour scheme.
 """
 import json
 import pathlib
@@ -111,7 +111,7 @@ def architecture():
     codec = Box(column[3], top, wide, tall, "codec", "frames that", "borrow the buffer")
     handler = Box(column[4], top, wide, tall, "your handler", "on_open, react,", "on_close …", kind="yours")
     mailbox = Box(column[0], 208, wide, 74, "mailbox", "bounded,", "one wake a batch")
-    timers = Box(column[0], bottom, wide, 74, "timing wheel", "timeouts, ticks,", "your timers")
+    timers = Box(column[0], bottom, wide, 74, "timer wheel", "timeouts, ticks,", "your timers")
     send = Box(column[4], bottom, wide, 74, "write, send", "codec encodes", "into the arena")
     outbox = Box(column[3], bottom, wide, 74, "outbox", "order, limits,", "water marks")
     flush = Box(column[2], bottom, wide, 74, "flush", "one system call", "a turn")
@@ -142,14 +142,14 @@ def architecture():
         arrow([others.right, (210, 355), (210, 262), (mailbox.x, 262)], "side"),
         arrow([mailbox.right, (x_in, lane), (x_in, handler.y + handler.height)], "side"),
         f'<path class="side" d="M{timers.right[0]},{355} L{timers.right[0] + 10},{355} L{timers.right[0] + 10},{lane}"/>',
-        text(column[1] + 8, lane - 8, "what others ask, and what is due", "note"),
+        text(column[1] + 8, lane - 8, "commands and timers", "note"),
     ]
     boxes = [peers, main, others, poll, conn, receive, codec, handler, mailbox, timers, send, outbox, flush]
     body = "\n".join(parts + [box.drawn for box in boxes])
     description = (
-        "Peers' bytes reach a reactor's poll, the connection, the receive buffer, the codec and the handler. What the handler "
-        "writes is encoded into the outbox and flushed once a turn. The main reactor deals connections through the mailbox, "
-        "by which other threads come in as well; timers fire on the loop."
+        "Peers' bytes reach a reactor's poll, the connection, the receive buffer, the codec and the handler. The handler's "
+        "output is encoded into the outbox and flushed once a turn. The main reactor deals connections through the mailbox, "
+        "which other threads use as well; timers fire on the loop."
     )
     return document(width, height, "epicycle: the path of a byte", description, body)
 
@@ -158,7 +158,7 @@ ROW, BAR, LEFT, RIGHT = 21, 13, 300, 90
 
 
 def panel(data, y, width):
-    """One comparison: a row for each load, in each a bar for each server. Says how far down it reaches."""
+    """One comparison: a row for each load, in each a bar for each server. Returns the drawing and its lower edge."""
     drawn = [text(22, y + 16, data["title"], "name"), text(22, y + 34, data["note"], "note")]
     names = data["servers"]
     at = 22
@@ -210,7 +210,7 @@ def main():
         if "--check" not in sys.argv:
             file.write_text(picture)
         elif file.read_text() != picture:
-            sys.exit(f"{file} is not what docs/diagrams.py draws: run it")
+            sys.exit(f"{file} is out of date: run docs/diagrams.py")
 
 
 if __name__ == "__main__":
