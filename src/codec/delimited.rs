@@ -7,15 +7,15 @@ use crate::buf::outbox::Outbox;
 use crate::buf::ring::MAX_CAPACITY;
 use crate::error::Error;
 
-/// Frames that end in a delimiter of one or more bytes. A frame comes without it, and may be empty.
+/// Frames that end in a delimiter of one or more bytes. A frame is returned without its delimiter, and may be empty.
 ///
-/// What stands behind the last delimiter when the peer ends its stream is no frame.
+/// When the peer ends its stream, the bytes behind the last delimiter are not a frame.
 ///
-/// What is sent gets the delimiter. An item that the decoder would read back as something else is refused:
-/// one longer than the maximum, one that contains the delimiter, and one whose end makes a delimiter
-/// together with the beginning of the real one, as `a-` does before `--`.
+/// The codec appends the delimiter to each item that is sent. An item that the decoder would read back differently is
+/// refused: one longer than the maximum, one that contains the delimiter, and one whose end forms a delimiter with the
+/// start of the appended one, as `a-` does before `--`.
 ///
-/// The search is prepared once and shared by clones, so make one value and clone it for each connection.
+/// The search is prepared once and shared by clones. Make one value, and clone it for each connection.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, Delimited, encode_to_vec};
@@ -33,30 +33,30 @@ use crate::error::Error;
 pub struct Delimited {
     delimiter: Arc<Delimiter>,
     max: u32,
-    /// How many bytes at the start of the input are known to hold no complete delimiter.
+    /// The number of bytes at the start of the input that are known to contain no complete delimiter.
     scanned: u32,
 }
 
 impl Delimited {
-    /// The longest frame unless [`with_max`](Self::with_max) says otherwise: 64 KiB, its delimiter not counted.
+    /// The default maximum length of a frame: 64 KiB, its delimiter not counted.
     pub const DEFAULT_MAX: usize = 64 << 10;
 
-    /// Frames of at most [`DEFAULT_MAX`](Self::DEFAULT_MAX) bytes that end in `delimiter`.
+    /// Returns a codec for frames of at most [`DEFAULT_MAX`](Self::DEFAULT_MAX) bytes that end in `delimiter`.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] when `delimiter` is empty.
+    /// Returns [`Error::Option`] if `delimiter` is empty.
     pub fn new(delimiter: impl AsRef<[u8]>) -> Result<Self, Error> {
         Self::with_max(delimiter, Self::DEFAULT_MAX)
     }
 
-    /// Frames of at most `bytes` bytes, not counting the `delimiter` they end in.
+    /// Returns a codec for frames of at most `bytes` bytes, not counting the `delimiter` that ends them.
     ///
-    /// An unfinished frame is kept in memory, so this is also what a peer can make a connection hold.
+    /// An unfinished frame is kept in memory, so this is also the memory that a peer can make a connection hold.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] when `delimiter` is empty, or longer than 1 GiB together with `bytes`.
+    /// Returns [`Error::Option`] if `delimiter` is empty, or longer than 1 GiB together with `bytes`.
     pub fn with_max(delimiter: impl AsRef<[u8]>, bytes: usize) -> Result<Self, Error> {
         let delimiter = delimiter.as_ref();
         if delimiter.is_empty() {
@@ -95,7 +95,7 @@ impl Codec for Delimited {
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
         let (delimiter, max) = (self.delimiter.bytes().len(), self.max as usize);
-        // All of a delimiter but its last byte may stand at the end of what was scanned.
+        // The bytes scanned before may end in a part of a delimiter.
         let from = src
             .len()
             .min(self.scanned as usize)
@@ -111,7 +111,7 @@ impl Codec for Delimited {
                 consumed: end + delimiter,
             });
         }
-        // The delimiter of the longest frame would have been found in this many bytes.
+        // In this many bytes the delimiter of even the longest frame would have been found.
         if src.len() >= max + delimiter {
             return Err(self.too_long(src.len() - (delimiter - 1)));
         }
@@ -135,7 +135,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Delimited {
         }
         if self.delimiter.begins_in(item) {
             return Err(FrameError::Malformed {
-                what: "an item to send makes a delimiter with the beginning of the real one",
+                what: "an item to send forms a delimiter too early, with the start of the one that is appended",
             });
         }
         dst.put(item);
@@ -144,11 +144,11 @@ impl<T: AsRef<[u8]>> Encode<T> for Delimited {
     }
 }
 
-/// A delimiter, and what is worth computing once about it.
+/// A delimiter, with the search tables computed once for it.
 #[derive(Debug)]
 struct Delimiter {
     finder: Finder<'static>,
-    /// The distances at which two delimiters can overlap; most have none.
+    /// The distances at which two delimiters can overlap. Most delimiters have none.
     overlaps: Box<[usize]>,
 }
 
@@ -166,7 +166,7 @@ impl Delimiter {
         self.finder.needle()
     }
 
-    /// Whether a delimiter written behind `item` would make one that begins in `item`.
+    /// Returns true if a delimiter appended to `item` would form an earlier one that starts in `item`.
     fn begins_in(&self, item: &[u8]) -> bool {
         let mut overlaps = self.overlaps.iter();
         overlaps.any(|&shift| item.ends_with(&self.bytes()[..shift]))

@@ -5,8 +5,8 @@ use crate::error::Error;
 
 /// Frames that all have the same number of bytes.
 ///
-/// An item of any other length is refused when it is sent. An incomplete frame at the end of the peer's
-/// stream is no frame.
+/// An item of any other length is refused when it is sent. An incomplete frame at the end of the peer's stream is not
+/// returned.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, Fixed, encode_to_vec};
@@ -26,13 +26,13 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// Frames of `size` bytes.
+    /// Returns a codec for frames of `size` bytes.
     ///
-    /// An unfinished frame is kept in memory, so this is also what a peer can make a connection hold.
+    /// An unfinished frame is kept in memory, so this is also the memory that a peer can make a connection hold.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] when `size` is 0 or more than 1 GiB.
+    /// Returns [`Error::Option`] if `size` is 0 or more than 1 GiB.
     pub fn new(size: usize) -> Result<Self, Error> {
         if (1..=MAX_CAPACITY).contains(&size) {
             return Ok(Self { size: size as u32 });
@@ -67,7 +67,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Fixed {
         let item = item.as_ref();
         if item.len() != self.size as usize {
             return Err(FrameError::Malformed {
-                what: "an item to send is not as long as the frames of this connection",
+                what: "an item to send does not have the length of the frames of this connection",
             });
         }
         dst.put(item);

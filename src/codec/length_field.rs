@@ -5,8 +5,8 @@ use crate::error::Error;
 
 /// Frames that announce their length in a field of 1, 2, 3, 4 or 8 bytes.
 ///
-/// The default is a big-endian field of 4 bytes that counts the payload behind it; a frame is that payload,
-/// of at most 1 MiB. [`builder`](Self::builder) describes the header of almost any other binary protocol:
+/// The default is a big-endian field of 4 bytes that counts the payload behind it. A frame is that payload, of at most
+/// 1 MiB. [`builder`](Self::builder) describes the header of almost any other binary protocol:
 ///
 /// ```text
 ///  offset bytes   length bytes     the rest
@@ -17,28 +17,28 @@ use crate::error::Error;
 /// '- strip -------'- what react gets ------------'
 /// ```
 ///
-/// The frame length counts the whole frame from its first byte on, whatever is stripped, and `max_frame` is
-/// held against it as soon as the header has arrived.
+/// The frame length counts the whole frame from its first byte, including the stripped bytes. It is checked against
+/// `max_frame` as soon as the header has arrived.
 ///
 /// # Sending
 ///
-/// The same description serves to encode. The item is the frame without its length field: its first
-/// `offset` bytes are written in front of the field, the rest behind it. The field gets the value from which
-/// the decoder computes exactly that frame, so there is nothing to set for one direction only.
-/// What the peer's decoder then hands out is the frame less its first `strip` bytes:
+/// The same description is used to encode. The item is the frame without its length field: the codec writes the first
+/// `offset` bytes of the item in front of the field, and the rest behind it. The field gets the value from which the
+/// decoder computes exactly that frame, so no option applies to one direction only. The peer's decoder then returns the
+/// frame without its first `strip` bytes:
 ///
 /// | `strip` | The peer's `react` gets |
 /// |---|---|
 /// | `offset + length`, the default | the item without its first `offset` bytes, so with an `offset` of 0 the item |
 /// | 0 | the item with the length field put in behind its first `offset` bytes |
 ///
-/// An item is refused when the decoder would refuse its frame, and when the field cannot hold its length.
+/// An item is refused if the decoder would refuse its frame, or if the field cannot hold its length.
 ///
 /// # Coming from netty
 ///
-/// The parameters are those of `LengthFieldBasedFrameDecoder`, and an adjustment for it serves here without
-/// `includes_length`. `LengthFieldPrepender` asks for the adjustment with the opposite sign; here
-/// there is only the decoder's.
+/// The parameters are those of `LengthFieldBasedFrameDecoder`. Use its adjustment unchanged, without `includes_length`.
+/// `LengthFieldPrepender` takes the adjustment with the opposite sign; this codec uses the decoder's sign for both
+/// directions.
 ///
 /// # Examples
 ///
@@ -58,32 +58,32 @@ use crate::error::Error;
 /// ```
 #[derive(Clone, Debug)]
 pub struct LengthField {
-    /// What the whole frame has more than the field says.
+    /// The length of the whole frame minus the value of the field.
     surplus: i64,
     offset: u32,
-    /// Where the length field ends.
+    /// The offset of the first byte behind the length field.
     header: u32,
     strip: u32,
-    /// The longest frame that is allowed and that the field can announce.
+    /// The length of the longest frame that is both allowed and possible with this field.
     max: u32,
     order: ByteOrder,
 }
 
-/// Which byte of a length field comes first.
+/// The byte order of a length field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ByteOrder {
-    /// The most significant: network byte order.
+    /// Most significant byte first: network byte order.
     #[default]
     Big,
-    /// The least significant.
+    /// Least significant byte first.
     Little,
 }
 
 impl LengthField {
-    /// How much longer than its header a frame may be unless `max_frame` says otherwise: 1 MiB.
+    /// The default of `max_frame` minus the length of the header: 1 MiB.
     pub const DEFAULT_MAX_REST: usize = 1 << 20;
 
-    /// Begins a description; unless changed, it is the one of [`LengthField::default`].
+    /// Returns a builder with the values of [`LengthField::default`].
     pub fn builder() -> LengthFieldBuilder {
         LengthFieldBuilder {
             offset: 0,
@@ -193,7 +193,7 @@ impl<T: AsRef<[u8]>> Encode<T> for LengthField {
 impl ByteOrder {
     #[inline]
     fn read(self, field: &[u8]) -> u64 {
-        // Four bytes are what most protocols have, and one load.
+        // A special case for speed: most protocols use four bytes, which take one load.
         if let &[a, b, c, d] = field {
             return match self {
                 ByteOrder::Big => u32::from_be_bytes([a, b, c, d]).into(),
@@ -222,64 +222,64 @@ pub struct LengthFieldBuilder {
 }
 
 impl LengthFieldBuilder {
-    /// How many bytes stand in front of the length field. Default: 0.
+    /// Sets the number of bytes in front of the length field. Default: 0.
     pub fn offset(mut self, bytes: usize) -> Self {
         self.offset = bytes;
         self
     }
 
-    /// How many bytes the length field has: 1, 2, 3, 4 or 8. Default: 4.
+    /// Sets the width of the length field in bytes: 1, 2, 3, 4 or 8. Default: 4.
     pub fn length(mut self, bytes: usize) -> Self {
         self.length = bytes;
         self
     }
 
-    /// What to add to the field's value to get the number of bytes behind the field. Default: 0.
+    /// Sets the number to add to the field's value to get the number of bytes behind the field. Default: 0.
     ///
-    /// It is positive when the field leaves out bytes behind it, a second part of the header say, and
-    /// negative when it counts bytes that come before it.
+    /// It is positive if the field does not count some bytes behind it, such as a second part of the header. It is
+    /// negative if the field counts bytes that come before its end.
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
 
-    /// Whether the field's value counts the field itself, in both directions. Default: no.
+    /// Sets whether the field's value counts the field itself, in both directions. Default: no.
     ///
-    /// It does the same as an [`adjustment`](Self::adjustment) lower by the field's width, so one of them
-    /// is enough.
+    /// It has the same effect as an [`adjustment`](Self::adjustment) that is lower by the field's width. Use one of the
+    /// two.
     pub fn includes_length(mut self, yes: bool) -> Self {
         self.includes_length = yes;
         self
     }
 
-    /// How many bytes at the start of a frame are not handed out. Default: `offset + length`, the header.
+    /// Sets the number of bytes to strip from the start of a frame. Default: `offset + length`, the header.
     pub fn strip(mut self, bytes: usize) -> Self {
         self.strip = Some(bytes);
         self
     }
 
-    /// Which byte of the length field comes first. Default: [`ByteOrder::Big`].
+    /// Sets the byte order of the length field. Default: [`ByteOrder::Big`].
     pub fn byte_order(mut self, order: ByteOrder) -> Self {
         self.order = order;
         self
     }
 
-    /// The longest frame in bytes, all of it counted, also the header and what is stripped.
-    /// Default: `offset + length` and 1 MiB.
+    /// Sets the maximum length of a frame in bytes, including the header and the stripped bytes. Default: `offset +
+    /// length` and 1 MiB.
     ///
-    /// An unfinished frame is kept in memory, so this is also what a peer can make a connection hold.
+    /// An unfinished frame is kept in memory, so this is also the memory that a peer can make a connection hold.
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = Some(bytes);
         self
     }
 
-    /// Makes the codec.
+    /// Builds the codec.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] when the field's width is not one of those possible, when `max_frame` is more than
-    /// 1 GiB or less than the header or `strip`, when no value of the field makes a frame that is allowed,
-    /// and when `adjustment` takes off what `includes_length` already does.
+    /// Returns [`Error::Option`] if the field's width is not supported, if `max_frame` is more than 1 GiB or less than
+    /// the header or `strip`, if no value of the field makes a frame that is allowed, or if `adjustment` repeats
+    /// `includes_length`.
     pub fn build(self) -> Result<LengthField, Error> {
         let (offset, width) = (self.offset, self.length);
         let largest = match width {

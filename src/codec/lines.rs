@@ -4,13 +4,13 @@ use super::{Codec, Decoded, Encode, FrameError};
 use crate::buf::outbox::Outbox;
 use crate::buf::ring::MAX_CAPACITY;
 
-/// Lines that end in LF or CRLF. A frame is a line without its end, and may be empty.
+/// Lines that end in LF or CRLF. A frame is a line without its line ending, and may be empty.
 ///
-/// When the peer ends its stream, what stands behind the last LF is one more line, unless it is empty.
+/// When the peer ends its stream, the bytes behind the last LF are one more line, unless there are none.
 ///
-/// What is sent gets an LF, or with [`crlf`](Self::crlf) a CRLF. A line that the decoder would read back
-/// as something else is refused: one longer than the maximum, one that contains an LF, and, unless a CRLF
-/// follows it, one that ends in CR.
+/// A line that is sent gets an LF, or with [`crlf`](Self::crlf) a CRLF. A line that the decoder would read back
+/// differently is refused: one longer than the maximum, one that contains an LF, and one that ends in CR (unless a CRLF
+/// follows it).
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, Lines, encode_to_vec};
@@ -29,23 +29,24 @@ use crate::buf::ring::MAX_CAPACITY;
 #[derive(Clone, Debug)]
 pub struct Lines {
     max: u32,
-    /// How many bytes at the start of the input are known to hold no LF.
+    /// The number of bytes at the start of the input that are known to contain no LF.
     scanned: u32,
     crlf: bool,
 }
 
 impl Lines {
-    /// The longest line unless [`with_max`](Self::with_max) says otherwise: 64 KiB, its end not counted.
+    /// The default maximum length of a line: 64 KiB, its line ending not counted.
     pub const DEFAULT_MAX: usize = 64 << 10;
 
-    /// Lines of at most [`DEFAULT_MAX`](Self::DEFAULT_MAX) bytes, sent with an LF.
+    /// Returns a codec for lines of at most [`DEFAULT_MAX`](Self::DEFAULT_MAX) bytes, sent with an LF.
     pub fn new() -> Self {
         Self::with_max(Self::DEFAULT_MAX)
     }
 
-    /// Lines of at most `bytes` bytes, LF or CRLF not counted; more than 1 GiB − 2 counts as 1 GiB − 2.
+    /// Returns a codec for lines of at most `bytes` bytes, LF or CRLF not counted. More than 1 GiB − 2 counts as 1 GiB
+    /// − 2.
     ///
-    /// An unfinished line is kept in memory, so this is also what a peer can make a connection hold.
+    /// An unfinished line is kept in memory, so this is also the memory that a peer can make a connection hold.
     pub fn with_max(bytes: usize) -> Self {
         Self {
             max: bytes.min(MAX_CAPACITY - 2) as u32,
@@ -54,19 +55,19 @@ impl Lines {
         }
     }
 
-    /// Ends what is sent with CRLF in place of LF. What is received may always end in either.
+    /// Ends sent lines with CRLF in place of LF. Received lines may end in either.
     #[must_use]
     pub fn crlf(mut self) -> Self {
         self.crlf = true;
         self
     }
 
-    /// Finds the first line's length and how many bytes it takes up, its end included.
+    /// Returns the first line's length, and the number of bytes that it takes up with its line ending.
     #[inline]
     fn find(&mut self, src: &[u8]) -> Result<Option<(usize, usize)>, FrameError> {
         let from = src.len().min(self.scanned as usize);
         let found = memchr(b'\n', &src[from..]).map(|at| from + at);
-        // Without an LF, a CR at the very end may turn out to be half of the line's end.
+        // Without an LF, a CR at the very end may be the first half of a CRLF.
         let before = &src[..found.unwrap_or(src.len())];
         let len = before.len() - usize::from(before.last() == Some(&b'\r'));
         self.check(len)?;
@@ -134,7 +135,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Lines {
         }
         if line.last() == Some(&b'\r') && !self.crlf {
             return Err(FrameError::Malformed {
-                what: "a line to send ends in CR, which with the LF behind it would be its end",
+                what: "a line to send ends in CR, which the peer would read as a part of the line ending",
             });
         }
         dst.put(line);

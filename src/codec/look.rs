@@ -1,12 +1,12 @@
-//! A look at the input that a faulty codec cannot lead astray.
+//! One decode step, guarded against faulty codecs.
 
 use super::{Codec, Decoded, FrameError};
 
-/// So many frames in a row may consume nothing before the codec is taken for one that never will.
+/// The number of frames in a row that may consume nothing. A codec that returns more is faulty.
 const MAX_IN_VAIN: u32 = 1 << 20;
 
-/// Asks the codec for the first frame in `input`. An answer that would have the loop go on for ever, or beyond the
-/// input, is an error.
+/// Asks the codec for the first frame in `input`. A result that would make the caller loop forever, or read beyond the
+/// input, becomes an error.
 #[inline(always)]
 pub(crate) fn look<'a, C: Codec>(
     codec: &mut C,
@@ -29,7 +29,7 @@ pub(crate) fn look<'a, C: Codec>(
             *in_vain += 1;
             return Ok(decoded);
         }
-        Decoded::Frame { consumed: 0, .. } => "it finds frames without end in the same input",
+        Decoded::Frame { consumed: 0, .. } => "it returns frames without end from the same input",
         _ => {
             *in_vain = 0;
             return Ok(decoded);

@@ -1,8 +1,8 @@
-//! Codecs cut a byte stream into frames, and make bytes of what is sent.
+//! Codecs: they split a byte stream into frames, and turn what a handler sends into bytes.
 //!
 //! A frame borrows the bytes it was found in: nothing is copied between the socket and
-//! [`react`](crate::EventHandler::react). A codec knows no socket and no clock. It is a value of its own
-//! for each connection, so it may keep state; one without state is a unit struct and costs nothing.
+//! [`react`](crate::EventHandler::react). A codec has no access to sockets or clocks. Each connection has its own codec
+//! value, so a codec may keep state. One without state is a unit struct and costs nothing.
 //!
 //! | Codec | A frame is |
 //! |---|---|
@@ -12,12 +12,12 @@
 //! | [`Fixed`] | a fixed number of bytes |
 //! | [`LengthField`] | the bytes a length field announces |
 //!
-//! A codec of one's own is one method:
+//! A custom codec needs one method:
 //!
 //! ```
 //! use epicycle::codec::{Codec, Decoded, FrameError};
 //!
-//! /// A byte that tells a length, then that many bytes.
+//! One length byte, then that many bytes.
 //! struct Pascal;
 //!
 //! impl Codec for Pascal {
@@ -38,8 +38,9 @@
 //! # Ok::<(), FrameError>(())
 //! ```
 //!
-//! Most codecs only translate. One that [converses](Codec::CONVERSES) takes part: it answers a ping or a malformed
-//! frame by itself, holds the next request back until this one is answered, and knows when the connection is to end.
+//! Most codecs only translate between bytes and frames. A codec that [converses](Codec::CONVERSES) does more: it sends
+//! output of its own (it answers a ping or a malformed frame), holds the next request back until the current one is
+//! answered, and decides when the connection ends.
 
 mod delimited;
 mod fixed;
@@ -63,35 +64,36 @@ pub use self::raw::Raw;
 
 /// Finds the frames in a connection's input.
 pub trait Codec: 'static {
-    /// What is handed to `react`; it may borrow the input.
+    /// The value that is passed to `react`. It may borrow the input.
     type Frame<'a>;
 
-    /// Whether the codec takes part in the conversation: by [`poll_output`](Self::poll_output),
-    /// [`close_notice`](Self::close_notice), [`begin_drain`](Self::begin_drain) and [`stage`](Self::stage), which are not asked otherwise.
+    /// True if the codec sends output of its own and tracks the state of the conversation. Only then does the engine
+    /// call [`poll_output`](Self::poll_output), [`close_notice`](Self::close_notice),
+    /// [`begin_drain`](Self::begin_drain) and [`stage`](Self::stage).
     ///
-    /// What has been encoded by such a codec is never taken back: an item may take the output past the outbound
-    /// limit, and the next one is refused then.
+    /// The engine never takes back bytes that such a codec has encoded. An item may therefore take the output past the
+    /// outbound limit; the item after it is refused.
     const CONVERSES: bool = false;
 
     /// Looks for the first frame in `src`, which is never empty.
     ///
-    /// `src` begins with the first byte not consumed so far. After [`Decoded::NeedMore`] the next call
-    /// sees the same bytes with more behind them, so a codec may remember how far it has looked.
-    /// The input may be changed in place, to unmask or decrypt it.
+    /// `src` begins with the first byte that was not consumed yet. After [`Decoded::NeedMore`] the next call gets the
+    /// same bytes with more behind them, so a codec may remember how far it has searched. The codec may change the
+    /// input in place, to unmask or decrypt it.
     ///
     /// # Errors
     ///
-    /// A [`FrameError`] when the input can never become a frame: the connection is closed with it as the
-    /// reason, after what has been written is sent.
+    /// Returns a [`FrameError`] if the input can never become a frame. The engine then sends what has been written so
+    /// far and closes the connection with this error as the reason.
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Self::Frame<'a>>, FrameError>;
 
-    /// Looks for a last frame in `src`, which ends where the peer ended its stream.
+    /// Looks for a last frame in `src`, which ends where the peer's stream ended.
     ///
-    /// The default finds none. Whatever is left is counted in [`Closed::undecoded`](crate::Closed).
+    /// The default finds none. The engine counts the bytes that are left in [`Closed::undecoded`](crate::Closed).
     ///
     /// # Errors
     ///
-    /// As for [`decode`](Self::decode).
+    /// The same as for [`decode`](Self::decode).
     fn decode_eof<'a>(
         &mut self,
         src: &'a mut [u8],
@@ -101,126 +103,129 @@ pub trait Codec: 'static {
         })
     }
 
-    /// How much work the codec has done since it was last asked beyond what its input shows, in bytes: what it has
-    /// decompressed, say. Asked after each frame and each skip.
+    /// Returns the work done since the last call that the length of the input does not show, in bytes: the bytes that
+    /// were decompressed, for example. Called after each frame and each skip.
     ///
-    /// The [read budget](crate::Server::read_budget) counts it as if so much had been received, so that a little input
-    /// that makes a lot of work does not keep the other connections waiting. The default is none.
+    /// The [read budget](crate::Server::read_budget) counts these bytes as received. A small input that causes a lot of
+    /// work therefore does not delay other connections. The default is 0.
     #[inline]
     fn take_cost(&mut self) -> usize {
         0
     }
 
-    /// Appends what the codec has to say by itself, a pong say. Asked each time some input has been decoded.
+    /// Appends output of the codec's own, such as a pong. Called each time after input has been decoded.
     fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         let _ = dst;
     }
 
-    /// Appends what is to be said before this side closes the connection, and the last thing it says. Not asked when
-    /// the peer is gone, or the connection is aborted.
+    /// Appends the last output before this side closes the connection, such as a close frame. Not called if the peer is
+    /// gone or the connection is aborted.
     fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         let _ = (cause, dst);
     }
 
-    /// The status with which its last words have answered a request in the handler's place, if they have: HTTP's 400, say.
-    /// Asked behind them, and told in [`Closed::refused`](crate::Closed::refused).
+    /// Returns the status if the [close notice](Self::close_notice) answered a request in place of the handler: HTTP's
+    /// 400, for example. Called after the close notice; the engine reports the value in
+    /// [`Closed::refused`](crate::Closed::refused).
     fn refused(&self) -> Option<u16> {
         None
     }
 
-    /// Whether an answer is under way that ends with the stream, so that a stream that ends before would pass for a
-    /// complete one: the connection is reset then.
+    /// Returns true while an answer is being sent whose end is the end of the stream. The engine then resets a
+    /// connection that ends early, so that the peer does not take the cut answer for a complete one.
     fn is_open_ended(&self) -> bool {
         false
     }
 
-    /// A shutdown waits for the answers that are owed or awaited, and closes the connection behind them. A codec whose
-    /// answers can say that they are the last does so from now on.
+    /// Begins a shutdown. The engine waits for the answers that are still due, from either side, and then closes the
+    /// connection. A codec that can mark an answer as the last one does so from now on.
     fn begin_drain(&mut self) {}
 
-    /// Whether input is read while output waits above the [high-water mark](crate::Server::high_water). Asked once, when
-    /// the connection opens, and only with [`OutboundPolicy::PauseReads`](crate::OutboundPolicy), the default.
+    /// Returns whether input is read while output waits above the [high-water mark](crate::Server::high_water). Called
+    /// once, when the connection opens, and only with [`OutboundPolicy::PauseReads`](crate::OutboundPolicy), the
+    /// default.
     fn backpressure(&self) -> Backpressure {
         Backpressure::ByOrigin
     }
 
-    /// How long the peer may take to begin the answer that it owes, in [`Stage::Awaiting`]. It counts from when the request
-    /// was sent, or from the end of the answer to the one before; input that is no frame does not put it off. `None`, the
-    /// default, is for ever, and for an answer that has begun. Asked together with [`stage`](Self::stage).
+    /// Returns the time within which the peer must begin the answer that it owes, in [`Stage::Awaiting`]. It counts
+    /// from when the request was sent, or from the end of the previous answer. Input that is not a frame does not
+    /// extend it. `None`, the default, means no limit; return it also once the answer has begun. Called together with
+    /// [`stage`](Self::stage).
     fn response_timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Where the conversation stands. Asked each time some input has been decoded or something has been sent.
+    /// Returns the current state of the conversation. Called each time after input has been decoded or output has been
+    /// sent.
     fn stage(&self) -> Stage {
         Stage::Idle
     }
 }
 
-/// Whether input is read while output waits above the [high-water mark](crate::Server::high_water), for
+/// The choice of reading or pausing while output waits above the [high-water mark](crate::Server::high_water), for
 /// [`Codec::backpressure`].
 ///
-/// Two ends that both stop reading until the other reads wait for ever. So one end at most may pause, which is
-/// usually the server's.
+/// Two ends that both pause until the other one reads wait forever. At most one end may pause; usually that is the
+/// server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backpressure {
-    /// A connection that was [accepted](crate::Origin::Accepted) is not read until its output has fallen to the low-water
-    /// mark. One that this side made, or that it [adopted](crate::Engine::adopt), is read on.
+    /// Pauses reads on a connection that was [accepted](crate::Origin::Accepted) until its output has fallen to the
+    /// low-water mark. Continues to read on one that this side opened or [adopted](crate::Engine::adopt).
     ByOrigin,
-    /// It is not read until its output has fallen to the low-water mark: for protocols in which each input makes
-    /// output, as requests make answers.
+    /// Pauses reads until the output has fallen to the low-water mark. For protocols in which each input causes output,
+    /// as requests cause answers.
     PauseReads,
-    /// It is read on: for protocols whose input makes no output, and for peers that both send of their own accord. The
-    /// [outbound limit](crate::Server::outbound_limit) is then all that bounds what input can make.
+    /// Continues to read. For protocols whose input causes no output, and for protocols in which both peers send on
+    /// their own. Only the [outbound limit](crate::Server::outbound_limit) then bounds the output that input can cause.
     ReadOn,
 }
 
-/// Where a [conversation](Codec::CONVERSES) stands, and what the engine does about it.
+/// The state of a [conversation](Codec::CONVERSES), which determines timeouts and shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Between messages: the idle timeout runs, and a connection that the peer has ended is closed. A shutdown
-    /// closes it.
+    /// Between messages. The idle timeout runs. The connection is closed on a shutdown, or if the peer ends its stream.
     Idle,
-    /// A message has begun and its rest is awaited: the read timeout runs, from the last frame on.
+    /// A message has begun and its rest has not arrived. The read timeout runs, from the last frame on.
     Receiving,
-    /// The handler owes an answer: a shutdown, or the end of the peer's stream, waits for it.
+    /// The handler owes an answer. A shutdown waits for it, and so does the close after the end of the peer's stream.
     Answering,
-    /// Both: the handler owes an answer to a message whose rest is awaited. The read timeout runs, and a shutdown waits.
-    /// The end of the peer's stream does not, since the rest cannot come any more.
+    /// The handler owes an answer to a message whose rest has not arrived. The read timeout runs, and a shutdown waits
+    /// for the answer. The end of the peer's stream closes the connection, since the rest cannot arrive any more.
     Streaming,
-    /// The peer owes an answer, and the handler owes none: a shutdown waits for it, unless the peer has ended its stream. The
-    /// codec may [limit](Codec::response_timeout) how long it is waited for.
+    /// The peer owes an answer, and the handler owes none. A shutdown waits for it, unless the peer has ended its
+    /// stream. The codec may [limit](Codec::response_timeout) the wait.
     Awaiting,
-    /// Goodbye has been said, and the peer's is awaited for as long as its FIN would be.
+    /// This side has sent its close message and waits for the peer's. The wait has the same limit as that for a FIN.
     Closing,
-    /// Nothing more is to be said: the connection closes once everything is sent. The
-    /// [drain deadline](crate::Server::drain_deadline) counts from when the peer last took some of it.
+    /// There is nothing left to send. The connection closes once the backlog is sent. The [drain
+    /// deadline](crate::Server::drain_deadline) counts from when the peer last accepted some of it.
     Finished,
 }
 
-/// Why this side closes a connection, for a codec's [last words](Codec::close_notice).
+/// The reason why this side closes a connection, for [`Codec::close_notice`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseCause<'a> {
-    /// What was received is not a frame.
+    /// The input is not a frame.
     Malformed(&'a FrameError),
-    /// A timeout ran out.
+    /// A timeout expired.
     Timeout,
-    /// The server shuts down.
+    /// The server is shutting down.
     Shutdown,
     /// A callback panicked.
     Panic,
-    /// The handler has failed to answer: what it sent was refused, or it has dropped an [`Answer`](crate::Answer).
+    /// The handler failed to answer: an item it sent was refused, or it dropped an [`Answer`](crate::Answer).
     Failed,
-    /// The handler has not answered in time.
+    /// The handler did not answer in time.
     Unanswered,
-    /// The handler closes it.
+    /// The handler closed the connection.
     Local,
 }
 
-/// Makes bytes of an item, for [`Conn::send`](crate::Conn::send).
+/// Encodes an item into bytes, for [`Conn::send`](crate::Conn::send).
 ///
 /// One codec may encode several types of items.
 pub trait Encode<T>: Codec {
@@ -228,57 +233,59 @@ pub trait Encode<T>: Codec {
     ///
     /// # Errors
     ///
-    /// A [`FrameError`] when the item cannot be encoded, because it is too long, say. What has been
-    /// appended by then is taken back, and the connection goes on.
+    /// Returns a [`FrameError`] if the item cannot be encoded, because it is too long, for example. The bytes appended
+    /// up to then are taken back, and the connection stays open.
     fn encode(&mut self, item: T, dst: &mut Outbox<'_>) -> Result<(), FrameError>;
 }
 
-/// What [`Codec::decode`] found.
+/// The result of [`Codec::decode`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded<F> {
     /// A frame.
     Frame {
         /// The frame.
         frame: F,
-        /// How many bytes of the input it took up, framing included. With 0 the codec is asked again with the
-        /// same input, so that it can find several frames in it, up to 1,048,576; the last of them has to consume it.
+        /// The number of input bytes that the frame took up, framing included. With 0 the engine calls the codec again
+        /// with the same input, so that it can return several frames from it, up to 1,048,576. The last of them must
+        /// consume the input.
         consumed: usize,
     },
-    /// Input that the handler need not see, such as a ping that the codec answers. It renews no timeout, unless the codec says that
-    /// it belongs to a message ([`Stage::Receiving`]); an answer that the codec sends renews the idle timeout as any output does.
+    /// Input that the handler does not need to see, such as a ping that the codec answers. It renews no timeout, unless
+    /// the codec reports that it belongs to a message ([`Stage::Receiving`]). Output that the codec sends in return
+    /// renews the idle timeout, as any output does.
     Skip {
-        /// How many bytes it took up: at least one.
+        /// The number of input bytes to skip: at least one.
         consumed: usize,
     },
-    /// Whatever is here has to wait: the codec is asked again once something has been [sent](crate::Conn::send). Only
-    /// for codecs that [converse](Codec::CONVERSES). On a UDP session, the rest of the datagram is dropped.
+    /// The input must wait. The engine calls the codec again once something has been [sent](crate::Conn::send). Only
+    /// for codecs that [converse](Codec::CONVERSES). On a UDP session the rest of the datagram is dropped.
     Hold,
-    /// No complete frame yet.
+    /// The input holds no complete frame yet.
     NeedMore {
-        /// How many bytes, counted from the start of the input, the next attempt needs at the least.
-        /// The engine receives a long frame in one buffer of the right size thanks to it.
+        /// The number of bytes, counted from the start of the input, that the next attempt needs at least. The engine
+        /// uses it to receive a long frame in one buffer of the right size.
         at_least: usize,
     },
 }
 
-/// Why a frame could not be decoded or encoded.
+/// The reason why a frame could not be decoded or encoded.
 #[non_exhaustive]
 pub enum FrameError {
     /// The frame is longer than allowed.
     TooLong {
-        /// Its length in bytes, or how much of it there is when the end has not been found.
+        /// The frame's length in bytes, or the number of bytes that have arrived if its end has not been found.
         len: u64,
-        /// The longest allowed, in bytes.
+        /// The maximum length in bytes.
         max: usize,
     },
     /// The bytes are not a frame of this protocol.
     Malformed {
-        /// What is wrong with them.
+        /// The fault in them.
         what: &'static str,
     },
-    /// The codec is at fault, and not the peer: it has consumed more than there is, or nothing, for ever.
+    /// The codec is faulty, not the peer: it consumed more than there is, or it makes no progress.
     Codec {
-        /// What it has done.
+        /// The fault of the codec.
         what: &'static str,
     },
     /// An error of a codec outside this crate.
@@ -309,34 +316,34 @@ error_messages! {
 ///
 /// # Errors
 ///
-/// Whatever the codec's [`encode`](Encode::encode) answers.
+/// Returns the error of the codec's [`encode`](Encode::encode).
 pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>, FrameError> {
     let (encoded, bytes) = write_to_vec(|dst| codec.encode(item, dst));
     encoded.map(|()| bytes)
 }
 
-/// What the codec has to say by itself, without a connection: for tests.
+/// Returns the output of the codec's own ([`Codec::poll_output`]), without a connection: for tests.
 ///
 /// # Examples
 ///
 /// ```
 /// use epicycle::codec::{Lines, speak_to_vec};
 ///
-/// // It does not converse.
+/// `Lines` only translates.
 /// assert_eq!(speak_to_vec(&mut Lines::new()), b"");
 /// ```
 pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
     write_to_vec(|dst| codec.poll_output(dst)).1
 }
 
-/// The codec's last words, without a connection: for tests.
+/// Returns the codec's close notice ([`Codec::close_notice`]), without a connection: for tests.
 ///
 /// # Examples
 ///
 /// ```
 /// use epicycle::codec::{Lines, CloseCause, last_words_to_vec};
 ///
-/// // It does not converse.
+/// `Lines` only translates.
 /// assert_eq!(last_words_to_vec(&mut Lines::new(), CloseCause::Timeout), b"");
 /// ```
 pub fn last_words_to_vec<C: Codec>(codec: &mut C, cause: CloseCause<'_>) -> Vec<u8> {

@@ -1,7 +1,7 @@
 use super::{Codec, Decoded, Encode, FrameError};
 use crate::buf::outbox::Outbox;
 
-/// No framing: a frame is whatever has arrived, at least one byte.
+/// No framing: a frame is the input that has arrived, at least one byte.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, Raw};

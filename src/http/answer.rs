@@ -1,4 +1,4 @@
-//! What a handler sends through either of the server's codecs.
+//! The encoding of answers, which both server codecs share.
 
 use super::codec::HttpCodec;
 use super::prepared::{Prepared, write_prepared};
@@ -49,7 +49,7 @@ macro_rules! answers_by {
 answers_by!(HttpCodec);
 answers_by!(HttpStreamCodec);
 
-/// Does nothing when the client does not wait.
+/// Sends nothing if the client does not wait.
 impl Encode<Continue> for HttpStreamCodec {
     fn encode(&mut self, _: Continue, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         if self.exchange.take_expectation() {

@@ -2,22 +2,22 @@ use super::chunked::{Chunked, Piece};
 use super::error::MessageError;
 use super::limits::Limits;
 
-/// A chunked body on its way: its data is moved together behind the head.
+/// A chunked body that is arriving. Its data is moved together behind the head.
 #[derive(Debug)]
 pub(super) struct Assembly {
     chunked: Chunked,
-    /// Where the data begins.
+    /// The start of the data.
     begin: usize,
-    /// Where the data ends that has been put together.
+    /// The end of the data that has been moved together.
     pub(super) data: usize,
-    /// How far the input has been read.
+    /// The end of the input that has been read.
     pub(super) read: usize,
-    /// Where the trailers end, once all is there.
+    /// The end of the trailers, once they are complete.
     pub(super) end: usize,
 }
 
 impl Assembly {
-    /// A body that follows a head of so many bytes.
+    /// Returns the state for a body that follows a head of `head` bytes.
     pub(super) fn behind(head: usize) -> Self {
         Self {
             chunked: Chunked::default(),
@@ -28,8 +28,8 @@ impl Assembly {
         }
     }
 
-    /// Puts what has come behind what is there; returns how long the input must be at the least to go on, or that it is
-    /// complete.
+    /// Moves the data that has arrived to the end of the data before it. Returns the length of the input that is needed
+    /// at least to continue, or `None` if the body is complete.
     pub(super) fn advance(
         &mut self,
         src: &mut [u8],
@@ -54,7 +54,7 @@ impl Assembly {
                     return Ok(None);
                 }
                 Piece::NeedMore(len) => {
-                    // With the rest of a chunk its end comes as well.
+                    // The end of a chunk arrives with the rest of it.
                     let rest = self.chunked.left().saturating_add(2);
                     let rest = usize::try_from(rest).unwrap_or(usize::MAX);
                     return Ok(Some(self.read.saturating_add(len.max(rest))));

@@ -1,4 +1,4 @@
-//! The beginning of an answer, made once a second.
+//! The first lines of an answer, cached for a second.
 
 use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,7 +7,7 @@ const STATUS_LINE: &[u8; 17] = b"HTTP/1.1 200 OK\r\n";
 const DATE_LINE: &[u8; 37] = b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
 
 thread_local! {
-    /// What was made last: of all the answers in a second, the first makes it.
+    /// The lines made last. The first answer of each second makes them.
     static LAST: Cell<Beginning> = const {
         Cell::new(Beginning {
             unix_time: u64::MAX,
@@ -16,7 +16,7 @@ thread_local! {
     };
 }
 
-/// What most answers begin with: a status line, and the time (RFC 9110, section 6.6.1).
+/// The first lines of most answers: a status line, and the date (RFC 9110, section 6.6.1).
 #[derive(Clone, Copy)]
 pub(super) struct Beginning {
     unix_time: u64,
@@ -24,7 +24,7 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    /// The one for a time in seconds since 1970.
+    /// Returns the lines for a time in seconds since 1970.
     #[inline]
     pub(super) fn at(unix_time: u64) -> Self {
         let last = LAST.get();
@@ -34,20 +34,20 @@ impl Beginning {
         Self::make(unix_time)
     }
 
-    /// The status line for 200, and the date's.
+    /// Returns the status line for 200, and the `Date` line.
     #[inline]
     pub(super) fn ok(&self) -> &[u8; STATUS_LINE.len() + DATE_LINE.len()] {
         &self.lines
     }
 
-    /// The date's line: `Date: Sun, 06 Nov 1994 08:49:37 GMT`.
+    /// Returns the `Date` line: `Date: Sun, 06 Nov 1994 08:49:37 GMT`.
     pub(super) fn date(&self) -> &[u8] {
         &self.lines[STATUS_LINE.len()..]
     }
 
     #[cold]
     fn make(unix_time: u64) -> Self {
-        // The crate formats no later time than the last second of the year 9999.
+        // `httpdate` formats no time after the last second of the year 9999.
         let since = Duration::from_secs(unix_time.min(253_402_300_799));
         let date = httpdate::fmt_http_date(UNIX_EPOCH + since);
         let bytes = STATUS_LINE.iter().chain(b"Date: ").copied();

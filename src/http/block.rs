@@ -3,7 +3,7 @@ use std::fmt;
 use super::check::check_headers;
 use super::error::SendError;
 
-/// Headers that many answers have in common, checked and written once.
+/// Headers that many answers have in common. They are checked and encoded once.
 ///
 /// ```
 /// use epicycle::http::{HeaderBlock, Response};
@@ -17,14 +17,14 @@ use super::error::SendError;
 /// ```
 #[derive(Clone, Default)]
 pub struct HeaderBlock {
-    /// Whole lines.
+    /// The encoded header lines.
     lines: Vec<u8>,
-    /// Whether one of them is `Upgrade`.
+    /// True if one of them is `Upgrade`.
     names_upgrade: bool,
 }
 
 impl HeaderBlock {
-    /// An empty block.
+    /// Returns an empty block.
     pub fn new() -> Self {
         Self::default()
     }
@@ -33,7 +33,7 @@ impl HeaderBlock {
     ///
     /// # Errors
     ///
-    /// [`SendError::Header`] and [`SendError::FramingHeader`].
+    /// Returns [`SendError::Header`] or [`SendError::FramingHeader`].
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self, SendError> {
         let value = value.as_ref();
         self.names_upgrade |= check_headers(&[(name, value)])?.names_upgrade;

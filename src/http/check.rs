@@ -3,12 +3,12 @@
 use super::error::SendError;
 use super::fields::{is_token, is_value};
 
-/// What headers that may be sent come to.
+/// The result of checking headers.
 #[derive(Default)]
 pub(super) struct Checked {
-    /// How many bytes they take.
+    /// The number of bytes that the headers take.
     pub(super) len: usize,
-    /// Whether one of them is `Upgrade`.
+    /// True if one of the headers is `Upgrade`.
     pub(super) names_upgrade: bool,
 }
 
@@ -45,10 +45,10 @@ fn check_each(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
     Ok(checked)
 }
 
-/// Checks a protocol to change to; returns how many bytes it takes.
+/// Checks the name of a protocol to change to. Returns the number of bytes it takes.
 #[cold]
 pub(super) fn check_protocol(protocol: &str) -> Result<usize, SendError> {
-    // A name and perhaps a version behind a slash (RFC 9110, section 7.8).
+    // A protocol is a name, optionally with a slash and a version (RFC 9110, section 7.8).
     if protocol.split('/').all(|part| is_token(part.as_bytes())) {
         Ok(protocol.len())
     } else {

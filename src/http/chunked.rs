@@ -7,15 +7,15 @@ use super::head::{line_end, position};
 use super::limits::{Limits, MOST_HEADERS};
 use super::reader::ends_in;
 
-/// Finds the data in a chunked body, whose bytes it sees as they arrive.
+/// Finds the data in a chunked body as its bytes arrive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunked {
     state: State,
-    /// How many bytes of the chunk are still to come.
+    /// The number of bytes of the current chunk that have not arrived.
     left: u64,
-    /// How many bytes of chunk extensions and leading zeros there have been: they are ignored, but not without end.
+    /// The number of bytes of chunk extensions and leading zeros so far. They are ignored, up to a limit.
     useless: u32,
-    /// How many bytes of trailers are known to hold no empty line.
+    /// The number of bytes of trailers that are known to contain no empty line.
     scanned: u32,
 }
 
@@ -28,24 +28,24 @@ enum State {
     Trailers,
 }
 
-/// What comes next in a chunked body.
+/// The next element of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// So many bytes of framing.
+    /// This many bytes of framing.
     Framing(usize),
-    /// So many bytes of data.
+    /// This many bytes of data.
     Data(usize),
-    /// The end: so many bytes of trailers, the empty line behind them included.
+    /// The end: this many bytes of trailers, including the empty line behind them.
     End(usize),
-    /// It cannot be told with fewer bytes than this.
+    /// The input must have at least this many bytes.
     NeedMore(usize),
 }
 
-/// The longest line that announces a chunk, extensions included.
+/// The maximum length of a chunk-size line, extensions included.
 const MAX_LINE: usize = 1 << 10;
 
 impl Chunked {
-    /// Returns what `src`, which follows everything that this has said so far, begins with.
+    /// Returns the element at the start of `src`. `src` must follow everything returned before.
     pub(super) fn next(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
         match self.state {
             State::Size => self.size(src, limits),
@@ -64,13 +64,13 @@ impl Chunked {
                     Ok(Piece::Framing(2))
                 }
                 [] | [b'\r'] => Ok(Piece::NeedMore(2)),
-                _ => malformed("a chunk that is longer than it says"),
+                _ => malformed("a chunk that is longer than its announced size"),
             },
             State::Trailers => self.trailers(src, limits),
         }
     }
 
-    /// How many bytes of the present chunk are still to come.
+    /// Returns the number of bytes of the current chunk that have not arrived.
     pub(super) fn left(&self) -> u64 {
         self.left
     }
@@ -102,7 +102,7 @@ impl Chunked {
         Ok(Piece::Framing(end + 1))
     }
 
-    /// The trailer section. One that trickles in is parsed when its end has come, as a head is.
+    /// Reads the trailer section. Like a head, one that arrives slowly is parsed only when its end has arrived.
     fn trailers(&mut self, src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
         match src {
             [b'\r', b'\n', ..] => return Ok(Piece::End(2)),
@@ -132,13 +132,13 @@ impl Chunked {
     }
 }
 
-/// What follows a chunk's size: nothing, or extensions, which are ignored.
+/// Checks the rest of a chunk-size line: it is empty, or has extensions, which are ignored.
 fn check_extensions(rest: &[u8]) -> Result<(), MessageError> {
     if rest.is_empty() {
         return Ok(());
     }
     if rest.trim_ascii_start().first() != Some(&b';') {
-        return malformed("a chunk size that is no number");
+        return malformed("a chunk size that is not a number");
     }
     if rest
         .iter()
@@ -150,16 +150,16 @@ fn check_extensions(rest: &[u8]) -> Result<(), MessageError> {
 }
 
 fn parse_size(digits: &[u8]) -> Result<u64, MessageError> {
-    // More would not fit.
+    // A longer number does not fit into 64 bits.
     if digits.is_empty() || digits.len() > 16 {
-        return malformed("a chunk size that is no number, or too large");
+        return malformed("a chunk size that is not a number, or too large");
     }
     Ok(digits.iter().fold(0, |size, digit| {
         size << 4 | u64::from((*digit as char).to_digit(16).unwrap_or_default())
     }))
 }
 
-/// The rules of trailers are those of headers.
+/// Parses trailers, by the same rules as headers.
 fn trailers(src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
     let max = limits.head as usize;
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];

@@ -1,7 +1,7 @@
 use super::assembly::Assembly;
 use super::error::MessageError;
-use super::exchange::{Answer, Exchange};
-use super::flags::EXPECTS;
+use super::exchange::{AnswerState, Exchange};
+use super::head::flags::EXPECTS;
 use super::head::{Framing, Head};
 use super::limits::Limits;
 use super::reader::{HeadReader, Start};
@@ -13,32 +13,34 @@ use ::http::StatusCode;
 
 /// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
 ///
-/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`](super::Response), and for one whose body follows,
-/// [`Chunk`](super::Chunk)s and an [`End`](super::End). It may do so later, or from another thread: until the answer is complete the connection's
-/// next request waits, so that answers are in order. Nothing else may be written, with `Conn::write` say, but for a body
-/// announced as a [`file`](super::Response::file), and after an [upgrade](super::Response::upgrade).
+/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`](super::Response), and if its body
+/// follows, [`Chunk`](super::Chunk)s and an [`End`](super::End). It may answer later, or from another thread. The
+/// connection's next request waits until the answer is complete, so that answers are in order. The handler must write
+/// nothing else, with `Conn::write` for example, except a body announced as a [`file`](super::Response::file), and data
+/// after an [upgrade](super::Response::upgrade).
 ///
-/// What the codec does by itself:
+/// The codec itself does the following:
 ///
-/// - It says `100 Continue` to a client that waits for it, once earlier requests are answered.
-/// - What is malformed or too large it answers with the status due to it, and closes. So with a request that takes longer
-///   than the [read timeout](crate::Server::read_timeout): 408. A callback that panics, or whose answer is refused, is answered 500, and so is an
-///   [`Answer`](crate::Answer) that is dropped. One that is not given in time is 503.
-/// - It closes after the answer to a request that asked for that. A server that shuts down waits for answers that are
-///   owed, under its [drain deadline](crate::Server::drain_deadline).
+/// - It sends `100 Continue` to a client that waits for it, once earlier requests are answered.
+/// - It answers a malformed or too large request with the proper status and closes the connection. A request that takes
+///   longer than the [read timeout](crate::Server::read_timeout) gets a 408. If a callback panics, an answer is refused
+///   or an [`Answer`](crate::Answer) is dropped, the client gets a 500. If the answer is not given in time, it gets a
+///   503.
+/// - It closes the connection after the answer to a request that asked for that. A shutdown waits for the answers that
+///   are due, up to the [drain deadline](crate::Server::drain_deadline).
 ///
 /// A connection that waits for a request costs the codec 80 bytes.
 #[derive(Debug, Default)]
 pub struct HttpCodec {
     reader: HeadReader,
     pub(super) exchange: Exchange,
-    /// A head whose body has not arrived in full.
+    /// A head whose body is incomplete.
     pending: Option<Box<Head>>,
     assembly: Option<Box<Assembly>>,
 }
 
 impl HttpCodec {
-    /// A codec with limits of one's own.
+    /// Returns a codec with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             reader: HeadReader::new(limits),
@@ -46,7 +48,7 @@ impl HttpCodec {
         }
     }
 
-    /// Whether the connection has gone on to another protocol.
+    /// Returns true if the connection has changed to another protocol.
     pub fn is_upgraded(&self) -> bool {
         self.exchange.is_upgraded()
     }
@@ -121,7 +123,7 @@ impl HttpCodec {
         Ok(self.hand_out(src, head, assembly.data, trailers, assembly.end))
     }
 
-    /// More of the body has to arrive; its head need not be parsed again then.
+    /// Keeps the head while more of the body has to arrive, so that it is not parsed again.
     fn await_body(&mut self, src: &[u8], head: Head) {
         self.exchange
             .await_body(head.has(EXPECTS) && src.len() == head.len());
@@ -202,7 +204,7 @@ fn need<F>(at_least: usize) -> Decoded<F> {
     Decoded::NeedMore { at_least }
 }
 
-/// Tells a client why its connection closes, if it waits for anything.
+/// Answers a client that waits for something with the reason why its connection closes.
 #[cold]
 pub(super) fn close_notice(
     exchange: &mut Exchange,
@@ -213,10 +215,10 @@ pub(super) fn close_notice(
     if exchange.stage() == Stage::Finished {
         return;
     }
-    let owed = exchange.answer() == Answer::Owed;
+    let owed = exchange.answer() == AnswerState::Owed;
     let status = match cause {
-        // Part of an answer, or another protocol, must not be followed by a new one.
-        _ if !owed && exchange.answer() != Answer::None => return,
+        // A new answer must not follow a part of another one, or another protocol.
+        _ if !owed && exchange.answer() != AnswerState::None => return,
         CloseCause::Malformed(error) => {
             MessageError::of(error).map_or(StatusCode::BAD_REQUEST, MessageError::status)
         }
@@ -232,7 +234,7 @@ pub(super) fn close_notice(
         CloseCause::Timeout if receiving => "the request took too long to arrive".to_owned(),
         CloseCause::Shutdown => "the server shuts down".to_owned(),
         CloseCause::Timeout | CloseCause::Unanswered => "the answer took too long".to_owned(),
-        _ => "the server has failed".to_owned(),
+        _ => "the server failed to answer".to_owned(),
     };
     write::refusal(status, &why, dst);
     exchange.refuse(status);

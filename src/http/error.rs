@@ -3,53 +3,54 @@ use ::http::StatusCode;
 use crate::codec::FrameError;
 use crate::error::error_messages;
 
-/// Why a message that was received is not taken.
+/// The reason why a received message is refused.
 ///
-/// It is the cause in the [`FrameError`] that the connection is closed with. A server answers with
-/// [`status`](Self::status) before that.
+/// It is the cause inside the [`FrameError`] with which the connection closes. A server first answers with
+/// [`status`](Self::status).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// It breaks the grammar or the rules of RFC 9112.
+    /// The message violates the grammar or the rules of RFC 9112.
     Malformed {
-        /// What is wrong with it.
+        /// The violation.
         what: &'static str,
     },
     /// The request or status line is longer than allowed.
     LineTooLong {
-        /// The longest allowed, in bytes.
+        /// The maximum length in bytes.
         max: usize,
     },
     /// The head or the trailer section is longer than allowed.
     HeadTooLong {
-        /// The longest allowed, in bytes.
+        /// The maximum length in bytes.
         max: usize,
     },
     /// There are more headers than allowed.
     TooManyHeaders {
-        /// The most allowed.
+        /// The maximum number of headers.
         max: usize,
     },
     /// The body is longer than allowed.
     BodyTooLong {
-        /// The longest allowed, in bytes.
+        /// The maximum length in bytes.
         max: u64,
     },
     /// The major version is not 1.
     Version,
-    /// The body is encoded for the transfer by something other than chunked.
+    /// The body has a transfer coding other than chunked.
     TransferCoding,
-    /// It expects something other than 100-continue.
+    /// The request expects something other than 100-continue.
     Expectation,
-    /// More interim responses (1xx) than a client puts up with have come to one request.
+    /// A client received more interim responses (1xx) to one request than it accepts.
     TooManyInterim {
-        /// The most it puts up with.
+        /// The maximum number of interim responses.
         max: usize,
     },
 }
 
 impl MessageError {
-    /// What a request like this is answered with. A gateway whose upstream has sent such a response answers 502.
+    /// Returns the status with which a server answers such a request. A gateway that received such a response from its
+    /// upstream answers 502.
     pub fn status(self) -> StatusCode {
         match self {
             MessageError::Malformed { .. } => StatusCode::BAD_REQUEST,
@@ -65,7 +66,7 @@ impl MessageError {
         }
     }
 
-    /// The error inside a codec's, if it is one of these.
+    /// Returns the message error inside a codec's error, if there is one.
     pub fn of(error: &FrameError) -> Option<Self> {
         match error {
             FrameError::Other(error) => error.downcast_ref().copied(),
@@ -100,22 +101,22 @@ error_messages! {
     }
 }
 
-/// Why what was to be sent is not: nothing of it has been.
+/// The reason why an item was not sent. None of its bytes were sent.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// Nothing has been asked, or all of the answer has been sent.
+    /// No answer is due: nothing was requested, or the answer is complete.
     NotAsked,
-    /// The answer has begun: its parts are due, not another head.
+    /// The answer has begun: send the parts of its body, not another head.
     Begun,
-    /// There is no answer that the part would belong to.
+    /// The part belongs to no answer.
     NotBegun,
-    /// The name of a header is not a token, or the value has a control character in it.
+    /// The name of a header is not a token, or its value contains a control character.
     Header {
         /// The name.
         name: String,
     },
-    /// The header says how the message is framed, or what a request is for, which the codec does.
+    /// The header is one that the codec itself writes: framing, connection, or the host of a request.
     FramingHeader {
         /// The name.
         name: String,
@@ -127,30 +128,30 @@ pub enum SendError {
     },
     /// The body is longer or shorter than announced.
     Length {
-        /// How many bytes more were to come.
+        /// The number of announced bytes that remain.
         left: u64,
-        /// How many were given.
+        /// The number of bytes that were given.
         given: u64,
     },
-    /// A body was written past the codec in answer to HEAD, which has none.
+    /// A body was written past the codec in answer to HEAD, which has no body.
     BodyForHead {
-        /// How many bytes were written.
+        /// The number of bytes that were written.
         given: u64,
     },
-    /// The status is one that needs something else: 100 a [`Continue`](super::Continue), 101 an
+    /// The status requires another type: 100 a [`Continue`](super::Continue), 101 an
     /// [upgrade](super::Response::upgrade).
     Status {
         /// The status.
         status: StatusCode,
     },
-    /// The method, the target or the host of a request cannot be in its head.
+    /// The method, the target or the host of a request is invalid.
     RequestLine,
-    /// There can be no other request on the connection: it closes, or changes its protocol, after those that it has had, or
-    /// something has come that nobody has asked for.
+    /// The connection accepts no further request. It closes or changes its protocol after those already sent, or it
+    /// received input that was not requested.
     Last,
-    /// A field of a server-sent event has a line break in it, or the identifier a NUL.
+    /// A field of a server-sent event contains a line break, or its identifier contains a NUL.
     Event {
-        /// Which field.
+        /// The name of the field.
         field: &'static str,
     },
 }

@@ -1,46 +1,46 @@
-//! A request and its answer, as a server sees them: what is owed, and what becomes of the connection then.
+//! The exchange of a request and its answer, as the server tracks it.
 
 use ::http::StatusCode;
 
 use super::error::SendError;
-use super::flags::*;
 use super::head::Head;
+use super::head::flags::*;
 use crate::codec::Stage;
 
-/// The state of the exchange under way on a connection.
+/// The state of the current exchange on a connection.
 ///
-/// There is one at a time: the next request is handed out when this one is answered, so that answers are in the
-/// order of requests whenever they are made.
+/// There is one at a time: the codec holds the next request back until this one is answered. Answers are therefore in
+/// the order of the requests, whenever they are made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Exchange {
     flags: u16,
-    /// The status of an answer that the codec has given by itself, or 0.
+    /// The status of an answer that the codec sent on its own, or 0.
     refused: u16,
-    answer: Answer,
+    answer: AnswerState,
 }
 
-/// How far the answer is.
+/// The progress of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Nothing has been asked, or all is answered.
+pub(super) enum AnswerState {
+    /// No answer is due.
     #[default]
     None,
-    /// It has not begun.
+    /// The answer is due and has not begun.
     Owed,
-    /// So many bytes of the body it announced are to come.
+    /// This many bytes of the announced body are still to be sent.
     Sized(u64),
-    /// Chunks are to come, then their end.
+    /// Chunks are to be sent, then their end.
     Chunks,
-    /// Bytes are to come until the connection closes.
+    /// Bytes are to be sent until the connection closes.
     UntilClose,
-    /// The body it announced is to come past the codec, up to this position of the output, then its end.
+    /// The body is written past the codec, up to this position of the output. Then its end is to be sent.
     Elsewhere(u64),
-    /// The answer was a change of protocol: there is no other message.
+    /// The answer changed the protocol: no other message follows.
     Upgraded,
 }
 
 impl Exchange {
-    /// A request has come whose body is to follow, or is complete.
+    /// Notes a request that the handler gets now, while `receiving` before its body is complete.
     #[inline]
     pub(super) fn begin(&mut self, head: &Head, receiving: bool) {
         self.flags = if receiving {
@@ -48,39 +48,40 @@ impl Exchange {
         } else {
             head.flags & !EXPECTS
         };
-        self.answer = Answer::Owed;
+        self.answer = AnswerState::Owed;
     }
 
-    /// The head of a request has come whose body has to be complete before the handler gets it.
+    /// Notes a head that is withheld from the handler until the body is complete.
     pub(super) fn await_body(&mut self, expects: bool) {
         self.flags = RECEIVING | if expects { EXPECTS } else { 0 };
     }
 
-    /// A part of the body has come: there is no more to wait for.
+    /// Notes a part of the body: the client no longer waits for a `100 Continue`.
     #[inline]
     pub(super) fn body_comes(&mut self) {
         self.flags &= !EXPECTS;
     }
 
-    /// The request is complete.
+    /// Notes the end of the request.
     pub(super) fn body_ends(&mut self) {
         self.flags &= !(RECEIVING | EXPECTS);
     }
 
-    /// Whether the client is to be told to go on; only once.
+    /// Returns true, once, if a `100 Continue` must be sent.
     #[inline]
     pub(super) fn take_expectation(&mut self) -> bool {
-        let expects = self.has(EXPECTS) && matches!(self.answer, Answer::None | Answer::Owed);
+        let expects =
+            self.has(EXPECTS) && matches!(self.answer, AnswerState::None | AnswerState::Owed);
         if expects {
             self.flags &= !EXPECTS;
         }
         expects
     }
 
-    /// Whether the next request has to wait.
+    /// Returns true if the next request must wait.
     #[inline]
     pub(super) fn is_busy(&self) -> bool {
-        self.answer != Answer::None || self.has(FINISHED)
+        self.answer != AnswerState::None || self.has(FINISHED)
     }
 
     pub(super) fn is_receiving(&self) -> bool {
@@ -88,21 +89,21 @@ impl Exchange {
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
-        self.answer == Answer::Upgraded
+        self.answer == AnswerState::Upgraded
     }
 
-    /// Whether an answer can begin.
+    /// Returns an error if no answer may begin.
     #[inline]
     pub(super) fn may_begin(&self) -> Result<(), SendError> {
         match self.answer {
-            Answer::Owed => Ok(()),
-            Answer::None | Answer::Upgraded => Err(SendError::NotAsked),
+            AnswerState::Owed => Ok(()),
+            AnswerState::None | AnswerState::Upgraded => Err(SendError::NotAsked),
             _ => Err(SendError::Begun),
         }
     }
 
     #[inline]
-    pub(super) fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> AnswerState {
         self.answer
     }
 
@@ -120,18 +121,18 @@ impl Exchange {
         self.has(HTTP10)
     }
 
-    /// Whether the end of the connection would be taken for that of the answer.
+    /// Returns true if the client takes the end of the connection for the end of the answer.
     pub(super) fn is_open_ended(&self) -> bool {
-        self.answer == Answer::UntilClose && !self.has(HEAD)
+        self.answer == AnswerState::UntilClose && !self.has(HEAD)
     }
 
-    /// Whether the connection closes after this answer.
+    /// Returns true if the connection closes after this answer.
     #[inline]
     pub(super) fn closes(&self) -> bool {
         self.has(CLOSE)
     }
 
-    /// Whether the answer has a head and a body like most, and the connection goes on after it.
+    /// Returns true if neither the request nor the connection requires a special head or body.
     #[inline]
     pub(super) fn is_usual(&self) -> bool {
         self.flags == 0
@@ -141,39 +142,39 @@ impl Exchange {
         self.flags |= CLOSE;
     }
 
-    /// The head of the answer has been sent, and this is to follow.
+    /// Notes that the head of the answer has been sent, and the body that remains.
     #[inline]
-    pub(super) fn answered(&mut self, rest: Answer) {
+    pub(super) fn answered(&mut self, rest: AnswerState) {
         self.answer = rest;
         match rest {
-            Answer::None | Answer::Sized(0) => self.end(),
+            AnswerState::None | AnswerState::Sized(0) => self.end(),
             _ => {}
         }
     }
 
-    /// So many bytes of an announced body have been sent.
+    /// Notes that `len` bytes of an announced body have been sent.
     pub(super) fn sent(&mut self, len: u64) {
-        if let Answer::Sized(left) = self.answer {
-            self.answered(Answer::Sized(left.saturating_sub(len)));
+        if let AnswerState::Sized(left) = self.answer {
+            self.answered(AnswerState::Sized(left.saturating_sub(len)));
         }
     }
 
-    /// All of the answer has been sent.
+    /// Notes that the whole answer has been sent.
     #[inline]
     pub(super) fn end(&mut self) {
-        self.answer = Answer::None;
+        self.answer = AnswerState::None;
         if self.has(CLOSE | RECEIVING) {
             self.flags |= FINISHED;
         }
     }
 
-    /// The codec has answered by itself, and nothing more will be.
+    /// Notes that the codec answered on its own, and that nothing may follow.
     pub(super) fn refuse(&mut self, status: StatusCode) {
         self.refused = status.as_u16();
         self.flags |= FINISHED;
     }
 
-    /// The status of such an answer.
+    /// Returns the status of the answer that the codec sent on its own.
     pub(super) fn refused(&self) -> Option<u16> {
         (self.refused > 0).then_some(self.refused)
     }
@@ -182,8 +183,8 @@ impl Exchange {
     pub(super) fn stage(&self) -> Stage {
         match self.answer {
             _ if self.has(FINISHED) => Stage::Finished,
-            Answer::None | Answer::Upgraded if self.has(RECEIVING) => Stage::Receiving,
-            Answer::None | Answer::Upgraded => Stage::Idle,
+            AnswerState::None | AnswerState::Upgraded if self.has(RECEIVING) => Stage::Receiving,
+            AnswerState::None | AnswerState::Upgraded => Stage::Idle,
             _ if self.has(RECEIVING) => Stage::Streaming,
             _ => Stage::Answering,
         }

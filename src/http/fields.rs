@@ -5,13 +5,13 @@ use memchr::memchr;
 
 use crate::charset::Charset;
 
-/// The headers of a message, or its trailers, in the order in which they came: pairs of name and value.
+/// The headers of a message, or its trailers, in the order in which they arrived: pairs of name and value.
 ///
-/// They are found in the received bytes as one asks for them; nothing is stored. Values are bytes: what is beyond
-/// ASCII in them has no agreed meaning (RFC 9110, section 5.5).
+/// They are found in the received bytes on each access; nothing is stored. Values are bytes, since bytes beyond ASCII
+/// have no agreed meaning (RFC 9110, section 5.5).
 #[derive(Clone, Copy)]
 pub struct Headers<'a> {
-    /// Lines, each with its CR LF, that have been found to be headers.
+    /// The header lines, each with its CR LF. The parser has checked them.
     lines: &'a [u8],
 }
 
@@ -20,18 +20,18 @@ impl<'a> Headers<'a> {
         Self { lines }
     }
 
-    /// The value of the first header of that name, in whatever case.
+    /// Returns the value of the first header of that name, in any case.
     pub fn get(self, name: &str) -> Option<&'a [u8]> {
         self.get_all(name).next()
     }
 
-    /// The values of all headers of that name, in whatever case.
+    /// Returns the values of all headers of that name, in any case.
     pub fn get_all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.filter(move |(other, _)| other.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// Whether a header of that name has the token in its comma-separated list, both in whatever case.
+    /// Returns true if a header of that name has the token in its comma-separated list. Case is ignored in both.
     ///
     /// ```
     /// # use epicycle::codec::{Codec, Decoded};
@@ -49,13 +49,13 @@ impl<'a> Headers<'a> {
             .any(|other| other.eq_ignore_ascii_case(token.as_bytes()))
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no headers.
     pub fn is_empty(self) -> bool {
         self.lines.is_empty()
     }
 }
 
-/// The members of a comma-separated list, without the white space around them.
+/// Returns the members of a comma-separated list, without the white space around them.
 pub(crate) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
@@ -66,7 +66,7 @@ impl<'a> Iterator for Headers<'a> {
     type Item = (&'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // No line has a CR but at its end.
+        // A line has a CR only at its end.
         let end = memchr(b'\r', self.lines)?;
         let line = &self.lines[..end];
         self.lines = self.lines.get(end + 2..).unwrap_or_default();
@@ -83,19 +83,20 @@ impl fmt::Debug for Headers<'_> {
     }
 }
 
-/// Whether it can be a header's name or a method (RFC 9110, section 5.6.2).
+/// Returns true if the bytes can be a header's name or a method (RFC 9110, section 5.6.2).
 #[inline]
 pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && TOKEN.has_all(bytes)
 }
 
-/// Whether it can be a header's value: no control characters but the tab.
+/// Returns true if the bytes can be a header's value: no control characters except the tab.
 #[inline]
 pub(crate) fn is_value(bytes: &[u8]) -> bool {
     VALUE.has_all(bytes)
 }
 
-/// Whether a target has none but characters that need no escape. Some are let pass that do, since browsers send them.
+/// Returns true if a target has only characters that need no escape. Some others are accepted, since browsers send
+/// them.
 #[inline]
 pub(super) fn is_target(bytes: &[u8]) -> bool {
     TARGET.has_all(bytes)

@@ -1,7 +1,8 @@
-//! What the head of a request says about the request, by the rules of RFC 9112.
+//! The head of a request, read by the rules of RFC 9112.
 //!
-//! The grammar is the `httparse` crate's. What it is lenient about is refused here, since wherever two
-//! implementations read a message differently, one of them can be made to see a request that the other does not.
+//! The `httparse` crate parses the grammar. This module refuses the inputs about which the crate is lenient: if two
+//! implementations read a message differently, an attacker can show one of them a request that the other does not see
+//! (request smuggling).
 
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -9,27 +10,45 @@ use std::ops::Range;
 
 use memchr::memchr;
 
+use self::flags::*;
 use super::error::{MessageError, malformed};
 use super::fields::{is_target, tokens};
-use super::flags::*;
 use super::limits::{Limits, MOST_HEADERS};
 use crate::authority::Authority;
 
-/// A request's head, as positions in the bytes it was found in.
+/// Facts about a request to keep until it is answered, one bit each.
+pub(super) mod flags {
+    /// The request is a HEAD.
+    pub(in crate::http) const HEAD: u16 = 1 << 0;
+    /// The request is a CONNECT.
+    pub(in crate::http) const CONNECT: u16 = 1 << 1;
+    /// The request's version, HTTP/1.0, has no chunked coding.
+    pub(in crate::http) const HTTP10: u16 = 1 << 2;
+    /// The connection closes after the answer.
+    pub(in crate::http) const CLOSE: u16 = 1 << 3;
+    /// The client waits for a `100 Continue`.
+    pub(in crate::http) const EXPECTS: u16 = 1 << 4;
+    /// The request's body is incomplete.
+    pub(in crate::http) const RECEIVING: u16 = 1 << 5;
+    /// Nothing more is to be sent.
+    pub(in crate::http) const FINISHED: u16 = 1 << 6;
+}
+
+/// A request's head, as offsets into the bytes in which it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) framing: Framing,
-    /// How long it is, with the empty line at its end.
+    /// The length, including the empty line at the end.
     pub(super) len: u32,
-    /// Where the method ends; the target begins one byte behind that.
+    /// The end of the method. The target begins one byte later.
     pub(super) method: u32,
-    /// Where the target ends.
+    /// The end of the target.
     pub(super) target: u32,
-    /// What its answer depends on.
+    /// The facts on which the answer depends: see [`flags`].
     pub(super) flags: u16,
 }
 
-/// What is between the target and the first header.
+/// The bytes between the target and the first header.
 const LINE_END: usize = " HTTP/1.1\r\n".len();
 
 impl Head {
@@ -52,7 +71,7 @@ impl Head {
         self.flags & flag != 0
     }
 
-    /// The lines of the headers.
+    /// Returns the range of the header lines.
     #[inline]
     pub(super) fn headers(&self) -> Range<usize> {
         self.target as usize + LINE_END..self.len() - 2
@@ -77,16 +96,16 @@ impl fmt::Display for Version {
     }
 }
 
-/// How the end of a body is found.
+/// The way in which the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// There is none.
+    /// There is no body.
     None,
     Length(u64),
     Chunked,
 }
 
-/// Looks for the head of a request at the beginning of `src`; `None` when it is incomplete.
+/// Parses the head of a request at the start of `src`. Returns `None` if it is incomplete.
 #[inline]
 pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
     match parse_known(src, limits) {
@@ -95,7 +114,7 @@ pub(super) fn parse(src: &[u8], limits: &Limits) -> Result<Option<Head>, Message
     }
 }
 
-/// The same for a minor version that is not known, which is read as the last one that is (RFC 9110, section 2.5).
+/// Parses a head whose minor version is unknown. It is read as the highest known one (RFC 9110, section 2.5).
 #[cold]
 fn parse_minor(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
     let line = memchr(b'\n', src).unwrap_or(src.len());
@@ -104,8 +123,8 @@ fn parse_minor(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError
     parse_known(&known, limits)
 }
 
-/// A copy of a head, and of some bytes behind it, with 1 in place of the minor version's digit. `None` when that is not a
-/// digit of such a version.
+/// Returns a copy of a head, and of some bytes behind it, with the digit of the minor version replaced by 1. Returns
+/// `None` if the byte is not the digit of such a version.
 #[cold]
 pub(super) fn with_known_minor(src: &[u8], digit: usize, limits: &Limits) -> Option<Vec<u8>> {
     let before = src.get(..digit)?;
@@ -127,7 +146,7 @@ fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError
         Ok(httparse::Status::Complete(len)) if len <= limits.head as usize => len,
         Ok(httparse::Status::Partial) => return partial(src, limits).map(|()| None),
         Ok(_) => return Err(too_long(src, limits)),
-        // Which status is due shows only when all of the version is there.
+        // The status (400 or 505) depends on the whole version, so wait for it.
         Err(httparse::Error::Version) if memchr(b'\n', src).is_none() => {
             return partial(src, limits).map(|()| None);
         }
@@ -146,14 +165,15 @@ fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError
     if target_end + LINE_END > limits.line as usize {
         return Err(too_long(src, limits));
     }
-    // The parser passes over empty lines at the beginning.
+    // The parser skips empty lines at the start.
     if position(src, target.as_bytes()) != method.len() + 1 {
         return malformed("an empty line before the request that does not end in CR LF");
     }
     let mut facts = Facts::default();
     let mut end = target_end + LINE_END;
     for header in &*request.headers {
-        // The parser takes a bare LF for the end of a line, and names begin where lines do.
+        // The parser accepts a bare LF as a line ending, so check that each name begins where the line before it ends
+        // in CR LF.
         if position(src, header.name.as_bytes()) != end {
             return malformed("a line that does not end in CR LF");
         }
@@ -174,13 +194,13 @@ fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError
     }))
 }
 
-/// Where in `src` a part of it lies.
+/// Returns the offset in `src` of a slice of it.
 #[inline]
 pub(super) fn position(src: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(src.as_ptr() as usize)
 }
 
-/// Where the next line begins after a value that ends at `end`, if this one ends in CR LF.
+/// Returns the offset of the next line behind a value that ends at `end`, if the value's line ends in CR LF.
 #[inline]
 pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
     while let Some(b' ' | b'\t') = src.get(end) {
@@ -188,42 +208,42 @@ pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
     }
     match src.get(end) {
         Some(b'\r') => end + 2,
-        // No line begins here.
+        // No line begins at this offset.
         _ => usize::MAX - 2,
     }
 }
 
-/// What the headers of a message say about its framing and its connection.
+/// The framing and connection headers of a message.
 #[derive(Default)]
 pub(super) struct Facts {
     hosts: u8,
     bad_host: bool,
     length: Option<Result<u64, MessageError>>,
     coding: Option<Coding>,
-    /// Whether it expects 100-continue, and nothing else.
+    /// `Some(true)` for exactly 100-continue, `Some(false)` for anything else.
     expectation: Option<bool>,
     pub(super) close: bool,
     pub(super) persist: bool,
-    /// Whether a length may be told several times, if it is the same.
+    /// True if a repeated `Content-Length` is accepted when all values are equal.
     takes_repeated_length: bool,
 }
 
-/// What a message says about its transfer codings, from all lines of that name.
+/// The transfer codings of a message, collected from all `Transfer-Encoding` lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
-    /// None so far.
+    /// No coding so far.
     None,
     Chunked,
-    /// Others only: such a body would not show its end.
+    /// Only codings other than chunked, which would not mark the end of the body.
     Other,
-    /// Others, and chunked behind them.
+    /// Other codings, with chunked as the last.
     OtherChunked,
-    /// Chunked comes twice, or is not the last.
+    /// Chunked occurs twice, or is not the last.
     Faulty,
 }
 
 impl Facts {
-    /// None so far; `takes` says whether a length may be told several times, if it is the same.
+    /// Returns an empty collection. With `takes`, a repeated `Content-Length` is accepted if all values are equal.
     pub(super) fn taking_repeated_length(takes: bool) -> Self {
         Self {
             takes_repeated_length: takes,
@@ -237,7 +257,7 @@ impl Facts {
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 self.hosts = self.hosts.saturating_add(1);
-                // It is empty where the target's URI has no authority (section 3.2).
+                // `Host` is empty if the target's URI has no authority (section 3.2).
                 self.bad_host |= !value.is_empty() && !is_host(value);
             }
             6 if name.eq_ignore_ascii_case("expect") => {
@@ -265,7 +285,7 @@ impl Facts {
                 });
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                // Several lines are one list.
+                // Several lines form one list.
                 let begun = self.coding.unwrap_or(Coding::None);
                 self.coding = Some(tokens(value).fold(begun, Coding::then));
             }
@@ -273,17 +293,17 @@ impl Facts {
         }
     }
 
-    /// Each request has one host, by which proxies and servers must not differ (section 3.2).
+    /// Checks the host: each request has exactly one, so that proxies and servers agree on it (section 3.2).
     fn check_host(&self, version: Version) -> Result<(), MessageError> {
         match self.hosts {
-            _ if self.bad_host => malformed("a Host that is no host"),
+            _ if self.bad_host => malformed("a Host header whose value is not a host"),
             0 if version == Version::Http11 => malformed("no Host"),
             0 | 1 => Ok(()),
             _ => malformed("more than one Host"),
         }
     }
 
-    /// The framing that the headers tell (section 6.3), which may not leave any doubt.
+    /// Returns the framing (section 6.3). Ambiguous framing is refused.
     #[inline]
     pub(super) fn framing(&self, version: Version) -> Result<Framing, MessageError> {
         match (self.coding, self.length) {
@@ -295,13 +315,13 @@ impl Facts {
             }
             (Some(Coding::Chunked), None) => Ok(Framing::Chunked),
             (Some(Coding::OtherChunked), None) => Err(MessageError::TransferCoding),
-            (Some(Coding::None | Coding::Other | Coding::Faulty), None) => {
-                malformed("a Transfer-Encoding that does not end in one chunked")
-            }
+            (Some(Coding::None | Coding::Other | Coding::Faulty), None) => malformed(
+                "a Transfer-Encoding whose last coding is not chunked, or that has chunked twice",
+            ),
         }
     }
 
-    /// What is to be remembered until the request is answered.
+    /// Returns the [`flags`] to keep until the request is answered.
     fn flags(&self, method: &str, version: Version) -> Result<u16, MessageError> {
         let mut flags = match method {
             "HEAD" => HEAD,
@@ -322,7 +342,7 @@ impl Facts {
 
     fn expects(&self, version: Version) -> Result<bool, MessageError> {
         match self.expectation {
-            // A client of that version cannot mean it (RFC 9110, section 10.1.1).
+            // An HTTP/1.0 client cannot mean it (RFC 9110, section 10.1.1).
             Some(_) if version == Version::Http10 => Ok(false),
             Some(true) => Ok(true),
             Some(false) => Err(MessageError::Expectation),
@@ -332,7 +352,7 @@ impl Facts {
 }
 
 impl Coding {
-    /// The same with another coding behind it.
+    /// Returns the codings with another one appended.
     fn then(self, coding: &[u8]) -> Self {
         match (self, coding.eq_ignore_ascii_case(b"chunked")) {
             (Coding::None, true) => Coding::Chunked,
@@ -343,7 +363,7 @@ impl Coding {
     }
 }
 
-/// Digits and nothing else: no sign, no list, no overflow.
+/// Accepts digits only: no sign, no list, no overflow.
 fn parse_length(value: &[u8]) -> Result<u64, MessageError> {
     if value.is_empty() {
         return malformed("an empty Content-Length");
@@ -356,13 +376,13 @@ fn parse_length(value: &[u8]) -> Result<u64, MessageError> {
             .and_then(|length| length.checked_add(digit.into()));
         match longer {
             Some(longer) if digit <= 9 => length = longer,
-            _ => return malformed("a Content-Length that is no number"),
+            _ => return malformed("a Content-Length that is not a number"),
         }
     }
     Ok(length)
 }
 
-/// A list of lengths that are all the same (RFC 9110, section 8.6).
+/// Parses a list of lengths that are all equal (RFC 9110, section 8.6).
 #[cold]
 fn parse_repeated_length(list: &[u8]) -> Result<u64, MessageError> {
     let mut lengths = tokens(list).map(parse_length);
@@ -373,7 +393,7 @@ fn parse_repeated_length(list: &[u8]) -> Result<u64, MessageError> {
     Ok(first)
 }
 
-/// A target has one of four forms (section 3.2).
+/// Checks that a target has one of the four forms (section 3.2).
 #[inline]
 pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageError> {
     let well_formed = match target {
@@ -383,7 +403,7 @@ pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageErr
         absolute => authority(absolute).is_some_and(is_host),
     };
     if !well_formed {
-        return malformed("a target of no known form");
+        return malformed("a target that has none of the known forms");
     }
     if !is_target(target) {
         return malformed("a target with characters that must be escaped");
@@ -391,20 +411,21 @@ pub(crate) fn check_target(method: &str, target: &[u8]) -> Result<(), MessageErr
     Ok(())
 }
 
-/// Whether it is the authority of an `http` URI: its host must not be empty (RFC 9110, section 4.2.1).
+/// Returns true if the bytes are the authority of an `http` URI. Its host must not be empty (RFC 9110, section 4.2.1).
 #[inline]
 pub(crate) fn is_host(bytes: &[u8]) -> bool {
     Authority::parse(bytes).is_ok_and(|authority| !authority.host.is_empty())
 }
 
-/// Whether a tunnel can be made to it: there is no default for the port (RFC 9110, section 9.3.6).
+/// Returns true if the bytes are a host and a port, the target of a tunnel. The port has no default (RFC 9110, section
+/// 9.3.6).
 #[cold]
 fn is_host_and_port(bytes: &[u8]) -> bool {
     let has_port = |authority: Authority<'_>| authority.port.is_some_and(|port| port > 0);
     is_host(bytes) && Authority::parse(bytes).is_ok_and(has_port)
 }
 
-/// The authority of a target in absolute form.
+/// Returns the authority of a target in absolute form.
 pub(super) fn authority(target: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = target.split_at_checked(7)?;
     let rest = match scheme {
@@ -417,7 +438,7 @@ pub(super) fn authority(target: &[u8]) -> Option<&[u8]> {
     (!authority.is_empty()).then_some(authority)
 }
 
-/// The head is incomplete, which is allowed up to its limits.
+/// Checks an incomplete head against the limits.
 #[cold]
 fn partial(src: &[u8], limits: &Limits) -> Result<(), MessageError> {
     let line = memchr(b'\n', src).unwrap_or(src.len());
@@ -449,7 +470,7 @@ fn refuse(src: &[u8], limits: &Limits, error: httparse::Error) -> MessageError {
         }
         httparse::Error::Version if names_another_version(src) => return MessageError::Version,
         httparse::Error::Version => "no version at the end of the request line",
-        httparse::Error::HeaderName => "a header without a proper name",
+        httparse::Error::HeaderName => "a header without a valid name",
         httparse::Error::HeaderValue => "a header with a control character in its value",
         httparse::Error::NewLine => "a line that does not end in CR LF",
         _ => "the request line is not a method, a target and a version",
@@ -457,7 +478,7 @@ fn refuse(src: &[u8], limits: &Limits, error: httparse::Error) -> MessageError {
     MessageError::Malformed { what }
 }
 
-/// Whether the first line ends in a version of the right form.
+/// Returns true if the first line ends in a version of the right form.
 fn names_another_version(src: &[u8]) -> bool {
     let line = src.split(|byte| *byte == b'\r').next().unwrap_or(src);
     let mut parts = line.split(|byte| *byte == b' ').skip(2);

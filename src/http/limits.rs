@@ -1,4 +1,4 @@
-/// How large the parts of a request or response may be.
+/// Limits on the sizes of the parts of a request or response.
 ///
 /// ```
 /// use epicycle::http::{HttpCodec, Limits};
@@ -14,37 +14,40 @@ pub struct Limits {
     pub(super) body: u64,
 }
 
-/// The most headers that can be allowed.
+/// The highest possible limit on the number of headers.
 pub(super) const MOST_HEADERS: usize = 256;
 
 impl Limits {
-    /// The longest request line, in bytes; beyond it the answer is 414. Default: 8 KiB.
+    /// Sets the maximum length of the request line, in bytes. A longer one is answered with 414. Default: 8 KiB.
     #[must_use]
     pub fn max_line(mut self, bytes: usize) -> Self {
         self.line = saturate(bytes);
         self
     }
 
-    /// The longest head, from the request line to the empty line, and the longest trailer section, in bytes; beyond
-    /// it the answer is 431. A client holds the interim responses to a request to it too, all of them together. Default: 16 KiB. A connection whose request's head is incomplete holds a buffer of up to
-    /// twice this size.
+    /// Sets the maximum length of the head, from the request line to the empty line, and of the trailer section, in
+    /// bytes. A longer one is answered with 431. A client applies the limit also to the sum of all interim responses to
+    /// a request. Default: 16 KiB.
+    ///
+    /// A connection whose request has an incomplete head holds a buffer of up to twice this size.
     #[must_use]
     pub fn max_head(mut self, bytes: usize) -> Self {
         self.head = saturate(bytes);
         self
     }
 
-    /// The most headers in a head or trailer section; beyond it the answer is 431. Default: 128; no more than 256.
+    /// Sets the maximum number of headers in a head or trailer section. More are answered with 431. Default: 128. The
+    /// highest possible value is 256.
     #[must_use]
     pub fn max_headers(mut self, headers: usize) -> Self {
         self.headers = headers.min(MOST_HEADERS) as u16;
         self
     }
 
-    /// The longest body, in bytes; beyond it the answer is 413. Default: 1 MiB.
+    /// Sets the maximum length of a body, in bytes. A longer one is answered with 413. Default: 1 MiB.
     ///
-    /// Where bodies are aggregated this is memory: a body that comes in chunks of one byte takes six times its size
-    /// until it is complete. [`Server::max_frame`](crate::Server::max_frame) bounds the request as a whole.
+    /// A codec that returns bodies in one piece holds them in memory: a body in chunks of one byte takes six times its
+    /// size until it is complete. [`Server::max_frame`](crate::Server::max_frame) limits the request as a whole.
     #[must_use]
     pub fn max_body(mut self, bytes: u64) -> Self {
         self.body = bytes;

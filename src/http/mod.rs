@@ -1,8 +1,8 @@
 //! HTTP/1.1 for servers and clients, with the feature `http`.
 //!
-//! [`HttpCodec`] finds requests in a connection's input, and answers leave through it. It is a codec as any other: it works on
-//! TCP, Unix sockets and TLS alike. It sends only valid messages, and answers in the order of the requests, as long as a
-//! handler writes nothing past it. A client's side is in [`client`].
+//! [`HttpCodec`] finds requests in a connection's input, and encodes the answers. It works on TCP, Unix sockets and TLS
+//! alike, as any codec does. It sends only valid messages, and answers in the order of the requests, as long as the
+//! handler writes nothing past it. The [`client`] module is the client's side.
 //!
 //! ```
 //! use epicycle::http::{HttpCodec, Request, Response};
@@ -40,18 +40,25 @@
 //!
 //! # Timeouts
 //!
-//! They are the server's. [`read_timeout`](crate::Server::read_timeout) is how long a request may take, from its first
-//! byte to its last (for [`HttpStreamCodec`]: its head, and from each part of its body to the next);
-//! [`idle_timeout`](crate::Server::idle_timeout) is how long a connection is kept alive between requests,
-//! [`answer_timeout`](crate::Server::answer_timeout) how long the handler may take to answer, 503 at its end, and
-//! [`write_stall_timeout`](crate::Server::write_stall_timeout) how long a client may not read its answer. A server that faces
-//! the public sets them all; [`handshake_timeout`](crate::Server::handshake_timeout) limits the wait for the first request.
+//! The server's options set the timeouts:
+//!
+//! - [`read_timeout`](crate::Server::read_timeout) limits the time for a request, from its first byte to its last. For
+//!   [`HttpStreamCodec`] it limits the time for the head, and then the time from each part of the body to the next.
+//! - [`idle_timeout`](crate::Server::idle_timeout) limits the time that a connection is kept alive between requests.
+//! - [`answer_timeout`](crate::Server::answer_timeout) limits the time that the handler takes to answer. When it
+//!   expires, the client gets a 503.
+//! - [`write_stall_timeout`](crate::Server::write_stall_timeout) limits the time for which a client does not read its
+//!   answer.
+//! - [`handshake_timeout`](crate::Server::handshake_timeout) limits the wait for the first request.
+//!
+//! Set all of them on a server that faces the public.
 //!
 //! # Slow answers
 //!
-//! A handler must not block. It takes the answer along with [`Conn::defer_answer`](crate::Conn::defer_answer), and a
-//! [`WorkerPool`](crate::WorkerPool) gives it. A job that panics drops the [`Answer`](crate::Answer), and the client gets a 500. A job that
-//! is rejected drops it too, but the handler may still answer by itself before its callback ends:
+//! A handler must not block. It defers the answer with [`Conn::defer_answer`](crate::Conn::defer_answer) and passes it
+//! to a job in a [`WorkerPool`](crate::WorkerPool), which sends it. If the job panics, it drops the
+//! [`Answer`](crate::Answer), and the client gets a 500. If the pool rejects the job, the answer is dropped too, but
+//! the handler may still answer directly before its callback ends:
 //!
 //! ```
 //! # use epicycle::http::{HttpCodec, Request, Response, StatusCode};
@@ -69,8 +76,8 @@
 //!         let answer = conn.defer_answer();
 //!         let query = request.body().to_vec();
 //!         let job = move || {
-//!             let result = query; // of a database, say
-//!             // The client may have gone meanwhile: then nobody hears it.
+//!             let result = query; // from a database, for example
+//!             // This fails if the client has gone; there is nothing left to do then.
 //!             let _ = answer.send(Response::ok().shared_body(result));
 //!         };
 //!         match self.pool.submit(job) {
@@ -85,14 +92,14 @@
 //! }
 //! ```
 //!
-//! A response that borrows is made on the connection's own thread, by [`Answer::run`](crate::Answer::run).
+//! Use [`Answer::run`](crate::Answer::run) for a response that borrows: it is built on the connection's own thread.
 //!
 //! # An access log
 //!
-//! The handler logs what it answers. What the codec has answered in its place it finds in
-//! [`Closed::refused`](struct@crate::Closed): requests that were malformed, too large or too slow, which the handler has not seen, and
-//! those that it has seen and not answered. Whoever keeps the request under way in the session knows which of the two it was,
-//! and which requests were left by their client.
+//! The handler logs the answers that it sends. The codec reports its own answers in
+//! [`Closed::refused`](struct@crate::Closed): those to requests that were malformed, too large or too slow, which the
+//! handler has not seen, and those to requests that the handler has not answered. Keep the current request in the
+//! session to tell these two apart, and to log the requests that the client abandoned.
 //!
 //! ```
 //! # use epicycle::http::{HttpCodec, Request};
@@ -104,7 +111,7 @@
 //! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
 //! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: Request<'_>) -> Action { Action::Close }
-//! /// `under_way` is the request that `react` has put there and that has no answer.
+//! `under_way` is the request that `react` stored, which has no answer yet.
 //! fn on_close(&mut self, info: &Closed, under_way: Option<String>, reason: CloseReason) {
 //!     match (&info.refused, under_way) {
 //!         (Some(refused), Some(request)) => println!("{} {request} {}", info.peer, refused.status),
@@ -120,13 +127,13 @@
 //!
 //! # Beside the codecs
 //!
-//! A [`Router`] finds what belongs to a path, and an [`Event`] is what a page's `EventSource` hears. That is all there is of a
-//! framework.
+//! A [`Router`] maps methods and paths to values. An [`Event`] is a server-sent event, for a page's `EventSource`. The
+//! module contains no further framework.
 //!
 //! # Safety
 //!
-//! Messages are read by the strict rules of RFC 9112: what another implementation might read differently is refused,
-//! not repaired. See [`MessageError`].
+//! Messages are read by the strict rules of RFC 9112. A message that another implementation might read differently is
+//! refused, not repaired. See [`MessageError`].
 
 mod answer;
 mod assembly;
@@ -139,7 +146,6 @@ mod codec;
 mod error;
 mod exchange;
 pub(crate) mod fields;
-mod flags;
 pub(crate) mod head;
 mod limits;
 mod prepared;

@@ -4,14 +4,15 @@ use bytes::Bytes;
 use super::beginning::Beginning;
 use super::check::check_headers;
 use super::error::SendError;
-use super::exchange::{Answer, Exchange};
+use super::exchange::{AnswerState, Exchange};
 use super::response::{Body, Response};
 use super::write::{self, Cursor};
 use crate::buf::outbox::Outbox;
 
-/// An answer that is the same each time, but for its date: checked and written once.
+/// An answer that is always the same, except for its date. It is checked and encoded once.
 ///
-/// For pages that do not change, health checks and redirects; [`Conn::send`](crate::Conn::send) takes a reference.
+/// Use it for pages that do not change, health checks and redirects. [`Conn::send`](crate::Conn::send) takes a
+/// reference to it.
 ///
 /// ```
 /// use epicycle::http::{HttpCodec, Prepared, Request, Response};
@@ -38,21 +39,22 @@ use crate::buf::outbox::Outbox;
 #[derive(Clone, Debug)]
 pub struct Prepared {
     status: StatusCode,
-    /// The lines of the headers.
+    /// The encoded header lines.
     headers: Vec<u8>,
     body: Bytes,
     close: bool,
     names_upgrade: bool,
-    /// All that follows the status line and the date, where nothing special is asked for.
+    /// All bytes behind the status line and the date, for an answer without special needs.
     usual: Vec<u8>,
 }
 
 impl Prepared {
-    /// Writes an answer for later use. It needs a body that is there, or none at all.
+    /// Encodes an answer for later use. The answer must have a complete body, or none.
     ///
     /// # Errors
     ///
-    /// Those of sending it; [`SendError::Bodiless`] for a status without a body, and for an answer whose body is to follow.
+    /// Returns the errors of sending it, and [`SendError::Bodiless`] for a status without a body and for an answer
+    /// whose body is to follow.
     pub fn new(response: Response<'_>) -> Result<Self, SendError> {
         let status = response.status;
         let body = match response.body {
@@ -88,13 +90,13 @@ impl Prepared {
         })
     }
 
-    /// What follows the lines that most answers begin with, if it can be sent as it is.
+    /// Returns all bytes behind the cached first lines, if the answer can be sent unchanged.
     #[inline]
     pub(super) fn usual(&self) -> Option<&[u8]> {
         (!self.usual.is_empty()).then_some(&self.usual)
     }
 
-    /// The same to be written anew.
+    /// Returns the answer, to be encoded again.
     pub(super) fn response(&self) -> Response<'_> {
         let mut response = Response::new(self.status).shared_body(self.body.clone());
         response.block = &self.headers;
@@ -104,7 +106,7 @@ impl Prepared {
     }
 }
 
-/// Writes an answer that has been written before.
+/// Writes a prepared answer.
 #[inline]
 pub(super) fn write_prepared(
     exchange: &mut Exchange,
@@ -123,7 +125,7 @@ pub(super) fn write_prepared(
         answer.put(usual);
         answer.len
     });
-    exchange.answered(Answer::None);
+    exchange.answered(AnswerState::None);
     Ok(())
 }
 

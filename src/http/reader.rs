@@ -8,21 +8,21 @@ use super::limits::Limits;
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadReader {
     pub(super) limits: Limits,
-    /// How many bytes at the start of the input are known to hold no complete head.
+    /// The number of bytes at the start of the input that are known to contain no complete head.
     scanned: u32,
-    /// How many empty lines have come in place of the head.
+    /// The number of empty lines that arrived in place of the head.
     empty_lines: u8,
 }
 
-/// The most empty lines before a request.
+/// The maximum number of empty lines before a request.
 const MOST_EMPTY_LINES: u8 = 10;
 
-/// What the input begins with.
+/// The result of a search for a head.
 pub(super) enum Start {
     Head(Head),
-    /// So many bytes that are to be ignored.
+    /// This many bytes are to be ignored.
     Nothing(usize),
-    /// It cannot be told with fewer bytes than this.
+    /// The input must have at least this many bytes.
     NeedMore(usize),
 }
 
@@ -55,7 +55,7 @@ impl HeadReader {
         }
     }
 
-    /// An empty line before a request is ignored (RFC 9112, section 2.2). There may be a few, but not without end.
+    /// Skips an empty line before a request (RFC 9112, section 2.2). Only a few are accepted.
     #[cold]
     fn skip_empty_line(&mut self, behind_cr: &[u8]) -> Result<Start, MessageError> {
         match behind_cr {
@@ -67,17 +67,17 @@ impl HeadReader {
                 self.empty_lines += 1;
                 Ok(Start::Nothing(2))
             }
-            _ => malformed("a CR without an LF"),
+            _ => malformed("a CR that is not followed by an LF"),
         }
     }
 
-    /// Whether the beginning of a head is there, and not all of it.
+    /// Returns true if a head has begun and is incomplete.
     pub(super) fn is_within_head(&self) -> bool {
         self.scanned > 0
     }
 
-    /// Whether a head that was incomplete ends in what has come since. Parsing it anew with each byte of a slow
-    /// client's would take time that grows with the square of its length.
+    /// Returns true if the new input contains the end of the head. Parsing an incomplete head again with each byte of a
+    /// slow client would take quadratic time.
     #[cold]
     fn finds_empty_line(&mut self, src: &[u8]) -> bool {
         let known = std::mem::replace(&mut self.scanned, src.len() as u32);
@@ -85,7 +85,7 @@ impl HeadReader {
     }
 }
 
-/// Whether `src` has an empty line, which ends a head or trailers. There is none within the first `known` bytes.
+/// Returns true if `src` contains an empty line, which ends a head or trailers. The first `known` bytes contain none.
 pub(super) fn ends_in(src: &[u8], known: usize) -> bool {
     let fresh = &src[known.saturating_sub(2)..];
     memchr_iter(b'\n', fresh).any(|at| matches!(fresh[at + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))

@@ -5,13 +5,13 @@ use std::str;
 use bytes::Bytes;
 
 use super::fields::Headers;
-use super::flags::{CLOSE, EXPECTS, HTTP10};
+use super::head::flags::{CLOSE, EXPECTS, HTTP10};
 use super::head::{Framing, Head, Version, authority};
 
-/// A request, as it lies in the connection's input.
+/// A request, borrowed from the connection's input.
 ///
-/// Who sent it is [`Conn::peer_addr`](crate::Conn::peer_addr). To keep it, make an
-/// [owned](Self::to_http) one.
+/// [`Conn::peer_addr`](crate::Conn::peer_addr) is the address of its sender. Use [`to_http`](Self::to_http) for an
+/// owned copy.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded};
@@ -28,7 +28,7 @@ use super::head::{Framing, Head, Version, authority};
 /// ```
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// The head, and the body right behind it.
+    /// The head, directly followed by the body.
     bytes: &'a [u8],
     head: Head,
     trailers: &'a [u8],
@@ -44,25 +44,25 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The method, in capitals as a rule; methods are case-sensitive.
+    /// Returns the method. Methods are case-sensitive, and usually in capitals.
     #[inline]
     pub fn method(&self) -> &'a str {
         match &self.bytes[self.head.method()] {
-            // Not to be looked at once more.
+            // The common method skips the UTF-8 check.
             b"GET" => "GET",
             b"POST" => "POST",
             _ => self.text(self.head.method()),
         }
     }
 
-    /// The target as it was sent: a path with or without a query, a whole URI, an authority or `*`
-    /// (RFC 9112, section 3.2).
+    /// Returns the target as it was sent: a path with or without a query, a whole URI, an authority or `*` (RFC 9112,
+    /// section 3.2).
     #[inline]
     pub fn target(&self) -> &'a str {
         self.text(self.head.target())
     }
 
-    /// The target's path, escapes and all; empty when there is none, which is so after `CONNECT`.
+    /// Returns the target's path, with its escapes. It is empty if the target has none, as after `CONNECT`.
     #[inline]
     pub fn path(&self) -> &'a str {
         let target = self.path_and_query();
@@ -74,7 +74,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// What follows the `?` in the target, if there is one.
+    /// Returns the part of the target behind the `?`, if there is one.
     pub fn query(&self) -> Option<&'a str> {
         let (_, query) = self.path_and_query().split_once('?')?;
         Some(query)
@@ -89,7 +89,8 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The host it is for, with the port if one is given: the target's, or that of the `Host` header.
+    /// Returns the requested host, with the port if one is given. It comes from the target, or else from the `Host`
+    /// header.
     pub fn host(&self) -> Option<&'a str> {
         let target = self.target();
         if self.method() == "CONNECT" {
@@ -101,7 +102,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The version.
+    /// Returns the version.
     pub fn version(&self) -> Version {
         if self.head.has(HTTP10) {
             Version::Http10
@@ -110,37 +111,36 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The headers, in order.
+    /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
         Headers::new(&self.bytes[self.head.headers()])
     }
 
-    /// The value of the first header of that name, in whatever case, if it is text in UTF-8.
+    /// Returns the value of the first header of that name, in any case, if the value is UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.headers()
             .get(name)
             .and_then(|value| str::from_utf8(value).ok())
     }
 
-    /// The body: all of it, free of chunk framing. Of an [`HttpStreamCodec`](super::HttpStreamCodec)'s request it is
-    /// empty, as the body follows.
+    /// Returns the whole body, without chunk framing. It is empty for a request of an
+    /// [`HttpStreamCodec`](super::HttpStreamCodec), whose body follows in parts.
     #[inline]
     pub fn body(&self) -> &'a [u8] {
         &self.bytes[self.head.len()..]
     }
 
-    /// The trailers that followed a chunked body. They are not merged with the headers, as they could contradict
-    /// them.
+    /// Returns the trailers of a chunked body. They are not merged with the headers, which they could contradict.
     pub fn trailers(&self) -> Headers<'a> {
         Headers::new(self.trailers)
     }
 
-    /// Whether there is a body, be it an empty one, that belongs to it.
+    /// Returns true if the request has a body, even an empty one.
     pub fn has_body(&self) -> bool {
         self.head.framing != Framing::None
     }
 
-    /// How long the body is, in bytes, if the request says so at its beginning.
+    /// Returns the body's length in bytes, if the head announces it.
     pub fn content_length(&self) -> Option<u64> {
         match self.head.framing {
             Framing::Length(length) => Some(length),
@@ -148,17 +148,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Whether the client lets the connection be used for another request.
+    /// Returns true if the client allows another request on this connection.
     pub fn keep_alive(&self) -> bool {
         !self.head.has(CLOSE)
     }
 
-    /// Whether the client waits for a `100 Continue` before it sends the body.
+    /// Returns true if the client waits for a `100 Continue` before it sends the body.
     pub fn expects_continue(&self) -> bool {
         self.head.has(EXPECTS)
     }
 
-    /// Whether the client wants to go on with that protocol (RFC 9110, section 7.8).
+    /// Returns true if the client asks to change to that protocol (RFC 9110, section 7.8).
     pub fn wants_upgrade(&self, protocol: &str) -> bool {
         let headers = self.headers();
         self.version() == Version::Http11
@@ -166,8 +166,8 @@ impl<'a> Request<'a> {
             && headers.has_token("upgrade", protocol)
     }
 
-    /// A copy in the types of the `http` crate, to be kept or sent elsewhere. `None` if the target is none that the crate
-    /// knows, which is stricter about some characters.
+    /// Returns an owned copy in the types of the `http` crate. Returns `None` if the crate, which is stricter about
+    /// some characters, does not accept the target.
     pub fn to_http(&self) -> Option<::http::Request<Bytes>> {
         let mut request = ::http::Request::builder()
             .method(self.method())
@@ -184,12 +184,12 @@ impl<'a> Request<'a> {
 
     #[inline]
     fn text(&self, range: Range<usize>) -> &'a str {
-        // It has been found to be ASCII.
+        // The parser has checked that these bytes are ASCII.
         str::from_utf8(&self.bytes[range]).unwrap_or_default()
     }
 }
 
-/// The path and query of a target that begins with something else.
+/// Returns the path and query of a target that begins with something else.
 #[cold]
 fn behind_authority(target: &str) -> &str {
     let Some(authority) = authority(target.as_bytes()) else {

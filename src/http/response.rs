@@ -6,11 +6,11 @@ use smallvec::SmallVec;
 
 use super::block::HeaderBlock;
 
-/// An answer, to be sent by [`Conn::send`](crate::Conn::send).
+/// An answer, to be sent with [`Conn::send`](crate::Conn::send).
 ///
-/// The codec adds what belongs to every answer: `Date`, how the body is framed, and whether the connection
-/// closes. A body in answer to HEAD is left out, and what is not allowed is refused with a
-/// [`SendError`](super::SendError), so that nothing but valid messages leaves the connection.
+/// The codec adds the `Date`, the framing of the body, and `Connection: close` if the connection closes. It omits the
+/// body in answer to HEAD. It refuses an invalid answer with a [`SendError`](super::SendError), so that only valid
+/// messages leave the connection.
 ///
 /// ```
 /// use epicycle::codec::encode_to_vec;
@@ -43,16 +43,16 @@ pub(super) enum Body<'a> {
     None,
     Bytes(&'a [u8]),
     Shared(Bytes),
-    /// So many bytes, which the handler sends as [`Chunk`]s.
+    /// A body of this many bytes, which the handler sends as [`Chunk`]s.
     Sized(u64),
-    /// So many bytes, which the handler writes past the codec.
+    /// A body of this many bytes, which the handler writes past the codec.
     Elsewhere(u64),
-    /// Chunks until an [`End`].
+    /// A body of unknown length: chunks until an [`End`].
     Stream,
 }
 
 impl<'a> Response<'a> {
-    /// An answer with that status and without a body.
+    /// Returns an answer with that status and without a body.
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {
@@ -66,28 +66,28 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// `200 OK`.
+    /// Returns a `200 OK`.
     #[inline]
     pub fn ok() -> Self {
         Self::new(StatusCode::OK)
     }
 
-    /// An answer of plain text in UTF-8.
+    /// Returns an answer of plain text in UTF-8.
     pub fn text(status: StatusCode, text: &'a str) -> Self {
         Self::new(status)
             .header("Content-Type", "text/plain; charset=utf-8")
             .body(text)
     }
 
-    /// An answer of JSON.
+    /// Returns an answer of JSON.
     pub fn json(status: StatusCode, json: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self::new(status)
             .header("Content-Type", "application/json")
             .body(json)
     }
 
-    /// `101 Switching Protocols`: from here on the connection speaks the one that is named. The codec takes no
-    /// other input for a message.
+    /// Returns a `101 Switching Protocols`: behind this answer the connection uses the named protocol. The codec reads
+    /// no further input as HTTP.
     pub fn upgrade(protocol: &'a str) -> Self {
         Self {
             upgrade: Some(protocol),
@@ -95,8 +95,8 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// Adds a header, behind those added before. With an `Upgrade`, which tells the client what other protocol it could ask
-    /// for, the codec sends `Connection: Upgrade` as well.
+    /// Appends a header. With an `Upgrade` header, which offers another protocol to the client, the codec sends
+    /// `Connection: Upgrade` as well.
     #[inline]
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
@@ -104,7 +104,7 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Adds headers that have been checked before; they come before the others. A second block replaces the first.
+    /// Adds a block of headers that were checked before. They precede the others. A second block replaces the first.
     #[inline]
     #[must_use]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
@@ -121,27 +121,28 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Sets a shared body, which is not copied when it is large.
+    /// Sets a shared body. A large one is not copied.
     #[must_use]
     pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Body::Shared(body.into());
         self
     }
 
-    /// Announces a body of `len` bytes, to be sent as [`Chunk`]s when the handler has them. In answer to HEAD they are dropped, and
-    /// an [`End`] may come in their place.
+    /// Announces a body of `len` bytes, which the handler sends as [`Chunk`]s. In answer to HEAD they are dropped, and
+    /// an [`End`] may replace them.
     #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
         self
     }
 
-    /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less, and no byte in answer
-    /// to HEAD: with [`Conn::send_file`](crate::Conn::send_file), say. An [`End`] follows.
+    /// Announces a body of `len` bytes that the handler writes past the codec, with
+    /// [`Conn::send_file`](crate::Conn::send_file) for example. It must write exactly `len` bytes, or none in answer to
+    /// HEAD. An [`End`] follows.
     ///
-    /// The `End` of a body that is longer or shorter is refused with a [`SendError`](super::SendError), for the client could not tell
-    /// where the next answer begins: the connection has to close, as it does when the handler returns that error as its
-    /// [`Action`](crate::Action).
+    /// If the body is longer or shorter, the `End` is refused with a [`SendError`](super::SendError): the client could
+    /// not tell where the next answer begins. The connection must then close. It does if the handler returns that error
+    /// as its [`Action`](crate::Action).
     ///
     /// ```
     /// # use epicycle::http::{End, HttpCodec, Response};
@@ -164,10 +165,10 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Announces a body of unknown length, to be sent as [`Chunk`]s until an [`End`]. In answer to HEAD the chunks are dropped; the end
-    /// is still due.
+    /// Announces a body of unknown length, which the handler sends as [`Chunk`]s until an [`End`]. In answer to HEAD
+    /// the chunks are dropped; the end must still be sent.
     ///
-    /// A client of HTTP/1.0 gets it without chunk framing, up to the end of the connection.
+    /// An HTTP/1.0 client gets the body without chunk framing, up to the end of the connection.
     #[must_use]
     pub fn streamed(mut self) -> Self {
         self.body = Body::Stream;
@@ -181,7 +182,7 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -204,15 +205,15 @@ impl fmt::Debug for Response<'_> {
 
 /// A part of a body that was announced as [streamed](Response::streamed) or [sized](Response::sized).
 ///
-/// A handler that has more than the connection takes sends the next one in
-/// [`on_drain`](crate::EventHandler::on_drain).
+/// If the connection cannot take more for now, send the next part in [`on_drain`](crate::EventHandler::on_drain).
 #[derive(Clone, Copy, Debug)]
 pub struct Chunk<'a>(pub &'a [u8]);
 
-/// The end of a [streamed](Response::streamed) body, or of a [file](Response::file); of any body that is announced in answer to HEAD.
+/// The end of a [streamed](Response::streamed) body or of a [file](Response::file). In answer to HEAD it may end any
+/// announced body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct End;
 
-/// `100 Continue`, for a codec that leaves it to the handler.
+/// A `100 Continue`, for a codec with [`manual_continue`](super::HttpStreamCodec::manual_continue).
 #[derive(Clone, Copy, Debug)]
 pub struct Continue;

@@ -5,12 +5,12 @@ use percent_encoding::percent_decode_str;
 use super::fields::is_token;
 use crate::error::error_messages;
 
-/// Finds what belongs to a request's method and path: a handler function, a number, whatever a `T` is.
+/// Maps a request's method and path to a value of type `T`: a handler function or a number, for example.
 ///
-/// A pattern is a path in which `{name}` stands for one segment, or the rest of one, and a closing `{*name}` for all
-/// that is left, which must be something; `{{` and `}}` are braces. Where several patterns match, the one that says more
-/// wins, whatever the order they were added in. Paths are matched as they were sent: an escape is no separator, and
-/// `/a` and `/a/` are two paths.
+/// A pattern is a path in which `{name}` stands for one segment or the rest of one. A final `{*name}` stands for the
+/// whole rest of the path, which must not be empty. `{{` and `}}` are literal braces. If several patterns match, the
+/// most specific one wins, independent of the order in which they were added. Paths are matched as they were sent: an
+/// escape is not a separator, and `/a` and `/a/` are two paths.
 ///
 /// ```
 /// use epicycle::http::{NoRoute, Router};
@@ -34,34 +34,34 @@ use crate::error::error_messages;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Router<T> {
-    /// From a path to a place among the routes.
+    /// From a path to an index into the routes.
     paths: matchit::Router<usize>,
     routes: Vec<Route<T>>,
 }
 
-/// A pattern, and what it leads to by method.
+/// A pattern, and its values by method.
 #[derive(Clone, Debug)]
 struct Route<T> {
     pattern: String,
     methods: Vec<(String, T)>,
 }
 
-/// What a request's method and path lead to.
+/// The route found for a request's method and path.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Match<'r, 'p, T> {
-    /// What was added for them.
+    /// The value that was added for the route.
     pub value: &'r T,
-    /// What stands in the place of the pattern's names.
+    /// The parts of the path that match the pattern's names.
     pub params: Params<'r, 'p>,
 }
 
-/// The parts of a path that stand in the place of a pattern's names.
+/// The parts of a path that match a pattern's names.
 #[derive(Clone, Debug)]
 pub struct Params<'r, 'p>(matchit::Params<'r, 'p>);
 
 impl<T> Router<T> {
-    /// A router without routes.
+    /// Returns a router without routes.
     pub fn new() -> Self {
         Self {
             paths: matchit::Router::new(),
@@ -69,11 +69,11 @@ impl<T> Router<T> {
         }
     }
 
-    /// Adds a route. What is added for `GET` serves `HEAD` too, unless that has a route of its own.
+    /// Adds a route. A route for `GET` also serves `HEAD`, unless `HEAD` has a route of its own.
     ///
     /// # Errors
     ///
-    /// [`RouteError`] when it is not a route, or contradicts one that there is.
+    /// Returns a [`RouteError`] if the route is invalid, or conflicts with an existing one.
     pub fn add(&mut self, method: &str, pattern: &str, value: T) -> Result<&mut Self, RouteError> {
         if !is_token(method.as_bytes()) {
             return Err(RouteError::Method {
@@ -112,7 +112,7 @@ impl<T> Router<T> {
     ///
     /// # Errors
     ///
-    /// [`NoRoute`], which tells a wrong path from a wrong method.
+    /// Returns a [`NoRoute`], which distinguishes an unknown path from a method that is not allowed.
     pub fn find<'p>(&self, method: &str, path: &'p str) -> Result<Match<'_, 'p, T>, NoRoute> {
         let matched = self.paths.at(path).map_err(|_| NoRoute::NotFound)?;
         let route = &self.routes[*matched.value];
@@ -150,13 +150,14 @@ impl<T> Route<T> {
 }
 
 impl<'p> Params<'_, 'p> {
-    /// What stands in the place of a name, as it was sent, escapes and all; `None` when the pattern has no such name.
+    /// Returns the part of the path for a name, as it was sent, with its escapes. Returns `None` if the pattern has no
+    /// such name.
     pub fn get(&self, name: &str) -> Option<&'p str> {
         self.0.get(name)
     }
 
-    /// The same with its escapes resolved; `None` also when that is not UTF-8. It may have anything in it then: a
-    /// slash, `..`, control characters.
+    /// Returns the part of the path for a name, with its escapes resolved. Returns `None` also if the result is not
+    /// UTF-8. The result may contain anything: a slash, `..`, control characters.
     ///
     /// ```
     /// # let mut router = epicycle::http::Router::new();
@@ -171,7 +172,7 @@ impl<'p> Params<'_, 'p> {
         percent_decode_str(self.get(name)?).decode_utf8().ok()
     }
 
-    /// All of them, name and value, in the order of the path.
+    /// Returns all pairs of name and value, in the order of the path.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &'p str)> {
         self.0.iter()
     }
@@ -183,15 +184,15 @@ impl<T> Default for Router<T> {
     }
 }
 
-/// Why there is no route for a request.
+/// The reason why a request has no route.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoRoute {
     /// No pattern matches the path: a 404.
     NotFound,
-    /// There is no route for this method: a 405, which has to name those there are (RFC 9110, section 15.5.6).
+    /// The path has no route for this method: a 405, whose answer must list the methods (RFC 9110, section 15.5.6).
     MethodNotAllowed {
-        /// The value of its `Allow` header.
+        /// The value of the answer's `Allow` header.
         allow: String,
     },
 }
@@ -203,30 +204,30 @@ error_messages! {
     }
 }
 
-/// Why a route cannot be added.
+/// The reason why a route cannot be added.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteError {
-    /// The method is no token.
+    /// The method is not a token.
     Method {
         /// The method.
         method: String,
     },
-    /// The pattern cannot be understood.
+    /// The pattern is invalid.
     Pattern {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// The fault in the pattern.
         why: String,
     },
-    /// The pattern matches just what another one does, under other names.
+    /// The pattern matches the same paths as another one, under other names.
     Conflict {
         /// The pattern.
         pattern: String,
-        /// The one that is there.
+        /// The existing pattern.
         with: String,
     },
-    /// There is a route for that method and pattern.
+    /// A route for that method and pattern already exists.
     Taken {
         /// The pattern.
         pattern: String,

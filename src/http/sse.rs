@@ -10,8 +10,8 @@ use super::stream::HttpStreamCodec;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Encode, FrameError};
 
-/// A server-sent event (WHATWG HTML, section 9.2), to be sent by [`Conn::send`](crate::Conn::send) into an answer that has
-/// begun with [`Response::event_stream`].
+/// A server-sent event (WHATWG HTML, section 9.2), to be sent with [`Conn::send`](crate::Conn::send) after the answer
+/// has begun with [`Response::event_stream`].
 ///
 /// ```
 /// use epicycle::http::{HttpCodec, Request, Response, Event};
@@ -32,8 +32,8 @@ use crate::codec::{Encode, FrameError};
 ///
 /// In a page: `new EventSource("/events").addEventListener("temperature", event => show(event.data))`.
 ///
-/// Proxies end a stream on which nothing happens: send a [`comment`](Self::comment) every 15 seconds or so. A stream
-/// ends with [`End`](super::End); browsers ask for it anew then, unless they are answered 204.
+/// Proxies close a stream on which nothing is sent: send a [`comment`](Self::comment) about every 15 seconds. A stream
+/// ends with [`End`](super::End). Browsers then request it again, unless they are answered 204.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {
     comment: Option<&'a str>,
@@ -44,7 +44,7 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// An event with data, of as many lines as one likes. Lines may end in CR or CR LF; they arrive with LF.
+    /// Returns an event with data, which may have several lines. Lines may end in CR or CR LF; they arrive with LF.
     pub fn new(data: &'a str) -> Self {
         Self {
             data: Some(data),
@@ -52,7 +52,7 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// What clients ignore, and what keeps the stream alive. It can be empty.
+    /// Returns a comment, which clients ignore. It keeps the stream alive, and may be empty.
     pub fn comment(text: &'a str) -> Self {
         Self {
             comment: Some(text),
@@ -60,29 +60,30 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The event's type; without one it is `message`. It must be a single line.
+    /// Sets the event's type, a single line. The default is `message`.
     #[must_use]
     pub fn event(mut self, name: &'a str) -> Self {
         self.event = Some(name);
         self
     }
 
-    /// What the client says in `Last-Event-ID` when it connects anew. It must be a single line, without NUL.
+    /// Sets the identifier that the client sends in `Last-Event-ID` when it reconnects. It must be a single line,
+    /// without NUL.
     #[must_use]
     pub fn id(mut self, id: &'a str) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// How long the client shall wait before it connects anew, in whole milliseconds.
+    /// Sets the time that the client waits before it reconnects, in whole milliseconds.
     #[must_use]
     pub fn retry(mut self, delay: Duration) -> Self {
         self.retry = Some(delay);
         self
     }
 
-    /// The event as it is sent, up to and with its empty line: to be made once and sent to many, each time as a
-    /// [`Chunk`].
+    /// Returns the encoded event with its empty line. Use it to encode an event once and send it to many clients, each
+    /// time as a [`Chunk`].
     ///
     /// ```
     /// # use epicycle::http::Event;
@@ -93,7 +94,7 @@ impl<'a> Event<'a> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Event`] when the type or the identifier has a line break in it, or the identifier a NUL.
+    /// Returns [`SendError::Event`] if the type or the identifier contains a line break, or the identifier a NUL.
     pub fn to_bytes(&self) -> Result<Vec<u8>, SendError> {
         let mut bytes = Vec::with_capacity(64 + self.data.map_or(0, str::len));
         if let Some(text) = self.comment {
@@ -104,7 +105,7 @@ impl<'a> Event<'a> {
             put_line(&mut bytes, "event", name);
         }
         if let Some(id) = self.id {
-            // A client would ignore one with a NUL.
+            // Clients ignore an identifier that contains a NUL.
             check("id", id.contains(['\r', '\n', '\0']))?;
             put_line(&mut bytes, "id", id);
         }
@@ -133,7 +134,7 @@ impl Encode<Event<'_>> for HttpStreamCodec {
 }
 
 impl<'a> Response<'a> {
-    /// The beginning of a stream of [`Event`]s, which no cache keeps.
+    /// Returns the head of a stream of [`Event`]s, marked as not cacheable.
     pub fn event_stream() -> Self {
         Self::ok()
             .header("Content-Type", "text/event-stream")
@@ -149,7 +150,7 @@ fn check(field: &'static str, breaks_out: bool) -> Result<(), SendError> {
     Ok(())
 }
 
-/// Each line of a text as a field's, so that nothing in it can be taken for another field.
+/// Appends each line of a text as a line of that field, so that no line can be read as another field.
 fn put_lines(bytes: &mut Vec<u8>, field: &str, mut text: &str) {
     while let Some(end) = memchr2(b'\r', b'\n', text.as_bytes()) {
         put_line(bytes, field, &text[..end]);
@@ -176,10 +177,10 @@ mod tests {
     use super::*;
     use crate::codec::{Codec, encode_to_vec};
 
-    /// What a client dispatches: type, data, last identifier.
+    /// The event that a client dispatches: type, data, last identifier.
     type Dispatched = (String, String, String);
 
-    /// Reads a stream as WHATWG HTML, section 9.2.6, tells a browser to; also says the last `retry`.
+    /// Reads a stream by the rules for browsers in WHATWG HTML, section 9.2.6. Also returns the last `retry`.
     fn interpret(stream: &str) -> (Vec<Dispatched>, Option<u64>) {
         let (mut event, mut data, mut id) = (String::new(), String::new(), String::new());
         let (mut dispatched, mut retry) = (Vec::new(), None);

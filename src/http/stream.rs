@@ -13,15 +13,16 @@ use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 
 /// A server's side of HTTP/1.1, with bodies in parts as they arrive. A frame is a [`Part`].
 ///
-/// Each request is a [`Head`](Part::Head), any number of [`Body`](Part::Body)s and an [`End`](Part::End), also when it
-/// has no body. For large uploads, and for proxies: nothing is held back, and the limit on bodies is none by default. A
-/// handler that cannot take more for now [pauses reads](crate::Conn::pause_reads).
+/// Each request is a [`Head`](Part::Head), any number of [`Body`](Part::Body)s and an [`End`](Part::End), even if it
+/// has no body. Use it for large uploads and for proxies: nothing is held back, and the length of bodies is not limited
+/// by default. A handler that cannot take more for now [pauses reads](crate::Conn::pause_reads).
 ///
-/// The answer may begin at any time. One that is complete before the request is closes the connection, since what is
-/// left of the request is of no use any more. A client that waits for a `100 Continue` is told so once the
-/// handler has had the head and has not answered.
+/// The answer may begin at any time. If it is complete before the request is, the connection closes, and the rest of
+/// the request is not read. A client that waits for a `100 Continue` gets one after the handler has received the head,
+/// unless the handler has answered.
 ///
-/// All else is as with [`HttpCodec`](super::HttpCodec). A connection that waits for a request costs the codec 104 bytes.
+/// All else is as with [`HttpCodec`](super::HttpCodec). A connection that waits for a request costs the codec 104
+/// bytes.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded};
@@ -44,7 +45,7 @@ pub struct HttpStreamCodec {
     reader: HeadReader,
     pub(super) exchange: Exchange,
     next: Next,
-    /// How many bytes of the body have come.
+    /// The number of bytes of the body that have arrived.
     received: u64,
     manual_continue: bool,
 }
@@ -53,27 +54,27 @@ pub struct HttpStreamCodec {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Part<'a> {
-    /// A request begins. Its body follows.
+    /// The start of a request. Its body follows.
     Head(Request<'a>),
-    /// Some of its body, at least one byte, without chunk framing.
+    /// A part of the body, at least one byte, without chunk framing.
     Body(&'a [u8]),
-    /// The request is complete. These are the trailers of a chunked body.
+    /// The end of the request, with the trailers of a chunked body.
     End(Headers<'a>),
 }
 
-/// What the next part is made of.
+/// The kind of input that is expected next.
 #[derive(Debug)]
 enum Next {
     Head,
-    /// So many bytes of a body.
+    /// This many bytes of a body.
     Length(u64),
     Chunks(Chunked),
-    /// The end, which takes up so many bytes that the part before it has shown.
+    /// The end. It consumes this many bytes, which the part before it has returned without consuming them.
     End(usize),
 }
 
 impl HttpStreamCodec {
-    /// A codec with limits of one's own.
+    /// Returns a codec with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             reader: HeadReader::new(limits),
@@ -84,15 +85,15 @@ impl HttpStreamCodec {
         }
     }
 
-    /// Leaves it to the handler to let a client go on that waits for a `100 Continue`: by sending a
-    /// [`Continue`](super::Continue), or an answer that refuses the body.
+    /// Leaves the `100 Continue` to the handler. The handler sends a [`Continue`](super::Continue), or an answer that
+    /// refuses the body.
     #[must_use]
     pub fn manual_continue(mut self) -> Self {
         self.manual_continue = true;
         self
     }
 
-    /// Whether the connection has gone on to another protocol.
+    /// Returns true if the connection has changed to another protocol.
     pub fn is_upgraded(&self) -> bool {
         self.exchange.is_upgraded()
     }
@@ -128,7 +129,8 @@ impl HttpStreamCodec {
         })
     }
 
-    /// Returns how many bytes the head takes up: none when the end has to be shown in its place as well.
+    /// Returns the number of bytes that the head consumes: 0 if the end of the request must be returned from the same
+    /// input.
     fn expect_body(&mut self, head: &Head) -> Result<usize, MessageError> {
         self.next = match head.framing {
             Framing::Length(len) if len > self.reader.limits.body => return Err(self.too_long()),
@@ -205,7 +207,7 @@ impl HttpStreamCodec {
 }
 
 impl Default for HttpStreamCodec {
-    /// The default limits, but for bodies, which may be of any length.
+    /// Returns a codec with the default limits, except that bodies may have any length.
     fn default() -> Self {
         Self::new(Limits::default().max_body(u64::MAX))
     }

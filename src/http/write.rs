@@ -1,21 +1,21 @@
-//! How messages are written: each head in one piece, checked before its first byte.
+//! The writing of answers. Each head is checked before its first byte is written, and written in one piece.
 
 use ::http::StatusCode;
 
 use super::beginning::Beginning;
 use super::check::{check_headers, check_protocol};
 use super::error::SendError;
-use super::exchange::{Answer, Exchange};
+use super::exchange::{AnswerState, Exchange};
 use super::response::{Body, Response};
 use crate::buf::outbox::Outbox;
 
-/// Bodies up to this size are written in one piece with their head.
+/// The maximum size of a body that is written in one piece with its head.
 pub(super) const SMALL_BODY: usize = 4 << 10;
 
-/// More than the lines take that the codec adds, with the longest reason and length.
+/// An upper bound for the lines that the codec adds, with the longest reason and length.
 pub(super) const OWN_LINES: usize = 256;
 
-/// Writes an answer, and notes what is to follow.
+/// Writes an answer, and notes the body that remains to be sent.
 #[inline]
 pub(super) fn response(
     exchange: &mut Exchange,
@@ -30,12 +30,12 @@ pub(super) fn response(
         room += check_protocol(protocol)?;
     }
     let mut plan = plan(exchange, response)?;
-    // What still comes of a request that is answered already is of no use.
-    let unread = exchange.is_receiving() && plan.rest == Answer::None;
-    if response.close || unread || plan.rest == Answer::UntilClose {
+    // The rest of a request that is answered already is not read.
+    let unread = exchange.is_receiving() && plan.rest == AnswerState::None;
+    if response.close || unread || plan.rest == AnswerState::UntilClose {
         exchange.close();
     }
-    let closes = exchange.closes() && plan.rest != Answer::Upgraded;
+    let closes = exchange.closes() && plan.rest != AnswerState::Upgraded;
     let small = match plan.body {
         Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
         _ => &[],
@@ -54,7 +54,7 @@ pub(super) fn response(
         } else if exchange.is_http10() {
             head.put(b"Connection: keep-alive\r\n");
         }
-        // Who names a protocol has to say that the header is about this connection (RFC 9110, section 7.8).
+        // A message with an `Upgrade` header must name it in `Connection` (RFC 9110, section 7.8).
         if offers_upgrade || response.upgrade.is_some() {
             head.put(b"Connection: Upgrade\r\n");
         }
@@ -87,14 +87,14 @@ pub(super) fn response(
         Body::Shared(body) => dst.put_shared(body.clone()),
         _ => {}
     }
-    if let Answer::Elsewhere(len) = plan.rest {
-        plan.rest = Answer::Elsewhere(end_of_body(len, dst));
+    if let AnswerState::Elsewhere(len) = plan.rest {
+        plan.rest = AnswerState::Elsewhere(end_of_body(len, dst));
     }
     exchange.answered(plan.rest);
     Ok(())
 }
 
-/// What the headers say about the framing.
+/// The framing that the headers announce.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Announced {
     Nothing,
@@ -102,11 +102,11 @@ enum Announced {
     Chunked,
 }
 
-/// What is sent of an answer's body, what is said about it, and what follows.
+/// The plan for an answer's body: the bytes to send now, the framing to announce, and the rest to send later.
 struct Plan<'a, 'b> {
     body: &'a Body<'b>,
     framing: Announced,
-    rest: Answer,
+    rest: AnswerState,
 }
 
 #[inline]
@@ -126,14 +126,14 @@ fn plan<'a, 'b>(
         body: &response.body,
         framing: length.map_or(Announced::Chunked, Announced::Length),
         rest: match response.body {
-            Body::Sized(len) => Answer::Sized(len),
-            Body::Stream if exchange.is_http10() => Answer::UntilClose,
-            Body::Stream => Answer::Chunks,
-            Body::Elsewhere(len) => Answer::Elsewhere(len),
-            _ => Answer::None,
+            Body::Sized(len) => AnswerState::Sized(len),
+            Body::Stream if exchange.is_http10() => AnswerState::UntilClose,
+            Body::Stream => AnswerState::Chunks,
+            Body::Elsewhere(len) => AnswerState::Elsewhere(len),
+            _ => AnswerState::None,
         },
     };
-    if plan.rest == Answer::UntilClose {
+    if plan.rest == AnswerState::UntilClose {
         plan.framing = Announced::Nothing;
     }
     if status == StatusCode::OK && !exchange.is_head() && !exchange.is_connect() {
@@ -142,7 +142,7 @@ fn plan<'a, 'b>(
     special(exchange, response, length, plan)
 }
 
-/// The same where the status or the method has a say (RFC 9112, section 6.3).
+/// Plans an answer whose framing depends on the status or the method (RFC 9112, section 6.3).
 #[inline(never)]
 fn special<'a, 'b>(
     exchange: &Exchange,
@@ -164,17 +164,17 @@ fn special<'a, 'b>(
         plan.framing = Announced::Nothing;
     }
     if is_tunnel || response.upgrade.is_some() {
-        plan.rest = Answer::Upgraded;
+        plan.rest = AnswerState::Upgraded;
     } else if exchange.is_head() {
         plan.body = NO_BODY;
-        if let Answer::Elsewhere(len) = &mut plan.rest {
+        if let AnswerState::Elsewhere(len) = &mut plan.rest {
             *len = 0;
         }
     }
     Ok(plan)
 }
 
-/// Whether responses with that status have no body, whatever was asked.
+/// Returns true if responses with that status never have a body.
 pub(super) fn is_bodiless(status: StatusCode) -> bool {
     status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
@@ -185,19 +185,19 @@ pub(super) fn chunk(
     bytes: &[u8],
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
-    // A HEAD is answered without the body that a GET would have, by a handler that need not know.
+    // The answer to HEAD has no body, but the handler may treat it as a GET.
     let is_sent = !exchange.is_head();
     match exchange.answer() {
-        Answer::Chunks if is_sent => write_chunk(bytes, dst),
-        Answer::UntilClose if is_sent => dst.put(bytes),
-        Answer::Chunks | Answer::UntilClose => {}
-        Answer::Sized(left) if bytes.len() as u64 <= left => {
+        AnswerState::Chunks if is_sent => write_chunk(bytes, dst),
+        AnswerState::UntilClose if is_sent => dst.put(bytes),
+        AnswerState::Chunks | AnswerState::UntilClose => {}
+        AnswerState::Sized(left) if bytes.len() as u64 <= left => {
             if is_sent {
                 dst.put(bytes);
             }
             exchange.sent(bytes.len() as u64);
         }
-        Answer::Sized(left) => {
+        AnswerState::Sized(left) => {
             let given = bytes.len() as u64;
             return Err(SendError::Length { left, given });
         }
@@ -206,7 +206,7 @@ pub(super) fn chunk(
     Ok(())
 }
 
-/// Writes a chunk, unless it is empty, which would end the body.
+/// Writes a chunk. An empty one is skipped, since it would end the body.
 pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
     if bytes.is_empty() {
         return;
@@ -235,24 +235,24 @@ pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
 /// Ends a body.
 pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), SendError> {
     match exchange.answer() {
-        // A handler that knows of the HEAD leaves the body out.
-        Answer::Chunks | Answer::Sized(_) if exchange.is_head() => {}
-        Answer::Chunks => dst.put(LAST_CHUNK),
-        Answer::UntilClose => {}
-        Answer::Elsewhere(end) => check_end(end, exchange.is_head(), dst)?,
-        Answer::Sized(left) => return Err(SendError::Length { left, given: 0 }),
+        // A handler that handles HEAD itself omits the body.
+        AnswerState::Chunks | AnswerState::Sized(_) if exchange.is_head() => {}
+        AnswerState::Chunks => dst.put(LAST_CHUNK),
+        AnswerState::UntilClose => {}
+        AnswerState::Elsewhere(end) => check_end(end, exchange.is_head(), dst)?,
+        AnswerState::Sized(left) => return Err(SendError::Length { left, given: 0 }),
         _ => return Err(SendError::NotBegun),
     }
     exchange.end();
     Ok(())
 }
 
-/// Where a body of `len` bytes ends that is written past the codec, behind the head.
+/// Returns the position at which a body of `len` bytes ends that is written past the codec, behind the head.
 pub(super) fn end_of_body(len: u64, dst: &Outbox<'_>) -> u64 {
     dst.position().unwrap_or(0).saturating_add(len)
 }
 
-/// Checks that a body written past the codec ends where it was announced to, as far as the output knows.
+/// Checks that a body written past the codec has the announced length, if the output tracks its position.
 pub(super) fn check_end(end: u64, is_head: bool, dst: &Outbox<'_>) -> Result<(), SendError> {
     let Some(position) = dst.position() else {
         return Ok(());
@@ -269,7 +269,7 @@ pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Writes an answer to what could not be understood, which is the last.
+/// Writes an error answer, the last answer on the connection.
 pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
     let beginning = Beginning::at(dst.unix_time());
     let date = String::from_utf8_lossy(beginning.date());
@@ -283,7 +283,7 @@ pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
     dst.put(head.as_bytes());
 }
 
-/// Writes into a piece of the outbox that is large enough.
+/// Writes into a part of the outbox that is large enough.
 pub(super) struct Cursor<'a> {
     pub(super) room: &'a mut [u8],
     pub(super) len: usize,

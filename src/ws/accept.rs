@@ -1,4 +1,4 @@
-//! A server's answer to the opening handshake (RFC 6455, section 4.2).
+//! The server's answer to the opening handshake (RFC 6455, section 4.2).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::error::error_messages;
 use crate::http::fields::tokens;
 use crate::http::{Headers, Request, Response, StatusCode};
 
-/// Looks whether a request opens a WebSocket: gives what to answer it with.
+/// Checks that a request opens a WebSocket. Returns the answer to it.
 ///
 /// ```
 /// use epicycle::ws::{self, Incoming, ServerCodec};
@@ -43,13 +43,13 @@ use crate::http::{Headers, Request, Response, StatusCode};
 ///
 /// # Errors
 ///
-/// A [`Refusal`], to be sent instead, when the request opens no WebSocket.
+/// Returns a [`Refusal`] if the request opens no WebSocket. Send it as the answer.
 pub fn accept<'a>(request: &Request<'a>) -> Result<Accept<'a>, Refusal> {
     let headers = request.headers();
     if request.method() != "GET" || !request.wants_upgrade("websocket") {
         return Err(Refusal::NoUpgrade);
     }
-    // A body of no bytes is none.
+    // `Content-Length: 0` means no body.
     if request.has_body() && request.content_length() != Some(0) {
         return Err(Refusal::Body);
     }
@@ -71,12 +71,13 @@ pub fn accept<'a>(request: &Request<'a>) -> Result<Accept<'a>, Refusal> {
     }
 }
 
-/// The answer that opens a WebSocket, to be [sent](crate::Conn::send) to a [`ServerCodec`](super::ServerCodec)'s connection.
+/// The answer that opens a WebSocket. [Send](crate::Conn::send) it on the connection of a
+/// [`ServerCodec`](super::ServerCodec).
 #[derive(Clone)]
 #[must_use = "the WebSocket opens when it is sent"]
 pub struct Accept<'a> {
     key: AcceptKey,
-    /// The headers of the request, while they are there.
+    /// The headers of the request, while it is borrowed.
     request: Option<Headers<'a>>,
     protocol: Option<Cow<'a, str>>,
     deflate: Option<Agreed>,
@@ -84,8 +85,8 @@ pub struct Accept<'a> {
 }
 
 impl<'a> Accept<'a> {
-    /// Chooses a sub-protocol: the first of these that the client offers. Without one that both know there is none, and
-    /// it is the client's to close then; [`chosen_protocol`](Self::chosen_protocol) tells.
+    /// Chooses a sub-protocol: the first of `supported` that the client offers. If there is none, the answer names no
+    /// sub-protocol, and the client may close. [`chosen_protocol`](Self::chosen_protocol) returns the choice.
     pub fn protocol<P: AsRef<str>>(mut self, supported: impl IntoIterator<Item = P>) -> Self {
         let Some(headers) = self.request else {
             return self;
@@ -97,17 +98,17 @@ impl<'a> Accept<'a> {
         self
     }
 
-    /// The sub-protocol that was chosen.
+    /// Returns the chosen sub-protocol.
     pub fn chosen_protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }
 
-    /// Lets none but these origins in, such as `https://example.org`: pages of others cannot then use the visitor's
-    /// cookies here (RFC 6455, section 10.2). A client that is no browser sends no origin, and is let in.
+    /// Accepts only these origins, such as `https://example.org`. Pages of other origins then cannot use the visitor's
+    /// cookies here (RFC 6455, section 10.2). A client that is not a browser sends no origin, and is accepted.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Origin`].
+    /// Returns [`Refusal::Origin`] for any other origin.
     pub fn origins<O: AsRef<str>>(
         self,
         allowed: impl IntoIterator<Item = O>,
@@ -128,7 +129,7 @@ impl<'a> Accept<'a> {
         Err(Refusal::Origin)
     }
 
-    /// Compresses messages, if the client can.
+    /// Compresses messages if the client offers it.
     pub fn deflate(mut self, options: DeflateOptions) -> Self {
         let Some(headers) = self.request else {
             return self;
@@ -138,18 +139,18 @@ impl<'a> Accept<'a> {
         self
     }
 
-    /// Whether messages will be compressed.
+    /// Returns true if messages will be compressed.
     pub fn is_compressed(&self) -> bool {
         self.deflate.is_some()
     }
 
-    /// Adds a header to the answer, a cookie say.
+    /// Adds a header to the answer, such as a cookie.
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name.into(), value.as_ref().into()));
         self
     }
 
-    /// A copy that does not borrow the request, to be sent later: what the client offers has to be chosen from before.
+    /// Returns a copy that does not borrow the request, to be sent later. Choose among the client's offers before.
     pub fn into_owned(self) -> Accept<'static> {
         let headers = self.headers.into_iter();
         Accept {
@@ -169,7 +170,7 @@ impl<'a> Accept<'a> {
         self.deflate
     }
 
-    /// Makes the response and hands it to `send`.
+    /// Builds the response and passes it to `send`.
     pub(super) fn respond<R>(&self, send: impl FnOnce(Response<'_>) -> R) -> R {
         let extensions = self.deflate.map(|agreed| agreed.answer());
         let mut response = Response::upgrade("websocket").header("Sec-WebSocket-Accept", &self.key);
@@ -195,15 +196,15 @@ impl fmt::Debug for Accept<'_> {
     }
 }
 
-/// Why a request opens no WebSocket. Sent to the client it is a [response](Self::response).
+/// The reason why a request opens no WebSocket. Sent to the client, it becomes a [response](Self::response).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is not a GET that asks for an upgrade to `websocket`: 426.
+    /// The request is not a GET that asks for an upgrade to `websocket`: 426.
     NoUpgrade,
-    /// It has a body: 400. Part of that could be taken for frames.
+    /// The request has a body: 400. A part of it could be taken for frames.
     Body,
-    /// Its `Sec-WebSocket-Version` is not 13: 426, with the version that is.
+    /// Its `Sec-WebSocket-Version` is not 13: 426. The answer names version 13.
     Version,
     /// Its `Sec-WebSocket-Key` is not 16 bytes in base64: 400.
     Key,
@@ -214,7 +215,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The status it is answered with.
+    /// Returns the status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
             Refusal::NoUpgrade | Refusal::Version => StatusCode::UPGRADE_REQUIRED,
@@ -223,12 +224,12 @@ impl Refusal {
         }
     }
 
-    /// The answer.
+    /// Returns the answer.
     pub fn response(self) -> Response<'static> {
         let text = match self {
             Refusal::NoUpgrade => "this is a WebSocket: ask for an upgrade\n",
             Refusal::Body => "a request for a WebSocket has no body\n",
-            Refusal::Version => "the version of WebSocket spoken here is 13\n",
+            Refusal::Version => "this server supports version 13 of WebSocket\n",
             Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64\n",
             Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed\n",
             Refusal::Origin => "this origin is not allowed\n",
@@ -254,19 +255,19 @@ error_messages! {
     }
 }
 
-/// The value of a header that there must be one of.
+/// Returns the value of a header that must occur exactly once.
 fn only<'a>(headers: Headers<'a>, name: &str) -> Option<&'a [u8]> {
     let mut values = headers.get_all(name);
     values.next().filter(|_| values.next().is_none())
 }
 
-/// The members of a list, from all headers of that name.
+/// Returns the members of a list, from all headers of that name.
 fn list<'a>(headers: Headers<'a>, name: &'static str) -> impl Iterator<Item = &'a str> {
     let members = headers.get_all(name).flat_map(tokens);
     members.filter_map(|member| str::from_utf8(member).ok())
 }
 
-/// Whether all extensions that the client offers are well-formed; whether they are known is another matter.
+/// Returns true if all offered extensions are well-formed. They need not be known.
 fn are_extensions(headers: Headers<'_>) -> bool {
     let mut values = headers.get_all(EXTENSIONS);
     values.all(|value| extension::parse(value).is_some())

@@ -1,11 +1,11 @@
-//! A message that is put together of fragments, or decompressed.
+//! The assembly of a message from fragments, or from decompressed data.
 
 use super::failure::Failure;
 use super::header::Opcode;
 use super::message::Message;
 use super::text::Text;
 
-/// What has come of a message.
+/// A message that is incomplete.
 #[derive(Debug)]
 pub(super) struct Assembly {
     pub(super) compressed: bool,
@@ -37,7 +37,7 @@ impl Assembly {
         }
     }
 
-    /// The text so far, unless it is binary.
+    /// Returns the text so far, if the message is a text.
     pub(super) fn as_text(&self) -> Option<&Text> {
         match &self.content {
             Content::Text(text) => Some(text),
@@ -45,11 +45,11 @@ impl Assembly {
         }
     }
 
-    /// Appends what has come, up to `max` bytes in all; no more memory than that is set aside.
+    /// Appends data, up to a total of `max` bytes. Never allocates more than that.
     ///
     /// # Errors
     ///
-    /// A failure with 1009 beyond that, or with 1007 for a text that is none.
+    /// Returns a failure with 1009 beyond `max` bytes, and with 1007 for a text that is not UTF-8.
     pub(super) fn push(&mut self, bytes: &[u8], max: usize) -> Result<(), Failure> {
         let len = self.len() + bytes.len();
         if len > max {
@@ -72,11 +72,11 @@ impl Assembly {
         }
     }
 
-    /// The message, of which all has come.
+    /// Returns the complete message.
     ///
     /// # Errors
     ///
-    /// A failure with 1007 for a text that ends within a character.
+    /// Returns a failure with 1007 for a text that ends within a character.
     pub(super) fn finish(self) -> Result<Message<'static>, Failure> {
         Ok(match self.content {
             Content::Text(text) => text.finish()?.into(),
@@ -85,7 +85,7 @@ impl Assembly {
     }
 }
 
-/// The next capacity: doubling keeps the copying linear, and the limit is not overstepped.
+/// Returns the next capacity. Doubling keeps the total copying linear; the result never exceeds `max`.
 fn grown(capacity: usize, needed: usize, max: usize) -> usize {
     capacity.saturating_mul(2).min(max).max(needed)
 }

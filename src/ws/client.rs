@@ -1,6 +1,6 @@
 use super::close::Close;
 use super::error::SendError;
-use super::handshake::{Answer, Expected, Handshake, Opened};
+use super::handshake::{Expected, Handshake, Opened, Reply};
 use super::header::Role;
 use super::limits::Limits;
 use super::message::Message;
@@ -11,14 +11,14 @@ use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 
 /// A client's side of a WebSocket. A frame is an [`Event`].
 ///
-/// The handler sends a [`Handshake`] in [`on_open`](crate::EventHandler::on_open), and messages from
-/// [`Event::Opened`] on. A server that opens no WebSocket ends the connection, with a
-/// [`HandshakeError`](super::HandshakeError) as the reason; one that does not answer, with
-/// [`TimeoutKind::Handshake`](crate::TimeoutKind::Handshake), if there is such a timeout.
+/// The handler sends a [`Handshake`] in [`on_open`](crate::EventHandler::on_open), and messages from [`Event::Opened`]
+/// on. If the server refuses to open the WebSocket, the connection closes with a
+/// [`HandshakeError`](super::HandshakeError) as the reason. If it does not answer within the handshake timeout, the
+/// reason is [`TimeoutKind::Handshake`](crate::TimeoutKind::Handshake).
 ///
-/// What it does by itself is what a [`ServerCodec`](super::ServerCodec) does. What it sends it masks. After the closing
-/// handshake it leaves it to the server to close the connection, for as long as [`Client::fin_timeout`](crate::Client::fin_timeout)
-/// lets it (RFC 6455, section 7.1.1).
+/// The codec answers pings and closes as a [`ServerCodec`](super::ServerCodec) does. It masks the frames it sends.
+/// After the closing handshake it waits for the server to close the connection, at most for
+/// [`Client::fin_timeout`](crate::Client::fin_timeout) (RFC 6455, section 7.1.1).
 ///
 /// ```
 /// use epicycle::ws::{ClientCodec, Close, CloseCode, Event, Handshake};
@@ -54,31 +54,32 @@ pub struct ClientCodec {
     state: State,
 }
 
-/// What a client's handler gets.
+/// The frames that a client's handler receives.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The WebSocket is open.
     Opened(Box<Opened>),
     /// A message.
     Message(Message<'a>),
-    /// The answer to a [`Ping`](super::Ping), or a sign of life that nobody asked for. Pings are answered by the codec.
+    /// The answer to a [`Ping`](super::Ping), or an unsolicited pong (RFC 6455, section 5.5.3). The codec itself
+    /// answers pings.
     Pong(&'a [u8]),
-    /// The server closes the WebSocket, or answers a [`Close`] of this side: no message follows. The codec answers it once
-    /// `react` has returned, unless a close of the handler's own was sent there.
+    /// The server closes the WebSocket, or answers a [`Close`] of this side. No message follows. The codec answers it
+    /// once `react` has returned, unless the handler sent its own close there.
     Closed(Close<'a>),
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nothing has been sent.
+    /// The handshake has not been sent.
     New,
-    /// The answer is awaited.
+    /// The handshake has been sent, and its answer has not arrived.
     Waiting(Box<Expected>),
     Open(Protocol),
 }
 
 impl ClientCodec {
-    /// A codec with limits of one's own.
+    /// Returns a codec with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -86,7 +87,7 @@ impl ClientCodec {
         }
     }
 
-    /// Whether the WebSocket has been opened.
+    /// Returns true if the WebSocket has been opened.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
@@ -103,13 +104,13 @@ impl ClientCodec {
     fn open<'a>(&mut self, src: &[u8]) -> Result<Decoded<Event<'a>>, FrameError> {
         let State::Waiting(expected) = &mut self.state else {
             return Err(FrameError::Malformed {
-                what: "the server speaks before the client",
+                what: "the server sent data before the client's handshake",
             });
         };
         let (consumed, terms, headers) = match expected.read(src)? {
-            Answer::Opened(len, terms, headers) => (len, terms, headers),
-            Answer::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
-            Answer::Incomplete(at_least) => return Ok(Decoded::NeedMore { at_least }),
+            Reply::Opened(len, terms, headers) => (len, terms, headers),
+            Reply::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
+            Reply::Incomplete(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         self.state = State::Open(Protocol::new(Role::Client, self.limits, terms.deflate));
         let opened = Opened {
@@ -125,7 +126,7 @@ impl ClientCodec {
 }
 
 impl Default for ClientCodec {
-    /// With the default limits: 1 MiB for a frame, and for a message.
+    /// Returns a codec with the default limits: 1 MiB for a frame, and for a message.
     fn default() -> Self {
         Self::new(Limits::default())
     }
@@ -192,7 +193,7 @@ impl Encode<Handshake> for ClientCodec {
 
 #[cfg(all(test, not(loom)))]
 impl ClientCodec {
-    /// A codec behind the handshake.
+    /// Returns a codec in the state after the handshake.
     pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
         Self {
             limits,

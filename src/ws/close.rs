@@ -4,11 +4,12 @@ use super::failure::{CloseCode, Failure};
 use super::header::MAX_CONTROL;
 use super::text;
 
-/// Closes a WebSocket, when it is [sent](crate::Conn::send). Nothing can be sent after it.
+/// A Close frame, which begins the closing handshake when it is [sent](crate::Conn::send). Nothing can be sent after
+/// it.
 ///
-/// The connection ends when the peer has answered, or after [`Server::fin_timeout`](crate::Server::fin_timeout). Messages that the peer
-/// had sent by then are still handed out. To answer one is refused; a handler
-/// that closes the connection for that does not wait for the peer's answer.
+/// The connection closes when the peer has answered, or after [`Server::fin_timeout`](crate::Server::fin_timeout).
+/// Messages that the peer sent before its answer still reach the handler, but an answer to them is refused. A handler
+/// that closes the connection because of that does not wait for the peer's answer.
 ///
 /// ```
 /// use epicycle::ws::{Close, CloseCode};
@@ -18,17 +19,17 @@ use super::text;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close<'a> {
-    /// Why. With `None` the frame is empty, and so is the reason.
+    /// The reason as a code. With `None` the frame is empty, and so is `reason`.
     pub code: Option<CloseCode>,
-    /// A text for logs, of at most 123 bytes.
+    /// The reason as a text for logs, of at most 123 bytes.
     pub reason: &'a str,
 }
 
-/// The longest reason, in bytes.
+/// The maximum length of a reason, in bytes.
 pub(super) const MAX_REASON: usize = MAX_CONTROL - 2;
 
 impl<'a> Close<'a> {
-    /// A close with a code and a reason, which may be empty.
+    /// Returns a close with a code and a reason, which may be empty.
     pub fn new(code: CloseCode, reason: &'a str) -> Self {
         Self {
             code: Some(code),
@@ -36,25 +37,33 @@ impl<'a> Close<'a> {
         }
     }
 
-    /// Reads the payload of a Close frame, of which all has arrived.
+    /// Parses the payload of a complete Close frame.
     ///
     /// # Errors
     ///
-    /// A failure with 1002 for half a code or one that must not be sent, with 1007 for a reason that is no UTF-8.
+    /// Returns a failure with 1002 for an incomplete or invalid code, and with 1007 for a reason that is not UTF-8.
     pub(super) fn parse(payload: &'a [u8]) -> Result<Self, Failure> {
         let (code, reason) = match payload {
             [] => (None, &[][..]),
-            [_] => return Err(Failure::protocol("half a close code")),
+            [_] => {
+                return Err(Failure::protocol(
+                    "a close frame with a single byte of payload",
+                ));
+            }
             [high, low, reason @ ..] => match CloseCode::new(u16::from_be_bytes([*high, *low])) {
                 Some(code) => (Some(code), reason),
-                None => return Err(Failure::protocol("a close code that must not be sent")),
+                None => {
+                    return Err(Failure::protocol(
+                        "a close code that is not valid in a close frame",
+                    ));
+                }
             },
         };
         let reason = text::whole(reason)?;
         Ok(Self { code, reason })
     }
 
-    /// Writes the payload to the beginning of `dst`; returns how long it is. A reason that is too long is cut off.
+    /// Writes the payload to the start of `dst`. Returns its length. A reason that is too long is truncated.
     pub(super) fn write(&self, dst: &mut [u8; MAX_CONTROL]) -> usize {
         let Some(code) = self.code else {
             return 0;
@@ -90,7 +99,7 @@ mod tests {
         assert_eq!((empty.code, empty.reason), (None, ""));
         let half = Close::parse(&[3]).expect_err("is half a code");
         assert_eq!(half.code, CloseCode::PROTOCOL);
-        let bad = Close::parse(b"\x03\xE8\xFF").expect_err("is no UTF-8");
+        let bad = Close::parse(b"\x03\xE8\xFF").expect_err("is not UTF-8");
         assert_eq!(bad.code, CloseCode::INVALID_DATA);
     }
 

@@ -1,25 +1,25 @@
 use crate::codec::FrameError;
 use crate::error::error_messages;
 
-/// Why something to be sent is not: nothing of it has been.
+/// The reason why an item was not sent. None of its bytes were sent.
 ///
-/// It is the cause in the [`FrameError`] of a [`WriteError::Frame`](crate::WriteError::Frame).
+/// It is the cause inside the [`FrameError`] of a [`WriteError::Frame`](crate::WriteError::Frame).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SendError {
-    /// The WebSocket is not open: the handshake comes first.
+    /// The WebSocket is not open: send the handshake first.
     NotOpen,
-    /// The handshake is done.
+    /// The handshake was sent already.
     Open,
-    /// A [`Close`](super::Close) has been sent, after which there is nothing.
+    /// A [`Close`](super::Close) was sent. Nothing can follow it.
     Closed,
-    /// A message whose last [`Fragment`](super::Fragment) has not been sent.
+    /// A fragmented message is incomplete: its last [`Fragment`](super::Fragment) was not sent.
     Unfinished,
-    /// A fragment of another type than the first one of its message.
+    /// The fragment has another type than the first one of its message.
     FragmentType,
-    /// A part of the handshake that cannot be there.
+    /// A part of the handshake is invalid.
     Handshake {
-        /// Which part.
+        /// The name of the part.
         what: &'static str,
     },
 }
@@ -33,12 +33,12 @@ impl From<SendError> for FrameError {
 
 error_messages! {
     SendError {
-        SendError::NotOpen => "the WebSocket is not open; the handshake comes first",
+        SendError::NotOpen => "the WebSocket is not open; send the handshake first",
         SendError::Open => "the WebSocket's handshake has been sent already",
-        SendError::Closed => "a Close has been sent, after which there is nothing",
+        SendError::Closed => "a Close has been sent; nothing can follow it",
         SendError::Unfinished => "a fragmented message has begun; send its last fragment first",
         SendError::FragmentType => "all fragments of a message have one type, text or binary",
         SendError::Handshake { what } =>
-            "the handshake's {what} is empty, is the codec's to write, or has characters that cannot be there",
+            "the handshake's {what} is empty, is one that the codec itself writes, or contains invalid characters",
     }
 }

@@ -1,4 +1,4 @@
-//! `Sec-WebSocket-Extensions` (RFC 6455, section 9.1): what is offered, and what is agreed upon.
+//! `Sec-WebSocket-Extensions` (RFC 6455, section 9.1): the list of offered or accepted extensions.
 
 use crate::http::fields::{TOKEN, is_token};
 
@@ -12,12 +12,12 @@ pub(super) struct Extension<'a> {
 /// A parameter: its name, and its value without quotes.
 pub(super) type Param<'a> = (&'a str, Option<&'a str>);
 
-/// Takes a header's value apart. `None` when it is malformed.
+/// Parses a header's value. Returns `None` if it is malformed.
 pub(super) fn parse(value: &(impl AsRef<[u8]> + ?Sized)) -> Option<Vec<Extension<'_>>> {
     let mut rest = str::from_utf8(value.as_ref()).ok()?;
     let mut list = Vec::new();
     loop {
-        // Empty elements of a list count for nothing (RFC 9110, section 5.6.1).
+        // Empty elements of a list are ignored (RFC 9110, section 5.6.1).
         rest = rest.trim_start_matches([' ', '\t', ',']);
         if rest.is_empty() {
             return Some(list);
@@ -52,7 +52,7 @@ fn token<'a>(rest: &mut &'a str) -> Option<&'a str> {
     (!token.is_empty()).then_some(token)
 }
 
-/// A quoted value has to be a token as well, so it needs no unescaping.
+/// Parses a token or a quoted value. A quoted value must be a token as well, so it needs no unescaping.
 fn token_or_quoted<'a>(rest: &mut &'a str) -> Option<&'a str> {
     if !skip(rest, '"') {
         return token(rest);

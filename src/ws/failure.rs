@@ -1,12 +1,12 @@
-//! Close codes (RFC 6455, section 7.4), and the failures that lead to them (section 7.1.7).
+//! Close codes (RFC 6455, section 7.4), and the failures that cause them (section 7.1.7).
 
 use std::fmt;
 
 use crate::codec::FrameError;
 
-/// Why a WebSocket is closed, as a number that may stand in a Close frame.
+/// The reason for closing a WebSocket, as a number that is valid in a Close frame.
 ///
-/// These are 1000 to 1003, 1007 to 1014 and, for applications and libraries, 3000 to 4999.
+/// Valid are 1000 to 1003, 1007 to 1014 and, for applications and libraries, 3000 to 4999.
 ///
 /// ```
 /// use epicycle::ws::CloseCode;
@@ -19,30 +19,30 @@ use crate::codec::FrameError;
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: the purpose of the connection is fulfilled.
+    /// 1000: the connection has served its purpose.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: a server goes down, or a browser leaves the page.
+    /// 1001: the server shuts down, or the browser leaves the page.
     pub const GOING_AWAY: Self = Self(1001);
-    /// 1002: the peer broke the protocol.
+    /// 1002: the peer violated the protocol.
     pub const PROTOCOL: Self = Self(1002);
-    /// 1003: a type of message that is not served, such as binary where only text is.
+    /// 1003: a type of message that is not supported, such as binary where only text is accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// 1007: a payload that is not what it should be, such as a text that is no UTF-8.
+    /// 1007: a payload that does not match its type, such as a text that is not UTF-8.
     pub const INVALID_DATA: Self = Self(1007);
-    /// 1008: a message that breaks a rule of the application, when no other code fits.
+    /// 1008: a message that violates a rule of the application, if no other code fits.
     pub const POLICY: Self = Self(1008);
     /// 1009: a message that is too long.
     pub const TOO_BIG: Self = Self(1009);
-    /// 1010: a client misses an extension that it asked for.
+    /// 1010: the server did not agree to an extension that the client requires.
     pub const EXTENSION: Self = Self(1010);
-    /// 1011: the server met with something unforeseen.
+    /// 1011: the server met an unexpected condition.
     pub const INTERNAL: Self = Self(1011);
     /// 1012: the server restarts.
     pub const RESTART: Self = Self(1012);
     /// 1013: the server is overloaded; try again later.
     pub const TRY_AGAIN: Self = Self(1013);
 
-    /// The code of that number, unless it must not stand in a Close frame.
+    /// Returns the code of that number. Returns `None` if it is not valid in a Close frame.
     pub const fn new(code: u16) -> Option<Self> {
         match code {
             1000..=1003 | 1007..=1014 | 3000..=4999 => Some(Self(code)),
@@ -50,7 +50,7 @@ impl CloseCode {
         }
     }
 
-    /// Its number.
+    /// Returns the number.
     pub const fn get(self) -> u16 {
         self.0
     }
@@ -62,7 +62,7 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// What the peer did wrong.
+/// An error of the peer, with the close code for it.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) code: CloseCode,
@@ -70,7 +70,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Something that the protocol does not allow: 1002.
+    /// Returns a protocol violation: 1002.
     #[cold]
     pub(super) fn protocol(what: &'static str) -> Self {
         Self {
@@ -79,7 +79,7 @@ impl Failure {
         }
     }
 
-    /// A payload that is not what its type promises: 1007.
+    /// Returns a payload that does not match its type: 1007.
     #[cold]
     pub(super) fn data(what: &'static str) -> Self {
         Self {
@@ -88,7 +88,7 @@ impl Failure {
         }
     }
 
-    /// A frame or a message over its limit: 1009.
+    /// Returns a frame or a message over its limit: 1009.
     #[cold]
     pub(super) fn too_big(len: u64, max: usize) -> Self {
         Self {

@@ -1,13 +1,13 @@
-//! How frames are written.
+//! The encoding of frames.
 
 use super::header::{Header, MAX_HEADER, Opcode, Role};
 use super::mask::Mask;
 use crate::buf::outbox::Outbox;
 
-/// Payloads up to this size are written in one piece with their header.
+/// The maximum size of a payload that is written in one piece with its header.
 const SMALL: usize = 4 << 10;
 
-/// What a frame's header says apart from the length.
+/// The contents of a frame's header other than the length.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) opcode: Opcode,
@@ -16,7 +16,7 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    /// A message in one frame, or a control frame.
+    /// Returns the kind of a message in one frame, or of a control frame.
     #[inline]
     pub(super) fn whole(opcode: Opcode) -> Self {
         Self {
@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// Appends a frame, masked if it is a client's.
+/// Appends a frame. A client's frame is masked.
 #[inline]
 pub(super) fn put(role: Role, kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {
     if role == Role::Client {
@@ -59,7 +59,7 @@ pub(super) fn put(role: Role, kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) 
 fn put_masked(kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {
     let mask = Mask::random();
     let header = kind.header(payload.len(), Some(mask));
-    // Each piece but the last is a multiple of 4 bytes, so each begins with the first byte of the mask.
+    // The length of each piece but the last is a multiple of 4 bytes, so each piece starts with the mask's first byte.
     let (first, rest) = payload.split_at(payload.len().min(SMALL));
     dst.put_with(MAX_HEADER + first.len(), |room| {
         let size = header.write(room);
@@ -77,7 +77,7 @@ fn put_masked(kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {
     }
 }
 
-/// Appends a frame to a vector, for what is sent later.
+/// Appends a frame to a vector, to be sent later.
 pub(super) fn push(role: Role, kind: Kind, payload: &[u8], into: &mut Vec<u8>) {
     let mask = (role == Role::Client).then(Mask::random);
     let mut header = [0; MAX_HEADER];

@@ -1,4 +1,4 @@
-//! A client's opening handshake (RFC 6455, section 4.1).
+//! The client's opening handshake (RFC 6455, section 4.1).
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -13,8 +13,8 @@ use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
 use crate::http::{self, Headers, MessageError};
 
-/// The request that opens a WebSocket, to be [sent](crate::Conn::send) in [`on_open`](crate::EventHandler::on_open) to a
-/// [`ClientCodec`](super::ClientCodec)'s connection.
+/// The request that opens a WebSocket. [Send](crate::Conn::send) it in [`on_open`](crate::EventHandler::on_open), on
+/// the connection of a [`ClientCodec`](super::ClientCodec).
 ///
 /// ```
 /// use epicycle::ws::{DeflateOptions, Handshake};
@@ -36,8 +36,8 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// A handshake for a WebSocket at that host, with the port unless it is the usual one, and that path, with the query
-    /// if there is one.
+    /// Returns a handshake for a WebSocket. `host` includes the port, unless it is the default one. `target` is the
+    /// path with its query.
     pub fn new(host: impl Into<String>, target: impl Into<String>) -> Self {
         Self {
             host: host.into(),
@@ -48,14 +48,14 @@ impl Handshake {
         }
     }
 
-    /// Offers a sub-protocol, after those offered before. A server that chooses none of them fails the handshake.
+    /// Offers a sub-protocol, after those offered before. The handshake fails if the server chooses none of them.
     pub fn protocol(mut self, name: impl Into<String>) -> Self {
         self.protocols.push(name.into());
         self
     }
 
-    /// Adds a header, such as `Origin` or `Authorization`. Those that make the handshake, such as `Host` and `Upgrade`, are the
-    /// codec's.
+    /// Adds a header, such as `Origin` or `Authorization`. The codec itself writes the headers of the handshake, such
+    /// as `Host` and `Upgrade`.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -67,7 +67,7 @@ impl Handshake {
         self
     }
 
-    /// The bytes of the request, and what is expected of the answer.
+    /// Returns the bytes of the request, and the expected answer.
     pub(super) fn begin(self) -> Result<(Vec<u8>, Expected), SendError> {
         check("host", is_host(self.host.as_bytes()))?;
         check(
@@ -119,7 +119,7 @@ impl Handshake {
     }
 }
 
-/// The headers that make the handshake, and those that would give it a body.
+/// The headers that form the handshake, and those that would give it a body.
 const OWN_HEADERS: [&str; 9] = [
     "Host",
     "Connection",
@@ -132,7 +132,7 @@ const OWN_HEADERS: [&str; 9] = [
     "Transfer-Encoding",
 ];
 
-/// Whether it can be added to the handshake.
+/// Returns true if the header can be added to the handshake.
 fn is_header(name: &str, value: &str) -> bool {
     let is_own = OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name));
     !is_own && is_token(name.as_bytes()) && is_value(value.as_bytes())
@@ -146,19 +146,19 @@ fn check(what: &'static str, holds: bool) -> Result<(), SendError> {
     }
 }
 
-/// A WebSocket has been opened, and this is what the server said to it.
+/// The server's answer that opened a WebSocket.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Opened {
-    /// The sub-protocol that the server chose; there is one if any was offered.
+    /// The sub-protocol that the server chose. It is always present if any was offered.
     pub protocol: Option<String>,
-    /// Whether messages may be compressed.
+    /// True if messages may be compressed.
     pub compressed: bool,
     /// The headers of the answer.
     pub headers: HeaderMap,
 }
 
-/// What a client expects of the answer to its handshake.
+/// The answer that a client expects to its handshake.
 #[derive(Debug)]
 pub(super) struct Expected {
     finder: HeadFinder,
@@ -168,13 +168,13 @@ pub(super) struct Expected {
 }
 
 impl Expected {
-    /// Reads the answer at the beginning of `src`.
-    pub(super) fn read(&mut self, src: &[u8]) -> Result<Answer, HandshakeError> {
+    /// Reads the answer at the start of `src`.
+    pub(super) fn read(&mut self, src: &[u8]) -> Result<Reply, HandshakeError> {
         let limits = http::Limits::default();
         let head = match self.finder.find(src, Asked::Upgrade, &limits)? {
             Start::Head(head) => head,
-            Start::Interim(len) => return Ok(Answer::Interim(len)),
-            Start::NeedMore(at_least) => return Ok(Answer::Incomplete(at_least)),
+            Start::Interim(len) => return Ok(Reply::Interim(len)),
+            Start::NeedMore(at_least) => return Ok(Reply::Incomplete(at_least)),
         };
         if head.status != StatusCode::SWITCHING_PROTOCOLS {
             return Err(HandshakeError::Status(head.status));
@@ -187,7 +187,7 @@ impl Expected {
             }
         }
         let terms = self.check(&headers)?;
-        Ok(Answer::Opened(head.len(), terms, headers))
+        Ok(Reply::Opened(head.len(), terms, headers))
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<Terms, HandshakeError> {
@@ -225,25 +225,25 @@ impl Expected {
     }
 }
 
-/// What a server's answer says.
+/// The result of reading the server's answer.
 #[derive(Debug)]
-pub(super) enum Answer {
-    /// So many bytes to be passed over (RFC 9110, section 15.2).
+pub(super) enum Reply {
+    /// An interim response of this many bytes, which is skipped (RFC 9110, section 15.2).
     Interim(usize),
-    /// Its head takes up so many bytes.
+    /// The WebSocket is open. The head takes up this many bytes.
     Opened(usize, Terms, HeaderMap),
-    /// It cannot be told with fewer bytes than this.
+    /// The input must have at least this many bytes.
     Incomplete(usize),
 }
 
-/// What has been agreed upon.
+/// The terms on which both sides agreed.
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) protocol: Option<String>,
     pub(super) deflate: Option<Agreed>,
 }
 
-/// `None` when there is no such header, `Some(None)` when there are several, or it is no text.
+/// Returns `None` if the header is missing, and `Some(None)` if it occurs several times or is not text.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<Option<&'a str>> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
@@ -259,28 +259,29 @@ fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
     members.any(|member| member.trim().eq_ignore_ascii_case(token))
 }
 
-/// Why a server did not open a WebSocket. It is the cause in the [`FrameError`] that the connection is closed with.
+/// The reason why a server did not open a WebSocket. It is the cause inside the [`FrameError`] with which the
+/// connection closes.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The answer was another one than 101.
+    /// The status of the answer is not 101.
     Status(StatusCode),
-    /// The answer lacks a header, or its value does not go with what was offered.
+    /// A header is missing in the answer, or its value does not match the offer.
     Header {
         /// The header's name.
         name: &'static str,
     },
-    /// The answer is no HTTP that opens a WebSocket; this is what is wrong with it.
+    /// The answer is not HTTP that opens a WebSocket. The text is the fault.
     Malformed(String),
     /// The answer's head is longer than allowed.
     TooLong {
-        /// The most bytes allowed.
+        /// The maximum length in bytes.
         max: usize,
     },
 }
 
 impl HandshakeError {
-    /// The error inside a codec's, if it is one of these.
+    /// Returns the handshake error inside a codec's error, if there is one.
     pub fn of(error: &FrameError) -> Option<&Self> {
         match error {
             FrameError::Other(error) => error.downcast_ref(),
@@ -312,8 +313,8 @@ error_messages! {
     HandshakeError {
         HandshakeError::Status(status) => "the server opened no WebSocket but answered {status}",
         HandshakeError::Header { name } =>
-            "the server's answer has no {name}, or not one that goes with what was offered",
-        HandshakeError::Malformed(what) => "the server's answer is wrong: {what}",
+            "the server's answer has no {name}, or one that does not match the offer",
+        HandshakeError::Malformed(what) => "the server's answer is malformed: {what}",
         HandshakeError::TooLong { max } => "the head of the server's answer is longer than {max} bytes",
     }
 }

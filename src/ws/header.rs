@@ -3,20 +3,20 @@
 use super::failure::Failure;
 use super::mask::Mask;
 
-/// The longest header, in bytes.
+/// The maximum length of a header, in bytes.
 pub(super) const MAX_HEADER: usize = 14;
 
-/// The longest payload of a control frame, in bytes.
+/// The maximum length of a control frame's payload, in bytes.
 pub(super) const MAX_CONTROL: usize = 125;
 
-/// Which end of the connection this is: a client masks what it sends, a server does not.
+/// The side of the connection: a client masks its frames, a server does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Server,
     Client,
 }
 
-/// What a frame is for.
+/// The type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Opcode {
@@ -49,32 +49,32 @@ impl Opcode {
 /// A frame's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Whether the frame is the last of its message.
+    /// True for the last frame of a message.
     pub(super) fin: bool,
-    /// Whether the message is compressed (RFC 7692, section 6).
+    /// True for the first frame of a compressed message (RFC 7692, section 6).
     pub(super) rsv1: bool,
     pub(super) opcode: Opcode,
     pub(super) mask: Option<Mask>,
-    /// How many bytes of payload follow.
+    /// The length of the payload in bytes.
     pub(super) len: u64,
 }
 
-/// What the beginning of the input came to.
+/// The result of parsing the start of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// A header of `size` bytes.
     Whole { header: Header, size: usize },
-    /// The header has at least so many bytes.
+    /// The header has at least this many bytes.
     Partial { at_least: usize },
 }
 
 impl Header {
-    /// Reads the header at the beginning of `src`, which the peer of `role` has sent. Whatever is wrong is found as soon as
-    /// it has arrived.
+    /// Parses the header at the start of `src`, which the peer of `role` has sent. Each fault is found as soon as its
+    /// byte has arrived.
     ///
     /// # Errors
     ///
-    /// A failure with 1002 when it is not a header that this peer may send.
+    /// Returns a failure with 1002 if it is not a header that this peer may send.
     pub(super) fn parse(src: &[u8], role: Role) -> Result<Parsed, Failure> {
         let Some(&first) = src.first() else {
             return Ok(Parsed::Partial { at_least: 2 });
@@ -141,7 +141,7 @@ impl Header {
         Ok(Parsed::Whole { header, size })
     }
 
-    /// Writes the header in its shortest form to the beginning of `dst`, which has room for it; returns how long it is.
+    /// Writes the header in its shortest form to the start of `dst`, which must be large enough. Returns the length.
     #[inline]
     pub(super) fn write(&self, dst: &mut [u8]) -> usize {
         dst[0] = u8::from(self.fin) << 7 | u8::from(self.rsv1) << 6 | self.opcode as u8;
@@ -225,7 +225,7 @@ mod tests {
         fn nothing_makes_it_panic(bytes: Vec<u8>, server: bool) {
             let role = if server { Role::Server } else { Role::Client };
             if let Ok(Parsed::Whole { header, size }) = Header::parse(&bytes, role) {
-                // Only the shortest form is taken, so writing it gives the same bytes.
+                // Only the shortest form is accepted, so writing the header must result in the same bytes.
                 let mut written = [0; MAX_HEADER];
                 prop_assert_eq!(header.write(&mut written), size);
                 prop_assert_eq!(&written[..size], &bytes[..size]);

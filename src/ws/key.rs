@@ -7,7 +7,7 @@ use sha1::{Digest, Sha1};
 /// The `Sec-WebSocket-Accept` that answers a `Sec-WebSocket-Key`: 28 characters of base64.
 pub(super) type AcceptKey = [u8; 28];
 
-/// Answers a key, which has been checked.
+/// Returns the answer to a key, which must be valid.
 pub(super) fn answer(key: &[u8]) -> AcceptKey {
     let hash = Sha1::new().chain_update(key).chain_update(MAGIC).finalize();
     let mut answer = [0; 28];
@@ -16,16 +16,17 @@ pub(super) fn answer(key: &[u8]) -> AcceptKey {
     answer
 }
 
-/// What the key is hashed with, so that no other protocol's server answers right by chance.
+/// The constant that is hashed with the key, so that a server of another protocol does not give the right answer by
+/// chance.
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Whether a key is 16 bytes in base64.
+/// Returns true if a key is 16 bytes in base64.
 pub(super) fn is_valid(key: &[u8]) -> bool {
     let mut bytes = [0; 18];
     key.len() == 24 && STANDARD.decode_slice(key, &mut bytes) == Ok(16)
 }
 
-/// A key nobody has used before: 24 characters of base64.
+/// Returns a random key: 24 characters of base64.
 pub(super) fn random() -> [u8; 24] {
     let mut key = [0; 24];
     let _ = STANDARD.encode_slice(rand::random::<[u8; 16]>(), &mut key);

@@ -1,4 +1,4 @@
-/// How long frames and messages that are received may be.
+/// Limits on the lengths of received frames and messages.
 ///
 /// ```
 /// use epicycle::ws::{Limits, ServerCodec};
@@ -13,20 +13,21 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The longest payload of a frame, in bytes as they are sent; beyond it the WebSocket is closed with 1009. Default: 1 MiB.
+    /// Sets the maximum length of a frame's payload, in bytes on the wire. A longer one closes the WebSocket with 1009.
+    /// Default: 1 MiB.
     ///
-    /// A frame that has not come in full is buffered. [`Server::max_frame`](crate::Server::max_frame) bounds it as well, with its
-    /// header.
+    /// An incomplete frame is buffered. [`Server::max_frame`](crate::Server::max_frame) limits it as well, including
+    /// its header.
     #[must_use]
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.frame = saturate(bytes);
         self
     }
 
-    /// The longest message, in bytes once it is put together and decompressed; beyond it the WebSocket is closed with 1009.
-    /// Default: 1 MiB.
+    /// Sets the maximum length of a message, in bytes after assembly and decompression. A longer one closes the
+    /// WebSocket with 1009. Default: 1 MiB.
     ///
-    /// A connection amid a fragmented or compressed message holds up to so much.
+    /// A connection holds up to this many bytes of an incomplete fragmented or compressed message.
     #[must_use]
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.message = saturate(bytes);

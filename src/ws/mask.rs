@@ -5,16 +5,16 @@
 pub(super) struct Mask(pub(super) [u8; 4]);
 
 impl Mask {
-    /// One that nobody can guess, as section 10.3 asks for.
+    /// Returns an unpredictable key, as section 10.3 requires.
     pub(super) fn random() -> Self {
         Self(rand::random())
     }
 
-    /// Masks `bytes`, or takes the mask off. They begin where the payload begins, or a multiple of 4 behind it.
+    /// Masks or unmasks `bytes`. They must start at the start of the payload, or a multiple of 4 bytes behind it.
     #[inline]
     pub(super) fn apply(self, bytes: &mut [u8]) {
         let [a, b, c, d] = self.0;
-        // Eight bytes at a time is what compilers make wide vector instructions of.
+        // Compilers turn steps of eight bytes into vector instructions.
         let key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
         let (words, rest) = bytes.as_chunks_mut::<8>();
         for word in words {

@@ -1,4 +1,4 @@
-//! What is sent and received.
+//! The items that are sent and received.
 
 use std::borrow::Cow;
 
@@ -10,8 +10,8 @@ use crate::http::Request;
 
 /// A message.
 ///
-/// One that has been received borrows the bytes it came in, unless it had to be put together of fragments or decompressed.
-/// One to be sent is given to [`Conn::send`](crate::Conn::send), as are `&str` for text and `&[u8]` for binary.
+/// A received message borrows the input, unless it was fragmented or compressed. Send one with
+/// [`Conn::send`](crate::Conn::send), which also takes `&str` for text and `&[u8]` for binary.
 ///
 /// ```
 /// use epicycle::ws::Message;
@@ -27,41 +27,41 @@ pub enum Message<'a> {
     Binary(Cow<'a, [u8]>),
 }
 
-/// What a server's handler gets.
+/// The frames that a server's handler receives.
 #[derive(Debug)]
 pub enum Incoming<'a> {
-    /// A request, to be answered by an [`Accept`](super::Accept), which opens the WebSocket, or by any
+    /// A request. Answer it with an [`Accept`](super::Accept), which opens the WebSocket, or with any
     /// [`Response`](crate::http::Response).
     Request(Request<'a>),
     /// A message.
     Message(Message<'a>),
-    /// The answer to a [`Ping`], or a sign of life that nobody asked for. Pings are answered by the codec.
+    /// The answer to a [`Ping`], or an unsolicited pong (RFC 6455, section 5.5.3). The codec itself answers pings.
     Pong(&'a [u8]),
-    /// The peer closes the WebSocket, or answers a [`Close`] of this side: no message follows. The codec answers it once
-    /// `react` has returned, unless a close of the handler's own was sent there.
+    /// The peer closes the WebSocket, or answers a [`Close`] of this side. No message follows. The codec answers it
+    /// once `react` has returned, unless the handler sent its own close there.
     Closed(Close<'a>),
 }
 
-/// A fragment of a message, for one that is made while it is sent.
+/// A fragment of a message, for a message that is produced while it is sent.
 ///
-/// The first has its type, and those behind it must have the same; no other message can be sent before the `last`. Fragments
-/// are not compressed.
+/// The first fragment has the type of the message, and those behind it must have the same. No other message can be sent
+/// before the `last` fragment. Fragments are not compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fragment<'a> {
-    /// A part of the message, which may be empty.
+    /// A part of the message. It may be empty.
     pub part: Message<'a>,
-    /// Whether it is the last one.
+    /// True for the last fragment.
     pub last: bool,
 }
 
-/// Asks the peer for a [`Pong`](Incoming::Pong) with the same bytes, of which there are at most 125.
+/// Asks the peer for a [`Pong`](Incoming::Pong) with the same bytes, at most 125.
 ///
-/// A peer that is gone without a word is found by this: it has said nothing when the next ping is due. The
-/// [idle timeout](crate::Server::idle_timeout) does not tell, for a ping that is sent is traffic as well.
+/// Use it to find peers that are gone without a FIN or RST: such a peer has sent nothing by the time the next ping is
+/// due. The [idle timeout](crate::Server::idle_timeout) does not find them, since sent pings count as traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ping<'a>(pub &'a [u8]);
 
-/// A message that a server sends to many, framed once. Cloning it copies nothing.
+/// A message that is framed once, for a server to send to many peers. A clone copies no bytes.
 ///
 /// ```
 /// use epicycle::ws::Prepared;
@@ -73,7 +73,7 @@ pub struct Ping<'a>(pub &'a [u8]);
 pub struct Prepared(Bytes);
 
 impl Message<'_> {
-    /// The payload.
+    /// Returns the payload.
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         match self {
@@ -82,7 +82,7 @@ impl Message<'_> {
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the text of a text message.
     #[inline]
     pub fn as_text(&self) -> Option<&str> {
         match self {
@@ -91,7 +91,7 @@ impl Message<'_> {
         }
     }
 
-    /// A message that borrows nothing, copied if need be.
+    /// Returns a message that borrows nothing. Borrowed bytes are copied.
     pub fn into_owned(self) -> Message<'static> {
         match self {
             Message::Text(text) => Message::Text(Cow::Owned(text.into_owned())),
@@ -151,7 +151,7 @@ impl Prepared {
         Self(bytes.into())
     }
 
-    /// The frame as it is sent: its header and the message.
+    /// Returns the frame as it is sent: its header and the message.
     pub fn as_bytes(&self) -> &Bytes {
         &self.0
     }

@@ -1,7 +1,8 @@
 //! WebSocket (RFC 6455) with permessage-deflate (RFC 7692), for servers and clients, with the feature `ws`.
 //!
-//! A [`ServerCodec`] begins as HTTP. A request that opens a WebSocket is answered with what [`accept`] makes of it; from then on messages
-//! come and go. It works on TCP, Unix sockets and TLS alike. A [`ClientCodec`] begins with a [`Handshake`].
+//! A [`ServerCodec`] starts as HTTP. The handler answers a request for a WebSocket with the result of [`accept`]; from
+//! then on both sides send messages. A [`ClientCodec`] starts with a [`Handshake`]. Both work on TCP, Unix sockets and
+//! TLS alike.
 //!
 //! ```
 //! use epicycle::ws::{self, Incoming, ServerCodec};
@@ -42,7 +43,7 @@
 //! # Ok::<(), epicycle::Error>(())
 //! ```
 //!
-//! # What is sent
+//! # Sending
 //!
 //! | [`Conn::send`](crate::Conn::send) of | sends |
 //! |---|---|
@@ -50,25 +51,28 @@
 //! | `&[u8]`, `Vec<u8>` | a binary message |
 //! | [`Message`] | either |
 //! | [`Prepared`] | a message that is framed once and sent to many |
-//! | [`Fragment`] | a part of a message that is made while it is sent |
+//! | [`Fragment`] | a part of a message that is produced while it is sent |
 //! | [`Ping`] | a ping; the codec answers those of the peer |
 //! | [`Close`] | the beginning of the closing handshake |
 //!
-//! What is not allowed, such as a message after a `Close`, is refused with a [`SendError`], so that nothing but valid frames leaves the
-//! connection; nothing should be written past the codec, with `Conn::write` say.
+//! An invalid item, such as a message after a `Close`, is refused with a [`SendError`], so that only valid frames leave
+//! the connection. Do not write past the codec, with `Conn::write` for example.
 //!
 //! # Timeouts
 //!
-//! They are the server's. [`read_timeout`](crate::Server::read_timeout) is how long a frame may take to arrive, and how long the next
-//! one of a fragmented message; [`idle_timeout`](crate::Server::idle_timeout) is how long nothing may come or be sent, not even a ping, and
-//! [`fin_timeout`](crate::Server::fin_timeout) how long a peer may take to answer a `Close`.
+//! The server's options set the timeouts:
+//!
+//! - [`read_timeout`](crate::Server::read_timeout) limits the time in which a frame arrives, and the time until the
+//!   next frame of a fragmented message.
+//! - [`idle_timeout`](crate::Server::idle_timeout) limits the time in which nothing is received or sent, not even a
+//!   ping.
+//! - [`fin_timeout`](crate::Server::fin_timeout) limits the time that a peer takes to answer a `Close`.
 
 mod accept;
 mod assembly;
 mod client;
 mod close;
 mod deflate;
-mod encode;
 mod error;
 mod extension;
 mod failure;
@@ -90,6 +94,49 @@ pub use self::deflate::DeflateOptions;
 pub use self::error::SendError;
 pub use self::failure::CloseCode;
 pub use self::handshake::{Handshake, HandshakeError, Opened};
+use self::header::Opcode;
 pub use self::limits::Limits;
 pub use self::message::{Fragment, Incoming, Message, Ping, Prepared};
 pub use self::server::ServerCodec;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Encode, FrameError};
+
+// Both codecs encode the items of the table above.
+macro_rules! sends {
+    ($codec:ty, $($item:ty => |$protocol:ident, $value:ident, $dst:ident| $send:expr;)*) => {
+        $(impl Encode<$item> for $codec {
+            #[inline]
+            fn encode(&mut self, $value: $item, $dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+                let $protocol = self.protocol()?;
+                $send
+            }
+        })*
+    };
+}
+
+macro_rules! both_send {
+    ($($codec:ty),*) => {
+        $(sends! { $codec,
+            Message<'_> => |ws, message, dst| ws.send(message.opcode(), message.as_bytes(), dst);
+            &Message<'_> => |ws, message, dst| ws.send(message.opcode(), message.as_bytes(), dst);
+            &str => |ws, text, dst| ws.send(Opcode::Text, text.as_bytes(), dst);
+            &String => |ws, text, dst| ws.send(Opcode::Text, text.as_bytes(), dst);
+            String => |ws, text, dst| ws.send(Opcode::Text, text.as_bytes(), dst);
+            &[u8] => |ws, bytes, dst| ws.send(Opcode::Binary, bytes, dst);
+            &Vec<u8> => |ws, bytes, dst| ws.send(Opcode::Binary, bytes, dst);
+            Vec<u8> => |ws, bytes, dst| ws.send(Opcode::Binary, &bytes, dst);
+            Fragment<'_> => |ws, fragment, dst| ws.send_fragment(&fragment, dst);
+            Ping<'_> => |ws, ping, dst| ws.send_ping(ping, dst);
+            Close<'_> => |ws, close, dst| ws.send_close(close, dst);
+        }
+
+        impl<const N: usize> Encode<&[u8; N]> for $codec {
+            #[inline]
+            fn encode(&mut self, bytes: &[u8; N], dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+                self.protocol()?.send(Opcode::Binary, bytes, dst)
+            }
+        })*
+    };
+}
+
+both_send!(ServerCodec, ClientCodec);

@@ -8,22 +8,22 @@ use crate::buf::outbox::Outbox;
 use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
 
-/// A server's side of a WebSocket, which begins as HTTP. A frame is an [`Incoming`].
+/// A server's side of a WebSocket, which starts as HTTP. A frame is an [`Incoming`].
 ///
-/// Until a request is answered with an [`Accept`] it is an [`HttpCodec`]: requests may also be answered with a [`Response`], to
-/// serve a page say. From then on [`Message`](super::Message)s are received and sent.
+/// Until the handler answers a request with an [`Accept`], it is an [`HttpCodec`]: a request may also be answered with
+/// a [`Response`], to serve a page for example. After that, both sides send [`Message`](super::Message)s.
 ///
-/// What the codec does by itself:
+/// The codec itself does the following:
 ///
 /// - It answers pings, and the peer's [`Close`](super::Close).
-/// - It closes the WebSocket, and the connection, when the peer breaks the protocol (1002), sends a text that is no UTF-8 (1007) or
-///   more than the [`Limits`] allow (1009); when the server shuts down or a timeout runs out (1001), a callback panics (1011), or the
-///   handler closes the connection without a `Close` (1000).
+/// - It closes the WebSocket and the connection if the peer violates the protocol (1002), sends a text that is not
+///   UTF-8 (1007) or exceeds the [`Limits`] (1009); if the server shuts down or a timeout expires (1001), if a callback
+///   panics (1011), or if the handler closes the connection without a `Close` (1000).
 ///
 /// # Memory
 ///
-/// An open WebSocket costs the codec 80 bytes between messages, and one that has agreed to compress 40 more; see
-/// [`DeflateOptions`](super::DeflateOptions) about context takeover.
+/// Between messages, an open WebSocket costs the codec 80 bytes, and 40 more with compression.
+/// [`DeflateOptions`](super::DeflateOptions) lists the cost of context takeover.
 #[derive(Debug)]
 pub struct ServerCodec {
     limits: Limits,
@@ -37,7 +37,7 @@ enum State {
 }
 
 impl ServerCodec {
-    /// A codec with limits of one's own.
+    /// Returns a codec with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -54,7 +54,7 @@ impl ServerCodec {
         }
     }
 
-    /// Whether the WebSocket has been opened.
+    /// Returns true if the WebSocket has been opened.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
     }
@@ -77,7 +77,7 @@ impl ServerCodec {
 }
 
 impl Default for ServerCodec {
-    /// With the default limits: 1 MiB for a frame, and for a message.
+    /// Returns a codec with the default limits: 1 MiB for a frame, and for a message.
     fn default() -> Self {
         Self::new(Limits::default())
     }
@@ -229,7 +229,7 @@ impl Encode<Prepared> for ServerCodec {
 
 #[cfg(all(test, not(loom)))]
 impl ServerCodec {
-    /// A codec behind the handshake.
+    /// Returns a codec in the state after the handshake.
     pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
         Self {
             limits,
@@ -238,7 +238,7 @@ impl ServerCodec {
     }
 }
 
-/// Changes what a frame is.
+/// Converts the frame inside a decode result.
 #[inline]
 pub(super) fn map<F, G>(decoded: Decoded<F>, change: impl FnOnce(F) -> G) -> Decoded<G> {
     match decoded {

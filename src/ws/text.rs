@@ -1,32 +1,32 @@
-//! Text is UTF-8 and is judged as it arrives (RFC 6455, section 8.1).
+//! Text in UTF-8, validated as it arrives (RFC 6455, section 8.1).
 
 use super::failure::Failure;
 
-/// All of `bytes` as text.
+/// Returns all of `bytes` as text.
 ///
 /// # Errors
 ///
-/// A failure with 1007 when they are not.
+/// Returns a failure with 1007 if they are not UTF-8.
 #[inline]
 pub(super) fn whole(bytes: &[u8]) -> Result<&str, Failure> {
     simdutf8::basic::from_utf8(bytes).map_err(|_| not_text())
 }
 
-/// A text that comes in pieces, which may end within a character.
+/// A text that arrives in parts, which may end within a character.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     text: String,
-    /// The beginning of a character whose rest has not come.
+    /// The start of a character whose rest has not arrived.
     partial: Partial,
 }
 
 impl Text {
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub(super) fn len(&self) -> usize {
         self.text.len() + self.partial.get().len()
     }
 
-    /// Makes sure of room for `additional` bytes, and for no more than that.
+    /// Reserves memory for exactly `additional` bytes.
     pub(super) fn reserve_exact(&mut self, additional: usize) {
         self.text
             .reserve_exact(additional + self.partial.get().len());
@@ -36,11 +36,11 @@ impl Text {
         self.text.capacity()
     }
 
-    /// Appends a piece.
+    /// Appends a part.
     ///
     /// # Errors
     ///
-    /// A failure with 1007 at the first byte that no text can have there.
+    /// Returns a failure with 1007 at the first byte that cannot be UTF-8.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let rest = self
             .partial
@@ -50,11 +50,11 @@ impl Text {
         self.partial.begin(back)
     }
 
-    /// Judges what has come of the next piece.
+    /// Validates the bytes of the next part that have arrived, without appending them.
     ///
     /// # Errors
     ///
-    /// As for [`push`](Self::push).
+    /// The same as for [`push`](Self::push).
     pub(super) fn check_next(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut partial = self.partial;
         let rest = partial.complete(bytes, |_| {})?;
@@ -63,11 +63,11 @@ impl Text {
         partial.begin(back)
     }
 
-    /// The text, of which all has come.
+    /// Returns the complete text.
     ///
     /// # Errors
     ///
-    /// A failure with 1007 when it ends within a character.
+    /// Returns a failure with 1007 if the text ends within a character.
     pub(super) fn finish(self) -> Result<String, Failure> {
         if self.partial.get().is_empty() {
             Ok(self.text)
@@ -77,7 +77,7 @@ impl Text {
     }
 }
 
-/// The first bytes of a character: three at the most.
+/// The first bytes of a character: three at most.
 #[derive(Clone, Copy, Debug, Default)]
 struct Partial {
     bytes: [u8; 4],
@@ -89,7 +89,8 @@ impl Partial {
         &self.bytes[..self.len.into()]
     }
 
-    /// Takes what is missing from the front of `bytes`, and hands out the character when it is whole; gives the rest.
+    /// Completes the character with bytes from the front of `bytes`. Returns the character once it is complete, and the
+    /// remaining bytes.
     fn complete<'a>(
         &mut self,
         bytes: &'a [u8],
@@ -99,7 +100,7 @@ impl Partial {
         while self.len > 0
             && let Some((&byte, behind)) = rest.split_first()
         {
-            // What is kept is incomplete, so there is room for one byte.
+            // The stored bytes are incomplete, so one more fits.
             self.bytes[usize::from(self.len)] = byte;
             self.len += 1;
             rest = behind;
@@ -115,12 +116,12 @@ impl Partial {
         Ok(rest)
     }
 
-    /// Keeps `bytes`, which are empty or begin with the first byte of a character that is longer.
+    /// Stores `bytes`, which are empty or the start of a longer character.
     fn begin(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if bytes.is_empty() {
             return Ok(());
         }
-        // A wrong second byte is wrong at once.
+        // A wrong second byte is already an error.
         if str::from_utf8(bytes).is_err_and(|error| error.error_len().is_some()) {
             return Err(not_text());
         }
@@ -130,7 +131,7 @@ impl Partial {
     }
 }
 
-/// Cuts off a character at the end whose rest is missing.
+/// Splits off an incomplete character at the end.
 fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
     for back in 1..=bytes.len().min(3) {
         let at = bytes.len() - back;
@@ -148,7 +149,7 @@ fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
 
 #[cold]
 fn not_text() -> Failure {
-    Failure::data("a text that is no UTF-8")
+    Failure::data("a text that is not UTF-8")
 }
 
 #[cfg(all(test, not(loom)))]
@@ -158,7 +159,8 @@ mod tests {
     use super::*;
     use crate::ws::failure::CloseCode;
 
-    /// Texts and near misses: overlong forms, surrogates, what is beyond Unicode, stray and missing bytes.
+    /// Texts, and bytes that are almost text: overlong forms, surrogates, values beyond Unicode, stray and missing
+    /// bytes.
     fn near_texts() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             any::<String>().prop_map(String::into_bytes),

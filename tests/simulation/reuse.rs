@@ -112,7 +112,7 @@ fn story(again: Again, first: &[u8], second: &[u8]) -> Vec<String> {
 }
 
 const REFUSED: &str = "the connection closes or changes its protocol after the requests it has had, or something has come unasked; use another one";
-const UNASKED: &str = "a malformed HTTP message: a response that nobody has asked for";
+const UNASKED: &str = "a malformed HTTP message: a response that was not requested";
 
 #[test]
 fn what_a_server_sends_unasked_is_never_the_answer_to_a_later_request() {

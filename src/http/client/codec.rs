@@ -14,21 +14,22 @@ use crate::http::write::{LAST_CHUNK, check_end, end_of_body, write_chunk};
 
 /// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`Response`].
 ///
-/// The handler sends [`Request`]s, and for one whose body follows, [`Chunk`]s and an [`End`]. It need not wait for the response
-/// before the next request, unless the request asks for another protocol. Nothing else may be written, with `Conn::write` say,
-/// but for a body announced as a [`file`](Request::file), and after an [upgrade](Response::is_upgrade).
+/// The handler sends [`Request`]s, and for one whose body follows, [`Chunk`]s and an [`End`]. It may send the next
+/// request before the response has arrived, unless the request asks to change the protocol. It must write nothing else,
+/// with `Conn::write` for example, except a body announced as a [`file`](Request::file), and data after an
+/// [upgrade](Response::is_upgrade).
 ///
-/// Interim responses (1xx) are passed over: up to 16 to a request, whose heads may take [`max_head`](Limits::max_head) bytes
-/// in all. The connection is closed after a response that is the last on it, because
-/// either side has asked for that or since its body ends with the stream. Requests that have no response by then have
-/// [none](Self::outstanding), and may be sent on another connection if they can be repeated.
+/// Interim responses (1xx) are skipped: up to 16 per request, whose heads may take [`max_head`](Limits::max_head) bytes
+/// in total. The connection closes after its last response: one after which either side asked to close, or one whose
+/// body ends with the stream. Requests [without a response](Self::outstanding) by then may be sent again on another
+/// connection, if they can be repeated.
 ///
-/// What a server sends by other rules than those of RFC 9112, or without having been asked, ends the connection with a
-/// [`MessageError`], and so does a response that is cut short: where an answer begins and ends must be beyond doubt, or it
-/// could be taken for that to another request. A connection on which something lies behind the last response takes no other
-/// request: it [is not ready](Self::is_ready).
+/// A response that violates RFC 9112, that was not requested or that is cut short closes the connection with a
+/// [`MessageError`]. The boundaries of a response must be certain; otherwise it could be taken for the response to
+/// another request. A connection that has received bytes behind the last response accepts no further request: it [is
+/// not ready](Self::is_ready).
 ///
-/// A connection without a request under way costs the codec 104 bytes.
+/// A connection without an outstanding request costs the codec 104 bytes.
 #[derive(Debug, Default)]
 pub struct ClientCodec {
     limits: Limits,
@@ -36,41 +37,41 @@ pub struct ClientCodec {
     asked: VecDeque<Asked>,
     sending: Sending,
     finder: HeadFinder,
-    /// In milliseconds; 0 for none.
+    /// In milliseconds. 0 means none.
     response_timeout: u32,
     course: Course,
-    /// The response whose body is on its way.
+    /// The response whose body is arriving.
     begun: Option<Box<Begun>>,
 }
 
-/// What of a request is still to be sent.
+/// The part of a request that is still to be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sending {
     #[default]
     Nothing,
-    /// So many bytes of the body it announced.
+    /// This many bytes of the announced body.
     Sized(u64),
-    /// A body past the codec, up to this position of the output, then its end.
+    /// A body that is written past the codec, up to this position of the output, then its end.
     Elsewhere(u64),
     /// Chunks, then their end.
     Chunks,
 }
 
-/// What becomes of the connection.
+/// The state of the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Course {
-    /// It may have more requests.
+    /// It accepts more requests.
     #[default]
     Open,
-    /// It has had a request to change the protocol, which must be answered before another one.
+    /// A request to change the protocol was sent. It must be answered before another request.
     Changing,
-    /// It has had its last request.
+    /// The last request was sent.
     Closing,
-    /// It speaks another protocol.
+    /// The connection uses another protocol.
     Upgraded,
-    /// It has had its last response.
+    /// The last response has arrived.
     Finished,
-    /// Something came behind the response to its last request, when nothing was asked.
+    /// Input arrived behind the last response, without a request for it.
     Spoilt,
 }
 
@@ -87,14 +88,14 @@ impl Begun {
     }
 }
 
-/// How many requests may be under way before the room for them is given back once they are answered.
+/// The number of requests for which memory is kept. A larger queue is freed once all its requests are answered.
 const MOST_KEPT: usize = 64;
 
-/// How many bytes more of a body that ends with the stream are awaited before another look.
+/// The number of bytes to wait for before the next look at a body that ends with the stream.
 const MORE: usize = 64 << 10;
 
 impl ClientCodec {
-    /// A codec with limits of one's own: on what it receives.
+    /// Returns a codec with these limits on the input.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -102,10 +103,10 @@ impl ClientCodec {
         }
     }
 
-    /// How long the server may take to begin its response, in whole milliseconds up to 49 days: from when the request has been sent
-    /// to the head of the response, whatever interim responses come between. Of several requests under way it counts for the
-    /// first, from the response to the one before it. Then the connection is closed with
-    /// [`TimeoutKind::Response`](crate::TimeoutKind::Response). Default: none.
+    /// Sets the time within which the server must begin its response, in whole milliseconds up to 49 days. It counts
+    /// from when the request has been sent to the head of the response; interim responses do not extend it. Of several
+    /// outstanding requests it counts for the first, from the previous response. When it expires, the connection closes
+    /// with [`TimeoutKind::Response`](crate::TimeoutKind::Response). Default: none.
     #[must_use]
     pub fn response_timeout(mut self, timeout: Duration) -> Self {
         let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
@@ -113,30 +114,30 @@ impl ClientCodec {
         self
     }
 
-    /// Takes a response whose `Content-Length` is told several times, if it is the same each time (RFC 9110, section 8.6).
-    /// Without this it is refused.
+    /// Accepts a response with several `Content-Length` values if all are equal (RFC 9110, section 8.6). By default it
+    /// is refused.
     #[must_use]
     pub fn take_repeated_length(mut self) -> Self {
         self.finder.takes_repeated_length = true;
         self
     }
 
-    /// How many requests have no response yet.
+    /// Returns the number of requests without a response.
     pub fn outstanding(&self) -> usize {
         self.asked.len()
     }
 
-    /// Whether another request can be sent.
+    /// Returns true if another request can be sent.
     pub fn is_ready(&self) -> bool {
         self.course == Course::Open && self.sending == Sending::Nothing
     }
 
-    /// Whether the connection has gone on to another protocol.
+    /// Returns true if the connection has changed to another protocol.
     pub fn is_upgraded(&self) -> bool {
         self.course == Course::Upgraded
     }
 
-    /// Looks for a response; with `last`, the stream ends behind `src`.
+    /// Looks for a response. With `last`, the stream ends behind `src`.
     fn look<'a>(
         &mut self,
         src: &'a mut [u8],
@@ -209,7 +210,7 @@ impl ClientCodec {
         }
     }
 
-    /// The response to the first request is complete. `more` has come behind it.
+    /// Notes that the response to the first request is complete. With `more`, input has arrived behind it.
     fn answered(&mut self, head: &Head, upgraded: bool, more: bool) {
         self.asked.pop_front();
         let all = self.asked.is_empty();
@@ -221,7 +222,7 @@ impl ClientCodec {
             _ if upgraded => Course::Upgraded,
             _ if is_last => Course::Finished,
             Course::Closing if all => Course::Finished,
-            // It must not be taken for the response to a request that is sent from now on.
+            // That input must not be taken for the response to a later request.
             _ if all && more => Course::Spoilt,
             Course::Changing if all => Course::Open,
             course => course,
@@ -232,7 +233,7 @@ impl ClientCodec {
         if self.sending != Sending::Nothing {
             return Err(SendError::Begun);
         }
-        // Unasked input would be taken for the response.
+        // Input that is already there would be taken for the response.
         let is_spoilt = self.asked.is_empty() && dst.has_unread_input();
         if self.course != Course::Open || is_spoilt {
             return Err(SendError::Last);
@@ -288,11 +289,11 @@ impl ClientCodec {
     }
 }
 
-/// How far a body is.
+/// The progress of a body.
 enum Progress {
-    /// The body ends here, the trailers begin here, and all of the response ends here.
+    /// The end of the body, the start of the trailers, and the end of the response.
     Complete(usize, usize, usize),
-    /// The input must be at least so long.
+    /// The input must have at least this many bytes.
     NeedMore(usize),
 }
 
@@ -321,7 +322,7 @@ impl Codec for ClientCodec {
         }
     }
 
-    /// A server may answer, or refuse, while the request is still being sent.
+    /// Reads on, since a server may answer or refuse while the request is still being sent.
     fn backpressure(&self) -> Backpressure {
         Backpressure::ReadOn
     }
@@ -367,5 +368,5 @@ fn need<F>(at_least: usize) -> Decoded<F> {
 
 #[cold]
 fn unasked<T>() -> Result<T, MessageError> {
-    malformed("a response that nobody has asked for")
+    malformed("a response that was not requested")
 }

@@ -1,4 +1,4 @@
-//! What the head of a response says about the response, by the rules of RFC 9112.
+//! The head of a response, read by the rules of RFC 9112.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -14,30 +14,30 @@ use crate::http::reader::ends_in;
 /// Finds the head of the next response.
 #[derive(Debug, Default)]
 pub(crate) struct HeadFinder {
-    /// How many bytes at the start of the input are known to hold no complete head.
+    /// The number of bytes at the start of the input that are known to contain no complete head.
     scanned: u32,
-    /// How long the interim responses to the present request were, all together.
+    /// The length of all interim responses to the current request together.
     interim_len: u32,
-    /// How many there were.
+    /// The number of these interim responses.
     interim: u8,
-    /// Whether the length of a body may be told several times, if it is the same.
+    /// True if a repeated `Content-Length` is accepted when all values are equal.
     pub(super) takes_repeated_length: bool,
 }
 
-/// What the input begins with.
+/// The result of a search for a head.
 pub(crate) enum Start {
     Head(Head),
-    /// An interim response (1xx) of so many bytes.
+    /// An interim response (1xx) of this many bytes.
     Interim(usize),
-    /// It cannot be told with fewer bytes than this.
+    /// The input must have at least this many bytes.
     NeedMore(usize),
 }
 
-/// The most interim responses to one request.
+/// The maximum number of interim responses to one request.
 const MOST_INTERIM: u8 = 16;
 
 impl HeadFinder {
-    /// Looks at `src`, the input behind the last response.
+    /// Looks for a head in `src`, the input behind the last response.
     pub(crate) fn find(
         &mut self,
         src: &[u8],
@@ -65,10 +65,11 @@ impl HeadFinder {
         Ok(Start::Head(head))
     }
 
-    /// Another response follows for the same request. There may be some, but not without end.
+    /// Counts an interim response, which another response to the same request follows. Only a limited number is
+    /// accepted.
     fn pass_over(&mut self, head: &Head, limits: &Limits) -> Result<(), MessageError> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return malformed("a change of protocol that nobody has asked for");
+            return malformed("a change of protocol that was not requested");
         }
         self.interim += 1;
         self.interim_len = self.interim_len.saturating_add(head.len);
@@ -83,40 +84,40 @@ impl HeadFinder {
     }
 }
 
-/// A response's head, as positions in the bytes it was found in.
+/// A response's head, as offsets into the bytes in which it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// How the end of the body is found.
+    /// The way in which the end of the body is found.
     pub(super) extent: Extent,
-    /// How long it is, with the empty line at its end.
+    /// The length, including the empty line at the end.
     len: u32,
-    /// Where the headers begin.
+    /// The start of the headers.
     headers: u32,
     pub(crate) status: StatusCode,
     pub(super) version: Version,
-    /// Whether the connection may be used again.
+    /// True if the connection may be used again.
     pub(super) keep_alive: bool,
 }
 
-/// How the end of a response's body is found.
+/// The way in which the end of a response's body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// There is none.
+    /// There is no body.
     None,
     Length(u64),
     Chunked,
-    /// It ends with the stream.
+    /// The body ends with the stream.
     Eof,
 }
 
-/// What a response answers, as far as that has a say in how it is read.
+/// The kind of request, as far as it affects the reading of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Ordinary,
     Head,
-    /// Success makes a tunnel of the connection.
+    /// A successful response turns the connection into a tunnel.
     Connect,
-    /// The server may change the protocol.
+    /// The response may change the protocol.
     Upgrade,
 }
 
@@ -126,13 +127,13 @@ impl Head {
         self.len as usize
     }
 
-    /// The lines of the headers.
+    /// Returns the range of the header lines.
     #[inline]
     pub(crate) fn headers(&self) -> Range<usize> {
         self.headers as usize..self.len() - 2
     }
 
-    /// Whether the connection does not speak HTTP from here on.
+    /// Returns true if the connection does not use HTTP behind this response.
     pub(super) fn changes_protocol(&self, asked: Asked) -> bool {
         match asked {
             Asked::Connect => self.status.is_success(),
@@ -142,7 +143,7 @@ impl Head {
     }
 }
 
-/// Looks for the head of a response at the beginning of `src`; `None` when it is incomplete.
+/// Parses the head of a response at the start of `src`. Returns `None` if it is incomplete.
 fn parse(
     src: &[u8],
     asked: Asked,
@@ -150,7 +151,7 @@ fn parse(
     takes_repeated_length: bool,
 ) -> Result<Option<Head>, MessageError> {
     match parse_known(src, asked, limits, takes_repeated_length) {
-        // A minor version that is not known is read as the last one that is (RFC 9110, section 2.5).
+        // An unknown minor version is read as the highest known one (RFC 9110, section 2.5).
         Err(MessageError::Version) => {
             let digit = "HTTP/1.".len();
             let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
@@ -181,7 +182,7 @@ fn parse_known(
         return malformed("the status line is incomplete");
     };
     let Ok(status) = StatusCode::from_u16(code) else {
-        return malformed("a status that is none");
+        return malformed("a status that is not a valid number");
     };
     let version = match version {
         0 => Version::Http10,
@@ -189,12 +190,15 @@ fn parse_known(
     };
     let begin = first_line(src, limits)?;
     if version == Version::Http10 && status == StatusCode::SWITCHING_PROTOCOLS {
-        return malformed("a change of protocol by a server of HTTP/1.0, which cannot");
+        return malformed(
+            "a change of protocol by an HTTP/1.0 server, which that version does not allow",
+        );
     }
     let mut facts = Facts::taking_repeated_length(takes_repeated_length);
     let mut end = begin;
     for header in &*response.headers {
-        // The parser takes a bare LF for the end of a line, and names begin where lines do.
+        // The parser accepts a bare LF as a line ending, so check that each name begins where the line before it ends
+        // in CR LF.
         if position(src, header.name.as_bytes()) != end {
             return malformed("a line that does not end in CR LF");
         }
@@ -214,9 +218,9 @@ fn parse_known(
     }))
 }
 
-/// Where the second line begins.
+/// Returns the start of the second line.
 fn first_line(src: &[u8], limits: &Limits) -> Result<usize, MessageError> {
-    // The parser passes over empty lines at the beginning.
+    // The parser skips empty lines at the start.
     let line = memchr(b'\n', src).unwrap_or(src.len());
     if !src.starts_with(b"HTTP/") || src[..line].last() != Some(&b'\r') {
         return malformed(
@@ -231,7 +235,7 @@ fn first_line(src: &[u8], limits: &Limits) -> Result<usize, MessageError> {
     Ok(line + 1)
 }
 
-/// How long the body is (section 6.3).
+/// Returns the way in which the end of the body is found (section 6.3).
 fn extent(
     facts: &Facts,
     asked: Asked,
@@ -242,7 +246,7 @@ fn extent(
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || asked == Asked::Head
         || (asked == Asked::Connect && status.is_success());
-    // What contradicts itself is refused, also where it does not count.
+    // Contradictory framing is refused even where it has no effect.
     Ok(match facts.framing(version)? {
         _ if bodiless => Extent::None,
         Framing::Length(len) => Extent::Length(len),
@@ -268,7 +272,7 @@ fn refuse(src: &[u8], limits: &Limits, error: httparse::Error) -> MessageError {
         }
         httparse::Error::Version if names_a_version(src) => return MessageError::Version,
         httparse::Error::Version => "it does not begin with a version of HTTP",
-        httparse::Error::HeaderName => "a header without a proper name",
+        httparse::Error::HeaderName => "a header without a valid name",
         httparse::Error::HeaderValue => "a header with a control character in its value",
         httparse::Error::NewLine => "a line that does not end in CR LF",
         _ => "the status line is not a version, a status and a reason",
@@ -276,7 +280,7 @@ fn refuse(src: &[u8], limits: &Limits, error: httparse::Error) -> MessageError {
     MessageError::Malformed { what }
 }
 
-/// Whether it begins with a version of the right form.
+/// Returns true if the bytes begin with a version of the right form.
 fn names_a_version(src: &[u8]) -> bool {
     match src.strip_prefix(b"HTTP/") {
         Some([major, b'.', minor, ..]) => major.is_ascii_digit() && minor.is_ascii_digit(),

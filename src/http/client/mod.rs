@@ -1,6 +1,6 @@
-//! A client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and finds the [`Response`]s to them.
+//! The client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and returns the [`Response`]s to them.
 //!
-//! Requests may be sent without waiting for what was asked before; responses come in the order of the requests.
+//! Requests may be sent before earlier ones are answered. Responses arrive in the order of the requests.
 //!
 //! ```
 //! use std::time::Duration;
@@ -45,9 +45,10 @@
 //!
 //! # Timeouts
 //!
-//! [`ClientCodec::response_timeout`] is how long a server may take to begin its response. The others are the engine's. [`read_timeout`](crate::Client::read_timeout) is how long a response may take, from its first byte to its
-//! last; [`idle_timeout`](crate::Client::idle_timeout) is how long nothing at all may happen: between requests, and until a response
-//! begins. A client that knows better for one of its requests sets a [timer](crate::Conn::set_timer).
+//! [`ClientCodec::response_timeout`] limits the time that a server takes to begin its response. The engine's options
+//! set the others: [`read_timeout`](crate::Client::read_timeout) limits the time for a response, from its first byte to
+//! its last. [`idle_timeout`](crate::Client::idle_timeout) limits the time in which nothing happens: between requests,
+//! and until a response begins. For a limit on a single request, set a [timer](crate::Conn::set_timer).
 
 mod codec;
 mod head;

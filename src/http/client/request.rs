@@ -12,10 +12,10 @@ use crate::http::head::{check_target, is_host};
 use crate::http::response::Body;
 use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY};
 
-/// A request, to be sent by [`Conn::send`](crate::Conn::send).
+/// A request, to be sent with [`Conn::send`](crate::Conn::send).
 ///
-/// The codec adds how the body is framed, and whether the connection closes. What is not allowed is refused with a
-/// [`SendError`], so that nothing but valid messages leaves the connection.
+/// The codec adds the framing of the body, and `Connection: close` if the connection closes. It refuses an invalid
+/// request with a [`SendError`], so that only valid messages leave the connection.
 ///
 /// ```
 /// use epicycle::codec::encode_to_vec;
@@ -39,11 +39,11 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// A request without a body.
+    /// Returns a request without a body.
     ///
-    /// The host is that of the URI, with its port unless it is the scheme's own. The target is a path with or without a
-    /// query, as a rule; a proxy gets a whole URI, `CONNECT` a host and a port, and `OPTIONS` may get `*`
-    /// (RFC 9112, section 3.2).
+    /// `host` is the host of the URI, with its port unless that is the scheme's default. `target` is usually a path
+    /// with or without a query. A proxy gets a whole URI, `CONNECT` a host and a port, and `OPTIONS` may get `*` (RFC
+    /// 9112, section 3.2).
     pub fn new(method: &'a str, host: &'a str, target: &'a str) -> Self {
         Self {
             method,
@@ -57,24 +57,24 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// A `GET`.
+    /// Returns a `GET`.
     pub fn get(host: &'a str, target: &'a str) -> Self {
         Self::new("GET", host, target)
     }
 
-    /// A `POST` with a body.
+    /// Returns a `POST` with a body.
     pub fn post(host: &'a str, target: &'a str, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self::new("POST", host, target).body(body)
     }
 
-    /// Adds a header, behind those added before. `Host`, `Upgrade` and what is about framing are the codec's.
+    /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers.
     #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
         self
     }
 
-    /// Adds headers that have been checked before; they come before the others. A second block replaces the first.
+    /// Adds a block of headers that were checked before. They precede the others. A second block replaces the first.
     #[must_use]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
@@ -88,52 +88,53 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Sets a shared body, which is not copied when it is large.
+    /// Sets a shared body. A large one is not copied.
     #[must_use]
     pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Body::Shared(body.into());
         self
     }
 
-    /// Announces a body of `len` bytes, to be sent as [`Chunk`](crate::http::Chunk)s before another request.
+    /// Announces a body of `len` bytes. Send it as [`Chunk`](crate::http::Chunk)s before another request.
     #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
         self
     }
 
-    /// Announces a body of `len` bytes that the handler writes past the codec, no byte more or less: with
-    /// [`Conn::send_file`](crate::Conn::send_file), say. An [`End`](crate::http::End) follows; it is refused while the body is shorter or longer.
+    /// Announces a body of `len` bytes that the handler writes past the codec, with
+    /// [`Conn::send_file`](crate::Conn::send_file) for example. It must write exactly `len` bytes. An
+    /// [`End`](crate::http::End) follows; it is refused while the body is shorter or longer.
     #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);
         self
     }
 
-    /// Announces a body of unknown length, to be sent as [`Chunk`](crate::http::Chunk)s until an
-    /// [`End`](crate::http::End). A server of HTTP/1.0 does not understand that.
+    /// Announces a body of unknown length. Send it as [`Chunk`](crate::http::Chunk)s until an
+    /// [`End`](crate::http::End). HTTP/1.0 servers do not understand it.
     #[must_use]
     pub fn streamed(mut self) -> Self {
         self.body = Body::Stream;
         self
     }
 
-    /// Asks for another protocol on this connection. No other request can be sent before the response to this one; whether the
-    /// server agrees is [`Response::is_upgrade`](super::Response::is_upgrade).
+    /// Asks to change to another protocol on this connection. No other request can be sent before the response to this
+    /// one. [`Response::is_upgrade`](super::Response::is_upgrade) tells if the server agreed.
     #[must_use]
     pub fn upgrade(mut self, protocol: &'a str) -> Self {
         self.upgrade = Some(protocol);
         self
     }
 
-    /// Closes the connection after the response to this request, which is the last.
+    /// Closes the connection after the response to this request, its last one.
     #[must_use]
     pub fn close(mut self) -> Self {
         self.close = true;
         self
     }
 
-    /// Returns how much room the head takes, if all of it may be sent.
+    /// Checks the request. Returns the number of bytes that the head takes.
     fn check(&self) -> Result<usize, SendError> {
         let is_sound = is_token(self.method.as_bytes())
             && is_host(self.host.as_bytes())
@@ -141,7 +142,8 @@ impl<'a> Request<'a> {
         if !is_sound {
             return Err(SendError::RequestLine);
         }
-        // What asks for another protocol is `upgrade`, or the codec would not know that the server may change it.
+        // A protocol change must be requested with `upgrade`, so that the codec knows that the server may change the
+        // protocol.
         let is_own =
             |name: &&str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("upgrade");
         let given = self.headers.iter().map(|(name, _)| *name);
@@ -159,7 +161,7 @@ impl<'a> Request<'a> {
         Ok(check_headers(&self.headers)?.len + self.block.len() + protocol + line)
     }
 
-    /// Appends the request, but for what of its body is to follow.
+    /// Appends the request, without the part of its body that follows later.
     pub(super) fn write(&self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
         let room = self.check()?;
         let small = match &self.body {
@@ -218,7 +220,7 @@ impl<'a> Request<'a> {
 
     fn length(&self) -> Length {
         match &self.body {
-            // Where a body is usual, its absence is told (RFC 9110, section 8.6).
+            // For methods that usually have a body, its absence is announced (RFC 9110, section 8.6).
             Body::None if matches!(self.method, "POST" | "PUT" | "PATCH") => Length::Known(0),
             Body::None => Length::Untold,
             Body::Bytes(body) => Length::Known(body.len() as u64),
@@ -229,7 +231,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What the head says about the body's length.
+/// The body length that the head announces.
 enum Length {
     Untold,
     Known(u64),

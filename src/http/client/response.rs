@@ -7,7 +7,7 @@ use super::head::Head;
 use crate::http::fields::Headers;
 use crate::http::head::Version;
 
-/// A response, as it lies in the connection's input.
+/// A response, borrowed from the connection's input.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, encode_to_vec};
@@ -26,7 +26,7 @@ use crate::http::head::Version;
 /// ```
 #[derive(Clone, Copy)]
 pub struct Response<'a> {
-    /// From the status line to the empty line.
+    /// The bytes from the status line to the empty line.
     bytes: &'a [u8],
     head: Head,
     body: &'a [u8],
@@ -51,58 +51,58 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> StatusCode {
         self.head.status
     }
 
-    /// What the server calls the status: a text for people, often empty.
+    /// Returns the server's reason phrase for the status: a text for people, often empty.
     pub fn reason(&self) -> &'a str {
         let line = self.bytes.get(..self.head.headers().start - 2);
         let reason = line.and_then(|line| line.get("HTTP/1.1 200 ".len()..));
         str::from_utf8(reason.unwrap_or_default()).unwrap_or_default()
     }
 
-    /// The version.
+    /// Returns the version.
     pub fn version(&self) -> Version {
         self.head.version
     }
 
-    /// The headers, in order.
+    /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
         Headers::new(&self.bytes[self.head.headers()])
     }
 
-    /// The value of the first header of that name, in whatever case, if it is text in UTF-8.
+    /// Returns the value of the first header of that name, in any case, if the value is UTF-8.
     pub fn header(&self, name: &str) -> Option<&'a str> {
         let value = self.headers().get(name)?;
         str::from_utf8(value).ok()
     }
 
-    /// The body: all of it, free of chunk framing.
+    /// Returns the whole body, without chunk framing.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The trailers that followed a chunked body.
+    /// Returns the trailers of a chunked body.
     pub fn trailers(&self) -> Headers<'a> {
         Headers::new(self.trailers)
     }
 
-    /// Whether the connection can be used for another request: the server lets it, the body does not end with the stream,
-    /// and nothing has come behind the response.
+    /// Returns true if the connection can be used for another request: the server allows it, the body does not end with
+    /// the stream, and no input has arrived behind the response.
     pub fn keep_alive(&self) -> bool {
         self.head.keep_alive
     }
 
-    /// Whether the connection speaks another protocol from here on: the server has agreed to an
-    /// [upgrade](super::Request::upgrade), or a `CONNECT` has succeeded.
+    /// Returns true if the connection uses another protocol from here on: the server agreed to an
+    /// [upgrade](super::Request::upgrade), or a `CONNECT` succeeded.
     pub fn is_upgrade(&self) -> bool {
         self.upgraded
     }
 
-    /// A copy in the types of the `http` crate, to be kept or sent elsewhere. `None` if there is a header that the crate does
-    /// not know how to hold.
+    /// Returns an owned copy in the types of the `http` crate. Returns `None` if the crate does not accept one of the
+    /// headers.
     pub fn to_http(&self) -> Option<::http::Response<Bytes>> {
         let mut response =
             ::http::Response::builder()

@@ -10,12 +10,13 @@ use super::negotiate::{Agreed, Direction, LEAST_BITS};
 pub(in crate::ws) struct Compressor {
     direction: Direction,
     level: u8,
-    /// With context takeover: the connection's own state.
+    /// With context takeover: the state of this connection.
     own: Option<Box<Compress>>,
 }
 
 thread_local! {
-    /// A state for messages that refer to nothing before them, and room for one: all connections of a thread share them.
+    /// The state for messages without context takeover, and a buffer for one message. All connections of a thread share
+    /// it.
     static SHARED: RefCell<Option<Shared>> = const { RefCell::new(None) };
     static OUTPUT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -26,10 +27,10 @@ struct Shared {
     state: Box<Compress>,
 }
 
-/// How much room is kept for the next message, in bytes.
+/// The capacity that is kept for the next message, in bytes.
 const KEPT: usize = 64 << 10;
 
-/// So much room that a flush does not fill it by itself, in bytes.
+/// The free space that a flush is sure not to fill, in bytes.
 const FLUSH_ROOM: usize = 64;
 
 impl Compressor {
@@ -41,7 +42,7 @@ impl Compressor {
         }
     }
 
-    /// Compresses a message and hands it to `send`. `None` stands for one that is better sent as it is.
+    /// Compresses a message and passes it to `send`. Passes `None` if the message is better sent uncompressed.
     pub(in crate::ws) fn compress<R>(
         &mut self,
         message: &[u8],
@@ -57,7 +58,7 @@ impl Compressor {
             let state = self.own.get_or_insert_with(|| new_state(level, bits));
             let whole = run(state, message, &mut out);
             if !whole {
-                // The peer has not seen what the state refers to.
+                // The peer has not received the message that the state refers to.
                 state.reset();
             }
             whole
@@ -97,7 +98,7 @@ fn new_state(level: u8, bits: u8) -> Box<Compress> {
     ))
 }
 
-/// Appends the compressed message to `out`, without its tail; returns whether that succeeded.
+/// Appends the compressed message to `out`, without its tail. Returns true on success.
 fn run(state: &mut Compress, message: &[u8], out: &mut Vec<u8>) -> bool {
     out.reserve(message.len() / 4 + FLUSH_ROOM);
     let start = state.total_in();
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
     use crate::ws::extension;
 
-    /// Both ends of a connection, as they come out of a handshake.
+    /// Both ends of a connection, after the handshake.
     fn ends(options: DeflateOptions) -> (Compressor, Inflater) {
         let offer = options.offer();
         let offers = extension::parse(&offer).expect("is well formed");

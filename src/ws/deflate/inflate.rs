@@ -10,18 +10,18 @@ use crate::ws::failure::Failure;
 #[derive(Debug)]
 pub(in crate::ws) struct Inflater {
     direction: Direction,
-    /// With context takeover, or within a fragmented message: the connection's own state.
+    /// With context takeover, or within a fragmented message: the state of this connection.
     own: Option<Box<Decompress>>,
 }
 
-/// How much is decompressed at a time, in bytes.
+/// The number of bytes that are decompressed at a time.
 const STEP: usize = 8 << 10;
 
-/// Streams that end within a message make the state be set up anew; that many are enough for anybody.
+/// The maximum number of streams that may end within a message. Each end causes a costly reset of the state.
 const MAX_ENDS: usize = 64;
 
 thread_local! {
-    /// A state for messages that refer to nothing before them: all connections of a thread share one.
+    /// The state for messages without context takeover. All connections of a thread share it.
     static SHARED: RefCell<Option<(u8, Box<Decompress>)>> = const { RefCell::new(None) };
 }
 
@@ -33,11 +33,12 @@ impl Inflater {
         }
     }
 
-    /// Decompresses a fragment, the `last` of its message or not, and hands what comes out to `sink`, at most 8 KiB at a time.
+    /// Decompresses a fragment, with `last` for the last one of its message. Passes the output to `sink`, at most 8 KiB
+    /// at a time.
     ///
     /// # Errors
     ///
-    /// A failure with 1007 when it is not compressed data, or whatever `sink` answers, at once.
+    /// Returns a failure with 1007 if the input is not compressed data. Returns a failure of `sink` at once.
     pub(in crate::ws) fn inflate(
         &mut self,
         fragment: &[u8],
@@ -60,14 +61,14 @@ impl Inflater {
     }
 }
 
-/// A state for a message that refers to nothing before it.
+/// Returns a state for a message without context takeover.
 fn borrow_shared(bits: u8) -> Box<Decompress> {
     match SHARED.take() {
         Some((of, mut state)) if of == bits => {
             state.reset(false);
             state
         }
-        // A window of 256 bytes is served by the next larger one.
+        // A window of 512 bytes also decompresses data for one of 256 bytes.
         _ => Box::new(Decompress::new_with_window_bits(false, bits.max(9))),
     }
 }
@@ -92,10 +93,12 @@ fn run(
             sink(&chunk[..made])?;
         }
         if status == Status::StreamEnd {
-            // The sender may end its stream with a message (section 7.2.3.4): what follows begins a new one.
+            // The sender may end its stream with a message (section 7.2.3.4). The next data starts a new stream.
             *ends += 1;
             if *ends > MAX_ENDS {
-                return Err(Failure::data("compressed data that ends too often"));
+                return Err(Failure::data(
+                    "compressed data with too many stream ends in one message",
+                ));
             }
             state.reset(false);
         }
@@ -103,7 +106,9 @@ fn run(
             return Ok(());
         }
         if taken == 0 && made == 0 && status != Status::StreamEnd {
-            return Err(Failure::data("compressed data that leads nowhere"));
+            return Err(Failure::data(
+                "compressed data on which the decompressor makes no progress",
+            ));
         }
     }
 }

@@ -9,5 +9,5 @@ pub(super) use self::inflate::Inflater;
 pub use self::negotiate::DeflateOptions;
 pub(super) use self::negotiate::{Agreed, EXTENSIONS, NAME};
 
-/// What ends a message that is flushed, and is left out on the wire (section 7.2.1).
+/// The bytes at the end of a flushed message, which are omitted on the wire (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xFF, 0xFF];

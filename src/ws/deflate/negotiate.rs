@@ -2,10 +2,11 @@ use std::fmt::Write as _;
 
 use crate::ws::extension::{Extension, Param};
 
-/// How this side would like to compress messages (RFC 7692).
+/// Options for the compression of messages (RFC 7692).
 ///
-/// What is agreed upon depends on the peer as well. A message is compressed by itself unless
-/// [`context_takeover`](Self::context_takeover) is on, so a connection between messages costs nothing: the state is one a thread.
+/// The peer has a say in the result. Messages are compressed independently unless
+/// [`context_takeover`](Self::context_takeover) is on. A connection then costs nothing between messages: each thread
+/// has one state.
 ///
 /// # Memory
 ///
@@ -15,7 +16,8 @@ use crate::ws::extension::{Extension, Param};
 /// | to compress, with a window of 9 bits | 250 KB |
 /// | to decompress | 48 KB |
 ///
-/// With context takeover each connection has a state of its own in each direction, from its first compressed message in that direction on.
+/// With context takeover each connection has its own state for each direction, from its first compressed message in
+/// that direction on.
 ///
 /// ```
 /// use epicycle::ws::DeflateOptions;
@@ -32,7 +34,7 @@ pub struct DeflateOptions {
 }
 
 impl Default for DeflateOptions {
-    /// Level 3, messages from 256 bytes on, no context takeover, windows of 15 bits.
+    /// Returns level 3, messages from 256 bytes on, no context takeover, windows of 15 bits.
     fn default() -> Self {
         Self {
             level: 3,
@@ -44,11 +46,11 @@ impl Default for DeflateOptions {
 }
 
 impl DeflateOptions {
-    /// How hard to try: from 1, the fastest, to 9, the smallest.
+    /// Sets the compression level: from 1, the fastest, to 9, the smallest.
     ///
     /// # Panics
     ///
-    /// When it is none of these.
+    /// Panics if the level is not between 1 and 9.
     #[must_use]
     pub fn level(mut self, level: u8) -> Self {
         assert!(
@@ -59,27 +61,27 @@ impl DeflateOptions {
         self
     }
 
-    /// Messages shorter than this, in bytes, are sent as they are: little is gained by compressing them.
+    /// Sets the length in bytes below which messages are not compressed. Compression gains little on short messages.
     #[must_use]
     pub fn threshold(mut self, bytes: usize) -> Self {
         self.threshold = bytes;
         self
     }
 
-    /// Whether a message may refer to those before it, in both directions. Messages that resemble each other become much
-    /// smaller, and each connection keeps the state of its streams.
+    /// Sets whether a message may refer to earlier ones, in both directions. Similar messages become much smaller, but
+    /// each connection keeps the state of its streams.
     #[must_use]
     pub fn context_takeover(mut self, takeover: bool) -> Self {
         self.context_takeover = takeover;
         self
     }
 
-    /// How far back a message may refer at the most: 2 to the power of this, from 9 to 15, in bytes. Both directions, as
-    /// far as the peer can be told.
+    /// Sets the window: a message may refer back at most 2 to the power of `bits` bytes, from 9 to 15. It applies to
+    /// both directions, as far as the protocol can tell the peer.
     ///
     /// # Panics
     ///
-    /// When it is none of these.
+    /// Panics if `bits` is not between 9 and 15.
     #[must_use]
     pub fn window_bits(mut self, bits: u8) -> Self {
         assert!(
@@ -90,7 +92,7 @@ impl DeflateOptions {
         self
     }
 
-    /// What a server agrees to of what a client offers: the first offer that it can (section 5).
+    /// Returns the terms for the first of a client's offers that this side can accept (section 5).
     pub(in crate::ws) fn accept(&self, offers: &[Extension<'_>]) -> Option<Agreed> {
         let mut offers = offers
             .iter()
@@ -105,7 +107,7 @@ impl DeflateOptions {
         }
         let theirs = match offer.client_bits {
             Some(limit) => limit.unwrap_or(15).min(self.window_bits),
-            // A client that does not say so does not know how to limit its window.
+            // A client that does not send this parameter cannot limit its window.
             None => 15,
         };
         Some(Agreed {
@@ -123,7 +125,7 @@ impl DeflateOptions {
         })
     }
 
-    /// What a client offers, for the `Sec-WebSocket-Extensions` header.
+    /// Returns a client's offer, for the `Sec-WebSocket-Extensions` header.
     pub(in crate::ws) fn offer(&self) -> String {
         let mut offer = format!("{NAME}; client_max_window_bits");
         if self.window_bits < 15 {
@@ -135,12 +137,13 @@ impl DeflateOptions {
         offer
     }
 
-    /// What a server's answer to that offer comes to; `None` when it is not an answer to it (section 7.1).
+    /// Returns the terms of a server's answer to that offer. Returns `None` if the answer does not match it (section
+    /// 7.1).
     pub(in crate::ws) fn conclude(&self, answer: &[Param<'_>]) -> Option<Agreed> {
         let answer = Params::read(answer)?;
         let server_bits = answer.server_bits.unwrap_or(15);
         let client_bits = match answer.client_bits {
-            // In an answer it has to have a value.
+            // In an answer the parameter must have a value.
             Some(bits) => bits?,
             None => 15,
         };
@@ -165,40 +168,40 @@ impl DeflateOptions {
     }
 }
 
-/// The smallest window, as a power of two, that zlib can compress with. What the peer has compressed with a smaller one, any
-/// window takes.
+/// The smallest window, as a power of two, with which zlib can compress. Data that the peer compressed with a smaller
+/// window can be decompressed with any.
 pub(super) const LEAST_BITS: u8 = 9;
 
 /// The extension's name.
 pub(in crate::ws) const NAME: &str = "permessage-deflate";
 
-/// The header that extensions are negotiated with.
+/// The header that negotiates extensions.
 pub(in crate::ws) const EXTENSIONS: &str = "sec-websocket-extensions";
 
-/// What both sides have agreed to.
+/// The terms on which both sides agreed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ws) struct Agreed {
-    /// What this side sends.
+    /// The direction in which this side sends.
     pub(in crate::ws) ours: Direction,
-    /// What the peer sends.
+    /// The direction in which the peer sends.
     pub(in crate::ws) theirs: Direction,
-    /// Whether the client has limited the server's window, which has to be confirmed.
+    /// True if the client limited the server's window, which the answer must confirm.
     limits_server: bool,
     pub(in crate::ws) level: u8,
     pub(in crate::ws) threshold: usize,
 }
 
-/// How messages in one direction are compressed.
+/// The compression of messages in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ws) struct Direction {
-    /// Whether a message may refer to those before it.
+    /// True if a message may refer to earlier ones.
     pub(in crate::ws) takeover: bool,
-    /// The window's size, as a power of two.
+    /// The size of the window, as a power of two.
     pub(in crate::ws) bits: u8,
 }
 
 impl Agreed {
-    /// What a server answers a client's offer with.
+    /// Returns a server's answer to a client's offer.
     pub(in crate::ws) fn answer(&self) -> String {
         let mut answer = NAME.to_owned();
         if !self.ours.takeover {
@@ -207,7 +210,7 @@ impl Agreed {
         if !self.theirs.takeover {
             answer.push_str("; client_no_context_takeover");
         }
-        // Also when the client asks for no less than the usual (section 7.1.2.1).
+        // Confirmed even if the client asks for the default (section 7.1.2.1).
         if self.ours.bits < 15 || self.limits_server {
             let _ = write!(answer, "; server_max_window_bits={}", self.ours.bits);
         }
@@ -224,12 +227,12 @@ struct Params {
     server_no_takeover: bool,
     client_no_takeover: bool,
     server_bits: Option<u8>,
-    /// In an offer it may come without a value.
+    /// An offer may have this parameter without a value.
     client_bits: Option<Option<u8>>,
 }
 
 impl Params {
-    /// `None` for what is unknown, doubled or has a value it cannot have, by which the whole offer is to be declined.
+    /// Returns `None` if a parameter is unknown, repeated or has an invalid value. The whole offer is then declined.
     fn read(params: &[Param<'_>]) -> Option<Self> {
         let mut read = Self::default();
         for &(name, value) in params {
@@ -257,7 +260,7 @@ impl Params {
     }
 }
 
-/// From 8 to 15, without zeros in front.
+/// Parses a number from 8 to 15, without leading zeros.
 fn window_bits(value: &str) -> Option<u8> {
     let bits = value.parse().ok().filter(|bits| (8..=15).contains(bits))?;
     (!value.starts_with(['0', '+'])).then_some(bits)
@@ -427,7 +430,7 @@ mod tests {
             let answers = extension::parse(&answer).expect("is well formed");
             let concluded = client.conclude(&answers[0].params).expect("is an answer");
             prop_assert_eq!(concluded.theirs, agreed.ours);
-            // The client may do less than it is allowed to.
+            // The client may use a smaller window than it is allowed to.
             prop_assert!(concluded.ours.bits <= agreed.theirs.bits);
             prop_assert!(!concluded.ours.takeover || agreed.theirs.takeover);
         }

@@ -1,4 +1,4 @@
-//! An open WebSocket, as either side sees it.
+//! An open WebSocket, for both sides.
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -20,7 +20,7 @@ use crate::ws::mask::Mask;
 use crate::ws::message::{Fragment, Message, Ping, Prepared};
 use crate::ws::text::{self, Text};
 
-/// What has been received.
+/// The result of decoding a frame or a message.
 #[derive(Debug)]
 pub(super) enum Received<'a> {
     Message(Message<'a>),
@@ -33,23 +33,23 @@ pub(super) enum Received<'a> {
 pub(super) struct Protocol {
     role: Role,
     stage: Stage,
-    /// Whether [`poll_output`](Self::poll_output) has anything to say.
-    has_to_speak: bool,
+    /// True if [`poll_output`](Self::poll_output) has output.
+    has_output: bool,
     sent_close: bool,
-    /// What the peer's Close said, once it has come.
+    /// The code of the peer's Close, once it has arrived.
     received_close: Option<Option<CloseCode>>,
-    /// What to tell the peer that has failed.
+    /// The code with which to close after a failure of the peer.
     failure: Option<CloseCode>,
-    /// The type of a fragmented message that is being sent.
+    /// The type of the fragmented message that is being sent.
     sending: Option<Opcode>,
     limits: Limits,
-    /// The message that is being received, of which some frames have come.
+    /// The message that is being received, of which some frames have arrived.
     assembly: Option<Box<Assembly>>,
     deflate: Option<Box<Deflate>>,
-    /// Answers to pings, as they will be sent.
+    /// The encoded pongs that are not sent yet.
     pongs: Vec<u8>,
-    /// How many bytes of them have been sent since more than [`MAX_WAITING`] waits.
-    beyond: u16,
+    /// The number of bytes of pongs that have been sent since more than [`MAX_WAITING`] bytes wait.
+    pongs_beyond: u16,
 }
 
 /// The state of permessage-deflate.
@@ -57,34 +57,34 @@ pub(super) struct Protocol {
 struct Deflate {
     compressor: Compressor,
     inflater: Inflater,
-    /// Shorter messages are sent as they are, in bytes.
+    /// Messages shorter than this many bytes are not compressed.
     threshold: u32,
-    /// How many bytes have been inflated and compressed since that was last asked.
+    /// The number of bytes that were inflated and compressed since the last call of `take_cost`.
     cost: u32,
 }
 
 impl Deflate {
-    /// Whether a message is worth compressing. An empty one has nothing to compress, whatever the threshold.
+    /// Returns true if a message is worth compressing. An empty message never is.
     fn wants(&self, message: &[u8]) -> bool {
         message.len() >= self.threshold.max(1) as usize
     }
 }
 
-/// Adds bytes to a count that stays at its maximum.
+/// Adds a length to a count, which saturates.
 fn count(cost: &mut u32, bytes: &[u8]) {
     *cost = cost.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
 }
 
-/// Frames of up to this size, header included, are looked at while they arrive, so that a text that is none is refused early. The engine
-/// decodes leftovers up to this size in place, so it costs no copying.
+/// Frames up to this size, header included, are checked while they arrive, so that an invalid text is refused early.
+/// The engine decodes leftovers up to this size in place, so this causes no copying.
 const EAGER: usize = 4 << 10;
 
-/// How many bytes of pongs are kept. A peer that sends more pings at a time has only the latest answered
-/// (RFC 6455, section 5.5.3).
+/// The maximum number of bytes of pongs to keep. If a peer sends more pings at a time, only the latest ones are
+/// answered (RFC 6455, section 5.5.3).
 const MAX_PONGS: usize = 16 << 10;
 
-/// With so many bytes waiting to be sent, no more pongs than [`MAX_PONGS`] are added to them, until a peer that reads nothing
-/// sends its next input.
+/// The backlog beyond which pongs are limited: with more bytes than this waiting, at most [`MAX_PONGS`] bytes of pongs
+/// are added, until a peer that reads nothing sends its next input.
 const MAX_WAITING: usize = 64 << 10;
 
 impl Protocol {
@@ -100,7 +100,7 @@ impl Protocol {
         Self {
             role,
             stage: Stage::Idle,
-            has_to_speak: false,
+            has_output: false,
             sent_close: false,
             received_close: None,
             failure: None,
@@ -109,17 +109,17 @@ impl Protocol {
             assembly: None,
             deflate,
             pongs: Vec::new(),
-            beyond: 0,
+            pongs_beyond: 0,
         }
     }
 
-    /// Looks for what is at the beginning of `src`.
+    /// Decodes the start of `src`.
     #[inline]
     pub(super) fn decode<'a>(
         &mut self,
         src: &'a mut [u8],
     ) -> Result<Decoded<Received<'a>>, FrameError> {
-        // What nearly every frame is: a short or middling message of its own, all there.
+        // The fast path: nearly every frame is a complete, unfragmented message of moderate length.
         if self.role == Role::Server
             && let [first @ (0x81 | 0x82), second @ 0x80..=0xFF, a, b, ..] = *src
             && self.takes_message()
@@ -145,27 +145,27 @@ impl Protocol {
                 };
             }
         }
-        self.any(src).map_err(|failure| self.fail(failure))
+        self.decode_any(src).map_err(|failure| self.fail(failure))
     }
 
-    /// Whether a message that stands by itself may come.
+    /// Returns true if an unfragmented message may arrive.
     #[inline]
     fn takes_message(&self) -> bool {
         matches!(self.stage, Stage::Idle)
     }
 
-    /// Whether a message of a frame of its own with such a header may have that length.
+    /// Returns true if an unfragmented message may have that length, with a header of `size` bytes.
     #[inline]
     fn allows(&self, size: usize, len: usize) -> bool {
         (size == 6 || len > MAX_CONTROL)
             && len <= self.limits.frame.min(self.limits.message) as usize
     }
 
-    /// The same for whatever there is.
+    /// Decodes any frame.
     #[inline(never)]
-    fn any<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Received<'a>>, Failure> {
+    fn decode_any<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Received<'a>>, Failure> {
         if self.received_close.is_some() {
-            // Nothing counts behind a Close (section 5.5.1).
+            // Input behind a Close is ignored (section 5.5.1).
             return Ok(Decoded::Skip {
                 consumed: src.len(),
             });
@@ -204,7 +204,7 @@ impl Protocol {
         }
     }
 
-    /// Whether a frame may have this header now.
+    /// Checks that a frame may have this header in the current state.
     fn check(&self, header: &Header) -> Result<(), Failure> {
         let is_first = matches!(header.opcode, Opcode::Text | Opcode::Binary);
         if header.rsv1 && (self.deflate.is_none() || !is_first) {
@@ -212,12 +212,16 @@ impl Protocol {
         }
         let begun = match &self.assembly {
             Some(_) if is_first => {
-                return Err(Failure::protocol("a message within a fragmented one"));
+                return Err(Failure::protocol(
+                    "a new message before the end of a fragmented one",
+                ));
             }
             None if header.opcode == Opcode::Continuation => {
-                return Err(Failure::protocol("a continuation of nothing"));
+                return Err(Failure::protocol(
+                    "a continuation frame without a message to continue",
+                ));
             }
-            // Of what is compressed the length is known only once it is decompressed.
+            // The length of a compressed message is known only after decompression.
             Some(assembly) if !assembly.compressed => assembly.len(),
             Some(_) => 0,
             None => 0,
@@ -240,7 +244,7 @@ impl Protocol {
         Ok(())
     }
 
-    /// Judges what has `arrived` of a frame's payload.
+    /// Checks the part of a frame's payload that has `arrived`.
     fn partial<'a>(
         &self,
         header: &Header,
@@ -257,7 +261,7 @@ impl Protocol {
         let Some(text) = text.filter(|_| end <= EAGER) else {
             return Ok(Decoded::NeedMore { at_least: end });
         };
-        // The input stays masked, so that nobody has to remember how much of it is not.
+        // The input stays masked, so that no state is needed for the part that is unmasked.
         let mut copy = [0; EAGER];
         let copy = &mut copy[..arrived.len()];
         copy.copy_from_slice(arrived);
@@ -268,7 +272,7 @@ impl Protocol {
         Ok(Decoded::NeedMore { at_least: len + 1 })
     }
 
-    /// Puts a frame's payload behind those before it; gives the message when it is whole.
+    /// Appends a frame's payload to the message. Returns the message once it is complete.
     fn assemble(
         &mut self,
         opcode: Opcode,
@@ -291,11 +295,11 @@ impl Protocol {
             _ => assembly.push(payload, max)?,
         }
         if header.fin {
-            self.restage();
+            self.update_stage();
             return assembly.finish().map(Some);
         }
         self.assembly = Some(Box::new(assembly));
-        self.restage();
+        self.update_stage();
         Ok(None)
     }
 
@@ -312,27 +316,27 @@ impl Protocol {
             payload,
             &mut self.pongs,
         );
-        self.has_to_speak = true;
+        self.has_output = true;
     }
 
     fn note_close(&mut self, code: Option<CloseCode>) {
         self.received_close = Some(code);
         self.assembly = None;
-        self.has_to_speak = !self.sent_close;
-        self.restage();
+        self.has_output = !self.sent_close;
+        self.update_stage();
     }
 
-    /// The peer has done what it must not.
+    /// Records a failure of the peer.
     #[cold]
     fn fail(&mut self, failure: Failure) -> FrameError {
         self.failure = Some(failure.code);
         failure.error
     }
 
-    /// Works out where the conversation stands.
-    fn restage(&mut self) {
+    /// Computes the stage anew.
+    fn update_stage(&mut self) {
         self.stage = match (self.sent_close, self.received_close.is_some()) {
-            // The server is the first to close the TCP connection (section 7.1.1).
+            // The server closes the TCP connection first (section 7.1.1).
             (true, true) if self.role == Role::Server => Stage::Finished,
             (true, _) => Stage::Closing,
             (false, true) => Stage::Answering,
@@ -346,7 +350,7 @@ impl Protocol {
         self.stage
     }
 
-    /// How many bytes have been inflated and compressed since this was last asked.
+    /// Returns the number of bytes that were inflated and compressed since the last call.
     #[inline]
     pub(super) fn take_cost(&mut self) -> usize {
         match &mut self.deflate {
@@ -355,10 +359,10 @@ impl Protocol {
         }
     }
 
-    /// Answers pings and the peer's Close.
+    /// Sends answers to pings and to the peer's Close.
     #[inline]
     pub(super) fn poll_output(&mut self, dst: &mut Outbox<'_>) {
-        if self.has_to_speak {
+        if self.has_output {
             self.answer(dst);
         }
     }
@@ -373,11 +377,11 @@ impl Protocol {
         }
     }
 
-    /// Sends the answers to pings that have come so far. They go before any other frame: a peer that hears the answer to
-    /// what it sent behind its ping knows that the ping was received (section 5.5.2).
+    /// Sends the pongs that are due, ahead of any other frame. A peer that receives the answer to a message behind its
+    /// ping then knows that the ping was received (section 5.5.2).
     #[inline]
-    fn pongs_first(&mut self, dst: &mut Outbox<'_>) {
-        if self.has_to_speak {
+    fn send_pongs(&mut self, dst: &mut Outbox<'_>) {
+        if self.has_output {
             self.put_pongs(dst);
         }
     }
@@ -388,33 +392,33 @@ impl Protocol {
         if !self.sent_close && (self.may_pong(dst.len()) || closes) {
             dst.put(&self.pongs);
             self.pongs = Vec::new();
-            self.has_to_speak = closes;
+            self.has_output = closes;
         }
     }
 
-    /// Whether the pongs may be sent with so many bytes `waiting`. A peer that pings now and then is answered however much
-    /// waits, since it may send nothing else that its pong could go with.
+    /// Returns true if pongs may be sent while `waiting` bytes are in the backlog. A peer that pings rarely is always
+    /// answered, since it may send nothing else that its pong could go with.
     fn may_pong(&mut self, waiting: usize) -> bool {
         if waiting <= MAX_WAITING {
-            self.beyond = 0;
+            self.pongs_beyond = 0;
             return true;
         }
-        let beyond = usize::from(self.beyond) + self.pongs.len();
+        let beyond = usize::from(self.pongs_beyond) + self.pongs.len();
         match u16::try_from(beyond) {
             Ok(within) if beyond <= MAX_PONGS => {
-                self.beyond = within;
+                self.pongs_beyond = within;
                 true
             }
             _ => false,
         }
     }
 
-    /// Says why this side closes the connection, unless it has.
+    /// Sends a Close with the reason why this side closes the connection, unless one was sent.
     pub(super) fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         if self.sent_close {
             return;
         }
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         let reason = match cause {
             CloseCause::Malformed(error) => error.to_string(),
             _ => String::new(),
@@ -445,9 +449,9 @@ impl Protocol {
         let len = close.write(&mut payload);
         frame::put(self.role, Kind::whole(Opcode::Close), &payload[..len], dst);
         self.sent_close = true;
-        self.has_to_speak = false;
+        self.has_output = false;
         self.pongs = Vec::new();
-        self.restage();
+        self.update_stage();
     }
 
     /// Sends a message in one frame.
@@ -459,7 +463,7 @@ impl Protocol {
         dst: &mut Outbox<'_>,
     ) -> Result<(), FrameError> {
         self.may_begin()?;
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         if self.deflate.is_some() {
             self.send_compressed(opcode, payload, dst);
         } else {
@@ -493,14 +497,14 @@ impl Protocol {
         }
     }
 
-    /// Sends a message that has been framed, as servers do.
+    /// Sends a message that was framed before. Only servers do this.
     pub(super) fn send_prepared(
         &mut self,
         prepared: &Prepared,
         dst: &mut Outbox<'_>,
     ) -> Result<(), FrameError> {
         self.may_begin()?;
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         dst.put_shared(prepared.as_bytes().clone());
         Ok(())
     }
@@ -522,7 +526,7 @@ impl Protocol {
             fin: fragment.last,
             compressed: false,
         };
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         frame::put(self.role, kind, fragment.part.as_bytes(), dst);
         self.sending = (!fragment.last).then_some(of);
         Ok(())
@@ -535,7 +539,7 @@ impl Protocol {
     ) -> Result<(), FrameError> {
         self.may_send()?;
         fits(ping.0.len(), MAX_CONTROL)?;
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         frame::put(self.role, Kind::whole(Opcode::Ping), ping.0, dst);
         Ok(())
     }
@@ -547,7 +551,7 @@ impl Protocol {
     ) -> Result<(), FrameError> {
         self.may_send()?;
         fits(close.reason.len(), MAX_REASON)?;
-        self.pongs_first(dst);
+        self.send_pongs(dst);
         self.put_close(close, dst);
         Ok(())
     }
@@ -578,7 +582,7 @@ fn received(received: Received<'_>, consumed: usize) -> Decoded<Received<'_>> {
     }
 }
 
-/// The message in a frame of its own.
+/// Returns the message of an unfragmented frame.
 #[inline]
 fn message(opcode: Opcode, payload: &[u8]) -> Result<Message<'_>, Failure> {
     Ok(match opcode {

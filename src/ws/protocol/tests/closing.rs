@@ -69,14 +69,14 @@ fn messages_still_come_between_the_two_closes() {
     ]
     .concat();
     assert_eq!(feed_all(&mut server, &late), [Seen::text("late")]);
-    // There is nothing behind a Close, not even a pong.
+    // Nothing follows a Close, not even a pong.
     assert_eq!(speak_to_vec(&mut server), b"");
     assert_eq!(
         feed_all(&mut client, &close),
         [Seen::Closed(Some(1000), "done".to_owned())]
     );
     let answer = speak_to_vec(&mut client);
-    // The client leaves it to the server to end the connection.
+    // The client waits for the server to end the connection.
     assert_eq!(client.stage(), Stage::Closing);
     assert_eq!(
         feed_all(&mut server, &answer),
@@ -129,7 +129,7 @@ fn last_words_tell_why() {
         }
         assert_eq!(last_words_to_vec(&mut codec, CloseCause::Local), b"");
     }
-    // A close that has come is answered rather than contradicted.
+    // A close that has arrived is answered with the same code.
     let mut codec = server();
     feed_all(&mut codec, &raw(0x88, b"\x0F\xA0"));
     assert_eq!(

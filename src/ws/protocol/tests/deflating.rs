@@ -2,7 +2,7 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::*;
 
-/// Compresses without regard to any limit.
+/// Compresses without limits.
 fn compressed(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len() + 100);
     Compress::new(Compression::best(), false)
@@ -52,7 +52,7 @@ fn compressed_text_is_judged_as_it_is_inflated() {
     let mut codec = limited(1 << 20);
     let (_, error) = feed(&mut codec, &raw(0xC1, &compressed(&text)), &[]);
     assert_eq!(goodbye(&mut codec, error.expect("is refused")).0, 1007);
-    // The wrong byte is in the first fragment, so the second is not waited for.
+    // The wrong byte is in the first fragment, so the second is not awaited.
     let packed = compressed(&[&[0xFF][..], &vec![b'a'; 100_000]].concat());
     let mut codec = limited(1 << 20);
     let (_, error) = feed(&mut codec, &raw(0x41, &packed[..packed.len() / 2]), &[]);
@@ -88,7 +88,7 @@ fn the_bit_stands_on_the_first_frame_only() {
         feed_all(&mut limited(1000), &fragments),
         [Seen::text("hello")]
     );
-    // What is not compressed may come as it is.
+    // A message may arrive uncompressed.
     assert_eq!(
         feed_all(&mut limited(1000), &raw(0x81, b"plain")),
         [Seen::text("plain")]

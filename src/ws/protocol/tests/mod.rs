@@ -10,7 +10,7 @@ use super::*;
 use crate::codec::{Codec, Encode, encode_to_vec, last_words_to_vec, speak_to_vec};
 use crate::ws::{ClientCodec, DeflateOptions, Event, Incoming, ServerCodec, extension};
 
-/// What a codec makes of its input, owned.
+/// The result of decoding, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Message(Message<'static>),
@@ -32,7 +32,7 @@ impl Seen {
     }
 }
 
-/// What the tests have in common about the two codecs.
+/// The parts of both codecs that the tests use.
 trait Side:
     Codec + for<'a> Encode<Message<'a>> + for<'a> Encode<Fragment<'a>> + for<'a> Encode<Ping<'a>>
 {
@@ -87,7 +87,8 @@ fn sent<T, C: Encode<T>>(codec: &mut C, item: T) -> Vec<u8> {
     encode_to_vec(codec, item).expect("is sent")
 }
 
-/// Feeds a codec in pieces that end at `cuts`, as the engine would: it is asked again when there is as much as it asked for.
+/// Feeds a codec in pieces that end at `cuts`, as the engine would: the next call comes when as many bytes are there as
+/// the codec asked for.
 fn feed<C: Side>(codec: &mut C, bytes: &[u8], cuts: &[usize]) -> (Vec<Seen>, Option<FrameError>) {
     let mut seen = Vec::new();
     let mut input = Vec::new();
@@ -127,7 +128,7 @@ fn feed_all<C: Side>(codec: &mut C, bytes: &[u8]) -> Vec<Seen> {
     seen
 }
 
-/// A client's frame with a mask of its own, whose first byte is as given.
+/// A client's frame with a mask of its own and this first byte.
 fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
@@ -152,7 +153,7 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The Close that a server sends as its last words about `error`.
+/// The Close that a server sends as its close notice for `error`.
 fn goodbye(codec: &mut ServerCodec, error: FrameError) -> (u16, String) {
     let bytes = last_words_to_vec(codec, CloseCause::Malformed(&error));
     match &feed_all(&mut client(), &bytes)[..] {

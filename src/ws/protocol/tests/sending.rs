@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Something to be sent.
+/// An item to be sent.
 #[derive(Clone, Debug)]
 enum Item {
     Message(Message<'static>),
@@ -168,7 +168,7 @@ fn a_fragmented_message_is_not_mixed_with_another() {
     assert_eq!(sent(&mut codec, "c"), b"\x81\x01c");
 }
 
-/// What a codec sends first after a ping has come, as frames of one byte of payload.
+/// The first output of a codec after a ping has arrived, as frames of one byte of payload.
 fn behind_a_ping<C: Side + Encode<T>, T>(mut codec: C, ping: &[u8], item: T) -> Vec<u8> {
     feed_all(&mut codec, ping);
     let bytes = sent(&mut codec, item);
@@ -210,7 +210,7 @@ fn answers_to_pings_go_before_any_other_frame() {
     let bytes = behind_a_ping(client(), b"\x89\x01?", Message::from("a"));
     let seen = feed_all(&mut server(), &bytes);
     assert_eq!(seen, [Seen::Pong(b"?".to_vec()), Seen::text("a")]);
-    // Between the fragments of a message that comes, and of one that goes.
+    // Between the fragments of a received message, and of a sent one.
     let mut codec = server();
     sent(&mut codec, fragment());
     let pieces = [raw(0x01, b"a"), ping.to_vec(), raw(0x80, b"b")].concat();

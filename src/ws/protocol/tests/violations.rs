@@ -1,6 +1,6 @@
 use super::*;
 
-/// Feeds `bytes` byte by byte; the last of them, and no earlier one, has to be refused with `code`.
+/// Feeds `bytes` byte by byte. The last byte, and no earlier one, must be refused with `code`.
 #[track_caller]
 fn fails_at_the_end(bytes: &[u8], code: u16) {
     let cuts: Vec<_> = (1..bytes.len()).collect();
@@ -24,7 +24,7 @@ fn bits_and_opcodes_that_mean_nothing_are_refused_at_once() {
         let opcode = first & 0x0F;
         let unknown = matches!(opcode, 3..=7 | 11..=15);
         let fragmented_control = opcode >= 8 && first & 0x80 == 0;
-        // The bit of an extension is judged with the header, by whether one is in use.
+        // The bit of an extension is checked with the header: it is valid only if an extension is in use.
         if reserved && first & 0x30 == 0 && !unknown && !fragmented_control {
             fails_at_the_end(&raw(first, b"")[..6], 1002);
         } else if reserved || unknown || fragmented_control {
@@ -49,7 +49,7 @@ fn headers_that_break_the_rules_are_refused() {
         1002,
     );
     fails_at_the_end(&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 1002);
-    // A client takes no masks.
+    // A client accepts no masked frames.
     let (_, error) = feed(&mut client(), &raw(0x81, b"a"), &[]);
     assert!(error.is_some());
 }
@@ -78,7 +78,7 @@ fn fragments_out_of_order_are_refused() {
 
 #[test]
 fn text_that_is_none_is_refused_at_its_first_wrong_byte() {
-    // Autobahn's cases of section 6, more or less: each ends with the first byte that cannot be.
+    // Roughly Autobahn's cases of section 6: each ends with the first invalid byte.
     let wrong: [&[u8]; 14] = [
         b"\x80",
         b"\xFF",
@@ -99,11 +99,11 @@ fn text_that_is_none_is_refused_at_its_first_wrong_byte() {
         for before in ["", "a", "κόσμε", "€uro 😀", &"x".repeat(200)] {
             let text = [before.as_bytes(), bytes].concat();
             let behind = [&text[..], b"............"].concat();
-            // In one frame of which no more has come.
+            // In one frame, of which no more has arrived.
             let frame = raw(0x81, &behind);
             let end = frame.len() - 12;
             fails_at_the_end(&frame[..end], 1007);
-            // In a fragment, and over two of them.
+            // In a fragment, and across two of them.
             for cut in 0..text.len() {
                 let first = raw(0x01, &text[..cut]);
                 let second = raw(0x80, &behind[cut..]);
