@@ -17,7 +17,7 @@
 //! ```
 //! use epicycle::codec::{Codec, Decoded, FrameError};
 //!
-//! One length byte, then that many bytes.
+//! /// One length byte, then that many bytes.
 //! struct Pascal;
 //!
 //! impl Codec for Pascal {
@@ -329,7 +329,7 @@ pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>,
 /// ```
 /// use epicycle::codec::{Lines, speak_to_vec};
 ///
-/// `Lines` only translates.
+/// // `Lines` only translates.
 /// assert_eq!(speak_to_vec(&mut Lines::new()), b"");
 /// ```
 pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
@@ -343,7 +343,7 @@ pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
 /// ```
 /// use epicycle::codec::{Lines, CloseCause, last_words_to_vec};
 ///
-/// `Lines` only translates.
+/// // `Lines` only translates.
 /// assert_eq!(last_words_to_vec(&mut Lines::new(), CloseCause::Timeout), b"");
 /// ```
 pub fn last_words_to_vec<C: Codec>(codec: &mut C, cause: CloseCause<'_>) -> Vec<u8> {

@@ -111,7 +111,7 @@
 //! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
 //! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: Request<'_>) -> Action { Action::Close }
-//! `under_way` is the request that `react` stored, which has no answer yet.
+//! /// `under_way` is the request that `react` stored, which has no answer yet.
 //! fn on_close(&mut self, info: &Closed, under_way: Option<String>, reason: CloseReason) {
 //!     match (&info.refused, under_way) {
 //!         (Some(refused), Some(request)) => println!("{} {request} {}", info.peer, refused.status),

@@ -1,4 +1,4 @@
-//! How a client speaks TLS.
+//! TLS options for clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::error::TlsError;
 use super::identity::Identity;
 use super::roots::Roots;
 
-/// TLS for outbound connections: whom to trust, and what to show.
+/// TLS for outbound connections: the trusted authorities, and the client's own certificate.
 ///
-/// A server must have a certificate, from one of the [`Roots`], for the host that is connected to. Sessions
-/// are resumed where servers let them; the memory for that is shared by clones.
+/// The server must present a certificate for the host of the connection, issued by one of the [`Roots`]. Sessions are
+/// resumed if the server allows it. Clones share the memory for that.
 ///
 /// ```no_run
 /// use epicycle::tls::{Roots, TlsClient};
@@ -30,11 +30,11 @@ pub struct TlsClient {
 }
 
 impl TlsClient {
-    /// A client that trusts what `roots` vouch for.
+    /// Returns a client that trusts the authorities in `roots`.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Setup`] when the roots cannot be used.
+    /// Returns [`TlsError::Setup`] if the roots cannot be used.
     pub fn new(roots: &Roots) -> Result<Self, TlsError> {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(roots.store.clone(), super::provider())
@@ -51,14 +51,14 @@ impl TlsClient {
         })
     }
 
-    /// The protocols to offer by ALPN, most preferred first. Default: none.
+    /// Sets the protocols to offer by ALPN, most preferred first. Default: none.
     #[must_use]
     pub fn alpn(mut self, protocols: &[impl AsRef<[u8]>]) -> Self {
         Arc::make_mut(&mut self.config).alpn_protocols = super::protocols(protocols);
         self
     }
 
-    /// The certificate to show to servers that ask for one. Default: none.
+    /// Sets the certificate for servers that ask for one. Default: none.
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         let config = Arc::make_mut(&mut self.config);
@@ -66,12 +66,12 @@ impl TlsClient {
         self
     }
 
-    /// The name, or IP address, that the server's certificate must be for, and that is asked for by SNI.
-    /// Default: the host of the address that is connected to.
+    /// Sets the name, or IP address, that the server's certificate must be valid for. It is also sent as SNI. Default:
+    /// the host of the address to which the client connects.
     ///
     /// # Errors
     ///
-    /// [`TlsError::ServerName`] when it is neither.
+    /// Returns [`TlsError::ServerName`] if it is neither a name nor an IP address.
     pub fn server_name(mut self, name: &str) -> Result<Self, TlsError> {
         self.server_name = Some(parse_name(name)?);
         Ok(self)
@@ -81,7 +81,7 @@ impl TlsClient {
         &self.config
     }
 
-    /// The name to verify, when `host` is connected to.
+    /// Returns the name to verify for a connection to `host`.
     pub(crate) fn name_for(&self, host: &str) -> Result<ServerName<'static>, TlsError> {
         match &self.server_name {
             Some(name) => Ok(name.clone()),
@@ -96,7 +96,7 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     })
 }
 
-/// Shows one certificate to whoever asks.
+/// Presents one certificate to any server that asks.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
 

@@ -1,4 +1,4 @@
-//! What can go wrong with certificates, keys and names before any connection.
+//! Errors in certificates, keys and names, before any connection.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,70 +7,69 @@ use rustls::{CertificateError, OtherError};
 
 use crate::error::error_messages;
 
-/// Why a TLS configuration could not be made.
+/// The reason why a TLS configuration cannot be built.
 ///
-/// Its message says what to do about it. What goes wrong on a connection is told by
-/// [`CloseReason`](crate::CloseReason).
+/// The message names the remedy. Errors on a connection are reported by [`CloseReason`](crate::CloseReason).
 #[non_exhaustive]
 pub enum TlsError {
     /// A file could not be read.
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
-    /// What should be PEM is not.
+    /// The text is not PEM.
     Pem {
-        /// The file, or what the bytes were given as.
+        /// The file, or the description of the bytes.
         origin: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
-    /// There is no certificate in it.
+    /// The text contains no certificate.
     NoCertificate {
-        /// The file, or what the bytes were given as.
+        /// The file, or the description of the bytes.
         origin: String,
     },
-    /// There is no private key in it.
+    /// The text contains no private key.
     NoKey {
-        /// The file, or what the bytes were given as.
+        /// The file, or the description of the bytes.
         origin: String,
     },
     /// A certificate cannot be used.
     BadCertificate {
-        /// The file, or what the bytes were given as.
+        /// The file, or the description of the bytes.
         origin: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// A private key cannot be used.
     BadKey {
-        /// The file, or what the bytes were given as.
+        /// The file, or the description of the bytes.
         origin: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
-    /// The private key is not the one the certificate was made for.
+    /// The private key does not belong to the certificate.
     KeyMismatch {
-        /// Where the certificate comes from.
+        /// The source of the certificate.
         certificate: String,
-        /// Where the key comes from.
+        /// The source of the key.
         key: String,
     },
     /// No identity was given.
     NoIdentity,
     /// The system has no root certificates, or none that can be read.
     NoNativeRoots {
-        /// What went wrong while looking for them.
+        /// The errors that occurred during the search.
         problems: Vec<String>,
     },
-    /// What should name a server is neither a host name nor an IP address.
+    /// The name of a server is neither a host name nor an IP address.
     ServerName {
-        /// What was given.
+        /// The given name.
         name: String,
     },
-    /// The cryptography could not be set up.
+    /// The cryptography cannot be set up.
     Setup(rustls::Error),
 }
 
@@ -101,7 +100,7 @@ error_messages! {
     }
 }
 
-/// What went wrong on a connection, in rustls's words, with the remedy where those name none.
+/// An error on a connection, as the message of rustls, with a remedy if that message names none.
 pub(super) struct ConnectionError(pub(super) rustls::Error);
 
 error_messages! {
@@ -128,7 +127,7 @@ fn remedy(error: &rustls::Error) -> &'static str {
                 Some(webpki::Error::UnsupportedCertVersion)
             ) =>
         {
-            "; the certificate is of version 1, which names nobody: make one of version 3, with a subjectAltName"
+            "; the certificate is of version 1, which cannot hold names: make one of version 3, with a subjectAltName"
         }
         _ => "",
     }

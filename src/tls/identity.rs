@@ -10,8 +10,7 @@ use rustls::{Error, InconsistentKeys};
 use super::error::TlsError;
 use super::pem::Pem;
 
-/// What a server, or a client that must, proves itself with: a certificate, those that lead from it to a
-/// root, and its private key.
+/// The certificate of a server or a client: its own certificate, the chain from it to a root, and its private key.
 ///
 /// ```no_run
 /// use epicycle::tls::Identity;
@@ -27,14 +26,14 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads the certificates of one PEM file and the private key of another, which may be the same.
+    /// Reads the certificates from one PEM file and the private key from another, which may be the same file.
     ///
-    /// The own certificate comes first, then those of the authorities, as certbot's `fullchain.pem` has
-    /// them.
+    /// The own certificate must come first, then those of the authorities, as in certbot's `fullchain.pem`.
     ///
     /// # Errors
     ///
-    /// When a file cannot be read, lacks what it should have, or the two do not belong together.
+    /// Returns an error if a file cannot be read, if its contents are missing or invalid, or if the key does not belong
+    /// to the certificate.
     pub fn from_pem_files(
         certificates: impl AsRef<Path>,
         key: impl AsRef<Path>,
@@ -42,11 +41,11 @@ impl Identity {
         Self::new(Pem::read(certificates.as_ref())?, Pem::read(key.as_ref())?)
     }
 
-    /// The same from PEM text in memory.
+    /// Reads PEM text in memory, as [`from_pem_files`](Self::from_pem_files) does.
     ///
     /// # Errors
     ///
-    /// As for [`from_pem_files`](Self::from_pem_files).
+    /// The same as for [`from_pem_files`](Self::from_pem_files).
     pub fn from_pem(
         certificates: impl AsRef<[u8]>,
         key: impl AsRef<[u8]>,
@@ -82,7 +81,7 @@ impl Identity {
         })
     }
 
-    /// The DNS names that the certificate is for, wildcards as they stand in it (`*.example.com`).
+    /// Returns the DNS names that the certificate is valid for. Wildcards are returned as they are (`*.example.com`).
     pub fn dns_names(&self) -> &[String] {
         &self.names
     }
@@ -98,7 +97,7 @@ fn dns_names(
         .collect())
 }
 
-/// Shows the names, never the key.
+/// Prints the names, never the key.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Identity").field(&self.names).finish()

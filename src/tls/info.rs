@@ -1,4 +1,4 @@
-//! What a handshake has come to.
+//! The result of a handshake.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use rustls::{HandshakeKind, ProtocolVersion};
 
 use super::session::Session;
 
-/// What was negotiated on a TLS connection.
+/// The parameters that were negotiated on a TLS connection.
 #[derive(Clone, Copy)]
 pub struct TlsInfo<'a> {
     session: &'a Session,
 }
 
-/// A version of the protocol.
+/// A version of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TlsVersion {
@@ -27,17 +27,17 @@ impl<'a> TlsInfo<'a> {
         Self { session }
     }
 
-    /// The protocol agreed upon by ALPN, `b"h2"` say; none when one side did not ask.
+    /// Returns the protocol negotiated by ALPN, such as `b"h2"`. Returns `None` if one side did not use ALPN.
     pub fn alpn(&self) -> Option<&'a [u8]> {
         self.session.common().alpn_protocol()
     }
 
-    /// The server's name as the client gave it (SNI), in lower case; on a client, what was verified.
+    /// Returns the server's name: on a server the SNI of the client, in lower case; on a client the verified name.
     pub fn server_name(&self) -> Option<&'a str> {
         self.session.server_name()
     }
 
-    /// The protocol's version.
+    /// Returns the version of TLS.
     pub fn version(&self) -> TlsVersion {
         match self.session.common().protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
@@ -45,7 +45,7 @@ impl<'a> TlsInfo<'a> {
         }
     }
 
-    /// The cipher suite, as its standard calls it: `TLS13_AES_128_GCM_SHA256` say.
+    /// Returns the name of the cipher suite in its standard, such as `TLS13_AES_128_GCM_SHA256`.
     pub fn cipher_suite(&self) -> &'static str {
         let suite = self.session.common().negotiated_cipher_suite();
         suite
@@ -53,13 +53,13 @@ impl<'a> TlsInfo<'a> {
             .unwrap_or("unknown")
     }
 
-    /// The other end's certificate and those that it sent along, in DER; nothing when it has shown none.
+    /// Returns the peer's certificate and those that it sent along, in DER. Returns nothing if the peer presented none.
     pub fn peer_certificates(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let chain = self.session.common().peer_certificates();
         chain.unwrap_or_default().iter().map(AsRef::as_ref)
     }
 
-    /// Whether an earlier session was resumed.
+    /// Returns true if an earlier session was resumed.
     pub fn resumed(&self) -> bool {
         self.session.common().handshake_kind() == Some(HandshakeKind::Resumed)
     }

@@ -1,8 +1,8 @@
-//! TLS on the engine's connections, with rustls.
+//! TLS on connections, with rustls.
 //!
-//! A server hands out its [`TlsServer`] with an address to listen on, a client its [`TlsClient`] with an
-//! address to connect to. Handlers, codecs, limits and closing are the same as without TLS; `on_open` is
-//! called once the handshake is done, and [`Conn::tls`](crate::Conn::tls) tells what was negotiated.
+//! A server passes its [`TlsServer`] with an address to listen on, a client its [`TlsClient`] with an address to
+//! connect to. Handlers, codecs, limits and closing work as without TLS. `on_open` is called after the handshake, and
+//! [`Conn::tls`](crate::Conn::tls) returns the negotiated parameters.
 //!
 //! ```no_run
 //! use epicycle::tls::{Identity, TlsServer};
@@ -12,8 +12,8 @@
 //! # Ok::<(), epicycle::tls::TlsError>(())
 //! ```
 //!
-//! Only TLS 1.2 and 1.3 are spoken, with the cipher suites that rustls takes for safe. There is no early
-//! data (0-RTT), whose replays an application would have to withstand.
+//! Only TLS 1.2 and 1.3 are supported, with the cipher suites that rustls considers safe. Early data (0-RTT) is not
+//! supported, since applications would have to withstand replays.
 
 mod client;
 mod error;
@@ -40,12 +40,12 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-/// The cryptography, whatever the process may have installed as its default.
+/// Returns the cryptography provider. It does not depend on the default that the process may have installed.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// The protocols to be agreed upon, most preferred first, as they go on the wire.
+/// Returns the ALPN protocols in wire format, most preferred first.
 fn protocols(names: &[impl AsRef<[u8]>]) -> Vec<Vec<u8>> {
     names.iter().map(|name| name.as_ref().to_vec()).collect()
 }

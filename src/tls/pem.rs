@@ -1,4 +1,4 @@
-//! Certificates and keys as files have them.
+//! Certificates and keys in PEM.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::TlsError;
 
-/// PEM text, and where it comes from.
+/// PEM text, and its source for error messages.
 pub(super) struct Pem<'a> {
     pub(super) origin: String,
     pub(super) text: std::borrow::Cow<'a, [u8]>,
@@ -33,7 +33,7 @@ impl<'a> Pem<'a> {
         }
     }
 
-    /// Every certificate in it, of which there is at least one.
+    /// Returns all certificates in the text: at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&self.text)
             .collect::<Result<_, _>>()

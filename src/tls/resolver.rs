@@ -1,4 +1,4 @@
-//! Which certificate a server shows, by the name that the client asked for.
+//! The choice of a server's certificate, by the name that the client asked for.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use rustls::sign::CertifiedKey;
 
 use super::identity::Identity;
 
-/// The identities of a server, which may be exchanged while it runs.
+/// The identities of a server. They may be replaced while it runs.
 pub(super) struct Resolver {
     table: RwLock<Arc<Table>>,
 }
@@ -22,12 +22,12 @@ struct Table {
 }
 
 thread_local! {
-    /// The name that the handshake under way on this thread asked for. Rustls tells it to the resolver
-    /// alone: its unbuffered connections have no method for it.
+    /// The server name in the last ClientHello on this thread. Rustls passes it only to the resolver: its unbuffered
+    /// connections have no method for it.
     static ASKED_NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
 }
 
-/// Takes the name that the last look at a client's greeting on this thread found.
+/// Takes the server name from the last ClientHello that was processed on this thread.
 pub(super) fn take_asked_name() -> Option<Box<str>> {
     ASKED_NAME.take()
 }
@@ -63,7 +63,8 @@ impl Table {
         Self { all, by_name }
     }
 
-    /// The identity for `name`, or the first of all; of several, one that the client can verify.
+    /// Returns an identity for `name`, preferably one that the client can verify. Returns the first identity if none
+    /// matches.
     fn pick(
         &self,
         name: Option<&str>,
@@ -80,7 +81,7 @@ impl Table {
 
     fn named(&self, name: &str) -> Option<&Vec<Arc<CertifiedKey>>> {
         self.by_name.get(name).or_else(|| {
-            // A wildcard stands for exactly one label.
+            // A wildcard matches exactly one label.
             let (_, domain) = name.split_once('.')?;
             self.by_name.get(&format!("*.{domain}"))
         })

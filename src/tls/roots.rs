@@ -1,4 +1,4 @@
-//! The authorities whose certificates are trusted.
+//! The trusted certificate authorities.
 
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use super::error::TlsError;
 use super::pem::Pem;
 
-/// The certificate authorities that vouch for the other end.
+/// The certificate authorities that may issue the peer's certificate.
 ///
 /// ```no_run
 /// use epicycle::tls::{Roots, TlsClient};
@@ -25,16 +25,16 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Those that the operating system trusts, or those in the files that the environment variables
-    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Reads them anew at each call.
+    /// Returns the authorities that the operating system trusts, or those in the files that the environment variables
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name. Reads them at each call.
     ///
     /// # Errors
     ///
-    /// [`TlsError::NoNativeRoots`] when none can be found.
+    /// Returns [`TlsError::NoNativeRoots`] if none can be found.
     pub fn native() -> Result<Self, TlsError> {
         let found = rustls_native_certs::load_native_certs();
         let mut store = RootCertStore::empty();
-        // Systems carry a few that cannot be understood; the others are as good without them.
+        // Some systems carry certificates that cannot be parsed. The others are still usable.
         let (usable, ignored) = store.add_parsable_certificates(found.certs);
         if usable == 0 {
             let problems = found.errors.iter().map(ToString::to_string).collect();
@@ -46,20 +46,20 @@ impl Roots {
         })
     }
 
-    /// Every certificate in a PEM file.
+    /// Reads all certificates of a PEM file.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, has no certificate, or has one that cannot be understood.
+    /// Returns an error if the file cannot be read, contains no certificate, or contains an invalid one.
     pub fn from_pem_file(path: impl AsRef<Path>) -> Result<Self, TlsError> {
         Self::new(Pem::read(path.as_ref())?)
     }
 
-    /// Every certificate in PEM text in memory.
+    /// Reads all certificates of PEM text in memory.
     ///
     /// # Errors
     ///
-    /// As for [`from_pem_file`](Self::from_pem_file).
+    /// The same as for [`from_pem_file`](Self::from_pem_file).
     pub fn from_pem(text: impl AsRef<[u8]>) -> Result<Self, TlsError> {
         Self::new(Pem::new("the given root certificate text", text.as_ref()))
     }

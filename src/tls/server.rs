@@ -1,4 +1,4 @@
-//! How a server speaks TLS.
+//! TLS options for servers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::identity::Identity;
 use super::resolver::Resolver;
 use super::roots::Roots;
 
-/// TLS for a server's listeners: its certificates, and what it asks of clients.
+/// TLS for a server's listeners: its certificates, and its requirements on clients.
 ///
-/// Clones share the certificates: keep one to [`reload`](Self::reload) them.
+/// Clones share the certificates. Keep a clone to [`reload`](Self::reload) them.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -33,8 +33,8 @@ use super::roots::Roots;
 /// # Ok::<(), epicycle::tls::TlsError>(())
 /// ```
 ///
-/// Clients may resume their sessions: TLS 1.3 and 1.2 by tickets, which only this value and its clones can
-/// read, so not across restarts.
+/// Clients may resume their sessions by tickets, in TLS 1.3 and 1.2. Only this value and its clones can read the
+/// tickets, so a session cannot be resumed after a restart.
 #[derive(Clone)]
 pub struct TlsServer {
     config: Arc<ServerConfig>,
@@ -42,15 +42,16 @@ pub struct TlsServer {
     handshake_timeout: Duration,
 }
 
-/// How long a handshake may take, unless said otherwise.
+/// The default limit for a handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl TlsServer {
-    /// A server with one certificate, which clients get that ask for none of the others' names.
+    /// Returns a server with one certificate. It is also the default for clients that ask for none of the names of the
+    /// other certificates.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Setup`] when the system has no random numbers for the tickets' keys.
+    /// Returns [`TlsError::Setup`] if the system provides no random numbers for the keys of the tickets.
     pub fn new(identity: Identity) -> Result<Self, TlsError> {
         let identities = Arc::new(Resolver::new(vec![identity]));
         let mut config = configure(Arc::new(NoClientAuth), &identities)?;
@@ -62,28 +63,28 @@ impl TlsServer {
         })
     }
 
-    /// Adds a certificate, for clients that ask for one of its DNS names (SNI). A wildcard,
-    /// `*.example.com`, stands for one label; a full name comes before it.
+    /// Adds a certificate, for clients that ask for one of its DNS names (SNI). A wildcard such as `*.example.com`
+    /// matches exactly one label. A full name takes precedence over a wildcard.
     #[must_use]
     pub fn identity(self, identity: Identity) -> Self {
         self.identities.add(identity);
         self
     }
 
-    /// The protocols to choose from by ALPN, most preferred first. A client that offers none of them is
-    /// refused; one that offers nothing is not. Default: none.
+    /// Sets the protocols to choose from by ALPN, most preferred first. A client that offers only other protocols is
+    /// refused; one that does not use ALPN is accepted. Default: none.
     #[must_use]
     pub fn alpn(mut self, protocols: &[impl AsRef<[u8]>]) -> Self {
         Arc::make_mut(&mut self.config).alpn_protocols = super::protocols(protocols);
         self
     }
 
-    /// Asks clients for a certificate from one of these authorities, and refuses those that have none.
-    /// Default: none is asked for.
+    /// Requires a client certificate from one of these authorities. Clients without one are refused. Default: no
+    /// certificate is requested.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Setup`] when the authorities cannot be used.
+    /// Returns [`TlsError::Setup`] if the authorities cannot be used.
     pub fn require_client_certificate(self, from: &Roots) -> Result<Self, TlsError> {
         self.verify_clients(WebPkiClientVerifier::builder_with_provider(
             from.store.clone(),
@@ -91,12 +92,12 @@ impl TlsServer {
         ))
     }
 
-    /// Asks clients for a certificate from one of these authorities, and serves those that have none as
-    /// well; [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) tells which is which.
+    /// Requests a client certificate from one of these authorities, but accepts clients without one.
+    /// [`TlsInfo::peer_certificates`](super::TlsInfo::peer_certificates) tells them apart.
     ///
     /// # Errors
     ///
-    /// As for [`require_client_certificate`](Self::require_client_certificate).
+    /// The same as for [`require_client_certificate`](Self::require_client_certificate).
     pub fn request_client_certificate(self, from: &Roots) -> Result<Self, TlsError> {
         let verifier =
             WebPkiClientVerifier::builder_with_provider(from.store.clone(), super::provider());
@@ -112,25 +113,26 @@ impl TlsServer {
             .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
         let mut config = configure(verifier, &self.identities)?;
         config.alpn_protocols = self.config.alpn_protocols.clone();
-        // Sessions must not be resumed past a stricter verifier: the tickets' keys are new ones, too.
+        // New ticket keys, so that a session cannot be resumed past a stricter verifier.
         config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
         self.config = Arc::new(config);
         Ok(self)
     }
 
-    /// How long a handshake may take before the connection is closed. Default: 10 s; `Duration::MAX` for never.
+    /// Sets the time within which a handshake must complete; otherwise the connection closes. Default: 10 s.
+    /// `Duration::MAX` means no limit.
     #[must_use]
     pub fn handshake_timeout(mut self, limit: Duration) -> Self {
         self.handshake_timeout = limit;
         self
     }
 
-    /// Exchanges all certificates, here and in every clone, for handshakes from now on. Connections that
-    /// are open go on. The first of the new ones is the default.
+    /// Replaces all certificates, here and in every clone, for all later handshakes. Open connections are not affected.
+    /// The first of the new certificates becomes the default.
     ///
     /// # Errors
     ///
-    /// [`TlsError::NoIdentity`] when there is none among them; nothing has changed then.
+    /// Returns [`TlsError::NoIdentity`] if `identities` is empty. Nothing changes in this case.
     pub fn reload(&self, identities: impl IntoIterator<Item = Identity>) -> Result<(), TlsError> {
         let identities: Vec<Identity> = identities.into_iter().collect();
         if identities.is_empty() {

@@ -1,9 +1,31 @@
-//! A TLS session that knows no socket: records in, plaintext out, and the other way round.
+//! A TLS session without a socket: it turns records into plaintext, and plaintext into records.
 //!
-//! It stands on rustls's unbuffered connections, so a session that waits holds no buffer: records are
-//! decrypted where they were received and encrypted where they are sent from. Kept here are only
-//! leftovers, in vectors that are freed once they are empty: the beginning of a record, plaintext that
-//! the reader had no room for, and records that the kernel did not take.
+//! It is built on rustls's unbuffered connections, so an idle session holds no buffer: records are decrypted where they
+//! were received, and encrypted where they are sent from. The session keeps only leftovers, in vectors that are freed
+//! once they are empty: an incomplete record, plaintext for which the reader had no room, and records that the kernel
+//! did not accept.
+//!
+//! # Dependence on rustls's unbuffered API
+//!
+//! **This is the only file that uses rustls's unbuffered API** (`rustls::unbuffered`, `UnbufferedServerConnection`,
+//! `UnbufferedClientConnection`). Keep it that way: rustls 0.24 removes this API
+//! (<https://github.com/rustls/rustls/pull/2905>), and the move should change no other file for that reason.
+//!
+//! The plan for rustls 0.24, as its `0.24.0-dev.2` looks; check it again against the release:
+//!
+//! - `Connection<Side, Tcp>` replaces both unbuffered types, and `SideData` replaces the trait `Connection` below.
+//! - [`Session::decrypt`] calls `read_tls(&mut SliceInput, &mut Vec<u8>)` and takes the plaintext from
+//!   `MessageHandler::next_payload`. `TlsInputBuffer` decrypts in place, as today, and counts the discarded bytes,
+//!   which become `done`. `IoState::peer_has_closed` replaces `ConnectionState::PeerClosed`.
+//! - [`Session::encrypt`] calls `write(OutboundPlain, &mut Vec<u8>)`, which appends to a vector. The output scratch
+//!   buffer in `stream.rs` therefore becomes a `Vec<u8>` with its capacity reserved once, and `encrypt` no longer
+//!   writes into a slice.
+//! - Handshake messages and alerts are appended to the same vector, or to the tail's, so `encode` and
+//!   [`Session::queue_alert`] go.
+//! - `Connection::server_name` returns the client's SNI, so the thread-local in `resolver.rs` goes.
+//!
+//! Before the move, measure an idle connection and the TLS echo (`docs/benchmarks.md`). Stay on rustls 0.23, which
+//! receives security fixes, until the result is not worse.
 
 use std::mem;
 use std::sync::Arc;
@@ -23,7 +45,7 @@ use super::tail::Tail;
 pub(crate) struct Session {
     side: Side,
     input: Input,
-    /// Records that are incomplete, or whose handshake message is, in the state that rustls left them in.
+    /// Incomplete records, or records of an incomplete handshake message, in the state in which rustls left them.
     partial: Vec<u8>,
     plain: Leftover,
     pub(super) tail: Tail,
@@ -36,25 +58,25 @@ enum Side {
     Client(UnbufferedClientConnection),
 }
 
-/// What has become of the peer's stream.
+/// The state of the peer's stream.
 enum Input {
     Flowing,
     /// The peer ended it with close_notify.
     Ended,
-    /// It broke the protocol, or refused this side; not told yet.
+    /// The peer violated the protocol or refused this side. The error has not been reported yet.
     Broken(Error),
-    /// The same, and told.
+    /// The same, and the error has been reported.
     Refused,
 }
 
-/// Plaintext that the reader had no room for.
+/// Plaintext for which the reader had no room.
 #[derive(Default)]
 struct Leftover {
     bytes: Vec<u8>,
     taken: usize,
 }
 
-/// What a step of rustls came to.
+/// The result of one step of rustls.
 enum Next {
     Again,
     NeedsInput,
@@ -62,13 +84,13 @@ enum Next {
     Failed(Error),
 }
 
-/// The most that one record's header, padding and tag add to its plaintext, with room to spare.
+/// An upper bound for the header, padding and tag that a record adds to its plaintext.
 pub(super) const RECORD_OVERHEAD: usize = 64;
 
-/// The longest record's plaintext.
+/// The maximum plaintext of a record.
 pub(super) const RECORD_MAX: usize = 16 << 10;
 
-/// A close_notify, with what rustls may have queued in front of it.
+/// The maximum length of a close_notify, with the records that rustls may have queued in front of it.
 const CLOSE_NOTIFY_MAX: usize = 256;
 
 impl Session {
@@ -97,7 +119,7 @@ impl Session {
         }
     }
 
-    /// What was negotiated.
+    /// Returns the negotiated parameters.
     pub(crate) fn common(&self) -> &CommonState {
         match &self.side {
             Side::Server(side) => side,
@@ -105,7 +127,7 @@ impl Session {
         }
     }
 
-    /// The name the client asked for.
+    /// Returns the name that the client asked for.
     pub(crate) fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
@@ -114,17 +136,17 @@ impl Session {
         self.common().is_handshaking()
     }
 
-    /// Whether the peer ended its stream with close_notify, and all before it was read.
+    /// Returns true if the peer ended its stream with close_notify and all data before it was read.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.input, Input::Ended) && !self.has_plaintext()
     }
 
-    /// Whether the protocol failed, and the failure was told.
+    /// Returns true if the protocol failed and the error was reported.
     pub(crate) fn has_failed(&self) -> bool {
         matches!(self.input, Input::Refused)
     }
 
-    /// Whether a read would bring something without more input: plaintext, the end, or a failure.
+    /// Returns true if a read returns something without more input: plaintext, the end, or an error.
     pub(crate) fn has_news(&self) -> bool {
         self.has_plaintext() || !matches!(self.input, Input::Flowing)
     }
@@ -133,7 +155,7 @@ impl Session {
         !self.plain.bytes.is_empty()
     }
 
-    /// Tells the protocol's failure, once.
+    /// Returns the protocol's error, once.
     pub(crate) fn take_failure(&mut self) -> Option<Error> {
         match mem::replace(&mut self.input, Input::Refused) {
             Input::Broken(error) => Some(error),
@@ -144,7 +166,7 @@ impl Session {
         }
     }
 
-    /// Copies plaintext that an earlier [`decrypt`](Self::decrypt) had no room for.
+    /// Copies plaintext for which an earlier [`decrypt`](Self::decrypt) had no room.
     pub(crate) fn take_plaintext(&mut self, into: &mut [u8]) -> usize {
         let rest = &self.plain.bytes[self.plain.taken..];
         let n = rest.len().min(into.len());
@@ -156,21 +178,21 @@ impl Session {
         n
     }
 
-    /// What must lie in front of the bytes that are received next.
+    /// Returns the bytes that must precede the next received bytes.
     pub(crate) fn partial(&self) -> &[u8] {
         &self.partial
     }
 
-    /// Begins the handshake, if that is for this side to do.
+    /// Starts the handshake if this side is the client.
     pub(crate) fn start(&mut self) {
         if matches!(self.side, Side::Client(_)) && self.partial.is_empty() {
             self.decrypt(&mut [], &mut []);
         }
     }
 
-    /// Decrypts `input`, which begins with [`partial`](Self::partial), in place; returns how much plaintext
-    /// is now `into`. What has no room there waits for [`take_plaintext`](Self::take_plaintext), and what
-    /// is to be answered is in the tail.
+    /// Decrypts `input`, which begins with [`partial`](Self::partial), in place. Returns the number of bytes of
+    /// plaintext that were written to `into`. [`take_plaintext`](Self::take_plaintext) returns plaintext that had no
+    /// room there. Answers of the protocol go to the tail.
     pub(crate) fn decrypt(&mut self, input: &mut [u8], into: &mut [u8]) -> usize {
         let mut done = 0;
         let mut n = 0;
@@ -183,7 +205,7 @@ impl Session {
                 Next::NeedsInput => break,
                 Next::PeerEnded => {
                     self.input = Input::Ended;
-                    // Whatever follows must be ignored (RFC 8446, section 6.1).
+                    // Input behind close_notify must be ignored (RFC 8446, section 6.1).
                     done = input.len();
                     break;
                 }
@@ -202,7 +224,7 @@ impl Session {
         n
     }
 
-    /// Takes the protocol for broken.
+    /// Marks the protocol as failed.
     pub(crate) fn fail(&mut self, error: Error) {
         self.input = Input::Broken(error);
         self.partial = Vec::new();
@@ -217,12 +239,12 @@ impl Session {
         }
     }
 
-    /// Encrypts `plain` to the front of `out`, which must have room for it and [`RECORD_OVERHEAD`] for each
-    /// record; returns how many bytes that came to.
+    /// Encrypts `plain` to the front of `out`, which must have room for it and [`RECORD_OVERHEAD`] for each record.
+    /// Returns the number of bytes written.
     ///
     /// # Errors
     ///
-    /// When the session cannot send: it has failed, has sent close_notify, or has used up its keys.
+    /// Returns an error if the session cannot send: it failed, sent close_notify, or used up its keys.
     pub(crate) fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         if self.close_notify_queued || !self.is_sound() {
             return Err(Error::EncryptError);
@@ -230,7 +252,8 @@ impl Session {
         self.write(Output::Data(plain), out)
     }
 
-    /// Queues close_notify behind everything, once; a session that has failed or not begun has none to send.
+    /// Queues a close_notify behind all other records, once. A session that failed, or whose handshake is incomplete,
+    /// sends none.
     pub(crate) fn queue_close_notify(&mut self) {
         if self.close_notify_queued || self.is_handshaking() || !self.is_sound() {
             return;
@@ -242,14 +265,14 @@ impl Session {
         self.close_notify_queued = true;
     }
 
-    /// Whether the protocol has not failed. After that rustls must not be asked for more than the alert: it may
+    /// Returns true if the protocol has not failed. After a failure only the alert may be taken from rustls: it could
     /// look for messages in input that is gone.
     fn is_sound(&self) -> bool {
         matches!(self.input, Input::Flowing | Input::Ended)
     }
 
     fn write(&mut self, what: Output<'_>, out: &mut [u8]) -> Result<usize, Error> {
-        // Rustls looks for a handshake message where it left one, so it is shown what it has seen.
+        // Rustls expects an incomplete handshake message where it left it, so pass the same bytes again.
         let (partial, tail) = (&mut self.partial, &mut self.tail);
         match &mut self.side {
             Side::Server(side) => write(side, partial, tail, what, out),
@@ -265,9 +288,9 @@ impl Session {
         }
     }
 
-    /// Puts the alert that tells the peer of a failure into the tail.
+    /// Queues the alert that reports a failure to the peer.
     fn queue_alert(&mut self) {
-        // Only what is to be sent is asked for: rustls must not look for more input after a failure.
+        // Take only pending output: rustls must not look for more input after a failure.
         while self.common().wants_write() {
             let (_, Next::Again) = self.step(&mut [], &mut [], &mut 0) else {
                 break;
@@ -276,7 +299,7 @@ impl Session {
     }
 }
 
-/// The two kinds of connection, which rustls drives by methods of the same name.
+/// The two kinds of connection, whose methods in rustls have the same names.
 trait Connection {
     type Data;
 
@@ -299,7 +322,7 @@ impl Connection for UnbufferedClientConnection {
     }
 }
 
-/// Does what one status of rustls asks for; returns how much of the input is done with.
+/// Handles one status of rustls. Returns the number of input bytes to discard.
 fn advance<D>(
     status: UnbufferedStatus<'_, '_, D>,
     into: &mut [u8],
@@ -321,7 +344,7 @@ fn advance<D>(
         },
         Ok(ConnectionState::EncodeTlsData(data)) => encode(data, tail),
         Ok(ConnectionState::TransmitTlsData(transmit)) => {
-            // It is in the tail, which goes before everything else.
+            // The data is already in the tail, which is sent first.
             transmit.done();
             Next::Again
         }
@@ -332,7 +355,8 @@ fn advance<D>(
     (discard, next)
 }
 
-/// Copies plaintext `into` the reader's buffer; what has no room there, or came after such, is kept.
+/// Copies plaintext to the reader's buffer `into`. Keeps the part that has no room there, and all plaintext behind
+/// that.
 fn deliver(payload: &[u8], into: &mut [u8], plain: &mut Leftover) -> usize {
     let room = if plain.bytes.is_empty() {
         into.len()
@@ -345,9 +369,9 @@ fn deliver(payload: &[u8], into: &mut [u8], plain: &mut Leftover) -> usize {
     n
 }
 
-/// Moves a record of the handshake, or an alert, into the tail.
+/// Moves a handshake record or an alert into the tail.
 fn encode<D>(mut data: EncodeTlsData<'_, D>, tail: &mut Tail) -> Next {
-    // How long it is, only a refusal tells.
+    // Rustls reports the length only by refusing a buffer that is too small.
     let len = match data.encode(&mut []) {
         Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
             required_size
@@ -360,7 +384,7 @@ fn encode<D>(mut data: EncodeTlsData<'_, D>, tail: &mut Tail) -> Next {
     }
 }
 
-/// What is to be encrypted.
+/// The data to encrypt.
 enum Output<'a> {
     Data(&'a [u8]),
     CloseNotify,

@@ -1,4 +1,4 @@
-//! A socket with a TLS session on it, to be used as a plain one is.
+//! A socket with a TLS session, with the interface of a plain socket.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -13,43 +13,43 @@ use super::server::TlsServer;
 use super::session::{RECORD_MAX, RECORD_OVERHEAD, Session};
 use crate::sys::socket::{Received, StreamSocket};
 
-/// A connected socket whose bytes are TLS records.
+/// A connected socket that carries TLS records.
 ///
-/// The plaintext goes in and out as on a plain socket. What the session itself has to say, and records
-/// that the kernel refused, form the *tail*, which is sent before anything else.
+/// Plaintext is sent and received as on a plain socket. The session's own output, and records that the kernel did not
+/// accept, form the *tail*, which is sent before anything else.
 pub(crate) struct TlsStream {
     socket: StreamSocket,
     session: Session,
-    /// Whether the socket is connected, as far as is known.
+    /// True once the socket is known to be connected.
     connected: bool,
-    /// Bytes taken after the session failed: they cannot be sent any more.
+    /// The number of bytes accepted after the session failed, which cannot be sent.
     lost: usize,
-    /// Bytes of records that the kernel has taken since the handshake began.
+    /// The number of bytes of records that the kernel has accepted since the handshake began.
     taken: u64,
 }
 
-/// Where the records of all connections of a reactor are received, and encrypted to.
+/// The buffers into which the records of all connections of a reactor are received and encrypted.
 ///
-/// 82 and 80 KiB, set aside when the first TLS connection needs them.
+/// They take 82 and 80 KiB, and are allocated when the first TLS connection needs them.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     input: Box<[u8]>,
     output: Box<[u8]>,
 }
 
-/// How many full records go into one system call.
+/// The number of full records in one system call.
 const BATCH: usize = 4;
 
-/// Slices shorter than this share records: a copy is cheaper than a record.
+/// Slices shorter than this share a record: a copy is cheaper than a record.
 const SHARED_RECORD: usize = 4 << 10;
 
-/// The most plaintext accepted by one call.
+/// The maximum plaintext accepted by one call.
 const SEND_MAX: usize = 1 << 20;
 
-/// The longest record, with header, padding and tag.
+/// The maximum length of a record, with header, padding and tag.
 const WIRE_RECORD_MAX: usize = RECORD_MAX + 2048;
 
-/// What a peer may send without any plaintext coming of it, before it is taken for an attack.
+/// The number of bytes that a peer may send without resulting plaintext. More counts as an attack.
 const FRUITLESS_MAX: usize = 1 << 20;
 
 impl Scratch {
@@ -60,7 +60,7 @@ impl Scratch {
         &mut self.input
     }
 
-    /// Where records are encrypted to, and where the plaintext of one is put together.
+    /// Returns the buffer for encrypted records, and the one in which the plaintext of a record is assembled.
     fn output(&mut self) -> (&mut [u8], &mut [u8]) {
         const RECORDS: usize = BATCH * (RECORD_MAX + RECORD_OVERHEAD);
         if self.output.is_empty() {
@@ -71,7 +71,7 @@ impl Scratch {
 }
 
 impl TlsStream {
-    /// A connected socket, whose peer begins the handshake.
+    /// Returns a stream on a connected socket whose peer starts the handshake.
     pub(crate) fn server(socket: StreamSocket, tls: &TlsServer) -> Result<Self, rustls::Error> {
         let session = Session::server(tls.config().clone())?;
         Ok(Self {
@@ -83,7 +83,7 @@ impl TlsStream {
         })
     }
 
-    /// A socket that connects, or is connected, to `host`, which the peer has to prove to be.
+    /// Returns a stream on a socket that is connected, or connecting, to `host`. The peer must prove that identity.
     pub(crate) fn client(
         socket: StreamSocket,
         tls: &TlsClient,
@@ -104,7 +104,7 @@ impl TlsStream {
         &self.socket
     }
 
-    /// What was negotiated, once the handshake is done.
+    /// Returns the negotiated parameters after the handshake.
     pub(crate) fn info(&self) -> Option<TlsInfo<'_>> {
         (!self.is_handshaking()).then(|| TlsInfo::new(&self.session))
     }
@@ -113,18 +113,18 @@ impl TlsStream {
         self.session.is_handshaking()
     }
 
-    /// Whether the peer had the chance to begin the handshake, or to answer to it.
+    /// Returns true if the connection is established, so that the peer could take part in the handshake.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// Connects, and goes on with the handshake as far as the socket allows; returns whether it is done.
+    /// Connects, and continues the handshake as far as the socket allows. Returns true once it is complete.
     ///
-    /// There may be a tail afterwards, also after an error: the alert that tells the peer.
+    /// A tail may remain afterwards, even after an error: the alert for the peer.
     ///
     /// # Errors
     ///
-    /// As for [`recv`](Self::recv), but for `WouldBlock`.
+    /// The same as for [`recv`](Self::recv), except `WouldBlock`.
     pub(crate) fn open(&mut self, writable: bool, scratch: &mut Scratch) -> io::Result<bool> {
         if !self.connected {
             self.connected = writable && self.socket.is_connected()?;
@@ -134,7 +134,7 @@ impl TlsStream {
             self.session.start();
         }
         while self.is_handshaking() {
-            // The peer may be waiting for what is in the tail.
+            // The peer may wait for the records in the tail.
             self.flush_some()?;
             match self.receive(&mut [], scratch) {
                 Ok(_) => self.check()?,
@@ -145,15 +145,15 @@ impl TlsStream {
         Ok(true)
     }
 
-    /// Receives plaintext: how much, or 0 once the peer has ended its stream with close_notify.
+    /// Receives plaintext. Returns its length, or 0 after the peer ended its stream with close_notify.
     ///
     /// # Errors
     ///
-    /// - `WouldBlock` when there is none now.
-    /// - `UnexpectedEof` when the stream ended without close_notify: it may have been cut short.
-    /// - `InvalidData` when the peer broke the protocol or refused this
-    ///   side. From then on what arrives is received and dropped, `n` being how much that was.
-    /// - The socket's own.
+    /// - `WouldBlock` if there is none now.
+    /// - `UnexpectedEof` if the stream ended without close_notify: it may be truncated.
+    /// - `InvalidData` if the peer violated the protocol or refused this side. Later input is received and dropped, and
+    ///   `n` is the number of dropped bytes.
+    /// - The errors of the socket.
     pub(crate) fn recv(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<Received> {
         if self.session.has_plaintext() {
             let n = self.session.take_plaintext(into);
@@ -183,7 +183,7 @@ impl TlsStream {
         }
     }
 
-    /// Tells the protocol's failure, if there is a new one.
+    /// Returns the protocol's error if there is a new one.
     fn check(&mut self) -> io::Result<()> {
         match self.session.take_failure() {
             Some(error) => Err(invalid(error)),
@@ -191,12 +191,12 @@ impl TlsStream {
         }
     }
 
-    /// One read of the socket, decrypted `into` the buffer as far as it has room: how many bytes came, and
-    /// how much plaintext.
+    /// Reads the socket once and decrypts to `into`, as far as there is room. Returns the number of received bytes, and
+    /// the plaintext.
     fn receive(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<(usize, Received)> {
         let partial = self.session.partial();
         let kept = partial.len();
-        // What has no room in `into` must be copied once more, so little more is asked for.
+        // Plaintext without room in `into` is copied once more, so the read is not much longer than `into`.
         let input = scratch.input();
         let end = input.len().min(kept + into.len() + WIRE_RECORD_MAX);
         let input = &mut input[..end];
@@ -221,28 +221,29 @@ impl TlsStream {
         Ok((wire, Received { n, drained }))
     }
 
-    /// Reads to drop: unread input would make the kernel answer with RST, which can destroy the alert.
+    /// Reads and drops input. The kernel answers unread input with an RST on close, which can destroy the alert.
     fn drop_input(&mut self, scratch: &mut Scratch) -> io::Result<Received> {
         let input = scratch.input();
         self.socket.receive(input)
     }
 
-    /// Sends the tail, then encrypts and sends `plain`, until the kernel refuses; returns how much that was.
-    /// The last of it may be in the tail afterwards. When the session has failed it is taken and never sent.
+    /// Sends the tail, then encrypts and sends `plain`, until the kernel accepts no more. Returns the number of bytes
+    /// accepted. The last of them may be in the tail afterwards. A session that has failed accepts them and never sends
+    /// them.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel takes no more; the socket's own; `InvalidData` when the session cannot
-    /// send any more.
+    /// `WouldBlock` if the kernel accepts nothing. `InvalidData` if the session cannot send any more. The errors of the
+    /// socket.
     pub(crate) fn send(&mut self, plain: &[u8], scratch: &mut Scratch) -> io::Result<usize> {
         self.send_vectored(&[IoSlice::new(plain)], scratch)
     }
 
-    /// The same for several slices.
+    /// Sends several slices as [`send`](Self::send) does.
     ///
     /// # Errors
     ///
-    /// As for [`send`](Self::send).
+    /// The same as for [`send`](Self::send).
     pub(crate) fn send_vectored(
         &mut self,
         slices: &[IoSlice<'_>],
@@ -275,7 +276,7 @@ impl TlsStream {
             }
             match self.session.encrypt(record, &mut out[made..]) {
                 Ok(n) => made += n,
-                // What is encrypted already is sent all the same.
+                // Records that are already encrypted are still sent.
                 Err(_) if accepted + plain > 0 => break,
                 Err(error) => return Err(invalid(error)),
             }
@@ -287,12 +288,12 @@ impl TlsStream {
         Ok(accepted + plain)
     }
 
-    /// Sends records made of `plain` bytes; what the kernel refuses becomes the tail.
+    /// Sends records made of `plain` bytes. The part that the kernel does not accept becomes the tail.
     fn send_records(&mut self, records: &[u8], plain: usize) -> io::Result<()> {
         let tail = &mut self.session.tail;
         if !tail.is_empty() {
-            // Encrypting has brought forth something that goes first. All of it is for the next flush: an error now
-            // would say that nothing was taken.
+            // Encryption has queued records that must go first. All of it is left to the next flush, since an error
+            // here would mean that nothing was accepted.
             tail.push_data(records, plain);
             return Ok(());
         }
@@ -308,11 +309,11 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Sends the tail, or as much of it as the kernel takes.
+    /// Sends the tail, as far as the kernel accepts it.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel takes nothing of it now; the socket's own.
+    /// `WouldBlock` if the kernel accepts none of it. The errors of the socket.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         let mut progress = false;
         while self.has_tail() {
@@ -323,7 +324,7 @@ impl TlsStream {
                     progress = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A peer that takes something has not stalled.
+                // A peer that accepts some bytes has not stalled.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress => break,
                 Err(error) => return Err(error),
             }
@@ -331,7 +332,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// The same, and it is no error that some of it remains.
+    /// Sends the tail. A part that remains is not an error.
     fn flush_some(&mut self) -> io::Result<()> {
         match self.flush() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -339,36 +340,36 @@ impl TlsStream {
         }
     }
 
-    /// Whether there is input, decrypted or not, that has not been received.
+    /// Returns true if there is input, encrypted or not, that was not returned yet.
     pub(crate) fn has_input(&self) -> bool {
         self.has_plaintext() || self.socket.has_input()
     }
 
-    /// Whether there is decrypted input that has not been received.
+    /// Returns true if there is decrypted input that was not returned yet.
     pub(crate) fn has_plaintext(&self) -> bool {
         self.session.has_plaintext()
     }
 
-    /// Whether there is something to [`flush`](Self::flush).
+    /// Returns true if there is something to [`flush`](Self::flush).
     pub(crate) fn has_tail(&self) -> bool {
         !self.session.tail.is_empty()
     }
 
-    /// How many bytes of records the kernel has taken.
+    /// Returns the number of bytes of records that the kernel has accepted.
     pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 
-    /// How many bytes of plaintext it has taken and the kernel has not.
+    /// Returns the number of bytes of plaintext that this stream has accepted and the kernel has not.
     pub(crate) fn unsent(&self) -> usize {
         self.session.tail.unsent_plain() + self.lost
     }
 
-    /// Sends close_notify behind everything sent so far, and FIN behind that.
+    /// Sends close_notify behind everything sent so far, and then FIN.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel must take the tail first: to be called again then. The socket's own.
+    /// `WouldBlock` if the kernel must accept the tail first: call it again then. The errors of the socket.
     pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
         self.session.queue_close_notify();
         while self.has_tail() {
@@ -387,7 +388,7 @@ impl fmt::Debug for TlsStream {
     }
 }
 
-/// A record's plaintext: the piece, or the short pieces that begin with it.
+/// Returns a record's plaintext: the piece, or the short pieces that begin with it.
 fn join<'r, 'a: 'r>(
     piece: &'a [u8],
     others: &mut Peekable<impl Iterator<Item = &'a [u8]>>,
@@ -438,7 +439,7 @@ mod tests {
     }
 }
 
-/// An error of the protocol.
+/// Wraps an error of the protocol.
 fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, ConnectionError(error))
 }

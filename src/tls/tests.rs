@@ -1,7 +1,7 @@
 use super::session::{RECORD_MAX, RECORD_OVERHEAD, Session};
 use super::{Identity, Roots, TlsClient, TlsError, TlsInfo, TlsServer, TlsVersion};
 
-/// A certificate for these names that vouches for itself.
+/// Returns a self-signed certificate for these names.
 fn certificate(names: &[&str]) -> (String, String) {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let made = rcgen::generate_simple_self_signed(names).expect("makes a certificate");
@@ -29,17 +29,17 @@ fn client(tls: &TlsClient, name: &str) -> Session {
     Session::client(tls.config().clone(), name).expect("is made")
 }
 
-/// Everything in the tail, as if the kernel had taken it.
+/// Returns everything in the tail, as if the kernel had accepted it.
 fn take_tail(session: &mut Session) -> Vec<u8> {
     let records = session.tail.unsent().to_vec();
     session.tail.on_sent(records.len());
     records
 }
 
-/// Has `to` receive `records` in pieces of `step` bytes; gives the plaintext.
+/// Passes `records` to `to` in pieces of `step` bytes. Returns the plaintext.
 fn feed(to: &mut Session, records: &[u8], step: usize) -> Vec<u8> {
     let mut plain = Vec::new();
-    // Smaller than a record, so that leftovers come about.
+    // Smaller than a record, so that leftovers occur.
     let mut into = [0; 1000];
     for piece in records.chunks(step) {
         let mut input = to.partial().to_vec();
@@ -64,7 +64,7 @@ fn encrypt(session: &mut Session, plain: &[u8]) -> Vec<u8> {
     records
 }
 
-/// Lets both talk until neither has anything to say, in pieces of `step` bytes.
+/// Lets both sides talk until neither has output, in pieces of `step` bytes.
 fn converse(one: &mut Session, other: &mut Session, step: usize) {
     one.start();
     other.start();
@@ -160,7 +160,7 @@ fn close_notify_ends_one_direction() {
     assert_eq!(feed(&mut server, &records, usize::MAX), b"last");
     assert!(server.has_ended() && !server.has_failed());
     assert!(client.encrypt(b"more", &mut [0; 100]).is_err());
-    // The other direction goes on.
+    // The other direction is still open.
     let records = encrypt(&mut server, b"answer");
     assert_eq!(feed(&mut client, &records, 3), b"answer");
     server.queue_close_notify();
@@ -184,7 +184,7 @@ fn garbage_is_answered_with_an_alert() {
     let (server_config, _) = configs();
     let mut server = server(&server_config);
     feed(&mut server, b"GET / HTTP/1.1\r\n\r\n", usize::MAX);
-    // Alert, in a record of TLS 1.2 at most, of two bytes, the first meaning "fatal".
+    // An alert, in a record of at most TLS 1.2: two bytes, of which the first means "fatal".
     let alert = take_tail(&mut server);
     assert_eq!((alert[0], alert[4], alert[5]), (21, 2, 2), "{alert:?}");
     assert!(server.take_failure().is_some());
@@ -194,7 +194,7 @@ fn garbage_is_answered_with_an_alert() {
 #[test]
 fn a_failed_session_is_asked_for_nothing_more() {
     let (mut server, mut client) = connected(usize::MAX);
-    // A plain handshake record where only encrypted ones may come.
+    // A plain handshake record where only encrypted ones are allowed.
     let records = [22, 3, 3, 0, 8, 4, 0, 0, 0, 4, 0, 0, 0];
     for session in [&mut server, &mut client] {
         feed(session, &records, usize::MAX);
@@ -213,7 +213,7 @@ fn a_record_that_was_changed_is_answered_with_an_alert() {
     let good = records.len();
     records.extend(encrypt(&mut client, b"bad"));
     records[good + 6] ^= 1;
-    // What came before it is still delivered.
+    // Data before the failure is still delivered.
     assert_eq!(feed(&mut server, &records, usize::MAX), b"good");
     assert!(server.take_failure().is_some());
     assert!(server.encrypt(b"more", &mut [0; 100]).is_err());
@@ -239,7 +239,7 @@ fn the_tail_counts_the_applications_bytes() {
     assert!(holds_nothing(&server));
 }
 
-/// The certificate that a client gets who asks for `name`.
+/// Returns the certificate that a client gets that asks for `name`.
 fn shown_for(tls: &TlsServer, roots: &Roots, name: &str) -> Option<Vec<u8>> {
     let client_config = TlsClient::new(roots).expect("is set up");
     let (mut server, mut client) = (server(tls), client(&client_config, name));
@@ -269,7 +269,7 @@ fn the_certificate_is_picked_by_name() {
     assert_eq!(shown("second.test"), der(&second));
     assert_eq!(shown("exact.wild.test"), der(&second));
     assert_eq!(shown("other.wild.test"), der(&third));
-    // The first is shown, which is not for that name.
+    // The first certificate is presented, which is not for that name.
     assert_eq!(shown("a.b.wild.test"), None);
     tls.clone().reload([third.clone()]).expect("there is one");
     assert_eq!(shown("any.wild.test"), der(&third));
