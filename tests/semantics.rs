@@ -1,4 +1,4 @@
-//! `docs/semantics.md` names a test for each promise: here it is held to that.
+//! Checks the pages in `docs/`: each promise names tests that exist, and `docs/architecture.md` names files that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -101,4 +101,39 @@ fn all_twelve_promises_of_the_design_are_on_the_page_and_in_the_readme() {
         let numbers: Vec<_> = section.lines().filter_map(number).collect();
         assert_eq!(numbers, (1..=12).collect::<Vec<_>>(), "{path}");
     }
+}
+
+#[test]
+fn every_file_named_in_the_architecture_exists() {
+    let files = files(Path::new("."));
+    let page = fs::read_to_string("docs/architecture.md").expect("is readable");
+    let mut seen = BTreeSet::new();
+    for name in page.split('`').skip(1).step_by(2) {
+        let is_file = name.ends_with(".rs") || name.ends_with(".py") || name.ends_with(".md");
+        if !is_file || name.contains(char::is_whitespace) {
+            continue;
+        }
+        let end = format!("/{name}");
+        assert!(
+            files.iter().any(|file| file.ends_with(&end)),
+            "docs/architecture.md names {name}, which does not exist"
+        );
+        seen.insert(name.to_owned());
+    }
+    assert!(seen.len() > 50, "only {} files are named", seen.len());
+}
+
+/// The paths of all files below a folder, without those that are built or belong to git.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("is a folder") {
+        let path = entry.expect("is an entry").path();
+        let name = path.file_name().unwrap_or_default();
+        if path.is_file() {
+            found.push(path.to_string_lossy().into_owned());
+        } else if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            found.extend(files(&path));
+        }
+    }
+    found
 }
