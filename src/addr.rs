@@ -1,4 +1,4 @@
-//! Addresses: what a server listens on, and who a connection's peer is.
+//! Addresses: of listeners, and of the two ends of a connection.
 //!
 //! ```
 //! use epicycle::Endpoint;
@@ -21,14 +21,14 @@ use crate::error::Error;
 ///
 /// | Form | Listens on |
 /// |---|---|
-/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the first address HOST stands for that can be bound; an empty HOST is every interface, IPv6 and IPv4 |
+/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the first address of HOST that can be bound; an empty HOST is every interface, IPv6 and IPv4 |
 /// | `tcp4://HOST:PORT` | the same, IPv4 only |
 /// | `tcp6://HOST:PORT` | the same, IPv6 only |
 /// | `udp://HOST:PORT`, `udp4://HOST:PORT`, `udp6://HOST:PORT` | the same for datagrams |
 /// | `unix://PATH` | a Unix stream socket at PATH |
 /// | `unix://@NAME` | a Unix stream socket in Linux's abstract namespace, which has no file (`unix(7)`); a file of that name is `unix://./@NAME` |
 ///
-/// A PORT of 0 lets the kernel choose one; the running server tells which.
+/// A PORT of 0 lets the kernel choose one. [`Running::local_addrs`](crate::Running::local_addrs) returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -38,7 +38,7 @@ pub enum Endpoint {
         host: String,
         /// The port; 0 lets the kernel choose.
         port: u16,
-        /// Which IP versions may be used.
+        /// The IP versions that may be used.
         family: Family,
     },
     /// A UDP socket.
@@ -47,17 +47,17 @@ pub enum Endpoint {
         host: String,
         /// The port; 0 lets the kernel choose.
         port: u16,
-        /// Which IP versions may be used.
+        /// The IP versions that may be used.
         family: Family,
     },
     /// A Unix stream socket at a path.
     Unix(PathBuf),
-    /// A Unix stream socket of an abstract name, without the NUL byte in front. Any process of the host's network namespace can
-    /// connect to it, whoever runs it.
+    /// A Unix stream socket with an abstract name, without its leading NUL byte. Any process in the host's network
+    /// namespace can connect to it, whatever its user.
     UnixAbstract(Vec<u8>),
 }
 
-/// Which IP versions an address may stand for.
+/// The IP versions that an address allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4 or IPv6, whichever the host has.
@@ -69,13 +69,13 @@ pub enum Family {
 }
 
 impl Endpoint {
-    /// The socket addresses a TCP or UDP address stands for; none for a Unix socket.
+    /// Returns the socket addresses of a TCP or UDP endpoint. Returns none for a Unix socket.
     ///
-    /// A host name is looked up with the system's resolver, which blocks.
+    /// Looks up a host name with the system's resolver, which blocks.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] when the name does not resolve, or resolves to no address of the family.
+    /// [`Error::Address`] if the name does not resolve, or has no address of the family.
     pub fn resolve(&self) -> Result<Vec<SocketAddr>, Error> {
         let (host, port, family) = match self {
             Endpoint::Tcp { host, port, family } | Endpoint::Udp { host, port, family } => {
@@ -95,11 +95,11 @@ impl Endpoint {
         self.wanted(found)
     }
 
-    /// Of the addresses found for the host those that this one stands for, with its port.
+    /// Filters the addresses that a lookup found: keeps those of the family, and gives them this endpoint's port.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] when there is none of the family.
+    /// [`Error::Address`] if none is of the family.
     pub(crate) fn wanted(
         &self,
         found: impl IntoIterator<Item = SocketAddr>,
@@ -126,7 +126,7 @@ impl Endpoint {
         Ok(wanted)
     }
 
-    /// The host does not resolve.
+    /// Returns the error for a host that does not resolve.
     pub(crate) fn unresolved(&self, why: impl fmt::Display) -> Error {
         let host = match self {
             Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. } => host.as_str(),
@@ -143,7 +143,7 @@ impl Endpoint {
     }
 }
 
-/// What can stand before the `://`.
+/// The schemes before the `://`.
 const SCHEMES: [&str; 7] = ["tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix"];
 
 impl FromStr for Endpoint {
@@ -195,7 +195,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// Takes `HOST:PORT` apart; an error says what is wrong with it.
+/// Splits `HOST:PORT`. The error is the problem and its remedy.
 fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String, u16), String> {
     let needs_port = || format!("there is no port; write {transport}://127.0.0.1:9000, say");
     let needs_brackets =
@@ -209,7 +209,7 @@ fn host_and_port(rest: &str, transport: &str, family: Family) -> Result<(String,
         ),
     })?;
     let port = authority.port.ok_or_else(needs_port)?;
-    // All of it is ASCII.
+    // The parser accepts only ASCII.
     let host = String::from_utf8_lossy(authority.host).into_owned();
     match family {
         Family::V4 if authority.is_literal => Err(format!(
@@ -286,20 +286,20 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// One end of a connection: an IP address and port, or a Unix socket's path.
+/// The address of one end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
-    /// A TCP address. An IPv4 peer of a dual-stack listener shows as IPv4.
+    /// An IP address and a port. The IPv4 peer of a dual-stack listener has an IPv4 address here.
     Ip(SocketAddr),
-    /// A Unix socket; most clients' sockets have no path.
+    /// The path of a Unix socket. The sockets of most clients have none.
     Unix(Option<Box<Path>>),
-    /// A Unix socket of an abstract name, without the NUL byte in front.
+    /// The abstract name of a Unix socket, without its leading NUL byte.
     UnixAbstract(Box<[u8]>),
 }
 
 impl Addr {
-    /// The IP address and port, when there are any.
+    /// Returns the IP address and port, or `None` for a Unix socket.
     pub fn as_socket_addr(&self) -> Option<SocketAddr> {
         match self {
             Addr::Ip(addr) => Some(*addr),
@@ -307,7 +307,7 @@ impl Addr {
         }
     }
 
-    /// The IP address, when there is one.
+    /// Returns the IP address, or `None` for a Unix socket.
     pub fn ip(&self) -> Option<IpAddr> {
         self.as_socket_addr().map(|addr| addr.ip())
     }
@@ -324,7 +324,7 @@ impl fmt::Display for Addr {
     }
 }
 
-/// Abstract names are any bytes.
+/// Escapes the name, which may contain any bytes.
 fn write_abstract(f: &mut fmt::Formatter<'_>, name: &[u8]) -> fmt::Result {
     write!(f, "unix://@{}", name.escape_ascii())
 }

@@ -1,7 +1,7 @@
 //! The authority of a URI: a host, and a port if one is given (RFC 3986, sections 3.2.2 and 3.2.3).
 //!
-//! There is one parser of them, for the `Host` header, the targets of requests, and the addresses that are listened on and
-//! connected to: where two parts of a program read an authority differently, one of them can be made to see another host.
+//! The `Host` header, request targets, and the addresses of listeners and of connects share this one parser. If two parts
+//! of a program parsed an authority differently, an attacker could make them see different hosts.
 
 use std::net::Ipv6Addr;
 use std::str;
@@ -10,21 +10,21 @@ use memchr::memchr;
 
 use crate::charset::Charset;
 
-/// `HOST` or `HOST:PORT`. There is no user information in it (RFC 9110, section 4.2.4).
+/// `HOST` or `HOST:PORT`. User information is not allowed (RFC 9110, section 4.2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Authority<'a> {
     /// The host, without the brackets of an IP literal. It may be empty.
     pub(crate) host: &'a [u8],
-    /// Whether the host is an IP literal.
+    /// True if the host is an IP literal.
     pub(crate) is_literal: bool,
-    /// The port, unless it is left out or empty.
+    /// The port. `None` if it is absent or empty.
     pub(crate) port: Option<u16>,
 }
 
 /// The part of an authority that is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// A character that no host name has.
+    /// The host contains a character that is not allowed in a host name.
     Host,
     /// The brackets do not enclose an IPv6 address.
     Literal,
@@ -32,11 +32,11 @@ pub(crate) enum Flaw {
     Port,
 }
 
-/// The characters of a name that stand for themselves: `unreserved` and `sub-delims`.
+/// The characters of a name that need no escape: `unreserved` and `sub-delims`.
 static NAME: Charset = Charset::alphanumeric_and(b"-._~!$&'()*+,;=");
 
 impl<'a> Authority<'a> {
-    /// Takes an authority of a URI apart.
+    /// Parses the authority of a URI.
     #[inline]
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Flaw> {
         let (host, rest) = bytes.split_at(NAME.span(bytes));
@@ -52,7 +52,7 @@ impl<'a> Authority<'a> {
         })
     }
 
-    /// The same where the host is no plain name.
+    /// Parses an authority whose host is an IP literal or contains escapes.
     #[cold]
     fn parse_unusual(bytes: &'a [u8]) -> Result<Self, Flaw> {
         if bytes.first() == Some(&b'[') {
@@ -74,7 +74,7 @@ impl<'a> Authority<'a> {
         })
     }
 
-    /// Takes the address of a socket apart. Its host may have a zone (RFC 4007, section 11), and no escapes.
+    /// Parses the address of a socket. Its host may have a zone (RFC 4007, section 11), but no escapes.
     pub(crate) fn parse_socket(bytes: &'a [u8]) -> Result<Self, Flaw> {
         if bytes.first() == Some(&b'[') {
             return Self::with_literal(bytes, is_ipv6_with_zone);
@@ -104,7 +104,7 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// `None` for a port that is left out behind its colon.
+/// Returns `None` for an empty port.
 #[inline]
 fn parse_port(digits: &[u8]) -> Result<Option<u16>, Flaw> {
     if digits.is_empty() {
@@ -121,7 +121,7 @@ fn parse_port(digits: &[u8]) -> Result<Option<u16>, Flaw> {
     Ok(Some(port as u16))
 }
 
-/// Whether it is a name in which other characters are escaped.
+/// Returns true for a name in which all other characters are escaped.
 #[cold]
 fn is_escaped_name(name: &[u8]) -> bool {
     let mut rest = name.split(|byte| *byte == b'%');
@@ -135,7 +135,7 @@ fn is_escaped_name(name: &[u8]) -> bool {
         })
 }
 
-/// Whether it can stand in brackets: an IPv6 address, or one of a later version.
+/// Returns true for text that may be enclosed in brackets: an IPv6 address, or an address of a later version.
 fn is_ip_literal(text: &str) -> bool {
     text.parse::<Ipv6Addr>().is_ok() || is_later_version(text)
 }

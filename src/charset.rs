@@ -1,10 +1,10 @@
-//! Sets of bytes, as grammars name them.
+//! Sets of bytes, for the character classes of grammars.
 
 /// A set of bytes.
 pub(crate) struct Charset([bool; 256]);
 
 impl Charset {
-    /// The letters and digits of ASCII, and `others`.
+    /// Creates a set of the letters and digits of ASCII, and `others`.
     pub(crate) const fn alphanumeric_and(others: &[u8]) -> Self {
         let mut set = [false; 256];
         let mut byte = 0;
@@ -20,7 +20,7 @@ impl Charset {
         Self(set)
     }
 
-    /// Everything but the control characters of ASCII, and `others`.
+    /// Creates a set of all bytes except the control characters of ASCII, and adds `others`.
     #[cfg_attr(not(feature = "http"), allow(dead_code, reason = "only HTTP needs it"))]
     pub(crate) const fn printable_and(others: &[u8]) -> Self {
         let mut set = [true; 256];
@@ -46,17 +46,17 @@ impl Charset {
         self.0[usize::from(byte)]
     }
 
-    /// How many bytes at the beginning are in the set.
+    /// Returns the number of leading bytes that are in the set.
     #[inline]
     pub(crate) fn span(&self, bytes: &[u8]) -> usize {
         let is_other = |byte: &u8| !self.0[usize::from(*byte)];
         bytes.iter().position(is_other).unwrap_or(bytes.len())
     }
 
-    /// Whether all of `bytes` are in the set.
+    /// Returns true if all of `bytes` are in the set.
     ///
-    /// It looks at eight bytes between two branches, which takes half as long as stopping at the first one that is not in
-    /// the set.
+    /// It checks eight bytes without a branch. This takes half as long as a loop that stops at the first byte outside the
+    /// set.
     #[inline]
     pub(crate) fn has_all(&self, bytes: &[u8]) -> bool {
         let mut all = true;

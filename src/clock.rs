@@ -1,16 +1,16 @@
-//! What time it is: the system's, or in a simulation the simulation's.
+//! The clock: the system's, or the virtual clock of a simulation.
 
 #[cfg(feature = "testing")]
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How many ticks of a reactor's timers a millisecond has: a power of two, so that whole milliseconds lie where the timing wheel
-/// looks at no finer level.
+/// The number of timer ticks in a millisecond. It is a power of two, so that timers of whole milliseconds never need the
+/// finest levels of the timer wheel.
 pub(crate) const TICKS: u64 = 1 << 12;
 
 const NANOS: u64 = 1_000_000_000;
 
-/// How many whole ticks a time is.
+/// Converts a time to ticks, rounded down.
 #[inline]
 pub(crate) fn ticks(time: Duration) -> u64 {
     let fraction = u64::from(time.subsec_nanos()) * TICKS / (NANOS / 1000);
@@ -19,7 +19,7 @@ pub(crate) fn ticks(time: Duration) -> u64 {
         .saturating_add(fraction)
 }
 
-/// The same, rounded up so that nothing fires early.
+/// Converts a time to ticks, rounded up so that no timer fires early.
 pub(crate) fn ticks_up(time: Duration) -> u64 {
     let fraction = (u64::from(time.subsec_nanos()) * TICKS).div_ceil(NANOS / 1000);
     time.as_secs()
@@ -27,19 +27,20 @@ pub(crate) fn ticks_up(time: Duration) -> u64 {
         .saturating_add(fraction)
 }
 
-/// How long so many ticks are, rounded up to the nanosecond.
+/// Converts ticks to a time, rounded up to the nanosecond.
 pub(crate) fn time_of(ticks: u64) -> Duration {
     let (secs, rest) = (ticks / (1000 * TICKS), ticks % (1000 * TICKS));
     let nanos = (rest * (NANOS / 1000)).div_ceil(TICKS);
     Duration::from_secs(secs) + Duration::from_nanos(nanos)
 }
 
-/// A time in whole milliseconds, rounded up so that nothing fires early.
+/// Converts a time to whole milliseconds, rounded up so that no timer fires early.
 pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// The next of the moments `due`, `due + period`, `due + 2 * period` … that is behind `due` and not past `now`: what was missed is skipped.
+/// Returns the first of the moments `due + period`, `due + 2 * period` … that is at or after `now`. Missed moments are
+/// skipped.
 pub(crate) fn next_on_grid(due: Duration, period: Duration, now: Duration) -> Duration {
     if period.is_zero() {
         return now;
@@ -50,17 +51,17 @@ pub(crate) fn next_on_grid(due: Duration, period: Duration, now: Duration) -> Du
         Ok(periods) => period
             .checked_mul(periods)
             .and_then(|time| due.checked_add(time)),
-        // Billions of them were missed, which must be short: now is as good as the next.
+        // Billions of periods were missed, so they must be short, and `now` is close enough to the next.
         Err(_) => Some(now),
     };
     next.unwrap_or(Duration::MAX)
 }
 
-/// A reactor's clock, which counts from its start.
+/// A reactor's clock. It counts from the reactor's start.
 #[derive(Debug)]
 pub(crate) struct Clock {
     started: Instant,
-    /// The time since the start, where it passes only as it is told to.
+    /// The time since the start, if the clock is simulated.
     #[cfg(feature = "testing")]
     simulated: Option<Duration>,
 }
@@ -71,24 +72,24 @@ const SIMULATED_START: Duration = Duration::from_secs(1_767_225_600);
 
 #[cfg(feature = "testing")]
 thread_local! {
-    /// How long the callbacks of this thread's simulation say they have taken, since its clock was last set.
+    /// The virtual time that callbacks of this thread's simulation have spent since `take_spent` was last called.
     static SPENT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// Notes that a simulated callback takes so long.
+/// Adds to the virtual time that the current callback takes.
 #[cfg(feature = "testing")]
 pub(crate) fn spend(time: Duration) {
     SPENT.set(SPENT.get().saturating_add(time));
 }
 
-/// How long callbacks have taken since this was last asked.
+/// Returns the virtual time that callbacks have spent since the last call, and resets it.
 #[cfg(feature = "testing")]
 pub(crate) fn take_spent() -> Duration {
     SPENT.take()
 }
 
 impl Clock {
-    /// The system's clock, from now on.
+    /// Creates a clock that follows the system's and starts now.
     pub(crate) fn system() -> Self {
         Self {
             started: Instant::now(),
@@ -97,7 +98,7 @@ impl Clock {
         }
     }
 
-    /// A clock that stands still until it is [set](Self::set).
+    /// Creates a clock that stands still until it is [set](Self::set).
     #[cfg(feature = "testing")]
     pub(crate) fn simulated() -> Self {
         Self {
@@ -106,19 +107,19 @@ impl Clock {
         }
     }
 
-    /// Tells a simulated clock what time it is.
+    /// Sets a simulated clock.
     #[cfg(feature = "testing")]
     pub(crate) fn set(&mut self, since_start: Duration) {
         self.simulated = Some(since_start);
     }
 
-    /// Whether time passes only as it is told to.
+    /// Returns true for a simulated clock.
     #[cfg(feature = "testing")]
     pub(crate) fn is_simulated(&self) -> bool {
         self.simulated.is_some()
     }
 
-    /// This moment.
+    /// Returns the current moment.
     #[inline]
     pub(crate) fn now(&self) -> Instant {
         #[cfg(feature = "testing")]
@@ -128,18 +129,18 @@ impl Clock {
         Instant::now()
     }
 
-    /// How long after the start a moment is.
+    /// Returns the time from the start to a moment.
     #[inline]
     pub(crate) fn since_start(&self, moment: Instant) -> Duration {
         moment - self.started
     }
 
-    /// The time since the start.
+    /// Returns the time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.since_start(self.now())
     }
 
-    /// The time of day, as the time since 1970 began.
+    /// Returns the wall-clock time, as the time since 1970-01-01, midnight UTC.
     pub(crate) fn time_of_day(&self) -> Duration {
         #[cfg(feature = "testing")]
         if let Some(since_start) = self.simulated {
@@ -171,7 +172,7 @@ mod tests {
             );
             assert!(
                 ticks(time_of(up)) >= up,
-                "{time:?}: it sleeps until then, and then it is due"
+                "{time:?}: a timer is due at the end of its sleep"
             );
             assert_eq!(down / TICKS, time.as_millis() as u64);
         }
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(
             next_on_grid(at(0), Duration::ZERO, now),
             now,
-            "as soon as it can be"
+            "a period of zero is due at once"
         );
         assert_eq!(next_on_grid(at(1), Duration::MAX, at(5)), Duration::MAX);
     }

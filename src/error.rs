@@ -1,7 +1,7 @@
-//! What can go wrong before or beside the event loops: addresses, options, binding, threads.
+//! Errors outside the event loops: addresses, options, binding, threads.
 //!
-//! Errors of one connection are elsewhere: [`WriteError`](crate::WriteError) for writes,
-//! [`FrameError`](crate::codec::FrameError) for codecs and [`CloseReason`](crate::CloseReason) for the end.
+//! A connection has errors of its own: [`WriteError`](crate::WriteError) for writes,
+//! [`FrameError`](crate::codec::FrameError) for codecs, and [`CloseReason`](crate::CloseReason) for its end.
 //!
 //! ```
 //! let error = epicycle::Server::bind("tpc://127.0.0.1:9000").start(|_| unreachable(0)).err();
@@ -14,10 +14,10 @@ use std::io;
 
 /// Implements `Display`, `Debug` and `Error` for an error type, from a message for each of its variants.
 ///
-/// - A message is complete. It contains the message of the cause, if there is one, so that printing an error once tells all.
-/// - `source` therefore does not return the cause, but the cause's own source: a report that follows the chain of
-///   sources repeats nothing.
-/// - `Debug` is the message as well, since `main` and `unwrap` print that to users.
+/// - A message is complete: it contains the message of the cause, if there is one.
+/// - `source` therefore returns the source of the cause, not the cause itself. A report that follows the chain of sources
+///   repeats nothing.
+/// - `Debug` prints the message as well, because users see it when `main` returns an error or `unwrap` panics.
 macro_rules! error_messages {
     (
         $error:ident { $($variant:pat => $message:literal $(($($argument:expr),+))?,)+ }
@@ -52,42 +52,42 @@ macro_rules! error_messages {
 
 pub(crate) use error_messages;
 
-/// Why a server could not start or a request to a running one could not be carried out.
+/// An error that kept a server from starting, or from carrying out a request while it runs.
 #[non_exhaustive]
 pub enum Error {
-    /// An address could not be understood or resolved.
+    /// An address is malformed or does not resolve.
     Address {
         /// The address as it was given.
         input: String,
-        /// What is wrong with it, and what would be right.
+        /// The problem and its remedy.
         problem: String,
     },
-    /// An option has a value that cannot work.
+    /// An option has a value that is not allowed.
     Option {
-        /// The option's name, as its builder method is called.
+        /// The name of the option's builder method.
         name: &'static str,
-        /// What is wrong with the value, and what would be right.
+        /// The problem and its remedy.
         problem: String,
     },
     /// A listener could not be bound.
     Bind {
         /// The address that could not be bound.
         addr: String,
-        /// What the kernel said, or what is in the way.
+        /// The error of the kernel, or of a check before the bind.
         source: io::Error,
     },
-    /// A reactor could not be set up: no descriptors, no memory, no thread.
+    /// A reactor could not be set up, for example for want of descriptors, memory or threads.
     Setup {
-        /// What was being made.
+        /// The object that could not be made.
         what: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         source: io::Error,
     },
     /// The handler factory or `on_boot` panicked on a reactor's thread.
     Boot {
-        /// The reactor, counted from 0.
+        /// The index of the reactor, from 0.
         reactor: usize,
-        /// The panic's message.
+        /// The message of the panic.
         message: String,
     },
 }
@@ -105,7 +105,8 @@ error_messages! {
     }
 }
 
-/// For addresses that need no parsing.
+/// Lets functions that take `TryInto<Endpoint>` accept an [`Endpoint`](crate::Endpoint) itself, whose conversion cannot
+/// fail.
 impl From<Infallible> for Error {
     fn from(never: Infallible) -> Self {
         match never {}
@@ -141,7 +142,7 @@ mod tests {
         Cause(Some(Box::new(Cause(None))))
     }
 
-    /// Asserts that the message contains that of the cause, once, and that the source is what lies behind the cause.
+    /// Asserts that the message contains that of the cause once, and that `source` returns the source of the cause.
     fn is_told_once(error: impl StdError) {
         let message = error.to_string();
         assert_eq!(message.matches("near").count(), 1, "{message}");

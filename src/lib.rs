@@ -1,8 +1,8 @@
 //! A callback-style networking engine: hand-rolled event loops for servers that hold many connections.
 //!
-//! A main reactor accepts connections and deals them to sub-reactors, each a thread with a `Poll`, its
-//! connections, timers and one handler value of its own. An application implements [`EventHandler`]; a
-//! whole echo server is
+//! A main reactor accepts connections and deals them to sub-reactors. A sub-reactor is a thread with an event loop: it
+//! has its own `Poll`, connections, timers and one handler value. An application implements [`EventHandler`], or passes
+//! a closure, as this complete echo server does:
 //!
 //! ```no_run
 //! fn main() -> Result<(), epicycle::Error> {
@@ -22,34 +22,39 @@
 //!                               └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Input is received into the reactor's scratch buffer and cut into frames there by the connection's
-//! [`Codec`](codec::Codec), so a frame borrows what the kernel delivered. Output is staged and leaves with
-//! one system call per connection and turn. A connection that waits holds no buffer at all.
+//! The reactor receives input into its scratch buffer. The connection's [`Codec`](codec::Codec) cuts it into frames
+//! there, so a frame borrows the received bytes. Output is staged during a turn of the loop and sent at its end, with one
+//! system call per connection. A connection that waits holds no buffer.
 //!
 //! # Where to look
 //!
 //! - [`Server`]: addresses, limits, timeouts, threads; [`Running`] and [`Engine`] once it runs.
-//! - [`Listen`]: what a server listens on, TCP, Unix sockets and UDP, and how; [`handover`]: listeners that
+//! - [`Listen`]: the options of one listener, for TCP, Unix sockets and UDP; [`handover`]: listeners that
 //!   come from another process.
-//! - [`Connect`]: outbound connections, from a server or from a [`Client`] that listens nowhere; [`Resolve`]: who looks their
-//!   host names up.
-//! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: what they work with.
-//! - [`Udp`]: what datagrams are answered with.
-//! - [`Handle`]: the way to a connection from another thread.
-//! - [`codec`]: lines, delimiters, length fields, and codecs of one's own.
-//! - [`WorkerPool`]: for work that blocks.
-//! - [`metrics`]: what is counted. Logging goes through the `log` crate, with the targets
+//! - [`Connect`]: outbound connections, from a server or from a [`Client`] without listeners; [`Resolve`]: the lookup of
+//!   their host names.
+//! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: their arguments.
+//! - [`Udp`]: sends datagrams from a callback.
+//! - [`Handle`]: access to a connection from another thread.
+//! - [`codec`]: lines, delimiters, length fields, and the traits for other codecs.
+//! - [`WorkerPool`]: threads for work that blocks.
+//! - [`metrics`]: the counters. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler`, `epicycle::workers` and `epicycle::signals`.
-//! - `balance`, with the feature of that name, which `rpc` turns on: picking one of several addresses.
-//! - `http`, with the feature of that name: codecs for HTTP/1.1, for servers and clients.
-//! - `ws`, with the feature of that name: WebSocket, for servers and clients.
-//! - `rpc`, with the feature of that name: RPC as Teleport v4 speaks it; for now its wire formats.
-//! - `testing`, with the feature of that name: a simulated network and virtual time, for tests of handlers and codecs.
-//! - `tls`, with the feature of that name: certificates, whom to trust, and what was negotiated.
+//!
+//! Each of these modules needs the feature of the same name:
+//!
+//! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
+//! - `http`: codecs for HTTP/1.1, for servers and clients.
+//! - `ws`: WebSocket, for servers and clients.
+//! - `rpc`: RPC as Teleport v4 speaks it; for now its wire formats.
+//! - `testing`: a simulated network and virtual time, for tests of handlers and codecs.
+//! - `tls`: certificates, trust, and the result of the negotiation.
 
-// Documentation then tells which feature an item needs.
+// docs.rs then shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// The types of `internals` have public methods, which nothing can reach without the feature.
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 
 mod addr;
 mod authority;
@@ -118,6 +123,7 @@ struct FromGnet;
 struct FromTokio;
 
 /// Parts of the engine by themselves, for this package's own tests and benchmarks.
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals {
     pub use crate::buf::pool::BufferPool;

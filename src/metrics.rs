@@ -1,4 +1,4 @@
-//! Counters of the running engine, one set per reactor, read without stopping anything.
+//! Counters of the running engine, one set for each reactor. Reading them blocks no reactor.
 //!
 //! ```
 //! # use epicycle::{Action, Server};
@@ -18,70 +18,71 @@ use std::time::Duration;
 
 /// The counters of one reactor at one moment, or the sum of several.
 ///
-/// Counts are since the start; "now" marks what goes up and down.
+/// Counters count from the start. A field whose text contains "now" is a gauge: it goes up and down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReactorStats {
-    /// Connections open now, those that are draining included.
+    /// Connections open now, including draining ones.
     pub connections: u64,
-    /// Connections accepted, those refused afterwards included.
+    /// Connections accepted, including those refused afterwards.
     pub accepted: u64,
     /// Connections refused: by a limit, or by `on_open`.
     pub refused: u64,
     /// Outbound connections made.
     pub connected: u64,
-    /// Attempts to make one that failed.
+    /// Attempts to connect that failed.
     pub connect_failures: u64,
     /// Connections closed.
     pub closed: u64,
-    /// UDP sessions that were closed to make room for others.
+    /// UDP sessions closed to make room for others.
     pub evicted: u64,
-    /// Connections that a shutdown has closed with everything sent.
+    /// Connections that a shutdown closed after everything was sent.
     pub drained: u64,
-    /// Connections that a shutdown has closed with something lost, at its deadline or before.
+    /// Connections that a shutdown closed with output unsent, at its deadline or before.
     pub forced: u64,
     /// Bytes received.
     pub bytes_in: u64,
-    /// Bytes the kernel took for sending.
+    /// Bytes that the kernel accepted for sending.
     pub bytes_out: u64,
-    /// Frames handed to `react`.
+    /// Frames passed to `react`.
     pub frames: u64,
     /// Datagrams received.
     pub datagrams_in: u64,
-    /// Datagrams the kernel took for sending.
+    /// Datagrams that the kernel accepted for sending.
     pub datagrams_out: u64,
-    /// Datagrams received or to be sent that were dropped here: of refused or paused sessions, malformed ones, refused by
-    /// the kernel. What the kernel or the network drops is not known.
+    /// Datagrams dropped by the engine: those of refused or paused sessions, malformed ones, and those that the kernel
+    /// refused to send. Datagrams that the kernel or the network drops later are not counted.
     pub datagrams_dropped: u64,
-    /// Datagrams received of which the end is lost.
+    /// Datagrams received without their end, because they were longer than the buffer.
     pub datagrams_truncated: u64,
-    /// Bytes of buffers that connections hold now.
+    /// Bytes in buffers that connections hold now.
     pub buffered: u64,
-    /// Files that wait to be sent now, each with a descriptor.
+    /// Files that wait to be sent now. Each holds a descriptor.
     pub files: u64,
-    /// Pipes of the kernel that joined connections use, or have ready, now: two descriptors each.
+    /// Kernel pipes that joined connections use now or keep for reuse. Each holds two descriptors.
     pub kernel_pipes: u64,
-    /// Requests of other threads that wait for the reactor now.
+    /// Requests from other threads that wait for the reactor now.
     pub queued: u64,
     /// Timers pending now.
     pub timers: u64,
-    /// Turns of the loop.
+    /// Turns of the event loop.
     pub turns: u64,
-    /// Time spent working rather than waiting.
+    /// The time that the loop worked, as opposed to waiting in the poll.
     pub busy: Duration,
-    /// The last turn's work: how long an event that came at its start waited. The loop's lag.
+    /// The lag of the loop: the duration of its last turn, for which an event that arrived at the turn's start had to
+    /// wait.
     pub lag: Duration,
-    /// The longest such turn since the start.
+    /// The longest lag since the start.
     pub max_lag: Duration,
-    /// `accept(2)` failed.
+    /// Failed calls of `accept(2)`.
     pub accept_errors: u64,
     /// Connections closed because the peer reset them.
     pub resets: u64,
     /// Connections closed by another socket error.
     pub io_errors: u64,
-    /// TLS handshakes that were completed.
+    /// TLS handshakes completed.
     pub handshakes: u64,
-    /// TLS handshakes that were not: refused by either side, broken off, or too slow.
+    /// TLS handshakes that failed: refused by either side, interrupted, or timed out.
     pub handshake_failures: u64,
     /// Connections closed because TLS failed, in the handshake or later.
     pub tls_errors: u64,
@@ -89,9 +90,9 @@ pub struct ReactorStats {
     pub frame_errors: u64,
     /// Connections closed by a timeout.
     pub timeouts: u64,
-    /// Requests that the codec has answered in the handler's place: see [`Closed::refused`](crate::Closed::refused).
+    /// Requests that the codec answered in place of the handler. See [`Closed::refused`](crate::Closed::refused).
     pub refusals: u64,
-    /// Writes refused or connections closed at the outbound limit, or at that of files.
+    /// Writes refused and connections closed at the outbound limit or at the limit of files.
     pub overflows: u64,
     /// Panics in callbacks.
     pub panics: u64,
@@ -144,13 +145,14 @@ impl AddAssign for ReactorStats {
 pub struct Stats {
     /// One entry per reactor, in order.
     pub reactors: Vec<ReactorStats>,
-    /// What the main reactor counted, which accepts and deals; all zero when the reactors accept by themselves.
+    /// The counters of the main reactor, which accepts connections and deals them. All are zero if the reactors accept by
+    /// themselves.
     pub main: ReactorStats,
-    /// The lookups of host names, which the reactors share.
+    /// The counters of host name lookups, which the reactors share.
     pub lookups: LookupStats,
 }
 
-/// The counters of an engine's name lookups, at one moment.
+/// The counters of an engine's host name lookups at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LookupStats {
@@ -158,20 +160,20 @@ pub struct LookupStats {
     pub waiting: u64,
     /// Lookups under way now; at most [`lookup_threads`](crate::Server::lookup_threads).
     pub running: u64,
-    /// Names whose addresses are kept now; at most 1,024.
+    /// Names whose addresses are cached now; at most 1,024.
     pub kept: u64,
     /// Lookups carried out.
     pub completed: u64,
-    /// Those of them that found no address.
+    /// Lookups carried out that found no address.
     pub failed: u64,
-    /// Lookups that were not carried out, as nobody waited for them any more.
+    /// Lookups dropped before they began, because no connect waited for them any more.
     pub dropped: u64,
     /// Connects that failed because the queue was full.
     pub refused: u64,
 }
 
 impl Stats {
-    /// The sum over all reactors; of the lags, the longest.
+    /// Returns the sum over all reactors. `lag` and `max_lag` are the longest of all.
     pub fn total(&self) -> ReactorStats {
         let mut total = self.main;
         for reactor in &self.reactors {
@@ -181,7 +183,7 @@ impl Stats {
     }
 }
 
-/// A counter with one writer: adding is a load and a store, without a locked instruction.
+/// A counter with one writer. An addition is a load and a store, without a locked instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -210,7 +212,7 @@ impl Counter {
     }
 }
 
-/// The counters as one reactor writes them, on cache lines of their own.
+/// The counters of one reactor, on cache lines of their own, so that reactors do not slow each other down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Metrics {
@@ -293,7 +295,7 @@ impl Metrics {
     }
 }
 
-/// Counts a file of a reactor's as waiting, on that reactor's thread, for as long as it lives.
+/// Counts a file as waiting for as long as the value lives. It must live and be dropped on the reactor's thread.
 #[derive(Debug)]
 pub(crate) struct WaitingFile(Arc<Metrics>);
 

@@ -1,10 +1,10 @@
-//! Panics of the application's code: caught, logged, and kept from doing more harm.
+//! Catches and logs panics of the application's code.
 
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls `code` and logs its panic under `target`; whether it panicked.
+/// Calls `code` and logs its panic under `target`. Returns true if it panicked.
 pub(crate) fn catch(target: &str, what: &str, code: impl FnOnce()) -> bool {
     let caught = catch_unwind(AssertUnwindSafe(code));
     caught
@@ -14,7 +14,7 @@ pub(crate) fn catch(target: &str, what: &str, code: impl FnOnce()) -> bool {
 
 /// Logs a panic under `target` and drops its payload.
 pub(crate) fn report(target: &str, what: &str, payload: Box<dyn Any + Send>) {
-    // The logger and the payload's drop are the application's code too, and may panic in their turn.
+    // The logger and the payload's drop are the application's code too, and may panic as well.
     let logged = catch_unwind(AssertUnwindSafe(|| {
         log::error!(target: target, "{what} panicked: {}", message(&*payload));
     }));
@@ -24,7 +24,7 @@ pub(crate) fn report(target: &str, what: &str, payload: Box<dyn Any + Send>) {
     }
 }
 
-/// The text a panic was raised with.
+/// Returns the message of a panic.
 pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref().map(String::as_str))

@@ -1,5 +1,6 @@
-//! A pool of threads for work that blocks: files, databases, password hashes, whatever a reactor must not wait for.
-//! Its queue is bounded: when full, [`submit`](WorkerPool::submit) says so at once, and the caller decides what to shed.
+//! A pool of threads for work that blocks, such as files, databases and password hashes. A reactor must not block.
+//! The queue is bounded. If it is full, [`submit`](WorkerPool::submit) fails at once, and the caller decides which work to
+//! shed.
 //!
 //! ```
 //! use epicycle::WorkerPool;
@@ -15,14 +16,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A handler keeps a clone of the pool, which its factory captured. In `react` it takes
-//! [`conn.defer_answer()`](crate::Conn::defer_answer), copies what the job needs out of the frame, and submits a closure that owns both;
-//! the closure does the work and answers through `answer.send(..)` or `answer.run(..)`. The reactor goes on with other
-//! connections meanwhile, and an answer for a connection that has closed since goes nowhere. A job that panics, or is
-//! [`Rejected`], drops its answer, and the client is told that it failed.
+//! The handler's factory captures the pool, and each handler keeps a clone. `react` calls
+//! [`conn.defer_answer()`](crate::Conn::defer_answer), copies the job's input out of the frame, and submits a closure that
+//! owns both. The closure does the work and answers with `answer.send(..)` or `answer.run(..)`. Meanwhile the reactor
+//! serves other connections. If the connection has closed by then, the answer is dropped. A job that panics, or is
+//! [`Rejected`], drops its answer, and the client receives a failure.
 //!
-//! Jobs may overtake each other. Where a connection's must not, submit them with
-//! [`submit_ordered`](WorkerPool::submit_ordered) and a key of the connection's own.
+//! Jobs may overtake each other. If the jobs of one connection must run in order, submit them with
+//! [`submit_ordered`](WorkerPool::submit_ordered) and one key for each connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -37,13 +38,13 @@ use crate::panic;
 
 /// Threads that run submitted jobs. Clones share the threads and the queue.
 ///
-/// When the last clone is dropped, the queued jobs still run and the threads then end by themselves. The drop does not
-/// wait for that; [`shutdown`](WorkerPool::shutdown) does.
+/// After the last clone is dropped, the threads run the queued jobs and then end. The drop does not wait for them;
+/// [`shutdown`](WorkerPool::shutdown) does.
 #[derive(Clone)]
 pub struct WorkerPool(Arc<Owner>);
 
 impl WorkerPool {
-    /// The options of a pool, at their defaults.
+    /// Returns the options of a pool, at their defaults.
     pub fn builder() -> PoolBuilder {
         PoolBuilder {
             threads: thread::available_parallelism().map_or(2, |cores| cores.get().max(2)),
@@ -52,26 +53,26 @@ impl WorkerPool {
         }
     }
 
-    /// Queues a job, to be run once on some worker. Never blocks.
+    /// Queues a job, to run once on one of the threads. Never blocks.
     ///
-    /// A job that panics is logged and counted; the worker goes on. A rejected job is dropped, with all it captured.
+    /// A panic of a job is logged and counted, and its thread continues. A rejected job is dropped, with its captures.
     ///
     /// # Errors
     ///
-    /// [`Rejected::QueueFull`] when as many jobs wait as may, [`Rejected::ShutDown`] once the pool has been shut down.
+    /// [`Rejected::QueueFull`] if the queue is full, [`Rejected::ShutDown`] after a shutdown.
     pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Rejected> {
         self.0.shared.enqueue(None, Box::new(job))
     }
 
     /// Queues a job behind all unfinished jobs of the same key. Never blocks.
     ///
-    /// Jobs of one key run one at a time, in the order submitted, on whichever worker is free; different keys run in
-    /// parallel. A key rejoins the back of the queue after each job, so a key with many jobs holds up nobody else.
-    /// A key needs no registration, and its memory is given back when its last job ends.
+    /// Jobs of one key run one at a time, in the order of their submission, on any free thread. Different keys run in
+    /// parallel. After each job its key rejoins the back of the queue, so a key with many jobs does not delay others.
+    /// A key needs no registration. Its memory is freed when its last job ends.
     ///
     /// # Errors
     ///
-    /// As for [`submit`](WorkerPool::submit); the jobs of all keys count against the one bound.
+    /// As for [`submit`](WorkerPool::submit). The jobs of all keys share the one queue and its bound.
     pub fn submit_ordered(
         &self,
         key: u64,
@@ -80,13 +81,15 @@ impl WorkerPool {
         self.0.shared.enqueue(Some(key), Box::new(job))
     }
 
-    /// Ends the pool: takes no more jobs, runs the queued ones, and waits until all threads are done, or the deadline.
+    /// Shuts the pool down: rejects new jobs, runs the queued ones, and waits until all threads have ended or the deadline
+    /// has passed.
     ///
-    /// Jobs still queued when `deadline` has passed are dropped unrun. Those running cannot be stopped: their threads
-    /// end after them. Of several calls the earliest deadline counts, and a call after the end reports the same again.
+    /// Jobs still queued at the deadline are dropped without running. Running jobs cannot be stopped; their threads end
+    /// after them. If it is called several times, the earliest deadline counts, and a call after the end returns the same
+    /// report again.
     ///
-    /// Called from one of the pool's own jobs it does not wait, for it would wait for itself: it closes the pool and
-    /// returns, the queued jobs run after it, and those left at the deadline are dropped all the same.
+    /// A call from one of the pool's own jobs does not wait, because it would wait for itself. It closes the pool and
+    /// returns. The queued jobs run afterwards, and those left at the deadline are dropped.
     pub fn shutdown(&self, deadline: Duration) -> Drained {
         let expires = Instant::now().checked_add(deadline);
         let from_worker = self.0.workers.contains(&thread::current().id());
@@ -108,7 +111,7 @@ impl WorkerPool {
         drained
     }
 
-    /// What the pool is doing now, and has done so far.
+    /// Returns the pool's counters.
     pub fn stats(&self) -> PoolStats {
         let state = self.0.shared.state.lock();
         PoolStats {
@@ -134,21 +137,22 @@ pub struct PoolBuilder {
 }
 
 impl PoolBuilder {
-    /// How many threads run jobs. The default is one for each core the process may use, and at least 2.
-    /// Each reserves 2 MiB of address space for its stack, of which it takes as many pages as its jobs touch.
+    /// Sets the number of threads. The default is one for each core that the process may use, and at least 2.
+    /// Each reserves 2 MiB of address space for its stack, and takes as many pages of it as its jobs touch.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
     }
 
-    /// How many jobs may wait, those of all keys counted; running ones are not. The default is 1024.
-    /// A waiting job takes 32 bytes and what it captured, a key some 100 bytes more while it has jobs.
+    /// Sets the number of jobs that may wait, of all keys together. Running jobs do not count. The default is 1024.
+    /// A waiting job takes 32 bytes and its captures. A key takes some 100 bytes more while it has jobs.
     pub fn queue(mut self, capacity: usize) -> Self {
         self.queue = capacity;
         self
     }
 
-    /// What the threads are called: this and a number from 0, as in `epicycle-job-0`. Linux shows 15 bytes of it.
+    /// Sets the prefix of the threads' names. A number from 0 follows it, as in `epicycle-job-0`. Linux shows 15 bytes of
+    /// a name.
     pub fn name(mut self, prefix: impl Into<String>) -> Self {
         self.name = prefix.into();
         self
@@ -158,8 +162,8 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`] for zero threads, a queue of zero or a name with a NUL byte in it, and [`Error::Setup`] when
-    /// the system gives no more threads; those started already end again.
+    /// [`Error::Option`] for zero threads, a queue of zero or a name that contains a NUL byte. [`Error::Setup`] if the
+    /// system refuses to start a thread; the threads that were started end again.
     pub fn build(self) -> Result<WorkerPool, Error> {
         let bad = |name, problem: &str| {
             let problem = problem.to_owned();
@@ -192,13 +196,13 @@ impl PoolBuilder {
     }
 }
 
-/// Why a job was not accepted.
+/// The reason why a job was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// As many jobs are waiting as may.
+    /// The queue is full.
     QueueFull {
-        /// How many may wait.
+        /// The number of jobs that may wait.
         capacity: usize,
     },
     /// The pool has been shut down.
@@ -213,17 +217,17 @@ error_messages! {
     }
 }
 
-/// How a [`shutdown`](WorkerPool::shutdown) went.
+/// The result of a [`shutdown`](WorkerPool::shutdown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// Whether every accepted job was run and has ended. Otherwise some were abandoned or are still running.
+    /// True if every accepted job has run and ended. False if some were abandoned or are still running.
     pub finished: bool,
-    /// How many jobs have been dropped unrun because the deadline passed.
+    /// The number of jobs dropped without running because the deadline passed.
     pub abandoned: usize,
 }
 
-/// What a [`WorkerPool`] is doing and has done.
+/// The counters of a [`WorkerPool`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -243,7 +247,7 @@ pub struct PoolStats {
     pub rejected: u64,
 }
 
-/// What the clones of a pool share, and the workers don't: its drop is the drop of the last clone.
+/// Shared by the clones of a pool, but not by its threads, so it is dropped with the last clone.
 struct Owner {
     shared: Arc<Shared>,
     workers: Vec<ThreadId>,
@@ -260,9 +264,9 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// Signalled when there is a job, or the pool closes.
+    /// Signalled when a job is ready or the pool closes.
     work: Condvar,
-    /// Signalled when a worker has ended.
+    /// Signalled when a thread ends.
     ended: Condvar,
 }
 
@@ -298,7 +302,7 @@ impl Shared {
         state
     }
 
-    /// The life of a worker. The lock is never held while code of the application runs, drops included.
+    /// The loop of a worker thread. It never holds the lock while code of the application runs, including drops.
     fn work(&self) {
         let mut state = self.state.lock();
         loop {
@@ -324,9 +328,9 @@ impl Shared {
 
 #[derive(Default)]
 struct State {
-    /// The jobs to run as soon as workers are free, with their keys.
+    /// The jobs that the next free threads run, with their keys.
     ready: VecDeque<(Option<u64>, Job)>,
-    /// For each key with a job ready or running, the jobs that have to wait for it.
+    /// The jobs that wait for an earlier one of their key. A key is here while it has a job ready or running.
     waiting: HashMap<u64, VecDeque<Job>>,
     capacity: usize,
     ended: usize,
@@ -337,7 +341,7 @@ struct State {
 }
 
 impl State {
-    /// Books a job that has ended and makes the next of its key ready, for the caller to pop or somebody else.
+    /// Counts a job that has ended, and makes the next job of its key ready.
     fn finish(&mut self, key: Option<u64>, panicked: bool) {
         self.stats.running -= 1;
         self.stats.panicked += u64::from(panicked);
@@ -349,7 +353,7 @@ impl State {
         }
     }
 
-    /// Takes the queued jobs out and counts them abandoned, if the deadline has passed.
+    /// If the deadline has passed, takes all queued jobs out and counts them as abandoned.
     fn take_expired(&mut self) -> Vec<Job> {
         if self.stats.queued == 0 || !has_passed(self.expires) {
             return Vec::new();
@@ -373,7 +377,7 @@ fn discard(jobs: Vec<Job>) {
     }
 }
 
-/// Calls `code` and logs its panic; whether it panicked.
+/// Calls `code` and logs its panic. Returns true if it panicked.
 fn catch(what: &str, code: impl FnOnce()) -> bool {
     panic::catch("epicycle::workers", what, code)
 }

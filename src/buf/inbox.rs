@@ -1,27 +1,29 @@
-//! What a connection has received and its codec has not yet consumed.
+//! The input that a connection has received and its codec has not consumed.
 //!
-//! Bytes are received into the reactor's scratch buffer and decoded there; only an incomplete frame's
-//! beginning is kept, in a ring lent by the reactor's pool. So an idle connection holds no buffer.
+//! The reactor receives bytes into its scratch buffer and decodes them there. Only the beginning of an incomplete frame is
+//! kept, in a ring from the reactor's pool. So an idle connection holds no buffer.
 
 use super::pool::BufferPool;
 use super::ring::Ring;
 
-/// A connection's leftover input.
+/// A connection's unconsumed input.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Inbox {
     ring: Ring,
-    /// The codec asked not to be called again with fewer bytes than this.
+    /// The codec needs at least this many bytes to make progress.
     need: u32,
-    /// How many frames in a row the codec has found in it without consuming anything.
+    /// The number of successive frames for which the codec consumed nothing.
     in_vain: u32,
 }
 
-/// A leftover of up to this size is copied in front of the next read rather than read behind.
+/// Input of up to this size is copied into the scratch buffer before the next read. More than that stays in the ring, and
+/// the next read goes into the ring too.
 const PREPEND_MAX: usize = 4 << 10;
 
-/// The most memory set aside on a peer's word alone; beyond it a buffer doubles as the bytes arrive.
-const TRUSTED: usize = 1 << 20;
+/// The most memory reserved for a frame only because its header announces the length. Beyond that, the buffer doubles as
+/// the bytes arrive.
+const MAX_UNPROVEN: usize = 1 << 20;
 
 impl Inbox {
     #[inline]
@@ -34,32 +36,33 @@ impl Inbox {
         self.ring.len()
     }
 
-    /// Whether the codec may be able to decode what is here.
+    /// Returns true if the codec may be able to decode a frame.
     pub(crate) fn is_ready(&self) -> bool {
         !self.ring.is_empty() && self.ring.len() >= self.need as usize
     }
 
-    /// Keeps a leftover that was decoded in the scratch buffer.
-    pub(crate) fn keep(&mut self, leftover: &[u8], pool: &mut BufferPool) {
-        pool.reserve(&mut self.ring, leftover.len());
-        self.ring.write(leftover);
+    /// Keeps the input that the codec left in the scratch buffer.
+    pub(crate) fn keep(&mut self, rest: &[u8], pool: &mut BufferPool) {
+        pool.reserve(&mut self.ring, rest.len());
+        self.ring.write(rest);
     }
 
-    /// Tells how many bytes must be here before decoding again makes sense, and how many frames were found in vain.
+    /// Sets the number of bytes that the codec needs to make progress, and the number of successive frames for which it
+    /// consumed nothing.
     pub(crate) fn set_need(&mut self, at_least: usize, in_vain: u32) {
         self.need = u32::try_from(at_least).unwrap_or(u32::MAX);
         self.in_vain = in_vain;
     }
 
-    /// How many frames in a row the codec has found in it without consuming anything.
+    /// Returns the number of successive frames for which the codec consumed nothing.
     pub(crate) fn in_vain(&self) -> u32 {
         self.in_vain
     }
 
-    /// Moves a small leftover to the front of `scratch`, to be decoded together with what is read behind it.
+    /// Moves the input to the front of `scratch` if it is small, so that the next read goes behind it.
     ///
-    /// Answers how many bytes that were, or `None` when the rest of the frame should be read
-    /// [straight into the ring](Self::spare_mut) instead.
+    /// Returns the number of bytes moved. Returns `None` if the rest of the frame should be read
+    /// [directly into the ring](Self::spare_mut) instead.
     pub(crate) fn move_to(&mut self, scratch: &mut [u8], pool: &mut BufferPool) -> Option<usize> {
         let len = self.ring.len();
         if len == 0 {
@@ -76,11 +79,11 @@ impl Inbox {
         Some(len)
     }
 
-    /// Room to receive into, behind the leftover.
+    /// Returns free space behind the input, to receive into.
     pub(crate) fn spare_mut(&mut self, pool: &mut BufferPool) -> &mut [u8] {
         if self.ring.free() == 0 || self.ring.capacity() < self.need as usize {
             let missing = (self.need as usize).saturating_sub(self.ring.len());
-            let additional = missing.min(TRUSTED.max(self.ring.len()));
+            let additional = missing.min(MAX_UNPROVEN.max(self.ring.len()));
             pool.reserve(&mut self.ring, additional.max(PREPEND_MAX));
         }
         self.ring.spare_mut()
@@ -91,12 +94,12 @@ impl Inbox {
         self.ring.commit(n);
     }
 
-    /// Takes the leftover out to decode it, so that the connection can be lent to a callback meanwhile.
+    /// Takes the input out to decode it, so that a callback can borrow the connection meanwhile.
     pub(crate) fn take(&mut self) -> Ring {
         std::mem::take(&mut self.ring)
     }
 
-    /// Puts back what [`take`](Self::take) took, less what was consumed since.
+    /// Puts back the ring that [`take`](Self::take) returned, after the codec has consumed some of it.
     pub(crate) fn put_back(&mut self, mut ring: Ring, pool: &mut BufferPool) {
         if ring.is_empty() {
             pool.release(&mut ring);
@@ -104,13 +107,13 @@ impl Inbox {
         self.ring = ring;
     }
 
-    /// A copy of its first bytes, so many at the most.
+    /// Returns a copy of the first bytes, at most `most`.
     pub(crate) fn beginning(&self, most: usize) -> Box<[u8]> {
         let (first, second) = self.ring.as_slices();
         first.iter().chain(second).take(most).copied().collect()
     }
 
-    /// Takes everything out.
+    /// Takes out all input.
     pub(crate) fn take_bytes(&mut self, pool: &mut BufferPool) -> Vec<u8> {
         let (first, second) = self.ring.as_slices();
         let bytes = [first, second].concat();

@@ -1,4 +1,4 @@
-//! Buffers: what has arrived and is not yet a frame, and what is written and not yet sent.
+//! Buffers: for input that is not yet a complete frame, and for output that is not yet sent.
 
 pub(crate) mod inbox;
 pub(crate) mod order;

@@ -1,4 +1,4 @@
-//! The order of a backlog that is more than one ring of copied bytes.
+//! The order of a backlog that consists of more than one ring of copied bytes.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -9,44 +9,44 @@ use bytes::Bytes;
 use crate::metrics::WaitingFile;
 use crate::sys::transfer::KernelPipe;
 
-/// What lies in a backlog, oldest first.
+/// The segments of a backlog, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     segments: VecDeque<Segment>,
-    /// How many stretches of files there are.
+    /// The number of file segments.
     files: usize,
-    /// How many bytes are in files and pipes.
-    elsewhere: usize,
-    /// How many bytes in memory are foreign.
+    /// The number of bytes in files and pipes.
+    outside_memory: usize,
+    /// The number of foreign bytes in memory.
     foreign: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Segment {
-    /// So many bytes of the ring.
+    /// This many bytes of the ring.
     Ring(usize),
     Shared(Bytes),
-    /// Bytes that the application did not write: read from the file that follows or has ended here, or received from
-    /// a joined connection.
+    /// Bytes that the application did not write: bytes of the file segment that follows or ended here, or bytes received
+    /// from a joined connection.
     Foreign(Bytes),
     /// Never empty.
     File(FileStretch),
-    /// So many bytes in a pipe of the kernel's; never none.
+    /// This many bytes in a kernel pipe, at least one.
     Piped(KernelPipe, usize),
 }
 
-/// A part of a file that is to be sent.
+/// A part of a file that waits to be sent.
 #[derive(Debug)]
 pub(crate) struct FileStretch {
     pub(crate) file: Arc<File>,
-    /// Where the next byte to send lies.
+    /// The offset in the file of the next byte to send.
     pub(crate) offset: u64,
-    /// How many bytes are left to send.
+    /// The number of bytes left to send.
     pub(crate) left: usize,
     pub(crate) _waiting: WaitingFile,
 }
 
-/// What a backlog begins with.
+/// The kind of a backlog's first segment.
 #[derive(Debug)]
 pub(crate) enum Front<'a> {
     Memory,
@@ -68,17 +68,17 @@ impl Order {
         self.files
     }
 
-    /// How many bytes are in files and pipes.
-    pub(super) fn elsewhere(&self) -> usize {
-        self.elsewhere
+    /// Returns the number of bytes in files and pipes.
+    pub(super) fn outside_memory(&self) -> usize {
+        self.outside_memory
     }
 
-    /// How many bytes the application did not write.
+    /// Returns the number of bytes that the application did not write.
     pub(super) fn not_own(&self) -> usize {
-        self.elsewhere + self.foreign
+        self.outside_memory + self.foreign
     }
 
-    /// Appends a segment.
+    /// Appends a segment. Merges it with the last one if both are in the ring.
     pub(super) fn push(&mut self, segment: Segment) {
         match &segment {
             Segment::Ring(more) => {
@@ -91,9 +91,9 @@ impl Order {
             Segment::Foreign(bytes) => self.foreign += bytes.len(),
             Segment::File(stretch) => {
                 self.files += 1;
-                self.elsewhere += stretch.left;
+                self.outside_memory += stretch.left;
             }
-            Segment::Piped(_, len) => self.elsewhere += len,
+            Segment::Piped(_, len) => self.outside_memory += len,
         }
         self.segments.push_back(segment);
     }
@@ -113,7 +113,8 @@ impl Order {
         }
     }
 
-    /// Where a file stands that is to be read next, if one does.
+    /// Returns the index of the next file segment to read, if there is one: the first segment, or the one behind bytes that
+    /// were read from it.
     fn next_place(&self) -> usize {
         usize::from(matches!(self.segments.front(), Some(Segment::Foreign(_))))
     }
@@ -122,7 +123,7 @@ impl Order {
         let place = self.next_place();
         if let Some(Segment::File(stretch)) = self.segments.get_mut(place) {
             stretch.advance(bytes.len());
-            self.elsewhere -= bytes.len();
+            self.outside_memory -= bytes.len();
             self.foreign += bytes.len();
             if stretch.left == 0 {
                 self.segments.remove(place);
@@ -137,7 +138,7 @@ impl Order {
             return None;
         };
         *left -= n;
-        self.elsewhere -= n;
+        self.outside_memory -= n;
         if *left > 0 {
             return None;
         }
@@ -147,7 +148,7 @@ impl Order {
         }
     }
 
-    /// Drops the `n` oldest bytes; returns how many of them were in the ring.
+    /// Drops the `n` oldest bytes. Returns the number of them that were in the ring.
     pub(super) fn take_oldest(&mut self, n: usize) -> usize {
         let mut left = n;
         let mut in_ring = 0;
@@ -169,10 +170,10 @@ impl Order {
                 }
                 Segment::File(stretch) => {
                     stretch.advance(taken);
-                    self.elsewhere -= taken;
+                    self.outside_memory -= taken;
                     self.files -= usize::from(stretch.left == 0);
                 }
-                // Its sender tells by `pipe_sent`.
+                // Bytes of a pipe are removed by `pipe_sent`.
                 Segment::Piped(..) => break,
             }
             if front.len() > 0 {
@@ -183,7 +184,7 @@ impl Order {
         in_ring
     }
 
-    /// Drops the `n` newest bytes, which their writer takes back; returns how many of them were in the ring.
+    /// Drops the `n` newest bytes, which their writer takes back. Returns the number of them that were in the ring.
     pub(super) fn take_newest(&mut self, n: usize) -> usize {
         let mut left = n;
         let mut in_ring = 0;
@@ -199,7 +200,7 @@ impl Order {
                     in_ring += taken;
                 }
                 Segment::Shared(bytes) => bytes.truncate(bytes.len() - taken),
-                // No writer has such bytes to take back.
+                // A writer cannot take such bytes back.
                 Segment::Foreign(_) | Segment::File(_) | Segment::Piped(..) => break,
             }
             if back.len() > 0 {

@@ -1,4 +1,4 @@
-//! Where writes go first: the view that codecs write through, and the reactor's arena.
+//! The first step of a write: the outbox, which codecs write to, and the reactor's arena behind it.
 
 use std::fmt;
 use std::io;
@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::pool::BufferPool;
 use super::queue::OutQueue;
 
-/// Where a codec writes an encoded frame.
+/// The output of a connection, to which a codec appends encoded frames.
 ///
-/// It appends to the connection's output: small pieces are copied, large shared ones kept by reference.
+/// Small pieces are copied. Large shared ones are kept by reference.
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
@@ -43,16 +43,16 @@ pub struct Outbox<'a> {
     arena: &'a mut Arena,
     pool: &'a mut BufferPool,
     input: Input<'a>,
-    /// How many bytes have left the connection's output; none where that is not known.
+    /// The number of bytes that have left the connection's output, if known.
     sent: Option<u64>,
 }
 
-/// What is known about input that the codec has not seen.
+/// The state of input that the codec has not seen.
 #[derive(Clone, Copy)]
 pub(crate) enum Input<'a> {
-    /// There is none.
+    /// No such input exists.
     None,
-    /// There is some.
+    /// Such input waits.
     Waits,
     /// The stream has to be asked, which may take a system call.
     Ask(&'a dyn Fn() -> bool),
@@ -84,28 +84,30 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Tells about input that the codec has not seen.
+    /// Sets the state of input that the codec has not seen.
     #[inline]
     pub(crate) fn set_input(&mut self, input: Input<'a>) {
         self.input = input;
     }
 
-    /// Tells how many bytes have left the connection's output already.
+    /// Sets the number of bytes that have left the connection's output.
     #[inline]
     pub(crate) fn set_sent(&mut self, sent: u64) {
         self.sent = Some(sent);
     }
 
-    /// How many bytes have been written to the connection so far, whoever wrote them. `None` without a connection, and for
-    /// codecs that do not converse.
+    /// Returns the number of bytes written to the connection so far, by anybody. `None` without a connection, and for
+    /// codecs that do not [converse](crate::codec::Codec::CONVERSES).
     #[cfg(feature = "http")]
     pub(crate) fn position(&self) -> Option<u64> {
         Some(self.sent? + self.queue.len() as u64)
     }
 
-    /// Whether input has arrived that the codec has not seen. A request that is sent now could be taken
-    /// for the one that this input answers. It may take a system call to find out. Codecs that do not
-    /// [converse](crate::codec::Codec::CONVERSES) are not told of any; over TLS, what has not been decrypted is not known.
+    /// Returns true if input has arrived that the codec has not seen. A request sent now could be mistaken for the one that
+    /// this input answers.
+    ///
+    /// The call may make a system call. It always returns false for codecs that do not
+    /// [converse](crate::codec::Codec::CONVERSES). Over TLS it does not see input that is not decrypted yet.
     pub fn has_unread_input(&self) -> bool {
         match self.input {
             Input::None => false,
@@ -114,19 +116,19 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// How many bytes wait to be sent on this connection, these included.
+    /// Returns the number of bytes that wait to be sent on this connection, including those just put.
     #[inline]
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether nothing waits to be sent.
+    /// Returns true if nothing waits to be sent.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.queue.len() == 0
     }
 
-    /// How many of these bytes are in memory, as the outbound limit counts.
+    /// Returns the number of waiting bytes that the outbound limit counts: those in memory.
     #[inline]
     pub(crate) fn in_memory(&self) -> usize {
         self.queue.in_memory()
@@ -140,7 +142,7 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Appends `bytes` by reference when they are large enough for that to pay, else a copy.
+    /// Appends `bytes` by reference if they are longer than 512 bytes, else as a copy.
     pub fn put_shared(&mut self, bytes: Bytes) {
         if bytes.len() <= SHARED_MIN {
             return self.put(&bytes);
@@ -148,12 +150,12 @@ impl<'a> Outbox<'a> {
         self.queue.enqueue_shared(bytes, self.arena, self.pool);
     }
 
-    /// Appends up to `max` bytes that `fill` writes: it says how many they are. It is given room for `max`, whose
-    /// content is anything.
+    /// Appends up to `max` bytes that `fill` writes. `fill` receives a slice of `max` bytes with arbitrary content, and
+    /// returns the number of bytes it wrote.
     ///
     /// # Panics
     ///
-    /// When `fill` says that it wrote more than there was room for.
+    /// If `fill` returns more than `max`.
     #[inline]
     pub fn put_with(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
         let mut spare = Vec::new();
@@ -174,13 +176,13 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// The time in whole seconds since 1970, UTC, as it was at the beginning of the reactor's turn.
+    /// Returns the time at the beginning of the reactor's turn, in whole seconds since 1970-01-01, midnight UTC.
     #[inline]
     pub fn unix_time(&self) -> u64 {
         self.arena.unix_time.unwrap_or_else(unix_time_now)
     }
 
-    /// Takes back everything past the first `len` bytes: a frame whose encoding failed half-way.
+    /// Drops everything after the first `len` bytes: a frame whose encoding failed half-way.
     pub(crate) fn rollback(&mut self, len: usize) {
         self.queue.rollback(len, self.arena, self.pool);
     }
@@ -203,19 +205,19 @@ impl io::Write for Outbox<'_> {
     }
 }
 
-/// Shared bytes up to this size are copied: cheaper than a reference count and a queue entry.
+/// Shared bytes of up to this size are copied, which is cheaper than a reference count and a segment of the backlog.
 const SHARED_MIN: usize = 512;
 
-/// The reactor's arena: the staged output of every connection written to in this turn.
+/// The reactor's arena: the staged output of all connections written to in this turn.
 #[derive(Debug)]
 pub(crate) struct Arena {
     bytes: Box<[u8]>,
     pub(super) len: usize,
-    /// What codecs take for the present, in seconds since 1970; none without a loop that sets it.
+    /// The time that codecs see, in seconds since 1970. `None` without an event loop that sets it.
     pub(crate) unix_time: Option<u64>,
 }
 
-/// The most bytes staged before a flush: small enough to stay in a core's second-level cache.
+/// The most bytes staged before a flush. It is small enough to stay in a core's second-level cache.
 const ARENA_CAPACITY: usize = 256 << 10;
 
 impl Arena {
@@ -227,7 +229,7 @@ impl Arena {
         }
     }
 
-    /// An arena that takes nothing, so that every write becomes backlog.
+    /// Creates an arena without room, so that every write becomes backlog.
     pub(crate) fn empty() -> Self {
         Self {
             bytes: Box::default(),
@@ -253,19 +255,19 @@ impl Arena {
         true
     }
 
-    /// The free room behind everything staged, if it is as large as that.
+    /// Returns `len` bytes of free room behind everything staged, if there are as many.
     #[inline]
     fn room(&mut self, len: usize) -> Option<&mut [u8]> {
         self.bytes.get_mut(self.len..)?.get_mut(..len)
     }
 
-    /// Forgets everything staged; for after the flush phase.
+    /// Drops everything staged, after the flush phase.
     #[inline]
     pub(crate) fn clear(&mut self) {
         self.len = 0;
     }
 
-    /// Whether it should be flushed before more connections are served.
+    /// Returns true if the arena should be flushed before more connections are served.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.len > ARENA_CAPACITY / 2

@@ -2,10 +2,10 @@
 
 use super::ring::Ring;
 
-/// Buffers that connections borrow while they have something to keep.
+/// Buffers that connections borrow while they have bytes to keep.
 ///
-/// One pool belongs to one reactor, so taking and giving back are a push and a pop. What it keeps for
-/// reuse is bounded; past that, buffers go back to the allocator.
+/// A pool belongs to one reactor, so it needs no lock. The memory it keeps for reuse is bounded; buffers beyond that return
+/// to the allocator.
 #[derive(Debug)]
 pub struct BufferPool {
     /// Free buffers of `MIN_SIZE << index` bytes.
@@ -17,14 +17,14 @@ pub struct BufferPool {
 /// The smallest buffer, in bytes.
 const MIN_SIZE: usize = 1 << 10;
 
-/// Buffers from 1 KiB to 1 MiB are kept for reuse; larger ones are rare and go straight back.
+/// Buffers from 1 KiB to 1 MiB are kept for reuse. Larger ones are rare and return to the allocator.
 const CLASSES: usize = 11;
 
-/// The most bytes that lie in a pool unused.
+/// The most bytes kept in a pool for reuse.
 const MAX_RETAINED: usize = 4 << 20;
 
 impl BufferPool {
-    /// A pool that holds nothing yet.
+    /// Creates an empty pool.
     pub fn new() -> Self {
         Self {
             classes: std::array::from_fn(|_| Vec::new()),
@@ -33,19 +33,19 @@ impl BufferPool {
         }
     }
 
-    /// How many bytes of buffers are lent out now.
+    /// Returns the number of bytes in buffers that are lent now.
     pub fn lent(&self) -> usize {
         self.lent
     }
 
-    /// Makes room for `additional` more bytes in `ring`, moving its contents to larger storage when needed.
+    /// Makes room for `additional` more bytes in `ring`. Moves its contents to larger storage if needed.
     ///
-    /// The ring's storage must come from this pool, as that of a new ring does: it has none.
+    /// The ring's storage must come from this pool, or the ring must have none, as a new one.
     ///
     /// # Panics
     ///
-    /// When more than [`MAX_CAPACITY`](super::ring::MAX_CAPACITY) is asked for; the limits on frames and
-    /// output forbid that.
+    /// If the ring would need more than [`MAX_CAPACITY`](super::ring::MAX_CAPACITY) bytes. The limits on frames and output
+    /// forbid that.
     pub fn reserve(&mut self, ring: &mut Ring, additional: usize) {
         if ring.free() >= additional {
             return;
@@ -58,7 +58,7 @@ impl BufferPool {
         *ring = larger;
     }
 
-    /// Takes the storage of `ring` back, leaving it empty.
+    /// Takes the storage of `ring` back. The ring is empty then.
     #[inline]
     pub fn release(&mut self, ring: &mut Ring) {
         if ring.capacity() > 0 {
@@ -66,7 +66,7 @@ impl BufferPool {
         }
     }
 
-    /// Counts a buffer of `size` bytes that was lent as gone.
+    /// Stops counting a lent buffer of `size` bytes, which will not come back.
     pub fn forget(&mut self, size: usize) {
         self.lent -= size;
     }
@@ -83,7 +83,7 @@ impl BufferPool {
         }
     }
 
-    /// A buffer of at least `size` bytes; its contents are whatever the last user left.
+    /// Returns a buffer of at least `size` bytes. It may contain bytes of its last user.
     fn take(&mut self, size: usize) -> Box<[u8]> {
         let size = size.next_power_of_two().max(MIN_SIZE);
         self.lent += size;
@@ -101,7 +101,7 @@ impl Default for BufferPool {
     }
 }
 
-/// The index of the class of a power-of-two size of at least `MIN_SIZE`.
+/// Returns the index of the class of a size, which is a power of two and at least `MIN_SIZE`.
 fn class_of(size: usize) -> usize {
     (size / MIN_SIZE).trailing_zeros() as usize
 }

@@ -1,10 +1,11 @@
-//! What a connection has written and the kernel has not yet taken.
+//! The output that a connection has written and the kernel has not accepted.
 //!
-//! A write goes one of two ways. While nothing waits, it is *staged*: appended to the reactor's arena,
-//! where the replies of a turn lie back to back until the flush phase sends each connection's stretch
-//! with one system call. What the kernel does not take then, and every write behind it, waits in the
-//! connection's own *backlog*: one coalescing ring for copied bytes, shared [`Bytes`] by reference, and what is
-//! not in memory at all: stretches of files, and bytes in a pipe of the kernel's.
+//! A write goes one of two ways:
+//!
+//! - While nothing waits, it is *staged*: appended to the reactor's arena. The output of all connections in a turn lies
+//!   there back to back. The flush phase sends the bytes of each connection with one system call.
+//! - Bytes that the kernel does not accept then, and all later writes, wait in the connection's own *backlog*. It consists of
+//!   a ring for copied bytes, shared [`Bytes`] kept by reference, parts of files, and bytes in a kernel pipe.
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -20,29 +21,30 @@ use super::pool::BufferPool;
 use super::ring::{self, Ring};
 use crate::sys::transfer::KernelPipe;
 
-/// A connection's output: either staged in the arena, or in its own backlog, never both.
+/// A connection's output. It is either staged in the arena or in the backlog, never in both.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct OutQueue {
     len: usize,
     staged: Staged,
     ring: Ring,
-    /// None while all of the backlog is in the ring. Few connections have one, and each pays for the field.
+    /// The order of the backlog. `None` while all of it is in the ring. It is boxed because few connections have one, and
+    /// every connection pays for the field.
     order: Option<Box<Order>>,
-    /// How many of the newest bytes that the application wrote `pre_write` has not been shown.
+    /// The number of the newest bytes written by the application that `pre_write` has not seen.
     unseen: Cell<usize>,
 }
 
-/// What a stretch of a file counts as in memory: its descriptor, and its place here.
+/// The bytes of memory that the outbound limit counts for a file segment: its descriptor and its place in the backlog.
 pub(crate) const STRETCH_COST: usize = 4 << 10;
 
-/// The longest piece that is coalesced with others.
+/// The longest piece that is copied into the ring.
 const RING_PIECE: usize = 1 << 20;
 
-/// A connection with this much output is flushed before its next frame.
+/// A connection with this many bytes of output is flushed before its next frame.
 pub(crate) const FLUSH_AT: usize = 64 << 10;
 
-/// The most slices handed to one vectored write; Linux takes up to 1,024.
+/// The most slices passed to one vectored write. Linux accepts up to 1,024.
 pub(crate) const MAX_SLICES: usize = 64;
 
 impl OutQueue {
@@ -51,16 +53,16 @@ impl OutQueue {
         self.len
     }
 
-    /// How many of these bytes are in memory, with a little for each stretch of a file.
+    /// Returns the number of these bytes that are in memory, plus [`STRETCH_COST`] for each file segment.
     #[inline]
     pub(crate) fn in_memory(&self) -> usize {
         match &self.order {
-            Some(order) => self.len - order.elsewhere() + order.files() * STRETCH_COST,
+            Some(order) => self.len - order.outside_memory() + order.files() * STRETCH_COST,
             None => self.len,
         }
     }
 
-    /// Stages the first output of a turn, while there is no backlog; returns whether there was room.
+    /// Stages the first output of a turn, if nothing waits. Returns false if the arena has no room.
     #[inline]
     pub(crate) fn stage(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         let start = arena.len;
@@ -75,7 +77,7 @@ impl OutQueue {
         fits
     }
 
-    /// Stages more, if what is staged is all there is and nobody has staged anything behind it.
+    /// Stages more output, if there is no backlog and no other connection has staged anything since.
     fn stage_more(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         let end = (self.staged.start + self.staged.len) as usize;
         let fits = !self.staged.is_empty()
@@ -89,7 +91,7 @@ impl OutQueue {
         fits
     }
 
-    /// Stages what may be staged; returns whether it was.
+    /// Stages the bytes if possible. Returns false if they must go to the backlog.
     #[inline]
     pub(super) fn stage_any(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
         if self.len == 0 && self.order.is_none() {
@@ -99,7 +101,7 @@ impl OutQueue {
         }
     }
 
-    /// Whether what is written now may be staged, if there is room.
+    /// Returns true if a write may be staged now, given room in the arena.
     #[inline]
     pub(super) fn can_stage(&self, arena: &Arena) -> bool {
         if self.len == 0 {
@@ -109,7 +111,7 @@ impl OutQueue {
         self.len == self.staged.len as usize && end == arena.len
     }
 
-    /// Stages what has been written behind everything in the arena.
+    /// Stages `len` bytes that have been written directly behind everything in the arena.
     #[inline]
     pub(super) fn staged_more(&mut self, len: usize, arena: &mut Arena) {
         if self.len == 0 {
@@ -130,14 +132,15 @@ impl OutQueue {
         self.len - self.staged.len as usize
     }
 
-    /// The kernel took all that was staged.
+    /// Removes all staged bytes, which the kernel has accepted.
     #[inline]
     pub(crate) fn staged_sent(&mut self) {
         self.len = 0;
         self.staged.len = 0;
     }
 
-    /// The kernel took only `sent` bytes of what was staged: the rest, already shown to `pre_write`, becomes backlog.
+    /// Removes the first `sent` staged bytes, which the kernel has accepted. The rest becomes backlog; `pre_write` has seen
+    /// it already.
     pub(crate) fn staged_refused(&mut self, sent: usize, arena: &Arena, pool: &mut BufferPool) {
         let staged = arena.get(self.staged);
         self.staged.len = 0;
@@ -146,14 +149,14 @@ impl OutQueue {
         self.unseen.set(0);
     }
 
-    /// Appends to the backlog `bytes` of which `pre_write` has already seen everything.
+    /// Appends bytes to the backlog that `pre_write` has already seen.
     pub(crate) fn enqueue_seen(&mut self, bytes: &[u8], pool: &mut BufferPool) {
         let unseen = self.unseen.get();
         self.enqueue(bytes, pool);
         self.unseen.set(unseen);
     }
 
-    /// Moves what is staged into the backlog, because something must be queued behind it.
+    /// Moves staged bytes into the backlog, so that something can be queued behind them.
     pub(crate) fn unstage(&mut self, arena: &Arena, pool: &mut BufferPool) {
         if self.staged.is_empty() {
             return;
@@ -164,10 +167,10 @@ impl OutQueue {
         self.enqueue(staged, pool);
     }
 
-    /// Appends a copy behind what the kernel has refused before.
+    /// Appends a copy to the backlog.
     #[cold]
     pub(super) fn enqueue_copy(&mut self, bytes: &[u8], arena: &Arena, pool: &mut BufferPool) {
-        // What is long would only be copied again while the ring grows around it.
+        // A long piece in the ring would be copied again each time the ring grows.
         if bytes.len() > RING_PIECE || self.ring.len() > ring::MAX_CAPACITY / 4 {
             self.enqueue_shared(Bytes::copy_from_slice(bytes), arena, pool);
         } else {
@@ -180,7 +183,7 @@ impl OutQueue {
         if bytes.is_empty() {
             return;
         }
-        // Doubling keeps the copying of a growing backlog linear.
+        // Doubling keeps the total cost of copying linear while the backlog grows.
         let additional = if bytes.len() > self.ring.free() {
             bytes.len().max(self.ring.len())
         } else {
@@ -203,7 +206,7 @@ impl OutQueue {
         self.order().push(Segment::Shared(bytes));
     }
 
-    /// Appends a stretch of a file.
+    /// Appends a part of a file.
     pub(crate) fn enqueue_file(
         &mut self,
         stretch: FileStretch,
@@ -228,7 +231,7 @@ impl OutQueue {
         self.order().push(Segment::Foreign(bytes));
     }
 
-    /// Appends the `len` bytes that are in a pipe, while nothing else waits.
+    /// Appends the `len` bytes that are in a kernel pipe. Nothing else may wait.
     pub(crate) fn enqueue_piped(&mut self, pipe: KernelPipe, len: usize) {
         self.len += len;
         self.order().push(Segment::Piped(pipe, len));
@@ -245,12 +248,12 @@ impl OutQueue {
         })
     }
 
-    /// The oldest backlog bytes, up to the first that is not in memory, as slices for one vectored write; returns how
-    /// many slices there are.
+    /// Fills `into` with slices of the oldest backlog bytes, for one vectored write, up to the first byte that is not in
+    /// memory. Returns the number of slices.
     pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut count = 0;
         self.each_slice(|slice, _| {
-            // Behind what is not in memory nothing can be sent yet.
+            // A segment outside memory must be sent before the bytes behind it.
             if slice.is_empty() {
                 return false;
             }
@@ -261,7 +264,7 @@ impl OutQueue {
         count
     }
 
-    /// What the backlog begins with.
+    /// Returns the kind of the backlog's first segment.
     #[inline]
     pub(crate) fn front(&self) -> Front<'_> {
         self.order
@@ -269,19 +272,19 @@ impl OutQueue {
             .map_or(Front::Memory, |order| order.front())
     }
 
-    /// How many stretches of files are in it.
+    /// Returns the number of file segments.
     pub(crate) fn files(&self) -> usize {
         self.order.as_ref().map_or(0, |order| order.files())
     }
 
-    /// The stretch of a file that is to be read next: one at the front of the backlog, or behind what has been
-    /// read of it.
+    /// Returns the file segment to read next: the one at the front of the backlog, or the one behind bytes that were read
+    /// from it.
     pub(crate) fn next_file(&self) -> Option<&FileStretch> {
         self.order.as_ref()?.next_file()
     }
 
-    /// Shows the backlog bytes that `show` has not seen yet, once each, as far as the application wrote them. Those that it
-    /// was given before it panics count as seen.
+    /// Passes those bytes of the backlog to `show` that the application wrote and `show` has not seen, once each. If `show`
+    /// panics, the bytes passed to it so far count as seen.
     #[inline]
     pub(crate) fn show_unseen(&mut self, mut show: impl FnMut(&[u8])) {
         if self.unseen.get() == 0 {
@@ -303,8 +306,8 @@ impl OutQueue {
         });
     }
 
-    /// Calls `visit` with the backlog's stretches, oldest first, while it answers true, and with whether the
-    /// application wrote it. None is empty but those that are not in memory.
+    /// Calls `visit` with each slice of the backlog, oldest first, until it returns false. The second argument is true if
+    /// the application wrote the slice. A segment outside memory is visited as an empty slice; no other slice is empty.
     fn each_slice<'a>(&'a self, mut visit: impl FnMut(&'a [u8], bool) -> bool) {
         let (first, second) = self.ring.as_slices();
         let mut visit_own = |slice: &'a [u8]| slice.is_empty() || visit(slice, true);
@@ -334,7 +337,7 @@ impl OutQueue {
         }
     }
 
-    /// The kernel took the `n` oldest backlog bytes.
+    /// Removes the `n` oldest backlog bytes, which the kernel has accepted.
     pub(crate) fn backlog_sent(&mut self, n: usize, pool: &mut BufferPool) {
         self.len -= n;
         match &mut self.order {
@@ -347,14 +350,15 @@ impl OutQueue {
         }
     }
 
-    /// Puts bytes that have been read of the [next file](Self::next_file) in their place.
+    /// Inserts bytes that were read from the [next file](Self::next_file), in the place of that part of it.
     pub(crate) fn file_read(&mut self, bytes: Bytes) {
         if let Some(order) = &mut self.order {
             order.file_read(bytes);
         }
     }
 
-    /// The kernel took `n` bytes out of the pipe that the backlog begins with; gives it back once it is empty.
+    /// Removes `n` bytes, which the kernel has accepted from the pipe at the front of the backlog. Returns the pipe once it is
+    /// empty.
     pub(crate) fn pipe_sent(&mut self, n: usize) -> Option<KernelPipe> {
         let emptied = self.order.as_mut()?.pipe_sent(n);
         self.len -= n;
@@ -368,7 +372,7 @@ impl OutQueue {
         }
     }
 
-    /// Forgets everything: the connection is closing without a drain.
+    /// Drops all output, because the connection closes without a drain.
     pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
         if self.len > 0 {
             pool.release(&mut self.ring);
@@ -376,14 +380,14 @@ impl OutQueue {
         }
     }
 
-    /// Takes back everything past the first `len` bytes: copies and shared bytes, never a file's.
+    /// Drops everything after the first `len` bytes. These can be copies and shared bytes, but not bytes of a file.
     pub(super) fn rollback(&mut self, len: usize, arena: &mut Arena, pool: &mut BufferPool) {
         let excess = self.len.saturating_sub(len);
         if excess == 0 {
             return;
         }
         if self.staged.len > 0 {
-            // Only the newest stretch of the arena can have been written by a call still under way.
+            // The call under way has written the newest bytes of the arena, and nothing is behind them.
             let keep = (self.staged.len as usize).saturating_sub(excess);
             self.len -= self.staged.len as usize - keep;
             self.staged.len = keep as u32;

@@ -1,11 +1,11 @@
-//! A byte ring over storage it is lent: power-of-two capacity, contents in at most two slices.
+//! A byte ring over storage from a pool. Its capacity is a power of two, and its contents are at most two slices.
 
 use std::ops::Range;
 
-/// A growable-by-replacement ring of bytes.
+/// A ring of bytes.
 ///
-/// The storage is a zeroed box whose length is a power of two (or zero: an empty ring owns nothing).
-/// Growing means moving to larger storage, which [`BufferPool`](super::pool::BufferPool) does.
+/// The length of the storage is a power of two, or zero: a new ring owns no memory.
+/// To grow a ring, [`BufferPool`](super::pool::BufferPool) moves its contents to larger storage.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Ring {
@@ -14,20 +14,21 @@ pub struct Ring {
     storage: Box<[u8]>,
 }
 
-/// The largest capacity: indexes are 32 bits wide, and a sum of two of them must not overflow.
+/// The largest capacity. Indexes are 32 bits wide, and the sum of two must not overflow.
 pub const MAX_CAPACITY: usize = 1 << 30;
 
 impl Ring {
-    /// A ring without storage: capacity 0.
+    /// Creates a ring without storage: its capacity is 0.
+    #[cfg(feature = "internals")]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty ring over `storage`.
+    /// Creates an empty ring over `storage`.
     ///
     /// # Panics
     ///
-    /// When the storage's length is neither 0 nor a power of two of at most [`MAX_CAPACITY`].
+    /// If the storage's length is neither 0 nor a power of two of at most [`MAX_CAPACITY`].
     pub fn over(storage: Box<[u8]>) -> Self {
         let capacity = storage.len();
         assert!(capacity == 0 || (capacity.is_power_of_two() && capacity <= MAX_CAPACITY));
@@ -38,44 +39,44 @@ impl Ring {
         }
     }
 
-    /// Gives the storage up, leaving an empty ring without any.
+    /// Takes the storage out. The ring is empty then, with capacity 0.
     pub fn take_storage(&mut self) -> Box<[u8]> {
         self.head = 0;
         self.len = 0;
         std::mem::take(&mut self.storage)
     }
 
-    /// How many bytes it holds.
+    /// Returns the number of bytes in the ring.
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether it holds nothing.
+    /// Returns true if the ring holds no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many bytes it can hold.
+    /// Returns the number of bytes that the ring can hold.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.storage.len()
     }
 
-    /// How many more bytes it can take.
+    /// Returns the number of bytes that still fit.
     #[inline]
     pub fn free(&self) -> usize {
         self.capacity() - self.len()
     }
 
-    /// The contents, oldest first, as two slices of which the second may be empty.
+    /// Returns the contents, oldest first, as two slices. The second may be empty.
     pub fn as_slices(&self) -> (&[u8], &[u8]) {
         let (first, second) = self.regions(self.head as usize, self.len());
         (&self.storage[first], &self.storage[second])
     }
 
-    /// Copies in as much of `bytes` as fits and says how much that was.
+    /// Copies as many of `bytes` into the ring as fit. Returns their number.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.free());
         let (first, second) = self.regions(self.tail(), n);
@@ -86,7 +87,7 @@ impl Ring {
         n
     }
 
-    /// The first contiguous stretch of free space; fill it, then [`commit`](Self::commit).
+    /// Returns the first contiguous part of the free space. Fill it, then [`commit`](Self::commit).
     pub fn spare_mut(&mut self) -> &mut [u8] {
         if self.len == 0 {
             self.head = 0;
@@ -95,11 +96,11 @@ impl Ring {
         &mut self.storage[first]
     }
 
-    /// Counts `n` bytes of [`spare_mut`](Self::spare_mut) as written.
+    /// Adds `n` bytes of [`spare_mut`](Self::spare_mut) to the contents.
     ///
     /// # Panics
     ///
-    /// When that is more than the stretch was long.
+    /// If `n` is greater than the length of that slice.
     pub fn commit(&mut self, n: usize) {
         let (spare, _) = self.regions(self.tail(), self.free());
         assert!(n <= spare.len(), "committed more than the spare stretch");
@@ -110,7 +111,7 @@ impl Ring {
     ///
     /// # Panics
     ///
-    /// When it holds fewer.
+    /// If the ring holds fewer.
     pub fn consume(&mut self, n: usize) {
         assert!(n <= self.len(), "consumed more than the contents");
         self.len -= n as u32;
@@ -121,12 +122,12 @@ impl Ring {
         };
     }
 
-    /// Drops the newest bytes, keeping the `len` oldest; nothing when it holds no more than that.
+    /// Keeps the `len` oldest bytes and drops the rest, if there are more.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len().min(len) as u32;
     }
 
-    /// The contents as one slice, moving them when they wrap around the end.
+    /// Returns the contents as one slice. Moves them if they wrap around the end.
     pub fn make_contiguous(&mut self) -> &mut [u8] {
         let len = self.len();
         if self.head as usize + len > self.capacity() {
@@ -138,11 +139,11 @@ impl Ring {
     }
 
     fn tail(&self) -> usize {
-        // An empty ring without storage has no mask; its head and length are both 0.
+        // Without storage, the mask is all ones; head and length are both 0 then.
         (self.head as usize + self.len()) & self.capacity().wrapping_sub(1)
     }
 
-    /// Splits the `len` bytes from `start` on at the end of the storage.
+    /// Returns the `len` bytes from `start` on as two ranges, split at the end of the storage.
     fn regions(&self, start: usize, len: usize) -> (Range<usize>, Range<usize>) {
         let end = start + len;
         if end <= self.capacity() {

@@ -129,6 +129,7 @@ impl<T, W: Wake> Mailbox<T, W> {
     }
 
     /// Whether no item waits.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -20,6 +20,7 @@ use slab::Slab;
 ///
 /// An empty wheel takes 3 KiB. Each timer adds 20 bytes and its value (24 bytes in all when that is a `u32`), and the
 /// room is kept for later timers.
+#[derive(Debug)]
 pub struct Wheel<T> {
     entries: Slab<Entry<T>>,
     slots: [[u32; SLOTS]; LEVELS],
@@ -48,6 +49,7 @@ pub struct TimerKey {
 }
 
 /// A timer, and its place in a circular list.
+#[derive(Debug)]
 struct Entry<T> {
     deadline: u64,
     next: u32,
@@ -245,6 +247,7 @@ impl<T> Wheel<T> {
     }
 
     /// Whether there are no timers, not even expired ones.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

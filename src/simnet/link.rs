@@ -1,20 +1,20 @@
-//! How badly a simulated network treats its connections.
+//! The delays and faults of a simulated network.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// How the simulated network treats connections: a profile to begin with, and what is different about it.
+/// The delays and faults of the simulated network. Begin with a profile, then change single settings.
 ///
 /// | | [`calm`](Self::calm) | [`hostile`](Self::hostile) |
 /// |---|---|---|
 /// | [`delay`](Self::delay) | 10 µs | 0 to 50 ms |
-/// | [`segments`](Self::segments) | as they were sent | 64 KiB, most of them much smaller |
+/// | [`segments`](Self::segments) | as they were sent | up to 64 KiB, most of them much smaller |
 /// | [`send_buffer`](Self::send_buffer) | 256 KiB | 1 B to 64 KiB |
 /// | [`interference`](Self::interference) | none | 15 % of the calls |
 /// | [`resets`](Self::resets) | none | none |
-/// | [`slow_turns`](Self::slow_turns) | take no time | up to 3 ms |
+/// | [`slow_turns`](Self::slow_turns) | no time | up to 3 ms |
 ///
-/// With any interference at all, sockets become ready in an order, and in batches, that chance decides.
+/// With any interference, sockets also become ready in random order and in batches of random size.
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,6 +23,7 @@ use std::time::Duration;
 /// let lossy = Link::hostile().resets(20).delay(Duration::ZERO..=Duration::from_millis(400));
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "each method returns the changed link"]
 pub struct Link {
     /// In microseconds.
     pub(crate) delay: RangeInclusive<u64>,
@@ -35,7 +36,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A network without surprises: what is sent arrives as it was sent, one hop later.
+    /// Returns a network without faults: bytes arrive as they were sent, 10 µs later.
     pub fn calm() -> Self {
         Self {
             delay: 10..=10,
@@ -47,7 +48,7 @@ impl Link {
         }
     }
 
-    /// A network that does whatever the socket interface allows, except to break connections.
+    /// Returns a network with all faults that the socket interface allows, except broken connections.
     pub fn hostile() -> Self {
         Self {
             delay: 0..=50_000,
@@ -59,7 +60,7 @@ impl Link {
         }
     }
 
-    /// How long a segment is on its way, in each direction, to the microsecond.
+    /// Sets the range of a segment's delay, in each direction. Its precision is a microsecond.
     pub fn delay(mut self, range: RangeInclusive<Duration>) -> Self {
         let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 4);
         let start = micros(range.start());
@@ -67,33 +68,35 @@ impl Link {
         self
     }
 
-    /// The longest segment, in bytes, into which what peers send is cut. Chance decides for each segment; few reach it.
+    /// Sets the length of the longest segment in bytes. The network cuts the bytes that a peer sends into segments of random
+    /// length; few reach the longest.
     pub fn segments(mut self, longest: usize) -> Self {
         self.segments = longest.max(1);
         self
     }
 
-    /// How many bytes the kernel takes for a peer that does not read, a size for each connection.
+    /// Sets the range of a connection's send buffer, in bytes: the number of bytes that the kernel accepts while the peer does
+    /// not read.
     pub fn send_buffer(mut self, range: RangeInclusive<usize>) -> Self {
         let start = (*range.start()).max(1);
         self.send_buffer = start..=(*range.end()).max(start);
         self
     }
 
-    /// How many of 100 calls of the sockets are cut short, refused with `EAGAIN` or interrupted.
+    /// Sets the percentage of socket calls that are cut short, refused with `EAGAIN` or interrupted. The most is 90.
     pub fn interference(mut self, percent: u32) -> Self {
-        // Some calls have to succeed, or nothing comes to an end.
+        // Some calls have to succeed, or no exchange ends.
         self.interference = percent.min(90);
         self
     }
 
-    /// How many of 100 connections break within their first two seconds.
+    /// Sets the percentage of connections that break within their first two seconds.
     pub fn resets(mut self, percent: u32) -> Self {
         self.resets = percent;
         self
     }
 
-    /// How long a turn of the reactor takes at the most, in virtual time.
+    /// Sets the longest time that a turn of the reactor takes, in virtual time.
     pub fn slow_turns(mut self, longest: Duration) -> Self {
         self.slow_turns = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX / 4);
         self
@@ -101,7 +104,7 @@ impl Link {
 }
 
 impl Default for Link {
-    /// The hostile one.
+    /// Returns the hostile profile.
     fn default() -> Self {
         Self::hostile()
     }

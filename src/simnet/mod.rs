@@ -1,6 +1,6 @@
-//! The wires of the simulated network: what lies in the buffers of two sockets, and what a seed does to it.
+//! The wires of the simulated network: the buffers of two connected sockets, and the faults that a seed injects.
 //!
-//! It imports nothing of this crate. `sys` puts its ends in the place of sockets, and `testing` drives it.
+//! This folder imports nothing of the crate. `sys` uses its ends as sockets, and `testing` drives it.
 
 pub(crate) mod link;
 pub(crate) mod network;

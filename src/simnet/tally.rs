@@ -1,4 +1,4 @@
-//! What simulations have been through, so that a test can say what it stands on.
+//! Counts what simulations have done, so that a test can report how much it has covered.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +14,7 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     /// Calls of `recv` and `send`.
     pub(crate) calls: u64,
-    /// Those that were cut short, refused or interrupted.
+    /// Calls that were cut short, refused or interrupted.
     pub(crate) hindered: u64,
     /// Connections that broke.
     pub(crate) broken: u64,
@@ -23,18 +23,18 @@ pub(crate) struct Tally {
 }
 
 thread_local! {
-    /// What this thread's simulations that have ended counted.
+    /// The counts of this thread's ended simulations.
     static ENDED: RefCell<Tally> = RefCell::default();
 }
 
 impl Tally {
     /// Adds the counts of a simulation that ends to those of its thread.
     pub(crate) fn hand_in(&self) {
-        // A thread that ends itself counts no more.
+        // While the thread ends, its counts are gone already.
         let _ = ENDED.try_with(|ended| *ended.borrow_mut() += *self);
     }
 
-    /// Takes what the simulations of this thread have counted since the last time.
+    /// Returns the counts of this thread's ended simulations, and resets them.
     pub(crate) fn collect() -> Self {
         ENDED.take()
     }
@@ -70,7 +70,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A number with its thousands apart.
+/// Prints a number with a comma between thousands.
 struct Grouped(u64);
 
 impl fmt::Display for Grouped {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Whether this platform can pin threads.
+/// True if this platform can pin threads.
 pub(crate) const SUPPORTED: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
 /// Restricts the calling thread to one processor, counted from 0 (`sched_setaffinity(2)`).
@@ -18,7 +18,7 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// This platform has no way to pin a thread to a processor.
+/// Fails, because this platform cannot pin a thread to a processor.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn pin_to(_cpu: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())

@@ -1,4 +1,4 @@
-//! Sockets that come from another process: inherited ones, and such as are sent over a Unix socket.
+//! Sockets that come from another process: inherited, or received over a Unix socket.
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -20,17 +20,17 @@ use super::socket::NO_SIGNAL;
 /// The first descriptor of the protocol (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// As many descriptors go with one byte; the kernel's limit is 253.
-const A_MESSAGE: usize = 64;
+/// The number of descriptors sent in one message. The kernel's limit is 253.
+const MAX_IN_MESSAGE: usize = 64;
 
-/// Has what is received closed on exec, where the kernel does that by itself.
+/// Makes the kernel set close-on-exec on received descriptors, where it can.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOSED_ON_EXEC: RecvFlags = RecvFlags::CMSG_CLOEXEC;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOSED_ON_EXEC: RecvFlags = RecvFlags::empty();
 
-/// The descriptors that `LISTEN_FDS` announces, with their names (`sd_listen_fds_with_names(3)`): once, and
-/// none when they are meant for another process.
+/// Returns the descriptors that `LISTEN_FDS` announces, with their names (`sd_listen_fds_with_names(3)`). Only the first call
+/// returns them. Returns none if they are meant for another process.
 #[allow(unsafe_code)]
 pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -38,7 +38,7 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
     let meant_for_us = match env::var_os("LISTEN_PID") {
         Some(_) => number("LISTEN_PID") == Some(process::id()),
-        // A parent that cannot know the child's number before it runs leaves it out.
+        // A parent that cannot know the child's process number before the exec does not set the variable.
         None => true,
     };
     let count = number("LISTEN_FDS").filter(|_| meant_for_us).unwrap_or(0);
@@ -47,9 +47,9 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     }
     let announced = (FIRST..).take(count as usize);
     for fd in announced.clone() {
-        // SAFETY: the borrow ends with the next call, which answers EBADF for a descriptor that is not open.
+        // SAFETY: the borrow ends with the next call, which returns EBADF for a descriptor that is not open.
         let given = unsafe { BorrowedFd::borrow_raw(fd) };
-        // One that would not have survived the exec is this process's own, and the count is wrong.
+        // A descriptor with close-on-exec was opened by this process, so the count is wrong.
         if fcntl_getfd(given)?.contains(FdFlags::CLOEXEC) {
             return Err(Errno::BADF.into());
         }
@@ -58,7 +58,8 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     let mut names = names.split(':');
     let mut sockets = Vec::new();
     for fd in announced {
-        // SAFETY: it is open, and by the protocol it was passed for this process to own; nobody takes it twice.
+        // SAFETY: it is open, and the protocol passes it to this process, which owns it. `TAKEN` keeps anybody from
+        // taking it a second time.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         fcntl_setfd(&owned, FdFlags::CLOEXEC)?;
         sockets.push((owned, names.next().unwrap_or_default().to_owned()));
@@ -66,19 +67,19 @@ pub(crate) fn inherited() -> io::Result<Vec<(OwnedFd, String)>> {
     Ok(sockets)
 }
 
-/// When the other process has taken too long.
+/// The moment by which the other process must have answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// The socket's own timeouts count.
+    /// No deadline. Only timeouts that the socket has already apply.
     pub(crate) const NEVER: Self = Self(None);
 
     pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now().checked_add(time))
     }
 
-    /// Has the next call on a socket take no longer than that.
+    /// Sets the socket's timeout so that the next call ends by the deadline.
     fn limit(self, socket: BorrowedFd<'_>, call: Timeout) -> io::Result<()> {
         let Some(at) = self.0 else {
             return Ok(());
@@ -90,8 +91,8 @@ impl Deadline {
         Ok(set_socket_timeout(socket, call, Some(left))?)
     }
 
-    /// Tells a call that took too long by its error.
-    fn name(self, error: Errno) -> io::Error {
+    /// Converts the error of a call. A timeout of the socket becomes [`too_late`].
+    fn convert(self, error: Errno) -> io::Error {
         if self.0.is_some() && error == Errno::AGAIN {
             too_late()
         } else {
@@ -107,21 +108,21 @@ pub(crate) fn too_late() -> io::Error {
     )
 }
 
-/// The user that the process at the other end of a Unix socket runs as: when it connected, or began to listen.
+/// Returns the user of the process at the other end of a Unix socket, as of its connect or listen.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let credentials = rustix::net::sockopt::socket_peercred(socket)?;
     Ok(credentials.uid.as_raw())
 }
 
-/// The same by `getpeereid(3)`, which the BSDs have.
+/// Returns the same by `getpeereid(3)`, on the BSDs.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[allow(unsafe_code)]
 pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     use std::os::fd::AsRawFd;
 
     let (mut user, mut group) = (0, 0);
-    // SAFETY: the descriptor is open, and both numbers are written to memory of their types.
+    // SAFETY: the descriptor is open, and both pointers are to memory of the right types.
     let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) };
     if result == 0 {
         Ok(user)
@@ -130,26 +131,26 @@ pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
     }
 }
 
-/// The user that this process runs as.
+/// Returns the effective user of this process.
 pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Sends all of some words.
-pub(crate) fn say(to: BorrowedFd<'_>, mut words: &[u8], deadline: Deadline) -> io::Result<()> {
-    while !words.is_empty() {
+/// Sends all of a message.
+pub(crate) fn say(to: BorrowedFd<'_>, mut message: &[u8], deadline: Deadline) -> io::Result<()> {
+    while !message.is_empty() {
         deadline.limit(to, Timeout::Send)?;
-        let sent = retry_on_intr(|| rustix::net::send(to, words, NO_SIGNAL));
-        words = &words[sent.map_err(|error| deadline.name(error))?..];
+        let sent = retry_on_intr(|| rustix::net::send(to, message, NO_SIGNAL));
+        message = &message[sent.map_err(|error| deadline.convert(error))?..];
     }
     Ok(())
 }
 
-/// Receives some words, and nothing else.
-pub(crate) fn expect(from: BorrowedFd<'_>, words: &[u8], deadline: Deadline) -> io::Result<()> {
-    let mut received = vec![0; words.len()];
+/// Receives a message. Fails if it is not the expected one.
+pub(crate) fn expect(from: BorrowedFd<'_>, message: &[u8], deadline: Deadline) -> io::Result<()> {
+    let mut received = vec![0; message.len()];
     receive_all(from, &mut received, deadline)?;
-    if received == words {
+    if received == message {
         return Ok(());
     }
     Err(io::Error::new(
@@ -183,7 +184,7 @@ fn receive_all(from: BorrowedFd<'_>, into: &mut [u8], deadline: Deadline) -> io:
         deadline.limit(from, Timeout::Recv)?;
         let rest = &mut into[got..];
         let received = retry_on_intr(|| rustix::net::recv(from, &mut *rest, RecvFlags::empty()));
-        match received.map_err(|error| deadline.name(error))? {
+        match received.map_err(|error| deadline.convert(error))? {
             (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
             (n, _) => got += n,
         }
@@ -191,8 +192,8 @@ fn receive_all(from: BorrowedFd<'_>, into: &mut [u8], deadline: Deadline) -> io:
     Ok(())
 }
 
-/// Sends copies of descriptors over a Unix stream socket (`unix(7)`, `SCM_RIGHTS`): their number in four
-/// bytes, and a byte with each batch of them.
+/// Sends copies of descriptors over a Unix stream socket (`unix(7)`, `SCM_RIGHTS`): first their number in four bytes,
+/// big-endian, then one byte with each batch of descriptors.
 pub(crate) fn send(
     to: BorrowedFd<'_>,
     sockets: &[BorrowedFd<'_>],
@@ -200,27 +201,27 @@ pub(crate) fn send(
 ) -> io::Result<()> {
     let count = u32::try_from(sockets.len()).map_err(io::Error::other)?;
     say(to, &count.to_be_bytes(), deadline)?;
-    for batch in sockets.chunks(A_MESSAGE) {
+    for batch in sockets.chunks(MAX_IN_MESSAGE) {
         deadline.limit(to, Timeout::Send)?;
         let sent = retry_on_intr(|| {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_IN_MESSAGE))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(batch));
             sendmsg(to, &[IoSlice::new(b".")], &mut control, NO_SIGNAL)
         });
-        sent.map_err(|error| deadline.name(error))?;
+        sent.map_err(|error| deadline.convert(error))?;
     }
     Ok(())
 }
 
-/// Receives what [`send`] sends.
+/// Receives the descriptors that [`send`] sends.
 pub(crate) fn receive(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<Vec<OwnedFd>> {
     let mut header = [0; 4];
     receive_all(from, &mut header, deadline)?;
     let count = u32::from_be_bytes(header) as usize;
     let mut sockets = Vec::new();
     while sockets.len() < count {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(A_MESSAGE))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_IN_MESSAGE))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         deadline.limit(from, Timeout::Recv)?;
@@ -228,7 +229,7 @@ pub(crate) fn receive(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<Ve
             let mut slices = [IoSliceMut::new(&mut byte)];
             recvmsg(from, &mut slices, &mut control, CLOSED_ON_EXEC)
         });
-        let received = received.map_err(|error| deadline.name(error))?;
+        let received = received.map_err(|error| deadline.convert(error))?;
         let before = sockets.len();
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -240,10 +241,10 @@ pub(crate) fn receive(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<Ve
                 fcntl_setfd(socket, FdFlags::CLOEXEC)?;
             }
         }
-        // The rest would be awaited in vain.
+        // The missing descriptors will not come.
         if received.flags.contains(ReturnFlags::CTRUNC) {
             return Err(io::Error::other(
-                "some of the sockets got lost, for want of descriptors; raise the limit (ulimit -n)",
+                "this process had no descriptors left for some of the sockets; raise the limit (ulimit -n)",
             ));
         }
         if received.bytes == 0 || sockets.len() == before {
@@ -256,7 +257,7 @@ pub(crate) fn receive(from: BorrowedFd<'_>, deadline: Deadline) -> io::Result<Ve
     Ok(sockets)
 }
 
-/// Borrows each.
+/// Borrows each socket.
 pub(crate) fn borrow(sockets: &[impl AsFd]) -> Vec<BorrowedFd<'_>> {
     sockets.iter().map(AsFd::as_fd).collect()
 }

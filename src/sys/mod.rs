@@ -1,4 +1,4 @@
-//! The operating system: sockets, their options, CPU affinity. Whatever differs between platforms is here.
+//! The operating system: sockets, their options, CPU affinity. All differences between platforms are here.
 
 pub(crate) mod affinity;
 pub(crate) mod datagram;

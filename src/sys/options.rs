@@ -1,4 +1,4 @@
-//! The options of sockets that listen, connect and are connected.
+//! The options of listeners and of connections.
 
 use std::ffi::c_int;
 use std::io;
@@ -19,27 +19,28 @@ pub(crate) struct SocketOptions {
     pub(crate) device: Option<String>,
 }
 
-/// How TCP probes a silent peer (`tcp(7)`).
+/// The settings of TCP keep-alive probes to a silent peer (`tcp(7)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Keepalive {
-    /// How long a connection is silent before the first probe; whole seconds.
+    /// The time of silence before the first probe, in whole seconds.
     pub(crate) idle: Duration,
-    /// The time between probes; whole seconds.
+    /// The time between probes, in whole seconds.
     pub(crate) interval: Duration,
-    /// How many probes go unanswered before the connection is given up.
+    /// The number of unanswered probes after which the kernel closes the connection.
     pub(crate) count: u32,
 }
 
-/// The longest that Linux waits before a probe, in seconds (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPINTVL`). Others take more.
+/// The longest time before a probe that Linux accepts, in seconds (`MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPINTVL`). Other systems
+/// accept more.
 const MAX_PROBE_SECONDS: u64 = 32_767;
 
-/// The most probes that Linux sends (`MAX_TCP_KEEPCNT`).
+/// The most probes that Linux accepts (`MAX_TCP_KEEPCNT`).
 const MAX_PROBES: u32 = 127;
 
-/// The longest linger that every platform takes, in seconds: Apple's keep it in 15 bits.
+/// The longest linger that every platform accepts, in seconds. Apple's systems store it in 15 bits.
 const MAX_LINGER_SECONDS: u64 = 32_767;
 
-/// The largest buffer that can be asked for, in bytes: the kernel reads the size as an `int`.
+/// The largest buffer that can be requested, in bytes. The kernel reads the size as an `int`.
 const MAX_BUFFER: usize = c_int::MAX as usize;
 
 impl SocketOptions {
@@ -47,7 +48,7 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers, with the option's name.
+    /// The error of `setsockopt(2)`, with the option's name.
     pub(crate) fn apply(&self, socket: &Socket, is_tcp: bool) -> io::Result<()> {
         if is_tcp {
             named("nodelay", socket.set_tcp_nodelay(self.nodelay))?;
@@ -67,7 +68,8 @@ impl SocketOptions {
         Ok(())
     }
 
-    /// The first option with a value that the kernel would refuse or misread: its name, and what would be right.
+    /// Returns the first option with a value that the kernel would refuse or misread: its name, and the problem with its
+    /// remedy.
     pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
         let buffer = |name, bytes: Option<usize>| Some((name, buffer_problem(bytes?)?));
         None.or_else(|| Some(("keepalive", self.keepalive?.problem()?)))
@@ -83,7 +85,7 @@ impl Keepalive {
         socket.set_tcp_keepalive(&keepalive)
     }
 
-    /// What is wrong with it, if anything.
+    /// Returns the problem with these settings, if there is one.
     fn problem(self) -> Option<String> {
         let fits = |time: Duration| (1..=MAX_PROBE_SECONDS).contains(&time.as_secs());
         if !fits(self.idle) || !fits(self.interval) {
@@ -101,7 +103,7 @@ impl Keepalive {
     }
 }
 
-/// The options for probing a silent peer, as far as the platform has them.
+/// Returns the keep-alive options, as far as the platform has them.
 fn keepalive(idle: Duration, interval: Duration, count: u32) -> TcpKeepalive {
     let keepalive = TcpKeepalive::new().with_time(idle);
     #[cfg(not(any(target_os = "openbsd", target_os = "haiku", target_os = "solaris")))]
@@ -111,18 +113,18 @@ fn keepalive(idle: Duration, interval: Duration, count: u32) -> TcpKeepalive {
     keepalive
 }
 
-/// What is wrong with a linger time, if anything.
+/// Returns the problem with a linger time, if there is one.
 fn linger_problem(linger: Duration) -> Option<String> {
     let seconds = linger.as_secs();
     if seconds == 0 && !linger.is_zero() {
-        // The kernel would take it for 0, which means RST.
+        // The kernel would round it to 0, which means RST.
         return Some("it counts in whole seconds; use 1 s or more, or zero for a reset".to_owned());
     }
     (seconds > MAX_LINGER_SECONDS)
         .then(|| format!("{seconds} s is more than {MAX_LINGER_SECONDS} s, the most possible"))
 }
 
-/// What is wrong with the size of a kernel's buffer, if anything.
+/// Returns the problem with the size of a kernel buffer, if there is one.
 pub(crate) fn buffer_problem(bytes: usize) -> Option<String> {
     (bytes > MAX_BUFFER)
         .then(|| format!("{bytes} bytes is more than {MAX_BUFFER}, the most the kernel takes"))
@@ -132,13 +134,13 @@ pub(crate) fn buffer_problem(bytes: usize) -> Option<String> {
 ///
 /// # Errors
 ///
-/// What `setsockopt(2)` answers, and an error that names the limit when the size would be truncated.
+/// The error of `setsockopt(2)`, or an error that names the limit if the size would be truncated.
 pub(crate) fn set_recv_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     check_buffer(bytes)?;
     socket.set_recv_buffer_size(bytes)
 }
 
-/// The same of the send buffer (`SO_SNDBUF`).
+/// Sets the size of the kernel's send buffer (`SO_SNDBUF`).
 ///
 /// # Errors
 ///
@@ -155,7 +157,7 @@ fn check_buffer(bytes: usize) -> io::Result<()> {
     }
 }
 
-/// Puts the option's name in front of what the kernel says, which names nothing.
+/// Puts the option's name in front of the kernel's error, which does not contain it.
 pub(crate) fn named<T>(option: &'static str, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), format!("option {option}: {error}")))
 }

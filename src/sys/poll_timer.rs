@@ -1,11 +1,12 @@
-//! Waits that end on time where the poll waits in whole milliseconds.
+//! Precise waits where the poll waits in whole milliseconds.
 
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "illumos"))]
 pub(crate) use self::epoll::PollTimer;
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "illumos")))]
 pub(crate) use self::others::PollTimer;
 
-/// Epoll waits in whole milliseconds, which mio rounds up to. So the last of a wait is left to a timer that the poll watches.
+/// Epoll waits in whole milliseconds, and mio rounds a timeout up to them. So a timer that the poll watches ends the last
+/// part of a wait.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "illumos"))]
 mod epoll {
     use std::io;
@@ -19,7 +20,7 @@ mod epoll {
         timerfd_settime,
     };
 
-    /// A timer of the kernel's that ends a poll's wait. It takes a descriptor from when it is first needed on.
+    /// A kernel timer that ends the wait of a poll. It opens a descriptor when it is first needed, and keeps it.
     #[derive(Debug, Default)]
     pub(crate) struct PollTimer {
         fd: Option<OwnedFd>,
@@ -27,14 +28,15 @@ mod epoll {
         set_for: Option<u64>,
     }
 
-    /// A wait that is shorter than this is left to the timer. A longer one is not, because the timer takes a system call.
+    /// The timer ends only waits that are shorter than this, because setting it takes a system call.
     const SHORT: Duration = Duration::from_millis(2);
 
-    /// So much the kernel may be late at the end of a wait, besides a thousandth of it: its timer slack, and then some.
+    /// The time by which the kernel may be late at the end of a wait, in addition to a thousandth of the wait: its timer
+    /// slack and a margin.
     const SLACK: Duration = Duration::from_micros(500);
 
     impl PollTimer {
-        /// Sees that a poll ends when `wait` is over, at that deadline; returns how long it may wait, which can be less than that.
+        /// Makes a poll end after `wait`, at `deadline`. Returns the timeout for the poll, which can be shorter than `wait`.
         pub(crate) fn limit(
             &mut self,
             registry: &Registry,
@@ -85,7 +87,7 @@ mod epoll {
         }
     }
 
-    /// A timer whose end is an event of that token. Edge-triggered, so that nobody has to read it.
+    /// Creates a timer whose end is an event with this token. It is edge-triggered, so nobody has to read it.
     fn watched(registry: &Registry, token: Token) -> io::Result<OwnedFd> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -94,7 +96,7 @@ mod epoll {
     }
 }
 
-/// Kqueue waits as exactly as it is asked to.
+/// Kqueue needs no timer: its waits are precise.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "illumos")))]
 mod others {
     use std::time::Duration;
@@ -105,7 +107,7 @@ mod others {
     pub(crate) struct PollTimer;
 
     impl PollTimer {
-        /// How long a poll may wait.
+        /// Returns the timeout for the poll.
         pub(crate) fn limit(
             &mut self,
             _registry: &Registry,

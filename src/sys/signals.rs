@@ -1,4 +1,4 @@
-//! The signals that ask a program to stop, for threads to wait for.
+//! Waits for the signals that ask a program to stop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
@@ -10,8 +10,8 @@ use signal_hook::{flag, low_level};
 
 const STOP: [i32; 2] = [SIGINT, SIGTERM];
 
-/// Set while nobody waits for the signals. Once signal-hook has a handler for a signal, the signal's default action is
-/// gone for good; so an action that ends the process takes its place for as long as this is set.
+/// True while nobody waits for the signals. After signal-hook has installed a handler, the default action of the signal does
+/// not come back. So while this is true, an action that ends the process replaces it.
 static UNWATCHED: AtomicBool = AtomicBool::new(true);
 
 static WATCHERS: Mutex<Watchers> = Mutex::new(Watchers {
@@ -21,17 +21,17 @@ static WATCHERS: Mutex<Watchers> = Mutex::new(Watchers {
 
 struct Watchers {
     count: usize,
-    /// The action of unwatched signals is registered, once in a process.
+    /// True once the action for unwatched signals is registered, which happens once in a process.
     registered: bool,
 }
 
-/// Receives SIGINT and SIGTERM. They do not end the process while there is such a value.
+/// Receives SIGINT and SIGTERM. They do not end the process while such a value exists.
 pub(crate) struct StopSignals(Signals);
 
 /// Ends the wait for signals from another thread.
 pub(crate) struct Closer(Handle);
 
-/// A signal that has come.
+/// A signal that was received.
 #[derive(Clone, Copy)]
 pub(crate) struct Signal(i32);
 
@@ -54,7 +54,7 @@ impl StopSignals {
         Closer(self.0.handle())
     }
 
-    /// Blocks until a signal comes; `None` once the [`Closer`] was used.
+    /// Blocks until a signal arrives. Returns `None` after a call of [`Closer::close`].
     pub(crate) fn next(&mut self) -> Option<Signal> {
         self.0.forever().next().map(Signal)
     }
@@ -77,7 +77,7 @@ impl Closer {
 }
 
 impl Signal {
-    /// Ends the process as the signal does where nobody handles it.
+    /// Ends the process as the signal's default action does.
     pub(crate) fn end_process(self) -> io::Result<()> {
         low_level::emulate_default_handler(self.0)
     }

@@ -1,8 +1,8 @@
-//! SIGPIPE, which `sendfile(2)` and `splice(2)` raise on a connection that is broken and have no flag against.
+//! SIGPIPE. `sendfile(2)` and `splice(2)` raise it on a broken connection, and have no flag to suppress it.
 
 use std::io;
 
-/// Blocks SIGPIPE in the calling thread, so that such a call answers EPIPE whatever the process does about the signal.
+/// Blocks SIGPIPE in the calling thread, so that such a call returns EPIPE, whatever the process does about the signal.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 pub(crate) fn block() -> io::Result<()> {
@@ -10,7 +10,7 @@ pub(crate) fn block() -> io::Result<()> {
     use std::ptr;
 
     let mut signals = MaybeUninit::uninit();
-    // SAFETY: `sigemptyset` initialises the set that the other two calls read, and no old mask is asked for.
+    // SAFETY: `sigemptyset` initialises the set that the other two calls read. The pointer for the old mask may be null.
     let error = unsafe {
         libc::sigemptyset(signals.as_mut_ptr());
         libc::sigaddset(signals.as_mut_ptr(), libc::SIGPIPE);
@@ -22,7 +22,7 @@ pub(crate) fn block() -> io::Result<()> {
     }
 }
 
-/// This platform's engine writes with calls that raise no signal.
+/// Does nothing, because on this platform the engine writes with calls that raise no signal.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn block() -> io::Result<()> {
     Ok(())

@@ -7,15 +7,15 @@ use socket2::{Domain, Socket, Type};
 
 use crate::simnet::network::End;
 
-/// The end of a simulated connection, which has no descriptor of its own.
+/// The reactor's end of a simulated connection. It has no descriptor of its own.
 #[derive(Debug)]
 pub(crate) struct Simulated {
     pub(crate) end: End,
-    /// What shows instead: a socket that is never connected, and takes options.
+    /// A real socket that supplies the descriptor and accepts options.
     pub(crate) stand_in: Arc<StandIn>,
 }
 
-/// A socket that is never connected, which all simulated ones of a reactor share.
+/// A socket that is never connected. All simulated sockets of a reactor share it.
 #[derive(Debug)]
 pub(crate) struct StandIn(Socket);
 

@@ -1,8 +1,7 @@
 //! Non-blocking stream sockets: TCP and Unix ones differ only in their addresses.
 //!
-//! The hot calls go through rustix, which on Linux makes the system call itself: libc's wrappers are
-//! thread-cancellation points, whose locked instructions come to 45 instructions a call in a process of
-//! several threads.
+//! The hot calls go through rustix, which on Linux makes the system call itself. libc's wrappers are thread-cancellation
+//! points: in a process with several threads, that costs 45 instructions a call.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
@@ -33,12 +32,12 @@ enum Kind {
     Simulated(Simulated),
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Received {
-    /// How many bytes; 0 at the end of the stream.
+    /// The number of bytes; 0 at the end of the stream.
     pub(crate) n: usize,
-    /// There is no more for now: the next read is worth it only after an event.
+    /// True if the socket has no more input: the next read should wait for an event.
     pub(crate) drained: bool,
 }
 
@@ -50,13 +49,13 @@ impl StreamSocket {
         })
     }
 
-    /// A socket of a simulated network.
+    /// Creates a socket of a simulated network.
     #[cfg(feature = "testing")]
     pub(crate) fn simulated(simulated: Simulated) -> Self {
         Self(Kind::Simulated(simulated))
     }
 
-    /// `recv(2)`: how many bytes arrived, 0 at the end of the stream.
+    /// Calls `recv(2)`. Returns the number of bytes, 0 at the end of the stream.
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
@@ -69,8 +68,8 @@ impl StreamSocket {
         }
     }
 
-    /// The same of a TCP socket, which tells whether that drained it: when it comes back short, unless the kernel has told
-    /// of urgent data, at whose mark a read ends.
+    /// Receives from a TCP socket, and reports whether the read drained it. A short read drains a TCP socket, except when
+    /// the kernel has reported urgent data: a read ends at its mark.
     #[inline]
     pub(crate) fn receive_from_tcp(&self, into: &mut [u8]) -> io::Result<Received> {
         let n = self.recv(into)?;
@@ -78,7 +77,7 @@ impl StreamSocket {
         Ok(Received { n, drained })
     }
 
-    /// The same of any socket.
+    /// Receives from any socket, and reports whether the read drained it.
     #[inline]
     pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
         match &self.0 {
@@ -87,12 +86,12 @@ impl StreamSocket {
         }
     }
 
-    /// Whether it is a Unix socket.
+    /// Returns true for a Unix socket.
     pub(crate) fn is_unix(&self) -> bool {
         matches!(self.0, Kind::Unix(_))
     }
 
-    /// `send(2)`: how many bytes the kernel took. A broken pipe is an error, never a signal.
+    /// Calls `send(2)`. Returns the number of bytes that the kernel accepted. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
@@ -104,12 +103,13 @@ impl StreamSocket {
         }
     }
 
-    /// `sendmsg(2)` of several slices.
+    /// Calls `sendmsg(2)` with several slices.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.send_message(slices, NO_SIGNAL)
     }
 
-    /// The same, when more is sent at once: the last packet may wait for it, where the platform can tell.
+    /// Calls `sendmsg(2)` and announces that more follows at once, so that the kernel may delay the last packet (`MSG_MORE`),
+    /// where the platform supports it.
     pub(crate) fn send_vectored_and_more(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.send_message(slices, NO_SIGNAL.union(MORE))
     }
@@ -125,7 +125,7 @@ impl StreamSocket {
         }
     }
 
-    /// A socket that is connected already, made non-blocking, and its peer.
+    /// Takes a socket that is already connected, and makes it non-blocking. Returns it with the address of its peer.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Self, Addr)> {
         let socket = Socket::from(fd);
         if socket.r#type()? != Type::STREAM {
@@ -137,7 +137,7 @@ impl StreamSocket {
         Ok((Self::new(socket, &peer), peer))
     }
 
-    /// Has its events told with a token, edge-triggered.
+    /// Registers the socket for edge-triggered events with a token.
     pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
         #[cfg(feature = "testing")]
         if let Kind::Simulated(simulated) = &self.0 {
@@ -151,11 +151,11 @@ impl StreamSocket {
         registry.register(&mut SourceFd(&fd), token, interest)
     }
 
-    /// Whether a connect has succeeded.
+    /// Returns true if a connect has succeeded, false if it is still under way.
     ///
     /// # Errors
     ///
-    /// Why it has failed.
+    /// The reason if it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => is_connected(socket),
@@ -164,7 +164,7 @@ impl StreamSocket {
         }
     }
 
-    /// Sends FIN behind everything the kernel has taken.
+    /// Sends FIN after all bytes that the kernel has accepted.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => socket.shutdown(Shutdown::Write),
@@ -173,17 +173,17 @@ impl StreamSocket {
         }
     }
 
-    /// Makes the close send RST and drop whatever is still on its way.
+    /// Makes the close send RST and drop output that the kernel still holds.
     pub(crate) fn reset_on_close(&self) {
         match &self.0 {
-            // A socket that is gone already cannot take the option, and needs none.
+            // The call fails only if the connection is gone already, which then needs no reset.
             Kind::Tcp(socket) | Kind::Unix(socket) => drop(socket.set_linger(Some(Duration::ZERO))),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.reset_on_close(),
         }
     }
 
-    /// The pending error, if the connection is broken; reading it clears it (`SO_ERROR`).
+    /// Returns the pending error, if the connection is broken, and clears it (`SO_ERROR`).
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => socket.take_error().ok().flatten(),
@@ -192,7 +192,7 @@ impl StreamSocket {
         }
     }
 
-    /// Whether there is input that has not been received.
+    /// Returns true if the socket has input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => {
@@ -203,7 +203,7 @@ impl StreamSocket {
         }
     }
 
-    /// How many of the bytes sent the peer has not acknowledged, if the kernel tells (`SIOCOUTQ`, Linux only).
+    /// Returns the number of bytes sent that the peer has not acknowledged (`SIOCOUTQ`). Only Linux reports it.
     pub(crate) fn unacknowledged(&self) -> Option<u64> {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => unacknowledged(socket),
@@ -216,12 +216,12 @@ impl StreamSocket {
         SockRef::from(self)
     }
 
-    /// Whether the kernel can move bytes into it and out of it by itself.
+    /// Returns true for a socket of the kernel, false for a simulated one.
     pub(crate) fn is_kernels(&self) -> bool {
         matches!(self.0, Kind::Tcp(_) | Kind::Unix(_))
     }
 
-    /// The descriptor, to be closed by others; none of a simulated one.
+    /// Returns the descriptor, which the caller then owns. Returns `None` for a simulated socket.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         match self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => Some(socket.into()),
@@ -231,8 +231,8 @@ impl StreamSocket {
     }
 }
 
-/// A read of a Unix socket, which also ends behind a message that carries descriptors or credentials, however much follows it.
-/// The kernel tells of that, since nobody asks for what is carried.
+/// Reads a Unix socket. A read also ends behind a message with descriptors or credentials, even if more input follows. The
+/// kernel reports that by `MSG_CTRUNC`, because this call gives it no room for them.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[inline(never)]
 fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
@@ -247,8 +247,8 @@ fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
     })
 }
 
-/// A read of a Unix socket, which also ends behind a message that carries something, however much follows it. Not every
-/// kernel tells, so only the next read does.
+/// Reads a Unix socket. A read also ends behind a message with descriptors or credentials, even if more input follows. Not
+/// every kernel reports that, so only an empty read shows that the socket is drained.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
     let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
@@ -264,7 +264,8 @@ fn is_connected(socket: &Socket) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(false),
         Err(error) => return Err(error),
     };
-    // TCP connects a port of this host to itself when nobody listens there and the kernel picks it.
+    // TCP connects a socket to itself if the kernel chooses the destination port as the local one, and nobody listens
+    // there.
     if peer.as_socket().is_some() && socket.local_addr()?.as_socket() == peer.as_socket() {
         return Err(io::ErrorKind::ConnectionRefused.into());
     }
@@ -275,7 +276,7 @@ fn is_connected(socket: &Socket) -> io::Result<bool> {
 #[allow(unsafe_code)]
 fn unacknowledged(socket: &Socket) -> Option<u64> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is open, and the call writes nothing but that number.
+    // SAFETY: the descriptor is open, and the call writes only that integer.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     u64::try_from(bytes).ok().filter(|_| result == 0)
 }
@@ -295,7 +296,7 @@ impl AsFd for StreamSocket {
     }
 }
 
-/// Begins to connect, without waiting.
+/// Starts a non-blocking connect.
 pub(crate) fn connect(
     to: &Addr,
     local: Option<SocketAddr>,
@@ -320,7 +321,7 @@ pub(crate) fn connect(
     }
 }
 
-/// Accepts one connection, non-blocking and closed on exec.
+/// Accepts one connection, non-blocking and with close-on-exec.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -344,7 +345,7 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     Ok((StreamSocket::new(Socket::from(fd), &peer), peer))
 }
 
-/// Accepts one connection, non-blocking and closed on exec, where there is no `accept4(2)`.
+/// Accepts one connection, non-blocking and with close-on-exec, where `accept4(2)` does not exist.
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
@@ -361,7 +362,8 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     Ok((StreamSocket::new(socket, &peer), peer))
 }
 
-/// Whether an accepted TCP socket has the listener's options: Linux copies them all. Unix sockets have none of them.
+/// True if an accepted TCP socket inherits all the options of its listener, as on Linux. These are options of TCP sockets
+/// only.
 pub(crate) const TCP_INHERITS_OPTIONS: bool = cfg!(target_os = "linux");
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -371,7 +373,7 @@ const MORE: SendFlags = SendFlags::empty();
 
 #[cfg(not(target_vendor = "apple"))]
 pub(super) const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
-/// Apple's sockets have an option for it, which socket2 sets on each.
+/// Apple's systems have a socket option instead, which socket2 sets on each socket.
 #[cfg(target_vendor = "apple")]
 pub(super) const NO_SIGNAL: SendFlags = SendFlags::empty();
 
@@ -385,7 +387,7 @@ pub(crate) fn to_addr(addr: &SockAddr) -> Addr {
     }
 }
 
-/// An IPv4 peer of a dual-stack listener shows as IPv4.
+/// Converts an address. The IPv4 peer of a dual-stack listener gets its IPv4 address.
 fn from_ip(mut addr: SocketAddr) -> Addr {
     addr.set_ip(addr.ip().to_canonical());
     Addr::Ip(addr)
@@ -397,13 +399,13 @@ pub(crate) fn bind_to_device(socket: &Socket, device: &str) -> io::Result<()> {
     socket.bind_device(Some(device.as_bytes()))
 }
 
-/// This platform has no such socket option.
+/// Fails, because this platform has no such socket option.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn bind_to_device(_socket: &Socket, _device: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Lets several sockets listen on one address, the kernel spreading connections over them.
+/// Lets several sockets listen on one address (`SO_REUSEPORT`). The kernel distributes connections over them.
 pub(crate) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     #[cfg(not(any(target_os = "solaris", target_os = "illumos", target_os = "cygwin")))]
     return socket.set_reuse_port(true);
@@ -411,7 +413,8 @@ pub(crate) fn set_reuse_port(socket: &Socket) -> io::Result<()> {
     return Err(io::ErrorKind::Unsupported.into());
 }
 
-/// Whether `accept(2)` failed for one peer alone, which gave up or whose network failed; the others wait.
+/// Returns true if an error of `accept(2)` concerns one peer only, which has aborted or whose network has failed. Other
+/// connections can still be accepted.
 pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -430,7 +433,7 @@ pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Whether binding failed because the host has no IPv6.
+/// Returns true if a bind failed because the host has no IPv6.
 pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -438,7 +441,8 @@ pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
     )
 }
 
-/// Binds the first of the addresses that can be bound; `bind` is told whether IPv6 is to mean IPv4 too.
+/// Binds the first of the addresses that can be bound. The second argument of `bind` is true if an IPv6 socket should also
+/// accept IPv4 peers.
 pub(crate) fn bind_first<T>(
     addrs: &[SocketAddr],
     family: Family,

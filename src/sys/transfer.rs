@@ -1,4 +1,4 @@
-//! Moving bytes between descriptors inside the kernel, on the platforms that can.
+//! Moves bytes between descriptors inside the kernel, on platforms that can.
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) use self::elsewhere::*;
@@ -9,11 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Reads `len` bytes of a file from `offset` on. May take as long as the disk does.
+/// Reads `len` bytes of a file from `offset` on. The call blocks while the disk reads.
 ///
 /// # Errors
 ///
-/// What `pread(2)` answers, and [`file_ended`] when the file has fewer bytes.
+/// The error of `pread(2)`, or [`file_ended`] if the file has fewer bytes.
 pub(crate) fn read_file(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, offset)
@@ -24,7 +24,7 @@ pub(crate) fn read_file(file: &File, offset: u64, len: usize) -> io::Result<Vec<
     Ok(bytes)
 }
 
-/// A file has fewer bytes than it had when it was to be sent.
+/// Returns the error for a file that has become shorter since the application asked to send it.
 pub(crate) fn file_ended() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
@@ -41,8 +41,8 @@ mod linux {
     use rustix::io::Errno;
     use rustix::pipe::{PipeFlags, SpliceFlags};
 
-    /// `sendfile(2)`: how many of `len` bytes of the file, from `offset` on, the socket took; none when the file
-    /// has ended. The file's own position stays where it is.
+    /// Calls `sendfile(2)` for `len` bytes of the file from `offset` on. Returns the number of bytes that the socket
+    /// accepted; 0 at the end of the file. The file's own position does not change.
     pub(crate) fn send_file(
         socket: impl AsFd,
         file: &File,
@@ -53,7 +53,7 @@ mod linux {
         Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
     }
 
-    /// Whether an error says that the kernel cannot move bytes between two such descriptors.
+    /// Returns true if an error means that the kernel cannot move bytes between these two descriptors.
     pub(crate) fn is_unsupported(error: &io::Error) -> bool {
         matches!(
             Errno::from_io_error(error),
@@ -61,26 +61,26 @@ mod linux {
         )
     }
 
-    /// A pipe of the kernel's, through which bytes go from one socket to another without being copied.
+    /// A kernel pipe. Bytes pass through it from one socket to another without being copied.
     #[derive(Debug)]
     pub(crate) struct KernelPipe {
         output: OwnedFd,
         input: OwnedFd,
     }
 
-    /// Room for 256 pages: what a network card delivers comes in pieces of a page or less.
+    /// The capacity in bytes. It is 256 pages; each piece that a network card delivers takes one, even if it is smaller.
     const CAPACITY: usize = 1 << 20;
 
     impl KernelPipe {
         pub(crate) fn new() -> io::Result<Self> {
             let (output, input) =
                 rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-            // A smaller one would make more system calls than copying does.
+            // With a smaller pipe, splicing would take more system calls than copying.
             rustix::pipe::fcntl_setpipe_size(&input, CAPACITY)?;
             Ok(Self { output, input })
         }
 
-        /// Takes up to `len` bytes in from a socket; none at the end of its stream.
+        /// Moves up to `len` bytes from a socket into the pipe. Returns their number, 0 at the end of the stream.
         pub(crate) fn fill(&self, socket: impl AsFd, len: usize) -> io::Result<usize> {
             Ok(rustix::pipe::splice(
                 socket,
@@ -92,7 +92,7 @@ mod linux {
             )?)
         }
 
-        /// Gives up to `len` bytes to a socket.
+        /// Moves up to `len` bytes from the pipe to a socket. Returns their number.
         pub(crate) fn drain(&self, socket: impl AsFd, len: usize) -> io::Result<usize> {
             Ok(rustix::pipe::splice(
                 &self.output,
@@ -114,7 +114,7 @@ mod elsewhere {
     use std::io;
     use std::os::fd::AsFd;
 
-    /// This platform reads and sends.
+    /// Fails, so that the engine reads and sends instead.
     pub(crate) fn send_file(
         _socket: impl AsFd,
         _file: &File,
@@ -128,7 +128,7 @@ mod elsewhere {
         error.kind() == io::ErrorKind::Unsupported
     }
 
-    /// This platform has none.
+    /// Never exists on this platform.
     #[derive(Debug)]
     pub(crate) enum KernelPipe {}
 

@@ -1,4 +1,4 @@
-//! Unix sockets: what is at a path, and names without one.
+//! Unix sockets: the state of a path, and abstract names.
 
 use std::ffi::OsStr;
 use std::io;
@@ -11,24 +11,26 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::addr::Addr;
 
-/// What is at the path of a Unix socket.
+/// The state of the path of a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathState {
-    /// Nothing.
+    /// Nothing is at the path.
     Free,
-    /// A socket that no process has any more.
+    /// A socket is at the path, but no process has it open any more.
     Stale,
-    /// A socket that a process has, be it that it does not listen yet.
+    /// A socket is at the path, and a process has it open. It may not listen yet.
     Alive,
 }
 
-/// Finds out without connecting: a datagram socket is refused by a stream socket for its type, and by what is stale as if
-/// nobody listened. A stream socket would make a connection, be refused by one that does not listen yet, and on the BSDs by
-/// one whose queue is full.
+/// Finds out the state of a path without making a connection.
+///
+/// It connects a datagram socket. A live stream socket refuses it because of its type, and a stale one as if nobody
+/// listened. A stream socket would be a worse probe: it would make a connection, would be refused by a socket that does not
+/// listen yet, and on the BSDs by one whose backlog is full.
 ///
 /// # Errors
 ///
-/// What `connect(2)` answers when it cannot tell.
+/// The error of `connect(2)` if it leaves the state unknown.
 pub(crate) fn path_state(path: &Path) -> io::Result<PathState> {
     let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     match probe.connect(&SockAddr::unix(path)?) {
@@ -42,7 +44,7 @@ pub(crate) fn path_state(path: &Path) -> io::Result<PathState> {
     }
 }
 
-/// Binds a socket to an address that nobody has.
+/// Binds a socket to an address that must be free.
 pub(crate) fn bind(socket: &Socket, addr: &SockAddr) -> io::Result<()> {
     socket.bind(addr).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => another_server(),
@@ -50,18 +52,21 @@ pub(crate) fn bind(socket: &Socket, addr: &SockAddr) -> io::Result<()> {
     })
 }
 
-/// Somebody else listens on the address that is to be listened on.
+/// Returns the error for an address on which another process already listens.
 pub(crate) fn another_server() -> io::Error {
-    io::Error::new(io::ErrorKind::AddrInUse, "another server answers there")
+    io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "another server answers there; stop it, or use another address",
+    )
 }
 
-/// An address in the abstract namespace of Unix sockets (`unix(7)`).
+/// Returns an address in the abstract namespace of Unix sockets (`unix(7)`).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn abstract_addr(name: &[u8]) -> io::Result<SockAddr> {
     SockAddr::unix(OsStr::from_bytes(&[b"\0", name].concat()))
 }
 
-/// This platform has no abstract namespace.
+/// Fails, because this platform has no abstract namespace.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(crate) fn abstract_addr(_name: &[u8]) -> io::Result<SockAddr> {
     Err(io::Error::new(
@@ -70,17 +75,17 @@ pub(crate) fn abstract_addr(_name: &[u8]) -> io::Result<SockAddr> {
     ))
 }
 
-/// The address of a Unix socket as `accept(2)` tells it.
+/// Converts the address of a Unix socket as `accept(2)` returns it.
 #[cfg_attr(
     target_vendor = "apple",
-    allow(dead_code, reason = "there is no accept4(2)")
+    allow(dead_code, reason = "this platform has no accept4(2)")
 )]
 pub(super) fn to_addr(addr: Option<SocketAddrAny>) -> Addr {
     let Some(addr) = addr.and_then(|addr| SocketAddrUnix::try_from(addr).ok()) else {
         return Addr::Unix(None);
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    // The address of a socket without a name is told as an empty one.
+    // A socket without a name has an empty abstract name here.
     if let Some(name) = addr.abstract_name().filter(|name| !name.is_empty()) {
         return Addr::UnixAbstract(name.into());
     }
@@ -88,7 +93,7 @@ pub(super) fn to_addr(addr: Option<SocketAddrAny>) -> Addr {
     Addr::Unix(path.map(|path| Path::new(path).into()))
 }
 
-/// The abstract name of a Unix socket.
+/// Returns the abstract name of a Unix socket, if it has one.
 pub(super) fn abstract_name(addr: &SockAddr) -> Option<&[u8]> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return addr.as_abstract_namespace().filter(|name| !name.is_empty());

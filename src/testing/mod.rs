@@ -1,10 +1,10 @@
-//! A simulated network and virtual time, to test handlers and codecs with: thousands of connections under thousands of
-//! conditions a second, none of them by accident.
+//! A simulated network and virtual time, for tests of handlers and codecs: thousands of connections a second, under
+//! conditions that can be repeated exactly.
 //!
-//! A [`Simulation`] runs the engine's own loop, with one's own handler and codec, in memory. Its sockets do whatever the
-//! socket interface allows: reads end anywhere, writes are cut short or refused, events come in any order and more often than
-//! needed, peers send FIN or RST when it suits them least. What happens follows from a seed, so that a failure can be had
-//! again. Time is virtual: a minute of waiting for a timeout takes microseconds, and the timeout comes exactly when it is due.
+//! A [`Simulation`] runs the engine's own event loop, with your handler and codec, in memory. Its sockets do everything that
+//! the socket interface allows: reads end anywhere, writes are cut short or refused, events come in any order and more often
+//! than needed, and peers send FIN or RST at the worst moments. A seed decides all of it, so that a failure can be repeated.
+//! Time is virtual: a minute of waiting for a timeout takes microseconds, and the timeout fires exactly when it is due.
 //!
 //! ```
 //! use std::time::Duration;
@@ -31,17 +31,18 @@
 //! });
 //! ```
 //!
-//! It comes with the feature `testing`, which only tests need:
+//! It needs the feature `testing`, which only tests should turn on:
 //!
 //! ```toml
 //! [dev-dependencies]
 //! epicycle = { version = "0.1", features = ["testing"] }
 //! ```
 //!
-//! # One's own handler
+//! # Testing a handler
 //!
-//! A test plays the peers: it sends bytes, lets time pass, and looks at what came back and at the handler. On a network that breaks
-//! connections, what can be relied upon is less: a peer has received a part, from the start, and all of it if it saw the stream's end.
+//! A test acts as the peers: it sends bytes, lets time pass, and then checks the received bytes and the handler. On a network
+//! that breaks connections, a test can rely on less: a peer has received the beginning of the output, and all of it if the
+//! peer has seen the end of the stream.
 //!
 //! ```
 //! use std::time::Duration;
@@ -101,18 +102,20 @@
 //! });
 //! ```
 //!
-//! Time is virtual for the handler too, if it asks for it: [`Conn::now`](crate::Conn::now), and the same of a `Reactor`, tells the
-//! simulation's. [`Instant::now`](std::time::Instant::now) does not: it tells what the test itself takes. [`spend`] makes a callback
-//! take time.
+//! A handler sees virtual time through [`Conn::now`](crate::Conn::now) and [`Reactor::now`](crate::Reactor::now).
+//! [`Instant::now`](std::time::Instant::now) is still the real time. [`spend`] makes a callback take virtual time.
 //!
-//! What a codec makes of an item, [`encode_to_vec`](crate::codec::encode_to_vec) tells; so a client's codec can be the peer of a
-//! server's handler, and the other way round: a handler whose codec is a client's asks what a test answers.
+//! [`encode_to_vec`](crate::codec::encode_to_vec) returns the bytes of an encoded item. So a test can use a client's codec to
+//! act as the peer of a server's handler. It can also test a handler with a client's codec, and act as the server.
 //!
-//! # When a seed fails
+//! # Replaying a seed
 //!
-//! It prints itself: `seed 17 of sums fails; to replay it, run that test with EPICYCLE_SEED=17`. With a logger, which the test sets up
-//! (`env_logger::init()` say), `RUST_LOG=epicycle=trace` shows every event, call and segment with its virtual time, under the target
-//! `epicycle::testing`. To try more seeds, set `EPICYCLE_SEEDS=100000`; what they amounted to is on standard error, which
+//! A seed that fails is printed: `seed 17 of sums fails; to replay it, run that test with EPICYCLE_SEED=17`.
+//!
+//! To see every event, call and segment with its virtual time, set up a logger in the test, for example with
+//! `env_logger::init()`, and set `RUST_LOG=epicycle=trace`. The target is `epicycle::testing`.
+//!
+//! To try more seeds, set `EPICYCLE_SEEDS=100000`. The totals are printed on standard error, which
 //! `cargo test -- --nocapture` shows.
 
 mod seeds;

@@ -1,4 +1,4 @@
-//! Running a test with many seeds, and one of them again.
+//! Runs a test with many seeds, or replays one of them.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -8,21 +8,22 @@ use parking_lot::Mutex;
 
 use crate::simnet::tally::Tally;
 
-/// The seed to run instead of all others.
+/// The variable with the one seed to run.
 const ONE: &str = "EPICYCLE_SEED";
 
-/// How many seeds to run instead of as many as the test says.
+/// The variable with the number of seeds to run, in place of the test's own.
 const COUNT: &str = "EPICYCLE_SEEDS";
 
-/// What all tests of this process have been through.
+/// The counts of all tests of this process.
 static TOTAL: Mutex<Option<Tally>> = Mutex::new(None);
 
-/// Runs `test` with each seed. The first that fails is told on standard error, and its panic goes on. At the end
-/// standard error hears what the simulations have been through: connections, bytes, virtual time and mishaps, of this test and of
-/// all in this process so far.
+/// Runs `test` with each seed.
 ///
-/// With `EPICYCLE_SEED=1234` in the environment only that seed runs; with `EPICYCLE_SEEDS=100000` so many from the first
-/// one on.
+/// If a seed fails, prints it on standard error and resumes the panic. At the end, prints the totals of the simulations on
+/// standard error: connections, bytes, virtual time and faults, of this test and of all tests in this process so far.
+///
+/// With `EPICYCLE_SEED=1234` in the environment, only that seed runs. With `EPICYCLE_SEEDS=100000`, that number of seeds runs,
+/// from the first one on.
 ///
 /// ```
 /// use epicycle::testing::each_seed;
@@ -34,7 +35,7 @@ static TOTAL: Mutex<Option<Tally>> = Mutex::new(None);
 ///
 /// # Panics
 ///
-/// As `test` does; or when one of the variables is no number.
+/// If `test` does, or if one of the variables is not a number.
 pub fn each_seed(seeds: Range<u64>, mut test: impl FnMut(u64)) {
     let first = seeds.start;
     let seeds = match (variable(ONE), variable(COUNT)) {
@@ -42,7 +43,7 @@ pub fn each_seed(seeds: Range<u64>, mut test: impl FnMut(u64)) {
         (None, Some(count)) => first..first + count,
         (None, None) => seeds,
     };
-    // What the thread has counted elsewhere is not this test's.
+    // Drops the counts of simulations that this thread ran before.
     Tally::collect();
     let count = seeds.end.saturating_sub(seeds.start);
     for seed in seeds {
@@ -73,6 +74,6 @@ fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     match u64::from_str(&value) {
         Ok(number) => Some(number),
-        Err(_) => panic!("{name} is {value:?}, which is no number"),
+        Err(_) => panic!("{name} is {value:?}, which is not a number; set it to one, or unset it"),
     }
 }

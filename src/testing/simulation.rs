@@ -1,4 +1,4 @@
-//! A reactor, its connections and their peers, and the time they live in.
+//! A reactor on a simulated network, with its peers and its virtual time.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,17 +25,18 @@ use crate::sys::socket::StreamSocket;
 
 /// One reactor with its handler, on a simulated network and in virtual time.
 ///
-/// It runs the engine's own loop on the calling thread: each call of [`run_for`](Self::run_for) and its like makes as many
-/// turns as there is reason for, and time jumps from one event to the next. Everything that chance decides comes from the
-/// seed, so the same seed and the same calls have the same outcome. That holds for the handler too as far as it asks
-/// nobody else: the generator of [`fastrand`](https://docs.rs/fastrand) is seeded for it.
+/// It runs the engine's own event loop on the calling thread. [`run_for`](Self::run_for) and the other `run_` methods make
+/// turns of the loop while there is a reason for one, and time jumps from one event to the next. The seed decides each random
+/// choice, so the same seed and the same calls give the same result. That includes the handler, unless it uses other sources
+/// of randomness: the seed also sets the generator of [`fastrand`](https://docs.rs/fastrand).
 ///
-/// Requests by a [`Handle`](crate::Handle) or the [`Engine`] are carried out in the next turn. Listeners speak TLS if the server's
-/// first one does. What is not simulated:
+/// The next turn carries out requests of a [`Handle`](crate::Handle) or the [`Engine`]. All connections use TLS if the
+/// server's first listener does. These are not simulated:
 ///
-/// - Worker pools, and files that are sent: they work, on threads of their own and in real time.
-/// - Outbound connections, which fail with [`Unsupported`](std::io::ErrorKind::Unsupported), and sockets that are
-///   [adopted](Engine::adopt), which are never heard of. [`Conn::detach`](crate::Conn::detach) is refused.
+/// - Worker pools and files to send. They work, on their own threads and in real time.
+/// - Outbound connections. They fail with [`Unsupported`](std::io::ErrorKind::Unsupported).
+/// - [Adopted](Engine::adopt) sockets. They never have events.
+/// - [`Conn::detach`](crate::Conn::detach). It returns an error.
 /// - UDP.
 pub struct Simulation<H: EventHandler> {
     event_loop: EventLoop<H>,
@@ -47,9 +48,9 @@ pub struct Simulation<H: EventHandler> {
     received: Vec<Vec<u8>>,
     contains_panics: bool,
     panic: Option<String>,
-    /// Turns in a row that no event and no time has called for.
+    /// The number of successive turns without an event and without progress in time.
     idle_turns: u32,
-    // Behind the loop, which it outlives.
+    // Dropped after the loop, because fields are dropped in order.
     _last_mail: LastMail<H>,
 }
 
@@ -57,8 +58,8 @@ pub struct Simulation<H: EventHandler> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer(usize);
 
-/// Says that the callback which calls this takes so long, in whole microseconds of virtual time. What comes after it in the turn
-/// is so much later, and so is all that the network does meanwhile.
+/// Makes the calling callback take this virtual time, in whole microseconds. The rest of the turn, and the following work of
+/// the network, happen later by that time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,20 +80,20 @@ pub fn spend(time: Duration) {
     clock::spend(time);
 }
 
-/// So many turns that neither an event nor a moment has called for are no work any more.
+/// The number of successive turns without a reason that counts as a busy loop.
 const SPINNING: u32 = 100_000;
 
 impl<H: EventHandler> Simulation<H> {
-    /// A reactor that nobody has connected to yet. Of the server the options count; its addresses are not bound, and there
-    /// is one reactor whatever it says. `factory` is called with 0.
+    /// Creates a reactor without connections. It uses the options of `server`, but does not bind its addresses, and there is
+    /// always one reactor. `factory` is called with 0.
     ///
     /// # Errors
     ///
-    /// [`Error`] when an option is wrong, or the process has no descriptor left: three are needed.
+    /// [`Error`] if an option has a bad value, or if the process cannot open the three descriptors needed.
     ///
     /// # Panics
     ///
-    /// As `factory` and [`on_boot`](EventHandler::on_boot) do.
+    /// If `factory` or [`on_boot`](EventHandler::on_boot) does.
     pub fn new(
         seed: u64,
         link: Link,
@@ -119,20 +120,20 @@ impl<H: EventHandler> Simulation<H> {
         })
     }
 
-    /// Whether a panic in a callback closes its connection and nothing else, as in a server. Otherwise, which is the default,
-    /// it goes on to whoever runs the simulation, so that handlers may assert.
+    /// Selects the effect of a panic in a callback. If `contain` is true, the panic closes only its connection, as in a server.
+    /// If it is false, which is the default, the panic resumes in the caller of the simulation, so that handlers may assert.
     pub fn contain_panics(&mut self, contain: bool) {
         self.contains_panics = contain;
     }
 
-    /// Changes what the network does from now on; send buffers stay as they are.
+    /// Changes the network from now on. Existing send buffers keep their sizes.
     pub fn set_link(&mut self, link: Link) {
         self.network.set_link(link);
     }
 
     // Time.
 
-    /// The virtual time since the start.
+    /// Returns the virtual time since the start.
     pub fn now(&self) -> Duration {
         Duration::from_micros(self.now)
     }
@@ -141,12 +142,13 @@ impl<H: EventHandler> Simulation<H> {
     ///
     /// # Panics
     ///
-    /// When a callback does, unless panics are [contained](Self::contain_panics).
+    /// If a callback does, unless panics are [contained](Self::contain_panics).
     pub fn run_for(&mut self, time: Duration) {
         self.run_until(time, |_| false);
     }
 
-    /// Lets time pass until `done`, which is asked after each turn and whenever peers have done something; whether it was within that time.
+    /// Lets time pass until `done` returns true, or until the time `within` has passed. `done` is called after each turn, and
+    /// after each action of a peer. Returns true if `done` did.
     ///
     /// # Panics
     ///
@@ -164,8 +166,8 @@ impl<H: EventHandler> Simulation<H> {
         }
     }
 
-    /// Lets time pass until nothing is on its way and nobody has anything to do: only timers are left. Those that are due
-    /// before that do run.
+    /// Lets time pass until nothing is in transit and nobody has anything to do, except for pending timers. Timers that are
+    /// due before that fire.
     ///
     /// # Panics
     ///
@@ -180,12 +182,12 @@ impl<H: EventHandler> Simulation<H> {
         }
     }
 
-    /// Shuts the engine down, waits for the end as long as it takes, and reports as [`Running::shutdown`] does. What peers
-    /// have received by then can still be asked for.
+    /// Shuts the engine down, waits until it has ended, and returns the report of [`Running::shutdown`]. The bytes that peers
+    /// have received stay available.
     ///
     /// # Panics
     ///
-    /// As for [`run_for`](Self::run_for); and when the engine does not come to an end.
+    /// As for [`run_for`](Self::run_for). Also if the engine does not end.
     ///
     /// [`Running::shutdown`]: crate::Running::shutdown
     pub fn finish(&mut self) -> Report {
@@ -194,11 +196,11 @@ impl<H: EventHandler> Simulation<H> {
             let goes_on = self.step(u64::MAX);
             assert!(
                 goes_on || self.event_loop.has_ended(),
-                "the engine waits for nothing, and has not ended"
+                "the engine has not ended, and nothing is left to wait for"
             );
         }
         self.event_loop.end();
-        // What was sent before the end is still on its way.
+        // Bytes sent before the end are still in transit.
         while let Some(next) = self.network.next_time() {
             self.pass_to(next);
             self.advance();
@@ -208,16 +210,16 @@ impl<H: EventHandler> Simulation<H> {
 
     // Peers.
 
-    /// Somebody connects. The handler hears of it in the next turn.
+    /// Connects a new peer. The handler is notified in the next turn.
     ///
-    /// One who may not, by the server's limits, is closed at once.
+    /// If the server's limits refuse the peer, its connection is closed at once.
     pub fn connect(&mut self) -> Peer {
-        // A different address for each, from 10.0.0.1 on.
+        // Each peer has a different address, from 10.0.0.1 on.
         let ip = Ipv4Addr::from((10 << 24) + (self.received.len() as u32 & 0xff_ffff) + 1);
         self.connect_from(SocketAddr::from((ip, 40_000)))
     }
 
-    /// The same, from an address of one's choice.
+    /// Connects a new peer from the given address, as [`connect`](Self::connect) does.
     pub fn connect_from(&mut self, addr: SocketAddr) -> Peer {
         let (number, end) = self.network.connect();
         self.received.push(Vec::new());
@@ -238,91 +240,91 @@ impl<H: EventHandler> Simulation<H> {
         Peer(number)
     }
 
-    /// A peer sends bytes; returns whether it could: it has not ended its stream, and knows of no reset.
+    /// Sends bytes from a peer. Returns false if the peer has ended its stream or has seen a reset.
     pub fn send(&mut self, peer: Peer, bytes: impl AsRef<[u8]>) -> bool {
         self.network.send(peer.0, bytes.as_ref())
     }
 
-    /// A peer ends its stream (FIN) behind all it has sent, and reads on.
+    /// Ends a peer's stream (FIN) after all bytes it has sent. The peer continues to read.
     pub fn shutdown(&mut self, peer: Peer) {
         self.network.shutdown(peer.0);
     }
 
-    /// A peer closes: it ends its stream behind all it has sent, and what still comes is answered with RST.
+    /// Closes a peer's end. Its stream ends after all bytes it has sent, and it answers further bytes with RST.
     pub fn close(&mut self, peer: Peer) {
         self.network.close(peer.0);
     }
 
-    /// A peer resets the connection. What it has sent arrives in part.
+    /// Resets the connection from the peer's end. Bytes that it has sent arrive in part.
     pub fn reset(&mut self, peer: Peer) {
         self.network.reset(peer.0);
     }
 
-    /// How a peer reads from now on; freely at first.
+    /// Sets the pace at which a peer reads from now on. At first it reads freely.
     pub fn set_reading(&mut self, peer: Peer, reading: Reading) {
         self.network.set_reading(peer.0, reading);
     }
 
-    /// A peer does not end its stream when it sees the other's end, as it would otherwise.
+    /// Makes a peer keep its stream open after it has seen the end of the engine's. By default it ends its stream then.
     pub fn keep_open(&mut self, peer: Peer) {
         self.network.keep_open(peer.0);
     }
 
-    /// All that a peer has read.
+    /// Returns all bytes that a peer has read.
     pub fn received(&self, peer: Peer) -> &[u8] {
         &self.received[peer.0]
     }
 
-    /// The same, which is forgotten then.
+    /// Takes the bytes that a peer has read since the last call.
     pub fn take_received(&mut self, peer: Peer) -> Vec<u8> {
         std::mem::take(&mut self.received[peer.0])
     }
 
-    /// How the connection has ended for its peer.
+    /// Returns the state of the connection as its peer sees it.
     pub fn ending(&self, peer: Peer) -> Ending {
         self.network.ending(peer.0)
     }
 
-    /// Whether the engine has closed its end.
+    /// Returns true if the engine has closed its end.
     pub fn is_closed(&self, peer: Peer) -> bool {
         self.network.is_closed(peer.0)
     }
 
-    /// How many bytes of a peer's are on their way or wait in the socket: not read by the engine.
+    /// Returns the number of bytes from a peer that the engine has not read: those in transit and those in the socket.
     pub fn unread(&self, peer: Peer) -> usize {
         self.network.unread(peer.0)
     }
 
     // The reactor.
 
-    /// The handler.
+    /// Returns the handler.
     pub fn handler(&self) -> &H {
         self.event_loop.handler()
     }
 
-    /// The handler, to be changed between turns.
+    /// Returns the handler, to change it between turns.
     pub fn handler_mut(&mut self) -> &mut H {
         self.event_loop.handler_mut()
     }
 
-    /// The engine, to ask something of it.
+    /// Returns the engine.
     pub fn engine(&self) -> &Engine<H> {
         &self.engine
     }
 
-    /// The reactor's counters.
+    /// Returns the reactor's counters.
     pub fn stats(&self) -> ReactorStats {
         self.engine.stats().total()
     }
 
-    /// A number that depends on every event and every call of a socket so far, and on their times: it is the same for the same
-    /// seed.
+    /// Returns a number that depends on every event and every socket call so far, and on their times. It is the same for the
+    /// same seed.
     pub fn fingerprint(&self) -> u64 {
         self.network.fingerprint()
     }
 
-    /// Makes a turn if there is reason for one, or else lets time pass to what happens next by `until`. If that is nothing,
-    /// it is `until` then, and the answer is no.
+    /// Makes a turn if there is a reason for one. Otherwise lets time pass to the next event, if it is not later than `until`.
+    /// If there is none, lets time pass to `until` and returns false.
     fn step(&mut self, until: u64) -> bool {
         self.advance();
         let events = self.network.poll();
@@ -332,7 +334,10 @@ impl<H: EventHandler> Simulation<H> {
             if !events.is_empty() {
                 self.idle_turns = 0;
             }
-            assert!(self.idle_turns < SPINNING, "the reactor spins");
+            assert!(
+                self.idle_turns < SPINNING,
+                "the reactor makes turns without a reason"
+            );
             self.event_loop.turn(timeout, &events, |panic| {
                 self.panic
                     .get_or_insert_with(|| panic::message(panic).to_owned());
@@ -358,7 +363,7 @@ impl<H: EventHandler> Simulation<H> {
         next.is_some()
     }
 
-    /// Lets the network do what is due.
+    /// Executes the network's work that is due.
     fn advance(&mut self) {
         for (number, bytes) in self.network.advance() {
             self.received[number].extend(bytes);
@@ -389,7 +394,7 @@ impl<H: EventHandler> fmt::Debug for Simulation<H> {
     }
 }
 
-/// Requests that nobody carries out any more name the engine, and would keep it alive.
+/// Closes the mailbox after the loop. Requests left in it hold the engine, and would keep it alive.
 struct LastMail<H: EventHandler>(Engine<H>);
 
 impl<H: EventHandler> Drop for LastMail<H> {

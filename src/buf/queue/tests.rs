@@ -1,4 +1,4 @@
-//! The queue against a model: a plain queue of bytes, each with where it came from.
+//! Compares the queue with a model: a plain queue of bytes, each with its origin.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,7 +10,7 @@ use super::*;
 use crate::buf::outbox::Outbox;
 use crate::metrics::{Metrics, WaitingFile};
 
-/// A queue with what a reactor lends it, and what has to come out of it.
+/// A queue with the buffers of a reactor, and the output that is expected of it.
 struct Bench {
     queue: OutQueue,
     arena: Arena,
@@ -28,7 +28,7 @@ struct Byte {
     in_file: bool,
 }
 
-/// What the file of these tests would hold at a place.
+/// Returns the byte at an offset of the file of these tests.
 fn content(offset: u64) -> u8 {
     (offset * 7) as u8
 }
@@ -104,7 +104,7 @@ impl Bench {
         }));
     }
 
-    /// Offers the oldest bytes as the flush phase does, to a kernel that takes at most `room` of them.
+    /// Sends the oldest bytes as the flush phase does, to a kernel that accepts at most `room` of them.
     fn send(&mut self, room: usize) {
         self.queue.unstage(&self.arena, &mut self.pool);
         let unseen = &mut self.unseen;
@@ -150,7 +150,7 @@ impl Bench {
         self.queue.backlog_sent(n, &mut self.pool);
     }
 
-    /// Reads some of the file in front into memory, and some more ahead.
+    /// Reads some of the first file into memory, and then some more of it.
     fn read_file(&mut self, len: usize) {
         for _ in 0..2 {
             let Some(stretch) = self.queue.next_file() else {
@@ -175,7 +175,7 @@ impl Bench {
             .enqueue_foreign(bytes.into(), &self.arena, &mut self.pool);
     }
 
-    /// Where the file in front is to be sent from, and how much of it.
+    /// Returns the offset of the first file's next byte to send, and the number of bytes left to send.
     fn front_file(&self) -> Option<(u64, usize)> {
         match self.queue.front() {
             Front::File(stretch) => Some((stretch.offset, stretch.left)),

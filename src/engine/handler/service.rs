@@ -1,11 +1,19 @@
 //! A handler made of one closure.
 
+use std::fmt;
+
 use super::{Action, Conn, EventHandler};
 use crate::codec::Raw;
 
 /// The handler that [`service`] makes.
 pub struct Service {
     react: Box<React>,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
 }
 
 // Boxed, because the type of a closure cannot name itself through `Conn<'_, Service>`.

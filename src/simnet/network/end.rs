@@ -1,4 +1,4 @@
-//! The reactor's end of a simulated connection, with the semantics of a non-blocking socket.
+//! The reactor's end of a simulated connection. It behaves as a non-blocking socket.
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 
@@ -16,12 +16,12 @@ impl End {
         Self { network, number }
     }
 
-    /// Has events told with this token.
+    /// Registers the socket for events with this token.
     pub(crate) fn watch(&self, token: usize) {
         self.network.0.lock().wires[self.number].token = Some(token);
     }
 
-    /// `recv(2)`
+    /// Acts as `recv(2)`.
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut state = self.network.0.lock();
         let received = state.recv(self.number, into);
@@ -29,12 +29,12 @@ impl End {
         received
     }
 
-    /// `send(2)`
+    /// Acts as `send(2)`.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// `sendmsg(2)`
+    /// Acts as `sendmsg(2)`.
     pub(crate) fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.network.0.lock();
         let sent = state.send(self.number, slices);
@@ -42,7 +42,7 @@ impl End {
         sent
     }
 
-    /// `shutdown(2)`, of the writing side.
+    /// Acts as `shutdown(2)` of the writing side.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         let mut state = self.network.0.lock();
         state.note("shutdown", self.number, 0);
@@ -56,17 +56,17 @@ impl End {
         Ok(())
     }
 
-    /// `SO_LINGER` of no time.
+    /// Acts as `SO_LINGER` with a time of zero.
     pub(crate) fn reset_on_close(&self) {
         self.network.0.lock().wires[self.number].resets = true;
     }
 
-    /// `recv(2)` with `MSG_PEEK`: whether it finds something.
+    /// Acts as `recv(2)` with `MSG_PEEK`. Returns true if it finds input.
     pub(crate) fn has_input(&self) -> bool {
         !self.network.0.lock().wires[self.number].arrived.is_empty()
     }
 
-    /// `SO_ERROR`
+    /// Acts as `SO_ERROR`.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         let mut state = self.network.0.lock();
         let had = std::mem::take(&mut state.wires[self.number].error);
@@ -100,8 +100,8 @@ impl State {
             self.tally.hindered += 1;
             return Err(ErrorKind::Interrupted.into());
         }
-        // Part of it has not arrived yet, and does a moment later, which makes another event. Once an event has told
-        // of the end, everything before the end must be there.
+        // Pretends that part of the input arrives a moment later, with another event. After an event has reported the
+        // end of the stream, all input before the end must be readable.
         if interferes && !wire.fin_told && !wire.broken {
             n = self.rng.usize(0..=available);
             self.tally.hindered += u64::from(n < available);
@@ -157,7 +157,8 @@ impl State {
         Ok(n)
     }
 
-    /// Not everything was taken: an event tells when there is room, which comes by itself if there should be some.
+    /// Notes that a write was cut short, so that an event reports when there is room. If there was room and chance refused
+    /// the write, that event is planned here.
     fn refuse(&mut self, number: usize, by_chance: bool) {
         self.wires[number].wants_room = true;
         if by_chance {
@@ -175,7 +176,7 @@ impl State {
         if wire.broken {
             return;
         }
-        // Input that nobody has read is answered with RST.
+        // A close with unread input sends RST, as Linux does.
         if wire.resets || unread {
             self.reset_peer(number);
         } else {
@@ -184,12 +185,12 @@ impl State {
         }
     }
 
-    /// Sends the peer a reset, which drops what it has not read.
+    /// Sends the peer a reset, which drops bytes that it has not read.
     pub(super) fn reset_peer(&mut self, number: usize) {
         let wire = &mut self.wires[number];
         let kept = self.rng.usize(0..=wire.output.len());
         wire.output.truncate(kept);
-        // No end is to be seen behind what is cut off.
+        // The peer must not see the end of the stream behind the bytes that are left.
         wire.shut = false;
         let at = self.now + self.delay();
         self.plan(at, number, Happening::Reset);

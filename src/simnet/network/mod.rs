@@ -1,4 +1,4 @@
-//! A network in memory: connections with the semantics of the socket interface, whose every choice comes from a seed.
+//! A network in memory. Its connections behave as sockets do, and a seed decides each random choice.
 
 mod end;
 mod peers;
@@ -17,24 +17,24 @@ pub use self::wire::{Ending, Reading};
 use super::link::Link;
 use super::tally::Tally;
 
-/// The network that a simulation and the sockets of its reactor share.
+/// A network, shared by a simulation and the sockets of its reactor.
 #[derive(Clone, Debug)]
 pub(crate) struct Network(Arc<Mutex<State>>);
 
-/// What happens at a time on the agenda.
+/// An entry on the agenda.
 #[derive(Debug)]
 enum Happening {
     /// A segment arrives at the reactor's end.
     Segment(Vec<u8>),
-    /// So does the peer's FIN.
+    /// The peer's FIN arrives at the reactor's end.
     Fin,
-    /// So does a reset.
+    /// A reset arrives at the reactor's end.
     Break,
-    /// The peer looks at what has come.
+    /// The peer reads.
     Look,
     /// A reset arrives at the peer.
     Reset,
-    /// There is room after a refusal.
+    /// The send buffer has room again after a refused write.
     Room,
 }
 
@@ -45,21 +45,22 @@ struct State {
     /// In microseconds.
     now: u64,
     wires: Vec<Wire>,
-    /// By time, and in the order in which things were put on it.
+    /// Sorted by time, then by the order in which entries were added.
     agenda: BTreeMap<(u64, u64), (usize, Happening)>,
+    /// The number of entries added so far.
     planned: u64,
-    /// The connections that events are to be told of.
+    /// The connections for which an event is due.
     changed: Vec<usize>,
-    /// What peers have read since they were last asked.
+    /// The bytes that peers have read since the last [`Network::advance`].
     heard: Vec<(usize, Vec<u8>)>,
     fingerprint: u64,
     tally: Tally,
 }
 
-/// How long after its beginning a connection breaks at the latest, if it does, in microseconds.
+/// The time within which a connection breaks, if it does, in microseconds.
 const BREAKS_WITHIN: u64 = 2_000_000;
 
-/// The most events one poll tells of.
+/// The most events that a poll returns.
 const BATCH: usize = 128;
 
 impl Network {
@@ -82,7 +83,7 @@ impl Network {
         self.0.lock().link = link;
     }
 
-    /// Makes a connection: its number, and the reactor's end of it.
+    /// Makes a connection. Returns its number and the reactor's end of it.
     pub(crate) fn connect(&self) -> (usize, End) {
         let mut state = self.0.lock();
         let number = state.wires.len();
@@ -94,7 +95,7 @@ impl Network {
         };
         state.wires.push(wire);
         state.tally.connections += 1;
-        // A socket that is newly watched has its first event at once.
+        // A newly registered socket has its first event at once.
         state.changed.push(number);
         state.note("connect", number, 0);
         let percent = state.link.resets;
@@ -105,18 +106,18 @@ impl Network {
         (number, End::new(self.clone(), number))
     }
 
-    /// When the next thing happens.
+    /// Returns the time of the next entry on the agenda.
     pub(crate) fn next_time(&self) -> Option<u64> {
         let state = self.0.lock();
         state.agenda.keys().next().map(|(time, _)| *time)
     }
 
-    /// Tells what time it is.
+    /// Sets the time.
     pub(crate) fn set_time(&self, now: u64) {
         self.0.lock().now = now;
     }
 
-    /// Lets happen what is due; gives what peers have read.
+    /// Executes all entries of the agenda that are due. Returns the bytes that peers have read.
     pub(crate) fn advance(&self) -> Vec<(usize, Vec<u8>)> {
         let mut state = self.0.lock();
         let now = state.now;
@@ -129,7 +130,7 @@ impl Network {
         std::mem::take(&mut state.heard)
     }
 
-    /// What a poll would tell, each change once.
+    /// Returns the events of a poll. Each change is reported once.
     pub(crate) fn poll(&self) -> Vec<Readiness> {
         let mut state = self.0.lock();
         let State {
@@ -139,24 +140,24 @@ impl Network {
             changed,
             ..
         } = &mut *state;
-        // One that is not watched yet keeps its event.
-        let mut told: Vec<usize> = Vec::new();
+        // A connection that is not registered yet keeps its event.
+        let mut due: Vec<usize> = Vec::new();
         changed.retain(|number| {
             let wire = &wires[*number];
             let keep = wire.token.is_none() && !wire.closed;
             if !keep {
-                told.push(*number);
+                due.push(*number);
             }
             keep
         });
-        let mut batch = told.len().min(BATCH);
+        let mut batch = due.len().min(BATCH);
         if link.interference > 0 && batch > 0 {
-            rng.shuffle(&mut told);
+            rng.shuffle(&mut due);
             batch = rng.usize(1..=batch);
         }
-        changed.extend(told.drain(batch..));
+        changed.extend(due.drain(batch..));
         let mut events = Vec::with_capacity(batch);
-        for number in told {
+        for number in due {
             let wire = &mut wires[number];
             wire.changed = false;
             if let Some(ready) = wire.readiness() {
@@ -174,16 +175,16 @@ impl Network {
         events
     }
 
-    /// A number that depends on everything that has happened so far.
+    /// Returns a number that depends on all that has happened so far.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.0.lock().fingerprint
     }
 
-    /// How long the next turn takes, in microseconds.
+    /// Returns the duration of the next turn, in microseconds.
     pub(crate) fn turn_time(&self) -> u64 {
         let mut state = self.0.lock();
         let longest = state.link.slow_turns;
-        // Most of them are quick.
+        // Most turns are quick.
         if longest > 0 && state.chance(20) {
             return state.rng.u64(0..=longest);
         }
@@ -235,7 +236,7 @@ impl State {
         }
     }
 
-    /// Sees that an event tells of a connection.
+    /// Makes an event due for a connection.
     fn change(&mut self, number: usize) {
         let wire = &mut self.wires[number];
         if !wire.changed && !wire.closed {
@@ -249,10 +250,10 @@ impl State {
         self.agenda.insert((at, self.planned), (number, happening));
     }
 
-    /// How long something is on its way.
+    /// Returns the delay of a segment.
     fn delay(&mut self) -> u64 {
         let range = self.link.delay.clone();
-        // Short delays are the usual ones, so that things meet.
+        // Most delays are short, so that different events coincide.
         let short = *range.start() + (range.end() - range.start()) / 50;
         match self.rng.u32(..4) {
             0 => self.rng.u64(range),

@@ -1,16 +1,16 @@
-//! The other ends: what peers send, and how they read.
+//! The peers: they send and read at the other ends of the connections.
 
 use super::wire::{Ending, Reading, Wire};
 use super::{Happening, Network, State};
 
-/// How often a peer that reads slowly looks, in a second.
+/// The number of reads in a second of a peer that reads slowly.
 const LOOKS: u32 = 100;
 
-/// One message is cut into no more segments than this.
+/// The most segments into which one message is cut.
 const MOST_SEGMENTS: usize = 256;
 
 impl Network {
-    /// A peer sends bytes; returns whether it could, that is, has not ended its stream.
+    /// Sends bytes from a peer. Returns false if the peer has ended its stream.
     pub(crate) fn send(&self, number: usize, bytes: &[u8]) -> bool {
         let mut state = self.0.lock();
         if state.wires[number].ended {
@@ -28,25 +28,25 @@ impl Network {
         true
     }
 
-    /// A peer ends its stream.
+    /// Ends a peer's stream.
     pub(crate) fn shutdown(&self, number: usize) {
         self.0.lock().end_stream(number);
     }
 
-    /// A peer closes: it ends its stream, and answers what still comes with RST.
+    /// Closes a peer's end: its stream ends, and it answers further bytes with RST.
     pub(crate) fn close(&self, number: usize) {
         let mut state = self.0.lock();
         state.end_stream(number);
         let wire = &mut state.wires[number];
         wire.gone = true;
-        // Closing with something unread resets at once.
+        // A close with unread input resets the connection at once.
         if !wire.output.is_empty() {
             let at = state.now + state.delay();
             state.plan(at, number, Happening::Break);
         }
     }
 
-    /// A peer resets; what it has sent and has not arrived may be lost.
+    /// Resets a connection from the peer's end. Bytes that it sent and that have not arrived may be lost.
     pub(crate) fn reset(&self, number: usize) {
         let mut state = self.0.lock();
         let wire = &mut state.wires[number];
@@ -68,17 +68,17 @@ impl Network {
         self.0.lock().wires[number].keeps_open = true;
     }
 
-    /// How the connection has ended for the peer.
+    /// Returns the state of the connection as the peer sees it.
     pub(crate) fn ending(&self, number: usize) -> Ending {
         self.0.lock().wires[number].ending
     }
 
-    /// Whether the reactor has closed its end.
+    /// Returns true if the reactor has closed its end.
     pub(crate) fn is_closed(&self, number: usize) -> bool {
         self.0.lock().wires[number].closed
     }
 
-    /// How many bytes of a peer's the reactor has not read.
+    /// Returns the number of bytes from a peer that the reactor has not read.
     pub(crate) fn unread(&self, number: usize) -> usize {
         let state = self.0.lock();
         let wire = &state.wires[number];
@@ -87,7 +87,7 @@ impl Network {
 }
 
 impl State {
-    /// Puts the end of a peer's stream behind all it has sent.
+    /// Plans the FIN of a peer, after all bytes it has sent.
     fn end_stream(&mut self, number: usize) {
         if !std::mem::replace(&mut self.wires[number].ended, true) {
             let at = self.arrival(number);
@@ -95,7 +95,7 @@ impl State {
         }
     }
 
-    /// When what a peer sends now arrives: never before what it has sent already.
+    /// Returns the time at which bytes that a peer sends now arrive: never before those it sent earlier.
     fn arrival(&mut self, number: usize) -> u64 {
         let at = self.now + self.delay();
         let wire = &mut self.wires[number];
@@ -103,7 +103,7 @@ impl State {
         wire.last_arrival
     }
 
-    /// How long the next segment of a message is.
+    /// Returns the length of the next segment of a message.
     fn segment_len(&mut self, message: usize) -> usize {
         if self.link.segments == usize::MAX {
             return usize::MAX;
@@ -119,7 +119,7 @@ impl State {
         self.rng.usize(1..=longest).max(message / MOST_SEGMENTS)
     }
 
-    /// Sees that the peer looks at what is there for it.
+    /// Plans a read of the peer, if there is anything for it to read.
     pub(super) fn have_looked(&mut self, number: usize) {
         let wire = &mut self.wires[number];
         if wire.has_news() && !wire.will_read {
@@ -132,7 +132,7 @@ impl State {
         }
     }
 
-    /// The peer reads.
+    /// Lets the peer read.
     pub(super) fn look(&mut self, number: usize) {
         let interferes = self.chance(self.link.interference);
         let wire = &mut self.wires[number];
@@ -168,7 +168,7 @@ impl State {
         self.have_looked(number);
     }
 
-    /// The peer has seen the end of the stream.
+    /// Notes that the peer has seen the end of the stream.
     fn finish(&mut self, number: usize) {
         let wire = &mut self.wires[number];
         wire.ending = Ending::Finished;

@@ -1,79 +1,79 @@
-//! One simulated connection: what the kernel holds at the reactor's end, and what the peer is doing.
+//! One simulated connection: the kernel's state at the reactor's end, and the state of the peer.
 
 use std::collections::VecDeque;
 
-/// How a simulated peer reads.
+/// The pace at which a simulated peer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reading {
-    /// Whatever arrives, soon.
+    /// Reads all bytes soon after they arrive.
     #[default]
     Freely,
-    /// So many bytes a second; 0 counts as 1.
+    /// Reads this number of bytes a second; 0 counts as 1.
     Slowly(u32),
-    /// Not at all, so that it does not see the end of the stream either.
+    /// Reads nothing, so that it does not see the end of the stream either.
     Never,
 }
 
-/// How a connection has ended for its peer.
+/// The state of a connection as its peer sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ending {
-    /// It has not.
+    /// The connection is open.
     #[default]
     Open,
-    /// The stream came to its end (FIN), and all of it was read.
+    /// The stream has ended (FIN), and the peer has read all of it.
     Finished,
-    /// It was reset (RST): the rest, if there was any, is lost.
+    /// The connection was reset (RST). Bytes that the peer had not read are lost.
     Reset,
 }
 
-/// A connection, as the simulated network has it.
+/// A connection of the simulated network.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    /// The slot whose events these are, once it is watched.
+    /// The token of the reactor's slot, once the socket is registered.
     pub(super) token: Option<usize>,
-    /// Something has happened since events were last told of.
+    /// True while an event is due.
     pub(super) changed: bool,
-    /// Received, and not read by the reactor.
+    /// Bytes that have arrived and the reactor has not read.
     pub(super) arrived: VecDeque<u8>,
-    /// The peer's FIN has arrived.
+    /// True once the peer's FIN has arrived.
     pub(super) fin: bool,
-    /// An event has told of it.
+    /// True once an event has reported the FIN.
     pub(super) fin_told: bool,
-    /// The connection is broken.
+    /// True once the connection is broken.
     pub(super) broken: bool,
-    /// It is, and no call has said so yet.
+    /// True while the connection is broken and no call has returned the error.
     pub(super) error: bool,
-    /// Taken from the reactor, and not read by the peer.
+    /// Bytes accepted from the reactor that the peer has not read.
     pub(super) output: VecDeque<u8>,
-    /// The most `output` can be.
+    /// The capacity of `output`.
     pub(super) room: usize,
-    /// A write was refused or cut short: an event is owed.
+    /// True after a write was refused or cut short: an event has to report room.
     pub(super) wants_room: bool,
-    /// FIN is behind the output.
+    /// True if a FIN follows the output.
     pub(super) shut: bool,
-    /// Closing is to reset.
+    /// True if the close resets the connection.
     pub(super) resets: bool,
-    /// The reactor has closed it.
+    /// True once the reactor has closed its end.
     pub(super) closed: bool,
     pub(super) reading: Reading,
-    /// A look at the output is on the agenda.
+    /// True while a read of the peer is on the agenda.
     pub(super) will_read: bool,
-    /// The peer keeps its own stream open when it sees the end of the other.
+    /// True if the peer keeps its own stream open after the end of the other.
     pub(super) keeps_open: bool,
-    /// The peer has sent FIN, or will behind what it has sent.
+    /// True once the peer has sent FIN, or has it planned after the bytes it has sent.
     pub(super) ended: bool,
-    /// The peer has closed: what still comes is answered with RST.
+    /// True once the peer has closed: it answers further bytes with RST.
     pub(super) gone: bool,
     pub(super) ending: Ending,
-    /// When the last of what the peer has sent arrives.
+    /// The time at which the last of the peer's bytes arrives.
     pub(super) last_arrival: u64,
-    /// Bytes that are on their way from the peer.
+    /// The number of bytes on their way from the peer.
     pub(super) in_flight: usize,
 }
 
-/// What an event tells.
+/// An event of a poll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
     pub(crate) token: usize,
@@ -84,7 +84,7 @@ pub(crate) struct Readiness {
 }
 
 impl Wire {
-    /// The state of the socket, as a poll sees it: as Linux's `tcp_poll` has it.
+    /// Returns the readiness of the socket, by the rules of Linux's `tcp_poll`. Returns `None` if it has none.
     pub(super) fn readiness(&self) -> Option<Readiness> {
         let token = self.token.filter(|_| !self.closed)?;
         let ready = Readiness {
@@ -97,19 +97,19 @@ impl Wire {
         (ready.readable || ready.writable).then_some(ready)
     }
 
-    /// Whether there is enough room to tell of it: a third, as Linux has it.
+    /// Returns true if enough of the send buffer is free to report it: a third, as on Linux.
     pub(super) fn has_room(&self) -> bool {
         self.output.len() * 3 <= self.room * 2 && self.output.len() < self.room
     }
 
-    /// Whether the peer would find something if it looked.
+    /// Returns true if a read of the peer would find bytes or the end of the stream.
     pub(super) fn has_news(&self) -> bool {
         self.ending == Ending::Open
             && self.reading != Reading::Never
             && (!self.output.is_empty() || self.shut)
     }
 
-    /// The connection is broken for the reactor's end; returns whether it was not yet.
+    /// Breaks the connection at the reactor's end. Returns false if it was broken already.
     pub(super) fn break_off(&mut self) -> bool {
         if self.broken {
             return false;

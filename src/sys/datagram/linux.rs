@@ -1,7 +1,6 @@
-//! Many datagrams a call: `recvmmsg(2)` and `sendmmsg(2)`.
+//! Several datagrams in one call: `recvmmsg(2)` and `sendmmsg(2)`.
 //!
-//! Addresses and control messages are written and read as plain bytes, so that only the system calls and the
-//! options are unsafe.
+//! Addresses and control messages are written and read as plain bytes, so that only the system calls need unsafe code.
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
@@ -13,12 +12,12 @@ use std::ptr;
 
 use super::{Arrival, MAX_BATCH, Message};
 
-/// Whether a call can receive or send several.
+/// True if a call can receive or send several datagrams.
 pub(super) const SUPPORTED: bool = true;
 
-/// What the kernel is told about each message of a batch; made anew for each call, in place.
+/// The headers of a batch's messages. Each call fills them in again.
 ///
-/// About 12 KiB.
+/// They take about 12 KiB.
 pub(super) struct Headers {
     messages: Box<[libc::mmsghdr; MAX_BATCH]>,
     slices: Box<[libc::iovec; MAX_BATCH]>,
@@ -31,7 +30,7 @@ type Name = [u8; NAME_LEN];
 
 const NAME_LEN: usize = size_of::<libc::sockaddr_in6>();
 
-/// A control message with one number: a `cmsghdr` and what follows it.
+/// A control message with one number: a `cmsghdr` and its data.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Control {
@@ -48,7 +47,7 @@ const NO_CONTROL: Control = Control {
     value: [0; size_of::<c_int>()],
 };
 
-/// How long a control message with `bytes` of data says it is.
+/// Returns the value of `cmsg_len` for a control message with `bytes` of data.
 const fn control_len(bytes: usize) -> usize {
     mem::offset_of!(Control, value) + bytes
 }
@@ -59,7 +58,7 @@ impl Headers {
             iov_base: ptr::null_mut(),
             iov_len: 0,
         };
-        // SAFETY: an mmsghdr is made of integers and raw pointers, for which all-zero bytes are valid.
+        // SAFETY: an mmsghdr consists of integers and raw pointers, for which all-zero bytes are valid.
         let message: libc::mmsghdr = unsafe { mem::zeroed() };
         Self {
             messages: Box::new([message; MAX_BATCH]),
@@ -69,8 +68,8 @@ impl Headers {
         }
     }
 
-    /// Receives into the slots of `slot_len` bytes that `slots` is made of, at most [`MAX_BATCH`] of them, and
-    /// appends what came to `arrivals`.
+    /// Receives messages into `slots`, which consists of at most [`MAX_BATCH`] slots of `slot_len` bytes. Appends the messages
+    /// received to `arrivals`.
     pub(super) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -97,9 +96,9 @@ impl Headers {
             header.msg_flags = 0;
             count += 1;
         }
-        // SAFETY: the first `count` headers were filled in just now. Each points to a slice, a name and a control
-        // message in boxes of `self`, and through the slice to a part of `slots`; no two share anything, all are
-        // as long as their headers say, and `self` and `slots` are borrowed mutably until the call is over.
+        // SAFETY: the loop above has filled in the first `count` headers. Each points to a slice, a name and a control
+        // message in boxes of `self`, and through the slice to a part of `slots`. No two share memory, all lengths in the
+        // headers are right, and `self` and `slots` are borrowed mutably until the call returns.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -122,7 +121,8 @@ impl Headers {
         Ok(())
     }
 
-    /// Sends the first of the messages, in order, at most [`MAX_BATCH`]; returns how many. An error is the first one's.
+    /// Sends messages in order, from the first on, at most [`MAX_BATCH`]. Returns the number that the kernel accepted. An
+    /// error concerns the first message.
     pub(super) fn transmit(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -132,7 +132,7 @@ impl Headers {
         let headers = self.messages.iter_mut().zip(self.slices.iter_mut());
         let parts = self.names.iter_mut().zip(self.controls.iter_mut());
         for ((from, (message, slice)), (name, control)) in messages.iter().zip(headers).zip(parts) {
-            // The kernel only reads it.
+            // The kernel only reads the bytes.
             slice.iov_base = from.bytes.as_ptr().cast_mut().cast();
             slice.iov_len = from.bytes.len();
             let header = &mut message.msg_hdr;
@@ -160,9 +160,9 @@ impl Headers {
             header.msg_flags = 0;
             count += 1;
         }
-        // SAFETY: the first `count` headers were filled in just now. Each points to a slice, and to a name and a
-        // control message or to none, in boxes of `self`; the slice to the bytes of a message. All are as long as
-        // their headers say and outlive the call, and the kernel changes only the headers, which `self` owns.
+        // SAFETY: the loop above has filled in the first `count` headers. Each points to a slice in a box of `self`, and to
+        // a name and a control message there or to null. The slice points to the bytes of a message. All lengths in the
+        // headers are right, everything outlives the call, and the kernel writes only to the headers, which `self` owns.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
@@ -175,20 +175,20 @@ impl Headers {
     }
 }
 
-/// Lets the kernel hand over runs of datagrams as one; returns whether it can (Linux 5.0).
+/// Lets the kernel deliver a run of datagrams as one message (`UDP_GRO`). Returns true if it can (Linux 5.0).
 pub(super) fn enable_runs_in(socket: BorrowedFd<'_>) -> bool {
     set_udp_option(socket, libc::UDP_GRO, 1).is_ok()
 }
 
-/// Whether the kernel takes runs of datagrams as one (Linux 4.18).
+/// Returns true if the kernel accepts a run of datagrams as one message (`UDP_SEGMENT`, Linux 4.18).
 pub(super) fn takes_runs_out(socket: BorrowedFd<'_>) -> bool {
-    // 0 is the default: nothing changes where the option is known.
+    // 0 is the default, so a kernel that knows the option changes nothing.
     set_udp_option(socket, libc::UDP_SEGMENT, 0).is_ok()
 }
 
 fn set_udp_option(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Result<()> {
-    // SAFETY: the value is a local integer that outlives the call, and its length is told.
-    let answer = unsafe {
+    // SAFETY: the pointer is to a local integer that outlives the call, and the length is that integer's.
+    let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_UDP,
@@ -197,27 +197,27 @@ fn set_udp_option(socket: BorrowedFd<'_>, option: c_int, value: c_int) -> io::Re
             size_of::<c_int>() as libc::socklen_t,
         )
     };
-    if answer == 0 {
+    if result == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
 }
 
-/// The size of a run's datagrams, from what the kernel wrote.
+/// Returns the size of a run's datagrams from the kernel's control message, or 0 for a single datagram.
 fn segment(control: &Control) -> usize {
-    let is_told = control.len >= control_len(size_of::<c_int>())
+    let is_run = control.len >= control_len(size_of::<c_int>())
         && control.level == libc::SOL_UDP
         && control.kind == libc::UDP_GRO;
     let segment = c_int::from_ne_bytes(control.value);
-    if is_told {
+    if is_run {
         usize::try_from(segment).unwrap_or(0)
     } else {
         0
     }
 }
 
-/// Writes an address as the kernel reads it; returns how many bytes it takes.
+/// Writes an address in the kernel's format. Returns its length in bytes.
 fn write_name(addr: SocketAddr, name: &mut Name) -> usize {
     name[2..4].copy_from_slice(&addr.port().to_be_bytes());
     match addr {
@@ -229,7 +229,7 @@ fn write_name(addr: SocketAddr, name: &mut Name) -> usize {
         }
         SocketAddr::V6(v6) => {
             name[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
-            // The kernel keeps it as it came, in network order.
+            // Rust keeps the flow information in network order, as the kernel does.
             name[4..8].copy_from_slice(&v6.flowinfo().to_ne_bytes());
             name[8..24].copy_from_slice(&v6.ip().octets());
             name[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_control_message_is_laid_out_as_the_kernel_has_it() {
-        // SAFETY: these are computations on their argument.
+        // SAFETY: these functions only compute on their argument.
         let (space, of_gro, of_gso) = unsafe {
             (
                 libc::CMSG_SPACE(4) as usize,

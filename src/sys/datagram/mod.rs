@@ -1,8 +1,8 @@
 //! Datagram sockets, received from and sent to in batches.
 //!
-//! On Linux a batch is one system call (`recvmmsg(2)`, `sendmmsg(2)`), and where the kernel can, a run of
-//! datagrams of one size passes through it as one (`UDP_GRO`, `UDP_SEGMENT`; `udp(7)`). Elsewhere, and with a batch
-//! of 1, each datagram is one call.
+//! On Linux a batch is one system call (`recvmmsg(2)`, `sendmmsg(2)`). If the kernel supports it, a *run* of datagrams of one
+//! size passes through it as one message (`UDP_GRO`, `UDP_SEGMENT`; `udp(7)`). On other systems, and with a batch of 1, each
+//! datagram takes one call.
 
 #[cfg_attr(any(target_os = "linux", target_os = "android"), path = "linux.rs")]
 #[cfg_attr(
@@ -27,31 +27,31 @@ pub(crate) use self::receiver::{Received, Receiver};
 pub(crate) use self::sender::Sender;
 pub(crate) use self::socket::{DatagramOptions, DatagramSocket};
 
-/// The longest datagram, in bytes: what IPv4 leaves of 64 KiB for its own header and UDP's.
+/// The longest datagram, in bytes: 65,535 less the headers of IPv4 and UDP.
 pub(crate) const MAX_DATAGRAM: usize = 65_507;
 
-/// The most datagrams, or runs of datagrams, that pass in one call.
+/// The most messages in one call. A message is a datagram or a run of them.
 pub(crate) const MAX_BATCH: usize = 64;
 
-/// What one message of a receive call brought: a datagram, or a run of them in one buffer.
+/// One message of a receive call: a datagram, or a run of them in one buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Arrival {
     peer: SocketAddr,
-    /// How many bytes of the buffer it fills.
+    /// The number of bytes in the buffer.
     len: usize,
-    /// The size of each datagram of a run, the last of which may be shorter; 0 for a single datagram.
+    /// The size of a run's datagrams, the last of which may be shorter; 0 for a single datagram.
     segment: usize,
-    /// The buffer was too small for it.
+    /// True if the buffer was too small for the message.
     truncated: bool,
 }
 
 /// One message of a send call: a datagram, or a run of them to one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Message<'a> {
-    /// The destination; none on a connected socket.
+    /// The destination; `None` on a connected socket.
     to: Option<SocketAddr>,
     bytes: &'a [u8],
-    /// The size of each datagram of a run, the last of which may be shorter; 0 for a single datagram.
+    /// The size of a run's datagrams, the last of which may be shorter; 0 for a single datagram.
     segment: usize,
 }
 
@@ -70,7 +70,7 @@ impl Message<'_> {
     }
 }
 
-/// An IPv4 peer of a dual-stack socket shows as IPv4.
+/// Converts the address of a dual-stack socket's IPv4 peer to IPv4.
 fn canonical(mut addr: SocketAddr) -> SocketAddr {
     addr.set_ip(addr.ip().to_canonical());
     addr

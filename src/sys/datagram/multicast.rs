@@ -9,12 +9,13 @@ use socket2::Socket;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MulticastInterface {
-    /// The one that the system's routes choose.
+    /// The interface that the system's routes select.
     #[default]
     Any,
-    /// The one of that number (`if_nametoindex(3)`). For IPv4 groups on Linux, FreeBSD and Apple's systems only.
+    /// The interface with this index (`if_nametoindex(3)`). IPv4 groups support it on Linux, FreeBSD and Apple's systems
+    /// only.
     Index(u32),
-    /// The one that has this address. For IPv4 groups only.
+    /// The interface with this address. Only IPv4 groups support it.
     Addr(Ipv4Addr),
 }
 
@@ -41,7 +42,7 @@ pub(super) fn leave(
     }
 }
 
-/// Chooses the interface that the socket's multicast datagrams leave by.
+/// Selects the interface by which the socket's multicast datagrams leave.
 pub(super) fn send_by(
     socket: &Socket,
     is_v6: bool,
@@ -62,7 +63,7 @@ fn v6_index(interface: MulticastInterface) -> io::Result<u32> {
         MulticastInterface::Any => Ok(0),
         MulticastInterface::Index(index) => Ok(index),
         MulticastInterface::Addr(_) => Err(unsupported(
-            "IPv6 groups know interfaces by number; use MulticastInterface::Index",
+            "an IPv6 group identifies an interface by its index; use MulticastInterface::Index",
         )),
     }
 }
@@ -71,7 +72,8 @@ fn unsupported(problem: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, problem)
 }
 
-/// Linux gives a socket the datagrams of groups that other sockets have joined, unless told otherwise.
+/// Limits the socket to the groups that it has joined itself. By default, Linux also delivers datagrams of groups that other
+/// sockets have joined.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn only_joined_groups(socket: &Socket, group: IpAddr) -> io::Result<()> {
     match group {
@@ -85,7 +87,7 @@ fn only_joined_groups(_socket: &Socket, _group: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// The calls that know the interfaces of IPv4 groups by number, too.
+/// Calls for IPv4 groups, on systems that identify an interface by its index or its address.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -124,7 +126,7 @@ mod v4 {
     }
 }
 
-/// The calls that know them by address only.
+/// Calls for IPv4 groups, on systems that identify an interface by its address only.
 #[cfg(not(any(
     target_os = "linux",
     target_os = "android",
@@ -160,7 +162,7 @@ mod v4 {
 
     fn by_address() -> io::Error {
         unsupported(
-            "this platform knows the interfaces of IPv4 groups by address; use MulticastInterface::Addr",
+            "on this platform an IPv4 group identifies an interface by its address; use MulticastInterface::Addr",
         )
     }
 }

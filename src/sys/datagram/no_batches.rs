@@ -1,11 +1,12 @@
-//! For platforms that have no calls for many datagrams: no socket is batched there, so nothing here is called.
+//! The stand-in for `linux.rs` on platforms without calls for several datagrams. No socket is batched there, so these
+//! functions are never called.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 
 use super::{Arrival, Message};
 
-/// Whether a call can receive or send several.
+/// True if a call can receive or send several datagrams.
 pub(super) const SUPPORTED: bool = false;
 
 pub(super) struct Headers;

@@ -1,4 +1,4 @@
-//! One datagram a call: what every platform has.
+//! One datagram in a call, on every platform.
 
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(super) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<A
     })
 }
 
-/// Sends the first of the messages, which is a single datagram; says that it was 1.
+/// Sends the first of the messages, which is a single datagram. Returns 1.
 pub(super) fn transmit(socket: BorrowedFd<'_>, messages: &[Message<'_>]) -> io::Result<usize> {
     let Some(message) = messages.first() else {
         return Ok(0);

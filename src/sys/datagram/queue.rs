@@ -5,26 +5,27 @@ use super::{MAX_DATAGRAM, Message};
 
 /// The datagrams that wait to be sent from one socket, in order, back to back in one buffer.
 ///
-/// The buffer grows with what waits, up to twice the limit of a peer, and a large one is given back when it is empty.
+/// The buffer grows as needed, up to twice the limit of a peer. A large buffer is freed when it is empty.
 ///
-/// All peers of a socket share its queue, and none must take all of it from the others: a peer may have as much waiting as
-/// is still free (the "dynamic threshold" of Choudhury and Hahne, 1998). One alone has its limit then; of N that flood,
-/// each has a share of N + 1, and the last share is free for whoever comes.
+/// All peers of a socket share its queue, and no peer may take all of it. A peer may have as many bytes waiting as are still
+/// free in the queue (the "dynamic threshold" of Choudhury and Hahne, 1998). So a single peer can use its whole limit. If N
+/// peers flood the queue, each gets one of N + 1 equal shares, and the last share stays free for other peers.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
-    /// How many of the entries are gone already.
+    /// The number of entries at the front that have left the queue.
     head: usize,
-    /// How many have been queued since the beginning.
+    /// The number of datagrams queued since the beginning.
     queued_ever: u64,
-    /// The most that may wait for one peer, bytes and [`ENTRY_COST`]s.
+    /// The most bytes that may wait for one peer, with [`ENTRY_COST`] for each datagram.
     limit: usize,
-    /// What waits for each peer, only while that decides who is refused.
+    /// The bytes that wait for each peer. Counted only while the queue is so full that shares matter.
     shares: Option<HashMap<Option<SocketAddr>, usize>>,
-    /// The longest datagrams that leave in runs, as far as has been found out; 0 for no runs.
-    longest_run: usize,
-    /// The size of a refused run, whose first datagram is tried alone to tell what is to blame.
+    /// The longest datagrams that are sent in runs, as far as is known; 0 if none are.
+    longest_in_run: usize,
+    /// The datagram size of a run that the kernel refused. The first datagram of the run is then sent alone, to find out
+    /// whether the datagram or the run is the cause.
     on_trial: Option<usize>,
 }
 
@@ -36,37 +37,37 @@ struct Entry {
 }
 
 impl Entry {
-    /// How much of the queue it takes.
+    /// Returns the bytes that the entry counts for.
     fn cost(&self) -> usize {
         self.len + ENTRY_COST
     }
 }
 
-/// Why a datagram was not queued.
+/// The reason why a datagram was not queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// There is no such socket any more.
+    /// The socket is closed.
     Closed,
-    /// It is longer than [`MAX_DATAGRAM`].
+    /// The datagram is longer than [`MAX_DATAGRAM`].
     TooLong,
-    /// Its peer has as much waiting as it may: so many bytes.
+    /// The peer has used up its share. This number of bytes waits for it.
     Full(usize),
-    /// The queue is full with what waits for others: so many bytes.
+    /// Datagrams for other peers fill the queue. This number of bytes waits in it.
     Crowded(usize),
 }
 
-/// What a datagram counts beyond its bytes.
+/// The bytes that a datagram counts for, in addition to its length.
 pub(super) const ENTRY_COST: usize = size_of::<Entry>();
 
-/// A buffer of up to this size is kept for the next datagrams.
+/// An empty buffer is kept up to this size.
 const KEPT: usize = 256 << 10;
 
 /// The most datagrams in a run (`UDP_MAX_SEGMENTS` of the first kernels that had it).
 const MAX_RUN: usize = 64;
 
 impl SendQueue {
-    /// A queue for up to `limit` bytes to a peer and twice that in all, each datagram counted with some 50 more; `runs` says
-    /// whether datagrams of one size to one address may leave as one.
+    /// Creates a queue for up to `limit` bytes to a peer and twice that in all, with some 50 bytes for each datagram. `runs`
+    /// is true if datagrams of one size to one address may leave as one message.
     pub(crate) fn new(limit: usize, runs: bool) -> Self {
         Self {
             bytes: Vec::new(),
@@ -75,7 +76,7 @@ impl SendQueue {
             queued_ever: 0,
             limit,
             shares: None,
-            longest_run: if runs { MAX_DATAGRAM } else { 0 },
+            longest_in_run: if runs { MAX_DATAGRAM } else { 0 },
             on_trial: None,
         }
     }
@@ -84,40 +85,40 @@ impl SendQueue {
         self.head == self.entries.len()
     }
 
-    /// How many datagrams wait.
+    /// Returns the number of datagrams that wait.
     pub(crate) fn len(&self) -> usize {
         self.entries.len() - self.head
     }
 
-    /// How many bytes wait, with [`ENTRY_COST`] for each datagram.
+    /// Returns the number of bytes that wait, with [`ENTRY_COST`] for each datagram.
     pub(crate) fn queued(&self) -> usize {
         let start = self.entries.get(self.head).map(|entry| entry.start);
         start.map_or(0, |start| self.bytes.len() - start) + self.len() * ENTRY_COST
     }
 
-    /// The place behind the last datagram, for [`is_past`](Self::is_past).
+    /// Returns the position behind the last datagram, for [`is_past`](Self::is_past).
     pub(crate) fn position(&self) -> u64 {
         self.queued_ever
     }
 
-    /// How many datagrams have left the queue since the beginning.
+    /// Returns the number of datagrams that have left the queue since the beginning.
     pub(crate) fn gone(&self) -> u64 {
         self.queued_ever - self.len() as u64
     }
 
-    /// Whether all datagrams before a place have left the queue.
+    /// Returns true if all datagrams before a position have left the queue.
     pub(crate) fn is_past(&self, position: u64) -> bool {
         self.gone() >= position
     }
 
-    /// Whether a datagram of `len` bytes to that peer would be queued.
+    /// Checks if a datagram of `len` bytes to that peer may be queued.
     fn admit(&mut self, to: Option<SocketAddr>, len: usize) -> Result<(), Refused> {
         if len > MAX_DATAGRAM {
             return Err(Refused::TooLong);
         }
         let (queued, cost) = (self.queued(), len + ENTRY_COST);
         if queued + cost <= self.limit {
-            // Nobody can have more than the limit then, nor more than is free.
+            // No peer can exceed the limit then, nor the half of the queue that is still free.
             return Ok(());
         }
         self.admit_share(to, queued, cost)
@@ -149,12 +150,12 @@ impl SendQueue {
         } else if own * shares.len() >= queued {
             Err(Refused::Full(own))
         } else {
-            // It has less than most.
+            // The peer has less than the average, so the others fill the queue.
             Err(Refused::Crowded(queued))
         }
     }
 
-    /// Queues a copy of the pieces as one datagram, and returns how many bytes it has; `to` is none on a connected socket.
+    /// Queues a copy of the pieces as one datagram. Returns its length. `to` is `None` on a connected socket.
     pub(crate) fn push<'a>(
         &mut self,
         to: Option<SocketAddr>,
@@ -176,14 +177,14 @@ impl SendQueue {
         Ok(len)
     }
 
-    /// The messages to send first; returns how many there are.
+    /// Fills `into` with the messages to send first. Returns their number.
     ///
-    /// Datagrams of one size to one address that follow each other become one message; the last may be shorter.
+    /// Successive datagrams of one size to one address become one message. The last of them may be shorter.
     pub(super) fn messages<'a>(&'a self, into: &mut [Message<'a>]) -> usize {
         let mut rest = &self.entries[self.head..];
-        let (longest_run, most) = match self.on_trial {
+        let (longest_in_run, most) = match self.on_trial {
             Some(_) => (0, 1),
-            None => (self.longest_run, into.len()),
+            None => (self.longest_in_run, into.len()),
         };
         let mut count = 0;
         for place in &mut into[..most] {
@@ -192,7 +193,7 @@ impl SendQueue {
             };
             let mut run = 1;
             let mut len = first.len;
-            if first.len > 0 && first.len <= longest_run {
+            if first.len > 0 && first.len <= longest_in_run {
                 for entry in rest[1..].iter().take(MAX_RUN - 1) {
                     if entry.to != first.to
                         || entry.len > first.len
@@ -219,21 +220,22 @@ impl SendQueue {
         count
     }
 
-    /// A run of datagrams of this size was refused: the first is tried alone.
+    /// Makes the next message the first datagram alone, because the kernel refused a run of datagrams of this size.
     pub(super) fn begin_trial(&mut self, segment: usize) {
         self.on_trial = Some(segment);
     }
 
-    /// The trial, if there was one, is over: what passes alone was refused for being in a run.
+    /// Ends the trial, if there is one. If the datagram passed alone, the run was the cause, and datagrams of this size are
+    /// not sent in runs any more.
     pub(super) fn end_trial(&mut self, passed: bool) {
         if let Some(refused) = self.on_trial.take()
             && passed
         {
-            self.longest_run = self.longest_run.min(refused - 1);
+            self.longest_in_run = self.longest_in_run.min(refused - 1);
         }
     }
 
-    /// The first `n` datagrams are sent, or given up; returns how many bytes they had.
+    /// Removes the first `n` datagrams, which were sent or dropped. Returns the number of their bytes.
     pub(super) fn pop(&mut self, n: usize) -> usize {
         let popped = &self.entries[self.head..self.head + n];
         let bytes = popped.iter().map(|entry| entry.len).sum();
@@ -255,7 +257,7 @@ impl SendQueue {
         bytes
     }
 
-    /// Forgets everything; returns how many datagrams that were.
+    /// Drops all datagrams. Returns their number.
     pub(crate) fn clear(&mut self) -> usize {
         let dropped = self.len();
         self.head = 0;
@@ -267,7 +269,8 @@ impl SendQueue {
         dropped
     }
 
-    /// Takes out what is gone, once that is most of the buffer: what waits is then moved less often than it is written.
+    /// Removes entries that have left the queue from the buffer, once they are the larger part of it. So moving the rest
+    /// costs less than writing it did.
     fn make_room(&mut self) {
         if self.head == 0 || self.head < self.len() {
             return;

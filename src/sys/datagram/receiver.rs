@@ -6,30 +6,31 @@ use std::os::fd::AsFd;
 use super::batches::Headers;
 use super::{Arrival, DatagramSocket, canonical, portable};
 
-/// Receives batches of datagrams and deals them out one by one.
+/// Receives batches of datagrams and returns them one by one.
 ///
-/// One serves all sockets of a reactor. It keeps a buffer per datagram of a batch: 64 KiB each where the kernel hands
-/// over runs of datagrams, else the longest datagram wanted. With batches of 64 that is 4 MiB of addresses, of
-/// which only what datagrams have reached takes memory: 256 KiB for small ones.
+/// One receiver serves all sockets of a reactor. It has a slot for each message of a batch. A slot has 64 KiB if the kernel
+/// delivers runs of datagrams, else the length of the longest datagram wanted. With batches of 64 the slots reserve 4 MiB of
+/// addresses. Only the pages that datagrams have reached take memory: 256 KiB for small ones.
 pub(crate) struct Receiver {
     bytes: Box<[u8]>,
     slot_len: usize,
     arrivals: Vec<Arrival>,
-    /// The arrival that is dealt out next, and how much of it has been.
+    /// The index of the arrival that is returned next.
     next: usize,
+    /// The number of its bytes that have been returned already.
     offset: usize,
-    /// The longest datagram the socket of this batch wants.
+    /// The longest datagram that the socket of this batch wants.
     longest: usize,
     headers: Headers,
 }
 
 /// A datagram within an arrival.
 struct Piece {
-    /// As much of it as is wanted.
+    /// The place of its bytes in the buffer, up to the longest length wanted.
     bytes: Range<usize>,
-    /// How long it is.
+    /// The length as received.
     len: usize,
-    /// The last of its arrival.
+    /// True for the last datagram of its arrival.
     is_last: bool,
     truncated: bool,
 }
@@ -39,16 +40,16 @@ struct Piece {
 pub(crate) struct Received<'a> {
     pub(crate) peer: SocketAddr,
     pub(crate) data: &'a mut [u8],
-    /// There was more, which is lost.
+    /// True if the end of the datagram is lost.
     pub(crate) truncated: bool,
 }
 
-/// Room for a run of datagrams: what IP can carry, and some cache lines, lest the beginnings of all slots compete for
-/// one place in the cache.
+/// The length of a slot for a run of datagrams: the most that IP can carry, and some cache lines. Without these, the
+/// beginnings of all slots would compete for the same cache set.
 const RUN_LEN: usize = (64 << 10) + 5 * 64;
 
 impl Receiver {
-    /// A receiver without buffers: the first sockets give it some.
+    /// Creates a receiver without buffers. They are allocated for the first socket.
     pub(crate) fn new() -> Self {
         Self {
             bytes: Box::default(),
@@ -61,7 +62,7 @@ impl Receiver {
         }
     }
 
-    /// Sees that there is room for a batch of the socket's.
+    /// Makes room for a batch of this socket.
     fn fit(&mut self, socket: &DatagramSocket) {
         let wanted = if socket.hands_over_runs() {
             RUN_LEN
@@ -71,16 +72,16 @@ impl Receiver {
         let slots = self.bytes.len() / self.slot_len.max(1);
         if wanted > self.slot_len || socket.batch() > slots {
             self.slot_len = self.slot_len.max(wanted);
-            // Zeroed memory comes untouched from the system.
+            // The system provides zeroed memory without touching it.
             self.bytes = vec![0; self.slot_len * slots.max(socket.batch())].into_boxed_slice();
         }
     }
 
-    /// Receives up to a batch, replacing the last one; returns whether the socket is drained.
+    /// Receives up to a batch, in place of the last one. Returns true if that drained the socket.
     ///
     /// # Errors
     ///
-    /// What the kernel says; `WouldBlock` when there is nothing.
+    /// The kernel's error; `WouldBlock` if no datagram waits.
     pub(crate) fn receive(&mut self, socket: &DatagramSocket) -> io::Result<bool> {
         self.fit(socket);
         self.arrivals.clear();
@@ -107,20 +108,20 @@ impl Receiver {
         Ok(false)
     }
 
-    /// Who has sent the next datagram of the batch.
+    /// Returns the sender of the next datagram of the batch.
     #[inline]
     pub(crate) fn peek(&self) -> Option<SocketAddr> {
         let arrival = self.arrivals.get(self.next)?;
         Some(canonical(arrival.peer))
     }
 
-    /// A look at the next datagram of the batch: its bytes, and whether there were more.
+    /// Returns the bytes of the next datagram of the batch without removing it, and true if its end is lost.
     pub(crate) fn peek_datagram(&self) -> Option<(&[u8], bool)> {
         let piece = self.piece()?;
         Some((&self.bytes[piece.bytes], piece.truncated))
     }
 
-    /// The next datagram of the batch.
+    /// Returns the next datagram of the batch.
     pub(crate) fn next(&mut self) -> Option<Received<'_>> {
         let peer = self.peek()?;
         let piece = self.piece()?;
@@ -137,7 +138,7 @@ impl Receiver {
         })
     }
 
-    /// Where the next datagram of the batch lies.
+    /// Returns the place of the next datagram of the batch.
     #[inline]
     fn piece(&self) -> Option<Piece> {
         let arrival = self.arrivals.get(self.next)?;
@@ -157,7 +158,7 @@ impl Receiver {
         })
     }
 
-    /// Drops what is left of the batch; returns how many datagrams that were.
+    /// Drops the rest of the batch. Returns the number of datagrams dropped.
     pub(crate) fn clear(&mut self) -> usize {
         let mut dropped = 0;
         while self.next().is_some() {

@@ -6,23 +6,23 @@ use rustix::io::Errno;
 use super::batches::Headers;
 use super::{DatagramSocket, MAX_BATCH, Message, SendQueue, portable};
 
-/// Sends what is queued, in batches. One serves all sockets of a reactor.
+/// Sends queued datagrams in batches. One sender serves all sockets of a reactor.
 pub(crate) struct Sender {
     headers: Headers,
 }
 
-/// What became of a queue's datagrams.
+/// The result of sending a queue's datagrams.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
-    /// Datagrams the kernel took.
+    /// Datagrams that the kernel accepted.
     pub(crate) datagrams: usize,
     /// The bytes in them.
     pub(crate) bytes: usize,
-    /// Datagrams the kernel refused, each for an error of its own.
+    /// Datagrams that the kernel refused with an error.
     pub(crate) dropped: usize,
     /// The last such error.
     pub(crate) error: Option<io::Error>,
-    /// The kernel has no room now: the rest waits for the socket to become writable.
+    /// True if the kernel has no room now: the rest waits until the socket becomes writable.
     pub(crate) is_blocked: bool,
 }
 
@@ -46,8 +46,8 @@ impl Sender {
     }
 }
 
-/// Offers the queue to `transmit`, which takes messages from the first on and says how many, until nothing is left
-/// or it has no room.
+/// Passes the queue's messages to `transmit` until the queue is empty or `transmit` has no room. `transmit` accepts messages
+/// from the first on, and returns their number.
 pub(super) fn drain(
     queue: &mut SendQueue,
     batch: usize,
@@ -74,18 +74,20 @@ pub(super) fn drain(
                 let segment = messages[0].segment;
                 log::debug!(
                     target: "epicycle::udp",
-                    "a run of datagrams of {segment} bytes was refused ({error}); they go one by one"
+                    "the kernel refused a run of datagrams of {segment} bytes ({error}); they are sent one by one"
                 );
-                // No checksums in hardware, or a transformed route: no run of any size would pass.
-                let off = Errno::from_io_error(&error) == Some(Errno::IO);
-                queue.begin_trial(if off { 1 } else { segment });
+                // EIO means that no run can pass: the device computes no checksums, or the route transforms packets.
+                let refuses_all = Errno::from_io_error(&error) == Some(Errno::IO);
+                queue.begin_trial(if refuses_all { 1 } else { segment });
             }
             Err(error) => {
                 match messages[0].to {
                     Some(to) => {
-                        log::debug!(target: "epicycle::udp", "a datagram to {to} was refused: {error}");
+                        log::debug!(target: "epicycle::udp", "the kernel refused a datagram to {to}: {error}");
                     }
-                    None => log::debug!(target: "epicycle::udp", "a datagram was refused: {error}"),
+                    None => {
+                        log::debug!(target: "epicycle::udp", "the kernel refused a datagram: {error}");
+                    }
                 }
                 queue.pop(1);
                 queue.end_trial(false);
@@ -97,7 +99,8 @@ pub(super) fn drain(
     sent
 }
 
-/// Whether an error may say that the kernel or the route takes no such run, rather than that datagram.
+/// Returns true if the cause of an error may be the run, and not the datagram: the kernel or the route may not support such
+/// runs.
 fn refuses_runs(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),

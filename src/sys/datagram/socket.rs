@@ -1,4 +1,4 @@
-//! Making datagram sockets, and their options.
+//! Datagram sockets and their options.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,10 +23,10 @@ pub(crate) struct DatagramSocket {
     is_v6: bool,
 }
 
-/// How a datagram socket is made.
+/// The options of a datagram socket.
 #[derive(Clone, Debug)]
 pub(crate) struct DatagramOptions {
-    /// The most datagrams a call receives or sends, from 1 to [`MAX_BATCH`].
+    /// The most datagrams that a call receives or sends, from 1 to [`MAX_BATCH`].
     pub(crate) batch: usize,
     /// The longest datagram received whole, in bytes.
     pub(crate) longest: usize,
@@ -54,7 +54,7 @@ impl Default for DatagramOptions {
 }
 
 impl DatagramSocket {
-    /// A socket bound to `addr`; with `dual_stack`, one of IPv6 takes IPv4 too.
+    /// Creates a socket bound to `addr`. With `dual_stack`, an IPv6 socket also accepts IPv4 peers.
     pub(crate) fn bind(
         addr: SocketAddr,
         dual_stack: bool,
@@ -67,7 +67,7 @@ impl DatagramSocket {
         if options.reuse_port {
             named("accept_mode", set_reuse_port(&socket))?;
         }
-        // Several programs of a host may belong to a group, on one port.
+        // Several programs of a host may join a group on one port.
         if !options.groups.is_empty() {
             socket.set_reuse_address(true)?;
         }
@@ -79,7 +79,7 @@ impl DatagramSocket {
         Ok(this)
     }
 
-    /// A socket that sends to and receives from `peer` alone.
+    /// Creates a socket that sends to and receives from `peer` only.
     pub(crate) fn connect(
         peer: SocketAddr,
         local: Option<SocketAddr>,
@@ -119,7 +119,7 @@ impl DatagramSocket {
         })
     }
 
-    /// Another socket on the same address, over which the kernel spreads the peers.
+    /// Creates another socket on the same address. The kernel distributes the peers over them.
     pub(crate) fn sibling(&self, options: &DatagramOptions) -> io::Result<Self> {
         let addr = self.wire_local_addr()?;
         let dual_stack = addr.is_ipv6() && !self.socket.only_v6()?;
@@ -135,7 +135,7 @@ impl DatagramSocket {
         addr.ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// How a destination is written for this socket: one of IPv6 knows IPv4 addresses as mapped ones.
+    /// Converts a destination for this socket. An IPv6 socket needs IPv4 addresses in mapped form.
     pub(crate) fn to_wire(&self, addr: SocketAddr) -> SocketAddr {
         match addr {
             SocketAddr::V4(v4) if self.is_v6 => {
@@ -145,17 +145,17 @@ impl DatagramSocket {
         }
     }
 
-    /// Becomes a member of a multicast group on an interface.
+    /// Joins a multicast group on an interface.
     pub(crate) fn join(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
         multicast::join(&self.socket, group, interface)
     }
 
-    /// Ends a membership.
+    /// Leaves a multicast group.
     pub(crate) fn leave(&self, group: IpAddr, interface: MulticastInterface) -> io::Result<()> {
         multicast::leave(&self.socket, group, interface)
     }
 
-    /// Chooses the interface that multicast datagrams leave by.
+    /// Selects the interface by which multicast datagrams leave.
     pub(crate) fn send_multicast_by(&self, interface: MulticastInterface) -> io::Result<()> {
         multicast::send_by(&self.socket, self.is_v6, interface)
     }
@@ -168,32 +168,32 @@ impl DatagramSocket {
         self.socket.as_raw_fd()
     }
 
-    /// The most datagrams a call receives or sends.
+    /// Returns the most datagrams that a call receives or sends.
     pub(crate) fn batch(&self) -> usize {
         self.batch
     }
 
-    /// The longest datagram it wants.
+    /// Returns the length of the longest datagram received whole.
     pub(super) fn longest(&self) -> usize {
         self.longest
     }
 
-    /// Whether a call may receive or send several.
+    /// Returns true if a call may receive or send several datagrams.
     pub(super) fn is_batched(&self) -> bool {
         self.is_batched
     }
 
-    /// Whether the kernel may hand over runs of datagrams as one.
+    /// Returns true if the kernel may deliver a run of datagrams as one message.
     pub(super) fn hands_over_runs(&self) -> bool {
         self.hands_over_runs
     }
 
-    /// Whether the kernel takes runs of datagrams as one.
+    /// Returns true if the kernel accepts a run of datagrams as one message.
     pub(crate) fn takes_runs(&self) -> bool {
         self.takes_runs
     }
 
-    /// Has it make one call each, as on a platform that has nothing else.
+    /// Makes the socket use one call for each datagram, as on platforms without batches.
     #[cfg(all(test, not(loom)))]
     pub(super) fn make_portable(&mut self) {
         self.is_batched = false;

@@ -10,7 +10,7 @@ use super::queue::ENTRY_COST;
 use super::sender::{Sent, drain};
 use super::*;
 
-/// How the calls are made.
+/// The calls that a socket makes, and its batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Batched(usize),
@@ -25,7 +25,7 @@ const WAYS: [Way; 5] = [
     Way::Portable(64),
 ];
 
-/// Both ends of an exchange over one socket address, and what has come to it.
+/// A socket with its queue, sender and receiver.
 struct Node {
     socket: DatagramSocket,
     queue: SendQueue,
@@ -69,7 +69,7 @@ impl Node {
         self.sender.send(&self.socket, &mut self.queue)
     }
 
-    /// Receives until `count` datagrams have come: from whom, what, and whether it was truncated.
+    /// Receives until `count` datagrams have arrived. Returns the sender and the bytes of each, and true if it was truncated.
     fn collect(&mut self, count: usize) -> Vec<(SocketAddr, Vec<u8>, bool)> {
         let mut all = Vec::new();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -226,7 +226,7 @@ fn a_connected_socket_tells_that_nobody_is_there() {
     }
 }
 
-/// A kernel that answers as it is told, and writes down what it takes.
+/// A fake kernel with scripted answers, which records the messages offered to it.
 #[derive(Default)]
 struct Kernel {
     answers: Vec<io::Result<usize>>,
@@ -288,7 +288,7 @@ fn datagrams_of_one_size_leave_as_one_run() {
 
 #[test]
 fn a_refused_run_goes_one_by_one() {
-    // The path takes no datagrams of 1,400 bytes in a run, but shorter ones.
+    // The path accepts no runs of datagrams of 1,400 bytes, but runs of shorter ones.
     let mut queue = queue_of(&[1400; 3], true);
     let mut kernel = Kernel {
         answers: vec![Err(Errno::MSGSIZE.into())],
@@ -306,7 +306,7 @@ fn a_refused_run_goes_one_by_one() {
     ];
     assert_eq!(kernel.offered, wanted);
 
-    // The device takes no runs at all.
+    // The device accepts no runs at all.
     fill(&mut queue, &[100; 3]);
     kernel.answers = vec![Err(Errno::IO.into())];
     kernel.drain(&mut queue);
@@ -394,7 +394,7 @@ fn dropping_a_batch_counts_what_is_left_of_it() {
     assert_eq!(to.receiver.peek(), None);
 }
 
-/// What waits for each peer, by a plain count.
+/// The bytes that wait for each peer, by a plain count.
 #[derive(Default)]
 struct Plain {
     waiting: VecDeque<(u16, usize)>,
