@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-/// How many retries are allowed: a share of the requests of the last while, and some more.
+/// The number of retries that are allowed: a share of the recent requests, and a fixed number on top.
 ///
-/// When a service fails, retries multiply the load that it fails under; a budget keeps that to a few per cent. One value
-/// serves one thread; with several of them, each is given its part of [`floor`](Self::floor).
+/// When a service fails, retries multiply the load under which it fails. A budget limits that to a share of the
+/// requests. One value serves one thread. With several threads, give each its part of [`floor`](Self::floor).
 ///
 /// # Examples
 ///
@@ -24,9 +24,9 @@ pub struct RetryBudget {
     percent: u32,
     floor: u32,
     window: Duration,
-    /// What was counted, by slots of time, round and round.
+    /// The counts per slot of time, in a ring.
     slots: [Slot; SLOTS],
-    /// The number of the slot that is counted in, since the beginning of time.
+    /// The number of the current slot since time 0.
     slot: u64,
 }
 
@@ -39,7 +39,7 @@ struct Slot {
 const SLOTS: usize = 10;
 
 impl RetryBudget {
-    /// 20 % of the requests of the last 10 s, and 10 retries more.
+    /// Returns a budget of 20 % of the requests of the last 10 s, and 10 retries on top.
     pub fn new() -> Self {
         Self {
             percent: 20,
@@ -51,29 +51,33 @@ impl RetryBudget {
     }
 
     /// Sets the share of requests that may be retried, in per cent. Default: 20.
+    #[must_use]
     pub fn percent(mut self, percent: u32) -> Self {
         self.percent = percent;
         self
     }
 
-    /// Sets how many retries are allowed on top, so that a few requests can be retried too. Default: 10.
+    /// Sets the number of retries that are allowed on top, so that a few requests can be retried too. Default: 10.
+    #[must_use]
     pub fn floor(mut self, retries: u32) -> Self {
         self.floor = retries;
         self
     }
 
-    /// Sets what time requests and retries are counted over, in steps of a tenth of it. Default: 10 s.
+    /// Sets the time over which requests and retries are counted, in steps of a tenth of it. Default: 10 s.
+    #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// Counts a request. Its retries are not requests.
+    /// Counts a request. A retry does not count as a request.
     pub fn request(&mut self, now: Duration) {
         self.current(now).requests += 1;
     }
 
-    /// Asks for a retry, and counts it if it is allowed.
+    /// Returns true if a retry is allowed, and counts it.
+    #[must_use]
     pub fn try_retry(&mut self, now: Duration) -> bool {
         self.current(now);
         let (mut requests, mut retries) = (0, 0);
@@ -90,7 +94,7 @@ impl RetryBudget {
         may
     }
 
-    /// The slot of this moment; those that are too old are emptied. A time that goes back counts as the latest.
+    /// Returns the current slot, and empties those that are too old. A time before the latest one counts as the latest.
     fn current(&mut self, now: Duration) -> &mut Slot {
         let length = (self.window.as_nanos() / SLOTS as u128).max(1);
         let slot = (now.as_nanos() / length) as u64;

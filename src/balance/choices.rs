@@ -2,11 +2,11 @@ use super::draw::Draw;
 use super::least::is_less_loaded;
 use super::{Balancer, NodeId, Nodes};
 
-/// The better of two random nodes: the one with fewer requests under way for its weight. Nodes are drawn as often as
-/// their weights say.
+/// Picks the better of two random nodes: the one with fewer requests in flight for its weight. Each node is drawn as
+/// often as its weight implies.
 ///
-/// It comes close to [`Least`](super::Least) without looking at every node, and many pickers that see the same counts do
-/// not all run to the same node (Mitzenmacher, 2001).
+/// It comes close to [`Least`](super::Least) without looking at every node. Many pickers that see the same counts do
+/// not all choose the same node (Mitzenmacher, 2001).
 ///
 /// # Examples
 ///
@@ -25,7 +25,7 @@ pub struct TwoChoices {
 }
 
 impl TwoChoices {
-    /// Picks by a seed. Each thread needs one of its own.
+    /// Returns a balancer with a seed. Each thread needs a seed of its own.
     pub fn new(seed: u64) -> Self {
         Self {
             draw: Draw::new(seed),

@@ -2,16 +2,16 @@ use fastrand::Rng;
 
 use super::{Node, NodeId, Nodes, Tier};
 
-/// Draws nodes by chance, each as often as its weight says.
+/// Draws nodes at random, each as often as its weight implies.
 #[derive(Debug)]
 pub(super) struct Draw {
     random: Rng,
     nodes: Option<Nodes>,
-    /// Up to each node, the sum of the weights.
+    /// The cumulative sums of the weights.
     sums: Vec<u64>,
 }
 
-/// How often a node is drawn that may not be taken, before the others are looked at one by one.
+/// The number of draws before the nodes are tried one by one.
 const ATTEMPTS: usize = 4;
 
 impl Draw {
@@ -51,7 +51,7 @@ impl Draw {
         for _ in 0..ATTEMPTS {
             let drawn = self.random.u64(..sum);
             let node = nodes.at(self.sums.partition_point(|sum| *sum <= drawn));
-            // One that comes back slowly is often passed over.
+            // A node in its slow start is skipped in proportion.
             if may_take(node) && (node.ramp() >= 1000 || self.random.u16(..1000) < node.ramp()) {
                 return Some(node);
             }

@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 use super::nodes::{Shared, Standing};
 use super::{NodeId, Nodes, Outcome};
 
-/// Takes nodes out that fail, and lets them back: passive health. One value serves all threads of a pool.
+/// Ejects nodes that fail, and lets them return: passive health checks. One value serves all threads of a pool.
 ///
-/// A node that fails several times in a row is *ejected*: out for a while, longer each time. Then it shows with one
-/// request whether it is back. If that succeeds, it is in again, with a small share of its weight that grows. At
-/// most a part of the nodes is out at a time, so that a fault of all of them, or of the network, takes out no more than
+/// A node that fails several times in a row is *ejected*: it gets no requests for a while, longer each time. Then it
+/// gets a single request as a probe. If that succeeds, the node returns with a small share of its weight, which grows.
+/// Only a part of the nodes is ejected at a time, so that a fault of all nodes, or of the network, ejects no more than
 /// that.
 ///
-/// A report of a success costs an atomic load, unless the node has failed before; the lock is taken where something
+/// Reporting a success costs one atomic load, unless the node failed before. The lock is taken only when something
 /// changes.
 ///
 /// # Examples
@@ -33,7 +33,7 @@ use super::{NodeId, Nodes, Outcome};
 /// assert_eq!(change, Some(Change::Ejected { lasts: second(30) }));
 /// assert!(!nodes.get(a).unwrap().is_up());
 ///
-/// // When its time has come, it takes a request.
+/// // After that time, the node gets a single request.
 /// assert_eq!(health.tick(&nodes, second(3)), Some(second(32)));
 /// health.tick(&nodes, second(32));
 /// assert!(nodes.begin(a).is_some());
@@ -46,7 +46,7 @@ pub struct Health {
     records: Mutex<HashMap<NodeId, Record>>,
 }
 
-/// When nodes are taken out, and for how long.
+/// The rules for ejection: when, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ejection {
     failures: u32,
@@ -55,31 +55,32 @@ pub struct Ejection {
     max_percent: u8,
 }
 
-/// What has changed with a node.
+/// A change in the state of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It is out.
+    /// The node was ejected.
     Ejected {
-        /// For how long, until it may show that it is back.
+        /// The time until the node may be probed.
         lasts: Duration,
     },
-    /// It is in again.
+    /// The node returned.
     Returned,
 }
 
-/// What is remembered of a node that was out.
+/// The history of a node that was ejected.
 #[derive(Clone, Copy, Debug, Default)]
 struct Record {
-    /// How often it was out, less what it has made good.
+    /// The number of ejections, less those that were forgiven.
     times: u32,
-    /// Until when it is out, if it is.
+    /// The end of the ejection, if the node is ejected.
     until: Duration,
-    /// When it came back.
+    /// The time of the return.
     returned: Duration,
 }
 
 impl Default for Ejection {
-    /// Five failures in a row, 30 s times how often already, 5 min at most, half of the nodes.
+    /// Returns the defaults: five failures in a row, 30 s times the number of ejections, at most 5 min, at most half of
+    /// the nodes.
     fn default() -> Self {
         Self {
             failures: 5,
@@ -91,26 +92,30 @@ impl Default for Ejection {
 }
 
 impl Ejection {
-    /// Sets how many failures in a row take a node out; 0 never does. Default: 5.
+    /// Sets the number of failures in a row that eject a node. 0 means never. Default: 5.
+    #[must_use]
     pub fn failures(mut self, failures: u32) -> Self {
         self.failures = failures;
         self
     }
 
-    /// Sets how long a node is out the first time. The next time it is twice as long, then three times, and so on; each
-    /// such stretch without being taken out makes one of them good. Default: 30 s.
+    /// Sets the duration of the first ejection. The second one lasts twice as long, the third three times, and so on.
+    /// Each such period without an ejection forgives one. Default: 30 s.
+    #[must_use]
     pub fn base(mut self, base: Duration) -> Self {
         self.base = base;
         self
     }
 
-    /// Sets how long a node is out at the most. Default: 5 min.
+    /// Sets the maximum duration of an ejection. Default: 5 min.
+    #[must_use]
     pub fn max(mut self, max: Duration) -> Self {
         self.max = max;
         self
     }
 
-    /// Sets how many of the nodes may be out at a time, in per cent, rounded down. Default: 50.
+    /// Sets the share of the nodes that may be ejected at a time, in per cent, rounded down. Default: 50.
+    #[must_use]
     pub fn max_percent(mut self, percent: u8) -> Self {
         self.max_percent = percent;
         self
@@ -118,7 +123,7 @@ impl Ejection {
 }
 
 impl Health {
-    /// With these rules, and without a slow start.
+    /// Returns a value with these rules, and without a slow start.
     pub fn new(ejection: Ejection) -> Self {
         Self {
             ejection,
@@ -126,14 +131,15 @@ impl Health {
         }
     }
 
-    /// Sets over how long a node that is new, or was out or down, comes to its whole weight, beginning with a tenth.
-    /// Default: 0, at once.
+    /// Sets the duration of the slow start: the time over which a node that is new or returns grows to its full weight,
+    /// starting with a tenth. Default: 0, no slow start.
+    #[must_use]
     pub fn slow_start(mut self, over: Duration) -> Self {
         self.slow_start = over;
         self
     }
 
-    /// Notes what became of a request to a node, and returns whether that has changed something.
+    /// Reports the outcome of a request to a node. Returns the change that results, if any.
     pub fn report(
         &self,
         nodes: &Nodes,
@@ -153,7 +159,7 @@ impl Health {
         if shared.streak.load(Ordering::Relaxed) != 0 {
             shared.streak.store(0, Ordering::Relaxed);
         }
-        // A request from before it was taken out shows nothing.
+        // A request that began before the ejection proves nothing.
         if !matches!(shared.standing(), Standing::Probation | Standing::Probed) {
             return None;
         }
@@ -185,7 +191,7 @@ impl Health {
         let mut records = self.records.lock();
         let ejection = &self.ejection;
         match shared.standing() {
-            // Another thread was quicker.
+            // Another thread ejected the node first.
             Standing::Out => return None,
             Standing::In => {
                 let out = nodes.iter().filter(|node| node.is_ejected()).count();
@@ -211,7 +217,7 @@ impl Health {
         Some(Change::Ejected { lasts })
     }
 
-    /// Says that a node is down, or up again, as whoever checks it has found. One that is up again starts slowly.
+    /// Marks a node as down or up, as the result of an active check. A node that is up again begins a slow start.
     pub fn set_down(&self, nodes: &Nodes, id: NodeId, down: bool, now: Duration) {
         let Some(node) = nodes.get(id) else {
             return;
@@ -222,15 +228,16 @@ impl Health {
         nodes.set_down(id, down);
     }
 
-    /// Has new nodes start slowly: what [`Nodes::updated`] has added. Not for the first list, all of which would.
+    /// Begins a slow start for new nodes: those that [`Nodes::updated`] added. Do not call it for the first list, of
+    /// which all nodes are new.
     pub fn added(&self, nodes: &Nodes, added: &[NodeId], now: Duration) {
         for node in added.iter().filter_map(|id| nodes.get(*id)) {
             node.shared().begin_ramp(now, self.slow_start);
         }
     }
 
-    /// Lets nodes back whose time has come, and those that come back slowly a bit further. Says when there is more to do;
-    /// none if there is nothing until something is reported.
+    /// Lets ejected nodes return whose time is over, and continues slow starts. Returns the time of the next call, or
+    /// `None` if nothing is to be done before the next report.
     pub fn tick(&self, nodes: &Nodes, now: Duration) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         let mut at = |time: Duration| next = Some(next.map_or(time, |next| next.min(time)));
@@ -256,5 +263,5 @@ impl Health {
     }
 }
 
-/// In how many steps a node comes back.
+/// The number of steps of a slow start.
 const RAMP_STEPS: u32 = 50;

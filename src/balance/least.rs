@@ -1,9 +1,9 @@
 use super::weighted::Smooth;
 use super::{Balancer, Node, NodeId, Nodes};
 
-/// The node with the fewest requests under way for its weight; of equals, by smooth weighted turns.
+/// Picks the node with the fewest requests in flight for its weight. Equal nodes take smooth weighted turns.
 ///
-/// The count is that of all threads, as [`Nodes::begin`] keeps it. A pick looks at every node.
+/// The count includes the requests of all threads, as [`Nodes::begin`] keeps it. A pick looks at every node.
 ///
 /// # Examples
 ///
@@ -24,7 +24,7 @@ pub struct Least {
 }
 
 impl Least {
-    /// Picks by what is under way.
+    /// Returns a balancer.
     pub fn new() -> Self {
         Self::default()
     }
@@ -59,9 +59,9 @@ impl Balancer for Least {
     }
 }
 
-/// Whether a node has fewer requests under way for its weight than another.
+/// Returns true if a node has fewer requests in flight for its weight than another one.
 pub(super) fn is_less_loaded(node: &Node, than: &Node) -> bool {
-    // Multiplied out, as a quotient would be rounded.
+    // Products instead of quotients, which would be rounded.
     let load = |one: &Node, other: &Node| u128::from(one.in_flight()) * u128::from(other.share());
     load(node, than) < load(than, node)
 }

@@ -1,9 +1,9 @@
-//! Picking one of several nodes: the addresses of a service, or whatever else has a name and takes requests.
+//! Load balancing: picking one of several nodes, such as the addresses of a service.
 //!
-//! [`Nodes`] are the addresses of a pool, with what every thread has to know of each: how many requests are under way,
-//! whether it is up. A [`Balancer`] picks one of them, [`Health`] takes those out that fail and lets them back slowly,
-//! and a [`RetryBudget`] keeps retries from becoming a storm. Nothing here knows a socket or a clock: time is a
-//! [`Duration`](std::time::Duration) since any fixed moment, which the caller hands in.
+//! [`Nodes`] is the list of a pool, with the state of each node that all threads share: the number of requests in
+//! flight, and if it is up. A [`Balancer`] picks one node. [`Health`] ejects nodes that fail and lets them return
+//! slowly. A [`RetryBudget`] limits retries, so that they do not overload a failing service. This module uses no
+//! sockets and no clock: the caller passes the time, as a [`Duration`](std::time::Duration) since any fixed moment.
 //!
 //! ```
 //! use std::time::Duration;
@@ -18,30 +18,30 @@
 //! assert_eq!(nodes.address(node), Some("10.0.0.1:80"));
 //! assert_eq!(nodes.in_flight(node), 1);
 //!
-//! // The request has failed.
+//! // The request fails.
 //! let now = Duration::from_secs(1);
 //! balancer.done(node, Outcome::Failure);
 //! health.report(&nodes, node, Outcome::Failure, now);
 //! drop(request);
 //! ```
 //!
-//! # Which balancer
+//! # Choosing a balancer
 //!
 //! | Balancer | Picks | Weights | For |
 //! |---|---|---|---|
 //! | [`Weighted`] | by turns, evenly spread; a node that fails gets fewer | yes | most pools |
 //! | [`RoundRobin`] | by turns | only 0 | equal nodes |
 //! | [`Random`] | by chance | yes | many pickers that know nothing of each other |
-//! | [`Least`] | the node with the fewest requests under way | yes | requests of very different lengths |
+//! | [`Least`] | the node with the fewest requests in flight | yes | requests of very different lengths |
 //! | [`TwoChoices`] | the better of two random nodes | yes | the same, with many pickers |
 //! | [`HashRing`] | by the key, from a ring | yes | caches and sessions; keys move only when their node goes |
 //! | [`Rendezvous`] | by the key, the node of the highest score | yes | the same with few nodes, and pickers that must agree |
 //!
 //! # Several threads
 //!
-//! Each thread has a balancer of its own and a clone of the [`Nodes`]; what the clones share is atomic. [`Place`] says
-//! which of them a balancer is, so that together they do not all begin with the same node. One [`Health`] serves all
-//! threads.
+//! Each thread has its own balancer and a clone of the [`Nodes`]. The clones share the state of the nodes through
+//! atomics. [`Place`] gives each thread's balancer a different starting point, so that they do not all pick the same
+//! node first. One [`Health`] serves all threads.
 
 mod budget;
 mod choices;
@@ -66,7 +66,7 @@ pub use self::ring::{HashRing, KeyHash};
 pub use self::turns::RoundRobin;
 pub use self::weighted::Weighted;
 
-/// Picks one of several nodes. One value serves one thread, or stands behind a lock.
+/// Picks one of several nodes. One value serves one thread, or is protected by a lock.
 ///
 /// # Examples
 ///
@@ -92,38 +92,37 @@ pub use self::weighted::Weighted;
 /// assert_eq!(First.pick(&nodes, 0), Some(b));
 /// ```
 pub trait Balancer: Send {
-    /// Picks a node that takes requests; none if there is no such node.
+    /// Picks a node that accepts requests. Returns `None` if there is none.
     ///
-    /// `key` says what the request is about. Balancers that go by keys pick the same node for the same key; the others
-    /// ignore it. For another try at the same request, leave out those that were tried:
-    /// [`Nodes::without`].
+    /// `key` identifies the subject of the request. Balancers that hash keys pick the same node for the same key; the
+    /// others ignore it. To retry a request, exclude the nodes that were tried: [`Nodes::without`].
     fn pick(&mut self, nodes: &Nodes, key: u64) -> Option<NodeId>;
 
-    /// Tells what became of a request that went to a node. Default: nothing.
+    /// Reports the outcome of a request to a node. The default does nothing.
     fn done(&mut self, node: NodeId, outcome: Outcome) {
         let _ = (node, outcome);
     }
 
-    /// Tells that the list has changed. What is known of nodes that stay is kept. Default: nothing.
+    /// Reports that the list has changed. The state of nodes that stay is kept. The default does nothing.
     ///
-    /// A balancer of this crate that is not told finds out with the next pick.
+    /// The balancers of this crate also detect a changed list at the next pick.
     fn update(&mut self, nodes: &Nodes) {
         let _ = nodes;
     }
 }
 
-/// What became of a request, so far as the node has to answer for it.
+/// The outcome of a request, as far as it concerns the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// The node has answered.
+    /// The node answered.
     Success,
-    /// The node could not be reached, broke off, or answered as one that is broken does.
+    /// The node could not be reached, broke the connection, or answered with an error of its own.
     Failure,
-    /// The request was given up for reasons that say nothing of the node.
+    /// The request was abandoned for reasons unrelated to the node.
     Abandoned,
 }
 
-/// Which of several balancers for the same nodes one is: each begins its sequence further on.
+/// The position of one of several balancers for the same nodes. Each starts its sequence at a different point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     index: usize,
@@ -131,11 +130,11 @@ pub struct Place {
 }
 
 impl Place {
-    /// The only one.
+    /// The position of a single balancer.
     pub const ALONE: Place = Place { index: 0, of: 1 };
 
-    /// Number `index`, from 0 on, of that many. An index beyond that many begins anew at 0, and none of none is
-    /// [`ALONE`](Self::ALONE).
+    /// Returns position `index`, from 0, of `of` balancers. An index of `of` or more wraps around. With an `of` of 0 it
+    /// is [`ALONE`](Self::ALONE).
     pub fn new(index: usize, of: usize) -> Self {
         let of = of.max(1);
         Self {
@@ -144,10 +143,10 @@ impl Place {
         }
     }
 
-    /// Its share of a sequence of that length: where it begins.
+    /// Returns the starting point in a sequence of that length.
     fn start(self, length: u64) -> u64 {
         let start = u128::from(length) * self.index as u128 / self.of as u128;
-        // No more than the length, as the index is less than the number.
+        // The result is at most `length`, since the index is less than the number of balancers.
         start as u64
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// A node, for as long as it is in the list. The number is not used again.
+/// The id of a node while it is in the list. Ids are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
 
-/// What a list says of a node.
+/// The description of a node in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
     address: String,
@@ -17,7 +17,7 @@ pub struct NodeSpec {
 }
 
 impl NodeSpec {
-    /// A node of weight 1. The address can be any text that names it.
+    /// Returns a node of weight 1. The address may be any text that names the node.
     pub fn new(address: impl Into<String>) -> Self {
         Self {
             address: address.into(),
@@ -26,15 +26,17 @@ impl NodeSpec {
         }
     }
 
-    /// Sets its share of the requests, as against that of the others. Default: 1.
+    /// Sets the node's share of the requests, relative to the other nodes. Default: 1.
     ///
-    /// A node of weight 0 takes no requests, unless all nodes have that.
+    /// A node of weight 0 gets no requests, unless all nodes have weight 0.
+    #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
         self
     }
 
-    /// It takes requests only when none of the others is up.
+    /// Makes the node a backup, which gets requests only if no other node is up.
+    #[must_use]
     pub fn backup(mut self) -> Self {
         self.backup = true;
         self
@@ -43,9 +45,8 @@ impl NodeSpec {
 
 /// The nodes of a pool.
 ///
-/// A clone is cheap and has the same nodes: what changes of a node, the requests under way and whether it is up, is the
-/// same in all clones. The list itself does not change; [`updated`](Self::updated) makes a new one, which is handed to
-/// whoever picks.
+/// A clone is cheap and has the same nodes: all clones share the requests in flight and the up or down state. The list
+/// itself does not change. [`updated`](Self::updated) returns a new list; pass it to all pickers.
 #[derive(Clone)]
 pub struct Nodes {
     list: Arc<List>,
@@ -54,7 +55,7 @@ pub struct Nodes {
 
 struct List {
     nodes: Vec<Node>,
-    /// The nodes' positions, in the order of their ids.
+    /// The positions of the nodes, in the order of their ids.
     by_id: Vec<(NodeId, usize)>,
     next_id: u64,
     fail_open: bool,
@@ -70,57 +71,57 @@ pub struct Node {
     shared: Arc<Shared>,
 }
 
-/// What all threads share of a node: a cache line of its own, as all of them write to it.
+/// The state of a node that all threads share, in a cache line of its own, since all of them write to it.
 #[repr(align(64))]
 pub(super) struct Shared {
     in_flight: AtomicU32,
     down: AtomicBool,
     standing: AtomicU8,
-    /// The share of its weight that it has, in thousandths.
+    /// The current share of the weight, in thousandths.
     ramp: AtomicU16,
-    /// When it began to come back, in milliseconds, and one more; 0 if it is not on its way.
+    /// The start of the slow start in milliseconds, plus 1. It is 0 outside a slow start.
     ramps_since: AtomicU64,
-    /// How many failures in a row there were.
+    /// The number of failures in a row.
     pub(super) streak: AtomicU32,
 }
 
-/// Whether failures have taken a node out.
+/// The state of a node in passive health checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Standing {
     In,
-    /// It is out for a while.
+    /// The node is ejected.
     Out,
-    /// It is to show with one request whether it is back.
+    /// The node is to be probed with a single request.
     Probation,
-    /// That request is under way.
+    /// The probe is in flight.
     Probed,
 }
 
 const WHOLE: u16 = 1000;
 
-/// In what order nodes are considered.
+/// The groups of nodes, in the order in which they are considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
-    /// Nodes that are up, and no backups.
+    /// Nodes that are up and are not backups.
     Primary,
     /// Backups that are up.
     Backup,
-    /// All nodes, as none is up.
+    /// All nodes, since none is up.
     FailOpen,
 }
 
-/// What another list has changed.
+/// The difference between two lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Nodes that are new.
+    /// The new nodes.
     pub added: Vec<NodeId>,
-    /// Nodes that are gone. What is under way there goes on; nothing new begins.
+    /// The removed nodes. Requests in flight there continue; no new ones begin.
     pub removed: Vec<NodeId>,
 }
 
 impl Nodes {
-    /// The nodes of a list. An address that is there twice counts once, as it stands first.
+    /// Returns the nodes of a list. If an address occurs twice, its first entry counts.
     pub fn new(specs: impl IntoIterator<Item = NodeSpec>) -> Self {
         let none = List {
             nodes: Vec::new(),
@@ -135,7 +136,8 @@ impl Nodes {
         none.updated(specs).0
     }
 
-    /// Whether all nodes are tried when none is up, rather than none. Default: yes.
+    /// Sets what happens if no node is up: with `true` all nodes are tried, otherwise none. Default: `true`.
+    #[must_use]
     pub fn fail_open(mut self, yes: bool) -> Self {
         let list = &self.list;
         self.list = Arc::new(List {
@@ -147,7 +149,9 @@ impl Nodes {
         self
     }
 
-    /// The nodes of another list. Those that are in both, by their addresses, are the same nodes; their weights may be new.
+    /// Returns the nodes of another list, and the changes. Nodes with the same address stay the same nodes; their
+    /// weights may change.
+    #[must_use]
     pub fn updated(&self, specs: impl IntoIterator<Item = NodeSpec>) -> (Self, Changes) {
         let mut old: HashMap<&str, &Node> = self
             .list
@@ -197,47 +201,49 @@ impl Nodes {
         (Self { list, without }, changes)
     }
 
-    /// The same nodes, of which these take no requests: for another try after they have failed.
+    /// Returns the same nodes, of which those in `tried` get no requests: for another try after they failed.
+    #[must_use]
     pub fn without(&self, tried: &[NodeId]) -> Self {
         let mut others = self.clone();
         others.without.extend_from_slice(tried);
         others
     }
 
-    /// The nodes, in the order of the list.
+    /// Returns the nodes, in the order of the list.
     pub fn iter(&self) -> impl Iterator<Item = &Node> {
         self.list.nodes.iter()
     }
 
-    /// How many nodes there are, up or not.
+    /// Returns the number of nodes, up or not.
     pub fn len(&self) -> usize {
         self.list.nodes.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no nodes.
     pub fn is_empty(&self) -> bool {
         self.list.nodes.is_empty()
     }
 
-    /// A node, if it is in the list.
+    /// Returns a node, if it is in the list.
     pub fn get(&self, id: NodeId) -> Option<&Node> {
         self.position(id).map(|at| &self.list.nodes[at])
     }
 
-    /// A node's address, if it is in the list.
+    /// Returns a node's address, if it is in the list.
     pub fn address(&self, id: NodeId) -> Option<&str> {
         self.get(id).map(Node::address)
     }
 
-    /// How many requests are under way at a node.
+    /// Returns the number of requests in flight at a node.
     pub fn in_flight(&self, id: NodeId) -> u32 {
         self.get(id).map_or(0, Node::in_flight)
     }
 
-    /// Notes a request as under way, until what this gives is dropped.
+    /// Counts a request as in flight until the returned value is dropped.
     ///
-    /// None if the node is not in the list, or if it is to take a single request, to show that it is back, and another
-    /// thread was quicker: pick [`without`](Self::without) it then.
+    /// Returns `None` if the node is not in the list, or if it is to be probed with a single request and another thread
+    /// sends that request. Then pick again [`without`](Self::without) the node.
+    #[must_use]
     pub fn begin(&self, id: NodeId) -> Option<InFlight> {
         let shared = &self.get(id)?.shared;
         let probes = shared.change(Standing::Probation, Standing::Probed);
@@ -251,14 +257,15 @@ impl Nodes {
         })
     }
 
-    /// Says that a node is down, or up again at once. With [`Health::set_down`](super::Health::set_down) it starts slowly.
+    /// Marks a node as down, or as up at once. With [`Health::set_down`](super::Health::set_down) it begins a slow
+    /// start.
     pub fn set_down(&self, id: NodeId, down: bool) {
         if let Some(node) = self.get(id) {
             node.shared.down.store(down, Ordering::Relaxed);
         }
     }
 
-    /// Asks `pick` for a node of the first tier, and of the next one if it has none.
+    /// Calls `pick` for each tier until it returns a node.
     pub fn by_tier(&self, mut pick: impl FnMut(Tier) -> Option<NodeId>) -> Option<NodeId> {
         pick(Tier::Primary)
             .or_else(|| pick(Tier::Backup))
@@ -268,7 +275,7 @@ impl Nodes {
             })
     }
 
-    /// Whether a node takes requests, and is of that tier.
+    /// Returns true if a node belongs to that tier and accepts requests.
     #[inline]
     pub fn may_take(&self, node: &Node, tier: Tier) -> bool {
         let belongs = match tier {
@@ -293,7 +300,7 @@ impl Nodes {
         Some(by_id[at].1)
     }
 
-    /// Whether both are of one list, whatever may be left out of them.
+    /// Returns true if both values have the same list. Excluded nodes do not matter.
     pub(super) fn is_same_list(&self, other: &Nodes) -> bool {
         Arc::ptr_eq(&self.list, &other.list)
     }
@@ -306,56 +313,56 @@ impl fmt::Debug for Nodes {
 }
 
 impl Node {
-    /// What it is known by.
+    /// Returns the id.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// Its address, or whatever text names it.
+    /// Returns the address, or the text that names the node.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Its weight; 1 if all nodes had none.
+    /// Returns the weight. It is 1 if all nodes have weight 0.
     pub fn weight(&self) -> u32 {
         self.weight
     }
 
-    /// Whether it takes requests only when none of the others is up.
+    /// Returns true if the node gets requests only if no other node is up.
     pub fn is_backup(&self) -> bool {
         self.backup
     }
 
-    /// How many requests are under way there.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Whether it takes requests: nobody says that it is down, and failures have not taken it out.
+    /// Returns true if the node accepts requests: it is not marked as down, and not ejected.
     ///
-    /// One that is to show with a single request whether it is back is up until that request begins.
+    /// A node that is to be probed is up until the probe begins.
     #[inline]
     pub fn is_up(&self) -> bool {
         let standing = self.shared.standing();
         !self.is_down() && matches!(standing, Standing::In | Standing::Probation)
     }
 
-    /// Whether somebody says that it is down.
+    /// Returns true if the node is marked as down.
     pub fn is_down(&self) -> bool {
         self.shared.down.load(Ordering::Relaxed)
     }
 
-    /// Whether failures have taken it out, until it has answered again.
+    /// Returns true if the node is ejected, until it has answered again.
     pub fn is_ejected(&self) -> bool {
         self.shared.standing() != Standing::In
     }
 
-    /// The share of its weight that it has at the moment, in thousandths: less than 1000 while it comes back slowly.
+    /// Returns the current share of the weight, in thousandths: less than 1000 during a slow start.
     pub fn ramp(&self) -> u16 {
         self.shared.ramp.load(Ordering::Relaxed)
     }
 
-    /// Its weight in thousandths, as far as it has come back. Never 0 unless the weight is.
+    /// Returns the weight in thousandths, reduced during a slow start. It is never 0 unless the weight is.
     pub(super) fn share(&self) -> u64 {
         u64::from(self.weight) * u64::from(self.ramp())
     }
@@ -380,11 +387,11 @@ impl fmt::Debug for Node {
     }
 }
 
-/// A request under way at a node: it counts there until this is dropped.
+/// A request in flight at a node. It counts until this value is dropped.
 #[must_use = "the request counts only as long as this is kept"]
 pub struct InFlight {
     shared: Arc<Shared>,
-    /// It is the one request that shows whether the node is back.
+    /// True if the request is the probe.
     probes: bool,
 }
 
@@ -392,7 +399,7 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.probes {
-            // Nothing was reported of it, so it has shown nothing.
+            // No outcome was reported, so the probe proved nothing.
             self.shared.change(Standing::Probed, Standing::Probation);
         }
     }
@@ -434,7 +441,7 @@ impl Shared {
         self.standing.store(standing as u8, Ordering::Relaxed);
     }
 
-    /// Changes the standing if it is `from`, and returns whether it was.
+    /// Changes the standing if it is `from`. Returns true if it was.
     pub(super) fn change(&self, from: Standing, to: Standing) -> bool {
         let (from, to) = (from as u8, to as u8);
         let changed =
@@ -451,7 +458,7 @@ impl Shared {
         }
     }
 
-    /// Goes on with the way back, and returns whether it is not over yet.
+    /// Continues the slow start. Returns true while it is not complete.
     pub(super) fn ramp_up(&self, now: Duration, over: Duration) -> bool {
         let since = self.ramps_since.load(Ordering::Relaxed);
         if since == 0 {

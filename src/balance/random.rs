@@ -1,7 +1,7 @@
 use super::draw::Draw;
 use super::{Balancer, NodeId, Nodes};
 
-/// By chance, each node as often as its weight says.
+/// Picks at random, each node as often as its weight implies.
 ///
 /// # Examples
 ///
@@ -20,7 +20,7 @@ pub struct Random {
 }
 
 impl Random {
-    /// Picks by a seed: the same one picks the same nodes. Each thread needs a seed of its own.
+    /// Returns a balancer with a seed: the same seed results in the same picks. Each thread needs a seed of its own.
     pub fn new(seed: u64) -> Self {
         Self {
             draw: Draw::new(seed),

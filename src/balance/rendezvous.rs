@@ -2,11 +2,11 @@ use twox_hash::XxHash3_64;
 
 use super::{Balancer, NodeId, Nodes};
 
-/// By the key: each node has a score for it, and the highest wins (rendezvous hashing, weighted).
+/// Picks by key: each node has a score for the key, and the highest score wins (weighted rendezvous hashing).
 ///
-/// The result depends on the key, the addresses and the weights only, not on the order of the list, so all that know the
-/// same nodes pick the same one. When a node goes, only its keys move, and spread over all others. It keeps no ring,
-/// but a pick looks at every node.
+/// The result depends only on the key, the addresses and the weights, not on the order of the list. All pickers with
+/// the same nodes therefore pick the same one. When a node is removed, only its keys move, spread over all other nodes.
+/// It stores no ring, but a pick looks at every node.
 ///
 /// # Examples
 ///
@@ -24,12 +24,12 @@ use super::{Balancer, NodeId, Nodes};
 #[derive(Debug, Default)]
 pub struct Rendezvous {
     nodes: Option<Nodes>,
-    /// The hashes of the addresses, by the nodes' positions.
+    /// The hashes of the addresses, by the positions of the nodes.
     hashes: Vec<u64>,
 }
 
 impl Rendezvous {
-    /// Picks by scores.
+    /// Returns a balancer.
     pub fn new() -> Self {
         Self::default()
     }
@@ -63,11 +63,11 @@ impl Balancer for Rendezvous {
     }
 }
 
-/// `-share / ln(u)` with a `u` between 0 and 1 that the key and the node make: the highest of them falls to each node as
-/// often as its share says (Schindelhauer and Schomaker, 2005).
+/// Returns `-share / ln(u)`, where `u` is a number between 0 and 1 made of the key and the node. Each node has the
+/// highest score as often as its share implies (Schindelhauer and Schomaker, 2005).
 fn score(hash: u64, key: u64, share: u64) -> f64 {
     let mixed = XxHash3_64::oneshot_with_seed(hash, &key.to_le_bytes());
-    // 53 bits are what a float holds; the half keeps it from 0 and from 1.
+    // A float holds 53 bits. The half keeps the result away from 0 and 1.
     let unit = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -(share as f64) / unit.ln()
 }

@@ -2,11 +2,12 @@ use twox_hash::XxHash3_64;
 
 use super::{Balancer, Node, NodeId, Nodes, Tier};
 
-/// By the key, from a ring: a node has points on it, and a key belongs to the next point (consistent hashing).
+/// Picks by key from a ring: each node has points on the ring, and a key belongs to the next point (consistent
+/// hashing).
 ///
-/// When a node goes, or is down, its keys go to the next points, and nobody else's move; it takes them back when it
-/// returns. Each node has 160 points for each unit of its weight. Points are 16 bytes; where they would be more than a
-/// million, all nodes have fewer, so that a ring takes 16 MiB at the most.
+/// When a node is removed or down, its keys go to the next points, and no other keys move. The node gets them back when
+/// it returns. Each node has 160 points for each unit of its weight. A point takes 16 bytes. If the ring would have
+/// more than a million points, all nodes get fewer, so that a ring takes at most 16 MiB.
 ///
 /// # Examples
 ///
@@ -32,23 +33,23 @@ pub struct HashRing {
     /// In thousandths.
     bound: Option<u32>,
     nodes: Option<Nodes>,
-    /// Points and the positions of their nodes, in the order of the ring.
+    /// The points with the positions of their nodes, in the order of the ring.
     points: Vec<(u64, usize)>,
 }
 
-/// How keys, and the points of a [`HashRing`], are hashed.
+/// The hash function for keys, and for the points of a [`HashRing`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KeyHash {
-    /// XXH3 of 64 bits.
+    /// XXH3 with 64 bits.
     #[default]
     Xxh3,
-    /// CRC-32 (IEEE), as many a Go program does it; the points are those of the index in decimal, followed by the address.
-    /// It spreads keys less evenly.
+    /// CRC-32 (IEEE), as many Go programs use it. A point is the hash of its index in decimal, followed by the address.
+    /// Keys are spread less evenly.
     Crc32,
 }
 
 impl KeyHash {
-    /// The key that a text is.
+    /// Returns the key for a text.
     pub fn of(self, text: &[u8]) -> u64 {
         match self {
             KeyHash::Xxh3 => XxHash3_64::oneshot(text),
@@ -73,7 +74,7 @@ const REPLICAS: u32 = 160;
 const MAX_POINTS: u64 = 1 << 20;
 
 impl HashRing {
-    /// A ring of [`KeyHash::Xxh3`], without a bound.
+    /// Returns a ring with [`KeyHash::Xxh3`], without a bound.
     pub fn new() -> Self {
         Self {
             hash: KeyHash::default(),
@@ -84,33 +85,36 @@ impl HashRing {
         }
     }
 
-    /// Sets how points are hashed. Keys are to be hashed alike. Default: [`KeyHash::Xxh3`].
+    /// Sets the hash function for points. Hash the keys with the same function. Default: [`KeyHash::Xxh3`].
+    #[must_use]
     pub fn hash(mut self, hash: KeyHash) -> Self {
         self.hash = hash;
         self.nodes = None;
         self
     }
 
-    /// Sets how many points a node has for each unit of its weight, at least 1. Default: 160.
+    /// Sets the number of points of a node for each unit of its weight, at least 1. Default: 160.
     ///
-    /// With more of them the shares are closer to the weights.
+    /// More points bring the shares closer to the weights.
+    #[must_use]
     pub fn replicas(mut self, replicas: u32) -> Self {
         self.replicas = replicas.max(1);
         self.nodes = None;
         self
     }
 
-    /// Sets how much more than its share of all requests under way a node takes before it passes keys on to the next
-    /// point: 1.25 is a quarter more. It is rounded to thousandths, and less than 1 counts as 1. Default: no bound.
+    /// Sets the load at which a node passes keys on to the next point, relative to its share of all requests in flight:
+    /// 1.25 is a quarter more. It is rounded to thousandths; less than 1 counts as 1. Default: no bound.
     ///
     /// With a bound each pick looks at every node (Mirrokni, Thorup, Zadimoghaddam: Consistent hashing with bounded
     /// loads, 2016).
+    #[must_use]
     pub fn bound(mut self, bound: f64) -> Self {
         self.bound = Some((1000.0 * bound.max(1.0)).round() as u32);
         self
     }
 
-    /// How many points the ring has.
+    /// Returns the number of points of the ring.
     pub fn points(&self) -> usize {
         self.points.len()
     }
@@ -169,7 +173,7 @@ impl Balancer for HashRing {
             let point = |index| (self.hash.point(index, node.address()), at);
             self.points.extend((0..points as u32).map(point));
         }
-        // Of two nodes at one point, the later one has it.
+        // If two nodes share a point, the later one owns it.
         self.points
             .sort_by_key(|(point, at)| (*point, std::cmp::Reverse(*at)));
         self.points.dedup_by_key(|(point, _)| *point);
@@ -177,9 +181,9 @@ impl Balancer for HashRing {
     }
 }
 
-/// How much each node may have under way: its share of all requests, times the bound, rounded up.
+/// The maximum number of requests in flight per node: its share of all requests, times the bound, rounded up.
 struct Bound {
-    /// The bound in thousandths, times the requests.
+    /// The bound in thousandths, times the number of requests.
     load: u128,
     shares: u64,
 }
@@ -191,7 +195,7 @@ impl Bound {
             in_flight += u64::from(node.in_flight());
             shares += node.share();
         }
-        // The request to come counts too.
+        // The next request counts too.
         let load = u128::from(bound) * u128::from(in_flight + 1);
         Self { load, shares }
     }
@@ -202,7 +206,7 @@ impl Bound {
     }
 }
 
-/// Whether a node that comes back slowly has taken this key back already. Once it has, it keeps it.
+/// Returns true if a node in its slow start has already taken this key back. From then on it keeps the key.
 fn has_come_back_for(node: &Node, key: u64) -> bool {
     let ramp = node.ramp();
     if ramp >= 1000 {

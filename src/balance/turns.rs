@@ -1,6 +1,7 @@
 use super::{Balancer, NodeId, Nodes, Place};
 
-/// One node after the other, in the order of the list. Weights do not count, except that 0 takes nothing.
+/// Picks one node after the other, in the order of the list. Weights are ignored, except that a node of weight 0 gets
+/// no requests.
 ///
 /// # Examples
 ///
@@ -16,17 +17,17 @@ use super::{Balancer, NodeId, Nodes, Place};
 pub struct RoundRobin {
     place: Place,
     nodes: Option<Nodes>,
-    /// The position of the node whose turn is next.
+    /// The position of the next node.
     next: usize,
-    /// What each node has of a turn, in thousandths: one that comes back slowly does not have one each time.
+    /// The credit of each node, in thousandths of a turn. A node in its slow start does not get a full turn each time.
     credits: Vec<u16>,
 }
 
-/// A whole turn.
+/// A full turn.
 const TURN: u16 = 1000;
 
 impl RoundRobin {
-    /// The balancer of one of several threads: it begins that far down the list.
+    /// Returns the balancer of one of several threads: it starts at a different position in the list.
     pub fn new(place: Place) -> Self {
         Self {
             place,
@@ -36,7 +37,7 @@ impl RoundRobin {
         }
     }
 
-    /// Whether the node has a whole turn, which it takes.
+    /// Returns true if the node has credit for a full turn, which it spends.
     fn takes_turn(&mut self, at: usize, ramp: u16) -> bool {
         let credit = (self.credits[at] + ramp).min(2 * TURN - 1);
         let whole = credit >= TURN;
@@ -63,7 +64,7 @@ impl Balancer for RoundRobin {
                     return Some(node.id());
                 }
             }
-            // All that there are come back slowly: somebody has to take it.
+            // All nodes are in their slow start, so the first one takes the turn.
             let at = first?;
             self.next = (at + 1) % len;
             Some(nodes.at(at).id())
@@ -74,7 +75,7 @@ impl Balancer for RoundRobin {
         let next = match &self.nodes {
             Some(old) if old.is_same_list(nodes) => return,
             None => self.place.start(nodes.len() as u64) as usize,
-            // From the next one on, the first that has stayed.
+            // The first node that stayed, from the next one on.
             Some(old) => {
                 let later = (self.next..old.len()).chain(0..self.next);
                 let mut stayed = later.filter_map(|at| nodes.position(old.at(at).id()));

@@ -1,9 +1,9 @@
 use super::{Balancer, NodeId, Nodes, Outcome, Place};
 
-/// Smooth weighted turns: each node has its share of any stretch of picks, and the picks of a heavy node are spread
-/// among those of the others. The algorithm is nginx's.
+/// Smooth weighted round-robin: each node gets its share of any sequence of picks, and the picks of a heavy node are
+/// spread among those of the others. The algorithm is that of nginx.
 ///
-/// A failure halves a node's effective weight, not below 1; each success gives 1 back. A pick looks at every node.
+/// A failure halves a node's effective weight, down to 1 at least. Each success adds 1. A pick looks at every node.
 ///
 /// # Examples
 ///
@@ -25,10 +25,10 @@ pub struct Weighted {
 }
 
 impl Weighted {
-    /// The balancer of one of several threads: it begins that far into a round of picks.
+    /// Returns the balancer of one of several threads: it starts at a different point in a round of picks.
     ///
-    /// A round has as many picks as all weights make. Where these are so large that the beginning of one would cost more
-    /// than a million steps, it begins earlier.
+    /// A round has as many picks as the sum of all weights. If finding the starting point would take more than a
+    /// million steps, it starts at an earlier point.
     pub fn new(place: Place) -> Self {
         Self {
             place,
@@ -36,7 +36,7 @@ impl Weighted {
         }
     }
 
-    /// The weight that failures have left a node.
+    /// Returns the weight that remains to a node after failures.
     pub fn effective_weight(&self, node: NodeId) -> Option<u32> {
         let at = self.smooth.nodes.as_ref()?.position(node)?;
         Some(self.smooth.turns[at].effective)
@@ -66,26 +66,26 @@ impl Balancer for Weighted {
     }
 }
 
-/// Whose turn it is, among nodes of different weights.
+/// Smooth turns among nodes of different weights.
 #[derive(Debug, Default)]
 pub(super) struct Smooth {
     nodes: Option<Nodes>,
-    /// By the nodes' positions.
+    /// By the positions of the nodes.
     turns: Vec<Turn>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Turn {
-    /// How much is owed to the node, in thousandths of a weight.
+    /// The credit of the node, in thousandths of a weight.
     current: i64,
     effective: u32,
 }
 
-/// How many nodes may be looked at to begin further on.
+/// The maximum number of nodes to look at in order to find the starting point.
 const MAX_STEPS: u64 = 1_000_000;
 
 impl Smooth {
-    /// Picks the one of these nodes, by their positions, that the most is owed to; the first of equals.
+    /// Picks the node with the highest credit among these positions; the first of equals.
     pub(super) fn pick(
         &mut self,
         nodes: &Nodes,
@@ -134,7 +134,7 @@ impl Smooth {
             let weight = node.weight();
             let old = self.nodes.as_ref().and_then(|old| old.position(node.id()));
             match old {
-                // A weight that was whole stays so; one that failures have lowered keeps what it has.
+                // A full weight stays full. A weight that failures have reduced keeps its value.
                 Some(at) => {
                     let turn = self.turns[at];
                     let was_whole = self
@@ -160,7 +160,7 @@ impl Smooth {
         self.nodes = Some(nodes.clone());
     }
 
-    /// Goes on by the share of a round that the place says.
+    /// Advances to the starting point that `place` gives.
     fn advance(&mut self, nodes: &Nodes, place: Place) {
         let weights = || nodes.iter().map(|node| u64::from(node.weight()));
         let divisor = weights().fold(0, greatest_common_divisor).max(1);

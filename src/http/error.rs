@@ -96,8 +96,8 @@ error_messages! {
         MessageError::BodyTooLong { max } => "the body is longer than {max} bytes",
         MessageError::Version => "the major version of HTTP is not 1",
         MessageError::TransferCoding => "the body has a transfer coding other than chunked",
-        MessageError::Expectation => "something other than 100-continue is expected",
-        MessageError::TooManyInterim { max } => "more than {max} interim responses have come to one request",
+        MessageError::Expectation => "the Expect header asks for something other than 100-continue",
+        MessageError::TooManyInterim { max } => "there were more than {max} interim responses to one request",
     }
 }
 
@@ -165,22 +165,22 @@ impl From<SendError> for FrameError {
 
 error_messages! {
     SendError {
-        SendError::NotAsked => "no request waits for an answer",
+        SendError::NotAsked => "no request waits for an answer; send one answer per request",
         SendError::Begun => "the answer has begun; send its parts and their end first",
         SendError::NotBegun => "no streamed message has begun; send its head first",
         SendError::Header { name } =>
-            "the header {name:?} has a name that is no token, or a control character in its value",
-        SendError::FramingHeader { name } => "the header {name:?} is the codec's to write",
-        SendError::Bodiless { status } => "a response {status} has no body",
+            "the header {name:?} has a name that is not a token, or a value with a control character",
+        SendError::FramingHeader { name } => "the codec itself writes the header {name:?}; leave it out",
+        SendError::Bodiless { status } => "a response {status} cannot have a body; send it without one",
         SendError::Length { left, given } =>
-            "{given} bytes of body were given where {left} are left of those announced",
+            "{given} bytes of body were given, but {left} of the announced bytes remain",
         SendError::BodyForHead { given } =>
-            "{given} bytes of body were written in answer to HEAD; write none there, the head and the end are all",
-        SendError::Status { status } => "the status {status} cannot be an answer of its own",
-        SendError::RequestLine => "the method is no token, the target is of no known form, or the host is none",
+            "{given} bytes of body were written in answer to HEAD; send only the head and the end",
+        SendError::Status { status } => "the status {status} cannot be sent as a `Response`; send a `Continue` for 100, `Response::upgrade` for 101",
+        SendError::RequestLine => "the method is not a token, the target has none of the known forms, or the host is invalid",
         SendError::Last =>
-            "the connection closes or changes its protocol after the requests it has had, or something \
-             has come unasked; use another one",
+            "the connection closes or changes its protocol after the earlier requests, or has \
+             received input that was not requested; use another connection",
         SendError::Event { field } => "the {field} of a server-sent event must be a single line, without NUL",
     }
 }

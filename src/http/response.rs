@@ -27,6 +27,7 @@ use super::block::HeaderBlock;
 /// # Ok::<(), epicycle::codec::FrameError>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Response<'a> {
     pub(super) status: StatusCode,
     pub(super) block: &'a [u8],
@@ -98,7 +99,6 @@ impl<'a> Response<'a> {
     /// Appends a header. With an `Upgrade` header, which offers another protocol to the client, the codec sends
     /// `Connection: Upgrade` as well.
     #[inline]
-    #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
         self
@@ -106,7 +106,6 @@ impl<'a> Response<'a> {
 
     /// Adds a block of headers that were checked before. They precede the others. A second block replaces the first.
     #[inline]
-    #[must_use]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
         self.block_names_upgrade = block.names_upgrade();
@@ -115,14 +114,12 @@ impl<'a> Response<'a> {
 
     /// Sets the body.
     #[inline]
-    #[must_use]
     pub fn body(mut self, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.body = Body::Bytes(body.as_ref());
         self
     }
 
     /// Sets a shared body. A large one is not copied.
-    #[must_use]
     pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Body::Shared(body.into());
         self
@@ -130,7 +127,6 @@ impl<'a> Response<'a> {
 
     /// Announces a body of `len` bytes, which the handler sends as [`Chunk`]s. In answer to HEAD they are dropped, and
     /// an [`End`] may replace them.
-    #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
         self
@@ -159,7 +155,6 @@ impl<'a> Response<'a> {
     ///     conn.send(End)
     /// }
     /// ```
-    #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);
         self
@@ -169,14 +164,12 @@ impl<'a> Response<'a> {
     /// the chunks are dropped; the end must still be sent.
     ///
     /// An HTTP/1.0 client gets the body without chunk framing, up to the end of the connection.
-    #[must_use]
     pub fn streamed(mut self) -> Self {
         self.body = Body::Stream;
         self
     }
 
     /// Closes the connection after this answer.
-    #[must_use]
     pub fn close(mut self) -> Self {
         self.close = true;
         self
@@ -207,13 +200,16 @@ impl fmt::Debug for Response<'_> {
 ///
 /// If the connection cannot take more for now, send the next part in [`on_drain`](crate::EventHandler::on_drain).
 #[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Chunk<'a>(pub &'a [u8]);
 
 /// The end of a [streamed](Response::streamed) body or of a [file](Response::file). In answer to HEAD it may end any
 /// announced body.
 #[derive(Clone, Copy, Debug, Default)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct End;
 
 /// A `100 Continue`, for a codec with [`manual_continue`](super::HttpStreamCodec::manual_continue).
 #[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Continue;

@@ -249,7 +249,7 @@ impl RouteError {
 
 error_messages! {
     RouteError {
-        RouteError::Method { method } => "{method:?} is no method, such as GET",
+        RouteError::Method { method } => "{method:?} is not a method such as GET",
         RouteError::Pattern { pattern, why } => "the pattern {pattern:?}: {why}",
         RouteError::Conflict { pattern, with } =>
             "the pattern {pattern:?} matches what {with:?} does; use the same names",
@@ -356,14 +356,14 @@ mod tests {
             refusal("GET", "/{id}"),
         ];
         for (refusal, wanted) in refusals.iter().zip([
-            "\"GET /\" is no method, such as GET",
+            "\"GET /\" is not a method such as GET",
             "the pattern \"/{\": ",
             "the pattern \"/{name}\" matches what \"/{id}\" does; use the same names",
             "there is a route for this method and \"/{id}\" already",
         ]) {
             assert!(refusal.starts_with(wanted), "{refusal}");
         }
-        // What was refused has left nothing behind.
+        // A refused route leaves nothing behind.
         let allow = "GET, HEAD".into();
         let refused = router.find("POST", "/a").err();
         assert_eq!(refused, Some(NoRoute::MethodNotAllowed { allow }));

@@ -35,6 +35,7 @@ use crate::codec::{Encode, FrameError};
 /// Proxies close a stream on which nothing is sent: send a [`comment`](Self::comment) about every 15 seconds. A stream
 /// ends with [`End`](super::End). Browsers then request it again, unless they are answered 204.
 #[derive(Clone, Copy, Debug, Default)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Event<'a> {
     comment: Option<&'a str>,
     event: Option<&'a str>,
@@ -61,7 +62,6 @@ impl<'a> Event<'a> {
     }
 
     /// Sets the event's type, a single line. The default is `message`.
-    #[must_use]
     pub fn event(mut self, name: &'a str) -> Self {
         self.event = Some(name);
         self
@@ -69,14 +69,12 @@ impl<'a> Event<'a> {
 
     /// Sets the identifier that the client sends in `Last-Event-ID` when it reconnects. It must be a single line,
     /// without NUL.
-    #[must_use]
     pub fn id(mut self, id: &'a str) -> Self {
         self.id = Some(id);
         self
     }
 
     /// Sets the time that the client waits before it reconnects, in whole milliseconds.
-    #[must_use]
     pub fn retry(mut self, delay: Duration) -> Self {
         self.retry = Some(delay);
         self

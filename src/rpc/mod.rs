@@ -1,7 +1,7 @@
 //! RPC between peers, wire-compatible with Teleport v4.
 //!
-//! For now this is the [`wire`] formats by themselves: messages, protocols, body codecs and filters, without a
-//! connection. Peers, sessions and routes come on top of it.
+//! For now this module consists of the [`wire`] formats: messages, protocols, body codecs and filters, without a
+//! connection. Peers, sessions and routes will be built on top of it.
 //!
 //! ```
 //! use epicycle::rpc::wire::{Codec, Codecs, Message};

@@ -199,6 +199,7 @@ impl fmt::Debug for Accept<'_> {
 /// The reason why a request opens no WebSocket. Sent to the client, it becomes a [response](Self::response).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub enum Refusal {
     /// The request is not a GET that asks for an upgrade to `websocket`: 426.
     NoUpgrade,

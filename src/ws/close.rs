@@ -18,6 +18,7 @@ use super::text;
 /// assert_eq!(close.reason, "too many messages");
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Close<'a> {
     /// The reason as a code. With `None` the frame is empty, and so is `reason`.
     pub code: Option<CloseCode>,

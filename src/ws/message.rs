@@ -47,6 +47,7 @@ pub enum Incoming<'a> {
 /// The first fragment has the type of the message, and those behind it must have the same. No other message can be sent
 /// before the `last` fragment. Fragments are not compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Fragment<'a> {
     /// A part of the message. It may be empty.
     pub part: Message<'a>,
@@ -59,6 +60,7 @@ pub struct Fragment<'a> {
 /// Use it to find peers that are gone without a FIN or RST: such a peer has sent nothing by the time the next ping is
 /// due. The [idle timeout](crate::Server::idle_timeout) does not find them, since sent pings count as traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Ping<'a>(pub &'a [u8]);
 
 /// A message that is framed once, for a server to send to many peers. A clone copies no bytes.

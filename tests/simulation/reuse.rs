@@ -111,7 +111,7 @@ fn story(again: Again, first: &[u8], second: &[u8]) -> Vec<String> {
     told
 }
 
-const REFUSED: &str = "the connection closes or changes its protocol after the requests it has had, or something has come unasked; use another one";
+const REFUSED: &str = "the connection closes or changes its protocol after the earlier requests, or has received input that was not requested; use another connection";
 const UNASKED: &str = "a malformed HTTP message: a response that was not requested";
 
 #[test]

@@ -27,6 +27,7 @@ use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY};
 /// # Ok::<(), epicycle::codec::FrameError>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Request<'a> {
     pub(super) method: &'a str,
     host: &'a str,
@@ -68,35 +69,30 @@ impl<'a> Request<'a> {
     }
 
     /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers.
-    #[must_use]
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
         self
     }
 
     /// Adds a block of headers that were checked before. They precede the others. A second block replaces the first.
-    #[must_use]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
         self
     }
 
     /// Sets the body.
-    #[must_use]
     pub fn body(mut self, body: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.body = Body::Bytes(body.as_ref());
         self
     }
 
     /// Sets a shared body. A large one is not copied.
-    #[must_use]
     pub fn shared_body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Body::Shared(body.into());
         self
     }
 
     /// Announces a body of `len` bytes. Send it as [`Chunk`](crate::http::Chunk)s before another request.
-    #[must_use]
     pub fn sized(mut self, len: u64) -> Self {
         self.body = Body::Sized(len);
         self
@@ -105,7 +101,6 @@ impl<'a> Request<'a> {
     /// Announces a body of `len` bytes that the handler writes past the codec, with
     /// [`Conn::send_file`](crate::Conn::send_file) for example. It must write exactly `len` bytes. An
     /// [`End`](crate::http::End) follows; it is refused while the body is shorter or longer.
-    #[must_use]
     pub fn file(mut self, len: u64) -> Self {
         self.body = Body::Elsewhere(len);
         self
@@ -113,7 +108,6 @@ impl<'a> Request<'a> {
 
     /// Announces a body of unknown length. Send it as [`Chunk`](crate::http::Chunk)s until an
     /// [`End`](crate::http::End). HTTP/1.0 servers do not understand it.
-    #[must_use]
     pub fn streamed(mut self) -> Self {
         self.body = Body::Stream;
         self
@@ -121,14 +115,12 @@ impl<'a> Request<'a> {
 
     /// Asks to change to another protocol on this connection. No other request can be sent before the response to this
     /// one. [`Response::is_upgrade`](super::Response::is_upgrade) tells if the server agreed.
-    #[must_use]
     pub fn upgrade(mut self, protocol: &'a str) -> Self {
         self.upgrade = Some(protocol);
         self
     }
 
     /// Closes the connection after the response to this request, its last one.
-    #[must_use]
     pub fn close(mut self) -> Self {
         self.close = true;
         self

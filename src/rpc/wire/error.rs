@@ -2,55 +2,55 @@ use super::FilterError;
 use crate::codec::FrameError;
 use crate::error::error_messages;
 
-/// Why bytes are not a message, or a message cannot be sent.
+/// The reason why bytes are not a message, or a message cannot be sent.
 ///
-/// On receipt it ends the connection: what follows on the stream cannot be told apart any more. On sending, nothing has
-/// been written, and the connection goes on.
+/// On receipt, the connection closes, since the start of the next message is unknown. On sending, no byte of the
+/// message has been written, and the connection stays open.
 #[non_exhaustive]
 pub enum WireError {
     /// The message is longer than allowed.
     TooLong {
-        /// Its length in bytes, as announced by its size field.
+        /// The message's length in bytes, as announced by its size field.
         size: u64,
-        /// The longest allowed, in bytes: [`Limits::message`](super::Limits::message).
+        /// The maximum length in bytes: [`Limits::message`](super::Limits::message).
         max: usize,
     },
-    /// The size field announces less than any message has.
+    /// The size field announces less than the minimum of a message.
     TooShort {
-        /// What it announces, in bytes.
+        /// The announced size, in bytes.
         size: u64,
-        /// The least that a message of this protocol has.
+        /// The minimum size for this protocol, in bytes.
         min: usize,
     },
-    /// The version byte is not this protocol's.
+    /// The version byte is not that of this protocol.
     Version {
-        /// What stands in its place.
+        /// The received byte.
         found: u8,
-        /// What this protocol has there.
+        /// The byte of this protocol.
         expected: u8,
     },
-    /// The message is no CALL (1), REPLY (2) or PUSH (3).
+    /// The message is not a CALL (1), REPLY (2) or PUSH (3).
     UnknownKind {
-        /// The number in the place of its type.
+        /// The received type.
         kind: i64,
     },
-    /// A length inside the message leads beyond its end.
+    /// A length inside the message points beyond its end.
     Truncated {
-        /// What the length belongs to.
+        /// The field that the length belongs to.
         field: &'static str,
         /// The length, in bytes.
         len: u64,
-        /// How many bytes the message has left for it.
+        /// The number of bytes that remain in the message.
         left: usize,
     },
-    /// The message has more filters than allowed.
+    /// The message has too many filters.
     TooManyFilters {
-        /// How many it has.
+        /// The number of its filters.
         count: usize,
-        /// The most allowed.
+        /// The maximum number of filters.
         max: usize,
     },
-    /// The message has a filter that is not registered here.
+    /// The message has a filter that is not registered on this side.
     UnknownFilter {
         /// The filter's id.
         id: u8,
@@ -59,23 +59,23 @@ pub enum WireError {
     Filter {
         /// The filter's id.
         id: u8,
-        /// What is wrong.
+        /// The fault.
         error: FilterError,
     },
-    /// The bytes break the protocol's grammar.
+    /// The bytes violate the grammar of the protocol.
     Malformed {
         /// The protocol's name.
         protocol: &'static str,
-        /// What is wrong with them.
+        /// The fault.
         what: String,
     },
-    /// A part of a message to send is longer than its length field can say.
+    /// A part of a message to send is longer than its length field can express.
     FieldTooLong {
-        /// Which part.
+        /// The name of the part.
         field: &'static str,
-        /// Its length in bytes.
+        /// The length in bytes.
         len: usize,
-        /// The longest possible, in bytes.
+        /// The maximum length in bytes.
         max: usize,
     },
 }
@@ -84,12 +84,12 @@ error_messages! {
     WireError {
         WireError::TooLong { size, max } =>
             "a message of {size} bytes, where at most {max} are allowed; the limit is `Limits::message`",
-        WireError::TooShort { size, min } => "a size field of {size}, where a message has {min} bytes at the least",
+        WireError::TooShort { size, min } => "a size field of {size}, where a message has at least {min} bytes",
         WireError::Version { found, expected } =>
-            "the version byte is {found:#04x}, not {expected:#04x}: the peer speaks another protocol",
+            "the version byte is {found:#04x}, not {expected:#04x}: the peer uses another protocol",
         WireError::UnknownKind { kind } => "a message of type {kind}, where CALL is 1, REPLY is 2 and PUSH is 3",
         WireError::Truncated { field, len, left } =>
-            "a length of {len} for the {field}, where the message has {left} bytes left; the peer may speak the other \
+            "a length of {len} for the {field}, where the message has {left} bytes left; the peer may use the other \
              dialect",
         WireError::TooManyFilters { count, max } =>
             "a message with {count} filters, where at most {max} are allowed; the limit is `Limits::filters`",
@@ -116,31 +116,31 @@ impl From<WireError> for FrameError {
     }
 }
 
-/// Why a filter or a body codec cannot be registered, or found by its name.
+/// The reason why a filter or a body codec cannot be registered, or found by its name.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// Another one has its id.
+    /// Another filter or codec has this id.
     DuplicateId {
-        /// What was to be registered: `filter` or `codec`.
+        /// The kind of the item: `filter` or `codec`.
         what: &'static str,
-        /// The id that both have.
+        /// The id of both.
         id: u8,
-        /// The name of the one that is registered.
+        /// The name of the registered item.
         registered: String,
-        /// The name of the one that is refused.
+        /// The name of the refused item.
         refused: String,
     },
-    /// Another one has its name.
+    /// Another filter or codec has this name.
     DuplicateName {
-        /// What was to be registered: `filter` or `codec`.
+        /// The kind of the item: `filter` or `codec`.
         what: &'static str,
-        /// The name that both have.
+        /// The name of both.
         name: String,
     },
-    /// The id 0 is that of no codec.
+    /// The id 0 means that there is no codec.
     ReservedId {
-        /// The name of the codec that is refused.
+        /// The name of the refused codec.
         refused: String,
     },
 }
@@ -148,10 +148,10 @@ pub enum RegistryError {
 error_messages! {
     RegistryError {
         RegistryError::DuplicateId { what, id, registered, refused } =>
-            "the {what} {refused:?} has the id {:?} ({id}), which {registered:?} has already; give it another id"
+            "the {what} {refused:?} has the id {:?} ({id}), which {registered:?} already has; give it another id"
             (char::from(*id)),
-        RegistryError::DuplicateName { what, name } => "there are two {what}s of the name {name:?}; rename one of them",
+        RegistryError::DuplicateName { what, name } => "there are two {what}s with the name {name:?}; rename one of them",
         RegistryError::ReservedId { refused } =>
-            "the codec {refused:?} has the id 0, which stands for no codec; give it another id",
+            "the codec {refused:?} has the id 0, which means that there is no codec; give it another id",
     }
 }

@@ -8,20 +8,20 @@ use super::{
     BodyError, Codec, Codecs, DecodeBody, EncodeBody, FilterPipe, Meta, Status, Uri, UriError,
 };
 
-/// What kind a message is of.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
-    /// Asks for a REPLY.
+    /// A request for a REPLY.
     Call = 1,
-    /// Answers the CALL of the same [`seq`](Message::seq).
+    /// The answer to the CALL with the same [`seq`](Message::seq).
     Reply = 2,
-    /// Asks for nothing.
+    /// A message without an answer.
     Push = 3,
 }
 
 impl Kind {
-    /// The kind of a number on the wire.
+    /// Returns the kind with this number on the wire.
     pub fn from_number(number: u8) -> Option<Self> {
         match number {
             1 => Some(Kind::Call),
@@ -32,7 +32,7 @@ impl Kind {
     }
 }
 
-/// As Teleport's log has it: `CALL`, `REPLY`, `PUSH`.
+/// Prints the kind as Teleport's log does: `CALL`, `REPLY`, `PUSH`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -43,10 +43,10 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A message, as it goes over the wire: its body is encoded, and its filters are undone.
+/// A message, with its body encoded and its filters undone.
 ///
-/// A decoded one borrows the input as far as it can; a `Message<'static>` is free of it. Byte strings need not be UTF-8.
-/// It shows itself as indented JSON.
+/// A decoded message borrows the input where possible; a `Message<'static>` does not. Byte strings need not be UTF-8.
+/// `Display` prints the message as indented JSON.
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ impl fmt::Display for Kind {
 /// assert_eq!(push.kind, Kind::Push);
 /// assert_eq!(push.unmarshal::<String>(&codecs)?, "hi");
 ///
-/// // The memory of one that is owned can be used again.
+/// // An owned message can be reset, to use its memory again.
 /// let mut owned = push.into_owned();
 /// owned.reset(Kind::Call);
 /// assert!(owned.uri.is_empty() && owned.meta.is_empty() && owned.body.is_empty());
@@ -69,27 +69,27 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Message<'a> {
-    /// Whether it is a CALL, a REPLY or a PUSH.
+    /// The kind: CALL, REPLY or PUSH.
     pub kind: Kind,
-    /// By what a REPLY is found to belong to its CALL: opaque to whoever did not make it. Empty is allowed.
+    /// The sequence identifier that matches a REPLY to its CALL. It is opaque to the receiver, and may be empty.
     pub seq: Cow<'a, [u8]>,
-    /// Where it is meant to go. [`parse_uri`](Self::parse_uri) takes it apart.
+    /// The destination. [`parse_uri`](Self::parse_uri) splits it.
     pub uri: Cow<'a, [u8]>,
-    /// Further pairs of key and value.
+    /// Additional pairs of key and value.
     pub meta: Meta<'a>,
-    /// How the body is encoded.
+    /// The codec of the body.
     pub codec: Codec,
     /// The encoded body.
     pub body: Cow<'a, [u8]>,
-    /// What the message was wrapped in, or is to be wrapped in.
+    /// The filters that the message was wrapped in, or will be wrapped in.
     pub filters: FilterPipe<'a>,
-    /// How many bytes it took up on the wire, framing included; 0 for one that was not received. A WebSocket's own
-    /// framing does not count.
+    /// The number of bytes that the message took on the wire, including its framing. It is 0 for a message that was not
+    /// received. The framing of a WebSocket is not counted.
     pub size: usize,
 }
 
 impl<'a> Message<'a> {
-    /// An empty message.
+    /// Returns an empty message.
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -103,21 +103,22 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// A CALL to a URI.
+    /// Returns a CALL to a URI.
     pub fn call(uri: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         let mut message = Self::new(Kind::Call);
         message.uri = Cow::Borrowed(uri.as_ref());
         message
     }
 
-    /// A PUSH to a URI.
+    /// Returns a PUSH to a URI.
     pub fn push(uri: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         let mut message = Self::new(Kind::Push);
         message.uri = Cow::Borrowed(uri.as_ref());
         message
     }
 
-    /// A REPLY to a CALL: with its seq and its filters, and its URI where the [`Dialect`](super::Dialect) echoes that.
+    /// Returns a REPLY to a CALL, with the call's `seq` and filters. With `echo_uri` it also gets the call's URI: see
+    /// [`Dialect`](super::Dialect).
     pub fn reply(call: &'a Message<'_>, echo_uri: bool) -> Self {
         let mut message = Self::new(Kind::Reply);
         message.seq = Cow::Borrowed(&call.seq);
@@ -128,7 +129,7 @@ impl<'a> Message<'a> {
         message
     }
 
-    /// Makes it an empty message again. Memory of its own is kept.
+    /// Resets the message to an empty one. Allocated memory is kept.
     pub fn reset(&mut self, kind: Kind) {
         self.kind = kind;
         clear(&mut self.seq);
@@ -140,20 +141,20 @@ impl<'a> Message<'a> {
         self.size = 0;
     }
 
-    /// The parts of its URI.
+    /// Returns the parts of the URI.
     ///
     /// # Errors
     ///
-    /// [`UriError`] when it has no path or cannot be read.
+    /// Returns a [`UriError`] if the URI has no path or is invalid.
     pub fn parse_uri(&self) -> Result<Uri<'_>, UriError> {
         Uri::parse(&*self.uri)
     }
 
-    /// Encodes a value as the body, in a codec by its id.
+    /// Encodes a value as the body, with the codec of this id.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the codec is unknown or has no such value. The body is empty then.
+    /// Returns a [`BodyError`] if the codec is unknown or cannot encode the value. The body is then empty.
     pub fn marshal<T: EncodeBody + ?Sized>(
         &mut self,
         codecs: &Codecs,
@@ -169,32 +170,33 @@ impl<'a> Message<'a> {
         Ok(())
     }
 
-    /// Decodes the body in its codec.
+    /// Decodes the body with its codec.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the codec is unknown, or the body is no such value.
+    /// Returns a [`BodyError`] if the codec is unknown, or the body does not encode such a value.
     pub fn unmarshal<T: DecodeBody>(&self, codecs: &Codecs) -> Result<T, BodyError> {
         codecs.unmarshal(self.codec, &self.body)
     }
 
-    /// Why the call failed that this REPLY answers; none if it succeeded, or if this is no REPLY.
+    /// Returns the status of a failed call that this REPLY answers. Returns `None` if the call succeeded, or if this is
+    /// not a REPLY.
     pub fn status(&self) -> Option<Status> {
         (self.kind == Kind::Reply)
             .then(|| Status::read(&self.meta))
             .flatten()
     }
 
-    /// Makes a REPLY one of failure: without a body, and with the status in its metadata, which keeps what else is in it.
+    /// Turns a REPLY into a failure: removes the body and writes the status into the metadata. Other metadata is kept.
     ///
-    /// The status is shortened to fit a field of `max_field` bytes, as [`Status::write`] has it.
+    /// The status is shortened to fit a field of `max_field` bytes: see [`Status::write`].
     pub fn set_status(&mut self, status: &Status, max_field: usize) {
         status.write(&mut self.meta, max_field);
         self.codec = Codec::NONE;
         clear(&mut self.body);
     }
 
-    /// The same, without a borrow.
+    /// Returns an owned copy.
     pub fn into_owned(self) -> Message<'static> {
         Message {
             kind: self.kind,
@@ -209,7 +211,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// Indented JSON, with the names that Teleport gives the parts. A body that is JSON is shown as such, any other as text.
+/// Prints indented JSON with Teleport's names for the parts. A JSON body is printed as JSON, any other as text.
 impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[derive(Serialize)]

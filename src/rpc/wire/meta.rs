@@ -3,12 +3,12 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, percent_encode};
 
-/// A message's metadata: pairs of key and value, in order, of which keys may repeat.
+/// The metadata of a message: pairs of key and value, in order. Keys may repeat.
 ///
-/// It is kept as it goes over the wire, `k=v&k2`, and borrows the message it came in; reading decodes a pair when it is
-/// asked for, and [`Meta::default`] is empty. Keys and values are bytes. `[A-Za-z0-9*._-]` stand for themselves, anything
-/// else is `%XX`. On reading, `+` is a space, a `%` that no two hexadecimal digits follow stays as it is, and empty
-/// pairs are skipped. An empty value is written without its `=`.
+/// The metadata is stored in its wire format, `k=v&k2`, and borrows the message it arrived in. A pair is decoded when
+/// it is read. [`Meta::default`] is empty. Keys and values are bytes. `[A-Za-z0-9*._-]` are written unchanged, and all
+/// other bytes as `%XX`. On reading, `+` is a space, a `%` that is not followed by two hexadecimal digits is kept, and
+/// empty pairs are skipped. An empty value is written without its `=`.
 ///
 /// # Examples
 ///
@@ -30,7 +30,7 @@ pub struct Meta<'a> {
     encoded: Cow<'a, [u8]>,
 }
 
-/// What has to be escaped.
+/// The bytes that must be escaped.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'*')
     .remove(b'.')
@@ -40,14 +40,14 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 impl Meta<'_> {
     /// The key of a failed call's [`Status`](super::Status), in a REPLY.
     pub const REPLY_ERROR: &'static str = "X-Reply-Error";
-    /// The key of the address of the client that a proxy speaks for.
+    /// The key of the address of the client for which a proxy acts.
     pub const REAL_IP: &'static str = "X-Real-IP";
-    /// The key of the [`Codec`](super::Codec) that a caller wants its reply in: the codec's id in decimal.
+    /// The key of the [`Codec`](super::Codec) in which a caller wants its reply: the codec's id in decimal.
     pub const ACCEPT_BODY_CODEC: &'static str = "X-Accept-Body-Codec";
 }
 
 impl<'a> Meta<'a> {
-    /// What stands in a message, taken as it is.
+    /// Returns the metadata of a message, unchanged.
     pub fn from_encoded(encoded: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self {
             encoded: Cow::Borrowed(encoded.as_ref()),
@@ -58,28 +58,28 @@ impl<'a> Meta<'a> {
         Self { encoded }
     }
 
-    /// As it goes over the wire.
+    /// Returns the metadata in its wire format.
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
     }
 
-    /// Whether there is no pair.
+    /// Returns true if there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.iter().next().is_none()
     }
 
-    /// The first value of a key.
+    /// Returns the first value of a key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Cow<'_, [u8]>> {
         let key = key.as_ref();
         pairs(&self.encoded).find_map(|(name, value)| is(name, key).then(|| decode(value)))
     }
 
-    /// The first value of a key, if it is UTF-8.
+    /// Returns the first value of a key, if it is UTF-8.
     pub fn get_str(&self, key: impl AsRef<[u8]>) -> Option<Cow<'_, str>> {
         self.get(key).and_then(utf8)
     }
 
-    /// All values of a key, in order.
+    /// Returns all values of a key, in order.
     pub fn get_all<'b>(
         &'b self,
         key: impl AsRef<[u8]> + 'b,
@@ -89,17 +89,17 @@ impl<'a> Meta<'a> {
             .map(|(_, value)| decode(value))
     }
 
-    /// All pairs, in order.
+    /// Returns all pairs, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
         pairs(&self.encoded).map(|(key, value)| (decode(key), decode(value)))
     }
 
-    /// Appends a pair. One whose key and value are both empty is nothing, and is not appended.
+    /// Appends a pair. A pair with an empty key and an empty value is not appended.
     pub fn add(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         append(self.encoded.to_mut(), key.as_ref(), value.as_ref());
     }
 
-    /// Gives a key one value: in the place of its first one, or last if it had none.
+    /// Sets the only value of a key. It replaces the key's first value, or is appended if there was none.
     pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
         if !pairs(&self.encoded).any(|(name, _)| is(name, key)) {
@@ -117,7 +117,7 @@ impl<'a> Meta<'a> {
         self.encoded = Cow::Owned(replaced);
     }
 
-    /// Removes all values of a key, and returns whether there was one.
+    /// Removes all values of a key. Returns true if there were any.
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> bool {
         let key = key.as_ref();
         if !pairs(&self.encoded).any(|(name, _)| is(name, key)) {
@@ -133,7 +133,7 @@ impl<'a> Meta<'a> {
         true
     }
 
-    /// Appends all pairs of another one.
+    /// Appends all pairs of `other`.
     pub fn add_all(&mut self, other: &Meta<'_>) {
         let encoded = self.encoded.to_mut();
         for (key, value) in other.iter() {
@@ -141,17 +141,17 @@ impl<'a> Meta<'a> {
         }
     }
 
-    /// Removes everything. The memory is kept.
+    /// Removes all pairs. Allocated memory is kept.
     pub fn clear(&mut self) {
         clear(&mut self.encoded);
     }
 
-    /// A copy that borrows this one.
+    /// Returns a copy that borrows this one.
     pub fn reborrow(&self) -> Meta<'_> {
         Meta::from_encoded(&self.encoded)
     }
 
-    /// The same, without a borrow.
+    /// Returns an owned copy.
     pub fn into_owned(self) -> Meta<'static> {
         Meta {
             encoded: Cow::Owned(self.encoded.into_owned()),
@@ -169,7 +169,7 @@ impl fmt::Debug for Meta<'_> {
     }
 }
 
-/// Two are equal when their pairs are, however these are encoded.
+/// Two values are equal if their decoded pairs are equal.
 impl PartialEq<Meta<'_>> for Meta<'_> {
     fn eq(&self, other: &Meta<'_>) -> bool {
         self.encoded == other.encoded || self.iter().eq(other.iter())
@@ -178,7 +178,7 @@ impl PartialEq<Meta<'_>> for Meta<'_> {
 
 impl Eq for Meta<'_> {}
 
-/// Empties bytes and keeps their memory.
+/// Clears bytes. Allocated memory is kept.
 pub(super) fn clear(bytes: &mut Cow<'_, [u8]>) {
     match bytes {
         Cow::Owned(bytes) => bytes.clear(),
@@ -186,7 +186,7 @@ pub(super) fn clear(bytes: &mut Cow<'_, [u8]>) {
     }
 }
 
-/// The text that bytes are, or none.
+/// Returns the bytes as text, if they are UTF-8.
 pub(super) fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     match bytes {
         Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
@@ -194,7 +194,7 @@ pub(super) fn utf8(bytes: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The pairs of a query or of metadata, not decoded.
+/// Returns the pairs of a query or of metadata, not decoded.
 pub(super) fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     let pairs = encoded.split(|byte| *byte == b'&').map(|pair| {
         match pair.iter().position(|byte| *byte == b'=') {
@@ -205,9 +205,9 @@ pub(super) fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     pairs.filter(|(key, value)| !key.is_empty() || !value.is_empty())
 }
 
-/// Whether an encoded key is this one.
+/// Returns true if an encoded key equals `key`.
 pub(super) fn is(encoded: &[u8], key: &[u8]) -> bool {
-    // An escape only makes a key longer.
+    // An encoded key is never shorter than the key.
     encoded.len() >= key.len() && (encoded == key || *decode(encoded) == *key)
 }
 
@@ -241,7 +241,7 @@ fn append(encoded: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     }
 }
 
-/// How many bytes a byte takes up once it is encoded.
+/// Returns the number of bytes that a byte takes up when it is encoded.
 pub(super) fn encoded_len(byte: u8) -> usize {
     match byte {
         b'*' | b'.' | b'_' | b'-' => 1,

@@ -1,7 +1,7 @@
-//! What RPC peers send each other, as bytes: nothing here knows a socket or a clock.
+//! The wire formats of RPC peers, without sockets or clocks.
 //!
 //! A [`Message`] is a CALL, its REPLY, or a PUSH. A [`Protocol`] frames it, [`Filters`] wrap it (compression,
-//! checksums), and a body [`Codec`] makes bytes of a value. What a peer can get wrong is a [`WireError`], which ends
+//! checksums), and a body [`Codec`] encodes a value into its body. A fault of the peer is a [`WireError`], which closes
 //! the connection, or a [`Status`], which answers one CALL.
 //!
 //! ```
@@ -39,7 +39,7 @@
 //! | [`JsonProtocol`] | `u32 size, u8 n, n filter ids, JSON` | JSON, with the filter ids in it |
 //! | [`PbProtocol`] | `u32 size, u8 n, n filter ids, protobuf` | protobuf, with the filter ids in it |
 //!
-//! Teleport v4.0.0 and v4.1 differ in a few bytes; [`Dialect`] has the list. Integers are big-endian.
+//! Teleport v4.0.0 and v4.1 differ in a few bytes, which [`Dialect`] lists. Integers are big-endian.
 
 mod codec;
 mod error;
@@ -62,5 +62,5 @@ pub use self::proto::{Dialect, JsonProtocol, Limits, PbProtocol, Protocol, RawPr
 pub use self::sink::Sink;
 pub use self::status::{Status, code};
 pub use self::uri::{Uri, UriError, uri_path};
-/// What a [`BodyCodec`] of one's own is handed values and deserializers by.
+/// The serializers and deserializers that a custom [`BodyCodec`] receives.
 pub use erased_serde;

@@ -2,7 +2,8 @@ use bytes::BytesMut;
 
 use crate::buf::outbox::Outbox;
 
-/// Where a [`Protocol`](super::Protocol) writes an encoded message: a vector, or a connection's [`Outbox`].
+/// The destination of an encoded message: a vector, or a connection's [`Outbox`]. Used by
+/// [`Protocol`](super::Protocol).
 pub trait Sink {
     /// Appends a copy of `bytes`.
     fn put(&mut self, bytes: &[u8]);
@@ -26,11 +27,11 @@ impl Sink for Outbox<'_> {
     }
 }
 
-/// What stands in front of a body: small parts, gathered on the stack as long as they fit.
+/// The bytes in front of a body: small parts, collected on the stack as long as they fit.
 pub(super) struct Head {
     short: [u8; 128],
     len: usize,
-    /// All of it, once it is longer.
+    /// All parts, once they no longer fit on the stack.
     long: Vec<u8>,
 }
 
@@ -58,7 +59,7 @@ impl Head {
         }
     }
 
-    /// The same of bytes whose number the compiler knows.
+    /// Appends an array, whose length is known at compile time.
     #[inline]
     pub(super) fn put_array<const N: usize>(&mut self, bytes: [u8; N]) {
         match self.short.get_mut(self.len..self.len + N) {

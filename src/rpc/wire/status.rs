@@ -6,38 +6,38 @@ use serde::{Deserialize, Serialize};
 use super::meta::encoded_len;
 use super::{Dialect, Meta};
 
-/// The codes that peers use by themselves. Those of an application are any other number; above 1000 is recommended.
+/// The codes that peers use on their own. Applications may use any other number; above 1000 is recommended.
 pub mod code {
-    /// Anything that has no code of its own.
+    /// An error without a code of its own.
     pub const UNKNOWN_ERROR: i32 = -1;
-    /// The session closed before the reply came. Local.
+    /// The session closed before the reply arrived. Set locally.
     pub const CONNECTION_CLOSED: i32 = 102;
-    /// The message could not be sent. Local.
+    /// The message could not be sent. Set locally.
     pub const WRITE_FAILED: i32 = 104;
-    /// The connection could not be made. Local.
+    /// The connection could not be opened. Set locally.
     pub const DIAL_FAILED: i32 = 105;
-    /// The body, its codec or the URI is unusable.
+    /// The body, its codec or the URI is invalid.
     pub const BAD_MESSAGE: i32 = 400;
-    /// The peer has not proved who it is.
+    /// The peer is not authenticated.
     pub const UNAUTHORIZED: i32 = 401;
     /// No route has this path.
     pub const NOT_FOUND: i32 = 404;
-    /// The message is no CALL, REPLY or PUSH.
+    /// The message is not a CALL, REPLY or PUSH.
     pub const MESSAGE_TYPE_NOT_ALLOWED: i32 = 405;
-    /// The deadline has passed, on either side.
+    /// The deadline expired, on either side.
     pub const HANDLE_TIMEOUT: i32 = 408;
-    /// A limit of calls or of their rate is reached. Not in Teleport.
+    /// A limit on calls or on their rate was reached. Not in Teleport.
     pub const TOO_MANY_REQUESTS: i32 = 429;
-    /// The caller has given the call up. Not in Teleport.
+    /// The caller cancelled the call. Not in Teleport.
     pub const CANCELLED: i32 = 499;
     /// The handler panicked.
     pub const INTERNAL_SERVER_ERROR: i32 = 500;
-    /// A proxy did not reach the peer behind it.
+    /// A proxy could not reach the peer behind it.
     pub const BAD_GATEWAY: i32 = 502;
-    /// The peer is draining or overloaded. Not in Teleport.
+    /// The peer is shutting down or overloaded. Not in Teleport.
     pub const SERVICE_UNAVAILABLE: i32 = 503;
 
-    /// The text of a code; `Unknown Error` for one that is not listed here.
+    /// Returns the text of a code, or `Unknown Error` for a code that is not listed here.
     ///
     /// ```
     /// use epicycle::rpc::wire::{Dialect, code};
@@ -68,10 +68,10 @@ pub mod code {
     }
 }
 
-/// Why a call failed: a code, its text, and what in particular was the reason.
+/// The result of a failed call: a code, its text, and the reason of this failure.
 ///
-/// A REPLY carries it in its metadata, as `X-Reply-Error={"code":404,"message":"Not Found"}`; an empty message and an
-/// empty reason are left out there. A REPLY that has none has succeeded.
+/// A REPLY carries it in its metadata, as `X-Reply-Error={"code":404,"message":"Not Found"}`. An empty message or
+/// reason is omitted there. A REPLY without this key means success.
 ///
 /// # Examples
 ///
@@ -88,18 +88,18 @@ pub mod code {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// One of [`code`], or the application's own.
+    /// A code from [`code`], or one of the application.
     pub code: i32,
-    /// What the code stands for.
+    /// The text of the code.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub message: Cow<'static, str>,
-    /// What was wrong with this call in particular.
+    /// The reason of this failure.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: Cow<'static, str>,
 }
 
 impl Status {
-    /// A status of an application's own.
+    /// Returns a status of the application.
     pub fn new(code: i32, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
@@ -108,20 +108,22 @@ impl Status {
         }
     }
 
-    /// A status with the text that its code has in a dialect.
+    /// Returns a status with the text of its code in a dialect.
     pub fn of(code: i32, dialect: Dialect) -> Self {
         Self::new(code, code::text(code, dialect))
     }
 
-    /// The same with a reason.
+    /// Sets the reason.
+    #[must_use]
     pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = reason.into();
         self
     }
 
-    /// The status in a REPLY's metadata; none when the call has succeeded.
+    /// Returns the status in a REPLY's metadata. Returns `None` if the call succeeded.
     ///
-    /// One that is no JSON of this form is a failure too: it has [`code::UNKNOWN_ERROR`] and the text itself as its reason.
+    /// A status that is not JSON of this form is a failure too: it results in [`code::UNKNOWN_ERROR`] with the text as
+    /// its reason.
     pub fn read(meta: &Meta<'_>) -> Option<Self> {
         let json = meta
             .get(Meta::REPLY_ERROR)
@@ -132,10 +134,10 @@ impl Status {
         }))
     }
 
-    /// Puts the status into a REPLY's metadata, in the place of one that is there.
+    /// Writes the status into a REPLY's metadata. It replaces an earlier status.
     ///
-    /// The reason, and after it the message, is shortened so that the metadata is encoded in at most `max` bytes, if
-    /// what else is in it leaves room; `…` stands for what is left out. `max` is the protocol's
+    /// The reason, and then the message, is shortened so that the encoded metadata takes at most `max` bytes, as far as
+    /// the other metadata leaves room. `…` marks the omission. `max` is the protocol's
     /// [`max_field`](super::Protocol::max_field).
     pub fn write(&self, meta: &mut Meta<'_>, max: usize) {
         meta.remove(Meta::REPLY_ERROR);
@@ -145,10 +147,10 @@ impl Status {
                 message: message.to_owned().into(),
                 reason: reason.to_owned().into(),
             };
-            // A struct of a number and two texts always becomes JSON.
+            // A struct of a number and two texts can always be encoded as JSON.
             serde_json::to_string(&status).unwrap_or_default()
         };
-        // Both are there with one byte each, to count their keys; and `&X-Reply-Error=` in front.
+        // Both texts have one byte here, so that their keys are counted, as well as the `&X-Reply-Error=` in front.
         let around: usize = frame("a", "a").bytes().map(encoded_len).sum();
         let taken = meta.encoded().len() + Meta::REPLY_ERROR.len() + 2 + around - 2;
         let message = shortened(&self.message, max.saturating_sub(taken));
@@ -158,10 +160,10 @@ impl Status {
     }
 }
 
-/// As much of the text as there is room for once it is JSON and encoded, with an ellipsis if that is not all.
+/// Returns as much of the text as fits in `room` once it is JSON and encoded, with an ellipsis if it is cut.
 fn shortened(text: &str, room: usize) -> Cow<'_, str> {
     let mut taken = 0;
-    // Where the text can be cut so that the ellipsis fits as well.
+    // The position at which the text can be cut so that the ellipsis fits too.
     let mut cut = None;
     for (at, char) in text.char_indices() {
         if taken + encoded_char('…') <= room {
@@ -178,10 +180,10 @@ fn shortened(text: &str, room: usize) -> Cow<'_, str> {
     text.into()
 }
 
-/// How many bytes of metadata a character of a JSON string takes up.
+/// Returns the number of bytes of metadata that a character of a JSON string takes up.
 fn encoded_char(char: char) -> usize {
     match char {
-        // A backslash and a character that is escaped too, or one that is not.
+        // A backslash, and a character that is escaped or not.
         '"' | '\\' => 6,
         '\n' | '\r' | '\t' | '\x08' | '\x0c' => 4,
         // `\u0000` and so on.

@@ -7,10 +7,10 @@ use super::meta::{Meta, utf8};
 use super::{BodyError, Dialect};
 use crate::error::error_messages;
 
-/// A message's URI, taken apart: `/path?query`.
+/// The parts of a message's URI: `/path?query`.
 ///
-/// A message is routed by the percent-decoded path; case and trailing slashes count. Of an absolute URI
-/// (`tp://host/path`) the path counts as well, and a fragment is ignored.
+/// A message is routed by its percent-decoded path. Case and trailing slashes are significant. An absolute URI
+/// (`tp://host/path`) is routed by its path too. A fragment is ignored.
 ///
 /// # Examples
 ///
@@ -29,17 +29,17 @@ pub struct Uri<'a> {
     query: &'a [u8],
 }
 
-/// The URI has no path, or cannot be read: the status is 400.
+/// The URI has no path, or is invalid: the status is 400.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UriError;
 
 impl<'a> Uri<'a> {
-    /// Takes a URI apart.
+    /// Parses a URI.
     ///
     /// # Errors
     ///
-    /// [`UriError`] when there is no path, a `%` in it is not followed by two hexadecimal digits, it is not UTF-8 once
-    /// decoded, or there are control characters.
+    /// Returns a [`UriError`] if there is no path, a `%` in it is not followed by two hexadecimal digits, the decoded
+    /// path is not UTF-8, or it contains control characters.
     pub fn parse(uri: &'a (impl AsRef<[u8]> + ?Sized)) -> Result<Self, UriError> {
         let uri = uri.as_ref();
         if uri.iter().any(u8::is_ascii_control) {
@@ -56,38 +56,38 @@ impl<'a> Uri<'a> {
         Ok(Self { path, query })
     }
 
-    /// The path, decoded. Never empty.
+    /// Returns the decoded path. It is never empty.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// The query, as it is.
+    /// Returns the query, not decoded.
     pub fn query(&self) -> &'a [u8] {
         self.query
     }
 
-    /// The query's pairs, which are written as [`Meta`] is.
+    /// Returns the pairs of the query, which have the format of [`Meta`].
     pub fn args(&self) -> Meta<'a> {
         Meta::from_encoded(self.query)
     }
 
-    /// The query as a value.
+    /// Decodes the query as a value.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the query is no such value.
+    /// Returns a [`BodyError`] if the query does not encode such a value.
     pub fn args_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, BodyError> {
         form::decode(self.query)
     }
 }
 
-/// What stands before the first `end`, or everything.
+/// Returns the part before the first `end`, or everything.
 fn before(uri: &[u8], end: u8) -> &[u8] {
     let len = uri.iter().position(|byte| *byte == end);
     &uri[..len.unwrap_or(uri.len())]
 }
 
-/// The path behind a scheme and an authority, if there are any.
+/// Returns the path behind the scheme and the authority, if there are any.
 fn path_of(front: &[u8]) -> Option<&[u8]> {
     let rest = match front.iter().position(|byte| matches!(byte, b':' | b'/')) {
         Some(colon) if front[colon] == b':' => {
@@ -99,7 +99,7 @@ fn path_of(front: &[u8]) -> Option<&[u8]> {
                 return None;
             }
             let rest = &front[colon + 1..];
-            // What has a scheme and no slash behind it, `mailto:x`, has no path.
+            // A URI with a scheme and no slash behind it, such as `mailto:x`, has no path.
             rest.starts_with(b"/").then_some(rest)?
         }
         _ => front,
@@ -113,7 +113,7 @@ fn path_of(front: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Whether two hexadecimal digits follow each `%`.
+/// Returns true if each `%` is followed by two hexadecimal digits.
 fn is_well_escaped(path: &[u8]) -> bool {
     let mut pieces = path.split(|byte| *byte == b'%');
     let _before_the_first = pieces.next();
@@ -125,7 +125,7 @@ fn is_well_escaped(path: &[u8]) -> bool {
 }
 
 impl UriError {
-    /// What the reply's status says of it.
+    /// Returns the text for the status of the reply.
     pub fn text(self, dialect: Dialect) -> &'static str {
         match dialect {
             Dialect::V4_0 => "invalid URI for packet",
@@ -140,9 +140,9 @@ error_messages! {
     }
 }
 
-/// The path of a route that has the name of a type or a Go function, as Teleport's documentation maps them.
+/// Returns the route for the name of a type or a Go function, by the rules in Teleport's documentation.
 ///
-/// Words become lower case and are joined by `_`; one `_` begins a new segment, two of them stand for one. The path
+/// Words become lower case and are joined by `_`. One `_` starts a new segment; two stand for a literal one. The path
 /// begins with one slash.
 ///
 /// ```
@@ -156,7 +156,7 @@ error_messages! {
 pub fn uri_path(name: &str) -> String {
     let mut path = String::with_capacity(name.len() + 8);
     path.push('/');
-    // Whether the next capital begins a word: something other than capitals came before it in this segment.
+    // True if the next capital starts a word: the segment has a character other than a capital before it.
     let mut word_ends = false;
     let mut chars = name.chars().peekable();
     while let Some(char) = chars.next() {

@@ -4,27 +4,27 @@ use serde::de::DeserializeOwned;
 
 use super::{BodyError, Format, form, json, plain, protobuf};
 
-/// What can be sent as a body: everything that serde serializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
+/// A value that can be sent as a body: any type that serde serializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
 pub trait EncodeBody {
     /// Appends the encoded value.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the format has no such value.
+    /// Returns a [`BodyError`] if the format cannot encode the value.
     fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError>;
 }
 
-/// What a body can be read as: everything that serde deserializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
+/// A value that a body can be decoded into: any type that serde deserializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
 pub trait DecodeBody: Sized {
     /// Decodes the value.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the body is no such value.
+    /// Returns a [`BodyError`] if the body does not encode such a value.
     fn decode_body(format: Format<'_>, body: &[u8]) -> Result<Self, BodyError>;
 }
 
-/// What a body can be both ways.
+/// A value that can be both encoded and decoded.
 pub trait Body: EncodeBody + DecodeBody {}
 
 impl<T: EncodeBody + DecodeBody> Body for T {}
@@ -46,7 +46,7 @@ impl<T: Serialize + ?Sized> EncodeBody for T {
 impl<T: DeserializeOwned> DecodeBody for T {
     fn decode_body(format: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
         if body.is_empty() {
-            // Types without a `null` may have a value that is empty in this format.
+            // Types that do not accept `null` may have an empty value in this format.
             let null = json::decode(b"null");
             return match format {
                 Format::Plain | Format::Form | Format::Own(_) if null.is_err() => {
@@ -78,7 +78,8 @@ fn decode<T: DeserializeOwned>(format: Format<'_>, body: &[u8]) -> Result<T, Bod
     }
 }
 
-/// The bytes of a body as they are, whatever the codec says: for what is passed on unread, or was encoded before.
+/// The bytes of a body, unchanged, for any codec. Use it to forward a body without decoding it, or to send one that was
+/// encoded before.
 ///
 /// ```
 /// use epicycle::rpc::wire::{Codec, Codecs, Raw};
@@ -104,7 +105,7 @@ impl DecodeBody for Raw {
     }
 }
 
-/// A type that both serde and prost know: protobuf goes by prost, every other codec by serde.
+/// A type that both serde and prost support: prost encodes it as protobuf, and serde for every other codec.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Dual<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! Body codecs: bytes of a value, and a value of bytes.
+//! Body codecs: they encode values into bytes, and decode bytes into values.
 
 mod body;
 pub(super) mod form;
@@ -15,7 +15,7 @@ use crate::error::error_messages;
 pub use self::body::{Body, DecodeBody, Dual, EncodeBody, Raw};
 pub use self::protobuf::Pb;
 
-/// The id of a body codec, as it stands in messages.
+/// The id of a body codec in messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Codec(pub u8);
 
@@ -26,34 +26,34 @@ impl Codec {
     pub const JSON: Codec = Codec(b'j');
     /// Protobuf, `p`: for [`Pb`].
     pub const PROTOBUF: Codec = Codec(b'p');
-    /// One string, number or truth value as text, `s`.
+    /// One string, number or boolean as text, `s`.
     pub const PLAIN: Codec = Codec(b's');
     /// `application/x-www-form-urlencoded`, `f`.
     pub const FORM: Codec = Codec(b'f');
 }
 
-/// How the body of a message is encoded: what a [`Codec`] stands for, found in [`Codecs`].
+/// The format of a message's body: the meaning of a [`Codec`], found in [`Codecs`].
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub enum Format<'a> {
-    /// The message says that it has no body.
+    /// The message has no body.
     None,
     /// JSON.
     Json,
     /// Protobuf.
     Protobuf,
-    /// One string, number or truth value as text, as Go prints it.
+    /// One string, number or boolean as text, as Go prints it.
     Plain,
-    /// `application/x-www-form-urlencoded`. Lists are keys that repeat.
+    /// `application/x-www-form-urlencoded`. A list is a repeated key.
     Form,
-    /// A codec of the user's.
+    /// A custom codec.
     Own(&'a dyn BodyCodec),
-    /// Nobody knows a codec of this id.
+    /// No codec with this id is registered.
     Unknown(u8),
 }
 
 impl Format<'_> {
-    /// Its name; `none` and `unknown` where there is no codec.
+    /// Returns the codec's name. Returns `none` or `unknown` if there is no codec.
     pub fn name(&self) -> &str {
         match self {
             Format::None => "none",
@@ -73,7 +73,7 @@ impl fmt::Debug for Format<'_> {
     }
 }
 
-/// A body codec of one's own, for all types that serde knows.
+/// A custom body codec, for all types that serde supports.
 ///
 /// # Examples
 ///
@@ -109,17 +109,17 @@ impl fmt::Debug for Format<'_> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait BodyCodec: Send + Sync + 'static {
-    /// Its id in messages. Not 0.
+    /// Returns the codec's id in messages. It must not be 0.
     fn id(&self) -> Codec;
 
-    /// Its name, for configuration and logs.
+    /// Returns the codec's name, for configuration and logs.
     fn name(&self) -> &str;
 
     /// Appends an encoded value.
     ///
     /// # Errors
     ///
-    /// [`BodyError::encode`] when the codec has no such value.
+    /// Returns [`BodyError::encode`] if the codec cannot encode the value.
     fn encode(
         &self,
         value: &dyn erased_serde::Serialize,
@@ -130,15 +130,15 @@ pub trait BodyCodec: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`BodyError::decode`] when the body is no such value.
+    /// Returns [`BodyError::decode`] if the body does not encode such a value.
     fn decode(&self, body: &[u8], visit: Visit<'_>) -> Result<(), BodyError>;
 }
 
-/// Takes a value out of a deserializer.
+/// Reads a value from a deserializer.
 pub type Visit<'v> =
     &'v mut dyn FnMut(&mut dyn erased_serde::Deserializer<'_>) -> Result<(), erased_serde::Error>;
 
-/// The body codecs that a peer knows, by id and by name.
+/// The body codecs of a peer, by id and by name.
 #[derive(Clone, Default)]
 pub struct Codecs {
     own: Vec<Arc<dyn BodyCodec>>,
@@ -152,7 +152,7 @@ const BUILT_IN: [(Codec, Format<'static>); 4] = [
 ];
 
 impl Codecs {
-    /// JSON, protobuf, plain and form.
+    /// Returns a registry with JSON, protobuf, plain and form.
     pub fn standard() -> Self {
         Self::default()
     }
@@ -161,7 +161,7 @@ impl Codecs {
     ///
     /// # Errors
     ///
-    /// [`RegistryError`] when there is one of that id or name already, or the id is 0.
+    /// Returns a [`RegistryError`] if a codec with this id or name is registered, or if the id is 0.
     pub fn register(&mut self, codec: impl BodyCodec) -> Result<(), RegistryError> {
         let (id, name) = (codec.id(), codec.name());
         let refused = name.to_owned();
@@ -187,7 +187,7 @@ impl Codecs {
         Ok(())
     }
 
-    /// What an id stands for.
+    /// Returns the format of an id.
     pub fn format(&self, codec: Codec) -> Format<'_> {
         match codec {
             Codec::NONE => Format::None,
@@ -202,12 +202,12 @@ impl Codecs {
         }
     }
 
-    /// Whether a body can be in that codec. [`Codec::NONE`] is not one.
+    /// Returns true if a body can be in that codec. Returns false for [`Codec::NONE`].
     pub fn knows(&self, codec: Codec) -> bool {
         !matches!(self.format(codec), Format::None | Format::Unknown(_))
     }
 
-    /// The id of the codec that has a name.
+    /// Returns the id of the codec with this name.
     pub fn by_name(&self, name: &str) -> Option<Codec> {
         let built_in = BUILT_IN.iter().find(|(_, format)| format.name() == name);
         let own = || self.own.iter().find(|codec| codec.name() == name);
@@ -216,11 +216,12 @@ impl Codecs {
             .or_else(|| own().map(|codec| codec.id()))
     }
 
-    /// Appends a value, encoded in a codec by its id.
+    /// Encodes a value with the codec of this id, and appends it.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the codec is unknown or has no such value. `out` may have a part of it then.
+    /// Returns a [`BodyError`] if the codec is unknown or cannot encode the value. `out` may then contain a part of the
+    /// value.
     pub fn marshal<T: EncodeBody + ?Sized>(
         &self,
         codec: Codec,
@@ -230,19 +231,19 @@ impl Codecs {
         value.encode_body(self.format(codec), out)
     }
 
-    /// Decodes a value, in a codec by its id.
+    /// Decodes a value with the codec of this id.
     ///
-    /// An empty body reads as JSON's `null` where the type has that, whatever the codec.
+    /// With any codec, an empty body decodes as JSON's `null`, if the type accepts that.
     ///
     /// # Errors
     ///
-    /// [`BodyError`] when the codec is unknown or the body is no such value.
+    /// Returns a [`BodyError`] if the codec is unknown, or the body does not encode such a value.
     pub fn unmarshal<T: DecodeBody>(&self, codec: Codec, body: &[u8]) -> Result<T, BodyError> {
         T::decode_body(self.format(codec), body)
     }
 
-    /// The codec of the reply to a call: the handler's choice, else the one that the caller accepts, if it is known,
-    /// else the call's own, else the default.
+    /// Returns the codec for the reply to a call: the handler's choice; else the codec that the caller accepts, if it
+    /// is registered; else the codec of the call; else the default.
     pub fn for_reply(&self, call: &Message<'_>, chosen: Option<Codec>, default: Codec) -> Codec {
         let accepted = || {
             let id = call.meta.get_str(Meta::ACCEPT_BODY_CODEC)?.parse().ok()?;
@@ -261,40 +262,40 @@ impl fmt::Debug for Codecs {
     }
 }
 
-/// Why a value has no body, or a body is no such value. A call with such a body is answered with 400, and the text of this
-/// as the reason.
+/// The reason why a value cannot be encoded, or a body cannot be decoded. A call with such a body is answered with 400,
+/// and this text is the reason.
 #[non_exhaustive]
 pub enum BodyError {
-    /// The body is in a codec that is not known here, or in none.
+    /// The body has a codec that is not registered here, or none.
     UnsupportedCodec {
         /// The codec's id.
         id: u8,
     },
-    /// The codec has no values of this type at all.
+    /// The codec does not support this type at all.
     UnsupportedType {
         /// The codec's name.
         codec: String,
-        /// What type it is, and what to do about it.
+        /// The kind of type, and the remedy.
         what: &'static str,
     },
     /// The value cannot be encoded.
     Encode {
         /// The codec's name.
         codec: String,
-        /// What the codec says.
+        /// The error of the codec.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The body is no such value.
+    /// The body does not encode such a value.
     Decode {
         /// The codec's name.
         codec: String,
-        /// What the codec says.
+        /// The error of the codec.
         error: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl BodyError {
-    /// A value that a codec cannot encode.
+    /// Returns the error of a value that a codec cannot encode.
     pub fn encode(codec: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         BodyError::Encode {
             codec: codec.to_owned(),
@@ -302,7 +303,7 @@ impl BodyError {
         }
     }
 
-    /// A body that a codec cannot decode.
+    /// Returns the error of a body that a codec cannot decode.
     pub fn decode(codec: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         BodyError::Decode {
             codec: codec.to_owned(),
@@ -313,7 +314,7 @@ impl BodyError {
 
 error_messages! {
     BodyError {
-        // As Teleport says it, so that its clients find what they look for.
+        // Teleport's text, which its clients may look for.
         BodyError::UnsupportedCodec { id } => "unsupported codec id: {id}",
         BodyError::UnsupportedType { codec, what } => "{codec}: {what}",
         BodyError::Encode { codec, error } | BodyError::Decode { codec, error } => "{codec}: {error}",

@@ -22,11 +22,11 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BodyError> {
     T::deserialize(Text(body)).map_err(|error| BodyError::decode("plain", error))
 }
 
-const NO_FORM: &str = "only strings, bytes, numbers and truth values have a plain form";
+const NO_FORM: &str = "only strings, bytes, numbers and booleans have a plain form";
 
 struct Plain<'a> {
     out: &'a mut Vec<u8>,
-    /// The value is an element of a list. Only bytes may be that: serde sees a `Vec<u8>` as a list of them.
+    /// True for an element of a list. Only bytes may be elements, since serde treats a `Vec<u8>` as a list of them.
     bytewise: bool,
 }
 
@@ -43,7 +43,7 @@ impl Plain<'_> {
         match float {
             f64::INFINITY => self.put("+Inf"),
             f64::NEG_INFINITY => self.put("-Inf"),
-            // The shortest digits that read back as the same, without an exponent: Go's format `f`.
+            // The shortest digits that parse to the same number, without an exponent: Go's format `f`.
             _ => self.put(text),
         }
     }
@@ -229,7 +229,7 @@ impl SerializeTuple for Plain<'_> {
     }
 }
 
-/// A body that is one value.
+/// A body that contains one value.
 struct Text<'de>(&'de [u8]);
 
 impl<'de> Text<'de> {
@@ -243,7 +243,7 @@ impl<'de> Text<'de> {
     fn parse<T: std::str::FromStr>(&self, what: &str) -> Result<T, Error> {
         match self.str()?.parse() {
             Ok(value) => Ok(value),
-            // The peer knows what it sent; a log need not have all of it.
+            // The text itself is omitted: the peer knows what it sent, and a log need not contain it.
             Err(_) => error(format_args!("the text is not {what}")),
         }
     }
@@ -252,7 +252,7 @@ impl<'de> Text<'de> {
         match self.0 {
             b"1" | b"t" | b"T" | b"true" | b"TRUE" | b"True" => Ok(true),
             b"0" | b"f" | b"F" | b"false" | b"FALSE" | b"False" => Ok(false),
-            _ => error("the text is not a truth value"),
+            _ => error("the text is not a boolean"),
         }
     }
 }
@@ -310,7 +310,7 @@ impl<'de> Deserializer<'de> for Text<'de> {
         if self.0.is_empty() {
             return visitor.visit_unit();
         }
-        error("there is a text where nothing is expected")
+        error("the body has text, but no value is expected")
     }
 
     fn deserialize_unit_struct<V: Visitor<'de>>(
@@ -393,7 +393,7 @@ impl<'de> SeqAccess<'de> for Bytewise<'de> {
     }
 }
 
-/// An element of a `Vec<u8>`. A list of anything else finds no such elements here.
+/// An element of a `Vec<u8>`. A list of any other type cannot be decoded from such elements.
 struct Byte(u8);
 
 impl<'de> Deserializer<'de> for Byte {

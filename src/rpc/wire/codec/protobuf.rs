@@ -3,7 +3,7 @@ use serde::de::DeserializeOwned;
 
 use super::{BodyError, DecodeBody, EncodeBody, Format};
 
-/// A protobuf message of prost's, as a body. Its codec is [`Codec::PROTOBUF`](super::Codec::PROTOBUF).
+/// A protobuf message of prost, as a body. Its codec is [`Codec::PROTOBUF`](super::Codec::PROTOBUF).
 ///
 /// ```
 /// use epicycle::rpc::wire::{Codec, Codecs, Pb};
@@ -21,7 +21,7 @@ pub struct Pb<T>(pub T);
 
 const OTHER_CODEC: &str = "a protobuf message has no form in this codec; use protobuf, or `Dual` for a type that serde knows too";
 const NO_MESSAGE: &str =
-    "the type is no protobuf message; wrap one in `Pb`, or use a codec that serde types have";
+    "the type is not a protobuf message; wrap one in `Pb`, or use a codec that serde types have";
 
 impl<T: prost::Message> EncodeBody for Pb<T> {
     fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
@@ -63,7 +63,7 @@ pub(super) fn decode<T: prost::Message + Default>(body: &[u8]) -> Result<T, Body
     T::decode(body).map_err(|error| BodyError::decode("protobuf", error))
 }
 
-/// Of the types that are no protobuf messages, those that have JSON's `null` are encoded: as an empty message.
+/// Encodes a type that is not a protobuf message but accepts JSON's `null`: as an empty message.
 pub(super) fn encode_unit<T: Serialize + ?Sized>(value: &T) -> Result<(), BodyError> {
     match serde_json::to_vec(value) {
         Ok(json) if json == b"null" => Ok(()),
@@ -71,7 +71,7 @@ pub(super) fn encode_unit<T: Serialize + ?Sized>(value: &T) -> Result<(), BodyEr
     }
 }
 
-/// Nothing is read of a message that is to be a `()`: all its fields are unknown.
+/// Decodes a message as `()`: all its fields are unknown, so nothing is read.
 pub(super) fn decode_unit<T: DeserializeOwned>() -> Result<T, BodyError> {
     serde_json::from_slice(b"null").map_err(|_| unsupported("protobuf", NO_MESSAGE))
 }

@@ -7,10 +7,10 @@ use flate2::{Compression, Crc, Decompress, FlushDecompress, Status};
 
 use super::{Filter, FilterError};
 
-/// Compresses by gzip (RFC 1952). Its id is `g`, unless it is given another.
+/// Compression with gzip (RFC 1952). The default id is `g`.
 ///
-/// Teleport flushes its stream and does not finish it, so what it sends ends without a checksum; such a stream is
-/// accepted. What is written here is complete. One member is read; bytes behind it are refused.
+/// Teleport flushes its stream without finishing it, so its output ends without a checksum. Such a stream is accepted.
+/// This filter writes complete streams. It reads one member, and refuses bytes behind it.
 #[derive(Clone, Debug)]
 pub struct Gzip {
     id: u8,
@@ -18,16 +18,16 @@ pub struct Gzip {
     level: Compression,
 }
 
-/// What Teleport's stream ends with: an empty stored block, by which a compressor flushes.
+/// The end of Teleport's stream: an empty stored block, which a compressor writes on a flush.
 const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
 
 impl Gzip {
-    /// With a compression level of 0, none, to 9, the best. The default is 6.
+    /// Returns a filter with a compression level from 0, none, to 9, the best. The default is 6.
     pub fn with_level(level: u32) -> Self {
         Self::named(b'g', "gzip", level)
     }
 
-    /// With an id and a name of one's own, as several levels side by side need them.
+    /// Returns a filter with a custom id and name, to register several levels.
     pub fn named(id: u8, name: impl Into<String>, level: u32) -> Self {
         Self {
             id,
@@ -59,28 +59,28 @@ impl Filter for Gzip {
     }
 
     fn unpack<'a>(&self, bytes: Cow<'a, [u8]>, max: usize) -> Result<Cow<'a, [u8]>, FilterError> {
-        // Only the header is read by it: how the stream ends, and where, the decoder would not tell.
+        // This decoder reads only the header: it does not report how and where the stream ends.
         let header = GzDecoder::new(&bytes[..]);
         if header.header().is_none() {
-            return corrupt("no gzip header");
+            return corrupt("the bytes do not begin with a gzip header");
         }
         let deflated = header.into_inner();
         let (inflated, rest) = inflate(deflated, max)?;
         match rest {
             Some(trailer) => check(&inflated, trailer)?,
             None if deflated.ends_with(&FLUSHED) => {}
-            None => return corrupt("a gzip stream that is cut off"),
+            None => return corrupt("the gzip stream is truncated"),
         }
         Ok(Cow::Owned(inflated))
     }
 }
 
-/// Inflates to at most `max` bytes. What is behind the stream's end is told, if it has an end.
+/// Inflates to at most `max` bytes. Also returns the bytes behind the stream's end, if it has an end.
 fn inflate(deflated: &[u8], max: usize) -> Result<(Vec<u8>, Option<&[u8]>), FilterError> {
     let mut state = Decompress::new(false);
     let mut inflated = Vec::with_capacity(max.min(4 * deflated.len()));
     loop {
-        // One byte more than is allowed shows that there is more.
+        // One byte more than allowed shows that there is more.
         if inflated.len() == inflated.capacity() {
             let room = (max + 1).saturating_sub(inflated.len());
             inflated.reserve_exact(room.min(inflated.len().max(512)));
@@ -90,7 +90,7 @@ fn inflate(deflated: &[u8], max: usize) -> Result<(Vec<u8>, Option<&[u8]>), Filt
         let status = state
             .decompress_vec(rest, &mut inflated, FlushDecompress::None)
             .map_err(|_| FilterError::Corrupt {
-                what: "compressed data that cannot be decompressed",
+                what: "the compressed data is invalid",
             })?;
         if inflated.len() > max {
             return Err(FilterError::TooLong { max });
@@ -105,19 +105,19 @@ fn inflate(deflated: &[u8], max: usize) -> Result<(Vec<u8>, Option<&[u8]>), Filt
     }
 }
 
-/// Holds the checksum and the length that end a stream against what came out of it, as far as they are there.
+/// Compares the checksum and the length at the end of a stream with its output, as far as they are present.
 fn check(inflated: &[u8], trailer: &[u8]) -> Result<(), FilterError> {
     let mut crc = Crc::new();
     crc.update(inflated);
     let mut due = [0; 8];
     due[..4].copy_from_slice(&crc.sum().to_le_bytes());
-    // The length counts modulo 2^32.
+    // The length is modulo 2^32.
     due[4..].copy_from_slice(&(inflated.len() as u32).to_le_bytes());
     if trailer.len() > due.len() {
-        return corrupt("bytes behind the end of a gzip stream");
+        return corrupt("there are bytes behind the end of the gzip stream");
     }
     if !due.starts_with(trailer) {
-        return corrupt("the checksum of a gzip stream is wrong");
+        return corrupt("the checksum of the gzip stream is wrong");
     }
     Ok(())
 }

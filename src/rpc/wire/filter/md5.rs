@@ -4,9 +4,9 @@ use md5::{Digest, Md5 as Hasher};
 
 use super::{Filter, FilterError};
 
-/// Appends the MD5 digest of the bytes, 16 bytes long, and checks it on receipt. Its id is `m`.
+/// Appends the MD5 digest of the bytes, which has 16 bytes, and checks it on receipt. Its id is `m`.
 ///
-/// It finds damage, not forgery: whoever can change a message can change its digest.
+/// It detects damage, not forgery: anyone who can change a message can also change its digest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Md5;
 
@@ -31,7 +31,7 @@ impl Filter for Md5 {
     fn unpack<'a>(&self, bytes: Cow<'a, [u8]>, max: usize) -> Result<Cow<'a, [u8]>, FilterError> {
         let Some((content, digest)) = bytes.split_last_chunk::<DIGEST>() else {
             return Err(FilterError::Corrupt {
-                what: "less than a digest",
+                what: "there are fewer bytes than a digest has",
             });
         };
         if content.len() > max {
@@ -39,7 +39,7 @@ impl Filter for Md5 {
         }
         if Hasher::digest(content)[..] != digest[..] {
             return Err(FilterError::Corrupt {
-                what: "the digest is of other bytes",
+                what: "the digest does not match the bytes",
             });
         }
         let len = content.len();

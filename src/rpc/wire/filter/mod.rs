@@ -1,4 +1,4 @@
-//! Filters wrap a message on its way: compression, checksums.
+//! Filters, which wrap a message on the wire: compression, checksums.
 
 mod gzip;
 mod md5;
@@ -14,7 +14,7 @@ use crate::error::error_messages;
 pub use self::gzip::Gzip;
 pub use self::md5::Md5;
 
-/// Wraps the bytes of a message, and unwraps them again.
+/// Wraps and unwraps the bytes of a message.
 ///
 /// # Examples
 ///
@@ -43,41 +43,41 @@ pub use self::md5::Md5;
 /// # Ok::<(), epicycle::rpc::wire::RegistryError>(())
 /// ```
 pub trait Filter: Send + Sync + 'static {
-    /// The byte that stands for it in messages. Both sides must give it the same meaning.
+    /// Returns the byte that identifies the filter in messages. Both sides must give it the same meaning.
     fn id(&self) -> u8;
 
-    /// Its name, for configuration and logs.
+    /// Returns the filter's name, for configuration and logs.
     fn name(&self) -> &str;
 
     /// Wraps `bytes`.
     ///
     /// # Errors
     ///
-    /// A [`FilterError`] when they cannot be wrapped. The message is not sent then.
+    /// Returns a [`FilterError`] if they cannot be wrapped. The message is then not sent.
     fn pack(&self, bytes: Cow<'_, [u8]>) -> Result<Vec<u8>, FilterError>;
 
     /// Unwraps `bytes` to at most `max` bytes.
     ///
-    /// The peer chooses what comes in, so the bound must be held against what comes out while it comes.
+    /// The peer chooses the input, so the implementation must check the limit while it produces output.
     ///
     /// # Errors
     ///
-    /// A [`FilterError`] when they are not what [`pack`](Self::pack) makes, or more than `max` come out. The connection
-    /// is closed then.
+    /// Returns a [`FilterError`] if the input is not the output of [`pack`](Self::pack), or if the result is longer
+    /// than `max`. The connection then closes.
     fn unpack<'a>(&self, bytes: Cow<'a, [u8]>, max: usize) -> Result<Cow<'a, [u8]>, FilterError>;
 }
 
-/// Why a filter cannot be applied or undone.
+/// The reason why a filter cannot be applied or undone.
 #[non_exhaustive]
 pub enum FilterError {
-    /// It unpacks to more than is allowed.
+    /// The unpacked bytes exceed the limit.
     TooLong {
-        /// The most allowed, in bytes.
+        /// The maximum length in bytes.
         max: usize,
     },
-    /// The bytes are not what the filter makes.
+    /// The bytes are not the output of the filter.
     Corrupt {
-        /// What is wrong with them.
+        /// The fault.
         what: &'static str,
     },
     /// An error of a filter outside this crate.
@@ -95,19 +95,19 @@ error_messages! {
     }
 }
 
-/// The filters that a peer knows, by id and by name.
+/// The filters of a peer, by id and by name.
 #[derive(Clone, Default)]
 pub struct Filters {
     known: Vec<Arc<dyn Filter>>,
 }
 
 impl Filters {
-    /// None.
+    /// Returns an empty registry.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// [`Gzip`] (`g`) and [`Md5`] (`m`).
+    /// Returns a registry with [`Gzip`] (`g`) and [`Md5`] (`m`).
     pub fn standard() -> Self {
         Self {
             known: vec![Arc::new(Gzip::default()), Arc::new(Md5)],
@@ -118,7 +118,7 @@ impl Filters {
     ///
     /// # Errors
     ///
-    /// [`RegistryError`] when there is one of that id or name already.
+    /// Returns a [`RegistryError`] if a filter with this id or name is registered.
     pub fn register(&mut self, filter: impl Filter) -> Result<(), RegistryError> {
         if let Some(registered) = self.get(filter.id()) {
             return Err(RegistryError::DuplicateId {
@@ -138,17 +138,17 @@ impl Filters {
         Ok(())
     }
 
-    /// The filter of an id.
+    /// Returns the filter with this id.
     pub fn get(&self, id: u8) -> Option<&dyn Filter> {
         self.iter().find(|filter| filter.id() == id)
     }
 
-    /// The filter of a name.
+    /// Returns the filter with this name.
     pub fn by_name(&self, name: &str) -> Option<&dyn Filter> {
         self.iter().find(|filter| filter.name() == name)
     }
 
-    /// All filters, in the order in which they were added.
+    /// Returns all filters, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &dyn Filter> {
         self.known.iter().map(|filter| &**filter)
     }
@@ -169,7 +169,7 @@ impl fmt::Debug for Filters {
     }
 }
 
-/// The filters of one message, by their ids, the outermost first.
+/// The filters of one message, by their ids, outermost first.
 ///
 /// # Examples
 ///
@@ -181,7 +181,7 @@ impl fmt::Debug for Filters {
 /// pipe.append(b"gm", &filters)?;
 /// assert_eq!(pipe.names(&filters).collect::<Vec<_>>(), ["gzip", "md5"]);
 ///
-/// // The checksum is of what is then compressed.
+/// // The checksum is appended first, then the result is compressed.
 /// let packed = pipe.pack(b"hello"[..].into(), &filters)?;
 /// assert_eq!(packed[..2], [0x1f, 0x8b]);
 /// assert_eq!(*pipe.unpack(packed, &filters, 100)?, *b"hello");
@@ -193,10 +193,10 @@ pub struct FilterPipe<'a> {
 }
 
 impl<'a> FilterPipe<'a> {
-    /// The most filters that a message can have.
+    /// The maximum number of filters of a message.
     pub const MAX: usize = u8::MAX as usize;
 
-    /// The filters of these ids, which need not be known: that shows when the message is packed.
+    /// Returns a pipe of these ids. Unknown ids are detected when the message is packed.
     pub fn from_ids(ids: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         Self {
             ids: Cow::Borrowed(ids.as_ref()),
@@ -209,12 +209,12 @@ impl<'a> FilterPipe<'a> {
         }
     }
 
-    /// Adds filters, inside those that are there.
+    /// Adds filters inside the existing ones.
     ///
     /// # Errors
     ///
-    /// [`WireError::UnknownFilter`] when one is not known, and [`WireError::TooManyFilters`] when there would be more
-    /// than [`MAX`](Self::MAX). Nothing is added then.
+    /// Returns [`WireError::UnknownFilter`] if one is unknown, and [`WireError::TooManyFilters`] if there would be more
+    /// than [`MAX`](Self::MAX). Nothing is then added.
     pub fn append(&mut self, ids: &[u8], filters: &Filters) -> Result<(), WireError> {
         for &id in ids {
             filters.require(id)?;
@@ -232,11 +232,11 @@ impl<'a> FilterPipe<'a> {
         Ok(())
     }
 
-    /// Adds the filters of another one, inside those that are there.
+    /// Adds the filters of `other` inside the existing ones.
     ///
     /// # Errors
     ///
-    /// As of [`append`](Self::append).
+    /// The same as for [`append`](Self::append).
     pub fn append_from(
         &mut self,
         other: &FilterPipe<'_>,
@@ -245,23 +245,23 @@ impl<'a> FilterPipe<'a> {
         self.append(other.ids(), filters)
     }
 
-    /// The ids, the outermost first.
+    /// Returns the ids, outermost first.
     pub fn ids(&self) -> &[u8] {
         &self.ids
     }
 
-    /// The names, the outermost first; `?` for one that is not known.
+    /// Returns the names, outermost first. An unknown filter has the name `?`.
     pub fn names<'b>(&'b self, filters: &'b Filters) -> impl Iterator<Item = &'b str> {
         let name = |id: &u8| filters.get(*id).map_or("?", Filter::name);
         self.ids.iter().map(name)
     }
 
-    /// How many filters there are.
+    /// Returns the number of filters.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there is none.
+    /// Returns true if there are no filters.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -271,11 +271,11 @@ impl<'a> FilterPipe<'a> {
         clear(&mut self.ids);
     }
 
-    /// Wraps bytes in all filters, the last one first. Without filters it is the bytes themselves.
+    /// Wraps bytes in all filters, the last one first. Without filters it returns the bytes unchanged.
     ///
     /// # Errors
     ///
-    /// [`WireError`] when a filter is not known, or cannot be applied.
+    /// Returns a [`WireError`] if a filter is unknown or cannot be applied.
     pub fn pack<'b>(
         &self,
         bytes: Cow<'b, [u8]>,
@@ -293,7 +293,7 @@ impl<'a> FilterPipe<'a> {
     ///
     /// # Errors
     ///
-    /// [`WireError`] when a filter is not known, or the bytes are not what it makes.
+    /// Returns a [`WireError`] if a filter is unknown, or the bytes are not its output.
     pub fn unpack<'b>(
         &self,
         bytes: Cow<'b, [u8]>,
@@ -309,12 +309,12 @@ impl<'a> FilterPipe<'a> {
         })
     }
 
-    /// A copy that borrows this one.
+    /// Returns a copy that borrows this one.
     pub fn reborrow(&self) -> FilterPipe<'_> {
         FilterPipe::from_ids(&self.ids)
     }
 
-    /// The same, without a borrow.
+    /// Returns an owned copy.
     pub fn into_owned(self) -> FilterPipe<'static> {
         FilterPipe::from_owned(self.ids.into_owned())
     }

@@ -14,14 +14,14 @@ use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, Wi
 /// u32 size | u8 n | n filter ids | {"seq":"..","mtype":1,"uri":"..","meta":"..","body_codec":106,"body":".."}
 /// ```
 ///
-/// The size does not count its own 4 bytes; the filters wrap the JSON. In a WebSocket, the JSON is the message, with
-/// `,"xfer_pipe":[103]` last, and the filters wrap the body alone.
+/// The size does not count its own 4 bytes. The filters wrap the JSON. In a WebSocket, the JSON is the whole message,
+/// with `,"xfer_pipe":[103]` at its end, and the filters wrap only the body.
 ///
-/// # Bodies that are not text, and JSON that is none
+/// # Bodies that are not text, and messages that are not JSON
 ///
-/// Strings are bytes: what is not UTF-8 goes over the wire as it is. Teleport escapes only `"` in a body, so what it
-/// writes is no JSON when there is a backslash in the body. Such a message is read as it was meant. It cannot be told
-/// from JSON where what follows each backslash happens to make it an escape.
+/// Strings are bytes: bytes that are not UTF-8 are sent unchanged. Teleport escapes only `"` in a body, so its output
+/// is not JSON if the body contains a backslash. Such a message is read as its sender meant it, unless every backslash
+/// happens to form a valid escape; then it cannot be told from JSON.
 #[derive(Clone, Debug)]
 pub struct JsonProtocol {
     dialect: Dialect,
@@ -35,7 +35,7 @@ pub(super) const FRAMING: Framing = Framing {
 };
 
 impl JsonProtocol {
-    /// For a peer whose dialect is known. Messages of either are read.
+    /// Returns a protocol for a peer whose dialect is known. Messages of both dialects are accepted.
     pub fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -44,8 +44,8 @@ impl JsonProtocol {
         }
     }
 
-    /// For a listener: the dialect is that of the first message that comes, so one port serves both. Until then it is
-    /// v4.1.
+    /// Returns a protocol for a listener. It takes the dialect of the first message, so that one port serves both.
+    /// Until then it uses v4.1.
     pub fn detect() -> Self {
         Self {
             detects: true,
@@ -53,7 +53,8 @@ impl JsonProtocol {
         }
     }
 
-    /// The same inside a WebSocket, where each message is one of the WebSocket's.
+    /// Returns the protocol for use inside a WebSocket, where each message is a WebSocket message.
+    #[must_use]
     pub fn in_websocket(self) -> Self {
         Self {
             websocket: true,
@@ -90,7 +91,7 @@ impl JsonProtocol {
         json
     }
 
-    /// A message of its JSON, with the filters that a WebSocket's has.
+    /// Builds a message from its JSON, with the filters of a WebSocket message.
     fn read<'a>(
         &mut self,
         json: Cow<'a, [u8]>,
@@ -104,7 +105,7 @@ impl JsonProtocol {
         let (number, dialect) = match (parsed.mtype, parsed.ptype) {
             (Some(number), _) => (number, Dialect::V4_1),
             (None, Some(number)) => (number, Dialect::V4_0),
-            (None, None) => return Err(malformed("it has neither mtype nor ptype")),
+            (None, None) => return Err(malformed("it has neither an mtype nor a ptype")),
         };
         let kind = u8::try_from(number).ok().and_then(Kind::from_number);
         let kind = kind.ok_or(WireError::UnknownKind { kind: number })?;
@@ -180,7 +181,7 @@ impl Protocol for JsonProtocol {
     ) -> Result<(), WireError> {
         let parts = [&message.seq, &message.uri, &message.body];
         let lengths: usize = parts.iter().map(|part| part.len()).sum();
-        // The names, and room for the quotes of a body that is JSON too.
+        // Room for the names, and for the escaped quotes of a JSON body.
         let capacity = 96 + lengths + lengths / 8 + message.meta.encoded().len();
         if self.websocket {
             sendable(&message.filters)?;
@@ -202,7 +203,7 @@ fn malformed(what: impl Into<String>) -> WireError {
     }
 }
 
-/// Appends what stands for `bytes` between the quotes of a JSON string. Bytes that are not ASCII stay as they are.
+/// Appends `bytes` as the contents of a JSON string. Bytes beyond ASCII are not changed.
 fn escape(bytes: &[u8], json: &mut Vec<u8>) {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
@@ -223,7 +224,7 @@ fn escape(bytes: &[u8], json: &mut Vec<u8>) {
     json.extend_from_slice(rest);
 }
 
-/// The bytes that do not stand for themselves in a JSON string.
+/// The bytes that must be escaped in a JSON string.
 const ESCAPED: [bool; 256] = {
     let mut escaped = [false; 256];
     let mut control = 0;
@@ -236,7 +237,7 @@ const ESCAPED: [bool; 256] = {
     escaped
 };
 
-/// What the JSON of a message says. Other keys are ignored, and what is left out is empty.
+/// The contents of a message's JSON. Other keys are ignored; missing ones are empty.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Envelope<'a> {
@@ -265,9 +266,9 @@ impl<'a> Envelope<'a> {
         })
     }
 
-    /// What Teleport wrote of a body that it did not escape, but for its quotes.
+    /// Reads a message of Teleport whose body has only its quotes escaped.
     ///
-    /// Everything in front of the body is JSON, so the quotes of its key are the first of that form.
+    /// Everything before the body is valid JSON, so the first occurrence of the quoted body key is the key itself.
     fn read_unescaped(json: &'a [u8], websocket: bool) -> Option<Self> {
         const KEY: &[u8] = br#","body":""#;
         const PIPE: &[u8] = br#"","xfer_pipe":"#;
@@ -280,7 +281,7 @@ impl<'a> Envelope<'a> {
         } else {
             (rest.strip_suffix(br#""}"#)?, Vec::new())
         };
-        // Only what is copied can have its brace closed.
+        // The closing brace can only be appended to a copy.
         let head = [head, b"}"].concat();
         let mut envelope = serde_json::from_slice::<Envelope<'_>>(&head)
             .ok()?
@@ -290,7 +291,7 @@ impl<'a> Envelope<'a> {
         Some(envelope)
     }
 
-    /// The same, without a borrow.
+    /// Returns an owned copy.
     fn into_owned<'b>(self) -> Envelope<'b> {
         let owned = |text: Text<'_>| Text(Cow::Owned(text.0.into_owned()));
         Envelope {
@@ -306,7 +307,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Undoes `\"`, and nothing else.
+/// Unescapes `\"`, and nothing else.
 fn unescape_quotes(body: &[u8]) -> Cow<'_, [u8]> {
     let mut quotes = memchr::memmem::find_iter(body, br#"\""#).peekable();
     if quotes.peek().is_none() {
@@ -324,7 +325,7 @@ fn unescape_quotes(body: &[u8]) -> Cow<'_, [u8]> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Strings that are asked for as bytes are not checked to be UTF-8.
+        // serde_json does not require UTF-8 of a string that is requested as bytes.
         deserializer.deserialize_bytes(TextVisitor)
     }
 }

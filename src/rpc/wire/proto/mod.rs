@@ -1,4 +1,5 @@
-//! Protocols frame messages: bytes of a stream, or of a WebSocket message, become a [`Message`] and the other way round.
+//! Protocols, which frame messages: they decode the bytes of a stream or of a WebSocket message into a [`Message`], and
+//! encode it.
 
 mod json;
 mod pb;
@@ -12,7 +13,7 @@ pub use self::json::JsonProtocol;
 pub use self::pb::PbProtocol;
 pub use self::raw::RawProtocol;
 
-/// Which of two versions of Teleport the peer speaks.
+/// The version of Teleport that the peer uses.
 ///
 /// | | v4.0.0 | v4.1 |
 /// |---|---|---|
@@ -23,33 +24,34 @@ pub use self::raw::RawProtocol;
 /// | reason of a bad URI | invalid URI for packet | invalid URI for message |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dialect {
-    /// That of v4.0.0.
+    /// The dialect of v4.0.0.
     V4_0,
-    /// That of v4.1.
+    /// The dialect of v4.1.
     #[default]
     V4_1,
 }
 
 impl Dialect {
-    /// Whether a REPLY has the URI of its CALL. A call whose URI cannot be read gets an empty one in both dialects.
+    /// Returns true if a REPLY has the URI of its CALL. The reply to a call with an invalid URI has an empty one in
+    /// both dialects.
     pub fn echoes_uri(self) -> bool {
         self == Dialect::V4_0
     }
 }
 
-/// What a peer may send. Each limit is checked before memory is taken for what is beyond it.
+/// Limits on the messages of a peer. Each is checked before memory is allocated for what exceeds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The longest message, in bytes: all of it on the wire, and once more what each of its filters unpacks to.
-    /// Default: 16 MiB.
+    /// The maximum length of a message in bytes. It applies to the whole message on the wire, and to the output of each
+    /// of its filters. Default: 16 MiB.
     ///
-    /// A connection holds at most that much of an unfinished message. While filters are undone, what goes into one and
-    /// what comes out of it exist at once, so that a message takes up to three times the limit for that long.
+    /// A connection holds at most this many bytes of an incomplete message. While a filter is undone, its input and its
+    /// output exist at once, so that a message briefly takes up to three times the limit.
     pub message: usize,
-    /// The most filters a message may have, up to 255. Default: 8.
+    /// The maximum number of filters of a message, up to 255. Default: 8.
     ///
-    /// Each costs a pass over the message.
+    /// Each filter costs a pass over the message.
     pub filters: usize,
 }
 
@@ -62,10 +64,10 @@ impl Default for Limits {
     }
 }
 
-/// Frames messages. One value serves one connection, both ways; it knows no socket.
+/// Frames messages. One value serves one connection in both directions. It has no access to the socket.
 ///
-/// The built-in ones are [`RawProtocol`], [`JsonProtocol`] and [`PbProtocol`]. One of one's own decodes from bytes that
-/// have arrived, as often as it is asked, and says when it needs more:
+/// The built-in protocols are [`RawProtocol`], [`JsonProtocol`] and [`PbProtocol`]. A custom one decodes the bytes that
+/// have arrived, as often as it is called, and returns when it needs more:
 ///
 /// ```
 /// use epicycle::codec::Decoded;
@@ -111,20 +113,20 @@ impl Default for Limits {
 /// # Ok::<(), WireError>(())
 /// ```
 pub trait Protocol: Send {
-    /// A byte that tells it from others, for logs.
+    /// Returns a byte that identifies the protocol, for logs.
     fn id(&self) -> u8;
 
-    /// Its name, for logs.
+    /// Returns the protocol's name, for logs.
     fn name(&self) -> &'static str;
 
-    /// Looks for the first message in `src`, which begins with the first byte that has not been consumed.
+    /// Looks for the first message in `src`, which begins with the first byte that was not consumed.
     ///
-    /// Inside a WebSocket, `src` is one whole message. [`Decoded::NeedMore`] asks for more bytes than there are;
-    /// what it asks for is checked against the limits first.
+    /// Inside a WebSocket, `src` is one complete message. [`Decoded::NeedMore`] requests more bytes; the requested
+    /// length must be checked against the limits first.
     ///
     /// # Errors
     ///
-    /// A [`WireError`] when the input can never become a message. The connection is closed then.
+    /// Returns a [`WireError`] if the input can never become a message. The connection then closes.
     fn decode<'a>(
         &mut self,
         src: &'a [u8],
@@ -136,7 +138,7 @@ pub trait Protocol: Send {
     ///
     /// # Errors
     ///
-    /// A [`WireError`] when the message cannot be sent. Nothing has been appended then.
+    /// Returns a [`WireError`] if the message cannot be sent. Nothing has then been appended.
     fn encode(
         &mut self,
         message: &Message<'_>,
@@ -144,41 +146,41 @@ pub trait Protocol: Send {
         out: &mut dyn Sink,
     ) -> Result<(), WireError>;
 
-    /// Which dialect the connection speaks, as far as is known. Default: v4.1.
+    /// Returns the dialect of the connection, as far as it is known. Default: v4.1.
     fn dialect(&self) -> Dialect {
         Dialect::default()
     }
 
-    /// The longest seq, URI or metadata that it can send, in bytes. Default: no bound.
+    /// Returns the maximum length of a `seq`, URI or metadata that it can send, in bytes. Default: unlimited.
     fn max_field(&self) -> usize {
         usize::MAX
     }
 }
 
-/// What stands in front of a message's content on a stream: `u32 size | u8 version | u8 n | n filter ids`.
+/// The framing in front of a message's content on a stream: `u32 size | u8 version | u8 n | n filter ids`.
 struct Framing {
-    /// The byte between the size and the number of filters, where there is one.
+    /// The byte between the size and the number of filters, if the protocol has one.
     version: Option<u8>,
-    /// Whether the size counts its own 4 bytes.
+    /// True if the size counts its own 4 bytes.
     size_counts_itself: bool,
 }
 
-/// What the framing finds in the input.
+/// The result of looking for a message.
 enum Framed<'a> {
-    /// A message of that size, its content still wrapped in its filters.
+    /// A complete message of that size. Its content is still wrapped in its filters.
     Whole {
         filters: FilterPipe<'a>,
         content: &'a [u8],
         size: usize,
     },
-    /// So many bytes are needed.
+    /// The input must have at least this many bytes.
     NeedMore { at_least: usize },
 }
 
 const SIZE: usize = 4;
 
 impl Framing {
-    /// Finds the first message in `src`. All that is announced is checked as soon as it is there.
+    /// Finds the first message in `src`. Each announced length is checked as soon as it has arrived.
     fn decode<'a>(&self, src: &'a [u8], limits: &Limits) -> Result<Framed<'a>, WireError> {
         let Some((size, rest)) = src.split_first_chunk::<SIZE>() else {
             return Ok(Framed::NeedMore { at_least: SIZE });
@@ -235,7 +237,7 @@ impl Framing {
         Ok(Framed::NeedMore { at_least: size })
     }
 
-    /// Writes what stands in front of a content of that length.
+    /// Writes the framing for a content of that length.
     #[inline]
     fn encode(
         &self,
@@ -264,7 +266,7 @@ impl Framing {
     }
 }
 
-/// Refuses a message of a WebSocket that is longer than allowed.
+/// Refuses a WebSocket message that is too long.
 fn check_whole(size: usize, limits: &Limits) -> Result<(), WireError> {
     if size > limits.message {
         return Err(WireError::TooLong {
@@ -275,7 +277,7 @@ fn check_whole(size: usize, limits: &Limits) -> Result<(), WireError> {
     Ok(())
 }
 
-/// Refuses more filters than are allowed.
+/// Refuses a message with too many filters.
 fn check_filters(count: usize, limits: &Limits) -> Result<(), WireError> {
     if count > limits.filters {
         return Err(WireError::TooManyFilters {
@@ -286,7 +288,7 @@ fn check_filters(count: usize, limits: &Limits) -> Result<(), WireError> {
     Ok(())
 }
 
-/// How many filters a message has, as one byte says it.
+/// Returns the number of a message's filters as one byte.
 fn sendable(filters: &FilterPipe<'_>) -> Result<u8, WireError> {
     u8::try_from(filters.len()).map_err(|_| WireError::TooManyFilters {
         count: filters.len(),
@@ -294,7 +296,7 @@ fn sendable(filters: &FilterPipe<'_>) -> Result<u8, WireError> {
     })
 }
 
-/// Writes a message whose content is made in one piece: the filters wrap it.
+/// Writes a message whose content is built in one piece and wrapped by the filters.
 fn encode_wrapped(
     framing: &Framing,
     message: &Message<'_>,

@@ -12,11 +12,11 @@ use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, Wi
 /// seq = 1 string, mtype = 2 int32, uri = 3 string, meta = 4 bytes, body_codec = 5 int32, body = 6 bytes
 /// ```
 ///
-/// The size does not count its own 4 bytes; the filters wrap the protobuf. In a WebSocket, the protobuf is the
-/// message, with `xfer_pipe = 7 bytes`, and the filters wrap the body alone.
+/// The size does not count its own 4 bytes. The filters wrap the protobuf. In a WebSocket, the protobuf is the whole
+/// message, with `xfer_pipe = 7 bytes`, and the filters wrap only the body.
 ///
-/// Both dialects look alike here. They differ in what replies say, so a listener is told which one to speak; clients of
-/// both understand either.
+/// Messages of both dialects have the same format. The dialects differ in the contents of replies, so a listener is
+/// configured with one of them. Clients of either dialect understand both.
 #[derive(Clone, Debug)]
 pub struct PbProtocol {
     dialect: Dialect,
@@ -24,7 +24,7 @@ pub struct PbProtocol {
 }
 
 impl PbProtocol {
-    /// For a peer of that dialect. Messages of either are read.
+    /// Returns a protocol for a peer of that dialect. Messages of both dialects are accepted.
     pub fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -32,7 +32,8 @@ impl PbProtocol {
         }
     }
 
-    /// The same inside a WebSocket, where each message is one of the WebSocket's.
+    /// Returns the protocol for use inside a WebSocket, where each message is a WebSocket message.
+    #[must_use]
     pub fn in_websocket(self) -> Self {
         Self {
             websocket: true,
@@ -126,7 +127,7 @@ impl Protocol for PbProtocol {
     }
 }
 
-// The fields' numbers.
+// The numbers of the fields.
 const SEQ: usize = 1;
 const KIND: usize = 2;
 const URI: usize = 3;
@@ -157,11 +158,11 @@ fn put_number(field: usize, number: u8, pb: &mut Vec<u8>) {
 }
 
 fn put_varint(value: usize, pb: &mut Vec<u8>) {
-    // A length delimiter is a varint; it fails only where there is no room, and a vector always has some.
+    // A length delimiter is a varint. Writing it fails only without room, and a vector always has room.
     let _ = prost::encode_length_delimiter(value, pb);
 }
 
-/// Reads a message. It is done by hand so that the parts borrow the input, which prost's derive does not do.
+/// Reads a message. It is written by hand so that the parts borrow the input; prost's derive copies them.
 fn read(mut pb: &[u8]) -> Result<Message<'_>, WireError> {
     let mut message = Message::new(Kind::Call);
     let (mut kind, mut codec) = (0, 0);
@@ -177,10 +178,10 @@ fn read(mut pb: &[u8]) -> Result<Message<'_>, WireError> {
             (XFER_PIPE, LEN) => message.filters = FilterPipe::from_ids(take_bytes(&mut pb)?),
             (field @ SEQ..=XFER_PIPE, wire_type) => {
                 return Err(malformed(format!(
-                    "field {field} is of wire type {wire_type}"
+                    "field {field} has wire type {wire_type}"
                 )));
             }
-            // Fields of later versions.
+            // Fields of later versions are skipped.
             (1.., VARINT) => {
                 take_varint(&mut pb)?;
             }
@@ -195,18 +196,20 @@ fn read(mut pb: &[u8]) -> Result<Message<'_>, WireError> {
             }
             (field, wire_type) => {
                 return Err(malformed(format!(
-                    "a field {field} of wire type {wire_type}"
+                    "invalid field {field} of wire type {wire_type}"
                 )));
             }
         }
     }
-    // As an int32, which is what the sender has put there.
+    // The sender encodes it as an int32.
     let kind = kind as u32 as i32;
     let known = u8::try_from(kind).ok().and_then(Kind::from_number);
     message.kind = known.ok_or(WireError::UnknownKind { kind: kind.into() })?;
-    message.codec = u8::try_from(codec)
-        .map(Codec)
-        .map_err(|_| malformed(format!("body_codec is {codec}, which is no byte")))?;
+    message.codec = u8::try_from(codec).map(Codec).map_err(|_| {
+        malformed(format!(
+            "body_codec is {codec}, which does not fit in a byte"
+        ))
+    })?;
     Ok(message)
 }
 

@@ -5,19 +5,19 @@ use crate::codec::Decoded;
 use crate::rpc::wire::sink::Head;
 use crate::rpc::wire::{Codec, Filters, Kind, Message, Meta, Sink, WireError};
 
-/// Teleport's raw protocol, its default.
+/// Teleport's raw protocol, which is its default.
 ///
 /// ```text
 /// u32 size | 'r' | u8 n | n filter ids | payload
 /// payload:  W seqlen, seq | u8 type | W urilen, uri | W metalen, meta | u8 codec | body
 /// ```
 ///
-/// The size counts all bytes, its own too. W is 4 bytes in v4.0.0 and 2 in v4.1, all big-endian. The filters wrap the
-/// payload.
+/// The size counts all bytes, including its own. W is 4 bytes in v4.0.0 and 2 bytes in v4.1, all big-endian. The
+/// filters wrap the payload.
 #[derive(Clone, Debug)]
 pub struct RawProtocol {
     dialect: Dialect,
-    /// Whether the first message is still to tell the dialect.
+    /// True while the dialect is to be taken from the first message.
     detects: bool,
 }
 
@@ -27,7 +27,7 @@ const FRAMING: Framing = Framing {
 };
 
 impl RawProtocol {
-    /// For a peer whose dialect is known, as that of one that is dialled has to be.
+    /// Returns a protocol for a peer whose dialect is known. A dialling side must know it.
     pub fn new(dialect: Dialect) -> Self {
         Self {
             dialect,
@@ -35,10 +35,10 @@ impl RawProtocol {
         }
     }
 
-    /// For a listener: the dialect is that of the first message that comes, so one port serves both.
+    /// Returns a protocol for a listener. It takes the dialect of the first message, so that one port serves both.
     ///
-    /// It is v4.0.0 if the payload begins with three bytes of 0, and v4.1 else; until then it is v4.1. A first message of
-    /// v4.0.0 with a seq of 256 bytes or more is not recognised; those that peers make up by themselves are numbers.
+    /// The dialect is v4.0.0 if the payload begins with three zero bytes, and v4.1 otherwise. Until then it is v4.1. A
+    /// first message of v4.0.0 with a `seq` of 256 bytes or more is not recognised; peers generate numbers as `seq`.
     pub fn detect() -> Self {
         Self {
             dialect: Dialect::default(),
@@ -46,7 +46,7 @@ impl RawProtocol {
         }
     }
 
-    /// How many bytes a length field has.
+    /// Returns the width of a length field in bytes.
     fn width(&self) -> usize {
         match self.dialect {
             Dialect::V4_0 => 4,
@@ -54,7 +54,7 @@ impl RawProtocol {
         }
     }
 
-    /// Writes what stands in front of a payload's body.
+    /// Writes the part of a payload in front of the body.
     #[inline]
     fn put_front(&self, message: &Message<'_>, out: &mut Head) {
         self.put_field(&message.seq, out);
@@ -66,7 +66,7 @@ impl RawProtocol {
 
     #[inline]
     fn put_field(&self, field: &[u8], out: &mut Head) {
-        // The length has been checked.
+        // The caller has checked the length.
         match self.dialect {
             Dialect::V4_0 => out.put_array((field.len() as u32).to_be_bytes()),
             Dialect::V4_1 => out.put_array((field.len() as u16).to_be_bytes()),
@@ -138,7 +138,7 @@ impl Protocol for RawProtocol {
                 message.uri = parts.uri.to_vec().into();
                 message.meta = Meta::from_encoded(parts.meta).into_owned();
                 message.codec = parts.codec;
-                // The body is the long part, and stays in the memory that it is in.
+                // The body is the longest part, so it stays in its memory.
                 let front = payload.len() - parts.body.len();
                 payload.drain(..front);
                 message.body = payload.into();
@@ -147,7 +147,7 @@ impl Protocol for RawProtocol {
                 message
             }
         };
-        // It was a message, so its dialect is the connection's.
+        // The message was valid, so its dialect is that of the connection.
         self.detects = false;
         Ok(Decoded::Frame {
             frame: message,
