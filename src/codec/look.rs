@@ -3,7 +3,7 @@
 use super::{Codec, Decoded, FrameError};
 
 /// The number of frames in a row that may consume nothing. A codec that returns more is faulty.
-const MAX_IN_VAIN: u32 = 1 << 20;
+const MAX_WITHOUT_PROGRESS: u32 = 1 << 20;
 
 /// Asks the codec for the first frame in `input`. A result that would make the caller loop forever, or read beyond the
 /// input, becomes an error.
@@ -12,7 +12,7 @@ pub(crate) fn look<'a, C: Codec>(
     codec: &mut C,
     input: &'a mut [u8],
     last: bool,
-    in_vain: &mut u32,
+    without_progress: &mut u32,
 ) -> Result<Decoded<C::Frame<'a>>, FrameError> {
     let len = input.len();
     let decoded = if last {
@@ -25,13 +25,13 @@ pub(crate) fn look<'a, C: Codec>(
             "it has consumed more than there is"
         }
         Decoded::Skip { consumed: 0 } => "it has skipped nothing",
-        Decoded::Frame { consumed: 0, .. } if *in_vain < MAX_IN_VAIN => {
-            *in_vain += 1;
+        Decoded::Frame { consumed: 0, .. } if *without_progress < MAX_WITHOUT_PROGRESS => {
+            *without_progress += 1;
             return Ok(decoded);
         }
         Decoded::Frame { consumed: 0, .. } => "it returns frames without end from the same input",
         _ => {
-            *in_vain = 0;
+            *without_progress = 0;
             return Ok(decoded);
         }
     };

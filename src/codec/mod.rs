@@ -137,8 +137,8 @@ pub trait Codec: 'static {
         false
     }
 
-    /// Begins a shutdown. The engine waits for the answers that are still due, from either side, and then closes the
-    /// connection. A codec that can mark an answer as the last one does so from now on.
+    /// Called when a drain begins. The engine waits for the answers that are still due, from either side, and then closes
+    /// the connection. A codec that can mark an answer as the last one does so from now on.
     fn begin_drain(&mut self) {}
 
     /// Returns whether input is read while output waits above the [high-water mark](crate::Server::high_water). Called
@@ -280,7 +280,7 @@ pub enum FrameError {
     },
     /// The bytes are not a frame of this protocol.
     Malformed {
-        /// The fault in them.
+        /// The fault.
         what: &'static str,
     },
     /// The codec is faulty, not the peer: it consumed more than there is, or it makes no progress.

@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::error::{MessageError, malformed};
 use super::head::{line_end, position};
-use super::limits::{Limits, MOST_HEADERS};
+use super::limits::{Limits, MAX_HEADERS};
 use super::reader::ends_in;
 
 /// Finds the data in a chunked body as its bytes arrive.
@@ -14,7 +14,7 @@ pub(super) struct Chunked {
     /// The number of bytes of the current chunk that have not arrived.
     left: u64,
     /// The number of bytes of chunk extensions and leading zeros so far. They are ignored, up to a limit.
-    useless: u32,
+    ignored: u32,
     /// The number of bytes of trailers that are known to contain no empty line.
     scanned: u32,
 }
@@ -92,7 +92,7 @@ impl Chunked {
         let (size, rest) = line.split_at(digits);
         check_extensions(rest)?;
         let zeros = size.iter().take_while(|digit| **digit == b'0').count();
-        self.count_useless(rest.len() + zeros, limits)?;
+        self.count_ignored(rest.len() + zeros, limits)?;
         self.left = parse_size(size)?;
         self.state = if self.left > 0 {
             State::Data
@@ -121,9 +121,9 @@ impl Chunked {
         Ok(parsed)
     }
 
-    fn count_useless(&mut self, len: usize, limits: &Limits) -> Result<(), MessageError> {
-        self.useless = self.useless.saturating_add(len as u32);
-        if self.useless > limits.head {
+    fn count_ignored(&mut self, len: usize, limits: &Limits) -> Result<(), MessageError> {
+        self.ignored = self.ignored.saturating_add(len as u32);
+        if self.ignored > limits.head {
             return Err(MessageError::HeadTooLong {
                 max: limits.head as usize,
             });
@@ -162,7 +162,7 @@ fn parse_size(digits: &[u8]) -> Result<u64, MessageError> {
 /// Parses trailers, by the same rules as headers.
 fn trailers(src: &[u8], limits: &Limits) -> Result<Piece, MessageError> {
     let max = limits.head as usize;
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     match httparse::parse_headers(src, &mut headers[..usize::from(limits.headers)]) {
         Ok(httparse::Status::Complete((len, headers))) if len <= max => {
             let mut end = 0;

@@ -61,7 +61,7 @@ impl HttpCodec {
         }
         let head = match self.reader.read(src)? {
             Start::Head(head) => head,
-            Start::Nothing(consumed) => return Ok(Decoded::Skip { consumed }),
+            Start::Ignored(consumed) => return Ok(Decoded::Skip { consumed }),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         if head.framing == Framing::None {

@@ -13,7 +13,7 @@ use memchr::memchr;
 use self::flags::*;
 use super::error::{MessageError, malformed};
 use super::fields::{is_target, tokens};
-use super::limits::{Limits, MOST_HEADERS};
+use super::limits::{Limits, MAX_HEADERS};
 use crate::authority::Authority;
 
 /// Facts about a request to keep until it is answered, one bit each.
@@ -139,7 +139,7 @@ pub(super) fn with_known_minor(src: &[u8], digit: usize, limits: &Limits) -> Opt
 
 #[inline(always)]
 fn parse_known(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError> {
-    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut []);
     let allowed = &mut headers[..usize::from(limits.headers)];
     let len = match request.parse_with_uninit_headers(src, allowed) {
@@ -225,7 +225,7 @@ pub(super) struct Facts {
     pub(super) close: bool,
     pub(super) persist: bool,
     /// True if a repeated `Content-Length` is accepted when all values are equal.
-    takes_repeated_length: bool,
+    accepts_repeated_length: bool,
 }
 
 /// The transfer codings of a message, collected from all `Transfer-Encoding` lines.
@@ -243,10 +243,10 @@ enum Coding {
 }
 
 impl Facts {
-    /// Returns an empty collection. With `takes`, a repeated `Content-Length` is accepted if all values are equal.
-    pub(super) fn taking_repeated_length(takes: bool) -> Self {
+    /// Returns an empty collection. With `accepts`, a repeated `Content-Length` is accepted if all values are equal.
+    pub(super) fn accepting_repeated_length(accepts: bool) -> Self {
         Self {
-            takes_repeated_length: takes,
+            accepts_repeated_length: accepts,
             ..Self::default()
         }
     }
@@ -273,13 +273,13 @@ impl Facts {
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let length = if self.takes_repeated_length {
+                let length = if self.accepts_repeated_length {
                     parse_repeated_length(value)
                 } else {
                     parse_length(value)
                 };
                 self.length = Some(match self.length {
-                    Some(same) if self.takes_repeated_length && same == length => same,
+                    Some(same) if self.accepts_repeated_length && same == length => same,
                     Some(_) => malformed("more than one Content-Length"),
                     None => length,
                 });

@@ -15,7 +15,7 @@ pub struct Limits {
 }
 
 /// The highest possible limit on the number of headers.
-pub(super) const MOST_HEADERS: usize = 256;
+pub(super) const MAX_HEADERS: usize = 256;
 
 impl Limits {
     /// Sets the maximum length of the request line, in bytes. A longer one is answered with 414. Default: 8 KiB.
@@ -40,7 +40,7 @@ impl Limits {
     /// highest possible value is 256.
     #[must_use]
     pub fn max_headers(mut self, headers: usize) -> Self {
-        self.headers = headers.min(MOST_HEADERS) as u16;
+        self.headers = headers.min(MAX_HEADERS) as u16;
         self
     }
 

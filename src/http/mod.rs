@@ -137,7 +137,6 @@
 
 mod answer;
 mod assembly;
-mod beginning;
 mod block;
 mod check;
 mod chunked;
@@ -148,6 +147,7 @@ mod exchange;
 pub(crate) mod fields;
 pub(crate) mod head;
 mod limits;
+mod prefix;
 mod prepared;
 mod reader;
 mod request;

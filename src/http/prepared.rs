@@ -1,10 +1,10 @@
 use ::http::StatusCode;
 use bytes::Bytes;
 
-use super::beginning::Beginning;
 use super::check::check_headers;
 use super::error::SendError;
 use super::exchange::{AnswerState, Exchange};
+use super::prefix::ResponsePrefix;
 use super::response::{Body, Response};
 use super::write::{self, Cursor};
 use crate::buf::outbox::Outbox;
@@ -118,10 +118,10 @@ pub(super) fn write_prepared(
     let Some(usual) = usual else {
         return write::response(exchange, &prepared.response(), dst);
     };
-    let beginning = Beginning::at(dst.unix_time());
-    dst.put_with(beginning.ok().len() + usual.len(), |room| {
+    let prefix = ResponsePrefix::at(dst.unix_time());
+    dst.put_with(prefix.ok().len() + usual.len(), |room| {
         let mut answer = Cursor { room, len: 0 };
-        answer.put(beginning.ok());
+        answer.put(prefix.ok());
         answer.put(usual);
         answer.len
     });

@@ -15,13 +15,13 @@ pub(super) struct HeadReader {
 }
 
 /// The maximum number of empty lines before a request.
-const MOST_EMPTY_LINES: u8 = 10;
+const MAX_EMPTY_LINES: u8 = 10;
 
 /// The result of a search for a head.
 pub(super) enum Start {
     Head(Head),
     /// This many bytes are to be ignored.
-    Nothing(usize),
+    Ignored(usize),
     /// The input must have at least this many bytes.
     NeedMore(usize),
 }
@@ -60,12 +60,12 @@ impl HeadReader {
     fn skip_empty_line(&mut self, behind_cr: &[u8]) -> Result<Start, MessageError> {
         match behind_cr {
             [] => Ok(Start::NeedMore(2)),
-            [b'\n', ..] if self.empty_lines == MOST_EMPTY_LINES => {
+            [b'\n', ..] if self.empty_lines == MAX_EMPTY_LINES => {
                 malformed("too many empty lines before a request")
             }
             [b'\n', ..] => {
                 self.empty_lines += 1;
-                Ok(Start::Nothing(2))
+                Ok(Start::Ignored(2))
             }
             _ => malformed("a CR that is not followed by an LF"),
         }

@@ -116,7 +116,7 @@ impl HttpStreamCodec {
     fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
         let head = match self.reader.read(src)? {
             Start::Head(head) => head,
-            Start::Nothing(consumed) => return Ok(Decoded::Skip { consumed }),
+            Start::Ignored(consumed) => return Ok(Decoded::Skip { consumed }),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         self.received = 0;

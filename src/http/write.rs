@@ -2,10 +2,10 @@
 
 use ::http::StatusCode;
 
-use super::beginning::Beginning;
 use super::check::{check_headers, check_protocol};
 use super::error::SendError;
 use super::exchange::{AnswerState, Exchange};
+use super::prefix::ResponsePrefix;
 use super::response::{Body, Response};
 use crate::buf::outbox::Outbox;
 
@@ -13,7 +13,7 @@ use crate::buf::outbox::Outbox;
 pub(super) const SMALL_BODY: usize = 4 << 10;
 
 /// An upper bound for the lines that the codec adds, with the longest reason and length.
-pub(super) const OWN_LINES: usize = 256;
+pub(super) const CODEC_LINES_MAX: usize = 256;
 
 /// Writes an answer, and notes the body that remains to be sent.
 #[inline]
@@ -40,14 +40,14 @@ pub(super) fn response(
         Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
         _ => &[],
     };
-    let beginning = Beginning::at(dst.unix_time());
-    dst.put_with(OWN_LINES + room + small.len(), |room| {
+    let prefix = ResponsePrefix::at(dst.unix_time());
+    dst.put_with(CODEC_LINES_MAX + room + small.len(), |room| {
         let mut head = Cursor { room, len: 0 };
         if response.status == StatusCode::OK {
-            head.put(beginning.ok());
+            head.put(prefix.ok());
         } else {
             head.status_line(response.status);
-            head.put(beginning.date());
+            head.put(prefix.date());
         }
         if closes {
             head.put(b"Connection: close\r\n");
@@ -139,12 +139,12 @@ fn plan<'a, 'b>(
     if status == StatusCode::OK && !exchange.is_head() && !exchange.is_connect() {
         return Ok(plan);
     }
-    special(exchange, response, length, plan)
+    plan_special(exchange, response, length, plan)
 }
 
 /// Plans an answer whose framing depends on the status or the method (RFC 9112, section 6.3).
 #[inline(never)]
-fn special<'a, 'b>(
+fn plan_special<'a, 'b>(
     exchange: &Exchange,
     response: &'a Response<'b>,
     length: Option<u64>,
@@ -271,8 +271,8 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Writes an error answer, the last answer on the connection.
 pub(super) fn refusal(status: StatusCode, why: &str, dst: &mut Outbox<'_>) {
-    let beginning = Beginning::at(dst.unix_time());
-    let date = String::from_utf8_lossy(beginning.date());
+    let prefix = ResponsePrefix::at(dst.unix_time());
+    let date = String::from_utf8_lossy(prefix.date());
     let head = format!(
         "HTTP/1.1 {} {}\r\n{date}Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
          Content-Length: {}\r\n\r\n{why}\n",

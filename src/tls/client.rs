@@ -62,7 +62,7 @@ impl TlsClient {
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         let config = Arc::make_mut(&mut self.config);
-        config.client_auth_cert_resolver = Arc::new(Shown(identity.key));
+        config.client_auth_cert_resolver = Arc::new(FixedCertificate(identity.key));
         self
     }
 
@@ -98,9 +98,9 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
 
 /// Presents one certificate to any server that asks.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct FixedCertificate(Arc<CertifiedKey>);
 
-impl ResolvesClientCert for Shown {
+impl ResolvesClientCert for FixedCertificate {
     fn resolve(
         &self,
         _root_hint_subjects: &[&[u8]],

@@ -24,12 +24,12 @@ struct Table {
 thread_local! {
     /// The server name in the last ClientHello on this thread. Rustls passes it only to the resolver: its unbuffered
     /// connections have no method for it.
-    static ASKED_NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+    static REQUESTED_NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
 }
 
 /// Takes the server name from the last ClientHello that was processed on this thread.
-pub(super) fn take_asked_name() -> Option<Box<str>> {
-    ASKED_NAME.take()
+pub(super) fn take_requested_name() -> Option<Box<str>> {
+    REQUESTED_NAME.take()
 }
 
 impl Resolver {
@@ -96,7 +96,7 @@ impl ResolvesServerCert for Resolver {
         let key = table.pick(name.as_deref(), |key| {
             key.key.choose_scheme(schemes).is_some()
         });
-        ASKED_NAME.set(name.map(Into::into));
+        REQUESTED_NAME.set(name.map(Into::into));
         key
     }
 }

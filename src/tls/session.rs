@@ -60,13 +60,13 @@ enum Side {
 
 /// The state of the peer's stream.
 enum Input {
-    Flowing,
+    Open,
     /// The peer ended it with close_notify.
     Ended,
     /// The peer violated the protocol or refused this side. The error has not been reported yet.
-    Broken(Error),
+    Failed(Error),
     /// The same, and the error has been reported.
-    Refused,
+    FailureReported,
 }
 
 /// Plaintext for which the reader had no room.
@@ -77,7 +77,7 @@ struct Leftover {
 }
 
 /// The result of one step of rustls.
-enum Next {
+enum Step {
     Again,
     NeedsInput,
     PeerEnded,
@@ -110,7 +110,7 @@ impl Session {
     fn new(side: Side, server_name: Option<Box<str>>) -> Self {
         Self {
             side,
-            input: Input::Flowing,
+            input: Input::Open,
             partial: Vec::new(),
             plain: Leftover::default(),
             tail: Tail::default(),
@@ -143,12 +143,12 @@ impl Session {
 
     /// Returns true if the protocol failed and the error was reported.
     pub(crate) fn has_failed(&self) -> bool {
-        matches!(self.input, Input::Refused)
+        matches!(self.input, Input::FailureReported)
     }
 
     /// Returns true if a read returns something without more input: plaintext, the end, or an error.
-    pub(crate) fn has_news(&self) -> bool {
-        self.has_plaintext() || !matches!(self.input, Input::Flowing)
+    pub(crate) fn is_readable(&self) -> bool {
+        self.has_plaintext() || !matches!(self.input, Input::Open)
     }
 
     pub(crate) fn has_plaintext(&self) -> bool {
@@ -157,8 +157,8 @@ impl Session {
 
     /// Returns the protocol's error, once.
     pub(crate) fn take_failure(&mut self) -> Option<Error> {
-        match mem::replace(&mut self.input, Input::Refused) {
-            Input::Broken(error) => Some(error),
+        match mem::replace(&mut self.input, Input::FailureReported) {
+            Input::Failed(error) => Some(error),
             other => {
                 self.input = other;
                 None
@@ -196,28 +196,28 @@ impl Session {
     pub(crate) fn decrypt(&mut self, input: &mut [u8], into: &mut [u8]) -> usize {
         let mut done = 0;
         let mut n = 0;
-        let greeting = matches!(self.side, Side::Server(_)) && self.is_handshaking();
+        let awaits_client_hello = matches!(self.side, Side::Server(_)) && self.is_handshaking();
         loop {
             let (discard, next) = self.step(&mut input[done..], into, &mut n);
             done += discard;
             match next {
-                Next::Again => {}
-                Next::NeedsInput => break,
-                Next::PeerEnded => {
+                Step::Again => {}
+                Step::NeedsInput => break,
+                Step::PeerEnded => {
                     self.input = Input::Ended;
                     // Input behind close_notify must be ignored (RFC 8446, section 6.1).
                     done = input.len();
                     break;
                 }
-                Next::Failed(error) => {
+                Step::Failed(error) => {
                     self.queue_alert();
-                    self.input = Input::Broken(error);
+                    self.input = Input::Failed(error);
                     done = input.len();
                     break;
                 }
             }
         }
-        if greeting && let Some(name) = resolver::take_asked_name() {
+        if awaits_client_hello && let Some(name) = resolver::take_requested_name() {
             self.server_name = Some(name);
         }
         self.keep_partial(&input[done..]);
@@ -226,7 +226,7 @@ impl Session {
 
     /// Marks the protocol as failed.
     pub(crate) fn fail(&mut self, error: Error) {
-        self.input = Input::Broken(error);
+        self.input = Input::Failed(error);
         self.partial = Vec::new();
     }
 
@@ -246,7 +246,7 @@ impl Session {
     ///
     /// Returns an error if the session cannot send: it failed, sent close_notify, or used up its keys.
     pub(crate) fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
-        if self.close_notify_queued || !self.is_sound() {
+        if self.close_notify_queued || !self.is_usable() {
             return Err(Error::EncryptError);
         }
         self.write(Output::Data(plain), out)
@@ -255,7 +255,7 @@ impl Session {
     /// Queues a close_notify behind all other records, once. A session that failed, or whose handshake is incomplete,
     /// sends none.
     pub(crate) fn queue_close_notify(&mut self) {
-        if self.close_notify_queued || self.is_handshaking() || !self.is_sound() {
+        if self.close_notify_queued || self.is_handshaking() || !self.is_usable() {
             return;
         }
         let mut record = [0; CLOSE_NOTIFY_MAX];
@@ -267,8 +267,8 @@ impl Session {
 
     /// Returns true if the protocol has not failed. After a failure only the alert may be taken from rustls: it could
     /// look for messages in input that is gone.
-    fn is_sound(&self) -> bool {
-        matches!(self.input, Input::Flowing | Input::Ended)
+    fn is_usable(&self) -> bool {
+        matches!(self.input, Input::Open | Input::Ended)
     }
 
     fn write(&mut self, what: Output<'_>, out: &mut [u8]) -> Result<usize, Error> {
@@ -280,7 +280,7 @@ impl Session {
         }
     }
 
-    fn step(&mut self, input: &mut [u8], into: &mut [u8], n: &mut usize) -> (usize, Next) {
+    fn step(&mut self, input: &mut [u8], into: &mut [u8], n: &mut usize) -> (usize, Step) {
         let (plain, tail) = (&mut self.plain, &mut self.tail);
         match &mut self.side {
             Side::Server(side) => advance(side.process(input), into, n, plain, tail),
@@ -292,7 +292,7 @@ impl Session {
     fn queue_alert(&mut self) {
         // Take only pending output: rustls must not look for more input after a failure.
         while self.common().wants_write() {
-            let (_, Next::Again) = self.step(&mut [], &mut [], &mut 0) else {
+            let (_, Step::Again) = self.step(&mut [], &mut [], &mut 0) else {
                 break;
             };
         }
@@ -329,7 +329,7 @@ fn advance<D>(
     n: &mut usize,
     plain: &mut Leftover,
     tail: &mut Tail,
-) -> (usize, Next) {
+) -> (usize, Step) {
     let UnbufferedStatus { mut discard, state } = status;
     let next = match state {
         Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
@@ -338,19 +338,19 @@ fn advance<D>(
                     discard += record.discard;
                     *n += deliver(record.payload, &mut into[*n..], plain);
                 }
-                Some(Err(error)) => break Next::Failed(error),
-                None => break Next::Again,
+                Some(Err(error)) => break Step::Failed(error),
+                None => break Step::Again,
             }
         },
         Ok(ConnectionState::EncodeTlsData(data)) => encode(data, tail),
         Ok(ConnectionState::TransmitTlsData(transmit)) => {
             // The data is already in the tail, which is sent first.
             transmit.done();
-            Next::Again
+            Step::Again
         }
-        Ok(ConnectionState::PeerClosed) => Next::PeerEnded,
-        Ok(_) => Next::NeedsInput,
-        Err(error) => Next::Failed(error),
+        Ok(ConnectionState::PeerClosed) => Step::PeerEnded,
+        Ok(_) => Step::NeedsInput,
+        Err(error) => Step::Failed(error),
     };
     (discard, next)
 }
@@ -370,17 +370,17 @@ fn deliver(payload: &[u8], into: &mut [u8], plain: &mut Leftover) -> usize {
 }
 
 /// Moves a handshake record or an alert into the tail.
-fn encode<D>(mut data: EncodeTlsData<'_, D>, tail: &mut Tail) -> Next {
+fn encode<D>(mut data: EncodeTlsData<'_, D>, tail: &mut Tail) -> Step {
     // Rustls reports the length only by refusing a buffer that is too small.
     let len = match data.encode(&mut []) {
         Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
             required_size
         }
-        Ok(_) | Err(EncodeError::AlreadyEncoded) => return Next::Again,
+        Ok(_) | Err(EncodeError::AlreadyEncoded) => return Step::Again,
     };
     match data.encode(tail.grow(len)) {
-        Ok(_) => Next::Again,
-        Err(error) => Next::Failed(Error::General(error.to_string())),
+        Ok(_) => Step::Again,
+        Err(error) => Step::Failed(Error::General(error.to_string())),
     }
 }
 

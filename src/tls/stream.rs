@@ -50,7 +50,7 @@ const SEND_MAX: usize = 1 << 20;
 const WIRE_RECORD_MAX: usize = RECORD_MAX + 2048;
 
 /// The number of bytes that a peer may send without resulting plaintext. More counts as an attack.
-const FRUITLESS_MAX: usize = 1 << 20;
+const NO_PLAINTEXT_MAX: usize = 1 << 20;
 
 impl Scratch {
     fn input(&mut self) -> &mut [u8] {
@@ -159,7 +159,7 @@ impl TlsStream {
             let n = self.session.take_plaintext(into);
             return Ok(Received { n, drained: false });
         }
-        let mut fruitless = 0;
+        let mut without_plaintext = 0;
         loop {
             self.check()?;
             if self.session.has_failed() {
@@ -175,8 +175,8 @@ impl TlsStream {
             if received.n > 0 {
                 return Ok(received);
             }
-            fruitless += wire;
-            if fruitless > FRUITLESS_MAX {
+            without_plaintext += wire;
+            if without_plaintext > NO_PLAINTEXT_MAX {
                 self.session
                     .fail(PeerMisbehaved::TooManyEmptyFragments.into());
             }
@@ -217,7 +217,7 @@ impl TlsStream {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let n = self.session.decrypt(&mut input[..kept + wire], into);
-        let drained = drained && !self.session.has_news();
+        let drained = drained && !self.session.is_readable();
         Ok((wire, Received { n, drained }))
     }
 

@@ -85,7 +85,7 @@ fn connected(step: usize) -> (Session, Session) {
 }
 
 fn holds_nothing(session: &Session) -> bool {
-    session.partial().is_empty() && session.tail.is_empty() && !session.has_news()
+    session.partial().is_empty() && session.tail.is_empty() && !session.is_readable()
 }
 
 #[test]

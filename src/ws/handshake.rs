@@ -8,7 +8,7 @@ use super::extension;
 use super::key::{self, AcceptKey};
 use crate::codec::FrameError;
 use crate::error::error_messages;
-use crate::http::client::{Asked, HeadFinder, Start};
+use crate::http::client::{HeadFinder, RequestKind, Start};
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
 use crate::http::{self, Headers, MessageError};
@@ -171,7 +171,7 @@ impl Expected {
     /// Reads the answer at the start of `src`.
     pub(super) fn read(&mut self, src: &[u8]) -> Result<Reply, HandshakeError> {
         let limits = http::Limits::default();
-        let head = match self.finder.find(src, Asked::Upgrade, &limits)? {
+        let head = match self.finder.find(src, RequestKind::Upgrade, &limits)? {
             Start::Head(head) => head,
             Start::Interim(len) => return Ok(Reply::Interim(len)),
             Start::NeedMore(at_least) => return Ok(Reply::Incomplete(at_least)),

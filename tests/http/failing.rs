@@ -111,7 +111,12 @@ fn an_answer_that_has_begun_is_cut_short_for_all_to_see() {
     let CloseReason::Refused(WriteError::Frame(error)) = &*reason else {
         panic!("{reason:?}");
     };
-    assert!(error.to_string().contains("10 are left"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("10 of the announced bytes remain"),
+        "{error}"
+    );
 }
 
 #[test]

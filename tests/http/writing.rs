@@ -244,12 +244,12 @@ fn a_body_written_past_the_codec_has_its_size() {
         (
             "GET",
             "/short",
-            "0 bytes of body were given where 1 are left",
+            "0 bytes of body were given, but 1 of the announced bytes remain",
         ),
         (
             "GET",
             "/long",
-            "2 bytes of body were given where 0 are left",
+            "2 bytes of body were given, but 0 of the announced bytes remain",
         ),
         (
             "HEAD",

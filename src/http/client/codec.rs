@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::head::{Asked, Extent, Head, HeadFinder, Start};
+use super::head::{Extent, Head, HeadFinder, RequestKind, Start};
 use super::request::Request;
 use super::response::Response;
 use crate::buf::outbox::Outbox;
@@ -34,14 +34,14 @@ use crate::http::write::{LAST_CHUNK, check_end, end_of_body, write_chunk};
 pub struct ClientCodec {
     limits: Limits,
     /// The requests without a response, in order.
-    asked: VecDeque<Asked>,
+    outstanding: VecDeque<RequestKind>,
     sending: Sending,
     finder: HeadFinder,
     /// In milliseconds. 0 means none.
     response_timeout: u32,
-    course: Course,
+    phase: Phase,
     /// The response whose body is arriving.
-    begun: Option<Box<Begun>>,
+    pending: Option<Box<PendingResponse>>,
 }
 
 /// The part of a request that is still to be sent.
@@ -59,7 +59,7 @@ enum Sending {
 
 /// The state of the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Course {
+enum Phase {
     /// It accepts more requests.
     #[default]
     Open,
@@ -72,16 +72,16 @@ enum Course {
     /// The last response has arrived.
     Finished,
     /// Input arrived behind the last response, without a request for it.
-    Spoilt,
+    Unsolicited,
 }
 
 #[derive(Debug)]
-struct Begun {
+struct PendingResponse {
     head: Head,
     assembly: Assembly,
 }
 
-impl Begun {
+impl PendingResponse {
     fn new(head: Head) -> Self {
         let assembly = Assembly::behind(head.len());
         Self { head, assembly }
@@ -89,10 +89,10 @@ impl Begun {
 }
 
 /// The number of requests for which memory is kept. A larger queue is freed once all its requests are answered.
-const MOST_KEPT: usize = 64;
+const MAX_KEPT_REQUESTS: usize = 64;
 
 /// The number of bytes to wait for before the next look at a body that ends with the stream.
-const MORE: usize = 64 << 10;
+const EOF_BODY_STEP: usize = 64 << 10;
 
 impl ClientCodec {
     /// Returns a codec with these limits on the input.
@@ -118,23 +118,23 @@ impl ClientCodec {
     /// is refused.
     #[must_use]
     pub fn take_repeated_length(mut self) -> Self {
-        self.finder.takes_repeated_length = true;
+        self.finder.accepts_repeated_length = true;
         self
     }
 
     /// Returns the number of requests without a response.
     pub fn outstanding(&self) -> usize {
-        self.asked.len()
+        self.outstanding.len()
     }
 
     /// Returns true if another request can be sent.
     pub fn is_ready(&self) -> bool {
-        self.course == Course::Open && self.sending == Sending::Nothing
+        self.phase == Phase::Open && self.sending == Sending::Nothing
     }
 
     /// Returns true if the connection has changed to another protocol.
     pub fn is_upgraded(&self) -> bool {
-        self.course == Course::Upgraded
+        self.phase == Phase::Upgraded
     }
 
     /// Looks for a response. With `last`, the stream ends behind `src`.
@@ -143,29 +143,29 @@ impl ClientCodec {
         src: &'a mut [u8],
         last: bool,
     ) -> Result<Decoded<Response<'a>>, MessageError> {
-        let Some(asked) = self.asked.front().copied() else {
-            return unasked();
+        let Some(request_kind) = self.outstanding.front().copied() else {
+            return unsolicited();
         };
-        let mut begun = match self.begun.take() {
-            Some(begun) => begun,
-            None => match self.finder.find(src, asked, &self.limits)? {
-                Start::Head(head) => Box::new(Begun::new(head)),
+        let mut pending = match self.pending.take() {
+            Some(pending) => pending,
+            None => match self.finder.find(src, request_kind, &self.limits)? {
+                Start::Head(head) => Box::new(PendingResponse::new(head)),
                 Start::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
                 Start::NeedMore(at_least) => return Ok(need(at_least)),
             },
         };
-        let mut head = begun.head;
-        let body = self.body(src, &mut begun, last)?;
+        let mut head = pending.head;
+        let body = self.body(src, &mut pending, last)?;
         let (end, trailers, consumed) = match body {
             Progress::Complete(end, trailers, consumed) => (end, trailers, consumed),
             Progress::NeedMore(at_least) => {
-                self.begun = Some(begun);
+                self.pending = Some(pending);
                 return Ok(need(at_least));
             }
         };
-        let upgraded = head.changes_protocol(asked);
+        let upgraded = head.changes_protocol(request_kind);
         self.answered(&head, upgraded, consumed < src.len());
-        head.keep_alive &= !matches!(self.course, Course::Finished | Course::Spoilt);
+        head.keep_alive &= !matches!(self.phase, Phase::Finished | Phase::Unsolicited);
         let (bytes, rest) = src.split_at(head.len());
         let body = &rest[..end - head.len()];
         let trailers = rest.get(trailers - head.len()..consumed.saturating_sub(head.len() + 2));
@@ -176,12 +176,12 @@ impl ClientCodec {
     fn body(
         &self,
         src: &mut [u8],
-        begun: &mut Begun,
+        pending: &mut PendingResponse,
         last: bool,
     ) -> Result<Progress, MessageError> {
-        let head = begun.head.len();
+        let head = pending.head.len();
         let limit = self.limits.body;
-        match begun.head.extent {
+        match pending.head.extent {
             Extent::None => Ok(Progress::Complete(head, head, head)),
             Extent::Length(len) => {
                 let end = usize::try_from(len)
@@ -195,10 +195,10 @@ impl ClientCodec {
                     _ => Err(MessageError::BodyTooLong { max: limit }),
                 }
             }
-            Extent::Chunked => Ok(match begun.assembly.advance(src, &self.limits)? {
+            Extent::Chunked => Ok(match pending.assembly.advance(src, &self.limits)? {
                 Some(at_least) => Progress::NeedMore(at_least),
                 None => {
-                    let done = &begun.assembly;
+                    let done = &pending.assembly;
                     Progress::Complete(done.data, done.read, done.end)
                 }
             }),
@@ -206,36 +206,40 @@ impl ClientCodec {
                 Err(MessageError::BodyTooLong { max: limit })
             }
             Extent::Eof if last => Ok(Progress::Complete(src.len(), src.len(), src.len())),
-            Extent::Eof => Ok(Progress::NeedMore(src.len() + MORE)),
+            Extent::Eof => Ok(Progress::NeedMore(src.len() + EOF_BODY_STEP)),
         }
     }
 
     /// Notes that the response to the first request is complete. With `more`, input has arrived behind it.
     fn answered(&mut self, head: &Head, upgraded: bool, more: bool) {
-        self.asked.pop_front();
-        let all = self.asked.is_empty();
-        if all && self.asked.capacity() > MOST_KEPT {
-            self.asked = VecDeque::new();
+        self.outstanding.pop_front();
+        let all = self.outstanding.is_empty();
+        if all && self.outstanding.capacity() > MAX_KEPT_REQUESTS {
+            self.outstanding = VecDeque::new();
         }
         let is_last = !head.keep_alive || head.extent == Extent::Eof;
-        self.course = match self.course {
-            _ if upgraded => Course::Upgraded,
-            _ if is_last => Course::Finished,
-            Course::Closing if all => Course::Finished,
+        self.phase = match self.phase {
+            _ if upgraded => Phase::Upgraded,
+            _ if is_last => Phase::Finished,
+            Phase::Closing if all => Phase::Finished,
             // That input must not be taken for the response to a later request.
-            _ if all && more => Course::Spoilt,
-            Course::Changing if all => Course::Open,
-            course => course,
+            _ if all && more => Phase::Unsolicited,
+            Phase::Changing if all => Phase::Open,
+            phase => phase,
         };
     }
 
-    fn ask(&mut self, request: &Request<'_>, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+    fn send_request(
+        &mut self,
+        request: &Request<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), SendError> {
         if self.sending != Sending::Nothing {
             return Err(SendError::Begun);
         }
         // Input that is already there would be taken for the response.
-        let is_spoilt = self.asked.is_empty() && dst.has_unread_input();
-        if self.course != Course::Open || is_spoilt {
+        let has_unsolicited = self.outstanding.is_empty() && dst.has_unread_input();
+        if self.phase != Phase::Open || has_unsolicited {
             return Err(SendError::Last);
         }
         request.write(dst)?;
@@ -245,22 +249,22 @@ impl ClientCodec {
             Body::Stream => Sending::Chunks,
             _ => Sending::Nothing,
         };
-        let asked = match request.method {
-            "HEAD" => Asked::Head,
-            "CONNECT" => Asked::Connect,
-            _ if request.upgrade.is_some() => Asked::Upgrade,
-            _ => Asked::Ordinary,
+        let request_kind = match request.method {
+            "HEAD" => RequestKind::Head,
+            "CONNECT" => RequestKind::Connect,
+            _ if request.upgrade.is_some() => RequestKind::Upgrade,
+            _ => RequestKind::Ordinary,
         };
-        self.asked.push_back(asked);
+        self.outstanding.push_back(request_kind);
         if request.close {
-            self.course = Course::Closing;
-        } else if matches!(asked, Asked::Connect | Asked::Upgrade) {
-            self.course = Course::Changing;
+            self.phase = Phase::Closing;
+        } else if matches!(request_kind, RequestKind::Connect | RequestKind::Upgrade) {
+            self.phase = Phase::Changing;
         }
         Ok(())
     }
 
-    fn send(&mut self, bytes: &[u8], dst: &mut Outbox<'_>) -> Result<(), SendError> {
+    fn send_chunk(&mut self, bytes: &[u8], dst: &mut Outbox<'_>) -> Result<(), SendError> {
         let given = bytes.len() as u64;
         match self.sending {
             Sending::Chunks => write_chunk(bytes, dst),
@@ -277,7 +281,7 @@ impl ClientCodec {
         Ok(())
     }
 
-    fn end(&mut self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+    fn send_end(&mut self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
         match self.sending {
             Sending::Chunks => dst.put(LAST_CHUNK),
             Sending::Elsewhere(end) => check_end(end, false, dst)?,
@@ -302,19 +306,19 @@ impl Codec for ClientCodec {
     const CONVERSES: bool = true;
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
-        match self.course {
-            Course::Upgraded | Course::Finished => Ok(Decoded::Hold),
-            Course::Spoilt => Ok(unasked()?),
+        match self.phase {
+            Phase::Upgraded | Phase::Finished => Ok(Decoded::Hold),
+            Phase::Unsolicited => Ok(unsolicited()?),
             _ => Ok(self.look(src, false)?),
         }
     }
 
     fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
-        if matches!(self.course, Course::Upgraded | Course::Finished) {
+        if matches!(self.phase, Phase::Upgraded | Phase::Finished) {
             return Ok(need(src.len() + 1));
         }
-        if self.course == Course::Spoilt {
-            return Ok(unasked()?);
+        if self.phase == Phase::Unsolicited {
+            return Ok(unsolicited()?);
         }
         match self.look(src, true)? {
             Decoded::NeedMore { .. } => Ok(malformed("a response that is cut short")?),
@@ -330,15 +334,15 @@ impl Codec for ClientCodec {
     fn response_timeout(&self) -> Option<Duration> {
         let has_limit = self.response_timeout > 0
             && self.sending == Sending::Nothing
-            && !self.asked.is_empty()
-            && self.begun.is_none();
+            && !self.outstanding.is_empty()
+            && self.pending.is_none();
         has_limit.then(|| Duration::from_millis(self.response_timeout.into()))
     }
 
     fn stage(&self) -> Stage {
-        match self.course {
-            Course::Finished => Stage::Finished,
-            _ if self.asked.is_empty() => Stage::Idle,
+        match self.phase {
+            Phase::Finished => Stage::Finished,
+            _ if self.outstanding.is_empty() => Stage::Idle,
             _ => Stage::Awaiting,
         }
     }
@@ -346,19 +350,19 @@ impl Codec for ClientCodec {
 
 impl Encode<Request<'_>> for ClientCodec {
     fn encode(&mut self, request: Request<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(self.ask(&request, dst)?)
+        Ok(self.send_request(&request, dst)?)
     }
 }
 
 impl Encode<Chunk<'_>> for ClientCodec {
     fn encode(&mut self, chunk: Chunk<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(self.send(chunk.0, dst)?)
+        Ok(self.send_chunk(chunk.0, dst)?)
     }
 }
 
 impl Encode<End> for ClientCodec {
     fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(self.end(dst)?)
+        Ok(self.send_end(dst)?)
     }
 }
 
@@ -367,6 +371,6 @@ fn need<F>(at_least: usize) -> Decoded<F> {
 }
 
 #[cold]
-fn unasked<T>() -> Result<T, MessageError> {
+fn unsolicited<T>() -> Result<T, MessageError> {
     malformed("a response that was not requested")
 }

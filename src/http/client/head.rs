@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use crate::http::error::{MessageError, malformed};
 use crate::http::head::{Facts, Framing, Version, line_end, position, with_known_minor};
-use crate::http::limits::{Limits, MOST_HEADERS};
+use crate::http::limits::{Limits, MAX_HEADERS};
 use crate::http::reader::ends_in;
 
 /// Finds the head of the next response.
@@ -21,7 +21,7 @@ pub(crate) struct HeadFinder {
     /// The number of these interim responses.
     interim: u8,
     /// True if a repeated `Content-Length` is accepted when all values are equal.
-    pub(super) takes_repeated_length: bool,
+    pub(super) accepts_repeated_length: bool,
 }
 
 /// The result of a search for a head.
@@ -34,21 +34,21 @@ pub(crate) enum Start {
 }
 
 /// The maximum number of interim responses to one request.
-const MOST_INTERIM: u8 = 16;
+const MAX_INTERIM: u8 = 16;
 
 impl HeadFinder {
     /// Looks for a head in `src`, the input behind the last response.
     pub(crate) fn find(
         &mut self,
         src: &[u8],
-        asked: Asked,
+        request: RequestKind,
         limits: &Limits,
     ) -> Result<Start, MessageError> {
         let is_worth_it = self.scanned == 0
             || src.len() > limits.head as usize
             || ends_in(src, self.scanned as usize);
         let found = if is_worth_it {
-            parse(src, asked, limits, self.takes_repeated_length)?
+            parse(src, request, limits, self.accepts_repeated_length)?
         } else {
             None
         };
@@ -57,7 +57,7 @@ impl HeadFinder {
             return Ok(Start::NeedMore(src.len() + 1));
         };
         self.scanned = 0;
-        if head.status.is_informational() && !head.changes_protocol(asked) {
+        if head.status.is_informational() && !head.changes_protocol(request) {
             self.pass_over(&head, limits)?;
             return Ok(Start::Interim(head.len()));
         }
@@ -73,8 +73,8 @@ impl HeadFinder {
         }
         self.interim += 1;
         self.interim_len = self.interim_len.saturating_add(head.len);
-        if self.interim > MOST_INTERIM {
-            let max = MOST_INTERIM.into();
+        if self.interim > MAX_INTERIM {
+            let max = MAX_INTERIM.into();
             return Err(MessageError::TooManyInterim { max });
         }
         if self.interim_len > limits.head {
@@ -112,7 +112,7 @@ pub(crate) enum Extent {
 
 /// The kind of request, as far as it affects the reading of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum RequestKind {
     Ordinary,
     Head,
     /// A successful response turns the connection into a tunnel.
@@ -134,11 +134,11 @@ impl Head {
     }
 
     /// Returns true if the connection does not use HTTP behind this response.
-    pub(super) fn changes_protocol(&self, asked: Asked) -> bool {
-        match asked {
-            Asked::Connect => self.status.is_success(),
-            Asked::Upgrade => self.status == StatusCode::SWITCHING_PROTOCOLS,
-            Asked::Ordinary | Asked::Head => false,
+    pub(super) fn changes_protocol(&self, request: RequestKind) -> bool {
+        match request {
+            RequestKind::Connect => self.status.is_success(),
+            RequestKind::Upgrade => self.status == StatusCode::SWITCHING_PROTOCOLS,
+            RequestKind::Ordinary | RequestKind::Head => false,
         }
     }
 }
@@ -146,16 +146,16 @@ impl Head {
 /// Parses the head of a response at the start of `src`. Returns `None` if it is incomplete.
 fn parse(
     src: &[u8],
-    asked: Asked,
+    request: RequestKind,
     limits: &Limits,
-    takes_repeated_length: bool,
+    accepts_repeated_length: bool,
 ) -> Result<Option<Head>, MessageError> {
-    match parse_known(src, asked, limits, takes_repeated_length) {
+    match parse_known(src, request, limits, accepts_repeated_length) {
         // An unknown minor version is read as the highest known one (RFC 9110, section 2.5).
         Err(MessageError::Version) => {
             let digit = "HTTP/1.".len();
             let known = with_known_minor(src, digit, limits).ok_or(MessageError::Version)?;
-            parse_known(&known, asked, limits, takes_repeated_length)
+            parse_known(&known, request, limits, accepts_repeated_length)
         }
         parsed => parsed,
     }
@@ -163,11 +163,11 @@ fn parse(
 
 fn parse_known(
     src: &[u8],
-    asked: Asked,
+    request: RequestKind,
     limits: &Limits,
-    takes_repeated_length: bool,
+    accepts_repeated_length: bool,
 ) -> Result<Option<Head>, MessageError> {
-    let mut headers = [const { MaybeUninit::uninit() }; MOST_HEADERS];
+    let mut headers = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let allowed = &mut headers[..usize::from(limits.headers)];
     let config = httparse::ParserConfig::default();
@@ -194,7 +194,7 @@ fn parse_known(
             "a change of protocol by an HTTP/1.0 server, which that version does not allow",
         );
     }
-    let mut facts = Facts::taking_repeated_length(takes_repeated_length);
+    let mut facts = Facts::accepting_repeated_length(accepts_repeated_length);
     let mut end = begin;
     for header in &*response.headers {
         // The parser accepts a bare LF as a line ending, so check that each name begins where the line before it ends
@@ -209,7 +209,7 @@ fn parse_known(
         return malformed("a line that does not end in CR LF");
     }
     Ok(Some(Head {
-        extent: extent(&facts, asked, status, version)?,
+        extent: extent(&facts, request, status, version)?,
         len: len as u32,
         headers: begin as u32,
         status,
@@ -238,14 +238,14 @@ fn first_line(src: &[u8], limits: &Limits) -> Result<usize, MessageError> {
 /// Returns the way in which the end of the body is found (section 6.3).
 fn extent(
     facts: &Facts,
-    asked: Asked,
+    request: RequestKind,
     status: StatusCode,
     version: Version,
 ) -> Result<Extent, MessageError> {
     let bodiless = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || asked == Asked::Head
-        || (asked == Asked::Connect && status.is_success());
+        || request == RequestKind::Head
+        || (request == RequestKind::Connect && status.is_success());
     // Contradictory framing is refused even where it has no effect.
     Ok(match facts.framing(version)? {
         _ if bodiless => Extent::None,

@@ -57,6 +57,6 @@ mod response;
 
 pub use self::codec::ClientCodec;
 #[cfg(feature = "ws")]
-pub(crate) use self::head::{Asked, HeadFinder, Start};
+pub(crate) use self::head::{HeadFinder, RequestKind, Start};
 pub use self::request::Request;
 pub use self::response::Response;

@@ -10,7 +10,7 @@ use crate::http::error::SendError;
 use crate::http::fields::{Headers, is_token};
 use crate::http::head::{check_target, is_host};
 use crate::http::response::Body;
-use crate::http::write::{Cursor, OWN_LINES, SMALL_BODY};
+use crate::http::write::{CODEC_LINES_MAX, Cursor, SMALL_BODY};
 
 /// A request, to be sent with [`Conn::send`](crate::Conn::send).
 ///
@@ -128,10 +128,10 @@ impl<'a> Request<'a> {
 
     /// Checks the request. Returns the number of bytes that the head takes.
     fn check(&self) -> Result<usize, SendError> {
-        let is_sound = is_token(self.method.as_bytes())
+        let is_valid = is_token(self.method.as_bytes())
             && is_host(self.host.as_bytes())
             && check_target(self.method, self.target.as_bytes()).is_ok();
-        if !is_sound {
+        if !is_valid {
             return Err(SendError::RequestLine);
         }
         // A protocol change must be requested with `upgrade`, so that the codec knows that the server may change the
@@ -160,7 +160,7 @@ impl<'a> Request<'a> {
             Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
             _ => &[],
         };
-        dst.put_with(OWN_LINES + room + small.len(), |room| {
+        dst.put_with(CODEC_LINES_MAX + room + small.len(), |room| {
             let mut head = Cursor { room, len: 0 };
             for part in [
                 self.method,
@@ -190,7 +190,7 @@ impl<'a> Request<'a> {
                 }
             }
             match self.length() {
-                Length::Untold => {}
+                Length::Unannounced => {}
                 Length::Known(len) => {
                     head.put(b"Content-Length: ");
                     head.put(itoa::Buffer::new().format(len).as_bytes());
@@ -214,7 +214,7 @@ impl<'a> Request<'a> {
         match &self.body {
             // For methods that usually have a body, its absence is announced (RFC 9110, section 8.6).
             Body::None if matches!(self.method, "POST" | "PUT" | "PATCH") => Length::Known(0),
-            Body::None => Length::Untold,
+            Body::None => Length::Unannounced,
             Body::Bytes(body) => Length::Known(body.len() as u64),
             Body::Shared(body) => Length::Known(body.len() as u64),
             Body::Sized(len) | Body::Elsewhere(len) => Length::Known(*len),
@@ -225,7 +225,7 @@ impl<'a> Request<'a> {
 
 /// The body length that the head announces.
 enum Length {
-    Untold,
+    Unannounced,
     Known(u64),
     Chunked,
 }

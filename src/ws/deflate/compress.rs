@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, FlushCompress};
 
 use super::TAIL;
-use super::negotiate::{Agreed, Direction, LEAST_BITS};
+use super::negotiate::{Agreed, Direction, MIN_BITS};
 
 /// Compresses the messages of one connection.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Compressor {
         message: &[u8],
         send: impl FnOnce(Option<&[u8]>) -> R,
     ) -> R {
-        if self.direction.bits < LEAST_BITS {
+        if self.direction.bits < MIN_BITS {
             return send(None);
         }
         let mut out = OUTPUT.take();

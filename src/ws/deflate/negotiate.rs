@@ -102,7 +102,7 @@ impl DeflateOptions {
 
     fn accept_one(&self, params: &[Param<'_>]) -> Option<Agreed> {
         let offer = Params::read(params)?;
-        if offer.server_bits.is_some_and(|bits| bits < LEAST_BITS) {
+        if offer.server_bits.is_some_and(|bits| bits < MIN_BITS) {
             return None;
         }
         let theirs = match offer.client_bits {
@@ -170,7 +170,7 @@ impl DeflateOptions {
 
 /// The smallest window, as a power of two, with which zlib can compress. Data that the peer compressed with a smaller
 /// window can be decompressed with any.
-pub(super) const LEAST_BITS: u8 = 9;
+pub(super) const MIN_BITS: u8 = 9;
 
 /// The extension's name.
 pub(in crate::ws) const NAME: &str = "permessage-deflate";

@@ -8,8 +8,8 @@ const DATE_LINE: &[u8; 37] = b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
 
 thread_local! {
     /// The lines made last. The first answer of each second makes them.
-    static LAST: Cell<Beginning> = const {
-        Cell::new(Beginning {
+    static LAST: Cell<ResponsePrefix> = const {
+        Cell::new(ResponsePrefix {
             unix_time: u64::MAX,
             lines: [0; STATUS_LINE.len() + DATE_LINE.len()],
         })
@@ -18,12 +18,12 @@ thread_local! {
 
 /// The first lines of most answers: a status line, and the date (RFC 9110, section 6.6.1).
 #[derive(Clone, Copy)]
-pub(super) struct Beginning {
+pub(super) struct ResponsePrefix {
     unix_time: u64,
     lines: [u8; STATUS_LINE.len() + DATE_LINE.len()],
 }
 
-impl Beginning {
+impl ResponsePrefix {
     /// Returns the lines for a time in seconds since 1970.
     #[inline]
     pub(super) fn at(unix_time: u64) -> Self {
@@ -66,15 +66,15 @@ impl Beginning {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::Beginning;
+    use super::ResponsePrefix;
 
     #[test]
     fn dates_are_written_as_the_rfc_has_them() {
         for _ in 0..2 {
             let expected = "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-            assert_eq!(Beginning::at(784_111_777).ok(), expected.as_bytes());
+            assert_eq!(ResponsePrefix::at(784_111_777).ok(), expected.as_bytes());
         }
-        let next = Beginning::at(784_111_778);
+        let next = ResponsePrefix::at(784_111_778);
         assert_eq!(next.date(), b"Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n");
     }
 }
