@@ -29,13 +29,13 @@
 //!
 //! | Balancer | Picks | Weights | For |
 //! |---|---|---|---|
-//! | [`Weighted`] | by turns, evenly spread; a node that fails gets fewer | yes | most pools |
-//! | [`RoundRobin`] | by turns | only 0 | equal nodes |
-//! | [`Random`] | by chance | yes | many pickers that know nothing of each other |
+//! | [`Weighted`] | in turn, evenly spread; a failing node gets fewer requests | yes | most pools |
+//! | [`RoundRobin`] | in turn | only 0 | equal nodes |
+//! | [`Random`] | at random | yes | many independent pickers |
 //! | [`Least`] | the node with the fewest requests in flight | yes | requests of very different lengths |
-//! | [`TwoChoices`] | the better of two random nodes | yes | the same, with many pickers |
-//! | [`HashRing`] | by the key, from a ring | yes | caches and sessions; keys move only when their node goes |
-//! | [`Rendezvous`] | by the key, the node of the highest score | yes | the same with few nodes, and pickers that must agree |
+//! | [`TwoChoices`] | the better of two random nodes | yes | like `Least`, with many pickers |
+//! | [`HashRing`] | by key, from a ring | yes | caches and sessions; a key moves only when its node is removed |
+//! | [`Rendezvous`] | by key, the node with the highest score | yes | like `HashRing`, with few nodes, and pickers that must agree |
 //!
 //! # Several threads
 //!

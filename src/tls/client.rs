@@ -39,10 +39,10 @@ impl TlsClient {
         let verifier =
             WebPkiServerVerifier::builder_with_provider(roots.store.clone(), super::provider())
                 .build()
-                .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+                .map_err(TlsError::setup)?;
         let config = ClientConfig::builder_with_provider(super::provider())
             .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
+            .map_err(TlsError::setup)?
             .with_webpki_verifier(verifier)
             .with_no_client_auth();
         Ok(Self {

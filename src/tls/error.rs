@@ -69,8 +69,14 @@ pub enum TlsError {
         /// The given name.
         name: String,
     },
-    /// The cryptography cannot be set up.
-    Setup(rustls::Error),
+    /// The cryptography cannot be set up. The error is that of the TLS library.
+    Setup(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl TlsError {
+    pub(super) fn setup(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Setup(Box::new(error))
+    }
 }
 
 error_messages! {
@@ -96,7 +102,7 @@ error_messages! {
     }
     causes {
         TlsError::File { source, .. } => source,
-        TlsError::Setup(error) => error,
+        TlsError::Setup(error) => &**error,
     }
 }
 

@@ -55,7 +55,7 @@ impl TlsServer {
     pub fn new(identity: Identity) -> Result<Self, TlsError> {
         let identities = Arc::new(Resolver::new(vec![identity]));
         let mut config = configure(Arc::new(NoClientAuth), &identities)?;
-        config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
+        config.ticketer = Ticketer::new().map_err(TlsError::setup)?;
         Ok(Self {
             config: Arc::new(config),
             identities,
@@ -108,13 +108,11 @@ impl TlsServer {
         mut self,
         verifier: rustls::server::ClientCertVerifierBuilder,
     ) -> Result<Self, TlsError> {
-        let verifier = verifier
-            .build()
-            .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))?;
+        let verifier = verifier.build().map_err(TlsError::setup)?;
         let mut config = configure(verifier, &self.identities)?;
         config.alpn_protocols = self.config.alpn_protocols.clone();
         // New ticket keys, so that a session cannot be resumed past a stricter verifier.
-        config.ticketer = Ticketer::new().map_err(TlsError::Setup)?;
+        config.ticketer = Ticketer::new().map_err(TlsError::setup)?;
         self.config = Arc::new(config);
         Ok(self)
     }
@@ -158,7 +156,7 @@ fn configure(
     let builder = ServerConfig::builder_with_provider(super::provider());
     Ok(builder
         .with_safe_default_protocol_versions()
-        .map_err(TlsError::Setup)?
+        .map_err(TlsError::setup)?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(identities.clone()))
 }

@@ -90,7 +90,7 @@ impl TlsStream {
         host: &str,
     ) -> Result<Self, TlsError> {
         let name = tls.name_for(host)?;
-        let session = Session::client(tls.config().clone(), name).map_err(TlsError::Setup)?;
+        let session = Session::client(tls.config().clone(), name).map_err(TlsError::setup)?;
         Ok(Self {
             socket,
             session,
