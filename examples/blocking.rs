@@ -1,4 +1,4 @@
-//! An echo of lines whose work takes a second, done in a worker pool so that no reactor waits for it.
+//! An echo server whose work on a line takes a second. A worker pool does the work, so that no reactor blocks.
 //! Try `nc 127.0.0.1 9000` from several terminals.
 
 mod util;
@@ -11,18 +11,18 @@ use clap::Parser;
 use epicycle::codec::Lines;
 use epicycle::{Action, Conn, EventHandler, WorkerPool};
 
-/// An echo server with slow work.
+/// An echo server of lines that does slow work in a worker pool
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
     listen: util::Listen,
-    /// How long the work on a line takes: 500ms, 1s, 2m
+    /// The duration of the work on a line: 500ms, 1s, 2m
     #[arg(long, default_value = "1s", value_parser = util::period)]
     work: Duration,
-    /// How many threads work
+    /// The number of worker threads
     #[arg(long, value_name = "N", default_value_t = 4)]
     workers: usize,
-    /// How many lines may wait for a worker
+    /// The number of lines that may wait for a worker thread
     #[arg(long, value_name = "N", default_value_t = 100)]
     queue: usize,
 }
@@ -45,7 +45,7 @@ impl EventHandler for Slow {
     }
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, _session: &mut (), line: &[u8]) -> Action {
-        // Whoever drops the answer, a pool that is full or a job that panics, leaves it to this.
+        // Runs if the answer is dropped: the pool was full, or the job panicked.
         let answer = conn.defer_answer().otherwise(|_, conn, ()| {
             if conn.send("sorry: too busy, or out of order").is_err() {
                 conn.close();
@@ -55,10 +55,10 @@ impl EventHandler for Slow {
         let work = self.work;
         let job = move || {
             thread::sleep(work);
-            // Fails when the client has gone meanwhile; then there is nobody to answer.
+            // Fails if the client has disconnected, and then no answer is needed.
             let _ = answer.send(line);
         };
-        // Jobs with the same key are done in order, and so are this connection's answers.
+        // Jobs with the same key run in order, so this connection's answers are in order too.
         if let Err(rejected) = self.pool.submit_ordered(conn.id().as_u64(), job) {
             log::warn!("{}: {rejected}", conn.peer_addr());
         }

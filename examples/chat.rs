@@ -1,7 +1,7 @@
 //! A chat room over lines of text. Try `nc 127.0.0.1 9000` from several terminals.
 //!
-//! Clients live on different reactors, that is, threads. What one says reaches them all through
-//! `Engine::broadcast`, and the names in use stand behind a lock that the handlers share.
+//! Clients are on different reactors, that is, on different threads. `Engine::broadcast` sends a message to the clients of
+//! all reactors. The handlers share the set of used names behind a lock.
 
 mod util;
 
@@ -13,7 +13,7 @@ use clap::Parser;
 use epicycle::codec::Lines;
 use epicycle::{Action, CloseReason, Closed, Conn, Engine, EventHandler, Reactor};
 
-/// A chat room.
+/// A chat room over lines of text
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -28,21 +28,21 @@ type Names = Arc<Mutex<HashSet<String>>>;
 
 struct Chat {
     names: Names,
-    /// The way to all reactors, from boot on.
+    /// Set on boot. Reaches all reactors.
     engine: Option<Engine<Self>>,
 }
 
 impl Chat {
-    /// Says something to everybody on every reactor.
+    /// Sends a text to all clients of all reactors.
     fn tell_all(&self, text: String) {
         if let Some(engine) = &self.engine
             && let Err(error) = engine.broadcast(text)
         {
-            log::warn!("some have missed a message: {error}");
+            log::warn!("some clients have missed a message: {error}");
         }
     }
 
-    /// Takes the name for a client, unless it is no name or somebody has it.
+    /// Reserves a name for a client. Fails if the name is not valid or already in use.
     fn take_name(&self, name: &str) -> Result<String, &'static str> {
         if name.is_empty() || name.chars().count() > MAX_NAME {
             return Err("a name has 1 to 20 letters; yours?");
@@ -54,7 +54,7 @@ impl Chat {
     }
 }
 
-/// Nothing is left half done under this lock, so a panic elsewhere does not spoil it.
+/// Locks the names. A panic cannot leave them inconsistent, so a poisoned lock is fine.
 fn lock(names: &Names) -> MutexGuard<'_, HashSet<String>> {
     names.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -82,7 +82,7 @@ impl EventHandler for Chat {
         name: &mut Option<String>,
         line: &[u8],
     ) -> Action {
-        // Nobody gets to move the others' cursors.
+        // Control characters could change the terminals of other clients.
         let line = String::from_utf8_lossy(line).replace(char::is_control, "");
         match name {
             Some(name) => self.tell_all(format!("{name}: {line}\n")),

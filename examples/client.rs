@@ -1,8 +1,8 @@
-//! A small netcat: standard input to a connection, what comes back to standard output. Try
-//! `echo hello | client tcp://127.0.0.1:9000`. Over UDP, what is read at a time is a datagram.
+//! A small netcat: sends standard input to a connection, and writes received bytes to standard output. Try
+//! `echo hello | client tcp://127.0.0.1:9000`. Over UDP, each read of the input becomes a datagram.
 //!
-//! Reading and writing the standard streams blocks, so each has a thread of its own. Neither direction runs
-//! ahead: input is read as fast as the kernel takes it, and the connection as fast as the output.
+//! Reading and writing the standard streams blocks, so each has its own thread. Both directions have backpressure: input is
+//! read only as fast as the kernel accepts it, and the connection only as fast as the output is written.
 
 mod util;
 
@@ -22,15 +22,15 @@ use epicycle::{
     Reactor,
 };
 
-/// Connects standard input and output to a server.
+/// Connects standard input and output to a server
 #[derive(Parser)]
 struct Flags {
-    /// Where to: tcp://HOST:PORT, unix://PATH or udp://HOST:PORT
+    /// The server: tcp://HOST:PORT, unix://PATH or udp://HOST:PORT
     addr: Endpoint,
-    /// How long connecting may take
+    /// The timeout of the connect
     #[arg(long, value_name = "PERIOD", default_value = "10s", value_parser = util::period)]
     timeout: Duration,
-    /// Over UDP, which knows no end: how long to wait for answers when the input has ended
+    /// The time to wait for answers after the end of the input; only for UDP, which has no end of stream
     #[arg(long, value_name = "PERIOD", default_value = "1s", value_parser = util::period)]
     wait: Duration,
     #[cfg(feature = "tls")]
@@ -41,29 +41,29 @@ struct Flags {
 #[cfg(feature = "tls")]
 #[derive(clap::Args)]
 struct Tls {
-    /// Speaks TLS
+    /// Uses TLS
     #[arg(long)]
     tls: bool,
-    /// Trusts the certificates in this PEM file rather than the system's
+    /// Trusts the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", requires = "tls")]
     ca: Option<std::path::PathBuf>,
-    /// The name that the server's certificate must be for, in place of the address's host
+    /// The name that the server's certificate must have, instead of the address's host
     #[arg(long, value_name = "NAME", requires = "tls")]
     name: Option<String>,
 }
 
 const CHUNK: usize = 64 << 10;
 
-/// Not in so many fragments that one is likely to get lost.
+/// The size of a datagram. It is small, because a datagram is lost if any of its IP fragments is.
 const DATAGRAM: usize = 8 << 10;
 
-/// As many chunks of input are on their way at a time.
+/// The most chunks of input that may wait to be sent.
 const CHUNKS_AHEAD: usize = 8;
 
-/// As many bytes of output may wait before the connection is not read any more.
+/// The most bytes of output that may wait before reading from the connection pauses.
 const OUTPUT_AHEAD: usize = 1 << 20;
 
-/// What the reactor and the input tell the main thread.
+/// A message from the reactor or the input thread to the main thread.
 enum Event {
     Open(Handle<Netcat>),
     Failed(FailedConnect),
@@ -74,13 +74,13 @@ enum Event {
 struct Netcat {
     events: Sender<Event>,
     output: Sender<Vec<u8>>,
-    /// How many bytes of output wait.
+    /// The number of output bytes that wait.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Netcat {
     fn tell(&self, event: Event) {
-        // The main thread may have given up already.
+        // Fails if the main thread has ended already.
         let _ = self.events.send(event);
     }
 }
@@ -122,7 +122,7 @@ impl EventHandler for Netcat {
     }
 }
 
-/// Sends what comes in, and then FIN. Datagrams have none: they are answered for a while, `wait`.
+/// Sends the input, and then FIN. UDP has no FIN, so there the connection closes after the time `wait`.
 fn copy_in(mut input: impl Read, to: &Handle<Netcat>, wait: Option<Duration>) -> io::Result<()> {
     let size = if wait.is_some() { DATAGRAM } else { CHUNK };
     let (taken, flushed) = channel();
@@ -135,7 +135,7 @@ fn copy_in(mut input: impl Read, to: &Handle<Netcat>, wait: Option<Duration>) ->
             Err(error) => return Err(error),
         };
         if n == 0 {
-            // A connection that is closed by now needs no FIN.
+            // Fails if the connection is closed already, and then no FIN is needed.
             let _ = to.run(move |_, conn, ()| match wait {
                 Some(wait) => {
                     conn.set_timer(wait, 0);
@@ -162,7 +162,7 @@ fn copy_in(mut input: impl Read, to: &Handle<Netcat>, wait: Option<Duration>) ->
     }
 }
 
-/// Writes what has come to the output, and has more read once little is left.
+/// Writes received bytes to the output, and resumes reading once few are left.
 fn copy_out(
     chunks: &Receiver<Vec<u8>>,
     mut output: impl Write,
@@ -218,7 +218,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     });
     let out = thread::spawn(move || copy_out(&chunks, io::stdout().lock(), &waiting, &handle));
     let end = told.recv()?;
-    // With the handler goes the last who could have something for the output.
+    // The handler holds the last sender of output, so its drop ends the output thread.
     running.shutdown();
     let written = out.join().map_err(|_| "the output's thread panicked")?;
     written.map_err(|error| format!("standard output: {error}"))?;
@@ -227,7 +227,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
         Event::Closed(_, CloseReason::Local) if is_udp => Ok(()),
         Event::Closed(_, reason) => Err(reason.to_string().into()),
         Event::BadInput(error) => Err(format!("standard input: {error}").into()),
-        Event::Open(_) | Event::Failed(_) => Err("another connection than the first".into()),
+        Event::Open(_) | Event::Failed(_) => Err("a second connection was made".into()),
     }
 }
 

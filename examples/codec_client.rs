@@ -1,4 +1,4 @@
-//! Sends frames to the example `codec_server` and checks the answers, over an ordinary blocking socket.
+//! Sends frames to the example `codec_server` over an ordinary blocking socket, and checks the answers.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -12,22 +12,22 @@ use epicycle::Endpoint;
 use epicycle::codec::{Codec, Decoded, LengthField, encode_to_vec};
 use socket2::Socket;
 
-/// A client for codec_server.
+/// A client for codec_server
 #[derive(Parser)]
 struct Flags {
     /// The server: tcp://HOST:PORT or unix://PATH
     #[arg(long, default_value = "tcp://127.0.0.1:9000")]
     addr: Endpoint,
-    /// How many frames to send
+    /// The number of frames to send
     #[arg(long, value_name = "N", default_value_t = 1000)]
     count: u64,
 }
 
-/// A connection that speaks in frames.
+/// A connection that sends and receives frames.
 struct Client {
     stream: Socket,
     codec: LengthField,
-    /// What has arrived and is not yet consumed.
+    /// Received bytes that the codec has not consumed.
     input: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ impl Client {
                 stream.into()
             }
             Endpoint::Unix(path) => UnixStream::connect(path).map_err(problem)?.into(),
-            _ => return Err(format!("{addr} is no stream; use tcp:// or unix://").into()),
+            _ => return Err(format!("{addr} is not a stream; use tcp:// or unix://").into()),
         };
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         Ok(Self {
@@ -60,7 +60,7 @@ impl Client {
     fn receive(&mut self) -> Result<Vec<u8>, Box<dyn Error>> {
         let mut chunk = [0; 4096];
         loop {
-            // A codec is never asked about nothing.
+            // A codec must not be called without input.
             if !self.input.is_empty()
                 && let Decoded::Frame { frame, consumed } = self.codec.decode(&mut self.input)?
             {
@@ -80,15 +80,15 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     let mut client = Client::connect(&flags.addr)?;
     let start = Instant::now();
     for n in 0..flags.count {
-        // Of all lengths, short and long.
+        // Short and long payloads.
         let payload = format!("frame {n} {}", "x".repeat(n as usize % 10_000));
         client.send(payload.as_bytes())?;
         if client.receive()? != payload.to_ascii_uppercase().as_bytes() {
-            return Err(format!("frame {n} came back wrong").into());
+            return Err(format!("the answer to frame {n} is wrong").into());
         }
     }
     println!(
-        "codec_client: {} frames, all answered right, in {:.1?}",
+        "codec_client: {} frames, all answers are right, in {:.1?}",
         flags.count,
         start.elapsed()
     );

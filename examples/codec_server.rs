@@ -1,4 +1,4 @@
-//! Answers each frame with the same in upper case. A frame is a 4-byte big-endian length and as many bytes.
+//! Answers each frame with its text in upper case. A frame is a 4-byte big-endian length and that number of bytes.
 //! Try it with the example `codec_client`.
 
 mod util;
@@ -9,7 +9,7 @@ use clap::Parser;
 use epicycle::codec::LengthField;
 use epicycle::{Action, Conn, EventHandler};
 
-/// A server that speaks in length-field frames.
+/// A server for frames with a length field, which answers in upper case
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -18,7 +18,7 @@ struct Flags {
 
 #[derive(Default)]
 struct Upper {
-    /// The answer under construction, kept for its memory.
+    /// The buffer for answers, kept to reuse its memory.
     answer: Vec<u8>,
 }
 

@@ -1,4 +1,4 @@
-//! Sends back whatever arrives. Try `nc 127.0.0.1 9000`, or with `--addr udp://:9000` `nc -u 127.0.0.1 9000`.
+//! Sends back all bytes it receives. Try `nc 127.0.0.1 9000`, or with `--addr udp://:9000` `nc -u 127.0.0.1 9000`.
 
 mod util;
 
@@ -8,7 +8,7 @@ use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{Action, Conn, Datagram, EventHandler, Udp};
 
-/// An echo server.
+/// An echo server
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]

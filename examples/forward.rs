@@ -1,5 +1,5 @@
-//! Forwards TCP connections: whoever connects here is joined with a connection to somewhere else. Try
-//! `forward --listen tcp://:8000 --to tcp://example.com:80`. Either side may be a Unix socket instead.
+//! Forwards TCP connections: joins each accepted connection with a new connection to another address. Try
+//! `forward --listen tcp://:8000 --to tcp://example.com:80`. Either side may also be a Unix socket.
 
 mod util;
 
@@ -14,34 +14,34 @@ use epicycle::{
     FailedConnect, Origin, Reactor, Server,
 };
 
-/// A port forwarder.
+/// A port forwarder
 #[derive(Parser)]
 struct Flags {
-    /// Where to listen: tcp://HOST:PORT or unix://PATH
+    /// The address to listen on: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR", default_value = "tcp://:9000")]
     listen: String,
-    /// Where to connect to: tcp://HOST:PORT or unix://PATH
+    /// The address to connect to: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR")]
     to: Endpoint,
-    /// How many reactors; one per core unless said otherwise
+    /// The number of reactors [default: one per core]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
-    /// How long connecting may take
+    /// The timeout of a connect
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = util::period)]
     timeout: Duration,
-    /// Closes a pair through which nothing has gone for so long
+    /// Closes a pair of connections that has been idle for this long
     #[arg(long, value_name = "TIME", value_parser = util::period)]
     idle: Option<Duration>,
 }
 
-/// A reactor's part: who waits for a connection of theirs.
+/// The handler of a reactor, with its clients that wait for an upstream connection.
 struct Forward {
     to: Endpoint,
     timeout: Duration,
     waiting: HashMap<u64, Waiting>,
 }
 
-/// A client that is accepted and not joined yet.
+/// A client that is accepted but not joined yet.
 struct Waiting {
     client: ConnId,
     connecting: Connecting<Forward>,
@@ -58,7 +58,7 @@ impl EventHandler for Forward {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
         match conn.origin() {
             Origin::Connected { token } => {
-                // A client that has gone meanwhile needs no connection any more.
+                // If the client has disconnected meanwhile, the new connection is closed.
                 let client = self.waiting.remove(&token)?.client;
                 conn.pipe(client).ok()
             }
@@ -66,7 +66,7 @@ impl EventHandler for Forward {
         }
     }
 
-    /// Nothing comes here: a client is paused until it is joined.
+    /// Is never called, because reading from a client is paused until it is joined.
     fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _bytes: &[u8]) -> Action {
         Action::Continue
     }
@@ -80,11 +80,11 @@ impl EventHandler for Forward {
 
     fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
         if let Some(Waiting { connecting, .. }) = self.waiting.remove(&info.id.as_u64()) {
-            // If that is refused, the connection is closed as soon as it is open.
+            // If this fails, `on_open` finds no client and closes the connection.
             let _ = connecting.cancel();
         }
         log::info!(
-            "{} with {} ends: {reason}; {} bytes in, {} out",
+            "{} with {} closed: {reason}; {} bytes in, {} out",
             info.id,
             info.peer,
             info.bytes_in,

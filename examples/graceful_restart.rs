@@ -1,9 +1,10 @@
-//! A server that is replaced while it runs, without a refused connection or a lost request. Start it, start it
-//! again with the same `--control`, and the second takes over from the first.
+//! A server that another process replaces while it runs, without a refused connection or a lost request. Start it, then
+//! start it again with the same `--control`: the second process takes over from the first.
 //!
-//! The new process asks for the listening sockets at the control socket of the old one, which answers processes of the same
-//! user. Once the new one listens it says so; the old one then accepts no more, serves its connections until they are done,
-//! and ends. Connections that come meanwhile wait in the queue of the sockets that both have.
+//! The new process connects to the control socket of the old one and asks for its listening sockets. The old process answers
+//! only processes of the same user. Once the new process listens, it notifies the old one. The old process then stops
+//! accepting, serves its connections until they close, and ends. Both processes share the listening sockets, so connections
+//! that arrive meanwhile wait in the backlog.
 
 mod util;
 
@@ -20,16 +21,16 @@ use epicycle::handover::{Control, Successors};
 use epicycle::{Action, Conn, Engine, EventHandler, Listen, Server};
 use rustix::process::geteuid;
 
-/// Answers each line with its own process number and the line, and can be replaced by another process.
+/// Answers each line with its process number and the line, and can be replaced by another process
 #[derive(Parser)]
 struct Flags {
     /// The address to listen on, for the first process
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:9000")]
     listen: String,
-    /// The Unix socket at which the next process asks [default: graceful_restart.sock in $XDG_RUNTIME_DIR, or for root in /run]
+    /// The Unix socket for the next process [default: graceful_restart.sock in $XDG_RUNTIME_DIR, or for root in /run]
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// How long those who are connected are served once another process has taken over
+    /// The time for which open connections are served after another process has taken over
     #[arg(long, value_name = "PERIOD", default_value = "30s", value_parser = util::period)]
     drain: Duration,
 }
@@ -54,7 +55,7 @@ impl EventHandler for Answers {
     }
 }
 
-/// Where the next process asks, unless the flags say: in a directory that nobody else can write to.
+/// Returns the default path of the control socket, in a directory to which only this user can write.
 fn usual_control() -> Result<PathBuf, &'static str> {
     let own = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let directory = match own.filter(|path| path.is_absolute()) {
@@ -62,14 +63,14 @@ fn usual_control() -> Result<PathBuf, &'static str> {
         None if geteuid().is_root() => "/run".into(),
         None => {
             return Err(
-                "there is no $XDG_RUNTIME_DIR; say where the control socket is to be: --control PATH",
+                "$XDG_RUNTIME_DIR is not set; give the path of the control socket: --control PATH",
             );
         }
     };
     Ok(directory.join("graceful_restart.sock"))
 }
 
-/// Waits for processes that want to take over, until one has, or none can any more.
+/// Waits until another process has taken over, and returns true. Returns false once the control socket is closed.
 fn await_successor(successors: &Successors, engine: &Engine<Answers>) -> io::Result<bool> {
     while let Some(successor) = successors.accept()? {
         match engine
@@ -81,20 +82,22 @@ fn await_successor(successors: &Successors, engine: &Engine<Answers>) -> io::Res
                 while engine.is_accepting() {
                     thread::sleep(Duration::from_millis(1));
                 }
-                // Frees the path for the new process, which goes on once its connection ends.
+                // Frees the path for the new process, which waits for the end of this connection.
                 successors.close();
                 drop(successor);
                 return Ok(true);
             }
-            Err(error) => eprintln!("graceful_restart: still here, nobody took over: {error}"),
+            Err(error) => {
+                eprintln!("graceful_restart: the other process has not taken over: {error}");
+            }
         }
     }
     Ok(false)
 }
 
-/// Serves those who are connected until they are gone, or for so long.
-fn drain(engine: &Engine<Answers>, at_most: Duration) {
-    let deadline = Instant::now() + at_most;
+/// Serves the open connections until they close or the time has passed.
+fn drain(engine: &Engine<Answers>, time: Duration) {
+    let deadline = Instant::now() + time;
     while engine.connections() > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }
@@ -137,7 +140,7 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
             println!("graceful_restart is replaced");
             drain(&engine, flags.drain);
         }
-        Err(error) => eprintln!("graceful_restart: it cannot be replaced: {error}"),
+        Err(error) => eprintln!("graceful_restart: cannot be replaced any more: {error}"),
     });
     let report = running.join();
     successors.close();

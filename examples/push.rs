@@ -1,4 +1,5 @@
-//! Greets each client, sends back what it says, and pushes a line to all of them each tick. Try `nc 127.0.0.1 9000`.
+//! Greets each client, sends back all bytes it receives, and pushes a line to all clients on each tick. Try
+//! `nc 127.0.0.1 9000`.
 
 mod util;
 
@@ -9,18 +10,18 @@ use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{Action, Conn, EventHandler, Reactor};
 
-/// A server that pushes to its clients.
+/// An echo server that also pushes lines to its clients
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
     listen: util::Listen,
-    /// The time between two pushes: 500ms, 1s, 2m; 0 for no pushes
+    /// The time between pushes: 500ms, 1s, 2m; 0 for no pushes
     #[arg(long, default_value = "1s", value_parser = util::period_or_zero)]
     tick: Duration,
 }
 
 struct Push {
-    /// `None` for never.
+    /// `None` for no pushes.
     every: Option<Duration>,
     count: u64,
 }
@@ -46,7 +47,7 @@ impl EventHandler for Push {
         conn.write(bytes).into()
     }
 
-    /// Each reactor has its own tick, and pushes to its own connections: no thread waits for another.
+    /// Each reactor has its own tick and pushes to its own connections, so no thread waits for another.
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
         let every = self.every?;
         self.count += 1;

@@ -1,4 +1,4 @@
-//! Sends back whatever arrives over TLS. It makes itself a certificate when it is given none; try
+//! Sends back all bytes it receives over TLS. Without a certificate on the command line it makes its own. Try
 //! `openssl s_client -connect 127.0.0.1:9443`.
 
 mod util;
@@ -11,18 +11,18 @@ use epicycle::codec::Raw;
 use epicycle::tls::TlsServer;
 use epicycle::{Action, Conn, EventHandler, Listen, Server};
 
-/// An echo server over TLS.
+/// An echo server over TLS
 #[derive(Parser)]
 struct Flags {
-    /// Where to listen: tcp://HOST:PORT or unix://PATH
+    /// The address to listen on: tcp://HOST:PORT or unix://PATH
     #[arg(long, default_value = "tcp://:9443")]
     listen: String,
-    /// How many reactors; one per core unless said otherwise
+    /// The number of reactors [default: one per core]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
     #[command(flatten)]
     files: util::Files,
-    /// A protocol to offer by ALPN; can be given several times, most preferred first
+    /// A protocol to offer by ALPN; may be repeated, most preferred first
     #[arg(long, value_name = "PROTOCOL")]
     alpn: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Sends each datagram back to who sent it. Try `nc -u 127.0.0.1 9000`.
+//! Sends each datagram back to its sender. Try `nc -u 127.0.0.1 9000`.
 
 mod util;
 
@@ -10,19 +10,19 @@ use epicycle::{
     AcceptMode, Action, Conn, Datagram, EventHandler, Listen, Server, Udp, UdpSessions,
 };
 
-/// A UDP echo server.
+/// A UDP echo server
 #[derive(Parser)]
 struct Flags {
-    /// Where to listen: udp://HOST:PORT, udp4://HOST:PORT or udp6://HOST:PORT
+    /// The address to listen on: udp://HOST:PORT, udp4://HOST:PORT or udp6://HOST:PORT
     #[arg(long, value_name = "ADDRESS", default_value = "udp://:9000")]
     listen: String,
-    /// Keeps a session for each peer, which numbers its datagrams
+    /// Keeps a session for each peer, and numbers its datagrams
     #[arg(long)]
     sessions: bool,
-    /// The most datagrams a system call receives or sends, from 1 to 64
+    /// The most datagrams in one system call, from 1 to 64
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// How many reactors, each with a socket of its own; one per core if left out
+    /// The number of reactors, each with its own socket [default: one per core]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
 }
@@ -31,7 +31,7 @@ struct Echo;
 
 impl EventHandler for Echo {
     type Codec = Raw;
-    /// How many datagrams have come.
+    /// The number of datagrams received.
     type Session = u64;
 
     const HANDLES_DATAGRAMS: bool = true;
@@ -52,7 +52,7 @@ impl EventHandler for Echo {
         *count += 1;
         let mut answer = format!("{count}: ").into_bytes();
         answer.extend_from_slice(bytes);
-        // What no longer fits into a datagram is dropped, as the network might.
+        // An answer that is too long for a datagram is dropped, as the network might do.
         let _ = conn.write(&answer);
         Action::Continue
     }

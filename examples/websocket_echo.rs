@@ -1,4 +1,4 @@
-//! Sends back every WebSocket message. Try `websocket_echo --port 9001`, and in a browser's console
+//! Sends back every WebSocket message. Try `websocket_echo --port 9001`, and in a browser's console:
 //!
 //! ```text
 //! let peer = new WebSocket("ws://127.0.0.1:9001/");
@@ -15,12 +15,12 @@ use clap::Parser;
 use epicycle::ws::{self, DeflateOptions, Incoming, ServerCodec};
 use epicycle::{Action, Conn, EventHandler};
 
-/// A WebSocket echo server.
+/// A WebSocket echo server
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
     listen: util::Listen<9001>,
-    /// Compresses messages for clients that can (permessage-deflate)
+    /// Compresses messages for clients that support it (permessage-deflate)
     #[arg(long)]
     deflate: bool,
     #[command(flatten)]
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     } = Flags::parse();
     match listen.server_over(&tls, "websocket_echo") {
         Ok(server) => {
-            // An open WebSocket may be silent for longer than a connection between two requests.
+            // An open WebSocket may be silent for longer than an HTTP connection between two requests.
             let server = util::with_timeouts(server).idle_timeout(Duration::from_secs(600));
             util::run("websocket_echo", server, move |_reactor| Echo { deflate })
         }

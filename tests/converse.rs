@@ -1,4 +1,4 @@
-//! Codecs that take part in the conversation: what they say by themselves, and what waits for what.
+//! Codecs that converse: output of their own, and messages that wait for others.
 
 mod util;
 

@@ -1,4 +1,4 @@
-//! What goes in comes out: every way to accept, to connect and to write.
+//! Echoes over every way to accept, to connect and to write.
 
 mod util;
 

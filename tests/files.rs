@@ -1,4 +1,4 @@
-//! Files as output: in order with the other writes, as the peer takes them, and never in memory as a whole.
+//! Files as output: in order with other writes, at the pace of the peer, and never whole in memory.
 
 mod util;
 

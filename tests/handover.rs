@@ -1,4 +1,4 @@
-//! Listening sockets that come from elsewhere: brought along, inherited, sent by another process.
+//! Listening sockets from elsewhere: bound by the caller, inherited, or received from another process.
 
 mod util;
 

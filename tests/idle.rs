@@ -1,4 +1,5 @@
-//! Ten thousand connections open, idle and closed. A binary of its own: it needs most of the descriptors.
+//! Ten thousand connections open, idle and closed. It is a test binary of its own, because it needs most of the
+//! descriptors.
 
 mod util;
 

@@ -1,4 +1,4 @@
-//! The layout is the architecture: who may use whom, and what is kept in `sys`.
+//! Checks the layers: the imports between folders, and that unsafe code stays in `sys`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

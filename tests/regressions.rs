@@ -1,4 +1,4 @@
-//! Regressions: what codecs, tasks and peers at the edge of their contracts must not bring about.
+//! Regressions: codecs, tasks and peers at the limits of their contracts.
 
 #[path = "util/mod.rs"]
 mod util;

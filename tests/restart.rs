@@ -1,4 +1,4 @@
-//! The example `graceful_restart`: processes that replace each other under load, and no request lost.
+//! The example `graceful_restart`: processes replace each other under load, without a lost request.
 
 mod util;
 

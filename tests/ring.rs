@@ -1,4 +1,4 @@
-//! The byte ring and the buffer pool, against a `VecDeque` that does the same.
+//! Compares the byte ring and the buffer pool with a `VecDeque`.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! Ticks, the timers of connections, and a great many of them. Nothing here asserts that anything is fast.
+//! Ticks and the timers of connections, also in large numbers. No test asserts a speed.
 
 mod util;
 

@@ -1,4 +1,4 @@
-//! The worker pool: bounds, order, panics and the end.
+//! The worker pool: bounds, order, panics and shutdown.
 
 use std::cell::RefCell;
 use std::panic::panic_any;

@@ -1,8 +1,7 @@
-//! A page that shows an echo server under load: try `dashboard`, open http://127.0.0.1:8080/ and send something to port
-//! 9000, or much.
+//! A page that shows an echo server under load. Try `dashboard`, open http://127.0.0.1:8080/ and send bytes to port 9000.
 //!
-//! Two engines run in this process. One echoes, the other serves the page and tells its readers four times a second, over a
-//! WebSocket, what the first one counts.
+//! Two engines run in this process. One is the echo server. The other serves the page, and sends the counters of the first to
+//! it four times a second, over a WebSocket.
 
 mod sample;
 #[path = "../util/mod.rs"]
@@ -17,24 +16,24 @@ use epicycle::http::{NoRoute, Request, Response, Router, StatusCode};
 use epicycle::ws::{self, Incoming, Prepared, ServerCodec};
 use epicycle::{Action, Conn, Engine, EventHandler, Reactor, Running, Server, Service, service};
 
-/// An echo server, and a page that shows how it does.
+/// An echo server, and a page that shows its counters
 #[derive(Parser)]
 struct Flags {
-    /// Where the page is served: tcp://HOST:PORT or unix://PATH
+    /// The address of the page: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:8080")]
     page: String,
-    /// Where the echo server listens
+    /// The address of the echo server
     #[arg(long, value_name = "ADDR", default_value = "tcp://:9000")]
     echo: String,
-    /// How many reactors the echo server has; one per core unless said otherwise
+    /// The number of the echo server's reactors [default: one per core]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
 }
 
-/// All of the page: it needs nothing else.
+/// The whole page, with its script and style.
 const PAGE: &str = include_str!("page.html");
 
-/// The page's own script and style are all it may use, and its own server all it may talk to.
+/// Allows the page only its inline script and style, and connections to its own server.
 const POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'";
 
 /// The time between two samples.
@@ -73,7 +72,7 @@ impl Dashboard {
             },
             Err(NoRoute::MethodNotAllowed { allow }) => {
                 let refusal =
-                    Response::text(StatusCode::METHOD_NOT_ALLOWED, "this is only to look at\n");
+                    Response::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n");
                 conn.send(refusal.header("Allow", &allow)).into()
             }
             Err(_) => {
@@ -84,7 +83,7 @@ impl Dashboard {
     }
 }
 
-/// Opens a WebSocket for the page, but not for pages of other servers.
+/// Opens a WebSocket for the page, and refuses pages of other servers.
 fn open(conn: &mut Conn<'_, Dashboard>, is_live: &mut bool, request: &Request<'_>) -> Action {
     let host = request.host().unwrap_or_default();
     let own = ["http", "https"].map(|scheme| format!("{scheme}://{host}"));
@@ -99,7 +98,7 @@ fn open(conn: &mut Conn<'_, Dashboard>, is_live: &mut bool, request: &Request<'_
 
 impl EventHandler for Dashboard {
     type Codec = ServerCodec;
-    /// Whether samples are sent to it.
+    /// True if samples are sent to the connection.
     type Session = bool;
 
     fn codec(&mut self) -> ServerCodec {
@@ -118,7 +117,7 @@ impl EventHandler for Dashboard {
     ) -> Action {
         match incoming {
             Incoming::Request(request) => self.answer(conn, is_live, &request),
-            // The page has nothing to say.
+            // The page sends no messages.
             Incoming::Message(_) => Action::Continue,
             Incoming::Closed(_) => {
                 *is_live = false;
@@ -133,7 +132,7 @@ impl EventHandler for Dashboard {
             let sample = sample::take(&self.watched, self.since);
             let sample = Prepared::new(sample.to_string());
             reactor.for_each(|conn, is_live| {
-                // Who does not read the last sample has no use for this one.
+                // A page that has not read the last sample skips this one.
                 if *is_live && conn.has_room() && conn.send(&sample).is_err() {
                     conn.close();
                 }

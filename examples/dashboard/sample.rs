@@ -1,4 +1,4 @@
-//! What the page is told.
+//! The samples for the page.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,8 +7,8 @@ use epicycle::metrics::ReactorStats;
 use epicycle::{Engine, Service};
 use serde_json::{Value, json};
 
-/// The counters of an engine. What is counted is counted from its start on; times are in microseconds but for `at`, in
-/// milliseconds, and `uptime`, in seconds.
+/// Returns the counters of an engine, counted from its start. Times are in microseconds, except for `at` in milliseconds and
+/// `uptime` in seconds.
 pub(crate) fn take(engine: &Engine<Service>, since: Instant) -> Value {
     let stats = engine.stats();
     let total = stats.total();
@@ -45,7 +45,7 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// The memory this process has in use, in bytes, where the system tells.
+/// Returns the resident memory of this process in bytes, on Linux.
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status

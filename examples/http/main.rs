@@ -1,4 +1,4 @@
-//! A small HTTP server: a page, and one for each thing that HTTP can do. Try `http --port 8080` and
+//! A small HTTP server with a page for each feature of HTTP. Try `http --port 8080` and:
 //!
 //! ```text
 //! curl -i http://127.0.0.1:8080/
@@ -10,7 +10,7 @@
 //! curl http://127.0.0.1:8080/slow/500
 //! ```
 //!
-//! With `--tls` it is the same over https. At `/ws` a WebSocket sends back what arrives.
+//! With `--tls` it uses https. At `/ws` a WebSocket sends back all messages.
 
 mod noparse;
 mod pages;
@@ -37,7 +37,7 @@ struct Flags {
     /// Answers with 1 KiB of the letter a
     #[arg(long)]
     aaaa: bool,
-    /// Answers whatever ends with an empty line, without looking at it; only to measure
+    /// Answers without parsing requests; only for measurements
     #[arg(long)]
     noparse: bool,
     #[command(flatten)]
@@ -61,7 +61,7 @@ impl Http {
         session: &mut Session,
         request: &Request<'_>,
     ) -> Action {
-        // What most ask for takes no looking up.
+        // The most frequent request needs no lookup.
         if request.target() == "/" && request.method() == "GET" {
             return self.hello(conn);
         }
@@ -97,7 +97,7 @@ impl EventHandler for Http {
     ) -> Action {
         match incoming {
             Incoming::Request(request) => self.answer(conn, session, &request),
-            // Only what /ws has led to gets here.
+            // Only connections that were upgraded at /ws get here.
             Incoming::Message(message) => conn.send(message).into(),
             Incoming::Pong(_) | Incoming::Closed(_) => Action::Continue,
         }
@@ -116,7 +116,7 @@ impl EventHandler for Http {
         pages::tick(conn, session).into()
     }
 
-    /// Events have no end of their own.
+    /// Ends the streams of events, which would never end by themselves.
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         reactor.for_each(|conn, session| {
             if matches!(session, Session::Events { .. }) && pages::finish(conn, session).is_err() {

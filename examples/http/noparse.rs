@@ -1,5 +1,5 @@
-//! What is left of the server without HTTP: whatever ends with an empty line is answered alike. It shows how much of the work
-//! is parsing, and is right only for requests without a body.
+//! The server without HTTP: it gives the same answer to all input that ends with an empty line. It shows how much of the
+//! work is parsing. It is correct only for requests without a body.
 
 use epicycle::codec::Delimited;
 use epicycle::{Action, Bytes, Conn, Error, EventHandler};

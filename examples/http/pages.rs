@@ -1,4 +1,4 @@
-//! The pages, and the routes that lead to them.
+//! The pages and their routes.
 
 use std::fmt::Write;
 use std::thread;
@@ -16,24 +16,24 @@ use super::Http;
 pub(crate) type Page =
     fn(&Http, &mut Conn<'_, Http>, &mut Session, &Request<'_>, &Params<'_, '_>) -> Action;
 
-/// What is still to be sent on a connection.
+/// The output that a connection still has to send.
 #[derive(Debug, Default)]
 pub(crate) enum Session {
     #[default]
     Nothing,
-    /// Lines of a stream: the next one's number, and how many there are.
+    /// Lines of a stream: the number of the next one, and the number of all lines.
     Lines { next: u64, count: u64 },
-    /// Events: the next one's number.
+    /// Events: the number of the next one.
     Events { next: u64 },
 }
 
 /// The time between two events.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The most work that can be asked for.
+/// The longest work that a client may ask for.
 const MOST_WORK: Duration = Duration::from_secs(10);
 
-/// Lines of a stream are sent in chunks of about this size.
+/// The size of a stream's chunks in bytes, approximately.
 const CHUNK: usize = 4 << 10;
 
 pub(crate) fn routes() -> Result<Router<Page>, RouteError> {
@@ -53,7 +53,7 @@ pub(crate) fn routes() -> Result<Router<Page>, RouteError> {
     Ok(router)
 }
 
-/// Answers what no page is for.
+/// Answers a request without a route.
 #[cold]
 pub(crate) fn nothing(conn: &mut Conn<'_, Http>, why: &NoRoute) -> Action {
     let text = format!("{why}\n");
@@ -98,7 +98,7 @@ fn headers(
     conn.send(Response::text(StatusCode::OK, &text)).into()
 }
 
-/// Sends JSON back as it was understood.
+/// Parses JSON and sends it back.
 fn json(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -119,7 +119,7 @@ fn json(
     }
 }
 
-/// Tells what has been received.
+/// Sends the length and the hash of the body.
 fn upload(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -136,7 +136,7 @@ fn upload(
     conn.send(Response::text(StatusCode::OK, &text)).into()
 }
 
-/// Answers after some milliseconds of work, on a thread of its own.
+/// Answers after some milliseconds of work on a worker thread.
 fn slow(
     http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -158,11 +158,11 @@ fn slow(
     let job = move || {
         thread::sleep(work);
         let text = format!("that took {} ms\n", work.as_millis());
-        // Fails when the client has gone meanwhile; then there is nobody to answer.
+        // Fails if the client has disconnected, and then no answer is needed.
         let _ = answer.send(Response::text(StatusCode::OK, "").shared_body(text));
     };
     match http.pool.submit(job) {
-        // A job that panics drops the answer, and the client is told 500.
+        // If the job panics, its answer is dropped, and the client receives status 500.
         Ok(()) => Action::Continue,
         Err(rejected) => {
             let why = format!("{rejected}\n");
@@ -172,7 +172,7 @@ fn slow(
     }
 }
 
-/// Sends as many lines as are asked for, as fast as the client reads them.
+/// Sends the requested number of lines, as fast as the client reads them.
 fn stream(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -200,7 +200,7 @@ fn stream(
     go_on(conn, session).into()
 }
 
-/// Tells the time since the client asked, second by second.
+/// Sends an event each second.
 fn events(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -214,7 +214,7 @@ fn events(
     if request.method() == "HEAD" {
         return conn.send(End).into();
     }
-    // A client that has lost its connection says how far it was.
+    // A client that reconnects sends the number of the last event it received.
     let last = request.header("last-event-id");
     let last: u64 = last.and_then(|id| id.parse().ok()).unwrap_or(0);
     *session = Session::Events {
@@ -223,7 +223,7 @@ fn events(
     tick(conn, session).into()
 }
 
-/// Opens a WebSocket, or says why not.
+/// Opens a WebSocket, or answers with the reason for the refusal.
 fn web_socket(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
@@ -234,12 +234,12 @@ fn web_socket(
     conn.send(ws::accept(request)).into()
 }
 
-/// Sends the next event, and sees to the one after it.
+/// Sends the next event, and sets the timer for the one after it.
 pub(crate) fn tick(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<(), WriteError> {
     let Session::Events { next } = session else {
         return Ok(());
     };
-    // One who does not read the last events has no use for another.
+    // A client that has not read the last events gets no more.
     if conn.has_room() {
         let number = next.to_string();
         let data = format!("tick {number}");
@@ -250,7 +250,7 @@ pub(crate) fn tick(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<(
     Ok(())
 }
 
-/// Sends what there is to send and room for.
+/// Sends lines while the connection has room.
 pub(crate) fn go_on(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<(), WriteError> {
     let Session::Lines { next, count } = session else {
         return Ok(());
@@ -258,7 +258,7 @@ pub(crate) fn go_on(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<
     let mut text = String::with_capacity(CHUNK + 32);
     while *next <= *count {
         if !conn.has_room() {
-            // on_drain comes back to this.
+            // `on_drain` continues.
             return Ok(());
         }
         while text.len() < CHUNK && *next <= *count {
@@ -271,7 +271,7 @@ pub(crate) fn go_on(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<
     finish(conn, session)
 }
 
-/// Ends a stream, whichever it is.
+/// Ends the stream of lines or events.
 pub(crate) fn finish(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<(), WriteError> {
     match std::mem::take(session) {
         Session::Nothing => Ok(()),

@@ -8,15 +8,15 @@ use clap::Parser;
 use super::target::{Protocol, Target};
 use super::util;
 
-/// Measures a server: how fast it answers, and how many requests it takes.
+/// Measures the latency and the throughput of a server.
 ///
-/// Without --rate each connection has --pipeline requests under way and sends the next one when one is answered (a
-/// closed loop): this finds what a server can take. With --rate requests are due at even intervals, whether or not the
-/// server keeps up (an open loop), and latency counts from the moment a request was due: one that waits for a server
-/// that stalls, or for a connection, is counted with all of its wait. This is what users of that server would see.
+/// Without --rate, each connection has --pipeline requests under way and sends the next one when it receives an answer (a
+/// closed loop). This finds the highest throughput of the server. With --rate, requests are due at even intervals, even if
+/// the server does not keep up (an open loop). Latency counts from the moment when a request is due. So it includes the time
+/// that a request waits for a stalled server or for a connection, as the users of that server would see it.
 ///
-/// Requests are due at exact nanoseconds. All that are due are sent whenever a reactor wakes: for an answer, or by a timer of
-/// the kernel's, usually within a tenth of a millisecond. How late a request is sent counts too, and the report tells how
+/// The due times are exact to the nanosecond. A reactor sends all requests that are due whenever it wakes: for an answer, or
+/// by a kernel timer, usually within a tenth of a millisecond. This delay counts as latency too, and the report shows how
 /// long requests waited to be sent.
 ///
 /// Examples:
@@ -27,57 +27,57 @@ use super::util;
 #[derive(Parser)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
-    /// What to load: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://
+    /// The server: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://
     pub(crate) target: Target,
-    /// What to speak to a tcp://, tls:// or unix:// target [default: echo]
+    /// The protocol of a tcp://, tls:// or unix:// target [default: echo]
     #[arg(short = 'P', long, value_enum, hide_default_value = true)]
     pub(crate) protocol: Option<Protocol>,
-    /// How many connections, all reactors together
+    /// The number of connections, of all reactors together
     #[arg(short, long, value_name = "N", default_value_t = 16)]
     pub(crate) connections: usize,
-    /// How many requests are due a second, all connections together; without, a closed loop
+    /// The number of requests due in a second, of all connections together [default: a closed loop]
     #[arg(short, long, value_name = "N")]
     pub(crate) rate: Option<u64>,
-    /// How many bytes a request carries; with HTTP its body's, which makes it a POST [default: 64, with HTTP 0]
+    /// The number of bytes in a request; with HTTP, of its body, which makes it a POST [default: 64, with HTTP 0]
     #[arg(short, long, value_name = "BYTES")]
     pub(crate) size: Option<usize>,
-    /// How many requests may be under way on a connection
+    /// The number of requests that may be under way on a connection
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1)]
     pub(crate) pipeline: usize,
-    /// How long to measure
+    /// The duration of the measurement
     #[arg(short, long, value_name = "PERIOD", default_value = "10s", value_parser = util::period)]
     pub(crate) duration: Duration,
-    /// How long to send before that, without measuring; 0s for not at all
+    /// The duration of the warm-up before it, which is not measured; 0s for none
     #[arg(short, long, value_name = "PERIOD", default_value = "1s", value_parser = util::period_or_zero)]
     pub(crate) warm_up: Duration,
-    /// How long to wait for an answer, and for a connection
+    /// The timeout of an answer, and of a connect
     #[arg(short, long, value_name = "PERIOD", default_value = "5s", value_parser = util::period)]
     pub(crate) timeout: Duration,
-    /// How many reactors, that is threads, send and receive
+    /// The number of reactors, that is, of threads that send and receive
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) reactors: usize,
-    /// The path to ask for, when the target is a socket
+    /// The path to request, if the target has none
     #[arg(long)]
     pub(crate) path: Option<String>,
-    /// An HTTP header to send along, "Name: value"; can be given several times
+    /// An HTTP header to send, "Name: value"; may be repeated
     #[arg(short = 'H', long, value_name = "HEADER", value_parser = header)]
     pub(crate) header: Vec<(String, String)>,
-    /// Speaks TLS where the target's scheme does not say it: to unix://
+    /// Uses TLS on a unix:// target
     #[arg(long)]
     pub(crate) tls: bool,
-    /// Trusts the certificates in this PEM file rather than the system's
+    /// Trusts the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// The name that the server's certificate must be for, in place of the target's host
+    /// The name that the server's certificate must have, instead of the target's host
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// The most errors that are forgiven: with more of them, or no answer, the exit code is 1
+    /// The number of errors that are allowed; with more errors, or without an answer, the exit code is 1
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) max_errors: u64,
     /// Prints the report as JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Writes the report as a web page of its own, with plots
+    /// Writes the report as a self-contained web page with plots
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! A load generator. Try `load tcp://127.0.0.1:9000` against the example `echo`, and `load --help`.
 //!
-//! Each reactor has a share of the connections and of the rate, and counts by itself; the counts are added up at the end.
+//! Each reactor has a share of the connections and of the rate, and its own counters. They are added up at the end.
 
 mod driver;
 mod flags;
@@ -38,16 +38,16 @@ use self::tally::Tally;
 use self::target::Protocol;
 use self::wire::Wire;
 
-/// As many bytes may wait on a connection, either way; the plan asks for fewer.
+/// The most bytes that may wait on a connection in each direction. The limits of the plan are lower.
 const MOST_HELD: usize = 512 << 20;
 
-/// The process has as many descriptors at most besides its connections.
+/// The most descriptors that the process needs besides its connections.
 const OTHER_DESCRIPTORS: usize = 100;
 
-/// The exit code of a program that ctrl-c has ended.
+/// The exit code of a program that was ended by ctrl-c.
 const INTERRUPTED: i32 = 130;
 
-/// The reactors are told of the beginning so long before it.
+/// The time between the start command to the reactors and the start.
 const LEAD: Duration = Duration::from_millis(10);
 
 fn main() -> ExitCode {
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures and reports; false when more went wrong than is forgiven.
+/// Measures and reports. Returns false if there were no answers, or more errors than allowed.
 fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
     util::log_to_stderr();
     let plan = Arc::new(Plan::new(flags)?);
@@ -84,12 +84,12 @@ fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
     }
     if tally.errors() > flags.max_errors {
         let (errors, most) = (tally.errors(), flags.max_errors);
-        eprintln!("load: {errors} errors, where --max-errors forgives {most}");
+        eprintln!("load: {errors} errors, but --max-errors allows only {most}");
     }
     Ok(tally.answers() > 0 && tally.errors() <= flags.max_errors)
 }
 
-/// Finds out before the measurement whether the report can be written after it.
+/// Checks before the measurement that the report can be written after it.
 fn is_writable(file: &Path) -> io::Result<()> {
     let existed = file.exists();
     OpenOptions::new().append(true).create(true).open(file)?;
@@ -100,14 +100,14 @@ fn is_writable(file: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets the process have as many descriptors as the connections take.
+/// Raises the limit on descriptors to the number that the connections need.
 fn make_room_for(connections: usize) -> Result<(), String> {
     let needed = (connections + OTHER_DESCRIPTORS) as u64;
     let limit = getrlimit(Resource::Nofile);
     if limit.maximum.is_some_and(|most| most < needed) {
         let most = limit.maximum.unwrap_or(u64::MAX);
         return Err(format!(
-            "--connections {connections} takes as many descriptors, and this process may have {most}; \
+            "--connections {connections} needs as many descriptors, but this process may have only {most}; \
              raise the limit (ulimit -Hn), or run several of these"
         ));
     }
@@ -119,7 +119,7 @@ fn make_room_for(connections: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Does what is planned, and adds up what the reactors have counted; and whether it was interrupted.
+/// Executes the plan. Returns the sum of the reactors' counters, and true if the run was interrupted.
 fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn Error>> {
     let (events, told) = channel();
     let interrupt = events.clone();
@@ -159,7 +159,7 @@ fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn 
     result
 }
 
-/// The reactors, as the main thread sees them.
+/// Controls the reactors from the main thread.
 struct Crew<'a, W: Wire> {
     engine: &'a Engine<Driver<W>>,
     told: &'a Receiver<Event>,
@@ -167,7 +167,7 @@ struct Crew<'a, W: Wire> {
 }
 
 impl<W: Wire> Crew<'_, W> {
-    /// Waits for the connections, calling `show` now and then, and begins.
+    /// Waits for the connections and starts the run. Calls `show` from time to time. Returns the start of the run.
     fn connect(&mut self, mut show: impl FnMut()) -> Result<Instant, Box<dyn Error>> {
         let (mut ready, mut why, mut settled) = (0, None, 0);
         while settled < self.plan.reactors {
@@ -190,7 +190,7 @@ impl<W: Wire> Crew<'_, W> {
                 return Err(format!("cannot connect to {to}: {why}").into());
             }
             eprintln!(
-                "load: {ready} of {all} connections to {to} are made: {why}; going on with them"
+                "load: only {ready} of {all} connections to {to} are open ({why}); continuing with these"
             );
         }
         let epoch = Instant::now() + LEAD;
@@ -201,7 +201,7 @@ impl<W: Wire> Crew<'_, W> {
         Ok(epoch)
     }
 
-    /// Waits for the end, calling `show` now and then.
+    /// Waits for the end of the run. Calls `show` from time to time.
     fn collect(
         &mut self,
         epoch: Instant,
@@ -230,7 +230,7 @@ impl<W: Wire> Crew<'_, W> {
                 Err(RecvTimeoutError::Disconnected) => return Err("a reactor has died".into()),
             }
         }
-        let total = total.ok_or("nothing was counted")?;
+        let total = total.ok_or("no reactor has reported its counters")?;
         Ok((total, interrupted))
     }
 }

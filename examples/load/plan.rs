@@ -1,4 +1,4 @@
-//! What is to be done, checked, and when each request of it is due.
+//! The plan of a run, checked, and the schedule of its requests.
 
 use std::error::Error;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use epicycle::{Connect, Endpoint};
 use super::flags::Flags;
 use super::target::{Protocol, Target};
 
-/// Nanoseconds since the beginning of the warm-up.
+/// Nanoseconds since the start of the warm-up.
 pub(crate) type Nanos = u64;
 
 /// A checked command line.
@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     pub(crate) tls: Option<TlsClient>,
     pub(crate) connections: usize,
     pub(crate) rate: Option<u64>,
-    /// Bytes a request carries.
+    /// The number of bytes in a request.
     pub(crate) size: usize,
     pub(crate) pipeline: usize,
     pub(crate) duration: Duration,
@@ -29,10 +29,10 @@ pub(crate) struct Plan {
     pub(crate) headers: Vec<(String, String)>,
 }
 
-/// As much may be under way on a connection, in bytes.
+/// The most bytes that may be under way on a connection.
 const MOST_UNDER_WAY: usize = 256 << 20;
 
-/// As many requests can be due a second.
+/// The most requests that can be due in a second.
 const MOST_RATE: u64 = 100_000_000;
 
 impl Plan {
@@ -49,16 +49,21 @@ impl Plan {
         };
         let asks_by_path = matches!(protocol, Protocol::Http | Protocol::Ws);
         if !asks_by_path && (flags.path.is_some() || !flags.header.is_empty()) {
-            return Err(format!("--path and --header mean nothing to {protocol}").into());
+            return Err(format!(
+                "--path and --header do not apply to {protocol}; use --protocol http or ws"
+            )
+            .into());
         }
         match (&mut target.path, &flags.path) {
-            (Some(_), Some(_)) => return Err("the target has a path already".into()),
+            (Some(_), Some(_)) => {
+                return Err("the target has a path already; leave out --path".into());
+            }
             (path, given) => *path = path.take().or_else(|| given.clone()),
         }
         let usual_size = if protocol == Protocol::Http { 0 } else { 64 };
         let size = flags.size.unwrap_or(usual_size);
         if size == 0 && protocol != Protocol::Http {
-            return Err(format!("--size 0: {protocol} has nothing to send back then").into());
+            return Err(format!("--size must be 1 or more for {protocol}").into());
         }
         for (name, number) in [
             ("--connections", flags.connections),
@@ -70,7 +75,7 @@ impl Plan {
             }
         }
         if flags.reactors > flags.connections {
-            return Err("--reactors: each of them needs a connection; raise --connections".into());
+            return Err("each of the --reactors needs a connection; raise --connections".into());
         }
         if size.saturating_mul(flags.pipeline) > MOST_UNDER_WAY {
             return Err("--size times --pipeline must be 256 MiB or less".into());
@@ -95,13 +100,13 @@ impl Plan {
         })
     }
 
-    /// How many of the connections a reactor has.
+    /// Returns the number of a reactor's connections.
     pub(crate) fn share(&self, reactor: usize) -> usize {
         let rest = self.connections % self.reactors;
         self.connections / self.reactors + usize::from(reactor < rest)
     }
 
-    /// One of the connections, to be made.
+    /// Returns the options of a connection.
     pub(crate) fn connect(&self) -> Connect {
         let connect = Connect::to(self.target.addr.clone()).timeout(self.timeout);
         match &self.tls {
@@ -110,7 +115,7 @@ impl Plan {
         }
     }
 
-    /// What the connections run over.
+    /// Returns the name of the transport.
     pub(crate) fn transport(&self) -> &'static str {
         match (&self.target.addr, self.tls.is_some()) {
             (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), false) => "unix",
@@ -135,14 +140,14 @@ fn tls(flags: &Flags, target: &Target) -> Result<Option<TlsClient>, Box<dyn Erro
     let tls = TlsClient::new(&roots)?;
     match (&flags.name, &target.addr) {
         (Some(name), _) => Ok(Some(tls.server_name(name)?)),
-        (None, Endpoint::Unix(_) | Endpoint::UnixAbstract(_)) => {
-            Err("a Unix socket names nobody: add --name".into())
-        }
+        (None, Endpoint::Unix(_) | Endpoint::UnixAbstract(_)) => Err(
+            "a Unix socket has no host name to check the certificate against; add --name".into(),
+        ),
         (None, _) => Ok(Some(tls)),
     }
 }
 
-/// When the requests of a reactor are due: of N reactors each has every Nth of an even rate.
+/// The due times of a reactor's requests. Each of N reactors sends every Nth request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     rate: u64,
@@ -163,12 +168,12 @@ impl Schedule {
         schedule
     }
 
-    /// When the next request is due.
+    /// Returns the due time of the next request.
     pub(crate) fn due(&self) -> Nanos {
         self.due
     }
 
-    /// How long it is from one request to the next.
+    /// Returns the time between two requests.
     pub(crate) fn period(&self) -> Duration {
         Duration::from_nanos(self.due_of(self.step))
     }
@@ -178,12 +183,12 @@ impl Schedule {
         self.due = self.due_of(self.next);
     }
 
-    /// How many requests from the next one on are due before `end`.
+    /// Returns the number of requests, from the next one on, that are due before `end`.
     pub(crate) fn left_until(&self, end: Nanos) -> u64 {
         if self.due >= end {
             return 0;
         }
-        // The last one due before the end is the one whose number times the period is less than it.
+        // The largest number whose due time is before `end`.
         let last = (u128::from(end) * u128::from(self.rate)).div_ceil(1_000_000_000) as u64 - 1;
         last.saturating_sub(self.next) / self.step + 1
     }

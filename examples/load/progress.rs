@@ -1,4 +1,4 @@
-//! What is seen while it runs: a bar, on a terminal.
+//! The progress of the run: a bar on a terminal, else lines of text.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::atomic::Ordering;
@@ -9,15 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::driver::Live;
 use super::plan::Plan;
 
-/// How often lines are written where there is no bar.
+/// The time between lines of text.
 const WORDS_EVERY: Duration = Duration::from_secs(3);
 
-/// A bar on standard error, if that is a terminal.
+/// Shows progress on standard error.
 pub(crate) struct Progress {
     bar: ProgressBar,
     connections: usize,
     warm_up: Duration,
-    /// When it was drawn last, and how many answers there were.
+    /// The time of the last update, and the number of answers then.
     last: (Instant, u64),
 }
 
@@ -39,11 +39,11 @@ impl Progress {
         }
     }
 
-    /// Tells how many connections are made, where that takes long.
+    /// Shows the number of open connections, before the run begins.
     pub(crate) fn connecting(&mut self, live: &Live) {
         let now = Instant::now();
         let made = live.connected.load(Ordering::Relaxed);
-        let text = format!("{made} of {} connections are made", self.connections);
+        let text = format!("{made} of {} connections are open", self.connections);
         if !self.bar.is_hidden() {
             self.bar.set_prefix(text);
         } else if now - self.last.0 > WORDS_EVERY {
@@ -52,7 +52,7 @@ impl Progress {
         }
     }
 
-    /// Draws how far it is since its beginning, and how fast.
+    /// Shows the elapsed time and the rate of answers.
     pub(crate) fn show(&mut self, epoch: Instant, live: &Live) {
         let (now, answers) = (Instant::now(), live.answers.load(Ordering::Relaxed));
         let since = (now - self.last.0).as_secs_f64();

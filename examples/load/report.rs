@@ -1,4 +1,4 @@
-//! What is told at the end: in plain words, or as JSON.
+//! The report at the end, as text or as JSON.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::plan::Plan;
 use super::tally::Tally;
 
-/// The percentiles that are told.
+/// The percentiles in the report.
 pub(crate) const PERCENTILES: [f64; 7] = [50.0, 75.0, 90.0, 99.0, 99.9, 99.99, 100.0];
 
-/// How many requests took longer than this is told, in milliseconds.
+/// The report counts requests that took longer than these, in milliseconds.
 const OVER: [u64; 5] = [1, 10, 100, 1000, 10_000];
 
 pub(crate) struct Report<'a> {
@@ -30,7 +30,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// What was done, in a line.
+    /// Describes the run in one line.
     pub(crate) fn headline(&self) -> String {
         let plan = self.plan;
         let load = match plan.rate {
@@ -47,12 +47,12 @@ impl<'a> Report<'a> {
         )
     }
 
-    /// Seconds measured.
+    /// Returns the measured time in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         self.tally.window.length().as_secs_f64()
     }
 
-    /// The reactors' processor time an answer, in microseconds; `None` without an answer.
+    /// Returns the reactors' processor time for an answer, in microseconds. Returns `None` without an answer.
     pub(crate) fn cpu_per_answer(&self) -> Option<f64> {
         let answers: u64 = self
             .tally
@@ -63,23 +63,23 @@ impl<'a> Report<'a> {
         (answers > 0).then(|| self.tally.cpu.as_secs_f64() * 1e6 / answers as f64)
     }
 
-    /// Which part of the time the reactors worked, from 0 to 1.
+    /// Returns the fraction of the time that the reactors worked, from 0 to 1.
     pub(crate) fn busy(&self) -> f64 {
         let available = self.seconds() * self.plan.reactors as f64;
         self.tally.cpu.as_secs_f64() / available.max(1e-9)
     }
 
-    /// What a reader should know before believing the figures.
+    /// Returns warnings about the figures.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.interrupted {
             let seconds = self.seconds();
-            warnings.push(format!("interrupted: {seconds:.1} s were measured"));
+            warnings.push(format!("interrupted: only {seconds:.1} s were measured"));
         }
         if self.busy() > 0.9 {
             warnings.push(format!(
-                "the generator was busy {:.0} % of the time, so these may be its limits rather than the server's: \
-                 give it more --reactors, or a processor of its own",
+                "the generator was busy {:.0} % of the time, so the figures may show its limit instead of the server's; \
+                 use more --reactors, or a processor of its own",
                 self.busy() * 100.0
             ));
         }
@@ -88,7 +88,7 @@ impl<'a> Report<'a> {
             && self.seconds() > 0.0
         {
             warnings.push(format!(
-                "the server did not keep up: {} of {} requests/s were answered",
+                "the server did not keep up: it answered {} of {} requests/s",
                 grouped(self.tally.throughput()),
                 grouped(rate as f64)
             ));
@@ -96,7 +96,7 @@ impl<'a> Report<'a> {
         warnings
     }
 
-    /// Everything that went wrong, and how often.
+    /// Returns all errors with their counts.
     pub(crate) fn errors(&self) -> Vec<(String, u64)> {
         let tally = self.tally;
         let failures = tally.failures.iter();
@@ -106,7 +106,10 @@ impl<'a> Report<'a> {
         let connects = tally.connect_failures.iter();
         errors.extend(connects.map(|(why, n)| (format!("cannot connect: {why}"), *n)));
         if tally.warm_up_failures > 0 {
-            errors.push(("before the measurement".to_owned(), tally.warm_up_failures));
+            errors.push((
+                "failed during the warm-up".to_owned(),
+                tally.warm_up_failures,
+            ));
         }
         errors
     }
@@ -209,7 +212,7 @@ impl fmt::Display for Report<'_> {
             let late = |at| time_at(&tally.lateness, at);
             writeln!(
                 f,
-                "\n  of that, waiting to be sent: p50 {}, p99 {}, max {}",
+                "\n  part of it before the request was sent: p50 {}, p99 {}, max {}",
                 late(50.0),
                 late(99.0),
                 late(100.0)
@@ -238,12 +241,12 @@ impl fmt::Display for Report<'_> {
     }
 }
 
-/// A percentile, from 0 to 100; `None` of no values.
+/// Returns a percentile, from 0 to 100. Returns `None` if there are no values.
 pub(crate) fn percentile(histogram: &Histogram<u64>, percentile: f64) -> Option<u64> {
     (!histogram.is_empty()).then(|| histogram.value_at_percentile(percentile))
 }
 
-/// The same, to be read.
+/// Formats a percentile as a time.
 pub(crate) fn time_at(histogram: &Histogram<u64>, at: f64) -> String {
     percentile(histogram, at).map_or_else(|| "none".to_owned(), |nanos| time(nanos as f64))
 }
@@ -262,7 +265,7 @@ fn summary(histogram: &Histogram<u64>) -> Value {
     values.into()
 }
 
-/// How many values are more than so many milliseconds.
+/// Returns the number of values above a limit in milliseconds.
 fn over(histogram: &Histogram<u64>, millis: u64) -> u64 {
     let limit = millis * 1_000_000;
     histogram.len() - histogram.count_between(0, limit)
@@ -272,7 +275,7 @@ fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1e3
 }
 
-/// What a percentile is called.
+/// Returns the name of a percentile.
 pub(crate) fn name(percentile: f64) -> String {
     if percentile == 100.0 {
         "max".to_owned()
@@ -281,7 +284,7 @@ pub(crate) fn name(percentile: f64) -> String {
     }
 }
 
-/// Nanoseconds, with three digits and a fitting unit.
+/// Formats nanoseconds with three digits and a suitable unit.
 pub(crate) fn time(nanos: f64) -> String {
     let (value, unit) = match nanos {
         ..1e6 => (nanos / 1e3, "µs"),
@@ -296,7 +299,7 @@ pub(crate) fn time(nanos: f64) -> String {
     format!("{value:.digits$} {unit}")
 }
 
-/// Bytes, with a fitting unit.
+/// Formats bytes with a suitable unit.
 pub(crate) fn bytes(number: f64) -> String {
     match number {
         ..1024.0 => format!("{number:.0} B"),
@@ -306,7 +309,7 @@ pub(crate) fn bytes(number: f64) -> String {
     }
 }
 
-/// A number with commas between thousands.
+/// Formats a number with commas between thousands.
 pub(crate) fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();

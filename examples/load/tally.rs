@@ -1,4 +1,4 @@
-//! What was counted: by a reactor, and by all of them together.
+//! The counters of a reactor, and their sum.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,22 +8,22 @@ use hdrhistogram::Histogram;
 
 use super::plan::Nanos;
 
-/// Why a request was not answered right. Ordered, so that reports are.
+/// The reason why a request had no right answer. It is ordered, so that reports are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Failure {
     /// No answer within the timeout.
     Timeout,
     /// The connection ended before the answer.
     Lost(String),
-    /// Another answer than the one wanted.
+    /// The answer was not the expected one.
     Wrong(&'static str),
-    /// An HTTP status that tells no success.
+    /// The HTTP status was not a success.
     Status(u16),
-    /// It was due, but no connection had room for it before the end.
+    /// The request was due, but no connection had room for it before the end.
     NeverSent,
 }
 
-/// The time that is measured, and how it is cut into intervals.
+/// The time of the measurement, divided into intervals.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
     pub(crate) from: Nanos,
@@ -31,22 +31,22 @@ pub(crate) struct Window {
     pub(crate) interval: Nanos,
 }
 
-/// What was counted. Requests count that were due, or sent, within the window.
+/// The counters. They count requests that were due within the window, or in a closed loop, sent within it.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) window: Window,
-    /// From when a request was due to its answer, in nanoseconds.
+    /// The times from the due time of a request to its answer, in nanoseconds.
     pub(crate) latency: Histogram<u64>,
-    /// From when it was due to when it was sent; empty in a closed loop.
+    /// The times from the due time of a request to its sending; empty in a closed loop.
     pub(crate) lateness: Histogram<u64>,
     pub(crate) failures: BTreeMap<Failure, u64>,
     /// Failures of requests before the window.
     pub(crate) warm_up_failures: u64,
-    /// Why connections were not made.
+    /// The reasons of failed connects.
     pub(crate) connect_failures: BTreeMap<String, u64>,
-    /// Connections made, those made again included.
+    /// Connections made, including those made again.
     pub(crate) connected: u64,
-    /// Requests that were still under way when it was interrupted.
+    /// Requests that were still under way at the end.
     pub(crate) cut_off: u64,
     pub(crate) intervals: Vec<Interval>,
     /// Within the window: bytes on the sockets, and processor time of the reactors.
@@ -55,22 +55,22 @@ pub(crate) struct Tally {
     pub(crate) cpu: Duration,
 }
 
-/// What happened in a part of the window.
+/// The counters of one interval of the window.
 #[derive(Clone, Debug)]
 pub(crate) struct Interval {
-    /// Right answers that came in it.
+    /// Right answers that arrived in the interval.
     pub(crate) answers: u64,
-    /// Failures of requests that were due in it.
+    /// Failures of requests that were due in the interval.
     pub(crate) failures: u64,
-    /// Latencies of requests that were due in it.
+    /// Latencies of requests that were due in the interval.
     pub(crate) latency: Histogram<u64>,
 }
 
-/// Latencies are told apart between these.
+/// The bounds of latencies that histograms can distinguish, in nanoseconds.
 const SHORTEST: u64 = 100;
 const LONGEST: u64 = 2 * 24 * 60 * 60 * 1_000_000_000;
 
-/// As many intervals at most.
+/// The most intervals.
 const INTERVALS: u64 = 120;
 
 impl Window {
@@ -121,7 +121,7 @@ impl Tally {
         }
     }
 
-    /// A right answer has come.
+    /// Counts a right answer.
     #[inline]
     pub(crate) fn answered(&mut self, due: Nanos, now: Nanos) {
         if self.window.has(due) {
@@ -138,7 +138,7 @@ impl Tally {
         }
     }
 
-    /// Requests that were due then have failed.
+    /// Counts failed requests that were due at a time.
     #[cold]
     pub(crate) fn failed(&mut self, due: Nanos, failure: Failure, count: u64) {
         if !self.window.has(due) {
@@ -156,7 +156,7 @@ impl Tally {
         *self.connect_failures.entry(why).or_default() += 1;
     }
 
-    /// The window ends earlier than planned.
+    /// Ends the window earlier than planned.
     pub(crate) fn cut(&mut self, until: Nanos) {
         let window = &mut self.window;
         window.until = window.until.min(until);
@@ -165,7 +165,7 @@ impl Tally {
         self.intervals.truncate(intervals as usize);
     }
 
-    /// Adds another reactor's.
+    /// Adds the counters of another reactor.
     pub(crate) fn add(&mut self, other: &Tally) {
         sum(&mut self.latency, &other.latency);
         sum(&mut self.lateness, &other.lateness);
@@ -188,23 +188,23 @@ impl Tally {
         }
     }
 
-    /// Requests of the window that were answered right.
+    /// Returns the number of the window's requests with a right answer.
     pub(crate) fn answers(&self) -> u64 {
         self.latency.len()
     }
 
-    /// Requests of the window that were not.
+    /// Returns the number of the window's requests without a right answer.
     pub(crate) fn failure_count(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// All that went wrong, whenever it was.
+    /// Returns the number of all errors, including those outside the window.
     pub(crate) fn errors(&self) -> u64 {
         let connects: u64 = self.connect_failures.values().sum();
         self.failure_count() + self.warm_up_failures + connects
     }
 
-    /// Right answers a second, by when they came.
+    /// Returns the number of right answers that arrived in a second.
     pub(crate) fn throughput(&self) -> f64 {
         let answers: u64 = self.intervals.iter().map(|interval| interval.answers).sum();
         answers as f64 / self.window.length().as_secs_f64().max(1e-9)

@@ -1,4 +1,4 @@
-//! What is loaded: an address, and what is spoken there.
+//! The target: an address and a protocol.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use epicycle::Endpoint;
 
-/// What is asked of a server.
+/// The protocol of a server, and the answer that counts as right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Protocol {
-    /// The bytes that were sent come back
+    /// Bytes, answered by the same bytes
     Echo,
-    /// So do frames behind a 4-byte big-endian length
+    /// Frames with a 4-byte big-endian length, answered by the same frame
     LengthField,
     /// HTTP/1.1 requests, answered by a status of 200 to 299
     Http,
-    /// WebSocket messages come back
+    /// WebSocket messages, answered by the same message
     Ws,
 }
 
-/// A target as it is written on the command line.
+/// A target of the command line.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// As it was written.
+    /// The text on the command line.
     pub(crate) text: String,
     pub(crate) addr: Endpoint,
     pub(crate) tls: bool,
-    /// What the scheme says about it.
+    /// The protocol, if the scheme implies one.
     pub(crate) protocol: Option<Protocol>,
-    /// The host with its port, as HTTP's Host field has it.
+    /// The value of the Host header field: the host and its port.
     pub(crate) host: String,
     /// The path with the query.
     pub(crate) path: Option<String>,

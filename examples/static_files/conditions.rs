@@ -1,11 +1,11 @@
-//! The conditions of a request (RFC 9110, section 13): whether a file is sent at all, and whether a part of it.
+//! The conditions of a request (RFC 9110, section 13). They decide if a file is sent, and if only a part of it is.
 
 use std::time::{Duration, SystemTime};
 
 use epicycle::http::Request;
 use httpdate::parse_http_date;
 
-/// What the headers of a request say about the file it is for.
+/// The conditional headers of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Conditions {
     if_match: Option<String>,
@@ -16,7 +16,7 @@ pub(crate) struct Conditions {
     range: Option<String>,
 }
 
-/// By what a client knows one state of a file from another.
+/// The validators of a file: they change when the file does.
 #[derive(Clone, Debug)]
 pub(crate) struct Validators {
     /// An entity tag, with its quotes.
@@ -24,19 +24,19 @@ pub(crate) struct Validators {
     pub(crate) modified: Option<SystemTime>,
 }
 
-/// What the conditions come to.
+/// The result of the conditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Send,
-    /// The client has it already.
+    /// The client has the current file already.
     NotModified,
-    /// It is another one than the client wants.
+    /// The file is not in the state that the client wants.
     Failed,
 }
 
 impl Conditions {
     pub(crate) fn of(request: &Request<'_>) -> Self {
-        // Several lines of a name are one list.
+        // Several lines with one name are one list.
         let header = |name| {
             let lines = request.headers().get_all(name);
             let lines: Vec<_> = lines.map(String::from_utf8_lossy).collect();
@@ -48,12 +48,12 @@ impl Conditions {
             if_none_match: header("if-none-match"),
             if_modified_since: header("if-modified-since"),
             if_range: header("if-range"),
-            // Ranges are for GET (section 14.2).
+            // Ranges apply only to GET (section 14.2).
             range: header("range").filter(|_| request.method() == "GET"),
         }
     }
 
-    /// Goes through them in the order of section 13.2.2. A date that is none counts for nothing.
+    /// Evaluates the conditions in the order of section 13.2.2. A malformed date is ignored.
     pub(crate) fn judge(&self, file: &Validators) -> Verdict {
         let wanted = match (&self.if_match, &self.if_unmodified_since) {
             (Some(tags), _) => file.matches(tags, Comparison::Strong),
@@ -75,7 +75,7 @@ impl Conditions {
         }
     }
 
-    /// The part that is asked for, unless that is of another state of the file (section 13.1.5).
+    /// Returns the requested range, unless it is for another state of the file (section 13.1.5).
     pub(crate) fn range(&self, file: &Validators) -> Option<&str> {
         let applies = match &self.if_range {
             None => true,
@@ -86,21 +86,21 @@ impl Conditions {
     }
 }
 
-/// How entity tags are compared (section 8.8.3.2).
+/// The comparison of entity tags (section 8.8.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Comparison {
-    /// They stand for the same bytes.
+    /// Equal tags mean equal bytes.
     Strong,
-    /// They stand for what may be taken for the same.
+    /// Equal tags mean equivalent contents.
     Weak,
 }
 
 impl Validators {
-    /// Makes the tag of a file that was `modified` then, of what else its state shows in.
+    /// Makes the validators of a file from its metadata.
     pub(crate) fn new(inode: u64, len: u64, modified: Option<SystemTime>) -> Self {
         let since = modified.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         let nanos = since.unwrap_or_default().as_nanos();
-        // A file may change twice within a tick of its file system's clock.
+        // A file may change twice within one tick of its file system's clock, so the tag of a recent change is weak.
         let is_recent = modified.is_none_or(|time| {
             let age = SystemTime::now().duration_since(time);
             age.unwrap_or_default() < Duration::from_secs(1)
@@ -116,7 +116,7 @@ impl Validators {
         self.etag.starts_with("W/")
     }
 
-    /// Whether the tag is among these. `*` stands for any.
+    /// Returns true if the file's tag is in a list of tags. `*` matches every tag.
     fn matches(&self, tags: &str, comparison: Comparison) -> bool {
         if tags.trim() == "*" {
             return true;
@@ -128,19 +128,19 @@ impl Validators {
         })
     }
 
-    /// Whether it has not changed since a date, to the second. `None` if that is no date.
+    /// Returns true if the file has not changed since a date, to the second. Returns `None` for a malformed date.
     fn is_unchanged_since(&self, date: &str) -> Option<bool> {
         let date = parse_http_date(date).ok()?;
         Some(self.modified? < date + Duration::from_secs(1))
     }
 
-    /// Whether it was last changed at that date.
+    /// Returns true if the date is that of the file's last change.
     fn is_of(&self, date: &str) -> bool {
         self.modified.map(httpdate::fmt_http_date).as_deref() == Some(date)
     }
 }
 
-/// The tags of a list, each with its quotes and the `W/` before it, up to the first that is malformed.
+/// Returns the tags of a list, each with its quotes and its `W/`, up to the first malformed one.
 fn entity_tags(list: &str) -> Vec<&str> {
     let mut tags = Vec::new();
     let mut rest = list;

@@ -1,4 +1,4 @@
-//! From a request's target to an open file.
+//! Finds and opens the file for a request's target.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,21 +14,21 @@ use rustix::io::Errno;
 
 use crate::conditions::Validators;
 
-/// The directory that is served, by its real name.
+/// The canonical path of the directory that is served.
 pub(crate) struct Root(PathBuf);
 
-/// What a target stands for.
+/// The result of a search for a file.
 pub(crate) enum Found {
     File(Opened),
-    /// A directory, whose name ends with a slash.
+    /// The target is a directory without its final slash. This is its path with the slash.
     Moved(String),
     Nothing,
-    /// No target at all.
+    /// The target is malformed.
     Bad,
     Failed,
 }
 
-/// A file that can be sent.
+/// An open file with its headers.
 pub(crate) struct Opened {
     pub(crate) file: File,
     pub(crate) len: u64,
@@ -36,12 +36,12 @@ pub(crate) struct Opened {
     pub(crate) validators: Validators,
 }
 
-/// How much of a file is asked for.
+/// The requested part of a file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     Whole,
     Range(Range<u64>),
-    /// It begins behind the file's end.
+    /// The range begins after the file's end.
     Beyond,
 }
 
@@ -54,7 +54,7 @@ impl Root {
         Ok(Self(root))
     }
 
-    /// Finds and opens what a target stands for. Blocks.
+    /// Finds and opens the file for a target. Blocks.
     pub(crate) fn find(&self, target: &str) -> Found {
         let path = target.split(['?', '#']).next().unwrap_or_default();
         let Some(relative) = relative(path) else {
@@ -66,7 +66,7 @@ impl Root {
                 | io::ErrorKind::NotADirectory
                 | io::ErrorKind::PermissionDenied
                 | io::ErrorKind::InvalidFilename => Found::Nothing,
-                // Symbolic links that lead nowhere, but round and round.
+                // Symbolic links form a loop.
                 _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Found::Nothing,
                 _ => {
                     log::warn!("cannot open {}: {error}", relative.display());
@@ -90,7 +90,7 @@ impl Root {
         } else if as_dir {
             return Ok(Found::Nothing);
         }
-        // Whatever is no file, such as a pipe, might not even open.
+        // Opening something else, such as a named pipe, could block.
         if !fs::metadata(&path)?.is_file() {
             return Ok(Found::Nothing);
         }
@@ -109,14 +109,14 @@ impl Root {
         }))
     }
 
-    /// The real path, unless a symbolic link leads out of the directory.
+    /// Returns the canonical path, or `None` if a symbolic link leads out of the directory.
     fn inside(&self, relative: &Path) -> io::Result<Option<PathBuf>> {
         let real = self.0.join(relative).canonicalize()?;
         Ok(real.starts_with(&self.0).then_some(real))
     }
 }
 
-/// The path below the root that a target's path stands for; none when it is not below the root.
+/// Converts a target's path to a path relative to the root. Returns `None` if it would leave the root.
 fn relative(path: &str) -> Option<PathBuf> {
     let below = path.strip_prefix('/')?;
     let decoded: Vec<u8> = percent_decode_str(below).collect();
@@ -127,7 +127,7 @@ fn relative(path: &str) -> Option<PathBuf> {
     for component in Path::new(OsStr::from_bytes(&decoded)).components() {
         match component {
             Component::Normal(name) => relative.push(name),
-            // What comes of `//`.
+            // From `/./` and `//`.
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => return None,
         }
@@ -135,7 +135,7 @@ fn relative(path: &str) -> Option<PathBuf> {
     Some(relative)
 }
 
-/// A directory's address.
+/// Returns the target of a directory, with its final slash.
 fn link_to(relative: &Path) -> String {
     let escape = |name: &OsStr| percent_encode(name.as_bytes(), NON_ALPHANUMERIC).to_string();
     let names: Vec<String> = relative.iter().map(escape).collect();
@@ -143,12 +143,12 @@ fn link_to(relative: &Path) -> String {
 }
 
 impl Opened {
-    /// When it was changed, as a header has it.
+    /// Returns the value of the Last-Modified header.
     pub(crate) fn last_modified(&self) -> Option<String> {
         self.validators.modified.map(httpdate::fmt_http_date)
     }
 
-    /// How much of it a Range header asks for. One that is not understood, or asks for several parts, is ignored.
+    /// Returns the part that a Range header asks for. A malformed header, or one with several ranges, is ignored.
     pub(crate) fn part(&self, range: Option<&str>) -> Part {
         let parsed = range.and_then(|range| parse_range_header(range).ok());
         let Some([only]) = parsed.as_ref().map(|parsed| parsed.ranges.as_slice()) else {

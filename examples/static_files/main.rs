@@ -1,9 +1,9 @@
 //! Serves the files of a directory over HTTP, with `Conn::send_file`. Try
 //! `static_files --root target/doc --port 8080` and `curl -i http://127.0.0.1:8080/epicycle/`.
 //!
-//! GET and HEAD, `Range` (one at a time), conditional requests by `ETag` and by date, `index.html`. Nothing outside of the directory is served,
-//! wherever `..` or symbolic links point. Files are opened on a worker pool, since that may wait for the disk; the codec
-//! keeps the next request back meanwhile.
+//! It supports GET and HEAD, a single `Range`, conditional requests by `ETag` and by date, and `index.html`. It serves nothing
+//! outside of the directory, wherever `..` or symbolic links point. A worker pool opens the files, because that may block on
+//! the disk. Meanwhile the codec holds the next request back.
 
 mod conditions;
 mod files;
@@ -21,7 +21,7 @@ use epicycle::{Action, Conn, EventHandler, WorkerPool, WriteError};
 use self::conditions::{Conditions, Verdict};
 use self::files::{Found, Opened, Part, Root};
 
-/// A server of static files.
+/// A server of static files
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]
@@ -29,7 +29,7 @@ struct Flags {
     /// The directory to serve
     #[arg(long, value_name = "DIR", default_value = ".")]
     root: PathBuf,
-    /// How many threads open files
+    /// The number of threads that open files
     #[arg(long, value_name = "N", default_value_t = 4)]
     workers: usize,
 }
@@ -39,7 +39,7 @@ struct Files {
     pool: WorkerPool,
 }
 
-/// What is asked for, while a file is looked for.
+/// A request whose file is being opened.
 struct Asked {
     target: String,
     is_head: bool,
@@ -49,7 +49,7 @@ struct Asked {
 impl Asked {
     fn of(request: &Request<'_>) -> Self {
         Self {
-            // An absolute target stands for its path.
+            // Of an absolute target, only the path matters.
             target: request.path().to_owned(),
             is_head: request.method() == "HEAD",
             conditions: Conditions::of(request),
@@ -81,7 +81,7 @@ impl EventHandler for Files {
         let (root, deferred) = (self.root.clone(), conn.defer_answer());
         let job = move || {
             let found = root.find(&asked.target);
-            // A connection that has closed meanwhile needs no answer.
+            // Fails if the client has disconnected, and then no answer is needed.
             let _ = deferred.run(move |_, conn, ()| answer(conn, &asked, found));
         };
         match self.pool.submit(job) {
@@ -102,12 +102,12 @@ fn answer(conn: &mut Conn<'_, Files>, asked: &Asked, found: Found) {
     };
     if let Err(error) = sent {
         log::warn!("{}: {error}", asked.target);
-        // Whatever of the answer has been written must not look like all of it.
+        // The client must not take an incomplete answer for a complete one.
         conn.abort();
     }
 }
 
-/// Sends a file, or as much of it as was asked for.
+/// Sends a file, or the requested part of it.
 fn send(conn: &mut Conn<'_, Files>, asked: &Asked, file: Opened) -> Result<(), WriteError> {
     let modified = file.last_modified();
     let with_headers = |status| {
@@ -147,7 +147,7 @@ fn send(conn: &mut Conn<'_, Files>, asked: &Asked, file: Opened) -> Result<(), W
     conn.send(End)
 }
 
-/// Answers with the status alone, and a header perhaps.
+/// Answers with a status, and optionally a header.
 fn say(
     conn: &mut Conn<'_, Files>,
     status: StatusCode,

@@ -1,4 +1,4 @@
-//! Code that the examples share: flags for where to listen, a run until ctrl-c or SIGTERM, and the log.
+//! Code that the examples share: flags for the listener, a run until ctrl-c or SIGTERM, and the log.
 
 #![allow(dead_code, unused_imports, reason = "no example uses everything")]
 
@@ -17,33 +17,33 @@ use epicycle::{AcceptMode, Error, EventHandler, Server};
 pub(crate) use self::tls::Files;
 pub(crate) use self::tls::Tls;
 
-/// Where to listen and with how many reactors; PORT is the port unless a flag says otherwise.
+/// The listener and the number of reactors. PORT is the default port.
 #[derive(Args)]
 pub(crate) struct Listen<const PORT: u16 = 9000> {
     /// The TCP port to listen on, on every interface; 0 lets the kernel choose
     #[arg(long, default_value_t = PORT)]
     port: u16,
-    /// The address to listen on, in place of the port: tcp://HOST:PORT or unix://PATH
+    /// The address to listen on, instead of --port: tcp://HOST:PORT or unix://PATH
     #[arg(long, conflicts_with = "port")]
     addr: Option<String>,
-    /// One reactor per core, or one for everything
+    /// One reactor per core if true, a single reactor if false
     #[arg(long, value_name = "true|false", default_value_t = true, action = ArgAction::Set)]
     multicore: bool,
-    /// How many reactors, in place of --multicore
+    /// The number of reactors, instead of --multicore
     #[arg(long, value_name = "N", conflicts_with = "multicore")]
     reactors: Option<usize>,
-    /// Gives each reactor its own listener, by SO_REUSEPORT
+    /// Gives each reactor its own listener, with SO_REUSEPORT
     #[arg(long)]
     reuseport: bool,
 }
 
 impl<const PORT: u16> Listen<PORT> {
-    /// A server as the flags say.
+    /// Returns a server with the options of the flags.
     pub(crate) fn server(&self) -> Server {
         self.server_on(self.listener())
     }
 
-    /// The same over TLS if other flags say so.
+    /// Returns the same server, over TLS if the TLS flags ask for it.
     pub(crate) fn server_over(&self, tls: &Tls, name: &str) -> Result<Server, Box<dyn StdError>> {
         Ok(self.server_on(tls.over(name, self.listener())?))
     }
@@ -71,8 +71,8 @@ impl<const PORT: u16> Listen<PORT> {
     }
 }
 
-/// The timeouts of a server that anybody may connect to: for the first request, for the rest of one that has begun, for its
-/// answer, between requests, and for a client that does not read.
+/// Sets the timeouts of a public server: for the first request, for the rest of a request that has begun, for its answer,
+/// between requests, and for a client that does not read.
 pub(crate) fn with_timeouts(server: Server) -> Server {
     server
         .handshake_timeout(Duration::from_secs(30))
@@ -82,7 +82,7 @@ pub(crate) fn with_timeouts(server: Server) -> Server {
         .write_stall_timeout(Duration::from_secs(60))
 }
 
-/// Runs a server until ctrl-c or SIGTERM, then shuts it down in stages and prints how that went.
+/// Runs a server until ctrl-c or SIGTERM, then shuts it down gracefully and prints a summary.
 pub(crate) fn run<H: EventHandler>(
     name: &'static str,
     server: Server,
@@ -96,7 +96,7 @@ pub(crate) fn run<H: EventHandler>(
     }
 }
 
-/// Says on standard error what went wrong.
+/// Prints an error on standard error.
 pub(crate) fn fail(name: &str, error: impl Display) -> ExitCode {
     eprintln!("{name}: {error}");
     ExitCode::FAILURE
@@ -122,14 +122,14 @@ fn try_run<H: EventHandler>(
     Ok(())
 }
 
-/// Has ctrl-c and SIGTERM shut the server down gracefully, where the crate is built with that.
+/// Makes ctrl-c and SIGTERM shut the server down gracefully, if the crate is built with the feature `signals`.
 pub(crate) fn stop_on_signals(server: Server) -> Server {
     #[cfg(feature = "signals")]
     let server = server.stop_on_signals();
     server
 }
 
-/// Logs warnings, and what signals do. RUST_LOG=debug shows what the engine does.
+/// Logs warnings and received signals. RUST_LOG=debug shows the work of the engine.
 pub(crate) fn log_to_stderr() {
     let env = env_logger::Env::default().default_filter_or("warn,epicycle::signals=info");
     env_logger::Builder::from_env(env)
@@ -141,20 +141,22 @@ pub(crate) fn log_to_stderr() {
         .init();
 }
 
-/// Reads a period such as 500ms, 1s or 2m: longer than nothing, and at most a day.
+/// Parses a period such as 500ms, 1s or 2m: longer than zero, and at most a day.
 pub(crate) fn period(text: &str) -> Result<Duration, String> {
     match period_or_zero(text) {
-        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        Ok(Duration::ZERO) => {
+            Err("the period must be longer than zero; write 1s, for example".into())
+        }
         period => period,
     }
 }
 
-/// The same where 0 turns something off.
+/// Parses a period that may be zero.
 pub(crate) fn period_or_zero(text: &str) -> Result<Duration, String> {
     let period = humantime::parse_duration(text)
         .map_err(|error| format!("{error}; write 500ms, 1s or 2m, for example"))?;
     if period > DAY {
-        return Err("at most a day is possible".into());
+        return Err("the period must be at most a day".into());
     }
     Ok(period)
 }

@@ -1,4 +1,4 @@
-//! Taking nodes out that fail, and letting them back.
+//! Ejection of failing nodes, and their return.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};

@@ -1,4 +1,4 @@
-//! Balancers that go by keys.
+//! Balancers that pick by a key.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Balancers that go by what is under way.
+//! Balancers that pick by the requests under way.
 
 use epicycle::balance::{Balancer, HashRing, Least, Nodes, TwoChoices};
 use proptest::collection::vec;

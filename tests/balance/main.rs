@@ -1,4 +1,4 @@
-//! Picking one of several nodes: against expected picks, and against models.
+//! Picks one of several nodes: compared with expected picks and with models.
 
 #[path = "../util/mod.rs"]
 mod util;

@@ -1,4 +1,4 @@
-//! Who takes requests: up, down, backups, weights of 0, lists that change.
+//! The nodes that may be picked: up, down, backups, weights of 0, lists that change.
 
 use epicycle::balance::{Changes, NodeSpec, Nodes};
 use proptest::collection::vec;

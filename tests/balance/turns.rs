@@ -1,4 +1,4 @@
-//! Balancers that go by turns or by chance: shares.
+//! Balancers that pick in turn or at random: the shares of the nodes.
 
 use std::sync::Mutex;
 use std::thread;

@@ -1,4 +1,4 @@
-//! Expected picks.
+//! Vectors of expected picks.
 
 use std::fs;
 use std::path::Path;

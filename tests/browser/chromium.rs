@@ -1,4 +1,4 @@
-//! Chromium, driven by a test.
+//! Drives Chromium from a test.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -1,4 +1,4 @@
-//! The example `dashboard`: what the page shows is what the engine does.
+//! The example `dashboard`: the page shows the engine's counters.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! Server-sent events, as an `EventSource` hears them.
+//! Server-sent events, received by an `EventSource`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

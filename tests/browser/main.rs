@@ -1,4 +1,4 @@
-//! What is served, as a real browser sees it.
+//! Tests with a real browser as the client.
 #![cfg(feature = "ws")]
 
 mod chromium;

@@ -1,4 +1,4 @@
-//! What hostile clients do, step by step, and how the server has to end it.
+//! The steps of hostile clients, and the close reasons that the server must report for them.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

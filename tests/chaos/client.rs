@@ -1,4 +1,4 @@
-//! One hostile client: a socket that does not block, and the script it follows.
+//! One hostile client: a non-blocking socket and a script.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};

@@ -1,4 +1,4 @@
-//! The control group: clients that behave well, make requests all the time, compare the answers and take their time.
+//! The control group: well-behaved clients that make requests all the time, compare the answers and measure latency.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,4 @@
-//! The hostile clients: a few threads with as many places, and one client after the other in each.
+//! The hostile clients: a few threads, each with many places, and in each place one client after another.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};

@@ -1,4 +1,4 @@
-//! Bytes that are no message.
+//! Bytes that form no valid message.
 
 use fastrand::Rng;
 

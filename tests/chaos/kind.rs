@@ -1,4 +1,4 @@
-//! The kinds of server: what a request looks like, and what its answer has to be.
+//! The kinds of server, with their requests and expected answers.
 
 /// Each answers a request with the request's own payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What the servers' handlers write down: how many connections opened, and for which reason each one closed.
+//! Records the servers' callbacks: the opened connections, and the reason of each close.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,18 +1,18 @@
 //! A storm over real sockets: two thousand hostile clients against an echo, a length-field, an HTTP and a TLS server at once,
 //! in each reactor mode, while a control group of well-behaved clients makes requests all the time.
 //!
-//! The servers are a process of their own, so that its descriptors and its memory are theirs alone. They have the limits of a
-//! server in production, with timeouts short enough to be seen. At the end every request of the control group was answered
-//! right, every connection that was made was opened and closed once, for the reason that its client gave, and the process
-//! has as many descriptors and as much memory as before. The shutdown comes amid another storm.
+//! The servers run in a process of their own, so that their descriptors and memory can be counted. They have the limits of a
+//! server in production, with timeouts short enough to fire. At the end, every request of the control group must have a right
+//! answer. Every connection must have been opened and closed once, for the reason that its client caused. The process must
+//! have as many descriptors and as much memory as before. The shutdown happens during another storm.
 //!
-//! A short storm comes with the other tests. A long one, which says what it sees:
+//! A short storm is part of the test run. This runs a long one, and prints its summary:
 //!
 //! ```text
 //! EPICYCLE_CHAOS_SECONDS=60 cargo test --release --all-features --test chaos -- --nocapture
 //! ```
 //!
-//! What the clients do follows from a seed (`EPICYCLE_SEED=1234` sets it), when they get to do it does not.
+//! A seed decides the clients' actions (`EPICYCLE_SEED=1234` sets it), but not their timing.
 
 #[path = "../util/mod.rs"]
 mod util;

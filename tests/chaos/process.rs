@@ -1,4 +1,4 @@
-//! The servers' process, as the process with the clients sees it.
+//! The process of the servers, as controlled by the process of the clients.
 
 use std::collections::BTreeMap;
 use std::io::Write;

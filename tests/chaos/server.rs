@@ -1,4 +1,4 @@
-//! The process with the servers: an echo, a length-field and an HTTP server, and an echo over TLS.
+//! The process of the servers: an echo, a length-field and an HTTP server, and an echo over TLS.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

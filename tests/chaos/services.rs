@@ -1,4 +1,4 @@
-//! What the servers do: each answers a request with its payload, and writes down which connections open and close.
+//! The handlers of the servers: each answers a request with its payload, and records opened and closed connections.
 
 use std::marker::PhantomData;
 use std::sync::Arc;

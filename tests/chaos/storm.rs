@@ -1,4 +1,4 @@
-//! The storm from its beginning to its end, and what has to hold then.
+//! The storm from start to end, and the checks after it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What there was to see, in plain words.
+//! The summary of a storm as text.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! TLS: what hostile clients make of its handshake, and a stream for those that behave well.
+//! TLS: abused handshakes of hostile clients, and a stream for well-behaved ones.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! What has to hold when the storm is over.
+//! The conditions that must hold after the storm.
 
 use super::behaviour::{BEHAVIOURS, Behaviour};
 use super::control::Latencies;

@@ -1,4 +1,4 @@
-//! Sockets that the application has connected and the engine takes over.
+//! Sockets that the application has connected and the engine adopts.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! Connects that are called off, in each stage.
+//! Connects that are cancelled in each stage.
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Connections that leave the engine, with all that belongs to them.
+//! Connections that leave the engine, with their input and output.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! What a connection that this side makes sends comes back, whatever carries it and whoever answers.
+//! Echoes over outbound connections, on every transport and against every server.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! Connects that come to nothing: each is answered exactly once, and leaves nothing behind.
+//! Connects that fail: each is reported exactly once, and leaks nothing.
 
 use std::collections::HashSet;
 use std::fs::File;

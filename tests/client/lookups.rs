@@ -1,4 +1,4 @@
-//! Looking host names up: bounded, shared by all who wait, kept for a while, and dropped when nobody waits.
+//! Lookups of host names: bounded, shared, cached for a while, and dropped when nobody waits for them.
 
 use std::collections::HashSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! Connections that no listener accepts: those this side makes, adopts and lets go of.
+//! Connections without a listener: outbound, adopted and detached ones.
 
 #[path = "../util/mod.rs"]
 mod util;

@@ -1,4 +1,4 @@
-//! Host names: looked up off the loop, and each of their addresses tried.
+//! Host names: looked up off the event loop, and each of their addresses is tried.
 
 use std::net::{SocketAddr, SocketAddrV6, TcpListener, UdpSocket};
 use std::time::Duration;

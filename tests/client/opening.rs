@@ -1,4 +1,4 @@
-//! What a peer does before this side has noticed that the connection is open.
+//! Actions of a peer before this side has noticed that the connection is open.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener};

@@ -1,4 +1,4 @@
-//! Connections that are made again, and such as are not.
+//! Connections that reconnect, and those that must not.
 
 use std::io::Read;
 use std::net::TcpListener;

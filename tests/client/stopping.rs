@@ -1,4 +1,4 @@
-//! The shutdown while connections are on their way: each gets its last answer, and nobody waits for the end.
+//! Shutdown during connects: each connect is reported, and the shutdown does not wait for them.
 
 use std::time::{Duration, Instant};
 

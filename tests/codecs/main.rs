@@ -1,4 +1,4 @@
-//! The codecs that come with the crate, driven as a connection drives them, with no socket.
+//! The crate's codecs, driven as a connection drives them, without a socket.
 
 mod feed;
 mod length_field;

@@ -1,4 +1,4 @@
-//! When an answer begins and ends, and what becomes of the connection then.
+//! The beginning and the end of an answer, and the state of the connection after it.
 
 use std::sync::Mutex;
 use std::thread;

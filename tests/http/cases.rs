@@ -1,4 +1,4 @@
-//! The cases of `cases.json`: requests that are right, wrong and ambiguous, with the answers due to them.
+//! The cases of `cases.json`: valid, malformed and ambiguous requests, with their expected answers.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The client's side: against this server, a stranger, and servers that break the rules.
+//! The client's codec against this server, another implementation, and servers that break the rules.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

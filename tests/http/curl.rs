@@ -1,4 +1,4 @@
-//! curl as a client: the program that most requests are made with by hand.
+//! curl as a client.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Answers that cannot be given: the client gets an error in their place, and the log says why.
+//! Answers that cannot be sent: the client receives an error instead, and the log has the cause.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};

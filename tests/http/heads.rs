@@ -1,4 +1,4 @@
-//! Heads in which two implementations could read different things: authorities, lists and versions.
+//! Heads that two implementations could interpret differently: authorities, lists and versions.
 
 use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
 use epicycle::http::client::{ClientCodec, Request};

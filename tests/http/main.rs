@@ -1,4 +1,4 @@
-//! HTTP over real sockets: what a client may rely on, and what it cannot do to a server.
+//! HTTP over real sockets: promises to clients, and limits on hostile ones.
 #![cfg(feature = "http")]
 
 #[path = "../util/mod.rs"]

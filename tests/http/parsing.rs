@@ -1,4 +1,5 @@
-//! The codecs by hand: the same requests come of the same bytes, however these arrive, and whatever is written can be read.
+//! The server's codecs without sockets: input decodes to the same requests however it is cut, and all output can be
+//! parsed.
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
 use epicycle::http::client::{self, ClientCodec};

@@ -1,4 +1,4 @@
-//! Clients that take their time: each has as much as the server grants, and takes none of the others'.
+//! Slow clients: each has the time that the server grants, and delays no other.
 
 use std::thread;
 use std::time::{Duration, Instant};

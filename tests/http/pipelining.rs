@@ -1,4 +1,4 @@
-//! Several requests under way on one connection: each has its answer, in order, and none is in memory without need.
+//! Several requests under way on one connection: each is answered in order, and memory stays bounded.
 
 use std::net::Shutdown;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The client's codec by hand: what it takes for a response, and what it sends as a request.
+//! The client's codec without sockets: the responses it accepts, and the requests it sends.
 
 use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
 use epicycle::http::client::{ClientCodec, Request, Response};

@@ -1,4 +1,4 @@
-//! The same handlers over https: nothing changes but the listener.
+//! The same handlers over https: only the listener differs.
 #![cfg(feature = "tls")]
 
 use std::io;

@@ -1,4 +1,4 @@
-//! A handler of HTTP requests made of closures, which writes down what it is asked.
+//! A handler of HTTP requests made of closures, which records the requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! The example `static_files`: what it sends of a file, and to whom.
+//! The example `static_files`: ranges, conditions and access.
 
 use std::fs;
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! Bodies that are handled as they arrive, in parts.
+//! Bodies that a handler receives in parts.
 
 use std::io::Write;
 use std::sync::Arc;

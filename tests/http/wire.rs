@@ -1,4 +1,4 @@
-//! A client's view of HTTP: answers as they lie on the wire, read by a plain reader of this test's own.
+//! Parses answers from the wire with a simple reader of the tests' own.
 
 use std::io::Read;
 use std::str;

@@ -1,4 +1,4 @@
-//! What a handler sends: valid messages, as much as the client reads, and nothing that could be taken for another one.
+//! The output of a handler: always valid messages, at the pace of the client, and never ambiguous.
 
 use std::sync::{Arc, Mutex, mpsc};
 

@@ -1,4 +1,4 @@
-//! The example `load`: what it counts, against servers of this crate that behave well or do not.
+//! The example `load`: its counts, against servers of this crate that behave well or badly.
 #![cfg(all(feature = "http", feature = "tls", feature = "ws"))]
 
 mod servers;
@@ -185,7 +185,7 @@ fn more_than_was_asked_for_is_an_error() {
     let Some((report, _)) = report(&target.args("echo"), flags) else {
         return;
     };
-    assert!(errors(&report, "nothing was asked for") > 0, "{report:#}");
+    assert!(errors(&report, "without a request") > 0, "{report:#}");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn the_page_is_whole_by_itself() {
         "by percentile",
         "Latency over time",
         "Throughput over time",
-        "What was done",
+        "Summary",
     ] {
         assert!(page.contains(part), "{part}");
     }
@@ -318,8 +318,8 @@ fn bad_flags_are_refused_in_clear_words() {
         ("http://127.0.0.1:1/\u{1}", "the request cannot be sent"),
         ("http://127.0.0.1:1/ -H nonsense", "Name: value"),
         ("http://127.0.0.1:1/ -H Host:other", "the header \"Host\""),
-        ("tcp://127.0.0.1:1 --path /a", "mean nothing to echo"),
-        ("tcp://127.0.0.1:1 --size 0", "nothing to send back"),
+        ("tcp://127.0.0.1:1 --path /a", "do not apply to echo"),
+        ("tcp://127.0.0.1:1 --size 0", "--size must be 1 or more"),
         (
             "tcp://127.0.0.1:1 --connections 0",
             "--connections must be 1 or more",
@@ -330,7 +330,7 @@ fn bad_flags_are_refused_in_clear_words() {
         ),
         ("tcp://127.0.0.1:1 --reactors 17", "raise --connections"),
         ("tcp://127.0.0.1:1 --rate 0", "--rate must be"),
-        ("tcp://127.0.0.1:1 --duration 0s", "longer than nothing"),
+        ("tcp://127.0.0.1:1 --duration 0s", "longer than zero"),
         ("tcp://127.0.0.1:1 --duration soon", "500ms, 1s or 2m"),
         (
             "tcp://127.0.0.1:1 --size 1000000 --pipeline 2000",

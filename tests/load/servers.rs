@@ -1,4 +1,4 @@
-//! Servers to be loaded: of each protocol, over each transport.
+//! Servers as targets of the load: for each protocol and transport.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

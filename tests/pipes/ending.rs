@@ -1,4 +1,4 @@
-//! How a pair ends, whichever side begins.
+//! The end of a joined pair, begun by either side.
 
 use std::thread;
 use std::time::Duration;

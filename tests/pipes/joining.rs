@@ -1,4 +1,4 @@
-//! Joining: what goes first, and what cannot be joined.
+//! Joining: the order of earlier output, and connections that cannot be joined.
 
 use std::net::UdpSocket;
 

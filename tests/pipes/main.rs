@@ -1,4 +1,4 @@
-//! Two connections joined: what one receives the other sends.
+//! Joined connections: one sends the bytes that the other receives.
 
 #[path = "../util/mod.rs"]
 mod util;

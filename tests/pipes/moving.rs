@@ -1,4 +1,4 @@
-//! What goes through: all of it, in order, at the pace of the slower end.
+//! The bytes through a pipe: all of them, in order, at the pace of the slower end.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A connection that its peer resets: what arrived before that is still handed out.
+//! A connection reset by its peer: input that arrived before is still passed to the handler.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;

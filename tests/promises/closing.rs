@@ -1,4 +1,4 @@
-//! Bytes written before a close arrive; abort is RST; half-close works both ways.
+//! Bytes written before a close arrive; an abort sends RST; half-close works in both directions.
 
 use std::io::{Read, Write};
 use std::thread;

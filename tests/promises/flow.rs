@@ -1,4 +1,4 @@
-//! A peer that does not read, or sends too fast or too much, costs only itself.
+//! A peer that does not read, or sends too fast or too much, affects only itself.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! The engine's promises (see `docs/architecture.md`), each held to over real sockets.
+//! The engine's promises (see `docs/architecture.md`), tested over real sockets.
 
 #[path = "../util/mod.rs"]
 mod util;

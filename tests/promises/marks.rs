@@ -1,4 +1,4 @@
-//! Reads that end before the socket is empty: at a mark of urgent data, and behind a message that carries descriptors.
+//! Reads that end before the socket is empty: at a mark of urgent data, and behind a message with descriptors.
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;

@@ -1,4 +1,4 @@
-//! Writes keep their order, whoever writes and however; what is pending is always sent in the end.
+//! Writes keep their order, from any thread and by any method, and pending output is always sent.
 
 use std::io::{IoSlice, Read};
 use std::sync::{Arc, Mutex};

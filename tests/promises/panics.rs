@@ -1,4 +1,4 @@
-//! A panic in a callback closes that connection, and `on_close` still runs; the server goes on.
+//! A panic in a callback closes its connection, and `on_close` still runs. The server continues.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};

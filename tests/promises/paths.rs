@@ -1,4 +1,4 @@
-//! Unix sockets' paths and names: one server at a time, whose they are, and when they go.
+//! The paths and names of Unix sockets: one server at a time, their owner, and their removal.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! Descriptors, paths and limits: none leaks, none is taken from others, each has a default.
+//! Descriptors, paths and limits: nothing leaks, nothing is taken from others, and each limit has a default.
 
 use std::fs;
 use std::io::Write;

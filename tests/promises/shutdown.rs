@@ -1,4 +1,4 @@
-//! Shutdown in stages: stop accepting, drain, then force; it tells how many went each way.
+//! Shutdown in stages: stop accepting, drain, then force. It reports the number of connections for each.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: a shutdown in stages, each in a process of its own.
+//! SIGINT and SIGTERM: a graceful shutdown. Each test runs in its own process.
 
 use std::env;
 use std::os::unix::process::ExitStatusExt;

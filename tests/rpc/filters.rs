@@ -1,4 +1,4 @@
-//! Filters: what they make, what they take, and what they refuse.
+//! Filters: their output, the input they accept, and the input they refuse.
 
 use std::borrow::Cow;
 use std::io::{Read, Write};

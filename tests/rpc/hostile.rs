@@ -1,4 +1,4 @@
-//! What a peer should not send.
+//! Invalid input from a peer.
 
 use epicycle::codec::{Decoded, FrameError};
 use epicycle::rpc::wire::{

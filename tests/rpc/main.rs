@@ -1,4 +1,4 @@
-//! RPC: the wire formats, held against what Teleport sent.
+//! RPC: the wire formats, compared with recordings of Teleport.
 
 #[path = "../util/mod.rs"]
 mod util;

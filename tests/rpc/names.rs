@@ -1,4 +1,4 @@
-//! Metadata, URIs, statuses, and the paths that names become.
+//! Metadata, URIs, statuses, and the paths made from names.
 
 use epicycle::rpc::wire::{Dialect, Kind, Message, Meta, Status, Uri, code, uri_path};
 use proptest::collection::vec;

@@ -1,4 +1,4 @@
-//! What is sent is received, whatever it is.
+//! Properties: any message that is sent is received unchanged.
 
 use std::borrow::Cow;
 

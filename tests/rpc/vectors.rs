@@ -1,4 +1,4 @@
-//! What Teleport v4.0.0 and v4.1 sent, as it was recorded.
+//! Vectors: the recorded bytes of Teleport v4.0.0 and v4.1.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Protocols under test: all of them, and what is asked of each.
+//! The protocols under test, and their properties.
 
 use epicycle::codec::Decoded;
 use epicycle::rpc::wire::{

@@ -1,4 +1,4 @@
-//! Little WebSocket messages that make a lot of work: they share the loop as if they were as large as what they come to.
+//! Small WebSocket messages that decompress to large ones: the loop budgets their work by the large size.
 
 use epicycle::codec::{Codec, Decoded, encode_to_vec};
 use epicycle::testing::{Link, Peer, Simulation};

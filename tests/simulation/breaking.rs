@@ -1,4 +1,4 @@
-//! Peers that reset: whatever had arrived before is handed out, however busy the connection was with other things.
+//! Peers that reset: input that arrived before is passed to the handler, even if the connection was busy.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The engine as an HTTP client: it asks, pipelined or not, a server that answers in every form, and breaks off.
+//! The engine as an HTTP client, pipelined or not, against a server that answers in every form and breaks off.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

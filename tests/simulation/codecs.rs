@@ -1,4 +1,4 @@
-//! Echoes of frames, by every codec that only cuts.
+//! Echoes of frames, with every codec that only frames.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! A shutdown of thousands of connections, each of which has something to say before it closes.
+//! A shutdown of thousands of connections, each of which has output to send before it closes.
 
 use std::time::{Duration, Instant};
 

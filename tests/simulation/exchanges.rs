@@ -1,4 +1,5 @@
-//! The rarer exchanges of HTTP: 100-continue, HEAD, HTTP/1.0, answers in all their forms, event streams, and whatever ends a connection.
+//! Rare exchanges of HTTP: 100-continue, HEAD, HTTP/1.0, all forms of answers, event streams, and every end of a
+//! connection.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How the work of a turn is divided: by what it costs, and not by how many bytes asked for it.
+//! The division of a turn's work: by its cost, not by the number of input bytes.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! Codecs that answer what they must not: an error of their own connection, and of nobody else.
+//! Codecs that break their contract: their own connection fails, and no other.
 
 use epicycle::codec::{Codec, Decoded, FrameError};
 use epicycle::testing::{Ending, Link, Simulation};

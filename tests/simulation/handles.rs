@@ -1,4 +1,4 @@
-//! Requests by handles, as other threads make them: in order, answered once, and harmless when they come too late.
+//! Requests by handles, as from other threads: in order, answered once, and harmless if they are late.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! HTTP requests, pipelined and in all their forms: each has its answer, in order, at once or late.
+//! HTTP requests in all their forms, also pipelined: each is answered in order, at once or later.
 
 use std::rc::Rc;
 use std::time::Duration;

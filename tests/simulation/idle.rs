@@ -1,4 +1,4 @@
-//! Connections that say nothing cost nothing: no turn of the loop, and no look at their sockets while others are served.
+//! Idle connections cost nothing: no turn of the loop, and no read of their sockets while others are served.
 
 use std::cell::Cell;
 use std::time::Duration;

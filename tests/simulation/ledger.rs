@@ -1,4 +1,4 @@
-//! What the callbacks of each connection were, checked as they come and at the end.
+//! Records the callbacks of each connection, and checks them as they come and at the end.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

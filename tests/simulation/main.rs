@@ -1,7 +1,7 @@
-//! The engine's promises, on a simulated network: thousands of seeds, each with its own connections and its own mishaps.
+//! The engine's promises on a simulated network: thousands of seeds, each with its own connections and faults.
 //!
-//! `EPICYCLE_SEEDS=10000 cargo test --release --all-features --test simulation -- --nocapture` tries more of them, and says what
-//! they amounted to. A seed that fails says how to replay it.
+//! `EPICYCLE_SEEDS=10000 cargo test --release --all-features --test simulation -- --nocapture` tries more seeds and prints the
+//! totals. If a seed fails, the output tells how to replay it.
 
 #[cfg(feature = "ws")]
 mod bombs;

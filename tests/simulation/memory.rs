@@ -1,4 +1,4 @@
-//! Peers that do not read: what they cost is bounded, they cost only themselves, and what was held back comes when they do.
+//! Peers that do not read: their cost is bounded and affects only themselves, and held output arrives when they read.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Ticks and intervals keep an even pace, and callbacks know what time it is.
+//! Ticks and intervals keep an even pace, and callbacks see the right time.
 
 use std::time::{Duration, Instant};
 

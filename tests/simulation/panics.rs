@@ -1,4 +1,4 @@
-//! Callbacks that panic: each costs its own connection, and nothing else.
+//! Panics in callbacks: each affects only its own connection.
 
 use std::panic::resume_unwind;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Joined connections: what one peer sends the other receives, all of it and in order.
+//! Joined connections: each peer receives the bytes that the other sends, in order.
 
 use std::time::Duration;
 

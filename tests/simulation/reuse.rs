@@ -1,4 +1,4 @@
-//! An HTTP client that uses its connection again, and a server that sends more than it was asked for.
+//! An HTTP client that reuses its connection, and a server that sends more than was requested.
 
 use std::cell::RefCell;
 use std::rc::Rc;

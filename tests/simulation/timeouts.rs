@@ -1,4 +1,4 @@
-//! Timeouts and timers in virtual time: never early, however long the turn takes in which they begin, and none late.
+//! Timeouts and timers in virtual time: never early, even if they begin in a long turn, and never late.
 
 use std::time::Duration;
 

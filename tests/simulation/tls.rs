@@ -1,4 +1,4 @@
-//! TLS over the simulated network: records end anywhere, and what was said arrives with its end.
+//! TLS over the simulated network: records end anywhere, and the data arrives with its end.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::{Arc, LazyLock};

@@ -1,4 +1,4 @@
-//! An HTTP client that waits for a response no longer than it is told to.
+//! An HTTP client that waits for a response only until its timeout.
 
 use std::time::Duration;
 

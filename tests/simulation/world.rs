@@ -1,4 +1,4 @@
-//! Servers, networks and peers as chance will have them.
+//! Random servers, networks and peers.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! All the ways of writing: what is staged, copied, shared and written on `on_drain` keeps its order.
+//! All methods of writing: staged, copied and shared output, and writes in `on_drain`, keep their order.
 
 use std::io::IoSlice;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! WebSocket messages, whole and compressed: they come back in order, and the closing handshake ends what there is.
+//! WebSocket messages, also compressed: the echoes are in order, and the closing handshake ends the connection.
 
 use std::time::Duration;
 

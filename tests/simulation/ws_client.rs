@@ -1,4 +1,4 @@
-//! The engine as a WebSocket client, of a server that echoes: fragments, control frames between them, compression with and
+//! The engine as the WebSocket client of an echo server: fragments, control frames between them, compression with and
 //! without context takeover, and a closing handshake that either side begins.
 
 use std::collections::VecDeque;

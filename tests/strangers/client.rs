@@ -1,4 +1,4 @@
-//! Our client, and a server of theirs: `server.py`.
+//! This crate's client against another implementation's server: `server.py`.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader};

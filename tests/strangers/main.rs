@@ -1,5 +1,4 @@
-//! WebSockets with other people's implementations at the other end: the packages `websockets` for Python and `ws` for
-//! node.
+//! WebSockets against other implementations: the packages `websockets` for Python and `ws` for node.
 #![cfg(feature = "ws")]
 
 #[path = "../util/mod.rs"]

@@ -1,4 +1,4 @@
-//! Their clients, and a server of ours. What they check is in `client.py` and `client.js`.
+//! Other implementations' clients against this crate's server. Their checks are in `client.py` and `client.js`.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! How TLS connections end: close_notify, truncation, breaches, panics, shutdown.
+//! The end of TLS connections: close_notify, truncation, protocol errors, panics, shutdown.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc;

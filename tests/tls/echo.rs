@@ -1,4 +1,4 @@
-//! What goes in comes out: sizes, ways to accept, and many at once.
+//! Echoes: sizes, ways to accept, and many at once.
 
 use std::sync::LazyLock;
 use std::thread;

@@ -1,4 +1,4 @@
-//! A peer that does not read costs only itself, and an idle one next to nothing.
+//! A peer that does not read affects only itself, and an idle one costs little.
 
 use std::sync::mpsc;
 use std::thread;

@@ -1,4 +1,4 @@
-//! What happens before `on_open`: agreement, refusal, and clients that are none.
+//! Before `on_open`: completed and refused handshakes, and clients without TLS.
 
 use std::io::Read;
 use std::sync::Arc;

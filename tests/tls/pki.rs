@@ -1,4 +1,4 @@
-//! A certificate authority of the tests' own, and what it issues.
+//! A certificate authority for the tests, and its certificates.
 
 use std::sync::{Arc, LazyLock};
 

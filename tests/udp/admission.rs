@@ -1,4 +1,4 @@
-//! Who gets a session: limits of their own, the handler's say, and who makes room for whom.
+//! Admission of sessions: their limits, the handler's decision, and eviction.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

@@ -1,4 +1,4 @@
-//! Codecs on sessions: what they cost counts, and what they must not answer ends no more than a datagram.
+//! Codecs on sessions: their cost counts, and a faulty answer ends only one datagram.
 
 use std::sync::mpsc;
 

@@ -1,4 +1,4 @@
-//! `on_datagram`: what comes, from whom, and what goes out.
+//! `on_datagram`: received datagrams, their senders, and replies.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Fairness: a flood of datagrams is not the end of everything else.
+//! Fairness: a flood of datagrams does not starve other work.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Addresses and options: what is understood, what is refused and how, and what they do.
+//! Addresses and options: accepted values, refused values with their errors, and effects.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A plain blocking UDP client that does not wait for ever.
+//! A simple blocking UDP client with timeouts.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

@@ -1,4 +1,4 @@
-//! What UDP takes, it gives back.
+//! UDP returns all resources that it takes.
 
 use std::net::UdpSocket;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! When the kernel has no room for more: what is queued waits for it. The loopback interface never refuses, so this
-//! takes a network of its own with a slow one.
+//! A kernel without room for more: queued datagrams wait for it. The loopback interface never refuses, so this needs a
+//! slow interface in a network namespace of its own.
 
 use std::env;
 use std::process::Command;

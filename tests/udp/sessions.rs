@@ -1,4 +1,4 @@
-//! Sessions: each peer address is a connection of its own.
+//! Sessions: each peer address is a connection.
 
 use std::collections::HashSet;
 use std::io::IoSlice;

@@ -1,4 +1,4 @@
-//! A handler made of closures, which writes down what happens to it.
+//! A handler made of closures, which records its callbacks.
 
 use std::any::Any;
 use std::sync::mpsc::{self, Sender};
@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) any: Option<Box<dyn Any>>,
 }
 
-/// One of the codecs.
+/// The codec of a test.
 #[derive(Clone, Debug)]
 pub(crate) enum Cut {
     Raw,
@@ -61,7 +61,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Cut {
 
 type Plain = Box<dyn FnMut(&mut Conn<'_, App>, &mut Session) -> Action>;
 
-/// An echo whose every callback can be replaced.
+/// An echo handler. A test can replace each callback.
 #[allow(clippy::type_complexity)]
 pub(crate) struct App {
     log: Arc<Log>,
@@ -270,7 +270,7 @@ impl EventHandler for App {
     }
 }
 
-/// What happened to a connection.
+/// A callback of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Open,
@@ -288,11 +288,11 @@ pub(crate) struct Entry {
     pub(crate) what: What,
 }
 
-/// What happened to all connections of a server, in order.
+/// The callbacks of all connections of a server, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     entries: Mutex<Vec<Entry>>,
-    /// The connects that failed, in order.
+    /// The failed connects, in order.
     failures: Mutex<Vec<Arc<FailedConnect>>>,
 }
 
@@ -310,12 +310,12 @@ impl Log {
         lock(&self.entries)
     }
 
-    /// The connects that have failed so far, in order.
+    /// Returns the connects that have failed so far, in order.
     pub(crate) fn failures(&self) -> Vec<Arc<FailedConnect>> {
         lock(&self.failures).clone()
     }
 
-    /// Waits for the `n`th connect that fails, counted from 0.
+    /// Waits for the `n`th failed connect, counted from 0.
     pub(crate) fn await_failure(&self, n: usize) -> Arc<FailedConnect> {
         await_some("a connect fails", || lock(&self.failures).get(n).cloned())
     }
@@ -340,19 +340,19 @@ impl Log {
         self.count(|what| matches!(what, What::Close(..)))
     }
 
-    /// The connections opened so far, in order.
+    /// Returns the connections opened so far, in order.
     pub(crate) fn ids(&self) -> Vec<ConnId> {
         let log = self.lock();
         let opened = log.iter().filter(|entry| matches!(entry.what, What::Open));
         opened.map(|entry| entry.id).collect()
     }
 
-    /// Waits for the `n`th connection, counted from 0.
+    /// Waits until the `n`th connection has opened, counted from 0.
     pub(crate) fn await_open(&self, n: usize) -> ConnId {
         await_some("a connection opens", || self.ids().get(n).copied())
     }
 
-    /// Waits for the `n`th end of a connection, counted from 0.
+    /// Waits until the `n`th connection has closed, counted from 0.
     pub(crate) fn await_close(&self, n: usize) -> (Closed, Arc<CloseReason>) {
         await_some("a connection closes", || {
             let log = self.lock();
@@ -366,13 +366,13 @@ impl Log {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A test that failed elsewhere must not hide its reason behind this lock.
+    // A poisoned lock would hide the reason of a failed test.
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Starts a server whose handlers are made by `make` from an echo; gives its log too.
+/// Starts a server. `make` changes the echo handler of each reactor. Returns the server and its log.
 pub(crate) fn start(
     server: Server,
     make: impl Fn(App) -> App + Send + Sync + 'static,
@@ -404,12 +404,12 @@ impl Gate {
     }
 }
 
-/// A server on a TCP port of the kernel's choice with one reactor.
+/// Returns a server with one reactor, on a TCP port that the kernel chooses.
 pub(crate) fn local() -> Server {
     Server::bind("tcp://127.0.0.1:0").reactors(1)
 }
 
-/// The same for an engine that listens nowhere.
+/// Starts an engine without listeners, as [`start`] does.
 pub(crate) fn start_client(
     client: Client,
     make: impl Fn(App) -> App + Send + Sync + 'static,

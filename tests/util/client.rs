@@ -1,4 +1,4 @@
-//! Plain blocking clients: TCP and Unix sockets under one type, none of which waits for ever.
+//! Simple blocking clients with timeouts: TCP and Unix sockets under one type.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -47,13 +47,13 @@ impl Client {
         Self::from_ip_to(ip_of(server), local)
     }
 
-    /// The same to any address.
+    /// Connects to any address from a given local IP address.
     pub(crate) fn from_ip_to(ip: SocketAddr, local: IpAddr) -> Self {
         let bind = |socket: &Socket| socket.bind(&SocketAddr::new(local, 0).into());
         Self::dial(Domain::for_address(ip), &ip.into(), bind).expect("connects")
     }
 
-    /// Connects with a small receive buffer, so that little of what is not read counts as sent.
+    /// Connects with a small receive buffer, so that few unread bytes count as sent.
     pub(crate) fn with_small_window<H: EventHandler>(server: &Running<H>) -> Self {
         let ip = ip_of(server);
         let shrink = |socket: &Socket| socket.set_recv_buffer_size(8 << 10);
@@ -76,13 +76,13 @@ impl Client {
         Ok(Self(socket))
     }
 
-    /// Its own address, as the server's log names it.
+    /// Returns the client's own address, as it appears in the server's log.
     pub(crate) fn name(&self) -> String {
         let addr = self.0.local_addr().expect("has one");
         addr.as_socket().expect("is an IP one").to_string()
     }
 
-    /// Sends one thing and receives another.
+    /// Sends one message and receives another.
     pub(crate) fn round_trip_with(&self, sent: &str, received: &str) {
         self.send(sent);
         assert_eq!(self.recv(received.len()), received.as_bytes());
@@ -103,20 +103,20 @@ impl Client {
         bytes
     }
 
-    /// Reads exactly `len` bytes, unless the stream ends before.
+    /// Reads exactly `len` bytes. Returns `None` if the stream ends before.
     pub(crate) fn try_recv(&self, len: usize) -> Option<Vec<u8>> {
         let mut bytes = vec![0; len];
         (&self.0).read_exact(&mut bytes).ok().map(|()| bytes)
     }
 
-    /// Reads until the end of the stream, which has to be a proper one.
+    /// Reads until the end of the stream, and asserts that it is a FIN.
     pub(crate) fn recv_to_end(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         (&self.0).read_to_end(&mut bytes).expect("ends with FIN");
         bytes
     }
 
-    /// Reads until the end, whichever it is: what came, and how it ended.
+    /// Reads until the end of the connection. Returns the bytes, and the error if it did not end with FIN.
     pub(crate) fn recv_to_any_end(&self) -> (Vec<u8>, io::Result<()>) {
         let mut bytes = Vec::new();
         let end = (&self.0).read_to_end(&mut bytes).map(|_| ());
@@ -130,7 +130,7 @@ impl Client {
         assert!(self.recv(bytes.len()) == bytes, "the echo differs");
     }
 
-    /// Sends and receives at the same time: all of `bytes` have to come back, in order.
+    /// Sends and receives at the same time. Asserts that all of `bytes` come back in order.
     pub(crate) fn echo_all(&self, bytes: &[u8]) {
         thread::scope(|scope| {
             scope.spawn(|| self.send(bytes));
@@ -163,7 +163,7 @@ impl Client {
         self.0.set_linger(Some(Duration::ZERO)).expect("lingers");
     }
 
-    /// Whether `error` says that the other side closed with RST.
+    /// Returns true if `error` means that the other side closed with RST.
     pub(crate) fn is_reset(end: &io::Result<()>) -> bool {
         end.as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
@@ -176,7 +176,7 @@ fn ip_of<H: EventHandler>(server: &Running<H>) -> SocketAddr {
         .expect("an IP address")
 }
 
-/// A path in the directory for temporary files that no other test uses; removed at the end.
+/// A unique path in the directory for temporary files. The file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct TempPath(pub(crate) PathBuf);
 
@@ -203,7 +203,7 @@ impl Drop for TempPath {
     }
 }
 
-/// Makes the server's side of a connection take little before the kernel refuses.
+/// Makes the kernel accept only few unsent bytes on the server's side of a connection.
 pub(crate) fn shrink<H: EventHandler>(conn: &Conn<'_, H>) {
     conn.set_send_buffer(8 << 10).expect("shrinks");
 }

@@ -1,4 +1,4 @@
-//! What the engine logs, written down for tests to look for.
+//! Records the engine's log for tests to search.
 
 use std::sync::{Mutex, Once, PoisonError};
 
@@ -9,7 +9,7 @@ pub(crate) struct Logs(Mutex<Vec<(Level, String)>>);
 
 static LOGS: Logs = Logs(Mutex::new(Vec::new()));
 
-/// Begins to write down, if that has not begun.
+/// Starts recording, if it has not started yet.
 pub(crate) fn logs() -> &'static Logs {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -20,14 +20,14 @@ pub(crate) fn logs() -> &'static Logs {
 }
 
 impl Logs {
-    /// The lines that contain `text`: the address of a client, say, which is no other test's.
+    /// Returns the lines that contain `text`, for example the address of a test's own client.
     pub(crate) fn with(&self, text: &str) -> Vec<(Level, String)> {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = lines.iter().filter(|(_, line)| line.contains(text));
         found.cloned().collect()
     }
 
-    /// Whether there is a line of that level that contains all of `texts`.
+    /// Returns true if a line of that level contains all of `texts`.
     pub(crate) fn have(&self, level: Level, texts: &[&str]) -> bool {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines

@@ -1,4 +1,4 @@
-//! What the integration tests share: waiting, clients, and a handler made of closures that keeps a log.
+//! Helpers that the integration tests share: waiting, clients, and a handler made of closures that keeps a log.
 
 #![allow(dead_code)]
 
@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far longer than anything here takes: reaching it is a failure, not a delay.
+/// A timeout that is far longer than any step of a test, so a timeout is a failure.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds.
@@ -24,7 +24,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until `find` finds something.
+/// Waits until `find` returns a value, and returns it.
 pub(crate) fn await_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let mut found = None;
     eventually(what, || {
@@ -34,7 +34,7 @@ pub(crate) fn await_some<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> 
     found.expect("the condition held")
 }
 
-/// Bytes without a period that a mistake could hide behind; the same for the same seed.
+/// Returns bytes that depend only on the seed. They have no period, so that misplaced bytes are found.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut bytes = vec![0; len];
@@ -42,17 +42,17 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Says loudly, past the test harness, that a program is missing, without which something is not tested.
+/// Reports, past the test harness, that a test was skipped because a program is missing.
 pub(crate) fn skipped(why: &str) {
     let _ = writeln!(io::stderr(), "SKIPPED: {why}");
 }
 
-/// The same of what no installing would help: this machine, or this user, cannot do it.
+/// Reports that a test was skipped because this machine or this user cannot run it.
 pub(crate) fn not_here(why: &str) {
     let _ = writeln!(io::stderr(), "NOT TESTED HERE: {why}");
 }
 
-/// Keeps the panics that tests raise on purpose out of the output.
+/// Keeps deliberate panics of tests out of the output.
 pub(crate) fn expect_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {

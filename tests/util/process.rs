@@ -1,4 +1,4 @@
-//! The process's own limits and counts, and processes of a test's own.
+//! The limits and counts of the process, and processes of a test's own.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -17,15 +17,15 @@ use super::not_here;
 
 const ALONE: &str = "EPICYCLE_TEST_ALONE";
 
-/// Runs the body of the test named `test` in a process of its own, where it can count descriptors and
-/// lower limits without disturbing others.
+/// Runs the body of the test named `test` in its own process, where it can count descriptors and lower limits without
+/// disturbing others.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     let mut this = Command::new(env::current_exe().expect("a path"));
     alone_as(&mut this, test, body);
 }
 
-/// The same where host names are looked up in `hosts`, and then at a name server on this host: with files of its
-/// own in the place of the system's, which takes root or user namespaces. Skipped without.
+/// Runs the body of a test in its own process that looks host names up in `hosts`, and then at a name server on this host.
+/// The process has its own files in place of the system's. That needs root or user namespaces, else the test is skipped.
 pub(crate) fn alone_with_hosts(test: &str, hosts: &str, body: impl FnOnce()) {
     if env::var(ALONE).is_ok() {
         return alone(test, body);
@@ -60,10 +60,10 @@ pub(crate) fn alone_with_hosts(test: &str, hosts: &str, body: impl FnOnce()) {
     alone_as(with_files(flags).arg(exe), test, body);
 }
 
-/// The same, with the command that runs this program.
+/// Runs the body of a test in its own process, by a command that runs this program.
 pub(crate) fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
     if env::var(ALONE).is_ok_and(|name| name == test) {
-        // The parent waits for this process: it has to end even if it hangs.
+        // The parent waits for this process, so it must end even if the test hangs.
         thread::spawn(|| {
             thread::sleep(Duration::from_secs(120));
             eprintln!("out of time");
@@ -83,7 +83,7 @@ pub(crate) fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
     assert!(out.contains("1 passed"), "{}\n{out}\n{err}", output.status);
 }
 
-/// This program once more, in another role, with which its test talks by lines.
+/// A second process of this program in another role. Its test exchanges lines with it.
 pub(crate) struct Partner {
     pub(crate) child: Child,
     pub(crate) orders: ChildStdin,
@@ -91,7 +91,7 @@ pub(crate) struct Partner {
 }
 
 impl Partner {
-    /// Starts it for the test of that name, with an environment that tells it its role.
+    /// Starts the process for the test of that name. The environment sets its role.
     pub(crate) fn start(test: &str, environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env::current_exe().expect("a path"))
             .args(["--exact", test, "--nocapture"])
@@ -110,24 +110,24 @@ impl Partner {
     }
 }
 
-/// Lets SIGPIPE end this process, as it does unless a program ignores it; Rust's start-up does.
+/// Restores the default action of SIGPIPE, which ends the process. Rust ignores the signal at startup.
 pub(crate) fn die_of_sigpipe() {
     let always = Arc::new(AtomicBool::new(true));
     register_conditional_default(SIGPIPE, always).expect("is registered");
 }
 
-/// How many descriptors this process has open.
+/// Returns the number of open descriptors of this process.
 pub(crate) fn descriptors() -> usize {
     let dir = if cfg!(target_os = "linux") {
         "/proc/self/fd"
     } else {
         "/dev/fd"
     };
-    // The one that reads the directory is not counted.
+    // The descriptor that reads the directory is not counted.
     fs::read_dir(dir).expect("lists descriptors").count() - 1
 }
 
-/// The limit on descriptors: the current one, and what it may be raised to.
+/// Returns the current limit on descriptors, and the limit to which it may be raised.
 pub(crate) fn descriptor_limit() -> (u64, u64) {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);
@@ -148,16 +148,16 @@ pub(crate) fn limit_descriptors(current: u64) {
     setrlimit(Resource::Nofile, limit).expect("is within the hard limit");
 }
 
-/// This process's resident memory in bytes, where the system tells.
+/// Returns this process's resident memory in bytes, on Linux.
 pub(crate) fn resident() -> Option<usize> {
-    // Exact, unlike the counters in `status`, which threads bring up to date by and by.
+    // This is exact. The counters in `status` are updated with a delay.
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"))?;
     let kib: usize = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }
 
-/// How much processor time this process has used.
+/// Returns the processor time that this process has used.
 pub(crate) fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)

@@ -1,4 +1,4 @@
-//! Other people's programs as the other end, which `.ci/strangers` installs.
+//! Other implementations as the other end, which `.ci/strangers` installs.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,25 @@ use std::process::{Command, Stdio};
 
 use super::skipped;
 
-/// A Python that has the package `websockets`. Skipped without.
+/// Returns a Python with the package `websockets`. The test is skipped without it.
 pub(crate) fn python_websockets() -> Option<Command> {
     let mut python = Command::new("python3");
-    // What it compiles would be the work tree's to keep.
+    // Compiled files would end up in the work tree.
     python.env("PYTHONDONTWRITEBYTECODE", "1");
     python.env("PYTHONPATH", installed("python"));
     found(python, ["-c", "import websockets"], "websockets for Python")
 }
 
-/// A node that has the package `ws`. Skipped without.
+/// Returns a node with the package `ws`. The test is skipped without it.
 pub(crate) fn node_ws() -> Option<Command> {
     let mut node = Command::new("node");
     node.env("NODE_PATH", installed("node").join("node_modules"));
     found(node, ["-e", "require('ws')"], "ws for node")
 }
 
-/// A Chromium without a window, whose profile is made in an empty directory. Skipped without.
+/// Returns a headless Chromium with a new profile in an empty directory. The test is skipped without it.
 ///
-/// It stays on this machine: it looks for no updates, and sends nothing of its own.
+/// It makes no connections of its own: it looks for no updates and sends no reports.
 pub(crate) fn chromium(profile: &Path) -> Option<Command> {
     let chromium = Command::new("chromium");
     let mut chromium = found(chromium, ["--version"], "chromium")?;
@@ -44,7 +44,7 @@ pub(crate) fn chromium(profile: &Path) -> Option<Command> {
     Some(chromium)
 }
 
-/// A copy of the command without arguments, if it succeeds with these.
+/// Returns a copy of the command without arguments, if the command succeeds with these arguments.
 fn found<const N: usize>(mut command: Command, probe: [&str; N], what: &str) -> Option<Command> {
     let mut copy = Command::new(command.get_program());
     copy.envs(
@@ -61,7 +61,7 @@ fn found<const N: usize>(mut command: Command, probe: [&str; N], what: &str) -> 
     None
 }
 
-/// Where `.ci/strangers` puts packages of that language.
+/// Returns the directory where `.ci/strangers` installs packages of that language.
 fn installed(language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/strangers")

@@ -1,4 +1,4 @@
-//! Every way to end.
+//! Every way to end a WebSocket.
 
 use epicycle::{CloseReason, TimeoutKind};
 

@@ -1,4 +1,4 @@
-//! WebSocket over real sockets: opening, messages, every way to end, and what a hostile peer can cost.
+//! WebSocket over real sockets: opening, messages, every way to end, and the limits on hostile peers.
 #![cfg(feature = "ws")]
 
 #[path = "../util/mod.rs"]

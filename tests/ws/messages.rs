@@ -1,4 +1,4 @@
-//! Messages there and back.
+//! Messages in both directions.
 
 use epicycle::Server;
 use epicycle::ws::{DeflateOptions, Limits};

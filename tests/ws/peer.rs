@@ -1,4 +1,4 @@
-//! A client that says whatever it is told to, right or wrong.
+//! A client that sends any frames, right or wrong.
 
 use epicycle::{EventHandler, Running};
 

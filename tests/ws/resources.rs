@@ -1,4 +1,4 @@
-//! What a peer can cost.
+//! The limits on the cost of a peer.
 
 use std::fs;
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! The same over TLS.
+//! WebSocket over TLS.
 
 use epicycle::ws::{DeflateOptions, Handshake};
 use epicycle::{CloseReason, Connect};

@@ -1,4 +1,4 @@
-//! An echo that writes down what comes, and does on command what a test is about.
+//! An echo that records its input, and obeys the commands of a test.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How connections are made, and made again.
+//! Makes connections, and replaces lost ones.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -9,17 +9,17 @@ use epicycle::Conn;
 use super::{Driver, Event, Phase, Session};
 use crate::wire::Wire;
 
-/// As many connections are made at a time, lest the server's queue overflow.
+/// The most connects under way at a time. More could overflow the server's backlog.
 const OPENING_AT_ONCE: usize = 64;
 
-/// How long to leave a server alone that takes no connection.
+/// The pause before the next connect after a server has refused one.
 pub(super) const REDIAL_PAUSE: Duration = Duration::from_millis(100);
 
 impl<W: Wire> Driver<W> {
-    /// Makes the connections, and tells when that is done.
+    /// Makes the connections, and notifies the main thread once all are made or have failed.
     pub(super) fn connect(&mut self) {
         let now = Instant::now();
-        // A server that has taken none for so long, and refuses, is full.
+        // A server that refuses connections, and has accepted none within the timeout, is full.
         if self.failed > 0 && now - self.connected_at > self.plan.timeout {
             self.failed += self.missing();
         }
@@ -27,12 +27,12 @@ impl<W: Wire> Driver<W> {
         let settled = self.ready + self.failed >= self.plan.share(self.reactor);
         if settled && !mem::replace(&mut self.told, true) {
             let why = self.tally.connect_failures.keys().next().cloned();
-            // The main thread may have given up already.
+            // Fails if the main thread has ended already.
             let _ = self.events.send(Event::Ready(self.ready, why));
         }
     }
 
-    /// Makes the connections that are missing, a few at a time.
+    /// Makes missing connections, a few at a time.
     pub(super) fn dial(&mut self, now: Instant) {
         while now >= self.redial_at && self.opening < self.missing().min(OPENING_AT_ONCE) {
             let Some(engine) = self.engine.clone() else {
@@ -45,7 +45,7 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// How many connections there should be more, those being made included.
+    /// Returns the number of connections that are not open yet, including those being made.
     fn missing(&self) -> usize {
         let given_up = match self.phase {
             Phase::Connecting => self.failed,
@@ -65,7 +65,7 @@ impl<W: Wire> Driver<W> {
         self.tally.connect_failed(why);
     }
 
-    /// The connection can take requests.
+    /// Marks a connection as ready for requests.
     pub(super) fn become_ready(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<W>) {
         session.ready = true;
         self.greeting -= 1;

@@ -1,4 +1,4 @@
-//! What a reactor does: opens its connections, keeps requests under way on them, and counts the answers.
+//! The handler of a reactor: it opens its connections, sends requests on them, and counts the answers.
 
 mod connecting;
 mod phases;
@@ -21,17 +21,17 @@ use crate::wire::{Heard, Wire};
 use self::connecting::REDIAL_PAUSE;
 use self::phases::{Meter, SWEEP};
 
-/// What a reactor tells the main thread.
+/// A message to the main thread.
 pub(crate) enum Event {
-    /// Each of its connections is ready for requests, or was not made; how many are, and why one is not.
+    /// All connections of a reactor are ready or have failed: the number of ready ones, and the reason of a failure.
     Ready(usize, Option<String>),
-    /// All is done, and this was counted.
+    /// A reactor is done. These are its counters.
     Done(Box<Tally>),
-    /// Somebody has pressed ctrl-c.
+    /// The user has pressed ctrl-c.
     Interrupt,
 }
 
-/// What is seen of it while it works.
+/// The counters that the main thread shows during the run.
 #[derive(Default)]
 pub(crate) struct Live {
     /// Connections made.
@@ -50,41 +50,43 @@ pub(crate) struct Driver<W: Wire> {
     engine: Option<Engine<Self>>,
     phase: Phase,
     pace: Pace,
-    /// The beginning of the warm-up, once it is known.
+    /// The start of the warm-up, once it is known.
     epoch: Option<Instant>,
-    /// Whether the main thread knows that the connections are made.
+    /// True once the main thread has been notified that the connections are made.
     told: bool,
     tally: Tally,
-    /// Answers since the last look, those before the window included.
+    /// Answers since the last sweep, including those outside the window.
     answers: u64,
+    /// Errors that are already in `live`.
     errors_told: u64,
     /// Requests under way.
     under_way: usize,
-    /// Connections that are being made, and those that are ready for requests.
+    /// Connections being made.
     opening: usize,
+    /// Connections that are ready for requests.
     ready: usize,
-    /// Attempts that failed before the beginning.
+    /// Connects that failed before the start.
     failed: usize,
-    /// When the last connection was made.
+    /// The time when the last connection became ready.
     connected_at: Instant,
-    /// Open, but still to be ready.
+    /// Open connections in their handshake.
     greeting: usize,
-    /// No connection is made before.
+    /// The earliest time of the next connect.
     redial_at: Instant,
     next_sweep: Instant,
-    /// In an open loop: connections with room, the one that has waited longest first.
+    /// In an open loop, the connections with room for requests, oldest first.
     idle: VecDeque<ConnId>,
-    /// At the beginning of the window.
+    /// The meter at the beginning of the window.
     begun: Option<Meter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
-    /// Everything is there but the beginning.
+    /// The connections are made, and the start is known.
     Ready,
     Running,
-    /// Nothing more is sent; answers are waited for until then.
+    /// No more requests are sent. Answers are awaited until this time.
     Draining(Nanos),
     Done,
 }
@@ -104,11 +106,12 @@ pub(crate) struct Session<W: Wire> {
     state: W::State,
     opened: Instant,
     ready: bool,
-    /// Whether the driver knows that it has room.
+    /// True while the connection is in `Driver::idle`.
     listed: bool,
-    /// Whether it has answered anything.
+    /// True once the server has answered a request.
     useful: bool,
     timed_out: bool,
+    /// The reason why the input makes no sense.
     nonsense: Option<&'static str>,
     under_way: VecDeque<Request>,
 }
@@ -153,20 +156,20 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// The warm-up begins at `epoch`, on all reactors.
+    /// Sets the start of the warm-up, which is the same on all reactors.
     pub(crate) fn begin(&mut self, epoch: Instant) {
         self.epoch = Some(epoch);
         self.phase = Phase::Ready;
     }
 
-    /// Ends it at that moment, with what there is by then.
+    /// Ends the window at that time.
     pub(crate) fn interrupt(&mut self, until: Nanos) {
         if matches!(self.phase, Phase::Ready | Phase::Running) {
             self.tally.cut(until);
         }
     }
 
-    /// 0 before the beginning.
+    /// Returns the time since the start, or 0 before it.
     #[inline]
     fn now(&self) -> Nanos {
         self.epoch
@@ -235,7 +238,7 @@ impl<W: Wire> EventHandler for Driver<W> {
             }
         };
         if !expected {
-            session.nonsense = Some("an answer came that nothing was asked for");
+            session.nonsense = Some("an answer arrived without a request");
             conn.abort();
             return Action::Continue;
         }
@@ -256,7 +259,7 @@ impl<W: Wire> EventHandler for Driver<W> {
                 Some(what) => Failure::Wrong(what),
                 None if session.timed_out && late => Failure::Timeout,
                 None if session.timed_out => {
-                    Failure::Lost("given up, as an answer before was late".into())
+                    Failure::Lost("closed, because an earlier answer was late".into())
                 }
                 None => Failure::Lost(cause(&reason)),
             };
@@ -280,7 +283,7 @@ impl<W: Wire> EventHandler for Driver<W> {
         if self.phase == Phase::Connecting && !session.useful {
             return self.connect_failed(format!("before the first request: {reason}"));
         }
-        // A server that ends connections now and then gets new ones at once; one that breaks them has a rest.
+        // A connection that ends without open requests is replaced at once. One that breaks is replaced after a pause.
         if owed > 0 || !session.useful {
             self.redial_at = Instant::now() + REDIAL_PAUSE;
         }
@@ -297,16 +300,16 @@ impl<W: Wire> EventHandler for Driver<W> {
     }
 
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
-        // From then on it schedules itself, since no two pauses are the same.
+        // From then on `step` schedules itself, because its pauses differ.
         self.step(reactor);
         None
     }
 }
 
-/// Why a connection ended that this side does not close by itself.
+/// Describes the end of a connection. The codec closes a connection (`Local`) after its last answer.
 fn cause(reason: &CloseReason) -> String {
     match reason {
-        CloseReason::Local => "the answer before was the last on it".to_owned(),
+        CloseReason::Local => "an earlier answer was the last on this connection".to_owned(),
         reason => reason.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! The phases of a run: from one to the next, and what is looked after in each.
+//! The phases of a run, and the work of each.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -12,12 +12,12 @@ use crate::plan::Nanos;
 use crate::tally::Failure;
 use crate::wire::Wire;
 
-/// How often timeouts are looked for, and progress is told.
+/// The time between checks of the timeouts and updates of the progress.
 pub(super) const SWEEP: Duration = Duration::from_millis(100);
 
 const MILLI: Duration = Duration::from_millis(1);
 
-/// What the reactor has used so far.
+/// The resources that the reactor has used so far.
 pub(super) struct Meter {
     bytes_in: u64,
     bytes_out: u64,
@@ -25,7 +25,7 @@ pub(super) struct Meter {
 }
 
 impl<W: Wire> Driver<W> {
-    /// Begins, measures and ends the phases, and sees that this is done again when something is due.
+    /// Does the work of the current phase, moves to the next if it is time, and schedules the next step.
     pub(super) fn step(&mut self, reactor: &mut Reactor<'_, Self>) {
         let clock = Instant::now();
         match self.phase {
@@ -68,12 +68,12 @@ impl<W: Wire> Driver<W> {
         reactor.schedule(pause, Self::step);
     }
 
-    /// How long until something is due.
+    /// Returns the time until the next step.
     fn pause(&self, now: Nanos) -> Duration {
         let window = &self.tally.window;
         let next = match (self.phase, &self.pace) {
-            // Without a connection that has room, the next answer will make some, and that is not told here: so it is
-            // looked for as often as requests are due.
+            // Requests are due, but no connection has room. An answer will make room without notifying this function, so
+            // it checks as often as requests are due.
             (Phase::Running, Pace::Open(schedule)) if schedule.due() <= now => {
                 return schedule.period().clamp(MILLI / 10, MILLI);
             }
@@ -85,7 +85,7 @@ impl<W: Wire> Driver<W> {
         Duration::from_nanos(next.saturating_sub(now)).min(SWEEP / 10)
     }
 
-    /// The window is over.
+    /// Ends the window, and begins to wait for the last answers.
     fn stop_sending(&mut self, reactor: &mut Reactor<'_, Self>) {
         let window = self.tally.window;
         let now = Meter::read(reactor);
@@ -101,7 +101,7 @@ impl<W: Wire> Driver<W> {
                 self.tally.failed(due, Failure::NeverSent, unsent);
             }
         }
-        // Requests time out by themselves; none of them is waited for longer than that.
+        // By then, all requests have been answered or have timed out. After an interrupt, the wait is a second at most.
         let planned = window.until - window.from >= self.plan.duration.as_nanos() as Nanos;
         let patience = match planned {
             true => self.plan.timeout + 2 * SWEEP,
@@ -116,11 +116,11 @@ impl<W: Wire> Driver<W> {
         reactor.for_each(|_, session| left += session.under_way.len() as u64);
         self.tally.cut_off = left;
         let tally = Box::new(self.tally.clone());
-        // The main thread may have given up already.
+        // Fails if the main thread has ended already.
         let _ = self.events.send(Event::Done(tally));
     }
 
-    /// Gives up connections on which a request, or the beginning, has waited for too long.
+    /// Aborts connections on which a request or the handshake has timed out, and updates the progress.
     fn sweep(&mut self, reactor: &mut Reactor<'_, Self>, clock: Instant) {
         self.live
             .answers

@@ -1,4 +1,4 @@
-//! How requests are sent when they are due, and settled when they are answered.
+//! Sends requests that are due, and settles requests that are answered.
 
 use std::mem;
 
@@ -17,7 +17,7 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Sends on this connection what is due, as far as it has room.
+    /// Sends requests that are due on a connection, while it has room.
     #[inline]
     pub(super) fn feed(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<W>, now: Nanos) {
         while session.under_way.len() < self.plan.pipeline {
@@ -30,7 +30,7 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Sends the next request if one is due and the connection takes it.
+    /// Sends the next request. Returns false if none is due or the connection refuses it.
     #[inline]
     fn send(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<W>, now: Nanos) -> bool {
         let due = match &self.pace {
@@ -40,7 +40,7 @@ impl<W: Wire> Driver<W> {
         if due > now || due >= self.tally.window.until || self.phase != Phase::Running {
             return false;
         }
-        // A connection that takes no more says at its end what has become of it.
+        // `on_close` counts the failures of a connection that refuses requests.
         if self.wire.ask(conn).is_err() {
             return false;
         }
@@ -55,7 +55,7 @@ impl<W: Wire> Driver<W> {
         true
     }
 
-    /// An open loop: sends what is due on the connections that have room, one after the other.
+    /// In an open loop, sends requests that are due on the connections with room, in turn.
     pub(super) fn pump(&mut self, reactor: &mut Reactor<'_, Self>, now: Nanos) {
         while let Pace::Open(schedule) = &self.pace
             && schedule.due() <= now
@@ -70,7 +70,7 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// The oldest request of the connection is answered; false if there is none.
+    /// Settles the oldest request of a connection. Returns false if there is none.
     #[inline]
     pub(super) fn settle(
         &mut self,

@@ -1,4 +1,4 @@
-//! The report as a web page of its own: no scripts, and nothing from elsewhere.
+//! The report as a self-contained web page, without scripts.
 
 mod plot;
 
@@ -12,12 +12,12 @@ use self::plot::{Axis, Curve, Plot};
 
 const TEMPLATE: &str = include_str!("page.html");
 
-/// How many points the curve of percentiles has for each factor of ten.
+/// The number of points of the percentile curve for each factor of ten.
 const POINTS_PER_NINE: usize = 40;
 
 pub(crate) fn render(report: &Report<'_>) -> String {
     let mut page = String::with_capacity(64 << 10);
-    // What is put in may have braces of its own, so it is never looked at again.
+    // An inserted part may contain a mark by chance, so it is not searched again.
     let mut rest = TEMPLATE;
     let parts = [
         ("{target}", escape(&report.plan.target.text)),
@@ -69,31 +69,32 @@ fn tiles(report: &Report<'_>) -> String {
 fn plots(report: &Report<'_>) -> String {
     let from = match report.plan.rate {
         Some(_) => {
-            "Counted from when a request was due, so waiting for the server to come back is in it."
+            "The time from the moment when a request was due. It includes the wait for a stalled server."
         }
         None => {
-            "Counted from when a request was sent. While the server stalls none is, so stalls hardly show: see --rate."
+            "The time from the moment when a request was sent. No requests are sent while the server stalls, so stalls \
+             hardly show; use --rate to see them."
         }
     };
     let sections = [
         ("Latency by percentile", from, by_percentile(report)),
         (
             "Latency over time",
-            "Of the requests that were due at that time.",
+            "The latency of the requests that were due at each time.",
             latency_over_time(report),
         ),
         (
             "Throughput over time",
-            "Right answers a second, by when they came.",
+            "The number of right answers that arrived in each second.",
             throughput_over_time(report),
         ),
     ];
     let mut text = String::new();
-    for (title, says, plot) in sections {
+    for (title, caption, plot) in sections {
         let (svg, key) = (plot.to_svg(title), plot.key());
         let _ = write!(
             text,
-            "<section><h2>{title}</h2><p class=\"says\">{says}</p>{key}<div class=\"scroll\">{svg}</div></section>"
+            "<section><h2>{title}</h2><p class=\"caption\">{caption}</p>{key}<div class=\"scroll\">{svg}</div></section>"
         );
     }
     text
@@ -101,7 +102,7 @@ fn plots(report: &Report<'_>) -> String {
 
 fn by_percentile(report: &Report<'_>) -> Plot {
     let latency = &report.tally.latency;
-    // The last request of so many is one in 10 to the power of this.
+    // The slowest of all requests is one in 10 to the power of this.
     let nines = (latency.len().max(10) as f64).log10();
     let steps = (nines * POINTS_PER_NINE as f64).ceil() as usize;
     let quantile = |nines: f64| 1.0 - 10_f64.powf(-nines);
@@ -211,7 +212,7 @@ fn throughput_over_time(report: &Report<'_>) -> Plot {
     }
 }
 
-/// A value for the middle of each interval.
+/// Returns a value for the middle of each interval.
 fn over_time(
     report: &Report<'_>,
     value: impl Fn(&Interval) -> Option<f64>,
@@ -229,12 +230,12 @@ fn over_time(
         .collect()
 }
 
-/// What is said about each interval.
+/// Returns the range of each interval, and its text.
 fn places(report: &Report<'_>) -> Vec<(f64, f64, String)> {
     let place = |(index, interval): (usize, &Interval)| {
         let (from, to) = bounds(report, index);
         let latency = |at| time_at(&interval.latency, at);
-        let says = format!(
+        let text = format!(
             "{from:.1} to {to:.1} s: {} answers, {} failed; p50 {}, p99 {}, slowest {}",
             grouped(interval.answers as f64),
             grouped(interval.failures as f64),
@@ -242,7 +243,7 @@ fn places(report: &Report<'_>) -> Vec<(f64, f64, String)> {
             latency(99.0),
             latency(100.0),
         );
-        (from, to, says)
+        (from, to, text)
     };
     report
         .tally
@@ -253,7 +254,7 @@ fn places(report: &Report<'_>) -> Vec<(f64, f64, String)> {
         .collect()
 }
 
-/// From when to when an interval goes, in seconds; the last one may be shorter.
+/// Returns the beginning and the end of an interval in seconds. The last interval may be shorter than the others.
 fn bounds(report: &Report<'_>, index: usize) -> (f64, f64) {
     let length = Duration::from_nanos(report.tally.window.interval).as_secs_f64();
     let from = index as f64 * length;
@@ -289,14 +290,14 @@ fn tables(report: &Report<'_>) -> String {
     latency.extend(PERCENTILES.map(|at| (name(at), time_at(&tally.latency, at))));
     if plan.rate.is_some() {
         let late = |at| time_at(&tally.lateness, at);
-        latency.push(("waited to be sent, p50".to_owned(), late(50.0)));
-        latency.push(("waited to be sent, p99".to_owned(), late(99.0)));
+        latency.push(("before sending, p50".to_owned(), late(50.0)));
+        latency.push(("before sending, p99".to_owned(), late(99.0)));
     }
     let seconds = report.seconds().max(1e-9);
     let done = vec![
         ("measured".to_owned(), format!("{:.1} s", report.seconds())),
         (
-            "warmed up".to_owned(),
+            "warm-up".to_owned(),
             format!("{:.1} s", plan.warm_up.as_secs_f64()),
         ),
         ("answers".to_owned(), grouped(tally.answers() as f64)),
@@ -324,7 +325,7 @@ fn tables(report: &Report<'_>) -> String {
             },
         ),
         (
-            "how busy they were".to_owned(),
+            "their busy time".to_owned(),
             format!("{:.0} %", report.busy() * 100.0),
         ),
     ];
@@ -332,7 +333,7 @@ fn tables(report: &Report<'_>) -> String {
     let errors = errors
         .into_iter()
         .map(|(what, count)| (what, grouped(count as f64)));
-    let mut text = table("Latency", latency) + &table("What was done", done);
+    let mut text = table("Latency", latency) + &table("Summary", done);
     let errors: Vec<_> = errors.collect();
     if !errors.is_empty() {
         text += &table("Errors", errors);

@@ -1,22 +1,22 @@
-//! Plots, as SVG to stand in a page: its styles colour them.
+//! Plots as SVG elements. The styles of the page colour them.
 
-/// A plot: curves over a common axis, and words for each place on it.
+/// A plot: curves over a common axis, with texts for ranges of it.
 pub(crate) struct Plot {
     pub(crate) x: Axis,
     pub(crate) y: Axis,
     pub(crate) curves: Vec<Curve>,
-    /// From where to where, and what is said there when a mouse rests on it.
+    /// The beginning and the end of a range on the x axis, and the text that a mouse pointer shows there.
     pub(crate) places: Vec<(f64, f64, String)>,
 }
 
 /// A curve.
 pub(crate) struct Curve {
     pub(crate) name: &'static str,
-    /// The class of its colour.
+    /// The CSS class with its colour.
     pub(crate) class: &'static str,
-    /// Whether the area below it is filled.
+    /// True if the area below the curve is filled.
     pub(crate) filled: bool,
-    /// Where there is nothing, the curve is broken.
+    /// The points. `None` leaves a gap in the curve.
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct Axis {
     marks: Vec<(f64, String)>,
 }
 
-/// The size of a plot and of its margins, in its own units.
+/// The size of a plot and its margins, in units of its view box.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 64.0;
@@ -37,7 +37,7 @@ const TOP: f64 = 12.0;
 const BOTTOM: f64 = 28.0;
 
 impl Axis {
-    /// From 0 to `most` or a little above.
+    /// Makes a linear axis from 0 to `most` or a little above.
     pub(crate) fn linear(most: f64, label: impl Fn(f64) -> String) -> Self {
         let step = round_step(most.max(1e-9) / 4.0);
         let steps = (most / step).ceil().max(1.0);
@@ -50,7 +50,7 @@ impl Axis {
         }
     }
 
-    /// From 0 to `most` exactly.
+    /// Makes a linear axis from 0 to exactly `most`.
     pub(crate) fn exact(most: f64, label: impl Fn(f64) -> String) -> Self {
         let mut axis = Self::linear(most, label);
         axis.to = most.max(1e-9);
@@ -58,7 +58,7 @@ impl Axis {
         axis
     }
 
-    /// Powers of ten around `least` and `most`, which are above 0.
+    /// Makes a logarithmic axis between powers of ten, from `least` to `most`. Both must be above 0.
     pub(crate) fn logarithmic(least: f64, most: f64, label: impl Fn(f64) -> String) -> Self {
         let first = least.log10().floor() as i32;
         let last = (most.log10().ceil() as i32).max(first + 1);
@@ -71,7 +71,7 @@ impl Axis {
         }
     }
 
-    /// With marks of one's own.
+    /// Makes a linear axis with the given marks.
     pub(crate) fn marked(to: f64, marks: Vec<(f64, String)>) -> Self {
         Self {
             from: 0.0,
@@ -81,7 +81,7 @@ impl Axis {
         }
     }
 
-    /// Where a value is, from 0 to 1.
+    /// Returns the position of a value on the axis, from 0 to 1.
     fn place(&self, value: f64) -> f64 {
         let place = if self.logarithmic {
             (value.max(self.from) / self.from).log10() / (self.to / self.from).log10()
@@ -93,7 +93,7 @@ impl Axis {
 }
 
 impl Plot {
-    /// The plot as an `svg` element.
+    /// Renders the plot as an `svg` element.
     pub(crate) fn to_svg(&self, described: &str) -> String {
         let mut svg = format!(
             "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{described}\">"
@@ -138,13 +138,13 @@ impl Plot {
                 draw(&mut svg, curve, &points, bottom);
             }
         }
-        for (from, to, says) in &self.places {
+        for (from, to, text) in &self.places {
             let (from, to) = (self.x_of(*from), self.x_of(*to));
             put(
                 &mut svg,
                 &format!(
                     "<rect class=\"hover\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\">\
-                 <title>{says}</title></rect>",
+                 <title>{text}</title></rect>",
                     to - from,
                     bottom - TOP
                 ),
@@ -154,7 +154,7 @@ impl Plot {
         svg
     }
 
-    /// Which colour is which curve, when there are several.
+    /// Renders the key of the colours, if there are several curves.
     pub(crate) fn key(&self) -> String {
         if self.curves.len() < 2 {
             return String::new();
@@ -179,7 +179,7 @@ impl Plot {
     }
 }
 
-/// Draws an unbroken part of a curve; a lone point is a dot.
+/// Draws a part of a curve without gaps. A single point becomes a dot.
 fn draw(svg: &mut String, curve: &Curve, points: &[(f64, f64)], bottom: f64) {
     let class = curve.class;
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
@@ -214,7 +214,7 @@ fn put(text: &mut String, more: &str) {
     text.push_str(more);
 }
 
-/// 1, 2 or 5 times a power of ten that is not below `step`.
+/// Returns the least number that is not below `step` and is 1, 2 or 5 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10_f64.powf(step.log10().floor());
     let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);

@@ -1,4 +1,4 @@
-//! Bytes that come back, without any framing.
+//! Echoed bytes, without framing.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ impl Echo {
 
 impl Wire for Echo {
     type Codec = Raw;
-    /// How much of an answer has come.
+    /// The number of bytes received of the current answer.
     type State = usize;
 
     fn codec(&self) -> Raw {

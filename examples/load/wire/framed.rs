@@ -1,4 +1,4 @@
-//! Frames behind a length field, which come back.
+//! Echoed frames with a length field.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(crate) struct Framed {
 
 impl Framed {
     pub(crate) fn new(size: usize) -> Result<Self, epicycle::Error> {
-        // An answer that is longer shall be read as one, and found wrong.
+        // A wrong answer that is longer must still be read as a frame.
         let max = 4 + size.max(LengthField::DEFAULT_MAX_REST);
         Ok(Self {
             codec: LengthField::builder().max_frame(max).build()?,

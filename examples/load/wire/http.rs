@@ -1,4 +1,4 @@
-//! HTTP/1.1: the same request over and over.
+//! HTTP/1.1. All requests are the same.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ const LONGEST_BODY: u64 = 256 << 20;
 impl Http {
     /// # Errors
     ///
-    /// When the host, the path or a header cannot be sent.
+    /// If the host, the path or a header cannot be sent.
     pub(crate) fn new(plan: &Plan) -> Result<Self, String> {
         let mut headers = HeaderBlock::new();
         for (name, value) in &plan.headers {

@@ -1,4 +1,4 @@
-//! The protocols: how to ask, and how to tell whether an answer is right.
+//! The protocols: each sends requests and checks the answers.
 
 mod echo;
 mod framed;
@@ -16,40 +16,41 @@ pub(crate) use self::framed::Framed;
 pub(crate) use self::http::Http;
 pub(crate) use self::ws::Ws;
 
-/// A protocol. Answers come in the order of the requests.
+/// A protocol. Answers arrive in the order of the requests.
 pub(crate) trait Wire: Clone + Send + Sync + Sized + 'static {
     type Codec: Codec;
-    /// What is remembered about a connection.
+    /// The state of a connection.
     type State: Default + 'static;
 
     fn codec(&self) -> Self::Codec;
 
-    /// Begins the conversation; returns whether requests can be sent at once. If not, [`Heard::Ready`] tells when.
+    /// Starts the handshake. Returns true if requests can be sent at once, or false if [`Heard::Ready`] will follow.
     fn greet(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError>;
 
     /// Sends a request.
     fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError>;
 
-    /// Looks at what has come.
+    /// Checks a received frame.
     fn hear(&self, state: &mut Self::State, frame: <Self::Codec as Codec>::Frame<'_>) -> Heard;
 }
 
-/// What a frame means.
+/// The meaning of a frame.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// Nothing yet.
+    /// The frame completes no answer.
     Nothing,
-    /// Requests can be sent from now on.
+    /// The handshake is done, and requests can be sent.
     Ready,
-    /// So many requests are answered right.
+    /// This number of requests has a right answer.
     Right(usize),
-    /// One is answered, but not right.
+    /// A request has a wrong answer.
     Wrong(Failure),
-    /// What comes makes no sense, and nothing behind it will.
+    /// The input makes no sense, so the connection is useless.
     Nonsense(&'static str),
 }
 
-/// Bytes to send that a mistake cannot hide behind: no period, and the same for the same length.
+/// Returns the bytes of a request. They have no period, so that misplaced bytes are found, and are the same for the same
+/// length.
 fn payload(len: usize) -> Box<[u8]> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(0x10AD).fill(&mut bytes);

@@ -1,4 +1,4 @@
-//! WebSocket messages, which come back.
+//! Echoed WebSocket messages.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Wire for Ws {
             Event::Message(_) => {
                 Heard::Wrong(Failure::Wrong("another message came back than was sent"))
             }
-            // What is owed then is counted when the connection ends.
+            // `on_close` counts open requests.
             Event::Pong(_) | Event::Closed(_) => Heard::Nothing,
         }
     }
