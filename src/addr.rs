@@ -53,7 +53,7 @@ pub enum Endpoint {
     /// A Unix stream socket at a path.
     Unix(PathBuf),
     /// A Unix stream socket with an abstract name, without its leading NUL byte. Any process in the host's network
-    /// namespace can connect to it, whatever its user.
+    /// namespace can connect to it, whatever its user. In text, bytes that cannot be printed are escaped: `unix://@app\x00`.
     UnixAbstract(Vec<u8>),
 }
 
@@ -173,7 +173,12 @@ impl FromStr for Endpoint {
             }
             return match rest.strip_prefix('@') {
                 Some("") => Err(problem("the name is missing; write unix://@app, say")),
-                Some(name) => Ok(Endpoint::UnixAbstract(name.into())),
+                Some(name) => match unescape(name) {
+                    Some(name) => Ok(Endpoint::UnixAbstract(name)),
+                    None => Err(problem(
+                        "a backslash begins an escape in a name: \\\\ for itself, or \\x and two digits for any byte",
+                    )),
+                },
                 None => Ok(Endpoint::Unix(PathBuf::from(rest))),
             };
         }
@@ -322,6 +327,30 @@ impl fmt::Display for Addr {
             Addr::UnixAbstract(name) => write_abstract(f, name),
         }
     }
+}
+
+/// Reads a name as [`write_abstract`] writes it. Returns `None` for an escape that is unknown.
+fn unescape(name: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        bytes.push(match rest.next()? {
+            b't' => b'\t',
+            b'r' => b'\r',
+            b'n' => b'\n',
+            quoted @ (b'\\' | b'\'' | b'"') => quoted,
+            b'x' => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                (digit(rest.next()?)? << 4 | digit(rest.next()?)?) as u8
+            }
+            _ => return None,
+        });
+    }
+    Some(bytes)
 }
 
 /// Escapes the name, which may contain any bytes.

@@ -1,8 +1,8 @@
 //! Feeds a codec its input in every way that must come to the same.
 
 use epicycle::codec::{
-    Codec, Decoded, Encode, FrameError, CloseCause, Stage, encode_to_vec, last_words_to_vec,
-    speak_to_vec,
+    Codec, Decoded, Encode, FrameError, CloseCause, Stage, encode_to_vec, close_notice_to_vec,
+    poll_output_to_vec,
 };
 
 use crate::Case;
@@ -163,7 +163,7 @@ impl<'s, S: Subject> Feed<'s, S> {
             Err(error) => CloseCause::Malformed(error),
             Ok(()) => CloseCause::Timeout,
         };
-        let close_notice = last_words_to_vec(&mut self.codec, cause);
+        let close_notice = close_notice_to_vec(&mut self.codec, cause);
         Outcome {
             told: self.subject.told(&close_notice),
             frames: self.frames,
@@ -188,7 +188,7 @@ impl<'s, S: Subject> Feed<'s, S> {
     /// Decodes what is there until more is wanted, and lets the codec speak.
     fn decode(&mut self, decode: Decode<S::Codec>) -> Result<(), FrameError> {
         let result = self.decode_all(decode);
-        self.said += speak_to_vec(&mut self.codec).len();
+        self.said += poll_output_to_vec(&mut self.codec).len();
         let (said, heard) = (self.said, self.heard);
         assert!(said <= heard + 64, "says {said} bytes by itself to {heard}");
         result

@@ -327,12 +327,12 @@ pub fn encode_to_vec<T, C: Encode<T>>(codec: &mut C, item: T) -> Result<Vec<u8>,
 /// # Examples
 ///
 /// ```
-/// use epicycle::codec::{Lines, speak_to_vec};
+/// use epicycle::codec::{Lines, poll_output_to_vec};
 ///
 /// // `Lines` only translates.
-/// assert_eq!(speak_to_vec(&mut Lines::new()), b"");
+/// assert_eq!(poll_output_to_vec(&mut Lines::new()), b"");
 /// ```
-pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
+pub fn poll_output_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
     write_to_vec(|dst| codec.poll_output(dst)).1
 }
 
@@ -341,12 +341,12 @@ pub fn speak_to_vec<C: Codec>(codec: &mut C) -> Vec<u8> {
 /// # Examples
 ///
 /// ```
-/// use epicycle::codec::{Lines, CloseCause, last_words_to_vec};
+/// use epicycle::codec::{Lines, CloseCause, close_notice_to_vec};
 ///
 /// // `Lines` only translates.
-/// assert_eq!(last_words_to_vec(&mut Lines::new(), CloseCause::Timeout), b"");
+/// assert_eq!(close_notice_to_vec(&mut Lines::new(), CloseCause::Timeout), b"");
 /// ```
-pub fn last_words_to_vec<C: Codec>(codec: &mut C, cause: CloseCause<'_>) -> Vec<u8> {
+pub fn close_notice_to_vec<C: Codec>(codec: &mut C, cause: CloseCause<'_>) -> Vec<u8> {
     write_to_vec(|dst| codec.close_notice(cause, dst)).1
 }
 

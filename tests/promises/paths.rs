@@ -237,6 +237,22 @@ fn an_abstract_name_is_listened_on_and_connected_to_without_a_file() {
     assert!(refusal(&long).contains(&long));
 }
 
+#[test]
+fn an_abstract_name_of_any_bytes_is_shown_as_it_is_read() {
+    use epicycle::Endpoint;
+
+    let name = b"a\\b\0\xf7\n'\"".to_vec();
+    let addr = Endpoint::UnixAbstract(name);
+    let shown = addr.to_string();
+    assert!(shown.is_ascii() && !shown.contains('\n'), "{shown}");
+    assert_eq!(shown.parse::<Endpoint>().expect("an address"), addr);
+    for wrong in ["\\", "\\y", "\\x0", "\\x0g", "\\x+1"] {
+        let error = format!("unix://@{wrong}").parse::<Endpoint>();
+        let error = error.expect_err(wrong).to_string();
+        assert!(error.contains("backslash"), "{error}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_client_with_an_abstract_name_is_known_by_it() {

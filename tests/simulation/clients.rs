@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use epicycle::codec::{Codec, Decoded, encode_to_vec, speak_to_vec};
+use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
 use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::http::{self, Chunk, End, HttpCodec};
 use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
@@ -203,7 +203,7 @@ impl Server {
                 Decoded::Hold => panic!("everything is answered at once"),
             };
             self.input.drain(..consumed);
-            let said = speak_to_vec(&mut self.codec);
+            let said = poll_output_to_vec(&mut self.codec);
             assert_eq!(said, b"", "nobody has asked to go on");
             let planned = &plan[self.answered];
             let mut answer = self.answer(planned, is_head);

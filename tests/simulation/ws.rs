@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicycle::codec::{Codec, Decoded, encode_to_vec, speak_to_vec};
+use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
 use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
 use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Handshake, Incoming, Message, Ping,
@@ -94,7 +94,7 @@ impl Client {
                 Decoded::Hold => panic!("a client holds nothing back"),
             };
             self.input.drain(..taken);
-            let answer = speak_to_vec(&mut self.codec);
+            let answer = poll_output_to_vec(&mut self.codec);
             sim.send(self.peer, answer);
         }
     }

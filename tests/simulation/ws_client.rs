@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use epicycle::codec::{Codec, Decoded, encode_to_vec, speak_to_vec};
+use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
 use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Fragment, Handshake, Incoming, Message,
@@ -205,7 +205,7 @@ impl Server {
             };
             self.input.drain(..consumed);
             sim.send(self.peer, answer);
-            let said = speak_to_vec(&mut self.codec);
+            let said = poll_output_to_vec(&mut self.codec);
             sim.send(self.peer, said);
             let Some(message) = echo else {
                 continue;

@@ -1,10 +1,11 @@
 //! The clock: which limit of a connection runs out, and when.
 
 use super::close::TimeoutKind;
-use super::flags::*;
+use super::flags::Flags;
+use super::flags::Phase;
 use super::limits::{Limits, NEVER};
 use super::origin::Origin;
-use super::{Alarm, ConnState, Phase};
+use super::{Alarm, ConnState};
 
 impl ConnState {
     /// When something was last received or sent, or earlier: when that turn began.
@@ -22,32 +23,36 @@ impl ConnState {
             next = next.min(due);
             due <= now
         };
-        match self.phase {
+        match self.phase() {
             // It waits for the application to read again.
-            Phase::Open if self.has(BROKEN) => match past(active_at, limits.fin) {
+            Phase::Open if self.has(Flags::BROKEN) => match past(active_at, limits.fin) {
                 true => Alarm::FinOver,
                 false => Alarm::At(next),
             },
             Phase::Open => {
                 // Answers that are owed or awaited have as long as what is written.
-                let grace = if self.has(DRAINING) { limits.drain } else { 0 };
+                let grace = if self.has(Flags::DRAINING) {
+                    limits.drain
+                } else {
+                    0
+                };
                 let lifetime = limits.lifetime.saturating_add(grace);
                 let kind = if past(self.opened_at, lifetime) {
                     TimeoutKind::Lifetime
-                } else if !self.has(GREETED) && past(self.opened_at, limits.handshake) {
+                } else if !self.has(Flags::GREETED) && past(self.opened_at, limits.handshake) {
                     TimeoutKind::Handshake
                 } else if self.wants_frames() && past(self.partial_since, limits.read) {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
                 } else if !self.is_deaf_to_response() && past(self.close_by, 0) {
-                    match self.has(AWAITS_RESPONSE) {
+                    match self.has(Flags::AWAITS_RESPONSE) {
                         true => TimeoutKind::Response,
                         false => TimeoutKind::Close,
                     }
-                } else if self.has(OWES) && past(active_at, limits.answer) {
+                } else if self.has(Flags::OWES) && past(active_at, limits.answer) {
                     TimeoutKind::Answer
-                } else if !self.has(OWES) && past(active_at, limits.idle) {
+                } else if !self.has(Flags::OWES) && past(active_at, limits.idle) {
                     TimeoutKind::Idle
                 } else {
                     return Alarm::At(next);
@@ -74,15 +79,17 @@ impl ConnState {
                 | TimeoutKind::Read
                 | TimeoutKind::Idle
                 | TimeoutKind::Response,
-            ) => !self.has(DATAGRAM) && self.wants_frames(),
-            Alarm::Timeout(TimeoutKind::WriteStall) => !known && !self.has(DATAGRAM | PIPED),
+            ) => !self.has(Flags::DATAGRAM) && self.wants_frames(),
+            Alarm::Timeout(TimeoutKind::WriteStall) => {
+                !known && !self.has(Flags::DATAGRAM | Flags::PIPED)
+            }
             _ => false,
         }
     }
 
     /// Whether the peer's answer may have begun, and nobody looks: the handler reads nothing.
     fn is_deaf_to_response(&self) -> bool {
-        self.has(AWAITS_RESPONSE) && !self.wants_frames()
+        self.has(Flags::AWAITS_RESPONSE) && !self.wants_frames()
     }
 
     /// When the drain has taken too long.

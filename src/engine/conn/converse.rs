@@ -1,20 +1,20 @@
 //! A codec that takes part in the conversation: what waits for what is sent.
 
 use super::ConnState;
-use super::flags::*;
+use super::flags::Flags;
 use super::limits::NEVER;
 
 impl ConnState {
     /// Leaves what has arrived undecoded until something has been sent.
     pub(crate) fn hold(&mut self) {
-        self.put(HELD, true);
+        self.put(Flags::HELD, true);
     }
 
     /// Something has been sent; returns whether that was awaited.
     #[inline]
     pub(crate) fn release(&mut self) -> bool {
-        let held = self.has(HELD);
-        self.flags &= !HELD;
+        let held = self.has(Flags::HELD);
+        self.flags.remove(Flags::HELD);
         held
     }
 
@@ -26,21 +26,21 @@ impl ConnState {
 
     /// Waits for the peer's answer to begin, no longer than until `by`.
     pub(crate) fn await_response(&mut self, by: u64) {
-        self.put(AWAITS_RESPONSE, true);
+        self.put(Flags::AWAITS_RESPONSE, true);
         self.close_by = by;
     }
 
     /// It has begun, or none is awaited any more.
     pub(crate) fn end_response_wait(&mut self) {
-        if self.has(AWAITS_RESPONSE) {
-            self.put(AWAITS_RESPONSE, false);
+        if self.has(Flags::AWAITS_RESPONSE) {
+            self.put(Flags::AWAITS_RESPONSE, false);
             self.close_by = NEVER;
         }
     }
 
     /// Whether the wait for the peer's answer has a limit.
     pub(crate) fn awaits_response(&self) -> bool {
-        self.has(AWAITS_RESPONSE)
+        self.has(Flags::AWAITS_RESPONSE)
     }
 
     /// Lets the rest of the output take its time: the limit of the drain counts from when the peer last took some of it.
@@ -50,53 +50,53 @@ impl ConnState {
 
     /// Lets the answers that are owed or awaited come before the shutdown.
     pub(crate) fn begin_drain(&mut self) {
-        self.put(DRAINING, true);
+        self.put(Flags::DRAINING, true);
     }
 
     /// It closes: says whether a shutdown has waited for it.
     pub(crate) fn settle(&mut self) -> bool {
-        let was = self.has(DRAINING);
-        self.put(DRAINING, false);
+        let was = self.has(Flags::DRAINING);
+        self.put(Flags::DRAINING, false);
         was
     }
 
     /// The handler has not answered at once. Returns whether that is news.
     pub(crate) fn owe(&mut self) -> bool {
-        let owed = self.has(OWES);
-        self.put(OWES, true);
+        let owed = self.has(Flags::OWES);
+        self.put(Flags::OWES, true);
         !owed
     }
 
     /// Nothing is owed any more. Returns whether anything was.
     pub(crate) fn pay(&mut self) -> bool {
-        let owed = self.has(OWES);
-        self.put(OWES, false);
+        let owed = self.has(Flags::OWES);
+        self.put(Flags::OWES, false);
         owed
     }
 
     /// Whether an answer is owed that was not given at once.
     pub(crate) fn owes(&self) -> bool {
-        self.has(OWES)
+        self.has(Flags::OWES)
     }
 
     /// Whether something is to be done once no answer is owed or awaited any more.
     #[inline]
     pub(crate) fn has_waiters(&self) -> bool {
-        self.has(OWES | DRAINING | AWAITS_RESPONSE)
+        self.has(Flags::OWES | Flags::DRAINING | Flags::AWAITS_RESPONSE)
     }
 
     /// Whether its bytes are about to go elsewhere.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.has(DETACHING | PIPED)
+        self.has(Flags::DETACHING | Flags::PIPED)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.has(DRAINING)
+        self.has(Flags::DRAINING)
     }
 
     /// Whether something waits for an answer to be sent.
     #[inline]
     pub(crate) fn awaits_answer(&self) -> bool {
-        self.has(HELD | PEER_EOF | DRAINING | OWES)
+        self.has(Flags::HELD | Flags::PEER_EOF | Flags::DRAINING | Flags::OWES)
     }
 }

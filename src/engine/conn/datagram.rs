@@ -1,17 +1,17 @@
 //! What is different about a session over datagrams, which has no stream and no buffers of its own.
 
-use super::flags::*;
-use super::{ConnState, Phase};
+use super::ConnState;
+use super::flags::Flags;
 
 impl ConnState {
     /// Makes it a session over datagrams.
     pub(crate) fn set_datagram(&mut self) {
-        self.put(DATAGRAM, true);
+        self.put(Flags::DATAGRAM, true);
     }
 
     #[inline]
     pub(crate) fn is_datagram(&self) -> bool {
-        self.has(DATAGRAM)
+        self.has(Flags::DATAGRAM)
     }
 
     /// A datagram of `n` bytes has arrived; returns whether its frames are wanted.
@@ -23,7 +23,7 @@ impl ConnState {
 
     /// Whether the handler may be given a frame.
     pub(crate) fn takes_frames(&self) -> bool {
-        !self.has(NO_FRAMES)
+        !self.has(Flags::NO_FRAMES)
     }
 
     /// A datagram of `n` bytes is queued.
@@ -34,21 +34,21 @@ impl ConnState {
 
     /// A datagram found no room in the queue: `on_drain` is called when there is some.
     pub(crate) fn on_queue_full(&mut self) {
-        self.put(CONGESTED, true);
+        self.put(Flags::CONGESTED, true);
     }
 
     /// There is room again; returns whether `on_drain` has become due.
     pub(crate) fn on_queue_empty(&mut self) -> bool {
-        let was = self.has(CONGESTED);
-        self.put(CONGESTED, false);
+        let was = self.has(Flags::CONGESTED);
+        self.put(Flags::CONGESTED, false);
         if was {
-            self.put(DRAIN_DUE, self.phase == Phase::Open);
+            self.put(Flags::DRAIN_DUE, !self.has(Flags::NOT_OPEN));
         }
         was
     }
 
     /// Whether it waits for room in the queue.
     pub(crate) fn is_congested(&self) -> bool {
-        self.has(CONGESTED)
+        self.has(Flags::CONGESTED)
     }
 }

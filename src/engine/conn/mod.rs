@@ -21,7 +21,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use self::close::{CloseReason, Closed, TimeoutKind};
-use self::flags::*;
+use self::flags::{Flags, Phase};
 use self::limits::{Limits, NEVER};
 use self::origin::{Direction, Origin};
 use crate::addr::Addr;
@@ -36,9 +36,10 @@ use crate::engine::slots::ConnId;
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ConnState {
-    flags: u32,
-    phase: Phase,
+    flags: Flags,
     direction: Direction,
+    /// It has not been open, at least not yet.
+    never_opened: bool,
     /// FIN is sent.
     fin_sent: bool,
     /// It closes since all has been said, and has time for that as long as the peer takes some of it.
@@ -61,23 +62,6 @@ pub(crate) struct ConnState {
     pub(crate) peer: Addr,
     /// The listener, or the token, of its origin.
     number: u64,
-}
-
-/// Where in its life a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// Connecting, or shaking hands: the application does not know of it yet.
-    Opening,
-    /// Frames flow both ways.
-    Open,
-    /// Closing: what was written is being sent, what arrives is dropped.
-    Flushing,
-    /// All is sent and FIN with it; waiting for the peer's FIN, so that no RST overtakes the data.
-    AwaitingFin,
-    /// To be closed at once, with RST.
-    Aborted,
-    /// Closed; the slot is freed at the end of the turn.
-    Closed,
 }
 
 /// What the reactor must do with the socket next.
@@ -125,8 +109,7 @@ impl ConnState {
             id,
             out: OutQueue::default(),
             inbox: Inbox::default(),
-            flags: WRITABLE,
-            phase: Phase::Open,
+            flags: Flags::WRITABLE,
             bytes_in: 0,
             bytes_out: 0,
             opened_at: now,
@@ -137,6 +120,7 @@ impl ConnState {
             reason: None,
             peer,
             direction,
+            never_opened: false,
             fin_sent: false,
             unhurried: false,
             number,
@@ -146,8 +130,8 @@ impl ConnState {
     /// A connection that has to connect or to shake hands first, within `limit` milliseconds.
     pub(crate) fn opening(id: ConnId, peer: Addr, origin: Origin, now: u64, limit: u64) -> Self {
         let mut state = Self::new(id, peer, origin, now);
-        state.phase = Phase::Opening;
-        state.flags = OPENING;
+        state.flags = Flags::OPENING;
+        state.never_opened = true;
         state.close_by = now.saturating_add(limit);
         state
     }
@@ -162,18 +146,65 @@ impl ConnState {
         self.direction.with(self.number)
     }
 
+    fn phase(&self) -> Phase {
+        self.flags.phase()
+    }
+
+    /// Asserts that the flags fit the phase and each other, in debug builds: called after each event.
     #[inline]
-    fn has(&self, flag: u32) -> bool {
-        self.flags & flag != 0
+    pub(crate) fn check(&self) {
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    #[cfg(debug_assertions)]
+    fn check_invariants(&self) {
+        let phase = self.phase();
+        // A failure here aborts the connection, whose end must not fail for the same reason again.
+        if matches!(phase, Phase::Aborted | Phase::Closed) {
+            return;
+        }
+        let wrong = self.flags & Flags::forbidden(phase);
+        assert!(wrong.is_empty(), "{}: {wrong:?} in {phase:?}", self.name());
+        if self.has(Flags::AWAITS_EMPTY) {
+            assert!(
+                self.has(Flags::CONGESTED),
+                "{}: {:?}",
+                self.name(),
+                self.flags
+            );
+        }
+        if self.has(Flags::DATAGRAM) {
+            let of_streams =
+                Flags::UNIX | Flags::SEALED | Flags::TAIL | Flags::PIPED | Flags::DETACHING;
+            assert!(!self.has(of_streams), "{}: {:?}", self.name(), self.flags);
+        }
+        if self.has(Flags::BROKEN) {
+            assert!(
+                !self.has(Flags::PAUSES_READS),
+                "{}: {:?}",
+                self.name(),
+                self.flags
+            );
+            assert!(
+                self.reason.is_some() || self.is_told() || self.is_closed(),
+                "{}",
+                self.name()
+            );
+        }
+        if phase == Phase::AwaitingFin {
+            assert!(self.fin_sent && self.out.len() == 0, "{}", self.name());
+        }
     }
 
     #[inline]
-    fn put(&mut self, flag: u32, on: bool) {
-        if on {
-            self.flags |= flag;
-        } else {
-            self.flags &= !flag;
-        }
+    fn has(&self, flag: Flags) -> bool {
+        self.flags.intersects(flag)
+    }
+
+    #[inline]
+    fn put(&mut self, flag: Flags, on: bool) {
+        self.flags.set(flag, on);
     }
 
     // What the socket did.
@@ -181,19 +212,22 @@ impl ConnState {
     /// The usual event: there is input, and the peer may send more.
     #[inline]
     pub(crate) fn on_readable(&mut self, writable: bool) {
-        self.flags |= READABLE | if writable { WRITABLE } else { 0 };
+        self.flags.insert(Flags::READABLE);
+        if writable {
+            self.flags.insert(Flags::WRITABLE);
+        }
     }
 
     #[inline]
     pub(crate) fn on_event(&mut self, readable: bool, writable: bool, read_closed: bool) {
         if readable {
-            self.flags |= READABLE;
+            self.flags.insert(Flags::READABLE);
         }
         if writable {
-            self.flags |= WRITABLE;
+            self.flags.insert(Flags::WRITABLE);
         }
         if read_closed {
-            self.flags |= DOUBTFUL | READABLE;
+            self.flags.insert(Flags::DOUBTFUL | Flags::READABLE);
         }
     }
 
@@ -202,25 +236,25 @@ impl ConnState {
     pub(crate) fn on_read(&mut self, n: usize, drained: bool, now: u64) {
         self.bytes_in += n as u64;
         self.active_at = now;
-        if drained && !self.has(DOUBTFUL) {
-            self.flags &= !READABLE;
+        if drained && !self.has(Flags::DOUBTFUL) {
+            self.flags.remove(Flags::READABLE);
         }
     }
 
     /// There is urgent data, and there may be more of it later.
     #[cold]
     pub(crate) fn on_urgent(&mut self) {
-        self.flags |= DOUBTFUL;
+        self.flags.insert(Flags::DOUBTFUL);
     }
 
     /// Its socket is a Unix one.
     pub(crate) fn set_unix(&mut self) {
-        self.put(UNIX, true);
+        self.put(Flags::UNIX, true);
     }
 
     /// Whether the peer has ended its stream, or there was urgent data.
     pub(crate) fn is_doubtful(&self) -> bool {
-        self.has(DOUBTFUL)
+        self.has(Flags::DOUBTFUL)
     }
 
     /// What has been received since was skipped and belongs to no message: it is no sign of life.
@@ -229,11 +263,12 @@ impl ConnState {
     }
 
     pub(crate) fn on_read_would_block(&mut self) {
-        self.flags &= !READABLE;
+        self.flags.remove(Flags::READABLE);
     }
 
     pub(crate) fn on_peer_eof(&mut self) {
-        self.flags = self.flags & !READABLE | PEER_EOF;
+        self.flags.remove(Flags::READABLE);
+        self.flags.insert(Flags::PEER_EOF);
     }
 
     /// The kernel took everything that was staged: the usual case, and nothing follows from it.
@@ -251,7 +286,7 @@ impl ConnState {
     }
 
     pub(crate) fn on_write_would_block(&mut self, now: u64) {
-        self.flags &= !WRITABLE;
+        self.flags.remove(Flags::WRITABLE);
         if self.stalled_since == NEVER {
             self.stalled_since = now;
         }
@@ -261,7 +296,7 @@ impl ConnState {
 
     #[inline]
     pub(crate) fn on_frames(&mut self) {
-        self.flags |= GREETED;
+        self.flags.insert(Flags::GREETED);
     }
 
     /// A frame is incomplete; `fresh` when it is another one than at the last look.
@@ -287,8 +322,8 @@ impl ConnState {
 
     /// Connected, and hands are shaken: frames flow from now on.
     pub(crate) fn opened(&mut self, now: u64) {
-        self.phase = Phase::Open;
-        self.put(OPENING, false);
+        self.flags.set_phase(Phase::Open);
+        self.never_opened = false;
         self.opened_at = now;
         self.active_at = now;
         self.close_by = NEVER;
@@ -298,48 +333,48 @@ impl ConnState {
 
     /// Whether writes are taken.
     pub(crate) fn takes_writes(&self) -> bool {
-        !self.has(NO_WRITES)
+        !self.has(Flags::NO_WRITES)
     }
 
     /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
     #[inline]
     pub(crate) fn takes_staged(&self) -> bool {
-        !self.has(NO_WRITES | DATAGRAM) && self.out.len() == 0
+        !self.has(Flags::NO_WRITES | Flags::DATAGRAM) && self.out.len() == 0
     }
 
     /// Whether a callback has changed nothing but the output.
     #[inline]
     pub(crate) fn is_undisturbed(&self) -> bool {
-        !self.has(EXTRAORDINARY)
+        !self.has(Flags::EXTRAORDINARY)
     }
 
     pub(crate) fn set_paused(&mut self, paused: bool) {
-        self.put(PAUSED, paused);
+        self.put(Flags::PAUSED, paused);
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.has(PAUSED)
+        self.has(Flags::PAUSED)
     }
 
     /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Returns whether
     /// it can: it is open, and not on its way out already.
     pub(crate) fn detach(&mut self) -> bool {
-        let can = !self.has(CLOSING | DETACHING);
+        let can = !self.has(Flags::CLOSING | Flags::DETACHING);
         if can {
-            self.put(DETACHING, true);
+            self.put(Flags::DETACHING, true);
         }
         can
     }
 
     pub(crate) fn shut_write(&mut self) {
-        self.put(SHUT_WRITE, true);
+        self.put(Flags::SHUT_WRITE, true);
     }
 
     /// Begins to close: drain what was written, then FIN. Returns whether it was open until now.
     ///
     /// A connection that is still opening has written nothing for the application: it ends at once.
     pub(crate) fn begin_close(&mut self, reason: CloseReason, now: u64, limits: &Limits) -> bool {
-        match self.phase {
+        match self.phase() {
             Phase::Open => self.drain(reason, now, limits),
             Phase::Opening => self.abort(reason),
             _ => return false,
@@ -357,45 +392,44 @@ impl ConnState {
     }
 
     fn drain(&mut self, reason: CloseReason, now: u64, limits: &Limits) {
-        self.phase = Phase::Flushing;
-        self.put(CLOSING, true);
+        self.flags.set_phase(Phase::Flushing);
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
         // From now on `close_by` is the drain's.
-        self.flags &= !(DRAIN_DUE | AWAITS_RESPONSE);
+        self.flags.remove(Flags::DRAIN_DUE | Flags::AWAITS_RESPONSE);
     }
 
     /// Why the connection ends, if the handler is to hear of that before the end; only once. Who has connected waits for what
     /// becomes of it, and a peer that has failed may take long to end its side.
     pub(crate) fn take_early_reason(&mut self) -> Option<CloseReason> {
-        if self.direction != Direction::Connected || self.has(TOLD) || self.is_open() {
+        if self.direction != Direction::Connected || self.has(Flags::TOLD) || self.is_open() {
             return None;
         }
         let reason = self.reason.take_if(|reason| reason.is_the_peers_fault())?;
-        self.put(TOLD, true);
+        self.put(Flags::TOLD, true);
         Some(*reason)
     }
 
     /// Whether the handler has heard of the end.
     pub(crate) fn is_told(&self) -> bool {
-        self.has(TOLD)
+        self.has(Flags::TOLD)
     }
 
     /// Makes the next step a reset, whatever is still to be sent.
     pub(crate) fn abort(&mut self, reason: CloseReason) {
-        if self.phase != Phase::Closed {
-            self.phase = Phase::Aborted;
+        if self.phase() != Phase::Closed {
+            self.flags.set_phase(Phase::Aborted);
             // Nothing more is offered to the kernel.
-            self.flags = self.flags & !WRITABLE | CLOSING;
+            self.flags.remove(Flags::WRITABLE);
             self.reason.get_or_insert_with(|| Box::new(reason));
         }
     }
 
     /// The peer does not take the rest: it is lost, and the reason says so.
     pub(crate) fn give_up_flushing(&mut self) {
-        self.phase = Phase::Aborted;
-        self.flags &= !WRITABLE;
+        self.flags.set_phase(Phase::Aborted);
+        self.flags.remove(Flags::WRITABLE);
         self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
     }
 
@@ -403,47 +437,54 @@ impl ConnState {
 
     /// Whether the peer has ended its stream and nothing is to be sent, not even the end of a TLS stream.
     pub(crate) fn is_finished(&self) -> bool {
-        self.has(PEER_EOF) && !self.has(TAIL | SEALED) && self.out.len() == 0
+        self.has(Flags::PEER_EOF) && !self.has(Flags::TAIL | Flags::SEALED) && self.out.len() == 0
     }
 
     /// Whether there is nothing to read, decode, send or tell: only the kernel has changed its mind.
     #[inline]
     pub(crate) fn has_nothing_to_do(&self) -> bool {
-        self.flags & (READABLE | DRAIN_DUE | TAIL | OPENING) == 0
+        !self.has(Flags::READABLE | Flags::DRAIN_DUE | Flags::TAIL | Flags::OPENING)
             && self.out.len() == 0
             && self.inbox.is_empty()
     }
 
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        !self.has(CLOSING)
+        !self.has(Flags::CLOSING)
     }
 
     /// Whether it is connecting or shaking hands.
     #[inline]
     pub(crate) fn is_opening(&self) -> bool {
-        self.phase == Phase::Opening
+        self.has(Flags::OPENING)
     }
 
     /// Whether it ends, or has ended, without ever having been open.
     pub(crate) fn never_opened(&self) -> bool {
-        self.has(OPENING)
+        self.never_opened
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.phase == Phase::Closed
+        self.has(Flags::CLOSED)
     }
 
     /// The usual case: there is input, all of it is wanted, and nothing waits in any buffer.
     #[inline]
     pub(crate) fn is_ordinary(&self) -> bool {
-        self.flags & (EXTRAORDINARY | UNIX | READABLE) == READABLE && self.holds_nothing()
+        self.is_just(Flags::READABLE) && self.holds_nothing()
     }
 
     /// The same of a Unix socket.
     #[inline]
     pub(crate) fn is_ordinary_unix(&self) -> bool {
-        self.flags & (EXTRAORDINARY | UNIX | READABLE) == UNIX | READABLE && self.holds_nothing()
+        self.is_just(Flags::UNIX | Flags::READABLE) && self.holds_nothing()
+    }
+
+    /// Whether of the flags that matter to one with input it has these alone.
+    #[inline]
+    fn is_just(&self, flags: Flags) -> bool {
+        let matter = Flags::EXTRAORDINARY | Flags::UNIX | Flags::READABLE;
+        self.flags & matter == flags
     }
 
     #[inline]
@@ -454,30 +495,30 @@ impl ConnState {
     /// Whether a read has left nothing to look after: no input anywhere, nothing due.
     #[inline]
     pub(crate) fn is_settled(&self) -> bool {
-        self.flags & (READABLE | DRAIN_DUE) == 0 && self.inbox.is_empty()
+        !self.has(Flags::READABLE | Flags::DRAIN_DUE) && self.inbox.is_empty()
     }
 
     /// Has it not read while its output is congested.
     pub(crate) fn pause_reads_when_congested(&mut self) {
-        self.put(PAUSES_READS, true);
+        self.put(Flags::PAUSES_READS, true);
     }
 
     /// Whether congested output keeps it from being read.
     pub(crate) fn pauses_reads(&self) -> bool {
-        self.has(PAUSES_READS)
+        self.has(Flags::PAUSES_READS)
     }
 
     /// Whether input should be read and decoded: the handler wants it, and no congested output forbids it.
     #[inline]
     pub(crate) fn wants_frames(&self) -> bool {
-        const BOTH: u32 = CONGESTED | PAUSES_READS;
-        !self.has(NO_FRAMES) && self.flags & BOTH != BOTH
+        let both = Flags::CONGESTED | Flags::PAUSES_READS;
+        !self.has(Flags::NO_FRAMES) && !self.flags.contains(both)
     }
 
     /// Whether a read may find input or its end.
     #[inline]
     pub(crate) fn is_readable(&self) -> bool {
-        self.has(READABLE) && !self.has(PEER_EOF)
+        self.has(Flags::READABLE) && !self.has(Flags::PEER_EOF)
     }
 
     /// Whether input waits that the codec has not seen. `None` when the stream may have some.
@@ -492,53 +533,53 @@ impl ConnState {
 
     /// Whether what arrives is only read to be dropped.
     pub(crate) fn discards_input(&self) -> bool {
-        matches!(self.phase, Phase::Flushing | Phase::AwaitingFin)
+        self.has(Flags::FLUSHING | Flags::AWAITING_FIN)
     }
 
     #[inline]
     pub(crate) fn is_writable(&self) -> bool {
-        self.has(WRITABLE)
+        self.has(Flags::WRITABLE)
     }
 
     pub(crate) fn saw_peer_eof(&self) -> bool {
-        self.has(PEER_EOF)
+        self.has(Flags::PEER_EOF)
     }
 
     /// Whether the kernel should be offered the backlog.
     #[inline]
     pub(crate) fn can_send_backlog(&self) -> bool {
-        self.is_writable() && (self.has_sendable() || self.has(TAIL))
+        self.is_writable() && (self.has_sendable() || self.has(Flags::TAIL))
     }
 
     /// Tells whether the stream holds output back that the kernel has not taken.
     pub(crate) fn set_tail(&mut self, tail: bool) {
-        self.put(TAIL, tail);
+        self.put(Flags::TAIL, tail);
     }
 
     /// Tells that the stream is encrypted.
     pub(crate) fn seal(&mut self) {
-        self.put(SEALED, true);
+        self.put(Flags::SEALED, true);
     }
 
     /// Looks at the water marks after a flush; returns whether `on_drain` has become due.
     pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
-        if self.has(PIPED | BROKEN) {
+        if self.has(Flags::PIPED | Flags::BROKEN) {
             return false;
         }
         let (bytes, files) = (self.out.len(), self.out.files());
         if limits.is_high(bytes, files) {
-            self.put(CONGESTED, true);
-        } else if self.has(CONGESTED) && self.has_drained(limits) {
-            self.put(CONGESTED | AWAITS_EMPTY, false);
-            self.put(DRAIN_DUE, self.phase == Phase::Open);
+            self.put(Flags::CONGESTED, true);
+        } else if self.has(Flags::CONGESTED) && self.has_drained(limits) {
+            self.put(Flags::CONGESTED | Flags::AWAITS_EMPTY, false);
+            self.put(Flags::DRAIN_DUE, self.phase() == Phase::Open);
             return true;
         }
         false
     }
 
     fn has_drained(&self, limits: &Limits) -> bool {
-        if self.has(AWAITS_EMPTY) {
-            self.out.len() == 0 && self.has(WRITABLE)
+        if self.has(Flags::AWAITS_EMPTY) {
+            self.out.len() == 0 && self.has(Flags::WRITABLE)
         } else {
             limits.is_low(self.out.len(), self.out.files())
         }
@@ -546,15 +587,15 @@ impl ConnState {
 
     /// Notes that more waits than the high-water mark.
     pub(crate) fn set_congested(&mut self) {
-        self.put(CONGESTED, true);
+        self.put(Flags::CONGESTED, true);
     }
 
     /// Notes that a write was refused, and will be tried again in `on_drain`.
     pub(crate) fn on_refused(&mut self, limits: &Limits) {
-        self.put(CONGESTED, true);
+        self.put(Flags::CONGESTED, true);
         // It would be refused again.
         if limits.is_low(self.out.len(), self.out.files()) {
-            self.put(AWAITS_EMPTY, true);
+            self.put(Flags::AWAITS_EMPTY, true);
         }
     }
 
@@ -569,39 +610,49 @@ impl ConnState {
 
     /// Whether its output should be offered to the kernel before more is written.
     pub(crate) fn should_be_flushed(&self) -> bool {
-        self.out.len() >= FLUSH_AT || self.has(CONGESTED)
+        self.out.len() >= FLUSH_AT || self.has(Flags::CONGESTED)
     }
 
     /// Whether `on_drain` is due; it is not any more then.
     #[inline]
     pub(crate) fn take_drain_due(&mut self) -> bool {
-        let due = self.has(DRAIN_DUE);
-        self.flags &= !DRAIN_DUE;
+        let due = self.has(Flags::DRAIN_DUE);
+        self.flags.remove(Flags::DRAIN_DUE);
         due
     }
 
     /// Whether nothing needs a look after the usual flush.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
-        !self.has(CLOSING | CONGESTED | SHUT_WRITE | SEALED | DETACHING)
+        !self.has(
+            Flags::CLOSING
+                | Flags::CONGESTED
+                | Flags::SHUT_WRITE
+                | Flags::SEALED
+                | Flags::DETACHING,
+        )
     }
 
     /// What to do with the socket, once the flush phase has offered everything to the kernel.
     pub(crate) fn next_step(&self) -> Step {
-        let drained = self.out.len() == 0 && !self.has(TAIL);
-        match self.phase {
+        let drained = self.out.len() == 0 && !self.has(Flags::TAIL);
+        match self.phase() {
             Phase::Aborted => Step::Reset,
-            Phase::Flushing if self.has(BROKEN) => Step::Close,
-            Phase::Open if self.has(BROKEN) && self.has(DETACHING) => Step::Close,
+            Phase::Flushing if self.has(Flags::BROKEN) => Step::Close,
+            Phase::Open if self.has(Flags::BROKEN) && self.has(Flags::DETACHING) => Step::Close,
             // Closing would do for FIN, but not for close_notify.
-            Phase::Flushing if drained && self.has(PEER_EOF) && !self.has(SEALED) => Step::Close,
-            Phase::Flushing if drained && self.has(DATAGRAM) => Step::Close,
-            Phase::AwaitingFin if self.has(PEER_EOF) => Step::Close,
+            Phase::Flushing if drained && self.has(Flags::PEER_EOF) && !self.has(Flags::SEALED) => {
+                Step::Close
+            }
+            Phase::Flushing if drained && self.has(Flags::DATAGRAM) => Step::Close,
+            Phase::AwaitingFin if self.has(Flags::PEER_EOF) => Step::Close,
             Phase::Flushing if drained => Step::SendFin,
-            Phase::Open if drained && self.has(SHUT_WRITE) && !self.fin_sent => Step::SendFin,
-            Phase::Open if drained && self.has(DETACHING) => Step::Detach,
-            Phase::Open if self.has(DETACHING) => Step::Wait,
-            Phase::Open if self.fin_sent && self.has(PEER_EOF) => Step::Close,
+            Phase::Open if drained && self.has(Flags::SHUT_WRITE) && !self.fin_sent => {
+                Step::SendFin
+            }
+            Phase::Open if drained && self.has(Flags::DETACHING) => Step::Detach,
+            Phase::Open if self.has(Flags::DETACHING) => Step::Wait,
+            Phase::Open if self.fin_sent && self.has(Flags::PEER_EOF) => Step::Close,
             _ => Step::Wait,
         }
     }
@@ -609,8 +660,8 @@ impl ConnState {
     /// FIN is on its way behind all that was written.
     pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
         self.fin_sent = true;
-        if self.phase == Phase::Flushing {
-            self.phase = Phase::AwaitingFin;
+        if self.phase() == Phase::Flushing {
+            self.flags.set_phase(Phase::AwaitingFin);
             let by = if self.unhurried { NEVER } else { self.close_by };
             self.close_by = by.min(now.saturating_add(limits.fin));
         }
@@ -618,7 +669,7 @@ impl ConnState {
 
     /// Whether all is sent, and FIN with it.
     pub(crate) fn awaits_fin(&self) -> bool {
-        self.phase == Phase::AwaitingFin
+        self.has(Flags::AWAITING_FIN)
     }
 
     /// Lets the wait for the peer's FIN last no longer than until `tick`; returns whether it is under way.
@@ -634,32 +685,32 @@ impl ConnState {
     /// Puts it on the ready list; returns whether it was not on it yet.
     #[inline]
     pub(crate) fn enqueue(&mut self) -> bool {
-        let fresh = !self.has(QUEUED);
-        self.flags |= QUEUED;
+        let fresh = !self.has(Flags::QUEUED);
+        self.flags.insert(Flags::QUEUED);
         fresh
     }
 
     #[inline]
     pub(crate) fn dequeue(&mut self) {
-        self.flags &= !QUEUED;
+        self.flags.remove(Flags::QUEUED);
     }
 
     #[inline]
     pub(crate) fn is_queued(&self) -> bool {
-        self.has(QUEUED)
+        self.has(Flags::QUEUED)
     }
 
     /// Puts it on the flush list; returns whether it was not on it yet.
     #[inline]
     pub(crate) fn mark_dirty(&mut self) -> bool {
-        let fresh = !self.has(DIRTY);
-        self.flags |= DIRTY;
+        let fresh = !self.has(Flags::DIRTY);
+        self.flags.insert(Flags::DIRTY);
         fresh
     }
 
     #[inline]
     pub(crate) fn clear_dirty(&mut self) {
-        self.flags &= !DIRTY;
+        self.flags.remove(Flags::DIRTY);
     }
 
     /// Its account up to now.
@@ -687,12 +738,11 @@ impl ConnState {
         last: Option<CloseReason>,
         buffers: &mut BufferPool,
     ) -> (Closed, CloseReason) {
-        self.phase = Phase::Closed;
-        self.put(CLOSING, true);
+        self.flags.set_phase(Phase::Closed);
         let closed = self.account(now, at);
         self.out.clear(buffers);
         self.inbox.clear(buffers);
-        let default = if self.has(PEER_EOF) {
+        let default = if self.has(Flags::PEER_EOF) {
             CloseReason::Peer
         } else {
             CloseReason::Local

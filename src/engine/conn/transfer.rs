@@ -2,18 +2,18 @@
 //! connection's input.
 
 use super::ConnState;
-use super::flags::*;
+use super::flags::Flags;
 
 impl ConnState {
     /// Whether there is a backlog that can be offered to the kernel, if it has room.
     #[inline]
     pub(crate) fn has_sendable(&self) -> bool {
-        self.out.backlog_len() > 0 && !self.has(AWAITS_FILE)
+        self.out.backlog_len() > 0 && !self.has(Flags::AWAITS_FILE)
     }
 
     /// Tells whether the front of the output has yet to be read from a file.
     pub(crate) fn set_awaits_file(&mut self, awaits: bool) {
-        self.put(AWAITS_FILE, awaits);
+        self.put(Flags::AWAITS_FILE, awaits);
     }
 
     /// Whether chunks of a file are of use to it: it is open, or drains.
@@ -23,49 +23,52 @@ impl ConnState {
 
     /// Whether it ends without a drain.
     pub(crate) fn is_aborted(&self) -> bool {
-        self.phase == super::Phase::Aborted
+        self.has(Flags::ABORTED)
     }
 
     /// Whether output waits anywhere on its way to the kernel.
     pub(crate) fn has_output(&self) -> bool {
-        self.out.len() > 0 || self.has(TAIL)
+        self.out.len() > 0 || self.has(Flags::TAIL)
     }
 
     /// Whether it is joined with another connection, or about to be.
     #[inline]
     pub(crate) fn is_piped(&self) -> bool {
-        self.has(PIPED)
+        self.has(Flags::PIPED)
     }
 
     /// From now on frames are not decoded and the application's writes are refused.
     pub(crate) fn begin_pipe(&mut self) {
-        self.put(PIPED, true);
+        self.put(Flags::PIPED, true);
     }
 
     /// Whether it can be joined: it is open, and its write side is too.
     pub(crate) fn can_be_piped(&self) -> bool {
-        !self.has(NO_WRITES & !PIPED)
+        !self.has(Flags::NO_WRITES - Flags::PIPED)
     }
 
     /// It is joined with another connection: what the handler asked for so far is over.
     pub(crate) fn piped(&mut self) {
-        self.put(PIPED | GREETED, true);
-        self.put(PAUSED | CONGESTED | AWAITS_EMPTY | DRAIN_DUE | HELD, false);
+        self.put(Flags::PIPED | Flags::GREETED, true);
+        self.put(
+            Flags::PAUSED | Flags::CONGESTED | Flags::AWAITS_EMPTY | Flags::DRAIN_DUE | Flags::HELD,
+            false,
+        );
         self.on_input_consumed();
     }
 
     /// Whether input should be read for the joined connection.
     pub(crate) fn feeds_pipe(&self) -> bool {
-        self.is_readable() && !self.has(CLOSING | PAUSED)
+        self.is_readable() && !self.has(Flags::CLOSING | Flags::PAUSED)
     }
 
     /// Whether what the joined connection has received can be sent here.
     pub(crate) fn takes_piped(&self) -> bool {
-        !self.has(CLOSING | BROKEN) && !self.has_output()
+        !self.has(Flags::CLOSING | Flags::BROKEN) && !self.has_output()
     }
 
     /// Whether both directions are at their end, so that it closes once everything is sent.
     pub(crate) fn ends_by_itself(&self) -> bool {
-        self.has(PEER_EOF) && self.has(SHUT_WRITE)
+        self.has(Flags::PEER_EOF) && self.has(Flags::SHUT_WRITE)
     }
 }

@@ -340,6 +340,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Served::new(&mut self.handler, slot, &mut self.cx).serve(&mut self.scratch);
+            slot.link.state.check();
             self.run_pipes();
             if self.cx.arena.is_full() {
                 self.flush_all();
@@ -371,6 +372,7 @@ impl<H: EventHandler> EventLoop<H> {
                 let budget = Budget::new(&self.cx.limits);
                 Served::new(&mut self.handler, slot, &mut self.cx)
                     .serve_fully(&mut self.scratch, budget);
+                slot.link.state.check();
                 self.run_pipes();
             }
             if self.cx.arena.is_full() {
@@ -445,6 +447,7 @@ impl<H: EventHandler> EventLoop<H> {
                         self.turn.serving = NOBODY;
                     }
                     Served::new(handler, slot, cx).ring_alarm();
+                    slot.link.state.check();
                 }
             }
             Timer::User { id, token } => {
@@ -523,6 +526,7 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(slot) = self.connections.at(index) {
                 slot.link.state.clear_dirty();
                 Served::new(&mut self.handler, slot, &mut self.cx).flush_inline();
+                slot.link.state.check();
             }
         }
         self.turn.serving = NOBODY;

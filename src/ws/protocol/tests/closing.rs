@@ -13,14 +13,14 @@ fn the_peers_close_is_answered_with_its_code() {
         let seen = feed_all(&mut codec, &raw(0x88, payload));
         assert_eq!(seen, [Seen::Closed(code, reason.to_owned())]);
         assert_eq!(codec.stage(), Stage::Answering);
-        let answer = speak_to_vec(&mut codec);
+        let answer = poll_output_to_vec(&mut codec);
         assert_eq!(
             feed_all(&mut client(), &answer),
             [Seen::Closed(code, String::new())]
         );
         assert_eq!(codec.stage(), Stage::Finished);
-        assert_eq!(speak_to_vec(&mut codec), b"");
-        assert_eq!(last_words_to_vec(&mut codec, CloseCause::Local), b"");
+        assert_eq!(poll_output_to_vec(&mut codec), b"");
+        assert_eq!(close_notice_to_vec(&mut codec, CloseCause::Local), b"");
     }
 }
 
@@ -28,7 +28,7 @@ fn the_peers_close_is_answered_with_its_code() {
 fn pings_before_a_close_are_answered_before_it() {
     let mut codec = server();
     feed_all(&mut codec, &[raw(0x89, b"a"), raw(0x88, b"")].concat());
-    let answers = speak_to_vec(&mut codec);
+    let answers = poll_output_to_vec(&mut codec);
     assert_eq!(answers, b"\x8A\x01a\x88\0");
 }
 
@@ -40,9 +40,9 @@ fn nothing_counts_behind_a_close() {
         feed_all(&mut codec, &bytes),
         [Seen::Closed(None, String::new())]
     );
-    assert_eq!(speak_to_vec(&mut codec), b"\x88\0");
+    assert_eq!(poll_output_to_vec(&mut codec), b"\x88\0");
     assert_eq!(feed_all(&mut codec, &raw(0x89, b"a")), []);
-    assert_eq!(speak_to_vec(&mut codec), b"");
+    assert_eq!(poll_output_to_vec(&mut codec), b"");
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_handler_may_close_in_its_own_words() {
         b"\x88\x02\x03\xE9"
     );
     assert_eq!(codec.stage(), Stage::Finished);
-    assert_eq!(speak_to_vec(&mut codec), b"");
+    assert_eq!(poll_output_to_vec(&mut codec), b"");
 }
 
 #[test]
@@ -70,12 +70,12 @@ fn messages_still_come_between_the_two_closes() {
     .concat();
     assert_eq!(feed_all(&mut server, &late), [Seen::text("late")]);
     // Nothing follows a Close, not even a pong.
-    assert_eq!(speak_to_vec(&mut server), b"");
+    assert_eq!(poll_output_to_vec(&mut server), b"");
     assert_eq!(
         feed_all(&mut client, &close),
         [Seen::Closed(Some(1000), "done".to_owned())]
     );
-    let answer = speak_to_vec(&mut client);
+    let answer = poll_output_to_vec(&mut client);
     // The client waits for the server to end the connection.
     assert_eq!(client.stage(), Stage::Closing);
     assert_eq!(
@@ -122,18 +122,18 @@ fn last_words_tell_why() {
     ];
     for (last, code) in cases {
         let mut codec = server();
-        let bytes = last_words_to_vec(&mut codec, last);
+        let bytes = close_notice_to_vec(&mut codec, last);
         match &feed_all(&mut client(), &bytes)[..] {
             [Seen::Closed(Some(said), _)] => assert_eq!(*said, code),
             other => panic!("{other:?}"),
         }
-        assert_eq!(last_words_to_vec(&mut codec, CloseCause::Local), b"");
+        assert_eq!(close_notice_to_vec(&mut codec, CloseCause::Local), b"");
     }
     // A close that has arrived is answered with the same code.
     let mut codec = server();
     feed_all(&mut codec, &raw(0x88, b"\x0F\xA0"));
     assert_eq!(
-        last_words_to_vec(&mut codec, CloseCause::Local),
+        close_notice_to_vec(&mut codec, CloseCause::Local),
         b"\x88\x02\x0F\xA0"
     );
 }

@@ -7,7 +7,7 @@ mod sending;
 mod violations;
 
 use super::*;
-use crate::codec::{Codec, Encode, encode_to_vec, last_words_to_vec, speak_to_vec};
+use crate::codec::{Codec, Encode, close_notice_to_vec, encode_to_vec, poll_output_to_vec};
 use crate::ws::{ClientCodec, DeflateOptions, Event, Incoming, ServerCodec, extension};
 
 /// The result of decoding, owned.
@@ -155,7 +155,7 @@ fn raw(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// The Close that a server sends as its close notice for `error`.
 fn goodbye(codec: &mut ServerCodec, error: FrameError) -> (u16, String) {
-    let bytes = last_words_to_vec(codec, CloseCause::Malformed(&error));
+    let bytes = close_notice_to_vec(codec, CloseCause::Malformed(&error));
     match &feed_all(&mut client(), &bytes)[..] {
         [Seen::Closed(Some(code), reason)] => (*code, reason.clone()),
         other => panic!("{other:?}"),

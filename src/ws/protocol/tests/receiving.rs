@@ -34,7 +34,7 @@ fn the_examples_of_the_rfc_say_hello() {
     );
     let mut ends = (client(), server());
     assert_eq!(feed_all(&mut ends.0, b"\x89\x05Hello"), []);
-    let pong = speak_to_vec(&mut ends.0);
+    let pong = poll_output_to_vec(&mut ends.0);
     assert_eq!(
         feed_all(&mut ends.1, &pong),
         [Seen::Pong(b"Hello".to_vec())]
@@ -88,9 +88,9 @@ fn fragments_with_pings_between_them_are_one_message_however_they_are_cut() {
         let (seen, error) = feed(&mut codec, &bytes, &cuts);
         assert!(error.is_none(), "{error:?}");
         assert_eq!(seen, expected);
-        let answers = speak_to_vec(&mut codec);
+        let answers = poll_output_to_vec(&mut codec);
         assert_eq!(feed_all(&mut client(), &answers), pongs);
-        assert_eq!(speak_to_vec(&mut codec), b"");
+        assert_eq!(poll_output_to_vec(&mut codec), b"");
     }
 }
 
@@ -132,7 +132,7 @@ fn a_flood_of_pings_keeps_no_more_than_the_last_answers() {
     }
     let last = raw(0x89, b"last");
     feed_all(&mut codec, &last);
-    let answers = speak_to_vec(&mut codec);
+    let answers = poll_output_to_vec(&mut codec);
     assert!(answers.len() <= MAX_PONGS + 14, "{}", answers.len());
     let seen = feed_all(&mut client(), &answers);
     assert_eq!(seen.last(), Some(&Seen::Pong(b"last".to_vec())));

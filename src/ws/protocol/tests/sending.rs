@@ -87,7 +87,7 @@ fn there_and_back<A: Side, B: Side>(
     let (seen, error) = feed(to, &bytes, &cuts);
     assert!(error.is_none(), "{error:?}");
     assert!(seen == expected);
-    let answers = speak_to_vec(to);
+    let answers = poll_output_to_vec(to);
     assert_eq!(feed_all(from, &answers), pongs);
 }
 
@@ -172,7 +172,7 @@ fn a_fragmented_message_is_not_mixed_with_another() {
 fn behind_a_ping<C: Side + Encode<T>, T>(mut codec: C, ping: &[u8], item: T) -> Vec<u8> {
     feed_all(&mut codec, ping);
     let bytes = sent(&mut codec, item);
-    assert_eq!(speak_to_vec(&mut codec), b"", "it is said once");
+    assert_eq!(poll_output_to_vec(&mut codec), b"", "it is said once");
     bytes
 }
 
@@ -203,7 +203,7 @@ fn answers_to_pings_go_before_any_other_frame() {
     let mut codec = server();
     feed_all(&mut codec, ping);
     assert_eq!(
-        last_words_to_vec(&mut codec, CloseCause::Shutdown),
+        close_notice_to_vec(&mut codec, CloseCause::Shutdown),
         b"\x8A\x01?\x88\x02\x03\xE9"
     );
     // The client's side, whose frames are masked.
