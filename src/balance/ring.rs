@@ -133,7 +133,7 @@ impl HashRing {
             }
             first = first.or(Some(node));
             let has_room = limit.as_ref().is_none_or(|limit| limit.has_room(node));
-            if has_room && has_come_back_for(node, key) {
+            if has_room && has_taken_back(node, key) {
                 return Some(node.id());
             }
         }
@@ -207,7 +207,7 @@ impl Bound {
 }
 
 /// Returns true if a node in its slow start has already taken this key back. From then on it keeps the key.
-fn has_come_back_for(node: &Node, key: u64) -> bool {
+fn has_taken_back(node: &Node, key: u64) -> bool {
     let ramp = node.ramp();
     if ramp >= 1000 {
         return true;

@@ -9,7 +9,7 @@ use crate::error::Error;
 
 /// Frames that end in a delimiter of one or more bytes. A frame is returned without its delimiter, and may be empty.
 ///
-/// When the peer ends its stream, the bytes behind the last delimiter are not a frame.
+/// When the peer ends its stream, the bytes after the last delimiter are not a frame.
 ///
 /// The codec appends the delimiter to each item that is sent. An item that the decoder would read back differently is
 /// refused: one longer than the maximum, one that contains the delimiter, and one whose end forms a delimiter with the
@@ -62,7 +62,7 @@ impl Delimited {
         if delimiter.is_empty() {
             return Err(Error::Option {
                 name: "delimiter",
-                problem: "it is empty; a frame can only end in one byte or more".into(),
+                problem: "it is empty; give at least one byte".into(),
             });
         }
         if bytes.saturating_add(delimiter.len()) > MAX_CAPACITY {

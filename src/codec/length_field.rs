@@ -5,7 +5,7 @@ use crate::error::Error;
 
 /// Frames that announce their length in a field of 1, 2, 3, 4 or 8 bytes.
 ///
-/// The default is a big-endian field of 4 bytes that counts the payload behind it. A frame is that payload, of at most
+/// The default is a big-endian field of 4 bytes that counts the payload after it. A frame is that payload, of at most
 /// 1 MiB. [`builder`](Self::builder) describes the header of almost any other binary protocol:
 ///
 /// ```text
@@ -23,14 +23,14 @@ use crate::error::Error;
 /// # Sending
 ///
 /// The same description is used to encode. The item is the frame without its length field: the codec writes the first
-/// `offset` bytes of the item in front of the field, and the rest behind it. The field gets the value from which the
+/// `offset` bytes of the item in front of the field, and the rest after it. The field gets the value from which the
 /// decoder computes exactly that frame, so no option applies to one direction only. The peer's decoder then returns the
 /// frame without its first `strip` bytes:
 ///
 /// | `strip` | The peer's `react` gets |
 /// |---|---|
 /// | `offset + length`, the default | the item without its first `offset` bytes, so with an `offset` of 0 the item |
-/// | 0 | the item with the length field put in behind its first `offset` bytes |
+/// | 0 | the item with the length field inserted after its first `offset` bytes |
 ///
 /// An item is refused if the decoder would refuse its frame, or if the field cannot hold its length.
 ///
@@ -61,7 +61,7 @@ pub struct LengthField {
     /// The length of the whole frame minus the value of the field.
     surplus: i64,
     offset: u32,
-    /// The offset of the first byte behind the length field.
+    /// The offset of the first byte after the length field.
     header: u32,
     strip: u32,
     /// The length of the longest frame that is both allowed and possible with this field.
@@ -234,9 +234,9 @@ impl LengthFieldBuilder {
         self
     }
 
-    /// Sets the number to add to the field's value to get the number of bytes behind the field. Default: 0.
+    /// Sets the number to add to the field's value to get the number of bytes after the field. Default: 0.
     ///
-    /// It is positive if the field does not count some bytes behind it, such as a second part of the header. It is
+    /// It is positive if the field does not count some bytes after it, such as a second part of the header. It is
     /// negative if the field counts bytes that come before its end.
     pub fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;

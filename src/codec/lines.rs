@@ -6,7 +6,7 @@ use crate::buf::ring::MAX_CAPACITY;
 
 /// Lines that end in LF or CRLF. A frame is a line without its line ending, and may be empty.
 ///
-/// When the peer ends its stream, the bytes behind the last LF are one more line, unless there are none.
+/// When the peer ends its stream, the bytes after the last LF are one more line, unless there are none.
 ///
 /// A line that is sent gets an LF, or with [`crlf`](Self::crlf) a CRLF. A line that the decoder would read back
 /// differently is refused: one longer than the maximum, one that contains an LF, and one that ends in CR (unless a CRLF

@@ -78,7 +78,7 @@ pub trait Codec: 'static {
     /// Looks for the first frame in `src`, which is never empty.
     ///
     /// `src` begins with the first byte that was not consumed yet. After [`Decoded::NeedMore`] the next call gets the
-    /// same bytes with more behind them, so a codec may remember how far it has searched. The codec may change the
+    /// same bytes with more after them, so a codec may remember how far it has searched. The codec may change the
     /// input in place, to unmask or decrypt it.
     ///
     /// # Errors

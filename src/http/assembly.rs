@@ -2,7 +2,7 @@ use super::chunked::{Chunked, Piece};
 use super::error::MessageError;
 use super::limits::Limits;
 
-/// A chunked body that is arriving. Its data is moved together behind the head.
+/// A chunked body that is arriving. Its data is moved together after the head.
 #[derive(Debug)]
 pub(super) struct Assembly {
     chunked: Chunked,

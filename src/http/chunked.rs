@@ -35,7 +35,7 @@ pub(super) enum Piece {
     Framing(usize),
     /// This many bytes of data.
     Data(usize),
-    /// The end: this many bytes of trailers, including the empty line behind them.
+    /// The end: this many bytes of trailers, including the empty line after them.
     End(usize),
     /// The input must have at least this many bytes.
     NeedMore(usize),

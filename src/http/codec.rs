@@ -232,7 +232,7 @@ pub(super) fn close_notice(
     let why = match cause {
         CloseCause::Malformed(error) => error.to_string(),
         CloseCause::Timeout if receiving => "the request took too long to arrive".to_owned(),
-        CloseCause::Shutdown => "the server shuts down".to_owned(),
+        CloseCause::Shutdown => "the server is shutting down".to_owned(),
         CloseCause::Timeout | CloseCause::Unanswered => "the answer took too long".to_owned(),
         _ => "the server failed to answer".to_owned(),
     };

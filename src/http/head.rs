@@ -123,7 +123,7 @@ fn parse_minor(src: &[u8], limits: &Limits) -> Result<Option<Head>, MessageError
     parse_known(&known, limits)
 }
 
-/// Returns a copy of a head, and of some bytes behind it, with the digit of the minor version replaced by 1. Returns
+/// Returns a copy of a head, and of some bytes after it, with the digit of the minor version replaced by 1. Returns
 /// `None` if the byte is not the digit of such a version.
 #[cold]
 pub(super) fn with_known_minor(src: &[u8], digit: usize, limits: &Limits) -> Option<Vec<u8>> {
@@ -200,7 +200,7 @@ pub(super) fn position(src: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).wrapping_sub(src.as_ptr() as usize)
 }
 
-/// Returns the offset of the next line behind a value that ends at `end`, if the value's line ends in CR LF.
+/// Returns the offset of the next line after a value that ends at `end`, if the value's line ends in CR LF.
 #[inline]
 pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
     while let Some(b' ' | b'\t') = src.get(end) {

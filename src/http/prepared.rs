@@ -44,7 +44,7 @@ pub struct Prepared {
     body: Bytes,
     close: bool,
     names_upgrade: bool,
-    /// All bytes behind the status line and the date, for an answer without special needs.
+    /// All bytes after the status line and the date, for an answer without special needs.
     usual: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl Prepared {
         })
     }
 
-    /// Returns all bytes behind the cached first lines, if the answer can be sent unchanged.
+    /// Returns all bytes after the cached first lines, if the answer can be sent unchanged.
     #[inline]
     pub(super) fn usual(&self) -> Option<&[u8]> {
         (!self.usual.is_empty()).then_some(&self.usual)

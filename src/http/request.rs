@@ -74,7 +74,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the part of the target behind the `?`, if there is one.
+    /// Returns the part of the target after the `?`, if there is one.
     pub fn query(&self) -> Option<&'a str> {
         let (_, query) = self.path_and_query().split_once('?')?;
         Some(query)
@@ -85,7 +85,7 @@ impl<'a> Request<'a> {
         let target = self.target();
         match target.as_bytes().first() {
             Some(b'/' | b'*') => target,
-            _ => behind_authority(target),
+            _ => path_and_query_of(target),
         }
     }
 
@@ -191,7 +191,7 @@ impl<'a> Request<'a> {
 
 /// Returns the path and query of a target that begins with something else.
 #[cold]
-fn behind_authority(target: &str) -> &str {
+fn path_and_query_of(target: &str) -> &str {
     let Some(authority) = authority(target.as_bytes()) else {
         return "";
     };

@@ -87,7 +87,7 @@ impl<'a> Response<'a> {
             .body(json)
     }
 
-    /// Returns a `101 Switching Protocols`: behind this answer the connection uses the named protocol. The codec reads
+    /// Returns a `101 Switching Protocols`: after this answer the connection uses the named protocol. The codec reads
     /// no further input as HTTP.
     pub fn upgrade(protocol: &'a str) -> Self {
         Self {

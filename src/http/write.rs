@@ -247,7 +247,7 @@ pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), S
     Ok(())
 }
 
-/// Returns the position at which a body of `len` bytes ends that is written past the codec, behind the head.
+/// Returns the position at which a body of `len` bytes ends that is written past the codec, after the head.
 pub(super) fn end_of_body(len: u64, dst: &Outbox<'_>) -> u64 {
     dst.position().unwrap_or(0).saturating_add(len)
 }

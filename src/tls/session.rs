@@ -205,7 +205,7 @@ impl Session {
                 Step::NeedsInput => break,
                 Step::PeerEnded => {
                     self.input = Input::Ended;
-                    // Input behind close_notify must be ignored (RFC 8446, section 6.1).
+                    // Input after close_notify must be ignored (RFC 8446, section 6.1).
                     done = input.len();
                     break;
                 }
@@ -252,7 +252,7 @@ impl Session {
         self.write(Output::Data(plain), out)
     }
 
-    /// Queues a close_notify behind all other records, once. A session that failed, or whose handshake is incomplete,
+    /// Queues a close_notify after all other records, once. A session that failed, or whose handshake is incomplete,
     /// sends none.
     pub(crate) fn queue_close_notify(&mut self) {
         if self.close_notify_queued || self.is_handshaking() || !self.is_usable() {
@@ -355,7 +355,7 @@ fn advance<D>(
     (discard, next)
 }
 
-/// Copies plaintext to the reader's buffer `into`. Keeps the part that has no room there, and all plaintext behind
+/// Copies plaintext to the reader's buffer `into`. Keeps the part that has no room there, and all plaintext after
 /// that.
 fn deliver(payload: &[u8], into: &mut [u8], plain: &mut Leftover) -> usize {
     let room = if plain.bytes.is_empty() {

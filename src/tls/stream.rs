@@ -365,7 +365,7 @@ impl TlsStream {
         self.session.tail.unsent_plain() + self.lost
     }
 
-    /// Sends close_notify behind everything sent so far, and then FIN.
+    /// Sends close_notify after everything sent so far, and then FIN.
     ///
     /// # Errors
     ///

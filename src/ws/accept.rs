@@ -228,8 +228,8 @@ impl Refusal {
     /// Returns the answer.
     pub fn response(self) -> Response<'static> {
         let text = match self {
-            Refusal::NoUpgrade => "this is a WebSocket: ask for an upgrade\n",
-            Refusal::Body => "a request for a WebSocket has no body\n",
+            Refusal::NoUpgrade => "this resource is a WebSocket; send an upgrade request\n",
+            Refusal::Body => "a request for a WebSocket must not have a body\n",
             Refusal::Version => "this server supports version 13 of WebSocket\n",
             Refusal::Key => "the Sec-WebSocket-Key is not 16 bytes in base64\n",
             Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed\n",

@@ -51,7 +51,7 @@ use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 #[derive(Debug)]
 pub struct ClientCodec {
     limits: Limits,
-    state: State,
+    state: ClientState,
 }
 
 /// The frames that a client's handler receives.
@@ -70,7 +70,7 @@ pub enum Event<'a> {
 }
 
 #[derive(Debug)]
-enum State {
+enum ClientState {
     /// The handshake has not been sent.
     New,
     /// The handshake has been sent, and its answer has not arrived.
@@ -83,26 +83,26 @@ impl ClientCodec {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            state: State::New,
+            state: ClientState::New,
         }
     }
 
     /// Returns true if the WebSocket has been opened.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, ClientState::Open(_))
     }
 
     #[inline]
     pub(super) fn protocol(&mut self) -> Result<&mut Protocol, FrameError> {
         match &mut self.state {
-            State::Open(protocol) => Ok(protocol),
-            State::New | State::Waiting(_) => Err(SendError::NotOpen.into()),
+            ClientState::Open(protocol) => Ok(protocol),
+            ClientState::New | ClientState::Waiting(_) => Err(SendError::NotOpen.into()),
         }
     }
 
     #[inline(never)]
     fn open<'a>(&mut self, src: &[u8]) -> Result<Decoded<Event<'a>>, FrameError> {
-        let State::Waiting(expected) = &mut self.state else {
+        let ClientState::Waiting(expected) = &mut self.state else {
             return Err(FrameError::Malformed {
                 what: "the server sent data before the client's handshake",
             });
@@ -112,7 +112,7 @@ impl ClientCodec {
             Reply::Interim(consumed) => return Ok(Decoded::Skip { consumed }),
             Reply::Incomplete(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
-        self.state = State::Open(Protocol::new(Role::Client, self.limits, terms.deflate));
+        self.state = ClientState::Open(Protocol::new(Role::Client, self.limits, terms.deflate));
         let opened = Opened {
             protocol: terms.protocol,
             compressed: terms.deflate.is_some(),
@@ -138,7 +138,7 @@ impl Codec for ClientCodec {
 
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Event<'a>>, FrameError> {
-        let State::Open(protocol) = &mut self.state else {
+        let ClientState::Open(protocol) = &mut self.state else {
             return self.open(src);
         };
         Ok(map(protocol.decode(src)?, |received| match received {
@@ -151,20 +151,20 @@ impl Codec for ClientCodec {
     #[inline]
     fn take_cost(&mut self) -> usize {
         match &mut self.state {
-            State::Open(protocol) => protocol.take_cost(),
-            State::New | State::Waiting(_) => 0,
+            ClientState::Open(protocol) => protocol.take_cost(),
+            ClientState::New | ClientState::Waiting(_) => 0,
         }
     }
 
     #[inline]
     fn poll_output(&mut self, dst: &mut Outbox<'_>) {
-        if let State::Open(protocol) = &mut self.state {
+        if let ClientState::Open(protocol) = &mut self.state {
             protocol.poll_output(dst);
         }
     }
 
     fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
-        if let State::Open(protocol) = &mut self.state {
+        if let ClientState::Open(protocol) = &mut self.state {
             protocol.close_notice(cause, dst);
         }
     }
@@ -172,21 +172,21 @@ impl Codec for ClientCodec {
     #[inline]
     fn stage(&self) -> Stage {
         match &self.state {
-            State::New => Stage::Idle,
-            State::Waiting(_) => Stage::Receiving,
-            State::Open(protocol) => protocol.stage(),
+            ClientState::New => Stage::Idle,
+            ClientState::Waiting(_) => Stage::Receiving,
+            ClientState::Open(protocol) => protocol.stage(),
         }
     }
 }
 
 impl Encode<Handshake> for ClientCodec {
     fn encode(&mut self, handshake: Handshake, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        if !matches!(self.state, State::New) {
+        if !matches!(self.state, ClientState::New) {
             return Err(SendError::Open.into());
         }
         let (request, expected) = handshake.begin()?;
         dst.put(&request);
-        self.state = State::Waiting(Box::new(expected));
+        self.state = ClientState::Waiting(Box::new(expected));
         Ok(())
     }
 }
@@ -197,7 +197,7 @@ impl ClientCodec {
     pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
         Self {
             limits,
-            state: State::Open(Protocol::new(Role::Client, limits, agreed)),
+            state: ClientState::Open(Protocol::new(Role::Client, limits, agreed)),
         }
     }
 }

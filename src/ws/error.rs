@@ -37,7 +37,7 @@ error_messages! {
         SendError::Open => "the WebSocket's handshake has been sent already",
         SendError::Closed => "a Close has been sent; nothing can follow it",
         SendError::Unfinished => "a fragmented message has begun; send its last fragment first",
-        SendError::FragmentType => "all fragments of a message have one type, text or binary",
+        SendError::FragmentType => "all fragments of a message must have the same type, text or binary",
         SendError::Handshake { what } =>
             "the handshake's {what} is empty, is one that the codec itself writes, or contains invalid characters",
     }

@@ -10,7 +10,7 @@ impl Mask {
         Self(rand::random())
     }
 
-    /// Masks or unmasks `bytes`. They must start at the start of the payload, or a multiple of 4 bytes behind it.
+    /// Masks or unmasks `bytes`. They must start at the start of the payload, or a multiple of 4 bytes after it.
     #[inline]
     pub(super) fn apply(self, bytes: &mut [u8]) {
         let [a, b, c, d] = self.0;

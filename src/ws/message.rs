@@ -44,7 +44,7 @@ pub enum Incoming<'a> {
 
 /// A fragment of a message, for a message that is produced while it is sent.
 ///
-/// The first fragment has the type of the message, and those behind it must have the same. No other message can be sent
+/// The first fragment has the type of the message, and those after it must have the same. No other message can be sent
 /// before the `last` fragment. Fragments are not compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]

@@ -27,11 +27,11 @@ use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
 #[derive(Debug)]
 pub struct ServerCodec {
     limits: Limits,
-    state: State,
+    state: ServerState,
 }
 
 #[derive(Debug)]
-enum State {
+enum ServerState {
     Http(HttpCodec),
     Open(Protocol),
 }
@@ -41,7 +41,7 @@ impl ServerCodec {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            state: State::Http(HttpCodec::default()),
+            state: ServerState::Http(HttpCodec::default()),
         }
     }
 
@@ -49,29 +49,29 @@ impl ServerCodec {
     #[must_use]
     pub fn http_limits(self, limits: http::Limits) -> Self {
         Self {
-            state: State::Http(HttpCodec::new(limits)),
+            state: ServerState::Http(HttpCodec::new(limits)),
             ..self
         }
     }
 
     /// Returns true if the WebSocket has been opened.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+        matches!(self.state, ServerState::Open(_))
     }
 
     #[inline]
     pub(super) fn protocol(&mut self) -> Result<&mut Protocol, FrameError> {
         match &mut self.state {
-            State::Open(protocol) => Ok(protocol),
-            State::Http(_) => Err(SendError::NotOpen.into()),
+            ServerState::Open(protocol) => Ok(protocol),
+            ServerState::Http(_) => Err(SendError::NotOpen.into()),
         }
     }
 
     #[inline]
     fn http(&mut self) -> Result<&mut HttpCodec, FrameError> {
         match &mut self.state {
-            State::Http(http) => Ok(http),
-            State::Open(_) => Err(SendError::Open.into()),
+            ServerState::Http(http) => Ok(http),
+            ServerState::Open(_) => Err(SendError::Open.into()),
         }
     }
 }
@@ -90,54 +90,56 @@ impl Codec for ServerCodec {
     #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Incoming<'a>>, FrameError> {
         match &mut self.state {
-            State::Open(protocol) => Ok(map(protocol.decode(src)?, |received| match received {
-                Received::Message(message) => Incoming::Message(message),
-                Received::Pong(payload) => Incoming::Pong(payload),
-                Received::Closed(close) => Incoming::Closed(close),
-            })),
-            State::Http(http) => Ok(map(http.decode(src)?, Incoming::Request)),
+            ServerState::Open(protocol) => {
+                Ok(map(protocol.decode(src)?, |received| match received {
+                    Received::Message(message) => Incoming::Message(message),
+                    Received::Pong(payload) => Incoming::Pong(payload),
+                    Received::Closed(close) => Incoming::Closed(close),
+                }))
+            }
+            ServerState::Http(http) => Ok(map(http.decode(src)?, Incoming::Request)),
         }
     }
 
     #[inline]
     fn take_cost(&mut self) -> usize {
         match &mut self.state {
-            State::Open(protocol) => protocol.take_cost(),
-            State::Http(_) => 0,
+            ServerState::Open(protocol) => protocol.take_cost(),
+            ServerState::Http(_) => 0,
         }
     }
 
     #[inline]
     fn poll_output(&mut self, dst: &mut Outbox<'_>) {
         match &mut self.state {
-            State::Open(protocol) => protocol.poll_output(dst),
-            State::Http(http) => http.poll_output(dst),
+            ServerState::Open(protocol) => protocol.poll_output(dst),
+            ServerState::Http(http) => http.poll_output(dst),
         }
     }
 
     fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
         match &mut self.state {
-            State::Open(protocol) => protocol.close_notice(cause, dst),
-            State::Http(http) => http.close_notice(cause, dst),
+            ServerState::Open(protocol) => protocol.close_notice(cause, dst),
+            ServerState::Http(http) => http.close_notice(cause, dst),
         }
     }
 
     fn refused(&self) -> Option<u16> {
         match &self.state {
-            State::Open(_) => None,
-            State::Http(http) => http.refused(),
+            ServerState::Open(_) => None,
+            ServerState::Http(http) => http.refused(),
         }
     }
 
     fn is_open_ended(&self) -> bool {
         match &self.state {
-            State::Open(_) => false,
-            State::Http(http) => http.is_open_ended(),
+            ServerState::Open(_) => false,
+            ServerState::Http(http) => http.is_open_ended(),
         }
     }
 
     fn begin_drain(&mut self) {
-        if let State::Http(http) = &mut self.state {
+        if let ServerState::Http(http) = &mut self.state {
             http.begin_drain();
         }
     }
@@ -145,8 +147,8 @@ impl Codec for ServerCodec {
     #[inline]
     fn stage(&self) -> Stage {
         match &self.state {
-            State::Open(protocol) => protocol.stage(),
-            State::Http(http) => http.stage(),
+            ServerState::Open(protocol) => protocol.stage(),
+            ServerState::Http(http) => http.stage(),
         }
     }
 }
@@ -155,7 +157,7 @@ impl Encode<Accept<'_>> for ServerCodec {
     fn encode(&mut self, accept: Accept<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         let http = self.http()?;
         accept.respond(|response| http.encode(response, dst))?;
-        self.state = State::Open(Protocol::new(Role::Server, self.limits, accept.agreed()));
+        self.state = ServerState::Open(Protocol::new(Role::Server, self.limits, accept.agreed()));
         Ok(())
     }
 }
@@ -233,7 +235,7 @@ impl ServerCodec {
     pub(super) fn opened(limits: Limits, agreed: Option<super::deflate::Agreed>) -> Self {
         Self {
             limits,
-            state: State::Open(Protocol::new(Role::Server, limits, agreed)),
+            state: ServerState::Open(Protocol::new(Role::Server, limits, agreed)),
         }
     }
 }

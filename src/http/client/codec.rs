@@ -26,7 +26,7 @@ use crate::http::write::{LAST_CHUNK, check_end, end_of_body, write_chunk};
 ///
 /// A response that violates RFC 9112, that was not requested or that is cut short closes the connection with a
 /// [`MessageError`]. The boundaries of a response must be certain; otherwise it could be taken for the response to
-/// another request. A connection that has received bytes behind the last response accepts no further request: it [is
+/// another request. A connection that has received bytes after the last response accepts no further request: it [is
 /// not ready](Self::is_ready).
 ///
 /// A connection without an outstanding request costs the codec 104 bytes.
@@ -71,7 +71,7 @@ enum Phase {
     Upgraded,
     /// The last response has arrived.
     Finished,
-    /// Input arrived behind the last response, without a request for it.
+    /// Input arrived after the last response, without a request for it.
     Unsolicited,
 }
 
@@ -137,7 +137,7 @@ impl ClientCodec {
         self.phase == Phase::Upgraded
     }
 
-    /// Looks for a response. With `last`, the stream ends behind `src`.
+    /// Looks for a response. With `last`, the stream ends after `src`.
     fn look<'a>(
         &mut self,
         src: &'a mut [u8],
@@ -210,7 +210,7 @@ impl ClientCodec {
         }
     }
 
-    /// Notes that the response to the first request is complete. With `more`, input has arrived behind it.
+    /// Notes that the response to the first request is complete. With `more`, input has arrived after it.
     fn answered(&mut self, head: &Head, upgraded: bool, more: bool) {
         self.outstanding.pop_front();
         let all = self.outstanding.is_empty();

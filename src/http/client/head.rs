@@ -37,7 +37,7 @@ pub(crate) enum Start {
 const MAX_INTERIM: u8 = 16;
 
 impl HeadFinder {
-    /// Looks for a head in `src`, the input behind the last response.
+    /// Looks for a head in `src`, the input after the last response.
     pub(crate) fn find(
         &mut self,
         src: &[u8],
@@ -133,7 +133,7 @@ impl Head {
         self.headers as usize..self.len() - 2
     }
 
-    /// Returns true if the connection does not use HTTP behind this response.
+    /// Returns true if the connection does not use HTTP any more after this response.
     pub(super) fn changes_protocol(&self, request: RequestKind) -> bool {
         match request {
             RequestKind::Connect => self.status.is_success(),

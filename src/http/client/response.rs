@@ -90,7 +90,7 @@ impl<'a> Response<'a> {
     }
 
     /// Returns true if the connection can be used for another request: the server allows it, the body does not end with
-    /// the stream, and no input has arrived behind the response.
+    /// the stream, and no input has arrived after the response.
     pub fn keep_alive(&self) -> bool {
         self.head.keep_alive
     }

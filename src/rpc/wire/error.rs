@@ -96,7 +96,7 @@ error_messages! {
         WireError::UnknownFilter { id } =>
             "the filter {:?} ({id}) is unknown; register it on both sides" (char::from(*id)),
         WireError::Filter { id, error } => "the filter {:?}: {error}" (char::from(*id)),
-        WireError::Malformed { protocol, what } => "no {protocol} message: {what}",
+        WireError::Malformed { protocol, what } => "a malformed {protocol} message: {what}",
         WireError::FieldTooLong { field, len, max } =>
             "a {field} of {len} bytes cannot be sent, as its length field ends at {max}; shorten it, or use another \
              protocol or dialect",

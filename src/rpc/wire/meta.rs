@@ -71,7 +71,7 @@ impl<'a> Meta<'a> {
     /// Returns the first value of a key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Option<Cow<'_, [u8]>> {
         let key = key.as_ref();
-        pairs(&self.encoded).find_map(|(name, value)| is(name, key).then(|| decode(value)))
+        pairs(&self.encoded).find_map(|(name, value)| is_key(name, key).then(|| decode(value)))
     }
 
     /// Returns the first value of a key, if it is UTF-8.
@@ -85,7 +85,7 @@ impl<'a> Meta<'a> {
         key: impl AsRef<[u8]> + 'b,
     ) -> impl Iterator<Item = Cow<'b, [u8]>> {
         pairs(&self.encoded)
-            .filter(move |(name, _)| is(name, key.as_ref()))
+            .filter(move |(name, _)| is_key(name, key.as_ref()))
             .map(|(_, value)| decode(value))
     }
 
@@ -102,7 +102,7 @@ impl<'a> Meta<'a> {
     /// Sets the only value of a key. It replaces the key's first value, or is appended if there was none.
     pub fn set(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         let (key, value) = (key.as_ref(), value.as_ref());
-        if !pairs(&self.encoded).any(|(name, _)| is(name, key)) {
+        if !pairs(&self.encoded).any(|(name, _)| is_key(name, key)) {
             return self.add(key, value);
         }
         let mut replaced = Vec::with_capacity(self.encoded.len() + value.len());
@@ -120,7 +120,7 @@ impl<'a> Meta<'a> {
     /// Removes all values of a key. Returns true if there were any.
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> bool {
         let key = key.as_ref();
-        if !pairs(&self.encoded).any(|(name, _)| is(name, key)) {
+        if !pairs(&self.encoded).any(|(name, _)| is_key(name, key)) {
             return false;
         }
         let mut left = Vec::with_capacity(self.encoded.len());
@@ -206,7 +206,7 @@ pub(super) fn pairs(encoded: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
 }
 
 /// Returns true if an encoded key equals `key`.
-pub(super) fn is(encoded: &[u8], key: &[u8]) -> bool {
+pub(super) fn is_key(encoded: &[u8], key: &[u8]) -> bool {
     // An encoded key is never shorter than the key.
     encoded.len() >= key.len() && (encoded == key || *decode(encoded) == *key)
 }

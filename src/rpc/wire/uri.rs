@@ -87,7 +87,7 @@ fn before(uri: &[u8], end: u8) -> &[u8] {
     &uri[..len.unwrap_or(uri.len())]
 }
 
-/// Returns the path behind the scheme and the authority, if there are any.
+/// Returns the path after the scheme and the authority, if there are any.
 fn path_of(front: &[u8]) -> Option<&[u8]> {
     let rest = match front.iter().position(|byte| matches!(byte, b':' | b'/')) {
         Some(colon) if front[colon] == b':' => {
@@ -99,7 +99,7 @@ fn path_of(front: &[u8]) -> Option<&[u8]> {
                 return None;
             }
             let rest = &front[colon + 1..];
-            // A URI with a scheme and no slash behind it, such as `mailto:x`, has no path.
+            // A URI with a scheme and no slash after it, such as `mailto:x`, has no path.
             rest.starts_with(b"/").then_some(rest)?
         }
         _ => front,

@@ -65,7 +65,7 @@ struct Deflate {
 
 impl Deflate {
     /// Returns true if a message is worth compressing. An empty message never is.
-    fn wants(&self, message: &[u8]) -> bool {
+    fn is_worth_compressing(&self, message: &[u8]) -> bool {
         message.len() >= self.threshold.max(1) as usize
     }
 }
@@ -165,7 +165,7 @@ impl Protocol {
     #[inline(never)]
     fn decode_any<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Received<'a>>, Failure> {
         if self.received_close.is_some() {
-            // Input behind a Close is ignored (section 5.5.1).
+            // Input after a Close is ignored (section 5.5.1).
             return Ok(Decoded::Skip {
                 consumed: src.len(),
             });
@@ -377,7 +377,7 @@ impl Protocol {
         }
     }
 
-    /// Sends the pongs that are due, ahead of any other frame. A peer that receives the answer to a message behind its
+    /// Sends the pongs that are due, ahead of any other frame. A peer that receives the answer to a message after its
     /// ping then knows that the ping was received (section 5.5.2).
     #[inline]
     fn send_pongs(&mut self, dst: &mut Outbox<'_>) {
@@ -476,7 +476,7 @@ impl Protocol {
     fn send_compressed(&mut self, opcode: Opcode, payload: &[u8], dst: &mut Outbox<'_>) {
         let (role, kind) = (self.role, Kind::whole(opcode));
         match &mut self.deflate {
-            Some(deflate) if deflate.wants(payload) => {
+            Some(deflate) if deflate.is_worth_compressing(payload) => {
                 count(&mut deflate.cost, payload);
                 deflate
                     .compressor

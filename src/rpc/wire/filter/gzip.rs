@@ -10,7 +10,7 @@ use super::{Filter, FilterError};
 /// Compression with gzip (RFC 1952). The default id is `g`.
 ///
 /// Teleport flushes its stream without finishing it, so its output ends without a checksum. Such a stream is accepted.
-/// This filter writes complete streams. It reads one member, and refuses bytes behind it.
+/// This filter writes complete streams. It reads one member, and refuses bytes after it.
 #[derive(Clone, Debug)]
 pub struct Gzip {
     id: u8,
@@ -75,7 +75,7 @@ impl Filter for Gzip {
     }
 }
 
-/// Inflates to at most `max` bytes. Also returns the bytes behind the stream's end, if it has an end.
+/// Inflates to at most `max` bytes. Also returns the bytes after the stream's end, if it has an end.
 fn inflate(deflated: &[u8], max: usize) -> Result<(Vec<u8>, Option<&[u8]>), FilterError> {
     let mut state = Decompress::new(false);
     let mut inflated = Vec::with_capacity(max.min(4 * deflated.len()));
@@ -114,7 +114,7 @@ fn check(inflated: &[u8], trailer: &[u8]) -> Result<(), FilterError> {
     // The length is modulo 2^32.
     due[4..].copy_from_slice(&(inflated.len() as u32).to_le_bytes());
     if trailer.len() > due.len() {
-        return corrupt("there are bytes behind the end of the gzip stream");
+        return corrupt("there are bytes after the end of the gzip stream");
     }
     if !due.starts_with(trailer) {
         return corrupt("the checksum of the gzip stream is wrong");
