@@ -1,4 +1,4 @@
-//! Addresses to listen on: one that is understood is understood as the same again when it is shown.
+//! Addresses: the text of a parsed address parses to the same address.
 #![no_main]
 
 use epicycle::Endpoint;

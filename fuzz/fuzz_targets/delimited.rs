@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let longest = usize::from(case.options[0]);
-    // Some of them overlap with themselves.
+    // Some delimiters overlap with themselves.
     let delimiters = ["\n", "\r\n", "--", "-\n-", "abab", "\0\0\0\0\0"];
     let delimiter = delimiters[usize::from(case.options[1]) % delimiters.len()];
     let codec = Delimited::with_max(delimiter, longest).expect("a delimiter that is possible");

@@ -1,5 +1,5 @@
-//! [`HttpCodec`] and [`HttpStreamCodec`]: requests with their bodies in one piece, or in parts, which must be the same.
-//! The options are the limits, and how and when a request is answered.
+//! [`HttpCodec`] and [`HttpStreamCodec`]: requests with their bodies whole or in parts, which must be the same.
+//! The options are the limits, and the form and the time of the answers.
 #![no_main]
 
 use std::cell::Cell;
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let whole = check(&Requests(settings), &case);
     let parts = check(&Parts::new(settings), &case);
     assert_eq!(whole.error, parts.error);
-    // Of a request that is refused there may have been parts.
+    // Parts of a refused request may have been returned already.
     assert!(parts.frames.starts_with(&whole.frames));
     assert!(parts.error.is_some() || parts.frames.len() - whole.frames.len() < 3);
     let early = Settings {
@@ -68,7 +68,7 @@ impl Settings {
         let answered =
             encode_to_vec(codec, answer).or_else(|_| encode_to_vec(codec, Response::ok()));
         if self.answer > 1 && answered.is_ok() {
-            // Where the answer has no body they are refused.
+            // These are refused if the answer has no body.
             let _ = encode_to_vec(codec, Chunk(b"ab"));
             let _ = encode_to_vec(codec, End);
         }
@@ -112,7 +112,7 @@ impl Subject for Requests {
 
 struct Parts {
     settings: Settings,
-    /// A request has come to its end.
+    /// True once a request is complete.
     complete: Cell<bool>,
 }
 
@@ -134,7 +134,7 @@ impl Subject for Parts {
     }
 
     fn limit(&self) -> usize {
-        // A head or trailers, or the line in front of a chunk.
+        // A head, trailers, or the line before a chunk.
         (self.settings.head + 1).max(1024)
     }
 
@@ -164,7 +164,7 @@ impl Subject for Parts {
     }
 
     fn may_answer_late(&self) -> bool {
-        // An answer before the end of the request is the last.
+        // An answer before the end of its request is the last on the connection.
         !self.settings.early
     }
 
@@ -177,7 +177,7 @@ impl Subject for Parts {
     }
 }
 
-/// All that there is to know of a request, but for what may follow its head.
+/// Describes a request, without its body.
 fn about(request: &Request<'_>) -> Vec<u8> {
     let _ = request.to_http();
     let about = format!(
@@ -208,7 +208,7 @@ fn listed(headers: Headers<'_>) -> Vec<u8> {
     list
 }
 
-/// Of several faults the one that is seen first depends on how much has come.
+/// Returns one kind for all errors: if the input has several faults, the division decides which is found first.
 fn refused(_: &FrameError) -> &'static str {
     "refused"
 }

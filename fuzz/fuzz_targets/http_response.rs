@@ -1,4 +1,4 @@
-//! [`ClientCodec`]: the responses to a few requests. The options are the limits, and what was asked.
+//! [`ClientCodec`]: the responses to a few requests. The options are the limits and the requests.
 #![no_main]
 
 use epicycle::codec::{Codec, FrameError, Stage, encode_to_vec};
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(outcome.frames.len() <= 4 * REQUESTS);
 });
 
-/// How many requests there are.
+/// The number of requests.
 const REQUESTS: usize = 4;
 
 struct Responses {
@@ -48,22 +48,22 @@ impl Subject for Responses {
                 2 => Request::get("a", "/").upgrade("chat"),
                 _ => Request::new("CONNECT", "a:1", "a:1"),
             };
-            // What comes behind one that may change the protocol is refused.
+            // A request behind one that may change the protocol is refused.
             let _ = encode_to_vec(&mut codec, request);
         }
         codec
     }
 
     fn limit(&self) -> usize {
-        // A head, chunks of one byte with 16 digits and two line ends each, extensions, and trailers; a body up to the end of
-        // the stream is awaited in pieces of 64 KiB.
+        // A head, chunks of one byte with 16 digits and two line ends each, extensions, and trailers. For a body up to the end
+        // of the stream, the codec asks for pieces of 64 KiB.
         3 * self.head + 21 * self.body as usize + 1024 + (64 << 10)
     }
 
     fn note(&self, response: Response<'_>, log: &mut Vec<Vec<u8>>) {
         assert!(response.body().len() as u64 <= self.body);
         let _ = response.to_http();
-        // Whether the connection is kept alive depends on whether more has come by then.
+        // Without `is_keep_alive`, which depends on further input.
         let about = format!(
             "{} {:?} {:?} {}",
             response.status(),
@@ -81,7 +81,7 @@ impl Subject for Responses {
         codec.is_upgraded() || codec.stage() == Stage::Finished
     }
 
-    /// Of several faults the one that is seen first depends on how much has come.
+    /// Returns one kind for all errors: if the input has several faults, the division decides which is found first.
     fn kind(&self, _: &FrameError) -> &'static str {
         "refused"
     }

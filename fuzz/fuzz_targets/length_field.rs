@@ -1,4 +1,4 @@
-//! [`LengthField`]. The options are all that describes one.
+//! [`LengthField`]. The options are its layout.
 #![no_main]
 
 use epicycle::codec::{ByteOrder, LengthField};
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let frames = Plain(codec, longest);
     for frame in check(&frames, &case).frames {
-        // With nothing stripped, a frame has its length field in it, and an item to send has not.
+        // If nothing is stripped, a frame contains its length field, but an item to send does not.
         if strip == 0 {
             let field = offset..offset + usize::from(length);
             let item = [&frame[..field.start], &frame[field.end..]].concat();

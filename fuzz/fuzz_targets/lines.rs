@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let longest = usize::from(case.options[0]);
-    // A line that is as long as can be, and the two bytes of its end.
+    // The longest line, and the two bytes of its end.
     let lines = Plain(Lines::with_max(longest), longest + 2);
     for line in check(&lines, &case).frames {
         check_round_trip(&lines.0, &line, &line);

@@ -1,4 +1,4 @@
-//! Bodies as forms and as plain text: what is read is written so that it reads the same.
+//! Bodies as forms and as plain text: a decoded value is encoded to bytes that decode to the same value.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -41,6 +41,6 @@ fn check<T: Body + Debug>(codec: Codec, body: &[u8]) {
     let again = codecs
         .unmarshal::<T>(codec, &written)
         .expect("is read again");
-    // By what they look like, so that NaN is the same as itself.
+    // Compared as text, because NaN does not equal itself.
     assert_eq!(format!("{again:?}"), format!("{value:?}"));
 }

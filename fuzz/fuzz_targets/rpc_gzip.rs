@@ -1,4 +1,4 @@
-//! The filters gzip and md5: they unpack to no more than is allowed, and to what was packed.
+//! The filters gzip and md5: they unpack at most the allowed number of bytes, and restore the packed bytes.
 #![no_main]
 
 use std::borrow::Cow;
@@ -18,7 +18,7 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(unpacked) = pipe.unpack(Cow::Borrowed(content), &filters, max) {
         assert!(unpacked.len() <= max || ids.is_empty());
     }
-    // A header, so that the fuzzer need not find one.
+    // Adds a header, so that the fuzzer need not find one.
     let stream = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff], content].concat();
     if let Ok(unpacked) = FilterPipe::from_ids(b"g").unpack(Cow::Owned(stream), &filters, max) {
         assert!(unpacked.len() <= max);

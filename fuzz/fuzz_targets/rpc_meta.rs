@@ -1,4 +1,4 @@
-//! Metadata, statuses, URIs and names: what is read is written so that it reads the same.
+//! Metadata, statuses, URIs and names: a parsed value is written as text that parses to the same value.
 #![no_main]
 
 use epicycle::rpc::wire::{Meta, Status, Uri, uri_path};

@@ -1,5 +1,5 @@
-//! [`epicycle::ws::ClientCodec`]: what a server sends behind the handshake. The options are the limits, and whether and how
-//! messages are compressed.
+//! [`epicycle::ws::ClientCodec`]: the frames of a server after the handshake. The options are the limits and the
+//! compression.
 #![no_main]
 
 use epicycle_fuzz::websocket::{Client, Settings, check_echo};
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let settings = Settings::new(choice, frame, message, false);
     let client = Client::new(settings);
     check(&client, &case);
-    // Compressed they may be a little longer than the limit on frames.
+    // Compressed messages may be a little longer than the limit on frames.
     let roomy = Settings {
         frame: 2 * message + 100,
         ..settings

@@ -1,5 +1,5 @@
-//! The opening handshake of a WebSocket, and frames behind it: what a client may ask for, and what a server may answer. The
-//! option says how messages are compressed.
+//! The opening handshake of a WebSocket, and frames after it: the requests of a client, and the answers of a server. The
+//! option selects the compression.
 #![no_main]
 
 use std::cell::RefCell;
@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
 
 struct Server {
     settings: Settings,
-    /// What the requests are to be answered with.
+    /// The answers to the requests.
     answers: RefCell<Vec<Result<Accept<'static>, Refusal>>>,
 }
 
@@ -78,7 +78,7 @@ impl Subject for Server {
     }
 }
 
-/// A client, which will refuse any answer in the end: the fuzzer cannot know its key.
+/// A client. It always refuses the answer in the end, because the fuzzer cannot know its key.
 struct Client(Settings);
 
 impl Subject for Client {
@@ -95,7 +95,7 @@ impl Subject for Client {
     }
 
     fn limit(&self) -> usize {
-        // One byte more than a head may have.
+        // One byte more than the longest head.
         (16 << 10) + 1
     }
 

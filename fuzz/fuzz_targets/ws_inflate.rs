@@ -1,4 +1,4 @@
-//! Messages compressed by permessage-deflate: the same in one frame or in many, and no longer than allowed.
+//! Messages compressed by permessage-deflate: they are the same in one frame and in many, and no longer than allowed.
 #![no_main]
 
 use epicycle_fuzz::websocket::{Server, Settings};
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
         64 * usize::from(message),
         true,
     ));
-    // The second time it may refer to the first.
+    // The second copy may refer to the first.
     let whole = frame(0xC0 | opcode, &case.input).repeat(2);
     let mut fragments = frame(0x40 | opcode, &[]);
     for piece in case.pieces() {
@@ -40,11 +40,11 @@ fuzz_target!(|data: &[u8]| {
         },
     );
     assert_eq!(whole.frames, fragments.frames);
-    // What is no compressed data and too much as well is refused for what is seen first.
+    // If the data is both malformed and too long, either fault may be found first.
     assert_eq!(whole.error.is_some(), fragments.error.is_some());
 });
 
-/// A frame of a client's, with a mask of zeros.
+/// Returns a client's frame with a mask of zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first, 0x80 | 126];
     match payload.len() {

@@ -1,5 +1,5 @@
-//! [`epicycle::ws::ServerCodec`]: what a client sends behind the handshake. The options are the limits, and whether and how
-//! messages are compressed.
+//! [`epicycle::ws::ServerCodec`]: the frames of a client after the handshake. The options are the limits and the
+//! compression.
 #![no_main]
 
 use epicycle_fuzz::websocket::{Server, Settings, check_echo};
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let settings = Settings::new(choice, frame, message, false);
     let server = Server::new(settings);
     check(&server, &case);
-    // Compressed they may be a little longer than the limit on frames.
+    // Compressed messages may be a little longer than the limit on frames.
     let roomy = Settings {
         frame: 2 * message + 100,
         ..settings

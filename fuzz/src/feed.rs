@@ -1,53 +1,53 @@
-//! Feeds a codec its input in every way that must come to the same.
+//! Feeds a codec its input in several ways that must have the same result.
 
 use epicycle::codec::{
-    Codec, Decoded, Encode, FrameError, CloseCause, Stage, encode_to_vec, close_notice_to_vec,
+    CloseCause, Codec, Decoded, Encode, FrameError, Stage, close_notice_to_vec, encode_to_vec,
     poll_output_to_vec,
 };
 
 use crate::Case;
 
-/// A codec under test, and how its frames are told apart.
+/// A codec under test, with the properties that the checks need.
 pub trait Subject {
     /// The codec.
     type Codec: Codec;
 
-    /// The codec of a new connection.
+    /// Returns the codec of a new connection.
     fn codec(&self) -> Self::Codec;
 
-    /// The most bytes of input that it may ask for: what it can make a connection hold.
+    /// Returns the most bytes of input that the codec may ask for, which a connection then holds.
     fn limit(&self) -> usize;
 
-    /// Notes a frame: whatever of it must not depend on how the input is cut.
+    /// Records the parts of a frame that must not depend on the division of the input.
     fn note(&self, frame: <Self::Codec as Codec>::Frame<'_>, log: &mut Vec<Vec<u8>>);
 
-    /// Sends what a handler would for one of the frames noted, and returns whether there was one to be answered.
+    /// Answers one of the recorded frames, as a handler would. Returns false if none is left to answer.
     fn answer(&self, _codec: &mut Self::Codec) -> bool {
         false
     }
 
-    /// Whether it makes no difference when a frame is answered.
+    /// Returns true if the time of an answer makes no difference.
     fn may_answer_late(&self) -> bool {
         true
     }
 
-    /// Whether the codec may hold back what there is though nothing is to be answered.
+    /// Returns true if the codec may hold input back although no frame is left to answer.
     fn is_over(&self, codec: &Self::Codec) -> bool {
         codec.stage() == Stage::Finished
     }
 
-    /// What kind of error it is, so far as that must not depend on how the input is cut.
+    /// Returns the kind of an error, as far as it must not depend on the division of the input.
     fn kind(&self, error: &FrameError) -> &'static str {
         kind(error)
     }
 
-    /// What of the codec's last words must not depend on it either.
-    fn told(&self, _last_words: &[u8]) -> Vec<u8> {
+    /// Returns the parts of the close notice that must not depend on the division of the input.
+    fn told(&self, _close_notice: &[u8]) -> Vec<u8> {
         Vec::new()
     }
 }
 
-/// A codec whose frames are slices of its input, and what it may ask for.
+/// A codec whose frames are slices of its input, and its limit.
 pub struct Plain<C>(pub C, pub usize);
 
 impl<C: Clone + for<'a> Codec<Frame<'a> = &'a [u8]>> Subject for Plain<C> {
@@ -67,23 +67,23 @@ impl<C: Clone + for<'a> Codec<Frame<'a> = &'a [u8]>> Subject for Plain<C> {
     }
 }
 
-/// What came of an input.
+/// The result of an input.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
-    /// The frames, as they were noted.
+    /// The recorded frames.
     pub frames: Vec<Vec<u8>>,
-    /// What kind of error ended it, if one did.
+    /// The kind of the error, if one occurred.
     pub error: Option<&'static str>,
-    /// What the peer was told then.
+    /// The close notice.
     pub told: Vec<u8>,
 }
 
-/// Decodes the input whole, in its pieces and byte by byte, until the peer ends its stream behind it. A frame is
-/// answered at once, or only when the codec holds back for it.
+/// Decodes the input in one piece, in its pieces and byte by byte, and then the end of the stream. Frames are answered at
+/// once, or only when the codec holds input back.
 ///
 /// # Panics
 ///
-/// When the outcomes differ, or the codec does what none may do.
+/// If the results differ, or the codec breaks its contract.
 pub fn check<S: Subject, const OPTIONS: usize>(subject: &S, case: &Case<OPTIONS>) -> Outcome {
     let whole = || [&case.input[..]].into_iter();
     let bytes = || case.input.chunks(1);
@@ -111,32 +111,32 @@ pub fn check<S: Subject, const OPTIONS: usize>(subject: &S, case: &Case<OPTIONS>
     outcome
 }
 
-/// What a connection may do in one way or another.
+/// Choices of a connection that must not change the result.
 #[derive(Clone, Copy, Default)]
 struct Manner {
-    /// The codec is asked again for each piece, though it wants more; the engine does so with a piece only that is
-    /// as much as was wanted.
+    /// Calls the codec for each piece, even if it has asked for more bytes. The engine waits until it has as many.
     asks_early: bool,
-    /// A frame is answered only when the codec holds back for it.
+    /// Answers a frame only when the codec holds input back.
     answers_late: bool,
 }
 
-/// A connection, as far as a codec sees it.
+/// A connection, as a codec sees it.
 struct Feed<'s, S: Subject> {
     subject: &'s S,
     manner: Manner,
     codec: S::Codec,
-    /// What has come and is not consumed.
+    /// Received bytes that the codec has not consumed.
     kept: Vec<u8>,
-    /// How many bytes the codec wants.
+    /// The number of bytes that the codec needs.
     wanted: usize,
     frames: Vec<Vec<u8>>,
-    /// How many bytes have come, and how many the codec has said by itself.
-    heard: usize,
-    said: usize,
-    /// The codec has said that nothing more is to be said.
+    /// The number of bytes received.
+    received: usize,
+    /// The number of bytes that the codec has sent by itself.
+    sent: usize,
+    /// True once the codec has reported its last stage.
     over: bool,
-    /// The peer has ended its stream.
+    /// True once the peer has ended its stream.
     ended: bool,
 }
 
@@ -149,8 +149,8 @@ impl<'s, S: Subject> Feed<'s, S> {
             kept: Vec::new(),
             wanted: 1,
             frames: Vec::new(),
-            heard: 0,
-            said: 0,
+            received: 0,
+            sent: 0,
             over: false,
             ended: false,
         }
@@ -174,23 +174,26 @@ impl<'s, S: Subject> Feed<'s, S> {
     fn try_take<'a>(&mut self, pieces: impl Iterator<Item = &'a [u8]>) -> Result<(), FrameError> {
         for piece in pieces {
             self.kept.extend_from_slice(piece);
-            self.heard += piece.len();
+            self.received += piece.len();
             if self.kept.len() >= self.wanted || self.manner.asks_early {
                 self.decode(S::Codec::decode)?;
             }
         }
-        // What is less than was wanted may be wrong already, which the input in one piece has shown.
+        // Fewer bytes than the codec asked for may be malformed already. The input in one piece has shown that.
         self.decode(S::Codec::decode)?;
         self.ended = true;
         self.decode(S::Codec::decode_eof)
     }
 
-    /// Decodes what is there until more is wanted, and lets the codec speak.
+    /// Decodes until the codec needs more bytes, and then polls its output.
     fn decode(&mut self, decode: Decode<S::Codec>) -> Result<(), FrameError> {
         let result = self.decode_all(decode);
-        self.said += poll_output_to_vec(&mut self.codec).len();
-        let (said, heard) = (self.said, self.heard);
-        assert!(said <= heard + 64, "says {said} bytes by itself to {heard}");
+        self.sent += poll_output_to_vec(&mut self.codec).len();
+        let (sent, received) = (self.sent, self.received);
+        assert!(
+            sent <= received + 64,
+            "sends {sent} bytes by itself after {received} received"
+        );
         result
     }
 
@@ -214,26 +217,26 @@ impl<'s, S: Subject> Feed<'s, S> {
                         self.answer();
                     }
                     in_vain = if consumed == 0 { in_vain + 1 } else { 0 };
-                    assert!(in_vain < 10, "frame after frame, and nothing is consumed");
+                    assert!(in_vain < 10, "returns frames without consuming bytes");
                     consumed
                 }
                 Found::Nothing(consumed) => {
-                    assert_ne!(consumed, 0, "skips nothing");
+                    assert_ne!(consumed, 0, "skips 0 bytes");
                     consumed
                 }
                 Found::Held => {
-                    assert!(S::Codec::CONVERSES, "holds back, but does not converse");
+                    assert!(S::Codec::CONVERSES, "holds input, but does not converse");
                     if !self.answer() {
-                        assert!(self.subject.is_over(&self.codec), "holds back for ever");
+                        assert!(self.subject.is_over(&self.codec), "holds input for ever");
                         return Ok(());
                     }
                     0
                 }
                 Found::Partial(at_least) => {
                     let limit = self.subject.limit();
-                    assert!(at_least > len, "wants {at_least} bytes where {len} are");
+                    assert!(at_least > len, "needs {at_least} bytes, but has {len}");
                     let allowed = at_least <= limit || self.ended;
-                    assert!(allowed, "wants {at_least} bytes, {limit} at most");
+                    assert!(allowed, "needs {at_least} bytes, more than {limit}");
                     self.wanted = at_least;
                     return Ok(());
                 }
@@ -251,7 +254,7 @@ impl<'s, S: Subject> Feed<'s, S> {
     }
 }
 
-/// What the codec has found, with the numbers of [`Decoded`].
+/// A [`Decoded`] without its frame.
 enum Found {
     Frame(usize),
     Nothing(usize),
@@ -265,7 +268,7 @@ type Decode<C> =
 
 fn kind(error: &FrameError) -> &'static str {
     match error {
-        // How much too long depends on how much has come.
+        // The length in the error depends on the number of bytes received.
         FrameError::TooLong { len, max } => {
             assert!(*len > *max as u64, "{error}");
             "too long"
@@ -275,11 +278,11 @@ fn kind(error: &FrameError) -> &'static str {
     }
 }
 
-/// Encodes an item, and decodes it: if it can be sent, it arrives as `frame`, and nothing else does.
+/// Encodes an item and decodes it again. If it can be encoded, the result must be `frame`.
 ///
 /// # Panics
 ///
-/// When it arrives as something else.
+/// If the result is something else.
 pub fn check_round_trip<C>(codec: &C, item: &[u8], frame: &[u8])
 where
     C: Clone + for<'a> Codec<Frame<'a> = &'a [u8]> + for<'a> Encode<&'a [u8]>,

@@ -1,4 +1,4 @@
-//! What the fuzz targets share: a codec is fed its input in pieces, and how it is cut must not matter.
+//! Code that the fuzz targets share. It feeds a codec its input in pieces, whose lengths must not change the result.
 
 mod feed;
 pub mod rpc;
@@ -6,19 +6,19 @@ pub mod websocket;
 
 pub use feed::{Outcome, Plain, Subject, check, check_round_trip};
 
-/// What a fuzzer's bytes stand for: a few of them are options, the rest is what a peer sends, in pieces.
+/// The meaning of a fuzzer's bytes: the first ones are options, the rest is the input of a peer, in pieces.
 #[derive(Clone)]
 pub struct Case<const OPTIONS: usize> {
-    /// What the target makes of the codec.
+    /// The options of the codec, which the target interprets.
     pub options: [u8; OPTIONS],
-    /// The lengths of the pieces in which the input arrives, round and round; 0 stands for 256.
+    /// The lengths of the pieces in which the input arrives, repeated; 0 means 256.
     pub pieces: [u8; 3],
-    /// What the peer sends.
+    /// The bytes that the peer sends.
     pub input: Vec<u8>,
 }
 
 impl<const OPTIONS: usize> Case<OPTIONS> {
-    /// Takes `data` apart; nothing when it is too short.
+    /// Splits `data`. Returns `None` if it is too short.
     pub fn new(data: &[u8]) -> Option<Self> {
         let (&options, data) = data.split_first_chunk()?;
         let (&pieces, input) = data.split_first_chunk()?;
@@ -29,13 +29,13 @@ impl<const OPTIONS: usize> Case<OPTIONS> {
         })
     }
 
-    /// The same with something behind the input, by which the codec is sure of what it only suspects so far.
+    /// Appends bytes to the input, so that the codec can decide about bytes that it would otherwise wait for.
     pub fn ended_by(mut self, end: &[u8]) -> Self {
         self.input.extend_from_slice(end);
         self
     }
 
-    /// The pieces of the input.
+    /// Returns the pieces of the input.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let lengths = self
             .pieces

@@ -1,14 +1,14 @@
-//! RPC protocols are fed their input in pieces, and what comes out is sent again.
+//! Feeds RPC protocols their input in pieces, and encodes the received messages again.
 
 use epicycle::codec::Decoded;
 use epicycle::rpc::wire::{Filters, Limits, Message, Protocol};
 
 use crate::Case;
 
-/// A protocol, made anew for each connection.
+/// Makes the protocol of a new connection.
 pub type Make<'a> = &'a dyn Fn() -> Box<dyn Protocol>;
 
-/// The messages in the input, and the error that ended it, if one did.
+/// The messages in the input, and the error, if one occurred.
 type Outcome = (Vec<Message<'static>>, Option<String>);
 
 fn limits() -> Limits {
@@ -17,14 +17,14 @@ fn limits() -> Limits {
     limits
 }
 
-/// Checks that the messages are the same however the input is cut, and that they can be sent on.
+/// Checks that the messages do not depend on the division of the input, and that they can be encoded again.
 pub fn check_stream<const OPTIONS: usize>(make: Make<'_>, case: &Case<OPTIONS>) {
     for message in check_cuts(make, case) {
         check_round_trip(make, message);
     }
 }
 
-/// Checks that the messages are the same however the input is cut, and answers them.
+/// Checks that the messages do not depend on the division of the input, and returns them.
 pub fn check_cuts<const OPTIONS: usize>(
     make: Make<'_>,
     case: &Case<OPTIONS>,
@@ -35,7 +35,7 @@ pub fn check_cuts<const OPTIONS: usize>(
     whole.0
 }
 
-/// The same of what comes in messages of a WebSocket.
+/// Checks that a WebSocket message is one RPC message or an error, and that it can be encoded again.
 pub fn check_message(make: Make<'_>, input: &[u8]) {
     let mut protocol = make();
     match protocol.decode(input, &limits(), &Filters::standard()) {
@@ -75,13 +75,13 @@ fn take<'a>(make: Make<'_>, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
     (messages, None)
 }
 
-/// What was received can be sent, and is the same then.
+/// Encodes a received message, and checks that it decodes to the same message.
 fn check_round_trip(make: Make<'_>, mut message: Message<'static>) {
     let filters = Filters::standard();
     let mut bytes = Vec::new();
     let sent = make().encode(&message, &filters, &mut bytes);
     sent.expect("what was received can be sent");
-    // It may be longer than it was, where escapes are written that the peer did not need.
+    // The new bytes may be longer than the received ones, because of escapes that the peer did not need.
     let decoded = make().decode(&bytes, &Limits::default(), &filters);
     let Ok(Decoded::Frame { frame, consumed }) = decoded else {
         panic!("{decoded:?} of {message:?}");

@@ -1,4 +1,4 @@
-//! Open WebSockets, to be fed frames.
+//! Open WebSockets that receive frames.
 
 use std::cell::RefCell;
 
@@ -10,10 +10,10 @@ use epicycle::ws::{
 
 use crate::Subject;
 
-/// What both sides of a WebSocket are made with.
+/// The settings of both sides of a WebSocket.
 #[derive(Clone, Copy)]
 pub struct Settings {
-    /// Whether and how messages are compressed.
+    /// The options of compression, or `None` without compression.
     pub deflate: Option<DeflateOptions>,
     /// The longest frame, in bytes.
     pub frame: usize,
@@ -22,7 +22,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings by a fuzzer's choice; compressed in any case, or if it says so.
+    /// Returns settings of the fuzzer's choice. `compressed` forces compression.
     pub fn new(choice: u8, frame: usize, message: usize, compressed: bool) -> Self {
         let options = DeflateOptions::default()
             .threshold(usize::from(choice & 1))
@@ -36,17 +36,17 @@ impl Settings {
         }
     }
 
-    /// The most bytes of input that a side may ask for: a header, and the payload of a message or a control frame.
+    /// Returns the most bytes of input that a side may ask for: a header, and the payload of a message or a control frame.
     fn longest_input(&self) -> usize {
         let payload = match self.deflate {
-            // A message that is compressed badly is longer than it was.
+            // Compression can make a message longer.
             Some(_) => self.frame,
             None => self.frame.min(self.message),
         };
         14 + payload.max(125)
     }
 
-    /// Both sides, behind the handshake.
+    /// Returns both sides, after the handshake.
     pub fn opened(self) -> (ServerCodec, ClientCodec) {
         let limits = Limits::default()
             .max_frame(self.frame)
@@ -85,7 +85,7 @@ impl Settings {
     }
 }
 
-/// What has been heard from the other side.
+/// The messages received from the other side.
 #[derive(Default)]
 struct Heard {
     messages: RefCell<Vec<Message<'static>>>,
@@ -106,13 +106,13 @@ impl Heard {
     }
 }
 
-/// A server that gets a client's frames.
+/// A server that receives a client's frames.
 pub struct Server {
     settings: Settings,
     heard: Heard,
 }
 
-/// A client that gets a server's frames.
+/// A client that receives a server's frames.
 pub struct Client {
     settings: Settings,
     heard: Heard,
@@ -121,7 +121,7 @@ pub struct Client {
 macro_rules! side {
     ($side:ident, $codec:ident, $frame:ident, $of:expr, $is_server:expr) => {
         impl $side {
-            /// One of a WebSocket with these settings.
+            /// Returns this side of a WebSocket with the given settings.
             pub fn new(settings: Settings) -> Self {
                 Self {
                     settings,
@@ -129,7 +129,7 @@ macro_rules! side {
                 }
             }
 
-            /// All messages of all rounds.
+            /// Returns the messages of the last round.
             pub fn messages(self) -> Vec<Message<'static>> {
                 self.heard.messages.into_inner()
             }
@@ -162,13 +162,13 @@ macro_rules! side {
             fn kind(&self, error: &FrameError) -> &'static str {
                 match error {
                     FrameError::TooLong { .. } => "too long",
-                    // Of what is neither compressed well nor text, either may be seen first.
+                    // If a message is neither well compressed nor valid text, either fault may be found first.
                     _ => "malformed",
                 }
             }
 
             fn told(&self, close_notice: &[u8]) -> Vec<u8> {
-                // The code in the Close, unless it is masked.
+                // The code of the Close frame. A client's is masked.
                 let code = close_notice.get(2..4).filter(|_| $is_server);
                 code.unwrap_or_default().to_vec()
             }
@@ -183,11 +183,11 @@ macro_rules! side {
 side!(Server, ServerCodec, Incoming, |(server, _)| server, true);
 side!(Client, ClientCodec, Event, |(_, client)| client, false);
 
-/// Sends messages from either side to the other, whole and in two fragments: they arrive as they are.
+/// Sends messages from each side to the other, and also in two fragments. They must arrive unchanged.
 ///
 /// # Panics
 ///
-/// When they do not.
+/// If a message does not arrive unchanged.
 pub fn check_echo(settings: Settings, messages: &[Message<'_>]) {
     let (mut server, mut client) = settings.opened();
     for message in messages {
