@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Counts what the echo example costs: instructions and system calls a message, memory an idle connection.
+"""Counts the costs of the echo example: instructions and system calls for a message, memory for an idle connection.
 
     cargo build --profile production --example echo && benches/count.py
 
-Counts do not depend on the machine's load, unlike times. Needs Linux, valgrind and strace. An instruction count is a
-slope: (count at many messages - count at few) / (many - few), so that start-up and shutdown drop out. Connections:
-64, one message of 64 bytes under way on each. Everything runs on loopback and ends within about two minutes.
+Unlike times, counts do not depend on the machine's load. An instruction count is a slope: (count at many messages - count
+at few) / (many - few). So start-up and shutdown drop out. There are 64 connections, with one message of 64 bytes under way
+on each. Needs Linux, valgrind and strace. Uses only loopback, and ends within about two minutes.
 """
 import os, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 
@@ -16,26 +16,26 @@ MESSAGE = b"x" * 64
 
 
 class Server:
-    """The echo example with one reactor, under a tracer if one is given."""
+    """The echo example with one reactor, optionally under a tracer."""
 
     def __init__(self, *tracer):
         if not os.path.exists(ECHO):
-            sys.exit(f"{ECHO} is missing: it is built by cargo build --profile production --example {os.path.basename(ECHO)}")
+            sys.exit(f"{ECHO} is missing; build it: cargo build --profile production --example {os.path.basename(ECHO)}")
         command = [*tracer, ECHO, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.process.stdout.readline()
-        found = re.search(r"listens on (\S+):(\d+)", line) or sys.exit(f"{ECHO} said {line!r}")
+        found = re.search(r"listens on (\S+):(\d+)", line) or sys.exit(f"{ECHO} does not listen; it printed {line!r}")
         self.addr = (found[1], int(found[2]))
 
     def stop(self):
-        # A tracer passes the signal on to the server, or is the server itself.
+        # strace has the server as a child process. valgrind is the server's process itself.
         children = open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()
         subprocess.run(["kill", "-INT", *(children or [str(self.process.pid)])], check=True)
         self.process.wait(60)
 
 
 def messages(addr, count, connections=64, message=MESSAGE):
-    """Sends `count` messages over some connections, one at a time on each."""
+    """Sends `count` messages over several connections, one at a time on each."""
     selector = selectors.DefaultSelector()
     left = [count // connections] * connections
     for n in range(connections):
@@ -58,7 +58,7 @@ def messages(addr, count, connections=64, message=MESSAGE):
 
 
 def visits(together):
-    """A load: visitors who connect, send one message, get it back and leave, so many of them at a time."""
+    """Returns a load: clients that connect, send one message, receive it and close, `together` of them at a time."""
 
     def load(addr, count):
         for _ in range(count // together):
@@ -120,9 +120,9 @@ def idle_memory(count):
 
 
 if __name__ == "__main__":
-    print(f"instructions a message:                     {slope(messages, 6_400, 32_000):6.0f}")
-    print(f"instructions an accept, echo and close:     {slope(visits(1), 800, 4_000):6.0f}")
-    print(f"the same, eight visitors at a time:         {slope(visits(8), 800, 4_000):6.0f}")
-    print(f"bytes of memory an idle connection:         {idle_memory(10_000):6.0f}")
-    print("system calls a message:")
+    print(f"instructions for a message:                 {slope(messages, 6_400, 32_000):6.0f}")
+    print(f"instructions for accept, echo and close:    {slope(visits(1), 800, 4_000):6.0f}")
+    print(f"the same, eight clients at a time:          {slope(visits(8), 800, 4_000):6.0f}")
+    print(f"bytes of memory for an idle connection:     {idle_memory(10_000):6.0f}")
+    print("system calls for a message:")
     system_calls(32_000)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Counts what the http example costs: instructions and system calls a request.
+"""Counts the costs of the http example: instructions and system calls for a request.
 
     cargo build --profile production --features tls,http,ws --example http && benches/count_http.py
 
-As count.py does, whose helpers it uses: 64 connections, a slope between few and many requests. Requests are counted with
-heads that repeat, as those of one kind of client do, and with heads that never do; one at a time on each connection,
-and 16. Needs Linux, valgrind and strace; it ends within about two minutes.
+It works as count.py and uses its helpers: 64 connections, and a slope between few and many requests. It counts requests with
+heads that repeat, as those of one client do, and with heads that never repeat, with one request or 16 under way on each
+connection. Needs Linux, valgrind and strace. Ends within about two minutes.
 """
 import selectors, socket, subprocess, sys, tempfile
 
@@ -25,7 +25,7 @@ BROWSER = (
 
 
 def requests(template, depth, differ):
-    """A load: `count` requests, so many under way on each connection; with a header that differs if wanted."""
+    """Returns a load of requests, `depth` of them under way on each connection. `differ` gives each a header of its own."""
     serial = 0
 
     def batch():

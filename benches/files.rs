@@ -1,5 +1,6 @@
-//! Sending a file: by `send_file`, by the kernel and by reads, against a handler that reads it and writes. Processor
-//! time of everything but the receiver, and the most memory in use. By turns in one run, medians of several rounds.
+//! Compares ways to send a file: `send_file`, by the kernel and by reads, and a handler that reads and writes. Measures the
+//! processor time of all threads but the receiver, and the peak of memory. The ways take turns in one run, and the results
+//! are medians of several rounds.
 
 #![allow(missing_docs)]
 
@@ -20,7 +21,7 @@ const LEN: usize = 256 << 20;
 const ROUNDS: usize = 7;
 const PIECE: usize = 128 << 10;
 
-/// How the file is sent, by the number that asks for it.
+/// The ways to send the file. The receiver requests one by its number.
 const WAYS: [&str; 4] = [
     "send_file, by the kernel",
     "send_file, by reads",
@@ -29,7 +30,7 @@ const WAYS: [&str; 4] = [
 ];
 
 fn main() {
-    // As part of a test run there is nothing to measure.
+    // `cargo test` runs this too, and must not measure.
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
@@ -50,7 +51,7 @@ fn main() {
         for (way, results) in results.iter_mut().enumerate() {
             let stream = TcpStream::connect(addr).expect("it accepts");
             let result = fetch(&stream, way as u8);
-            // The first round warms up.
+            // The first round is the warm-up.
             if round > 0 {
                 results.push(result);
             }
@@ -85,7 +86,7 @@ struct Fetched {
     memory: usize,
 }
 
-/// Asks for the file and throws it away as it comes.
+/// Requests the file and discards it.
 fn fetch(stream: &TcpStream, way: u8) -> Fetched {
     let time = |clock| {
         let time = clock_gettime(clock);
@@ -114,7 +115,7 @@ fn fetch(stream: &TcpStream, way: u8) -> Fetched {
     }
 }
 
-/// How many bytes of this process are in memory.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let pages = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let resident = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok());
@@ -127,7 +128,7 @@ struct Files {
 
 impl EventHandler for Files {
     type Codec = Raw;
-    /// How much of the file has been read, when a handler reads it piece by piece.
+    /// The number of bytes read so far, if the handler reads the file in pieces.
     type Session = usize;
 
     fn codec(&mut self) -> Raw {
@@ -142,7 +143,7 @@ impl EventHandler for Files {
         match way[0] {
             0 => conn.send_file(self.file.clone(), ..).into(),
             1 => {
-                // To a descriptor opened for appending sendfile(2) does not send.
+                // sendfile(2) fails if its output is open for appending, so the engine reads the file instead.
                 let flags = fcntl_getfl(conn.as_fd()).expect("it has flags");
                 fcntl_setfl(conn.as_fd(), flags | OFlags::APPEND).expect("it takes them");
                 conn.send_file(self.file.clone(), ..).into()
@@ -157,7 +158,7 @@ impl EventHandler for Files {
 }
 
 impl Files {
-    /// Reads and writes a piece, and the next one once the kernel has taken it.
+    /// Reads and writes a piece, and the next one once the kernel has accepted it.
     fn go_on(&mut self, conn: &mut Conn<'_, Self>, read: &mut usize) -> Action {
         if *read == LEN {
             return Action::Continue;

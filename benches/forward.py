@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measures the forward example against HAProxy in TCP mode: throughput, and processor time a GiB and a message.
+"""Compares the forward example with HAProxy in TCP mode: throughput, and processor time for a GiB and for a message.
 
     cargo build --profile production --example forward && benches/forward.py [ROUNDS]
 
-Needs Linux with two cores, and Debian's package haproxy. Each forwarder has one thread, on the first core; the load is
-made on the second. They take turns in every round, and medians over the rounds are told with the least and the most.
-Everything runs on loopback and ends by itself: about 10 s a round.
+Each forwarder has one thread on the first core. The load runs on the second. The forwarders take turns in every round. The
+results are medians over the rounds, with the least and the most. Needs Linux with two cores, and Debian's package haproxy.
+Uses only loopback. A round takes about 10 s.
 """
 import os, select, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
 
@@ -38,7 +38,7 @@ def free_port():
 
 
 class Forwarder:
-    """A forwarder to `target`, pinned to its core."""
+    """A running forwarder, pinned to its core."""
 
     def __init__(self, command, port, directory=None):
         self.directory = directory
@@ -56,7 +56,7 @@ class Forwarder:
         sys.exit(f"{command} does not listen")
 
     def cpu(self):
-        """The processor time its threads have used, in seconds."""
+        """Returns the processor time of its threads in seconds."""
         tasks = f"/proc/{self.process.pid}/task"
         times = (open(f"{tasks}/{task}/schedstat").read() for task in os.listdir(tasks))
         return sum(int(line.split()[0]) for line in times) / 1e9
@@ -94,7 +94,7 @@ FORWARDERS = {
 
 
 def connected(listener, addr):
-    """Both ends of a connection through a forwarder."""
+    """Returns both ends of a connection through the forwarder."""
     near = socket.create_connection(addr)
     far = listener.accept()[0]
     for end in (near, far):
@@ -103,7 +103,7 @@ def connected(listener, addr):
 
 
 def drop_probe(listener):
-    """The connection by which a forwarder was found to listen has reached its target too, or not yet."""
+    """Closes the connection that tested if the forwarder listens, once it has reached the target."""
     listener.settimeout(0.3)
     try:
         while True:
@@ -113,7 +113,7 @@ def drop_probe(listener):
 
 
 def bulk(listener, addr, streams, total):
-    """Sends `total` bytes over so many connections at once; they are thrown away at the other end."""
+    """Sends `total` bytes over `streams` connections at once. The other end discards them."""
     pairs = [connected(listener, addr) for _ in range(streams)]
     share = total // streams
     block = bytes(1 << 20)
@@ -132,7 +132,7 @@ def bulk(listener, addr, streams, total):
     received = 0
     while open_ends:
         for ready in select.select(open_ends, [], [])[0]:
-            # The kernel drops the bytes without copying them, so that little of the time is the load's.
+            # The kernel drops the bytes without copying them, so that the load takes little time.
             n = open_ends[ready].recv_into(into, len(into), socket.MSG_TRUNC)
             received += n
             if n == 0:
@@ -147,7 +147,7 @@ def bulk(listener, addr, streams, total):
 
 
 def ping_pong(listener, addr, connections, total):
-    """Sends messages of 64 bytes to and fro, one under way on each connection."""
+    """Sends messages of 64 bytes back and forth, one under way on each connection."""
     pairs = [connected(listener, addr) for _ in range(connections)]
     poll = select.epoll()
     ends = {}
@@ -169,7 +169,7 @@ def ping_pong(listener, addr, connections, total):
 
 
 def visits(listener, addr, count):
-    """Connects, sends a message there and back, and leaves."""
+    """Connects, sends a message there and back, and closes, `count` times."""
     for _ in range(count):
         near, far = connected(listener, addr)
         near.send(bytes(64))
@@ -190,18 +190,18 @@ LOADS = {
 
 
 def measure(forwarder, run):
-    """How much a load moves a second, and the forwarder's processor time for as much."""
+    """Returns the amount that a load moves in a second, and the forwarder's processor time for a unit of it."""
     cpu, begin = forwarder.cpu(), time.monotonic()
     amount = run()
     took = time.monotonic() - begin
-    # What is left of closing comes to its account, too.
+    # The forwarder still closes connections, which counts too.
     time.sleep(0.05)
     return amount / took, (forwarder.cpu() - cpu) / amount
 
 
 def main():
     if not os.path.exists(FORWARD):
-        sys.exit(f"{FORWARD} is missing: cargo build --profile production --example forward")
+        sys.exit(f"{FORWARD} is missing; build it: cargo build --profile production --example forward")
     os.sched_setaffinity(0, LOAD_CORE)
     results = {(load, name): [] for load in LOADS for name in FORWARDERS}
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Measures the load generator's own cost beside wrk's: processor time a request, and requests a second, against one server.
+"""Compares the load generator's own cost with wrk's: processor time for a request, and requests in a second.
 
     cargo build --profile production --features tls,http,ws --example load --example http && benches/load.py [ROUNDS]
 
-Needs Linux with two cores, and Debian's package wrk. The server, the example http with one reactor, is on the first core; the
-generators, each with one thread, take turns on the second. Medians over the rounds are told with the least and the most. The
-processor time is all of a process's: of its start and its report, too. About 20 s a round, on loopback alone.
+The server, the example http with one reactor, runs on the first core. The generators, each with one thread, take turns on the
+second. The results are medians over the rounds, with the least and the most. The processor time is that of the whole process,
+including its start and its report. Needs Linux with two cores, and Debian's package wrk. Uses only loopback. A round takes
+about 20 s.
 """
 import json, os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
@@ -14,10 +15,10 @@ ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 SECONDS = 2
 SERVER_CORE, LOAD_CORE = {0}, {1}
 
-# Connections, and how many requests are under way on each.
+# The number of connections, and of requests under way on each.
 LOADS = [(1, 1), (16, 1), (64, 1), (256, 1), (64, 16)]
 
-# wrk sends what `request` gives it, and counts the responses.
+# wrk sends the text that `request` returns, and counts the responses.
 PIPELINE = """
 init = function(args)
   local one = wrk.format("GET", "/")
@@ -28,7 +29,7 @@ request = function() return request_text end
 
 
 def run(command):
-    """What a command prints, and the processor time it takes, in seconds."""
+    """Returns the output of a command, and its processor time in seconds."""
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
             command, stdout=out, preexec_fn=lambda: os.sched_setaffinity(0, LOAD_CORE))

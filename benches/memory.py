@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measures what an idle connection costs: resident memory of the server, and memory of the kernel.
+"""Measures the memory of an idle connection: the server's resident memory and the kernel's memory.
 
     cargo build --profile production --features tls,http,ws --example echo --example http --example websocket_echo --example tls_echo
     benches/memory.py [CONNECTIONS]
 
-Opens as many connections as it is told (5,000) to each example, over which one message goes to and fro; then they
-idle. The server's memory is the growth of its Rss. The kernel's is the growth of Slab in /proc/meminfo, halved, since
-both ends are on this machine; so it is right only while nothing else opens connections. Needs Linux, and descriptors
-for all of them (ulimit -n). All is on loopback and ends by itself.
+Opens CONNECTIONS (5,000) to each example, and sends one message there and back on each. Then they idle. The server's memory
+is the growth of its Rss. The kernel's is the growth of Slab in /proc/meminfo, halved, because both ends are on this machine.
+So it is right only while nothing else opens connections. Needs Linux, and descriptors for all connections (ulimit -n). Uses
+only loopback.
 """
 import resource, socket, ssl, sys, time
 
@@ -35,7 +35,7 @@ def secure(version):
 
 
 def measure(command, connect, *messages):
-    """Bytes of the server and of the kernel, a connection."""
+    """Returns the bytes of the server and of the kernel for a connection."""
     server = Server(*command)
 
     def open_one():
@@ -45,7 +45,7 @@ def measure(command, connect, *messages):
             peer.recv(65536)
         return peer
 
-    # What the server and the kernel set up once is not to count.
+    # Memory that the server and the kernel allocate only once must not count.
     for peer in [open_one() for _ in range(100)]:
         peer.close()
     time.sleep(0.5)

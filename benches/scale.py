@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Measures what very many idle connections cost: memory, and what they do to the few that are active.
+"""Measures the cost of very many idle connections: their memory, and their effect on a few active ones.
 
     cargo build --profile production --features tls,http,ws --example echo --example http --example load
     benches/scale.py [CONNECTIONS] [--write]
 
-Opens as many connections as it is told (100,000) to the example echo, and then to the example http, whose idle timeout is a
-timer for each; one message goes to and fro on each of them, and they idle. Every hundredth then gives way to one of the
-example load, which takes its slot: these are the active ones. They are measured in a closed loop, one message under way on
-each, and in an open loop at a constant rate; by turns with the same load on servers that nobody else is connected to. In the
-end all are closed. What a loop executes for a message, beside more and more idle connections, is counted by callgrind.
+Opens CONNECTIONS (100,000) to the example echo, and then to the example http, whose idle timeout is a timer for each. One
+message goes there and back on each connection. Then they idle. Every hundredth is closed, and a connection of the example
+load takes its slot: these are the active ones. They are measured in a closed loop, with one message under way on each, and
+in an open loop at a constant rate. The same load also runs on servers without other connections, by turns. At the end all
+connections are closed. Callgrind counts the instructions for a message beside more and more idle connections.
 
-A process holds no more descriptors than its limit (ulimit -Hn), so there are as many servers as that makes necessary,
-which share a port by --reuseport, and as many processes of clients, at addresses of 127.0.0.0/8. The servers are on the
-first core, the load on the others. Needs Linux with two cores, 12 KB of memory a connection, and valgrind. All is on
-loopback and ends by itself, within three minutes or so. With --write the tables go into docs/benchmarks.md. Built with all
-features a connection takes more memory: the feature testing makes it larger.
+A process has a limit on descriptors (ulimit -Hn), so the connections are spread over several servers, which share a port by
+--reuseport, and over several client processes, at addresses of 127.0.0.0/8. The servers run on the first core, the load on
+the others. Needs Linux with two cores, 12 KB of memory for each connection, and valgrind. Uses only loopback, and ends within
+about three minutes. With --write the tables go into docs/benchmarks.md. Do not build with all features: the feature testing
+makes a connection larger.
 """
 import argparse, contextlib, datetime, json, math, multiprocessing, os, platform, re, resource, shutil, signal
 import socket, statistics, subprocess, sys, tempfile, time
@@ -24,33 +24,33 @@ from serving import EXAMPLES, Server, read, slab
 from sides.machine import Watch
 from sides.report import fill
 
-# What is sent, to which example, the scheme by which the load generator knows it, and how often each load is repeated:
-# less often where the idle ones would be timed out meanwhile.
+# The message, the example, its scheme for the load generator, and the number of rounds. There are fewer rounds where the idle
+# connections would time out.
 KINDS = {
     "echo": (count.MESSAGE, "echo", "tcp", 5),
     "HTTP/1.1, a timer each": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "http", "http", 3),
 }
-# Messages a second on each active connection; none for a closed loop.
+# The number of messages in a second on each active connection. None for a closed loop.
 LOADS = {"closed loop": None, "open loop": 10}
-# How long a load lasts, and how long nothing happens at all.
+# The duration of a load, and of the idle phase.
 SECONDS, IDLE_SECONDS = 1.5, 4
-# One of so many connections becomes an active one.
+# One in this number of connections becomes active.
 ONE_IN = 100
-# So many idle connections are beside the active ones while instructions are counted.
+# The numbers of idle connections while instructions are counted.
 BESIDE = (0, 1_000, 18_000)
-# Few and many: the difference is free of what else the server does.
+# Few and many messages. Other work of the server drops out of the difference.
 MESSAGES = (6_400, 32_000)
 
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORES, LOAD_CORES = set(CORES[:1]), set(CORES[1:] or CORES)
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-# A process has some for itself.
+# The descriptors that a process needs for itself.
 RESERVED = 200
 
 IP_BIND_ADDRESS_NO_PORT = 24
-# Not half of the ports of an address: beyond that the kernel has to search for one that is free.
+# Less than half of the ports of an address. With more, the kernel would have to search for a free port.
 PER_ADDRESS = 10_000
-# So many connections of a client may wait in the servers' queues at a time.
+# The number of a client's connections that may wait in the servers' backlogs at a time.
 AT_ONCE = 50
 FORK = multiprocessing.get_context("fork")
 
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     flags = parser.parse_args()
     check(flags.connections)
-    # By an exception everything is ended, too.
+    # An exception ends all processes too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     watched = Watch()
@@ -86,11 +86,11 @@ def check(connections):
 
 
 class Servers:
-    """As many processes of an example as the connections need, on one port."""
+    """The processes of an example that the connections need, on one port."""
 
     def __init__(self, stack, example, connections):
         def suffice(processes):
-            # The kernel deals by a hash, so shares differ; by six standard deviations they do not.
+            # The kernel distributes connections by a hash, so shares differ, but not by six standard deviations.
             share = connections / processes
             return share + 6 * math.sqrt(share) * (processes > 1) + RESERVED <= DESCRIPTORS
 
@@ -109,12 +109,12 @@ class Servers:
         return [server.descriptors() for server in self.all]
 
     def used(self):
-        """Seconds of processor time, and how often threads have gone to sleep."""
+        """Returns the seconds of processor time, and the number of times that threads have gone to sleep."""
         return tuple(map(sum, zip(*(server.used() for server in self.all))))
 
 
 class Clients:
-    """Processes that hold a share of the connections each, and do as they are told."""
+    """Client processes. Each holds a share of the connections and executes orders."""
 
     def __init__(self, stack, addr, message, connections):
         processes = -(-connections // (DESCRIPTORS - RESERVED))
@@ -130,7 +130,7 @@ class Clients:
             stack.callback(process.terminate)
 
     def all(self, order):
-        """Has each of them do something; how many connections they did it with."""
+        """Sends an order to each process. Returns the number of connections concerned."""
         for pipe in self.pipes:
             pipe.send(order)
         answers = [pipe.recv() for pipe in self.pipes]
@@ -140,7 +140,7 @@ class Clients:
 
 
 def hold(orders, not_mine, addr, message, share):
-    """The life of a process of clients, which ends when nobody can give it orders any more."""
+    """The main function of a client process. It ends when the pipe for orders is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for pipe in not_mine:
@@ -164,11 +164,11 @@ def hold(orders, not_mine, addr, message, share):
 
 
 def open_some(addr, message, numbers):
-    """Descriptors of connections, by number, after one message to and fro."""
+    """Opens connections and sends one message there and back on each. Returns their descriptors by number."""
     peers = {}
     for number in numbers:
         peers[number] = peer = socket.socket()
-        # The port need differ only from those of connections to the same server.
+        # A port may be used for connections to different servers.
         peer.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
         peer.bind((f"127.0.1.{1 + number // PER_ADDRESS}", 0))
         peer.connect(addr)
@@ -180,11 +180,11 @@ def open_some(addr, message, numbers):
 
 
 def measure(kind, connections):
-    """What holding the connections takes, by what is measured; and what the active ones see, by load and company."""
+    """Returns the costs of the connections by name, and the results of the active ones for each round."""
     message, example, scheme, repeats = KINDS[kind]
     with contextlib.ExitStack() as stack:
         servers, others = (Servers(stack, example, connections) for _ in range(2))
-        # What a server and the kernel set up once is not to count.
+        # Memory that a server and the kernel allocate only once must not count.
         warm = Clients(stack, servers.addr, message, 100 * len(servers.all))
         warm.all("open"), warm.all("close")
         clients = Clients(stack, servers.addr, message, connections)
@@ -222,12 +222,12 @@ def measure(kind, connections):
 
 
 def one_round(scheme, companies, active, number):
-    """What the active connections see, by load and company."""
+    """Measures one round of the active connections. Returns the results by load and company."""
     say(f"  round {number + 1}")
     seen = {}
     for load, rate in LOADS.items():
         flags = ["--rate", str(rate * active)] if rate else []
-        # Neither is always the first.
+        # The order alternates.
         for company in list(companies)[:: 1 if number % 2 == 0 else -1]:
             servers = companies[company]
             cpu, _ = servers.used()
@@ -245,7 +245,7 @@ def run_load(scheme, addr, active, flags):
     command = [
         f"{EXAMPLES}load", f"{scheme}://{addr[0]}:{addr[1]}", "--json", "--connections", str(active),
         "--warm-up", "0s", "--duration", f"{SECONDS * 1e3:.0f}ms", *flags,
-        # Where something else keeps the machine busy, the last ones of an open loop find each connection taken.
+        # If other work keeps the machine busy, the last requests of an open loop find no free connection.
         "--max-errors", "1000000",
     ]
     done = subprocess.run(
@@ -259,7 +259,7 @@ def run_load(scheme, addr, active, flags):
 
 
 def instructions(kind, idle):
-    """User instructions of one loop for a message, with so many idle connections."""
+    """Returns the user instructions of one event loop for a message, beside a number of idle connections."""
     message, example, *_ = KINDS[kind]
     say(f"{kind}: counting instructions beside {idle:,} idle connections")
     with contextlib.ExitStack() as stack:
@@ -273,7 +273,7 @@ def instructions(kind, idle):
         for messages in MESSAGES:
             subprocess.run(["vgdb", f"--pid={server.pid}", "zero"], stderr=subprocess.DEVNULL, check=True)
             count.messages(server.addr, messages, message=message)
-            # The server has yet to close its end of these connections.
+            # The server still closes its ends of these connections.
             time.sleep(0.3)
             subprocess.run(["vgdb", f"--pid={server.pid}", "dump"], stderr=subprocess.DEVNULL, check=True)
             counted.append(int(re.search(r"^totals: (\d+)", read(f"{out}/told.{len(counted) + 1}"), re.M)[1]))
@@ -283,7 +283,7 @@ def instructions(kind, idle):
 
 
 def told(connections, measured, watched):
-    """What was measured, as lines of markdown."""
+    """Yields the results as lines of Markdown."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield (
         f"{datetime.date.today()}, Linux {platform.release().split('-')[0]}, {len(CORES)} cores, {memory:.0f} GiB, at most "

@@ -1,11 +1,11 @@
-"""What the scripts here share: examples that run as servers, and what they and the kernel take."""
+"""Code that the scripts share: examples that run as servers, and the resources that they and the kernel use."""
 import os, re, signal, subprocess, sys
 
 EXAMPLES = "target/production/examples/"
 
 
 class Server:
-    """An example that listens on TCP and says where; under a tracer, and on the given cores, if any."""
+    """A running example that listens on TCP, optionally under a tracer and on the given cores."""
 
     def __init__(self, example, *flags, tracer=(), cores=None):
         self.process = subprocess.Popen(
@@ -25,14 +25,14 @@ class Server:
         return self.process.pid
 
     def resident(self):
-        """Bytes of memory, of the program itself too."""
+        """Returns the resident memory in bytes, including the program itself."""
         return resident(self.pid)
 
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def used(self):
-        """Seconds of processor time, and how often its threads have gone to sleep."""
+        """Returns the seconds of processor time, and the number of times that its threads have gone to sleep."""
         tasks = f"/proc/{self.pid}/task"
         nanos = sum(int(read(f"{tasks}/{task}/schedstat").split()[0]) for task in os.listdir(tasks))
         slept = r"^voluntary_ctxt_switches:\s+(\d+)"
@@ -40,7 +40,7 @@ class Server:
         return nanos / 1e9, times
 
     def stop(self):
-        """Ends it gracefully, and not gracefully if it takes too long."""
+        """Shuts the server down gracefully, and kills it if that takes too long."""
         self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(30)
@@ -50,12 +50,12 @@ class Server:
 
 
 def resident(pid):
-    """Bytes of memory of a process."""
+    """Returns the resident memory of a process in bytes."""
     return int(re.search(r"Rss:\s+(\d+)", read(f"/proc/{pid}/smaps_rollup"))[1]) * 1024
 
 
 def slab():
-    """Bytes of the kernel's own objects, sockets among them."""
+    """Returns the memory of the kernel's own objects in bytes, including sockets."""
     return int(re.search(r"Slab:\s+(\d+)", read("/proc/meminfo"))[1]) * 1024
 
 

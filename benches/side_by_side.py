@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Measures this engine beside its rivals: processor time a message, messages a second, latency, memory.
+"""Compares this engine with its rivals: processor time for a message, messages in a second, latency, memory.
 
-    benches/side_by_side.py            five rounds of everything: about six minutes, once all is built
+    benches/side_by_side.py            five rounds of everything: about six minutes after the build
     benches/side_by_side.py --quick    one short round: about a minute
     benches/side_by_side.py --write    writes the tables into docs/benchmarks.md, and draws docs/benchmark.svg
 
-It builds what it needs: the examples, the rivals in benches/rivals (Rust, and C where cc and libuv1-dev are), and takes
-nginx, haproxy and redis-server where they are installed. What is missing is left out, loudly. Needs Linux with two cores:
-every server has all of its threads on the first, the load is made on the second, by benches/rivals/src/bin/closed_loop,
-which is not made with this engine and compares what comes back. Servers take turns on each load, forwards in one round and
-backwards in the next, and are started anew each time. A ratio is the median over the rounds of the quotients within a round.
-All is on loopback and ends by itself.
+It builds the examples and the rivals in benches/rivals (Rust, and C if cc and libuv1-dev are installed). It also uses nginx,
+haproxy and redis-server if they are installed. Missing servers are left out and reported. Each server has all its threads on
+the first core. The load runs on the second: benches/rivals/src/bin/closed_loop, which does not use this engine and compares
+the answers. The servers take turns on each load, forwards in one round and backwards in the next, and are restarted each
+time. A ratio is the median over the rounds of the ratios within a round. Needs Linux with two cores. Uses only loopback.
 """
 import argparse, dataclasses, json, os, resource, signal, subprocess, sys, time
 
@@ -19,7 +18,7 @@ from sides import machine, report, servers
 
 @dataclasses.dataclass
 class Load:
-    """What is done to the servers of a group: the flags of closed_loop, and what an echo server reads at once."""
+    """A load on the servers of a group: the flags of closed_loop, and the size of an echo server's reads."""
 
     name: str
     mode: str
@@ -35,7 +34,8 @@ class Load:
 
 @dataclasses.dataclass
 class Group:
-    """Servers that do the same under the same loads. Ratios are to the one called `base`; memory is told for one load."""
+    """Servers with the same task and the same loads. Ratios are to the server `base`. `memory` names the load whose memory
+    is reported."""
 
     name: str
     unit: str
@@ -69,7 +69,7 @@ GROUPS = [
 
 
 def measure(server, load, seconds):
-    """What closed_loop tells about a server under a load. Raises OSError with the reason when it does not work."""
+    """Returns the report of closed_loop about a server under a load. Raises OSError with the reason if it fails."""
     running = servers.Running(server, load.buffer)
     try:
         command = [
@@ -85,7 +85,7 @@ def measure(server, load, seconds):
 
 
 def measure_twice(server, load, seconds):
-    """The same, and once more when it fails: a machine with other work may let a server wait for seconds."""
+    """Measures, and tries once more if that fails: on a busy machine a server may wait for seconds."""
     try:
         return measure(server, load, seconds)
     except OSError:
@@ -93,7 +93,7 @@ def measure_twice(server, load, seconds):
 
 
 def play(group, rounds, seconds):
-    """All measurements of a group: {(load's name, server's name): one for each round}, and what failed and why."""
+    """Measures a group. Returns {(load's name, server's name): a report for each round}, and the failures with reasons."""
     results, failures = {}, {}
     for turn in range(rounds):
         for load in group.loads:
@@ -113,12 +113,12 @@ def play(group, rounds, seconds):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how many rounds (5)")
-    parser.add_argument("--seconds", type=float, default=0.35, help="how long a server is measured each time (0.35)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="the number of rounds (5)")
+    parser.add_argument("--seconds", type=float, default=0.35, help="the duration of each measurement (0.35)")
     parser.add_argument("--quick", action="store_true", help="one round of 0.2 s each")
     parser.add_argument("--only", nargs="+", choices=[group.name for group in GROUPS], help="only these groups")
-    parser.add_argument("--servers", nargs="+", metavar="NAME", help="only these servers, beside the one compared with")
-    parser.add_argument("--no-build", action="store_true", help="take what was built before")
+    parser.add_argument("--servers", nargs="+", metavar="NAME", help="only these servers and the base")
+    parser.add_argument("--no-build", action="store_true", help="use the existing builds")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and draw docs/benchmark.svg")
     chosen = parser.parse_args()
     if chosen.quick:
@@ -134,7 +134,7 @@ def main():
         sys.exit("the first two cores are needed: one for the servers, one for the load")
     if not chosen.no_build:
         servers.build()
-    # Whoever ends this ends the servers, too.
+    # SIGTERM ends the servers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     os.sched_setaffinity(0, servers.LOAD_CORE)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -146,7 +146,7 @@ def main():
             continue
         for server in group.servers:
             if server.missing():
-                print(f"LEFT OUT: {server.name}, as {server.missing()} is not there", file=sys.stderr)
+                print(f"LEFT OUT: {server.name}, because {server.missing()} is not installed", file=sys.stderr)
         group.servers = [
             server for server in group.servers if not server.missing()
             and (not chosen.servers or server.name in [*chosen.servers, group.base])

@@ -1,9 +1,9 @@
-//! TLS echo on the engine against rustls over bare mio loops: processor time of the serving thread a message, and
-//! messages a second. By turns in one run, medians of several rounds.
+//! Compares a TLS echo on the engine with rustls over bare mio loops: processor time of the serving thread for a message, and
+//! messages in a second. The servers take turns in one run, and the results are medians of several rounds.
 //!
-//! Bare loop A is rustls as its documentation shows it, reading records from the socket itself. Bare loop B reads
-//! the socket into one large buffer first, as the engine does, which costs a copy and saves system calls.
-//! The peer is one thread with blocking rustls clients: it sends a message on each connection, then awaits each answer.
+//! Bare loop A uses rustls as its documentation shows: rustls reads records from the socket itself. Bare loop B reads the
+//! socket into one large buffer first, as the engine does. That costs a copy and saves system calls.
+//! The peer is one thread with blocking rustls clients. It sends a message on each connection, then waits for each answer.
 
 #![allow(missing_docs)]
 
@@ -31,7 +31,7 @@ use rustls::{
 
 use util::{HOW_LONG, own_processor_time, pin_to};
 
-/// Messages of so many bytes, one at a time on so many connections.
+/// A load: the length of a message in bytes, and the number of connections, with one message under way on each.
 #[derive(Clone, Copy)]
 struct Load {
     connections: usize,
@@ -43,7 +43,7 @@ const ROUND: Duration = Duration::from_millis(200);
 const WARM_UP: Duration = Duration::from_millis(50);
 
 fn main() {
-    // As part of a test run there is nothing to measure.
+    // `cargo test` runs this too, and must not measure.
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
@@ -72,7 +72,7 @@ fn main() {
                     results.push(peers.measure());
                 }
             }
-            // Of neighbouring rounds, so that what else the machine does concerns both.
+            // The ratio is within a round, so that other work on the machine affects both servers.
             let ratios = |bare: usize| {
                 let pairs = rounds[bare].iter().zip(&rounds[2]);
                 let ratios = pairs.map(|(bare, engine)| bare.1 / engine.1);
@@ -103,7 +103,7 @@ fn median_of(mut of: Vec<f64>) -> f64 {
     of[of.len() / 2]
 }
 
-/// A certificate that both sides know.
+/// A certificate for the server, which the clients trust.
 struct Pki {
     certificate: String,
     key: String,
@@ -143,7 +143,7 @@ impl Pki {
     }
 }
 
-/// Clients of one server.
+/// The clients of one server.
 struct Peers {
     streams: Vec<StreamOwned<ClientConnection, TcpStream>>,
     load: Load,
@@ -166,7 +166,7 @@ impl Peers {
         }
     }
 
-    /// Messages a second, and microseconds of the server's processor time for each.
+    /// Returns the messages in a second, and the server's processor time for a message in microseconds.
     fn measure(&mut self) -> (f64, f64) {
         self.exchange(WARM_UP);
         let time = self.processor_time();
@@ -194,7 +194,7 @@ impl Peers {
         count
     }
 
-    /// The processor time of the server's thread, in nanoseconds.
+    /// Returns the processor time of the server's thread in nanoseconds.
     fn processor_time(&mut self) -> u64 {
         let mut answer = [0; 8];
         self.streams[0].write_all(HOW_LONG).expect("it reads");
@@ -244,7 +244,7 @@ struct Bare {
     tls: ServerConnection,
 }
 
-/// Starts a bare loop, with or without a buffer between the socket and rustls; tells its address.
+/// Starts a bare loop, with or without a buffer between the socket and rustls. Returns its address.
 fn bare_loop(pki: &Pki, buffered: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.set_nonblocking(true).expect("is an option");
@@ -298,7 +298,7 @@ fn bare_loop(pki: &Pki, buffered: bool) -> SocketAddr {
     addr
 }
 
-/// Echoes what there is; an error at the end of the stream.
+/// Echoes the available input. Returns an error at the end of the stream.
 fn serve(bare: &mut Bare, wire: &mut [u8], plain: &mut [u8]) -> io::Result<()> {
     let Bare { socket, tls } = bare;
     loop {

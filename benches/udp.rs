@@ -1,8 +1,8 @@
-//! UDP echo on the engine against a plain `recvfrom`/`sendto` loop: datagrams a second, and processor time of the
-//! serving thread a datagram. By turns in one run, medians of several rounds.
+//! Compares a UDP echo on the engine with a plain `recvfrom`/`sendto` loop: datagrams in a second, and processor time of the
+//! serving thread for a datagram. The servers take turns in one run, and the results are medians of several rounds.
 //!
-//! The peers are an engine of their own on another core, which sends back whatever comes back: so many flows with so
-//! many datagrams under way on each. One datagram a system call, or in batches, as a peer with bulk to send does.
+//! The peers are a second engine on another core, which sends each echoed datagram again: a number of flows, with a number of
+//! datagrams under way on each. It sends one datagram in a system call, or batches, as a peer with bulk data does.
 
 #![allow(missing_docs)]
 
@@ -19,7 +19,7 @@ use epicycle::{Action, Conn, Datagram, EventHandler, Listen, Reactor, Running, S
 
 use util::{HOW_LONG, own_processor_time, pin_to};
 
-/// Datagrams under way on so many sockets, so many on each, of so many bytes.
+/// A load: the number of sockets, the datagrams under way on each, and their length in bytes.
 #[derive(Clone, Copy)]
 struct Load {
     flows: usize,
@@ -42,7 +42,7 @@ const ROUND: Duration = Duration::from_millis(400);
 const WARM_UP: Duration = Duration::from_millis(100);
 
 fn main() {
-    // As part of a test run there is nothing to measure.
+    // `cargo test` runs this too, and must not measure.
     if std::env::args().any(|arg| arg == "--test") {
         return;
     }
@@ -105,7 +105,7 @@ fn median(mut of: Vec<(f64, f64)>) -> (f64, f64) {
     (rate, of[middle].1)
 }
 
-/// Datagrams a second, and microseconds of the server's processor time for each.
+/// Returns the datagrams in a second, and the server's processor time for a datagram in microseconds.
 fn measure(server: SocketAddr, load: Load, batch: usize) -> (f64, f64) {
     let peers = Peers::start(server, load, batch);
     thread::sleep(WARM_UP);
@@ -120,7 +120,7 @@ fn measure(server: SocketAddr, load: Load, batch: usize) -> (f64, f64) {
     (count / took, time as f64 / 1000.0 / count.max(1.0))
 }
 
-/// The processor time of a server's thread, in nanoseconds.
+/// Returns the processor time of a server's thread in nanoseconds.
 fn processor_time(server: SocketAddr) -> u64 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
     let timeout = Some(Duration::from_millis(200));
@@ -128,7 +128,7 @@ fn processor_time(server: SocketAddr) -> u64 {
     let mut answer = [0; 8];
     for _ in 0..20 {
         socket.send_to(HOW_LONG, server).expect("sends");
-        // A busy server's socket may be full.
+        // The request is lost if the socket of a busy server is full.
         if socket.recv(&mut answer).is_ok() {
             return u64::from_ne_bytes(answer);
         }
@@ -199,7 +199,7 @@ impl EventHandler for Echo {
     }
 }
 
-/// Sends back whatever comes back, on every flow.
+/// Sends each echoed datagram again, on every flow.
 struct Peers {
     running: Running<Peer>,
     shared: Arc<Shared>,

@@ -1,4 +1,4 @@
-//! How fast each codec finds frames in a full buffer, and makes bytes of items.
+//! The speed of each codec: decoding frames from a full buffer, and encoding items.
 
 use std::hint::black_box;
 
@@ -7,10 +7,10 @@ use epicycle::codec::{
     ByteOrder, Codec, Decoded, Delimited, Encode, Fixed, LengthField, Lines, Raw, encode_to_vec,
 };
 
-/// Bytes of payload in a frame.
+/// The sizes of a frame's payload in bytes.
 const SIZES: [usize; 3] = [64, 1 << 10, 16 << 10];
 
-/// The least number of bytes decoded in one go: what a reactor receives at once.
+/// The least number of bytes decoded at once, as many as a reactor receives at once.
 const BUFFER: usize = 64 << 10;
 
 criterion_group!(benches, decode, encode);
@@ -83,7 +83,7 @@ fn fixed(size: usize) -> Fixed {
     Fixed::new(size).expect("a size")
 }
 
-/// A little-endian length of two bytes between two bytes of type and the rest, all of it handed out.
+/// A frame with two bytes of type, a little-endian length of two bytes, and the rest. All of it is returned.
 fn described() -> LengthField {
     LengthField::builder()
         .offset(2)
@@ -91,10 +91,10 @@ fn described() -> LengthField {
         .byte_order(ByteOrder::Little)
         .strip(0)
         .build()
-        .expect("a description that is possible")
+        .expect("a valid layout")
 }
 
-/// Text in which no codec sees the end of a frame.
+/// Text without a delimiter of any codec.
 fn payload(size: usize) -> Vec<u8> {
     (b'a'..=b'z').cycle().take(size).collect()
 }

@@ -1,4 +1,4 @@
-//! The mailbox against a bounded crossbeam channel with the same wake-up protocol around it.
+//! Compares the mailbox with a bounded crossbeam channel that has the same wake-up protocol around it.
 
 #![allow(missing_docs)]
 
@@ -11,7 +11,7 @@ use std::thread;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use epicycle::internals::{Mailbox, Wake};
 
-/// About the size of a request to a reactor.
+/// An item of about the size of a request to a reactor.
 type Item = [u64; 8];
 
 const CAPACITY: usize = 65_536;

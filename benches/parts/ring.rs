@@ -1,4 +1,4 @@
-//! The byte ring beside a `VecDeque<u8>` that does the same.
+//! Compares the byte ring with a `VecDeque<u8>` that does the same.
 
 use std::collections::VecDeque;
 use std::hint::black_box;
@@ -6,13 +6,13 @@ use std::hint::black_box;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use epicycle::internals::Ring;
 
-/// Bytes written and consumed at a time.
+/// The numbers of bytes written and consumed at a time.
 const SIZES: [usize; 3] = [64, 1 << 10, 16 << 10];
 
 criterion_group!(benches, unwrapped, wrapped, make_contiguous);
 criterion_main!(benches);
 
-/// Empty before each write, so that nothing ever lies around the end.
+/// The ring is empty before each write, so that its contents never wrap around the end.
 fn unwrapped(c: &mut Criterion) {
     let mut group = c.benchmark_group("write+consume/unwrapped");
     for size in SIZES {
@@ -38,7 +38,7 @@ fn unwrapped(c: &mut Criterion) {
     group.finish();
 }
 
-/// One byte stays behind each time, so that nearly every write lies around the end.
+/// One byte stays in the ring each time, so that nearly every write wraps around the end.
 fn wrapped(c: &mut Criterion) {
     let mut group = c.benchmark_group("write+consume/wrapped");
     for size in SIZES {
@@ -107,7 +107,7 @@ fn full_ring(size: usize) -> Ring {
     ring
 }
 
-/// As large as the ring, to the byte.
+/// A deque of exactly the ring's capacity.
 fn full_deque(size: usize) -> VecDeque<u8> {
     vec![7; size].into()
 }

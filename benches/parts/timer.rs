@@ -1,4 +1,4 @@
-//! The timing wheel: what a connection's timer costs to set and cancel, to let expire, and to have lying about.
+//! The timer wheel: the costs of setting and cancelling a timer, of its expiry, and of pending timers.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use epicycle::internals::Wheel;
 const MINUTE: u64 = 60_000;
 const HOUR: u64 = 60 * MINUTE;
 
-/// An idle timeout that is pushed back by traffic: the common case.
+/// An idle timeout that traffic postpones, which is the common case.
 fn insert_and_cancel(c: &mut Criterion) {
     let mut group = c.benchmark_group("timer/insert+cancel");
     group.throughput(Throughput::Elements(1));
@@ -50,7 +50,7 @@ fn insert_and_expire(c: &mut Criterion) {
     group.finish();
 }
 
-/// Timers that expire are set again, so that a million stay pending however long the bench runs.
+/// Expired timers are set again, so that a million stay pending during the whole run.
 fn advance_with_a_million_pending(c: &mut Criterion) {
     const PENDING: u32 = 1_000_000;
     let mut group = c.benchmark_group("timer/advance, 1000000 pending");

@@ -1,4 +1,4 @@
-//! How fast requests are read, and WebSocket messages unmasked, without a socket.
+//! The speed of decoding requests and of unmasking WebSocket messages, without a socket.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -19,7 +19,7 @@ const BROWSER: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\
 criterion_group!(benches, http, websocket);
 criterion_main!(benches);
 
-/// A request found, with a head that repeats and with heads that do not; beside `httparse` alone.
+/// Decodes a request, with the same head each time and with a different one, and compares with `httparse` alone.
 fn http(c: &mut Criterion) {
     for (name, head) in [("small", SMALL), ("browser", BROWSER)] {
         let mut repeated = format!("{head}\r\n").into_bytes();
@@ -48,7 +48,7 @@ fn http(c: &mut Criterion) {
 }
 
 fn read(input: &mut [u8]) -> usize {
-    // One that has handed a request out waits for the answer.
+    // A codec that has returned a request waits for its answer, so each request needs a new codec.
     let mut codec = HttpCodec::default();
     match codec.decode(black_box(input)) {
         Ok(Decoded::Frame { frame, consumed }) => {
@@ -59,7 +59,7 @@ fn read(input: &mut [u8]) -> usize {
     }
 }
 
-/// A message read as a server reads it.
+/// Decodes a message as a server does.
 fn websocket(c: &mut Criterion) {
     let mut codec = opened();
     for size in [125, 16 << 10] {
@@ -85,7 +85,7 @@ fn websocket(c: &mut Criterion) {
     }
 }
 
-/// A server's codec behind the handshake.
+/// A server's codec after the handshake.
 fn opened() -> ServerCodec {
     let mut codec = ServerCodec::default();
     let mut request =

@@ -1,11 +1,11 @@
-"""What the figures were measured on, and whether the machine was quiet."""
+"""Describes the machine, and reports if it was quiet during the measurements."""
 import datetime, os, pathlib, re, time
 
 from sides.servers import printed
 
 
 class Watch:
-    """Looks at the machine before the first measurement; `words` looks again, after the last."""
+    """Observes the machine from before the first measurement until after the last, when `words` is called."""
 
     def __init__(self):
         self.busy_before = foreign_load()
@@ -24,12 +24,12 @@ class Watch:
 
 
 def processor_times():
-    """user, nice, system, idle, iowait, irq, softirq, steal: in ticks since the machine started."""
+    """Returns user, nice, system, idle, iowait, irq, softirq and steal, in ticks since the machine started."""
     return [int(ticks) for ticks in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
 
 
 def foreign_load():
-    """Which share of all cores is busy while nothing is measured here."""
+    """Returns the busy fraction of all cores while nothing is measured."""
     before = processor_times()
     time.sleep(1)
     spent = [after - before for before, after in zip(before, processor_times())]

@@ -1,4 +1,4 @@
-"""Tables of what was measured, for a terminal and for docs/benchmarks.md, and the figures for docs/benchmark.svg."""
+"""Tables of the results, for a terminal and for docs/benchmarks.md, and the figures for docs/benchmark.svg."""
 import json, re, statistics, subprocess, sys
 
 from sides.servers import ROOT
@@ -7,7 +7,7 @@ DOCS = ROOT / "docs"
 
 
 def ratio(group, results, load, server):
-    """A server's cost as a multiple of the base's: the median of the rounds' quotients; None where one of them failed."""
+    """Returns a server's cost as a multiple of the base's: the median of the rounds' ratios. None if one of the two failed."""
     of, to = results.get((load.name, server)), results.get((load.name, group.base))
     if not of or not to:
         return None
@@ -15,7 +15,7 @@ def ratio(group, results, load, server):
 
 
 def brief(number):
-    """Three digits, or all before the point."""
+    """Formats a number with three digits, or with all digits before the point."""
     if number is None:
         return ""
     return f"{number:,.0f}" if number >= 100 else f"{number:.1f}" if number >= 10 else f"{number:.2f}"
@@ -26,7 +26,7 @@ def spread(numbers):
 
 
 def matrix(group, results, failures, cell):
-    """A row for each server, a column for each load."""
+    """Returns a table with a row for each server and a column for each load."""
     lines = ["| | " + " | ".join(load.name for load in group.loads) + " |", "|---" * (len(group.loads) + 1) + "|"]
     for server in group.servers:
         cells = []
@@ -40,7 +40,7 @@ def matrix(group, results, failures, cell):
 
 
 def tables(group, results, failures):
-    """All that there is to tell of a group, as markdown."""
+    """Returns all results of a group as Markdown."""
     table = lambda cell: matrix(group, results, failures, cell)
     cost = f"Processor time of the server a {group.unit}"
     versions = dict.fromkeys(version for server in group.servers if (version := server.version()))
@@ -77,7 +77,7 @@ def memory(group, results):
 
 
 def write(head, texts, played):
-    """Puts the tables between their marks in docs/benchmarks.md, and draws the picture anew."""
+    """Writes the tables between their marks in docs/benchmarks.md, and draws the picture again."""
     fill({f"side-by-side: {name}": text for name, text in {"machine": head, **texts}.items()})
     picture = DOCS / "benchmark-data.json"
     data = json.loads(picture.read_text())
@@ -90,7 +90,7 @@ def write(head, texts, played):
 
 
 def fill(texts):
-    """Puts each text between the marks of its name in docs/benchmarks.md."""
+    """Writes each text between the marks with its name in docs/benchmarks.md."""
     page = DOCS / "benchmarks.md"
     content = page.read_text()
     for name, text in texts.items():
@@ -103,7 +103,7 @@ def fill(texts):
 
 
 def draw(panel, group, results):
-    """The ratios of a panel's servers under its loads. Each row names its load."""
+    """Sets the ratios of a panel's servers under its loads. Each row names its load."""
     for row in panel["rows"]:
         load = next(load for load in group.loads if load.name == row["load"])
         found = [ratio(group, results, load, server) for server in panel["servers"]]
@@ -111,7 +111,7 @@ def draw(panel, group, results):
 
 
 def as_text(data):
-    """JSON as it is in the repository: lists of plain values, and rows, on one line each."""
+    """Formats JSON as in the repository: each list of plain values and each row is on one line."""
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)
     return re.sub(r'\{\s*("(?:label|load)"[^{}]*?)\s*\}', lambda found: "{ " + " ".join(found[1].split()) + " }", text)

@@ -1,4 +1,4 @@
-"""The servers that take part: how each is built, started and ended, and which version it is."""
+"""The servers of the comparison: builds, starts and ends them, and finds their versions."""
 import os, pathlib, re, resource, shutil, signal, socket, subprocess, tempfile, time
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -7,7 +7,7 @@ RIVALS = ROOT / "benches/rivals"
 BUILT = RIVALS / "target/release"
 SERVER_CORE, LOAD_CORE = {0}, {1}
 
-# Where Debian has nginx and haproxy, and not everyone looks.
+# Debian installs nginx and haproxy there, which is not in every user's PATH.
 os.environ["PATH"] += ":/usr/sbin"
 
 NGINX = """
@@ -37,20 +37,20 @@ frontend all
 
 
 class Server:
-    """A server under a name. In its command and its configuration {port}, {buffer} and {folder} are filled in."""
+    """A server with a name. Its command and its configuration may contain {port}, {buffer} and {folder}."""
 
     def __init__(self, name, *command, version=lambda: "", configuration="", mode=None):
         self.name, self.command, self.configuration, self.mode = name, list(map(str, command)), configuration, mode
         self.version = version
 
     def missing(self):
-        """The program that is not there, if it is not."""
+        """Returns the name of the program if it is missing."""
         return None if shutil.which(self.command[0]) else self.command[0]
 
 
 class Running:
-    """A server that listens, pinned to its core, started anew for each measurement: so how its memory happens to lie
-    does not favour one of them throughout. Raises OSError when it does not start."""
+    """A running server, pinned to its core. It is restarted for each measurement, so that a lucky memory layout does not
+    favour one server throughout. Raises OSError if it does not start."""
 
     def __init__(self, server, buffer):
         self.folder = tempfile.TemporaryDirectory(prefix="side-by-side-")
@@ -73,9 +73,9 @@ class Running:
         raise OSError(f"it does not listen: {self.words()}")
 
     def words(self):
-        """The last line that it has printed."""
+        """Returns the last line that the server has printed."""
         self.said.seek(0)
-        return (self.said.read().strip().splitlines() or ["it says nothing"])[-1]
+        return (self.said.read().strip().splitlines() or ["it prints nothing"])[-1]
 
     def stop(self):
         if self.process.poll() is None:
@@ -89,14 +89,14 @@ class Running:
 
 
 def prepare():
-    """What a server gets before it starts: its core, and descriptors for a thousand connections."""
+    """Prepares a server before its start: sets its core, and its limit on descriptors."""
     os.sched_setaffinity(0, SERVER_CORE)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def free_port(ports=iter(range(21_000, 32_000))):
-    """The next port that is free, below those that the kernel gives to clients."""
+    """Returns the next free port, below those that the kernel assigns to clients."""
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -109,7 +109,7 @@ def free_port(ports=iter(range(21_000, 32_000))):
 
 
 def build():
-    """Builds all that is in this repository. Says what is left out."""
+    """Builds the servers of this repository. Reports those that cannot be built."""
     environment = {name: value for name, value in os.environ.items() if name != "CARGO_TARGET_DIR"}
     examples = [word for name in ("echo", "http", "websocket_echo") for word in ("--example", name)]
     own = ["cargo", "build", "--profile", "production", "--features", "tls,http,ws", *examples]
@@ -123,7 +123,7 @@ def build():
 
 
 def printed(*command):
-    """What a command prints, or nothing when it is not there or fails."""
+    """Returns the output of a command, or nothing if it is missing or fails."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     except FileNotFoundError:
@@ -132,12 +132,12 @@ def printed(*command):
 
 
 def program(name, *command):
-    """Tells a version by what a command prints."""
+    """Finds a version in the output of a command."""
     return lambda: f"{name} " + (re.search(r"\d+\.\d+[\w.]*", printed(*command)) or ["unknown"])[0]
 
 
 def crates(*names):
-    """Tells versions by the lock file of the rivals."""
+    """Finds versions in the lock file of the rivals."""
     locked = dict(re.findall(r'name = "(.+)"\nversion = "(.+)"', (RIVALS / "Cargo.lock").read_text()))
     return lambda: ", ".join(f"{name} {locked[name]}" for name in names)
 

@@ -1,12 +1,12 @@
-//! What the benchmarks that compare servers by their processor time share.
+//! Code that the benchmarks of processor time share.
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Asks a server for the processor time of its thread.
+/// The message that asks a server for the processor time of its thread.
 pub(crate) const HOW_LONG: &[u8] = b"processor time?";
 
-/// How long this thread has run so far, in nanoseconds, as a server tells it.
+/// Returns the processor time of this thread in nanoseconds, as the bytes of a server's answer.
 pub(crate) fn own_processor_time() -> [u8; 8] {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
@@ -16,6 +16,6 @@ pub(crate) fn own_processor_time() -> [u8; 8] {
 pub(crate) fn pin_to(cpu: usize) {
     let mut set = CpuSet::new();
     set.set(cpu);
-    // With one processor there is nothing to choose.
+    // Fails on a machine with one processor, where it does not matter.
     let _ = sched_setaffinity(None, &set);
 }

@@ -1,9 +1,10 @@
-// The least that a TCP echo on epoll can be. Usage: bare_echo PORT [two-phase]
+// A minimal TCP echo on epoll. Usage: bare_echo PORT [two-phase]
 //
-// It answers each read at once; in two phases it reads all that an epoll_wait has told of, then answers it all.
+// It answers each read at once. In two phases, it first reads from all connections that epoll_wait has returned, then
+// answers all of them.
 #include "loop.h"
 
-// What the kernel did not take of an answer.
+// The rest of an answer, which the kernel has not accepted.
 struct rest {
     char *bytes;
     size_t begin, end;
@@ -48,7 +49,7 @@ int main(int count, char **arguments) {
     if (count < 2) return 2;
     int two_phase = count > 2 && !strcmp(arguments[2], "two-phase");
     struct epoll_event events[EVENTS];
-    // Two phases fill one part after the other, and answer early when there is no room for another read.
+    // In two phases, reads fill one part after the other. It answers early if there is no room for another read.
     size_t room = two_phase ? 16 * BUFFER : BUFFER;
     char *buffer = malloc(room);
     rests = calloc(DESCRIPTORS, sizeof *rests);

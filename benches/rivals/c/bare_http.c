@@ -1,5 +1,5 @@
-// The least that an HTTP server on epoll can be: for each empty line in what it reads it sends a constant, with one
-// write a read. It parses nothing. Usage: bare_http PORT
+// A minimal HTTP server on epoll: for each empty line in its input it sends a constant answer, with one write for each
+// read. It parses nothing. Usage: bare_http PORT
 #include "loop.h"
 
 static const char ANSWER[] =
@@ -30,7 +30,7 @@ int main(int count, char **arguments) {
                 requests++;
                 at += 4;
             }
-            // A client that does not read its answers loses its connection: there is no room here to keep them.
+            // Closes the connection of a client that does not read its answers, because it cannot store them.
             if (len <= 0 || write(fd, answers, requests * LEN) != (ssize_t)(requests * LEN)) close(fd);
         }
     }

@@ -1,4 +1,4 @@
-// A TCP echo on libuv: one loop, one read buffer for all, a write that is tried at once. Usage: libuv_echo PORT
+// A TCP echo on libuv: one loop, one read buffer for all connections, writes tried at once. Usage: libuv_echo PORT
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>

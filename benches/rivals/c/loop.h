@@ -1,5 +1,5 @@
-// What the bare loops share: one thread, level-triggered epoll on a listener and its connections. No timeouts, no
-// limits, no framing, no second thread.
+// Code that the minimal servers share: one thread, level-triggered epoll on a listener and its connections. No timeouts,
+// limits or framing.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>

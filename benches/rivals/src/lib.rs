@@ -1,4 +1,4 @@
-//! What the rival servers share: their flags, and for those on tokio one thread with one listener.
+//! Code that the rival servers share: their flags, and a single-threaded accept loop for those on tokio.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,29 +7,29 @@ use clap::Parser;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 
-/// A server to measure. It goes on until the process is ended.
+/// A server to measure. It runs until the process is killed
 #[derive(Parser)]
 pub struct Flags {
     /// The port on 127.0.0.1 to listen on
     port: u16,
-    /// How many bytes an echo server reads at once, where it lets one choose
+    /// The number of bytes that an echo server reads at once, if it has a choice
     #[arg(long, default_value_t = 4096)]
     pub buffer: usize,
 }
 
 impl Flags {
-    /// Where to listen.
+    /// Returns the address to listen on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 }
 
-/// Serves every connection with `serve`, all on this thread, on tokio.
+/// Serves all connections with `serve` on tokio, on this thread.
 ///
 /// # Errors
 ///
-/// When there is no listening, or no accepting any more.
+/// If the server cannot listen or accept.
 pub fn listen<F: Future<Output = ()> + 'static>(
     addr: SocketAddr,
     serve: impl Fn(TcpStream) -> F,

@@ -1,5 +1,5 @@
-//! A WebSocket echo by fastwebsockets on tokio and hyper: its own `echo_server` example, with the TCP stream taken
-//! out of what hyper wraps it in, which costs it a dynamic call for each read and write.
+//! A WebSocket echo with fastwebsockets on tokio and hyper: its own `echo_server` example. The TCP stream is taken out of
+//! hyper's wrapper, which would cost a dynamic call for each read and write.
 
 use std::error::Error;
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hyper on tokio's `current_thread` runtime: 12 bytes of text for whoever asks.
+//! HTTP/1.1 with hyper on tokio's `current_thread` runtime: each answer is 12 bytes of text.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,7 +15,7 @@ use rivals::Flags;
 
 fn main() -> Result<(), Box<dyn Error>> {
     rivals::listen(Flags::parse().addr(), |stream| async {
-        // The load ends without closing each connection in turn.
+        // The load ends without a graceful close of its connections.
         let _ = http1::Builder::new()
             .pipeline_flush(true)
             .serve_connection(TokioIo::new(stream), service_fn(hello))

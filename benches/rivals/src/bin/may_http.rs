@@ -1,4 +1,4 @@
-//! HTTP/1.1 by may_minihttp on one worker thread: 12 bytes of text for whoever asks.
+//! HTTP/1.1 with may_minihttp on one worker thread: each answer is 12 bytes of text.
 
 use std::error::Error;
 use std::io;
@@ -20,7 +20,7 @@ impl HttpService for Hello {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // Stacks as in its examples: 4,096 words.
+    // The stack size of its examples: 4,096 words.
     may::config().set_workers(1).set_stack_size(0x1000);
     let server = HttpServer(Hello).start(Flags::parse().addr())?;
     server.join().map_err(|_| "the server has panicked".into())

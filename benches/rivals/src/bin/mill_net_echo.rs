@@ -1,5 +1,5 @@
-//! A TCP echo on mill-net, as its documentation shows it, in the mode that it advises where handlers are fast: they
-//! run on the loop's own thread.
+//! A TCP echo on mill-net, as its documentation shows it. It uses the mode that is recommended for fast handlers: they run on
+//! the loop's own thread.
 
 use std::error::Error;
 use std::sync::Arc;

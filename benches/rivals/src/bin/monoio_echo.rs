@@ -13,7 +13,7 @@ use rivals::Flags;
 struct Driven {
     #[command(flatten)]
     flags: Flags,
-    /// Over epoll, which it calls its legacy driver
+    /// Uses epoll, which monoio calls its legacy driver
     #[arg(long)]
     epoll: bool,
 }
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         runtime.block_on(serve(&flags))?;
     } else {
-        // Room for as many completions as there are connections.
+        // Room for one completion of each connection.
         let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
             .with_entries(4096)
             .build()?;

@@ -1,4 +1,4 @@
-//! A WebSocket echo by tungstenite on tokio.
+//! A WebSocket echo with tungstenite on tokio.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -26,7 +26,7 @@ async fn echo(stream: TcpStream) -> Result<(), tungstenite::Error> {
     let mut socket = pin!(accept_async(stream).await?);
     let mut unflushed = false;
     loop {
-        // Answers are sent once nothing more is there to be read: one write for all that came together.
+        // Flushes once no more input is available, so that messages received together are answered in one write.
         let next = poll_fn(|task| {
             let next = socket.as_mut().poll_next(task);
             if next.is_pending() && unflushed {

@@ -1,8 +1,7 @@
-//! Loads a server in a closed loop, and tells what that costs the server.
+//! Loads a server in a closed loop, and measures the cost to the server.
 //!
-//! Each connection keeps as many messages under way as the depth says: for each answer that comes another message is
-//! sent. Answers are compared with what is due, byte by byte; of HTTP's the status and the length. Prints one line of
-//! JSON.
+//! Each connection keeps `depth` messages under way: for each answer, it sends another message. Answers are compared byte by
+//! byte with the expected ones; those of HTTP by their status and length. Prints one line of JSON.
 
 mod message;
 mod server;
@@ -24,37 +23,37 @@ use self::message::Exchange;
 use self::steady::Steady;
 use self::visits::Visits;
 
-/// Loads a server in a closed loop, and tells what that costs the server
+/// Loads a server in a closed loop, and measures the cost to the server
 #[derive(Parser)]
 struct Flags {
-    /// What to do with the server
+    /// The kind of load
     mode: Mode,
     /// The server's port on 127.0.0.1
     port: u16,
-    /// The server's process; its children are counted in
+    /// The server's process; its children count too
     pid: u32,
-    /// How many connections
+    /// The number of connections
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// How many bytes a message has, where one can choose
+    /// The number of bytes in a message, if the mode has a choice
     #[arg(long, default_value_t = 64)]
     size: usize,
-    /// How many messages are under way on each connection
+    /// The number of messages under way on each connection
     #[arg(long, default_value_t = 1)]
     depth: usize,
-    /// For how many seconds the load is on before the measurement
+    /// The seconds of load before the measurement
     #[arg(long, default_value_t = 0.2)]
     warm_up: f64,
-    /// How many seconds are measured
+    /// The seconds of the measurement
     #[arg(long, default_value_t = 0.6)]
     seconds: f64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Mode {
-    /// What is sent comes back
+    /// Echoed bytes
     Echo,
-    /// The same, but each connection is for one message
+    /// Echoed bytes, with one message on each connection
     Accept,
     /// GET /
     Http,
@@ -64,12 +63,12 @@ enum Mode {
     Websocket,
 }
 
-/// For how long a server may leave a load without an answer. A machine that is busy otherwise may take seconds.
+/// The longest time without an answer. On a busy machine it may be seconds.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// The connections of a load.
 trait Clients {
-    /// Does what an event asks for.
+    /// Handles an event.
     fn ready(
         &mut self,
         registry: &Registry,
@@ -78,7 +77,7 @@ trait Clients {
     ) -> Result<(), Box<dyn Error>>;
 }
 
-/// What is counted. A latency is in nanoseconds, from when a message was due to be sent until all of its answer was there.
+/// The counters. A latency is in nanoseconds, from the due time of a message until its answer is complete.
 struct Told {
     answers: u64,
     latencies: Histogram<u64>,
@@ -86,7 +85,7 @@ struct Told {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let flags = Flags::parse();
-    // A load that nobody ends must not go on.
+    // The load must end by itself, even if nobody ends it.
     thread::spawn(|| {
         thread::sleep(Duration::from_secs(60));
         eprintln!("a minute is over");
@@ -140,7 +139,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Keeps the load on for so long, and counts the answers that come meanwhile.
+/// Keeps the load running for a time, and counts the answers that arrive meanwhile.
 fn drive(
     poll: &mut Poll,
     clients: &mut dyn Clients,

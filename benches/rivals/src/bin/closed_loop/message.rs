@@ -1,4 +1,4 @@
-//! What goes to and fro.
+//! The messages and their expected answers.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -6,18 +6,18 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::SILENCE;
 
-/// A message and its answer. All of a load are the same.
+/// A message and its answer. All messages of a load are the same.
 pub(crate) struct Exchange {
     pub(crate) message: Vec<u8>,
     pub(crate) answer: Answer,
-    /// What is sent first on a connection, and what the answer to it has in it. The answer ends with an empty line.
+    /// The handshake of a connection, and a text that its answer must contain. The answer ends with an empty line.
     pub(crate) opening: Option<(Vec<u8>, &'static str)>,
 }
 
 pub(crate) struct Answer {
-    /// How many bytes it has.
+    /// The length of the answer in bytes.
     pub(crate) len: usize,
-    /// What it begins with; all of it, where that does not depend on the server or the time.
+    /// The beginning of the answer; all of it, unless it depends on the server or the time.
     pub(crate) begin: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ impl Exchange {
         Self::answered(b"*1\r\n$4\r\nPING\r\n".to_vec(), b"+PONG\r\n".to_vec())
     }
 
-    /// Asks the server once, to learn how long its answer is.
+    /// Sends one request to the server, to find the length of its answer.
     pub(crate) fn http(addr: SocketAddr) -> Result<Self, Box<dyn Error>> {
         let message = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").into_bytes();
         let mut stream = connected(addr)?;
@@ -55,7 +55,7 @@ impl Exchange {
         })
     }
 
-    /// The opening handshake (RFC 6455, section 4.1), and binary messages of one frame each.
+    /// Returns the opening handshake (RFC 6455, section 4.1) and a binary message of one frame.
     pub(crate) fn websocket(size: usize) -> Self {
         let opening = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -77,7 +77,7 @@ impl Exchange {
         }
     }
 
-    /// Connects, and speaks the opening, if there is one.
+    /// Connects, and performs the handshake, if there is one.
     pub(crate) fn connect(&self, addr: SocketAddr) -> Result<mio::net::TcpStream, Box<dyn Error>> {
         let mut stream = connected(addr)?;
         if let Some((opening, wanted)) = &self.opening {
@@ -103,7 +103,7 @@ fn connected(addr: SocketAddr) -> Result<TcpStream, Box<dyn Error>> {
     Ok(stream)
 }
 
-/// Reads as far as the first empty line.
+/// Reads up to the first empty line.
 fn head(stream: &mut TcpStream) -> Result<String, Box<dyn Error>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -114,7 +114,7 @@ fn head(stream: &mut TcpStream) -> Result<String, Box<dyn Error>> {
     Ok(String::from_utf8(head)?)
 }
 
-/// A binary message of one frame, masked as a client's must be (RFC 6455, section 5.3).
+/// Returns a binary message of one frame, masked as a client's must be (RFC 6455, section 5.3).
 fn masked(payload: &[u8]) -> Vec<u8> {
     let key = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = frame_header(payload.len(), 0x80);
@@ -123,7 +123,7 @@ fn masked(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What a final binary frame of `len` bytes begins with, with the shortest form of its length.
+/// Returns the header of a final binary frame of `len` bytes, with the shortest form of its length.
 fn frame_header(len: usize, mask_bit: u8) -> Vec<u8> {
     let mut header = vec![0x82];
     match len {

@@ -1,15 +1,15 @@
-//! What the kernel tells about a server: a process with its threads, and its children.
+//! The kernel's figures about a server: a process with its threads and its children.
 
 use std::error::Error;
 use std::fs;
 use std::time::Duration;
 
-/// How long all threads have run so far. The kernel counts at each tick and when a thread rests.
+/// Returns the processor time of all threads. The kernel updates it at each tick, and when a thread sleeps.
 pub(crate) fn processor_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
     let mut nanoseconds = 0;
     for pid in with_children(pid)? {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // A thread may end meanwhile.
+            // A thread may have ended meanwhile.
             let Ok(told) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
@@ -20,7 +20,7 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// Resident memory, in bytes.
+/// Returns the resident memory in bytes.
 pub(crate) fn resident(pid: u32) -> Result<u64, Box<dyn Error>> {
     let mut kilobytes = 0;
     for pid in with_children(pid)? {

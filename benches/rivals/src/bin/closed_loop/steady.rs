@@ -1,4 +1,4 @@
-//! Connections that stay open.
+//! Connections that stay open during the load.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -14,7 +14,7 @@ use mio::{Interest, Registry, Token};
 use crate::message::{Answer, Exchange};
 use crate::{Clients, Told};
 
-/// How many connections are opened at once: fewer than a listener's queue may hold.
+/// The number of connections opened at once, which is less than a listener's backlog.
 const AT_ONCE: usize = 64;
 
 pub(crate) struct Steady {
@@ -24,10 +24,10 @@ pub(crate) struct Steady {
     answer: Answer,
 }
 
-/// As many messages as are under way on a connection, back to back.
+/// The messages under way on a connection, back to back.
 struct Batch {
     bytes: Vec<u8>,
-    /// How many bytes of it one message is.
+    /// The length of one message in bytes.
     message: usize,
 }
 
@@ -90,11 +90,11 @@ impl Clients for Steady {
 /// One connection to the server.
 struct Peer {
     stream: TcpStream,
-    /// How many bytes are still to be sent: the rest of a message, and whole ones.
+    /// The number of bytes still to be sent: the rest of a message, and whole messages.
     due: usize,
-    /// How many bytes of an answer have come.
+    /// The number of bytes received of the current answer.
     come: usize,
-    /// When the messages under way became due, and how many at once.
+    /// The times when the messages under way became due, and the number of messages at each.
     under_way: VecDeque<(Instant, usize)>,
 }
 
@@ -115,7 +115,7 @@ impl Peer {
         self.send(batch)
     }
 
-    /// Sends what is due, as far as the kernel takes it.
+    /// Sends due messages, as far as the kernel accepts them.
     fn send(&mut self, batch: &Batch) -> io::Result<()> {
         while self.due > 0 {
             let begun = (batch.message - self.due % batch.message) % batch.message;
@@ -129,7 +129,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Reads what has come. Returns how many answers that completes.
+    /// Reads the available input. Returns the number of answers that it completes.
     fn receive(
         &mut self,
         buffer: &mut [u8],
@@ -145,7 +145,7 @@ impl Peer {
                 Err(error) => return Err(error.into()),
             };
             answers += self.check(&buffer[..come], answer)?;
-            // It is edge-triggered; but a short read has taken all that there was.
+            // Events are edge-triggered, but a short read has drained the socket.
             if come < buffer.len() {
                 break;
             }
@@ -154,7 +154,7 @@ impl Peer {
         Ok(answers)
     }
 
-    /// Compares bytes with the answers that are due.
+    /// Compares bytes with the expected answers.
     fn check(&mut self, mut bytes: &[u8], answer: &Answer) -> Result<usize, Box<dyn Error>> {
         let mut answers = 0;
         while !bytes.is_empty() {

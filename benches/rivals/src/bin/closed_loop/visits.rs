@@ -1,4 +1,4 @@
-//! Connections for one message each: connect, echo, half-close, wait for the server's end, close.
+//! Connections with one message each: connect, echo, half-close, wait for the server's FIN, close.
 
 use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ use socket2::{Domain, Socket, Type};
 use crate::message::Exchange;
 use crate::{Clients, Told};
 
-/// How many addresses the visitors come from. A port stays taken for a minute after its connection.
+/// The number of client addresses. Several are needed, because a port stays in use for a minute after its connection.
 const ADDRESSES: u64 = 200;
 
 pub(crate) struct Visits {
@@ -24,7 +24,7 @@ pub(crate) struct Visits {
 }
 
 impl Visits {
-    /// Begins as many visits as there are to be at once.
+    /// Starts the visits that run at once.
     pub(crate) fn begin(
         registry: &Registry,
         addr: SocketAddr,
@@ -90,12 +90,12 @@ struct Visitor {
     stream: TcpStream,
     since: Instant,
     asked: bool,
-    /// How many bytes have come back.
+    /// The number of bytes received.
     come: usize,
 }
 
 impl Visitor {
-    /// Returns whether the visit is over.
+    /// Returns true if the visit is over.
     fn goes_on(&mut self, event: &Event, exchange: &Exchange) -> Result<bool, Box<dyn Error>> {
         if let Some(error) = self.stream.take_error()? {
             return Err(error.into());
