@@ -9,7 +9,7 @@
 //!
 //! **This is the only file that uses rustls's unbuffered API** (`rustls::unbuffered`, `UnbufferedServerConnection`,
 //! `UnbufferedClientConnection`). Keep it that way: rustls 0.24 removes this API
-//! (<https://github.com/rustls/rustls/pull/2905>), and the move should change no other file for that reason.
+//! (<https://github.com/rustls/rustls/pull/2905>), and then only this file and its buffers have to change.
 //!
 //! The plan for rustls 0.24, as its `0.24.0-dev.2` looks; check it again against the release:
 //!
@@ -23,6 +23,8 @@
 //! - Handshake messages and alerts are appended to the same vector, or to the tail's, so `encode` and
 //!   [`Session::queue_alert`] go.
 //! - `Connection::server_name` returns the client's SNI, so the thread-local in `resolver.rs` goes.
+//! - Other files follow renames only: `ServerCredentialResolver` and `ClientCredentialResolver` replace the traits in
+//!   `resolver.rs` and `client.rs`, and the crate `rustls-ring` replaces the feature `ring` (`mod.rs`).
 //!
 //! Before the move, measure an idle connection and the TLS echo (`docs/benchmarks.md`). Stay on rustls 0.23, which
 //! receives security fixes, until the result is not worse.
