@@ -26,8 +26,8 @@
 //! - Other files follow renames only: `ServerCredentialResolver` and `ClientCredentialResolver` replace the traits in
 //!   `resolver.rs` and `client.rs`, and the crate `rustls-ring` replaces the feature `ring` (`mod.rs`).
 //!
-//! Before the move, measure an idle connection and the TLS echo (`docs/benchmarks.md`). Stay on rustls 0.23, which
-//! receives security fixes, until the result is not worse.
+//! Before the move, measure an idle connection and the TLS echo (`docs/benchmarks.md`). Stay on rustls 0.23
+//! until the result is not worse, but no longer than 0.23 receives security fixes.
 
 use std::mem;
 use std::sync::Arc;
