@@ -107,6 +107,34 @@ error_messages! {
 
 /// Lets functions that take `TryInto<Endpoint>` accept an [`Endpoint`](crate::Endpoint) itself, whose conversion cannot
 /// fail.
+/// The reason why a stream call did nothing, or why the stream failed.
+#[derive(Debug)]
+pub(crate) enum StreamError {
+    /// Nothing can be received, or sent, until the next event.
+    WouldBlock,
+    /// A signal interrupted the call. It can be made again at once.
+    Interrupted,
+    /// The peer's TLS stream ended without close_notify: it may be truncated.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "only TLS can tell"))]
+    Truncated,
+    /// The peer violated the TLS protocol, or refused this side.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "of TLS alone"))]
+    Tls(io::Error),
+    /// The socket failed.
+    Io(io::Error),
+}
+
+impl From<io::Error> for StreamError {
+    #[cold]
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => StreamError::WouldBlock,
+            io::ErrorKind::Interrupted => StreamError::Interrupted,
+            _ => StreamError::Io(error),
+        }
+    }
+}
+
 impl From<Infallible> for Error {
     fn from(never: Infallible) -> Self {
         match never {}

@@ -9,6 +9,7 @@ use mio::{Registry, Token};
 use socket2::SockRef;
 
 use crate::addr::Addr;
+use crate::error::StreamError;
 use crate::sys::datagram::DatagramSocket;
 pub(crate) use crate::sys::socket::Received;
 use crate::sys::socket::{StreamSocket, to_addr};
@@ -62,7 +63,11 @@ impl Stream {
     }
 
     /// Connects and shakes hands as far as that goes now; returns whether it is done.
-    pub(crate) fn open(&mut self, writable: bool, records: &mut TlsScratch) -> io::Result<bool> {
+    pub(crate) fn open(
+        &mut self,
+        writable: bool,
+        records: &mut TlsScratch,
+    ) -> Result<bool, StreamError> {
         match self {
             Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
             #[cfg(feature = "tls")]
@@ -77,23 +82,27 @@ impl Stream {
         &mut self,
         into: &mut [u8],
         records: &mut TlsScratch,
-    ) -> io::Result<Received> {
+    ) -> Result<Received, StreamError> {
         match self {
-            Stream::Plain(socket) => socket.receive(into),
+            Stream::Plain(socket) => socket.receive(into).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.recv(into, &mut records.tls),
-            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Stream::Datagram(_) => Err(StreamError::WouldBlock),
         }
     }
 
     /// Sends bytes; returns how many were accepted.
     #[inline]
-    pub(crate) fn send(&mut self, bytes: &[u8], records: &mut TlsScratch) -> io::Result<usize> {
+    pub(crate) fn send(
+        &mut self,
+        bytes: &[u8],
+        records: &mut TlsScratch,
+    ) -> Result<usize, StreamError> {
         match self {
-            Stream::Plain(socket) => socket.send(bytes),
+            Stream::Plain(socket) => socket.send(bytes).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send(bytes, &mut records.tls),
-            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Stream::Datagram(_) => Err(StreamError::WouldBlock),
         }
     }
 
@@ -102,17 +111,17 @@ impl Stream {
         &mut self,
         slices: &[IoSlice<'_>],
         records: &mut TlsScratch,
-    ) -> io::Result<usize> {
+    ) -> Result<usize, StreamError> {
         match self {
-            Stream::Plain(socket) => socket.send_vectored(slices),
+            Stream::Plain(socket) => socket.send_vectored(slices).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send_vectored(slices, &mut records.tls),
-            Stream::Datagram(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Stream::Datagram(_) => Err(StreamError::WouldBlock),
         }
     }
 
     /// Sends what was accepted and the kernel has not taken yet.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Plain(_) | Stream::Datagram(_) => Ok(()),
             #[cfg(feature = "tls")]
@@ -145,9 +154,9 @@ impl Stream {
     /// # Errors
     ///
     /// `WouldBlock` when the kernel has to take output first: to be called again after the next flush.
-    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&mut self) -> Result<(), StreamError> {
         match self {
-            Stream::Plain(socket) => socket.shutdown_write(),
+            Stream::Plain(socket) => socket.shutdown_write().map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.shutdown_write(),
             Stream::Datagram(_) => Ok(()),

@@ -11,6 +11,7 @@ use super::error::{ConnectionError, TlsError};
 use super::info::TlsInfo;
 use super::server::TlsServer;
 use super::session::{RECORD_MAX, RECORD_OVERHEAD, Session};
+use crate::error::StreamError;
 use crate::sys::socket::{Received, StreamSocket};
 
 /// A connected socket that carries TLS records.
@@ -125,7 +126,11 @@ impl TlsStream {
     /// # Errors
     ///
     /// The same as for [`recv`](Self::recv), except `WouldBlock`.
-    pub(crate) fn open(&mut self, writable: bool, scratch: &mut Scratch) -> io::Result<bool> {
+    pub(crate) fn open(
+        &mut self,
+        writable: bool,
+        scratch: &mut Scratch,
+    ) -> Result<bool, StreamError> {
         if !self.connected {
             self.connected = writable && self.socket.is_connected()?;
             if !self.connected {
@@ -138,7 +143,7 @@ impl TlsStream {
             self.flush_some()?;
             match self.receive(&mut [], scratch) {
                 Ok(_) => self.check()?,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(StreamError::WouldBlock) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
@@ -150,11 +155,15 @@ impl TlsStream {
     /// # Errors
     ///
     /// - `WouldBlock` if there is none now.
-    /// - `UnexpectedEof` if the stream ended without close_notify: it may be truncated.
-    /// - `InvalidData` if the peer violated the protocol or refused this side. Later input is received and dropped, and
+    /// - [`StreamError::Truncated`] if the stream ended without close_notify: it may be truncated.
+    /// - [`StreamError::Tls`] if the peer violated the protocol or refused this side. Later input is received and dropped, and
     ///   `n` is the number of dropped bytes.
     /// - The errors of the socket.
-    pub(crate) fn recv(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<Received> {
+    pub(crate) fn recv(
+        &mut self,
+        into: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<Received, StreamError> {
         if self.session.has_plaintext() {
             let n = self.session.take_plaintext(into);
             return Ok(Received { n, drained: false });
@@ -184,7 +193,7 @@ impl TlsStream {
     }
 
     /// Returns the protocol's error if there is a new one.
-    fn check(&mut self) -> io::Result<()> {
+    fn check(&mut self) -> Result<(), StreamError> {
         match self.session.take_failure() {
             Some(error) => Err(invalid(error)),
             None => Ok(()),
@@ -193,7 +202,11 @@ impl TlsStream {
 
     /// Reads the socket once and decrypts to `into`, as far as there is room. Returns the number of received bytes, and
     /// the plaintext.
-    fn receive(&mut self, into: &mut [u8], scratch: &mut Scratch) -> io::Result<(usize, Received)> {
+    fn receive(
+        &mut self,
+        into: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(usize, Received), StreamError> {
         let partial = self.session.partial();
         let kept = partial.len();
         // Plaintext without room in `into` is copied once more, so the read is not much longer than `into`.
@@ -214,7 +227,7 @@ impl TlsStream {
         input[..kept].copy_from_slice(partial);
         let Received { n: wire, drained } = self.socket.receive(&mut input[kept..])?;
         if wire == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(StreamError::Truncated);
         }
         let n = self.session.decrypt(&mut input[..kept + wire], into);
         let drained = drained && !self.session.is_readable();
@@ -222,9 +235,9 @@ impl TlsStream {
     }
 
     /// Reads and drops input. The kernel answers unread input with an RST on close, which can destroy the alert.
-    fn drop_input(&mut self, scratch: &mut Scratch) -> io::Result<Received> {
+    fn drop_input(&mut self, scratch: &mut Scratch) -> Result<Received, StreamError> {
         let input = scratch.input();
-        self.socket.receive(input)
+        Ok(self.socket.receive(input)?)
     }
 
     /// Sends the tail, then encrypts and sends `plain`, until the kernel accepts no more. Returns the number of bytes
@@ -233,9 +246,13 @@ impl TlsStream {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the kernel accepts nothing. `InvalidData` if the session cannot send any more. The errors of the
+    /// `WouldBlock` if the kernel accepts nothing. [`StreamError::Tls`] if the session cannot send any more. The errors of the
     /// socket.
-    pub(crate) fn send(&mut self, plain: &[u8], scratch: &mut Scratch) -> io::Result<usize> {
+    pub(crate) fn send(
+        &mut self,
+        plain: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<usize, StreamError> {
         self.send_vectored(&[IoSlice::new(plain)], scratch)
     }
 
@@ -248,7 +265,7 @@ impl TlsStream {
         &mut self,
         slices: &[IoSlice<'_>],
         scratch: &mut Scratch,
-    ) -> io::Result<usize> {
+    ) -> Result<usize, StreamError> {
         self.flush()?;
         if self.has_tail() {
             return Ok(0);
@@ -289,7 +306,7 @@ impl TlsStream {
     }
 
     /// Sends records made of `plain` bytes. The part that the kernel does not accept becomes the tail.
-    fn send_records(&mut self, records: &[u8], plain: usize) -> io::Result<()> {
+    fn send_records(&mut self, records: &[u8], plain: usize) -> Result<(), StreamError> {
         let tail = &mut self.session.tail;
         if !tail.is_empty() {
             // Encryption has queued records that must go first. All of it is left to the next flush, since an error
@@ -300,7 +317,7 @@ impl TlsStream {
         let sent = match self.socket.send(records) {
             Ok(n) => n,
             Err(error) if is_temporary(&error) => 0,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         self.taken += sent as u64;
         if sent < records.len() {
@@ -314,7 +331,7 @@ impl TlsStream {
     /// # Errors
     ///
     /// `WouldBlock` if the kernel accepts none of it. The errors of the socket.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> Result<(), StreamError> {
         let mut progress = false;
         while self.has_tail() {
             match self.socket.send(self.session.tail.unsent()) {
@@ -326,16 +343,16 @@ impl TlsStream {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A peer that accepts some bytes has not stalled.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
     }
 
     /// Sends the tail. A part that remains is not an error.
-    fn flush_some(&mut self) -> io::Result<()> {
+    fn flush_some(&mut self) -> Result<(), StreamError> {
         match self.flush() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(StreamError::WouldBlock) => Ok(()),
             flushed => flushed,
         }
     }
@@ -370,12 +387,12 @@ impl TlsStream {
     /// # Errors
     ///
     /// `WouldBlock` if the kernel must accept the tail first: call it again then. The errors of the socket.
-    pub(crate) fn shutdown_write(&mut self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&mut self) -> Result<(), StreamError> {
         self.session.queue_close_notify();
         while self.has_tail() {
             self.flush()?;
         }
-        self.socket.shutdown_write()
+        Ok(self.socket.shutdown_write()?)
     }
 }
 
@@ -440,6 +457,9 @@ mod tests {
 }
 
 /// Wraps an error of the protocol.
-fn invalid(error: rustls::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, ConnectionError(error))
+fn invalid(error: rustls::Error) -> StreamError {
+    StreamError::Tls(io::Error::new(
+        io::ErrorKind::InvalidData,
+        ConnectionError(error),
+    ))
 }

@@ -22,6 +22,7 @@ use crate::engine::conn::close::{CloseReason, Closed, REFUSED_INPUT, Refused, Ti
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState, Step};
 use crate::engine::pipes::{PipeEnd, PipeTask};
+use crate::error::StreamError;
 use crate::panic;
 
 /// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
@@ -298,7 +299,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// Sending has failed, or an event told that the connection is broken. What had arrived before is still handed out.
     #[cold]
-    pub(crate) fn break_off(&mut self, error: io::Error) {
+    pub(crate) fn break_off(&mut self, error: StreamError) {
         let reason = reason_of(error);
         let Link { state, stream, .. } = &mut self.slot.link;
         let goes_on = matches!(reason, CloseReason::Reset(_))
@@ -316,7 +317,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// The socket failed: nothing can be sent or received any more.
     #[cold]
-    pub(crate) fn fail(&mut self, error: io::Error) {
+    pub(crate) fn fail(&mut self, error: StreamError) {
         self.close_finished(reason_of(error));
     }
 
@@ -330,7 +331,7 @@ impl<H: EventHandler> Served<'_, H> {
         let mut step = link.state.next_step();
         if step == Step::SendFin {
             let sent = link.stream.shutdown_write();
-            if is_would_block(&sent) {
+            if matches!(sent, Err(StreamError::WouldBlock)) {
                 // Its last words have to be taken first; what follows the next flush is this again.
                 link.state.set_tail(true);
                 link.state.on_write_would_block(self.cx.moment());
@@ -477,22 +478,23 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-fn is_would_block(result: &io::Result<()>) -> bool {
-    let error = result.as_ref().err();
-    error.is_some_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-}
-
-fn reason_of(error: io::Error) -> CloseReason {
+fn reason_of(error: StreamError) -> CloseReason {
     use io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidData, TimedOut,
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut,
     };
 
+    let error = match error {
+        StreamError::Tls(error) => return CloseReason::Tls(error),
+        StreamError::Io(error) => error,
+        StreamError::Truncated => io::ErrorKind::UnexpectedEof.into(),
+        StreamError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+        StreamError::Interrupted => io::ErrorKind::Interrupted.into(),
+    };
     match error.kind() {
         // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
             CloseReason::Reset(error)
         }
-        InvalidData => CloseReason::Tls(error),
         _ => CloseReason::Io(error),
     }
 }

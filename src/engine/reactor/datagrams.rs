@@ -403,7 +403,7 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(Delivery::Connected { slot, .. }) = port.map(|port| &port.delivery)
             && let Some(slot) = slot.and_then(|slot| self.connections.at(slot))
         {
-            Served::new(&mut self.handler, slot, &mut self.cx).fail(error);
+            Served::new(&mut self.handler, slot, &mut self.cx).fail(error.into());
         }
     }
 

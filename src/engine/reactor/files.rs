@@ -8,6 +8,7 @@ use crate::engine::conn::close::CloseReason;
 use crate::engine::handler::context::{Context, Extras, Link};
 use crate::engine::handler::{Command, EventHandler};
 use crate::engine::slots::ConnId;
+use crate::error::StreamError;
 use crate::sys::transfer;
 
 /// How much is read of a file at a time, where the kernel cannot send it. At most two such chunks of a connection are
@@ -20,7 +21,7 @@ pub(super) fn offer<H: EventHandler>(
     link: &mut Link,
     cx: &mut Context<H>,
     budget: usize,
-) -> io::Result<usize> {
+) -> Result<usize, StreamError> {
     let Front::File(FileStretch {
         file, offset, left, ..
     }) = link.state.out.front()
@@ -44,7 +45,7 @@ pub(super) fn offer<H: EventHandler>(
                 give_up(link, cx, error);
                 return Ok(0);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     link.state.set_awaits_file(true);

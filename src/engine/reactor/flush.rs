@@ -1,6 +1,6 @@
 //! Offering output to the kernel, and what follows when there is none left: FIN, and the end.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::mem;
 
 use super::files;
@@ -12,6 +12,7 @@ use crate::engine::conn::ConnState;
 use crate::engine::handler::context::{Context, Link, Served, Slot};
 use crate::engine::handler::{Conn, EventHandler};
 use crate::engine::pipes::PipeTask;
+use crate::error::StreamError;
 
 /// The most bytes offered to the kernel for one connection before the others have their turn.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
@@ -54,7 +55,7 @@ impl<H: EventHandler> Served<'_, H> {
                         self.cx.metrics.bytes_out.add(n as u64);
                         state.on_staged_sent(n, self.cx.now);
                     }
-                    sent => self.on_staged_refused(sent),
+                    sent => self.on_staged_refused(sent.map_err(StreamError::from)),
                 };
             }
             let sent = link.stream.send(bytes, &mut self.cx.tls_scratch);
@@ -65,7 +66,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// The same for a connection that more than the usual follows for.
     #[inline(never)]
-    fn on_staged_offered(&mut self, sent: io::Result<usize>) {
+    fn on_staged_offered(&mut self, sent: Result<usize, StreamError>) {
         let state = &mut self.slot.link.state;
         match sent {
             Ok(n) if n == state.out.len() => {
@@ -79,7 +80,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// The kernel took less than was staged: the rest becomes backlog.
     #[cold]
-    fn on_staged_refused(&mut self, sent: io::Result<usize>) {
+    fn on_staged_refused(&mut self, sent: Result<usize, StreamError>) {
         let n = *sent.as_ref().unwrap_or(&0);
         let out = &mut self.slot.link.state.out;
         out.staged_refused(n, &self.cx.arena, &mut self.cx.buffers);
@@ -211,7 +212,7 @@ fn offer<H: EventHandler>(
     link: &mut Link,
     cx: &mut Context<H>,
     budget: usize,
-) -> io::Result<usize> {
+) -> Result<usize, StreamError> {
     let Link { stream, state, .. } = link;
     if !state.has_sendable() {
         return stream.flush().map(|()| 0);
@@ -245,19 +246,19 @@ fn offer<H: EventHandler>(
 
 impl<H: EventHandler> Served<'_, H> {
     /// Notes what the kernel took, or that it refuses for now; other errors are the caller's.
-    pub(super) fn on_sent(&mut self, sent: io::Result<usize>) -> io::Result<()> {
+    pub(super) fn on_sent(&mut self, sent: Result<usize, StreamError>) -> Result<(), StreamError> {
         match sent {
             Ok(n) => {
                 self.cx.metrics.bytes_out.add(n as u64);
                 self.slot.link.state.on_sent(n, self.cx.now);
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(StreamError::WouldBlock) => {
                 self.slot.link.state.on_write_would_block(self.cx.moment());
                 self.set_alarm();
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(StreamError::Interrupted) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -20,6 +20,7 @@ use crate::engine::handler::{Conn, Detached, EventHandler};
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::stream::Stream;
+use crate::error::StreamError;
 #[cfg(feature = "tls")]
 use crate::tls::stream::TlsStream;
 
@@ -192,11 +193,11 @@ impl<H: EventHandler> Served<'_, H> {
                 self.mark_ready();
             }
             Ok(false) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            Err(StreamError::Interrupted) => {
                 self.cx.mark_ready(state);
             }
             #[cfg(feature = "tls")]
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(StreamError::Tls(error)) => {
                 log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
                 // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
                 state.refuse(CloseReason::Tls(error), self.cx.moment(), &self.cx.limits);

@@ -1,7 +1,5 @@
 //! Joined connections: what one receives the other sends.
 
-use std::io;
-
 use super::flush::WRITE_BUDGET;
 use super::{EventLoop, NOBODY};
 use crate::engine::conn::close::CloseReason;
@@ -10,6 +8,7 @@ use crate::engine::handler::{EventHandler, pipe};
 use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::engine::slots::ConnId;
 use crate::engine::stream::Received;
+use crate::error::StreamError;
 use crate::sys::transfer;
 
 /// The most that the kernel moves at a time, and so the most that one peer's slowness keeps in its memory.
@@ -212,7 +211,7 @@ fn splice<H: EventHandler>(
             cx.pipes.put_back(pipe);
             return match nothing {
                 Err(error) if !transfer::is_unsupported(&error) => {
-                    on_no_input(handler, from, to, cx, Err(error));
+                    on_no_input(handler, from, to, cx, Err(error.into()));
                     Some(0)
                 }
                 // At the end of the stream a read finds out, since it may be a mark of urgent data that no event has
@@ -226,7 +225,7 @@ fn splice<H: EventHandler>(
     };
     on_received(&mut from.link, cx, n, false);
     set_bulk(&mut from.link, n >= SPLICE_MIN);
-    let sent = pipe.drain(&to.link.stream, n);
+    let sent = pipe.drain(&to.link.stream, n).map_err(StreamError::from);
     let taken = *sent.as_ref().unwrap_or(&0);
     if taken == n {
         cx.pipes.put_back(pipe);
@@ -262,7 +261,7 @@ fn after_send<H: EventHandler>(
     handler: &mut H,
     to: &mut Slot<H>,
     cx: &mut Context<H>,
-    sent: io::Result<usize>,
+    sent: Result<usize, StreamError>,
 ) {
     if let Err(error) = Served::new(handler, to, cx).on_sent(sent) {
         Served::new(handler, to, cx).break_off(error);
@@ -277,10 +276,10 @@ fn on_no_input<H: EventHandler>(
     from: &mut Slot<H>,
     to: &mut Slot<H>,
     cx: &mut Context<H>,
-    received: io::Result<()>,
+    received: Result<(), StreamError>,
 ) {
-    let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
-    if from.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
+    let interrupted = matches!(received, Err(StreamError::Interrupted));
+    if from.link.state.is_broken() && !interrupted {
         // All that had arrived is passed on.
         return Served::new(handler, from, cx).close(false);
     }
@@ -292,10 +291,10 @@ fn on_no_input<H: EventHandler>(
             cx.mark_dirty(&mut to.link.state);
             cx.mark_dirty(&mut from.link.state);
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+        Err(StreamError::WouldBlock) => {
             from.link.state.on_read_would_block();
         }
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+        Err(StreamError::Interrupted) => {}
         Err(error) => {
             // A stream cut short must not look like a whole one to the peer it is passed on to.
             cx.unpipe(&mut from.link, true);

@@ -13,6 +13,7 @@ use crate::engine::handler::converse::{awaits_rest, is_awaited, owes_answer, sho
 use crate::engine::handler::{Action, EventHandler};
 use crate::engine::pipes::PipeTask;
 use crate::engine::stream::Received;
+use crate::error::StreamError;
 
 /// What a connection may receive and have handled before the others have their turn.
 pub(super) struct Budget {
@@ -151,7 +152,9 @@ impl<H: EventHandler> Served<'_, H> {
             let Some(socket) = stream.as_plain() else {
                 return 0;
             };
-            socket.receive_from_tcp(&mut scratch[kept..])
+            socket
+                .receive_from_tcp(&mut scratch[kept..])
+                .map_err(StreamError::from)
         } else {
             stream.recv(&mut scratch[kept..], &mut self.cx.tls_scratch)
         };
@@ -235,20 +238,20 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// A read brought the end of the stream, nothing, or an error.
     #[inline(never)]
-    pub(super) fn on_no_input(&mut self, received: io::Result<Received>) {
-        let interrupted = |error: &io::Error| error.kind() == io::ErrorKind::Interrupted;
-        if self.slot.link.state.is_broken() && !received.as_ref().is_err_and(interrupted) {
+    pub(super) fn on_no_input(&mut self, received: Result<Received, StreamError>) {
+        let interrupted = matches!(received, Err(StreamError::Interrupted));
+        if self.slot.link.state.is_broken() && !interrupted {
             // All that had arrived is read.
             return self.close(false);
         }
         match received {
             Ok(_) => self.on_peer_eof(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(StreamError::WouldBlock) => {
                 self.slot.link.state.on_read_would_block();
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.on_truncation(),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.on_breach(error),
+            Err(StreamError::Interrupted) => {}
+            Err(StreamError::Truncated) => self.on_truncation(),
+            Err(StreamError::Tls(error)) => self.on_breach(error),
             Err(error) => self.fail(error),
         }
     }
@@ -314,7 +317,7 @@ impl<H: EventHandler> Served<'_, H> {
             && (state.saw_peer_eof() || !state.wants_frames())
             && let Some(error) = self.slot.link.stream.take_error()
         {
-            self.break_off(error);
+            self.break_off(error.into());
         }
     }
 
