@@ -16,5 +16,6 @@ pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod stream;
 pub(crate) mod timer;
+pub(crate) mod turn_time;
 pub(crate) mod turns;
 pub(crate) mod udp;

@@ -41,17 +41,17 @@ impl<H: EventHandler> Context<H> {
                 return self.abort(link, reason);
             }
         }
-        let now = self.moment();
+        let now = self.time.moment();
         if link.state.begin_close(reason, now, &self.limits) {
             self.settle(&mut link.state);
-            link.state.inbox.clear(&mut self.buffers);
+            link.state.inbox.clear(&mut self.buffers.pool);
             self.unpipe(link, false);
-            self.mark_dirty(&mut link.state);
+            self.lists.mark_dirty(&mut link.state);
             // One that both sides have done with is closed in this turn's flush phase.
             if !link.state.is_finished() {
                 self.set_alarm(link);
                 // What has arrived is read and dropped, so that closing does not answer it with RST.
-                self.mark_ready(&mut link.state);
+                self.lists.mark_ready(&mut link.state);
             }
         }
     }
@@ -60,7 +60,7 @@ impl<H: EventHandler> Context<H> {
         link.state.abort(reason);
         self.settle(&mut link.state);
         self.unpipe(link, true);
-        self.mark_dirty(&mut link.state);
+        self.lists.mark_dirty(&mut link.state);
     }
 
     /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
@@ -310,7 +310,7 @@ impl<H: EventHandler> Served<'_, H> {
         if !goes_on {
             return self.close_finished(reason);
         }
-        state.break_off(reason, self.cx.moment());
+        state.break_off(reason, self.cx.time.moment());
         self.set_alarm();
         self.mark_ready();
     }
@@ -324,7 +324,11 @@ impl<H: EventHandler> Served<'_, H> {
     /// Does with the socket what the connection's state asks for.
     pub(crate) fn act(&mut self) {
         if let Some(reason) = self.slot.link.state.take_early_reason() {
-            let closed = self.slot.link.state.account(self.cx.now, self.cx.turn_at);
+            let closed = self
+                .slot
+                .link
+                .state
+                .account(self.cx.time.now(), self.cx.time.turn_at());
             self.tell(closed, reason);
         }
         let link = &mut self.slot.link;
@@ -334,10 +338,10 @@ impl<H: EventHandler> Served<'_, H> {
             if matches!(sent, Err(StreamError::WouldBlock)) {
                 // Its last words have to be taken first; what follows the next flush is this again.
                 link.state.set_tail(true);
-                link.state.on_write_would_block(self.cx.moment());
+                link.state.on_write_would_block(self.cx.time.moment());
                 return self.cx.set_alarm(link);
             }
-            link.state.fin_sent(self.cx.moment(), &self.cx.limits);
+            link.state.fin_sent(self.cx.time.moment(), &self.cx.limits);
             self.cx.set_alarm(link);
             self.shorten_fin_wait();
             let link = &mut self.slot.link;
@@ -360,8 +364,9 @@ impl<H: EventHandler> Served<'_, H> {
     fn detach(&mut self) {
         let Link { state, extras, .. } = &mut self.slot.link;
         if let Some(then) = extras.as_mut().and_then(|extras| extras.detach.take()) {
-            let unread = state.inbox.take_bytes(&mut self.cx.buffers);
+            let unread = state.inbox.take_bytes(&mut self.cx.buffers.pool);
             self.cx
+                .lists
                 .detached
                 .push((state.id.slot() as u32, then, unread));
         }
@@ -375,7 +380,7 @@ impl<H: EventHandler> Served<'_, H> {
                 .slot
                 .link
                 .state
-                .shorten_fin_wait(self.cx.moment() + LAST_FIN)
+                .shorten_fin_wait(self.cx.time.moment() + LAST_FIN)
         {
             self.set_alarm();
         }
@@ -412,10 +417,10 @@ impl<H: EventHandler> Served<'_, H> {
             .as_mut()
             .and_then(|extras| extras.refused.take());
         let (mut closed, reason) = link.state.finish(
-            self.cx.now,
-            self.cx.turn_at,
+            self.cx.time.now(),
+            self.cx.time.turn_at(),
             last_reason,
-            &mut self.cx.buffers,
+            &mut self.cx.buffers.pool,
         );
         closed.refused = refused;
         let lost = reset || closed.unsent + link.stream.unsent() > 0;
@@ -425,7 +430,7 @@ impl<H: EventHandler> Served<'_, H> {
             .liveness
             .set_closed(closed.id);
         self.cx.release(&link.state, &closed.peer);
-        self.cx.closed_slots.push(closed.id.slot() as u32);
+        self.cx.lists.closed.push(closed.id.slot() as u32);
         if let Some(datagram) = link.stream.datagram() {
             self.cx
                 .udp_sockets
@@ -457,6 +462,7 @@ impl<H: EventHandler> Served<'_, H> {
             // An attempt is no connection yet.
             if is_ours {
                 self.cx
+                    .lists
                     .outcomes
                     .push_back((closed.id, Outcome::Failed(reason)));
                 return;
@@ -469,6 +475,7 @@ impl<H: EventHandler> Served<'_, H> {
         if is_ours {
             let again = !reason.is_wanted();
             self.cx
+                .lists
                 .outcomes
                 .push_back((closed.id, Outcome::Closed { again }));
         }

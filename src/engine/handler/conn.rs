@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::context::{Context, Interval, Link, Timer, tick_at};
+use super::context::{Context, Interval, Link, Timer};
 use super::{Completion, Engine, EventHandler, Handle};
 use crate::addr::Addr;
 use crate::buf::outbox::{Input, Outbox};
@@ -18,6 +18,7 @@ use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::slots::ConnId;
 use crate::engine::timer::TimerKey;
+use crate::engine::turn_time::tick_at;
 use crate::error::error_messages;
 use crate::sys::options::{set_recv_buffer, set_send_buffer};
 
@@ -111,9 +112,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let state = &mut self.link.state;
         if bytes.len() < SMALL_WRITE
             && state.takes_staged()
-            && state.out.stage(bytes, &mut self.cx.arena)
+            && state.out.stage(bytes, &mut self.cx.buffers.arena)
         {
-            self.cx.mark_dirty(state);
+            self.cx.lists.mark_dirty(state);
             return Ok(());
         }
         self.write_behind(bytes)
@@ -127,7 +128,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
         self.admit(bytes.len())?;
         self.outbox().put(bytes);
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
     }
 
@@ -143,7 +144,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
         self.admit(bytes.len())?;
         self.outbox().put_shared(bytes);
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
     }
 
@@ -161,7 +162,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         for slice in slices {
             outbox.put(slice);
         }
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
     }
 
@@ -186,8 +187,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let stream_has_input = || stream.has_decrypted_input();
         let mut attempt = Attempt::new(Outbox::new(
             &mut state.out,
-            &mut self.cx.arena,
-            &mut self.cx.buffers,
+            &mut self.cx.buffers.arena,
+            &mut self.cx.buffers.pool,
         ));
         if H::Codec::CONVERSES {
             attempt.outbox.set_sent(sent);
@@ -206,7 +207,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return Err(self.overflow(len));
         }
         attempt.keep();
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
         if H::Codec::CONVERSES {
             self.after_send();
         }
@@ -234,7 +235,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let position = self.link.state.bytes_out + self.link.state.out.len() as u64;
         let extras = self.link.extras.get_or_insert_default();
         extras.flushes.push_back((position, done));
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
     }
 
     /// Stops reading: the peer is slowed down by TCP's flow control, and frames that have arrived stay
@@ -276,7 +277,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return;
         }
         self.link.state.shut_write();
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
     }
 
     /// Takes the connection out of the engine: from now on no frame is handled and no write taken; once
@@ -299,7 +300,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return Err(DetachError::Closed);
         }
         self.link.extras.get_or_insert_default().detach = Some(Box::new(then));
-        self.cx.mark_dirty(&mut self.link.state);
+        self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
     }
 
@@ -329,7 +330,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// It is the same in all callbacks of a turn, and costs nothing to ask.
     pub fn now(&self) -> Instant {
-        self.cx.turn_at
+        self.cx.time.turn_at()
     }
 
     /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. Timers of a connection end
@@ -339,7 +340,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// millisecond; a longer one ends with the next whole millisecond of the reactor's clock, so that many run out together.
     pub fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer {
         let id = self.id();
-        self.add_timer(self.cx.deadline(delay), Timer::User { id, token })
+        self.add_timer(self.cx.time.deadline(delay), Timer::User { id, token })
     }
 
     /// Calls [`on_timer`](EventHandler::on_timer) with `token` each `period`, first after one period from now, until the
@@ -350,7 +351,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// [`set_timer`](Self::set_timer).
     pub fn set_interval(&mut self, period: Duration, token: u64) -> ConnTimer {
         let period = period.max(Duration::from_micros(1));
-        let due = self.cx.clock.elapsed().saturating_add(period);
+        let due = self.cx.time.clock.elapsed().saturating_add(period);
         let interval = Interval {
             id: self.id(),
             token,
@@ -416,8 +417,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     fn outbox(&mut self) -> Outbox<'_> {
         Outbox::new(
             &mut self.link.state.out,
-            &mut self.cx.arena,
-            &mut self.cx.buffers,
+            &mut self.cx.buffers.arena,
+            &mut self.cx.buffers.pool,
         )
     }
 
@@ -454,7 +455,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
                 .abort(self.link, CloseReason::OutboundLimit { queued });
         } else {
             self.link.state.on_refused(&self.cx.limits);
-            self.cx.mark_dirty(&mut self.link.state);
+            self.cx.lists.mark_dirty(&mut self.link.state);
         }
         WriteError::Full { queued, limit }
     }

@@ -4,13 +4,13 @@ use std::any::Any;
 use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::Addr;
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
-use crate::clock::{self, Clock, TICKS, millis};
+use crate::clock::{Clock, TICKS};
 use crate::engine::conn::close::{CloseReason, Refused};
 use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::conn::origin::Origin;
@@ -20,7 +20,7 @@ use crate::engine::pipes::{PipeEnd, Pipes};
 use crate::engine::slots::{ConnId, Slots, Tenant};
 use crate::engine::stream::{Stream, TlsScratch};
 use crate::engine::timer::{TimerKey, Wheel};
-use crate::engine::turns::Turns;
+use crate::engine::turn_time::TurnTime;
 use crate::engine::udp::sockets::UdpSockets;
 use crate::metrics::Metrics;
 use crate::panic;
@@ -66,11 +66,11 @@ impl<'a, H: EventHandler> Served<'a, H> {
     }
 
     pub(crate) fn mark_dirty(&mut self) {
-        self.cx.mark_dirty(&mut self.slot.link.state);
+        self.cx.lists.mark_dirty(&mut self.slot.link.state);
     }
 
     pub(crate) fn mark_ready(&mut self) {
-        self.cx.mark_ready(&mut self.slot.link.state);
+        self.cx.lists.mark_ready(&mut self.slot.link.state);
     }
 
     pub(crate) fn set_alarm(&mut self) {
@@ -163,48 +163,64 @@ pub(crate) struct Interval {
 
 pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
 
-/// From which delay on timers run out at whole milliseconds.
-const LONG_DELAY: Duration = Duration::from_secs(1);
-
 /// The reactor's own things.
 pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
     pub(crate) reactor: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
-    pub(crate) arena: Arena,
-    pub(crate) buffers: BufferPool,
-    pub(crate) tls_scratch: TlsScratch,
-    /// The UDP sockets.
+    pub(crate) buffers: Buffers,
     pub(crate) udp_sockets: UdpSockets,
     pub(crate) wheel: Wheel<Timer<H>>,
-    /// Connections with something to do that no event will announce.
-    pub(crate) ready: VecDeque<u32>,
-    /// Connections to flush at the end of the turn.
-    pub(crate) dirty: Vec<u32>,
+    pub(crate) lists: Lists,
     pub(crate) pipes: Pipes,
-    /// Closed connections, whose slots are freed at the end of the turn.
-    pub(crate) closed_slots: Vec<u32>,
     pub(crate) decoding: Decoding,
-    /// What has become of the connections that this side made.
-    pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
-    /// The slots whose sockets leave the engine, with what was received and not handled.
-    pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
     /// How many requests have had their answers deferred.
     pub(crate) deferrals: u64,
     /// How many connections a shutdown waits for.
     pub(crate) draining: usize,
-    pub(crate) clock: Clock,
-    /// When the turn began.
-    pub(crate) turn_at: Instant,
-    /// The same in whole milliseconds since the start, for the limits.
-    pub(crate) now: u64,
-    /// The same in ticks, for the timers.
-    pub(crate) tick: u64,
-    /// Turns that took long.
-    turns: Turns,
-    /// When the time of day has to be read again.
-    next_second: u64,
+    pub(crate) time: TurnTime,
+}
+
+/// The memory that a reactor's connections share.
+pub(crate) struct Buffers {
+    /// The output of this turn.
+    pub(crate) arena: Arena,
+    /// Where the rings of inboxes and backlogs come from.
+    pub(crate) pool: BufferPool,
+    pub(crate) tls_scratch: TlsScratch,
+}
+
+/// What callbacks leave for the loop to do, in this turn or the next.
+#[derive(Default)]
+pub(crate) struct Lists {
+    /// Connections with something to do that no event will announce.
+    pub(crate) ready: VecDeque<u32>,
+    /// Connections to flush at the end of the turn.
+    pub(crate) dirty: Vec<u32>,
+    /// Closed connections, whose slots are freed at the end of the turn.
+    pub(crate) closed: Vec<u32>,
+    /// What has become of the connections that this side made.
+    pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
+    /// The slots whose sockets leave the engine, with what was received and not handled.
+    pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
+}
+
+impl Lists {
+    /// Has the connection flushed, and its state acted upon, at the end of the turn.
+    #[inline]
+    pub(crate) fn mark_dirty(&mut self, state: &mut ConnState) {
+        if state.mark_dirty() {
+            self.dirty.push(state.id.slot() as u32);
+        }
+    }
+
+    /// Has the connection served although no event announces it.
+    pub(crate) fn mark_ready(&mut self, state: &mut ConnState) {
+        if state.enqueue() {
+            self.ready.push_back(state.id.slot() as u32);
+        }
+    }
 }
 
 /// The input under decoding, which no connection holds meanwhile.
@@ -217,82 +233,43 @@ pub(crate) struct Decoding {
 
 impl<H: EventHandler> Context<H> {
     pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits, clock: Clock) -> Self {
-        let now = clock.now();
         Self {
             metrics: engine.peer(reactor).metrics.clone(),
             engine,
             reactor,
             limits,
-            arena: Arena::new(),
-            buffers: BufferPool::new(),
-            tls_scratch: TlsScratch::default(),
+            buffers: Buffers {
+                arena: Arena::new(),
+                pool: BufferPool::new(),
+                tls_scratch: TlsScratch::default(),
+            },
             udp_sockets: UdpSockets::default(),
             wheel: Wheel::new(TICKS),
-            ready: VecDeque::new(),
-            dirty: Vec::new(),
+            lists: Lists::default(),
             pipes: Pipes::default(),
-            closed_slots: Vec::new(),
             decoding: Decoding::default(),
-            outcomes: VecDeque::new(),
-            detached: Vec::new(),
             deferrals: 0,
             draining: 0,
-            clock,
-            turn_at: now,
-            now: 0,
-            tick: 0,
-            turns: Turns::new(),
-            next_second: 0,
+            time: TurnTime::new(clock),
         }
     }
 
     /// Reads the clock, once a turn.
     #[inline]
     pub(crate) fn read_clock(&mut self) {
-        self.turn_at = self.clock.now();
-        self.tick = clock::ticks(self.clock.since_start(self.turn_at));
-        self.now = self.tick / TICKS;
-        if self.now >= self.next_second {
-            self.read_time_of_day();
+        if let Some(unix_time) = self.time.read() {
+            self.buffers.arena.unix_time = Some(unix_time);
         }
     }
 
-    #[cold]
-    fn read_time_of_day(&mut self) {
-        let since = self.clock.time_of_day();
-        self.arena.unix_time = Some(since.as_secs());
-        self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
-    }
-
-    /// This moment, rounded up: what counts from it does not end early, however long ago the turn began.
-    pub(crate) fn moment(&self) -> u64 {
-        millis(self.clock.elapsed())
-    }
-
-    /// The same for a connection that opens: if it has no limits, the beginning of the turn is near enough.
+    /// The moment at which a connection opens. If it has no limits, the beginning of the turn is near enough.
     #[inline]
     pub(crate) fn opening_moment(&self) -> u64 {
         if self.limits.watch_open {
-            self.moment()
+            self.time.moment()
         } else {
-            self.now
+            self.time.now()
         }
-    }
-
-    /// The turn has taken so many nanoseconds.
-    #[cold]
-    pub(crate) fn note_long_turn(&mut self, nanos: u64) {
-        self.turns.note(self.now, nanos.div_ceil(1_000_000));
-    }
-
-    /// The first tick that is at least `delay` away from this moment.
-    pub(crate) fn deadline(&self, delay: Duration) -> u64 {
-        tick_at(self.clock.elapsed().saturating_add(delay), delay)
-    }
-
-    /// How long it is until a tick.
-    pub(crate) fn until(&self, tick: u64) -> Duration {
-        clock::time_of(tick).saturating_sub(self.clock.elapsed())
     }
 
     /// Has a timer run out at a millisecond.
@@ -300,26 +277,11 @@ impl<H: EventHandler> Context<H> {
         self.wheel.insert(moment.saturating_mul(TICKS), timer)
     }
 
-    /// Sees that the connection is flushed, and its state acted upon, at the end of the turn.
-    #[inline]
-    pub(crate) fn mark_dirty(&mut self, state: &mut ConnState) {
-        if state.mark_dirty() {
-            self.dirty.push(state.id.slot() as u32);
-        }
-    }
-
-    /// Sees that the connection is served although no event announces it.
-    pub(crate) fn mark_ready(&mut self, state: &mut ConnState) {
-        if state.enqueue() {
-            self.ready.push_back(state.id.slot() as u32);
-        }
-    }
-
     /// Sees that input is read again, beginning with what has arrived meanwhile.
     pub(crate) fn resume(&mut self, link: &mut Link) {
-        link.state.on_resumed(self.moment());
+        link.state.on_resumed(self.time.moment());
         self.set_alarm(link);
-        self.mark_ready(&mut link.state);
+        self.lists.mark_ready(&mut link.state);
     }
 
     /// The limits a connection lives under.
@@ -334,9 +296,9 @@ impl<H: EventHandler> Context<H> {
     /// Which of the connection's limits has run out, or when to look again.
     pub(crate) fn alarm_of(&self, link: &Link) -> Alarm {
         // It was stamped with the whole millisecond in which its turn began.
-        let late = 1 + self.turns.longest_since(link.state.active_at()).max(1);
+        let late = 1 + self.time.longest_turn_since(link.state.active_at()).max(1);
         let limits = self.limits_of(&link.stream);
-        link.state.alarm(self.now, late, limits)
+        link.state.alarm(self.time.now(), late, limits)
     }
 
     /// Sees that the connection's limits are looked at in time.
@@ -344,10 +306,10 @@ impl<H: EventHandler> Context<H> {
         let due = match self.alarm_of(link) {
             // What the peer acknowledges meanwhile makes no event.
             Alarm::At(tick) if link.state.is_stalled() => {
-                tick.min(self.now + self.limits.look_every())
+                tick.min(self.time.now() + self.limits.look_every())
             }
             Alarm::At(tick) => tick,
-            Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.now,
+            Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.time.now(),
         };
         if due == NEVER {
             return;
@@ -381,7 +343,7 @@ impl<H: EventHandler> Context<H> {
         };
         let last = &mut link.extras.get_or_insert_default().acknowledged;
         if last.replace(acknowledged) != Some(acknowledged) {
-            link.state.on_acknowledged(self.moment());
+            link.state.on_acknowledged(self.time.moment());
         }
         true
     }
@@ -410,16 +372,6 @@ impl<H: EventHandler> Context<H> {
         self.metrics.panics.add(1);
         let what = format!("reactor {}: a {what}", self.reactor);
         panic::report("epicycle::handler", &what, panic);
-    }
-}
-
-/// The first tick at or behind a moment that is `delay` away. Long delays end with whole milliseconds, so that many timers
-/// run out together.
-pub(crate) fn tick_at(moment: Duration, delay: Duration) -> u64 {
-    if delay < LONG_DELAY {
-        clock::ticks_up(moment)
-    } else {
-        millis(moment).saturating_mul(TICKS)
     }
 }
 

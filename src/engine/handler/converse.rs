@@ -84,7 +84,7 @@ impl<H: EventHandler> Conn<'_, H> {
     pub(crate) fn await_response(&mut self, afresh: bool) {
         match self.codec.response_timeout() {
             Some(limit) if afresh || !self.link.state.awaits_response() => {
-                let by = self.cx.moment().saturating_add(millis(limit));
+                let by = self.cx.time.moment().saturating_add(millis(limit));
                 self.link.state.await_response(by);
                 self.cx.set_alarm(self.link);
             }
@@ -118,7 +118,7 @@ impl<H: EventHandler> Conn<'_, H> {
 
     #[cold]
     fn await_goodbye(&mut self) {
-        let (now, limit) = (self.cx.moment(), self.cx.limits.fin);
+        let (now, limit) = (self.cx.time.moment(), self.cx.limits.fin);
         self.link.state.await_goodbye(now, limit);
         self.cx.set_alarm(self.link);
     }
@@ -132,13 +132,13 @@ impl<H: EventHandler> Conn<'_, H> {
         let before = self.link.state.out.len();
         let mut attempt = Attempt::new(Outbox::new(
             &mut self.link.state.out,
-            &mut self.cx.arena,
-            &mut self.cx.buffers,
+            &mut self.cx.buffers.arena,
+            &mut self.cx.buffers.pool,
         ));
         say(self.codec, &mut attempt.outbox);
         attempt.keep();
         if self.link.state.out.len() != before {
-            self.cx.mark_dirty(&mut self.link.state);
+            self.cx.lists.mark_dirty(&mut self.link.state);
         }
     }
 

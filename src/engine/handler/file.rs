@@ -72,10 +72,10 @@ impl<H: EventHandler> Conn<'_, H> {
                 _waiting: WaitingFile::new(&self.cx.metrics),
             };
             let out = &mut self.link.state.out;
-            out.enqueue_file(stretch, &self.cx.arena, &mut self.cx.buffers);
+            out.enqueue_file(stretch, &self.cx.buffers.arena, &mut self.cx.buffers.pool);
             // Where there is none, the kernel is offered them before the next frame, however small they are.
             let _ = self.has_room();
-            self.cx.mark_dirty(&mut self.link.state);
+            self.cx.lists.mark_dirty(&mut self.link.state);
         }
         Ok(())
     }

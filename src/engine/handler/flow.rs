@@ -66,7 +66,7 @@ impl<H: EventHandler> Conn<'_, H> {
         if self.link.state.takes_writes() {
             // A flush that leaves nothing would not see it.
             self.link.state.set_congested();
-            self.cx.mark_dirty(&mut self.link.state);
+            self.cx.lists.mark_dirty(&mut self.link.state);
         }
         false
     }

@@ -122,13 +122,13 @@ pub(crate) fn join<H: EventHandler>(
 
 /// Passes on what one has received so far and the handler has not had.
 fn hand_over<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
-    let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers));
+    let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers.pool));
     let out = &mut to.state.out;
-    out.enqueue_foreign(unread, &cx.arena, &mut cx.buffers);
+    out.enqueue_foreign(unread, &cx.buffers.arena, &mut cx.buffers.pool);
     if from.state.saw_peer_eof() {
         to.state.shut_write();
     }
-    cx.mark_dirty(&mut to.state);
+    cx.lists.mark_dirty(&mut to.state);
 }
 
 fn check_ids(one: ConnId, other: ConnId, reactor: usize) -> Result<(), PipeError> {

@@ -33,7 +33,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ///
     /// It is the same in all callbacks of a turn, and costs nothing to ask.
     pub fn now(&self) -> Instant {
-        self.cx.turn_at
+        self.cx.time.turn_at()
     }
 
     /// How many connections it has, those that are closing included.
@@ -103,7 +103,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         delay: Duration,
         task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static,
     ) {
-        let deadline = self.cx.deadline(delay);
+        let deadline = self.cx.time.deadline(delay);
         self.cx.wheel.insert(deadline, Timer::Task(Box::new(task)));
     }
 }

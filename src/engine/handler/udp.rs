@@ -118,7 +118,7 @@ impl<'a, H: EventHandler> Udp<'a, H> {
 
     /// When this turn of the loop began, as [`Conn::now`] tells it.
     pub fn now(&self) -> Instant {
-        self.cx.turn_at
+        self.cx.time.turn_at()
     }
 
     /// The engine it belongs to.
@@ -228,7 +228,7 @@ impl<H: EventHandler> Conn<'_, H> {
         stream.queued_to = self.cx.udp_sockets.position(port);
         let refused = match pushed {
             Ok(len) => {
-                state.on_datagram_queued(len, self.cx.now);
+                state.on_datagram_queued(len, self.cx.time.now());
                 return Ok(());
             }
             Err(refused) => refused,
@@ -242,7 +242,7 @@ impl<H: EventHandler> Conn<'_, H> {
             }
             Refused::Full(_) | Refused::Crowded(_) => {
                 self.link.state.on_queue_full();
-                self.cx.mark_dirty(&mut self.link.state);
+                self.cx.lists.mark_dirty(&mut self.link.state);
             }
         }
         let len = pieces.map(<[u8]>::len).sum();

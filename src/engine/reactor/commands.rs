@@ -43,7 +43,7 @@ impl<H: EventHandler> EventLoop<H> {
             }
             self.turn.serving = NOBODY;
             self.run_pipes();
-            if self.cx.arena.is_full() {
+            if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
         }
@@ -137,7 +137,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Has the drain end in time, and tells how long that is in milliseconds. The earliest of several ends counts.
     fn limit_drain(&mut self) -> u64 {
         let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed);
-        let deadline = self.cx.deadline(Duration::from_millis(within));
+        let deadline = self.cx.time.deadline(Duration::from_millis(within));
         self.cx.wheel.insert(deadline, Timer::DrainOver);
         within
     }
@@ -210,7 +210,7 @@ impl<H: EventHandler> EventLoop<H> {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
                 Served::new(&mut self.handler, slot, cx).shorten_fin_wait();
             }
-            if self.cx.arena.is_full() {
+            if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
         }
@@ -219,7 +219,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
     pub(super) fn force_all(&mut self) {
         // PipeTask again at once, should an `on_close` panic on the way; what is closed already stays so.
-        let again = self.cx.wheel.insert(self.cx.tick, Timer::DrainOver);
+        let again = self.cx.wheel.insert(self.cx.time.tick(), Timer::DrainOver);
         self.settle();
         self.drain_rest();
         self.close_unawaited(usize::MAX);

@@ -329,7 +329,7 @@ impl<H: EventHandler> EventLoop<H> {
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
-        let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.moment());
+        let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.time.moment());
         state.set_datagram();
         let slot = self.watch(stream, state).ok()?;
         if let Some(port) = self.cx.udp_sockets.get_mut(index)
@@ -372,7 +372,8 @@ impl<H: EventHandler> EventLoop<H> {
             self.cx.udp_sockets.remove(index);
         })?;
         let id = self.connections.next_id();
-        let mut state = ConnState::opening(id, Addr::Ip(peer), origin, self.cx.moment(), limit);
+        let mut state =
+            ConnState::opening(id, Addr::Ip(peer), origin, self.cx.time.moment(), limit);
         state.set_datagram();
         let stream = Stream::Datagram(Box::new(DatagramStream {
             socket,
@@ -392,7 +393,7 @@ impl<H: EventHandler> EventLoop<H> {
             *of = Some(slot);
         }
         if let Some(slot) = self.connections.at(slot) {
-            self.cx.mark_ready(&mut slot.link.state);
+            self.cx.lists.mark_ready(&mut slot.link.state);
         }
         Ok(id)
     }
@@ -441,7 +442,7 @@ impl<H: EventHandler> EventLoop<H> {
         if !port.waiting.is_empty() {
             for (_, id) in port.take_told() {
                 if let Some(slot) = self.connections.get(id) {
-                    self.cx.mark_dirty(&mut slot.link.state);
+                    self.cx.lists.mark_dirty(&mut slot.link.state);
                 }
             }
         }
@@ -506,7 +507,11 @@ impl<H: EventHandler> Served<'_, H> {
             data, truncated, ..
         } = datagram;
         let active_at = self.slot.link.state.active_at();
-        let wanted = self.slot.link.state.on_datagram(data.len(), self.cx.now);
+        let wanted = self
+            .slot
+            .link
+            .state
+            .on_datagram(data.len(), self.cx.time.now());
         let mut work = Work::default();
         if truncated || !wanted || self.slot.session.is_none() {
             self.cx.metrics.datagrams_dropped.add(1);

@@ -127,7 +127,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// One attempt, from the beginning.
     fn attempt(&mut self, id: DialId) {
         #[cfg(feature = "testing")]
-        if self.cx.clock.is_simulated() {
+        if self.cx.time.clock.is_simulated() {
             let error = io::Error::new(io::ErrorKind::Unsupported, "a simulation has no outside");
             return self.attempt_failed(id, ConnectError::Io(error));
         }
@@ -139,6 +139,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         dial.give_up_at = self
             .cx
+            .time
             .moment()
             .saturating_add(millis(dial.connect.timeout));
         let targets = match &dial.to {
@@ -243,7 +244,7 @@ impl<H: EventHandler> EventLoop<H> {
                 error = ConnectError::Stopped;
                 break;
             }
-            let left = dial.give_up_at.saturating_sub(self.cx.moment());
+            let left = dial.give_up_at.saturating_sub(self.cx.time.moment());
             if left == 0 {
                 error = ConnectError::Timeout;
                 break;
@@ -262,7 +263,7 @@ impl<H: EventHandler> EventLoop<H> {
                     if busy.kind() == io::ErrorKind::WouldBlock
                         && matches!(target, Addr::Unix(_) | Addr::UnixAbstract(_)) =>
                 {
-                    let again = self.cx.deadline(QUEUE_PAUSE);
+                    let again = self.cx.time.deadline(QUEUE_PAUSE);
                     let timer = self.cx.wheel.insert(again, Timer::Dial(id));
                     if let Some(dial) = self.dials.dials.get_mut(&id) {
                         dial.progress = Progress::Queueing(target);
@@ -296,7 +297,8 @@ impl<H: EventHandler> EventLoop<H> {
         let socket = socket::connect(target, dial.connect.local, &self.dials.options)?;
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
-        let mut state = ConnState::opening(conn, target.clone(), origin, self.cx.moment(), limit);
+        let mut state =
+            ConnState::opening(conn, target.clone(), origin, self.cx.time.moment(), limit);
         if stream.has_tls() {
             state.seal();
         }
@@ -312,7 +314,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Acts on what has become of connections that this side made.
     #[inline]
     pub(super) fn follow_dials(&mut self) {
-        if !self.cx.outcomes.is_empty() || !self.dials.failed.is_empty() {
+        if !self.cx.lists.outcomes.is_empty() || !self.dials.failed.is_empty() {
             self.follow_all();
         }
     }
@@ -320,7 +322,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[cold]
     #[inline(never)]
     fn follow_all(&mut self) {
-        while let Some((conn, outcome)) = self.cx.outcomes.pop_front() {
+        while let Some((conn, outcome)) = self.cx.lists.outcomes.pop_front() {
             self.follow(conn, outcome);
         }
         while let Some(failed) = self.dials.failed.pop_front() {
@@ -339,7 +341,7 @@ impl<H: EventHandler> EventLoop<H> {
         match outcome {
             Outcome::Opened => {
                 dial.failures = 0;
-                dial.progress = Progress::Open(conn, self.cx.now);
+                dial.progress = Progress::Open(conn, self.cx.time.now());
                 if dial.connect.reconnect.is_none() || dial.cancelled {
                     self.dials.by_conn.remove(&conn);
                     self.dials.dials.remove(&id);
@@ -368,9 +370,10 @@ impl<H: EventHandler> EventLoop<H> {
                     Some(policy) => {
                         let since = match dial.progress {
                             Progress::Open(_, since) => since,
-                            _ => self.cx.now,
+                            _ => self.cx.time.now(),
                         };
-                        let lasted = Duration::from_millis(self.cx.now.saturating_sub(since));
+                        let lasted =
+                            Duration::from_millis(self.cx.time.now().saturating_sub(since));
                         let delay = dial.backoff.after_connection(lasted, &policy);
                         dial.wait(id, delay, &mut self.cx);
                     }
@@ -474,7 +477,7 @@ impl Dial {
     /// Has it tried again after a while.
     fn wait<H: EventHandler>(&mut self, id: DialId, delay: Duration, cx: &mut Context<H>) {
         self.progress = Progress::Waiting;
-        self.timer = Some(cx.wheel.insert(cx.deadline(delay), Timer::Dial(id)));
+        self.timer = Some(cx.wheel.insert(cx.time.deadline(delay), Timer::Dial(id)));
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn offer<H: EventHandler>(
                 return Ok(0);
             }
             Ok(sent) => {
-                link.state.out.backlog_sent(sent, &mut cx.buffers);
+                link.state.out.backlog_sent(sent, &mut cx.buffers.pool);
                 return Ok(sent);
             }
             // There are file systems whose files the kernel cannot send.
@@ -99,7 +99,7 @@ impl<H: EventHandler> EventLoop<H> {
                 link.state.out.file_read(chunk.into());
                 link.state.set_awaits_file(false);
                 read_ahead(link, cx);
-                cx.mark_dirty(&mut link.state);
+                cx.lists.mark_dirty(&mut link.state);
             }
             Err(error) => give_up(link, cx, error),
         }

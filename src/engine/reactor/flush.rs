@@ -38,14 +38,14 @@ impl<H: EventHandler> Served<'_, H> {
         let state = &mut link.state;
         let staged = state.out.staged();
         if !staged.is_empty() && state.is_writable() {
-            let bytes = self.cx.arena.get(staged);
+            let bytes = self.cx.buffers.arena.get(staged);
             if let Some(session) = session {
                 show(
                     self.handler,
                     session,
                     state,
-                    &self.cx.arena,
-                    &mut self.cx.buffers,
+                    &self.cx.buffers.arena,
+                    &mut self.cx.buffers.pool,
                 );
             }
             let nothing_follows = state.is_plain() && link.extras.is_none();
@@ -53,12 +53,12 @@ impl<H: EventHandler> Served<'_, H> {
                 return match socket.send(bytes) {
                     Ok(n) if n == bytes.len() => {
                         self.cx.metrics.bytes_out.add(n as u64);
-                        state.on_staged_sent(n, self.cx.now);
+                        state.on_staged_sent(n, self.cx.time.now());
                     }
                     sent => self.on_staged_refused(sent.map_err(StreamError::from)),
                 };
             }
-            let sent = link.stream.send(bytes, &mut self.cx.tls_scratch);
+            let sent = link.stream.send(bytes, &mut self.cx.buffers.tls_scratch);
             return self.on_staged_offered(sent);
         }
         self.flush_backlog();
@@ -71,7 +71,7 @@ impl<H: EventHandler> Served<'_, H> {
         match sent {
             Ok(n) if n == state.out.len() => {
                 self.cx.metrics.bytes_out.add(n as u64);
-                state.on_staged_sent(n, self.cx.now);
+                state.on_staged_sent(n, self.cx.time.now());
                 self.flush_backlog();
             }
             sent => self.on_staged_refused(sent),
@@ -83,7 +83,7 @@ impl<H: EventHandler> Served<'_, H> {
     fn on_staged_refused(&mut self, sent: Result<usize, StreamError>) {
         let n = *sent.as_ref().unwrap_or(&0);
         let out = &mut self.slot.link.state.out;
-        out.staged_refused(n, &self.cx.arena, &mut self.cx.buffers);
+        out.staged_refused(n, &self.cx.buffers.arena, &mut self.cx.buffers.pool);
         match self.on_sent(sent) {
             Ok(()) => self.flush_backlog(),
             Err(error) => self.break_off(error),
@@ -140,7 +140,9 @@ impl<H: EventHandler> Served<'_, H> {
         let had_output = state.has_output();
         state.set_tail(stream.has_tail());
         if !state.is_writable() {
-            state.out.unstage(&self.cx.arena, &mut self.cx.buffers);
+            state
+                .out
+                .unstage(&self.cx.buffers.arena, &mut self.cx.buffers.pool);
         }
         let mut offered = 0;
         while self.slot.link.state.can_send_backlog() && offered < WRITE_BUDGET {
@@ -161,7 +163,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
         let Slot { link, codec, .. } = &mut *self.slot;
         if link.state.can_send_backlog() {
-            self.cx.mark_ready(&mut link.state);
+            self.cx.lists.mark_ready(&mut link.state);
         }
         if let Some(extras) = &mut link.extras {
             let taken = link.state.bytes_out - link.stream.unsent() as u64;
@@ -171,7 +173,7 @@ impl<H: EventHandler> Served<'_, H> {
             if link.state.pauses_reads() {
                 self.cx.resume(link);
             } else {
-                self.cx.mark_ready(&mut link.state);
+                self.cx.lists.mark_ready(&mut link.state);
             }
         }
         if link.state.is_piped() && had_output && !link.state.has_output() {
@@ -225,9 +227,9 @@ fn offer<H: EventHandler>(
             let sent = match stream.as_plain() {
                 // So that the beginning of an answer and the file behind it share a packet.
                 Some(socket) if state.out.files() > 0 => socket.send_vectored_and_more(slices)?,
-                _ => stream.send_vectored(slices, &mut cx.tls_scratch)?,
+                _ => stream.send_vectored(slices, &mut cx.buffers.tls_scratch)?,
             };
-            state.out.backlog_sent(sent, &mut cx.buffers);
+            state.out.backlog_sent(sent, &mut cx.buffers.pool);
             if !stream.is_plain() {
                 files::read_ahead(link, cx);
             }
@@ -250,11 +252,14 @@ impl<H: EventHandler> Served<'_, H> {
         match sent {
             Ok(n) => {
                 self.cx.metrics.bytes_out.add(n as u64);
-                self.slot.link.state.on_sent(n, self.cx.now);
+                self.slot.link.state.on_sent(n, self.cx.time.now());
                 Ok(())
             }
             Err(StreamError::WouldBlock) => {
-                self.slot.link.state.on_write_would_block(self.cx.moment());
+                self.slot
+                    .link
+                    .state
+                    .on_write_would_block(self.cx.time.moment());
                 self.set_alarm();
                 Ok(())
             }

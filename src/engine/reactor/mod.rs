@@ -29,13 +29,12 @@ use crate::clock::{self, Clock};
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::Limits;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{
-    Arrival, Connections, Context, Interval, Served, Timer, tick_at,
-};
+use crate::engine::handler::context::{Arrival, Connections, Context, Interval, Served, Timer};
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
 use crate::engine::timer::TimerKey;
+use crate::engine::turn_time::tick_at;
 use crate::engine::udp::sockets::{PORTS, UdpSockets};
 use crate::sys::options::SocketOptions;
 use crate::sys::poll_timer::PollTimer;
@@ -186,7 +185,7 @@ impl<H: EventHandler> EventLoop<H> {
             handler.on_boot(&mut Reactor::new(connections, cx));
             let shared = cx.engine.shared();
             shared.unsettled.fetch_add(1, Ordering::AcqRel);
-            event_loop.tick_after(event_loop.cx.clock.elapsed(), parts.first_tick);
+            event_loop.tick_after(event_loop.cx.time.clock.elapsed(), parts.first_tick);
             event_loop
         }))
     }
@@ -222,7 +221,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn is_done(&self) -> bool {
         self.stage == Stage::Draining
             && self.connections.len() == 0
-            && self.cx.outcomes.is_empty()
+            && self.cx.lists.outcomes.is_empty()
             && self.dials.are_told()
     }
 
@@ -244,7 +243,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.cx.read_clock();
         self.cx.engine.peer(self.cx.reactor).mailbox.awake();
         self.turn = Turn {
-            ready_left: self.cx.ready.len(),
+            ready_left: self.cx.lists.ready.len(),
             drain_mailbox: timeout == Some(Duration::ZERO),
             ..Turn::new()
         };
@@ -272,10 +271,10 @@ impl<H: EventHandler> EventLoop<H> {
     /// How long to sleep: not at all while there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
-        if !self.cx.ready.is_empty()
+        if !self.cx.lists.ready.is_empty()
             || !self.cx.pipes.tasks.is_empty()
             || !self.commands.is_empty()
-            || !self.cx.outcomes.is_empty()
+            || !self.cx.lists.outcomes.is_empty()
             || !self.dials.are_told()
             || self.unvisited.is_some()
             || self.is_to_settle()
@@ -287,7 +286,7 @@ impl<H: EventHandler> EventLoop<H> {
             return Some(Duration::ZERO);
         }
         let deadline = self.cx.wheel.next_deadline()?;
-        Some(self.cx.until(deadline))
+        Some(self.cx.time.until(deadline))
     }
 
     /// How long the poll may wait where that much is to be waited.
@@ -342,7 +341,7 @@ impl<H: EventHandler> EventLoop<H> {
             Served::new(&mut self.handler, slot, &mut self.cx).serve(&mut self.scratch);
             slot.link.state.check();
             self.run_pipes();
-            if self.cx.arena.is_full() {
+            if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
         } else if event.token() == WAKER {
@@ -362,7 +361,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn serve_ready(&mut self) {
         while self.turn.ready_left > 0 {
             self.turn.ready_left -= 1;
-            let Some(index) = self.cx.ready.pop_front() else {
+            let Some(index) = self.cx.lists.ready.pop_front() else {
                 break;
             };
             let index = index as usize;
@@ -375,7 +374,7 @@ impl<H: EventHandler> EventLoop<H> {
                 slot.link.state.check();
                 self.run_pipes();
             }
-            if self.cx.arena.is_full() {
+            if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
         }
@@ -384,7 +383,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Runs what is due, within the budget: what is left over is run next turn, before what becomes due until then.
     fn run_timers(&mut self) {
-        self.cx.wheel.advance(self.cx.tick);
+        self.cx.wheel.advance(self.cx.time.tick());
         while self.turn.timers_left > 0
             && let Some((key, timer)) = self.cx.wheel.peek_expired()
         {
@@ -399,7 +398,7 @@ impl<H: EventHandler> EventLoop<H> {
                 self.run_timer(key, timer);
             }
             self.run_pipes();
-            if self.cx.arena.is_full() {
+            if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
         }
@@ -407,7 +406,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Gives an interval that is there still, and is past its time, its next one.
     fn renew(&mut self, key: TimerKey) {
-        let now = self.cx.clock.elapsed();
+        let now = self.cx.time.clock.elapsed();
         if let Some(Timer::Interval(interval)) = self.cx.wheel.get_mut(key)
             && interval.due <= now
         {
@@ -420,7 +419,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Has the handler's tick come after `delay`, counted from a time since the start.
     fn tick_after(&mut self, since: Duration, delay: Duration) -> TimerKey {
         self.last_tick = delay;
-        self.tick_due = clock::next_on_grid(since, delay, self.cx.clock.elapsed());
+        self.tick_due = clock::next_on_grid(since, delay, self.cx.time.clock.elapsed());
         let deadline = tick_at(self.tick_due, delay);
         self.cx.wheel.insert(deadline, Timer::Tick)
     }
@@ -478,7 +477,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn run_tick(&mut self) {
-        let (due, now) = (self.tick_due, self.cx.clock.elapsed());
+        let (due, now) = (self.tick_due, self.cx.time.clock.elapsed());
         // Pending again before the call, so that a panic does not end the ticking.
         let pending = self.tick_after(now, self.last_tick.max(TICK_AFTER_PANIC));
         let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
@@ -512,14 +511,14 @@ impl<H: EventHandler> EventLoop<H> {
             }
         }
         if let Some(pause) = self.listeners.take_pause() {
-            let retry = self.cx.deadline(pause);
+            let retry = self.cx.time.deadline(pause);
             self.cx.wheel.insert(retry, Timer::Accept);
         }
     }
 
     /// The flush phase: each connection with output gets one write, or what closing asks for.
     fn flush_all(&mut self) {
-        while let Some(&index) = self.cx.dirty.get(self.turn.flushed) {
+        while let Some(&index) = self.cx.lists.dirty.get(self.turn.flushed) {
             self.turn.flushed += 1;
             let index = index as usize;
             self.turn.serving = index;
@@ -531,24 +530,24 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.turn.serving = NOBODY;
         self.turn.flushed = 0;
-        self.cx.dirty.clear();
-        self.cx.arena.clear();
+        self.cx.lists.dirty.clear();
+        self.cx.buffers.arena.clear();
     }
 
     fn free_closed(&mut self) {
-        while let Some((index, then, unread)) = self.cx.detached.pop() {
+        while let Some((index, then, unread)) = self.cx.lists.detached.pop() {
             self.let_go(index, then, unread);
         }
-        while let Some(index) = self.cx.closed_slots.pop() {
+        while let Some(index) = self.cx.lists.closed.pop() {
             drop(self.connections.remove(index as usize));
         }
         self.close_udp_sockets();
     }
 
     fn account(&mut self) {
-        let worked = (self.cx.clock.now() - self.cx.turn_at).as_nanos() as u64;
+        let worked = (self.cx.time.clock.now() - self.cx.time.turn_at()).as_nanos() as u64;
         if worked >= LONG_TURN {
-            self.cx.note_long_turn(worked);
+            self.cx.time.note_long_turn(worked);
         }
         let metrics = &self.cx.metrics;
         metrics.turns.add(1);
@@ -557,7 +556,7 @@ impl<H: EventHandler> EventLoop<H> {
         if worked > metrics.max_lag.get() {
             metrics.max_lag.set(worked);
         }
-        metrics.buffered.set(self.cx.buffers.lent() as u64);
+        metrics.buffered.set(self.cx.buffers.pool.lent() as u64);
         metrics.timers.set(self.cx.wheel.len() as u64);
         metrics.kernel_pipes.set(self.cx.pipes.open() as u64);
     }
@@ -566,7 +565,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[cold]
     fn recover(&mut self, panic: Box<dyn Any + Send>) {
         let decoding = std::mem::take(&mut self.cx.decoding);
-        self.cx.buffers.forget(decoding.taken);
+        self.cx.buffers.pool.forget(decoding.taken);
         let serving = std::mem::replace(&mut self.turn.serving, NOBODY);
         let what = match self.connections.at(serving) {
             Some(slot) => format!("callback of {}", slot.link.state.name()),

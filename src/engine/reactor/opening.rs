@@ -65,7 +65,7 @@ impl<H: EventHandler> EventLoop<H> {
                     return None;
                 }
             };
-            let (now, limit) = (self.cx.moment(), millis(tls.handshake_limit()));
+            let (now, limit) = (self.cx.time.moment(), millis(tls.handshake_limit()));
             let mut state = ConnState::opening(id, peer, origin, now, limit);
             state.seal();
             return Some((stream, state));
@@ -172,9 +172,9 @@ impl<H: EventHandler> Served<'_, H> {
             alarm,
             ..
         } = &mut self.slot.link;
-        match stream.open(state.is_writable(), &mut self.cx.tls_scratch) {
+        match stream.open(state.is_writable(), &mut self.cx.buffers.tls_scratch) {
             Ok(true) => {
-                state.opened(self.cx.moment());
+                state.opened(self.cx.time.moment());
                 if let Some((key, _)) = alarm.take() {
                     self.cx.wheel.cancel(key);
                 }
@@ -184,26 +184,33 @@ impl<H: EventHandler> Served<'_, H> {
                     state.on_readable(false);
                 }
                 // The handshake's last words, if they did not all go out.
-                self.cx.mark_dirty(state);
+                self.cx.lists.mark_dirty(state);
                 if let Origin::Connected { .. } = state.origin() {
                     self.cx.metrics.connected.add(1);
-                    self.cx.outcomes.push_back((state.id, Outcome::Opened));
+                    self.cx
+                        .lists
+                        .outcomes
+                        .push_back((state.id, Outcome::Opened));
                 }
                 self.welcome();
                 self.mark_ready();
             }
             Ok(false) => {}
             Err(StreamError::Interrupted) => {
-                self.cx.mark_ready(state);
+                self.cx.lists.mark_ready(state);
             }
             #[cfg(feature = "tls")]
             Err(StreamError::Tls(error)) => {
                 log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
                 // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
-                state.refuse(CloseReason::Tls(error), self.cx.moment(), &self.cx.limits);
+                state.refuse(
+                    CloseReason::Tls(error),
+                    self.cx.time.moment(),
+                    &self.cx.limits,
+                );
                 state.on_readable(false);
-                self.cx.mark_dirty(state);
-                self.cx.mark_ready(state);
+                self.cx.lists.mark_dirty(state);
+                self.cx.lists.mark_ready(state);
                 self.set_alarm();
             }
             Err(error) => self.fail(error),

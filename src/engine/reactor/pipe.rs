@@ -138,7 +138,7 @@ fn carry_over<H: EventHandler>(
     let mut moved = 0;
     while from.link.state.feeds_pipe() && to.link.state.takes_piped() {
         if moved >= WRITE_BUDGET {
-            return cx.mark_ready(&mut from.link.state);
+            return cx.lists.mark_ready(&mut from.link.state);
         }
         let spliced = match pipe_end(&from.link) {
             // The kernel does not move what is behind a mark of urgent data.
@@ -164,11 +164,11 @@ fn copy<H: EventHandler>(
     scratch: &mut [u8],
 ) -> usize {
     let Link { stream, state, .. } = &mut from.link;
-    let received = stream.recv(scratch, &mut cx.tls_scratch);
+    let received = stream.recv(scratch, &mut cx.buffers.tls_scratch);
     if stream.has_tail() {
         // Reading has made output of its own: an answer of the TLS layer.
         state.set_tail(true);
-        cx.mark_dirty(state);
+        cx.lists.mark_dirty(state);
     }
     let n = match received {
         Ok(Received { n, drained }) if n > 0 => {
@@ -182,10 +182,12 @@ fn copy<H: EventHandler>(
         }
     };
     let Link { stream, state, .. } = &mut to.link;
-    let sent = stream.send(&scratch[..n], &mut cx.tls_scratch);
+    let sent = stream.send(&scratch[..n], &mut cx.buffers.tls_scratch);
     state.set_tail(stream.has_tail());
     let taken = *sent.as_ref().unwrap_or(&0);
-    state.out.enqueue_seen(&scratch[taken..n], &mut cx.buffers);
+    state
+        .out
+        .enqueue_seen(&scratch[taken..n], &mut cx.buffers.pool);
     after_send(handler, to, cx, sent);
     n
 }
@@ -237,7 +239,7 @@ fn splice<H: EventHandler>(
 }
 
 fn on_received<H: EventHandler>(link: &mut Link, cx: &Context<H>, n: usize, drained: bool) {
-    link.state.on_read(n, drained, cx.now);
+    link.state.on_read(n, drained, cx.time.now());
     cx.metrics.bytes_in.add(n as u64);
 }
 
@@ -288,8 +290,8 @@ fn on_no_input<H: EventHandler>(
             from.link.state.on_peer_eof();
             to.link.state.shut_write();
             // FIN is sent behind what waits; and this may have been the last thing to happen.
-            cx.mark_dirty(&mut to.link.state);
-            cx.mark_dirty(&mut from.link.state);
+            cx.lists.mark_dirty(&mut to.link.state);
+            cx.lists.mark_dirty(&mut from.link.state);
         }
         Err(StreamError::WouldBlock) => {
             from.link.state.on_read_would_block();

@@ -104,7 +104,7 @@ impl<H: EventHandler> Served<'_, H> {
                     break;
                 }
                 let inbox = &mut self.slot.link.state.inbox;
-                match inbox.move_to(scratch, &mut self.cx.buffers) {
+                match inbox.move_to(scratch, &mut self.cx.buffers.pool) {
                     Some(kept) => self.receive::<false>(scratch, kept, &mut budget),
                     None => self.receive_rest(&mut budget),
                 }
@@ -126,13 +126,13 @@ impl<H: EventHandler> Served<'_, H> {
         if stream.has_tail() {
             // Reading has made output of its own: an answer of the TLS layer.
             state.set_tail(true);
-            self.cx.mark_dirty(state);
+            self.cx.lists.mark_dirty(state);
         }
         let wants_frames = state.wants_frames();
         let has_work = (state.is_readable() && (wants_frames || state.discards_input()))
             || (wants_frames && state.inbox.is_ready());
         if has_work {
-            self.cx.mark_ready(state);
+            self.cx.lists.mark_ready(state);
         }
     }
 
@@ -156,14 +156,14 @@ impl<H: EventHandler> Served<'_, H> {
                 .receive_from_tcp(&mut scratch[kept..])
                 .map_err(StreamError::from)
         } else {
-            stream.recv(&mut scratch[kept..], &mut self.cx.tls_scratch)
+            stream.recv(&mut scratch[kept..], &mut self.cx.buffers.tls_scratch)
         };
         let Received { n, drained } = match received {
             Ok(received) if received.n > 0 => received,
             received => {
                 if kept > 0 {
                     let inbox = &mut self.slot.link.state.inbox;
-                    inbox.keep(&scratch[..kept], &mut self.cx.buffers);
+                    inbox.keep(&scratch[..kept], &mut self.cx.buffers.pool);
                     inbox.set_need(kept + 1, 0);
                 }
                 self.on_no_input(received);
@@ -171,7 +171,7 @@ impl<H: EventHandler> Served<'_, H> {
             }
         };
         let active_at = self.slot.link.state.active_at();
-        self.slot.link.state.on_read(n, drained, self.cx.now);
+        self.slot.link.state.on_read(n, drained, self.cx.time.now());
         self.cx.metrics.bytes_in.add(n as u64);
         let input = &mut scratch[..kept + n];
         let pass = if HOT {
@@ -194,12 +194,12 @@ impl<H: EventHandler> Served<'_, H> {
     /// The same for a long frame, whose rest is received straight behind its beginning.
     fn receive_rest(&mut self, budget: &mut Budget) -> usize {
         let Link { stream, state, .. } = &mut self.slot.link;
-        let spare = state.inbox.spare_mut(&mut self.cx.buffers);
-        match stream.recv(spare, &mut self.cx.tls_scratch) {
+        let spare = state.inbox.spare_mut(&mut self.cx.buffers.pool);
+        match stream.recv(spare, &mut self.cx.buffers.tls_scratch) {
             Ok(Received { n, drained }) if n > 0 => {
                 let active_at = state.active_at();
                 state.inbox.received(n);
-                state.on_read(n, drained, self.cx.now);
+                state.on_read(n, drained, self.cx.time.now());
                 self.cx.metrics.bytes_in.add(n as u64);
                 if state.inbox.is_ready() {
                     let pass = self.decode_inbox(budget, false);
@@ -222,10 +222,10 @@ impl<H: EventHandler> Served<'_, H> {
             .slot
             .link
             .stream
-            .recv(scratch, &mut self.cx.tls_scratch)
+            .recv(scratch, &mut self.cx.buffers.tls_scratch)
         {
             Ok(Received { n, drained }) if n > 0 => {
-                self.slot.link.state.on_read(n, drained, self.cx.now);
+                self.slot.link.state.on_read(n, drained, self.cx.time.now());
                 self.cx.metrics.bytes_in.add(n as u64);
                 n
             }
@@ -336,7 +336,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.cx.decoding.taken = 0;
         let all = ring.is_empty();
         let inbox = &mut self.slot.link.state.inbox;
-        inbox.put_back(ring, &mut self.cx.buffers);
+        inbox.put_back(ring, &mut self.cx.buffers.pool);
         inbox.set_need(pass.need, pass.in_vain);
         if all {
             self.on_all_consumed();
@@ -528,7 +528,7 @@ impl<H: EventHandler> Served<'_, H> {
     fn keep_leftover(&mut self, leftover: &[u8], need: usize, in_vain: u32, fresh: bool) {
         if self.slot.link.state.is_open() {
             let inbox = &mut self.slot.link.state.inbox;
-            inbox.keep(leftover, &mut self.cx.buffers);
+            inbox.keep(leftover, &mut self.cx.buffers.pool);
             inbox.set_need(need, in_vain);
             self.after_leftover(need, fresh);
         }
@@ -550,7 +550,10 @@ impl<H: EventHandler> Served<'_, H> {
             return self.slot.link.state.on_input_consumed();
         }
         if self.cx.limits.read != NEVER {
-            self.slot.link.state.on_partial(fresh, self.cx.moment());
+            self.slot
+                .link
+                .state
+                .on_partial(fresh, self.cx.time.moment());
             self.set_alarm();
         }
     }

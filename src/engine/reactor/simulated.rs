@@ -45,7 +45,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Tells what time it is.
     pub(crate) fn set_time(&mut self, since_start: Duration) {
-        self.cx.clock.set(since_start);
+        self.cx.time.clock.set(since_start);
     }
 
     /// One turn with these events, after a sleep of at most `timeout`. A panic of a callback is contained as
