@@ -220,8 +220,8 @@ def main():
         print(f"\n{load}: {unit} a second, and seconds of processor time a {unit}")
         for name in FORWARDERS:
             rates, costs = zip(*results[load, name])
-            told = [f"{statistics.median(of):8.3f} ({min(of):.3f} to {max(of):.3f})" for of in (rates, costs)]
-            print(f"  {name:30} {told[0]:28} {told[1]}")
+            shown = [f"{statistics.median(of):8.3f} ({min(of):.3f} to {max(of):.3f})" for of in (rates, costs)]
+            print(f"  {name:30} {shown[0]:28} {shown[1]}")
 
 
 if __name__ == "__main__":

@@ -98,11 +98,11 @@ def main():
     print("| Connections x requests under way | load, CPU µs a request | wrk | load, requests a second | wrk |")
     print("|---|---|---|---|---|")
     for connections, pipeline in LOADS:
-        told = {name: list(zip(*results[(connections, pipeline), name])) for name in GENERATORS}
+        shown = {name: list(zip(*results[(connections, pipeline), name])) for name in GENERATORS}
         cells = []
         for index, digits in ((1, 1), (0, 0)):
             for name in GENERATORS:
-                of = told[name][index]
+                of = shown[name][index]
                 cells.append(f"{min(of):,.{digits}f} **{statistics.median(of):,.{digits}f}** {max(of):,.{digits}f}")
         print(f"| {connections:,} x {pipeline} | " + " | ".join(cells) + " |")
 

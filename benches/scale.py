@@ -68,7 +68,7 @@ def main():
     measured = {kind: measure(kind, flags.connections) for kind in KINDS}
     beside = [n for n in BESIDE if n <= flags.connections and n + RESERVED <= DESCRIPTORS]
     counted = {kind: [instructions(kind, idle) for idle in beside] for kind in KINDS}
-    text = "\n".join([*told(flags.connections, measured, watched), "", *counts_told(beside, counted)])
+    text = "\n".join([*as_markdown(flags.connections, measured, watched), "", *counts_as_markdown(beside, counted)])
     print(text)
     if flags.write:
         fill({"scale": text})
@@ -231,12 +231,12 @@ def one_round(scheme, companies, active, number):
         for company in list(companies)[:: 1 if number % 2 == 0 else -1]:
             servers = companies[company]
             cpu, _ = servers.used()
-            told = run_load(scheme, servers.addr, active, flags)
+            report = run_load(scheme, servers.addr, active, flags)
             cpu = servers.used()[0] - cpu
-            latency = {name: told["latency_us"][name] / 1e3 for name in ("p50", "p90", "p99", "p99.9", "max")}
-            answered = told["requests"]["answered"]
-            unsent = told["requests"]["failed"]
-            rate = answered / told["measured_s"]
+            latency = {name: report["latency_us"][name] / 1e3 for name in ("p50", "p90", "p99", "p99.9", "max")}
+            answered = report["requests"]["answered"]
+            unsent = report["requests"]["failed"]
+            rate = answered / report["measured_s"]
             seen[load, company] = latency | {"rate": rate, "cpu": cpu / answered * 1e6, "unsent": unsent}
     return seen
 
@@ -264,7 +264,7 @@ def instructions(kind, idle):
     say(f"{kind}: counting instructions beside {idle:,} idle connections")
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(tempfile.TemporaryDirectory())
-        tracer = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}/told"]
+        tracer = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}/profile"]
         server = Server(example, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1", tracer=tracer)
         stack.callback(server.stop)
         clients = Clients(stack, server.addr, message, idle)
@@ -276,13 +276,13 @@ def instructions(kind, idle):
             # The server still closes its ends of these connections.
             time.sleep(0.3)
             subprocess.run(["vgdb", f"--pid={server.pid}", "dump"], stderr=subprocess.DEVNULL, check=True)
-            counted.append(int(re.search(r"^totals: (\d+)", read(f"{out}/told.{len(counted) + 1}"), re.M)[1]))
+            counted.append(int(re.search(r"^totals: (\d+)", read(f"{out}/profile.{len(counted) + 1}"), re.M)[1]))
         if server.descriptors() < idle or clients.all("close") != idle:
             sys.exit("connections were lost")
         return (counted[1] - counted[0]) / (MESSAGES[1] - MESSAGES[0])
 
 
-def told(connections, measured, watched):
+def as_markdown(connections, measured, watched):
     """Yields the results as lines of Markdown."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     yield (
@@ -325,7 +325,7 @@ def told(connections, measured, watched):
         yield f"Other work held them up so long that {unsent:,} messages of the open loops were never sent."
 
 
-def counts_told(beside, counted):
+def counts_as_markdown(beside, counted):
     yield "| Idle connections beside 64 active ones, in one process | " + " | ".join(f"{idle:,}" for idle in beside) + " |"
     yield "|---" * (len(beside) + 1) + "|"
     for kind, numbers in counted.items():

@@ -189,7 +189,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
     let connect = Connect::to(flags.addr.clone()).timeout(flags.timeout);
     #[cfg(feature = "tls")]
     let connect = flags.tls.apply(connect)?;
-    let (events, told) = channel();
+    let (events, incoming) = channel();
     let (output, chunks) = channel();
     let waiting = Arc::<AtomicUsize>::default();
     let (bad_input, queue) = (events.clone(), waiting.clone());
@@ -199,7 +199,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
         waiting: queue.clone(),
     })?;
     running.engine().connect(connect)?;
-    let handle = match told.recv()? {
+    let handle = match incoming.recv()? {
         Event::Open(handle) => handle,
         Event::Failed(failed) => {
             return Err(format!("cannot connect to {}: {}", failed.to, failed.error).into());
@@ -217,7 +217,7 @@ fn run(flags: &Flags) -> Result<(), Box<dyn Error>> {
         }
     });
     let out = thread::spawn(move || copy_out(&chunks, io::stdout().lock(), &waiting, &handle));
-    let end = told.recv()?;
+    let end = incoming.recv()?;
     // The handler holds the last sender of output, so its drop ends the output thread.
     running.shutdown();
     let written = out.join().map_err(|_| "the output's thread panicked")?;

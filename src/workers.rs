@@ -41,6 +41,7 @@ use crate::panic;
 /// After the last clone is dropped, the threads run the queued jobs and then end. The drop does not wait for them;
 /// [`shutdown`](WorkerPool::shutdown) does.
 #[derive(Clone)]
+#[must_use = "its threads end when the last clone is dropped"]
 pub struct WorkerPool(Arc<Owner>);
 
 impl WorkerPool {

@@ -333,7 +333,7 @@ fn let_go(answer: Answer<App>) {
             .expect("is let go");
     };
     answer.run(leave).expect("is open");
-    detachments.recv_timeout(LONG).expect("leaves");
+    drop(detachments.recv_timeout(LONG).expect("leaves"));
 }
 
 #[test]

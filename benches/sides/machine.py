@@ -17,10 +17,10 @@ class Watch:
         spent = [after - before for before, after in zip(self.times, now)]
         stolen = spent[7] / max(sum(spent[:8]), 1)
         quiet = busy < 0.05 and stolen < 0.01
-        said = f"other work took {busy:.0%} of it before or after, its host {stolen:.1%} meanwhile"
+        detail = f"other work used {busy:.0%} of it before or after, and its host took {stolen:.1%} during the measurements"
         if quiet:
-            return f"The machine was quiet: {said}."
-        return f"**The machine was not quiet**: {said}. Measure again when it is."
+            return f"The machine was quiet: {detail}."
+        return f"**The machine was not quiet**: {detail}. Measure again when it is."
 
 
 def processor_times():

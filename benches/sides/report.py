@@ -31,9 +31,9 @@ def matrix(group, results, failures, cell):
     for server in group.servers:
         cells = []
         for load in group.loads:
-            told = results.get((load.name, server.name))
+            reports = results.get((load.name, server.name))
             failed = "failed" if (load.name, server.name) in failures else ""
-            cells.append(cell(load, server.name, told) if told else failed)
+            cells.append(cell(load, server.name, reports) if reports else failed)
         if any(cells):
             lines.append(f"| {server.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -48,32 +48,32 @@ def tables(group, results, failures):
         f"{cost}; {group.base} = 1:",
         table(lambda load, server, _: brief(ratio(group, results, load, server))),
         f"{cost}, in µs: median, least and most:",
-        table(lambda _, __, told: spread(list(map(microseconds, told)))),
+        table(lambda _, __, reports: spread(list(map(microseconds, reports)))),
         f"Thousands of {group.unit}s a second:",
-        table(lambda _, __, told: brief(median(told, lambda each: each["answers"] / each["seconds"] / 1e3))),
+        table(lambda _, __, reports: brief(median(reports, lambda each: each["answers"] / each["seconds"] / 1e3))),
         "Latency in µs, p50 and p99:",
-        table(lambda _, __, told: " and ".join(brief(median(told, lambda each: each[key])) for key in ("p50_us", "p99_us"))),
+        table(lambda _, __, reports: " and ".join(brief(median(reports, lambda each: each[key])) for key in ("p50_us", "p99_us"))),
         f"Resident memory of the server under the load {group.memory}, in MiB: {memory(group, results)}.",
         f"Versions: {', '.join(versions)}.",
     ]
     if failures:
-        told = (f"{server}, {load}: {why}" for (load, server), why in failures.items())
-        parts.append(f"Failed: {'; '.join(told)}.")
+        reports = (f"{server}, {load}: {why}" for (load, server), why in failures.items())
+        parts.append(f"Failed: {'; '.join(reports)}.")
     return "\n\n".join(parts)
 
 
-def microseconds(told):
-    return told["cpu_seconds"] / told["answers"] * 1e6
+def microseconds(reports):
+    return reports["cpu_seconds"] / reports["answers"] * 1e6
 
 
-def median(told, figure):
-    return statistics.median(map(figure, told))
+def median(reports, figure):
+    return statistics.median(map(figure, reports))
 
 
 def memory(group, results):
-    told = {server.name: results.get((group.memory, server.name)) for server in group.servers}
+    reports = {server.name: results.get((group.memory, server.name)) for server in group.servers}
     mebibytes = lambda each: each["resident_bytes"] / 2**20
-    return ", ".join(f"{name} {brief(median(of, mebibytes))}" for name, of in told.items() if of)
+    return ", ".join(f"{name} {brief(median(of, mebibytes))}" for name, of in reports.items() if of)
 
 
 def write(head, texts, played):

@@ -57,10 +57,10 @@ class Running:
         self.port = free_port()
         words = {"port": self.port, "buffer": buffer, "folder": self.folder.name}
         pathlib.Path(self.folder.name, "configuration").write_text(server.configuration.format(**words))
-        self.said = tempfile.TemporaryFile("w+")
+        self.output = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [word.format(**words) for word in server.command],
-            stdout=self.said, stderr=self.said, preexec_fn=prepare,
+            stdout=self.output, stderr=self.output, preexec_fn=prepare,
         )
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -74,8 +74,8 @@ class Running:
 
     def words(self):
         """Returns the last line that the server has printed."""
-        self.said.seek(0)
-        return (self.said.read().strip().splitlines() or ["it prints nothing"])[-1]
+        self.output.seek(0)
+        return (self.output.read().strip().splitlines() or ["it prints nothing"])[-1]
 
     def stop(self):
         if self.process.poll() is None:

@@ -121,7 +121,7 @@ fn make_room_for(connections: usize) -> Result<(), String> {
 
 /// Executes the plan. Returns the sum of the reactors' counters, and true if the run was interrupted.
 fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn Error>> {
-    let (events, told) = channel();
+    let (events, reports) = channel();
     let interrupt = events.clone();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::spawn(move || {
@@ -147,7 +147,7 @@ fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn 
     let engine = running.engine().clone();
     let mut crew = Crew {
         engine: &engine,
-        told: &told,
+        reports: &reports,
         plan,
     };
     let result = crew
@@ -162,7 +162,7 @@ fn measure<W: Wire>(plan: &Arc<Plan>, wire: W) -> Result<(Tally, bool), Box<dyn 
 /// Controls the reactors from the main thread.
 struct Crew<'a, W: Wire> {
     engine: &'a Engine<Driver<W>>,
-    told: &'a Receiver<Event>,
+    reports: &'a Receiver<Event>,
     plan: &'a Plan,
 }
 
@@ -171,7 +171,7 @@ impl<W: Wire> Crew<'_, W> {
     fn connect(&mut self, mut show: impl FnMut()) -> Result<Instant, Box<dyn Error>> {
         let (mut ready, mut why, mut settled) = (0, None, 0);
         while settled < self.plan.reactors {
-            match self.told.recv_timeout(Duration::from_millis(50)) {
+            match self.reports.recv_timeout(Duration::from_millis(50)) {
                 Ok(Event::Ready(connections, failure)) => {
                     settled += 1;
                     ready += connections;
@@ -209,7 +209,7 @@ impl<W: Wire> Crew<'_, W> {
     ) -> Result<(Tally, bool), Box<dyn Error>> {
         let (mut total, mut done, mut interrupted) = (None::<Tally>, 0, false);
         while done < self.plan.reactors {
-            match self.told.recv_timeout(Duration::from_millis(50)) {
+            match self.reports.recv_timeout(Duration::from_millis(50)) {
                 Ok(Event::Done(tally)) => {
                     done += 1;
                     match &mut total {

@@ -39,13 +39,13 @@ impl Plan {
     pub(crate) fn new(flags: &Flags) -> Result<Self, Box<dyn Error>> {
         let mut target = flags.target.clone();
         let protocol = match (target.protocol, flags.protocol) {
-            (Some(says), Some(wanted)) if says != wanted => {
+            (Some(implied), Some(wanted)) if implied != wanted => {
                 return Err(format!(
-                    "the target speaks {says}; for --protocol {wanted} write tcp:// or tls://"
+                    "the target speaks {implied}; for --protocol {wanted} write tcp:// or tls://"
                 )
                 .into());
             }
-            (says, wanted) => says.or(wanted).unwrap_or(Protocol::Echo),
+            (implied, wanted) => implied.or(wanted).unwrap_or(Protocol::Echo),
         };
         let asks_by_path = matches!(protocol, Protocol::Http | Protocol::Ws);
         if !asks_by_path && (flags.path.is_some() || !flags.header.is_empty()) {

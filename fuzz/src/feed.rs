@@ -42,7 +42,7 @@ pub trait Subject {
     }
 
     /// Returns the parts of the close notice that must not depend on the division of the input.
-    fn told(&self, _close_notice: &[u8]) -> Vec<u8> {
+    fn notice(&self, _close_notice: &[u8]) -> Vec<u8> {
         Vec::new()
     }
 }
@@ -75,7 +75,7 @@ pub struct Outcome {
     /// The kind of the error, if one occurred.
     pub error: Option<&'static str>,
     /// The close notice.
-    pub told: Vec<u8>,
+    pub notice: Vec<u8>,
 }
 
 /// Decodes the input in one piece, in its pieces and byte by byte, and then the end of the stream. Frames are answered at
@@ -165,7 +165,7 @@ impl<'s, S: Subject> Feed<'s, S> {
         };
         let close_notice = close_notice_to_vec(&mut self.codec, cause);
         Outcome {
-            told: self.subject.told(&close_notice),
+            notice: self.subject.notice(&close_notice),
             frames: self.frames,
             error: result.err().map(|error| self.subject.kind(&error)),
         }

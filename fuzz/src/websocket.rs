@@ -87,11 +87,11 @@ impl Settings {
 
 /// The messages received from the other side.
 #[derive(Default)]
-struct Heard {
+struct Received {
     messages: RefCell<Vec<Message<'static>>>,
 }
 
-impl Heard {
+impl Received {
     fn message(&self, message: Message<'_>, settings: &Settings, log: &mut Vec<Vec<u8>>) {
         let bytes = message.as_bytes();
         assert!(bytes.len() <= settings.message, "{} bytes", bytes.len());
@@ -109,13 +109,13 @@ impl Heard {
 /// A server that receives a client's frames.
 pub struct Server {
     settings: Settings,
-    heard: Heard,
+    received: Received,
 }
 
 /// A client that receives a server's frames.
 pub struct Client {
     settings: Settings,
-    heard: Heard,
+    received: Received,
 }
 
 macro_rules! side {
@@ -125,13 +125,13 @@ macro_rules! side {
             pub fn new(settings: Settings) -> Self {
                 Self {
                     settings,
-                    heard: Heard::default(),
+                    received: Received::default(),
                 }
             }
 
             /// Returns the messages of the last round.
             pub fn messages(self) -> Vec<Message<'static>> {
-                self.heard.messages.into_inner()
+                self.received.messages.into_inner()
             }
         }
 
@@ -139,7 +139,7 @@ macro_rules! side {
             type Codec = $codec;
 
             fn codec(&self) -> $codec {
-                self.heard.messages.borrow_mut().clear();
+                self.received.messages.borrow_mut().clear();
                 $of(self.settings.opened())
             }
 
@@ -149,12 +149,12 @@ macro_rules! side {
 
             fn note(&self, frame: $frame<'_>, log: &mut Vec<Vec<u8>>) {
                 match frame {
-                    $frame::Message(message) => self.heard.message(message, &self.settings, log),
+                    $frame::Message(message) => self.received.message(message, &self.settings, log),
                     $frame::Pong(payload) => {
                         assert!(payload.len() <= 125);
                         log.push([b"pong ", payload].concat());
                     }
-                    $frame::Closed(close) => Heard::closed(close, log),
+                    $frame::Closed(close) => Received::closed(close, log),
                     other => panic!("{other:?} on an open WebSocket"),
                 }
             }
@@ -167,7 +167,7 @@ macro_rules! side {
                 }
             }
 
-            fn told(&self, close_notice: &[u8]) -> Vec<u8> {
+            fn notice(&self, close_notice: &[u8]) -> Vec<u8> {
                 // The code of the Close frame. A client's is masked.
                 let code = close_notice.get(2..4).filter(|_| $is_server);
                 code.unwrap_or_default().to_vec()

@@ -15,7 +15,7 @@ pub(crate) struct Tally {
     /// Calls of `recv` and `send`.
     pub(crate) calls: u64,
     /// Calls that were cut short, refused or interrupted.
-    pub(crate) hindered: u64,
+    pub(crate) interfered: u64,
     /// Connections that broke.
     pub(crate) broken: u64,
     /// Virtual time, in microseconds.
@@ -46,7 +46,7 @@ impl AddAssign for Tally {
         self.connections += other.connections;
         self.bytes += other.bytes;
         self.calls += other.calls;
-        self.hindered += other.hindered;
+        self.interfered += other.interfered;
         self.broken += other.broken;
         self.micros += other.micros;
     }
@@ -64,7 +64,7 @@ impl fmt::Display for Tally {
             Grouped(self.bytes >> 10),
             Grouped(hours),
             Grouped(self.calls),
-            Grouped(self.hindered),
+            Grouped(self.interfered),
             Grouped(self.broken),
         )
     }

@@ -25,7 +25,7 @@ impl<W: Wire> Driver<W> {
         }
         self.dial(now);
         let settled = self.ready + self.failed >= self.plan.share(self.reactor);
-        if settled && !mem::replace(&mut self.told, true) {
+        if settled && !mem::replace(&mut self.ready_reported, true) {
             let why = self.tally.connect_failures.keys().next().cloned();
             // Fails if the main thread has ended already.
             let _ = self.events.send(Event::Ready(self.ready, why));

@@ -16,7 +16,7 @@ use epicycle::{
 
 use crate::plan::{Nanos, Plan, Schedule};
 use crate::tally::{Failure, Tally, Window};
-use crate::wire::{Heard, Wire};
+use crate::wire::{Meaning, Wire};
 
 use self::connecting::REDIAL_PAUSE;
 use self::phases::{Meter, SWEEP};
@@ -53,12 +53,12 @@ pub(crate) struct Driver<W: Wire> {
     /// The start of the warm-up, once it is known.
     epoch: Option<Instant>,
     /// True once the main thread has been notified that the connections are made.
-    told: bool,
+    ready_reported: bool,
     tally: Tally,
     /// Answers since the last sweep, including those outside the window.
     answers: u64,
     /// Errors that are already in `live`.
-    errors_told: u64,
+    errors_shown: u64,
     /// Requests under way.
     under_way: usize,
     /// Connections being made.
@@ -138,10 +138,10 @@ impl<W: Wire> Driver<W> {
             phase: Phase::Connecting,
             pace,
             epoch: None,
-            told: false,
+            ready_reported: false,
             tally: Tally::new(Window::new(plan.warm_up, plan.duration)),
             answers: 0,
-            errors_told: 0,
+            errors_shown: 0,
             under_way: 0,
             opening: 0,
             ready: 0,
@@ -221,17 +221,17 @@ impl<W: Wire> EventHandler for Driver<W> {
         session: &mut Session<W>,
         frame: Frame<'_, Self>,
     ) -> Action {
-        let heard = self.wire.hear(&mut session.state, frame);
+        let meaning = self.wire.interpret(&mut session.state, frame);
         let now = self.now();
-        let expected = match heard {
-            Heard::Nothing => return Action::Continue,
-            Heard::Ready => {
+        let expected = match meaning {
+            Meaning::Nothing => return Action::Continue,
+            Meaning::Ready => {
                 self.become_ready(conn, session);
                 return Action::Continue;
             }
-            Heard::Right(answers) => (0..answers).all(|_| self.settle(session, now, None)),
-            Heard::Wrong(failure) => self.settle(session, now, Some(failure)),
-            Heard::Nonsense(what) => {
+            Meaning::Right(answers) => (0..answers).all(|_| self.settle(session, now, None)),
+            Meaning::Wrong(failure) => self.settle(session, now, Some(failure)),
+            Meaning::Nonsense(what) => {
                 session.nonsense = Some(what);
                 conn.abort();
                 return Action::Continue;

@@ -126,8 +126,10 @@ impl<W: Wire> Driver<W> {
             .answers
             .fetch_add(mem::take(&mut self.answers), Ordering::Relaxed);
         let errors = self.tally.errors();
-        let told = mem::replace(&mut self.errors_told, errors);
-        self.live.errors.fetch_add(errors - told, Ordering::Relaxed);
+        let shown = mem::replace(&mut self.errors_shown, errors);
+        self.live
+            .errors
+            .fetch_add(errors - shown, Ordering::Relaxed);
         let (now, timeout) = (self.now(), self.plan.timeout);
         reactor.for_each(|conn, session| {
             let waited = match session.under_way.front() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use epicycle::codec::Raw;
 use epicycle::{Conn, WriteError};
 
-use super::{Heard, Wire, payload};
+use super::{Meaning, Wire, payload};
 use crate::driver::Driver;
 
 #[derive(Clone)]
@@ -40,13 +40,13 @@ impl Wire for Echo {
     }
 
     #[inline]
-    fn hear(&self, state: &mut usize, mut bytes: &[u8]) -> Heard {
+    fn interpret(&self, state: &mut usize, mut bytes: &[u8]) -> Meaning {
         let mut answers = 0;
         while !bytes.is_empty() {
             let wanted = &self.payload[*state..];
             let (now, rest) = bytes.split_at(bytes.len().min(wanted.len()));
             if now != &wanted[..now.len()] {
-                return Heard::Nonsense("other bytes came back than were sent");
+                return Meaning::Nonsense("other bytes came back than were sent");
             }
             *state += now.len();
             if *state == self.payload.len() {
@@ -56,8 +56,8 @@ impl Wire for Echo {
             bytes = rest;
         }
         match answers {
-            0 => Heard::Nothing,
-            answers => Heard::Right(answers),
+            0 => Meaning::Nothing,
+            answers => Meaning::Right(answers),
         }
     }
 }

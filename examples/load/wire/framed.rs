@@ -5,7 +5,7 @@ use std::sync::Arc;
 use epicycle::codec::LengthField;
 use epicycle::{Conn, WriteError};
 
-use super::{Heard, Wire, payload};
+use super::{Meaning, Wire, payload};
 use crate::driver::Driver;
 use crate::tally::Failure;
 
@@ -44,11 +44,11 @@ impl Wire for Framed {
     }
 
     #[inline]
-    fn hear(&self, (): &mut (), frame: &[u8]) -> Heard {
+    fn interpret(&self, (): &mut (), frame: &[u8]) -> Meaning {
         if frame == &*self.payload {
-            Heard::Right(1)
+            Meaning::Right(1)
         } else {
-            Heard::Wrong(Failure::Wrong("another frame came back than was sent"))
+            Meaning::Wrong(Failure::Wrong("another frame came back than was sent"))
         }
     }
 }

@@ -7,7 +7,7 @@ use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::http::{HeaderBlock, Limits};
 use epicycle::{Conn, WriteError};
 
-use super::{Heard, Wire, payload};
+use super::{Meaning, Wire, payload};
 use crate::driver::Driver;
 use crate::plan::Plan;
 use crate::tally::Failure;
@@ -81,10 +81,10 @@ impl Wire for Http {
     }
 
     #[inline]
-    fn hear(&self, (): &mut (), response: Response<'_>) -> Heard {
+    fn interpret(&self, (): &mut (), response: Response<'_>) -> Meaning {
         match response.status() {
-            status if status.is_success() => Heard::Right(1),
-            status => Heard::Wrong(Failure::Status(status.as_u16())),
+            status if status.is_success() => Meaning::Right(1),
+            status => Meaning::Wrong(Failure::Status(status.as_u16())),
         }
     }
 }

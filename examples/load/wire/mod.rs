@@ -24,19 +24,23 @@ pub(crate) trait Wire: Clone + Send + Sync + Sized + 'static {
 
     fn codec(&self) -> Self::Codec;
 
-    /// Starts the handshake. Returns true if requests can be sent at once, or false if [`Heard::Ready`] will follow.
+    /// Starts the handshake. Returns true if requests can be sent at once, or false if [`Meaning::Ready`] will follow.
     fn greet(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<bool, WriteError>;
 
     /// Sends a request.
     fn ask(&self, conn: &mut Conn<'_, Driver<Self>>) -> Result<(), WriteError>;
 
     /// Checks a received frame.
-    fn hear(&self, state: &mut Self::State, frame: <Self::Codec as Codec>::Frame<'_>) -> Heard;
+    fn interpret(
+        &self,
+        state: &mut Self::State,
+        frame: <Self::Codec as Codec>::Frame<'_>,
+    ) -> Meaning;
 }
 
 /// The meaning of a frame.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Meaning {
     /// The frame completes no answer.
     Nothing,
     /// The handshake is done, and requests can be sent.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use epicycle::ws::{ClientCodec, Event, Handshake, Limits};
 use epicycle::{Conn, WriteError};
 
-use super::{Heard, Wire, payload};
+use super::{Meaning, Wire, payload};
 use crate::driver::Driver;
 use crate::plan::Plan;
 use crate::tally::Failure;
@@ -51,15 +51,15 @@ impl Wire for Ws {
     }
 
     #[inline]
-    fn hear(&self, (): &mut (), event: Event<'_>) -> Heard {
+    fn interpret(&self, (): &mut (), event: Event<'_>) -> Meaning {
         match event {
-            Event::Opened(_) => Heard::Ready,
-            Event::Message(message) if message.as_bytes() == &*self.payload => Heard::Right(1),
+            Event::Opened(_) => Meaning::Ready,
+            Event::Message(message) if message.as_bytes() == &*self.payload => Meaning::Right(1),
             Event::Message(_) => {
-                Heard::Wrong(Failure::Wrong("another message came back than was sent"))
+                Meaning::Wrong(Failure::Wrong("another message came back than was sent"))
             }
             // `on_close` counts open requests.
-            Event::Pong(_) | Event::Closed(_) => Heard::Nothing,
+            Event::Pong(_) | Event::Closed(_) => Meaning::Nothing,
         }
     }
 }

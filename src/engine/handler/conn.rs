@@ -464,6 +464,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 /// A connection that has left the engine, for [`Conn::detach`].
 #[derive(Debug)]
 #[non_exhaustive]
+#[must_use = "dropping it closes the connection"]
 pub struct Detached {
     /// The socket, non-blocking.
     pub socket: OwnedFd,

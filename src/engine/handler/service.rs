@@ -6,6 +6,7 @@ use super::{Action, Conn, EventHandler};
 use crate::codec::Raw;
 
 /// The handler that [`service`] makes.
+#[must_use = "a handler does nothing until a server or a client runs it"]
 pub struct Service {
     react: Box<React>,
 }

@@ -63,6 +63,7 @@ pub struct Server {
 }
 
 /// A running server. Dropping it shuts the server down and waits for the end.
+#[must_use = "dropping it shuts the server down"]
 pub struct Running<H: EventHandler> {
     engine: Engine<H>,
     main: Option<JoinHandle<()>>,

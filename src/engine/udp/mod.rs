@@ -140,6 +140,7 @@ impl UdpOptions {
 /// # Ok::<(), epicycle::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "it does nothing until it is passed to `Listen::sessions`"]
 pub struct UdpSessions {
     pub(crate) idle: Duration,
     pub(crate) max: usize,

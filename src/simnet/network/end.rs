@@ -52,7 +52,7 @@ impl End {
         }
         wire.shut = true;
         state.change(self.number);
-        state.have_looked(self.number);
+        state.plan_read(self.number);
         Ok(())
     }
 
@@ -97,14 +97,14 @@ impl State {
         }
         let mut n = available;
         if interferes && self.rng.u32(..8) == 0 {
-            self.tally.hindered += 1;
+            self.tally.interfered += 1;
             return Err(ErrorKind::Interrupted.into());
         }
         // Pretends that part of the input arrives a moment later, with another event. After an event has reported the
         // end of the stream, all input before the end must be readable.
-        if interferes && !wire.fin_told && !wire.broken {
+        if interferes && !wire.fin_reported && !wire.broken {
             n = self.rng.usize(0..=available);
-            self.tally.hindered += u64::from(n < available);
+            self.tally.interfered += u64::from(n < available);
             self.change(number);
         }
         if n == 0 {
@@ -134,13 +134,13 @@ impl State {
         let mut n = offered.min(room);
         if interferes && n > 0 {
             if self.rng.u32(..8) == 0 {
-                self.tally.hindered += 1;
+                self.tally.interfered += 1;
                 return Err(ErrorKind::Interrupted.into());
             }
             n = self.rng.usize(0..=n);
         }
         if n < offered {
-            self.tally.hindered += 1;
+            self.tally.interfered += 1;
             self.refuse(number, n < room);
         }
         let wire = &mut self.wires[number];
@@ -150,7 +150,7 @@ impl State {
             wire.output.extend(&slice[..part]);
             left -= part;
         }
-        self.have_looked(number);
+        self.plan_read(number);
         if n == 0 && offered > 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -181,7 +181,7 @@ impl State {
             self.reset_peer(number);
         } else {
             wire.shut = true;
-            self.have_looked(number);
+            self.plan_read(number);
         }
     }
 

@@ -31,7 +31,7 @@ enum Happening {
     /// A reset arrives at the reactor's end.
     Break,
     /// The peer reads.
-    Look,
+    Read,
     /// A reset arrives at the peer.
     Reset,
     /// The send buffer has room again after a refused write.
@@ -52,7 +52,7 @@ struct State {
     /// The connections for which an event is due.
     changed: Vec<usize>,
     /// The bytes that peers have read since the last [`Network::advance`].
-    heard: Vec<(usize, Vec<u8>)>,
+    received: Vec<(usize, Vec<u8>)>,
     fingerprint: u64,
     tally: Tally,
 }
@@ -73,7 +73,7 @@ impl Network {
             agenda: BTreeMap::new(),
             planned: 0,
             changed: Vec::new(),
-            heard: Vec::new(),
+            received: Vec::new(),
             fingerprint: 0xcbf2_9ce4_8422_2325,
             tally: Tally::default(),
         })))
@@ -127,7 +127,7 @@ impl Network {
             let (wire, happening) = entry.remove();
             state.happen(wire, happening);
         }
-        std::mem::take(&mut state.heard)
+        std::mem::take(&mut state.received)
     }
 
     /// Returns the events of a poll. Each change is reported once.
@@ -161,7 +161,7 @@ impl Network {
             let wire = &mut wires[number];
             wire.changed = false;
             if let Some(ready) = wire.readiness() {
-                wire.fin_told |= ready.read_closed;
+                wire.fin_reported |= ready.read_closed;
                 events.push(ready);
             }
         }
@@ -224,7 +224,7 @@ impl State {
                 }
                 self.change(number);
             }
-            Happening::Look => self.look(number),
+            Happening::Read => self.read(number),
             Happening::Reset => {
                 if wire.ending == Ending::Open {
                     wire.ending = Ending::Reset;

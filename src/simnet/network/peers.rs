@@ -4,7 +4,7 @@ use super::wire::{Ending, Reading, Wire};
 use super::{Happening, Network, State};
 
 /// The number of reads in a second of a peer that reads slowly.
-const LOOKS: u32 = 100;
+const READS_PER_SECOND: u32 = 100;
 
 /// The most segments into which one message is cut.
 const MOST_SEGMENTS: usize = 256;
@@ -61,7 +61,7 @@ impl Network {
     pub(crate) fn set_reading(&self, number: usize, reading: Reading) {
         let mut state = self.0.lock();
         state.wires[number].reading = reading;
-        state.have_looked(number);
+        state.plan_read(number);
     }
 
     pub(crate) fn keep_open(&self, number: usize) {
@@ -120,24 +120,24 @@ impl State {
     }
 
     /// Plans a read of the peer, if there is anything for it to read.
-    pub(super) fn have_looked(&mut self, number: usize) {
+    pub(super) fn plan_read(&mut self, number: usize) {
         let wire = &mut self.wires[number];
-        if wire.has_news() && !wire.will_read {
+        if wire.has_unread() && !wire.will_read {
             wire.will_read = true;
             let pause = match wire.reading {
-                Reading::Slowly(rate) => 1_000_000 / u64::from(rate.clamp(1, LOOKS)),
+                Reading::Slowly(rate) => 1_000_000 / u64::from(rate.clamp(1, READS_PER_SECOND)),
                 Reading::Freely | Reading::Never => self.delay(),
             };
-            self.plan(self.now + pause, number, Happening::Look);
+            self.plan(self.now + pause, number, Happening::Read);
         }
     }
 
     /// Lets the peer read.
-    pub(super) fn look(&mut self, number: usize) {
+    pub(super) fn read(&mut self, number: usize) {
         let interferes = self.chance(self.link.interference);
         let wire = &mut self.wires[number];
         wire.will_read = false;
-        if !wire.has_news() {
+        if !wire.has_unread() {
             return;
         }
         if wire.gone && !wire.output.is_empty() {
@@ -146,7 +146,7 @@ impl State {
         }
         let len = wire.output.len();
         let most = match wire.reading {
-            Reading::Slowly(rate) => (rate / LOOKS).max(1) as usize,
+            Reading::Slowly(rate) => (rate / READS_PER_SECOND).max(1) as usize,
             Reading::Freely if interferes && len > 1 => self.rng.usize(1..=len),
             Reading::Freely | Reading::Never => len,
         };
@@ -158,14 +158,14 @@ impl State {
         }
         self.note("read", number, bytes.len());
         if !bytes.is_empty() {
-            self.heard.push((number, bytes));
+            self.received.push((number, bytes));
         }
         let wire = &mut self.wires[number];
         if wire.wants_room && Wire::has_room(wire) {
             wire.wants_room = false;
             self.change(number);
         }
-        self.have_looked(number);
+        self.plan_read(number);
     }
 
     /// Notes that the peer has seen the end of the stream.

@@ -40,7 +40,7 @@ pub(super) struct Wire {
     /// True once the peer's FIN has arrived.
     pub(super) fin: bool,
     /// True once an event has reported the FIN.
-    pub(super) fin_told: bool,
+    pub(super) fin_reported: bool,
     /// True once the connection is broken.
     pub(super) broken: bool,
     /// True while the connection is broken and no call has returned the error.
@@ -103,7 +103,7 @@ impl Wire {
     }
 
     /// Returns true if a read of the peer would find bytes or the end of the stream.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn has_unread(&self) -> bool {
         self.ending == Ending::Open
             && self.reading != Reading::Never
             && (!self.output.is_empty() || self.shut)

@@ -67,6 +67,7 @@ pub struct Control {
 
 /// Listens for processes that take over. The path is removed when this is closed or dropped.
 #[derive(Debug)]
+#[must_use = "dropping it removes the control socket"]
 pub struct Successors {
     /// Locked by who waits.
     poll: Mutex<Poll>,
@@ -87,6 +88,7 @@ pub struct Successor {
 
 /// The process that has the listeners still.
 #[derive(Debug)]
+#[must_use = "call `relieve` once this process listens"]
 pub struct Predecessor {
     socket: Socket,
     deadline: Duration,

@@ -73,12 +73,12 @@ trait Clients {
         &mut self,
         registry: &Registry,
         event: &Event,
-        told: &mut Told,
+        counts: &mut Counts,
     ) -> Result<(), Box<dyn Error>>;
 }
 
 /// The counters. A latency is in nanoseconds, from the due time of a message until its answer is complete.
-struct Told {
+struct Counts {
     answers: u64,
     latencies: Histogram<u64>,
 }
@@ -116,20 +116,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         Duration::from_secs_f64(flags.warm_up),
     )?;
     let (begin, cpu) = (Instant::now(), server::processor_time(flags.pid)?);
-    let told = drive(
+    let counts = drive(
         &mut poll,
         &mut *clients,
         Duration::from_secs_f64(flags.seconds),
     )?;
     let (took, cpu) = (begin.elapsed(), server::processor_time(flags.pid)? - cpu);
-    if told.answers == 0 {
+    if counts.answers == 0 {
         return Err("no answer came".into());
     }
     let quantile =
-        |q| Duration::from_nanos(told.latencies.value_at_quantile(q)).as_secs_f64() * 1e6;
+        |q| Duration::from_nanos(counts.latencies.value_at_quantile(q)).as_secs_f64() * 1e6;
     println!(
         r#"{{"answers": {}, "seconds": {}, "cpu_seconds": {}, "p50_us": {}, "p99_us": {}, "resident_bytes": {}}}"#,
-        told.answers,
+        counts.answers,
         took.as_secs_f64(),
         cpu.as_secs_f64(),
         quantile(0.5),
@@ -144,8 +144,8 @@ fn drive(
     poll: &mut Poll,
     clients: &mut dyn Clients,
     how_long: Duration,
-) -> Result<Told, Box<dyn Error>> {
-    let mut told = Told {
+) -> Result<Counts, Box<dyn Error>> {
+    let mut counts = Counts {
         answers: 0,
         latencies: Histogram::new_with_bounds(1, 60_000_000_000, 2)?,
     };
@@ -157,8 +157,8 @@ fn drive(
             return Err(format!("for {SILENCE:?} the server has not answered").into());
         }
         for event in &events {
-            clients.ready(poll.registry(), event, &mut told)?;
+            clients.ready(poll.registry(), event, &mut counts)?;
         }
     }
-    Ok(told)
+    Ok(counts)
 }

@@ -10,10 +10,10 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
     for pid in with_children(pid)? {
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             // A thread may have ended meanwhile.
-            let Ok(told) = fs::read_to_string(task?.path().join("schedstat")) else {
+            let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
                 continue;
             };
-            let first = told.split(' ').next().unwrap_or(&told);
+            let first = text.split(' ').next().unwrap_or(&text);
             nanoseconds += first.parse::<u64>()?;
         }
     }
@@ -24,8 +24,8 @@ pub(crate) fn processor_time(pid: u32) -> Result<Duration, Box<dyn Error>> {
 pub(crate) fn resident(pid: u32) -> Result<u64, Box<dyn Error>> {
     let mut kilobytes = 0;
     for pid in with_children(pid)? {
-        let told = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = told.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let figure = line.and_then(|line| line.split_whitespace().next());
         kilobytes += figure.ok_or("no VmRSS in /proc")?.parse::<u64>()?;
     }
@@ -33,9 +33,9 @@ pub(crate) fn resident(pid: u32) -> Result<u64, Box<dyn Error>> {
 }
 
 fn with_children(pid: u32) -> Result<Vec<u32>, Box<dyn Error>> {
-    let told = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
     let mut pids = vec![pid];
-    for child in told.split_whitespace() {
+    for child in text.split_whitespace() {
         pids.extend(with_children(child.parse()?)?);
     }
     Ok(pids)

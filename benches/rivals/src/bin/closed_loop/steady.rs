@@ -12,7 +12,7 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 use crate::message::{Answer, Exchange};
-use crate::{Clients, Told};
+use crate::{Clients, Counts};
 
 /// The number of connections opened at once, which is less than a listener's backlog.
 const AT_ONCE: usize = 64;
@@ -71,11 +71,11 @@ impl Clients for Steady {
         &mut self,
         _: &Registry,
         event: &Event,
-        told: &mut Told,
+        counts: &mut Counts,
     ) -> Result<(), Box<dyn Error>> {
         let peer = &mut self.peers[event.token().0];
         if event.is_readable() {
-            let answers = peer.receive(&mut self.buffer, &self.answer, told)?;
+            let answers = peer.receive(&mut self.buffer, &self.answer, counts)?;
             if answers > 0 {
                 peer.ask(answers, &self.batch)?;
             }
@@ -134,7 +134,7 @@ impl Peer {
         &mut self,
         buffer: &mut [u8],
         answer: &Answer,
-        told: &mut Told,
+        counts: &mut Counts,
     ) -> Result<usize, Box<dyn Error>> {
         let mut answers = 0;
         loop {
@@ -150,7 +150,7 @@ impl Peer {
                 break;
             }
         }
-        self.answered(answers, told);
+        self.answered(answers, counts);
         Ok(answers)
     }
 
@@ -174,15 +174,17 @@ impl Peer {
         Ok(answers)
     }
 
-    fn answered(&mut self, mut answers: usize, told: &mut Told) {
-        told.answers += answers as u64;
+    fn answered(&mut self, mut answers: usize, counts: &mut Counts) {
+        counts.answers += answers as u64;
         let now = Instant::now();
         while answers > 0
             && let Some((since, count)) = self.under_way.front_mut()
         {
             let of_these = answers.min(*count);
             let latency = now.duration_since(*since).as_nanos() as u64;
-            told.latencies.saturating_record_n(latency, of_these as u64);
+            counts
+                .latencies
+                .saturating_record_n(latency, of_these as u64);
             answers -= of_these;
             *count -= of_these;
             if *count == 0 {

@@ -11,7 +11,7 @@ use mio::{Interest, Registry, Token};
 use socket2::{Domain, Socket, Type};
 
 use crate::message::Exchange;
-use crate::{Clients, Told};
+use crate::{Clients, Counts};
 
 /// The number of client addresses. Several are needed, because a port stays in use for a minute after its connection.
 const ADDRESSES: u64 = 200;
@@ -73,13 +73,13 @@ impl Clients for Visits {
         &mut self,
         registry: &Registry,
         event: &Event,
-        told: &mut Told,
+        counts: &mut Counts,
     ) -> Result<(), Box<dyn Error>> {
         let n = event.token().0;
         if self.visitors[n].goes_on(event, &self.exchange)? {
             let latency = self.visitors[n].since.elapsed().as_nanos() as u64;
-            told.answers += 1;
-            told.latencies.saturating_record(latency);
+            counts.answers += 1;
+            counts.latencies.saturating_record(latency);
             self.visitors[n] = self.visitor(registry, n)?;
         }
         Ok(())
