@@ -22,13 +22,15 @@ pub(crate) struct Admission {
 /// How many leading bits of an address name the network that counts as one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix {
-    pub(crate) v4: u8,
-    pub(crate) v6: u8,
+    v4: u8,
+    v6: u8,
 }
 
 impl Prefix {
-    /// A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
-    pub(crate) const DEFAULT: Self = Self { v4: 32, v6: 64 };
+    /// Returns none unless `v4` is from 1 to 32 and `v6` from 1 to 128.
+    pub(crate) fn new(v4: u8, v6: u8) -> Option<Self> {
+        ((1..=32).contains(&v4) && (1..=128).contains(&v6)).then_some(Self { v4, v6 })
+    }
 
     /// The network of an address. An IPv4 address that is mapped into IPv6 counts as what it is.
     fn of(self, ip: IpAddr) -> IpAddr {
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_refusal_for_one_network_takes_no_place_of_the_others() {
-        let admission = Admission::new(3, 1, Prefix::DEFAULT);
+        let admission = Admission::new(3, 1, Prefix { v4: 32, v6: 64 });
         assert!(admission.admit(&peer("2001:db8::1")));
         for _ in 0..10 {
             assert!(!admission.admit(&peer("2001:db8::2")));

@@ -4,15 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
-use crate::buf::ring;
-use crate::clock::millis;
-use crate::engine::conn::limits::{Limits, NEVER, OutboundPolicy, SMALL_WRITE};
+use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::connect::resolve::{LookupOptions, Resolve, SystemResolver};
-use crate::engine::listen::admission::Prefix;
 use crate::engine::server::acceptor::{Balance, BalancePolicy};
-use crate::engine::slots::MAX_REACTORS;
-use crate::error::Error;
-use crate::sys::affinity;
 use crate::sys::options::{Keepalive, SocketOptions};
 
 /// Who accepts the connections of a server's listeners.
@@ -39,6 +33,7 @@ pub(super) enum BalanceChoice {
     Custom(Box<dyn Balance>),
 }
 
+/// The options as the builder methods set them. [`Settings`](super::settings::Settings) checks them.
 #[derive(Debug)]
 pub(super) struct Options {
     pub(super) accept_mode: AcceptMode,
@@ -59,7 +54,8 @@ pub(super) struct Options {
     pub(super) max_queued_files: usize,
     pub(super) max_connections: usize,
     pub(super) max_connections_per_ip: usize,
-    pub(super) per_ip_prefix: Prefix,
+    /// The leading bits of an IPv4 and of an IPv6 address.
+    pub(super) per_ip_prefix: (u8, u8),
     pub(super) idle: Option<Duration>,
     pub(super) answer: Option<Duration>,
     pub(super) read: Option<Duration>,
@@ -73,11 +69,8 @@ pub(super) struct Options {
     pub(super) stop_on_signals: bool,
 }
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-
-/// A reactor starts them all at the first name, which must not keep it for long.
-const MAX_LOOKUP_THREADS: usize = 256;
+pub(super) const KIB: usize = 1 << 10;
+pub(super) const MIB: usize = 1 << 20;
 
 impl Default for Options {
     fn default() -> Self {
@@ -114,7 +107,8 @@ impl Default for Options {
             max_queued_files: 16,
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
-            per_ip_prefix: Prefix::DEFAULT,
+            // A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
+            per_ip_prefix: (32, 64),
             idle: None,
             answer: None,
             read: None,
@@ -371,7 +365,7 @@ impl Server {
     /// address. Default: 32 and 64, for an IPv6 host usually has a whole /64 to itself. An IPv4 address that is mapped into
     /// IPv6 (`::ffff:a.b.c.d`) counts as IPv4.
     pub fn per_ip_prefix(mut self, ipv4: u8, ipv6: u8) -> Self {
-        self.options.per_ip_prefix = Prefix { v4: ipv4, v6: ipv6 };
+        self.options.per_ip_prefix = (ipv4, ipv6);
         self
     }
 }
@@ -450,165 +444,6 @@ impl Server {
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.options.drain_deadline = deadline;
         self
-    }
-}
-
-impl Options {
-    /// Finds values that cannot work.
-    pub(super) fn check(&self) -> Result<(), Error> {
-        let bad = |name, problem: String| Err(Error::Option { name, problem });
-        let positive = [
-            ("lookup_queue", self.lookups.queue),
-            ("mailbox", self.mailbox),
-            ("read_budget", self.read_budget),
-            ("frame_budget", self.frame_budget),
-            ("max_frame", self.max_frame),
-            ("high_water", self.high_water()),
-            ("max_queued_files", self.max_queued_files),
-            ("max_connections", self.max_connections),
-            ("max_connections_per_ip", self.max_connections_per_ip),
-        ];
-        for (name, value) in positive {
-            if value == 0 {
-                return bad(name, "0 would let nothing through; use 1 or more".into());
-            }
-        }
-        if let Some(reactors) = self.reactors
-            && !(1..=MAX_REACTORS).contains(&reactors)
-        {
-            return bad(
-                "reactors",
-                format!(
-                    "{reactors} is not from 1 to {MAX_REACTORS}; leave it out for one per core"
-                ),
-            );
-        }
-        if !(1..=MAX_LOOKUP_THREADS).contains(&self.lookups.threads) {
-            let threads = self.lookups.threads;
-            return bad(
-                "lookup_threads",
-                format!("{threads} is not from 1 to {MAX_LOOKUP_THREADS}"),
-            );
-        }
-        if self.accept_mode == AcceptMode::SingleLoop
-            && let Some(reactors @ 2..) = self.reactors
-        {
-            return bad(
-                "accept_mode",
-                format!(
-                    "a single loop is one reactor, and {reactors} are asked for; leave one of the two out"
-                ),
-            );
-        }
-        if self.read_buffer < 16 * KIB || self.read_buffer > 16 * MIB {
-            let size = self.read_buffer;
-            return bad(
-                "read_buffer",
-                format!("{size} bytes is not from 16 KiB to 16 MiB"),
-            );
-        }
-        for (name, value) in [
-            ("max_frame", self.max_frame),
-            ("outbound_limit", self.outbound_limit),
-        ] {
-            if value > ring::MAX_CAPACITY / 2 {
-                return bad(
-                    name,
-                    format!("{value} bytes is more than 512 MiB, the most possible"),
-                );
-            }
-        }
-        if self.outbound_limit < SMALL_WRITE {
-            let limit = self.outbound_limit;
-            return bad(
-                "outbound_limit",
-                format!("{limit} bytes is less than 16 KiB, which a single write may take"),
-            );
-        }
-        if let Some(low) = self.low_water
-            && low >= self.high_water()
-        {
-            let high = self.high_water();
-            return bad(
-                "low_water",
-                format!("{low} is not below the high-water mark, {high}"),
-            );
-        }
-        if self.high_water() > self.outbound_limit {
-            let (high, limit) = (self.high_water(), self.outbound_limit);
-            return bad(
-                "high_water",
-                format!("{high} is above the outbound limit, {limit}"),
-            );
-        }
-        let Prefix { v4, v6 } = self.per_ip_prefix;
-        if !(1..=32).contains(&v4) || !(1..=128).contains(&v6) {
-            return bad(
-                "per_ip_prefix",
-                format!("{v4} and {v6} bits are not from 1 to 32 and from 1 to 128"),
-            );
-        }
-        if self.pin && !affinity::SUPPORTED {
-            return bad("pin_to_cpus", "this platform cannot pin threads".into());
-        }
-        if self.socket.backlog < 1 {
-            return bad("backlog", "0 would queue nobody; use 1 or more".into());
-        }
-        if let Some((name, problem)) = self.socket.problem() {
-            return bad(name, problem);
-        }
-        let timeouts = [
-            ("idle_timeout", self.idle),
-            ("answer_timeout", self.answer),
-            ("read_timeout", self.read),
-            ("write_stall_timeout", self.write_stall),
-            ("handshake_timeout", self.handshake),
-            ("lifetime", self.lifetime),
-        ];
-        for (name, timeout) in timeouts {
-            if timeout.is_some_and(|timeout| timeout.is_zero()) {
-                return bad(
-                    name,
-                    "zero would close every connection at once; use Duration::MAX for never".into(),
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn high_water(&self) -> usize {
-        self.high_water.unwrap_or(MIB.min(self.outbound_limit))
-    }
-
-    pub(super) fn reactors(&self) -> usize {
-        match (self.accept_mode, self.reactors) {
-            (AcceptMode::SingleLoop, _) => 1,
-            (_, Some(reactors)) => reactors,
-            (_, None) => super::cores().min(MAX_REACTORS),
-        }
-    }
-
-    pub(super) fn limits(&self) -> Limits {
-        let timeout = |timeout: Option<Duration>| timeout.map_or(NEVER, millis);
-        Limits {
-            high_water: self.high_water(),
-            low_water: self.low_water.unwrap_or(self.high_water() / 2),
-            outbound: self.outbound_limit,
-            policy: self.outbound_policy,
-            max_files: self.max_queued_files,
-            max_frame: self.max_frame,
-            read_budget: self.read_budget,
-            frame_budget: self.frame_budget,
-            watch_open: self.idle.is_some() || self.handshake.is_some() || self.lifetime.is_some(),
-            idle: timeout(self.idle),
-            answer: timeout(self.answer),
-            read: timeout(self.read),
-            write_stall: timeout(self.write_stall),
-            handshake: timeout(self.handshake),
-            lifetime: timeout(self.lifetime),
-            drain: millis(self.drain_deadline),
-            fin: millis(self.fin),
-        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{Options, Server};
+use super::Server;
+use super::settings::Settings;
 use crate::engine::handler::{Engine, EventHandler};
 use crate::error::Error;
 use crate::sys::signals::{Closer, StopSignals};
@@ -41,8 +42,11 @@ impl Server {
 
 /// Begins to receive the signals, if the options say so: before anything is bound, so that none of them ends the process
 /// and leaves a Unix socket's path behind.
-pub(super) fn watch(options: &Options) -> Result<Option<StopSignals>, Error> {
-    let signals = options.stop_on_signals.then(StopSignals::watch).transpose();
+pub(super) fn watch(settings: &Settings) -> Result<Option<StopSignals>, Error> {
+    let signals = settings
+        .stop_on_signals
+        .then(StopSignals::watch)
+        .transpose();
     signals.map_err(|source| Error::Setup {
         what: "the watch on signals",
         source,

@@ -2,7 +2,9 @@
 
 use std::panic::resume_unwind;
 
-use super::{Server, peer, poll_and_waker, shared};
+use super::Server;
+use super::settings::Settings;
+use super::start::{peer, poll_and_waker, shared};
 use crate::clock::Clock;
 use crate::engine::handler::EventHandler;
 use crate::engine::handler::engine::{Engine, Shared};
@@ -21,25 +23,24 @@ impl Server {
         self,
         factory: impl Fn(usize) -> H,
     ) -> Result<(EventLoop<H>, Engine<H>), Error> {
-        let options = self.options;
-        options.check()?;
+        let settings = Settings::parse(self.options)?;
         let (poll, waker) = poll_and_waker()?;
         let engine = Engine::new(Shared {
             #[cfg(feature = "tls")]
             tls: self.listens.into_iter().map(|listen| listen.tls).collect(),
-            ..shared(&options, vec![peer(&options, waker)])
+            ..shared(&settings, vec![peer(&settings, waker)])
         });
         let parts = Parts {
             poll,
             engine: engine.clone(),
             clock: Clock::simulated(),
             index: 0,
-            limits: options.limits(),
+            limits: settings.limits,
             listeners: Listeners::default(),
             udp_sockets: UdpSockets::default(),
-            socket: options.socket.clone(),
-            read_buffer: options.read_buffer,
-            first_tick: options.tick,
+            socket: settings.socket,
+            read_buffer: settings.read_buffer,
+            first_tick: settings.first_tick,
         };
         match EventLoop::boot(parts, &factory) {
             Ok(event_loop) => Ok((event_loop, engine)),
