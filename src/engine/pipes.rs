@@ -1,4 +1,4 @@
-//! Kernel pipes, and what is due about connections that are joined.
+//! Kernel pipes, and the pending work of piped connections.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,48 +6,49 @@ use std::io;
 use crate::engine::slots::ConnId;
 use crate::sys::transfer::KernelPipe;
 
-/// How a connection is joined.
+/// One end of a pipe between two connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PipeEnd {
     pub(crate) partner: ConnId,
-    /// Whether the kernel can move bytes from here to there.
+    /// True if the kernel can move bytes from here to the partner.
     pub(crate) splices: bool,
-    /// Whether so much comes that moving it in the kernel pays.
+    /// True if so much input arrives that moving it in the kernel is worth it.
     pub(crate) bulk: bool,
 }
 
-/// What is due about joined connections, and the kernel's pipes that they share.
+/// The pending work of piped connections, and the kernel pipes that they share.
 #[derive(Debug, Default)]
 pub(crate) struct Pipes {
     pub(crate) tasks: VecDeque<PipeTask>,
     idle: Vec<KernelPipe>,
-    /// How many pipes hold bytes that a connection has not sent yet.
+    /// The number of kernel pipes that hold bytes which a connection has not sent yet.
     lent: usize,
 }
 
-/// Something that concerns two connections, to be done by the loop, which has both.
+/// Work that concerns two connections. The loop does it, because it can access both.
 #[derive(Debug)]
 pub(crate) enum PipeTask {
-    /// The first has asked to be joined with the second.
+    /// The first connection has asked to be joined with the second.
     Join(ConnId, ConnId),
-    /// One that is joined can receive or send.
+    /// A piped connection can receive or send.
     Move(ConnId),
-    /// The one that this was joined with ends; `broken` when its bytes are lost.
+    /// The partner of `survivor` has ended. `broken` is true if bytes of it are lost.
     Ended { survivor: ConnId, broken: bool },
 }
 
-/// The most pipes of one reactor. Each takes two descriptors and holds at most 1 MiB; without one, bytes are copied.
+/// The most kernel pipes of one reactor. Each takes two descriptors and holds at most 1 MiB. Without one, bytes are
+/// copied.
 const MAX_PIPES: usize = 32;
 
-/// The most pipes kept for the next use: as long as all peers are fast, one is enough.
+/// The most kernel pipes kept for the next use. As long as all peers are fast, one is enough.
 const IDLE_PIPES: usize = 4;
 
 impl Pipes {
-    /// An empty pipe, unless too many are in use.
+    /// Returns an empty pipe, or `None` if too many are in use.
     ///
     /// # Errors
     ///
-    /// Why the system gives none.
+    /// The error of `pipe2(2)`.
     pub(crate) fn take(&mut self) -> io::Result<Option<KernelPipe>> {
         if self.lent >= MAX_PIPES {
             return Ok(None);
@@ -65,12 +66,12 @@ impl Pipes {
         }
     }
 
-    /// How many there are, in use or idle.
+    /// Returns the number of pipes, in use or idle.
     pub(crate) fn open(&self) -> usize {
         self.lent + self.idle.len()
     }
 
-    /// Counts a pipe that was lent as gone, with what it held.
+    /// Counts a lent pipe as lost, with its contents.
     pub(crate) fn forget(&mut self) {
         self.lent -= 1;
     }

@@ -1,4 +1,4 @@
-//! The clock: which limit of a connection runs out, and when.
+//! The alarm: the next limit of a connection to expire, and its time.
 
 use super::close::TimeoutKind;
 use super::flags::Flags;
@@ -8,13 +8,14 @@ use super::origin::Origin;
 use super::{Alarm, ConnState};
 
 impl ConnState {
-    /// When something was last received or sent, or earlier: when that turn began.
+    /// Returns the time of the last activity, or an earlier time: the beginning of its turn.
     #[inline]
     pub(crate) fn active_at(&self) -> u64 {
         self.active_at
     }
 
-    /// Which limit has run out, or when to look again. The last activity may be `late` by so much.
+    /// Returns the limit that has expired, or the time of the next check. The last activity may be up to `late`
+    /// milliseconds later than recorded.
     pub(crate) fn alarm(&self, now: u64, late: u64, limits: &Limits) -> Alarm {
         let active_at = self.active_at.saturating_add(late);
         let mut next = NEVER;
@@ -24,13 +25,13 @@ impl ConnState {
             due <= now
         };
         match self.phase() {
-            // It waits for the application to read again.
+            // The connection waits until the application reads again.
             Phase::Open if self.has(Flags::BROKEN) => match past(active_at, limits.fin) {
                 true => Alarm::FinOver,
                 false => Alarm::At(next),
             },
             Phase::Open => {
-                // Answers that are owed or awaited have as long as what is written.
+                // Answers that are owed or awaited get the drain deadline, as output does.
                 let grace = if self.has(Flags::DRAINING) {
                     limits.drain
                 } else {
@@ -45,7 +46,7 @@ impl ConnState {
                     TimeoutKind::Read
                 } else if past(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
-                } else if !self.is_deaf_to_response() && past(self.close_by, 0) {
+                } else if !self.ignores_response() && past(self.close_by, 0) {
                     match self.has(Flags::AWAITS_RESPONSE) {
                         true => TimeoutKind::Response,
                         false => TimeoutKind::Close,
@@ -70,8 +71,9 @@ impl ConnState {
         }
     }
 
-    /// Whether traffic would have put off what has run out, and there may be some: a loop that is late has not heard of
-    /// everything that its kernel has. What the peer has acknowledged is `known`, or can only be found out by sending.
+    /// Returns true if traffic would have postponed the expired limit and there may be some: a loop that is late has
+    /// not received all events. If `known` is false, the number of bytes that the peer has acknowledged can only be
+    /// found by sending.
     pub(crate) fn may_have_traffic(&self, alarm: Alarm, known: bool) -> bool {
         match alarm {
             Alarm::Timeout(
@@ -87,12 +89,12 @@ impl ConnState {
         }
     }
 
-    /// Whether the peer's answer may have begun, and nobody looks: the handler reads nothing.
-    fn is_deaf_to_response(&self) -> bool {
+    /// Returns true if the peer's answer may have begun and nobody reads, because the handler has paused reads.
+    fn ignores_response(&self) -> bool {
         self.has(Flags::AWAITS_RESPONSE) && !self.wants_frames()
     }
 
-    /// When the drain has taken too long.
+    /// Returns the end of the drain.
     fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
         let by = if self.unhurried {
             self.close_by.max(active_at.saturating_add(limits.drain))

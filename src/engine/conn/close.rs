@@ -1,4 +1,4 @@
-//! How connections end, and what is told about them then.
+//! The reasons for which connections close, and the record of a closed connection.
 
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -8,7 +8,7 @@ use crate::codec::FrameError;
 use crate::engine::conn::write::WriteError;
 use crate::engine::slots::ConnId;
 
-/// Why a connection ended.
+/// The reason for which a connection closed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -16,34 +16,35 @@ pub enum CloseReason {
     Local,
     /// The handler or a `Handle` aborted it.
     Aborted,
-    /// The peer ended its stream, and what had been written was sent.
+    /// The peer ended its stream, and all output was sent.
     Peer,
-    /// The peer reset the connection, or it broke on the way. What had arrived before that was handled first, unless the
-    /// codec held it back or the handler had paused reads.
+    /// The peer reset the connection, or the network broke it. Input that had arrived before was handled first,
+    /// unless the codec held it back or the handler had paused reads.
     Reset(io::Error),
     /// The socket failed in another way.
     Io(io::Error),
-    /// The peer broke the TLS protocol, or refused this side's part in it: the error inside says which.
+    /// The peer violated the TLS protocol or refused the handshake. The inner error has the details.
     Tls(io::Error),
-    /// The peer ended its TLS stream without close_notify: what it sent may have been cut short on the way.
+    /// The peer ended its TLS stream without close_notify. Its data may have been truncated on the way.
     Truncated,
-    /// The peer sent what its codec could not make a frame of.
+    /// The peer sent input that the codec could not decode.
     Frame(FrameError),
-    /// A timeout ran out.
+    /// A timeout expired.
     Timeout(TimeoutKind),
-    /// A write went past the outbound limit, with the policy [`Close`](crate::OutboundPolicy::Close).
+    /// A write exceeded the outbound limit, with the policy [`Close`](crate::OutboundPolicy::Close).
     OutboundLimit {
-        /// How many bytes waited to be sent.
+        /// The number of bytes that waited to be sent.
         queued: usize,
     },
-    /// A UDP session whose peer had been silent for longest made room for another one
+    /// The UDP session whose peer had been silent for longest was closed to make room for another one
     /// ([`evict_silent`](crate::UdpSessions::evict_silent)).
     Evicted,
     /// The handler took the socket out of the engine.
     Detached,
-    /// The connection that it was joined with ([`Conn::pipe`](crate::Conn::pipe)) has ended before its time.
+    /// The connection it was piped to ([`Conn::pipe`](crate::Conn::pipe)) failed or closed.
     Pipe,
-    /// What the handler sent was refused, and it left it at that: see [`Action::Refused`](crate::Action::Refused).
+    /// A write was refused, and the handler closed the connection for that: see
+    /// [`Action::Refused`](crate::Action::Refused).
     Refused(WriteError),
     /// The handler dropped an [`Answer`](crate::Answer) that it owed.
     Unanswered,
@@ -53,15 +54,15 @@ pub enum CloseReason {
     Shutdown,
 }
 
-/// Which timeout ran out.
+/// The timeout that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TimeoutKind {
     /// Nothing was received or sent for too long.
     Idle,
-    /// The handler gave no answer, or did not go on with it, for too long.
+    /// The handler did not answer, or did not continue its answer, for too long.
     Answer,
-    /// A frame that had begun did not become complete.
+    /// A frame had begun and did not become complete in time.
     Read,
     /// The peer did not begin the answer that it owed in time.
     Response,
@@ -69,27 +70,27 @@ pub enum TimeoutKind {
     WriteStall,
     /// Connecting took too long.
     Connect,
-    /// The TLS handshake did not end, or the first frame did not come.
+    /// The TLS handshake did not end in time, or the first frame did not arrive in time.
     Handshake,
-    /// The peer did not answer the goodbye of its protocol, such as a WebSocket's Close.
+    /// The peer did not answer the closing message of its protocol, such as WebSocket's Close.
     Close,
-    /// The connection reached its greatest age.
+    /// The connection reached its maximum lifetime.
     Lifetime,
-    /// It was closing, and the peer did not take the rest in time: that rest is lost.
+    /// The connection was closing and the peer did not take the remaining output in time. That output is lost.
     Drain,
 }
 
 impl CloseReason {
-    /// Whether the peer is to blame, which may not even be there any more.
-    pub(crate) fn is_the_peers_fault(&self) -> bool {
+    /// Returns true if the peer caused the end. The peer may no longer be reachable.
+    pub(crate) fn is_peer_fault(&self) -> bool {
         matches!(
             self,
             CloseReason::Timeout(_) | CloseReason::Frame(_) | CloseReason::Tls(_)
         )
     }
 
-    /// Whether this side wanted the connection to end.
-    pub(crate) fn is_wanted(&self) -> bool {
+    /// Returns true if this side chose to end the connection.
+    pub(crate) fn is_by_this_side(&self) -> bool {
         matches!(
             self,
             CloseReason::Local
@@ -147,39 +148,41 @@ impl fmt::Display for TimeoutKind {
     }
 }
 
-/// A closed connection's last account, for [`on_close`](crate::EventHandler::on_close).
+/// The record of a closed connection. [`on_close`](crate::EventHandler::on_close) receives it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Closed {
-    /// Its identifier, which no other connection of this engine will have.
+    /// Its identifier. No other connection of this engine has the same.
     pub id: ConnId,
-    /// The other end.
+    /// The peer's address.
     pub peer: Addr,
-    /// Bytes received.
+    /// The number of bytes received.
     pub bytes_in: u64,
-    /// Bytes the kernel took for sending.
+    /// The number of bytes that the kernel took for sending.
     pub bytes_out: u64,
-    /// Bytes written that the kernel never took: lost.
+    /// The number of written bytes that the kernel never took. They are lost.
     pub unsent: usize,
-    /// Bytes received that never became a frame.
+    /// The number of received bytes that never became a frame.
     pub undecoded: usize,
-    /// How long it was open, to the millisecond.
+    /// The time for which it was open, in whole milliseconds.
     pub open_for: Duration,
-    /// The request that the codec has answered in the handler's place, as the last: it was malformed, too large or late, or
-    /// the handler has failed to answer it. With this an access log is complete.
+    /// The last request that the codec answered in place of the handler, because it was malformed, too large or late,
+    /// or the handler failed to answer it. An access log needs it to be complete.
     pub refused: Option<Refused>,
-    /// When the turn of the loop began in which it closed, as [`Conn::now`](crate::Conn::now) tells it.
+    /// The time at which the turn began in which the connection closed, as [`Conn::now`](crate::Conn::now) returns
+    /// it.
     pub closed_at: Instant,
 }
 
-/// A request that the codec has answered in the handler's place.
+/// A request that the codec answered in place of the handler.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refused {
-    /// What it was answered, in the numbers of the protocol: HTTP's status.
+    /// The status of the answer, in the numbers of the protocol. For HTTP this is the status code.
     pub status: u16,
-    /// What had arrived of it and was not handed to the handler, up to its first 256 bytes: of HTTP, the request line for the most part. These
-    /// are the peer's bytes, whatever they are; [`escape_ascii`](slice::escape_ascii) makes them fit for a log.
+    /// The part of the request that had arrived and was not given to the handler, at most its first 256 bytes. For
+    /// HTTP this is mostly the request line. The peer chose these bytes, so escape them before logging them, for
+    /// example with [`escape_ascii`](slice::escape_ascii).
     pub input: Box<[u8]>,
 }
 
@@ -192,5 +195,5 @@ impl fmt::Debug for Refused {
     }
 }
 
-/// So much of a refused request is kept.
+/// The number of bytes of a refused request that are kept.
 pub(crate) const REFUSED_INPUT: usize = 256;

@@ -5,7 +5,7 @@
 //! | `READABLE` `WRITABLE` `DOUBTFUL` `UNIX` `DATAGRAM` `SEALED` `TAIL` `QUEUED` `DIRTY` `PAUSES_READS` | yes | yes | yes | yes |
 //! | `PEER_EOF` `GREETED` `PAUSED` `SHUT_WRITE` `CONGESTED` `AWAITS_EMPTY` `AWAITS_FILE` `DETACHING` `PIPED` `HELD` `OWES` `BROKEN` | | yes | yes | yes |
 //! | `DRAIN_DUE` `AWAITS_RESPONSE` `DRAINING` | | yes | | |
-//! | `TOLD` | | | yes | yes |
+//! | `CLOSE_NOTIFIED` | | | yes | yes |
 //!
 //! A connection that is aborted or closed keeps the flags that it had, and none of them matters any more.
 //!
@@ -16,22 +16,22 @@ use bitflags::bitflags;
 /// A stage in the life of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Connecting, or shaking hands: the application does not know of it yet.
+    /// Connecting or in the handshake. The application does not know the connection yet.
     Opening,
     /// Frames flow both ways.
     Open,
-    /// Closing: what was written is being sent, what arrives is dropped.
+    /// Closing: output is being sent, and input is dropped.
     Flushing,
-    /// All is sent and FIN with it; waiting for the peer's FIN, so that no RST overtakes the data.
+    /// All output and FIN are sent. The connection waits for the peer's FIN, so that no RST overtakes the data.
     AwaitingFin,
     /// To be closed at once, with RST.
     Aborted,
-    /// Closed; the slot is freed at the end of the turn.
+    /// Closed. The slot is freed at the end of the turn.
     Closed,
 }
 
 bitflags! {
-    /// The phase, of which `Open` has no bit, and the flags.
+    /// The phase and the flags. The phase `Open` has no bit.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Flags: u32 {
         const OPENING = 1 << 0;
@@ -43,54 +43,56 @@ bitflags! {
         const READABLE = 1 << 5;
         /// The kernel has room for output.
         const WRITABLE = 1 << 6;
-        /// An event told of the end of the peer's stream, or of urgent data, at whose mark reads end: a short read no longer proves the
-        /// socket drained.
+        /// An event reported the end of the peer's stream, or urgent data. Reads end at the mark of urgent data. So a
+        /// short read no longer proves that the socket is drained.
         const DOUBTFUL = 1 << 7;
-        /// A Unix socket: a short read does not prove it drained where the kernel has told of something that came along.
+        /// A Unix socket. A short read does not prove that it is drained if the kernel delivered ancillary data with
+        /// it.
         const UNIX = 1 << 8;
         /// The end of the input was read.
         const PEER_EOF = 1 << 9;
         /// The handler paused reads.
         const PAUSED = 1 << 10;
-        /// Output went above the high-water mark, or a write was refused, and it has not fallen to the low-water mark since.
+        /// Output went above the high-water mark, or a write was refused. Output has not fallen to the low-water mark
+        /// since.
         const CONGESTED = 1 << 11;
-        /// It has fallen since, and `on_drain` has not been called yet.
+        /// Output has fallen to the low-water mark since, and `on_drain` has not been called yet.
         const DRAIN_DUE = 1 << 12;
-        /// The handler asked for FIN once everything is sent.
+        /// The handler asked for FIN once all output is sent.
         const SHUT_WRITE = 1 << 13;
         /// On the reactor's ready list.
         const QUEUED = 1 << 14;
         /// On the reactor's flush list.
         const DIRTY = 1 << 15;
-        /// A frame has been decoded: no handshake timeout any more.
+        /// A frame has been decoded, so the handshake timeout no longer applies.
         const GREETED = 1 << 16;
-        /// Encrypted: what the kernel gives and takes is not what the application reads and writes.
+        /// Encrypted: the bytes of the kernel are not those of the application.
         const SEALED = 1 << 17;
         /// The stream has accepted output that the kernel has not taken yet.
         const TAIL = 1 << 18;
-        /// The handler wants the socket for itself.
+        /// The handler takes the socket out of the engine.
         const DETACHING = 1 << 19;
         /// The front of the output waits for a part of a file to be read.
         const AWAITS_FILE = 1 << 20;
-        /// Joined with another connection, or about to be: its bytes go there, not to the handler.
+        /// Piped to another connection, or about to be: the input goes there and not to the handler.
         const PIPED = 1 << 21;
-        /// A session over datagrams: it has no stream of its own.
+        /// A UDP session. It has no stream of its own.
         const DATAGRAM = 1 << 22;
-        /// The codec wants to be asked again only when something has been sent.
+        /// The codec decodes no more until something has been sent.
         const HELD = 1 << 23;
         /// The engine shuts down and waits for the answers that are owed or awaited here.
         const DRAINING = 1 << 24;
-        /// The handler owes an answer, and has not given it at once.
+        /// The handler owes an answer and has not given it at once.
         const OWES = 1 << 25;
-        /// The peer owes an answer, and has until `close_by` to begin it.
+        /// The peer owes an answer and has to begin it by `close_by`.
         const AWAITS_RESPONSE = 1 << 26;
-        /// The handler has heard of the end.
-        const TOLD = 1 << 27;
-        /// It is not read while its output is congested.
+        /// The handler has been notified of the end.
+        const CLOSE_NOTIFIED = 1 << 27;
+        /// Reads pause while the output is congested.
         const PAUSES_READS = 1 << 28;
-        /// A write was refused although little waits: `on_drain` is due when nothing does.
+        /// A write was refused although little output waits: `on_drain` is due when none waits.
         const AWAITS_EMPTY = 1 << 29;
-        /// The connection is broken: nothing can be sent any more, but what arrived before is still read.
+        /// The connection is broken: nothing can be sent any more, but earlier input is still read.
         const BROKEN = 1 << 30;
 
         /// The phases in which the connection closes or has closed.
@@ -145,7 +147,7 @@ impl Flags {
         });
     }
 
-    /// The flags that must not be set in a phase.
+    /// Returns the flags that must not be set in a phase.
     pub(super) fn forbidden(phase: Phase) -> Self {
         match phase {
             Phase::Opening => {
@@ -164,9 +166,9 @@ impl Flags {
                     | Self::DRAIN_DUE
                     | Self::AWAITS_RESPONSE
                     | Self::DRAINING
-                    | Self::TOLD
+                    | Self::CLOSE_NOTIFIED
             }
-            Phase::Open => Self::TOLD,
+            Phase::Open => Self::CLOSE_NOTIFIED,
             Phase::Flushing | Phase::AwaitingFin => {
                 Self::DRAIN_DUE | Self::AWAITS_RESPONSE | Self::DRAINING
             }

@@ -1,7 +1,7 @@
-//! The connection as a state machine: it knows no socket and no clock.
+//! The connection as a state machine, without socket and clock.
 //!
-//! The reactor tells it what the socket did (became readable, took so many bytes, ended) and at what
-//! time; it tells the reactor what to do next. Time is in milliseconds since the reactor's start.
+//! The reactor reports the events of the socket (readable, bytes taken, end of stream) with their time. The state
+//! machine returns the next step. Times are in milliseconds since the reactor's start.
 
 mod broken;
 mod clock;
@@ -30,19 +30,19 @@ use crate::buf::pool::BufferPool;
 use crate::buf::queue::{FLUSH_AT, OutQueue};
 use crate::engine::slots::ConnId;
 
-/// Everything about a connection but its socket, codec and session.
+/// The state of a connection, without its socket, codec and session.
 ///
-/// The order is kept: what every message needs comes first, to lie in as few cache lines as possible.
+/// The order of the fields is fixed: those that every message needs come first, so that they lie in few cache lines.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ConnState {
     flags: Flags,
     direction: Direction,
-    /// It has not been open, at least not yet.
+    /// True until the connection has been open.
     never_opened: bool,
-    /// FIN is sent.
+    /// True once FIN is sent.
     fin_sent: bool,
-    /// It closes since all has been said, and has time for that as long as the peer takes some of it.
+    /// True if the drain may last as long as the peer takes output.
     unhurried: bool,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
@@ -51,44 +51,44 @@ pub(crate) struct ConnState {
     pub(crate) out: OutQueue,
     pub(crate) inbox: Inbox,
     opened_at: u64,
-    /// When the first byte of the incomplete frame in the inbox came, or `NEVER`.
+    /// The time at which the first byte of the incomplete frame in the inbox arrived, or `NEVER`.
     partial_since: u64,
-    /// Since when the kernel has refused output and the peer is not known to have taken any, or `NEVER`.
+    /// The time since which the kernel has refused output without known progress of the peer, or `NEVER`.
     stalled_since: u64,
-    /// The end of the drain, or of the wait for the peer's goodbye or FIN, or `NEVER`.
+    /// The end of the drain, or of the wait for the peer's closing message or FIN, or `NEVER`.
     close_by: u64,
-    /// Boxed, since only few connections are closing at a time.
+    /// Boxed, because few connections are closing at a time.
     reason: Option<Box<CloseReason>>,
     pub(crate) peer: Addr,
-    /// The listener, or the token, of its origin.
+    /// The listener or the token of its origin.
     number: u64,
 }
 
-/// What the reactor must do with the socket next.
+/// The next step that the reactor must take with the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Nothing: wait for events.
     Wait,
-    /// Send FIN, then tell by [`fin_sent`](ConnState::fin_sent).
+    /// Send FIN, then call [`fin_sent`](ConnState::fin_sent).
     SendFin,
-    /// Close the socket; what was sent arrives.
+    /// Close the socket. Sent output still arrives.
     Close,
     /// Close the socket with RST.
     Reset,
-    /// Let go of the socket without closing it.
+    /// Release the socket without closing it.
     Detach,
 }
 
-/// What a look at the clock found.
+/// The result of a check of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Alarm {
-    /// Nothing is due; look again at this time, if ever.
+    /// No limit has expired. Check again at this time, or never.
     At(u64),
-    /// A limit on a connection that is open, or about to be, ran out: close it.
+    /// A limit of an open or opening connection has expired: close it.
     Timeout(TimeoutKind),
-    /// The drain took too long: reset it.
+    /// The drain took too long: reset the connection.
     DrainOver,
-    /// The peer's FIN did not come: close it all the same.
+    /// The peer's FIN did not arrive in time: close the connection anyway.
     FinOver,
 }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Name<'_> {
 }
 
 impl ConnState {
-    /// A connection that is open.
+    /// Returns the state of an open connection.
     pub(crate) fn new(id: ConnId, peer: Addr, origin: Origin, now: u64) -> Self {
         let (direction, number) = origin.split();
         Self {
@@ -127,7 +127,8 @@ impl ConnState {
         }
     }
 
-    /// A connection that has to connect or to shake hands first, within `limit` milliseconds.
+    /// Returns the state of a connection that has to connect or complete a handshake first, within `limit`
+    /// milliseconds.
     pub(crate) fn opening(id: ConnId, peer: Addr, origin: Origin, now: u64, limit: u64) -> Self {
         let mut state = Self::new(id, peer, origin, now);
         state.flags = Flags::OPENING;
@@ -136,12 +137,12 @@ impl ConnState {
         state
     }
 
-    /// What it is called in log lines.
+    /// Returns its name for log lines.
     pub(crate) fn name(&self) -> Name<'_> {
         Name(self)
     }
 
-    /// Which way it came.
+    /// Returns its origin.
     pub(crate) fn origin(&self) -> Origin {
         self.direction.with(self.number)
     }
@@ -150,7 +151,7 @@ impl ConnState {
         self.flags.phase()
     }
 
-    /// Asserts that the flags fit the phase and each other, in debug builds: called after each event.
+    /// Asserts, in debug builds, that the flags fit the phase and each other. Called after each event.
     #[inline]
     pub(crate) fn check(&self) {
         #[cfg(debug_assertions)]
@@ -160,7 +161,7 @@ impl ConnState {
     #[cfg(debug_assertions)]
     fn check_invariants(&self) {
         let phase = self.phase();
-        // A failure here aborts the connection, whose end must not fail for the same reason again.
+        // A failure here aborts the connection. Its end must not fail for the same reason again.
         if matches!(phase, Phase::Aborted | Phase::Closed) {
             return;
         }
@@ -187,7 +188,7 @@ impl ConnState {
                 self.flags
             );
             assert!(
-                self.reason.is_some() || self.is_told() || self.is_closed(),
+                self.reason.is_some() || self.is_close_notified() || self.is_closed(),
                 "{}",
                 self.name()
             );
@@ -207,9 +208,9 @@ impl ConnState {
         self.flags.set(flag, on);
     }
 
-    // What the socket did.
+    // Events of the socket.
 
-    /// The usual event: there is input, and the peer may send more.
+    /// Records the usual event: there is input, and the peer may send more.
     #[inline]
     pub(crate) fn on_readable(&mut self, writable: bool) {
         self.flags.insert(Flags::READABLE);
@@ -231,7 +232,7 @@ impl ConnState {
         }
     }
 
-    /// A read gave `n` bytes; `drained` when the stream has no more for now.
+    /// Records a read of `n` bytes. `drained` is true if the stream has no more for now.
     #[inline]
     pub(crate) fn on_read(&mut self, n: usize, drained: bool, now: u64) {
         self.bytes_in += n as u64;
@@ -241,23 +242,23 @@ impl ConnState {
         }
     }
 
-    /// There is urgent data, and there may be more of it later.
+    /// Records urgent data. More of it may follow later.
     #[cold]
     pub(crate) fn on_urgent(&mut self) {
         self.flags.insert(Flags::DOUBTFUL);
     }
 
-    /// Its socket is a Unix one.
+    /// Marks its socket as a Unix one.
     pub(crate) fn set_unix(&mut self) {
         self.put(Flags::UNIX, true);
     }
 
-    /// Whether the peer has ended its stream, or there was urgent data.
+    /// Returns true if the peer has ended its stream, or there was urgent data.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.has(Flags::DOUBTFUL)
     }
 
-    /// What has been received since was skipped and belongs to no message: it is no sign of life.
+    /// Undoes the activity of input that was skipped and belongs to no message. It does not count against timeouts.
     pub(crate) fn on_skipped(&mut self, active_at: u64) {
         self.active_at = active_at;
     }
@@ -271,7 +272,7 @@ impl ConnState {
         self.flags.insert(Flags::PEER_EOF);
     }
 
-    /// The kernel took everything that was staged: the usual case, and nothing follows from it.
+    /// Records that the kernel took all staged output. This is the usual case and needs no next step.
     #[inline]
     pub(crate) fn on_staged_sent(&mut self, n: usize, now: u64) {
         self.out.staged_sent();
@@ -292,14 +293,14 @@ impl ConnState {
         }
     }
 
-    // What the codec found.
+    // Results of the codec.
 
     #[inline]
     pub(crate) fn on_frames(&mut self) {
         self.flags.insert(Flags::GREETED);
     }
 
-    /// A frame is incomplete; `fresh` when it is another one than at the last look.
+    /// Records an incomplete frame. `fresh` is true if it is not the one of the last decode step.
     pub(crate) fn on_partial(&mut self, fresh: bool, now: u64) {
         if fresh || self.partial_since == NEVER {
             self.partial_since = now;
@@ -311,16 +312,16 @@ impl ConnState {
         self.partial_since = NEVER;
     }
 
-    /// Input is read again: the time it was not is no fault of the peer's.
+    /// Records that input is read again. The pause must not count against the peer.
     pub(crate) fn on_resumed(&mut self, now: u64) {
         if self.partial_since != NEVER {
             self.partial_since = now;
         }
     }
 
-    // How it opened.
+    // Opening.
 
-    /// Connected, and hands are shaken: frames flow from now on.
+    /// Records that the connection is established and the handshake complete.
     pub(crate) fn opened(&mut self, now: u64) {
         self.flags.set_phase(Phase::Open);
         self.never_opened = false;
@@ -329,20 +330,20 @@ impl ConnState {
         self.close_by = NEVER;
     }
 
-    // What the application asked.
+    // Requests of the application.
 
-    /// Whether writes are taken.
+    /// Returns true if writes are accepted.
     pub(crate) fn takes_writes(&self) -> bool {
         !self.has(Flags::NO_WRITES)
     }
 
-    /// Whether a write may simply be staged: it is taken, and nothing waits that it must go behind.
+    /// Returns true if a write may simply be staged: it is accepted, and no backlog must be sent before it.
     #[inline]
     pub(crate) fn takes_staged(&self) -> bool {
         !self.has(Flags::NO_WRITES | Flags::DATAGRAM) && self.out.len() == 0
     }
 
-    /// Whether a callback has changed nothing but the output.
+    /// Returns true if a callback has changed nothing but the output.
     #[inline]
     pub(crate) fn is_undisturbed(&self) -> bool {
         !self.has(Flags::EXTRAORDINARY)
@@ -356,8 +357,8 @@ impl ConnState {
         self.has(Flags::PAUSED)
     }
 
-    /// Stops taking writes and handling frames; once everything is sent, the socket is let go. Returns whether
-    /// it can: it is open, and not on its way out already.
+    /// Stops accepting writes and handling frames. The socket is released once all output is sent. Returns false if
+    /// the connection is not open, or is already leaving the engine.
     pub(crate) fn detach(&mut self) -> bool {
         let can = !self.has(Flags::CLOSING | Flags::DETACHING);
         if can {
@@ -370,9 +371,9 @@ impl ConnState {
         self.put(Flags::SHUT_WRITE, true);
     }
 
-    /// Begins to close: drain what was written, then FIN. Returns whether it was open until now.
+    /// Begins to close: all output is sent, then FIN. Returns true if it was open until now.
     ///
-    /// A connection that is still opening has written nothing for the application: it ends at once.
+    /// An opening connection has no output of the application, so it ends at once.
     pub(crate) fn begin_close(&mut self, reason: CloseReason, now: u64, limits: &Limits) -> bool {
         match self.phase() {
             Phase::Open => self.drain(reason, now, limits),
@@ -382,7 +383,7 @@ impl ConnState {
         true
     }
 
-    /// Closes an opening connection whose handshake failed, once the peer has been told why.
+    /// Closes an opening connection whose handshake failed, after the alert has been sent to the peer.
     #[cfg_attr(
         not(feature = "tls"),
         allow(dead_code, reason = "only TLS has a handshake")
@@ -396,27 +397,30 @@ impl ConnState {
         self.reason.get_or_insert_with(|| Box::new(reason));
         self.close_by = now.saturating_add(limits.drain);
         self.partial_since = NEVER;
-        // From now on `close_by` is the drain's.
+        // From now on `close_by` is the end of the drain.
         self.flags.remove(Flags::DRAIN_DUE | Flags::AWAITS_RESPONSE);
     }
 
-    /// Why the connection ends, if the handler is to hear of that before the end; only once. Who has connected waits for what
-    /// becomes of it, and a peer that has failed may take long to end its side.
+    /// Returns the reason for the end if the handler should be notified before the end, and only once. The side that
+    /// connected waits for the result, and a peer that has failed may take long to end its side.
     pub(crate) fn take_early_reason(&mut self) -> Option<CloseReason> {
-        if self.direction != Direction::Connected || self.has(Flags::TOLD) || self.is_open() {
+        if self.direction != Direction::Connected
+            || self.has(Flags::CLOSE_NOTIFIED)
+            || self.is_open()
+        {
             return None;
         }
-        let reason = self.reason.take_if(|reason| reason.is_the_peers_fault())?;
-        self.put(Flags::TOLD, true);
+        let reason = self.reason.take_if(|reason| reason.is_peer_fault())?;
+        self.put(Flags::CLOSE_NOTIFIED, true);
         Some(*reason)
     }
 
-    /// Whether the handler has heard of the end.
-    pub(crate) fn is_told(&self) -> bool {
-        self.has(Flags::TOLD)
+    /// Returns true if the handler has been notified of the end.
+    pub(crate) fn is_close_notified(&self) -> bool {
+        self.has(Flags::CLOSE_NOTIFIED)
     }
 
-    /// Makes the next step a reset, whatever is still to be sent.
+    /// Makes a reset the next step, even if output waits.
     pub(crate) fn abort(&mut self, reason: CloseReason) {
         if self.phase() != Phase::Closed {
             self.flags.set_phase(Phase::Aborted);
@@ -426,21 +430,21 @@ impl ConnState {
         }
     }
 
-    /// The peer does not take the rest: it is lost, and the reason says so.
-    pub(crate) fn give_up_flushing(&mut self) {
+    /// Drops the output that the peer does not take, and records that as the reason.
+    pub(crate) fn abandon_flush(&mut self) {
         self.flags.set_phase(Phase::Aborted);
         self.flags.remove(Flags::WRITABLE);
         self.reason = Some(Box::new(CloseReason::Timeout(TimeoutKind::Drain)));
     }
 
-    // What to do next.
+    // The next step.
 
-    /// Whether the peer has ended its stream and nothing is to be sent, not even the end of a TLS stream.
+    /// Returns true if the peer has ended its stream and nothing is to be sent, not even the end of a TLS stream.
     pub(crate) fn is_finished(&self) -> bool {
         self.has(Flags::PEER_EOF) && !self.has(Flags::TAIL | Flags::SEALED) && self.out.len() == 0
     }
 
-    /// Whether there is nothing to read, decode, send or tell: only the kernel has changed its mind.
+    /// Returns true if there is nothing to read, decode, send or report: only the writability has changed.
     #[inline]
     pub(crate) fn has_nothing_to_do(&self) -> bool {
         !self.has(Flags::READABLE | Flags::DRAIN_DUE | Flags::TAIL | Flags::OPENING)
@@ -453,13 +457,13 @@ impl ConnState {
         !self.has(Flags::CLOSING)
     }
 
-    /// Whether it is connecting or shaking hands.
+    /// Returns true if it is connecting or in the handshake.
     #[inline]
     pub(crate) fn is_opening(&self) -> bool {
         self.has(Flags::OPENING)
     }
 
-    /// Whether it ends, or has ended, without ever having been open.
+    /// Returns true if it ends, or has ended, without ever having been open.
     pub(crate) fn never_opened(&self) -> bool {
         self.never_opened
     }
@@ -468,21 +472,21 @@ impl ConnState {
         self.has(Flags::CLOSED)
     }
 
-    /// The usual case: there is input, all of it is wanted, and nothing waits in any buffer.
+    /// Returns true in the usual case: there is input, all of it is wanted, and all buffers are empty.
     #[inline]
     pub(crate) fn is_ordinary(&self) -> bool {
-        self.is_just(Flags::READABLE) && self.holds_nothing()
+        self.has_only(Flags::READABLE) && self.holds_nothing()
     }
 
-    /// The same of a Unix socket.
+    /// Returns true in the usual case of a Unix socket.
     #[inline]
     pub(crate) fn is_ordinary_unix(&self) -> bool {
-        self.is_just(Flags::UNIX | Flags::READABLE) && self.holds_nothing()
+        self.has_only(Flags::UNIX | Flags::READABLE) && self.holds_nothing()
     }
 
-    /// Whether of the flags that matter to one with input it has these alone.
+    /// Returns true if, of the flags that matter to a connection with input, only these are set.
     #[inline]
-    fn is_just(&self, flags: Flags) -> bool {
+    fn has_only(&self, flags: Flags) -> bool {
         let matter = Flags::EXTRAORDINARY | Flags::UNIX | Flags::READABLE;
         self.flags & matter == flags
     }
@@ -492,36 +496,36 @@ impl ConnState {
         self.inbox.is_empty() && self.out.len() == 0
     }
 
-    /// Whether a read has left nothing to look after: no input anywhere, nothing due.
+    /// Returns true if nothing is left to do after a read: no input anywhere, and nothing is due.
     #[inline]
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn has_nothing_pending(&self) -> bool {
         !self.has(Flags::READABLE | Flags::DRAIN_DUE) && self.inbox.is_empty()
     }
 
-    /// Has it not read while its output is congested.
+    /// Makes reads pause while the output is congested.
     pub(crate) fn pause_reads_when_congested(&mut self) {
         self.put(Flags::PAUSES_READS, true);
     }
 
-    /// Whether congested output keeps it from being read.
+    /// Returns true if reads pause while the output is congested.
     pub(crate) fn pauses_reads(&self) -> bool {
         self.has(Flags::PAUSES_READS)
     }
 
-    /// Whether input should be read and decoded: the handler wants it, and no congested output forbids it.
+    /// Returns true if input should be read and decoded: the handler wants it, and no congested output forbids it.
     #[inline]
     pub(crate) fn wants_frames(&self) -> bool {
         let both = Flags::CONGESTED | Flags::PAUSES_READS;
         !self.has(Flags::NO_FRAMES) && !self.flags.contains(both)
     }
 
-    /// Whether a read may find input or its end.
+    /// Returns true if a read may find input or its end.
     #[inline]
     pub(crate) fn is_readable(&self) -> bool {
         self.has(Flags::READABLE) && !self.has(Flags::PEER_EOF)
     }
 
-    /// Whether input waits that the codec has not seen. `None` when the stream may have some.
+    /// Returns true if input waits that the codec has not seen, and `None` if only the stream can tell.
     #[inline]
     pub(crate) fn has_unread_input(&self) -> Option<bool> {
         match self.is_readable() {
@@ -531,7 +535,7 @@ impl ConnState {
         }
     }
 
-    /// Whether what arrives is only read to be dropped.
+    /// Returns true if input is only read to be dropped.
     pub(crate) fn discards_input(&self) -> bool {
         self.has(Flags::FLUSHING | Flags::AWAITING_FIN)
     }
@@ -545,23 +549,23 @@ impl ConnState {
         self.has(Flags::PEER_EOF)
     }
 
-    /// Whether the kernel should be offered the backlog.
+    /// Returns true if the backlog should be offered to the kernel.
     #[inline]
     pub(crate) fn can_send_backlog(&self) -> bool {
         self.is_writable() && (self.has_sendable() || self.has(Flags::TAIL))
     }
 
-    /// Tells whether the stream holds output back that the kernel has not taken.
+    /// Records if the stream holds output that the kernel has not taken.
     pub(crate) fn set_tail(&mut self, tail: bool) {
         self.put(Flags::TAIL, tail);
     }
 
-    /// Tells that the stream is encrypted.
+    /// Marks the stream as encrypted.
     pub(crate) fn seal(&mut self) {
         self.put(Flags::SEALED, true);
     }
 
-    /// Looks at the water marks after a flush; returns whether `on_drain` has become due.
+    /// Compares the output with the water marks after a flush. Returns true if `on_drain` has become due.
     pub(crate) fn update_congestion(&mut self, limits: &Limits) -> bool {
         if self.has(Flags::PIPED | Flags::BROKEN) {
             return false;
@@ -585,21 +589,21 @@ impl ConnState {
         }
     }
 
-    /// Notes that more waits than the high-water mark.
+    /// Records that more than the high-water mark waits.
     pub(crate) fn set_congested(&mut self) {
         self.put(Flags::CONGESTED, true);
     }
 
-    /// Notes that a write was refused, and will be tried again in `on_drain`.
+    /// Records a refused write. The application will try again in `on_drain`.
     pub(crate) fn on_refused(&mut self, limits: &Limits) {
         self.put(Flags::CONGESTED, true);
-        // It would be refused again.
+        // With so little output, a water mark would come too early: the write would be refused again.
         if limits.is_low(self.out.len(), self.out.files()) {
             self.put(Flags::AWAITS_EMPTY, true);
         }
     }
 
-    /// How many bytes may wait to be sent.
+    /// Returns the number of bytes that may wait to be sent.
     pub(crate) fn outbound_limit(&self, limits: &Limits) -> usize {
         if self.is_writable() {
             limits.longest_write()
@@ -608,12 +612,12 @@ impl ConnState {
         }
     }
 
-    /// Whether its output should be offered to the kernel before more is written.
+    /// Returns true if its output should be offered to the kernel before more is written.
     pub(crate) fn should_be_flushed(&self) -> bool {
         self.out.len() >= FLUSH_AT || self.has(Flags::CONGESTED)
     }
 
-    /// Whether `on_drain` is due; it is not any more then.
+    /// Returns true if `on_drain` is due, and clears that.
     #[inline]
     pub(crate) fn take_drain_due(&mut self) -> bool {
         let due = self.has(Flags::DRAIN_DUE);
@@ -621,7 +625,7 @@ impl ConnState {
         due
     }
 
-    /// Whether nothing needs a look after the usual flush.
+    /// Returns true if the usual flush needs no next step.
     #[inline]
     pub(crate) fn is_plain(&self) -> bool {
         !self.has(
@@ -633,14 +637,14 @@ impl ConnState {
         )
     }
 
-    /// What to do with the socket, once the flush phase has offered everything to the kernel.
+    /// Returns the next step, once the flush phase has offered everything to the kernel.
     pub(crate) fn next_step(&self) -> Step {
         let drained = self.out.len() == 0 && !self.has(Flags::TAIL);
         match self.phase() {
             Phase::Aborted => Step::Reset,
             Phase::Flushing if self.has(Flags::BROKEN) => Step::Close,
             Phase::Open if self.has(Flags::BROKEN) && self.has(Flags::DETACHING) => Step::Close,
-            // Closing would do for FIN, but not for close_notify.
+            // Closing sends FIN, but not close_notify.
             Phase::Flushing if drained && self.has(Flags::PEER_EOF) && !self.has(Flags::SEALED) => {
                 Step::Close
             }
@@ -657,7 +661,7 @@ impl ConnState {
         }
     }
 
-    /// FIN is on its way behind all that was written.
+    /// Records that FIN was sent behind all output.
     pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
         self.fin_sent = true;
         if self.phase() == Phase::Flushing {
@@ -667,12 +671,12 @@ impl ConnState {
         }
     }
 
-    /// Whether all is sent, and FIN with it.
+    /// Returns true if all output and FIN are sent.
     pub(crate) fn awaits_fin(&self) -> bool {
         self.has(Flags::AWAITING_FIN)
     }
 
-    /// Lets the wait for the peer's FIN last no longer than until `tick`; returns whether it is under way.
+    /// Limits the wait for the peer's FIN to `tick`. Returns true if it is under way.
     pub(crate) fn shorten_fin_wait(&mut self, tick: u64) -> bool {
         if self.awaits_fin() {
             self.close_by = self.close_by.min(tick);
@@ -682,7 +686,7 @@ impl ConnState {
 
     // The reactor's lists.
 
-    /// Puts it on the ready list; returns whether it was not on it yet.
+    /// Puts it on the ready list. Returns true if it was not on it yet.
     #[inline]
     pub(crate) fn enqueue(&mut self) -> bool {
         let fresh = !self.has(Flags::QUEUED);
@@ -700,7 +704,7 @@ impl ConnState {
         self.has(Flags::QUEUED)
     }
 
-    /// Puts it on the flush list; returns whether it was not on it yet.
+    /// Puts it on the flush list. Returns true if it was not on it yet.
     #[inline]
     pub(crate) fn mark_dirty(&mut self) -> bool {
         let fresh = !self.has(Flags::DIRTY);
@@ -713,7 +717,7 @@ impl ConnState {
         self.flags.remove(Flags::DIRTY);
     }
 
-    /// Its account up to now.
+    /// Returns its record up to now.
     pub(crate) fn account(&self, now: u64, at: Instant) -> Closed {
         Closed {
             id: self.id,
@@ -728,9 +732,10 @@ impl ConnState {
         }
     }
 
-    /// Ends it, giving the buffers back; the account and the reason are for `on_close`.
+    /// Ends it and returns the buffers to the pool. The results are for `on_close`.
     ///
-    /// It is `now`, which is `at` for others. The first reason counts; `last` is the one of this end.
+    /// `now` and `at` are the same moment. The first reason counts. `last` is the reason of this end, used if there
+    /// is no earlier one.
     pub(crate) fn finish(
         &mut self,
         now: u64,

@@ -1,27 +1,27 @@
-//! Which way a connection came.
+//! The origin of a connection.
 
-/// Which way a connection came.
+/// The way in which a connection came into the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
     /// A listener accepted it.
     Accepted {
-        /// The listener, counted from 0 in the order in which the server was told of them.
+        /// The listener, counted from 0 in the order in which the listeners were given to the server.
         listener: usize,
     },
-    /// This side connected.
+    /// This side connected ([`Engine::connect`](crate::Engine::connect)).
     Connected {
         /// The number given to [`Connect::token`](crate::Connect::token).
         token: u64,
     },
     /// An established socket was given to [`Engine::adopt`](crate::Engine::adopt).
     Adopted {
-        /// The number given along.
+        /// The number given to [`Engine::adopt`](crate::Engine::adopt).
         token: u64,
     },
 }
 
-/// An origin without its number, which a connection keeps elsewhere, where it fits.
+/// An origin without its number. A connection stores the number elsewhere, to save space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
     Accepted,

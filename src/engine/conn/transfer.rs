@@ -1,37 +1,36 @@
-//! Connections whose output is not only what the application writes: parts of files, and another
-//! connection's input.
+//! Output that the application does not write as bytes: parts of files, and the input of a piped connection.
 
 use super::ConnState;
 use super::flags::Flags;
 
 impl ConnState {
-    /// Whether there is a backlog that can be offered to the kernel, if it has room.
+    /// Returns true if there is a backlog that could be offered to the kernel.
     #[inline]
     pub(crate) fn has_sendable(&self) -> bool {
         self.out.backlog_len() > 0 && !self.has(Flags::AWAITS_FILE)
     }
 
-    /// Tells whether the front of the output has yet to be read from a file.
+    /// Sets if the front of the output still has to be read from a file.
     pub(crate) fn set_awaits_file(&mut self, awaits: bool) {
         self.put(Flags::AWAITS_FILE, awaits);
     }
 
-    /// Whether chunks of a file are of use to it: it is open, or drains.
+    /// Returns true if it still sends: it is open or drains.
     pub(crate) fn still_sends(&self) -> bool {
         !self.is_closed() && !self.is_aborted()
     }
 
-    /// Whether it ends without a drain.
+    /// Returns true if it ends without a drain.
     pub(crate) fn is_aborted(&self) -> bool {
         self.has(Flags::ABORTED)
     }
 
-    /// Whether output waits anywhere on its way to the kernel.
+    /// Returns true if output waits anywhere on its way to the kernel.
     pub(crate) fn has_output(&self) -> bool {
         self.out.len() > 0 || self.has(Flags::TAIL)
     }
 
-    /// Whether it is joined with another connection, or about to be.
+    /// Returns true if it is piped to another connection or about to be.
     #[inline]
     pub(crate) fn is_piped(&self) -> bool {
         self.has(Flags::PIPED)
@@ -42,12 +41,12 @@ impl ConnState {
         self.put(Flags::PIPED, true);
     }
 
-    /// Whether it can be joined: it is open, and its write side is too.
+    /// Returns true if it can be piped: it is open, and so is its write side.
     pub(crate) fn can_be_piped(&self) -> bool {
         !self.has(Flags::NO_WRITES - Flags::PIPED)
     }
 
-    /// It is joined with another connection: what the handler asked for so far is over.
+    /// Records that it is piped. The requests of the handler up to now no longer apply.
     pub(crate) fn piped(&mut self) {
         self.put(Flags::PIPED | Flags::GREETED, true);
         self.put(
@@ -57,17 +56,17 @@ impl ConnState {
         self.on_input_consumed();
     }
 
-    /// Whether input should be read for the joined connection.
+    /// Returns true if input should be read for the piped connection.
     pub(crate) fn feeds_pipe(&self) -> bool {
         self.is_readable() && !self.has(Flags::CLOSING | Flags::PAUSED)
     }
 
-    /// Whether what the joined connection has received can be sent here.
+    /// Returns true if the input of the piped connection can be sent here.
     pub(crate) fn takes_piped(&self) -> bool {
         !self.has(Flags::CLOSING | Flags::BROKEN) && !self.has_output()
     }
 
-    /// Whether both directions are at their end, so that it closes once everything is sent.
+    /// Returns true if both directions have ended, so that it closes once all output is sent.
     pub(crate) fn ends_by_itself(&self) -> bool {
         self.has(Flags::PEER_EOF) && self.has(Flags::SHUT_WRITE)
     }

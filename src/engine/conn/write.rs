@@ -1,54 +1,56 @@
-//! Why what the application writes is not taken.
+//! The errors of writes.
 
 use std::io;
 
 use crate::codec::FrameError;
 use crate::error::error_messages;
 
-/// Why a write was not taken. Nothing of it will be sent.
+/// The error of a write that was not accepted. Nothing of it will be sent.
 #[non_exhaustive]
 pub enum WriteError {
-    /// The connection is closed or closing, its write side is shut down, or it is joined with another one.
+    /// The connection is closed or closing, its write side is shut down, or it is piped to another one.
     Closed,
-    /// It would exceed the [outbound limit](crate::Server::outbound_limit): the peer does not read fast enough. Try again in
-    /// `on_drain`, which follows.
+    /// The write would exceed the [outbound limit](crate::Server::outbound_limit), because the peer does not read
+    /// fast enough. Try again in `on_drain`, which is called when there is room.
     Full {
-        /// How many bytes wait to be sent already.
+        /// The number of bytes that already wait to be sent.
         queued: usize,
-        /// The most that may wait.
+        /// The largest number of bytes that may wait.
         limit: usize,
     },
-    /// As many files wait as [may](crate::Server::max_queued_files). Try again in `on_drain`, which follows.
+    /// The [largest number of files](crate::Server::max_queued_files) waits already. Try again in `on_drain`, which
+    /// is called when there is room.
     TooManyFiles {
-        /// How many files wait to be sent already.
+        /// The number of files that already wait to be sent.
         queued: usize,
-        /// The most that may wait.
+        /// The largest number of files that may wait.
         limit: usize,
     },
-    /// It is longer than a datagram can be, or than both the [outbound limit](crate::Server::outbound_limit) and 1 MiB.
+    /// The write is longer than a datagram can be, or than both the [outbound limit](crate::Server::outbound_limit)
+    /// and 1 MiB.
     TooLong {
         /// Its length in bytes.
         len: usize,
-        /// The longest possible, in bytes.
+        /// The greatest possible length, in bytes.
         max: usize,
     },
     /// The item could not be encoded.
     Frame(FrameError),
     /// The file has no such part.
     Range {
-        /// Where the part begins.
+        /// The offset of the first byte.
         start: u64,
-        /// Where it ends; the byte there is not in it.
+        /// The offset behind the last byte.
         end: u64,
-        /// How many bytes the file has.
+        /// The length of the file in bytes.
         len: u64,
     },
-    /// The file cannot be sent: it is not a regular one, or its length cannot be told.
+    /// The file cannot be sent. It is not a regular file, or its length cannot be read.
     File(io::Error),
 }
 
 impl WriteError {
-    /// Whether the peer, or what has become of the connection, is the cause, and not what was to be written.
+    /// Returns true if the peer or the state of the connection caused the error, rather than the item to be written.
     pub(crate) fn is_circumstance(&self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! Answers that are given later.
+//! Deferred answers.
 
 use std::fmt;
 use std::mem;
@@ -9,11 +9,11 @@ use super::{Conn, EventHandler, Handle, HandleError};
 use crate::codec::{Codec, Encode};
 use crate::engine::conn::close::CloseReason;
 
-/// An answer that the handler owes, for whoever is to give it: see [`Conn::defer_answer`].
+/// An answer that the handler gives later. [`Conn::defer_answer`] returns it.
 ///
-/// Dropped without having been given, be it by a panic or by a full queue, it fails the request visibly: a codec that
-/// knows of answers sends one that says so, HTTP's a 500, and the connection closes with
-/// [`CloseReason::Unanswered`]. Neither that nor the answer itself needs room in the reactor's mailbox.
+/// If it is dropped without an answer, by a panic or by a full queue, the request fails visibly. A codec that knows
+/// of answers sends an error (HTTP: 500), and the connection closes with [`CloseReason::Unanswered`]. Neither this
+/// error nor an answer needs room in the reactor's mailbox.
 #[must_use = "dropping it fails the request"]
 pub struct Answer<H: EventHandler> {
     handle: Handle<H>,
@@ -23,17 +23,18 @@ pub struct Answer<H: EventHandler> {
 }
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Takes the answer to the frame at hand out of the callback, to give it later and from any thread.
+    /// Takes the answer to the current frame out of the callback. It can be given later, from any thread.
     ///
-    /// Until it is given, the [answer timeout](crate::Server::answer_timeout) takes the place of the idle timeout, and a
-    /// shutdown and the end of the peer's stream wait for it.
+    /// Until then the [answer timeout](crate::Server::answer_timeout) replaces the idle timeout. A shutdown and the
+    /// end of the peer's stream wait for the answer.
     ///
-    /// With a codec that [converses](Codec::CONVERSES) it is for what is owed now: once that is answered otherwise it has no
-    /// effect, and neither has one that is taken when nothing is owed. With any other codec each stands for an answer of its own.
+    /// With a codec that [converses](Codec::CONVERSES), the `Answer` is for the request that is owed an answer now.
+    /// It has no effect once that request has been answered in another way, or if nothing was owed. With any other
+    /// codec, each `Answer` stands for an answer of its own.
     ///
-    /// So a handler with such a codec, HTTP's say, may still answer in the same callback when the job was rejected, and the
-    /// dropped `Answer` does nothing: the documentation of the module `http` has an example. With other codecs
-    /// [`Answer::otherwise`] says what is sent then.
+    /// So with a conversing codec such as HTTP, a handler may still answer in the same callback when the job was
+    /// rejected. The dropped `Answer` then does nothing. The documentation of the module `http` has an example. With
+    /// other codecs, [`Answer::otherwise`] sets what is sent then.
     ///
     /// ```
     /// # use epicycle::codec::Lines;
@@ -64,7 +65,7 @@ impl<H: EventHandler> Conn<'_, H> {
             is_owed(&self.link.state, self.codec).then(|| self.deferral())
         } else {
             self.link.extras.get_or_insert_default().deferred += 1;
-            self.owe();
+            self.on_answer_owed();
             None
         };
         Answer {
@@ -75,9 +76,9 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// The number of what is owed now.
+    /// Returns the number of the request that is owed an answer now.
     fn deferral(&mut self) -> u64 {
-        self.owe();
+        self.on_answer_owed();
         let extras = self.link.extras.get_or_insert_default();
         *extras.deferral.get_or_insert_with(|| {
             self.cx.deferrals += 1;
@@ -85,14 +86,14 @@ impl<H: EventHandler> Conn<'_, H> {
         })
     }
 
-    /// Whether a deferred answer is to what is owed now.
+    /// Returns true if a deferred answer belongs to the request that is owed an answer now.
     fn is_due(&self, deferral: Option<u64>) -> bool {
         let current = self.link.extras.as_ref().map(|extras| extras.deferral);
         !H::Codec::CONVERSES || (deferral.is_some() && current == Some(deferral))
     }
 
-    /// One answer fewer is to come. What waited for the last goes on.
-    fn settle_deferred(&mut self) {
+    /// Counts one deferred answer as given. After the last one, the actions that waited for it follow.
+    fn on_deferred_given(&mut self) {
         let Some(extras) = &mut self.link.extras else {
             return;
         };
@@ -101,16 +102,16 @@ impl<H: EventHandler> Conn<'_, H> {
             return;
         }
         let state = &self.link.state;
-        // One whose bytes go elsewhere from now on takes the end of the peer's stream along.
+        // A connection that is being detached or piped passes the end of the peer's stream on.
         if state.is_open() && state.saw_peer_eof() && !state.is_leaving() {
             self.close_unhurried(CloseReason::Peer);
         }
-        self.settle();
+        self.end_answer_waits();
     }
 }
 
-/// A deferred answer is given by a task, or has been dropped.
-pub(crate) fn settle<H: EventHandler>(
+/// Runs the task that gives a deferred answer. Without a task the answer was dropped, and the connection closes.
+pub(crate) fn complete<H: EventHandler>(
     handler: &mut H,
     conn: &mut Conn<'_, H>,
     session: &mut H::Session,
@@ -129,11 +130,11 @@ pub(crate) fn settle<H: EventHandler>(
         }
         None => {}
     }
-    conn.settle_deferred();
+    conn.on_deferred_given();
 }
 
 impl<H: EventHandler> Answer<H> {
-    /// What is to be done in place of closing, on the reactor's thread, when it is dropped without having been given.
+    /// Sets a task that runs on the reactor's thread if the answer is dropped. It replaces closing the connection.
     ///
     /// ```
     /// # use epicycle::codec::Lines;
@@ -152,17 +153,17 @@ impl<H: EventHandler> Answer<H> {
         self
     }
 
-    /// The way to its connection.
+    /// Returns the handle of its connection.
     pub fn handle(&self) -> &Handle<H> {
         &self.handle
     }
 
-    /// Gives the answer: encodes it with the connection's codec, on the reactor's thread, and writes it. One that is refused
-    /// then closes the connection as [`Action::Refused`](crate::Action::Refused) does.
+    /// Gives the answer. The item is encoded with the connection's codec on the reactor's thread, and written. If it
+    /// is refused there, the connection closes as after [`Action::Refused`](crate::Action::Refused).
     ///
     /// # Errors
     ///
-    /// [`HandleError::Closed`] when the connection is closed, or the engine has ended.
+    /// [`HandleError::Closed`] if the connection is closed or the engine has ended.
     pub fn send<T>(self, item: T) -> Result<(), HandleError>
     where
         T: Send + 'static,
@@ -170,13 +171,14 @@ impl<H: EventHandler> Answer<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                conn.give_up(error);
+                conn.close_refused(error);
             }
         })
     }
 
-    /// Gives the answer by `task`, on the reactor's thread, with the handler, the connection and its session. What it
-    /// leaves owed it may defer anew. The task is dropped if the connection has closed by then, or the request been answered.
+    /// Gives the answer by running `task` on the reactor's thread, with the handler, the connection and its session.
+    /// The task may defer the answer again. It is dropped if the connection has closed by then or the request has
+    /// been answered.
     ///
     /// # Errors
     ///
@@ -185,10 +187,10 @@ impl<H: EventHandler> Answer<H> {
         mut self,
         task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
     ) -> Result<(), HandleError> {
-        self.settle(Some(Box::new(task)))
+        self.give(Some(Box::new(task)))
     }
 
-    fn settle(&mut self, task: Option<Box<dyn ConnTask<H>>>) -> Result<(), HandleError> {
+    fn give(&mut self, task: Option<Box<dyn ConnTask<H>>>) -> Result<(), HandleError> {
         if mem::replace(&mut self.is_given, true) {
             return Ok(());
         }
@@ -199,8 +201,8 @@ impl<H: EventHandler> Answer<H> {
 impl<H: EventHandler> Drop for Answer<H> {
     fn drop(&mut self) {
         let otherwise = self.otherwise.take();
-        // A connection that is closed waits for nothing.
-        let _ = self.settle(otherwise);
+        // On a closed connection nothing waits for the answer.
+        let _ = self.give(otherwise);
     }
 }
 

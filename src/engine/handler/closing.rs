@@ -1,10 +1,11 @@
-//! The end of a connection: from the moment somebody wants it closed until its slot can be freed.
+//! The end of a connection: from the decision to close it until its slot can be freed.
 //!
-//! 1. The application, a limit, the codec or the peer has it close: [`Context::begin_close`] sends what waits first,
-//!    [`Context::abort`] does not. [`Served::ring_alarm`] does so for limits.
-//! 2. After each flush [`Served::act`] asks the [state](ConnState) for the next step: FIN, the wait for the peer's, the end.
-//! 3. [`Served::close`] and its kin end it: the handler and all who wait are told, and the slot is freed at the end of
-//!    the turn.
+//! 1. The application, a limit, the codec or the peer closes it. [`Context::begin_close`] sends the remaining output
+//!    first, [`Context::abort`] does not. [`Served::on_alarm`] does this for limits.
+//! 2. After each flush [`Served::take_next_step`] asks the [state](ConnState) for the next step: FIN, the wait for
+//!    the peer's FIN, or the end.
+//! 3. [`Served::close`] and [`Served::close_finished`] end it. The handler and all pending completions are notified,
+//!    and the slot is freed at the end of the turn.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +26,7 @@ use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::error::StreamError;
 use crate::panic;
 
-/// Once the server shuts down, a peer's FIN is awaited no longer than this, in milliseconds.
+/// The longest wait for a peer's FIN once the server shuts down, in milliseconds.
 const LAST_FIN: u64 = 1_000;
 
 impl<H: EventHandler> Context<H> {
@@ -43,14 +44,14 @@ impl<H: EventHandler> Context<H> {
         }
         let now = self.time.moment();
         if link.state.begin_close(reason, now, &self.limits) {
-            self.settle(&mut link.state);
+            self.end_draining(&mut link.state);
             link.state.inbox.clear(&mut self.buffers.pool);
             self.unpipe(link, false);
             self.lists.mark_dirty(&mut link.state);
-            // One that both sides have done with is closed in this turn's flush phase.
+            // If both sides have finished, it is closed in this turn's flush phase.
             if !link.state.is_finished() {
                 self.set_alarm(link);
-                // What has arrived is read and dropped, so that closing does not answer it with RST.
+                // Input is read and dropped, because closing with unread input sends RST.
                 self.lists.mark_ready(&mut link.state);
             }
         }
@@ -58,12 +59,13 @@ impl<H: EventHandler> Context<H> {
 
     pub(crate) fn abort(&mut self, link: &mut Link, reason: CloseReason) {
         link.state.abort(reason);
-        self.settle(&mut link.state);
+        self.end_draining(&mut link.state);
         self.unpipe(link, true);
         self.lists.mark_dirty(&mut link.state);
     }
 
-    /// Has a connection's end wait for the answers that are owed or awaited, and a shutdown for that.
+    /// Delays the end of a connection until the answers that are owed or awaited have been sent. A shutdown waits for
+    /// it.
     pub(crate) fn begin_drain(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
         if !state.is_draining() {
             state.begin_drain();
@@ -72,7 +74,7 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Why a connection that retires closes.
+    /// Returns the close reason of a connection that drains because of a shutdown or its lifetime.
     pub(crate) fn drain_reason(&self) -> CloseReason {
         if self.engine.is_stopping() {
             CloseReason::Shutdown
@@ -81,12 +83,12 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// A connection closes: a shutdown waits for it no longer.
-    pub(crate) fn settle(&mut self, state: &mut ConnState) {
-        self.draining -= usize::from(state.settle());
+    /// Counts a connection that closes: a shutdown no longer waits for its answers.
+    pub(crate) fn end_draining(&mut self, state: &mut ConnState) {
+        self.draining -= usize::from(state.end_draining());
     }
 
-    /// Parts a connection that ends from the one it is joined with, which will follow it: with RST if `broken`.
+    /// Separates a connection that ends from the one it is piped to. The other one ends too, with RST if `broken`.
     pub(crate) fn unpipe(&mut self, link: &mut Link, broken: bool) {
         let pipe_end = link
             .extras
@@ -100,8 +102,8 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Gives back what the coming of a connection took. UDP sessions are not admitted as streams are: they have limits of
-    /// their own.
+    /// Releases the admission and the load count of a connection. UDP sessions are not admitted as streams are. They
+    /// have limits of their own.
     pub(crate) fn release(&self, state: &ConnState, peer: &Addr) {
         if state.is_datagram() {
             let load = &self.engine.peer(self.reactor).load;
@@ -111,7 +113,7 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// The same for a stream that has no state yet.
+    /// Releases the same for a stream that has no state yet.
     pub(crate) fn release_stream(&self, peer: &Addr, origin: Origin) {
         if matches!(origin, Origin::Accepted { .. }) {
             self.engine.shared().admission.release(peer);
@@ -133,7 +135,7 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Cancels a closed connection's timers and tells those who wait for its writes.
+    /// Cancels the timers of a closed connection and completes the pending writes.
     fn end_waits(&mut self, link: &mut Link) {
         if let Some((key, _)) = link.alarm.take() {
             self.wheel.cancel(key);
@@ -156,17 +158,18 @@ impl<H: EventHandler> Conn<'_, H> {
         self.cx.begin_close(self.link, self.codec, reason);
     }
 
-    /// Closes once everything is sent, which may take long: an answer to be cut short by its size would be none.
+    /// Closes once all output is sent. The drain lasts as long as the peer takes output, so that a large answer is not cut
+    /// short.
     #[inline(never)]
     pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
         self.begin_close(reason);
         self.link.state.take_time();
     }
 
-    /// Closes since the handler has sent what was refused.
+    /// Closes because the handler's write was refused.
     #[cold]
-    pub(crate) fn give_up(&mut self, error: WriteError) {
-        // One that is closing has its reason.
+    pub(crate) fn close_refused(&mut self, error: WriteError) {
+        // A closing connection already has its reason.
         if self.link.state.is_open() {
             let level = severity(&error);
             log::log!(target: "epicycle::conn", level, "{}: closing, since a send was refused: {error}", self.name());
@@ -174,19 +177,21 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// What another thread has sent was refused. An answer that is owed would never be given, so the connection closes
-    /// as after [`Action::Refused`](super::Action::Refused); otherwise it goes on without the item.
+    /// Handles a refused write of another thread. If an answer is owed, it would never be given, so the connection
+    /// closes as after [`Action::Refused`](super::Action::Refused). Otherwise the connection continues without the
+    /// item.
     #[cold]
-    pub(super) fn miss(&mut self, error: WriteError) {
+    pub(super) fn on_send_refused(&mut self, error: WriteError) {
         if is_owed(&self.link.state, self.codec) {
-            return self.give_up(error);
+            return self.close_refused(error);
         }
         let level = severity(&error);
         log::log!(target: "epicycle::conn", level, "{}: a send was refused: {error}", self.name());
     }
 }
 
-/// What the handler does wrong it should hear of. What peers do would fill the log.
+/// Returns the log level of a write error. Mistakes of the handler are warnings. Errors that peers cause would fill
+/// the log.
 pub(crate) fn severity(error: &WriteError) -> Level {
     if error.is_circumstance() {
         Level::Debug
@@ -195,7 +200,7 @@ pub(crate) fn severity(error: &WriteError) -> Level {
     }
 }
 
-/// Lets a codec that converses say its last words before the connection closes.
+/// Lets a conversing codec send its closing message before the connection closes.
 #[cold]
 pub(crate) fn close_notice<H: EventHandler>(
     link: &mut Link,
@@ -216,11 +221,11 @@ pub(crate) fn close_notice<H: EventHandler>(
     if !link.state.takes_writes() {
         return;
     }
-    // After a panic of the codec's own, another one must not end the reactor.
-    let said = catch_unwind(AssertUnwindSafe(|| {
-        Conn::new(link, codec, cx).say(|codec, outbox| codec.close_notice(cause, outbox));
+    // After a panic of the codec, a second one here must not end the reactor.
+    let written = catch_unwind(AssertUnwindSafe(|| {
+        Conn::new(link, codec, cx).write_output(|codec, outbox| codec.close_notice(cause, outbox));
     }));
-    if let Err(panic) = said {
+    if let Err(panic) = written {
         panic::report("epicycle::conn", "a codec's last words", panic);
     }
     if let Some(status) = codec.refused() {
@@ -228,7 +233,7 @@ pub(crate) fn close_notice<H: EventHandler>(
     }
 }
 
-/// The codec has answered a request in the handler's place, which nothing else would tell of.
+/// Records a request that the codec has answered in place of the handler.
 #[cold]
 fn note_refusal<H: EventHandler>(
     link: &mut Link,
@@ -242,7 +247,7 @@ fn note_refusal<H: EventHandler>(
     link.extras.get_or_insert_default().refused = Some(Refused { status, input });
 }
 
-/// Keeps the beginning of the input that was refused where it was decoded.
+/// Keeps the beginning of refused input, at the place where it was decoded.
 #[cold]
 pub(crate) fn keep_refused(link: &mut Link, input: &[u8]) {
     let extras = link.extras.as_mut();
@@ -261,11 +266,11 @@ impl<H: EventHandler> Served<'_, H> {
         self.cx.abort(&mut self.slot.link, reason);
     }
 
-    /// A look at the clock was due.
-    pub(crate) fn ring_alarm(&mut self) {
+    /// Handles the alarm of the connection's limits.
+    pub(crate) fn on_alarm(&mut self) {
         match self.cx.alarm_of(&self.slot.link) {
             Alarm::At(_) => self.set_alarm(),
-            // A drain would wait for what has just been waited for.
+            // A drain would wait for the same thing again.
             Alarm::Timeout(kind @ TimeoutKind::WriteStall) => {
                 self.abort(CloseReason::Timeout(kind));
             }
@@ -278,7 +283,7 @@ impl<H: EventHandler> Served<'_, H> {
                     .begin_drain(&mut self.slot.link.state, &mut self.slot.codec);
                 self.set_alarm();
             }
-            // The request has not been sent in full, so there is nothing to answer yet.
+            // The request has not been sent in full, so the peer cannot answer yet.
             Alarm::Timeout(TimeoutKind::Response) if self.slot.link.state.has_output() => {
                 self.conn().await_response(true);
             }
@@ -290,53 +295,54 @@ impl<H: EventHandler> Served<'_, H> {
                 self.begin_close(reason);
             }
             Alarm::DrainOver => {
-                self.slot.link.state.give_up_flushing();
+                self.slot.link.state.abandon_flush();
                 self.mark_dirty();
             }
             Alarm::FinOver => self.close(false),
         }
     }
 
-    /// Sending has failed, or an event told that the connection is broken. What had arrived before is still handed out.
+    /// Handles a failed send, or an event that reports a broken connection. Input that arrived before is still
+    /// decoded.
     #[cold]
-    pub(crate) fn break_off(&mut self, error: StreamError) {
+    pub(crate) fn on_broken(&mut self, error: StreamError) {
         let reason = reason_of(error);
         let Link { state, stream, .. } = &mut self.slot.link;
         let goes_on = matches!(reason, CloseReason::Reset(_))
         && state.outlives_break()
         && self.slot.session.is_some()
-        // The self.handler may not want to read for long, and must hear of the end then.
+        // A handler that has paused reads might not read for long, and still has to be notified of the end.
         && (!state.is_paused() || !state.inbox.is_empty() || stream.has_input());
         if !goes_on {
             return self.close_finished(reason);
         }
-        state.break_off(reason, self.cx.time.moment());
+        state.mark_broken(reason, self.cx.time.moment());
         self.set_alarm();
         self.mark_ready();
     }
 
-    /// The socket failed: nothing can be sent or received any more.
+    /// Handles a socket error after which nothing can be sent or received.
     #[cold]
     pub(crate) fn fail(&mut self, error: StreamError) {
         self.close_finished(reason_of(error));
     }
 
-    /// Does with the socket what the connection's state asks for.
-    pub(crate) fn act(&mut self) {
+    /// Takes the next step that the connection's state asks for.
+    pub(crate) fn take_next_step(&mut self) {
         if let Some(reason) = self.slot.link.state.take_early_reason() {
             let closed = self
                 .slot
                 .link
                 .state
                 .account(self.cx.time.now(), self.cx.time.turn_at());
-            self.tell(closed, reason);
+            self.notify_closed(closed, reason);
         }
         let link = &mut self.slot.link;
         let mut step = link.state.next_step();
         if step == Step::SendFin {
             let sent = link.stream.shutdown_write();
             if matches!(sent, Err(StreamError::WouldBlock)) {
-                // Its last words have to be taken first; what follows the next flush is this again.
+                // The codec's closing message has to be sent first. This function runs again after the next flush.
                 link.state.set_tail(true);
                 link.state.on_write_would_block(self.cx.time.moment());
                 return self.cx.set_alarm(link);
@@ -354,13 +360,13 @@ impl<H: EventHandler> Served<'_, H> {
             Step::Wait | Step::SendFin => {}
             Step::Close => self.close(false),
             Step::Reset => self.close(true),
-            // What is left over of the input under decoding goes along.
+            // The undecoded rest of the input under decoding leaves with the socket.
             Step::Detach if self.cx.decoding.is_under_way => self.mark_dirty(),
             Step::Detach => self.detach(),
         }
     }
 
-    /// Ends the connection for the engine, whose socket goes to who asked for it.
+    /// Ends the connection for the engine, and gives its socket to the application.
     fn detach(&mut self) {
         let Link { state, extras, .. } = &mut self.slot.link;
         if let Some(then) = extras.as_mut().and_then(|extras| extras.detach.take()) {
@@ -373,7 +379,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.close_finished(CloseReason::Detached);
     }
 
-    /// Once the server stops, the peer's FIN is not awaited for long.
+    /// Shortens the wait for the peer's FIN once the server shuts down.
     pub(crate) fn shorten_fin_wait(&mut self) {
         if self.cx.engine.is_stopping()
             && self
@@ -386,7 +392,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Closes a connection that nothing more can be done with, and says why, unless that is known already.
+    /// Closes a connection on which nothing more can happen. `reason` counts unless another one is known already.
     pub(crate) fn close_finished(&mut self, reason: CloseReason) {
         self.end(false, Some(reason));
     }
@@ -396,7 +402,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.end(reset, None);
     }
 
-    /// Ends the connection; its slot and its socket go at the end of the turn.
+    /// Ends the connection. Its slot and its socket are freed at the end of the turn.
     fn end(&mut self, reset: bool, last_reason: Option<CloseReason>) {
         let link = &mut self.slot.link;
         if link.state.is_closed() {
@@ -405,7 +411,7 @@ impl<H: EventHandler> Served<'_, H> {
         if reset {
             link.stream.reset_on_close();
         }
-        self.cx.settle(&mut link.state);
+        self.cx.end_draining(&mut link.state);
         let broken =
             reset || last_reason.is_some() || link.state.is_aborted() || link.state.is_broken();
         self.cx.unpipe(link, broken);
@@ -441,13 +447,13 @@ impl<H: EventHandler> Served<'_, H> {
             self.cx.metrics.drained.add(u64::from(!lost));
         }
         self.cx.end_waits(link);
-        if !link.state.is_told() {
-            self.tell(closed, reason);
+        if !link.state.is_close_notified() {
+            self.notify_closed(closed, reason);
         }
     }
 
-    /// Tells the handler, and whoever would connect again, that the connection has ended, or is about to.
-    fn tell(&mut self, mut closed: Closed, reason: CloseReason) {
+    /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.
+    fn notify_closed(&mut self, mut closed: Closed, reason: CloseReason) {
         let Link { stream, state, .. } = &mut self.slot.link;
         log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
         self.cx
@@ -459,7 +465,7 @@ impl<H: EventHandler> Served<'_, H> {
         if state.never_opened() {
             let failed = stream.is_shaking_hands();
             self.cx.metrics.handshake_failures.add(u64::from(failed));
-            // An attempt is no connection yet.
+            // A failed attempt was never a connection.
             if is_ours {
                 self.cx
                     .lists
@@ -473,7 +479,7 @@ impl<H: EventHandler> Served<'_, H> {
         closed.bytes_out -= unsent as u64;
         self.cx.count_closed(&reason);
         if is_ours {
-            let again = !reason.is_wanted();
+            let again = !reason.is_by_this_side();
             self.cx
                 .lists
                 .outcomes
@@ -498,7 +504,7 @@ fn reason_of(error: StreamError) -> CloseReason {
         StreamError::Interrupted => io::ErrorKind::Interrupted.into(),
     };
     match error.kind() {
-        // Of an open connection, the last is what a UDP peer's host says when nobody listens there.
+        // ConnectionRefused on an open connection is the ICMP error of a UDP peer's host.
         BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | ConnectionRefused => {
             CloseReason::Reset(error)
         }

@@ -22,20 +22,20 @@ use crate::engine::turn_time::tick_at;
 use crate::error::error_messages;
 use crate::sys::options::{set_recv_buffer, set_send_buffer};
 
-/// A connection, as its callbacks see it.
+/// A connection, as callbacks receive it.
 ///
-/// It lives for one callback. Keep its [`id`](Self::id), or its [`handle`](Self::handle) to reach it later
-/// or from another thread.
+/// It lives for one callback. To reach the connection later or from another thread, keep its [`id`](Self::id) or its
+/// [`handle`](Self::handle).
 ///
-/// Writing never blocks and never fails half-way: what is taken is sent in order, by one system call at
-/// the end of the reactor's turn where possible.
+/// A write never blocks, and it is accepted as a whole or not at all. Accepted output is sent in order, at the end of
+/// the reactor's turn and by one system call where possible.
 pub struct Conn<'a, H: EventHandler> {
     pub(super) link: &'a mut Link,
     pub(super) codec: &'a mut H::Codec,
     pub(super) cx: &'a mut Context<H>,
 }
 
-/// A timer on a connection, for [`Conn::cancel_timer`].
+/// A timer on a connection. [`Conn::cancel_timer`] takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnTimer(TimerKey);
 
@@ -45,7 +45,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Self { link, codec, cx }
     }
 
-    /// The connection's identifier.
+    /// Returns the connection's identifier.
     pub fn id(&self) -> ConnId {
         self.link.state.id
     }
@@ -54,41 +54,42 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.name()
     }
 
-    /// A way to reach it from any thread, for as long as it is open.
+    /// Returns a handle, which reaches the connection from any thread while it is open.
     pub fn handle(&self) -> Handle<H> {
         Handle::new(self.id(), self.cx.engine.clone())
     }
 
-    /// The engine it belongs to.
+    /// Returns the engine that the connection belongs to.
     pub fn engine(&self) -> &Engine<H> {
         &self.cx.engine
     }
 
-    /// The other end's address.
+    /// Returns the peer's address.
     pub fn peer_addr(&self) -> &Addr {
         &self.link.state.peer
     }
 
-    /// This end's address.
+    /// Returns the local address.
     ///
     /// # Errors
     ///
-    /// What `getsockname(2)` answers, when the socket is gone already.
+    /// The error of `getsockname(2)`, if the socket is already gone.
     pub fn local_addr(&self) -> io::Result<Addr> {
         self.link.stream.local_addr()
     }
 
-    /// Its codec, to ask how things stand: `is_ready` of HTTP's client codec tells whether another request can be sent, say.
+    /// Returns its codec, to read the state of the protocol. For example, `is_ready` of HTTP's client codec returns
+    /// true if another request can be sent.
     pub fn codec(&self) -> &H::Codec {
         self.codec
     }
 
-    /// Which way it came: from which listener, or as whose outbound connection.
+    /// Returns its origin: the listener that accepted it, or the number of the outbound or adopted connection.
     pub fn origin(&self) -> Origin {
         self.link.state.origin()
     }
 
-    /// What was negotiated, when the connection is a TLS one.
+    /// Returns the result of the TLS handshake, or `None` on a connection without TLS.
     ///
     /// ```
     /// # use epicycle::{Conn, Service};
@@ -101,7 +102,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.stream.tls()
     }
 
-    /// Writes a copy of `bytes`. On a UDP session each write is a datagram, as is each `send`.
+    /// Writes a copy of `bytes`. On a UDP session each write is one datagram, and so is each `send`.
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.write_behind(bytes)
     }
 
-    /// Writes what is large, or follows other output, or is refused.
+    /// Handles writes that are large, follow other output, or are refused.
     #[inline(never)]
     fn write_behind(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         if self.link.state.is_datagram() {
@@ -132,7 +133,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Writes shared bytes, by reference when they are more than a few hundred.
+    /// Writes shared bytes. More than a few hundred are kept by reference and not copied.
     ///
     /// # Errors
     ///
@@ -148,11 +149,11 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Writes a copy of several slices, as one.
+    /// Writes a copy of several slices, as one write.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write), for all of them together.
+    /// As for [`write`](Self::write), for all slices together.
     pub fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> Result<(), WriteError> {
         if self.link.state.is_datagram() {
             return self.write_datagram(slices.iter().map(|slice| &**slice));
@@ -170,8 +171,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write), and [`WriteError::Frame`] when the codec refuses the item; the
-    /// connection goes on then.
+    /// As for [`write`](Self::write), and [`WriteError::Frame`] if the codec refuses the item. The connection stays
+    /// open.
     pub fn send<T>(&mut self, item: T) -> Result<(), WriteError>
     where
         H::Codec: Encode<T>,
@@ -214,12 +215,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Writes `bytes` and calls `done` once the kernel has taken the last of them, or with an error when
-    /// the connection closes before that. `done` runs on the reactor's thread, exactly once.
+    /// Writes `bytes`, and calls `done` once the kernel has taken the last of them. If the connection closes before
+    /// that, `done` receives an error. `done` is called exactly once, on the reactor's thread.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write); `done` is not called then.
+    /// As for [`write`](Self::write). `done` is then not called.
     pub fn write_then(
         &mut self,
         bytes: impl Into<Bytes>,
@@ -230,7 +231,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Calls `done` once everything written so far is in the kernel.
+    /// Calls `done` once the kernel has taken everything written so far.
     pub(crate) fn on_flushed(&mut self, done: Completion) {
         let position = self.link.state.bytes_out + self.link.state.out.len() as u64;
         let extras = self.link.extras.get_or_insert_default();
@@ -238,16 +239,16 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.lists.mark_dirty(&mut self.link.state);
     }
 
-    /// Stops reading: the peer is slowed down by TCP's flow control, and frames that have arrived stay
-    /// undecoded. On a UDP session, what arrives meanwhile is dropped.
+    /// Stops reading. TCP's flow control then slows the peer down, and frames that have arrived stay undecoded. On a
+    /// UDP session, datagrams that arrive meanwhile are dropped.
     ///
-    /// Should the peer reset the connection meanwhile, what lies unread can still be had by
-    /// [`resume_reads`](Self::resume_reads), within the [`fin_timeout`](crate::Server::fin_timeout).
+    /// If the peer resets the connection meanwhile, [`resume_reads`](Self::resume_reads) still delivers the unread
+    /// input, within the [`fin_timeout`](crate::Server::fin_timeout).
     pub fn pause_reads(&mut self) {
         self.link.state.set_paused(true);
     }
 
-    /// Reads again, beginning with what has arrived meanwhile.
+    /// Reads again, beginning with the input that has arrived meanwhile.
     pub fn resume_reads(&mut self) {
         if self.link.state.is_paused() {
             self.link.state.set_paused(false);
@@ -255,23 +256,23 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         }
     }
 
-    /// Whether reads are paused.
+    /// Returns true while reads are paused.
     pub fn reads_paused(&self) -> bool {
         self.link.state.is_paused()
     }
 
-    /// Closes the connection once everything written is sent. No further frame is handled.
+    /// Closes the connection once all output is sent. No further frame is handled.
     pub fn close(&mut self) {
         self.begin_close(CloseReason::Local);
     }
 
-    /// Closes the connection at the end of this turn with RST; what is not sent by then is lost.
+    /// Closes the connection with RST at the end of this turn. Output that is not sent by then is lost.
     pub fn abort(&mut self) {
         self.cx.abort(self.link, CloseReason::Aborted);
     }
 
-    /// Sends FIN once everything written is sent; what the peer sends is still read. Does nothing on a connection that
-    /// is joined with another one, whose end is passed on.
+    /// Sends FIN once all output is sent (half-close). Input from the peer is still read. On a piped connection this
+    /// does nothing, because a pipe passes FIN on by itself.
     pub fn shutdown_write(&mut self) {
         if self.link.state.is_piped() {
             return;
@@ -280,15 +281,15 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.lists.mark_dirty(&mut self.link.state);
     }
 
-    /// Takes the connection out of the engine: from now on no frame is handled and no write taken; once
-    /// what was written is sent, `on_close` is called with [`CloseReason::Detached`], and then `then` with the
-    /// socket, on the reactor's thread.
+    /// Takes the connection out of the engine. From now on no frame is handled and no write is accepted. Once all
+    /// output is sent, `on_close` is called with [`CloseReason::Detached`]. Then `then` is called with the socket, on
+    /// the reactor's thread.
     ///
-    /// A connection that ends before that has another reason, and `then` is dropped.
+    /// If the connection ends before that, `on_close` receives another reason and `then` is dropped.
     ///
     /// # Errors
     ///
-    /// [`DetachError`]; `then` is dropped.
+    /// [`DetachError`]. `then` is dropped.
     pub fn detach(&mut self, then: impl FnOnce(Detached) + 'static) -> Result<(), DetachError> {
         if !self.link.stream.is_plain() {
             return Err(DetachError::NotPlain);
@@ -304,50 +305,52 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Whether it is neither closed nor closing.
+    /// Returns true if it is neither closed nor closing.
     pub fn is_open(&self) -> bool {
         self.link.state.is_open()
     }
 
-    /// Whether the peer has ended its stream.
+    /// Returns true if the peer has ended its stream.
     pub fn peer_has_shut_down(&self) -> bool {
         self.link.state.saw_peer_eof()
     }
 
-    /// How many received bytes wait for the rest of their frame. Inside `react`, 0.
+    /// Returns the number of received bytes that wait for the rest of their frame. Inside `react` this is 0.
     pub fn buffered_in(&self) -> usize {
         self.link.state.inbox.len()
     }
 
-    /// How many written bytes the kernel has not yet taken, those of files included. Of a UDP session 0: its datagrams
-    /// wait in the queue that all sessions of the socket share.
+    /// Returns the number of written bytes that the kernel has not taken, including those of files. For a UDP session
+    /// this is 0, because all sessions of a socket share one queue.
     pub fn buffered_out(&self) -> usize {
         let accepted = self.link.stream.unsent();
         self.link.state.out.len() + accepted
     }
 
-    /// When this turn of the loop began: in a simulation the virtual time, which [`Instant::now`] is not.
+    /// Returns the time at which this turn of the loop began. In a simulation this is the virtual time, unlike
+    /// [`Instant::now`].
     ///
-    /// It is the same in all callbacks of a turn, and costs nothing to ask.
+    /// It is the same in all callbacks of a turn, and costs no system call.
     pub fn now(&self) -> Instant {
         self.cx.time.turn_at()
     }
 
-    /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. Timers of a connection end
-    /// with it.
+    /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. The timers of a
+    /// connection end with it.
     ///
-    /// A timer is never early. One of less than a second is as exact as the kernel's timers, usually to a tenth of a
-    /// millisecond; a longer one ends with the next whole millisecond of the reactor's clock, so that many run out together.
+    /// A timer never fires early. A delay of less than a second is as exact as the kernel's timers, usually to a
+    /// tenth of a millisecond. A longer one ends with the next whole millisecond of the reactor's clock, so that many
+    /// timers fire together.
     pub fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer {
         let id = self.id();
         self.add_timer(self.cx.time.deadline(delay), Timer::User { id, token })
     }
 
-    /// Calls [`on_timer`](EventHandler::on_timer) with `token` each `period`, first after one period from now, until the
-    /// timer is [cancelled](Self::cancel_timer) or the connection ends.
+    /// Calls [`on_timer`](EventHandler::on_timer) with `token` each `period`, first after one period from now. It
+    /// ends when the timer is [cancelled](Self::cancel_timer) or the connection ends.
     ///
-    /// The pace is even: each call is due one period after the last one was due, however late that was. Calls that have been
-    /// missed altogether are skipped. A period of less than a microsecond counts as one. It is as exact as
+    /// The pace is even: each call is due one period after the last one was due, however late that was. Missed calls
+    /// are skipped. A period of less than a microsecond counts as one microsecond. Intervals are as exact as
     /// [`set_timer`](Self::set_timer).
     pub fn set_interval(&mut self, period: Duration, token: u64) -> ConnTimer {
         let period = period.max(Duration::from_micros(1));
@@ -367,7 +370,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         ConnTimer(key)
     }
 
-    /// Cancels a timer of this connection; returns whether it was still pending.
+    /// Cancels a timer of this connection. Returns true if it was still pending.
     pub fn cancel_timer(&mut self, timer: ConnTimer) -> bool {
         let ours = self
             .link
@@ -381,7 +384,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers; Unix sockets have no such option.
+    /// The error of `setsockopt(2)`. Unix sockets have no such option.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         self.link.stream.options().set_tcp_nodelay(nodelay)
     }
@@ -390,21 +393,22 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// The error of `setsockopt(2)`.
     pub fn set_keepalive(&self, keepalive: bool) -> io::Result<()> {
         self.link.stream.options().set_keepalive(keepalive)
     }
 
-    /// Sets the size of the kernel's receive buffer, in bytes. All sessions of a UDP listener share one.
+    /// Sets the size of the kernel's receive buffer, in bytes. All sessions of a UDP listener share one buffer.
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers, and [`io::ErrorKind::InvalidInput`] for 2 GiB or more, which it would misread.
+    /// The error of `setsockopt(2)`, and [`io::ErrorKind::InvalidInput`] for 2 GiB or more, which `setsockopt(2)`
+    /// would misread.
     pub fn set_recv_buffer(&self, bytes: usize) -> io::Result<()> {
         set_recv_buffer(&self.link.stream.options(), bytes)
     }
 
-    /// Sets the size of the kernel's send buffer, in bytes. All sessions of a UDP listener share one.
+    /// Sets the size of the kernel's send buffer, in bytes. All sessions of a UDP listener share one buffer.
     ///
     /// # Errors
     ///
@@ -434,7 +438,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         Ok(())
     }
 
-    /// Does what the policy says about a write of `len` bytes that has no room.
+    /// Applies the outbound policy to a write of `len` bytes that has no room.
     #[cold]
     pub(super) fn overflow(&mut self, len: usize) -> WriteError {
         let queued = self.link.state.out.in_memory();
@@ -443,7 +447,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.metrics.overflows.add(1);
         let closes = self.cx.limits.policy == OutboundPolicy::Close;
         if len > max {
-            // However fast the peer reads.
+            // It would not fit even if the peer read everything.
             if closes {
                 let reason = CloseReason::Refused(WriteError::TooLong { len, max });
                 self.cx.abort(self.link, reason);
@@ -461,35 +465,35 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 }
 
-/// A connection that has left the engine, for [`Conn::detach`].
+/// A connection that has left the engine. [`Conn::detach`] delivers it.
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use = "dropping it closes the connection"]
 pub struct Detached {
     /// The socket, non-blocking.
     pub socket: OwnedFd,
-    /// The other end.
+    /// The peer's address.
     pub peer: Addr,
-    /// What was received and not handled as a frame: it comes before what the socket gives.
+    /// Received bytes that were not handled as a frame. They come before what the socket delivers next.
     pub unread: Vec<u8>,
 }
 
-/// Why a connection cannot be detached.
+/// The reason for which a connection cannot be detached.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DetachError {
-    /// Its socket does not carry the bytes that the application reads and writes, but TLS records or datagrams.
+    /// The socket carries TLS records or datagrams, not the bytes that the application reads and writes.
     NotPlain,
-    /// It is closed or closing, or being detached already.
+    /// The connection is closed, closing, or already being detached.
     Closed,
-    /// It is joined with another one by [`Conn::pipe`].
+    /// The connection is piped to another one ([`Conn::pipe`]).
     Joined,
 }
 
-/// What a codec is writing: taken back unless it is kept, also when the codec panics.
+/// The output that a codec is writing. It is removed again unless it is kept, also when the codec panics.
 ///
-/// Were its beginning left staged then, on a connection that goes on and that nobody flushes, it would be sent
-/// later from where the arena holds the output of others by that time.
+/// Otherwise the beginning of an item could stay staged on a connection that is not flushed. It would be sent later,
+/// from a place in the arena that by then holds the output of other connections.
 pub(super) struct Attempt<'a> {
     pub(super) outbox: Outbox<'a>,
     before: usize,
@@ -502,7 +506,7 @@ impl<'a> Attempt<'a> {
     }
 
     pub(super) fn keep(self) {
-        // There is nothing in it but references.
+        // It holds nothing but references.
         std::mem::forget(self);
     }
 }
@@ -522,7 +526,7 @@ impl<H: EventHandler> fmt::Debug for Conn<'_, H> {
     }
 }
 
-/// The socket, for options that `Conn` does not offer. Reading, writing and closing are the engine's.
+/// The socket, for options that `Conn` does not offer. The engine alone may read, write and close it.
 impl<H: EventHandler> AsFd for Conn<'_, H> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.link.stream.as_fd()

@@ -1,4 +1,4 @@
-//! Connections that no listener accepts: those this side makes, and those the application has made.
+//! Connections that no listener accepts: outbound ones, and sockets that the application has connected.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
-/// An outbound connection that was asked for. Dropping it changes nothing.
+/// A requested outbound connection. Dropping this value does not cancel the request.
 pub struct Connecting<H: EventHandler> {
     id: DialId,
     reactor: usize,
@@ -23,27 +23,27 @@ pub struct Connecting<H: EventHandler> {
 }
 
 impl<H: EventHandler> Engine<H> {
-    /// Makes an outbound connection, on the reactors by turns. Comes back at once; what becomes of it is told
-    /// to the handler: [`on_open`](EventHandler::on_open) when it is open,
-    /// [`on_connect_failed`](EventHandler::on_connect_failed) when that fails.
+    /// Makes an outbound connection, on the reactors in rotation. Returns at once. The handler receives the result:
+    /// [`on_open`](EventHandler::on_open) when the connection is open, or
+    /// [`on_connect_failed`](EventHandler::on_connect_failed) when an attempt fails.
     ///
-    /// It counts among the engine's connections, but not against
+    /// The connection counts among the engine's connections, but not against
     /// [`max_connections`](crate::Server::max_connections).
     ///
-    /// A shutdown that waits for answers may need connections to come to them. So they are made, over UDP excepted, as long as a
-    /// connection is left on which somebody [waits](crate::codec::Stage) for an answer since the shutdown began. After that, and
-    /// at the drain deadline, no more are made, and idle ones are closed.
+    /// During a shutdown, an answer may need an outbound connection. So connections (except over UDP) are made as
+    /// long as somebody [waits](crate::codec::Stage) for an answer on a connection, counted from the beginning of the
+    /// shutdown. After that, and at the drain deadline, no more are made and idle ones are closed.
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Option`], [`ConnectError::Address`] for an address that cannot be connected to, [`ConnectError::Tls`] for one whose host
-    /// no certificate can be for, [`ConnectError::Stopped`] and
-    /// [`ConnectError::MailboxFull`]. The handler hears nothing then.
+    /// [`ConnectError::Option`], [`ConnectError::Address`] for an address that cannot be connected to,
+    /// [`ConnectError::Tls`] for a host that no certificate can be for, [`ConnectError::Stopped`] and
+    /// [`ConnectError::MailboxFull`]. The handler is then not called.
     pub fn connect(&self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
         self.connect_on(self.next_reactor(), connect)
     }
 
-    /// The same on one reactor.
+    /// Makes an outbound connection on one reactor, as [`connect`](Self::connect) does.
     ///
     /// # Errors
     ///
@@ -59,7 +59,9 @@ impl<H: EventHandler> Engine<H> {
         let mut connect = connect.into();
         connect.check().map_err(ConnectError::Option)?;
         let to = std::mem::replace(&mut connect.to, Ok(Endpoint::Unix(Default::default())));
-        let to = to.and_then(reachable).map_err(ConnectError::Address)?;
+        let to = to
+            .and_then(check_reachable)
+            .map_err(ConnectError::Address)?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &connect.tls {
             check_tls(tls, &to)?;
@@ -73,16 +75,16 @@ impl<H: EventHandler> Engine<H> {
         })
     }
 
-    /// Takes over a connected stream socket, TCP or Unix, on the reactors by turns:
-    /// [`on_open`](EventHandler::on_open) is called for it, and its origin is [`Origin::Adopted`] with `token`.
+    /// Takes over a connected stream socket, TCP or Unix, on the reactors in rotation.
+    /// [`on_open`](EventHandler::on_open) is called for it. Its origin is [`Origin::Adopted`] with `token`.
     ///
-    /// The socket becomes non-blocking; its other options stay as they are. The connection is read on while its output
-    /// waits, unless its codec [says otherwise](crate::codec::Backpressure).
+    /// The socket becomes non-blocking. Its other options stay as they are. The connection is read while its output
+    /// waits, unless its codec [requires otherwise](crate::codec::Backpressure).
     ///
     /// # Errors
     ///
-    /// [`ConnectError::Io`] for a descriptor that is no connected stream socket, and
-    /// [`ConnectError::Stopped`]. The socket is closed then.
+    /// [`ConnectError::Io`] for a descriptor that is not a connected stream socket, and [`ConnectError::Stopped`].
+    /// The socket is then closed.
     pub fn adopt(&self, socket: impl Into<OwnedFd>, token: u64) -> Result<(), ConnectError> {
         let socket = socket.into();
         if !self.takes_connects() {
@@ -96,7 +98,7 @@ impl<H: EventHandler> Engine<H> {
             peer,
             origin: Origin::Adopted { token },
         };
-        // Bounded by descriptors, as the connections that the main reactor deals are.
+        // The number of descriptors bounds these, as it bounds the connections that the main reactor deals.
         if let Err(PushError::Closed(_) | PushError::Full(_)) =
             target.mailbox.push_unbounded(Command::Adopt(arrival))
         {
@@ -111,8 +113,8 @@ impl<H: EventHandler> Engine<H> {
     }
 }
 
-/// Finds addresses that can be listened on, but not connected to.
-fn reachable(to: Endpoint) -> Result<Endpoint, Error> {
+/// Returns an error for addresses that can be listened on but not connected to.
+fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
     let (host, port, kind) = match &to {
         Endpoint::Tcp { host, port, .. } => (host, *port, "tcp"),
         Endpoint::Udp { host, port, .. } => (host, *port, "udp"),
@@ -129,7 +131,7 @@ fn reachable(to: Endpoint) -> Result<Endpoint, Error> {
     })
 }
 
-/// Finds what TLS cannot be spoken with, which no further attempt would change.
+/// Returns an error for hosts that TLS cannot be used with. Further attempts would fail in the same way.
 #[cfg(feature = "tls")]
 fn check_tls(tls: &TlsClient, to: &Endpoint) -> Result<(), ConnectError> {
     let host = match to {
@@ -149,17 +151,17 @@ fn check_tls(tls: &TlsClient, to: &Endpoint) -> Result<(), ConnectError> {
 }
 
 impl<H: EventHandler> Connecting<H> {
-    /// The reactor that the connection belongs to, counted from 0.
+    /// Returns the reactor that the connection belongs to, counted from 0.
     pub fn reactor(&self) -> usize {
         self.reactor
     }
 
-    /// Ends the attempts: the handler is told of a last failure, [`ConnectError::Cancelled`]. A connection that is
-    /// open by then stays open, and is not made again when it ends.
+    /// Ends the attempts. The handler receives a last failure, [`ConnectError::Cancelled`]. A connection that is
+    /// already open stays open, and is not made again when it ends.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn cancel(&self) -> Result<(), HandleError> {
         self.engine
             .request(self.reactor, Command::CancelConnect(self.id))

@@ -1,4 +1,4 @@
-//! What a reactor lends to callbacks: everything of its own but the handler and the other connections.
+//! The state that a reactor lends to callbacks: all of it but the handler and the other connections.
 
 use std::any::Any;
 use std::collections::{HashSet, VecDeque};
@@ -29,12 +29,12 @@ use crate::sys::socket::StreamSocket;
 /// The connections of a reactor.
 pub(crate) type Connections<H> = Slots<Slot<H>>;
 
-/// A connection with all that belongs to it, beginning with what every message needs.
+/// A connection with all its parts. The fields that every message needs come first.
 ///
-/// Aligned to cache lines: with many connections, each line touched is one fetched from far away.
+/// It is aligned to cache lines. With many connections, each line that is touched has to be fetched from memory.
 #[repr(C, align(64))]
 pub(crate) struct Slot<H: EventHandler> {
-    /// None before `on_open` has answered and after `on_close` has taken it.
+    /// None before `on_open` has returned and after `on_close` has taken it.
     pub(crate) session: Option<H::Session>,
     pub(crate) codec: H::Codec,
     pub(crate) link: Link,
@@ -46,7 +46,7 @@ impl<H: EventHandler> Tenant for Slot<H> {
     }
 }
 
-/// A connection in the loop's hands, with the handler and what the reactor lends to callbacks.
+/// A connection that the loop serves, with the handler and the context.
 pub(crate) struct Served<'a, H: EventHandler> {
     pub(crate) handler: &'a mut H,
     pub(crate) slot: &'a mut Slot<H>,
@@ -59,7 +59,7 @@ impl<'a, H: EventHandler> Served<'a, H> {
         Self { handler, slot, cx }
     }
 
-    /// The connection as callbacks have it.
+    /// Returns the connection as callbacks receive it.
     #[inline(always)]
     pub(crate) fn conn(&mut self) -> Conn<'_, H> {
         Conn::new(&mut self.slot.link, &mut self.slot.codec, self.cx)
@@ -78,14 +78,14 @@ impl<'a, H: EventHandler> Served<'a, H> {
     }
 }
 
-/// A connection's state and its socket.
+/// The state of a connection and its socket.
 #[repr(C)]
 pub(crate) struct Link {
     /// Dropped, and so closed, with the slot at the end of the turn.
     pub(crate) stream: Stream,
     pub(crate) extras: Option<Box<Extras>>,
     pub(crate) state: ConnState,
-    /// The pending look at the clock, and when it is due.
+    /// The pending check of the limits, and its due time.
     pub(crate) alarm: Option<(TimerKey, u64)>,
 }
 
@@ -96,74 +96,75 @@ pub(crate) struct Arrival {
     pub(crate) origin: Origin,
 }
 
-/// What has become of a connection that this side made.
+/// The result of a connection that this side made.
 pub(crate) enum Outcome {
     Opened,
     /// It was never open.
     Failed(CloseReason),
-    /// It was open; `again` unless this side has closed it.
+    /// It was open. `again` is false if this side has closed it.
     Closed {
         again: bool,
     },
 }
 
-/// What few connections have.
+/// The fields that few connections need.
 #[derive(Default)]
 pub(crate) struct Extras {
-    /// Waiting for the byte count at which their write has reached the kernel.
+    /// Completions, each with the byte count at which its write has reached the kernel.
     pub(crate) flushes: VecDeque<(u64, Completion)>,
     pub(crate) timers: HashSet<TimerKey>,
-    /// Who wants the socket.
+    /// The callback that receives the detached socket.
     pub(crate) detach: Option<Detach>,
-    /// How much the peer had acknowledged at the last look while the kernel refused output: only good to compare with.
+    /// The number of bytes that the peer had acknowledged at the last check while the kernel refused output. Only a
+    /// change of it has a meaning.
     pub(crate) acknowledged: Option<u64>,
-    /// A part of a file is being read for it.
+    /// True while a part of a file is read for it.
     pub(crate) reads_file: bool,
-    /// What tells deferred answers to the request at hand from those to earlier ones.
+    /// The number of the current request. It distinguishes its deferred answers from those to earlier requests.
     pub(crate) deferral: Option<u64>,
-    /// How many deferred answers are to come, where the codec does not tell what is owed.
+    /// The number of outstanding deferred answers, with codecs that do not report owed answers.
     pub(crate) deferred: usize,
-    /// What its codec has refused.
+    /// The last request that the codec has refused.
     pub(crate) refused: Option<Refused>,
-    /// The connection it is joined with.
+    /// The connection it is piped to.
     pub(crate) pipe_end: Option<PipeEnd>,
 }
 
-/// Takes a socket that leaves the engine.
+/// A callback that receives a detached socket.
 pub(crate) type Detach = Box<dyn FnOnce(Detached)>;
 
-/// What the timer wheel holds.
+/// The entries of the timer wheel.
 pub(crate) enum Timer<H: EventHandler> {
-    /// A look at a connection's limits.
+    /// The check of a connection's limits.
     Alarm(ConnId),
     /// A timer of the application on a connection.
     User { id: ConnId, token: u64 },
-    /// The same, again and again.
+    /// An interval of the application on a connection.
     Interval(Box<Interval>),
     /// The handler's tick.
     Tick,
     /// Another attempt to accept.
     Accept,
-    /// A name takes too long to resolve, or it is time to connect again.
+    /// A name lookup has taken too long, or it is time to connect again.
     Dial(DialId),
-    /// Something scheduled on the reactor.
+    /// A task scheduled on the reactor.
     Task(Task<H>),
     /// The end of the drain.
     DrainOver,
 }
 
-/// A timer of the application that comes again.
+/// A timer of the application that fires repeatedly.
 pub(crate) struct Interval {
     pub(crate) id: ConnId,
     pub(crate) token: u64,
-    /// When it is due, as the time since the reactor's start.
+    /// The next due time, as the time since the reactor's start.
     pub(crate) due: Duration,
     pub(crate) period: Duration,
 }
 
 pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
 
-/// The reactor's own things.
+/// The state of a reactor.
 pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
     pub(crate) reactor: usize,
@@ -175,9 +176,9 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) lists: Lists,
     pub(crate) pipes: Pipes,
     pub(crate) decoding: Decoding,
-    /// How many requests have had their answers deferred.
+    /// The number of requests whose answers were deferred.
     pub(crate) deferrals: u64,
-    /// How many connections a shutdown waits for.
+    /// The number of connections that a shutdown waits for.
     pub(crate) draining: usize,
     pub(crate) time: TurnTime,
 }
@@ -186,28 +187,28 @@ pub(crate) struct Context<H: EventHandler> {
 pub(crate) struct Buffers {
     /// The output of this turn.
     pub(crate) arena: Arena,
-    /// Where the rings of inboxes and backlogs come from.
+    /// The pool that lends rings to inboxes and backlogs.
     pub(crate) pool: BufferPool,
     pub(crate) tls_scratch: TlsScratch,
 }
 
-/// What callbacks leave for the loop to do, in this turn or the next.
+/// The lists that callbacks leave for the loop, for this turn or the next.
 #[derive(Default)]
 pub(crate) struct Lists {
-    /// Connections with something to do that no event will announce.
+    /// The ready list: connections to serve that no event will announce.
     pub(crate) ready: VecDeque<u32>,
-    /// Connections to flush at the end of the turn.
+    /// The flush list: connections to flush at the end of the turn.
     pub(crate) dirty: Vec<u32>,
-    /// Closed connections, whose slots are freed at the end of the turn.
+    /// Closed connections. Their slots are freed at the end of the turn.
     pub(crate) closed: Vec<u32>,
-    /// What has become of the connections that this side made.
+    /// The results of the connections that this side made.
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
-    /// The slots whose sockets leave the engine, with what was received and not handled.
+    /// Slots whose sockets leave the engine, with the received input that was not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
 }
 
 impl Lists {
-    /// Has the connection flushed, and its state acted upon, at the end of the turn.
+    /// Puts the connection on the flush list. At the end of the turn it is flushed and takes its next step.
     #[inline]
     pub(crate) fn mark_dirty(&mut self, state: &mut ConnState) {
         if state.mark_dirty() {
@@ -215,7 +216,7 @@ impl Lists {
         }
     }
 
-    /// Has the connection served although no event announces it.
+    /// Puts the connection on the ready list. It is served although no event announces it.
     pub(crate) fn mark_ready(&mut self, state: &mut ConnState) {
         if state.enqueue() {
             self.ready.push_back(state.id.slot() as u32);
@@ -223,11 +224,11 @@ impl Lists {
     }
 }
 
-/// The input under decoding, which no connection holds meanwhile.
+/// The state of the decode step under way. The input is out of the connection during it.
 #[derive(Debug, Default)]
 pub(crate) struct Decoding {
     pub(crate) is_under_way: bool,
-    /// The size of the buffer taken out of the inbox, which a panic loses.
+    /// The size of the buffer that was taken out of the inbox. A panic loses it.
     pub(crate) taken: usize,
 }
 
@@ -262,7 +263,7 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// The moment at which a connection opens. If it has no limits, the beginning of the turn is near enough.
+    /// Returns the time at which a connection opens. Without limits, the beginning of the turn is exact enough.
     #[inline]
     pub(crate) fn opening_moment(&self) -> u64 {
         if self.limits.watch_open {
@@ -272,19 +273,19 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Has a timer run out at a millisecond.
+    /// Inserts a timer that expires at a whole millisecond.
     pub(crate) fn insert_at(&mut self, moment: u64, timer: Timer<H>) -> TimerKey {
         self.wheel.insert(moment.saturating_mul(TICKS), timer)
     }
 
-    /// Sees that input is read again, beginning with what has arrived meanwhile.
+    /// Resumes reads, beginning with the input that has arrived meanwhile.
     pub(crate) fn resume(&mut self, link: &mut Link) {
         link.state.on_resumed(self.time.moment());
         self.set_alarm(link);
         self.lists.mark_ready(&mut link.state);
     }
 
-    /// The limits a connection lives under.
+    /// Returns the limits that apply to a connection.
     #[inline]
     pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
         let own = stream
@@ -293,20 +294,20 @@ impl<H: EventHandler> Context<H> {
         own.unwrap_or(&self.limits)
     }
 
-    /// Which of the connection's limits has run out, or when to look again.
+    /// Returns the limit of the connection that has expired, or the time of the next check.
     pub(crate) fn alarm_of(&self, link: &Link) -> Alarm {
-        // It was stamped with the whole millisecond in which its turn began.
+        // The activity was stamped with the whole millisecond in which its turn began.
         let late = 1 + self.time.longest_turn_since(link.state.active_at()).max(1);
         let limits = self.limits_of(&link.stream);
         link.state.alarm(self.time.now(), late, limits)
     }
 
-    /// Sees that the connection's limits are looked at in time.
+    /// Schedules the next check of the connection's limits.
     pub(crate) fn set_alarm(&mut self, link: &mut Link) {
         let due = match self.alarm_of(link) {
-            // What the peer acknowledges meanwhile makes no event.
+            // Acknowledgements of the peer cause no event.
             Alarm::At(tick) if link.state.is_stalled() => {
-                tick.min(self.time.now() + self.limits.look_every())
+                tick.min(self.time.now() + self.limits.check_interval())
             }
             Alarm::At(tick) => tick,
             Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.time.now(),
@@ -324,7 +325,7 @@ impl<H: EventHandler> Context<H> {
         link.alarm = Some((key, due));
     }
 
-    /// The same for a new connection, which most servers let live as long as it likes.
+    /// Schedules the first check for a new connection. Most servers set no limit on its age, so this is cheap.
     #[inline]
     pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
         if self.limits_of(&link.stream).watch_open {
@@ -332,9 +333,9 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Asks the kernel whether the peer has acknowledged something since the last look, if output waits that it has refused.
-    /// Returns whether it can tell.
-    pub(crate) fn look_for_acknowledgement(&self, link: &mut Link) -> bool {
+    /// Asks the kernel if the peer has acknowledged bytes since the last check, while output waits that the kernel
+    /// has refused. Returns true if the kernel can tell.
+    pub(crate) fn check_acknowledged(&self, link: &mut Link) -> bool {
         if !link.state.is_stalled() {
             return false;
         }
@@ -348,7 +349,7 @@ impl<H: EventHandler> Context<H> {
         true
     }
 
-    /// Tells those whose write is in the kernel by now.
+    /// Calls the completions of the writes that the kernel has taken.
     pub(crate) fn complete_flushed(&self, extras: &mut Extras, sent: u64) {
         while extras
             .flushes
@@ -361,7 +362,7 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Calls a completion; its panic concerns neither the connection nor the other completions.
+    /// Calls a completion. Its panic affects neither the connection nor the other completions.
     pub(crate) fn complete(&self, done: Completion, result: Result<(), WriteError>) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| done(result))) {
             self.report_panic(panic, "completion");
@@ -376,7 +377,7 @@ impl<H: EventHandler> Context<H> {
 }
 
 impl<H: EventHandler> Slot<H> {
-    /// Lends the connection and its session to a callback, unless it has no session.
+    /// Lends the connection and its session to a callback. Returns `None` if it has no session.
     #[inline]
     pub(crate) fn lend<'a>(
         &'a mut self,

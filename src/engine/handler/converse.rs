@@ -1,4 +1,4 @@
-//! What the engine does for a codec that takes part in the conversation.
+//! The engine's side of conversing codecs.
 
 use std::iter;
 
@@ -13,18 +13,18 @@ use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::NEVER;
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Some input has been decoded: the codec may have something to say about it.
+    /// Called after input has been decoded. The codec may have output or a new stage.
     #[inline]
     pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
-            self.say(Codec::poll_output);
+            self.write_output(Codec::poll_output);
             self.follow_stage(found_frames);
         } else if self.link.state.is_open() && !self.link.state.is_leaving() {
             self.follow_stage(found_frames);
         }
     }
 
-    /// Something has been sent: what waited for it goes on.
+    /// Called after something has been sent. Input that the codec held is decoded again.
     #[inline]
     pub(super) fn after_send(&mut self) {
         if self.link.state.awaits_answer() {
@@ -38,7 +38,7 @@ impl<H: EventHandler> Conn<'_, H> {
         if self.link.state.release() {
             self.cx.resume(self.link);
         }
-        // What was owed has been sent, and nobody can ask for more.
+        // The owed answers are sent, and the peer cannot send another request.
         let has_ended = self.link.state.is_open() && self.link.state.saw_peer_eof();
         if has_ended && matches!(self.codec.stage(), Stage::Idle | Stage::Awaiting) {
             self.close_unhurried(CloseReason::Peer);
@@ -46,40 +46,40 @@ impl<H: EventHandler> Conn<'_, H> {
         self.follow_stage(false);
     }
 
-    /// Acts on where the conversation stands; `found_frames` when the peer has just sent some.
+    /// Follows the codec's stage. `found_frames` is true if the peer has just sent some.
     #[inline]
     fn follow_stage(&mut self, found_frames: bool) {
         let stage = self.codec.stage();
         if stage != Stage::Idle || self.link.state.has_waiters() {
-            self.follow(stage, found_frames);
+            self.follow_unusual_stage(stage, found_frames);
         }
     }
 
-    /// The stage is another one than the usual, or something waits for what it may be.
+    /// Follows a stage other than the usual one, or one that something waits for.
     #[inline(never)]
-    fn follow(&mut self, stage: Stage, found_frames: bool) {
+    fn follow_unusual_stage(&mut self, stage: Stage, found_frames: bool) {
         match stage {
             Stage::Closing => self.await_goodbye(),
             Stage::Finished if self.link.state.is_draining() => {
                 self.close_unhurried(self.cx.drain_reason());
             }
             Stage::Finished => self.close_unhurried(CloseReason::Local),
-            Stage::Answering | Stage::Streaming => self.owe(),
+            Stage::Answering | Stage::Streaming => self.on_answer_owed(),
             Stage::Awaiting => self.await_response(found_frames),
-            _ if self.link.state.has_waiters() => self.settle(),
+            _ if self.link.state.has_waiters() => self.end_answer_waits(),
             _ => {}
         }
     }
 
-    /// The handler has not answered at once: the answer timeout takes the place of the idle timeout.
+    /// Records that the handler has not answered at once. The answer timeout then replaces the idle timeout.
     #[cold]
-    pub(super) fn owe(&mut self) {
-        if self.link.state.owe() && self.cx.limits_of(&self.link.stream).answer != NEVER {
+    pub(super) fn on_answer_owed(&mut self) {
+        if self.link.state.mark_owing() && self.cx.limits_of(&self.link.stream).answer != NEVER {
             self.cx.set_alarm(self.link);
         }
     }
 
-    /// The peer owes an answer. With `afresh` the limit of the wait begins anew.
+    /// Records that the peer owes an answer. With `afresh` the response timeout starts anew.
     #[inline(never)]
     pub(crate) fn await_response(&mut self, afresh: bool) {
         match self.codec.response_timeout() {
@@ -91,25 +91,25 @@ impl<H: EventHandler> Conn<'_, H> {
             Some(_) => {}
             None => self.link.state.end_response_wait(),
         }
-        self.settle_debt();
+        self.on_answers_given();
     }
 
-    /// Nobody owes an answer any more.
+    /// Records that no answer is owed or awaited.
     #[cold]
-    pub(super) fn settle(&mut self) {
+    pub(super) fn end_answer_waits(&mut self) {
         self.link.state.end_response_wait();
-        self.settle_debt();
+        self.on_answers_given();
     }
 
-    /// The handler owes no answer any more.
-    fn settle_debt(&mut self) {
-        if self.link.state.pay() {
+    /// Records that the handler owes no more answers.
+    fn on_answers_given(&mut self) {
+        if self.link.state.clear_owing() {
             if let Some(extras) = &mut self.link.extras {
                 extras.deferral = None;
             }
             self.cx.set_alarm(self.link);
         }
-        // One that is awaited keeps it open. One that leaves has its end elsewhere.
+        // An awaited answer keeps it open. A connection that is being detached or piped ends elsewhere.
         let state = &self.link.state;
         if state.is_draining() && !state.is_leaving() && !is_awaited(state, self.codec) {
             self.begin_close(self.cx.drain_reason());
@@ -123,11 +123,11 @@ impl<H: EventHandler> Conn<'_, H> {
         self.cx.set_alarm(self.link);
     }
 
-    /// Lets the codec write by itself, behind everything written so far.
+    /// Lets the codec write output of its own, behind everything written so far.
     #[inline]
-    pub(super) fn say(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+    pub(super) fn write_output(&mut self, write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
         if self.link.state.is_datagram() {
-            return self.say_in_datagram(say);
+            return self.write_output_datagram(write);
         }
         let before = self.link.state.out.len();
         let mut attempt = Attempt::new(Outbox::new(
@@ -135,17 +135,17 @@ impl<H: EventHandler> Conn<'_, H> {
             &mut self.cx.buffers.arena,
             &mut self.cx.buffers.pool,
         ));
-        say(self.codec, &mut attempt.outbox);
+        write(self.codec, &mut attempt.outbox);
         attempt.keep();
         if self.link.state.out.len() != before {
             self.cx.lists.mark_dirty(&mut self.link.state);
         }
     }
 
-    /// The same on a session over datagrams: whatever the codec says is one.
+    /// Sends the codec's output as one datagram, on a UDP session.
     #[cold]
-    fn say_in_datagram(&mut self, say: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
-        let ((), bytes) = write_to_vec(|dst| say(self.codec, dst));
+    fn write_output_datagram(&mut self, write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
+        let ((), bytes) = write_to_vec(|dst| write(self.codec, dst));
         if bytes.is_empty() {
             return;
         }
@@ -155,7 +155,8 @@ impl<H: EventHandler> Conn<'_, H> {
     }
 }
 
-/// Whether the handler owes an answer: the codec tells, or deferred answers do where it does not converse.
+/// Returns true if the handler owes an answer. A conversing codec reports that. With other codecs the deferred
+/// answers are counted.
 pub(crate) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
     if C::CONVERSES {
         matches!(codec.stage(), Stage::Answering | Stage::Streaming)
@@ -164,9 +165,9 @@ pub(crate) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
     }
 }
 
-/// Whether somebody waits for an answer on a connection, at either end of it, that can still come.
+/// Returns true if either end of the connection waits for an answer that can still arrive.
 pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
-    // The sockets of sessions over datagrams close with the server.
+    // The sockets of UDP sessions close with the server.
     if state.is_datagram() {
         return false;
     }
@@ -177,13 +178,13 @@ pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
     awaits && state.is_open() && !state.is_leaving() && !state.saw_peer_eof()
 }
 
-/// Whether a message has begun whose rest is awaited.
+/// Returns true if a message has begun and its rest is awaited.
 #[inline]
 pub(crate) fn awaits_rest<C: Codec>(codec: &C) -> bool {
     C::CONVERSES && matches!(codec.stage(), Stage::Receiving | Stage::Streaming)
 }
 
-/// Whether the end of the peer's stream has to wait for an answer: one is owed that can still be sent.
+/// Returns true if the end of the peer's stream has to wait for an answer that is owed and can still be sent.
 #[inline]
 pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
     let owes = if C::CONVERSES {
@@ -194,10 +195,10 @@ pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
     owes && state.takes_writes() && !state.is_datagram()
 }
 
-/// How long the input is that a frame came from which took up none of it yet, on a connection that leaves: whoever takes it
-/// over must not get that.
+/// Returns the length of the input of a frame that was delivered but not consumed yet, on a connection that leaves the
+/// engine. The new owner of the socket must not receive that input again.
 #[cold]
-pub(crate) fn shown<C: Codec>(codec: &mut C, input: &mut [u8]) -> usize {
+pub(crate) fn pending_frame_len<C: Codec>(codec: &mut C, input: &mut [u8]) -> usize {
     let mut in_vain = 0;
     loop {
         match look(codec, input, false, &mut in_vain) {

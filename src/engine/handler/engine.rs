@@ -19,60 +19,60 @@ use crate::engine::slots::{ConnId, Liveness};
 use crate::metrics::{Metrics, Stats};
 use crate::workers::WorkerPool;
 
-/// A running engine, for any thread: to stop it, watch it, or ask something of its reactors.
+/// A running engine. Any thread can use it to stop the engine, observe it, or run tasks on its reactors.
 pub struct Engine<H: EventHandler> {
     shared: Arc<Shared<H>>,
 }
 
-/// What all threads of an engine know.
+/// The state that all threads of an engine share.
 pub(crate) struct Shared<H: EventHandler> {
     pub(crate) reactors: Box<[Peer<H>]>,
     pub(crate) main: Option<MainReactor>,
     pub(crate) admission: Admission,
     pub(crate) local_addrs: Vec<Addr>,
-    /// What is listened on, for another process to go on with; empty once it is no more.
+    /// The listening sockets, for another process to take over. Empty once the engine has stopped listening.
     pub(crate) listening: Mutex<Vec<Arc<BoundSocket>>>,
-    /// Cleared once it is to accept no more.
+    /// False once the engine accepts no more connections.
     pub(crate) accepting: AtomicBool,
-    /// What each listener speaks, by its number.
+    /// The TLS configuration of each listener, by its number.
     #[cfg(feature = "tls")]
     pub(crate) tls: Vec<Option<crate::tls::TlsServer>>,
-    /// How many threads still accept.
+    /// The number of threads that still accept.
     pub(crate) acceptors: AtomicUsize,
-    /// How long connections may drain after a shutdown that gives no deadline, in milliseconds.
+    /// The drain deadline of a shutdown that gives none, in milliseconds.
     pub(crate) drain_deadline: u64,
-    /// The shortest time to drain that a shutdown has asked for, in milliseconds, or [`RUNNING`].
+    /// The shortest drain deadline that a shutdown has asked for, in milliseconds, or [`RUNNING`].
     pub(crate) drain_within: AtomicU64,
-    /// How many reactors wait, or may yet have to wait, for answers before they drain.
+    /// The number of reactors on which an answer may still be owed or awaited. Draining begins when it is 0.
     pub(crate) unsettled: AtomicUsize,
-    /// Whose turn it is to get a connection that nobody deals.
+    /// The reactor that gets the next outbound or adopted connection.
     pub(crate) next_reactor: AtomicUsize,
     pub(crate) next_dial: AtomicU64,
     pub(crate) lookups: Lookups,
-    /// Reads files; made when there is something to read. They do not share threads with names, whose server may not
-    /// answer for long.
+    /// Reads files. It is created when the first file is read. File reads do not share threads with name lookups,
+    /// because a name server may take long to answer.
     pub(crate) reads: OnceLock<WorkerPool>,
 }
 
-/// A reactor, as the others see it.
+/// A reactor, as other threads see it.
 pub(crate) struct Peer<H: EventHandler> {
     pub(crate) mailbox: Mailbox<Command<H>, mio::Waker>,
     pub(crate) liveness: Liveness,
     pub(crate) metrics: Arc<Metrics>,
-    /// Its connections, those on their way to it included.
+    /// The number of its connections, including those in its mailbox.
     pub(crate) load: AtomicUsize,
 }
 
-/// The thread that accepts for the others.
+/// The thread that accepts for the other reactors.
 pub(crate) struct MainReactor {
     pub(crate) waker: mio::Waker,
     pub(crate) metrics: Metrics,
 }
 
-/// Nobody has asked for a shutdown.
+/// The value of `drain_within` before a shutdown.
 pub(crate) const RUNNING: u64 = u64::MAX;
 
-/// As many files are read at a time.
+/// The number of files that are read at the same time.
 const READING_THREADS: usize = 4;
 
 impl<H: EventHandler> Engine<H> {
@@ -82,23 +82,23 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// The addresses it listens on, in the order they were given; with the ports the kernel chose.
+    /// Returns the addresses it listens on, in the order they were given, with the ports that the kernel chose.
     pub fn local_addrs(&self) -> &[Addr] {
         &self.shared.local_addrs
     }
 
-    /// How many reactors it has, the main one not counted.
+    /// Returns the number of reactors. The main reactor is not counted.
     pub fn reactors(&self) -> usize {
         self.shared.reactors.len()
     }
 
-    /// How many connections it has now, those that are opening or closing included.
+    /// Returns the number of connections, including those that are opening or closing.
     pub fn connections(&self) -> usize {
         let load = |reactor: &Peer<H>| reactor.load.load(Ordering::Relaxed);
         self.shared.reactors.iter().map(load).sum()
     }
 
-    /// The counters of all reactors.
+    /// Returns the counters of all reactors.
     pub fn stats(&self) -> Stats {
         let read = |reactor: &Peer<H>| {
             let mut stats = reactor.metrics.read();
@@ -118,29 +118,29 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// The way to a connection, if it is open.
+    /// Returns a handle to a connection, or `None` if it is not open.
     pub fn handle(&self, id: ConnId) -> Option<Handle<H>> {
         self.is_open(id).then(|| Handle::new(id, self.clone()))
     }
 
-    /// The sockets it listens on, as descriptors of their own, for a process that is to take them over: see
-    /// [`handover`](crate::engine::listen::handover). Empty once it does not listen any more.
+    /// Returns copies of the listening sockets, for a process that is to take them over: see
+    /// [`handover`](crate::engine::listen::handover). Empty once the engine has stopped listening.
     ///
-    /// A Unix socket's path stays when this engine ends, if a copy of the socket is still open somewhere by then. UDP sockets are
-    /// not among them.
+    /// The path of a Unix socket stays when this engine ends if a copy of the socket is still open somewhere. UDP
+    /// sockets are not included.
     ///
     /// # Errors
     ///
-    /// What `dup(2)` answers.
+    /// The error of `dup(2)`.
     pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
         let listening = self.shared.listening.lock();
         listening.iter().map(|bound| bound.hand_over()).collect()
     }
 
-    /// Stops accepting, and serves the connections and UDP sockets it has, without a deadline: what a server does
-    /// that another one takes over from. Comes back at once: [`is_accepting`](Self::is_accepting) tells when it
-    /// is done, and [`shutdown`](Self::shutdown) follows when the last of the [`connections`](Self::connections)
-    /// has ended.
+    /// Stops accepting, and continues to serve the connections and UDP sockets it has, without a deadline. A server
+    /// does this when another one takes over from it. Returns at once: [`is_accepting`](Self::is_accepting) returns
+    /// false when it is done. Call [`shutdown`](Self::shutdown) when the last of the
+    /// [`connections`](Self::connections) has ended.
     pub fn stop_accepting(&self) {
         if self.shared.accepting.swap(false, Ordering::AcqRel) {
             log::info!(target: "epicycle::server", "accepting no more connections");
@@ -154,17 +154,18 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Whether it still accepts connections. Once it does not, all that were accepted count among the
+    /// Returns true while it accepts connections. Once it returns false, all accepted connections count among the
     /// [`connections`](Self::connections).
     pub fn is_accepting(&self) -> bool {
         self.shared.acceptors.load(Ordering::Acquire) > 0
     }
 
-    /// Begins to shut down in stages: stop accepting, let connections drain, force those that take longer
-    /// than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
+    /// Begins to shut down in stages. The engine stops accepting, lets connections drain, and resets those that take
+    /// longer than the server's drain deadline. [`Running::join`](crate::Running::join) waits for the end.
     ///
-    /// A connection on which somebody waits for an answer, at either end, drains once that has come, if its
-    /// codec [tells](crate::codec::Stage). As long as there is one, [`connect`](Self::connect) works: the answer may need it.
+    /// If somebody waits for an answer on a connection, at either end, the connection drains once the answer has
+    /// come, if its codec [reports that](crate::codec::Stage). As long as there is such a connection,
+    /// [`connect`](Self::connect) works, because the answer may need it.
     ///
     /// Does nothing once a shutdown has begun.
     pub fn shutdown(&self) {
@@ -180,13 +181,13 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// The same with another deadline than the server's, counted from now.
+    /// Shuts down with another deadline than the server's, counted from now.
     ///
-    /// It hurries a shutdown that is under way and would last longer; with [`Duration::ZERO`] that ends at once.
-    /// A deadline that is later than the one in force changes nothing.
+    /// If a shutdown is under way, the earlier deadline applies. With [`Duration::ZERO`] it ends at once. A deadline
+    /// later than the one in force changes nothing.
     pub fn shutdown_within(&self, deadline: Duration) {
         let within = millis(deadline).min(RUNNING - 1);
-        // A time that is no shorter than an earlier one, and begins later, ends later.
+        // A deadline that is not shorter than an earlier one, and begins later, ends later.
         let before = self.shared.drain_within.fetch_min(within, Ordering::AcqRel);
         if before == RUNNING {
             self.stop();
@@ -196,13 +197,13 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Whether connections can be made: until the shutdown waits for no answer any more.
+    /// Returns true while outbound connections can be made: until a shutdown waits for no more answers.
     pub(crate) fn takes_connects(&self) -> bool {
         !self.is_stopping() || self.shared.unsettled.load(Ordering::Acquire) > 0
     }
 
-    /// A reactor waits for no answer any more. Returns whether it was the last, and tells the others then.
-    pub(crate) fn settle(&self) -> bool {
+    /// Counts a reactor that waits for no more answers. Returns true for the last one, and notifies the others then.
+    pub(crate) fn report_settled(&self) -> bool {
         let is_last = self.shared.unsettled.fetch_sub(1, Ordering::AcqRel) == 1;
         if is_last {
             for reactor in &self.shared.reactors {
@@ -229,17 +230,17 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Whether it is shutting down or has ended.
+    /// Returns true if the engine is shutting down or has ended.
     pub fn is_stopping(&self) -> bool {
         self.shared.drain_within.load(Ordering::Acquire) != RUNNING
     }
 
-    /// Writes the same bytes to every connection that is open when its reactor comes to it. Nothing is
-    /// copied for each of them unless it is small. A connection at its outbound limit misses the message.
+    /// Writes the same bytes to every connection that is open when its reactor handles the request. The bytes are
+    /// copied for each connection only if they are few. A connection at its outbound limit misses the message.
     ///
     /// # Errors
     ///
-    /// The first reactor's refusal, when one was too busy; the others get the message all the same.
+    /// The first error of a reactor that did not accept the request. The other reactors still send the message.
     pub fn broadcast(&self, bytes: impl Into<Bytes>) -> Result<(), HandleError> {
         let bytes = bytes.into();
         let mut result = Ok(());
@@ -253,7 +254,7 @@ impl<H: EventHandler> Engine<H> {
     ///
     /// # Errors
     ///
-    /// [`HandleError::Closed`] when the reactor has ended, [`HandleError::MailboxFull`] when it is too busy, and
+    /// [`HandleError::Closed`] if the reactor has ended, [`HandleError::MailboxFull`] if it is too busy, and
     /// [`HandleError::NoSuchReactor`].
     pub fn run_on(
         &self,
@@ -263,8 +264,8 @@ impl<H: EventHandler> Engine<H> {
         self.request(reactor, Command::OnReactor(Box::new(task)))
     }
 
-    /// Runs `task` on a reactor's thread after `delay`, counted from when the reactor hears of it: never early, and as exact as
-    /// [`Conn::set_timer`](crate::Conn::set_timer).
+    /// Runs `task` on a reactor's thread after `delay`, counted from when the reactor handles the request. It never
+    /// runs early, and is as exact as [`Conn::set_timer`](crate::Conn::set_timer).
     ///
     /// # Errors
     ///
@@ -286,11 +287,11 @@ impl<H: EventHandler> Engine<H> {
         Ok(())
     }
 
-    /// Gives a reactor a connection that was accepted and admitted.
+    /// Gives an accepted and admitted connection to a reactor.
     pub(crate) fn deal(&self, reactor: usize, arrival: Arrival) {
         let target = &self.shared.reactors[reactor];
         target.load.fetch_add(1, Ordering::Relaxed);
-        // Connections on their way are bounded by descriptors and by max_connections.
+        // Connections in the mailbox are bounded by descriptors and by max_connections.
         let dealt = target.mailbox.push_unbounded(Command::Adopt(arrival));
         if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
             target.load.fetch_sub(1, Ordering::Relaxed);
@@ -300,7 +301,7 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Reads a file off the loops.
+    /// Runs a file read on a worker thread.
     pub(crate) fn read(&self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let pool = match self.shared.reads.get() {
             Some(pool) => pool,
@@ -317,7 +318,7 @@ impl<H: EventHandler> Engine<H> {
         pool.submit(job).map_err(io::Error::other)
     }
 
-    /// The reactors have ended: so do the threads that worked for them, without being waited for.
+    /// Ends the worker threads, without waiting for them. Called after the reactors have ended.
     pub(crate) fn end_helpers(&self) {
         self.shared.lookups.end();
         if let Some(reads) = self.shared.reads.get() {

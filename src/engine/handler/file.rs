@@ -11,30 +11,30 @@ use crate::buf::queue::STRETCH_COST;
 use crate::metrics::WaitingFile;
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Writes a part of a file: `..` is all of it, as long as it is now.
+    /// Writes a part of a file. The range `..` is the whole file, at its present length.
     ///
-    /// It is sent in order with the other writes, as the peer takes it, and never lies in memory as a whole. On Linux
-    /// a TCP or Unix socket is given it by the kernel (`sendfile(2)`); a thread of the engine's reads it, 128 KiB at a
-    /// time and at most twice that in memory, where the kernel cannot, as over TLS. All of its bytes count for the
-    /// water marks, [`buffered_out`](Self::buffered_out) and [`write_then`](Self::write_then); the outbound limit,
-    /// which bounds memory, counts 4 KiB for it. [`pre_write`](EventHandler::pre_write) does not see it.
+    /// The part is sent in order with the other writes, and never lies in memory as a whole. On Linux, for TCP and
+    /// Unix sockets, the kernel sends it (`sendfile(2)`). Where the kernel cannot, as over TLS, a thread of the
+    /// engine reads it, 128 KiB at a time. At most twice that is in memory. All of its bytes count for the water
+    /// marks, [`buffered_out`](Self::buffered_out) and [`write_then`](Self::write_then). The outbound limit bounds
+    /// memory, so it counts 4 KiB for the part. [`pre_write`](EventHandler::pre_write) does not receive it.
     ///
     /// The file's own position is neither used nor moved, so one `Arc<File>` may be sent on many connections at once.
-    /// It stays open until the part is sent or the connection has ended. Opening a file blocks, so do that on a
-    /// [`WorkerPool`](crate::WorkerPool). `sendfile(2)` waits for the disk where the kernel does not have the part
-    /// in memory yet.
+    /// The file stays open until the part is sent or the connection has ended. Opening a file blocks, so do that on a
+    /// [`WorkerPool`](crate::WorkerPool). `sendfile(2)` waits for the disk if the part is not in the page cache.
     ///
-    /// A file that waits costs a descriptor. At most [`max_queued_files`](crate::Server::max_queued_files) may wait for one
-    /// peer, and with more than a quarter of them waiting it is treated as one above the
-    /// [high-water mark](crate::Server::high_water).
+    /// A file that waits costs a descriptor. At most [`max_queued_files`](crate::Server::max_queued_files) may wait
+    /// for one peer. With more than a quarter of them waiting, the connection counts as above its [high-water
+    /// mark](crate::Server::high_water).
     ///
-    /// Should the file get shorter meanwhile, or fail to be read, the connection is aborted, for the peer must not
-    /// take a part for the whole.
+    /// If the file shrinks meanwhile or cannot be read, the connection is aborted, so that the peer does not take a
+    /// part for the whole.
     ///
     /// # Errors
     ///
-    /// As for [`write`](Self::write); [`WriteError::TooManyFiles`]; [`WriteError::Range`] when the file has no such
-    /// part, and [`WriteError::File`] when it is a directory or something else without a length, or this is a UDP session.
+    /// As for [`write`](Self::write). [`WriteError::TooManyFiles`]. [`WriteError::Range`] if the file has no such
+    /// part. [`WriteError::File`] if it is a directory or something else without a length, or if this is a UDP
+    /// session.
     ///
     /// # Examples
     ///
@@ -73,7 +73,7 @@ impl<H: EventHandler> Conn<'_, H> {
             };
             let out = &mut self.link.state.out;
             out.enqueue_file(stretch, &self.cx.buffers.arena, &mut self.cx.buffers.pool);
-            // Where there is none, the kernel is offered them before the next frame, however small they are.
+            // Without room, the files are offered to the kernel before the next frame, however short they are.
             let _ = self.has_room();
             self.cx.lists.mark_dirty(&mut self.link.state);
         }
@@ -91,7 +91,7 @@ impl<H: EventHandler> Conn<'_, H> {
     }
 }
 
-/// Where a range of a file begins, and how long it is.
+/// Returns the start of a range of a file, and its length.
 fn part_of(file: &File, range: &impl RangeBounds<u64>) -> Result<(u64, usize), WriteError> {
     let metadata = file.metadata().map_err(WriteError::File)?;
     if !metadata.is_file() {
@@ -111,7 +111,7 @@ fn part_of(file: &File, range: &impl RangeBounds<u64>) -> Result<(u64, usize), W
     };
     let part = end.checked_sub(start).filter(|_| end <= len);
     let part = part.ok_or(WriteError::Range { start, end, len })?;
-    // Where addresses have 32 bits, so have the counts of bytes.
+    // On 32-bit platforms the counts of bytes have 32 bits too.
     let left = usize::try_from(part).map_err(|_| {
         let error = "send less than 4 GiB at a time on this platform";
         WriteError::File(io::Error::new(io::ErrorKind::FileTooLarge, error))

@@ -1,11 +1,12 @@
-//! Writing no faster than the peer reads.
+//! Backpressure for handlers that send much.
 
 use super::{Conn, EventHandler};
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Whether no more than the [high-water mark](crate::Server::high_water) waits to be sent, and no more than a quarter of
-    /// the [files that may](crate::Server::max_queued_files), so that a handler with much to send goes on with it. Once the answer is no, [`on_drain`](EventHandler::on_drain) will be called, unless the connection
-    /// ends before.
+    /// Returns true if a handler with much to send may continue: at most the [high-water
+    /// mark](crate::Server::high_water) waits to be sent, and at most a quarter of
+    /// [`max_queued_files`](crate::Server::max_queued_files). After it has returned false,
+    /// [`on_drain`](EventHandler::on_drain) is called when there is room, unless the connection ends first.
     ///
     /// ```
     /// use epicycle::codec::Raw;
@@ -64,7 +65,7 @@ impl<H: EventHandler> Conn<'_, H> {
             return true;
         }
         if self.link.state.takes_writes() {
-            // A flush that leaves nothing would not see it.
+            // If the next flush sends everything, it would not see that the mark was crossed.
             self.link.state.set_congested();
             self.cx.lists.mark_dirty(&mut self.link.state);
         }

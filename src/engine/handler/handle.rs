@@ -14,43 +14,43 @@ use crate::engine::slots::ConnId;
 use crate::error::error_messages;
 use crate::panic;
 
-/// A way to reach a connection from any thread, for as long as it is open.
+/// A handle reaches a connection from any thread while the connection is open.
 ///
-/// What it is asked goes through the reactor's mailbox and happens on the reactor's thread, in the order
-/// in which one thread asked. A handle that outlives its connection answers [`HandleError::Closed`]; it
-/// never reaches another connection.
+/// A request goes through the reactor's mailbox and runs on the reactor's thread. Requests of one thread run in
+/// order. After the connection has closed, a handle returns [`HandleError::Closed`]. It never reaches another
+/// connection.
 pub struct Handle<H: EventHandler> {
     id: ConnId,
     engine: Engine<H>,
 }
 
-/// Why a request to another thread was not taken.
+/// The reason for which a request to a reactor was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandleError {
     /// The connection is closed, or the engine has ended.
     Closed,
-    /// The reactor's mailbox is full: it is asked faster than it works. Try again later, or give
-    /// [`Server::mailbox`](crate::Server::mailbox) more room.
+    /// The reactor's mailbox is full, because requests arrive faster than it handles them. Try again later, or raise
+    /// [`Server::mailbox`](crate::Server::mailbox).
     MailboxFull,
     /// The engine has no reactor of that number.
     NoSuchReactor {
         /// The number that was given.
         reactor: usize,
-        /// How many there are, counted from 0.
+        /// The number of reactors. They are counted from 0.
         reactors: usize,
     },
 }
 
-/// Called with what became of a write.
+/// A callback that receives the result of a write.
 pub(crate) type Completion = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
-/// Something to be done with a connection, if it is still there then.
+/// A task on a connection, if that is still open when the task runs.
 pub(crate) trait ConnTask<H: EventHandler>: Send {
     fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session);
 
-    /// The connection has closed before.
-    fn miss(self: Box<Self>) {}
+    /// Called in place of `run` if the connection has closed before.
+    fn on_closed(self: Box<Self>) {}
 }
 
 impl<H: EventHandler, F> ConnTask<H> for F
@@ -62,57 +62,57 @@ where
     }
 }
 
-/// A task whose outcome is told.
-struct Told<F, D> {
+/// A task whose result is reported.
+struct ReportingTask<F, D> {
     task: F,
     done: D,
 }
 
-impl<H: EventHandler, T, F, D> ConnTask<H> for Told<F, D>
+impl<H: EventHandler, T, F, D> ConnTask<H> for ReportingTask<F, D>
 where
     F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send,
     D: FnOnce(Result<T, HandleError>) + Send,
 {
     fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session) {
-        let Told { task, done } = *self;
-        // The panic closes the connection, as any of a callback's.
+        let ReportingTask { task, done } = *self;
+        // The panic closes the connection, as a panic in any callback does.
         match catch_unwind(AssertUnwindSafe(|| task(handler, conn, session))) {
-            Ok(outcome) => tell(done, Ok(outcome)),
+            Ok(outcome) => complete(done, Ok(outcome)),
             Err(panic) => {
-                tell(done, Err(HandleError::Closed));
+                complete(done, Err(HandleError::Closed));
                 resume_unwind(panic);
             }
         }
     }
 
-    fn miss(self: Box<Self>) {
-        tell(self.done, Err(HandleError::Closed));
+    fn on_closed(self: Box<Self>) {
+        complete(self.done, Err(HandleError::Closed));
     }
 }
 
-/// Calls a completion; its panic does not concern the connection.
-fn tell<T>(done: impl FnOnce(Result<T, HandleError>), outcome: Result<T, HandleError>) {
+/// Calls a completion. A panic of the completion does not affect the connection.
+fn complete<T>(done: impl FnOnce(Result<T, HandleError>), outcome: Result<T, HandleError>) {
     panic::catch("epicycle::handler", "a completion", || done(outcome));
 }
 
 type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 
-/// What a reactor is asked by other threads.
+/// A request from another thread to a reactor.
 pub(crate) enum Command<H: EventHandler> {
     /// Make an outbound connection.
     Connect(DialId, Connect, Endpoint),
-    /// The addresses of an outbound connection's host, or why there are none; with the number of the request.
+    /// The addresses of an outbound connection's host, or the error of the lookup, with the number of the request.
     Resolved(DialId, u64, LookupResult),
     CancelConnect(DialId),
-    /// Take over a socket: one that the main reactor accepted, or one that the application has.
+    /// Take over a socket that the main reactor accepted or the application supplied.
     Adopt(Arrival),
     Write(ConnId, Bytes),
-    /// A write whose fate is told: when it is queued, or when the kernel has it.
+    /// A write whose result is reported, when it is queued or when the kernel has taken it.
     WriteThen(ConnId, Bytes, Moment, Completion),
     Close(ConnId),
     Abort(ConnId),
     OnConn(ConnId, Box<dyn ConnTask<H>>),
-    /// A deferred answer: how it is given, or that it was dropped.
+    /// A deferred answer: the task that gives it, or `None` if it was dropped.
     Answer(ConnId, Option<u64>, Option<Box<dyn ConnTask<H>>>),
     OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
@@ -120,11 +120,11 @@ pub(crate) enum Command<H: EventHandler> {
     /// A part of a file has been read for a connection.
     FileRead(ConnId, io::Result<Vec<u8>>),
     Shutdown,
-    /// No reactor waits for an answer any more: the rest is to drain.
+    /// No reactor waits for an answer any more, so the remaining connections drain.
     Settled,
 }
 
-/// The moment a completion is called.
+/// The time at which a completion is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
     Accepted,
@@ -136,37 +136,37 @@ impl<H: EventHandler> Handle<H> {
         Self { id, engine }
     }
 
-    /// The connection's identifier.
+    /// Returns the connection's identifier.
     pub fn id(&self) -> ConnId {
         self.id
     }
 
-    /// The engine the connection belongs to.
+    /// Returns the engine that the connection belongs to.
     pub fn engine(&self) -> &Engine<H> {
         &self.engine
     }
 
-    /// Whether the connection is open, as far as this thread can tell: it may close at any moment.
+    /// Returns true if the connection is open. It may close at any moment.
     pub fn is_open(&self) -> bool {
         self.engine.is_open(self.id)
     }
 
-    /// Writes to the connection. A connection at its outbound limit refuses the write when it gets
-    /// there; [`write_accepted`](Self::write_accepted) tells.
+    /// Writes to the connection. A connection at its outbound limit drops the write. Use
+    /// [`write_accepted`](Self::write_accepted) to be notified of that.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<(), HandleError> {
         self.request(Command::Write(self.id, bytes.into()))
     }
 
-    /// Writes, and calls `done` on the reactor's thread once the connection has taken the bytes to send,
-    /// or with the reason why not. `done` is called exactly once.
+    /// Writes, and calls `done` on the reactor's thread with the result: `Ok` once the connection has accepted the
+    /// bytes, or the error. `done` is called exactly once.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    /// [`HandleError`] if the request was not accepted. `done` is then not called.
     pub fn write_accepted(
         &self,
         bytes: impl Into<Bytes>,
@@ -175,12 +175,12 @@ impl<H: EventHandler> Handle<H> {
         self.write_then(bytes.into(), Moment::Accepted, Box::new(done))
     }
 
-    /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes,
-    /// or with an error when that cannot happen any more. `done` is called exactly once.
+    /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes, or with an
+    /// error when that can no longer happen. `done` is called exactly once.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    /// [`HandleError`] if the request was not accepted. `done` is then not called.
     pub fn write_flushed(
         &self,
         bytes: impl Into<Bytes>,
@@ -189,13 +189,13 @@ impl<H: EventHandler> Handle<H> {
         self.write_then(bytes.into(), Moment::Flushed, Box::new(done))
     }
 
-    /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that is
-    /// refused then, by the codec or at the outbound limit, is logged and dropped. Where the codec owes an answer, which would never be
-    /// given, the connection closes as after [`Action::Refused`](crate::Action::Refused).
+    /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that the codec or
+    /// the outbound limit refuses there is logged and dropped. If the codec owes an answer, that answer would never
+    /// be given, so the connection closes as after [`Action::Refused`](crate::Action::Refused).
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn send<T>(&self, item: T) -> Result<(), HandleError>
     where
         T: Send + 'static,
@@ -203,17 +203,17 @@ impl<H: EventHandler> Handle<H> {
     {
         self.run(move |_, conn, _| {
             if let Err(error) = conn.send(item) {
-                conn.miss(error);
+                conn.on_send_refused(error);
             }
         })
     }
 
-    /// Runs `task` on the reactor's thread, with the handler, the connection and its session. It is
-    /// dropped if the connection has closed by then, which [`run_then`](Self::run_then) tells.
+    /// Runs `task` on the reactor's thread, with the handler, the connection and its session. The task is dropped if
+    /// the connection has closed by then. Use [`run_then`](Self::run_then) to be notified of that.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn run(
         &self,
         task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
@@ -221,25 +221,29 @@ impl<H: EventHandler> Handle<H> {
         self.request(Command::OnConn(self.id, Box::new(task)))
     }
 
-    /// The same, and calls `done` behind it with what `task` has answered, or with [`HandleError::Closed`] when the
-    /// connection has closed before, or because `task` panicked. `done` is called exactly once, on the reactor's thread.
+    /// Runs `task` as [`run`](Self::run) does, and then calls `done` with its result. `done` receives
+    /// [`HandleError::Closed`] if the connection has closed before, or if `task` panicked. It is called exactly once,
+    /// on the reactor's thread.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken; `done` is not called then.
+    /// [`HandleError`] if the request was not accepted. `done` is then not called.
     pub fn run_then<T: 'static>(
         &self,
         task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send + 'static,
         done: impl FnOnce(Result<T, HandleError>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        self.request(Command::OnConn(self.id, Box::new(Told { task, done })))
+        self.request(Command::OnConn(
+            self.id,
+            Box::new(ReportingTask { task, done }),
+        ))
     }
 
-    /// Closes the connection once everything written is sent.
+    /// Closes the connection once all output is sent.
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn close(&self) -> Result<(), HandleError> {
         self.request(Command::Close(self.id))
     }
@@ -248,12 +252,13 @@ impl<H: EventHandler> Handle<H> {
     ///
     /// # Errors
     ///
-    /// [`HandleError`] when the request was not taken.
+    /// [`HandleError`] if the request was not accepted.
     pub fn abort(&self) -> Result<(), HandleError> {
         self.request(Command::Abort(self.id))
     }
 
-    /// Settles a deferred answer, also when the mailbox is full: there are no more of them than requests.
+    /// Sends a deferred answer to the reactor, also when the mailbox is full. There are no more of them than
+    /// requests.
     pub(super) fn answer(
         &self,
         deferral: Option<u64>,

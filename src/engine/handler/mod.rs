@@ -1,4 +1,4 @@
-//! What an application implements, and what it is given to work with.
+//! The traits that an application implements, and the types that it works with.
 //!
 //! ```
 //! use epicycle::codec::Lines;
@@ -69,43 +69,43 @@ pub use self::service::{Service, service};
 pub use self::udp::{Datagram, Udp};
 pub use crate::engine::conn::write::WriteError;
 
-/// What is handed to [`EventHandler::react`]: a frame of the handler's codec.
+/// The argument of [`EventHandler::react`]: a frame of the handler's codec.
 pub type Frame<'a, H> = <<H as EventHandler>::Codec as Codec>::Frame<'a>;
 
-/// An application: what happens when connections open, frames arrive and connections close.
+/// The callbacks of an application: a connection opens, a frame arrives, a connection closes.
 ///
-/// Each reactor has a handler value of its own, made on the reactor's thread by the factory given to
-/// [`Server::run`](crate::Server::run). All its callbacks run on that thread, one at a time, so a handler
-/// needs no locks and need be neither `Send` nor `Sync`. What reactors share is an `Arc` that the factory
-/// captures. A callback must not block: hand such work to a [`WorkerPool`](crate::WorkerPool).
+/// Each reactor has its own handler value. The factory given to [`Server::run`](crate::Server::run) makes it on the
+/// reactor's thread. All callbacks of a handler run on that thread, one at a time. So a handler needs no locks and
+/// need be neither `Send` nor `Sync`. To share state among reactors, let the factory capture an `Arc`. A callback
+/// must not block: give such work to a [`WorkerPool`](crate::WorkerPool).
 ///
-/// For each connection: [`on_open`](Self::on_open), then [`react`](Self::react) for every frame, then
-/// [`on_close`](Self::on_close) exactly once. A panic in a callback of a connection closes that connection
-/// alone, and `on_close` still runs (this needs the default `panic = "unwind"`).
+/// For each connection the order is [`on_open`](Self::on_open), then [`react`](Self::react) for every frame, then
+/// [`on_close`](Self::on_close) exactly once. A panic in a callback of a connection closes only that connection, and
+/// `on_close` still runs. This needs the default `panic = "unwind"`.
 pub trait EventHandler: Sized + 'static {
-    /// How the byte stream is cut into frames; [`Raw`](crate::codec::Raw) when it is not.
+    /// Decodes the byte stream into frames. [`Raw`](crate::codec::Raw) passes the bytes on as they arrive.
     type Codec: Codec;
 
-    /// What the handler keeps about a connection; `()` for nothing.
+    /// The application's state for a connection. Use `()` for none.
     type Session: 'static;
 
-    /// Whether [`on_datagram`](Self::on_datagram) is implemented. Without it, a server does not start on a UDP address that has no
-    /// [sessions](crate::Listen::sessions), since it would drop whatever arrives there.
+    /// True if [`on_datagram`](Self::on_datagram) is implemented. If it is false, a server does not start on a UDP
+    /// address without [sessions](crate::Listen::sessions), because it would drop all datagrams that arrive there.
     const HANDLES_DATAGRAMS: bool = false;
 
     /// Makes the codec of a new connection.
     fn codec(&mut self) -> Self::Codec;
 
-    /// The reactor is about to run. Connections come only after this.
+    /// Called before the reactor runs. No connection opens before this.
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
         let _ = reactor;
     }
 
-    /// A connection has opened. `None` refuses it: what has been written to it is sent, then it is
-    /// closed without any other callback.
+    /// Called when a connection has opened. `None` refuses it: the connection closes once all output is sent, without
+    /// any other callback.
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Self::Session>;
 
-    /// A frame has arrived.
+    /// Called when a frame has arrived.
     fn react(
         &mut self,
         conn: &mut Conn<'_, Self>,
@@ -113,20 +113,21 @@ pub trait EventHandler: Sized + 'static {
         frame: Frame<'_, Self>,
     ) -> Action;
 
-    /// A look at the bytes before they are offered to the kernel: each byte once, in order. Datagrams are not shown.
+    /// Receives the bytes before they are offered to the kernel, each byte once and in order. Datagrams are not
+    /// included.
     fn pre_write(&mut self, id: ConnId, session: &mut Self::Session, bytes: &[u8]) {
         let _ = (id, session, bytes);
     }
 
-    /// The output of a connection went above its high-water mark, or a write was refused as
-    /// [`Full`](WriteError::Full), and there is room now: time to write more. See [`Conn::has_room`].
+    /// Called when there is room for output again, after the output of a connection went above its high-water mark or
+    /// a write was refused as [`Full`](WriteError::Full). See [`Conn::has_room`].
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
         let _ = (conn, session);
         Action::Continue
     }
 
-    /// The peer has ended its stream and may still be reading: a half-close. By default the connection
-    /// drains and closes; with [`Action::Continue`] it stays open for writing.
+    /// Called when the peer has ended its stream (half-close). The peer may still be reading. By default the
+    /// connection drains and closes. With [`Action::Continue`] it stays open for writing.
     fn on_peer_shutdown(
         &mut self,
         conn: &mut Conn<'_, Self>,
@@ -136,7 +137,7 @@ pub trait EventHandler: Sized + 'static {
         Action::Close
     }
 
-    /// A timer set with [`Conn::set_timer`] has run out.
+    /// Called when a timer of [`Conn::set_timer`] or [`Conn::set_interval`] expires.
     fn on_timer(
         &mut self,
         conn: &mut Conn<'_, Self>,
@@ -147,29 +148,30 @@ pub trait EventHandler: Sized + 'static {
         Action::Continue
     }
 
-    /// A connection has closed. Runs exactly once for each session that `on_open` made.
+    /// Called when a connection has closed, exactly once for each session that `on_open` made.
     ///
-    /// Where this side has connected and the peer has failed, by a timeout or by what it sent, this runs at once. The engine
-    /// then still sends what was written, and waits for the peer's FIN as long as
-    /// [`fin_timeout`](crate::Server::fin_timeout) allows; `info` tells how things stand before that.
+    /// If this side has connected and the peer has failed, by a timeout or by its input, this is called at once.
+    /// After that the engine still sends the remaining output, and waits for the peer's FIN as long as
+    /// [`fin_timeout`](crate::Server::fin_timeout) allows. `info` then has the figures from before that.
     fn on_close(&mut self, info: &Closed, session: Self::Session, reason: CloseReason) {
         let _ = (info, session, reason);
     }
 
-    /// An outbound connection was not made, or not this time: see [`FailedConnect::retry_in`]. Each
-    /// [`Engine::connect`] that was taken comes to an [`on_open`](Self::on_open) or to a failure that is not
-    /// tried again.
+    /// Called when an attempt to make an outbound connection failed. [`FailedConnect::retry_in`] tells whether
+    /// another one follows. Each [`Engine::connect`] that was accepted results in an [`on_open`](Self::on_open), or
+    /// in a failure without another attempt.
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
         let _ = (reactor, failed);
     }
 
-    /// A first datagram has arrived from a peer that has no session, at a UDP socket with [sessions](crate::Listen::sessions):
-    /// whether it may have one. By default it may.
+    /// Decides about a peer without a session, at a UDP socket with [sessions](crate::Listen::sessions), when its
+    /// first datagram arrives. `true`, the default, opens a session, and the datagram goes on to
+    /// [`react`](Self::react). `false` drops the datagram.
     ///
-    /// The address may be forged, and a session costs memory and the place of another one. Until the peer has proved that it
-    /// is where it says, answer `false`, and send it what only the true owner of the address can return, as DTLS and QUIC
-    /// do: a hash of the address under a secret of the server's, say, by [`Udp::reply`]. That costs no memory. Send no more bytes
-    /// than came. Once `true` is answered, the datagram goes on to [`react`](Self::react); otherwise it is dropped.
+    /// The sender's address may be forged, and a session costs memory and takes the place of another one. So return
+    /// `false` until the peer has proved its address. With [`Udp::reply`], send it something that only the owner of
+    /// the address can return, for example a hash of the address under a secret of the server, as DTLS and QUIC do.
+    /// This costs no memory. Do not send more bytes than arrived.
     ///
     /// A panic here refuses the peer.
     fn admit(&mut self, udp: &mut Udp<'_, Self>, datagram: &Datagram<'_>) -> bool {
@@ -177,11 +179,11 @@ pub trait EventHandler: Sized + 'static {
         true
     }
 
-    /// A datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions). Called only where
-    /// [`HANDLES_DATAGRAMS`](Self::HANDLES_DATAGRAMS) is true; the default drops the datagram.
+    /// Called when a datagram has arrived at a UDP socket without [sessions](crate::Listen::sessions), if
+    /// [`HANDLES_DATAGRAMS`](Self::HANDLES_DATAGRAMS) is true. The default drops the datagram.
     ///
-    /// A panic here costs this datagram alone. [`Action::Close`] does nothing, as there is no connection to close, so
-    /// that a reply's result can be the answer: `udp.reply(bytes).into()`.
+    /// A panic here costs only this datagram. [`Action::Close`] does nothing, because there is no connection to
+    /// close. So the result of a reply can be returned: `udp.reply(bytes).into()`.
     ///
     /// ```
     /// # use epicycle::{codec::Raw, Conn, Frame};
@@ -214,40 +216,41 @@ pub trait EventHandler: Sized + 'static {
         Action::Continue
     }
 
-    /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the time it
-    /// answers, until it answers `None`. It runs on the loop, never beside it.
+    /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the returned time, until
+    /// it returns `None`. It runs on the reactor's thread, like every callback.
     ///
-    /// That time counts from when this call was due, however late it was made, so equal times keep an even pace. Calls that
-    /// have been missed altogether are skipped. It is as exact as [`Conn::set_timer`].
+    /// The returned time counts from when this call was due, however late it was made. So equal times keep an even
+    /// pace. Missed calls are skipped. It is as exact as [`Conn::set_timer`].
     fn tick(&mut self, reactor: &mut Reactor<'_, Self>) -> Option<Duration> {
         let _ = reactor;
         None
     }
 
-    /// The engine is shutting down: no connection is accepted any more, and those that are open will drain
-    /// and close after this. The place for a last message.
+    /// Called when the engine shuts down. No more connections are accepted, and the open ones drain and close after
+    /// this. This is the place for a last message.
     fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
         let _ = reactor;
     }
 }
 
-/// What a callback wants to happen next.
+/// The result of a callback: the next step for the connection.
 ///
-/// Made `From` the result of a write, so that `conn.write(answer).into()` goes on when the answer was
-/// taken, and closes the connection when it was refused.
+/// It can be made `From` the result of a write. `conn.write(answer).into()` continues if the write was accepted, and
+/// closes the connection if it was refused.
 #[derive(Debug, Default)]
 #[must_use]
 #[non_exhaustive]
 pub enum Action {
-    /// Go on.
+    /// Continue.
     #[default]
     Continue,
-    /// Close this connection once everything written is sent.
+    /// Close this connection once all output is sent.
     Close,
-    /// The same, because a write was refused. The error is logged, as a warning unless the peer is the cause of it, and is the
-    /// [`CloseReason`]. A codec that owes an answer gives one that says so: HTTP answers 500.
+    /// Close this connection once all output is sent, because a write was refused. The error is logged, as a warning
+    /// unless the peer caused it, and is the [`CloseReason`]. A codec that owes an answer sends an error: HTTP
+    /// answers 500.
     Refused(Box<WriteError>),
-    /// Shut the whole server down, in stages.
+    /// Shut the whole engine down, in stages.
     Shutdown,
 }
 
@@ -261,7 +264,7 @@ impl From<Result<(), WriteError>> for Action {
     }
 }
 
-/// Out of line, so that moving the error does not weigh on every callback that writes.
+/// Out of line, so that callbacks that write do not contain the code that moves the error.
 #[cold]
 #[inline(never)]
 fn refused(error: WriteError) -> Action {

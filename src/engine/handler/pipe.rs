@@ -1,4 +1,4 @@
-//! Two connections joined, so that what one receives the other sends.
+//! Pipes: two connections joined, so that one sends what the other receives.
 
 use bytes::Bytes;
 
@@ -8,45 +8,47 @@ use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::engine::slots::ConnId;
 use crate::error::error_messages;
 
-/// Why two connections cannot be joined.
+/// The reason for which two connections cannot be joined.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PipeError {
     /// A connection cannot be joined with itself.
     Itself,
-    /// This connection belongs to another reactor; both must belong to the same.
+    /// This connection belongs to another reactor. Both must belong to the same one.
     OtherReactor(ConnId),
-    /// This connection is closed or closing, has not opened yet, or has had its write side shut down.
+    /// This connection is closed or closing, has not opened yet, or its write side is shut down.
     NotOpen(ConnId),
-    /// This connection is joined already.
+    /// This connection is already joined.
     Joined(ConnId),
-    /// This connection is a UDP session, which is no stream.
+    /// This connection is a UDP session, which is not a stream.
     NoStream(ConnId),
 }
 
 impl<H: EventHandler> Conn<'_, H> {
-    /// Joins this connection with another one of the same reactor, once this callback has returned: what one receives
-    /// the other sends, as fast as its peer takes it, until both have ended.
+    /// Joins this connection with another one of the same reactor, once this callback has returned. From then on each
+    /// sends what the other receives, as fast as its peer takes it, until both have ended.
     ///
-    /// - What has been written to either is sent first, then what the other has received and not decoded.
-    /// - No frame of either is handled any more, nor its drain and its peer's FIN; writes are refused with
+    /// - The output already written to either is sent first. The input that the other has received and not decoded
+    ///   follows.
+    /// - Neither receives any further call of `react`, `on_drain` or `on_peer_shutdown`. Writes are refused with
     ///   [`WriteError::Closed`](crate::WriteError). [`pause_reads`](Self::pause_reads), timers and
-    ///   [`close`](Self::close) work on.
-    /// - While the peer of one takes nothing, the other is not read. What waits in between is at most the read buffer,
-    ///   or 1 MiB in the kernel, each way.
-    /// - The FIN of one peer is passed on to the other. After that of both, both close with
+    ///   [`close`](Self::close) still work.
+    /// - While one peer takes nothing, the other connection is not read. In each direction at most the read buffer,
+    ///   or 1 MiB in the kernel, is held in between.
+    /// - The FIN of one peer is passed on to the other. After both FINs, both connections close with
     ///   [`CloseReason::Peer`](crate::CloseReason).
-    /// - When one is reset, fails or is aborted, so is the other, at once, behind what it takes of what had arrived before; when one is closed or times out, the other sends what
-    ///   waits and closes: with [`CloseReason::Pipe`](crate::CloseReason). `on_close` tells how many bytes went in and
-    ///   out of each.
+    /// - If one is reset, fails or is aborted, the other is aborted at once, after the part of the earlier input that
+    ///   it takes without waiting.
+    /// - If one is closed or times out, the other sends the rest and closes. Both cases close it with
+    ///   [`CloseReason::Pipe`](crate::CloseReason). `on_close` receives the number of bytes in and out of each.
     ///
-    /// Bytes on their way through are not shown to `pre_write`. On Linux those between plain sockets stay in the
-    /// kernel when there are many (`splice(2)`).
+    /// Piped bytes are not shown to `pre_write`. On Linux, large amounts between plain sockets stay in the kernel
+    /// (`splice(2)`).
     ///
     /// # Errors
     ///
-    /// [`PipeError`], as far as it can be told here. When the other cannot be joined any more by the end of the
-    /// callback, this one closes with [`CloseReason::Pipe`](crate::CloseReason).
+    /// [`PipeError`], as far as the error is known here. If the other connection can no longer be joined at the end
+    /// of the callback, this one closes with [`CloseReason::Pipe`](crate::CloseReason).
     pub fn pipe(&mut self, other: ConnId) -> Result<(), PipeError> {
         let this = self.id();
         check_ids(this, other, self.cx.reactor)?;
@@ -69,11 +71,11 @@ impl<H: EventHandler> Conn<'_, H> {
 }
 
 impl<H: EventHandler> Reactor<'_, H> {
-    /// Joins two connections of this reactor at once; see [`Conn::pipe`] for what that means.
+    /// Joins two connections of this reactor at once, as [`Conn::pipe`] does.
     ///
     /// # Errors
     ///
-    /// [`PipeError`]; the connections go on as they were then.
+    /// [`PipeError`]. Both connections then stay as they were.
     pub fn pipe(&mut self, one: ConnId, other: ConnId) -> Result<(), PipeError> {
         join(self.connections, self.cx, one, other)
     }
@@ -120,7 +122,7 @@ pub(crate) fn join<H: EventHandler>(
     Ok(())
 }
 
-/// Passes on what one has received so far and the handler has not had.
+/// Passes on the input that one connection has received and the handler has not.
 fn hand_over<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
     let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers.pool));
     let out = &mut to.state.out;

@@ -8,7 +8,7 @@ use super::{Conn, Connecting, Engine, EventHandler, Udp};
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::slots::ConnId;
 
-/// A reactor, as callbacks that belong to no single connection see it.
+/// A reactor, as received by callbacks that belong to no single connection.
 pub struct Reactor<'a, H: EventHandler> {
     pub(super) connections: &'a mut Connections<H>,
     pub(super) cx: &'a mut Context<H>,
@@ -19,24 +19,25 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         Self { connections, cx }
     }
 
-    /// Its number, counted from 0.
+    /// Returns its number, counted from 0.
     pub fn id(&self) -> usize {
         self.cx.reactor
     }
 
-    /// The engine it belongs to.
+    /// Returns the engine that it belongs to.
     pub fn engine(&self) -> &Engine<H> {
         &self.cx.engine
     }
 
-    /// When this turn of the loop began: in a simulation the virtual time, which [`Instant::now`] is not.
+    /// Returns the time at which this turn of the loop began. In a simulation this is the virtual time, unlike
+    /// [`Instant::now`].
     ///
-    /// It is the same in all callbacks of a turn, and costs nothing to ask.
+    /// It is the same in all callbacks of a turn, and costs no system call.
     pub fn now(&self) -> Instant {
         self.cx.time.turn_at()
     }
 
-    /// How many connections it has, those that are closing included.
+    /// Returns the number of its connections, including those that are closing.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
@@ -55,7 +56,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         }
     }
 
-    /// Calls `f` with one connection of this reactor, if it is open.
+    /// Calls `f` with one connection of this reactor. Returns `None` if it is not open.
     pub fn with<R>(
         &mut self,
         id: ConnId,
@@ -69,9 +70,10 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         Some(f(&mut conn, session))
     }
 
-    /// Writes the same bytes to every open connection of this reactor; returns how many took them.
+    /// Writes the same bytes to every open connection of this reactor. Returns the number of connections that
+    /// accepted them.
     ///
-    /// [`Engine::broadcast`] reaches those of the other reactors too.
+    /// [`Engine::broadcast`] also reaches the connections of the other reactors.
     pub fn broadcast(&mut self, bytes: impl Into<Bytes>) -> usize {
         let bytes = bytes.into();
         let mut taken = 0;
@@ -88,15 +90,16 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         self.cx.engine.connect_on(self.cx.reactor, connect)
     }
 
-    /// The UDP socket that this reactor has for a listener, counted from 0 in the order in which the server was told of
-    /// them. With [`AcceptMode::ReusePort`](crate::AcceptMode) every reactor has one; otherwise, of N reactors, that of
-    /// listener K is on reactor K modulo N alone. None for other listeners, and once the engine shuts down.
+    /// Returns this reactor's UDP socket of a listener. Listeners are counted from 0, in the order in which they were
+    /// given to the server. With [`AcceptMode::ReusePort`](crate::AcceptMode) every reactor has a socket of each.
+    /// Otherwise, of N reactors, only reactor K modulo N has the socket of listener K. Returns `None` for other
+    /// listeners, and once the engine shuts down.
     pub fn udp(&mut self, listener: usize) -> Option<Udp<'_, H>> {
         let port = self.cx.udp_sockets.of_listener(listener)?;
         Some(Udp::new(self.connections, self.cx, port, None))
     }
 
-    /// Runs `task` on this reactor after `delay`, counted from now: never early, and as exact as
+    /// Runs `task` on this reactor after `delay`, counted from now. It never runs early, and is as exact as
     /// [`Conn::set_timer`](crate::Conn::set_timer).
     pub fn schedule(
         &mut self,

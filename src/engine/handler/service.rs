@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Action, Conn, EventHandler};
 use crate::codec::Raw;
 
-/// The handler that [`service`] makes.
+/// The handler that [`service`] returns.
 #[must_use = "a handler does nothing until a server or a client runs it"]
 pub struct Service {
     react: Box<React>,
@@ -20,7 +20,7 @@ impl fmt::Debug for Service {
 // Boxed, because the type of a closure cannot name itself through `Conn<'_, Service>`.
 type React = dyn FnMut(&mut Conn<'_, Service>, &[u8]) -> Action;
 
-/// A handler without codec and session that calls `react` with whatever arrives.
+/// Returns a handler without codec and session. It calls `react` with the bytes as they arrive.
 ///
 /// ```no_run
 /// use epicycle::{Server, service};

@@ -1,4 +1,4 @@
-//! Datagrams without sessions, and what differs for sessions over datagrams.
+//! UDP sockets: datagrams without sessions, and the writes of sessions.
 
 use std::fmt;
 use std::io;
@@ -15,28 +15,27 @@ use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::udp::sockets::{Delivery, UdpSocket};
 use crate::sys::datagram::{MAX_DATAGRAM, MulticastInterface, Refused};
 
-/// A datagram that has arrived, for [`on_datagram`](EventHandler::on_datagram).
+/// A received datagram. [`on_datagram`](EventHandler::on_datagram) and [`admit`](EventHandler::admit) receive it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Datagram<'a> {
-    /// Who has sent it, as far as one can tell: the address is easily forged. An IPv4 peer of a dual-stack socket shows
-    /// as IPv4.
+    /// The address of the sender. It is easily forged. An IPv4 peer of a dual-stack socket appears as IPv4.
     pub peer: SocketAddr,
-    /// What was sent, possibly nothing.
+    /// The contents, possibly empty.
     pub data: &'a [u8],
-    /// It was longer than [`max_datagram`](crate::Listen::max_datagram), and the rest is lost.
+    /// True if the datagram was longer than [`max_datagram`](crate::Listen::max_datagram). The rest is lost.
     pub truncated: bool,
 }
 
-/// A UDP socket of a reactor, as callbacks see it.
+/// A UDP socket of a reactor, as callbacks receive it.
 ///
-/// What is sent leaves at the end of the reactor's turn, in batches and in order. The kernel, or the network, may drop
-/// any of it.
+/// Datagrams are sent at the end of the reactor's turn, in batches and in order. The kernel or the network may drop
+/// any of them.
 pub struct Udp<'a, H: EventHandler> {
     connections: &'a mut Connections<H>,
     cx: &'a mut Context<H>,
     port: usize,
-    /// Who has sent the datagram that is being handled.
+    /// The sender of the datagram that is being handled.
     peer: Option<SocketAddr>,
 }
 
@@ -55,15 +54,15 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         }
     }
 
-    /// Sends a copy of `bytes` to who has sent the datagram that is being handled.
+    /// Sends a copy of `bytes` to the sender of the datagram that is being handled.
     ///
-    /// Bytes that prove nothing about their sender should not be answered with more than came: the address may be
-    /// forged, and the answer go to somebody who has not asked.
+    /// The sender's address may be forged, and the reply then goes to somebody who did not ask. So do not reply with
+    /// more bytes than arrived, until the sender has proved its address.
     ///
     /// # Errors
     ///
-    /// As for [`send_to`](Self::send_to). Outside [`on_datagram`](EventHandler::on_datagram) and
-    /// [`admit`](EventHandler::admit) there is nobody to reply to: [`WriteError::Closed`].
+    /// As for [`send_to`](Self::send_to). [`WriteError::Closed`] outside [`on_datagram`](EventHandler::on_datagram)
+    /// and [`admit`](EventHandler::admit), where there is no sender.
     #[inline]
     pub fn reply(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let peer = self.peer.ok_or(WriteError::Closed)?;
@@ -74,9 +73,13 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     ///
     /// # Errors
     ///
-    /// [`WriteError::TooLong`], and [`WriteError::Full`] when more waits for that address than the
-    /// [`outbound_limit`](crate::Server::outbound_limit) allows, or than is left of twice that, which is the most that waits for
-    /// all addresses. Each datagram is counted with some 50 bytes more than it has. What the kernel refuses later costs that datagram alone: it is logged, and counted as dropped.
+    /// [`WriteError::TooLong`].
+    ///
+    /// [`WriteError::Full`] if more would wait for that address than the
+    /// [`outbound_limit`](crate::Server::outbound_limit), or more for all addresses together than twice that limit.
+    /// Each datagram counts some 50 bytes more than its length.
+    ///
+    /// If the kernel refuses a datagram later, only that datagram is lost. It is logged and counted as dropped.
     pub fn send_to(&mut self, bytes: &[u8], addr: SocketAddr) -> Result<(), WriteError> {
         let to = match self.port() {
             Ok(port) => port.socket.to_wire(addr),
@@ -92,16 +95,17 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         }
     }
 
-    /// This end's address, with the port the kernel chose.
+    /// Returns the local address, with the port that the kernel chose.
     ///
     /// # Errors
     ///
-    /// What `getsockname(2)` answers.
+    /// The error of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.port()?.socket.local_addr()
     }
 
-    /// Which listener it is, counted from 0 in the order in which the server was told of them.
+    /// Returns the number of its listener, counted from 0 in the order in which the listeners were given to the
+    /// server.
     pub fn listener(&self) -> usize {
         match self.port().map(|port| &port.delivery) {
             Ok(Delivery::Datagrams { listener }) => *listener,
@@ -110,33 +114,33 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         }
     }
 
-    /// How many bytes wait to be sent to all addresses, each datagram counted with some 50 more. At most twice the
-    /// [`outbound_limit`](crate::Server::outbound_limit).
+    /// Returns the number of bytes that wait to be sent to all addresses. Each datagram counts some 50 bytes more
+    /// than its length. The result is at most twice the [`outbound_limit`](crate::Server::outbound_limit).
     pub fn queued(&self) -> usize {
         self.port().map_or(0, |port| port.queue.queued())
     }
 
-    /// When this turn of the loop began, as [`Conn::now`] tells it.
+    /// Returns the time at which this turn of the loop began, as [`Conn::now`] does.
     pub fn now(&self) -> Instant {
         self.cx.time.turn_at()
     }
 
-    /// The engine it belongs to.
+    /// Returns the engine that it belongs to.
     pub fn engine(&self) -> &Engine<H> {
         &self.cx.engine
     }
 
-    /// The reactor it belongs to: its connections, its clock, its timers.
+    /// Returns the reactor that it belongs to, with its connections and timers.
     pub fn reactor(&mut self) -> Reactor<'_, H> {
         Reactor::new(self.connections, self.cx)
     }
 
-    /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), each reactor's socket that joins gets a
-    /// copy of each of the group's datagrams.
+    /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), each reactor's socket that joins
+    /// receives a copy of each datagram of the group.
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// The error of `setsockopt(2)`.
     pub fn join_multicast(
         &self,
         group: impl Into<IpAddr>,
@@ -149,7 +153,7 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// The error of `setsockopt(2)`.
     pub fn leave_multicast(
         &self,
         group: impl Into<IpAddr>,
@@ -158,29 +162,29 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         self.port()?.socket.leave(group.into(), interface)
     }
 
-    /// Chooses the interface by which multicast datagrams leave.
+    /// Sets the interface through which multicast datagrams are sent.
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// The error of `setsockopt(2)`.
     pub fn send_multicast_by(&self, interface: MulticastInterface) -> io::Result<()> {
         self.port()?.socket.send_multicast_by(interface)
     }
 
-    /// Allows sending to broadcast addresses, or forbids it (`SO_BROADCAST`).
+    /// Allows or forbids sending to broadcast addresses (`SO_BROADCAST`).
     ///
     /// # Errors
     ///
-    /// What `setsockopt(2)` answers.
+    /// The error of `setsockopt(2)`.
     pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
         self.port()?.socket.set_broadcast(on)
     }
 
-    /// The socket, for options that are not offered here. Receiving, sending and closing are the engine's.
+    /// Returns the socket, for options that `Udp` does not offer. The engine alone may receive, send and close it.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotConnected`] when the socket is closed.
+    /// [`io::ErrorKind::NotConnected`] if the socket is closed.
     pub fn socket(&self) -> io::Result<BorrowedFd<'_>> {
         self.port().map(|port| port.socket.as_fd())
     }
@@ -192,7 +196,7 @@ impl<'a, H: EventHandler> Udp<'a, H> {
 }
 
 impl<H: EventHandler> Context<H> {
-    /// Why a datagram of `len` bytes was not queued.
+    /// Returns the error for a datagram of `len` bytes that was not queued, and counts it.
     #[cold]
     fn refusal(&mut self, refused: Refused, len: usize) -> WriteError {
         let limit = self.limits.outbound;
@@ -235,7 +239,7 @@ impl<H: EventHandler> Conn<'_, H> {
         };
         match refused {
             Refused::Closed | Refused::TooLong => {}
-            // What others have queued is no fault of this peer's.
+            // A queue that is full of other peers' datagrams is not this peer's fault.
             Refused::Full(queued) if self.cx.limits.policy == OutboundPolicy::Close => {
                 let reason = CloseReason::OutboundLimit { queued };
                 self.cx.abort(self.link, reason);
@@ -254,7 +258,7 @@ impl<H: EventHandler> Conn<'_, H> {
     where
         H::Codec: Encode<T>,
     {
-        // What is refused anyway must not be noted as said.
+        // The codec must not record a message as sent that is refused anyway.
         if !self.link.state.takes_writes() {
             return Err(WriteError::Closed);
         }

@@ -1,4 +1,4 @@
-//! What other threads ask for, and the stages of the shutdown.
+//! Requests of other threads, and the stages of the shutdown.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
         if self.turn.drain_mailbox {
             self.turn.drain_mailbox = false;
-            // Taking more before the last batch is done would lift the mailbox's bound.
+            // The mailbox's bound holds only if no more is taken before the last batch is done.
             if self.commands.is_empty() {
                 let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
                 self.commands = mailbox.take(std::mem::take(&mut self.commands));
@@ -93,14 +93,14 @@ impl<H: EventHandler> EventLoop<H> {
                     self.turn.serving = id.slot();
                     task.run(handler, &mut conn, session);
                 }
-                None => task.miss(),
+                None => task.on_closed(),
             },
             Command::Answer(id, deferral, task) => {
                 if let Some((mut conn, session)) =
                     connections.get(id).and_then(|slot| slot.lend(cx))
                 {
                     self.turn.serving = id.slot();
-                    answer::settle(handler, &mut conn, session, deferral, task);
+                    answer::complete(handler, &mut conn, session, deferral, task);
                 }
             }
             Command::OnReactor(task) => task(handler, &mut Reactor::new(connections, cx)),
@@ -117,7 +117,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The first stage of the shutdown: accept no more. Asked again, it hurries.
+    /// Begins the shutdown: accepts no more connections. A repeated request shortens the drain.
     fn stop(&mut self) {
         match self.stage {
             Stage::Running => {
@@ -126,7 +126,7 @@ impl<H: EventHandler> EventLoop<H> {
                 self.handler
                     .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
             }
-            // The drain has not begun, and will have the shorter time.
+            // The drain has not begun, and will use the shorter time.
             Stage::Stopping => {}
             Stage::Answering | Stage::Draining => {
                 self.limit_drain();
@@ -134,7 +134,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Has the drain end in time, and tells how long that is in milliseconds. The earliest of several ends counts.
+    /// Limits the drain and returns its length in milliseconds. The earliest of several ends counts.
     fn limit_drain(&mut self) -> u64 {
         let within = self.cx.engine.shared().drain_within.load(Ordering::Relaxed);
         let deadline = self.cx.time.deadline(Duration::from_millis(within));
@@ -152,53 +152,56 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Whether the last connection that a shutdown has waited for ended after the turn's look at that.
-    pub(super) fn is_to_settle(&self) -> bool {
+    /// Returns true if the last connection that a shutdown waited for has ended, and this is not reported yet.
+    pub(super) fn must_report_settled(&self) -> bool {
         self.stage == Stage::Answering && self.cx.draining == 0 && !self.is_settled
     }
 
-    /// Goes through the stages of the shutdown that follow the first.
+    /// Continues the shutdown after its first stage.
     #[cold]
     pub(super) fn follow_shutdown(&mut self) {
         if self.stage == Stage::Stopping {
             self.stage = Stage::Answering;
             self.cx.limits.drain = self.limit_drain();
             self.stop_udp_sockets();
-            self.unvisited = Some(0);
+            self.next_to_close = Some(0);
         }
         self.close_unawaited(CLOSE_BUDGET);
-        let waits = self.unvisited.is_some() || self.cx.draining > 0;
+        let waits = self.next_to_close.is_some() || self.cx.draining > 0;
         if self.stage == Stage::Answering && !waits {
-            self.settle();
+            self.report_settled();
         }
     }
 
-    /// Tells, once, that no answer is owed or awaited here since the shutdown began. When that holds for all reactors,
-    /// nobody is left for whom a connection would have to be made.
-    fn settle(&mut self) {
-        if !std::mem::replace(&mut self.is_settled, true) && self.cx.engine.settle() {
+    /// Reports once that no answer is owed or awaited here since the shutdown began. If that is true for all
+    /// reactors, no answer needs another outbound connection.
+    fn report_settled(&mut self) {
+        if !std::mem::replace(&mut self.is_settled, true) && self.cx.engine.report_settled() {
             self.drain_rest();
         }
     }
 
-    /// The third stage: whatever nobody waits for drains, connections that were made meanwhile included.
+    /// Begins the third stage: all connections on which nobody waits drain, including those made meanwhile.
     fn drain_rest(&mut self) {
         if self.stage == Stage::Answering {
             self.stage = Stage::Draining;
             self.stop_dials();
-            self.unvisited = Some(0);
+            self.next_to_close = Some(0);
         }
     }
 
-    /// Lets connections go on that somebody waits for, until the answer has come, and begins to close the others: so many
-    /// a turn, for each may have something to say.
+    /// Keeps connections on which somebody waits for an answer, and begins to close the others. At most `budget`
+    /// connections a turn, because each may have output.
     fn close_unawaited(&mut self, budget: usize) {
         for _ in 0..budget {
-            let Some(next) = self.unvisited.filter(|next| *next < self.connections.end()) else {
-                self.unvisited = None;
+            let Some(next) = self
+                .next_to_close
+                .filter(|next| *next < self.connections.end())
+            else {
+                self.next_to_close = None;
                 return;
             };
-            self.unvisited = Some(next + 1);
+            self.next_to_close = Some(next + 1);
             let cx = &mut self.cx;
             let Some(slot) = self.connections.at(next) else {
                 continue;
@@ -216,11 +219,11 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The last stage: whatever still drains is reset, whatever awaits the peer's FIN is closed.
+    /// The last stage: connections that still drain are reset, and those that await the peer's FIN are closed.
     pub(super) fn force_all(&mut self) {
-        // PipeTask again at once, should an `on_close` panic on the way; what is closed already stays so.
+        // If an `on_close` panics below, this timer continues at once. Closed connections stay closed.
         let again = self.cx.wheel.insert(self.cx.time.tick(), Timer::DrainOver);
-        self.settle();
+        self.report_settled();
         self.drain_rest();
         self.close_unawaited(usize::MAX);
         for slot in 0..self.connections.end() {
@@ -231,7 +234,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.cx.wheel.cancel(again);
     }
 
-    /// Answers the requests that came too late.
+    /// Completes the requests that came too late.
     pub(crate) fn end(&mut self) {
         let late = self.cx.engine.peer(self.cx.reactor).mailbox.close();
         let commands = std::mem::take(&mut self.commands);
@@ -245,17 +248,17 @@ impl<H: EventHandler> EventLoop<H> {
                     self.cx.complete(done, Err(WriteError::Closed));
                 }
                 Command::Connect(id, connect, to) => self.dial(id, connect, to),
-                Command::OnConn(_, task) => self.guarded("dropped request", |_| task.miss()),
-                // What a request has captured is the application's, and so is its drop.
+                Command::OnConn(_, task) => self.guarded("dropped request", |_| task.on_closed()),
+                // The values that a request has captured belong to the application, and so does their drop.
                 other => self.guarded("dropped request", |_| drop(other)),
             }
         }
-        while !self.dials.are_told() {
+        while !self.dials.are_reported() {
             self.guarded("callback", Self::follow_dials);
         }
     }
 
-    /// Runs what may panic where nothing else contains it.
+    /// Runs code of the application where no other guard contains its panic.
     fn guarded(&mut self, what: &str, run: impl FnOnce(&mut Self)) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(self))) {
             self.cx.report_panic(panic, what);
@@ -264,10 +267,10 @@ impl<H: EventHandler> EventLoop<H> {
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// The server's drain deadline is over.
+    /// Ends a connection because the server's drain deadline has expired.
     fn force(&mut self) {
         if is_owed(&self.slot.link.state, &self.slot.codec) && self.slot.link.state.is_open() {
-            // Who has waited so long is told, if the kernel takes that at once.
+            // A peer that has waited so long gets an error answer, if the kernel takes it at once.
             let reason = CloseReason::Shutdown;
             self.begin_close(reason);
             self.flush();
@@ -277,7 +280,7 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-/// Whether this side is making the connection.
+/// Returns true if this side is making the connection.
 fn is_dialling(state: &ConnState) -> bool {
     state.is_opening() && matches!(state.origin(), Origin::Connected { .. })
 }

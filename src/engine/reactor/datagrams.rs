@@ -1,4 +1,4 @@
-//! Datagrams in a turn of the loop: received in batches, handed over one by one, and sent in batches.
+//! UDP in a turn of the loop. Datagrams are received in batches, handled one by one, and sent in batches.
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,24 +26,24 @@ use crate::engine::udp::sockets::Delivery;
 use crate::engine::udp::sockets::UdpSocket;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
 
-/// What the UDP sockets of a reactor are received from and sent to with.
+/// The buffers with which the UDP sockets of a reactor receive and send.
 pub(super) struct Exchange {
     receiver: Receiver,
     sender: Sender,
-    /// The socket that is being served, and what is left of its budget.
+    /// The socket that is being served, and the rest of its budget.
     serving: Option<(usize, Budget)>,
-    /// The socket whose batch has not been dealt out yet.
+    /// The socket whose batch has not been handled completely.
     unfinished: Option<usize>,
 }
 
-/// Who gets a datagram.
+/// The recipient of a datagram.
 enum Recipient {
     Handler,
     Session(usize),
     Nobody,
 }
 
-/// With so many datagrams queued, a socket is flushed before more is received.
+/// With this many datagrams queued, a socket is flushed before more is received.
 const FLUSH_AT: usize = 64;
 
 impl Exchange {
@@ -58,7 +58,7 @@ impl Exchange {
 }
 
 impl<H: EventHandler> EventLoop<H> {
-    /// Serves the UDP sockets that have input, each within its budget; what is left over is served next turn.
+    /// Serves the UDP sockets that have input, each within its budget. The rest is served in the next turn.
     #[inline]
     pub(super) fn serve_udp_sockets(&mut self) {
         if self.cx.udp_sockets.ready() > 0 || self.turn.udp_sockets_left.is_some() {
@@ -74,7 +74,7 @@ impl<H: EventHandler> EventLoop<H> {
             let exchange = self
                 .exchange
                 .get_or_insert_with(|| Box::new(Exchange::new()));
-            // After a panic the socket that was being served goes on.
+            // After a panic, the socket that was being served continues.
             let (index, budget) = match exchange.serving.take() {
                 Some(serving) => serving,
                 None => {
@@ -94,14 +94,14 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(exchange) = &mut self.exchange {
                 exchange.serving = None;
                 if exchange.unfinished.is_some() {
-                    // The buffers are in use until the batch has been dealt out.
+                    // The buffers are in use until the batch has been handled.
                     break;
                 }
             }
         }
     }
 
-    /// Deals out what one socket has received, then receives more, until its budget is spent or nothing comes.
+    /// Handles the received datagrams of one socket and receives more, until its budget is spent or nothing arrives.
     fn serve_port(&mut self, index: usize) {
         let exchange = self.exchange.as_mut();
         let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
@@ -124,8 +124,8 @@ impl<H: EventHandler> EventLoop<H> {
                 .serving
                 .as_ref()
                 .is_none_or(|(_, budget)| budget.is_spent());
-            // Whose batch takes several turns must not begin each with the end of the last one: the others would wait
-            // until a batch and a budget happen to end together.
+            // If a batch takes several turns, a turn must not begin with the end of the last one. Otherwise the other
+            // sockets would wait until a batch and a budget happen to end together.
             let yields = std::mem::take(&mut is_behind) && others_wait;
             if spent || yields {
                 return self.cx.udp_sockets.enqueue(index, false);
@@ -148,7 +148,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Hands the datagrams of the batch over, as far as the budget goes.
+    /// Delivers the datagrams of the batch, within the budget.
     fn deal(&mut self, index: usize) {
         while let Some(exchange) = &mut self.exchange
             && let Some(peer) = exchange.receiver.peek()
@@ -218,7 +218,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Who gets what `peer` has sent. A peer without a session gets one.
+    /// Returns the recipient of the datagrams of `peer`. A peer without a session gets one.
     fn recipient(&mut self, index: usize, peer: SocketAddr) -> Recipient {
         let Some(port) = self.cx.udp_sockets.get_mut(index) else {
             return Recipient::Nobody;
@@ -228,26 +228,26 @@ impl<H: EventHandler> EventLoop<H> {
             Delivery::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
             Delivery::Sessions(sessions) => {
                 let known = sessions.heard(&peer);
-                let slot = known.or_else(|| self.welcome_peer(index, peer));
+                let slot = known.or_else(|| self.admit_session(index, peer));
                 slot.map_or(Recipient::Nobody, Recipient::Session)
             }
         }
     }
 
-    /// Opens a session for a peer that has none, unless a limit or the handler forbids it; tells its slot.
+    /// Opens a session for a peer that has none, unless a limit or the handler refuses it. Returns its slot.
     #[cold]
-    fn welcome_peer(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
+    fn admit_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
         self.cx.metrics.accepted.add(1);
-        if let Err(why) = self.admit_peer(index, peer) {
+        if let Err(reason) = self.admit_peer(index, peer) {
             self.cx.metrics.refused.add(1);
-            log::debug!(target: "epicycle::udp", "{peer} refused: {why}");
+            log::debug!(target: "epicycle::udp", "{peer} refused: {reason}");
             return None;
         }
         self.make_room(index);
         self.open_session(index, peer)
     }
 
-    /// Whether a peer without a session may have one; the handler is asked last, with the datagram that has come.
+    /// Checks that a peer without a session may have one. The handler decides last, and receives the first datagram.
     fn admit_peer(&mut self, index: usize, peer: SocketAddr) -> Result<(), &'static str> {
         let accepting = &self.cx.engine.shared().accepting;
         if self.stage != Stage::Running || !accepting.load(Ordering::Acquire) {
@@ -277,7 +277,7 @@ impl<H: EventHandler> EventLoop<H> {
             data,
             truncated,
         };
-        // A panic here must not have the same datagram asked about for ever.
+        // After a panic here, the same datagram must not be asked about again.
         let asked = catch_unwind(AssertUnwindSafe(|| {
             let mut udp = Udp::new(connections, cx, index, Some(peer));
             handler.admit(&mut udp, &datagram)
@@ -301,7 +301,7 @@ impl<H: EventHandler> EventLoop<H> {
             && let Some(evicted) = sessions.to_evict()
             && let Some(slot) = self.connections.at(evicted)
         {
-            // It closes at the end of the turn, and must not be asked for its place again until then.
+            // It closes at the end of the turn. Until then it must not be chosen again.
             if let Addr::Ip(peer) = &slot.link.state.peer {
                 sessions.remove(peer, evicted);
             }
@@ -311,7 +311,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Opens a session for a peer; tells its slot.
+    /// Opens a session for a peer. Returns its slot.
     fn open_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
         let port = self.cx.udp_sockets.get(index)?;
         let Delivery::Sessions(sessions) = &port.delivery else {
@@ -339,17 +339,17 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.turn.serving = slot;
         if let Some(slot) = self.connections.at(slot) {
-            Served::new(&mut self.handler, slot, &mut self.cx).welcome();
+            Served::new(&mut self.handler, slot, &mut self.cx).call_on_open();
         }
         self.turn.serving = NOBODY;
         Some(slot)
     }
 
-    /// Makes a session over a socket of its own that is connected to `peer`. It opens in the next turn.
+    /// Makes a session over its own socket, which is connected to `peer`. It opens in the next turn.
     ///
     /// # Errors
     ///
-    /// What the kernel says, or why the reactor takes no more connections.
+    /// The error of the kernel, or the reason for which the reactor accepts no more connections.
     pub(super) fn open_datagram_session(
         &mut self,
         peer: SocketAddr,
@@ -367,7 +367,7 @@ impl<H: EventHandler> EventLoop<H> {
         let port = UdpSocket::connected(socket, &self.cx.limits);
         let socket = Arc::clone(&port.socket);
         let index = self.cx.udp_sockets.insert(port);
-        // Watched before there is a slot, which a failure would leave behind.
+        // The socket is watched before it has a slot, because a failure would leave the slot behind.
         sockets::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
             self.cx.udp_sockets.remove(index);
         })?;
@@ -398,7 +398,7 @@ impl<H: EventHandler> EventLoop<H> {
         Ok(id)
     }
 
-    /// The error of a socket that is connected is its session's end.
+    /// Ends the session of a connected socket because of the socket's error.
     fn fail_connected(&mut self, index: usize, error: io::Error) {
         let port = self.cx.udp_sockets.get(index);
         if let Some(Delivery::Connected { slot, .. }) = port.map(|port| &port.delivery)
@@ -408,7 +408,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Sends what is queued on any socket.
+    /// Sends the queued datagrams of all sockets.
     #[inline]
     pub(super) fn flush_udp_sockets(&mut self) {
         while let Some(index) = self.cx.udp_sockets.next_dirty() {
@@ -436,7 +436,7 @@ impl<H: EventHandler> EventLoop<H> {
             && let Err(error) = sockets::rewatch(self.poll.registry(), index, port)
         {
             log::error!(target: "epicycle::udp", "cannot watch a socket for room: {error}");
-            // Without an event to wait for, it is tried again each time something is queued.
+            // Without an event for room, the socket is tried again each time something is queued.
             port.blocked = false;
         }
         if !port.waiting.is_empty() {
@@ -453,7 +453,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The engine stops: what has not been dealt out is dropped, and nothing is received any more.
+    /// Stops receiving because the engine stops. Datagrams that are not handled yet are dropped.
     pub(super) fn stop_udp_sockets(&mut self) {
         self.cx.udp_sockets.stop();
         if let Some(exchange) = &mut self.exchange {
@@ -492,16 +492,17 @@ fn port_queue_is_long<H: EventHandler>(cx: &Context<H>, index: usize) -> bool {
     port.is_some_and(|port| port.queue.len() >= FLUSH_AT)
 }
 
-/// What a datagram has cost beyond its receipt.
+/// The cost of a datagram beyond its receipt.
 #[derive(Default)]
 struct Work {
     bytes: usize,
-    /// Frames and skips but for the first.
+    /// Frames and skips after the first one.
     frames: usize,
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Hands the frames of a datagram to its session. All of them at once, since a datagram has no place to wait in.
+    /// Delivers the frames of a datagram to its session. A datagram cannot be kept, so all of them are delivered at
+    /// once.
     fn react(&mut self, datagram: Received<'_>) -> Work {
         let Received {
             data, truncated, ..
@@ -526,7 +527,7 @@ impl<H: EventHandler> Served<'_, H> {
             if consumed >= data.len() {
                 break true;
             }
-            // The frame, which borrows the datagram, is gone once the callback has had it.
+            // The frame borrows the datagram until the callback has returned.
             let rest = &mut data[consumed..];
             let (taken, action) = match look(&mut self.slot.codec, rest, last, &mut in_vain) {
                 Ok(Decoded::Frame { frame, consumed }) => match self.slot.lend(self.cx) {
@@ -559,7 +560,7 @@ impl<H: EventHandler> Served<'_, H> {
             };
             consumed += taken;
             frames += 1;
-            self.carry_out(action, CloseReason::Local);
+            self.apply_action(action, CloseReason::Local);
             if !self.slot.link.state.takes_frames() {
                 break consumed >= data.len();
             }

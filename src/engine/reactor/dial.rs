@@ -1,4 +1,4 @@
-//! Outbound connections: resolving, connecting to one address after the other, and trying again.
+//! Outbound connections: name lookup, attempts at one address after the other, and retries.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -25,12 +25,12 @@ use crate::sys::socket::{self, StreamSocket};
 #[cfg(feature = "tls")]
 use crate::tls::stream::TlsStream;
 
-/// The outbound connections of a reactor that are on their way or to be kept.
+/// The outbound connections of a reactor: those being made, and those to make again when they end.
 pub(super) struct Dials {
     dials: HashMap<DialId, Dial>,
-    /// Whose the connections are.
+    /// The dial that each connection belongs to.
     by_conn: HashMap<ConnId, DialId>,
-    /// Failures that the handler is still to be told of.
+    /// Failures that the handler has not been notified of yet.
     failed: VecDeque<FailedConnect>,
     pub(super) options: SocketOptions,
 }
@@ -38,29 +38,29 @@ pub(super) struct Dials {
 struct Dial {
     connect: Connect,
     to: Endpoint,
-    /// Failures in a row.
+    /// The number of consecutive failures.
     failures: u32,
     backoff: Backoff,
     progress: Progress,
     /// The end of the attempt, in the reactor's milliseconds.
-    give_up_at: u64,
+    attempt_ends_at: u64,
     timer: Option<TimerKey>,
     cancelled: bool,
 }
 
 enum Progress {
     Resolving(Ticket),
-    /// The address is being connected to; these are left.
+    /// Connecting to an address. The remaining addresses are listed.
     Connecting(vec::IntoIter<Addr>, ConnId),
-    /// The server's queue is full, which Unix sockets tell at once.
+    /// The server's backlog is full. Unix sockets report that at once.
     Queueing(Addr),
-    /// Open since then.
+    /// Open since this time.
     Open(ConnId, u64),
-    /// To be tried again later.
+    /// Waits for the next attempt.
     Waiting,
 }
 
-/// How long a Unix server whose queue is full is left alone.
+/// The pause before the next attempt at a Unix server whose backlog is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
 
 impl Dials {
@@ -73,15 +73,15 @@ impl Dials {
         }
     }
 
-    /// Whether the handler knows of every failure.
-    pub(super) fn are_told(&self) -> bool {
+    /// Returns true if the handler has been notified of every failure.
+    pub(super) fn are_reported(&self) -> bool {
         self.failed.is_empty()
     }
 }
 
 impl Stage {
-    /// Whether a connection may be made: a shutdown that waits for answers may need it for them. The sockets of sessions
-    /// over datagrams close with the server.
+    /// Returns true if a connection may be made. During a shutdown, an answer may need it. UDP is excepted, because
+    /// its sockets close with the server.
     fn allows(self, to: &Endpoint) -> bool {
         match self {
             Stage::Running => true,
@@ -92,7 +92,7 @@ impl Stage {
 }
 
 impl Dial {
-    /// The stream on a socket that connects.
+    /// Returns the stream on a socket that connects.
     fn stream(&self, socket: StreamSocket) -> io::Result<Stream> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.connect.tls {
@@ -116,7 +116,7 @@ impl<H: EventHandler> EventLoop<H> {
             failures: 0,
             backoff: Backoff::default(),
             progress: Progress::Waiting,
-            give_up_at: 0,
+            attempt_ends_at: 0,
             timer: None,
             cancelled: false,
         };
@@ -124,7 +124,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.attempt(id);
     }
 
-    /// One attempt, from the beginning.
+    /// Begins an attempt.
     fn attempt(&mut self, id: DialId) {
         #[cfg(feature = "testing")]
         if self.cx.time.clock.is_simulated() {
@@ -137,7 +137,7 @@ impl<H: EventHandler> EventLoop<H> {
         if !self.stage.allows(&dial.to) {
             return self.attempt_failed(id, ConnectError::Stopped);
         }
-        dial.give_up_at = self
+        dial.attempt_ends_at = self
             .cx
             .time
             .moment()
@@ -155,7 +155,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.try_next(id, targets.into_iter(), None);
     }
 
-    /// Has the name resolved where that may block.
+    /// Looks the name up on another thread, because the lookup may block.
     fn resolve(&mut self, id: DialId) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -166,16 +166,16 @@ impl<H: EventHandler> EventLoop<H> {
         // Addresses that have just failed may be outdated.
         let fresh = dial.connect.fresh_lookup || dial.failures > 0;
         let (engine, reactor) = (self.cx.engine.clone(), self.cx.reactor);
-        let tell = move |number, found| {
-            // A reactor that has ended has no use for it.
+        let notify = move |number, found| {
+            // A reactor that has ended does not need it.
             let answer = Command::Resolved(id, number, found);
             let _ = engine.peer(reactor).mailbox.push_unbounded(answer);
         };
-        match self.cx.engine.shared().lookups.look_up(host, fresh, tell) {
+        match self.cx.engine.shared().lookups.look_up(host, fresh, notify) {
             Ok(Lookup::Known(addrs)) => self.try_found(id, Ok(addrs)),
             Ok(Lookup::Waiting(ticket)) => {
                 dial.progress = Progress::Resolving(ticket);
-                dial.timer = Some(self.cx.insert_at(dial.give_up_at, Timer::Dial(id)));
+                dial.timer = Some(self.cx.insert_at(dial.attempt_ends_at, Timer::Dial(id)));
             }
             Err(not_asked) => {
                 let error = match not_asked {
@@ -188,7 +188,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The name has been looked up, for an attempt that may be over.
+    /// Receives the result of a name lookup. Its attempt may already be over.
     pub(super) fn resolved(&mut self, id: DialId, number: u64, found: LookupResult) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -210,7 +210,7 @@ impl<H: EventHandler> EventLoop<H> {
         };
         let wanted = match found {
             Ok(addrs) => dial.to.wanted(addrs.iter().copied()),
-            Err(why) => Err(dial.to.unresolved(why)),
+            Err(error) => Err(dial.to.unresolved(error)),
         };
         match wanted {
             Ok(addrs) => {
@@ -228,7 +228,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Connects to the first of the addresses with which that can at least begin.
+    /// Connects to the first address at which an attempt can begin.
     fn try_next(
         &mut self,
         id: DialId,
@@ -244,12 +244,12 @@ impl<H: EventHandler> EventLoop<H> {
                 error = ConnectError::Stopped;
                 break;
             }
-            let left = dial.give_up_at.saturating_sub(self.cx.time.moment());
+            let left = dial.attempt_ends_at.saturating_sub(self.cx.time.moment());
             if left == 0 {
                 error = ConnectError::Timeout;
                 break;
             }
-            // An address that does not answer leaves time for the others.
+            // An address that does not respond must leave time for the others.
             let share = (left / (targets.len() as u64 + 1)).max(1);
             match self.connect_to(id, &target, share) {
                 Ok(conn) => {
@@ -311,19 +311,19 @@ impl<H: EventHandler> EventLoop<H> {
         Ok(conn)
     }
 
-    /// Acts on what has become of connections that this side made.
+    /// Handles the results of the connections that this side made.
     #[inline]
     pub(super) fn follow_dials(&mut self) {
         if !self.cx.lists.outcomes.is_empty() || !self.dials.failed.is_empty() {
-            self.follow_all();
+            self.follow_outcomes();
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn follow_all(&mut self) {
+    fn follow_outcomes(&mut self) {
         while let Some((conn, outcome)) = self.cx.lists.outcomes.pop_front() {
-            self.follow(conn, outcome);
+            self.follow_outcome(conn, outcome);
         }
         while let Some(failed) = self.dials.failed.pop_front() {
             let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
@@ -331,7 +331,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    fn follow(&mut self, conn: ConnId, outcome: Outcome) {
+    fn follow_outcome(&mut self, conn: ConnId, outcome: Outcome) {
         let Some(&id) = self.dials.by_conn.get(&conn) else {
             return;
         };
@@ -350,7 +350,7 @@ impl<H: EventHandler> EventLoop<H> {
             Outcome::Failed(reason) => {
                 self.dials.by_conn.remove(&conn);
                 let was = std::mem::replace(&mut dial.progress, Progress::Waiting);
-                let error = match why(reason) {
+                let error = match connect_error(reason) {
                     _ if dial.cancelled => ConnectError::Cancelled,
                     error => error,
                 };
@@ -385,7 +385,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The timer of a dial has run out: the name took too long, or it is time to try again.
+    /// Handles the timer of a dial: the name lookup took too long, or it is time to try again.
     pub(super) fn redial(&mut self, id: DialId) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -402,7 +402,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Ends the attempts; a connection that is open stays, and is not made again.
+    /// Ends the attempts. An open connection stays open and is not made again.
     pub(super) fn cancel_dial(&mut self, id: DialId) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -410,7 +410,7 @@ impl<H: EventHandler> EventLoop<H> {
         dial.cancelled = true;
         match dial.progress {
             Progress::Connecting(_, conn) => {
-                // One that has opened in this turn stays open.
+                // A connection that opened in this turn stays open.
                 if let Some(slot) = self.connections.get(conn)
                     && slot.link.state.is_opening()
                 {
@@ -426,7 +426,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The engine makes no connection any more: what is not open yet will not be.
+    /// Stops all dials. Connections that are not open yet will not be made.
     pub(super) fn stop_dials(&mut self) {
         let pending = self.dials.dials.iter().filter(|(_, dial)| {
             !matches!(dial.progress, Progress::Connecting(..) | Progress::Open(..))
@@ -437,7 +437,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Settles what follows a failed attempt; the handler is told behind that.
+    /// Records a failed attempt. The handler is notified afterwards.
     fn attempt_failed(&mut self, id: DialId, error: ConnectError) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
@@ -474,15 +474,15 @@ impl<H: EventHandler> EventLoop<H> {
 }
 
 impl Dial {
-    /// Has it tried again after a while.
+    /// Schedules another attempt after a delay.
     fn wait<H: EventHandler>(&mut self, id: DialId, delay: Duration, cx: &mut Context<H>) {
         self.progress = Progress::Waiting;
         self.timer = Some(cx.wheel.insert(cx.time.deadline(delay), Timer::Dial(id)));
     }
 }
 
-/// Why a connection that was opening has ended.
-fn why(reason: CloseReason) -> ConnectError {
+/// Returns the error for an opening connection that has ended.
+fn connect_error(reason: CloseReason) -> ConnectError {
     match reason {
         CloseReason::Reset(error) | CloseReason::Io(error) => ConnectError::Io(error),
         CloseReason::Tls(error) => ConnectError::Tls(error.into()),

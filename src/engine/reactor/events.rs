@@ -1,14 +1,14 @@
-//! What a poll tells of a socket.
+//! The events of a poll.
 
 use mio::Token;
 
-/// An event: the kernel's, or a simulation's.
+/// An event of the kernel or of a simulation.
 pub(super) trait Event {
     fn token(&self) -> Token;
     fn is_readable(&self) -> bool;
     fn is_writable(&self) -> bool;
     fn is_read_closed(&self) -> bool;
-    /// Whether there is urgent data.
+    /// Returns true if there is urgent data.
     fn is_priority(&self) -> bool;
     fn is_error(&self) -> bool;
 }

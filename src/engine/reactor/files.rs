@@ -11,11 +11,12 @@ use crate::engine::slots::ConnId;
 use crate::error::StreamError;
 use crate::sys::transfer;
 
-/// How much is read of a file at a time, where the kernel cannot send it. At most two such chunks of a connection are
-/// in memory: one being sent and one being read.
+/// The number of bytes that are read from a file at a time, where the kernel cannot send it. At most two such chunks
+/// of a connection are in memory: one that is being sent and one that is being read.
 const CHUNK: usize = 128 << 10;
 
-/// Offers the file in front of the backlog to the kernel, or has it read; returns how many bytes were taken.
+/// Offers the file at the front of the backlog to the kernel, or starts to read it. Returns the number of bytes
+/// taken.
 #[cold]
 pub(super) fn offer<H: EventHandler>(
     link: &mut Link,
@@ -32,17 +33,17 @@ pub(super) fn offer<H: EventHandler>(
         let len = (*left).min(budget);
         match transfer::send_file(&link.stream, file, *offset, len) {
             Ok(0) => {
-                give_up(link, cx, transfer::file_ended());
+                abort_sending(link, cx, transfer::file_ended());
                 return Ok(0);
             }
             Ok(sent) => {
                 link.state.out.backlog_sent(sent, &mut cx.buffers.pool);
                 return Ok(sent);
             }
-            // There are file systems whose files the kernel cannot send.
+            // The kernel cannot send the files of some file systems.
             Err(error) if transfer::is_unsupported(&error) => {}
             Err(error) if concerns_file(&error) => {
-                give_up(link, cx, error);
+                abort_sending(link, cx, error);
                 return Ok(0);
             }
             Err(error) => return Err(error.into()),
@@ -53,7 +54,7 @@ pub(super) fn offer<H: EventHandler>(
     Ok(0)
 }
 
-/// Has the next chunk of a file read, if it is next to be sent and not being read already.
+/// Starts to read the next chunk of a file, if it is next to be sent and not already being read.
 pub(super) fn read_ahead<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) {
     let Some(stretch) = link.state.out.next_file() else {
         return;
@@ -67,19 +68,19 @@ pub(super) fn read_ahead<H: EventHandler>(link: &mut Link, cx: &mut Context<H>) 
     let (id, engine) = (link.state.id, cx.engine.clone());
     let read = move || {
         let chunk = transfer::read_file(&file, offset, left.min(CHUNK));
-        // A file is not kept open by a reactor that is busy.
+        // A busy reactor must not keep the file open.
         drop(file);
         let mailbox = &engine.peer(id.reactor()).mailbox;
-        // Bounded by the connections, each of which waits for one; a reactor that has ended needs none.
+        // Each connection waits for one chunk, so their number is bounded. A reactor that has ended needs none.
         let _ = mailbox.push_unbounded(Command::FileRead(id, chunk));
     };
     if let Err(error) = cx.engine.read(read) {
-        give_up(link, cx, error);
+        abort_sending(link, cx, error);
     }
 }
 
 impl<H: EventHandler> EventLoop<H> {
-    /// A chunk has been read: it takes its place in the output, and the next one is read behind it.
+    /// Puts a chunk that was read into the output, and starts to read the next one.
     pub(super) fn on_file_read(&mut self, id: ConnId, chunk: io::Result<Vec<u8>>) {
         let Self {
             connections, cx, ..
@@ -101,18 +102,18 @@ impl<H: EventHandler> EventLoop<H> {
                 read_ahead(link, cx);
                 cx.lists.mark_dirty(&mut link.state);
             }
-            Err(error) => give_up(link, cx, error),
+            Err(error) => abort_sending(link, cx, error),
         }
     }
 }
 
-/// What is missing of a file cannot be sent: no peer must take what it has for the whole.
-fn give_up<H: EventHandler>(link: &mut Link, cx: &mut Context<H>, error: io::Error) {
+/// Aborts the connection because the rest of a file cannot be sent. The peer must not take a part for the whole.
+fn abort_sending<H: EventHandler>(link: &mut Link, cx: &mut Context<H>, error: io::Error) {
     log::warn!(target: "epicycle::conn", "{}: {error}", link.state.name());
     cx.abort(link, CloseReason::Io(error));
 }
 
-/// Whether the file has failed, not the socket.
+/// Returns true if the file has failed, and not the socket.
 fn concerns_file(error: &io::Error) -> bool {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, Interrupted, NotConnected, TimedOut,

@@ -1,4 +1,4 @@
-//! Offering output to the kernel, and what follows when there is none left: FIN, and the end.
+//! Offers output to the kernel, and takes the next step when none is left: FIN, or the end.
 
 use std::io::IoSlice;
 use std::mem;
@@ -14,24 +14,24 @@ use crate::engine::handler::{Conn, EventHandler};
 use crate::engine::pipes::PipeTask;
 use crate::error::StreamError;
 
-/// The most bytes offered to the kernel for one connection before the others have their turn.
+/// The most bytes offered to the kernel for one connection before other connections are served.
 pub(super) const WRITE_BUDGET: usize = 1 << 20;
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Offers what a connection has written to the kernel, then acts on its state.
+    /// Offers a connection's output to the kernel, then takes its next step.
     #[inline(never)]
     pub(super) fn flush(&mut self) {
         self.flush_inline();
     }
 
-    /// Flushes a connection that has written much, so that its next write is not refused for what the kernel would take.
+    /// Flushes a connection with much output, so that its next write is not refused although the kernel has room.
     pub(super) fn flush_much(&mut self) {
         if self.slot.link.state.should_be_flushed() {
             self.flush();
         }
     }
 
-    /// The same for the flush phase, where calls count.
+    /// Flushes as [`flush`](Self::flush) does. It is inlined for the flush phase, where calls cost.
     #[inline(always)]
     pub(super) fn flush_inline(&mut self) {
         let Slot { link, session, .. } = &mut *self.slot;
@@ -40,7 +40,7 @@ impl<H: EventHandler> Served<'_, H> {
         if !staged.is_empty() && state.is_writable() {
             let bytes = self.cx.buffers.arena.get(staged);
             if let Some(session) = session {
-                show(
+                call_pre_write(
                     self.handler,
                     session,
                     state,
@@ -64,7 +64,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.flush_backlog();
     }
 
-    /// The same for a connection that more than the usual follows for.
+    /// Handles the result of a send for a connection that needs more than the usual.
     #[inline(never)]
     fn on_staged_offered(&mut self, sent: Result<usize, StreamError>) {
         let state = &mut self.slot.link.state;
@@ -78,7 +78,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// The kernel took less than was staged: the rest becomes backlog.
+    /// Moves the staged output that the kernel did not take to the backlog.
     #[cold]
     fn on_staged_refused(&mut self, sent: Result<usize, StreamError>) {
         let n = *sent.as_ref().unwrap_or(&0);
@@ -86,14 +86,14 @@ impl<H: EventHandler> Served<'_, H> {
         out.staged_refused(n, &self.cx.buffers.arena, &mut self.cx.buffers.pool);
         match self.on_sent(sent) {
             Ok(()) => self.flush_backlog(),
-            Err(error) => self.break_off(error),
+            Err(error) => self.on_broken(error),
         }
     }
 }
 
-/// Shows `pre_write` what is staged.
+/// Calls `pre_write` with the staged output.
 #[inline(always)]
-fn show<H: EventHandler>(
+fn call_pre_write<H: EventHandler>(
     handler: &mut H,
     session: &mut H::Session,
     state: &mut ConnState,
@@ -107,11 +107,12 @@ fn show<H: EventHandler>(
         buffers,
     };
     handler.pre_write(id, session, arena.get(rescue.out.staged()));
-    // There is nothing in it but references.
+    // It holds nothing but references.
     mem::forget(rescue);
 }
 
-/// Makes backlog of what is being shown when `pre_write` panics, so that the connection's end sends all of it.
+/// Moves the output shown to `pre_write` to the backlog if `pre_write` panics, so that all of it is sent before the
+/// connection ends.
 struct Rescue<'a> {
     out: &'a mut OutQueue,
     arena: &'a Arena,
@@ -126,7 +127,7 @@ impl Drop for Rescue<'_> {
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Offers the backlog until the kernel has taken all of it or refuses, then acts on the state.
+    /// Offers the backlog until the kernel has taken all of it or refuses, then takes the next step.
     #[inline(never)]
     pub(super) fn flush_backlog(&mut self) {
         let Link { stream, state, .. } = &mut self.slot.link;
@@ -134,8 +135,8 @@ impl<H: EventHandler> Served<'_, H> {
             return;
         }
         if state.is_datagram() {
-            self.settle_datagrams();
-            return self.act();
+            self.complete_sent_datagrams();
+            return self.take_next_step();
         }
         let had_output = state.has_output();
         state.set_tail(stream.has_tail());
@@ -158,7 +159,7 @@ impl<H: EventHandler> Served<'_, H> {
             link.state.set_tail(link.stream.has_tail());
             offered += *sent.as_ref().unwrap_or(&0);
             if let Err(error) = self.on_sent(sent) {
-                return self.break_off(error);
+                return self.on_broken(error);
             }
         }
         let Slot { link, codec, .. } = &mut *self.slot;
@@ -177,17 +178,17 @@ impl<H: EventHandler> Served<'_, H> {
             }
         }
         if link.state.is_piped() && had_output && !link.state.has_output() {
-            // The one it is joined with may be read again.
+            // The piped connection may be read again.
             self.cx.pipes.tasks.push_back(PipeTask::Move(link.state.id));
         }
         if had_output && link.state.awaits_response() && !link.state.has_output() {
             Conn::new(link, codec, self.cx).await_response(true);
         }
-        self.act();
+        self.take_next_step();
     }
 
-    /// After the flush of its socket, tells those who wait for a session's datagrams to be sent, or has them told later.
-    pub(super) fn settle_datagrams(&mut self) {
+    /// Completes the pending writes of a UDP session after the flush of its socket, or schedules that.
+    pub(super) fn complete_sent_datagrams(&mut self) {
         let link = &mut self.slot.link;
         let flushes = link.extras.as_ref().map(|extras| extras.flushes.len());
         if !link.state.is_congested() && flushes.unwrap_or(0) == 0 {
@@ -209,7 +210,7 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-/// Offers the front of the backlog, or what the stream holds back; returns how many bytes were taken.
+/// Offers the front of the backlog, or the output that the stream holds. Returns the number of bytes taken.
 fn offer<H: EventHandler>(
     link: &mut Link,
     cx: &mut Context<H>,
@@ -247,7 +248,7 @@ fn offer<H: EventHandler>(
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Notes what the kernel took, or that it refuses for now; other errors are the caller's.
+    /// Records the bytes that the kernel took, or that it refuses for now. Returns other errors.
     pub(super) fn on_sent(&mut self, sent: Result<usize, StreamError>) -> Result<(), StreamError> {
         match sent {
             Ok(n) => {

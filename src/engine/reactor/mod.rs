@@ -1,4 +1,4 @@
-//! The event loop. One turn: poll, serve what is ready, do what others asked, fire timers, flush.
+//! The event loop. One turn: poll, serve ready connections, run requests of other threads, fire timers, flush.
 
 mod commands;
 mod datagrams;
@@ -42,27 +42,27 @@ use crate::sys::poll_timer::PollTimer;
 /// The token of the mailbox's waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-/// The token of the timer that ends the poll's wait on time. All it has to do is to end it.
+/// The token of the timer that ends the poll on time. Its event needs no action.
 const TIMER: Token = Token(usize::MAX - 1);
 
-/// The token of the first listener; below it are the slots of connections.
+/// The token of the first listener. Smaller tokens are the slots of connections.
 pub(crate) const LISTENERS: usize = MAX_SLOTS;
 
-/// Few enough that a connection's lines are still in the cache when the flush phase comes to it.
+/// Few enough that a connection's cache lines are still in the cache in the flush phase.
 const EVENTS_PER_POLL: usize = 128;
 
-/// What an event loop is made of.
+/// The parts of an event loop.
 pub(crate) struct Parts<H: EventHandler> {
     pub(crate) poll: Poll,
     pub(crate) engine: Engine<H>,
     pub(crate) clock: Clock,
     pub(crate) index: usize,
     pub(crate) limits: Limits,
-    /// The listeners of a reactor that accepts by itself, watched from [`LISTENERS`] on.
+    /// The listeners of a reactor that accepts by itself. Their tokens begin at [`LISTENERS`].
     pub(crate) listeners: Listeners,
-    /// The UDP sockets, watched as well.
+    /// The UDP sockets. They are watched as well.
     pub(crate) udp_sockets: UdpSockets,
-    /// The options of the sockets that connect.
+    /// The options of outbound sockets.
     pub(crate) socket: SocketOptions,
     pub(crate) read_buffer: usize,
     pub(crate) first_tick: Duration,
@@ -75,29 +75,30 @@ pub(crate) struct EventLoop<H: EventHandler> {
     connections: Connections<H>,
     cx: Context<H>,
     listeners: Listeners,
-    /// Where input is received and decoded; only leftovers are copied out of it.
+    /// The buffer into which input is received and decoded. Only leftovers are copied out of it.
     scratch: Box<[u8]>,
     commands: VecDeque<Command<H>>,
     dials: Dials,
-    /// What receives and sends datagrams; none until there are any.
+    /// Receives and sends datagrams. None until there are any.
     exchange: Option<Box<Exchange>>,
     stage: Stage,
-    /// The engine knows that this reactor waits for no answer.
+    /// True once the engine knows that this reactor waits for no answer.
     is_settled: bool,
-    /// The slot from which on the shutdown has still to look at the connections; none when it has looked at all.
-    unvisited: Option<usize>,
+    /// The slot at which the shutdown continues to close connections. None if it has examined all.
+    next_to_close: Option<usize>,
     timer: PollTimer,
-    /// What the handler's last tick said, and when the next one is due, as the time since the start.
+    /// The interval that the handler's last tick returned, and the due time of the next tick, as the time since the
+    /// start.
     last_tick: Duration,
     tick_due: Duration,
     turn: Turn,
 }
 
-/// How far the turn has come, so that a callback's panic does not make it start over.
+/// The progress of a turn. After a panic of a callback, the turn continues here and does not start over.
 struct Turn {
     events_done: usize,
     ready_left: usize,
-    /// None before the first look at the UDP sockets.
+    /// None before the first check of the UDP sockets.
     udp_sockets_left: Option<usize>,
     commands_left: usize,
     timers_left: usize,
@@ -127,31 +128,31 @@ impl Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// Asked to stop; the connections that nobody waits for are to be closed next.
+    /// Asked to stop. Next, the connections on which nobody waits are closed.
     Stopping,
-    /// The rest goes on until it is answered, which may take further connections.
+    /// The other connections continue until the answers have come. Answers may need further connections.
     Answering,
-    /// No connection is made any more, and none is open that nobody waits for.
+    /// No more connections are made, and nobody waits on those that are open.
     Draining,
 }
 
-/// How soon a tick that has panicked comes again at the earliest.
+/// The shortest time to the next tick after a tick that panicked.
 const TICK_AFTER_PANIC: Duration = Duration::from_secs(1);
 
-/// From how many nanoseconds on a turn counts as long.
+/// The length from which a turn counts as long, in nanoseconds.
 const LONG_TURN: u64 = 1_000_000;
 
-/// The most requests of other threads carried out in one turn.
+/// The most requests of other threads that run in one turn.
 const COMMAND_BUDGET: usize = 1024;
 
 /// The most connections that a shutdown begins to close in one turn.
 const CLOSE_BUDGET: usize = 1024;
 
-/// The most timers that run out in one turn.
+/// The most timers that fire in one turn.
 const TIMER_BUDGET: usize = 1024;
 
 impl<H: EventHandler> EventLoop<H> {
-    /// Makes the loop and its handler, on the thread it will run on.
+    /// Makes the loop and its handler, on the thread that will run it.
     pub(crate) fn boot(
         parts: Parts<H>,
         factory: &dyn Fn(usize) -> H,
@@ -169,7 +170,7 @@ impl<H: EventHandler> EventLoop<H> {
                 exchange: None,
                 stage: Stage::Running,
                 is_settled: false,
-                unvisited: None,
+                next_to_close: None,
                 timer: PollTimer::default(),
                 last_tick: parts.first_tick,
                 tick_due: Duration::ZERO,
@@ -190,12 +191,12 @@ impl<H: EventHandler> EventLoop<H> {
         }))
     }
 
-    /// Runs until the engine is shut down and the last connection gone.
+    /// Runs until the engine is shut down and the last connection is gone.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut resuming = false;
         loop {
-            // One guard for the whole loop costs nothing while nothing panics.
+            // One guard around the whole loop costs nothing while nothing panics.
             let run = catch_unwind(AssertUnwindSafe(|| {
                 if resuming {
                     self.finish_turn(events.iter());
@@ -222,7 +223,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.stage == Stage::Draining
             && self.connections.len() == 0
             && self.cx.lists.outcomes.is_empty()
-            && self.dials.are_told()
+            && self.dials.are_reported()
     }
 
     /// Waits for events.
@@ -237,7 +238,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.enter_turn(timeout);
     }
 
-    /// The loop has slept as long as `timeout` allowed, or less.
+    /// Begins a turn after a sleep of at most `timeout`.
     #[inline]
     fn enter_turn(&mut self, timeout: Option<Duration>) {
         self.cx.read_clock();
@@ -249,7 +250,8 @@ impl<H: EventHandler> EventLoop<H> {
         };
     }
 
-    /// Does everything that is due; called again after a panic, it goes on behind the culprit.
+    /// Does everything that is due. After a panic it is called again, and continues behind the callback that
+    /// panicked.
     fn finish_turn<'e, E: Event + 'e>(&mut self, events: impl Iterator<Item = &'e E>) {
         self.serve_events(events);
         self.serve_ready();
@@ -268,16 +270,16 @@ impl<H: EventHandler> EventLoop<H> {
         self.account();
     }
 
-    /// How long to sleep: not at all while there is something to do.
+    /// Returns the time to sleep, which is zero while there is something to do.
     fn timeout(&mut self) -> Option<Duration> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.lists.ready.is_empty()
             || !self.cx.pipes.tasks.is_empty()
             || !self.commands.is_empty()
             || !self.cx.lists.outcomes.is_empty()
-            || !self.dials.are_told()
-            || self.unvisited.is_some()
-            || self.is_to_settle()
+            || !self.dials.are_reported()
+            || self.next_to_close.is_some()
+            || self.must_report_settled()
             || self.listeners.are_ready()
             || self.cx.udp_sockets.have_work()
             || self.cx.wheel.has_expired()
@@ -289,7 +291,7 @@ impl<H: EventHandler> EventLoop<H> {
         Some(self.cx.time.until(deadline))
     }
 
-    /// How long the poll may wait where that much is to be waited.
+    /// Returns the time that the poll may wait, of the time to sleep.
     fn limit(&mut self, timeout: Duration) -> Duration {
         if timeout.is_zero() || !self.cx.wheel.has_fine() {
             return timeout;
@@ -303,7 +305,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    // By itself, so that the rest of the turn takes no registers from the loop over the events.
+    // Out of line, so that the rest of the turn takes no registers from the loop over the events.
     #[inline(never)]
     fn serve_events<'e, E: Event + 'e>(&mut self, mut events: impl Iterator<Item = &'e E>) {
         if let Some(last) = self.turn.events_done.checked_sub(1) {
@@ -319,7 +321,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[inline(always)]
     fn serve_event(&mut self, event: &impl Event) {
         let token = event.token().0;
-        // Only connections have slots; the waker and the listeners are out of their range.
+        // Only connections have slots. The tokens of the waker and the listeners are out of their range.
         if let Some(slot) = self.connections.at(token) {
             self.turn.serving = token;
             let state = &mut slot.link.state;
@@ -347,7 +349,7 @@ impl<H: EventHandler> EventLoop<H> {
         } else if event.token() == WAKER {
             self.turn.drain_mailbox = true;
         } else if let Some(port) = token.checked_sub(PORTS) {
-            // An error is found by receiving.
+            // A read returns the error.
             let readable = event.is_readable() || event.is_error();
             self.cx
                 .udp_sockets
@@ -355,7 +357,8 @@ impl<H: EventHandler> EventLoop<H> {
         } else if let Some(listener) = token.checked_sub(LISTENERS) {
             self.listeners.mark_ready(listener);
         }
-        // Or nobody's: a copy of a closed connection's descriptor, in a forked child say, still causes events.
+        // An unknown token is possible: a copy of a closed connection's descriptor, for example in a forked child,
+        // still causes events.
     }
 
     fn serve_ready(&mut self) {
@@ -381,7 +384,8 @@ impl<H: EventHandler> EventLoop<H> {
         self.turn.serving = NOBODY;
     }
 
-    /// Runs what is due, within the budget: what is left over is run next turn, before what becomes due until then.
+    /// Fires the timers that are due, within the budget. The rest fires in the next turn, before the timers that
+    /// become due until then.
     fn run_timers(&mut self) {
         self.cx.wheel.advance(self.cx.time.tick());
         while self.turn.timers_left > 0
@@ -390,7 +394,8 @@ impl<H: EventHandler> EventLoop<H> {
             self.turn.timers_left -= 1;
             if let Timer::Interval(interval) = timer {
                 let Interval { id, token, .. } = **interval;
-                // Filed again before it runs, so that a panic does not end it; and anew if it has taken too long for that.
+                // Filed again before the call, so that a panic does not end it. Filed anew if the call has taken
+                // longer than a period.
                 self.renew(key);
                 self.fire_timer(id, token);
                 self.renew(key);
@@ -404,7 +409,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Gives an interval that is there still, and is past its time, its next one.
+    /// Files an interval again that still exists and has passed its due time.
     fn renew(&mut self, key: TimerKey) {
         let now = self.cx.time.clock.elapsed();
         if let Some(Timer::Interval(interval)) = self.cx.wheel.get_mut(key)
@@ -416,7 +421,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Has the handler's tick come after `delay`, counted from a time since the start.
+    /// Schedules the handler's tick `delay` after a time since the start.
     fn tick_after(&mut self, since: Duration, delay: Duration) -> TimerKey {
         self.last_tick = delay;
         self.tick_due = clock::next_on_grid(since, delay, self.cx.time.clock.elapsed());
@@ -436,7 +441,7 @@ impl<H: EventHandler> EventLoop<H> {
             Timer::Alarm(id) => {
                 if let Some(slot) = connections.get(id) {
                     slot.link.alarm = None;
-                    let known = cx.look_for_acknowledgement(&mut slot.link);
+                    let known = cx.check_acknowledged(&mut slot.link);
                     let alarm = cx.alarm_of(&slot.link);
                     if slot.link.state.may_have_traffic(alarm, known) {
                         self.turn.serving = id.slot();
@@ -445,7 +450,7 @@ impl<H: EventHandler> EventLoop<H> {
                         Served::new(handler, slot, cx).serve_fully(scratch, budget);
                         self.turn.serving = NOBODY;
                     }
-                    Served::new(handler, slot, cx).ring_alarm();
+                    Served::new(handler, slot, cx).on_alarm();
                     slot.link.state.check();
                 }
             }
@@ -457,7 +462,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
                 self.fire_timer(id, token);
             }
-            // It stays in the wheel, and runs from there.
+            // It stays in the wheel and fires from there.
             Timer::Interval(_) => {}
             Timer::Tick => self.run_tick(),
             Timer::Accept => self.listeners.unblock(),
@@ -467,7 +472,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Runs a timer of the application on a connection.
+    /// Fires a timer of the application on a connection.
     fn fire_timer(&mut self, id: ConnId, token: u64) {
         if let Some(slot) = self.connections.get(id) {
             self.turn.serving = id.slot();
@@ -478,7 +483,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     fn run_tick(&mut self) {
         let (due, now) = (self.tick_due, self.cx.time.clock.elapsed());
-        // Pending again before the call, so that a panic does not end the ticking.
+        // Scheduled again before the call, so that a panic does not end the ticks.
         let pending = self.tick_after(now, self.last_tick.max(TICK_AFTER_PANIC));
         let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
         let delay = self.handler.tick(&mut reactor);
@@ -516,7 +521,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// The flush phase: each connection with output gets one write, or what closing asks for.
+    /// The flush phase. Each connection with output gets one write, or takes its next step.
     fn flush_all(&mut self) {
         while let Some(&index) = self.cx.lists.dirty.get(self.turn.flushed) {
             self.turn.flushed += 1;
@@ -536,7 +541,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     fn free_closed(&mut self) {
         while let Some((index, then, unread)) = self.cx.lists.detached.pop() {
-            self.let_go(index, then, unread);
+            self.release_socket(index, then, unread);
         }
         while let Some(index) = self.cx.lists.closed.pop() {
             drop(self.connections.remove(index as usize));
@@ -561,7 +566,7 @@ impl<H: EventHandler> EventLoop<H> {
         metrics.kernel_pipes.set(self.cx.pipes.open() as u64);
     }
 
-    /// A callback panicked: its connection is closed, and the turn goes on.
+    /// Closes the connection whose callback panicked. The turn then continues.
     #[cold]
     fn recover(&mut self, panic: Box<dyn Any + Send>) {
         let decoding = std::mem::take(&mut self.cx.decoding);

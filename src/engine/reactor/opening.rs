@@ -1,5 +1,5 @@
-//! How a connection comes into being: its socket is watched, it connects and shakes hands, and then the
-//! handler knows it.
+//! The opening of a connection: its socket is watched, it connects and completes the handshake, and `on_open` is
+//! called.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use crate::error::StreamError;
 use crate::tls::stream::TlsStream;
 
 impl<H: EventHandler> EventLoop<H> {
-    /// Takes over a socket that is connected: watches it, makes its codec, and tells the handler.
+    /// Opens a connection on a connected socket: watches it, makes its codec, and calls the handler.
     pub(super) fn open(&mut self, arrival: Arrival) {
         let id = self.connections.next_id();
         let Some((stream, state)) = self.prepare(id, arrival) else {
@@ -39,13 +39,13 @@ impl<H: EventHandler> EventLoop<H> {
             if slot.link.state.is_opening() {
                 self.cx.set_alarm(&mut slot.link);
             } else {
-                Served::new(&mut self.handler, slot, &mut self.cx).welcome();
+                Served::new(&mut self.handler, slot, &mut self.cx).call_on_open();
             }
         }
         self.turn.serving = NOBODY;
     }
 
-    /// Makes the stream, which speaks TLS if its listener does.
+    /// Makes the stream. It uses TLS if its listener does.
     fn prepare(&self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
         let Arrival {
             socket,
@@ -74,11 +74,11 @@ impl<H: EventHandler> EventLoop<H> {
         Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)))
     }
 
-    /// Gives a connection its slot and has its events; tells which slot.
+    /// Puts a connection into a slot and watches its socket. Returns the slot.
     ///
     /// # Errors
     ///
-    /// Why it was refused, which is logged too. Its coming is undone then.
+    /// The error for which it was refused, which is logged too. Its admission is then undone.
     pub(super) fn watch(&mut self, stream: Stream, mut state: ConnState) -> io::Result<usize> {
         let codec = self.register(&stream, &state);
         let Self {
@@ -119,15 +119,15 @@ impl<H: EventHandler> EventLoop<H> {
             ));
         }
         stream.watch(self.poll.registry(), Token(state.id.slot()))?;
-        // A codec that panics must not take the count of connections with it.
+        // A panic of the codec must not spoil the count of connections.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
             self.cx.report_panic(panic, "codec");
             io::Error::other("its codec could not be made")
         })
     }
 
-    /// Gives the socket of a connection that has ended for the engine to who wants it.
-    pub(super) fn let_go(&mut self, index: u32, then: Detach, unread: Vec<u8>) {
+    /// Gives the socket of a connection that left the engine to the application.
+    pub(super) fn release_socket(&mut self, index: u32, then: Detach, unread: Vec<u8>) {
         let Some(Slot { link, .. }) = self.connections.remove(index as usize) else {
             return;
         };
@@ -143,16 +143,16 @@ impl<H: EventHandler> EventLoop<H> {
             peer: link.state.peer,
             unread,
         };
-        // A panic would have the turn begin anew, and a newcomer take the slot that is being freed.
+        // A panic would repeat the turn, and a new connection would take the slot that is being freed.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| then(detached))) {
             self.cx.report_panic(panic, "detach");
         }
     }
 }
 
-/// Whether a connection is not to be read while its output is congested.
+/// Returns true if a connection is not read while its output is congested.
 ///
-/// Were both ends of a connection to do that, both could wait for the other to read for ever.
+/// If both ends of a connection did that, each could wait for the other to read for ever.
 fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
     policy == OutboundPolicy::PauseReads
         && match codec.backpressure() {
@@ -163,7 +163,7 @@ fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> 
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Goes on with a connection that connects or shakes hands.
+    /// Continues a connection that connects or is in the handshake.
     #[cold]
     pub(super) fn advance(&mut self) {
         let Link {
@@ -180,10 +180,10 @@ impl<H: EventHandler> Served<'_, H> {
                 }
                 if stream.has_tls() {
                     self.cx.metrics.handshakes.add(1);
-                    // The handshake has read ahead of the events, so that none may tell of what it took.
+                    // The handshake has read ahead of the events, so no event may follow for that input.
                     state.on_readable(false);
                 }
-                // The handshake's last words, if they did not all go out.
+                // The last messages of the handshake may not have been sent completely.
                 self.cx.lists.mark_dirty(state);
                 if let Origin::Connected { .. } = state.origin() {
                     self.cx.metrics.connected.add(1);
@@ -192,7 +192,7 @@ impl<H: EventHandler> Served<'_, H> {
                         .outcomes
                         .push_back((state.id, Outcome::Opened));
                 }
-                self.welcome();
+                self.call_on_open();
                 self.mark_ready();
             }
             Ok(false) => {}
@@ -202,7 +202,7 @@ impl<H: EventHandler> Served<'_, H> {
             #[cfg(feature = "tls")]
             Err(StreamError::Tls(error)) => {
                 log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
-                // The alert must reach the peer: it is sent, and what else arrives is read and dropped.
+                // The alert must reach the peer. So it is sent, and further input is read and dropped.
                 state.refuse(
                     CloseReason::Tls(error),
                     self.cx.time.moment(),
@@ -217,8 +217,8 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Tells the handler of a connection that is open.
-    pub(super) fn welcome(&mut self) {
+    /// Calls the handler for a connection that has opened.
+    pub(super) fn call_on_open(&mut self) {
         let Slot { link, codec, .. } = &mut *self.slot;
         let mut conn = Conn::new(link, codec, self.cx);
         self.slot.session = self.handler.on_open(&mut conn);

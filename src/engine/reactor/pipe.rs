@@ -1,4 +1,4 @@
-//! Joined connections: what one receives the other sends.
+//! Pipes: each of two connections sends what the other receives.
 
 use super::flush::WRITE_BUDGET;
 use super::{EventLoop, NOBODY};
@@ -11,14 +11,14 @@ use crate::engine::stream::Received;
 use crate::error::StreamError;
 use crate::sys::transfer;
 
-/// The most that the kernel moves at a time, and so the most that one peer's slowness keeps in its memory.
+/// The most bytes that the kernel moves at a time, and so the most kernel memory that a slow peer holds.
 const SPLICE: usize = 1 << 20;
 
-/// What comes in smaller pieces is copied, which costs no more then and saves a call to find that there is no more.
+/// Smaller pieces are copied. That costs no more, and saves a call to find that there is no more.
 const SPLICE_MIN: usize = 16 << 10;
 
 impl<H: EventHandler> EventLoop<H> {
-    /// Does what has become due about joined connections.
+    /// Runs the pending work of piped connections.
     #[inline]
     pub(super) fn run_pipes(&mut self) {
         if !self.cx.pipes.tasks.is_empty() {
@@ -30,7 +30,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[inline(never)]
     fn run_due(&mut self) {
         self.turn.serving = NOBODY;
-        // What becomes due on the way has its turn the next time, so that the loop goes on.
+        // Work that becomes due meanwhile runs the next time, so that the loop continues.
         for _ in 0..self.cx.pipes.tasks.len() {
             match self.cx.pipes.tasks.pop_front() {
                 Some(PipeTask::Join(id, other)) => {
@@ -47,12 +47,12 @@ impl<H: EventHandler> EventLoop<H> {
                     }
                 }
                 Some(PipeTask::Move(id)) => {
-                    self.carry(id);
+                    self.forward_both_ways(id);
                     self.turn.serving = NOBODY;
                 }
                 Some(PipeTask::Ended { survivor, broken }) => {
                     if let Some(slot) = self.connections.get(survivor) {
-                        follow(slot, &mut self.cx, broken);
+                        end_partner(slot, &mut self.cx, broken);
                     }
                 }
                 None => break,
@@ -60,8 +60,8 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Moves bytes both ways between a connection and the one it is joined with.
-    fn carry(&mut self, id: ConnId) {
+    /// Moves bytes both ways between a connection and its partner.
+    fn forward_both_ways(&mut self, id: ConnId) {
         let Self {
             handler,
             connections,
@@ -86,8 +86,8 @@ impl<H: EventHandler> EventLoop<H> {
                 Served::new(handler, other, cx).flush();
             }
             turn.serving = NOBODY;
-            carry_over(handler, one, other, cx, scratch);
-            carry_over(handler, other, one, cx, scratch);
+            forward(handler, one, other, cx, scratch);
+            forward(handler, other, one, cx, scratch);
             end_broken(handler, one, other, cx);
             end_broken(handler, other, one, cx);
         }
@@ -98,10 +98,10 @@ fn pipe_end(link: &Link) -> Option<PipeEnd> {
     link.extras.as_ref().and_then(|extras| extras.pipe_end)
 }
 
-/// Ends a connection because the one it was joined with does.
-fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool) {
+/// Ends a connection because the one it was piped to has ended.
+fn end_partner<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool) {
     let link = &mut slot.link;
-    // The other one need not follow in its turn.
+    // Its partner has ended already and must not be notified.
     if let Some(extras) = &mut link.extras {
         extras.pipe_end = None;
     }
@@ -114,7 +114,7 @@ fn follow<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken: bool
     }
 }
 
-/// Ends a broken connection once nothing of what it has received can be passed on: its peer's reset does not wait.
+/// Ends a broken connection once no more of its input can be forwarded. The reset is passed on without further delay.
 fn end_broken<H: EventHandler>(
     handler: &mut H,
     from: &mut Slot<H>,
@@ -127,8 +127,8 @@ fn end_broken<H: EventHandler>(
     }
 }
 
-/// Moves what `from` has received to `to`, while all of it is taken.
-fn carry_over<H: EventHandler>(
+/// Moves the input of `from` to `to`, as long as all of it is taken.
+fn forward<H: EventHandler>(
     handler: &mut H,
     from: &mut Slot<H>,
     to: &mut Slot<H>,
@@ -141,7 +141,7 @@ fn carry_over<H: EventHandler>(
             return cx.lists.mark_ready(&mut from.link.state);
         }
         let spliced = match pipe_end(&from.link) {
-            // The kernel does not move what is behind a mark of urgent data.
+            // The kernel does not move data behind a mark of urgent data.
             Some(pipe_end) if pipe_end.bulk && !from.link.state.is_doubtful() => {
                 splice(handler, from, to, cx)
             }
@@ -155,7 +155,7 @@ fn carry_over<H: EventHandler>(
     }
 }
 
-/// One read into the scratch buffer, and one write out of it.
+/// Reads once into the scratch buffer, and writes once out of it.
 fn copy<H: EventHandler>(
     handler: &mut H,
     from: &mut Slot<H>,
@@ -166,7 +166,7 @@ fn copy<H: EventHandler>(
     let Link { stream, state, .. } = &mut from.link;
     let received = stream.recv(scratch, &mut cx.buffers.tls_scratch);
     if stream.has_tail() {
-        // Reading has made output of its own: an answer of the TLS layer.
+        // Reading may have made output: an answer of the TLS layer.
         state.set_tail(true);
         cx.lists.mark_dirty(state);
     }
@@ -192,7 +192,7 @@ fn copy<H: EventHandler>(
     n
 }
 
-/// The same through a pipe of the kernel's; `None` when the bytes have to be copied.
+/// Moves bytes through a kernel pipe. Returns `None` if they have to be copied.
 fn splice<H: EventHandler>(
     handler: &mut H,
     from: &mut Slot<H>,
@@ -216,8 +216,8 @@ fn splice<H: EventHandler>(
                     on_no_input(handler, from, to, cx, Err(error.into()));
                     Some(0)
                 }
-                // At the end of the stream a read finds out, since it may be a mark of urgent data that no event has
-                // told of yet.
+                // At the end of the stream a read has to decide, because it may be a mark of urgent data that no
+                // event has reported yet.
                 _ => {
                     never_splice(&mut from.link);
                     None
@@ -258,7 +258,7 @@ fn never_splice(link: &mut Link) {
     }
 }
 
-/// Notes what was taken. What was not is output now, and the kernel says when it takes more.
+/// Records the bytes that were taken. The rest becomes backlog, and an event reports when the kernel has room.
 fn after_send<H: EventHandler>(
     handler: &mut H,
     to: &mut Slot<H>,
@@ -266,13 +266,13 @@ fn after_send<H: EventHandler>(
     sent: Result<usize, StreamError>,
 ) {
     if let Err(error) = Served::new(handler, to, cx).on_sent(sent) {
-        Served::new(handler, to, cx).break_off(error);
+        Served::new(handler, to, cx).on_broken(error);
     } else if to.link.state.has_output() {
         Served::new(handler, to, cx).flush_backlog();
     }
 }
 
-/// A read brought the end of the stream, nothing, or an error.
+/// Handles a read that returned the end of the stream, nothing, or an error.
 fn on_no_input<H: EventHandler>(
     handler: &mut H,
     from: &mut Slot<H>,
@@ -282,14 +282,14 @@ fn on_no_input<H: EventHandler>(
 ) {
     let interrupted = matches!(received, Err(StreamError::Interrupted));
     if from.link.state.is_broken() && !interrupted {
-        // All that had arrived is passed on.
+        // All earlier input has been forwarded.
         return Served::new(handler, from, cx).close(false);
     }
     match received {
         Ok(()) => {
             from.link.state.on_peer_eof();
             to.link.state.shut_write();
-            // FIN is sent behind what waits; and this may have been the last thing to happen.
+            // FIN follows the remaining output. No other event may follow.
             cx.lists.mark_dirty(&mut to.link.state);
             cx.lists.mark_dirty(&mut from.link.state);
         }
@@ -298,7 +298,7 @@ fn on_no_input<H: EventHandler>(
         }
         Err(StreamError::Interrupted) => {}
         Err(error) => {
-            // A stream cut short must not look like a whole one to the peer it is passed on to.
+            // The peer of the other end must not take a truncated stream for a whole one.
             cx.unpipe(&mut from.link, true);
             Served::new(handler, from, cx).on_no_input(Err(error));
         }

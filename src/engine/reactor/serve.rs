@@ -1,4 +1,5 @@
-//! One connection's share of a turn: offer its backlog, receive, decode, call the handler.
+//! One connection's share of a turn: its backlog is offered, input is received and decoded, and the handler is
+//! called.
 
 use std::io;
 
@@ -9,13 +10,13 @@ use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::handler::closing::keep_refused;
 use crate::engine::handler::context::{Link, Served};
-use crate::engine::handler::converse::{awaits_rest, is_awaited, owes_answer, shown};
+use crate::engine::handler::converse::{awaits_rest, is_awaited, owes_answer, pending_frame_len};
 use crate::engine::handler::{Action, EventHandler};
 use crate::engine::pipes::PipeTask;
 use crate::engine::stream::Received;
 use crate::error::StreamError;
 
-/// What a connection may receive and have handled before the others have their turn.
+/// The most that a connection may receive and handle before other connections are served.
 pub(super) struct Budget {
     bytes: usize,
     frames: usize,
@@ -29,13 +30,13 @@ impl Budget {
         }
     }
 
-    /// So many bytes were received, or as much work was done.
+    /// Counts received bytes, or as much other work.
     #[inline]
     pub(super) fn spend(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// So many frames were handled.
+    /// Counts handled frames.
     pub(super) fn spend_frames(&mut self, frames: usize) {
         self.frames = self.frames.saturating_sub(frames);
     }
@@ -47,29 +48,29 @@ impl Budget {
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Serves a connection within its budgets; what is left over has it served again next turn.
+    /// Serves a connection within its budgets. The rest is served in the next turn.
     #[inline(always)]
     pub(super) fn serve(&mut self, scratch: &mut [u8]) {
         let mut budget = Budget::new(&self.cx.limits);
         if self.slot.link.state.is_ordinary() {
             let received = self.receive::<true>(scratch, 0, &mut budget);
-            if self.slot.link.state.is_settled() {
+            if self.slot.link.state.has_nothing_pending() {
                 return;
             }
             budget.spend(received);
         }
-        // One that waits on the ready list has its turn there.
+        // A connection on the ready list is served from there.
         if !self.slot.link.state.is_queued() && !self.slot.link.state.has_nothing_to_do() {
             self.serve_fully(scratch, budget);
         }
     }
 
-    /// The same for a connection in any condition.
+    /// Serves a connection in any condition.
     #[inline(never)]
     pub(super) fn serve_fully(&mut self, scratch: &mut [u8], mut budget: Budget) {
         if self.slot.link.state.is_ordinary_unix() {
             let received = self.receive::<false>(scratch, 0, &mut budget);
-            if self.slot.link.state.is_settled() {
+            if self.slot.link.state.has_nothing_pending() {
                 return;
             }
             budget.spend(received);
@@ -91,7 +92,7 @@ impl<H: EventHandler> Served<'_, H> {
             && let Some((mut conn, session)) = self.slot.lend(self.cx)
         {
             let action = self.handler.on_drain(&mut conn, session);
-            self.carry_out(action, CloseReason::Local);
+            self.apply_action(action, CloseReason::Local);
         }
         let state = &self.slot.link.state;
         if !budget.is_spent() && state.inbox.is_ready() && state.wants_frames() {
@@ -99,7 +100,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
         while self.slot.link.state.is_readable() && !budget.is_spent() {
             let received = if self.slot.link.state.wants_frames() {
-                // Frames beyond the budget come before more input.
+                // Frames that were beyond the budget come before more input.
                 if self.slot.link.state.inbox.is_ready() {
                     break;
                 }
@@ -119,12 +120,12 @@ impl<H: EventHandler> Served<'_, H> {
             && self.slot.link.state.is_open()
             && !self.slot.link.state.outlives_break()
         {
-            // What is left waits for something to be sent.
+            // The remaining input waits for something to be sent, which can no longer happen.
             return self.close(false);
         }
         let Link { stream, state, .. } = &mut self.slot.link;
         if stream.has_tail() {
-            // Reading has made output of its own: an answer of the TLS layer.
+            // Reading may have made output: an answer of the TLS layer.
             state.set_tail(true);
             self.cx.lists.mark_dirty(state);
         }
@@ -136,7 +137,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// One read behind the `kept` bytes in `scratch`, and the frames in it; returns how many bytes came.
+    /// Reads once behind the `kept` bytes in `scratch`, and handles the frames. Returns the number of bytes received.
     ///
     /// The first read of a turn is `HOT`: decoding and `react` are inlined into it.
     #[inline(always)]
@@ -148,7 +149,7 @@ impl<H: EventHandler> Served<'_, H> {
     ) -> usize {
         let stream = &mut self.slot.link.stream;
         let received = if HOT {
-            // What is ordinary is plain TCP; an early return keeps the other streams out of this path.
+            // The ordinary case is plain TCP. An early return keeps the other streams out of this path.
             let Some(socket) = stream.as_plain() else {
                 return 0;
             };
@@ -191,7 +192,7 @@ impl<H: EventHandler> Served<'_, H> {
         n
     }
 
-    /// The same for a long frame, whose rest is received straight behind its beginning.
+    /// Receives the rest of a long frame straight behind its beginning.
     fn receive_rest(&mut self, budget: &mut Budget) -> usize {
         let Link { stream, state, .. } = &mut self.slot.link;
         let spare = state.inbox.spare_mut(&mut self.cx.buffers.pool);
@@ -216,7 +217,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Reads to drop: the connection is closing, and unread input would make the kernel answer with RST.
+    /// Reads and drops input: the connection is closing, and unread input would make the kernel send RST.
     fn discard(&mut self, scratch: &mut [u8]) -> usize {
         match self
             .slot
@@ -236,12 +237,12 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// A read brought the end of the stream, nothing, or an error.
+    /// Handles a read that returned the end of the stream, nothing, or an error.
     #[inline(never)]
     pub(super) fn on_no_input(&mut self, received: Result<Received, StreamError>) {
         let interrupted = matches!(received, Err(StreamError::Interrupted));
         if self.slot.link.state.is_broken() && !interrupted {
-            // All that had arrived is read.
+            // All earlier input has been read.
             return self.close(false);
         }
         match received {
@@ -256,7 +257,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// The stream ended where TLS does not allow it: what was written is still sent.
+    /// Handles a stream that ended without close_notify. The remaining output is still sent.
     #[cold]
     fn on_truncation(&mut self) {
         self.slot.link.state.on_peer_eof();
@@ -265,7 +266,7 @@ impl<H: EventHandler> Served<'_, H> {
         self.mark_dirty();
     }
 
-    /// The peer broke the TLS protocol: all it gets now is the alert.
+    /// Handles a violation of the TLS protocol. Only the alert is still sent.
     #[cold]
     fn on_breach(&mut self, error: io::Error) {
         self.begin_close(CloseReason::Tls(error));
@@ -279,7 +280,7 @@ impl<H: EventHandler> Served<'_, H> {
             let mut budget = Budget::new(&self.cx.limits);
             self.decode_inbox(&mut budget, true);
         }
-        // A frame that is incomplete now will stay so: nothing is awaited.
+        // An incomplete frame will stay so. Nothing more is awaited.
         self.slot.link.state.on_input_consumed();
         if owes_answer(&self.slot.link.state, &self.slot.codec) {
             return;
@@ -292,9 +293,9 @@ impl<H: EventHandler> Served<'_, H> {
             if closes && self.slot.link.state.is_finished() {
                 return self.close_finished(CloseReason::Peer);
             }
-            self.carry_out(action, CloseReason::Peer);
+            self.apply_action(action, CloseReason::Peer);
             if H::Codec::CONVERSES && closes {
-                // What it has asked for by then it gets, as an answer that was owed.
+                // The peer gets the answers to its earlier requests, as it would get an owed answer.
                 self.slot.link.state.take_time();
             }
             if self.slot.link.state.is_draining()
@@ -303,12 +304,12 @@ impl<H: EventHandler> Served<'_, H> {
                 self.begin_close(self.cx.drain_reason());
             }
         }
-        // One that was closing has waited for this.
+        // A closing connection has waited for this.
         self.mark_dirty();
     }
 
-    /// The event said that the connection is broken. A read shows it behind all that has arrived, unless input is not
-    /// wanted now.
+    /// Handles an event that reported a broken connection. A read returns the error behind all earlier input, unless
+    /// input is not wanted now.
     #[cold]
     pub(super) fn on_error(&mut self) {
         let state = &mut self.slot.link.state;
@@ -317,12 +318,12 @@ impl<H: EventHandler> Served<'_, H> {
             && (state.saw_peer_eof() || !state.wants_frames())
             && let Some(error) = self.slot.link.stream.take_error()
         {
-            self.break_off(error.into());
+            self.on_broken(error.into());
         }
     }
 
-    /// Decodes what an earlier turn left over, a long frame that has become complete, or, at the end of the
-    /// stream, whatever there is.
+    /// Decodes the leftover of an earlier turn or a long frame that has become complete. At the end of the stream it
+    /// decodes all that is left.
     fn decode_inbox(&mut self, budget: &mut Budget, last: bool) -> Pass {
         let in_vain = self.slot.link.state.inbox.in_vain();
         let mut ring = self.slot.link.state.inbox.take();
@@ -347,9 +348,9 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-/// What a look at the input came to.
-enum Look {
-    /// A frame, which the handler has had.
+/// The result of one decode step.
+enum DecodeStep {
+    /// A frame, which the handler has handled.
     Frame {
         taken: usize,
         action: Action,
@@ -364,25 +365,26 @@ enum Look {
     Malformed(FrameError),
 }
 
-/// What decoding some input came to.
+/// The result of decoding some input.
 struct Pass {
-    /// How many bytes were consumed.
+    /// The number of bytes consumed.
     consumed: usize,
-    /// How many the rest must grow to before it is worth another look: 0 when it may hold complete frames that the
+    /// The length that the rest must reach before it is decoded again. 0 if it may hold complete frames that the
     /// handler does not want now.
     need: usize,
-    /// How many frames in a row, the last ones, have consumed nothing.
+    /// The number of frames, up to the last one, that consumed nothing in a row.
     in_vain: u32,
-    /// Whether a frame was consumed, or a part of a message: what is left over has begun behind that.
+    /// True if a frame or a part of a message was consumed, so that the leftover begins behind it.
     advanced: bool,
-    /// Whether all that was consumed was skipped and belongs to no message.
+    /// True if all consumed input was skipped and belongs to no message.
     skipped_all: bool,
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Hands the frames in `input`, which must be wanted, to the handler, within the budget.
+    /// Delivers the frames in `input` to the handler, within the budget. The caller has checked that frames are
+    /// wanted.
     ///
-    /// The frames before them that consumed nothing were `in_vain`. With `last`, no more input will come.
+    /// `in_vain` is the number of frames before them that consumed nothing. With `last`, no more input will arrive.
     #[inline(always)]
     fn decode(
         &mut self,
@@ -396,7 +398,7 @@ impl<H: EventHandler> Served<'_, H> {
         let mut consumed = 0;
         self.cx.decoding.is_under_way = true;
         let need = loop {
-            // The frame, which borrows the input, is gone once the callback has had it.
+            // The frame borrows the input until the callback has returned.
             let rest = &mut input[consumed..];
             let found = match look(&mut self.slot.codec, rest, last, &mut in_vain) {
                 Ok(Decoded::Frame {
@@ -407,15 +409,15 @@ impl<H: EventHandler> Served<'_, H> {
                         break 0;
                     };
                     let action = self.handler.react(&mut conn, session, frame);
-                    Look::Frame { taken, action }
+                    DecodeStep::Frame { taken, action }
                 }
-                Ok(Decoded::Skip { consumed: taken }) => Look::Skipped { taken },
-                Ok(Decoded::Hold) => Look::Held,
-                Ok(Decoded::NeedMore { at_least }) => Look::Partial { at_least },
-                Err(error) => Look::Malformed(error),
+                Ok(Decoded::Skip { consumed: taken }) => DecodeStep::Skipped { taken },
+                Ok(Decoded::Hold) => DecodeStep::Held,
+                Ok(Decoded::NeedMore { at_least }) => DecodeStep::Partial { at_least },
+                Err(error) => DecodeStep::Malformed(error),
             };
             match found {
-                Look::Frame { taken, action } => {
+                DecodeStep::Frame { taken, action } => {
                     consumed += taken;
                     handled += 1;
                     budget.frames -= 1;
@@ -424,23 +426,24 @@ impl<H: EventHandler> Served<'_, H> {
                         && self.slot.link.state.out.len() < FLUSH_AT;
                     if !usual && !self.after_callback(action) {
                         if H::Codec::CONVERSES && taken == 0 && self.slot.link.state.is_leaving() {
-                            consumed += shown(&mut self.slot.codec, &mut input[consumed..]);
+                            consumed +=
+                                pending_frame_len(&mut self.slot.codec, &mut input[consumed..]);
                         }
                         break 0;
                     }
                 }
-                // It is no frame for the self.handler, but work all the same.
-                Look::Skipped { taken } => {
+                // It is not a frame for the handler, but it costs work.
+                DecodeStep::Skipped { taken } => {
                     consumed += taken;
                     skipped = true;
                     budget.frames -= 1;
                 }
-                Look::Held => {
+                DecodeStep::Held => {
                     self.slot.link.state.hold();
                     break 0;
                 }
-                Look::Partial { at_least } => {
-                    // Whatever the codec asks for, what it has is not enough.
+                DecodeStep::Partial { at_least } => {
+                    // The codec needs more than it has, even if it asks for less.
                     let need = at_least.max(input.len() - consumed + 1);
                     if need <= self.cx.limits.max_frame {
                         break need;
@@ -449,14 +452,14 @@ impl<H: EventHandler> Served<'_, H> {
                     self.refuse_frame(FrameError::TooLong { len, max }, &input[consumed..]);
                     break 0;
                 }
-                Look::Malformed(error) => {
+                DecodeStep::Malformed(error) => {
                     self.refuse_frame(error, &input[consumed..]);
                     break 0;
                 }
             }
             budget.spend(self.slot.codec.take_cost());
-            // Two conditions rather than one: so the compiler sees that there is no loop at all with a
-            // codec that takes everything, which saves 30 instructions a message.
+            // Two conditions rather than one. With a codec that takes all input, the compiler then sees that there is
+            // no loop, which saves 30 instructions a message.
             if consumed >= input.len() {
                 break 0;
             }
@@ -482,7 +485,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// The same out of line, for all but the first read of a turn.
+    /// Decodes out of line, for all but the first read of a turn.
     #[inline(never)]
     fn decode_again(
         &mut self,
@@ -494,14 +497,14 @@ impl<H: EventHandler> Served<'_, H> {
         self.decode(input, budget, in_vain, last)
     }
 
-    /// A callback did more than write a little: flushes and carries out what is due. Returns whether the next
+    /// Flushes and applies the action after a callback that did more than write a little. Returns true if the next
     /// frame is wanted.
     #[inline(never)]
     fn after_callback(&mut self, action: Action) -> bool {
         if self.slot.link.state.should_be_flushed() {
             self.flush();
         }
-        self.carry_out(action, CloseReason::Local);
+        self.apply_action(action, CloseReason::Local);
         self.slot.link.state.wants_frames()
     }
 
@@ -514,7 +517,7 @@ impl<H: EventHandler> Served<'_, H> {
     }
 }
 
-/// How loudly an error is told: what peers send is their affair, a faulty codec is not.
+/// Returns the log level of an error. Bad input of peers is normal, a faulty codec is not.
 pub(super) fn level_of(error: &FrameError) -> log::Level {
     match error {
         FrameError::Codec { .. } => log::Level::Error,
@@ -523,7 +526,7 @@ pub(super) fn level_of(error: &FrameError) -> log::Level {
 }
 
 impl<H: EventHandler> Served<'_, H> {
-    /// Keeps what was not decoded, unless the connection is closing.
+    /// Keeps the undecoded rest, unless the connection is closing.
     #[inline(never)]
     fn keep_leftover(&mut self, leftover: &[u8], need: usize, in_vain: u32, fresh: bool) {
         if self.slot.link.state.is_open() {
@@ -534,7 +537,8 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Nothing is left over. Of a message that a conversing codec hands out in parts, the next one may be awaited.
+    /// Records that nothing is left over. If a conversing codec delivers a message in parts, the next part may be
+    /// awaited.
     #[inline]
     fn on_all_consumed(&mut self) {
         if awaits_rest(&self.slot.codec) && self.slot.link.state.is_open() {
@@ -544,7 +548,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Something is left over. When it is an incomplete frame, its read timeout runs.
+    /// Records a leftover. If it is an incomplete frame, the read timeout runs.
     fn after_leftover(&mut self, need: usize, fresh: bool) {
         if need == 0 {
             return self.slot.link.state.on_input_consumed();
@@ -563,17 +567,17 @@ impl<H: EventHandler> Served<'_, H> {
             && let Some((mut conn, session)) = self.slot.lend(self.cx)
         {
             let action = self.handler.on_timer(&mut conn, session, token);
-            self.carry_out(action, CloseReason::Local);
+            self.apply_action(action, CloseReason::Local);
             self.flush_much();
         }
     }
 
-    /// Does what a callback asked for.
-    pub(super) fn carry_out(&mut self, action: Action, reason: CloseReason) {
+    /// Applies the action that a callback returned.
+    pub(super) fn apply_action(&mut self, action: Action, reason: CloseReason) {
         match action {
             Action::Continue => {}
             Action::Close => self.begin_close(reason),
-            Action::Refused(error) => self.conn().give_up(*error),
+            Action::Refused(error) => self.conn().close_refused(*error),
             Action::Shutdown => self.cx.engine.shutdown(),
         }
     }

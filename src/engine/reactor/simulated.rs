@@ -1,4 +1,4 @@
-//! The loop without a kernel: its turns, one by one, for a simulation that decides what events there are.
+//! The loop without a kernel. A simulation runs its turns one by one and decides on the events.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,18 +38,18 @@ impl Event for Readiness {
 }
 
 impl<H: EventHandler> EventLoop<H> {
-    /// How long it would sleep; none when only an event can wake it.
+    /// Returns the time for which the loop would sleep, or `None` if only an event can wake it.
     pub(crate) fn sleeps_for(&mut self) -> Option<Duration> {
         self.timeout()
     }
 
-    /// Tells what time it is.
+    /// Sets the time.
     pub(crate) fn set_time(&mut self, since_start: Duration) {
         self.cx.time.clock.set(since_start);
     }
 
-    /// One turn with these events, after a sleep of at most `timeout`. A panic of a callback is contained as
-    /// [`run`](Self::run) does it; `on_panic` is shown it before.
+    /// Runs one turn with these events, after a sleep of at most `timeout`. A panic of a callback is contained as in
+    /// [`run`](Self::run), after `on_panic` has received it.
     pub(crate) fn turn(
         &mut self,
         timeout: Option<Duration>,
@@ -63,7 +63,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Whether the engine was shut down and the last connection is gone.
+    /// Returns true if the engine was shut down and the last connection is gone.
     pub(crate) fn has_ended(&self) -> bool {
         self.is_done()
     }
