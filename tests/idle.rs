@@ -18,7 +18,7 @@ use crate::util::{LONG, eventually};
 
 const WANTED: usize = 10_000;
 
-/// Tells the child process whom to connect to, and how often.
+/// The variable that gives the child process the address and the number of connections.
 const ROLE: &str = "EPICYCLE_TEST_IDLE_CLIENTS";
 
 const NAME: &str = "ten_thousand_connections_idle_and_leave_nothing_behind";
@@ -29,7 +29,7 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
     if let Ok(role) = env::var(ROLE) {
         return be_the_clients(&role);
     }
-    // Either process holds one end of each, and a few descriptors of its own.
+    // Each process holds one end of every connection, and a few other descriptors.
     let possible = descriptor_limit().0.saturating_sub(100) as usize;
     let count = WANTED.min(possible);
     if count < WANTED {
@@ -49,11 +49,11 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
 
     let mut clients = Clients::start(&format!("{} {count}", running.local_addrs()[0]));
     clients.await_line("open");
-    // The child's pipes are two more.
+    // The pipes to the child are two more descriptors.
     let open = || stats().connections == count as u64;
     eventually("all are accepted", open);
     assert_eq!(descriptors(), before + count + 2);
-    // The last ones may still be on their way to their reactor.
+    // The last connections may still be in transit to their reactor.
     eventually("each has a timer", || stats().timers == count as u64);
     eventually("no idle connection holds a buffer", || {
         stats().buffered == 0
@@ -85,7 +85,7 @@ fn ten_thousand_connections_idle_and_leave_nothing_behind() {
     assert_eq!((report.drained, report.forced), (0, 0));
 }
 
-/// Asserts that the loops sleep, and that a client which is active takes hardly more turns than it sends messages.
+/// Asserts that the loops sleep, and that an active client causes hardly more turns than messages.
 fn only_the_active_take_turns<H: EventHandler>(running: &Running<H>) {
     let turns = || running.engine().stats().total().turns;
     eventually("loops whose connections are idle sleep", || {
@@ -104,7 +104,7 @@ fn only_the_active_take_turns<H: EventHandler>(running: &Running<H>) {
     );
 }
 
-/// The process with the other ends.
+/// The child process, with the other ends of the connections.
 struct Clients(Partner);
 
 impl Clients {
@@ -143,7 +143,7 @@ fn be_the_clients(role: &str) {
     orders.next();
 }
 
-/// Connects from one of several addresses, each of which has ports of its own.
+/// Connects from one of several addresses, because each has a limited number of ports.
 fn connect(addr: SocketAddr, n: usize) -> Client {
     let from = IpAddr::V4(Ipv4Addr::new(127, 0, 1, (n % 8) as u8 + 1));
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");

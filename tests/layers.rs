@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders and files of `src` from the bottom to the top: each may use those above it in this list, and no others.
+/// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
 const ORDER: [&str; 20] = [
     "error",
     "charset",
@@ -28,7 +28,7 @@ const ORDER: [&str; 20] = [
     "lib",
 ];
 
-/// Protocols, pure of sockets and clocks: they stand right above `codec`, and the engine knows none of them.
+/// The protocols, which use no sockets and no clocks. They are directly above `codec`, and the engine imports none of them.
 const PROTOCOLS: [&str; 3] = ["http", "ws", "rpc::wire"];
 
 #[test]
@@ -58,7 +58,7 @@ fn no_folder_has_a_circle_among_its_children() {
     for folder in folders {
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (user, used) in &imports {
-            // The folder's own `mod.rs` is not a child: it names the children, and holds what they share.
+            // The folder's own `mod.rs` is not a child: it declares the children and holds the items that they share.
             let (Some(from), Some(to)) = (child(&folder, user), child(&folder, used)) else {
                 continue;
             };
@@ -158,7 +158,7 @@ fn errors_have_their_messages_from_one_macro() {
         users += code.matches("error_messages! {").count();
         for line in code.lines() {
             let by_hand = line.starts_with("impl") && line.contains("error::Error for");
-            // A value on the wire, which may say that all is well.
+            // A value of the wire format, which can also mean success.
             let is_value = line.contains("for Status ");
             assert!(!by_hand || is_value, "{}: {line}", file.display());
         }
@@ -175,7 +175,7 @@ fn the_core_links_no_async_runtime() {
     }
 }
 
-/// All source files.
+/// Returns all source files.
 fn sources() -> Vec<PathBuf> {
     fn walk(dir: &Path, into: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(dir).expect("is a directory") {
@@ -193,7 +193,7 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-/// A file's module path: `src/http/mod.rs` is `http`, `src/http/head.rs` is `http::head`.
+/// Returns a file's module path: `src/http/mod.rs` is `http`, `src/http/head.rs` is `http::head`.
 fn module_of(file: &Path) -> String {
     let inner = file
         .strip_prefix("src")
@@ -206,29 +206,29 @@ fn module_of(file: &Path) -> String {
         .unwrap_or(path)
 }
 
-/// All modules by their paths.
+/// Returns the paths of all modules.
 fn modules() -> BTreeSet<String> {
     sources().iter().map(|file| module_of(file)).collect()
 }
 
-/// The first part of a module's path.
+/// Returns the first part of a module's path.
 fn top_of(module: &str) -> &str {
     module.split("::").next().unwrap_or(module)
 }
 
 fn place_of(top: &str) -> usize {
     let place = ORDER.iter().position(|known| *known == top);
-    place.unwrap_or_else(|| panic!("{top} has no place: say in tests/layers.rs where it belongs"))
+    place.unwrap_or_else(|| panic!("{top} has no layer; add it to ORDER in tests/layers.rs"))
 }
 
-/// Whether a module is `folder`, or in it.
+/// Returns true if a module is `folder` or in it.
 fn is_in(module: &str, folder: &str) -> bool {
     module
         .strip_prefix(folder)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// The folders that a module is in, `src` itself among them as the empty path.
+/// Returns the folders that contain a module, including `src` itself as the empty path.
 fn ancestors(module: &str) -> Vec<String> {
     let ends = module
         .match_indices("::")
@@ -236,7 +236,7 @@ fn ancestors(module: &str) -> Vec<String> {
     std::iter::once(String::new()).chain(ends).collect()
 }
 
-/// The child of `folder` that a module is, or is in.
+/// Returns the child of `folder` that is the module or contains it.
 fn child(folder: &str, module: &str) -> Option<String> {
     let inner = match folder {
         "" => module,
@@ -245,7 +245,7 @@ fn child(folder: &str, module: &str) -> Option<String> {
     Some(top_of(inner).to_owned())
 }
 
-/// A way that leads back to where it began.
+/// Returns a circle among the edges, if there is one.
 fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     fn walk(
         at: &str,
@@ -277,13 +277,13 @@ fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     })
 }
 
-/// Who uses whom: the modules that each file's code names behind `crate::` or `super::`, tests apart.
+/// Returns pairs of modules, of which the first imports the second: by a path with `crate::` or `super::`, outside tests.
 fn imports() -> Vec<(String, String)> {
     let modules = modules();
     let mut found = Vec::new();
     for file in sources() {
         let user = module_of(&file);
-        // Tests may use whatever they like.
+        // Tests may import any module.
         if user.split("::").any(|part| part == "tests") {
             continue;
         }
@@ -293,7 +293,7 @@ fn imports() -> Vec<(String, String)> {
                 .filter(|at| *at == path.len() || path[*at..].starts_with("::"))
                 .map(|at| &path[..at])
                 .find(|prefix| modules.contains(*prefix));
-            // What is no module is an item of the crate's root.
+            // Any other path is an item of the crate's root.
             let used = used.unwrap_or("lib").to_owned();
             if used != user && used != "lib" {
                 found.push((user.clone(), used));
@@ -303,14 +303,14 @@ fn imports() -> Vec<(String, String)> {
     found
 }
 
-/// The paths that a file's code names.
+/// Returns the paths in a file's code.
 fn paths(file: &Path, module: &str) -> Vec<String> {
     let text = read(file);
     let code = text.split("#[cfg(test)]").next().unwrap_or(&text);
     let code = code.split("#[cfg(all(test, ").next().unwrap_or(code);
     let mut used = Vec::new();
     for statement in code.split(';') {
-        // Comments name what they like, with links into every layer.
+        // Comments may link to every layer.
         let statement: String = statement
             .lines()
             .filter(|line| !line.trim_start().starts_with("//"))
@@ -318,7 +318,7 @@ fn paths(file: &Path, module: &str) -> Vec<String> {
         for (at, _) in statement.match_indices("crate::") {
             expand("", &statement[at + "crate::".len()..], &mut used);
         }
-        // A file that is its directory's `mod.rs` has its parent one level up, as any other has.
+        // The parent of a `mod.rs` is one level up, as that of any other file.
         let parent = module.rsplit_once("::").map_or("", |(parent, _)| parent);
         for (at, _) in statement.match_indices("super::") {
             if statement[..at].ends_with("pub(in ") || statement[..at].ends_with("super::") {

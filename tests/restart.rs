@@ -13,14 +13,14 @@ use std::{env, fs, thread};
 use crate::util::client::TempPath;
 use crate::util::{LONG, eventually};
 
-/// The example, which cargo builds together with the tests.
+/// Returns the path of the example, which cargo builds together with the tests.
 fn example() -> Option<PathBuf> {
     let this = env::current_exe().ok()?;
     let built = this.parent()?.parent()?.join("examples/graceful_restart");
     built.exists().then_some(built)
 }
 
-/// A process of the example that listens, and is killed when the test fails.
+/// A listening process of the example. It is killed if the test fails.
 struct Process {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
@@ -47,7 +47,7 @@ impl Process {
         line.trim_end().to_owned()
     }
 
-    /// Waits for its end; what it says last.
+    /// Waits for the end of the process. Returns its last output.
     fn ended(mut self) -> String {
         let replaced = self.line();
         assert!(replaced.ends_with("is replaced"), "{replaced}");
@@ -64,7 +64,7 @@ impl Drop for Process {
     }
 }
 
-/// Connects, asks so many times and hangs up; tells the process that has answered.
+/// Connects, sends a number of requests and closes. Returns the number of the process that has answered.
 fn ask(addr: SocketAddr, times: usize) -> u32 {
     let stream = TcpStream::connect(addr).expect("connects");
     stream.set_nodelay(true).expect("is set");
@@ -106,7 +106,7 @@ fn processes_that_replace_each_other_under_load_lose_no_request() {
                 }
             });
         }
-        // These keep their connections for a while.
+        // These clients keep their connections for a while.
         for _ in 0..2 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
@@ -160,7 +160,7 @@ fn a_process_that_dies_leaves_its_place_to_the_next() {
     };
     let control = TempPath::new();
     let (first, _) = Process::start(&example, &control, "tcp://127.0.0.1:0");
-    // By SIGKILL.
+    // Sends SIGKILL.
     drop(first);
     assert!(control.0.exists());
     let (second, addr) = Process::start(&example, &control, "tcp://127.0.0.1:0");

@@ -40,15 +40,15 @@ proptest! {
     }
 }
 
-/// Something done to a ring.
+/// An operation on a ring.
 #[derive(Clone, Debug)]
 enum Op {
     Write(Vec<u8>),
-    /// Fill up to so many bytes of the spare room in place.
+    /// Fills up to this number of bytes of the spare room in place.
     Receive(usize, u8),
-    /// Drop so many of 1,024 parts of the contents from the front.
+    /// Drops this number of 1,024 parts of the contents from the front.
     Consume(usize),
-    /// Keep so many of 1,024 parts of the contents.
+    /// Keeps this number of 1,024 parts of the contents.
     Truncate(usize),
     TruncateToNothingLess,
     MakeContiguous,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The page, up to what it says is not promised.
+/// Returns the page, up to the section about things that are not promised.
 fn promises() -> String {
     let page = fs::read_to_string("docs/semantics.md").expect("is readable");
     let (promises, _) = page
@@ -13,7 +13,7 @@ fn promises() -> String {
     promises.to_owned()
 }
 
-/// The items of the page's lists, each with all of its lines.
+/// Returns the items of the page's lists, each with all its lines.
 fn items(page: &str) -> Vec<String> {
     let mut items: Vec<String> = Vec::new();
     let mut inside = false;
@@ -32,12 +32,12 @@ fn items(page: &str) -> Vec<String> {
     items
 }
 
-/// The number that a line of a numbered list begins with.
+/// Returns the number at the beginning of a line of a numbered list.
 fn number(line: &str) -> Option<usize> {
     line.split_once(". ")?.0.parse().ok()
 }
 
-/// The tests named in an item: the file's path and the function's name.
+/// Returns the tests named in an item: the path of the file and the name of the function.
 fn named(item: &str) -> Vec<(String, String)> {
     let code = item.split('`').skip(1).step_by(2);
     let tests = code.filter_map(|code| code.split_once(".rs::"));
@@ -66,7 +66,7 @@ fn every_test_named_on_the_page_exists() {
     assert!(seen.len() > 200, "only {} tests are named", seen.len());
 }
 
-/// Whether there is such a function, with the attribute that makes it a test.
+/// Returns true if the function exists and is a test.
 fn has_test(source: &str, name: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();
     let head = format!("fn {name}(");
@@ -123,7 +123,7 @@ fn every_file_named_in_the_architecture_exists() {
     assert!(seen.len() > 50, "only {} files are named", seen.len());
 }
 
-/// The paths of all files below a folder, without those that are built or belong to git.
+/// Returns the paths of all files below a folder, except build results and git's files.
 fn files(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("is a folder") {

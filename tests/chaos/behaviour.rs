@@ -10,14 +10,14 @@ use super::kind::Kind;
 use super::services::MAX_PAYLOAD;
 use super::tls;
 
-/// What a client is up to.
+/// The behaviour of a hostile client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     /// Connects, and closes at once.
     Passing,
-    /// Connects, and says nothing.
+    /// Connects, and sends nothing.
     Silent,
-    /// Begins a message after some good ones, and never ends it.
+    /// Sends some valid messages, then begins one that it never completes.
     Stuck,
     /// Sends a message byte by byte, too slowly.
     Trickling,
@@ -25,17 +25,17 @@ pub(crate) enum Behaviour {
     SlowReading,
     /// Sends as fast as it can, and reads nothing.
     Flooding,
-    /// Ends with a reset, wherever it stands.
+    /// Resets the connection at any point.
     Resetting,
     /// Sends, ends its stream, and reads the rest.
     HalfClosing,
-    /// Sends what is no message.
+    /// Sends bytes that form no valid message.
     Garbage,
-    /// Closes amid a message.
+    /// Closes in the middle of a message.
     Vanishing,
-    /// Asks for much, and closes before it comes.
+    /// Requests much data, and closes before it arrives.
     Deaf,
-    /// Connects from an address that has more connections than one may have, and says nothing.
+    /// Connects from an address with more connections than allowed, and sends nothing.
     Crowding,
 }
 
@@ -54,20 +54,20 @@ pub(crate) const BEHAVIOURS: [Behaviour; 12] = [
     Behaviour::Crowding,
 ];
 
-/// One thing that a client does.
+/// One step of a client's script.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Sends all of it.
+    /// Sends all of the bytes.
     Send(Vec<u8>),
-    /// Sends a byte at a time, with a pause behind each.
+    /// Sends a byte at a time, with a pause after each.
     Trickle(Vec<u8>, Duration),
-    /// Sends it over and over, until the server ends the connection or has let so many bytes pass. Reads nothing.
+    /// Sends the bytes repeatedly, until the server closes the connection or this number of bytes is sent. Reads nothing.
     Flood(Vec<u8>, usize),
-    /// Reads so many bytes.
+    /// Reads this number of bytes.
     Read(usize),
-    /// Reads so many bytes at a time, so many times, with a pause behind each.
+    /// Reads a number of bytes, a number of times, with a pause after each.
     ReadSlowly(usize, usize, Duration),
-    /// Reads until the server ends the connection.
+    /// Reads until the server closes the connection.
     ReadToEnd,
     /// Ends its stream.
     Fin,
@@ -76,29 +76,29 @@ pub(crate) enum Step {
     Reset,
 }
 
-/// What has to have come by the end.
+/// The input that a client must have received by the end.
 #[derive(Clone, Debug)]
 pub(crate) enum Check {
     Nothing,
-    /// The answers to these payloads, or what there is of them so far.
+    /// The answers to these payloads, or a beginning of them.
     Some(Vec<Vec<u8>>),
     /// The answers to these payloads and nothing else.
     All(Vec<Vec<u8>>),
-    /// The answers to these payloads; behind them an HTTP server has to say what is wrong.
+    /// The answers to these payloads. After them, an HTTP server must send an error response.
     Refusal(Vec<Vec<u8>>),
 }
 
-/// A client's life. At the end of the steps it closes.
+/// The script of a client. It closes after the last step.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) steps: Vec<Step>,
     pub(crate) check: Check,
-    /// Whether its socket has little room, for what it sends and what it receives.
+    /// True if its socket has small buffers in both directions.
     pub(crate) cramped: bool,
 }
 
 impl Behaviour {
-    /// In plain words, for the summary.
+    /// Returns a description for the summary.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Behaviour::Passing => "connect and leave",
@@ -116,8 +116,8 @@ impl Behaviour {
         }
     }
 
-    /// The address that the `n`th client of this behaviour comes from: by its second number the server's process tells who
-    /// it is. There are many, so that none has more connections than an address may have, but for those who want just that.
+    /// Returns the address of the `n`th client of this behaviour. Its second number tells the server's process which behaviour
+    /// it is. There are many addresses, so that none exceeds the limit on connections, except for the behaviour that tests it.
     pub(crate) fn address(self, n: usize) -> Ipv4Addr {
         let index = BEHAVIOURS.iter().position(|other| *other == self);
         let index = index.unwrap_or_default() as u8;
@@ -129,7 +129,7 @@ impl Behaviour {
         Ipv4Addr::new(127, index + 1, 0, n as u8 + 1)
     }
 
-    /// The name that the server's process gives to a client, by its address.
+    /// Returns the name of a client's behaviour, by its address.
     pub(crate) fn at(address: Ipv4Addr) -> &'static str {
         match address.octets()[1] {
             0 => CONTROL,
@@ -139,10 +139,10 @@ impl Behaviour {
         }
     }
 
-    /// The reasons for which a server may close the connection of such a client. The TLS server opens none for it.
+    /// Returns the reasons for which a server may close the connection of such a client. The TLS server never opens one.
     pub(crate) fn ends(self, kind: Kind) -> &'static [&'static str] {
         match (self, kind) {
-            // What it has not read of the echo makes a reset of its close.
+            // The client has not read all of the echo, so its close is a reset.
             (Behaviour::Vanishing, Kind::Echo) => &["Peer", "Reset"],
             (Behaviour::Passing | Behaviour::HalfClosing | Behaviour::Vanishing, _) => &["Peer"],
             (Behaviour::Silent | Behaviour::Crowding, _) => &["Timeout(Handshake)"],
@@ -152,13 +152,13 @@ impl Behaviour {
             (Behaviour::Trickling, _) => &["Timeout(Handshake)"],
             (Behaviour::Garbage, _) => &["Frame"],
             (Behaviour::Flooding, _) => &["Timeout(WriteStall)"],
-            // How slow it is the kernel decides, too.
+            // The kernel's buffers also affect the pace.
             (Behaviour::SlowReading, _) => &["Reset", "Timeout(WriteStall)"],
             (Behaviour::Resetting | Behaviour::Deaf, _) => &["Reset"],
         }
     }
 
-    /// A life of such a client, as chance will have it.
+    /// Returns a random script for such a client.
     pub(crate) fn script(self, kind: Kind, rng: &mut Rng) -> Script {
         let payload = |rng: &mut Rng, most: usize| {
             let mut bytes = vec![0; rng.usize(1..=most)];
@@ -200,7 +200,7 @@ impl Behaviour {
             }
             Behaviour::SlowReading => {
                 script.cramped = true;
-                // No more than the kernel and the server take before it reads.
+                // Not more than the kernel and the server accept before the client reads.
                 let payloads: Vec<_> = (0..3).map(|n| vec![b'0' + n; MAX_PAYLOAD]).collect();
                 steps.extend(payloads.iter().map(|some| Step::Send(kind.request(some))));
                 let (times, pause) = (rng.usize(5..20), Duration::from_millis(50));
@@ -253,7 +253,7 @@ impl Behaviour {
     }
 }
 
-/// What the group that behaves well is called.
+/// The name of the control group.
 pub(crate) const CONTROL: &str = "control group";
 
 fn part_of_a_request(kind: Kind, rng: &mut Rng) -> Vec<u8> {

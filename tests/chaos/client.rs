@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use super::behaviour::{Behaviour, Check, Script, Step};
 use super::kind::Kind;
 
-/// The buffers of a client that has little room, in bytes.
+/// The socket buffers of a client with little room, in bytes.
 const CRAMPED: usize = 8 << 10;
 
 pub(crate) struct Client {
@@ -22,14 +22,14 @@ pub(crate) struct Client {
     connected: bool,
     script: Script,
     step: usize,
-    /// How far the step has come: bytes, or times.
+    /// The progress of the step: the number of bytes or repetitions.
     done: usize,
-    /// It does nothing before.
+    /// The client sleeps until this time.
     asleep_until: Option<Instant>,
     received: Vec<u8>,
 }
 
-/// What became of a client when it was given its turn.
+/// The state of a client after its turn.
 pub(crate) enum Turn {
     /// It waits for its socket, or is asleep.
     Waits,
@@ -40,11 +40,11 @@ pub(crate) enum Turn {
 }
 
 impl Client {
-    /// Begins to connect.
+    /// Starts to connect.
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// The system's error.
     pub(crate) fn start(
         behaviour: Behaviour,
         kind: Kind,
@@ -54,7 +54,7 @@ impl Client {
     ) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
-        // Addresses whose port is still in TIME_WAIT may be used again: the servers' ports tell them apart.
+        // An address whose port is in TIME_WAIT may be used again, because the servers' ports differ.
         socket.set_reuse_address(true)?;
         socket.bind(&from.into())?;
         if script.cramped {
@@ -88,11 +88,11 @@ impl Client {
         self.connected
     }
 
-    /// Goes on as far as it can.
+    /// Executes steps until the client has to wait.
     ///
     /// # Errors
     ///
-    /// When it could not connect.
+    /// If it could not connect.
     pub(crate) fn proceed(&mut self, now: Instant) -> io::Result<Turn> {
         if self.asleep_until.is_some_and(|until| now < until) {
             return Ok(Turn::Waits);
@@ -116,7 +116,7 @@ impl Client {
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Turn::Waits),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Whatever the error is, it has no connection any more.
+                // After any error, the connection is gone.
                 Err(_) => break,
             }
             if let Some(until) = self.asleep_until {
@@ -126,7 +126,7 @@ impl Client {
         Ok(Turn::Ended)
     }
 
-    /// Does a part of the step at hand; returns whether that was its end.
+    /// Does a part of the current step. Returns true if that completes it.
     fn take_step(&mut self, now: Instant) -> io::Result<bool> {
         match &self.script.steps[self.step] {
             Step::Send(bytes) => {
@@ -179,11 +179,12 @@ impl Client {
         Ok(n)
     }
 
-    /// Whether it got what was due to it: of one that is late, some may be missing, but nothing may be wrong.
+    /// Checks that the client has received what it must. If the client is late, some of it may be missing, but nothing may be
+    /// wrong.
     ///
     /// # Errors
     ///
-    /// When not.
+    /// A description of the difference.
     pub(crate) fn check(&self, late: bool) -> Result<(), String> {
         let kind = self.kind;
         let (payloads, whole, refused) = match &self.script.check {

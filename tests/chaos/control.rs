@@ -16,19 +16,19 @@ use super::server::{HANDSHAKE, IDLE};
 use super::services::MAX_PAYLOAD;
 use super::tls::{self, Tls};
 
-/// How many clients there are for each kind of server.
+/// The number of clients for each kind of server.
 const EACH: usize = 4;
 
-/// How long a request may take.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the group is at.
+/// The phase of the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Phase {
-    /// It has no connections.
+    /// The group has no connections.
     Pause,
-    /// It makes requests that are compared and not timed.
+    /// The group makes requests, compares the answers and does not measure latency.
     WarmUp,
     /// Before the storm.
     Before,
@@ -39,7 +39,7 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    /// In plain words, for the summary.
+    /// Returns a description for the summary.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Phase::Pause | Phase::WarmUp | Phase::End => "not timed",
@@ -57,13 +57,13 @@ pub(crate) const TIMED: [Phase; 3] = [Phase::Before, Phase::Storm, Phase::After]
 #[derive(Debug)]
 pub(crate) struct Latencies {
     pub(crate) of: [Histogram<u64>; TIMED.len()],
-    /// Requests in all, warm-up included.
+    /// All requests, including the warm-up.
     pub(crate) requests: u64,
-    /// Connections that the server ended, but not before a timeout of its: this machine was busy.
+    /// Connections that the server closed by one of its timeouts, because this machine was busy.
     pub(crate) excused: u64,
 }
 
-/// Tells the members what to do. When it is dropped, they end.
+/// Controls the members of the group. They end when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Group {
     phase: AtomicU8,
@@ -84,7 +84,7 @@ impl Group {
     ///
     /// # Errors
     ///
-    /// The first request that was not answered right, in words.
+    /// A description of the first request without a right answer.
     pub(crate) fn run(
         &self,
         seed: u64,
@@ -135,7 +135,7 @@ struct Member {
     server: SocketAddr,
     config: Arc<ClientConfig>,
     rng: Rng,
-    /// The connection, and how many requests are still to be made on it.
+    /// The connection, and the number of requests left to make on it.
     open: Option<(Box<dyn Stream>, usize)>,
     latencies: Latencies,
 }
@@ -165,7 +165,7 @@ impl Member {
                 continue;
             }
             let began = Instant::now();
-            // When this side has last done something that the server waits for, and how long it may do so.
+            // The time of this side's last action that the server waits for, and the server's timeout for it.
             let (since, patience) = match self.open {
                 Some(_) => (asked, IDLE),
                 None => (began, HANDSHAKE),
@@ -191,14 +191,14 @@ impl Member {
         }
     }
 
-    /// Makes a request, on a new connection if there is none. `asked` becomes the time when it is sent.
+    /// Makes a request, on a new connection if there is none. Sets `asked` to the time of its sending.
     fn request(&mut self, asked: &mut Instant) -> io::Result<()> {
         let payload = self.payload();
         let (mut stream, left) = match self.open.take() {
             Some(open) => open,
             None => (self.connect()?, self.rng.usize(..30)),
         };
-        // Before rather than behind, where this thread may have to wait for the processor.
+        // Taken before the call, because this thread may have to wait for the processor after it.
         *asked = Instant::now();
         stream.write_all(&self.kind.request(&payload))?;
         let mut received = Vec::new();
@@ -236,7 +236,7 @@ impl Member {
         })
     }
 
-    /// Mostly short.
+    /// Returns a random length, mostly a short one.
     fn payload(&mut self) -> Vec<u8> {
         let most = match self.rng.u32(..20) {
             0 => MAX_PAYLOAD,
@@ -248,7 +248,7 @@ impl Member {
     }
 }
 
-/// Whether the server has ended the connection; a wrong answer and a late one are something else.
+/// Returns true if the error means that the server has closed the connection. A wrong or late answer is another error.
 fn is_end(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(

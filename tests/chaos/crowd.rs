@@ -18,39 +18,39 @@ use super::kind::KINDS;
 
 const THREADS: usize = 4;
 
-/// A turn of a thread that takes longer than this counts: its clients are slower by that much than they mean to be.
+/// A turn of a thread that takes longer than this counts as a delay of its clients.
 const SHORT: Duration = Duration::from_millis(100);
 
-/// How much slower a client may be before a timeout of the server's may be right that it does not provoke.
+/// The delay of a client after which the server may close it by a timeout that its behaviour does not cause.
 const LATE: Duration = Duration::from_millis(600);
 
-/// By when a client has to have ended, whatever it does. None does anything for longer than a few seconds.
+/// The time by which each client must have ended. No script takes longer than a few seconds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a crowd has done.
+/// The results of a crowd.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     /// The connections made, by behaviour and kind of server.
     pub(crate) connected: BTreeMap<(&'static str, &'static str), u64>,
-    /// Clients that were not treated as they have to be, each in words.
+    /// Descriptions of clients that were treated wrongly.
     pub(crate) wronged: Vec<String>,
-    /// Of the connections, those that this machine has made slower than they meant to be.
+    /// The connections whose clients this machine has delayed.
     pub(crate) late: BTreeMap<(&'static str, &'static str), u64>,
 }
 
-/// Who comes.
+/// The composition of a crowd.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Crowd<'a> {
     pub(crate) seed: u64,
-    /// How many clients there are at a time.
+    /// The number of clients at a time.
     pub(crate) count: usize,
-    /// For how long they keep coming.
+    /// The time for which new clients arrive.
     pub(crate) lasting: Duration,
-    /// What they are up to, each of these as often as the others.
+    /// The behaviours, each of which is equally frequent.
     pub(crate) behaviours: &'a [Behaviour],
 }
 
-/// Has a crowd come to the servers, with an address for each kind, and waits for the end of each client.
+/// Runs a crowd against the servers, with an address for each kind, and waits until each client has ended.
 pub(crate) fn unleash(crowd: Crowd<'_>, servers: &[SocketAddr; KINDS.len()]) -> Done {
     let threads = thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
@@ -79,12 +79,12 @@ pub(crate) fn unleash(crowd: Crowd<'_>, servers: &[SocketAddr; KINDS.len()]) -> 
     all
 }
 
-/// Where one client follows the other.
+/// A place, in which one client follows another.
 struct Place {
     rng: Rng,
-    /// How many clients have been here.
+    /// The number of clients so far.
     past: usize,
-    /// When the next one may come.
+    /// The time when the next client may start.
     next: Instant,
     client: Option<Client>,
 }
@@ -93,14 +93,14 @@ struct Place {
 struct Share<'a> {
     poll: Poll,
     places: Vec<Place>,
-    /// When which place is to be looked at.
+    /// The times at which places are due for a turn.
     alarms: BinaryHeap<Reverse<(Instant, usize)>>,
     until: Instant,
     behaviours: &'a [Behaviour],
-    /// When it is next looked for clients that have been forgotten.
+    /// The time of the next check for stuck clients.
     inspection: Instant,
     servers: &'a [SocketAddr; KINDS.len()],
-    /// How long the turns have taken that were not short, in all.
+    /// The total time of the turns that were not short.
     away: Duration,
     done: Done,
 }
@@ -181,7 +181,7 @@ impl<'a> Share<'a> {
         }
     }
 
-    /// Gives the client of a place its turn, or the place a new client.
+    /// Gives the client of a place its turn, or starts a new client there.
     fn look_after(&mut self, number: usize, now: Instant) {
         let place = &mut self.places[number];
         if place.client.is_none() && place.next <= now && now < self.until {

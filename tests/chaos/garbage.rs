@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::kind::Kind;
 use super::services::MAX_PAYLOAD;
 
-/// Something that a server of that kind cannot take for a message, whatever would follow.
+/// Returns bytes that a server of that kind cannot accept as a message, whatever follows them.
 pub(crate) fn of(kind: Kind, rng: &mut Rng) -> Vec<u8> {
     match kind {
         Kind::Echo => noise(rng),
@@ -16,9 +16,9 @@ pub(crate) fn of(kind: Kind, rng: &mut Rng) -> Vec<u8> {
         Kind::Http => http(rng),
         Kind::Tls => match rng.u32(..3) {
             0 => http(rng),
-            // A record of a handshake, and none of its messages.
+            // A handshake record without a valid handshake message.
             1 => [&[22, 3, 1, 1, 0][..], &[0xff; 256]].concat(),
-            // No record begins like this.
+            // Not the beginning of a record.
             _ => [b"\x80".to_vec(), noise(rng), vec![0; 8]].concat(),
         },
     }

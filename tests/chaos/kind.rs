@@ -6,7 +6,7 @@ pub(crate) enum Kind {
     Echo,
     Frames,
     Http,
-    /// An echo behind a handshake.
+    /// An echo over TLS.
     Tls,
 }
 
@@ -22,7 +22,7 @@ impl Kind {
         }
     }
 
-    /// A request that is to be answered with `payload`.
+    /// Returns a request whose answer has this `payload`.
     pub(crate) fn request(self, payload: &[u8]) -> Vec<u8> {
         let head = match self {
             Kind::Echo | Kind::Tls => Vec::new(),
@@ -36,11 +36,11 @@ impl Kind {
         [&head, payload].concat()
     }
 
-    /// Where in `received` the payload of the first answer begins, once that is known. `len` is the length it has to have.
+    /// Returns the offset in `received` of the first answer's payload, once it is known. The payload must have `len` bytes.
     ///
     /// # Errors
     ///
-    /// When this is no answer to such a request.
+    /// If `received` is not an answer to such a request.
     fn start(self, received: &[u8], len: usize) -> Result<Option<usize>, String> {
         match self {
             Kind::Echo | Kind::Tls => Ok(Some(0)),
@@ -64,11 +64,11 @@ impl Kind {
         }
     }
 
-    /// Whether `received` begins with the whole answer to a request with this payload, and how long it is then.
+    /// Returns the length of the answer to a request with this payload, if `received` begins with all of it.
     ///
     /// # Errors
     ///
-    /// When it begins with something else.
+    /// If `received` begins with something else.
     pub(crate) fn answer(self, received: &[u8], payload: &[u8]) -> Result<Option<usize>, String> {
         let Some(start) = self.start(received, payload.len())? else {
             return Ok(None);
@@ -81,12 +81,12 @@ impl Kind {
         Ok((there.len() == payload.len()).then_some(end))
     }
 
-    /// Compares what came with the answers to requests with these payloads, which it has to begin with; gives the rest. Without
-    /// `whole` it may end before them, or with a refusal.
+    /// Checks that `received` begins with the answers to requests with these payloads, and returns the rest. Without `whole`,
+    /// it may end early, or with an error response.
     ///
     /// # Errors
     ///
-    /// When it differs; or, with `whole`, when some of it is missing.
+    /// If it differs, or, with `whole`, if some of it is missing.
     pub(crate) fn compare<'a>(
         self,
         mut received: &'a [u8],
@@ -111,7 +111,7 @@ impl Kind {
         Ok(received)
     }
 
-    /// Whether this is an HTTP server's word that a request was wrong, or too slow.
+    /// Returns true for an HTTP response that reports a bad or slow request.
     pub(crate) fn is_refusal(self, received: &[u8]) -> bool {
         let begins = |class: &[u8]| received.starts_with(class);
         self == Kind::Http && (begins(b"HTTP/1.1 4") || begins(b"HTTP/1.1 5"))

@@ -9,7 +9,7 @@ use epicycle::{CloseReason, Closed};
 
 use super::behaviour::Behaviour;
 
-/// How often connections ended, by whose they were and why.
+/// The number of closed connections, by client and reason.
 pub(crate) type Ends = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// The connections of one server.
@@ -36,7 +36,7 @@ impl Ledger {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often `on_open` and `on_close` have run.
+    /// Returns the number of calls of `on_open` and `on_close`.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (
             self.opened.load(Ordering::Relaxed),
@@ -52,7 +52,7 @@ impl Ledger {
     }
 }
 
-/// The reason without its particulars.
+/// Returns the kind of a close reason, without its details.
 fn name(reason: &CloseReason) -> String {
     match reason {
         CloseReason::Reset(_) => "Reset".to_owned(),

@@ -40,7 +40,7 @@ use std::env;
 
 use crate::server::Mode;
 
-/// What the hostile clients do follows from it.
+/// The seed of the hostile clients' actions.
 const SEED: &str = "EPICYCLE_SEED";
 
 #[test]
@@ -67,7 +67,7 @@ fn a_listener_for_each_reactor_weathers_two_thousand_hostile_clients() {
     );
 }
 
-/// In the process that cargo has started, the storm; in the one that it starts, the servers.
+/// Runs the storm in the process that cargo has started, and the servers in the process that the storm starts.
 fn weather(test: &str, mode: Mode) {
     if server::is_wanted(test) {
         return server::serve(mode);

@@ -12,29 +12,29 @@ use super::server::{ROLE, SAYS};
 use crate::util::await_some;
 use crate::util::process::Partner;
 
-/// The process; it ends when this is dropped.
+/// The servers' process. It ends when this is dropped.
 pub(crate) struct Servers {
     process: Partner,
     /// One for each kind.
     pub(crate) addresses: [SocketAddr; KINDS.len()],
-    /// The certificate of the authority that has issued the TLS server's, in PEM.
+    /// The certificate of the TLS server's authority, in PEM.
     pub(crate) authority: String,
 }
 
-/// What the process has at one moment, and the most it has had at once since it was last told to forget that.
+/// The resources of the process at one moment, and their peaks since the last reset.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
     /// One for each kind.
     pub(crate) servers: Vec<Counts>,
     pub(crate) descriptors: u64,
-    /// Resident memory in bytes, where the system tells.
+    /// Resident memory in bytes, on Linux.
     pub(crate) memory: Option<u64>,
     pub(crate) peak_connections: u64,
     pub(crate) peak_buffered: u64,
     pub(crate) peak_memory: u64,
 }
 
-/// What a server has counted.
+/// The counters of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Counts {
     pub(crate) name: String,
@@ -43,9 +43,9 @@ pub(crate) struct Counts {
 }
 
 impl Servers {
-    /// Starts this program again, for the test of that name.
+    /// Starts this program again, as the servers of the test with that name.
     pub(crate) fn start(test: &str) -> Self {
-        // The C library gives a large block back to the system at once, so that resident memory is what is in use.
+        // The C library returns large blocks to the system at once, so that resident memory shows the memory in use.
         let allocator = ("MALLOC_MMAP_THRESHOLD_", "4096");
         let mut this = Self {
             process: Partner::start(test, &[(ROLE, test), allocator]),
@@ -74,7 +74,7 @@ impl Servers {
         }
     }
 
-    /// Waits until no connection is left, nor anything that belonged to one, and looks then.
+    /// Waits until no connection and none of their resources are left, and returns the resources of the process.
     pub(crate) fn look_when_quiet(&mut self) -> Look {
         await_some("all connections end, and their buffers and timers", || {
             let look = self.look();
@@ -90,7 +90,7 @@ impl Servers {
         self.order("forget the peak");
     }
 
-    /// Shuts the servers down; what they have counted in the end.
+    /// Shuts the servers down. Returns their final counters.
     pub(crate) fn end(mut self) -> Vec<Counts> {
         let said = self.ask("end");
         assert!(self.process.child.wait().expect("ends").success());
@@ -143,7 +143,7 @@ impl Counts {
         }
     }
 
-    /// How many connections of clients that do that have ended for that reason, or for any.
+    /// Returns the number of closed connections of clients with that behaviour, for one reason or for any.
     pub(crate) fn ended(&self, who: &str, why: Option<&str>) -> u64 {
         let ends = self.ends.get(who).into_iter().flatten();
         ends.filter(|(reason, _)| why.is_none_or(|why| why == reason.as_str()))
@@ -151,12 +151,12 @@ impl Counts {
             .sum()
     }
 
-    /// How many have ended for that reason, whoever the client was.
+    /// Returns the number of connections of all clients that were closed for that reason.
     pub(crate) fn ended_by(&self, why: &str) -> u64 {
         self.ends.keys().map(|who| self.ended(who, Some(why))).sum()
     }
 
-    /// The count of that name.
+    /// Returns the counter with that name.
     pub(crate) fn of(&self, name: &str) -> u64 {
         let count = self.numbers.get(name);
         *count.unwrap_or_else(|| panic!("no {name} is counted"))

@@ -14,26 +14,26 @@ use super::services::{Answering, Counted, Echo, Frames, Http};
 use crate::pki;
 use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
 
-/// Names the test whose servers this process is to be.
+/// The variable that makes this process the servers of the named test.
 pub(crate) const ROLE: &str = "EPICYCLE_CHAOS_SERVERS";
 
-/// What every line that this process says begins with.
+/// The prefix of every output line of this process.
 pub(crate) const SAYS: &str = "SERVERS ";
 
 /// The most that one connection may hold, in bytes: output up to its limit and an incomplete frame, each in a buffer of up to twice
 /// its size.
 pub(crate) const MOST_A_CONNECTION: usize = 2 * OUTBOUND_LIMIT + 2 * MAX_FRAME;
 
-/// By when a TLS handshake has to be done, and then the first message has to be there.
+/// The timeout of a TLS handshake, and then of the first message.
 pub(crate) const HANDSHAKE: Duration = Duration::from_millis(1500);
 
-/// How long a connection may be silent.
+/// The idle timeout.
 pub(crate) const IDLE: Duration = Duration::from_millis(2000);
 
 const MAX_FRAME: usize = 32 << 10;
 const OUTBOUND_LIMIT: usize = 128 << 10;
 
-/// Who accepts.
+/// The mode of accepting.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mode {
     SingleLoop,
@@ -42,7 +42,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// In plain words, for the summary.
+    /// Returns a description for the summary.
     pub(crate) fn words(self) -> &'static str {
         match self {
             Mode::SingleLoop => "a single loop",
@@ -52,12 +52,12 @@ impl Mode {
     }
 }
 
-/// Whether this process was started to be the servers of that test.
+/// Returns true if this process was started as the servers of that test.
 pub(crate) fn is_wanted(test: &str) -> bool {
     env::var(ROLE).is_ok_and(|wanted| wanted == test)
 }
 
-/// Runs the servers until the orders on standard input end.
+/// Runs the servers until standard input, which carries the orders, ends.
 pub(crate) fn serve(mode: Mode) {
     limit_descriptors(descriptor_limit().1);
     let tls = pki::server_tls().handshake_timeout(HANDSHAKE);
@@ -90,11 +90,11 @@ pub(crate) fn serve(mode: Mode) {
 }
 
 fn say(what: &Value) {
-    // The harness may have left a line of its own without an end.
+    // The test harness may have printed an incomplete line.
     println!("\n{SAYS}{what}");
 }
 
-/// The limits of a server in production, with timeouts short enough to be seen.
+/// Sets the limits of a server in production, with timeouts short enough to fire.
 fn limited(mode: Mode, listen: Listen) -> Server {
     let server = Server::bind(listen)
         .max_connections(10_000)
@@ -109,7 +109,7 @@ fn limited(mode: Mode, listen: Listen) -> Server {
         .high_water(OUTBOUND_LIMIT / 4)
         .outbound_limit(OUTBOUND_LIMIT)
         .recv_buffer(32 << 10)
-        // What the kernel does not take, the engine has to.
+        // The kernel's buffer is small, so that the engine has to buffer output.
         .send_buffer(8 << 10);
     match mode {
         Mode::SingleLoop => server.accept_mode(AcceptMode::SingleLoop),
@@ -118,7 +118,7 @@ fn limited(mode: Mode, listen: Listen) -> Server {
     }
 }
 
-/// A server, whichever it is.
+/// A running server of any kind.
 struct Started {
     name: &'static str,
     address: String,
@@ -148,12 +148,12 @@ fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
 }
 
 impl Started {
-    /// What it has counted so far.
+    /// Returns its counters so far.
     fn look(&self) -> Value {
         counts(self.name, &self.ledger, (self.stats)())
     }
 
-    /// Waits for its end; what it has counted then.
+    /// Waits for its end. Returns its final counters.
     fn end(self) -> Value {
         let report = (self.join)();
         let mut counts = counts(self.name, &self.ledger, report.stats.total());
@@ -182,7 +182,7 @@ fn counts(name: &str, ledger: &Ledger, stats: ReactorStats) -> Value {
     })
 }
 
-/// The most there was at once.
+/// The peaks of the resources.
 #[derive(Default)]
 struct Peak {
     connections: u64,
@@ -190,7 +190,7 @@ struct Peak {
     memory: usize,
 }
 
-/// Looks at the servers every 50 ms for as long as the process lives.
+/// Samples the servers every 50 ms while the process lives.
 fn watch(servers: &[Started], peak: &Arc<Mutex<Peak>>) {
     let stats: Vec<_> = servers.iter().map(|server| server.stats.clone()).collect();
     let peak = peak.clone();
@@ -211,7 +211,7 @@ fn watch(servers: &[Started], peak: &Arc<Mutex<Peak>>) {
 }
 
 fn look(servers: &[Started], peak: &Mutex<Peak>) -> Value {
-    // Held meanwhile: the file that tells the memory is a descriptor, too.
+    // Locked meanwhile, because the file with the memory's size needs a descriptor too.
     let peak = lock(peak);
     json!({
         "servers": servers.iter().map(Started::look).collect::<Vec<_>>(),

@@ -9,10 +9,10 @@ use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame};
 
 use super::ledger::Ledger;
 
-/// The longest payload that the length-field and the HTTP server take, in bytes.
+/// The longest payload that the length-field and the HTTP server accept, in bytes.
 pub(crate) const MAX_PAYLOAD: usize = 16 << 10;
 
-/// A protocol that answers.
+/// The protocol of a server, with its answers.
 pub(crate) trait Answering: 'static {
     type Codec: Codec;
 
@@ -73,7 +73,7 @@ impl Answering for Http {
     }
 }
 
-/// The handler: answers, and writes down what opens and closes.
+/// The handler: answers requests, and records opened and closed connections.
 pub(crate) struct Counted<P> {
     ledger: Arc<Ledger>,
     protocol: PhantomData<P>,

@@ -14,33 +14,33 @@ use super::verdict;
 use crate::util::eventually;
 use crate::util::process::{descriptor_limit, limit_descriptors};
 
-/// How many hostile clients there are at a time.
+/// The number of hostile clients at a time.
 const CLIENTS: usize = 2000;
 
-/// For how many seconds they keep coming, instead of for [`SHORT`].
+/// The variable with the seconds for which clients arrive, instead of [`SHORT`].
 const SECONDS: &str = "EPICYCLE_CHAOS_SECONDS";
 
 const SHORT: Duration = Duration::from_millis(1800);
 
-/// How long the storm before lasts, after which the servers' process has all the memory that it keeps.
+/// The duration of the first storm, after which the servers' process has all the memory that it keeps.
 const WARM_UP: Duration = Duration::from_millis(1200);
 
-/// How long the control group is alone.
+/// The time for which the control group is alone.
 const ALONE: Duration = Duration::from_millis(400);
 
-/// What there was to see.
+/// The results of a storm.
 pub(crate) struct Seen {
     pub(crate) before: Look,
     pub(crate) after: Look,
     pub(crate) done: Done,
     pub(crate) control: Latencies,
-    /// What the servers counted in the end, after a shutdown amid another storm.
+    /// The servers' final counters, after a shutdown during another storm.
     pub(crate) end: Vec<Counts>,
 }
 
-/// Has the servers, in that mode, pass a storm.
+/// Runs a storm against servers in that mode.
 pub(crate) fn pass(test: &str, mode: Mode, seed: u64) {
-    // One at a time: each is to have the machine for itself.
+    // Storms run one at a time, so that each has the machine for itself.
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let clients = clients();
@@ -63,7 +63,7 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
         lasting,
         behaviours: &BEHAVIOURS,
     };
-    // Floods are what fills the reactors' pools of buffers, which then stay full.
+    // Floods fill the reactors' pools of buffers, which then stay full.
     let floods = [&BEHAVIOURS[..], &[Behaviour::Flooding; 24]].concat();
     let warm_up = Crowd {
         seed: !seed,
@@ -101,7 +101,7 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
     })
 }
 
-/// Shuts the servers down once the crowd is there, which has to take that as it comes.
+/// Shuts the servers down once the crowd is there.
 fn end_amid(storm: Crowd<'_>, mut servers: Servers) -> Vec<Counts> {
     let addresses = servers.addresses;
     let lasting = 4 * ALONE;
@@ -116,7 +116,7 @@ fn end_amid(storm: Crowd<'_>, mut servers: Servers) -> Vec<Counts> {
     })
 }
 
-/// Ends the control group, also when something fails: its threads would be waited for.
+/// Ends the control group on drop, so that a failure does not wait for its threads.
 struct End<'a>(&'a Group);
 
 impl Drop for End<'_> {
@@ -125,7 +125,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// How many clients this process has descriptors for.
+/// Returns the number of clients for which this process has descriptors.
 fn clients() -> usize {
     limit_descriptors(descriptor_limit().1);
     let possible = descriptor_limit().0.saturating_sub(200) as usize;

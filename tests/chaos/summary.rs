@@ -35,10 +35,10 @@ impl Summary {
         self.end(seen);
     }
 
-    /// How many came to do what, and how the servers ended it.
+    /// Prints a table of the behaviours, with the numbers of clients and of close reasons.
     fn ends(&self, seen: &Seen) {
         let kinds = KINDS.map(|kind| format!("{:>8}", kind.name())).concat();
-        println!("{:<26}{kinds}  how the connections ended", "they came to");
+        println!("{:<26}{kinds}  close reasons", "behaviour");
         let servers = || seen.before.servers.iter().zip(&seen.after.servers);
         let behaviours = BEHAVIOURS.map(Behaviour::words);
         for who in behaviours.into_iter().chain([CONTROL]) {
@@ -55,7 +55,7 @@ impl Summary {
                 let connected = seen.done.connected.get(&(who, kind.name()));
                 let connected = *connected.unwrap_or(&ended);
                 numbers.push_str(&format!("{connected:>8}"));
-                // Those whose handshake did not end have no callbacks, nor have those that were refused.
+                // Connections that were refused or did not complete the handshake have no callbacks.
                 let refused = if who == Behaviour::Crowding.words() {
                     count("refused")
                 } else {
@@ -91,7 +91,7 @@ impl Summary {
             );
         }
         println!(
-            "all {} requests were answered right; this machine made {} of the hostile clients late, and {} of the group",
+            "all {} requests had the right answer; this machine delayed {} hostile clients and {} clients of the control group",
             seen.control.requests,
             seen.done.late.values().sum::<u64>(),
             seen.control.excused,

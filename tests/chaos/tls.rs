@@ -18,7 +18,7 @@ use super::services::MAX_PAYLOAD;
 /// The server's name in its certificate.
 const NAME: &str = "localhost";
 
-/// A client's configuration that trusts the authority with this certificate, in PEM.
+/// Returns the configuration of a client that trusts the authority with this certificate, in PEM.
 pub(crate) fn config(authority: &str) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(authority.as_bytes()).expect("is a certificate");
@@ -36,7 +36,7 @@ fn trusting(roots: RootCertStore) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// A client that behaves well: its end is told by close_notify.
+/// A well-behaved client, which ends with close_notify.
 pub(crate) struct Tls(StreamOwned<ClientConnection, TcpStream>);
 
 impl Tls {
@@ -73,7 +73,7 @@ fn connection(config: &Arc<ClientConfig>) -> io::Result<ClientConnection> {
     ClientConnection::new(config.clone(), name).map_err(io::Error::other)
 }
 
-/// What a hostile client does to a TLS server: none of them ends the handshake.
+/// Returns the script of a hostile client for a TLS server. None completes the handshake.
 pub(crate) fn steps(behaviour: Behaviour, rng: &mut Rng) -> Vec<Step> {
     let mut hello = HELLO.clone();
     match behaviour {
@@ -92,7 +92,7 @@ pub(crate) fn steps(behaviour: Behaviour, rng: &mut Rng) -> Vec<Step> {
             vec![Step::Send(hello), Step::ReadSlowly(50, times, pause)]
         }
         Behaviour::Flooding => {
-            // All of it is dropped behind the alert.
+            // The server drops all of it after its alert.
             hello.resize(MAX_PAYLOAD, 0xff);
             vec![Step::Flood(hello, 512 << 10)]
         }
@@ -110,7 +110,7 @@ pub(crate) fn steps(behaviour: Behaviour, rng: &mut Rng) -> Vec<Step> {
     }
 }
 
-/// A greeting that a server answers.
+/// Returns a valid ClientHello, which a server answers.
 static HELLO: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut connection = connection(&trusting(RootCertStore::empty())).expect("is set up");
     let mut hello = Vec::new();

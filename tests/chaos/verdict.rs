@@ -8,12 +8,12 @@ use super::process::Counts;
 use super::server::MOST_A_CONNECTION;
 use super::storm::Seen;
 
-/// What an allocator may keep more of after one storm than after another, in bytes; and for each connection, much less than any
-/// buffer or session that is forgotten.
+/// The bytes that the allocator may keep more after one storm than after another; and the same for each connection, which is
+/// much less than a leaked buffer or session.
 const SLACK: u64 = 2 << 20;
 const SLACK_A_CONNECTION: u64 = 256;
 
-/// Asserts all of it. There were to be so many clients at a time.
+/// Asserts all conditions. `clients` is the planned number of clients at a time.
 pub(crate) fn on(seen: &Seen, clients: usize) {
     on_clients(&seen.done);
     for (n, kind) in KINDS.into_iter().enumerate() {
@@ -41,7 +41,7 @@ pub(crate) fn on(seen: &Seen, clients: usize) {
     on_resources(seen, clients);
 }
 
-/// Asserts that each hostile client got what was due to it.
+/// Asserts that each hostile client received what it must.
 pub(crate) fn on_clients(done: &Done) {
     let some: Vec<_> = done.wronged.iter().take(10).collect();
     let count = done.wronged.len();
@@ -51,7 +51,7 @@ pub(crate) fn on_clients(done: &Done) {
     );
 }
 
-/// Each connection was opened and closed once, by the handler's count and the engine's.
+/// Asserts that each connection was opened and closed once, by the handler's count and by the engine's.
 fn on_callbacks(counts: &Counts) {
     let (name, of) = (&counts.name, |what| counts.of(what));
     assert_eq!(of("on_open"), of("on_close"), "callbacks of {name}");
@@ -70,7 +70,7 @@ fn on_callbacks(counts: &Counts) {
     }
 }
 
-/// Each connection that a client made was closed, and for the reason that the client gave.
+/// Asserts that each client's connection was closed, for a reason that fits its behaviour.
 fn on_ends(seen: &Seen, server: usize, kind: Kind, behaviour: Behaviour) {
     let (before, after) = (&seen.before.servers[server], &seen.after.servers[server]);
     let (who, name) = (behaviour.words(), kind.name());
@@ -97,7 +97,7 @@ fn on_ends(seen: &Seen, server: usize, kind: Kind, behaviour: Behaviour) {
     );
 }
 
-/// Each connection that a hostile client made to the TLS server was refused, or its handshake failed.
+/// Asserts that the TLS server refused each hostile client's connection, or its handshake failed.
 fn on_handshakes(seen: &Seen, server: usize) {
     let count = |what| seen.after.servers[server].of(what) - seen.before.servers[server].of(what);
     let connected = |(who, kind): &(&str, &str)| {
@@ -107,7 +107,7 @@ fn on_handshakes(seen: &Seen, server: usize) {
     let connected: u64 = seen.done.connected.keys().filter_map(connected).sum();
     assert!(connected > 0, "nobody came to the TLS server");
     let ended = count("handshake_failures") + count("refused");
-    // The group's own may have come too late, too.
+    // Connections of the control group may have been late too.
     let most = connected + seen.control.excused;
     assert!(
         (connected..=most).contains(&ended),
@@ -115,7 +115,7 @@ fn on_handshakes(seen: &Seen, server: usize) {
     );
 }
 
-/// A shutdown amid a storm: it tells of all whom it has ended, some of whom have to be forced.
+/// Asserts that a shutdown during a storm reports all connections it has closed, some of them by force.
 fn on_shutdown(counts: &Counts) {
     let (drained, forced) = (counts.of("drained"), counts.of("forced"));
     let name = &counts.name;

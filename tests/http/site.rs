@@ -11,7 +11,7 @@ use crate::util::await_some;
 /// A connection's session.
 #[derive(Debug, Default)]
 pub(crate) struct Session {
-    /// How many requests there have been, or whatever a test counts.
+    /// The number of requests, or another counter of a test.
     pub(crate) count: usize,
 }
 
@@ -21,7 +21,7 @@ type Plain<C> = Box<dyn FnMut(&mut Conn<'_, Site<C>>, &mut Session) -> Action>;
 type React<C> =
     Box<dyn for<'a> FnMut(&mut Conn<'_, Site<C>>, &mut Session, <C as Codec>::Frame<'a>) -> Action>;
 
-/// A server of one kind of frames, whose callbacks are a test's.
+/// A handler for one kind of frames, whose callbacks a test supplies.
 pub(crate) struct Site<C: Codec = HttpCodec> {
     log: Arc<Log>,
     codec: Made<C>,
@@ -59,7 +59,7 @@ impl<C: Codec> Site<C> {
 }
 
 impl Site {
-    /// The same with aggregated requests.
+    /// Returns a handler of requests with whole bodies.
     pub(crate) fn of(
         react: impl for<'a> FnMut(&mut Conn<'_, Self>, &mut Session, Request<'a>) -> Action + 'static,
     ) -> Self {
@@ -72,7 +72,7 @@ impl Site {
     }
 }
 
-/// An answer that says what was asked.
+/// Returns an answer that describes the request.
 pub(crate) fn reflection(request: &Request<'_>) -> Response<'static> {
     let mut body = format!("{} {}\n", request.method(), request.target()).into_bytes();
     body.extend_from_slice(request.body());
@@ -118,7 +118,7 @@ impl<C: Codec> EventHandler for Site<C> {
     }
 }
 
-/// What has happened on a server.
+/// The record of a server's callbacks.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     frames: Mutex<usize>,
@@ -126,12 +126,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// How many frames the handler has had.
+    /// Returns the number of frames that the handler has received.
     pub(crate) fn frames(&self) -> usize {
         *self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many connections have ended.
+    /// Returns the number of closed connections.
     pub(crate) fn ended(&self) -> usize {
         self.ends
             .lock()
@@ -139,7 +139,7 @@ impl Log {
             .len()
     }
 
-    /// Waits for the `n`th end of a connection, counted from 0.
+    /// Waits until the `n`th connection has closed, counted from 0.
     pub(crate) fn await_end(&self, n: usize) -> (Closed, Arc<CloseReason>) {
         await_some("a connection ends", || {
             let ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +148,7 @@ impl Log {
     }
 }
 
-/// Starts a server of such handlers; gives its log too.
+/// Starts a server of such handlers. Returns it with its log.
 pub(crate) fn start<C: Codec>(
     server: Server,
     make: impl Fn() -> Site<C> + Send + Sync + 'static,

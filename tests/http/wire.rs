@@ -16,7 +16,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The value of a header that must not come twice.
+    /// Returns the value of a header, and asserts that it occurs only once.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut found = self
             .headers
@@ -32,12 +32,12 @@ impl Answer {
     }
 }
 
-/// What a server sends, one answer after the other.
+/// The answers of a server, one after another.
 #[derive(Debug)]
 pub(crate) struct Answers<R> {
     from: R,
     kept: Vec<u8>,
-    /// How much of it has been read.
+    /// The number of bytes read so far.
     read: usize,
     ended: bool,
 }
@@ -57,7 +57,7 @@ impl<R: Read> Answers<R> {
         }
     }
 
-    /// The next answer to a request with that method; `None` at the end of the stream.
+    /// Returns the next answer to a request with that method, or `None` at the end of the stream.
     pub(crate) fn next(&mut self, method: &str) -> Option<Answer> {
         let (mut answer, framing) = self.head(method)?;
         match framing {
@@ -82,19 +82,19 @@ impl<R: Read> Answers<R> {
         Some(answer)
     }
 
-    /// The next answer to a GET, which has to come.
+    /// Returns the next answer to a GET, and asserts that there is one.
     pub(crate) fn get(&mut self) -> Answer {
         self.next("GET").expect("an answer")
     }
 
-    /// Asserts that nothing more comes but the end of the stream.
+    /// Asserts that the stream ends without another byte.
     pub(crate) fn expect_end(&mut self) {
         while self.more() {}
         let rest = &self.kept[self.read..];
         assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(rest));
     }
 
-    /// All that still comes, as it is.
+    /// Returns the rest of the stream.
     pub(crate) fn rest(mut self) -> Vec<u8> {
         while self.more() {}
         self.kept.split_off(self.read)
@@ -149,7 +149,7 @@ impl<R: Read> Answers<R> {
         }
     }
 
-    /// A line without its CR LF.
+    /// Returns a line without its CR LF.
     fn line(&mut self) -> String {
         let mut looked = 0;
         loop {
@@ -176,7 +176,7 @@ impl<R: Read> Answers<R> {
         bytes
     }
 
-    /// Reads some more; `false` at the end of the stream.
+    /// Reads more bytes. Returns false at the end of the stream.
     fn more(&mut self) -> bool {
         if self.ended {
             return false;
@@ -200,7 +200,7 @@ enum Framing {
     Eof,
 }
 
-/// How long an answer's body is by RFC 9112, section 6.3; nothing may be said that is not so.
+/// Returns the length of an answer's body by RFC 9112, section 6.3. Asserts that the headers do not contradict it.
 fn framing(answer: &Answer, method: &str) -> Framing {
     let length = answer.header("content-length");
     let coding = answer.header("transfer-encoding");

@@ -19,7 +19,7 @@ use self::util::client::TempPath;
 
 const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Tls, Transport::Unix];
 
-/// The example, which cargo builds together with the tests.
+/// Returns the path of the example, which cargo builds together with the tests.
 fn example() -> Option<PathBuf> {
     let this = std::env::current_exe().ok()?;
     let built = this.parent()?.parent()?.join("examples/load");
@@ -35,7 +35,7 @@ fn load(args: &[String], more: &str) -> Option<Output> {
     Some(command.output().expect("starts"))
 }
 
-/// Loads a server and gives the report, and whether all went well.
+/// Loads a server. Returns the report, and true if the example succeeded.
 fn report(args: &[String], more: &str) -> Option<(Value, bool)> {
     let output = load(args, &format!("--json {more}"))?;
     let report = serde_json::from_slice(&output.stdout);
@@ -48,14 +48,14 @@ fn number(report: &Value, path: &str) -> u64 {
     value.unwrap_or_else(|| panic!("no number at {path} in {report:#}"))
 }
 
-/// How often it went wrong in the way that has these words.
+/// Returns the number of errors whose text contains `what`.
 fn errors(report: &Value, what: &str) -> u64 {
     let errors = report["errors"].as_object().expect("are listed");
     let fitting = errors.iter().filter(|(name, _)| name.contains(what));
     fitting.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
-/// Both kinds of loop over each transport.
+/// Runs both kinds of loop over each transport.
 fn is_measured<H: EventHandler>(protocol: &str, start: impl Fn(Transport) -> Target<H>) {
     for transport in TRANSPORTS {
         let target = start(transport);
@@ -75,7 +75,7 @@ fn is_measured<H: EventHandler>(protocol: &str, start: impl Fn(Transport) -> Tar
             return;
         };
         assert!(is_well, "{protocol} over {transport:?}: {report:#}");
-        // A busy machine may leave a few of them without a connection at the end, but not unmentioned.
+        // On a busy machine a few requests may find no free connection at the end, but the report must count them.
         let answered = number(&report, "/requests/answered");
         let unsent = errors(&report, "never sent");
         assert_eq!(answered + unsent, 200, "{report:#}");
@@ -118,9 +118,9 @@ fn a_stall_shows_in_an_open_loop_and_hardly_in_a_closed_one() {
     let (Some(open), Some(closed)) = (slow("--rate 1000"), slow("")) else {
         return;
     };
-    // A thousand were due while it slept, all but the last hundred of them more than 100 ms before its end.
+    // A thousand requests were due while the server slept, all but the last hundred more than 100 ms before its end.
     assert!(open >= 850, "{open} of them were slow");
-    // Each connection had one under way.
+    // Each connection had one request under way.
     assert!((1..100).contains(&closed), "{closed} of them were slow");
 }
 
@@ -236,7 +236,7 @@ fn a_server_that_is_not_there_is_an_error_at_once() {
 
 #[test]
 fn a_report_without_an_answer_has_no_times() {
-    // Connections wait in its queue; nobody answers them.
+    // Connections wait in the listener's backlog, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("binds");
     let addr = format!("tcp://{}", silent.local_addr().expect("has an address"));
     let file = TempPath::new();

@@ -7,19 +7,19 @@ use std::rc::Rc;
 use epicycle::testing::{Ending, Peer, Simulation};
 use epicycle::{CloseReason, Closed, Conn, ConnId, EventHandler};
 
-/// The book of a reactor's connections, which its handler writes and its test reads.
+/// The record of a reactor's connections. The handler writes it, and the test checks it.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Rc<RefCell<Vec<Life>>>);
 
-/// One connection, in the order in which they opened.
+/// The record of one connection.
 pub(crate) struct Life {
     pub(crate) id: ConnId,
     /// The last octets of the address: the number of the peer.
     pub(crate) peer: usize,
     pub(crate) frames: usize,
-    /// What the handler wrote and the engine took.
+    /// The bytes that the handler wrote and the engine accepted.
     pub(crate) written: Vec<u8>,
-    /// It knows what it wrote; a codec that converses says more.
+    /// True if only the handler writes. A codec that converses writes too.
     exact: bool,
     pub(crate) end: Option<(Closed, String)>,
 }
@@ -40,7 +40,7 @@ impl Ledger {
         lives.len() - 1
     }
 
-    /// A callback of an open connection other than the first; gives the number of its peer and of the frame.
+    /// Records a callback of an open connection after `on_open`. Returns the number of its peer and of the frame.
     pub(crate) fn frame<H: EventHandler>(&self, conn: &Conn<'_, H>, life: usize) -> (usize, usize) {
         let mut lives = self.0.borrow_mut();
         let life = &mut lives[life];
@@ -71,14 +71,14 @@ impl Ledger {
         life.end = Some((info.clone(), reason.to_string()));
     }
 
-    /// The number of a connection's peer.
+    /// Returns the number of a connection's peer.
     pub(crate) fn peer_of(&self, id: ConnId) -> usize {
         let lives = self.0.borrow();
         let life = lives.iter().find(|life| life.id == id);
         life.expect("it was open").peer
     }
 
-    /// Checks what must hold whatever has happened, once the engine has ended.
+    /// Checks the invariants after the engine has ended.
     pub(crate) fn check<H: EventHandler>(&self, sim: &Simulation<H>, peers: &[Peer]) {
         let lives = self.0.borrow();
         let mut seen = HashMap::new();
@@ -113,7 +113,7 @@ impl Ledger {
     }
 }
 
-/// Which peer it is: the simulation gives them addresses from 10.0.0.1 on.
+/// Returns the number of a peer. The simulation assigns addresses from 10.0.0.1 on.
 fn number<H: EventHandler>(conn: &Conn<'_, H>) -> usize {
     match conn.peer_addr().ip() {
         Some(std::net::IpAddr::V4(ip)) => (u32::from(ip) & 0xff_ffff) as usize - 1,

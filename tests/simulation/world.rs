@@ -7,7 +7,7 @@ use epicycle::testing::{Link, Peer, Reading, Simulation};
 use epicycle::{Listen, Server};
 use fastrand::Rng;
 
-/// A server whose buffers, budgets and marks are small enough to be reached.
+/// Returns a server with small random buffers, budgets and marks, so that connections reach them.
 pub(crate) fn server(rng: &mut Rng) -> Server {
     server_on("tcp://:1", rng)
 }
@@ -20,12 +20,12 @@ pub(crate) fn server_on(listen: impl Into<Listen>, rng: &mut Rng) -> Server {
         .frame_budget(rng.usize(1..20))
         .high_water(high)
         .low_water(rng.usize(0..high))
-        // Slow is not stalled, and what these tests wait for must come.
+        // Long timeouts, because slow peers must still receive everything.
         .write_stall_timeout(Duration::from_secs(1000))
         .drain_deadline(Duration::from_secs(1000))
 }
 
-/// A network from nearly calm to hostile.
+/// Returns a random network, from nearly calm to hostile.
 pub(crate) fn link(rng: &mut Rng) -> Link {
     let link = match rng.u32(..4) {
         0 => Link::calm().segments(rng.usize(1..2000)),
@@ -42,7 +42,7 @@ pub(crate) fn link(rng: &mut Rng) -> Link {
     }
 }
 
-/// How long a payload is: mostly short.
+/// Returns a random length of a payload, mostly a short one.
 pub(crate) fn len(rng: &mut Rng) -> usize {
     let range: Range<usize> = match rng.u32(..40) {
         0 => 16 << 10..50 << 10,
@@ -53,15 +53,15 @@ pub(crate) fn len(rng: &mut Rng) -> usize {
     rng.usize(range)
 }
 
-/// What becomes of a peer once it has sent everything.
+/// The action of a peer once it has sent everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Farewell {
-    /// It ends its stream and waits for the rest.
+    /// Ends its stream and waits for the rest.
     Shutdown,
-    /// It closes without waiting.
+    /// Closes without waiting.
     Close,
     Reset,
-    /// It stays.
+    /// Stays connected.
     None,
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn say<H: epicycle::EventHandler>(
     }
 }
 
-/// How long a peer lets pass between two looks at what has come: after a hundred it is patient.
+/// Returns the time between two checks of a peer's input. After a hundred checks it is longer.
 pub(crate) fn pause(rng: &mut Rng, look: usize) -> Duration {
     match look {
         0..100 => Duration::from_micros(rng.u64(..50_000)),

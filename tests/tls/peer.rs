@@ -9,11 +9,11 @@ use rustls::{ClientConfig, ClientConnection};
 
 use crate::util::client::Client;
 
-/// A client whose handshake is done.
+/// A client after the handshake.
 pub(crate) struct Peer {
     pub(crate) client: Client,
     connection: Mutex<ClientConnection>,
-    /// What has been received and rustls had no room for.
+    /// Received bytes for which rustls had no room.
     wire: Mutex<Vec<u8>>,
 }
 
@@ -23,7 +23,7 @@ impl Peer {
         Self::with(server, super::pki::client_config()).expect("shakes hands")
     }
 
-    /// The same with a configuration of its own.
+    /// Connects with a given configuration.
     pub(crate) fn with<H: EventHandler>(
         server: &Running<H>,
         config: ClientConfig,
@@ -39,7 +39,7 @@ impl Peer {
         Self::hurried(client, config, name, b"")
     }
 
-    /// The same, with `first` sent in one piece with the end of the handshake.
+    /// Connects, and sends `first` together with the end of the handshake.
     pub(crate) fn hurried(
         client: Client,
         config: &Arc<ClientConfig>,
@@ -80,7 +80,7 @@ impl Peer {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something of the connection itself.
+    /// Calls a function with rustls's connection.
     pub(crate) fn inspect<T>(&self, look: impl FnOnce(&ClientConnection) -> T) -> T {
         look(&self.lock())
     }
@@ -101,7 +101,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Ends this side's stream with close_notify; the socket stays open.
+    /// Ends this side's stream with close_notify. The socket stays open.
     pub(crate) fn close_notify(&self) {
         let mut connection = self.lock();
         connection.send_close_notify();
@@ -110,7 +110,7 @@ impl Peer {
         (&self.client.0).write_all(&records).expect("sends");
     }
 
-    /// Asks the other side for new keys, and uses new ones from now on.
+    /// Starts a key update of both sides.
     pub(crate) fn update_keys(&self) {
         let mut connection = self.lock();
         connection.refresh_traffic_keys().expect("is TLS 1.3");
@@ -119,7 +119,7 @@ impl Peer {
         (&self.client.0).write_all(&records).expect("sends");
     }
 
-    /// Receives some bytes: 0 after close_notify, `UnexpectedEof` when the stream is cut short.
+    /// Receives some bytes. Returns 0 after close_notify, and `UnexpectedEof` if the stream is truncated.
     pub(crate) fn recv_some(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut wire = self.wire.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -130,7 +130,7 @@ impl Peer {
             }
             if wire.is_empty() {
                 drop(connection);
-                // Without the lock, so that the other direction goes on.
+                // Waits without the lock, so that the other direction can continue.
                 let mut more = [0; 4096];
                 let n = (&self.client.0).read(&mut more)?;
                 wire.extend_from_slice(&more[..n]);
@@ -155,7 +155,7 @@ impl Peer {
         bytes
     }
 
-    /// Receives until the end; `UnexpectedEof` when there was no close_notify.
+    /// Receives until the end. Fails with `UnexpectedEof` without a close_notify.
     pub(crate) fn recv_to_end(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut chunk = vec![0; 16 << 10];
@@ -173,7 +173,7 @@ impl Peer {
         assert!(self.recv(bytes.len()) == bytes, "the echo differs");
     }
 
-    /// Sends and receives at the same time: all of `bytes` have to come back, in order.
+    /// Sends and receives at the same time. Asserts that all of `bytes` come back in order.
     pub(crate) fn echo_all(&self, bytes: &[u8]) {
         thread::scope(|scope| {
             scope.spawn(|| self.send(bytes));

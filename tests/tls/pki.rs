@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// An authority.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -44,7 +44,7 @@ impl Authority {
         Roots::from_pem(self.pem()).expect("is a certificate")
     }
 
-    /// A certificate for these names, good for servers and clients.
+    /// Issues a certificate for these names, valid for servers and clients.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         self.issue_with(names, |_| {})
     }
@@ -90,7 +90,7 @@ impl Issued {
     }
 }
 
-/// A server's TLS for `localhost` and the loopback addresses.
+/// Returns the TLS settings of a server for `localhost` and the loopback addresses.
 pub(crate) fn server_tls() -> TlsServer {
     let issued = TRUSTED.issue(&["localhost", "127.0.0.1", "::1"]);
     TlsServer::new(issued.identity()).expect("is set up")
@@ -100,17 +100,17 @@ pub(crate) fn client_tls() -> TlsClient {
     TlsClient::new(&TRUSTED.roots()).expect("is set up")
 }
 
-/// A TLS server on a TCP port of the kernel's choice with one reactor.
+/// Returns a TLS server with one reactor, on a TCP port that the kernel chooses.
 pub(crate) fn local(tls: &TlsServer) -> Server {
     Server::bind(Listen::on("tcp://127.0.0.1:0").tls(tls)).reactors(1)
 }
 
-/// What rustls needs to be a client that trusts [`TRUSTED`].
+/// Returns rustls's configuration of a client that trusts [`TRUSTED`].
 pub(crate) fn client_config() -> ClientConfig {
     builder().with_no_client_auth()
 }
 
-/// The same, showing a certificate.
+/// Returns the same configuration with a client certificate.
 pub(crate) fn client_config_as(issued: &Issued) -> ClientConfig {
     let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(issued.key.as_bytes());
     builder()

@@ -14,7 +14,7 @@ use crate::util::LONG;
 pub(crate) struct Peer(pub(crate) UdpSocket);
 
 impl Peer {
-    /// A client of the first address of a server.
+    /// Creates a client of the first address of a server.
     pub(crate) fn of<H: EventHandler>(server: &Running<H>) -> Self {
         Self::to(&server.local_addrs()[0])
     }
@@ -33,14 +33,14 @@ impl Peer {
         }
         socket.connect(target).expect("connects");
         socket.set_read_timeout(Some(LONG)).expect("is an option");
-        // So much may come while nobody reads.
+        // The receive buffer, for datagrams that arrive while nobody reads.
         SockRef::from(&socket)
             .set_recv_buffer_size(4 << 20)
             .expect("is an option");
         Self(socket)
     }
 
-    /// One that receives from anybody.
+    /// Creates a client that receives from any address.
     pub(crate) fn to_nobody() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
         socket.set_read_timeout(Some(LONG)).expect("is an option");

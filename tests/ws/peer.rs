@@ -36,7 +36,7 @@ impl Peer {
         self.0.send(frame(first, payload));
     }
 
-    /// The next frame. It must not be masked, and have its length in the shortest form.
+    /// Returns the next frame. Asserts that it is not masked, and that its length has the shortest form.
     pub(crate) fn recv(&self) -> Got {
         let head = self.0.recv(2);
         let len = match head[1] {
@@ -53,7 +53,7 @@ impl Peer {
         (head[0], self.0.recv(len))
     }
 
-    /// Expects a Close, behind which the server ends the connection.
+    /// Expects a Close frame, and then the end of the connection.
     #[track_caller]
     pub(crate) fn expect_end(&self, code: u16) {
         let (first, payload) = self.recv();
@@ -72,7 +72,7 @@ fn array<const N: usize>(bytes: Vec<u8>) -> [u8; N] {
     bytes.try_into().expect("is of that length")
 }
 
-/// An answer up to its empty line.
+/// Reads an answer up to its empty line.
 pub(crate) fn recv_head(client: &Client) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -81,7 +81,7 @@ pub(crate) fn recv_head(client: &Client) -> String {
     String::from_utf8(head).expect("is text")
 }
 
-/// A masked frame.
+/// Returns a masked frame.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len());
     let key = [0x37, 0xFA, 0x21, 0x3D];
@@ -95,7 +95,7 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A header of a masked frame, without its mask.
+/// Returns the header of a masked frame, without its mask.
 pub(crate) fn header(first: u8, len: usize) -> Vec<u8> {
     let mut header = vec![first];
     match len {

@@ -10,7 +10,7 @@ use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Running, 
 
 use crate::util::await_some;
 
-/// What has happened to a connection.
+/// An event of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Message(usize),
@@ -19,20 +19,20 @@ pub(crate) enum What {
     Gone(Arc<CloseReason>),
 }
 
-/// How a service is set up.
+/// The settings of a service.
 #[derive(Clone, Default)]
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) deflate: Option<DeflateOptions>,
 }
 
-/// Echoes messages, but for the texts that are commands.
+/// Echoes messages, except for texts that are commands.
 pub(crate) struct Service {
     setup: Setup,
     log: Log,
 }
 
-/// What has happened to all connections.
+/// The events of all connections.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<What>>>);
 
@@ -51,7 +51,7 @@ impl Log {
             .clone()
     }
 
-    /// The close that the first connection was told of.
+    /// Returns the Close that the first connection's handler received.
     pub(crate) fn await_closed(&self) -> (Option<u16>, String) {
         await_some("the peer closes", || {
             self.all().into_iter().find_map(|what| match what {
@@ -61,7 +61,7 @@ impl Log {
         })
     }
 
-    /// Why the first connection ended.
+    /// Returns the close reason of the first connection.
     pub(crate) fn await_gone(&self) -> Arc<CloseReason> {
         await_some("the connection ends", || {
             self.all().into_iter().find_map(|what| match what {
@@ -168,10 +168,10 @@ pub(crate) fn start(server: Server, setup: Setup) -> (Running<Service>, Log) {
     (server.start(factory).expect("starts"), log)
 }
 
-/// A server on a TCP port of the kernel's choice with one reactor.
+/// Returns a server with one reactor, on a TCP port that the kernel chooses.
 pub(crate) fn local() -> Server {
     Server::bind("tcp://127.0.0.1:0").reactors(1)
 }
 
-/// Short enough to be waited for.
+/// A timeout that is short enough for a test.
 pub(crate) const SOON: Duration = Duration::from_millis(200);
