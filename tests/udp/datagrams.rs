@@ -360,7 +360,7 @@ fn the_queue_is_bounded() {
         while peer.recv_soon().is_some() {}
     }
     let refused = refused.lock().expect("nobody panics with it").take();
-    assert!(refused.is_some_and(|text| text.contains("where 65536 may")));
+    assert!(refused.is_some_and(|text| text.contains("the limit is 65536")));
     assert_eq!(running.shutdown().stats.total().overflows, 3);
 }
 

@@ -1,4 +1,4 @@
-//! The alarm: the next limit of a connection to expire, and its time.
+//! The times of a connection: its last activity, stalled output, and the next limit to expire.
 
 use super::close::TimeoutKind;
 use super::flags::Flags;
@@ -12,6 +12,17 @@ impl ConnState {
     #[inline]
     pub(crate) fn active_at(&self) -> u64 {
         self.active_at
+    }
+
+    /// Returns true if output waits that the kernel has refused.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_since != NEVER
+    }
+
+    /// Records that the peer has acknowledged bytes. This is progress, even if the kernel refuses more output.
+    pub(crate) fn on_acknowledged(&mut self, now: u64) {
+        self.active_at = now;
+        self.stalled_since = now;
     }
 
     /// Returns the limit that has expired, or the time of the next check. The last activity may be up to `late`

@@ -117,13 +117,13 @@ impl fmt::Display for CloseReason {
             CloseReason::OutboundLimit { queued } => {
                 write!(
                     f,
-                    "the peer did not read fast enough: {queued} bytes wait, the outbound limit"
+                    "the peer did not read fast enough: {queued} bytes wait, up to the outbound limit"
                 )
             }
             CloseReason::Evicted => f.write_str("evicted to make room for another session"),
             CloseReason::Detached => f.write_str("detached from the engine"),
-            CloseReason::Pipe => f.write_str("the connection it was joined with has ended"),
-            CloseReason::Refused(error) => write!(f, "what was sent is refused: {error}"),
+            CloseReason::Pipe => f.write_str("the connection it was piped to has ended"),
+            CloseReason::Refused(error) => write!(f, "a write was refused: {error}"),
             CloseReason::Unanswered => f.write_str("the handler dropped an answer that it owed"),
             CloseReason::Panic => f.write_str("a callback panicked"),
             CloseReason::Shutdown => f.write_str("the engine shut down"),
@@ -141,9 +141,9 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::WriteStall => "the peer took no output for too long",
             TimeoutKind::Connect => "connecting took too long",
             TimeoutKind::Handshake => "the handshake or the first frame took too long",
-            TimeoutKind::Close => "the peer did not say goodbye in time",
-            TimeoutKind::Lifetime => "open for as long as allowed",
-            TimeoutKind::Drain => "the peer did not take the rest in time",
+            TimeoutKind::Close => "the peer did not answer the closing message in time",
+            TimeoutKind::Lifetime => "the maximum lifetime was reached",
+            TimeoutKind::Drain => "the peer did not take the remaining output in time",
         })
     }
 }

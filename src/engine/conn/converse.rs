@@ -19,7 +19,7 @@ impl ConnState {
     }
 
     /// Limits the wait for the peer's closing message to `limit` milliseconds, counted from the first call.
-    pub(crate) fn await_goodbye(&mut self, now: u64, limit: u64) {
+    pub(crate) fn await_closing_message(&mut self, now: u64, limit: u64) {
         self.end_response_wait();
         self.close_by = self.close_by.min(now.saturating_add(limit));
     }

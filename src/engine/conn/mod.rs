@@ -11,7 +11,6 @@ mod datagram;
 mod flags;
 pub(crate) mod limits;
 pub(crate) mod origin;
-mod stall;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod transfer;

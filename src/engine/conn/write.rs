@@ -63,14 +63,14 @@ error_messages! {
     WriteError {
         WriteError::Closed => "the connection is closed",
         WriteError::Full { queued, limit } =>
-            "the peer does not read fast enough: {queued} bytes wait, where {limit} may; write again in on_drain",
+            "the peer does not read fast enough: {queued} bytes wait and the limit is {limit}; write again in on_drain",
         WriteError::TooManyFiles { queued, limit } =>
-            "the peer does not read fast enough: {queued} files wait, where {limit} may; send again in on_drain",
+            "the peer does not read fast enough: {queued} files wait and the limit is {limit}; send again in on_drain",
         WriteError::TooLong { len, max } =>
-            "{len} bytes are too long for one write, which may have {max} here; write several",
+            "a write of {len} bytes is too long: the limit is {max}; split it into several writes",
         WriteError::Frame(error) => "{error}",
         WriteError::Range { start, end, len } =>
-            "the file has {len} bytes: there is no part of it from {start} to {end}",
+            "the file has no part from {start} to {end}: its length is {len} bytes",
         WriteError::File(error) => "the file cannot be sent: {error}",
     }
     causes {

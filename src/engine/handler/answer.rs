@@ -120,7 +120,7 @@ pub(crate) fn complete<H: EventHandler>(
 ) {
     match task {
         _ if !conn.is_due(deferral) => {
-            log::debug!(target: "epicycle::conn", "{}: an answer to what was answered already", conn.name());
+            log::debug!(target: "epicycle::conn", "{}: a deferred answer was dropped, since its request is already answered", conn.name());
         }
         Some(task) => task.run(handler, conn, session),
         None if conn.is_open() => {

@@ -158,8 +158,8 @@ impl<H: EventHandler> Conn<'_, H> {
         self.cx.begin_close(self.link, self.codec, reason);
     }
 
-    /// Closes once all output is sent. The drain lasts as long as the peer takes output, so that a large answer is not cut
-    /// short.
+    /// Closes once all output is sent. The drain lasts as long as the peer takes output, so that a large answer is not
+    /// truncated.
     #[inline(never)]
     pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
         self.begin_close(reason);
@@ -226,7 +226,7 @@ pub(crate) fn close_notice<H: EventHandler>(
         Conn::new(link, codec, cx).write_output(|codec, outbox| codec.close_notice(cause, outbox));
     }));
     if let Err(panic) = written {
-        panic::report("epicycle::conn", "a codec's last words", panic);
+        panic::report("epicycle::conn", "a codec's close notice", panic);
     }
     if let Some(status) = codec.refused() {
         note_refusal(link, cx, status, reason);
@@ -308,12 +308,12 @@ impl<H: EventHandler> Served<'_, H> {
     pub(crate) fn on_broken(&mut self, error: StreamError) {
         let reason = reason_of(error);
         let Link { state, stream, .. } = &mut self.slot.link;
-        let goes_on = matches!(reason, CloseReason::Reset(_))
+        let keeps_reading = matches!(reason, CloseReason::Reset(_))
         && state.outlives_break()
         && self.slot.session.is_some()
         // A handler that has paused reads might not read for long, and still has to be notified of the end.
         && (!state.is_paused() || !state.inbox.is_empty() || stream.has_input());
-        if !goes_on {
+        if !keeps_reading {
             return self.close_finished(reason);
         }
         state.mark_broken(reason, self.cx.time.moment());
@@ -461,12 +461,12 @@ impl<H: EventHandler> Served<'_, H> {
             .peer(self.cx.reactor)
             .liveness
             .set_closed(closed.id);
-        let is_ours = matches!(state.origin(), Origin::Connected { .. });
+        let is_outbound = matches!(state.origin(), Origin::Connected { .. });
         if state.never_opened() {
             let failed = stream.is_shaking_hands();
             self.cx.metrics.handshake_failures.add(u64::from(failed));
             // A failed attempt was never a connection.
-            if is_ours {
+            if is_outbound {
                 self.cx
                     .lists
                     .outcomes
@@ -478,7 +478,7 @@ impl<H: EventHandler> Served<'_, H> {
         closed.unsent += unsent;
         closed.bytes_out -= unsent as u64;
         self.cx.count_closed(&reason);
-        if is_ours {
+        if is_outbound {
             let again = !reason.is_by_this_side();
             self.cx
                 .lists

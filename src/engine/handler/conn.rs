@@ -537,6 +537,6 @@ error_messages! {
     DetachError {
         DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
         DetachError::Closed => "the connection is closed, or being detached already",
-        DetachError::Joined => "the connection is joined with another one",
+        DetachError::Joined => "the connection is piped to another one",
     }
 }

@@ -127,7 +127,7 @@ fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
     };
     Err(Error::Address {
         input: to.to_string(),
-        problem: format!("{problem}; write {kind}://127.0.0.1:9000, say"),
+        problem: format!("{problem}; write {kind}://127.0.0.1:9000, for example"),
     })
 }
 

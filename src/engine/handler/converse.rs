@@ -59,7 +59,7 @@ impl<H: EventHandler> Conn<'_, H> {
     #[inline(never)]
     fn follow_unusual_stage(&mut self, stage: Stage, found_frames: bool) {
         match stage {
-            Stage::Closing => self.await_goodbye(),
+            Stage::Closing => self.await_closing_message(),
             Stage::Finished if self.link.state.is_draining() => {
                 self.close_unhurried(self.cx.drain_reason());
             }
@@ -79,11 +79,11 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// Records that the peer owes an answer. With `afresh` the response timeout starts anew.
+    /// Records that the peer owes an answer. With `restart` the response timeout starts anew.
     #[inline(never)]
-    pub(crate) fn await_response(&mut self, afresh: bool) {
+    pub(crate) fn await_response(&mut self, restart: bool) {
         match self.codec.response_timeout() {
-            Some(limit) if afresh || !self.link.state.awaits_response() => {
+            Some(limit) if restart || !self.link.state.awaits_response() => {
                 let by = self.cx.time.moment().saturating_add(millis(limit));
                 self.link.state.await_response(by);
                 self.cx.set_alarm(self.link);
@@ -117,9 +117,9 @@ impl<H: EventHandler> Conn<'_, H> {
     }
 
     #[cold]
-    fn await_goodbye(&mut self) {
+    fn await_closing_message(&mut self) {
         let (now, limit) = (self.cx.time.moment(), self.cx.limits.fin);
-        self.link.state.await_goodbye(now, limit);
+        self.link.state.await_closing_message(now, limit);
         self.cx.set_alarm(self.link);
     }
 

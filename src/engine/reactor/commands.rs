@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, Stage};
+use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, ShutdownStage};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
@@ -120,15 +120,15 @@ impl<H: EventHandler> EventLoop<H> {
     /// Begins the shutdown: accepts no more connections. A repeated request shortens the drain.
     fn stop(&mut self) {
         match self.stage {
-            Stage::Running => {
-                self.stage = Stage::Stopping;
+            ShutdownStage::Running => {
+                self.stage = ShutdownStage::Stopping;
                 self.stop_accepting();
                 self.handler
                     .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
             }
             // The drain has not begun, and will use the shorter time.
-            Stage::Stopping => {}
-            Stage::Answering | Stage::Draining => {
+            ShutdownStage::Stopping => {}
+            ShutdownStage::Answering | ShutdownStage::Draining => {
                 self.limit_drain();
             }
         }
@@ -154,21 +154,21 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Returns true if the last connection that a shutdown waited for has ended, and this is not reported yet.
     pub(super) fn must_report_settled(&self) -> bool {
-        self.stage == Stage::Answering && self.cx.draining == 0 && !self.is_settled
+        self.stage == ShutdownStage::Answering && self.cx.draining == 0 && !self.is_settled
     }
 
     /// Continues the shutdown after its first stage.
     #[cold]
     pub(super) fn follow_shutdown(&mut self) {
-        if self.stage == Stage::Stopping {
-            self.stage = Stage::Answering;
+        if self.stage == ShutdownStage::Stopping {
+            self.stage = ShutdownStage::Answering;
             self.cx.limits.drain = self.limit_drain();
             self.stop_udp_sockets();
             self.next_to_close = Some(0);
         }
         self.close_unawaited(CLOSE_BUDGET);
         let waits = self.next_to_close.is_some() || self.cx.draining > 0;
-        if self.stage == Stage::Answering && !waits {
+        if self.stage == ShutdownStage::Answering && !waits {
             self.report_settled();
         }
     }
@@ -183,8 +183,8 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Begins the third stage: all connections on which nobody waits drain, including those made meanwhile.
     fn drain_rest(&mut self) {
-        if self.stage == Stage::Answering {
-            self.stage = Stage::Draining;
+        if self.stage == ShutdownStage::Answering {
+            self.stage = ShutdownStage::Draining;
             self.stop_dials();
             self.next_to_close = Some(0);
         }
@@ -209,7 +209,7 @@ impl<H: EventHandler> EventLoop<H> {
             let state = &mut slot.link.state;
             if is_awaited(state, &slot.codec) {
                 cx.begin_drain(state, &mut slot.codec);
-            } else if self.stage == Stage::Draining || !is_dialling(state) {
+            } else if self.stage == ShutdownStage::Draining || !is_dialling(state) {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
                 Served::new(&mut self.handler, slot, cx).shorten_fin_wait();
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::serve::{Budget, level_of};
-use super::{EventLoop, NOBODY, Stage};
+use super::{EventLoop, NOBODY, ShutdownStage};
 use crate::addr::Addr;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded};
@@ -250,7 +250,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Checks that a peer without a session may have one. The handler decides last, and receives the first datagram.
     fn admit_peer(&mut self, index: usize, peer: SocketAddr) -> Result<(), &'static str> {
         let accepting = &self.cx.engine.shared().accepting;
-        if self.stage != Stage::Running || !accepting.load(Ordering::Acquire) {
+        if self.stage != ShutdownStage::Running || !accepting.load(Ordering::Acquire) {
             return Err("no more sessions are accepted");
         }
         let delivery = self.cx.udp_sockets.get(index).map(|port| &port.delivery);
@@ -478,7 +478,10 @@ impl<H: EventHandler> EventLoop<H> {
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);
             }
         }
-        if matches!(self.stage, Stage::Answering | Stage::Draining) {
+        if matches!(
+            self.stage,
+            ShutdownStage::Answering | ShutdownStage::Draining
+        ) {
             for port in self.cx.udp_sockets.drain() {
                 let unsent = port.queue.len();
                 self.cx.metrics.datagrams_dropped.add(unsent as u64);

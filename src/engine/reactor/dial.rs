@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::vec;
 
-use super::{EventLoop, Stage};
+use super::{EventLoop, ShutdownStage};
 use crate::addr::{Addr, Endpoint};
 use crate::clock::millis;
 use crate::engine::conn::ConnState;
@@ -79,14 +79,16 @@ impl Dials {
     }
 }
 
-impl Stage {
+impl ShutdownStage {
     /// Returns true if a connection may be made. During a shutdown, an answer may need it. UDP is excepted, because
     /// its sockets close with the server.
     fn allows(self, to: &Endpoint) -> bool {
         match self {
-            Stage::Running => true,
-            Stage::Stopping | Stage::Answering => !matches!(to, Endpoint::Udp { .. }),
-            Stage::Draining => false,
+            ShutdownStage::Running => true,
+            ShutdownStage::Stopping | ShutdownStage::Answering => {
+                !matches!(to, Endpoint::Udp { .. })
+            }
+            ShutdownStage::Draining => false,
         }
     }
 }
@@ -366,7 +368,7 @@ impl<H: EventHandler> EventLoop<H> {
             Outcome::Closed { again } => {
                 self.dials.by_conn.remove(&conn);
                 let policy = dial.connect.reconnect;
-                match policy.filter(|_| again && self.stage != Stage::Draining) {
+                match policy.filter(|_| again && self.stage != ShutdownStage::Draining) {
                     Some(policy) => {
                         let since = match dial.progress {
                             Progress::Open(_, since) => since,
@@ -450,7 +452,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         dial.failures = dial.failures.saturating_add(1);
         let over = matches!(error, ConnectError::Cancelled | ConnectError::Stopped)
-            || self.stage == Stage::Draining;
+            || self.stage == ShutdownStage::Draining;
         let policy = dial.connect.reconnect.filter(|_| !over);
         let policy = policy.filter(|policy| !policy.gives_up(dial.failures));
         let retry_in = policy.map(|policy| dial.backoff.after_failure(&policy));

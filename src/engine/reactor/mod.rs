@@ -81,7 +81,7 @@ pub(crate) struct EventLoop<H: EventHandler> {
     dials: Dials,
     /// Receives and sends datagrams. None until there are any.
     exchange: Option<Box<Exchange>>,
-    stage: Stage,
+    stage: ShutdownStage,
     /// True once the engine knows that this reactor waits for no answer.
     is_settled: bool,
     /// The slot at which the shutdown continues to close connections. None if it has examined all.
@@ -125,8 +125,10 @@ impl Turn {
     }
 }
 
+/// The progress of the shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum ShutdownStage {
+    /// No shutdown has been asked for.
     Running,
     /// Asked to stop. Next, the connections on which nobody waits are closed.
     Stopping,
@@ -168,7 +170,7 @@ impl<H: EventHandler> EventLoop<H> {
                 commands: VecDeque::new(),
                 dials: Dials::new(parts.socket),
                 exchange: None,
-                stage: Stage::Running,
+                stage: ShutdownStage::Running,
                 is_settled: false,
                 next_to_close: None,
                 timer: PollTimer::default(),
@@ -220,7 +222,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn is_done(&self) -> bool {
-        self.stage == Stage::Draining
+        self.stage == ShutdownStage::Draining
             && self.connections.len() == 0
             && self.cx.lists.outcomes.is_empty()
             && self.dials.are_reported()
@@ -259,7 +261,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.run_commands();
         self.run_timers();
         self.follow_dials();
-        if self.stage != Stage::Running {
+        if self.stage != ShutdownStage::Running {
             self.follow_shutdown();
         }
         self.accept();

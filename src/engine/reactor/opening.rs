@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mio::Token;
 use mio::unix::SourceFd;
 
-use super::{EventLoop, NOBODY, Stage};
+use super::{EventLoop, NOBODY, ShutdownStage};
 #[cfg(feature = "tls")]
 use crate::clock::millis;
 use crate::codec::{Backpressure, Codec};
@@ -59,7 +59,7 @@ impl<H: EventHandler> EventLoop<H> {
             let stream = match TlsStream::server(socket, tls) {
                 Ok(stream) => Stream::Tls(Box::new(stream)),
                 Err(error) => {
-                    log::error!(target: "epicycle::accept", "cannot speak TLS with {peer}: {error}");
+                    log::error!(target: "epicycle::accept", "cannot begin TLS with {peer}: {error}");
                     self.cx.metrics.refused.add(1);
                     self.cx.release_stream(&peer, origin);
                     return None;
@@ -85,7 +85,7 @@ impl<H: EventHandler> EventLoop<H> {
             connections, cx, ..
         } = self;
         let codec = codec.inspect_err(|error| {
-            log::warn!(target: "epicycle::conn", "no connection with {}: {error}", state.peer);
+            log::warn!(target: "epicycle::conn", "connection with {} refused: {error}", state.peer);
             cx.metrics.refused.add(1);
             cx.release(&state, &state.peer);
         })?;
@@ -110,19 +110,21 @@ impl<H: EventHandler> EventLoop<H> {
 
     fn register(&mut self, stream: &Stream, state: &ConnState) -> io::Result<H::Codec> {
         let is_ours = !matches!(state.origin(), Origin::Accepted { .. });
-        if self.stage == Stage::Draining || (self.stage != Stage::Running && !is_ours) {
+        if self.stage == ShutdownStage::Draining
+            || (self.stage != ShutdownStage::Running && !is_ours)
+        {
             return Err(io::Error::other("the engine is shutting down"));
         }
         if self.connections.len() >= MAX_SLOTS {
             return Err(io::Error::other(
-                "the reactor has all the connections it can",
+                "the reactor has no free slot for another connection",
             ));
         }
         stream.watch(self.poll.registry(), Token(state.id.slot()))?;
         // A panic of the codec must not spoil the count of connections.
         catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
             self.cx.report_panic(panic, "codec");
-            io::Error::other("its codec could not be made")
+            io::Error::other("making its codec panicked")
         })
     }
 
@@ -165,7 +167,7 @@ fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> 
 impl<H: EventHandler> Served<'_, H> {
     /// Continues a connection that connects or is in the handshake.
     #[cold]
-    pub(super) fn advance(&mut self) {
+    pub(super) fn continue_opening(&mut self) {
         let Link {
             stream,
             state,

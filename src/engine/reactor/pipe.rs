@@ -121,8 +121,8 @@ fn end_broken<H: EventHandler>(
     to: &mut Slot<H>,
     cx: &mut Context<H>,
 ) {
-    let goes_on = from.link.state.feeds_pipe() && to.link.state.takes_piped();
-    if from.link.state.is_broken() && from.link.state.is_open() && !goes_on {
+    let can_forward = from.link.state.feeds_pipe() && to.link.state.takes_piped();
+    if from.link.state.is_broken() && from.link.state.is_open() && !can_forward {
         Served::new(handler, from, cx).close(false);
     }
 }

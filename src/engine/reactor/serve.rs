@@ -76,7 +76,7 @@ impl<H: EventHandler> Served<'_, H> {
             budget.spend(received);
         }
         if self.slot.link.state.is_opening() {
-            return self.advance();
+            return self.continue_opening();
         }
         if self.slot.link.state.is_piped() && self.slot.link.state.is_open() {
             return self
