@@ -8,7 +8,7 @@ use super::limits::NEVER;
 impl ConnState {
     /// Returns true if received input is still useful after the connection breaks. Input that the codec holds until
     /// something is sent is not, nor is input that was to leave the engine with the socket.
-    pub(crate) fn outlives_break(&self) -> bool {
+    pub(crate) fn keeps_input_when_broken(&self) -> bool {
         !self.has(Flags::NOT_OPEN)
             && !self.has(Flags::PEER_EOF | Flags::HELD | Flags::DETACHING | Flags::DATAGRAM)
     }

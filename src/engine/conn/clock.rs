@@ -30,14 +30,14 @@ impl ConnState {
     pub(crate) fn alarm(&self, now: u64, late: u64, limits: &Limits) -> Alarm {
         let active_at = self.active_at.saturating_add(late);
         let mut next = NEVER;
-        let mut past = |since: u64, limit: u64| {
+        let mut expired = |since: u64, limit: u64| {
             let due = since.saturating_add(limit);
             next = next.min(due);
             due <= now
         };
         match self.phase() {
             // The connection waits until the application reads again.
-            Phase::Open if self.has(Flags::BROKEN) => match past(active_at, limits.fin) {
+            Phase::Open if self.has(Flags::BROKEN) => match expired(active_at, limits.fin) {
                 true => Alarm::FinOver,
                 false => Alarm::At(next),
             },
@@ -49,35 +49,35 @@ impl ConnState {
                     0
                 };
                 let lifetime = limits.lifetime.saturating_add(grace);
-                let kind = if past(self.opened_at, lifetime) {
+                let kind = if expired(self.opened_at, lifetime) {
                     TimeoutKind::Lifetime
-                } else if !self.has(Flags::GREETED) && past(self.opened_at, limits.handshake) {
+                } else if !self.has(Flags::GREETED) && expired(self.opened_at, limits.handshake) {
                     TimeoutKind::Handshake
-                } else if self.wants_frames() && past(self.partial_since, limits.read) {
+                } else if self.wants_frames() && expired(self.partial_since, limits.read) {
                     TimeoutKind::Read
-                } else if past(self.stalled_since, limits.write_stall) {
+                } else if expired(self.stalled_since, limits.write_stall) {
                     TimeoutKind::WriteStall
-                } else if !self.ignores_response() && past(self.close_by, 0) {
+                } else if !self.ignores_response() && expired(self.close_by, 0) {
                     match self.has(Flags::AWAITS_RESPONSE) {
                         true => TimeoutKind::Response,
                         false => TimeoutKind::Close,
                     }
-                } else if self.has(Flags::OWES) && past(active_at, limits.answer) {
+                } else if self.has(Flags::OWES) && expired(active_at, limits.answer) {
                     TimeoutKind::Answer
-                } else if !self.has(Flags::OWES) && past(active_at, limits.idle) {
+                } else if !self.has(Flags::OWES) && expired(active_at, limits.idle) {
                     TimeoutKind::Idle
                 } else {
                     return Alarm::At(next);
                 };
                 Alarm::Timeout(kind)
             }
-            Phase::Opening if past(self.close_by, 0) => Alarm::Timeout(match self.origin() {
+            Phase::Opening if expired(self.close_by, 0) => Alarm::Timeout(match self.origin() {
                 Origin::Connected { .. } => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
-            Phase::Flushing if past(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,
-            Phase::Flushing if past(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
-            Phase::AwaitingFin if past(self.close_by, 0) => Alarm::FinOver,
+            Phase::Flushing if expired(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,
+            Phase::Flushing if expired(self.stalled_since, limits.write_stall) => Alarm::DrainOver,
+            Phase::AwaitingFin if expired(self.close_by, 0) => Alarm::FinOver,
             _ => Alarm::At(next),
         }
     }
@@ -107,7 +107,7 @@ impl ConnState {
 
     /// Returns the end of the drain.
     fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
-        let by = if self.unhurried {
+        let by = if self.drains_by_progress {
             self.close_by.max(active_at.saturating_add(limits.drain))
         } else {
             self.close_by

@@ -44,8 +44,8 @@ impl ConnState {
     }
 
     /// Lets the drain last as long as the peer takes output: its limit counts from the last progress.
-    pub(crate) fn take_time(&mut self) {
-        self.unhurried = true;
+    pub(crate) fn drain_by_progress(&mut self) {
+        self.drains_by_progress = true;
     }
 
     /// Waits with the shutdown for the answers that are owed or awaited.

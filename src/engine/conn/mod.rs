@@ -42,7 +42,7 @@ pub(crate) struct ConnState {
     /// True once FIN is sent.
     fin_sent: bool,
     /// True if the drain may last as long as the peer takes output.
-    unhurried: bool,
+    drains_by_progress: bool,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -121,7 +121,7 @@ impl ConnState {
             direction,
             never_opened: false,
             fin_sent: false,
-            unhurried: false,
+            drains_by_progress: false,
             number,
         }
     }
@@ -164,8 +164,12 @@ impl ConnState {
         if matches!(phase, Phase::Aborted | Phase::Closed) {
             return;
         }
-        let wrong = self.flags & Flags::forbidden(phase);
-        assert!(wrong.is_empty(), "{}: {wrong:?} in {phase:?}", self.name());
+        let forbidden = self.flags & Flags::forbidden(phase);
+        assert!(
+            forbidden.is_empty(),
+            "{}: {forbidden:?} in {phase:?}",
+            self.name()
+        );
         if self.has(Flags::AWAITS_EMPTY) {
             assert!(
                 self.has(Flags::CONGESTED),
@@ -665,7 +669,11 @@ impl ConnState {
         self.fin_sent = true;
         if self.phase() == Phase::Flushing {
             self.flags.set_phase(Phase::AwaitingFin);
-            let by = if self.unhurried { NEVER } else { self.close_by };
+            let by = if self.drains_by_progress {
+                NEVER
+            } else {
+                self.close_by
+            };
             self.close_by = by.min(now.saturating_add(limits.fin));
         }
     }

@@ -312,7 +312,7 @@ fn a_drain_that_has_time_counts_from_the_last_progress_and_ends_with_the_lifetim
     bench.limits.lifetime = 100;
     bench.write(100);
     bench.close(0);
-    bench.state.take_time();
+    bench.state.drain_by_progress();
     bench.state.on_write_would_block(0);
     assert_eq!(bench.alarm(0), Alarm::At(50));
     bench.state.on_acknowledged(40);

@@ -51,7 +51,7 @@ pub enum WriteError {
 
 impl WriteError {
     /// Returns true if the peer or the state of the connection caused the error, rather than the item to be written.
-    pub(crate) fn is_circumstance(&self) -> bool {
+    pub(crate) fn is_external(&self) -> bool {
         matches!(
             self,
             WriteError::Closed | WriteError::Full { .. } | WriteError::TooManyFiles { .. }

@@ -104,7 +104,7 @@ impl<H: EventHandler> Conn<'_, H> {
         let state = &self.link.state;
         // A connection that is being detached or piped passes the end of the peer's stream on.
         if state.is_open() && state.saw_peer_eof() && !state.is_leaving() {
-            self.close_unhurried(CloseReason::Peer);
+            self.close_by_progress(CloseReason::Peer);
         }
         self.end_answer_waits();
     }

@@ -161,9 +161,9 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Closes once all output is sent. The drain lasts as long as the peer takes output, so that a large answer is not
     /// truncated.
     #[inline(never)]
-    pub(super) fn close_unhurried(&mut self, reason: CloseReason) {
+    pub(super) fn close_by_progress(&mut self, reason: CloseReason) {
         self.begin_close(reason);
-        self.link.state.take_time();
+        self.link.state.drain_by_progress();
     }
 
     /// Closes because the handler's write was refused.
@@ -193,7 +193,7 @@ impl<H: EventHandler> Conn<'_, H> {
 /// Returns the log level of a write error. Mistakes of the handler are warnings. Errors that peers cause would fill
 /// the log.
 pub(crate) fn severity(error: &WriteError) -> Level {
-    if error.is_circumstance() {
+    if error.is_external() {
         Level::Debug
     } else {
         Level::Warn
@@ -309,7 +309,7 @@ impl<H: EventHandler> Served<'_, H> {
         let reason = reason_of(error);
         let Link { state, stream, .. } = &mut self.slot.link;
         let keeps_reading = matches!(reason, CloseReason::Reset(_))
-        && state.outlives_break()
+        && state.keeps_input_when_broken()
         && self.slot.session.is_some()
         // A handler that has paused reads might not read for long, and still has to be notified of the end.
         && (!state.is_paused() || !state.inbox.is_empty() || stream.has_input());

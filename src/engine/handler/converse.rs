@@ -41,7 +41,7 @@ impl<H: EventHandler> Conn<'_, H> {
         // The owed answers are sent, and the peer cannot send another request.
         let has_ended = self.link.state.is_open() && self.link.state.saw_peer_eof();
         if has_ended && matches!(self.codec.stage(), Stage::Idle | Stage::Awaiting) {
-            self.close_unhurried(CloseReason::Peer);
+            self.close_by_progress(CloseReason::Peer);
         }
         self.follow_stage(false);
     }
@@ -61,9 +61,9 @@ impl<H: EventHandler> Conn<'_, H> {
         match stage {
             Stage::Closing => self.await_closing_message(),
             Stage::Finished if self.link.state.is_draining() => {
-                self.close_unhurried(self.cx.drain_reason());
+                self.close_by_progress(self.cx.drain_reason());
             }
-            Stage::Finished => self.close_unhurried(CloseReason::Local),
+            Stage::Finished => self.close_by_progress(CloseReason::Local),
             Stage::Answering | Stage::Streaming => self.on_answer_owed(),
             Stage::Awaiting => self.await_response(found_frames),
             _ if self.link.state.has_waiters() => self.end_answer_waits(),

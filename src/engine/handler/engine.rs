@@ -193,7 +193,7 @@ impl<H: EventHandler> Engine<H> {
             self.stop();
         } else if within < before {
             log::info!(target: "epicycle::server", "hurrying the shutdown");
-            self.tell_to_stop();
+            self.request_shutdown();
         }
     }
 
@@ -220,10 +220,10 @@ impl<H: EventHandler> Engine<H> {
         if let Some(main) = &self.shared.main {
             Wake::wake(&main.waker);
         }
-        self.tell_to_stop();
+        self.request_shutdown();
     }
 
-    fn tell_to_stop(&self) {
+    fn request_shutdown(&self) {
         for reactor in &self.shared.reactors {
             // A reactor that has ended needs no shutdown.
             let _ = reactor.mailbox.push_unbounded(Command::Shutdown);
@@ -306,13 +306,13 @@ impl<H: EventHandler> Engine<H> {
         let pool = match self.shared.reads.get() {
             Some(pool) => pool,
             None => {
-                let made = WorkerPool::builder()
+                let pool = WorkerPool::builder()
                     .threads(READING_THREADS)
                     .queue(usize::MAX)
                     .name("epicycle-files")
                     .build()
                     .map_err(io::Error::other)?;
-                self.shared.reads.get_or_init(|| made)
+                self.shared.reads.get_or_init(|| pool)
             }
         };
         pool.submit(job).map_err(io::Error::other)

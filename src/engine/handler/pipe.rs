@@ -116,14 +116,14 @@ pub(crate) fn join<H: EventHandler>(
         });
         cx.set_alarm(link);
     }
-    hand_over(first, second, cx);
-    hand_over(second, first, cx);
+    forward_input(first, second, cx);
+    forward_input(second, first, cx);
     cx.pipes.tasks.push_back(PipeTask::Move(one));
     Ok(())
 }
 
 /// Passes on the input that one connection has received and the handler has not.
-fn hand_over<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
+fn forward_input<H: EventHandler>(from: &mut Link, to: &mut Link, cx: &mut Context<H>) {
     let unread = Bytes::from(from.state.inbox.take_bytes(&mut cx.buffers.pool));
     let out = &mut to.state.out;
     out.enqueue_foreign(unread, &cx.buffers.arena, &mut cx.buffers.pool);
@@ -137,8 +137,8 @@ fn check_ids(one: ConnId, other: ConnId, reactor: usize) -> Result<(), PipeError
     if one == other {
         return Err(PipeError::Itself);
     }
-    let stranger = [one, other].into_iter().find(|id| id.reactor() != reactor);
-    stranger.map_or(Ok(()), |id| Err(PipeError::OtherReactor(id)))
+    let foreign = [one, other].into_iter().find(|id| id.reactor() != reactor);
+    foreign.map_or(Ok(()), |id| Err(PipeError::OtherReactor(id)))
 }
 
 error_messages! {

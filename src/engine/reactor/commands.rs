@@ -209,7 +209,7 @@ impl<H: EventHandler> EventLoop<H> {
             let state = &mut slot.link.state;
             if is_awaited(state, &slot.codec) {
                 cx.begin_drain(state, &mut slot.codec);
-            } else if self.stage == ShutdownStage::Draining || !is_dialling(state) {
+            } else if self.stage == ShutdownStage::Draining || !is_connecting(state) {
                 cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
                 Served::new(&mut self.handler, slot, cx).shorten_fin_wait();
             }
@@ -281,6 +281,6 @@ impl<H: EventHandler> Served<'_, H> {
 }
 
 /// Returns true if this side is making the connection.
-fn is_dialling(state: &ConnState) -> bool {
+fn is_connecting(state: &ConnState) -> bool {
     state.is_opening() && matches!(state.origin(), Origin::Connected { .. })
 }

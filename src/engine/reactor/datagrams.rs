@@ -106,7 +106,7 @@ impl<H: EventHandler> EventLoop<H> {
         let exchange = self.exchange.as_mut();
         let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
         loop {
-            self.deal(index);
+            self.deliver_batch(index);
             let others_wait = self.cx.udp_sockets.ready() > 0;
             let (Some(exchange), Some(port)) =
                 (&mut self.exchange, self.cx.udp_sockets.get_mut(index))
@@ -120,14 +120,14 @@ impl<H: EventHandler> EventLoop<H> {
             if !port.readable {
                 return;
             }
-            let spent = exchange
+            let is_spent = exchange
                 .serving
                 .as_ref()
                 .is_none_or(|(_, budget)| budget.is_spent());
             // If a batch takes several turns, a turn must not begin with the end of the last one. Otherwise the other
             // sockets would wait until a batch and a budget happen to end together.
             let yields = std::mem::take(&mut is_behind) && others_wait;
-            if spent || yields {
+            if is_spent || yields {
                 return self.cx.udp_sockets.enqueue(index, false);
             }
             match exchange.receiver.receive(&port.socket) {
@@ -149,7 +149,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     /// Delivers the datagrams of the batch, within the budget.
-    fn deal(&mut self, index: usize) {
+    fn deliver_batch(&mut self, index: usize) {
         while let Some(exchange) = &mut self.exchange
             && let Some(peer) = exchange.receiver.peek()
             && let Some((_, budget)) = &mut exchange.serving

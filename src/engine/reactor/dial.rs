@@ -210,11 +210,11 @@ impl<H: EventHandler> EventLoop<H> {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
             return;
         };
-        let wanted = match found {
+        let addrs = match found {
             Ok(addrs) => dial.to.wanted(addrs.iter().copied()),
             Err(error) => Err(dial.to.unresolved(error)),
         };
-        match wanted {
+        match addrs {
             Ok(addrs) => {
                 let local = dial.connect.local;
                 let fits =

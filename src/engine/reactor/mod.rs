@@ -552,16 +552,16 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn account(&mut self) {
-        let worked = (self.cx.time.clock.now() - self.cx.time.turn_at()).as_nanos() as u64;
-        if worked >= LONG_TURN {
-            self.cx.time.note_long_turn(worked);
+        let busy = (self.cx.time.clock.now() - self.cx.time.turn_at()).as_nanos() as u64;
+        if busy >= LONG_TURN {
+            self.cx.time.note_long_turn(busy);
         }
         let metrics = &self.cx.metrics;
         metrics.turns.add(1);
-        metrics.busy.add(worked);
-        metrics.lag.set(worked);
-        if worked > metrics.max_lag.get() {
-            metrics.max_lag.set(worked);
+        metrics.busy.add(busy);
+        metrics.lag.set(busy);
+        if busy > metrics.max_lag.get() {
+            metrics.max_lag.set(busy);
         }
         metrics.buffered.set(self.cx.buffers.pool.lent() as u64);
         metrics.timers.set(self.cx.wheel.len() as u64);

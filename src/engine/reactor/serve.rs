@@ -118,7 +118,7 @@ impl<H: EventHandler> Served<'_, H> {
         }
         if self.slot.link.state.is_broken()
             && self.slot.link.state.is_open()
-            && !self.slot.link.state.outlives_break()
+            && !self.slot.link.state.keeps_input_when_broken()
         {
             // The remaining input waits for something to be sent, which can no longer happen.
             return self.close(false);
@@ -252,7 +252,7 @@ impl<H: EventHandler> Served<'_, H> {
             }
             Err(StreamError::Interrupted) => {}
             Err(StreamError::Truncated) => self.on_truncation(),
-            Err(StreamError::Tls(error)) => self.on_breach(error),
+            Err(StreamError::Tls(error)) => self.on_tls_violation(error),
             Err(error) => self.fail(error),
         }
     }
@@ -268,7 +268,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     /// Handles a violation of the TLS protocol. Only the alert is still sent.
     #[cold]
-    fn on_breach(&mut self, error: io::Error) {
+    fn on_tls_violation(&mut self, error: io::Error) {
         self.begin_close(CloseReason::Tls(error));
         self.mark_dirty();
     }
@@ -296,7 +296,7 @@ impl<H: EventHandler> Served<'_, H> {
             self.apply_action(action, CloseReason::Peer);
             if H::Codec::CONVERSES && closes {
                 // The peer gets the answers to its earlier requests, as it would get an owed answer.
-                self.slot.link.state.take_time();
+                self.slot.link.state.drain_by_progress();
             }
             if self.slot.link.state.is_draining()
                 && !is_awaited(&self.slot.link.state, &self.slot.codec)
