@@ -23,10 +23,10 @@ use crate::error::Error;
 use crate::metrics::Stats;
 use crate::panic;
 
-/// A server to be: where it listens and under which limits.
+/// The configuration of a server: its addresses and its options.
 ///
-/// Every option has a default that suits a production server; each method says what it is and what it
-/// costs.
+/// Every option has a default that suits a production server. The documentation of each method gives the default and the
+/// cost.
 ///
 /// ```
 /// use std::time::Duration;
@@ -48,7 +48,7 @@ pub struct Server {
     options: Options,
 }
 
-/// A running server. Dropping it shuts the server down and waits for the end.
+/// A running server. A drop shuts the server down and waits for its end.
 #[must_use = "dropping it shuts the server down"]
 pub struct Running<H: EventHandler> {
     engine: Engine<H>,
@@ -58,20 +58,20 @@ pub struct Running<H: EventHandler> {
     signals: Option<signals::Watch>,
 }
 
-/// How a server ended.
+/// The result of a shutdown.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Connections that were open at the shutdown, or made during it, and closed with everything sent.
+    /// The number of connections that were open at the shutdown, or made during it, and closed with all output sent.
     pub drained: usize,
-    /// Connections that had to be reset at the deadline, or broke before.
+    /// The number of connections that were reset at the deadline, or broke before it.
     pub forced: usize,
     /// The final counters.
     pub stats: Stats,
 }
 
 impl Report {
-    /// What the counters say at the end: they outlive a reactor whose thread panics.
+    /// Makes the report from the counters, which outlive a reactor whose thread panics.
     pub(crate) fn of(stats: Stats) -> Self {
         let total = stats.total();
         Self {
@@ -83,13 +83,13 @@ impl Report {
 }
 
 impl Server {
-    /// A server on one address or socket: see [`Listen`] for what can be one. A bad address is reported by
-    /// [`run`](Self::run) and [`start`](Self::start).
+    /// Creates a server on one address or socket. [`Listen`] lists the possible types. [`run`](Self::run) and
+    /// [`start`](Self::start) report a bad address.
     pub fn bind(listen: impl Into<Listen>) -> Self {
         Self::unbound().and(listen)
     }
 
-    /// A server that listens nowhere.
+    /// Creates a server that listens nowhere.
     pub(crate) fn unbound() -> Self {
         Self {
             listens: Vec::new(),
@@ -97,16 +97,16 @@ impl Server {
         }
     }
 
-    /// Listens on another address or socket too.
+    /// Adds another address or socket.
     pub fn and(mut self, listen: impl Into<Listen>) -> Self {
         self.listens.push(listen.into());
         self
     }
 
-    /// Runs until the end of a shutdown. One is begun by an [`Action`](crate::Action), by [`Engine::shutdown`], or by a
-    /// signal with the option `stop_on_signals`.
+    /// Runs the server until a shutdown has ended. An [`Action`](crate::Action), [`Engine::shutdown`], or a signal with the
+    /// option `stop_on_signals` begins a shutdown.
     ///
-    /// `factory` makes each reactor's handler, on that reactor's thread, from the reactor's number.
+    /// `factory` makes the handler of each reactor. It is called on the thread of the reactor, with the reactor's number.
     ///
     /// # Errors
     ///
@@ -118,12 +118,12 @@ impl Server {
         Ok(self.start(factory)?.join())
     }
 
-    /// Starts the threads and comes back once every reactor has booted and the listeners are open.
+    /// Starts the threads. Returns when every reactor has booted and the listeners are open.
     ///
     /// # Errors
     ///
-    /// An [`Error`] that names the address or option that is wrong, the address that cannot be bound, or
-    /// the reactor whose handler panicked while booting. Nothing is left running then.
+    /// Returns an [`Error`] that names the wrong address or option, the address that cannot be bound, or the reactor whose
+    /// handler panicked at boot. No thread is left running then.
     pub fn start<H: EventHandler>(
         self,
         factory: impl Fn(usize) -> H + Send + Sync + 'static,
@@ -132,13 +132,13 @@ impl Server {
     }
 }
 
-/// Runs a server that calls `react` with whatever arrives, one copy of the closure per reactor.
+/// Runs a server that calls `react` with all received bytes. Each reactor has a copy of the closure.
 ///
-/// At a UDP address, each peer is a connection: a [session](Listen::sessions) with the defaults of [`UdpSessions`](crate::UdpSessions),
-/// unless the [`Listen`] has others. `react` is called with each datagram, and each write is one.
+/// At a UDP address, each peer is a connection: a [session](Listen::sessions) with the options of the [`Listen`], or with the
+/// defaults of [`UdpSessions`](crate::UdpSessions). `react` is called with each datagram. Each write is one datagram.
 ///
-/// SIGINT (ctrl-c) and SIGTERM shut it down gracefully, as [`Server::stop_on_signals`] has them do, unless the feature
-/// `signals` is off.
+/// SIGINT (ctrl-c) and SIGTERM shut the server down gracefully, as described at [`Server::stop_on_signals`]. This needs the
+/// feature `signals`, which is on by default.
 ///
 /// # Errors
 ///
@@ -165,23 +165,23 @@ impl<H: EventHandler> Running<H> {
         }
     }
 
-    /// The addresses it listens on, in the order they were given; with the ports the kernel chose.
+    /// Returns the addresses of the listeners in the order in which they were given, with the ports that the kernel chose.
     pub fn local_addrs(&self) -> &[Addr] {
         self.engine.local_addrs()
     }
 
-    /// The engine, to be shared with other threads.
+    /// Returns the engine, which can be cloned and given to other threads.
     pub fn engine(&self) -> &Engine<H> {
         &self.engine
     }
 
-    /// Shuts down in stages and waits for the end.
+    /// Shuts the server down gracefully and waits for its end.
     pub fn shutdown(self) -> Report {
         self.engine.shutdown();
         self.join()
     }
 
-    /// Waits for the end, which something else has to call for.
+    /// Waits for the end. Something else has to begin the shutdown.
     pub fn join(mut self) -> Report {
         self.wait()
     }

@@ -1,4 +1,4 @@
-//! The server's options: each with its default, and what it costs.
+//! The options of a server, with their defaults and their costs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,25 +9,25 @@ use crate::engine::connect::resolve::{LookupOptions, Resolve, SystemResolver};
 use crate::engine::server::acceptor::{Balance, BalancePolicy};
 use crate::sys::options::{Keepalive, SocketOptions};
 
-/// Who accepts the connections of a server's listeners.
+/// The threads that accept the connections of a server's listeners.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AcceptMode {
-    /// A main reactor with a thread of its own accepts, and deals connections by the balance policy. Best for connections that
-    /// last. With one reactor there is nobody to choose between: it accepts by itself.
+    /// A main reactor with its own thread accepts connections and deals them to the reactors by the balance policy. This is
+    /// best for long connections. A single reactor accepts by itself.
     #[default]
     MainReactor,
-    /// Each reactor has listeners of its own (`SO_REUSEPORT`), and there is no main reactor.
+    /// Each reactor has its own listeners (`SO_REUSEPORT`). There is no main reactor.
     ///
-    /// Saves the hand-over between threads: best for many short connections. The kernel spreads connections by a hash of their
-    /// addresses, so few clients may spread unevenly, and the balance policy has no say. On Unix sockets the reactors share one
-    /// listener. UDP sockets, too, are one for each reactor.
+    /// This saves the hand-over between threads and is best for many short connections. The kernel spreads connections by a
+    /// hash of their addresses. A few clients may therefore spread unevenly, and the balance policy is not used. The reactors
+    /// share the listener of a Unix socket. Each reactor has its own socket for a UDP address.
     ReusePort,
-    /// One reactor does everything, on one thread. A server that asks for more [`reactors`](Server::reactors) does not start.
+    /// One reactor does everything on one thread. The start fails if more [`reactors`](Server::reactors) are requested.
     SingleLoop,
 }
 
-/// Which reactor gets a connection.
+/// The policy by which the main reactor deals connections.
 pub(super) enum BalanceChoice {
     Policy(BalancePolicy),
     Custom(Box<dyn Balance>),
@@ -126,15 +126,15 @@ impl Default for Options {
 
 /// # Threads
 impl Server {
-    /// How many reactors there are, each a thread. Default: one per core the process may use.
+    /// Sets the number of reactors, from 1 to 1,024. Each is a thread. Default: one for each core that the process may use.
     ///
-    /// A reactor costs about 350 KiB: its read buffer, its arena for replies and its events.
+    /// A reactor costs about 350 KiB for its read buffer, its output arena and its events.
     pub fn reactors(mut self, reactors: usize) -> Self {
         self.options.reactors = Some(reactors);
         self
     }
 
-    /// Who accepts. Default: [`AcceptMode::MainReactor`].
+    /// Sets the threads that accept connections. Default: [`AcceptMode::MainReactor`].
     pub fn accept_mode(mut self, mode: AcceptMode) -> Self {
         self.options.accept_mode = mode;
         self
@@ -146,28 +146,28 @@ impl Server {
         self
     }
 
-    /// How the main reactor deals connections. Default: round robin.
+    /// Sets the policy by which the main reactor deals connections. Default: round robin.
     pub fn balance(mut self, policy: BalancePolicy) -> Self {
         self.options.balance = BalanceChoice::Policy(policy);
         self
     }
 
-    /// Deals connections by a policy of one's own.
+    /// Deals connections by the application's own policy. Default: see [`balance`](Self::balance).
     pub fn balance_with(mut self, balance: impl Balance) -> Self {
         self.options.balance = BalanceChoice::Custom(Box::new(balance));
         self
     }
 
-    /// How many requests of other threads may wait for a reactor. Default: 65,536.
+    /// Sets the number of requests of other threads that may wait for a reactor. Default: 65,536.
     ///
-    /// About 64 bytes for each that waits, plus what it carries.
+    /// Each waiting request costs about 64 bytes and its content.
     pub fn mailbox(mut self, requests: usize) -> Self {
         self.options.mailbox = requests;
         self
     }
 
-    /// When [`tick`](crate::EventHandler::tick) is first called after boot; later calls come when it
-    /// says. Default: at once.
+    /// Sets the time from boot to the first call of [`tick`](crate::EventHandler::tick). Each call returns the delay to the
+    /// next one. Default: zero, the first call is made at once.
     pub fn tick(mut self, first: Duration) -> Self {
         self.options.tick = first;
         self
@@ -176,21 +176,24 @@ impl Server {
 
 /// # Sockets
 impl Server {
-    /// How many connections the kernel queues while they wait to be accepted. Default: 4,096, capped by
-    /// the system (`net.core.somaxconn`).
+    /// Sets the number of connections that the kernel queues until they are accepted. Default: 4,096. The system caps it
+    /// (`net.core.somaxconn`).
     pub fn backlog(mut self, connections: u32) -> Self {
         self.options.socket.backlog = i32::try_from(connections).unwrap_or(i32::MAX);
         self
     }
 
-    /// Turns Nagle's algorithm off. Default: on, that is, small writes leave at once.
+    /// Turns Nagle's algorithm off (`TCP_NODELAY`). Default: on, so that small writes are sent at once.
     pub fn nodelay(mut self, on: bool) -> Self {
         self.options.socket.nodelay = on;
         self
     }
 
-    /// Probes silent TCP peers: after `idle`, then every `interval`, `count` times. Default: off. Costs a packet
-    /// to each connection per idle period. The times are in whole seconds, from 1 to 32,767; there are at most 127 probes.
+    /// Probes silent TCP peers. The first probe is sent after `idle`, the next ones every `interval`. The kernel closes the
+    /// connection after `count` unanswered probes. Default: off.
+    ///
+    /// The times are in whole seconds, from 1 to 32,767. `count` is from 1 to 127. The cost is one packet per connection and
+    /// idle period.
     pub fn keepalive(mut self, idle: Duration, interval: Duration, count: u32) -> Self {
         self.options.socket.keepalive = Some(Keepalive {
             idle,
@@ -200,31 +203,31 @@ impl Server {
         self
     }
 
-    /// The kernel's receive buffer of a connection, in bytes (`SO_RCVBUF`), less than 2 GiB; the system caps it
-    /// (`net.core.rmem_max`). Default: the system's, which adapts; setting it turns that off.
+    /// Sets the size of the kernel's receive buffer of a connection, in bytes (`SO_RCVBUF`), less than 2 GiB. The system caps
+    /// it (`net.core.rmem_max`). Default: the system's size, which adapts to the connection. A fixed size turns that off.
     pub fn recv_buffer(mut self, bytes: usize) -> Self {
         self.options.socket.recv_buffer = Some(bytes);
         self
     }
 
-    /// The kernel's send buffer of a connection, in bytes (`SO_SNDBUF`), less than 2 GiB; the system caps it
-    /// (`net.core.wmem_max`). Default: the system's, which adapts; setting it turns that off.
+    /// Sets the size of the kernel's send buffer of a connection, in bytes (`SO_SNDBUF`), less than 2 GiB. The system caps it
+    /// (`net.core.wmem_max`). Default: the system's size, which adapts to the connection. A fixed size turns that off.
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.options.socket.send_buffer = Some(bytes);
         self
     }
 
-    /// How long the kernel keeps trying to deliver after a close (`SO_LINGER`), in whole seconds, at most 32,767; zero resets
-    /// the connection. Default: the system's.
+    /// Sets the time for which the kernel tries to deliver output after a close (`SO_LINGER`), in whole seconds, at most
+    /// 32,767. Zero resets the connection. Default: the system's.
     ///
-    /// Closing waits that long *in the system call*, which stalls the reactor: rarely what one wants.
-    /// The engine drains connections by itself.
+    /// The close then waits *in the system call* and stalls the reactor. Few programs need this option, because the engine
+    /// drains connections by itself.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.options.socket.linger = Some(linger);
         self
     }
 
-    /// Listens on one network interface only (`SO_BINDTODEVICE`, Linux only). Default: on all.
+    /// Listens on one network interface only (`SO_BINDTODEVICE`, Linux only). Default: all interfaces.
     pub fn bind_to_device(mut self, device: impl Into<String>) -> Self {
         self.options.socket.device = Some(device.into());
         self
@@ -233,35 +236,38 @@ impl Server {
 
 /// # Host names
 ///
-/// Of outbound connections; the addresses of listeners are looked up by the system when the server starts.
+/// These options apply to outbound connections. The system looks up the addresses of listeners when the server starts.
 impl Server {
-    /// Who looks host names up. Default: the system, [`SystemResolver`].
+    /// Sets the resolver of host names. Default: the system's, [`SystemResolver`].
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.options.lookups.resolver = Arc::new(resolver);
         self
     }
 
-    /// How many names are looked up at a time, each on a thread, from 1 to 256. Default: 4. The threads are made when
-    /// there is a first name, and each reserves 2 MiB of address space.
+    /// Sets the number of threads that look names up, from 1 to 256. Default: 4. The first lookup starts the threads. Each
+    /// reserves 2 MiB of address space.
     ///
-    /// A name whose server does not answer takes a thread for as long as the resolver waits, `getaddrinfo(3)` usually 10 s or
-    /// more, and also past the connect's timeout; the shutdown does not wait for it.
+    /// A name whose server does not answer occupies a thread for as long as the resolver waits, also past the timeout of the
+    /// connect. `getaddrinfo(3)` usually waits 10 s or more. The shutdown does not wait for it.
     pub fn lookup_threads(mut self, threads: usize) -> Self {
         self.options.lookups.threads = threads;
         self
     }
 
-    /// How many names may wait for one of these threads; the connects of one name share a place. Further ones fail with
-    /// [`ConnectError::LookupQueueFull`](crate::ConnectError). A name that nobody waits for any more gives its place back and
-    /// is not looked up. Default: 1,024, about 200 bytes each.
+    /// Sets the number of names that may wait for a lookup thread. Default: 1,024, at a cost of about 200 bytes each.
+    ///
+    /// All connects to one name share a place. Connects to further names fail with
+    /// [`ConnectError::LookupQueueFull`](crate::ConnectError). When the last connect to a waiting name is cancelled, the name
+    /// leaves the queue and is not looked up.
     pub fn lookup_queue(mut self, names: usize) -> Self {
         self.options.lookups.queue = names;
         self
     }
 
-    /// How long the addresses of a name are kept and used again. Default: 30 s; zero for not at all. Of the last 1,024 names at
-    /// most, about 100 bytes each and 32 for each address. Failures are not kept.
-    /// [`Connect::fresh_lookup`](crate::Connect::fresh_lookup) passes over what is kept.
+    /// Sets the time for which the addresses of a name are cached. Default: 30 s. Zero turns the cache off.
+    ///
+    /// The cache holds 1,024 names at most. A name costs about 100 bytes, and 32 bytes for each address. Failures are not
+    /// cached. [`Connect::fresh_lookup`](crate::Connect::fresh_lookup) bypasses the cache.
     pub fn lookup_ttl(mut self, ttl: Duration) -> Self {
         self.options.lookups.ttl = ttl;
         self
@@ -270,100 +276,106 @@ impl Server {
 
 /// # Limits
 impl Server {
-    /// The buffer a reactor receives into, in bytes. Default: 80 KiB. One per reactor.
+    /// Sets the size of the buffer into which a reactor receives, from 16 KiB to 16 MiB. Default: 80 KiB. There is one per
+    /// reactor.
     ///
-    /// A read that fills it has to be followed by another, so it is a little larger than 64 KiB, a
+    /// A read that fills the buffer must be followed by another one. The default is therefore a little larger than 64 KiB, a
     /// common size of messages.
     pub fn read_buffer(mut self, bytes: usize) -> Self {
         self.options.read_buffer = bytes;
         self
     }
 
-    /// How many bytes a connection may receive before the others have their turn. Default: 256 KiB.
+    /// Sets the number of bytes that a connection may receive before the reactor serves the next one. Default: 256 KiB.
     ///
-    /// What its codec [costs](crate::codec::Codec::take_cost) counts too: bytes that are inflated or compressed, say.
+    /// The [cost](crate::codec::Codec::take_cost) that the codec reports counts too, for example bytes that it inflates.
     pub fn read_budget(mut self, bytes: usize) -> Self {
         self.options.read_budget = bytes;
         self
     }
 
-    /// How many frames of a connection are handled before the others have their turn. Default: 1,024.
+    /// Sets the number of frames of a connection that are handled before the reactor serves the next one. Default: 1,024.
     ///
-    /// What its codec [skips](crate::codec::Decoded::Skip) counts too.
+    /// Frames that the codec [skips](crate::codec::Decoded::Skip) count too.
     pub fn frame_budget(mut self, frames: usize) -> Self {
         self.options.frame_budget = frames;
         self
     }
 
-    /// The longest frame a codec may wait for, in bytes, whatever its own limit. Default: 16 MiB.
+    /// Sets the longest frame for which a codec may wait, in bytes, up to 512 MiB. The codec's own limit can only be lower.
+    /// Default: 16 MiB.
     ///
-    /// A connection with an incomplete frame holds up to twice the frame's size; memory is set aside as
-    /// the bytes come, after the first MiB.
+    /// A connection with an incomplete frame holds up to twice the size of the frame. Past the first MiB, memory is allocated
+    /// as the bytes arrive.
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.options.max_frame = bytes;
         self
     }
 
-    /// Above how many waiting bytes a peer counts as slow: see [`OutboundPolicy`]. Default: 1 MiB, or
-    /// the outbound limit when that is less.
+    /// Sets the high-water mark: the number of waiting bytes above which a peer counts as slow. See [`OutboundPolicy`].
+    /// Default: 1 MiB, or the outbound limit if that is less.
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.options.high_water = Some(bytes);
         self
     }
 
-    /// At how few waiting bytes it does not any more, and `on_drain` is called. Default: half the
-    /// high-water mark.
+    /// Sets the low-water mark: the number of waiting bytes at which a slow peer no longer counts as slow, and `on_drain` is
+    /// called. Default: half the high-water mark.
     pub fn low_water(mut self, bytes: usize) -> Self {
         self.options.low_water = Some(bytes);
         self
     }
 
-    /// How many written bytes may wait for one peer. Default: 64 MiB. What waits is held in memory, twice
-    /// that at worst while its buffer grows; bytes shared by reference are held once for all peers.
+    /// Sets the number of written bytes that may wait for one peer, from 16 KiB to 512 MiB. Default: 64 MiB.
     ///
-    /// The kernel is offered output between callbacks. As long as it has refused none, 1 MiB may wait whatever the limit,
-    /// so that a callback may write that much to a peer that reads. One write that is longer than both is refused with
-    /// [`WriteError::TooLong`](crate::WriteError).
+    /// Waiting output is held in memory. At worst it takes twice its size while its buffer grows. Bytes that are shared by
+    /// reference are held once for all peers.
+    ///
+    /// The engine offers output to the kernel between callbacks. As long as the kernel has refused none, 1 MiB may wait even
+    /// if the limit is lower. A callback can therefore write 1 MiB to a peer that reads. A single write that is longer than
+    /// both is refused with [`WriteError::TooLong`](crate::WriteError).
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
         self.options.outbound_limit = bytes;
         self
     }
 
-    /// What happens to a peer that does not read. Default: [`OutboundPolicy::PauseReads`], by which the input of an
-    /// accepted connection is not read either.
+    /// Sets the treatment of a peer that does not read. Default: [`OutboundPolicy::PauseReads`], which stops reading the input
+    /// of an accepted connection.
     pub fn outbound_policy(mut self, policy: OutboundPolicy) -> Self {
         self.options.outbound_policy = policy;
         self
     }
 
-    /// How many files may wait to be sent to one peer, each with a descriptor of its own. Default: 16. See
+    /// Sets the number of files that may wait to be sent to one peer. Default: 16. Each has its own descriptor. See
     /// [`Conn::send_file`](crate::Conn::send_file).
     ///
-    /// With more than a quarter of them waiting, a peer counts as slow, as above the high-water mark.
+    /// A peer for which more than a quarter of that number waits counts as slow, as above the high-water mark.
     pub fn max_queued_files(mut self, files: usize) -> Self {
         self.options.max_queued_files = files;
         self
     }
 
-    /// How many connections may be open, UDP sessions apart; more are accepted and closed at once. Default: no limit but the
-    /// process's descriptors. Costs an atomic addition per connection.
+    /// Sets the number of connections that may be open. Further ones are accepted and closed at once. UDP sessions do not
+    /// count. Default: no limit other than the descriptors of the process. Costs an atomic addition per connection.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.options.max_connections = connections;
         self
     }
 
-    /// How many connections one peer may have open; more are accepted and closed at once. A peer is an IPv4 address or an
-    /// IPv6 network: see [`per_ip_prefix`](Self::per_ip_prefix). UDP sessions do not count. Default: no limit. Costs a locked table of the peers that are
-    /// connected, about 50 bytes each.
+    /// Sets the number of connections that one peer may have open. Further ones are accepted and closed at once. UDP sessions
+    /// do not count. Default: no limit.
+    ///
+    /// A peer is an IPv4 address or an IPv6 network: see [`per_ip_prefix`](Self::per_ip_prefix). A limit costs a locked table
+    /// of the connected peers, about 50 bytes each.
     pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
         self.options.max_connections_per_ip = connections;
         self
     }
 
-    /// How many leading bits of an address tell one peer from another for
-    /// [`max_connections_per_ip`](Self::max_connections_per_ip): from 1 to 32 of an IPv4 address, from 1 to 128 of an IPv6
-    /// address. Default: 32 and 64, for an IPv6 host usually has a whole /64 to itself. An IPv4 address that is mapped into
-    /// IPv6 (`::ffff:a.b.c.d`) counts as IPv4.
+    /// Sets the number of leading bits of an address that distinguish peers for
+    /// [`max_connections_per_ip`](Self::max_connections_per_ip): from 1 to 32 for IPv4, from 1 to 128 for IPv6. Default: 32 and
+    /// 64, because an IPv6 host usually has a whole /64. An IPv4 address that is mapped into IPv6 (`::ffff:a.b.c.d`) counts as
+    /// IPv4.
     pub fn per_ip_prefix(mut self, ipv4: u8, ipv6: u8) -> Self {
         self.options.per_ip_prefix = (ipv4, ipv6);
         self
@@ -372,75 +384,82 @@ impl Server {
 
 /// # Timeouts
 ///
-/// All timeouts of a connection share one entry in its reactor's timing wheel, about 50 bytes.
+/// All timeouts of a connection share one entry in the timer wheel of its reactor, at a cost of about 50 bytes.
 impl Server {
-    /// Closes a connection on which nothing was received or sent for so long. Default: never. What its codec
+    /// Closes a connection on which nothing was received or sent for this time. Default: never. Input that the codec
     /// [skips](crate::codec::Decoded::Skip) does not count.
     ///
-    /// It does not run while the handler owes an answer, where the codec [tells](crate::codec::Stage), as HTTP's does, or
-    /// [`Conn::defer_answer`](crate::Conn::defer_answer) was called. See [`answer_timeout`](Self::answer_timeout).
+    /// The timeout does not run while the handler owes an answer. The engine knows of that if the codec
+    /// [reports](crate::codec::Stage) it, as the HTTP codec does, or if [`Conn::defer_answer`](crate::Conn::defer_answer) was
+    /// called. See [`answer_timeout`](Self::answer_timeout).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.idle = Some(timeout);
         self
     }
 
-    /// Closes a connection whose handler owes an answer, when nothing was received or sent for so long: the handler has not
-    /// answered, or does not go on with an answer that it has begun. Default: never. A warning is logged, and HTTP says 503 unless the answer has begun.
+    /// Closes a connection whose handler owes an answer if nothing was received or sent for this time: the handler has not
+    /// answered, or does not continue an answer. Default: never.
     ///
-    /// A stream of events that may be silent for longer sends comments meanwhile.
+    /// A warning is logged. HTTP answers 503 unless the answer has begun. An event stream that may be silent for longer has to
+    /// send comments in between.
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
         self.options.answer = Some(timeout);
         self
     }
 
-    /// Closes a connection when a frame that has begun takes longer to arrive. Default: never.
+    /// Closes a connection if a frame that has begun does not arrive within this time. Default: never.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
         self.options.read = Some(timeout);
         self
     }
 
-    /// Resets a connection whose peer takes no output for so long while some waits. Default: 60 s;
-    /// `Duration::MAX` for never.
+    /// Resets a connection whose peer takes no output for this time although some waits. Default: 60 s. `Duration::MAX` means
+    /// never.
     ///
-    /// On Linux a peer takes what it acknowledges (`SIOCOUTQ`, `tcp(7)`); the kernel is asked eight times in that time, so
-    /// the reset may come an eighth of it late. Elsewhere a peer counts as alive when the kernel takes more.
+    /// On Linux a peer takes output when it acknowledges it (`SIOCOUTQ`, `tcp(7)`). The engine asks the kernel eight times
+    /// within the timeout, so the reset may be late by an eighth. On other systems a peer counts as alive when the kernel
+    /// takes more.
     pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
         self.options.write_stall = Some(timeout);
         self
     }
 
-    /// Closes a connection when its first frame takes longer to arrive. Default: never. A TLS handshake comes before
-    /// that and has a limit of its own.
+    /// Closes a connection if its first frame does not arrive within this time. Default: never. A TLS handshake precedes that
+    /// and has its own timeout.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.options.handshake = Some(timeout);
         self
     }
 
-    /// Closes a connection that has been open for so long. Default: never.
+    /// Closes a connection that has been open for this time. Default: never.
     ///
-    /// It ends as at a shutdown: an answer that is owed or awaited may still come, and what was written is sent. What is
-    /// not done by the [`drain_deadline`](Self::drain_deadline) after the lifetime is lost, however busy the connection is.
+    /// The connection ends as at a shutdown: an owed or awaited answer may still arrive, and written output is sent. The
+    /// [`drain_deadline`](Self::drain_deadline) begins at the end of the lifetime. Anything unfinished at that deadline is
+    /// lost, even if the connection is busy.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.options.lifetime = Some(lifetime);
         self
     }
 
-    /// How long a connection that has sent everything and FIN waits for the peer's FIN before its socket
-    /// is closed. Default: 5 s, and at most 1 s once the server shuts down. Also how long one that the peer has reset waits
-    /// for a handler that has paused reads to read what had arrived.
+    /// Sets the time for which a connection that has sent all output and FIN waits for the peer's FIN. Its socket is closed
+    /// after that. Default: 5 s, and at most 1 s once the server shuts down.
     ///
-    /// Without the wait, input that arrives late makes the kernel answer with RST, which can destroy
-    /// what the peer has not read yet (RFC 9112, section 9.6, tells the story for HTTP).
+    /// Without the wait, late input makes the kernel answer with RST. That can destroy output that the peer has not read yet
+    /// (RFC 9112, section 9.6, for HTTP).
+    ///
+    /// The same time applies to a connection that the peer has reset while the handler has paused reads: the handler can read
+    /// the input that had arrived.
     pub fn fin_timeout(mut self, timeout: Duration) -> Self {
         self.options.fin = timeout;
         self
     }
 
-    /// How long a closing connection may take to send what was written, and the server to shut down. What
-    /// is not sent by then is lost. Default: 30 s.
+    /// Sets the time within which a closing connection must send its written output, and within which the server must shut
+    /// down. Unsent output is lost then. Default: 30 s.
     ///
-    /// Where a protocol has said all, as after the answer to an HTTP request that asks to close, a connection has that long each time
-    /// the peer has taken some of it, up to the end of its [`lifetime`](Self::lifetime) and one such deadline.
+    /// If the protocol has ended the conversation, as after the answer to an HTTP request that asks to close, the deadline
+    /// begins again each time the peer takes some output. It ends at the latest one deadline after the
+    /// [`lifetime`](Self::lifetime).
     pub fn drain_deadline(mut self, deadline: Duration) -> Self {
         self.options.drain_deadline = deadline;
         self
