@@ -1,4 +1,4 @@
-//! Outbound connections: where to, how long to try, and whether to try again.
+//! Outbound connections: the address, the timeout, and the policy for further attempts.
 
 pub(crate) mod resolve;
 
@@ -11,12 +11,11 @@ use crate::error::{Error, error_messages};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
-/// An outbound connection to be made, for [`Engine::connect`](crate::Engine::connect).
+/// The description of an outbound connection, for [`Engine::connect`](crate::Engine::connect).
 ///
-/// It runs on the reactors like any other: once it is open, [`on_open`](crate::EventHandler::on_open) is
-/// called for it, and [`Conn::origin`](crate::Conn::origin) tells it from the connections that listeners
-/// accept. Each attempt that fails is told to
-/// [`on_connect_failed`](crate::EventHandler::on_connect_failed) instead.
+/// The connection runs on a reactor like any other. [`on_open`](crate::EventHandler::on_open) is called when it is open.
+/// [`Conn::origin`](crate::Conn::origin) distinguishes it from the connections that listeners accept. For each attempt that
+/// fails, [`on_connect_failed`](crate::EventHandler::on_connect_failed) is called instead.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::tls::TlsClient;
 ///     .token(7);
 /// ```
 #[derive(Debug)]
-#[must_use = "a connection has to be given to an engine to be made"]
+#[must_use = "it has no effect until it is given to an engine"]
 pub struct Connect {
     pub(crate) to: Result<Endpoint, Error>,
     pub(crate) token: u64,
@@ -40,13 +39,14 @@ pub struct Connect {
     pub(crate) tls: Option<TlsClient>,
 }
 
-/// Whether and when to try again: after a connect that failed, and after a connection that the peer closed,
-/// that broke, or that ended by a timeout or another limit. One that the application has closed, aborted or
-/// detached, or that the shutdown has ended, stays closed.
+/// The policy for further attempts.
 ///
-/// The first delay doubles with each failure in a row, up to the longest. Each is shortened by chance, to
-/// between the half and the whole of it, so that many clients of a server that restarts do not come back at
-/// the same moment. A connection that has lasted longer than the delay before it begins the delays anew.
+/// It applies to a failed attempt, and to a connection that the peer closed, that broke, or that ended by a timeout or
+/// another limit. A connection that the application closed, aborted or detached, or that the shutdown ended, stays closed.
+///
+/// The delay doubles with each failure in a row, from the first delay to the longest. Each delay is shortened at random to
+/// between half and all of its length, so that the clients of a server that restarts do not reconnect at the same moment. A
+/// connection that lasted longer than the delay before it resets the delay to the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reconnect {
     first: Duration,
@@ -54,33 +54,33 @@ pub struct Reconnect {
     limit: Option<u32>,
 }
 
-/// Why a connection was not made.
+/// The reason why a connection was not made.
 #[non_exhaustive]
 pub enum ConnectError {
     /// The address is bad, or its host name does not resolve.
     Address(Error),
-    /// The kernel or the peer refused.
+    /// The kernel or the peer refused the connection.
     Io(io::Error),
     /// The TLS handshake failed.
     Tls(Box<dyn std::error::Error + Send + Sync>),
-    /// It took longer than the connect timeout.
+    /// The attempt took longer than the connect timeout.
     Timeout,
-    /// It was cancelled.
+    /// The application cancelled the connect.
     Cancelled,
-    /// The engine is shutting down, or has.
+    /// The engine is shutting down or has ended.
     Stopped,
-    /// The reactor's mailbox is full: ask again later.
+    /// The reactor's mailbox is full. A later attempt may succeed.
     MailboxFull,
-    /// As many names wait to be looked up as may: ask again later.
+    /// The queue of names to look up is full. A later attempt may succeed.
     LookupQueueFull {
-        /// How many may wait.
+        /// The number of names that may wait.
         capacity: usize,
     },
-    /// The engine has no reactor of that number.
+    /// The engine has no reactor with that number.
     NoSuchReactor {
         /// The number that was given.
         reactor: usize,
-        /// How many there are, counted from 0.
+        /// The number of reactors. They are counted from 0.
         reactors: usize,
     },
     /// An option of the [`Connect`] has a value that cannot work.
@@ -96,30 +96,32 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 pub struct FailedConnect {
     /// The number given to [`Connect::token`].
     pub token: u64,
-    /// Where to.
+    /// The address.
     pub to: Endpoint,
-    /// Which failure in a row it is, counted from 1.
+    /// The number of failures in a row, this one included.
     pub attempt: u32,
-    /// Why it failed; of several addresses of a host, the last one's reason.
+    /// The reason of the failure. For a host with several addresses, the reason at the last one.
     pub error: ConnectError,
-    /// When it is tried again; `None` when it is not.
+    /// The delay before the next attempt. `None` if there is none.
     pub retry_in: Option<Duration>,
 }
 
-/// How often in a row it went wrong, and how long that was waited for.
+/// The state of the delays between attempts.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    setbacks: u32,
-    waited: Duration,
+    /// The number of failures in a row. A short connection counts as one.
+    failures: u32,
+    /// The delay before the last attempt.
+    last_delay: Duration,
 }
 
-/// Names an outbound connection from the moment it is asked for.
+/// The identifier of an outbound connection, from the call of `Engine::connect` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct DialId(pub(crate) u64);
 
 impl Connect {
-    /// Connects to an address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or a
-    /// `Endpoint`. A host name is resolved off the loop, and its addresses are tried one after the other.
+    /// Connects to an address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or an `Endpoint`. Other threads look
+    /// up a host name. Its addresses are tried one after the other.
     pub fn to<A>(addr: A) -> Self
     where
         A: TryInto<Endpoint, Error: Into<Error>>,
@@ -136,28 +138,29 @@ impl Connect {
         }
     }
 
-    /// A number to know the connection by: [`Origin::Connected`](crate::Origin) has it. Default: 0.
+    /// Sets a number by which the handler recognizes the connection: [`Origin::Connected`](crate::Origin) contains it.
+    /// Default: 0.
     pub fn token(mut self, token: u64) -> Self {
         self.token = token;
         self
     }
 
-    /// How long an attempt may take, from the resolving of the name to the end of the TLS handshake. Default:
-    /// 10 s; `Duration::MAX` for never.
+    /// Sets the timeout of an attempt, from the name lookup to the end of the TLS handshake. Default: 10 s. `Duration::MAX`
+    /// means never.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Connects from a local address; port 0 lets the kernel choose. Of a host's addresses those of its IP
-    /// version are tried; a Unix socket has no use for it. Default: the kernel chooses both.
+    /// Sets the local address. With port 0 the kernel chooses the port. Only the host's addresses of the same IP version are
+    /// tried. A Unix socket ignores it. Default: the kernel chooses address and port.
     pub fn local_addr(mut self, addr: SocketAddr) -> Self {
         self.local = Some(addr);
         self
     }
 
-    /// Speaks TLS. The server has to prove that it is the address's host, unless
-    /// [`TlsClient::server_name`] says who else; a Unix socket's path names nobody, so that must be said.
+    /// Uses TLS. The server's certificate must be valid for the host of the address, or for
+    /// [`TlsClient::server_name`] if that is set. A Unix socket has no host, so there it must be set.
     ///
     /// ```no_run
     /// use epicycle::Connect;
@@ -173,21 +176,20 @@ impl Connect {
         self
     }
 
-    /// Tries again when it fails or breaks. Default: not.
+    /// Connects again after a failure or a broken connection. Default: off.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = Some(reconnect);
         self
     }
 
-    /// Has the host's name looked up although its addresses are known from a lookup before. Default: addresses are kept as
-    /// long as [`lookup_ttl`](crate::Server::lookup_ttl) says. An attempt that follows one that failed looks the name up
-    /// anyway.
+    /// Looks the host name up even if its addresses are cached. Default: off, addresses are cached for
+    /// [`lookup_ttl`](crate::Server::lookup_ttl). An attempt after a failed one always looks the name up.
     pub fn fresh_lookup(mut self, on: bool) -> Self {
         self.fresh_lookup = on;
         self
     }
 
-    /// Finds values that cannot work.
+    /// Refuses values that cannot work.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |name, problem: &str| {
             let problem = problem.to_owned();
@@ -222,7 +224,8 @@ where
 }
 
 impl Reconnect {
-    /// Tries again after `first`, and then after twice as long each time, up to `longest`, without end. Both are at least 1 ms.
+    /// Creates a policy without a limit on the number of attempts. The first delay is `first`. It doubles with each failure, up
+    /// to `longest`. Both are at least 1 ms.
     pub fn new(first: Duration, longest: Duration) -> Self {
         Self {
             first,
@@ -231,44 +234,43 @@ impl Reconnect {
         }
     }
 
-    /// Gives up after so many attempts in a row have failed.
+    /// Stops after this number of failed attempts in a row. Default: no limit.
     pub fn limit(mut self, failures: u32) -> Self {
         self.limit = Some(failures);
         self
     }
 
-    /// Whether so many failures in a row are enough.
+    /// Returns true if this number of failures in a row ends the attempts.
     pub(crate) fn gives_up(&self, failures: u32) -> bool {
         self.limit.is_some_and(|limit| failures >= limit)
     }
 
-    fn delay(&self, setbacks: u32) -> Duration {
-        let doublings = setbacks.saturating_sub(1).min(31);
+    fn delay(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
         let whole = self.first.saturating_mul(1 << doublings).min(self.longest);
         whole.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }
 
 impl Backoff {
-    /// An attempt has failed: how long to wait for the next.
+    /// Records a failed attempt. Returns the delay before the next one.
     pub(crate) fn after_failure(&mut self, policy: &Reconnect) -> Duration {
-        self.setbacks = self.setbacks.saturating_add(1);
-        let delay = policy.delay(self.setbacks);
-        self.waited = delay;
-        delay
+        self.failures = self.failures.saturating_add(1);
+        self.last_delay = policy.delay(self.failures);
+        self.last_delay
     }
 
-    /// The same for a connection that has ended. A server that accepts and closes at once is worth no more
-    /// haste than one that refuses.
+    /// Records the end of a connection. Returns the delay before the next attempt. A server that accepts and closes at once
+    /// counts as one that refuses.
     pub(crate) fn after_connection(&mut self, lasted: Duration, policy: &Reconnect) -> Duration {
-        if lasted > self.waited {
-            self.setbacks = 0;
+        if lasted > self.last_delay {
+            self.failures = 0;
         }
         self.after_failure(policy)
     }
 }
 
-/// 100 ms, up to 30 s, without end.
+/// The first delay is 100 ms, the longest 30 s. The number of attempts has no limit.
 impl Default for Reconnect {
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(30))

@@ -1,4 +1,4 @@
-//! Host names: who looks them up, and the engine's lookups, which are bounded, shared and kept for a while.
+//! Host names: the resolvers, and the engine's lookups, which are bounded, shared and cached.
 //!
 //! ```
 //! use std::io;
@@ -6,7 +6,7 @@
 //!
 //! use epicycle::{Client, Resolve, SystemResolver, service};
 //!
-//! /// Knows the hosts of a test, and asks the system for the others.
+//! /// Has the address of one host, and asks the system for all others.
 //! struct Fixed;
 //!
 //! impl Resolve for Fixed {
@@ -39,18 +39,19 @@ use crate::metrics::LookupStats;
 use crate::panic;
 use crate::workers::WorkerPool;
 
-/// Looks host names up, for outbound connections: see [`Server::resolver`](crate::Server::resolver).
+/// A resolver of host names for outbound connections: see [`Server::resolver`](crate::Server::resolver).
 ///
-/// Closures of the same shape are resolvers too.
+/// Closures with the same signature are resolvers too.
 pub trait Resolve: Send + Sync + 'static {
-    /// The addresses of a host, in the order in which they are to be tried. Their ports are not looked at. Only the first 64
-    /// are used.
+    /// Returns the addresses of a host, in the order in which they are tried. Their ports are ignored. Only the first 64 are
+    /// used.
     ///
-    /// It may block: it runs on threads of its own, for several hosts at a time. A panic counts as a failure.
+    /// The call may block. It runs on the lookup threads, for several hosts at a time. A panic counts as a failure.
     ///
     /// # Errors
     ///
-    /// Why there is none. It becomes part of the [`ConnectError::Address`](crate::ConnectError) of each connect that waits.
+    /// The reason why there is no address. It becomes part of the [`ConnectError::Address`](crate::ConnectError) of each
+    /// connect that waits for the name.
     fn resolve(&self, host: &str) -> io::Result<Vec<SocketAddr>>;
 }
 
@@ -63,7 +64,7 @@ where
     }
 }
 
-/// The system's resolver, `getaddrinfo(3)`: hosts file, DNS, and whatever else it is set up for.
+/// The system's resolver, `getaddrinfo(3)`: hosts file, DNS, and the other sources that the system is configured for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
@@ -73,7 +74,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// How an engine looks names up.
+/// The options of an engine's lookups.
 #[derive(Clone)]
 pub(crate) struct LookupOptions {
     pub(crate) resolver: Arc<dyn Resolve>,
@@ -81,55 +82,55 @@ pub(crate) struct LookupOptions {
     pub(crate) threads: usize,
     /// The most names that wait for a thread.
     pub(crate) queue: usize,
-    /// How long a result is kept; zero for not at all.
+    /// The time for which a result is cached. Zero turns the cache off.
     pub(crate) ttl: Duration,
 }
 
-/// The most names whose addresses are kept.
-const MAX_KEPT: usize = 1024;
+/// The most names in the cache.
+const MAX_CACHED: usize = 1024;
 
-/// As good as for ever, and still a time that can be reckoned with.
+/// The longest time in the cache. It can be added to any [`Instant`] without overflow.
 const LONGEST_TTL: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The most addresses of a name: who runs its name server chooses how many there are.
+/// The most addresses of a name. The name server chooses their number, so it needs a limit.
 const MAX_ADDRESSES: usize = 64;
 
 /// The name lookups of an engine.
 ///
-/// One name is looked up once at a time, for all who wait for it. A name that nobody waits for any more is not looked up.
+/// Requests for the same name share a lookup. A name is not looked up once all of its requests are cancelled.
 pub(crate) struct Lookups(Arc<Shared>);
 
-/// The addresses of a name, or why there are none.
+/// The addresses of a name, or the reason why there are none.
 pub(crate) type LookupResult = Result<Arc<[SocketAddr]>, Arc<str>>;
 
-/// Told of what was found, with the number of its request, on the thread that has found it.
+/// A callback that receives the number of its request and the result, on the lookup thread.
 type Waiter = Box<dyn FnOnce(u64, LookupResult) + Send>;
 
-/// What has become of a request.
+/// The immediate result of a request.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// The addresses were known.
+    /// The addresses were in the cache.
     Known(Arc<[SocketAddr]>),
-    /// The waiter will be told, unless the ticket is given back before.
+    /// The waiter will be called, unless the request is cancelled before.
     Waiting(Ticket),
 }
 
-/// A request that waits, for [`Lookups::cancel`].
+/// The identifier of a waiting request, for [`Lookups::cancel`].
 #[derive(Debug)]
 pub(crate) struct Ticket {
     host: Arc<str>,
-    /// No other request has this number.
+    /// The number of the request, which is unique.
     pub(crate) number: u64,
 }
 
-/// Why a name is not looked up.
+/// The reason why a request was refused.
 #[derive(Debug)]
 pub(crate) enum NotAsked {
-    /// As many names wait as may.
+    /// The queue is full. This is its capacity.
     QueueFull(usize),
     /// The engine has ended.
     Ended,
-    /// There are no threads to be had.
+    /// The lookup threads could not be started.
     Threads(Error),
 }
 
@@ -140,14 +141,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The names that are to be looked up or are being looked up.
+    /// The names that wait for a thread or are being looked up.
     pending: HashMap<Arc<str>, Pending>,
-    /// Those of them that no thread has taken up yet, in the order in which they came.
+    /// The names that wait for a thread, in the order of their requests.
     queue: BTreeMap<u64, Arc<str>>,
-    kept: HashMap<Arc<str>, Kept>,
-    /// The pool's jobs that carry lookups out, each until it finds the queue empty.
+    cache: HashMap<Arc<str>, Cached>,
+    /// The number of jobs of the pool that look names up. Each ends when it finds the queue empty.
     workers: usize,
-    /// Made when there is something to look up.
+    /// Made at the first lookup.
     pool: Option<WorkerPool>,
     next_number: u64,
     ended: bool,
@@ -155,12 +156,12 @@ struct State {
 }
 
 struct Pending {
-    /// Its key in the queue, for as long as it is there.
+    /// The key of the name in the queue. None once a thread looks it up.
     queued: Option<u64>,
     waiters: HashMap<u64, Waiter>,
 }
 
-struct Kept {
+struct Cached {
     addrs: Arc<[SocketAddr]>,
     until: Instant,
 }
@@ -173,11 +174,11 @@ impl Lookups {
         }))
     }
 
-    /// Asks for the addresses of a host; `fresh` passes over what is kept.
+    /// Requests the addresses of a host. `fresh` bypasses the cache.
     ///
     /// # Errors
     ///
-    /// [`NotAsked`]; the waiter hears nothing then.
+    /// [`NotAsked`]. The waiter is not called then.
     pub(crate) fn look_up(
         &self,
         host: &str,
@@ -189,10 +190,10 @@ impl Lookups {
         if state.ended {
             return Err(NotAsked::Ended);
         }
-        if let Some(kept) = state.kept.get(host).filter(|_| !fresh)
-            && kept.until > Instant::now()
+        if let Some(cached) = state.cache.get(host).filter(|_| !fresh)
+            && cached.until > Instant::now()
         {
-            return Ok(Lookup::Known(kept.addrs.clone()));
+            return Ok(Lookup::Known(cached.addrs.clone()));
         }
         let number = state.next_number;
         if let Some((host, _)) = state.pending.get_key_value(host) {
@@ -209,7 +210,7 @@ impl Lookups {
         }
         if state.workers < options.threads {
             let shared = self.0.clone();
-            state.hire(options.threads, move || shared.work())?;
+            state.start_worker(options.threads, move || shared.work())?;
         }
         let host: Arc<str> = host.into();
         let pending = Pending {
@@ -222,13 +223,13 @@ impl Lookups {
         Ok(Lookup::Waiting(Ticket { host, number }))
     }
 
-    /// A request is of no use any more. A name that nobody else waits for is not looked up, unless that has begun.
+    /// Cancels a request. A name without other requests leaves the queue.
     pub(crate) fn cancel(&self, ticket: &Ticket) {
         let mut state = self.0.state.lock();
         let Some(pending) = state.pending.get_mut(&ticket.host) else {
             return;
         };
-        // Dropped behind the lock, as everything that belongs to others.
+        // Dropped after the lock is released, because the drop may run code of others.
         let waiter = pending.waiters.remove(&ticket.number);
         if pending.waiters.is_empty()
             && let Some(place) = pending.queued
@@ -241,15 +242,15 @@ impl Lookups {
         drop(waiter);
     }
 
-    /// Ends all: what waits is dropped, and the threads end. One that is amid a lookup ends with it, and holds nothing but
-    /// the name and the resolver until then.
+    /// Drops all requests and ends the threads. A thread that is in the middle of a lookup ends after it. Until then it holds
+    /// only the name and the resolver.
     pub(crate) fn end(&self) {
         let mut state = self.0.state.lock();
         state.ended = true;
         let dropped = (
             mem::take(&mut state.pending),
             mem::take(&mut state.queue),
-            mem::take(&mut state.kept),
+            mem::take(&mut state.cache),
             state.pool.take(),
         );
         drop(state);
@@ -261,7 +262,7 @@ impl Lookups {
         let waiting = state.queue.len() as u64;
         LookupStats {
             waiting,
-            kept: state.kept.len() as u64,
+            kept: state.cache.len() as u64,
             ..state.stats
         }
     }
@@ -274,8 +275,12 @@ impl Drop for Lookups {
 }
 
 impl State {
-    /// Has one more thread look names up.
-    fn hire(&mut self, most: usize, work: impl FnOnce() + Send + 'static) -> Result<(), NotAsked> {
+    /// Starts one more job that looks names up.
+    fn start_worker(
+        &mut self,
+        most: usize,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<(), NotAsked> {
         let pool = match &self.pool {
             Some(pool) => pool,
             None => {
@@ -284,45 +289,45 @@ impl State {
                 self.pool.insert(pool.map_err(NotAsked::Threads)?)
             }
         };
-        // There is room: no more jobs than threads are under way.
+        // The pool has room: there are no more jobs than threads.
         pool.submit(work).map_err(|_| NotAsked::Ended)?;
         self.workers += 1;
         Ok(())
     }
 
-    /// Keeps the addresses of a name; too many kept names cost the oldest its place.
-    fn keep(&mut self, host: Arc<str>, addrs: Arc<[SocketAddr]>, ttl: Duration) {
+    /// Puts the addresses of a name into the cache. A full cache drops the entry that would expire first.
+    fn cache(&mut self, host: Arc<str>, addrs: Arc<[SocketAddr]>, ttl: Duration) {
         let now = Instant::now();
         let until = now + ttl.min(LONGEST_TTL);
         if until == now {
             return;
         }
-        if self.kept.len() >= MAX_KEPT {
-            self.kept.retain(|_, kept| kept.until > now);
+        if self.cache.len() >= MAX_CACHED {
+            self.cache.retain(|_, cached| cached.until > now);
         }
-        if self.kept.len() >= MAX_KEPT {
-            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.until);
+        if self.cache.len() >= MAX_CACHED {
+            let oldest = self.cache.iter().min_by_key(|(_, cached)| cached.until);
             if let Some(oldest) = oldest.map(|(host, _)| host.clone()) {
-                self.kept.remove(&oldest);
+                self.cache.remove(&oldest);
             }
         }
-        self.kept.insert(host, Kept { addrs, until });
+        self.cache.insert(host, Cached { addrs, until });
     }
 }
 
 impl Shared {
     /// Looks names up until none waits.
     fn work(&self) {
-        while let Some(host) = self.take_up() {
-            let found = self.find(&host);
-            for (number, waiter) in self.settle(host, &found) {
-                waiter(number, found.clone());
+        while let Some(host) = self.next_host() {
+            let result = self.resolve(&host);
+            for (number, waiter) in self.complete(host, &result) {
+                waiter(number, result.clone());
             }
         }
     }
 
-    /// The next name to look up.
-    fn take_up(&self) -> Option<Arc<str>> {
+    /// Takes the next name from the queue.
+    fn next_host(&self) -> Option<Arc<str>> {
         let mut state = self.state.lock();
         let Some((_, host)) = state.queue.pop_first() else {
             state.workers -= 1;
@@ -335,29 +340,29 @@ impl Shared {
         Some(host)
     }
 
-    fn find(&self, host: &str) -> LookupResult {
-        let mut found = Err("the resolver panicked".into());
+    fn resolve(&self, host: &str) -> LookupResult {
+        let mut result = Err("the resolver panicked".into());
         panic::catch("epicycle::conn", "the resolver", || {
-            found = match self.options.resolver.resolve(host) {
+            result = match self.options.resolver.resolve(host) {
                 Ok(addrs) if addrs.is_empty() => Err("it has no address".into()),
                 Ok(addrs) => Ok(addrs.into_iter().take(MAX_ADDRESSES).collect()),
                 Err(error) => Err(error.to_string().into()),
             };
         });
-        found
+        result
     }
 
-    /// Books what was found; gives those who are to be told.
-    fn settle(&self, host: Arc<str>, found: &LookupResult) -> HashMap<u64, Waiter> {
+    /// Records the result of a lookup. Returns the waiters, which the caller notifies.
+    fn complete(&self, host: Arc<str>, result: &LookupResult) -> HashMap<u64, Waiter> {
         let mut state = self.state.lock();
         state.stats.running -= 1;
         state.stats.completed += 1;
-        state.stats.failed += u64::from(found.is_err());
+        state.stats.failed += u64::from(result.is_err());
         let waiters = state.pending.remove(&host).map(|pending| pending.waiters);
-        if let Ok(addrs) = found
+        if let Ok(addrs) = result
             && !state.ended
         {
-            state.keep(host, addrs.clone(), self.options.ttl);
+            state.cache(host, addrs.clone(), self.options.ttl);
         }
         waiters.unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Who may connect: the limits on the number of connections, in all and from one network.
+//! The limits on the number of connections, in total and from one network.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,11 +15,12 @@ pub(crate) struct Admission {
     open: AtomicUsize,
     max_per_ip: usize,
     prefix: Prefix,
-    /// By network, the rest of the address zero. Only kept when there is a limit, so the common case takes no lock.
+    /// The number of connections by network address. It is only kept if there is a limit, so that the usual case takes no
+    /// lock.
     per_ip: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// How many leading bits of an address name the network that counts as one peer.
+/// The number of leading bits of an address that name the network. A network counts as one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix {
     v4: u8,
@@ -32,7 +33,7 @@ impl Prefix {
         ((1..=32).contains(&v4) && (1..=128).contains(&v6)).then_some(Self { v4, v6 })
     }
 
-    /// The network of an address. An IPv4 address that is mapped into IPv6 counts as what it is.
+    /// Returns the network of an address. An IPv4 address that is mapped into IPv6 counts as IPv4.
     fn of(self, ip: IpAddr) -> IpAddr {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
@@ -58,7 +59,7 @@ impl Admission {
         }
     }
 
-    /// Counts one more connection from `peer`, unless a limit forbids it.
+    /// Counts one more connection from `peer`. Returns false if a limit forbids it.
     pub(crate) fn admit(&self, peer: &Addr) -> bool {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.open.fetch_sub(1, Ordering::Relaxed);
@@ -77,7 +78,7 @@ impl Admission {
         true
     }
 
-    /// A connection that was admitted has ended.
+    /// Removes an admitted connection that has ended from the count.
     pub(crate) fn release(&self, peer: &Addr) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(ip) = self.limited_ip(peer) {
@@ -119,7 +120,7 @@ mod tests {
         assert_eq!(of(32, 64, "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
         assert_eq!(of(32, 56, "2001:db8:1:2ff:3:4:5:6"), "2001:db8:1:200::");
         assert_eq!(of(32, 128, "2001:db8::5"), "2001:db8::5");
-        // Mapped addresses would all be one network of IPv6.
+        // As IPv6 addresses, all mapped addresses would be in one network.
         assert_eq!(of(32, 64, "::ffff:192.0.2.77"), "192.0.2.77");
         assert_eq!(of(24, 64, "::ffff:192.0.2.77"), "192.0.2.0");
     }

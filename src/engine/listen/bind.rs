@@ -1,4 +1,4 @@
-//! Making sockets that listen: bound to addresses, or brought along.
+//! Listening sockets: bound to addresses, or adopted from the application.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,25 +18,25 @@ use crate::sys::{socket, unix};
 /// A socket that listens.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Its place among those the server was told of.
+    /// The number of its [`Listen`](crate::Listen) in the server.
     pub(crate) number: usize,
     pub(crate) bound: Arc<BoundSocket>,
-    /// An event has announced connections.
+    /// True while the listener may have connections to accept.
     pub(crate) ready: bool,
-    /// Brought along: another owner's options hold, and nothing can be bound beside it.
+    /// True if the application made the socket. It may lack `SO_REUSEPORT`, so that no sibling can be bound.
     adopted: bool,
 }
 
-/// A socket, shared by all that listen on it, and what ends with it.
+/// A socket that several listeners may share, with its path.
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) socket: Socket,
-    /// Dropped behind the socket.
+    /// Dropped after the socket.
     path: Option<SocketPath>,
 }
 
 impl BoundSocket {
-    /// A copy of the socket for another process. The path is removed by whoever is the last to listen there.
+    /// Returns a copy of the socket for another process. The last process that listens there removes the path.
     pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
         let copy = self.socket.try_clone()?;
         if let Some(path) = &self.path {
@@ -46,8 +46,8 @@ impl BoundSocket {
     }
 }
 
-/// The path goes first: as long as the socket is there, no other server takes the path over, so that what is removed is this
-/// one's. The other way round, a new server could come in between.
+/// Removes the path before the socket is closed. While the socket is open, no other server takes the path over. After the
+/// close, the path could already belong to a new server.
 impl Drop for BoundSocket {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
@@ -94,7 +94,7 @@ impl Listener {
         })
     }
 
-    /// A listener of another thread on the same address.
+    /// Returns a listener for another thread on the same address.
     pub(crate) fn sibling(&self, options: Option<&SocketOptions>) -> io::Result<Self> {
         let addr = self.bound.socket.local_addr()?;
         let bound = match (addr.as_socket(), options) {
@@ -113,7 +113,7 @@ impl Listener {
     }
 }
 
-/// Takes over a socket that is bound already.
+/// Adopts a socket that is bound already.
 fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
     let socket = Socket::from(fd);
     if socket.r#type()? != Type::STREAM {
@@ -125,7 +125,7 @@ fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
     let is_unix = socket.local_addr()?.domain() == Domain::UNIX;
     options.apply(&socket, !is_unix)?;
     socket.set_nonblocking(true)?;
-    // On a socket that listens already this sets the backlog.
+    // If the socket listens already, this sets its backlog.
     socket.listen(options.backlog)?;
     Ok(socket)
 }
@@ -149,7 +149,7 @@ fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io
     Ok(socket)
 }
 
-/// Makes a socket that is to be bound to a Unix address.
+/// Creates a Unix socket that is not bound yet.
 fn unix_socket(options: &SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     options.apply(&socket, false)?;

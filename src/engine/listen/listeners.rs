@@ -1,4 +1,4 @@
-//! Accepting from the listeners until there is nothing, too much, or an error.
+//! The listeners of a thread, and the accept with its limits and pauses.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -22,33 +22,33 @@ use crate::sys::socket::{self, StreamSocket};
 pub(crate) struct Listeners {
     listeners: Vec<Listener>,
     options: Option<SocketOptions>,
-    /// Who is asked first the next time.
-    next: usize,
-    /// Accepting failed for lack of resources; when to go on is for the owner's timer.
+    /// The listener of the last attempt.
+    last: usize,
+    /// True after an accept that failed for lack of resources. The owner's timer ends it.
     blocked: bool,
     pause: Option<Duration>,
     last_pause: Duration,
 }
 
-/// What an attempt to accept came to.
+/// The result of an attempt to accept.
 #[derive(Debug)]
 pub(crate) enum AcceptOutcome {
-    /// A connection of the listener with that number.
+    /// A connection, the peer's address, and the number of the listener.
     Connection(StreamSocket, Addr, usize),
-    /// Nothing this time; there may be more.
+    /// No connection from this attempt. Another attempt may have one.
     Failed,
-    /// Nothing until the next event or the end of the pause.
+    /// No connection waits until the next event or the end of the pause.
     NoneWaits,
 }
 
-/// The most attempts in one turn.
+/// The most attempts to accept in one turn.
 pub(crate) const ACCEPT_BUDGET: usize = 64;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Listeners {
-    /// Listens on every place, each with its number.
+    /// Listens on all places. Each has its number.
     pub(crate) fn bind(
         places: impl IntoIterator<Item = (usize, Place)>,
         options: &SocketOptions,
@@ -61,8 +61,8 @@ impl Listeners {
         })
     }
 
-    /// Listeners of another thread on the same addresses: those bound to TCP addresses bound anew, so that
-    /// the kernel spreads connections over them, the others shared.
+    /// Returns listeners for another thread on the same addresses. TCP addresses are bound again, so that the kernel spreads
+    /// connections over the sockets. The other sockets are shared.
     pub(crate) fn sibling(&self) -> io::Result<Self> {
         let copy = |listener: &Listener| listener.sibling(self.options.as_ref());
         Ok(Self {
@@ -72,7 +72,7 @@ impl Listeners {
         })
     }
 
-    /// The addresses they are bound to, with the listeners' numbers.
+    /// Returns the local addresses with the numbers of the listeners.
     pub(crate) fn local_addrs(&self) -> io::Result<Vec<(usize, Addr)>> {
         let addr = |listener: &Listener| {
             let addr = listener.bound.socket.local_addr()?;
@@ -81,12 +81,12 @@ impl Listeners {
         self.listeners.iter().map(addr).collect()
     }
 
-    /// The sockets, to be handed over.
+    /// Returns the sockets, for a hand-over to another process.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<BoundSocket>> {
         self.listeners.iter().map(|listener| listener.bound.clone())
     }
 
-    /// Watches the listeners, with tokens from `first` on.
+    /// Registers the listeners with tokens from `first` on.
     pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
         for (n, listener) in self.listeners.iter().enumerate() {
             let fd = listener.bound.socket.as_raw_fd();
@@ -101,19 +101,19 @@ impl Listeners {
         }
     }
 
-    /// Whether accepting is worth an attempt now.
+    /// Returns true if an attempt to accept may succeed now.
     #[inline]
     pub(crate) fn are_ready(&self) -> bool {
         !self.blocked && self.listeners.iter().any(|listener| listener.ready)
     }
 
-    /// Tries once to accept a connection; one that the limits forbid is closed and counted.
+    /// Tries once to accept a connection. A connection that the limits forbid is closed and counted.
     pub(crate) fn accept(&mut self, admission: &Admission, metrics: &Metrics) -> AcceptOutcome {
         if !self.are_ready() {
             return AcceptOutcome::NoneWaits;
         }
-        self.next = (self.next + 1) % self.listeners.len();
-        let listener = &mut self.listeners[self.next];
+        self.last = (self.last + 1) % self.listeners.len();
+        let listener = &mut self.listeners[self.last];
         if !listener.ready {
             return AcceptOutcome::Failed;
         }
@@ -148,7 +148,7 @@ impl Listeners {
         AcceptOutcome::Failed
     }
 
-    /// Accepting goes on after a pause: connections that close give back what it lacks.
+    /// Stops accepting for a pause. Connections that close in the meantime free descriptors and memory.
     fn block(&mut self, error: &io::Error) {
         let pause = (self.last_pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         log::warn!(
@@ -160,7 +160,7 @@ impl Listeners {
         self.last_pause = pause;
     }
 
-    /// How long to wait before [`unblock`](Self::unblock), once after each failure.
+    /// Returns the time to wait before [`unblock`](Self::unblock), once after each failure.
     pub(crate) fn take_pause(&mut self) -> Option<Duration> {
         self.pause.take()
     }
@@ -169,11 +169,11 @@ impl Listeners {
         self.blocked = false;
     }
 
-    /// Stops listening; returns whether it did until now.
+    /// Closes the listeners. Returns true if there were any.
     pub(crate) fn close(&mut self, registry: &Registry) -> bool {
         let were_any = !self.listeners.is_empty();
         for listener in self.listeners.drain(..) {
-            // Another process may go on with the socket, and its events would come here too.
+            // Another process may have a copy of the socket. Its events would then still arrive here.
             let fd = listener.bound.socket.as_raw_fd();
             if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
                 log::debug!(target: "epicycle::accept", "a listener was not watched: {error}");

@@ -1,4 +1,4 @@
-//! What a server listens on.
+//! The places on which a server listens.
 
 pub(crate) mod admission;
 pub(crate) mod bind;
@@ -19,10 +19,10 @@ use crate::sys::datagram::MulticastInterface;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
 
-/// One thing a server listens on: an address to bind, or a socket that is bound already.
+/// A place on which a server listens: an address to bind, or a socket that is bound already.
 ///
-/// [`Server::bind`](crate::Server::bind) takes whatever becomes one: a string, a [`Endpoint`], a
-/// `SocketAddr`, a `TcpListener`, a `UnixListener`, or any `OwnedFd` of a listening stream socket.
+/// [`Server::bind`](crate::Server::bind) accepts every type that converts into it: a string, an [`Endpoint`], a `SocketAddr`,
+/// a `TcpListener`, a `UnixListener`, or any `OwnedFd` of a listening stream socket.
 ///
 /// ```
 /// use std::net::TcpListener;
@@ -36,22 +36,22 @@ use crate::tls::TlsServer;
 /// # Ok::<(), epicycle::Error>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "a server has to be told of it"]
+#[must_use = "it has no effect until it is given to a server"]
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServer>,
     udp: UdpOptions,
-    /// The first option that makes sense for datagrams only, if any was given.
+    /// The first given option that only applies to UDP addresses.
     udp_option: Option<&'static str>,
-    /// The first option that makes sense for a path only, if any was given without one.
+    /// The first given option that only applies to paths, if the place is no path.
     path_option: Option<&'static str>,
 }
 
-/// Where to listen.
+/// The address or socket of a [`Listen`].
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// Of another kind than a path.
+    /// An address that is no path.
     Addr(Endpoint),
     Path(PathBuf, PathOptions),
     Socket(OwnedFd),
@@ -66,8 +66,8 @@ pub(crate) struct PathOptions {
 }
 
 impl Listen {
-    /// An address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or a `Endpoint`. A bad one
-    /// is reported when the server is started.
+    /// Listens on an address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or an `Endpoint`. The start of the
+    /// server reports a bad address.
     pub fn on<A>(addr: A) -> Self
     where
         A: TryInto<Endpoint, Error: Into<Error>>,
@@ -79,9 +79,9 @@ impl Listen {
         Self::at(place.map_err(Into::into))
     }
 
-    /// A socket that is bound already, and listening or not yet: inherited, or made with options of one's own. It
-    /// must be a stream socket. The server's socket options hold for it too. The server closes it when it shuts
-    /// down, and leaves a Unix socket's path alone.
+    /// Listens on a stream socket that is bound already: inherited, or made by the application with its own options. It may
+    /// listen already. The server's socket options apply to it too. The server closes it at shutdown, and does not remove the
+    /// path of a Unix socket.
     pub fn socket(socket: impl Into<OwnedFd>) -> Self {
         Self::at(Ok(Place::Socket(socket.into())))
     }
@@ -97,7 +97,7 @@ impl Listen {
         }
     }
 
-    /// Speaks TLS with those who connect here. The handler knows a connection once its handshake is done.
+    /// Uses TLS for the connections that are accepted here. The handler receives a connection when its handshake is complete.
     ///
     /// ```no_run
     /// use epicycle::tls::{Identity, TlsServer};
@@ -113,7 +113,7 @@ impl Listen {
         self
     }
 
-    /// Where to listen, and how if it is for datagrams.
+    /// Returns the place, and the UDP options if it is a UDP address. Checks the options.
     pub(crate) fn resolve(self) -> Result<(Place, Option<UdpOptions>), Error> {
         let place = self.place?;
         #[cfg(feature = "tls")]
@@ -168,11 +168,11 @@ impl Listen {
 
 /// # Unix sockets
 ///
-/// Options of the path; with an address of another kind they are an error when the server is started. They are applied before
-/// the path can be connected to. Whoever else may write to its directory can put another file there.
+/// Options of the path. With an address of another type they make the start fail. They are applied before a peer can connect
+/// to the path. Another user who may write to the directory can replace the path.
 impl Listen {
-    /// Who may connect: the permissions of the path, up to `0o777`. Connecting takes the permission to write. Default: all that
-    /// the process's umask leaves of `0o777`.
+    /// Sets the permissions of the path, up to `0o777`. A peer needs the permission to write in order to connect. Default:
+    /// `0o777` without the bits of the process's umask.
     ///
     /// ```no_run
     /// use epicycle::{Listen, serve};
@@ -185,8 +185,9 @@ impl Listen {
         self.path("path_mode", |path| path.mode = Some(mode))
     }
 
-    /// Whose the path is: the numbers of the user and of the group, `None` for the process's own (`chown(2)`). Another user takes
-    /// root; another group, one that the process belongs to. Default: the process's own.
+    /// Sets the owner of the path: the numbers of the user and of the group (`chown(2)`). `None` stands for the process's own.
+    /// Only root can set another user. Other processes can only set a group to which they belong. Default: the process's own
+    /// user and group.
     pub fn path_owner(self, user: Option<u32>, group: Option<u32>) -> Self {
         self.path("path_owner", |path| path.owner = Some((user, group)))
     }
@@ -197,7 +198,7 @@ impl Listen {
             Ok(_) => {
                 self.path_option.get_or_insert(option);
             }
-            // That is reported first.
+            // The bad address is reported first.
             Err(_) => {}
         }
         self
@@ -206,16 +207,16 @@ impl Listen {
 
 /// # UDP
 ///
-/// Options of UDP sockets; with an address of another kind they are an error when the server is started.
+/// Options of UDP sockets. With an address of another type they make the start fail.
 impl Listen {
-    /// Serves the socket as sessions, one for each peer address. Default: datagrams are handed to
-    /// [`on_datagram`](crate::EventHandler::on_datagram) one by one, and a handler without it is refused; but
-    /// [`serve`](crate::serve) has sessions.
+    /// Serves the socket as sessions, one for each peer address. Default: off, each datagram is given to
+    /// [`on_datagram`](crate::EventHandler::on_datagram), and the start fails for a handler without that.
+    /// [`serve`](crate::serve) uses sessions.
     pub fn sessions(self, sessions: UdpSessions) -> Self {
         self.udp("sessions", |udp| udp.sessions = Some(sessions))
     }
 
-    /// Has sessions where datagrams would be handed out one by one.
+    /// Uses sessions with the default options if this is a UDP address without sessions.
     pub(crate) fn or_sessions(mut self) -> Self {
         if let Ok(Place::Addr(Endpoint::Udp { .. })) = self.place {
             self.udp.sessions.get_or_insert_with(UdpSessions::new);
@@ -223,8 +224,8 @@ impl Listen {
         self
     }
 
-    /// Joins a multicast group. With [`AcceptMode::ReusePort`](crate::AcceptMode), a socket that joins a group here is
-    /// still on one reactor only, since each socket would receive a copy.
+    /// Joins a multicast group. The socket is on one reactor only, also with [`AcceptMode::ReusePort`](crate::AcceptMode),
+    /// because each of several sockets would receive a copy.
     pub fn join_multicast(self, group: impl Into<IpAddr>, interface: MulticastInterface) -> Self {
         let group = group.into();
         self.udp("join_multicast", |udp| udp.groups.push((group, interface)))
@@ -235,28 +236,29 @@ impl Listen {
         self.udp("broadcast", |udp| udp.broadcast = on)
     }
 
-    /// The kernel's receive buffer of the socket, in bytes (`SO_RCVBUF`). Default: the system's. What arrives while it
-    /// is full is lost, so bursts need a large one; the system caps it (`net.core.rmem_max`).
+    /// Sets the size of the kernel's receive buffer of the socket, in bytes (`SO_RCVBUF`). Default: the system's size. The
+    /// system caps it (`net.core.rmem_max`). Datagrams that arrive while it is full are lost, so bursts need a large one.
     pub fn recv_buffer(self, bytes: usize) -> Self {
         self.udp("recv_buffer", |udp| udp.recv_buffer = Some(bytes))
     }
 
-    /// The kernel's send buffer of the socket, in bytes (`SO_SNDBUF`). Default: the system's.
+    /// Sets the size of the kernel's send buffer of the socket, in bytes (`SO_SNDBUF`). Default: the system's size.
     pub fn send_buffer(self, bytes: usize) -> Self {
         self.udp("send_buffer", |udp| udp.send_buffer = Some(bytes))
     }
 
-    /// How many datagrams a system call receives or sends at the most, from 1 to 64. Default: 64.
+    /// Sets the most datagrams that one system call receives or sends, from 1 to 64. Default: 64.
     ///
     /// On Linux, with 2 or more, a run of datagrams of one size between the same two addresses counts as one (`UDP_GRO`,
-    /// `UDP_SEGMENT`). Each of the batch then has a buffer of 64 KiB, once per reactor: with 64, 4 MiB of addresses, of
-    /// which only what datagrams have reached takes memory. Elsewhere each datagram is a call of its own.
+    /// `UDP_SEGMENT`). Each datagram of the batch then has a buffer of 64 KiB, once per reactor. A batch of 64 reserves 4 MiB
+    /// of address space, of which only the part that datagrams have reached takes memory. On other systems each datagram needs
+    /// one call.
     pub fn batch(self, datagrams: usize) -> Self {
         self.udp("batch", |udp| udp.batch = datagrams)
     }
 
-    /// The longest datagram received whole, in bytes; of a longer one the beginning is handed over, marked as
-    /// [`truncated`](crate::Datagram::truncated). Default: 64 KiB, so that all are whole.
+    /// Sets the length of the longest datagram that is received whole, from 16 bytes to 64 KiB. Default: 64 KiB, so that all
+    /// datagrams are whole. A longer datagram is cut to this length and marked as [`truncated`](crate::Datagram::truncated).
     pub fn max_datagram(self, bytes: usize) -> Self {
         self.udp("max_datagram", |udp| udp.max_datagram = bytes)
     }

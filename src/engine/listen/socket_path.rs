@@ -1,4 +1,4 @@
-//! The path of a Unix socket: taken by one server at a time, and removed by the one that has it.
+//! The path of a Unix socket: one server at a time owns it, and removes it at its end.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -20,27 +20,27 @@ pub(crate) struct SocketPath {
     path: PathBuf,
     device: u64,
     inode: u64,
-    /// Another process may listen on the socket too.
+    /// True if another process may listen on the socket too.
     copied: AtomicBool,
 }
 
-/// How long to wait for other servers that start in the same directory. Each takes well below a millisecond, but whoever can
-/// read the directory can lock it for as long as they like, and must not keep a server from starting.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest wait for other servers that start in the same directory. Each needs well below a millisecond. But any user who
+/// can read the directory can lock it for any time, and must not prevent a start.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The same where a thread must not be kept that serves connections.
-const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
+/// The longest wait at the end of a socket, on a thread that may serve connections.
+const DROP_PATIENCE: Duration = Duration::from_millis(100);
 
 impl SocketPath {
-    /// Binds a socket to a path and has it listen. Who starts at the same moment on the same path waits, and then finds that
-    /// this server answers.
+    /// Binds a socket to a path and listens. A server that starts on the same path at the same moment waits, and then finds
+    /// that this one answers.
     pub(crate) fn listen(
         path: &Path,
         options: &PathOptions,
         socket: &Socket,
         backlog: i32,
     ) -> io::Result<Self> {
-        let _lock = DirectoryLock::of(path, PATIENCE).unwrap_or_else(|error| {
+        let _lock = DirectoryLock::of(path, START_PATIENCE).unwrap_or_else(|error| {
             log::warn!(target: "epicycle::server", "taking {} without a lock: {error}", path.display());
             None
         });
@@ -53,13 +53,15 @@ impl SocketPath {
             inode: metadata.ino(),
             copied: AtomicBool::new(false),
         };
-        // Nobody can connect before it listens.
-        let listening = this.open_to(options).and_then(|()| socket.listen(backlog));
+        // No peer can connect before the socket listens.
+        let listening = this
+            .set_permissions(options)
+            .and_then(|()| socket.listen(backlog));
         listening.inspect_err(|_| this.remove()).map(|()| this)
     }
 
-    /// Gives the path the owner and mode that it is to have.
-    fn open_to(&self, options: &PathOptions) -> io::Result<()> {
+    /// Sets the owner and the mode of the path.
+    fn set_permissions(&self, options: &PathOptions) -> io::Result<()> {
         if let Some((user, group)) = options.owner {
             named("path_owner", lchown(&self.path, user, group))?;
         }
@@ -70,12 +72,12 @@ impl SocketPath {
         Ok(())
     }
 
-    /// There is a copy of the socket now, which another process may go on with.
+    /// Records that another process may have a copy of the socket.
     pub(super) fn mark_copied(&self) {
         self.copied.store(true, Ordering::Relaxed);
     }
 
-    /// Removes the path of a socket that is about to be closed, unless there are copies of it.
+    /// Removes the path of a socket that is about to be closed, unless the socket has copies.
     pub(crate) fn remove_before_close(&self) {
         if !self.copied.load(Ordering::Relaxed) {
             self.remove();
@@ -90,7 +92,7 @@ impl SocketPath {
         }
     }
 
-    /// Whether the path is still this socket's: another server may have been given it.
+    /// Returns true if the path still belongs to this socket. Another server may have bound it since.
     fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|metadata| {
             metadata.file_type().is_socket()
@@ -100,19 +102,20 @@ impl SocketPath {
     }
 }
 
-/// Its socket is closed by now. If there were copies and none of them is left, nobody else would remove the path.
+/// Removes the path if the socket had copies and the last of them is closed: no other process would remove it. This socket
+/// is closed already.
 impl Drop for SocketPath {
     fn drop(&mut self) {
         if !*self.copied.get_mut() {
             return;
         }
-        match DirectoryLock::of(&self.path, LITTLE_PATIENCE) {
+        match DirectoryLock::of(&self.path, DROP_PATIENCE) {
             Ok(_lock) => {
                 if matches!(unix::path_state(&self.path), Ok(PathState::Stale)) {
                     self.remove();
                 }
             }
-            // The next server there removes what is stale.
+            // The next server on the path removes a stale socket.
             Err(error) => log::debug!(
                 target: "epicycle::server",
                 "{} is left behind: {error}", self.path.display()
@@ -121,11 +124,11 @@ impl Drop for SocketPath {
     }
 }
 
-/// Whether there is a socket at a path, of whomever; false when there is nothing.
+/// Returns true if there is a socket at the path, and false if there is nothing.
 ///
 /// # Errors
 ///
-/// `AlreadyExists` when there is something else, and what `lstat(2)` answers.
+/// `AlreadyExists` if there is a file of another type. The errors of `lstat(2)`.
 pub(crate) fn is_socket(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
@@ -138,7 +141,7 @@ pub(crate) fn is_socket(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes what a dead server left at the path: only a socket, and only one that nobody has any more.
+/// Removes the socket of a dead server. Files of other types and sockets that are in use stay.
 fn clear_stale(path: &Path) -> io::Result<()> {
     if !is_socket(path)? {
         return Ok(());
@@ -153,13 +156,12 @@ fn clear_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Keeps other servers of this kind from taking or removing paths in a directory meanwhile (`flock(2)` on the directory, so that
-/// no file is left behind).
+/// A lock that keeps other epicycle servers from binding or removing paths in a directory. It is `flock(2)` on the directory
+/// itself, so that no lock file is left behind.
 struct DirectoryLock(File);
 
 impl DirectoryLock {
-    /// Locks the directory of `path`. None where that is not possible: a directory that cannot be read, or a file system
-    /// without locks.
+    /// Locks the directory of `path`. Returns none if the directory cannot be read or the file system has no locks.
     fn of(path: &Path, patience: Duration) -> io::Result<Option<Self>> {
         let directory = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
@@ -195,7 +197,7 @@ impl DirectoryLock {
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // A child that was forked meanwhile has the descriptor too.
+        // A child process that was forked in the meantime has the descriptor too, so that a close would not unlock.
         drop(self.0.unlock());
     }
 }

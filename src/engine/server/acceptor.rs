@@ -1,9 +1,9 @@
-//! The main reactor: it accepts connections and deals them to the others.
+//! The main reactor: accepts connections and deals them to the reactors.
 //!
 //! ```
 //! use epicycle::{Addr, Balance, Server, service};
 //!
-//! /// Everyone from this machine to the first reactor, the others by turns.
+//! /// Deals local peers to the first reactor and all others round robin.
 //! struct LocalFirst(usize);
 //!
 //! impl Balance for LocalFirst {
@@ -39,26 +39,26 @@ use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::reactor::WAKER;
 use crate::panic;
 
-/// Chooses the reactor of a new connection.
+/// A policy that chooses the reactor of a new connection.
 pub trait Balance: Send + 'static {
-    /// The reactor for a connection from `peer`, counted from 0. `loads` is the number of connections of
-    /// each reactor. A number past the last reactor counts on from the first.
+    /// Returns the number of the reactor for a connection from `peer`, counted from 0. `loads` has the number of connections
+    /// of each reactor. The engine takes the result modulo the number of reactors.
     fn pick(&mut self, peer: &Addr, loads: &[usize]) -> usize;
 }
 
-/// The policies that come with the engine.
+/// The built-in policies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BalancePolicy {
-    /// By turns.
+    /// Each reactor in turn.
     #[default]
     RoundRobin,
-    /// Wherever the fewest connections are; the first of those.
+    /// The reactor with the fewest connections; the first one if several have as few.
     LeastConnections,
-    /// By a hash of the peer's IP address, not its port: one peer's connections share a reactor. Unix
-    /// peers have no address and all go to one.
+    /// A hash of the peer's IP address without the port, so that all connections of a peer share a reactor. Unix peers have no
+    /// address and share one reactor.
     SourceHash,
-    /// At random.
+    /// A random reactor.
     Random,
 }
 
@@ -114,19 +114,19 @@ impl Balance for Random {
     }
 }
 
-/// The main reactor's loop.
+/// The event loop of the main reactor.
 pub(crate) struct Acceptor<H: EventHandler> {
     poll: Poll,
     listeners: Listeners,
     balance: Box<dyn Balance>,
     engine: Engine<H>,
     loads: Vec<usize>,
-    /// When to try again after accepting failed.
+    /// The time of the next attempt after a failed accept.
     retry_at: Option<Instant>,
 }
 
 impl<H: EventHandler> Acceptor<H> {
-    /// `poll` watches the listeners already, with tokens from 0 on.
+    /// Creates the loop. `poll` watches the listeners already, with tokens from 0 on.
     pub(crate) fn new(
         poll: Poll,
         listeners: Listeners,
@@ -143,7 +143,7 @@ impl<H: EventHandler> Acceptor<H> {
         }
     }
 
-    /// Accepts and deals until the engine stops.
+    /// Accepts and deals connections until the engine stops.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
         let engine = self.engine.clone();

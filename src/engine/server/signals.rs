@@ -1,4 +1,4 @@
-//! Shutting an engine down when the process is asked to stop.
+//! The graceful shutdown by SIGINT and SIGTERM.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -12,18 +12,19 @@ use crate::sys::signals::{Closer, StopSignals};
 
 /// # Signals
 impl Server {
-    /// Shuts the server down gracefully when the process receives SIGINT (ctrl-c) or SIGTERM. Default: off, and the
-    /// signals do what the program has them do; [`serve`](crate::serve) turns it on.
+    /// Shuts the server down gracefully when the process receives SIGINT (ctrl-c) or SIGTERM. Default: off, the signals have
+    /// the effect that the program has chosen. [`serve`](crate::serve) turns the option on.
     ///
-    /// The first signal begins [`Engine::shutdown`], with the [drain deadline](Self::drain_deadline). A signal during a
-    /// shutdown ends the draining at once, as [`Engine::shutdown_within`] with zero does. One more ends the process, for
-    /// a callback that hangs. What follows within half a second counts as the same signal. Every server and client of
-    /// the process that has this option is shut down. When all of them have ended, the signals end the process again, as
-    /// they do by default.
+    /// The first signal begins [`Engine::shutdown`] with the [drain deadline](Self::drain_deadline). A signal during a
+    /// shutdown ends the drain at once, like [`Engine::shutdown_within`] with zero. One more signal ends the process, in case
+    /// a callback hangs. A signal within half a second of the last one counts as the same signal.
     ///
-    /// Costs a thread and two descriptors. Needs the feature `signals`, which is on by default. A handler that
-    /// the program has installed before is called as well; one that it installs later takes the place of this. A program
-    /// that has uses of its own for these signals calls [`Engine::shutdown`] itself.
+    /// The signals shut down every server and client of the process that has this option. When all of them have ended, the
+    /// signals end the process again, as they do by default.
+    ///
+    /// Costs a thread and two descriptors. Needs the feature `signals`, which is on by default. A signal handler that the
+    /// program has installed before is called as well. One that it installs later replaces this one. A program that uses
+    /// these signals for other purposes calls [`Engine::shutdown`] itself.
     ///
     /// ```no_run
     /// use epicycle::{Server, service};
@@ -40,8 +41,7 @@ impl Server {
     }
 }
 
-/// Begins to receive the signals, if the options say so: before anything is bound, so that none of them ends the process
-/// and leaves a Unix socket's path behind.
+/// Begins to receive the signals if the option is set.
 pub(super) fn watch(settings: &Settings) -> Result<Option<StopSignals>, Error> {
     let signals = settings
         .stop_on_signals
@@ -53,7 +53,7 @@ pub(super) fn watch(settings: &Settings) -> Result<Option<StopSignals>, Error> {
     })
 }
 
-/// A thread that waits for signals, until this value is dropped.
+/// A thread that waits for signals until this value is dropped.
 pub(super) struct Watch {
     closer: Closer,
     thread: Option<JoinHandle<()>>,
@@ -112,14 +112,13 @@ fn stop_on<H: EventHandler>(mut signals: StopSignals, engine: &Engine<H>) {
     }
 }
 
-/// A signal that comes so soon after another one is the same: `timeout(1)` and some supervisors signal both the process and
-/// its group.
+/// The time within which two signals count as one. `timeout(1)` and some supervisors signal both the process and its group.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
-/// How far the signals so far have gone.
+/// The effect of the signals so far.
 #[derive(Debug, Default)]
 struct Escalation {
-    /// When a signal has had an effect.
+    /// The time of the last signal that had an effect.
     last: Option<Instant>,
     hurried: bool,
 }

@@ -1,4 +1,4 @@
-//! The one reactor of a simulation, made from a server's options.
+//! The single reactor of a simulation, made from the options of a server.
 
 use std::panic::resume_unwind;
 
@@ -14,11 +14,11 @@ use crate::engine::udp::sockets::UdpSockets;
 use crate::error::Error;
 
 impl Server {
-    /// Boots one reactor that runs when it is told to, and listens nowhere.
+    /// Boots one reactor that listens nowhere. The caller runs its turns.
     ///
     /// # Errors
     ///
-    /// [`Error`] when an option is wrong, or there is no descriptor left.
+    /// Returns an [`Error`] if an option is wrong, or if no descriptor is left.
     pub(crate) fn simulate<H: EventHandler>(
         self,
         factory: impl Fn(usize) -> H,

@@ -1,4 +1,4 @@
-//! The Unix socket by which a process is asked for its listeners, and tells when it has let go of them.
+//! The control socket: a Unix socket on which a new process requests the listeners of the old one.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -17,13 +17,14 @@ use crate::engine::listen::socket_path::{self, SocketPath};
 use crate::error::Error;
 use crate::sys::handover::{self as sys, Deadline};
 
-/// A Unix socket's path at which a process hands its listeners over to the next one, and who may ask there.
+/// The path of a Unix socket at which a process hands its listeners over to the next one, and the users that may request them.
 ///
-/// The new process asks first ([`predecessor`](Self::predecessor)), and gets sockets if there is somebody to ask. Once it
-/// serves them it takes the path over for its own successor ([`listen`](Self::listen)).
+/// A new process first looks for an old one ([`predecessor`](Self::predecessor)) and receives its sockets. Once it serves
+/// them, it binds the path for its own successor ([`listen`](Self::listen)).
 ///
-/// The path belongs in a directory that nobody else can write to, such as `$XDG_RUNTIME_DIR`, or the directory that systemd
-/// makes for `RuntimeDirectory=`. Both sides check that the other process runs as the same user (`SO_PEERCRED`, `getpeereid(3)`).
+/// Put the path into a directory to which no other user can write, such as `$XDG_RUNTIME_DIR`, or the directory that systemd
+/// makes for `RuntimeDirectory=`. Both sides check that the other process runs as the same user (`SO_PEERCRED`,
+/// `getpeereid(3)`).
 ///
 /// ```
 /// use std::thread;
@@ -65,11 +66,11 @@ pub struct Control {
     deadline: Duration,
 }
 
-/// Listens for processes that take over. The path is removed when this is closed or dropped.
+/// A listener for processes that take over. A close or a drop removes the path.
 #[derive(Debug)]
 #[must_use = "dropping it removes the control socket"]
 pub struct Successors {
-    /// Locked by who waits.
+    /// Locked by the thread that waits.
     poll: Mutex<Poll>,
     waker: Waker,
     closed: AtomicBool,
@@ -78,7 +79,7 @@ pub struct Successors {
     control: Control,
 }
 
-/// A process that has asked for the listeners. It waits until this is dropped.
+/// A process that has requested the listeners. It waits until this value is dropped.
 #[derive(Debug)]
 #[must_use = "it waits for the listeners"]
 pub struct Successor {
@@ -86,7 +87,7 @@ pub struct Successor {
     deadline: Duration,
 }
 
-/// The process that has the listeners still.
+/// The process that still has the listeners.
 #[derive(Debug)]
 #[must_use = "call `relieve` once this process listens"]
 pub struct Predecessor {
@@ -94,20 +95,20 @@ pub struct Predecessor {
     deadline: Duration,
 }
 
-/// The new process's first words.
-const ASK: &[u8] = b"epicycle handover 1\n";
+/// The request of the new process.
+const REQUEST: &[u8] = b"epicycle handover 1\n";
 
-/// Its last words: it serves the listeners.
+/// The report of the new process that it serves the listeners.
 const READY: &[u8] = b"ready\n";
 
-/// How long a connection may take to ask. A process that takes over does so at once.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time within which a connection must send its request. A process that takes over sends it at once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// As many processes may wait to be accepted.
+/// The number of processes that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
 impl Control {
-    /// A control socket at a path, for processes of this user.
+    /// Creates the description of a control socket at a path, for processes of this user.
     pub fn at(path: impl AsRef<Path>) -> Self {
         Self {
             path: path.as_ref().to_owned(),
@@ -116,14 +117,15 @@ impl Control {
         }
     }
 
-    /// Trusts the processes of another user too, given by number. The path's permissions then let every user connect.
+    /// Trusts the processes of another user too. `user` is the user's number. The permissions of the path then allow every
+    /// user to connect.
     pub fn allow_user(mut self, user: u32) -> Self {
         self.users.push(user);
         self
     }
 
-    /// How long each step of the other process may take, such as starting to serve with the listeners it was given. After
-    /// that it is given up, and everything is as before. Default: 30 s.
+    /// Sets the time that each step of the other process may take, for example its start with the received listeners. After
+    /// that the hand-over fails, and nothing has changed. Default: 30 s.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -133,7 +135,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// [`Error::Bind`]: the path cannot be bound, a process answers there, or there is something that is no socket.
+    /// [`Error::Bind`] if the path cannot be bound, a process answers there, or there is a file of another type.
     pub fn listen(&self) -> Result<Successors, Error> {
         self.try_listen().map_err(|source| Error::Bind {
             addr: format!("unix://{}", self.path.display()),
@@ -148,9 +150,9 @@ impl Control {
         let fd = socket.as_raw_fd();
         SourceFd(&fd).register(poll.registry(), Token(0), Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), Token(1))?;
-        let everybody = !self.users.is_empty();
+        let other_users = !self.users.is_empty();
         let options = PathOptions {
-            mode: Some(if everybody { 0o666 } else { 0o600 }),
+            mode: Some(if other_users { 0o666 } else { 0o600 }),
             owner: None,
         };
         let path = SocketPath::listen(&self.path, &options, &socket, BACKLOG)?;
@@ -164,12 +166,12 @@ impl Control {
         })
     }
 
-    /// The process that listens for successors, if there is one.
+    /// Connects to the process that listens for successors. Returns `None` if there is none.
     ///
     /// # Errors
     ///
-    /// What `connect(2)` answers, but for a path where nobody listens; `AlreadyExists` when there is something that is no
-    /// socket; `PermissionDenied` when the process runs as another user. Each names the path.
+    /// The errors of `connect(2)`; `AlreadyExists` if there is a file that is no socket; `PermissionDenied` if the process
+    /// runs as another user. Each error names the path.
     pub fn predecessor(&self) -> io::Result<Option<Predecessor>> {
         self.find_predecessor().map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", self.path.display()))
@@ -181,7 +183,7 @@ impl Control {
             return Ok(None);
         }
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // The call blocks while the other's queue is full.
+        // The connect blocks while the backlog of the other process is full.
         socket.set_write_timeout(Some(self.deadline))?;
         match socket.connect(&SockAddr::unix(&self.path)?) {
             Ok(()) => {}
@@ -201,7 +203,7 @@ impl Control {
         Ok(Some(Predecessor { socket, deadline }))
     }
 
-    /// Makes sure that the process at the other end may take part.
+    /// Refuses a process of a user that is not trusted.
     fn check(&self, socket: &Socket) -> io::Result<()> {
         let user = sys::peer_user(socket.as_fd())?;
         if user == sys::own_user() || self.users.contains(&user) {
@@ -215,12 +217,12 @@ impl Control {
 }
 
 impl Successors {
-    /// Waits for a process that asks to take over; `None` once this is [closed](Self::close). Connections of other users, and
-    /// such as do not ask within two seconds, are closed with a warning in the log.
+    /// Waits for a process that requests the listeners. Returns `None` after a [close](Self::close). Connections of other
+    /// users, and connections without a request within two seconds, are closed with a warning in the log.
     ///
     /// # Errors
     ///
-    /// What `accept(2)` answers.
+    /// The errors of `accept(2)`.
     pub fn accept(&self) -> io::Result<Option<Successor>> {
         let mut poll = self.poll.lock();
         let mut events = Events::with_capacity(2);
@@ -240,8 +242,8 @@ impl Successors {
             };
             socket.set_nonblocking(false)?;
             let asked = self.control.check(&socket).and_then(|()| {
-                let within = PATIENCE.min(self.control.deadline);
-                sys::expect(socket.as_fd(), ASK, Deadline::after(within))
+                let within = REQUEST_TIMEOUT.min(self.control.deadline);
+                sys::expect(socket.as_fd(), REQUEST, Deadline::after(within))
             });
             match asked {
                 Ok(()) => {
@@ -257,7 +259,7 @@ impl Successors {
         Ok(None)
     }
 
-    /// Listens no more, and removes the path: a process that has ended or has been replaced has no successors any more.
+    /// Stops listening and removes the path. Call it when this process is replaced or ends.
     pub fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
             self.path.remove_before_close();
@@ -275,12 +277,12 @@ impl Drop for Successors {
 }
 
 impl Successor {
-    /// Gives copies of the listeners to the process, and waits until it serves them.
+    /// Sends copies of the listeners to the process, and waits until it serves them.
     ///
     /// # Errors
     ///
-    /// `TimedOut` when it takes longer than the [deadline](Control::deadline), `UnexpectedEof` when it ends before, and what
-    /// `sendmsg(2)` and `recv(2)` answer. Nothing has changed for this process then.
+    /// `TimedOut` after the [deadline](Control::deadline), `UnexpectedEof` if the other process ends before, and the errors of
+    /// `sendmsg(2)` and `recv(2)`. Nothing has changed for this process then.
     pub fn hand_over(self, sockets: &[impl AsFd]) -> io::Result<Self> {
         let deadline = Deadline::after(self.deadline);
         sys::send(self.socket.as_fd(), &sys::borrow(sockets), deadline)?;
@@ -290,23 +292,23 @@ impl Successor {
 }
 
 impl Predecessor {
-    /// Asks for the listeners and receives them, for [`Listen::socket`](crate::Listen::socket).
+    /// Requests the listeners and receives them, for [`Listen::socket`](crate::Listen::socket).
     ///
     /// # Errors
     ///
-    /// As for [`receive`](super::receive), and `TimedOut` when it takes longer than the [deadline](Control::deadline).
+    /// As for [`receive`](super::receive), and `TimedOut` after the [deadline](Control::deadline).
     pub fn receive(&mut self) -> io::Result<Vec<OwnedFd>> {
         let deadline = Deadline::after(self.deadline);
-        sys::say(self.socket.as_fd(), ASK, deadline)?;
+        sys::say(self.socket.as_fd(), REQUEST, deadline)?;
         sys::receive(self.socket.as_fd(), deadline)
     }
 
-    /// Tells the other process that its listeners are served here, and waits until it has let go of them, and of the
-    /// control socket's path.
+    /// Reports to the other process that this one serves its listeners, and waits until the other has released them and the
+    /// path of the control socket.
     ///
     /// # Errors
     ///
-    /// `TimedOut` when it takes longer than the [deadline](Control::deadline), and what `send(2)` and `recv(2)` answer.
+    /// `TimedOut` after the [deadline](Control::deadline), and the errors of `send(2)` and `recv(2)`.
     pub fn relieve(self) -> io::Result<()> {
         let deadline = Deadline::after(self.deadline);
         sys::say(self.socket.as_fd(), READY, deadline)?;
