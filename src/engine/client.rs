@@ -8,11 +8,11 @@ use crate::engine::handler::EventHandler;
 use crate::engine::server::{Running, Server};
 use crate::error::Error;
 
-/// An engine that listens nowhere: its connections are those it [makes](crate::Engine::connect) or
+/// An engine without listeners. It serves connections that it [makes](crate::Engine::connect) or
 /// [adopts](crate::Engine::adopt).
 ///
-/// It has one reactor unless it is given more. A program that is both a server and a client needs no second
-/// engine: a [`Server`]'s connects just as well.
+/// It has one reactor by default. A program that is both a server and a client needs no second engine, because the engine of
+/// a [`Server`] can connect too.
 ///
 /// ```
 /// # use std::io::{Read, Write};
@@ -56,12 +56,12 @@ pub struct Client {
     engine: Server,
 }
 
-/// Options that mean the same as a server's.
+/// Defines options that a server has too.
 macro_rules! options {
     ($($name:ident($($argument:ident: $type:ty),*);)*) => {
         impl Client {
             $(
-                #[doc = concat!("As [`Server::", stringify!($name), "`].")]
+                #[doc = concat!("Sets the option as [`Server::", stringify!($name), "`] does.")]
                 pub fn $name(mut self, $($argument: $type),*) -> Self {
                     self.engine = self.engine.$name($($argument),*);
                     self
@@ -104,24 +104,24 @@ options! {
 }
 
 impl Client {
-    /// A client with one reactor and a server's defaults for everything else.
+    /// Creates a client with one reactor. All other options have the defaults of a server.
     pub fn new() -> Self {
         Self {
             engine: Server::unbound().reactors(1),
         }
     }
 
-    /// As [`Server::stop_on_signals`].
+    /// Sets the option as [`Server::stop_on_signals`] does.
     #[cfg(feature = "signals")]
     pub fn stop_on_signals(mut self) -> Self {
         self.engine = self.engine.stop_on_signals();
         self
     }
 
-    /// Starts the threads and comes back once every reactor has booted.
+    /// Starts the threads. Returns when every reactor has booted.
     ///
-    /// It runs until [`Engine::shutdown`](crate::Engine::shutdown), [`Running::shutdown`] or
-    /// [`Action::Shutdown`](crate::Action::Shutdown), also when it has no connection.
+    /// The client runs until [`Engine::shutdown`](crate::Engine::shutdown), [`Running::shutdown`] or
+    /// [`Action::Shutdown`](crate::Action::Shutdown), even without a connection.
     ///
     /// # Errors
     ///

@@ -1,15 +1,15 @@
-//! What other threads ask of a reactor: a bounded queue, and one wake-up a batch.
+//! The mailbox: a bounded queue of commands from other threads to a reactor, with one wake-up per batch.
 //!
-//! The reactor declares itself asleep under the queue's lock, and only when the queue is empty. So a
-//! sender that finds it awake has queued its item where the reactor will look before it sleeps, and one
-//! that finds it asleep wakes it. The reactor takes the declaration back without the lock when it wakes
-//! for another reason: a sender that misses this causes a wake-up too many, never one too few.
+//! The reactor sets `asleep` under the lock of the queue, and only if the queue is empty. A sender that finds it awake has
+//! queued its item before the reactor checks the queue and sleeps. A sender that finds it asleep wakes it. The reactor clears
+//! `asleep` without the lock when it wakes for another reason. A sender that does not see this yet causes an unnecessary
+//! wake-up. No wake-up is ever lost.
 
 use std::collections::VecDeque;
 
 use self::sync::{AtomicBool, Mutex, Ordering};
 
-/// A bounded queue into a thread that sleeps in a system call.
+/// A bounded queue to a thread that sleeps in a system call.
 #[derive(Debug)]
 pub struct Mailbox<T, W> {
     queue: Mutex<Queue<T>>,
@@ -24,9 +24,9 @@ struct Queue<T> {
     closed: bool,
 }
 
-/// Ends the reactor's sleep.
+/// A means to wake a reactor.
 pub trait Wake {
-    /// Makes the current or the next sleep return at once.
+    /// Ends the current sleep, or makes the next one return at once.
     fn wake(&self);
 }
 
@@ -38,17 +38,17 @@ impl Wake for mio::Waker {
     }
 }
 
-/// Why an item was not taken; it is given back.
+/// The reason why an item was refused, with the item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PushError<T> {
-    /// As many items wait as the mailbox holds.
+    /// The mailbox is full.
     Full(T),
     /// The reactor has ended.
     Closed(T),
 }
 
 impl<T, W: Wake> Mailbox<T, W> {
-    /// A mailbox for at most `capacity` waiting items.
+    /// Creates a mailbox for at most `capacity` waiting items.
     pub fn new(capacity: usize, waker: W) -> Self {
         Self {
             queue: Mutex::new(Queue {
@@ -65,16 +65,16 @@ impl<T, W: Wake> Mailbox<T, W> {
     ///
     /// # Errors
     ///
-    /// The item, when the mailbox is full or closed.
+    /// Returns the item if the mailbox is full or closed.
     pub fn push(&self, item: T) -> Result<(), PushError<T>> {
         self.push_within(self.capacity, item)
     }
 
-    /// Queues an item even when the mailbox is full: for what is bounded by other means.
+    /// Queues an item even if the mailbox is full. Only for items that have another bound.
     ///
     /// # Errors
     ///
-    /// The item, when the mailbox is closed.
+    /// Returns the item if the mailbox is closed.
     pub fn push_unbounded(&self, item: T) -> Result<(), PushError<T>> {
         self.push_within(usize::MAX, item)
     }
@@ -96,13 +96,13 @@ impl<T, W: Wake> Mailbox<T, W> {
         Ok(())
     }
 
-    /// Takes everything queued, in exchange for an empty queue whose memory is used on.
+    /// Takes all queued items. `empty` becomes the new queue, so that its memory is reused.
     pub fn take(&self, empty: VecDeque<T>) -> VecDeque<T> {
         debug_assert!(empty.is_empty());
         std::mem::replace(&mut self.queue.lock().items, empty)
     }
 
-    /// Declares the reactor asleep if nothing is queued; returns whether it may sleep.
+    /// Declares the reactor asleep if the queue is empty. Returns true if it may sleep.
     pub fn try_sleep(&self) -> bool {
         let queue = self.queue.lock();
         let may_sleep = queue.items.is_empty();
@@ -112,23 +112,23 @@ impl<T, W: Wake> Mailbox<T, W> {
 
     /// Declares the reactor awake, so that senders need not wake it.
     #[inline]
-    pub fn awake(&self) {
+    pub fn set_awake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// Refuses every further item, and gives those that wait.
+    /// Refuses all further items. Returns the waiting ones.
     pub fn close(&self) -> VecDeque<T> {
         let mut queue = self.queue.lock();
         queue.closed = true;
         std::mem::take(&mut queue.items)
     }
 
-    /// How many items wait.
+    /// Returns the number of waiting items.
     pub fn len(&self) -> usize {
         self.queue.lock().items.len()
     }
 
-    /// Whether no item waits.
+    /// Returns true if no item waits.
     #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -141,7 +141,7 @@ mod sync {
     pub(super) use std::sync::atomic::{AtomicBool, Ordering};
 }
 
-/// A lock behind whose release a test can have something happen: as another thread might, at the worst moment.
+/// A lock whose release can trigger a test's callback, as if another thread ran at the worst moment.
 #[cfg(all(test, not(loom)))]
 mod sync {
     use std::cell::RefCell;
@@ -153,7 +153,7 @@ mod sync {
         static NEXT_RELEASE: RefCell<Option<Box<dyn FnOnce()>>> = RefCell::default();
     }
 
-    /// Calls `then` right after this thread has released such a lock the next time.
+    /// Calls `then` right after the next release of such a lock by this thread.
     pub(super) fn on_next_release(then: impl FnOnce() + 'static) {
         NEXT_RELEASE.set(Some(Box::new(then)));
     }
@@ -197,7 +197,7 @@ mod sync {
     }
 }
 
-/// Loom's stand-ins, under which every interleaving is tried.
+/// The replacements by loom, which tries every interleaving.
 #[cfg(all(test, loom))]
 mod sync {
     pub(super) use loom::sync::MutexGuard;
@@ -223,7 +223,7 @@ mod loom_tests {
     use loom::sync::{Arc, Condvar};
     use loom::thread;
 
-    /// An eventfd: set by `wake`, awaited and reset by `sleep`.
+    /// A model of an eventfd: `wake` sets it, `sleep` waits for it and resets it.
     #[derive(Default)]
     struct Event {
         set: loom::sync::Mutex<bool>,
@@ -247,13 +247,13 @@ mod loom_tests {
         }
     }
 
-    /// The reactor's side; a lost wake-up shows as a deadlock, which loom reports.
+    /// Receives like the reactor. A lost wake-up is a deadlock, which loom reports.
     fn receive(mailbox: &Mailbox<u32, Arc<Event>>, event: &Event, count: usize) -> Vec<u32> {
         let mut received = Vec::new();
         while received.len() < count {
             if mailbox.try_sleep() {
                 event.sleep();
-                mailbox.awake();
+                mailbox.set_awake();
             }
             received.extend(mailbox.take(VecDeque::new()));
         }

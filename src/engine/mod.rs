@@ -1,8 +1,13 @@
 //! The engine: from the sockets to the handler and back.
 //!
-//! From the bottom up: data structures without I/O ([`slots`], [`timer`], [`mailbox`]), the ways in ([`udp`], [`listen`],
-//! [`connect`]), one connection as a state machine ([`conn`]) over its [`stream`], what an application implements and is
-//! given ([`handler`]), the loop ([`reactor`]), and threads with their options ([`server`], [`client`]).
+//! From the bottom up:
+//!
+//! - data structures without I/O: [`slots`], [`timer`], [`mailbox`]
+//! - the sources of connections: [`udp`], [`listen`], [`connect`]
+//! - a connection as a state machine ([`conn`]) and its [`stream`]
+//! - the types that an application implements and receives: [`handler`]
+//! - the event loop: [`reactor`]
+//! - threads and their options: [`server`], [`client`]
 
 pub(crate) mod client;
 pub(crate) mod conn;

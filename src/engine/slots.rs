@@ -1,4 +1,4 @@
-//! Where a reactor keeps its connections, and the identifiers that name them.
+//! The slots of a reactor's connections, and the identifiers of connections.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use slab::Slab;
 
-/// Names a connection for as long as its engine lives; never used again for another one.
+/// The identifier of a connection. It is unique within an engine and is not reused for another connection.
 ///
-/// It holds the reactor (10 bits), the slot (22 bits) and the slot's generation (32 bits), a count of
-/// the reactor's connections.
+/// It consists of the reactor (10 bits), the slot (22 bits) and the generation (32 bits), which counts the reactor's
+/// connections.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(u64);
 
 const SLOT_BITS: u32 = 22;
 
-/// The most reactors an identifier can tell apart.
+/// The most reactors that an identifier can distinguish.
 pub(crate) const MAX_REACTORS: usize = 1 << 10;
 
 /// The most connections of one reactor at a time.
@@ -27,12 +27,12 @@ impl ConnId {
         Self(place << 32 | u64::from(generation))
     }
 
-    /// The reactor that owns the connection, counted from 0.
+    /// Returns the number of the reactor that owns the connection, counted from 0.
     pub fn reactor(self) -> usize {
         (self.0 >> (32 + SLOT_BITS)) as usize
     }
 
-    /// The identifier as a number: unique among the connections of an engine.
+    /// Returns the identifier as a number, which is unique among the connections of an engine.
     pub fn as_u64(self) -> u64 {
         self.0
     }
@@ -64,7 +64,7 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// A slab that hands out [`ConnId`]s and answers for none but the current tenant of a slot.
+/// A slab of connections with [`ConnId`]s. A stale identifier finds nothing.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
     slab: Slab<T>,
@@ -72,7 +72,7 @@ pub(crate) struct Slots<T> {
     last_generation: u32,
 }
 
-/// What a slot's value must tell.
+/// A value in a slot.
 pub(crate) trait Tenant {
     fn id(&self) -> ConnId;
 }
@@ -91,9 +91,9 @@ impl<T: Tenant> Slots<T> {
         self.slab.len()
     }
 
-    /// The next connection's identifier; [`insert`](Self::insert) what is made for it next.
+    /// Returns the identifier of the next connection. The next [`insert`](Self::insert) must be of that connection.
     pub(crate) fn next_id(&mut self) -> ConnId {
-        // 0 means "nobody" in the liveness table.
+        // 0 means "no connection" in the liveness table.
         self.last_generation = self.last_generation.wrapping_add(1).max(1);
         ConnId::new(self.reactor, self.slab.vacant_key(), self.last_generation)
     }
@@ -107,14 +107,14 @@ impl<T: Tenant> Slots<T> {
         self.slab.get_mut(slot)
     }
 
-    /// The connection of that name, unless it is gone.
+    /// Returns the connection with an identifier, unless it is gone.
     pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
         self.slab
             .get_mut(id.slot())
             .filter(|tenant| tenant.id() == id)
     }
 
-    /// Two connections at once, unless one of them is gone or they are the same.
+    /// Returns two connections, unless one of them is gone or they are the same.
     pub(crate) fn pair(&mut self, one: ConnId, other: ConnId) -> Option<(&mut T, &mut T)> {
         if one.slot() == other.slot() {
             return None;
@@ -128,15 +128,15 @@ impl<T: Tenant> Slots<T> {
         self.slab.try_remove(slot)
     }
 
-    /// One past the highest slot that was ever in use.
+    /// Returns one more than the highest slot that was ever in use.
     pub(crate) fn end(&self) -> usize {
         self.slab.capacity()
     }
 }
 
-/// Tells any thread, without a lock, which generation lives in a slot.
+/// A table of the open connections that any thread reads without a lock. It has the generation of each slot.
 ///
-/// The table grows by chunks of doubling size that never move.
+/// The table grows by chunks, each twice as large as the one before. Chunks never move.
 #[derive(Debug)]
 pub(crate) struct Liveness {
     chunks: [OnceLock<Box<[AtomicU32]>>; CHUNKS],
@@ -179,7 +179,7 @@ impl Liveness {
     }
 }
 
-/// The chunk that holds a slot, and where in it.
+/// Returns the chunk that contains a slot, and the offset in the chunk.
 fn locate(slot: usize) -> (usize, usize) {
     let chunk = (slot / FIRST_CHUNK + 1).ilog2() as usize;
     (chunk, slot - FIRST_CHUNK * ((1 << chunk) - 1))

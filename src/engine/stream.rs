@@ -1,4 +1,4 @@
-//! A connection's stream of bytes, whatever carries it.
+//! The byte stream of a connection: plain, TLS or datagrams.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -18,15 +18,15 @@ use crate::tls::TlsInfo;
 #[cfg(feature = "tls")]
 use crate::tls::stream::{Scratch, TlsStream};
 
-/// What the reactor reads plain bytes from and writes plain bytes to.
+/// The stream from which the reactor reads the application's bytes, and to which it writes them.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// A TCP or Unix socket.
     Plain(StreamSocket),
-    /// The same with TLS on it.
+    /// A TCP or Unix socket with TLS.
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream>),
-    /// No stream, but datagrams to and from one peer, which the socket's owner receives and sends.
+    /// Datagrams to and from one peer. The owner of the socket, `UdpSockets`, receives and sends them.
     Datagram(Box<DatagramStream>),
 }
 
@@ -36,13 +36,14 @@ pub(crate) struct DatagramStream {
     pub(crate) socket: Arc<DatagramSocket>,
     /// The socket's place among those of the reactor.
     pub(crate) port: usize,
-    /// The peer, as the socket knows it; none where it is connected.
+    /// The peer in the address family of the socket. None if the socket is connected.
     pub(crate) to: Option<SocketAddr>,
-    /// The place behind its last datagram in the socket's queue, or behind what it found no room after.
+    /// The position in the socket's queue behind the last datagram of this session, or the end of the queue when it found no
+    /// room.
     pub(crate) queued_to: u64,
 }
 
-/// The room that a reactor's streams share for bytes on their way through.
+/// The scratch buffers that a reactor's streams share.
 #[derive(Debug, Default)]
 pub(crate) struct TlsScratch {
     #[cfg(feature = "tls")]
@@ -51,10 +52,10 @@ pub(crate) struct TlsScratch {
 
 #[cfg_attr(
     not(feature = "tls"),
-    allow(unused_variables, reason = "only TLS needs room of its own")
+    allow(unused_variables, reason = "only TLS needs scratch buffers")
 )]
 impl Stream {
-    /// Has its events told with a token; there are none over datagrams.
+    /// Registers the socket with a token. Does nothing for datagrams.
     pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
         match self.socket() {
             Some(socket) => socket.watch(registry, token),
@@ -62,7 +63,7 @@ impl Stream {
         }
     }
 
-    /// Connects and shakes hands as far as that goes now; returns whether it is done.
+    /// Continues the connect and the TLS handshake without blocking. Returns true when both are complete.
     pub(crate) fn open(
         &mut self,
         writable: bool,
@@ -91,7 +92,7 @@ impl Stream {
         }
     }
 
-    /// Sends bytes; returns how many were accepted.
+    /// Sends bytes. Returns the number of accepted bytes.
     #[inline]
     pub(crate) fn send(
         &mut self,
@@ -106,7 +107,7 @@ impl Stream {
         }
     }
 
-    /// Sends several slices as one; returns how many bytes were accepted.
+    /// Sends several slices as one. Returns the number of accepted bytes.
     pub(crate) fn send_vectored(
         &mut self,
         slices: &[IoSlice<'_>],
@@ -120,7 +121,7 @@ impl Stream {
         }
     }
 
-    /// Sends what was accepted and the kernel has not taken yet.
+    /// Sends the tail: bytes that the stream has accepted and the kernel has not.
     pub(crate) fn flush(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Plain(_) | Stream::Datagram(_) => Ok(()),
@@ -129,7 +130,7 @@ impl Stream {
         }
     }
 
-    /// Whether there is anything to [`flush`](Self::flush).
+    /// Returns true if there is a tail to [`flush`](Self::flush).
     #[inline]
     pub(crate) fn has_tail(&self) -> bool {
         match self {
@@ -139,7 +140,7 @@ impl Stream {
         }
     }
 
-    /// How many of the bytes accepted the kernel has not taken yet.
+    /// Returns the number of accepted bytes that the kernel has not taken yet.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         match self {
@@ -149,11 +150,11 @@ impl Stream {
         }
     }
 
-    /// Ends the stream behind everything that was accepted.
+    /// Ends the stream after all accepted bytes.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when the kernel has to take output first: to be called again after the next flush.
+    /// `WouldBlock` if the kernel must take output first. Call it again after the next flush.
     pub(crate) fn shutdown_write(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Plain(socket) => socket.shutdown_write().map_err(StreamError::from),
@@ -163,20 +164,21 @@ impl Stream {
         }
     }
 
-    /// Makes the close send RST and drop whatever is still on its way.
+    /// Makes the close send RST and drop unsent output.
     pub(crate) fn reset_on_close(&self) {
         if let Some(socket) = self.socket() {
             socket.reset_on_close();
         }
     }
 
-    /// The pending error, if the connection is broken; reading it clears it.
+    /// Returns and clears the pending error of a broken connection.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         self.socket()?.take_error()
     }
 
-    /// How many bytes the peer has acknowledged of those that the socket has taken, `plain` of the application's, if the
-    /// kernel can tell. Only good to compare with: of a Unix socket the kernel counts its own buffers.
+    /// Returns the number of sent bytes that the peer has acknowledged, if the kernel knows it. `plain` is the number of the
+    /// application's bytes that the socket has taken. Only compare the result with earlier ones: for a Unix socket the kernel
+    /// counts its own buffers.
     pub(crate) fn acknowledged(&self, plain: u64) -> Option<u64> {
         let taken = match self {
             #[cfg(feature = "tls")]
@@ -187,7 +189,7 @@ impl Stream {
         Some(taken.wrapping_sub(outstanding))
     }
 
-    /// Whether there is input that has not been received.
+    /// Returns true if there is input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -196,7 +198,7 @@ impl Stream {
         }
     }
 
-    /// The same of what the application would receive at once: an encrypted stream may yet have none for it.
+    /// Returns true if there is input that the application would receive at once. Encrypted input may contain none for it.
     pub(crate) fn has_decrypted_input(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -217,7 +219,7 @@ impl Stream {
         self.as_fd().as_raw_fd()
     }
 
-    /// The stream socket, if there is one.
+    /// Returns the stream socket, if there is one.
     fn socket(&self) -> Option<&StreamSocket> {
         match self {
             Stream::Plain(socket) => Some(socket),
@@ -227,7 +229,7 @@ impl Stream {
         }
     }
 
-    /// The share of a UDP socket, if it is that.
+    /// Returns the share of a UDP socket, if the stream is one.
     #[inline]
     pub(crate) fn datagram(&self) -> Option<&DatagramStream> {
         match self {
@@ -236,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// The same, to be changed.
+    /// Returns the share of a UDP socket mutably, if the stream is one.
     pub(crate) fn datagram_mut(&mut self) -> Option<&mut DatagramStream> {
         match self {
             Stream::Datagram(datagram) => Some(datagram),
@@ -244,7 +246,7 @@ impl Stream {
         }
     }
 
-    /// The socket itself, unless bytes pass through more than it.
+    /// Returns the socket of a plain stream.
     pub(crate) fn into_socket(self) -> Option<OwnedFd> {
         match self {
             Stream::Plain(socket) => socket.into_fd(),
@@ -254,7 +256,7 @@ impl Stream {
         }
     }
 
-    /// What was negotiated, when it is a TLS stream that has shaken hands.
+    /// Returns the negotiated parameters of a TLS stream after its handshake.
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<TlsInfo<'_>> {
         match self {
@@ -263,12 +265,12 @@ impl Stream {
         }
     }
 
-    /// Whether its socket is a Unix one.
+    /// Returns true if the socket is a Unix socket.
     pub(crate) fn is_unix(&self) -> bool {
         self.socket().is_some_and(StreamSocket::is_unix)
     }
 
-    /// Whether it speaks TLS.
+    /// Returns true if the stream uses TLS.
     pub(crate) fn has_tls(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -277,7 +279,7 @@ impl Stream {
         }
     }
 
-    /// Whether a TLS handshake is under way, or was broken off.
+    /// Returns true if a TLS handshake has begun and is not complete.
     pub(crate) fn is_shaking_hands(&self) -> bool {
         match self {
             #[cfg(feature = "tls")]
@@ -286,12 +288,12 @@ impl Stream {
         }
     }
 
-    /// Whether it is a kernel's socket that carries the application's bytes as they are.
+    /// Returns true if the stream is plain and its socket is a kernel's, not a simulated one.
     pub(crate) fn is_plain(&self) -> bool {
         self.as_plain().is_some_and(StreamSocket::is_kernels)
     }
 
-    /// The socket, if it carries the application's bytes as they are.
+    /// Returns the socket of a plain stream by reference.
     #[inline]
     pub(crate) fn as_plain(&self) -> Option<&StreamSocket> {
         match self {

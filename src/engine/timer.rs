@@ -1,54 +1,56 @@
-//! Timers: a hierarchical timing wheel, counting ticks and knowing no clock.
+//! Timers: a hierarchical timer wheel. It counts ticks and reads no clock.
 //!
 //! Scheme 7 of George Varghese and Tony Lauck, "Hashed and hierarchical timing wheels: data structures for the
 //! efficient implementation of a timer facility", SOSP 1987. Level 0 has a slot for each of 64 ticks, level 1 a slot for
 //! each 64 of those, and so on. A timer lies on the level of the highest bit in which its deadline differs from now,
 //! and moves down (cascades) when time reaches its slot.
 //!
-//! Eleven levels cover every `u64` (1.3 KiB more than six would take), so no deadline is too far off and none is clamped.
+//! Eleven levels cover every `u64`, so that no deadline is too far away and none is clamped. Six levels would take 1.3 KiB
+//! less.
 
 use std::{mem, num::NonZeroU32};
 
 use slab::Slab;
 
-/// Timers by deadline: insert and cancel in constant time, expiry in deadline order.
+/// A timer wheel. It inserts and cancels timers in constant time, and they expire in the order of their deadlines.
 ///
-/// Ticks count from an epoch of the caller's choosing; a new wheel stands at tick 0. A clock finer than that has to round
-/// deadlines up and now down, for then no timer fires early.
+/// The caller chooses the epoch from which ticks count. A new wheel is at tick 0. A caller with a finer clock rounds deadlines
+/// up and the present time down, so that no timer expires early.
 ///
-/// Some ticks are *coarse*: each `coarse`th from 0 on, of a wheel made by [`new`](Wheel::new). A wheel knows whether it has timers between them.
+/// Every `coarse`th tick from 0 on is *coarse* (see [`new`](Wheel::new)). [`has_fine`](Wheel::has_fine) returns true if the
+/// deadline of a timer is not coarse.
 ///
-/// An empty wheel takes 3 KiB. Each timer adds 20 bytes and its value (24 bytes in all when that is a `u32`), and the
-/// room is kept for later timers.
+/// An empty wheel takes 3 KiB. Each timer adds 20 bytes and its value: 24 bytes in all for a `u32`. The memory of removed
+/// timers is kept for later ones.
 #[derive(Debug)]
 pub struct Wheel<T> {
     entries: Slab<Entry<T>>,
     slots: [[u32; SLOTS]; LEVELS],
-    /// One bit for each slot that has entries.
+    /// The slots that have entries, one bit for each.
     occupied: [u64; LEVELS],
-    /// PipeTask since the last `advance`.
+    /// The list of timers that `advance` has found due.
     expired: u32,
-    /// Inserted with a deadline already reached; due at the next `advance`.
+    /// The list of timers whose deadline had passed at their insert. They expire at the next `advance`.
     overdue: u32,
     now: u64,
     generation: NonZeroU32,
-    /// What of a tick is 0 when it is coarse.
+    /// The mask of the low bits that are 0 in a coarse tick.
     fraction: u64,
-    /// How many timers have a deadline that is not coarse.
+    /// The number of timers with a deadline that is not coarse.
     fine: usize,
 }
 
-/// Names one timer of one [`Wheel`]. A key outlives its timer safely: it then cancels nothing.
+/// The key of a timer in its [`Wheel`]. The key of a timer that is gone cancels nothing.
 ///
-/// The generation counts the wheel's inserts: a stale key is mistaken for another timer only if that lies at the same
-/// index and was inserted an exact multiple of 2^32 - 1 inserts later.
+/// The generation counts the wheel's inserts. A stale key only matches another timer if that has the same index and was
+/// inserted an exact multiple of 2^32 - 1 inserts later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerKey {
     index: u32,
     generation: NonZeroU32,
 }
 
-/// A timer, and its place in a circular list.
+/// A timer with its links in a circular list.
 #[derive(Debug)]
 struct Entry<T> {
     deadline: u64,
@@ -66,11 +68,11 @@ const LEVELS: usize = u64::BITS.div_ceil(SLOT_BITS) as usize;
 const NIL: u32 = u32::MAX;
 
 impl<T> Wheel<T> {
-    /// A wheel at tick 0, without timers. Each `coarse`th tick is coarse.
+    /// Creates a wheel at tick 0 without timers. Each `coarse`th tick is coarse.
     ///
     /// # Panics
     ///
-    /// When `coarse` is no power of two.
+    /// Panics if `coarse` is no power of two.
     pub fn new(coarse: u64) -> Self {
         assert!(
             coarse.is_power_of_two(),
@@ -91,12 +93,12 @@ impl<T> Wheel<T> {
 
     /// Adds a timer that expires when [`advance`](Wheel::advance) reaches `deadline`.
     ///
-    /// A deadline at or before now expires at the next advance, even one that doesn't move on, and never before it: a
-    /// loop that pops timers and inserts overdue ones comes to an end.
+    /// A timer whose deadline is now or earlier expires at the next advance, even if time does not move on, and not before. A
+    /// loop that pops timers and inserts overdue ones therefore ends.
     ///
     /// # Panics
     ///
-    /// When there are 2^32 - 1 timers already.
+    /// Panics if there are 2^32 - 1 timers already.
     pub fn insert(&mut self, deadline: u64, value: T) -> TimerKey {
         let index = self.entries.vacant_key();
         assert!(index < NIL as usize, "too many timers");
@@ -114,13 +116,14 @@ impl<T> Wheel<T> {
         TimerKey { index, generation }
     }
 
-    /// A timer's value, due or not; none when it was popped or cancelled before.
+    /// Returns the value of a timer, due or not. Returns none if it was popped or cancelled.
     pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index as usize)?;
         (entry.generation == key.generation).then_some(&mut entry.value)
     }
 
-    /// Gives a timer, due or not, another deadline, as if it were inserted with that; returns whether it was there. Its key stays.
+    /// Changes the deadline of a timer, due or not, as if it were inserted again. Its key stays valid. Returns false if the
+    /// timer was popped or cancelled.
     pub fn postpone(&mut self, key: TimerKey, deadline: u64) -> bool {
         let TimerKey { index, generation } = key;
         let Some(entry) = self.entries.get(index as usize) else {
@@ -137,7 +140,7 @@ impl<T> Wheel<T> {
         true
     }
 
-    /// Removes a timer, due or not, and gives its value back; none when it was popped or cancelled before.
+    /// Removes a timer, due or not, and returns its value. Returns none if it was popped or cancelled.
     pub fn cancel(&mut self, key: TimerKey) -> Option<T> {
         let TimerKey { index, generation } = key;
         let entry = self.entries.get(index as usize)?;
@@ -150,10 +153,10 @@ impl<T> Wheel<T> {
         Some(self.entries.remove(index as usize).value)
     }
 
-    /// The tick at which `advance` has to be called next; none when there is nothing to wait for.
+    /// Returns the tick at which `advance` must be called next, or none if there are no timers.
     ///
-    /// It can lie before the earliest deadline, where several timers move to a finer level, but never after it. While timers
-    /// are overdue, or expired and not popped, it is the tick of the last advance.
+    /// The tick can be before the earliest deadline, if several timers move down a level then. It is never after it. While
+    /// timers are overdue, or expired and not popped, it is the tick of the last advance.
     #[inline]
     pub fn next_deadline(&self) -> Option<u64> {
         if self.entries.is_empty() {
@@ -176,17 +179,17 @@ impl<T> Wheel<T> {
         })
     }
 
-    /// Whether any timer has a deadline that is not coarse.
+    /// Returns true if a timer has a deadline that is not coarse.
     #[inline]
     pub fn has_fine(&self) -> bool {
         self.fine > 0
     }
 
-    /// Moves time on to `now` and makes every timer whose deadline is at or before it ready for
+    /// Advances the time to `now`. Every timer with a deadline at or before `now` becomes ready for
     /// [`pop_expired`](Wheel::pop_expired).
     ///
-    /// Time does not run backwards: a `now` before that of an earlier call counts as that one. The work is in the
-    /// occupied slots passed; empty stretches cost nothing.
+    /// Time does not run backwards: a `now` before that of an earlier call has no effect. The cost depends on the occupied
+    /// slots that are passed. Empty slots cost nothing.
     #[inline]
     pub fn advance(&mut self, now: u64) {
         if !self.entries.is_empty() {
@@ -212,9 +215,9 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Takes the next of the timers that [`advance`](Wheel::advance) found due, those of earlier ticks first.
+    /// Removes and returns the next timer that [`advance`](Wheel::advance) found due, those of earlier ticks first.
     ///
-    /// One inserted with a deadline already past counts as due at the tick of its insert.
+    /// A timer that was inserted with a past deadline is due at the tick of its insert.
     pub fn pop_expired(&mut self) -> Option<(TimerKey, T)> {
         let index = self.expired;
         if index == NIL {
@@ -227,7 +230,7 @@ impl<T> Wheel<T> {
         Some((TimerKey { index, generation }, entry.value))
     }
 
-    /// The timer that [`pop_expired`](Wheel::pop_expired) would take.
+    /// Returns the timer that [`pop_expired`](Wheel::pop_expired) would return.
     pub fn peek_expired(&mut self) -> Option<(TimerKey, &mut T)> {
         let index = self.expired;
         let entry = self.entries.get_mut(index as usize)?;
@@ -235,27 +238,27 @@ impl<T> Wheel<T> {
         Some((TimerKey { index, generation }, &mut entry.value))
     }
 
-    /// Whether there are timers that [`advance`](Wheel::advance) found due and nobody has popped.
+    /// Returns true if [`advance`](Wheel::advance) found timers due that are not popped yet.
     #[inline]
     pub fn has_expired(&self) -> bool {
         self.expired != NIL
     }
 
-    /// The number of timers, with those expired and not popped.
+    /// Returns the number of timers, including those that are expired and not popped.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are no timers, not even expired ones.
+    /// Returns true if there are no timers, not even expired ones.
     #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The occupied slot that time reaches first: its level, its index and its first tick.
+    /// Returns the occupied slot that time reaches first: its level, its index and its first tick.
     ///
-    /// A level's timers share all higher bits with now and come later within it: no slot wraps around, and the lowest
-    /// level has the earliest.
+    /// The deadlines of a level share all higher bits with now and are later than now. No slot wraps around, and the lowest
+    /// level has the earliest deadline.
     fn first_slot(&self) -> Option<(usize, usize, u64)> {
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
         let slot = self.occupied[level].trailing_zeros();
@@ -264,7 +267,7 @@ impl<T> Wheel<T> {
         Some((level, slot as usize, level_start | u64::from(slot) << shift))
     }
 
-    /// Files every entry of a list taken from its slot again, as seen from now.
+    /// Puts every entry of a list that was removed from its slot into the right slot for the present time.
     fn cascade(&mut self, list: u32) {
         let last = self.entries[list as usize].prev;
         let mut next = list;
@@ -278,13 +281,13 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// 1 for a deadline that is not coarse.
+    /// Returns 1 if a deadline is not coarse, and 0 otherwise.
     #[inline]
     fn is_fine(&self, deadline: u64) -> usize {
         usize::from(deadline & self.fraction != 0)
     }
 
-    /// Takes an entry with that deadline out of its list.
+    /// Removes an entry with this deadline from its list.
     fn take_out(&mut self, index: u32, deadline: u64) {
         match place(deadline, self.now) {
             Some((level, slot)) => {
@@ -294,13 +297,13 @@ impl<T> Wheel<T> {
                     self.occupied[level] &= !(1 << slot);
                 }
             }
-            // An entry that heads neither list can be inside either: unlinking it leaves both heads as they are.
+            // An entry that is the head of neither list can be inside either. Unlinking it leaves both heads as they are.
             None if self.overdue == index => unlink(&mut self.entries, &mut self.overdue, index),
             None => unlink(&mut self.entries, &mut self.expired, index),
         }
     }
 
-    /// Puts an entry that is in no list into its slot, or among the overdue.
+    /// Puts an entry that is in no list into its slot, or into the overdue list.
     fn file_new(&mut self, index: u32) {
         if self.entries[index as usize].deadline <= self.now {
             push_back(&mut self.entries, &mut self.overdue, index);
@@ -309,7 +312,7 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Puts an entry that is in no list into its slot, or among the expired.
+    /// Puts an entry that is in no list into its slot, or into the expired list.
     fn file(&mut self, index: u32) {
         let list = match place(self.entries[index as usize].deadline, self.now) {
             Some((level, slot)) => {
@@ -322,9 +325,9 @@ impl<T> Wheel<T> {
     }
 }
 
-/// The level and slot of a deadline; none when it is reached.
+/// Returns the level and slot of a deadline, or none if it has passed.
 ///
-/// The answer is the same for every `now` until time reaches the slot, so entries need not store it.
+/// The result is the same for every `now` until time reaches the slot, so entries need not store it.
 fn place(deadline: u64, now: u64) -> Option<(usize, usize)> {
     if deadline <= now {
         return None;
@@ -340,7 +343,7 @@ fn push_back<T>(entries: &mut Slab<Entry<T>>, head: &mut u32, index: u32) {
     append(entries, head, index);
 }
 
-/// Puts the list that begins at `other` behind the one that begins at `head`; either may be empty.
+/// Appends the list that begins at `other` to the list that begins at `head`. Either may be empty.
 fn append<T>(entries: &mut Slab<Entry<T>>, head: &mut u32, other: u32) {
     if other == NIL {
         return;
@@ -442,10 +445,10 @@ mod tests {
         prop_oneof![4 => 0..70u64, 4 => 0..10_000u64, 2 => 0..1u64 << 38, 1 => any::<u64>()]
     }
 
-    /// Which ticks are coarse here.
+    /// The distance of coarse ticks in these tests.
     const COARSE: u64 = 64;
 
-    /// A wheel, and what it has to agree with: timers by tick and number.
+    /// A wheel and a simple model that it must agree with: timers by tick and number.
     struct Model {
         wheel: Wheel<usize>,
         now: u64,

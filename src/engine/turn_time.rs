@@ -1,4 +1,4 @@
-//! The time of a turn: read once at its beginning, and anew where a deadline begins.
+//! The time of a turn: read at its beginning, and again where a deadline begins.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub(crate) struct TurnTime {
     now: u64,
     tick: u64,
     long_turns: Turns,
-    /// When the time of day has to be read again.
+    /// The time at which the time of day must be read again.
     next_second: u64,
 }
 
@@ -85,7 +85,7 @@ impl TurnTime {
     /// Records that the turn has taken `nanos` nanoseconds.
     #[cold]
     pub(crate) fn note_long_turn(&mut self, nanos: u64) {
-        self.long_turns.note(self.now, nanos.div_ceil(1_000_000));
+        self.long_turns.record(self.now, nanos.div_ceil(1_000_000));
     }
 
     /// Returns the duration in milliseconds of the longest turn that began at `moment` or later.

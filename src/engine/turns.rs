@@ -1,14 +1,14 @@
-//! How long turns of the loop have taken: what is stamped with a turn's beginning may have happened as late as its end.
+//! The duration of past turns. An event with the time of a turn's beginning may have happened as late as the turn's end.
 
 use std::collections::VecDeque;
 
-/// The longest turn since any moment, in milliseconds.
+/// The record of long turns. It returns the longest turn since any moment, in milliseconds.
 ///
-/// It keeps a record for each turn that no later one has exceeded, and no more than [`MAX`] of them, so that it may tell of a
-/// longer turn than there was.
+/// It keeps a record of each turn that no later one has exceeded. With more than [`MAX`] of them it merges records, so that it
+/// may return a longer duration than the true one, never a shorter one.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    /// When they began and how long they took, the shorter the later.
+    /// The beginning and the duration of turns. Later turns are shorter.
     records: VecDeque<(u64, u64)>,
 }
 
@@ -19,8 +19,8 @@ impl Turns {
         Self::default()
     }
 
-    /// A turn that began at `began`, after all those noted so far, took so long.
-    pub(crate) fn note(&mut self, began: u64, took: u64) {
+    /// Records a turn that began at `began` and took `took`. It is later than all recorded turns.
+    pub(crate) fn record(&mut self, began: u64, took: u64) {
         while self.records.back().is_some_and(|(_, of)| *of <= took) {
             self.records.pop_back();
         }
@@ -31,7 +31,7 @@ impl Turns {
         }
     }
 
-    /// How long the longest turn took of those that began at `moment` or later; 0 if none was noted.
+    /// Returns the duration of the longest turn that began at `moment` or later, or 0 if none is recorded.
     pub(crate) fn longest_since(&self, moment: u64) -> u64 {
         let record = self.records.iter().find(|(began, _)| *began >= moment);
         record.map_or(0, |(_, took)| *took)
@@ -47,7 +47,7 @@ mod tests {
         let mut turns = Turns::new();
         let noted = [(10, 5), (20, 80), (100, 7), (110, 9), (130, 3)];
         for (began, took) in noted {
-            turns.note(began, took);
+            turns.record(began, took);
         }
         for moment in 0..140 {
             let since = noted.iter().filter(|(began, _)| *began >= moment);
@@ -61,7 +61,7 @@ mod tests {
         let mut turns = Turns::new();
         let noted = |n: u64| (n * 10, 1000 - n);
         for n in 0..500 {
-            turns.note(noted(n).0, noted(n).1);
+            turns.record(noted(n).0, noted(n).1);
         }
         assert_eq!(turns.records.len(), MAX);
         for n in 0..500 {

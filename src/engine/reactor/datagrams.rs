@@ -227,7 +227,7 @@ impl<H: EventHandler> EventLoop<H> {
             Delivery::Datagrams { .. } => Recipient::Handler,
             Delivery::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
             Delivery::Sessions(sessions) => {
-                let known = sessions.heard(&peer);
+                let known = sessions.touch(&peer);
                 let slot = known.or_else(|| self.admit_session(index, peer));
                 slot.map_or(Recipient::Nobody, Recipient::Session)
             }
@@ -440,7 +440,7 @@ impl<H: EventHandler> EventLoop<H> {
             port.blocked = false;
         }
         if !port.waiting.is_empty() {
-            for (_, id) in port.take_told() {
+            for (_, id) in port.take_flushed() {
                 if let Some(slot) = self.connections.get(id) {
                     self.cx.lists.mark_dirty(&mut slot.link.state);
                 }

@@ -244,7 +244,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[inline]
     fn enter_turn(&mut self, timeout: Option<Duration>) {
         self.cx.read_clock();
-        self.cx.engine.peer(self.cx.reactor).mailbox.awake();
+        self.cx.engine.peer(self.cx.reactor).mailbox.set_awake();
         self.turn = Turn {
             ready_left: self.cx.lists.ready.len(),
             drain_mailbox: timeout == Some(Duration::ZERO),

@@ -1,4 +1,4 @@
-//! How a UDP socket is served.
+//! The options of UDP sockets and their sessions.
 
 pub(crate) mod recency;
 pub(crate) mod sockets;
@@ -22,16 +22,16 @@ pub(crate) struct UdpOptions {
     pub(crate) sessions: Option<UdpSessions>,
 }
 
-/// The most datagrams that pass in one system call, unless the option says otherwise.
+/// The default for the most datagrams in one system call.
 pub(crate) const DEFAULT_BATCH: usize = MAX_BATCH;
 
-/// Longer than any datagram.
+/// The default for the longest datagram that is received whole. No datagram is longer.
 pub(crate) const DEFAULT_MAX_DATAGRAM: usize = 64 << 10;
 
-/// The most sessions of a socket: half of what a reactor can serve, so that they leave room for streams.
+/// The most sessions of a socket: half of a reactor's slots, so that the others are left for streams.
 pub(crate) const MAX_SESSIONS: usize = 1 << 21;
 
-/// Datagrams shorter than any protocol's would only be cut to pieces.
+/// The smallest limit on the length of a datagram. A smaller one would truncate the datagrams of every protocol.
 const MIN_MAX_DATAGRAM: usize = 16;
 
 impl Default for UdpOptions {
@@ -49,7 +49,7 @@ impl Default for UdpOptions {
 }
 
 impl UdpOptions {
-    /// Finds values that cannot work.
+    /// Refuses values that cannot work.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let bad = |name, problem: String| Err(Error::Option { name, problem });
         if !(1..=MAX_BATCH).contains(&self.batch) {
@@ -96,35 +96,38 @@ impl UdpOptions {
     }
 }
 
-/// Has a UDP socket served as sessions: each peer address is a connection of its own.
+/// The options of UDP sessions. With sessions, each peer address of a UDP socket is a connection.
 ///
-/// A session opens with the first datagram from an address, and lives like a connection:
+/// A session opens with the first datagram from an address. It has the life of a connection:
 /// [`on_open`](crate::EventHandler::on_open), [`react`](crate::EventHandler::react) for each frame,
-/// [`on_close`](crate::EventHandler::on_close) once. Its [`Conn`](crate::Conn), timers, handles and broadcasts are those
-/// of any connection. What differs, because datagrams are no stream:
+/// [`on_close`](crate::EventHandler::on_close) once. Its [`Conn`](crate::Conn), timers, handles and broadcasts work like those
+/// of any connection. These differences remain, because datagrams are no stream:
 ///
-/// - A datagram is decoded by itself. Bytes at its end that make no frame are given to the codec's
-///   [`decode_eof`](crate::codec::Codec::decode_eof), then dropped. A malformed datagram is dropped; the session goes
-///   on. In both cases the codec is made anew. An empty datagram opens a session and keeps it, but has no frame.
-/// - A datagram that was truncated is dropped.
-/// - Each `write` or `send` is one datagram, of up to 65,507 bytes; there are no water marks. All sessions of a socket share one
-///   queue. It holds as much as [`outbound_limit`](crate::Server::outbound_limit) says for a session and twice that for all, and a
-///   session no more than is still free: one that floods leaves half to the others, two leave a third, and so on. Whoever finds
-///   no room although it has less in the queue than most is never closed for it, whatever the
-///   [`OutboundPolicy`](crate::OutboundPolicy). What the kernel drops, or the network, is lost: there is no promise that
-///   datagrams arrive. They are not shown to [`pre_write`](crate::EventHandler::pre_write).
+/// - Each datagram is decoded separately. Bytes at its end that are no complete frame are given to the codec's
+///   [`decode_eof`](crate::codec::Codec::decode_eof) and then dropped. A malformed datagram is dropped, and the session
+///   continues. In both cases the session gets a new codec. An empty datagram opens a session or keeps it alive, but has no
+///   frame.
+/// - A truncated datagram is dropped.
+/// - Each `write` or `send` is one datagram of up to 65,507 bytes. There are no water marks.
+/// - All sessions of a socket share one queue of output. The queue holds twice the
+///   [`outbound_limit`](crate::Server::outbound_limit). A session may hold that limit, but no more than the space that
+///   is still free: one flooding session leaves half of the queue to the others, two leave a third, and so on. A session that
+///   finds no room although it has less in the queue than most others is never closed for that, whatever the
+///   [`OutboundPolicy`](crate::OutboundPolicy).
+/// - Datagrams that the kernel or the network drops are lost. [`pre_write`](crate::EventHandler::pre_write) is not called for
+///   datagrams.
 /// - Sessions do not count against [`max_connections`](crate::Server::max_connections) and
-///   [`max_connections_per_ip`](crate::Server::max_connections_per_ip), for their peers' addresses may be forged; they have
-///   [a limit of their own](Self::max_sessions).
+///   [`max_connections_per_ip`](crate::Server::max_connections_per_ip), because the addresses of their peers may be forged.
+///   [`max_sessions`](Self::max_sessions) limits them.
 /// - While reads are paused, datagrams from the peer are dropped.
-/// - A session ends when this side closes or aborts it, at the end of the same turn, or by a timeout, or with the
-///   server. The peer does not notice; its next datagram opens another one.
+/// - A session ends at the end of the turn in which this side closes or aborts it, by a timeout, or with the server. The peer
+///   does not notice. Its next datagram opens a new session.
 ///
-/// What is dropped is counted ([`datagrams_dropped`](crate::metrics::ReactorStats::datagrams_dropped)).
+/// Dropped datagrams are counted ([`datagrams_dropped`](crate::metrics::ReactorStats::datagrams_dropped)).
 ///
-/// A source address is easily forged. Answer an address that has proved nothing with no more bytes than it sent, or
-/// others will have your server flood a third. [`EventHandler::admit`](crate::EventHandler::admit) is asked before there is a
-/// session, and can demand a proof.
+/// A source address is easily forged. Send an unproven address no more bytes than it has sent. Otherwise attackers can make
+/// your server flood a third party. [`EventHandler::admit`](crate::EventHandler::admit) is called before a session opens, and
+/// can demand a proof.
 ///
 /// ```
 /// use std::time::Duration;
@@ -148,7 +151,7 @@ pub struct UdpSessions {
 }
 
 impl UdpSessions {
-    /// Sessions that end after 60 s of silence, at most 65,536 at a time on a socket.
+    /// Creates the default options: an idle timeout of 60 s, and at most 65,536 sessions on a socket.
     pub fn new() -> Self {
         Self {
             idle: Duration::from_secs(60),
@@ -157,28 +160,28 @@ impl UdpSessions {
         }
     }
 
-    /// Ends a session when nothing was received from its peer or sent to it for so long, in place of the server's
-    /// [`idle_timeout`](crate::Server::idle_timeout). Default: 60 s; `Duration::MAX` for never.
+    /// Ends a session when nothing was received from its peer or sent to it for this time. It replaces the server's
+    /// [`idle_timeout`](crate::Server::idle_timeout). Default: 60 s. `Duration::MAX` means never.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle = timeout;
         self
     }
 
-    /// How many sessions a socket may have, up to 2,097,152; further peers are not answered and their datagrams dropped, unless
-    /// [`evict_silent`](Self::evict_silent) makes room. With [`AcceptMode::ReusePort`](crate::AcceptMode) each reactor has a
-    /// socket. Default: 65,536.
+    /// Sets the most sessions of a socket, from 1 to 2,097,152. Default: 65,536. The datagrams of further peers are dropped,
+    /// unless [`evict_silent`](Self::evict_silent) makes room. With [`AcceptMode::ReusePort`](crate::AcceptMode) each reactor
+    /// has a socket.
     ///
-    /// A session costs what a connection does, and about 80 bytes for finding it by its address.
+    /// A session costs as much memory as a connection, and about 80 bytes for the lookup by its address.
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max = sessions;
         self
     }
 
-    /// Has a newcomer take the place of the session whose peer has been silent for longest, when there are as many as may be.
-    /// That one ends with [`CloseReason::Evicted`](crate::CloseReason). Default: off, newcomers are refused. Costs 8 bytes for
-    /// each connection that its reactor has had at a time.
+    /// Lets a new peer replace the session whose peer has been silent for the longest time, if the socket has no room. The old
+    /// session ends with [`CloseReason::Evicted`](crate::CloseReason). Default: off, new peers are refused. Costs 8 bytes for
+    /// each slot that the reactor has ever used.
     ///
-    /// Without [`admit`](crate::EventHandler::admit) somebody who forges addresses can evict everybody.
+    /// Without [`admit`](crate::EventHandler::admit), an attacker who forges addresses can evict all sessions.
     pub fn evict_silent(mut self, on: bool) -> Self {
         self.evict_silent = on;
         self

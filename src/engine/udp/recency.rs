@@ -1,10 +1,10 @@
-//! Which of a reactor's slots was touched longest ago.
+//! The order in which a reactor's slots were last touched.
 
-/// Slots in the order in which they were touched last. Each operation takes the same few steps, however many there are.
+/// A list of slots in the order of their last touch. Each operation takes constant time.
 #[derive(Debug)]
 pub(crate) struct Recency {
-    /// A ring of links: that of slot N at N + 1, and at 0 the head, between the last slot and the first. What is in no list
-    /// links to itself. 8 bytes for each slot up to the highest.
+    /// A ring of links. Index 0 is the head, between the last slot and the first. Index N + 1 is slot N. A slot that is not in
+    /// the list links to itself. Takes 8 bytes for each slot up to the highest.
     links: Vec<Neighbours>,
 }
 
@@ -23,7 +23,7 @@ impl Recency {
         }
     }
 
-    /// Puts a slot last.
+    /// Moves a slot to the end of the list.
     pub(crate) fn touch(&mut self, slot: usize) {
         let place = slot + 1;
         while self.links.len() <= place {
@@ -39,7 +39,7 @@ impl Recency {
         self.links[HEAD].before = place as u32;
     }
 
-    /// Takes a slot out, if it is in.
+    /// Removes a slot if it is in the list.
     pub(crate) fn remove(&mut self, slot: usize) {
         let place = slot + 1;
         if place < self.links.len() {
@@ -48,7 +48,7 @@ impl Recency {
         }
     }
 
-    /// The slot that was touched longest ago.
+    /// Returns the slot whose last touch is the oldest.
     pub(crate) fn first(&self) -> Option<usize> {
         (self.links[HEAD].behind as usize).checked_sub(1)
     }
@@ -61,7 +61,7 @@ impl Recency {
 }
 
 impl Neighbours {
-    /// Slots have 22 bits, so that their places fit.
+    /// Returns the links of a slot that is not in the list. Slots have 22 bits, so their indexes fit.
     fn to_itself(place: usize) -> Self {
         let place = place as u32;
         Self {

@@ -1,4 +1,4 @@
-//! The UDP sockets of a reactor: what waits to be sent from each, and whose datagrams it takes.
+//! The UDP sockets of a reactor, with their output queues and sessions.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -24,11 +24,11 @@ use crate::sys::socket::bind_first;
 #[derive(Debug, Default)]
 pub(crate) struct UdpSockets {
     sockets: Slab<UdpSocket>,
-    /// Those that may have input.
+    /// The sockets that may have input.
     ready: VecDeque<usize>,
-    /// Those to be flushed at the end of the turn.
+    /// The sockets to flush at the end of the turn.
     dirty: Vec<usize>,
-    /// Those whose only session has ended.
+    /// The connected sockets whose session has ended.
     idle: Vec<usize>,
 }
 
@@ -38,26 +38,27 @@ pub(crate) struct UdpSocket {
     pub(crate) socket: Arc<DatagramSocket>,
     pub(crate) queue: SendQueue,
     pub(crate) delivery: Delivery,
-    /// The kernel may have datagrams.
+    /// True while the kernel may have datagrams.
     pub(crate) readable: bool,
-    /// The kernel had no room for what is queued.
+    /// True while the kernel has no room for the queued output.
     pub(crate) blocked: bool,
-    /// An event will tell when there is room. Watched for only then, for each datagram that leaves makes such an event.
+    /// True while the socket is registered for writability. It is only registered while it is blocked, because each sent
+    /// datagram causes such an event.
     pub(crate) watches_room: bool,
-    /// Sessions that want to know when the queue is past a place.
+    /// The sessions to notify when the queue is flushed up to a position.
     pub(crate) waiting: BTreeSet<(u64, ConnId)>,
     is_ready: bool,
     is_dirty: bool,
 }
 
-/// Who gets the datagrams of a socket.
+/// The receiver of a socket's datagrams.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// `on_datagram`, one by one.
+    /// `on_datagram`, for each datagram.
     Datagrams { listener: usize },
     /// A session for each peer.
     Sessions(Box<Sessions>),
-    /// The one session of a socket that is connected.
+    /// The only session of a connected socket.
     Connected {
         slot: Option<usize>,
         limits: Box<Limits>,
@@ -68,10 +69,10 @@ pub(crate) enum Delivery {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     pub(crate) listener: usize,
-    /// Their slots, by peer.
+    /// The slots of the sessions, by peer.
     open: HashMap<SocketAddr, usize>,
     max: usize,
-    /// Whose peer has been silent for longest, where such a session makes room for another.
+    /// The order of the last datagrams from the peers, if new peers can evict sessions.
     recency: Option<Recency>,
     limits: Limits,
 }
@@ -87,9 +88,9 @@ impl Sessions {
         }
     }
 
-    /// The slot of the peer's session, from which a datagram has come.
+    /// Records a datagram from a peer. Returns the slot of its session.
     #[inline]
-    pub(crate) fn heard(&mut self, peer: &SocketAddr) -> Option<usize> {
+    pub(crate) fn touch(&mut self, peer: &SocketAddr) -> Option<usize> {
         let slot = self.open.get(peer).copied()?;
         if let Some(recency) = &mut self.recency {
             recency.touch(slot);
@@ -97,12 +98,12 @@ impl Sessions {
         Some(slot)
     }
 
-    /// Whether there is room for one more, be it another's.
+    /// Returns true if one more session may open, possibly after an eviction.
     pub(crate) fn has_room(&self) -> bool {
         self.open.len() < self.max || self.recency.is_some()
     }
 
-    /// The slot of the session that has to make room for another, if one has to.
+    /// Returns the slot of the session that must be evicted before another one opens.
     pub(crate) fn to_evict(&self) -> Option<usize> {
         match &self.recency {
             Some(recency) if self.open.len() >= self.max => recency.first(),
@@ -117,7 +118,7 @@ impl Sessions {
         }
     }
 
-    /// Forgets a session, unless the peer has another one by now.
+    /// Removes a session, unless the peer has a newer one.
     pub(crate) fn remove(&mut self, peer: &SocketAddr, slot: usize) {
         if self.open.get(peer) == Some(&slot) {
             self.open.remove(peer);
@@ -128,23 +129,23 @@ impl Sessions {
     }
 }
 
-// Sessions take slots, and must leave some to streams.
+// Sessions take slots, and must leave some for streams.
 const _: () = assert!(MAX_SESSIONS < MAX_SLOTS);
 
-/// The token of the first UDP socket; below it are listeners, at most as many as slots.
+/// The token of the first UDP socket. The tokens below are those of connections and listeners.
 pub(crate) const PORTS: usize = 2 * MAX_SLOTS;
 
-/// A UDP socket to be listened on: its number, its address and its options.
+/// A UDP address to bind: its number, the address and the options.
 pub(crate) type UdpPlace = (usize, Endpoint, UdpOptions);
 
-/// The UDP sockets of each reactor, and what they are bound to.
+/// The UDP sockets of each reactor and their local addresses.
 pub(crate) struct BoundSockets {
     pub(crate) reactors: Vec<UdpSockets>,
-    /// With the listeners' numbers.
+    /// The local addresses with the numbers of the listeners.
     pub(crate) addrs: Vec<(usize, Addr)>,
 }
 
-/// What the UDP sockets of a server have in common.
+/// The options that all UDP sockets of a server share.
 #[derive(Clone, Debug)]
 pub(crate) struct Common {
     pub(crate) reuse_port: bool,
@@ -154,7 +155,8 @@ pub(crate) struct Common {
 
 /// Binds the UDP sockets of `count` reactors.
 ///
-/// With `reuse_port` every reactor has a socket on each address, otherwise they take turns.
+/// With `reuse_port` every reactor has a socket on each address. Otherwise each address has one socket, and the sockets are
+/// dealt to the reactors in turn.
 pub(crate) fn bind(
     places: Vec<UdpPlace>,
     count: usize,
@@ -185,7 +187,7 @@ fn bind_one(
     common: &Common,
     reactors: &mut [UdpSockets],
 ) -> io::Result<SocketAddr> {
-    // A multicast datagram goes to each socket of an address.
+    // The kernel copies a multicast datagram to each socket of an address.
     let spread = common.reuse_port && udp.groups.is_empty();
     let options = DatagramOptions {
         batch: udp.batch,
@@ -219,7 +221,7 @@ fn bind_one(
     Ok(bound)
 }
 
-/// The limits of a session: a datagram is whole when it comes, and never waits for its peer.
+/// Returns the limits of a session. A datagram arrives whole and never waits for its peer, so the timeouts for that are off.
 fn session_limits(limits: &Limits, idle: u64) -> Limits {
     Limits {
         idle,
@@ -231,11 +233,11 @@ fn session_limits(limits: &Limits, idle: u64) -> Limits {
 }
 
 impl UdpSocket {
-    /// Those who waited for the queue to get as far as it is.
-    pub(crate) fn take_told(&mut self) -> BTreeSet<(u64, ConnId)> {
-        let behind = self.queue.gone() + 1;
-        let told_later = self.waiting.split_off(&(behind, ConnId::new(0, 0, 0)));
-        std::mem::replace(&mut self.waiting, told_later)
+    /// Removes and returns the waiting sessions whose position the queue has passed.
+    pub(crate) fn take_flushed(&mut self) -> BTreeSet<(u64, ConnId)> {
+        let next = self.queue.gone() + 1;
+        let still_waiting = self.waiting.split_off(&(next, ConnId::new(0, 0, 0)));
+        std::mem::replace(&mut self.waiting, still_waiting)
     }
 
     fn new(socket: DatagramSocket, delivery: Delivery, outbound: usize) -> Self {
@@ -252,7 +254,7 @@ impl UdpSocket {
         }
     }
 
-    /// A socket that is connected to its one peer.
+    /// Creates the entry of a socket that is connected to its only peer.
     pub(crate) fn connected(socket: DatagramSocket, limits: &Limits) -> Self {
         let delivery = Delivery::Connected {
             slot: None,
@@ -279,7 +281,7 @@ impl UdpSockets {
         self.sockets.get_mut(index)
     }
 
-    /// The socket of the listener of that number.
+    /// Returns the socket of the listener with a number.
     pub(crate) fn of_listener(&self, number: usize) -> Option<usize> {
         let is_it = |port: &UdpSocket| match &port.delivery {
             Delivery::Datagrams { listener } => *listener == number,
@@ -292,7 +294,7 @@ impl UdpSockets {
             .map(|(index, _)| index)
     }
 
-    /// The limits of the sessions of a socket.
+    /// Returns the limits of the sessions of a socket.
     pub(crate) fn limits(&self, index: usize) -> Option<&Limits> {
         match &self.sockets.get(index)?.delivery {
             Delivery::Datagrams { .. } => None,
@@ -301,15 +303,15 @@ impl UdpSockets {
         }
     }
 
-    /// Watches all sockets, with tokens from [`PORTS`] on.
+    /// Registers all sockets with tokens from [`PORTS`] on.
     pub(crate) fn register(&self, registry: &Registry) -> io::Result<()> {
         self.sockets
             .iter()
             .try_for_each(|(index, port)| watch(registry, index, &port.socket))
     }
 
-    /// Queues the pieces as one datagram, to leave at the end of the turn; returns how many bytes they are. `to` is as the
-    /// socket knows addresses, and none where it is connected.
+    /// Queues the pieces as one datagram, which is sent at the end of the turn. Returns its length in bytes. `to` has the
+    /// address family of the socket. It is none for a connected socket.
     pub(crate) fn push<'a>(
         &mut self,
         index: usize,
@@ -325,14 +327,14 @@ impl UdpSockets {
         Ok(len)
     }
 
-    /// The place behind all that is queued for a socket.
+    /// Returns the position behind all queued output of a socket.
     pub(crate) fn position(&self, index: usize) -> u64 {
         self.sockets
             .get(index)
             .map_or(0, |port| port.queue.position())
     }
 
-    /// An event came for a socket.
+    /// Records an event of a socket.
     pub(crate) fn on_event(&mut self, index: usize, readable: bool, writable: bool) {
         let Some(port) = self.sockets.get_mut(index) else {
             return;
@@ -348,7 +350,7 @@ impl UdpSockets {
         }
     }
 
-    /// Sees that a socket is served; `first` before all others.
+    /// Adds a socket to those that will be served, before all others if `first` is true.
     pub(crate) fn enqueue(&mut self, index: usize, first: bool) {
         let Some(port) = self.sockets.get_mut(index) else {
             return;
@@ -362,13 +364,13 @@ impl UdpSockets {
         }
     }
 
-    /// How many sockets are to be served.
+    /// Returns the number of sockets to serve.
     #[inline]
     pub(crate) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// The next socket to serve.
+    /// Takes the next socket to serve.
     pub(crate) fn next_ready(&mut self) -> Option<usize> {
         let index = self.ready.pop_front()?;
         if let Some(port) = self.sockets.get_mut(index) {
@@ -377,7 +379,7 @@ impl UdpSockets {
         Some(index)
     }
 
-    /// The next socket to flush.
+    /// Takes the next socket to flush.
     #[inline]
     pub(crate) fn next_dirty(&mut self) -> Option<usize> {
         let index = self.dirty.pop()?;
@@ -387,13 +389,13 @@ impl UdpSockets {
         Some(index)
     }
 
-    /// Whether there is something to do that no event will announce.
+    /// Returns true if there is work that no event will announce.
     #[inline]
     pub(crate) fn have_work(&self) -> bool {
         !self.ready.is_empty() || !self.dirty.is_empty()
     }
 
-    /// A session has ended.
+    /// Removes a session that has ended.
     pub(crate) fn forget(&mut self, index: usize, peer: &Addr, slot: usize) {
         let Some(port) = self.sockets.get_mut(index) else {
             return;
@@ -409,13 +411,13 @@ impl UdpSockets {
         }
     }
 
-    /// A connected socket without a session any more.
+    /// Takes the next connected socket whose session has ended.
     #[inline]
     pub(crate) fn next_idle(&mut self) -> Option<usize> {
         self.idle.pop()
     }
 
-    /// All sockets that are left, to be closed.
+    /// Removes all sockets, so that the caller can close them.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = UdpSocket> + '_ {
         self.ready.clear();
         self.dirty.clear();
@@ -423,7 +425,7 @@ impl UdpSockets {
         self.sockets.drain()
     }
 
-    /// Nothing is received any more.
+    /// Stops receiving.
     pub(crate) fn stop(&mut self) {
         while let Some(index) = self.next_ready() {
             if let Some(port) = self.sockets.get_mut(index) {
@@ -433,13 +435,13 @@ impl UdpSockets {
     }
 }
 
-/// Watches a socket for input.
+/// Registers a socket for readability.
 pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) -> io::Result<()> {
     let token = Token(PORTS + index);
     registry.register(&mut SourceFd(&socket.raw_fd()), token, Interest::READABLE)
 }
 
-/// Watches a socket for input, and also for room or no more for that.
+/// Registers a socket again: for writability too while it is blocked.
 pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut UdpSocket) -> io::Result<()> {
     let interest = match port.blocked {
         true => Interest::READABLE | Interest::WRITABLE,

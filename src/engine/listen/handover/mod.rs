@@ -1,14 +1,14 @@
-//! Handing listening sockets from one process to the next, so that no connection is refused between them.
+//! The hand-over of listening sockets from one process to the next, so that no connection is refused in between.
 //!
-//! The new process gets the very sockets of the old one, with the connections that wait in their queues.
-//! They come in one of two ways: inherited from a parent that opened them, such as systemd
-//! ([`inherited`]), or sent by the old process over a Unix socket ([`send`], [`receive`]). Once the new one
-//! listens, the old one [stops accepting](crate::Engine::stop_accepting) and ends with its last connection.
-//! [`Control`] is such a Unix socket: it answers processes of the same user only, and waits for none of them for ever.
+//! The new process receives the sockets of the old one, with the connections that wait in their backlogs. There are two ways:
+//! it inherits them from a parent that opened them, such as systemd ([`inherited`]), or the old process sends them over a Unix
+//! socket ([`send`], [`receive`]). When the new process listens, the old one
+//! [stops accepting](crate::Engine::stop_accepting) and ends with its last connection. [`Control`] is such a Unix socket. It
+//! only answers processes of the same user, and has a timeout for each step.
 //!
-//! The sockets come in the order in which the old server was told of its listeners; UDP sockets are not among them. Whatever else a
-//! listener had is said anew, TLS by `Listen::socket(socket).tls(&tls)`, say. The path of a Unix socket outlives a server that
-//! was handed it: the next one that binds it finds that nobody answers there, and removes it.
+//! The sockets arrive in the order of the old server's listeners. UDP sockets are not handed over. The new process sets all
+//! other options of a listener again, for example TLS by `Listen::socket(socket).tls(&tls)`. A server that received a Unix
+//! socket leaves its path behind. The next server that binds the path finds that no process answers, and removes it.
 //!
 //! ```
 //! use std::os::unix::net::UnixStream;
@@ -43,22 +43,22 @@ use crate::sys::handover::Deadline;
 
 pub use self::control::{Control, Predecessor, Successor, Successors};
 
-/// A socket that this process was started with.
+/// A socket that this process inherited at its start.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Inherited {
-    /// Its name, as systemd's `FileDescriptorName=` gives it; may be empty.
+    /// The name that systemd's `FileDescriptorName=` gives. It may be empty.
     pub name: String,
     /// The socket, for [`Listen::socket`](crate::Listen::socket).
     pub socket: OwnedFd,
 }
 
-/// The sockets that this process was started with by systemd's protocol (`sd_listen_fds(3)`): `LISTEN_FDS`
-/// of them, from descriptor 3 on. None when `LISTEN_PID` names another process, or in a second call.
+/// Returns the sockets that this process inherited by systemd's protocol (`sd_listen_fds(3)`): `LISTEN_FDS` descriptors from
+/// 3 on. Returns none if `LISTEN_PID` names another process, and in a second call.
 ///
 /// # Errors
 ///
-/// [`Error::Setup`] when one of those announced is not open; none is taken then.
+/// [`Error::Setup`] if one of the announced descriptors is not open. None is taken then.
 pub fn inherited() -> Result<Vec<Inherited>, Error> {
     let sockets = sys::handover::inherited().map_err(|source| Error::Setup {
         what: "listeners of the descriptors in LISTEN_FDS",
@@ -68,22 +68,22 @@ pub fn inherited() -> Result<Vec<Inherited>, Error> {
     Ok(sockets.into_iter().map(inherited).collect())
 }
 
-/// Sends copies of sockets to another process, over a socket that blocks: until that one receives them, or for as long as the
-/// socket's write timeout. Whoever is at the other end can accept connections with them.
+/// Sends copies of sockets to another process over a blocking socket. Waits until the other process receives them, or for the
+/// write timeout of `to`. The process at the other end can accept connections with them.
 ///
 /// # Errors
 ///
-/// What `sendmsg(2)` answers.
+/// The errors of `sendmsg(2)`.
 pub fn send(to: &UnixStream, sockets: &[impl AsFd]) -> io::Result<()> {
     sys::handover::send(to.as_fd(), &sys::handover::borrow(sockets), Deadline::NEVER)
 }
 
-/// Receives what [`send`] sends, in the same order, over a socket that blocks: until they have come.
+/// Receives the sockets that [`send`] sends, in the same order, over a blocking socket. Waits until all have arrived.
 ///
 /// # Errors
 ///
-/// What `recvmsg(2)` answers, `UnexpectedEof` when the other side ended first, and an error that says so when
-/// this process may not have so many descriptors.
+/// The errors of `recvmsg(2)`, `UnexpectedEof` if the other side ended first, and an error with the cause if this process may
+/// not have that many descriptors.
 pub fn receive(from: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     sys::handover::receive(from.as_fd(), Deadline::NEVER)
 }
