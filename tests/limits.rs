@@ -537,6 +537,35 @@ fn socket_options_reach_the_connections() {
     assert_eq!(client.recv(4), b"fine");
 }
 
+#[test]
+fn buffer_sizes_reach_unix_connections_which_inherit_nothing() {
+    let path = TempPath::new();
+    let server = Server::bind(path.addr())
+        .recv_buffer(50_000)
+        .send_buffer(60_000);
+    let (running, _log) = start(server, |app| {
+        app.react(|conn, _, _| {
+            let socket = SockRef::from(&*conn);
+            let sizes = [
+                socket.recv_buffer_size().expect("reads"),
+                socket.send_buffer_size().expect("reads"),
+            ];
+            conn.write(format!("{sizes:?}").as_bytes()).into()
+        })
+    });
+    let client = Client::to(&running);
+    client.send("go");
+    // Linux reports twice the size that it was asked for.
+    let doubled = b"[100000, 120000]";
+    let exact = b"[50000, 60000]";
+    let expected: &[u8] = if cfg!(target_os = "linux") {
+        doubled
+    } else {
+        exact
+    };
+    assert_eq!(client.recv(expected.len()), expected);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_option_that_the_kernel_refuses_is_named_with_the_address() {
