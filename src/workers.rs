@@ -20,7 +20,7 @@
 //! [`conn.defer_answer()`](crate::Conn::defer_answer), copies the job's input out of the frame, and submits a closure that
 //! owns both. The closure does the work and answers with `answer.send(..)` or `answer.run(..)`. Meanwhile the reactor
 //! serves other connections. If the connection has closed by then, the answer is dropped. A job that panics, or is
-//! [`Rejected`], drops its answer, and the client receives a failure.
+//! [`SubmitError`], drops its answer, and the client receives a failure.
 //!
 //! Jobs may overtake each other. If the jobs of one connection must run in order, submit them with
 //! [`submit_ordered`](WorkerPool::submit_ordered) and one key for each connection.
@@ -60,8 +60,8 @@ impl WorkerPool {
     ///
     /// # Errors
     ///
-    /// [`Rejected::QueueFull`] if the queue is full, [`Rejected::ShutDown`] after a shutdown.
-    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), Rejected> {
+    /// [`SubmitError::QueueFull`] if the queue is full, [`SubmitError::ShutDown`] after a shutdown.
+    pub fn submit(&self, job: impl FnOnce() + Send + 'static) -> Result<(), SubmitError> {
         self.0.shared.enqueue(None, Box::new(job))
     }
 
@@ -78,7 +78,7 @@ impl WorkerPool {
         &self,
         key: u64,
         job: impl FnOnce() + Send + 'static,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), SubmitError> {
         self.0.shared.enqueue(Some(key), Box::new(job))
     }
 
@@ -200,7 +200,7 @@ impl PoolBuilder {
 /// The reason why a job was not accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Rejected {
+pub enum SubmitError {
     /// The queue is full.
     QueueFull {
         /// The number of jobs that may wait.
@@ -211,10 +211,10 @@ pub enum Rejected {
 }
 
 error_messages! {
-    Rejected {
-        Rejected::QueueFull { capacity } =>
+    SubmitError {
+        SubmitError::QueueFull { capacity } =>
             "the worker pool is full with {capacity} jobs waiting; retry later or use a larger queue",
-        Rejected::ShutDown => "the worker pool is shut down; submit jobs before that",
+        SubmitError::ShutDown => "the worker pool is shut down; submit jobs before that",
     }
 }
 
@@ -272,15 +272,15 @@ struct Shared {
 }
 
 impl Shared {
-    fn enqueue(&self, key: Option<u64>, job: Job) -> Result<(), Rejected> {
+    fn enqueue(&self, key: Option<u64>, job: Job) -> Result<(), SubmitError> {
         let mut state = self.state.lock();
         let capacity = state.capacity;
         if state.closed || state.stats.queued >= capacity {
             state.stats.rejected += 1;
             return Err(if state.closed {
-                Rejected::ShutDown
+                SubmitError::ShutDown
             } else {
-                Rejected::QueueFull { capacity }
+                SubmitError::QueueFull { capacity }
             });
         }
         state.stats.queued += 1;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::workers::{PoolStats, Rejected};
+use epicycle::workers::{PoolStats, SubmitError};
 use epicycle::{Error, WorkerPool};
 
 /// Far longer than anything here takes: reaching it is a failure, not a delay.
@@ -21,7 +21,7 @@ fn a_full_queue_rejects_and_says_so() {
     pool.submit(|| {}).unwrap();
     pool.submit(|| {}).unwrap();
     let rejected = pool.submit(|| {}).unwrap_err();
-    assert_eq!(rejected, Rejected::QueueFull { capacity: 2 });
+    assert_eq!(rejected, SubmitError::QueueFull { capacity: 2 });
     assert!(rejected.to_string().contains("full with 2 jobs waiting"));
     assert_eq!((pool.stats().queued, pool.stats().rejected), (2, 1));
 
@@ -37,7 +37,7 @@ fn ordered_jobs_count_against_the_same_bound() {
     pool.submit_ordered(1, || {}).unwrap();
     pool.submit_ordered(1, || {}).unwrap();
     pool.submit_ordered(2, || {}).unwrap();
-    let full = Err(Rejected::QueueFull { capacity: 3 });
+    let full = Err(SubmitError::QueueFull { capacity: 3 });
     assert_eq!(pool.submit_ordered(1, || {}), full);
     assert_eq!(pool.submit_ordered(3, || {}), full);
     assert_eq!(pool.submit(|| {}), full);
@@ -175,7 +175,7 @@ fn a_graceful_shutdown_runs_everything_queued() {
     }
     let drained = thread::scope(|scope| {
         let waiting = scope.spawn(|| pool.shutdown(LONG));
-        eventually(|| pool.submit(|| {}) == Err(Rejected::ShutDown));
+        eventually(|| pool.submit(|| {}) == Err(SubmitError::ShutDown));
         drop(gate);
         waiting.join().unwrap()
     });
@@ -189,9 +189,9 @@ fn a_pool_shut_down_takes_no_more_jobs() {
     let pool = pool(1, 10);
     assert!(pool.shutdown(LONG).finished);
     let rejected = pool.submit(|| {}).unwrap_err();
-    assert_eq!(rejected, Rejected::ShutDown);
+    assert_eq!(rejected, SubmitError::ShutDown);
     assert!(rejected.to_string().contains("shut down"));
-    assert_eq!(pool.submit_ordered(1, || {}), Err(Rejected::ShutDown));
+    assert_eq!(pool.submit_ordered(1, || {}), Err(SubmitError::ShutDown));
     assert_eq!(pool.stats().rejected, 2);
 }
 
@@ -219,7 +219,7 @@ fn a_deadline_abandons_what_is_queued_and_reports_it() {
 
 #[test]
 fn the_drop_of_a_job_may_use_the_pool_and_may_panic() {
-    struct Dropped(WorkerPool, Sender<Result<(), Rejected>>);
+    struct Dropped(WorkerPool, Sender<Result<(), SubmitError>>);
     impl Drop for Dropped {
         fn drop(&mut self) {
             self.1.send(self.0.submit(|| {})).unwrap();
@@ -238,7 +238,7 @@ fn the_drop_of_a_job_may_use_the_pool_and_may_panic() {
     let rejected = Dropped(pool.clone(), sent);
     let submitter = thread::spawn(move || pool.submit(move || drop(rejected)));
     submitter.join().expect_err("a rejected job panics here");
-    assert!(received.iter().eq([Err(Rejected::ShutDown); 3]));
+    assert!(received.iter().eq([Err(SubmitError::ShutDown); 3]));
 }
 
 #[test]

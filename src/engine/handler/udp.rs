@@ -105,12 +105,12 @@ impl<'a, H: EventHandler> Udp<'a, H> {
     }
 
     /// Returns the number of its listener, counted from 0 in the order in which the listeners were given to the
-    /// server.
-    pub fn listener(&self) -> usize {
+    /// server. Returns `None` for a socket that is connected, and after the socket was closed.
+    pub fn listener(&self) -> Option<usize> {
         match self.port().map(|port| &port.delivery) {
-            Ok(Delivery::Datagrams { listener }) => *listener,
-            Ok(Delivery::Sessions(sessions)) => sessions.listener,
-            Ok(Delivery::Connected { .. }) | Err(_) => usize::MAX,
+            Ok(Delivery::Datagrams { listener }) => Some(*listener),
+            Ok(Delivery::Sessions(sessions)) => Some(sessions.listener),
+            Ok(Delivery::Connected { .. }) | Err(_) => None,
         }
     }
 
