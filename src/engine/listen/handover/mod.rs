@@ -26,7 +26,7 @@
 //! let new = Server::bind(Listen::socket(sockets.remove(0))).start(echo)?;
 //! assert_eq!(new.local_addrs(), old.local_addrs());
 //!
-//! // In the old one, once it is told that the new one runs:
+//! // In the old one, when the new one runs:
 //! old.engine().stop_accepting();
 //! # Ok::<(), epicycle::Error>(())
 //! ```
