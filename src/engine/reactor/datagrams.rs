@@ -27,7 +27,7 @@ use crate::engine::udp::sockets::UdpSocket;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
 
 /// The buffers with which the UDP sockets of a reactor receive and send.
-pub(super) struct Exchange {
+pub(super) struct DatagramIo {
     receiver: Receiver,
     sender: Sender,
     /// The socket that is being served, and the rest of its budget.
@@ -46,7 +46,7 @@ enum Recipient {
 /// With this many datagrams queued, a socket is flushed before more is received.
 const FLUSH_AT: usize = 64;
 
-impl Exchange {
+impl DatagramIo {
     fn new() -> Self {
         Self {
             receiver: Receiver::new(),
@@ -71,11 +71,11 @@ impl<H: EventHandler> EventLoop<H> {
         let ready = self.cx.udp_sockets.ready();
         self.turn.udp_sockets_left.get_or_insert(ready);
         loop {
-            let exchange = self
-                .exchange
-                .get_or_insert_with(|| Box::new(Exchange::new()));
+            let datagram_io = self
+                .datagram_io
+                .get_or_insert_with(|| Box::new(DatagramIo::new()));
             // After a panic, the socket that was being served continues.
-            let (index, budget) = match exchange.serving.take() {
+            let (index, budget) = match datagram_io.serving.take() {
                 Some(serving) => serving,
                 None => {
                     let left = self.turn.udp_sockets_left.get_or_insert(0);
@@ -89,11 +89,11 @@ impl<H: EventHandler> EventLoop<H> {
                     (index, Budget::new(&self.cx.limits))
                 }
             };
-            exchange.serving = Some((index, budget));
+            datagram_io.serving = Some((index, budget));
             self.serve_port(index);
-            if let Some(exchange) = &mut self.exchange {
-                exchange.serving = None;
-                if exchange.unfinished.is_some() {
+            if let Some(datagram_io) = &mut self.datagram_io {
+                datagram_io.serving = None;
+                if datagram_io.unfinished.is_some() {
                     // The buffers are in use until the batch has been handled.
                     break;
                 }
@@ -103,24 +103,25 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Handles the received datagrams of one socket and receives more, until its budget is spent or nothing arrives.
     fn serve_port(&mut self, index: usize) {
-        let exchange = self.exchange.as_mut();
-        let mut is_behind = exchange.is_some_and(|exchange| exchange.unfinished.take().is_some());
+        let datagram_io = self.datagram_io.as_mut();
+        let mut is_behind =
+            datagram_io.is_some_and(|datagram_io| datagram_io.unfinished.take().is_some());
         loop {
             self.deliver_batch(index);
             let others_wait = self.cx.udp_sockets.ready() > 0;
-            let (Some(exchange), Some(port)) =
-                (&mut self.exchange, self.cx.udp_sockets.get_mut(index))
+            let (Some(datagram_io), Some(port)) =
+                (&mut self.datagram_io, self.cx.udp_sockets.get_mut(index))
             else {
                 return;
             };
-            if exchange.receiver.peek().is_some() {
-                exchange.unfinished = Some(index);
+            if datagram_io.receiver.peek().is_some() {
+                datagram_io.unfinished = Some(index);
                 return self.cx.udp_sockets.enqueue(index, true);
             }
             if !port.readable {
                 return;
             }
-            let is_spent = exchange
+            let is_spent = datagram_io
                 .serving
                 .as_ref()
                 .is_none_or(|(_, budget)| budget.is_spent());
@@ -130,12 +131,12 @@ impl<H: EventHandler> EventLoop<H> {
             if is_spent || yields {
                 return self.cx.udp_sockets.enqueue(index, false);
             }
-            match exchange.receiver.receive(&port.socket) {
+            match datagram_io.receiver.receive(&port.socket) {
                 Ok(drained) => port.readable = !drained,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => port.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    if let Some((_, budget)) = &mut exchange.serving {
+                    if let Some((_, budget)) = &mut datagram_io.serving {
                         budget.spend_frames(1);
                     }
                     log::debug!(target: "epicycle::udp", "receiving failed: {error}");
@@ -150,9 +151,9 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Delivers the datagrams of the batch, within the budget.
     fn deliver_batch(&mut self, index: usize) {
-        while let Some(exchange) = &mut self.exchange
-            && let Some(peer) = exchange.receiver.peek()
-            && let Some((_, budget)) = &mut exchange.serving
+        while let Some(datagram_io) = &mut self.datagram_io
+            && let Some(peer) = datagram_io.receiver.peek()
+            && let Some((_, budget)) = &mut datagram_io.serving
             && !budget.is_spent()
         {
             let recipient = self.recipient(index, peer);
@@ -160,14 +161,14 @@ impl<H: EventHandler> EventLoop<H> {
                 handler,
                 connections,
                 cx,
-                exchange: Some(exchange),
+                datagram_io: Some(datagram_io),
                 turn,
                 ..
             } = self
             else {
                 return;
             };
-            let Some(datagram) = exchange.receiver.next() else {
+            let Some(datagram) = datagram_io.receiver.next() else {
                 return;
             };
             let len = datagram.data.len();
@@ -176,7 +177,7 @@ impl<H: EventHandler> EventLoop<H> {
             cx.metrics
                 .datagrams_truncated
                 .add(u64::from(datagram.truncated));
-            if let Some((_, budget)) = &mut exchange.serving {
+            if let Some((_, budget)) = &mut datagram_io.serving {
                 budget.spend(len);
                 budget.spend_frames(1);
             }
@@ -206,7 +207,7 @@ impl<H: EventHandler> EventLoop<H> {
                     if let Some(slot) = connections.at(slot) {
                         turn.serving = slot.link.state.id.slot();
                         let work = Served::new(handler, slot, cx).react(datagram);
-                        if let Some((_, budget)) = &mut exchange.serving {
+                        if let Some((_, budget)) = &mut datagram_io.serving {
                             budget.spend(work.bytes);
                             budget.spend_frames(work.frames);
                         }
@@ -263,13 +264,13 @@ impl<H: EventHandler> EventLoop<H> {
             handler,
             connections,
             cx,
-            exchange: Some(exchange),
+            datagram_io: Some(datagram_io),
             ..
         } = self
         else {
             return Err("nothing has come");
         };
-        let Some((data, truncated)) = exchange.receiver.peek_datagram() else {
+        let Some((data, truncated)) = datagram_io.receiver.peek_datagram() else {
             return Err("nothing has come");
         };
         let datagram = Datagram {
@@ -423,10 +424,10 @@ impl<H: EventHandler> EventLoop<H> {
         if port.blocked {
             return;
         }
-        let exchange = self
-            .exchange
-            .get_or_insert_with(|| Box::new(Exchange::new()));
-        let sent = exchange.sender.send(&port.socket, &mut port.queue);
+        let datagram_io = self
+            .datagram_io
+            .get_or_insert_with(|| Box::new(DatagramIo::new()));
+        let sent = datagram_io.sender.send(&port.socket, &mut port.queue);
         let metrics = &self.cx.metrics;
         metrics.datagrams_out.add(sent.datagrams as u64);
         metrics.bytes_out.add(sent.bytes as u64);
@@ -456,9 +457,9 @@ impl<H: EventHandler> EventLoop<H> {
     /// Stops receiving because the engine stops. Datagrams that are not handled yet are dropped.
     pub(super) fn stop_udp_sockets(&mut self) {
         self.cx.udp_sockets.stop();
-        if let Some(exchange) = &mut self.exchange {
-            let dropped = exchange.receiver.clear();
-            exchange.unfinished = None;
+        if let Some(datagram_io) = &mut self.datagram_io {
+            let dropped = datagram_io.receiver.clear();
+            datagram_io.unfinished = None;
             self.cx.metrics.datagrams_dropped.add(dropped as u64);
         }
     }
@@ -466,11 +467,11 @@ impl<H: EventHandler> EventLoop<H> {
     /// Closes the sockets whose session has ended, and all of them once the engine drains.
     pub(super) fn close_udp_sockets(&mut self) {
         while let Some(index) = self.cx.udp_sockets.next_idle() {
-            if let Some(exchange) = &mut self.exchange
-                && exchange.unfinished == Some(index)
+            if let Some(datagram_io) = &mut self.datagram_io
+                && datagram_io.unfinished == Some(index)
             {
-                let dropped = exchange.receiver.clear();
-                exchange.unfinished = None;
+                let dropped = datagram_io.receiver.clear();
+                datagram_io.unfinished = None;
                 self.cx.metrics.datagrams_dropped.add(dropped as u64);
             }
             if let Some(port) = self.cx.udp_sockets.remove(index) {

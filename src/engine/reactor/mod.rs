@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use mio::{Events, Poll, Token};
 
-use self::datagrams::Exchange;
+use self::datagrams::DatagramIo;
 use self::dial::Dials;
 use self::events::Event;
 use self::serve::Budget;
@@ -80,7 +80,7 @@ pub(crate) struct EventLoop<H: EventHandler> {
     commands: VecDeque<Command<H>>,
     dials: Dials,
     /// Receives and sends datagrams. None until there are any.
-    exchange: Option<Box<Exchange>>,
+    datagram_io: Option<Box<DatagramIo>>,
     stage: ShutdownStage,
     /// True once the engine knows that this reactor waits for no answer.
     is_settled: bool,
@@ -169,7 +169,7 @@ impl<H: EventHandler> EventLoop<H> {
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
                 dials: Dials::new(parts.socket),
-                exchange: None,
+                datagram_io: None,
                 stage: ShutdownStage::Running,
                 is_settled: false,
                 next_to_close: None,
