@@ -31,6 +31,7 @@ pub(crate) enum Phase {
 }
 
 bitflags! {
+    // One bit is left. A flag that is not asked for with every message can be a field of its own.
     /// The phase and the flags. The phase `Open` has no bit.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Flags: u32 {
@@ -103,7 +104,8 @@ bitflags! {
         const NO_WRITES = Self::NOT_OPEN.bits() | Self::SHUT_WRITE.bits() | Self::DETACHING.bits() | Self::PIPED.bits();
         /// The handler gets no frame, however little output waits.
         const NO_FRAMES = Self::NOT_OPEN.bits() | Self::PAUSED.bits() | Self::DETACHING.bits() | Self::PIPED.bits() | Self::HELD.bits();
-        /// A connection with input needs more than a read.
+        /// If any of these is set, a connection with input takes the slow path (`Served::serve_fully`). A new flag that the
+        /// fast path must not skip belongs here.
         const EXTRAORDINARY = Self::NO_WRITES.bits()
             | Self::NO_FRAMES.bits()
             | Self::PEER_EOF.bits()
