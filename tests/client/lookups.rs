@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::Duration;
 
@@ -427,4 +427,68 @@ fn threads_named(prefix: &str) -> usize {
         .filter_map(comm)
         .filter(|name| name.starts_with(prefix))
         .count()
+}
+
+/// Allows 127.0.0.2 alone, and keeps what it was asked.
+fn only_the_second(
+    asked: &Arc<Mutex<Vec<IpAddr>>>,
+) -> impl Fn(IpAddr) -> bool + Send + Sync + use<> {
+    let asked = asked.clone();
+    move |ip| {
+        asked.lock().expect("is whole").push(ip);
+        ip == Ipv4Addr::new(127, 0, 0, 2)
+    }
+}
+
+#[test]
+fn each_address_is_asked_about_before_it_is_dialled() {
+    let listener = TcpListener::bind("127.0.0.2:0").expect("binds");
+    let port = listener.local_addr().expect("has an address").port();
+    plain_echo(listener);
+    // The first is this host as IPv6 writes IPv4 addresses.
+    let mapped: IpAddr = "::ffff:127.0.0.1".parse().expect("an address");
+    let found = [mapped, Ipv4Addr::new(127, 0, 0, 2).into()];
+    let resolver = move |_: &str| -> io::Result<Vec<SocketAddr>> {
+        Ok(found.map(|ip| SocketAddr::new(ip, 9)).to_vec())
+    };
+    let (running, log) = start_client(client(1).resolver(resolver), |app| app);
+    let asked = Arc::default();
+    let to = Connect::to(format!("tcp://twofold.test:{port}"));
+    connect(&running, to.allow(only_the_second(&asked)));
+    log.await_open(0);
+    assert!(log.failures().is_empty());
+    let both = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)];
+    assert_eq!(*asked.lock().expect("is whole"), both.map(IpAddr::V4));
+}
+
+#[test]
+fn a_connect_to_addresses_that_are_not_allowed_is_denied() {
+    expect_panics();
+    let port = echo_port();
+    let (running, log) = start_client(with(&Names::default()), |app| app);
+    let named = format!("tcp://name.test:{port}");
+    let direct = format!("tcp://127.0.0.1:{port}");
+    connect(&running, Connect::to(&named).allow(|_| false));
+    connect(&running, Connect::to(&direct).allow(|_| false));
+    connect(
+        &running,
+        Connect::to(&direct).allow(|_| panic!("on purpose")),
+    );
+    // Each attempt is asked about anew.
+    let asked = Arc::default();
+    let pause = Duration::from_millis(1);
+    let again = Connect::to(&named).reconnect(Reconnect::new(pause, pause).limit(3));
+    connect(&running, again.allow(only_the_second(&asked)));
+    log.await_failure(5);
+    for failed in log.failures() {
+        assert!(
+            matches!(failed.error, ConnectError::Denied { addr } if addr.port() == port),
+            "{}",
+            failed.error
+        );
+        assert!(failed.error.to_string().contains("not allowed"));
+    }
+    assert_eq!(asked.lock().expect("is whole").len(), 3);
+    let total = running.shutdown().stats.total();
+    assert_eq!((total.connected, total.panics), (0, 1));
 }

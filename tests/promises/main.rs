@@ -5,6 +5,7 @@ mod util;
 
 mod breaking;
 mod closing;
+mod deferring;
 mod flow;
 mod lifecycle;
 mod marks;

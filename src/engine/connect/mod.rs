@@ -2,8 +2,10 @@
 
 pub(crate) mod resolve;
 
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::Endpoint;
@@ -35,8 +37,25 @@ pub struct Connect {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) fresh_lookup: bool,
+    pub(crate) allow: Option<Allow>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsClient>,
+}
+
+/// A check of each IP address before it is dialled.
+#[derive(Clone)]
+pub(crate) struct Allow(Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
+
+impl Allow {
+    pub(crate) fn is_allowed(&self, ip: IpAddr) -> bool {
+        (self.0)(ip.to_canonical())
+    }
+}
+
+impl fmt::Debug for Allow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Allow")
+    }
 }
 
 /// The policy for further attempts.
@@ -75,6 +94,11 @@ pub enum ConnectError {
     LookupQueueFull {
         /// The number of names that may wait.
         capacity: usize,
+    },
+    /// [`Connect::allow`] refused this address, the last one of the host.
+    Denied {
+        /// The address.
+        addr: SocketAddr,
     },
     /// The engine has no reactor with that number.
     NoSuchReactor {
@@ -133,6 +157,7 @@ impl Connect {
             local: None,
             reconnect: None,
             fresh_lookup: false,
+            allow: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -186,6 +211,28 @@ impl Connect {
     /// [`lookup_ttl`](crate::Server::lookup_ttl). An attempt after a failed one always looks the name up.
     pub fn fresh_lookup(mut self, on: bool) -> Self {
         self.fresh_lookup = on;
+        self
+    }
+
+    /// Asks about each IP address right before it is dialled. An address that is not allowed is skipped. If none of a host's
+    /// addresses is left, the attempt fails with [`ConnectError::Denied`]. Default: all addresses are allowed.
+    ///
+    /// A check of the host name alone is not enough against a peer that chooses the name: its addresses may change between the
+    /// check and the connect. An IPv4 address that is written as IPv6 (`::ffff:127.0.0.1`) is asked about as IPv4. Unix sockets
+    /// are not asked about. The function runs on the reactor's thread and must not block. If it panics, the address is not
+    /// allowed.
+    ///
+    /// ```
+    /// use std::net::IpAddr;
+    /// use epicycle::Connect;
+    ///
+    /// let connect = Connect::to("tcp://upstream.example:443").allow(|ip| match ip {
+    ///     IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_private() && !ip.is_link_local(),
+    ///     IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unique_local() && !ip.is_unicast_link_local(),
+    /// });
+    /// ```
+    pub fn allow(mut self, is_allowed: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.allow = Some(Allow(Arc::new(is_allowed)));
         self
     }
 
@@ -289,6 +336,8 @@ error_messages! {
         ConnectError::LookupQueueFull { capacity } =>
             "{capacity} host names wait to be looked up already; ask less often, or raise the lookup_queue \
              or lookup_threads option",
+        ConnectError::Denied { addr } =>
+            "the address {addr} is not allowed; see Connect::allow",
         ConnectError::NoSuchReactor { reactor, reactors } =>
             "there is no reactor {reactor}; the engine has {reactors}, counted from 0",
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::context::{Context, Interval, Link, Timer};
-use super::{Completion, Engine, EventHandler, Handle};
+use super::{Completion, Engine, EventHandler, Handle, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::{Input, Outbox};
 use crate::codec::{Codec, Encode};
@@ -333,6 +333,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// It is the same in all callbacks of a turn, and costs no system call.
     pub fn now(&self) -> Instant {
         self.cx.time.turn_at()
+    }
+
+    /// Runs `task` on this reactor once the input of this turn is handled, right before output is sent. See
+    /// [`Reactor::defer`](crate::Reactor::defer).
+    pub fn defer(&mut self, task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static) {
+        self.cx.deferred.push_back(Box::new(task));
     }
 
     /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. The timers of a

@@ -175,6 +175,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) wheel: Wheel<Timer<H>>,
     pub(crate) lists: Lists,
     pub(crate) pipes: Pipes,
+    /// Tasks to run once the input of the turn is handled.
+    pub(crate) deferred: VecDeque<Task<H>>,
     pub(crate) decoding: Decoding,
     /// The number of requests whose answers were deferred.
     pub(crate) deferrals: u64,
@@ -248,6 +250,7 @@ impl<H: EventHandler> Context<H> {
             wheel: Wheel::new(TICKS),
             lists: Lists::default(),
             pipes: Pipes::default(),
+            deferred: VecDeque::new(),
             decoding: Decoding::default(),
             deferrals: 0,
             draining: 0,

@@ -99,6 +99,59 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         Some(Udp::new(self.connections, self.cx, port, None))
     }
 
+    /// Runs `task` on this reactor once the input of this turn is handled, right before output is sent.
+    ///
+    /// It costs no system call, no wake-up and no place in the mailbox, and the task need not be `Send`. Use it for the end
+    /// of a piece of work: to write once what many callbacks of the turn have collected, or to touch another connection. A
+    /// task that is deferred by `on_close` during the flush, or by another deferred task, runs in the next turn, which begins
+    /// at once. A task that is deferred while the reactor ends is dropped.
+    ///
+    /// ```
+    /// use epicycle::codec::Lines;
+    /// use epicycle::{Action, Conn, EventHandler};
+    ///
+    /// /// Tells a client how many lines it has sent in one go.
+    /// struct Counter;
+    ///
+    /// impl EventHandler for Counter {
+    ///     type Codec = Lines;
+    ///     type Session = usize;
+    ///
+    ///     fn codec(&mut self) -> Lines {
+    ///         Lines::new()
+    ///     }
+    ///
+    ///     fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<usize> {
+    ///         Some(0)
+    ///     }
+    ///
+    ///     fn react(&mut self, conn: &mut Conn<'_, Self>, lines: &mut usize, _line: &[u8]) -> Action {
+    ///         *lines += 1;
+    ///         if *lines == 1 {
+    ///             let id = conn.id();
+    ///             conn.defer(move |_, reactor| {
+    ///                 reactor.with(id, |conn, lines| {
+    ///                     let count = std::mem::take(lines);
+    ///                     conn.send(format!("{count} lines").as_bytes())
+    ///                 });
+    ///             });
+    ///         }
+    ///         Action::Continue
+    ///     }
+    /// }
+    /// # use std::io::{Read, Write};
+    /// # let running = epicycle::Server::bind("tcp://127.0.0.1:0").start(|_reactor| Counter)?;
+    /// # let mut peer = std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+    /// # peer.write_all(b"a\nb\nc\n").unwrap();
+    /// # let mut answer = [0; 8];
+    /// # peer.read_exact(&mut answer).unwrap();
+    /// # assert_eq!(&answer, b"3 lines\n");
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn defer(&mut self, task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static) {
+        self.cx.deferred.push_back(Box::new(task));
+    }
+
     /// Runs `task` on this reactor after `delay`, counted from now. It never runs early, and is as exact as
     /// [`Conn::set_timer`](crate::Conn::set_timer).
     pub fn schedule(

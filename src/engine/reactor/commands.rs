@@ -256,6 +256,17 @@ impl<H: EventHandler> EventLoop<H> {
         while !self.dials.are_reported() {
             self.guarded("callback", Self::follow_dials);
         }
+        // Those that the last callbacks have deferred. What they defer themselves is dropped.
+        for task in std::mem::take(&mut self.cx.deferred) {
+            self.guarded("deferred task", |this| {
+                task(
+                    &mut this.handler,
+                    &mut Reactor::new(&mut this.connections, &mut this.cx),
+                );
+            });
+        }
+        let deferred = std::mem::take(&mut self.cx.deferred);
+        self.guarded("deferred task", |_| drop(deferred));
     }
 
     /// Runs code of the application where no other guard contains its panic.

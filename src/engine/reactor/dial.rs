@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::vec;
@@ -250,6 +251,17 @@ impl<H: EventHandler> EventLoop<H> {
             if left == 0 {
                 error = ConnectError::Timeout;
                 break;
+            }
+            if let (Some(allow), Addr::Ip(addr)) = (&dial.connect.allow, &target) {
+                let asked = catch_unwind(AssertUnwindSafe(|| allow.is_allowed(addr.ip())));
+                let is_allowed = asked.unwrap_or_else(|panic| {
+                    self.cx.report_panic(panic, "Connect::allow");
+                    false
+                });
+                if !is_allowed {
+                    error = ConnectError::Denied { addr: *addr };
+                    continue;
+                }
             }
             // An address that does not respond must leave time for the others.
             let share = (left / (targets.len() as u64 + 1)).max(1);

@@ -102,6 +102,8 @@ struct Turn {
     udp_sockets_left: Option<usize>,
     commands_left: usize,
     timers_left: usize,
+    /// None before the first of the deferred tasks.
+    deferred_left: Option<usize>,
     flushed: usize,
     drain_mailbox: bool,
     /// The slot of the connection whose callback is running, or `NOBODY`.
@@ -118,6 +120,7 @@ impl Turn {
             udp_sockets_left: None,
             commands_left: 0,
             timers_left: TIMER_BUDGET,
+            deferred_left: None,
             flushed: 0,
             drain_mailbox: false,
             serving: NOBODY,
@@ -266,10 +269,33 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.accept();
         self.run_pipes();
+        if !self.cx.deferred.is_empty() {
+            self.run_deferred();
+        }
         self.flush_udp_sockets();
         self.flush_all();
         self.free_closed();
         self.account();
+    }
+
+    /// Runs the tasks that are deferred by now. Tasks that they defer run in the next turn.
+    #[inline(never)]
+    fn run_deferred(&mut self) {
+        let waiting = self.cx.deferred.len();
+        self.turn.deferred_left.get_or_insert(waiting);
+        while let Some(left @ 1..) = &mut self.turn.deferred_left {
+            *left -= 1;
+            if let Some(task) = self.cx.deferred.pop_front() {
+                task(
+                    &mut self.handler,
+                    &mut Reactor::new(&mut self.connections, &mut self.cx),
+                );
+            }
+            self.run_pipes();
+            if self.cx.buffers.arena.is_full() {
+                self.flush_all();
+            }
+        }
     }
 
     /// Returns the time to sleep, which is zero while there is something to do.
@@ -277,6 +303,7 @@ impl<H: EventHandler> EventLoop<H> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.lists.ready.is_empty()
             || !self.cx.pipes.tasks.is_empty()
+            || !self.cx.deferred.is_empty()
             || !self.commands.is_empty()
             || !self.cx.lists.outcomes.is_empty()
             || !self.dials.are_reported()
