@@ -103,6 +103,7 @@ pub use crate::engine::slots::ConnId;
 pub use crate::engine::udp::UdpSessions;
 pub use crate::error::Error;
 pub use crate::sys::datagram::MulticastInterface;
+pub use crate::sys::unix::PeerCredentials;
 pub use crate::workers::WorkerPool;
 pub use bytes::Bytes;
 

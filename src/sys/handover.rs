@@ -108,29 +108,6 @@ pub(crate) fn too_late() -> io::Error {
     )
 }
 
-/// Returns the user of the process at the other end of a Unix socket, as of its connect or listen.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(credentials.uid.as_raw())
-}
-
-/// Returns the same by `getpeereid(3)`, on the BSDs.
-#[cfg(not(any(target_os = "linux", target_os = "android")))]
-#[allow(unsafe_code)]
-pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    use std::os::fd::AsRawFd;
-
-    let (mut user, mut group) = (0, 0);
-    // SAFETY: the descriptor is open, and both pointers are to memory of the right types.
-    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) };
-    if result == 0 {
-        Ok(user)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 /// Returns the effective user of this process.
 pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -99,4 +100,66 @@ pub(super) fn abstract_name(addr: &SockAddr) -> Option<&[u8]> {
     return addr.as_abstract_namespace().filter(|name| !name.is_empty());
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     return addr.as_pathname().and(None);
+}
+
+/// The process at the other end of a Unix socket, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// The effective user.
+    pub user: u32,
+    /// The effective group.
+    pub group: u32,
+    /// The process. `None` if it is in another PID namespace, and where the platform does not tell.
+    pub process: Option<u32>,
+}
+
+/// Returns the credentials of the process at the other end, as of its connect or listen (`SO_PEERCRED`, `unix(7)`).
+///
+/// rustix has the same call, but its process identifier cannot be zero, which is what the kernel returns for a process in
+/// another PID namespace.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open, and the kernel writes at most `len` bytes to `found`, which has that size.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PeerCredentials {
+        user: found.uid,
+        group: found.gid,
+        process: u32::try_from(found.pid).ok().filter(|pid| *pid != 0),
+    })
+}
+
+/// Returns the same by `getpeereid(3)`, on the BSDs.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(unsafe_code)]
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let (mut user, mut group) = (0, 0);
+    // SAFETY: the descriptor is open, and both pointers are to memory of the right types.
+    let result = unsafe { libc::getpeereid(socket.as_raw_fd(), &mut user, &mut group) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PeerCredentials {
+        user,
+        group,
+        process: None,
+    })
 }

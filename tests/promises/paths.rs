@@ -295,3 +295,34 @@ fn a_client_without_a_name_has_none() {
     assert_eq!(peer, Addr::Unix(None));
     assert_eq!(peer.to_string(), "unix://(unnamed)");
 }
+
+#[test]
+fn the_process_at_the_other_end_of_a_unix_socket_is_known() {
+    let answer = |app: crate::util::app::App| {
+        app.react(|conn, _, _| {
+            let found = conn.peer_credentials();
+            conn.write(format!("{found:?};").as_bytes()).into()
+        })
+    };
+    let path = TempPath::new();
+    let (running, _log) = start(Server::bind(path.addr()), answer);
+    let client = Client::to(&running);
+    client.send("who");
+    let mut told = Vec::new();
+    while !told.ends_with(b";") {
+        told.extend(client.recv(1));
+    }
+    let told = String::from_utf8_lossy(&told);
+    let user = rustix::process::getuid().as_raw();
+    assert!(told.contains(&format!("user: {user},")), "{told}");
+    if cfg!(target_os = "linux") {
+        let process = format!("process: Some({})", std::process::id());
+        assert!(told.contains(&process), "{told}");
+    }
+
+    let (running, _log) = start(Server::bind("tcp://127.0.0.1:0"), answer);
+    let client = Client::to(&running);
+    client.send("who");
+    let refused = b"Err(Custom { kind: Unsupported";
+    assert_eq!(client.recv(refused.len()), refused);
+}

@@ -21,6 +21,7 @@ use crate::engine::timer::TimerKey;
 use crate::engine::turn_time::tick_at;
 use crate::error::error_messages;
 use crate::sys::options::{set_recv_buffer, set_send_buffer};
+use crate::sys::unix::{self, PeerCredentials};
 
 /// A connection, as callbacks receive it.
 ///
@@ -67,6 +68,39 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Returns the peer's address.
     pub fn peer_addr(&self) -> &Addr {
         &self.link.state.peer
+    }
+
+    /// Returns the user, group and process at the other end of a Unix socket, as of the peer's connect.
+    ///
+    /// ```
+    /// # use epicycle::codec::Raw;
+    /// # use epicycle::{Action, Conn, EventHandler};
+    /// # struct Admin;
+    /// # impl EventHandler for Admin {
+    /// #     type Codec = Raw;
+    /// #     type Session = ();
+    /// #     fn codec(&mut self) -> Raw { Raw }
+    /// fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+    ///     // Root alone may connect.
+    ///     let peer = conn.peer_credentials().ok()?;
+    ///     (peer.user == 0).then_some(())
+    /// }
+    /// #     fn react(&mut self, _: &mut Conn<'_, Self>, (): &mut (), _: &[u8]) -> Action { Action::Continue }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` for a connection that is not over a Unix socket. The error of `getsockopt(2)` with `SO_PEERCRED`, or of
+    /// `getpeereid(3)`.
+    pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
+        if !self.link.stream.is_unix() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "only Unix sockets know the process at the other end",
+            ));
+        }
+        unix::peer_credentials(self.as_fd())
     }
 
     /// Returns the local address.

@@ -16,6 +16,7 @@ use crate::engine::listen::PathOptions;
 use crate::engine::listen::socket_path::{self, SocketPath};
 use crate::error::Error;
 use crate::sys::handover::{self as sys, Deadline};
+use crate::sys::unix;
 
 /// The path of a Unix socket at which a process hands its listeners over to the next one, and the users that may request them.
 ///
@@ -205,7 +206,7 @@ impl Control {
 
     /// Refuses a process of a user that is not trusted.
     fn check(&self, socket: &Socket) -> io::Result<()> {
-        let user = sys::peer_user(socket.as_fd())?;
+        let user = unix::peer_credentials(socket.as_fd())?.user;
         if user == sys::own_user() || self.users.contains(&user) {
             return Ok(());
         }
