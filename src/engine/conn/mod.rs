@@ -216,10 +216,12 @@ impl ConnState {
     /// Records the usual event: there is input, and the peer may send more.
     #[inline]
     pub(crate) fn on_readable(&mut self, writable: bool) {
-        self.flags.insert(Flags::READABLE);
-        if writable {
-            self.flags.insert(Flags::WRITABLE);
-        }
+        let writable = if writable {
+            Flags::WRITABLE
+        } else {
+            Flags::empty()
+        };
+        self.flags.insert(Flags::READABLE | writable);
     }
 
     #[inline]

@@ -148,27 +148,26 @@ impl<H: EventHandler> Served<'_, H> {
         budget: &mut Budget,
     ) -> usize {
         let stream = &mut self.slot.link.stream;
-        let received = if HOT {
+        let Received { n, drained } = if HOT {
             // The ordinary case is plain TCP. An early return keeps the other streams out of this path.
             let Some(socket) = stream.as_plain() else {
                 return 0;
             };
-            socket
-                .receive_from_tcp(&mut scratch[kept..])
-                .map_err(StreamError::from)
-        } else {
-            stream.recv(&mut scratch[kept..], &mut self.cx.buffers.tls_scratch)
-        };
-        let Received { n, drained } = match received {
-            Ok(received) if received.n > 0 => received,
-            received => {
-                if kept > 0 {
-                    let inbox = &mut self.slot.link.state.inbox;
-                    inbox.keep(&scratch[..kept], &mut self.cx.buffers.pool);
-                    inbox.set_need(kept + 1, 0);
+            match socket.receive_from_tcp(&mut scratch[kept..]) {
+                Ok(received) if received.n > 0 => received,
+                received => {
+                    let received = received.map_err(StreamError::from);
+                    self.on_nothing_received(&scratch[..kept], received);
+                    return 0;
                 }
-                self.on_no_input(received);
-                return 0;
+            }
+        } else {
+            match stream.recv(&mut scratch[kept..], &mut self.cx.buffers.tls_scratch) {
+                Ok(received) if received.n > 0 => received,
+                received => {
+                    self.on_nothing_received(&scratch[..kept], received);
+                    return 0;
+                }
             }
         };
         let active_at = self.slot.link.state.active_at();
@@ -190,6 +189,17 @@ impl<H: EventHandler> Served<'_, H> {
             self.on_all_consumed();
         }
         n
+    }
+
+    /// Keeps the input that was `kept` for this read, and handles the end of the stream or an error.
+    #[inline(never)]
+    fn on_nothing_received(&mut self, kept: &[u8], received: Result<Received, StreamError>) {
+        if !kept.is_empty() {
+            let inbox = &mut self.slot.link.state.inbox;
+            inbox.keep(kept, &mut self.cx.buffers.pool);
+            inbox.set_need(kept.len() + 1, 0);
+        }
+        self.on_no_input(received);
     }
 
     /// Receives the rest of a long frame straight behind its beginning.
