@@ -150,6 +150,7 @@ impl Flags {
     }
 
     /// Returns the flags that must not be set in a phase.
+    #[cfg(debug_assertions)]
     pub(super) fn forbidden(phase: Phase) -> Self {
         match phase {
             Phase::Opening => {
