@@ -22,7 +22,7 @@ impl ConnState {
         // Output that can never be sent must not pause reads. A late event may have it offered once more, without
         // effect.
         self.flags
-            .remove(Flags::WRITABLE | Flags::PAUSES_READS | Flags::CONGESTED);
+            .remove(Flags::WRITABLE | Flags::PAUSES_READS | Flags::CONGESTED | Flags::AWAITS_EMPTY);
         self.stalled_since = NEVER;
         self.active_at = now;
     }

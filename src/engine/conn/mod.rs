@@ -164,41 +164,36 @@ impl ConnState {
         if matches!(phase, Phase::Aborted | Phase::Closed) {
             return;
         }
-        let forbidden = self.flags & Flags::forbidden(phase);
-        assert!(
-            forbidden.is_empty(),
-            "{}: {forbidden:?} in {phase:?}",
-            self.name()
+        let holds = |rule: bool, name: &str| {
+            assert!(rule, "{}: {name}: {:?}", self.name(), self.flags);
+        };
+        let of_streams =
+            Flags::UNIX | Flags::SEALED | Flags::TAIL | Flags::PIPED | Flags::DETACHING;
+        let (is_broken, is_datagram) = (self.has(Flags::BROKEN), self.has(Flags::DATAGRAM));
+        holds(
+            !self.has(Flags::forbidden(phase)),
+            "the flags fit the phase",
         );
-        if self.has(Flags::AWAITS_EMPTY) {
-            assert!(
-                self.has(Flags::CONGESTED),
-                "{}: {:?}",
-                self.name(),
-                self.flags
-            );
-        }
-        if self.has(Flags::DATAGRAM) {
-            let of_streams =
-                Flags::UNIX | Flags::SEALED | Flags::TAIL | Flags::PIPED | Flags::DETACHING;
-            assert!(!self.has(of_streams), "{}: {:?}", self.name(), self.flags);
-        }
-        if self.has(Flags::BROKEN) {
-            assert!(
-                !self.has(Flags::PAUSES_READS),
-                "{}: {:?}",
-                self.name(),
-                self.flags
-            );
-            assert!(
-                self.reason.is_some() || self.is_close_notified() || self.is_closed(),
-                "{}",
-                self.name()
-            );
-        }
-        if phase == Phase::AwaitingFin {
-            assert!(self.fin_sent && self.out.len() == 0, "{}", self.name());
-        }
+        holds(
+            !self.has(Flags::AWAITS_EMPTY) || self.has(Flags::CONGESTED),
+            "output that must be empty is congested",
+        );
+        holds(
+            !is_datagram || !self.has(of_streams),
+            "a datagram session has no flag of a stream",
+        );
+        holds(
+            !is_broken || !self.has(Flags::PAUSES_READS),
+            "a broken connection does not pause reads",
+        );
+        holds(
+            !is_broken || self.reason.is_some() || self.is_close_notified(),
+            "a broken connection has a reason",
+        );
+        holds(
+            phase != Phase::AwaitingFin || (self.fin_sent && self.out.len() == 0),
+            "FIN is sent behind all output",
+        );
     }
 
     #[inline]

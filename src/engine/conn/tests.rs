@@ -143,6 +143,16 @@ fn a_half_closed_connection_sends_fin_once_and_still_reads() {
 }
 
 #[test]
+fn a_connection_that_breaks_after_a_refused_write_is_sound() {
+    let mut bench = Bench::new();
+    bench.state.on_refused(&bench.limits);
+    let reason = CloseReason::Reset(std::io::ErrorKind::ConnectionReset.into());
+    bench.state.mark_broken(reason, 0);
+    bench.state.check();
+    assert!(bench.state.wants_frames(), "what arrived before is read");
+}
+
+#[test]
 fn an_abort_wins_over_a_drain_and_keeps_its_reason() {
     let mut bench = Bench::new();
     bench.write(10);
