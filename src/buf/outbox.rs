@@ -37,34 +37,22 @@ use super::queue::OutQueue;
 /// assert_eq!(encode_to_vec(&mut Shout, "hello")?, b"HELLO!");
 /// # Ok::<(), FrameError>(())
 /// ```
-#[derive(Debug)]
 pub struct Outbox<'a> {
     queue: &'a mut OutQueue,
     arena: &'a mut Arena,
     pool: &'a mut BufferPool,
-    input: Input<'a>,
+    /// Tells whether input has arrived that the codec has not seen, if the codec may ask.
+    has_unread_input: Option<&'a dyn Fn() -> bool>,
     /// The number of bytes that have left the connection's output, if known.
     sent: Option<u64>,
 }
 
-/// The state of input that the codec has not seen.
-#[derive(Clone, Copy)]
-pub(crate) enum Input<'a> {
-    /// No such input exists.
-    None,
-    /// Such input waits.
-    Waits,
-    /// The stream has to be asked, which may take a system call.
-    Ask(&'a dyn Fn() -> bool),
-}
-
-impl fmt::Debug for Input<'_> {
+impl fmt::Debug for Outbox<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Waits => "Waits",
-            Self::Ask(_) => "Ask",
-        })
+        f.debug_struct("Outbox")
+            .field("len", &self.len())
+            .field("sent", &self.sent)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,15 +67,15 @@ impl<'a> Outbox<'a> {
             queue,
             arena,
             pool,
-            input: Input::None,
+            has_unread_input: None,
             sent: None,
         }
     }
 
-    /// Sets the state of input that the codec has not seen.
+    /// Sets the function that tells whether input has arrived that the codec has not seen.
     #[inline]
-    pub(crate) fn set_input(&mut self, input: Input<'a>) {
-        self.input = input;
+    pub(crate) fn set_unread_input(&mut self, has_unread_input: &'a dyn Fn() -> bool) {
+        self.has_unread_input = Some(has_unread_input);
     }
 
     /// Sets the number of bytes that have left the connection's output.
@@ -109,11 +97,7 @@ impl<'a> Outbox<'a> {
     /// The call may make a system call. It always returns false for codecs that do not
     /// [converse](crate::codec::Codec::CONVERSES). Over TLS it does not see input that is not decrypted yet.
     pub fn has_unread_input(&self) -> bool {
-        match self.input {
-            Input::None => false,
-            Input::Waits => true,
-            Input::Ask(stream_has_input) => stream_has_input(),
-        }
+        self.has_unread_input.is_some_and(|ask| ask())
     }
 
     /// Returns the number of bytes that wait to be sent on this connection, including those just put.

@@ -23,6 +23,7 @@ use crate::engine::conn::close::{CloseReason, Closed, REFUSED_INPUT, Refused, Ti
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState, Step};
 use crate::engine::pipes::{PipeEnd, PipeTask};
+use crate::engine::slots::ConnId;
 use crate::error::StreamError;
 use crate::panic;
 
@@ -120,6 +121,11 @@ impl<H: EventHandler> Context<H> {
         }
         let load = &self.engine.peer(self.reactor).load;
         load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Tells the handles of a connection that it has ended.
+    fn set_closed(&self, id: ConnId) {
+        self.engine.peer(self.reactor).liveness.set_closed(id);
     }
 
     fn count_closed(&self, reason: &CloseReason) {
@@ -335,6 +341,7 @@ impl<H: EventHandler> Served<'_, H> {
                 .link
                 .state
                 .account(self.cx.time.now(), self.cx.time.turn_at());
+            self.cx.set_closed(closed.id);
             self.notify_closed(closed, reason);
         }
         let link = &mut self.slot.link;
@@ -430,11 +437,7 @@ impl<H: EventHandler> Served<'_, H> {
         );
         closed.refused = refused;
         let lost = reset || closed.unsent + link.stream.unsent() > 0;
-        self.cx
-            .engine
-            .peer(self.cx.reactor)
-            .liveness
-            .set_closed(closed.id);
+        self.cx.set_closed(closed.id);
         self.cx.release(&link.state, &closed.peer);
         self.cx.lists.closed.push(closed.id.slot() as u32);
         if let Some(datagram) = link.stream.datagram() {
@@ -456,11 +459,6 @@ impl<H: EventHandler> Served<'_, H> {
     fn notify_closed(&mut self, mut closed: Closed, reason: CloseReason) {
         let Link { stream, state, .. } = &mut self.slot.link;
         log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
-        self.cx
-            .engine
-            .peer(self.cx.reactor)
-            .liveness
-            .set_closed(closed.id);
         let is_outbound = matches!(state.origin(), Origin::Connected { .. });
         if state.never_opened() {
             let failed = stream.is_shaking_hands();

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::context::{Context, Interval, Link, Timer};
 use super::{Completion, Engine, EventHandler, Handle, Reactor};
 use crate::addr::Addr;
-use crate::buf::outbox::{Input, Outbox};
+use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode};
 use crate::engine::conn::Name;
 use crate::engine::conn::close::CloseReason;
@@ -219,7 +219,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let Link { stream, state, .. } = &mut *self.link;
         let unread = state.has_unread_input();
         let sent = state.bytes_out;
-        let stream_has_input = || stream.has_decrypted_input();
+        let has_unread_input = || unread.unwrap_or_else(|| stream.has_decrypted_input());
         let mut attempt = Attempt::new(Outbox::new(
             &mut state.out,
             &mut self.cx.buffers.arena,
@@ -227,11 +227,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         ));
         if H::Codec::CONVERSES {
             attempt.outbox.set_sent(sent);
-            attempt.outbox.set_input(match unread {
-                Some(false) => Input::None,
-                Some(true) => Input::Waits,
-                None => Input::Ask(&stream_has_input),
-            });
+            attempt.outbox.set_unread_input(&has_unread_input);
         }
         self.codec
             .encode(item, &mut attempt.outbox)

@@ -95,7 +95,7 @@ impl Default for Options {
                 queue: 1024,
                 ttl: Duration::from_secs(30),
             },
-            mailbox: 64 * KIB,
+            mailbox: 65_536,
             read_buffer: 80 * KIB,
             read_budget: 256 * KIB,
             frame_budget: 1024,
