@@ -3,9 +3,8 @@
 
     cargo build --profile production --features tls,http,ws --example http && benches/count_http.py
 
-It works as count.py and uses its helpers: 64 connections, and a slope between few and many requests. It counts requests with
-heads that repeat, as those of one client do, and with heads that never repeat, with one request or 16 under way on each
-connection. Needs Linux, valgrind and strace. Ends within about two minutes.
+It works as count.py and uses its helpers: 64 connections, and a slope between few and many requests. No head repeats. One
+request or 16 are under way on each connection. Needs Linux, valgrind and strace. Ends within about two minutes.
 """
 import selectors, socket, subprocess, sys, tempfile
 
@@ -24,15 +23,15 @@ BROWSER = (
 )
 
 
-def requests(template, depth, differ):
-    """Returns a load of requests, `depth` of them under way on each connection. `differ` gives each a header of its own."""
+def requests(template, depth):
+    """Returns a load of requests, `depth` of them under way on each connection, each with a header of its own."""
     serial = 0
 
     def batch():
         nonlocal serial
         serial += depth
-        heads = (f"X-Request-Id: {n:08}\r\n" if differ else "" for n in range(serial - depth, serial))
-        return "".join(template.format(head) for head in heads).encode()
+        numbers = range(serial - depth, serial)
+        return "".join(template.format(f"X-Request-Id: {n:08}\r\n") for n in numbers).encode()
 
     def load(addr, total, connections=64):
         selector = selectors.DefaultSelector()
@@ -73,11 +72,11 @@ def system_calls(load, total):
 
 
 if __name__ == "__main__":
-    print("instructions a request:                     repeated head   head of its own")
+    print("instructions a request:")
     for name, template in (("small", SMALL), ("a browser's", BROWSER)):
         for depth in (1, 16):
             few, many = 64 * depth * 20, 64 * depth * 120
-            same, other = (count.slope(requests(template, depth, differ), few, many) for differ in (False, True))
-            print(f"  {name + ',':12} {depth:2} under way on a connection {same:11.0f} {other:17.0f}")
-    print("system calls a request, one under way:  ", system_calls(requests(SMALL, 1, False), 6_400))
-    print("system calls a request, 16 under way:   ", system_calls(requests(SMALL, 16, False), 102_400))
+            cost = count.slope(requests(template, depth), few, many)
+            print(f"  {name + ',':12} {depth:2} under way on a connection {cost:9.0f}")
+    print("system calls a request, one under way:  ", system_calls(requests(SMALL, 1), 6_400))
+    print("system calls a request, 16 under way:   ", system_calls(requests(SMALL, 16), 102_400))
