@@ -486,7 +486,7 @@ fn nothing_but_a_socket_is_taken_for_a_control_socket() {
     assert!(error.to_string().contains("no socket"), "{error}");
     assert_eq!(fs::read(&path.0).expect("is there"), b"precious");
     fs::remove_file(&path.0).expect("is there");
-    // What a process that has died leaves is not in the way.
+    // The socket that a dead process has left behind is replaced.
     drop(UnixListener::bind(&path.0).expect("binds"));
     assert!(control.predecessor().expect("works").is_none());
     drop(control.listen().expect("listens"));

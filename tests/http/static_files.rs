@@ -198,7 +198,7 @@ fn the_example_goes_by_conditions_in_their_order() {
         (format!("If-Modified-Since: {LATER}\r\n"), 304),
         (format!("If-Modified-Since: {EARLIER}\r\n"), 200),
         ("If-Modified-Since: yesterday\r\n".to_owned(), 200),
-        // What the client wants to be so.
+        // Preconditions: the request fails unless they hold.
         (format!("If-Match: {etag}\r\n"), 200),
         ("If-Match: *\r\n".to_owned(), 200),
         ("If-Match: \"x\"\r\n".to_owned(), 412),
@@ -220,7 +220,7 @@ fn the_example_goes_by_conditions_in_their_order() {
     ] {
         assert_eq!(site.status(&headers), status, "{headers}");
     }
-    // What has just been changed may change again within the same moment.
+    // A file that has just been changed may change again within the resolution of its time.
     fs::write(site.root.0.join("a"), "other").expect("is written");
     let answer = site.ask("GET", "/a", &format!("If-None-Match: {etag}\r\n"));
     let fresh = answer.header("ETag").expect("has one");

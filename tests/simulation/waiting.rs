@@ -7,7 +7,7 @@ use epicycle::http::{Chunk, End};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server, TimeoutKind};
 
-/// What is sent when the connection opens.
+/// The requests that are sent when the connection opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asks {
     Once,
