@@ -37,7 +37,8 @@ fn http(c: &mut Criterion) {
             b.iter(|| {
                 let mut headers = [const { MaybeUninit::uninit() }; 64];
                 let mut request = httparse::Request::new(&mut []);
-                let parsed = request.parse_with_uninit_headers(black_box(&others[0]), &mut headers);
+                let parsed =
+                    request.parse_with_uninit_headers(black_box(&requests[0]), &mut headers);
                 black_box(parsed.is_ok())
             });
         });
