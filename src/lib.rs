@@ -38,7 +38,7 @@
 //! - [`Handle`]: access to a connection from another thread.
 //! - [`codec`]: lines, delimiters, length fields, and the traits for other codecs.
 //! - [`WorkerPool`]: threads for work that blocks.
-//! - [`metrics`]: the counters. Logging goes through the `log` crate, with the targets
+//! - [`metrics`]: the counters, their text for Prometheus, and sets of your own. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
 //!   `epicycle::tls`, `epicycle::handler`, `epicycle::workers` and `epicycle::signals`.
 //!

@@ -1,4 +1,5 @@
 //! A page that shows an echo server under load. Try `dashboard`, open http://127.0.0.1:8080/ and send bytes to port 9000.
+//! Prometheus reads the counters of both engines at http://127.0.0.1:8080/metrics.
 //!
 //! Two engines run in this process. One is the echo server. The other serves the page, and sends the counters of the first to
 //! it four times a second, over a WebSocket.
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use epicycle::http::{NoRoute, Request, Response, Router, StatusCode};
+use epicycle::metrics::{self, Exposition};
 use epicycle::ws::{self, Incoming, Prepared, ServerCodec};
 use epicycle::{Action, Conn, Engine, EventHandler, Reactor, Running, Server, Service, service};
 
@@ -43,6 +45,7 @@ const EVERY: Duration = Duration::from_millis(250);
 enum Route {
     Page,
     Live,
+    Metrics,
 }
 
 struct Dashboard {
@@ -69,6 +72,17 @@ impl Dashboard {
                     conn.send(page).into()
                 }
                 Route::Live => open(conn, is_live, request),
+                Route::Metrics => {
+                    let mut exposition = Exposition::new();
+                    exposition.add(&[("engine", "echo")], &self.watched.stats());
+                    exposition.add(&[("engine", "page")], &conn.engine().stats());
+                    let mut text = String::new();
+                    exposition.write(&mut text);
+                    let answer = Response::ok()
+                        .header("Content-Type", metrics::CONTENT_TYPE)
+                        .body(&text);
+                    conn.send(answer).into()
+                }
             },
             Err(NoRoute::MethodNotAllowed { allow }) => {
                 let refusal =
@@ -162,7 +176,8 @@ fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     let mut routes = Router::new();
     routes
         .add("GET", "/", Route::Page)?
-        .add("GET", "/live", Route::Live)?;
+        .add("GET", "/live", Route::Live)?
+        .add("GET", "/metrics", Route::Metrics)?;
     let server = util::with_timeouts(Server::bind(flags.page))
         .reactors(1)
         .tick(EVERY)

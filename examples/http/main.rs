@@ -8,6 +8,7 @@
 //! curl -N http://127.0.0.1:8080/events
 //! curl http://127.0.0.1:8080/headers
 //! curl http://127.0.0.1:8080/slow/500
+//! curl http://127.0.0.1:8080/metrics
 //! ```
 //!
 //! With `--tls` it uses https. At `/ws` a WebSocket sends back all messages.
@@ -29,7 +30,7 @@ use epicycle::{Action, Conn, EventHandler, Reactor, WorkerPool};
 use self::noparse::NoParse;
 use self::pages::{Page, Session};
 
-/// An HTTP server: / /json /upload /stream/N /events /headers /slow/MS /ws
+/// An HTTP server: / /json /upload /stream/N /events /headers /slow/MS /metrics /ws
 #[derive(Parser)]
 struct Flags {
     #[command(flatten)]

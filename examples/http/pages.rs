@@ -7,7 +7,7 @@ use std::time::Duration;
 use epicycle::http::{
     Chunk, End, Event, NoRoute, Params, Request, Response, RouteError, Router, StatusCode,
 };
-use epicycle::{Action, Conn, WriteError, ws};
+use epicycle::{Action, Conn, WriteError, metrics, ws};
 use sha2::{Digest, Sha256};
 
 use super::Http;
@@ -49,6 +49,7 @@ pub(crate) fn routes() -> Result<Router<Page>, RouteError> {
         .add("GET", "/stream/{lines}", stream)?
         .add("GET", "/events", events)?
         .add("GET", "/slow/{millis}", slow)?
+        .add("GET", "/metrics", show_metrics)?
         .add("GET", "/ws", web_socket)?;
     Ok(router)
 }
@@ -96,6 +97,22 @@ fn headers(
         let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value));
     }
     conn.send(Response::text(StatusCode::OK, &text)).into()
+}
+
+/// Shows the counters of the engine, for Prometheus.
+fn show_metrics(
+    _http: &Http,
+    conn: &mut Conn<'_, Http>,
+    _session: &mut Session,
+    _request: &Request<'_>,
+    _params: &Params<'_, '_>,
+) -> Action {
+    let mut text = String::new();
+    metrics::prometheus(&conn.engine().stats(), &mut text);
+    let answer = Response::ok()
+        .header("Content-Type", metrics::CONTENT_TYPE)
+        .body(&text);
+    conn.send(answer).into()
 }
 
 /// Parses JSON and sends it back.

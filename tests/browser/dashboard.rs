@@ -192,3 +192,30 @@ fn fits(browser: &mut Browser) -> bool {
     let fits = "every(element => element.scrollWidth <= element.clientWidth)";
     browser.evaluate(&format!("{all}.{fits}")) == true
 }
+
+#[test]
+fn the_counters_of_both_engines_are_exposed() {
+    let Some(dashboard) = Dashboard::start("tcp://127.0.0.1:0") else {
+        return;
+    };
+    let load = Load::start(dashboard.echo, 3);
+    let metrics = || {
+        let mut stream = TcpStream::connect(dashboard.page).expect("connects");
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("is sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("is answered");
+        answer
+    };
+    eventually("all connections are counted", || {
+        metrics().contains("epicycle_accepted_total{engine=\"echo\",reactor=\"main\"} 3\n")
+    });
+    let answer = metrics();
+    let content_type = "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n";
+    assert!(answer.contains(content_type), "{answer}");
+    assert!(
+        answer.contains("epicycle_connections{engine=\"page\",reactor=\"0\"} 1\n"),
+        "{answer}"
+    );
+    drop(load);
+}

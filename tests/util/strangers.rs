@@ -8,11 +8,28 @@ use super::skipped;
 
 /// Returns a Python with the package `websockets`. The test is skipped without it.
 pub(crate) fn python_websockets() -> Option<Command> {
+    found(
+        python(),
+        ["-c", "import websockets"],
+        "websockets for Python",
+    )
+}
+
+/// Returns a Python with the package `prometheus_client`. The test is skipped without it.
+pub(crate) fn python_prometheus() -> Option<Command> {
+    found(
+        python(),
+        ["-c", "import prometheus_client.parser"],
+        "prometheus_client for Python",
+    )
+}
+
+fn python() -> Command {
     let mut python = Command::new("python3");
     // Compiled files would end up in the work tree.
     python.env("PYTHONDONTWRITEBYTECODE", "1");
     python.env("PYTHONPATH", installed("python"));
-    found(python, ["-c", "import websockets"], "websockets for Python")
+    python
 }
 
 /// Returns a node with the package `ws`. The test is skipped without it.

@@ -585,11 +585,9 @@ impl<H: EventHandler> EventLoop<H> {
         }
         let metrics = &self.cx.metrics;
         metrics.turns.add(1);
-        metrics.busy.add(busy);
-        metrics.lag.set(busy);
-        if busy > metrics.max_lag.get() {
-            metrics.max_lag.set(busy);
-        }
+        metrics.busy.add_nanos(busy);
+        metrics.lag.set_nanos(busy);
+        metrics.max_lag.raise_nanos(busy);
         metrics.buffered.set(self.cx.buffers.pool.lent() as u64);
         metrics.timers.set(self.cx.wheel.len() as u64);
         metrics.kernel_pipes.set(self.cx.pipes.open() as u64);
