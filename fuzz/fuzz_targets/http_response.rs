@@ -1,8 +1,9 @@
-//! [`ClientCodec`]: the responses to a few requests. The options are the limits and the requests.
+//! [`ClientCodec`] and [`StreamCodec`]: the responses to a few requests, whole or in parts, which must be the same. The
+//! options are the limits and the requests.
 #![no_main]
 
-use epicycle::codec::{Codec, FrameError, Stage, encode_to_vec};
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::codec::{Codec, Encode, FrameError, Stage, encode_to_vec};
+use epicycle::http::client::{ClientCodec, Part, Request, Response, StreamCodec};
 use epicycle::http::{Headers, Limits};
 use epicycle_fuzz::{Case, Subject, check};
 use libfuzzer_sys::fuzz_target;
@@ -12,35 +13,41 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let [head, body, asked] = case.options;
-    let responses = Responses {
+    let settings = Settings {
         head: 4 * usize::from(head),
         body: u64::from(body),
         asked,
     };
-    let outcome = check(&responses, &case);
-    assert!(outcome.frames.len() <= 4 * REQUESTS);
+    let whole = check(&Responses(settings), &case);
+    assert!(whole.frames.len() <= 4 * REQUESTS);
+    let parts = check(&Parts(settings), &case);
+    assert_eq!(whole.error, parts.error);
+    // Parts of a refused response may have been returned already.
+    assert!(parts.frames.starts_with(&whole.frames));
+    assert!(parts.error.is_some() || parts.frames.len() == whole.frames.len());
 });
 
 /// The number of requests.
 const REQUESTS: usize = 4;
 
-struct Responses {
+#[derive(Clone, Copy)]
+struct Settings {
     head: usize,
     body: u64,
     /// Two bits for each request.
     asked: u8,
 }
 
-impl Subject for Responses {
-    type Codec = ClientCodec;
-
-    fn codec(&self) -> ClientCodec {
-        let limits = Limits::default()
+impl Settings {
+    fn limits(self) -> Limits {
+        Limits::default()
             .max_line(self.head)
             .max_head(self.head)
             .max_headers(4)
-            .max_body(self.body);
-        let mut codec = ClientCodec::new(limits);
+            .max_body(self.body)
+    }
+
+    fn ask<C: for<'a> Encode<Request<'a>>>(self, mut codec: C) -> C {
         for n in 0..REQUESTS {
             let request = match self.asked >> (2 * n) & 3 {
                 0 => Request::get("a", "/"),
@@ -53,25 +60,26 @@ impl Subject for Responses {
         }
         codec
     }
+}
+
+struct Responses(Settings);
+
+impl Subject for Responses {
+    type Codec = ClientCodec;
+
+    fn codec(&self) -> ClientCodec {
+        self.0.ask(ClientCodec::new(self.0.limits()))
+    }
 
     fn limit(&self) -> usize {
         // A head, chunks of one byte with 16 digits and two line ends each, extensions, and trailers. For a body up to the end
         // of the stream, the codec asks for pieces of 64 KiB.
-        3 * self.head + 21 * self.body as usize + 1024 + (64 << 10)
+        3 * self.0.head + 21 * self.0.body as usize + 1024 + (64 << 10)
     }
 
     fn note(&self, response: Response<'_>, log: &mut Vec<Vec<u8>>) {
-        assert!(response.body().len() as u64 <= self.body);
-        let _ = response.to_http();
-        // Without `is_keep_alive`, which depends on further input.
-        let about = format!(
-            "{} {:?} {:?} {}",
-            response.status(),
-            response.reason(),
-            response.version(),
-            response.is_upgrade(),
-        );
-        log.push(about.into_bytes());
+        assert!(response.body().len() as u64 <= self.0.body);
+        log.push(about(&response));
         log.push(listed(response.headers()));
         log.push(response.body().to_vec());
         log.push(listed(response.trailers()));
@@ -85,6 +93,66 @@ impl Subject for Responses {
     fn kind(&self, _: &FrameError) -> &'static str {
         "refused"
     }
+}
+
+struct Parts(Settings);
+
+impl Subject for Parts {
+    type Codec = StreamCodec;
+
+    fn codec(&self) -> StreamCodec {
+        self.0.ask(StreamCodec::new(self.0.limits()))
+    }
+
+    fn limit(&self) -> usize {
+        // A head, trailers, or the line before a chunk.
+        (self.0.head + 1).max(1024)
+    }
+
+    fn note(&self, part: Part<'_>, log: &mut Vec<Vec<u8>>) {
+        match part {
+            Part::Interim(response) => assert!(!response.has_body() && !response.is_upgrade()),
+            Part::Head(response) => {
+                log.push(about(&response));
+                log.push(listed(response.headers()));
+                log.push(Vec::new());
+                if response.is_upgrade() {
+                    log.push(Vec::new());
+                }
+            }
+            Part::Body(bytes) => {
+                let body = log.last_mut().expect("a head comes before");
+                body.extend_from_slice(bytes);
+                assert!(!bytes.is_empty() && body.len() as u64 <= self.0.body);
+            }
+            Part::End(trailers) => log.push(listed(trailers)),
+            Part::Upgraded(bytes) => assert!(!bytes.is_empty()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_over(&self, codec: &StreamCodec) -> bool {
+        codec.stage() == Stage::Finished
+    }
+
+    fn kind(&self, _: &FrameError) -> &'static str {
+        "refused"
+    }
+}
+
+/// Describes a response without `keep_alive`, which depends on further input.
+fn about(response: &Response<'_>) -> Vec<u8> {
+    let _ = response.to_http();
+    let about = format!(
+        "{} {:?} {:?} {} {} {:?}",
+        response.status(),
+        response.reason(),
+        response.version(),
+        response.is_upgrade(),
+        response.has_body(),
+        response.content_length(),
+    );
+    about.into_bytes()
 }
 
 fn listed(headers: Headers<'_>) -> Vec<u8> {

@@ -182,7 +182,34 @@ impl<'s, S: Subject> Feed<'s, S> {
         // Fewer bytes than the codec asked for may be malformed already. The input in one piece has shown that.
         self.decode(S::Codec::decode)?;
         self.ended = true;
+        if self.kept.is_empty() && self.awaits_rest() {
+            return self.decode_nothing();
+        }
         self.decode(S::Codec::decode_eof)
+    }
+
+    fn awaits_rest(&self) -> bool {
+        let stage = self.codec.stage();
+        S::Codec::CONVERSES
+            && !self.over
+            && matches!(
+                stage,
+                Stage::Receiving | Stage::Streaming | Stage::AwaitingRest
+            )
+    }
+
+    /// Decodes the end of a stream that left no bytes. It can be the end of a message.
+    fn decode_nothing(&mut self) -> Result<(), FrameError> {
+        match self.codec.decode_eof(&mut [])? {
+            Decoded::Frame { frame, consumed } => {
+                assert_eq!(consumed, 0, "consumes bytes that are not there");
+                self.subject.note(frame, &mut self.frames);
+            }
+            Decoded::Skip { .. } => panic!("skips bytes that are not there"),
+            Decoded::NeedMore { at_least } => assert_ne!(at_least, 0, "needs 0 bytes"),
+            Decoded::Hold => {}
+        }
+        Ok(())
     }
 
     /// Decodes until the codec needs more bytes, and then polls its output.

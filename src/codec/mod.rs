@@ -89,6 +89,9 @@ pub trait Codec: 'static {
 
     /// Looks for a last frame in `src`, which ends where the peer's stream ended.
     ///
+    /// `src` is empty only if the codec's [`stage`](Self::stage) says that the rest of a message is awaited. At most one
+    /// frame is taken from empty input.
+    ///
     /// The default finds none. The engine counts the bytes that are left in [`Closed::undecoded`](crate::Closed).
     ///
     /// # Errors
@@ -198,6 +201,9 @@ pub enum Stage {
     /// The peer owes an answer, and the handler owes none. A shutdown waits for it, unless the peer has ended its
     /// stream. The codec may [limit](Codec::response_timeout) the wait.
     Awaiting,
+    /// The same, but the answer has begun and its rest has not arrived. The read timeout runs as well, from the last
+    /// frame on.
+    AwaitingRest,
     /// This side has sent its close message and waits for the peer's. The wait has the same limit as that for a FIN.
     Closing,
     /// There is nothing left to send. The connection closes once the backlog is sent. The [drain

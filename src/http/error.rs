@@ -46,6 +46,8 @@ pub enum MessageError {
         /// The maximum number of interim responses.
         max: usize,
     },
+    /// The stream ended within a response.
+    Truncated,
 }
 
 impl MessageError {
@@ -62,7 +64,9 @@ impl MessageError {
             MessageError::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             MessageError::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             MessageError::Expectation => StatusCode::EXPECTATION_FAILED,
-            MessageError::TooManyInterim { .. } => StatusCode::BAD_GATEWAY,
+            MessageError::TooManyInterim { .. } | MessageError::Truncated => {
+                StatusCode::BAD_GATEWAY
+            }
         }
     }
 
@@ -98,6 +102,7 @@ error_messages! {
         MessageError::TransferCoding => "the body has a transfer coding other than chunked",
         MessageError::Expectation => "the Expect header asks for something other than 100-continue",
         MessageError::TooManyInterim { max } => "there were more than {max} interim responses to one request",
+        MessageError::Truncated => "the stream ended within a response",
     }
 }
 

@@ -147,6 +147,7 @@ mod exchange;
 pub(crate) mod fields;
 pub(crate) mod head;
 mod limits;
+mod parts;
 mod prefix;
 mod prepared;
 mod reader;

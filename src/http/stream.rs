@@ -1,10 +1,9 @@
-use super::chunked::{Chunked, Piece};
 use super::codec::close_notice;
 use super::error::MessageError;
 use super::exchange::Exchange;
 use super::fields::Headers;
-use super::head::{Framing, Head};
 use super::limits::Limits;
+use super::parts::{Found, PartReader};
 use super::reader::{HeadReader, Start};
 use super::request::Request;
 use super::write;
@@ -44,9 +43,7 @@ use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 pub struct HttpStreamCodec {
     reader: HeadReader,
     pub(super) exchange: Exchange,
-    next: Next,
-    /// The number of bytes of the body that have arrived.
-    received: u64,
+    parts: PartReader,
     manual_continue: bool,
 }
 
@@ -62,25 +59,13 @@ pub enum Part<'a> {
     End(Headers<'a>),
 }
 
-/// The kind of input that is expected next.
-#[derive(Debug)]
-enum Next {
-    Head,
-    /// This many bytes of a body.
-    Length(u64),
-    Chunks(Chunked),
-    /// The end. It consumes this many bytes, which the part before it has returned without consuming them.
-    End(usize),
-}
-
 impl HttpStreamCodec {
     /// Returns a codec with these limits.
     pub fn new(limits: Limits) -> Self {
         Self {
             reader: HeadReader::new(limits),
             exchange: Exchange::default(),
-            next: Next::Head,
-            received: 0,
+            parts: PartReader::default(),
             manual_continue: false,
         }
     }
@@ -99,18 +84,23 @@ impl HttpStreamCodec {
     }
 
     fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
-        match &mut self.next {
-            Next::Head => self.head(src),
-            Next::Length(left) => {
-                let left = *left;
-                Ok(self.sized(src, left))
-            }
-            Next::Chunks(_) => self.chunked(src),
-            Next::End(consumed) => {
-                let consumed = *consumed;
-                Ok(self.end(&[], consumed))
-            }
+        if !self.parts.is_within_body() {
+            return self.head(src);
         }
+        self.exchange.body_comes();
+        Ok(match self.parts.next(src, false, &self.reader.limits)? {
+            Found::Data { bytes, consumed } => {
+                let frame = Part::Body(bytes);
+                Decoded::Frame { frame, consumed }
+            }
+            Found::End { trailers, consumed } => {
+                self.exchange.body_ends();
+                let frame = Part::End(Headers::new(trailers));
+                Decoded::Frame { frame, consumed }
+            }
+            Found::Skip { consumed } => Decoded::Skip { consumed },
+            Found::NeedMore(at_least) => Decoded::NeedMore { at_least },
+        })
     }
 
     fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
@@ -119,90 +109,14 @@ impl HttpStreamCodec {
             Start::Ignored(consumed) => return Ok(Decoded::Skip { consumed }),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
-        self.received = 0;
-        let consumed = self.expect_body(&head)?;
+        let limits = &self.reader.limits;
+        let consumed = self.parts.begin(head.framing.into(), head.len(), limits)?;
         let receiving = consumed > 0;
         self.exchange.begin(&head, receiving);
         Ok(Decoded::Frame {
             frame: Part::Head(Request::new(&src[..head.len()], head, &[])),
             consumed,
         })
-    }
-
-    /// Returns the number of bytes that the head consumes: 0 if the end of the request must be returned from the same
-    /// input.
-    fn expect_body(&mut self, head: &Head) -> Result<usize, MessageError> {
-        self.next = match head.framing {
-            Framing::Length(len) if len > self.reader.limits.body => return Err(self.too_long()),
-            Framing::Length(len) if len > 0 => Next::Length(len),
-            Framing::Chunked => Next::Chunks(Chunked::default()),
-            _ => {
-                self.next = Next::End(head.len());
-                return Ok(0);
-            }
-        };
-        Ok(head.len())
-    }
-
-    fn sized<'a>(&mut self, src: &'a [u8], left: u64) -> Decoded<Part<'a>> {
-        self.exchange.body_comes();
-        let len = left.min(src.len() as u64) as usize;
-        let left = left - len as u64;
-        let consumed = if left > 0 {
-            self.next = Next::Length(left);
-            len
-        } else {
-            self.next = Next::End(len);
-            0
-        };
-        Decoded::Frame {
-            frame: Part::Body(&src[..len]),
-            consumed,
-        }
-    }
-
-    fn chunked<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
-        self.exchange.body_comes();
-        let mut at = 0;
-        while let Next::Chunks(chunked) = &mut self.next {
-            let rest = &src[at..];
-            match chunked.next(rest, &self.reader.limits)? {
-                Piece::Framing(len) => {
-                    at += len;
-                    let left = chunked.left();
-                    if left > self.reader.limits.body.saturating_sub(self.received) {
-                        return Err(self.too_long());
-                    }
-                }
-                Piece::Data(len) => {
-                    self.received += len as u64;
-                    return Ok(Decoded::Frame {
-                        frame: Part::Body(&rest[..len]),
-                        consumed: at + len,
-                    });
-                }
-                Piece::End(len) => return Ok(self.end(&rest[..len - 2], at + len)),
-                Piece::NeedMore(_) if at > 0 => break,
-                Piece::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
-            }
-        }
-        Ok(Decoded::Skip { consumed: at })
-    }
-
-    fn end<'a>(&mut self, trailers: &'a [u8], consumed: usize) -> Decoded<Part<'a>> {
-        self.next = Next::Head;
-        self.exchange.body_ends();
-        Decoded::Frame {
-            frame: Part::End(Headers::new(trailers)),
-            consumed,
-        }
-    }
-
-    #[cold]
-    fn too_long(&self) -> MessageError {
-        MessageError::BodyTooLong {
-            max: self.reader.limits.body,
-        }
     }
 }
 
@@ -218,7 +132,7 @@ impl Codec for HttpStreamCodec {
     const CONVERSES: bool = true;
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Part<'a>>, FrameError> {
-        if matches!(self.next, Next::Head) && self.exchange.is_busy() {
+        if !self.parts.is_within_body() && self.exchange.is_busy() {
             return Ok(Decoded::Hold);
         }
         Ok(self.look(src)?)

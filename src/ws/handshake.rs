@@ -173,7 +173,7 @@ impl Expected {
         let limits = http::Limits::default();
         let head = match self.finder.find(src, RequestKind::Upgrade, &limits)? {
             Start::Head(head) => head,
-            Start::Interim(len) => return Ok(Reply::Interim(len)),
+            Start::Interim(head) => return Ok(Reply::Interim(head.len())),
             Start::NeedMore(at_least) => return Ok(Reply::Incomplete(at_least)),
         };
         if head.status != StatusCode::SWITCHING_PROTOCOLS {

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -436,36 +436,52 @@ fn refusal(sent: Result<(), WriteError>) -> SendError {
     }
 }
 
+/// Python's server, and a directory with a file in it.
+pub(crate) struct PythonServer {
+    pub(crate) addr: SocketAddr,
+    process: Child,
+    dir: TempPath,
+}
+
+impl PythonServer {
+    /// Serves `body` as `/noise`. Returns `None` if Python is not installed.
+    pub(crate) fn start(body: &[u8]) -> Option<Self> {
+        let dir = TempPath::new();
+        fs::create_dir(&dir.0).expect("is made");
+        fs::write(dir.0.join("noise"), body).expect("writes");
+        let probe = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let addr = probe.local_addr().expect("has one");
+        drop(probe);
+        let process = Command::new("python3")
+            .args(["-m", "http.server", "--protocol", "HTTP/1.1"])
+            .args(["--bind", "127.0.0.1"])
+            .arg(addr.port().to_string())
+            .arg("--directory")
+            .arg(&dir.0)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        crate::util::eventually("it listens", || TcpStream::connect(addr).is_ok());
+        Some(Self { addr, process, dir })
+    }
+}
+
+impl Drop for PythonServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::remove_dir_all(&self.dir.0);
+    }
+}
+
 #[test]
 fn pythons_server_is_understood() {
-    let dir = TempPath::new();
-    fs::create_dir(&dir.0).expect("is made");
     let body = noise(8, 500_000);
-    fs::write(dir.0.join("noise"), &body).expect("writes");
-    let probe = TcpListener::bind("127.0.0.1:0").expect("binds");
-    let port = probe.local_addr().expect("has one").port();
-    drop(probe);
-    let python = Command::new("python3")
-        .args([
-            "-m",
-            "http.server",
-            "--protocol",
-            "HTTP/1.1",
-            "--bind",
-            "127.0.0.1",
-        ])
-        .arg(port.to_string())
-        .arg("--directory")
-        .arg(&dir.0)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    let Ok(mut python) = python else {
+    let Some(python) = PythonServer::start(&body) else {
         return skipped("python3 is not installed");
     };
-    let to = SocketAddr::from(([127, 0, 0, 1], port));
-    crate::util::eventually("it listens", || TcpStream::connect(to).is_ok());
-    let visit = Visit::to(to);
+    let visit = Visit::to(python.addr);
     visit.ask(Request::get("localhost", "/noise"));
     assert!(visit.hear().body == body);
     visit.ask(Request::new("HEAD", "localhost", "/noise"));
@@ -476,7 +492,4 @@ fn pythons_server_is_understood() {
     visit.ask(Request::get("localhost", "/none"));
     assert_eq!(visit.hear().status, 404);
     let _ = visit.await_end();
-    python.kill().expect("ends");
-    python.wait().expect("ends");
-    fs::remove_dir_all(&dir.0).expect("is removed");
 }

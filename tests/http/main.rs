@@ -17,7 +17,7 @@ mod answering;
 mod cases;
 mod client;
 mod curl;
-
+mod downloading;
 mod failing;
 mod heads;
 mod parsing;

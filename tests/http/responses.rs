@@ -1,8 +1,8 @@
 //! The client's codec without sockets: the responses it accepts, and the requests it sends.
 
-use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
-use epicycle::http::client::{ClientCodec, Request, Response};
-use epicycle::http::{Chunk, End, HeaderBlock, Limits, MessageError, SendError};
+use epicycle::codec::{Codec, Decoded, Encode, FrameError, Stage, encode_to_vec};
+use epicycle::http::client::{ClientCodec, Part, Request, Response, StreamCodec};
+use epicycle::http::{Chunk, End, HeaderBlock, Headers, Limits, MessageError, SendError};
 
 /// A response that has been kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,15 +17,19 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn of(response: &Response<'_>) -> Self {
-        let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
         Self {
             status: response.status().as_u16(),
             reason: response.reason().to_owned(),
-            headers: response.headers().map(owned).collect(),
+            headers: Self::fields(response.headers()),
             body: response.body().to_vec(),
-            trailers: response.trailers().map(owned).collect(),
+            trailers: Self::fields(response.trailers()),
             upgraded: response.is_upgrade(),
         }
+    }
+
+    fn fields(headers: Headers<'_>) -> Vec<(String, Vec<u8>)> {
+        let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
+        headers.map(owned).collect()
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -40,21 +44,87 @@ pub(crate) fn cause(error: FrameError) -> SendError {
     }
 }
 
-/// Feeds a codec that has sent these requests a response in one piece, split everywhere, and byte by byte: what it finds
-/// up to the end of the stream, and whether there was an error.
+/// A client's codec, and how to note what it finds.
+trait Hears: Codec + for<'a> Encode<Request<'a>> {
+    fn new() -> Self;
+    fn note(found: &mut Vec<Kept>, frame: Self::Frame<'_>);
+    /// The responses that are complete.
+    fn complete(found: Vec<Kept>, codec: &Self) -> Vec<Kept>;
+}
+
+impl Hears for ClientCodec {
+    fn new() -> Self {
+        Self::default()
+    }
+
+    fn note(found: &mut Vec<Kept>, response: Response<'_>) {
+        found.push(Kept::of(&response));
+    }
+
+    fn complete(found: Vec<Kept>, _: &Self) -> Vec<Kept> {
+        found
+    }
+}
+
+impl Hears for StreamCodec {
+    fn new() -> Self {
+        Self::new(Limits::default())
+    }
+
+    fn note(found: &mut Vec<Kept>, part: Part<'_>) {
+        let amid = "is within a response";
+        match part {
+            Part::Interim(response) => assert!(response.status().is_informational()),
+            Part::Head(response) => found.push(Kept::of(&response)),
+            Part::Body(bytes) => {
+                assert!(!bytes.is_empty());
+                found.last_mut().expect(amid).body.extend_from_slice(bytes);
+            }
+            Part::End(trailers) => {
+                found.last_mut().expect(amid).trailers = Kept::fields(trailers);
+            }
+            Part::Upgraded(bytes) => {
+                assert!(!bytes.is_empty() && found.last().expect(amid).upgraded);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn complete(mut found: Vec<Kept>, codec: &Self) -> Vec<Kept> {
+        if codec.stage() == Stage::AwaitingRest {
+            found.pop();
+        }
+        found
+    }
+}
+
+/// Feeds both codecs, each of which has sent these requests, a response in one piece, split everywhere, and byte by
+/// byte: what they find up to the end of the stream, and whether there was an error.
 pub(crate) fn read(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
+    let whole = read_by::<ClientCodec>(asked, input);
+    let parts = read_by::<StreamCodec>(asked, input);
+    assert_eq!(
+        parts,
+        whole,
+        "in parts: {:?}",
+        String::from_utf8_lossy(input)
+    );
+    whole
+}
+
+fn read_by<C: Hears>(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
     let pieces = |cut: usize| vec![&input[..cut], &input[cut..]];
-    let whole = feed(asked, &[input]);
+    let whole = feed_to::<C>(asked, &[input]);
     let bytes: Vec<&[u8]> = input.chunks(1).collect();
     assert_eq!(
-        feed(asked, &bytes),
+        feed_to::<C>(asked, &bytes),
         whole,
         "byte by byte: {:?}",
         String::from_utf8_lossy(input)
     );
     for cut in 0..input.len() {
         assert_eq!(
-            feed(asked, &pieces(cut)),
+            feed_to::<C>(asked, &pieces(cut)),
             whole,
             "cut at {cut}: {:?}",
             String::from_utf8_lossy(input)
@@ -65,7 +135,13 @@ pub(crate) fn read(asked: &[(&str, bool)], input: &[u8]) -> (Vec<Kept>, bool) {
 
 /// The same in these pieces.
 pub(crate) fn feed(asked: &[(&str, bool)], pieces: &[&[u8]]) -> (Vec<Kept>, bool) {
-    let mut codec = ClientCodec::default();
+    let whole = feed_to::<ClientCodec>(asked, pieces);
+    assert_eq!(feed_to::<StreamCodec>(asked, pieces), whole);
+    whole
+}
+
+fn feed_to<C: Hears>(asked: &[(&str, bool)], pieces: &[&[u8]]) -> (Vec<Kept>, bool) {
+    let mut codec = C::new();
     for (method, upgrade) in asked {
         let target = if *method == "CONNECT" { "a:443" } else { "/" };
         let mut request = Request::new(method, "a", target);
@@ -74,45 +150,60 @@ pub(crate) fn feed(asked: &[(&str, bool)], pieces: &[&[u8]]) -> (Vec<Kept>, bool
         }
         encode_to_vec(&mut codec, request).expect("is taken");
     }
-    let (mut kept, mut need, mut found) = (Vec::new(), 1, Vec::new());
-    let count = pieces.len();
-    // Once more at the end of the stream.
-    for (n, piece) in pieces.iter().chain([&&b""[..]]).enumerate() {
+    let mut found = Vec::new();
+    let ended = feed_all(&mut codec, pieces, &mut found);
+    if let Err(error) = &ended {
+        MessageError::of(error).expect("is of the message");
+    }
+    (C::complete(found, &codec), ended.is_err())
+}
+
+fn feed_all<C: Hears>(
+    codec: &mut C,
+    pieces: &[&[u8]],
+    found: &mut Vec<Kept>,
+) -> Result<(), FrameError> {
+    let (mut kept, mut need) = (Vec::new(), 1);
+    for piece in pieces {
         kept.extend_from_slice(piece);
-        let last = n == count;
-        while !kept.is_empty() && (kept.len() >= need || last) {
+        while !kept.is_empty() && kept.len() >= need {
             need = 1;
             let len = kept.len();
-            let decoded = if last {
-                codec.decode_eof(&mut kept)
-            } else {
-                codec.decode(&mut kept)
-            };
-            let consumed = match decoded {
-                Ok(Decoded::Frame { frame, consumed }) => {
-                    found.push(Kept::of(&frame));
+            let consumed = match codec.decode(&mut kept)? {
+                Decoded::Frame { frame, consumed } => {
+                    C::note(found, frame);
                     consumed
                 }
-                Ok(Decoded::Skip { consumed }) => consumed,
-                Ok(Decoded::NeedMore { at_least }) => {
+                Decoded::Skip { consumed } => {
+                    assert!(consumed > 0);
+                    consumed
+                }
+                Decoded::NeedMore { at_least } => {
                     assert!(at_least > len);
                     need = at_least;
-                    if last {
-                        break;
-                    }
                     continue;
                 }
-                Ok(Decoded::Hold) => return (found, false),
-                Err(error) => {
-                    MessageError::of(&error).expect("is of the message");
-                    return (found, true);
-                }
+                Decoded::Hold => return Ok(()),
             };
-            assert!((1..=len).contains(&consumed));
+            assert!(consumed <= len);
             kept.drain(..consumed);
         }
     }
-    (found, false)
+    loop {
+        let consumed = match codec.decode_eof(&mut kept)? {
+            Decoded::Frame { frame, consumed } => {
+                C::note(found, frame);
+                consumed
+            }
+            Decoded::Skip { consumed } => consumed,
+            Decoded::NeedMore { .. } | Decoded::Hold => return Ok(()),
+        };
+        let is_amid = consumed == 0 && !kept.is_empty();
+        kept.drain(..consumed);
+        if kept.is_empty() && !is_amid {
+            return Ok(());
+        }
+    }
 }
 
 const GET: (&str, bool) = ("GET", false);
@@ -646,10 +737,129 @@ fn a_request_ends_before_the_next_begins() {
 }
 
 #[test]
-fn an_idle_connection_costs_the_codec_104_bytes() {
-    assert!(
-        size_of::<ClientCodec>() <= 104,
-        "{}",
-        size_of::<ClientCodec>()
+fn an_idle_connection_costs_the_codecs_what_they_say() {
+    assert_eq!(size_of::<ClientCodec>(), 104);
+    assert_eq!(size_of::<StreamCodec>(), 136);
+}
+
+/// Decodes one part of a response, and takes its bytes from the input.
+fn part<R>(codec: &mut StreamCodec, input: &mut Vec<u8>, look: impl FnOnce(Part<'_>) -> R) -> R {
+    match codec.decode(input).expect("is sound") {
+        Decoded::Frame { frame, consumed } => {
+            let seen = look(frame);
+            input.drain(..consumed);
+            seen
+        }
+        other => panic!("no part: {other:?}"),
+    }
+}
+
+#[test]
+fn a_head_in_parts_tells_what_was_announced() {
+    for (method, head, has_body, length) in [
+        ("GET", "200 OK\r\nContent-Length: 5", true, Some(5)),
+        ("GET", "200 OK\r\nContent-Length: 0", true, Some(0)),
+        ("GET", "200 OK\r\nTransfer-Encoding: chunked", true, None),
+        ("GET", "200 OK\r\nX: y", true, None),
+        ("HEAD", "200 OK\r\nContent-Length: 5", false, Some(5)),
+        ("HEAD", "200 OK\r\nTransfer-Encoding: chunked", false, None),
+        (
+            "GET",
+            "304 Not Modified\r\nContent-Length: 5",
+            false,
+            Some(5),
+        ),
+        ("GET", "204 No Content\r\nContent-Length: 5", false, Some(5)),
+    ] {
+        let mut codec = StreamCodec::default();
+        encode_to_vec(&mut codec, Request::new(method, "a", "/")).expect("is taken");
+        let mut input = format!("HTTP/1.1 {head}\r\n\r\n").into_bytes();
+        part(&mut codec, &mut input, |part| match part {
+            Part::Head(response) => {
+                assert_eq!(response.has_body(), has_body, "{method} {head}");
+                assert_eq!(response.content_length(), length, "{method} {head}");
+                assert_eq!(response.body(), b"");
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+}
+
+#[test]
+fn a_body_without_a_length_is_handed_out_up_to_the_limit_however_it_is_cut() {
+    for pieces in [
+        &[&b"hello you"[..]][..],
+        &[b"hel", b"lo you"],
+        &[b"hello", b" ", b"you"],
+    ] {
+        let mut codec = StreamCodec::new(Limits::default().max_body(5));
+        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        let (mut found, head) = (Vec::new(), b"HTTP/1.1 200 OK\r\n\r\n".as_slice());
+        let pieces: Vec<&[u8]> = [head].into_iter().chain(pieces.iter().copied()).collect();
+        let error = feed_all(&mut codec, &pieces, &mut found).expect_err("is too long");
+        let max = 5;
+        assert_eq!(
+            MessageError::of(&error),
+            Some(MessageError::BodyTooLong { max })
+        );
+        assert_eq!(found[0].body, b"hello");
+    }
+}
+
+#[test]
+fn only_so_many_interim_responses_are_handed_out() {
+    let mut codec = StreamCodec::default();
+    encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+    let mut input = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(17);
+    for _ in 0..16 {
+        part(&mut codec, &mut input, |part| match part {
+            Part::Interim(response) => assert_eq!(response.status().as_u16(), 102),
+            other => panic!("{other:?}"),
+        });
+    }
+    let error = codec.decode(&mut input).expect_err("is one too many");
+    let max = 16;
+    assert_eq!(
+        MessageError::of(&error),
+        Some(MessageError::TooManyInterim { max })
     );
+}
+
+#[test]
+fn a_connection_is_reusable_when_both_messages_are_complete_and_nothing_speaks_against_it() {
+    for (request, response, reusable) in [
+        (Request::get("a", "/"), "Content-Length: 2\r\n\r\nhi", true),
+        (
+            Request::get("a", "/"),
+            "Connection: close\r\nContent-Length: 2\r\n\r\nhi",
+            false,
+        ),
+        (
+            Request::get("a", "/").close(),
+            "Content-Length: 2\r\n\r\nhi",
+            false,
+        ),
+        (
+            Request::get("a", "/"),
+            "Content-Length: 2\r\n\r\nhi!",
+            false,
+        ),
+        (
+            Request::new("POST", "a", "/").sized(1),
+            "Content-Length: 2\r\n\r\nhi",
+            false,
+        ),
+    ] {
+        let mut codec = StreamCodec::default();
+        assert!(codec.is_reusable());
+        encode_to_vec(&mut codec, request).expect("is taken");
+        assert!(!codec.is_reusable());
+        let mut input = format!("HTTP/1.1 200 OK\r\n{response}").into_bytes();
+        let mut is_over = false;
+        while !is_over {
+            is_over = part(&mut codec, &mut input, |part| matches!(part, Part::End(_)));
+        }
+        assert_eq!(codec.is_reusable(), reusable, "{response:?}");
+        assert_eq!(codec.outstanding(), 0);
+    }
 }

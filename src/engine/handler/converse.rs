@@ -40,7 +40,8 @@ impl<H: EventHandler> Conn<'_, H> {
         }
         // The owed answers are sent, and the peer cannot send another request.
         let has_ended = self.link.state.is_open() && self.link.state.saw_peer_eof();
-        if has_ended && matches!(self.codec.stage(), Stage::Idle | Stage::Awaiting) {
+        let owes_nothing = |stage| matches!(stage, Stage::Idle) || is_peers_turn(stage);
+        if has_ended && owes_nothing(self.codec.stage()) {
             self.close_by_progress(CloseReason::Peer);
         }
         self.follow_stage(false);
@@ -65,7 +66,7 @@ impl<H: EventHandler> Conn<'_, H> {
             }
             Stage::Finished => self.close_by_progress(CloseReason::Local),
             Stage::Answering | Stage::Streaming => self.on_answer_owed(),
-            Stage::Awaiting => self.await_response(found_frames),
+            Stage::Awaiting | Stage::AwaitingRest => self.await_response(found_frames),
             _ if self.link.state.has_waiters() => self.end_answer_waits(),
             _ => {}
         }
@@ -174,14 +175,25 @@ pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
     if is_owed(state, codec) {
         return state.takes_writes();
     }
-    let awaits = C::CONVERSES && codec.stage() == Stage::Awaiting;
+    let awaits = C::CONVERSES && is_peers_turn(codec.stage());
     awaits && state.is_open() && !state.is_leaving() && !state.saw_peer_eof()
+}
+
+/// Returns true if the peer owes an answer or its rest, and the handler owes none.
+fn is_peers_turn(stage: Stage) -> bool {
+    matches!(stage, Stage::Awaiting | Stage::AwaitingRest)
 }
 
 /// Returns true if a message has begun and its rest is awaited.
 #[inline]
 pub(crate) fn awaits_rest<C: Codec>(codec: &C) -> bool {
-    C::CONVERSES && matches!(codec.stage(), Stage::Receiving | Stage::Streaming)
+    let is_amid = |stage| {
+        matches!(
+            stage,
+            Stage::Receiving | Stage::Streaming | Stage::AwaitingRest
+        )
+    };
+    C::CONVERSES && is_amid(codec.stage())
 }
 
 /// Returns true if the end of the peer's stream has to wait for an answer that is owed and can still be sent.

@@ -287,7 +287,9 @@ impl<H: EventHandler> Served<'_, H> {
     fn on_peer_eof(&mut self) {
         self.slot.link.state.on_peer_eof();
         let state = &self.slot.link.state;
-        if !state.inbox.is_empty() && state.wants_frames() {
+        // The end of the stream may be the end of a message that is handed out in parts.
+        let has_rest = !state.inbox.is_empty() || awaits_rest(&self.slot.codec);
+        if has_rest && state.wants_frames() {
             let mut budget = Budget::new(&self.cx.limits);
             self.decode_inbox(&mut budget, true);
         }

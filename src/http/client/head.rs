@@ -9,7 +9,9 @@ use memchr::memchr;
 use crate::http::error::{MessageError, malformed};
 use crate::http::head::{Facts, Framing, Version, line_end, position, with_known_minor};
 use crate::http::limits::{Limits, MAX_HEADERS};
+use crate::http::parts::Extent;
 use crate::http::reader::ends_in;
+use crate::http::write::is_bodiless;
 
 /// Finds the head of the next response.
 #[derive(Debug, Default)]
@@ -27,8 +29,8 @@ pub(crate) struct HeadFinder {
 /// The result of a search for a head.
 pub(crate) enum Start {
     Head(Head),
-    /// An interim response (1xx) of this many bytes.
-    Interim(usize),
+    /// The head of an interim response (1xx).
+    Interim(Head),
     /// The input must have at least this many bytes.
     NeedMore(usize),
 }
@@ -57,9 +59,9 @@ impl HeadFinder {
             return Ok(Start::NeedMore(src.len() + 1));
         };
         self.scanned = 0;
-        if head.status.is_informational() && !head.changes_protocol(request) {
+        if head.status.is_informational() && !head.upgrades {
             self.pass_over(&head, limits)?;
-            return Ok(Start::Interim(head.len()));
+            return Ok(Start::Interim(head));
         }
         (self.interim, self.interim_len) = (0, 0);
         Ok(Start::Head(head))
@@ -97,17 +99,10 @@ pub(crate) struct Head {
     pub(super) version: Version,
     /// True if the connection may be used again.
     pub(super) keep_alive: bool,
-}
-
-/// The way in which the end of a response's body is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// There is no body.
-    None,
-    Length(u64),
-    Chunked,
-    /// The body ends with the stream.
-    Eof,
+    /// True if the connection does not use HTTP any more after this response.
+    pub(crate) upgrades: bool,
+    /// The announced length of the body, even where the response to the request has none.
+    pub(super) length: Option<u64>,
 }
 
 /// The kind of request, as far as it affects the reading of the response.
@@ -133,13 +128,9 @@ impl Head {
         self.headers as usize..self.len() - 2
     }
 
-    /// Returns true if the connection does not use HTTP any more after this response.
-    pub(super) fn changes_protocol(&self, request: RequestKind) -> bool {
-        match request {
-            RequestKind::Connect => self.status.is_success(),
-            RequestKind::Upgrade => self.status == StatusCode::SWITCHING_PROTOCOLS,
-            RequestKind::Ordinary | RequestKind::Head => false,
-        }
+    /// Returns true if no other response follows on the connection.
+    pub(super) fn is_last(&self) -> bool {
+        !self.keep_alive || self.extent == Extent::Eof
     }
 }
 
@@ -208,13 +199,24 @@ fn parse_known(
     if end + 2 != len {
         return malformed("a line that does not end in CR LF");
     }
+    let framing = facts.framing(version)?;
+    let upgrades = match request {
+        RequestKind::Connect => status.is_success(),
+        RequestKind::Upgrade => status == StatusCode::SWITCHING_PROTOCOLS,
+        RequestKind::Ordinary | RequestKind::Head => false,
+    };
     Ok(Some(Head {
-        extent: extent(&facts, request, status, version)?,
+        extent: extent(framing, request, status),
         len: len as u32,
         headers: begin as u32,
         status,
         version,
         keep_alive: !facts.close && (version == Version::Http11 || facts.persist),
+        upgrades,
+        length: match framing {
+            Framing::Length(len) => Some(len),
+            _ => None,
+        },
     }))
 }
 
@@ -235,24 +237,17 @@ fn first_line(src: &[u8], limits: &Limits) -> Result<usize, MessageError> {
     Ok(line + 1)
 }
 
-/// Returns the way in which the end of the body is found (section 6.3).
-fn extent(
-    facts: &Facts,
-    request: RequestKind,
-    status: StatusCode,
-    version: Version,
-) -> Result<Extent, MessageError> {
-    let bodiless = status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+/// Returns the way in which the end of the body is found (section 6.3). Contradictory framing has been refused, even
+/// where it has no effect.
+fn extent(framing: Framing, request: RequestKind, status: StatusCode) -> Extent {
+    let bodiless = is_bodiless(status)
         || request == RequestKind::Head
         || (request == RequestKind::Connect && status.is_success());
-    // Contradictory framing is refused even where it has no effect.
-    Ok(match facts.framing(version)? {
+    match framing {
         _ if bodiless => Extent::None,
-        Framing::Length(len) => Extent::Length(len),
-        Framing::Chunked => Extent::Chunked,
         Framing::None => Extent::Eof,
-    })
+        framing => framing.into(),
+    }
 }
 
 #[cold]

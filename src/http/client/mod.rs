@@ -1,4 +1,5 @@
-//! The client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and returns the [`Response`]s to them.
+//! The client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and returns the [`Response`]s to them. A
+//! [`StreamCodec`] returns the responses in parts as they arrive.
 //!
 //! Requests may be sent before earlier ones are answered. Responses arrive in the order of the requests.
 //!
@@ -51,12 +52,15 @@
 //! and until a response begins. For a limit on a single request, set a [timer](crate::Conn::set_timer).
 
 mod codec;
+mod exchanges;
 mod head;
 mod request;
 mod response;
+mod stream;
 
 pub use self::codec::ClientCodec;
 #[cfg(feature = "ws")]
 pub(crate) use self::head::{HeadFinder, RequestKind, Start};
 pub use self::request::Request;
 pub use self::response::Response;
+pub use self::stream::{Part, StreamCodec};

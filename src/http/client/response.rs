@@ -6,6 +6,7 @@ use bytes::Bytes;
 use super::head::Head;
 use crate::http::fields::Headers;
 use crate::http::head::Version;
+use crate::http::parts::Extent;
 
 /// A response, borrowed from the connection's input.
 ///
@@ -31,23 +32,15 @@ pub struct Response<'a> {
     head: Head,
     body: &'a [u8],
     trailers: &'a [u8],
-    upgraded: bool,
 }
 
 impl<'a> Response<'a> {
-    pub(super) fn new(
-        bytes: &'a [u8],
-        head: Head,
-        body: &'a [u8],
-        trailers: &'a [u8],
-        upgraded: bool,
-    ) -> Self {
+    pub(super) fn new(bytes: &'a [u8], head: Head, body: &'a [u8], trailers: &'a [u8]) -> Self {
         Self {
             bytes,
             head,
             body,
             trailers,
-            upgraded,
         }
     }
 
@@ -79,7 +72,8 @@ impl<'a> Response<'a> {
         str::from_utf8(value).ok()
     }
 
-    /// Returns the whole body, without chunk framing.
+    /// Returns the whole body, without chunk framing. It is empty for a response of a [`StreamCodec`](super::StreamCodec),
+    /// whose body follows in parts.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -89,8 +83,20 @@ impl<'a> Response<'a> {
         Headers::new(self.trailers)
     }
 
+    /// Returns the body's length in bytes, if the head announces it. The response to HEAD and a 304 announce the length
+    /// that the body would have.
+    pub fn content_length(&self) -> Option<u64> {
+        self.head.length
+    }
+
+    /// Returns true if the response has a body, even an empty one.
+    pub fn has_body(&self) -> bool {
+        self.head.extent != Extent::None
+    }
+
     /// Returns true if the connection can be used for another request: the server allows it, the body does not end with
-    /// the stream, and no input has arrived after the response.
+    /// the stream, and no input has arrived after the response. Before the end of a response in parts, this is only the
+    /// server's intention: ask [`StreamCodec::is_reusable`](super::StreamCodec::is_reusable) at its end.
     pub fn keep_alive(&self) -> bool {
         self.head.keep_alive
     }
@@ -98,7 +104,7 @@ impl<'a> Response<'a> {
     /// Returns true if the connection uses another protocol from here on: the server agreed to an
     /// [upgrade](super::Request::upgrade), or a `CONNECT` succeeded.
     pub fn is_upgrade(&self) -> bool {
-        self.upgraded
+        self.head.upgrades
     }
 
     /// Returns an owned copy in the types of the `http` crate. Returns `None` if the crate does not accept one of the
