@@ -58,12 +58,15 @@ pub(crate) fn next_on_grid(due: Duration, period: Duration, now: Duration) -> Du
 }
 
 /// A reactor's clock. It counts from the reactor's start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Clock {
     started: Instant,
     /// The time since the start, if the clock is simulated.
     #[cfg(feature = "testing")]
     simulated: Option<Duration>,
+    /// The time from the start of the simulation to that of the clock.
+    #[cfg(feature = "testing")]
+    before: Duration,
 }
 
 /// The time of day at which every simulation begins: 2026-01-01, midnight UTC.
@@ -95,6 +98,8 @@ impl Clock {
             started: Instant::now(),
             #[cfg(feature = "testing")]
             simulated: None,
+            #[cfg(feature = "testing")]
+            before: Duration::ZERO,
         }
     }
 
@@ -107,16 +112,21 @@ impl Clock {
         }
     }
 
-    /// Sets a simulated clock.
+    /// Creates a clock of the same simulation that starts now.
     #[cfg(feature = "testing")]
-    pub(crate) fn set(&mut self, since_start: Duration) {
-        self.simulated = Some(since_start);
+    pub(crate) fn restarted(&self) -> Self {
+        let before = self.before + self.simulated.unwrap_or_default();
+        Self {
+            started: self.started + (before - self.before),
+            simulated: Some(Duration::ZERO),
+            before,
+        }
     }
 
-    /// Returns true for a simulated clock.
+    /// Sets a simulated clock to a time since the start of the simulation.
     #[cfg(feature = "testing")]
-    pub(crate) fn is_simulated(&self) -> bool {
-        self.simulated.is_some()
+    pub(crate) fn set(&mut self, since_start: Duration) {
+        self.simulated = Some(since_start.saturating_sub(self.before));
     }
 
     /// Returns the current moment.
@@ -144,7 +154,7 @@ impl Clock {
     pub(crate) fn time_of_day(&self) -> Duration {
         #[cfg(feature = "testing")]
         if let Some(since_start) = self.simulated {
-            return SIMULATED_START + since_start + SPENT.get();
+            return SIMULATED_START + self.before + since_start + SPENT.get();
         }
         SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -134,6 +134,14 @@ impl Client {
     }
 }
 
+#[cfg(feature = "testing")]
+impl From<Client> for Server {
+    /// Returns the options of a client as those of a server that listens nowhere, for a simulation.
+    fn from(client: Client) -> Self {
+        client.engine
+    }
+}
+
 impl Default for Client {
     fn default() -> Self {
         Self::new()

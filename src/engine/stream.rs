@@ -12,7 +12,7 @@ use crate::addr::Addr;
 use crate::error::StreamError;
 use crate::sys::datagram::DatagramSocket;
 pub(crate) use crate::sys::socket::Received;
-use crate::sys::socket::{StreamSocket, to_addr};
+use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 #[cfg(feature = "tls")]
@@ -208,7 +208,12 @@ impl Stream {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
-        self.options().local_addr().map(|addr| to_addr(&addr))
+        match self {
+            Stream::Datagram(datagram) => datagram.socket.local_addr().map(Addr::Ip),
+            #[cfg(feature = "tls")]
+            Stream::Tls(tls) => tls.socket().local_addr(),
+            Stream::Plain(socket) => socket.local_addr(),
+        }
     }
 
     pub(crate) fn options(&self) -> SockRef<'_> {

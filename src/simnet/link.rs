@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// The delays and faults of the simulated network. Begin with a profile, then change single settings.
+/// The delays and faults of a simulated network, or of one direction between two of its hosts. Begin with a profile, then
+/// change single settings.
 ///
 /// | | [`calm`](Self::calm) | [`hostile`](Self::hostile) |
 /// |---|---|---|
@@ -13,6 +14,9 @@ use std::time::Duration;
 /// | [`interference`](Self::interference) | none | 15 % of the calls |
 /// | [`resets`](Self::resets) | none | none |
 /// | [`slow_turns`](Self::slow_turns) | no time | up to 3 ms |
+/// | [`bandwidth`](Self::bandwidth) | unlimited | unlimited |
+/// | [`loss`](Self::loss) of datagrams | none | 10 % |
+/// | [`duplicates`](Self::duplicates) of datagrams | none | 5 % |
 ///
 /// With any interference, sockets also become ready in random order and in batches of random size.
 ///
@@ -33,6 +37,10 @@ pub struct Link {
     pub(crate) resets: u32,
     /// In microseconds.
     pub(crate) slow_turns: u64,
+    /// In bytes a second. None if it is unlimited.
+    pub(crate) bandwidth: Option<u64>,
+    pub(crate) loss: u32,
+    pub(crate) duplicates: u32,
 }
 
 impl Link {
@@ -45,6 +53,9 @@ impl Link {
             interference: 0,
             resets: 0,
             slow_turns: 0,
+            bandwidth: None,
+            loss: 0,
+            duplicates: 0,
         }
     }
 
@@ -57,6 +68,9 @@ impl Link {
             interference: 15,
             resets: 0,
             slow_turns: 3_000,
+            bandwidth: None,
+            loss: 10,
+            duplicates: 5,
         }
     }
 
@@ -76,7 +90,7 @@ impl Link {
     }
 
     /// Sets the range of a connection's send buffer, in bytes: the number of bytes that the kernel accepts while the peer does
-    /// not read.
+    /// not read. Between two engines it is also the range of the receive buffers.
     pub fn send_buffer(mut self, range: RangeInclusive<usize>) -> Self {
         let start = (*range.start()).max(1);
         self.send_buffer = start..=(*range.end()).max(start);
@@ -96,9 +110,29 @@ impl Link {
         self
     }
 
-    /// Sets the longest time that a turn of the reactor takes, in virtual time.
+    /// Sets the longest time that a turn of a reactor takes, in virtual time. The link of a single direction does not use it.
     pub fn slow_turns(mut self, longest: Duration) -> Self {
         self.slow_turns = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX / 4);
+        self
+    }
+
+    /// Sets the bytes that pass in a second, from 1 on. All connections from one host to another share them; each direction
+    /// has its own. They do not limit datagrams.
+    pub fn bandwidth(mut self, bytes_per_second: u64) -> Self {
+        self.bandwidth = Some(bytes_per_second.max(1));
+        self
+    }
+
+    /// Sets the percentage of datagrams that are lost. TCP sends again what is lost, so streams only have a
+    /// [`delay`](Self::delay).
+    pub fn loss(mut self, percent: u32) -> Self {
+        self.loss = percent;
+        self
+    }
+
+    /// Sets the percentage of datagrams that arrive twice.
+    pub fn duplicates(mut self, percent: u32) -> Self {
+        self.duplicates = percent;
         self
     }
 }

@@ -11,5 +11,6 @@ pub(crate) mod sigpipe;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;
 pub(crate) mod socket;
+pub(crate) mod stack;
 pub(crate) mod transfer;
 pub(crate) mod unix;

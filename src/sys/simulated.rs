@@ -1,11 +1,15 @@
-//! The socket of a simulated connection.
+//! The sockets of a simulated network.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::simnet::network::End;
+use crate::addr::Addr;
+use crate::simnet::network::{End, Network, Place};
 
 /// The reactor's end of a simulated connection. It has no descriptor of its own.
 #[derive(Debug)]
@@ -15,9 +19,38 @@ pub(crate) struct Simulated {
     pub(crate) stand_in: Arc<StandIn>,
 }
 
-/// A socket that is never connected. All simulated sockets of a reactor share it.
+/// A socket that is never connected. All simulated sockets of a simulation share it.
 #[derive(Debug)]
 pub(crate) struct StandIn(Socket);
+
+/// The host of a reactor in a simulated network.
+#[derive(Clone, Debug)]
+pub(crate) struct SimulatedHost {
+    pub(crate) network: Network,
+    pub(crate) ip: IpAddr,
+    /// The number by which the reactor polls.
+    pub(crate) poller: usize,
+    pub(crate) stand_in: Arc<StandIn>,
+}
+
+impl SimulatedHost {
+    /// Begins to connect.
+    pub(crate) fn connect(&self, to: &Addr, local: Option<SocketAddr>) -> io::Result<Simulated> {
+        let end = self
+            .network
+            .dial((self.ip, self.poller), to_place(to), local)?;
+        Ok(Simulated {
+            end,
+            stand_in: self.stand_in.clone(),
+        })
+    }
+}
+
+impl Simulated {
+    pub(crate) fn local_addr(&self) -> Addr {
+        to_addr(self.end.local())
+    }
+}
 
 impl StandIn {
     pub(crate) fn new() -> io::Result<Self> {
@@ -28,5 +61,32 @@ impl StandIn {
 impl std::os::fd::AsFd for StandIn {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Returns the address of a socket in a simulated network.
+pub(crate) fn to_addr(place: Place) -> Addr {
+    match place {
+        Place::Ip(addr) => Addr::Ip(addr),
+        Place::Unix(path) => match path.split_first() {
+            None => Addr::Unix(None),
+            Some((0, name)) => Addr::UnixAbstract(name.into()),
+            Some(_) => {
+                let path = std::ffi::OsString::from_vec(path.into());
+                Addr::Unix(Some(PathBuf::from(path).into()))
+            }
+        },
+    }
+}
+
+/// Returns the place of a socket in a simulated network.
+pub(crate) fn to_place(addr: &Addr) -> Place {
+    match addr {
+        Addr::Ip(addr) => Place::Ip(*addr),
+        Addr::Unix(path) => {
+            let path = path.as_deref().map(|path| path.as_os_str().as_bytes());
+            Place::Unix(path.unwrap_or_default().into())
+        }
+        Addr::UnixAbstract(name) => Place::Unix([&[0], &name[..]].concat().into()),
     }
 }

@@ -160,7 +160,7 @@ impl StreamSocket {
         match &self.0 {
             Kind::Tcp(socket) | Kind::Unix(socket) => is_connected(socket),
             #[cfg(feature = "testing")]
-            Kind::Simulated(_) => Ok(true),
+            Kind::Simulated(simulated) => simulated.end.is_connected(),
         }
     }
 
@@ -209,6 +209,15 @@ impl StreamSocket {
             Kind::Tcp(socket) | Kind::Unix(socket) => unacknowledged(socket),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
+        }
+    }
+
+    /// Returns the address of this end.
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        match &self.0 {
+            Kind::Tcp(socket) | Kind::Unix(socket) => Ok(to_addr(&socket.local_addr()?)),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => Ok(simulated.local_addr()),
         }
     }
 

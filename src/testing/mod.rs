@@ -118,10 +118,15 @@
 //! To try more seeds, set `EPICYCLE_SEEDS=100000`. The totals are printed on standard error, which
 //! `cargo test -- --nocapture` shows.
 
+mod names;
+mod process;
 mod seeds;
 mod simulation;
+mod world;
 
+pub use self::names::Resolution;
 pub use self::seeds::each_seed;
-pub use self::simulation::{Peer, Simulation, spend};
+pub use self::simulation::{Simulation, spend};
+pub use self::world::{Host, Peer, PeerListener, World};
 pub use crate::simnet::link::Link;
 pub use crate::simnet::network::{Ending, Reading};

@@ -10,6 +10,7 @@ mod breaking;
 mod clients;
 mod codecs;
 mod crowd;
+mod dials;
 #[cfg(feature = "http")]
 mod exchanges;
 mod fairness;
@@ -23,6 +24,8 @@ mod memory;
 mod pace;
 mod panics;
 mod pipes;
+mod proxies;
+mod relay;
 #[cfg(feature = "http")]
 mod reuse;
 mod storm;

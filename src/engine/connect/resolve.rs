@@ -77,7 +77,8 @@ impl Resolve for SystemResolver {
 /// The options of an engine's lookups.
 #[derive(Clone)]
 pub(crate) struct LookupOptions {
-    pub(crate) resolver: Arc<dyn Resolve>,
+    /// None for the system's.
+    pub(crate) resolver: Option<Arc<dyn Resolve>>,
     /// The most lookups at a time.
     pub(crate) threads: usize,
     /// The most names that wait for a thread.
@@ -153,12 +154,16 @@ struct State {
     next_number: u64,
     ended: bool,
     stats: LookupStats,
+    /// The virtual time. None unless a simulation looks the names up.
+    #[cfg(feature = "testing")]
+    simulated: Option<Instant>,
 }
 
 struct Pending {
     /// The key of the name in the queue. None once a thread looks it up.
     queued: Option<u64>,
-    waiters: HashMap<u64, Waiter>,
+    /// By the numbers of their requests, in whose order they are called.
+    waiters: BTreeMap<u64, Waiter>,
 }
 
 struct Cached {
@@ -191,7 +196,7 @@ impl Lookups {
             return Err(NotAsked::Ended);
         }
         if let Some(cached) = state.cache.get(host).filter(|_| !fresh)
-            && cached.until > Instant::now()
+            && cached.until > state.now()
         {
             return Ok(Lookup::Known(cached.addrs.clone()));
         }
@@ -208,14 +213,14 @@ impl Lookups {
             state.stats.refused += 1;
             return Err(NotAsked::QueueFull(options.queue));
         }
-        if state.workers < options.threads {
+        if state.workers < options.threads && !state.is_simulated() {
             let shared = self.0.clone();
             state.start_worker(options.threads, move || shared.work())?;
         }
         let host: Arc<str> = host.into();
         let pending = Pending {
             queued: Some(number),
-            waiters: HashMap::from([(number, Box::new(waiter) as Waiter)]),
+            waiters: BTreeMap::from([(number, Box::new(waiter) as Waiter)]),
         };
         state.pending.insert(host.clone(), pending);
         state.queue.insert(number, host.clone());
@@ -274,7 +279,63 @@ impl Drop for Lookups {
     }
 }
 
+/// Lookups in a simulation: it looks the names up, instead of threads, and sets the time.
+#[cfg(feature = "testing")]
+impl Lookups {
+    /// Sets the time, and leaves the lookups to the caller from now on.
+    pub(crate) fn simulate(&self, now: Instant) {
+        self.0.state.lock().simulated = Some(now);
+    }
+
+    /// Takes the next name to look up, if a thread would be free for it.
+    pub(crate) fn begin_next(&self) -> Option<Arc<str>> {
+        let threads = self.0.options.threads as u64;
+        let mut state = self.0.state.lock();
+        if state.queue.is_empty() || state.stats.running >= threads {
+            return None;
+        }
+        state.begin_next()
+    }
+
+    /// Completes the lookup of a name, with the answer of the own resolver if there is one.
+    pub(crate) fn finish(&self, host: Arc<str>, found: LookupResult) {
+        let result = match &self.0.options.resolver {
+            Some(_) => self.0.resolve(&host),
+            None => found,
+        };
+        for (number, waiter) in self.0.complete(host, &result) {
+            waiter(number, result.clone());
+        }
+    }
+}
+
 impl State {
+    /// Returns the present time.
+    fn now(&self) -> Instant {
+        #[cfg(feature = "testing")]
+        if let Some(now) = self.simulated {
+            return now;
+        }
+        Instant::now()
+    }
+
+    fn is_simulated(&self) -> bool {
+        #[cfg(feature = "testing")]
+        return self.simulated.is_some();
+        #[cfg(not(feature = "testing"))]
+        false
+    }
+
+    /// Takes the next name from the queue.
+    fn begin_next(&mut self) -> Option<Arc<str>> {
+        let (_, host) = self.queue.pop_first()?;
+        if let Some(pending) = self.pending.get_mut(&host) {
+            pending.queued = None;
+        }
+        self.stats.running += 1;
+        Some(host)
+    }
+
     /// Starts one more job that looks names up.
     fn start_worker(
         &mut self,
@@ -297,7 +358,7 @@ impl State {
 
     /// Puts the addresses of a name into the cache. A full cache drops the entry that would expire first.
     fn cache(&mut self, host: Arc<str>, addrs: Arc<[SocketAddr]>, ttl: Duration) {
-        let now = Instant::now();
+        let now = self.now();
         let until = now + ttl.min(LONGEST_TTL);
         if until == now {
             return;
@@ -329,21 +390,21 @@ impl Shared {
     /// Takes the next name from the queue.
     fn next_host(&self) -> Option<Arc<str>> {
         let mut state = self.state.lock();
-        let Some((_, host)) = state.queue.pop_first() else {
+        let host = state.begin_next();
+        if host.is_none() {
             state.workers -= 1;
-            return None;
-        };
-        if let Some(pending) = state.pending.get_mut(&host) {
-            pending.queued = None;
         }
-        state.stats.running += 1;
-        Some(host)
+        host
     }
 
     fn resolve(&self, host: &str) -> LookupResult {
         let mut result = Err("the resolver panicked".into());
         panic::catch("epicycle::conn", "the resolver", || {
-            result = match self.options.resolver.resolve(host) {
+            let found = match &self.options.resolver {
+                Some(resolver) => resolver.resolve(host),
+                None => SystemResolver.resolve(host),
+            };
+            result = match found {
                 Ok(addrs) if addrs.is_empty() => Err("it has no address".into()),
                 Ok(addrs) => Ok(addrs.into_iter().take(MAX_ADDRESSES).collect()),
                 Err(error) => Err(error.to_string().into()),
@@ -353,7 +414,7 @@ impl Shared {
     }
 
     /// Records the result of a lookup. Returns the waiters, which the caller notifies.
-    fn complete(&self, host: Arc<str>, result: &LookupResult) -> HashMap<u64, Waiter> {
+    fn complete(&self, host: Arc<str>, result: &LookupResult) -> BTreeMap<u64, Waiter> {
         let mut state = self.state.lock();
         state.stats.running -= 1;
         state.stats.completed += 1;

@@ -24,7 +24,7 @@ use crate::engine::stream::{DatagramStream, Stream};
 use crate::engine::udp::sockets;
 use crate::engine::udp::sockets::Delivery;
 use crate::engine::udp::sockets::UdpSocket;
-use crate::sys::datagram::{DatagramOptions, DatagramSocket, Received, Receiver, Sender};
+use crate::sys::datagram::{DatagramOptions, Received, Receiver, Sender};
 
 /// The buffers with which the UDP sockets of a reactor receive and send.
 pub(super) struct DatagramIo {
@@ -364,7 +364,7 @@ impl<H: EventHandler> EventLoop<H> {
             device: self.dials.options.device.clone(),
             ..DatagramOptions::default()
         };
-        let socket = DatagramSocket::connect(peer, local, &options)?;
+        let socket = self.dials.stack.connect_datagram(peer, local, &options)?;
         let port = UdpSocket::connected(socket, &self.cx.limits);
         let socket = Arc::clone(&port.socket);
         let index = self.cx.udp_sockets.insert(port);

@@ -38,6 +38,7 @@ use crate::engine::turn_time::tick_at;
 use crate::engine::udp::sockets::{PORTS, UdpSockets};
 use crate::sys::options::SocketOptions;
 use crate::sys::poll_timer::PollTimer;
+use crate::sys::stack::NetworkStack;
 
 /// The token of the mailbox's waker.
 pub(crate) const WAKER: Token = Token(usize::MAX);
@@ -64,6 +65,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) udp_sockets: UdpSockets,
     /// The options of outbound sockets.
     pub(crate) socket: SocketOptions,
+    /// Makes the outbound sockets.
+    pub(crate) stack: NetworkStack,
     pub(crate) read_buffer: usize,
     pub(crate) first_tick: Duration,
 }
@@ -171,7 +174,7 @@ impl<H: EventHandler> EventLoop<H> {
                 listeners: parts.listeners,
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
-                dials: Dials::new(parts.socket),
+                dials: Dials::new(parts.socket, parts.stack),
                 datagram_io: None,
                 stage: ShutdownStage::Running,
                 is_settled: false,

@@ -23,7 +23,7 @@
 //! # Ok::<(), epicycle::Error>(())
 //! ```
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
@@ -68,7 +68,7 @@ impl BalancePolicy {
             BalancePolicy::RoundRobin => Box::new(RoundRobin { next: 0 }),
             BalancePolicy::LeastConnections => Box::new(LeastConnections),
             BalancePolicy::SourceHash => Box::new(SourceHash {
-                state: RandomState::new(),
+                key: fastrand::u64(..),
             }),
             BalancePolicy::Random => Box::new(Random),
         }
@@ -97,12 +97,15 @@ impl Balance for LeastConnections {
 }
 
 struct SourceHash {
-    state: RandomState,
+    /// Peers must not be able to predict their reactors.
+    key: u64,
 }
 
 impl Balance for SourceHash {
     fn pick(&mut self, peer: &Addr, loads: &[usize]) -> usize {
-        self.state.hash_one(peer.ip()) as usize % loads.len()
+        let mut hasher = DefaultHasher::new();
+        (self.key, peer.ip()).hash(&mut hasher);
+        hasher.finish() as usize % loads.len()
     }
 }
 

@@ -7,7 +7,7 @@ mod settings;
 #[cfg(feature = "signals")]
 mod signals;
 #[cfg(feature = "testing")]
-mod simulated;
+pub(crate) mod simulated;
 mod start;
 
 use std::fmt;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Server;
 use crate::engine::conn::limits::OutboundPolicy;
-use crate::engine::connect::resolve::{LookupOptions, Resolve, SystemResolver};
+use crate::engine::connect::resolve::{LookupOptions, Resolve};
 use crate::engine::server::acceptor::{Balance, BalancePolicy};
 use crate::sys::options::{Keepalive, SocketOptions};
 
@@ -90,7 +90,7 @@ impl Default for Options {
                 device: None,
             },
             lookups: LookupOptions {
-                resolver: Arc::new(SystemResolver),
+                resolver: None,
                 threads: 4,
                 queue: 1024,
                 ttl: Duration::from_secs(30),
@@ -238,9 +238,9 @@ impl Server {
 ///
 /// These options apply to outbound connections. The system looks up the addresses of listeners when the server starts.
 impl Server {
-    /// Sets the resolver of host names. Default: the system's, [`SystemResolver`].
+    /// Sets the resolver of host names. Default: the system's, [`SystemResolver`](crate::SystemResolver).
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
-        self.options.lookups.resolver = Arc::new(resolver);
+        self.options.lookups.resolver = Some(Arc::new(resolver));
         self
     }
 

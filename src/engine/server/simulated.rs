@@ -1,50 +1,234 @@
-//! The single reactor of a simulation, made from the options of a server.
+//! An engine in a simulated network, made from the options of a server. The simulation runs the turns of its reactors.
 
-use std::panic::resume_unwind;
+use std::io;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::Server;
+use super::acceptor::Balance;
+use super::options::AcceptMode;
 use super::settings::Settings;
-use super::start::{peer, poll_and_waker, shared};
+use super::start::{Places, peer, poll_and_waker, shared};
+use crate::addr::{Addr, Endpoint, Family};
 use crate::clock::Clock;
+use crate::engine::conn::origin::Origin;
 use crate::engine::handler::EventHandler;
+use crate::engine::handler::context::Arrival;
 use crate::engine::handler::engine::{Engine, Shared};
+use crate::engine::listen::Place;
 use crate::engine::listen::listeners::Listeners;
 use crate::engine::reactor::{EventLoop, Parts};
 use crate::engine::udp::sockets::UdpSockets;
 use crate::error::Error;
+use crate::panic;
+use crate::simnet::network::{End, Listening, Network};
+use crate::sys::simulated::{Simulated, SimulatedHost, StandIn, to_addr, to_place};
+use crate::sys::socket::StreamSocket;
+use crate::sys::stack::NetworkStack;
+
+/// An engine in a simulated network.
+pub(crate) struct SimulatedEngine<H: EventHandler> {
+    pub(crate) engine: Engine<H>,
+    pub(crate) reactors: Vec<SimulatedReactor<H>>,
+    /// Chooses the reactor of a connection. None if the kernel does.
+    balance: Option<Box<dyn Balance>>,
+    network: Network,
+    stand_in: Arc<StandIn>,
+    clock: Clock,
+}
+
+pub(crate) struct SimulatedReactor<H: EventHandler> {
+    pub(crate) event_loop: EventLoop<H>,
+    /// The number by which it polls the network.
+    pub(crate) poller: usize,
+}
+
+/// The place of an engine in a simulated network.
+pub(crate) struct Site {
+    pub(crate) network: Network,
+    pub(crate) ip: IpAddr,
+    /// The number of the engine.
+    pub(crate) number: usize,
+    pub(crate) stand_in: Arc<StandIn>,
+    /// The clock of all engines of the network.
+    pub(crate) clock: Clock,
+}
 
 impl Server {
-    /// Boots one reactor that listens nowhere. The caller runs its turns.
+    /// Boots an engine. The caller runs the turns of its reactors.
     ///
     /// # Errors
     ///
-    /// Returns an [`Error`] if an option is wrong, or if no descriptor is left.
+    /// Returns an [`Error`] if an option is wrong, if an address cannot be bound, or if no descriptor is left.
     pub(crate) fn simulate<H: EventHandler>(
         self,
+        site: Site,
         factory: impl Fn(usize) -> H,
-    ) -> Result<(EventLoop<H>, Engine<H>), Error> {
-        let settings = Settings::parse(self.options)?;
-        let (poll, waker) = poll_and_waker()?;
+    ) -> Result<SimulatedEngine<H>, Error> {
+        let mut options = self.options;
+        // Not one for each core, because a seed must have one outcome on all machines.
+        options.reactors.get_or_insert(1);
+        let settings = Settings::parse(options)?;
+        let places = Places::resolve(self.listens)?;
+        places.check_handler::<H>()?;
+        let count = settings.reactors;
+        let (mut polls, mut peers) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let (poll, waker) = poll_and_waker()?;
+            peers.push(peer(&settings, waker));
+            polls.push(poll);
+        }
+        let mut local_addrs = Vec::new();
+        for (number, place) in &places.streams {
+            local_addrs.push((*number, site.listen(*number, place)?));
+        }
+        local_addrs.sort_by_key(|(number, _)| *number);
         let engine = Engine::new(Shared {
+            local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
+            acceptors: AtomicUsize::new(usize::from(!places.streams.is_empty())),
             #[cfg(feature = "tls")]
-            tls: self.listens.into_iter().map(|listen| listen.tls).collect(),
-            ..shared(&settings, vec![peer(&settings, waker)])
+            tls: places.tls,
+            ..shared(&settings, peers)
         });
-        let parts = Parts {
-            poll,
-            engine: engine.clone(),
-            clock: Clock::simulated(),
-            index: 0,
-            limits: settings.limits,
-            listeners: Listeners::default(),
-            udp_sockets: UdpSockets::default(),
-            socket: settings.socket,
-            read_buffer: settings.read_buffer,
-            first_tick: settings.first_tick,
+        engine.shared().lookups.simulate(site.clock.now());
+        let boot = |(index, poll)| {
+            let poller = site.network.add_poller();
+            let parts = Parts {
+                poll,
+                engine: engine.clone(),
+                clock: site.clock.clone(),
+                index,
+                limits: settings.limits.clone(),
+                listeners: Listeners::default(),
+                udp_sockets: UdpSockets::default(),
+                socket: settings.socket.clone(),
+                stack: NetworkStack::Simulated(SimulatedHost {
+                    network: site.network.clone(),
+                    ip: site.ip,
+                    poller,
+                    stand_in: site.stand_in.clone(),
+                }),
+                read_buffer: settings.read_buffer,
+                first_tick: settings.first_tick,
+            };
+            match EventLoop::boot(parts, &factory) {
+                Ok(event_loop) => SimulatedReactor { event_loop, poller },
+                Err(panic) => resume_unwind(panic),
+            }
         };
-        match EventLoop::boot(parts, &factory) {
-            Ok(event_loop) => Ok((event_loop, engine)),
-            Err(panic) => resume_unwind(panic),
+        let reactors = polls.into_iter().enumerate().map(boot).collect();
+        let by_kernel = settings.accept_mode == AcceptMode::ReusePort;
+        Ok(SimulatedEngine {
+            reactors,
+            balance: (!by_kernel).then(|| settings.balance.make()),
+            network: site.network,
+            stand_in: site.stand_in,
+            clock: site.clock,
+            engine,
+        })
+    }
+}
+
+impl Site {
+    fn listen(&self, listener: usize, place: &Place) -> Result<Addr, Error> {
+        let bind = |source| Error::Bind {
+            addr: place.to_string(),
+            source,
+        };
+        let unsupported = |what: &str| bind(io::Error::new(io::ErrorKind::Unsupported, what));
+        let addr = match place {
+            Place::Path(path, _) => Addr::Unix(Some(path.as_path().into())),
+            Place::Addr(Endpoint::UnixAbstract(name)) => Addr::UnixAbstract(name.as_slice().into()),
+            Place::Addr(Endpoint::Tcp { host, port, family }) => match (host.as_str(), family) {
+                ("", _) => Addr::Ip((self.ip, *port).into()),
+                ("localhost", Family::V6) => Addr::Ip(([0, 0, 0, 0, 0, 0, 0, 1], *port).into()),
+                ("localhost", _) => Addr::Ip(([127, 0, 0, 1], *port).into()),
+                (host, _) => match host.parse::<IpAddr>() {
+                    Ok(ip) if ip.is_unspecified() => Addr::Ip((self.ip, *port).into()),
+                    Ok(ip) => Addr::Ip((ip, *port).into()),
+                    Err(_) => {
+                        let what = "a simulated engine listens on IP addresses, not on names";
+                        return Err(unsupported(what));
+                    }
+                },
+            },
+            Place::Addr(_) => return Err(unsupported("it is not simulated")),
+            Place::Socket(_) => {
+                return Err(unsupported("a socket of the kernel cannot be simulated"));
+            }
+        };
+        let owner = Listening::Engine {
+            engine: self.number,
+            listener,
+            local: false,
+        };
+        let bound = self.network.listen(self.ip, to_place(&addr), owner);
+        bound.map(to_addr).map_err(bind)
+    }
+}
+
+impl<H: EventHandler> SimulatedEngine<H> {
+    /// Accepts a connection, as the main reactor does. A connection that the limits forbid is closed.
+    pub(crate) fn accept(&mut self, end: End, peer: Addr, listener: usize) {
+        let reactor = self.pick(&peer);
+        let shared = self.engine.shared();
+        let metrics = &self.engine.peer(reactor).metrics;
+        metrics.accepted.add(1);
+        if !shared.accepting.load(Ordering::Acquire) || !shared.admission.admit(&peer) {
+            metrics.refused.add(1);
+            return;
+        }
+        end.assign(self.reactors[reactor].poller);
+        let simulated = Simulated {
+            end,
+            stand_in: self.stand_in.clone(),
+        };
+        let arrival = Arrival {
+            socket: StreamSocket::simulated(simulated),
+            peer,
+            origin: Origin::Accepted { listener },
+        };
+        self.engine.deal(reactor, arrival);
+    }
+
+    /// Closes the listeners once the engine accepts no more.
+    pub(crate) fn follow_accepting(&mut self, number: usize) {
+        let shared = self.engine.shared();
+        if !shared.accepting.load(Ordering::Acquire)
+            && shared.acceptors.swap(0, Ordering::AcqRel) > 0
+        {
+            self.network.unlisten(number);
+        }
+    }
+
+    /// Takes the next name to look up, if a lookup thread would be free for it.
+    pub(crate) fn begin_lookup(&mut self, now: Duration) -> Option<Arc<str>> {
+        let lookups = &self.engine.shared().lookups;
+        self.clock.set(now);
+        lookups.simulate(self.clock.now());
+        lookups.begin_next()
+    }
+
+    fn pick(&mut self, peer: &Addr) -> usize {
+        let reactors = &self.engine.shared().reactors;
+        let count = reactors.len();
+        if count == 1 {
+            return 0;
+        }
+        let Some(balance) = &mut self.balance else {
+            return self.network.draw(count);
+        };
+        let loads = reactors.iter().map(|r| r.load.load(Ordering::Relaxed));
+        let loads: Vec<usize> = loads.collect();
+        match catch_unwind(AssertUnwindSafe(|| balance.pick(peer, &loads))) {
+            Ok(reactor) => reactor % count,
+            Err(panic) => {
+                panic::report("epicycle::accept", "the balance policy", panic);
+                0
+            }
         }
     }
 }

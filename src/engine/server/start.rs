@@ -27,6 +27,7 @@ use crate::engine::slots::Liveness;
 use crate::engine::udp::sockets::{self, UdpPlace, UdpSockets};
 use crate::error::Error;
 use crate::panic;
+use crate::sys::stack::NetworkStack;
 use crate::sys::{affinity, sigpipe};
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
@@ -108,17 +109,17 @@ pub(super) fn start<H: EventHandler>(
 }
 
 /// The places that a server listens on, each with its number.
-struct Places {
+pub(super) struct Places {
     /// The names of all places in the order in which they were given, for messages.
     names: String,
-    streams: Vec<(usize, Place)>,
-    datagrams: Vec<UdpPlace>,
+    pub(super) streams: Vec<(usize, Place)>,
+    pub(super) datagrams: Vec<UdpPlace>,
     #[cfg(feature = "tls")]
-    tls: Vec<Option<TlsServer>>,
+    pub(super) tls: Vec<Option<TlsServer>>,
 }
 
 impl Places {
-    fn resolve(listens: Vec<Listen>) -> Result<Self, Error> {
+    pub(super) fn resolve(listens: Vec<Listen>) -> Result<Self, Error> {
         #[cfg(feature = "tls")]
         let tls = listens.iter().map(|listen| listen.tls.clone()).collect();
         let mut names = Vec::new();
@@ -141,7 +142,7 @@ impl Places {
     }
 
     /// Refuses a UDP address without sessions if the handler does not handle datagrams.
-    fn check_handler<H: EventHandler>(&self) -> Result<(), Error> {
+    pub(super) fn check_handler<H: EventHandler>(&self) -> Result<(), Error> {
         let without_sessions = |place: &&UdpPlace| place.2.sessions.is_none();
         match self.datagrams.iter().find(without_sessions) {
             Some((_, addr, _)) if !H::HANDLES_DATAGRAMS => Err(Error::Option {
@@ -284,6 +285,7 @@ impl<H: EventHandler> Running<H> {
                 listeners,
                 udp_sockets,
                 socket: settings.socket.clone(),
+                stack: NetworkStack::Kernel,
                 read_buffer: settings.read_buffer,
                 first_tick: settings.first_tick,
             };

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IoSlice, Read};
 
-use super::{Happening, Network, State};
+use super::{Far, Happening, Network, Place, State};
 
 /// A simulated socket. Dropping it closes it.
 #[derive(Debug)]
@@ -16,9 +16,32 @@ impl End {
         Self { network, number }
     }
 
+    /// Gives the socket of an accepted connection to a reactor.
+    pub(crate) fn assign(&self, poller: usize) {
+        let mut state = self.network.0.lock();
+        state.wires[self.number].poller = Some(poller);
+        // A newly registered socket has its first event at once.
+        state.change(self.number);
+    }
+
     /// Registers the socket for events with this token.
     pub(crate) fn watch(&self, token: usize) {
         self.network.0.lock().wires[self.number].token = Some(token);
+    }
+
+    /// Returns true if a connect has succeeded, false if it is still under way.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        let mut state = self.network.0.lock();
+        let wire = &mut state.wires[self.number];
+        match wire.error.take() {
+            Some(error) => Err(error.into()),
+            None => Ok(!wire.connecting),
+        }
+    }
+
+    /// Acts as `getsockname(2)`.
+    pub(crate) fn local(&self) -> Place {
+        self.network.0.lock().wires[self.number].local.clone()
     }
 
     /// Acts as `recv(2)`.
@@ -69,8 +92,7 @@ impl End {
     /// Acts as `SO_ERROR`.
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         let mut state = self.network.0.lock();
-        let had = std::mem::take(&mut state.wires[self.number].error);
-        had.then(|| ErrorKind::ConnectionReset.into())
+        state.wires[self.number].error.take().map(io::Error::from)
     }
 }
 
@@ -82,17 +104,14 @@ impl Drop for End {
 
 impl State {
     fn recv(&mut self, number: usize, into: &mut [u8]) -> io::Result<usize> {
-        let interferes = self.chance(self.link.interference);
+        let interferes = self.interferes(number);
         let wire = &mut self.wires[number];
         let available = wire.arrived.len().min(into.len());
         if available == 0 {
-            return match (wire.error, wire.broken || wire.fin) {
-                (true, _) => {
-                    wire.error = false;
-                    Err(ErrorKind::ConnectionReset.into())
-                }
-                (false, true) => Ok(0),
-                (false, false) => Err(ErrorKind::WouldBlock.into()),
+            return match (wire.error.take(), wire.broken || wire.fin) {
+                (Some(error), _) => Err(error.into()),
+                (None, true) => Ok(0),
+                (None, false) => Err(ErrorKind::WouldBlock.into()),
             };
         }
         let mut n = available;
@@ -110,21 +129,20 @@ impl State {
         if n == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        self.wires[number].arrived.read_exact(&mut into[..n])?;
+        let wire = &mut self.wires[number];
+        wire.arrived.read_exact(&mut into[..n])?;
+        if let Far::Twin(twin) = wire.far {
+            // The other end may send on.
+            self.plan_read(twin);
+        }
         Ok(n)
     }
 
     fn send(&mut self, number: usize, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let interferes = self.chance(self.link.interference);
+        let interferes = self.interferes(number);
         let wire = &mut self.wires[number];
         if wire.broken {
-            let first = std::mem::take(&mut wire.error);
-            let kind = if first {
-                ErrorKind::ConnectionReset
-            } else {
-                ErrorKind::BrokenPipe
-            };
-            return Err(kind.into());
+            return Err(wire.error.take().unwrap_or(ErrorKind::BrokenPipe).into());
         }
         if wire.shut {
             return Err(ErrorKind::BrokenPipe.into());
@@ -162,7 +180,7 @@ impl State {
     fn refuse(&mut self, number: usize, by_chance: bool) {
         self.wires[number].wants_room = true;
         if by_chance {
-            let at = self.now + self.delay();
+            let at = self.now + self.delay(number);
             self.plan(at, number, Happening::Room);
         }
     }
@@ -173,7 +191,8 @@ impl State {
         wire.closed = true;
         let unread = !wire.arrived.is_empty();
         wire.arrived = Default::default();
-        if wire.broken {
+        // A connect that has not been answered is given up when its answer arrives.
+        if wire.broken || wire.connecting || wire.crashed {
             return;
         }
         // A close with unread input sends RST, as Linux does.
@@ -192,7 +211,7 @@ impl State {
         wire.output.truncate(kept);
         // The peer must not see the end of the stream behind the bytes that are left.
         wire.shut = false;
-        let at = self.now + self.delay();
+        let at = self.now + self.delay(number);
         self.plan(at, number, Happening::Reset);
     }
 

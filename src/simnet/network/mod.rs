@@ -1,29 +1,44 @@
 //! A network in memory. Its connections behave as sockets do, and a seed decides each random choice.
 
 mod end;
+mod hosts;
 mod peers;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fastrand::Rng;
 use parking_lot::Mutex;
 
 pub(crate) use self::end::End;
-pub(crate) use self::wire::Readiness;
-use self::wire::Wire;
+pub(crate) use self::hosts::Listening;
+use self::hosts::{Door, Host};
 pub use self::wire::{Ending, Reading};
+use self::wire::{Far, Wire};
+pub(crate) use self::wire::{Place, Readiness};
 use super::link::Link;
 use super::tally::Tally;
 
-/// A network, shared by a simulation and the sockets of its reactor.
+/// A network, shared by a simulation and the sockets of its reactors.
 #[derive(Clone, Debug)]
 pub(crate) struct Network(Arc<Mutex<State>>);
 
 /// An entry on the agenda.
 #[derive(Debug)]
 enum Happening {
+    /// The SYN of a scripted peer arrives at the reactor's end.
+    Arrive,
+    /// The SYN of a reactor arrives at the peer's host.
+    Syn,
+    /// The answer to the SYN of a reactor arrives: the connection is open.
+    Opened,
+    /// The answer to the SYN of a reactor arrives: there is no connection.
+    Refused(ErrorKind),
+    /// The SYN of a reactor had no answer, and is not sent again.
+    GiveUp,
     /// A segment arrives at the reactor's end.
     Segment(Vec<u8>),
     /// The peer's FIN arrives at the reactor's end.
@@ -38,10 +53,41 @@ enum Happening {
     Room,
 }
 
+/// A connection that has arrived at a listener of an engine.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    /// The number of the engine, and that of its listener.
+    pub(crate) engine: usize,
+    pub(crate) listener: usize,
+    pub(crate) end: End,
+    pub(crate) peer: Place,
+}
+
+/// What an advance of the time brings to those outside the network.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// The bytes that scripted peers have read, with the numbers of their connections.
+    pub(crate) received: Vec<(usize, Vec<u8>)>,
+    pub(crate) arrived: Vec<Arrived>,
+}
+
 #[derive(Debug)]
 struct State {
     rng: Rng,
     link: Link,
+    /// The links of single directions, by the hosts from and to which they lead.
+    links: HashMap<(IpAddr, IpAddr), Link>,
+    /// The times from which links with a limited bandwidth are free.
+    free_at: HashMap<(IpAddr, IpAddr), u64>,
+    cuts: HashSet<(IpAddr, IpAddr)>,
+    hosts: HashMap<IpAddr, Host>,
+    /// The number of hosts that are down.
+    down: usize,
+    listeners: HashMap<(IpAddr, Door), Listening>,
+    /// The connections that have arrived at each listener of a scripted peer.
+    accepted: Vec<VecDeque<usize>>,
+    /// What cannot pass until a cut is healed or a host is up.
+    held: Vec<(usize, Happening)>,
     /// In microseconds.
     now: u64,
     wires: Vec<Wire>,
@@ -49,10 +95,9 @@ struct State {
     agenda: BTreeMap<(u64, u64), (usize, Happening)>,
     /// The number of entries added so far.
     planned: u64,
-    /// The connections for which an event is due.
-    changed: Vec<usize>,
-    /// The bytes that peers have read since the last [`Network::advance`].
-    received: Vec<(usize, Vec<u8>)>,
+    /// The connections of each reactor for which an event is due.
+    changed: Vec<Vec<usize>>,
+    news: News,
     fingerprint: u64,
     tally: Tally,
 }
@@ -68,12 +113,20 @@ impl Network {
         Self(Arc::new(Mutex::new(State {
             rng: Rng::with_seed(seed),
             link,
+            links: HashMap::new(),
+            free_at: HashMap::new(),
+            cuts: HashSet::new(),
+            hosts: HashMap::new(),
+            down: 0,
+            listeners: HashMap::new(),
+            accepted: Vec::new(),
+            held: Vec::new(),
             now: 0,
             wires: Vec::new(),
             agenda: BTreeMap::new(),
             planned: 0,
             changed: Vec::new(),
-            received: Vec::new(),
+            news: News::default(),
             fingerprint: 0xcbf2_9ce4_8422_2325,
             tally: Tally::default(),
         })))
@@ -83,27 +136,16 @@ impl Network {
         self.0.lock().link = link;
     }
 
-    /// Makes a connection. Returns its number and the reactor's end of it.
-    pub(crate) fn connect(&self) -> (usize, End) {
+    /// Sets the link of one direction between two hosts.
+    pub(crate) fn set_link_from(&self, from: IpAddr, to: IpAddr, link: Link) {
+        self.0.lock().links.insert((from, to), link);
+    }
+
+    /// Adds a reactor. Returns its number, by which it polls.
+    pub(crate) fn add_poller(&self) -> usize {
         let mut state = self.0.lock();
-        let number = state.wires.len();
-        let room = state.link.send_buffer.clone();
-        let wire = Wire {
-            room: state.rng.usize(room),
-            changed: true,
-            ..Wire::default()
-        };
-        state.wires.push(wire);
-        state.tally.connections += 1;
-        // A newly registered socket has its first event at once.
-        state.changed.push(number);
-        state.note("connect", number, 0);
-        let percent = state.link.resets;
-        if state.chance(percent) {
-            let at = state.now + state.rng.u64(..BREAKS_WITHIN);
-            state.plan(at, number, Happening::Break);
-        }
-        (number, End::new(self.clone(), number))
+        state.changed.push(Vec::new());
+        state.changed.len() - 1
     }
 
     /// Returns the time of the next entry on the agenda.
@@ -117,21 +159,30 @@ impl Network {
         self.0.lock().now = now;
     }
 
-    /// Executes all entries of the agenda that are due. Returns the bytes that peers have read.
-    pub(crate) fn advance(&self) -> Vec<(usize, Vec<u8>)> {
+    /// Executes all entries of the agenda that are due.
+    pub(crate) fn advance(&self) -> News {
         let mut state = self.0.lock();
         let now = state.now;
         while let Some(entry) = state.agenda.first_entry()
             && entry.key().0 <= now
         {
             let (wire, happening) = entry.remove();
-            state.happen(wire, happening);
+            if state.is_held(wire, &happening) {
+                state.held.push((wire, happening));
+            } else {
+                state.happen(self, wire, happening);
+            }
         }
-        std::mem::take(&mut state.received)
+        std::mem::take(&mut state.news)
     }
 
-    /// Returns the events of a poll. Each change is reported once.
-    pub(crate) fn poll(&self) -> Vec<Readiness> {
+    /// Returns true if the next poll of a reactor may return events.
+    pub(crate) fn may_have_events(&self, poller: usize) -> bool {
+        !self.0.lock().changed[poller].is_empty()
+    }
+
+    /// Returns the events of a reactor's poll. Each change is reported once.
+    pub(crate) fn poll(&self, poller: usize) -> Vec<Readiness> {
         let mut state = self.0.lock();
         let State {
             rng,
@@ -140,6 +191,10 @@ impl Network {
             changed,
             ..
         } = &mut *state;
+        let changed = &mut changed[poller];
+        if changed.is_empty() {
+            return Vec::new();
+        }
         // A connection that is not registered yet keeps its event.
         let mut due: Vec<usize> = Vec::new();
         changed.retain(|number| {
@@ -175,6 +230,21 @@ impl Network {
         events
     }
 
+    /// Returns a random number below `end`.
+    pub(crate) fn draw(&self, end: usize) -> usize {
+        self.0.lock().rng.usize(..end)
+    }
+
+    /// Returns a random time from a range, in microseconds.
+    pub(crate) fn draw_time(&self, range: std::ops::RangeInclusive<u64>) -> u64 {
+        self.0.lock().rng.u64(range)
+    }
+
+    /// Adds something that happened outside the network to the trace.
+    pub(crate) fn note(&self, what: &str, number: usize, size: usize) {
+        self.0.lock().note(what, number, size);
+    }
+
     /// Returns a number that depends on all that has happened so far.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.0.lock().fingerprint
@@ -193,14 +263,38 @@ impl Network {
 }
 
 impl State {
-    fn happen(&mut self, number: usize, happening: Happening) {
+    /// Adds a connection, whose first event is due. Returns its number.
+    fn add_wire(&mut self, mut wire: Wire) -> usize {
+        let number = self.wires.len();
+        let room = self.link_of(wire.home, wire.away).send_buffer.clone();
+        wire.room = self.rng.usize(room);
+        self.wires.push(wire);
+        number
+    }
+
+    /// Lets chance decide that a connection breaks soon.
+    fn may_break(&mut self, number: usize) {
+        let wire = &self.wires[number];
+        let percent = self.link_of(wire.home, wire.away).resets;
+        if self.chance(percent) {
+            let at = self.now + self.rng.u64(..BREAKS_WITHIN);
+            self.plan(at, number, Happening::Break);
+        }
+    }
+
+    fn happen(&mut self, network: &Network, number: usize, happening: Happening) {
         let wire = &mut self.wires[number];
         match happening {
+            Happening::Arrive => self.arrive(network, number),
+            Happening::Syn => self.syn(network, number),
+            Happening::Opened => self.opened(number),
+            Happening::Refused(error) => self.refused(number, error),
+            Happening::GiveUp => self.refused(number, ErrorKind::TimedOut),
             Happening::Segment(bytes) => {
                 wire.in_flight -= bytes.len();
                 self.note("segment", number, bytes.len());
                 let wire = &mut self.wires[number];
-                if wire.closed {
+                if wire.closed || wire.crashed {
                     self.reset_peer(number);
                 } else if !wire.broken {
                     wire.arrived.extend(bytes);
@@ -209,39 +303,64 @@ impl State {
             }
             Happening::Fin => {
                 self.note("fin", number, 0);
+                if self.wires[number].crashed {
+                    return self.reset_peer(number);
+                }
                 self.wires[number].fin = true;
                 self.change(number);
             }
-            Happening::Break => {
-                self.note("break", number, 0);
-                let wire = &mut self.wires[number];
-                wire.ended = true;
-                if wire.ending == Ending::Open {
-                    wire.ending = Ending::Reset;
-                }
-                if wire.break_off() {
-                    self.tally.broken += 1;
-                }
-                self.change(number);
-            }
+            Happening::Break => self.break_now(number),
             Happening::Read => self.read(number),
-            Happening::Reset => {
-                if wire.ending == Ending::Open {
-                    wire.ending = Ending::Reset;
-                    wire.output.clear();
-                    self.note("reset", number, 0);
-                }
-            }
+            Happening::Reset => self.reset_now(number),
             Happening::Room => self.change(number),
+        }
+    }
+
+    /// Breaks a connection at the reactor's end.
+    fn break_now(&mut self, number: usize) {
+        self.note("break", number, 0);
+        let wire = &mut self.wires[number];
+        wire.ended = true;
+        if wire.ending == Ending::Open {
+            wire.ending = Ending::Reset;
+        }
+        if wire.break_off(ErrorKind::ConnectionReset) {
+            self.tally.broken += 1;
+        }
+        self.change(number);
+        // The other end learns it too, unless it is the cause.
+        if let Far::Twin(twin) = self.wires[number].far
+            && self.wires[twin].is_alive()
+        {
+            let at = self.now + self.delay(number);
+            self.plan(at, twin, Happening::Break);
+        }
+    }
+
+    /// Breaks a connection at the peer's end.
+    fn reset_now(&mut self, number: usize) {
+        let wire = &mut self.wires[number];
+        if wire.ending == Ending::Open {
+            wire.ending = Ending::Reset;
+            wire.output.clear();
+            self.note("reset", number, 0);
+        }
+        if let Far::Twin(twin) = self.wires[number].far
+            && self.wires[twin].is_alive()
+        {
+            self.break_now(twin);
         }
     }
 
     /// Makes an event due for a connection.
     fn change(&mut self, number: usize) {
         let wire = &mut self.wires[number];
-        if !wire.changed && !wire.closed {
+        if let Some(poller) = wire.poller
+            && !wire.changed
+            && !wire.closed
+        {
             wire.changed = true;
-            self.changed.push(number);
+            self.changed[poller].push(number);
         }
     }
 
@@ -250,15 +369,50 @@ impl State {
         self.agenda.insert((at, self.planned), (number, happening));
     }
 
-    /// Returns the delay of a segment.
-    fn delay(&mut self) -> u64 {
-        let range = self.link.delay.clone();
+    /// Returns the link from one host to another.
+    fn link_of(&self, from: IpAddr, to: IpAddr) -> &Link {
+        if self.links.is_empty() {
+            return &self.link;
+        }
+        self.links.get(&(from, to)).unwrap_or(&self.link)
+    }
+
+    /// Returns the delay of a segment from the reactor's end of a connection to the other.
+    fn delay(&mut self, number: usize) -> u64 {
+        let wire = &self.wires[number];
+        self.delay_between(wire.home, wire.away)
+    }
+
+    /// Returns the delay of a segment to the reactor's end of a connection.
+    fn delay_back(&mut self, number: usize) -> u64 {
+        let wire = &self.wires[number];
+        self.delay_between(wire.away, wire.home)
+    }
+
+    fn delay_between(&mut self, from: IpAddr, to: IpAddr) -> u64 {
+        let range = self.link_of(from, to).delay.clone();
         // Most delays are short, so that different events coincide.
         let short = *range.start() + (range.end() - range.start()) / 50;
         match self.rng.u32(..4) {
             0 => self.rng.u64(range),
             _ => self.rng.u64(*range.start()..=short),
         }
+    }
+
+    /// Returns the time at which bytes that are sent now have left over a link, given its bandwidth.
+    fn departure(&mut self, from: IpAddr, to: IpAddr, len: usize) -> u64 {
+        let Some(bandwidth) = self.link_of(from, to).bandwidth else {
+            return self.now;
+        };
+        let free_at = self.free_at.entry((from, to)).or_default();
+        *free_at = (*free_at).max(self.now) + len as u64 * 1_000_000 / bandwidth;
+        *free_at
+    }
+
+    fn interferes(&mut self, number: usize) -> bool {
+        let wire = &self.wires[number];
+        let percent = self.link_of(wire.home, wire.away).interference;
+        self.chance(percent)
     }
 
     fn chance(&mut self, percent: u32) -> bool {
@@ -280,4 +434,9 @@ impl Drop for State {
         self.tally.micros = self.now;
         self.tally.hand_in();
     }
+}
+
+/// Returns the address of a peer or a host in this network, without a port.
+fn any_port(ip: IpAddr) -> SocketAddr {
+    SocketAddr::new(ip, 0)
 }

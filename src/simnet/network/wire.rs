@@ -1,6 +1,8 @@
 //! One simulated connection: the kernel's state at the reactor's end, and the state of the peer.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 
 /// The pace at which a simulated peer reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,9 +30,41 @@ pub enum Ending {
     Reset,
 }
 
+/// The address of a socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Ip(SocketAddr),
+    /// A Unix socket of the own host: its path, or its abstract name behind a NUL byte. Empty for a client.
+    Unix(Box<[u8]>),
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Far {
+    /// A scripted peer of the test.
+    Peer,
+    /// A reactor's end, which is another connection with this number. The network moves the bytes between the two: it
+    /// reads as the peer of one, and sends as the peer of the other.
+    Twin(usize),
+}
+
 /// A connection of the simulated network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wire {
+    /// The addresses of the reactor's host and of the peer's.
+    pub(super) home: IpAddr,
+    pub(super) away: IpAddr,
+    pub(super) local: Place,
+    pub(super) remote: Place,
+    pub(super) far: Far,
+    /// The reactor that owns this end. None until one does.
+    pub(super) poller: Option<usize>,
+    /// True until the SYN of this end is answered.
+    pub(super) connecting: bool,
+    /// The number of SYNs that were lost.
+    pub(super) syns: u32,
+    /// True if the host went down during the connection. This end is lost, and does nothing any more.
+    pub(super) crashed: bool,
     /// The token of the reactor's slot, once the socket is registered.
     pub(super) token: Option<usize>,
     /// True while an event is due.
@@ -43,8 +77,8 @@ pub(super) struct Wire {
     pub(super) fin_reported: bool,
     /// True once the connection is broken.
     pub(super) broken: bool,
-    /// True while the connection is broken and no call has returned the error.
-    pub(super) error: bool,
+    /// The error of a broken connection, until a call returns it.
+    pub(super) error: Option<ErrorKind>,
     /// Bytes accepted from the reactor that the peer has not read.
     pub(super) output: VecDeque<u8>,
     /// The capacity of `output`.
@@ -84,15 +118,56 @@ pub(crate) struct Readiness {
 }
 
 impl Wire {
+    /// Creates a connection between two hosts, the reactor's and the peer's, with the address of each end.
+    pub(super) fn new((home, away): (IpAddr, IpAddr), (local, remote): (Place, Place)) -> Self {
+        Self {
+            home,
+            away,
+            local,
+            remote,
+            far: Far::Peer,
+            poller: None,
+            connecting: false,
+            syns: 0,
+            crashed: false,
+            token: None,
+            changed: false,
+            arrived: VecDeque::new(),
+            fin: false,
+            fin_reported: false,
+            broken: false,
+            error: None,
+            output: VecDeque::new(),
+            room: 0,
+            wants_room: false,
+            shut: false,
+            resets: false,
+            closed: false,
+            reading: Reading::Freely,
+            will_read: false,
+            keeps_open: false,
+            ended: false,
+            gone: false,
+            ending: Ending::Open,
+            last_arrival: 0,
+            in_flight: 0,
+        }
+    }
+
+    /// Returns true if this end can still break.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.closed && !self.broken && !self.crashed
+    }
+
     /// Returns the readiness of the socket, by the rules of Linux's `tcp_poll`. Returns `None` if it has none.
     pub(super) fn readiness(&self) -> Option<Readiness> {
-        let token = self.token.filter(|_| !self.closed)?;
+        let token = self.token.filter(|_| !self.closed && !self.connecting)?;
         let ready = Readiness {
             token,
             readable: !self.arrived.is_empty() || self.fin || self.broken,
             writable: self.has_room() || self.shut || self.broken,
             read_closed: self.fin || self.broken,
-            error: self.error,
+            error: self.error.is_some(),
         };
         (ready.readable || ready.writable).then_some(ready)
     }
@@ -110,12 +185,12 @@ impl Wire {
     }
 
     /// Breaks the connection at the reactor's end. Returns false if it was broken already.
-    pub(super) fn break_off(&mut self) -> bool {
+    pub(super) fn break_off(&mut self, error: ErrorKind) -> bool {
         if self.broken {
             return false;
         }
         self.broken = true;
-        self.error = true;
+        self.error = Some(error);
         self.output.clear();
         true
     }

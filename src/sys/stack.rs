@@ -1,0 +1,49 @@
+//! The network stack that makes sockets: the kernel's, or that of a host in a simulated network.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::datagram::{DatagramOptions, DatagramSocket};
+use super::options::SocketOptions;
+#[cfg(feature = "testing")]
+use super::simulated::SimulatedHost;
+use super::socket::{self, StreamSocket};
+use crate::addr::Addr;
+
+/// A network stack. A reactor asks it for its outbound sockets.
+#[derive(Clone, Debug)]
+pub(crate) enum NetworkStack {
+    Kernel,
+    #[cfg(feature = "testing")]
+    Simulated(SimulatedHost),
+}
+
+impl NetworkStack {
+    /// Starts a non-blocking connect.
+    pub(crate) fn connect(
+        &self,
+        to: &Addr,
+        local: Option<SocketAddr>,
+        options: &SocketOptions,
+    ) -> io::Result<StreamSocket> {
+        match self {
+            NetworkStack::Kernel => socket::connect(to, local, options),
+            #[cfg(feature = "testing")]
+            NetworkStack::Simulated(host) => host.connect(to, local).map(StreamSocket::simulated),
+        }
+    }
+
+    /// Makes a datagram socket that sends to and receives from `peer` only.
+    pub(crate) fn connect_datagram(
+        &self,
+        peer: SocketAddr,
+        local: Option<SocketAddr>,
+        options: &DatagramOptions,
+    ) -> io::Result<DatagramSocket> {
+        match self {
+            NetworkStack::Kernel => DatagramSocket::connect(peer, local, options),
+            #[cfg(feature = "testing")]
+            NetworkStack::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
