@@ -97,7 +97,13 @@ impl EventHandler for Chat {
         Action::Continue
     }
 
-    fn on_close(&mut self, _info: &Closed, name: Option<String>, _reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        _info: &Closed,
+        name: Option<String>,
+        _reason: CloseReason,
+    ) {
         if let Some(name) = name {
             lock(&self.names).remove(&name);
             self.tell_all(format!("* {name} has left\n"));

@@ -113,7 +113,7 @@ impl EventHandler for Netcat {
         Action::Close
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
         self.tell(Event::Closed(info.clone(), reason));
     }
 

@@ -78,7 +78,7 @@ impl EventHandler for Forward {
         }
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
         if let Some(Waiting { connecting, .. }) = self.waiting.remove(&info.id.as_u64()) {
             // If this fails, `on_open` finds no client and closes the connection.
             let _ = connecting.cancel();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use epicycle::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 use epicycle::{
     Action, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, Handle, Listen, Origin,
-    Outbox, Running, Server, TimeoutKind, UdpSessions, WriteError,
+    Outbox, Reactor, Running, Server, TimeoutKind, UdpSessions, WriteError,
 };
 
 use log::Level;
@@ -185,7 +185,7 @@ impl EventHandler for Talk {
         (self.react)(conn, frame)
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
         let end = Arc::new((info.clone(), reason));
         self.log.ends.lock().expect("is sound").push(end);
     }

@@ -1,10 +1,9 @@
 //! The slots of a reactor's connections, and the identifiers of connections.
 
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-
-use slab::Slab;
 
 /// The identifier of a connection. It is unique within an engine and is not reused for another connection.
 ///
@@ -64,13 +63,25 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// A slab of connections with [`ConnId`]s. A stale identifier finds nothing.
+/// The connections of a reactor, by their [`ConnId`]s. A stale identifier finds nothing.
+///
+/// Each is in a cell of its own. While the loop serves one, its callbacks can borrow another one. A connection that is
+/// borrowed already is not found.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    slab: Slab<T>,
+    places: Vec<Place<T>>,
+    /// The free places. The last one is used first, since it is most likely in the cache.
+    vacant: Vec<u32>,
     reactor: usize,
     last_generation: u32,
 }
+
+/// A place for a connection.
+///
+/// It is aligned to cache lines. With many connections, each line that is touched has to be fetched from memory.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Place<T>(RefCell<Option<T>>);
 
 /// A value in a slot.
 pub(crate) trait Tenant {
@@ -80,7 +91,8 @@ pub(crate) trait Tenant {
 impl<T: Tenant> Slots<T> {
     pub(crate) fn new(reactor: usize) -> Self {
         Self {
-            slab: Slab::new(),
+            places: Vec::new(),
+            vacant: Vec::new(),
             reactor,
             last_generation: 0,
         }
@@ -88,49 +100,85 @@ impl<T: Tenant> Slots<T> {
 
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.slab.len()
+        self.places.len() - self.vacant.len()
     }
 
     /// Returns the identifier of the next connection. The next [`insert`](Self::insert) must be of that connection.
     pub(crate) fn next_id(&mut self) -> ConnId {
         // 0 means "no connection" in the liveness table.
         self.last_generation = self.last_generation.wrapping_add(1).max(1);
-        ConnId::new(self.reactor, self.slab.vacant_key(), self.last_generation)
+        let slot = self.vacant.last().map(|slot| *slot as usize);
+        ConnId::new(
+            self.reactor,
+            slot.unwrap_or(self.places.len()),
+            self.last_generation,
+        )
     }
 
     pub(crate) fn insert(&mut self, tenant: T) -> usize {
-        self.slab.insert(tenant)
-    }
-
-    #[inline]
-    pub(crate) fn at(&mut self, slot: usize) -> Option<&mut T> {
-        self.slab.get_mut(slot)
-    }
-
-    /// Returns the connection with an identifier, unless it is gone.
-    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut T> {
-        self.slab
-            .get_mut(id.slot())
-            .filter(|tenant| tenant.id() == id)
-    }
-
-    /// Returns two connections, unless one of them is gone or they are the same.
-    pub(crate) fn pair(&mut self, one: ConnId, other: ConnId) -> Option<(&mut T, &mut T)> {
-        if one.slot() == other.slot() {
-            return None;
+        match self.vacant.pop() {
+            Some(slot) => {
+                let slot = slot as usize;
+                *self.places[slot].0.get_mut() = Some(tenant);
+                slot
+            }
+            None => {
+                self.places.push(Place(RefCell::new(Some(tenant))));
+                self.places.len() - 1
+            }
         }
-        self.slab
-            .get2_mut(one.slot(), other.slot())
-            .filter(|pair| pair.0.id() == one && pair.1.id() == other)
+    }
+
+    /// Borrows a place. Hot paths look for the connection in it themselves.
+    #[inline(always)]
+    pub(crate) fn place(&self, slot: usize) -> Option<RefMut<'_, Option<T>>> {
+        self.places.get(slot)?.0.try_borrow_mut().ok()
+    }
+
+    /// Borrows the connection in a slot.
+    pub(crate) fn at(&self, slot: usize) -> Option<RefMut<'_, T>> {
+        RefMut::filter_map(self.place(slot)?, Option::as_mut).ok()
+    }
+
+    /// Borrows the connection with an identifier, unless it is gone.
+    pub(crate) fn get(&self, id: ConnId) -> Option<RefMut<'_, T>> {
+        self.at(id.slot()).filter(|tenant| tenant.id() == id)
+    }
+
+    /// Borrows two connections, unless one of them is gone or they are the same.
+    pub(crate) fn pair(
+        &self,
+        one: ConnId,
+        other: ConnId,
+    ) -> Option<(RefMut<'_, T>, RefMut<'_, T>)> {
+        Some((self.get(one)?, self.get(other)?))
+    }
+
+    /// Returns the connection in a slot. This costs less than to borrow it.
+    #[inline(always)]
+    pub(crate) fn at_mut(&mut self, slot: usize) -> Option<&mut T> {
+        self.places.get_mut(slot)?.0.get_mut().as_mut()
     }
 
     pub(crate) fn remove(&mut self, slot: usize) -> Option<T> {
-        self.slab.try_remove(slot)
+        let tenant = self.places.get_mut(slot)?.0.get_mut().take()?;
+        self.vacant.push(slot as u32);
+        Some(tenant)
+    }
+
+    /// Drops the connection in a slot where it is. To move it out first would cost more.
+    pub(crate) fn free(&mut self, slot: usize) {
+        if let Some(Place(place)) = self.places.get_mut(slot)
+            && place.get_mut().is_some()
+        {
+            *place.get_mut() = None;
+            self.vacant.push(slot as u32);
+        }
     }
 
     /// Returns one more than the highest slot that was ever in use.
     pub(crate) fn end(&self) -> usize {
-        self.slab.capacity()
+        self.places.len()
     }
 }
 
@@ -211,8 +259,43 @@ mod tests {
         slots.remove(slot);
         let second = slots.next_id();
         assert_eq!(slots.insert(second), slot);
-        assert_eq!(slots.get(first), None);
-        assert_eq!(slots.get(second), Some(&mut second.clone()));
+        assert!(slots.get(first).is_none());
+        assert_eq!(slots.get(second).as_deref(), Some(&second));
+    }
+
+    #[test]
+    fn a_borrowed_connection_is_not_found_and_its_neighbour_is() {
+        let mut slots = Slots::new(3);
+        let first = slots.next_id();
+        slots.insert(first);
+        let second = slots.next_id();
+        slots.insert(second);
+        let held = slots.get(first);
+        assert!(slots.get(first).is_none());
+        assert_eq!(slots.get(second).as_deref(), Some(&second));
+        drop(held);
+        assert_eq!(slots.get(first).as_deref(), Some(&first));
+    }
+
+    #[test]
+    fn places_are_used_again_and_counted_once() {
+        let mut slots = Slots::new(0);
+        let ids: Vec<_> = (0..3)
+            .map(|_| {
+                let id = slots.next_id();
+                slots.insert(id);
+                id
+            })
+            .collect();
+        assert_eq!(slots.remove(1), Some(ids[1]));
+        assert_eq!(slots.remove(1), None);
+        assert_eq!(slots.remove(7), None);
+        assert_eq!((slots.len(), slots.end()), (2, 3));
+        let next = slots.next_id();
+        assert_eq!(next.slot(), 1);
+        slots.insert(next);
+        assert_eq!((slots.len(), slots.end()), (3, 3));
+        assert_eq!(slots.next_id().slot(), 3);
     }
 
     #[test]
@@ -222,16 +305,13 @@ mod tests {
         slots.insert(first);
         let second = slots.next_id();
         let slot = slots.insert(second);
-        assert_eq!(
-            slots.pair(first, second),
-            Some((&mut first.clone(), &mut second.clone()))
-        );
-        assert_eq!(slots.pair(first, first), None);
+        assert!(slots.pair(first, second).is_some());
+        assert!(slots.pair(first, first).is_none());
         slots.remove(slot);
-        assert_eq!(slots.pair(first, second), None);
+        assert!(slots.pair(first, second).is_none());
         let third = slots.next_id();
         slots.insert(third);
-        assert_eq!(slots.pair(first, second), None);
+        assert!(slots.pair(first, second).is_none());
         assert!(slots.pair(third, first).is_some());
     }
 

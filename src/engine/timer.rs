@@ -122,7 +122,13 @@ impl<T> Wheel<T> {
         (entry.generation == key.generation).then_some(&mut entry.value)
     }
 
-    /// Changes the deadline of a timer, due or not, as if it were inserted again. Its key stays valid. Returns false if the
+    /// Returns the deadline of a timer. Returns none if it was popped or cancelled.
+    pub fn deadline(&self, key: TimerKey) -> Option<u64> {
+        let entry = self.entries.get(key.index as usize)?;
+        (entry.generation == key.generation).then_some(entry.deadline)
+    }
+
+    /// Changes the deadline of a timer, due or not, to an earlier or a later one, as if it were inserted again. Its key stays valid. Returns false if the
     /// timer was popped or cancelled.
     pub fn postpone(&mut self, key: TimerKey, deadline: u64) -> bool {
         let TimerKey { index, generation } = key;

@@ -103,7 +103,7 @@
 //!
 //! ```
 //! # use epicycle::http::{HttpCodec, Request};
-//! # use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+//! # use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 //! # struct Api;
 //! # impl EventHandler for Api {
 //! #   type Codec = HttpCodec;
@@ -112,7 +112,7 @@
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
 //! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: Request<'_>) -> Action { Action::Close }
 //! /// `under_way` is the request that `react` stored, which has no answer yet.
-//! fn on_close(&mut self, info: &Closed, under_way: Option<String>, reason: CloseReason) {
+//! fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, under_way: Option<String>, reason: CloseReason) {
 //!     match (&info.refused, under_way) {
 //!         (Some(refused), Some(request)) => println!("{} {request} {}", info.peer, refused.status),
 //!         (Some(refused), None) => {

@@ -48,7 +48,7 @@
 //! use std::time::Duration;
 //! use epicycle::codec::Lines;
 //! use epicycle::testing::{Ending, Link, Simulation, each_seed};
-//! use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server};
+//! use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
 //!
 //! /// Answers each number with the sum so far.
 //! #[derive(Default)]
@@ -77,7 +77,7 @@
 //!         conn.write(format!("{sum}\n").as_bytes()).into()
 //!     }
 //!
-//!     fn on_close(&mut self, _: &Closed, _: u64, _: CloseReason) {
+//!     fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: u64, _: CloseReason) {
 //!         self.open -= 1;
 //!     }
 //! }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use epicycle::codec::{Codec, LengthField, Raw};
 use epicycle::http::{HttpCodec, Limits, Request, Response};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor};
 
 use super::ledger::Ledger;
 
@@ -105,7 +105,13 @@ impl<P: Answering> EventHandler for Counted<P> {
         P::answer(conn, frame)
     }
 
-    fn on_close(&mut self, closed: &Closed, (): (), reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        closed: &Closed,
+        (): (),
+        reason: CloseReason,
+    ) {
         self.ledger.close(closed, &reason);
     }
 }

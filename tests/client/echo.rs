@@ -202,7 +202,7 @@ fn proxies(app: App, to: Endpoint) -> App {
             Err(_) => Action::Close,
         }
     })
-    .on_close(move |info, _| {
+    .on_close(move |_, info, _| {
         if let Some(partner) = ends.borrow_mut().remove(&info.id) {
             let _ = partner.close();
         }

@@ -12,7 +12,7 @@ use epicycle::codec::Codec;
 use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::http::{Chunk, End, Limits, SendError};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Running, TimeoutKind,
+    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
     WriteError,
 };
 
@@ -52,7 +52,7 @@ impl EventHandler for Browser {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
         let _ = self.tell.send(Heard::Closed(info.clone(), reason));
     }
 }

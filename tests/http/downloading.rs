@@ -10,7 +10,7 @@ use epicycle::codec::FrameError;
 use epicycle::http::client::{Part, Request, StreamCodec};
 use epicycle::http::{Chunk, End, MessageError};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Running, TimeoutKind,
+    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
 };
 
 use crate::client::PythonServer;
@@ -66,7 +66,7 @@ impl EventHandler for Listener {
         Action::Continue
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         let _ = self.tell.send(Told::Closed(reason));
     }
 }

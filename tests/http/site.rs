@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use epicycle::codec::Codec;
 use epicycle::http::{HttpCodec, Request, Response, StatusCode};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Running, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Running, Server};
 
 use crate::util::await_some;
 
@@ -112,7 +112,13 @@ impl<C: Codec> EventHandler for Site<C> {
         (self.on_drain)(conn, session)
     }
 
-    fn on_close(&mut self, info: &Closed, _session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        _session: Session,
+        reason: CloseReason,
+    ) {
         let mut ends = self.log.ends.lock().unwrap_or_else(PoisonError::into_inner);
         ends.push((info.clone(), Arc::new(reason)));
     }

@@ -190,7 +190,7 @@ fn a_shutdown_drains_both() {
 #[test]
 fn a_panic_at_the_end_of_one_does_not_keep_the_other() {
     expect_panics();
-    let (running, log) = start(local(), |app| app.on_close(|_, _| panic!("on purpose")));
+    let (running, log) = start(local(), |app| app.on_close(|_, _, _| panic!("on purpose")));
     let (one, other, ..) = joined(&running, &log);
     one.reset();
     assert!(Client::is_reset(&other.recv_to_any_end().1));

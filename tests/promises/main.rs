@@ -12,6 +12,7 @@ mod marks;
 mod order;
 mod panics;
 mod paths;
+mod reaching;
 mod resources;
 mod shutdown;
 #[cfg(feature = "signals")]

@@ -276,7 +276,7 @@ fn a_panic_in_on_timer_closes_only_that_connection() {
 #[test]
 fn a_panic_in_on_close_harms_nobody() {
     let scene = scene(|app| {
-        app.on_close(|closed, _| {
+        app.on_close(|_, closed, _| {
             if closed.bytes_in == 6 {
                 panic!("on purpose");
             }

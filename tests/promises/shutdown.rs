@@ -190,7 +190,7 @@ fn a_late_request_whose_drop_panics_costs_no_other_its_completion() {
         })
         .on_shutdown(|reactor| reactor.for_each(|conn, _| conn.abort()))
         // The first to close asks for the other, in the last turn there is: nobody will carry it out.
-        .on_close(move |_, _| {
+        .on_close(move |_, _, _| {
             let open = open.lock().expect("is sound");
             if let Some(other) = open.iter().find(|handle| handle.is_open()) {
                 let (told, bomb) = (told.clone(), Bomb);

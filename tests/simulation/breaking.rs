@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -67,7 +67,13 @@ impl EventHandler for Busy {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         assert!(matches!(reason, CloseReason::Reset(_)), "{reason}");
         self.heard.push((session.peer, session.heard));
         self.ledger.close(info, session.life, &reason);

@@ -8,7 +8,7 @@ use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
 use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::http::{self, Chunk, End, HttpCodec};
 use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -167,7 +167,13 @@ impl EventHandler for Asker {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
         self.ended.push((session.peer, session, reason.to_string()));
     }

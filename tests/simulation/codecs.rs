@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Delimited, Encode, Fixed, LengthField, Lines, Raw, encode_to_vec};
 use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -61,7 +61,13 @@ impl<F: Framing> EventHandler for Echo<F> {
         conn.send(frame).into()
     }
 
-    fn on_close(&mut self, info: &Closed, life: usize, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        life: usize,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, life, &reason);
     }
 }

@@ -59,7 +59,7 @@ impl EventHandler for Watch {
         Some(MILLISECOND)
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         assert!(matches!(reason, CloseReason::Shutdown), "{reason}");
         self.closed += 1;
     }

@@ -47,7 +47,7 @@ impl EventHandler for Caller {
         conn.write(bytes).into()
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
         self.closed.push((info.clone(), reason.to_string()));
     }
 

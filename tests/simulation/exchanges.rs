@@ -8,7 +8,7 @@ use epicycle::http::{
     Chunk, Continue, End, Event, HttpCodec, HttpStreamCodec, Part, Request, Response,
 };
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, WriteError};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, WriteError};
 use fastrand::Rng;
 
 use super::http::{chunked, header, in_chunks};
@@ -209,7 +209,13 @@ impl EventHandler for Whole {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, what: UnderWay, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        what: UnderWay,
+        reason: CloseReason,
+    ) {
         self.0.close(info, what.life, &reason);
     }
 }
@@ -277,7 +283,13 @@ impl EventHandler for Parts {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, what: UnderWay, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        what: UnderWay,
+        reason: CloseReason,
+    ) {
         self.0.close(info, what.life, &reason);
     }
 }

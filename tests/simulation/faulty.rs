@@ -2,7 +2,7 @@
 
 use epicycle::codec::{Codec, Decoded, FrameError};
 use epicycle::testing::{Ending, Link, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
 
 /// What is wrong with a codec.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ impl EventHandler for Dots {
         Action::Continue
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         self.ends.push(reason);
     }
 }

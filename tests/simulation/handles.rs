@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Handle, WriteError};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, WriteError};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -34,7 +34,13 @@ impl EventHandler for Listener {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, life: usize, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        life: usize,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, life, &reason);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::http::{Chunk, End, HttpCodec, HttpStreamCodec, Part, Request, Response};
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -102,7 +102,13 @@ impl EventHandler for Whole {
         conn.send(Response::ok().body(&answer)).into()
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
     }
 }
@@ -157,7 +163,13 @@ impl EventHandler for Parts {
         conn.send(Response::ok().body(&answer)).into()
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
     }
 }

@@ -25,6 +25,8 @@ mod pace;
 mod panics;
 mod pipes;
 mod proxies;
+mod reaching;
+
 mod relay;
 #[cfg(feature = "http")]
 mod reuse;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, ConnId, EventHandler, OutboundPolicy, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnId, EventHandler, OutboundPolicy, Reactor, Server,
+};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -53,7 +55,13 @@ impl EventHandler for Generous {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, life: usize, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        life: usize,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, life, &reason);
     }
 }

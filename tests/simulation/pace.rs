@@ -77,7 +77,7 @@ impl EventHandler for Diary {
         self.period
     }
 
-    fn on_close(&mut self, info: &Closed, (): (), _: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), _: CloseReason) {
         self.seen.push(("close", info.closed_at));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -66,7 +66,13 @@ impl EventHandler for Fragile {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
         if session.doomed {
             self.panic();

@@ -66,7 +66,13 @@ impl EventHandler for Relay {
         unreachable!("nothing is read before the connections are joined")
     }
 
-    fn on_close(&mut self, _: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        _: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         if let Some(dial) = session {
             self.waiting.remove(&dial);
             self.ended.push(reason.to_string());

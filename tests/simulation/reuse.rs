@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::testing::{Ending, Link, Peer, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
 
 /// When the second request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl EventHandler for Client {
         action
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         self.tell(reason.to_string());
     }
 }

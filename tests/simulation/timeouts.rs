@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, FrameError, Lines};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed, spend};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server, TimeoutKind};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server, TimeoutKind};
 use fastrand::Rng;
 
 /// Does what lines say.
@@ -60,7 +60,7 @@ impl EventHandler for Obedient {
         Action::Continue
     }
 
-    fn on_close(&mut self, _info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _info: &Closed, (): (), reason: CloseReason) {
         if let CloseReason::Timeout(kind) = reason {
             self.limit = Some(kind);
         }
@@ -402,7 +402,7 @@ impl EventHandler for Patient {
         Action::Continue
     }
 
-    fn on_close(&mut self, _info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _info: &Closed, (): (), reason: CloseReason) {
         if let CloseReason::Timeout(kind) = reason {
             self.ended = Some(kind);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
 use epicycle::tls::{Identity, TlsServer};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Listen};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Listen, Reactor};
 use fastrand::Rng;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -56,7 +56,7 @@ impl EventHandler for Echo {
         conn.write(bytes).into()
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         self.ended.push(reason.to_string());
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use epicycle::http::client::{ClientCodec, Request, Response};
 use epicycle::http::{Chunk, End};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Server, TimeoutKind};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server, TimeoutKind};
 
 /// The requests that are sent when the connection opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ impl EventHandler for Client {
             .into()
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         self.ended = Some(reason);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, Bytes, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, Bytes, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -97,7 +97,13 @@ impl EventHandler for Writer {
         }
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
     }
 }

@@ -8,7 +8,7 @@ use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Handshake, Incoming, Message, Ping,
     ServerCodec, accept,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -51,7 +51,13 @@ impl EventHandler for Echo {
         }
     }
 
-    fn on_close(&mut self, info: &Closed, life: usize, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        life: usize,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, life, &reason);
     }
 }

@@ -10,7 +10,7 @@ use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Fragment, Handshake, Incoming, Message,
     Ping, ServerCodec, accept,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -150,7 +150,13 @@ impl EventHandler for Chatter {
         Action::Continue
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         self.ledger.close(info, session.life, &reason);
         if session.closed {
             self.missing += session.said.len() + session.pings + session.to_say;

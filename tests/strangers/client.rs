@@ -155,7 +155,7 @@ impl EventHandler for Caller {
         self.talk_on(conn)
     }
 
-    fn on_close(&mut self, _: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
         self.told.ended = Some(reason);
         // Nobody listens any more at the end of the test.
         let _ = self.tell.send(std::mem::take(&mut self.told));

@@ -56,7 +56,7 @@ impl EventHandler for Caller {
         Action::Close
     }
 
-    fn on_close(&mut self, _: &Closed, _: usize, reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: usize, reason: CloseReason) {
         self.tell(News::Closed(reason));
     }
 

@@ -73,7 +73,7 @@ pub(crate) struct App {
     on_drain: Plain,
     on_peer_shutdown: Plain,
     on_timer: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action>,
-    on_close: Box<dyn FnMut(&Closed, &CloseReason)>,
+    on_close: Box<dyn FnMut(&mut Reactor<'_, App>, &Closed, &CloseReason)>,
     on_connect_failed: Box<dyn FnMut(&mut Reactor<'_, App>, &FailedConnect)>,
     tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
     on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
@@ -93,7 +93,7 @@ impl App {
             on_drain: Box::new(|_, _| Action::Continue),
             on_peer_shutdown: Box::new(|_, _| Action::Close),
             on_timer: Box::new(|_, _, _| Action::Continue),
-            on_close: Box::new(|_, _| {}),
+            on_close: Box::new(|_, _, _| {}),
             on_connect_failed: Box::new(|_, _| {}),
             tick: Box::new(|_| None),
             on_shutdown: Box::new(|_| {}),
@@ -154,7 +154,10 @@ impl App {
         self
     }
 
-    pub(crate) fn on_close(mut self, f: impl FnMut(&Closed, &CloseReason) + 'static) -> Self {
+    pub(crate) fn on_close(
+        mut self,
+        f: impl FnMut(&mut Reactor<'_, App>, &Closed, &CloseReason) + 'static,
+    ) -> Self {
         self.on_close = Box::new(f);
         self
     }
@@ -240,11 +243,17 @@ impl EventHandler for App {
         (self.on_timer)(conn, session, token)
     }
 
-    fn on_close(&mut self, info: &Closed, _session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        _session: Session,
+        reason: CloseReason,
+    ) {
         let reason = Arc::new(reason);
         self.log
             .note(info.id, What::Close(info.clone(), reason.clone()));
-        (self.on_close)(info, &reason);
+        (self.on_close)(reactor, info, &reason);
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {

@@ -10,7 +10,8 @@ use epicycle::ws::{
     Message, Ping,
 };
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, Frame, Running, TimeoutKind,
+    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, Frame, Reactor, Running,
+    TimeoutKind,
 };
 
 use crate::service::{self, SOON, Setup};
@@ -91,7 +92,13 @@ impl EventHandler for Caller {
         }
     }
 
-    fn on_close(&mut self, _info: &Closed, _next: usize, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        _info: &Closed,
+        _next: usize,
+        reason: CloseReason,
+    ) {
         self.tell(News::Gone(reason));
     }
 }

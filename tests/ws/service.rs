@@ -6,7 +6,7 @@ use std::time::Duration;
 use epicycle::ws::{
     self, Close, CloseCode, DeflateOptions, Fragment, Incoming, Limits, Message, Ping, ServerCodec,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Running, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor, Running, Server};
 
 use crate::util::await_some;
 
@@ -124,7 +124,7 @@ impl EventHandler for Service {
         }
     }
 
-    fn on_close(&mut self, _info: &Closed, (): (), reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _info: &Closed, (): (), reason: CloseReason) {
         self.log.note(What::Gone(Arc::new(reason)));
     }
 }

@@ -246,7 +246,13 @@ impl<W: Wire> EventHandler for Driver<W> {
         Action::Continue
     }
 
-    fn on_close(&mut self, _info: &Closed, session: Session<W>, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        _info: &Closed,
+        session: Session<W>,
+        reason: CloseReason,
+    ) {
         let owed = session.under_way.len();
         self.under_way -= owed;
         if self.phase == Phase::Done {

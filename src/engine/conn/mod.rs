@@ -472,7 +472,8 @@ impl ConnState {
         self.has(Flags::CLOSED)
     }
 
-    /// Returns true in the usual case: there is input, all of it is wanted, and all buffers are empty.
+    /// Returns true in the usual case: there is input, all of it is wanted, and nothing waits before it. Output of this
+    /// turn may be staged: another connection may have written it.
     #[inline]
     pub(crate) fn is_ordinary(&self) -> bool {
         self.has_only(Flags::READABLE) && self.holds_nothing()
@@ -493,7 +494,7 @@ impl ConnState {
 
     #[inline]
     fn holds_nothing(&self) -> bool {
-        self.inbox.is_empty() && self.out.len() == 0
+        self.inbox.is_empty() && self.out.backlog_len() == 0
     }
 
     /// Returns true if nothing is left to do after a read: no input anywhere, and nothing is due.

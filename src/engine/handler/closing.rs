@@ -15,7 +15,7 @@ use log::Level;
 
 use super::context::{Context, Link, Outcome, Served, Slot};
 use super::converse::{is_awaited, is_owed};
-use super::{Conn, EventHandler, WriteError};
+use super::{Conn, EventHandler, Reactor, WriteError};
 use crate::addr::Addr;
 use crate::buf::order::Front;
 use crate::codec::{CloseCause, Codec};
@@ -63,6 +63,16 @@ impl<H: EventHandler> Context<H> {
         self.end_draining(&mut link.state);
         self.unpipe(link, true);
         self.lists.mark_dirty(&mut link.state);
+    }
+
+    /// Closes a connection because a callback has panicked.
+    #[cold]
+    pub(crate) fn close_panicked(&mut self, link: &mut Link, codec: &mut H::Codec) {
+        if link.state.is_open() {
+            self.begin_close(link, codec, CloseReason::Panic);
+        } else {
+            self.abort(link, CloseReason::Panic);
+        }
     }
 
     /// Delays the end of a connection until the answers that are owed or awaited have been sent. A shutdown waits for
@@ -143,7 +153,7 @@ impl<H: EventHandler> Context<H> {
 
     /// Cancels the timers of a closed connection and completes the pending writes.
     fn end_waits(&mut self, link: &mut Link) {
-        if let Some((key, _)) = link.alarm.take() {
+        if let Some(key) = link.alarm.take() {
             self.wheel.cancel(key);
         }
         if let Some(mut extras) = link.extras.take() {
@@ -229,7 +239,9 @@ pub(crate) fn close_notice<H: EventHandler>(
     }
     // After a panic of the codec, a second one here must not end the reactor.
     let written = catch_unwind(AssertUnwindSafe(|| {
-        Conn::new(link, codec, cx).write_output(|codec, outbox| codec.close_notice(cause, outbox));
+        cx.write_output(link, codec, |codec, outbox| {
+            codec.close_notice(cause, outbox);
+        });
     }));
     if let Err(panic) = written {
         panic::report("epicycle::conn", "a codec's close notice", panic);
@@ -484,7 +496,9 @@ impl<H: EventHandler> Served<'_, H> {
                 .push_back((closed.id, Outcome::Closed { again }));
         }
         if let Some(session) = self.slot.session.take() {
-            self.handler.on_close(&closed, session, reason);
+            let mut reactor = Reactor::new(self.connections, self.cx);
+            self.handler
+                .on_close(&mut reactor, &closed, session, reason);
         }
     }
 }

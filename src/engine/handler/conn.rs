@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::context::{Context, Interval, Link, Timer};
+use super::context::{Connections, Context, Interval, Link, Timer};
 use super::{Completion, Engine, EventHandler, Handle, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
@@ -34,6 +34,7 @@ pub struct Conn<'a, H: EventHandler> {
     pub(super) link: &'a mut Link,
     pub(super) codec: &'a mut H::Codec,
     pub(super) cx: &'a mut Context<H>,
+    pub(super) connections: &'a Connections<H>,
 }
 
 /// A timer on a connection. [`Conn::cancel_timer`] takes it.
@@ -42,8 +43,18 @@ pub struct ConnTimer(TimerKey);
 
 impl<'a, H: EventHandler> Conn<'a, H> {
     #[inline]
-    pub(crate) fn new(link: &'a mut Link, codec: &'a mut H::Codec, cx: &'a mut Context<H>) -> Self {
-        Self { link, codec, cx }
+    pub(crate) fn new(
+        link: &'a mut Link,
+        codec: &'a mut H::Codec,
+        cx: &'a mut Context<H>,
+        connections: &'a Connections<H>,
+    ) -> Self {
+        Self {
+            link,
+            codec,
+            cx,
+            connections,
+        }
     }
 
     /// Returns the connection's identifier.
@@ -134,6 +145,80 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<crate::tls::TlsInfo<'_>> {
         self.link.stream.tls()
+    }
+
+    /// Returns the reactor, to reach its other connections, its timers and its UDP sockets.
+    pub fn reactor(&mut self) -> Reactor<'_, H> {
+        Reactor::new(self.connections, self.cx)
+    }
+
+    /// Calls `f` with another connection of the same reactor, at once. Returns `None` if it is not open, belongs to
+    /// another reactor, or is in the hands of a running callback: as this one is, and those from which it was reached.
+    ///
+    /// It costs no copy, no allocation and no wake-up. What the other connection's handler has to be told, for example
+    /// that it has room for output, is told after the running callback. [`close`](Self::close) and
+    /// [`abort`](Self::abort) take effect then, too. If `f` panics, the other connection closes with
+    /// [`CloseReason::Panic`], and so does this one unless the panic is caught.
+    ///
+    /// ```
+    /// use epicycle::codec::Lines;
+    /// use epicycle::{Action, Conn, ConnId, EventHandler};
+    ///
+    /// /// Passes each line on to the next client, and tells the sender if that was possible.
+    /// #[derive(Default)]
+    /// struct Pairs {
+    ///     alone: Option<ConnId>,
+    /// }
+    ///
+    /// impl EventHandler for Pairs {
+    ///     type Codec = Lines;
+    ///     type Session = Option<ConnId>;
+    ///
+    ///     fn codec(&mut self) -> Lines {
+    ///         Lines::new()
+    ///     }
+    ///
+    ///     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Option<ConnId>> {
+    ///         let id = conn.id();
+    ///         let partner = self.alone.take();
+    ///         let met = partner.and_then(|partner| conn.with(partner, |_, theirs| *theirs = Some(id)));
+    ///         if met.is_none() {
+    ///             self.alone = Some(id);
+    ///         }
+    ///         Some(met.and(partner))
+    ///     }
+    ///
+    ///     fn react(&mut self, conn: &mut Conn<'_, Self>, partner: &mut Option<ConnId>, line: &[u8]) -> Action {
+    ///         let sent = partner.and_then(|partner| conn.with(partner, |other, _| other.send(line)));
+    ///         match sent {
+    ///             Some(Ok(())) => Action::Continue,
+    ///             Some(Err(_)) => conn.send("your partner does not read").into(),
+    ///             None => conn.send("nobody is there").into(),
+    ///         }
+    ///     }
+    /// }
+    /// # use std::io::{Read, Write};
+    /// # let server = epicycle::Server::bind("tcp://127.0.0.1:0").reactors(1);
+    /// # let running = server.start(|_reactor| Pairs::default())?;
+    /// # let peer = || std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+    /// # let mut first = peer();
+    /// # first.write_all(b"hello?\n").unwrap();
+    /// # let mut answer = [0; 16];
+    /// # first.read_exact(&mut answer).unwrap();
+    /// # assert_eq!(&answer, b"nobody is there\n");
+    /// # let mut second = peer();
+    /// # second.write_all(b"hello\n").unwrap();
+    /// # first.read_exact(&mut answer[..6]).unwrap();
+    /// # assert_eq!(&answer[..6], b"hello\n");
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    #[inline]
+    pub fn with<R>(
+        &mut self,
+        id: ConnId,
+        f: impl FnOnce(&mut Conn<'_, H>, &mut H::Session) -> R,
+    ) -> Option<R> {
+        self.reactor().with(id, f)
     }
 
     /// Writes a copy of `bytes`. On a UDP session each write is one datagram, and so is each `send`.

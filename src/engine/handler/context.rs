@@ -30,9 +30,7 @@ use crate::sys::socket::StreamSocket;
 pub(crate) type Connections<H> = Slots<Slot<H>>;
 
 /// A connection with all its parts. The fields that every message needs come first.
-///
-/// It is aligned to cache lines. With many connections, each line that is touched has to be fetched from memory.
-#[repr(C, align(64))]
+#[repr(C)]
 pub(crate) struct Slot<H: EventHandler> {
     /// None before `on_open` has returned and after `on_close` has taken it.
     pub(crate) session: Option<H::Session>,
@@ -46,23 +44,39 @@ impl<H: EventHandler> Tenant for Slot<H> {
     }
 }
 
-/// A connection that the loop serves, with the handler and the context.
+/// A connection that the loop serves, with the handler, the context and the other connections.
 pub(crate) struct Served<'a, H: EventHandler> {
     pub(crate) handler: &'a mut H,
     pub(crate) slot: &'a mut Slot<H>,
     pub(crate) cx: &'a mut Context<H>,
+    pub(crate) connections: &'a Connections<H>,
 }
 
 impl<'a, H: EventHandler> Served<'a, H> {
     #[inline(always)]
-    pub(crate) fn new(handler: &'a mut H, slot: &'a mut Slot<H>, cx: &'a mut Context<H>) -> Self {
-        Self { handler, slot, cx }
+    pub(crate) fn new(
+        handler: &'a mut H,
+        slot: &'a mut Slot<H>,
+        cx: &'a mut Context<H>,
+        connections: &'a Connections<H>,
+    ) -> Self {
+        Self {
+            handler,
+            slot,
+            cx,
+            connections,
+        }
     }
 
     /// Returns the connection as callbacks receive it.
     #[inline(always)]
     pub(crate) fn conn(&mut self) -> Conn<'_, H> {
-        Conn::new(&mut self.slot.link, &mut self.slot.codec, self.cx)
+        Conn::new(
+            &mut self.slot.link,
+            &mut self.slot.codec,
+            self.cx,
+            self.connections,
+        )
     }
 
     pub(crate) fn mark_dirty(&mut self) {
@@ -85,8 +99,8 @@ pub(crate) struct Link {
     pub(crate) stream: Stream,
     pub(crate) extras: Option<Box<Extras>>,
     pub(crate) state: ConnState,
-    /// The pending check of the limits, and its due time.
-    pub(crate) alarm: Option<(TimerKey, u64)>,
+    /// The pending check of the limits.
+    pub(crate) alarm: Option<TimerKey>,
 }
 
 /// A socket that is to become a connection.
@@ -318,14 +332,16 @@ impl<H: EventHandler> Context<H> {
         if due == NEVER {
             return;
         }
-        if let Some((key, pending)) = link.alarm {
-            if pending <= due {
-                return;
+        let deadline = due.saturating_mul(TICKS);
+        if let Some(key) = link.alarm
+            && let Some(pending) = self.wheel.deadline(key)
+        {
+            if deadline < pending {
+                self.wheel.postpone(key, deadline);
             }
-            self.wheel.cancel(key);
+            return;
         }
-        let key = self.insert_at(due, Timer::Alarm(link.state.id));
-        link.alarm = Some((key, due));
+        link.alarm = Some(self.wheel.insert(deadline, Timer::Alarm(link.state.id)));
     }
 
     /// Schedules the first check for a new connection. Most servers set no limit on its age, so this is cheap.
@@ -385,8 +401,10 @@ impl<H: EventHandler> Slot<H> {
     pub(crate) fn lend<'a>(
         &'a mut self,
         cx: &'a mut Context<H>,
+        connections: &'a Connections<H>,
     ) -> Option<(Conn<'a, H>, &'a mut H::Session)> {
         let session = self.session.as_mut()?;
-        Some((Conn::new(&mut self.link, &mut self.codec, cx), session))
+        let conn = Conn::new(&mut self.link, &mut self.codec, cx, connections);
+        Some((conn, session))
     }
 }

@@ -3,6 +3,7 @@
 use std::iter;
 
 use super::conn::Attempt;
+use super::context::{Context, Link};
 use super::{Conn, EventHandler};
 use crate::buf::outbox::Outbox;
 use crate::clock::millis;
@@ -17,7 +18,8 @@ impl<H: EventHandler> Conn<'_, H> {
     #[inline]
     pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
-            self.write_output(Codec::poll_output);
+            self.cx
+                .write_output(self.link, self.codec, Codec::poll_output);
             self.follow_stage(found_frames);
         } else if self.link.state.is_open() && !self.link.state.is_leaving() {
             self.follow_stage(found_frames);
@@ -123,35 +125,47 @@ impl<H: EventHandler> Conn<'_, H> {
         self.link.state.await_closing_message(now, limit);
         self.cx.set_alarm(self.link);
     }
+}
 
+impl<H: EventHandler> Context<H> {
     /// Lets the codec write output of its own, behind everything written so far.
     #[inline]
-    pub(super) fn write_output(&mut self, write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
-        if self.link.state.is_datagram() {
-            return self.write_output_datagram(write);
+    pub(super) fn write_output(
+        &mut self,
+        link: &mut Link,
+        codec: &mut H::Codec,
+        write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>),
+    ) {
+        if link.state.is_datagram() {
+            return self.write_output_datagram(link, codec, write);
         }
-        let before = self.link.state.out.len();
+        let before = link.state.out.len();
         let mut attempt = Attempt::new(Outbox::new(
-            &mut self.link.state.out,
-            &mut self.cx.buffers.arena,
-            &mut self.cx.buffers.pool,
+            &mut link.state.out,
+            &mut self.buffers.arena,
+            &mut self.buffers.pool,
         ));
-        write(self.codec, &mut attempt.outbox);
+        write(codec, &mut attempt.outbox);
         attempt.keep();
-        if self.link.state.out.len() != before {
-            self.cx.lists.mark_dirty(&mut self.link.state);
+        if link.state.out.len() != before {
+            self.lists.mark_dirty(&mut link.state);
         }
     }
 
     /// Sends the codec's output as one datagram, on a UDP session.
     #[cold]
-    fn write_output_datagram(&mut self, write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>)) {
-        let ((), bytes) = write_to_vec(|dst| write(self.codec, dst));
+    fn write_output_datagram(
+        &mut self,
+        link: &mut Link,
+        codec: &mut H::Codec,
+        write: impl FnOnce(&mut H::Codec, &mut Outbox<'_>),
+    ) {
+        let ((), bytes) = write_to_vec(|dst| write(codec, dst));
         if bytes.is_empty() {
             return;
         }
-        if let Err(error) = self.write_datagram(iter::once(&bytes[..])) {
-            log::debug!(target: "epicycle::udp", "{}: {error}", self.link.state.name());
+        if let Err(error) = self.write_datagram(link, iter::once(&bytes[..])) {
+            log::debug!(target: "epicycle::udp", "{}: {error}", link.state.name());
         }
     }
 }

@@ -153,8 +153,14 @@ pub trait EventHandler: Sized + 'static {
     /// If this side has connected and the peer has failed, by a timeout or by its input, this is called at once.
     /// After that the engine still sends the remaining output, and waits for the peer's FIN as long as
     /// [`fin_timeout`](crate::Server::fin_timeout) allows. `info` then has the figures from before that.
-    fn on_close(&mut self, info: &Closed, session: Self::Session, reason: CloseReason) {
-        let _ = (info, session, reason);
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Self::Session,
+        reason: CloseReason,
+    ) {
+        let _ = (reactor, info, session, reason);
     }
 
     /// Called when an attempt to make an outbound connection failed. [`FailedConnect::retry_in`] tells whether

@@ -83,7 +83,7 @@ impl<H: EventHandler> Reactor<'_, H> {
 
 /// Joins two connections.
 pub(crate) fn join<H: EventHandler>(
-    connections: &mut Connections<H>,
+    connections: &Connections<H>,
     cx: &mut Context<H>,
     one: ConnId,
     other: ConnId,
@@ -102,7 +102,7 @@ pub(crate) fn join<H: EventHandler>(
             return Err(PipeError::NotOpen(id));
         }
     }
-    let Some((first, second)) = connections.pair(one, other) else {
+    let Some((mut first, mut second)) = connections.pair(one, other) else {
         return Err(PipeError::NotOpen(other));
     };
     let (first, second) = (&mut first.link, &mut second.link);

@@ -1,21 +1,22 @@
 use std::fmt;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::context::{Connections, Context, Timer};
+use super::context::{Connections, Context, Slot, Timer};
 use super::{Conn, Connecting, Engine, EventHandler, Udp};
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::slots::ConnId;
 
 /// A reactor, as received by callbacks that belong to no single connection.
 pub struct Reactor<'a, H: EventHandler> {
-    pub(super) connections: &'a mut Connections<H>,
+    pub(super) connections: &'a Connections<H>,
     pub(super) cx: &'a mut Context<H>,
 }
 
 impl<'a, H: EventHandler> Reactor<'a, H> {
-    pub(crate) fn new(connections: &'a mut Connections<H>, cx: &'a mut Context<H>) -> Self {
+    pub(crate) fn new(connections: &'a Connections<H>, cx: &'a mut Context<H>) -> Self {
         Self { connections, cx }
     }
 
@@ -42,32 +43,44 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         self.connections.len()
     }
 
-    /// Calls `f` for every open connection of this reactor, in no particular order.
+    /// Calls `f` for every open connection of this reactor, in no particular order. Inside a callback of a connection it
+    /// leaves that connection out.
     pub fn for_each(&mut self, mut f: impl FnMut(&mut Conn<'_, H>, &mut H::Session)) {
         for slot in 0..self.connections.end() {
-            let Some(slot) = self.connections.at(slot) else {
-                continue;
-            };
-            if slot.link.state.is_open()
-                && let Some((mut conn, session)) = slot.lend(self.cx)
-            {
-                f(&mut conn, session);
+            if let Some(mut slot) = self.connections.at(slot) {
+                self.lend(&mut slot, &mut f);
             }
         }
     }
 
-    /// Calls `f` with one connection of this reactor. Returns `None` if it is not open.
+    /// Calls `f` with one connection of this reactor, at once. Returns `None` if it is not open, belongs to another
+    /// reactor, or is the one whose callback is running.
+    ///
+    /// What its handler has to be told, for example that it has room for output, is told after the running callback.
+    /// If `f` panics, the connection closes with [`CloseReason::Panic`](crate::CloseReason).
     pub fn with<R>(
         &mut self,
         id: ConnId,
         f: impl FnOnce(&mut Conn<'_, H>, &mut H::Session) -> R,
     ) -> Option<R> {
-        let slot = self.connections.get(id)?;
+        let mut slot = self.connections.get(id)?;
+        self.lend(&mut slot, f)
+    }
+
+    fn lend<R>(
+        &mut self,
+        slot: &mut Slot<H>,
+        f: impl FnOnce(&mut Conn<'_, H>, &mut H::Session) -> R,
+    ) -> Option<R> {
         if !slot.link.state.is_open() {
             return None;
         }
-        let (mut conn, session) = slot.lend(self.cx)?;
-        Some(f(&mut conn, session))
+        let (conn, session) = slot.lend(self.cx, self.connections)?;
+        let mut lent = Lent(conn);
+        let result = f(&mut lent.0, session);
+        // It holds nothing but references.
+        mem::forget(lent);
+        Some(result)
     }
 
     /// Writes the same bytes to every open connection of this reactor. Returns the number of connections that
@@ -161,6 +174,19 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ) {
         let deadline = self.cx.time.deadline(delay);
         self.cx.wheel.insert(deadline, Timer::Task(Box::new(task)));
+    }
+}
+
+/// A connection that is lent to another one's callback. It closes if that panics.
+struct Lent<'a, H: EventHandler>(Conn<'a, H>);
+
+impl<H: EventHandler> Drop for Lent<'_, H> {
+    #[cold]
+    fn drop(&mut self) {
+        let Conn {
+            link, codec, cx, ..
+        } = &mut self.0;
+        cx.close_panicked(link, codec);
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::context::{Connections, Context};
+use super::context::{Connections, Context, Link};
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
 use crate::codec::{Codec, Encode, encode_to_vec};
 use crate::engine::conn::close::CloseReason;
@@ -32,7 +32,7 @@ pub struct Datagram<'a> {
 /// Datagrams are sent at the end of the reactor's turn, in batches and in order. The kernel or the network may drop
 /// any of them.
 pub struct Udp<'a, H: EventHandler> {
-    connections: &'a mut Connections<H>,
+    connections: &'a Connections<H>,
     cx: &'a mut Context<H>,
     port: usize,
     /// The sender of the datagram that is being handled.
@@ -41,7 +41,7 @@ pub struct Udp<'a, H: EventHandler> {
 
 impl<'a, H: EventHandler> Udp<'a, H> {
     pub(crate) fn new(
-        connections: &'a mut Connections<H>,
+        connections: &'a Connections<H>,
         cx: &'a mut Context<H>,
         port: usize,
         peer: Option<SocketAddr>,
@@ -212,27 +212,26 @@ impl<H: EventHandler> Context<H> {
         self.metrics.overflows.add(1);
         WriteError::Full { queued, limit }
     }
-}
 
-impl<H: EventHandler> Conn<'_, H> {
-    /// Queues the pieces as one datagram to the session's peer.
+    /// Queues the pieces as one datagram to a session's peer.
     pub(super) fn write_datagram<'b>(
         &mut self,
+        link: &mut Link,
         pieces: impl Iterator<Item = &'b [u8]> + Clone,
     ) -> Result<(), WriteError> {
-        let state = &mut self.link.state;
-        let Some(stream) = self.link.stream.datagram_mut() else {
+        let state = &mut link.state;
+        let Some(stream) = link.stream.datagram_mut() else {
             return Err(WriteError::Closed);
         };
         if !state.takes_writes() {
             return Err(WriteError::Closed);
         }
         let port = stream.port;
-        let pushed = self.cx.udp_sockets.push(port, stream.to, pieces.clone());
-        stream.queued_to = self.cx.udp_sockets.position(port);
+        let pushed = self.udp_sockets.push(port, stream.to, pieces.clone());
+        stream.queued_to = self.udp_sockets.position(port);
         let refused = match pushed {
             Ok(len) => {
-                state.on_datagram_queued(len, self.cx.time.now());
+                state.on_datagram_queued(len, self.time.now());
                 return Ok(());
             }
             Err(refused) => refused,
@@ -240,17 +239,25 @@ impl<H: EventHandler> Conn<'_, H> {
         match refused {
             Refused::Closed | Refused::TooLong => {}
             // A queue that is full of other peers' datagrams is not this peer's fault.
-            Refused::Full(queued) if self.cx.limits.policy == OutboundPolicy::Close => {
-                let reason = CloseReason::OutboundLimit { queued };
-                self.cx.abort(self.link, reason);
+            Refused::Full(queued) if self.limits.policy == OutboundPolicy::Close => {
+                self.abort(link, CloseReason::OutboundLimit { queued });
             }
             Refused::Full(_) | Refused::Crowded(_) => {
-                self.link.state.on_queue_full();
-                self.cx.lists.mark_dirty(&mut self.link.state);
+                link.state.on_queue_full();
+                self.lists.mark_dirty(&mut link.state);
             }
         }
         let len = pieces.map(<[u8]>::len).sum();
-        Err(self.cx.refusal(refused, len))
+        Err(self.refusal(refused, len))
+    }
+}
+
+impl<H: EventHandler> Conn<'_, H> {
+    pub(super) fn write_datagram<'b>(
+        &mut self,
+        pieces: impl Iterator<Item = &'b [u8]> + Clone,
+    ) -> Result<(), WriteError> {
+        self.cx.write_datagram(self.link, pieces)
     }
 
     /// Encodes an item and queues it as one datagram.

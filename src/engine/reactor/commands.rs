@@ -8,7 +8,7 @@ use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, ShutdownStage};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{Served, Timer};
+use crate::engine::handler::context::{Served, Slot, Timer};
 use crate::engine::handler::converse::{is_awaited, is_owed};
 use crate::engine::handler::{Command, EventHandler, Moment, Reactor, WriteError, answer};
 
@@ -36,10 +36,16 @@ impl<H: EventHandler> EventLoop<H> {
             };
             self.run_command(command);
             if let Some(id) = written
-                && let Some(slot) = self.connections.get(id)
+                && let Some(mut slot) = self.connections.get(id)
             {
                 self.turn.serving = id.slot();
-                Served::new(&mut self.handler, slot, &mut self.cx).flush_much();
+                Served::new(
+                    &mut self.handler,
+                    &mut slot,
+                    &mut self.cx,
+                    &self.connections,
+                )
+                .flush_much();
             }
             self.turn.serving = NOBODY;
             self.run_pipes();
@@ -59,8 +65,8 @@ impl<H: EventHandler> EventLoop<H> {
         match command {
             Command::Adopt(arrival) => self.open(arrival),
             Command::Write(id, bytes) => {
-                if let Some(slot) = connections.get(id)
-                    && let Some((mut conn, _)) = slot.lend(cx)
+                if let Some(mut slot) = connections.get(id)
+                    && let Some((mut conn, _)) = slot.lend(cx, connections)
                     && let Err(error) = conn.write_shared(bytes)
                 {
                     let name = slot.link.state.name();
@@ -68,7 +74,9 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Command::WriteThen(id, bytes, moment, done) => {
-                let taken = match connections.get(id).and_then(|slot| slot.lend(cx)) {
+                let mut slot = connections.get(id);
+                let lent = slot.as_mut().and_then(|slot| slot.lend(cx, connections));
+                let taken = match lent {
                     Some((mut conn, _)) => conn.write_shared(bytes).map(|()| conn),
                     None => Err(WriteError::Closed),
                 };
@@ -79,25 +87,29 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
             Command::Close(id) => {
-                if let Some(slot) = connections.get(id) {
-                    cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Local);
+                if let Some(mut slot) = connections.get(id) {
+                    let Slot { link, codec, .. } = &mut *slot;
+                    cx.begin_close(link, codec, CloseReason::Local);
                 }
             }
             Command::Abort(id) => {
-                if let Some(slot) = connections.get(id) {
+                if let Some(mut slot) = connections.get(id) {
                     cx.abort(&mut slot.link, CloseReason::Aborted);
                 }
             }
-            Command::OnConn(id, task) => match connections.get(id).and_then(|slot| slot.lend(cx)) {
-                Some((mut conn, session)) => {
-                    self.turn.serving = id.slot();
-                    task.run(handler, &mut conn, session);
+            Command::OnConn(id, task) => {
+                let mut slot = connections.get(id);
+                match slot.as_mut().and_then(|slot| slot.lend(cx, connections)) {
+                    Some((mut conn, session)) => {
+                        self.turn.serving = id.slot();
+                        task.run(handler, &mut conn, session);
+                    }
+                    None => task.on_closed(),
                 }
-                None => task.on_closed(),
-            },
+            }
             Command::Answer(id, deferral, task) => {
-                if let Some((mut conn, session)) =
-                    connections.get(id).and_then(|slot| slot.lend(cx))
+                if let Some(mut slot) = connections.get(id)
+                    && let Some((mut conn, session)) = slot.lend(cx, connections)
                 {
                     self.turn.serving = id.slot();
                     answer::complete(handler, &mut conn, session, deferral, task);
@@ -124,7 +136,7 @@ impl<H: EventHandler> EventLoop<H> {
                 self.stage = ShutdownStage::Stopping;
                 self.stop_accepting();
                 self.handler
-                    .on_shutdown(&mut Reactor::new(&mut self.connections, &mut self.cx));
+                    .on_shutdown(&mut Reactor::new(&self.connections, &mut self.cx));
             }
             // The drain has not begun, and will use the shorter time.
             ShutdownStage::Stopping => {}
@@ -203,15 +215,15 @@ impl<H: EventHandler> EventLoop<H> {
             };
             self.next_to_close = Some(next + 1);
             let cx = &mut self.cx;
-            let Some(slot) = self.connections.at(next) else {
-                continue;
-            };
-            let state = &mut slot.link.state;
-            if is_awaited(state, &slot.codec) {
-                cx.begin_drain(state, &mut slot.codec);
-            } else if self.stage == ShutdownStage::Draining || !is_connecting(state) {
-                cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Shutdown);
-                Served::new(&mut self.handler, slot, cx).shorten_fin_wait();
+            if let Some(mut slot) = self.connections.at(next) {
+                let Slot { link, codec, .. } = &mut *slot;
+                if is_awaited(&link.state, codec) {
+                    cx.begin_drain(&mut link.state, codec);
+                } else if self.stage == ShutdownStage::Draining || !is_connecting(&link.state) {
+                    cx.begin_close(link, codec, CloseReason::Shutdown);
+                    Served::new(&mut self.handler, &mut slot, cx, &self.connections)
+                        .shorten_fin_wait();
+                }
             }
             if self.cx.buffers.arena.is_full() {
                 self.flush_all();
@@ -227,8 +239,14 @@ impl<H: EventHandler> EventLoop<H> {
         self.drain_rest();
         self.close_unawaited(usize::MAX);
         for slot in 0..self.connections.end() {
-            if let Some(slot) = self.connections.at(slot) {
-                Served::new(&mut self.handler, slot, &mut self.cx).force();
+            if let Some(mut slot) = self.connections.at(slot) {
+                Served::new(
+                    &mut self.handler,
+                    &mut slot,
+                    &mut self.cx,
+                    &self.connections,
+                )
+                .force();
             }
         }
         self.cx.wheel.cancel(again);
@@ -261,7 +279,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.guarded("deferred task", |this| {
                 task(
                     &mut this.handler,
-                    &mut Reactor::new(&mut this.connections, &mut this.cx),
+                    &mut Reactor::new(&this.connections, &mut this.cx),
                 );
             });
         }

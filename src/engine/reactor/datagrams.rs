@@ -15,7 +15,7 @@ use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::closing::severity;
-use crate::engine::handler::context::{Context, Served};
+use crate::engine::handler::context::{Context, Served, Slot};
 use crate::engine::handler::converse::awaits_rest;
 use crate::engine::handler::{Action, Datagram, EventHandler, Udp};
 use crate::engine::slots::ConnId;
@@ -204,9 +204,9 @@ impl<H: EventHandler> EventLoop<H> {
                     }
                 }
                 Recipient::Session(slot) => {
-                    if let Some(slot) = connections.at(slot) {
+                    if let Some(mut slot) = connections.at(slot) {
                         turn.serving = slot.link.state.id.slot();
-                        let work = Served::new(handler, slot, cx).react(datagram);
+                        let work = Served::new(handler, &mut slot, cx, connections).react(datagram);
                         if let Some((_, budget)) = &mut datagram_io.serving {
                             budget.spend(work.bytes);
                             budget.spend_frames(work.frames);
@@ -300,15 +300,15 @@ impl<H: EventHandler> EventLoop<H> {
         };
         if let Delivery::Sessions(sessions) = &mut port.delivery
             && let Some(evicted) = sessions.to_evict()
-            && let Some(slot) = self.connections.at(evicted)
+            && let Some(mut slot) = self.connections.at(evicted)
         {
             // It closes at the end of the turn. Until then it must not be chosen again.
             if let Addr::Ip(peer) = &slot.link.state.peer {
                 sessions.remove(peer, evicted);
             }
             self.cx.metrics.evicted.add(1);
-            self.cx
-                .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Evicted);
+            let Slot { link, codec, .. } = &mut *slot;
+            self.cx.begin_close(link, codec, CloseReason::Evicted);
         }
     }
 
@@ -339,8 +339,14 @@ impl<H: EventHandler> EventLoop<H> {
             sessions.insert(peer, slot);
         }
         self.turn.serving = slot;
-        if let Some(slot) = self.connections.at(slot) {
-            Served::new(&mut self.handler, slot, &mut self.cx).call_on_open();
+        if let Some(mut slot) = self.connections.at(slot) {
+            Served::new(
+                &mut self.handler,
+                &mut slot,
+                &mut self.cx,
+                &self.connections,
+            )
+            .call_on_open();
         }
         self.turn.serving = NOBODY;
         Some(slot)
@@ -393,7 +399,7 @@ impl<H: EventHandler> EventLoop<H> {
         {
             *of = Some(slot);
         }
-        if let Some(slot) = self.connections.at(slot) {
+        if let Some(mut slot) = self.connections.at(slot) {
             self.cx.lists.mark_ready(&mut slot.link.state);
         }
         Ok(id)
@@ -403,9 +409,15 @@ impl<H: EventHandler> EventLoop<H> {
     fn fail_connected(&mut self, index: usize, error: io::Error) {
         let port = self.cx.udp_sockets.get(index);
         if let Some(Delivery::Connected { slot, .. }) = port.map(|port| &port.delivery)
-            && let Some(slot) = slot.and_then(|slot| self.connections.at(slot))
+            && let Some(mut slot) = slot.and_then(|slot| self.connections.at(slot))
         {
-            Served::new(&mut self.handler, slot, &mut self.cx).fail(error.into());
+            Served::new(
+                &mut self.handler,
+                &mut slot,
+                &mut self.cx,
+                &self.connections,
+            )
+            .fail(error.into());
         }
     }
 
@@ -442,7 +454,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         if !port.waiting.is_empty() {
             for (_, id) in port.take_flushed() {
-                if let Some(slot) = self.connections.get(id) {
+                if let Some(mut slot) = self.connections.get(id) {
                     self.cx.lists.mark_dirty(&mut slot.link.state);
                 }
             }
@@ -534,12 +546,14 @@ impl<H: EventHandler> Served<'_, H> {
             // The frame borrows the datagram until the callback has returned.
             let rest = &mut data[consumed..];
             let (taken, action) = match look(&mut self.slot.codec, rest, last, &mut in_vain) {
-                Ok(Decoded::Frame { frame, consumed }) => match self.slot.lend(self.cx) {
-                    Some((mut conn, session)) => {
-                        (consumed, self.handler.react(&mut conn, session, frame))
+                Ok(Decoded::Frame { frame, consumed }) => {
+                    match self.slot.lend(self.cx, self.connections) {
+                        Some((mut conn, session)) => {
+                            (consumed, self.handler.react(&mut conn, session, frame))
+                        }
+                        None => break false,
                     }
-                    None => break false,
-                },
+                }
                 Ok(Decoded::Skip { consumed: taken }) => {
                     consumed += taken;
                     skips += 1;

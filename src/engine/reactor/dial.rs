@@ -16,7 +16,7 @@ use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
-use crate::engine::handler::context::{Context, Outcome, Timer};
+use crate::engine::handler::context::{Context, Outcome, Slot, Timer};
 use crate::engine::handler::{Command, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
 use crate::engine::stream::Stream;
@@ -318,7 +318,7 @@ impl<H: EventHandler> EventLoop<H> {
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let slot = self.watch(stream, state)?;
-        if let Some(slot) = self.connections.at(slot) {
+        if let Some(mut slot) = self.connections.at(slot) {
             self.cx.set_alarm(&mut slot.link);
         }
         Ok(conn)
@@ -339,7 +339,7 @@ impl<H: EventHandler> EventLoop<H> {
             self.follow_outcome(conn, outcome);
         }
         while let Some(failed) = self.dials.failed.pop_front() {
-            let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+            let mut reactor = Reactor::new(&self.connections, &mut self.cx);
             self.handler.on_connect_failed(&mut reactor, failed);
         }
     }
@@ -424,11 +424,11 @@ impl<H: EventHandler> EventLoop<H> {
         match dial.progress {
             Progress::Connecting(_, conn) => {
                 // A connection that opened in this turn stays open.
-                if let Some(slot) = self.connections.get(conn)
+                if let Some(mut slot) = self.connections.get(conn)
                     && slot.link.state.is_opening()
                 {
-                    self.cx
-                        .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Aborted);
+                    let Slot { link, codec, .. } = &mut *slot;
+                    self.cx.begin_close(link, codec, CloseReason::Aborted);
                 }
             }
             Progress::Open(conn, _) => {

@@ -85,7 +85,7 @@ impl<H: EventHandler> EventLoop<H> {
         let Self {
             connections, cx, ..
         } = self;
-        let Some(slot) = connections.get(id) else {
+        let Some(mut slot) = connections.get(id) else {
             return;
         };
         let link = &mut slot.link;

@@ -21,7 +21,10 @@ impl<H: EventHandler> Served<'_, H> {
     /// Offers a connection's output to the kernel, then takes its next step.
     #[inline(never)]
     pub(super) fn flush(&mut self) {
-        self.flush_inline();
+        match flush_staged(self.handler, self.slot, self.cx) {
+            Flushed::Done => {}
+            rest => self.continue_flush(rest),
+        }
     }
 
     /// Flushes a connection with much output, so that its next write is not refused although the kernel has room.
@@ -31,41 +34,16 @@ impl<H: EventHandler> Served<'_, H> {
         }
     }
 
-    /// Flushes as [`flush`](Self::flush) does. It is inlined for the flush phase, where calls cost.
-    #[inline(always)]
-    pub(super) fn flush_inline(&mut self) {
-        let Slot { link, session, .. } = &mut *self.slot;
-        let state = &mut link.state;
-        let staged = state.out.staged();
-        if !staged.is_empty() && state.is_writable() {
-            let bytes = self.cx.buffers.arena.get(staged);
-            if let Some(session) = session {
-                call_pre_write(
-                    self.handler,
-                    session,
-                    state,
-                    &self.cx.buffers.arena,
-                    &mut self.cx.buffers.pool,
-                );
-            }
-            let nothing_follows = state.is_plain() && link.extras.is_none();
-            if nothing_follows && let Some(socket) = link.stream.as_plain() {
-                return match socket.send(bytes) {
-                    Ok(n) if n == bytes.len() => {
-                        self.cx.metrics.bytes_out.add(n as u64);
-                        state.on_staged_sent(n, self.cx.time.now());
-                    }
-                    sent => self.on_staged_refused(sent.map_err(StreamError::from)),
-                };
-            }
-            let sent = link.stream.send(bytes, &mut self.cx.buffers.tls_scratch);
-            return self.on_staged_offered(sent);
+    /// Continues a flush behind the staged output.
+    pub(super) fn continue_flush(&mut self, flushed: Flushed) {
+        match flushed {
+            Flushed::Done => {}
+            Flushed::Offered(sent) => self.on_staged_offered(sent),
+            Flushed::NothingStaged => self.flush_backlog(),
         }
-        self.flush_backlog();
     }
 
     /// Handles the result of a send for a connection that needs more than the usual.
-    #[inline(never)]
     fn on_staged_offered(&mut self, sent: Result<usize, StreamError>) {
         let state = &mut self.slot.link.state;
         match sent {
@@ -89,6 +67,48 @@ impl<H: EventHandler> Served<'_, H> {
             Err(error) => self.on_broken(error),
         }
     }
+}
+
+/// The result of offering the staged output to the kernel.
+pub(super) enum Flushed {
+    /// The kernel took all, and nothing follows.
+    Done,
+    /// It was offered. The rest, or the next step, follows.
+    Offered(Result<usize, StreamError>),
+    /// Nothing is staged, or the kernel has no room.
+    NothingStaged,
+}
+
+/// Offers a connection's staged output to the kernel. It is inlined for the flush phase, where calls cost.
+#[inline(always)]
+pub(super) fn flush_staged<H: EventHandler>(
+    handler: &mut H,
+    slot: &mut Slot<H>,
+    cx: &mut Context<H>,
+) -> Flushed {
+    let Slot { link, session, .. } = slot;
+    let state = &mut link.state;
+    let staged = state.out.staged();
+    if staged.is_empty() || !state.is_writable() {
+        return Flushed::NothingStaged;
+    }
+    let bytes = cx.buffers.arena.get(staged);
+    if let Some(session) = session {
+        let arena = &cx.buffers.arena;
+        call_pre_write(handler, session, state, arena, &mut cx.buffers.pool);
+    }
+    let nothing_follows = state.is_plain() && link.extras.is_none();
+    if nothing_follows && let Some(socket) = link.stream.as_plain() {
+        return match socket.send(bytes) {
+            Ok(n) if n == bytes.len() => {
+                cx.metrics.bytes_out.add(n as u64);
+                state.on_staged_sent(n, cx.time.now());
+                Flushed::Done
+            }
+            sent => Flushed::Offered(sent.map_err(StreamError::from)),
+        };
+    }
+    Flushed::Offered(link.stream.send(bytes, &mut cx.buffers.tls_scratch))
 }
 
 /// Calls `pre_write` with the staged output.
@@ -182,7 +202,7 @@ impl<H: EventHandler> Served<'_, H> {
             self.cx.pipes.tasks.push_back(PipeTask::Move(link.state.id));
         }
         if had_output && link.state.awaits_response() && !link.state.has_output() {
-            Conn::new(link, codec, self.cx).await_response(true);
+            Conn::new(link, codec, self.cx, self.connections).await_response(true);
         }
         self.take_next_step();
     }

@@ -24,12 +24,14 @@ use mio::{Events, Poll, Token};
 use self::datagrams::DatagramIo;
 use self::dial::Dials;
 use self::events::Event;
+use self::flush::{Flushed, flush_staged};
 use self::serve::Budget;
 use crate::clock::{self, Clock};
-use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::Limits;
 use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{Arrival, Connections, Context, Interval, Served, Timer};
+use crate::engine::handler::context::{
+    Arrival, Connections, Context, Interval, Served, Slot, Timer,
+};
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
@@ -291,7 +293,7 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(task) = self.cx.deferred.pop_front() {
                 task(
                     &mut self.handler,
-                    &mut Reactor::new(&mut self.connections, &mut self.cx),
+                    &mut Reactor::new(&self.connections, &mut self.cx),
                 );
             }
             self.run_pipes();
@@ -353,27 +355,7 @@ impl<H: EventHandler> EventLoop<H> {
     #[inline(always)]
     fn serve_event(&mut self, event: &impl Event) {
         let token = event.token().0;
-        // Only connections have slots. The tokens of the waker and the listeners are out of their range.
-        if let Some(slot) = self.connections.at(token) {
-            self.turn.serving = token;
-            let state = &mut slot.link.state;
-            if event.is_priority() {
-                state.on_urgent();
-            }
-            if event.is_readable() && !event.is_read_closed() {
-                state.on_readable(event.is_writable());
-            } else {
-                state.on_event(
-                    event.is_readable(),
-                    event.is_writable(),
-                    event.is_read_closed(),
-                );
-                if event.is_error() {
-                    Served::new(&mut self.handler, slot, &mut self.cx).on_error();
-                }
-            }
-            Served::new(&mut self.handler, slot, &mut self.cx).serve(&mut self.scratch);
-            slot.link.state.check();
+        if self.serve_connection(token, event) {
             self.run_pipes();
             if self.cx.buffers.arena.is_full() {
                 self.flush_all();
@@ -393,6 +375,46 @@ impl<H: EventHandler> EventLoop<H> {
         // still causes events.
     }
 
+    /// Serves the connection in a slot. Returns false if there is none: the tokens of the waker, the listeners and the
+    /// UDP sockets are greater than any slot.
+    #[inline(always)]
+    fn serve_connection(&mut self, index: usize, event: &impl Event) -> bool {
+        let Self {
+            handler,
+            connections,
+            cx,
+            scratch,
+            turn,
+            ..
+        } = self;
+        let Some(mut place) = connections.place(index) else {
+            return false;
+        };
+        let Some(slot) = &mut *place else {
+            return false;
+        };
+        turn.serving = index;
+        let mut served = Served::new(handler, slot, cx, connections);
+        if event.is_priority() {
+            served.slot.link.state.on_urgent();
+        }
+        if event.is_readable() && !event.is_read_closed() {
+            served.slot.link.state.on_readable(event.is_writable());
+        } else {
+            served.slot.link.state.on_event(
+                event.is_readable(),
+                event.is_writable(),
+                event.is_read_closed(),
+            );
+            if event.is_error() {
+                served.on_error();
+            }
+        }
+        served.serve(scratch);
+        served.slot.link.state.check();
+        true
+    }
+
     fn serve_ready(&mut self) {
         while self.turn.ready_left > 0 {
             self.turn.ready_left -= 1;
@@ -400,15 +422,20 @@ impl<H: EventHandler> EventLoop<H> {
                 break;
             };
             let index = index as usize;
-            if let Some(slot) = self.connections.at(index) {
+            if let Some(mut slot) = self.connections.at(index) {
                 self.turn.serving = index;
                 slot.link.state.dequeue();
                 let budget = Budget::new(&self.cx.limits);
-                Served::new(&mut self.handler, slot, &mut self.cx)
-                    .serve_fully(&mut self.scratch, budget);
+                Served::new(
+                    &mut self.handler,
+                    &mut slot,
+                    &mut self.cx,
+                    &self.connections,
+                )
+                .serve_fully(&mut self.scratch, budget);
                 slot.link.state.check();
-                self.run_pipes();
             }
+            self.run_pipes();
             if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
@@ -471,7 +498,7 @@ impl<H: EventHandler> EventLoop<H> {
         } = self;
         match timer {
             Timer::Alarm(id) => {
-                if let Some(slot) = connections.get(id) {
+                if let Some(mut slot) = connections.get(id) {
                     slot.link.alarm = None;
                     let known = cx.check_acknowledged(&mut slot.link);
                     let alarm = cx.alarm_of(&slot.link);
@@ -479,15 +506,16 @@ impl<H: EventHandler> EventLoop<H> {
                         self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
                         let budget = Budget::new(&cx.limits);
-                        Served::new(handler, slot, cx).serve_fully(scratch, budget);
+                        Served::new(handler, &mut slot, cx, connections)
+                            .serve_fully(scratch, budget);
                         self.turn.serving = NOBODY;
                     }
-                    Served::new(handler, slot, cx).on_alarm();
+                    Served::new(handler, &mut slot, cx, connections).on_alarm();
                     slot.link.state.check();
                 }
             }
             Timer::User { id, token } => {
-                if let Some(slot) = connections.get(id)
+                if let Some(mut slot) = connections.get(id)
                     && let Some(extras) = &mut slot.link.extras
                 {
                     extras.timers.remove(&key);
@@ -506,9 +534,15 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Fires a timer of the application on a connection.
     fn fire_timer(&mut self, id: ConnId, token: u64) {
-        if let Some(slot) = self.connections.get(id) {
+        if let Some(mut slot) = self.connections.get(id) {
             self.turn.serving = id.slot();
-            Served::new(&mut self.handler, slot, &mut self.cx).fire_timer(token);
+            Served::new(
+                &mut self.handler,
+                &mut slot,
+                &mut self.cx,
+                &self.connections,
+            )
+            .fire_timer(token);
             self.turn.serving = NOBODY;
         }
     }
@@ -517,7 +551,7 @@ impl<H: EventHandler> EventLoop<H> {
         let (due, now) = (self.tick_due, self.cx.time.clock.elapsed());
         // Scheduled again before the call, so that a panic does not end the ticks.
         let pending = self.tick_after(now, self.last_tick.max(TICK_AFTER_PANIC));
-        let mut reactor = Reactor::new(&mut self.connections, &mut self.cx);
+        let mut reactor = Reactor::new(&self.connections, &mut self.cx);
         let delay = self.handler.tick(&mut reactor);
         self.cx.wheel.cancel(pending);
         if let Some(delay) = delay {
@@ -559,10 +593,14 @@ impl<H: EventHandler> EventLoop<H> {
             self.turn.flushed += 1;
             let index = index as usize;
             self.turn.serving = index;
-            if let Some(slot) = self.connections.at(index) {
-                slot.link.state.clear_dirty();
-                Served::new(&mut self.handler, slot, &mut self.cx).flush_inline();
-                slot.link.state.check();
+            // The usual case calls nothing that could borrow it, so it needs no borrow either.
+            let Some(slot) = self.connections.at_mut(index) else {
+                continue;
+            };
+            slot.link.state.clear_dirty();
+            match flush_staged(&mut self.handler, slot, &mut self.cx) {
+                Flushed::Done => slot.link.state.check(),
+                rest => self.continue_flush(index, rest),
             }
         }
         self.turn.serving = NOBODY;
@@ -571,12 +609,27 @@ impl<H: EventHandler> EventLoop<H> {
         self.cx.buffers.arena.clear();
     }
 
+    /// Continues a flush that needs more than the usual.
+    #[inline(never)]
+    fn continue_flush(&mut self, index: usize, flushed: Flushed) {
+        if let Some(mut slot) = self.connections.at(index) {
+            Served::new(
+                &mut self.handler,
+                &mut slot,
+                &mut self.cx,
+                &self.connections,
+            )
+            .continue_flush(flushed);
+            slot.link.state.check();
+        }
+    }
+
     fn free_closed(&mut self) {
         while let Some((index, then, unread)) = self.cx.lists.detached.pop() {
             self.release_socket(index, then, unread);
         }
         while let Some(index) = self.cx.lists.closed.pop() {
-            drop(self.connections.remove(index as usize));
+            self.connections.free(index as usize);
         }
         self.close_udp_sockets();
     }
@@ -607,13 +660,9 @@ impl<H: EventHandler> EventLoop<H> {
             None => "callback".to_owned(),
         };
         self.cx.report_panic(panic, &what);
-        if let Some(slot) = self.connections.at(serving) {
-            if slot.link.state.is_open() {
-                self.cx
-                    .begin_close(&mut slot.link, &mut slot.codec, CloseReason::Panic);
-            } else {
-                self.cx.abort(&mut slot.link, CloseReason::Panic);
-            }
+        if let Some(mut slot) = self.connections.at(serving) {
+            let Slot { link, codec, .. } = &mut *slot;
+            self.cx.close_panicked(link, codec);
         }
     }
 }

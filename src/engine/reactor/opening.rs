@@ -35,11 +35,17 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         };
         self.turn.serving = slot;
-        if let Some(slot) = self.connections.at(slot) {
+        if let Some(mut slot) = self.connections.at(slot) {
             if slot.link.state.is_opening() {
                 self.cx.set_alarm(&mut slot.link);
             } else {
-                Served::new(&mut self.handler, slot, &mut self.cx).call_on_open();
+                Served::new(
+                    &mut self.handler,
+                    &mut slot,
+                    &mut self.cx,
+                    &self.connections,
+                )
+                .call_on_open();
             }
         }
         self.turn.serving = NOBODY;
@@ -177,7 +183,7 @@ impl<H: EventHandler> Served<'_, H> {
         match stream.open(state.is_writable(), &mut self.cx.buffers.tls_scratch) {
             Ok(true) => {
                 state.opened(self.cx.time.moment());
-                if let Some((key, _)) = alarm.take() {
+                if let Some(key) = alarm.take() {
                     self.cx.wheel.cancel(key);
                 }
                 if stream.has_tls() {
@@ -222,7 +228,7 @@ impl<H: EventHandler> Served<'_, H> {
     /// Calls the handler for a connection that has opened.
     pub(super) fn call_on_open(&mut self) {
         let Slot { link, codec, .. } = &mut *self.slot;
-        let mut conn = Conn::new(link, codec, self.cx);
+        let mut conn = Conn::new(link, codec, self.cx, self.connections);
         self.slot.session = self.handler.on_open(&mut conn);
         if self.slot.session.is_some() {
             self.cx.set_first_alarm(&mut self.slot.link);

@@ -3,7 +3,7 @@
 use super::flush::WRITE_BUDGET;
 use super::{EventLoop, NOBODY};
 use crate::engine::conn::close::CloseReason;
-use crate::engine::handler::context::{Context, Link, Served, Slot};
+use crate::engine::handler::context::{Connections, Context, Link, Served, Slot};
 use crate::engine::handler::{EventHandler, pipe};
 use crate::engine::pipes::{PipeEnd, PipeTask};
 use crate::engine::slots::ConnId;
@@ -39,11 +39,12 @@ impl<H: EventHandler> EventLoop<H> {
                     } = self;
                     let joined = pipe::join(connections, cx, id, other);
                     if let Err(error) = joined
-                        && let Some(slot) = connections.get(id)
+                        && let Some(mut slot) = connections.get(id)
                     {
                         let name = slot.link.state.name();
                         log::debug!(target: "epicycle::conn", "{name}: cannot be joined: {error}");
-                        cx.begin_close(&mut slot.link, &mut slot.codec, CloseReason::Pipe);
+                        let Slot { link, codec, .. } = &mut *slot;
+                        cx.begin_close(link, codec, CloseReason::Pipe);
                     }
                 }
                 Some(PipeTask::Move(id)) => {
@@ -51,8 +52,8 @@ impl<H: EventHandler> EventLoop<H> {
                     self.turn.serving = NOBODY;
                 }
                 Some(PipeTask::Ended { survivor, broken }) => {
-                    if let Some(slot) = self.connections.get(survivor) {
-                        end_partner(slot, &mut self.cx, broken);
+                    if let Some(mut slot) = self.connections.get(survivor) {
+                        end_partner(&mut slot, &mut self.cx, broken);
                     }
                 }
                 None => break,
@@ -70,26 +71,34 @@ impl<H: EventHandler> EventLoop<H> {
             turn,
             ..
         } = self;
-        let Some(slot) = connections.get(id) else {
+        let connections = &*connections;
+        let Some(mut one) = connections.get(id) else {
             return;
         };
-        if slot.link.state.can_send_backlog() {
+        if one.link.state.can_send_backlog() {
             turn.serving = id.slot();
-            Served::new(handler, slot, cx).flush();
+            Served::new(handler, &mut one, cx, connections).flush();
         }
-        let Some(partner) = pipe_end(&slot.link).map(|pipe_end| pipe_end.partner) else {
+        let Some(partner) = pipe_end(&one.link).map(|pipe_end| pipe_end.partner) else {
             return;
         };
-        if let Some((one, other)) = connections.pair(id, partner) {
+        if let Some(mut other) = connections.get(partner) {
             if other.link.state.can_send_backlog() {
                 turn.serving = partner.slot();
-                Served::new(handler, other, cx).flush();
+                Served::new(handler, &mut other, cx, connections).flush();
             }
             turn.serving = NOBODY;
-            forward(handler, one, other, cx, scratch);
-            forward(handler, other, one, cx, scratch);
-            end_broken(handler, one, other, cx);
-            end_broken(handler, other, one, cx);
+            let mut pair = Pair {
+                handler,
+                from: &mut one,
+                to: &mut other,
+                cx,
+                connections,
+            };
+            pair.forward(scratch);
+            pair.turn_round().forward(scratch);
+            pair.end_broken();
+            pair.turn_round().end_broken();
         }
     }
 }
@@ -114,128 +123,174 @@ fn end_partner<H: EventHandler>(slot: &mut Slot<H>, cx: &mut Context<H>, broken:
     }
 }
 
-/// Ends a broken connection once no more of its input can be forwarded. The reset is passed on without further delay.
-fn end_broken<H: EventHandler>(
-    handler: &mut H,
-    from: &mut Slot<H>,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-) {
-    let can_forward = from.link.state.feeds_pipe() && to.link.state.takes_piped();
-    if from.link.state.is_broken() && from.link.state.is_open() && !can_forward {
-        Served::new(handler, from, cx).close(false);
-    }
+/// Two piped connections, and the way in which bytes move between them.
+struct Pair<'a, H: EventHandler> {
+    handler: &'a mut H,
+    from: &'a mut Slot<H>,
+    to: &'a mut Slot<H>,
+    cx: &'a mut Context<H>,
+    connections: &'a Connections<H>,
 }
 
-/// Moves the input of `from` to `to`, as long as all of it is taken.
-fn forward<H: EventHandler>(
-    handler: &mut H,
-    from: &mut Slot<H>,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-    scratch: &mut [u8],
-) {
-    let mut moved = 0;
-    while from.link.state.feeds_pipe() && to.link.state.takes_piped() {
-        if moved >= WRITE_BUDGET {
-            return cx.lists.mark_ready(&mut from.link.state);
+impl<H: EventHandler> Pair<'_, H> {
+    /// Returns the pair for the other way.
+    fn turn_round(&mut self) -> Pair<'_, H> {
+        Pair {
+            handler: self.handler,
+            from: self.to,
+            to: self.from,
+            cx: self.cx,
+            connections: self.connections,
         }
-        let spliced = match pipe_end(&from.link) {
-            // The kernel does not move data behind a mark of urgent data.
-            Some(pipe_end) if pipe_end.bulk && !from.link.state.is_doubtful() => {
-                splice(handler, from, to, cx)
+    }
+
+    fn from(&mut self) -> Served<'_, H> {
+        Served::new(self.handler, self.from, self.cx, self.connections)
+    }
+
+    fn to(&mut self) -> Served<'_, H> {
+        Served::new(self.handler, self.to, self.cx, self.connections)
+    }
+
+    /// Ends a broken connection once no more of its input can be forwarded. The reset is passed on without further delay.
+    fn end_broken(&mut self) {
+        let can_forward = self.from.link.state.feeds_pipe() && self.to.link.state.takes_piped();
+        if self.from.link.state.is_broken() && self.from.link.state.is_open() && !can_forward {
+            self.from().close(false);
+        }
+    }
+
+    /// Moves the input of `from` to `to`, as long as all of it is taken.
+    fn forward(&mut self, scratch: &mut [u8]) {
+        let mut moved = 0;
+        while self.from.link.state.feeds_pipe() && self.to.link.state.takes_piped() {
+            if moved >= WRITE_BUDGET {
+                return self.cx.lists.mark_ready(&mut self.from.link.state);
             }
-            Some(_) => None,
-            None => return,
-        };
-        moved += match spliced {
-            Some(n) => n,
-            None => copy(handler, from, to, cx, scratch),
-        };
-    }
-}
-
-/// Reads once into the scratch buffer, and writes once out of it.
-fn copy<H: EventHandler>(
-    handler: &mut H,
-    from: &mut Slot<H>,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-    scratch: &mut [u8],
-) -> usize {
-    let Link { stream, state, .. } = &mut from.link;
-    let received = stream.recv(scratch, &mut cx.buffers.tls_scratch);
-    if stream.has_tail() {
-        // Reading may have made output: an answer of the TLS layer.
-        state.set_tail(true);
-        cx.lists.mark_dirty(state);
-    }
-    let n = match received {
-        Ok(Received { n, drained }) if n > 0 => {
-            on_received(&mut from.link, cx, n, drained);
-            set_bulk(&mut from.link, n >= SPLICE_MIN);
-            n
-        }
-        received => {
-            on_no_input(handler, from, to, cx, received.map(|_| ()));
-            return 0;
-        }
-    };
-    let Link { stream, state, .. } = &mut to.link;
-    let sent = stream.send(&scratch[..n], &mut cx.buffers.tls_scratch);
-    state.set_tail(stream.has_tail());
-    let taken = *sent.as_ref().unwrap_or(&0);
-    state
-        .out
-        .enqueue_seen(&scratch[taken..n], &mut cx.buffers.pool);
-    after_send(handler, to, cx, sent);
-    n
-}
-
-/// Moves bytes through a kernel pipe. Returns `None` if they have to be copied.
-fn splice<H: EventHandler>(
-    handler: &mut H,
-    from: &mut Slot<H>,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-) -> Option<usize> {
-    let pipe = match cx.pipes.take() {
-        Ok(pipe) => pipe?,
-        Err(error) => {
-            log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", from.link.state.name());
-            never_splice(&mut from.link);
-            return None;
-        }
-    };
-    let n = match pipe.fill(&from.link.stream, SPLICE) {
-        Ok(n) if n > 0 => n,
-        nothing => {
-            cx.pipes.put_back(pipe);
-            return match nothing {
-                Err(error) if !transfer::is_unsupported(&error) => {
-                    on_no_input(handler, from, to, cx, Err(error.into()));
-                    Some(0)
+            let spliced = match pipe_end(&self.from.link) {
+                // The kernel does not move data behind a mark of urgent data.
+                Some(pipe_end) if pipe_end.bulk && !self.from.link.state.is_doubtful() => {
+                    self.splice()
                 }
-                // At the end of the stream a read has to decide, because it may be a mark of urgent data that no
-                // event has reported yet.
-                _ => {
-                    never_splice(&mut from.link);
-                    None
-                }
+                Some(_) => None,
+                None => return,
+            };
+            moved += match spliced {
+                Some(n) => n,
+                None => self.copy(scratch),
             };
         }
-    };
-    on_received(&mut from.link, cx, n, false);
-    set_bulk(&mut from.link, n >= SPLICE_MIN);
-    let sent = pipe.drain(&to.link.stream, n).map_err(StreamError::from);
-    let taken = *sent.as_ref().unwrap_or(&0);
-    if taken == n {
-        cx.pipes.put_back(pipe);
-    } else {
-        to.link.state.out.enqueue_piped(pipe, n - taken);
     }
-    after_send(handler, to, cx, sent);
-    Some(n)
+
+    /// Reads once into the scratch buffer, and writes once out of it.
+    fn copy(&mut self, scratch: &mut [u8]) -> usize {
+        let Link { stream, state, .. } = &mut self.from.link;
+        let received = stream.recv(scratch, &mut self.cx.buffers.tls_scratch);
+        if stream.has_tail() {
+            // Reading may have made output: an answer of the TLS layer.
+            state.set_tail(true);
+            self.cx.lists.mark_dirty(state);
+        }
+        let n = match received {
+            Ok(Received { n, drained }) if n > 0 => {
+                on_received(&mut self.from.link, self.cx, n, drained);
+                set_bulk(&mut self.from.link, n >= SPLICE_MIN);
+                n
+            }
+            received => {
+                self.on_no_input(received.map(|_| ()));
+                return 0;
+            }
+        };
+        let Link { stream, state, .. } = &mut self.to.link;
+        let sent = stream.send(&scratch[..n], &mut self.cx.buffers.tls_scratch);
+        state.set_tail(stream.has_tail());
+        let taken = *sent.as_ref().unwrap_or(&0);
+        state
+            .out
+            .enqueue_seen(&scratch[taken..n], &mut self.cx.buffers.pool);
+        self.after_send(sent);
+        n
+    }
+
+    /// Moves bytes through a kernel pipe. Returns `None` if they have to be copied.
+    fn splice(&mut self) -> Option<usize> {
+        let pipe = match self.cx.pipes.take() {
+            Ok(pipe) => pipe?,
+            Err(error) => {
+                log::debug!(target: "epicycle::conn", "{}: no kernel pipe: {error}", self.from.link.state.name());
+                never_splice(&mut self.from.link);
+                return None;
+            }
+        };
+        let n = match pipe.fill(&self.from.link.stream, SPLICE) {
+            Ok(n) if n > 0 => n,
+            nothing => {
+                self.cx.pipes.put_back(pipe);
+                return match nothing {
+                    Err(error) if !transfer::is_unsupported(&error) => {
+                        self.on_no_input(Err(error.into()));
+                        Some(0)
+                    }
+                    // At the end of the stream a read has to decide, because it may be a mark of urgent data that no
+                    // event has reported yet.
+                    _ => {
+                        never_splice(&mut self.from.link);
+                        None
+                    }
+                };
+            }
+        };
+        on_received(&mut self.from.link, self.cx, n, false);
+        set_bulk(&mut self.from.link, n >= SPLICE_MIN);
+        let sent = pipe
+            .drain(&self.to.link.stream, n)
+            .map_err(StreamError::from);
+        let taken = *sent.as_ref().unwrap_or(&0);
+        if taken == n {
+            self.cx.pipes.put_back(pipe);
+        } else {
+            self.to.link.state.out.enqueue_piped(pipe, n - taken);
+        }
+        self.after_send(sent);
+        Some(n)
+    }
+
+    /// Records the bytes that were taken. The rest becomes backlog, and an event reports when the kernel has room.
+    fn after_send(&mut self, sent: Result<usize, StreamError>) {
+        if let Err(error) = self.to().on_sent(sent) {
+            self.to().on_broken(error);
+        } else if self.to.link.state.has_output() {
+            self.to().flush_backlog();
+        }
+    }
+
+    /// Handles a read that returned the end of the stream, nothing, or an error.
+    fn on_no_input(&mut self, received: Result<(), StreamError>) {
+        let interrupted = matches!(received, Err(StreamError::Interrupted));
+        if self.from.link.state.is_broken() && !interrupted {
+            // All earlier input has been forwarded.
+            return self.from().close(false);
+        }
+        match received {
+            Ok(()) => {
+                self.from.link.state.on_peer_eof();
+                self.to.link.state.shut_write();
+                // FIN follows the remaining output. No other event may follow.
+                self.cx.lists.mark_dirty(&mut self.to.link.state);
+                self.cx.lists.mark_dirty(&mut self.from.link.state);
+            }
+            Err(StreamError::WouldBlock) => {
+                self.from.link.state.on_read_would_block();
+            }
+            Err(StreamError::Interrupted) => {}
+            Err(error) => {
+                // The peer of the other end must not take a truncated stream for a whole one.
+                self.cx.unpipe(&mut self.from.link, true);
+                self.from().on_no_input(Err(error));
+            }
+        }
+    }
 }
 
 fn on_received<H: EventHandler>(link: &mut Link, cx: &Context<H>, n: usize, drained: bool) {
@@ -255,52 +310,5 @@ fn never_splice(link: &mut Link) {
     if let Some(pipe_end) = extras.and_then(|extras| extras.pipe_end.as_mut()) {
         pipe_end.splices = false;
         pipe_end.bulk = false;
-    }
-}
-
-/// Records the bytes that were taken. The rest becomes backlog, and an event reports when the kernel has room.
-fn after_send<H: EventHandler>(
-    handler: &mut H,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-    sent: Result<usize, StreamError>,
-) {
-    if let Err(error) = Served::new(handler, to, cx).on_sent(sent) {
-        Served::new(handler, to, cx).on_broken(error);
-    } else if to.link.state.has_output() {
-        Served::new(handler, to, cx).flush_backlog();
-    }
-}
-
-/// Handles a read that returned the end of the stream, nothing, or an error.
-fn on_no_input<H: EventHandler>(
-    handler: &mut H,
-    from: &mut Slot<H>,
-    to: &mut Slot<H>,
-    cx: &mut Context<H>,
-    received: Result<(), StreamError>,
-) {
-    let interrupted = matches!(received, Err(StreamError::Interrupted));
-    if from.link.state.is_broken() && !interrupted {
-        // All earlier input has been forwarded.
-        return Served::new(handler, from, cx).close(false);
-    }
-    match received {
-        Ok(()) => {
-            from.link.state.on_peer_eof();
-            to.link.state.shut_write();
-            // FIN follows the remaining output. No other event may follow.
-            cx.lists.mark_dirty(&mut to.link.state);
-            cx.lists.mark_dirty(&mut from.link.state);
-        }
-        Err(StreamError::WouldBlock) => {
-            from.link.state.on_read_would_block();
-        }
-        Err(StreamError::Interrupted) => {}
-        Err(error) => {
-            // The peer of the other end must not take a truncated stream for a whole one.
-            cx.unpipe(&mut from.link, true);
-            Served::new(handler, from, cx).on_no_input(Err(error));
-        }
     }
 }

@@ -89,7 +89,7 @@ impl<H: EventHandler> Served<'_, H> {
             self.flush();
         }
         if self.slot.link.state.take_drain_due()
-            && let Some((mut conn, session)) = self.slot.lend(self.cx)
+            && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
         {
             let action = self.handler.on_drain(&mut conn, session);
             self.apply_action(action, CloseReason::Local);
@@ -299,7 +299,7 @@ impl<H: EventHandler> Served<'_, H> {
             return;
         }
         if self.slot.link.state.is_open()
-            && let Some((mut conn, session)) = self.slot.lend(self.cx)
+            && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
         {
             let action = self.handler.on_peer_shutdown(&mut conn, session);
             let closes = matches!(action, Action::Close);
@@ -418,7 +418,8 @@ impl<H: EventHandler> Served<'_, H> {
                     frame,
                     consumed: taken,
                 }) => {
-                    let Some((mut conn, session)) = self.slot.lend(self.cx) else {
+                    let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
+                    else {
                         break 0;
                     };
                     let action = self.handler.react(&mut conn, session, frame);
@@ -577,7 +578,7 @@ impl<H: EventHandler> Served<'_, H> {
 
     pub(super) fn fire_timer(&mut self, token: u64) {
         if self.slot.link.state.is_open()
-            && let Some((mut conn, session)) = self.slot.lend(self.cx)
+            && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
         {
             let action = self.handler.on_timer(&mut conn, session, token);
             self.apply_action(action, CloseReason::Local);

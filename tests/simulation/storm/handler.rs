@@ -258,7 +258,13 @@ impl EventHandler for Anything {
         self.somehow()
     }
 
-    fn on_close(&mut self, info: &Closed, session: Session, reason: CloseReason) {
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
         let mut life = session.life();
         assert_eq!(life.id, info.id, "somebody else's session");
         assert!(life.closed.is_none(), "closed twice");
