@@ -9,7 +9,7 @@ use std::sync::Arc;
 use socket2::{Domain, Socket, Type};
 
 use crate::addr::Addr;
-use crate::simnet::network::{End, Network, Place};
+use crate::simnet::network::{DatagramEnd, End, Network, Place};
 
 /// The reactor's end of a simulated connection. It has no descriptor of its own.
 #[derive(Debug)]
@@ -43,6 +43,17 @@ impl SimulatedHost {
             end,
             stand_in: self.stand_in.clone(),
         })
+    }
+
+    /// Makes a datagram socket of this host.
+    pub(crate) fn bind_datagrams(
+        &self,
+        local: Option<SocketAddr>,
+        peer: Option<SocketAddr>,
+    ) -> io::Result<DatagramEnd> {
+        let end = self.network.bind_datagrams(self.ip, local, peer)?;
+        end.assign(self.poller);
+        Ok(end)
     }
 }
 

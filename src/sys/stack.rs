@@ -33,6 +33,23 @@ impl NetworkStack {
         }
     }
 
+    /// Makes a datagram socket bound to `addr`. With `dual_stack`, an IPv6 socket also accepts IPv4 peers.
+    pub(crate) fn bind_datagram(
+        &self,
+        addr: SocketAddr,
+        dual_stack: bool,
+        options: &DatagramOptions,
+    ) -> io::Result<DatagramSocket> {
+        match self {
+            NetworkStack::Kernel => DatagramSocket::bind(addr, dual_stack, options),
+            #[cfg(feature = "testing")]
+            NetworkStack::Simulated(host) => {
+                let end = host.bind_datagrams(Some(addr), None)?;
+                DatagramSocket::simulated(end, options)
+            }
+        }
+    }
+
     /// Makes a datagram socket that sends to and receives from `peer` only.
     pub(crate) fn connect_datagram(
         &self,
@@ -43,7 +60,10 @@ impl NetworkStack {
         match self {
             NetworkStack::Kernel => DatagramSocket::connect(peer, local, options),
             #[cfg(feature = "testing")]
-            NetworkStack::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+            NetworkStack::Simulated(host) => {
+                let end = host.bind_datagrams(local, Some(peer))?;
+                DatagramSocket::simulated(end, options)
+            }
         }
     }
 }

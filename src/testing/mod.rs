@@ -127,6 +127,6 @@ mod world;
 pub use self::names::Resolution;
 pub use self::seeds::each_seed;
 pub use self::simulation::{Simulation, spend};
-pub use self::world::{Host, Peer, PeerListener, World};
+pub use self::world::{Host, Peer, PeerListener, UdpPeer, World};
 pub use crate::simnet::link::Link;
 pub use crate::simnet::network::{Ending, Reading};

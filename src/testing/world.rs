@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::metrics::ReactorStats;
 use crate::panic;
 use crate::simnet::link::Link;
-use crate::simnet::network::{Ending, Network, Place, Reading};
+use crate::simnet::network::{DatagramEnd, Ending, Network, Place, Reading};
 use crate::sys::simulated::StandIn;
 
 /// Engines and scripted peers in one simulated network and one virtual time.
@@ -57,6 +57,7 @@ pub struct World {
     received: Vec<Vec<u8>>,
     /// The number of peers that have got an address.
     peers: u32,
+    udp_peers: Vec<DatagramEnd>,
     contains_panics: bool,
     panic: Option<String>,
     due: Vec<Due>,
@@ -78,6 +79,10 @@ pub struct Peer(usize);
 /// A listener of the test, to which engines connect: see [`World::listen`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerListener(usize);
+
+/// A UDP socket of the test: see [`World::bind_udp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UdpPeer(usize);
 
 struct Entry {
     ip: IpAddr,
@@ -139,6 +144,7 @@ impl World {
             lookups_begun: 0,
             received: Vec::new(),
             peers: 0,
+            udp_peers: Vec::new(),
             contains_panics: false,
             panic: None,
             due: Vec::new(),
@@ -756,6 +762,43 @@ impl World {
     /// Returns the number of bytes from a peer that the engine has not read: those in transit and those in the socket.
     pub fn unread(&self, peer: Peer) -> usize {
         self.network.unread(peer.0)
+    }
+
+    /// Binds a UDP socket of the test, on a host that needs not exist before.
+    ///
+    /// # Panics
+    ///
+    /// If the address is in use.
+    pub fn bind_udp(&mut self, addr: impl Into<SocketAddr>) -> UdpPeer {
+        let addr = addr.into();
+        match self.network.bind_datagrams_by_script(addr) {
+            Ok(end) => self.udp_peers.push(end),
+            Err(error) => panic!("cannot bind {addr}: {error}"),
+        }
+        UdpPeer(self.udp_peers.len() - 1)
+    }
+
+    /// Sends a datagram from a socket of the test. It may be [lost](Link::loss), arrive [twice](Link::duplicates), and
+    /// overtake others by its [`delay`](Link::delay).
+    ///
+    /// # Panics
+    ///
+    /// If the peer's host has no address of this IP version.
+    pub fn send_datagram(
+        &mut self,
+        peer: UdpPeer,
+        to: impl Into<SocketAddr>,
+        bytes: impl AsRef<[u8]>,
+    ) {
+        let to = to.into();
+        if let Err(error) = self.udp_peers[peer.0].send(Some(to), bytes.as_ref()) {
+            panic!("cannot send to {to}: {error}");
+        }
+    }
+
+    /// Takes the next datagram that has arrived at a socket of the test, with the address that it comes from.
+    pub fn take_datagram(&mut self, peer: UdpPeer) -> Option<(SocketAddr, Vec<u8>)> {
+        self.udp_peers[peer.0].receive().ok()
     }
 
     fn received_by(&mut self, number: usize) -> &mut Vec<u8> {

@@ -11,7 +11,6 @@ mod failing;
 mod lookups;
 mod names;
 mod opening;
-mod racing;
 mod reconnecting;
 mod stopping;
 

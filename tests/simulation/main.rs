@@ -10,12 +10,14 @@ mod breaking;
 mod clients;
 mod codecs;
 mod crowd;
+mod datagrams;
 mod dials;
 #[cfg(feature = "http")]
 mod exchanges;
 mod fairness;
 mod faulty;
 mod handles;
+mod hosts;
 #[cfg(feature = "http")]
 mod http;
 mod idle;
@@ -26,6 +28,7 @@ mod panics;
 mod pipes;
 mod proxies;
 mod reaching;
+mod reactors;
 
 mod relay;
 #[cfg(feature = "http")]

@@ -12,6 +12,8 @@ use super::acceptor::Balance;
 use super::options::AcceptMode;
 use super::settings::Settings;
 use super::start::{Places, peer, poll_and_waker, shared};
+use mio::Poll;
+
 use crate::addr::{Addr, Endpoint, Family};
 use crate::clock::Clock;
 use crate::engine::conn::origin::Origin;
@@ -21,7 +23,7 @@ use crate::engine::handler::engine::{Engine, Shared};
 use crate::engine::listen::Place;
 use crate::engine::listen::listeners::Listeners;
 use crate::engine::reactor::{EventLoop, Parts};
-use crate::engine::udp::sockets::UdpSockets;
+use crate::engine::udp::sockets::{self, UdpSockets};
 use crate::error::Error;
 use crate::panic;
 use crate::simnet::network::{End, Listening, Network};
@@ -81,10 +83,19 @@ impl Server {
             peers.push(peer(&settings, waker));
             polls.push(poll);
         }
+        let pollers: Vec<usize> = (0..count).map(|_| site.network.add_poller()).collect();
         let mut local_addrs = Vec::new();
         for (number, place) in &places.streams {
             local_addrs.push((*number, site.listen(*number, place)?));
         }
+        let common = sockets::Common {
+            reuse_port: settings.socket.reuse_port,
+            device: None,
+            limits: settings.limits.clone(),
+            stack: NetworkStack::Simulated(site.host(pollers[0])),
+        };
+        let udp = sockets::bind(places.datagrams, count, &common)?;
+        local_addrs.extend(udp.addrs);
         local_addrs.sort_by_key(|(number, _)| *number);
         let engine = Engine::new(Shared {
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
@@ -94,8 +105,13 @@ impl Server {
             ..shared(&settings, peers)
         });
         engine.shared().lookups.simulate(site.clock.now());
-        let boot = |(index, poll)| {
-            let poller = site.network.add_poller();
+        let boot = |(index, (poll, udp_sockets)): (usize, (Poll, UdpSockets))| {
+            let poller = pollers[index];
+            udp_sockets.assign(poller);
+            if let Err(source) = udp_sockets.register(poll.registry()) {
+                let what = "the watch on the UDP sockets";
+                return Err(Error::Setup { what, source });
+            }
             let parts = Parts {
                 poll,
                 engine: engine.clone(),
@@ -103,23 +119,19 @@ impl Server {
                 index,
                 limits: settings.limits.clone(),
                 listeners: Listeners::default(),
-                udp_sockets: UdpSockets::default(),
+                udp_sockets,
                 socket: settings.socket.clone(),
-                stack: NetworkStack::Simulated(SimulatedHost {
-                    network: site.network.clone(),
-                    ip: site.ip,
-                    poller,
-                    stand_in: site.stand_in.clone(),
-                }),
+                stack: NetworkStack::Simulated(site.host(poller)),
                 read_buffer: settings.read_buffer,
                 first_tick: settings.first_tick,
             };
             match EventLoop::boot(parts, &factory) {
-                Ok(event_loop) => SimulatedReactor { event_loop, poller },
+                Ok(event_loop) => Ok(SimulatedReactor { event_loop, poller }),
                 Err(panic) => resume_unwind(panic),
             }
         };
-        let reactors = polls.into_iter().enumerate().map(boot).collect();
+        let reactors = polls.into_iter().zip(udp.reactors).enumerate();
+        let reactors = reactors.map(boot).collect::<Result<_, _>>()?;
         let by_kernel = settings.accept_mode == AcceptMode::ReusePort;
         Ok(SimulatedEngine {
             reactors,
@@ -133,6 +145,16 @@ impl Server {
 }
 
 impl Site {
+    /// Returns the host as the reactor that polls by this number sees it.
+    fn host(&self, poller: usize) -> SimulatedHost {
+        SimulatedHost {
+            network: self.network.clone(),
+            ip: self.ip,
+            poller,
+            stand_in: self.stand_in.clone(),
+        }
+    }
+
     fn listen(&self, listener: usize, place: &Place) -> Result<Addr, Error> {
         let bind = |source| Error::Bind {
             addr: place.to_string(),

@@ -178,6 +178,7 @@ impl Bound {
             reuse_port: settings.socket.reuse_port,
             device: settings.socket.device.clone(),
             limits: settings.limits.clone(),
+            stack: NetworkStack::Kernel,
         };
         let udp = sockets::bind(places.datagrams, settings.reactors, &common)?;
         let tcp_addrs = listeners.local_addrs().map_err(setup("the listeners"))?;

@@ -5,8 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use slab::Slab;
 
 use crate::addr::{Addr, Endpoint, Family};
@@ -19,6 +18,7 @@ use crate::engine::udp::{MAX_SESSIONS, UdpOptions, UdpSessions};
 use crate::error::Error;
 use crate::sys::datagram::{DatagramOptions, DatagramSocket, Refused, SendQueue};
 use crate::sys::socket::bind_first;
+use crate::sys::stack::NetworkStack;
 
 /// The UDP sockets of one reactor.
 #[derive(Debug, Default)]
@@ -151,6 +151,7 @@ pub(crate) struct Common {
     pub(crate) reuse_port: bool,
     pub(crate) device: Option<String>,
     pub(crate) limits: Limits,
+    pub(crate) stack: NetworkStack,
 }
 
 /// Binds the UDP sockets of `count` reactors.
@@ -199,7 +200,7 @@ fn bind_one(
         device: common.device.clone(),
         reuse_port: spread,
     };
-    let bind = |addr, dual_stack| DatagramSocket::bind(addr, dual_stack, &options);
+    let bind = |addr, dual_stack| common.stack.bind_datagram(addr, dual_stack, &options);
     let first = bind_first(targets, family, bind)?;
     let bound = first.local_addr()?;
     let delivery = || match &udp.sessions {
@@ -300,6 +301,16 @@ impl UdpSockets {
             Delivery::Datagrams { .. } => None,
             Delivery::Sessions(sessions) => Some(&sessions.limits),
             Delivery::Connected { limits, .. } => Some(limits),
+        }
+    }
+
+    /// Gives the sockets of a simulated network to their reactor.
+    #[cfg(feature = "testing")]
+    pub(crate) fn assign(&self, poller: usize) {
+        for (_, port) in &self.sockets {
+            if let Some(end) = port.socket.as_simulated() {
+                end.assign(poller);
+            }
         }
     }
 
@@ -437,18 +448,13 @@ impl UdpSockets {
 
 /// Registers a socket for readability.
 pub(crate) fn watch(registry: &Registry, index: usize, socket: &DatagramSocket) -> io::Result<()> {
-    let token = Token(PORTS + index);
-    registry.register(&mut SourceFd(&socket.raw_fd()), token, Interest::READABLE)
+    socket.watch(registry, Token(PORTS + index))
 }
 
 /// Registers a socket again: for writability too while it is blocked.
 pub(crate) fn rewatch(registry: &Registry, index: usize, port: &mut UdpSocket) -> io::Result<()> {
-    let interest = match port.blocked {
-        true => Interest::READABLE | Interest::WRITABLE,
-        false => Interest::READABLE,
-    };
     let token = Token(PORTS + index);
-    registry.reregister(&mut SourceFd(&port.socket.raw_fd()), token, interest)?;
+    port.socket.rewatch(registry, token, port.blocked)?;
     port.watches_room = port.blocked;
     Ok(())
 }

@@ -241,17 +241,17 @@ impl Network {
 }
 
 impl State {
-    fn primary(&self, ip: IpAddr) -> Option<IpAddr> {
+    pub(super) fn primary(&self, ip: IpAddr) -> Option<IpAddr> {
         self.hosts.get(&ip).map(|host| host.primary)
     }
 
-    fn is_down(&self, ip: IpAddr) -> bool {
+    pub(super) fn is_down(&self, ip: IpAddr) -> bool {
         let primary = self.primary(ip).and_then(|ip| self.hosts.get(&ip));
         primary.is_some_and(|host| host.is_down)
     }
 
     /// Returns the host's own address for connections to another one.
-    fn source_for(&self, host: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
+    pub(super) fn source_for(&self, host: IpAddr, to: IpAddr) -> io::Result<IpAddr> {
         let addrs = self.hosts.get(&host).map(|host| &host.addrs[..]);
         let same_version = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
         let addr = addrs.unwrap_or_default().iter().find(same_version);
@@ -260,7 +260,11 @@ impl State {
     }
 
     /// Checks that the host has an address, and assigns a port for 0.
-    fn local_addr(&mut self, host: IpAddr, mut addr: SocketAddr) -> io::Result<SocketAddr> {
+    pub(super) fn local_addr(
+        &mut self,
+        host: IpAddr,
+        mut addr: SocketAddr,
+    ) -> io::Result<SocketAddr> {
         let ip = addr.ip();
         let is_own = self.primary(ip) == Some(host);
         if !(ip.is_unspecified() || ip.is_loopback() || is_own) {
@@ -391,17 +395,19 @@ impl State {
         if self.cuts.is_empty() && self.down == 0 {
             return false;
         }
+        // A SYN and a datagram are lost, and the rest of these is no matter of the network.
+        if let Happening::Syn
+        | Happening::GiveUp
+        | Happening::Room
+        | Happening::Datagram { .. }
+        | Happening::DatagramRoom = happening
+        {
+            return false;
+        }
         let Wire { home, away, .. } = self.wires[number];
         let (from, to) = match happening {
-            Happening::Arrive
-            | Happening::Opened
-            | Happening::Refused(_)
-            | Happening::Segment(_)
-            | Happening::Fin
-            | Happening::Break => (away, home),
             Happening::Read | Happening::Reset => (home, away),
-            // A SYN is lost and sent again, and room is no matter of the network.
-            Happening::Syn | Happening::GiveUp | Happening::Room => return false,
+            _ => (away, home),
         };
         self.cuts.contains(&(from, to)) || self.is_down(to)
     }

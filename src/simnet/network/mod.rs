@@ -1,5 +1,6 @@
 //! A network in memory. Its connections behave as sockets do, and a seed decides each random choice.
 
+mod datagrams;
 mod end;
 mod hosts;
 mod peers;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 use fastrand::Rng;
 use parking_lot::Mutex;
 
+pub(crate) use self::datagrams::DatagramEnd;
+use self::datagrams::DatagramSocket;
 pub(crate) use self::end::End;
 pub(crate) use self::hosts::Listening;
 use self::hosts::{Door, Host};
@@ -51,6 +54,22 @@ enum Happening {
     Reset,
     /// The send buffer has room again after a refused write.
     Room,
+    /// A datagram arrives, that the socket with the number of the entry has sent.
+    Datagram {
+        path: (IpAddr, IpAddr),
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    /// A datagram socket has room again after a refused send.
+    DatagramRoom,
+}
+
+/// A source of events.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Wire(usize),
+    Datagrams(usize),
 }
 
 /// A connection that has arrived at a listener of an engine.
@@ -95,8 +114,11 @@ struct State {
     agenda: BTreeMap<(u64, u64), (usize, Happening)>,
     /// The number of entries added so far.
     planned: u64,
-    /// The connections of each reactor for which an event is due.
-    changed: Vec<Vec<usize>>,
+    sockets: Vec<DatagramSocket>,
+    /// The datagram sockets on each port of a host.
+    bound: HashMap<(IpAddr, u16), Vec<usize>>,
+    /// The sockets of each reactor for which an event is due.
+    changed: Vec<Vec<Source>>,
     news: News,
     fingerprint: u64,
     tally: Tally,
@@ -125,6 +147,8 @@ impl Network {
             wires: Vec::new(),
             agenda: BTreeMap::new(),
             planned: 0,
+            sockets: Vec::new(),
+            bound: HashMap::new(),
             changed: Vec::new(),
             news: News::default(),
             fingerprint: 0xcbf2_9ce4_8422_2325,
@@ -188,6 +212,7 @@ impl Network {
             rng,
             link,
             wires,
+            sockets,
             changed,
             ..
         } = &mut *state;
@@ -195,13 +220,15 @@ impl Network {
         if changed.is_empty() {
             return Vec::new();
         }
-        // A connection that is not registered yet keeps its event.
-        let mut due: Vec<usize> = Vec::new();
-        changed.retain(|number| {
-            let wire = &wires[*number];
-            let keep = wire.token.is_none() && !wire.closed;
+        // A socket that is not registered yet keeps its event.
+        let mut due: Vec<Source> = Vec::new();
+        changed.retain(|source| {
+            let keep = match *source {
+                Source::Wire(number) => wires[number].token.is_none() && !wires[number].closed,
+                Source::Datagrams(number) => !sockets[number].is_registered(),
+            };
             if !keep {
-                due.push(*number);
+                due.push(*source);
             }
             keep
         });
@@ -212,13 +239,12 @@ impl Network {
         }
         changed.extend(due.drain(batch..));
         let mut events = Vec::with_capacity(batch);
-        for number in due {
-            let wire = &mut wires[number];
-            wire.changed = false;
-            if let Some(ready) = wire.readiness() {
-                wire.fin_reported |= ready.read_closed;
-                events.push(ready);
-            }
+        for source in due {
+            let ready = match source {
+                Source::Wire(number) => wires[number].take_readiness(),
+                Source::Datagrams(number) => sockets[number].take_readiness(),
+            };
+            events.extend(ready);
         }
         for event in &events {
             let bits = usize::from(event.readable)
@@ -283,15 +309,21 @@ impl State {
     }
 
     fn happen(&mut self, network: &Network, number: usize, happening: Happening) {
-        let wire = &mut self.wires[number];
         match happening {
+            Happening::Datagram {
+                path,
+                from,
+                to,
+                bytes,
+            } => self.datagram_arrives(number, path, from, to, bytes),
+            Happening::DatagramRoom => self.datagram_room(number),
             Happening::Arrive => self.arrive(network, number),
             Happening::Syn => self.syn(network, number),
             Happening::Opened => self.opened(number),
             Happening::Refused(error) => self.refused(number, error),
             Happening::GiveUp => self.refused(number, ErrorKind::TimedOut),
             Happening::Segment(bytes) => {
-                wire.in_flight -= bytes.len();
+                self.wires[number].in_flight -= bytes.len();
                 self.note("segment", number, bytes.len());
                 let wire = &mut self.wires[number];
                 if wire.closed || wire.crashed {
@@ -360,7 +392,7 @@ impl State {
             && !wire.closed
         {
             wire.changed = true;
-            self.changed[poller].push(number);
+            self.changed[poller].push(Source::Wire(number));
         }
     }
 

@@ -159,8 +159,9 @@ impl Wire {
         !self.closed && !self.broken && !self.crashed
     }
 
-    /// Returns the readiness of the socket, by the rules of Linux's `tcp_poll`. Returns `None` if it has none.
-    pub(super) fn readiness(&self) -> Option<Readiness> {
+    /// Returns the readiness of the socket, by the rules of Linux's `tcp_poll`, for an event. Returns `None` if it has none.
+    pub(super) fn take_readiness(&mut self) -> Option<Readiness> {
+        self.changed = false;
         let token = self.token.filter(|_| !self.closed && !self.connecting)?;
         let ready = Readiness {
             token,
@@ -169,7 +170,9 @@ impl Wire {
             read_closed: self.fin || self.broken,
             error: self.error.is_some(),
         };
-        (ready.readable || ready.writable).then_some(ready)
+        let is_ready = ready.readable || ready.writable;
+        self.fin_reported |= is_ready && ready.read_closed;
+        is_ready.then_some(ready)
     }
 
     /// Returns true if enough of the send buffer is free to report it: a third, as on Linux.

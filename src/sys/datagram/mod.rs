@@ -15,6 +15,8 @@ mod portable;
 mod queue;
 mod receiver;
 mod sender;
+#[cfg(feature = "testing")]
+mod simulated;
 mod socket;
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -4,6 +4,8 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::batches::Headers;
+#[cfg(feature = "testing")]
+use super::simulated;
 use super::{Arrival, DatagramSocket, canonical, portable};
 
 /// Receives batches of datagrams and returns them one by one.
@@ -87,6 +89,11 @@ impl Receiver {
         self.arrivals.clear();
         (self.next, self.offset) = (0, 0);
         self.longest = socket.longest();
+        #[cfg(feature = "testing")]
+        if let Some(end) = socket.as_simulated() {
+            let slots = self.bytes.chunks_exact_mut(self.slot_len);
+            return simulated::receive(end, slots.take(socket.batch()), &mut self.arrivals);
+        }
         if socket.is_batched() {
             let slots = &mut self.bytes[..self.slot_len * socket.batch()];
             let fd = socket.as_fd();

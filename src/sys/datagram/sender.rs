@@ -4,6 +4,8 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 
 use super::batches::Headers;
+#[cfg(feature = "testing")]
+use super::simulated;
 use super::{DatagramSocket, MAX_BATCH, Message, SendQueue, portable};
 
 /// Sends queued datagrams in batches. One sender serves all sockets of a reactor.
@@ -35,6 +37,10 @@ impl Sender {
 
     /// Sends until the queue is empty or the kernel has no room.
     pub(crate) fn send(&mut self, socket: &DatagramSocket, queue: &mut SendQueue) -> Sent {
+        #[cfg(feature = "testing")]
+        if let Some(end) = socket.as_simulated() {
+            return drain(queue, 1, |messages| simulated::transmit(end, messages));
+        }
         let fd = socket.as_fd();
         if socket.is_batched() {
             let headers = &mut self.headers;

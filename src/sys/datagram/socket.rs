@@ -4,10 +4,14 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::multicast::{self, MulticastInterface};
 use super::{MAX_BATCH, batches, canonical};
+#[cfg(feature = "testing")]
+use crate::simnet::network::DatagramEnd;
 use crate::sys::options::{named, set_recv_buffer, set_send_buffer};
 use crate::sys::socket::{bind_to_device, set_reuse_port};
 
@@ -21,6 +25,9 @@ pub(crate) struct DatagramSocket {
     hands_over_runs: bool,
     takes_runs: bool,
     is_v6: bool,
+    /// The socket in a simulated network. The real one only supplies the descriptor then.
+    #[cfg(feature = "testing")]
+    simulated: Option<DatagramEnd>,
 }
 
 /// The options of a datagram socket.
@@ -116,17 +123,79 @@ impl DatagramSocket {
             longest: options.longest,
             is_batched,
             is_v6,
+            #[cfg(feature = "testing")]
+            simulated: None,
         })
+    }
+
+    /// Creates a socket of a simulated network.
+    #[cfg(feature = "testing")]
+    pub(crate) fn simulated(end: DatagramEnd, options: &DatagramOptions) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        Ok(Self {
+            socket,
+            batch: options.batch.clamp(1, MAX_BATCH),
+            longest: options.longest,
+            is_batched: false,
+            hands_over_runs: false,
+            takes_runs: false,
+            is_v6: false,
+            simulated: Some(end),
+        })
+    }
+
+    /// Returns the socket in the simulated network, if it is one.
+    #[cfg(feature = "testing")]
+    #[inline]
+    pub(crate) fn as_simulated(&self) -> Option<&DatagramEnd> {
+        self.simulated.as_ref()
+    }
+
+    /// Registers the socket for readability.
+    pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Some(end) = &self.simulated {
+            end.watch(token.0);
+            return Ok(());
+        }
+        registry.register(&mut SourceFd(&self.raw_fd()), token, Interest::READABLE)
+    }
+
+    /// Registers the socket again: for readability, and for writability too if `for_room` is true.
+    pub(crate) fn rewatch(
+        &self,
+        registry: &Registry,
+        token: Token,
+        for_room: bool,
+    ) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if self.simulated.is_some() {
+            // It reports room only after it has refused a datagram.
+            return Ok(());
+        }
+        let interest = match for_room {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        registry.reregister(&mut SourceFd(&self.raw_fd()), token, interest)
     }
 
     /// Creates another socket on the same address. The kernel distributes the peers over them.
     pub(crate) fn sibling(&self, options: &DatagramOptions) -> io::Result<Self> {
+        #[cfg(feature = "testing")]
+        if let Some(end) = &self.simulated {
+            return Self::simulated(end.sibling(), options);
+        }
         let addr = self.wire_local_addr()?;
         let dual_stack = addr.is_ipv6() && !self.socket.only_v6()?;
         Self::bind(addr, dual_stack, options)
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        #[cfg(feature = "testing")]
+        if let Some(end) = &self.simulated {
+            return Ok(end.local());
+        }
         self.wire_local_addr().map(canonical)
     }
 
