@@ -2,7 +2,7 @@
 
 use super::codec::HttpCodec;
 use super::prepared::{Prepared, write_prepared};
-use super::response::{Chunk, Continue, End, Response};
+use super::response::{Chunk, Continue, End, Response, Trailers};
 use super::stream::HttpStreamCodec;
 use super::write;
 use crate::buf::outbox::Outbox;
@@ -40,7 +40,17 @@ macro_rules! answers_by {
 
         impl Encode<End> for $codec {
             fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-                Ok(write::end(&mut self.exchange, dst)?)
+                Ok(write::end(&mut self.exchange, None, dst)?)
+            }
+        }
+
+        impl Encode<Trailers<'_>> for $codec {
+            fn encode(
+                &mut self,
+                trailers: Trailers<'_>,
+                dst: &mut Outbox<'_>,
+            ) -> Result<(), FrameError> {
+                Ok(write::end(&mut self.exchange, Some(trailers.0), dst)?)
             }
         }
     };

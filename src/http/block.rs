@@ -1,9 +1,10 @@
 use std::fmt;
 
-use super::check::check_headers;
+use super::check::{Names, check_headers};
 use super::error::SendError;
+use super::lines::HeaderLine;
 
-/// Headers that many answers have in common. They are checked and encoded once.
+/// Headers that many messages have in common, or that a proxy passes on. They are checked and encoded once.
 ///
 /// ```
 /// use epicycle::http::{HeaderBlock, Response};
@@ -19,8 +20,7 @@ use super::error::SendError;
 pub struct HeaderBlock {
     /// The encoded header lines.
     lines: Vec<u8>,
-    /// True if one of them is `Upgrade`.
-    names_upgrade: bool,
+    names: Names,
 }
 
 impl HeaderBlock {
@@ -35,12 +35,47 @@ impl HeaderBlock {
     ///
     /// Returns [`SendError::Header`] or [`SendError::FramingHeader`].
     pub fn with(mut self, name: &str, value: impl AsRef<[u8]>) -> Result<Self, SendError> {
+        self.push(name, value)?;
+        Ok(self)
+    }
+
+    /// Appends a header.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::Header`] or [`SendError::FramingHeader`], and appends nothing.
+    pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), SendError> {
         let value = value.as_ref();
-        self.names_upgrade |= check_headers(&[(name, value)])?.names_upgrade;
+        let checked = check_headers(&[(name, value)])?;
+        self.names = self.names.or(checked.names);
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             self.lines.extend_from_slice(part);
         }
-        Ok(self)
+        Ok(())
+    }
+
+    /// Appends a copy of a received line. It was checked when it was received, so only its name is looked at.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SendError::FramingHeader`] for `Connection`, `Content-Length` and `Transfer-Encoding`, which the codec
+    /// that sends the block writes itself. [`Headers::end_to_end`](super::Headers::end_to_end) leaves them out.
+    #[inline]
+    pub fn push_line(&mut self, line: HeaderLine<'_>) -> Result<(), SendError> {
+        self.names.note(line.name())?;
+        self.lines.extend_from_slice(line.as_bytes());
+        Ok(())
+    }
+
+    /// Removes all headers. The memory is kept for others: a proxy uses one block for all messages.
+    pub fn clear(&mut self) {
+        self.lines.clear();
+        self.names = Names::default();
+    }
+
+    /// Returns true if the block has no headers.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     #[inline]
@@ -49,8 +84,8 @@ impl HeaderBlock {
     }
 
     #[inline]
-    pub(super) fn names_upgrade(&self) -> bool {
-        self.names_upgrade
+    pub(super) fn names(&self) -> Names {
+        self.names
     }
 }
 

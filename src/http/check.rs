@@ -2,44 +2,82 @@
 
 use super::error::SendError;
 use super::fields::{is_token, is_value};
+use super::list::Pair;
+
+/// The headers among some that the codecs must know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) date: bool,
+    pub(super) host: bool,
+    pub(super) te: bool,
+    pub(super) upgrade: bool,
+}
+
+impl Names {
+    /// Notes a header.
+    #[inline]
+    pub(super) fn note(&mut self, name: &[u8]) -> Result<(), SendError> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        let is_framing = match name.len() {
+            2 => {
+                self.te |= is("te");
+                false
+            }
+            4 => {
+                self.date |= is("date");
+                self.host |= is("host");
+                false
+            }
+            7 => {
+                self.upgrade |= is("upgrade");
+                false
+            }
+            10 => is("connection"),
+            14 => is("content-length"),
+            17 => is("transfer-encoding"),
+            _ => false,
+        };
+        if is_framing {
+            return Err(framing_header(name));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            date: self.date | other.date,
+            host: self.host | other.host,
+            te: self.te | other.te,
+            upgrade: self.upgrade | other.upgrade,
+        }
+    }
+}
 
 /// The result of checking headers.
 #[derive(Default)]
 pub(super) struct Checked {
     /// The number of bytes that the headers take.
     pub(super) len: usize,
-    /// True if one of the headers is `Upgrade`.
-    pub(super) names_upgrade: bool,
+    pub(super) names: Names,
 }
 
 /// Checks headers that are to be sent.
 #[inline]
-pub(super) fn check_headers(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
+pub(super) fn check_headers(headers: &[Pair<'_>]) -> Result<Checked, SendError> {
     if headers.is_empty() {
         return Ok(Checked::default());
     }
     check_each(headers)
 }
 
-fn check_each(headers: &[(&str, &[u8])]) -> Result<Checked, SendError> {
+fn check_each(headers: &[Pair<'_>]) -> Result<Checked, SendError> {
     let mut checked = Checked::default();
     for (name, value) in headers {
         if !is_token(name.as_bytes()) || !is_value(value) {
             return Err(bad_header(name));
         }
-        let is_framing = match name.len() {
-            7 => {
-                checked.names_upgrade |= name.eq_ignore_ascii_case("upgrade");
-                false
-            }
-            10 => name.eq_ignore_ascii_case("connection"),
-            14 => name.eq_ignore_ascii_case("content-length"),
-            17 => name.eq_ignore_ascii_case("transfer-encoding"),
-            _ => false,
-        };
-        if is_framing {
-            return Err(framing_header(name));
-        }
+        checked.names.note(name.as_bytes())?;
         checked.len += name.len() + value.len() + ": \r\n".len();
     }
     Ok(checked)
@@ -62,6 +100,7 @@ fn bad_header(name: &str) -> SendError {
 }
 
 #[cold]
-fn framing_header(name: &str) -> SendError {
-    SendError::FramingHeader { name: name.into() }
+pub(super) fn framing_header(name: &[u8]) -> SendError {
+    let name = String::from_utf8_lossy(name).into_owned();
+    SendError::FramingHeader { name }
 }

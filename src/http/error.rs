@@ -143,12 +143,13 @@ pub enum SendError {
         /// The number of bytes that were written.
         given: u64,
     },
-    /// The status requires another type: 100 a [`Continue`](super::Continue), 101 an
-    /// [upgrade](super::Response::upgrade).
+    /// A 101 requires an [upgrade](super::Response::upgrade).
     Status {
         /// The status.
         status: StatusCode,
     },
+    /// The reason phrase of a response contains a control character.
+    Reason,
     /// The method, the target or the host of a request is invalid.
     RequestLine,
     /// The connection accepts no further request. It closes or changes its protocol after those already sent, or it
@@ -181,7 +182,8 @@ error_messages! {
             "{given} bytes of body were given, but {left} of the announced bytes remain",
         SendError::BodyForHead { given } =>
             "{given} bytes of body were written in answer to HEAD; send only the head and the end",
-        SendError::Status { status } => "the status {status} cannot be sent as a `Response`; send a `Continue` for 100, `Response::upgrade` for 101",
+        SendError::Status { status } => "the status {status} changes the protocol; send it with `Response::upgrade`",
+        SendError::Reason => "the reason phrase contains a control character",
         SendError::RequestLine => "the method is not a token, the target has none of the known forms, or the host is invalid",
         SendError::Last =>
             "the connection closes or changes its protocol after the earlier requests, or has \

@@ -27,7 +27,7 @@ pub(super) enum AnswerState {
     None,
     /// The answer is due and has not begun.
     Owed,
-    /// This many bytes of the announced body are still to be sent.
+    /// This many bytes of the announced body are still to be sent. With none left, only the end is.
     Sized(u64),
     /// Chunks are to be sent, then their end.
     Chunks,
@@ -44,9 +44,9 @@ impl Exchange {
     #[inline]
     pub(super) fn begin(&mut self, head: &Head, receiving: bool) {
         self.flags = if receiving {
-            head.flags | RECEIVING
+            head.flags & !NOMINATES | RECEIVING
         } else {
-            head.flags & !EXPECTS
+            head.flags & !(EXPECTS | NOMINATES)
         };
         self.answer = AnswerState::Owed;
     }
@@ -147,8 +147,21 @@ impl Exchange {
     pub(super) fn answered(&mut self, rest: AnswerState) {
         self.answer = rest;
         match rest {
-            AnswerState::None | AnswerState::Sized(0) => self.end(),
+            AnswerState::None => self.end(),
+            AnswerState::Sized(0) if !self.has(AWAITS_END) => self.end(),
             _ => {}
+        }
+    }
+
+    /// Notes that the answer ends with its `End`, not with the last byte of its body.
+    pub(super) fn await_end(&mut self) {
+        self.flags |= AWAITS_END;
+    }
+
+    /// Notes an interim response. After a 100 the client no longer waits for it.
+    pub(super) fn interim(&mut self, status: StatusCode) {
+        if status == StatusCode::CONTINUE {
+            self.flags &= !EXPECTS;
         }
     }
 
@@ -163,6 +176,7 @@ impl Exchange {
     #[inline]
     pub(super) fn end(&mut self) {
         self.answer = AnswerState::None;
+        self.flags &= !AWAITS_END;
         if self.has(CLOSE | RECEIVING) {
             self.flags |= FINISHED;
         }

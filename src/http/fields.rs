@@ -1,8 +1,7 @@
 use std::fmt;
 use std::str;
 
-use memchr::memchr;
-
+use super::lines::{EndToEnd, HeaderLine, Lines, tokens};
 use crate::charset::Charset;
 
 /// The headers of a message, or its trailers, in the order in which they arrived: pairs of name and value.
@@ -13,11 +12,19 @@ use crate::charset::Charset;
 pub struct Headers<'a> {
     /// The header lines, each with its CR LF. The parser has checked them.
     lines: &'a [u8],
+    /// True if a `Connection` header among them names others.
+    nominates: bool,
 }
 
 impl<'a> Headers<'a> {
-    pub(crate) fn new(lines: &'a [u8]) -> Self {
-        Self { lines }
+    /// Returns the headers of a head. `nominates` is true if a `Connection` header among them names others.
+    #[inline]
+    pub(crate) fn new(lines: &'a [u8], nominates: bool) -> Self {
+        Self { lines, nominates }
+    }
+
+    pub(super) fn trailers(lines: &'a [u8]) -> Self {
+        Self::new(lines, false)
     }
 
     /// Returns the value of the first header of that name, in any case.
@@ -49,30 +56,47 @@ impl<'a> Headers<'a> {
             .any(|other| other.eq_ignore_ascii_case(token.as_bytes()))
     }
 
+    /// Returns the header lines as they were received, without a look at their values. A proxy passes them on with
+    /// [`HeaderBlock::push_line`](super::HeaderBlock::push_line).
+    #[inline]
+    pub fn lines(self) -> impl Iterator<Item = HeaderLine<'a>> {
+        Lines(self.lines)
+    }
+
+    /// Returns the lines that a proxy passes on: all but those that are [hop-by-hop](HeaderLine::is_hop_by_hop), those
+    /// that a `Connection` header names, and `Host` and `Content-Length`, which the codecs write.
+    ///
+    /// ```
+    /// # use epicycle::codec::{Codec, Decoded};
+    /// # use epicycle::http::HttpCodec;
+    /// let mut input = *b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nAccept: */*\r\n\r\n";
+    /// let Decoded::Frame { frame: request, .. } = HttpCodec::default().decode(&mut input)? else {
+    ///     panic!("it is complete");
+    /// };
+    /// let lines: Vec<_> = request.headers().end_to_end().map(|line| line.as_bytes()).collect();
+    /// assert_eq!(lines, [b"Accept: */*\r\n"]);
+    /// # Ok::<(), epicycle::codec::FrameError>(())
+    /// ```
+    #[inline]
+    pub fn end_to_end(self) -> impl Iterator<Item = HeaderLine<'a>> {
+        EndToEnd::new(Lines(self.lines), self.nominates)
+    }
+
     /// Returns true if there are no headers.
     pub fn is_empty(self) -> bool {
         self.lines.is_empty()
     }
 }
 
-/// Returns the members of a comma-separated list, without the white space around them.
-pub(crate) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty())
-}
-
 impl<'a> Iterator for Headers<'a> {
     type Item = (&'a str, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        // A line has a CR only at its end.
-        let end = memchr(b'\r', self.lines)?;
-        let line = &self.lines[..end];
-        self.lines = self.lines.get(end + 2..).unwrap_or_default();
-        let colon = memchr(b':', line)?;
-        let name = str::from_utf8(&line[..colon]).unwrap_or_default();
-        Some((name, line[colon + 1..].trim_ascii()))
+        let mut lines = Lines(self.lines);
+        let line = lines.next()?;
+        self.lines = lines.0;
+        let name = str::from_utf8(line.name()).unwrap_or_default();
+        Some((name, line.value()))
     }
 }
 

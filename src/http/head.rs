@@ -12,8 +12,9 @@ use memchr::memchr;
 
 use self::flags::*;
 use super::error::{MessageError, malformed};
-use super::fields::{is_target, tokens};
+use super::fields::is_target;
 use super::limits::{Limits, MAX_HEADERS};
+use super::lines::tokens;
 use crate::authority::Authority;
 
 /// Facts about a request to keep until it is answered, one bit each.
@@ -32,6 +33,10 @@ pub(super) mod flags {
     pub(in crate::http) const RECEIVING: u16 = 1 << 5;
     /// Nothing more is to be sent.
     pub(in crate::http) const FINISHED: u16 = 1 << 6;
+    /// A `Connection` header names other headers. Not about the answer.
+    pub(in crate::http) const NOMINATES: u16 = 1 << 8;
+    /// The answer ends with its `End`, even if its body has a length or is absent.
+    pub(in crate::http) const AWAITS_END: u16 = 1 << 7;
 }
 
 /// A request's head, as offsets into the bytes in which it was found.
@@ -224,6 +229,8 @@ pub(super) struct Facts {
     expectation: Option<bool>,
     pub(super) close: bool,
     pub(super) persist: bool,
+    /// True if a `Connection` header names other headers, which a proxy drops.
+    pub(super) nominates: bool,
     /// True if a repeated `Content-Length` is accepted when all values are equal.
     accepts_repeated_length: bool,
 }
@@ -268,8 +275,11 @@ impl Facts {
             }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in tokens(value) {
-                    self.close |= option.eq_ignore_ascii_case(b"close");
-                    self.persist |= option.eq_ignore_ascii_case(b"keep-alive");
+                    match option.len() {
+                        5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
+                        10 if option.eq_ignore_ascii_case(b"keep-alive") => self.persist = true,
+                        _ => self.nominates |= names_a_header(option),
+                    }
                 }
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
@@ -337,6 +347,9 @@ impl Facts {
         if self.expects(version)? {
             flags |= EXPECTS;
         }
+        if self.nominates {
+            flags |= NOMINATES;
+        }
         Ok(flags)
     }
 
@@ -349,6 +362,11 @@ impl Facts {
             None => Ok(false),
         }
     }
+}
+
+/// Returns true if a `Connection` option is the name of a header that is not hop-by-hop anyway.
+fn names_a_header(option: &[u8]) -> bool {
+    !option.eq_ignore_ascii_case(b"upgrade") && !option.eq_ignore_ascii_case(b"te")
 }
 
 impl Coding {

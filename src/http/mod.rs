@@ -125,6 +125,70 @@
 //! # }
 //! ```
 //!
+//! # A relay
+//!
+//! A proxy is made of the two codecs in parts. What one side receives becomes what the other side sends:
+//! [`client::Request::relayed`], [`Response::relayed`] and [`Headers::end_to_end`] leave out what is about one
+//! connection. Header lines are copied as they were received, and not checked again.
+//!
+//! ```
+//! use epicycle::codec::FrameError;
+//! use epicycle::http::client::{self, StreamCodec};
+//! use epicycle::http::{Chunk, HeaderBlock, Headers, HttpStreamCodec, Part, Response, Trailers};
+//! use epicycle::{Conn, EventHandler, WriteError};
+//!
+//! fn gather(block: &mut HeaderBlock, headers: Headers<'_>) -> Result<(), FrameError> {
+//!     block.clear();
+//!     for line in headers.end_to_end() {
+//!         block.push_line(line)?;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! /// Passes a part of a client's request on to the origin. `block` is one for all messages.
+//! fn ask<H>(origin: &mut Conn<'_, H>, block: &mut HeaderBlock, part: Part<'_>) -> Result<(), WriteError>
+//! where
+//!     H: EventHandler<Codec = StreamCodec>,
+//! {
+//!     match part {
+//!         Part::Head(request) => {
+//!             gather(block, request.headers()).map_err(WriteError::Frame)?;
+//!             origin.send(client::Request::relayed(&request).block(block))
+//!         }
+//!         Part::Body(bytes) => origin.send(Chunk(bytes)),
+//!         Part::End(trailers) => {
+//!             gather(block, trailers).map_err(WriteError::Frame)?;
+//!             origin.send(Trailers(block))
+//!         }
+//!         _ => Ok(()),
+//!     }
+//! }
+//!
+//! /// Passes a part of the origin's response on to the client.
+//! fn answer<H>(client: &mut Conn<'_, H>, block: &mut HeaderBlock, part: client::Part<'_>) -> Result<(), WriteError>
+//! where
+//!     H: EventHandler<Codec = HttpStreamCodec>,
+//! {
+//!     match part {
+//!         client::Part::Interim(response) | client::Part::Head(response) => {
+//!             gather(block, response.headers()).map_err(WriteError::Frame)?;
+//!             client.send(Response::relayed(&response).block(block))
+//!         }
+//!         client::Part::Body(bytes) => client.send(Chunk(bytes)),
+//!         client::Part::End(trailers) => {
+//!             gather(block, trailers).map_err(WriteError::Frame)?;
+//!             client.send(Trailers(block))
+//!         }
+//!         client::Part::Upgraded(bytes) => client.write(bytes),
+//!         _ => Ok(()),
+//!     }
+//! }
+//! ```
+//!
+//! Use [`manual_continue`](HttpStreamCodec::manual_continue), so that the origin decides about `100 Continue`. If the
+//! origin fails after its head was passed on, [abort](crate::Conn::abort) the client's connection: the response must not
+//! look complete.
+//!
 //! # Beside the codecs
 //!
 //! A [`Router`] maps methods and paths to values. An [`Event`] is a server-sent event, for a page's `EventSource`. The
@@ -147,10 +211,13 @@ mod exchange;
 pub(crate) mod fields;
 pub(crate) mod head;
 mod limits;
+pub(crate) mod lines;
+mod list;
 mod parts;
 mod prefix;
 mod prepared;
 mod reader;
+mod relay;
 mod request;
 mod response;
 mod router;
@@ -166,9 +233,10 @@ pub use self::error::{MessageError, SendError};
 pub use self::fields::Headers;
 pub use self::head::Version;
 pub use self::limits::Limits;
+pub use self::lines::HeaderLine;
 pub use self::prepared::Prepared;
 pub use self::request::Request;
-pub use self::response::{Chunk, Continue, End, Response};
+pub use self::response::{Chunk, Continue, End, Response, Trailers};
 pub use self::router::{Match, NoRoute, Params, RouteError, Router};
 pub use self::sse::Event;
 pub use self::stream::{HttpStreamCodec, Part};

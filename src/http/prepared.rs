@@ -1,7 +1,7 @@
 use ::http::StatusCode;
 use bytes::Bytes;
 
-use super::check::check_headers;
+use super::check::{Names, check_headers};
 use super::error::SendError;
 use super::exchange::{AnswerState, Exchange};
 use super::prefix::ResponsePrefix;
@@ -39,11 +39,12 @@ use crate::buf::outbox::Outbox;
 #[derive(Clone, Debug)]
 pub struct Prepared {
     status: StatusCode,
+    reason: Option<Box<[u8]>>,
     /// The encoded header lines.
     headers: Vec<u8>,
+    names: Names,
     body: Bytes,
     close: bool,
-    names_upgrade: bool,
     /// All bytes after the status line and the date, for an answer without special needs.
     usual: Vec<u8>,
 }
@@ -64,16 +65,23 @@ impl Prepared {
             Body::Shared(body) => body,
             _ => return Err(SendError::Bodiless { status }),
         };
-        let checked = check_headers(&response.headers)?;
-        let names_upgrade = checked.names_upgrade || response.block_names_upgrade;
+        let given = response.headers.as_slice();
+        let names = check_headers(given)?.names.or(response.block_names);
+        if let Some(reason) = response.reason {
+            write::check_reason(reason)?;
+        }
         let mut headers = response.block.to_vec();
-        for (name, value) in &response.headers {
+        for (name, value) in given {
             for part in [name.as_bytes(), b": ", value, b"\r\n"] {
                 headers.extend_from_slice(part);
             }
         }
         let mut usual = Vec::new();
-        let is_usual = status == StatusCode::OK && !response.close && !names_upgrade;
+        let is_usual = status == StatusCode::OK
+            && response.reason.is_none()
+            && !response.close
+            && !names.upgrade
+            && !names.date;
         if is_usual && body.len() <= write::SMALL_BODY {
             usual.extend_from_slice(&headers);
             let length = format!("Content-Length: {}\r\n\r\n", body.len());
@@ -82,10 +90,11 @@ impl Prepared {
         }
         Ok(Self {
             status,
+            reason: response.reason.map(Box::from),
             headers,
+            names,
             body,
             close: response.close,
-            names_upgrade,
             usual,
         })
     }
@@ -99,8 +108,9 @@ impl Prepared {
     /// Returns the answer, to be encoded again.
     pub(super) fn response(&self) -> Response<'_> {
         let mut response = Response::new(self.status).shared_body(self.body.clone());
+        response.reason = self.reason.as_deref();
         response.block = &self.headers;
-        response.block_names_upgrade = self.names_upgrade;
+        response.block_names = self.names;
         response.close = self.close;
         response
     }
@@ -142,6 +152,8 @@ mod tests {
             Response::ok(),
             Response::ok().header("A", "b").body("hello"),
             Response::ok().header("Upgrade", "h2c").body("hello"),
+            Response::ok().header("Date", "today").body("hello"),
+            Response::ok().reason("Fine").body("hello"),
             Response::ok().body("hello").close(),
             Response::ok().body(&large),
             Response::text(StatusCode::NOT_FOUND, "not here"),

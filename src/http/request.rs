@@ -5,7 +5,7 @@ use std::str;
 use bytes::Bytes;
 
 use super::fields::Headers;
-use super::head::flags::{CLOSE, EXPECTS, HTTP10};
+use super::head::flags::{CLOSE, EXPECTS, HTTP10, NOMINATES};
 use super::head::{Framing, Head, Version, authority};
 
 /// A request, borrowed from the connection's input.
@@ -80,8 +80,10 @@ impl<'a> Request<'a> {
         Some(query)
     }
 
+    /// Returns the target's path and query, with their escapes. In a target in absolute form the path may be missing:
+    /// then the result is `/`, or begins with the `?`. It is empty if the target has neither, as after `CONNECT`.
     #[inline]
-    fn path_and_query(&self) -> &'a str {
+    pub fn path_and_query(&self) -> &'a str {
         let target = self.target();
         match target.as_bytes().first() {
             Some(b'/' | b'*') => target,
@@ -89,17 +91,28 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Returns the requested host, with the port if one is given. It comes from the target, or else from the `Host`
-    /// header.
-    pub fn host(&self) -> Option<&'a str> {
+    /// Returns the scheme of a target in absolute form, which clients send to proxies: `http` or `https` in any case.
+    pub fn scheme(&self) -> Option<&'a str> {
+        let target = self.target();
+        authority(target.as_bytes())?;
+        target.split_once("://").map(|(scheme, _)| scheme)
+    }
+
+    /// Returns the authority in the target, a host and maybe a port: that of a target in absolute form, or the whole
+    /// target of `CONNECT`. The `Host` header is not considered: see [`host`](Self::host).
+    pub fn authority(&self) -> Option<&'a str> {
         let target = self.target();
         if self.method() == "CONNECT" {
             return Some(target);
         }
-        match authority(target.as_bytes()) {
-            Some(authority) => str::from_utf8(authority).ok(),
-            None => self.header("host"),
-        }
+        let authority = authority(target.as_bytes())?;
+        str::from_utf8(authority).ok()
+    }
+
+    /// Returns the requested host, with the port if one is given. It comes from the target, or else from the `Host`
+    /// header.
+    pub fn host(&self) -> Option<&'a str> {
+        self.authority().or_else(|| self.header("host"))
     }
 
     /// Returns the version.
@@ -113,7 +126,8 @@ impl<'a> Request<'a> {
 
     /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
-        Headers::new(&self.bytes[self.head.headers()])
+        let nominates = self.head.has(NOMINATES);
+        Headers::new(&self.bytes[self.head.headers()], nominates)
     }
 
     /// Returns the value of the first header of that name, in any case, if the value is UTF-8.
@@ -132,12 +146,16 @@ impl<'a> Request<'a> {
 
     /// Returns the trailers of a chunked body. They are not merged with the headers, which they could contradict.
     pub fn trailers(&self) -> Headers<'a> {
-        Headers::new(self.trailers)
+        Headers::trailers(self.trailers)
     }
 
     /// Returns true if the request has a body, even an empty one.
     pub fn has_body(&self) -> bool {
         self.head.framing != Framing::None
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.head.framing
     }
 
     /// Returns the body's length in bytes, if the head announces it.
@@ -156,6 +174,11 @@ impl<'a> Request<'a> {
     /// Returns true if the client waits for a `100 Continue` before it sends the body.
     pub fn expects_continue(&self) -> bool {
         self.head.has(EXPECTS)
+    }
+
+    /// Returns true if the client accepts trailers behind a chunked body (RFC 9110, section 10.1.4).
+    pub fn accepts_trailers(&self) -> bool {
+        self.version() == Version::Http11 && self.headers().has_token("te", "trailers")
     }
 
     /// Returns true if the client asks to change to that protocol (RFC 9110, section 7.8).

@@ -2,13 +2,14 @@ use std::fmt;
 
 use ::http::StatusCode;
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::block::HeaderBlock;
+use super::check::Names;
+use super::list::HeaderList;
 
 /// An answer, to be sent with [`Conn::send`](crate::Conn::send).
 ///
-/// The codec adds the `Date`, the framing of the body, and `Connection: close` if the connection closes. It omits the
+/// The codec adds the `Date` unless the answer has one, the framing of the body, and `Connection: close` if the connection closes. It omits the
 /// body in answer to HEAD. It refuses an invalid answer with a [`SendError`](super::SendError), so that only valid
 /// messages leave the connection.
 ///
@@ -30,18 +31,24 @@ use super::block::HeaderBlock;
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Response<'a> {
     pub(super) status: StatusCode,
+    /// `None` for the standard one of the status.
+    pub(super) reason: Option<&'a [u8]>,
     pub(super) block: &'a [u8],
-    pub(super) block_names_upgrade: bool,
-    pub(super) headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
+    pub(super) block_names: Names,
+    pub(super) headers: HeaderList<'a>,
     pub(super) body: Body<'a>,
     pub(super) close: bool,
     pub(super) upgrade: Option<&'a str>,
+    /// True if an [`End`] follows in any case.
+    pub(super) awaits_end: bool,
 }
 
 /// The body of a message to be sent.
 #[derive(Clone, Debug)]
 pub(super) enum Body<'a> {
     None,
+    /// There is no body, but its length may be announced: in answer to HEAD, and with a 304.
+    Absent(Option<u64>),
     Bytes(&'a [u8]),
     Shared(Bytes),
     /// A body of this many bytes, which the handler sends as [`Chunk`]s.
@@ -54,16 +61,21 @@ pub(super) enum Body<'a> {
 
 impl<'a> Response<'a> {
     /// Returns an answer with that status and without a body.
+    ///
+    /// With an informational status (1xx) it is an interim response, such as `103 Early Hints`. The answer itself follows.
+    /// HTTP/1.0 clients do not get it. A 101 needs [`upgrade`](Self::upgrade).
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {
             status,
+            reason: None,
             block: &[],
-            block_names_upgrade: false,
-            headers: SmallVec::new(),
+            block_names: Names::default(),
+            headers: HeaderList::new(),
             body: Body::None,
             close: false,
             upgrade: None,
+            awaits_end: false,
         }
     }
 
@@ -96,6 +108,12 @@ impl<'a> Response<'a> {
         }
     }
 
+    /// Sets the reason phrase, a text for people. Default: the standard one of the status.
+    pub fn reason(mut self, reason: &'a str) -> Self {
+        self.reason = Some(reason.as_bytes());
+        self
+    }
+
     /// Appends a header. With an `Upgrade` header, which offers another protocol to the client, the codec sends
     /// `Connection: Upgrade` as well.
     #[inline]
@@ -108,7 +126,7 @@ impl<'a> Response<'a> {
     #[inline]
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
-        self.block_names_upgrade = block.names_upgrade();
+        self.block_names = block.names();
         self
     }
 
@@ -183,7 +201,7 @@ impl<'a> Response<'a> {
 
 impl fmt::Debug for Response<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headers = self.headers.iter();
+        let headers = self.headers.as_slice().iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
             .collect();
@@ -203,11 +221,35 @@ impl fmt::Debug for Response<'_> {
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Chunk<'a>(pub &'a [u8]);
 
-/// The end of a [streamed](Response::streamed) body or of a [file](Response::file). In answer to HEAD it may end any
-/// announced body.
+/// The end of a [streamed](Response::streamed) body, of a [file](Response::file) or of a [relayed](Response::relayed)
+/// message. In answer to HEAD it may end any announced body.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct End;
+
+/// The end of a [streamed](Response::streamed) body, with trailers. An HTTP/1.0 client does not get them, and neither does
+/// one that gets a body of known length or none.
+///
+/// Servers should send trailers only to clients that [accept](super::Request::accepts_trailers) them, or that can do
+/// without (RFC 9110, section 6.5.1).
+///
+/// ```
+/// # use epicycle::codec::{Codec, Decoded, encode_to_vec};
+/// use epicycle::http::{Chunk, HeaderBlock, HttpCodec, Response, Trailers};
+///
+/// # let mut codec = HttpCodec::default();
+/// # codec.decode(&mut *b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n".to_vec())?;
+/// # encode_to_vec(&mut codec, Response::ok().streamed())?;
+/// # encode_to_vec(&mut codec, Chunk(b"hello"))?;
+/// let trailers = HeaderBlock::new().with("Checksum", "5d41402a")?;
+/// # let sent =
+/// encode_to_vec(&mut codec, Trailers(&trailers))?;
+/// # assert_eq!(sent, b"0\r\nChecksum: 5d41402a\r\n\r\n");
+/// # Ok::<(), epicycle::codec::FrameError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is sent until it is passed to `Conn::send`"]
+pub struct Trailers<'a>(pub &'a HeaderBlock);
 
 /// A `100 Continue`, for a codec with [`manual_continue`](super::HttpStreamCodec::manual_continue).
 #[derive(Clone, Copy, Debug)]

@@ -95,7 +95,7 @@ impl HttpStreamCodec {
             }
             Found::End { trailers, consumed } => {
                 self.exchange.body_ends();
-                let frame = Part::End(Headers::new(trailers));
+                let frame = Part::End(Headers::trailers(trailers));
                 Decoded::Frame { frame, consumed }
             }
             Found::Skip { consumed } => Decoded::Skip { consumed },

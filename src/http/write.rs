@@ -2,9 +2,12 @@
 
 use ::http::StatusCode;
 
-use super::check::{check_headers, check_protocol};
+use super::block::HeaderBlock;
+use super::check::{check_headers, check_protocol, framing_header};
 use super::error::SendError;
 use super::exchange::{AnswerState, Exchange};
+use super::fields::is_value;
+use super::list::Pair;
 use super::prefix::ResponsePrefix;
 use super::response::{Body, Response};
 use crate::buf::outbox::Outbox;
@@ -23,17 +26,27 @@ pub(super) fn response(
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
     exchange.may_begin()?;
-    let checked = check_headers(&response.headers)?;
+    if response.status.is_informational() && response.upgrade.is_none() {
+        return interim(exchange, response, dst);
+    }
+    let headers = response.headers.as_slice();
+    let checked = check_headers(headers)?;
+    let names = response.block_names.or(checked.names);
     let mut room = response.block.len() + checked.len;
-    let offers_upgrade = checked.names_upgrade || response.block_names_upgrade;
     if let Some(protocol) = response.upgrade {
         room += check_protocol(protocol)?;
+    }
+    if let Some(reason) = response.reason {
+        room += check_reason(reason)?;
     }
     let mut plan = plan(exchange, response)?;
     // The rest of a request that is answered already is not read.
     let unread = exchange.is_receiving() && plan.rest == AnswerState::None;
     if response.close || unread || plan.rest == AnswerState::UntilClose {
         exchange.close();
+    }
+    if response.awaits_end && plan.rest == AnswerState::None {
+        plan.rest = AnswerState::Sized(0);
     }
     let closes = exchange.closes() && plan.rest != AnswerState::Upgraded;
     let small = match plan.body {
@@ -43,11 +56,13 @@ pub(super) fn response(
     let prefix = ResponsePrefix::at(dst.unix_time());
     dst.put_with(CODEC_LINES_MAX + room + small.len(), |room| {
         let mut head = Cursor { room, len: 0 };
-        if response.status == StatusCode::OK {
+        if response.status == StatusCode::OK && response.reason.is_none() && !names.date {
             head.put(prefix.ok());
         } else {
-            head.status_line(response.status);
-            head.put(prefix.date());
+            head.status_line(response.status, response.reason);
+            if !names.date {
+                head.put(prefix.date());
+            }
         }
         if closes {
             head.put(b"Connection: close\r\n");
@@ -55,7 +70,7 @@ pub(super) fn response(
             head.put(b"Connection: keep-alive\r\n");
         }
         // A message with an `Upgrade` header must name it in `Connection` (RFC 9110, section 7.8).
-        if offers_upgrade || response.upgrade.is_some() {
+        if names.upgrade || response.upgrade.is_some() {
             head.put(b"Connection: Upgrade\r\n");
         }
         if let Some(protocol) = response.upgrade {
@@ -64,12 +79,7 @@ pub(super) fn response(
             head.put(b"\r\n");
         }
         head.put(response.block);
-        for (name, value) in &response.headers {
-            head.put(name.as_bytes());
-            head.put(b": ");
-            head.put(value);
-            head.put(b"\r\n");
-        }
+        head.headers(headers);
         match plan.framing {
             Announced::Nothing => head.put(b"\r\n"),
             Announced::Length(len) => {
@@ -90,8 +100,52 @@ pub(super) fn response(
     if let AnswerState::Elsewhere(len) = plan.rest {
         plan.rest = AnswerState::Elsewhere(end_of_body(len, dst));
     }
+    if response.awaits_end {
+        exchange.await_end();
+    }
     exchange.answered(plan.rest);
     Ok(())
+}
+
+/// Writes an interim response. The answer is still owed then.
+#[cold]
+fn interim(
+    exchange: &mut Exchange,
+    response: &Response<'_>,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    let status = response.status;
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(SendError::Status { status });
+    }
+    if !matches!(response.body, Body::None | Body::Absent(_)) {
+        return Err(SendError::Bodiless { status });
+    }
+    let headers = response.headers.as_slice();
+    let room = check_headers(headers)?.len + response.block.len();
+    let reason = response.reason.map_or(Ok(0), check_reason)?;
+    // HTTP/1.0 has none (RFC 9110, section 15.2).
+    if exchange.is_http10() {
+        return Ok(());
+    }
+    dst.put_with(CODEC_LINES_MAX + reason + room, |room| {
+        let mut head = Cursor { room, len: 0 };
+        head.status_line(status, response.reason);
+        head.put(response.block);
+        head.headers(headers);
+        head.put(b"\r\n");
+        head.len
+    });
+    exchange.interim(status);
+    Ok(())
+}
+
+pub(super) fn check_reason(reason: &[u8]) -> Result<usize, SendError> {
+    if is_value(reason) {
+        Ok(reason.len())
+    } else {
+        Err(SendError::Reason)
+    }
 }
 
 /// The framing that the headers announce.
@@ -116,7 +170,7 @@ fn plan<'a, 'b>(
 ) -> Result<Plan<'a, 'b>, SendError> {
     let status = response.status;
     let length = match &response.body {
-        Body::None => Some(0),
+        Body::None | Body::Absent(_) => Some(0),
         Body::Bytes(body) => Some(body.len() as u64),
         Body::Shared(body) => Some(body.len() as u64),
         Body::Sized(len) | Body::Elsewhere(len) => Some(*len),
@@ -153,15 +207,18 @@ fn plan_special<'a, 'b>(
     const NO_BODY: &Body<'static> = &Body::None;
     let status = response.status;
     let is_tunnel = exchange.is_connect() && status.is_success();
-    if status.is_informational() && response.upgrade.is_none() {
-        return Err(SendError::Status { status });
-    }
     let bodiless = is_tunnel || is_bodiless(status);
     if bodiless && length != Some(0) {
         return Err(SendError::Bodiless { status });
     }
     if bodiless {
         plan.framing = Announced::Nothing;
+    }
+    if let Body::Absent(len) = response.body
+        && (exchange.is_head() || status == StatusCode::NOT_MODIFIED)
+        && !is_tunnel
+    {
+        plan.framing = len.map_or(Announced::Nothing, Announced::Length);
     }
     if is_tunnel || response.upgrade.is_some() {
         plan.rest = AnswerState::Upgraded;
@@ -232,13 +289,17 @@ pub(super) fn write_chunk(bytes: &[u8], dst: &mut Outbox<'_>) {
     }
 }
 
-/// Ends a body.
-pub(super) fn end(exchange: &mut Exchange, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+/// Ends a body. Only chunks can be followed by trailers.
+pub(super) fn end(
+    exchange: &mut Exchange,
+    trailers: Option<&HeaderBlock>,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
     match exchange.answer() {
         // A handler that handles HEAD itself omits the body.
         AnswerState::Chunks | AnswerState::Sized(_) if exchange.is_head() => {}
-        AnswerState::Chunks => dst.put(LAST_CHUNK),
-        AnswerState::UntilClose => {}
+        AnswerState::Chunks => write_last_chunk(trailers, dst)?,
+        AnswerState::UntilClose | AnswerState::Sized(0) => {}
         AnswerState::Elsewhere(end) => check_end(end, exchange.is_head(), dst)?,
         AnswerState::Sized(left) => return Err(SendError::Length { left, given: 0 }),
         _ => return Err(SendError::NotBegun),
@@ -265,7 +326,24 @@ pub(super) fn check_end(end: u64, is_head: bool, dst: &Outbox<'_>) -> Result<(),
     }
 }
 
-pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Writes the end of the chunks, with the trailers.
+pub(super) fn write_last_chunk(
+    trailers: Option<&HeaderBlock>,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    let Some(trailers) = trailers else {
+        dst.put(b"0\r\n\r\n");
+        return Ok(());
+    };
+    // A recipient that merges trailers with the headers would see another host.
+    if trailers.names().host {
+        return Err(framing_header(b"Host"));
+    }
+    for part in [b"0\r\n", trailers.lines(), b"\r\n"] {
+        dst.put(part);
+    }
+    Ok(())
+}
 
 pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -297,12 +375,23 @@ impl Cursor<'_> {
     }
 
     #[inline(never)]
-    fn status_line(&mut self, status: StatusCode) {
+    fn status_line(&mut self, status: StatusCode, reason: Option<&[u8]>) {
+        let standard = || status.canonical_reason().unwrap_or_default().as_bytes();
         self.put(b"HTTP/1.1 ");
         self.put(status.as_str().as_bytes());
         self.put(b" ");
-        self.put(status.canonical_reason().unwrap_or_default().as_bytes());
+        self.put(reason.unwrap_or_else(standard));
         self.put(b"\r\n");
+    }
+
+    #[inline]
+    pub(super) fn headers(&mut self, headers: &[Pair<'_>]) {
+        for (name, value) in headers {
+            self.put(name.as_bytes());
+            self.put(b": ");
+            self.put(value);
+            self.put(b"\r\n");
+        }
     }
 
     fn hex(&mut self, number: usize) {

@@ -7,7 +7,7 @@ use super::deflate::{Agreed, DeflateOptions, EXTENSIONS};
 use super::extension;
 use super::key::{self, AcceptKey};
 use crate::error::error_messages;
-use crate::http::fields::tokens;
+use crate::http::lines::tokens;
 use crate::http::{Headers, Request, Response, StatusCode};
 
 /// Checks that a request opens a WebSocket. Returns the answer to it.

@@ -180,7 +180,7 @@ impl Expected {
             return Err(HandshakeError::Status(head.status));
         }
         let mut headers = HeaderMap::new();
-        for (name, value) in Headers::new(&src[head.headers()]) {
+        for (name, value) in Headers::new(&src[head.headers()], false) {
             let name = HeaderName::from_bytes(name.as_bytes());
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 headers.append(name, value);

@@ -23,6 +23,7 @@ mod heads;
 mod parsing;
 mod patience;
 mod pipelining;
+mod relaying;
 mod responses;
 mod secure;
 mod site;

@@ -11,7 +11,7 @@ use crate::http::assembly::Assembly;
 use crate::http::error::MessageError;
 use crate::http::limits::Limits;
 use crate::http::parts::Extent;
-use crate::http::response::{Chunk, End};
+use crate::http::response::{Chunk, End, Trailers};
 
 /// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`Response`].
 ///
@@ -251,7 +251,17 @@ macro_rules! requests_by {
 
         impl Encode<End> for $codec {
             fn encode(&mut self, _: End, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-                Ok(self.exchanges.send_end(dst)?)
+                Ok(self.exchanges.send_end(None, dst)?)
+            }
+        }
+
+        impl Encode<Trailers<'_>> for $codec {
+            fn encode(
+                &mut self,
+                trailers: Trailers<'_>,
+                dst: &mut Outbox<'_>,
+            ) -> Result<(), FrameError> {
+                Ok(self.exchanges.send_end(Some(trailers.0), dst)?)
             }
         }
     };

@@ -7,10 +7,11 @@ use super::head::{HeadFinder, RequestKind, Start};
 use super::request::Request;
 use crate::buf::outbox::Outbox;
 use crate::codec::Stage;
+use crate::http::block::HeaderBlock;
 use crate::http::error::{MessageError, SendError, malformed};
 use crate::http::limits::Limits;
 use crate::http::response::Body;
-use crate::http::write::{LAST_CHUNK, check_end, end_of_body, write_chunk};
+use crate::http::write::{check_end, end_of_body, write_chunk, write_last_chunk};
 
 /// The requests that were sent and have no response yet, and the state of the connection.
 #[derive(Debug, Default)]
@@ -30,12 +31,21 @@ pub(super) struct Exchanges {
 enum Sending {
     #[default]
     Nothing,
-    /// This many bytes of the announced body.
-    Sized(u64),
+    /// This many bytes of the announced body, then its end if that is awaited.
+    Sized { left: u64, awaits_end: bool },
     /// A body that is written past the codec, up to this position of the output, then its end.
     Elsewhere(u64),
     /// Chunks, then their end.
     Chunks,
+}
+
+impl Sending {
+    fn sized(left: u64, awaits_end: bool) -> Self {
+        if left == 0 && !awaits_end {
+            return Sending::Nothing;
+        }
+        Sending::Sized { left, awaits_end }
+    }
 }
 
 /// The state of the connection.
@@ -143,10 +153,10 @@ impl Exchanges {
         }
         request.write(dst)?;
         self.sending = match request.body {
-            Body::Sized(len) if len > 0 => Sending::Sized(len),
+            Body::Sized(left) => Sending::sized(left, request.awaits_end),
             Body::Elsewhere(len) => Sending::Elsewhere(end_of_body(len, dst)),
             Body::Stream => Sending::Chunks,
-            _ => Sending::Nothing,
+            _ => Sending::sized(0, request.awaits_end),
         };
         let request_kind = match request.method {
             "HEAD" => RequestKind::Head,
@@ -171,24 +181,27 @@ impl Exchanges {
         let given = bytes.len() as u64;
         match self.sending {
             Sending::Chunks => write_chunk(bytes, dst),
-            Sending::Sized(left) if given <= left => {
+            Sending::Sized { left, awaits_end } if given <= left => {
                 dst.put(bytes);
-                self.sending = match left - given {
-                    0 => Sending::Nothing,
-                    left => Sending::Sized(left),
-                };
+                self.sending = Sending::sized(left - given, awaits_end);
             }
-            Sending::Sized(left) => return Err(SendError::Length { left, given }),
+            Sending::Sized { left, .. } => return Err(SendError::Length { left, given }),
             Sending::Nothing | Sending::Elsewhere(_) => return Err(SendError::NotBegun),
         }
         Ok(())
     }
 
-    pub(super) fn send_end(&mut self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
+    /// Ends a body. Only chunks can be followed by trailers.
+    pub(super) fn send_end(
+        &mut self,
+        trailers: Option<&HeaderBlock>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), SendError> {
         match self.sending {
-            Sending::Chunks => dst.put(LAST_CHUNK),
+            Sending::Chunks => write_last_chunk(trailers, dst)?,
             Sending::Elsewhere(end) => check_end(end, false, dst)?,
-            Sending::Sized(left) => return Err(SendError::Length { left, given: 0 }),
+            Sending::Sized { left: 0, .. } => {}
+            Sending::Sized { left, .. } => return Err(SendError::Length { left, given: 0 }),
             Sending::Nothing => return Err(SendError::NotBegun),
         }
         self.sending = Sending::Nothing;

@@ -101,6 +101,8 @@ pub(crate) struct Head {
     pub(super) keep_alive: bool,
     /// True if the connection does not use HTTP any more after this response.
     pub(crate) upgrades: bool,
+    /// True if a `Connection` header names other headers.
+    pub(super) nominates: bool,
     /// The announced length of the body, even where the response to the request has none.
     pub(super) length: Option<u64>,
 }
@@ -213,6 +215,7 @@ fn parse_known(
         version,
         keep_alive: !facts.close && (version == Version::Http11 || facts.persist),
         upgrades,
+        nominates: facts.nominates,
         length: match framing {
             Framing::Length(len) => Some(len),
             _ => None,

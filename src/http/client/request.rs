@@ -1,14 +1,14 @@
 use std::fmt;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use crate::buf::outbox::Outbox;
 use crate::http::block::HeaderBlock;
-use crate::http::check::{check_headers, check_protocol};
+use crate::http::check::{Checked, Names, check_headers, check_protocol, framing_header};
 use crate::http::error::SendError;
-use crate::http::fields::{Headers, is_token};
+use crate::http::fields::{Headers, is_target, is_token};
 use crate::http::head::{check_target, is_host};
+use crate::http::list::HeaderList;
 use crate::http::response::Body;
 use crate::http::write::{CODEC_LINES_MAX, Cursor, SMALL_BODY};
 
@@ -32,11 +32,16 @@ pub struct Request<'a> {
     pub(super) method: &'a str,
     host: &'a str,
     target: &'a str,
+    /// True if the three come from a received request, and so have been checked.
+    pub(in crate::http) is_line_checked: bool,
     block: &'a [u8],
-    headers: SmallVec<[(&'a str, &'a [u8]); 4]>,
-    pub(super) body: Body<'a>,
+    block_names: Names,
+    headers: HeaderList<'a>,
+    pub(in crate::http) body: Body<'a>,
     pub(super) close: bool,
     pub(super) upgrade: Option<&'a str>,
+    /// True if an [`End`](crate::http::End) follows in any case.
+    pub(in crate::http) awaits_end: bool,
 }
 
 impl<'a> Request<'a> {
@@ -44,17 +49,20 @@ impl<'a> Request<'a> {
     ///
     /// `host` is the host of the URI, with its port unless that is the scheme's default. `target` is usually a path
     /// with or without a query. A proxy gets a whole URI, `CONNECT` a host and a port, and `OPTIONS` may get `*` (RFC
-    /// 9112, section 3.2).
+    /// 9112, section 3.2). If the target begins with `?`, its path is `/`.
     pub fn new(method: &'a str, host: &'a str, target: &'a str) -> Self {
         Self {
             method,
             host,
             target,
+            is_line_checked: false,
             block: &[],
-            headers: SmallVec::new(),
+            block_names: Names::default(),
+            headers: HeaderList::new(),
             body: Body::None,
             close: false,
             upgrade: None,
+            awaits_end: false,
         }
     }
 
@@ -68,7 +76,29 @@ impl<'a> Request<'a> {
         Self::new("POST", host, target).body(body)
     }
 
-    /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers.
+    /// Sets the method.
+    pub fn method(mut self, method: &'a str) -> Self {
+        self.method = method;
+        self.is_line_checked = false;
+        self
+    }
+
+    /// Sets the host, with its port unless that is the scheme's default.
+    pub fn host(mut self, host: &'a str) -> Self {
+        self.host = host;
+        self.is_line_checked = false;
+        self
+    }
+
+    /// Sets the target. See [`new`](Self::new).
+    pub fn target(mut self, target: &'a str) -> Self {
+        self.target = target;
+        self.is_line_checked = false;
+        self
+    }
+
+    /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers. With a `TE` header, it sends
+    /// `Connection: TE` as well, which that header requires (RFC 9110, section 10.1.4).
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
         self
@@ -77,6 +107,7 @@ impl<'a> Request<'a> {
     /// Adds a block of headers that were checked before. They precede the others. A second block replaces the first.
     pub fn block(mut self, block: &'a HeaderBlock) -> Self {
         self.block = block.lines();
+        self.block_names = block.names();
         self
     }
 
@@ -126,23 +157,17 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Checks the request. Returns the number of bytes that the head takes.
-    fn check(&self) -> Result<usize, SendError> {
-        let is_valid = is_token(self.method.as_bytes())
-            && is_host(self.host.as_bytes())
-            && check_target(self.method, self.target.as_bytes()).is_ok();
-        if !is_valid {
+    /// Checks the request. Returns the number of bytes that the head takes, and the headers that it has.
+    fn check(&self) -> Result<Checked, SendError> {
+        if !self.is_line_checked && !self.is_line_valid() {
             return Err(SendError::RequestLine);
         }
+        let mut checked = check_headers(self.headers.as_slice())?;
+        let names = checked.names.or(self.block_names);
         // A protocol change must be requested with `upgrade`, so that the codec knows that the server may change the
         // protocol.
-        let is_own =
-            |name: &&str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("upgrade");
-        let given = self.headers.iter().map(|(name, _)| *name);
-        let in_block = Headers::new(self.block).map(|(name, _)| name);
-        if let Some(name) = in_block.chain(given).find(is_own) {
-            let name = name.to_owned();
-            return Err(SendError::FramingHeader { name });
+        if names.host || names.upgrade {
+            return Err(self.refuse_own_header());
         }
         if self.upgrade.is_some() && matches!(self.method, "HEAD" | "CONNECT") {
             let name = "Upgrade".to_owned();
@@ -150,21 +175,51 @@ impl<'a> Request<'a> {
         }
         let protocol = self.upgrade.map_or(Ok(0), check_protocol)?;
         let line = self.method.len() + self.target.len() + self.host.len();
-        Ok(check_headers(&self.headers)?.len + self.block.len() + protocol + line)
+        checked.names = names;
+        checked.len += self.block.len() + protocol + line;
+        Ok(checked)
+    }
+
+    /// Returns the error for a header that the codec writes itself.
+    #[cold]
+    fn refuse_own_header(&self) -> SendError {
+        let given = self.headers.as_slice().iter().map(|(name, _)| *name);
+        let in_block = Headers::new(self.block, false).map(|(name, _)| name);
+        let is_own =
+            |name: &&str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("upgrade");
+        let name = in_block.chain(given).find(is_own);
+        framing_header(name.unwrap_or_default().as_bytes())
+    }
+
+    fn is_line_valid(&self) -> bool {
+        // The path of such a target is written.
+        let is_valid = |target: &[u8]| match target {
+            [b'?', ..] => self.method != "CONNECT" && is_target(target),
+            _ => check_target(self.method, target).is_ok(),
+        };
+        is_token(self.method.as_bytes())
+            && is_host(self.host.as_bytes())
+            && is_valid(self.target.as_bytes())
     }
 
     /// Appends the request, without the part of its body that follows later.
     pub(super) fn write(&self, dst: &mut Outbox<'_>) -> Result<(), SendError> {
-        let room = self.check()?;
+        let Checked { len: room, names } = self.check()?;
         let small = match &self.body {
             Body::Bytes(body) if body.len() <= SMALL_BODY => *body,
             _ => &[],
         };
         dst.put_with(CODEC_LINES_MAX + room + small.len(), |room| {
             let mut head = Cursor { room, len: 0 };
+            let root = if self.target.starts_with('?') {
+                "/"
+            } else {
+                ""
+            };
             for part in [
                 self.method,
                 " ",
+                root,
                 self.target,
                 " HTTP/1.1\r\nHost: ",
                 self.host,
@@ -172,23 +227,28 @@ impl<'a> Request<'a> {
                 head.put(part.as_bytes());
             }
             head.put(b"\r\n");
-            if let Some(protocol) = self.upgrade {
-                head.put(if self.close {
-                    b"Connection: close, Upgrade\r\nUpgrade: "
-                } else {
-                    b"Connection: Upgrade\r\nUpgrade: "
-                });
-                head.put(protocol.as_bytes());
-                head.put(b"\r\n");
-            } else if self.close {
-                head.put(b"Connection: close\r\n");
-            }
-            head.put(self.block);
-            for (name, value) in &self.headers {
-                for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-                    head.put(part);
+            let mut before: &[u8] = b"Connection: ";
+            for (is_named, option) in [
+                (self.close, &b"close"[..]),
+                (self.upgrade.is_some(), b"Upgrade"),
+                (names.te, b"TE"),
+            ] {
+                if is_named {
+                    head.put(before);
+                    head.put(option);
+                    before = b", ";
                 }
             }
+            if self.close || names.te || self.upgrade.is_some() {
+                head.put(b"\r\n");
+            }
+            if let Some(protocol) = self.upgrade {
+                head.put(b"Upgrade: ");
+                head.put(protocol.as_bytes());
+                head.put(b"\r\n");
+            }
+            head.put(self.block);
+            head.headers(self.headers.as_slice());
             match self.length() {
                 Length::Unannounced => {}
                 Length::Known(len) => {
@@ -214,7 +274,7 @@ impl<'a> Request<'a> {
         match &self.body {
             // For methods that usually have a body, its absence is announced (RFC 9110, section 8.6).
             Body::None if matches!(self.method, "POST" | "PUT" | "PATCH") => Length::Known(0),
-            Body::None => Length::Unannounced,
+            Body::None | Body::Absent(_) => Length::Unannounced,
             Body::Bytes(body) => Length::Known(body.len() as u64),
             Body::Shared(body) => Length::Known(body.len() as u64),
             Body::Sized(len) | Body::Elsewhere(len) => Length::Known(*len),
@@ -232,7 +292,7 @@ enum Length {
 
 impl fmt::Debug for Request<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let headers = self.headers.iter();
+        let headers = self.headers.as_slice().iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
             .collect();

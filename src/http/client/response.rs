@@ -51,9 +51,17 @@ impl<'a> Response<'a> {
 
     /// Returns the server's reason phrase for the status: a text for people, often empty.
     pub fn reason(&self) -> &'a str {
+        str::from_utf8(self.reason_bytes()).unwrap_or_default()
+    }
+
+    pub(in crate::http) fn reason_bytes(&self) -> &'a [u8] {
         let line = self.bytes.get(..self.head.headers().start - 2);
         let reason = line.and_then(|line| line.get("HTTP/1.1 200 ".len()..));
-        str::from_utf8(reason.unwrap_or_default()).unwrap_or_default()
+        reason.unwrap_or_default()
+    }
+
+    pub(in crate::http) fn extent(&self) -> Extent {
+        self.head.extent
     }
 
     /// Returns the version.
@@ -63,7 +71,7 @@ impl<'a> Response<'a> {
 
     /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
-        Headers::new(&self.bytes[self.head.headers()])
+        Headers::new(&self.bytes[self.head.headers()], self.head.nominates)
     }
 
     /// Returns the value of the first header of that name, in any case, if the value is UTF-8.
@@ -80,7 +88,7 @@ impl<'a> Response<'a> {
 
     /// Returns the trailers of a chunked body.
     pub fn trailers(&self) -> Headers<'a> {
-        Headers::new(self.trailers)
+        Headers::trailers(self.trailers)
     }
 
     /// Returns the body's length in bytes, if the head announces it. The response to HEAD and a 304 announce the length

@@ -135,7 +135,7 @@ impl StreamCodec {
             Found::End { trailers, consumed } => {
                 self.exchanges.answered(self.is_last, consumed < src.len());
                 Decoded::Frame {
-                    frame: Part::End(Headers::new(trailers)),
+                    frame: Part::End(Headers::trailers(trailers)),
                     consumed,
                 }
             }
