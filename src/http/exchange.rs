@@ -153,7 +153,7 @@ impl Exchange {
         }
     }
 
-    /// Notes that the answer ends with its `End`, not with the last byte of its body.
+    /// Notes that the answer ends with its `End`, not with the last byte of its body. The next request ends that.
     pub(super) fn await_end(&mut self) {
         self.flags |= AWAITS_END;
     }
@@ -176,7 +176,6 @@ impl Exchange {
     #[inline]
     pub(super) fn end(&mut self) {
         self.answer = AnswerState::None;
-        self.flags &= !AWAITS_END;
         if self.has(CLOSE | RECEIVING) {
             self.flags |= FINISHED;
         }

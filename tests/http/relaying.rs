@@ -3,8 +3,8 @@
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
 use epicycle::http::client::{self, StreamCodec};
 use epicycle::http::{
-    Chunk, End, HeaderBlock, Headers, HttpCodec, HttpStreamCodec, Limits, Part, Request, Response,
-    SendError, StatusCode, Trailers,
+    Chunk, End, HeaderBlock, HeaderLine, Headers, HttpCodec, HttpStreamCodec, Limits, Part,
+    Request, Response, SendError, StatusCode, Trailers,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -495,7 +495,7 @@ fn lines_are_copied_but_not_those_that_frame_a_message() {
         panic!("it is sound");
     };
     let lines: Vec<_> = request.headers().lines().collect();
-    let whole: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+    let whole: Vec<_> = lines.iter().map(HeaderLine::as_bytes).collect();
     assert_eq!(
         whole,
         [
