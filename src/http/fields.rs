@@ -19,7 +19,7 @@ pub struct Headers<'a> {
 impl<'a> Headers<'a> {
     /// Returns the headers of a head. `nominates` is true if a `Connection` header among them names others.
     #[inline]
-    pub(crate) fn new(lines: &'a [u8], nominates: bool) -> Self {
+    pub(super) fn new(lines: &'a [u8], nominates: bool) -> Self {
         Self { lines, nominates }
     }
 

@@ -101,7 +101,7 @@ impl ClientCodec {
     }
 
     #[inline(never)]
-    fn open<'a>(&mut self, src: &[u8]) -> Result<Decoded<Event<'a>>, FrameError> {
+    fn open<'a>(&mut self, src: &mut [u8]) -> Result<Decoded<Event<'a>>, FrameError> {
         let ClientState::Waiting(expected) = &mut self.state else {
             return Err(FrameError::Malformed {
                 what: "the server sent data before the client's handshake",
@@ -184,8 +184,7 @@ impl Encode<Handshake> for ClientCodec {
         if !matches!(self.state, ClientState::New) {
             return Err(SendError::Open.into());
         }
-        let (request, expected) = handshake.begin()?;
-        dst.put(&request);
+        let expected = handshake.send(dst)?;
         self.state = ClientState::Waiting(Box::new(expected));
         Ok(())
     }

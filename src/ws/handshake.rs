@@ -6,12 +6,13 @@ use super::deflate::{Agreed, DeflateOptions, EXTENSIONS, NAME};
 use super::error::SendError;
 use super::extension;
 use super::key::{self, AcceptKey};
-use crate::codec::FrameError;
+use crate::buf::outbox::Outbox;
+use crate::codec::{Codec, Decoded, Encode, FrameError};
 use crate::error::error_messages;
-use crate::http::client::{HeadFinder, RequestKind, Start};
+use crate::http::MessageError;
+use crate::http::client::{Part, Request, StreamCodec};
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
-use crate::http::{self, Headers, MessageError};
 
 /// The request that opens a WebSocket. [Send](crate::Conn::send) it in [`on_open`](crate::EventHandler::on_open), on
 /// the connection of a [`ClientCodec`](super::ClientCodec).
@@ -67,8 +68,8 @@ impl Handshake {
         self
     }
 
-    /// Returns the bytes of the request, and the expected answer.
-    pub(super) fn begin(self) -> Result<(Vec<u8>, Expected), SendError> {
+    /// Sends the request. Returns the expected answer.
+    pub(super) fn send(self, dst: &mut Outbox<'_>) -> Result<Expected, FrameError> {
         check("host", is_host(self.host.as_bytes()))?;
         check(
             "target",
@@ -86,36 +87,29 @@ impl Handshake {
             headers.all(|(name, value)| is_header(name, value)),
         )?;
         let key = key::random();
-        let mut lines = vec![
-            format!("GET {} HTTP/1.1", self.target),
-            format!("Host: {}", self.host),
-            "Connection: Upgrade".to_owned(),
-            "Upgrade: websocket".to_owned(),
-            "Sec-WebSocket-Version: 13".to_owned(),
-            format!("Sec-WebSocket-Key: {}", key.escape_ascii()),
-        ];
-        if !self.protocols.is_empty() {
-            lines.push(format!(
-                "Sec-WebSocket-Protocol: {}",
-                self.protocols.join(", ")
-            ));
+        let protocols = self.protocols.join(", ");
+        let extensions = self.deflate.as_ref().map(DeflateOptions::offer);
+        let mut request = Request::get(&self.host, &self.target)
+            .upgrade("websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", &key);
+        if !protocols.is_empty() {
+            request = request.header("Sec-WebSocket-Protocol", &protocols);
         }
-        if let Some(deflate) = &self.deflate {
-            lines.push(format!("Sec-WebSocket-Extensions: {}", deflate.offer()));
+        if let Some(extensions) = &extensions {
+            request = request.header("Sec-WebSocket-Extensions", extensions);
         }
-        lines.extend(
-            self.headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {value}")),
-        );
-        let request = lines.join("\r\n") + "\r\n\r\n";
-        let expected = Expected {
-            finder: HeadFinder::default(),
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let mut http = StreamCodec::default();
+        http.encode(request, dst)?;
+        Ok(Expected {
+            http,
             accept: key::answer(&key),
             protocols: self.protocols,
             deflate: self.deflate,
-        };
-        Ok((request.into_bytes(), expected))
+        })
     }
 }
 
@@ -161,7 +155,7 @@ pub struct Opened {
 /// The answer that a client expects to its handshake.
 #[derive(Debug)]
 pub(super) struct Expected {
-    finder: HeadFinder,
+    http: StreamCodec,
     accept: AcceptKey,
     protocols: Vec<String>,
     deflate: Option<DeflateOptions>,
@@ -169,25 +163,30 @@ pub(super) struct Expected {
 
 impl Expected {
     /// Reads the answer at the start of `src`.
-    pub(super) fn read(&mut self, src: &[u8]) -> Result<Reply, HandshakeError> {
-        let limits = http::Limits::default();
-        let head = match self.finder.find(src, RequestKind::Upgrade, &limits)? {
-            Start::Head(head) => head,
-            Start::Interim(head) => return Ok(Reply::Interim(head.len())),
-            Start::NeedMore(at_least) => return Ok(Reply::Incomplete(at_least)),
+    pub(super) fn read(&mut self, src: &mut [u8]) -> Result<Reply, FrameError> {
+        let decoded = self.http.decode(src).map_err(HandshakeError::malformed)?;
+        let (part, consumed) = match decoded {
+            Decoded::Frame { frame, consumed } => (frame, consumed),
+            Decoded::Skip { consumed } => return Ok(Reply::Interim(consumed)),
+            Decoded::NeedMore { at_least } => return Ok(Reply::Incomplete(at_least)),
+            Decoded::Hold => return Ok(Reply::Incomplete(src.len() + 1)),
         };
-        if head.status != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(HandshakeError::Status(head.status));
+        // The body of a refusal is not read.
+        let Part::Head(response) = part else {
+            return Ok(Reply::Interim(consumed));
+        };
+        if !response.is_upgrade() {
+            return Err(HandshakeError::Status(response.status()).into());
         }
         let mut headers = HeaderMap::new();
-        for (name, value) in Headers::new(&src[head.headers()], false) {
+        for (name, value) in response.headers() {
             let name = HeaderName::from_bytes(name.as_bytes());
             if let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 headers.append(name, value);
             }
         }
         let terms = self.check(&headers)?;
-        Ok(Reply::Opened(head.len(), terms, headers))
+        Ok(Reply::Opened(consumed, terms, headers))
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<Terms, HandshakeError> {
@@ -288,16 +287,16 @@ impl HandshakeError {
             _ => None,
         }
     }
-}
 
-impl From<MessageError> for HandshakeError {
+    /// Returns the error for an answer that HTTP refuses.
     #[cold]
-    fn from(error: MessageError) -> Self {
-        match error {
-            MessageError::HeadTooLong { max } | MessageError::LineTooLong { max } => {
+    fn malformed(error: FrameError) -> Self {
+        match MessageError::of(&error) {
+            Some(MessageError::HeadTooLong { max } | MessageError::LineTooLong { max }) => {
                 HandshakeError::TooLong { max }
             }
-            other => HandshakeError::Malformed(other.to_string()),
+            Some(other) => HandshakeError::Malformed(other.to_string()),
+            None => HandshakeError::Malformed(error.to_string()),
         }
     }
 }

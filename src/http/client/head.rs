@@ -15,7 +15,7 @@ use crate::http::write::is_bodiless;
 
 /// Finds the head of the next response.
 #[derive(Debug, Default)]
-pub(crate) struct HeadFinder {
+pub(super) struct HeadFinder {
     /// The number of bytes at the start of the input that are known to contain no complete head.
     scanned: u32,
     /// The length of all interim responses to the current request together.
@@ -27,7 +27,7 @@ pub(crate) struct HeadFinder {
 }
 
 /// The result of a search for a head.
-pub(crate) enum Start {
+pub(super) enum Start {
     Head(Head),
     /// The head of an interim response (1xx).
     Interim(Head),
@@ -40,7 +40,7 @@ const MAX_INTERIM: u8 = 16;
 
 impl HeadFinder {
     /// Looks for a head in `src`, the input after the last response.
-    pub(crate) fn find(
+    pub(super) fn find(
         &mut self,
         src: &[u8],
         request: RequestKind,
@@ -88,19 +88,19 @@ impl HeadFinder {
 
 /// A response's head, as offsets into the bytes in which it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(super) struct Head {
     /// The way in which the end of the body is found.
     pub(super) extent: Extent,
     /// The length, including the empty line at the end.
     len: u32,
     /// The start of the headers.
     headers: u32,
-    pub(crate) status: StatusCode,
+    pub(super) status: StatusCode,
     pub(super) version: Version,
     /// True if the connection may be used again.
     pub(super) keep_alive: bool,
     /// True if the connection does not use HTTP any more after this response.
-    pub(crate) upgrades: bool,
+    pub(super) upgrades: bool,
     /// True if a `Connection` header names other headers.
     pub(super) nominates: bool,
     /// The announced length of the body, even where the response to the request has none.
@@ -109,7 +109,7 @@ pub(crate) struct Head {
 
 /// The kind of request, as far as it affects the reading of the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RequestKind {
+pub(super) enum RequestKind {
     Ordinary,
     Head,
     /// A successful response turns the connection into a tunnel.
@@ -120,13 +120,13 @@ pub(crate) enum RequestKind {
 
 impl Head {
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len as usize
     }
 
     /// Returns the range of the header lines.
     #[inline]
-    pub(crate) fn headers(&self) -> Range<usize> {
+    pub(super) fn headers(&self) -> Range<usize> {
         self.headers as usize..self.len() - 2
     }
 

@@ -59,8 +59,6 @@ mod response;
 mod stream;
 
 pub use self::codec::ClientCodec;
-#[cfg(feature = "ws")]
-pub(crate) use self::head::{HeadFinder, RequestKind, Start};
 pub use self::request::Request;
 pub use self::response::Response;
 pub use self::stream::{Part, StreamCodec};
