@@ -92,6 +92,35 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Returns an error with the same message.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+        match self {
+            Error::Address { input, problem } => Error::Address {
+                input: input.clone(),
+                problem: problem.clone(),
+            },
+            Error::Option { name, problem } => Error::Option {
+                name,
+                problem: problem.clone(),
+            },
+            Error::Bind { addr, source } => Error::Bind {
+                addr: addr.clone(),
+                source: copy(source),
+            },
+            Error::Setup { what, source } => Error::Setup {
+                what,
+                source: copy(source),
+            },
+            Error::Boot { reactor, message } => Error::Boot {
+                reactor: *reactor,
+                message: message.clone(),
+            },
+        }
+    }
+}
+
 error_messages! {
     Error {
         Error::Address { input, problem } => "bad address {input:?}: {problem}",

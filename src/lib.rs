@@ -90,7 +90,7 @@ pub use crate::engine::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
 pub use crate::engine::conn::limits::OutboundPolicy;
 pub use crate::engine::conn::origin::Origin;
 pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
-pub use crate::engine::connect::{Connect, ConnectError, FailedConnect, Reconnect};
+pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 pub use crate::engine::handler::{
     Action, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
     EventHandler, Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError,

@@ -482,7 +482,7 @@ fn a_connect_to_addresses_that_are_not_allowed_is_denied() {
     log.await_failure(5);
     for failed in log.failures() {
         assert!(
-            matches!(failed.error, ConnectError::Denied { addr } if addr.port() == port),
+            matches!(failed.error.last(), ConnectError::Denied { addr } if addr.port() == port),
             "{}",
             failed.error
         );

@@ -11,6 +11,7 @@ mod failing;
 mod lookups;
 mod names;
 mod opening;
+mod racing;
 mod reconnecting;
 mod stopping;
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::addr::Endpoint;
+use crate::addr::{Addr, Endpoint};
 use crate::error::{Error, error_messages};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
@@ -28,10 +28,12 @@ use crate::tls::TlsClient;
 ///     .reconnect(Reconnect::new(Duration::from_millis(100), Duration::from_secs(10)).limit(20))
 ///     .token(7);
 /// ```
-#[derive(Debug)]
+///
+/// It can be cloned and serve as a profile for many connections. [`at`](Self::at) returns a copy for another address.
+#[derive(Clone, Debug)]
 #[must_use = "it has no effect until it is given to an engine"]
 pub struct Connect {
-    pub(crate) to: Result<Endpoint, Error>,
+    pub(crate) to: Result<Endpoint, Arc<Error>>,
     pub(crate) token: u64,
     pub(crate) timeout: Duration,
     pub(crate) local: Option<SocketAddr>,
@@ -95,11 +97,14 @@ pub enum ConnectError {
         /// The number of names that may wait.
         capacity: usize,
     },
-    /// [`Connect::allow`] refused this address, the last one of the host.
+    /// [`Connect::allow`] refused this address.
     Denied {
         /// The address.
         addr: SocketAddr,
     },
+    /// None of the addresses of a host name could be connected to. Contains each address that was tried with its error, in
+    /// the order in which they failed. There is at least one.
+    Host(Vec<FailedAddress>),
     /// The engine has no reactor with that number.
     NoSuchReactor {
         /// The number that was given.
@@ -109,6 +114,16 @@ pub enum ConnectError {
     },
     /// An option of the [`Connect`] has a value that cannot work.
     Option(Error),
+}
+
+/// An address of a host name that could not be connected to.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct FailedAddress {
+    /// The address.
+    pub addr: Addr,
+    /// The reason.
+    pub error: ConnectError,
 }
 
 /// The shortest time between two attempts.
@@ -124,7 +139,7 @@ pub struct FailedConnect {
     pub to: Endpoint,
     /// The number of failures in a row, this one included.
     pub attempt: u32,
-    /// The reason of the failure. For a host with several addresses, the reason at the last one.
+    /// The reason of the failure. For a host name, it is mostly [`ConnectError::Host`].
     pub error: ConnectError,
     /// The delay before the next attempt. `None` if there is none.
     pub retry_in: Option<Duration>,
@@ -145,13 +160,18 @@ pub(crate) struct DialId(pub(crate) u64);
 
 impl Connect {
     /// Connects to an address: a string (see [`Endpoint`] for the forms), a `SocketAddr` or an `Endpoint`. Other threads look
-    /// up a host name. Its addresses are tried one after the other.
+    /// up a host name.
+    ///
+    /// The addresses of a host name are tried as RFC 8305 ("Happy Eyeballs") describes: IPv6 and IPv4 take turns, the next
+    /// attempt begins when one fails or after 250 ms, and the first connection that opens is kept. The pause is shorter if the
+    /// timeout leaves less time for each. At most 8 attempts run at a time. A TLS handshake under way has its share of the
+    /// timeout before a further address is tried.
     pub fn to<A>(addr: A) -> Self
     where
         A: TryInto<Endpoint, Error: Into<Error>>,
     {
         Self {
-            to: addr.try_into().map_err(Into::into),
+            to: addr.try_into().map_err(|error| Arc::new(error.into())),
             token: 0,
             timeout: Duration::from_secs(10),
             local: None,
@@ -161,6 +181,23 @@ impl Connect {
             #[cfg(feature = "tls")]
             tls: None,
         }
+    }
+
+    /// Returns a copy with another address.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use epicycle::Connect;
+    ///
+    /// let profile = Connect::to("tcp://10.0.0.1:80").timeout(Duration::from_secs(1));
+    /// let other = profile.at("tcp://10.0.0.2:80").token(2);
+    /// ```
+    pub fn at<A>(&self, addr: A) -> Self
+    where
+        A: TryInto<Endpoint, Error: Into<Error>>,
+    {
+        let to = addr.try_into().map_err(|error| Arc::new(error.into()));
+        Self { to, ..self.clone() }
     }
 
     /// Sets a number by which the handler recognizes the connection: [`Origin::Connected`](crate::Origin) contains it.
@@ -214,8 +251,8 @@ impl Connect {
         self
     }
 
-    /// Asks about each IP address right before it is dialled. An address that is not allowed is skipped. If none of a host's
-    /// addresses is left, the attempt fails with [`ConnectError::Denied`]. Default: all addresses are allowed.
+    /// Asks about each IP address right before it is dialled. An address that is not allowed is skipped, and fails with
+    /// [`ConnectError::Denied`]. Default: all addresses are allowed.
     ///
     /// A check of the host name alone is not enough against a peer that chooses the name: its addresses may change between the
     /// check and the connect. An IPv4 address that is written as IPv6 (`::ffff:127.0.0.1`) is asked about as IPv4. Unix sockets
@@ -324,6 +361,29 @@ impl Default for Reconnect {
     }
 }
 
+impl ConnectError {
+    /// Returns the error of the address that failed last if this is [`ConnectError::Host`], and else the error itself.
+    pub fn last(&self) -> &Self {
+        match self {
+            ConnectError::Host(failures) => failures.last().map_or(self, |last| &last.error),
+            other => other,
+        }
+    }
+}
+
+/// Prints the addresses of a host and their errors.
+struct Failures<'a>(&'a [FailedAddress]);
+
+impl fmt::Display for Failures<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, FailedAddress { addr, error }) in self.0.iter().enumerate() {
+            let separator = if n == 0 { "" } else { "; " };
+            write!(f, "{separator}{addr}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
 error_messages! {
     ConnectError {
         ConnectError::Address(error) | ConnectError::Option(error) => "{error}",
@@ -338,6 +398,8 @@ error_messages! {
              or lookup_threads option",
         ConnectError::Denied { addr } =>
             "the address {addr} is not allowed; see Connect::allow",
+        ConnectError::Host(failures) =>
+            "no address of the host can be connected to: {}" (Failures(failures)),
         ConnectError::NoSuchReactor { reactor, reactors } =>
             "there is no reactor {reactor}; the engine has {reactors}, counted from 0",
     }

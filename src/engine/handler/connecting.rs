@@ -60,6 +60,7 @@ impl<H: EventHandler> Engine<H> {
         connect.check().map_err(ConnectError::Option)?;
         let to = std::mem::replace(&mut connect.to, Ok(Endpoint::Unix(Default::default())));
         let to = to
+            .map_err(|error| error.copy())
             .and_then(check_reachable)
             .map_err(ConnectError::Address)?;
         #[cfg(feature = "tls")]

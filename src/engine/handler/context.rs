@@ -1,8 +1,10 @@
 //! The state that a reactor lends to callbacks: all of it but the handler and the other connections.
 
 use std::any::Any;
-use std::collections::{HashSet, VecDeque};
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,6 +198,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) deferrals: u64,
     /// The number of connections that a shutdown waits for.
     pub(crate) draining: usize,
+    /// For each outbound connection that is not open yet, whether another one of the same dial is.
+    pub(crate) races: HashMap<ConnId, Rc<Cell<bool>>>,
     pub(crate) time: TurnTime,
 }
 
@@ -268,6 +272,7 @@ impl<H: EventHandler> Context<H> {
             decoding: Decoding::default(),
             deferrals: 0,
             draining: 0,
+            races: HashMap::new(),
             time: TurnTime::new(clock),
         }
     }

@@ -1,9 +1,11 @@
-//! Outbound connections: name lookup, attempts at one address after the other, and retries.
+//! Outbound connections: name lookup, the race of attempts at the addresses of a host, and retries.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::vec;
@@ -15,7 +17,9 @@ use crate::engine::conn::ConnState;
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
-use crate::engine::connect::{Backoff, Connect, ConnectError, DialId, FailedConnect};
+use crate::engine::connect::{
+    Backoff, Connect, ConnectError, DialId, FailedAddress, FailedConnect,
+};
 use crate::engine::handler::context::{Context, Outcome, Slot, Timer};
 use crate::engine::handler::{Command, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
@@ -53,8 +57,8 @@ struct Dial {
 
 enum Progress {
     Resolving(Ticket),
-    /// Connecting to an address. The remaining addresses are listed.
-    Connecting(vec::IntoIter<Addr>, ConnId),
+    /// Connecting to one or more addresses.
+    Connecting(Race),
     /// The server's backlog is full. Unix sockets report that at once.
     Queueing(Addr),
     /// Open since this time.
@@ -62,6 +66,26 @@ enum Progress {
     /// Waits for the next attempt.
     Waiting,
 }
+
+/// The attempts at the addresses of a host. The first connection that opens wins (RFC 8305, "Happy Eyeballs").
+#[derive(Default)]
+struct Race {
+    /// The addresses that are not tried yet.
+    rest: vec::IntoIter<Addr>,
+    /// The attempts under way, the oldest first.
+    running: Vec<(ConnId, Addr)>,
+    failures: Vec<FailedAddress>,
+    /// True while the next attempt waits for a handshake under way.
+    waits_for_handshake: bool,
+    /// True once a connection is open. Those that open after it in the same turn are too late.
+    is_won: Rc<Cell<bool>>,
+}
+
+/// The longest pause before the next address is tried too (RFC 8305, section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// The most attempts of a dial at a time. The name server chooses the number of addresses.
+const MAX_RUNNING: usize = 8;
 
 /// The pause before the next attempt at a Unix server whose backlog is full.
 const QUEUE_PAUSE: Duration = Duration::from_millis(5);
@@ -153,7 +177,7 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
         };
-        self.try_next(id, targets.into_iter(), None);
+        self.race(id, targets);
     }
 
     /// Looks the name up on another thread, because the lookup may block.
@@ -218,38 +242,61 @@ impl<H: EventHandler> EventLoop<H> {
                 let local = dial.connect.local;
                 let fits =
                     |addr: &SocketAddr| local.is_none_or(|local| local.is_ipv4() == addr.is_ipv4());
-                let targets: Vec<Addr> = addrs.into_iter().filter(fits).map(Addr::Ip).collect();
-                let none = io::Error::new(
-                    io::ErrorKind::AddrNotAvailable,
-                    "the host has no address of the local address's IP version",
-                );
-                self.try_next(id, targets.into_iter(), Some(ConnectError::Io(none)));
+                let addrs: Vec<SocketAddr> = addrs.into_iter().filter(fits).collect();
+                if addrs.is_empty() {
+                    let none = io::Error::new(
+                        io::ErrorKind::AddrNotAvailable,
+                        "the host has no address of the local address's IP version",
+                    );
+                    return self.attempt_failed(id, ConnectError::Io(none));
+                }
+                self.race(id, interleaved(addrs));
             }
             Err(error) => self.attempt_failed(id, ConnectError::Address(error)),
         }
     }
 
-    /// Connects to the first address at which an attempt can begin.
-    fn try_next(
-        &mut self,
-        id: DialId,
-        mut targets: vec::IntoIter<Addr>,
-        error: Option<ConnectError>,
-    ) {
-        let mut error = error.unwrap_or(ConnectError::Timeout);
-        while let Some(target) = targets.next() {
+    /// Connects to the first of these addresses that answers.
+    fn race(&mut self, id: DialId, targets: Vec<Addr>) {
+        if let Some(dial) = self.dials.dials.get_mut(&id) {
+            dial.progress = Progress::Connecting(Race {
+                rest: targets.into_iter(),
+                ..Race::default()
+            });
+            self.try_next(id);
+        }
+    }
+
+    /// Connects to the next address at which an attempt can begin. Without any, the dial waits for the attempts under way.
+    fn try_next(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        if let Some(timer) = dial.timer.take() {
+            self.cx.wheel.cancel(timer);
+        }
+        loop {
             let Some(dial) = self.dials.dials.get_mut(&id) else {
                 return;
             };
-            if !self.stage.allows(&dial.to) {
-                error = ConnectError::Stopped;
-                break;
-            }
+            let may_go_on = !dial.cancelled && self.stage.allows(&dial.to);
             let left = dial.attempt_ends_at.saturating_sub(self.cx.time.moment());
-            if left == 0 {
-                error = ConnectError::Timeout;
-                break;
-            }
+            let Progress::Connecting(race) = &mut dial.progress else {
+                return;
+            };
+            let next = race.rest.next().filter(|_| may_go_on && left > 0);
+            let Some(target) = next else {
+                if race.running.is_empty() {
+                    let error = match (dial.cancelled, may_go_on) {
+                        (true, _) => ConnectError::Cancelled,
+                        (false, false) => ConnectError::Stopped,
+                        (false, true) => dial.race_error(),
+                    };
+                    self.attempt_failed(id, error);
+                }
+                return;
+            };
+            let others = race.rest.len() as u64;
             if let (Some(allow), Addr::Ip(addr)) = (&dial.connect.allow, &target) {
                 let asked = catch_unwind(AssertUnwindSafe(|| allow.is_allowed(addr.ip())));
                 let is_allowed = asked.unwrap_or_else(|panic| {
@@ -257,17 +304,26 @@ impl<H: EventHandler> EventLoop<H> {
                     false
                 });
                 if !is_allowed {
-                    error = ConnectError::Denied { addr: *addr };
+                    let error = ConnectError::Denied { addr: *addr };
+                    race.failed(target, error);
                     continue;
                 }
             }
-            // An address that does not respond must leave time for the others.
-            let share = (left / (targets.len() as u64 + 1)).max(1);
-            match self.connect_to(id, &target, share) {
+            match self.connect_to(id, &target, left) {
                 Ok(conn) => {
-                    if let Some(dial) = self.dials.dials.get_mut(&id) {
-                        dial.progress = Progress::Connecting(targets, conn);
-                        self.dials.by_conn.insert(conn, id);
+                    self.dials.by_conn.insert(conn, id);
+                    let Some(dial) = self.dials.dials.get_mut(&id) else {
+                        return;
+                    };
+                    if let Progress::Connecting(race) = &mut dial.progress {
+                        race.running.push((conn, target));
+                        self.cx.races.insert(conn, race.is_won.clone());
+                    }
+                    if others > 0 {
+                        // An address that does not respond must leave time for the others.
+                        let pause = ATTEMPT_DELAY.min(Duration::from_millis(left / (others + 1)));
+                        let next = self.cx.time.deadline(pause);
+                        dial.timer = Some(self.cx.wheel.insert(next, Timer::Dial(id)));
                     }
                     return;
                 }
@@ -283,10 +339,62 @@ impl<H: EventHandler> EventLoop<H> {
                     }
                     return;
                 }
-                Err(refused) => error = ConnectError::Io(refused),
+                Err(refused) => {
+                    if let Some(dial) = self.dials.dials.get_mut(&id)
+                        && let Progress::Connecting(race) = &mut dial.progress
+                    {
+                        race.failed(target, ConnectError::Io(refused));
+                    }
+                }
             }
         }
-        self.attempt_failed(id, error);
+    }
+
+    /// Tries another address, because those that are tried have not answered for a while.
+    fn widen_race(&mut self, id: DialId) {
+        let Some(dial) = self.dials.dials.get_mut(&id) else {
+            return;
+        };
+        let Progress::Connecting(race) = &mut dial.progress else {
+            return;
+        };
+        let connections = &mut self.connections;
+        let is_shaking_hands = race.running.iter().any(|(conn, _)| {
+            connections
+                .get(*conn)
+                .is_some_and(|slot| slot.link.stream.is_shaking_hands())
+        });
+        if is_shaking_hands && !std::mem::replace(&mut race.waits_for_handshake, true) {
+            // An address has answered. Its handshake gets a share of the time before another one is tried.
+            let left = dial.attempt_ends_at.saturating_sub(self.cx.time.moment());
+            let share = Duration::from_millis(left / (race.rest.len() as u64 + 1));
+            let next = self.cx.time.deadline(share);
+            dial.timer = Some(self.cx.wheel.insert(next, Timer::Dial(id)));
+            return;
+        }
+        race.waits_for_handshake = false;
+        if race.running.len() >= MAX_RUNNING {
+            let (oldest, addr) = race.running.remove(0);
+            race.failed(addr, ConnectError::Timeout);
+            self.drop_attempt(oldest);
+        }
+        self.try_next(id);
+    }
+
+    /// Closes a connection that is not open yet and that the dial does not need any more.
+    fn drop_attempt(&mut self, conn: ConnId) {
+        self.dials.by_conn.remove(&conn);
+        self.cx.races.remove(&conn);
+        self.abort_opening(conn);
+    }
+
+    fn abort_opening(&mut self, conn: ConnId) {
+        if let Some(mut slot) = self.connections.get(conn)
+            && slot.link.state.is_opening()
+        {
+            let Slot { link, codec, .. } = &mut *slot;
+            self.cx.begin_close(link, codec, CloseReason::Aborted);
+        }
     }
 
     /// Begins to connect to one address, within `limit` milliseconds.
@@ -354,26 +462,32 @@ impl<H: EventHandler> EventLoop<H> {
         match outcome {
             Outcome::Opened => {
                 dial.failures = 0;
-                dial.progress = Progress::Open(conn, self.cx.time.now());
+                if let Some(timer) = dial.timer.take() {
+                    self.cx.wheel.cancel(timer);
+                }
+                let opened = Progress::Open(conn, self.cx.time.now());
+                let was = std::mem::replace(&mut dial.progress, opened);
                 if dial.connect.reconnect.is_none() || dial.cancelled {
                     self.dials.by_conn.remove(&conn);
                     self.dials.dials.remove(&id);
                 }
+                self.cx.races.remove(&conn);
+                if let Progress::Connecting(race) = was {
+                    let losers = race.running.into_iter().filter(|(loser, _)| *loser != conn);
+                    for (loser, _) in losers {
+                        self.drop_attempt(loser);
+                    }
+                }
             }
             Outcome::Failed(reason) => {
                 self.dials.by_conn.remove(&conn);
-                let was = std::mem::replace(&mut dial.progress, Progress::Waiting);
-                let error = match connect_error(reason) {
-                    _ if dial.cancelled => ConnectError::Cancelled,
-                    error => error,
-                };
-                let final_already =
-                    matches!(error, ConnectError::Cancelled | ConnectError::Stopped);
-                match was {
-                    Progress::Connecting(rest, _) if !final_already => {
-                        self.try_next(id, rest, Some(error));
-                    }
-                    _ => self.attempt_failed(id, error),
+                self.cx.races.remove(&conn);
+                if let Progress::Connecting(race) = &mut dial.progress
+                    && let Some(at) = race.running.iter().position(|(one, _)| *one == conn)
+                {
+                    let (_, addr) = race.running.remove(at);
+                    race.failed(addr, connect_error(reason));
+                    self.try_next(id);
                 }
             }
             Outcome::Closed { again } => {
@@ -409,9 +523,10 @@ impl<H: EventHandler> EventLoop<H> {
             Progress::Waiting => self.attempt(id),
             Progress::Queueing(target) => {
                 let targets = vec![target.clone()];
-                self.try_next(id, targets.into_iter(), None);
+                self.race(id, targets);
             }
-            Progress::Connecting(..) | Progress::Open(..) => {}
+            Progress::Connecting(_) => self.widen_race(id),
+            Progress::Open(..) => {}
         }
     }
 
@@ -421,17 +536,15 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         };
         dial.cancelled = true;
-        match dial.progress {
-            Progress::Connecting(_, conn) => {
+        match &dial.progress {
+            Progress::Connecting(race) => {
+                let running: Vec<ConnId> = race.running.iter().map(|(conn, _)| *conn).collect();
                 // A connection that opened in this turn stays open.
-                if let Some(mut slot) = self.connections.get(conn)
-                    && slot.link.state.is_opening()
-                {
-                    let Slot { link, codec, .. } = &mut *slot;
-                    self.cx.begin_close(link, codec, CloseReason::Aborted);
+                for conn in running {
+                    self.abort_opening(conn);
                 }
             }
-            Progress::Open(conn, _) => {
+            &Progress::Open(conn, _) => {
                 self.dials.by_conn.remove(&conn);
                 self.dials.dials.remove(&id);
             }
@@ -488,11 +601,52 @@ impl<H: EventHandler> EventLoop<H> {
 }
 
 impl Dial {
+    /// Returns the reason why no address of the host could be connected to.
+    fn race_error(&mut self) -> ConnectError {
+        let Progress::Connecting(race) = &mut self.progress else {
+            return ConnectError::Timeout;
+        };
+        let mut failures = std::mem::take(&mut race.failures);
+        match &self.to {
+            Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. }
+                if host.parse::<IpAddr>().is_err() && !failures.is_empty() =>
+            {
+                ConnectError::Host(failures)
+            }
+            _ => failures
+                .pop()
+                .map_or(ConnectError::Timeout, |failed| failed.error),
+        }
+    }
+
     /// Schedules another attempt after a delay.
     fn wait<H: EventHandler>(&mut self, id: DialId, delay: Duration, cx: &mut Context<H>) {
         self.progress = Progress::Waiting;
         self.timer = Some(cx.wheel.insert(cx.time.deadline(delay), Timer::Dial(id)));
     }
+}
+
+impl Race {
+    fn failed(&mut self, addr: Addr, error: ConnectError) {
+        log::debug!(target: "epicycle::conn", "cannot connect to {addr}: {error}");
+        self.failures.push(FailedAddress { addr, error });
+    }
+}
+
+/// Returns addresses in the order in which they are tried: IPv6 and IPv4 take turns, beginning with the version of the first
+/// (RFC 8305, section 4).
+fn interleaved(addrs: Vec<SocketAddr>) -> Vec<Addr> {
+    let first_is_v4 = addrs.first().is_some_and(SocketAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) = addrs
+        .into_iter()
+        .partition(|addr| addr.is_ipv4() == first_is_v4);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut turns = Vec::with_capacity(first.len() + second.len());
+    while first.len() + second.len() > 0 {
+        turns.extend(first.next().map(Addr::Ip));
+        turns.extend(second.next().map(Addr::Ip));
+    }
+    turns
 }
 
 /// Returns the error for an opening connection that has ended.

@@ -1,8 +1,11 @@
 //! The opening of a connection: its socket is watched, it connects and completes the handshake, and `on_open` is
 //! called.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use mio::Token;
 use mio::unix::SourceFd;
@@ -158,6 +161,13 @@ impl<H: EventHandler> EventLoop<H> {
     }
 }
 
+/// Returns true if another connection of the same dial opened earlier in this turn. If there is none, this one wins.
+fn is_too_late(state: &ConnState, races: &HashMap<ConnId, Rc<Cell<bool>>>) -> bool {
+    races
+        .get(&state.id)
+        .is_some_and(|is_won| is_won.replace(true))
+}
+
 /// Returns true if a connection is not read while its output is congested.
 ///
 /// If both ends of a connection did that, each could wait for the other to read for ever.
@@ -181,6 +191,9 @@ impl<H: EventHandler> Served<'_, H> {
             ..
         } = &mut self.slot.link;
         match stream.open(state.is_writable(), &mut self.cx.buffers.tls_scratch) {
+            Ok(true) if is_too_late(state, &self.cx.races) => {
+                self.begin_close(CloseReason::Aborted);
+            }
             Ok(true) => {
                 state.opened(self.cx.time.moment());
                 if let Some(key) = alarm.take() {
