@@ -97,6 +97,8 @@ pub use crate::engine::handler::{
     service,
 };
 pub use crate::engine::listen::{Listen, handover};
+#[cfg(feature = "proxy-protocol")]
+pub use crate::engine::proxy_protocol::{ProxyHeader, ProxyProtocol};
 pub use crate::engine::server::acceptor::{Balance, BalancePolicy};
 pub use crate::engine::server::{AcceptMode, Report, Running, Server, serve};
 pub use crate::engine::slots::ConnId;

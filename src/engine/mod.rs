@@ -16,6 +16,8 @@ pub(crate) mod handler;
 pub(crate) mod listen;
 pub(crate) mod mailbox;
 pub(crate) mod pipes;
+#[cfg(feature = "proxy-protocol")]
+pub(crate) mod proxy_protocol;
 pub(crate) mod reactor;
 pub(crate) mod server;
 pub(crate) mod slots;

@@ -77,6 +77,47 @@ impl Stream {
         }
     }
 
+    /// Looks at received bytes of the socket without taking them. Returns `None` if there are none yet, and no bytes at the
+    /// end of the stream.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn peek<'a>(&self, into: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+        let Some(socket) = self.socket() else {
+            return Ok(None);
+        };
+        match socket.peek(into) {
+            Ok(n) => Ok(Some(&into[..n])),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes bytes from the socket that a [`peek`](Self::peek) has found, as many as `into` has.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
+        self.socket()
+            .map_or(Ok(()), |socket| socket.take_peeked(into))
+    }
+
+    /// Sends bytes before anything else, also before TLS. Returns false if the socket is not connected yet.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the connect, and `WriteZero` if the kernel does not take them all. Its buffer is empty at that time.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn send_first(&self, writable: bool, bytes: &[u8]) -> io::Result<bool> {
+        let Some(socket) = self.socket() else {
+            return Ok(true);
+        };
+        if !writable || !socket.is_connected()? {
+            return Ok(false);
+        }
+        match socket.send(bytes) {
+            Ok(n) if n == bytes.len() => Ok(true),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Receives bytes.
     #[inline]
     pub(crate) fn recv(

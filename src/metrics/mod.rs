@@ -108,6 +108,8 @@ metric_set! {
         handshake_failures: counter,
         /// Connections closed because TLS failed, in the handshake or later.
         tls_errors: counter,
+        /// Connections closed because they did not begin with the PROXY header that the listener expects.
+        proxy_errors: counter,
         /// Connections closed because of a malformed or oversized frame.
         frame_errors: counter,
         /// Connections closed by a timeout.

@@ -68,6 +68,40 @@ impl StreamSocket {
         }
     }
 
+    /// Calls `recv(2)` with `MSG_PEEK`: the bytes stay in the socket. Returns their number, 0 at the end of the stream.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
+                let (n, _) = rustix::net::recv(socket, into, RecvFlags::PEEK)?;
+                Ok(n)
+            }
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.peek(into),
+        }
+    }
+
+    /// Takes bytes that a [`peek`](Self::peek) has found, as many as `into` has.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp(socket) | Kind::Unix(socket) => {
+                let mut taken = 0;
+                // A read may end earlier: at a mark of urgent data, or behind a message of a Unix socket.
+                while taken < into.len() {
+                    let (n, _) = rustix::net::recv(socket, &mut into[taken..], RecvFlags::empty())?;
+                    if n == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    taken += n;
+                }
+                Ok(())
+            }
+            #[cfg(feature = "testing")]
+            Kind::Simulated(simulated) => simulated.end.take_peeked(into),
+        }
+    }
+
     /// Receives from a TCP socket, and reports whether the read drained it. A short read drains a TCP socket, except when
     /// the kernel has reported urgent data: a read ends at its mark.
     #[inline]

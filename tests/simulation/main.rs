@@ -26,6 +26,8 @@ mod memory;
 mod pace;
 mod panics;
 mod pipes;
+#[cfg(feature = "proxy-protocol")]
+mod proxied;
 mod proxies;
 mod reaching;
 mod reactors;

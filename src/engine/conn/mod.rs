@@ -248,6 +248,12 @@ impl ConnState {
         self.flags.insert(Flags::DOUBTFUL);
     }
 
+    /// Returns true if an event has told that the peer has ended its stream, or that there is urgent data.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.has(Flags::DOUBTFUL)
+    }
+
     /// Marks its socket as a Unix one.
     pub(crate) fn set_unix(&mut self) {
         self.put(Flags::UNIX, true);

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Endpoint};
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::ProxyHeader;
 use crate::error::{Error, error_messages};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
@@ -40,6 +42,8 @@ pub struct Connect {
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) fresh_lookup: bool,
     pub(crate) allow: Option<Allow>,
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxy_header: Option<ProxyHeader>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsClient>,
 }
@@ -178,6 +182,8 @@ impl Connect {
             reconnect: None,
             fresh_lookup: false,
             allow: None,
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header: None,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -238,6 +244,22 @@ impl Connect {
         self
     }
 
+    /// Sends a header of the PROXY protocol first, before TLS and before the output of the handler. Default: none.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use epicycle::{Connect, ProxyHeader};
+    ///
+    /// fn upstream(client: SocketAddr, server: SocketAddr) -> Connect {
+    ///     Connect::to("tcp://10.0.0.5:80").proxy_protocol(ProxyHeader::v2(client, server))
+    /// }
+    /// ```
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_protocol(mut self, header: ProxyHeader) -> Self {
+        self.proxy_header = Some(header);
+        self
+    }
+
     /// Connects again after a failure or a broken connection. Default: off.
     pub fn reconnect(mut self, reconnect: Reconnect) -> Self {
         self.reconnect = Some(reconnect);
@@ -283,6 +305,13 @@ impl Connect {
             return bad(
                 "timeout",
                 "zero would end every attempt at once; use Duration::MAX for never",
+            );
+        }
+        #[cfg(feature = "proxy-protocol")]
+        if self.proxy_header.is_some() && matches!(self.to, Ok(Endpoint::Udp { .. })) {
+            return bad(
+                "proxy_protocol",
+                "it is not for datagrams; connect to a tcp:// address",
             );
         }
         if self

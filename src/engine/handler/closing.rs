@@ -8,11 +8,14 @@
 //!    and the slot is freed at the end of the turn.
 
 use std::io;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use log::Level;
 
+#[cfg(feature = "proxy-protocol")]
+use super::context::Proxied;
 use super::context::{Context, Link, Outcome, Served, Slot};
 use super::converse::{is_awaited, is_owed};
 use super::{Conn, EventHandler, Reactor, WriteError};
@@ -120,17 +123,46 @@ impl<H: EventHandler> Context<H> {
             let load = &self.engine.peer(self.reactor).load;
             load.fetch_sub(1, Ordering::Relaxed);
         } else {
-            self.release_stream(peer, state.origin());
+            let counted_as = match self.awaits_proxy_header(state.id) {
+                true => None,
+                false => peer.ip(),
+            };
+            self.release_stream(counted_as, state.origin());
         }
     }
 
     /// Releases the same for a stream that has no state yet.
-    pub(crate) fn release_stream(&self, peer: &Addr, origin: Origin) {
+    pub(crate) fn release_stream(&self, counted_as: Option<IpAddr>, origin: Origin) {
         if matches!(origin, Origin::Accepted { .. }) {
-            self.engine.shared().admission.release(peer);
+            self.engine.shared().admission.release(counted_as);
         }
         let load = &self.engine.peer(self.reactor).load;
         load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns true if the connection has to begin with a header of the PROXY protocol that has not arrived.
+    #[cfg_attr(
+        not(feature = "proxy-protocol"),
+        allow(unused_variables, clippy::unused_self, reason = "there are no proxies")
+    )]
+    pub(crate) fn awaits_proxy_header(&self, id: ConnId) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        return !self.proxied.is_empty()
+            && matches!(self.proxied.get(&id), Some(Proxied::AwaitsHeader));
+        #[cfg(not(feature = "proxy-protocol"))]
+        false
+    }
+
+    /// Forgets which proxy a connection that has ended came by.
+    #[cfg_attr(
+        not(feature = "proxy-protocol"),
+        allow(unused_variables, clippy::unused_self, reason = "there are no proxies")
+    )]
+    pub(crate) fn forget_proxied(&mut self, id: ConnId) {
+        #[cfg(feature = "proxy-protocol")]
+        if !self.proxied.is_empty() {
+            self.proxied.remove(&id);
+        }
     }
 
     /// Tells the handles of a connection that it has ended.
@@ -462,9 +494,11 @@ impl<H: EventHandler> Served<'_, H> {
             self.cx.metrics.drained.add(u64::from(!lost));
         }
         self.cx.end_waits(link);
+        let id = closed.id;
         if !link.state.is_close_notified() {
             self.notify_closed(closed, reason);
         }
+        self.cx.forget_proxied(id);
     }
 
     /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.
@@ -473,7 +507,7 @@ impl<H: EventHandler> Served<'_, H> {
         log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
         let is_outbound = matches!(state.origin(), Origin::Connected { .. });
         if state.never_opened() {
-            let failed = stream.is_shaking_hands();
+            let failed = stream.is_shaking_hands() && !self.cx.awaits_proxy_header(closed.id);
             self.cx.metrics.handshake_failures.add(u64::from(failed));
             // A failed attempt was never a connection.
             if is_outbound {

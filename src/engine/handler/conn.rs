@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+#[cfg(feature = "proxy-protocol")]
+use super::context::Proxied;
 use super::context::{Connections, Context, Interval, Link, Timer};
 use super::{Completion, Engine, EventHandler, Handle, Reactor};
 use crate::addr::Addr;
@@ -79,6 +81,17 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Returns the peer's address.
     pub fn peer_addr(&self) -> &Addr {
         &self.link.state.peer
+    }
+
+    /// Returns the address of the proxy that made the connection, if its listener expects
+    /// [headers of the PROXY protocol](crate::Listen::proxy_protocol). [`peer_addr`](Self::peer_addr) is then the address of the
+    /// proxy's client.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn via(&self) -> Option<&Addr> {
+        match self.cx.proxied.get(&self.id()) {
+            Some(Proxied::Via(proxy)) => Some(proxy),
+            _ => None,
+        }
     }
 
     /// Returns the user, group and process at the other end of a Unix socket, as of the peer's connect.

@@ -98,6 +98,7 @@ impl<H: EventHandler> Engine<H> {
             socket,
             peer,
             origin: Origin::Adopted { token },
+            handshakes: None,
         };
         // The number of descriptors bounds these, as it bounds the connections that the main reactor deals.
         if let Err(PushError::Closed(_) | PushError::Full(_)) =

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,11 @@ use crate::engine::conn::limits::{Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::DialId;
+use crate::engine::listen::handshakes::{Handshakes, counted_as};
+use crate::engine::listen::listeners::Accepted;
 use crate::engine::pipes::{PipeEnd, Pipes};
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::ProxyHeader;
 use crate::engine::slots::{ConnId, Slots, Tenant};
 use crate::engine::stream::{Stream, TlsScratch};
 use crate::engine::timer::{TimerKey, Wheel};
@@ -110,6 +115,38 @@ pub(crate) struct Arrival {
     pub(crate) socket: StreamSocket,
     pub(crate) peer: Addr,
     pub(crate) origin: Origin,
+    pub(crate) handshakes: Option<Arc<Handshakes>>,
+}
+
+impl Arrival {
+    /// Returns the address for which it is counted.
+    pub(crate) fn counted_as(&self) -> Option<IpAddr> {
+        counted_as(self.handshakes.as_ref(), &self.peer)
+    }
+}
+
+impl From<Accepted> for Arrival {
+    fn from(accepted: Accepted) -> Self {
+        Self {
+            socket: accepted.socket,
+            peer: accepted.peer,
+            origin: Origin::Accepted {
+                listener: accepted.listener,
+            },
+            handshakes: accepted.handshakes,
+        }
+    }
+}
+
+/// The use of the PROXY protocol on a connection.
+#[cfg(feature = "proxy-protocol")]
+pub(crate) enum Proxied {
+    /// The proxy's header has not arrived. The connection is not counted for any address.
+    AwaitsHeader,
+    /// A proxy at this address made the connection.
+    Via(Addr),
+    /// This header has to be sent first.
+    Sends(ProxyHeader),
 }
 
 /// The result of a connection that this side made.
@@ -200,6 +237,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) draining: usize,
     /// For each outbound connection that is not open yet, whether another one of the same dial is.
     pub(crate) races: HashMap<ConnId, Rc<Cell<bool>>>,
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxied: HashMap<ConnId, Proxied>,
     pub(crate) time: TurnTime,
 }
 
@@ -273,6 +312,8 @@ impl<H: EventHandler> Context<H> {
             deferrals: 0,
             draining: 0,
             races: HashMap::new(),
+            #[cfg(feature = "proxy-protocol")]
+            proxied: HashMap::new(),
             time: TurnTime::new(clock),
         }
     }

@@ -34,9 +34,6 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) listening: Mutex<Vec<Arc<BoundSocket>>>,
     /// False once the engine accepts no more connections.
     pub(crate) accepting: AtomicBool,
-    /// The TLS configuration of each listener, by its number.
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Vec<Option<crate::tls::TlsServer>>,
     /// The number of threads that still accept.
     pub(crate) acceptors: AtomicUsize,
     /// The drain deadline of a shutdown that gives none, in milliseconds.
@@ -296,7 +293,7 @@ impl<H: EventHandler> Engine<H> {
         if let Err(PushError::Closed(command) | PushError::Full(command)) = dealt {
             target.load.fetch_sub(1, Ordering::Relaxed);
             if let Command::Adopt(arrival) = command {
-                self.shared.admission.release(&arrival.peer);
+                self.shared.admission.release(arrival.counted_as());
             }
         }
     }

@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::addr::Addr;
-
 /// Counts the connections of an engine against its limits.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -59,18 +57,26 @@ impl Admission {
         }
     }
 
-    /// Counts one more connection from `peer`. Returns false if a limit forbids it.
-    pub(crate) fn admit(&self, peer: &Addr) -> bool {
+    /// Counts one more connection, and counts it for the address of its peer if that is known. Returns false if a limit forbids
+    /// it.
+    pub(crate) fn admit(&self, peer: Option<IpAddr>) -> bool {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
+        let is_admitted = self.admit_peer(peer);
+        if !is_admitted {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_admitted
+    }
+
+    /// Counts a connection, which is counted already, for the address of its peer. Returns false if the limit forbids it.
+    pub(crate) fn admit_peer(&self, peer: Option<IpAddr>) -> bool {
         if let Some(ip) = self.limited_ip(peer) {
             let mut per_ip = self.per_ip.lock();
             let count = per_ip.entry(ip).or_default();
             if *count >= self.max_per_ip {
-                drop(per_ip);
-                self.open.fetch_sub(1, Ordering::Relaxed);
                 return false;
             }
             *count += 1;
@@ -78,8 +84,8 @@ impl Admission {
         true
     }
 
-    /// Removes an admitted connection that has ended from the count.
-    pub(crate) fn release(&self, peer: &Addr) {
+    /// Removes an admitted connection that has ended from the counts.
+    pub(crate) fn release(&self, peer: Option<IpAddr>) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(ip) = self.limited_ip(peer) {
             let mut per_ip = self.per_ip.lock();
@@ -92,11 +98,11 @@ impl Admission {
         }
     }
 
-    fn limited_ip(&self, peer: &Addr) -> Option<IpAddr> {
+    fn limited_ip(&self, peer: Option<IpAddr>) -> Option<IpAddr> {
         if self.max_per_ip == usize::MAX {
             return None;
         }
-        peer.ip().map(|ip| self.prefix.of(ip))
+        peer.map(|ip| self.prefix.of(ip))
     }
 }
 
@@ -104,8 +110,8 @@ impl Admission {
 mod tests {
     use super::*;
 
-    fn peer(ip: &str) -> Addr {
-        Addr::Ip((ip.parse::<IpAddr>().expect("an address"), 9).into())
+    fn peer(ip: &str) -> Option<IpAddr> {
+        Some(ip.parse().expect("an address"))
     }
 
     #[test]
@@ -128,16 +134,16 @@ mod tests {
     #[test]
     fn a_refusal_for_one_network_takes_no_place_of_the_others() {
         let admission = Admission::new(3, 1, Prefix { v4: 32, v6: 64 });
-        assert!(admission.admit(&peer("2001:db8::1")));
+        assert!(admission.admit(peer("2001:db8::1")));
         for _ in 0..10 {
-            assert!(!admission.admit(&peer("2001:db8::2")));
+            assert!(!admission.admit(peer("2001:db8::2")));
         }
-        assert!(admission.admit(&peer("2001:db8:0:1::1")));
-        assert!(admission.admit(&peer("192.0.2.1")));
-        assert!(!admission.admit(&peer("192.0.2.2")), "the total is full");
-        admission.release(&peer("2001:db8::1"));
-        assert!(admission.admit(&peer("2001:db8::2")));
-        assert!(!admission.admit(&peer("192.0.2.2")), "the total is full");
+        assert!(admission.admit(peer("2001:db8:0:1::1")));
+        assert!(admission.admit(peer("192.0.2.1")));
+        assert!(!admission.admit(peer("192.0.2.2")), "the total is full");
+        admission.release(peer("2001:db8::1"));
+        assert!(admission.admit(peer("2001:db8::2")));
+        assert!(!admission.admit(peer("192.0.2.2")), "the total is full");
         assert_eq!(admission.per_ip.lock().len(), 3);
     }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::addr::Endpoint;
-use crate::engine::listen::Place;
+use crate::engine::listen::handshakes::Handshakes;
 use crate::engine::listen::socket_path::SocketPath;
+use crate::engine::listen::{Place, StreamPlace};
 use crate::error::Error;
 use crate::sys::options::{SocketOptions, named};
 use crate::sys::socket::bind_first;
@@ -21,6 +22,7 @@ pub(crate) struct Listener {
     /// The number of its [`Listen`](crate::Listen) in the server.
     pub(crate) number: usize,
     pub(crate) bound: Arc<BoundSocket>,
+    pub(crate) handshakes: Option<Arc<Handshakes>>,
     /// True while the listener may have connections to accept.
     pub(crate) ready: bool,
     /// True if the application made the socket. It may lack `SO_REUSEPORT`, so that no sibling can be bound.
@@ -58,11 +60,12 @@ impl Drop for BoundSocket {
 
 impl Listener {
     /// Listens on a place.
-    pub(crate) fn bind(
-        number: usize,
-        place: Place,
-        options: &SocketOptions,
-    ) -> Result<Self, Error> {
+    pub(crate) fn bind(place: StreamPlace, options: &SocketOptions) -> Result<Self, Error> {
+        let StreamPlace {
+            number,
+            place,
+            handshakes,
+        } = place;
         let name = place.to_string();
         let mut adopted = false;
         let bound = match place {
@@ -89,6 +92,7 @@ impl Listener {
         Ok(Self {
             number,
             bound: Arc::new(BoundSocket { socket, path }),
+            handshakes,
             ready: false,
             adopted,
         })
@@ -106,9 +110,11 @@ impl Listener {
             _ => self.bound.clone(),
         };
         Ok(Self {
+            number: self.number,
             bound,
+            handshakes: self.handshakes.clone(),
             ready: false,
-            ..*self
+            adopted: self.adopted,
         })
     }
 }

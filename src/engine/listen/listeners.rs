@@ -9,9 +9,10 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::addr::Addr;
-use crate::engine::listen::Place;
+use crate::engine::listen::StreamPlace;
 use crate::engine::listen::admission::Admission;
 use crate::engine::listen::bind::{BoundSocket, Listener};
+use crate::engine::listen::handshakes::{Handshakes, counted_as};
 use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::sys::options::SocketOptions;
@@ -33,12 +34,21 @@ pub(crate) struct Listeners {
 /// The result of an attempt to accept.
 #[derive(Debug)]
 pub(crate) enum AcceptOutcome {
-    /// A connection, the peer's address, and the number of the listener.
-    Connection(StreamSocket, Addr, usize),
+    Connection(Accepted),
     /// No connection from this attempt. Another attempt may have one.
     Failed,
     /// No connection waits until the next event or the end of the pause.
     NoneWaits,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: StreamSocket,
+    pub(crate) peer: Addr,
+    /// The number of the listener.
+    pub(crate) listener: usize,
+    pub(crate) handshakes: Option<Arc<Handshakes>>,
 }
 
 /// The most attempts to accept in one turn.
@@ -48,12 +58,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Listeners {
-    /// Listens on all places. Each has its number.
+    /// Listens on all places.
     pub(crate) fn bind(
-        places: impl IntoIterator<Item = (usize, Place)>,
+        places: impl IntoIterator<Item = StreamPlace>,
         options: &SocketOptions,
     ) -> Result<Self, Error> {
-        let bind = |(number, place)| Listener::bind(number, place, options);
+        let bind = |place| Listener::bind(place, options);
         Ok(Self {
             listeners: places.into_iter().map(bind).collect::<Result<_, _>>()?,
             options: Some(options.clone()),
@@ -118,22 +128,36 @@ impl Listeners {
             return AcceptOutcome::Failed;
         }
         match socket::accept(&listener.bound.socket) {
-            Ok((stream, peer)) => {
+            Ok((socket, peer)) => {
                 self.last_pause = Duration::ZERO;
                 metrics.accepted.add(1);
-                if !admission.admit(&peer) {
+                let accepted = Accepted {
+                    socket,
+                    peer,
+                    listener: listener.number,
+                    handshakes: listener.handshakes.clone(),
+                };
+                let refuse = |why: &str| {
                     metrics.refused.add(1);
-                    log::debug!(target: "epicycle::accept", "{peer} refused: too many connections");
-                    return AcceptOutcome::Failed;
+                    log::debug!(target: "epicycle::accept", "{} refused: {why}", accepted.peer);
+                    AcceptOutcome::Failed
+                };
+                let steps = listener.handshakes.as_ref();
+                if steps.is_some_and(|steps| steps.refuses(&accepted.peer)) {
+                    return refuse("it is no trusted proxy");
                 }
+                if !admission.admit(counted_as(steps, &accepted.peer)) {
+                    return refuse("too many connections");
+                }
+                let Accepted { socket, peer, .. } = &accepted;
                 let is_tcp = peer.ip().is_some();
                 if !(is_tcp && socket::TCP_INHERITS_OPTIONS)
                     && let Some(options) = &self.options
-                    && let Err(error) = options.apply(&stream.options(), is_tcp)
+                    && let Err(error) = options.apply(&socket.options(), is_tcp)
                 {
                     log::debug!(target: "epicycle::accept", "{peer}: socket options: {error}");
                 }
-                return AcceptOutcome::Connection(stream, peer, listener.number);
+                return AcceptOutcome::Connection(accepted);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => listener.ready = false,
             Err(error) => {

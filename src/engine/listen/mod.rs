@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod bind;
 pub mod handover;
+pub(crate) mod handshakes;
 pub(crate) mod listeners;
 pub(crate) mod socket_path;
 
@@ -11,8 +12,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use self::handshakes::Handshakes;
 use crate::addr::Endpoint;
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::ProxyProtocol;
+use crate::engine::udp::sockets::UdpPlace;
 use crate::engine::udp::{UdpOptions, UdpSessions};
 use crate::error::Error;
 use crate::sys::datagram::MulticastInterface;
@@ -39,8 +45,7 @@ use crate::tls::TlsServer;
 #[must_use = "it has no effect until it is given to a server"]
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
-    #[cfg(feature = "tls")]
-    pub(crate) tls: Option<TlsServer>,
+    handshakes: Handshakes,
     udp: UdpOptions,
     /// The first given option that only applies to UDP addresses.
     udp_option: Option<&'static str>,
@@ -55,6 +60,21 @@ pub(crate) enum Place {
     Addr(Endpoint),
     Path(PathBuf, PathOptions),
     Socket(OwnedFd),
+}
+
+/// A place of a stream listener, with the number of its [`Listen`].
+#[derive(Debug)]
+pub(crate) struct StreamPlace {
+    pub(crate) number: usize,
+    pub(crate) place: Place,
+    pub(crate) handshakes: Option<Arc<Handshakes>>,
+}
+
+/// A [`Listen`] whose options are checked.
+#[derive(Debug)]
+pub(crate) enum Resolved {
+    Stream(StreamPlace),
+    Udp(UdpPlace),
 }
 
 /// The options of a Unix socket's path.
@@ -89,8 +109,7 @@ impl Listen {
     fn at(place: Result<Place, Error>) -> Self {
         Self {
             place,
-            #[cfg(feature = "tls")]
-            tls: None,
+            handshakes: Handshakes::default(),
             udp: UdpOptions::default(),
             udp_option: None,
             path_option: None,
@@ -109,15 +128,38 @@ impl Listen {
     /// ```
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: &TlsServer) -> Self {
-        self.tls = Some(tls.clone());
+        self.handshakes.tls = Some(tls.clone());
         self
     }
 
-    /// Returns the place, and the UDP options if it is a UDP address. Checks the options.
-    pub(crate) fn resolve(self) -> Result<(Place, Option<UdpOptions>), Error> {
+    /// Expects a header of the PROXY protocol, version 1 or 2, on connections from these proxies. It comes before TLS and
+    /// before the codec. [`Conn::peer_addr`](crate::Conn::peer_addr) is then the address of the proxy's client, and
+    /// [`Conn::via`](crate::Conn::via) that of the proxy. A connection whose proxy speaks for itself (`LOCAL`, `UNKNOWN`) keeps
+    /// the proxy's address.
+    ///
+    /// Limits for each IP address count the clients, not the proxies. A header of more than 4 KiB, or one that does not arrive
+    /// in time, ends the connection. Extensions of version 2 are skipped.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_protocol(mut self, proxies: ProxyProtocol) -> Self {
+        self.handshakes.proxy = Some(proxies);
+        self
+    }
+
+    /// Returns the place with its options, which are checked. `number` is that of the listener.
+    pub(crate) fn resolve(self, number: usize) -> Result<Resolved, Error> {
         let place = self.place?;
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(proxies) = &self.handshakes.proxy {
+            proxies.check()?;
+            if let Place::Addr(Endpoint::Udp { .. }) = place {
+                return Err(Error::Option {
+                    name: "proxy_protocol",
+                    problem: format!("it is not for datagrams; use a tcp:// address, not {place}"),
+                });
+            }
+        }
         #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls
+        if let Some(tls) = &self.handshakes.tls
             && tls.handshake_limit().is_zero()
         {
             return Err(Error::Option {
@@ -145,23 +187,27 @@ impl Listen {
                 problem: format!("{mode:#o} is more than 0o777; write it in octal, 0o660, say"),
             });
         }
-        if let Place::Addr(Endpoint::Udp { .. }) = place {
+        if let Place::Addr(addr @ Endpoint::Udp { .. }) = place {
             #[cfg(feature = "tls")]
-            if self.tls.is_some() {
+            if self.handshakes.tls.is_some() {
                 return Err(Error::Option {
                     name: "tls",
-                    problem: format!("there is no TLS over {place}; use a tcp:// address"),
+                    problem: format!("there is no TLS over {addr}; use a tcp:// address"),
                 });
             }
             self.udp.check()?;
-            return Ok((place, Some(self.udp)));
+            return Ok(Resolved::Udp((number, addr, self.udp)));
         }
         match self.udp_option {
             Some(name) => Err(Error::Option {
                 name,
                 problem: format!("{place} is no UDP address; use udp://, or leave the option out"),
             }),
-            None => Ok((place, None)),
+            None => Ok(Resolved::Stream(StreamPlace {
+                number,
+                place,
+                handshakes: self.handshakes.shared(),
+            })),
         }
     }
 }

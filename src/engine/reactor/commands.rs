@@ -260,7 +260,8 @@ impl<H: EventHandler> EventLoop<H> {
             match command {
                 Command::Adopt(arrival) => {
                     self.cx.metrics.refused.add(1);
-                    self.cx.release_stream(&arrival.peer, arrival.origin);
+                    let counted_as = arrival.counted_as();
+                    self.cx.release_stream(counted_as, arrival.origin);
                 }
                 Command::WriteThen(_, _, _, done) => {
                     self.cx.complete(done, Err(WriteError::Closed));

@@ -20,6 +20,8 @@ use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{
     Backoff, Connect, ConnectError, DialId, FailedAddress, FailedConnect,
 };
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Context, Outcome, Slot, Timer};
 use crate::engine::handler::{Command, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
@@ -420,6 +422,11 @@ impl<H: EventHandler> EventLoop<H> {
         let conn = self.connections.next_id();
         let mut state =
             ConnState::opening(conn, target.clone(), origin, self.cx.time.moment(), limit);
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(header) = &dial.connect.proxy_header {
+            let sends = Proxied::Sends(header.clone());
+            self.cx.proxied.insert(conn, sends);
+        }
         if stream.has_tls() {
             state.seal();
         }

@@ -28,10 +28,7 @@ use self::flush::{Flushed, flush_staged};
 use self::serve::Budget;
 use crate::clock::{self, Clock};
 use crate::engine::conn::limits::Limits;
-use crate::engine::conn::origin::Origin;
-use crate::engine::handler::context::{
-    Arrival, Connections, Context, Interval, Served, Slot, Timer,
-};
+use crate::engine::handler::context::{Connections, Context, Interval, Served, Slot, Timer};
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
 use crate::engine::slots::{ConnId, MAX_SLOTS};
@@ -567,15 +564,10 @@ impl<H: EventHandler> EventLoop<H> {
             let cx = &self.cx;
             let admission = &cx.engine.shared().admission;
             match self.listeners.accept(admission, &cx.metrics) {
-                AcceptOutcome::Connection(socket, peer, listener) => {
+                AcceptOutcome::Connection(accepted) => {
                     let load = &cx.engine.peer(cx.reactor).load;
                     load.fetch_add(1, Ordering::Relaxed);
-                    let origin = Origin::Accepted { listener };
-                    self.open(Arrival {
-                        socket,
-                        peer,
-                        origin,
-                    });
+                    self.open(accepted.into());
                 }
                 AcceptOutcome::Failed => {}
                 AcceptOutcome::NoneWaits => break,

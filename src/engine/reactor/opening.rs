@@ -11,15 +11,20 @@ use mio::Token;
 use mio::unix::SourceFd;
 
 use super::{EventLoop, NOBODY, ShutdownStage};
-#[cfg(feature = "tls")]
+#[cfg(feature = "proxy-protocol")]
+use crate::addr::Addr;
 use crate::clock::millis;
 use crate::codec::{Backpressure, Codec};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::conn::origin::Origin;
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
 use crate::engine::handler::{Conn, Detached, EventHandler};
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::{self, MAX_HEADER};
 use crate::engine::slots::ConnId;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::stream::Stream;
@@ -54,33 +59,60 @@ impl<H: EventHandler> EventLoop<H> {
         self.turn.serving = NOBODY;
     }
 
-    /// Makes the stream. It uses TLS if its listener does.
-    fn prepare(&self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
+    /// Makes the stream, and finds out which steps come before `on_open`.
+    #[cfg_attr(
+        not(any(feature = "proxy-protocol", feature = "tls")),
+        allow(unused_mut, unused_variables, reason = "there are no steps")
+    )]
+    fn prepare(&mut self, id: ConnId, arrival: Arrival) -> Option<(Stream, ConnState)> {
+        #[cfg(feature = "tls")]
+        let counted_as = arrival.counted_as();
         let Arrival {
             socket,
             peer,
             origin,
+            handshakes,
         } = arrival;
-        #[cfg(feature = "tls")]
-        if let Origin::Accepted { listener } = origin
-            && let Some(Some(tls)) = self.cx.engine.shared().tls.get(listener)
+        let Some(steps) = handshakes else {
+            let now = self.cx.opening_moment();
+            return Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)));
+        };
+        let mut limit = None;
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(proxies) = &steps.proxy
+            && steps.awaits_header(&peer)
         {
-            let stream = match TlsStream::server(socket, tls) {
-                Ok(stream) => Stream::Tls(Box::new(stream)),
+            self.cx.proxied.insert(id, Proxied::AwaitsHeader);
+            limit = Some(proxies.limit());
+        }
+        #[cfg(not(feature = "tls"))]
+        let stream = Stream::Plain(socket);
+        #[cfg(feature = "tls")]
+        let stream = match &steps.tls {
+            None => Stream::Plain(socket),
+            Some(tls) => match TlsStream::server(socket, tls) {
+                Ok(stream) => {
+                    limit = Some(tls.handshake_limit());
+                    Stream::Tls(Box::new(stream))
+                }
                 Err(error) => {
                     log::error!(target: "epicycle::accept", "cannot begin TLS with {peer}: {error}");
                     self.cx.metrics.refused.add(1);
-                    self.cx.release_stream(&peer, origin);
+                    self.cx.release_stream(counted_as, origin);
+                    self.cx.forget_proxied(id);
                     return None;
                 }
-            };
-            let (now, limit) = (self.cx.time.moment(), millis(tls.handshake_limit()));
-            let mut state = ConnState::opening(id, peer, origin, now, limit);
+            },
+        };
+        let now = self.cx.time.moment();
+        let mut state = match limit {
+            Some(limit) => ConnState::opening(id, peer, origin, now, millis(limit)),
+            None => ConnState::new(id, peer, origin, now),
+        };
+        if stream.has_tls() {
             state.seal();
-            return Some((stream, state));
         }
-        let now = self.cx.opening_moment();
-        Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)))
+        Some((stream, state))
     }
 
     /// Puts a connection into a slot and watches its socket. Returns the slot.
@@ -97,6 +129,7 @@ impl<H: EventHandler> EventLoop<H> {
             log::warn!(target: "epicycle::conn", "connection with {} refused: {error}", state.peer);
             cx.metrics.refused.add(1);
             cx.release(&state, &state.peer);
+            cx.forget_proxied(state.id);
         })?;
         if pauses_reads(&codec, state.origin(), cx.limits.policy) {
             state.pause_reads_when_congested();
@@ -184,13 +217,19 @@ impl<H: EventHandler> Served<'_, H> {
     /// Continues a connection that connects or is in the handshake.
     #[cold]
     pub(super) fn continue_opening(&mut self) {
+        #[cfg(feature = "proxy-protocol")]
+        if !self.cx.proxied.is_empty() && !self.pass_proxy_header() {
+            return;
+        }
         let Link {
             stream,
             state,
             alarm,
             ..
         } = &mut self.slot.link;
-        match stream.open(state.is_writable(), &mut self.cx.buffers.tls_scratch) {
+        // An accepted socket is connected.
+        let writable = state.is_writable() || matches!(state.origin(), Origin::Accepted { .. });
+        match stream.open(writable, &mut self.cx.buffers.tls_scratch) {
             Ok(true) if is_too_late(state, &self.cx.races) => {
                 self.begin_close(CloseReason::Aborted);
             }
@@ -236,6 +275,76 @@ impl<H: EventHandler> Served<'_, H> {
             }
             Err(error) => self.fail(error),
         }
+    }
+
+    /// Receives or sends the header of the PROXY protocol, if one is due. Returns true if the connection can go on.
+    #[cfg(feature = "proxy-protocol")]
+    fn pass_proxy_header(&mut self) -> bool {
+        let id = self.slot.link.state.id;
+        let passed = match self.cx.proxied.get(&id) {
+            Some(Proxied::AwaitsHeader) => self.receive_proxy_header(),
+            Some(Proxied::Sends(header)) => {
+                let link = &self.slot.link;
+                link.stream
+                    .send_first(link.state.is_writable(), header.as_bytes())
+            }
+            Some(Proxied::Via(_)) | None => return true,
+        };
+        match passed {
+            Ok(true) => {
+                if let Some(Proxied::Sends(_)) = self.cx.proxied.get(&id) {
+                    self.cx.proxied.remove(&id);
+                }
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                self.fail(error.into());
+                false
+            }
+        }
+    }
+
+    /// Receives the proxy's header and takes over the client's address. Returns false if it is not complete.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the connection has to end.
+    #[cfg(feature = "proxy-protocol")]
+    fn receive_proxy_header(&mut self) -> io::Result<bool> {
+        let Link { stream, state, .. } = &mut self.slot.link;
+        let mut buffer = [0; MAX_HEADER];
+        let Some(input) = stream.peek(&mut buffer)? else {
+            return Ok(false);
+        };
+        let header = match proxy_protocol::parse(input) {
+            // The rest cannot come any more.
+            Ok(None) if input.is_empty() || state.may_have_ended() => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Ok(header) => Ok(header),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        let header = header.inspect_err(|error| {
+            self.cx.metrics.proxy_errors.add(1);
+            log::debug!(target: "epicycle::conn", "{}: {error}", state.name());
+        })?;
+        let Some(header) = header else {
+            return Ok(false);
+        };
+        stream.take_peeked(&mut buffer[..header.len])?;
+        let client = match header.client {
+            Some(client) => Addr::Ip(client),
+            None => state.peer.clone(),
+        };
+        if !self.cx.engine.shared().admission.admit_peer(client.ip()) {
+            self.cx.metrics.refused.add(1);
+            let problem = format!("{client} refused: too many connections");
+            return Err(io::Error::other(problem));
+        }
+        let proxy = std::mem::replace(&mut state.peer, client);
+        self.cx.proxied.insert(state.id, Proxied::Via(proxy));
+        Ok(true)
     }
 
     /// Calls the handler for a connection that has opened.

@@ -32,7 +32,6 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 
 use crate::addr::Addr;
-use crate::engine::conn::origin::Origin;
 use crate::engine::handler::context::Arrival;
 use crate::engine::handler::{Engine, EventHandler};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
@@ -186,11 +185,7 @@ impl<H: EventHandler> Acceptor<H> {
                 return;
             };
             match self.listeners.accept(&shared.admission, &main.metrics) {
-                AcceptOutcome::Connection(socket, peer, listener) => self.deal(Arrival {
-                    socket,
-                    peer,
-                    origin: Origin::Accepted { listener },
-                }),
+                AcceptOutcome::Connection(accepted) => self.deal(accepted.into()),
                 AcceptOutcome::Failed => {}
                 AcceptOutcome::NoneWaits => break,
             }

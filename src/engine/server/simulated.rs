@@ -1,5 +1,6 @@
 //! An engine in a simulated network, made from the options of a server. The simulation runs the turns of its reactors.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -21,6 +22,7 @@ use crate::engine::handler::EventHandler;
 use crate::engine::handler::context::Arrival;
 use crate::engine::handler::engine::{Engine, Shared};
 use crate::engine::listen::Place;
+use crate::engine::listen::handshakes::{Handshakes, counted_as};
 use crate::engine::listen::listeners::Listeners;
 use crate::engine::reactor::{EventLoop, Parts};
 use crate::engine::udp::sockets::{self, UdpSockets};
@@ -37,6 +39,8 @@ pub(crate) struct SimulatedEngine<H: EventHandler> {
     pub(crate) reactors: Vec<SimulatedReactor<H>>,
     /// Chooses the reactor of a connection. None if the kernel does.
     balance: Option<Box<dyn Balance>>,
+    /// The steps before `on_open` of the listeners that have any, by their numbers.
+    handshakes: HashMap<usize, Arc<Handshakes>>,
     network: Network,
     stand_in: Arc<StandIn>,
     clock: Clock,
@@ -85,8 +89,10 @@ impl Server {
         }
         let pollers: Vec<usize> = (0..count).map(|_| site.network.add_poller()).collect();
         let mut local_addrs = Vec::new();
-        for (number, place) in &places.streams {
-            local_addrs.push((*number, site.listen(*number, place)?));
+        let mut handshakes = HashMap::new();
+        for place in places.streams {
+            local_addrs.push((place.number, site.listen(place.number, &place.place)?));
+            handshakes.extend(place.handshakes.map(|steps| (place.number, steps)));
         }
         let common = sockets::Common {
             reuse_port: settings.socket.reuse_port,
@@ -97,11 +103,10 @@ impl Server {
         let udp = sockets::bind(places.datagrams, count, &common)?;
         local_addrs.extend(udp.addrs);
         local_addrs.sort_by_key(|(number, _)| *number);
+        let acceptors = usize::from(!local_addrs.is_empty());
         let engine = Engine::new(Shared {
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
-            acceptors: AtomicUsize::new(usize::from(!places.streams.is_empty())),
-            #[cfg(feature = "tls")]
-            tls: places.tls,
+            acceptors: AtomicUsize::new(acceptors),
             ..shared(&settings, peers)
         });
         engine.shared().lookups.simulate(site.clock.now());
@@ -136,6 +141,7 @@ impl Server {
         Ok(SimulatedEngine {
             reactors,
             balance: (!by_kernel).then(|| settings.balance.make()),
+            handshakes,
             network: site.network,
             stand_in: site.stand_in,
             clock: site.clock,
@@ -199,7 +205,15 @@ impl<H: EventHandler> SimulatedEngine<H> {
         let shared = self.engine.shared();
         let metrics = &self.engine.peer(reactor).metrics;
         metrics.accepted.add(1);
-        if !shared.accepting.load(Ordering::Acquire) || !shared.admission.admit(&peer) {
+        let handshakes = self.handshakes.get(&listener).cloned();
+        if !shared.accepting.load(Ordering::Acquire)
+            || handshakes
+                .as_ref()
+                .is_some_and(|steps| steps.refuses(&peer))
+            || !shared
+                .admission
+                .admit(counted_as(handshakes.as_ref(), &peer))
+        {
             metrics.refused.add(1);
             return;
         }
@@ -212,6 +226,7 @@ impl<H: EventHandler> SimulatedEngine<H> {
             socket: StreamSocket::simulated(simulated),
             peer,
             origin: Origin::Accepted { listener },
+            handshakes,
         };
         self.engine.deal(reactor, arrival);
     }

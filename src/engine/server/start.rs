@@ -20,7 +20,7 @@ use crate::engine::handler::EventHandler;
 use crate::engine::handler::engine::{Engine, MainReactor, Peer, RUNNING, Shared};
 use crate::engine::listen::bind::BoundSocket;
 use crate::engine::listen::listeners::Listeners;
-use crate::engine::listen::{Listen, Place};
+use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Mailbox;
 use crate::engine::reactor::{EventLoop, LISTENERS, Parts, WAKER};
 use crate::engine::slots::Liveness;
@@ -29,8 +29,6 @@ use crate::error::Error;
 use crate::panic;
 use crate::sys::stack::NetworkStack;
 use crate::sys::{affinity, sigpipe};
-#[cfg(feature = "tls")]
-use crate::tls::TlsServer;
 
 /// Makes a handler on the thread of its reactor, from the reactor's number.
 type Factory<H> = Arc<dyn Fn(usize) -> H + Send + Sync>;
@@ -74,8 +72,6 @@ pub(super) fn start<H: EventHandler>(
         main,
         local_addrs: bound.local_addrs,
         listening: Mutex::new(sockets),
-        #[cfg(feature = "tls")]
-        tls: bound.tls,
         acceptors: AtomicUsize::new(acceptors),
         ..shared(&settings, peers)
     });
@@ -112,32 +108,30 @@ pub(super) fn start<H: EventHandler>(
 pub(super) struct Places {
     /// The names of all places in the order in which they were given, for messages.
     names: String,
-    pub(super) streams: Vec<(usize, Place)>,
+    pub(super) streams: Vec<StreamPlace>,
     pub(super) datagrams: Vec<UdpPlace>,
-    #[cfg(feature = "tls")]
-    pub(super) tls: Vec<Option<TlsServer>>,
 }
 
 impl Places {
     pub(super) fn resolve(listens: Vec<Listen>) -> Result<Self, Error> {
-        #[cfg(feature = "tls")]
-        let tls = listens.iter().map(|listen| listen.tls.clone()).collect();
         let mut names = Vec::new();
         let (mut streams, mut datagrams) = (Vec::new(), Vec::new());
         for (number, listen) in listens.into_iter().enumerate() {
-            let (place, udp) = listen.resolve()?;
-            names.push(place.to_string());
-            match (place, udp) {
-                (Place::Addr(addr), Some(udp)) => datagrams.push((number, addr, udp)),
-                (place, _) => streams.push((number, place)),
+            match listen.resolve(number)? {
+                Resolved::Stream(place) => {
+                    names.push(place.place.to_string());
+                    streams.push(place);
+                }
+                Resolved::Udp(place) => {
+                    names.push(place.1.to_string());
+                    datagrams.push(place);
+                }
             }
         }
         Ok(Self {
             names: names.join(", "),
             streams,
             datagrams,
-            #[cfg(feature = "tls")]
-            tls,
         })
     }
 
@@ -167,8 +161,6 @@ struct Bound {
     udp_sockets: Vec<UdpSockets>,
     /// In the order in which the places were given.
     local_addrs: Vec<Addr>,
-    #[cfg(feature = "tls")]
-    tls: Vec<Option<TlsServer>>,
 }
 
 impl Bound {
@@ -189,8 +181,6 @@ impl Bound {
             listeners,
             udp_sockets: udp.reactors,
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
-            #[cfg(feature = "tls")]
-            tls: places.tls,
         })
     }
 }
@@ -363,8 +353,6 @@ pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>
         local_addrs: Vec::new(),
         listening: Mutex::default(),
         accepting: AtomicBool::new(true),
-        #[cfg(feature = "tls")]
-        tls: Vec::new(),
         acceptors: AtomicUsize::new(0),
         drain_deadline: millis(settings.drain_deadline).min(RUNNING - 1),
         drain_within: AtomicU64::new(RUNNING),

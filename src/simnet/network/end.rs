@@ -52,6 +52,29 @@ impl End {
         received
     }
 
+    /// Acts as `recv(2)` with `MSG_PEEK`.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.network.0.lock();
+        let wire = &mut state.wires[self.number];
+        if !wire.arrived.is_empty() {
+            let bytes = wire.arrived.iter().zip(into);
+            return Ok(bytes.map(|(byte, into)| *into = *byte).count());
+        }
+        match (wire.error.take(), wire.broken || wire.fin) {
+            (Some(error), _) => Err(error.into()),
+            (None, true) => Ok(0),
+            (None, false) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Acts as a `recv(2)` of as many bytes as a peek has found.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
+        let mut state = self.network.0.lock();
+        state.wires[self.number].arrived.read_exact(into)
+    }
+
     /// Acts as `send(2)`.
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.send_vectored(&[IoSlice::new(bytes)])

@@ -1,0 +1,59 @@
+//! The steps that a connection passes before the handler sees it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::addr::Addr;
+#[cfg(feature = "proxy-protocol")]
+use crate::engine::proxy_protocol::ProxyProtocol;
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
+
+/// The steps of the connections of one listener.
+#[derive(Debug, Default)]
+pub(crate) struct Handshakes {
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsServer>,
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxy: Option<ProxyProtocol>,
+}
+
+#[cfg_attr(
+    not(feature = "proxy-protocol"),
+    allow(unused_variables, clippy::unused_self, reason = "there is no header")
+)]
+impl Handshakes {
+    /// Returns the steps to share, or `None` if there are none.
+    pub(crate) fn shared(self) -> Option<Arc<Self>> {
+        let any = false;
+        #[cfg(feature = "tls")]
+        let any = any || self.tls.is_some();
+        #[cfg(feature = "proxy-protocol")]
+        let any = any || self.proxy.is_some();
+        any.then(|| Arc::new(self))
+    }
+
+    /// Returns true if the peer is a proxy whose header has to come first.
+    pub(crate) fn awaits_header(&self, peer: &Addr) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        return self.proxy.as_ref().is_some_and(|proxy| proxy.trusts(peer));
+        #[cfg(not(feature = "proxy-protocol"))]
+        false
+    }
+
+    /// Returns true if connections are accepted from proxies only, and the peer is none.
+    pub(crate) fn refuses(&self, peer: &Addr) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        return self.proxy.as_ref().is_some_and(|proxy| proxy.refuses(peer));
+        #[cfg(not(feature = "proxy-protocol"))]
+        false
+    }
+}
+
+/// Returns the address for which a connection is counted when it is accepted. The client of a proxy is not known then.
+pub(crate) fn counted_as(steps: Option<&Arc<Handshakes>>, peer: &Addr) -> Option<IpAddr> {
+    match steps.is_some_and(|steps| steps.awaits_header(peer)) {
+        true => None,
+        false => peer.ip(),
+    }
+}
