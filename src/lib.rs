@@ -117,6 +117,10 @@ struct Readme;
 #[doc = include_str!("../docs/tuning.md")]
 struct Tuning;
 
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+struct Testing;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;

@@ -166,6 +166,31 @@ impl PoolBuilder {
     /// [`Error::Option`] for zero threads, a queue of zero or a name that contains a NUL byte. [`Error::Setup`] if the
     /// system refuses to start a thread; the threads that were started end again.
     pub fn build(self) -> Result<WorkerPool, Error> {
+        let mut owner = self.prepare()?;
+        for number in 0..self.threads {
+            let what = "a worker thread";
+            let shared = Arc::clone(&owner.shared);
+            let worker = thread::Builder::new()
+                .name(format!("{}-{number}", self.name))
+                .spawn(move || shared.work())
+                .map_err(|source| Error::Setup { what, source })?;
+            owner.workers.push(worker.thread().id());
+        }
+        Ok(WorkerPool(Arc::new(owner)))
+    }
+
+    /// Makes a pool without threads, for a simulation that runs the jobs.
+    #[cfg(feature = "testing")]
+    pub(crate) fn simulate(self) -> Result<(WorkerPool, SimulatedWorkers), Error> {
+        let owner = self.prepare()?;
+        // A shutdown does not wait for threads.
+        owner.shared.state.lock().ended = self.threads;
+        let workers = SimulatedWorkers(Arc::clone(&owner.shared));
+        Ok((WorkerPool(Arc::new(owner)), workers))
+    }
+
+    /// Checks the options. Returns a pool whose threads are not started.
+    fn prepare(&self) -> Result<Owner, Error> {
         let bad = |name, problem: &str| {
             let problem = problem.to_owned();
             Err(Error::Option { name, problem })
@@ -183,17 +208,7 @@ impl PoolBuilder {
         shared.state.lock().capacity = self.queue;
         shared.state.lock().stats.threads = self.threads;
         let workers = Vec::new();
-        let mut owner = Owner { shared, workers };
-        for number in 0..self.threads {
-            let what = "a worker thread";
-            let shared = Arc::clone(&owner.shared);
-            let worker = thread::Builder::new()
-                .name(format!("{}-{number}", self.name))
-                .spawn(move || shared.work())
-                .map_err(|source| Error::Setup { what, source })?;
-            owner.workers.push(worker.thread().id());
-        }
-        Ok(WorkerPool(Arc::new(owner)))
+        Ok(Owner { shared, workers })
     }
 }
 
@@ -260,6 +275,35 @@ impl Drop for Owner {
     }
 }
 
+/// The threads of a pool in a simulation, which runs the jobs itself.
+#[cfg(feature = "testing")]
+pub(crate) struct SimulatedWorkers(Arc<Shared>);
+
+/// A job that a simulated thread has taken from the queue.
+#[cfg(feature = "testing")]
+pub(crate) struct TakenJob {
+    key: Option<u64>,
+    job: Job,
+}
+
+#[cfg(feature = "testing")]
+impl SimulatedWorkers {
+    /// Takes the next job, if a thread would be free for it.
+    pub(crate) fn take(&self) -> Option<TakenJob> {
+        let mut state = self.0.state.lock();
+        if state.stats.running >= state.stats.threads {
+            return None;
+        }
+        state.take_next().map(|(key, job)| TakenJob { key, job })
+    }
+
+    /// Runs a job that was taken.
+    pub(crate) fn run(&self, TakenJob { key, job }: TakenJob) {
+        let panicked = catch("a job", job);
+        self.0.state.lock().finish(key, panicked);
+    }
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -311,9 +355,7 @@ impl Shared {
             if !dropped.is_empty() {
                 MutexGuard::unlocked(&mut state, || discard(dropped));
             }
-            if let Some((key, job)) = state.ready.pop_front() {
-                state.stats.queued -= 1;
-                state.stats.running += 1;
+            if let Some((key, job)) = state.take_next() {
                 let panicked = MutexGuard::unlocked(&mut state, || catch("a job", job));
                 state.finish(key, panicked);
             } else if state.closed {
@@ -342,6 +384,14 @@ struct State {
 }
 
 impl State {
+    /// Takes the next job to run, with its key.
+    fn take_next(&mut self) -> Option<(Option<u64>, Job)> {
+        let next = self.ready.pop_front()?;
+        self.stats.queued -= 1;
+        self.stats.running += 1;
+        Some(next)
+    }
+
     /// Counts a job that has ended, and makes the next job of its key ready.
     fn finish(&mut self, key: Option<u64>, panicked: bool) {
         self.stats.running -= 1;

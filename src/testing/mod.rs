@@ -1,8 +1,9 @@
 //! A simulated network and virtual time, for tests of handlers and codecs: thousands of connections a second, under
 //! conditions that can be repeated exactly.
 //!
-//! A [`Simulation`] runs the engine's own event loop, with your handler and codec, in memory. Its sockets do everything that
-//! the socket interface allows: reads end anywhere, writes are cut short or refused, events come in any order and more often
+//! A [`Simulation`] runs the engine's own event loop, with your handler and codec, in memory. A [`World`] runs several engines
+//! that connect to each other: client, proxy and origin, each with its own address, options and type of handler. Their sockets
+//! do everything that the socket interface allows: reads end anywhere, writes are cut short or refused, events come in any order and more often
 //! than needed, and peers send FIN or RST at the worst moments. A seed decides all of it, so that a failure can be repeated.
 //! Time is virtual: a minute of waiting for a timeout takes microseconds, and the timeout fires exactly when it is due.
 //!
@@ -107,6 +108,34 @@
 //!
 //! [`encode_to_vec`](crate::codec::encode_to_vec) returns the bytes of an encoded item. So a test can use a client's codec to
 //! act as the peer of a server's handler. It can also test a handler with a client's codec, and act as the server.
+//!
+//! # Several engines
+//!
+//! Each engine of a [`World`] has a host of its own. Engines connect to each other and to listeners of the test, by address or
+//! by name. Between two hosts, links may be slow, cut and healed; engines may be killed, crash and start again.
+//! The page `docs/testing.md` of the package tests a proxy.
+//!
+//! ```
+//! use std::time::Duration;
+//! use epicycle::testing::{Link, Resolution, World};
+//! use epicycle::{Action, Client, Connect, Server, service};
+//!
+//! let mut world = World::new(1, Link::hostile()).unwrap();
+//! let greet = |_reactor| service(|conn, name| {
+//!     let greeting = [b"hello ", name].concat();
+//!     conn.write(&greeting).into()
+//! });
+//! let server = world.start([192, 168, 0, 1], Server::bind("tcp://:9000"), greet).unwrap();
+//! let client = world.start([192, 168, 0, 2], Client::new(), |_reactor| service(|_, _| Action::Close)).unwrap();
+//! world.set_name("server.test", Resolution::to([server]));
+//! world.engine(client).connect(Connect::to("tcp://server.test:9000")).unwrap();
+//! world.run_for(Duration::from_secs(1));
+//! assert_eq!(world.stats(server).connections, 1);
+//!
+//! world.kill(server);
+//! world.run_for(Duration::from_secs(1));
+//! assert_eq!(world.stats(client).connections, 0);
+//! ```
 //!
 //! # Replaying a seed
 //!

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::panic;
 use crate::simnet::link::Link;
 use crate::simnet::network::{DatagramEnd, Ending, Network, Place, Reading};
 use crate::sys::simulated::StandIn;
+use crate::workers::{PoolBuilder, SimulatedWorkers, TakenJob, WorkerPool};
 
 /// Engines and scripted peers in one simulated network and one virtual time.
 ///
@@ -39,7 +41,8 @@ use crate::sys::simulated::StandIn;
 ///
 /// These are not simulated:
 ///
-/// - Worker pools and files to send. They work, on their own threads and in real time.
+/// - Files to send, and worker pools that [`worker_pool`](Self::worker_pool) has not built. They work, on their own threads
+///   and in real time.
 /// - [Adopted](Engine::adopt) sockets. They never have events.
 /// - [`Conn::detach`](crate::Conn::detach). It returns an error.
 pub struct World {
@@ -50,9 +53,10 @@ pub struct World {
     now: u64,
     engines: Vec<Entry>,
     names: HashMap<String, Resolution>,
-    /// The lookups under way, by the time of their answers and in the order in which they began.
-    lookups: BTreeMap<(u64, u64), Lookup>,
-    lookups_begun: u64,
+    pools: Vec<Pool>,
+    /// The work of other threads that is under way, by the time of its end and in the order in which it began.
+    work: BTreeMap<(u64, u64), Work>,
+    work_begun: u64,
     /// The bytes that each scripted peer has read, by the number of its connection.
     received: Vec<Vec<u8>>,
     /// The number of peers that have got an address.
@@ -104,11 +108,25 @@ struct Pace {
     has_ended: bool,
 }
 
-struct Lookup {
-    engine: usize,
-    restarts: u32,
-    name: Arc<str>,
-    found: LookupResult,
+/// The work of another thread.
+enum Work {
+    Lookup {
+        engine: usize,
+        restarts: u32,
+        name: Arc<str>,
+        found: LookupResult,
+    },
+    Job {
+        pool: usize,
+        job: TakenJob,
+    },
+}
+
+/// A worker pool.
+struct Pool {
+    workers: SimulatedWorkers,
+    /// The range of the time that a job takes.
+    takes: RangeInclusive<Duration>,
 }
 
 /// A reactor that may have a reason for a turn.
@@ -140,8 +158,9 @@ impl World {
             now: 0,
             engines: Vec::new(),
             names: HashMap::new(),
-            lookups: BTreeMap::new(),
-            lookups_begun: 0,
+            pools: Vec::new(),
+            work: BTreeMap::new(),
+            work_begun: 0,
             received: Vec::new(),
             peers: 0,
             udp_peers: Vec::new(),
@@ -296,6 +315,23 @@ impl World {
             );
         }
         Report::of(self.engine(host).stats())
+    }
+
+    /// Builds a worker pool whose jobs run in virtual time, for handlers of this world. Each job occupies one of the pool's
+    /// threads for a time from the range `takes`, and runs at the end of it, on the calling thread. A shutdown of the pool does
+    /// not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] as for [`PoolBuilder::build`].
+    pub fn worker_pool(
+        &mut self,
+        builder: PoolBuilder,
+        takes: RangeInclusive<Duration>,
+    ) -> Result<WorkerPool, Error> {
+        let (pool, workers) = builder.simulate()?;
+        self.pools.push(Pool { workers, takes });
+        Ok(pool)
     }
 
     /// Returns an engine.
@@ -566,12 +602,12 @@ impl World {
         let reactors = self.engines.iter().flat_map(|entry| &entry.reactors);
         let turns = reactors.map(|pace| pace.busy_until);
         let turns = turns.filter(|end| *end > self.now).min();
-        let answered = self.lookups.keys().next().map(|(at, _)| *at);
-        let others = [self.network.next_time(), answered];
+        let work = self.work.keys().next().map(|(at, _)| *at);
+        let others = [self.network.next_time(), work];
         others.into_iter().flatten().chain(turns).min()
     }
 
-    /// Executes the work of the network, of the resolver and of the engines' other threads that is due.
+    /// Executes the work of the network and of other threads that is due, and begins what waits for a thread.
     fn advance(&mut self) {
         let news = self.network.advance();
         for (number, bytes) in news.received {
@@ -582,17 +618,11 @@ impl World {
                 process.accept(arrived);
             }
         }
-        while let Some(entry) = self.lookups.first_entry()
+        while let Some(entry) = self.work.first_entry()
             && entry.key().0 <= self.now
         {
-            let lookup = entry.remove();
-            let entry = &mut self.engines[lookup.engine];
-            if let Some(process) = &mut entry.process
-                && entry.restarts == lookup.restarts
-            {
-                self.network.note("resolved", lookup.engine, 0);
-                process.resolved(lookup.name, lookup.found);
-            }
+            let work = entry.remove();
+            self.complete(work);
         }
         for number in 0..self.engines.len() {
             let now = Duration::from_micros(self.now);
@@ -600,6 +630,49 @@ impl World {
                 && let Some(name) = process.follow(number, now)
             {
                 self.look_up(number, name);
+            }
+        }
+        for pool in 0..self.pools.len() {
+            while let Some(job) = self.pools[pool].workers.take() {
+                self.network.note("job", pool, 0);
+                let takes = self.pools[pool].takes.clone();
+                self.begin(takes, Work::Job { pool, job });
+            }
+        }
+    }
+
+    /// Begins work that takes a time from this range. Work that takes for ever occupies its thread, and is of no other
+    /// interest.
+    fn begin(&mut self, takes: RangeInclusive<Duration>, work: Work) {
+        let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let (first, last) = (micros(takes.start()), micros(takes.end()));
+        let takes = self.network.draw_time(first..=last.max(first));
+        if takes < u64::MAX {
+            self.work_begun += 1;
+            let end = (self.now.saturating_add(takes), self.work_begun);
+            self.work.insert(end, work);
+        }
+    }
+
+    fn complete(&mut self, work: Work) {
+        match work {
+            Work::Lookup {
+                engine,
+                restarts,
+                name,
+                found,
+            } => {
+                let entry = &mut self.engines[engine];
+                if let Some(process) = &mut entry.process
+                    && entry.restarts == restarts
+                {
+                    self.network.note("resolved", engine, 0);
+                    process.resolved(name, found);
+                }
+            }
+            Work::Job { pool, job } => {
+                self.network.note("done", pool, 0);
+                self.pools[pool].workers.run(job);
             }
         }
     }
@@ -611,22 +684,13 @@ impl World {
             Some(resolution) => resolution.answer(),
             None => (Duration::ZERO..=Duration::ZERO, Err("no such name".into())),
         };
-        let micros = |time: &Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let (first, last) = (micros(delay.start()), micros(delay.end()));
-        let delay = self.network.draw_time(first..=last.max(first));
-        // One that is never answered is of no interest any more, and still occupies a thread of its engine.
-        if delay < u64::MAX {
-            self.lookups_begun += 1;
-            let at = self.now.saturating_add(delay);
-            let restarts = self.engines[engine].restarts;
-            let lookup = Lookup {
-                engine,
-                restarts,
-                name,
-                found,
-            };
-            self.lookups.insert((at, self.lookups_begun), lookup);
-        }
+        let lookup = Work::Lookup {
+            engine,
+            restarts: self.engines[engine].restarts,
+            name,
+            found,
+        };
+        self.begin(delay, lookup);
     }
 
     fn pass_to(&mut self, now: u64) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicycle::codec::Lines;
+use epicycle::codec::Fixed;
 use epicycle::testing::{Ending, Host, Link, Peer, World, each_seed};
 use epicycle::{
     Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, Reactor, Reconnect, Server,
@@ -15,53 +15,55 @@ use super::world;
 const NODE: [u8; 4] = [192, 168, 0, 1];
 const GATE: [u8; 4] = [192, 168, 0, 2];
 
-/// A node: it acknowledges numbered lines, and remembers all that it has seen, as a disk would.
+/// A node: it acknowledges numbered records, and remembers all that it has seen, as a disk would.
 struct Node {
     seen: std::rc::Rc<std::cell::RefCell<Vec<u64>>>,
 }
 
 impl EventHandler for Node {
-    type Codec = Lines;
+    type Codec = Fixed;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
-        Lines::new()
+    fn codec(&mut self) -> Fixed {
+        // Not lines: the end of the stream ends a line, and it may come early when the peer is killed.
+        Fixed::new(8).expect("a size")
     }
 
     fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
         Some(())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), line: &[u8]) -> Action {
-        let number = parse(line);
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), record: &[u8]) -> Action {
+        let number = parse(record);
         let mut seen = self.seen.borrow_mut();
-        // A gate repeats from the last acknowledged line on.
+        // A gate repeats from the last acknowledged record on.
         if seen.last().is_none_or(|last| number > *last) {
-            assert_eq!(number, seen.len() as u64, "a line is lost");
+            assert_eq!(number, seen.len() as u64, "a record is lost");
             seen.push(number);
         }
-        conn.send(line).into()
+        conn.send(record).into()
     }
 }
 
-/// A gate: it sends numbered lines to its node, and again what was not acknowledged when the connection ended.
+/// A gate: it sends numbered records to its node, and again what was not acknowledged when the connection ended.
 struct Gate {
     acknowledged: u64,
     ends: Vec<String>,
     opened: usize,
 }
 
-const LINES: u64 = 200;
+const RECORDS: u64 = 200;
 
-/// The time between two lines.
+/// The time between two records.
 const PACE: Duration = Duration::from_millis(100);
 
 impl EventHandler for Gate {
-    type Codec = Lines;
+    type Codec = Fixed;
     type Session = u64;
 
-    fn codec(&mut self) -> Lines {
-        Lines::new()
+    fn codec(&mut self) -> Fixed {
+        // Not lines: the end of the stream ends a line, and it may come early when the peer is killed.
+        Fixed::new(8).expect("a size")
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<u64> {
@@ -70,19 +72,19 @@ impl EventHandler for Gate {
         Some(self.acknowledged)
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut u64, line: &[u8]) -> Action {
-        assert_eq!(parse(line), self.acknowledged, "out of order");
+    fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut u64, record: &[u8]) -> Action {
+        assert_eq!(parse(record), self.acknowledged, "out of order");
         self.acknowledged += 1;
-        if self.acknowledged == LINES {
+        if self.acknowledged == RECORDS {
             conn.close();
         }
         Action::Continue
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, next: &mut u64, _: u64) -> Action {
-        if *next < LINES {
+        if *next < RECORDS {
             *next += 1;
-            return conn.send(format!("{}", *next - 1).as_bytes()).into();
+            return conn.send(format!("{:08}", *next - 1).as_bytes()).into();
         }
         Action::Continue
     }
@@ -92,8 +94,8 @@ impl EventHandler for Gate {
     }
 }
 
-fn parse(line: &[u8]) -> u64 {
-    let text = std::str::from_utf8(line).expect("digits");
+fn parse(record: &[u8]) -> u64 {
+    let text = std::str::from_utf8(record).expect("digits");
     text.parse().expect("a number")
 }
 
@@ -115,7 +117,7 @@ fn gate(world: &mut World) -> Host<Gate> {
 }
 
 #[test]
-fn lines_arrive_once_and_in_order_though_nodes_die_and_links_are_cut() {
+fn records_arrive_once_and_in_order_though_nodes_die_and_links_are_cut() {
     let mut reconnects = 0;
     each_seed(0..150, |seed| {
         let mut rng = Rng::with_seed(seed);
@@ -142,11 +144,11 @@ fn lines_arrive_once_and_in_order_though_nodes_die_and_links_are_cut() {
             }
         }
         let done = world.run_until(Duration::from_secs(300), |world| {
-            world.handler(gate, 0).acknowledged == LINES
+            world.handler(gate, 0).acknowledged == RECORDS
         });
         let handler = world.handler(gate, 0);
-        assert!(done, "{} lines; {:?}", handler.acknowledged, handler.ends);
-        assert!(seen.borrow().iter().copied().eq(0..LINES));
+        assert!(done, "{} records; {:?}", handler.acknowledged, handler.ends);
+        assert!(seen.borrow().iter().copied().eq(0..RECORDS));
         reconnects += handler.opened - 1;
         world.finish(gate);
         world.finish(node);

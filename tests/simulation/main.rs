@@ -31,7 +31,6 @@ mod proxied;
 mod proxies;
 mod reaching;
 mod reactors;
-
 mod relay;
 #[cfg(feature = "http")]
 mod reuse;
@@ -41,6 +40,7 @@ mod timeouts;
 mod tls;
 #[cfg(feature = "http")]
 mod waiting;
+mod workers;
 mod world;
 mod writes;
 #[cfg(feature = "ws")]

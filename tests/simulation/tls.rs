@@ -5,9 +5,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use epicycle::codec::Raw;
-use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
-use epicycle::tls::{Identity, TlsServer};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Listen, Reactor};
+use epicycle::testing::{Ending, Link, Peer, Resolution, Simulation, World, each_seed};
+use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+use epicycle::{
+    Action, Client as ClientEngine, CloseReason, Closed, Conn, Connect, EventHandler,
+    FailedConnect, Listen, Reactor,
+};
 use fastrand::Rng;
 use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -15,7 +18,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use super::world;
 
 /// Both sides' settings, with a certificate that signs itself.
-static SETTINGS: LazyLock<(TlsServer, Arc<ClientConfig>)> = LazyLock::new(|| {
+static SETTINGS: LazyLock<(TlsServer, Arc<ClientConfig>, TlsClient)> = LazyLock::new(|| {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
     let server = TlsServer::new(identity.expect("they match")).expect("is set up");
@@ -28,7 +31,9 @@ static SETTINGS: LazyLock<(TlsServer, Arc<ClientConfig>)> = LazyLock::new(|| {
         .expect("has versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    (server, Arc::new(client))
+    let roots = Roots::from_pem(made.cert.pem()).expect("a certificate");
+    let engine = TlsClient::new(&roots).expect("is set up");
+    (server, Arc::new(client), engine)
 });
 
 /// Echoes, and counts how connections end.
@@ -97,7 +102,7 @@ impl Client {
 fn records_come_back_and_the_stream_ends_as_it_should() {
     each_seed(0..300, |seed| {
         let mut rng = Rng::with_seed(seed);
-        let (tls, config) = &*SETTINGS;
+        let (tls, config, _) = &*SETTINGS;
         let server = world::server_on(Listen::on("tcp://:1").tls(tls), &mut rng);
         let link: Link = world::link(&mut rng).resets(0);
         let mut sim =
@@ -150,5 +155,82 @@ fn records_come_back_and_the_stream_ends_as_it_should() {
         assert_eq!(handler.opened, clients.len());
         assert_eq!(handler.ended, vec!["closed by the peer"; clients.len()]);
         assert_eq!(sim.stats().buffered, 0);
+    });
+}
+
+/// Sends bytes over each connection that it makes, and ends it when they are back.
+#[derive(Default)]
+struct Caller {
+    bytes: Vec<u8>,
+    back: Vec<u8>,
+    ended: Vec<String>,
+    failed: Vec<String>,
+}
+
+impl EventHandler for Caller {
+    type Codec = Raw;
+    type Session = ();
+
+    fn codec(&mut self) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        assert!(conn.tls().is_some(), "hands are shaken");
+        conn.write(&self.bytes).ok()
+    }
+
+    fn react(&mut self, _: &mut Conn<'_, Self>, (): &mut (), bytes: &[u8]) -> Action {
+        self.back.extend(bytes);
+        match self.back.len() == self.bytes.len() {
+            true => Action::Close,
+            false => Action::Continue,
+        }
+    }
+
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), reason: CloseReason) {
+        self.ended.push(reason.to_string());
+    }
+
+    fn on_connect_failed(&mut self, _: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        self.failed.push(failed.error.to_string());
+    }
+}
+
+#[test]
+fn an_engine_talks_tls_to_another_and_trusts_no_wrong_name() {
+    each_seed(0..100, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let (tls, _, trusting) = &*SETTINGS;
+        let link: Link = world::link(&mut rng).resets(0);
+        let mut world = World::new(seed, link).expect("a world");
+        let listen = Listen::on("tcp://:443").tls(tls);
+        let server = world::server_on(listen, &mut rng);
+        let server = world.start([192, 168, 0, 1], server, |_| Echo::default());
+        let server = server.expect("a server");
+        let bytes: Vec<u8> = (0..rng.usize(1..200_000)).map(|n| n as u8).collect();
+        let caller = |_| Caller {
+            bytes: bytes.clone(),
+            ..Caller::default()
+        };
+        let caller = world.start([192, 168, 0, 2], ClientEngine::new(), caller);
+        let caller = caller.expect("a client");
+        world.set_name("localhost", Resolution::to([server]));
+        world.set_name("other.test", Resolution::to([server]));
+        let engine = world.engine(caller);
+        for name in ["localhost", "other.test"] {
+            let connect = Connect::to(format!("tcp://{name}:443")).timeout(Duration::MAX);
+            engine.connect(connect.tls(trusting)).expect("it runs");
+        }
+        world.run_for(Duration::from_secs(3000));
+        let handler = world.handler(caller, 0);
+        assert_eq!(handler.back, bytes);
+        assert_eq!(handler.ended.len(), 1, "{:?}", handler.ended);
+        assert!(
+            matches!(&handler.failed[..], [error] if error.contains("certificate")),
+            "{:?}",
+            handler.failed
+        );
+        assert_eq!(world.stats(server).connections, 0);
     });
 }
