@@ -76,6 +76,8 @@ pub enum Error {
         /// The error of the kernel, or of a check before the bind.
         source: io::Error,
     },
+    /// The engine accepts no more connections, or shuts down.
+    Stopped,
     /// A reactor could not be set up, for example for want of descriptors, memory or threads.
     Setup {
         /// The object that could not be made.
@@ -109,6 +111,7 @@ impl Error {
                 addr: addr.clone(),
                 source: copy(source),
             },
+            Error::Stopped => Error::Stopped,
             Error::Setup { what, source } => Error::Setup {
                 what,
                 source: copy(source),
@@ -126,6 +129,7 @@ error_messages! {
         Error::Address { input, problem } => "bad address {input:?}: {problem}",
         Error::Option { name, problem } => "bad option {name}: {problem}",
         Error::Bind { addr, source } => "cannot listen on {addr}: {source}",
+        Error::Stopped => "the engine does not accept any more",
         Error::Setup { what, source } => "cannot make {what}: {source}",
         Error::Boot { reactor, message } => "the handler of reactor {reactor} panicked while booting: {message}",
     }

@@ -93,8 +93,8 @@ pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 pub use crate::engine::handler::{
     Action, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
-    EventHandler, Frame, Handle, HandleError, PipeError, Reactor, Service, Udp, WriteError,
-    service,
+    EventHandler, Frame, Handle, HandleError, Listening, PipeError, Reactor, Service, Udp,
+    WriteError, service,
 };
 pub use crate::engine::listen::{Listen, handover};
 #[cfg(feature = "proxy-protocol")]

@@ -13,10 +13,13 @@ use crate::addr::Addr;
 use crate::clock::millis;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::listen::admission::Admission;
-use crate::engine::listen::bind::BoundSocket;
+use crate::engine::listen::listeners::{AllListening, ListenerChange};
 use crate::engine::mailbox::{Mailbox, PushError, Wake};
 use crate::engine::slots::{ConnId, Liveness};
+use crate::engine::udp::sockets::Common;
+use crate::error::Error;
 use crate::metrics::{Metrics, Stats};
+use crate::sys::options::SocketOptions;
 use crate::workers::WorkerPool;
 
 /// A running engine. Any thread can use it to stop the engine, observe it, or run tasks on its reactors.
@@ -30,8 +33,12 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) main: Option<MainReactor>,
     pub(crate) admission: Admission,
     pub(crate) local_addrs: Vec<Addr>,
-    /// The listening sockets, for another process to take over. Empty once the engine has stopped listening.
-    pub(crate) listening: Mutex<Vec<Arc<BoundSocket>>>,
+    /// The listeners. Empty once the engine has stopped listening.
+    pub(crate) listening: Mutex<AllListening>,
+    /// The number of the next listener.
+    pub(crate) next_listener: AtomicUsize,
+    /// The options of further listeners. None if none can be opened, in a simulation.
+    pub(crate) listen_options: Option<ListenOptions>,
     /// False once the engine accepts no more connections.
     pub(crate) accepting: AtomicBool,
     /// The number of threads that still accept.
@@ -64,6 +71,14 @@ pub(crate) struct Peer<H: EventHandler> {
 pub(crate) struct MainReactor {
     pub(crate) waker: mio::Waker,
     pub(crate) metrics: Metrics,
+    /// The listeners to open and to close.
+    pub(crate) changes: Mutex<Vec<ListenerChange>>,
+}
+
+/// The options of listeners that are opened while the engine runs.
+pub(crate) struct ListenOptions {
+    pub(crate) socket: SocketOptions,
+    pub(crate) udp: Common,
 }
 
 /// The value of `drain_within` before a shutdown.
@@ -72,6 +87,19 @@ pub(crate) const RUNNING: u64 = u64::MAX;
 /// The number of files that are read at the same time.
 const READING_THREADS: usize = 4;
 
+impl<H: EventHandler> Shared<H> {
+    /// Returns the options for a further listener at `addr`.
+    pub(crate) fn listen_options(&self, addr: &str) -> Result<&ListenOptions, Error> {
+        self.listen_options.as_ref().ok_or_else(|| Error::Bind {
+            addr: addr.to_owned(),
+            source: io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a simulated engine listens only where it was started",
+            ),
+        })
+    }
+}
+
 impl<H: EventHandler> Engine<H> {
     pub(crate) fn new(shared: Shared<H>) -> Self {
         Self {
@@ -79,7 +107,8 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
-    /// Returns the addresses it listens on, in the order they were given, with the ports that the kernel chose.
+    /// Returns the addresses that it listens on since the start, in the order they were given, with the ports that the kernel
+    /// chose. Those of later listeners are in their [`Listening`](crate::Listening).
     pub fn local_addrs(&self) -> &[Addr] {
         &self.shared.local_addrs
     }
@@ -131,7 +160,7 @@ impl<H: EventHandler> Engine<H> {
     /// The error of `dup(2)`.
     pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
         let listening = self.shared.listening.lock();
-        listening.iter().map(|bound| bound.hand_over()).collect()
+        listening.streams().map(|bound| bound.hand_over()).collect()
     }
 
     /// Stops accepting, and continues to serve the connections and UDP sockets it has, without a deadline. A server
@@ -154,7 +183,11 @@ impl<H: EventHandler> Engine<H> {
     /// Returns true while it accepts connections. Once it returns false, all accepted connections count among the
     /// [`connections`](Self::connections).
     pub fn is_accepting(&self) -> bool {
-        self.shared.acceptors.load(Ordering::Acquire) > 0
+        let listening = self.shared.listening.lock();
+        if self.shared.accepting.load(Ordering::Acquire) {
+            return listening.streams().next().is_some();
+        }
+        listening.had_streams() && self.shared.acceptors.load(Ordering::Acquire) > 0
     }
 
     /// Begins to shut down in stages. The engine stops accepting, lets connections drain, and resets those that take

@@ -9,8 +9,10 @@ use crate::addr::Endpoint;
 use crate::codec::Encode;
 use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::{Connect, DialId};
+use crate::engine::listen::listeners::ListenerChange;
 use crate::engine::mailbox::PushError;
 use crate::engine::slots::ConnId;
+use crate::engine::udp::sockets::UdpSockets;
 use crate::error::error_messages;
 use crate::panic;
 
@@ -116,6 +118,10 @@ pub(crate) enum Command<H: EventHandler> {
     Answer(ConnId, Option<u64>, Option<Box<dyn ConnTask<H>>>),
     OnReactor(ReactorTask<H>),
     Broadcast(Bytes),
+    /// Open or close a listener of a reactor that accepts by itself, or close a UDP listener.
+    ChangeListeners(ListenerChange),
+    /// Serve further UDP sockets.
+    AddUdpSockets(Box<UdpSockets>),
     StopAccepting,
     /// A part of a file has been read for a connection.
     FileRead(ConnId, io::Result<Vec<u8>>),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::addr::Endpoint;
+use crate::addr::{Addr, Endpoint};
 use crate::engine::listen::handshakes::Handshakes;
 use crate::engine::listen::socket_path::SocketPath;
 use crate::engine::listen::{Place, StreamPlace};
@@ -98,7 +98,12 @@ impl Listener {
         })
     }
 
-    /// Returns a listener for another thread on the same address.
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        let addr = self.bound.socket.local_addr()?;
+        Ok(socket::to_addr(&addr))
+    }
+
+    /// Returns a listener for another thread on the same address. Without options it shares the socket.
     pub(crate) fn sibling(&self, options: Option<&SocketOptions>) -> io::Result<Self> {
         let addr = self.bound.socket.local_addr()?;
         let bound = match (addr.as_socket(), options) {

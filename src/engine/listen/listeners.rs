@@ -41,6 +41,60 @@ pub(crate) enum AcceptOutcome {
     NoneWaits,
 }
 
+/// A change of the listeners while they are served.
+#[derive(Debug)]
+pub(crate) enum ListenerChange {
+    Add(Listener),
+    /// Close the listener with this number.
+    Remove(usize),
+}
+
+/// The sockets that listen, as all threads of an engine see them.
+#[derive(Debug, Default)]
+pub(crate) struct AllListening {
+    /// Each with the number of its listener. None for the sockets of a UDP listener, which are the reactors'.
+    sockets: Vec<(usize, Option<Arc<BoundSocket>>)>,
+    /// True once there was a stream listener.
+    had_streams: bool,
+}
+
+impl AllListening {
+    /// Adds a socket, unless it is known already.
+    pub(crate) fn add(&mut self, number: usize, socket: &Arc<BoundSocket>) {
+        let mut known = self.streams();
+        if !known.any(|known| Arc::ptr_eq(known, socket)) {
+            drop(known);
+            self.sockets.push((number, Some(socket.clone())));
+            self.had_streams = true;
+        }
+    }
+
+    pub(crate) fn add_udp(&mut self, number: usize) {
+        self.sockets.push((number, None));
+    }
+
+    /// Removes a listener. Returns true if there was one.
+    pub(crate) fn remove(&mut self, number: usize) -> bool {
+        let before = self.sockets.len();
+        self.sockets.retain(|(known, _)| *known != number);
+        self.sockets.len() < before
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.sockets.clear();
+    }
+
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &Arc<BoundSocket>> {
+        self.sockets
+            .iter()
+            .filter_map(|(_, socket)| socket.as_ref())
+    }
+
+    pub(crate) fn had_streams(&self) -> bool {
+        self.had_streams
+    }
+}
+
 /// An accepted connection.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -84,29 +138,62 @@ impl Listeners {
 
     /// Returns the local addresses with the numbers of the listeners.
     pub(crate) fn local_addrs(&self) -> io::Result<Vec<(usize, Addr)>> {
-        let addr = |listener: &Listener| {
-            let addr = listener.bound.socket.local_addr()?;
-            Ok((listener.number, socket::to_addr(&addr)))
-        };
+        let addr = |listener: &Listener| Ok((listener.number, listener.local_addr()?));
         self.listeners.iter().map(addr).collect()
     }
 
-    /// Returns the sockets, for a hand-over to another process.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = Arc<BoundSocket>> {
-        self.listeners.iter().map(|listener| listener.bound.clone())
-    }
-
-    /// Registers the listeners with tokens from `first` on.
-    pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
-        for (n, listener) in self.listeners.iter().enumerate() {
-            let fd = listener.bound.socket.as_raw_fd();
-            registry.register(&mut SourceFd(&fd), Token(first + n), Interest::READABLE)?;
+    /// Adds the sockets to those that listen.
+    pub(crate) fn note(&self, all: &mut AllListening) {
+        for listener in &self.listeners {
+            all.add(listener.number, &listener.bound);
         }
-        Ok(())
     }
 
-    pub(crate) fn mark_ready(&mut self, index: usize) {
-        if let Some(listener) = self.listeners.get_mut(index) {
+    pub(crate) fn are_any(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
+    /// Registers the listeners. Their tokens are `first` and their numbers together.
+    pub(crate) fn register(&self, registry: &Registry, first: usize) -> io::Result<()> {
+        self.listeners
+            .iter()
+            .try_for_each(|listener| watch(listener, registry, first))
+    }
+
+    /// Adds or closes a listener. `options` are those of accepted sockets.
+    pub(crate) fn change(
+        &mut self,
+        change: ListenerChange,
+        options: &SocketOptions,
+        registry: &Registry,
+        first: usize,
+    ) {
+        match change {
+            ListenerChange::Add(mut listener) => {
+                if let Err(error) = watch(&listener, registry, first) {
+                    log::error!(
+                        target: "epicycle::accept",
+                        "cannot watch listener {}, so it is closed: {error}", listener.number
+                    );
+                    return;
+                }
+                // Connections may wait since before it was watched.
+                listener.ready = true;
+                self.options.get_or_insert_with(|| options.clone());
+                self.listeners.push(listener);
+            }
+            ListenerChange::Remove(number) => {
+                let leaving = self
+                    .listeners
+                    .extract_if(.., |known| known.number == number);
+                leaving.for_each(|listener| unwatch(&listener, registry));
+            }
+        }
+    }
+
+    pub(crate) fn mark_ready(&mut self, number: usize) {
+        let mut listeners = self.listeners.iter_mut();
+        if let Some(listener) = listeners.find(|listener| listener.number == number) {
             listener.ready = true;
         }
     }
@@ -193,16 +280,24 @@ impl Listeners {
         self.blocked = false;
     }
 
-    /// Closes the listeners. Returns true if there were any.
-    pub(crate) fn close(&mut self, registry: &Registry) -> bool {
-        let were_any = !self.listeners.is_empty();
+    /// Closes the listeners.
+    pub(crate) fn close(&mut self, registry: &Registry) {
         for listener in self.listeners.drain(..) {
-            // Another process may have a copy of the socket. Its events would then still arrive here.
-            let fd = listener.bound.socket.as_raw_fd();
-            if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
-                log::debug!(target: "epicycle::accept", "a listener was not watched: {error}");
-            }
+            unwatch(&listener, registry);
         }
-        were_any
+    }
+}
+
+fn watch(listener: &Listener, registry: &Registry, first: usize) -> io::Result<()> {
+    let fd = listener.bound.socket.as_raw_fd();
+    let token = Token(first + listener.number);
+    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+}
+
+/// Ends the events of a listener. Another process or reactor may have the socket too, and it would then still cause them.
+fn unwatch(listener: &Listener, registry: &Registry) {
+    let fd = listener.bound.socket.as_raw_fd();
+    if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
+        log::debug!(target: "epicycle::accept", "a listener was not watched: {error}");
     }
 }

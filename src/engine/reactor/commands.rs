@@ -4,13 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, NOBODY, ShutdownStage};
+use super::{CLOSE_BUDGET, COMMAND_BUDGET, EventLoop, LISTENERS, NOBODY, ShutdownStage};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::context::{Served, Slot, Timer};
 use crate::engine::handler::converse::{is_awaited, is_owed};
 use crate::engine::handler::{Command, EventHandler, Moment, Reactor, WriteError, answer};
+use crate::engine::listen::listeners::ListenerChange;
 
 impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
@@ -123,6 +124,17 @@ impl<H: EventHandler> EventLoop<H> {
             Command::Resolved(id, number, found) => self.resolved(id, number, found),
             Command::CancelConnect(id) => self.cancel_dial(id),
             Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
+            Command::ChangeListeners(change) => {
+                if let ListenerChange::Remove(number) = change {
+                    cx.udp_sockets.unlisten(number);
+                }
+                let registry = self.poll.registry();
+                let options = &self.dials.options;
+                self.listeners.change(change, options, registry, LISTENERS);
+            }
+            Command::AddUdpSockets(sockets) => {
+                cx.udp_sockets.adopt(*sockets, self.poll.registry());
+            }
             Command::StopAccepting => self.stop_accepting(),
             Command::Shutdown => self.stop(),
             Command::Settled => self.drain_rest(),
@@ -155,7 +167,8 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn stop_accepting(&mut self) {
-        if self.listeners.close(self.poll.registry()) {
+        self.listeners.close(self.poll.registry());
+        if std::mem::replace(&mut self.accepts_itself, false) {
             self.cx
                 .engine
                 .shared()

@@ -60,6 +60,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) limits: Limits,
     /// The listeners of a reactor that accepts by itself. Their tokens begin at [`LISTENERS`].
     pub(crate) listeners: Listeners,
+    /// True if there is no main reactor.
+    pub(crate) accepts_itself: bool,
     /// The UDP sockets. They are watched as well.
     pub(crate) udp_sockets: UdpSockets,
     /// The options of outbound sockets.
@@ -77,6 +79,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
     connections: Connections<H>,
     cx: Context<H>,
     listeners: Listeners,
+    /// True if it accepts by itself and has not stopped.
+    accepts_itself: bool,
     /// The buffer into which input is received and decoded. Only leftovers are copied out of it.
     scratch: Box<[u8]>,
     commands: VecDeque<Command<H>>,
@@ -171,6 +175,7 @@ impl<H: EventHandler> EventLoop<H> {
                 connections: Connections::new(parts.index),
                 cx: Context::new(parts.engine, parts.index, parts.limits, parts.clock),
                 listeners: parts.listeners,
+                accepts_itself: parts.accepts_itself,
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
                 commands: VecDeque::new(),
                 dials: Dials::new(parts.socket, parts.stack),

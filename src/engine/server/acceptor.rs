@@ -160,6 +160,7 @@ impl<H: EventHandler> Acceptor<H> {
                     self.listeners.mark_ready(event.token().0);
                 }
             }
+            self.change_listeners();
             if self.retry_at.is_some_and(|at| at <= Instant::now()) {
                 self.retry_at = None;
                 self.listeners.unblock();
@@ -168,6 +169,17 @@ impl<H: EventHandler> Acceptor<H> {
         }
         drop(self);
         engine.shared().acceptors.fetch_sub(1, Ordering::Release);
+    }
+
+    fn change_listeners(&mut self) {
+        let shared = self.engine.shared();
+        if let (Some(main), Some(options)) = (&shared.main, &shared.listen_options) {
+            let changes = std::mem::take(&mut *main.changes.lock());
+            for change in changes {
+                let registry = self.poll.registry();
+                self.listeners.change(change, &options.socket, registry, 0);
+            }
+        }
     }
 
     fn timeout(&self) -> Option<Duration> {

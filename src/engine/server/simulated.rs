@@ -124,6 +124,7 @@ impl Server {
                 index,
                 limits: settings.limits.clone(),
                 listeners: Listeners::default(),
+                accepts_itself: false,
                 udp_sockets,
                 socket: settings.socket.clone(),
                 stack: NetworkStack::Simulated(site.host(poller)),

@@ -17,9 +17,8 @@ use crate::addr::Addr;
 use crate::clock::{Clock, millis};
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::handler::EventHandler;
-use crate::engine::handler::engine::{Engine, MainReactor, Peer, RUNNING, Shared};
-use crate::engine::listen::bind::BoundSocket;
-use crate::engine::listen::listeners::Listeners;
+use crate::engine::handler::engine::{Engine, ListenOptions, MainReactor, Peer, RUNNING, Shared};
+use crate::engine::listen::listeners::{AllListening, Listeners};
 use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Mailbox;
 use crate::engine::reactor::{EventLoop, LISTENERS, Parts, WAKER};
@@ -58,21 +57,27 @@ pub(super) fn start<H: EventHandler>(
     let Accepting {
         main,
         reactors: listeners,
-        sockets,
+        mut sockets,
     } = Accepting::assign(bound.listeners, &bound.names, &settings)?;
     let (main, dealing) = main.map_or((None, None), |(main, poll, listeners)| {
         (Some(main), Some((poll, listeners)))
     });
-    let acceptors = match dealing {
-        _ if sockets.is_empty() => 0,
-        Some(_) => 1,
-        None => count,
+    let accepts_itself = dealing.is_none();
+    let acceptors = if accepts_itself { count } else { 1 };
+    for number in bound.udp_numbers {
+        sockets.add_udp(number);
+    }
+    let listen_options = ListenOptions {
+        socket: settings.socket.clone(),
+        udp: udp_options(&settings),
     };
     let engine = Engine::new(Shared {
         main,
+        next_listener: AtomicUsize::new(bound.local_addrs.len()),
         local_addrs: bound.local_addrs,
         listening: Mutex::new(sockets),
         acceptors: AtomicUsize::new(acceptors),
+        listen_options: Some(listen_options),
         ..shared(&settings, peers)
     });
 
@@ -88,7 +93,7 @@ pub(super) fn start<H: EventHandler>(
         listeners,
         udp_sockets,
     });
-    running.boot_reactors(reactors, &settings, Arc::new(factory))?;
+    running.boot_reactors(reactors, accepts_itself, &settings, Arc::new(factory))?;
     if let Some((poll, listeners)) = dealing {
         running.start_acceptor(poll, listeners, settings.balance)?;
     }
@@ -137,18 +142,9 @@ impl Places {
 
     /// Refuses a UDP address without sessions if the handler does not handle datagrams.
     pub(super) fn check_handler<H: EventHandler>(&self) -> Result<(), Error> {
-        let without_sessions = |place: &&UdpPlace| place.2.sessions.is_none();
-        match self.datagrams.iter().find(without_sessions) {
-            Some((_, addr, _)) if !H::HANDLES_DATAGRAMS => Err(Error::Option {
-                name: "sessions",
-                problem: format!(
-                    "the handler takes no datagrams, which are all that arrives at {addr}: give the address sessions, \
-                     Listen::on({:?}).sessions(UdpSessions::new()), or implement on_datagram and set HANDLES_DATAGRAMS",
-                    addr.to_string()
-                ),
-            }),
-            _ => Ok(()),
-        }
+        let handles_datagrams = H::HANDLES_DATAGRAMS;
+        let mut places = self.datagrams.iter();
+        places.try_for_each(|place| sockets::check_handler(place, handles_datagrams))
     }
 }
 
@@ -159,6 +155,8 @@ struct Bound {
     listeners: Listeners,
     /// The UDP sockets of each reactor.
     udp_sockets: Vec<UdpSockets>,
+    /// The numbers of the UDP listeners.
+    udp_numbers: Vec<usize>,
     /// In the order in which the places were given.
     local_addrs: Vec<Addr>,
 }
@@ -166,13 +164,8 @@ struct Bound {
 impl Bound {
     fn bind(places: Places, settings: &Settings) -> Result<Self, Error> {
         let listeners = Listeners::bind(places.streams, &settings.socket)?;
-        let common = sockets::Common {
-            reuse_port: settings.socket.reuse_port,
-            device: settings.socket.device.clone(),
-            limits: settings.limits.clone(),
-            stack: NetworkStack::Kernel,
-        };
-        let udp = sockets::bind(places.datagrams, settings.reactors, &common)?;
+        let udp_numbers = places.datagrams.iter().map(|place| place.0).collect();
+        let udp = sockets::bind(places.datagrams, settings.reactors, &udp_options(settings))?;
         let tcp_addrs = listeners.local_addrs().map_err(setup("the listeners"))?;
         let mut local_addrs = [tcp_addrs, udp.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
@@ -180,8 +173,18 @@ impl Bound {
             names: places.names,
             listeners,
             udp_sockets: udp.reactors,
+            udp_numbers,
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
         })
+    }
+}
+
+fn udp_options(settings: &Settings) -> sockets::Common {
+    sockets::Common {
+        reuse_port: settings.socket.reuse_port,
+        device: settings.socket.device.clone(),
+        limits: settings.limits.clone(),
+        stack: NetworkStack::Kernel,
     }
 }
 
@@ -190,20 +193,22 @@ struct Accepting {
     main: Option<(MainReactor, Poll, Listeners)>,
     /// The listeners of each reactor. Empty ones if there is a main reactor.
     reactors: Vec<Listeners>,
-    /// All sockets that listen, for a hand-over to another process.
-    sockets: Vec<Arc<BoundSocket>>,
+    /// All sockets that listen.
+    sockets: AllListening,
 }
 
 impl Accepting {
     fn assign(listeners: Listeners, names: &str, settings: &Settings) -> Result<Self, Error> {
         let count = settings.reactors;
-        let mut sockets: Vec<_> = listeners.sockets().collect();
+        let mut sockets = AllListening::default();
+        listeners.note(&mut sockets);
         // With one reactor there is nothing to balance, and it accepts by itself.
-        if settings.accept_mode == AcceptMode::MainReactor && count > 1 && !sockets.is_empty() {
+        if settings.accept_mode == AcceptMode::MainReactor && count > 1 && listeners.are_any() {
             let (poll, waker) = poll_and_waker()?;
             let main = MainReactor {
                 waker,
                 metrics: Default::default(),
+                changes: Mutex::default(),
             };
             return Ok(Self {
                 main: Some((main, poll, listeners)),
@@ -217,12 +222,7 @@ impl Accepting {
                 addr: names.to_owned(),
                 source,
             })?;
-            for socket in sibling.sockets() {
-                // Sockets that cannot be bound again are shared.
-                if !sockets.iter().any(|known| Arc::ptr_eq(known, &socket)) {
-                    sockets.push(socket);
-                }
-            }
+            sibling.note(&mut sockets);
             reactors.push(sibling);
         }
         reactors.push(listeners);
@@ -253,6 +253,7 @@ impl<H: EventHandler> Running<H> {
     fn boot_reactors(
         &mut self,
         reactors: impl Iterator<Item = ReactorSockets>,
+        accepts_itself: bool,
         settings: &Settings,
         factory: Factory<H>,
     ) -> Result<(), Error> {
@@ -274,6 +275,7 @@ impl<H: EventHandler> Running<H> {
                 index,
                 limits: settings.limits.clone(),
                 listeners,
+                accepts_itself,
                 udp_sockets,
                 socket: settings.socket.clone(),
                 stack: NetworkStack::Kernel,
@@ -354,6 +356,8 @@ pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>
         listening: Mutex::default(),
         accepting: AtomicBool::new(true),
         acceptors: AtomicUsize::new(0),
+        listen_options: None,
+        next_listener: AtomicUsize::new(0),
         drain_deadline: millis(settings.drain_deadline).min(RUNNING - 1),
         drain_within: AtomicU64::new(RUNNING),
         unsettled: AtomicUsize::new(0),

@@ -49,6 +49,8 @@ pub(crate) struct UdpSocket {
     pub(crate) waiting: BTreeSet<(u64, ConnId)>,
     is_ready: bool,
     is_dirty: bool,
+    /// True if it takes no new sessions, and closes with the last one.
+    is_closing: bool,
 }
 
 /// The receiver of a socket's datagrams.
@@ -181,6 +183,22 @@ pub(crate) fn bind(
     Ok(BoundSockets { reactors, addrs })
 }
 
+/// Refuses an address without sessions if the handler does not handle datagrams.
+pub(crate) fn check_handler(place: &UdpPlace, handles_datagrams: bool) -> Result<(), Error> {
+    let (_, addr, options) = place;
+    if handles_datagrams || options.sessions.is_some() {
+        return Ok(());
+    }
+    Err(Error::Option {
+        name: "sessions",
+        problem: format!(
+            "the handler takes no datagrams, which are all that arrives at {addr}: give the address sessions, \
+             Listen::on({:?}).sessions(UdpSessions::new()), or implement on_datagram and set HANDLES_DATAGRAMS",
+            addr.to_string()
+        ),
+    })
+}
+
 fn bind_one(
     number: usize,
     (targets, family): (&[SocketAddr], Family),
@@ -252,6 +270,7 @@ impl UdpSocket {
             waiting: BTreeSet::new(),
             is_ready: false,
             is_dirty: false,
+            is_closing: false,
         }
     }
 
@@ -311,6 +330,36 @@ impl UdpSockets {
             if let Some(end) = port.socket.as_simulated() {
                 end.assign(poller);
             }
+        }
+    }
+
+    /// Takes over sockets that were bound elsewhere, and registers them. One that cannot be registered is closed.
+    pub(crate) fn adopt(&mut self, mut bound: UdpSockets, registry: &Registry) {
+        for port in bound.sockets.drain() {
+            let socket = port.socket.clone();
+            let index = self.sockets.insert(port);
+            if let Err(error) = watch(registry, index, &socket) {
+                log::error!(target: "epicycle::udp", "cannot watch a socket, so it is closed: {error}");
+                self.sockets.try_remove(index);
+            }
+        }
+    }
+
+    /// Closes the socket of a listener, after its last session.
+    pub(crate) fn unlisten(&mut self, number: usize) {
+        let Some(index) = self.of_listener(number) else {
+            return;
+        };
+        let Some(port) = self.sockets.get_mut(index) else {
+            return;
+        };
+        port.is_closing = true;
+        match &mut port.delivery {
+            Delivery::Sessions(sessions) if !sessions.open.is_empty() => {
+                sessions.max = 0;
+                sessions.recency = None;
+            }
+            _ => self.idle.push(index),
         }
     }
 
@@ -416,6 +465,9 @@ impl UdpSockets {
             Delivery::Sessions(sessions) => {
                 if let Addr::Ip(peer) = peer {
                     sessions.remove(peer, slot);
+                }
+                if port.is_closing && sessions.open.is_empty() {
+                    self.idle.push(index);
                 }
             }
             Delivery::Connected { .. } => self.idle.push(index),
