@@ -23,6 +23,7 @@ pub(super) trait Process: Any {
     fn turn(
         &mut self,
         reactor: usize,
+        now: Duration,
         timeout: Option<Duration>,
         events: &[Readiness],
         on_panic: &mut dyn FnMut(&(dyn Any + Send)),
@@ -37,8 +38,9 @@ pub(super) trait Process: Any {
     /// Accepts a connection.
     fn accept(&mut self, arrived: Arrived);
 
-    /// Does what the engine's other threads would do: closes the listeners once it accepts no more, and takes a name to look up.
-    fn follow(&mut self, number: usize, now: Duration) -> Option<Arc<str>>;
+    /// Does what the engine's other threads would do after a turn: closes the listeners once it accepts no more, and takes a
+    /// name to look up.
+    fn follow(&mut self, number: usize) -> Option<Arc<str>>;
 
     /// Completes a lookup.
     fn resolved(&mut self, name: Arc<str>, found: LookupResult);
@@ -58,10 +60,12 @@ impl<H: EventHandler> Process for SimulatedEngine<H> {
     fn turn(
         &mut self,
         reactor: usize,
+        now: Duration,
         timeout: Option<Duration>,
         events: &[Readiness],
         on_panic: &mut dyn FnMut(&(dyn Any + Send)),
     ) {
+        self.set_time(now);
         self.reactors[reactor]
             .event_loop
             .turn(timeout, events, on_panic);
@@ -90,9 +94,9 @@ impl<H: EventHandler> Process for SimulatedEngine<H> {
         SimulatedEngine::accept(self, end, to_addr(peer), listener);
     }
 
-    fn follow(&mut self, number: usize, now: Duration) -> Option<Arc<str>> {
+    fn follow(&mut self, number: usize) -> Option<Arc<str>> {
         self.follow_accepting(number);
-        self.begin_lookup(now)
+        self.engine.shared().lookups.begin_next()
     }
 
     fn resolved(&mut self, name: Arc<str>, found: LookupResult) {

@@ -279,7 +279,10 @@ impl World {
             stand_in: self.stand_in.clone(),
             clock: self.clock.restarted(),
         };
-        let process = server.simulate(site, factory)?;
+        let process = server.simulate(site, factory).inspect_err(|_| {
+            // Some of its addresses may have been bound already.
+            self.network.unlisten(number);
+        })?;
         let entry = &mut self.engines[number];
         let pace = |poller| Pace {
             poller,
@@ -385,6 +388,14 @@ impl World {
             process.downcast_ref()
         });
         engine.unwrap_or_else(|| killed(host.ip))
+    }
+}
+
+/// Returns the earlier of two times.
+fn earliest(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -513,8 +524,7 @@ impl World {
                 return true;
             }
         }
-        let next = [self.next_work(), wakes].into_iter().flatten().min();
-        let next = next.filter(|next| *next <= until);
+        let next = earliest(self.next_arrival(), wakes).filter(|next| *next <= until);
         if next.is_some() || until < u64::MAX {
             self.pass_to(next.unwrap_or(until));
         }
@@ -533,7 +543,8 @@ impl World {
         }
     }
 
-    /// Lists the reactors that may have a reason for a turn. Returns the time at which the first of the others wakes.
+    /// Lists the reactors that may have a reason for a turn. Returns the time at which the first of the others wakes, or ends
+    /// its turn.
     fn find_due(&mut self) -> Option<u64> {
         self.due.clear();
         let mut wakes = None;
@@ -542,7 +553,11 @@ impl World {
                 continue;
             };
             for (reactor, pace) in entry.reactors.iter().enumerate() {
-                if pace.has_ended || pace.busy_until > self.now {
+                if pace.has_ended {
+                    continue;
+                }
+                if pace.busy_until > self.now {
+                    wakes = earliest(wakes, Some(pace.busy_until));
                     continue;
                 }
                 let timeout = process.sleeps_for(reactor, Duration::from_micros(self.now));
@@ -556,8 +571,7 @@ impl World {
                 if let Some(timeout) = timeout {
                     let micros = timeout.as_nanos().div_ceil(1000);
                     let micros = u64::try_from(micros).unwrap_or(u64::MAX);
-                    let at = self.now.saturating_add(micros);
-                    wakes = Some(wakes.map_or(at, |wakes: u64| wakes.min(at)));
+                    wakes = earliest(wakes, Some(self.now.saturating_add(micros)));
                 }
             }
         }
@@ -584,7 +598,8 @@ impl World {
             "a reactor makes turns without a reason"
         );
         let panic = &mut self.panic;
-        process.turn(due.reactor, due.timeout, &events, &mut |panicked| {
+        let now = Duration::from_micros(self.now);
+        process.turn(due.reactor, now, due.timeout, &events, &mut |panicked| {
             panic.get_or_insert_with(|| panic::message(panicked).to_owned());
         });
         let spent = u64::try_from(clock::take_spent().as_micros()).unwrap_or(u64::MAX);
@@ -594,17 +609,31 @@ impl World {
         if pace.has_ended && entry.reactors.iter().all(|reactor| reactor.has_ended) {
             process.end_helpers();
         }
+        self.follow(due.engine);
         true
     }
 
-    /// Returns the time at which something arrives, or the turn of a reactor ends.
+    /// Does what an engine's other threads would do after a turn.
+    fn follow(&mut self, engine: usize) {
+        while let Some(process) = &mut self.engines[engine].process
+            && let Some(name) = process.follow(engine)
+        {
+            self.look_up(engine, name);
+        }
+    }
+
+    /// Returns the time at which something arrives, or another thread has done its work.
+    fn next_arrival(&self) -> Option<u64> {
+        let work = self.work.first_key_value().map(|((at, _), _)| *at);
+        earliest(self.network.next_time(), work)
+    }
+
+    /// Returns the time at which something arrives, another thread has done its work, or the turn of a reactor ends.
     fn next_work(&self) -> Option<u64> {
         let reactors = self.engines.iter().flat_map(|entry| &entry.reactors);
         let turns = reactors.map(|pace| pace.busy_until);
-        let turns = turns.filter(|end| *end > self.now).min();
-        let work = self.work.keys().next().map(|(at, _)| *at);
-        let others = [self.network.next_time(), work];
-        others.into_iter().flatten().chain(turns).min()
+        let turn = turns.filter(|end| *end > self.now).min();
+        earliest(self.next_arrival(), turn)
     }
 
     /// Executes the work of the network and of other threads that is due, and begins what waits for a thread.
@@ -623,14 +652,6 @@ impl World {
         {
             let work = entry.remove();
             self.complete(work);
-        }
-        for number in 0..self.engines.len() {
-            let now = Duration::from_micros(self.now);
-            while let Some(process) = &mut self.engines[number].process
-                && let Some(name) = process.follow(number, now)
-            {
-                self.look_up(number, name);
-            }
         }
         for pool in 0..self.pools.len() {
             while let Some(job) = self.pools[pool].workers.take() {
@@ -669,6 +690,8 @@ impl World {
                     self.network.note("resolved", engine, 0);
                     process.resolved(name, found);
                 }
+                // Its thread is free for the next name.
+                self.follow(engine);
             }
             Work::Job { pool, job } => {
                 self.network.note("done", pool, 0);

@@ -242,12 +242,10 @@ impl<H: EventHandler> SimulatedEngine<H> {
         }
     }
 
-    /// Takes the next name to look up, if a lookup thread would be free for it.
-    pub(crate) fn begin_lookup(&mut self, now: Duration) -> Option<Arc<str>> {
-        let lookups = &self.engine.shared().lookups;
+    /// Sets the time by which the addresses of names are cached.
+    pub(crate) fn set_time(&mut self, now: Duration) {
         self.clock.set(now);
-        lookups.simulate(self.clock.now());
-        lookups.begin_next()
+        self.engine.shared().lookups.simulate(self.clock.now());
     }
 
     fn pick(&mut self, peer: &Addr) -> usize {

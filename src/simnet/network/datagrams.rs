@@ -17,6 +17,16 @@ pub(crate) struct DatagramEnd {
 /// A datagram, with the address that it comes from.
 pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 
+/// A datagram on its way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// The hosts from and to which it travels.
+    path: (IpAddr, IpAddr),
+    from: SocketAddr,
+    to: SocketAddr,
+    bytes: Vec<u8>,
+}
+
 #[derive(Debug)]
 pub(super) struct DatagramSocket {
     host: IpAddr,
@@ -232,26 +242,25 @@ impl State {
         };
         for _ in 0..copies {
             let at = self.now + self.delay_between(from_ip, to_ip);
-            let datagram = Happening::Datagram {
+            let datagram = InFlight {
                 path: (from_ip, to_ip),
                 from,
                 to,
                 bytes: bytes.to_vec(),
             };
-            self.plan(at, number, datagram);
+            self.plan(at, number, Happening::Datagram(Box::new(datagram)));
         }
         Ok(())
     }
 
     /// Lets a datagram arrive that a socket has sent.
-    pub(super) fn datagram_arrives(
-        &mut self,
-        sender: usize,
-        (from_ip, to_ip): (IpAddr, IpAddr),
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    ) {
+    pub(super) fn datagram_arrives(&mut self, sender: usize, datagram: InFlight) {
+        let InFlight {
+            path: (from_ip, to_ip),
+            from,
+            to,
+            bytes,
+        } = datagram;
         if self.cuts.contains(&(from_ip, to_ip)) || self.is_down(to_ip) {
             return;
         }

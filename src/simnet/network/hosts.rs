@@ -399,7 +399,7 @@ impl State {
         if let Happening::Syn
         | Happening::GiveUp
         | Happening::Room
-        | Happening::Datagram { .. }
+        | Happening::Datagram(_)
         | Happening::DatagramRoom = happening
         {
             return false;

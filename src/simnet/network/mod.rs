@@ -15,7 +15,7 @@ use fastrand::Rng;
 use parking_lot::Mutex;
 
 pub(crate) use self::datagrams::DatagramEnd;
-use self::datagrams::DatagramSocket;
+use self::datagrams::{DatagramSocket, InFlight};
 pub(crate) use self::end::End;
 pub(crate) use self::hosts::Listening;
 use self::hosts::{Door, Host};
@@ -55,12 +55,7 @@ enum Happening {
     /// The send buffer has room again after a refused write.
     Room,
     /// A datagram arrives, that the socket with the number of the entry has sent.
-    Datagram {
-        path: (IpAddr, IpAddr),
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: Vec<u8>,
-    },
+    Datagram(Box<InFlight>),
     /// A datagram socket has room again after a refused send.
     DatagramRoom,
 }
@@ -310,12 +305,7 @@ impl State {
 
     fn happen(&mut self, network: &Network, number: usize, happening: Happening) {
         match happening {
-            Happening::Datagram {
-                path,
-                from,
-                to,
-                bytes,
-            } => self.datagram_arrives(number, path, from, to, bytes),
+            Happening::Datagram(datagram) => self.datagram_arrives(number, *datagram),
             Happening::DatagramRoom => self.datagram_room(number),
             Happening::Arrive => self.arrive(network, number),
             Happening::Syn => self.syn(network, number),
