@@ -92,7 +92,7 @@ pub use crate::engine::conn::origin::Origin;
 pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 pub use crate::engine::handler::{
-    Action, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
+    Action, Adopt, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
     EventHandler, Frame, Handle, HandleError, Listening, PipeError, Reactor, Service, Udp,
     WriteError, service,
 };

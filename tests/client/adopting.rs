@@ -147,3 +147,33 @@ fn a_copy_that_the_application_keeps_disturbs_nobody() {
     }
     assert_eq!(running.engine().connections(), 0);
 }
+
+#[test]
+fn a_socket_is_adopted_on_the_reactor_that_was_chosen() {
+    let (running, log) = start_client(client(3), |app| app);
+    let mut far_ends = Vec::new();
+    for (n, reactor) in [2, 0, 2, 1].into_iter().enumerate() {
+        let (near, far) = UnixStream::pair().expect("two ends");
+        running
+            .engine()
+            .adopt_on(reactor, near, 9)
+            .expect("is adopted");
+        log.await_open(n);
+        assert_eq!(
+            running.engine().stats().reactors[reactor].connections as usize,
+            [1, 1, 2, 1][n]
+        );
+        far_ends.push(far);
+    }
+    let (near, mut far) = UnixStream::pair().expect("two ends");
+    let refused = running.engine().adopt_on(3, near, 9);
+    assert!(matches!(
+        refused,
+        Err(ConnectError::NoSuchReactor {
+            reactor: 3,
+            reactors: 3,
+            ..
+        })
+    ));
+    assert_eq!(far.read(&mut [0; 1]).expect("it is closed"), 0);
+}

@@ -4,6 +4,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod adopting;
 mod carrying;
 mod client;
 mod closing;

@@ -137,9 +137,10 @@ const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct FailedConnect {
-    /// The number given to [`Connect::token`].
+    /// The number given to [`Connect::token`], or to [`Adopt::token`](crate::Adopt::token) if the TLS handshake on an adopted
+    /// socket failed.
     pub token: u64,
-    /// The address.
+    /// The address. For an adopted socket, that of its peer.
     pub to: Endpoint,
     /// The number of failures in a row, this one included.
     pub attempt: u32,

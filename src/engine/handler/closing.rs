@@ -517,6 +517,16 @@ impl<H: EventHandler> Served<'_, H> {
                     .push_back((closed.id, Outcome::Failed(reason)));
                 return;
             }
+            if let origin @ Origin::Adopted { .. } = state.origin() {
+                let (id, peer) = (closed.id, closed.peer);
+                let outcome = Outcome::NotAdopted {
+                    peer,
+                    origin,
+                    reason,
+                };
+                self.cx.lists.outcomes.push_back((id, outcome));
+                return;
+            }
         }
         let unsent = stream.unsent();
         closed.unsent += unsent;

@@ -9,17 +9,114 @@ use super::{Command, Engine, EventHandler, HandleError};
 use crate::addr::Endpoint;
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::{Connect, ConnectError, DialId};
+use crate::engine::listen::handshakes::Handshakes;
 use crate::engine::mailbox::PushError;
 use crate::error::Error;
 use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
-use crate::tls::TlsClient;
+use crate::tls::{TlsClient, TlsServer};
 
 /// A requested outbound connection. Dropping this value does not cancel the request.
 pub struct Connecting<H: EventHandler> {
     id: DialId,
     reactor: usize,
     engine: Engine<H>,
+}
+
+/// A connected stream socket that the engine is to take over, for [`Engine::adopt_with`].
+///
+/// ```
+/// use std::os::unix::net::UnixStream;
+/// use epicycle::{Adopt, Client, service};
+///
+/// let (near, far) = UnixStream::pair().expect("two ends");
+/// let running = Client::new().start(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+/// let adopt = Adopt::new(near).token(7).reactor(0);
+/// running.engine().adopt_with(adopt).expect("the engine runs");
+/// # use std::io::{Read, Write};
+/// # (&far).write_all(b"hello").unwrap();
+/// # (&far).read_exact(&mut [0; 5]).unwrap();
+/// # Ok::<(), epicycle::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping it closes the socket"]
+pub struct Adopt {
+    socket: OwnedFd,
+    token: u64,
+    reactor: Option<usize>,
+    handshakes: Handshakes,
+}
+
+impl Adopt {
+    /// Describes a socket without TLS, for the reactors in rotation, with the token 0.
+    pub fn new(socket: impl Into<OwnedFd>) -> Self {
+        Self {
+            socket: socket.into(),
+            token: 0,
+            reactor: None,
+            handshakes: Handshakes::default(),
+        }
+    }
+
+    /// Sets a number by which the handler recognizes the connection: [`Origin::Adopted`] contains it. Default: 0.
+    pub fn token(mut self, token: u64) -> Self {
+        self.token = token;
+        self
+    }
+
+    /// Chooses the reactor, counted from 0. Default: each in turn.
+    pub fn reactor(mut self, reactor: usize) -> Self {
+        self.reactor = Some(reactor);
+        self
+    }
+
+    /// Uses TLS as the server: the peer begins the handshake.
+    #[cfg(feature = "tls")]
+    pub fn tls_server(mut self, tls: &TlsServer) -> Self {
+        self.handshakes.tls = Some(tls.clone());
+        self
+    }
+
+    /// Uses TLS as the client: this side begins the handshake, and the peer's certificate must be valid for `host`, or for
+    /// [`TlsClient::server_name`] if that is set. The handshake may take 10 s.
+    ///
+    /// ```no_run
+    /// use std::net::TcpStream;
+    /// use epicycle::tls::{Roots, TlsClient};
+    /// use epicycle::Adopt;
+    ///
+    /// let tls = TlsClient::new(&Roots::native()?)?;
+    /// let socket = TcpStream::connect("example.com:443")?;
+    /// let adopt = Adopt::new(socket).tls_client(&tls, "example.com");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "tls")]
+    pub fn tls_client(mut self, tls: &TlsClient, host: &str) -> Self {
+        self.handshakes.tls_client = Some((tls.clone(), host.to_owned()));
+        self
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Handshakes {
+    fn check(&self) -> Result<(), ConnectError> {
+        let bad = |name, problem: &str| {
+            let problem = problem.to_owned();
+            Err(ConnectError::Option(Error::Option { name, problem }))
+        };
+        match (&self.tls, &self.tls_client) {
+            (Some(_), Some(_)) => bad("tls_client", "it is a TLS server already; use one of both"),
+            (Some(tls), None) if tls.handshake_limit().is_zero() => bad(
+                "handshake_timeout",
+                "zero would end the handshake at once; use Duration::MAX for never",
+            ),
+            (None, Some((tls, host))) => match tls.name_for(host) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(ConnectError::Tls(error.into())),
+            },
+            _ => Ok(()),
+        }
+    }
 }
 
 impl<H: EventHandler> Engine<H> {
@@ -87,18 +184,49 @@ impl<H: EventHandler> Engine<H> {
     /// [`ConnectError::Io`] for a descriptor that is not a connected stream socket, and [`ConnectError::Stopped`].
     /// The socket is then closed.
     pub fn adopt(&self, socket: impl Into<OwnedFd>, token: u64) -> Result<(), ConnectError> {
-        let socket = socket.into();
+        self.adopt_with(Adopt::new(socket).token(token))
+    }
+
+    /// Takes over a connected stream socket on one reactor, as [`adopt`](Self::adopt) does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`adopt`](Self::adopt), and [`ConnectError::NoSuchReactor`].
+    pub fn adopt_on(
+        &self,
+        reactor: usize,
+        socket: impl Into<OwnedFd>,
+        token: u64,
+    ) -> Result<(), ConnectError> {
+        self.adopt_with(Adopt::new(socket).token(token).reactor(reactor))
+    }
+
+    /// Takes over a connected stream socket, as [`adopt`](Self::adopt) does, with the options of the [`Adopt`].
+    ///
+    /// With TLS, [`on_open`](EventHandler::on_open) is called when the handshake is complete. If it fails,
+    /// [`on_connect_failed`](EventHandler::on_connect_failed) is called instead, with the token and the address of the peer.
+    ///
+    /// # Errors
+    ///
+    /// As for [`adopt`](Self::adopt), and [`ConnectError::NoSuchReactor`], [`ConnectError::Option`] and
+    /// [`ConnectError::Tls`] for a host that no certificate can be for.
+    pub fn adopt_with(&self, adopt: Adopt) -> Result<(), ConnectError> {
         if !self.takes_connects() {
             return Err(ConnectError::Stopped);
         }
-        let (socket, peer) = StreamSocket::adopt(socket).map_err(ConnectError::Io)?;
-        let target = self.peer(self.next_reactor());
+        let reactors = self.reactors();
+        let reactor = adopt.reactor.unwrap_or_else(|| self.next_reactor());
+        let target = self.shared().reactors.get(reactor);
+        let target = target.ok_or(ConnectError::NoSuchReactor { reactor, reactors })?;
+        #[cfg(feature = "tls")]
+        adopt.handshakes.check()?;
+        let (socket, peer) = StreamSocket::adopt(adopt.socket).map_err(ConnectError::Io)?;
         target.load.fetch_add(1, Ordering::Relaxed);
         let arrival = Arrival {
             socket,
             peer,
-            origin: Origin::Adopted { token },
-            handshakes: None,
+            origin: Origin::Adopted { token: adopt.token },
+            handshakes: adopt.handshakes.shared(),
         };
         // The number of descriptors bounds these, as it bounds the connections that the main reactor deals.
         if let Err(PushError::Closed(_) | PushError::Full(_)) =

@@ -154,6 +154,12 @@ pub(crate) enum Outcome {
     Opened,
     /// It was never open.
     Failed(CloseReason),
+    /// The handshake on an adopted socket has failed.
+    NotAdopted {
+        peer: Addr,
+        origin: Origin,
+        reason: CloseReason,
+    },
     /// It was open. `again` is false if this side has closed it.
     Closed {
         again: bool,

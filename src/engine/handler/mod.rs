@@ -60,7 +60,7 @@ use crate::engine::slots::ConnId;
 
 pub use self::answer::Answer;
 pub use self::conn::{Conn, ConnTimer, DetachError, Detached};
-pub use self::connecting::Connecting;
+pub use self::connecting::{Adopt, Connecting};
 pub use self::engine::Engine;
 pub(crate) use self::handle::{Command, Completion, Moment};
 pub use self::handle::{Handle, HandleError};

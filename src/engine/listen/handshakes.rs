@@ -7,13 +7,16 @@ use crate::addr::Addr;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyProtocol;
 #[cfg(feature = "tls")]
-use crate::tls::TlsServer;
+use crate::tls::{TlsClient, TlsServer};
 
-/// The steps of the connections of one listener.
+/// The steps of the connections of one listener, or of one adopted connection.
 #[derive(Debug, Default)]
 pub(crate) struct Handshakes {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServer>,
+    /// For adopted connections: this side begins the handshake with this host.
+    #[cfg(feature = "tls")]
+    pub(crate) tls_client: Option<(TlsClient, String)>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy: Option<ProxyProtocol>,
 }
@@ -27,7 +30,7 @@ impl Handshakes {
     pub(crate) fn shared(self) -> Option<Arc<Self>> {
         let any = false;
         #[cfg(feature = "tls")]
-        let any = any || self.tls.is_some();
+        let any = any || self.tls.is_some() || self.tls_client.is_some();
         #[cfg(feature = "proxy-protocol")]
         let any = any || self.proxy.is_some();
         any.then(|| Arc::new(self))

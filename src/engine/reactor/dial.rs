@@ -460,6 +460,14 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn follow_outcome(&mut self, conn: ConnId, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::NotAdopted {
+                peer,
+                origin,
+                reason,
+            } => return self.adopt_failed(peer, origin, reason),
+            outcome => outcome,
+        };
         let Some(&id) = self.dials.by_conn.get(&conn) else {
             return;
         };
@@ -497,6 +505,7 @@ impl<H: EventHandler> EventLoop<H> {
                     self.try_next(id);
                 }
             }
+            Outcome::NotAdopted { .. } => {}
             Outcome::Closed { again } => {
                 self.dials.by_conn.remove(&conn);
                 let policy = dial.connect.reconnect;
@@ -517,6 +526,26 @@ impl<H: EventHandler> EventLoop<H> {
                 }
             }
         }
+    }
+
+    /// Records a handshake on an adopted socket that failed. The handler is notified afterwards.
+    fn adopt_failed(&mut self, peer: Addr, origin: Origin, reason: CloseReason) {
+        let Origin::Adopted { token } = origin else {
+            return;
+        };
+        let to = match peer {
+            Addr::Ip(addr) => addr.into(),
+            Addr::Unix(path) => Endpoint::Unix(path.map(Into::into).unwrap_or_default()),
+            Addr::UnixAbstract(name) => Endpoint::UnixAbstract(name.into()),
+        };
+        self.cx.metrics.connect_failures.add(1);
+        self.dials.failed.push_back(FailedConnect {
+            token,
+            to,
+            attempt: 1,
+            error: connect_error(reason),
+            retry_in: None,
+        });
     }
 
     /// Handles the timer of a dial: the name lookup took too long, or it is time to try again.

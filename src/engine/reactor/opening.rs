@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+#[cfg(feature = "tls")]
+use std::time::Duration;
 
 use mio::Token;
 use mio::unix::SourceFd;
@@ -23,6 +25,8 @@ use crate::engine::conn::origin::Origin;
 use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
 use crate::engine::handler::{Conn, Detached, EventHandler};
+#[cfg(feature = "tls")]
+use crate::engine::listen::handshakes::Handshakes;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::{self, MAX_HEADER};
 use crate::engine::slots::ConnId;
@@ -30,7 +34,13 @@ use crate::engine::slots::MAX_SLOTS;
 use crate::engine::stream::Stream;
 use crate::error::StreamError;
 #[cfg(feature = "tls")]
+use crate::sys::socket::StreamSocket;
+#[cfg(feature = "tls")]
 use crate::tls::stream::TlsStream;
+
+/// The limit of the handshake that this side begins on an adopted socket.
+#[cfg(feature = "tls")]
+const CLIENT_HANDSHAKE: Duration = Duration::from_secs(10);
 
 impl<H: EventHandler> EventLoop<H> {
     /// Opens a connection on a connected socket: watches it, makes its codec, and calls the handler.
@@ -88,21 +98,27 @@ impl<H: EventHandler> EventLoop<H> {
         #[cfg(not(feature = "tls"))]
         let stream = Stream::Plain(socket);
         #[cfg(feature = "tls")]
-        let stream = match &steps.tls {
-            None => Stream::Plain(socket),
-            Some(tls) => match TlsStream::server(socket, tls) {
-                Ok(stream) => {
-                    limit = Some(tls.handshake_limit());
-                    Stream::Tls(Box::new(stream))
+        let stream = match tls_stream(socket, &steps) {
+            Ok((stream, handshake)) => {
+                limit = handshake.or(limit);
+                stream
+            }
+            Err(error) => {
+                log::error!(target: "epicycle::accept", "cannot begin TLS with {peer}: {error}");
+                self.cx.metrics.refused.add(1);
+                self.cx.release_stream(counted_as, origin);
+                self.cx.forget_proxied(id);
+                if let Origin::Adopted { .. } = origin {
+                    let reason = CloseReason::Io(io::Error::other(error));
+                    let outcome = Outcome::NotAdopted {
+                        peer,
+                        origin,
+                        reason,
+                    };
+                    self.cx.lists.outcomes.push_back((id, outcome));
                 }
-                Err(error) => {
-                    log::error!(target: "epicycle::accept", "cannot begin TLS with {peer}: {error}");
-                    self.cx.metrics.refused.add(1);
-                    self.cx.release_stream(counted_as, origin);
-                    self.cx.forget_proxied(id);
-                    return None;
-                }
-            },
+                return None;
+            }
         };
         let now = self.cx.time.moment();
         let mut state = match limit {
@@ -192,6 +208,20 @@ impl<H: EventHandler> EventLoop<H> {
             self.cx.report_panic(panic, "detach");
         }
     }
+}
+
+/// Makes the stream on a socket, and returns the limit of its handshake if it uses TLS.
+#[cfg(feature = "tls")]
+fn tls_stream(
+    socket: StreamSocket,
+    steps: &Handshakes,
+) -> Result<(Stream, Option<Duration>), Box<dyn std::error::Error + Send + Sync>> {
+    let (stream, limit) = match (&steps.tls, &steps.tls_client) {
+        (Some(tls), _) => (TlsStream::server(socket, tls)?, tls.handshake_limit()),
+        (None, Some((tls, host))) => (TlsStream::client(socket, tls, host)?, CLIENT_HANDSHAKE),
+        (None, None) => return Ok((Stream::Plain(socket), None)),
+    };
+    Ok((Stream::Tls(Box::new(stream)), Some(limit)))
 }
 
 /// Returns true if another connection of the same dial opened earlier in this turn. If there is none, this one wins.
