@@ -1,5 +1,5 @@
-//! Relays a request with 12 headers and its response through the HTTP codecs, without sockets: once with each header parsed
-//! and added again, once with raw lines. `count_relay.py` counts the instructions.
+//! Relays a request with 12 headers and its response through the HTTP codecs, without sockets: once with each header
+//! parsed and added again, once with raw lines. `count_relay.py` counts the instructions.
 
 #![allow(missing_docs)]
 
@@ -7,7 +7,7 @@ use std::env;
 
 use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
 use epicycle::http::client::{self, StreamCodec};
-use epicycle::http::{End, HeaderBlock, HttpStreamCodec, Part, Response, Trailers};
+use epicycle::http::{End, HeaderBlock, HttpStreamCodec, RequestPart, ServerResponse, Trailers};
 
 const REQUEST: &[u8] = b"GET /api/items/12345?sort=name&limit=20 HTTP/1.1\r\nHost: app.example.org\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
@@ -15,12 +15,12 @@ const REQUEST: &[u8] = b"GET /api/items/12345?sort=name&limit=20 HTTP/1.1\r\nHos
     Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n\
     Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\nReferer: https://app.example.org/items\r\n\
     Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: same-origin\r\n\
-    X-Request-Id: 6f1c2a7e-0001\r\n\r\n";
+    X-ServerRequest-Id: 6f1c2a7e-0001\r\n\r\n";
 
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: origin/1.0\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
     Content-Type: application/json; charset=utf-8\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\
     Cache-Control: private, max-age=60\r\nETag: \"5d41402abc4b2a76b9719d911017c592\"\r\nVary: Accept-Encoding\r\n\
-    X-Request-Id: 6f1c2a7e-0001\r\nX-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n\
+    X-ServerRequest-Id: 6f1c2a7e-0001\r\nX-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n\
     Strict-Transport-Security: max-age=31536000\r\n\r\nhello";
 
 /// The headers that a proxy drops.
@@ -57,7 +57,7 @@ impl Relay {
                 break;
             };
             sent += match frame {
-                Part::Head(request) => {
+                RequestPart::Head(request) => {
                     self.block.clear();
                     if self.passes_headers {
                         for line in request.headers().end_to_end() {
@@ -67,7 +67,7 @@ impl Relay {
                     }
                     encode_to_vec(
                         &mut self.client,
-                        client::Request::relayed(&request).block(&self.block),
+                        client::ClientRequest::relayed(&request).block(&self.block),
                     )?
                     .len()
                 }
@@ -81,7 +81,7 @@ impl Relay {
                 break;
             };
             sent += match frame {
-                client::Part::Head(response) => {
+                client::ResponsePart::Head(response) => {
                     self.block.clear();
                     if self.passes_headers {
                         for line in response.headers().end_to_end() {
@@ -91,11 +91,11 @@ impl Relay {
                     }
                     encode_to_vec(
                         &mut self.server,
-                        Response::relayed(&response).block(&self.block),
+                        ServerResponse::relayed(&response).block(&self.block),
                     )?
                     .len()
                 }
-                client::Part::Body(bytes) => {
+                client::ResponsePart::Body(bytes) => {
                     encode_to_vec(&mut self.server, epicycle::http::Chunk(bytes))?.len()
                 }
                 _ => encode_to_vec(&mut self.server, Trailers(&HeaderBlock::new()))?.len(),
@@ -112,9 +112,10 @@ impl Relay {
             let Decoded::Frame { frame, consumed } = self.server.decode(rest)? else {
                 break;
             };
-            if let Part::Head(request) = frame {
+            if let RequestPart::Head(request) = frame {
                 let host = request.host().unwrap_or_default();
-                let mut relayed = client::Request::new(request.method(), host, request.target());
+                let mut relayed =
+                    client::ClientRequest::new(request.method(), host, request.target());
                 for (name, value) in request.headers() {
                     if !DROPPED
                         .iter()
@@ -133,8 +134,8 @@ impl Relay {
                 break;
             };
             sent += match frame {
-                client::Part::Head(response) => {
-                    let mut relayed = Response::new(response.status())
+                client::ResponsePart::Head(response) => {
+                    let mut relayed = ServerResponse::new(response.status())
                         .sized(response.content_length().unwrap_or(0));
                     for (name, value) in response.headers() {
                         if !DROPPED
@@ -146,7 +147,7 @@ impl Relay {
                     }
                     encode_to_vec(&mut self.server, relayed.header("Via", "1.1 relay"))?.len()
                 }
-                client::Part::Body(bytes) => {
+                client::ResponsePart::Body(bytes) => {
                     encode_to_vec(&mut self.server, epicycle::http::Chunk(bytes))?.len()
                 }
                 _ => 0,

@@ -46,7 +46,7 @@ impl EventHandler for Slow {
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, _session: &mut (), line: &[u8]) -> Action {
         // Runs if the answer is dropped: the pool was full, or the job panicked.
-        let answer = conn.defer_answer().otherwise(|_, conn, ()| {
+        let answer = conn.defer_answer().if_dropped(|_, conn, ()| {
             if conn.send("sorry: too busy, or out of order").is_err() {
                 conn.close();
             }

@@ -383,7 +383,7 @@ fn an_answer_that_is_dropped_closes_where_the_codec_has_no_words_for_it() {
 fn an_answer_that_is_dropped_can_have_a_substitute() {
     let (running, log) = start(local(), |app| {
         lines(app).react(|conn, _, line| {
-            let answer = conn.defer_answer().otherwise(|_, conn, _| {
+            let answer = conn.defer_answer().if_dropped(|_, conn, _| {
                 conn.send("sorry").expect("is taken");
             });
             if line == b"b" {

@@ -1,8 +1,8 @@
-//! A page that shows an echo server under load. Try `dashboard`, open http://127.0.0.1:8080/ and send bytes to port 9000.
-//! Prometheus reads the counters of both engines at http://127.0.0.1:8080/metrics.
+//! A page that shows an echo server under load. Try `dashboard`, open http://127.0.0.1:8080/ and send bytes to port
+//! 9000. Prometheus reads the counters of both engines at http://127.0.0.1:8080/metrics.
 //!
-//! Two engines run in this process. One is the echo server. The other serves the page, and sends the counters of the first to
-//! it four times a second, over a WebSocket.
+//! Two engines run in this process. One is the echo server. The other serves the page, and sends the counters of the
+//! first to it four times a second, over a WebSocket.
 
 mod sample;
 #[path = "../util/mod.rs"]
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use epicycle::http::{NoRoute, Request, Response, Router, StatusCode};
+use epicycle::http::{NoRoute, Router, ServerRequest, ServerResponse, StatusCode};
 use epicycle::metrics::{self, Exposition};
 use epicycle::ws::{self, Incoming, Prepared, ServerCodec};
 use epicycle::{Action, Conn, Engine, EventHandler, Reactor, Running, Server, Service, service};
@@ -59,12 +59,12 @@ impl Dashboard {
         &self,
         conn: &mut Conn<'_, Self>,
         is_live: &mut bool,
-        request: &Request<'_>,
+        request: &ServerRequest<'_>,
     ) -> Action {
         match self.routes.find(request.method(), request.path()) {
             Ok(found) => match found.value {
                 Route::Page => {
-                    let page = Response::ok()
+                    let page = ServerResponse::ok()
                         .header("Content-Type", "text/html; charset=utf-8")
                         .header("Content-Security-Policy", POLICY)
                         .header("Cache-Control", "no-cache")
@@ -78,7 +78,7 @@ impl Dashboard {
                     exposition.add(&[("engine", "page")], &conn.engine().stats());
                     let mut text = String::new();
                     exposition.write(&mut text);
-                    let answer = Response::ok()
+                    let answer = ServerResponse::ok()
                         .header("Content-Type", metrics::CONTENT_TYPE)
                         .body(&text);
                     conn.send(answer).into()
@@ -86,11 +86,11 @@ impl Dashboard {
             },
             Err(NoRoute::MethodNotAllowed { allow }) => {
                 let refusal =
-                    Response::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n");
+                    ServerResponse::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed\n");
                 conn.send(refusal.header("Allow", &allow)).into()
             }
             Err(_) => {
-                let refusal = Response::text(StatusCode::NOT_FOUND, "the page is at /\n");
+                let refusal = ServerResponse::text(StatusCode::NOT_FOUND, "the page is at /\n");
                 conn.send(refusal).into()
             }
         }
@@ -98,7 +98,7 @@ impl Dashboard {
 }
 
 /// Opens a WebSocket for the page, and refuses pages of other servers.
-fn open(conn: &mut Conn<'_, Dashboard>, is_live: &mut bool, request: &Request<'_>) -> Action {
+fn open(conn: &mut Conn<'_, Dashboard>, is_live: &mut bool, request: &ServerRequest<'_>) -> Action {
     let host = request.host().unwrap_or_default();
     let own = ["http", "https"].map(|scheme| format!("{scheme}://{host}"));
     match ws::accept(request).and_then(|accept| accept.origins(own)) {

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use epicycle::http::{Limits, Prepared, Request, Response, Router};
+use epicycle::http::{Limits, Prepared, Router, ServerRequest, ServerResponse};
 use epicycle::ws::{Incoming, ServerCodec};
 use epicycle::{Action, Conn, EventHandler, Reactor, WorkerPool};
 
@@ -60,7 +60,7 @@ impl Http {
         &self,
         conn: &mut Conn<'_, Self>,
         session: &mut Session,
-        request: &Request<'_>,
+        request: &ServerRequest<'_>,
     ) -> Action {
         // The most frequent request needs no lookup.
         if request.target() == "/" && request.method() == "GET" {
@@ -150,7 +150,7 @@ fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
     }
     let routes = Arc::new(pages::routes()?);
     let pool = WorkerPool::builder().build()?;
-    let hello = Response::ok()
+    let hello = ServerResponse::ok()
         .header("Server", "epicycle")
         .header("Content-Type", "text/plain")
         .body(body);

@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::http::{
-    Chunk, End, Event, NoRoute, Params, Request, Response, RouteError, Router, StatusCode,
+    Chunk, End, NoRoute, Params, RouteError, Router, ServerRequest, ServerResponse, SseEvent,
+    StatusCode,
 };
 use epicycle::{Action, Conn, WriteError, metrics, ws};
 use sha2::{Digest, Sha256};
@@ -14,7 +15,7 @@ use super::Http;
 
 /// Answers a request.
 pub(crate) type Page =
-    fn(&Http, &mut Conn<'_, Http>, &mut Session, &Request<'_>, &Params<'_, '_>) -> Action;
+    fn(&Http, &mut Conn<'_, Http>, &mut Session, &ServerRequest<'_>, &Params<'_, '_>) -> Action;
 
 /// The output that a connection still has to send.
 #[derive(Debug, Default)]
@@ -60,9 +61,9 @@ pub(crate) fn nothing(conn: &mut Conn<'_, Http>, why: &NoRoute) -> Action {
     let text = format!("{why}\n");
     let answer = match why {
         NoRoute::MethodNotAllowed { allow } => {
-            Response::text(StatusCode::METHOD_NOT_ALLOWED, &text).header("Allow", allow)
+            ServerResponse::text(StatusCode::METHOD_NOT_ALLOWED, &text).header("Allow", allow)
         }
-        _ => Response::text(StatusCode::NOT_FOUND, &text),
+        _ => ServerResponse::text(StatusCode::NOT_FOUND, &text),
     };
     conn.send(answer).into()
 }
@@ -71,7 +72,7 @@ fn hello(
     http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    _request: &Request<'_>,
+    _request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     http.hello(conn)
@@ -82,7 +83,7 @@ fn headers(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     let mut text = String::new();
@@ -96,7 +97,8 @@ fn headers(
     for (name, value) in request.headers() {
         let _ = writeln!(text, "{name}: {}", String::from_utf8_lossy(value));
     }
-    conn.send(Response::text(StatusCode::OK, &text)).into()
+    conn.send(ServerResponse::text(StatusCode::OK, &text))
+        .into()
 }
 
 /// Shows the counters of the engine, for Prometheus.
@@ -104,12 +106,12 @@ fn show_metrics(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    _request: &Request<'_>,
+    _request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     let mut text = String::new();
     metrics::prometheus(&conn.engine().stats(), &mut text);
-    let answer = Response::ok()
+    let answer = ServerResponse::ok()
         .header("Content-Type", metrics::CONTENT_TYPE)
         .body(&text);
     conn.send(answer).into()
@@ -120,17 +122,18 @@ fn json(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     match serde_json::from_slice::<serde_json::Value>(request.body()) {
         Ok(value) => {
             let json = format!("{value}\n");
-            conn.send(Response::json(StatusCode::OK, &json)).into()
+            conn.send(ServerResponse::json(StatusCode::OK, &json))
+                .into()
         }
         Err(error) => {
             let why = format!("the body is not JSON: {error}\n");
-            conn.send(Response::text(StatusCode::BAD_REQUEST, &why))
+            conn.send(ServerResponse::text(StatusCode::BAD_REQUEST, &why))
                 .into()
         }
     }
@@ -141,7 +144,7 @@ fn upload(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     let body = request.body();
@@ -150,7 +153,8 @@ fn upload(
         let _ = write!(text, "{byte:02x}");
     }
     text.push('\n');
-    conn.send(Response::text(StatusCode::OK, &text)).into()
+    conn.send(ServerResponse::text(StatusCode::OK, &text))
+        .into()
 }
 
 /// Answers after some milliseconds of work on a worker thread.
@@ -158,7 +162,7 @@ fn slow(
     http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    _request: &Request<'_>,
+    _request: &ServerRequest<'_>,
     params: &Params<'_, '_>,
 ) -> Action {
     let millis = params.get("millis").and_then(|millis| millis.parse().ok());
@@ -168,7 +172,7 @@ fn slow(
     else {
         let why = "how many milliseconds? /slow/500, for example; at most 10000\n";
         return conn
-            .send(Response::text(StatusCode::BAD_REQUEST, why))
+            .send(ServerResponse::text(StatusCode::BAD_REQUEST, why))
             .into();
     };
     let answer = conn.defer_answer();
@@ -176,14 +180,14 @@ fn slow(
         thread::sleep(work);
         let text = format!("that took {} ms\n", work.as_millis());
         // Fails if the client has disconnected, and then no answer is needed.
-        let _ = answer.send(Response::text(StatusCode::OK, "").shared_body(text));
+        let _ = answer.send(ServerResponse::text(StatusCode::OK, "").shared_body(text));
     };
     match http.pool.submit(job) {
         // If the job panics, its answer is dropped, and the client receives status 500.
         Ok(()) => Action::Continue,
         Err(rejected) => {
             let why = format!("{rejected}\n");
-            let busy = Response::text(StatusCode::SERVICE_UNAVAILABLE, &why);
+            let busy = ServerResponse::text(StatusCode::SERVICE_UNAVAILABLE, &why);
             conn.send(busy).into()
         }
     }
@@ -194,16 +198,16 @@ fn stream(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     params: &Params<'_, '_>,
 ) -> Action {
     let Some(count) = params.get("lines").and_then(|lines| lines.parse().ok()) else {
         let why = "how many lines? /stream/1000, for example\n";
         return conn
-            .send(Response::text(StatusCode::BAD_REQUEST, why))
+            .send(ServerResponse::text(StatusCode::BAD_REQUEST, why))
             .into();
     };
-    let head = Response::ok()
+    let head = ServerResponse::ok()
         .header("Content-Type", "text/plain; charset=utf-8")
         .streamed();
     if let Err(error) = conn.send(head) {
@@ -222,10 +226,10 @@ fn events(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
-    if conn.send(Response::event_stream()).is_err() {
+    if conn.send(ServerResponse::event_stream()).is_err() {
         return Action::Close;
     }
     if request.method() == "HEAD" {
@@ -245,7 +249,7 @@ fn web_socket(
     _http: &Http,
     conn: &mut Conn<'_, Http>,
     _session: &mut Session,
-    request: &Request<'_>,
+    request: &ServerRequest<'_>,
     _params: &Params<'_, '_>,
 ) -> Action {
     conn.send(ws::accept(request)).into()
@@ -260,7 +264,7 @@ pub(crate) fn tick(conn: &mut Conn<'_, Http>, session: &mut Session) -> Result<(
     if conn.has_room() {
         let number = next.to_string();
         let data = format!("tick {number}");
-        conn.send(Event::new(&data).event("tick").id(&number))?;
+        conn.send(SseEvent::new(&data).event("tick").id(&number))?;
         *next += 1;
     }
     conn.set_timer(TICK, 0);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use epicycle::http::Request;
+use epicycle::http::ServerRequest;
 use httpdate::parse_http_date;
 
 /// The conditional headers of a request.
@@ -35,7 +35,7 @@ pub(crate) enum Verdict {
 }
 
 impl Conditions {
-    pub(crate) fn of(request: &Request<'_>) -> Self {
+    pub(crate) fn of(request: &ServerRequest<'_>) -> Self {
         // Several lines with one name are one list.
         let header = |name| {
             let lines = request.headers().get_all(name);

@@ -1,9 +1,9 @@
 //! Serves the files of a directory over HTTP, with `Conn::send_file`. Try
 //! `static_files --root target/doc --port 8080` and `curl -i http://127.0.0.1:8080/epicycle/`.
 //!
-//! It supports GET and HEAD, a single `Range`, conditional requests by `ETag` and by date, and `index.html`. It serves nothing
-//! outside of the directory, wherever `..` or symbolic links point. A worker pool opens the files, because that may block on
-//! the disk. Meanwhile the codec holds the next request back.
+//! It supports GET and HEAD, a single `Range`, conditional requests by `ETag` and by date, and `index.html`. It serves
+//! nothing outside of the directory, wherever `..` or symbolic links point. A worker pool opens the files, because that
+//! may block on the disk. Meanwhile the codec holds the next request back.
 
 mod conditions;
 mod files;
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use epicycle::http::{End, HttpCodec, Limits, Request, Response, StatusCode};
+use epicycle::http::{End, HttpCodec, Limits, ServerRequest, ServerResponse, StatusCode};
 use epicycle::{Action, Conn, EventHandler, WorkerPool, WriteError};
 
 use self::conditions::{Conditions, Verdict};
@@ -47,7 +47,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(request: &Request<'_>) -> Self {
+    fn of(request: &ServerRequest<'_>) -> Self {
         Self {
             // Of an absolute target, only the path matters.
             target: request.path().to_owned(),
@@ -69,9 +69,14 @@ impl EventHandler for Files {
         Some(())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        request: ServerRequest<'_>,
+    ) -> Action {
         if !matches!(request.method(), "GET" | "HEAD") {
-            let refusal = Response::text(
+            let refusal = ServerResponse::text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "only GET and HEAD are served\n",
             );
@@ -111,7 +116,7 @@ fn answer(conn: &mut Conn<'_, Files>, asked: &Asked, found: Found) {
 fn send(conn: &mut Conn<'_, Files>, asked: &Asked, file: Opened) -> Result<(), WriteError> {
     let modified = file.last_modified();
     let with_headers = |status| {
-        let response = Response::new(status)
+        let response = ServerResponse::new(status)
             .header("Server", "epicycle")
             .header("Content-Type", &file.content_type)
             .header("Accept-Ranges", "bytes")
@@ -154,7 +159,7 @@ fn say(
     header: Option<(&str, &str)>,
 ) -> Result<(), WriteError> {
     let text = format!("{status}\n");
-    let response = Response::text(status, &text).header("Server", "epicycle");
+    let response = ServerResponse::text(status, &text).header("Server", "epicycle");
     match &header {
         Some((name, value)) => conn.send(response.header(name, value)),
         None => conn.send(response),

@@ -6,7 +6,8 @@ use std::cell::Cell;
 
 use epicycle::codec::{Codec, Encode, FrameError, Stage, encode_to_vec};
 use epicycle::http::{
-    Chunk, End, Headers, HttpCodec, HttpStreamCodec, Limits, Part, Request, Response, StatusCode,
+    Chunk, End, Headers, HttpCodec, HttpStreamCodec, Limits, RequestPart, ServerRequest,
+    ServerResponse, StatusCode,
 };
 use epicycle_fuzz::{Case, Subject, check};
 use libfuzzer_sys::fuzz_target;
@@ -56,17 +57,17 @@ impl Settings {
 
     fn answer<C>(self, codec: &mut C) -> bool
     where
-        C: for<'a> Encode<Response<'a>> + for<'a> Encode<Chunk<'a>> + Encode<End>,
+        C: for<'a> Encode<ServerResponse<'a>> + for<'a> Encode<Chunk<'a>> + Encode<End>,
     {
         let answer = match self.answer {
-            0 => Response::ok().body("hello"),
-            1 => Response::new(StatusCode::NO_CONTENT),
-            2 => Response::ok().sized(2),
-            _ => Response::ok().streamed(),
+            0 => ServerResponse::ok().body("hello"),
+            1 => ServerResponse::new(StatusCode::NO_CONTENT),
+            2 => ServerResponse::ok().sized(2),
+            _ => ServerResponse::ok().streamed(),
         };
         // An answer to CONNECT has no body.
         let answered =
-            encode_to_vec(codec, answer).or_else(|_| encode_to_vec(codec, Response::ok()));
+            encode_to_vec(codec, answer).or_else(|_| encode_to_vec(codec, ServerResponse::ok()));
         if self.answer > 1 && answered.is_ok() {
             // These are refused if the answer has no body.
             let _ = encode_to_vec(codec, Chunk(b"ab"));
@@ -90,7 +91,7 @@ impl Subject for Requests {
         3 * self.0.head + 21 * self.0.body as usize + 1024
     }
 
-    fn note(&self, request: Request<'_>, log: &mut Vec<Vec<u8>>) {
+    fn note(&self, request: ServerRequest<'_>, log: &mut Vec<Vec<u8>>) {
         assert!(request.body().len() as u64 <= self.0.body);
         log.push(about(&request));
         log.push(request.body().to_vec());
@@ -138,19 +139,19 @@ impl Subject for Parts {
         (self.settings.head + 1).max(1024)
     }
 
-    fn note(&self, part: Part<'_>, log: &mut Vec<Vec<u8>>) {
+    fn note(&self, part: RequestPart<'_>, log: &mut Vec<Vec<u8>>) {
         match part {
-            Part::Head(request) => {
+            RequestPart::Head(request) => {
                 log.push(about(&request));
                 log.push(Vec::new());
             }
-            Part::Body(part) => {
+            RequestPart::Body(part) => {
                 assert!(!part.is_empty());
                 let body = log.last_mut().expect("a head comes first");
                 body.extend_from_slice(part);
                 assert!(body.len() as u64 <= self.settings.body);
             }
-            Part::End(trailers) => {
+            RequestPart::End(trailers) => {
                 log.push(listed(trailers));
                 self.complete.set(true);
             }
@@ -178,7 +179,7 @@ impl Subject for Parts {
 }
 
 /// Describes a request, without its body.
-fn about(request: &Request<'_>) -> Vec<u8> {
+fn about(request: &ServerRequest<'_>) -> Vec<u8> {
     let _ = request.to_http();
     let about = format!(
         "{} {} {:?} {:?} {:?} {:?} {} {} {:?} {}",

@@ -3,7 +3,9 @@
 #![no_main]
 
 use epicycle::codec::{Codec, Encode, FrameError, Stage, encode_to_vec};
-use epicycle::http::client::{ClientCodec, Part, Request, Response, StreamCodec};
+use epicycle::http::client::{
+    ClientCodec, ClientRequest, ClientResponse, ResponsePart, StreamCodec,
+};
 use epicycle::http::{Headers, Limits};
 use epicycle_fuzz::{Case, Subject, check};
 use libfuzzer_sys::fuzz_target;
@@ -47,13 +49,13 @@ impl Settings {
             .max_body(self.body)
     }
 
-    fn ask<C: for<'a> Encode<Request<'a>>>(self, mut codec: C) -> C {
+    fn ask<C: for<'a> Encode<ClientRequest<'a>>>(self, mut codec: C) -> C {
         for n in 0..REQUESTS {
             let request = match self.asked >> (2 * n) & 3 {
-                0 => Request::get("a", "/"),
-                1 => Request::new("HEAD", "a", "/"),
-                2 => Request::get("a", "/").upgrade("chat"),
-                _ => Request::new("CONNECT", "a:1", "a:1"),
+                0 => ClientRequest::get("a", "/"),
+                1 => ClientRequest::new("HEAD", "a", "/"),
+                2 => ClientRequest::get("a", "/").upgrade("chat"),
+                _ => ClientRequest::new("CONNECT", "a:1", "a:1"),
             };
             // A request behind one that may change the protocol is refused.
             let _ = encode_to_vec(&mut codec, request);
@@ -77,7 +79,7 @@ impl Subject for Responses {
         3 * self.0.head + 21 * self.0.body as usize + 1024 + (64 << 10)
     }
 
-    fn note(&self, response: Response<'_>, log: &mut Vec<Vec<u8>>) {
+    fn note(&self, response: ClientResponse<'_>, log: &mut Vec<Vec<u8>>) {
         assert!(response.body().len() as u64 <= self.0.body);
         log.push(about(&response));
         log.push(listed(response.headers()));
@@ -109,10 +111,12 @@ impl Subject for Parts {
         (self.0.head + 1).max(1024)
     }
 
-    fn note(&self, part: Part<'_>, log: &mut Vec<Vec<u8>>) {
+    fn note(&self, part: ResponsePart<'_>, log: &mut Vec<Vec<u8>>) {
         match part {
-            Part::Interim(response) => assert!(!response.has_body() && !response.is_upgrade()),
-            Part::Head(response) => {
+            ResponsePart::Interim(response) => {
+                assert!(!response.has_body() && !response.is_upgrade())
+            }
+            ResponsePart::Head(response) => {
                 log.push(about(&response));
                 log.push(listed(response.headers()));
                 log.push(Vec::new());
@@ -120,13 +124,13 @@ impl Subject for Parts {
                     log.push(Vec::new());
                 }
             }
-            Part::Body(bytes) => {
+            ResponsePart::Body(bytes) => {
                 let body = log.last_mut().expect("a head comes before");
                 body.extend_from_slice(bytes);
                 assert!(!bytes.is_empty() && body.len() as u64 <= self.0.body);
             }
-            Part::End(trailers) => log.push(listed(trailers)),
-            Part::Upgraded(bytes) => assert!(!bytes.is_empty()),
+            ResponsePart::End(trailers) => log.push(listed(trailers)),
+            ResponsePart::Upgraded(bytes) => assert!(!bytes.is_empty()),
             other => panic!("{other:?}"),
         }
     }
@@ -141,7 +145,7 @@ impl Subject for Parts {
 }
 
 /// Describes a response without `keep_alive`, which depends on further input.
-fn about(response: &Response<'_>) -> Vec<u8> {
+fn about(response: &ClientResponse<'_>) -> Vec<u8> {
     let _ = response.to_http();
     let about = format!(
         "{} {:?} {:?} {} {} {:?}",

@@ -89,8 +89,8 @@ pub trait Codec: 'static {
 
     /// Looks for a last frame in `src`, which ends where the peer's stream ended.
     ///
-    /// `src` is empty only if the codec's [`stage`](Self::stage) says that the rest of a message is awaited. At most one
-    /// frame is taken from empty input.
+    /// `src` is empty only if the codec's [`stage`](Self::stage) says that the rest of a message is awaited. At most
+    /// one frame is taken from empty input.
     ///
     /// The default finds none. The engine counts the bytes that are left in [`Closed::undecoded`](crate::Closed).
     ///
@@ -130,7 +130,7 @@ pub trait Codec: 'static {
     /// Returns the status if the [close notice](Self::close_notice) answered a request in place of the handler: HTTP's
     /// 400, for example. Called after the close notice; the engine reports the value in
     /// [`Closed::refused`](crate::Closed::refused).
-    fn refused(&self) -> Option<u16> {
+    fn refused_status(&self) -> Option<u16> {
         None
     }
 
@@ -140,8 +140,8 @@ pub trait Codec: 'static {
         false
     }
 
-    /// Called when a drain begins. The engine waits for the answers that are still due, from either side, and then closes
-    /// the connection. A codec that can mark an answer as the last one does so from now on.
+    /// Called when a drain begins. The engine waits for the answers that are still due, from either side, and then
+    /// closes the connection. A codec that can mark an answer as the last one does so from now on.
     fn begin_drain(&mut self) {}
 
     /// Returns whether input is read while output waits above the [high-water mark](crate::Server::high_water). Called

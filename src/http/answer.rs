@@ -2,7 +2,7 @@
 
 use super::codec::HttpCodec;
 use super::prepared::{Prepared, write_prepared};
-use super::response::{Chunk, Continue, End, Response, Trailers};
+use super::response::{Chunk, Continue, End, ServerResponse, Trailers};
 use super::stream::HttpStreamCodec;
 use super::write;
 use crate::buf::outbox::Outbox;
@@ -10,11 +10,11 @@ use crate::codec::{Encode, FrameError};
 
 macro_rules! answers_by {
     ($codec:ty) => {
-        impl Encode<Response<'_>> for $codec {
+        impl Encode<ServerResponse<'_>> for $codec {
             #[inline]
             fn encode(
                 &mut self,
-                response: Response<'_>,
+                response: ServerResponse<'_>,
                 dst: &mut Outbox<'_>,
             ) -> Result<(), FrameError> {
                 Ok(write::response(&mut self.exchange, &response, dst)?)

@@ -7,12 +7,12 @@ use super::lines::HeaderLine;
 /// Headers that many messages have in common, or that a proxy passes on. They are checked and encoded once.
 ///
 /// ```
-/// use epicycle::http::{HeaderBlock, Response};
+/// use epicycle::http::{HeaderBlock, ServerResponse};
 ///
 /// let common = HeaderBlock::new()
 ///     .with("Server", "example")?
 ///     .with("Content-Type", "application/json")?;
-/// let answer = Response::ok().block(&common).body("{}");
+/// let answer = ServerResponse::ok().block(&common).body("{}");
 /// # let _ = answer;
 /// # Ok::<(), epicycle::http::SendError>(())
 /// ```

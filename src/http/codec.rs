@@ -5,19 +5,19 @@ use super::head::flags::EXPECTS;
 use super::head::{Framing, Head};
 use super::limits::Limits;
 use super::reader::{HeadReader, Start};
-use super::request::Request;
+use super::request::ServerRequest;
 use super::write;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Backpressure, CloseCause, Codec, Decoded, FrameError, Stage};
 use ::http::StatusCode;
 
-/// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`Request`].
+/// A server's side of HTTP/1.1, with each request's body in one piece. A frame is a [`ServerRequest`].
 ///
-/// The handler answers with [`Conn::send`](crate::Conn::send): a [`Response`](super::Response), and if its body
-/// follows, [`Chunk`](super::Chunk)s and an [`End`](super::End). It may answer later, or from another thread. The
+/// The handler answers with [`Conn::send`](crate::Conn::send): a [`ServerResponse`](super::ServerResponse), and if its
+/// body follows, [`Chunk`](super::Chunk)s and an [`End`](super::End). It may answer later, or from another thread. The
 /// connection's next request waits until the answer is complete, so that answers are in order. The handler must write
-/// nothing else, with `Conn::write` for example, except a body announced as a [`file`](super::Response::file), and data
-/// after an [upgrade](super::Response::upgrade).
+/// nothing else, with `Conn::write` for example, except a body announced as a [`file`](super::ServerResponse::file),
+/// and data after an [upgrade](super::ServerResponse::upgrade).
 ///
 /// The codec itself does the following:
 ///
@@ -54,7 +54,7 @@ impl HttpCodec {
     }
 
     #[inline(always)]
-    fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, FrameError> {
+    fn look<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<ServerRequest<'a>>, FrameError> {
         if let Some(head) = &self.pending {
             let head = **head;
             return self.body(src, head);
@@ -76,7 +76,7 @@ impl HttpCodec {
         &mut self,
         src: &'a mut [u8],
         head: Head,
-    ) -> Result<Decoded<Request<'a>>, FrameError> {
+    ) -> Result<Decoded<ServerRequest<'a>>, FrameError> {
         match head.framing {
             Framing::None => Ok(self.hand_out(src, head, head.len(), &[], head.len())),
             Framing::Length(len) => self.sized(src, head, len),
@@ -89,7 +89,7 @@ impl HttpCodec {
         src: &'a [u8],
         head: Head,
         len: u64,
-    ) -> Result<Decoded<Request<'a>>, FrameError> {
+    ) -> Result<Decoded<ServerRequest<'a>>, FrameError> {
         let end = usize::try_from(len)
             .ok()
             .and_then(|len| head.len().checked_add(len));
@@ -108,7 +108,7 @@ impl HttpCodec {
         &mut self,
         src: &'a mut [u8],
         head: Head,
-    ) -> Result<Decoded<Request<'a>>, FrameError> {
+    ) -> Result<Decoded<ServerRequest<'a>>, FrameError> {
         let mut assembly = self
             .assembly
             .take()
@@ -138,10 +138,10 @@ impl HttpCodec {
         body_end: usize,
         trailers: &'a [u8],
         consumed: usize,
-    ) -> Decoded<Request<'a>> {
+    ) -> Decoded<ServerRequest<'a>> {
         self.exchange.begin(&head, false);
         Decoded::Frame {
-            frame: Request::new(&src[..body_end], head, trailers),
+            frame: ServerRequest::new(&src[..body_end], head, trailers),
             consumed,
         }
     }
@@ -155,11 +155,11 @@ impl HttpCodec {
 }
 
 impl Codec for HttpCodec {
-    type Frame<'a> = Request<'a>;
+    type Frame<'a> = ServerRequest<'a>;
     const CONVERSES: bool = true;
 
     #[inline]
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Request<'a>>, FrameError> {
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<ServerRequest<'a>>, FrameError> {
         if self.exchange.is_busy() {
             return Ok(Decoded::Hold);
         }
@@ -178,8 +178,8 @@ impl Codec for HttpCodec {
         close_notice(&mut self.exchange, receiving, cause, dst);
     }
 
-    fn refused(&self) -> Option<u16> {
-        self.exchange.refused()
+    fn refused_status(&self) -> Option<u16> {
+        self.exchange.refused_status()
     }
 
     fn is_open_ended(&self) -> bool {

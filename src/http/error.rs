@@ -143,7 +143,7 @@ pub enum SendError {
         /// The number of bytes that were written.
         given: u64,
     },
-    /// A 101 requires an [upgrade](super::Response::upgrade).
+    /// A 101 requires an [upgrade](super::ServerResponse::upgrade).
     Status {
         /// The status.
         status: StatusCode,
@@ -182,7 +182,7 @@ error_messages! {
             "{given} bytes of body were given, but {left} of the announced bytes remain",
         SendError::BodyForHead { given } =>
             "{given} bytes of body were written in answer to HEAD; send only the head and the end",
-        SendError::Status { status } => "the status {status} changes the protocol; send it with `Response::upgrade`",
+        SendError::Status { status } => "the status {status} changes the protocol; send it with `ServerResponse::upgrade`",
         SendError::Reason => "the reason phrase contains a control character",
         SendError::RequestLine => "the method is not a token, the target has none of the known forms, or the host is invalid",
         SendError::Last =>

@@ -188,7 +188,7 @@ impl Exchange {
     }
 
     /// Returns the status of the answer that the codec sent on its own.
-    pub(super) fn refused(&self) -> Option<u16> {
+    pub(super) fn refused_status(&self) -> Option<u16> {
         (self.refused > 0).then_some(self.refused)
     }
 

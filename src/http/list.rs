@@ -6,8 +6,8 @@ const FEW: usize = 4;
 
 /// The headers of a message that is being made.
 ///
-/// It is covariant over the lifetime, which `SmallVec` is not: a message kept as `Response<'static>` can be given a header
-/// that lives shorter.
+/// It is covariant over the lifetime, which `SmallVec` is not: a message kept as `ServerResponse<'static>` can be given
+/// a header that lives shorter.
 #[derive(Clone, Debug)]
 pub(super) enum HeaderList<'a> {
     Few { pairs: [Pair<'a>; FEW], len: usize },

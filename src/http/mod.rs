@@ -5,7 +5,7 @@
 //! handler writes nothing past it. The [`client`] module is the client's side.
 //!
 //! ```
-//! use epicycle::http::{HttpCodec, Request, Response};
+//! use epicycle::http::{HttpCodec, ServerRequest, ServerResponse};
 //! use epicycle::{Action, Conn, EventHandler, Server};
 //!
 //! struct Hello;
@@ -22,9 +22,9 @@
 //!         Some(())
 //!     }
 //!
-//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: ServerRequest<'_>) -> Action {
 //!         let answer = format!("Hello, {}!\n", request.path());
-//!         conn.send(Response::ok().header("Content-Type", "text/plain").body(&answer)).into()
+//!         conn.send(ServerResponse::ok().header("Content-Type", "text/plain").body(&answer)).into()
 //!     }
 //! }
 //!
@@ -61,7 +61,7 @@
 //! the handler may still answer directly before its callback ends:
 //!
 //! ```
-//! # use epicycle::http::{HttpCodec, Request, Response, StatusCode};
+//! # use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
 //! # use epicycle::{Action, Conn, EventHandler, WorkerPool};
 //! struct Api {
 //!     pool: WorkerPool,
@@ -72,19 +72,19 @@
 //! #   type Session = ();
 //! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
-//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+//!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: ServerRequest<'_>) -> Action {
 //!         let answer = conn.defer_answer();
 //!         let query = request.body().to_vec();
 //!         let job = move || {
 //!             let result = query; // from a database, for example
 //!             // This fails if the client has gone; there is nothing left to do then.
-//!             let _ = answer.send(Response::ok().shared_body(result));
+//!             let _ = answer.send(ServerResponse::ok().shared_body(result));
 //!         };
 //!         match self.pool.submit(job) {
 //!             Ok(()) => Action::Continue,
 //!             Err(rejected) => {
 //!                 let why = rejected.to_string();
-//!                 let busy = Response::text(StatusCode::SERVICE_UNAVAILABLE, &why);
+//!                 let busy = ServerResponse::text(StatusCode::SERVICE_UNAVAILABLE, &why);
 //!                 conn.send(busy.header("Retry-After", "1")).into()
 //!             }
 //!         }
@@ -102,7 +102,7 @@
 //! session to tell these two apart, and to log the requests that the client abandoned.
 //!
 //! ```
-//! # use epicycle::http::{HttpCodec, Request};
+//! # use epicycle::http::{HttpCodec, ServerRequest};
 //! # use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 //! # struct Api;
 //! # impl EventHandler for Api {
@@ -110,7 +110,7 @@
 //! #   type Session = Option<String>;
 //! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
-//! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: Request<'_>) -> Action { Action::Close }
+//! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: ServerRequest<'_>) -> Action { Action::Close }
 //! /// `under_way` is the request that `react` stored, which has no answer yet.
 //! fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, under_way: Option<String>, reason: CloseReason) {
 //!     match (&info.refused, under_way) {
@@ -128,13 +128,13 @@
 //! # A relay
 //!
 //! A proxy is made of the two codecs in parts. What one side receives becomes what the other side sends:
-//! [`client::Request::relayed`], [`Response::relayed`] and [`Headers::end_to_end`] leave out what is about one
-//! connection. Header lines are copied as they were received, and not checked again.
+//! [`client::ClientRequest::relayed`], [`ServerResponse::relayed`] and [`Headers::end_to_end`] leave out what is about
+//! one connection. Header lines are copied as they were received, and not checked again.
 //!
 //! ```
 //! use epicycle::codec::FrameError;
 //! use epicycle::http::client::{self, StreamCodec};
-//! use epicycle::http::{Chunk, HeaderBlock, Headers, HttpStreamCodec, Part, Response, Trailers};
+//! use epicycle::http::{Chunk, HeaderBlock, Headers, HttpStreamCodec, RequestPart, ServerResponse, Trailers};
 //! use epicycle::{Conn, EventHandler, WriteError};
 //!
 //! fn gather(block: &mut HeaderBlock, headers: Headers<'_>) -> Result<(), FrameError> {
@@ -146,17 +146,17 @@
 //! }
 //!
 //! /// Passes a part of a client's request on to the origin. `block` is one for all messages.
-//! fn ask<H>(origin: &mut Conn<'_, H>, block: &mut HeaderBlock, part: Part<'_>) -> Result<(), WriteError>
+//! fn ask<H>(origin: &mut Conn<'_, H>, block: &mut HeaderBlock, part: RequestPart<'_>) -> Result<(), WriteError>
 //! where
 //!     H: EventHandler<Codec = StreamCodec>,
 //! {
 //!     match part {
-//!         Part::Head(request) => {
+//!         RequestPart::Head(request) => {
 //!             gather(block, request.headers()).map_err(WriteError::Frame)?;
-//!             origin.send(client::Request::relayed(&request).block(block))
+//!             origin.send(client::ClientRequest::relayed(&request).block(block))
 //!         }
-//!         Part::Body(bytes) => origin.send(Chunk(bytes)),
-//!         Part::End(trailers) => {
+//!         RequestPart::Body(bytes) => origin.send(Chunk(bytes)),
+//!         RequestPart::End(trailers) => {
 //!             gather(block, trailers).map_err(WriteError::Frame)?;
 //!             origin.send(Trailers(block))
 //!         }
@@ -165,34 +165,34 @@
 //! }
 //!
 //! /// Passes a part of the origin's response on to the client.
-//! fn answer<H>(client: &mut Conn<'_, H>, block: &mut HeaderBlock, part: client::Part<'_>) -> Result<(), WriteError>
+//! fn answer<H>(client: &mut Conn<'_, H>, block: &mut HeaderBlock, part: client::ResponsePart<'_>) -> Result<(), WriteError>
 //! where
 //!     H: EventHandler<Codec = HttpStreamCodec>,
 //! {
 //!     match part {
-//!         client::Part::Interim(response) | client::Part::Head(response) => {
+//!         client::ResponsePart::Interim(response) | client::ResponsePart::Head(response) => {
 //!             gather(block, response.headers()).map_err(WriteError::Frame)?;
-//!             client.send(Response::relayed(&response).block(block))
+//!             client.send(ServerResponse::relayed(&response).block(block))
 //!         }
-//!         client::Part::Body(bytes) => client.send(Chunk(bytes)),
-//!         client::Part::End(trailers) => {
+//!         client::ResponsePart::Body(bytes) => client.send(Chunk(bytes)),
+//!         client::ResponsePart::End(trailers) => {
 //!             gather(block, trailers).map_err(WriteError::Frame)?;
 //!             client.send(Trailers(block))
 //!         }
-//!         client::Part::Upgraded(bytes) => client.write(bytes),
+//!         client::ResponsePart::Upgraded(bytes) => client.write(bytes),
 //!         _ => Ok(()),
 //!     }
 //! }
 //! ```
 //!
 //! Use [`manual_continue`](HttpStreamCodec::manual_continue), so that the origin decides about `100 Continue`. If the
-//! origin fails after its head was passed on, [abort](crate::Conn::abort) the client's connection: the response must not
-//! look complete.
+//! origin fails after its head was passed on, [abort](crate::Conn::abort) the client's connection: the response must
+//! not look complete.
 //!
 //! # Beside the codecs
 //!
-//! A [`Router`] maps methods and paths to values. An [`Event`] is a server-sent event, for a page's `EventSource`. The
-//! module contains no further framework.
+//! A [`Router`] maps methods and paths to values. An [`SseEvent`] is a server-sent event, for a page's `EventSource`.
+//! The module contains no further framework.
 //!
 //! # Safety
 //!
@@ -235,8 +235,8 @@ pub use self::head::Version;
 pub use self::limits::Limits;
 pub use self::lines::HeaderLine;
 pub use self::prepared::Prepared;
-pub use self::request::Request;
-pub use self::response::{Chunk, Continue, End, Response, Trailers};
+pub use self::request::ServerRequest;
+pub use self::response::{Chunk, Continue, End, ServerResponse, Trailers};
 pub use self::router::{Match, NoRoute, Params, RouteError, Router};
-pub use self::sse::Event;
-pub use self::stream::{HttpStreamCodec, Part};
+pub use self::sse::SseEvent;
+pub use self::stream::{HttpStreamCodec, RequestPart};

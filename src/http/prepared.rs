@@ -5,7 +5,7 @@ use super::check::{Names, check_headers};
 use super::error::SendError;
 use super::exchange::{AnswerState, Exchange};
 use super::prefix::ResponsePrefix;
-use super::response::{Body, Response};
+use super::response::{Body, ServerResponse};
 use super::write::{self, Cursor};
 use crate::buf::outbox::Outbox;
 
@@ -15,7 +15,7 @@ use crate::buf::outbox::Outbox;
 /// reference to it.
 ///
 /// ```
-/// use epicycle::http::{HttpCodec, Prepared, Request, Response};
+/// use epicycle::http::{HttpCodec, Prepared, ServerRequest, ServerResponse};
 /// use epicycle::{Action, Conn, EventHandler};
 ///
 /// struct Hello {
@@ -27,12 +27,12 @@ use crate::buf::outbox::Outbox;
 ///     # type Session = ();
 ///     # fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 ///     # fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
-///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: Request<'_>) -> Action {
+///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: ServerRequest<'_>) -> Action {
 ///         conn.send(&self.answer).into()
 ///     }
 /// }
 ///
-/// let answer = Prepared::new(Response::ok().header("Content-Type", "text/plain").body("Hello"))?;
+/// let answer = Prepared::new(ServerResponse::ok().header("Content-Type", "text/plain").body("Hello"))?;
 /// # epicycle::Server::bind("tcp://127.0.0.1:0").start(move |_| Hello { answer: answer.clone() }).unwrap();
 /// # Ok::<(), epicycle::http::SendError>(())
 /// ```
@@ -56,7 +56,7 @@ impl Prepared {
     ///
     /// Returns the errors of sending it, and [`SendError::Bodiless`] for a status without a body and for an answer
     /// whose body is to follow.
-    pub fn new(response: Response<'_>) -> Result<Self, SendError> {
+    pub fn new(response: ServerResponse<'_>) -> Result<Self, SendError> {
         let status = response.status;
         let body = match response.body {
             _ if write::is_bodiless(status) => return Err(SendError::Bodiless { status }),
@@ -106,8 +106,8 @@ impl Prepared {
     }
 
     /// Returns the answer, to be encoded again.
-    pub(super) fn response(&self) -> Response<'_> {
-        let mut response = Response::new(self.status).shared_body(self.body.clone());
+    pub(super) fn response(&self) -> ServerResponse<'_> {
+        let mut response = ServerResponse::new(self.status).shared_body(self.body.clone());
         response.reason = self.reason.as_deref();
         response.block = &self.headers;
         response.block_names = self.names;
@@ -149,14 +149,14 @@ mod tests {
     fn it_is_sent_as_it_would_be_written_anew() {
         let large = "x".repeat(2 * write::SMALL_BODY);
         let answers = [
-            Response::ok(),
-            Response::ok().header("A", "b").body("hello"),
-            Response::ok().header("Upgrade", "h2c").body("hello"),
-            Response::ok().header("Date", "today").body("hello"),
-            Response::ok().reason("Fine").body("hello"),
-            Response::ok().body("hello").close(),
-            Response::ok().body(&large),
-            Response::text(StatusCode::NOT_FOUND, "not here"),
+            ServerResponse::ok(),
+            ServerResponse::ok().header("A", "b").body("hello"),
+            ServerResponse::ok().header("Upgrade", "h2c").body("hello"),
+            ServerResponse::ok().header("Date", "today").body("hello"),
+            ServerResponse::ok().reason("Fine").body("hello"),
+            ServerResponse::ok().body("hello").close(),
+            ServerResponse::ok().body(&large),
+            ServerResponse::text(StatusCode::NOT_FOUND, "not here"),
         ];
         let requests = [
             "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -186,15 +186,15 @@ mod tests {
     #[test]
     fn what_is_to_follow_cannot_be_prepared() {
         for answer in [
-            Response::ok().sized(5),
-            Response::ok().streamed(),
-            Response::new(StatusCode::NO_CONTENT),
-            Response::upgrade("websocket"),
+            ServerResponse::ok().sized(5),
+            ServerResponse::ok().streamed(),
+            ServerResponse::new(StatusCode::NO_CONTENT),
+            ServerResponse::upgrade("websocket"),
         ] {
             let error = Prepared::new(answer).err();
             assert!(matches!(error, Some(SendError::Bodiless { .. })));
         }
-        let error = Prepared::new(Response::ok().header("A", "b\r\nC: d")).err();
+        let error = Prepared::new(ServerResponse::ok().header("A", "b\r\nC: d")).err();
         assert!(matches!(error, Some(SendError::Header { .. })));
     }
 

@@ -6,10 +6,10 @@ use super::client;
 use super::head::Framing;
 use super::lines::tokens;
 use super::parts::Extent;
-use super::request::Request;
-use super::response::{Body, Response};
+use super::request::ServerRequest;
+use super::response::{Body, ServerResponse};
 
-impl<'a> Response<'a> {
+impl<'a> ServerResponse<'a> {
     /// Returns the answer with which a proxy passes a received response on, without its headers. Add those with
     /// [`block`](Self::block). The `Date` among them is kept.
     ///
@@ -21,9 +21,9 @@ impl<'a> Response<'a> {
     /// If the response is not interim and changes no protocol, [`Chunk`](super::Chunk)s and an [`End`](super::End) or
     /// [`Trailers`](super::Trailers) must follow, even if it has no body. So the parts of a
     /// [`StreamCodec`](client::StreamCodec) can be passed on one by one.
-    pub fn relayed(response: &client::Response<'a>) -> Self {
+    pub fn relayed(response: &client::ClientResponse<'a>) -> Self {
         let status = response.status();
-        let mut relayed = Response::new(status);
+        let mut relayed = ServerResponse::new(status);
         let reason = response.reason_bytes();
         if status.canonical_reason().map(str::as_bytes) != Some(reason) {
             relayed.reason = Some(reason);
@@ -47,18 +47,18 @@ impl<'a> Response<'a> {
     }
 }
 
-impl<'a> client::Request<'a> {
+impl<'a> client::ClientRequest<'a> {
     /// Returns the request with which a proxy passes a received request on to its origin, without its headers. Add
     /// those with [`block`](Self::block).
     ///
-    /// The method is that of the request, and the target is sent as it was received. The target of a request in absolute
-    /// form is sent in origin form, and its authority is the host (RFC 9112, section 3.2.2). A request of HTTP/1.0 may
-    /// have no host: set [one](Self::host), else the request is refused.
+    /// The method is that of the request, and the target is sent as it was received. The target of a request in
+    /// absolute form is sent in origin form, and its authority is the host (RFC 9112, section 3.2.2). A request of
+    /// HTTP/1.0 may have no host: set [one](Self::host), else the request is refused.
     ///
     /// The framing follows the request as well. [`Chunk`](super::Chunk)s and an [`End`](super::End) or
     /// [`Trailers`](super::Trailers) must follow, even if it has no body. So the parts of an
     /// [`HttpStreamCodec`](super::HttpStreamCodec) can be passed on one by one.
-    pub fn relayed(request: &Request<'a>) -> Self {
+    pub fn relayed(request: &ServerRequest<'a>) -> Self {
         let host = request.host().unwrap_or_default();
         let target = match (request.method(), request.path_and_query()) {
             ("CONNECT", _) => request.target(),
@@ -72,7 +72,7 @@ impl<'a> client::Request<'a> {
             }
             (_, target) => target,
         };
-        let mut relayed = client::Request::new(request.method(), host, target);
+        let mut relayed = client::ClientRequest::new(request.method(), host, target);
         // The host of a request may be empty. That of a request that is sent may not.
         relayed.is_line_checked = !host.is_empty();
         relayed.body = match request.framing() {

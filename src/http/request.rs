@@ -27,14 +27,14 @@ use super::head::{Framing, Head, Version, authority};
 /// # Ok::<(), epicycle::codec::FrameError>(())
 /// ```
 #[derive(Clone, Copy)]
-pub struct Request<'a> {
+pub struct ServerRequest<'a> {
     /// The head, directly followed by the body.
     bytes: &'a [u8],
     head: Head,
     trailers: &'a [u8],
 }
 
-impl<'a> Request<'a> {
+impl<'a> ServerRequest<'a> {
     #[inline]
     pub(super) fn new(bytes: &'a [u8], head: Head, trailers: &'a [u8]) -> Self {
         Self {
@@ -225,9 +225,9 @@ fn path_and_query_of(target: &str) -> &str {
     }
 }
 
-impl fmt::Debug for Request<'_> {
+impl fmt::Debug for ServerRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Request")
+        f.debug_struct("ServerRequest")
             .field("method", &self.method())
             .field("target", &self.target())
             .field("version", &self.version())

@@ -9,18 +9,18 @@ use super::list::HeaderList;
 
 /// An answer, to be sent with [`Conn::send`](crate::Conn::send).
 ///
-/// The codec adds the `Date` unless the answer has one, the framing of the body, and `Connection: close` if the connection closes. It omits the
-/// body in answer to HEAD. It refuses an invalid answer with a [`SendError`](super::SendError), so that only valid
-/// messages leave the connection.
+/// The codec adds the `Date` unless the answer has one, the framing of the body, and `Connection: close` if the
+/// connection closes. It omits the body in answer to HEAD. It refuses an invalid answer with a
+/// [`SendError`](super::SendError), so that only valid messages leave the connection.
 ///
 /// ```
 /// use epicycle::codec::encode_to_vec;
 /// # use epicycle::codec::{Codec, Decoded};
-/// use epicycle::http::{HttpCodec, Response};
+/// use epicycle::http::{HttpCodec, ServerResponse};
 ///
 /// # let mut codec = HttpCodec::default();
 /// # codec.decode(&mut *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec())?;
-/// let answer = Response::ok().header("Content-Type", "text/plain").body("hello");
+/// let answer = ServerResponse::ok().header("Content-Type", "text/plain").body("hello");
 /// # let sent = encode_to_vec(&mut codec, answer)?;
 /// # let sent = String::from_utf8(sent).unwrap();
 /// # assert!(sent.starts_with("HTTP/1.1 200 OK\r\n"), "{sent}");
@@ -29,7 +29,7 @@ use super::list::HeaderList;
 /// ```
 #[derive(Clone)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
-pub struct Response<'a> {
+pub struct ServerResponse<'a> {
     pub(super) status: StatusCode,
     /// `None` for the standard one of the status.
     pub(super) reason: Option<&'a [u8]>,
@@ -59,11 +59,11 @@ pub(super) enum Body<'a> {
     Stream,
 }
 
-impl<'a> Response<'a> {
+impl<'a> ServerResponse<'a> {
     /// Returns an answer with that status and without a body.
     ///
-    /// With an informational status (1xx) it is an interim response, such as `103 Early Hints`. The answer itself follows.
-    /// HTTP/1.0 clients do not get it. A 101 needs [`upgrade`](Self::upgrade).
+    /// With an informational status (1xx) it is an interim response, such as `103 Early Hints`. The answer itself
+    /// follows. HTTP/1.0 clients do not get it. A 101 needs [`upgrade`](Self::upgrade).
     #[inline]
     pub fn new(status: StatusCode) -> Self {
         Self {
@@ -159,14 +159,14 @@ impl<'a> Response<'a> {
     /// as its [`Action`](crate::Action).
     ///
     /// ```
-    /// # use epicycle::http::{End, HttpCodec, Response};
+    /// # use epicycle::http::{End, HttpCodec, ServerResponse};
     /// # use epicycle::{Conn, EventHandler, WriteError};
     /// # use std::fs::File;
     /// fn send<H>(conn: &mut Conn<'_, H>, file: File, len: u64, is_head: bool) -> Result<(), WriteError>
     /// where
     ///     H: EventHandler<Codec = HttpCodec>,
     /// {
-    ///     conn.send(Response::ok().file(len))?;
+    ///     conn.send(ServerResponse::ok().file(len))?;
     ///     if !is_head {
     ///         conn.send_file(file, ..len)?;
     ///     }
@@ -199,13 +199,13 @@ impl<'a> Response<'a> {
     }
 }
 
-impl fmt::Debug for Response<'_> {
+impl fmt::Debug for ServerResponse<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers = self.headers.as_slice().iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
             .collect();
-        f.debug_struct("Response")
+        f.debug_struct("ServerResponse")
             .field("status", &self.status)
             .field("block", &String::from_utf8_lossy(self.block))
             .field("headers", &headers)
@@ -214,32 +214,32 @@ impl fmt::Debug for Response<'_> {
     }
 }
 
-/// A part of a body that was announced as [streamed](Response::streamed) or [sized](Response::sized).
+/// A part of a body that was announced as [streamed](ServerResponse::streamed) or [sized](ServerResponse::sized).
 ///
 /// If the connection cannot take more for now, send the next part in [`on_drain`](crate::EventHandler::on_drain).
 #[derive(Clone, Copy, Debug)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct Chunk<'a>(pub &'a [u8]);
 
-/// The end of a [streamed](Response::streamed) body, of a [file](Response::file) or of a [relayed](Response::relayed)
-/// message. In answer to HEAD it may end any announced body.
+/// The end of a [streamed](ServerResponse::streamed) body, of a [file](ServerResponse::file) or of a
+/// [relayed](ServerResponse::relayed) message. In answer to HEAD it may end any announced body.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
 pub struct End;
 
-/// The end of a [streamed](Response::streamed) body, with trailers. An HTTP/1.0 client does not get them, and neither does
-/// one that gets a body of known length or none.
+/// The end of a [streamed](ServerResponse::streamed) body, with trailers. An HTTP/1.0 client does not get them, and
+/// neither does one that gets a body of known length or none.
 ///
-/// Servers should send trailers only to clients that [accept](super::Request::accepts_trailers) them, or that can do
-/// without (RFC 9110, section 6.5.1).
+/// Servers should send trailers only to clients that [accept](super::ServerRequest::accepts_trailers) them, or that can
+/// do without (RFC 9110, section 6.5.1).
 ///
 /// ```
 /// # use epicycle::codec::{Codec, Decoded, encode_to_vec};
-/// use epicycle::http::{Chunk, HeaderBlock, HttpCodec, Response, Trailers};
+/// use epicycle::http::{Chunk, HeaderBlock, HttpCodec, ServerResponse, Trailers};
 ///
 /// # let mut codec = HttpCodec::default();
 /// # codec.decode(&mut *b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n".to_vec())?;
-/// # encode_to_vec(&mut codec, Response::ok().streamed())?;
+/// # encode_to_vec(&mut codec, ServerResponse::ok().streamed())?;
 /// # encode_to_vec(&mut codec, Chunk(b"hello"))?;
 /// let trailers = HeaderBlock::new().with("Checksum", "5d41402a")?;
 /// # let sent =

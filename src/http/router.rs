@@ -107,8 +107,8 @@ impl<T> Router<T> {
         Ok(self)
     }
 
-    /// Finds the route of a request: see [`Request::method`](super::Request::method) and
-    /// [`Request::path`](super::Request::path).
+    /// Finds the route of a request: see [`ServerRequest::method`](super::ServerRequest::method) and
+    /// [`ServerRequest::path`](super::ServerRequest::path).
     ///
     /// # Errors
     ///

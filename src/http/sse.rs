@@ -5,16 +5,16 @@ use memchr::memchr2;
 
 use super::codec::HttpCodec;
 use super::error::SendError;
-use super::response::{Chunk, Response};
+use super::response::{Chunk, ServerResponse};
 use super::stream::HttpStreamCodec;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Encode, FrameError};
 
 /// A server-sent event (WHATWG HTML, section 9.2), to be sent with [`Conn::send`](crate::Conn::send) after the answer
-/// has begun with [`Response::event_stream`].
+/// has begun with [`ServerResponse::event_stream`].
 ///
 /// ```
-/// use epicycle::http::{HttpCodec, Request, Response, Event};
+/// use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, SseEvent};
 /// use epicycle::{Action, Conn, EventHandler};
 ///
 /// # struct News;
@@ -23,9 +23,9 @@ use crate::codec::{Encode, FrameError};
 /// #     type Session = ();
 /// #     fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
 /// #     fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
-/// fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _request: Request<'_>) -> Action {
-///     let begun = conn.send(Response::event_stream());
-///     begun.and_then(|()| conn.send(Event::new("21.5").event("temperature").id("1"))).into()
+/// fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _request: ServerRequest<'_>) -> Action {
+///     let begun = conn.send(ServerResponse::event_stream());
+///     begun.and_then(|()| conn.send(SseEvent::new("21.5").event("temperature").id("1"))).into()
 /// }
 /// # }
 /// ```
@@ -36,7 +36,7 @@ use crate::codec::{Encode, FrameError};
 /// ends with [`End`](super::End). Browsers then request it again, unless they are answered 204.
 #[derive(Clone, Copy, Debug, Default)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
-pub struct Event<'a> {
+pub struct SseEvent<'a> {
     comment: Option<&'a str>,
     event: Option<&'a str>,
     id: Option<&'a str>,
@@ -44,7 +44,7 @@ pub struct Event<'a> {
     data: Option<&'a str>,
 }
 
-impl<'a> Event<'a> {
+impl<'a> SseEvent<'a> {
     /// Returns an event with data, which may have several lines. Lines may end in CR or CR LF; they arrive with LF.
     pub fn new(data: &'a str) -> Self {
         Self {
@@ -67,7 +67,7 @@ impl<'a> Event<'a> {
         self
     }
 
-    /// Sets the identifier that the client sends in `Last-Event-ID` when it reconnects. It must be a single line,
+    /// Sets the identifier that the client sends in `Last-SseEvent-ID` when it reconnects. It must be a single line,
     /// without NUL.
     pub fn id(mut self, id: &'a str) -> Self {
         self.id = Some(id);
@@ -84,8 +84,8 @@ impl<'a> Event<'a> {
     /// time as a [`Chunk`].
     ///
     /// ```
-    /// # use epicycle::http::Event;
-    /// let bytes = Event::new("two\nlines").id("7").to_bytes()?;
+    /// # use epicycle::http::SseEvent;
+    /// let bytes = SseEvent::new("two\nlines").id("7").to_bytes()?;
     /// assert_eq!(bytes, b"id: 7\ndata: two\ndata: lines\n\n");
     /// # Ok::<(), epicycle::http::SendError>(())
     /// ```
@@ -119,20 +119,20 @@ impl<'a> Event<'a> {
     }
 }
 
-impl Encode<Event<'_>> for HttpCodec {
-    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+impl Encode<SseEvent<'_>> for HttpCodec {
+    fn encode(&mut self, event: SseEvent<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         self.encode(Chunk(&event.to_bytes()?), dst)
     }
 }
 
-impl Encode<Event<'_>> for HttpStreamCodec {
-    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+impl Encode<SseEvent<'_>> for HttpStreamCodec {
+    fn encode(&mut self, event: SseEvent<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         self.encode(Chunk(&event.to_bytes()?), dst)
     }
 }
 
-impl<'a> Response<'a> {
-    /// Returns the head of a stream of [`Event`]s, marked as not cacheable.
+impl<'a> ServerResponse<'a> {
+    /// Returns the head of a stream of [`SseEvent`]s, marked as not cacheable.
     pub fn event_stream() -> Self {
         Self::ok()
             .header("Content-Type", "text/event-stream")
@@ -204,13 +204,13 @@ mod tests {
         (dispatched, retry)
     }
 
-    fn text(event: Event<'_>) -> String {
+    fn text(event: SseEvent<'_>) -> String {
         String::from_utf8(event.to_bytes().expect("is valid")).expect("is UTF-8")
     }
 
     #[test]
     fn an_event_has_its_fields_in_lines() {
-        let event = Event::new("a\nb")
+        let event = SseEvent::new("a\nb")
             .event("news")
             .id("7")
             .retry(Duration::from_secs(2));
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn a_comment_is_no_event() {
-        assert_eq!(text(Event::comment("")), ": \n\n");
-        let stream = text(Event::comment("still here\ndata: not this"));
+        assert_eq!(text(SseEvent::comment("")), ": \n\n");
+        let stream = text(SseEvent::comment("still here\ndata: not this"));
         assert_eq!(stream, ": still here\n: data: not this\n\n");
         assert_eq!(interpret(&stream).0, []);
     }
@@ -233,11 +233,11 @@ mod tests {
     #[test]
     fn what_would_break_out_of_its_line_is_refused() {
         for (event, field) in [
-            (Event::new("x").event("a\ndata: b"), "event"),
-            (Event::new("x").event("a\r"), "event"),
-            (Event::new("x").id("1\n\n"), "id"),
-            (Event::new("x").id("\r"), "id"),
-            (Event::new("x").id("\0"), "id"),
+            (SseEvent::new("x").event("a\ndata: b"), "event"),
+            (SseEvent::new("x").event("a\r"), "event"),
+            (SseEvent::new("x").id("1\n\n"), "id"),
+            (SseEvent::new("x").id("\r"), "id"),
+            (SseEvent::new("x").id("\0"), "id"),
         ] {
             assert_eq!(event.to_bytes(), Err(SendError::Event { field }));
         }
@@ -248,9 +248,9 @@ mod tests {
         let mut codec = HttpCodec::default();
         let mut request = *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         codec.decode(&mut request).expect("is a request");
-        let refused = encode_to_vec(&mut codec, Event::new("too soon"));
+        let refused = encode_to_vec(&mut codec, SseEvent::new("too soon"));
         assert!(refused.is_err());
-        let head = encode_to_vec(&mut codec, Response::event_stream()).expect("is owed");
+        let head = encode_to_vec(&mut codec, ServerResponse::event_stream()).expect("is owed");
         let head = String::from_utf8(head).expect("is text");
         for header in [
             "Content-Type: text/event-stream\r\n",
@@ -259,9 +259,9 @@ mod tests {
         ] {
             assert!(head.contains(header), "{head}");
         }
-        let event = encode_to_vec(&mut codec, Event::new("hello")).expect("has begun");
+        let event = encode_to_vec(&mut codec, SseEvent::new("hello")).expect("has begun");
         assert_eq!(event, b"d\r\ndata: hello\n\n\r\n");
-        assert!(encode_to_vec(&mut codec, Event::new("x").id("\n")).is_err());
+        assert!(encode_to_vec(&mut codec, SseEvent::new("x").id("\n")).is_err());
     }
 
     #[test]
@@ -269,8 +269,8 @@ mod tests {
         let mut codec = HttpStreamCodec::default();
         let mut request = *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         codec.decode(&mut request).expect("is a request");
-        encode_to_vec(&mut codec, Response::event_stream()).expect("is owed");
-        let event = encode_to_vec(&mut codec, Event::comment("")).expect("has begun");
+        encode_to_vec(&mut codec, ServerResponse::event_stream()).expect("is owed");
+        let event = encode_to_vec(&mut codec, SseEvent::comment("")).expect("has begun");
         assert_eq!(event, b"4\r\n: \n\n\r\n");
     }
 
@@ -282,8 +282,8 @@ mod tests {
             let mut stream = String::new();
             let mut wanted = Vec::new();
             for (name, data, id) in events {
-                stream += &text(Event::new(&data).event(&name).id(&id));
-                stream += &text(Event::comment(&data));
+                stream += &text(SseEvent::new(&data).event(&name).id(&id));
+                stream += &text(SseEvent::comment(&data));
                 let data = data.replace("\r\n", "\n").replace('\r', "\n");
                 wanted.push((name, data, id));
             }

@@ -5,16 +5,17 @@ use super::fields::Headers;
 use super::limits::Limits;
 use super::parts::{Found, PartReader};
 use super::reader::{HeadReader, Start};
-use super::request::Request;
+use super::request::ServerRequest;
 use super::write;
 use crate::buf::outbox::Outbox;
 use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 
-/// A server's side of HTTP/1.1, with bodies in parts as they arrive. A frame is a [`Part`].
+/// A server's side of HTTP/1.1, with bodies in parts as they arrive. A frame is a [`RequestPart`].
 ///
-/// Each request is a [`Head`](Part::Head), any number of [`Body`](Part::Body)s and an [`End`](Part::End), even if it
-/// has no body. Use it for large uploads and for proxies: nothing is held back, and the length of bodies is not limited
-/// by default. A handler that cannot take more for now [pauses reads](crate::Conn::pause_reads).
+/// Each request is a [`Head`](RequestPart::Head), any number of [`Body`](RequestPart::Body)s and an
+/// [`End`](RequestPart::End), even if it has no body. Use it for large uploads and for proxies: nothing is held back,
+/// and the length of bodies is not limited by default. A handler that cannot take more for now [pauses
+/// reads](crate::Conn::pause_reads).
 ///
 /// The answer may begin at any time. If it is complete before the request is, the connection closes, and the rest of
 /// the request is not read. A client that waits for a `100 Continue` gets one after the handler has received the head,
@@ -25,15 +26,15 @@ use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded};
-/// use epicycle::http::{HttpStreamCodec, Part};
+/// use epicycle::http::{HttpStreamCodec, RequestPart};
 ///
 /// let mut codec = HttpStreamCodec::default();
 /// let mut input = *b"PUT /log HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nhello";
-/// let Decoded::Frame { frame: Part::Head(request), consumed } = codec.decode(&mut input)? else {
+/// let Decoded::Frame { frame: RequestPart::Head(request), consumed } = codec.decode(&mut input)? else {
 ///     panic!("the head is there");
 /// };
 /// assert_eq!(request.content_length(), Some(11));
-/// let Decoded::Frame { frame: Part::Body(part), .. } = codec.decode(&mut input[consumed..])? else {
+/// let Decoded::Frame { frame: RequestPart::Body(part), .. } = codec.decode(&mut input[consumed..])? else {
 ///     panic!("a part of the body is there");
 /// };
 /// assert_eq!(part, b"hello");
@@ -50,9 +51,9 @@ pub struct HttpStreamCodec {
 /// A part of a request.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Part<'a> {
+pub enum RequestPart<'a> {
     /// The start of a request. Its body follows.
-    Head(Request<'a>),
+    Head(ServerRequest<'a>),
     /// A part of the body, at least one byte, without chunk framing.
     Body(&'a [u8]),
     /// The end of the request, with the trailers of a chunked body.
@@ -83,19 +84,19 @@ impl HttpStreamCodec {
         self.exchange.is_upgraded()
     }
 
-    fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
+    fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, MessageError> {
         if !self.parts.is_within_body() {
             return self.head(src);
         }
         self.exchange.body_comes();
         Ok(match self.parts.next(src, false, &self.reader.limits)? {
             Found::Data { bytes, consumed } => {
-                let frame = Part::Body(bytes);
+                let frame = RequestPart::Body(bytes);
                 Decoded::Frame { frame, consumed }
             }
             Found::End { trailers, consumed } => {
                 self.exchange.body_ends();
-                let frame = Part::End(Headers::trailers(trailers));
+                let frame = RequestPart::End(Headers::trailers(trailers));
                 Decoded::Frame { frame, consumed }
             }
             Found::Skip { consumed } => Decoded::Skip { consumed },
@@ -103,7 +104,7 @@ impl HttpStreamCodec {
         })
     }
 
-    fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Part<'a>>, MessageError> {
+    fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, MessageError> {
         let head = match self.reader.read(src)? {
             Start::Head(head) => head,
             Start::Ignored(consumed) => return Ok(Decoded::Skip { consumed }),
@@ -114,7 +115,7 @@ impl HttpStreamCodec {
         let receiving = consumed > 0;
         self.exchange.begin(&head, receiving);
         Ok(Decoded::Frame {
-            frame: Part::Head(Request::new(&src[..head.len()], head, &[])),
+            frame: RequestPart::Head(ServerRequest::new(&src[..head.len()], head, &[])),
             consumed,
         })
     }
@@ -128,10 +129,10 @@ impl Default for HttpStreamCodec {
 }
 
 impl Codec for HttpStreamCodec {
-    type Frame<'a> = Part<'a>;
+    type Frame<'a> = RequestPart<'a>;
     const CONVERSES: bool = true;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Part<'a>>, FrameError> {
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<RequestPart<'a>>, FrameError> {
         if !self.parts.is_within_body() && self.exchange.is_busy() {
             return Ok(Decoded::Hold);
         }
@@ -149,8 +150,8 @@ impl Codec for HttpStreamCodec {
         close_notice(&mut self.exchange, receiving, cause, dst);
     }
 
-    fn refused(&self) -> Option<u16> {
-        self.exchange.refused()
+    fn refused_status(&self) -> Option<u16> {
+        self.exchange.refused_status()
     }
 
     fn is_open_ended(&self) -> bool {

@@ -9,7 +9,7 @@ use super::exchange::{AnswerState, Exchange};
 use super::fields::is_value;
 use super::list::Pair;
 use super::prefix::ResponsePrefix;
-use super::response::{Body, Response};
+use super::response::{Body, ServerResponse};
 use crate::buf::outbox::Outbox;
 
 /// The maximum size of a body that is written in one piece with its head.
@@ -22,7 +22,7 @@ pub(super) const CODEC_LINES_MAX: usize = 256;
 #[inline]
 pub(super) fn response(
     exchange: &mut Exchange,
-    response: &Response<'_>,
+    response: &ServerResponse<'_>,
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
     exchange.may_begin()?;
@@ -111,7 +111,7 @@ pub(super) fn response(
 #[cold]
 fn interim(
     exchange: &mut Exchange,
-    response: &Response<'_>,
+    response: &ServerResponse<'_>,
     dst: &mut Outbox<'_>,
 ) -> Result<(), SendError> {
     let status = response.status;
@@ -166,7 +166,7 @@ struct Plan<'a, 'b> {
 #[inline]
 fn plan<'a, 'b>(
     exchange: &Exchange,
-    response: &'a Response<'b>,
+    response: &'a ServerResponse<'b>,
 ) -> Result<Plan<'a, 'b>, SendError> {
     let status = response.status;
     let length = match &response.body {
@@ -200,7 +200,7 @@ fn plan<'a, 'b>(
 #[inline(never)]
 fn plan_special<'a, 'b>(
     exchange: &Exchange,
-    response: &'a Response<'b>,
+    response: &'a ServerResponse<'b>,
     length: Option<u64>,
     mut plan: Plan<'a, 'b>,
 ) -> Result<Plan<'a, 'b>, SendError> {

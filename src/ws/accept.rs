@@ -8,7 +8,7 @@ use super::extension;
 use super::key::{self, AcceptKey};
 use crate::error::error_messages;
 use crate::http::lines::tokens;
-use crate::http::{Headers, Request, Response, StatusCode};
+use crate::http::{Headers, ServerRequest, ServerResponse, StatusCode};
 
 /// Checks that a request opens a WebSocket. Returns the answer to it.
 ///
@@ -44,7 +44,7 @@ use crate::http::{Headers, Request, Response, StatusCode};
 /// # Errors
 ///
 /// Returns a [`Refusal`] if the request opens no WebSocket. Send it as the answer.
-pub fn accept<'a>(request: &Request<'a>) -> Result<Accept<'a>, Refusal> {
+pub fn accept<'a>(request: &ServerRequest<'a>) -> Result<Accept<'a>, Refusal> {
     let headers = request.headers();
     if request.method() != "GET" || !request.wants_upgrade("websocket") {
         return Err(Refusal::NoUpgrade);
@@ -171,9 +171,10 @@ impl<'a> Accept<'a> {
     }
 
     /// Builds the response and passes it to `send`.
-    pub(super) fn respond<R>(&self, send: impl FnOnce(Response<'_>) -> R) -> R {
+    pub(super) fn respond<R>(&self, send: impl FnOnce(ServerResponse<'_>) -> R) -> R {
         let extensions = self.deflate.map(|agreed| agreed.answer());
-        let mut response = Response::upgrade("websocket").header("Sec-WebSocket-Accept", &self.key);
+        let mut response =
+            ServerResponse::upgrade("websocket").header("Sec-WebSocket-Accept", &self.key);
         if let Some(protocol) = &self.protocol {
             response = response.header("Sec-WebSocket-Protocol", &**protocol);
         }
@@ -226,7 +227,7 @@ impl Refusal {
     }
 
     /// Returns the answer.
-    pub fn response(self) -> Response<'static> {
+    pub fn response(self) -> ServerResponse<'static> {
         let text = match self {
             Refusal::NoUpgrade => "this resource is a WebSocket; send an upgrade request\n",
             Refusal::Body => "a request for a WebSocket must not have a body\n",
@@ -235,7 +236,7 @@ impl Refusal {
             Refusal::Extensions => "the Sec-WebSocket-Extensions is malformed\n",
             Refusal::Origin => "this origin is not allowed\n",
         };
-        let response = Response::text(self.status(), text);
+        let response = ServerResponse::text(self.status(), text);
         match self {
             Refusal::NoUpgrade | Refusal::Version => response
                 .header("Upgrade", "websocket")
@@ -283,7 +284,7 @@ mod tests {
     const HEADERS: &str = "Upgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-    fn with<R>(method: &str, headers: &str, look: impl FnOnce(&Request<'_>) -> R) -> R {
+    fn with<R>(method: &str, headers: &str, look: impl FnOnce(&ServerRequest<'_>) -> R) -> R {
         let mut input = format!("{method} /chat HTTP/1.1\r\nHost: a\r\n{headers}\r\n").into_bytes();
         match HttpCodec::default().decode(&mut input) {
             Ok(Decoded::Frame { frame, .. }) => look(&frame),

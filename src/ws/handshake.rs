@@ -10,7 +10,7 @@ use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Decoded, Encode, FrameError};
 use crate::error::error_messages;
 use crate::http::MessageError;
-use crate::http::client::{Part, Request, StreamCodec};
+use crate::http::client::{ClientRequest, ResponsePart, StreamCodec};
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::{check_target, is_host};
 
@@ -89,7 +89,7 @@ impl Handshake {
         let key = key::random();
         let protocols = self.protocols.join(", ");
         let extensions = self.deflate.as_ref().map(DeflateOptions::offer);
-        let mut request = Request::get(&self.host, &self.target)
+        let mut request = ClientRequest::get(&self.host, &self.target)
             .upgrade("websocket")
             .header("Sec-WebSocket-Version", "13")
             .header("Sec-WebSocket-Key", &key);
@@ -172,7 +172,7 @@ impl Expected {
             Decoded::Hold => return Ok(Reply::Incomplete(src.len() + 1)),
         };
         // The body of a refusal is not read.
-        let Part::Head(response) = part else {
+        let ResponsePart::Head(response) = part else {
             return Ok(Reply::Interim(consumed));
         };
         if !response.is_upgrade() {

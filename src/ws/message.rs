@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::close::Close;
 use super::header::{Header, MAX_HEADER, Opcode};
-use crate::http::Request;
+use crate::http::ServerRequest;
 
 /// A message.
 ///
@@ -31,8 +31,8 @@ pub enum Message<'a> {
 #[derive(Debug)]
 pub enum Incoming<'a> {
     /// A request. Answer it with an [`Accept`](super::Accept), which opens the WebSocket, or with any
-    /// [`Response`](crate::http::Response).
-    Request(Request<'a>),
+    /// [`ServerResponse`](crate::http::ServerResponse).
+    Request(ServerRequest<'a>),
     /// A message.
     Message(Message<'a>),
     /// The answer to a [`Ping`], or an unsolicited pong (RFC 6455, section 5.5.3). The codec itself answers pings.

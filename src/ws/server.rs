@@ -6,12 +6,12 @@ use super::message::{Incoming, Prepared};
 use super::protocol::{Protocol, Received};
 use crate::buf::outbox::Outbox;
 use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
-use crate::http::{self, Chunk, End, Event, HttpCodec, Response};
+use crate::http::{self, Chunk, End, HttpCodec, ServerResponse, SseEvent};
 
 /// A server's side of a WebSocket, which starts as HTTP. A frame is an [`Incoming`].
 ///
 /// Until the handler answers a request with an [`Accept`], it is an [`HttpCodec`]: a request may also be answered with
-/// a [`Response`], to serve a page for example. After that, both sides send [`Message`](super::Message)s.
+/// a [`ServerResponse`], to serve a page for example. After that, both sides send [`Message`](super::Message)s.
 ///
 /// The codec itself does the following:
 ///
@@ -124,10 +124,10 @@ impl Codec for ServerCodec {
         }
     }
 
-    fn refused(&self) -> Option<u16> {
+    fn refused_status(&self) -> Option<u16> {
         match &self.state {
             ServerState::Open(_) => None,
-            ServerState::Http(http) => http.refused(),
+            ServerState::Http(http) => http.refused_status(),
         }
     }
 
@@ -181,9 +181,13 @@ impl Encode<Refusal> for ServerCodec {
     }
 }
 
-impl Encode<Response<'_>> for ServerCodec {
+impl Encode<ServerResponse<'_>> for ServerCodec {
     #[inline]
-    fn encode(&mut self, response: Response<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+    fn encode(
+        &mut self,
+        response: ServerResponse<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
         self.http()?.encode(response, dst)
     }
 }
@@ -211,8 +215,8 @@ impl Encode<End> for ServerCodec {
     }
 }
 
-impl Encode<Event<'_>> for ServerCodec {
-    fn encode(&mut self, event: Event<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+impl Encode<SseEvent<'_>> for ServerCodec {
+    fn encode(&mut self, event: SseEvent<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         self.http()?.encode(event, dst)
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epicycle::http::{End, Event, HttpCodec, Request, Response, StatusCode};
+use epicycle::http::{End, HttpCodec, ServerRequest, ServerResponse, SseEvent, StatusCode};
 use epicycle::{Action, Conn, EventHandler, Server, WriteError};
 use serde_json::json;
 
@@ -35,9 +35,14 @@ impl EventHandler for News {
         Some(())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        request: ServerRequest<'_>,
+    ) -> Action {
         if request.path() != "/events" {
-            let page = Response::ok()
+            let page = ServerResponse::ok()
                 .header("Content-Type", "text/html")
                 .body(PAGE);
             return conn.send(page).into();
@@ -47,18 +52,20 @@ impl EventHandler for News {
         all.push(last);
         if all.len() > 1 {
             // It shall not come back any more.
-            return conn.send(Response::new(StatusCode::NO_CONTENT)).into();
+            return conn
+                .send(ServerResponse::new(StatusCode::NO_CONTENT))
+                .into();
         }
         tell(conn).into()
     }
 }
 
 fn tell(conn: &mut Conn<'_, News>) -> Result<(), WriteError> {
-    conn.send(Response::event_stream())?;
-    conn.send(Event::comment("data: none of this\nevent: nor this"))?;
-    conn.send(Event::new("first").retry(Duration::from_millis(10)))?;
-    conn.send(Event::new(" two\r\nlines: €\r").event("news").id("a 1"))?;
-    conn.send(Event::new(""))?;
+    conn.send(ServerResponse::event_stream())?;
+    conn.send(SseEvent::comment("data: none of this\nevent: nor this"))?;
+    conn.send(SseEvent::new("first").retry(Duration::from_millis(10)))?;
+    conn.send(SseEvent::new(" two\r\nlines: €\r").event("news").id("a 1"))?;
+    conn.send(SseEvent::new(""))?;
     conn.send(End)
 }
 

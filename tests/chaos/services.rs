@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use epicycle::codec::{Codec, LengthField, Raw};
-use epicycle::http::{HttpCodec, Limits, Request, Response};
+use epicycle::http::{HttpCodec, Limits, ServerRequest, ServerResponse};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor};
 
 use super::ledger::Ledger;
@@ -68,8 +68,8 @@ impl Answering for Http {
         )
     }
 
-    fn answer(conn: &mut Conn<'_, Counted<Self>>, request: Request<'_>) -> Action {
-        conn.send(Response::ok().body(request.body())).into()
+    fn answer(conn: &mut Conn<'_, Counted<Self>>, request: ServerRequest<'_>) -> Action {
+        conn.send(ServerResponse::ok().body(request.body())).into()
     }
 }
 

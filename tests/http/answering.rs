@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::http::{Chunk, End, HttpCodec, Limits, Response, StatusCode};
+use epicycle::http::{Chunk, End, HttpCodec, Limits, ServerResponse, StatusCode};
 use epicycle::{Action, CloseReason};
 
 use crate::site::{Site, reflection, start};
@@ -76,7 +76,9 @@ fn a_client_is_told_to_go_on_behind_the_earlier_answers() {
     });
     let handle = FIRST.lock().expect("is sound").take().expect("is there");
     // In the same turn as this, at the earliest.
-    handle.send(Response::ok().body("first")).expect("is open");
+    handle
+        .send(ServerResponse::ok().body("first"))
+        .expect("is open");
     let mut answers = answers(&client);
     assert_eq!(answers.get().text(), "first");
     assert_eq!(answers.get().status, 100);
@@ -100,20 +102,20 @@ fn what_has_no_body_is_sent_without() {
     let (running, _) = start(local(), || {
         Site::of(|conn, _, request| {
             let answer = match request.path() {
-                "/204" => Response::new(StatusCode::NO_CONTENT),
-                "/304" => Response::new(StatusCode::NOT_MODIFIED).header("ETag", "\"a\""),
+                "/204" => ServerResponse::new(StatusCode::NO_CONTENT),
+                "/304" => ServerResponse::new(StatusCode::NOT_MODIFIED).header("ETag", "\"a\""),
                 // One handler knows of the HEAD, the other does not.
                 "/sized" => {
-                    let sent = conn.send(Response::ok().sized(1 << 40));
+                    let sent = conn.send(ServerResponse::ok().sized(1 << 40));
                     return sent.and_then(|()| conn.send(End)).into();
                 }
                 "/streamed" => {
-                    let sent = conn.send(Response::ok().streamed());
+                    let sent = conn.send(ServerResponse::ok().streamed());
                     let sent = sent.and_then(|()| conn.send(Chunk(b"unseen")));
                     return sent.and_then(|()| conn.send(End)).into();
                 }
-                "/empty" => Response::ok(),
-                _ => Response::ok().body("hello"),
+                "/empty" => ServerResponse::ok(),
+                _ => ServerResponse::ok().body("hello"),
             };
             conn.send(answer).into()
         })
@@ -147,7 +149,8 @@ fn http_1_0_keeps_alive_only_when_asked() {
             if request.path() != "/streamed" {
                 return conn.send(reflection(&request)).into();
             }
-            conn.send(Response::ok().streamed()).expect("is taken");
+            conn.send(ServerResponse::ok().streamed())
+                .expect("is taken");
             conn.send(Chunk(b"hello, ")).expect("is taken");
             conn.send(Chunk(b"world")).expect("is taken");
             conn.send(End).into()
@@ -261,7 +264,8 @@ fn a_panic_before_the_answer_is_answered_500() {
         Site::of(|conn, _, request| match request.path() {
             "/before" => panic!("on purpose"),
             "/within" => {
-                conn.send(Response::ok().streamed()).expect("is taken");
+                conn.send(ServerResponse::ok().streamed())
+                    .expect("is taken");
                 conn.send(Chunk(b"hello")).expect("is taken");
                 panic!("on purpose");
             }
@@ -351,7 +355,10 @@ fn an_answer_that_closes_is_whole_however_slowly_it_is_read() {
         .drain_deadline(Duration::from_millis(1500))
         .send_buffer(16 << 10);
     let (running, _) = start(server, || {
-        Site::of(|conn, _, _| conn.send(Response::ok().shared_body(noise(1, LEN))).into())
+        Site::of(|conn, _, _| {
+            conn.send(ServerResponse::ok().shared_body(noise(1, LEN)))
+                .into()
+        })
     });
     thread::scope(|scope| {
         // The client's wish, and the end of its stream, are the reasons to close.

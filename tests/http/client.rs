@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use epicycle::codec::Codec;
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{Chunk, End, Limits, SendError};
 use epicycle::{
     Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
@@ -47,7 +47,12 @@ impl EventHandler for Browser {
         Some(())
     }
 
-    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), response: Response<'_>) -> Action {
+    fn react(
+        &mut self,
+        _conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        response: ClientResponse<'_>,
+    ) -> Action {
         let _ = self.tell.send(Heard::Response(Kept::of(&response)));
         Action::Continue
     }
@@ -93,7 +98,7 @@ impl Visit {
         taken.expect("is open");
     }
 
-    fn ask(&self, request: Request<'static>) {
+    fn ask(&self, request: ClientRequest<'static>) {
         self.run(|conn| conn.send(request).expect("is taken"));
     }
 
@@ -127,11 +132,11 @@ fn requests_need_not_wait_for_responses() {
         for n in 0..1000 {
             let target = format!("/{n}");
             let sent = match n % 4 {
-                0 => conn.send(Request::get("a", &target)),
-                1 => conn.send(Request::post("a", &target, "hello")),
-                2 => conn.send(Request::new("HEAD", "a", &target)),
+                0 => conn.send(ClientRequest::get("a", &target)),
+                1 => conn.send(ClientRequest::post("a", &target, "hello")),
+                2 => conn.send(ClientRequest::new("HEAD", "a", &target)),
                 _ => conn
-                    .send(Request::new("PUT", "a", &target).streamed())
+                    .send(ClientRequest::new("PUT", "a", &target).streamed())
                     .and_then(|()| conn.send(Chunk(b"hel")))
                     .and_then(|()| conn.send(Chunk(b"lo")))
                     .and_then(|()| conn.send(End)),
@@ -149,7 +154,7 @@ fn requests_need_not_wait_for_responses() {
         let response = visit.hear();
         assert_eq!((response.status, response.text()), (200, &*expected));
     }
-    visit.ask(Request::get("a", "/last").close());
+    visit.ask(ClientRequest::get("a", "/last").close());
     assert_eq!(visit.hear().text(), "GET /last\n");
     let (closed, reason) = visit.await_end();
     assert!(matches!(reason, CloseReason::Local), "{reason}");
@@ -164,7 +169,7 @@ fn large_bodies_go_both_ways() {
         Site::new(
             move || epicycle::http::HttpCodec::new(limits),
             |conn, _, request| {
-                conn.send(epicycle::http::Response::ok().body(request.body()))
+                conn.send(epicycle::http::ServerResponse::ok().body(request.body()))
                     .into()
             },
         )
@@ -173,11 +178,11 @@ fn large_bodies_go_both_ways() {
     let visit = Visit::with(addr(&running), Client::new(), limits);
     let body = noise(5, LEN);
     let shared = bytes::Bytes::from(body.clone());
-    visit.ask(Request::new("PUT", "a", "/").shared_body(shared.clone()));
+    visit.ask(ClientRequest::new("PUT", "a", "/").shared_body(shared.clone()));
     assert!(visit.hear().body == body);
     let sized = shared.clone();
     visit.run(move |conn| {
-        conn.send(Request::new("PUT", "a", "/").sized(LEN as u64))
+        conn.send(ClientRequest::new("PUT", "a", "/").sized(LEN as u64))
             .expect("is taken");
         for part in sized.chunks(100_000) {
             conn.send(Chunk(part)).expect("is taken");
@@ -189,7 +194,7 @@ fn large_bodies_go_both_ways() {
     let opened = Arc::new(fs::File::open(&file.0).expect("opens"));
     visit.run(move |conn| {
         assert!(conn.codec().is_ready());
-        conn.send(Request::new("PUT", "a", "/").file(LEN as u64))
+        conn.send(ClientRequest::new("PUT", "a", "/").file(LEN as u64))
             .expect("is taken");
         conn.send_file(opened.clone(), ..10).expect("is taken");
         let error = conn.send(End).expect_err("is too short").to_string();
@@ -201,7 +206,7 @@ fn large_bodies_go_both_ways() {
         conn.send_file(opened.clone(), 10..).expect("is taken");
         conn.send(End).expect("is taken");
         assert!(conn.codec().is_ready());
-        conn.send(Request::get("a", "/")).expect("is taken");
+        conn.send(ClientRequest::get("a", "/")).expect("is taken");
     });
     assert!(visit.hear().body == body);
     assert_eq!(visit.hear().body, b"");
@@ -239,7 +244,7 @@ fn a_refusal_is_heard_while_the_request_is_being_sent() {
     let (mut server, _) = listener.accept().expect("accepts");
     visit.run(|conn| {
         let body = vec![b'x'; 16 << 20];
-        let request = Request::new("POST", "a", "/").sized(body.len() as u64);
+        let request = ClientRequest::new("POST", "a", "/").sized(body.len() as u64);
         conn.send(request).expect("is taken");
         conn.send(Chunk(&body)).expect("is taken");
     });
@@ -260,10 +265,10 @@ fn a_body_may_end_with_the_stream() {
     ] {
         let visit = Visit::to(scripted([head.as_bytes(), &body].concat(), true));
         visit.run(|conn| {
-            conn.send(Request::get("a", "/1")).expect("is taken");
-            conn.send(Request::get("a", "/never answered"))
+            conn.send(ClientRequest::get("a", "/1")).expect("is taken");
+            conn.send(ClientRequest::get("a", "/never answered"))
                 .expect_err("is no target");
-            conn.send(Request::get("a", "/never-answered"))
+            conn.send(ClientRequest::get("a", "/never-answered"))
                 .expect("is taken");
         });
         assert!(visit.hear().body == body);
@@ -274,7 +279,7 @@ fn a_body_may_end_with_the_stream() {
         );
     }
     let visit = Visit::to(scripted(b"HTTP/1.1 200 OK\r\n\r\n".to_vec(), true));
-    visit.ask(Request::get("a", "/empty"));
+    visit.ask(ClientRequest::get("a", "/empty"));
     assert_eq!(visit.hear().body, b"");
 }
 
@@ -288,7 +293,7 @@ fn a_response_that_is_cut_short_is_an_error() {
     ];
     for said in cut {
         let visit = Visit::to(scripted(said.as_bytes().to_vec(), true));
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         let (_, reason) = visit.await_end();
         assert!(
             matches!(reason, CloseReason::Frame(_)),
@@ -297,7 +302,7 @@ fn a_response_that_is_cut_short_is_an_error() {
     }
     // Of what has not begun there is no part.
     let visit = Visit::to(scripted(Vec::new(), true));
-    visit.ask(Request::get("a", "/"));
+    visit.ask(ClientRequest::get("a", "/"));
     let (_, reason) = visit.await_end();
     assert!(matches!(reason, CloseReason::Peer), "{reason}");
 }
@@ -310,7 +315,7 @@ fn a_response_that_does_not_go_on_has_the_read_timeout_and_one_that_does_not_beg
     for (said, kind) in [("HTTP/1.1 200", TimeoutKind::Read), ("", TimeoutKind::Idle)] {
         let server = scripted(said.into(), false);
         let visit = Visit::with(server, client(), Limits::default());
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         let (_, reason) = visit.await_end();
         assert!(
             matches!(reason, CloseReason::Timeout(other) if other == kind),
@@ -332,12 +337,12 @@ fn a_shutdown_waits_for_the_responses_that_are_outstanding() {
     });
     let client = Client::new().drain_deadline(2 * LONG);
     let visit = Visit::with(addr(&server), client, Limits::default());
-    visit.ask(Request::get("a", "/1"));
-    visit.ask(Request::get("a", "/2"));
+    visit.ask(ClientRequest::get("a", "/1"));
+    visit.ask(ClientRequest::get("a", "/2"));
     let handle = requests.recv_timeout(LONG).expect("is asked");
     visit.running.engine().shutdown();
     for next in [true, false] {
-        let late = epicycle::http::Response::ok().body(b"late");
+        let late = epicycle::http::ServerResponse::ok().body(b"late");
         handle.send(late).expect("is open");
         assert_eq!(visit.hear().body, b"late");
         if next {
@@ -350,7 +355,8 @@ fn a_shutdown_waits_for_the_responses_that_are_outstanding() {
     assert_eq!((report.drained, report.forced), (1, 0));
 }
 
-/// A server that says something and never ends its stream, whatever the client does, as long as what it gives back is there.
+/// A server that says something and never ends its stream, whatever the client does, as long as what it gives back is
+/// there.
 fn deaf(said: &'static str) -> (SocketAddr, Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let addr = listener.local_addr().expect("has one");
@@ -388,7 +394,7 @@ fn a_client_hears_at_once_of_a_server_that_has_failed_though_that_does_not_hang_
     ] {
         let (server, leave) = deaf(said);
         let visit = Visit::with(server, client, Limits::default());
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         let (closed, reason) = visit.await_end();
         assert!(reason.to_string().contains(expected), "{said:?}: {reason}");
         assert_eq!((closed.unsent, closed.bytes_in), (0, said.len() as u64));
@@ -409,9 +415,9 @@ fn an_upgraded_connection_is_left_to_the_handler() {
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat/2\r\n\r\nhello";
     let visit = Visit::to(scripted(said.into(), false));
     visit.run(|conn| {
-        conn.send(Request::get("a", "/").upgrade("chat/2"))
+        conn.send(ClientRequest::get("a", "/").upgrade("chat/2"))
             .expect("is taken");
-        let refused = conn.send(Request::get("a", "/"));
+        let refused = conn.send(ClientRequest::get("a", "/"));
         assert_eq!(refusal(refused), SendError::Last);
     });
     let response = visit.hear();
@@ -421,7 +427,10 @@ fn an_upgraded_connection_is_left_to_the_handler() {
     );
     let (tell, unread) = mpsc::channel();
     visit.run(move |conn| {
-        assert_eq!(refusal(conn.send(Request::get("a", "/"))), SendError::Last);
+        assert_eq!(
+            refusal(conn.send(ClientRequest::get("a", "/"))),
+            SendError::Last
+        );
         conn.detach(move |detached| tell.send(detached.unread).expect("is awaited"))
             .expect("can be");
     });
@@ -482,14 +491,14 @@ fn pythons_server_is_understood() {
         return skipped("python3 is not installed");
     };
     let visit = Visit::to(python.addr);
-    visit.ask(Request::get("localhost", "/noise"));
+    visit.ask(ClientRequest::get("localhost", "/noise"));
     assert!(visit.hear().body == body);
-    visit.ask(Request::new("HEAD", "localhost", "/noise"));
+    visit.ask(ClientRequest::new("HEAD", "localhost", "/noise"));
     let response = visit.hear();
     assert_eq!((response.status, response.body.len()), (200, 0));
-    visit.ask(Request::get("localhost", "/"));
+    visit.ask(ClientRequest::get("localhost", "/"));
     assert!(visit.hear().text().contains("noise"));
-    visit.ask(Request::get("localhost", "/none"));
+    visit.ask(ClientRequest::get("localhost", "/none"));
     assert_eq!(visit.hear().status, 404);
     let _ = visit.await_end();
 }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use epicycle::http::{Chunk, End, HttpCodec, Limits, Response, StatusCode};
+use epicycle::http::{Chunk, End, HttpCodec, Limits, ServerResponse, StatusCode};
 use epicycle::{Action, Running};
 
 use crate::site::{Log, Site, reflection, start};
@@ -58,7 +58,7 @@ fn server() -> (Running<Site>, Arc<Log>, String) {
         let codec = || HttpCodec::new(Limits::default().max_body(16 << 20));
         Site::new(codec, |conn, _, request| match request.path() {
             "/streamed" => {
-                let begun = conn.send(Response::ok().streamed());
+                let begun = conn.send(ServerResponse::ok().streamed());
                 let sent = begun
                     .and_then(|()| {
                         request
@@ -69,9 +69,11 @@ fn server() -> (Running<Site>, Arc<Log>, String) {
                     .and_then(|()| conn.send(End));
                 sent.into()
             }
-            "/none" => conn.send(Response::new(StatusCode::NO_CONTENT)).into(),
+            "/none" => conn
+                .send(ServerResponse::new(StatusCode::NO_CONTENT))
+                .into(),
             "/gone" => {
-                let answer = Response::new(StatusCode::FOUND).header("Location", "/there");
+                let answer = ServerResponse::new(StatusCode::FOUND).header("Location", "/there");
                 conn.send(answer).into()
             }
             _ => Action::from(conn.send(reflection(&request))),

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use epicycle::codec::FrameError;
-use epicycle::http::client::{Part, Request, StreamCodec};
+use epicycle::http::client::{ClientRequest, ResponsePart, StreamCodec};
 use epicycle::http::{Chunk, End, MessageError};
 use epicycle::{
     Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
@@ -50,16 +50,16 @@ impl EventHandler for Listener {
         Some(())
     }
 
-    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), part: Part<'_>) -> Action {
+    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), part: ResponsePart<'_>) -> Action {
         let heard = match part {
-            Part::Interim(response) => Heard::Interim(response.status().as_u16()),
-            Part::Head(response) => Heard::Head(response.status().as_u16()),
-            Part::Body(bytes) => Heard::Body(bytes.to_vec()),
-            Part::End(trailers) => {
+            ResponsePart::Interim(response) => Heard::Interim(response.status().as_u16()),
+            ResponsePart::Head(response) => Heard::Head(response.status().as_u16()),
+            ResponsePart::Body(bytes) => Heard::Body(bytes.to_vec()),
+            ResponsePart::End(trailers) => {
                 let owned = |(name, value): (&str, &[u8])| (name.to_owned(), value.to_vec());
                 Heard::End(trailers.map(owned).collect())
             }
-            Part::Upgraded(bytes) => Heard::Upgraded(bytes.to_vec()),
+            ResponsePart::Upgraded(bytes) => Heard::Upgraded(bytes.to_vec()),
             other => panic!("{other:?}"),
         };
         let _ = self.tell.send(Told::Part(heard));
@@ -115,7 +115,7 @@ impl Visit {
         is_done.recv_timeout(LONG).expect("is run");
     }
 
-    fn ask(&self, request: Request<'static>) {
+    fn ask(&self, request: ClientRequest<'static>) {
         self.run(|conn| conn.send(request).expect("is taken"));
     }
 
@@ -182,7 +182,7 @@ fn malformed(reason: &CloseReason) -> MessageError {
 #[test]
 fn each_part_of_a_response_is_handed_out_as_it_arrives() {
     let (visit, mut peer) = Visit::to_me(Client::new());
-    visit.ask(Request::get("a", "/watch"));
+    visit.ask(ClientRequest::get("a", "/watch"));
     read_to(&mut peer, "\r\n\r\n");
     say(&mut peer, "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(visit.hear(), Heard::Interim(100));
@@ -202,7 +202,7 @@ fn each_part_of_a_response_is_handed_out_as_it_arrives() {
     let trailers = vec![("Checksum".to_owned(), b"7".to_vec())];
     assert_eq!(visit.hear(), Heard::End(trailers));
     assert!(visit.is_reusable());
-    visit.ask(Request::new("HEAD", "a", "/"));
+    visit.ask(ClientRequest::new("HEAD", "a", "/"));
     read_to(&mut peer, "\r\n\r\n");
     say(&mut peer, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n");
     assert_eq!(visit.hear(), Heard::Head(200));
@@ -214,7 +214,7 @@ fn each_part_of_a_response_is_handed_out_as_it_arrives() {
 fn a_body_without_a_length_ends_where_the_stream_ends() {
     for body in ["", "hello"] {
         let (visit, mut peer) = Visit::to_me(Client::new());
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         read_to(&mut peer, "\r\n\r\n");
         say(&mut peer, "HTTP/1.1 200 OK\r\n\r\n");
         assert_eq!(visit.hear(), Heard::Head(200));
@@ -247,7 +247,7 @@ fn a_response_that_the_end_of_the_stream_cuts_short_has_no_end() {
     ];
     for (said, parts) in cut {
         let (visit, mut peer) = Visit::to_me(Client::new());
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         read_to(&mut peer, "\r\n\r\n");
         say(&mut peer, said);
         for _ in 0..parts {
@@ -262,7 +262,7 @@ fn a_response_that_the_end_of_the_stream_cuts_short_has_no_end() {
     }
     // Of a response that has not begun nothing is missing: the request may be sent again.
     let (visit, mut peer) = Visit::to_me(Client::new());
-    visit.ask(Request::get("a", "/"));
+    visit.ask(ClientRequest::get("a", "/"));
     read_to(&mut peer, "\r\n\r\n");
     peer.shutdown(Shutdown::Write).expect("ends");
     let reason = visit.await_end();
@@ -273,7 +273,7 @@ fn a_response_that_the_end_of_the_stream_cuts_short_has_no_end() {
 fn a_response_may_end_before_its_request() {
     let (visit, mut peer) = Visit::to_me(Client::new());
     visit.run(|conn| {
-        conn.send(Request::new("POST", "a", "/").streamed())
+        conn.send(ClientRequest::new("POST", "a", "/").streamed())
             .expect("is taken");
         conn.send(Chunk(b"first")).expect("is taken");
     });
@@ -292,7 +292,7 @@ fn a_response_may_end_before_its_request() {
     });
     read_to(&mut peer, "6\r\nsecond\r\n0\r\n\r\n");
     assert!(visit.is_reusable());
-    visit.ask(Request::get("a", "/"));
+    visit.ask(ClientRequest::get("a", "/"));
     read_to(&mut peer, "\r\n\r\n");
     say(&mut peer, "HTTP/1.1 204 No Content\r\n\r\n");
     assert_eq!(visit.hear(), Heard::Head(204));
@@ -303,7 +303,7 @@ fn a_response_may_end_before_its_request() {
 fn a_byte_that_nobody_asked_for_ends_the_connection_also_between_responses() {
     for at_once in [false, true] {
         let (visit, mut peer) = Visit::to_me(Client::new());
-        visit.ask(Request::get("a", "/"));
+        visit.ask(ClientRequest::get("a", "/"));
         read_to(&mut peer, "\r\n\r\n");
         let response = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
         say(&mut peer, response);
@@ -324,8 +324,8 @@ fn a_byte_that_nobody_asked_for_ends_the_connection_also_between_responses() {
 
 #[test]
 fn after_a_change_of_protocol_its_bytes_are_handed_out() {
-    let connect = Request::new("CONNECT", "a:1", "a:1");
-    let upgrade = Request::get("a", "/").upgrade("chat");
+    let connect = ClientRequest::new("CONNECT", "a:1", "a:1");
+    let upgrade = ClientRequest::get("a", "/").upgrade("chat");
     for (request, head, status) in [
         (connect, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", 200),
         (
@@ -353,7 +353,7 @@ fn after_a_change_of_protocol_its_bytes_are_handed_out() {
     }
     // A refusal is an ordinary response.
     let (visit, mut peer) = Visit::to_me(Client::new());
-    visit.ask(Request::new("CONNECT", "a:1", "a:1"));
+    visit.ask(ClientRequest::new("CONNECT", "a:1", "a:1"));
     read_to(&mut peer, "\r\n\r\n");
     say(
         &mut peer,
@@ -368,7 +368,7 @@ fn after_a_change_of_protocol_its_bytes_are_handed_out() {
 fn a_response_that_stalls_between_its_parts_has_the_read_timeout() {
     let client = Client::new().read_timeout(Duration::from_millis(200));
     let (visit, mut peer) = Visit::to_me(client);
-    visit.ask(Request::get("a", "/"));
+    visit.ask(ClientRequest::get("a", "/"));
     read_to(&mut peer, "\r\n\r\n");
     say(
         &mut peer,
@@ -384,7 +384,7 @@ fn a_response_that_stalls_between_its_parts_has_the_read_timeout() {
 #[test]
 fn a_shutdown_waits_for_the_rest_of_a_response() {
     let (visit, mut peer) = Visit::to_me(Client::new());
-    visit.ask(Request::get("a", "/"));
+    visit.ask(ClientRequest::get("a", "/"));
     read_to(&mut peer, "\r\n\r\n");
     say(
         &mut peer,
@@ -411,16 +411,16 @@ fn pythons_server_is_understood_part_by_part() {
     };
     let visit = Visit::to(python.addr, Client::new());
     for _ in 0..2 {
-        visit.ask(Request::get("localhost", "/noise"));
+        visit.ask(ClientRequest::get("localhost", "/noise"));
         assert_eq!(visit.hear(), Heard::Head(200));
         assert!(visit.hear_body() == body);
         assert!(visit.is_reusable());
     }
-    visit.ask(Request::new("HEAD", "localhost", "/noise"));
+    visit.ask(ClientRequest::new("HEAD", "localhost", "/noise"));
     assert_eq!(visit.hear(), Heard::Head(200));
     assert_eq!(visit.hear_body(), b"");
     // It closes after an error.
-    visit.ask(Request::get("localhost", "/none"));
+    visit.ask(ClientRequest::get("localhost", "/none"));
     assert_eq!(visit.hear(), Heard::Head(404));
     assert!(!visit.hear_body().is_empty());
     let reason = visit.await_end();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::http::{Chunk, End, HttpCodec, Limits, Request, Response, StatusCode};
+use epicycle::http::{Chunk, End, HttpCodec, Limits, ServerRequest, ServerResponse, StatusCode};
 use epicycle::{
     Action, Answer, CloseReason, Conn, HandleError, Server, TimeoutKind, WorkerPool, WriteError,
 };
@@ -25,12 +25,14 @@ const REFUSED: [(&str, &str); 3] = [
     ("/body", "204"),
 ];
 
-fn refused(path: &str) -> Response<'static> {
+fn refused(path: &str) -> ServerResponse<'static> {
     match path {
-        "/header" => Response::ok().header("X-Broken", "a\nb"),
-        "/length" => Response::ok().header("Content-Length", "1").body(b"x"),
-        "/body" => Response::new(StatusCode::NO_CONTENT).body(b"x"),
-        _ => Response::ok(),
+        "/header" => ServerResponse::ok().header("X-Broken", "a\nb"),
+        "/length" => ServerResponse::ok()
+            .header("Content-Length", "1")
+            .body(b"x"),
+        "/body" => ServerResponse::new(StatusCode::NO_CONTENT).body(b"x"),
+        _ => ServerResponse::ok(),
     }
 }
 
@@ -93,7 +95,7 @@ fn an_answer_of_another_thread_that_is_refused_is_answered_500_and_told() {
 fn an_answer_that_has_begun_is_cut_short_for_all_to_see() {
     let act = || {
         Site::of(|conn, _, _| {
-            conn.send(Response::ok().sized(10)).expect("is taken");
+            conn.send(ServerResponse::ok().sized(10)).expect("is taken");
             conn.send(End).into()
         })
     };
@@ -124,7 +126,8 @@ fn an_answer_that_ends_with_the_connection_is_reset_when_it_is_cut_short() {
     expect_panics();
     let act = || {
         Site::of(|conn, _, request| {
-            conn.send(Response::ok().streamed()).expect("is taken");
+            conn.send(ServerResponse::ok().streamed())
+                .expect("is taken");
             conn.send(Chunk(b"some of it")).expect("is taken");
             match request.path() {
                 "/whole" => conn.send(End).into(),
@@ -163,7 +166,7 @@ fn an_item_that_nobody_waits_for_is_dropped_with_a_warning() {
         let mut open = None;
         reactor.for_each(|conn, _| open = Some(conn.handle()));
         open.expect("is open")
-            .send(Response::ok())
+            .send(ServerResponse::ok())
             .expect("is taken");
     };
     engine.run_on(0, late).expect("is taken");
@@ -181,7 +184,7 @@ fn an_access_log_can_tell_of_requests_that_no_handler_gets() {
     let server = patient().read_timeout(Duration::from_millis(200));
     let limits = || HttpCodec::new(Limits::default().max_body(10));
     let (running, log) = start(server, move || {
-        Site::new(limits, |conn, _, _| conn.send(Response::ok()).into())
+        Site::new(limits, |conn, _, _| conn.send(ServerResponse::ok()).into())
     });
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     let refused = [
@@ -278,12 +281,13 @@ fn a_deferred_answer_is_given_from_any_thread() {
     client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n");
     let mut answers = answers(&client);
     next(&requests)
-        .send(Response::ok().body(b"one"))
+        .send(ServerResponse::ok().body(b"one"))
         .expect("is open");
     assert_eq!(answers.get().text(), "one");
     let by_task = next(&requests).run(|_, conn, session| {
         session.count += 1;
-        conn.send(Response::ok().body(b"two")).expect("is taken");
+        conn.send(ServerResponse::ok().body(b"two"))
+            .expect("is taken");
     });
     by_task.expect("is open");
     assert_eq!(answers.get().text(), "two");
@@ -387,7 +391,9 @@ fn a_full_mailbox_loses_neither_an_answer_nor_its_failure() {
         Some(0) => (first, second),
         _ => (second, first),
     };
-    answer.send(Response::ok().body(b"late")).expect("is taken");
+    answer
+        .send(ServerResponse::ok().body(b"late"))
+        .expect("is taken");
     drop(other);
     drop(free);
     assert_eq!(answers(&given).get().text(), "late");
@@ -400,12 +406,12 @@ fn a_deferred_answer_does_not_reach_the_next_request() {
     let for_site = kept.clone();
     let (running, log) = start(patient(), move || {
         let kept = for_site.clone();
-        Site::of(move |conn, _, request: Request<'_>| {
+        Site::of(move |conn, _, request: ServerRequest<'_>| {
             let answer = conn.defer_answer();
             kept.lock().expect("is sound").push(answer);
             match request.path() {
                 // Answered at once after all.
-                "/1" => conn.send(Response::ok().body(b"one")).into(),
+                "/1" => conn.send(ServerResponse::ok().body(b"one")).into(),
                 _ => Action::Continue,
             }
         })
@@ -419,8 +425,12 @@ fn a_deferred_answer_does_not_reach_the_next_request() {
     let second = kept.lock().expect("is sound").pop();
     let first = kept.lock().expect("is sound").pop();
     let (first, second) = (first.expect("is kept"), second.expect("is kept"));
-    first.send(Response::ok().body(b"wrong")).expect("is open");
-    second.send(Response::ok().body(b"two")).expect("is open");
+    first
+        .send(ServerResponse::ok().body(b"wrong"))
+        .expect("is open");
+    second
+        .send(ServerResponse::ok().body(b"two"))
+        .expect("is open");
     assert_eq!(answers.get().text(), "two");
     client.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /3 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(answers.get().text(), "one");
@@ -428,7 +438,9 @@ fn a_deferred_answer_does_not_reach_the_next_request() {
     let third = kept.lock().expect("is sound").pop().expect("is kept");
     // Of the one that was answered.
     kept.lock().expect("is sound").clear();
-    third.send(Response::ok().body(b"three")).expect("is open");
+    third
+        .send(ServerResponse::ok().body(b"three"))
+        .expect("is open");
     assert_eq!(answers.get().text(), "three");
     assert_eq!(log.ended(), 0);
 }
@@ -443,7 +455,7 @@ fn a_request_that_is_being_answered_is_not_idle() {
     let answer = next(&requests);
     thread::sleep(3 * brief);
     assert_eq!(log.ended(), 0);
-    answer.send(Response::ok()).expect("is open");
+    answer.send(ServerResponse::ok()).expect("is open");
     let mut answers = answers(&client);
     assert_eq!(answers.get().status, 200);
     // Now it is.
@@ -471,7 +483,7 @@ fn a_handler_that_does_not_answer_in_time_has_503_answered() {
         (503, Some("close"))
     );
     of_client.expect_end();
-    let _ = answer.send(Response::ok());
+    let _ = answer.send(ServerResponse::ok());
     let name = client.name();
     drop(client);
     let (_, reason) = log.await_end(0);
@@ -495,7 +507,7 @@ fn an_answer_that_does_not_go_on_has_the_answer_timeout_between_its_parts() {
                 }
                 goes_on.then(|| handle.send(End))
             });
-            conn.send(Response::ok().streamed()).into()
+            conn.send(ServerResponse::ok().streamed()).into()
         })
     };
     let (running, log) = start(patient().answer_timeout(BRIEF), begin);

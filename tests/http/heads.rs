@@ -1,7 +1,7 @@
 //! Heads that two implementations could interpret differently: authorities, lists and versions.
 
 use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
-use epicycle::http::client::{ClientCodec, Request};
+use epicycle::http::client::{ClientCodec, ClientRequest};
 use epicycle::http::{HttpCodec, MessageError, StatusCode, Version};
 
 use crate::parsing::check;
@@ -98,7 +98,8 @@ fn a_tunnel_needs_a_host_and_a_port() {
 
 #[test]
 fn a_client_sends_no_request_to_what_is_no_authority() {
-    let send = |host: &str| encode_to_vec(&mut ClientCodec::default(), Request::get(host, "/"));
+    let send =
+        |host: &str| encode_to_vec(&mut ClientCodec::default(), ClientRequest::get(host, "/"));
     for host in AUTHORITIES {
         send(host).expect("is an authority");
     }
@@ -108,7 +109,7 @@ fn a_client_sends_no_request_to_what_is_no_authority() {
     let tunnel = |target: &str| {
         encode_to_vec(
             &mut ClientCodec::default(),
-            Request::new("CONNECT", "a", target),
+            ClientRequest::new("CONNECT", "a", target),
         )
     };
     tunnel("a:443").expect("has a port");
@@ -178,7 +179,7 @@ fn empty_members_of_lists_are_ignored() {
                 .into_bytes();
         let mut codec = epicycle::http::HttpStreamCodec::default();
         let Ok(Decoded::Frame {
-            frame: epicycle::http::Part::Head(request),
+            frame: epicycle::http::RequestPart::Head(request),
             ..
         }) = codec.decode(&mut input)
         else {
@@ -250,7 +251,7 @@ fn junk_in_place_of_a_response_is_not_taken_for_another_version() {
 /// Why a client does not take what comes in answer to its request.
 fn told(response: &str) -> Option<MessageError> {
     let mut codec = ClientCodec::default();
-    encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+    encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
     let found = codec.decode(&mut response.as_bytes().to_vec()).map(|_| ());
     found
         .err()

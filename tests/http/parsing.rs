@@ -4,8 +4,8 @@
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
 use epicycle::http::client::{self, ClientCodec};
 use epicycle::http::{
-    Chunk, End, Headers, HttpCodec, HttpStreamCodec, MessageError, Part, Request, Response,
-    StatusCode,
+    Chunk, End, Headers, HttpCodec, HttpStreamCodec, MessageError, RequestPart, ServerRequest,
+    ServerResponse, StatusCode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ fn fields(headers: Headers<'_>) -> Fields {
 }
 
 impl Plain {
-    fn of(request: &Request<'_>) -> Self {
+    fn of(request: &ServerRequest<'_>) -> Self {
         Self {
             method: request.method().to_owned(),
             target: request.target().to_owned(),
@@ -48,23 +48,23 @@ impl Plain {
 }
 
 /// A server's codec, and how to note what it finds.
-trait Reads: Codec + Default + for<'a> Encode<Response<'a>> {
+trait Reads: Codec + Default + for<'a> Encode<ServerResponse<'a>> {
     /// Returns whether the request is complete.
     fn note(found: &mut Vec<Plain>, frame: Self::Frame<'_>) -> bool;
 }
 
 impl Reads for HttpCodec {
-    fn note(found: &mut Vec<Plain>, request: Request<'_>) -> bool {
+    fn note(found: &mut Vec<Plain>, request: ServerRequest<'_>) -> bool {
         found.push(Plain::of(&request));
         true
     }
 }
 
 impl Reads for HttpStreamCodec {
-    fn note(found: &mut Vec<Plain>, part: Part<'_>) -> bool {
+    fn note(found: &mut Vec<Plain>, part: RequestPart<'_>) -> bool {
         match part {
-            Part::Head(request) => found.push(Plain::of(&request)),
-            Part::Body(bytes) => {
+            RequestPart::Head(request) => found.push(Plain::of(&request)),
+            RequestPart::Body(bytes) => {
                 assert!(!bytes.is_empty());
                 found
                     .last_mut()
@@ -72,7 +72,7 @@ impl Reads for HttpStreamCodec {
                     .body
                     .extend_from_slice(bytes);
             }
-            Part::End(trailers) => {
+            RequestPart::End(trailers) => {
                 found.last_mut().expect("has begun").trailers = fields(trailers);
                 return true;
             }
@@ -114,7 +114,7 @@ fn feed<C: Reads>(pieces: &[&[u8]]) -> Outcome {
             };
             assert!(consumed <= len);
             if is_complete {
-                encode_to_vec(&mut codec, Response::ok()).expect("is taken");
+                encode_to_vec(&mut codec, ServerResponse::ok()).expect("is taken");
             }
             kept.drain(..consumed);
         }
@@ -316,7 +316,7 @@ fn write(codec: &mut HttpCodec, method: &str, given: &Given) -> Vec<u8> {
     let mut request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes();
     codec.decode(&mut request).expect("is a request");
     let status = StatusCode::from_u16(given.status).expect("is a status");
-    let mut answer = Response::new(status);
+    let mut answer = ServerResponse::new(status);
     for (name, value) in &given.headers {
         answer = answer.header(name, value);
     }
@@ -432,7 +432,7 @@ proptest! {
         let (mut wire, mut expected) = (Vec::new(), Vec::new());
         for (method, target, headers, body, form) in asked {
             let method = if method == "CONNECT" { "GET".to_owned() } else { method };
-            let mut request = client::Request::new(&method, "example.org:80", &target);
+            let mut request = client::ClientRequest::new(&method, "example.org:80", &target);
             for (name, value) in &headers {
                 request = request.header(name, value);
             }
@@ -487,7 +487,7 @@ proptest! {
         let mut codec = HttpCodec::default();
         codec.decode(&mut b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()).expect("is a request");
         let plain = write(&mut HttpCodec::default(), "GET", &Given { status: 200, headers: Vec::new(), body: Vec::new(), form: Form::Copied });
-        if let Ok(wire) = encode_to_vec(&mut codec, Response::ok().header(&name, &value)) {
+        if let Ok(wire) = encode_to_vec(&mut codec, ServerResponse::ok().header(&name, &value)) {
             prop_assert_eq!(wire.len(), plain.len() + name.len() + value.len() + 4);
             let answer = Answers::new(&wire[..]).get();
             let trimmed: String = value.trim_ascii().iter().copied().map(char::from).collect();

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::http::Response;
+use epicycle::http::ServerResponse;
 use epicycle::{Action, CloseReason, TimeoutKind};
 
 use crate::site::{Site, start};
@@ -175,7 +175,7 @@ fn the_lifetime_and_a_drain_end_an_answer_however_slowly_it_is_read() {
     let (running, log) = start(server, || {
         Site::of(|conn, _, _| {
             let body = noise(1, 8 << 20);
-            conn.send(Response::ok().shared_body(body)).into()
+            conn.send(ServerResponse::ok().shared_body(body)).into()
         })
     });
     let client = Client::with_small_window(&running);
@@ -197,7 +197,7 @@ fn an_answer_that_is_owed_at_the_end_of_the_lifetime_is_given() {
             let handle = conn.handle();
             thread::spawn(move || {
                 thread::sleep(2 * BRIEF);
-                let _ = handle.send(Response::ok().body("late, but here"));
+                let _ = handle.send(ServerResponse::ok().body("late, but here"));
             });
             Action::Continue
         })

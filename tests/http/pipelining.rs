@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use std::{fs, thread};
 
-use epicycle::http::Response;
+use epicycle::http::ServerResponse;
 use epicycle::{Action, CloseReason};
 
 use crate::site::{Site, reflection, start};
@@ -212,7 +212,7 @@ fn what_comes_behind_the_last_request_is_never_handled() {
 #[test]
 fn an_answer_that_closes_is_the_last() {
     let (running, log) = start(local(), || {
-        Site::of(|conn, _, _| conn.send(Response::ok().close().body("bye")).into())
+        Site::of(|conn, _, _| conn.send(ServerResponse::ok().close().body("bye")).into())
     });
     let client = Client::to(&running);
     client.send(requests(0, 3));

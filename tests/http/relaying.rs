@@ -3,8 +3,8 @@
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, encode_to_vec};
 use epicycle::http::client::{self, StreamCodec};
 use epicycle::http::{
-    Chunk, End, HeaderBlock, HeaderLine, Headers, HttpCodec, HttpStreamCodec, Limits, Part,
-    Request, Response, SendError, StatusCode, Trailers,
+    Chunk, End, HeaderBlock, HeaderLine, Headers, HttpCodec, HttpStreamCodec, Limits, RequestPart,
+    SendError, ServerRequest, ServerResponse, StatusCode, Trailers,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -54,13 +54,13 @@ impl Relay {
                 Decoded::NeedMore { .. } | Decoded::Hold => return Ok(is_complete),
             };
             let sent = match part {
-                Part::Head(request) => {
+                RequestPart::Head(request) => {
                     Self::gather(&mut self.block, request.headers());
-                    let relayed = client::Request::relayed(&request).block(&self.block);
+                    let relayed = client::ClientRequest::relayed(&request).block(&self.block);
                     encode_to_vec(&mut self.client, relayed)?
                 }
-                Part::Body(bytes) => encode_to_vec(&mut self.client, Chunk(bytes))?,
-                Part::End(trailers) => {
+                RequestPart::Body(bytes) => encode_to_vec(&mut self.client, Chunk(bytes))?,
+                RequestPart::End(trailers) => {
                     is_complete = true;
                     Self::gather(&mut self.block, trailers);
                     encode_to_vec(&mut self.client, Trailers(&self.block))?
@@ -92,13 +92,13 @@ impl Relay {
                 Decoded::NeedMore { .. } | Decoded::Hold => return Ok(()),
             };
             let sent = match part {
-                client::Part::Interim(response) | client::Part::Head(response) => {
+                client::ResponsePart::Interim(response) | client::ResponsePart::Head(response) => {
                     Self::gather(&mut self.block, response.headers());
-                    let relayed = Response::relayed(&response).block(&self.block);
+                    let relayed = ServerResponse::relayed(&response).block(&self.block);
                     encode_to_vec(&mut self.server, relayed)?
                 }
-                client::Part::Body(bytes) => encode_to_vec(&mut self.server, Chunk(bytes))?,
-                client::Part::End(trailers) => {
+                client::ResponsePart::Body(bytes) => encode_to_vec(&mut self.server, Chunk(bytes))?,
+                client::ResponsePart::End(trailers) => {
                     Self::gather(&mut self.block, trailers);
                     encode_to_vec(&mut self.server, Trailers(&self.block))?
                 }
@@ -267,7 +267,7 @@ fn a_relayed_answer_ends_with_its_end_and_not_before() {
         "HTTP/1.1 204 No Content\r\n\r\n",
     ] {
         let mut client = StreamCodec::default();
-        encode_to_vec(&mut client, client::Request::get("a", "/")).expect("is taken");
+        encode_to_vec(&mut client, client::ClientRequest::get("a", "/")).expect("is taken");
         let mut server = HttpStreamCodec::default();
         let mut request = *b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         while !matches!(server.decode(&mut request), Ok(Decoded::Hold)) {}
@@ -275,11 +275,11 @@ fn a_relayed_answer_ends_with_its_end_and_not_before() {
         let Ok(Decoded::Frame { frame, .. }) = client.decode(&mut response) else {
             panic!("no head");
         };
-        let client::Part::Head(head) = frame else {
+        let client::ResponsePart::Head(head) = frame else {
             panic!("{frame:?}");
         };
         let is_sized = head.content_length().is_some();
-        encode_to_vec(&mut server, Response::relayed(&head)).expect("is taken");
+        encode_to_vec(&mut server, ServerResponse::relayed(&head)).expect("is taken");
         if is_sized {
             encode_to_vec(&mut server, Chunk(b"hel")).expect("is taken");
             let error = encode_to_vec(&mut server, End).map_err(cause);
@@ -302,14 +302,14 @@ fn a_change_of_protocol_is_relayed_where_both_sides_agree() {
     let mut server = HttpStreamCodec::default();
     let mut input = *asked;
     let Ok(Decoded::Frame {
-        frame: Part::Head(request),
+        frame: RequestPart::Head(request),
         ..
     }) = server.decode(&mut input)
     else {
         panic!("no head");
     };
     let mut client = StreamCodec::default();
-    let relayed = client::Request::relayed(&request).upgrade("chat");
+    let relayed = client::ClientRequest::relayed(&request).upgrade("chat");
     let sent = encode_to_vec(&mut client, relayed).expect("is taken");
     assert_eq!(
         String::from_utf8(sent).expect("is text"),
@@ -318,7 +318,7 @@ fn a_change_of_protocol_is_relayed_where_both_sides_agree() {
     let mut input =
         *b"HTTP/1.1 101 Switching\r\nUpgrade: chat\r\nConnection: Upgrade\r\nX: y\r\n\r\n";
     let Ok(Decoded::Frame {
-        frame: client::Part::Head(response),
+        frame: client::ResponsePart::Head(response),
         ..
     }) = client.decode(&mut input)
     else {
@@ -326,7 +326,10 @@ fn a_change_of_protocol_is_relayed_where_both_sides_agree() {
     };
     let mut block = HeaderBlock::new();
     Relay::gather(&mut block, response.headers());
-    let sent = encode_to_vec(&mut server, Response::relayed(&response).block(&block));
+    let sent = encode_to_vec(
+        &mut server,
+        ServerResponse::relayed(&response).block(&block),
+    );
     let sent = String::from_utf8(sent.expect("is taken")).expect("is text");
     assert!(sent.starts_with("HTTP/1.1 101 Switching\r\n"), "{sent}");
     assert!(
@@ -353,7 +356,7 @@ fn text<T>(codec: &mut impl Encode<T>, item: T) -> Result<String, SendError> {
 #[test]
 fn interim_responses_precede_the_answer() {
     let mut codec = asked("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    let hints = || Response::new(StatusCode::EARLY_HINTS).header("Link", "</style.css>");
+    let hints = || ServerResponse::new(StatusCode::EARLY_HINTS).header("Link", "</style.css>");
     for _ in 0..2 {
         let sent = text(&mut codec, hints()).expect("is taken");
         assert_eq!(
@@ -366,9 +369,9 @@ fn interim_responses_precede_the_answer() {
         assert_eq!(text(&mut codec, bad), Err(SendError::Bodiless { status }));
     }
     let status = StatusCode::SWITCHING_PROTOCOLS;
-    let change = Response::new(status);
+    let change = ServerResponse::new(status);
     assert_eq!(text(&mut codec, change), Err(SendError::Status { status }));
-    text(&mut codec, Response::ok()).expect("is still owed");
+    text(&mut codec, ServerResponse::ok()).expect("is still owed");
     assert_eq!(text(&mut codec, hints()), Err(SendError::NotAsked));
     let mut codec = asked("GET / HTTP/1.0\r\nHost: a\r\n\r\n");
     assert_eq!(text(&mut codec, hints()).as_deref(), Ok(""));
@@ -381,7 +384,7 @@ fn a_client_that_was_told_to_go_on_by_an_interim_response_is_not_told_again() {
         *b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
     let found = codec.decode(&mut input);
     assert!(matches!(found, Ok(Decoded::Frame { .. })));
-    let interim = Response::new(StatusCode::CONTINUE);
+    let interim = ServerResponse::new(StatusCode::CONTINUE);
     let sent = text(&mut codec, interim).expect("is taken");
     assert_eq!(sent, "HTTP/1.1 100 Continue\r\n\r\n");
     assert_eq!(
@@ -396,12 +399,12 @@ fn trailers_follow_chunks_and_nothing_else() {
     for (request, answer, expected) in [
         (
             "GET / HTTP/1.1",
-            Response::ok().streamed(),
+            ServerResponse::ok().streamed(),
             "0\r\nSum: 7\r\n\r\n",
         ),
-        ("GET / HTTP/1.0", Response::ok().streamed(), ""),
-        ("HEAD / HTTP/1.1", Response::ok().streamed(), ""),
-        ("GET / HTTP/1.1", Response::ok().file(0), ""),
+        ("GET / HTTP/1.0", ServerResponse::ok().streamed(), ""),
+        ("HEAD / HTTP/1.1", ServerResponse::ok().streamed(), ""),
+        ("GET / HTTP/1.1", ServerResponse::ok().file(0), ""),
     ] {
         let mut codec = asked(&format!("{request}\r\nHost: a\r\n\r\n"));
         text(&mut codec, answer).expect("is taken");
@@ -411,7 +414,7 @@ fn trailers_follow_chunks_and_nothing_else() {
     }
     let host = HeaderBlock::new().with("Host", "b").expect("is taken");
     let mut client = StreamCodec::default();
-    let request = client::Request::new("PUT", "a", "/").streamed();
+    let request = client::ClientRequest::new("PUT", "a", "/").streamed();
     text(&mut client, request).expect("is taken");
     let error = text(&mut client, Trailers(&host));
     assert!(matches!(error, Err(SendError::FramingHeader { .. })));
@@ -422,7 +425,7 @@ fn trailers_follow_chunks_and_nothing_else() {
 #[test]
 fn te_is_named_in_connection() {
     let block = HeaderBlock::new().with("te", "trailers").expect("is taken");
-    let get = || client::Request::get("a", "/");
+    let get = || client::ClientRequest::get("a", "/");
     for (request, expected) in [
         (
             get().header("TE", "trailers"),
@@ -520,7 +523,7 @@ fn lines_are_copied_but_not_those_that_frame_a_message() {
     }
     // The host among them is found when a request is sent with them.
     fn sent(block: &HeaderBlock) -> Result<String, SendError> {
-        let request = client::Request::get("a", "/").block(block);
+        let request = client::ClientRequest::get("a", "/").block(block);
         text(&mut StreamCodec::default(), request)
     }
     assert!(matches!(sent(&block), Err(SendError::FramingHeader { .. })));
@@ -537,8 +540,8 @@ fn lines_are_copied_but_not_those_that_frame_a_message() {
 
 #[test]
 fn what_lives_longer_can_be_given_a_header_that_lives_shorter() {
-    let base: Response<'static> = Response::ok().header("A", "b");
-    let request: client::Request<'static> = client::Request::get("a", "/");
+    let base: ServerResponse<'static> = ServerResponse::ok().header("A", "b");
+    let request: client::ClientRequest<'static> = client::ClientRequest::get("a", "/");
     for n in 0..6 {
         let local = n.to_string();
         let mut codec = asked("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -572,7 +575,7 @@ fn lines(headers: Headers<'_>) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn plain_request(request: &Request<'_>) -> Plain {
+fn plain_request(request: &ServerRequest<'_>) -> Plain {
     Plain {
         line: format!(
             "{} {} {:?}",
@@ -596,7 +599,7 @@ fn read_request(mut input: Vec<u8>) -> Plain {
 
 fn read_response(mut input: Vec<u8>) -> Plain {
     let mut codec = client::ClientCodec::default();
-    encode_to_vec(&mut codec, client::Request::get("a", "/")).expect("is taken");
+    encode_to_vec(&mut codec, client::ClientRequest::get("a", "/")).expect("is taken");
     match codec.decode_eof(&mut input).expect("is sound") {
         Decoded::Frame { frame, .. } => Plain {
             line: format!("{} {}", frame.status(), frame.reason()),

@@ -1,7 +1,9 @@
 //! The client's codec without sockets: the responses it accepts, and the requests it sends.
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, Stage, encode_to_vec};
-use epicycle::http::client::{ClientCodec, Part, Request, Response, StreamCodec};
+use epicycle::http::client::{
+    ClientCodec, ClientRequest, ClientResponse, ResponsePart, StreamCodec,
+};
 use epicycle::http::{Chunk, End, HeaderBlock, Headers, Limits, MessageError, SendError};
 
 /// A response that has been kept.
@@ -16,7 +18,7 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn of(response: &Response<'_>) -> Self {
+    pub(crate) fn of(response: &ClientResponse<'_>) -> Self {
         Self {
             status: response.status().as_u16(),
             reason: response.reason().to_owned(),
@@ -45,7 +47,7 @@ pub(crate) fn cause(error: FrameError) -> SendError {
 }
 
 /// A client's codec, and how to note what it finds.
-trait Hears: Codec + for<'a> Encode<Request<'a>> {
+trait Hears: Codec + for<'a> Encode<ClientRequest<'a>> {
     fn new() -> Self;
     fn note(found: &mut Vec<Kept>, frame: Self::Frame<'_>);
     /// The responses that are complete.
@@ -57,7 +59,7 @@ impl Hears for ClientCodec {
         Self::default()
     }
 
-    fn note(found: &mut Vec<Kept>, response: Response<'_>) {
+    fn note(found: &mut Vec<Kept>, response: ClientResponse<'_>) {
         found.push(Kept::of(&response));
     }
 
@@ -71,19 +73,19 @@ impl Hears for StreamCodec {
         Self::new(Limits::default())
     }
 
-    fn note(found: &mut Vec<Kept>, part: Part<'_>) {
+    fn note(found: &mut Vec<Kept>, part: ResponsePart<'_>) {
         let amid = "is within a response";
         match part {
-            Part::Interim(response) => assert!(response.status().is_informational()),
-            Part::Head(response) => found.push(Kept::of(&response)),
-            Part::Body(bytes) => {
+            ResponsePart::Interim(response) => assert!(response.status().is_informational()),
+            ResponsePart::Head(response) => found.push(Kept::of(&response)),
+            ResponsePart::Body(bytes) => {
                 assert!(!bytes.is_empty());
                 found.last_mut().expect(amid).body.extend_from_slice(bytes);
             }
-            Part::End(trailers) => {
+            ResponsePart::End(trailers) => {
                 found.last_mut().expect(amid).trailers = Kept::fields(trailers);
             }
-            Part::Upgraded(bytes) => {
+            ResponsePart::Upgraded(bytes) => {
                 assert!(!bytes.is_empty() && found.last().expect(amid).upgraded);
             }
             other => panic!("{other:?}"),
@@ -144,7 +146,7 @@ fn feed_to<C: Hears>(asked: &[(&str, bool)], pieces: &[&[u8]]) -> (Vec<Kept>, bo
     let mut codec = C::new();
     for (method, upgrade) in asked {
         let target = if *method == "CONNECT" { "a:443" } else { "/" };
-        let mut request = Request::new(method, "a", target);
+        let mut request = ClientRequest::new(method, "a", target);
         if *upgrade {
             request = request.upgrade("chat");
         }
@@ -315,7 +317,7 @@ fn a_connection_changes_its_protocol_only_when_asked() {
         );
     }
     let mut codec = ClientCodec::default();
-    encode_to_vec(&mut codec, Request::get("a", "/").upgrade("chat")).expect("is taken");
+    encode_to_vec(&mut codec, ClientRequest::get("a", "/").upgrade("chat")).expect("is taken");
     assert!(!codec.is_ready());
     codec.decode(&mut refused.to_vec()).expect("is a response");
     assert!(codec.is_ready() && codec.outstanding() == 0);
@@ -363,7 +365,7 @@ fn what_could_be_taken_for_another_response_is_refused() {
 fn once<R>(
     codec: &mut ClientCodec,
     input: &[u8],
-    look: impl FnOnce(Response<'_>, usize) -> R,
+    look: impl FnOnce(ClientResponse<'_>, usize) -> R,
 ) -> Result<R, MessageError> {
     match codec.decode(&mut input.to_vec()) {
         Ok(Decoded::Frame { frame, consumed }) => Ok(look(frame, consumed)),
@@ -374,7 +376,7 @@ fn once<R>(
 
 fn asking(method: &str) -> ClientCodec {
     let mut codec = ClientCodec::default();
-    encode_to_vec(&mut codec, Request::new(method, "a", "/")).expect("is taken");
+    encode_to_vec(&mut codec, ClientRequest::new(method, "a", "/")).expect("is taken");
     codec
 }
 
@@ -400,7 +402,7 @@ fn what_comes_behind_the_last_response_spoils_the_connection() {
             });
             assert_eq!(keeps, Ok(false), "{response:?}");
             assert!(!codec.is_ready());
-            let again = encode_to_vec(&mut codec, Request::get("a", "/2"));
+            let again = encode_to_vec(&mut codec, ClientRequest::get("a", "/2"));
             assert_eq!(cause(again.expect_err("is refused")), SendError::Last);
             once(&mut codec, behind.as_bytes(), |_, _| ()).expect_err("was not asked for");
         }
@@ -411,7 +413,7 @@ fn what_comes_behind_the_last_response_spoils_the_connection() {
         });
         assert_eq!((keeps, codec.is_ready()), (Ok(true), true));
         let mut codec = asking(method);
-        encode_to_vec(&mut codec, Request::get("a", "/2")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::get("a", "/2")).expect("is taken");
         let input = [response, unasked].concat();
         let keeps = once(&mut codec, input.as_bytes(), |response, _| {
             response.keep_alive()
@@ -437,7 +439,7 @@ fn a_response_that_is_the_last_keeps_nothing_alive() {
     // Its body ends with the stream.
     assert!(!keeps(asking("GET"), "HTTP/1.1 200 OK\r\n\r\nhi", true));
     let mut closing = ClientCodec::default();
-    encode_to_vec(&mut closing, Request::get("a", "/").close()).expect("is taken");
+    encode_to_vec(&mut closing, ClientRequest::get("a", "/").close()).expect("is taken");
     assert!(!keeps(
         closing,
         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
@@ -491,7 +493,7 @@ fn a_length_that_is_told_several_times_is_taken_only_if_that_is_wanted() {
     ];
     let read = |codec: ClientCodec, length: &str| {
         let mut codec = codec;
-        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
         once(&mut codec, with(length).as_bytes(), |response, _| {
             response.body().to_vec()
         })
@@ -512,7 +514,7 @@ fn a_hundred_headers_are_no_error() {
     let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n{lines}\r\n");
     let count = |limits: Limits| {
         let mut codec = ClientCodec::new(limits);
-        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
         once(&mut codec, response.as_bytes(), |response, _| {
             response.headers().count()
         })
@@ -529,7 +531,7 @@ fn a_hundred_headers_are_no_error() {
         "A: b\r\n".repeat(255)
     );
     let mut codec = ClientCodec::new(Limits::default().max_headers(256));
-    encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+    encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
     let headers = once(&mut codec, response.as_bytes(), |response, _| {
         response.headers().count()
     });
@@ -541,7 +543,7 @@ fn responses_are_taken_up_to_the_limits() {
     let limits = Limits::default().max_body(10).max_head(200).max_headers(3);
     let told = |input: String| {
         let mut codec = ClientCodec::new(limits);
-        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
         match codec.decode(&mut input.into_bytes()) {
             Ok(_) => None,
             Err(error) => MessageError::of(&error),
@@ -575,7 +577,7 @@ fn responses_are_taken_up_to_the_limits() {
 
 #[test]
 fn requests_that_could_be_taken_for_others_are_refused() {
-    let send = |request: Request<'_>| {
+    let send = |request: ClientRequest<'_>| {
         let mut codec = ClientCodec::default();
         let error = cause(encode_to_vec(&mut codec, request).expect_err("is refused"));
         assert_eq!(codec.outstanding(), 0);
@@ -599,12 +601,12 @@ fn requests_that_could_be_taken_for_others_are_refused() {
         ("CONNECT", "a", "/"),
     ] {
         assert_eq!(
-            send(Request::new(method, host, target)),
+            send(ClientRequest::new(method, host, target)),
             SendError::RequestLine,
             "{method} {host} {target}"
         );
     }
-    let get = || Request::get("a", "/");
+    let get = || ClientRequest::get("a", "/");
     let name = || "X".to_owned();
     assert_eq!(
         send(get().header("X", "a\r\nY: b")),
@@ -635,66 +637,74 @@ fn requests_that_could_be_taken_for_others_are_refused() {
         SendError::Header { .. }
     ));
     assert!(matches!(
-        send(Request::new("HEAD", "a", "/").upgrade("chat")),
+        send(ClientRequest::new("HEAD", "a", "/").upgrade("chat")),
         SendError::Header { .. }
     ));
 }
 
 #[test]
 fn requests_are_written_as_they_are_meant() {
-    let send = |request: Request<'_>| {
+    let send = |request: ClientRequest<'_>| {
         let sent = encode_to_vec(&mut ClientCodec::default(), request).expect("is taken");
         String::from_utf8(sent).expect("is text")
     };
     assert_eq!(
-        send(Request::get("a:80", "/?q")),
+        send(ClientRequest::get("a:80", "/?q")),
         "GET /?q HTTP/1.1\r\nHost: a:80\r\n\r\n"
     );
     assert_eq!(
-        send(Request::new("OPTIONS", "a", "*")),
+        send(ClientRequest::new("OPTIONS", "a", "*")),
         "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"
     );
     assert_eq!(
-        send(Request::get("a", "http://a/b")),
+        send(ClientRequest::get("a", "http://a/b")),
         "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n"
     );
     assert_eq!(
-        send(Request::new("CONNECT", "a:443", "a:443")),
+        send(ClientRequest::new("CONNECT", "a:443", "a:443")),
         "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n"
     );
     assert_eq!(
-        send(Request::new("POST", "a", "/")),
+        send(ClientRequest::new("POST", "a", "/")),
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     );
     assert_eq!(
-        send(Request::get("a", "/").body("")),
+        send(ClientRequest::get("a", "/").body("")),
         "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     );
     assert_eq!(
-        send(Request::get("[::1]:8080", "/").close()),
+        send(ClientRequest::get("[::1]:8080", "/").close()),
         "GET / HTTP/1.1\r\nHost: [::1]:8080\r\nConnection: close\r\n\r\n"
     );
     assert_eq!(
-        send(Request::get("a", "/").upgrade("chat/2").header("Chat", "x")),
+        send(
+            ClientRequest::get("a", "/")
+                .upgrade("chat/2")
+                .header("Chat", "x")
+        ),
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: chat/2\r\nChat: x\r\n\r\n"
     );
     assert_eq!(
-        send(Request::get("a", "/").upgrade("chat").close()),
+        send(ClientRequest::get("a", "/").upgrade("chat").close()),
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: chat\r\n\r\n"
     );
     let block = HeaderBlock::new().with("A", "b").expect("is a header");
     assert_eq!(
-        send(Request::post("a", "/", "x").header("C", "d").block(&block)),
+        send(
+            ClientRequest::post("a", "/", "x")
+                .header("C", "d")
+                .block(&block)
+        ),
         "POST / HTTP/1.1\r\nHost: a\r\nA: b\r\nC: d\r\nContent-Length: 1\r\n\r\nx"
     );
     let large = "x".repeat(10_000);
-    assert!(send(Request::post("a", "/", &large)).ends_with(&large));
+    assert!(send(ClientRequest::post("a", "/", &large)).ends_with(&large));
 }
 
 #[test]
 fn a_request_ends_before_the_next_begins() {
     let mut codec = ClientCodec::default();
-    let get = || Request::get("a", "/");
+    let get = || ClientRequest::get("a", "/");
     let refused = |codec: &mut ClientCodec, request| {
         cause(encode_to_vec(codec, request).expect_err("is refused"))
     };
@@ -743,7 +753,11 @@ fn an_idle_connection_costs_the_codecs_what_they_say() {
 }
 
 /// Decodes one part of a response, and takes its bytes from the input.
-fn part<R>(codec: &mut StreamCodec, input: &mut Vec<u8>, look: impl FnOnce(Part<'_>) -> R) -> R {
+fn part<R>(
+    codec: &mut StreamCodec,
+    input: &mut Vec<u8>,
+    look: impl FnOnce(ResponsePart<'_>) -> R,
+) -> R {
     match codec.decode(input).expect("is sound") {
         Decoded::Frame { frame, consumed } => {
             let seen = look(frame);
@@ -772,10 +786,10 @@ fn a_head_in_parts_tells_what_was_announced() {
         ("GET", "204 No Content\r\nContent-Length: 5", false, Some(5)),
     ] {
         let mut codec = StreamCodec::default();
-        encode_to_vec(&mut codec, Request::new(method, "a", "/")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::new(method, "a", "/")).expect("is taken");
         let mut input = format!("HTTP/1.1 {head}\r\n\r\n").into_bytes();
         part(&mut codec, &mut input, |part| match part {
-            Part::Head(response) => {
+            ResponsePart::Head(response) => {
                 assert_eq!(response.has_body(), has_body, "{method} {head}");
                 assert_eq!(response.content_length(), length, "{method} {head}");
                 assert_eq!(response.body(), b"");
@@ -793,7 +807,7 @@ fn a_body_without_a_length_is_handed_out_up_to_the_limit_however_it_is_cut() {
         &[b"hello", b" ", b"you"],
     ] {
         let mut codec = StreamCodec::new(Limits::default().max_body(5));
-        encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+        encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
         let (mut found, head) = (Vec::new(), b"HTTP/1.1 200 OK\r\n\r\n".as_slice());
         let pieces: Vec<&[u8]> = [head].into_iter().chain(pieces.iter().copied()).collect();
         let error = feed_all(&mut codec, &pieces, &mut found).expect_err("is too long");
@@ -809,11 +823,11 @@ fn a_body_without_a_length_is_handed_out_up_to_the_limit_however_it_is_cut() {
 #[test]
 fn only_so_many_interim_responses_are_handed_out() {
     let mut codec = StreamCodec::default();
-    encode_to_vec(&mut codec, Request::get("a", "/")).expect("is taken");
+    encode_to_vec(&mut codec, ClientRequest::get("a", "/")).expect("is taken");
     let mut input = b"HTTP/1.1 102 Processing\r\n\r\n".repeat(17);
     for _ in 0..16 {
         part(&mut codec, &mut input, |part| match part {
-            Part::Interim(response) => assert_eq!(response.status().as_u16(), 102),
+            ResponsePart::Interim(response) => assert_eq!(response.status().as_u16(), 102),
             other => panic!("{other:?}"),
         });
     }
@@ -828,24 +842,28 @@ fn only_so_many_interim_responses_are_handed_out() {
 #[test]
 fn a_connection_is_reusable_when_both_messages_are_complete_and_nothing_speaks_against_it() {
     for (request, response, reusable) in [
-        (Request::get("a", "/"), "Content-Length: 2\r\n\r\nhi", true),
         (
-            Request::get("a", "/"),
+            ClientRequest::get("a", "/"),
+            "Content-Length: 2\r\n\r\nhi",
+            true,
+        ),
+        (
+            ClientRequest::get("a", "/"),
             "Connection: close\r\nContent-Length: 2\r\n\r\nhi",
             false,
         ),
         (
-            Request::get("a", "/").close(),
+            ClientRequest::get("a", "/").close(),
             "Content-Length: 2\r\n\r\nhi",
             false,
         ),
         (
-            Request::get("a", "/"),
+            ClientRequest::get("a", "/"),
             "Content-Length: 2\r\n\r\nhi!",
             false,
         ),
         (
-            Request::new("POST", "a", "/").sized(1),
+            ClientRequest::new("POST", "a", "/").sized(1),
             "Content-Length: 2\r\n\r\nhi",
             false,
         ),
@@ -857,7 +875,9 @@ fn a_connection_is_reusable_when_both_messages_are_complete_and_nothing_speaks_a
         let mut input = format!("HTTP/1.1 200 OK\r\n{response}").into_bytes();
         let mut is_over = false;
         while !is_over {
-            is_over = part(&mut codec, &mut input, |part| matches!(part, Part::End(_)));
+            is_over = part(&mut codec, &mut input, |part| {
+                matches!(part, ResponsePart::End(_))
+            });
         }
         assert_eq!(codec.is_reusable(), reusable, "{response:?}");
         assert_eq!(codec.outstanding(), 0);

@@ -4,7 +4,7 @@
 use std::io;
 use std::thread;
 
-use epicycle::http::{Chunk, End, HttpStreamCodec, Part, Response};
+use epicycle::http::{Chunk, End, HttpStreamCodec, RequestPart, ServerResponse};
 
 use crate::peer::Peer;
 use crate::pki;
@@ -52,9 +52,9 @@ fn bodies_are_streamed_both_ways_over_tls() {
     let (running, _) = start(pki::local(&pki::server_tls()), || {
         Site::new(HttpStreamCodec::default, |conn, _, part| {
             let sent = match part {
-                Part::Head(_) => conn.send(Response::ok().streamed()),
-                Part::Body(bytes) => conn.send(Chunk(bytes)),
-                Part::End(_) => conn.send(End),
+                RequestPart::Head(_) => conn.send(ServerResponse::ok().streamed()),
+                RequestPart::Body(bytes) => conn.send(Chunk(bytes)),
+                RequestPart::End(_) => conn.send(End),
                 _ => Ok(()),
             };
             sent.into()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use epicycle::codec::Codec;
-use epicycle::http::{HttpCodec, Request, Response, StatusCode};
+use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Running, Server};
 
 use crate::util::await_some;
@@ -61,7 +61,8 @@ impl<C: Codec> Site<C> {
 impl Site {
     /// Returns a handler of requests with whole bodies.
     pub(crate) fn of(
-        react: impl for<'a> FnMut(&mut Conn<'_, Self>, &mut Session, Request<'a>) -> Action + 'static,
+        react: impl for<'a> FnMut(&mut Conn<'_, Self>, &mut Session, ServerRequest<'a>) -> Action
+        + 'static,
     ) -> Self {
         Self::new(HttpCodec::default, react)
     }
@@ -73,10 +74,10 @@ impl Site {
 }
 
 /// Returns an answer that describes the request.
-pub(crate) fn reflection(request: &Request<'_>) -> Response<'static> {
+pub(crate) fn reflection(request: &ServerRequest<'_>) -> ServerResponse<'static> {
     let mut body = format!("{} {}\n", request.method(), request.target()).into_bytes();
     body.extend_from_slice(request.body());
-    Response::new(StatusCode::OK)
+    ServerResponse::new(StatusCode::OK)
         .header("Content-Type", "text/plain")
         .shared_body(body)
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded};
 use epicycle::http::{
-    Chunk, Continue, End, HttpCodec, HttpStreamCodec, Limits, Part, Response, StatusCode,
+    Chunk, Continue, End, HttpCodec, HttpStreamCodec, Limits, RequestPart, ServerResponse,
+    StatusCode,
 };
 use epicycle::{Action, Conn};
 
@@ -25,15 +26,19 @@ type Parts = Site<HttpStreamCodec>;
 fn echo() -> Parts {
     Site::new(HttpStreamCodec::default, |conn, session, part| {
         let sent = match part {
-            Part::Head(request) => {
+            RequestPart::Head(request) => {
                 session.count = 0;
-                conn.send(Response::ok().streamed().header("X-Path", request.path()))
+                conn.send(
+                    ServerResponse::ok()
+                        .streamed()
+                        .header("X-Path", request.path()),
+                )
             }
-            Part::Body(bytes) => {
+            RequestPart::Body(bytes) => {
                 session.count += bytes.len();
                 conn.send(Chunk(bytes))
             }
-            Part::End(trailers) => {
+            RequestPart::End(trailers) => {
                 let note = trailers.get("x-note").unwrap_or(b"");
                 conn.send(Chunk(note)).and_then(|()| conn.send(End))
             }
@@ -62,7 +67,7 @@ fn parts_are_answered_while_the_rest_still_comes() {
 fn a_shutdown_waits_for_a_body_whose_request_the_handler_has() {
     let take = || {
         Site::new(HttpStreamCodec::default, |conn, _, part| match part {
-            Part::End(_) => conn.send(Response::ok().body(b"thanks")).into(),
+            RequestPart::End(_) => conn.send(ServerResponse::ok().body(b"thanks")).into(),
             _ => Action::Continue,
         })
     };
@@ -141,11 +146,11 @@ fn requests_in_parts_are_pipelined_as_others_are() {
 fn an_answer_before_the_end_of_an_upload_ends_the_connection() {
     let (running, log) = start(local(), || {
         Site::new(HttpStreamCodec::default, |conn, _, part| match part {
-            Part::Head(_) => {
-                let answer = Response::text(StatusCode::FORBIDDEN, "no");
+            RequestPart::Head(_) => {
+                let answer = ServerResponse::text(StatusCode::FORBIDDEN, "no");
                 conn.send(answer).into()
             }
-            Part::Body(_) => panic!("what is of no use is not handed out"),
+            RequestPart::Body(_) => panic!("what is of no use is not handed out"),
             _ => Action::Continue,
         })
     });
@@ -181,12 +186,12 @@ const EXPECTING: &str =
     "POST /up HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
 
 /// Answers at the end.
-fn at_the_end(conn: &mut Conn<'_, Parts>, session: &mut Session, part: Part<'_>) -> Action {
+fn at_the_end(conn: &mut Conn<'_, Parts>, session: &mut Session, part: RequestPart<'_>) -> Action {
     match part {
-        Part::Body(bytes) => session.count += bytes.len(),
-        Part::End(_) => {
+        RequestPart::Body(bytes) => session.count += bytes.len(),
+        RequestPart::End(_) => {
             let body = session.count.to_string();
-            return conn.send(Response::ok().body(&body)).into();
+            return conn.send(ServerResponse::ok().body(&body)).into();
         }
         _ => {}
     }
@@ -209,10 +214,10 @@ fn a_handler_may_decide_itself_whether_a_client_goes_on() {
     let (running, _) = start(local(), || {
         let codec = || HttpStreamCodec::default().manual_continue();
         Site::new(codec, |conn, session, part| match part {
-            Part::Head(request) if request.path() == "/refused" => conn
-                .send(Response::new(StatusCode::PAYLOAD_TOO_LARGE))
+            RequestPart::Head(request) if request.path() == "/refused" => conn
+                .send(ServerResponse::new(StatusCode::PAYLOAD_TOO_LARGE))
                 .into(),
-            Part::Head(request) => {
+            RequestPart::Head(request) => {
                 assert!(request.expects_continue());
                 let handle = conn.handle();
                 thread::spawn(move || {
@@ -352,10 +357,11 @@ fn who_takes_over_at_the_head_gets_what_is_behind_it() {
     let (running, _) = start(local(), move || {
         let tell = tell.clone();
         Site::new(HttpStreamCodec::default, move |conn, _, part| {
-            let Part::Head(_) = part else {
+            let RequestPart::Head(_) = part else {
                 panic!("nothing else is handed out: {part:?}");
             };
-            conn.send(Response::upgrade("other")).expect("is owed");
+            conn.send(ServerResponse::upgrade("other"))
+                .expect("is owed");
             let tell = tell.clone();
             let left = conn.detach(move |detached| {
                 let _ = tell.send(detached.unread);

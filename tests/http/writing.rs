@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use epicycle::codec::{Codec, FrameError, encode_to_vec};
 use epicycle::http::{
-    Chunk, End, HeaderBlock, HttpCodec, Prepared, Response, SendError, StatusCode,
+    Chunk, End, HeaderBlock, HttpCodec, Prepared, SendError, ServerResponse, StatusCode,
 };
 use epicycle::{Action, Conn, WriteError};
 
@@ -64,7 +64,7 @@ fn headers_that_could_end_a_line_are_refused_and_the_connection_goes_on() {
             ("X\0", b"a"),
         ];
         for (name, value) in bad {
-            let answer = Response::ok()
+            let answer = ServerResponse::ok()
                 .header("Fine", "yes")
                 .header(name, value)
                 .body("never");
@@ -76,7 +76,7 @@ fn headers_that_could_end_a_line_are_refused_and_the_connection_goes_on() {
                 }
             );
         }
-        conn.send(Response::ok().header("X", b"\ta \xff").body("well"))
+        conn.send(ServerResponse::ok().header("X", b"\ta \xff").body("well"))
             .expect("is taken");
     });
 }
@@ -90,7 +90,7 @@ fn headers_that_are_the_codecs_are_refused() {
             "CONNECTION",
             "Connection",
         ] {
-            let error = refusal(conn.send(Response::ok().header(name, "5").body("hello")));
+            let error = refusal(conn.send(ServerResponse::ok().header(name, "5").body("hello")));
             assert_eq!(
                 error,
                 SendError::FramingHeader {
@@ -98,7 +98,8 @@ fn headers_that_are_the_codecs_are_refused() {
                 }
             );
         }
-        conn.send(Response::ok().body("well")).expect("is taken");
+        conn.send(ServerResponse::ok().body("well"))
+            .expect("is taken");
     });
 }
 
@@ -106,20 +107,20 @@ fn headers_that_are_the_codecs_are_refused() {
 fn statuses_that_are_no_answer_or_have_no_body_are_refused() {
     ask_twice(|conn| {
         let status = StatusCode::SWITCHING_PROTOCOLS;
-        let error = refusal(conn.send(Response::new(status)));
+        let error = refusal(conn.send(ServerResponse::new(status)));
         assert_eq!(error, SendError::Status { status });
         for status in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED] {
             for answer in [
-                Response::new(status).body("x"),
-                Response::new(status).sized(1),
-                Response::new(status).streamed(),
-                Response::new(status).shared_body("x"),
+                ServerResponse::new(status).body("x"),
+                ServerResponse::new(status).sized(1),
+                ServerResponse::new(status).streamed(),
+                ServerResponse::new(status).shared_body("x"),
             ] {
                 assert_eq!(refusal(conn.send(answer)), SendError::Bodiless { status });
             }
         }
         for protocol in ["", "a b", "a\r\nb", "a/", "a,b"] {
-            let error = refusal(conn.send(Response::upgrade(protocol)));
+            let error = refusal(conn.send(ServerResponse::upgrade(protocol)));
             assert_eq!(
                 error,
                 SendError::Header {
@@ -127,7 +128,8 @@ fn statuses_that_are_no_answer_or_have_no_body_are_refused() {
                 }
             );
         }
-        conn.send(Response::ok().body("well")).expect("is taken");
+        conn.send(ServerResponse::ok().body("well"))
+            .expect("is taken");
     });
 }
 
@@ -136,24 +138,28 @@ fn parts_are_taken_only_where_they_belong() {
     ask_twice(|conn| {
         assert_eq!(refusal(conn.send(Chunk(b"x"))), SendError::NotBegun);
         assert_eq!(refusal(conn.send(End)), SendError::NotBegun);
-        conn.send(Response::ok().streamed()).expect("is taken");
-        assert_eq!(refusal(conn.send(Response::ok())), SendError::Begun);
+        conn.send(ServerResponse::ok().streamed())
+            .expect("is taken");
+        assert_eq!(refusal(conn.send(ServerResponse::ok())), SendError::Begun);
         // An empty chunk would be the end.
         for part in ["we", "", "ll"] {
             conn.send(Chunk(part.as_bytes())).expect("is taken");
         }
-        assert_eq!(refusal(conn.send(Response::ok())), SendError::Begun);
+        assert_eq!(refusal(conn.send(ServerResponse::ok())), SendError::Begun);
         conn.send(End).expect("is taken");
         assert_eq!(refusal(conn.send(Chunk(b"x"))), SendError::NotBegun);
         assert_eq!(refusal(conn.send(End)), SendError::NotBegun);
-        assert_eq!(refusal(conn.send(Response::ok())), SendError::NotAsked);
+        assert_eq!(
+            refusal(conn.send(ServerResponse::ok())),
+            SendError::NotAsked
+        );
     });
 }
 
 #[test]
 fn a_sized_body_has_its_size() {
     ask_twice(|conn| {
-        conn.send(Response::ok().sized(4)).expect("is taken");
+        conn.send(ServerResponse::ok().sized(4)).expect("is taken");
         let (left, given) = (4, 5);
         assert_eq!(
             refusal(conn.send(Chunk(b"wells"))),
@@ -169,7 +175,10 @@ fn a_sized_body_has_its_size() {
         );
         conn.send(Chunk(b"l")).expect("is taken");
         assert_eq!(refusal(conn.send(Chunk(b"s"))), SendError::NotBegun);
-        assert_eq!(refusal(conn.send(Response::ok())), SendError::NotAsked);
+        assert_eq!(
+            refusal(conn.send(ServerResponse::ok())),
+            SendError::NotAsked
+        );
     });
 }
 
@@ -178,9 +187,10 @@ fn a_body_written_past_the_codec_is_whole_also_before_a_close() {
     const LEN: usize = 300_000;
     let (running, _) = start(local(), || {
         Site::of(|conn, _, request| {
-            conn.send(Response::ok().file(LEN as u64)).expect("is owed");
+            conn.send(ServerResponse::ok().file(LEN as u64))
+                .expect("is owed");
             if request.method() != "HEAD" {
-                assert_eq!(refusal(conn.send(Response::ok())), SendError::Begun);
+                assert_eq!(refusal(conn.send(ServerResponse::ok())), SendError::Begun);
                 assert_eq!(refusal(conn.send(Chunk(b"x"))), SendError::NotBegun);
                 conn.write_shared(noise(1, LEN)).expect("is taken");
             }
@@ -215,7 +225,7 @@ fn a_body_written_past_the_codec_has_its_size() {
     let (running, _) = start(local(), move || {
         let tell = tell.clone();
         Site::of(move |conn, _, request| {
-            conn.send(Response::ok().file(5)).expect("is owed");
+            conn.send(ServerResponse::ok().file(5)).expect("is owed");
             if request.path() == "/late" {
                 conn.write(b"abcde").expect("is taken");
                 // By then the kernel has taken the body.
@@ -272,9 +282,12 @@ fn a_body_written_past_the_codec_has_its_size() {
 #[test]
 fn an_answer_that_nobody_asked_for_is_refused() {
     let (running, _) = start(local(), || {
-        let site = Site::of(|conn, _, _| conn.send(Response::ok().body("well")).into());
+        let site = Site::of(|conn, _, _| conn.send(ServerResponse::ok().body("well")).into());
         site.on_open(|conn| {
-            assert_eq!(refusal(conn.send(Response::ok())), SendError::NotAsked);
+            assert_eq!(
+                refusal(conn.send(ServerResponse::ok())),
+                SendError::NotAsked
+            );
             assert_eq!(refusal(conn.send(Chunk(b"x"))), SendError::NotBegun);
             assert_eq!(refusal(conn.send(End)), SendError::NotBegun);
         })
@@ -288,7 +301,7 @@ fn an_answer_that_nobody_asked_for_is_refused() {
 fn an_answer_says_when_it_was_made_and_what_else_it_was_given() {
     let (running, _) = start(local(), || {
         Site::of(|conn, _, _| {
-            let answer = Response::text(StatusCode::IM_A_TEAPOT, "short and stout")
+            let answer = ServerResponse::text(StatusCode::IM_A_TEAPOT, "short and stout")
                 .header("Set-Cookie", "a=1")
                 .header("Set-Cookie", "b=2");
             conn.send(answer).into()
@@ -325,14 +338,16 @@ fn bodies_of_every_size_arrive_whole() {
                 .expect("a size");
             let body = noise(len as u64, len);
             let sent = match request.path() {
-                "/copied" => conn.send(Response::ok().body(&body)),
-                "/shared" => conn.send(Response::ok().shared_body(body)),
-                "/sized" => conn.send(Response::ok().sized(len as u64)).and_then(|()| {
-                    body.chunks(5000)
-                        .try_for_each(|part| conn.send(Chunk(part)))
-                }),
+                "/copied" => conn.send(ServerResponse::ok().body(&body)),
+                "/shared" => conn.send(ServerResponse::ok().shared_body(body)),
+                "/sized" => conn
+                    .send(ServerResponse::ok().sized(len as u64))
+                    .and_then(|()| {
+                        body.chunks(5000)
+                            .try_for_each(|part| conn.send(Chunk(part)))
+                    }),
                 _ => conn
-                    .send(Response::ok().streamed())
+                    .send(ServerResponse::ok().streamed())
                     .and_then(|()| {
                         body.chunks(5000)
                             .try_for_each(|part| conn.send(Chunk(part)))
@@ -389,7 +404,8 @@ fn a_streamed_body_is_made_as_it_is_read() {
         Site::of(move |conn, session, _| {
             shrink(conn);
             session.count = 0;
-            conn.send(Response::ok().streamed()).expect("is taken");
+            conn.send(ServerResponse::ok().streamed())
+                .expect("is taken");
             go_on(&body, &most, conn, session)
         })
         .on_drain(move |conn, session| go_on(&drained, &drained_most, conn, session))
@@ -407,7 +423,7 @@ fn a_streamed_body_is_made_as_it_is_read() {
 
 #[test]
 fn who_names_a_protocol_says_that_it_is_about_the_connection() {
-    let answer = |request: &str, response: Response<'_>| {
+    let answer = |request: &str, response: ServerResponse<'_>| {
         let mut codec = HttpCodec::default();
         codec
             .decode(&mut request.as_bytes().to_vec())
@@ -415,7 +431,7 @@ fn who_names_a_protocol_says_that_it_is_about_the_connection() {
         String::from_utf8(encode_to_vec(&mut codec, response).expect("is taken")).expect("is text")
     };
     let lines = |answer: &str| answer.matches("Connection: Upgrade\r\n").count();
-    let required = || Response::new(StatusCode::UPGRADE_REQUIRED);
+    let required = || ServerResponse::new(StatusCode::UPGRADE_REQUIRED);
     let block = HeaderBlock::new()
         .with("upgrade", "websocket")
         .expect("is a header");
@@ -424,14 +440,14 @@ fn who_names_a_protocol_says_that_it_is_about_the_connection() {
         required().header("Upgrade", "websocket"),
         required().block(&block),
         required().block(&block).header("Upgrade", "h2c"),
-        Response::upgrade("websocket"),
+        ServerResponse::upgrade("websocket"),
     ] {
         assert_eq!(lines(&answer(ASK, response)), 1);
     }
     let said = answer(&closing, required().block(&block));
     assert_eq!(lines(&said), 1);
     assert!(said.contains("Connection: close\r\n"), "{said}");
-    let prepared = Prepared::new(Response::ok().block(&block)).expect("is valid");
+    let prepared = Prepared::new(ServerResponse::ok().block(&block)).expect("is valid");
     let mut codec = HttpCodec::default();
     codec
         .decode(&mut ASK.as_bytes().to_vec())

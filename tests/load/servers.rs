@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use epicycle::codec::LengthField;
-use epicycle::http::{HttpCodec, Request, Response, StatusCode};
+use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
 use epicycle::tls::{Identity, TlsServer};
 use epicycle::ws::{self, Incoming, ServerCodec};
 use epicycle::{
@@ -148,11 +148,18 @@ impl EventHandler for Web {
         Some(())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: Request<'_>) -> Action {
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        request: ServerRequest<'_>,
+    ) -> Action {
         let sent = match request.target() {
-            "/busy" => conn.send(Response::new(StatusCode::SERVICE_UNAVAILABLE).body("later")),
-            "/last" => conn.send(Response::ok().close().body("that is all")),
-            _ => conn.send(Response::ok().body("hello")),
+            "/busy" => {
+                conn.send(ServerResponse::new(StatusCode::SERVICE_UNAVAILABLE).body("later"))
+            }
+            "/last" => conn.send(ServerResponse::ok().close().body("that is all")),
+            _ => conn.send(ServerResponse::ok().body("hello")),
         };
         sent.into()
     }

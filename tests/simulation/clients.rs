@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{self, Chunk, End, HttpCodec};
 use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
@@ -94,7 +94,7 @@ impl Asker {
             let method = METHODS[self.rng.usize(..METHODS.len())];
             let target = format!("/{}", session.asked);
             let body = vec![b'q'; world::len(&mut self.rng)];
-            let request = Request::new(method, "example.org", &target);
+            let request = ClientRequest::new(method, "example.org", &target);
             let sent = match method {
                 "PUT" => conn.send(request.body(&body)),
                 "POST" => conn.send(request.streamed()).and_then(|()| {
@@ -138,7 +138,7 @@ impl EventHandler for Asker {
         &mut self,
         conn: &mut Conn<'_, Self>,
         session: &mut Session,
-        response: Response<'_>,
+        response: ClientResponse<'_>,
     ) -> Action {
         let (peer, n) = self.ledger.frame(conn, session.life);
         let planned = &self.plan[peer][n];
@@ -237,7 +237,7 @@ impl Server {
     fn answer(&mut self, planned: &Planned, is_head: bool) -> Vec<u8> {
         let number = self.answered.to_string();
         let codec = &mut self.codec;
-        let response = http::Response::ok().header("N", &number);
+        let response = http::ServerResponse::ok().header("N", &number);
         match planned.form {
             Form::Chunks => {
                 let mut answer = encode_to_vec(codec, response.streamed()).expect("is owed");

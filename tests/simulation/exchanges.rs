@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use epicycle::codec::Encode;
 use epicycle::http::{
-    Chunk, Continue, End, Event, HttpCodec, HttpStreamCodec, Part, Request, Response,
+    Chunk, Continue, End, HttpCodec, HttpStreamCodec, RequestPart, ServerRequest, ServerResponse,
+    SseEvent,
 };
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, WriteError};
@@ -95,24 +96,24 @@ fn answer(form: &str, n: usize, body: &[u8]) -> Vec<u8> {
 fn respond<H>(conn: &mut Conn<'_, H>, target: &str, body: &[u8]) -> Result<(), WriteError>
 where
     H: EventHandler,
-    H::Codec: for<'a> Encode<Response<'a>>
+    H::Codec: for<'a> Encode<ServerResponse<'a>>
         + for<'a> Encode<Chunk<'a>>
-        + for<'a> Encode<Event<'a>>
+        + for<'a> Encode<SseEvent<'a>>
         + Encode<End>,
 {
     let (n, form, _) = parts(target);
     let answer = answer(form, n, body);
     match form {
-        "whole" => conn.send(Response::ok().body(&answer)),
-        "last" => conn.send(Response::ok().body(&answer).close()),
+        "whole" => conn.send(ServerResponse::ok().body(&answer)),
+        "last" => conn.send(ServerResponse::ok().body(&answer).close()),
         "events" => {
-            conn.send(Response::event_stream())?;
-            conn.send(Event::new(&body.len().to_string()).id(&n.to_string()))?;
-            conn.send(Event::comment(""))?;
+            conn.send(ServerResponse::event_stream())?;
+            conn.send(SseEvent::new(&body.len().to_string()).id(&n.to_string()))?;
+            conn.send(SseEvent::comment(""))?;
             conn.send(End)
         }
         _ => {
-            let response = Response::ok();
+            let response = ServerResponse::ok();
             let begun = match form {
                 "chunks" => response.streamed(),
                 _ => response.sized(answer.len() as u64),
@@ -176,7 +177,7 @@ impl EventHandler for Whole {
         &mut self,
         conn: &mut Conn<'_, Self>,
         under_way: &mut UnderWay,
-        request: Request<'_>,
+        request: ServerRequest<'_>,
     ) -> Action {
         let (_, n) = self.0.frame(conn, under_way.life);
         let (number, _, late) = parts(request.target());
@@ -245,10 +246,10 @@ impl EventHandler for Parts {
         &mut self,
         conn: &mut Conn<'_, Self>,
         under_way: &mut UnderWay,
-        part: Part<'_>,
+        part: RequestPart<'_>,
     ) -> Action {
         match part {
-            Part::Head(request) => {
+            RequestPart::Head(request) => {
                 let (_, n) = self.0.frame(conn, under_way.life);
                 let (number, _, late) = parts(request.target());
                 assert_eq!(number, n, "a request out of turn");
@@ -261,8 +262,8 @@ impl EventHandler for Parts {
                     conn.set_timer(late, WANT);
                 }
             }
-            Part::Body(part) => under_way.body.extend(part),
-            Part::End(_) => {
+            RequestPart::Body(part) => under_way.body.extend(part),
+            RequestPart::End(_) => {
                 let (_, _, late) = parts(&under_way.target);
                 if late.is_zero() {
                     return respond(conn, &under_way.target, &under_way.body).into();

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use epicycle::http::{Chunk, End, HttpCodec, HttpStreamCodec, Part, Request, Response};
+use epicycle::http::{
+    Chunk, End, HttpCodec, HttpStreamCodec, RequestPart, ServerRequest, ServerResponse,
+};
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
 use fastrand::Rng;
@@ -73,7 +75,7 @@ impl EventHandler for Whole {
         &mut self,
         conn: &mut Conn<'_, Self>,
         session: &mut Session,
-        request: Request<'_>,
+        request: ServerRequest<'_>,
     ) -> Action {
         let (_, n) = self.ledger.frame(conn, session.life);
         assert_eq!(request.target(), format!("/{n}"), "a request out of turn");
@@ -86,20 +88,20 @@ impl EventHandler for Whole {
                 Action::Continue
             }
             1 => {
-                let begun = conn.send(Response::ok().streamed());
+                let begun = conn.send(ServerResponse::ok().streamed());
                 let sent = begun.and_then(|()| {
                     let mut parts = answer.chunks(1000);
                     parts.try_for_each(|part| conn.send(Chunk(part)))
                 });
                 sent.and_then(|()| conn.send(End)).into()
             }
-            _ => conn.send(Response::ok().body(&answer)).into(),
+            _ => conn.send(ServerResponse::ok().body(&answer)).into(),
         }
     }
 
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, _: u64) -> Action {
         let answer = std::mem::take(&mut session.answer);
-        conn.send(Response::ok().body(&answer)).into()
+        conn.send(ServerResponse::ok().body(&answer)).into()
     }
 
     fn on_close(
@@ -139,18 +141,18 @@ impl EventHandler for Parts {
         &mut self,
         conn: &mut Conn<'_, Self>,
         session: &mut Session,
-        part: Part<'_>,
+        part: RequestPart<'_>,
     ) -> Action {
         match part {
-            Part::Head(request) => {
+            RequestPart::Head(request) => {
                 let (_, n) = self.ledger.frame(conn, session.life);
                 assert_eq!(request.target(), format!("/{n}"), "a request out of turn");
                 assert!(session.answer.is_empty(), "two requests at a time");
                 session.answer.extend(request.target().as_bytes());
                 session.answer.push(b' ');
             }
-            Part::Body(part) => session.answer.extend(part),
-            Part::End(_) if self.rng.bool() => {
+            RequestPart::Body(part) => session.answer.extend(part),
+            RequestPart::End(_) if self.rng.bool() => {
                 conn.set_timer(Duration::from_millis(self.rng.u64(..300)), 0);
             }
             _ => return self.on_timer(conn, session, 0),
@@ -160,7 +162,7 @@ impl EventHandler for Parts {
 
     fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, _: u64) -> Action {
         let answer = std::mem::take(&mut session.answer);
-        conn.send(Response::ok().body(&answer)).into()
+        conn.send(ServerResponse::ok().body(&answer)).into()
     }
 
     fn on_close(

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::testing::{Ending, Link, Peer, Simulation};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
 
@@ -32,7 +32,7 @@ impl Client {
     }
 
     fn ask_again(&self, conn: &mut Conn<'_, Self>) -> Action {
-        match conn.send(Request::get("a", "/2")) {
+        match conn.send(ClientRequest::get("a", "/2")) {
             Ok(()) => self.tell("asked again"),
             Err(error) => self.tell(error.to_string()),
         }
@@ -49,10 +49,15 @@ impl EventHandler for Client {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
-        conn.send(Request::get("a", "/1")).ok()
+        conn.send(ClientRequest::get("a", "/1")).ok()
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), response: Response<'_>) -> Action {
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        response: ClientResponse<'_>,
+    ) -> Action {
         self.tell(response.header("n").unwrap_or("none"));
         match self.again {
             Again::AtOnce => self.ask_again(conn),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{Chunk, End};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation};
 use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server, TimeoutKind};
@@ -33,20 +33,20 @@ impl EventHandler for Client {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
-        let get = Request::get("a", "/");
+        let get = ClientRequest::get("a", "/");
         let sent = match self.asks {
             Asks::Once => conn.send(get),
             Asks::Twice => conn.send(get.clone()).and_then(|()| conn.send(get)),
             Asks::Much => conn.send(get.body(&[b'x'; 200_000])),
             Asks::Slowly => {
                 conn.set_timer(10 * SECOND, 0);
-                conn.send(Request::new("PUT", "a", "/").streamed())
+                conn.send(ClientRequest::new("PUT", "a", "/").streamed())
             }
         };
         sent.ok()
     }
 
-    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _: Response<'_>) -> Action {
+    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _: ClientResponse<'_>) -> Action {
         self.answers += 1;
         Action::Continue
     }

@@ -40,7 +40,7 @@ impl EventHandler for Jobs {
 
     fn react(&mut self, conn: &mut Conn<'_, Self>, key: &mut u64, line: &[u8]) -> Action {
         let answer = conn.defer_answer();
-        let answer = answer.otherwise(|_, conn, _| {
+        let answer = answer.if_dropped(|_, conn, _| {
             conn.send("busy").expect("there is room");
         });
         let line = String::from_utf8_lossy(line).into_owned();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use epicycle::http::{Response, StatusCode};
+use epicycle::http::{ServerResponse, StatusCode};
 use epicycle::ws::{
     self, Close, CloseCode, DeflateOptions, Incoming, Limits, Message, Ping, ServerCodec,
 };
@@ -31,7 +31,7 @@ impl EventHandler for Echo {
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {
         match frame {
             Incoming::Request(request) if request.path() != "/" => {
-                conn.send(Response::new(StatusCode::NOT_FOUND)).into()
+                conn.send(ServerResponse::new(StatusCode::NOT_FOUND)).into()
             }
             Incoming::Request(request) => {
                 let answer = ws::accept(&request)

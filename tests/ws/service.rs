@@ -87,7 +87,7 @@ impl EventHandler for Service {
     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {
         match frame {
             Incoming::Request(request) if request.path() == "/page" => conn
-                .send(epicycle::http::Response::ok().body("a page"))
+                .send(epicycle::http::ServerResponse::ok().body("a page"))
                 .into(),
             Incoming::Request(request) if request.path() == "/late" => {
                 let accept = ws::accept(&request)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use epicycle::codec::encode_to_vec;
-use epicycle::http::client::{ClientCodec, Request, Response};
+use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{HeaderBlock, Limits};
 use epicycle::{Conn, WriteError};
 
@@ -54,10 +54,10 @@ impl Http {
 
 impl Asked {
     #[inline]
-    fn request(&self) -> Request<'_> {
+    fn request(&self) -> ClientRequest<'_> {
         let request = match &*self.body {
-            [] => Request::get(&self.host, &self.path),
-            body => Request::post(&self.host, &self.path, body),
+            [] => ClientRequest::get(&self.host, &self.path),
+            body => ClientRequest::post(&self.host, &self.path, body),
         };
         request.block(&self.headers)
     }
@@ -81,7 +81,7 @@ impl Wire for Http {
     }
 
     #[inline]
-    fn interpret(&self, (): &mut (), response: Response<'_>) -> Meaning {
+    fn interpret(&self, (): &mut (), response: ClientResponse<'_>) -> Meaning {
         match response.status() {
             status if status.is_success() => Meaning::Right(1),
             status => Meaning::Wrong(Failure::Status(status.as_u16())),

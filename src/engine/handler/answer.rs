@@ -18,7 +18,7 @@ use crate::engine::conn::close::CloseReason;
 pub struct Answer<H: EventHandler> {
     handle: Handle<H>,
     deferral: Option<u64>,
-    otherwise: Option<Box<dyn ConnTask<H>>>,
+    if_dropped: Option<Box<dyn ConnTask<H>>>,
     is_given: bool,
 }
 
@@ -34,7 +34,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///
     /// So with a conversing codec such as HTTP, a handler may still answer in the same callback when the job was
     /// rejected. The dropped `Answer` then does nothing. The documentation of the module `http` has an example. With
-    /// other codecs, [`Answer::otherwise`] sets what is sent then.
+    /// other codecs, [`Answer::if_dropped`] sets what is sent then.
     ///
     /// ```
     /// # use epicycle::codec::Lines;
@@ -71,7 +71,7 @@ impl<H: EventHandler> Conn<'_, H> {
         Answer {
             handle: self.handle(),
             deferral,
-            otherwise: None,
+            if_dropped: None,
             is_given: false,
         }
     }
@@ -140,16 +140,16 @@ impl<H: EventHandler> Answer<H> {
     /// # use epicycle::codec::Lines;
     /// # use epicycle::{Action, Conn, EventHandler};
     /// # fn defer<H: EventHandler<Codec = Lines>>(conn: &mut Conn<'_, H>) {
-    /// let answer = conn.defer_answer().otherwise(|_handler, conn, _session| {
+    /// let answer = conn.defer_answer().if_dropped(|_handler, conn, _session| {
     ///     let _ = conn.send("sorry, that did not work");
     /// });
     /// # }
     /// ```
-    pub fn otherwise(
+    pub fn if_dropped(
         mut self,
         task: impl FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
     ) -> Self {
-        self.otherwise = Some(Box::new(task));
+        self.if_dropped = Some(Box::new(task));
         self
     }
 
@@ -200,9 +200,9 @@ impl<H: EventHandler> Answer<H> {
 
 impl<H: EventHandler> Drop for Answer<H> {
     fn drop(&mut self) {
-        let otherwise = self.otherwise.take();
+        let if_dropped = self.if_dropped.take();
         // On a closed connection nothing waits for the answer.
-        let _ = self.give(otherwise);
+        let _ = self.give(if_dropped);
     }
 }
 

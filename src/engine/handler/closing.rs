@@ -278,7 +278,7 @@ pub(crate) fn close_notice<H: EventHandler>(
     if let Err(panic) = written {
         panic::report("epicycle::conn", "a codec's close notice", panic);
     }
-    if let Some(status) = codec.refused() {
+    if let Some(status) = codec.refused_status() {
         note_refusal(link, cx, status, reason);
     }
 }

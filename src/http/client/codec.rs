@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::exchanges::{Exchanges, Phase, unsolicited};
 use super::head::{Head, Start};
-use super::request::Request;
-use super::response::Response;
+use super::request::ClientRequest;
+use super::response::ClientResponse;
 use super::stream::StreamCodec;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Backpressure, Codec, Decoded, Encode, FrameError, Stage};
@@ -13,12 +13,12 @@ use crate::http::limits::Limits;
 use crate::http::parts::Extent;
 use crate::http::response::{Chunk, End, Trailers};
 
-/// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`Response`].
+/// A client's side of HTTP/1.1, with each response's body in one piece. A frame is a [`ClientResponse`].
 ///
-/// The handler sends [`Request`]s, and for one whose body follows, [`Chunk`]s and an [`End`]. It may send the next
-/// request before the response has arrived, unless the request asks to change the protocol. It must write nothing else,
-/// with `Conn::write` for example, except a body announced as a [`file`](Request::file), and data after an
-/// [upgrade](Response::is_upgrade).
+/// The handler sends [`ClientRequest`]s, and for one whose body follows, [`Chunk`]s and an [`End`]. It may send the
+/// next request before the response has arrived, unless the request asks to change the protocol. It must write nothing
+/// else, with `Conn::write` for example, except a body announced as a [`file`](ClientRequest::file), and data after an
+/// [upgrade](ClientResponse::is_upgrade).
 ///
 /// Interim responses (1xx) are skipped: up to 16 per request, whose heads may take [`max_head`](Limits::max_head) bytes
 /// in total. The connection closes after its last response: one after which either side asked to close, or one whose
@@ -106,7 +106,7 @@ impl ClientCodec {
         &mut self,
         src: &'a mut [u8],
         last: bool,
-    ) -> Result<Decoded<Response<'a>>, MessageError> {
+    ) -> Result<Decoded<ClientResponse<'a>>, MessageError> {
         let mut pending = match self.pending.take() {
             Some(pending) => pending,
             None => match self.exchanges.find_head(src)?.0 {
@@ -139,7 +139,7 @@ impl ClientCodec {
         let (bytes, rest) = src.split_at(head.len());
         let body = &rest[..end - head.len()];
         let trailers = rest.get(trailers - head.len()..consumed.saturating_sub(head.len() + 2));
-        let frame = Response::new(bytes, head, body, trailers.unwrap_or_default());
+        let frame = ClientResponse::new(bytes, head, body, trailers.unwrap_or_default());
         Ok(Decoded::Frame { frame, consumed })
     }
 
@@ -192,10 +192,10 @@ enum Progress {
 }
 
 impl Codec for ClientCodec {
-    type Frame<'a> = Response<'a>;
+    type Frame<'a> = ClientResponse<'a>;
     const CONVERSES: bool = true;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<ClientResponse<'a>>, FrameError> {
         match self.exchanges.phase() {
             Phase::Upgraded | Phase::Finished => Ok(Decoded::Hold),
             Phase::Unsolicited => Ok(unsolicited()?),
@@ -203,7 +203,10 @@ impl Codec for ClientCodec {
         }
     }
 
-    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Response<'a>>, FrameError> {
+    fn decode_eof<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<ClientResponse<'a>>, FrameError> {
         let is_over = matches!(self.exchanges.phase(), Phase::Upgraded | Phase::Finished);
         if is_over || src.is_empty() {
             return Ok(need(src.len() + 1));
@@ -233,10 +236,10 @@ impl Codec for ClientCodec {
 
 macro_rules! requests_by {
     ($codec:ty) => {
-        impl Encode<Request<'_>> for $codec {
+        impl Encode<ClientRequest<'_>> for $codec {
             fn encode(
                 &mut self,
-                request: Request<'_>,
+                request: ClientRequest<'_>,
                 dst: &mut Outbox<'_>,
             ) -> Result<(), FrameError> {
                 Ok(self.exchanges.send_request(&request, dst)?)

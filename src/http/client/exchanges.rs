@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::head::{HeadFinder, RequestKind, Start};
-use super::request::Request;
+use super::request::ClientRequest;
 use crate::buf::outbox::Outbox;
 use crate::codec::Stage;
 use crate::http::block::HeaderBlock;
@@ -140,7 +140,7 @@ impl Exchanges {
 
     pub(super) fn send_request(
         &mut self,
-        request: &Request<'_>,
+        request: &ClientRequest<'_>,
         dst: &mut Outbox<'_>,
     ) -> Result<(), SendError> {
         if self.sending != Sending::Nothing {

@@ -1,11 +1,11 @@
-//! The client's side of HTTP/1.1: a [`ClientCodec`] sends [`Request`]s and returns the [`Response`]s to them. A
-//! [`StreamCodec`] returns the responses in parts as they arrive.
+//! The client's side of HTTP/1.1: a [`ClientCodec`] sends [`ClientRequest`]s and returns the [`ClientResponse`]s to
+//! them. A [`StreamCodec`] returns the responses in parts as they arrive.
 //!
 //! Requests may be sent before earlier ones are answered. Responses arrive in the order of the requests.
 //!
 //! ```
 //! use std::time::Duration;
-//! use epicycle::http::client::{ClientCodec, Request, Response};
+//! use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 //! use epicycle::{Action, Client, Conn, EventHandler};
 //!
 //! struct Fetch;
@@ -19,10 +19,10 @@
 //!     }
 //!
 //!     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
-//!         conn.send(Request::get("example.org", "/page").header("Accept", "text/*")).ok()
+//!         conn.send(ClientRequest::get("example.org", "/page").header("Accept", "text/*")).ok()
 //!     }
 //!
-//!     fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), response: Response<'_>) -> Action {
+//!     fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), response: ClientResponse<'_>) -> Action {
 //!         println!("{}: {}", response.status(), String::from_utf8_lossy(response.body()));
 //!         Action::Shutdown
 //!     }
@@ -59,6 +59,6 @@ mod response;
 mod stream;
 
 pub use self::codec::ClientCodec;
-pub use self::request::Request;
-pub use self::response::Response;
-pub use self::stream::{Part, StreamCodec};
+pub use self::request::ClientRequest;
+pub use self::response::ClientResponse;
+pub use self::stream::{ResponsePart, StreamCodec};

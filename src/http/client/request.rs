@@ -19,16 +19,16 @@ use crate::http::write::{CODEC_LINES_MAX, Cursor, SMALL_BODY};
 ///
 /// ```
 /// use epicycle::codec::encode_to_vec;
-/// use epicycle::http::client::{ClientCodec, Request};
+/// use epicycle::http::client::{ClientCodec, ClientRequest};
 ///
-/// let request = Request::new("PUT", "example.org", "/items/7").header("Content-Type", "text/plain").body("seven");
+/// let request = ClientRequest::new("PUT", "example.org", "/items/7").header("Content-Type", "text/plain").body("seven");
 /// let sent = encode_to_vec(&mut ClientCodec::default(), request)?;
 /// assert_eq!(sent, b"PUT /items/7 HTTP/1.1\r\nHost: example.org\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nseven");
 /// # Ok::<(), epicycle::codec::FrameError>(())
 /// ```
 #[derive(Clone)]
 #[must_use = "nothing is sent until it is passed to `Conn::send`"]
-pub struct Request<'a> {
+pub struct ClientRequest<'a> {
     pub(super) method: &'a str,
     host: &'a str,
     target: &'a str,
@@ -44,7 +44,7 @@ pub struct Request<'a> {
     pub(in crate::http) awaits_end: bool,
 }
 
-impl<'a> Request<'a> {
+impl<'a> ClientRequest<'a> {
     /// Returns a request without a body.
     ///
     /// `host` is the host of the URI, with its port unless that is the scheme's default. `target` is usually a path
@@ -97,8 +97,8 @@ impl<'a> Request<'a> {
         self
     }
 
-    /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers. With a `TE` header, it sends
-    /// `Connection: TE` as well, which that header requires (RFC 9110, section 10.1.4).
+    /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers. With a `TE` header, it
+    /// sends `Connection: TE` as well, which that header requires (RFC 9110, section 10.1.4).
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
         self.headers.push((name, value.as_ref()));
         self
@@ -145,7 +145,7 @@ impl<'a> Request<'a> {
     }
 
     /// Asks to change to another protocol on this connection. No other request can be sent before the response to this
-    /// one. [`Response::is_upgrade`](super::Response::is_upgrade) tells if the server agreed.
+    /// one. [`ClientResponse::is_upgrade`](super::ClientResponse::is_upgrade) tells if the server agreed.
     pub fn upgrade(mut self, protocol: &'a str) -> Self {
         self.upgrade = Some(protocol);
         self
@@ -290,13 +290,13 @@ enum Length {
     Chunked,
 }
 
-impl fmt::Debug for Request<'_> {
+impl fmt::Debug for ClientRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let headers = self.headers.as_slice().iter();
         let headers: Vec<_> = headers
             .map(|(name, value)| (*name, String::from_utf8_lossy(value)))
             .collect();
-        f.debug_struct("Request")
+        f.debug_struct("ClientRequest")
             .field("method", &self.method)
             .field("host", &self.host)
             .field("target", &self.target)

@@ -12,10 +12,10 @@ use crate::http::parts::Extent;
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, encode_to_vec};
-/// use epicycle::http::client::{ClientCodec, Request};
+/// use epicycle::http::client::{ClientCodec, ClientRequest};
 ///
 /// let mut codec = ClientCodec::default();
-/// encode_to_vec(&mut codec, Request::get("a", "/"))?;
+/// encode_to_vec(&mut codec, ClientRequest::get("a", "/"))?;
 /// let mut input = *b"HTTP/1.1 404 Not Found\r\nServer: x\r\nContent-Length: 5\r\n\r\nnope\n";
 /// let Decoded::Frame { frame: response, .. } = codec.decode(&mut input)? else {
 ///     panic!("it is complete");
@@ -26,7 +26,7 @@ use crate::http::parts::Extent;
 /// # Ok::<(), epicycle::codec::FrameError>(())
 /// ```
 #[derive(Clone, Copy)]
-pub struct Response<'a> {
+pub struct ClientResponse<'a> {
     /// The bytes from the status line to the empty line.
     bytes: &'a [u8],
     head: Head,
@@ -34,7 +34,7 @@ pub struct Response<'a> {
     trailers: &'a [u8],
 }
 
-impl<'a> Response<'a> {
+impl<'a> ClientResponse<'a> {
     pub(super) fn new(bytes: &'a [u8], head: Head, body: &'a [u8], trailers: &'a [u8]) -> Self {
         Self {
             bytes,
@@ -80,8 +80,8 @@ impl<'a> Response<'a> {
         str::from_utf8(value).ok()
     }
 
-    /// Returns the whole body, without chunk framing. It is empty for a response of a [`StreamCodec`](super::StreamCodec),
-    /// whose body follows in parts.
+    /// Returns the whole body, without chunk framing. It is empty for a response of a
+    /// [`StreamCodec`](super::StreamCodec), whose body follows in parts.
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -110,7 +110,7 @@ impl<'a> Response<'a> {
     }
 
     /// Returns true if the connection uses another protocol from here on: the server agreed to an
-    /// [upgrade](super::Request::upgrade), or a `CONNECT` succeeded.
+    /// [upgrade](super::ClientRequest::upgrade), or a `CONNECT` succeeded.
     pub fn is_upgrade(&self) -> bool {
         self.head.upgrades
     }
@@ -132,9 +132,9 @@ impl<'a> Response<'a> {
     }
 }
 
-impl fmt::Debug for Response<'_> {
+impl fmt::Debug for ClientResponse<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response")
+        f.debug_struct("ClientResponse")
             .field("status", &self.status())
             .field("version", &self.version())
             .field("headers", &self.headers())

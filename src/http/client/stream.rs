@@ -2,19 +2,19 @@ use std::time::Duration;
 
 use super::exchanges::{Exchanges, Phase, unsolicited};
 use super::head::Start;
-use super::response::Response;
+use super::response::ClientResponse;
 use crate::codec::{Backpressure, Codec, Decoded, FrameError, Stage};
 use crate::http::error::MessageError;
 use crate::http::fields::Headers;
 use crate::http::limits::Limits;
 use crate::http::parts::{Found, PartReader};
 
-/// A client's side of HTTP/1.1, with responses in parts as they arrive. A frame is a [`Part`].
+/// A client's side of HTTP/1.1, with responses in parts as they arrive. A frame is a [`ResponsePart`].
 ///
-/// Each response is any number of [`Interim`](Part::Interim)s, a [`Head`](Part::Head), any number of
-/// [`Body`](Part::Body)s and an [`End`](Part::End), even if it has no body. Use it for proxies, for large downloads and
-/// for responses that do not end: nothing is held back, and the length of bodies is not limited by default. A handler
-/// that cannot take more for now [pauses reads](crate::Conn::pause_reads).
+/// Each response is any number of [`Interim`](ResponsePart::Interim)s, a [`Head`](ResponsePart::Head), any number of
+/// [`Body`](ResponsePart::Body)s and an [`End`](ResponsePart::End), even if it has no body. Use it for proxies, for
+/// large downloads and for responses that do not end: nothing is held back, and the length of bodies is not limited by
+/// default. A handler that cannot take more for now [pauses reads](crate::Conn::pause_reads).
 ///
 /// A response may begin, and end, before its request has ended. The rest of the request may then still be sent. The
 /// connection is [reusable](Self::is_reusable) once both are complete.
@@ -24,8 +24,9 @@ use crate::http::parts::{Found, PartReader};
 /// that ends before the response has begun closes the connection without an error; the request is
 /// [outstanding](Self::outstanding) then.
 ///
-/// After a successful `CONNECT`, and a `101` that was [asked for](super::Request::upgrade), the `Head` is followed by
-/// [`Upgraded`](Part::Upgraded) bytes instead. Send bytes of your own with [`Conn::write`](crate::Conn::write) then.
+/// After a successful `CONNECT`, and a `101` that was [asked for](super::ClientRequest::upgrade), the `Head` is
+/// followed by [`Upgraded`](ResponsePart::Upgraded) bytes instead. Send bytes of your own with
+/// [`Conn::write`](crate::Conn::write) then.
 ///
 /// Between the parts of a response the [read timeout](crate::Client::read_timeout) runs. Set none, or a long one, for
 /// responses in which the server may be silent.
@@ -35,16 +36,16 @@ use crate::http::parts::{Found, PartReader};
 ///
 /// ```
 /// use epicycle::codec::{Codec, Decoded, encode_to_vec};
-/// use epicycle::http::client::{Part, Request, StreamCodec};
+/// use epicycle::http::client::{ResponsePart, ClientRequest, StreamCodec};
 ///
 /// let mut codec = StreamCodec::default();
-/// encode_to_vec(&mut codec, Request::get("a", "/log"))?;
+/// encode_to_vec(&mut codec, ClientRequest::get("a", "/log"))?;
 /// let mut input = *b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
-/// let Decoded::Frame { frame: Part::Head(response), consumed } = codec.decode(&mut input)? else {
+/// let Decoded::Frame { frame: ResponsePart::Head(response), consumed } = codec.decode(&mut input)? else {
 ///     panic!("the head is there");
 /// };
 /// assert_eq!(response.content_length(), Some(5));
-/// let Decoded::Frame { frame: Part::Body(part), .. } = codec.decode(&mut input[consumed..])? else {
+/// let Decoded::Frame { frame: ResponsePart::Body(part), .. } = codec.decode(&mut input[consumed..])? else {
 ///     panic!("a part of the body is there");
 /// };
 /// assert_eq!(part, b"hello");
@@ -61,11 +62,11 @@ pub struct StreamCodec {
 /// A part of a response.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub enum Part<'a> {
+pub enum ResponsePart<'a> {
     /// An interim response (1xx), which has no body. The response itself follows. At most 16 are accepted per request.
-    Interim(Response<'a>),
+    Interim(ClientResponse<'a>),
     /// The start of the response. Its body follows.
-    Head(Response<'a>),
+    Head(ClientResponse<'a>),
     /// A part of the body, at least one byte, without chunk framing.
     Body(&'a [u8]),
     /// The end of the response, with the trailers of a chunked body.
@@ -123,19 +124,23 @@ impl StreamCodec {
     }
 
     /// Looks for a part. With `last`, the stream ends after `src`.
-    fn look<'a>(&mut self, src: &'a [u8], last: bool) -> Result<Decoded<Part<'a>>, MessageError> {
+    fn look<'a>(
+        &mut self,
+        src: &'a [u8],
+        last: bool,
+    ) -> Result<Decoded<ResponsePart<'a>>, MessageError> {
         if !self.parts.is_within_body() {
             return self.head(src, last);
         }
         Ok(match self.parts.next(src, last, &self.exchanges.limits)? {
             Found::Data { bytes, consumed } => Decoded::Frame {
-                frame: Part::Body(bytes),
+                frame: ResponsePart::Body(bytes),
                 consumed,
             },
             Found::End { trailers, consumed } => {
                 self.exchanges.answered(self.is_last, consumed < src.len());
                 Decoded::Frame {
-                    frame: Part::End(Headers::trailers(trailers)),
+                    frame: ResponsePart::End(Headers::trailers(trailers)),
                     consumed,
                 }
             }
@@ -145,7 +150,11 @@ impl StreamCodec {
         })
     }
 
-    fn head<'a>(&mut self, src: &'a [u8], last: bool) -> Result<Decoded<Part<'a>>, MessageError> {
+    fn head<'a>(
+        &mut self,
+        src: &'a [u8],
+        last: bool,
+    ) -> Result<Decoded<ResponsePart<'a>>, MessageError> {
         let (frame, consumed) = match self.exchanges.find_head(src)?.0 {
             Start::Head(head) => {
                 let consumed = if head.upgrades {
@@ -156,12 +165,12 @@ impl StreamCodec {
                     let limits = &self.exchanges.limits;
                     self.parts.begin(head.extent, head.len(), limits)?
                 };
-                let response = Response::new(&src[..head.len()], head, &[], &[]);
-                (Part::Head(response), consumed)
+                let response = ClientResponse::new(&src[..head.len()], head, &[], &[]);
+                (ResponsePart::Head(response), consumed)
             }
             Start::Interim(head) => {
-                let response = Response::new(&src[..head.len()], head, &[], &[]);
-                (Part::Interim(response), head.len())
+                let response = ClientResponse::new(&src[..head.len()], head, &[], &[]);
+                (ResponsePart::Interim(response), head.len())
             }
             Start::NeedMore(_) if last => return Err(MessageError::Truncated),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
@@ -178,22 +187,25 @@ impl Default for StreamCodec {
 }
 
 impl Codec for StreamCodec {
-    type Frame<'a> = Part<'a>;
+    type Frame<'a> = ResponsePart<'a>;
     const CONVERSES: bool = true;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Part<'a>>, FrameError> {
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<ResponsePart<'a>>, FrameError> {
         match self.exchanges.phase() {
             Phase::Finished => Ok(Decoded::Hold),
             Phase::Unsolicited => Ok(unsolicited()?),
             Phase::Upgraded => Ok(Decoded::Frame {
                 consumed: src.len(),
-                frame: Part::Upgraded(src),
+                frame: ResponsePart::Upgraded(src),
             }),
             Phase::Open | Phase::Changing | Phase::Closing => Ok(self.look(src, false)?),
         }
     }
 
-    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Part<'a>>, FrameError> {
+    fn decode_eof<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<ResponsePart<'a>>, FrameError> {
         let at_least = src.len() + 1;
         let is_within_body = self.parts.is_within_body();
         match self.exchanges.phase() {
