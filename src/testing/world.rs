@@ -43,6 +43,7 @@ use crate::workers::{PoolBuilder, SimulatedWorkers, TakenJob, WorkerPool};
 ///
 /// - Files to send, and worker pools that [`worker_pool`](Self::worker_pool) has not built. They work, on their own threads
 ///   and in real time.
+/// - [`Engine::listen`] and multicast. They return an error, or concern the real network.
 /// - [Adopted](Engine::adopt) sockets. They never have events.
 /// - [`Conn::detach`](crate::Conn::detach). It returns an error.
 pub struct World {
