@@ -347,9 +347,7 @@ impl Facts {
         if self.expects(version)? {
             flags |= EXPECTS;
         }
-        if self.nominates {
-            flags |= NOMINATES;
-        }
+        flags |= u16::from(self.nominates) * NOMINATES;
         Ok(flags)
     }
 
