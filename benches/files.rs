@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, EventHandler, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::{ClockId, clock_gettime};
@@ -131,7 +131,7 @@ impl EventHandler for Files {
     /// The number of bytes read so far, if the handler reads the file in pieces.
     type Session = usize;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::Raw;
 use epicycle::tls::{Identity, TlsServer};
-use epicycle::{Action, Conn, EventHandler, Listen, Reactor, Running, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Listen, Reactor, Running, Server};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustls::crypto::ring;
@@ -209,7 +209,7 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -15,7 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, Datagram, EventHandler, Listen, Reactor, Running, Server, Udp};
+use epicycle::{
+    Action, Conn, ConnInfo, Datagram, EventHandler, Listen, Reactor, Running, Server, Udp,
+};
 
 use util::{HOW_LONG, own_processor_time, pin_to};
 
@@ -175,7 +177,7 @@ impl EventHandler for Echo {
 
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
@@ -255,7 +257,7 @@ impl EventHandler for Peer {
 
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

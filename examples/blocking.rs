@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use epicycle::codec::Lines;
-use epicycle::{Action, Conn, EventHandler, WorkerPool};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, WorkerPool};
 
 /// An echo server of lines that does slow work in a worker pool
 #[derive(Parser)]
@@ -36,7 +36,7 @@ impl EventHandler for Slow {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
 use epicycle::codec::Lines;
-use epicycle::{Action, CloseReason, Closed, Conn, Engine, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, Engine, EventHandler, Reactor};
 
 /// A chat room over lines of text
 #[derive(Parser)]
@@ -64,7 +64,7 @@ impl EventHandler for Chat {
     /// The client's name, once it has one.
     type Session = Option<String>;
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::with_max(MAX_LINE)
     }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, Connect, Endpoint, EventHandler, FailedConnect, Handle,
-    Reactor,
+    Action, CloseReason, Closed, Conn, ConnInfo, Connect, Endpoint, EventHandler, FailedConnect,
+    Handle, Reactor,
 };
 
 /// Connects standard input and output to a server
@@ -89,7 +89,7 @@ impl EventHandler for Netcat {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

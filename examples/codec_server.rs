@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use epicycle::codec::LengthField;
-use epicycle::{Action, Conn, EventHandler};
+use epicycle::{Action, Conn, ConnInfo, EventHandler};
 
 /// A server for frames with a length field, which answers in upper case
 #[derive(Parser)]
@@ -26,7 +26,7 @@ impl EventHandler for Upper {
     type Codec = LengthField;
     type Session = ();
 
-    fn codec(&mut self) -> LengthField {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> LengthField {
         LengthField::default()
     }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, Datagram, EventHandler, Udp};
+use epicycle::{Action, Conn, ConnInfo, Datagram, EventHandler, Udp};
 
 /// An echo server
 #[derive(Parser)]
@@ -23,7 +23,7 @@ impl EventHandler for Echo {
 
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, Connect, Connecting, Endpoint, EventHandler,
-    FailedConnect, Origin, Reactor, Server,
+    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, Connect, Connecting, Endpoint,
+    EventHandler, FailedConnect, Origin, Reactor, Server,
 };
 
 /// A port forwarder
@@ -51,7 +51,7 @@ impl EventHandler for Forward {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -18,7 +18,7 @@ use std::{env, io, thread};
 use clap::Parser;
 use epicycle::codec::Lines;
 use epicycle::handover::{Control, Successors};
-use epicycle::{Action, Conn, Engine, EventHandler, Listen, Server};
+use epicycle::{Action, Conn, ConnInfo, Engine, EventHandler, Listen, Server};
 use rustix::process::geteuid;
 
 /// Answers each line with its process number and the line, and can be replaced by another process
@@ -41,7 +41,7 @@ impl EventHandler for Answers {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use epicycle::codec::Raw;
-use epicycle::{Action, Conn, EventHandler, Reactor};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Reactor};
 
 /// An echo server that also pushes lines to its clients
 #[derive(Parser)]
@@ -30,7 +30,7 @@ impl EventHandler for Push {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::tls::TlsServer;
-use epicycle::{Action, Conn, EventHandler, Listen, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Listen, Server};
 
 /// An echo server over TLS
 #[derive(Parser)]
@@ -33,7 +33,7 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

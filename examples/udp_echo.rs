@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use epicycle::codec::Raw;
 use epicycle::{
-    AcceptMode, Action, Conn, Datagram, EventHandler, Listen, Server, Udp, UdpSessions,
+    AcceptMode, Action, Conn, ConnInfo, Datagram, EventHandler, Listen, Server, Udp, UdpSessions,
 };
 
 /// A UDP echo server
@@ -36,7 +36,7 @@ impl EventHandler for Echo {
 
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

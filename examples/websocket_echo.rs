@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use epicycle::ws::{self, DeflateOptions, Incoming, ServerCodec};
-use epicycle::{Action, Conn, EventHandler};
+use epicycle::{Action, Conn, ConnInfo, EventHandler};
 
 /// A WebSocket echo server
 #[derive(Parser)]
@@ -35,7 +35,7 @@ impl EventHandler for Echo {
     type Codec = ServerCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default()
     }
 

@@ -88,7 +88,7 @@ pub use crate::buf::outbox::Outbox;
 pub use crate::engine::client::Client;
 pub use crate::engine::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
 pub use crate::engine::conn::limits::OutboundPolicy;
-pub use crate::engine::conn::origin::Origin;
+pub use crate::engine::conn::origin::{ConnInfo, Origin, Transport};
 pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 pub use crate::engine::handler::{

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, Handle, Listen, Origin,
-    Outbox, Reactor, Running, Server, TimeoutKind, UdpSessions, WriteError,
+    Action, CloseReason, Closed, Conn, ConnInfo, Connect, ConnectError, EventHandler, Handle,
+    Listen, Origin, Outbox, Reactor, Running, Server, TimeoutKind, UdpSessions, WriteError,
 };
 
 use log::Level;
@@ -165,7 +165,7 @@ impl EventHandler for Talk {
     type Codec = Toy;
     type Session = ();
 
-    fn codec(&mut self) -> Toy {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Toy {
         Toy {
             stage: Stage::Idle,
             pings: 0,

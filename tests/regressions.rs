@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, Error, EventHandler, HandleError, Outbox, Reactor, Server,
-    TimeoutKind, service,
+    Action, CloseReason, Closed, Conn, ConnInfo, Error, EventHandler, HandleError, Outbox, Reactor,
+    Server, TimeoutKind, service,
 };
 
 use crate::util::app::{App, Cut, local, start};
@@ -53,7 +53,7 @@ impl EventHandler for BluntEcho {
     type Codec = Blunt;
     type Session = ();
 
-    fn codec(&mut self) -> Blunt {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Blunt {
         Blunt
     }
 

@@ -16,7 +16,9 @@ use clap::Parser;
 use epicycle::http::{NoRoute, Router, ServerRequest, ServerResponse, StatusCode};
 use epicycle::metrics::{self, Exposition};
 use epicycle::ws::{self, Incoming, Prepared, ServerCodec};
-use epicycle::{Action, Conn, Engine, EventHandler, Reactor, Running, Server, Service, service};
+use epicycle::{
+    Action, Conn, ConnInfo, Engine, EventHandler, Reactor, Running, Server, Service, service,
+};
 
 /// An echo server, and a page that shows its counters
 #[derive(Parser)]
@@ -115,7 +117,7 @@ impl EventHandler for Dashboard {
     /// True if samples are sent to the connection.
     type Session = bool;
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default()
     }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use clap::Parser;
 use epicycle::http::{Limits, Prepared, Router, ServerRequest, ServerResponse};
 use epicycle::ws::{Incoming, ServerCodec};
-use epicycle::{Action, Conn, EventHandler, Reactor, WorkerPool};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Reactor, WorkerPool};
 
 use self::noparse::NoParse;
 use self::pages::{Page, Session};
@@ -82,7 +82,7 @@ impl EventHandler for Http {
     type Codec = ServerCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default().http_limits(Limits::default().max_body(MAX_BODY as u64))
     }
 

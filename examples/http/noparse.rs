@@ -2,7 +2,7 @@
 //! work is parsing. It is correct only for requests without a body.
 
 use epicycle::codec::Delimited;
-use epicycle::{Action, Bytes, Conn, Error, EventHandler};
+use epicycle::{Action, Bytes, Conn, ConnInfo, Error, EventHandler};
 
 #[derive(Clone)]
 pub(crate) struct NoParse {
@@ -27,7 +27,7 @@ impl EventHandler for NoParse {
     type Codec = Delimited;
     type Session = ();
 
-    fn codec(&mut self) -> Delimited {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Delimited {
         self.codec.clone()
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use epicycle::http::{End, HttpCodec, Limits, ServerRequest, ServerResponse, StatusCode};
-use epicycle::{Action, Conn, EventHandler, WorkerPool, WriteError};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, WorkerPool, WriteError};
 
 use self::conditions::{Conditions, Verdict};
 use self::files::{Found, Opened, Part, Root};
@@ -61,7 +61,7 @@ impl EventHandler for Files {
     type Codec = HttpCodec;
     type Session = ();
 
-    fn codec(&mut self) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::new(Limits::default().max_body(0))
     }
 

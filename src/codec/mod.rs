@@ -11,6 +11,8 @@
 //! | [`Delimited`] | the bytes before a delimiter |
 //! | [`Fixed`] | a fixed number of bytes |
 //! | [`LengthField`] | the bytes a length field announces |
+//! | [`Peek`] | everything that has arrived, and stays: to choose another codec by it |
+//! | [`one_of!`](one_of) | that of one of several codecs |
 //!
 //! A custom codec needs one method:
 //!
@@ -47,6 +49,8 @@ mod fixed;
 mod length_field;
 mod lines;
 pub(crate) mod look;
+mod one_of;
+mod peek;
 mod raw;
 
 use std::time::Duration;
@@ -60,6 +64,8 @@ pub use self::delimited::Delimited;
 pub use self::fixed::Fixed;
 pub use self::length_field::{ByteOrder, LengthField, LengthFieldBuilder};
 pub use self::lines::Lines;
+pub use self::one_of::one_of;
+pub use self::peek::Peek;
 pub use self::raw::Raw;
 
 /// Finds the frames in a connection's input.
@@ -74,6 +80,11 @@ pub trait Codec: 'static {
     /// The engine never takes back bytes that such a codec has encoded. An item may therefore take the output past the
     /// outbound limit; the item after it is refused.
     const CONVERSES: bool = false;
+
+    /// Returns whether it converses now, if it is [one of several](one_of) codecs.
+    fn converses(&self) -> bool {
+        Self::CONVERSES
+    }
 
     /// Looks for the first frame in `src`, which is never empty.
     ///
@@ -274,6 +285,22 @@ pub enum Decoded<F> {
     },
 }
 
+impl<F> Decoded<F> {
+    /// Converts the frame, if there is one.
+    #[inline]
+    pub fn map<G>(self, f: impl FnOnce(F) -> G) -> Decoded<G> {
+        match self {
+            Decoded::Frame { frame, consumed } => Decoded::Frame {
+                frame: f(frame),
+                consumed,
+            },
+            Decoded::Skip { consumed } => Decoded::Skip { consumed },
+            Decoded::Hold => Decoded::Hold,
+            Decoded::NeedMore { at_least } => Decoded::NeedMore { at_least },
+        }
+    }
+}
+
 /// The reason why a frame could not be decoded or encoded.
 #[non_exhaustive]
 pub enum FrameError {
@@ -294,6 +321,11 @@ pub enum FrameError {
         /// The fault of the codec.
         what: &'static str,
     },
+    /// The item is for another codec than the connection has now, of [several](one_of).
+    OtherCodec {
+        /// The codecs that encode the item.
+        expected: &'static str,
+    },
     /// An error of a codec outside this crate.
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -303,6 +335,7 @@ error_messages! {
         FrameError::TooLong { len, max } => "a frame of {len} bytes or more, where at most {max} are allowed",
         FrameError::Malformed { what } => "a malformed frame: {what}",
         FrameError::Codec { what } => "the codec is faulty: {what}",
+        FrameError::OtherCodec { expected } => "the item is for {expected}, and the connection has another codec",
         FrameError::Other(error) => "{error}",
     }
     causes {

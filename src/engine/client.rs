@@ -16,7 +16,7 @@ use crate::error::Error;
 ///
 /// ```
 /// # use std::io::{Read, Write};
-/// use epicycle::{Action, Client, Conn, Connect, EventHandler};
+/// use epicycle::{Action, Client, Conn, ConnInfo, Connect, EventHandler};
 /// use epicycle::codec::Lines;
 ///
 /// struct Greeter;
@@ -25,7 +25,7 @@ use crate::error::Error;
 ///     type Codec = Lines;
 ///     type Session = ();
 ///
-///     fn codec(&mut self) -> Lines {
+///     fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
 ///         Lines::new()
 ///     }
 ///

@@ -9,6 +9,7 @@ use mio::{Registry, Token};
 use socket2::SockRef;
 
 use crate::addr::Addr;
+use crate::engine::conn::origin::Transport;
 use crate::error::StreamError;
 use crate::sys::datagram::DatagramSocket;
 pub(crate) use crate::sys::socket::Received;
@@ -314,6 +315,24 @@ impl Stream {
     /// Returns true if the socket is a Unix socket.
     pub(crate) fn is_unix(&self) -> bool {
         self.socket().is_some_and(StreamSocket::is_unix)
+    }
+
+    /// Returns the protocol that was agreed on in the TLS handshake.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        #[cfg(feature = "tls")]
+        if let Some(info) = self.tls() {
+            return info.alpn();
+        }
+        None
+    }
+
+    /// Returns the transport.
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Stream::Datagram(_) => Transport::Udp,
+            _ if self.is_unix() => Transport::Unix,
+            _ => Transport::Tcp,
+        }
     }
 
     /// Returns true if the stream uses TLS.

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use epicycle::http::{HttpCodec, ServerRequest, ServerResponse};
-//! use epicycle::{Action, Conn, EventHandler, Server};
+//! use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 //!
 //! struct Hello;
 //!
@@ -14,7 +14,7 @@
 //!     type Codec = HttpCodec;
 //!     type Session = ();
 //!
-//!     fn codec(&mut self) -> HttpCodec {
+//!     fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
 //!         HttpCodec::default()
 //!     }
 //!
@@ -62,7 +62,7 @@
 //!
 //! ```
 //! # use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
-//! # use epicycle::{Action, Conn, EventHandler, WorkerPool};
+//! # use epicycle::{Action, Conn, ConnInfo, EventHandler, WorkerPool};
 //! struct Api {
 //!     pool: WorkerPool,
 //! }
@@ -70,7 +70,7 @@
 //! impl EventHandler for Api {
 //! #   type Codec = HttpCodec;
 //! #   type Session = ();
-//! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+//! #   fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
 //!     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), request: ServerRequest<'_>) -> Action {
 //!         let answer = conn.defer_answer();
@@ -103,12 +103,12 @@
 //!
 //! ```
 //! # use epicycle::http::{HttpCodec, ServerRequest};
-//! # use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+//! # use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 //! # struct Api;
 //! # impl EventHandler for Api {
 //! #   type Codec = HttpCodec;
 //! #   type Session = Option<String>;
-//! #   fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+//! #   fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec { HttpCodec::default() }
 //! #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<Option<String>> { Some(None) }
 //! #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut Option<String>, _: ServerRequest<'_>) -> Action { Action::Close }
 //! /// `under_way` is the request that `react` stored, which has no answer yet.

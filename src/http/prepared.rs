@@ -16,7 +16,7 @@ use crate::buf::outbox::Outbox;
 ///
 /// ```
 /// use epicycle::http::{HttpCodec, Prepared, ServerRequest, ServerResponse};
-/// use epicycle::{Action, Conn, EventHandler};
+/// use epicycle::{Action, Conn, ConnInfo, EventHandler};
 ///
 /// struct Hello {
 ///     answer: Prepared,
@@ -25,7 +25,7 @@ use crate::buf::outbox::Outbox;
 /// impl EventHandler for Hello {
 ///     # type Codec = HttpCodec;
 ///     # type Session = ();
-///     # fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+///     # fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec { HttpCodec::default() }
 ///     # fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
 ///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: ServerRequest<'_>) -> Action {
 ///         conn.send(&self.answer).into()

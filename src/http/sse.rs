@@ -15,13 +15,13 @@ use crate::codec::{Encode, FrameError};
 ///
 /// ```
 /// use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, SseEvent};
-/// use epicycle::{Action, Conn, EventHandler};
+/// use epicycle::{Action, Conn, ConnInfo, EventHandler};
 ///
 /// # struct News;
 /// # impl EventHandler for News {
 /// #     type Codec = HttpCodec;
 /// #     type Session = ();
-/// #     fn codec(&mut self) -> HttpCodec { HttpCodec::default() }
+/// #     fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec { HttpCodec::default() }
 /// #     fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
 /// fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _request: ServerRequest<'_>) -> Action {
 ///     let begun = conn.send(ServerResponse::event_stream());

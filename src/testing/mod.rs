@@ -49,7 +49,7 @@
 //! use std::time::Duration;
 //! use epicycle::codec::Lines;
 //! use epicycle::testing::{Ending, Link, Simulation, each_seed};
-//! use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
+//! use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server};
 //!
 //! /// Answers each number with the sum so far.
 //! #[derive(Default)]
@@ -61,7 +61,7 @@
 //!     type Codec = Lines;
 //!     type Session = u64;
 //!
-//!     fn codec(&mut self) -> Lines {
+//!     fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
 //!         Lines::new()
 //!     }
 //!

@@ -14,14 +14,14 @@ use crate::http::{Headers, ServerRequest, ServerResponse, StatusCode};
 ///
 /// ```
 /// use epicycle::ws::{self, Incoming, ServerCodec};
-/// use epicycle::{Action, Conn, EventHandler, Frame, Server};
+/// use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Server};
 ///
 /// struct Chat;
 ///
 /// impl EventHandler for Chat {
 ///     type Codec = ServerCodec;
 ///     type Session = ();
-///     # fn codec(&mut self) -> ServerCodec { ServerCodec::default() }
+///     # fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec { ServerCodec::default() }
 ///     # fn on_open(&mut self, _conn: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
 ///
 ///     fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: Frame<'_, Self>) -> Action {

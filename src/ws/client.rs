@@ -22,7 +22,7 @@ use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 ///
 /// ```
 /// use epicycle::ws::{ClientCodec, Close, CloseCode, Event, Handshake};
-/// use epicycle::{Action, Conn, EventHandler, Frame};
+/// use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame};
 ///
 /// struct Greeter;
 ///
@@ -30,7 +30,7 @@ use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 ///     type Codec = ClientCodec;
 ///     type Session = ();
 ///
-///     fn codec(&mut self) -> ClientCodec {
+///     fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
 ///         ClientCodec::default()
 ///     }
 ///

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use epicycle::ws::{self, Incoming, ServerCodec};
-//! use epicycle::{Action, Conn, EventHandler, Frame, Server};
+//! use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Server};
 //!
 //! struct Echo;
 //!
@@ -14,7 +14,7 @@
 //!     type Codec = ServerCodec;
 //!     type Session = ();
 //!
-//!     fn codec(&mut self) -> ServerCodec {
+//!     fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
 //!         ServerCodec::default()
 //!     }
 //!

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use epicycle::http::{End, HttpCodec, ServerRequest, ServerResponse, SseEvent, StatusCode};
-use epicycle::{Action, Conn, EventHandler, Server, WriteError};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Server, WriteError};
 use serde_json::json;
 
 use crate::chromium::Browser;
@@ -27,7 +27,7 @@ impl EventHandler for News {
     type Codec = HttpCodec;
     type Session = ();
 
-    fn codec(&mut self) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::default()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use epicycle::codec::{Codec, LengthField, Raw};
 use epicycle::http::{HttpCodec, Limits, ServerRequest, ServerResponse};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Frame, Reactor};
 
 use super::ledger::Ledger;
 
@@ -92,7 +92,7 @@ impl<P: Answering> EventHandler for Counted<P> {
     type Codec = P::Codec;
     type Session = ();
 
-    fn codec(&mut self) -> P::Codec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> P::Codec {
         P::codec()
     }
 

@@ -12,8 +12,8 @@ use epicycle::codec::Codec;
 use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{Chunk, End, Limits, SendError};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
-    WriteError,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, EventHandler, Handle, Reactor, Running,
+    TimeoutKind, WriteError,
 };
 
 use crate::responses::{Kept, cause};
@@ -38,7 +38,7 @@ impl EventHandler for Browser {
     type Codec = ClientCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::new(self.limits)
     }
 

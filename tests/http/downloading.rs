@@ -10,7 +10,8 @@ use epicycle::codec::FrameError;
 use epicycle::http::client::{ClientRequest, ResponsePart, StreamCodec};
 use epicycle::http::{Chunk, End, MessageError};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, Running, TimeoutKind,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, EventHandler, Handle, Reactor, Running,
+    TimeoutKind,
 };
 
 use crate::client::PythonServer;
@@ -41,7 +42,7 @@ impl EventHandler for Listener {
     type Codec = StreamCodec;
     type Session = ();
 
-    fn codec(&mut self) -> StreamCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> StreamCodec {
         StreamCodec::default()
     }
 

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use epicycle::codec::Codec;
 use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Running, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Running, Server,
+};
 
 use crate::util::await_some;
 
@@ -86,7 +88,7 @@ impl<C: Codec> EventHandler for Site<C> {
     type Codec = C;
     type Session = Session;
 
-    fn codec(&mut self) -> C {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> C {
         (self.codec)()
     }
 

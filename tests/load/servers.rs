@@ -10,7 +10,7 @@ use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
 use epicycle::tls::{Identity, TlsServer};
 use epicycle::ws::{self, Incoming, ServerCodec};
 use epicycle::{
-    Action, Addr, Conn, EventHandler, Frame, Listen, Running, Server, Service, service,
+    Action, Addr, Conn, ConnInfo, EventHandler, Frame, Listen, Running, Server, Service, service,
 };
 
 use crate::util::client::TempPath;
@@ -120,7 +120,7 @@ impl EventHandler for Framed {
     type Codec = LengthField;
     type Session = ();
 
-    fn codec(&mut self) -> LengthField {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> LengthField {
         LengthField::default()
     }
 
@@ -140,7 +140,7 @@ impl EventHandler for Web {
     type Codec = HttpCodec;
     type Session = ();
 
-    fn codec(&mut self) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::default()
     }
 
@@ -172,7 +172,7 @@ impl EventHandler for Ws {
     type Codec = ServerCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default()
     }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 
 use epicycle::codec::Lines;
-use epicycle::{Action, Reactor};
+use epicycle::{Action, Conn, ConnId, ConnInfo, EventHandler, Reactor};
 
 use crate::util::app::{App, Cut, local, start};
 use crate::util::client::Client;
@@ -98,4 +98,78 @@ fn a_task_that_is_deferred_at_the_shutdown_runs() {
     Client::to(&running).round_trip("hello");
     running.shutdown();
     done.try_recv().expect("it has run");
+}
+
+/// Counts the lines of a turn, and answers each with the count at the end of it.
+struct Batches {
+    waiting: Vec<ConnId>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl EventHandler for Batches {
+    type Codec = Lines;
+    type Session = ();
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
+        Lines::new()
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), line: &[u8]) -> Action {
+        match line {
+            b"quiet" => return conn.send("quiet").into(),
+            b"deferred" => conn.defer(|this, reactor| {
+                this.waiting.clear();
+                reactor.request_turn_end();
+            }),
+            _ => conn.request_turn_end(),
+        }
+        self.waiting.push(conn.id());
+        Action::Continue
+    }
+
+    fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let count = self.waiting.len();
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(count != 3, "on purpose: three lines");
+        for id in self.waiting.drain(..) {
+            reactor.with(id, |conn, ()| conn.send(format!("{count} in {calls}")));
+        }
+        if calls == 2 {
+            // At the end of the next turn.
+            reactor.request_turn_end();
+        }
+    }
+}
+
+#[test]
+fn on_turn_end_is_called_once_in_a_turn_that_asks_for_it_and_not_in_others() {
+    expect_panics();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let for_handler = Arc::clone(&calls);
+    let running = local()
+        .start(move |_| Batches {
+            waiting: Vec::new(),
+            calls: Arc::clone(&for_handler),
+        })
+        .expect("starts");
+    let client = Client::to(&running);
+    client.round_trip("quiet\n");
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+    client.round_trip_with("a\nb\n", "2 in 1\n2 in 1\n");
+    client.round_trip_with("c\n", "1 in 2\n");
+    eventually("the second call has asked for a third", || {
+        calls.load(Ordering::Relaxed) == 3
+    });
+    client.send("deferred\n");
+    eventually("a deferred task asks, too", || {
+        calls.load(Ordering::Relaxed) == 4
+    });
+    // A panic there costs no connection, and no later turn.
+    client.send("d\ne\nf\n");
+    eventually("it panics", || running.engine().stats().total().panics == 1);
+    client.round_trip_with("g\n", &"4 in 6\n".repeat(4));
 }

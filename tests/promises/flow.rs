@@ -8,7 +8,9 @@ use std::thread;
 
 use bytes::Bytes;
 use epicycle::codec::{Backpressure, Codec, Decoded, FrameError, LengthField, Lines, Raw};
-use epicycle::{Action, CloseReason, Conn, EventHandler, OutboundPolicy, Running, WriteError};
+use epicycle::{
+    Action, CloseReason, Conn, ConnInfo, EventHandler, OutboundPolicy, Running, WriteError,
+};
 
 use crate::util::app::{App, Cut, Gate, Session, What, local, start, start_client};
 use crate::util::client::{Client, shrink};
@@ -119,7 +121,7 @@ impl EventHandler for Listener {
     type Codec = Talk;
     type Session = ();
 
-    fn codec(&mut self) -> Talk {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Talk {
         Talk
     }
 

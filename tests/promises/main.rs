@@ -6,6 +6,7 @@ mod util;
 mod breaking;
 mod closing;
 mod deferring;
+mod fin;
 mod flow;
 mod lifecycle;
 mod marks;
@@ -17,3 +18,4 @@ mod resources;
 mod shutdown;
 #[cfg(feature = "signals")]
 mod signals;
+mod switching;

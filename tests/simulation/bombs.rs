@@ -5,7 +5,7 @@ use epicycle::testing::{Link, Peer, Simulation};
 use epicycle::ws::{
     ClientCodec, DeflateOptions, Event, Handshake, Incoming, Message, ServerCodec, accept,
 };
-use epicycle::{Action, Conn, EventHandler, Frame, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Server};
 
 /// Notes how long the messages are that come; one of a byte it answers with as many as the byte says of 1 MiB.
 #[derive(Default)]
@@ -17,7 +17,7 @@ impl EventHandler for Lengths {
     type Codec = ServerCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default()
     }
 

@@ -8,7 +8,7 @@ use epicycle::codec::{Codec, Decoded, encode_to_vec, poll_output_to_vec};
 use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{self, Chunk, End, HttpCodec};
 use epicycle::testing::{Ending, Peer, Reading, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -115,7 +115,7 @@ impl EventHandler for Asker {
     type Codec = ClientCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::default()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Delimited, Encode, Fixed, LengthField, Lines, Raw, encode_to_vec};
 use epicycle::testing::{Ending, Link, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -39,7 +39,7 @@ impl<F: Framing> EventHandler for Echo<F> {
     type Codec = F::Codec;
     type Session = usize;
 
-    fn codec(&mut self) -> F::Codec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> F::Codec {
         F::codec()
     }
 

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{CloseCause, Codec, Decoded, FrameError};
 use epicycle::testing::{Link, Simulation, spend};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Outbox, Reactor, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Outbox, Reactor, Server,
+};
 
 /// Says goodbye, which takes it a millisecond.
 struct Polite;
@@ -39,7 +41,7 @@ impl EventHandler for Watch {
     type Codec = Polite;
     type Session = ();
 
-    fn codec(&mut self) -> Polite {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Polite {
         Polite
     }
 

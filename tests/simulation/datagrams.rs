@@ -6,8 +6,8 @@ use std::time::Duration;
 use epicycle::codec::Raw;
 use epicycle::testing::{Host, Link, World, each_seed};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, Datagram, EventHandler, Listen, Reactor,
-    Server, Udp, UdpSessions, service,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, Datagram, EventHandler, Listen,
+    Reactor, Server, Udp, UdpSessions, service,
 };
 
 const SERVER: [u8; 4] = [192, 168, 0, 1];
@@ -67,7 +67,7 @@ impl EventHandler for Asker {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
@@ -100,7 +100,7 @@ impl EventHandler for Answerer {
     type Session = ();
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Host, Link, Peer, Reading, Resolution, World, each_seed};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, FailedConnect, Origin,
-    Reactor, Reconnect, Server,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, FailedConnect,
+    Origin, Reactor, Reconnect, Server,
 };
 use fastrand::Rng;
 
@@ -32,7 +32,7 @@ impl EventHandler for Caller {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

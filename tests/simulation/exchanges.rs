@@ -9,7 +9,7 @@ use epicycle::http::{
     SseEvent,
 };
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, WriteError};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, WriteError};
 use fastrand::Rng;
 
 use super::http::{chunked, header, in_chunks};
@@ -161,7 +161,7 @@ impl EventHandler for Whole {
     type Codec = HttpCodec;
     type Session = UnderWay;
 
-    fn codec(&mut self) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::default()
     }
 
@@ -230,7 +230,7 @@ impl EventHandler for Parts {
     type Codec = HttpStreamCodec;
     type Session = UnderWay;
 
-    fn codec(&mut self) -> HttpStreamCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpStreamCodec {
         HttpStreamCodec::default().manual_continue()
     }
 

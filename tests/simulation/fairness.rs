@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, FrameError, Lines};
 use epicycle::testing::{Link, Peer, Simulation, spend};
-use epicycle::{Action, Conn, EventHandler, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 
 /// A byte is a frame that costs a thousand times as much, or a skip that costs the same.
 #[derive(Default)]
@@ -53,7 +53,7 @@ impl<C: for<'a> Codec<Frame<'a> = u8>> EventHandler for Notes<C> {
     type Codec = C;
     type Session = ();
 
-    fn codec(&mut self) -> C {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> C {
         (self.codec)()
     }
 
@@ -136,7 +136,7 @@ impl EventHandler for Alarmed {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

@@ -2,7 +2,7 @@
 
 use epicycle::codec::{Codec, Decoded, FrameError};
 use epicycle::testing::{Ending, Link, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server};
 
 /// What is wrong with a codec.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ impl EventHandler for Dots {
     type Codec = Faulty;
     type Session = ();
 
-    fn codec(&mut self) -> Faulty {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Faulty {
         Faulty {
             fault: self.fault,
             at_end: self.at_end,
@@ -149,7 +149,7 @@ impl EventHandler for Count {
     type Codec = Many;
     type Session = ();
 
-    fn codec(&mut self) -> Many {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Many {
         Many(0)
     }
 

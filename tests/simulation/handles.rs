@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Handle, Reactor, WriteError};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Handle, Reactor, WriteError,
+};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -21,7 +23,7 @@ impl EventHandler for Listener {
     type Codec = Raw;
     type Session = usize;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use epicycle::codec::Fixed;
 use epicycle::testing::{Ending, Host, Link, Peer, World, each_seed};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, Reactor, Reconnect, Server,
-    service,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, Reactor, Reconnect,
+    Server, service,
 };
 use fastrand::Rng;
 
@@ -24,7 +24,7 @@ impl EventHandler for Node {
     type Codec = Fixed;
     type Session = ();
 
-    fn codec(&mut self) -> Fixed {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Fixed {
         // Not lines: the end of the stream ends a line, and it may come early when the peer is killed.
         Fixed::new(8).expect("a size")
     }
@@ -61,7 +61,7 @@ impl EventHandler for Gate {
     type Codec = Fixed;
     type Session = u64;
 
-    fn codec(&mut self) -> Fixed {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Fixed {
         // Not lines: the end of the stream ends a line, and it may come early when the peer is killed.
         Fixed::new(8).expect("a size")
     }

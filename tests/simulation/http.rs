@@ -7,7 +7,7 @@ use epicycle::http::{
     Chunk, End, HttpCodec, HttpStreamCodec, RequestPart, ServerRequest, ServerResponse,
 };
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -59,7 +59,7 @@ impl EventHandler for Whole {
     type Codec = HttpCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> HttpCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::default()
     }
 
@@ -125,7 +125,7 @@ impl EventHandler for Parts {
     type Codec = HttpStreamCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> HttpStreamCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> HttpStreamCodec {
         HttpStreamCodec::default()
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, EventHandler, OutboundPolicy, Reactor, Server,
+    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, OutboundPolicy, Reactor,
+    Server,
 };
 use fastrand::Rng;
 
@@ -30,7 +31,7 @@ impl EventHandler for Generous {
     type Codec = Raw;
     type Session = usize;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
@@ -184,7 +185,7 @@ impl EventHandler for Chorus {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::Lines;
 use epicycle::testing::{Link, Peer, Simulation, each_seed, spend};
-use epicycle::{Action, CloseReason, Closed, Conn, ConnTimer, EventHandler, Reactor, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, ConnTimer, EventHandler, Reactor, Server,
+};
 use fastrand::Rng;
 
 /// Notes when what happens.
@@ -39,7 +41,7 @@ impl EventHandler for Diary {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -36,7 +36,7 @@ impl EventHandler for Fragile {
     type Codec = Lines;
     type Session = Session;
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

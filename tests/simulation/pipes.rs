@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, Conn, ConnId, EventHandler};
+use epicycle::{Action, Conn, ConnId, ConnInfo, EventHandler};
 use fastrand::Rng;
 
 use super::world::{self, Farewell};
@@ -19,7 +19,7 @@ impl EventHandler for Switchboard {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Link, Simulation, each_seed};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, EventHandler, Listen, ProxyHeader, ProxyProtocol, Reactor,
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Listen, ProxyHeader, ProxyProtocol,
+    Reactor,
 };
 use fastrand::Rng;
 
@@ -20,7 +21,7 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

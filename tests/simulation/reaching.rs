@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use epicycle::codec::LengthField;
 use epicycle::testing::{Peer, Simulation, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, ConnId, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -67,7 +67,7 @@ impl EventHandler for Switchboard {
     type Codec = LengthField;
     type Session = usize;
 
-    fn codec(&mut self) -> LengthField {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> LengthField {
         LengthField::builder()
             .length(2)
             .strip(2)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::testing::{Link, Peer, World, each_seed, spend};
-use epicycle::{AcceptMode, Action, Conn, EventHandler, Handle, Server, service};
+use epicycle::{AcceptMode, Action, Conn, ConnInfo, EventHandler, Handle, Server, service};
 use fastrand::Rng;
 
 use super::world;
@@ -19,7 +19,7 @@ impl EventHandler for Room {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, Connect, EventHandler, FailedConnect, Origin,
-    Reactor,
+    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, Connect, EventHandler, FailedConnect,
+    Origin, Reactor,
 };
 
 /// Relays each connection to the origin.
@@ -42,7 +42,7 @@ impl EventHandler for Relay {
     type Codec = Raw;
     type Session = Session;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::testing::{Ending, Link, Peer, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server};
 
 /// When the second request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl EventHandler for Client {
     type Codec = ClientCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::default()
     }
 

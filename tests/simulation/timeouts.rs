@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, FrameError, Lines};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation, each_seed, spend};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server, TimeoutKind};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server, TimeoutKind,
+};
 use fastrand::Rng;
 
 /// Does what lines say.
@@ -19,7 +21,7 @@ impl EventHandler for Obedient {
     type Codec = Lines;
     type Session = ();
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 
@@ -390,7 +392,7 @@ impl EventHandler for Patient {
     type Codec = Brackets;
     type Session = ();
 
-    fn codec(&mut self) -> Brackets {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Brackets {
         Brackets
     }
 

@@ -8,7 +8,7 @@ use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Link, Peer, Resolution, Simulation, World, each_seed};
 use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
 use epicycle::{
-    Action, Client as ClientEngine, CloseReason, Closed, Conn, Connect, EventHandler,
+    Action, Client as ClientEngine, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler,
     FailedConnect, Listen, Reactor,
 };
 use fastrand::Rng;
@@ -47,7 +47,7 @@ impl EventHandler for Echo {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
@@ -171,7 +171,7 @@ impl EventHandler for Caller {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
 use epicycle::http::{Chunk, End};
 use epicycle::testing::{Ending, Link, Peer, Reading, Simulation};
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor, Server, TimeoutKind};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server, TimeoutKind,
+};
 
 /// The requests that are sent when the connection opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ impl EventHandler for Client {
     type Codec = ClientCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::default().response_timeout(LIMIT)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Lines;
 use epicycle::testing::{Link, Peer, World, each_seed};
-use epicycle::{Action, Conn, EventHandler, Server, WorkerPool};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Server, WorkerPool};
 use fastrand::Rng;
 
 use super::world;
@@ -29,7 +29,7 @@ impl EventHandler for Jobs {
     type Codec = Lines;
     type Session = u64;
 
-    fn codec(&mut self) -> Lines {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
         Lines::new()
     }
 

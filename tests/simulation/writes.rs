@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Ending, Peer, Simulation, each_seed};
-use epicycle::{Action, Bytes, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, Bytes, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -49,7 +49,7 @@ impl EventHandler for Writer {
     type Codec = Raw;
     type Session = Session;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

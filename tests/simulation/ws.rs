@@ -8,7 +8,7 @@ use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Handshake, Incoming, Message, Ping,
     ServerCodec, accept,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Frame, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -23,7 +23,7 @@ impl EventHandler for Echo {
     type Codec = ServerCodec;
     type Session = usize;
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::default()
     }
 

@@ -10,7 +10,7 @@ use epicycle::ws::{
     ClientCodec, Close, CloseCode, DeflateOptions, Event, Fragment, Handshake, Incoming, Message,
     Ping, ServerCodec, accept,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Reactor};
+use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor};
 use fastrand::Rng;
 
 use super::ledger::Ledger;
@@ -92,7 +92,7 @@ impl EventHandler for Chatter {
     type Codec = ClientCodec;
     type Session = Session;
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::default()
     }
 

@@ -11,7 +11,8 @@ use epicycle::ws::{
     Limits, Message, Ping,
 };
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, FailedConnect, Frame, Reactor,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, FailedConnect,
+    Frame, Reactor,
 };
 
 use crate::util::strangers::python_websockets;
@@ -128,7 +129,7 @@ impl EventHandler for Caller {
     type Codec = ClientCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::new(Limits::default().max_frame(2 << 20).max_message(2 << 20))
     }
 

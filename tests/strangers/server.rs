@@ -7,7 +7,7 @@ use epicycle::http::{ServerResponse, StatusCode};
 use epicycle::ws::{
     self, Close, CloseCode, DeflateOptions, Incoming, Limits, Message, Ping, ServerCodec,
 };
-use epicycle::{Action, Conn, EventHandler, Frame, Running, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Running, Server};
 
 use crate::util::strangers::{node_ws, python_websockets};
 
@@ -20,7 +20,7 @@ impl EventHandler for Echo {
     type Codec = ServerCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::new(Limits::default().max_frame(2 << 20).max_message(2 << 20))
     }
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use epicycle::codec::Raw;
 use epicycle::tls::TlsClient;
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, ConnectError, EventHandler, FailedConnect,
-    Reactor,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, ConnectError, EventHandler,
+    FailedConnect, Reactor,
 };
 
 use crate::pki::{Authority, TRUSTED, client_tls, local, server_tls};
@@ -35,7 +35,7 @@ impl EventHandler for Caller {
     type Codec = Raw;
     type Session = usize;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

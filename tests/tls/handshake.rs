@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use epicycle::codec::{self, Lines, Raw};
 use epicycle::tls::{TlsServer, TlsVersion};
-use epicycle::{Listen, Running, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Listen, Running, Server};
 
 use crate::peer::Peer;
 use crate::pki::{Authority, TRUSTED, client_config, client_config_as, local, server_tls};
@@ -65,6 +66,67 @@ fn the_handler_sees_what_was_agreed() {
         ]
     );
     assert!(TlsVersion::V1_2 < TlsVersion::V1_3);
+}
+
+codec::one_of! {
+    enum Protocol {
+        Lines(Lines),
+        Raw(Raw),
+    }
+    enum ProtocolFrame;
+    impl Encode<&[u8]> for Lines | Raw;
+}
+
+/// Answers lines where the protocol is `lines`, and bytes as they come elsewhere.
+struct Agreed;
+
+impl EventHandler for Agreed {
+    type Codec = Protocol;
+    type Session = ();
+
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Protocol {
+        match info.alpn() {
+            Some(b"lines") => Lines::new().into(),
+            _ => Raw.into(),
+        }
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        let agreed = conn.tls().and_then(|tls| tls.alpn()) == Some(b"lines");
+        assert_eq!(matches!(conn.codec(), Protocol::Lines(_)), agreed);
+        Some(())
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        frame: ProtocolFrame<'_>,
+    ) -> Action {
+        let (ProtocolFrame::Lines(frame) | ProtocolFrame::Raw(frame)) = frame;
+        conn.send(frame).into()
+    }
+}
+
+#[test]
+fn the_codec_is_made_for_the_protocol_that_was_agreed() {
+    let running = local(&server_tls().alpn(&["lines", "raw"]))
+        .start(|_| Agreed)
+        .expect("starts");
+    for (protocol, sent, received) in [
+        ("lines", "one\r\ntwo\n", "one\ntwo\n"),
+        ("raw", "one\r\ntwo\n", "one\r\ntwo\n"),
+        ("", "one\r\n", "one\r\n"),
+    ] {
+        let mut config = client_config();
+        if !protocol.is_empty() {
+            config.alpn_protocols = vec![protocol.into()];
+        }
+        let addr = &running.local_addrs()[0];
+        let peer = Peer::connect(addr, &Arc::new(config), "localhost").expect("shakes hands");
+        peer.send(sent);
+        assert_eq!(peer.recv(received.len()), received.as_bytes(), "{protocol}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use epicycle::codec::{Codec, Decoded, FrameError};
-use epicycle::{Action, Conn, EventHandler, Listen, Server, UdpSessions};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Listen, Server, UdpSessions};
 
 use crate::peer::Peer;
 use crate::util::{LONG, eventually};
@@ -48,7 +48,7 @@ impl EventHandler for Echo {
     type Codec = Bytes;
     type Session = ();
 
-    fn codec(&mut self) -> Bytes {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Bytes {
         Bytes::default()
     }
 

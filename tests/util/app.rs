@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, Lines, Raw};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, ConnId, Datagram, Engine, EventHandler,
+    Action, Client, CloseReason, Closed, Conn, ConnId, ConnInfo, Datagram, Engine, EventHandler,
     FailedConnect, Outbox, Reactor, Running, Server, Udp,
 };
 
@@ -206,7 +206,7 @@ impl EventHandler for App {
 
     const HANDLES_DATAGRAMS: bool = true;
 
-    fn codec(&mut self) -> Cut {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Cut {
         self.codec.clone()
     }
 

@@ -10,8 +10,8 @@ use epicycle::ws::{
     Message, Ping,
 };
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, Connect, EventHandler, Frame, Reactor, Running,
-    TimeoutKind,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, Frame, Reactor,
+    Running, TimeoutKind,
 };
 
 use crate::service::{self, SOON, Setup};
@@ -48,7 +48,7 @@ impl EventHandler for Caller {
     type Codec = ClientCodec;
     type Session = usize;
 
-    fn codec(&mut self) -> ClientCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
         ClientCodec::new(Limits::default().max_message(4 << 20))
     }
 

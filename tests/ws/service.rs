@@ -6,7 +6,9 @@ use std::time::Duration;
 use epicycle::ws::{
     self, Close, CloseCode, DeflateOptions, Fragment, Incoming, Limits, Message, Ping, ServerCodec,
 };
-use epicycle::{Action, CloseReason, Closed, Conn, EventHandler, Frame, Reactor, Running, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Frame, Reactor, Running, Server,
+};
 
 use crate::util::await_some;
 
@@ -76,7 +78,7 @@ impl EventHandler for Service {
     type Codec = ServerCodec;
     type Session = ();
 
-    fn codec(&mut self) -> ServerCodec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> ServerCodec {
         ServerCodec::new(self.setup.limits)
     }
 

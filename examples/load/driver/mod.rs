@@ -11,7 +11,8 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, Engine, EventHandler, FailedConnect, Frame, Reactor,
+    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, Engine, EventHandler, FailedConnect,
+    Frame, Reactor,
 };
 
 use crate::plan::{Nanos, Plan, Schedule};
@@ -181,7 +182,7 @@ impl<W: Wire> EventHandler for Driver<W> {
     type Codec = W::Codec;
     type Session = Session<W>;
 
-    fn codec(&mut self) -> W::Codec {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> W::Codec {
         self.wire.codec()
     }
 

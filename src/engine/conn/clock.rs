@@ -1,8 +1,7 @@
 //! The times of a connection: its last activity, stalled output, and the next limit to expire.
 
 use super::close::TimeoutKind;
-use super::flags::Flags;
-use super::flags::Phase;
+use super::flags::{Flags, Marks, Phase};
 use super::limits::{Limits, NEVER};
 use super::origin::Origin;
 use super::{Alarm, ConnState};
@@ -107,7 +106,7 @@ impl ConnState {
 
     /// Returns the end of the drain.
     fn drain_by(&self, active_at: u64, limits: &Limits) -> u64 {
-        let by = if self.drains_by_progress {
+        let by = if self.marks.contains(Marks::DRAINS_BY_PROGRESS) {
             self.close_by.max(active_at.saturating_add(limits.drain))
         } else {
             self.close_by

@@ -1,7 +1,7 @@
 //! The connection's state for conversing codecs: the input that is held, and the answers that are owed or awaited.
 
 use super::ConnState;
-use super::flags::Flags;
+use super::flags::{Flags, Marks};
 use super::limits::NEVER;
 
 impl ConnState {
@@ -45,7 +45,7 @@ impl ConnState {
 
     /// Lets the drain last as long as the peer takes output: its limit counts from the last progress.
     pub(crate) fn drain_by_progress(&mut self) {
-        self.drains_by_progress = true;
+        self.marks.insert(Marks::DRAINS_BY_PROGRESS);
     }
 
     /// Waits with the shutdown for the answers that are owed or awaited.

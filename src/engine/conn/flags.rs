@@ -118,6 +118,25 @@ bitflags! {
     }
 }
 
+bitflags! {
+    /// What few steps ask for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct Marks: u8 {
+        /// It has not been open yet.
+        const NEVER_OPENED = 1 << 0;
+        /// FIN is sent.
+        const FIN_SENT = 1 << 1;
+        /// The drain may last as long as the peer takes output.
+        const DRAINS_BY_PROGRESS = 1 << 2;
+        /// The peer's FIN has arrived. Input before it may not have been read yet.
+        const FIN_ARRIVED = 1 << 3;
+        /// The handler was told of that.
+        const FIN_TOLD = 1 << 4;
+        /// The handler was told of the end of the peer's stream.
+        const END_TOLD = 1 << 5;
+    }
+}
+
 impl Flags {
     #[inline]
     pub(super) fn phase(self) -> Phase {

@@ -20,7 +20,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use self::close::{CloseReason, Closed, TimeoutKind};
-use self::flags::{Flags, Phase};
+use self::flags::{Flags, Marks, Phase};
 use self::limits::{Limits, NEVER};
 use self::origin::{Direction, Origin};
 use crate::addr::Addr;
@@ -37,12 +37,7 @@ use crate::engine::slots::ConnId;
 pub(crate) struct ConnState {
     flags: Flags,
     direction: Direction,
-    /// True until the connection has been open.
-    never_opened: bool,
-    /// True once FIN is sent.
-    fin_sent: bool,
-    /// True if the drain may last as long as the peer takes output.
-    drains_by_progress: bool,
+    marks: Marks,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -119,9 +114,7 @@ impl ConnState {
             reason: None,
             peer,
             direction,
-            never_opened: false,
-            fin_sent: false,
-            drains_by_progress: false,
+            marks: Marks::empty(),
             number,
         }
     }
@@ -131,7 +124,7 @@ impl ConnState {
     pub(crate) fn opening(id: ConnId, peer: Addr, origin: Origin, now: u64, limit: u64) -> Self {
         let mut state = Self::new(id, peer, origin, now);
         state.flags = Flags::OPENING;
-        state.never_opened = true;
+        state.marks = Marks::NEVER_OPENED;
         state.close_by = now.saturating_add(limit);
         state
     }
@@ -191,7 +184,8 @@ impl ConnState {
             "a broken connection has a reason",
         );
         holds(
-            phase != Phase::AwaitingFin || (self.fin_sent && self.out.len() == 0),
+            phase != Phase::AwaitingFin
+                || (self.marks.contains(Marks::FIN_SENT) && self.out.len() == 0),
             "FIN is sent behind all output",
         );
     }
@@ -229,6 +223,7 @@ impl ConnState {
         }
         if read_closed {
             self.flags.insert(Flags::DOUBTFUL | Flags::READABLE);
+            self.on_fin();
         }
     }
 
@@ -299,6 +294,33 @@ impl ConnState {
         }
     }
 
+    /// Records that an event reported the peer's FIN, or that a read found it.
+    pub(crate) fn on_fin(&mut self) {
+        self.marks.insert(Marks::FIN_ARRIVED);
+    }
+
+    /// Returns true if the peer's FIN has arrived and the handler was not told.
+    pub(crate) fn has_untold_fin(&self) -> bool {
+        self.marks & (Marks::FIN_ARRIVED | Marks::FIN_TOLD) == Marks::FIN_ARRIVED
+    }
+
+    pub(crate) fn on_fin_told(&mut self) {
+        self.marks.insert(Marks::FIN_TOLD);
+    }
+
+    /// Records that the handler is told of the end of the peer's stream.
+    pub(crate) fn on_end_told(&mut self) {
+        self.marks.insert(Marks::END_TOLD);
+    }
+
+    /// Has the end of the peer's stream found again, if the handler was not told of it.
+    pub(crate) fn recheck_end(&mut self) {
+        if self.has(Flags::PEER_EOF) && self.is_open() && !self.marks.contains(Marks::END_TOLD) {
+            self.flags.remove(Flags::PEER_EOF);
+            self.flags.insert(Flags::READABLE | Flags::DOUBTFUL);
+        }
+    }
+
     // Results of the codec.
 
     #[inline]
@@ -330,7 +352,7 @@ impl ConnState {
     /// Records that the connection is established and the handshake complete.
     pub(crate) fn opened(&mut self, now: u64) {
         self.flags.set_phase(Phase::Open);
-        self.never_opened = false;
+        self.marks.remove(Marks::NEVER_OPENED);
         self.opened_at = now;
         self.active_at = now;
         self.close_by = NEVER;
@@ -471,7 +493,7 @@ impl ConnState {
 
     /// Returns true if it ends, or has ended, without ever having been open.
     pub(crate) fn never_opened(&self) -> bool {
-        self.never_opened
+        self.marks.contains(Marks::NEVER_OPENED)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -509,9 +531,9 @@ impl ConnState {
         !self.has(Flags::READABLE | Flags::DRAIN_DUE) && self.inbox.is_empty()
     }
 
-    /// Makes reads pause while the output is congested.
-    pub(crate) fn pause_reads_when_congested(&mut self) {
-        self.put(Flags::PAUSES_READS, true);
+    /// Sets if reads pause while the output is congested.
+    pub(crate) fn set_pauses_reads(&mut self, pauses: bool) {
+        self.put(Flags::PAUSES_READS, pauses && !self.has(Flags::BROKEN));
     }
 
     /// Returns true if reads pause while the output is congested.
@@ -647,6 +669,7 @@ impl ConnState {
     /// Returns the next step, once the flush phase has offered everything to the kernel.
     pub(crate) fn next_step(&self) -> Step {
         let drained = self.out.len() == 0 && !self.has(Flags::TAIL);
+        let fin_sent = self.marks.contains(Marks::FIN_SENT);
         match self.phase() {
             Phase::Aborted => Step::Reset,
             Phase::Flushing if self.has(Flags::BROKEN) => Step::Close,
@@ -658,22 +681,20 @@ impl ConnState {
             Phase::Flushing if drained && self.has(Flags::DATAGRAM) => Step::Close,
             Phase::AwaitingFin if self.has(Flags::PEER_EOF) => Step::Close,
             Phase::Flushing if drained => Step::SendFin,
-            Phase::Open if drained && self.has(Flags::SHUT_WRITE) && !self.fin_sent => {
-                Step::SendFin
-            }
+            Phase::Open if drained && self.has(Flags::SHUT_WRITE) && !fin_sent => Step::SendFin,
             Phase::Open if drained && self.has(Flags::DETACHING) => Step::Detach,
             Phase::Open if self.has(Flags::DETACHING) => Step::Wait,
-            Phase::Open if self.fin_sent && self.has(Flags::PEER_EOF) => Step::Close,
+            Phase::Open if fin_sent && self.has(Flags::PEER_EOF) => Step::Close,
             _ => Step::Wait,
         }
     }
 
     /// Records that FIN was sent behind all output.
     pub(crate) fn fin_sent(&mut self, now: u64, limits: &Limits) {
-        self.fin_sent = true;
+        self.marks.insert(Marks::FIN_SENT);
         if self.phase() == Phase::Flushing {
             self.flags.set_phase(Phase::AwaitingFin);
-            let by = if self.drains_by_progress {
+            let by = if self.marks.contains(Marks::DRAINS_BY_PROGRESS) {
                 NEVER
             } else {
                 self.close_by

@@ -1,4 +1,6 @@
-//! The origin of a connection.
+//! The origin of a connection, and what is known of it when its codec is made.
+
+use crate::addr::Addr;
 
 /// The way in which a connection came into the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +21,59 @@ pub enum Origin {
         /// The number given to [`Engine::adopt`](crate::Engine::adopt).
         token: u64,
     },
+}
+
+/// What is known of a new connection when [`EventHandler::codec`](crate::EventHandler::codec) makes its codec.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnInfo<'a> {
+    pub(crate) origin: Origin,
+    pub(crate) label: &'a str,
+    pub(crate) transport: Transport,
+    pub(crate) alpn: Option<&'a [u8]>,
+    pub(crate) peer: &'a Addr,
+}
+
+/// The transport of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// A Unix stream socket.
+    Unix,
+    /// A UDP session.
+    Udp,
+}
+
+impl<'a> ConnInfo<'a> {
+    /// Returns the origin: the listener that accepted it, or the number of the outbound or adopted connection.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Returns the [label](crate::Listen::label) of the listener that accepted it. It is empty if the listener has none, and
+    /// for other connections.
+    pub fn label(&self) -> &'a str {
+        self.label
+    }
+
+    /// Returns the transport.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Returns the protocol that both sides have agreed on in the TLS handshake (ALPN, RFC 7301).
+    ///
+    /// It is `None` without TLS, without such an agreement, and before the handshake: see
+    /// [`EventHandler::codec`](crate::EventHandler::codec).
+    pub fn alpn(&self) -> Option<&'a [u8]> {
+        self.alpn
+    }
+
+    /// Returns the peer's address.
+    pub fn peer_addr(&self) -> &'a Addr {
+        self.peer
+    }
 }
 
 /// An origin without its number. A connection stores the number elsewhere, to save space.

@@ -206,7 +206,7 @@ fn a_shutdown_shortens_the_wait_for_fin_only() {
 #[test]
 fn a_congested_peer_is_not_read_until_it_has_drained() {
     let mut bench = Bench::new();
-    bench.state.pause_reads_when_congested();
+    bench.state.set_pauses_reads(true);
     bench.write(1000);
     assert!(!bench.state.update_congestion(&bench.limits));
     assert!(bench.state.wants_frames(), "it is not above the high mark");

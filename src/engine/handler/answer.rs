@@ -38,7 +38,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///
     /// ```
     /// # use epicycle::codec::Lines;
-    /// # use epicycle::{Action, Conn, EventHandler, WorkerPool};
+    /// # use epicycle::{Action, Conn, ConnInfo, EventHandler, WorkerPool};
     /// struct Slow {
     ///     pool: WorkerPool,
     /// }
@@ -46,7 +46,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// impl EventHandler for Slow {
     /// #   type Codec = Lines;
     /// #   type Session = ();
-    /// #   fn codec(&mut self) -> Lines { Lines::new() }
+    /// #   fn codec(&mut self, _: &ConnInfo<'_>) -> Lines { Lines::new() }
     /// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
     ///     fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut (), path: &[u8]) -> Action {
     ///         let answer = conn.defer_answer();
@@ -61,7 +61,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// }
     /// ```
     pub fn defer_answer(&mut self) -> Answer<H> {
-        let deferral = if H::Codec::CONVERSES {
+        let deferral = if self.codec.converses() {
             is_owed(&self.link.state, self.codec).then(|| self.deferral())
         } else {
             self.link.extras.get_or_insert_default().deferred += 1;
@@ -89,7 +89,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Returns true if a deferred answer belongs to the request that is owed an answer now.
     fn is_due(&self, deferral: Option<u64>) -> bool {
         let current = self.link.extras.as_ref().map(|extras| extras.deferral);
-        !H::Codec::CONVERSES || (deferral.is_some() && current == Some(deferral))
+        !self.codec.converses() || (deferral.is_some() && current == Some(deferral))
     }
 
     /// Counts one deferred answer as given. After the last one, the actions that waited for it follow.
@@ -98,7 +98,7 @@ impl<H: EventHandler> Conn<'_, H> {
             return;
         };
         extras.deferred = extras.deferred.saturating_sub(1);
-        if H::Codec::CONVERSES || extras.deferred > 0 {
+        if self.codec.converses() || extras.deferred > 0 {
             return;
         }
         let state = &self.link.state;

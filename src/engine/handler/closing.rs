@@ -412,7 +412,9 @@ impl<H: EventHandler> Served<'_, H> {
             Step::Close => self.close(false),
             Step::Reset => self.close(true),
             // The undecoded rest of the input under decoding leaves with the socket.
-            Step::Detach if self.cx.decoding.is_under_way => self.mark_dirty(),
+            Step::Detach if self.cx.decoding.of == Some(self.slot.link.state.id) => {
+                self.mark_dirty();
+            }
             Step::Detach => self.detach(),
         }
     }

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::iter;
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -98,12 +99,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// ```
     /// # use epicycle::codec::Raw;
-    /// # use epicycle::{Action, Conn, EventHandler};
+    /// # use epicycle::{Action, Conn, ConnInfo, EventHandler};
     /// # struct Admin;
     /// # impl EventHandler for Admin {
     /// #     type Codec = Raw;
     /// #     type Session = ();
-    /// #     fn codec(&mut self) -> Raw { Raw }
+    /// #     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw { Raw }
     /// fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
     ///     // Root alone may connect.
     ///     let peer = conn.peer_credentials().ok()?;
@@ -142,6 +143,23 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.codec
     }
 
+    /// Returns its codec, to change the state of the protocol. To change the protocol, [switch](Self::switch).
+    pub fn codec_mut(&mut self) -> &mut H::Codec {
+        self.codec
+    }
+
+    /// Puts another codec in the place of the present one, in mid-stream: after an HTTP `CONNECT` or an upgrade, after a
+    /// handshake of its own kind, or once the protocol is known ([`Peek`](crate::codec::Peek)).
+    ///
+    /// The codec of a handler is one type, so this is for codecs that are [one of several](crate::codec::one_of), or that
+    /// begin anew. The input behind the frame in hand goes to the new codec, as does the end of the peer's stream if the
+    /// handler does not know of it yet. Output that was written stays and is sent first. The new codec owes and awaits no
+    /// answer; an [`Answer`](crate::Answer) to a request of the old one has no effect.
+    pub fn switch(&mut self, codec: impl Into<H::Codec>) {
+        let old = mem::replace(self.codec, codec.into());
+        self.switched(old);
+    }
+
     /// Returns its origin: the listener that accepted it, or the number of the outbound or adopted connection.
     pub fn origin(&self) -> Origin {
         self.link.state.origin()
@@ -175,7 +193,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///
     /// ```
     /// use epicycle::codec::Lines;
-    /// use epicycle::{Action, Conn, ConnId, EventHandler};
+    /// use epicycle::{Action, Conn, ConnInfo, ConnId, EventHandler};
     ///
     /// /// Passes each line on to the next client, and tells the sender if that was possible.
     /// #[derive(Default)]
@@ -187,7 +205,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     ///     type Codec = Lines;
     ///     type Session = Option<ConnId>;
     ///
-    ///     fn codec(&mut self) -> Lines {
+    ///     fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
     ///         Lines::new()
     ///     }
     ///
@@ -330,7 +348,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.codec
             .encode(item, &mut attempt.outbox)
             .map_err(WriteError::Frame)?;
-        if !H::Codec::CONVERSES && attempt.outbox.in_memory() > limit {
+        if !self.codec.converses() && attempt.outbox.in_memory() > limit {
             let len = attempt.outbox.len() - attempt.before;
             drop(attempt);
             return Err(self.overflow(len));
@@ -467,6 +485,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// [`Reactor::defer`](crate::Reactor::defer).
     pub fn defer(&mut self, task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static) {
         self.cx.deferred.push_back(Box::new(task));
+    }
+
+    /// Requests a call of [`on_turn_end`](EventHandler::on_turn_end) at the end of this turn. See
+    /// [`Reactor::request_turn_end`].
+    pub fn request_turn_end(&mut self) {
+        self.cx.wants_turn_end = true;
     }
 
     /// Calls [`on_timer`](EventHandler::on_timer) with `token` after `delay`, counted from now. The timers of a
@@ -641,7 +665,7 @@ impl<'a> Attempt<'a> {
 
     pub(super) fn keep(self) {
         // It holds nothing but references.
-        std::mem::forget(self);
+        mem::forget(self);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::DialId;
 use crate::engine::listen::handshakes::{Handshakes, counted_as};
 use crate::engine::listen::listeners::Accepted;
+use crate::engine::listen::profile::{KnownProfiles, ListenProfile};
 use crate::engine::pipes::{PipeEnd, Pipes};
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyHeader;
@@ -229,6 +230,7 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) reactor: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    pub(crate) profiles: KnownProfiles,
     pub(crate) buffers: Buffers,
     pub(crate) udp_sockets: UdpSockets,
     pub(crate) wheel: Wheel<Timer<H>>,
@@ -236,7 +238,9 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) pipes: Pipes,
     /// Tasks to run once the input of the turn is handled.
     pub(crate) deferred: VecDeque<Task<H>>,
-    pub(crate) decoding: Decoding,
+    /// True if `on_turn_end` is to be called.
+    pub(crate) wants_turn_end: bool,
+    pub(crate) decoding: Decoding<H::Codec>,
     /// The number of requests whose answers were deferred.
     pub(crate) deferrals: u64,
     /// The number of connections that a shutdown waits for.
@@ -290,11 +294,24 @@ impl Lists {
 }
 
 /// The state of the decode step under way. The input is out of the connection during it.
-#[derive(Debug, Default)]
-pub(crate) struct Decoding {
-    pub(crate) is_under_way: bool,
+#[derive(Debug)]
+pub(crate) struct Decoding<C> {
+    /// The connection whose input is being decoded.
+    pub(crate) of: Option<ConnId>,
+    /// The codec that the frame in hand came from, if the handler has switched to another one.
+    pub(crate) replaced: Option<C>,
     /// The size of the buffer that was taken out of the inbox. A panic loses it.
     pub(crate) taken: usize,
+}
+
+impl<C> Default for Decoding<C> {
+    fn default() -> Self {
+        Self {
+            of: None,
+            replaced: None,
+            taken: 0,
+        }
+    }
 }
 
 impl<H: EventHandler> Context<H> {
@@ -304,6 +321,7 @@ impl<H: EventHandler> Context<H> {
             engine,
             reactor,
             limits,
+            profiles: KnownProfiles::default(),
             buffers: Buffers {
                 arena: Arena::new(),
                 pool: BufferPool::new(),
@@ -314,6 +332,7 @@ impl<H: EventHandler> Context<H> {
             lists: Lists::default(),
             pipes: Pipes::default(),
             deferred: VecDeque::new(),
+            wants_turn_end: false,
             decoding: Decoding::default(),
             deferrals: 0,
             draining: 0,
@@ -329,6 +348,17 @@ impl<H: EventHandler> Context<H> {
     pub(crate) fn read_clock(&mut self) {
         if let Some(unix_time) = self.time.read() {
             self.buffers.arena.unix_time = Some(unix_time);
+        }
+    }
+
+    /// Returns the profile of the listener that accepted a connection.
+    pub(crate) fn profile(&mut self, origin: Origin) -> Option<&ListenProfile> {
+        match origin {
+            Origin::Accepted { listener } => {
+                let all = &self.engine.shared().profiles;
+                self.profiles.get(listener, all)
+            }
+            _ => None,
         }
     }
 

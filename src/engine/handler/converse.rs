@@ -173,7 +173,7 @@ impl<H: EventHandler> Context<H> {
 /// Returns true if the handler owes an answer. A conversing codec reports that. With other codecs the deferred
 /// answers are counted.
 pub(crate) fn is_owed<C: Codec>(state: &ConnState, codec: &C) -> bool {
-    if C::CONVERSES {
+    if codec.converses() {
         matches!(codec.stage(), Stage::Answering | Stage::Streaming)
     } else {
         state.owes()
@@ -213,7 +213,7 @@ pub(crate) fn awaits_rest<C: Codec>(codec: &C) -> bool {
 /// Returns true if the end of the peer's stream has to wait for an answer that is owed and can still be sent.
 #[inline]
 pub(crate) fn owes_answer<C: Codec>(state: &ConnState, codec: &C) -> bool {
-    let owes = if C::CONVERSES {
+    let owes = if codec.converses() {
         codec.stage() == Stage::Answering
     } else {
         state.owes()

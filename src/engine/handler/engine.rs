@@ -14,6 +14,7 @@ use crate::clock::millis;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::listen::admission::Admission;
 use crate::engine::listen::listeners::{AllListening, ListenerChange};
+use crate::engine::listen::profile::ListenProfiles;
 use crate::engine::mailbox::{Mailbox, PushError, Wake};
 use crate::engine::slots::{ConnId, Liveness};
 use crate::engine::udp::sockets::Common;
@@ -35,6 +36,7 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) local_addrs: Vec<Addr>,
     /// The listeners. Empty once the engine has stopped listening.
     pub(crate) listening: Mutex<AllListening>,
+    pub(crate) profiles: ListenProfiles,
     /// The number of the next listener.
     pub(crate) next_listener: AtomicUsize,
     /// The options of further listeners. None if none can be opened, in a simulation.

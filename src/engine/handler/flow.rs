@@ -10,7 +10,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///
     /// ```
     /// use epicycle::codec::Raw;
-    /// use epicycle::{Action, Conn, EventHandler, Server};
+    /// use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
     ///
     /// /// Sends each client as many zeros as it asks for, a number in one byte of MiB.
     /// struct Zeros;
@@ -32,7 +32,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///     type Codec = Raw;
     ///     type Session = usize;
     ///
-    ///     fn codec(&mut self) -> Raw {
+    ///     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
     ///         Raw
     ///     }
     ///

@@ -6,6 +6,7 @@ use super::{Command, Engine, EventHandler};
 use crate::addr::Addr;
 use crate::engine::listen::bind::Listener;
 use crate::engine::listen::listeners::ListenerChange;
+use crate::engine::listen::profile::ListenProfile;
 use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Wake;
 use crate::engine::slots::MAX_SLOTS;
@@ -54,7 +55,10 @@ impl<H: EventHandler> Engine<H> {
                 problem: "the engine has no number left for another listener".to_owned(),
             });
         }
-        match listen.into().resolve(number)? {
+        let listen = listen.into();
+        let profile = ListenProfile::of(&listen);
+        self.shared().profiles.insert(number, profile);
+        match listen.resolve(number)? {
             Resolved::Stream(place) => self.listen_for_streams(place),
             Resolved::Udp(place) => self.listen_for_datagrams(place),
         }

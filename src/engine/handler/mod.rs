@@ -2,7 +2,7 @@
 //!
 //! ```
 //! use epicycle::codec::Lines;
-//! use epicycle::{Action, Conn, EventHandler, Server};
+//! use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 //!
 //! /// Answers each line with its number on that connection.
 //! struct Numbers;
@@ -11,7 +11,7 @@
 //!     type Codec = Lines;
 //!     type Session = u64;
 //!
-//!     fn codec(&mut self) -> Lines {
+//!     fn codec(&mut self, _info: &ConnInfo<'_>) -> Lines {
 //!         Lines::new()
 //!     }
 //!
@@ -49,12 +49,14 @@ mod listening;
 pub(crate) mod pipe;
 mod reactor;
 mod service;
+pub(crate) mod switching;
 mod udp;
 
 use std::time::Duration;
 
 use crate::codec::Codec;
 use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::origin::ConnInfo;
 use crate::engine::connect::FailedConnect;
 use crate::engine::slots::ConnId;
 
@@ -95,8 +97,15 @@ pub trait EventHandler: Sized + 'static {
     /// address without [sessions](crate::Listen::sessions), because it would drop all datagrams that arrive there.
     const HANDLES_DATAGRAMS: bool = false;
 
+    /// True if [`on_fin`](Self::on_fin) is implemented. If it is false, it is not called.
+    const HANDLES_FIN: bool = false;
+
     /// Makes the codec of a new connection.
-    fn codec(&mut self) -> Self::Codec;
+    ///
+    /// It is called before the TLS handshake. If both sides have agreed on a protocol there, it is called again, and the new
+    /// codec takes the place of the first: [`info.alpn()`](ConnInfo::alpn) is then known. Of a UDP session it is also called
+    /// after a datagram that is not a frame.
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Self::Codec;
 
     /// Called before the reactor runs. No connection opens before this.
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
@@ -124,6 +133,17 @@ pub trait EventHandler: Sized + 'static {
     /// Called when there is room for output again, after the output of a connection went above its high-water mark or
     /// a write was refused as [`Full`](WriteError::Full). See [`Conn::has_room`].
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
+        let _ = (conn, session);
+        Action::Continue
+    }
+
+    /// Called once when the peer's FIN has arrived, if [`HANDLES_FIN`](Self::HANDLES_FIN) is true: also while an answer is
+    /// owed, while input is held back and while reads are paused. Input before the FIN may not have been handled yet;
+    /// [`on_peer_shutdown`](Self::on_peer_shutdown) follows when all of it has been, and never comes first.
+    ///
+    /// A client that has left sends FIN too. So a proxy learns here that it works for nobody, unless its clients end
+    /// their streams and still read. [`Action::Close`] closes the connection.
+    fn on_fin(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
         let _ = (conn, session);
         Action::Continue
     }
@@ -195,14 +215,14 @@ pub trait EventHandler: Sized + 'static {
     ///
     /// ```
     /// # use epicycle::{codec::Raw, Conn, Frame};
-    /// use epicycle::{Action, Datagram, EventHandler, Server, Udp};
+    /// use epicycle::{ConnInfo, Action, Datagram, EventHandler, Server, Udp};
     ///
     /// struct Echo;
     ///
     /// impl EventHandler for Echo {
     /// #   type Codec = Raw;
     /// #   type Session = ();
-    /// #   fn codec(&mut self) -> Raw { Raw }
+    /// #   fn codec(&mut self, _: &ConnInfo<'_>) -> Raw { Raw }
     /// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { None }
     /// #   fn react(&mut self, _: &mut Conn<'_, Self>, _: &mut (), _: Frame<'_, Self>) -> Action { Action::Close }
     ///     const HANDLES_DATAGRAMS: bool = true;
@@ -222,6 +242,51 @@ pub trait EventHandler: Sized + 'static {
     fn on_datagram(&mut self, udp: &mut Udp<'_, Self>, datagram: Datagram<'_>) -> Action {
         let _ = (udp, datagram);
         Action::Continue
+    }
+
+    /// Called once in a turn in which [`Conn::request_turn_end`] was called: after the input, the timers and the deferred tasks,
+    /// right before the output is sent. This is the place to do once what many callbacks of the turn have collected: to
+    /// write a batch, or to commit it.
+    ///
+    /// ```
+    /// use epicycle::codec::Lines;
+    /// use epicycle::{Action, Conn, ConnId, EventHandler, Reactor};
+    ///
+    /// /// Answers each line with the number of lines that arrived in the same turn.
+    /// #[derive(Default)]
+    /// struct Batches {
+    ///     waiting: Vec<ConnId>,
+    /// }
+    ///
+    /// impl EventHandler for Batches {
+    /// #   type Codec = Lines;
+    /// #   type Session = ();
+    /// #   fn codec(&mut self, _: &epicycle::ConnInfo<'_>) -> Lines { Lines::new() }
+    /// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+    ///     fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut (), _line: &[u8]) -> Action {
+    ///         self.waiting.push(conn.id());
+    ///         conn.request_turn_end();
+    ///         Action::Continue
+    ///     }
+    ///
+    ///     fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
+    ///         let answer = self.waiting.len().to_string();
+    ///         for id in self.waiting.drain(..) {
+    ///             reactor.with(id, |conn, _| conn.send(&answer));
+    ///         }
+    ///     }
+    /// }
+    /// # use std::io::{Read, Write};
+    /// # let running = epicycle::Server::bind("tcp://127.0.0.1:0").start(|_reactor| Batches::default())?;
+    /// # let mut peer = std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
+    /// # peer.write_all(b"a\nb\n").unwrap();
+    /// # let mut answer = [0; 4];
+    /// # peer.read_exact(&mut answer).unwrap();
+    /// # assert_eq!(&answer, b"2\n2\n");
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let _ = reactor;
     }
 
     /// Called once after boot (see [`Server::tick`](crate::Server::tick)), then again after the returned time, until

@@ -121,7 +121,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ///
     /// ```
     /// use epicycle::codec::Lines;
-    /// use epicycle::{Action, Conn, EventHandler};
+    /// use epicycle::{Action, Conn, ConnInfo, EventHandler};
     ///
     /// /// Tells a client how many lines it has sent in one go.
     /// struct Counter;
@@ -130,7 +130,7 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     ///     type Codec = Lines;
     ///     type Session = usize;
     ///
-    ///     fn codec(&mut self) -> Lines {
+    ///     fn codec(&mut self, _: &ConnInfo<'_>) -> Lines {
     ///         Lines::new()
     ///     }
     ///
@@ -163,6 +163,12 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     /// ```
     pub fn defer(&mut self, task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static) {
         self.cx.deferred.push_back(Box::new(task));
+    }
+
+    /// Requests a call of [`on_turn_end`](EventHandler::on_turn_end) at the end of this turn. During the flush, and in
+    /// `on_turn_end` itself, it is called at the end of the next turn, which begins at once.
+    pub fn request_turn_end(&mut self) {
+        self.cx.wants_turn_end = true;
     }
 
     /// Runs `task` on this reactor after `delay`, counted from now. It never runs early, and is as exact as

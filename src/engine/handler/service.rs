@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Action, Conn, EventHandler};
 use crate::codec::Raw;
+use crate::engine::conn::origin::ConnInfo;
 
 /// The handler that [`service`] returns.
 #[must_use = "a handler does nothing until a server or a client runs it"]
@@ -38,7 +39,7 @@ impl EventHandler for Service {
     type Codec = Raw;
     type Session = ();
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _info: &ConnInfo<'_>) -> Raw {
         Raw
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod bind;
 pub mod handover;
 pub(crate) mod handshakes;
 pub(crate) mod listeners;
+pub(crate) mod profile;
 pub(crate) mod socket_path;
 
 use std::fmt;
@@ -45,6 +46,7 @@ use crate::tls::TlsServer;
 #[must_use = "it has no effect until it is given to a server"]
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
+    pub(crate) label: Box<str>,
     handshakes: Handshakes,
     udp: UdpOptions,
     /// The first given option that only applies to UDP addresses.
@@ -109,11 +111,19 @@ impl Listen {
     fn at(place: Result<Place, Error>) -> Self {
         Self {
             place,
+            label: Box::default(),
             handshakes: Handshakes::default(),
             udp: UdpOptions::default(),
             udp_option: None,
             path_option: None,
         }
+    }
+
+    /// Sets a label, by which [`EventHandler::codec`](crate::EventHandler::codec) can tell the listeners apart. The default is
+    /// the empty one.
+    pub fn label(mut self, label: impl Into<Box<str>>) -> Self {
+        self.label = label.into();
+        self
     }
 
     /// Uses TLS for the connections that are accepted here. The handler receives a connection when its handshake is complete.

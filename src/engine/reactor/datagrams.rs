@@ -15,7 +15,7 @@ use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::closing::severity;
-use crate::engine::handler::context::{Context, Served, Slot};
+use crate::engine::handler::context::{Context, Link, Served, Slot};
 use crate::engine::handler::converse::awaits_rest;
 use crate::engine::handler::{Action, Datagram, EventHandler, Udp};
 use crate::engine::slots::ConnId;
@@ -539,6 +539,7 @@ impl<H: EventHandler> Served<'_, H> {
         let mut in_vain = 0;
         let mut last = false;
         let mut failed = false;
+        self.cx.decoding.of = Some(self.slot.link.state.id);
         let whole = loop {
             if consumed >= data.len() {
                 break true;
@@ -579,14 +580,17 @@ impl<H: EventHandler> Served<'_, H> {
             consumed += taken;
             frames += 1;
             self.apply_action(action, CloseReason::Local);
+            consumed += self.after_last_frame(taken, &mut data[consumed..], &mut in_vain);
             if !self.slot.link.state.takes_frames() {
                 break consumed >= data.len();
             }
         };
+        self.cx.decoding.of = None;
         work.bytes = self.slot.codec.take_cost();
         work.frames = (frames + skips).saturating_sub(1);
         if failed {
-            self.slot.codec = self.handler.codec();
+            let Link { stream, state, .. } = &self.slot.link;
+            self.slot.codec = self.cx.make_codec(self.handler, stream, state);
         }
         if frames > 0 {
             self.slot.link.state.on_frames();

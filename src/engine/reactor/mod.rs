@@ -276,7 +276,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         self.accept();
         self.run_pipes();
-        if !self.cx.deferred.is_empty() {
+        if !self.cx.deferred.is_empty() || self.cx.wants_turn_end {
             self.run_deferred();
         }
         self.flush_udp_sockets();
@@ -285,7 +285,8 @@ impl<H: EventHandler> EventLoop<H> {
         self.account();
     }
 
-    /// Runs the tasks that are deferred by now. Tasks that they defer run in the next turn.
+    /// Runs the tasks that are deferred by now, then `on_turn_end` if it was asked for. Tasks that they defer run in the
+    /// next turn.
     #[inline(never)]
     fn run_deferred(&mut self) {
         let waiting = self.cx.deferred.len();
@@ -303,6 +304,11 @@ impl<H: EventHandler> EventLoop<H> {
                 self.flush_all();
             }
         }
+        if std::mem::take(&mut self.cx.wants_turn_end) {
+            self.handler
+                .on_turn_end(&mut Reactor::new(&self.connections, &mut self.cx));
+            self.run_pipes();
+        }
     }
 
     /// Returns the time to sleep, which is zero while there is something to do.
@@ -311,6 +317,7 @@ impl<H: EventHandler> EventLoop<H> {
         if !self.cx.lists.ready.is_empty()
             || !self.cx.pipes.tasks.is_empty()
             || !self.cx.deferred.is_empty()
+            || self.cx.wants_turn_end
             || !self.commands.is_empty()
             || !self.cx.lists.outcomes.is_empty()
             || !self.dials.are_reported()

@@ -16,14 +16,13 @@ use super::{EventLoop, NOBODY, ShutdownStage};
 #[cfg(feature = "proxy-protocol")]
 use crate::addr::Addr;
 use crate::clock::millis;
-use crate::codec::{Backpressure, Codec};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
-use crate::engine::conn::limits::OutboundPolicy;
 use crate::engine::conn::origin::Origin;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
+use crate::engine::handler::switching::pauses_reads;
 use crate::engine::handler::{Conn, Detached, EventHandler};
 #[cfg(feature = "tls")]
 use crate::engine::listen::handshakes::Handshakes;
@@ -148,7 +147,7 @@ impl<H: EventHandler> EventLoop<H> {
             cx.forget_proxied(state.id);
         })?;
         if pauses_reads(&codec, state.origin(), cx.limits.policy) {
-            state.pause_reads_when_congested();
+            state.set_pauses_reads(true);
         }
         if stream.is_unix() {
             state.set_unix();
@@ -180,7 +179,8 @@ impl<H: EventHandler> EventLoop<H> {
         }
         stream.watch(self.poll.registry(), Token(state.id.slot()))?;
         // A panic of the codec must not spoil the count of connections.
-        catch_unwind(AssertUnwindSafe(|| self.handler.codec())).map_err(|panic| {
+        let made = AssertUnwindSafe(|| self.cx.make_codec(&mut self.handler, stream, state));
+        catch_unwind(made).map_err(|panic| {
             self.cx.report_panic(panic, "codec");
             io::Error::other("making its codec panicked")
         })
@@ -231,18 +231,6 @@ fn is_too_late(state: &ConnState, races: &HashMap<ConnId, Rc<Cell<bool>>>) -> bo
         .is_some_and(|is_won| is_won.replace(true))
 }
 
-/// Returns true if a connection is not read while its output is congested.
-///
-/// If both ends of a connection did that, each could wait for the other to read for ever.
-fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
-    policy == OutboundPolicy::PauseReads
-        && match codec.backpressure() {
-            Backpressure::ByOrigin => matches!(origin, Origin::Accepted { .. }),
-            Backpressure::PauseReads => true,
-            Backpressure::ReadOn => false,
-        }
-}
-
 impl<H: EventHandler> Served<'_, H> {
     /// Continues a connection that connects or is in the handshake.
     #[cold]
@@ -282,6 +270,7 @@ impl<H: EventHandler> Served<'_, H> {
                         .outcomes
                         .push_back((state.id, Outcome::Opened));
                 }
+                self.choose_codec();
                 self.call_on_open();
                 self.mark_ready();
             }

@@ -135,6 +135,21 @@ impl<H: EventHandler> Served<'_, H> {
         if has_work {
             self.cx.lists.mark_ready(state);
         }
+        if H::HANDLES_FIN {
+            self.tell_fin();
+        }
+    }
+
+    /// Tells the handler once that the peer's FIN has arrived.
+    fn tell_fin(&mut self) {
+        if self.slot.link.state.is_open()
+            && self.slot.link.state.has_untold_fin()
+            && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
+        {
+            let action = self.handler.on_fin(&mut conn, session);
+            self.slot.link.state.on_fin_told();
+            self.apply_action(action, CloseReason::Peer);
+        }
     }
 
     /// Reads once behind the `kept` bytes in `scratch`, and handles the frames. Returns the number of bytes received.
@@ -286,6 +301,10 @@ impl<H: EventHandler> Served<'_, H> {
 
     fn on_peer_eof(&mut self) {
         self.slot.link.state.on_peer_eof();
+        if H::HANDLES_FIN {
+            self.slot.link.state.on_fin();
+            self.tell_fin();
+        }
         let state = &self.slot.link.state;
         // The end of the stream may be the end of a message that is handed out in parts.
         let has_rest = !state.inbox.is_empty() || awaits_rest(&self.slot.codec);
@@ -298,6 +317,7 @@ impl<H: EventHandler> Served<'_, H> {
         if owes_answer(&self.slot.link.state, &self.slot.codec) {
             return;
         }
+        self.slot.link.state.on_end_told();
         if self.slot.link.state.is_open()
             && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
         {
@@ -409,7 +429,7 @@ impl<H: EventHandler> Served<'_, H> {
         let mut handled = 0;
         let mut skipped = false;
         let mut consumed = 0;
-        self.cx.decoding.is_under_way = true;
+        self.cx.decoding.of = Some(self.slot.link.state.id);
         let need = loop {
             // The frame borrows the input until the callback has returned.
             let rest = &mut input[consumed..];
@@ -438,12 +458,13 @@ impl<H: EventHandler> Served<'_, H> {
                     let usual = matches!(action, Action::Continue)
                         && self.slot.link.state.is_undisturbed()
                         && self.slot.link.state.out.len() < FLUSH_AT;
-                    if !usual && !self.after_callback(action) {
-                        if H::Codec::CONVERSES && taken == 0 && self.slot.link.state.is_leaving() {
-                            consumed +=
-                                pending_frame_len(&mut self.slot.codec, &mut input[consumed..]);
+                    if !usual {
+                        let goes_on = self.after_callback(action);
+                        consumed +=
+                            self.after_last_frame(taken, &mut input[consumed..], &mut in_vain);
+                        if !goes_on {
+                            break 0;
                         }
-                        break 0;
                     }
                 }
                 // It is not a frame for the handler, but it costs work.
@@ -481,7 +502,7 @@ impl<H: EventHandler> Served<'_, H> {
                 break 0;
             }
         };
-        self.cx.decoding.is_under_way = false;
+        self.cx.decoding.of = None;
         if handled > 0 {
             self.slot.link.state.on_frames();
             self.cx.metrics.frames.add(handled);
@@ -520,6 +541,29 @@ impl<H: EventHandler> Served<'_, H> {
         }
         self.apply_action(action, CloseReason::Local);
         self.slot.link.state.wants_frames()
+    }
+
+    /// Returns the number of further bytes that belong to the frame in hand, if the connection leaves its codec now: the
+    /// handler has switched to another one, or takes the socket. The rest of the input goes to the new owner.
+    #[inline(never)]
+    pub(super) fn after_last_frame(
+        &mut self,
+        taken: usize,
+        rest: &mut [u8],
+        in_vain: &mut u32,
+    ) -> usize {
+        let old = self.cx.decoding.replaced.take();
+        if old.is_some() {
+            *in_vain = 0;
+        }
+        match old {
+            _ if taken > 0 => 0,
+            Some(mut old) => pending_frame_len(&mut old, rest),
+            None if H::Codec::CONVERSES && self.slot.link.state.is_leaving() => {
+                pending_frame_len(&mut self.slot.codec, rest)
+            }
+            None => 0,
+        }
     }
 
     #[cold]

@@ -107,6 +107,7 @@ impl Server {
         let engine = Engine::new(Shared {
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
             acceptors: AtomicUsize::new(acceptors),
+            profiles: places.profiles,
             ..shared(&settings, peers)
         });
         engine.shared().lookups.simulate(site.clock.now());

@@ -19,6 +19,7 @@ use crate::engine::connect::resolve::Lookups;
 use crate::engine::handler::EventHandler;
 use crate::engine::handler::engine::{Engine, ListenOptions, MainReactor, Peer, RUNNING, Shared};
 use crate::engine::listen::listeners::{AllListening, Listeners};
+use crate::engine::listen::profile::{ListenProfile, ListenProfiles};
 use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Mailbox;
 use crate::engine::reactor::{EventLoop, LISTENERS, Parts, WAKER};
@@ -78,6 +79,7 @@ pub(super) fn start<H: EventHandler>(
         listening: Mutex::new(sockets),
         acceptors: AtomicUsize::new(acceptors),
         listen_options: Some(listen_options),
+        profiles: bound.profiles,
         ..shared(&settings, peers)
     });
 
@@ -115,13 +117,16 @@ pub(super) struct Places {
     names: String,
     pub(super) streams: Vec<StreamPlace>,
     pub(super) datagrams: Vec<UdpPlace>,
+    pub(super) profiles: ListenProfiles,
 }
 
 impl Places {
     pub(super) fn resolve(listens: Vec<Listen>) -> Result<Self, Error> {
+        let profiles = ListenProfiles::default();
         let mut names = Vec::new();
         let (mut streams, mut datagrams) = (Vec::new(), Vec::new());
         for (number, listen) in listens.into_iter().enumerate() {
+            profiles.insert(number, ListenProfile::of(&listen));
             match listen.resolve(number)? {
                 Resolved::Stream(place) => {
                     names.push(place.place.to_string());
@@ -137,6 +142,7 @@ impl Places {
             names: names.join(", "),
             streams,
             datagrams,
+            profiles,
         })
     }
 
@@ -153,6 +159,7 @@ struct Bound {
     /// As in [`Places`].
     names: String,
     listeners: Listeners,
+    profiles: ListenProfiles,
     /// The UDP sockets of each reactor.
     udp_sockets: Vec<UdpSockets>,
     /// The numbers of the UDP listeners.
@@ -170,6 +177,7 @@ impl Bound {
         let mut local_addrs = [tcp_addrs, udp.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
         Ok(Self {
+            profiles: places.profiles,
             names: places.names,
             listeners,
             udp_sockets: udp.reactors,
@@ -357,6 +365,7 @@ pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>
         accepting: AtomicBool::new(true),
         acceptors: AtomicUsize::new(0),
         listen_options: None,
+        profiles: ListenProfiles::default(),
         next_listener: AtomicUsize::new(0),
         drain_deadline: millis(settings.drain_deadline).min(RUNNING - 1),
         drain_within: AtomicU64::new(RUNNING),

@@ -6,7 +6,7 @@
 //! ```
 //! use std::time::Duration;
 //! use epicycle::http::client::{ClientCodec, ClientRequest, ClientResponse};
-//! use epicycle::{Action, Client, Conn, EventHandler};
+//! use epicycle::{Action, Client, Conn, ConnInfo, EventHandler};
 //!
 //! struct Fetch;
 //!
@@ -14,7 +14,7 @@
 //!     type Codec = ClientCodec;
 //!     type Session = ();
 //!
-//!     fn codec(&mut self) -> ClientCodec {
+//!     fn codec(&mut self, _: &ConnInfo<'_>) -> ClientCodec {
 //!         ClientCodec::default().response_timeout(Duration::from_secs(60))
 //!     }
 //!

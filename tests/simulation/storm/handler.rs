@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::{
-    Action, Bytes, CloseReason, Closed, Conn, ConnId, ConnTimer, EventHandler, Handle, Reactor,
+    Action, Bytes, CloseReason, Closed, Conn, ConnId, ConnInfo, ConnTimer, EventHandler, Handle,
+    Reactor,
 };
 use fastrand::Rng;
 
@@ -182,7 +183,7 @@ impl EventHandler for Anything {
     type Codec = Raw;
     type Session = Session;
 
-    fn codec(&mut self) -> Raw {
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
