@@ -191,6 +191,8 @@ impl Listeners {
         }
     }
 
+    // Out of line, so that it takes no registers from the loop over the events.
+    #[inline(never)]
     pub(crate) fn mark_ready(&mut self, number: usize) {
         let mut listeners = self.listeners.iter_mut();
         if let Some(listener) = listeners.find(|listener| listener.number == number) {
