@@ -64,6 +64,7 @@ pub use self::delimited::Delimited;
 pub use self::fixed::Fixed;
 pub use self::length_field::{ByteOrder, LengthField, LengthFieldBuilder};
 pub use self::lines::Lines;
+#[doc(inline)]
 pub use self::one_of::one_of;
 pub use self::peek::Peek;
 pub use self::raw::Raw;
