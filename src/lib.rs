@@ -67,6 +67,8 @@ pub mod codec;
 mod engine;
 mod error;
 #[cfg(feature = "http")]
+pub mod fetch;
+#[cfg(feature = "http")]
 pub mod http;
 pub mod metrics;
 mod panic;

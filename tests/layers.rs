@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
-const ORDER: [&str; 20] = [
+const ORDER: [&str; 21] = [
     "error",
     "charset",
     "authority",
@@ -23,6 +23,7 @@ const ORDER: [&str; 20] = [
     "http",
     "ws",
     "engine",
+    "fetch",
     "rpc",
     "testing",
     "lib",

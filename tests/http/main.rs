@@ -23,6 +23,7 @@ mod heads;
 mod parsing;
 mod patience;
 mod pipelining;
+mod pool;
 mod relaying;
 mod responses;
 mod secure;
