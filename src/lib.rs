@@ -35,7 +35,7 @@
 //!   their host names.
 //! - [`EventHandler`]: the callbacks; [`Conn`] and [`Reactor`]: their arguments.
 //! - [`Udp`]: sends datagrams from a callback.
-//! - [`Handle`]: access to a connection from another thread.
+//! - [`Handle`]: access to a connection from another thread; [`Outlet`]: the same without the type of a handler.
 //! - [`codec`]: lines, delimiters, length fields, and the traits for other codecs.
 //! - [`WorkerPool`]: threads for work that blocks.
 //! - [`metrics`]: the counters, their text for Prometheus, and sets of your own. Logging goes through the `log` crate, with the targets
@@ -95,7 +95,7 @@ pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 pub use crate::engine::handler::{
     Action, Adopt, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
-    EventHandler, Frame, Handle, HandleError, Listening, PipeError, Reactor, Service, Udp,
+    EventHandler, Frame, Handle, HandleError, Listening, Outlet, PipeError, Reactor, Service, Udp,
     WriteError, service,
 };
 pub use crate::engine::listen::{Listen, handover};

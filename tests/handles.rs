@@ -2,7 +2,7 @@
 
 mod util;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{LengthField, Lines};
 use epicycle::{
-    Action, Addr, Answer, Balance, CloseReason, Conn, ConnectError, Handle, HandleError, Server,
-    TimeoutKind, WorkerPool, WriteError,
+    Action, Addr, Answer, Balance, Bytes, CloseReason, Conn, ConnectError, Handle, HandleError,
+    Outlet, Running, Server, Service, TimeoutKind, WorkerPool, WriteError, service,
 };
 
 use crate::util::app::{App, Cut, Gate, Session, local, start};
@@ -778,4 +778,171 @@ fn two_engines_in_one_process_keep_apart_and_can_work_together() {
     drop(client_of_two);
     assert_eq!(two.shutdown().forced, 0);
     client_of_one.round_trip("one goes on");
+}
+
+/// Starts an engine whose handler is of another type than `App`. It registers each connection that sends something.
+fn registering(registry: &Arc<Mutex<Vec<Outlet>>>) -> Running<Service> {
+    let registry = registry.clone();
+    Server::bind("tcp://127.0.0.1:0")
+        .start(move |_| {
+            let registry = registry.clone();
+            service(move |conn, _| {
+                registry.lock().expect("no panics").push(conn.outlet());
+                Action::Continue
+            })
+        })
+        .expect("it starts")
+}
+
+#[test]
+fn one_registry_holds_the_outlets_of_engines_with_different_handlers() {
+    let registry = Arc::<Mutex<Vec<Outlet>>>::default();
+    let for_app = registry.clone();
+    let (one, log) = start(local().reactors(2), move |app| {
+        let registry = for_app.clone();
+        app.on_open(move |conn| {
+            registry.lock().expect("no panics").push(conn.outlet());
+            true
+        })
+    });
+    let two = registering(&registry);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::to(&one)).collect();
+    clients.extend((0..3).map(|_| Client::to(&two)));
+    for client in &clients[3..] {
+        client.send("me too");
+    }
+    eventually("all have registered", || {
+        registry.lock().expect("no panics").len() == 6
+    });
+    let outlets = registry.lock().expect("no panics").clone();
+
+    let large = Bytes::from(noise(7, MIB));
+    let (sender, results) = mpsc::channel();
+    for outlet in &outlets {
+        assert!(outlet.is_open());
+        let sender = sender.clone();
+        outlet.write("to all: ").unwrap();
+        let done = move |result: Fate| sender.send(result).expect("the test waits");
+        outlet.write_flushed(large.clone(), done).unwrap();
+    }
+    drop(sender);
+    for client in &clients {
+        assert_eq!(client.recv(8), b"to all: ");
+        assert!(client.recv(MIB) == large);
+    }
+    let called: Vec<_> = results.iter().collect();
+    assert_eq!(called.len(), 6);
+    assert!(called.iter().all(Result::is_ok), "{called:?}");
+
+    // The end of one engine is not that of the other one's connections.
+    two.shutdown();
+    let open: Vec<_> = outlets.iter().map(Outlet::is_open).collect();
+    assert_eq!(open.iter().filter(|open| **open).count(), 3);
+    for (outlet, is_open) in outlets.iter().zip(open) {
+        let expected = match is_open {
+            true => Ok(()),
+            false => Err(HandleError::Closed),
+        };
+        assert_eq!(outlet.write("the rest"), expected);
+    }
+    for client in &clients[..3] {
+        assert_eq!(client.recv(8), b"the rest");
+    }
+    assert_eq!(log.opened(), 3);
+}
+
+#[test]
+fn a_stale_outlet_answers_closed_and_does_not_reach_the_new_tenant() {
+    let (running, log) = start(local(), |app| app);
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let stale = handle.outlet();
+    drop(client);
+    log.await_close(0);
+    eventually("the slot is free", || running.engine().connections() == 0);
+
+    let tenant = Client::to(&running);
+    let id = log.await_open(1);
+    assert_eq!(id.as_u64() >> 32, stale.id().as_u64() >> 32);
+    assert!(!stale.is_open());
+    assert_eq!(stale.write("ghost"), Err(HandleError::Closed));
+    assert_eq!(stale.close(), Err(HandleError::Closed));
+    assert_eq!(stale.abort(), Err(HandleError::Closed));
+    for write in [Outlet::write_accepted, Outlet::write_flushed] {
+        let (done, results) = reporting();
+        assert_eq!(write(&stale, "ghost", done), Err(HandleError::Closed));
+        assert!(results.recv_timeout(LONG).is_err(), "it is not called");
+    }
+    tenant.round_trip("mine");
+}
+
+#[test]
+fn an_outlet_writes_closes_and_aborts_in_the_order_of_the_requests() {
+    let (running, log) = start(local(), |app| app);
+    let clients: Vec<_> = (0..2).map(|_| Client::to(&running)).collect();
+    let outlet = |n| {
+        let handle = running.engine().handle(log.await_open(n)).unwrap();
+        handle.outlet()
+    };
+    let (polite, rude) = (outlet(0), outlet(1));
+    let gate = Gate::before(running.engine(), 0);
+    let (done, before) = reporting();
+    polite.write("last words").unwrap();
+    polite.write_accepted(".", done).unwrap();
+    polite.close().unwrap();
+    let (done, after) = reporting();
+    polite.write_accepted("too late", done).unwrap();
+    rude.abort().unwrap();
+    drop(gate);
+    assert!(only(&before).is_ok());
+    assert!(matches!(only(&after), Err(WriteError::Closed)));
+    assert_eq!(clients[0].recv_to_end(), b"last words.");
+    let (bytes, end) = clients[1].recv_to_any_end();
+    assert!(bytes.is_empty() && end.is_err(), "no RST");
+}
+
+#[test]
+fn an_outlet_is_refused_by_a_full_mailbox_as_a_handle_is() {
+    let (running, log) = start(local().mailbox(3), |app| app);
+    let client = Client::to(&running);
+    let handle = running.engine().handle(log.await_open(0)).unwrap();
+    let outlet = handle.outlet();
+    let gate = Gate::before(running.engine(), 0);
+    outlet.write("a").unwrap();
+    handle.write("b").unwrap();
+    outlet.write("c").unwrap();
+    assert_eq!(outlet.write("d"), Err(HandleError::MailboxFull));
+    let (done, results) = reporting();
+    let refused = outlet.write_flushed("e", done);
+    assert_eq!(refused, Err(HandleError::MailboxFull));
+    drop(gate);
+    assert!(results.recv_timeout(LONG).is_err(), "it is not called");
+    assert_eq!(client.recv(3), b"abc");
+    client.round_trip("nothing else");
+}
+
+#[test]
+fn outlets_are_equal_if_they_reach_the_same_connection_of_the_same_engine() {
+    let registry = Arc::<Mutex<Vec<Outlet>>>::default();
+    let engines = [registering(&registry), registering(&registry)];
+    let clients = engines.each_ref().map(|running| {
+        let client = Client::to(running);
+        client.send("hello");
+        client
+    });
+    eventually("both have registered", || {
+        registry.lock().expect("no panics").len() == 2
+    });
+    let outlets = registry.lock().expect("no panics").clone();
+    assert_eq!(outlets[0].id(), outlets[1].id(), "the first of its engine");
+    assert_ne!(outlets[0], outlets[1]);
+    let handle = engines.iter().find_map(|running| {
+        let handle = running.engine().handle(outlets[0].id())?;
+        (handle.outlet() == outlets[0]).then_some(handle)
+    });
+    let distinct: HashSet<Outlet> = outlets.iter().chain(&outlets).cloned().collect();
+    assert_eq!(distinct.len(), 2);
+    assert_eq!(size_of::<Outlet>(), 24, "as its page says");
+    assert!(distinct.contains(&handle.expect("one of them").outlet()));
+    drop(clients);
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 #[cfg(feature = "proxy-protocol")]
 use super::context::Proxied;
 use super::context::{Connections, Context, Interval, Link, Timer};
-use super::{Completion, Engine, EventHandler, Handle, Reactor};
+use super::{Completion, Engine, EventHandler, Handle, Outlet, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode};
@@ -72,6 +72,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Returns a handle, which reaches the connection from any thread while it is open.
     pub fn handle(&self) -> Handle<H> {
         Handle::new(self.id(), self.cx.engine.clone())
+    }
+
+    /// Returns an outlet, which reaches the connection from any thread as a [`handle`](Self::handle) does, and has no type
+    /// of a handler. Registries of connections with different handlers hold outlets.
+    pub fn outlet(&self) -> Outlet {
+        self.cx.engine.outlet(self.id())
     }
 
     /// Returns the engine that the connection belongs to.

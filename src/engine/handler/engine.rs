@@ -8,7 +8,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::context::Arrival;
-use super::{Command, EventHandler, Handle, HandleError, Reactor};
+use super::outlet::{Outlet, OutletTarget};
+use super::{Command, Completion, EventHandler, Handle, HandleError, Moment, Reactor};
 use crate::addr::Addr;
 use crate::clock::millis;
 use crate::engine::connect::resolve::Lookups;
@@ -90,6 +91,23 @@ pub(crate) const RUNNING: u64 = u64::MAX;
 const READING_THREADS: usize = 4;
 
 impl<H: EventHandler> Shared<H> {
+    /// Gives a request to a reactor.
+    fn request(&self, reactor: usize, command: Command<H>) -> Result<(), HandleError> {
+        let reactors = self.reactors.len();
+        let peer = self.reactors.get(reactor);
+        let peer = peer.ok_or(HandleError::NoSuchReactor { reactor, reactors })?;
+        peer.mailbox.push(command)?;
+        Ok(())
+    }
+
+    /// Gives a request to a connection's reactor, if the connection is open.
+    pub(super) fn request_on(&self, id: ConnId, command: Command<H>) -> Result<(), HandleError> {
+        if !self.is_open(id) {
+            return Err(HandleError::Closed);
+        }
+        self.request(id.reactor(), command)
+    }
+
     /// Returns the options for a further listener at `addr`.
     pub(crate) fn listen_options(&self, addr: &str) -> Result<&ListenOptions, Error> {
         self.listen_options.as_ref().ok_or_else(|| Error::Bind {
@@ -99,6 +117,35 @@ impl<H: EventHandler> Shared<H> {
                 "a simulated engine listens only where it was started",
             ),
         })
+    }
+}
+
+impl<H: EventHandler> OutletTarget for Shared<H> {
+    fn is_open(&self, id: ConnId) -> bool {
+        let reactor = self.reactors.get(id.reactor());
+        reactor.is_some_and(|reactor| reactor.liveness.is_open(id))
+    }
+
+    fn write(&self, id: ConnId, bytes: Bytes) -> Result<(), HandleError> {
+        self.request_on(id, Command::Write(id, bytes))
+    }
+
+    fn write_then(
+        &self,
+        id: ConnId,
+        bytes: Bytes,
+        moment: Moment,
+        done: Completion,
+    ) -> Result<(), HandleError> {
+        self.request_on(id, Command::WriteThen(id, bytes, moment, done))
+    }
+
+    fn close(&self, id: ConnId) -> Result<(), HandleError> {
+        self.request_on(id, Command::Close(id))
+    }
+
+    fn abort(&self, id: ConnId) -> Result<(), HandleError> {
+        self.request_on(id, Command::Abort(id))
     }
 }
 
@@ -312,11 +359,7 @@ impl<H: EventHandler> Engine<H> {
     }
 
     pub(crate) fn request(&self, reactor: usize, command: Command<H>) -> Result<(), HandleError> {
-        let reactors = self.reactors();
-        let peer = self.shared.reactors.get(reactor);
-        let peer = peer.ok_or(HandleError::NoSuchReactor { reactor, reactors })?;
-        peer.mailbox.push(command)?;
-        Ok(())
+        self.shared.request(reactor, command)
     }
 
     /// Gives an accepted and admitted connection to a reactor.
@@ -358,6 +401,10 @@ impl<H: EventHandler> Engine<H> {
         }
     }
 
+    pub(super) fn outlet(&self, id: ConnId) -> Outlet {
+        Outlet::new(id, self.shared.clone())
+    }
+
     #[inline]
     pub(crate) fn peer(&self, reactor: usize) -> &Peer<H> {
         &self.shared.reactors[reactor]
@@ -368,8 +415,7 @@ impl<H: EventHandler> Engine<H> {
     }
 
     pub(crate) fn is_open(&self, id: ConnId) -> bool {
-        let reactor = self.shared.reactors.get(id.reactor());
-        reactor.is_some_and(|reactor| reactor.liveness.is_open(id))
+        self.shared.is_open(id)
     }
 }
 

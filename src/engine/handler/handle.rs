@@ -4,6 +4,7 @@ use std::{fmt, io};
 use bytes::Bytes;
 
 use super::context::Arrival;
+use super::outlet::{Outlet, OutletTarget};
 use super::{Conn, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::Endpoint;
 use crate::codec::Encode;
@@ -21,6 +22,8 @@ use crate::panic;
 /// A request goes through the reactor's mailbox and runs on the reactor's thread. Requests of one thread run in
 /// order. After the connection has closed, a handle returns [`HandleError::Closed`]. It never reaches another
 /// connection.
+///
+/// An [`Outlet`] does the same without [`run`](Self::run) and [`send`](Self::send), and has no type of a handler.
 pub struct Handle<H: EventHandler> {
     id: ConnId,
     engine: Engine<H>,
@@ -152,6 +155,11 @@ impl<H: EventHandler> Handle<H> {
         &self.engine
     }
 
+    /// Returns an outlet to the connection, for a registry of connections with different handlers.
+    pub fn outlet(&self) -> Outlet {
+        self.engine.outlet(self.id)
+    }
+
     /// Returns true if the connection is open. It may close at any moment.
     pub fn is_open(&self) -> bool {
         self.engine.is_open(self.id)
@@ -164,7 +172,7 @@ impl<H: EventHandler> Handle<H> {
     ///
     /// [`HandleError`] if the request was not accepted.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<(), HandleError> {
-        self.request(Command::Write(self.id, bytes.into()))
+        self.engine.shared().write(self.id, bytes.into())
     }
 
     /// Writes, and calls `done` on the reactor's thread with the result: `Ok` once the connection has accepted the
@@ -178,7 +186,9 @@ impl<H: EventHandler> Handle<H> {
         bytes: impl Into<Bytes>,
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        self.write_then(bytes.into(), Moment::Accepted, Box::new(done))
+        self.engine
+            .shared()
+            .write_then(self.id, bytes.into(), Moment::Accepted, Box::new(done))
     }
 
     /// Writes, and calls `done` on the reactor's thread once the kernel has taken the last of the bytes, or with an
@@ -192,7 +202,9 @@ impl<H: EventHandler> Handle<H> {
         bytes: impl Into<Bytes>,
         done: impl FnOnce(Result<(), WriteError>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        self.write_then(bytes.into(), Moment::Flushed, Box::new(done))
+        self.engine
+            .shared()
+            .write_then(self.id, bytes.into(), Moment::Flushed, Box::new(done))
     }
 
     /// Encodes an item with the connection's codec, on the reactor's thread, and writes it. An item that the codec or
@@ -251,7 +263,7 @@ impl<H: EventHandler> Handle<H> {
     ///
     /// [`HandleError`] if the request was not accepted.
     pub fn close(&self) -> Result<(), HandleError> {
-        self.request(Command::Close(self.id))
+        self.engine.shared().close(self.id)
     }
 
     /// Closes the connection with RST.
@@ -260,7 +272,7 @@ impl<H: EventHandler> Handle<H> {
     ///
     /// [`HandleError`] if the request was not accepted.
     pub fn abort(&self) -> Result<(), HandleError> {
-        self.request(Command::Abort(self.id))
+        self.engine.shared().abort(self.id)
     }
 
     /// Sends a deferred answer to the reactor, also when the mailbox is full. There are no more of them than
@@ -278,20 +290,8 @@ impl<H: EventHandler> Handle<H> {
         Ok(mailbox.push_unbounded(command)?)
     }
 
-    fn write_then(
-        &self,
-        bytes: Bytes,
-        moment: Moment,
-        done: Completion,
-    ) -> Result<(), HandleError> {
-        self.request(Command::WriteThen(self.id, bytes, moment, done))
-    }
-
     fn request(&self, command: Command<H>) -> Result<(), HandleError> {
-        if !self.is_open() {
-            return Err(HandleError::Closed);
-        }
-        self.engine.request(self.id.reactor(), command)
+        self.engine.shared().request_on(self.id, command)
     }
 }
 
