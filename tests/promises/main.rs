@@ -9,6 +9,7 @@ mod deferring;
 mod fin;
 mod flow;
 mod lifecycle;
+mod limits;
 mod marks;
 mod order;
 mod panics;

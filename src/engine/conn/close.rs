@@ -74,6 +74,8 @@ pub enum TimeoutKind {
     Handshake,
     /// The peer did not answer the closing message of its protocol, such as WebSocket's Close.
     Close,
+    /// The deadline that the handler had set was over.
+    Deadline,
     /// The connection reached its maximum lifetime.
     Lifetime,
     /// The connection was closing and the peer did not take the remaining output in time. That output is lost.
@@ -137,6 +139,7 @@ impl fmt::Display for TimeoutKind {
             TimeoutKind::Idle => "idle for too long",
             TimeoutKind::Answer => "the handler gave no answer in time",
             TimeoutKind::Read => "a frame took too long to arrive",
+            TimeoutKind::Deadline => "its deadline was over",
             TimeoutKind::Response => "the peer gave no answer in time",
             TimeoutKind::WriteStall => "the peer took no output for too long",
             TimeoutKind::Connect => "connecting took too long",

@@ -3,7 +3,7 @@
 //! | Flag | Opening | Open | Flushing | AwaitingFin |
 //! |---|---|---|---|---|
 //! | `READABLE` `WRITABLE` `DOUBTFUL` `UNIX` `DATAGRAM` `SEALED` `TAIL` `QUEUED` `DIRTY` `PAUSES_READS` | yes | yes | yes | yes |
-//! | `PEER_EOF` `GREETED` `PAUSED` `SHUT_WRITE` `CONGESTED` `AWAITS_EMPTY` `AWAITS_FILE` `DETACHING` `PIPED` `HELD` `OWES` `BROKEN` | | yes | yes | yes |
+//! | `PEER_EOF` `GREETED` `PAUSED` `SHUT_WRITE` `CONGESTED` `AWAITS_EMPTY` `AWAITS_FILE` `DETACHING` `PIPED` `HELD` `OWES` `BROKEN` `COMPLETES` | | yes | yes | yes |
 //! | `DRAIN_DUE` `AWAITS_RESPONSE` `DRAINING` | | yes | | |
 //! | `CLOSE_NOTIFIED` | | | yes | yes |
 //!
@@ -31,7 +31,7 @@ pub(crate) enum Phase {
 }
 
 bitflags! {
-    // One bit is left. A flag that is not asked for with every message can be a field of its own.
+    // No bit is left. A flag that is not asked for with every message goes to `Marks`.
     /// The phase and the flags. The phase `Open` has no bit.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Flags: u32 {
@@ -95,6 +95,8 @@ bitflags! {
         const AWAITS_EMPTY = 1 << 29;
         /// The connection is broken: nothing can be sent any more, but earlier input is still read.
         const BROKEN = 1 << 30;
+        /// A completion waits for output to be sent.
+        const COMPLETES = 1 << 31;
 
         /// The phases in which the connection closes or has closed.
         const CLOSING = Self::FLUSHING.bits() | Self::AWAITING_FIN.bits() | Self::ABORTED.bits() | Self::CLOSED.bits();
@@ -185,6 +187,7 @@ impl Flags {
                     | Self::HELD
                     | Self::OWES
                     | Self::BROKEN
+                    | Self::COMPLETES
                     | Self::DRAIN_DUE
                     | Self::AWAITS_RESPONSE
                     | Self::DRAINING

@@ -9,6 +9,7 @@ pub(crate) mod close;
 mod converse;
 mod datagram;
 mod flags;
+pub(crate) mod limit_sets;
 pub(crate) mod limits;
 pub(crate) mod origin;
 #[cfg(all(test, not(loom)))]
@@ -38,6 +39,8 @@ pub(crate) struct ConnState {
     flags: Flags,
     direction: Direction,
     marks: Marks,
+    /// The number of its set of limits.
+    limits: u16,
     pub(crate) id: ConnId,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
@@ -80,6 +83,8 @@ pub(crate) enum Alarm {
     At(u64),
     /// A limit of an open or opening connection has expired: close it.
     Timeout(TimeoutKind),
+    /// The deadline that the handler has set is over.
+    Deadline,
     /// The drain took too long: reset the connection.
     DrainOver,
     /// The peer's FIN did not arrive in time: close the connection anyway.
@@ -115,6 +120,7 @@ impl ConnState {
             peer,
             direction,
             marks: Marks::empty(),
+            limits: limit_sets::SERVER,
             number,
         }
     }
@@ -132,6 +138,17 @@ impl ConnState {
     /// Returns its name for log lines.
     pub(crate) fn name(&self) -> Name<'_> {
         Name(self)
+    }
+
+    /// Returns the number of its set of limits.
+    #[inline]
+    pub(crate) fn limits(&self) -> u16 {
+        self.limits
+    }
+
+    /// Gives it another set of limits. Returns the number of the old one.
+    pub(crate) fn set_limits(&mut self, number: u16) -> u16 {
+        std::mem::replace(&mut self.limits, number)
     }
 
     /// Returns its origin.
@@ -662,7 +679,9 @@ impl ConnState {
                 | Flags::CONGESTED
                 | Flags::SHUT_WRITE
                 | Flags::SEALED
-                | Flags::DETACHING,
+                | Flags::DETACHING
+                | Flags::PIPED
+                | Flags::COMPLETES,
         )
     }
 
@@ -714,6 +733,11 @@ impl ConnState {
             self.close_by = self.close_by.min(tick);
         }
         self.awaits_fin()
+    }
+
+    /// Sets if a completion waits for output to be sent.
+    pub(crate) fn set_completes(&mut self, completes: bool) {
+        self.put(Flags::COMPLETES, completes);
     }
 
     // The reactor's lists.

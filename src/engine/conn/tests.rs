@@ -30,8 +30,6 @@ impl Bench {
                 max_files: 16,
                 policy: OutboundPolicy::PauseReads,
                 max_frame: 10_000,
-                read_budget: 1000,
-                frame_budget: 10,
                 watch_open: true,
                 answer: NEVER,
                 idle: NEVER,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Endpoint};
+use crate::engine::conn::limits::{ConnLimits, Limits};
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyHeader;
 use crate::error::{Error, error_messages};
@@ -41,6 +42,8 @@ pub struct Connect {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) fresh_lookup: bool,
+    /// None if they are those of the engine.
+    pub(crate) limits: Option<Arc<ConnLimits>>,
     pub(crate) allow: Option<Allow>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy_header: Option<ProxyHeader>,
@@ -182,6 +185,7 @@ impl Connect {
             local: None,
             reconnect: None,
             fresh_lookup: false,
+            limits: None,
             allow: None,
             #[cfg(feature = "proxy-protocol")]
             proxy_header: None,
@@ -205,6 +209,12 @@ impl Connect {
     {
         let to = addr.try_into().map_err(|error| Arc::new(error.into()));
         Self { to, ..self.clone() }
+    }
+
+    /// Sets limits for this connection that differ from those of the engine.
+    pub fn limits(mut self, limits: ConnLimits) -> Self {
+        self.limits = Some(Arc::new(limits));
+        self
     }
 
     /// Sets a number by which the handler recognizes the connection: [`Origin::Connected`](crate::Origin) contains it.
@@ -297,7 +307,10 @@ impl Connect {
     }
 
     /// Refuses values that cannot work.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self, server: &Limits) -> Result<(), Error> {
+        if let Some(limits) = &self.limits {
+            limits.over(server)?;
+        }
         let bad = |name, problem: &str| {
             let problem = problem.to_owned();
             Err(Error::Option { name, problem })

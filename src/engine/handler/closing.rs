@@ -47,7 +47,8 @@ impl<H: EventHandler> Context<H> {
             }
         }
         let now = self.time.moment();
-        if link.state.begin_close(reason, now, &self.limits) {
+        let limits = self.limits.get(link.state.limits());
+        if link.state.begin_close(reason, now, limits) {
             self.end_draining(&mut link.state);
             link.state.inbox.clear(&mut self.buffers.pool);
             self.unpipe(link, false);
@@ -344,11 +345,27 @@ impl<H: EventHandler> Served<'_, H> {
                 let reason = CloseReason::Timeout(kind);
                 self.begin_close(reason);
             }
+            Alarm::Deadline => self.on_deadline(),
             Alarm::DrainOver => {
                 self.slot.link.state.abandon_flush();
                 self.mark_dirty();
             }
             Alarm::FinOver => self.close(false),
+        }
+    }
+
+    /// Calls the handler because the deadline that it has set is over.
+    fn on_deadline(&mut self) {
+        if let Some(extras) = &mut self.slot.link.extras {
+            extras.deadline = None;
+        }
+        if let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections) {
+            let action = self.handler.on_deadline(&mut conn, session);
+            self.apply_action(action, CloseReason::Timeout(TimeoutKind::Deadline));
+            self.mark_dirty();
+        }
+        if self.slot.link.state.is_open() {
+            self.set_alarm();
         }
     }
 
@@ -398,7 +415,8 @@ impl<H: EventHandler> Served<'_, H> {
                 link.state.on_write_would_block(self.cx.time.moment());
                 return self.cx.set_alarm(link);
             }
-            link.state.fin_sent(self.cx.time.moment(), &self.cx.limits);
+            let limits = self.cx.limits.get(link.state.limits());
+            link.state.fin_sent(self.cx.time.moment(), limits);
             self.cx.set_alarm(link);
             self.shorten_fin_wait();
             let link = &mut self.slot.link;
@@ -496,6 +514,7 @@ impl<H: EventHandler> Served<'_, H> {
             self.cx.metrics.drained.add(u64::from(!lost));
         }
         self.cx.end_waits(link);
+        self.cx.release_limits(&mut link.state);
         let id = closed.id;
         if !link.state.is_close_notified() {
             self.notify_closed(closed, reason);

@@ -16,7 +16,7 @@ use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Encode};
 use crate::engine::conn::Name;
 use crate::engine::conn::close::CloseReason;
-use crate::engine::conn::limits::{OutboundPolicy, SMALL_WRITE};
+use crate::engine::conn::limits::{Limits, OutboundPolicy, SMALL_WRITE};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::slots::ConnId;
@@ -337,7 +337,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.send_datagram(item);
         }
         self.admit(0)?;
-        let limit = self.link.state.outbound_limit(&self.cx.limits);
+        let limit = self.link.state.outbound_limit(self.limits());
         let Link { stream, state, .. } = &mut *self.link;
         let unread = state.has_unread_input();
         let sent = state.bytes_out;
@@ -388,6 +388,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         let position = self.link.state.bytes_out + self.link.state.out.len() as u64;
         let extras = self.link.extras.get_or_insert_default();
         extras.flushes.push_back((position, done));
+        self.link.state.set_completes(true);
         self.cx.lists.mark_dirty(&mut self.link.state);
     }
 
@@ -581,6 +582,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         set_send_buffer(&self.link.stream.options(), bytes)
     }
 
+    /// Returns the limits that apply to it.
+    #[inline]
+    pub(super) fn limits(&self) -> &Limits {
+        self.cx.limits_of(&self.link.state)
+    }
+
     #[inline]
     fn outbox(&mut self) -> Outbox<'_> {
         Outbox::new(
@@ -595,7 +602,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         if !self.link.state.takes_writes() {
             return Err(WriteError::Closed);
         }
-        let limit = self.link.state.outbound_limit(&self.cx.limits);
+        let limit = self.link.state.outbound_limit(self.limits());
         if self.link.state.out.in_memory().saturating_add(len) > limit {
             return Err(self.overflow(len));
         }
@@ -606,10 +613,10 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     #[cold]
     pub(super) fn overflow(&mut self, len: usize) -> WriteError {
         let queued = self.link.state.out.in_memory();
-        let limit = self.cx.limits.outbound;
-        let max = self.cx.limits.longest_write();
+        let limits = self.limits();
+        let (limit, max) = (limits.outbound, limits.longest_write());
+        let closes = limits.policy == OutboundPolicy::Close;
         self.cx.metrics.overflows.add(1);
-        let closes = self.cx.limits.policy == OutboundPolicy::Close;
         if len > max {
             // It would not fit even if the peer read everything.
             if closes {
@@ -622,7 +629,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             self.cx
                 .abort(self.link, CloseReason::OutboundLimit { queued });
         } else {
-            self.link.state.on_refused(&self.cx.limits);
+            let limits = self.cx.limits.get(self.link.state.limits());
+            self.link.state.on_refused(limits);
             self.cx.lists.mark_dirty(&mut self.link.state);
         }
         WriteError::Full { queued, limit }

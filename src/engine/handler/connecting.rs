@@ -154,7 +154,9 @@ impl<H: EventHandler> Engine<H> {
             return Err(ConnectError::Stopped);
         }
         let mut connect = connect.into();
-        connect.check().map_err(ConnectError::Option)?;
+        connect
+            .check(&self.shared().limits)
+            .map_err(ConnectError::Option)?;
         let to = std::mem::replace(&mut connect.to, Ok(Endpoint::Unix(Default::default())));
         let to = to
             .map_err(|error| error.copy())

@@ -15,7 +15,8 @@ use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::clock::{Clock, TICKS};
 use crate::engine::conn::close::{CloseReason, Refused};
-use crate::engine::conn::limits::{Limits, NEVER};
+use crate::engine::conn::limit_sets::{LimitSets, SERVER};
+use crate::engine::conn::limits::{Budgets, ConnLimits, Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
 use crate::engine::connect::DialId;
@@ -29,7 +30,7 @@ use crate::engine::slots::{ConnId, Slots, Tenant};
 use crate::engine::stream::{Stream, TlsScratch};
 use crate::engine::timer::{TimerKey, Wheel};
 use crate::engine::turn_time::TurnTime;
-use crate::engine::udp::sockets::UdpSockets;
+use crate::engine::udp::sockets::{UdpSockets, session_limits};
 use crate::metrics::Metrics;
 use crate::panic;
 use crate::sys::socket::StreamSocket;
@@ -178,6 +179,8 @@ pub(crate) struct Extras {
     /// The number of bytes that the peer had acknowledged at the last check while the kernel refused output. Only a
     /// change of it has a meaning.
     pub(crate) acknowledged: Option<u64>,
+    /// The time at which the handler wants to be called, in milliseconds.
+    pub(crate) deadline: Option<u64>,
     /// True while a part of a file is read for it.
     pub(crate) reads_file: bool,
     /// The number of the current request. It distinguishes its deferred answers from those to earlier requests.
@@ -229,7 +232,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
     pub(crate) reactor: usize,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) limits: Limits,
+    pub(crate) budgets: Budgets,
+    pub(crate) limits: LimitSets,
     pub(crate) profiles: KnownProfiles,
     pub(crate) buffers: Buffers,
     pub(crate) udp_sockets: UdpSockets,
@@ -315,12 +319,19 @@ impl<C> Default for Decoding<C> {
 }
 
 impl<H: EventHandler> Context<H> {
-    pub(crate) fn new(engine: Engine<H>, reactor: usize, limits: Limits, clock: Clock) -> Self {
+    pub(crate) fn new(
+        engine: Engine<H>,
+        reactor: usize,
+        budgets: Budgets,
+        limits: Limits,
+        clock: Clock,
+    ) -> Self {
         Self {
             metrics: engine.peer(reactor).metrics.clone(),
             engine,
             reactor,
-            limits,
+            budgets,
+            limits: LimitSets::new(limits),
             profiles: KnownProfiles::default(),
             buffers: Buffers {
                 arena: Arena::new(),
@@ -362,10 +373,46 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
+    /// Returns the number of the limits for a new connection of a listener, and counts it as one that uses them.
+    pub(crate) fn acquire_limits(&mut self, origin: Origin) -> u16 {
+        let Some(profile) = self.profile(origin) else {
+            return SERVER;
+        };
+        let own = profile.limits.clone();
+        self.acquire_over_server(&own).unwrap_or(SERVER)
+    }
+
+    /// Returns the number of the limits that differ from the server's as `own` says. Returns `None` if there are too many
+    /// different limits, or if these cannot work.
+    pub(crate) fn acquire_over_server(&mut self, own: &ConnLimits) -> Option<u16> {
+        if *own == ConnLimits::default() {
+            return Some(SERVER);
+        }
+        let limits = own.over(self.limits.server()).ok()?;
+        self.limits.acquire(&limits)
+    }
+
+    /// Returns the number of the limits for a new UDP session, and counts it as one that uses them. `idle` replaces the idle
+    /// timeout. Returns `None` if there are too many different limits.
+    pub(crate) fn acquire_session_limits(
+        &mut self,
+        own: &ConnLimits,
+        idle: Option<u64>,
+    ) -> Option<u16> {
+        let limits = own.over(self.limits.server()).ok()?;
+        let limits = session_limits(&limits, idle.unwrap_or(limits.idle));
+        self.limits.acquire(&limits)
+    }
+
+    /// Gives the limits of a connection that ends back.
+    pub(crate) fn release_limits(&mut self, state: &mut ConnState) {
+        self.limits.release(state.set_limits(SERVER));
+    }
+
     /// Returns the time at which a connection opens. Without limits, the beginning of the turn is exact enough.
     #[inline]
-    pub(crate) fn opening_moment(&self) -> u64 {
-        if self.limits.watch_open {
+    pub(crate) fn opening_moment(&self, limits: u16) -> u64 {
+        if self.limits.get(limits).watch_open {
             self.time.moment()
         } else {
             self.time.now()
@@ -386,19 +433,24 @@ impl<H: EventHandler> Context<H> {
 
     /// Returns the limits that apply to a connection.
     #[inline]
-    pub(crate) fn limits_of(&self, stream: &Stream) -> &Limits {
-        let own = stream
-            .datagram()
-            .and_then(|d| self.udp_sockets.limits(d.port));
-        own.unwrap_or(&self.limits)
+    pub(crate) fn limits_of(&self, state: &ConnState) -> &Limits {
+        self.limits.get(state.limits())
     }
 
     /// Returns the limit of the connection that has expired, or the time of the next check.
     pub(crate) fn alarm_of(&self, link: &Link) -> Alarm {
         // The activity was stamped with the whole millisecond in which its turn began.
         let late = 1 + self.time.longest_turn_since(link.state.active_at()).max(1);
-        let limits = self.limits_of(&link.stream);
-        link.state.alarm(self.time.now(), late, limits)
+        let limits = self.limits_of(&link.state);
+        let now = self.time.now();
+        match (link.state.alarm(now, late, limits), &link.extras) {
+            (Alarm::At(at), Some(extras)) if link.state.is_open() => match extras.deadline {
+                Some(deadline) if deadline <= now => Alarm::Deadline,
+                Some(deadline) => Alarm::At(at.min(deadline)),
+                None => Alarm::At(at),
+            },
+            (alarm, _) => alarm,
+        }
     }
 
     /// Schedules the next check of the connection's limits.
@@ -406,10 +458,12 @@ impl<H: EventHandler> Context<H> {
         let due = match self.alarm_of(link) {
             // Acknowledgements of the peer cause no event.
             Alarm::At(tick) if link.state.is_stalled() => {
-                tick.min(self.time.now() + self.limits.check_interval())
+                tick.min(self.time.now() + self.limits_of(&link.state).check_interval())
             }
             Alarm::At(tick) => tick,
-            Alarm::Timeout(_) | Alarm::DrainOver | Alarm::FinOver => self.time.now(),
+            Alarm::Timeout(_) | Alarm::Deadline | Alarm::DrainOver | Alarm::FinOver => {
+                self.time.now()
+            }
         };
         if due == NEVER {
             return;
@@ -429,7 +483,7 @@ impl<H: EventHandler> Context<H> {
     /// Schedules the first check for a new connection. Most servers set no limit on its age, so this is cheap.
     #[inline]
     pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {
-        if self.limits_of(&link.stream).watch_open {
+        if self.limits_of(&link.state).watch_open {
             self.set_alarm(link);
         }
     }

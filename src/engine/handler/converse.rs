@@ -77,7 +77,7 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Records that the handler has not answered at once. The answer timeout then replaces the idle timeout.
     #[cold]
     pub(super) fn on_answer_owed(&mut self) {
-        if self.link.state.mark_owing() && self.cx.limits_of(&self.link.stream).answer != NEVER {
+        if self.link.state.mark_owing() && self.limits().answer != NEVER {
             self.cx.set_alarm(self.link);
         }
     }
@@ -121,7 +121,7 @@ impl<H: EventHandler> Conn<'_, H> {
 
     #[cold]
     fn await_closing_message(&mut self) {
-        let (now, limit) = (self.cx.time.moment(), self.cx.limits.fin);
+        let (now, limit) = (self.cx.time.moment(), self.limits().fin);
         self.link.state.await_closing_message(now, limit);
         self.cx.set_alarm(self.link);
     }

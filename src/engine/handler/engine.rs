@@ -12,6 +12,7 @@ use super::outlet::{Outlet, OutletTarget};
 use super::{Command, Completion, EventHandler, Handle, HandleError, Moment, Reactor};
 use crate::addr::Addr;
 use crate::clock::millis;
+use crate::engine::conn::limits::Limits;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::listen::admission::Admission;
 use crate::engine::listen::listeners::{AllListening, ListenerChange};
@@ -38,6 +39,8 @@ pub(crate) struct Shared<H: EventHandler> {
     /// The listeners. Empty once the engine has stopped listening.
     pub(crate) listening: Mutex<AllListening>,
     pub(crate) profiles: ListenProfiles,
+    /// The limits of connections for which no others are set.
+    pub(crate) limits: Limits,
     /// The number of the next listener.
     pub(crate) next_listener: AtomicUsize,
     /// The options of further listeners. None if none can be opened, in a simulation.

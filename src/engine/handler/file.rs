@@ -82,7 +82,7 @@ impl<H: EventHandler> Conn<'_, H> {
 
     /// Checks that another file may wait.
     fn admit_file(&mut self) -> Result<(), WriteError> {
-        let (queued, limit) = (self.link.state.out.files(), self.cx.limits.max_files);
+        let (queued, limit) = (self.link.state.out.files(), self.limits().max_files);
         if queued < limit {
             return Ok(());
         }

@@ -61,7 +61,7 @@ impl<H: EventHandler> Conn<'_, H> {
     pub fn has_room(&mut self) -> bool {
         let out = &self.link.state.out;
         let waiting = out.len();
-        if !self.cx.limits.is_high(waiting, out.files()) {
+        if !self.limits().is_high(waiting, out.files()) {
             return true;
         }
         if self.link.state.takes_writes() {

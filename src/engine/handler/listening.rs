@@ -56,7 +56,7 @@ impl<H: EventHandler> Engine<H> {
             });
         }
         let listen = listen.into();
-        let profile = ListenProfile::of(&listen);
+        let profile = ListenProfile::of(&listen, &self.shared().limits)?;
         self.shared().profiles.insert(number, profile);
         match listen.resolve(number)? {
             Resolved::Stream(place) => self.listen_for_streams(place),

@@ -45,6 +45,7 @@ pub(crate) mod engine;
 mod file;
 mod flow;
 mod handle;
+mod limits;
 mod listening;
 mod outlet;
 pub(crate) mod pipe;
@@ -170,6 +171,13 @@ pub trait EventHandler: Sized + 'static {
     ) -> Action {
         let _ = (conn, session, token);
         Action::Continue
+    }
+
+    /// Called when the deadline of [`Conn::set_deadline`] is over. By default the connection closes, with
+    /// [`TimeoutKind::Deadline`](crate::TimeoutKind), and a codec that owes an answer sends an error: HTTP answers 503.
+    fn on_deadline(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
+        let _ = (conn, session);
+        Action::Close
     }
 
     /// Called when a connection has closed, exactly once for each session that `on_open` made.

@@ -47,7 +47,7 @@ impl<H: EventHandler> Served<'_, H> {
         let Link { stream, state, .. } = &mut self.slot.link;
         if stream.alpn().is_some() {
             self.slot.codec = self.cx.make_codec(self.handler, stream, state);
-            let policy = self.cx.limits.policy;
+            let policy = self.cx.limits_of(state).policy;
             state.set_pauses_reads(pauses_reads(&self.slot.codec, state.origin(), policy));
         }
     }
@@ -70,7 +70,7 @@ impl<H: EventHandler> Conn<'_, H> {
             state.inbox.put_back(ring, &mut self.cx.buffers.pool);
             state.inbox.set_need(0, 0);
         }
-        let policy = self.cx.limits.policy;
+        let policy = self.cx.limits_of(state).policy;
         state.set_pauses_reads(pauses_reads(self.codec, state.origin(), policy));
         state.release();
         state.recheck_end();

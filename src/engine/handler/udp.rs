@@ -199,7 +199,7 @@ impl<H: EventHandler> Context<H> {
     /// Returns the error for a datagram of `len` bytes that was not queued, and counts it.
     #[cold]
     fn refusal(&mut self, refused: Refused, len: usize) -> WriteError {
-        let limit = self.limits.outbound;
+        let limit = self.limits.server().outbound;
         let (queued, limit) = match refused {
             Refused::Closed => return WriteError::Closed,
             Refused::TooLong => {
@@ -239,7 +239,9 @@ impl<H: EventHandler> Context<H> {
         match refused {
             Refused::Closed | Refused::TooLong => {}
             // A queue that is full of other peers' datagrams is not this peer's fault.
-            Refused::Full(queued) if self.limits.policy == OutboundPolicy::Close => {
+            Refused::Full(queued)
+                if self.limits_of(&link.state).policy == OutboundPolicy::Close =>
+            {
                 self.abort(link, CloseReason::OutboundLimit { queued });
             }
             Refused::Full(_) | Refused::Crowded(_) => {

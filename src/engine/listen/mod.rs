@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use self::handshakes::Handshakes;
 use crate::addr::Endpoint;
+use crate::engine::conn::limits::ConnLimits;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::proxy_protocol::ProxyProtocol;
 use crate::engine::udp::sockets::UdpPlace;
@@ -47,6 +48,7 @@ use crate::tls::TlsServer;
 pub struct Listen {
     pub(crate) place: Result<Place, Error>,
     pub(crate) label: Box<str>,
+    pub(crate) limits: ConnLimits,
     handshakes: Handshakes,
     udp: UdpOptions,
     /// The first given option that only applies to UDP addresses.
@@ -112,6 +114,7 @@ impl Listen {
         Self {
             place,
             label: Box::default(),
+            limits: ConnLimits::default(),
             handshakes: Handshakes::default(),
             udp: UdpOptions::default(),
             udp_option: None,
@@ -123,6 +126,13 @@ impl Listen {
     /// the empty one.
     pub fn label(mut self, label: impl Into<Box<str>>) -> Self {
         self.label = label.into();
+        self
+    }
+
+    /// Sets limits for the connections of this listener that differ from the server's. For UDP they apply to the sessions, of
+    /// which [`UdpSessions::idle_timeout`] sets the idle timeout.
+    pub fn limits(mut self, limits: ConnLimits) -> Self {
+        self.limits = limits;
         self
     }
 

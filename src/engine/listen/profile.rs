@@ -6,19 +6,29 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::Listen;
+use crate::engine::conn::limits::{ConnLimits, Limits};
+use crate::error::Error;
 
 /// The settings of a listener's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenProfile {
     pub(crate) label: Box<str>,
+    pub(crate) limits: ConnLimits,
 }
 
 impl ListenProfile {
     /// Returns the profile of a listener, unless all its settings are the default ones.
-    pub(crate) fn of(listen: &Listen) -> Option<Self> {
-        (!listen.label.is_empty()).then(|| Self {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`] if its limits cannot work together with those of the server.
+    pub(crate) fn of(listen: &Listen, server: &Limits) -> Result<Option<Self>, Error> {
+        listen.limits.over(server)?;
+        let is_default = listen.label.is_empty() && listen.limits == ConnLimits::default();
+        Ok((!is_default).then(|| Self {
             label: listen.label.clone(),
-        })
+            limits: listen.limits.clone(),
+        }))
     }
 }
 
@@ -37,13 +47,18 @@ impl ListenProfiles {
 
 /// A reactor's copy of the profiles that it has needed, which it reads without a lock.
 #[derive(Debug, Default)]
-pub(crate) struct KnownProfiles(HashMap<usize, Option<Arc<ListenProfile>>>);
+pub(crate) struct KnownProfiles(Vec<Option<Known>>);
+
+/// A profile, unless all its settings are the default ones.
+type Known = Option<Arc<ListenProfile>>;
 
 impl KnownProfiles {
     /// Returns the profile of a listener, unless all its settings are the default ones.
     pub(crate) fn get(&mut self, listener: usize, all: &ListenProfiles) -> Option<&ListenProfile> {
-        let profile = self.0.entry(listener);
-        let profile = profile.or_insert_with(|| all.0.read().get(&listener).cloned());
-        profile.as_deref()
+        if self.0.len() <= listener {
+            self.0.resize(listener + 1, None);
+        }
+        let known = self.0[listener].get_or_insert_with(|| all.0.read().get(&listener).cloned());
+        known.as_deref()
     }
 }

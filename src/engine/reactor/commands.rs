@@ -187,7 +187,8 @@ impl<H: EventHandler> EventLoop<H> {
     pub(super) fn follow_shutdown(&mut self) {
         if self.stage == ShutdownStage::Stopping {
             self.stage = ShutdownStage::Answering;
-            self.cx.limits.drain = self.limit_drain();
+            let drain = self.limit_drain();
+            self.cx.limits.set_drain(drain);
             self.stop_udp_sockets();
             self.next_to_close = Some(0);
         }

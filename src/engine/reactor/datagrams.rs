@@ -13,6 +13,8 @@ use crate::codec::look::look;
 use crate::codec::{Codec, Decoded};
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::limit_sets::SERVER;
+use crate::engine::conn::limits::ConnLimits;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::closing::severity;
 use crate::engine::handler::context::{Context, Link, Served, Slot};
@@ -86,7 +88,7 @@ impl<H: EventHandler> EventLoop<H> {
                     let Some(index) = self.cx.udp_sockets.next_ready() else {
                         break;
                     };
-                    (index, Budget::new(&self.cx.limits))
+                    (index, Budget::new(self.cx.budgets))
                 }
             };
             datagram_io.serving = Some((index, budget));
@@ -321,17 +323,26 @@ impl<H: EventHandler> EventLoop<H> {
         let origin = Origin::Accepted {
             listener: sessions.listener,
         };
+        let idle = sessions.idle;
         let stream = Stream::Datagram(Box::new(DatagramStream {
             socket: port.socket.clone(),
             port: index,
             to: Some(port.socket.to_wire(peer)),
             queued_to: 0,
         }));
+        let own = self
+            .cx
+            .profile(origin)
+            .map(|profile| profile.limits.clone());
+        let limits = self
+            .cx
+            .acquire_session_limits(&own.unwrap_or_default(), Some(idle))?;
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
         let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.time.moment());
         state.set_datagram();
+        state.set_limits(limits);
         let slot = self.watch(stream, state).ok()?;
         if let Some(port) = self.cx.udp_sockets.get_mut(index)
             && let Delivery::Sessions(sessions) = &mut port.delivery
@@ -362,6 +373,7 @@ impl<H: EventHandler> EventLoop<H> {
         peer: SocketAddr,
         local: Option<SocketAddr>,
         origin: Origin,
+        limits: Option<&ConnLimits>,
         limit: u64,
     ) -> io::Result<ConnId> {
         let options = DatagramOptions {
@@ -371,7 +383,8 @@ impl<H: EventHandler> EventLoop<H> {
             ..DatagramOptions::default()
         };
         let socket = self.dials.stack.connect_datagram(peer, local, &options)?;
-        let port = UdpSocket::connected(socket, &self.cx.limits);
+        let outbound = self.cx.limits.server().outbound;
+        let port = UdpSocket::connected(socket, outbound);
         let socket = Arc::clone(&port.socket);
         let index = self.cx.udp_sockets.insert(port);
         // The socket is watched before it has a slot, because a failure would leave the slot behind.
@@ -382,6 +395,9 @@ impl<H: EventHandler> EventLoop<H> {
         let mut state =
             ConnState::opening(id, Addr::Ip(peer), origin, self.cx.time.moment(), limit);
         state.set_datagram();
+        let limits = limits.cloned().unwrap_or_default();
+        let number = self.cx.acquire_session_limits(&limits, None);
+        state.set_limits(number.unwrap_or(SERVER));
         let stream = Stream::Datagram(Box::new(DatagramStream {
             socket,
             port: index,

@@ -15,6 +15,7 @@ use crate::addr::{Addr, Endpoint};
 use crate::clock::millis;
 use crate::engine::conn::ConnState;
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
+use crate::engine::conn::limit_sets::SERVER;
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{
@@ -413,8 +414,8 @@ impl<H: EventHandler> EventLoop<H> {
                 let problem = "there is no TLS over UDP; connect to a tcp:// address";
                 return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
             }
-            let local = dial.connect.local;
-            return self.open_datagram_session(*peer, local, origin, limit);
+            let (local, limits) = (dial.connect.local, dial.connect.limits.clone());
+            return self.open_datagram_session(*peer, local, origin, limits.as_deref(), limit);
         }
         let Dials { stack, options, .. } = &self.dials;
         let socket = stack.connect(target, dial.connect.local, options)?;
@@ -426,6 +427,10 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(header) = &dial.connect.proxy_header {
             let sends = Proxied::Sends(header.clone());
             self.cx.proxied.insert(conn, sends);
+        }
+        if let Some(own) = &dial.connect.limits {
+            let number = self.cx.acquire_over_server(own);
+            state.set_limits(number.unwrap_or(SERVER));
         }
         if stream.has_tls() {
             state.seal();

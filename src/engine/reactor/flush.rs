@@ -97,8 +97,9 @@ pub(super) fn flush_staged<H: EventHandler>(
         let arena = &cx.buffers.arena;
         call_pre_write(handler, session, state, arena, &mut cx.buffers.pool);
     }
-    let nothing_follows = state.is_plain() && link.extras.is_none();
-    if nothing_follows && let Some(socket) = link.stream.as_plain() {
+    if state.is_plain()
+        && let Some(socket) = link.stream.as_plain()
+    {
         return match socket.send(bytes) {
             Ok(n) if n == bytes.len() => {
                 cx.metrics.bytes_out.add(n as u64);
@@ -189,8 +190,10 @@ impl<H: EventHandler> Served<'_, H> {
         if let Some(extras) = &mut link.extras {
             let taken = link.state.bytes_out - link.stream.unsent() as u64;
             self.cx.complete_flushed(extras, taken);
+            link.state.set_completes(!extras.flushes.is_empty());
         }
-        if link.state.update_congestion(&self.cx.limits) {
+        let limits = self.cx.limits.get(link.state.limits());
+        if link.state.update_congestion(limits) {
             if link.state.pauses_reads() {
                 self.cx.resume(link);
             } else {

@@ -27,7 +27,7 @@ use self::events::Event;
 use self::flush::{Flushed, flush_staged};
 use self::serve::Budget;
 use crate::clock::{self, Clock};
-use crate::engine::conn::limits::Limits;
+use crate::engine::conn::limits::{Budgets, Limits};
 use crate::engine::handler::context::{Connections, Context, Interval, Served, Slot, Timer};
 use crate::engine::handler::{Command, Engine, EventHandler, Reactor};
 use crate::engine::listen::listeners::{ACCEPT_BUDGET, AcceptOutcome, Listeners};
@@ -57,6 +57,7 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) engine: Engine<H>,
     pub(crate) clock: Clock,
     pub(crate) index: usize,
+    pub(crate) budgets: Budgets,
     pub(crate) limits: Limits,
     /// The listeners of a reactor that accepts by itself. Their tokens begin at [`LISTENERS`].
     pub(crate) listeners: Listeners,
@@ -173,7 +174,13 @@ impl<H: EventHandler> EventLoop<H> {
                 poll: parts.poll,
                 handler: factory(parts.index),
                 connections: Connections::new(parts.index),
-                cx: Context::new(parts.engine, parts.index, parts.limits, parts.clock),
+                cx: Context::new(
+                    parts.engine,
+                    parts.index,
+                    parts.budgets,
+                    parts.limits,
+                    parts.clock,
+                ),
                 listeners: parts.listeners,
                 accepts_itself: parts.accepts_itself,
                 scratch: vec![0; parts.read_buffer].into_boxed_slice(),
@@ -434,7 +441,7 @@ impl<H: EventHandler> EventLoop<H> {
             if let Some(mut slot) = self.connections.at(index) {
                 self.turn.serving = index;
                 slot.link.state.dequeue();
-                let budget = Budget::new(&self.cx.limits);
+                let budget = Budget::new(self.cx.budgets);
                 Served::new(
                     &mut self.handler,
                     &mut slot,
@@ -514,7 +521,7 @@ impl<H: EventHandler> EventLoop<H> {
                     if slot.link.state.may_have_traffic(alarm, known) {
                         self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
-                        let budget = Budget::new(&cx.limits);
+                        let budget = Budget::new(cx.budgets);
                         Served::new(handler, &mut slot, cx, connections)
                             .serve_fully(scratch, budget);
                         self.turn.serving = NOBODY;

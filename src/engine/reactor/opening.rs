@@ -83,8 +83,11 @@ impl<H: EventHandler> EventLoop<H> {
             handshakes,
         } = arrival;
         let Some(steps) = handshakes else {
-            let now = self.cx.opening_moment();
-            return Some((Stream::Plain(socket), ConnState::new(id, peer, origin, now)));
+            let limits = self.cx.acquire_limits(origin);
+            let now = self.cx.opening_moment(limits);
+            let mut state = ConnState::new(id, peer, origin, now);
+            state.set_limits(limits);
+            return Some((Stream::Plain(socket), state));
         };
         let mut limit = None;
         #[cfg(feature = "proxy-protocol")]
@@ -124,6 +127,7 @@ impl<H: EventHandler> EventLoop<H> {
             Some(limit) => ConnState::opening(id, peer, origin, now, millis(limit)),
             None => ConnState::new(id, peer, origin, now),
         };
+        state.set_limits(self.cx.acquire_limits(origin));
         if stream.has_tls() {
             state.seal();
         }
@@ -144,9 +148,10 @@ impl<H: EventHandler> EventLoop<H> {
             log::warn!(target: "epicycle::conn", "connection with {} refused: {error}", state.peer);
             cx.metrics.refused.add(1);
             cx.release(&state, &state.peer);
+            cx.release_limits(&mut state);
             cx.forget_proxied(state.id);
         })?;
-        if pauses_reads(&codec, state.origin(), cx.limits.policy) {
+        if pauses_reads(&codec, state.origin(), cx.limits_of(&state).policy) {
             state.set_pauses_reads(true);
         }
         if stream.is_unix() {
@@ -282,10 +287,11 @@ impl<H: EventHandler> Served<'_, H> {
             Err(StreamError::Tls(error)) => {
                 log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
                 // The alert must reach the peer. So it is sent, and further input is read and dropped.
+                let number = state.limits();
                 state.refuse(
                     CloseReason::Tls(error),
                     self.cx.time.moment(),
-                    &self.cx.limits,
+                    self.cx.limits.get(number),
                 );
                 state.on_readable(false);
                 self.cx.lists.mark_dirty(state);

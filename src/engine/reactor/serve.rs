@@ -7,7 +7,7 @@ use crate::buf::queue::FLUSH_AT;
 use crate::codec::look::look;
 use crate::codec::{Codec, Decoded, FrameError};
 use crate::engine::conn::close::CloseReason;
-use crate::engine::conn::limits::{Limits, NEVER};
+use crate::engine::conn::limits::{Budgets, NEVER};
 use crate::engine::handler::closing::keep_refused;
 use crate::engine::handler::context::{Link, Served};
 use crate::engine::handler::converse::{awaits_rest, is_awaited, owes_answer, pending_frame_len};
@@ -23,10 +23,10 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(budgets: Budgets) -> Self {
         Self {
-            bytes: limits.read_budget,
-            frames: limits.frame_budget,
+            bytes: budgets.bytes,
+            frames: budgets.frames,
         }
     }
 
@@ -51,7 +51,7 @@ impl<H: EventHandler> Served<'_, H> {
     /// Serves a connection within its budgets. The rest is served in the next turn.
     #[inline(always)]
     pub(super) fn serve(&mut self, scratch: &mut [u8]) {
-        let mut budget = Budget::new(&self.cx.limits);
+        let mut budget = Budget::new(self.cx.budgets);
         if self.slot.link.state.is_ordinary() {
             let received = self.receive::<true>(scratch, 0, &mut budget);
             if self.slot.link.state.has_nothing_pending() {
@@ -309,7 +309,7 @@ impl<H: EventHandler> Served<'_, H> {
         // The end of the stream may be the end of a message that is handed out in parts.
         let has_rest = !state.inbox.is_empty() || awaits_rest(&self.slot.codec);
         if has_rest && state.wants_frames() {
-            let mut budget = Budget::new(&self.cx.limits);
+            let mut budget = Budget::new(self.cx.budgets);
             self.decode_inbox(&mut budget, true);
         }
         // An incomplete frame will stay so. Nothing more is awaited.
@@ -480,10 +480,11 @@ impl<H: EventHandler> Served<'_, H> {
                 DecodeStep::Partial { at_least } => {
                     // The codec needs more than it has, even if it asks for less.
                     let need = at_least.max(input.len() - consumed + 1);
-                    if need <= self.cx.limits.max_frame {
+                    let max = self.cx.limits_of(&self.slot.link.state).max_frame;
+                    if need <= max {
                         break need;
                     }
-                    let (len, max) = (need as u64, self.cx.limits.max_frame);
+                    let len = need as u64;
                     self.refuse_frame(FrameError::TooLong { len, max }, &input[consumed..]);
                     break 0;
                 }
@@ -611,7 +612,7 @@ impl<H: EventHandler> Served<'_, H> {
         if need == 0 {
             return self.slot.link.state.on_input_consumed();
         }
-        if self.cx.limits.read != NEVER {
+        if self.cx.limits_of(&self.slot.link.state).read != NEVER {
             self.slot
                 .link
                 .state
@@ -631,7 +632,7 @@ impl<H: EventHandler> Served<'_, H> {
     }
 
     /// Applies the action that a callback returned.
-    pub(super) fn apply_action(&mut self, action: Action, reason: CloseReason) {
+    pub(crate) fn apply_action(&mut self, action: Action, reason: CloseReason) {
         match action {
             Action::Continue => {}
             Action::Close => self.begin_close(reason),

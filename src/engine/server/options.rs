@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Server;
-use crate::engine::conn::limits::OutboundPolicy;
+use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::connect::resolve::{LookupOptions, Resolve};
 use crate::engine::server::acceptor::{Balance, BalancePolicy};
 use crate::sys::options::{Keepalive, SocketOptions};
@@ -46,23 +46,11 @@ pub(super) struct Options {
     pub(super) read_buffer: usize,
     pub(super) read_budget: usize,
     pub(super) frame_budget: usize,
-    pub(super) max_frame: usize,
-    pub(super) high_water: Option<usize>,
-    pub(super) low_water: Option<usize>,
-    pub(super) outbound_limit: usize,
-    pub(super) outbound_policy: OutboundPolicy,
-    pub(super) max_queued_files: usize,
+    pub(super) limits: ConnLimits,
     pub(super) max_connections: usize,
     pub(super) max_connections_per_ip: usize,
     /// The leading bits of an IPv4 and of an IPv6 address.
     pub(super) per_ip_prefix: (u8, u8),
-    pub(super) idle: Option<Duration>,
-    pub(super) answer: Option<Duration>,
-    pub(super) read: Option<Duration>,
-    pub(super) write_stall: Option<Duration>,
-    pub(super) handshake: Option<Duration>,
-    pub(super) lifetime: Option<Duration>,
-    pub(super) fin: Duration,
     pub(super) drain_deadline: Duration,
     pub(super) tick: Duration,
     #[cfg(feature = "signals")]
@@ -99,23 +87,11 @@ impl Default for Options {
             read_buffer: 80 * KIB,
             read_budget: 256 * KIB,
             frame_budget: 1024,
-            max_frame: 16 * MIB,
-            high_water: None,
-            low_water: None,
-            outbound_limit: 64 * MIB,
-            outbound_policy: OutboundPolicy::PauseReads,
-            max_queued_files: 16,
+            limits: ConnLimits::default(),
             max_connections: usize::MAX,
             max_connections_per_ip: usize::MAX,
             // A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
             per_ip_prefix: (32, 64),
-            idle: None,
-            answer: None,
-            read: None,
-            write_stall: Some(Duration::from_secs(60)),
-            handshake: None,
-            lifetime: None,
-            fin: Duration::from_secs(5),
             drain_deadline: Duration::from_secs(30),
             tick: Duration::ZERO,
             #[cfg(feature = "signals")]
@@ -308,21 +284,21 @@ impl Server {
     /// A connection with an incomplete frame holds up to twice the size of the frame. Past the first MiB, memory is allocated
     /// as the bytes arrive.
     pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.options.max_frame = bytes;
+        self.options.limits.max_frame = Some(bytes);
         self
     }
 
     /// Sets the high-water mark: the number of waiting bytes above which a peer counts as slow. See [`OutboundPolicy`].
     /// Default: 1 MiB, or the outbound limit if that is less.
     pub fn high_water(mut self, bytes: usize) -> Self {
-        self.options.high_water = Some(bytes);
+        self.options.limits.high_water = Some(bytes);
         self
     }
 
     /// Sets the low-water mark: the number of waiting bytes at which a slow peer no longer counts as slow, and `on_drain` is
     /// called. Default: half the high-water mark.
     pub fn low_water(mut self, bytes: usize) -> Self {
-        self.options.low_water = Some(bytes);
+        self.options.limits.low_water = Some(bytes);
         self
     }
 
@@ -335,14 +311,14 @@ impl Server {
     /// if the limit is lower. A callback can therefore write 1 MiB to a peer that reads. A single write that is longer than
     /// both is refused with [`WriteError::TooLong`](crate::WriteError).
     pub fn outbound_limit(mut self, bytes: usize) -> Self {
-        self.options.outbound_limit = bytes;
+        self.options.limits.outbound = Some(bytes);
         self
     }
 
     /// Sets the treatment of a peer that does not read. Default: [`OutboundPolicy::PauseReads`], which stops reading the input
     /// of an accepted connection.
     pub fn outbound_policy(mut self, policy: OutboundPolicy) -> Self {
-        self.options.outbound_policy = policy;
+        self.options.limits.policy = Some(policy);
         self
     }
 
@@ -351,7 +327,7 @@ impl Server {
     ///
     /// A peer for which more than a quarter of that number waits counts as slow, as above the high-water mark.
     pub fn max_queued_files(mut self, files: usize) -> Self {
-        self.options.max_queued_files = files;
+        self.options.limits.max_files = Some(files);
         self
     }
 
@@ -393,7 +369,7 @@ impl Server {
     /// [reports](crate::codec::Stage) it, as the HTTP codec does, or if [`Conn::defer_answer`](crate::Conn::defer_answer) was
     /// called. See [`answer_timeout`](Self::answer_timeout).
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.idle = Some(timeout);
+        self.options.limits.idle = Some(timeout);
         self
     }
 
@@ -403,13 +379,13 @@ impl Server {
     /// A warning is logged. HTTP answers 503 unless the answer has begun. An event stream that may be silent for longer has to
     /// send comments in between.
     pub fn answer_timeout(mut self, timeout: Duration) -> Self {
-        self.options.answer = Some(timeout);
+        self.options.limits.answer = Some(timeout);
         self
     }
 
     /// Closes a connection if a frame that has begun does not arrive within this time. Default: never.
     pub fn read_timeout(mut self, timeout: Duration) -> Self {
-        self.options.read = Some(timeout);
+        self.options.limits.read = Some(timeout);
         self
     }
 
@@ -420,14 +396,14 @@ impl Server {
     /// within the timeout, so the reset may be late by an eighth. On other systems a peer counts as alive when the kernel
     /// takes more.
     pub fn write_stall_timeout(mut self, timeout: Duration) -> Self {
-        self.options.write_stall = Some(timeout);
+        self.options.limits.write_stall = Some(timeout);
         self
     }
 
     /// Closes a connection if its first frame does not arrive within this time. Default: never. A TLS handshake precedes that
     /// and has its own timeout.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.options.handshake = Some(timeout);
+        self.options.limits.handshake = Some(timeout);
         self
     }
 
@@ -437,7 +413,7 @@ impl Server {
     /// [`drain_deadline`](Self::drain_deadline) begins at the end of the lifetime. Anything unfinished at that deadline is
     /// lost, even if the connection is busy.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
-        self.options.lifetime = Some(lifetime);
+        self.options.limits.lifetime = Some(lifetime);
         self
     }
 
@@ -450,7 +426,7 @@ impl Server {
     /// The same time applies to a connection that the peer has reset while the handler has paused reads: the handler can read
     /// the input that had arrived.
     pub fn fin_timeout(mut self, timeout: Duration) -> Self {
-        self.options.fin = timeout;
+        self.options.limits.fin = Some(timeout);
         self
     }
 

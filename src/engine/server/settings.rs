@@ -4,9 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::options::{AcceptMode, BalanceChoice, KIB, MIB, Options};
-use crate::buf::ring;
 use crate::clock::millis;
-use crate::engine::conn::limits::{Limits, NEVER, SMALL_WRITE};
+use crate::engine::conn::limits::{Budgets, Limits, at_least_one, bad};
 use crate::engine::connect::resolve::LookupOptions;
 use crate::engine::listen::admission::{Admission, Prefix};
 use crate::engine::slots::MAX_REACTORS;
@@ -28,6 +27,7 @@ pub(super) struct Settings {
     pub(super) mailbox: usize,
     /// The size of a read buffer in bytes, from 16 KiB to 16 MiB.
     pub(super) read_buffer: usize,
+    pub(super) budgets: Budgets,
     pub(super) limits: Limits,
     pub(super) admission: AdmissionLimits,
     pub(super) drain_deadline: Duration,
@@ -44,30 +44,8 @@ pub(super) struct AdmissionLimits {
     prefix: Prefix,
 }
 
-/// The limits on output, in bytes: `low_water` < `high_water` <= `limit`.
-#[derive(Clone, Copy, Debug)]
-struct OutputLimits {
-    high_water: usize,
-    low_water: usize,
-    limit: usize,
-}
-
-/// The timeouts of a connection, in milliseconds. None of them is zero; [`NEVER`] is none.
-#[derive(Clone, Copy, Debug)]
-struct Timeouts {
-    idle: u64,
-    answer: u64,
-    read: u64,
-    write_stall: u64,
-    handshake: u64,
-    lifetime: u64,
-}
-
 /// The most lookup threads. A reactor starts all of them at the first name, and must not be blocked by that for long.
 const MAX_LOOKUP_THREADS: usize = 256;
-
-/// The longest frame and the largest outbound limit, in bytes.
-const MAX_HELD: usize = ring::MAX_CAPACITY / 2;
 
 impl Settings {
     /// Checks the options.
@@ -81,7 +59,11 @@ impl Settings {
             mailbox: at_least_one("mailbox", options.mailbox)?,
             reactors: reactors(&options)?,
             read_buffer: read_buffer(&options)?,
-            limits: limits(&options)?,
+            budgets: budgets(&options)?,
+            limits: options.limits.over(&Limits {
+                drain: millis(options.drain_deadline),
+                ..Limits::default()
+            })?,
             admission: AdmissionLimits::parse(&options)?,
             pin: pin(&options)?,
             socket: socket(&options)?,
@@ -115,76 +97,6 @@ impl AdmissionLimits {
     pub(super) fn counter(self) -> Admission {
         Admission::new(self.max, self.max_per_ip, self.prefix)
     }
-}
-
-impl OutputLimits {
-    fn parse(options: &Options) -> Result<Self, Error> {
-        let limit = options.outbound_limit;
-        let high = options.high_water.unwrap_or(MIB.min(limit));
-        at_least_one("high_water", high)?;
-        at_most_held("outbound_limit", limit)?;
-        if limit < SMALL_WRITE {
-            let problem =
-                format!("{limit} bytes is less than 16 KiB, which a single write may take");
-            return Err(bad("outbound_limit", problem));
-        }
-        let low = options.low_water.unwrap_or(high / 2);
-        if low >= high {
-            let problem = format!("{low} is not below the high-water mark, {high}");
-            return Err(bad("low_water", problem));
-        }
-        if high > limit {
-            let problem = format!("{high} is above the outbound limit, {limit}");
-            return Err(bad("high_water", problem));
-        }
-        Ok(Self {
-            high_water: high,
-            low_water: low,
-            limit,
-        })
-    }
-}
-
-impl Timeouts {
-    fn parse(options: &Options) -> Result<Self, Error> {
-        Ok(Self {
-            idle: timeout("idle_timeout", options.idle)?,
-            answer: timeout("answer_timeout", options.answer)?,
-            read: timeout("read_timeout", options.read)?,
-            write_stall: timeout("write_stall_timeout", options.write_stall)?,
-            handshake: timeout("handshake_timeout", options.handshake)?,
-            lifetime: timeout("lifetime", options.lifetime)?,
-        })
-    }
-}
-
-fn bad(name: &'static str, problem: String) -> Error {
-    Error::Option { name, problem }
-}
-
-fn at_least_one(name: &'static str, value: usize) -> Result<usize, Error> {
-    if value == 0 {
-        let problem = "0 would let nothing through; use 1 or more".to_owned();
-        return Err(bad(name, problem));
-    }
-    Ok(value)
-}
-
-fn at_most_held(name: &'static str, bytes: usize) -> Result<usize, Error> {
-    if bytes > MAX_HELD {
-        let problem = format!("{bytes} bytes is more than 512 MiB, the most possible");
-        return Err(bad(name, problem));
-    }
-    Ok(bytes)
-}
-
-/// Returns a timeout in milliseconds, or [`NEVER`].
-fn timeout(name: &'static str, timeout: Option<Duration>) -> Result<u64, Error> {
-    if timeout.is_some_and(|timeout| timeout.is_zero()) {
-        let problem = "zero would close every connection at once; use Duration::MAX for never";
-        return Err(bad(name, problem.to_owned()));
-    }
-    Ok(timeout.map_or(NEVER, millis))
 }
 
 fn lookups(options: &Options) -> Result<LookupOptions, Error> {
@@ -226,34 +138,10 @@ fn read_buffer(options: &Options) -> Result<usize, Error> {
     Ok(size)
 }
 
-fn limits(options: &Options) -> Result<Limits, Error> {
-    let read_budget = at_least_one("read_budget", options.read_budget)?;
-    let frame_budget = at_least_one("frame_budget", options.frame_budget)?;
-    let max_frame = at_least_one("max_frame", options.max_frame)?;
-    let max_files = at_least_one("max_queued_files", options.max_queued_files)?;
-    at_most_held("max_frame", max_frame)?;
-    let output = OutputLimits::parse(options)?;
-    let timeouts = Timeouts::parse(options)?;
-    Ok(Limits {
-        high_water: output.high_water,
-        low_water: output.low_water,
-        outbound: output.limit,
-        policy: options.outbound_policy,
-        max_files,
-        max_frame,
-        read_budget,
-        frame_budget,
-        watch_open: options.idle.is_some()
-            || options.handshake.is_some()
-            || options.lifetime.is_some(),
-        idle: timeouts.idle,
-        answer: timeouts.answer,
-        read: timeouts.read,
-        write_stall: timeouts.write_stall,
-        handshake: timeouts.handshake,
-        lifetime: timeouts.lifetime,
-        drain: millis(options.drain_deadline),
-        fin: millis(options.fin),
+fn budgets(options: &Options) -> Result<Budgets, Error> {
+    Ok(Budgets {
+        bytes: at_least_one("read_budget", options.read_budget)?,
+        frames: at_least_one("frame_budget", options.frame_budget)?,
     })
 }
 

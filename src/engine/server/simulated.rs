@@ -78,7 +78,7 @@ impl Server {
         // Not one for each core, because a seed must have one outcome on all machines.
         options.reactors.get_or_insert(1);
         let settings = Settings::parse(options)?;
-        let places = Places::resolve(self.listens)?;
+        let places = Places::resolve(self.listens, &settings.limits)?;
         places.check_handler::<H>()?;
         let count = settings.reactors;
         let (mut polls, mut peers) = (Vec::new(), Vec::new());
@@ -123,6 +123,7 @@ impl Server {
                 engine: engine.clone(),
                 clock: site.clock.clone(),
                 index,
+                budgets: settings.budgets,
                 limits: settings.limits.clone(),
                 listeners: Listeners::default(),
                 accepts_itself: false,

@@ -15,6 +15,7 @@ use super::settings::{Settings, cores};
 use super::signals;
 use crate::addr::Addr;
 use crate::clock::{Clock, millis};
+use crate::engine::conn::limits::Limits;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::handler::EventHandler;
 use crate::engine::handler::engine::{Engine, ListenOptions, MainReactor, Peer, RUNNING, Shared};
@@ -43,7 +44,7 @@ pub(super) fn start<H: EventHandler>(
     // Before anything is bound, so that no signal ends the process and leaves a Unix socket's path behind.
     #[cfg(feature = "signals")]
     let signals = signals::watch(&settings)?;
-    let places = Places::resolve(listens)?;
+    let places = Places::resolve(listens, &settings.limits)?;
     places.check_handler::<H>()?;
     let bound = Bound::bind(places, &settings)?;
 
@@ -121,12 +122,12 @@ pub(super) struct Places {
 }
 
 impl Places {
-    pub(super) fn resolve(listens: Vec<Listen>) -> Result<Self, Error> {
+    pub(super) fn resolve(listens: Vec<Listen>, server: &Limits) -> Result<Self, Error> {
         let profiles = ListenProfiles::default();
         let mut names = Vec::new();
         let (mut streams, mut datagrams) = (Vec::new(), Vec::new());
         for (number, listen) in listens.into_iter().enumerate() {
-            profiles.insert(number, ListenProfile::of(&listen));
+            profiles.insert(number, ListenProfile::of(&listen, server)?);
             match listen.resolve(number)? {
                 Resolved::Stream(place) => {
                     names.push(place.place.to_string());
@@ -281,6 +282,7 @@ impl<H: EventHandler> Running<H> {
                 engine: self.engine.clone(),
                 clock: Clock::system(),
                 index,
+                budgets: settings.budgets,
                 limits: settings.limits.clone(),
                 listeners,
                 accepts_itself,
@@ -366,6 +368,7 @@ pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>
         acceptors: AtomicUsize::new(0),
         listen_options: None,
         profiles: ListenProfiles::default(),
+        limits: settings.limits.clone(),
         next_listener: AtomicUsize::new(0),
         drain_deadline: millis(settings.drain_deadline).min(RUNNING - 1),
         drain_within: AtomicU64::new(RUNNING),

@@ -61,10 +61,7 @@ pub(crate) enum Delivery {
     /// A session for each peer.
     Sessions(Box<Sessions>),
     /// The only session of a connected socket.
-    Connected {
-        slot: Option<usize>,
-        limits: Box<Limits>,
-    },
+    Connected { slot: Option<usize> },
 }
 
 /// The sessions of a socket.
@@ -76,17 +73,18 @@ pub(crate) struct Sessions {
     max: usize,
     /// The order of the last datagrams from the peers, if new peers can evict sessions.
     recency: Option<Recency>,
-    limits: Limits,
+    /// The idle timeout, in milliseconds.
+    pub(crate) idle: u64,
 }
 
 impl Sessions {
-    fn new(listener: usize, options: &UdpSessions, limits: &Limits) -> Self {
+    fn new(listener: usize, options: &UdpSessions) -> Self {
         Self {
             listener,
             open: HashMap::new(),
             max: options.max,
             recency: options.evict_silent.then(Recency::new),
-            limits: session_limits(limits, millis(options.idle)),
+            idle: millis(options.idle),
         }
     }
 
@@ -224,7 +222,7 @@ fn bind_one(
     let delivery = || match &udp.sessions {
         None => Delivery::Datagrams { listener: number },
         Some(sessions) => {
-            let sessions = Sessions::new(number, sessions, &common.limits);
+            let sessions = Sessions::new(number, sessions);
             Delivery::Sessions(Box::new(sessions))
         }
     };
@@ -241,7 +239,7 @@ fn bind_one(
 }
 
 /// Returns the limits of a session. A datagram arrives whole and never waits for its peer, so the timeouts for that are off.
-fn session_limits(limits: &Limits, idle: u64) -> Limits {
+pub(crate) fn session_limits(limits: &Limits, idle: u64) -> Limits {
     Limits {
         idle,
         read: NEVER,
@@ -275,12 +273,8 @@ impl UdpSocket {
     }
 
     /// Creates the entry of a socket that is connected to its only peer.
-    pub(crate) fn connected(socket: DatagramSocket, limits: &Limits) -> Self {
-        let delivery = Delivery::Connected {
-            slot: None,
-            limits: Box::new(session_limits(limits, limits.idle)),
-        };
-        Self::new(socket, delivery, limits.outbound)
+    pub(crate) fn connected(socket: DatagramSocket, outbound: usize) -> Self {
+        Self::new(socket, Delivery::Connected { slot: None }, outbound)
     }
 }
 
@@ -312,15 +306,6 @@ impl UdpSockets {
             .iter()
             .find(|(_, port)| is_it(port))
             .map(|(index, _)| index)
-    }
-
-    /// Returns the limits of the sessions of a socket.
-    pub(crate) fn limits(&self, index: usize) -> Option<&Limits> {
-        match &self.sockets.get(index)?.delivery {
-            Delivery::Datagrams { .. } => None,
-            Delivery::Sessions(sessions) => Some(&sessions.limits),
-            Delivery::Connected { limits, .. } => Some(limits),
-        }
     }
 
     /// Gives the sockets of a simulated network to their reactor.
