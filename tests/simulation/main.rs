@@ -20,15 +20,23 @@ mod handles;
 mod hosts;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod http_proxies;
 mod idle;
 mod ledger;
 mod memory;
+#[cfg(feature = "http")]
+#[path = "../http/origin.rs"]
+mod origin;
 mod pace;
 mod panics;
 mod pipes;
 #[cfg(feature = "proxy-protocol")]
 mod proxied;
 mod proxies;
+#[cfg(feature = "http")]
+#[path = "../http/proxy.rs"]
+mod proxy;
 mod reaching;
 mod reactors;
 mod relay;
