@@ -416,3 +416,65 @@ fn a_frame_is_not_late_while_its_connection_is_paused() {
         CloseReason::Timeout(TimeoutKind::Read)
     ));
 }
+
+/// Finds its frames, of one byte each, once the stream has ended.
+struct AtTheEnd;
+
+impl Codec for AtTheEnd {
+    type Frame<'a> = u8;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+        let at_least = src.len() + 1;
+        Ok(Decoded::NeedMore { at_least })
+    }
+
+    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+        let (frame, consumed) = (src[0], 1);
+        Ok(Decoded::Frame { frame, consumed })
+    }
+}
+
+/// Pauses reads after each frame for a while.
+struct Sipping(mpsc::Sender<u8>);
+
+impl EventHandler for Sipping {
+    type Codec = AtTheEnd;
+    type Session = ();
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> AtTheEnd {
+        AtTheEnd
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: u8) -> Action {
+        let _ = self.0.send(frame);
+        conn.pause_reads();
+        conn.set_timer(Duration::from_millis(1), 0);
+        Action::Continue
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: u64) -> Action {
+        conn.resume_reads();
+        Action::Continue
+    }
+
+    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, (): &mut ()) -> Action {
+        let _ = self.0.send(b'.');
+        Action::Close
+    }
+}
+
+#[test]
+fn frames_at_the_end_of_the_stream_wait_for_a_handler_that_pauses_reads() {
+    let (told, hears) = mpsc::channel();
+    let server = local().start(move |_| Sipping(told.clone())).unwrap();
+    let client = Client::to(&server);
+    client.send("abc");
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"");
+    let heard: Vec<u8> = hears.try_iter().collect();
+    assert_eq!(heard, b"abc.");
+}

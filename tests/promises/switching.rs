@@ -8,7 +8,7 @@ use epicycle::codec::{
 };
 use epicycle::{
     Action, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, Listen, Origin, Outbox,
-    Reactor, Running, Server, TimeoutKind, Transport, WriteError,
+    Reactor, Running, Server, TimeoutKind, WriteError,
 };
 
 use crate::util::client::{Client, TempPath};
@@ -228,7 +228,6 @@ fn a_codec_is_made_for_the_listener_its_label_and_its_transport() {
     hear(&hears, "\"lines\" Tcp None");
     Client::connect(&addrs[2]).round_trip_with("really?", "yes.");
     hear(&hears, "\"questions\" Unix None");
-    let _ = Transport::Udp;
 }
 
 #[test]
@@ -314,6 +313,19 @@ fn the_end_of_the_stream_that_waited_for_an_answer_is_told_after_a_switch() {
     other.send("switch the first\n");
     assert_eq!(waiting.recv_to_end(), b"last\nbye");
     hear(&hears, "end");
+}
+
+#[test]
+fn a_switch_at_the_end_of_the_stream_has_the_end_told_once() {
+    let (running, hears) = start(Server::bind("tcp://127.0.0.1:0"));
+    let client = Client::to(&running);
+    client.send("==\nraw");
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"==\nbye");
+    drop(client);
+    hear(&hears, "end");
+    hear(&hears, "Peer");
+    assert!(hears.try_recv().is_err());
 }
 
 #[test]

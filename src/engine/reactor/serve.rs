@@ -312,6 +312,15 @@ impl<H: EventHandler> Served<'_, H> {
             let mut budget = Budget::new(self.cx.budgets);
             self.decode_inbox(&mut budget, true);
         }
+        let state = &mut self.slot.link.state;
+        if state.is_open() && state.is_paused() && !state.inbox.is_empty() {
+            // The rest is handled when the handler reads on.
+            state.recheck_end();
+        }
+        if state.is_open() && !state.saw_peer_eof() {
+            // The end is to be found again: by the codec that the handler has switched to, or after the pause.
+            return;
+        }
         // An incomplete frame will stay so. Nothing more is awaited.
         self.slot.link.state.on_input_consumed();
         if owes_answer(&self.slot.link.state, &self.slot.codec) {
