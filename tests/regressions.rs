@@ -423,12 +423,12 @@ struct AtTheEnd;
 impl Codec for AtTheEnd {
     type Frame<'a> = u8;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+    fn decode(&mut self, src: &mut [u8]) -> Result<Decoded<u8>, FrameError> {
         let at_least = src.len() + 1;
         Ok(Decoded::NeedMore { at_least })
     }
 
-    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<u8>, FrameError> {
+    fn decode_eof(&mut self, src: &mut [u8]) -> Result<Decoded<u8>, FrameError> {
         let (frame, consumed) = (src[0], 1);
         Ok(Decoded::Frame { frame, consumed })
     }
