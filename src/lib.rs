@@ -40,12 +40,12 @@
 //! - [`WorkerPool`]: threads for work that blocks.
 //! - [`metrics`]: the counters, their text for Prometheus, and sets of your own. Logging goes through the `log` crate, with the targets
 //!   `epicycle::server`, `epicycle::accept`, `epicycle::reactor`, `epicycle::conn`, `epicycle::udp`,
-//!   `epicycle::tls`, `epicycle::handler`, `epicycle::workers` and `epicycle::signals`.
+//!   `epicycle::tls`, `epicycle::fetch`, `epicycle::handler`, `epicycle::workers` and `epicycle::signals`.
 //!
 //! Each of these modules needs the feature of the same name:
 //!
 //! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
-//! - `http`: codecs for HTTP/1.1, for servers and clients.
+//! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
 //! - `ws`: WebSocket, for servers and clients.
 //! - `rpc`: RPC as Teleport v4 speaks it; for now its wire formats.
 //! - `testing`: a simulated network and virtual time, for tests of handlers and codecs.

@@ -19,6 +19,7 @@ pub(crate) mod pipes;
 #[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;
 pub(crate) mod reactor;
+pub(crate) mod reactor_thread;
 pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod stream;

@@ -19,6 +19,7 @@ mod client;
 mod curl;
 mod downloading;
 mod failing;
+mod fetching;
 mod heads;
 mod origin;
 mod parsing;

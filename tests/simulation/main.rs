@@ -16,6 +16,8 @@ mod dials;
 mod exchanges;
 mod fairness;
 mod faulty;
+#[cfg(feature = "http")]
+mod fetching;
 mod handles;
 mod hosts;
 #[cfg(feature = "http")]

@@ -9,6 +9,7 @@ use mio::Token;
 use super::EventLoop;
 use super::events::Event;
 use crate::engine::handler::EventHandler;
+use crate::engine::reactor_thread;
 use crate::simnet::network::Readiness;
 
 impl Event for Readiness {
@@ -56,6 +57,8 @@ impl<H: EventHandler> EventLoop<H> {
         events: &[Readiness],
         mut on_panic: impl FnMut(&(dyn Any + Send)),
     ) {
+        // The test's thread runs it, so the mark is for this turn only.
+        let _mark = reactor_thread::mark();
         self.enter_turn(timeout);
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.finish_turn(events.iter()))) {
             on_panic(&*panic);

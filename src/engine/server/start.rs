@@ -24,6 +24,7 @@ use crate::engine::listen::profile::{ListenProfile, ListenProfiles};
 use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Mailbox;
 use crate::engine::reactor::{EventLoop, LISTENERS, Parts, WAKER};
+use crate::engine::reactor_thread;
 use crate::engine::slots::Liveness;
 use crate::engine::udp::sockets::{self, UdpPlace, UdpSockets};
 use crate::error::Error;
@@ -329,6 +330,7 @@ fn run_reactor<H: EventHandler>(
     cpu: Option<usize>,
     booted: mpsc::Sender<Result<(), Error>>,
 ) {
+    let _mark = reactor_thread::mark();
     let reactor = parts.index;
     let engine = parts.engine.clone();
     if let Some(cpu) = cpu
