@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::{Client, Defaults};
+use super::client::Client;
 use super::error::FetchError;
 use super::fetcher::{Fetcher, Options};
 use super::pool::PoolLimits;
@@ -35,7 +35,6 @@ pub struct Builder {
     engine: EngineClient,
     read_timeout: Duration,
     options: Options,
-    defaults: Defaults,
 }
 
 impl Client {
@@ -68,13 +67,13 @@ impl Builder {
 
     /// Sets the time that a whole request may take. Default: no limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.defaults.timeout = Some(timeout);
+        self.options.timeout = Some(timeout);
         self
     }
 
     /// Sets the maximum length of a body that is held whole, in bytes. Default: 16 MiB.
     pub fn max_body(mut self, bytes: u64) -> Self {
-        self.defaults.max_body = bytes;
+        self.options.max_body = bytes;
         self
     }
 
@@ -89,13 +88,11 @@ impl Builder {
     pub fn header(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         let name = name.into();
         if name.eq_ignore_ascii_case("user-agent") {
-            self.defaults
+            self.options
                 .headers
                 .retain(|(other, _)| !other.eq_ignore_ascii_case(&name));
         }
-        self.defaults
-            .headers
-            .push((name, value.as_ref().to_owned()));
+        self.options.headers.push((name, value.as_ref().to_owned()));
         self
     }
 
@@ -132,11 +129,11 @@ impl Builder {
     ///
     /// [`FetchError::Start`] if it cannot be started, or if an option has a bad value.
     pub fn start(self) -> Result<Client, FetchError> {
-        let (engine, options, defaults) = self.finish();
+        let (engine, options) = self.finish();
         let factory = fetchers(&options);
         let running = engine.start(factory).map_err(FetchError::Start)?;
         let engine = running.engine().clone();
-        Ok(Client::with(engine, Some(running), options, defaults))
+        Ok(Client::with(engine, Some(running), options))
     }
 
     /// Starts the client's engine in another way, with the function `start`. It receives the options and the factory of the
@@ -175,14 +172,14 @@ impl Builder {
             Box<dyn Fn(usize) -> Fetcher + Send + Sync>,
         ) -> Result<Engine<Fetcher>, Error>,
     ) -> Result<Client, FetchError> {
-        let (engine, options, defaults) = self.finish();
+        let (engine, options) = self.finish();
         let engine = start(engine, Box::new(fetchers(&options))).map_err(FetchError::Start)?;
-        Ok(Client::with(engine, None, options, defaults))
+        Ok(Client::with(engine, None, options))
     }
 
-    fn finish(self) -> (EngineClient, Arc<Options>, Defaults) {
+    fn finish(self) -> (EngineClient, Arc<Options>) {
         let engine = self.engine.read_timeout(self.read_timeout);
-        (engine, Arc::new(self.options), self.defaults)
+        (engine, Arc::new(self.options))
     }
 }
 
@@ -213,6 +210,9 @@ impl Default for Builder {
             engine: EngineClient::new(),
             read_timeout: seconds(30),
             options: Options {
+                headers: vec![("User-Agent".to_owned(), agent.into())],
+                timeout: None,
+                max_body: 16 << 20,
                 // Each dial has an address of its own.
                 connect: Connect::to("tcp://127.0.0.1:80"),
                 pool: PoolLimits::default(),
@@ -220,11 +220,6 @@ impl Default for Builder {
                 response_timeout: Some(seconds(30)),
                 #[cfg(feature = "tls")]
                 tls: Default::default(),
-            },
-            defaults: Defaults {
-                headers: vec![("User-Agent".to_owned(), agent.into())],
-                timeout: None,
-                max_body: 16 << 20,
             },
         }
     }
@@ -234,9 +229,10 @@ impl Default for Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("options", &self.options)
-            .field("timeout", &self.defaults.timeout)
-            .field("max_body", &self.defaults.max_body)
+            .field("connect", &self.options.connect)
+            .field("pool", &self.options.pool)
+            .field("timeout", &self.options.timeout)
+            .field("max_body", &self.options.max_body)
             .finish_non_exhaustive()
     }
 }

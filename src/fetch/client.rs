@@ -33,15 +33,6 @@ struct Inner {
     /// None if something else runs the engine.
     running: Option<Running<Fetcher>>,
     options: Arc<Options>,
-    defaults: Defaults,
-}
-
-/// What applies to requests that say nothing else.
-#[derive(Clone, Debug)]
-pub(super) struct Defaults {
-    pub(super) headers: Vec<(String, Vec<u8>)>,
-    pub(super) timeout: Option<Duration>,
-    pub(super) max_body: u64,
 }
 
 /// A request that is being built.
@@ -73,13 +64,11 @@ impl Client {
         engine: Engine<Fetcher>,
         running: Option<Running<Fetcher>>,
         options: Arc<Options>,
-        defaults: Defaults,
     ) -> Self {
         let inner = Inner {
             engine,
             running,
             options,
-            defaults,
         };
         Self {
             inner: Arc::new(inner),
@@ -94,8 +83,8 @@ impl Client {
             url: url.into(),
             headers: Vec::new(),
             body: None,
-            timeout: self.inner.defaults.timeout,
-            max_body: self.inner.defaults.max_body,
+            timeout: self.inner.options.timeout,
+            max_body: self.inner.options.max_body,
         }
     }
 
@@ -278,7 +267,7 @@ impl Request {
             let mut given = self.headers.iter();
             given.any(|(other, _)| other.eq_ignore_ascii_case(name))
         };
-        let defaults = self.client.inner.defaults.headers.iter();
+        let defaults = self.client.inner.options.headers.iter();
         for (name, value) in defaults
             .filter(|(name, _)| !is_given(name))
             .chain(&self.headers)

@@ -41,9 +41,12 @@ pub struct Fetcher {
     alarms: BTreeSet<Instant>,
 }
 
-/// The options that concern single connections.
-#[derive(Debug)]
+/// The options of a client.
 pub(super) struct Options {
+    /// The headers of requests that have none of the same name.
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) max_body: u64,
     /// A profile, whose address is replaced.
     pub(super) connect: Connect,
     pub(super) pool: PoolLimits,

@@ -43,7 +43,7 @@
 //!
 //! ```
 //! use epicycle::fetch::Client;
-//! use epicycle::http::{HttpCodec, ServerRequest, ServerResponse};
+//! use epicycle::http::{HttpCodec, ServerRequest, ServerResponse, StatusCode};
 //! use epicycle::{Action, Conn, ConnInfo, EventHandler};
 //!
 //! struct Front {
@@ -65,14 +65,16 @@
 //!     fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut (), _: ServerRequest<'_>) -> Action {
 //!         let answer = conn.defer_answer();
 //!         self.client.get("http://10.0.0.5/price").send_then(move |response| {
-//!             // An error here means that the client of this server has left.
-//!             let _ = answer.run(move |_, conn, _| {
-//!                 let sent = match response {
-//!                     Ok(response) => conn.send(ServerResponse::ok().shared_body(response.into_body())),
-//!                     Err(error) => conn.send(ServerResponse::new(502).body(&error.to_string())),
-//!                 };
-//!                 sent.into()
-//!             });
+//!             let sent = match response {
+//!                 Ok(response) => answer.send(ServerResponse::ok().shared_body(response.into_body())),
+//!                 Err(error) => {
+//!                     let status = StatusCode::BAD_GATEWAY;
+//!                     answer.send(ServerResponse::new(status).shared_body(error.to_string()))
+//!                 }
+//!             };
+//!             if sent.is_err() {
+//!                 // The client of this server has left.
+//!             }
 //!         });
 //!         Action::Continue
 //!     }
