@@ -35,6 +35,9 @@ pub(crate) struct Listen<const PORT: u16 = 9000> {
     /// Gives each reactor its own listener, with SO_REUSEPORT
     #[arg(long)]
     reuseport: bool,
+    /// The time for which a reactor polls before it sleeps, at the cost of its core
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    spin: u64,
 }
 
 impl<const PORT: u16> Listen<PORT> {
@@ -62,6 +65,7 @@ impl<const PORT: u16> Listen<PORT> {
         };
         let server = Server::bind(listener)
             .accept_mode(accept_mode)
+            .spin(Duration::from_micros(self.spin))
             .drain_deadline(Duration::from_secs(10));
         match self.reactors {
             Some(reactors) => server.reactors(reactors),

@@ -80,6 +80,7 @@ options! {
     lookup_queue(names: usize);
     lookup_ttl(ttl: Duration);
     tick(first: Duration);
+    spin(time: Duration);
     nodelay(on: bool);
     keepalive(idle: Duration, interval: Duration, count: u32);
     recv_buffer(bytes: usize);

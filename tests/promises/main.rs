@@ -19,4 +19,5 @@ mod resources;
 mod shutdown;
 #[cfg(feature = "signals")]
 mod signals;
+mod spinning;
 mod switching;

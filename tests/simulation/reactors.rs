@@ -44,8 +44,12 @@ impl EventHandler for Room {
 
 const REACTORS: usize = 3;
 
-/// Members of a room write to each other. Returns the fingerprint, and the number of members on each reactor.
 fn chat(seed: u64) -> (u64, Vec<u64>) {
+    chat_on(seed, |server| server)
+}
+
+/// Members of a room write to each other. Returns the fingerprint, and the number of members on each reactor.
+fn chat_on(seed: u64, options: impl Fn(Server) -> Server) -> (u64, Vec<u64>) {
     let mut rng = Rng::with_seed(seed);
     let link = world::link(&mut rng).resets(0);
     let mut world = World::new(seed, link).expect("a world");
@@ -54,6 +58,7 @@ fn chat(seed: u64) -> (u64, Vec<u64>) {
         members: std::rc::Rc::clone(&members),
     };
     let server = world::server_on("tcp://:9000", &mut rng).reactors(REACTORS);
+    let server = options(server);
     let server = match rng.bool() {
         true => server.accept_mode(AcceptMode::ReusePort),
         false => server,
@@ -118,6 +123,14 @@ fn the_same_seed_has_the_same_trace_with_several_reactors() {
         runs += 1;
     });
     assert_eq!(different.len(), runs);
+}
+
+#[test]
+fn a_simulated_loop_does_not_spin() {
+    each_seed(0..5, |seed| {
+        let spinning = chat_on(seed, |server| server.spin(Duration::MAX));
+        assert_eq!(spinning, chat(seed));
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
-// A minimal TCP echo on epoll. Usage: bare_echo PORT [two-phase]
+// A minimal TCP echo on epoll. Usage: bare_echo PORT [two-phase|spin]
 //
 // It answers each read at once. In two phases, it first reads from all connections that epoll_wait has returned, then
-// answers all of them.
+// answers all of them. With "spin" it never sleeps in epoll_wait.
 #include "loop.h"
 
 // The rest of an answer, which the kernel has not accepted.
@@ -48,6 +48,7 @@ static void answer_rest(int fd) {
 int main(int count, char **arguments) {
     if (count < 2) return 2;
     int two_phase = count > 2 && !strcmp(arguments[2], "two-phase");
+    int timeout = count > 2 && !strcmp(arguments[2], "spin") ? 0 : -1;
     struct epoll_event events[EVENTS];
     // In two phases, reads fill one part after the other. It answers early if there is no room for another read.
     size_t room = two_phase ? 16 * BUFFER : BUFFER;
@@ -57,7 +58,7 @@ int main(int count, char **arguments) {
     struct { int fd; size_t at, len; } reads[EVENTS];
     listen_on(arguments[1]);
     for (;;) {
-        int n = epoll_wait(epoll, events, EVENTS, -1), filled = 0;
+        int n = epoll_wait(epoll, events, EVENTS, timeout), filled = 0;
         size_t at = 0;
         for (int i = 0; i < n; i++) {
             int fd = events[i].data.fd;

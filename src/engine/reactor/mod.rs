@@ -11,6 +11,7 @@ mod pipe;
 mod serve;
 #[cfg(feature = "testing")]
 mod simulated;
+mod spin;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -71,6 +72,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) stack: NetworkStack,
     pub(crate) read_buffer: usize,
     pub(crate) first_tick: Duration,
+    /// The time for which it polls without waiting before it blocks.
+    pub(crate) spin: Duration,
 }
 
 /// A reactor: its poll, its connections and its handler.
@@ -94,6 +97,8 @@ pub(crate) struct EventLoop<H: EventHandler> {
     /// The slot at which the shutdown continues to close connections. None if it has examined all.
     next_to_close: Option<usize>,
     timer: PollTimer,
+    /// The time for which it polls without waiting before it blocks.
+    spin: Duration,
     /// The interval that the handler's last tick returned, and the due time of the next tick, as the time since the
     /// start.
     last_tick: Duration,
@@ -191,6 +196,7 @@ impl<H: EventHandler> EventLoop<H> {
                 is_settled: false,
                 next_to_close: None,
                 timer: PollTimer::default(),
+                spin: parts.spin,
                 last_tick: parts.first_tick,
                 tick_due: Duration::ZERO,
                 turn: Turn::new(),
@@ -247,7 +253,13 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Waits for events.
     fn begin_turn(&mut self, events: &mut Events) {
-        let timeout = self.timeout();
+        let mut timeout = self.timeout();
+        if !self.spin.is_zero() && timeout != Some(Duration::ZERO) {
+            if self.spin(events, timeout) {
+                return self.enter_turn(timeout);
+            }
+            timeout = self.timeout();
+        }
         let limit = timeout.map(|timeout| self.limit(timeout));
         if let Err(error) = self.poll.poll(events, limit)
             && error.kind() != io::ErrorKind::Interrupted

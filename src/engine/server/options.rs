@@ -53,6 +53,7 @@ pub(super) struct Options {
     pub(super) per_ip_prefix: (u8, u8),
     pub(super) drain_deadline: Duration,
     pub(super) tick: Duration,
+    pub(super) spin: Duration,
     #[cfg(feature = "signals")]
     pub(super) stop_on_signals: bool,
 }
@@ -94,6 +95,7 @@ impl Default for Options {
             per_ip_prefix: (32, 64),
             drain_deadline: Duration::from_secs(30),
             tick: Duration::ZERO,
+            spin: Duration::ZERO,
             #[cfg(feature = "signals")]
             stop_on_signals: false,
         }
@@ -146,6 +148,21 @@ impl Server {
     /// next one. Default: zero, the first call is made at once.
     pub fn tick(mut self, first: Duration) -> Self {
         self.options.tick = first;
+        self
+    }
+
+    /// Lets a reactor spin: before it sleeps, it polls for this time without waiting. Default: zero, off. `Duration::MAX` means
+    /// that it never sleeps.
+    ///
+    /// The kernel need not wake a reactor that spins, so the answer to the first message after a pause leaves earlier. The spin
+    /// ends with the first event, or when a timer is due, and begins again when there is nothing left to do.
+    ///
+    /// The cost is a core for each reactor: entirely if events come more often than the spin lasts, otherwise for the spin after
+    /// each of them. The thread that accepts connections does not spin. A reactor that shares its core makes all others on it
+    /// slower, itself included. [`busy`](crate::metrics::ReactorStats::busy) does not count the time. In a simulation the option
+    /// has no effect.
+    pub fn spin(mut self, time: Duration) -> Self {
+        self.options.spin = time;
         self
     }
 }

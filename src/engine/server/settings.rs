@@ -32,6 +32,7 @@ pub(super) struct Settings {
     pub(super) admission: AdmissionLimits,
     pub(super) drain_deadline: Duration,
     pub(super) first_tick: Duration,
+    pub(super) spin: Duration,
     #[cfg(feature = "signals")]
     pub(super) stop_on_signals: bool,
 }
@@ -71,6 +72,7 @@ impl Settings {
             balance: options.balance,
             drain_deadline: options.drain_deadline,
             first_tick: options.tick,
+            spin: options.spin,
             #[cfg(feature = "signals")]
             stop_on_signals: options.stop_on_signals,
         })

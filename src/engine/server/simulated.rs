@@ -132,6 +132,7 @@ impl Server {
                 stack: NetworkStack::Simulated(site.host(poller)),
                 read_buffer: settings.read_buffer,
                 first_tick: settings.first_tick,
+                spin: Duration::ZERO,
             };
             match EventLoop::boot(parts, &factory) {
                 Ok(event_loop) => Ok(SimulatedReactor { event_loop, poller }),

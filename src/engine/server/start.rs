@@ -292,6 +292,7 @@ impl<H: EventHandler> Running<H> {
                 stack: NetworkStack::Kernel,
                 read_buffer: settings.read_buffer,
                 first_tick: settings.first_tick,
+                spin: settings.spin,
             };
             let cpu = settings.pin.then_some(index);
             let factory = factory.clone();
