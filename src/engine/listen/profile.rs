@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 
@@ -35,12 +36,17 @@ impl ListenProfile {
 /// The profiles of an engine's listeners, by their numbers. A profile is there before the first connection of its listener,
 /// and stays when the listener goes, as connections may still arrive from it.
 #[derive(Debug, Default)]
-pub(crate) struct ListenProfiles(RwLock<HashMap<usize, Arc<ListenProfile>>>);
+pub(crate) struct ListenProfiles {
+    profiles: RwLock<HashMap<usize, Arc<ListenProfile>>>,
+    /// False as long as no listener has a profile, so that most servers do not look for one with each connection.
+    are_any: AtomicBool,
+}
 
 impl ListenProfiles {
     pub(crate) fn insert(&self, listener: usize, profile: Option<ListenProfile>) {
         if let Some(profile) = profile {
-            self.0.write().insert(listener, Arc::new(profile));
+            self.profiles.write().insert(listener, Arc::new(profile));
+            self.are_any.store(true, Ordering::Release);
         }
     }
 }
@@ -54,11 +60,20 @@ type Known = Option<Arc<ListenProfile>>;
 
 impl KnownProfiles {
     /// Returns the profile of a listener, unless all its settings are the default ones.
+    #[inline]
     pub(crate) fn get(&mut self, listener: usize, all: &ListenProfiles) -> Option<&ListenProfile> {
+        match all.are_any.load(Ordering::Acquire) {
+            true => self.look_up(listener, all),
+            false => None,
+        }
+    }
+
+    fn look_up(&mut self, listener: usize, all: &ListenProfiles) -> Option<&ListenProfile> {
         if self.0.len() <= listener {
             self.0.resize(listener + 1, None);
         }
-        let known = self.0[listener].get_or_insert_with(|| all.0.read().get(&listener).cloned());
+        let known =
+            self.0[listener].get_or_insert_with(|| all.profiles.read().get(&listener).cloned());
         known.as_deref()
     }
 }
