@@ -160,7 +160,8 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Returns the time at the beginning of the reactor's turn, in whole seconds since 1970-01-01, midnight UTC.
+    /// Returns the time at the beginning of the reactor's turn, in whole seconds since 1970-01-01, midnight UTC. In a simulation
+    /// it is the virtual time. Handlers have [`Conn::unix_time`](crate::Conn::unix_time).
     #[inline]
     pub fn unix_time(&self) -> u64 {
         self.arena.unix_time.unwrap_or_else(unix_time_now)

@@ -13,6 +13,8 @@ pub(crate) struct TurnTime {
     now: u64,
     tick: u64,
     long_turns: Turns,
+    /// The time of day in seconds since 1970.
+    unix_time: u64,
     /// The time at which the time of day must be read again.
     next_second: u64,
 }
@@ -24,6 +26,7 @@ impl TurnTime {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             turn_at: clock.now(),
+            unix_time: clock.time_of_day().as_secs(),
             clock,
             now: 0,
             tick: 0,
@@ -45,7 +48,13 @@ impl TurnTime {
     fn read_time_of_day(&mut self) -> u64 {
         let since = self.clock.time_of_day();
         self.next_second = self.now + 1000 - u64::from(since.subsec_millis());
-        since.as_secs()
+        self.unix_time = since.as_secs();
+        self.unix_time
+    }
+
+    /// Returns the time of day at the beginning of the turn, in seconds since 1970.
+    pub(crate) fn unix_time(&self) -> u64 {
+        self.unix_time
     }
 
     /// Returns the time at which the turn began.

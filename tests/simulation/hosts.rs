@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use epicycle::codec::Fixed;
+use epicycle::codec::{Codec, Decoded, Encode, Fixed, FrameError, Raw};
 use epicycle::testing::{Ending, Host, Link, Peer, World, each_seed};
 use epicycle::{
-    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, Reactor, Reconnect,
-    Server, service,
+    Action, Client, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler, Outbox, Reactor,
+    Reconnect, Server, service,
 };
 use fastrand::Rng;
 
@@ -280,4 +280,79 @@ fn a_host_with_both_ip_versions_dials_with_the_one_of_its_target() {
     world.run_for(Duration::from_secs(1));
     let seen = String::from_utf8_lossy(world.received(peer)).into_owned();
     assert!(seen.starts_with("[fd00::2]:"), "{seen}");
+}
+
+/// Compares the time of day in each callback with the clock of the loop.
+struct Clockwork {
+    /// The time of day and the time of the loop, when the reactor has booted.
+    booted: Option<(u64, std::time::Instant)>,
+}
+
+/// The time of day at which every simulation begins.
+const BEGINNING: u64 = 1_767_225_600;
+
+impl EventHandler for Clockwork {
+    type Codec = Telling;
+    type Session = ();
+
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.booted = Some((reactor.unix_time(), reactor.now()));
+    }
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Telling {
+        Telling
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: &[u8]) -> Action {
+        let (day, start) = self.booted.expect("it has booted");
+        // Each is rounded down to seconds by itself.
+        let since = (conn.now() - start).as_secs();
+        assert!((day + since..=day + since + 1).contains(&conn.unix_time()));
+        assert_eq!(conn.reactor().unix_time(), conn.unix_time());
+        let told = conn.unix_time();
+        conn.send(told).into()
+    }
+}
+
+/// Writes the time that the handler knows and the time that the codec knows.
+struct Telling;
+
+impl Codec for Telling {
+    type Frame<'a> = &'a [u8];
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        Raw.decode(src)
+    }
+}
+
+impl Encode<u64> for Telling {
+    fn encode(&mut self, handlers: u64, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        let codecs = dst.unix_time();
+        dst.put(format!("{handlers} {codecs}\n").as_bytes());
+        Ok(())
+    }
+}
+
+#[test]
+fn handlers_and_codecs_have_the_same_time_of_day_which_is_the_worlds() {
+    let mut world = World::new(1, Link::calm()).expect("a world");
+    world.run_for(Duration::from_secs(5000));
+    let clockwork = |_| Clockwork { booted: None };
+    let host = world.start(NODE, Server::bind("tcp://:9000"), clockwork);
+    let host = host.expect("a server");
+    let (day, _) = world.handler(host, 0).booted.expect("it has booted");
+    assert_eq!(day, BEGINNING + 5000);
+    let peer = world.connect((host, 9000));
+    for _ in 0..3 {
+        world.run_for(Duration::from_millis(98_765));
+        world.send(peer, "?");
+        let sent = BEGINNING + world.now().as_secs();
+        world.run_for(Duration::from_millis(10));
+        let told = String::from_utf8(world.take_received(peer)).expect("text");
+        assert_eq!(told, format!("{sent} {sent}\n"));
+    }
 }

@@ -488,6 +488,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.time.turn_at()
     }
 
+    /// Returns the time of day at the beginning of the turn, in whole seconds since 1970-01-01, midnight UTC. It costs no system
+    /// call. In a simulation it is the virtual time of day.
+    pub fn unix_time(&self) -> u64 {
+        self.cx.time.unix_time()
+    }
+
     /// Runs `task` on this reactor once the input of this turn is handled, right before output is sent. See
     /// [`Reactor::defer`](crate::Reactor::defer).
     pub fn defer(&mut self, task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + 'static) {

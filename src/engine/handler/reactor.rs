@@ -38,6 +38,12 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         self.cx.time.turn_at()
     }
 
+    /// Returns the time of day at the beginning of the turn, in whole seconds since 1970-01-01, midnight UTC. It costs no system
+    /// call. In a simulation it is the virtual time of day.
+    pub fn unix_time(&self) -> u64 {
+        self.cx.time.unix_time()
+    }
+
     /// Returns the number of its connections, including those that are closing.
     pub fn connections(&self) -> usize {
         self.connections.len()

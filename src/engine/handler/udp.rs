@@ -125,6 +125,11 @@ impl<'a, H: EventHandler> Udp<'a, H> {
         self.cx.time.turn_at()
     }
 
+    /// Returns the time of day at the beginning of the turn, as [`Conn::unix_time`] does.
+    pub fn unix_time(&self) -> u64 {
+        self.cx.time.unix_time()
+    }
+
     /// Returns the engine that it belongs to.
     pub fn engine(&self) -> &Engine<H> {
         &self.cx.engine
