@@ -394,6 +394,8 @@ impl Fetcher {
 
     fn on_end(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
         let exchange = session.exchange.take().and_then(|id| self.remove(id));
+        // The server has answered before the end of the request. It does not want the rest.
+        session.upload = None;
         let is_reusable = conn.codec().is_reusable();
         if is_reusable {
             self.pool.release(conn.id(), conn.now());

@@ -153,6 +153,19 @@ fn a_large_body_is_sent_as_the_server_takes_it() {
 }
 
 #[test]
+fn a_response_that_comes_before_the_end_of_the_request_is_told() {
+    let origin = Origin::new();
+    let url = origin.url();
+    let served = origin.answer("HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n");
+    let client = Client::new().expect("starts");
+    let response = client.post(url).body(noise(3, 20 << 20)).send();
+    assert_eq!(response.expect("answers").status(), 413);
+    drop(served.join().expect("no panic"));
+    let engine = client.engine();
+    eventually("the connection ends", || engine.connections() == 0);
+}
+
+#[test]
 fn a_reader_sets_the_pace_of_its_server() {
     const LEN: usize = 32 << 20;
     let (running, _) = start(
