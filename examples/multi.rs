@@ -178,7 +178,8 @@ fn choose(conn: &mut Conn<'_, Multi>, begin: &[u8]) {
     const METHODS: [&str; 6] = ["GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "OPTIONS "];
     if METHODS.iter().any(|m| begin.starts_with(m.as_bytes())) {
         conn.switch(HttpCodec::default());
-    } else if !METHODS.iter().any(|m| m.as_bytes().starts_with(begin)) {
+    } else if conn.peer_has_shut_down() || !METHODS.iter().any(|m| m.as_bytes().starts_with(begin))
+    {
         conn.switch(Lines::new());
     }
 }

@@ -11,8 +11,9 @@
 //! | [`Delimited`] | the bytes before a delimiter |
 //! | [`Fixed`] | a fixed number of bytes |
 //! | [`LengthField`] | the bytes a length field announces |
-//! | [`Peek`] | everything that has arrived, and stays: to choose another codec by it |
-//! | [`one_of!`](one_of) | that of one of several codecs |
+//! | [`Peek`] | all input so far, which stays: to choose another codec by it |
+//!
+//! A handler has one type of codec. [`one_of!`](one_of) makes it of several, for connections that speak different protocols.
 //!
 //! A custom codec needs one method:
 //!

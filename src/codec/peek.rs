@@ -2,9 +2,12 @@ use super::{Codec, Decoded, FrameError};
 
 /// Shows what has arrived so far and consumes none of it, to choose a protocol by its first bytes.
 ///
-/// A frame is all input since the connection opened. The handler either [switches](crate::Conn::switch) to another codec,
-/// which receives the same bytes again, or waits: it is called again with more. The [maximum
-/// frame](crate::Server::max_frame) and the [read timeout](crate::Server::read_timeout) bound the wait.
+/// A frame is all input that has arrived and that no earlier codec has taken. The handler either
+/// [switches](crate::Conn::switch) to another codec, which receives the same bytes again, or waits: it is called again with
+/// more. The [maximum frame](crate::Server::max_frame) and the [read timeout](crate::Server::read_timeout) bound the wait.
+///
+/// When the peer ends its stream, the input is shown once more. [`Conn::peer_has_shut_down`](crate::Conn::peer_has_shut_down)
+/// then returns true: no more will arrive, so choose now.
 ///
 /// ```
 /// use epicycle::codec::{self, Lines, Peek, Raw};
@@ -46,6 +49,8 @@ use super::{Codec, Decoded, FrameError};
 pub struct Peek {
     /// The number of bytes that the handler has seen.
     shown: usize,
+    /// True once it has seen all input to the end of the stream.
+    shown_last: bool,
 }
 
 impl Peek {
@@ -65,6 +70,19 @@ impl Codec for Peek {
             });
         }
         self.shown = src.len();
+        Ok(Decoded::Frame {
+            frame: src,
+            consumed: 0,
+        })
+    }
+
+    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        if self.shown_last {
+            return Ok(Decoded::NeedMore {
+                at_least: src.len() + 1,
+            });
+        }
+        self.shown_last = true;
         Ok(Decoded::Frame {
             frame: src,
             consumed: 0,

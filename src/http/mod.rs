@@ -187,7 +187,12 @@
 //!
 //! Use [`manual_continue`](HttpStreamCodec::manual_continue), so that the origin decides about `100 Continue`. If the
 //! origin fails after its head was passed on, [abort](crate::Conn::abort) the client's connection: the response must
-//! not look complete.
+//! not look complete. Before that, send a 502: it is refused with [`SendError`] if the response has begun.
+//!
+//! The head of a request is there before the connection to the origin is. Encode it at once with a new `StreamCodec`, by
+//! [`encode_to_vec`](crate::codec::encode_to_vec), and pause reads. Once the connection is open,
+//! [switch](crate::Conn::switch) it to that codec and write the bytes. In one handler, both codecs are
+//! [`one_of!`](crate::codec::one_of). `tests/http/proxy.rs` is a complete proxy with backpressure both ways.
 //!
 //! # Beside the codecs
 //!

@@ -162,6 +162,7 @@ impl EventHandler for Many {
                     [b'?', b'?', ..] => conn.switch(Questions::default()),
                     [b'=', b'=', ..] => conn.switch(Lines::new()),
                     [_, _, ..] => conn.switch(Raw),
+                    [b'!'] if conn.peer_has_shut_down() => conn.switch(Lines::new()),
                     _ => {}
                 }
                 Action::Continue
@@ -244,6 +245,25 @@ fn a_peek_shows_the_first_bytes_until_a_protocol_is_chosen_and_loses_none() {
     client.round_trip_with("==one\ntwo\n", "==one\ntwo\n");
     let client = Client::to(&running);
     client.round_trip("anything");
+}
+
+#[test]
+fn a_peek_shows_what_there_is_once_more_at_the_end_of_the_stream() {
+    let (running, hears) = start(Server::bind("tcp://127.0.0.1:0"));
+    let client = Client::to(&running);
+    client.send("!");
+    hear(&hears, "peek 1");
+    client.end_writes();
+    hear(&hears, "peek 1");
+    assert_eq!(client.recv_to_end(), b"!\nbye");
+
+    // Nothing is chosen, and nobody waits for more.
+    let client = Client::to(&running);
+    client.send("?");
+    client.end_writes();
+    hear(&hears, "peek 1");
+    hear(&hears, "peek 1");
+    assert_eq!(client.recv_to_end(), b"bye");
 }
 
 #[test]

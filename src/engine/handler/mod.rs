@@ -105,6 +105,9 @@ pub trait EventHandler: Sized + 'static {
 
     /// Makes the codec of a new connection.
     ///
+    /// `info` tells the listener, its label, the token of an outbound connection, and more. With it, a handler whose codec is
+    /// [one of several](crate::codec::one_of) chooses the protocol. Other handlers ignore it.
+    ///
     /// It is called before the TLS handshake. If both sides have agreed on a protocol there, it is called again, and the new
     /// codec takes the place of the first: [`info.alpn()`](ConnInfo::alpn) is then known. Of a UDP session it is also called
     /// after a datagram that is not a frame.
@@ -144,8 +147,9 @@ pub trait EventHandler: Sized + 'static {
     /// owed, while input is held back and while reads are paused. Input before the FIN may not have been handled yet;
     /// [`on_peer_shutdown`](Self::on_peer_shutdown) follows when all of it has been, and never comes first.
     ///
-    /// A client that has left sends FIN too. So a proxy learns here that it works for nobody, unless its clients end
-    /// their streams and still read. [`Action::Close`] closes the connection.
+    /// FIN has two meanings: the peer has left, or it has ended its stream and still reads. TCP does not tell them apart. A
+    /// proxy usually takes a client's FIN for the first, and returns [`Action::Close`], so that the upstream does not work for
+    /// nobody. On an outbound connection return [`Action::Continue`]: the end of the response may not be handled yet.
     fn on_fin(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
         let _ = (conn, session);
         Action::Continue
