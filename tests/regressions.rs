@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use epicycle::codec::{Codec, Decoded, Encode, FrameError, LengthField, encode_to_vec};
+use epicycle::codec::{
+    self, Codec, Decoded, Encode, FrameError, LengthField, Lines, encode_to_vec,
+};
 use epicycle::{
     Action, CloseReason, Closed, Conn, ConnInfo, Error, EventHandler, HandleError, Outbox, Reactor,
     Server, TimeoutKind, service,
@@ -477,4 +479,53 @@ fn frames_at_the_end_of_the_stream_wait_for_a_handler_that_pauses_reads() {
     assert_eq!(client.recv_to_end(), b"");
     let heard: Vec<u8> = hears.try_iter().collect();
     assert_eq!(heard, b"abc.");
+}
+
+codec::one_of! {
+    enum Changing {
+        AtTheEnd(AtTheEnd),
+        Lines(Lines),
+    }
+    enum ChangingFrame;
+}
+
+/// Reads lines behind the first byte.
+struct Changed(mpsc::Sender<Vec<u8>>);
+
+impl EventHandler for Changed {
+    type Codec = Changing;
+    type Session = ();
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Changing {
+        AtTheEnd.into()
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        (): &mut (),
+        frame: ChangingFrame<'_>,
+    ) -> Action {
+        match frame {
+            ChangingFrame::AtTheEnd(_) => conn.switch(Lines::new()),
+            ChangingFrame::Lines(line) => drop(self.0.send(line.to_vec())),
+        }
+        Action::Continue
+    }
+}
+
+#[test]
+fn a_codec_that_is_switched_to_at_the_end_of_the_stream_finds_whole_frames_and_the_last() {
+    let (told, hears) = mpsc::channel();
+    let server = local().start(move |_| Changed(told.clone())).unwrap();
+    let client = Client::to(&server);
+    client.send("!one\ntwo\nthree");
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"");
+    let heard: Vec<_> = hears.try_iter().collect();
+    assert_eq!(heard, [&b"one"[..], b"two", b"three"]);
 }

@@ -45,6 +45,7 @@ mod relay;
 #[cfg(feature = "http")]
 mod reuse;
 mod storm;
+mod switching;
 mod timeouts;
 #[cfg(feature = "tls")]
 mod tls;

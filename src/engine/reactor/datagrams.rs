@@ -597,6 +597,7 @@ impl<H: EventHandler> Served<'_, H> {
             frames += 1;
             self.apply_action(action, CloseReason::Local);
             consumed += self.after_last_frame(taken, &mut data[consumed..], &mut in_vain);
+            last = false;
             if !self.slot.link.state.takes_frames() {
                 break consumed >= data.len();
             }

@@ -471,7 +471,9 @@ impl<H: EventHandler> Served<'_, H> {
                         let goes_on = self.after_callback(action);
                         consumed +=
                             self.after_last_frame(taken, &mut input[consumed..], &mut in_vain);
-                        if !goes_on {
+                        // A codec that was switched to at the end of the stream looks for whole frames first.
+                        let begins_anew = last && !self.slot.link.state.saw_peer_eof();
+                        if !goes_on || begins_anew {
                             break 0;
                         }
                     }
