@@ -10,16 +10,24 @@ use epicycle::{
 use crate::util::LONG;
 use crate::util::client::Client;
 
-/// Answers `later` when the test says so, `pause` by not reading on, and closes at FIN after `leave`.
+/// Answers `later` when the test says so, `pause` by not reading on, closes at FIN after `leave`, and gives the socket away at
+/// FIN after `detach`.
 struct Host {
     told: mpsc::Sender<String>,
     owed: mpsc::Sender<Answer<Host>>,
 }
 
+#[derive(Default)]
+enum AtFin {
+    #[default]
+    ReadsOn,
+    Closes,
+    Detaches,
+}
+
 impl EventHandler for Host {
     type Codec = Lines;
-    /// True if it closes at FIN.
-    type Session = bool;
+    type Session = AtFin;
 
     const HANDLES_FIN: bool = true;
 
@@ -27,39 +35,45 @@ impl EventHandler for Host {
         Lines::new()
     }
 
-    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<bool> {
-        Some(false)
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<AtFin> {
+        Some(AtFin::default())
     }
 
-    fn react(&mut self, conn: &mut Conn<'_, Self>, leaves: &mut bool, line: &[u8]) -> Action {
+    fn react(&mut self, conn: &mut Conn<'_, Self>, at_fin: &mut AtFin, line: &[u8]) -> Action {
         let _ = self.told.send(String::from_utf8_lossy(line).into());
         match line {
             b"later" => drop(self.owed.send(conn.defer_answer())),
             b"pause" => conn.pause_reads(),
             b"leave" => {
-                *leaves = true;
+                *at_fin = AtFin::Closes;
                 conn.pause_reads();
             }
+            b"detach" => *at_fin = AtFin::Detaches,
             line => return conn.send(line).into(),
         }
         Action::Continue
     }
 
-    fn on_fin(&mut self, conn: &mut Conn<'_, Self>, leaves: &mut bool) -> Action {
+    fn on_fin(&mut self, conn: &mut Conn<'_, Self>, at_fin: &mut AtFin) -> Action {
         let _ = self.told.send("FIN".into());
-        if *leaves {
-            return Action::Close;
+        match at_fin {
+            AtFin::ReadsOn => conn.resume_reads(),
+            AtFin::Closes => return Action::Close,
+            AtFin::Detaches => {
+                let told = self.told.clone();
+                let detached = conn.detach(move |_| drop(told.send("detached".into())));
+                assert!(detached.is_ok());
+            }
         }
-        conn.resume_reads();
         Action::Continue
     }
 
-    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, _: &mut bool) -> Action {
+    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, _: &mut AtFin) -> Action {
         let _ = self.told.send("end".into());
         Action::Close
     }
 
-    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: bool, reason: CloseReason) {
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: AtFin, reason: CloseReason) {
         let _ = self.told.send(format!("{reason:?}"));
     }
 }
@@ -134,4 +148,13 @@ fn without_anything_to_wait_for_fin_is_told_once_right_before_the_end() {
     scene.client.end_writes();
     scene.hears(&["hello", "FIN", "end", "Peer"]);
     assert!(scene.told.try_recv().is_err());
+}
+
+#[test]
+fn a_connection_that_leaves_at_fin_is_not_closed_for_the_end_of_the_stream() {
+    let scene = scene();
+    scene.client.send("detach\n");
+    scene.client.end_writes();
+    scene.hears(&["detach", "FIN", "Detached", "detached"]);
+    assert!(scene.told.try_recv().is_err(), "no end is told");
 }

@@ -261,6 +261,8 @@ fn sessions_of_a_udp_listener_have_its_limits_and_their_own_idle_timeout() {
 /// Sets a deadline for each line: in how many ms, or none. Counts those that are over.
 struct Hurried {
     over: mpsc::Sender<Instant>,
+    /// True if it panics when one is over.
+    panics: bool,
 }
 
 impl EventHandler for Hurried {
@@ -292,6 +294,7 @@ impl EventHandler for Hurried {
         if *closes {
             return Action::Close;
         }
+        assert!(!self.panics, "as it should");
         conn.send("over").into()
     }
 }
@@ -300,7 +303,10 @@ impl EventHandler for Hurried {
 fn a_deadline_is_told_once_never_early_and_replaced_or_taken_back() {
     let (over, overs) = mpsc::channel();
     let running = local()
-        .start(move |_| Hurried { over: over.clone() })
+        .start(move |_| Hurried {
+            over: over.clone(),
+            panics: false,
+        })
         .expect("starts");
     let client = Client::to(&running);
     let began = Instant::now();
@@ -326,4 +332,49 @@ fn a_deadline_is_told_once_never_early_and_replaced_or_taken_back() {
     eventually("it counts", || {
         running.engine().stats().total().timeouts == 1
     });
+}
+
+#[test]
+fn a_panic_at_a_deadline_closes_the_connection() {
+    let (over, _overs) = mpsc::channel();
+    let running = local().start(move |_| Hurried {
+        over: over.clone(),
+        panics: true,
+    });
+    let running = running.expect("starts");
+    let (client, other) = (Client::to(&running), Client::to(&running));
+    other.round_trip("none\n");
+    client.round_trip("20\n");
+    eventually("it is closed", || running.engine().connections() == 1);
+    other.round_trip("none\n");
+    assert_eq!(running.engine().stats().total().panics, 1);
+}
+
+#[test]
+fn input_that_waits_for_a_slow_reader_is_read_once_the_limits_allow_it() {
+    let (running, _log) = start(local().high_water(1 << 10), |app| {
+        app.react(|conn, _, order| match order {
+            b"much" => {
+                shrink(conn);
+                conn.write(&vec![b'a'; 4 << 20]).into()
+            }
+            b"change" => {
+                let limits = ConnLimits::new().outbound_policy(OutboundPolicy::Drop);
+                let change = |other: &mut Conn<'_, _>| other.set_limits(&limits).expect("can work");
+                conn.reactor().for_each(|other, _| change(other));
+                Action::Continue
+            }
+            _ => Action::Continue,
+        })
+    });
+    let frames = || running.engine().stats().total().frames;
+    let slow = Client::with_small_window(&running);
+    slow.send("much");
+    assert_eq!(slow.recv(1), b"a");
+    slow.send("waits");
+    let other = Client::to(&running);
+    other.send("anything");
+    eventually("the other one is served", || frames() == 2);
+    other.send("change");
+    eventually("the input is read", || frames() == 4);
 }

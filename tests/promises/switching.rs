@@ -7,8 +7,8 @@ use epicycle::codec::{
     self, CloseCause, Codec, Decoded, Encode, FrameError, Lines, Peek, Raw, Stage,
 };
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, Listen, Origin, Outbox,
-    Reactor, Running, Server, TimeoutKind, WriteError,
+    Action, Answer, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, Listen, Origin,
+    Outbox, Reactor, Running, Server, TimeoutKind, WriteError,
 };
 
 use crate::util::client::{Client, TempPath};
@@ -90,6 +90,8 @@ struct Many {
     told: mpsc::Sender<String>,
     /// The connection whose switch another one orders.
     first: Option<ConnId>,
+    /// The answers that are given or dropped when the test says so.
+    owed: mpsc::Sender<Answer<Many>>,
 }
 
 impl Many {
@@ -110,6 +112,7 @@ impl Many {
                 conn.with(first, |first, _| first.switch(Lines::new()))
                     .expect("is there");
             }
+            b"later" => drop(self.owed.send(conn.defer_answer())),
             b"wrong" => {
                 let sent = conn.send(Answered("never"));
                 assert!(matches!(
@@ -175,6 +178,10 @@ impl EventHandler for Many {
                 Action::Continue
             }
             ProtocolFrame::Questions(Part::Question(b"wait")) => Action::Continue,
+            ProtocolFrame::Questions(Part::Question(b"later")) => {
+                let _ = self.owed.send(conn.defer_answer());
+                Action::Continue
+            }
             ProtocolFrame::Questions(Part::Question(_)) => conn.send(Answered("yes.")).into(),
         }
     }
@@ -197,13 +204,28 @@ impl EventHandler for Many {
 }
 
 fn start(server: Server) -> (Running<Many>, mpsc::Receiver<String>) {
+    let (running, hears, _) = start_owing(server);
+    (running, hears)
+}
+
+/// Starts it, and returns the answers that it owes as well.
+#[allow(clippy::type_complexity, reason = "it is taken apart at once")]
+fn start_owing(
+    server: Server,
+) -> (
+    Running<Many>,
+    mpsc::Receiver<String>,
+    mpsc::Receiver<Answer<Many>>,
+) {
     let (told, hears) = mpsc::channel();
+    let (owed, answers) = mpsc::channel();
     let server = server.reactors(1);
     let running = server.start(move |_| Many {
         told: told.clone(),
         first: None,
+        owed: owed.clone(),
     });
-    (running.expect("starts"), hears)
+    (running.expect("starts"), hears, answers)
 }
 
 fn hear(hears: &mpsc::Receiver<String>, what: &str) {
@@ -354,4 +376,49 @@ fn an_item_for_another_codec_is_refused() {
     let client = Client::to(&running);
     client.round_trip_with("==\nwrong\n", "==\nrefused\n");
     eventually("it stays open", || running.engine().connections() == 1);
+}
+
+#[test]
+fn one_of_several_codecs_that_has_no_stages_keeps_its_deferred_answers() {
+    let (running, hears, answers) = start_owing(Server::bind("tcp://127.0.0.1:0"));
+    let client = Client::to(&running);
+    client.send("==\nlater\nlater\n");
+    client.end_writes();
+    let (one, other) = (answers.recv_timeout(LONG), answers.recv_timeout(LONG));
+    // The end of the stream arrives meanwhile.
+    std::thread::sleep(Duration::from_millis(50));
+    let (one, other) = (one.expect("is owed"), other.expect("is owed"));
+    one.send(&b"one"[..]).expect("is taken");
+    assert_eq!(client.recv(7), b"==\none\n");
+    other.send(&b"other"[..]).expect("is taken");
+    assert_eq!(client.recv_to_end(), b"other\n");
+    drop(client);
+    hear(&hears, "Peer");
+}
+
+#[test]
+fn a_deferred_answer_to_a_request_before_a_switch_has_no_effect() {
+    let (running, _hears, answers) = start_owing(Server::bind("tcp://127.0.0.1:0"));
+    let switch = || {
+        let orders = Client::to(&running);
+        orders.round_trip_with("==\n", "==\n");
+        orders.send("switch the first\n");
+    };
+    let client = Client::to(&running);
+    client.round_trip_with("??", "yes.yes.");
+    // One codec reports what is owed. The other one does not.
+    for order in ["later?", "later\n"] {
+        client.send(order);
+        let late = answers.recv_timeout(LONG).expect("is owed");
+        switch();
+        client.round_trip_with("a line\n", "a line\n");
+        drop(late);
+        client.round_trip_with("still here\n", "still here\n");
+    }
+    client.send("later\n");
+    let late = answers.recv_timeout(LONG).expect("is owed");
+    switch();
+    client.round_trip_with("a line\n", "a line\n");
+    late.send(&b"too late"[..]).expect("is taken");
+    client.round_trip_with("still here\n", "still here\n");
 }

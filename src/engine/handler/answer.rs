@@ -65,8 +65,7 @@ impl<H: EventHandler> Conn<'_, H> {
             is_owed(&self.link.state, self.codec).then(|| self.deferral())
         } else {
             self.link.extras.get_or_insert_default().deferred += 1;
-            self.on_answer_owed();
-            None
+            Some(self.deferral())
         };
         Answer {
             handle: self.handle(),
@@ -76,7 +75,8 @@ impl<H: EventHandler> Conn<'_, H> {
         }
     }
 
-    /// Returns the number of the request that is owed an answer now.
+    /// Returns the number of the request that is owed an answer now. With codecs that do not report owed answers, it is the
+    /// number of all that are outstanding.
     fn deferral(&mut self) -> u64 {
         self.on_answer_owed();
         let extras = self.link.extras.get_or_insert_default();
@@ -86,10 +86,10 @@ impl<H: EventHandler> Conn<'_, H> {
         })
     }
 
-    /// Returns true if a deferred answer belongs to the request that is owed an answer now.
+    /// Returns true if a deferred answer belongs to a request that is owed an answer now.
     fn is_due(&self, deferral: Option<u64>) -> bool {
         let current = self.link.extras.as_ref().map(|extras| extras.deferral);
-        !self.codec.converses() || (deferral.is_some() && current == Some(deferral))
+        deferral.is_some() && current == Some(deferral)
     }
 
     /// Counts one deferred answer as given. After the last one, the actions that waited for it follow.
@@ -130,7 +130,10 @@ pub(crate) fn complete<H: EventHandler>(
         }
         None => {}
     }
-    conn.on_deferred_given();
+    // The task may have switched to another codec, which owes nothing.
+    if conn.is_due(deferral) {
+        conn.on_deferred_given();
+    }
 }
 
 impl<H: EventHandler> Answer<H> {

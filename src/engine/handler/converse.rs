@@ -41,7 +41,8 @@ impl<H: EventHandler> Conn<'_, H> {
             self.cx.resume(self.link);
         }
         // The owed answers are sent, and the peer cannot send another request.
-        let has_ended = self.link.state.is_open() && self.link.state.saw_peer_eof();
+        let state = &self.link.state;
+        let has_ended = self.codec.converses() && state.is_open() && state.saw_peer_eof();
         let owes_nothing = |stage| matches!(stage, Stage::Idle) || is_peers_turn(stage);
         if has_ended && owes_nothing(self.codec.stage()) {
             self.close_by_progress(CloseReason::Peer);
@@ -61,6 +62,10 @@ impl<H: EventHandler> Conn<'_, H> {
     /// Follows a stage other than the usual one, or one that something waits for.
     #[inline(never)]
     fn follow_unusual_stage(&mut self, stage: Stage, found_frames: bool) {
+        // One of several codecs may have no stages. Its deferred answers are counted.
+        if !self.codec.converses() {
+            return;
+        }
         match stage {
             Stage::Closing => self.await_closing_message(),
             Stage::Finished if self.link.state.is_draining() => {

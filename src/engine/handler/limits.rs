@@ -44,10 +44,15 @@ impl<H: EventHandler> Conn<'_, H> {
                     .to_owned(),
             })?;
         let state = &mut self.link.state;
+        let wanted_frames = state.wants_frames();
         self.cx.limits.release(state.set_limits(number));
         state.set_pauses_reads(pauses_reads(self.codec, state.origin(), limits.policy));
         // The output may be above another mark now.
         self.cx.lists.mark_dirty(state);
+        if state.wants_frames() && !wanted_frames {
+            // No event announces the input that has arrived meanwhile.
+            self.cx.resume(self.link);
+        }
         self.cx.set_alarm(self.link);
         Ok(())
     }

@@ -74,11 +74,14 @@ impl<H: EventHandler> Conn<'_, H> {
         state.set_pauses_reads(pauses_reads(self.codec, state.origin(), policy));
         state.release();
         state.recheck_end();
+        if let Some(extras) = &mut self.link.extras {
+            extras.deferred = 0;
+        }
+        if H::Codec::CONVERSES && self.link.state.is_draining() {
+            self.codec.begin_drain();
+        }
+        self.end_answer_waits();
         if H::Codec::CONVERSES {
-            if state.is_draining() {
-                self.codec.begin_drain();
-            }
-            self.end_answer_waits();
             self.after_decoding(false);
         }
         if self.link.state.is_open() {

@@ -528,18 +528,18 @@ impl<H: EventHandler> EventLoop<H> {
             Timer::Alarm(id) => {
                 if let Some(mut slot) = connections.get(id) {
                     slot.link.alarm = None;
+                    self.turn.serving = id.slot();
                     let known = cx.check_acknowledged(&mut slot.link);
                     let alarm = cx.alarm_of(&slot.link);
                     if slot.link.state.may_have_traffic(alarm, known) {
-                        self.turn.serving = id.slot();
                         slot.link.state.on_event(true, true, false);
                         let budget = Budget::new(cx.budgets);
                         Served::new(handler, &mut slot, cx, connections)
                             .serve_fully(scratch, budget);
-                        self.turn.serving = NOBODY;
                     }
                     Served::new(handler, &mut slot, cx, connections).on_alarm();
                     slot.link.state.check();
+                    self.turn.serving = NOBODY;
                 }
             }
             Timer::User { id, token } => {

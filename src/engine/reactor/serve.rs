@@ -326,6 +326,10 @@ impl<H: EventHandler> Served<'_, H> {
         if owes_answer(&self.slot.link.state, &self.slot.codec) {
             return;
         }
+        if self.slot.link.state.is_leaving() {
+            // The end belongs to the new owner of the socket, or to the connection that it is piped to.
+            return self.mark_dirty();
+        }
         self.slot.link.state.on_end_told();
         if self.slot.link.state.is_open()
             && let Some((mut conn, session)) = self.slot.lend(self.cx, self.connections)
