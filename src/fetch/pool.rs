@@ -624,6 +624,8 @@ impl<K: Clone + Eq + Hash, C: Copy + Eq + Hash, W> Pool<K, C, W> {
                 entry.is_starved = true;
                 self.starved.push_back(destination);
             } else {
+                // At its own bound, one of its idle connections makes room.
+                self.dial_for(&destination);
                 self.forget_unused(&destination);
             }
         }

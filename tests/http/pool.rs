@@ -338,29 +338,80 @@ proptest! {
             .max_idle(idle)
             .idle_timeout(idle_timeout)
             .max_waiting(waiting);
-        let mut pool = Connections::new(limits);
-        let mut model = Model {
-            limits: [per_destination, total, idle_per_destination, idle, waiting],
-            idle_timeout,
-            now: Instant::now(),
-            waiters: Vec::new(),
-            connections: Vec::new(),
-            dials: Vec::new(),
-            releases: 0,
-            asked: 0,
-            dialed: 0,
-        };
-        for op in ops {
-            model.run(&mut pool, op);
-        }
-        // In the end nothing is left behind.
-        while !model.dials.is_empty() || !model.connections.is_empty() || !model.waiters.is_empty() {
-            let first = 0;
-            model.run(&mut pool, Op::DialEnds { which: first, well: true });
-            model.run(&mut pool, Op::Ends(first));
-        }
-        prop_assert_eq!(pool.destinations(), 0);
+        let bounds = [per_destination, total, idle_per_destination, idle, waiting];
+        run_all(ops, limits, bounds, idle_timeout);
     }
+}
+
+/// Runs operations, and then ends all connections.
+fn run_all(ops: Vec<Op>, limits: PoolLimits, bounds: [usize; 5], idle_timeout: Duration) {
+    let mut pool = Connections::new(limits);
+    let mut model = Model {
+        limits: bounds,
+        idle_timeout,
+        now: Instant::now(),
+        waiters: Vec::new(),
+        connections: Vec::new(),
+        dials: Vec::new(),
+        releases: 0,
+        asked: 0,
+        dialed: 0,
+    };
+    for op in ops {
+        model.run(&mut pool, op);
+    }
+    // In the end nothing is left behind.
+    while !model.dials.is_empty() || !model.connections.is_empty() || !model.waiters.is_empty() {
+        let first = 0;
+        let well = true;
+        model.run(&mut pool, Op::DialEnds { which: first, well });
+        model.run(&mut pool, Op::Ends(first));
+    }
+    assert_eq!(pool.destinations(), 0);
+}
+
+#[test]
+fn a_destination_whose_turn_comes_at_its_own_bound_makes_room_there() {
+    let request = |to, fresh| Op::Request {
+        to,
+        fresh,
+        within: None,
+    };
+    let ends = |well| Op::DialEnds { which: 0, well };
+    let ops = vec![
+        request(0, false),
+        request(0, false),
+        request(0, false),
+        Op::Release(0),
+        Op::Release(0),
+        Op::Release(0),
+        Op::Cancel(0),
+        request(1, false),
+        ends(true),
+        request(1, false),
+        request(0, false),
+        ends(true),
+        ends(true),
+        request(3, false),
+        request(0, false),
+        ends(true),
+        Op::Release(0),
+        Op::Release(0),
+        Op::Release(0),
+        ends(true),
+        request(3, true),
+        Op::Release(10_737_610_563_090_114_452),
+        request(3, true),
+        ends(false),
+    ];
+    let limits = PoolLimits::default()
+        .max_per_destination(2)
+        .max_total(5)
+        .max_idle_per_destination(1)
+        .max_idle(1)
+        .max_waiting(3);
+    let idle_timeout = Duration::from_secs(90);
+    run_all(ops, limits, [2, 5, 1, 1, 3], idle_timeout);
 }
 
 fn pool(limits: PoolLimits) -> (Connections, Instant) {
