@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use epicycle::codec::{
-    self, Codec, Decoded, Encode, FrameError, LengthField, Lines, encode_to_vec,
+    self, Codec, Decoded, Encode, FrameError, LengthField, Lines, Stage, encode_to_vec,
 };
 use epicycle::{
     Action, CloseReason, Closed, Conn, ConnInfo, Error, EventHandler, HandleError, Outbox, Reactor,
@@ -528,4 +528,91 @@ fn a_codec_that_is_switched_to_at_the_end_of_the_stream_finds_whole_frames_and_t
     assert_eq!(client.recv_to_end(), b"");
     let heard: Vec<_> = hears.try_iter().collect();
     assert_eq!(heard, [&b"one"[..], b"two", b"three"]);
+}
+
+/// Hands out a message byte by byte. The end of the stream is its end.
+#[derive(Default)]
+struct InParts {
+    begun: bool,
+}
+
+impl Codec for InParts {
+    type Frame<'a> = Option<u8>;
+    const CONVERSES: bool = true;
+
+    fn decode(&mut self, src: &mut [u8]) -> Result<Decoded<Option<u8>>, FrameError> {
+        self.begun = true;
+        let (frame, consumed) = (Some(src[0]), 1);
+        Ok(Decoded::Frame { frame, consumed })
+    }
+
+    fn decode_eof(&mut self, src: &mut [u8]) -> Result<Decoded<Option<u8>>, FrameError> {
+        if !src.is_empty() {
+            return self.decode(src);
+        }
+        self.begun = false;
+        let (frame, consumed) = (None, 0);
+        Ok(Decoded::Frame { frame, consumed })
+    }
+
+    fn stage(&self) -> Stage {
+        if self.begun {
+            Stage::Receiving
+        } else {
+            Stage::Idle
+        }
+    }
+}
+
+/// Pauses reads when FIN arrives, for a while.
+struct Hesitant(mpsc::Sender<String>);
+
+impl EventHandler for Hesitant {
+    type Codec = InParts;
+    type Session = ();
+
+    const HANDLES_FIN: bool = true;
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> InParts {
+        InParts::default()
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, _: &mut Conn<'_, Self>, (): &mut (), part: Option<u8>) -> Action {
+        let _ = self.0.send(format!("{part:?}"));
+        Action::Continue
+    }
+
+    fn on_fin(&mut self, conn: &mut Conn<'_, Self>, (): &mut ()) -> Action {
+        conn.pause_reads();
+        conn.set_timer(Duration::from_millis(5), 0);
+        Action::Continue
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), _: u64) -> Action {
+        let _ = self.0.send("reads on".into());
+        conn.resume_reads();
+        Action::Continue
+    }
+
+    fn on_peer_shutdown(&mut self, _: &mut Conn<'_, Self>, (): &mut ()) -> Action {
+        let _ = self.0.send("end".into());
+        Action::Close
+    }
+}
+
+#[test]
+fn the_end_of_a_message_in_parts_waits_for_a_handler_that_pauses_at_fin() {
+    let (told, hears) = mpsc::channel();
+    let server = local().start(move |_| Hesitant(told.clone())).unwrap();
+    let client = Client::to(&server);
+    client.send("a");
+    assert_eq!(hears.recv_timeout(LONG).as_deref(), Ok("Some(97)"));
+    client.end_writes();
+    assert_eq!(client.recv_to_end(), b"");
+    let heard: Vec<String> = hears.try_iter().collect();
+    assert_eq!(heard, ["reads on", "None", "end"]);
 }

@@ -565,6 +565,12 @@ impl ConnState {
         !self.has(Flags::NO_FRAMES) && !self.flags.contains(both)
     }
 
+    /// Returns true if input is to be read later: the handler has paused reads, or congested output forbids them.
+    pub(crate) fn reads_later(&self) -> bool {
+        let both = Flags::CONGESTED | Flags::PAUSES_READS;
+        self.has(Flags::PAUSED) || self.flags.contains(both)
+    }
+
     /// Returns true if a read may find input or its end.
     #[inline]
     pub(crate) fn is_readable(&self) -> bool {

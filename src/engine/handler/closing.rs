@@ -515,11 +515,10 @@ impl<H: EventHandler> Served<'_, H> {
         }
         self.cx.end_waits(link);
         self.cx.release_limits(&mut link.state);
-        let id = closed.id;
+        self.cx.forget_proxied(closed.id);
         if !link.state.is_close_notified() {
             self.notify_closed(closed, reason);
         }
-        self.cx.forget_proxied(id);
     }
 
     /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.

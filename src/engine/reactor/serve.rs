@@ -312,9 +312,10 @@ impl<H: EventHandler> Served<'_, H> {
             let mut budget = Budget::new(self.cx.budgets);
             self.decode_inbox(&mut budget, true);
         }
+        let has_rest = !self.slot.link.state.inbox.is_empty() || awaits_rest(&self.slot.codec);
         let state = &mut self.slot.link.state;
-        if state.is_open() && state.is_paused() && !state.inbox.is_empty() {
-            // The rest is handled when the handler reads on.
+        if has_rest && state.is_open() && state.reads_later() {
+            // The rest is handled when the handler reads on, or the output has room.
             state.recheck_end();
         }
         if state.is_open() && !state.saw_peer_eof() {
