@@ -515,10 +515,11 @@ impl<H: EventHandler> Served<'_, H> {
         }
         self.cx.end_waits(link);
         self.cx.release_limits(&mut link.state);
-        self.cx.forget_proxied(closed.id);
+        let id = closed.id;
         if !link.state.is_close_notified() {
             self.notify_closed(closed, reason);
         }
+        self.cx.forget_proxied(id);
     }
 
     /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.
@@ -560,6 +561,8 @@ impl<H: EventHandler> Served<'_, H> {
                 .push_back((closed.id, Outcome::Closed { again }));
         }
         if let Some(session) = self.slot.session.take() {
+            // Not left to `end` alone, since `on_close` may panic.
+            self.cx.forget_proxied(closed.id);
             let mut reactor = Reactor::new(self.connections, self.cx);
             self.handler
                 .on_close(&mut reactor, &closed, session, reason);
