@@ -7,7 +7,9 @@ use std::env;
 
 use epicycle::codec::{Codec, Decoded, FrameError, encode_to_vec};
 use epicycle::http::client::{self, StreamCodec};
-use epicycle::http::{End, HeaderBlock, HttpStreamCodec, RequestPart, ServerResponse, Trailers};
+use epicycle::http::{
+    End, HeaderBlock, Headers, HttpStreamCodec, RequestPart, ServerResponse, Trailers,
+};
 
 const REQUEST: &[u8] = b"GET /api/items/12345?sort=name&limit=20 HTTP/1.1\r\nHost: app.example.org\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
@@ -15,12 +17,12 @@ const REQUEST: &[u8] = b"GET /api/items/12345?sort=name&limit=20 HTTP/1.1\r\nHos
     Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\n\
     Cookie: session=0123456789abcdef0123456789abcdef; theme=dark\r\nReferer: https://app.example.org/items\r\n\
     Sec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: same-origin\r\n\
-    X-ServerRequest-Id: 6f1c2a7e-0001\r\n\r\n";
+    X-Request-Id: 6f1c2a7e-0001\r\n\r\n";
 
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: origin/1.0\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
     Content-Type: application/json; charset=utf-8\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\
     Cache-Control: private, max-age=60\r\nETag: \"5d41402abc4b2a76b9719d911017c592\"\r\nVary: Accept-Encoding\r\n\
-    X-ServerRequest-Id: 6f1c2a7e-0001\r\nX-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n\
+    X-Request-Id: 6f1c2a7e-0001\r\nX-Frame-Options: DENY\r\nX-Content-Type-Options: nosniff\r\n\
     Strict-Transport-Security: max-age=31536000\r\n\r\nhello";
 
 /// The headers that a proxy drops.
@@ -58,13 +60,7 @@ impl Relay {
             };
             sent += match frame {
                 RequestPart::Head(request) => {
-                    self.block.clear();
-                    if self.passes_headers {
-                        for line in request.headers().end_to_end() {
-                            self.block.push_line(line)?;
-                        }
-                        self.block.push("Via", "1.1 relay")?;
-                    }
+                    gather(&mut self.block, request.headers(), self.passes_headers)?;
                     encode_to_vec(
                         &mut self.client,
                         client::ClientRequest::relayed(&request).block(&self.block),
@@ -82,13 +78,7 @@ impl Relay {
             };
             sent += match frame {
                 client::ResponsePart::Head(response) => {
-                    self.block.clear();
-                    if self.passes_headers {
-                        for line in response.headers().end_to_end() {
-                            self.block.push_line(line)?;
-                        }
-                        self.block.push("Via", "1.1 relay")?;
-                    }
+                    gather(&mut self.block, response.headers(), self.passes_headers)?;
                     encode_to_vec(
                         &mut self.server,
                         ServerResponse::relayed(&response).block(&self.block),
@@ -117,10 +107,7 @@ impl Relay {
                 let mut relayed =
                     client::ClientRequest::new(request.method(), host, request.target());
                 for (name, value) in request.headers() {
-                    if !DROPPED
-                        .iter()
-                        .any(|dropped| dropped.eq_ignore_ascii_case(name))
-                    {
+                    if !is_dropped(name) {
                         relayed = relayed.header(name, value);
                     }
                 }
@@ -138,10 +125,7 @@ impl Relay {
                     let mut relayed = ServerResponse::new(response.status())
                         .sized(response.content_length().unwrap_or(0));
                     for (name, value) in response.headers() {
-                        if !DROPPED
-                            .iter()
-                            .any(|dropped| dropped.eq_ignore_ascii_case(name))
-                        {
+                        if !is_dropped(name) {
                             relayed = relayed.header(name, value);
                         }
                     }
@@ -156,6 +140,24 @@ impl Relay {
         }
         Ok(sent)
     }
+}
+
+/// Fills the block with the lines that a proxy passes on.
+fn gather(block: &mut HeaderBlock, headers: Headers<'_>, passes: bool) -> Result<(), FrameError> {
+    block.clear();
+    if passes {
+        for line in headers.end_to_end() {
+            block.push_line(line)?;
+        }
+        block.push("Via", "1.1 relay")?;
+    }
+    Ok(())
+}
+
+fn is_dropped(name: &str) -> bool {
+    DROPPED
+        .iter()
+        .any(|dropped| dropped.eq_ignore_ascii_case(name))
 }
 
 fn fill<'a>(input: &'a mut Vec<u8>, bytes: &[u8]) -> &'a mut [u8] {

@@ -23,7 +23,7 @@ criterion_main!(benches);
 fn http(c: &mut Criterion) {
     for (name, head) in [("small", SMALL), ("browser", BROWSER)] {
         let mut requests: Vec<_> = (0..64)
-            .map(|n| format!("{head}X-ServerRequest-Id: {n:08}\r\n\r\n").into_bytes())
+            .map(|n| format!("{head}X-Request-Id: {n:08}\r\n\r\n").into_bytes())
             .collect();
         let mut group = c.benchmark_group(format!("http/{name}"));
         let mut n = 0;

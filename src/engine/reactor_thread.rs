@@ -1,4 +1,4 @@
-//! Whether the current thread runs a reactor, so that a call that blocks can refuse to.
+//! The mark of a thread that runs a reactor. A call that blocks is refused there.
 
 use std::cell::Cell;
 

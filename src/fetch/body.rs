@@ -22,7 +22,7 @@ pub struct Body {
     signal: Box<dyn Fn(Signal) + Send + Sync>,
 }
 
-/// What a reader tells the connection.
+/// A reader's message to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// There is room again.

@@ -71,7 +71,7 @@ pub struct PoolLimits {
     waiting: usize,
 }
 
-/// What the user of a [`Pool`] has to do next.
+/// The next task for the user of a [`Pool`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step<K, C, W> {
     /// Make a connection. Report it with [`opened`](Pool::opened) or [`failed`](Pool::failed).

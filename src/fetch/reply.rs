@@ -30,7 +30,7 @@ enum Way {
     Stream(Arc<Feed>),
 }
 
-/// What becomes of the connection after a part of the body.
+/// The next step of the connection after a part of the body.
 #[derive(Debug)]
 pub(super) enum Next {
     Continue,

@@ -17,7 +17,7 @@ use epicycle::{
 use crate::client::PythonServer;
 use crate::util::{LONG, noise, skipped};
 
-/// What a connection hears, with the bytes of neighbouring parts together.
+/// The news of a connection, with the bytes of neighbouring parts together.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     Interim(u16),

@@ -121,7 +121,7 @@ bitflags! {
 }
 
 bitflags! {
-    /// What few steps ask for.
+    /// The marks that few steps ask for.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(super) struct Marks: u8 {
         /// It has not been open yet.

@@ -23,7 +23,7 @@ pub enum Origin {
     },
 }
 
-/// What is known of a new connection when [`EventHandler::codec`](crate::EventHandler::codec) makes its codec.
+/// The description of a new connection, for which [`EventHandler::codec`](crate::EventHandler::codec) makes the codec.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnInfo<'a> {
     pub(crate) origin: Origin,

@@ -192,8 +192,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Calls `f` with another connection of the same reactor, at once. Returns `None` if it is not open, belongs to
     /// another reactor, or is in the hands of a running callback: as this one is, and those from which it was reached.
     ///
-    /// It costs no copy, no allocation and no wake-up. What the other connection's handler has to be told, for example
-    /// that it has room for output, is told after the running callback. [`close`](Self::close) and
+    /// It costs no copy, no allocation and no wake-up. The other connection's own callbacks, for example that
+    /// it has room for output, follow after the running one. [`close`](Self::close) and
     /// [`abort`](Self::abort) take effect then, too. If `f` panics, the other connection closes with
     /// [`CloseReason::Panic`], and so does this one unless the panic is caught.
     ///

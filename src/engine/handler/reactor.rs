@@ -62,8 +62,8 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     /// Calls `f` with one connection of this reactor, at once. Returns `None` if it is not open, belongs to another
     /// reactor, or is the one whose callback is running.
     ///
-    /// What its handler has to be told, for example that it has room for output, is told after the running callback.
-    /// If `f` panics, the connection closes with [`CloseReason::Panic`](crate::CloseReason).
+    /// The callbacks of that connection, for example for room for output, follow after the running one. If `f` panics, that
+    /// connection closes with [`CloseReason::Panic`](crate::CloseReason).
     pub fn with<R>(
         &mut self,
         id: ConnId,

@@ -77,7 +77,7 @@ pub(crate) struct Arrived {
     pub(crate) peer: Place,
 }
 
-/// What an advance of the time brings to those outside the network.
+/// The events of an advance of the time, for those outside the network.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     /// The bytes that scripted peers have read, with the numbers of their connections.
@@ -100,7 +100,7 @@ struct State {
     listeners: HashMap<(IpAddr, Door), Listening>,
     /// The connections that have arrived at each listener of a scripted peer.
     accepted: Vec<VecDeque<usize>>,
-    /// What cannot pass until a cut is healed or a host is up.
+    /// The deliveries that cannot pass until a cut is healed or a host is up.
     held: Vec<(usize, Happening)>,
     /// In microseconds.
     now: u64,
