@@ -561,14 +561,17 @@ impl ConnState {
     /// Returns true if input should be read and decoded: the handler wants it, and no congested output forbids it.
     #[inline]
     pub(crate) fn wants_frames(&self) -> bool {
-        let both = Flags::CONGESTED | Flags::PAUSES_READS;
-        !self.has(Flags::NO_FRAMES) && !self.flags.contains(both)
+        !self.has(Flags::NO_FRAMES) && !self.output_forbids_reads()
     }
 
     /// Returns true if input is to be read later: the handler has paused reads, or congested output forbids them.
     pub(crate) fn reads_later(&self) -> bool {
-        let both = Flags::CONGESTED | Flags::PAUSES_READS;
-        self.has(Flags::PAUSED) || self.flags.contains(both)
+        self.has(Flags::PAUSED) || self.output_forbids_reads()
+    }
+
+    #[inline]
+    fn output_forbids_reads(&self) -> bool {
+        self.flags.contains(Flags::CONGESTED | Flags::PAUSES_READS)
     }
 
     /// Returns true if a read may find input or its end.

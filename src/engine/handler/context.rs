@@ -375,19 +375,19 @@ impl<H: EventHandler> Context<H> {
 
     /// Returns the number of the limits for a new connection of a listener, and counts it as one that uses them.
     pub(crate) fn acquire_limits(&mut self, origin: Origin) -> u16 {
-        let Some(profile) = self.profile(origin) else {
+        let Origin::Accepted { listener } = origin else {
             return SERVER;
         };
-        let own = profile.limits.clone();
-        self.acquire_over_server(&own).unwrap_or(SERVER)
+        let profile = self.profiles.get(listener, &self.engine.shared().profiles);
+        let limits = profile.and_then(|profile| profile.limits.as_ref());
+        limits
+            .and_then(|limits| self.limits.acquire(limits))
+            .unwrap_or(SERVER)
     }
 
     /// Returns the number of the limits that differ from the server's as `own` says. Returns `None` if there are too many
     /// different limits, or if these cannot work.
     pub(crate) fn acquire_over_server(&mut self, own: &ConnLimits) -> Option<u16> {
-        if *own == ConnLimits::default() {
-            return Some(SERVER);
-        }
         let limits = own.over(self.limits.server()).ok()?;
         self.limits.acquire(&limits)
     }
@@ -396,12 +396,11 @@ impl<H: EventHandler> Context<H> {
     /// timeout. Returns `None` if there are too many different limits.
     pub(crate) fn acquire_session_limits(
         &mut self,
-        own: &ConnLimits,
+        limits: &Limits,
         idle: Option<u64>,
     ) -> Option<u16> {
-        let limits = own.over(self.limits.server()).ok()?;
-        let limits = session_limits(&limits, idle.unwrap_or(limits.idle));
-        self.limits.acquire(&limits)
+        let idle = idle.unwrap_or(limits.idle);
+        self.limits.acquire(&session_limits(limits, idle))
     }
 
     /// Gives the limits of a connection that ends back.

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::switching::pauses_reads;
 use super::{Conn, EventHandler};
 use crate::clock::millis;
 use crate::engine::conn::limits::ConnLimits;
@@ -46,7 +45,7 @@ impl<H: EventHandler> Conn<'_, H> {
         let state = &mut self.link.state;
         let wanted_frames = state.wants_frames();
         self.cx.limits.release(state.set_limits(number));
-        state.set_pauses_reads(pauses_reads(self.codec, state.origin(), limits.policy));
+        self.cx.follow_backpressure(state, self.codec);
         // The output may be above another mark now.
         self.cx.lists.mark_dirty(state);
         if state.wants_frames() && !wanted_frames {

@@ -27,12 +27,18 @@ impl<H: EventHandler> Context<H> {
             peer: &state.peer,
         })
     }
+
+    /// Sets if a connection's reads pause while its output is congested, as its codec and its limits ask for.
+    pub(crate) fn follow_backpressure(&self, state: &mut ConnState, codec: &H::Codec) {
+        let policy = self.limits_of(state).policy;
+        state.set_pauses_reads(pauses_reads(codec, state.origin(), policy));
+    }
 }
 
 /// Returns true if a connection is not read while its output is congested.
 ///
 /// If both ends of a connection did that, each could wait for the other to read for ever.
-pub(crate) fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
+fn pauses_reads<C: Codec>(codec: &C, origin: Origin, policy: OutboundPolicy) -> bool {
     policy == OutboundPolicy::PauseReads
         && match codec.backpressure() {
             Backpressure::ByOrigin => matches!(origin, Origin::Accepted { .. }),
@@ -47,8 +53,7 @@ impl<H: EventHandler> Served<'_, H> {
         let Link { stream, state, .. } = &mut self.slot.link;
         if stream.alpn().is_some() {
             self.slot.codec = self.cx.make_codec(self.handler, stream, state);
-            let policy = self.cx.limits_of(state).policy;
-            state.set_pauses_reads(pauses_reads(&self.slot.codec, state.origin(), policy));
+            self.cx.follow_backpressure(state, &self.slot.codec);
         }
     }
 }
@@ -70,8 +75,7 @@ impl<H: EventHandler> Conn<'_, H> {
             state.inbox.put_back(ring, &mut self.cx.buffers.pool);
             state.inbox.set_need(0, 0);
         }
-        let policy = self.cx.limits_of(state).policy;
-        state.set_pauses_reads(pauses_reads(self.codec, state.origin(), policy));
+        self.cx.follow_backpressure(state, self.codec);
         state.release();
         state.recheck_end();
         if let Some(extras) = &mut self.link.extras {

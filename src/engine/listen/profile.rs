@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::RwLock;
 
 use super::Listen;
-use crate::engine::conn::limits::{ConnLimits, Limits};
+use crate::engine::conn::limits::Limits;
 use crate::error::Error;
 
 /// The settings of a listener's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ListenProfile {
     pub(crate) label: Box<str>,
-    pub(crate) limits: ConnLimits,
+    /// None if they are those of the server.
+    pub(crate) limits: Option<Limits>,
 }
 
 impl ListenProfile {
@@ -24,11 +25,11 @@ impl ListenProfile {
     ///
     /// [`Error::Option`] if its limits cannot work together with those of the server.
     pub(crate) fn of(listen: &Listen, server: &Limits) -> Result<Option<Self>, Error> {
-        listen.limits.over(server)?;
-        let is_default = listen.label.is_empty() && listen.limits == ConnLimits::default();
+        let limits = Some(listen.limits.over(server)?).filter(|limits| limits != server);
+        let is_default = listen.label.is_empty() && limits.is_none();
         Ok((!is_default).then(|| Self {
             label: listen.label.clone(),
-            limits: listen.limits.clone(),
+            limits,
         }))
     }
 }

@@ -36,17 +36,13 @@ impl<H: EventHandler> EventLoop<H> {
                 _ => None,
             };
             self.run_command(command);
-            if let Some(id) = written
-                && let Some(mut slot) = self.connections.get(id)
-            {
+            if let Some(id) = written {
                 self.turn.serving = id.slot();
-                Served::new(
-                    &mut self.handler,
-                    &mut slot,
-                    &mut self.cx,
-                    &self.connections,
-                )
-                .flush_much();
+                self.with_slot(id.slot(), |served, _| {
+                    if served.slot.link.state.id == id {
+                        served.flush_much();
+                    }
+                });
             }
             self.turn.serving = NOBODY;
             self.run_pipes();
@@ -253,15 +249,7 @@ impl<H: EventHandler> EventLoop<H> {
         self.drain_rest();
         self.close_unawaited(usize::MAX);
         for slot in 0..self.connections.end() {
-            if let Some(mut slot) = self.connections.at(slot) {
-                Served::new(
-                    &mut self.handler,
-                    &mut slot,
-                    &mut self.cx,
-                    &self.connections,
-                )
-                .force();
-            }
+            self.with_slot(slot, |served, _| served.force());
         }
         self.cx.wheel.cancel(again);
     }

@@ -330,13 +330,10 @@ impl<H: EventHandler> EventLoop<H> {
             to: Some(port.socket.to_wire(peer)),
             queued_to: 0,
         }));
-        let own = self
-            .cx
-            .profile(origin)
-            .map(|profile| profile.limits.clone());
-        let limits = self
-            .cx
-            .acquire_session_limits(&own.unwrap_or_default(), Some(idle))?;
+        let profile = self.cx.profile(origin);
+        let own = profile.and_then(|profile| profile.limits.clone());
+        let limits = own.unwrap_or_else(|| self.cx.limits.server().clone());
+        let limits = self.cx.acquire_session_limits(&limits, Some(idle))?;
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
@@ -350,15 +347,7 @@ impl<H: EventHandler> EventLoop<H> {
             sessions.insert(peer, slot);
         }
         self.turn.serving = slot;
-        if let Some(mut slot) = self.connections.at(slot) {
-            Served::new(
-                &mut self.handler,
-                &mut slot,
-                &mut self.cx,
-                &self.connections,
-            )
-            .call_on_open();
-        }
+        self.with_slot(slot, |served, _| served.call_on_open());
         self.turn.serving = NOBODY;
         Some(slot)
     }
@@ -395,7 +384,9 @@ impl<H: EventHandler> EventLoop<H> {
         let mut state =
             ConnState::opening(id, Addr::Ip(peer), origin, self.cx.time.moment(), limit);
         state.set_datagram();
-        let limits = limits.cloned().unwrap_or_default();
+        let server = self.cx.limits.server();
+        let own = limits.and_then(|own| own.over(server).ok());
+        let limits = own.unwrap_or_else(|| server.clone());
         let number = self.cx.acquire_session_limits(&limits, None);
         state.set_limits(number.unwrap_or(SERVER));
         let stream = Stream::Datagram(Box::new(DatagramStream {
@@ -424,16 +415,8 @@ impl<H: EventHandler> EventLoop<H> {
     /// Ends the session of a connected socket because of the socket's error.
     fn fail_connected(&mut self, index: usize, error: io::Error) {
         let port = self.cx.udp_sockets.get(index);
-        if let Some(Delivery::Connected { slot, .. }) = port.map(|port| &port.delivery)
-            && let Some(mut slot) = slot.and_then(|slot| self.connections.at(slot))
-        {
-            Served::new(
-                &mut self.handler,
-                &mut slot,
-                &mut self.cx,
-                &self.connections,
-            )
-            .fail(error.into());
+        if let Some(Delivery::Connected { slot: Some(slot) }) = port.map(|port| &port.delivery) {
+            self.with_slot(*slot, |served, _| served.fail(error.into()));
         }
     }
 

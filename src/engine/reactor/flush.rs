@@ -21,10 +21,8 @@ impl<H: EventHandler> Served<'_, H> {
     /// Offers a connection's output to the kernel, then takes its next step.
     #[inline(never)]
     pub(super) fn flush(&mut self) {
-        match flush_staged(self.handler, self.slot, self.cx) {
-            Flushed::Done => {}
-            rest => self.continue_flush(rest),
-        }
+        let flushed = flush_staged(self.handler, self.slot, self.cx);
+        self.continue_flush(flushed);
     }
 
     /// Flushes a connection with much output, so that its next write is not refused although the kernel has room.

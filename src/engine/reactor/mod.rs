@@ -443,6 +443,24 @@ impl<H: EventHandler> EventLoop<H> {
         true
     }
 
+    /// Calls `serve` with the connection in a slot and the scratch buffer. Does nothing if there is no connection.
+    #[inline]
+    fn with_slot(&mut self, index: usize, serve: impl FnOnce(&mut Served<'_, H>, &mut [u8])) {
+        let Self {
+            handler,
+            connections,
+            cx,
+            scratch,
+            ..
+        } = self;
+        if let Some(mut slot) = connections.at(index) {
+            serve(
+                &mut Served::new(handler, &mut slot, cx, connections),
+                scratch,
+            );
+        }
+    }
+
     fn serve_ready(&mut self) {
         while self.turn.ready_left > 0 {
             self.turn.ready_left -= 1;
@@ -450,19 +468,13 @@ impl<H: EventHandler> EventLoop<H> {
                 break;
             };
             let index = index as usize;
-            if let Some(mut slot) = self.connections.at(index) {
-                self.turn.serving = index;
-                slot.link.state.dequeue();
-                let budget = Budget::new(self.cx.budgets);
-                Served::new(
-                    &mut self.handler,
-                    &mut slot,
-                    &mut self.cx,
-                    &self.connections,
-                )
-                .serve_fully(&mut self.scratch, budget);
-                slot.link.state.check();
-            }
+            self.turn.serving = index;
+            self.with_slot(index, |served, scratch| {
+                served.slot.link.state.dequeue();
+                let budget = Budget::new(served.cx.budgets);
+                served.serve_fully(scratch, budget);
+                served.slot.link.state.check();
+            });
             self.run_pipes();
             if self.cx.buffers.arena.is_full() {
                 self.flush_all();
@@ -562,17 +574,13 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Fires a timer of the application on a connection.
     fn fire_timer(&mut self, id: ConnId, token: u64) {
-        if let Some(mut slot) = self.connections.get(id) {
-            self.turn.serving = id.slot();
-            Served::new(
-                &mut self.handler,
-                &mut slot,
-                &mut self.cx,
-                &self.connections,
-            )
-            .fire_timer(token);
-            self.turn.serving = NOBODY;
-        }
+        self.turn.serving = id.slot();
+        self.with_slot(id.slot(), |served, _| {
+            if served.slot.link.state.id == id {
+                served.fire_timer(token);
+            }
+        });
+        self.turn.serving = NOBODY;
     }
 
     fn run_tick(&mut self) {
@@ -635,16 +643,10 @@ impl<H: EventHandler> EventLoop<H> {
     /// Continues a flush that needs more than the usual.
     #[inline(never)]
     fn continue_flush(&mut self, index: usize, flushed: Flushed) {
-        if let Some(mut slot) = self.connections.at(index) {
-            Served::new(
-                &mut self.handler,
-                &mut slot,
-                &mut self.cx,
-                &self.connections,
-            )
-            .continue_flush(flushed);
-            slot.link.state.check();
-        }
+        self.with_slot(index, |served, _| {
+            served.continue_flush(flushed);
+            served.slot.link.state.check();
+        });
     }
 
     fn free_closed(&mut self) {

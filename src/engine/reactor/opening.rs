@@ -22,7 +22,6 @@ use crate::engine::conn::origin::Origin;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
-use crate::engine::handler::switching::pauses_reads;
 use crate::engine::handler::{Conn, Detached, EventHandler};
 #[cfg(feature = "tls")]
 use crate::engine::listen::handshakes::Handshakes;
@@ -52,19 +51,12 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         };
         self.turn.serving = slot;
-        if let Some(mut slot) = self.connections.at(slot) {
-            if slot.link.state.is_opening() {
-                self.cx.set_alarm(&mut slot.link);
-            } else {
-                Served::new(
-                    &mut self.handler,
-                    &mut slot,
-                    &mut self.cx,
-                    &self.connections,
-                )
-                .call_on_open();
+        self.with_slot(slot, |served, _| {
+            match served.slot.link.state.is_opening() {
+                true => served.set_alarm(),
+                false => served.call_on_open(),
             }
-        }
+        });
         self.turn.serving = NOBODY;
     }
 
@@ -151,9 +143,7 @@ impl<H: EventHandler> EventLoop<H> {
             cx.release_limits(&mut state);
             cx.forget_proxied(state.id);
         })?;
-        if pauses_reads(&codec, state.origin(), cx.limits_of(&state).policy) {
-            state.set_pauses_reads(true);
-        }
+        cx.follow_backpressure(&mut state, &codec);
         if stream.is_unix() {
             state.set_unix();
         }
