@@ -1,4 +1,4 @@
-//! Addresses: of listeners, and of the two ends of a connection.
+//! Addresses: to listen on or to connect to, and of the two ends of a connection.
 //!
 //! ```
 //! use epicycle::Endpoint;
@@ -17,18 +17,29 @@ use std::str::FromStr;
 use crate::authority::{Authority, Flaw};
 use crate::error::Error;
 
-/// An address to listen on, parsed from `scheme://rest`.
+/// An address to listen on or to connect to, parsed from `scheme://rest`.
 ///
-/// | Form | Listens on |
+/// | Form | Stands for |
 /// |---|---|
-/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | the first address of HOST that can be bound; an empty HOST is every interface, IPv6 and IPv4 |
+/// | `tcp://HOST:PORT`, or plain `HOST:PORT` | TCP. A listener takes the first address of HOST that can be bound; an empty HOST is every interface, IPv6 and IPv4. A connect [tries all addresses](crate::Connect::to) of HOST, which must not be empty. |
 /// | `tcp4://HOST:PORT` | the same, IPv4 only |
 /// | `tcp6://HOST:PORT` | the same, IPv6 only |
 /// | `udp://HOST:PORT`, `udp4://HOST:PORT`, `udp6://HOST:PORT` | the same for datagrams |
 /// | `unix://PATH` | a Unix stream socket at PATH |
 /// | `unix://@NAME` | a Unix stream socket in Linux's abstract namespace, which has no file (`unix(7)`); a file of that name is `unix://./@NAME` |
+/// | `unixpacket://PATH`, `unixpacket://@NAME` | the same for a Unix socket of records (`SOCK_SEQPACKET`) |
 ///
-/// A PORT of 0 lets the kernel choose one. [`Running::local_addrs`](crate::Running::local_addrs) returns it.
+/// A PORT of 0 lets the kernel choose one for a listener. [`Running::local_addrs`](crate::Running::local_addrs) returns it.
+/// It cannot be connected to.
+///
+/// # Records
+///
+/// A `unixpacket://` connection is a stream of bytes like any other. The records in which they travel are no frames: received
+/// records are joined, and output is sent in records of at most 4,096 bytes, so that a peer with a buffer of that size
+/// receives each whole. A received record may have up to 64 KiB. A longer one closes the connection with
+/// [`CloseReason::Io`](crate::CloseReason). The peer's stream ends with its FIN or with an empty record. Files and pipes are
+/// copied, not moved by the kernel. There is no TLS and no PROXY protocol on accepted connections, and `Conn::detach` is
+/// refused. Apple's systems have no such sockets: listening and connecting fail.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -55,6 +66,10 @@ pub enum Endpoint {
     /// A Unix stream socket with an abstract name, without its leading NUL byte. Any process in the host's network
     /// namespace can connect to it, whatever its user. In text, bytes that cannot be printed are escaped: `unix://@app\x00`.
     UnixAbstract(Vec<u8>),
+    /// A Unix socket of records (`SOCK_SEQPACKET`) at a path.
+    UnixPacket(PathBuf),
+    /// A Unix socket of records with an abstract name, as [`UnixAbstract`](Self::UnixAbstract) has.
+    UnixPacketAbstract(Vec<u8>),
 }
 
 /// The IP versions that an address allows.
@@ -81,7 +96,7 @@ impl Endpoint {
             Endpoint::Tcp { host, port, family } | Endpoint::Udp { host, port, family } => {
                 (host, *port, family)
             }
-            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(Vec::new()),
+            _ => return Ok(Vec::new()),
         };
         if host.is_empty() {
             let any: IpAddr = match family {
@@ -107,7 +122,7 @@ impl Endpoint {
         let (scheme, host, port, family) = match self {
             Endpoint::Tcp { host, port, family } => ("tcp", host, *port, family),
             Endpoint::Udp { host, port, family } => ("udp", host, *port, family),
-            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(Vec::new()),
+            _ => return Ok(Vec::new()),
         };
         let fits = |addr: &SocketAddr| match family {
             Family::Any => true,
@@ -130,9 +145,17 @@ impl Endpoint {
     pub(crate) fn unresolved(&self, why: impl fmt::Display) -> Error {
         let host = match self {
             Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. } => host.as_str(),
-            Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
+            _ => "",
         };
         self.problem(format!("the host {host:?} does not resolve ({why})"))
+    }
+
+    /// Returns true for a Unix socket of records.
+    pub(crate) fn is_unix_packet(&self) -> bool {
+        matches!(
+            self,
+            Endpoint::UnixPacket(_) | Endpoint::UnixPacketAbstract(_)
+        )
     }
 
     fn problem(&self, problem: String) -> Error {
@@ -144,7 +167,16 @@ impl Endpoint {
 }
 
 /// The schemes before the `://`.
-const SCHEMES: [&str; 7] = ["tcp", "tcp4", "tcp6", "udp", "udp4", "udp6", "unix"];
+const SCHEMES: [&str; 8] = [
+    "tcp",
+    "tcp4",
+    "tcp6",
+    "udp",
+    "udp4",
+    "udp6",
+    "unix",
+    "unixpacket",
+];
 
 impl FromStr for Endpoint {
     type Err = Error;
@@ -165,20 +197,25 @@ impl FromStr for Endpoint {
                 "a scheme is followed by two slashes; write {scheme}://{rest}"
             )));
         }
-        if scheme == "unix" {
+        if let "unix" | "unixpacket" = scheme {
             if rest.is_empty() {
-                return Err(problem(
-                    "the path is missing; write unix:///run/app.sock, say",
-                ));
+                return Err(problem(&format!(
+                    "the path is missing; write {scheme}:///run/app.sock, say"
+                )));
             }
+            let has_records = scheme == "unixpacket";
             return match rest.strip_prefix('@') {
-                Some("") => Err(problem("the name is missing; write unix://@app, say")),
+                Some("") => Err(problem(&format!(
+                    "the name is missing; write {scheme}://@app, say"
+                ))),
                 Some(name) => match unescape(name) {
+                    Some(name) if has_records => Ok(Endpoint::UnixPacketAbstract(name)),
                     Some(name) => Ok(Endpoint::UnixAbstract(name)),
                     None => Err(problem(
                         "a backslash begins an escape in a name: \\\\ for itself, or \\x and two digits for any byte",
                     )),
                 },
+                None if has_records => Ok(Endpoint::UnixPacket(PathBuf::from(rest))),
                 None => Ok(Endpoint::Unix(PathBuf::from(rest))),
             };
         }
@@ -189,7 +226,7 @@ impl FromStr for Endpoint {
         };
         if !matches!(transport, "tcp" | "udp") {
             return Err(problem(
-                "the scheme is unknown; use tcp://, udp:// (also with 4 or 6: tcp4://) or unix://",
+                "the scheme is unknown; use tcp://, udp:// (also with 4 or 6: tcp4://), unix:// or unixpacket://",
             ));
         }
         let (host, port) = host_and_port(rest, transport, family).map_err(|text| problem(&text))?;
@@ -257,7 +294,9 @@ impl fmt::Display for Endpoint {
             Endpoint::Tcp { host, port, family } => ("tcp", host, port, family),
             Endpoint::Udp { host, port, family } => ("udp", host, port, family),
             Endpoint::Unix(path) => return write!(f, "unix://{}", path.display()),
-            Endpoint::UnixAbstract(name) => return write_abstract(f, name),
+            Endpoint::UnixAbstract(name) => return write_abstract(f, "unix", name),
+            Endpoint::UnixPacket(path) => return write!(f, "unixpacket://{}", path.display()),
+            Endpoint::UnixPacketAbstract(name) => return write_abstract(f, "unixpacket", name),
         };
         let version = match family {
             Family::Any => "",
@@ -291,7 +330,8 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// The address of one end of a connection.
+/// The address of one end of a connection. A Unix socket of records has the same kinds of address as a Unix stream socket, and
+/// is shown in the same way: [`ConnInfo::transport`](crate::ConnInfo::transport) tells the two apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
@@ -324,7 +364,7 @@ impl fmt::Display for Addr {
             Addr::Ip(addr) => addr.fmt(f),
             Addr::Unix(Some(path)) => write!(f, "unix://{}", path.display()),
             Addr::Unix(None) => f.write_str("unix://(unnamed)"),
-            Addr::UnixAbstract(name) => write_abstract(f, name),
+            Addr::UnixAbstract(name) => write_abstract(f, "unix", name),
         }
     }
 }
@@ -354,6 +394,6 @@ fn unescape(name: &str) -> Option<Vec<u8>> {
 }
 
 /// Escapes the name, which may contain any bytes.
-fn write_abstract(f: &mut fmt::Formatter<'_>, name: &[u8]) -> fmt::Result {
-    write!(f, "unix://@{}", name.escape_ascii())
+fn write_abstract(f: &mut fmt::Formatter<'_>, scheme: &str, name: &[u8]) -> fmt::Result {
+    write!(f, "{scheme}://@{}", name.escape_ascii())
 }

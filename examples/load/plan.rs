@@ -119,6 +119,7 @@ impl Plan {
     pub(crate) fn transport(&self) -> &'static str {
         match (&self.target.addr, self.tls.is_some()) {
             (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), false) => "unix",
+            (Endpoint::UnixPacket(_) | Endpoint::UnixPacketAbstract(_), _) => "unixpacket",
             (Endpoint::Unix(_) | Endpoint::UnixAbstract(_), true) => "tls over unix",
             (_, false) => "tcp",
             (_, true) => "tls",

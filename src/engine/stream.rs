@@ -1,4 +1,4 @@
-//! The byte stream of a connection: plain, TLS or datagrams.
+//! The byte stream of a connection: plain, in records, TLS or datagrams.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -12,6 +12,7 @@ use crate::addr::Addr;
 use crate::engine::conn::origin::Transport;
 use crate::error::StreamError;
 use crate::sys::datagram::DatagramSocket;
+use crate::sys::packets::PacketStream;
 pub(crate) use crate::sys::socket::Received;
 use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
@@ -24,6 +25,8 @@ use crate::tls::stream::{Scratch, TlsStream};
 pub(crate) enum Stream {
     /// A TCP or Unix socket.
     Plain(StreamSocket),
+    /// A Unix socket of records.
+    Packets(Box<PacketStream>),
     /// A TCP or Unix socket with TLS.
     #[cfg(feature = "tls")]
     Tls(Box<TlsStream>),
@@ -56,6 +59,20 @@ pub(crate) struct TlsScratch {
     allow(unused_variables, reason = "only TLS needs scratch buffers")
 )]
 impl Stream {
+    /// Returns the stream without TLS on a socket.
+    #[inline]
+    pub(crate) fn plain(socket: StreamSocket) -> Self {
+        match socket.has_records() {
+            false => Stream::Plain(socket),
+            true => Self::packets(socket),
+        }
+    }
+
+    #[cold]
+    fn packets(socket: StreamSocket) -> Self {
+        Stream::Packets(Box::new(PacketStream::new(socket)))
+    }
+
     /// Registers the socket with a token. Does nothing for datagrams.
     pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
         match self.socket() {
@@ -72,6 +89,7 @@ impl Stream {
     ) -> Result<bool, StreamError> {
         match self {
             Stream::Plain(socket) => Ok(writable && socket.is_connected()?),
+            Stream::Packets(packets) => Ok(writable && packets.socket().is_connected()?),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.open(writable, &mut records.tls),
             Stream::Datagram(_) => Ok(true),
@@ -128,6 +146,7 @@ impl Stream {
     ) -> Result<Received, StreamError> {
         match self {
             Stream::Plain(socket) => socket.receive(into).map_err(StreamError::from),
+            Stream::Packets(packets) => packets.receive(into).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.recv(into, &mut records.tls),
             Stream::Datagram(_) => Err(StreamError::WouldBlock),
@@ -143,6 +162,7 @@ impl Stream {
     ) -> Result<usize, StreamError> {
         match self {
             Stream::Plain(socket) => socket.send(bytes).map_err(StreamError::from),
+            Stream::Packets(packets) => packets.send(bytes).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send(bytes, &mut records.tls),
             Stream::Datagram(_) => Err(StreamError::WouldBlock),
@@ -157,6 +177,7 @@ impl Stream {
     ) -> Result<usize, StreamError> {
         match self {
             Stream::Plain(socket) => socket.send_vectored(slices).map_err(StreamError::from),
+            Stream::Packets(packets) => packets.send_vectored(slices).map_err(StreamError::from),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.send_vectored(slices, &mut records.tls),
             Stream::Datagram(_) => Err(StreamError::WouldBlock),
@@ -166,7 +187,7 @@ impl Stream {
     /// Sends the tail: bytes that the stream has accepted and the kernel has not.
     pub(crate) fn flush(&mut self) -> Result<(), StreamError> {
         match self {
-            Stream::Plain(_) | Stream::Datagram(_) => Ok(()),
+            Stream::Plain(_) | Stream::Packets(_) | Stream::Datagram(_) => Ok(()),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.flush(),
         }
@@ -176,7 +197,7 @@ impl Stream {
     #[inline]
     pub(crate) fn has_tail(&self) -> bool {
         match self {
-            Stream::Plain(_) | Stream::Datagram(_) => false,
+            Stream::Plain(_) | Stream::Packets(_) | Stream::Datagram(_) => false,
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.has_tail(),
         }
@@ -186,7 +207,7 @@ impl Stream {
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         match self {
-            Stream::Plain(_) | Stream::Datagram(_) => 0,
+            Stream::Plain(_) | Stream::Packets(_) | Stream::Datagram(_) => 0,
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.unsent(),
         }
@@ -200,6 +221,9 @@ impl Stream {
     pub(crate) fn shutdown_write(&mut self) -> Result<(), StreamError> {
         match self {
             Stream::Plain(socket) => socket.shutdown_write().map_err(StreamError::from),
+            Stream::Packets(packets) => {
+                packets.socket().shutdown_write().map_err(StreamError::from)
+            }
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.shutdown_write(),
             Stream::Datagram(_) => Ok(()),
@@ -236,6 +260,7 @@ impl Stream {
         match self {
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.has_input(),
+            Stream::Packets(packets) => packets.has_input(),
             _ => self.socket().is_some_and(StreamSocket::has_input),
         }
     }
@@ -255,6 +280,7 @@ impl Stream {
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.socket().local_addr(),
             Stream::Plain(socket) => socket.local_addr(),
+            Stream::Packets(packets) => packets.socket().local_addr(),
         }
     }
 
@@ -270,6 +296,7 @@ impl Stream {
     fn socket(&self) -> Option<&StreamSocket> {
         match self {
             Stream::Plain(socket) => Some(socket),
+            Stream::Packets(packets) => Some(packets.socket()),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => Some(tls.socket()),
             Stream::Datagram(_) => None,
@@ -299,7 +326,7 @@ impl Stream {
             Stream::Plain(socket) => socket.into_fd(),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => None,
-            Stream::Datagram(_) => None,
+            Stream::Packets(_) | Stream::Datagram(_) => None,
         }
     }
 
@@ -330,6 +357,7 @@ impl Stream {
     pub(crate) fn transport(&self) -> Transport {
         match self {
             Stream::Datagram(_) => Transport::Udp,
+            Stream::Packets(_) => Transport::UnixPacket,
             _ if self.is_unix() => Transport::Unix,
             _ => Transport::Tcp,
         }
@@ -365,7 +393,7 @@ impl Stream {
             Stream::Plain(socket) => Some(socket),
             #[cfg(feature = "tls")]
             Stream::Tls(_) => None,
-            Stream::Datagram(_) => None,
+            Stream::Packets(_) | Stream::Datagram(_) => None,
         }
     }
 }
@@ -374,6 +402,7 @@ impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Stream::Plain(socket) => socket.as_fd(),
+            Stream::Packets(packets) => packets.socket().as_fd(),
             #[cfg(feature = "tls")]
             Stream::Tls(tls) => tls.socket().as_fd(),
             Stream::Datagram(datagram) => datagram.socket.as_fd(),

@@ -4,6 +4,7 @@ pub(crate) mod affinity;
 pub(crate) mod datagram;
 pub(crate) mod handover;
 pub(crate) mod options;
+pub(crate) mod packets;
 pub(crate) mod poll_timer;
 #[cfg(feature = "signals")]
 pub(crate) mod signals;

@@ -1,4 +1,4 @@
-//! Non-blocking stream sockets: TCP and Unix ones differ only in their addresses.
+//! Non-blocking stream sockets: TCP and Unix ones differ only in their addresses, and in the records that some have.
 //!
 //! The hot calls go through rustix, which on Linux makes the system call itself. libc's wrappers are thread-cancellation
 //! points: in a process with several threads, that costs 45 instructions a call.
@@ -12,7 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags};
-use socket2::{Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use super::options::SocketOptions;
 #[cfg(feature = "testing")]
@@ -28,6 +28,8 @@ pub(crate) struct StreamSocket(Kind);
 enum Kind {
     Tcp(Socket),
     Unix(Socket),
+    /// A Unix socket of records. A read takes one record, and drops the part of it that has no room.
+    UnixPacket(Socket),
     #[cfg(feature = "testing")]
     Simulated(Simulated),
 }
@@ -42,9 +44,10 @@ pub(crate) struct Received {
 }
 
 impl StreamSocket {
-    fn new(socket: Socket, peer: &Addr) -> Self {
+    fn new(socket: Socket, peer: &Addr, has_records: bool) -> Self {
         Self(match peer {
             Addr::Ip(_) => Kind::Tcp(socket),
+            _ if has_records => Kind::UnixPacket(socket),
             Addr::Unix(_) | Addr::UnixAbstract(_) => Kind::Unix(socket),
         })
     }
@@ -59,7 +62,7 @@ impl StreamSocket {
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
                 Ok(n)
             }
@@ -72,7 +75,7 @@ impl StreamSocket {
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 let (n, _) = rustix::net::recv(socket, into, RecvFlags::PEEK)?;
                 Ok(n)
             }
@@ -85,7 +88,7 @@ impl StreamSocket {
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 let mut taken = 0;
                 // A read may end earlier: at a mark of urgent data, or behind a message of a Unix socket.
                 while taken < into.len() {
@@ -122,14 +125,19 @@ impl StreamSocket {
 
     /// Returns true for a Unix socket.
     pub(crate) fn is_unix(&self) -> bool {
-        matches!(self.0, Kind::Unix(_))
+        matches!(self.0, Kind::Unix(_) | Kind::UnixPacket(_))
+    }
+
+    /// Returns true for a Unix socket of records, which is read and written as a [`PacketStream`](super::packets::PacketStream).
+    pub(crate) fn has_records(&self) -> bool {
+        matches!(self.0, Kind::UnixPacket(_))
     }
 
     /// Calls `send(2)`. Returns the number of bytes that the kernel accepted. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?)
             }
             #[cfg(feature = "testing")]
@@ -150,7 +158,7 @@ impl StreamSocket {
 
     fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 let mut control = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(socket, slices, &mut control, flags)?)
             }
@@ -162,13 +170,10 @@ impl StreamSocket {
     /// Takes a socket that is already connected, and makes it non-blocking. Returns it with the address of its peer.
     pub(crate) fn adopt(fd: OwnedFd) -> io::Result<(Self, Addr)> {
         let socket = Socket::from(fd);
-        if socket.r#type()? != Type::STREAM {
-            let problem = "it is no stream socket";
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
-        }
+        let has_records = has_records(&socket)?;
         let peer = to_addr(&socket.peer_addr()?);
         socket.set_nonblocking(true)?;
-        Ok((Self::new(socket, &peer), peer))
+        Ok((Self::new(socket, &peer, has_records), peer))
     }
 
     /// Registers the socket for edge-triggered events with a token.
@@ -192,7 +197,9 @@ impl StreamSocket {
     /// The reason if it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => is_connected(socket),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                is_connected(socket)
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.is_connected(),
         }
@@ -201,7 +208,9 @@ impl StreamSocket {
     /// Sends FIN after all bytes that the kernel has accepted.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => socket.shutdown(Shutdown::Write),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                socket.shutdown(Shutdown::Write)
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.shutdown_write(),
         }
@@ -211,7 +220,9 @@ impl StreamSocket {
     pub(crate) fn reset_on_close(&self) {
         match &self.0 {
             // The call fails only if the connection is gone already, which then needs no reset.
-            Kind::Tcp(socket) | Kind::Unix(socket) => drop(socket.set_linger(Some(Duration::ZERO))),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                drop(socket.set_linger(Some(Duration::ZERO)));
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.reset_on_close(),
         }
@@ -220,7 +231,9 @@ impl StreamSocket {
     /// Returns the pending error, if the connection is broken, and clears it (`SO_ERROR`).
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => socket.take_error().ok().flatten(),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                socket.take_error().ok().flatten()
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.take_error(),
         }
@@ -229,7 +242,7 @@ impl StreamSocket {
     /// Returns true if the socket has input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => {
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
                 rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(n, _)| n > 0)
             }
             #[cfg(feature = "testing")]
@@ -240,7 +253,9 @@ impl StreamSocket {
     /// Returns the number of bytes sent that the peer has not acknowledged (`SIOCOUTQ`). Only Linux reports it.
     pub(crate) fn unacknowledged(&self) -> Option<u64> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => unacknowledged(socket),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                unacknowledged(socket)
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
@@ -249,7 +264,9 @@ impl StreamSocket {
     /// Returns the address of this end.
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => Ok(to_addr(&socket.local_addr()?)),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                Ok(to_addr(&socket.local_addr()?))
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => Ok(simulated.local_addr()),
         }
@@ -261,13 +278,15 @@ impl StreamSocket {
 
     /// Returns true for a socket of the kernel, false for a simulated one.
     pub(crate) fn is_kernels(&self) -> bool {
-        matches!(self.0, Kind::Tcp(_) | Kind::Unix(_))
+        matches!(self.0, Kind::Tcp(_) | Kind::Unix(_) | Kind::UnixPacket(_))
     }
 
     /// Returns the descriptor, which the caller then owns. Returns `None` for a simulated socket.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         match self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => Some(socket.into()),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+                Some(socket.into())
+            }
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
@@ -296,6 +315,22 @@ fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
 fn receive_from_unix(socket: &Socket, into: &mut [u8]) -> io::Result<Received> {
     let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
     Ok(Received { n, drained: false })
+}
+
+/// Returns true for a Unix socket of records, and false for a stream socket.
+///
+/// # Errors
+///
+/// `InvalidInput` for a socket of another type. The error of `getsockopt(2)`.
+pub(crate) fn has_records(socket: &Socket) -> io::Result<bool> {
+    match socket.r#type()? {
+        Type::STREAM => Ok(false),
+        Type::SEQPACKET if socket.local_addr()?.domain() == Domain::UNIX => Ok(true),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no stream socket",
+        )),
+    }
 }
 
 fn is_connected(socket: &Socket) -> io::Result<bool> {
@@ -332,16 +367,17 @@ fn unacknowledged(_socket: &Socket) -> Option<u64> {
 impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) => socket.as_fd(),
+            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => socket.as_fd(),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.stand_in.as_fd(),
         }
     }
 }
 
-/// Starts a non-blocking connect.
+/// Starts a non-blocking connect. `has_records` asks for a Unix socket of records.
 pub(crate) fn connect(
     to: &Addr,
+    has_records: bool,
     local: Option<SocketAddr>,
     options: &SocketOptions,
 ) -> io::Result<StreamSocket> {
@@ -351,7 +387,10 @@ pub(crate) fn connect(
         Addr::UnixAbstract(name) => (unix::abstract_addr(name)?, None),
         Addr::Unix(None) => return Err(io::ErrorKind::AddrNotAvailable.into()),
     };
-    let socket = Socket::new(addr.domain(), Type::STREAM, protocol)?;
+    let socket = match protocol {
+        Some(_) => Socket::new(addr.domain(), Type::STREAM, protocol)?,
+        None => unix::socket(has_records)?,
+    };
     socket.set_nonblocking(true)?;
     options.apply(&socket, protocol.is_some())?;
     if let Some(local) = local.filter(|_| protocol.is_some()) {
@@ -360,11 +399,12 @@ pub(crate) fn connect(
     }
     match socket.connect(&addr) {
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
-        _ => Ok(StreamSocket::new(socket, to)),
+        _ => Ok(StreamSocket::new(socket, to, has_records)),
     }
 }
 
-/// Accepts one connection, non-blocking and with close-on-exec.
+/// Accepts one connection, non-blocking and with close-on-exec. `has_records` tells that the listener is a Unix socket of
+/// records.
 #[cfg(any(
     target_os = "linux",
     target_os = "android",
@@ -374,7 +414,7 @@ pub(crate) fn connect(
     target_os = "dragonfly",
     target_os = "illumos"
 ))]
-pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
+pub(crate) fn accept(listener: &Socket, has_records: bool) -> io::Result<(StreamSocket, Addr)> {
     use rustix::net::{AddressFamily, SocketFlags, acceptfrom_with};
 
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -385,7 +425,8 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
         }
         peer => unix::to_addr(peer),
     };
-    Ok((StreamSocket::new(Socket::from(fd), &peer), peer))
+    let socket = StreamSocket::new(Socket::from(fd), &peer, has_records);
+    Ok((socket, peer))
 }
 
 /// Accepts one connection, non-blocking and with close-on-exec, where `accept4(2)` does not exist.
@@ -398,11 +439,11 @@ pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
     target_os = "dragonfly",
     target_os = "illumos"
 )))]
-pub(crate) fn accept(listener: &Socket) -> io::Result<(StreamSocket, Addr)> {
+pub(crate) fn accept(listener: &Socket, has_records: bool) -> io::Result<(StreamSocket, Addr)> {
     let (socket, addr) = listener.accept()?;
     socket.set_nonblocking(true)?;
     let peer = to_addr(&addr);
-    Ok((StreamSocket::new(socket, &peer), peer))
+    Ok((StreamSocket::new(socket, &peer, has_records), peer))
 }
 
 /// True if an accepted TCP socket inherits all the options of its listener, as on Linux. These are options of TCP sockets

@@ -19,15 +19,21 @@ pub(crate) enum NetworkStack {
 }
 
 impl NetworkStack {
-    /// Starts a non-blocking connect.
+    /// Starts a non-blocking connect. `has_records` asks for a Unix socket of records.
     pub(crate) fn connect(
         &self,
         to: &Addr,
+        has_records: bool,
         local: Option<SocketAddr>,
         options: &SocketOptions,
     ) -> io::Result<StreamSocket> {
         match self {
-            NetworkStack::Kernel => socket::connect(to, local, options),
+            NetworkStack::Kernel => socket::connect(to, has_records, local, options),
+            #[cfg(feature = "testing")]
+            NetworkStack::Simulated(_) if has_records => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "Unix sockets of records are not simulated",
+            )),
             #[cfg(feature = "testing")]
             NetworkStack::Simulated(host) => host.connect(to, local).map(StreamSocket::simulated),
         }

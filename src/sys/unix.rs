@@ -25,7 +25,7 @@ pub(crate) enum PathState {
 
 /// Finds out the state of a path without making a connection.
 ///
-/// It connects a datagram socket. A live stream socket refuses it because of its type, and a stale one as if nobody
+/// It connects a datagram socket. A live socket of connections refuses it because of its type, and a stale one as if nobody
 /// listened. A stream socket would be a worse probe: it would make a connection, would be refused by a socket that does not
 /// listen yet, and on the BSDs by one whose backlog is full.
 ///
@@ -43,6 +43,24 @@ pub(crate) fn path_state(path: &Path) -> io::Result<PathState> {
             _ => Err(error),
         },
     }
+}
+
+/// Makes a Unix socket: of records (`SOCK_SEQPACKET`), or a stream socket.
+///
+/// # Errors
+///
+/// The error of `socket(2)`. `Unsupported` for records on Apple's systems, which have no such sockets.
+pub(crate) fn socket(has_records: bool) -> io::Result<Socket> {
+    if !has_records {
+        return Socket::new(Domain::UNIX, Type::STREAM, None);
+    }
+    if cfg!(target_vendor = "apple") {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system has no Unix sockets of records; use unix://",
+        ));
+    }
+    Socket::new(Domain::UNIX, Type::SEQPACKET, None)
 }
 
 /// Binds a socket to an address that must be free.

@@ -15,6 +15,7 @@ mod order;
 mod panics;
 mod paths;
 mod reaching;
+mod records;
 mod resources;
 mod shutdown;
 #[cfg(feature = "signals")]

@@ -41,6 +41,8 @@ pub enum Transport {
     Tcp,
     /// A Unix stream socket.
     Unix,
+    /// A Unix socket of records ([`unixpacket://`](crate::Endpoint#records)).
+    UnixPacket,
     /// A UDP session.
     Udp,
 }

@@ -660,7 +660,7 @@ pub struct Detached {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DetachError {
-    /// The socket carries TLS records or datagrams, not the bytes that the application reads and writes.
+    /// The socket carries TLS, records of a Unix socket or datagrams, not the bytes that the application reads and writes.
     NotPlain,
     /// The connection is closed, closing, or already being detached.
     Closed,
@@ -713,7 +713,7 @@ impl<H: EventHandler> AsFd for Conn<'_, H> {
 
 error_messages! {
     DetachError {
-        DetachError::NotPlain => "only plain TCP and Unix connections can be detached",
+        DetachError::NotPlain => "only plain connections over TCP and Unix stream sockets can be detached",
         DetachError::Closed => "the connection is closed, or being detached already",
         DetachError::Joined => "the connection is piped to another one",
     }

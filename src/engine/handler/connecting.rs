@@ -175,7 +175,7 @@ impl<H: EventHandler> Engine<H> {
         })
     }
 
-    /// Takes over a connected stream socket, TCP or Unix, on the reactors in rotation.
+    /// Takes over a connected stream socket, TCP or Unix (also one of [records](crate::Endpoint#records)), on the reactors in rotation.
     /// [`on_open`](EventHandler::on_open) is called for it. Its origin is [`Origin::Adopted`] with `token`.
     ///
     /// The socket becomes non-blocking. Its other options stay as they are. The connection is read while its output
@@ -223,6 +223,12 @@ impl<H: EventHandler> Engine<H> {
         #[cfg(feature = "tls")]
         adopt.handshakes.check()?;
         let (socket, peer) = StreamSocket::adopt(adopt.socket).map_err(ConnectError::Io)?;
+        if socket.has_records()
+            && let Some(name) = adopt.handshakes.needs_bytes()
+        {
+            let problem = "it is not for a Unix socket of records; use a stream socket".to_owned();
+            return Err(ConnectError::Option(Error::Option { name, problem }));
+        }
         target.load.fetch_add(1, Ordering::Relaxed);
         let arrival = Arrival {
             socket,
@@ -250,7 +256,7 @@ fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
     let (host, port, kind) = match &to {
         Endpoint::Tcp { host, port, .. } => (host, *port, "tcp"),
         Endpoint::Udp { host, port, .. } => (host, *port, "udp"),
-        Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => return Ok(to),
+        _ => return Ok(to),
     };
     let problem = match port {
         _ if host.is_empty() => "there is no host to connect to",
@@ -268,13 +274,14 @@ fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
 fn check_tls(tls: &TlsClient, to: &Endpoint) -> Result<(), ConnectError> {
     let host = match to {
         Endpoint::Tcp { host, .. } => host,
-        Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
-        Endpoint::Udp { .. } => {
+        Endpoint::Udp { .. } | Endpoint::UnixPacket(_) | Endpoint::UnixPacketAbstract(_) => {
             return Err(ConnectError::Address(Error::Address {
                 input: to.to_string(),
-                problem: "there is no TLS over datagrams; use a tcp:// address".to_owned(),
+                problem: "there is no TLS over datagrams and records; use tcp:// or unix://"
+                    .to_owned(),
             }));
         }
+        _ => "",
     };
     match tls.name_for(host) {
         Ok(_) => Ok(()),

@@ -33,6 +33,8 @@ pub(crate) struct Listener {
 #[derive(Debug)]
 pub(crate) struct BoundSocket {
     pub(crate) socket: Socket,
+    /// True for a Unix socket of records.
+    pub(crate) has_records: bool,
     /// Dropped after the socket.
     path: Option<SocketPath>,
 }
@@ -74,24 +76,37 @@ impl Listener {
                     let listen = |addr, dual_stack| listen_tcp(addr, dual_stack, options);
                     bind_first(&addr.resolve()?, *family, listen).map(|socket| (socket, None))
                 }
-                Endpoint::UnixAbstract(name) => {
-                    listen_abstract(name, options).map(|socket| (socket, None))
+                Endpoint::UnixAbstract(name) | Endpoint::UnixPacketAbstract(name) => {
+                    listen_abstract(name, addr.is_unix_packet(), options)
+                        .map(|socket| (socket, None))
                 }
-                Endpoint::Udp { .. } | Endpoint::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+                Endpoint::Udp { .. } | Endpoint::Unix(_) | Endpoint::UnixPacket(_) => {
+                    Err(io::ErrorKind::Unsupported.into())
+                }
             },
-            Place::Path(path, path_options) => unix_socket(options).and_then(|socket| {
-                let path = SocketPath::listen(&path, &path_options, &socket, options.backlog)?;
-                Ok((socket, Some(path)))
-            }),
+            Place::Path(path, path_options) => unix_socket(path_options.has_records, options)
+                .and_then(|socket| {
+                    let path = SocketPath::listen(&path, &path_options, &socket, options.backlog)?;
+                    Ok((socket, Some(path)))
+                }),
             Place::Socket(fd) => {
                 adopted = true;
-                adopt(fd, options).map(|socket| (socket, None))
+                adopt(fd, handshakes.as_deref(), options).map(|socket| (socket, None))
             }
         };
-        let (socket, path) = bound.map_err(|source| Error::Bind { addr: name, source })?;
+        let bind = |source| Error::Bind { addr: name, source };
+        let bound = bound.and_then(|(socket, path)| {
+            let has_records = socket::has_records(&socket)?;
+            Ok(BoundSocket {
+                socket,
+                has_records,
+                path,
+            })
+        });
+        let bound = bound.map_err(bind)?;
         Ok(Self {
             number,
-            bound: Arc::new(BoundSocket { socket, path }),
+            bound: Arc::new(bound),
             handshakes,
             ready: false,
             adopted,
@@ -110,7 +125,11 @@ impl Listener {
             (Some(ip), Some(options)) if !self.adopted => {
                 let any_family = ip.is_ipv6() && !self.bound.socket.only_v6()?;
                 let socket = listen_tcp(ip, any_family, options)?;
-                Arc::new(BoundSocket { socket, path: None })
+                Arc::new(BoundSocket {
+                    socket,
+                    has_records: false,
+                    path: None,
+                })
             }
             _ => self.bound.clone(),
         };
@@ -125,13 +144,17 @@ impl Listener {
 }
 
 /// Adopts a socket that is bound already.
-fn adopt(fd: OwnedFd, options: &SocketOptions) -> io::Result<Socket> {
+fn adopt(
+    fd: OwnedFd,
+    handshakes: Option<&Handshakes>,
+    options: &SocketOptions,
+) -> io::Result<Socket> {
     let socket = Socket::from(fd);
-    if socket.r#type()? != Type::STREAM {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is no stream socket",
-        ));
+    if socket::has_records(&socket)?
+        && let Some(option) = handshakes.and_then(Handshakes::needs_bytes)
+    {
+        let problem = format!("it is a Unix socket of records, on which there is no {option}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     }
     let is_unix = socket.local_addr()?.domain() == Domain::UNIX;
     options.apply(&socket, !is_unix)?;
@@ -161,15 +184,15 @@ fn listen_tcp(addr: SocketAddr, dual_stack: bool, options: &SocketOptions) -> io
 }
 
 /// Creates a Unix socket that is not bound yet.
-fn unix_socket(options: &SocketOptions) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn unix_socket(has_records: bool, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = unix::socket(has_records)?;
     options.apply(&socket, false)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn listen_abstract(name: &[u8], options: &SocketOptions) -> io::Result<Socket> {
-    let socket = unix_socket(options)?;
+fn listen_abstract(name: &[u8], has_records: bool, options: &SocketOptions) -> io::Result<Socket> {
+    let socket = unix_socket(has_records, options)?;
     unix::bind(&socket, &unix::abstract_addr(name)?)?;
     socket.listen(options.backlog)?;
     Ok(socket)

@@ -36,6 +36,19 @@ impl Handshakes {
         any.then(|| Arc::new(self))
     }
 
+    /// Returns the name of the first option that needs a stream of bytes, which a Unix socket of records is not.
+    pub(crate) fn needs_bytes(&self) -> Option<&'static str> {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() || self.tls_client.is_some() {
+            return Some("tls");
+        }
+        #[cfg(feature = "proxy-protocol")]
+        if self.proxy.is_some() {
+            return Some("proxy_protocol");
+        }
+        None
+    }
+
     /// Returns true if the peer is a proxy whose header has to come first.
     pub(crate) fn awaits_header(&self, peer: &Addr) -> bool {
         #[cfg(feature = "proxy-protocol")]

@@ -216,7 +216,7 @@ impl Listeners {
         if !listener.ready {
             return AcceptOutcome::Failed;
         }
-        match socket::accept(&listener.bound.socket) {
+        match socket::accept(&listener.bound.socket, listener.bound.has_records) {
             Ok((socket, peer)) => {
                 self.last_pause = Duration::ZERO;
                 metrics.accepted.add(1);

@@ -84,6 +84,8 @@ pub(crate) enum Resolved {
 /// The options of a Unix socket's path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PathOptions {
+    /// True for a socket of records.
+    pub(crate) has_records: bool,
     pub(crate) mode: Option<u32>,
     /// The user and the group.
     pub(crate) owner: Option<(Option<u32>, Option<u32>)>,
@@ -98,6 +100,13 @@ impl Listen {
     {
         let place = addr.try_into().map(|addr| match addr {
             Endpoint::Unix(path) => Place::Path(path, PathOptions::default()),
+            Endpoint::UnixPacket(path) => {
+                let options = PathOptions {
+                    has_records: true,
+                    ..PathOptions::default()
+                };
+                Place::Path(path, options)
+            }
             addr => Place::Addr(addr),
         });
         Self::at(place.map_err(Into::into))
@@ -218,6 +227,14 @@ impl Listen {
             self.udp.check()?;
             return Ok(Resolved::Udp((number, addr, self.udp)));
         }
+        if place.has_records()
+            && let Some(name) = self.handshakes.needs_bytes()
+        {
+            return Err(Error::Option {
+                name,
+                problem: format!("it is not for {place}; use unix:// or tcp://"),
+            });
+        }
         match self.udp_option {
             Some(name) => Err(Error::Option {
                 name,
@@ -336,11 +353,28 @@ impl Listen {
     }
 }
 
+impl Place {
+    /// Returns true if the address is that of a Unix socket of records.
+    fn has_records(&self) -> bool {
+        match self {
+            Place::Addr(addr) => addr.is_unix_packet(),
+            Place::Path(_, options) => options.has_records,
+            Place::Socket(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Addr(addr) => addr.fmt(f),
-            Place::Path(path, _) => write!(f, "unix://{}", path.display()),
+            Place::Path(path, options) => {
+                let scheme = match options.has_records {
+                    true => "unixpacket",
+                    false => "unix",
+                };
+                write!(f, "{scheme}://{}", path.display())
+            }
             Place::Socket(fd) => write!(f, "descriptor {}", fd.as_raw_fd()),
         }
     }

@@ -131,12 +131,12 @@ impl Dial {
         if let Some(tls) = &self.connect.tls {
             let host = match &self.to {
                 Endpoint::Tcp { host, .. } => host.as_str(),
-                Endpoint::Udp { .. } | Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "",
+                _ => "",
             };
             let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
             return Ok(Stream::Tls(Box::new(stream)));
         }
-        Ok(Stream::Plain(socket))
+        Ok(Stream::plain(socket))
     }
 }
 
@@ -171,8 +171,12 @@ impl<H: EventHandler> EventLoop<H> {
             .moment()
             .saturating_add(millis(dial.connect.timeout));
         let targets = match &dial.to {
-            Endpoint::Unix(path) => vec![Addr::Unix(Some(path.as_path().into()))],
-            Endpoint::UnixAbstract(name) => vec![Addr::UnixAbstract(name.as_slice().into())],
+            Endpoint::Unix(path) | Endpoint::UnixPacket(path) => {
+                vec![Addr::Unix(Some(path.as_path().into()))]
+            }
+            Endpoint::UnixAbstract(name) | Endpoint::UnixPacketAbstract(name) => {
+                vec![Addr::UnixAbstract(name.as_slice().into())]
+            }
             Endpoint::Tcp { host, port, .. } | Endpoint::Udp { host, port, .. } => {
                 match host.parse() {
                     Ok(ip) => vec![Addr::Ip(SocketAddr::new(ip, *port))],
@@ -418,7 +422,8 @@ impl<H: EventHandler> EventLoop<H> {
             return self.open_datagram_session(*peer, local, origin, limits.as_deref(), limit);
         }
         let Dials { stack, options, .. } = &self.dials;
-        let socket = stack.connect(target, dial.connect.local, options)?;
+        let has_records = dial.to.is_unix_packet();
+        let socket = stack.connect(target, has_records, dial.connect.local, options)?;
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
         let mut state =

@@ -79,7 +79,7 @@ impl<H: EventHandler> EventLoop<H> {
             let now = self.cx.opening_moment(limits);
             let mut state = ConnState::new(id, peer, origin, now);
             state.set_limits(limits);
-            return Some((Stream::Plain(socket), state));
+            return Some((Stream::plain(socket), state));
         };
         let mut limit = None;
         #[cfg(feature = "proxy-protocol")]
@@ -90,7 +90,7 @@ impl<H: EventHandler> EventLoop<H> {
             limit = Some(proxies.limit());
         }
         #[cfg(not(feature = "tls"))]
-        let stream = Stream::Plain(socket);
+        let stream = Stream::plain(socket);
         #[cfg(feature = "tls")]
         let stream = match tls_stream(socket, &steps) {
             Ok((stream, handshake)) => {
@@ -214,7 +214,7 @@ fn tls_stream(
     let (stream, limit) = match (&steps.tls, &steps.tls_client) {
         (Some(tls), _) => (TlsStream::server(socket, tls)?, tls.handshake_limit()),
         (None, Some((tls, host))) => (TlsStream::client(socket, tls, host)?, CLIENT_HANDSHAKE),
-        (None, None) => return Ok((Stream::Plain(socket), None)),
+        (None, None) => return Ok((Stream::plain(socket), None)),
     };
     Ok((Stream::Tls(Box::new(stream)), Some(limit)))
 }

@@ -172,6 +172,9 @@ impl Site {
         };
         let unsupported = |what: &str| bind(io::Error::new(io::ErrorKind::Unsupported, what));
         let addr = match place {
+            Place::Path(_, options) if options.has_records => {
+                return Err(unsupported("Unix sockets of records are not simulated"));
+            }
             Place::Path(path, _) => Addr::Unix(Some(path.as_path().into())),
             Place::Addr(Endpoint::UnixAbstract(name)) => Addr::UnixAbstract(name.as_slice().into()),
             Place::Addr(Endpoint::Tcp { host, port, family }) => match (host.as_str(), family) {

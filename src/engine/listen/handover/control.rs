@@ -155,6 +155,7 @@ impl Control {
         let options = PathOptions {
             mode: Some(if other_users { 0o666 } else { 0o600 }),
             owner: None,
+            has_records: false,
         };
         let path = SocketPath::listen(&self.path, &options, &socket, BACKLOG)?;
         Ok(Successors {
