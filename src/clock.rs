@@ -4,24 +4,24 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::sys::monotonic;
+
 /// The number of timer ticks in a millisecond. It is a power of two, so that timers of whole milliseconds never need the
 /// finest levels of the timer wheel.
 pub(crate) const TICKS: u64 = 1 << 12;
 
-const NANOS: u64 = 1_000_000_000;
+/// The number of nanoseconds in a millisecond.
+pub(crate) const MILLI: u64 = 1_000_000;
 
-/// Converts a time to ticks, rounded down.
+/// Converts nanoseconds to ticks, rounded down.
 #[inline]
-pub(crate) fn ticks(time: Duration) -> u64 {
-    let fraction = u64::from(time.subsec_nanos()) * TICKS / (NANOS / 1000);
-    time.as_secs()
-        .saturating_mul(1000 * TICKS)
-        .saturating_add(fraction)
+pub(crate) fn ticks(nanos: u64) -> u64 {
+    nanos / MILLI * TICKS + nanos % MILLI * TICKS / MILLI
 }
 
 /// Converts a time to ticks, rounded up so that no timer fires early.
 pub(crate) fn ticks_up(time: Duration) -> u64 {
-    let fraction = (u64::from(time.subsec_nanos()) * TICKS).div_ceil(NANOS / 1000);
+    let fraction = (u64::from(time.subsec_nanos()) * TICKS).div_ceil(MILLI);
     time.as_secs()
         .saturating_mul(1000 * TICKS)
         .saturating_add(fraction)
@@ -30,13 +30,13 @@ pub(crate) fn ticks_up(time: Duration) -> u64 {
 /// Converts ticks to a time, rounded up to the nanosecond.
 pub(crate) fn time_of(ticks: u64) -> Duration {
     let (secs, rest) = (ticks / (1000 * TICKS), ticks % (1000 * TICKS));
-    let nanos = (rest * (NANOS / 1000)).div_ceil(TICKS);
+    let nanos = (rest * MILLI).div_ceil(TICKS);
     Duration::from_secs(secs) + Duration::from_nanos(nanos)
 }
 
 /// Converts a time to whole milliseconds, rounded up so that no timer fires early.
 pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    u64::try_from(time.as_nanos().div_ceil(u128::from(MILLI))).unwrap_or(u64::MAX)
 }
 
 /// Returns the first of the moments `due + period`, `due + 2 * period` … that is at or after `now`. Missed moments are
@@ -61,6 +61,7 @@ pub(crate) fn next_on_grid(due: Duration, period: Duration, now: Duration) -> Du
 #[derive(Clone, Debug)]
 pub(crate) struct Clock {
     started: Instant,
+    started_nanos: u64,
     /// The time since the start, if the clock is simulated.
     #[cfg(feature = "testing")]
     simulated: Option<Duration>,
@@ -96,6 +97,8 @@ impl Clock {
     pub(crate) fn system() -> Self {
         Self {
             started: Instant::now(),
+            // Read after `started`, so that no moment of this clock is later than `Instant::now` returns.
+            started_nanos: monotonic::nanos(),
             #[cfg(feature = "testing")]
             simulated: None,
             #[cfg(feature = "testing")]
@@ -120,6 +123,7 @@ impl Clock {
             started: self.started + (before - self.before),
             simulated: Some(Duration::ZERO),
             before,
+            ..self.clone()
         }
     }
 
@@ -129,25 +133,30 @@ impl Clock {
         self.simulated = Some(since_start.saturating_sub(self.before));
     }
 
-    /// Returns the current moment.
+    /// Returns the time since the start in nanoseconds. Each turn of a reactor needs it twice.
     #[inline]
-    pub(crate) fn now(&self) -> Instant {
+    pub(crate) fn elapsed_nanos(&self) -> u64 {
         #[cfg(feature = "testing")]
         if let Some(since_start) = self.simulated {
-            return self.started + since_start + SPENT.get();
+            return (since_start + SPENT.get()).as_nanos() as u64;
         }
-        Instant::now()
+        monotonic::nanos().saturating_sub(self.started_nanos)
     }
 
-    /// Returns the time from the start to a moment.
-    #[inline]
-    pub(crate) fn since_start(&self, moment: Instant) -> Duration {
-        moment - self.started
+    /// Returns the moment at a number of nanoseconds since the start.
+    pub(crate) fn instant(&self, nanos: u64) -> Instant {
+        self.started + Duration::from_nanos(nanos)
+    }
+
+    /// Returns the current moment.
+    #[cfg(feature = "testing")]
+    pub(crate) fn now(&self) -> Instant {
+        self.instant(self.elapsed_nanos())
     }
 
     /// Returns the time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.since_start(self.now())
+        Duration::from_nanos(self.elapsed_nanos())
     }
 
     /// Returns the wall-clock time, as the time since 1970-01-01, midnight UTC.
@@ -171,17 +180,17 @@ mod tests {
         for nanos in
             (0..3_000_000)
                 .step_by(37)
-                .chain([999_999_999, 1_000_000_000, 86_400 * NANOS + 1])
+                .chain([999_999_999, 1_000_000_000, 86_400_000_000_001])
         {
             let time = Duration::from_nanos(nanos);
-            let (down, up) = (ticks(time), ticks_up(time));
+            let (down, up) = (ticks(nanos), ticks_up(time));
             assert!(down <= up && up - down <= 1, "{time:?}");
             assert!(
                 time_of(up) >= time && time_of(down) <= time + Duration::from_nanos(1),
                 "{time:?}"
             );
             assert!(
-                ticks(time_of(up)) >= up,
+                ticks(time_of(up).as_nanos() as u64) >= up,
                 "{time:?}: a timer is due at the end of its sleep"
             );
             assert_eq!(down / TICKS, time.as_millis() as u64);

@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock::{self, Clock, TICKS, millis};
+use crate::clock::{self, Clock, MILLI, TICKS, millis};
 use crate::engine::turns::Turns;
 
 /// The clock of a reactor, and the time at which its turn began.
 #[derive(Debug)]
 pub(crate) struct TurnTime {
     pub(crate) clock: Clock,
-    turn_at: Instant,
+    /// The beginning of the turn, in nanoseconds since the start.
+    turn_nanos: u64,
     now: u64,
     tick: u64,
     long_turns: Turns,
@@ -25,7 +26,7 @@ const LONG_DELAY: Duration = Duration::from_secs(1);
 impl TurnTime {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
-            turn_at: clock.now(),
+            turn_nanos: 0,
             unix_time: clock.time_of_day().as_secs(),
             clock,
             now: 0,
@@ -38,9 +39,9 @@ impl TurnTime {
     /// Begins a turn. Returns the time of day in seconds since 1970 if a new second has begun.
     #[inline]
     pub(crate) fn read(&mut self) -> Option<u64> {
-        self.turn_at = self.clock.now();
-        self.tick = clock::ticks(self.clock.since_start(self.turn_at));
-        self.now = self.tick / TICKS;
+        self.turn_nanos = self.clock.elapsed_nanos();
+        self.tick = clock::ticks(self.turn_nanos);
+        self.now = self.turn_nanos / MILLI;
         (self.now >= self.next_second).then(|| self.read_time_of_day())
     }
 
@@ -58,9 +59,14 @@ impl TurnTime {
     }
 
     /// Returns the time at which the turn began.
-    #[inline]
     pub(crate) fn turn_at(&self) -> Instant {
-        self.turn_at
+        self.clock.instant(self.turn_nanos)
+    }
+
+    /// Returns the time since the beginning of the turn, in nanoseconds.
+    #[inline]
+    pub(crate) fn nanos_of_turn(&self) -> u64 {
+        self.clock.elapsed_nanos().saturating_sub(self.turn_nanos)
     }
 
     /// Returns the beginning of the turn in whole milliseconds since the start, for limits.
@@ -78,7 +84,7 @@ impl TurnTime {
     /// Returns the present moment, rounded up. A deadline that counts from it is not early, however long ago the turn
     /// began.
     pub(crate) fn moment(&self) -> u64 {
-        millis(self.clock.elapsed())
+        self.clock.elapsed_nanos().div_ceil(MILLI)
     }
 
     /// Returns the first tick that is at least `delay` away from this moment.

@@ -3,6 +3,7 @@
 pub(crate) mod affinity;
 pub(crate) mod datagram;
 pub(crate) mod handover;
+pub(crate) mod monotonic;
 pub(crate) mod options;
 pub(crate) mod packets;
 pub(crate) mod poll_timer;

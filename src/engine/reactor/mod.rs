@@ -660,7 +660,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn account(&mut self) {
-        let busy = (self.cx.time.clock.now() - self.cx.time.turn_at()).as_nanos() as u64;
+        let busy = self.cx.time.nanos_of_turn();
         if busy >= LONG_TURN {
             self.cx.time.note_long_turn(busy);
         }

@@ -13,7 +13,7 @@ impl<H: EventHandler> EventLoop<H> {
     pub(super) fn spin(&mut self, events: &mut Events, timeout: Option<Duration>) -> bool {
         let clock = &self.cx.time.clock;
         let within = timeout.unwrap_or(Duration::MAX).min(self.spin);
-        let began = clock.now();
+        let began = clock.elapsed();
         loop {
             // The poll that blocks after this reports an error.
             if self.poll.poll(events, Some(Duration::ZERO)).is_err() {
@@ -22,7 +22,7 @@ impl<H: EventHandler> EventLoop<H> {
             if !events.is_empty() {
                 return true;
             }
-            if clock.now() - began >= within {
+            if clock.elapsed() - began >= within {
                 return false;
             }
         }
