@@ -73,10 +73,24 @@ impl Stream {
         Stream::Packets(Box::new(PacketStream::new(socket)))
     }
 
-    /// Registers the socket with a token. Does nothing for datagrams.
-    pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+    /// Registers the socket with a token: for input, and for room for output if `for_room` is true. Does nothing for
+    /// datagrams.
+    pub(crate) fn watch(
+        &self,
+        registry: &Registry,
+        token: Token,
+        for_room: bool,
+    ) -> io::Result<()> {
         match self.socket() {
-            Some(socket) => socket.watch(registry, token),
+            Some(socket) => socket.watch(registry, token, for_room),
+            None => Ok(()),
+        }
+    }
+
+    /// Registers the socket again, for room for output too. Does nothing for datagrams.
+    pub(crate) fn watch_room(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        match self.socket() {
+            Some(socket) => socket.watch_room(registry, token),
             None => Ok(()),
         }
     }

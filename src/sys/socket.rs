@@ -176,18 +176,31 @@ impl StreamSocket {
         Ok((Self::new(socket, &peer, has_records), peer))
     }
 
-    /// Registers the socket for edge-triggered events with a token.
-    pub(crate) fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+    /// Registers the socket for edge-triggered events with a token: for input, and for room for output if `for_room` is true.
+    pub(crate) fn watch(
+        &self,
+        registry: &Registry,
+        token: Token,
+        for_room: bool,
+    ) -> io::Result<()> {
         #[cfg(feature = "testing")]
         if let Kind::Simulated(simulated) = &self.0 {
-            simulated.end.watch(token.0);
+            simulated.end.watch(token.0, for_room);
             return Ok(());
         }
         let fd = self.as_fd().as_raw_fd();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let interest = interest | Interest::PRIORITY;
-        registry.register(&mut SourceFd(&fd), token, interest)
+        registry.register(&mut SourceFd(&fd), token, interest(for_room))
+    }
+
+    /// Registers the socket again, for room for output too. If there is room by now, an event reports it.
+    pub(crate) fn watch_room(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        #[cfg(feature = "testing")]
+        if let Kind::Simulated(simulated) = &self.0 {
+            simulated.end.watch_room();
+            return Ok(());
+        }
+        let fd = self.as_fd().as_raw_fd();
+        registry.reregister(&mut SourceFd(&fd), token, interest(true))
     }
 
     /// Returns true if a connect has succeeded, false if it is still under way.
@@ -362,6 +375,18 @@ fn unacknowledged(socket: &Socket) -> Option<u64> {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn unacknowledged(_socket: &Socket) -> Option<u64> {
     None
+}
+
+fn interest(for_room: bool) -> Interest {
+    let mut interest = Interest::READABLE;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        interest |= Interest::PRIORITY;
+    }
+    if for_room {
+        interest |= Interest::WRITABLE;
+    }
+    interest
 }
 
 impl AsFd for StreamSocket {

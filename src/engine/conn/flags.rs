@@ -136,6 +136,8 @@ bitflags! {
         const FIN_TOLD = 1 << 4;
         /// The handler was told of the end of the peer's stream.
         const END_TOLD = 1 << 5;
+        /// Events report that the kernel has room for output.
+        const WATCHES_ROOM = 1 << 6;
     }
 }
 

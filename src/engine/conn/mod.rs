@@ -304,11 +304,25 @@ impl ConnState {
         self.stalled_since = NEVER;
     }
 
-    pub(crate) fn on_write_would_block(&mut self, now: u64) {
+    /// Records that the kernel has no room. Returns true if no event will report when it has, because the socket is not
+    /// registered for that.
+    pub(crate) fn on_write_would_block(&mut self, now: u64) -> bool {
         self.flags.remove(Flags::WRITABLE);
         if self.stalled_since == NEVER {
             self.stalled_since = now;
         }
+        !self.marks.contains(Marks::WATCHES_ROOM)
+    }
+
+    /// Returns true if the socket has to be registered for room from the start. A connection that is open writes until the
+    /// kernel has no room, which most never see.
+    pub(crate) fn needs_room_event(&self) -> bool {
+        self.has(Flags::OPENING | Flags::SEALED)
+    }
+
+    /// Records that events report room.
+    pub(crate) fn set_watches_room(&mut self) {
+        self.marks.insert(Marks::WATCHES_ROOM);
     }
 
     /// Records that an event reported the peer's FIN, or that a read found it.

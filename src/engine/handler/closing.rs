@@ -412,8 +412,10 @@ impl<H: EventHandler> Served<'_, H> {
             if matches!(sent, Err(StreamError::WouldBlock)) {
                 // The codec's closing message has to be sent first. This function runs again after the next flush.
                 link.state.set_tail(true);
-                link.state.on_write_would_block(self.cx.time.moment());
-                return self.cx.set_alarm(link);
+                if let Err(error) = self.cx.await_room(link) {
+                    self.fail(error.into());
+                }
+                return;
             }
             let limits = self.cx.limits.get(link.state.limits());
             link.state.fin_sent(self.cx.time.moment(), limits);

@@ -3,11 +3,14 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use mio::{Poll, Token};
 
 use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, WriteError};
 use crate::addr::Addr;
@@ -230,6 +233,7 @@ pub(crate) type Task<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>)>;
 /// The state of a reactor.
 pub(crate) struct Context<H: EventHandler> {
     pub(crate) engine: Engine<H>,
+    pub(crate) poll: Poll,
     pub(crate) reactor: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) budgets: Budgets,
@@ -321,6 +325,7 @@ impl<C> Default for Decoding<C> {
 impl<H: EventHandler> Context<H> {
     pub(crate) fn new(
         engine: Engine<H>,
+        poll: Poll,
         reactor: usize,
         budgets: Budgets,
         limits: Limits,
@@ -329,6 +334,7 @@ impl<H: EventHandler> Context<H> {
         Self {
             metrics: engine.peer(reactor).metrics.clone(),
             engine,
+            poll,
             reactor,
             budgets,
             limits: LimitSets::new(limits),
@@ -450,6 +456,21 @@ impl<H: EventHandler> Context<H> {
             },
             (alarm, _) => alarm,
         }
+    }
+
+    /// Waits for room, because the kernel has refused output. An event reports it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel cannot watch the socket for room.
+    pub(crate) fn await_room(&mut self, link: &mut Link) -> io::Result<()> {
+        let Link { stream, state, .. } = link;
+        if state.on_write_would_block(self.time.moment()) {
+            stream.watch_room(self.poll.registry(), Token(state.id.slot()))?;
+            state.set_watches_room();
+        }
+        self.set_alarm(link);
+        Ok(())
     }
 
     /// Schedules the next check of the connection's limits.

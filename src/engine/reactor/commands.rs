@@ -124,12 +124,12 @@ impl<H: EventHandler> EventLoop<H> {
                 if let ListenerChange::Remove(number) = change {
                     cx.udp_sockets.unlisten(number);
                 }
-                let registry = self.poll.registry();
+                let registry = self.cx.poll.registry();
                 let options = &self.dials.options;
                 self.listeners.change(change, options, registry, LISTENERS);
             }
             Command::AddUdpSockets(sockets) => {
-                cx.udp_sockets.adopt(*sockets, self.poll.registry());
+                cx.udp_sockets.adopt(*sockets, cx.poll.registry());
             }
             Command::StopAccepting => self.stop_accepting(),
             Command::Shutdown => self.stop(),
@@ -163,7 +163,7 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn stop_accepting(&mut self) {
-        self.listeners.close(self.poll.registry());
+        self.listeners.close(self.cx.poll.registry());
         if std::mem::replace(&mut self.accepts_itself, false) {
             self.cx
                 .engine

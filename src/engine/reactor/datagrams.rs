@@ -377,7 +377,7 @@ impl<H: EventHandler> EventLoop<H> {
         let socket = Arc::clone(&port.socket);
         let index = self.cx.udp_sockets.insert(port);
         // The socket is watched before it has a slot, because a failure would leave the slot behind.
-        sockets::watch(self.poll.registry(), index, &socket).inspect_err(|_| {
+        sockets::watch(self.cx.poll.registry(), index, &socket).inspect_err(|_| {
             self.cx.udp_sockets.remove(index);
         })?;
         let id = self.connections.next_id();
@@ -445,7 +445,7 @@ impl<H: EventHandler> EventLoop<H> {
         metrics.datagrams_dropped.add(sent.dropped as u64);
         port.blocked = sent.is_blocked;
         if port.blocked != port.watches_room
-            && let Err(error) = sockets::rewatch(self.poll.registry(), index, port)
+            && let Err(error) = sockets::rewatch(self.cx.poll.registry(), index, port)
         {
             log::error!(target: "epicycle::udp", "cannot watch a socket for room: {error}");
             // Without an event for room, the socket is tried again each time something is queued.

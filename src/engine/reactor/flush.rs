@@ -278,11 +278,7 @@ impl<H: EventHandler> Served<'_, H> {
                 Ok(())
             }
             Err(StreamError::WouldBlock) => {
-                self.slot
-                    .link
-                    .state
-                    .on_write_would_block(self.cx.time.moment());
-                self.set_alarm();
+                self.cx.await_room(&mut self.slot.link)?;
                 Ok(())
             }
             Err(StreamError::Interrupted) => Ok(()),

@@ -76,9 +76,8 @@ pub(crate) struct Parts<H: EventHandler> {
     pub(crate) spin: Duration,
 }
 
-/// A reactor: its poll, its connections and its handler.
+/// A reactor: its connections, its handler, and the state that it lends to callbacks.
 pub(crate) struct EventLoop<H: EventHandler> {
-    poll: Poll,
     handler: H,
     connections: Connections<H>,
     cx: Context<H>,
@@ -176,11 +175,11 @@ impl<H: EventHandler> EventLoop<H> {
     ) -> Result<Self, Box<dyn Any + Send>> {
         catch_unwind(AssertUnwindSafe(|| {
             let mut event_loop = Self {
-                poll: parts.poll,
                 handler: factory(parts.index),
                 connections: Connections::new(parts.index),
                 cx: Context::new(
                     parts.engine,
+                    parts.poll,
                     parts.index,
                     parts.budgets,
                     parts.limits,
@@ -261,7 +260,7 @@ impl<H: EventHandler> EventLoop<H> {
             timeout = self.timeout();
         }
         let limit = timeout.map(|timeout| self.limit(timeout));
-        if let Err(error) = self.poll.poll(events, limit)
+        if let Err(error) = self.cx.poll.poll(events, limit)
             && error.kind() != io::ErrorKind::Interrupted
         {
             log::error!(target: "epicycle::reactor", "poll failed: {error}");
@@ -360,7 +359,7 @@ impl<H: EventHandler> EventLoop<H> {
         }
         match self.cx.wheel.next_deadline() {
             Some(deadline) => {
-                let registry = self.poll.registry();
+                let registry = self.cx.poll.registry();
                 self.timer.limit(registry, TIMER, deadline, timeout)
             }
             None => timeout,

@@ -132,7 +132,7 @@ impl<H: EventHandler> EventLoop<H> {
     ///
     /// The error for which it was refused, which is logged too. Its admission is then undone.
     pub(super) fn watch(&mut self, stream: Stream, mut state: ConnState) -> io::Result<usize> {
-        let codec = self.register(&stream, &state);
+        let codec = self.register(&stream, &mut state);
         let Self {
             connections, cx, ..
         } = self;
@@ -160,7 +160,7 @@ impl<H: EventHandler> EventLoop<H> {
         }))
     }
 
-    fn register(&mut self, stream: &Stream, state: &ConnState) -> io::Result<H::Codec> {
+    fn register(&mut self, stream: &Stream, state: &mut ConnState) -> io::Result<H::Codec> {
         let is_ours = !matches!(state.origin(), Origin::Accepted { .. });
         if self.stage == ShutdownStage::Draining
             || (self.stage != ShutdownStage::Running && !is_ours)
@@ -172,7 +172,11 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has no free slot for another connection",
             ));
         }
-        stream.watch(self.poll.registry(), Token(state.id.slot()))?;
+        let for_room = state.needs_room_event();
+        if for_room {
+            state.set_watches_room();
+        }
+        stream.watch(self.cx.poll.registry(), Token(state.id.slot()), for_room)?;
         // A panic of the codec must not spoil the count of connections.
         let made = AssertUnwindSafe(|| self.cx.make_codec(&mut self.handler, stream, state));
         catch_unwind(made).map_err(|panic| {
@@ -187,7 +191,7 @@ impl<H: EventHandler> EventLoop<H> {
             return;
         };
         let fd = link.stream.raw_fd();
-        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+        if let Err(error) = self.cx.poll.registry().deregister(&mut SourceFd(&fd)) {
             log::debug!(target: "epicycle::conn", "{}: not watched: {error}", link.state.name());
         }
         let Some(socket) = link.stream.into_socket() else {

@@ -16,7 +16,7 @@ impl<H: EventHandler> EventLoop<H> {
         let began = clock.elapsed();
         loop {
             // The poll that blocks after this reports an error.
-            if self.poll.poll(events, Some(Duration::ZERO)).is_err() {
+            if self.cx.poll.poll(events, Some(Duration::ZERO)).is_err() {
                 return false;
             }
             if !events.is_empty() {

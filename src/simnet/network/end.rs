@@ -24,9 +24,19 @@ impl End {
         state.change(self.number);
     }
 
-    /// Registers the socket for events with this token.
-    pub(crate) fn watch(&self, token: usize) {
-        self.network.0.lock().wires[self.number].token = Some(token);
+    /// Registers the socket for events with this token: for input, and for room for output if `for_room` is true.
+    pub(crate) fn watch(&self, token: usize, for_room: bool) {
+        let wire = &mut self.network.0.lock().wires[self.number];
+        wire.token = Some(token);
+        wire.watches_room = for_room;
+    }
+
+    /// Registers the socket again, for room for output too.
+    pub(crate) fn watch_room(&self) {
+        let mut state = self.network.0.lock();
+        state.wires[self.number].watches_room = true;
+        // As after an `EPOLL_CTL_MOD`, what is ready already is reported.
+        state.change(self.number);
     }
 
     /// Returns true if a connect has succeeded, false if it is still under way.

@@ -67,6 +67,8 @@ pub(super) struct Wire {
     pub(super) crashed: bool,
     /// The token of the reactor's slot, once the socket is registered.
     pub(super) token: Option<usize>,
+    /// True if events report room for output.
+    pub(super) watches_room: bool,
     /// True while an event is due.
     pub(super) changed: bool,
     /// Bytes that have arrived and the reactor has not read.
@@ -131,6 +133,7 @@ impl Wire {
             syns: 0,
             crashed: false,
             token: None,
+            watches_room: false,
             changed: false,
             arrived: VecDeque::new(),
             fin: false,
@@ -166,7 +169,7 @@ impl Wire {
         let ready = Readiness {
             token,
             readable: !self.arrived.is_empty() || self.fin || self.broken,
-            writable: self.has_room() || self.shut || self.broken,
+            writable: self.watches_room && (self.has_room() || self.shut || self.broken),
             read_closed: self.fin || self.broken,
             error: self.error.is_some(),
         };
