@@ -330,6 +330,24 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
+/// The listener at an address, as [`Running::local_addrs`](crate::Running::local_addrs) returns it: TCP for an IP address,
+/// and a stream socket for a Unix address.
+impl TryFrom<&Addr> for Endpoint {
+    type Error = Error;
+
+    fn try_from(addr: &Addr) -> Result<Self, Error> {
+        match addr {
+            Addr::Ip(addr) => Ok((*addr).into()),
+            Addr::Unix(Some(path)) => Ok(Endpoint::Unix(path.to_path_buf())),
+            Addr::UnixAbstract(name) => Ok(Endpoint::UnixAbstract(name.to_vec())),
+            Addr::Unix(None) => Err(Error::Address {
+                input: addr.to_string(),
+                problem: "a Unix socket without a name cannot be connected to".to_owned(),
+            }),
+        }
+    }
+}
+
 /// The address of one end of a connection. A Unix socket of records has the same kinds of address as a Unix stream socket, and
 /// is shown in the same way: [`ConnInfo::transport`](crate::ConnInfo::transport) tells the two apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,15 +1,52 @@
 //! RPC between peers, wire-compatible with Teleport v4.
 //!
-//! For now this module consists of the [`wire`] formats: messages, protocols, body codecs and filters, without a
-//! connection. Peers, sessions and routes will be built on top of it.
+//! A [`Peer`] listens, dials, or does both. Each connection is a [`Session`], on which both sides send calls and pushes. A
+//! [`Router`] says which handler takes which message.
 //!
 //! ```
-//! use epicycle::rpc::wire::{Codec, Codecs, Message};
+//! use epicycle::rpc::{Peer, Router};
 //!
-//! let mut call = Message::call("/math/add?author=x");
-//! call.marshal(&Codecs::standard(), Codec::JSON, &[1, 2, 3])?;
-//! assert_eq!(*call.body, *b"[1,2,3]");
-//! # Ok::<(), epicycle::rpc::wire::BodyError>(())
+//! let mut routes = Router::new();
+//! routes.group("math", |routes| {
+//!     routes.call("add", |_ctx, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>()));
+//! });
+//! let server = Peer::builder().listen("tcp://127.0.0.1:0").routes(routes).start()?;
+//!
+//! let client = Peer::builder().start()?;
+//! let session = client.dial(&server.local_addrs()[0])?;
+//! let sum: i64 = session.call("/math/add", &[1, 2, 3]).wait()?;
+//! assert_eq!(sum, 6);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Below the peers are the [`wire`] formats, which work without connections, and [`Wire`], the codec that carries their
+//! messages in any event handler.
 
+mod call;
+mod calls;
+mod codec;
+mod context;
+mod deferred;
+mod dials;
+mod handler;
+mod outgoing;
+mod peer;
+mod reply;
+mod responder;
+mod router;
+mod session;
+mod slot;
+mod swap;
 pub mod wire;
+
+pub use self::call::{Call, CallFuture, Pending, Push};
+pub use self::codec::{ProtocolChoice, Wire};
+pub use self::context::{CallCtx, Incoming, PushCtx};
+pub use self::handler::{Line, PeerHandler};
+pub use self::peer::{DialFuture, Peer, PeerBuilder};
+pub use self::reply::{FromReply, Reply};
+pub use self::responder::Responder;
+pub use self::router::{RouteInfo, Router};
+pub use self::session::{Health, Session};
+pub use self::swap::Swap;
+pub use self::wire::{Codec, Status, code};

@@ -8,6 +8,8 @@ mod codec;
 mod filters;
 mod hostile;
 mod names;
+mod peers;
 mod properties;
+mod replay;
 mod vectors;
 mod wire;

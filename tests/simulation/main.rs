@@ -44,6 +44,8 @@ mod reactors;
 mod relay;
 #[cfg(feature = "http")]
 mod reuse;
+#[cfg(feature = "rpc")]
+mod rpc;
 mod storm;
 mod switching;
 mod timeouts;

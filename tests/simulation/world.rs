@@ -88,6 +88,7 @@ pub(crate) fn say<H: epicycle::EventHandler>(
 }
 
 /// Returns the time between two checks of a peer's input. After a hundred checks it is longer.
+#[cfg(feature = "http")]
 pub(crate) fn pause(rng: &mut Rng, look: usize) -> Duration {
     match look {
         0..100 => Duration::from_micros(rng.u64(..50_000)),

@@ -29,30 +29,38 @@ pub struct Uri<'a> {
     query: &'a [u8],
 }
 
-/// The URI has no path, or is invalid: the status is 400.
+/// The reason why a URI has no route: the status is 400.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct UriError;
+pub enum UriError {
+    /// It is not a URI. The reply to such a call has an empty URI in every dialect.
+    Malformed,
+    /// Its path is empty.
+    NoPath,
+}
 
 impl<'a> Uri<'a> {
     /// Parses a URI.
     ///
     /// # Errors
     ///
-    /// Returns a [`UriError`] if there is no path, a `%` in it is not followed by two hexadecimal digits, the decoded
+    /// Returns [`UriError::NoPath`] if the path is empty, and [`UriError::Malformed`] if a `%` in it is not followed by two hexadecimal digits, the decoded
     /// path is not UTF-8, or it contains control characters.
     pub fn parse(uri: &'a (impl AsRef<[u8]> + ?Sized)) -> Result<Self, UriError> {
         let uri = uri.as_ref();
         if uri.iter().any(u8::is_ascii_control) {
-            return Err(UriError);
+            return Err(UriError::Malformed);
         }
         let uri = before(uri, b'#');
         let front = before(uri, b'?');
         let query = uri.get(front.len() + 1..).unwrap_or_default();
-        let path = path_of(front).ok_or(UriError)?;
-        if path.is_empty() || !is_well_escaped(path) {
-            return Err(UriError);
+        let path = path_of(front).ok_or(UriError::Malformed)?;
+        if path.is_empty() {
+            return Err(UriError::NoPath);
         }
-        let path = utf8(percent_decode(path).into()).ok_or(UriError)?;
+        if !is_well_escaped(path) {
+            return Err(UriError::Malformed);
+        }
+        let path = utf8(percent_decode(path).into()).ok_or(UriError::Malformed)?;
         Ok(Self { path, query })
     }
 

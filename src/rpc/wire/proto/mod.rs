@@ -32,8 +32,8 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns true if a REPLY has the URI of its CALL. The reply to a call with an invalid URI has an empty one in
-    /// both dialects.
+    /// Returns true if a REPLY has the URI of its CALL. The reply to a call with a [malformed](super::UriError) URI has an
+    /// empty one in both dialects.
     pub fn echoes_uri(self) -> bool {
         self == Dialect::V4_0
     }

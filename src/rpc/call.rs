@@ -1,0 +1,434 @@
+//! Calls and pushes that an application makes.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::outgoing::{CallState, Outcome, Outgoing, OutgoingCall, Waiter};
+use super::reply::{FromReply, local, read};
+use super::session::{Session, is_on_loop};
+use super::wire::{Codec, EncodeBody, Kind, Message, Meta, Status, code};
+
+impl Session {
+    /// Prepares a call: names the route and its argument. Nothing is sent before [`Call::wait`], [`Call::then`],
+    /// [`Call::send`] or `.await`.
+    ///
+    /// ```
+    /// # fn demo(session: &epicycle::rpc::Session) -> Result<(), epicycle::rpc::Status> {
+    /// use std::time::Duration;
+    ///
+    /// let sum: i64 = session.call("/math/add", &[1, 2, 3]).wait()?;
+    ///
+    /// session
+    ///     .call("/math/add", &[1, 2, 3])
+    ///     .timeout(Duration::from_millis(50))
+    ///     .then(|sum: Result<i64, _>| println!("{sum:?}"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call<'a, A, R>(&'a self, uri: impl AsRef<str>, arg: &'a A) -> Call<'a, A, R>
+    where
+        A: EncodeBody + ?Sized,
+        R: FromReply,
+    {
+        Call {
+            draft: Draft::new(self, Kind::Call, uri.as_ref(), arg),
+            timeout: self.shared().settings.call_timeout,
+            result: PhantomData,
+        }
+    }
+
+    /// Sends a message that is not answered. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`BAD_MESSAGE`](code::BAD_MESSAGE) if the body cannot be encoded, [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED) if the
+    /// session has ended, and [`WRITE_FAILED`](code::WRITE_FAILED) if the mailbox of its reactor is full. A push that fails
+    /// later, on the reactor, is logged and counted.
+    pub fn push<A: EncodeBody + ?Sized>(
+        &self,
+        uri: impl AsRef<str>,
+        body: &A,
+    ) -> Result<(), Status> {
+        self.prepare_push(uri, body).send()
+    }
+
+    /// Prepares a push that is more than a route and a body.
+    pub fn prepare_push<'a, A>(&'a self, uri: impl AsRef<str>, body: &'a A) -> Push<'a, A>
+    where
+        A: EncodeBody + ?Sized,
+    {
+        Push {
+            draft: Draft::new(self, Kind::Push, uri.as_ref(), body),
+        }
+    }
+}
+
+/// A call that is not sent yet, and its settings.
+#[must_use = "it is sent by `wait`, `then`, `send` or `.await`"]
+pub struct Call<'a, A: ?Sized, R> {
+    draft: Draft<'a, A>,
+    timeout: Option<Duration>,
+    result: PhantomData<fn() -> R>,
+}
+
+/// A push that is not sent yet, and its settings.
+#[must_use = "it is sent by `send`"]
+pub struct Push<'a, A: ?Sized> {
+    draft: Draft<'a, A>,
+}
+
+/// What calls and pushes have in common.
+struct Draft<'a, A: ?Sized> {
+    session: &'a Session,
+    message: Message<'static>,
+    body: &'a A,
+    has_own_seq: bool,
+    /// The first fault of a setting.
+    fault: Option<Status>,
+}
+
+impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
+    fn new(session: &'a Session, kind: Kind, uri: &str, body: &'a A) -> Self {
+        let mut message = Message::new(kind);
+        message.uri = uri.as_bytes().to_vec().into();
+        message.codec = session.shared().settings.body_codec;
+        Self {
+            session,
+            message,
+            body,
+            has_own_seq: false,
+            fault: None,
+        }
+    }
+
+    fn add_query(&mut self, key: &str, value: &str) {
+        let mut query = Meta::default();
+        query.add(key, value);
+        let uri = self.message.uri.to_mut();
+        uri.push(if uri.contains(&b'?') { b'&' } else { b'?' });
+        uri.extend_from_slice(query.encoded());
+    }
+
+    fn add_filters(&mut self, ids: &[u8]) {
+        let filters = &self.session.shared().formats.filters;
+        if let Err(error) = self.message.filters.append(ids, filters) {
+            self.fault
+                .get_or_insert_with(|| local(code::WRITE_FAILED, error.to_string()));
+        }
+    }
+
+    /// Encodes the body.
+    fn finish(mut self) -> Result<Message<'static>, Status> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let codec = self.message.codec;
+        let codecs = &self.session.shared().formats.codecs;
+        (self.message.marshal(codecs, codec, self.body))
+            .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
+        Ok(self.message)
+    }
+}
+
+/// Defines the settings that calls and pushes share.
+macro_rules! settings {
+    () => {
+        /// Adds a pair to the metadata.
+        pub fn meta(mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+            self.draft.message.meta.add(key, value);
+            self
+        }
+
+        /// Sets the only value of a key in the metadata.
+        pub fn set_meta(mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Self {
+            self.draft.message.meta.set(key, value);
+            self
+        }
+
+        /// Adds a pair to the URI's query.
+        pub fn query(mut self, key: impl AsRef<str>, value: impl AsRef<str>) -> Self {
+            self.draft.add_query(key.as_ref(), value.as_ref());
+            self
+        }
+
+        /// Sets the codec of the body. The default is the peer's.
+        pub fn codec(mut self, codec: Codec) -> Self {
+            self.draft.message.codec = codec;
+            self
+        }
+
+        /// Adds filters by their ids. The first one is the outermost.
+        pub fn filters(mut self, ids: impl AsRef<[u8]>) -> Self {
+            self.draft.add_filters(ids.as_ref());
+            self
+        }
+
+        /// Sets the `seq`. By default it is a number that counts the session's messages.
+        pub fn seq(mut self, seq: impl Into<Vec<u8>>) -> Self {
+            self.draft.message.seq = seq.into().into();
+            self.draft.has_own_seq = true;
+            self
+        }
+
+        /// Tells the address of the client for whom this peer acts, in the metadata.
+        pub fn real_ip(self, ip: IpAddr) -> Self {
+            self.set_meta(Meta::REAL_IP, ip.to_string())
+        }
+
+        /// Sends a status with the message, in the metadata.
+        pub fn status(mut self, status: &Status) -> Self {
+            status.write(&mut self.draft.message.meta, usize::MAX);
+            self
+        }
+    };
+}
+
+impl<A: EncodeBody + ?Sized> Push<'_, A> {
+    settings!();
+
+    /// Sends the push. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Session::push`], and [`WRITE_FAILED`](code::WRITE_FAILED) for a filter that is not registered.
+    pub fn send(self) -> Result<(), Status> {
+        let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
+        session.send(Outgoing {
+            message: self.draft.finish()?,
+            has_own_seq,
+            call: None,
+        })
+    }
+}
+
+impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
+    settings!();
+
+    /// Sets the time within which the reply must arrive. The call then ends with [`HANDLE_TIMEOUT`](code::HANDLE_TIMEOUT). The
+    /// other side is told the time as well, and does not begin work whose time is over. The default is the peer's
+    /// [`call_timeout`](super::PeerBuilder::call_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Lets the call wait for its reply without a limit of time.
+    pub fn no_timeout(mut self) -> Self {
+        self.timeout = None;
+        self
+    }
+
+    /// Sets the codec in which the reply's body is wanted.
+    pub fn accept(self, codec: Codec) -> Self {
+        self.set_meta(Meta::ACCEPT_BODY_CODEC, codec.0.to_string())
+    }
+
+    /// Sends the call and waits for the reply. It blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// The other side's status, or one that arises here: [`code`] lists them. On a reactor's thread it fails at once, without
+    /// a call, because the reply could never arrive: use [`then`](Self::then) there, or a handler that may block.
+    pub fn wait(self) -> Result<R, Status> {
+        check_may_block()?;
+        self.send().wait()
+    }
+
+    /// Sends the call. Returns at once.
+    pub fn send(self) -> Pending<R> {
+        let session = self.draft.session.clone();
+        let state = Arc::new(CallState::new());
+        self.dispatch(Waiter::state(state.clone()));
+        Pending {
+            session,
+            state,
+            result: PhantomData,
+        }
+    }
+
+    /// Sends the call. Returns at once. `callback` gets the result, exactly once: on the reactor's thread, or on this one if
+    /// the call cannot be sent. It must not block.
+    pub fn then(self, callback: impl FnOnce(Result<R, Status>) + Send + 'static) {
+        self.dispatch(Waiter::callback(Box::new(|result| {
+            callback(result.and_then(|reply| read(reply.message, reply.cost, reply.codecs)));
+        })));
+    }
+
+    fn dispatch(self, waiter: Waiter) {
+        let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
+        let timeout = self.timeout;
+        match self.draft.finish() {
+            // The waiter is told if it cannot be sent.
+            Ok(message) => drop(session.send(Outgoing {
+                message,
+                has_own_seq,
+                call: Some(OutgoingCall { waiter, timeout }),
+            })),
+            Err(status) => waiter.settle(Err(status)),
+        }
+    }
+}
+
+impl<A: EncodeBody + ?Sized, R: FromReply> IntoFuture for Call<'_, A, R> {
+    type Output = Result<R, Status>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        self.send().into_future()
+    }
+}
+
+/// A call that is under way. If it is dropped, the call goes on, and its result is lost.
+pub struct Pending<R> {
+    session: Session,
+    state: Arc<CallState>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<R: FromReply> Pending<R> {
+    /// Waits for the reply. It blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Call::wait`].
+    pub fn wait(self) -> Result<R, Status> {
+        check_may_block()?;
+        match self.state.slot.wait(None) {
+            Some(outcome) => self.read(outcome),
+            // A slot without a deadline is waited for until it is filled.
+            None => Err(local(code::UNKNOWN_ERROR, "the call has no result")),
+        }
+    }
+
+    /// Waits for the reply, at most for this time. Returns the call again if it has not ended by then.
+    ///
+    /// # Errors
+    ///
+    /// `Err` with the call if the time is over. The inner result is that of [`wait`](Self::wait).
+    pub fn wait_timeout(self, time: Duration) -> Result<Result<R, Status>, Self> {
+        if let Err(status) = check_may_block() {
+            return Ok(Err(status));
+        }
+        match self.state.slot.wait(Instant::now().checked_add(time)) {
+            Some(outcome) => Ok(self.read(outcome)),
+            None => Err(self),
+        }
+    }
+
+    /// Takes the result if the call has ended. Returns `None` if it has not, and after the result was taken.
+    pub fn try_result(&self) -> Option<Result<R, Status>> {
+        self.state.slot.take().map(|outcome| self.read(outcome))
+    }
+
+    /// Ends the call with [`CANCELLED`](code::CANCELLED) if it has no reply yet, and tells the other side, which drops it if its
+    /// work has not begun.
+    pub fn cancel(&self) {
+        self.session.cancel(self.state.clone());
+    }
+
+    /// Returns the session that the call was made on.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    fn read(&self, outcome: Outcome) -> Result<R, Status> {
+        read_outcome(&self.session, outcome)
+    }
+}
+
+fn read_outcome<R: FromReply>(session: &Session, outcome: Outcome) -> Result<R, Status> {
+    let (message, cost) = outcome?;
+    read(&message, cost, &session.shared().formats.codecs)
+}
+
+fn check_may_block() -> Result<(), Status> {
+    if is_on_loop() {
+        return Err(local(
+            code::UNKNOWN_ERROR,
+            "`wait` on a reactor's thread would wait for itself; use `then`, or make the call in a blocking handler",
+        ));
+    }
+    Ok(())
+}
+
+impl<R: FromReply> IntoFuture for Pending<R> {
+    type Output = Result<R, Status>;
+    type IntoFuture = CallFuture<R>;
+
+    fn into_future(self) -> CallFuture<R> {
+        CallFuture { call: Some(self) }
+    }
+}
+
+/// The result of a call as a future, for any executor. If it is dropped before the reply, the call is
+/// [cancelled](Pending::cancel).
+///
+/// # Panics
+///
+/// If it is polled again after it is ready.
+#[must_use = "futures do nothing unless polled"]
+pub struct CallFuture<R> {
+    /// None once it is ready.
+    call: Option<Pending<R>>,
+}
+
+impl<R: FromReply> Future for CallFuture<R> {
+    type Output = Result<R, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(call) = &self.call else {
+            panic!("a `CallFuture` was polled after it was ready");
+        };
+        let Poll::Ready(outcome) = call.state.slot.poll(context.waker()) else {
+            return Poll::Pending;
+        };
+        let result = read_outcome(&call.session, outcome);
+        self.call = None;
+        Poll::Ready(result)
+    }
+}
+
+impl<R> Drop for CallFuture<R> {
+    fn drop(&mut self) {
+        if let Some(call) = &self.call {
+            call.session.cancel(call.state.clone());
+        }
+    }
+}
+
+impl<A: ?Sized> fmt::Debug for Draft<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uri = String::from_utf8_lossy(&self.message.uri);
+        write!(f, "{} {uri}", self.message.kind)
+    }
+}
+
+impl<A: ?Sized, R> fmt::Debug for Call<'_, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.draft.fmt(f)
+    }
+}
+
+impl<A: ?Sized> fmt::Debug for Push<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.draft.fmt(f)
+    }
+}
+
+impl<R> fmt::Debug for Pending<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pending").field(&self.session).finish()
+    }
+}
+
+impl<R> fmt::Debug for CallFuture<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CallFuture").field(&self.call).finish()
+    }
+}

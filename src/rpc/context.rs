@@ -1,0 +1,315 @@
+//! What a handler learns about its message, and what it can say about its reply.
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::cell::{RefCell, RefMut};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::session::Session;
+use super::swap::Swap;
+use super::wire::{
+    BodyError, Codec, Codecs, DecodeBody, Dialect, EncodeBody, FilterPipe, Message, Meta, Status,
+    Uri, code,
+};
+use crate::addr::Addr;
+
+/// A CALL or a PUSH that has arrived, and the session on which it did.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    pub(super) message: Message<'a>,
+    pub(super) session: Session,
+    pub(super) dialect: Dialect,
+    pub(super) deadline: Option<Instant>,
+    /// Set if the call may be cancelled while its handler works.
+    pub(super) cancelled: Option<Arc<AtomicBool>>,
+}
+
+impl<'a> Incoming<'a> {
+    /// Returns the session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Returns the message's `seq`.
+    pub fn seq(&self) -> &[u8] {
+        &self.message.seq
+    }
+
+    /// Returns the message's URI as it arrived.
+    pub fn uri(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.message.uri)
+    }
+
+    /// Returns the path of the URI, decoded.
+    pub fn path(&self) -> String {
+        self.message
+            .parse_uri()
+            .map(|uri| uri.path().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Returns the first value of a key in the URI's query.
+    pub fn query(&self, key: &str) -> Option<String> {
+        self.args().get_str(key).map(Cow::into_owned)
+    }
+
+    /// Returns the pairs of the URI's query.
+    pub fn args(&self) -> Meta<'_> {
+        self.message
+            .parse_uri()
+            .map(|uri| uri.args())
+            .unwrap_or_default()
+    }
+
+    /// Decodes the URI's query as a value.
+    ///
+    /// # Errors
+    ///
+    /// Returns a status [`BAD_MESSAGE`](code::BAD_MESSAGE) if the query does not encode such a value.
+    pub fn args_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, Status> {
+        Uri::parse(&*self.message.uri)
+            .map_err(|error| self.bad_message(error.text(self.dialect)))?
+            .args_as()
+            .map_err(|error| self.bad_body(&error))
+    }
+
+    /// Returns the metadata.
+    pub fn meta(&self) -> &Meta<'a> {
+        &self.message.meta
+    }
+
+    /// Returns the codec of the body.
+    pub fn body_codec(&self) -> Codec {
+        self.message.codec
+    }
+
+    /// Returns the body, not decoded.
+    pub fn body(&self) -> &[u8] {
+        &self.message.body
+    }
+
+    /// Decodes the body.
+    ///
+    /// # Errors
+    ///
+    /// Returns a status [`BAD_MESSAGE`](code::BAD_MESSAGE) if the body does not encode such a value.
+    pub fn bind<T: DecodeBody>(&self) -> Result<T, Status> {
+        self.message
+            .unmarshal(self.codecs())
+            .map_err(|error| self.bad_body(&error))
+    }
+
+    /// Returns the whole message.
+    pub fn message(&self) -> &Message<'a> {
+        &self.message
+    }
+
+    /// Returns the address of the other end of the connection.
+    pub fn remote_addr(&self) -> &Addr {
+        self.session.remote_addr()
+    }
+
+    /// Returns the address of the client for whom the other end acts, as it told in `X-Real-IP`, or else the address of the
+    /// other end. Anybody can send `X-Real-IP`: trust it only behind a proxy of your own.
+    pub fn real_ip(&self) -> Option<IpAddr> {
+        let told = self.message.meta.get_str(Meta::REAL_IP);
+        told.and_then(|ip| ip.parse().ok())
+            .or_else(|| self.remote_addr().as_socket_addr().map(|addr| addr.ip()))
+    }
+
+    /// Returns the values that the application keeps with the session.
+    pub fn swap(&self) -> &Swap {
+        self.session.swap()
+    }
+
+    /// Returns the moment at which the caller stops waiting, or at which the peer's limit for handlers is over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Returns true if the caller no longer waits: it has cancelled the call, or its time is over, or its session has ended.
+    /// A handler that takes long should look now and then. Always false for handlers that run on the reactor.
+    pub fn is_cancelled(&self) -> bool {
+        let flag = self.cancelled.as_ref();
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn codecs(&self) -> &Codecs {
+        &self.session.shared().formats.codecs
+    }
+
+    pub(super) fn bad_body(&self, error: &BodyError) -> Status {
+        self.bad_message(error.to_string())
+    }
+
+    fn bad_message(&self, reason: impl Into<Cow<'static, str>>) -> Status {
+        Status::of(code::BAD_MESSAGE, self.dialect).with_reason(reason)
+    }
+
+    pub(super) fn into_owned(self) -> Incoming<'static> {
+        Incoming {
+            message: self.message.into_owned(),
+            session: self.session,
+            dialect: self.dialect,
+            deadline: self.deadline,
+            cancelled: self.cancelled,
+        }
+    }
+}
+
+/// The argument of a handler for a CALL: the [`Incoming`] message, and settings of the reply.
+#[derive(Debug)]
+pub struct CallCtx<'a> {
+    incoming: &'a Incoming<'a>,
+    locals: Option<&'a Locals>,
+    pub(super) reply: ReplyHead,
+}
+
+/// The parts of a reply in front of its body.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReplyHead {
+    pub(super) meta: Meta<'static>,
+    pub(super) codec: Option<Codec>,
+    /// The filters that are added to those of the call.
+    pub(super) filters: FilterPipe<'static>,
+}
+
+impl<'a> CallCtx<'a> {
+    pub(super) fn new(incoming: &'a Incoming<'a>, locals: Option<&'a Locals>) -> Self {
+        Self {
+            incoming,
+            locals,
+            reply: ReplyHead::default(),
+        }
+    }
+
+    /// Returns the message, for as long as the handler runs. It can be read while settings of the reply are made.
+    pub fn incoming(&self) -> &'a Incoming<'a> {
+        self.incoming
+    }
+
+    /// Adds a pair to the reply's metadata.
+    pub fn add_reply_meta(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.reply.meta.add(key, value);
+    }
+
+    /// Sets the only value of a key in the reply's metadata.
+    pub fn set_reply_meta(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.reply.meta.set(key, value);
+    }
+
+    /// Sets the codec of the reply's body. By default it is the one that the caller accepts, or that of the call.
+    pub fn set_reply_codec(&mut self, codec: Codec) {
+        self.reply.codec = Some(codec);
+    }
+
+    /// Adds filters to the reply, after those of the call, which it has in any case.
+    ///
+    /// # Errors
+    ///
+    /// Returns a status if a filter is not registered or there are too many. A handler can return it.
+    pub fn add_reply_filters(&mut self, ids: impl AsRef<[u8]>) -> Result<(), Status> {
+        let filters = &self.incoming.session.shared().formats.filters;
+        self.reply
+            .filters
+            .append(ids.as_ref(), filters)
+            .map_err(|error| {
+                Status::of(code::INTERNAL_SERVER_ERROR, self.incoming.dialect)
+                    .with_reason(error.to_string())
+            })
+    }
+
+    /// Returns this reactor's value of a type that [`PeerBuilder::local`](super::PeerBuilder::local) makes. Returns `None` if
+    /// there is no such value, if it is borrowed already, and in a handler that does not run on a reactor.
+    pub fn local<T: 'static>(&self) -> Option<RefMut<'a, T>> {
+        self.locals?.get()
+    }
+
+    /// Encodes the body of the reply.
+    pub(super) fn encode<R: EncodeBody>(
+        &mut self,
+        value: &R,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        let codec = reply_codec(self.incoming, &mut self.reply);
+        encode_reply(self.incoming, codec, value, out)
+    }
+}
+
+/// Returns the codec of the reply, and keeps it.
+pub(super) fn reply_codec(call: &Incoming<'_>, reply: &mut ReplyHead) -> Codec {
+    let default = call.session.shared().settings.body_codec;
+    let codec = call.codecs().for_reply(&call.message, reply.codec, default);
+    reply.codec = Some(codec);
+    codec
+}
+
+/// Encodes the body of a reply to a call.
+pub(super) fn encode_reply<R: EncodeBody>(
+    call: &Incoming<'_>,
+    codec: Codec,
+    value: &R,
+    out: &mut Vec<u8>,
+) -> Result<(), Status> {
+    call.codecs().marshal(codec, value, out).map_err(|error| {
+        Status::of(code::INTERNAL_SERVER_ERROR, call.dialect).with_reason(error.to_string())
+    })
+}
+
+impl<'a> Deref for CallCtx<'a> {
+    type Target = Incoming<'a>;
+
+    fn deref(&self) -> &Incoming<'a> {
+        self.incoming
+    }
+}
+
+/// The argument of a handler for a PUSH: the [`Incoming`] message.
+#[derive(Debug)]
+pub struct PushCtx<'a> {
+    incoming: &'a Incoming<'a>,
+    locals: Option<&'a Locals>,
+}
+
+impl<'a> PushCtx<'a> {
+    pub(super) fn new(incoming: &'a Incoming<'a>, locals: Option<&'a Locals>) -> Self {
+        Self { incoming, locals }
+    }
+
+    /// Returns this reactor's value of a type, as [`CallCtx::local`] does.
+    pub fn local<T: 'static>(&self) -> Option<RefMut<'a, T>> {
+        self.locals?.get()
+    }
+}
+
+impl<'a> Deref for PushCtx<'a> {
+    type Target = Incoming<'a>;
+
+    fn deref(&self) -> &Incoming<'a> {
+        self.incoming
+    }
+}
+
+/// Makes a value of a reactor.
+pub(super) type MakeLocal = Box<dyn Fn(&mut Locals) + Send + Sync>;
+
+/// The values of a reactor, by their types.
+#[derive(Debug, Default)]
+pub(super) struct Locals(HashMap<TypeId, Box<dyn Any>>);
+
+impl Locals {
+    pub(super) fn insert<T: 'static>(&mut self, value: T) {
+        self.0
+            .insert(TypeId::of::<T>(), Box::new(RefCell::new(value)));
+    }
+
+    fn get<T: 'static>(&self) -> Option<RefMut<'_, T>> {
+        let value = self.0.get(&TypeId::of::<T>())?;
+        value.downcast_ref::<RefCell<T>>()?.try_borrow_mut().ok()
+    }
+}

@@ -1,0 +1,115 @@
+//! The calls of a connection that this side has not answered yet. It has no clock: times are passed in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::calls::Deadlines;
+use super::wire::Message;
+
+/// The calls whose handlers reply later.
+#[derive(Default)]
+pub(super) struct Deferred {
+    next: u64,
+    open: HashMap<u64, DeferredCall>,
+    due: Deadlines,
+    /// The number of handlers at work. It includes those whose callers no longer wait.
+    working: Arc<AtomicUsize>,
+}
+
+/// A call whose caller waits.
+pub(super) struct DeferredCall {
+    /// The reply without its body.
+    pub(super) reply: Message<'static>,
+    /// Set once the caller no longer waits.
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Deferred {
+    /// Returns the number of callers that wait.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Returns the number of handlers at work.
+    pub(super) fn working(&self) -> usize {
+        self.working.load(Ordering::Relaxed)
+    }
+
+    /// Adds a call. Returns its number.
+    pub(super) fn add(
+        &mut self,
+        reply: Message<'static>,
+        cancelled: Arc<AtomicBool>,
+        deadline: Option<Instant>,
+    ) -> (u64, Working) {
+        let number = self.next;
+        self.next += 1;
+        self.open.insert(number, DeferredCall { reply, cancelled });
+        if let Some(by) = deadline {
+            let open = &self.open;
+            self.due
+                .add(by, number, |number| open.contains_key(&number));
+        }
+        (number, Working::new(&self.working))
+    }
+
+    /// Removes a call that gets its reply now.
+    pub(super) fn take(&mut self, number: u64) -> Option<DeferredCall> {
+        self.open.remove(&number)
+    }
+
+    /// Removes the call with this `seq`, whose caller has cancelled it.
+    pub(super) fn cancel(&mut self, seq: &[u8]) {
+        let same = (self.open.iter()).filter(|(_, call)| *call.reply.seq == *seq);
+        // The peer may have used a `seq` twice.
+        let Some(number) = same.map(|(number, _)| *number).min() else {
+            return;
+        };
+        self.open.remove(&number).inspect(DeferredCall::cancel);
+    }
+
+    /// Removes a call whose deadline has passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<DeferredCall> {
+        loop {
+            let number = self.due.take_expired(now)?;
+            if let Some(call) = self.open.remove(&number) {
+                call.cancel();
+                return Some(call);
+            }
+        }
+    }
+
+    /// Returns the earliest deadline.
+    pub(super) fn next_deadline(&mut self) -> Option<Instant> {
+        self.due.next(|number| self.open.contains_key(&number))
+    }
+
+    /// Cancels all calls, since their connection has closed.
+    pub(super) fn cancel_all(&mut self) {
+        self.open.drain().for_each(|(_, call)| call.cancel());
+    }
+}
+
+impl DeferredCall {
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Counts a handler as at work as long as it exists.
+pub(super) struct Working(Arc<AtomicUsize>);
+
+impl Working {
+    fn new(counter: &Arc<AtomicUsize>) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter.clone())
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

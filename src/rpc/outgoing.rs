@@ -1,0 +1,116 @@
+//! Messages to send, and those who wait for their replies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::reply::local;
+use super::slot::Slot;
+use super::wire::{Codecs, Message, Status, code};
+use crate::panic;
+
+/// A CALL or a PUSH on its way to a connection.
+pub(super) struct Outgoing {
+    pub(super) message: Message<'static>,
+    /// True if the application has set the message's `seq`.
+    pub(super) has_own_seq: bool,
+    /// None for a PUSH.
+    pub(super) call: Option<OutgoingCall>,
+}
+
+pub(super) struct OutgoingCall {
+    pub(super) waiter: Waiter,
+    /// The time within which the reply must arrive.
+    pub(super) timeout: Option<Duration>,
+}
+
+/// A reply as its caller receives it.
+pub(super) struct Arrived<'a> {
+    pub(super) message: &'a Message<'a>,
+    pub(super) cost: Duration,
+    pub(super) codecs: &'a Codecs,
+}
+
+/// The result of a call that a thread or a task takes.
+pub(super) type Outcome = Result<(Message<'static>, Duration), Status>;
+
+/// A call that a thread or a task waits for.
+pub(super) struct CallState {
+    pub(super) slot: Slot<Outcome>,
+    /// The number of the call on its connection.
+    number: AtomicU64,
+}
+
+impl CallState {
+    const UNSENT: u64 = u64::MAX;
+
+    pub(super) fn new() -> Self {
+        Self {
+            slot: Slot::new(),
+            number: AtomicU64::new(Self::UNSENT),
+        }
+    }
+
+    /// Returns the number, once the call is sent.
+    pub(super) fn number(&self) -> Option<u64> {
+        let number = self.number.load(Ordering::Acquire);
+        (number != Self::UNSENT).then_some(number)
+    }
+}
+
+/// Whoever waits for the end of a call. It is told exactly once: a waiter that is dropped is told that the connection
+/// closed.
+pub(super) struct Waiter(Option<Way>);
+
+enum Way {
+    Slot(Arc<CallState>),
+    Callback(Callback),
+}
+
+pub(super) type Callback = Box<dyn FnOnce(Result<Arrived<'_>, Status>) + Send>;
+
+impl Waiter {
+    pub(super) fn state(state: Arc<CallState>) -> Self {
+        Self(Some(Way::Slot(state)))
+    }
+
+    pub(super) fn callback(callback: Callback) -> Self {
+        Self(Some(Way::Callback(callback)))
+    }
+
+    /// Records the number that the call got on its connection.
+    pub(super) fn sent(&self, number: u64) {
+        if let Some(Way::Slot(state)) = &self.0 {
+            state.number.store(number, Ordering::Release);
+        }
+    }
+
+    /// Ends the call.
+    pub(super) fn settle(mut self, result: Result<Arrived<'_>, Status>) {
+        self.tell(result);
+    }
+
+    fn tell(&mut self, result: Result<Arrived<'_>, Status>) {
+        match self.0.take() {
+            Some(Way::Slot(state)) => {
+                state
+                    .slot
+                    .fill(result.map(|reply| (reply.message.clone().into_owned(), reply.cost)));
+            }
+            Some(Way::Callback(callback)) => {
+                panic::catch("epicycle::rpc", "the callback of a call", || {
+                    callback(result);
+                });
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            self.tell(Err(local(code::CONNECTION_CLOSED, "")));
+        }
+    }
+}

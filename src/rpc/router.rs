@@ -1,0 +1,388 @@
+//! The routes of a peer: which handler takes which message.
+
+use std::any::type_name;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+
+use super::context::{CallCtx, Incoming, PushCtx};
+use super::responder::{ReplyToken, Responder};
+use super::wire::{DecodeBody, EncodeBody, Kind, Status};
+use crate::error::Error;
+
+/// The handlers of a peer, by the paths of their messages. CALLs and PUSHes have routes of their own.
+///
+/// A handler is shared by all reactors, so it is `Send` and `Sync`. A value of its own for each reactor comes from
+/// [`CallCtx::local`].
+///
+/// | Method | The handler runs | For |
+/// |---|---|---|
+/// | [`call`](Self::call), [`push`](Self::push) | on the reactor | work that does not block |
+/// | [`call_bytes`](Self::call_bytes), [`push_bytes`](Self::push_bytes) | on the reactor, on encoded bodies | the least cost |
+/// | [`call_blocking`](Self::call_blocking) and others | on a worker pool | files, databases, long computations |
+/// | [`call_later`](Self::call_later) | on the reactor, and replies when it likes | work that ends elsewhere |
+///
+/// ```
+/// use epicycle::rpc::{Router, Status};
+///
+/// let mut routes = Router::new();
+/// routes.group("math", |routes| {
+///     routes.call("add", |_ctx, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>()));
+/// });
+/// routes.push("status", |ctx, text: String| {
+///     println!("{} says {text}", ctx.session().id());
+///     Ok(())
+/// });
+/// let paths: Vec<_> = routes.routes().map(|route| route.path.to_string()).collect();
+/// assert_eq!(paths, ["/math/add", "/status"]);
+/// ```
+#[derive(Default)]
+pub struct Router {
+    table: Table,
+    /// The path of the group, without a slash at its end.
+    prefix: String,
+    infos: Vec<RouteInfo>,
+    faults: Vec<String>,
+}
+
+/// A route, for lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RouteInfo {
+    /// [`Kind::Call`] or [`Kind::Push`].
+    pub kind: Kind,
+    /// The path.
+    pub path: Arc<str>,
+    /// The name of the argument's Rust type.
+    pub argument: &'static str,
+    /// The name of the reply's Rust type. It is empty for a PUSH.
+    pub reply: &'static str,
+}
+
+/// The handlers by path.
+#[derive(Default)]
+pub(super) struct Table {
+    pub(super) calls: HashMap<Arc<str>, CallHandler>,
+    pub(super) pushes: HashMap<Arc<str>, PushHandler>,
+    pub(super) unknown_call: Option<CallHandler>,
+    pub(super) unknown_push: Option<PushHandler>,
+}
+
+/// Answers a call: decodes the argument, and appends the encoded result.
+pub(super) type CallFn = dyn for<'a> Fn(&mut CallCtx<'a>, &'a Incoming<'a>, &mut Vec<u8>) -> Result<(), Status>
+    + Send
+    + Sync;
+
+/// Takes a call whose reply is given later.
+pub(super) type LaterFn = dyn for<'a> Fn(&CallCtx<'a>, ReplyToken) + Send + Sync;
+
+pub(super) type PushFn =
+    dyn for<'a> Fn(&PushCtx<'a>, &'a Incoming<'a>) -> Result<(), Status> + Send + Sync;
+
+pub(super) enum CallHandler {
+    OnLoop(Box<CallFn>),
+    Blocking { run: Arc<CallFn>, in_order: bool },
+    Later(Box<LaterFn>),
+}
+
+pub(super) enum PushHandler {
+    OnLoop(Box<PushFn>),
+    Blocking { run: Arc<PushFn>, in_order: bool },
+}
+
+impl Table {
+    /// Returns true if a handler needs a worker pool.
+    pub(super) fn blocks(&self) -> bool {
+        let blocks_call = |call: &CallHandler| matches!(call, CallHandler::Blocking { .. });
+        let blocks_push = |push: &PushHandler| matches!(push, PushHandler::Blocking { .. });
+        self.calls.values().any(blocks_call)
+            || self.pushes.values().any(blocks_push)
+            || self.unknown_call.as_ref().is_some_and(blocks_call)
+            || self.unknown_push.as_ref().is_some_and(blocks_push)
+    }
+}
+
+/// # Calls
+impl Router {
+    /// Adds a handler that runs on the reactor. It must not block.
+    ///
+    /// Handlers of a connection run in the order of its messages, and their replies leave in that order.
+    pub fn call<A, R, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync + 'static,
+    {
+        let handler = CallHandler::OnLoop(Box::new(typed_call(handler)));
+        self.add_call::<A, R>(path, handler);
+    }
+
+    /// Adds a handler that runs on the reactor and works on encoded bodies: it gets the argument as it arrived, and appends
+    /// the encoded result. It must not block.
+    ///
+    /// The reply has the codec of the call, or the one that the caller accepts, unless the handler
+    /// [sets](CallCtx::set_reply_codec) another.
+    pub fn call_bytes<F>(&mut self, path: &str, handler: F)
+    where
+        F: Fn(&mut CallCtx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let handler = CallHandler::OnLoop(Box::new(bytes_call(handler)));
+        self.add_call::<&[u8], Vec<u8>>(path, handler);
+    }
+
+    /// Adds a handler that runs on the peer's worker pool, where it may block. Handlers run in any order and at the same time.
+    pub fn call_blocking<A, R, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync + 'static,
+    {
+        self.add_blocking_call(path, handler, false);
+    }
+
+    /// Adds a handler as [`call_blocking`](Self::call_blocking) does. Those of one session run one at a time, in the order of
+    /// its messages.
+    pub fn call_blocking_in_order<A, R, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync + 'static,
+    {
+        self.add_blocking_call(path, handler, true);
+    }
+
+    /// Adds a handler that runs on the reactor and gives its reply later, from any thread: see [`Responder`].
+    /// Settings of the reply are made there, too.
+    pub fn call_later<A, R, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(&CallCtx<'_>, A, Responder<R>) + Send + Sync + 'static,
+    {
+        let handler: Box<LaterFn> = Box::new(move |ctx, token| match ctx.bind() {
+            Ok(arg) => handler(ctx, arg, Responder::new(token)),
+            Err(status) => token.give(Err(status)),
+        });
+        self.add_call::<A, R>(path, CallHandler::Later(handler));
+    }
+
+    /// Sets the handler of calls that no route takes, in place of [`NOT_FOUND`](super::wire::code::NOT_FOUND). It runs on the
+    /// reactor, on encoded bodies, as that of [`call_bytes`](Self::call_bytes) does.
+    pub fn unknown_call<F>(&mut self, handler: F)
+    where
+        F: Fn(&mut CallCtx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let handler = CallHandler::OnLoop(Box::new(bytes_call(handler)));
+        if self.table.unknown_call.replace(handler).is_some() {
+            self.faults
+                .push("there are two handlers of unknown calls".to_owned());
+        }
+    }
+
+    fn add_blocking_call<A, R, F>(&mut self, path: &str, handler: F, in_order: bool)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync + 'static,
+    {
+        let run: Arc<CallFn> = Arc::new(typed_call(handler));
+        self.add_call::<A, R>(path, CallHandler::Blocking { run, in_order });
+    }
+
+    fn add_call<A, R>(&mut self, path: &str, handler: CallHandler) {
+        let path = self.path(path);
+        match self.table.calls.entry(path.clone()) {
+            Entry::Vacant(vacant) => vacant.insert(handler),
+            Entry::Occupied(_) => {
+                return self
+                    .faults
+                    .push(format!("there are two handlers of calls to {path}"));
+            }
+        };
+        self.infos.push(RouteInfo {
+            kind: Kind::Call,
+            path,
+            argument: type_name::<A>(),
+            reply: type_name::<R>(),
+        });
+    }
+}
+
+/// # Pushes
+impl Router {
+    /// Adds a handler that runs on the reactor. It must not block. An error that it returns is logged.
+    pub fn push<A, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let handler = PushHandler::OnLoop(Box::new(typed_push(handler)));
+        self.add_push::<A>(path, handler);
+    }
+
+    /// Adds a handler that runs on the reactor and gets the encoded body. It must not block.
+    pub fn push_bytes<F>(&mut self, path: &str, handler: F)
+    where
+        F: Fn(&PushCtx<'_>, &[u8]) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let handler = PushHandler::OnLoop(Box::new(bytes_push(handler)));
+        self.add_push::<&[u8]>(path, handler);
+    }
+
+    /// Adds a handler that runs on the peer's worker pool, where it may block. Handlers run in any order and at the same time.
+    pub fn push_blocking<A, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        self.add_blocking_push(path, handler, false);
+    }
+
+    /// Adds a handler as [`push_blocking`](Self::push_blocking) does. Those of one session run one at a time, in the order of
+    /// its messages.
+    pub fn push_blocking_in_order<A, F>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        self.add_blocking_push(path, handler, true);
+    }
+
+    /// Sets the handler of pushes that no route takes. It runs on the reactor and gets the encoded body.
+    pub fn unknown_push<F>(&mut self, handler: F)
+    where
+        F: Fn(&PushCtx<'_>, &[u8]) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let handler = PushHandler::OnLoop(Box::new(bytes_push(handler)));
+        if self.table.unknown_push.replace(handler).is_some() {
+            self.faults
+                .push("there are two handlers of unknown pushes".to_owned());
+        }
+    }
+
+    fn add_blocking_push<A, F>(&mut self, path: &str, handler: F, in_order: bool)
+    where
+        A: DecodeBody + 'static,
+        F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync + 'static,
+    {
+        let run: Arc<PushFn> = Arc::new(typed_push(handler));
+        self.add_push::<A>(path, PushHandler::Blocking { run, in_order });
+    }
+
+    fn add_push<A>(&mut self, path: &str, handler: PushHandler) {
+        let path = self.path(path);
+        match self.table.pushes.entry(path.clone()) {
+            Entry::Vacant(vacant) => vacant.insert(handler),
+            Entry::Occupied(_) => {
+                return self
+                    .faults
+                    .push(format!("there are two handlers of pushes to {path}"));
+            }
+        };
+        self.infos.push(RouteInfo {
+            kind: Kind::Push,
+            path,
+            argument: type_name::<A>(),
+            reply: "",
+        });
+    }
+}
+
+impl Router {
+    /// Returns a router without routes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds routes below a common path.
+    pub fn group(&mut self, path: &str, add: impl FnOnce(&mut Self)) {
+        let outer = std::mem::take(&mut self.prefix);
+        self.prefix = join(&outer, path.trim_end_matches('/'));
+        add(self);
+        self.prefix = outer;
+    }
+
+    /// Returns the routes, in the order in which they were added.
+    pub fn routes(&self) -> impl Iterator<Item = &RouteInfo> {
+        self.infos.iter()
+    }
+
+    fn path(&mut self, path: &str) -> Arc<str> {
+        let path = join(&self.prefix, path);
+        if path.starts_with("/_/") {
+            self.faults
+                .push(format!("{path}: paths below /_/ are reserved"));
+        }
+        path.into()
+    }
+
+    /// Returns the handlers and the list of the routes.
+    pub(super) fn finish(self) -> Result<(Table, Vec<RouteInfo>), Error> {
+        if let Some(fault) = self.faults.into_iter().next() {
+            return Err(Error::Option {
+                name: "routes",
+                problem: fault,
+            });
+        }
+        Ok((self.table, self.infos))
+    }
+}
+
+/// Returns a path below a prefix, with one slash between them and one at the beginning.
+fn join(prefix: &str, path: &str) -> String {
+    format!("{prefix}/{}", path.trim_start_matches('/'))
+}
+
+fn typed_call<A, R, F>(
+    handler: F,
+) -> impl for<'a> Fn(&mut CallCtx<'a>, &'a Incoming<'a>, &mut Vec<u8>) -> Result<(), Status> + Send + Sync
+where
+    A: DecodeBody + 'static,
+    R: EncodeBody + 'static,
+    F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync,
+{
+    move |ctx, call, out| {
+        let result = handler(ctx, call.bind()?)?;
+        ctx.encode(&result, out)
+    }
+}
+
+fn bytes_call<F>(
+    handler: F,
+) -> impl for<'a> Fn(&mut CallCtx<'a>, &'a Incoming<'a>, &mut Vec<u8>) -> Result<(), Status> + Send + Sync
+where
+    F: Fn(&mut CallCtx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync,
+{
+    move |ctx, call, out| {
+        handler(ctx, call.body(), out)?;
+        super::context::reply_codec(call, &mut ctx.reply);
+        Ok(())
+    }
+}
+
+fn typed_push<A, F>(
+    handler: F,
+) -> impl for<'a> Fn(&PushCtx<'a>, &'a Incoming<'a>) -> Result<(), Status> + Send + Sync
+where
+    A: DecodeBody + 'static,
+    F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync,
+{
+    move |ctx, push| handler(ctx, push.bind()?)
+}
+
+fn bytes_push<F>(
+    handler: F,
+) -> impl for<'a> Fn(&PushCtx<'a>, &'a Incoming<'a>) -> Result<(), Status> + Send + Sync
+where
+    F: Fn(&PushCtx<'_>, &[u8]) -> Result<(), Status> + Send + Sync,
+{
+    move |ctx, push| handler(ctx, push.body())
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let routes = self.infos.iter().map(|route| (route.kind, &route.path));
+        f.debug_list().entries(routes).finish()
+    }
+}

@@ -1,0 +1,436 @@
+//! Sessions, and the state that all sessions of a peer share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::codec::Formats;
+use super::outgoing::{CallState, Outgoing};
+use super::reply::local;
+use super::swap::Swap;
+use super::wire::{Codec, Status, code};
+use crate::addr::Addr;
+use crate::engine::handler::HandleError;
+use crate::engine::slots::ConnId;
+use crate::panic;
+
+/// One end of a conversation with another peer: calls and pushes go out on it.
+///
+/// Clones stand for the same session. It can be used from any thread. It ends when its connection does.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    peer: Arc<Shared>,
+    /// The connection. `NONE` before it is open and after it has closed.
+    conn: Mutex<Option<ConnId>>,
+    id: Mutex<Arc<str>>,
+    local: Addr,
+    remote: Addr,
+    is_dialled: bool,
+    health: AtomicU8,
+    swap: OnceLock<Swap>,
+    end: Mutex<End>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct End {
+    has_ended: bool,
+    callbacks: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+/// The state of a [`Session`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// It takes calls and pushes.
+    Open,
+    /// It is about to close: it takes no more calls, and those under way go on.
+    Closing,
+    /// It has ended.
+    Closed,
+}
+
+/// The state that the sessions of a peer share.
+pub(super) struct Shared {
+    pub(super) formats: Arc<Formats>,
+    pub(super) settings: Settings,
+    pub(super) sessions: Sessions,
+    pub(super) counters: Counters,
+    target: OnceLock<Box<dyn Target>>,
+}
+
+/// The options of a peer.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// The codec of bodies for which no other is set.
+    pub(super) body_codec: Codec,
+    /// The time within which the reply to a call must arrive.
+    pub(super) call_timeout: Option<Duration>,
+    /// The time within which a handler must answer.
+    pub(super) handle_timeout: Option<Duration>,
+    /// The time within which a closing session ends its calls.
+    pub(super) close_within: Duration,
+    /// The most calls of a session that wait for their replies.
+    pub(super) max_calls: usize,
+    /// The most calls of a session that its deferred handlers have not answered.
+    pub(super) max_deferred: usize,
+    /// True if a reply tells the text of a handler's panic.
+    pub(super) tells_panics: bool,
+}
+
+/// What a peer has counted.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Replies whose calls are unknown here, or have ended.
+    pub(super) stray_replies: AtomicU64,
+    /// Pushes that no route takes.
+    pub(super) stray_pushes: AtomicU64,
+    /// Calls that ended at their deadlines, on either side.
+    pub(super) timeouts: AtomicU64,
+    /// Answers of deferred handlers that came too late.
+    pub(super) late_answers: AtomicU64,
+    /// Pushes that could not be sent.
+    pub(super) dropped_pushes: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A request to the reactor of a session.
+pub(super) enum Order {
+    Send(Outgoing),
+    /// End this call and tell the other side.
+    Cancel(Arc<CallState>),
+    /// Close the session once its calls have ended, or after this time.
+    Close(Duration),
+    /// Close the session at once.
+    Abort,
+}
+
+/// The engine that serves the sessions.
+pub(super) trait Target: Send + Sync {
+    /// Gives an order to the reactor of a connection.
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError>;
+}
+
+impl Shared {
+    pub(super) fn new(formats: Arc<Formats>, settings: Settings) -> Self {
+        Self {
+            formats,
+            settings,
+            sessions: Sessions::default(),
+            counters: Counters::default(),
+            target: OnceLock::new(),
+        }
+    }
+
+    /// Sets the engine, when its first reactor boots.
+    pub(super) fn set_target(&self, target: impl FnOnce() -> Box<dyn Target>) {
+        self.target.get_or_init(target);
+    }
+}
+
+impl Session {
+    pub(super) fn new(
+        peer: Arc<Shared>,
+        conn: ConnId,
+        local: Addr,
+        remote: Addr,
+        is_dialled: bool,
+    ) -> Self {
+        let id = if is_dialled { &local } else { &remote };
+        Self(Arc::new(Inner {
+            id: Mutex::new(id.to_string().into()),
+            peer,
+            conn: Mutex::new(Some(conn)),
+            local,
+            remote,
+            is_dialled,
+            health: AtomicU8::new(Health::Open as u8),
+            swap: OnceLock::new(),
+            end: Mutex::default(),
+            ended: Condvar::new(),
+        }))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.0.peer
+    }
+
+    /// Returns the session's identifier: the remote address if it was accepted, and the local one if it was dialled, until
+    /// [`set_id`](Self::set_id).
+    pub fn id(&self) -> Arc<str> {
+        self.0.id.lock().clone()
+    }
+
+    /// Sets the session's identifier. Another session of the peer with this identifier is closed.
+    pub fn set_id(&self, id: impl Into<Arc<str>>) {
+        let id = id.into();
+        let old = std::mem::replace(&mut *self.0.id.lock(), id.clone());
+        let replaced = self.0.peer.sessions.rename(self, &old, id);
+        if let Some(other) = replaced {
+            other.close();
+        }
+    }
+
+    /// Returns the address of this end.
+    pub fn local_addr(&self) -> &Addr {
+        &self.0.local
+    }
+
+    /// Returns the address of the other end.
+    pub fn remote_addr(&self) -> &Addr {
+        &self.0.remote
+    }
+
+    /// Returns true if this side has dialled.
+    pub fn is_client(&self) -> bool {
+        self.0.is_dialled
+    }
+
+    /// Returns the state of the session.
+    pub fn health(&self) -> Health {
+        match self.0.health.load(Ordering::Acquire) {
+            0 => Health::Open,
+            1 => Health::Closing,
+            _ => Health::Closed,
+        }
+    }
+
+    /// Returns the values that the application keeps with the session.
+    pub fn swap(&self) -> &Swap {
+        self.0.swap.get_or_init(Swap::default)
+    }
+
+    /// Closes the session. New calls are refused from now on, on both sides. Calls under way end first, within the peer's
+    /// [`close_within`](super::PeerBuilder::close_within). Then the connection closes, and calls that are left end with
+    /// [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED). Returns at once.
+    pub fn close(&self) {
+        self.close_within(self.0.peer.settings.close_within);
+    }
+
+    /// Closes the session as [`close`](Self::close) does, with another limit of time.
+    pub fn close_within(&self, time: Duration) {
+        self.begin_close();
+        // If the reactor cannot be told, the session has ended.
+        let _ = self.order(Order::Close(time));
+    }
+
+    /// Closes the connection at once. All calls under way end with [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED).
+    pub fn abort(&self) {
+        self.begin_close();
+        let _ = self.order(Order::Abort);
+    }
+
+    /// Calls `callback` when the session has ended, on the reactor's thread. If it has ended already, calls it at once.
+    pub fn on_close(&self, callback: impl FnOnce() + Send + 'static) {
+        let mut end = self.0.end.lock();
+        if !end.has_ended {
+            end.callbacks.push(Box::new(callback));
+            return;
+        }
+        drop(end);
+        callback();
+    }
+
+    /// Waits until the session has ended, or until the time is over. Returns true if it has ended.
+    ///
+    /// It does not wait on a reactor's thread, which would have to end the session.
+    pub fn wait_closed(&self, within: Duration) -> bool {
+        let mut end = self.0.end.lock();
+        let deadline = Instant::now().checked_add(within);
+        while !end.has_ended && !is_on_loop() {
+            let expired = match deadline {
+                Some(deadline) => self.0.ended.wait_until(&mut end, deadline).timed_out(),
+                None => {
+                    self.0.ended.wait(&mut end);
+                    false
+                }
+            };
+            if expired {
+                break;
+            }
+        }
+        end.has_ended
+    }
+
+    /// Marks that no new calls are made.
+    pub(super) fn begin_close(&self) {
+        let (open, closing) = (Health::Open as u8, Health::Closing as u8);
+        let health = &self.0.health;
+        let _ = health.compare_exchange(open, closing, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Marks the end of the session and tells everybody who waits for it.
+    pub(super) fn end(&self) {
+        self.0.health.store(Health::Closed as u8, Ordering::Release);
+        *self.0.conn.lock() = None;
+        self.0.peer.sessions.remove(self);
+        let callbacks = {
+            let mut end = self.0.end.lock();
+            end.has_ended = true;
+            std::mem::take(&mut end.callbacks)
+        };
+        self.0.ended.notify_all();
+        for callback in callbacks {
+            panic::catch(
+                "epicycle::rpc",
+                "a callback of `Session::on_close`",
+                callback,
+            );
+        }
+    }
+
+    /// Sends a message. A CALL's waiter is told if that fails.
+    pub(super) fn send(&self, outgoing: Outgoing) -> Result<(), Status> {
+        if self.health() != Health::Open {
+            let status = local(code::CONNECTION_CLOSED, "");
+            settle(outgoing, &status);
+            return Err(status);
+        }
+        self.order(Order::Send(outgoing))
+    }
+
+    pub(super) fn cancel(&self, call: Arc<CallState>) {
+        // A call on a session that has ended has ended too.
+        let _ = self.order(Order::Cancel(call));
+    }
+
+    fn order(&self, order: Order) -> Result<(), Status> {
+        let closed = || local(code::CONNECTION_CLOSED, "");
+        let conn = self.0.conn.lock().ok_or_else(closed)?;
+        if is_loop_of(&self.0.peer, conn) {
+            LOOP.with(|here| here.orders.borrow_mut().push_back((conn, order)));
+            return Ok(());
+        }
+        let target = self.0.peer.target.get().ok_or_else(closed)?;
+        target.order(conn, order).map_err(|error| match error {
+            HandleError::Closed => closed(),
+            error => local(code::WRITE_FAILED, error.to_string()),
+        })
+    }
+}
+
+/// Ends the call of a message that cannot be sent.
+pub(super) fn settle(outgoing: Outgoing, status: &Status) {
+    if let Some(call) = outgoing.call {
+        call.waiter.settle(Err(status.clone()));
+    }
+}
+
+impl PartialEq for Session {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Session {}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id())
+            .field("health", &self.health())
+            .finish()
+    }
+}
+
+/// The sessions of a peer, by their identifiers.
+#[derive(Default)]
+pub(super) struct Sessions(Mutex<HashMap<Arc<str>, Session>>);
+
+impl Sessions {
+    /// Adds a session. Returns another one that had its identifier.
+    pub(super) fn insert(&self, session: &Session) -> Option<Session> {
+        let id = session.id();
+        self.0.lock().insert(id, session.clone())
+    }
+
+    fn rename(&self, session: &Session, old: &str, new: Arc<str>) -> Option<Session> {
+        let mut sessions = self.0.lock();
+        if sessions.get(old) != Some(session) {
+            // It is not listed, or not any more.
+            return None;
+        }
+        sessions.remove(old);
+        sessions.insert(new, session.clone())
+    }
+
+    fn remove(&self, session: &Session) {
+        let mut sessions = self.0.lock();
+        let id = session.id();
+        if sessions.get(&id) == Some(session) {
+            sessions.remove(&id);
+        }
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Session> {
+        self.0.lock().get(id).cloned()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// Returns all sessions, sorted by their identifiers.
+    pub(super) fn all(&self) -> Vec<Session> {
+        let mut all: Vec<_> = (self.0.lock().iter())
+            .map(|(id, session)| (id.clone(), session.clone()))
+            .collect();
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        all.into_iter().map(|(_, session)| session).collect()
+    }
+}
+
+thread_local! {
+    static LOOP: Loop = const { Loop { current: Cell::new(None), orders: RefCell::new(VecDeque::new()) } };
+}
+
+/// The reactor whose callback runs on this thread.
+///
+/// An order for a session of this reactor does not go through the mailbox. It is carried out when the handler returns and
+/// before its reply is sent, so that messages leave in the order in which they were sent.
+struct Loop {
+    /// The peer, by its address, and the number of the reactor.
+    current: Cell<Option<(usize, usize)>>,
+    orders: RefCell<VecDeque<(ConnId, Order)>>,
+}
+
+/// Marks this thread as a reactor's as long as it exists.
+pub(super) struct Entered(Option<(usize, usize)>);
+
+pub(super) fn enter(peer: &Arc<Shared>, reactor: usize) -> Entered {
+    let this = Some((Arc::as_ptr(peer) as usize, reactor));
+    Entered(LOOP.with(|here| here.current.replace(this)))
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        LOOP.with(|here| here.current.set(self.0));
+    }
+}
+
+/// Returns true if this thread runs a callback of a peer.
+pub(super) fn is_on_loop() -> bool {
+    LOOP.with(|here| here.current.get().is_some())
+}
+
+fn is_loop_of(peer: &Arc<Shared>, conn: ConnId) -> bool {
+    let this = Some((Arc::as_ptr(peer) as usize, conn.reactor()));
+    LOOP.with(|here| here.current.get() == this)
+}
+
+/// Takes the oldest order that a callback on this thread has given.
+pub(super) fn next_order() -> Option<(ConnId, Order)> {
+    LOOP.with(|here| here.orders.borrow_mut().pop_front())
+}
