@@ -93,6 +93,8 @@ pub use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 pub use crate::engine::conn::origin::{ConnInfo, Origin, Transport};
 pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
+#[cfg(feature = "tls")]
+pub use crate::engine::handler::StartTlsError;
 pub use crate::engine::handler::{
     Action, Adopt, Answer, Conn, ConnTimer, Connecting, Datagram, DetachError, Detached, Engine,
     EventHandler, Frame, Handle, HandleError, Listening, Outlet, PipeError, Reactor, Service, Udp,

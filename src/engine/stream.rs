@@ -18,6 +18,8 @@ use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 #[cfg(feature = "tls")]
+use crate::tls::session::Session;
+#[cfg(feature = "tls")]
 use crate::tls::stream::{Scratch, TlsStream};
 
 /// The stream from which the reactor reads the application's bytes, and to which it writes them.
@@ -71,6 +73,15 @@ impl Stream {
     #[cold]
     fn packets(socket: StreamSocket) -> Self {
         Stream::Packets(Box::new(PacketStream::new(socket)))
+    }
+
+    /// Returns the stream with TLS instead, if it is plain. `input` has arrived already, and belongs to the handshake.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_tls(self, session: Session, input: &mut [u8]) -> Self {
+        match self {
+            Stream::Plain(socket) => Stream::Tls(Box::new(TlsStream::amid(socket, session, input))),
+            other => other,
+        }
     }
 
     /// Registers the socket with a token: for input, and for room for output if `for_room` is true. Does nothing for

@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use super::error::TlsError;
 use super::identity::Identity;
 use super::roots::Roots;
+use super::session::Session;
 
 /// TLS for outbound connections: the trusted authorities, and the client's own certificate.
 ///
@@ -77,8 +78,10 @@ impl TlsClient {
         Ok(self)
     }
 
-    pub(crate) fn config(&self) -> &Arc<ClientConfig> {
-        &self.config
+    /// Returns a session with a server that must prove that it is `host`.
+    pub(crate) fn session(&self, host: &str) -> Result<Session, TlsError> {
+        let name = self.name_for(host)?;
+        Session::client(self.config.clone(), name).map_err(TlsError::setup)
     }
 
     /// Returns the name to verify for a connection to `host`.

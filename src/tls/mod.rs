@@ -12,6 +12,9 @@
 //! # Ok::<(), epicycle::tls::TlsError>(())
 //! ```
 //!
+//! TLS can also begin in mid-stream, as STARTTLS asks for: [`Conn::start_tls_server`](crate::Conn::start_tls_server) and
+//! [`Conn::start_tls_client`](crate::Conn::start_tls_client).
+//!
 //! Only TLS 1.2 and 1.3 are supported, with the cipher suites that rustls considers safe. Early data (0-RTT) is not
 //! supported, since applications would have to withstand replays.
 
@@ -23,7 +26,7 @@ mod pem;
 mod resolver;
 mod roots;
 mod server;
-mod session;
+pub(crate) mod session;
 pub(crate) mod stream;
 mod tail;
 #[cfg(all(test, not(loom)))]

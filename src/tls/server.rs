@@ -13,6 +13,7 @@ use super::error::TlsError;
 use super::identity::Identity;
 use super::resolver::Resolver;
 use super::roots::Roots;
+use super::session::Session;
 
 /// TLS for a server's listeners: its certificates, and its requirements on clients.
 ///
@@ -140,8 +141,9 @@ impl TlsServer {
         Ok(())
     }
 
-    pub(crate) fn config(&self) -> &Arc<ServerConfig> {
-        &self.config
+    /// Returns a session whose peer begins the handshake.
+    pub(crate) fn session(&self) -> Result<Session, TlsError> {
+        Session::server(self.config.clone()).map_err(TlsError::setup)
     }
 
     pub(crate) fn handshake_limit(&self) -> Duration {

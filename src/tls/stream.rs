@@ -73,8 +73,8 @@ impl Scratch {
 
 impl TlsStream {
     /// Returns a stream on a connected socket whose peer starts the handshake.
-    pub(crate) fn server(socket: StreamSocket, tls: &TlsServer) -> Result<Self, rustls::Error> {
-        let session = Session::server(tls.config().clone())?;
+    pub(crate) fn server(socket: StreamSocket, tls: &TlsServer) -> Result<Self, TlsError> {
+        let session = tls.session()?;
         Ok(Self {
             socket,
             session,
@@ -90,8 +90,7 @@ impl TlsStream {
         tls: &TlsClient,
         host: &str,
     ) -> Result<Self, TlsError> {
-        let name = tls.name_for(host)?;
-        let session = Session::client(tls.config().clone(), name).map_err(TlsError::setup)?;
+        let session = tls.session(host)?;
         Ok(Self {
             socket,
             session,
@@ -99,6 +98,22 @@ impl TlsStream {
             lost: 0,
             taken: 0,
         })
+    }
+
+    /// Returns a stream on a connected socket that was plain until now. `input` has arrived already, and belongs to the
+    /// handshake.
+    pub(crate) fn amid(socket: StreamSocket, mut session: Session, input: &mut [u8]) -> Self {
+        session.start();
+        if !input.is_empty() {
+            session.decrypt(input, &mut []);
+        }
+        Self {
+            socket,
+            session,
+            connected: true,
+            lost: 0,
+            taken: 0,
+        }
     }
 
     pub(crate) fn socket(&self) -> &StreamSocket {
@@ -138,6 +153,8 @@ impl TlsStream {
             }
             self.session.start();
         }
+        // Input that arrived before the handshake began may have ended it.
+        self.check()?;
         while self.is_handshaking() {
             // The peer may wait for the records in the tail.
             self.flush_some()?;

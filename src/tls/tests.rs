@@ -21,12 +21,11 @@ fn configs() -> (TlsServer, TlsClient) {
 }
 
 fn server(tls: &TlsServer) -> Session {
-    Session::server(tls.config().clone()).expect("is made")
+    tls.session().expect("is made")
 }
 
 fn client(tls: &TlsClient, name: &str) -> Session {
-    let name = tls.name_for(name).expect("is a name");
-    Session::client(tls.config().clone(), name).expect("is made")
+    tls.session(name).expect("is made")
 }
 
 /// Returns everything in the tail, as if the kernel had accepted it.

@@ -22,7 +22,7 @@ fn what_was_written_goes_first_then_what_was_received_and_not_decoded() {
                         conn.write(b"written before\n").expect("is taken");
                         conn.pipe(other).expect("joins");
                         assert!(conn.write(b"too late").is_err());
-                        assert_eq!(conn.pipe(other), Err(PipeError::Joined(conn.id())));
+                        assert_eq!(conn.pipe(other), Err(PipeError::Piped(conn.id())));
                     }
                     _ => first = Some(conn.id()),
                 }
@@ -77,7 +77,7 @@ fn one_that_is_joined_cannot_be_detached_and_its_write_side_not_be_shut() {
         conn.shutdown_write();
         conn.detach(|_| ())
     });
-    assert_eq!(refused, Err(DetachError::Joined));
+    assert_eq!(refused, Err(DetachError::Piped));
     other.send("still open");
     assert_eq!(one.recv(10), b"still open");
 }
@@ -113,14 +113,14 @@ fn what_cannot_be_joined_is_told() {
     assert_eq!(gone, Err(PipeError::NotOpen(here[0])));
 
     let (_one, _other, a, b) = joined_on_one_reactor(&running, &log);
-    assert_eq!(join(&running, a, b), Err(PipeError::Joined(a)));
+    assert_eq!(join(&running, a, b), Err(PipeError::Piped(a)));
     let third = Client::to(&running);
     third.round_trip("not disturbed");
     for error in [
         PipeError::Itself,
         PipeError::OtherReactor(a),
         PipeError::NotOpen(a),
-        PipeError::Joined(a),
+        PipeError::Piped(a),
         PipeError::NoStream(a),
     ] {
         assert!(!error.to_string().is_empty());

@@ -9,9 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use epicycle::codec::{LengthField, Lines};
-use epicycle::{
-    Action, CloseReason, Connect, DetachError, Endpoint, Listen, Running, Server, handover,
-};
+use epicycle::{Action, CloseReason, DetachError, Endpoint, Listen, Running, Server, handover};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::util::app::{App, Cut, Log, local, start};
@@ -409,8 +407,8 @@ fn files_and_pipes_are_copied_to_record_connections() {
 #[cfg(feature = "tls")]
 #[test]
 fn tls_is_refused_on_record_sockets() {
-    use epicycle::Adopt;
     use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+    use epicycle::{Adopt, Connect};
 
     let path = TempPath::new();
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("is made");

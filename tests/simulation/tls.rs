@@ -9,7 +9,7 @@ use epicycle::testing::{Ending, Link, Peer, Resolution, Simulation, World, each_
 use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
 use epicycle::{
     Action, Client as ClientEngine, CloseReason, Closed, Conn, ConnInfo, Connect, EventHandler,
-    FailedConnect, Listen, Reactor,
+    FailedConnect, Listen, Origin, Reactor,
 };
 use fastrand::Rng;
 use rustls::pki_types::CertificateDer;
@@ -232,5 +232,102 @@ fn an_engine_talks_tls_to_another_and_trusts_no_wrong_name() {
             handler.failed
         );
         assert_eq!(world.stats(server).connections, 0);
+    });
+}
+
+/// Both sides of a protocol that begins without TLS. The server echoes, and TLS begins behind the first `!`.
+struct Starter {
+    before: Vec<u8>,
+    after: Vec<u8>,
+    started: usize,
+    ended: Vec<String>,
+}
+
+impl EventHandler for Starter {
+    type Codec = Raw;
+    /// What has come back.
+    type Session = Vec<u8>;
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
+        Raw
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Vec<u8>> {
+        if let Origin::Connected { .. } = conn.origin() {
+            conn.write(&self.before).ok()?;
+        }
+        Some(Vec::new())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, back: &mut Vec<u8>, bytes: &[u8]) -> Action {
+        let (tls, _, trusting) = &*SETTINGS;
+        let starts = conn.tls().is_none() && bytes.ends_with(b"!");
+        if let Origin::Accepted { .. } = conn.origin() {
+            conn.write(bytes).expect("there is room");
+            if starts {
+                conn.start_tls_server(tls).expect("is plain");
+            }
+            return Action::Continue;
+        }
+        back.extend(bytes);
+        if starts {
+            assert_eq!(*back, self.before);
+            conn.start_tls_client(trusting, "localhost")
+                .expect("is plain");
+        }
+        match conn.tls().is_some() && back[self.before.len()..] == self.after {
+            true => Action::Close,
+            false => Action::Continue,
+        }
+    }
+
+    fn on_tls(&mut self, conn: &mut Conn<'_, Self>, _: &mut Vec<u8>) -> Action {
+        self.started += 1;
+        match conn.origin() {
+            Origin::Connected { .. } => conn.write(&self.after).into(),
+            _ => Action::Continue,
+        }
+    }
+
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: Vec<u8>, reason: CloseReason) {
+        self.ended.push(reason.to_string());
+    }
+}
+
+#[test]
+fn tls_begins_in_mid_stream_however_the_bytes_arrive() {
+    each_seed(0..150, |seed| {
+        let mut rng = Rng::with_seed(seed);
+        let breaks = rng.bool();
+        let link: Link = match breaks {
+            true => world::link(&mut rng),
+            false => world::link(&mut rng).resets(0),
+        };
+        let mut world = World::new(seed, link).expect("a world");
+        let mut before = vec![b'.'; rng.usize(0..60_000)];
+        before.push(b'!');
+        let after: Vec<u8> = (0..rng.usize(1..200_000)).map(|n| n as u8).collect();
+        let make = |_| Starter {
+            before: before.clone(),
+            after: after.clone(),
+            started: 0,
+            ended: Vec::new(),
+        };
+        let server = world::server_on(Listen::on("tcp://:25"), &mut rng);
+        let server = world.start([192, 168, 0, 1], server, make).expect("starts");
+        let client = world
+            .start([192, 168, 0, 2], ClientEngine::new(), make)
+            .expect("starts");
+        let connect = Connect::to("tcp://192.168.0.1:25").timeout(Duration::MAX);
+        world.engine(client).connect(connect).expect("it runs");
+        world.run_for(Duration::from_secs(3000));
+        let (near, far) = (world.handler(client, 0), world.handler(server, 0));
+        if !breaks {
+            assert_eq!((near.started, far.started), (1, 1));
+            assert_eq!(near.ended, ["closed by this side"]);
+            assert_eq!(far.ended, ["closed by the peer"]);
+        }
+        assert_eq!(world.stats(server).connections, 0);
+        assert_eq!(world.stats(client).connections, 0);
     });
 }

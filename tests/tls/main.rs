@@ -16,3 +16,4 @@ mod openssl;
 mod peer;
 mod pipes;
 mod pki;
+mod starting;

@@ -71,7 +71,7 @@ impl ConnState {
                 Alarm::Timeout(kind)
             }
             Phase::Opening if expired(self.close_by, 0) => Alarm::Timeout(match self.origin() {
-                Origin::Connected { .. } => TimeoutKind::Connect,
+                Origin::Connected { .. } if self.never_opened() => TimeoutKind::Connect,
                 _ => TimeoutKind::Handshake,
             }),
             Phase::Flushing if expired(self.drain_by(active_at, limits), 0) => Alarm::DrainOver,

@@ -7,6 +7,9 @@
 //! | `DRAIN_DUE` `AWAITS_RESPONSE` `DRAINING` | | yes | | |
 //! | `CLOSE_NOTIFIED` | | | yes | yes |
 //!
+//! While a connection that was open before is in a TLS handshake, it has the phase `Opening` and may have the flags of an open
+//! one.
+//!
 //! A connection that is aborted or closed keeps the flags that it had, and none of them matters any more.
 //!
 //! [`ConnState::check`](super::ConnState::check) asserts this in debug builds.
@@ -16,7 +19,7 @@ use bitflags::bitflags;
 /// A stage in the life of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Connecting or in the handshake. The application does not know the connection yet.
+    /// Connecting or in the handshake. The application does not know the connection yet, unless TLS begins in mid-stream.
     Opening,
     /// Frames flow both ways.
     Open,
@@ -71,7 +74,7 @@ bitflags! {
         const SEALED = 1 << 17;
         /// The stream has accepted output that the kernel has not taken yet.
         const TAIL = 1 << 18;
-        /// The handler takes the socket out of the engine.
+        /// The handler takes the socket out of the engine, or TLS begins on it, once all output is sent.
         const DETACHING = 1 << 19;
         /// The front of the output waits for a part of a file to be read.
         const AWAITS_FILE = 1 << 20;

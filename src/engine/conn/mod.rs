@@ -180,10 +180,11 @@ impl ConnState {
         let of_streams =
             Flags::UNIX | Flags::SEALED | Flags::TAIL | Flags::PIPED | Flags::DETACHING;
         let (is_broken, is_datagram) = (self.has(Flags::BROKEN), self.has(Flags::DATAGRAM));
-        holds(
-            !self.has(Flags::forbidden(phase)),
-            "the flags fit the phase",
-        );
+        let forbidden = match phase {
+            Phase::Opening if !self.never_opened() => Flags::CLOSE_NOTIFIED,
+            phase => Flags::forbidden(phase),
+        };
+        holds(!self.has(forbidden), "the flags fit the phase");
         holds(
             !self.has(Flags::AWAITS_EMPTY) || self.has(Flags::CONGESTED),
             "output that must be empty is congested",
@@ -311,7 +312,12 @@ impl ConnState {
         if self.stalled_since == NEVER {
             self.stalled_since = now;
         }
-        !self.marks.contains(Marks::WATCHES_ROOM)
+        !self.watches_room()
+    }
+
+    /// Returns true if events report room.
+    pub(crate) fn watches_room(&self) -> bool {
+        self.marks.contains(Marks::WATCHES_ROOM)
     }
 
     /// Returns true if the socket has to be registered for room from the start. A connection that is open writes until the
@@ -389,6 +395,28 @@ impl ConnState {
         self.close_by = NEVER;
     }
 
+    /// Returns to the phase before it was open, for a TLS handshake in mid-stream, which may take `limit` milliseconds. All
+    /// earlier output is sent.
+    #[cfg(feature = "tls")]
+    pub(crate) fn begin_handshake(&mut self, now: u64, limit: u64) {
+        self.end_response_wait();
+        self.on_input_consumed();
+        // The handshake needs the end of the stream, if there is one, and no event may follow for its input.
+        self.recheck_end();
+        self.flags.remove(Flags::DETACHING | Flags::HELD);
+        self.flags.insert(Flags::READABLE | Flags::SEALED);
+        self.flags.set_phase(Phase::Opening);
+        self.close_by = now.saturating_add(limit);
+    }
+
+    /// Records that this handshake is complete.
+    #[cfg(feature = "tls")]
+    pub(crate) fn end_handshake(&mut self, now: u64) {
+        self.flags.set_phase(Phase::Open);
+        self.active_at = now;
+        self.close_by = NEVER;
+    }
+
     // Requests of the application.
 
     /// Returns true if writes are accepted.
@@ -416,7 +444,7 @@ impl ConnState {
         self.has(Flags::PAUSED)
     }
 
-    /// Stops accepting writes and handling frames. The socket is released once all output is sent. Returns false if
+    /// Stops accepting writes and handling frames, until all output is sent. Then the socket can be released. Returns false if
     /// the connection is not open, or is already leaving the engine.
     pub(crate) fn detach(&mut self) -> bool {
         let can = !self.has(Flags::CLOSING | Flags::DETACHING);

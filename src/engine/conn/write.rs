@@ -10,6 +10,9 @@ use crate::error::error_messages;
 pub enum WriteError {
     /// The connection is closed or closing, its write side is shut down, or it is piped to another one.
     Closed,
+    /// TLS is beginning on the connection: see [`Conn::start_tls_server`](crate::Conn). Write in
+    /// [`on_tls`](crate::EventHandler::on_tls).
+    StartsTls,
     /// The write would exceed the [outbound limit](crate::Server::outbound_limit), because the peer does not read
     /// fast enough. Try again in `on_drain`, which is called when there is room.
     Full {
@@ -54,7 +57,10 @@ impl WriteError {
     pub(crate) fn is_external(&self) -> bool {
         matches!(
             self,
-            WriteError::Closed | WriteError::Full { .. } | WriteError::TooManyFiles { .. }
+            WriteError::Closed
+                | WriteError::StartsTls
+                | WriteError::Full { .. }
+                | WriteError::TooManyFiles { .. }
         )
     }
 }
@@ -62,6 +68,7 @@ impl WriteError {
 error_messages! {
     WriteError {
         WriteError::Closed => "the connection is closed",
+        WriteError::StartsTls => "TLS is beginning on the connection; write in on_tls",
         WriteError::Full { queued, limit } =>
             "the peer does not read fast enough: {queued} bytes wait and the limit is {limit}; write again in on_drain",
         WriteError::TooManyFiles { queued, limit } =>

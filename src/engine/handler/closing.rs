@@ -435,8 +435,25 @@ impl<H: EventHandler> Served<'_, H> {
             Step::Detach if self.cx.decoding.of == Some(self.slot.link.state.id) => {
                 self.mark_dirty();
             }
+            Step::Detach if self.starts_tls() => {}
             Step::Detach => self.detach(),
         }
+    }
+
+    /// Has TLS begin at the end of the turn, if that is what the connection's output had to be sent for.
+    fn starts_tls(&mut self) -> bool {
+        #[cfg(feature = "tls")]
+        if let Link {
+            state,
+            extras: Some(extras),
+            ..
+        } = &mut self.slot.link
+            && extras.start_tls.is_some()
+        {
+            self.cx.lists.starting_tls.push(state.id.slot() as u32);
+            return true;
+        }
+        false
     }
 
     /// Ends the connection for the engine, and gives its socket to the application.
@@ -529,9 +546,9 @@ impl<H: EventHandler> Served<'_, H> {
         let Link { stream, state, .. } = &mut self.slot.link;
         log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
         let is_outbound = matches!(state.origin(), Origin::Connected { .. });
+        let failed = stream.is_shaking_hands() && !self.cx.awaits_proxy_header(closed.id);
+        self.cx.metrics.handshake_failures.add(u64::from(failed));
         if state.never_opened() {
-            let failed = stream.is_shaking_hands() && !self.cx.awaits_proxy_header(closed.id);
-            self.cx.metrics.handshake_failures.add(u64::from(failed));
             // A failed attempt was never a connection.
             if is_outbound {
                 self.cx

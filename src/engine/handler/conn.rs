@@ -395,13 +395,15 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Stops reading. TCP's flow control then slows the peer down, and frames that have arrived stay undecoded. On a
     /// UDP session, datagrams that arrive meanwhile are dropped.
     ///
+    /// It does nothing if reads are paused already: one [`resume_reads`](Self::resume_reads) ends any number of pauses.
+    ///
     /// If the peer resets the connection meanwhile, [`resume_reads`](Self::resume_reads) still delivers the unread
     /// input, within the [`fin_timeout`](crate::Server::fin_timeout).
     pub fn pause_reads(&mut self) {
         self.link.state.set_paused(true);
     }
 
-    /// Reads again, beginning with the input that has arrived meanwhile.
+    /// Reads again, beginning with the input that has arrived meanwhile. It does nothing if reads are not paused.
     pub fn resume_reads(&mut self) {
         if self.link.state.is_paused() {
             self.link.state.set_paused(false);
@@ -448,7 +450,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return Err(DetachError::NotPlain);
         }
         if self.link.state.is_piped() {
-            return Err(DetachError::Joined);
+            return Err(DetachError::Piped);
         }
         if !self.link.state.detach() {
             return Err(DetachError::Closed);
@@ -606,13 +608,23 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// Checks that `len` more bytes may be written.
     pub(super) fn admit(&mut self, len: usize) -> Result<(), WriteError> {
         if !self.link.state.takes_writes() {
-            return Err(WriteError::Closed);
+            return Err(self.refusal());
         }
         let limit = self.link.state.outbound_limit(self.limits());
         if self.link.state.out.in_memory().saturating_add(len) > limit {
             return Err(self.overflow(len));
         }
         Ok(())
+    }
+
+    /// Returns the reason why no write is accepted.
+    #[cold]
+    fn refusal(&self) -> WriteError {
+        #[cfg(feature = "tls")]
+        if self.starts_tls() {
+            return WriteError::StartsTls;
+        }
+        WriteError::Closed
     }
 
     /// Applies the outbound policy to a write of `len` bytes that has no room.
@@ -665,7 +677,7 @@ pub enum DetachError {
     /// The connection is closed, closing, or already being detached.
     Closed,
     /// The connection is piped to another one ([`Conn::pipe`]).
-    Joined,
+    Piped,
 }
 
 /// The output that a codec is writing. It is removed again unless it is kept, also when the codec panics.
@@ -715,6 +727,6 @@ error_messages! {
     DetachError {
         DetachError::NotPlain => "only plain connections over TCP and Unix stream sockets can be detached",
         DetachError::Closed => "the connection is closed, or being detached already",
-        DetachError::Joined => "the connection is piped to another one",
+        DetachError::Piped => "the connection is piped to another one",
     }
 }

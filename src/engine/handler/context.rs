@@ -37,6 +37,8 @@ use crate::engine::udp::sockets::{UdpSockets, session_limits};
 use crate::metrics::Metrics;
 use crate::panic;
 use crate::sys::socket::StreamSocket;
+#[cfg(feature = "tls")]
+use crate::tls::session::Session;
 
 /// The connections of a reactor.
 pub(crate) type Connections<H> = Slots<Slot<H>>;
@@ -179,6 +181,9 @@ pub(crate) struct Extras {
     pub(crate) timers: HashSet<TimerKey>,
     /// The callback that receives the detached socket.
     pub(crate) detach: Option<Detach>,
+    /// The TLS that begins once all plain output is sent.
+    #[cfg(feature = "tls")]
+    pub(crate) start_tls: Option<Box<StartTls>>,
     /// The number of bytes that the peer had acknowledged at the last check while the kernel refused output. Only a
     /// change of it has a meaning.
     pub(crate) acknowledged: Option<u64>,
@@ -194,6 +199,13 @@ pub(crate) struct Extras {
     pub(crate) refused: Option<Refused>,
     /// The connection it is piped to.
     pub(crate) pipe_end: Option<PipeEnd>,
+}
+
+/// The TLS session of a connection that is plain until now, and the limit of its handshake.
+#[cfg(feature = "tls")]
+pub(crate) struct StartTls {
+    pub(crate) session: Session,
+    pub(crate) limit: Duration,
 }
 
 /// A callback that receives a detached socket.
@@ -282,6 +294,9 @@ pub(crate) struct Lists {
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
     /// Slots whose sockets leave the engine, with the received input that was not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
+    /// Slots on whose sockets TLS begins at the end of the turn. One may be there twice.
+    #[cfg(feature = "tls")]
+    pub(crate) starting_tls: Vec<u32>,
 }
 
 impl Lists {
@@ -464,12 +479,20 @@ impl<H: EventHandler> Context<H> {
     ///
     /// The kernel cannot watch the socket for room.
     pub(crate) fn await_room(&mut self, link: &mut Link) -> io::Result<()> {
+        if link.state.on_write_would_block(self.time.moment()) {
+            self.watch_room(link)?;
+        }
+        self.set_alarm(link);
+        Ok(())
+    }
+
+    /// Has events report room, unless they do already.
+    pub(crate) fn watch_room(&self, link: &mut Link) -> io::Result<()> {
         let Link { stream, state, .. } = link;
-        if state.on_write_would_block(self.time.moment()) {
+        if !state.watches_room() {
             stream.watch_room(self.poll.registry(), Token(state.id.slot()))?;
             state.set_watches_room();
         }
-        self.set_alarm(link);
         Ok(())
     }
 

@@ -51,6 +51,8 @@ mod outlet;
 pub(crate) mod pipe;
 mod reactor;
 mod service;
+#[cfg(feature = "tls")]
+pub(crate) mod starting_tls;
 pub(crate) mod switching;
 mod udp;
 
@@ -73,6 +75,8 @@ pub use self::outlet::Outlet;
 pub use self::pipe::PipeError;
 pub use self::reactor::Reactor;
 pub use self::service::{Service, service};
+#[cfg(feature = "tls")]
+pub use self::starting_tls::StartTlsError;
 pub use self::udp::{Datagram, Udp};
 pub use crate::engine::conn::write::WriteError;
 
@@ -164,6 +168,15 @@ pub trait EventHandler: Sized + 'static {
     ) -> Action {
         let _ = (conn, session);
         Action::Close
+    }
+
+    /// Called when the TLS handshake is complete that [`Conn::start_tls_server`] or [`Conn::start_tls_client`] has begun.
+    /// Writes are accepted again, and [`Conn::tls`] returns the result of the handshake. If it fails, the connection closes
+    /// with [`CloseReason::Tls`], and this is not called.
+    #[cfg(feature = "tls")]
+    fn on_tls(&mut self, conn: &mut Conn<'_, Self>, session: &mut Self::Session) -> Action {
+        let _ = (conn, session);
+        Action::Continue
     }
 
     /// Called when a timer of [`Conn::set_timer`] or [`Conn::set_interval`] expires.

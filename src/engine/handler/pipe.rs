@@ -18,8 +18,8 @@ pub enum PipeError {
     OtherReactor(ConnId),
     /// This connection is closed or closing, has not opened yet, or its write side is shut down.
     NotOpen(ConnId),
-    /// This connection is already joined.
-    Joined(ConnId),
+    /// This connection is already piped to another one.
+    Piped(ConnId),
     /// This connection is a UDP session, which is not a stream.
     NoStream(ConnId),
 }
@@ -56,7 +56,7 @@ impl<H: EventHandler> Conn<'_, H> {
             return Err(PipeError::NoStream(this));
         }
         if self.link.state.is_piped() {
-            return Err(PipeError::Joined(this));
+            return Err(PipeError::Piped(this));
         }
         if !self.link.state.can_be_piped() {
             return Err(PipeError::NotOpen(this));
@@ -96,7 +96,7 @@ pub(crate) fn join<H: EventHandler>(
         }
         let pipe_end = slot.link.extras.as_ref().and_then(|extras| extras.pipe_end);
         if pipe_end.is_some() {
-            return Err(PipeError::Joined(id));
+            return Err(PipeError::Piped(id));
         }
         if !slot.link.state.can_be_piped() {
             return Err(PipeError::NotOpen(id));
@@ -146,7 +146,7 @@ error_messages! {
         PipeError::Itself => "a connection cannot be joined with itself",
         PipeError::OtherReactor(id) => "connection {id} belongs to another reactor; join connections of one reactor",
         PipeError::NotOpen(id) => "connection {id} is not open both ways",
-        PipeError::Joined(id) => "connection {id} is joined already",
+        PipeError::Piped(id) => "connection {id} is piped to another one already",
         PipeError::NoStream(id) => "connection {id} is a UDP session; only streams can be joined",
     }
 }

@@ -314,5 +314,5 @@ impl<H: EventHandler> Served<'_, H> {
 
 /// Returns true if this side is making the connection.
 fn is_connecting(state: &ConnState) -> bool {
-    state.is_opening() && matches!(state.origin(), Origin::Connected { .. })
+    state.is_opening() && state.never_opened() && matches!(state.origin(), Origin::Connected { .. })
 }

@@ -398,6 +398,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn abort_opening(&mut self, conn: ConnId) {
         if let Some(mut slot) = self.connections.get(conn)
             && slot.link.state.is_opening()
+            && slot.link.state.never_opened()
         {
             let Slot { link, codec, .. } = &mut *slot;
             self.cx.begin_close(link, codec, CloseReason::Aborted);

@@ -12,6 +12,8 @@ mod serve;
 #[cfg(feature = "testing")]
 mod simulated;
 mod spin;
+#[cfg(feature = "tls")]
+mod starting_tls;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -649,6 +651,10 @@ impl<H: EventHandler> EventLoop<H> {
     }
 
     fn free_closed(&mut self) {
+        #[cfg(feature = "tls")]
+        while let Some(index) = self.cx.lists.starting_tls.pop() {
+            self.start_tls(index);
+        }
         while let Some((index, then, unread)) = self.cx.lists.detached.pop() {
             self.release_socket(index, then, unread);
         }

@@ -22,6 +22,8 @@ use crate::engine::conn::origin::Origin;
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::handler::context::Proxied;
 use crate::engine::handler::context::{Arrival, Detach, Link, Outcome, Served, Slot};
+#[cfg(feature = "tls")]
+use crate::engine::handler::starting_tls::CLIENT_HANDSHAKE;
 use crate::engine::handler::{Conn, Detached, EventHandler};
 #[cfg(feature = "tls")]
 use crate::engine::listen::handshakes::Handshakes;
@@ -35,10 +37,6 @@ use crate::error::StreamError;
 use crate::sys::socket::StreamSocket;
 #[cfg(feature = "tls")]
 use crate::tls::stream::TlsStream;
-
-/// The limit of the handshake that this side begins on an adopted socket.
-#[cfg(feature = "tls")]
-const CLIENT_HANDSHAKE: Duration = Duration::from_secs(10);
 
 impl<H: EventHandler> EventLoop<H> {
     /// Opens a connection on a connected socket: watches it, makes its codec, and calls the handler.
@@ -250,6 +248,8 @@ impl<H: EventHandler> Served<'_, H> {
             Ok(true) if is_too_late(state, &self.cx.races) => {
                 self.begin_close(CloseReason::Aborted);
             }
+            #[cfg(feature = "tls")]
+            Ok(true) if !state.never_opened() && stream.has_tls() => self.on_tls_started(),
             Ok(true) => {
                 state.opened(self.cx.time.moment());
                 if let Some(key) = alarm.take() {
