@@ -277,7 +277,7 @@ fn check_tls(tls: &TlsClient, to: &Endpoint) -> Result<(), ConnectError> {
         Endpoint::Udp { .. } | Endpoint::UnixPacket(_) | Endpoint::UnixPacketAbstract(_) => {
             return Err(ConnectError::Address(Error::Address {
                 input: to.to_string(),
-                problem: "there is no TLS over datagrams and records; use tcp:// or unix://"
+                problem: "there is no TLS over datagrams and records; use a tcp:// address"
                     .to_owned(),
             }));
         }
