@@ -13,15 +13,16 @@ from serving import resident
 
 ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/production/examples/echo"
 MESSAGE = b"x" * 64
+FLAGS = []
 
 
 class Server:
-    """The echo example with one reactor, optionally under a tracer."""
+    """The example with one reactor and FLAGS, optionally under a tracer."""
 
     def __init__(self, *tracer):
         if not os.path.exists(ECHO):
             sys.exit(f"{ECHO} is missing; build it: cargo build --profile production --example {os.path.basename(ECHO)}")
-        command = [*tracer, ECHO, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
+        command = [*tracer, ECHO, "--addr", "tcp4://127.0.0.1:0", "--reactors", "1", *FLAGS]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         line = self.process.stdout.readline()
         found = re.search(r"listens on (\S+):(\d+)", line) or sys.exit(f"{ECHO} does not listen; it printed {line!r}")

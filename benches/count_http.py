@@ -3,10 +3,12 @@
 
     cargo build --profile production --features tls,http,ws --example http && benches/count_http.py
 
-It works as count.py and uses its helpers: 64 connections, and a slope between few and many requests. No head repeats. One
-request or 16 are under way on each connection. Needs Linux, valgrind and strace. Ends within about two minutes.
+It works as count.py and uses its helpers: 64 connections, and a slope between few and many requests. One request or 16 are
+under way on each connection. The 16 heads of heads.txt take turns, with different targets, hosts and header sets, and a
+server gives all of them the same answer; their first half is small. The other two heads differ in a serial number only, and
+the example serves them with all that it has. Needs Linux, valgrind and strace. Ends within about two minutes.
 """
-import selectors, socket, subprocess, sys, tempfile
+import itertools, pathlib, selectors, socket, sys, tempfile
 
 import count
 
@@ -23,15 +25,23 @@ BROWSER = (
 )
 
 
-def requests(template, depth):
-    """Returns a load of requests, `depth` of them under way on each connection, each with a header of its own."""
-    serial = 0
+def varied():
+    """Returns the requests of heads.txt, shortest first."""
+    text = pathlib.Path(__file__).with_name("heads.txt").read_text()
+    return [head.strip("\n").replace("\n", "\r\n") + "\r\n\r\n" for head in text.split("\n\n")]
+
+
+def numbered(template):
+    """Yields requests with a serial number in a header of each."""
+    return (template.format(f"X-Request-Id: {n:08}\r\n") for n in itertools.count())
+
+
+def requests(heads, depth):
+    """Returns a load of requests, `depth` of them under way on each connection."""
+    heads = iter(heads)
 
     def batch():
-        nonlocal serial
-        serial += depth
-        numbers = range(serial - depth, serial)
-        return "".join(template.format(f"X-Request-Id: {n:08}\r\n") for n in numbers).encode()
+        return "".join(itertools.islice(heads, depth)).encode()
 
     def load(addr, total, connections=64):
         selector = selectors.DefaultSelector()
@@ -71,12 +81,21 @@ def system_calls(load, total):
         return ", ".join(f"{calls.get(name, 0) / total:.3f} {name}" for name in ("recvfrom", "sendto", "epoll_wait"))
 
 
+def show(name, heads):
+    for depth in (1, 16):
+        few, many = 64 * depth * 20, 64 * depth * 120
+        cost = count.slope(requests(heads, depth), few, many)
+        print(f"  {name + ',':30} {depth:2} under way on a connection {cost:9.0f}")
+
+
 if __name__ == "__main__":
-    print("instructions a request:")
-    for name, template in (("small", SMALL), ("a browser's", BROWSER)):
-        for depth in (1, 16):
-            few, many = 64 * depth * 20, 64 * depth * 120
-            cost = count.slope(requests(template, depth), few, many)
-            print(f"  {name + ',':12} {depth:2} under way on a connection {cost:9.0f}")
-    print("system calls a request, one under way:  ", system_calls(requests(SMALL, 1), 6_400))
-    print("system calls a request, 16 under way:   ", system_calls(requests(SMALL, 16), 102_400))
+    heads = varied()
+    print("instructions a request, each head parsed anew:")
+    count.FLAGS = ["--hello"]
+    show("8 small heads by turns", itertools.cycle(heads[:8]))
+    show("16 heads by turns", itertools.cycle(heads))
+    count.FLAGS = []
+    show("a small head", numbered(SMALL))
+    show("a browser's head", numbered(BROWSER))
+    print("system calls a request, one under way:  ", system_calls(requests(numbered(SMALL), 1), 6_400))
+    print("system calls a request, 16 under way:   ", system_calls(requests(numbered(SMALL), 16), 102_400))

@@ -144,14 +144,12 @@ impl Relay {
 
 /// Fills the block with the lines that a proxy passes on.
 fn gather(block: &mut HeaderBlock, headers: Headers<'_>, passes: bool) -> Result<(), FrameError> {
-    block.clear();
-    if passes {
-        for line in headers.end_to_end() {
-            block.push_line(line)?;
-        }
-        block.push("Via", "1.1 relay")?;
+    if !passes {
+        block.clear();
+        return Ok(());
     }
-    Ok(())
+    block.fill(headers.end_to_end())?;
+    Ok(block.push("Via", "1.1 relay")?)
 }
 
 fn is_dropped(name: &str) -> bool {

@@ -3,7 +3,8 @@
 
     benches/side_by_side.py            five rounds of everything: about six minutes after the build
     benches/side_by_side.py --quick    one short round: about a minute
-    benches/side_by_side.py --write    writes the tables into docs/benchmarks.md, and draws docs/benchmark.svg
+    benches/side_by_side.py --write    writes the tables into docs/benchmarks.md, and draws docs/benchmark.svg; with --only,
+                                       writes the tables of these groups
 
 It builds the examples and the rivals in benches/rivals (Rust, and C if cc and libuv1-dev are installed). It also uses nginx,
 haproxy and redis-server if they are installed. Missing servers are left out and reported. Each server has all its threads on
@@ -59,6 +60,10 @@ GROUPS = [
     Group("http", "request", servers.HTTP, "bare server in C", "one under way", [
         Load("one under way", "http", 64, 0),
         Load("16 under way", "http", 64, 0, depth=16),
+    ]),
+    Group("http heads", "request", servers.HTTP, "bare server in C", "one under way", [
+        Load("one under way", "heads", 64, 0),
+        Load("16 under way", "heads", 64, 0, depth=16),
     ]),
     Group("websocket", "message", servers.WEBSOCKET, "epicycle", "125 B", [
         Load("125 B", "websocket", 64, 125),
@@ -123,8 +128,8 @@ def arguments():
     chosen = parser.parse_args()
     if chosen.quick:
         chosen.rounds, chosen.seconds = 1, 0.2
-    if chosen.write and (chosen.only or chosen.servers):
-        parser.error("--write is for all of it")
+    if chosen.write and chosen.servers:
+        parser.error("--write is for all servers")
     return chosen
 
 
@@ -155,7 +160,9 @@ def main():
     head = machine.description(watched, chosen.rounds, chosen.seconds)
     texts = {group.name: report.tables(group, results, failures) for group, results, failures in played}
     print("\n\n".join([head, *texts.values()]))
-    if chosen.write:
+    if chosen.write and chosen.only:
+        report.write_only(head, texts)
+    elif chosen.write:
         report.write(head, texts, played)
 
 

@@ -89,6 +89,11 @@ def write(head, texts, played):
     subprocess.run([sys.executable, DOCS / "diagrams.py"], check=True)
 
 
+def write_only(head, texts):
+    """Writes the tables of some groups. They were measured apart from the others, so each has the machine of its own."""
+    fill({f"side-by-side: {name}": f"{head}\n\n{text}" for name, text in texts.items()})
+
+
 def fill(texts):
     """Writes each text between the marks with its name in docs/benchmarks.md."""
     page = DOCS / "benchmarks.md"

@@ -148,8 +148,8 @@ def own_version():
     return f"epicycle {version}" + (f" at {commit}" if commit else "")
 
 
-def own(example):
-    flags = ["--addr", "tcp4://127.0.0.1:{port}", "--reactors", "1"]
+def own(example, *more):
+    flags = ["--addr", "tcp4://127.0.0.1:{port}", "--reactors", "1", *more]
     return Server("epicycle", EXAMPLES / example, *flags, version=own_version)
 
 
@@ -174,7 +174,7 @@ ECHO = [
     ),
 ]
 HTTP = [
-    own("http"),
+    own("http", "--hello"),
     Server("bare server in C", BUILT / "bare_http", "{port}", version=C),
     rival("hyper", "hyper_http", packages=["hyper", "tokio"]),
     rival("may_minihttp", "may_http", packages=["may_minihttp", "may"]),

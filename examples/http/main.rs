@@ -13,6 +13,7 @@
 //!
 //! With `--tls` it uses https. At `/ws` a WebSocket sends back all messages.
 
+mod hello;
 mod noparse;
 mod pages;
 #[path = "../util/mod.rs"]
@@ -27,6 +28,7 @@ use epicycle::http::{Limits, Prepared, Router, ServerRequest, ServerResponse};
 use epicycle::ws::{Incoming, ServerCodec};
 use epicycle::{Action, Conn, ConnInfo, EventHandler, Reactor, WorkerPool};
 
+use self::hello::Hello;
 use self::noparse::NoParse;
 use self::pages::{Page, Session};
 
@@ -38,6 +40,9 @@ struct Flags {
     /// Answers with 1 KiB of the letter a
     #[arg(long)]
     aaaa: bool,
+    /// Gives all requests the same answer, as servers in comparisons do
+    #[arg(long)]
+    hello: bool,
     /// Answers without parsing requests; only for measurements
     #[arg(long)]
     noparse: bool,
@@ -148,13 +153,17 @@ fn run(flags: Flags) -> Result<ExitCode, Box<dyn Error>> {
         let handler = NoParse::new(body)?;
         return Ok(util::run("http", server, move |_reactor| handler.clone()));
     }
-    let routes = Arc::new(pages::routes()?);
-    let pool = WorkerPool::builder().build()?;
     let hello = ServerResponse::ok()
         .header("Server", "epicycle")
         .header("Content-Type", "text/plain")
         .body(body);
     let hello = Prepared::new(hello)?;
+    if flags.hello {
+        let handler = Hello { answer: hello };
+        return Ok(util::run("http", server, move |_reactor| handler.clone()));
+    }
+    let routes = Arc::new(pages::routes()?);
+    let pool = WorkerPool::builder().build()?;
     let make = move |_reactor| Http {
         hello: hello.clone(),
         routes: routes.clone(),

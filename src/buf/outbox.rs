@@ -142,22 +142,24 @@ impl<'a> Outbox<'a> {
     /// If `fill` returns more than `max`.
     #[inline]
     pub fn put_with(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
-        let mut spare = Vec::new();
-        let can_stage = self.queue.can_stage(self.arena);
-        let (room, is_staged) = match self.arena.room(max) {
-            Some(room) if can_stage => (room, true),
-            _ => {
-                spare.resize(max, 0);
-                (&mut spare[..], false)
-            }
-        };
-        let written = fill(room);
-        assert!(written <= max, "{written} bytes do not fit into {max}");
-        if is_staged {
+        if self.queue.can_stage(self.arena)
+            && let Some(room) = self.arena.room(max)
+        {
+            let written = fill(room);
+            assert!(written <= max, "{written} bytes do not fit into {max}");
             self.queue.staged_more(written, self.arena);
         } else {
-            self.put(&spare[..written]);
+            self.put_apart(max, fill);
         }
+    }
+
+    /// Appends bytes that cannot be written in place.
+    #[cold]
+    fn put_apart(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> usize) {
+        let mut spare = vec![0; max];
+        let written = fill(&mut spare);
+        assert!(written <= max, "{written} bytes do not fit into {max}");
+        self.put(&spare[..written]);
     }
 
     /// Returns the time at the beginning of the reactor's turn, in whole seconds since 1970-01-01, midnight UTC. In a simulation

@@ -22,7 +22,7 @@ macro_rules! answers_by {
         }
 
         impl Encode<&Prepared> for $codec {
-            #[inline]
+            #[inline(always)]
             fn encode(
                 &mut self,
                 prepared: &Prepared,

@@ -67,7 +67,40 @@ impl HeaderBlock {
         Ok(())
     }
 
-    /// Removes all headers. The memory is kept for others: a proxy uses one block for all messages.
+    /// Replaces all headers by copies of received lines: see [`push_line`](Self::push_line). The memory is kept, so a
+    /// proxy uses one block for all messages. `lines` decides which headers are passed on:
+    /// [`Headers::end_to_end`](super::Headers::end_to_end), or what the proxy's own filter leaves of it.
+    ///
+    /// ```
+    /// # use epicycle::codec::{Codec, Decoded};
+    /// use epicycle::http::HeaderBlock;
+    /// # use epicycle::http::HttpCodec;
+    ///
+    /// # let mut input = *b"GET / HTTP/1.1\r\nHost: a\r\nCookie: b=c\r\nAccept: */*\r\nConnection: close\r\n\r\n";
+    /// # let Decoded::Frame { frame: request, .. } = HttpCodec::default().decode(&mut input)? else {
+    /// #     panic!("it is complete");
+    /// # };
+    /// let mut block = HeaderBlock::new();
+    /// block.fill(request.headers().end_to_end().filter(|line| !line.is("cookie")))?;
+    /// # assert_eq!(format!("{block:?}"), r#"["Accept: */*"]"#);
+    /// # Ok::<(), epicycle::codec::FrameError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`push_line`](Self::push_line). The block then has the lines before the one that is refused.
+    pub fn fill<'a>(
+        &mut self,
+        lines: impl IntoIterator<Item = HeaderLine<'a>>,
+    ) -> Result<(), SendError> {
+        self.clear();
+        for line in lines {
+            self.push_line(line)?;
+        }
+        Ok(())
+    }
+
+    /// Removes all headers. The memory is kept for others.
     pub fn clear(&mut self) {
         self.lines.clear();
         self.names = Names::default();

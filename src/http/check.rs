@@ -1,7 +1,7 @@
 //! Checks of the headers that an application sends.
 
 use super::error::SendError;
-use super::fields::{is_token, is_value};
+use super::fields::{is_named, is_token, is_value};
 use super::list::Pair;
 
 /// The headers among some that the codecs must know of.
@@ -17,24 +17,23 @@ impl Names {
     /// Notes a header.
     #[inline]
     pub(super) fn note(&mut self, name: &[u8]) -> Result<(), SendError> {
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         let is_framing = match name.len() {
             2 => {
-                self.te |= is("te");
+                self.te |= is_named(name, b"te");
                 false
             }
             4 => {
-                self.date |= is("date");
-                self.host |= is("host");
+                self.date |= is_named(name, b"date");
+                self.host |= is_named(name, b"host");
                 false
             }
             7 => {
-                self.upgrade |= is("upgrade");
+                self.upgrade |= is_named(name, b"upgrade");
                 false
             }
-            10 => is("connection"),
-            14 => is("content-length"),
-            17 => is("transfer-encoding"),
+            10 => is_named(name, b"connection"),
+            14 => is_named(name, b"content-length"),
+            17 => is_named(name, b"transfer-encoding"),
             _ => false,
         };
         if is_framing {

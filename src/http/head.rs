@@ -12,7 +12,7 @@ use memchr::memchr;
 
 use self::flags::*;
 use super::error::{MessageError, malformed};
-use super::fields::is_target;
+use super::fields::{is_named, is_target};
 use super::limits::{Limits, MAX_HEADERS};
 use super::lines::tokens;
 use crate::authority::Authority;
@@ -208,19 +208,23 @@ pub(super) fn position(src: &[u8], part: &[u8]) -> usize {
 /// Returns the offset of the next line after a value that ends at `end`, if the value's line ends in CR LF.
 #[inline]
 pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
-    while let Some(b' ' | b'\t') = src.get(end) {
-        end += 1;
-    }
-    match src.get(end) {
-        Some(b'\r') => end + 2,
-        // No line begins at this offset.
-        _ => usize::MAX - 2,
+    loop {
+        match src.get(end) {
+            Some(b'\r') => return end + 2,
+            Some(b' ' | b'\t') => end += 1,
+            _ => return NOWHERE,
+        }
     }
 }
+
+/// An offset at which no line begins.
+const NOWHERE: usize = usize::MAX - 2;
 
 /// The framing and connection headers of a message.
 #[derive(Default)]
 pub(super) struct Facts {
+    /// False if there is no header that the fields below are about, except `hosts`.
+    has_framing: bool,
     hosts: u8,
     bad_host: bool,
     length: Option<Result<u64, MessageError>>,
@@ -258,31 +262,42 @@ impl Facts {
         }
     }
 
-    #[inline]
+    /// Notes a header. The usual ones, which are not about framing or the connection, take no call.
+    #[inline(always)]
     pub(super) fn note(&mut self, header: &httparse::Header<'_>) {
-        let (name, value) = (header.name, header.value);
+        let (name, value) = (header.name.as_bytes(), header.value);
+        if is_named(name, b"host") {
+            self.hosts = self.hosts.saturating_add(1);
+            // `Host` is empty if the target's URI has no authority (section 3.2).
+            self.bad_host |= !value.is_empty() && !is_host(value);
+            return;
+        }
+        let first = name.first().map_or(0, |letter| letter | 0x20);
+        if let (6, b'e') | (10 | 14, b'c') | (17, b't') = (name.len(), first) {
+            self.note_framing(name, value);
+        }
+    }
+
+    #[inline(never)]
+    fn note_framing(&mut self, name: &[u8], value: &[u8]) {
+        self.has_framing = true;
         match name.len() {
-            4 if name.eq_ignore_ascii_case("host") => {
-                self.hosts = self.hosts.saturating_add(1);
-                // `Host` is empty if the target's URI has no authority (section 3.2).
-                self.bad_host |= !value.is_empty() && !is_host(value);
-            }
-            6 if name.eq_ignore_ascii_case("expect") => {
+            6 if is_named(name, b"expect") => {
                 for expectation in tokens(value) {
                     let is_known = expectation.eq_ignore_ascii_case(b"100-continue");
                     self.expectation = Some(is_known && self.expectation.unwrap_or(true));
                 }
             }
-            10 if name.eq_ignore_ascii_case("connection") => {
+            10 if is_named(name, b"connection") => {
                 for option in tokens(value) {
                     match option.len() {
-                        5 if option.eq_ignore_ascii_case(b"close") => self.close = true,
-                        10 if option.eq_ignore_ascii_case(b"keep-alive") => self.persist = true,
+                        5 if is_named(option, b"close") => self.close = true,
+                        10 if is_named(option, b"keep-alive") => self.persist = true,
                         _ => self.nominates |= names_a_header(option),
                     }
                 }
             }
-            14 if name.eq_ignore_ascii_case("content-length") => {
+            14 if is_named(name, b"content-length") => {
                 let length = if self.accepts_repeated_length {
                     parse_repeated_length(value)
                 } else {
@@ -294,7 +309,7 @@ impl Facts {
                     None => length,
                 });
             }
-            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+            17 if is_named(name, b"transfer-encoding") => {
                 // Several lines form one list.
                 let begun = self.coding.unwrap_or(Coding::None);
                 self.coding = Some(tokens(value).fold(begun, Coding::then));
@@ -304,11 +319,13 @@ impl Facts {
     }
 
     /// Checks the host: each request has exactly one, so that proxies and servers agree on it (section 3.2).
+    #[inline]
     fn check_host(&self, version: Version) -> Result<(), MessageError> {
         match self.hosts {
             _ if self.bad_host => malformed("a Host header whose value is not a host"),
-            0 if version == Version::Http11 => malformed("no Host"),
-            0 | 1 => Ok(()),
+            1 => Ok(()),
+            0 if version == Version::Http10 => Ok(()),
+            0 => malformed("no Host"),
             _ => malformed("more than one Host"),
         }
     }
@@ -316,6 +333,15 @@ impl Facts {
     /// Returns the framing (section 6.3). Ambiguous framing is refused.
     #[inline]
     pub(super) fn framing(&self, version: Version) -> Result<Framing, MessageError> {
+        if self.has_framing {
+            self.announced_framing(version)
+        } else {
+            Ok(Framing::None)
+        }
+    }
+
+    #[inline(never)]
+    fn announced_framing(&self, version: Version) -> Result<Framing, MessageError> {
         match (self.coding, self.length) {
             (None, None) => Ok(Framing::None),
             (None, Some(length)) => length.map(Framing::Length),
@@ -332,12 +358,23 @@ impl Facts {
     }
 
     /// Returns the [`flags`] to keep until the request is answered.
+    #[inline(always)]
     fn flags(&self, method: &str, version: Version) -> Result<u16, MessageError> {
-        let mut flags = match method {
+        let flags = match method {
             "HEAD" => HEAD,
             "CONNECT" => CONNECT,
             _ => 0,
         };
+        if self.has_framing || version == Version::Http10 {
+            Ok(flags | self.connection_flags(version)?)
+        } else {
+            Ok(flags)
+        }
+    }
+
+    #[inline(never)]
+    fn connection_flags(&self, version: Version) -> Result<u16, MessageError> {
+        let mut flags = 0;
         if version == Version::Http10 {
             flags |= HTTP10;
         }

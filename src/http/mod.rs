@@ -132,18 +132,9 @@
 //! one connection. Header lines are copied as they were received, and not checked again.
 //!
 //! ```
-//! use epicycle::codec::FrameError;
 //! use epicycle::http::client::{self, StreamCodec};
-//! use epicycle::http::{Chunk, HeaderBlock, Headers, HttpStreamCodec, RequestPart, ServerResponse, Trailers};
+//! use epicycle::http::{Chunk, HeaderBlock, HttpStreamCodec, RequestPart, ServerResponse, Trailers};
 //! use epicycle::{Conn, EventHandler, WriteError};
-//!
-//! fn gather(block: &mut HeaderBlock, headers: Headers<'_>) -> Result<(), FrameError> {
-//!     block.clear();
-//!     for line in headers.end_to_end() {
-//!         block.push_line(line)?;
-//!     }
-//!     Ok(())
-//! }
 //!
 //! /// Passes a part of a client's request on to the origin. `block` is one for all messages.
 //! fn ask<H>(origin: &mut Conn<'_, H>, block: &mut HeaderBlock, part: RequestPart<'_>) -> Result<(), WriteError>
@@ -152,12 +143,12 @@
 //! {
 //!     match part {
 //!         RequestPart::Head(request) => {
-//!             gather(block, request.headers()).map_err(WriteError::Frame)?;
+//!             block.fill(request.headers().end_to_end())?;
 //!             origin.send(client::ClientRequest::relayed(&request).block(block))
 //!         }
 //!         RequestPart::Body(bytes) => origin.send(Chunk(bytes)),
 //!         RequestPart::End(trailers) => {
-//!             gather(block, trailers).map_err(WriteError::Frame)?;
+//!             block.fill(trailers.end_to_end())?;
 //!             origin.send(Trailers(block))
 //!         }
 //!         _ => Ok(()),
@@ -171,12 +162,12 @@
 //! {
 //!     match part {
 //!         client::ResponsePart::Interim(response) | client::ResponsePart::Head(response) => {
-//!             gather(block, response.headers()).map_err(WriteError::Frame)?;
+//!             block.fill(response.headers().end_to_end())?;
 //!             client.send(ServerResponse::relayed(&response).block(block))
 //!         }
 //!         client::ResponsePart::Body(bytes) => client.send(Chunk(bytes)),
 //!         client::ResponsePart::End(trailers) => {
-//!             gather(block, trailers).map_err(WriteError::Frame)?;
+//!             block.fill(trailers.end_to_end())?;
 //!             client.send(Trailers(block))
 //!         }
 //!         client::ResponsePart::Upgraded(bytes) => client.write(bytes),

@@ -117,7 +117,7 @@ impl Prepared {
 }
 
 /// Writes a prepared answer.
-#[inline]
+#[inline(always)]
 pub(super) fn write_prepared(
     exchange: &mut Exchange,
     prepared: &Prepared,
@@ -126,7 +126,7 @@ pub(super) fn write_prepared(
     exchange.may_begin()?;
     let usual = prepared.usual().filter(|_| exchange.is_usual());
     let Some(usual) = usual else {
-        return write::response(exchange, &prepared.response(), dst);
+        return write_anew(exchange, prepared, dst);
     };
     let prefix = ResponsePrefix::at(dst.unix_time());
     dst.put_with(prefix.ok().len() + usual.len(), |room| {
@@ -137,6 +137,16 @@ pub(super) fn write_prepared(
     });
     exchange.answered(AnswerState::None);
     Ok(())
+}
+
+/// Writes a prepared answer to a request that needs a special head or body.
+#[inline(never)]
+fn write_anew(
+    exchange: &mut Exchange,
+    prepared: &Prepared,
+    dst: &mut Outbox<'_>,
+) -> Result<(), SendError> {
+    write::response(exchange, &prepared.response(), dst)
 }
 
 #[cfg(all(test, not(loom)))]

@@ -21,6 +21,11 @@ use crate::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
 /// the request is not read. A client that waits for a `100 Continue` gets one after the handler has received the head,
 /// unless the handler has answered.
 ///
+/// After an [upgrade](super::ServerResponse::upgrade), and after a successful answer to CONNECT, the input is not HTTP
+/// any more. No part has it: it stays unread until the handler [switches](crate::Conn::switch) the connection to another
+/// codec, [pipes](crate::Conn::pipe) it to another connection or [detaches](crate::Conn::detach) it. The bytes that have
+/// arrived go along.
+///
 /// All else is as with [`HttpCodec`](super::HttpCodec). A connection that waits for a request costs the codec 104
 /// bytes.
 ///
@@ -49,6 +54,8 @@ pub struct HttpStreamCodec {
 }
 
 /// A part of a request.
+///
+/// The bytes after an upgrade or CONNECT are in none of them: see [`HttpStreamCodec`].
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum RequestPart<'a> {

@@ -193,7 +193,7 @@ impl Encode<ServerResponse<'_>> for ServerCodec {
 }
 
 impl Encode<&http::Prepared> for ServerCodec {
-    #[inline]
+    #[inline(always)]
     fn encode(
         &mut self,
         prepared: &http::Prepared,

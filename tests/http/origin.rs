@@ -119,10 +119,8 @@ impl EventHandler for Site {
             }
             (RequestPart::End(trailers), Answer::Echo) => {
                 let mut block = HeaderBlock::new();
-                for line in trailers.lines() {
-                    if block.push_line(line).is_err() {
-                        return Action::Close;
-                    }
+                if block.fill(trailers.lines()).is_err() {
+                    return Action::Close;
                 }
                 conn.send(Trailers(&block)).into()
             }

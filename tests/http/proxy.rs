@@ -168,10 +168,7 @@ impl Proxy {
     }
 
     fn gather(&mut self, headers: Headers<'_>) -> Result<&HeaderBlock, WriteError> {
-        self.block.clear();
-        let mut lines = headers.end_to_end();
-        let gathered = lines.try_for_each(|line| self.block.push_line(line));
-        gathered.map_err(|error| WriteError::Frame(error.into()))?;
+        self.block.fill(headers.end_to_end())?;
         Ok(&self.block)
     }
 

@@ -34,13 +34,6 @@ impl Relay {
         }
     }
 
-    fn gather(block: &mut HeaderBlock, headers: Headers<'_>) {
-        block.clear();
-        for line in headers.end_to_end() {
-            block.push_line(line).expect("is none of the codec's");
-        }
-    }
-
     /// Takes the bytes of the client from `kept`. Returns whether its request is complete.
     fn request(&mut self, kept: &mut Vec<u8>) -> Result<bool, FrameError> {
         let mut is_complete = false;
@@ -55,14 +48,14 @@ impl Relay {
             };
             let sent = match part {
                 RequestPart::Head(request) => {
-                    Self::gather(&mut self.block, request.headers());
+                    self.block.fill(request.headers().end_to_end())?;
                     let relayed = client::ClientRequest::relayed(&request).block(&self.block);
                     encode_to_vec(&mut self.client, relayed)?
                 }
                 RequestPart::Body(bytes) => encode_to_vec(&mut self.client, Chunk(bytes))?,
                 RequestPart::End(trailers) => {
                     is_complete = true;
-                    Self::gather(&mut self.block, trailers);
+                    self.block.fill(trailers.end_to_end())?;
                     encode_to_vec(&mut self.client, Trailers(&self.block))?
                 }
                 other => panic!("{other:?}"),
@@ -93,13 +86,13 @@ impl Relay {
             };
             let sent = match part {
                 client::ResponsePart::Interim(response) | client::ResponsePart::Head(response) => {
-                    Self::gather(&mut self.block, response.headers());
+                    self.block.fill(response.headers().end_to_end())?;
                     let relayed = ServerResponse::relayed(&response).block(&self.block);
                     encode_to_vec(&mut self.server, relayed)?
                 }
                 client::ResponsePart::Body(bytes) => encode_to_vec(&mut self.server, Chunk(bytes))?,
                 client::ResponsePart::End(trailers) => {
-                    Self::gather(&mut self.block, trailers);
+                    self.block.fill(trailers.end_to_end())?;
                     encode_to_vec(&mut self.server, Trailers(&self.block))?
                 }
                 other => panic!("{other:?}"),
@@ -325,7 +318,8 @@ fn a_change_of_protocol_is_relayed_where_both_sides_agree() {
         panic!("no head");
     };
     let mut block = HeaderBlock::new();
-    Relay::gather(&mut block, response.headers());
+    let lines = response.headers().end_to_end();
+    block.fill(lines).expect("has none of the codec's");
     let sent = encode_to_vec(
         &mut server,
         ServerResponse::relayed(&response).block(&block),
@@ -527,6 +521,11 @@ fn lines_are_copied_but_not_those_that_frame_a_message() {
         text(&mut StreamCodec::default(), request)
     }
     assert!(matches!(sent(&block), Err(SendError::FramingHeader { .. })));
+    // What is refused leaves the lines before it, and none of those that the block had.
+    block.fill(lines[..2].iter().copied()).expect("is taken");
+    let error = block.fill(lines[1..].iter().copied());
+    assert!(matches!(error, Err(SendError::FramingHeader { .. })));
+    assert_eq!(format!("{block:?}"), "[\"A:  b \", \"b:\u{fffd}\"]");
     block.clear();
     assert!(block.is_empty());
     block.push_line(lines[1]).expect("is taken");

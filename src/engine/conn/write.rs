@@ -65,6 +65,17 @@ impl WriteError {
     }
 }
 
+/// The error of an item that the codec cannot encode.
+impl<E> From<E> for WriteError
+where
+    FrameError: From<E>,
+{
+    #[cold]
+    fn from(error: E) -> Self {
+        WriteError::Frame(error.into())
+    }
+}
+
 error_messages! {
     WriteError {
         WriteError::Closed => "the connection is closed",

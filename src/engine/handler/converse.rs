@@ -15,7 +15,7 @@ use crate::engine::conn::limits::NEVER;
 
 impl<H: EventHandler> Conn<'_, H> {
     /// Called after input has been decoded. The codec may have output or a new stage.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn after_decoding(&mut self, found_frames: bool) {
         if self.link.state.takes_writes() {
             self.cx
@@ -134,7 +134,7 @@ impl<H: EventHandler> Conn<'_, H> {
 
 impl<H: EventHandler> Context<H> {
     /// Lets the codec write output of its own, behind everything written so far.
-    #[inline]
+    #[inline(always)]
     pub(super) fn write_output(
         &mut self,
         link: &mut Link,

@@ -57,6 +57,8 @@ enum Mode {
     Accept,
     /// GET /
     Http,
+    /// The requests of benches/heads.txt by turns
+    Heads,
     /// Redis's PING
     Ping,
     /// Binary messages, uncompressed, of one frame each
@@ -96,6 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let exchange = match flags.mode {
         Mode::Echo | Mode::Accept => Exchange::echo(flags.size),
         Mode::Http => Exchange::http(addr)?,
+        Mode::Heads => Exchange::heads(addr)?,
         Mode::Ping => Exchange::ping(),
         Mode::Websocket => Exchange::websocket(flags.size),
     };

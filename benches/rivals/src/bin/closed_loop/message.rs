@@ -6,9 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::SILENCE;
 
-/// A message and its answer. All messages of a load are the same.
+/// The messages and their answer. A connection sends the messages in turn; all have the same answer.
 pub(crate) struct Exchange {
-    pub(crate) message: Vec<u8>,
+    pub(crate) messages: Vec<Vec<u8>>,
     pub(crate) answer: Answer,
     /// The handshake of a connection, and a text that its answer must contain. The answer ends with an empty line.
     pub(crate) opening: Option<(Vec<u8>, &'static str)>,
@@ -30,11 +30,26 @@ impl Exchange {
         Self::answered(b"*1\r\n$4\r\nPING\r\n".to_vec(), b"+PONG\r\n".to_vec())
     }
 
-    /// Sends one request to the server, to find the length of its answer.
+    /// Returns requests that are all the same.
     pub(crate) fn http(addr: SocketAddr) -> Result<Self, Box<dyn Error>> {
-        let message = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n").into_bytes();
+        let message = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n\r\n");
+        Self::requests(addr, vec![message.into_bytes()])
+    }
+
+    /// Returns requests with different heads.
+    pub(crate) fn heads(addr: SocketAddr) -> Result<Self, Box<dyn Error>> {
+        let heads = include_str!("../../../../heads.txt").trim_end();
+        let heads = heads.split("\n\n").map(|head| {
+            let lines = head.replace('\n', "\r\n");
+            format!("{lines}\r\n\r\n").into_bytes()
+        });
+        Self::requests(addr, heads.collect())
+    }
+
+    /// Sends the first request to the server, to find the length of its answer.
+    fn requests(addr: SocketAddr, messages: Vec<Vec<u8>>) -> Result<Self, Box<dyn Error>> {
         let mut stream = connected(addr)?;
-        stream.write_all(&message)?;
+        stream.write_all(&messages[0])?;
         let head = head(&mut stream)?;
         let begin = "HTTP/1.1 200 ";
         if !head.starts_with(begin) {
@@ -46,7 +61,7 @@ impl Exchange {
             .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
             .ok_or("the server does not tell the length")?;
         Ok(Self {
-            message,
+            messages,
             answer: Answer {
                 len: head.len() + len.1.trim().parse::<usize>()?,
                 begin: begin.into(),
@@ -68,7 +83,7 @@ impl Exchange {
 
     fn answered(message: Vec<u8>, answer: Vec<u8>) -> Self {
         Self {
-            message,
+            messages: vec![message],
             answer: Answer {
                 len: answer.len(),
                 begin: answer,

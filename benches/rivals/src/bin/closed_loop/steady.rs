@@ -24,11 +24,34 @@ pub(crate) struct Steady {
     answer: Answer,
 }
 
-/// The messages under way on a connection, back to back.
+/// The messages by turns, back to back: one of each turn, and as many more as are under way on a connection. So a write
+/// that begins with any turn can send as many.
 struct Batch {
     bytes: Vec<u8>,
-    /// The length of one message in bytes.
-    message: usize,
+    /// The end of each message.
+    ends: Vec<usize>,
+    /// The number of different messages.
+    turns: usize,
+}
+
+impl Batch {
+    fn new(messages: &[Vec<u8>], depth: usize) -> Self {
+        let mut bytes = Vec::new();
+        let by_turns = messages.iter().cycle().take(messages.len() + depth);
+        let ends = by_turns.map(|message| {
+            bytes.extend(message);
+            bytes.len()
+        });
+        Self {
+            ends: ends.collect(),
+            bytes,
+            turns: messages.len(),
+        }
+    }
+
+    fn begin(&self, turn: usize) -> usize {
+        turn.checked_sub(1).map_or(0, |before| self.ends[before])
+    }
 }
 
 impl Steady {
@@ -40,10 +63,7 @@ impl Steady {
         connections: usize,
         depth: usize,
     ) -> Result<Self, Box<dyn Error>> {
-        let batch = Batch {
-            bytes: exchange.message.repeat(depth),
-            message: exchange.message.len(),
-        };
+        let batch = Batch::new(&exchange.messages, depth);
         let mut peers = Vec::new();
         for n in 0..connections {
             if n % AT_ONCE == AT_ONCE - 1 {
@@ -52,7 +72,7 @@ impl Steady {
             let mut stream = exchange.connect(addr)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(&mut stream, Token(n), interest)?;
-            peers.push(Peer::new(stream));
+            peers.push(Peer::new(stream, n % batch.turns, &batch));
         }
         for peer in &mut peers {
             peer.ask(depth, &batch)?;
@@ -90,8 +110,11 @@ impl Clients for Steady {
 /// One connection to the server.
 struct Peer {
     stream: TcpStream,
-    /// The number of bytes still to be sent: the rest of a message, and whole messages.
+    /// The number of messages that are due and not sent completely.
     due: usize,
+    /// The message in the batch whose turn it is, and the next byte to be sent.
+    turn: usize,
+    sent: usize,
     /// The number of bytes received of the current answer.
     come: usize,
     /// The times when the messages under way became due, and the number of messages at each.
@@ -99,10 +122,13 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(stream: TcpStream) -> Self {
+    /// `turn` is the message with which it begins, so that not all connections send the same one.
+    fn new(stream: TcpStream, turn: usize, batch: &Batch) -> Self {
         Self {
             stream,
             due: 0,
+            turn,
+            sent: batch.begin(turn),
             come: 0,
             under_way: VecDeque::new(),
         }
@@ -111,22 +137,32 @@ impl Peer {
     /// Makes more messages due.
     fn ask(&mut self, count: usize, batch: &Batch) -> io::Result<()> {
         self.under_way.push_back((Instant::now(), count));
-        self.due += count * batch.message;
+        self.due += count;
         self.send(batch)
     }
 
     /// Sends due messages, as far as the kernel accepts them.
     fn send(&mut self, batch: &Batch) -> io::Result<()> {
         while self.due > 0 {
-            let begun = (batch.message - self.due % batch.message) % batch.message;
-            let end = batch.bytes.len().min(begun + self.due);
-            match self.stream.write(&batch.bytes[begun..end]) {
-                Ok(sent) => self.due -= sent,
+            let end = batch.begin(self.turn + self.due);
+            match self.stream.write(&batch.bytes[self.sent..end]) {
+                Ok(sent) => self.on_sent(sent, batch),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    fn on_sent(&mut self, sent: usize, batch: &Batch) {
+        self.sent += sent;
+        while self.due > 0 && batch.ends[self.turn] <= self.sent {
+            self.turn += 1;
+            self.due -= 1;
+        }
+        let rounds = self.turn - self.turn % batch.turns;
+        self.sent -= batch.begin(rounds);
+        self.turn -= rounds;
     }
 
     /// Reads the available input. Returns the number of answers that it completes.

@@ -102,7 +102,7 @@ impl Visitor {
         }
         if !self.asked && event.is_writable() {
             // A new connection has room for a small message.
-            self.stream.write_all(&exchange.message)?;
+            self.stream.write_all(&exchange.messages[0])?;
             self.asked = true;
         }
         let mut buffer = [0; 4096];
