@@ -6,6 +6,7 @@ use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -238,6 +239,61 @@ impl<'a> CallCtx<'a> {
     ) -> Result<(), Status> {
         let codec = reply_codec(self.incoming, &mut self.reply);
         encode_reply(self.incoming, codec, value, out)
+    }
+}
+
+/// The argument of a handler that is a future: the [`Incoming`] message, and settings of the reply. It can be cloned.
+#[derive(Clone, Debug)]
+pub struct AsyncCtx {
+    incoming: Rc<Incoming<'static>>,
+    locals: Rc<Locals>,
+    pub(super) reply: Rc<RefCell<ReplyHead>>,
+}
+
+impl AsyncCtx {
+    pub(super) fn new(incoming: Incoming<'static>, locals: Rc<Locals>) -> Self {
+        Self {
+            incoming: Rc::new(incoming),
+            locals,
+            reply: Rc::default(),
+        }
+    }
+
+    /// Adds a pair to the reply's metadata.
+    pub fn add_reply_meta(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.reply.borrow_mut().meta.add(key, value);
+    }
+
+    /// Sets the only value of a key in the reply's metadata.
+    pub fn set_reply_meta(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.reply.borrow_mut().meta.set(key, value);
+    }
+
+    /// Sets the codec of the reply's body, as [`CallCtx::set_reply_codec`] does.
+    pub fn set_reply_codec(&self, codec: Codec) {
+        self.reply.borrow_mut().codec = Some(codec);
+    }
+
+    /// Returns this reactor's value of a type, as [`CallCtx::local`] does. Do not keep it across an `.await`: meanwhile nobody
+    /// else gets the value.
+    pub fn local<T: 'static>(&self) -> Option<RefMut<'_, T>> {
+        self.locals.get()
+    }
+
+    /// Encodes the body of the reply.
+    pub(super) fn encode<R: EncodeBody>(&self, value: &R) -> Result<Vec<u8>, Status> {
+        let codec = reply_codec(&self.incoming, &mut self.reply.borrow_mut());
+        let mut body = Vec::new();
+        encode_reply(&self.incoming, codec, value, &mut body)?;
+        Ok(body)
+    }
+}
+
+impl Deref for AsyncCtx {
+    type Target = Incoming<'static>;
+
+    fn deref(&self) -> &Incoming<'static> {
+        &self.incoming
     }
 }
 

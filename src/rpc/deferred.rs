@@ -24,6 +24,8 @@ pub(super) struct DeferredCall {
     pub(super) reply: Message<'static>,
     /// Set once the caller no longer waits.
     cancelled: Arc<AtomicBool>,
+    /// The number of the handler's task, if it is a future.
+    pub(super) task: Option<u64>,
 }
 
 impl Deferred {
@@ -42,11 +44,17 @@ impl Deferred {
         &mut self,
         reply: Message<'static>,
         cancelled: Arc<AtomicBool>,
+        task: Option<u64>,
         deadline: Option<Instant>,
     ) -> (u64, Working) {
         let number = self.next;
         self.next += 1;
-        self.open.insert(number, DeferredCall { reply, cancelled });
+        let call = DeferredCall {
+            reply,
+            cancelled,
+            task,
+        };
+        self.open.insert(number, call);
         if let Some(by) = deadline {
             let open = &self.open;
             self.due
@@ -61,13 +69,11 @@ impl Deferred {
     }
 
     /// Removes the call with this `seq`, whose caller has cancelled it.
-    pub(super) fn cancel(&mut self, seq: &[u8]) {
+    pub(super) fn cancel(&mut self, seq: &[u8]) -> Option<DeferredCall> {
         let same = (self.open.iter()).filter(|(_, call)| *call.reply.seq == *seq);
         // The peer may have used a `seq` twice.
-        let Some(number) = same.map(|(number, _)| *number).min() else {
-            return;
-        };
-        self.open.remove(&number).inspect(DeferredCall::cancel);
+        let number = same.map(|(number, _)| *number).min()?;
+        self.open.remove(&number).inspect(DeferredCall::cancel)
     }
 
     /// Removes a call whose deadline has passed.
@@ -86,9 +92,14 @@ impl Deferred {
         self.due.next(|number| self.open.contains_key(&number))
     }
 
-    /// Cancels all calls, since their connection has closed.
-    pub(super) fn cancel_all(&mut self) {
-        self.open.drain().for_each(|(_, call)| call.cancel());
+    /// Removes all calls, since their connection has closed.
+    pub(super) fn cancel_all(&mut self) -> impl Iterator<Item = DeferredCall> {
+        let mut calls: Vec<_> = self.open.drain().collect();
+        calls.sort_unstable_by_key(|(number, _)| *number);
+        (calls.into_iter()).map(|(_, call)| {
+            call.cancel();
+            call
+        })
     }
 }
 

@@ -37,11 +37,12 @@ mod router;
 mod session;
 mod slot;
 mod swap;
+mod tasks;
 pub mod wire;
 
 pub use self::call::{Call, CallFuture, Pending, Push};
 pub use self::codec::{ProtocolChoice, Wire};
-pub use self::context::{CallCtx, Incoming, PushCtx};
+pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
 pub use self::peer::{DialFuture, Peer, PeerBuilder};
 pub use self::reply::{FromReply, Reply};

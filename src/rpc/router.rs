@@ -6,8 +6,9 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
-use super::context::{CallCtx, Incoming, PushCtx};
+use super::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 use super::responder::{ReplyToken, Responder};
+use super::tasks::Answering;
 use super::wire::{DecodeBody, EncodeBody, Kind, Status};
 use crate::error::Error;
 
@@ -21,6 +22,7 @@ use crate::error::Error;
 /// | [`call`](Self::call), [`push`](Self::push) | on the reactor | work that does not block |
 /// | [`call_bytes`](Self::call_bytes), [`push_bytes`](Self::push_bytes) | on the reactor, on encoded bodies | the least cost |
 /// | [`call_blocking`](Self::call_blocking) and others | on a worker pool | files, databases, long computations |
+/// | [`call_async`](Self::call_async) | on the reactor, as a future | work that waits for calls of its own |
 /// | [`call_later`](Self::call_later) | on the reactor, and replies when it likes | work that ends elsewhere |
 ///
 /// ```
@@ -77,6 +79,9 @@ pub(super) type CallFn = dyn for<'a> Fn(&mut CallCtx<'a>, &'a Incoming<'a>, &mut
 /// Takes a call whose reply is given later.
 pub(super) type LaterFn = dyn for<'a> Fn(&CallCtx<'a>, ReplyToken) + Send + Sync;
 
+/// Takes a call whose reply is the result of a future, which is polled on the reactor.
+pub(super) type AsyncFn = dyn Fn(AsyncCtx) -> Answering + Send + Sync;
+
 pub(super) type PushFn =
     dyn for<'a> Fn(&PushCtx<'a>, &'a Incoming<'a>) -> Result<(), Status> + Send + Sync;
 
@@ -84,6 +89,7 @@ pub(super) enum CallHandler {
     OnLoop(Box<CallFn>),
     Blocking { run: Arc<CallFn>, in_order: bool },
     Later(Box<LaterFn>),
+    Async(Box<AsyncFn>),
 }
 
 pub(super) enum PushHandler {
@@ -165,6 +171,36 @@ impl Router {
             Err(status) => token.give(Err(status)),
         });
         self.add_call::<A, R>(path, CallHandler::Later(handler));
+    }
+
+    /// Adds a handler that is a future. It is polled on the reactor, needs no executor and need not be `Send`. It must not block.
+    /// If the caller cancels the call or its time is over, the future is dropped.
+    ///
+    /// ```
+    /// use epicycle::rpc::Router;
+    ///
+    /// let mut routes = Router::new();
+    /// routes.call_async("/greet", |ctx, name: String| async move {
+    ///     // A call back to the caller.
+    ///     let greeting: String = ctx.session().call("/greeting", &()).await?;
+    ///     Ok(format!("{greeting}, {name}"))
+    /// });
+    /// ```
+    pub fn call_async<A, R, F, Fut>(&mut self, path: &str, handler: F)
+    where
+        A: DecodeBody + 'static,
+        R: EncodeBody + 'static,
+        F: Fn(AsyncCtx, A) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, Status>> + 'static,
+    {
+        let handler: Box<AsyncFn> = Box::new(move |ctx| match ctx.bind() {
+            Ok(arg) => {
+                let result = handler(ctx.clone(), arg);
+                Box::pin(async move { ctx.encode(&result.await?) })
+            }
+            Err(status) => Box::pin(std::future::ready(Err(status))),
+        });
+        self.add_call::<A, R>(path, CallHandler::Async(handler));
     }
 
     /// Sets the handler of calls that no route takes, in place of [`NOT_FOUND`](super::wire::code::NOT_FOUND). It runs on the

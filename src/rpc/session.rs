@@ -3,8 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -121,6 +122,48 @@ pub(super) enum Order {
 pub(super) trait Target: Send + Sync {
     /// Gives an order to the reactor of a connection.
     fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError>;
+
+    /// Has a task polled on its reactor. It needs no room in the reactor's mailbox.
+    fn poll(&self, reactor: usize, waker: Arc<TaskWaker>);
+}
+
+/// Has a task of a reactor polled when it is woken.
+pub(super) struct TaskWaker {
+    peer: Arc<Shared>,
+    reactor: usize,
+    task: u64,
+    /// True from when it is woken until it is polled.
+    is_woken: AtomicBool,
+}
+
+impl TaskWaker {
+    pub(super) fn new(peer: Arc<Shared>, reactor: usize, task: u64) -> Self {
+        Self {
+            peer,
+            reactor,
+            task,
+            is_woken: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns the number of the task, which is polled now. It may be woken again from now on.
+    pub(super) fn begin_poll(&self) -> u64 {
+        self.is_woken.store(false, Ordering::Release);
+        self.task
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        if self.is_woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if is_loop_of(&self.peer, self.reactor) {
+            give(Work::Poll(self));
+        } else if let Some(target) = self.peer.target.get() {
+            target.poll(self.reactor, self.clone());
+        }
+    }
 }
 
 impl Shared {
@@ -309,8 +352,8 @@ impl Session {
     fn order(&self, order: Order) -> Result<(), Status> {
         let closed = || local(code::CONNECTION_CLOSED, "");
         let conn = self.0.conn.lock().ok_or_else(closed)?;
-        if is_loop_of(&self.0.peer, conn) {
-            LOOP.with(|here| here.orders.borrow_mut().push_back((conn, order)));
+        if is_loop_of(&self.0.peer, conn.reactor()) {
+            give(Work::Order(conn, order));
             return Ok(());
         }
         let target = self.0.peer.target.get().ok_or_else(closed)?;
@@ -393,7 +436,13 @@ impl Sessions {
 }
 
 thread_local! {
-    static LOOP: Loop = const { Loop { current: Cell::new(None), orders: RefCell::new(VecDeque::new()) } };
+    static LOOP: Loop = const { Loop { current: Cell::new(None), work: RefCell::new(VecDeque::new()) } };
+}
+
+/// What a callback on this thread has given its reactor to do.
+pub(super) enum Work {
+    Order(ConnId, Order),
+    Poll(Arc<TaskWaker>),
 }
 
 /// The reactor whose callback runs on this thread.
@@ -403,7 +452,7 @@ thread_local! {
 struct Loop {
     /// The peer, by its address, and the number of the reactor.
     current: Cell<Option<(usize, usize)>>,
-    orders: RefCell<VecDeque<(ConnId, Order)>>,
+    work: RefCell<VecDeque<Work>>,
 }
 
 /// Marks this thread as a reactor's as long as it exists.
@@ -425,12 +474,17 @@ pub(super) fn is_on_loop() -> bool {
     LOOP.with(|here| here.current.get().is_some())
 }
 
-fn is_loop_of(peer: &Arc<Shared>, conn: ConnId) -> bool {
-    let this = Some((Arc::as_ptr(peer) as usize, conn.reactor()));
+fn is_loop_of(peer: &Arc<Shared>, reactor: usize) -> bool {
+    let this = Some((Arc::as_ptr(peer) as usize, reactor));
     LOOP.with(|here| here.current.get() == this)
 }
 
-/// Takes the oldest order that a callback on this thread has given.
-pub(super) fn next_order() -> Option<(ConnId, Order)> {
-    LOOP.with(|here| here.orders.borrow_mut().pop_front())
+/// Has work done before the callback on this thread returns to the reactor.
+pub(super) fn give(work: Work) {
+    LOOP.with(|here| here.work.borrow_mut().push_back(work));
+}
+
+/// Takes the oldest piece of work that a callback on this thread has given.
+pub(super) fn next_work() -> Option<Work> {
+    LOOP.with(|here| here.work.borrow_mut().pop_front())
 }

@@ -6,6 +6,7 @@ mod util;
 mod bodies;
 mod codec;
 mod filters;
+mod futures;
 mod hostile;
 mod names;
 mod peers;

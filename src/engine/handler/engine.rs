@@ -346,6 +346,17 @@ impl<H: EventHandler> Engine<H> {
         self.request(reactor, Command::OnReactor(Box::new(task)))
     }
 
+    /// Runs `task` on a reactor's thread, also when its mailbox is full. The caller bounds the number of such tasks.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn run_anyway(
+        &self,
+        reactor: usize,
+        task: impl FnOnce(&mut H, &mut Reactor<'_, H>) + Send + 'static,
+    ) {
+        // A reactor that has ended has no use for it.
+        let _ = (self.peer(reactor).mailbox).push_unbounded(Command::OnReactor(Box::new(task)));
+    }
+
     /// Runs `task` on a reactor's thread after `delay`, counted from when the reactor handles the request. It never
     /// runs early, and is as exact as [`Conn::set_timer`](crate::Conn::set_timer).
     ///

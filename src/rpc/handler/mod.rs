@@ -1,0 +1,359 @@
+//! The engine's callbacks for the connections of a peer.
+
+mod replies;
+mod sending;
+mod serving;
+
+use std::cell::Cell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use self::replies::{obey, send_reply};
+use super::calls::Calls;
+use super::codec::{ProtocolChoice, Wire};
+use super::context::{Locals, MakeLocal};
+use super::deferred::Deferred;
+use super::dials::Dials;
+use super::outgoing::Waiter;
+use super::reply::local;
+use super::router::Table;
+use super::session::{
+    Counters, Order, Session, Shared, Target, TaskWaker, Work, enter, give, next_work,
+};
+use super::tasks::{Finished, Tasks};
+use super::wire::{Dialect, Kind, Message, Status, code};
+use crate::codec::{FrameError, encode_to_vec};
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::origin::{ConnInfo, Origin};
+use crate::engine::connect::FailedConnect;
+use crate::engine::handler::{Action, Conn, Engine, EventHandler, HandleError, Reactor};
+use crate::engine::slots::ConnId;
+use crate::workers::WorkerPool;
+
+/// Serves the connections of a [`Peer`](super::Peer) on one reactor.
+pub struct PeerHandler {
+    parts: Arc<Parts>,
+    locals: Rc<Locals>,
+    /// The handlers that are futures.
+    tasks: Tasks,
+    /// The memory for the body of a reply.
+    scratch: Cell<Vec<u8>>,
+}
+
+/// The parts that all reactors of a peer share.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) table: Table,
+    pub(super) pool: Option<WorkerPool>,
+    /// The protocols of the listeners, by their numbers.
+    pub(super) protocols: Vec<ProtocolChoice>,
+    pub(super) dials: Dials,
+    pub(super) locals: Vec<MakeLocal>,
+    /// Set when the first reactor boots.
+    pub(super) engine: OnceLock<Engine<PeerHandler>>,
+}
+
+/// The state of a peer's connection.
+pub struct Line {
+    session: Session,
+    calls: Calls<SentCall>,
+    deferred: Deferred,
+    /// True while a handler on the reactor works on a call.
+    is_answering: bool,
+    /// The moment at which a session that is closing gives its calls up.
+    give_up: Option<Instant>,
+    /// The moment for which the connection's deadline is set.
+    alarm: Option<Instant>,
+}
+
+/// A piece of work for one connection.
+enum Deed {
+    Order(Order),
+    Finish(Finished),
+}
+
+/// A call that waits for its reply.
+struct SentCall {
+    waiter: Waiter,
+    /// The call's `seq`, for its cancellation.
+    seq: Box<[u8]>,
+}
+
+/// The key of the metadata with the time that the caller still waits, in milliseconds.
+const TIMEOUT: &str = "X-Timeout";
+
+/// The path of pushes that cancel a call.
+const CANCEL: &str = "/_/cancel";
+
+impl Line {
+    /// Gives the connection's codec the numbers of replies that are due, after they have changed.
+    fn update(&self, conn: &mut Conn<'_, PeerHandler>) {
+        let conversation = conn.codec_mut().conversation_mut();
+        conversation.owed = self.deferred.len() + usize::from(self.is_answering);
+        conversation.awaited = self.calls.len();
+    }
+
+    /// Sets the connection's deadline to the earliest one, unless an earlier one is set.
+    fn set_alarm(&mut self, conn: &mut Conn<'_, PeerHandler>) {
+        let deadlines = [
+            self.calls.next_deadline(),
+            self.deferred.next_deadline(),
+            self.give_up,
+        ];
+        let Some(next) = deadlines.into_iter().flatten().min() else {
+            return;
+        };
+        if self.alarm.is_none_or(|alarm| next < alarm) {
+            self.alarm = Some(next);
+            conn.set_deadline(Some(next.saturating_duration_since(conn.now())));
+        }
+    }
+}
+
+impl EventHandler for PeerHandler {
+    type Codec = Wire;
+    type Session = Line;
+
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Wire {
+        let protocol = match info.origin() {
+            Origin::Accepted { listener } => self.parts.protocols.get(listener).cloned(),
+            Origin::Connected { token } | Origin::Adopted { token } => {
+                self.parts.dials.protocol(token)
+            }
+        };
+        let protocol = protocol.unwrap_or_else(ProtocolChoice::raw);
+        Wire::conversing(protocol.make(), self.parts.shared.formats.clone())
+    }
+
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let engine = reactor.engine();
+        self.parts.engine.get_or_init(|| engine.clone());
+        let target = || -> Box<dyn Target> { Box::new(engine.clone()) };
+        self.parts.shared.set_target(target);
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Line> {
+        let (shared, remote) = (&self.parts.shared, conn.peer_addr().clone());
+        let _entered = enter(shared, conn.id().reactor());
+        let local = match conn.local_addr() {
+            Ok(local) => local,
+            Err(error) => {
+                log::debug!(target: "epicycle::rpc", "{remote}: {error}");
+                return None;
+            }
+        };
+        let token = match conn.origin() {
+            Origin::Accepted { .. } => None,
+            Origin::Connected { token } | Origin::Adopted { token } => Some(token),
+        };
+        let session = Session::new(shared.clone(), conn.id(), local, remote, token.is_some());
+        if let Some(other) = shared.sessions.insert(&session) {
+            other.close();
+        }
+        let mut line = Line {
+            session: session.clone(),
+            calls: Calls::new(),
+            deferred: Deferred::default(),
+            is_answering: false,
+            give_up: None,
+            alarm: None,
+        };
+        if let Some(token) = token {
+            self.parts.dials.end(token, Ok(session));
+        }
+        self.carry_out(conn, &mut line);
+        Some(line)
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        message: Message<'_>,
+    ) -> Action {
+        let _entered = enter(&self.parts.shared, conn.id().reactor());
+        let action = match message.kind {
+            Kind::Call => self.on_call(conn, line, message),
+            Kind::Reply => {
+                self.on_reply(conn, line, &message);
+                Action::Continue
+            }
+            Kind::Push => {
+                self.on_push(conn, line, message);
+                Action::Continue
+            }
+        };
+        self.carry_out(conn, line);
+        action
+    }
+
+    fn on_deadline(&mut self, conn: &mut Conn<'_, Self>, line: &mut Line) -> Action {
+        let _entered = enter(&self.parts.shared, conn.id().reactor());
+        let now = conn.now();
+        line.alarm = None;
+        let timeouts = &self.parts.shared.counters.timeouts;
+        while let Some((_, call)) = line.calls.take_expired(now) {
+            Counters::count(timeouts);
+            let status = local(code::HANDLE_TIMEOUT, "no reply arrived in time");
+            call.value.waiter.settle(Err(status));
+        }
+        let mut action = Action::Continue;
+        while let Some(call) = line.deferred.take_expired(now) {
+            Counters::count(timeouts);
+            let status = Status::of(code::HANDLE_TIMEOUT, conn.codec().dialect());
+            self.abandon(&call);
+            action = send_reply(conn, call.reply, Err(status));
+        }
+        line.update(conn);
+        if line.give_up.is_some_and(|by| by <= now) {
+            self.give_up(conn, line);
+            action = Action::Close;
+        }
+        line.set_alarm(conn);
+        self.carry_out(conn, line);
+        action
+    }
+
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        _info: &Closed,
+        mut line: Line,
+        reason: CloseReason,
+    ) {
+        let _entered = enter(&self.parts.shared, reactor.id());
+        for call in line.deferred.cancel_all() {
+            self.abandon(&call);
+        }
+        line.session.end();
+        let status = local(code::CONNECTION_CLOSED, reason.to_string());
+        for call in line.calls.drain() {
+            call.waiter.settle(Err(status.clone()));
+        }
+        self.carry_out_all(reactor);
+    }
+
+    fn on_connect_failed(&mut self, _: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        if failed.retry_in.is_none() {
+            let status = local(code::DIAL_FAILED, failed.error.to_string());
+            self.parts.dials.end(failed.token, Err(status));
+        }
+    }
+}
+
+impl PeerHandler {
+    pub(super) fn new(parts: Arc<Parts>) -> Self {
+        let mut locals = Locals::default();
+        for make in &parts.locals {
+            make(&mut locals);
+        }
+        Self {
+            parts,
+            locals: Rc::new(locals),
+            tasks: Tasks::default(),
+            scratch: Cell::default(),
+        }
+    }
+
+    /// Sends a push to all sessions of the reactor.
+    pub(super) fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Message<'_>) {
+        let _entered = enter(&self.parts.shared, reactor.id());
+        let mut encoded: Vec<(&str, Dialect, Result<Bytes, FrameError>)> = Vec::new();
+        let dropped = &self.parts.shared.counters.dropped_pushes;
+        reactor.for_each(|conn, _| {
+            let codec = conn.codec_mut();
+            let (protocol, dialect) = (codec.protocol(), codec.dialect());
+            let found = encoded.iter().position(|(name, of, _)| *name == protocol && *of == dialect);
+            let place = found.unwrap_or_else(|| {
+                let bytes = encode_to_vec(codec, push).map(Bytes::from);
+                encoded.push((protocol, dialect, bytes));
+                encoded.len() - 1
+            });
+            let sent = match &encoded[place].2 {
+                Ok(bytes) => conn.write_shared(bytes.clone()).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(error) = sent {
+                Counters::count(dropped);
+                log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+            }
+        });
+    }
+
+    /// Does what callbacks on this thread have given the reactor to do.
+    fn carry_out(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        while let Some((id, deed)) = self.next_deed() {
+            if id == conn.id() {
+                self.perform(conn, line, deed);
+            } else {
+                conn.with(id, |other, line| self.perform(other, line, deed));
+            }
+        }
+    }
+
+    /// Does the same where no connection is served.
+    fn carry_out_all(&self, reactor: &mut Reactor<'_, Self>) {
+        while let Some((id, deed)) = self.next_deed() {
+            reactor.with(id, |conn, line| self.perform(conn, line, deed));
+        }
+    }
+
+    /// Returns the next deed for a connection. Polls tasks that are woken until then.
+    fn next_deed(&self) -> Option<(ConnId, Deed)> {
+        loop {
+            match next_work()? {
+                Work::Order(conn, order) => return Some((conn, Deed::Order(order))),
+                Work::Poll(waker) => {
+                    if let Some(finished) = self.tasks.poll(waker) {
+                        return Some((finished.conn, Deed::Finish(finished)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn perform(&self, conn: &mut Conn<'_, Self>, line: &mut Line, deed: Deed) {
+        match deed {
+            Deed::Order(order) => self.execute(conn, line, order),
+            Deed::Finish(finished) => {
+                let action = self.finish(conn, line, finished);
+                obey(conn, action);
+            }
+        }
+    }
+}
+
+impl Target for Engine<PeerHandler> {
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError> {
+        let handle = self.handle(conn).ok_or(HandleError::Closed)?;
+        handle.run(move |handler, conn, line| {
+            let _entered = enter(&handler.parts.shared, conn.id().reactor());
+            handler.execute(conn, line, order);
+            handler.carry_out(conn, line);
+        })
+    }
+
+    fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {
+        self.run_anyway(reactor, move |handler, reactor| {
+            let _entered = enter(&handler.parts.shared, reactor.id());
+            give(Work::Poll(waker));
+            handler.carry_out_all(reactor);
+        });
+    }
+}
+
+impl fmt::Debug for PeerHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerHandler").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Line").field(&self.session).finish()
+    }
+}

@@ -1,0 +1,142 @@
+//! Calls and pushes that are sent, and replies that arrive.
+
+use super::{CANCEL, Line, PeerHandler, SentCall, TIMEOUT};
+use crate::engine::conn::write::WriteError;
+use crate::engine::handler::Conn;
+use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
+use crate::rpc::reply::local;
+use crate::rpc::session::{Counters, Order, settle};
+use crate::rpc::wire::{Codec, Message, Status, code};
+
+impl PeerHandler {
+    pub(super) fn on_reply(&self, conn: &mut Conn<'_, Self>, line: &mut Line, reply: &Message<'_>) {
+        let shared = &self.parts.shared;
+        let Some(call) = line.calls.take(&reply.seq) else {
+            Counters::count(&shared.counters.stray_replies);
+            log::debug!(target: "epicycle::rpc", "{}: a reply to no call: seq {:?}", conn.peer_addr(), reply.seq);
+            return;
+        };
+        line.update(conn);
+        call.value.waiter.settle(Ok(Arrived {
+            message: reply,
+            cost: conn.now().saturating_duration_since(call.sent),
+            codecs: &shared.formats.codecs,
+        }));
+    }
+
+    pub(super) fn execute(&self, conn: &mut Conn<'_, Self>, line: &mut Line, order: Order) {
+        match order {
+            Order::Send(outgoing) => self.send(conn, line, outgoing),
+            Order::Cancel(call) => self.cancel(conn, line, &call),
+            Order::Close(time) => {
+                line.update(conn);
+                let conversation = conn.codec_mut().conversation_mut();
+                conversation.is_closing = true;
+                if conversation.owed + conversation.awaited == 0 {
+                    return conn.close();
+                }
+                let give_up = conn.now().checked_add(time);
+                line.give_up = line.give_up.into_iter().chain(give_up).min();
+                line.set_alarm(conn);
+            }
+            Order::Abort => conn.abort(),
+        }
+    }
+
+    /// Sends a CALL or a PUSH.
+    fn send(&self, conn: &mut Conn<'_, Self>, line: &mut Line, mut outgoing: Outgoing) {
+        let conversation = conn.codec().conversation();
+        let settings = &self.parts.shared.settings;
+        if conversation.is_draining || conversation.is_closing {
+            return settle(
+                outgoing,
+                &local(code::CONNECTION_CLOSED, "the session is closing"),
+            );
+        }
+        let number = line.calls.next_number();
+        if !outgoing.has_own_seq {
+            let mut text = itoa::Buffer::new();
+            outgoing.message.seq = text.format(number).as_bytes().to_vec().into();
+        }
+        let Some(call) = outgoing.call else {
+            if let Err(error) = conn.send(&outgoing.message) {
+                Counters::count(&self.parts.shared.counters.dropped_pushes);
+                log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+            }
+            return;
+        };
+        if line.calls.len() >= settings.max_calls {
+            let reason =
+                "too many calls wait for their replies; the limit is `PeerBuilder::max_calls`";
+            return call
+                .waiter
+                .settle(Err(local(code::TOO_MANY_REQUESTS, reason)));
+        }
+        if outgoing.has_own_seq && line.calls.contains(&outgoing.message.seq) {
+            let reason = "a call with this seq waits for its reply";
+            return call.waiter.settle(Err(local(code::WRITE_FAILED, reason)));
+        }
+        if let Some(timeout) = call.timeout {
+            // At least 1, so that a short time is not taken for one that is over.
+            let millis = timeout.as_millis().max(1);
+            outgoing.message.meta.set(TIMEOUT, millis.to_string());
+        }
+        if let Err(error) = conn.send(&outgoing.message) {
+            return call.waiter.settle(Err(unsent(&error)));
+        }
+        let now = conn.now();
+        let sent = SentCall {
+            waiter: call.waiter,
+            seq: (&*outgoing.message.seq).into(),
+        };
+        sent.waiter.sent(number);
+        let own_seq = outgoing.has_own_seq.then_some(&*outgoing.message.seq);
+        line.calls.insert(number, own_seq, sent, now, call.timeout);
+        line.update(conn);
+        line.set_alarm(conn);
+    }
+
+    /// Ends the calls of a session whose time to close is over. The other side is told, so that it does not wait for their
+    /// replies before it closes.
+    pub(super) fn give_up(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        let calls: Vec<_> = line.calls.drain().collect();
+        for call in calls {
+            send_cancel(conn, line, &call.seq);
+            let reason = "the session closed before the reply";
+            call.waiter
+                .settle(Err(local(code::CONNECTION_CLOSED, reason)));
+        }
+        for call in line.deferred.cancel_all() {
+            self.abandon(&call);
+        }
+        line.update(conn);
+    }
+
+    fn cancel(&self, conn: &mut Conn<'_, Self>, line: &mut Line, call: &CallState) {
+        let Some(call) = call.number().and_then(|number| line.calls.remove(number)) else {
+            return;
+        };
+        line.update(conn);
+        send_cancel(conn, line, &call.value.seq);
+        call.value.waiter.settle(Err(local(code::CANCELLED, "")));
+    }
+}
+
+/// Tells the other side that nobody waits for the reply to a call.
+fn send_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) {
+    let mut push = Message::push(CANCEL);
+    push.codec = Codec::PLAIN;
+    push.body = seq.into();
+    let mut text = itoa::Buffer::new();
+    push.seq = text.format(line.calls.next_number()).as_bytes().into();
+    if let Err(error) = conn.send(&push) {
+        log::debug!(target: "epicycle::rpc", "{}: a cancellation is not sent: {error}", conn.peer_addr());
+    }
+}
+
+fn unsent(error: &WriteError) -> Status {
+    match error {
+        WriteError::Closed => local(code::CONNECTION_CLOSED, ""),
+        error => local(code::WRITE_FAILED, error.to_string()),
+    }
+}

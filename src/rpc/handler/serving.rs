@@ -1,0 +1,376 @@
+//! Calls and pushes that arrive, and the handlers that take them.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use super::replies::{finish_reply, obey, refuse, send_reply};
+use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
+use crate::engine::handler::{Action, Conn};
+use crate::engine::slots::ConnId;
+use crate::panic;
+use crate::rpc::context::{AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
+use crate::rpc::deferred::{DeferredCall, Working};
+use crate::rpc::responder::{Answered, Give, ReplyToken};
+use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
+use crate::rpc::session::{Counters, enter};
+use crate::rpc::tasks::{Finished, Task};
+use crate::rpc::wire::{Dialect, Message, Status, UriError, code};
+
+impl PeerHandler {
+    pub(super) fn on_call(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        call: Message<'_>,
+    ) -> Action {
+        let dialect = conn.codec().dialect();
+        let conversation = conn.codec().conversation();
+        if conversation.is_draining || conversation.is_closing {
+            return refuse(
+                conn,
+                &call,
+                code::SERVICE_UNAVAILABLE,
+                "the peer is closing",
+            );
+        }
+        let table = &self.parts.table;
+        let handler = match call.parse_uri() {
+            Ok(uri) => table.calls.get(uri.path()).or(table.unknown_call.as_ref()),
+            Err(error) => {
+                let echoes = dialect.echoes_uri() && error == UriError::NoPath;
+                let reply = Message::reply(&call, echoes);
+                let status =
+                    Status::of(code::BAD_MESSAGE, dialect).with_reason(error.text(dialect));
+                return send_reply(conn, reply, Err(status));
+            }
+        };
+        let Some(handler) = handler else {
+            return refuse(conn, &call, code::NOT_FOUND, "");
+        };
+        let incoming = self.incoming(conn, line, call);
+        match handler {
+            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, run, &incoming),
+            _ if line.deferred.working() >= self.parts.shared.settings.max_deferred => {
+                let reason = "too many calls of this session are not answered yet";
+                refuse(conn, &incoming.message, code::TOO_MANY_REQUESTS, reason)
+            }
+            CallHandler::Later(run) => self.run_later(conn, line, run, incoming),
+            CallHandler::Async(run) => self.run_async(conn, line, run, incoming),
+            CallHandler::Blocking { run, in_order } => {
+                self.run_blocking(conn, line, run, *in_order, incoming)
+            }
+        }
+    }
+
+    fn run_on_loop(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        run: &CallFn,
+        call: &Incoming<'_>,
+    ) -> Action {
+        let mut ctx = CallCtx::new(call, Some(&self.locals));
+        let mut body = self.scratch.take();
+        body.clear();
+        let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, call, &mut body)));
+        let result = result.unwrap_or_else(|panic| Err(self.parts.panicked_at(call, panic)));
+        let head = ctx.reply;
+        // What the handler has sent leaves before its reply, and a session that it has closed stays open for it.
+        line.is_answering = true;
+        self.carry_out(conn, line);
+        line.is_answering = false;
+        line.update(conn);
+        let reply = Message::reply(&call.message, call.dialect.echoes_uri());
+        let action = finish_reply(conn, reply, head, result.map(|()| &body[..]));
+        self.scratch.set(body);
+        action
+    }
+
+    fn run_later(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        run: &LaterFn,
+        mut call: Incoming<'_>,
+    ) -> Action {
+        let (number, token) = self.defer(conn, line, &mut call);
+        let ctx = CallCtx::new(&call, Some(&self.locals));
+        match catch_unwind(AssertUnwindSafe(|| run(&ctx, token))) {
+            Ok(()) => Action::Continue,
+            Err(panic) => self.fail(conn, line, number, panic),
+        }
+    }
+
+    fn run_async(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        run: &AsyncFn,
+        mut call: Incoming<'_>,
+    ) -> Action {
+        let task = self.tasks.next_number();
+        let (number, working) = expect_reply(conn, line, &mut call, Some(task));
+        let ctx = AsyncCtx::new(call.into_owned(), self.locals.clone());
+        let head = ctx.reply.clone();
+        let begin = || {
+            let task_state = Task {
+                conn: conn.id(),
+                call: number,
+                head,
+                future: run(ctx),
+                _working: working,
+            };
+            self.tasks.begin(task, task_state, &self.parts.shared)
+        };
+        match catch_unwind(AssertUnwindSafe(begin)) {
+            Ok(None) => Action::Continue,
+            Ok(Some(finished)) => self.finish(conn, line, finished),
+            Err(panic) => self.fail(conn, line, number, panic),
+        }
+    }
+
+    fn run_blocking(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        run: &Arc<CallFn>,
+        in_order: bool,
+        mut call: Incoming<'_>,
+    ) -> Action {
+        let (number, mut token) = self.defer(conn, line, &mut call);
+        let (dialect, call) = (call.dialect, call.into_owned());
+        let (run, parts) = (run.clone(), self.parts.clone());
+        let job = move || {
+            if call.is_cancelled() {
+                return;
+            }
+            let mut ctx = CallCtx::new(&call, None);
+            let mut body = Vec::new();
+            let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, &call, &mut body)));
+            let result = result.unwrap_or_else(|panic| Err(parts.panicked_at(&call, panic)));
+            token.head = ctx.reply;
+            token.give(result.map(|()| body));
+        };
+        match self.submit(conn.id(), in_order, job) {
+            Ok(()) => Action::Continue,
+            Err(reason) => {
+                let status = Status::of(code::SERVICE_UNAVAILABLE, dialect).with_reason(reason);
+                self.answer(conn, line, number, ReplyHead::default(), Err(status))
+            }
+        }
+    }
+
+    /// Makes the argument of a handler.
+    fn incoming<'a>(
+        &self,
+        conn: &Conn<'_, Self>,
+        line: &Line,
+        message: Message<'a>,
+    ) -> Incoming<'a> {
+        let told = (!message.meta.encoded().is_empty())
+            .then(|| message.meta.get_str(TIMEOUT)?.parse().ok())
+            .flatten()
+            .map(Duration::from_millis);
+        let own = self.parts.shared.settings.handle_timeout;
+        let limit = match (told, own) {
+            (Some(told), Some(own)) => Some(told.min(own)),
+            (told, own) => told.or(own),
+        };
+        Incoming {
+            message,
+            session: line.session.clone(),
+            dialect: conn.codec().dialect(),
+            deadline: limit.and_then(|limit| conn.now().checked_add(limit)),
+            cancelled: None,
+        }
+    }
+
+    /// Prepares a reply that is given later. Returns its number, and the right to give it.
+    fn defer(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        call: &mut Incoming<'_>,
+    ) -> (u64, ReplyToken) {
+        let (number, working) = expect_reply(conn, line, call, None);
+        let answer = conn.defer_answer();
+        let give: Give = Box::new(move |answered: Answered| {
+            drop(working);
+            // A session that has ended needs no reply.
+            let _ = answer.run(move |handler: &mut Self, conn, line| {
+                let _entered = enter(&handler.parts.shared, conn.id().reactor());
+                let Answered { head, result } = answered;
+                let action = handler.answer(conn, line, number, head, result);
+                obey(conn, action);
+                handler.carry_out(conn, line);
+            });
+        });
+        (number, ReplyToken::new(call, give))
+    }
+
+    /// Answers a deferred call whose handler panicked.
+    fn fail(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        number: u64,
+        panic: Box<dyn Any + Send>,
+    ) -> Action {
+        let status = self
+            .parts
+            .panicked(conn.codec().dialect(), "a handler", panic);
+        self.answer(conn, line, number, ReplyHead::default(), Err(status))
+    }
+
+    /// Sends the result of a handler that is a future.
+    pub(super) fn finish(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        finished: Finished,
+    ) -> Action {
+        match finished.result {
+            Ok(result) => self.answer(conn, line, finished.call, finished.head, result),
+            Err(panic) => self.fail(conn, line, finished.call, panic),
+        }
+    }
+
+    /// Ends the work on a call whose caller no longer waits.
+    pub(super) fn abandon(&self, call: &DeferredCall) {
+        if let Some(task) = call.task {
+            self.tasks.cancel(task);
+        }
+    }
+
+    /// Sends the reply to a deferred call, if its caller still waits.
+    fn answer(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        number: u64,
+        head: ReplyHead,
+        result: Result<Vec<u8>, Status>,
+    ) -> Action {
+        let Some(call) = line.deferred.take(number) else {
+            if result.is_ok() {
+                Counters::count(&self.parts.shared.counters.late_answers);
+            }
+            return Action::Continue;
+        };
+        line.update(conn);
+        finish_reply(
+            conn,
+            call.reply,
+            head,
+            result.as_deref().map_err(Status::clone),
+        )
+    }
+
+    fn submit(
+        &self,
+        conn: ConnId,
+        in_order: bool,
+        job: impl FnOnce() + Send + 'static,
+    ) -> Result<(), String> {
+        let Some(pool) = &self.parts.pool else {
+            return Err("the peer has no worker pool".to_owned());
+        };
+        let submitted = if in_order {
+            pool.submit_ordered(conn.as_u64(), job)
+        } else {
+            pool.submit(job)
+        };
+        submitted.map_err(|error| error.to_string())
+    }
+
+    pub(super) fn on_push(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: Message<'_>) {
+        let table = &self.parts.table;
+        let handler = match push.parse_uri() {
+            Ok(uri) if uri.path() == CANCEL => {
+                if let Some(call) = line.deferred.cancel(&push.body) {
+                    self.abandon(&call);
+                }
+                return line.update(conn);
+            }
+            Ok(uri) => table.pushes.get(uri.path()).or(table.unknown_push.as_ref()),
+            Err(_) => None,
+        };
+        let Some(handler) = handler else {
+            Counters::count(&self.parts.shared.counters.stray_pushes);
+            let uri = String::from_utf8_lossy(&push.uri);
+            log::debug!(target: "epicycle::rpc", "{}: a push to no route: {uri:?}", conn.peer_addr());
+            return;
+        };
+        let incoming = self.incoming(conn, line, push);
+        match handler {
+            PushHandler::OnLoop(run) => {
+                let ctx = PushCtx::new(&incoming, Some(&self.locals));
+                let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &incoming)));
+                self.parts.log_push(&incoming, result);
+            }
+            PushHandler::Blocking { run, in_order } => {
+                let (run, incoming, parts) =
+                    (run.clone(), incoming.into_owned(), self.parts.clone());
+                let job = move || {
+                    let ctx = PushCtx::new(&incoming, None);
+                    let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &incoming)));
+                    parts.log_push(&incoming, result);
+                };
+                if let Err(reason) = self.submit(conn.id(), *in_order, job) {
+                    Counters::count(&self.parts.shared.counters.dropped_pushes);
+                    log::warn!(target: "epicycle::rpc", "{}: a push is dropped: {reason}", conn.peer_addr());
+                }
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// Logs the panic of a message's handler. Returns the status for its caller.
+    fn panicked_at(&self, message: &Incoming<'_>, payload: Box<dyn Any + Send>) -> Status {
+        let what = format!("the handler of {}", message.uri());
+        self.panicked(message.dialect, &what, payload)
+    }
+
+    /// Logs a panic. Returns the status for the caller.
+    fn panicked(&self, dialect: Dialect, what: &str, payload: Box<dyn Any + Send>) -> Status {
+        let status = Status::of(code::INTERNAL_SERVER_ERROR, dialect);
+        let reason = panic::message(&*payload).to_owned();
+        panic::report("epicycle::rpc", what, payload);
+        if self.shared.settings.tells_panics {
+            status.with_reason(reason)
+        } else {
+            status
+        }
+    }
+
+    fn log_push(&self, push: &Incoming<'_>, result: thread::Result<Result<(), Status>>) {
+        match result {
+            Ok(Ok(())) => {}
+            Ok(Err(status)) => {
+                log::warn!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
+            }
+            Err(payload) => drop(self.panicked_at(push, payload)),
+        }
+    }
+}
+
+/// Adds a call whose reply is given later. Returns its number.
+fn expect_reply(
+    conn: &mut Conn<'_, PeerHandler>,
+    line: &mut Line,
+    call: &mut Incoming<'_>,
+    task: Option<u64>,
+) -> (u64, Working) {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    call.cancelled = Some(cancelled.clone());
+    let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
+    let added = (line.deferred).add(reply, cancelled, task, call.deadline);
+    line.update(conn);
+    line.set_alarm(conn);
+    added
+}
