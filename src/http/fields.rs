@@ -137,19 +137,58 @@ pub(crate) fn is_value(bytes: &[u8]) -> bool {
 }
 
 /// Returns true if a target has only characters that need no escape. Some others are accepted, since browsers send
-/// them.
+/// them: the graphic characters of ASCII are, except `#`.
+///
+/// It checks eight bytes at a time, the last of which overlap those before them.
 #[inline]
 pub(super) fn is_target(bytes: &[u8]) -> bool {
-    TARGET.has_all(bytes)
+    let Some(last) = bytes.last_chunk::<8>() else {
+        return bytes
+            .iter()
+            .all(|byte| byte.is_ascii_graphic() && *byte != b'#');
+    };
+    let chunks = bytes.as_chunks::<8>().0.iter().chain([last]);
+    chunks.fold(0, |found, chunk| found | outside_target(chunk)) == 0
+}
+
+/// Returns a word that is 0 if no byte of the chunk is outside the characters of a target.
+///
+/// Each sum and difference stays within its byte, unless a byte is beyond ASCII. Then the result is not 0 anyway.
+#[inline(always)]
+fn outside_target(chunk: &[u8; 8]) -> u64 {
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    let word = u64::from_ne_bytes(*chunk);
+    let from_space_down = !((word | each(0x80)) - each(b'!'));
+    let delete = word.wrapping_add(each(1));
+    let hash = !(word ^ each(b'#')).wrapping_add(each(0x7F));
+    (word | from_space_down | delete | hash) & each(0x80)
 }
 
 pub(crate) static TOKEN: Charset = Charset::alphanumeric_and(b"!#$%&'*+-.^_`|~");
-static TARGET: Charset = Charset::alphanumeric_and(b"-._~!$&'()*+,;=%:[]@/?\"<>\\^`{|}");
 static VALUE: Charset = Charset::printable_and(b"\t");
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::is_named;
+    use super::{is_named, is_target};
+
+    #[test]
+    fn a_target_has_the_graphic_characters_of_ascii_except_the_hash() {
+        let marks = b"-._~!$&'()*+,;=%:[]@/?\"<>\\^`{|}";
+        for byte in 0..=0xFF_u8 {
+            let expected = byte.is_ascii_alphanumeric() || marks.contains(&byte);
+            for len in 1..=20 {
+                for at in 0..len {
+                    let mut target = [b'a'; 20];
+                    target[at] = byte;
+                    let found = is_target(&target[..len]);
+                    assert_eq!(found, expected, "{byte:#x} at {at} of {len}");
+                }
+            }
+            assert!(byte.is_ascii() || !is_target(&[byte; 16]), "{byte:#x}");
+        }
+    }
 
     #[test]
     fn a_name_is_known_in_any_case_and_nothing_else_is() {

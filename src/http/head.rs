@@ -208,12 +208,16 @@ pub(super) fn position(src: &[u8], part: &[u8]) -> usize {
 /// Returns the offset of the next line after a value that ends at `end`, if the value's line ends in CR LF.
 #[inline]
 pub(super) fn line_end(src: &[u8], mut end: usize) -> usize {
-    loop {
-        match src.get(end) {
-            Some(b'\r') => return end + 2,
-            Some(b' ' | b'\t') => end += 1,
-            _ => return NOWHERE,
-        }
+    // Few values have white space behind them.
+    if src.get(end) == Some(&b'\r') {
+        return end + 2;
+    }
+    while let Some(b' ' | b'\t') = src.get(end) {
+        end += 1;
+    }
+    match src.get(end) {
+        Some(b'\r') => end + 2,
+        _ => NOWHERE,
     }
 }
 
@@ -287,6 +291,9 @@ impl Facts {
                     let is_known = expectation.eq_ignore_ascii_case(b"100-continue");
                     self.expectation = Some(is_known && self.expectation.unwrap_or(true));
                 }
+            }
+            10 if is_named(name, b"connection") && is_named(value, b"keep-alive") => {
+                self.persist = true;
             }
             10 if is_named(name, b"connection") => {
                 for option in tokens(value) {
