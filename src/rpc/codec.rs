@@ -48,10 +48,10 @@ use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
 /// }
 /// # let running = epicycle::Server::bind("tcp://127.0.0.1:0").start(|_| Echo)?;
 /// # let mut peer = std::net::TcpStream::connect(running.local_addrs()[0].as_socket_addr().unwrap()).unwrap();
-/// # std::io::Write::write_all(&mut peer, b"\0\0\0\x15r\0\0\x010\x01\0\x02/a\0\0jhey").unwrap();
-/// # let mut reply = [0; 19];
+/// # std::io::Write::write_all(&mut peer, b"\0\0\0\x14r\0\0\x010\x01\0\x02/a\0\0jhey").unwrap();
+/// # let mut reply = [0; 18];
 /// # std::io::Read::read_exact(&mut peer, &mut reply).unwrap();
-/// # assert_eq!(&reply, b"\0\0\0\x13r\0\0\x010\x02\0\0\0\0jhey");
+/// # assert_eq!(&reply, b"\0\0\0\x12r\0\0\x010\x02\0\0\0\0jhey");
 /// # Ok::<(), epicycle::Error>(())
 /// ```
 pub struct Wire {

@@ -22,6 +22,7 @@
 //! Below the peers are the [`wire`] formats, which work without connections, and [`Wire`], the codec that carries their
 //! messages in any event handler.
 
+mod builder;
 mod call;
 mod calls;
 mod codec;
@@ -40,11 +41,12 @@ mod swap;
 mod tasks;
 pub mod wire;
 
+pub use self::builder::PeerBuilder;
 pub use self::call::{Call, CallFuture, Pending, Push};
 pub use self::codec::{ProtocolChoice, Wire};
 pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
-pub use self::peer::{DialFuture, Peer, PeerBuilder};
+pub use self::peer::{DialFuture, Peer};
 pub use self::reply::{FromReply, Reply};
 pub use self::responder::Responder;
 pub use self::router::{RouteInfo, Router};

@@ -1,10 +1,11 @@
 //! Sessions, and the state that all sessions of a peer share.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Wake;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,8 @@ pub(super) struct Shared {
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
     target: OnceLock<Box<dyn Target>>,
+    /// The peer, which knows more than its sessions.
+    peer: OnceLock<Weak<dyn Any + Send + Sync>>,
 }
 
 /// The options of a peer.
@@ -174,12 +177,22 @@ impl Shared {
             sessions: Sessions::default(),
             counters: Counters::default(),
             target: OnceLock::new(),
+            peer: OnceLock::new(),
         }
     }
 
     /// Sets the engine, when its first reactor boots.
     pub(super) fn set_target(&self, target: impl FnOnce() -> Box<dyn Target>) {
         self.target.get_or_init(target);
+    }
+
+    pub(super) fn set_peer(&self, peer: Weak<dyn Any + Send + Sync>) {
+        self.peer.get_or_init(|| peer);
+    }
+
+    /// Returns the peer, unless it has ended.
+    pub(super) fn peer(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.peer.get()?.upgrade()
     }
 }
 

@@ -43,6 +43,11 @@ fn pair(routes: Router) -> (Peer, Peer, Session) {
 /// The server's session of the only client.
 fn accepted(server: &Peer) -> Session {
     eventually("the server has the session", || server.session_count() == 1);
+    accepted_one(server)
+}
+
+/// One of the server's sessions.
+fn accepted_one(server: &Peer) -> Session {
     server.sessions().remove(0)
 }
 
@@ -588,6 +593,35 @@ fn a_broadcast_reaches_every_session_in_its_protocol() {
             Ok(("hello".to_owned(), Vec::new()))
         );
     }
+}
+
+#[test]
+fn a_handler_reaches_its_peer_and_the_other_sessions() {
+    let mut routes = Router::new();
+    routes.call("/say", |ctx, text: String| {
+        let peer = ctx.session().peer().expect("runs");
+        peer.broadcast("/said", &text)?;
+        Ok(peer.session_count())
+    });
+    let server = server(routes);
+    let (sender, pushes) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let mut routes = Router::new();
+    routes.push("/said", move |_ctx, text: String| {
+        let _ = sender.lock().send(text);
+        Ok(())
+    });
+    let client = start(Peer::builder().routes(routes));
+    let (one, _two) = (dial(&client, &server), dial(&client, &server));
+    eventually("both are accepted", || server.session_count() == 2);
+    assert_eq!(one.call("/say", "hello").wait(), Ok(2));
+    for _ in 0..2 {
+        assert_eq!(pushes.recv_timeout(LONG).as_deref(), Ok("hello"));
+    }
+    let session = accepted_one(&server);
+    server.shutdown();
+    drop(server);
+    eventually("its peer is gone", || session.peer().is_none());
 }
 
 #[test]

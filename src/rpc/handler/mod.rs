@@ -6,9 +6,10 @@ mod serving;
 
 use std::cell::Cell;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -17,19 +18,18 @@ use super::calls::Calls;
 use super::codec::{ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
 use super::deferred::Deferred;
-use super::dials::Dials;
 use super::outgoing::Waiter;
+use super::peer::{Inner, PeerEngine};
 use super::reply::local;
 use super::router::Table;
-use super::session::{
-    Counters, Order, Session, Shared, Target, TaskWaker, Work, enter, give, next_work,
-};
+use super::session::{Counters, Order, Session, Target, TaskWaker, Work, enter, give, next_work};
 use super::tasks::{Finished, Tasks};
 use super::wire::{Dialect, Kind, Message, Status, code};
+use crate::addr::Addr;
 use crate::codec::{FrameError, encode_to_vec};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
-use crate::engine::connect::FailedConnect;
+use crate::engine::connect::{Connect, ConnectError, FailedConnect};
 use crate::engine::handler::{Action, Conn, Engine, EventHandler, HandleError, Reactor};
 use crate::engine::slots::ConnId;
 use crate::workers::WorkerPool;
@@ -46,15 +46,12 @@ pub struct PeerHandler {
 
 /// The parts that all reactors of a peer share.
 pub(super) struct Parts {
-    pub(super) shared: Arc<Shared>,
+    pub(super) peer: Arc<Inner>,
     pub(super) table: Table,
     pub(super) pool: Option<WorkerPool>,
     /// The protocols of the listeners, by their numbers.
     pub(super) protocols: Vec<ProtocolChoice>,
-    pub(super) dials: Dials,
     pub(super) locals: Vec<MakeLocal>,
-    /// Set when the first reactor boots.
-    pub(super) engine: OnceLock<Engine<PeerHandler>>,
 }
 
 /// The state of a peer's connection.
@@ -122,22 +119,22 @@ impl EventHandler for PeerHandler {
         let protocol = match info.origin() {
             Origin::Accepted { listener } => self.parts.protocols.get(listener).cloned(),
             Origin::Connected { token } | Origin::Adopted { token } => {
-                self.parts.dials.protocol(token)
+                self.parts.peer.dials.protocol(token)
             }
         };
         let protocol = protocol.unwrap_or_else(ProtocolChoice::raw);
-        Wire::conversing(protocol.make(), self.parts.shared.formats.clone())
+        Wire::conversing(protocol.make(), self.parts.peer.shared.formats.clone())
     }
 
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
         let engine = reactor.engine();
-        self.parts.engine.get_or_init(|| engine.clone());
-        let target = || -> Box<dyn Target> { Box::new(engine.clone()) };
-        self.parts.shared.set_target(target);
+        let peer = &self.parts.peer;
+        peer.shared.set_target(|| Box::new(engine.clone()));
+        peer.set_engine(|| Box::new(engine.clone()));
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Line> {
-        let (shared, remote) = (&self.parts.shared, conn.peer_addr().clone());
+        let (shared, remote) = (&self.parts.peer.shared, conn.peer_addr().clone());
         let _entered = enter(shared, conn.id().reactor());
         let local = match conn.local_addr() {
             Ok(local) => local,
@@ -163,7 +160,7 @@ impl EventHandler for PeerHandler {
             alarm: None,
         };
         if let Some(token) = token {
-            self.parts.dials.end(token, Ok(session));
+            self.parts.peer.dials.end(token, Ok(session));
         }
         self.carry_out(conn, &mut line);
         Some(line)
@@ -175,7 +172,7 @@ impl EventHandler for PeerHandler {
         line: &mut Line,
         message: Message<'_>,
     ) -> Action {
-        let _entered = enter(&self.parts.shared, conn.id().reactor());
+        let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
         let action = match message.kind {
             Kind::Call => self.on_call(conn, line, message),
             Kind::Reply => {
@@ -192,10 +189,10 @@ impl EventHandler for PeerHandler {
     }
 
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>, line: &mut Line) -> Action {
-        let _entered = enter(&self.parts.shared, conn.id().reactor());
+        let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
         let now = conn.now();
         line.alarm = None;
-        let timeouts = &self.parts.shared.counters.timeouts;
+        let timeouts = &self.parts.peer.shared.counters.timeouts;
         while let Some((_, call)) = line.calls.take_expired(now) {
             Counters::count(timeouts);
             let status = local(code::HANDLE_TIMEOUT, "no reply arrived in time");
@@ -225,7 +222,7 @@ impl EventHandler for PeerHandler {
         mut line: Line,
         reason: CloseReason,
     ) {
-        let _entered = enter(&self.parts.shared, reactor.id());
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
         for call in line.deferred.cancel_all() {
             self.abandon(&call);
         }
@@ -240,7 +237,7 @@ impl EventHandler for PeerHandler {
     fn on_connect_failed(&mut self, _: &mut Reactor<'_, Self>, failed: FailedConnect) {
         if failed.retry_in.is_none() {
             let status = local(code::DIAL_FAILED, failed.error.to_string());
-            self.parts.dials.end(failed.token, Err(status));
+            self.parts.peer.dials.end(failed.token, Err(status));
         }
     }
 }
@@ -261,9 +258,9 @@ impl PeerHandler {
 
     /// Sends a push to all sessions of the reactor.
     pub(super) fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Message<'_>) {
-        let _entered = enter(&self.parts.shared, reactor.id());
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
         let mut encoded: Vec<(&str, Dialect, Result<Bytes, FrameError>)> = Vec::new();
-        let dropped = &self.parts.shared.counters.dropped_pushes;
+        let dropped = &self.parts.peer.shared.counters.dropped_pushes;
         reactor.for_each(|conn, _| {
             let codec = conn.codec_mut();
             let (protocol, dialect) = (codec.protocol(), codec.dialect());
@@ -331,7 +328,7 @@ impl Target for Engine<PeerHandler> {
     fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError> {
         let handle = self.handle(conn).ok_or(HandleError::Closed)?;
         handle.run(move |handler, conn, line| {
-            let _entered = enter(&handler.parts.shared, conn.id().reactor());
+            let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
             handler.execute(conn, line, order);
             handler.carry_out(conn, line);
         })
@@ -339,10 +336,44 @@ impl Target for Engine<PeerHandler> {
 
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {
         self.run_anyway(reactor, move |handler, reactor| {
-            let _entered = enter(&handler.parts.shared, reactor.id());
+            let _entered = enter(&handler.parts.peer.shared, reactor.id());
             give(Work::Poll(waker));
             handler.carry_out_all(reactor);
         });
+    }
+}
+
+impl PeerEngine for Engine<PeerHandler> {
+    fn local_addrs(&self) -> &[Addr] {
+        self.local_addrs()
+    }
+
+    fn connect(&self, connect: Connect) -> Result<(), ConnectError> {
+        self.connect(connect).map(drop)
+    }
+
+    fn adopt(&self, socket: OwnedFd, token: u64) -> Result<(), ConnectError> {
+        self.adopt(socket, token)
+    }
+
+    fn broadcast(&self, push: Message<'static>) -> Result<(), HandleError> {
+        let push = Arc::new(push);
+        let mut result = Ok(());
+        for reactor in 0..self.reactors() {
+            let push = push.clone();
+            let sent = self.run_on(reactor, move |handler, reactor| {
+                handler.broadcast(reactor, &push);
+            });
+            result = result.and(sent);
+        }
+        result
+    }
+
+    fn shutdown(&self, deadline: Option<Duration>) {
+        match deadline {
+            Some(deadline) => self.shutdown_within(deadline),
+            None => self.shutdown(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::rpc::wire::{Codec, Message, Status, code};
 
 impl PeerHandler {
     pub(super) fn on_reply(&self, conn: &mut Conn<'_, Self>, line: &mut Line, reply: &Message<'_>) {
-        let shared = &self.parts.shared;
+        let shared = &self.parts.peer.shared;
         let Some(call) = line.calls.take(&reply.seq) else {
             Counters::count(&shared.counters.stray_replies);
             log::debug!(target: "epicycle::rpc", "{}: a reply to no call: seq {:?}", conn.peer_addr(), reply.seq);
@@ -46,7 +46,7 @@ impl PeerHandler {
     /// Sends a CALL or a PUSH.
     fn send(&self, conn: &mut Conn<'_, Self>, line: &mut Line, mut outgoing: Outgoing) {
         let conversation = conn.codec().conversation();
-        let settings = &self.parts.shared.settings;
+        let settings = &self.parts.peer.shared.settings;
         if conversation.is_draining || conversation.is_closing {
             return settle(
                 outgoing,
@@ -60,7 +60,7 @@ impl PeerHandler {
         }
         let Some(call) = outgoing.call else {
             if let Err(error) = conn.send(&outgoing.message) {
-                Counters::count(&self.parts.shared.counters.dropped_pushes);
+                Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
                 log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
             }
             return;

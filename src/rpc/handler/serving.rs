@@ -54,7 +54,7 @@ impl PeerHandler {
         let incoming = self.incoming(conn, line, call);
         match handler {
             CallHandler::OnLoop(run) => self.run_on_loop(conn, line, run, &incoming),
-            _ if line.deferred.working() >= self.parts.shared.settings.max_deferred => {
+            _ if line.deferred.working() >= self.parts.peer.shared.settings.max_deferred => {
                 let reason = "too many calls of this session are not answered yet";
                 refuse(conn, &incoming.message, code::TOO_MANY_REQUESTS, reason)
             }
@@ -124,7 +124,7 @@ impl PeerHandler {
                 future: run(ctx),
                 _working: working,
             };
-            self.tasks.begin(task, task_state, &self.parts.shared)
+            self.tasks.begin(task, task_state, &self.parts.peer.shared)
         };
         match catch_unwind(AssertUnwindSafe(begin)) {
             Ok(None) => Action::Continue,
@@ -175,7 +175,7 @@ impl PeerHandler {
             .then(|| message.meta.get_str(TIMEOUT)?.parse().ok())
             .flatten()
             .map(Duration::from_millis);
-        let own = self.parts.shared.settings.handle_timeout;
+        let own = self.parts.peer.shared.settings.handle_timeout;
         let limit = match (told, own) {
             (Some(told), Some(own)) => Some(told.min(own)),
             (told, own) => told.or(own),
@@ -202,7 +202,7 @@ impl PeerHandler {
             drop(working);
             // A session that has ended needs no reply.
             let _ = answer.run(move |handler: &mut Self, conn, line| {
-                let _entered = enter(&handler.parts.shared, conn.id().reactor());
+                let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
                 let Answered { head, result } = answered;
                 let action = handler.answer(conn, line, number, head, result);
                 obey(conn, action);
@@ -257,7 +257,7 @@ impl PeerHandler {
     ) -> Action {
         let Some(call) = line.deferred.take(number) else {
             if result.is_ok() {
-                Counters::count(&self.parts.shared.counters.late_answers);
+                Counters::count(&self.parts.peer.shared.counters.late_answers);
             }
             return Action::Continue;
         };
@@ -300,7 +300,7 @@ impl PeerHandler {
             Err(_) => None,
         };
         let Some(handler) = handler else {
-            Counters::count(&self.parts.shared.counters.stray_pushes);
+            Counters::count(&self.parts.peer.shared.counters.stray_pushes);
             let uri = String::from_utf8_lossy(&push.uri);
             log::debug!(target: "epicycle::rpc", "{}: a push to no route: {uri:?}", conn.peer_addr());
             return;
@@ -321,7 +321,7 @@ impl PeerHandler {
                     parts.log_push(&incoming, result);
                 };
                 if let Err(reason) = self.submit(conn.id(), *in_order, job) {
-                    Counters::count(&self.parts.shared.counters.dropped_pushes);
+                    Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
                     log::warn!(target: "epicycle::rpc", "{}: a push is dropped: {reason}", conn.peer_addr());
                 }
             }
@@ -341,7 +341,7 @@ impl Parts {
         let status = Status::of(code::INTERNAL_SERVER_ERROR, dialect);
         let reason = panic::message(&*payload).to_owned();
         panic::report("epicycle::rpc", what, payload);
-        if self.shared.settings.tells_panics {
+        if self.peer.shared.settings.tells_panics {
             status.with_reason(reason)
         } else {
             status

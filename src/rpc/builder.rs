@@ -1,0 +1,262 @@
+//! The options of peers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::codec::{Formats, ProtocolChoice};
+use super::context::MakeLocal;
+use super::handler::{Parts, PeerHandler};
+use super::peer::{Inner, Peer, Threads};
+use super::router::Router;
+use super::session::{Settings, Shared};
+use super::wire::{Codec, Codecs, Filters, Limits};
+use crate::engine::listen::Listen;
+use crate::engine::server::{Report, Running, Server};
+use crate::error::Error;
+use crate::workers::WorkerPool;
+
+/// The options of a [`Peer`].
+#[must_use = "a builder does nothing until start is called"]
+pub struct PeerBuilder {
+    server: Server,
+    protocols: Vec<Option<ProtocolChoice>>,
+    /// The protocol of listeners that have none of their own.
+    protocol: Option<ProtocolChoice>,
+    dial_protocol: ProtocolChoice,
+    routes: Router,
+    formats: Formats,
+    settings: Settings,
+    pool: Option<WorkerPool>,
+    locals: Vec<MakeLocal>,
+}
+
+impl Peer {
+    /// Returns the options of a peer, at their defaults.
+    pub fn builder() -> PeerBuilder {
+        PeerBuilder {
+            server: Server::unbound(),
+            protocols: Vec::new(),
+            protocol: None,
+            dial_protocol: ProtocolChoice::raw_of(Default::default()),
+            routes: Router::new(),
+            formats: Formats {
+                filters: Filters::standard(),
+                ..Formats::default()
+            },
+            settings: Settings {
+                body_codec: Codec::JSON,
+                call_timeout: Some(Duration::from_secs(30)),
+                handle_timeout: None,
+                close_within: Duration::from_secs(10),
+                max_calls: 65_536,
+                max_deferred: 1024,
+                tells_panics: true,
+            },
+            pool: None,
+            locals: Vec::new(),
+        }
+    }
+}
+
+impl PeerBuilder {
+    /// Adds an address or socket to listen on.
+    pub fn listen(mut self, listen: impl Into<Listen>) -> Self {
+        self.server = self.server.and(listen);
+        self.protocols.push(None);
+        self
+    }
+
+    /// Adds an address or socket to listen on, with a protocol of its own.
+    pub fn listen_with(mut self, listen: impl Into<Listen>, protocol: ProtocolChoice) -> Self {
+        self.server = self.server.and(listen);
+        self.protocols.push(Some(protocol));
+        self
+    }
+
+    /// Sets the protocol of the listeners that have none of their own. Default: the raw protocol, in the dialect of each
+    /// connection's first message.
+    pub fn protocol(mut self, protocol: ProtocolChoice) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+
+    /// Sets the protocol of outbound connections that have none of their own. Default: the raw protocol of v4.1.
+    pub fn dial_protocol(mut self, protocol: ProtocolChoice) -> Self {
+        self.dial_protocol = protocol;
+        self
+    }
+
+    /// Sets the handlers. Default: none.
+    pub fn routes(mut self, routes: Router) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Sets the body codecs. Default: JSON, protobuf, plain and form.
+    pub fn codecs(mut self, codecs: Codecs) -> Self {
+        self.formats.codecs = codecs;
+        self
+    }
+
+    /// Sets the filters. Default: gzip and md5.
+    pub fn filters(mut self, filters: Filters) -> Self {
+        self.formats.filters = filters;
+        self
+    }
+
+    /// Sets the limits of received messages. Default: 16 MiB and 8 filters.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.formats.limits = limits;
+        self
+    }
+
+    /// Sets the codec of bodies for which no other is set. Default: JSON.
+    pub fn body_codec(mut self, codec: Codec) -> Self {
+        self.settings.body_codec = codec;
+        self
+    }
+
+    /// Sets the time within which the reply to a call must arrive, unless the call sets its own. `None` waits without a limit.
+    /// Default: 30 seconds.
+    pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.call_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the time within which a handler that replies later must reply. The caller then gets
+    /// [`HANDLE_TIMEOUT`](super::code::HANDLE_TIMEOUT), and the reply is dropped. Default: no limit but the caller's own.
+    pub fn handle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.handle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the time within which the calls of a session that is [closing](super::Session::close) must end. Default: 10 seconds.
+    pub fn close_within(mut self, time: Duration) -> Self {
+        self.settings.close_within = time;
+        self
+    }
+
+    /// Sets the most calls of a session that wait for their replies. A call beyond fails with
+    /// [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each costs about 200 bytes. Default: 65,536.
+    pub fn max_calls(mut self, calls: usize) -> Self {
+        self.settings.max_calls = calls;
+        self
+    }
+
+    /// Sets the most calls of a session whose blocking and deferred handlers are at work or queued. A call beyond is answered
+    /// with [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each holds its message. Default: 1,024.
+    pub fn max_deferred(mut self, calls: usize) -> Self {
+        self.settings.max_deferred = calls;
+        self
+    }
+
+    /// Keeps the text of a handler's panic out of the reply. It is logged in any case. Default: the caller is told.
+    pub fn hide_panics(mut self) -> Self {
+        self.settings.tells_panics = false;
+        self
+    }
+
+    /// Sets the worker pool of blocking handlers. Default: a pool of the peer's own, if it has such handlers.
+    pub fn workers(mut self, pool: WorkerPool) -> Self {
+        self.pool = Some(pool);
+        self
+    }
+
+    /// Adds a value that each reactor has of its own, for [`CallCtx::local`](super::CallCtx::local). `make` is called on the
+    /// reactor's thread. The value need not be `Send`.
+    pub fn local<T: 'static>(mut self, make: impl Fn() -> T + Send + Sync + 'static) -> Self {
+        self.locals
+            .push(Box::new(move |locals| locals.insert(make())));
+        self
+    }
+
+    /// Sets the number of reactors. Default: one for each core.
+    pub fn reactors(self, reactors: usize) -> Self {
+        self.server(|server| server.reactors(reactors))
+    }
+
+    /// Changes options of the engine.
+    ///
+    /// ```
+    /// use epicycle::rpc::Peer;
+    /// use std::time::Duration;
+    ///
+    /// let peer = Peer::builder()
+    ///     .listen("tcp://127.0.0.1:0")
+    ///     .server(|server| server.max_connections(10_000).drain_deadline(Duration::from_secs(5)))
+    ///     .start()?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn server(mut self, change: impl FnOnce(Server) -> Server) -> Self {
+        self.server = change(self.server);
+        self
+    }
+
+    /// Starts the peer's threads. Returns when the listeners are open.
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`Error`] that names the wrong address or option, or two handlers of one path.
+    pub fn start(self) -> Result<Peer, Error> {
+        let (mut peer, server, factory) = self.into_server()?;
+        let running = server.start(factory)?;
+        peer.own(Box::new(running));
+        Ok(peer)
+    }
+
+    /// Returns the peer, and the server and the factory of handlers that run it, for a
+    /// [simulated network](crate::testing). The peer works once the server has started.
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`Error`] that names two handlers of one path, or a worker pool that cannot be made.
+    pub fn into_server(
+        self,
+    ) -> Result<
+        (
+            Peer,
+            Server,
+            impl Fn(usize) -> PeerHandler + Clone + Send + Sync + 'static,
+        ),
+        Error,
+    > {
+        let (table, routes) = self.routes.finish()?;
+        let pool = match self.pool {
+            None if table.blocks() => Some(WorkerPool::builder().name("epicycle-rpc").build()?),
+            pool => pool,
+        };
+        let default = self.protocol.unwrap_or_else(ProtocolChoice::raw);
+        let protocols = self.protocols.into_iter();
+        // The engine holds at most one message of an input.
+        let server = self.server.max_frame(self.formats.limits.message);
+        let shared = Arc::new(Shared::new(Arc::new(self.formats), self.settings));
+        let peer = Inner::new(shared, self.dial_protocol, routes);
+        let parts = Arc::new(Parts {
+            peer: peer.clone(),
+            table,
+            pool,
+            protocols: protocols
+                .map(|own| own.unwrap_or_else(|| default.clone()))
+                .collect(),
+            locals: self.locals,
+        });
+        let peer = Peer::unowned(peer);
+        Ok((peer, server, move |_| PeerHandler::new(parts.clone())))
+    }
+}
+
+impl fmt::Debug for PeerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerBuilder")
+            .field("server", &self.server)
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Threads for Running<PeerHandler> {
+    fn join(self: Box<Self>) -> Report {
+        (*self).join()
+    }
+}
