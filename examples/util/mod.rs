@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, reason = "no example uses everything")]
 
+#[cfg(feature = "rpc")]
+mod rpc;
 mod tls;
 
 use std::error::Error as StdError;
@@ -11,8 +13,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::{ArgAction, Args};
-use epicycle::{AcceptMode, Error, EventHandler, Server};
+use epicycle::{AcceptMode, Error, EventHandler, Report, Server};
 
+#[cfg(feature = "rpc")]
+pub(crate) use self::rpc::Proto;
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::Files;
 pub(crate) use self::tls::Tls;
@@ -117,13 +121,17 @@ fn try_run<H: EventHandler>(
         let reactors = running.engine().reactors();
         println!("{name} listens on {addr} with {reactors} reactor(s); ctrl-c ends it");
     }
-    let report = running.join();
+    print_report(name, &running.join());
+    Ok(())
+}
+
+/// Prints the summary of a server that has ended.
+pub(crate) fn print_report(name: &str, report: &Report) {
     let total = report.stats.total();
     println!(
         "{name} ends: {} connections, {} bytes in, {} bytes out; at the end {} drained, {} forced",
         total.accepted, total.bytes_in, total.bytes_out, report.drained, report.forced
     );
-    Ok(())
 }
 
 /// Makes ctrl-c and SIGTERM shut the server down gracefully, if the crate is built with the feature `signals`.
