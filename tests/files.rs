@@ -14,7 +14,7 @@ use epicycle::codec::Lines;
 use epicycle::{
     Action, CloseReason, Conn, Listen, OutboundPolicy, Server, UdpSessions, WriteError,
 };
-use util::app::{App, Cut, Log, What, local, start};
+use util::app::{App, Cut, Log, What, local, start, start_shown};
 use util::client::{Client, TempPath, shrink};
 use util::process::{alone, descriptors, die_of_sigpipe};
 use util::{LONG, eventually, noise, not_here};
@@ -40,7 +40,7 @@ const BOTH: [By; 2] = [By::Kernel, By::Reads];
 
 impl By {
     /// Makes a connection send files this way.
-    fn apply(self, conn: &Conn<'_, App>) {
+    fn apply<const SHOWS: bool>(self, conn: &Conn<'_, App<SHOWS>>) {
         // To a descriptor opened for appending sendfile(2) does not send; send(2) does not care.
         #[cfg(target_os = "linux")]
         if self == By::Reads {
@@ -599,7 +599,7 @@ fn a_file_is_not_shown_before_it_is_sent() {
         let shown = Arc::new(AtomicUsize::new(0));
         let file = file_of(&noise(8, 1 << 20));
         let count = shown.clone();
-        let (running, _log) = start(local(), move |app| {
+        let (running, _log) = start_shown(local(), move |app| {
             let (file, count) = (file.clone(), count.clone());
             app.pre_write(move |_, bytes| {
                 count.fetch_add(bytes.len(), Ordering::Relaxed);

@@ -31,7 +31,8 @@ pub(crate) struct OutQueue {
     /// The order of the backlog. `None` while all of it is in the ring. It is boxed because few connections have one, and
     /// every connection pays for the field.
     order: Option<Box<Order>>,
-    /// The number of the newest bytes written by the application that `pre_write` has not seen.
+    /// The number of the newest bytes written by the application that `pre_write` has not seen. Without meaning if the handler
+    /// has none.
     unseen: Cell<usize>,
 }
 
@@ -94,11 +95,17 @@ impl OutQueue {
     /// Stages the bytes if possible. Returns false if they must go to the backlog.
     #[inline]
     pub(super) fn stage_any(&mut self, bytes: &[u8], arena: &mut Arena) -> bool {
-        if self.len == 0 && self.order.is_none() {
+        if self.is_unused() {
             self.stage(bytes, arena)
         } else {
             self.stage_more(bytes, arena)
         }
+    }
+
+    /// Returns true if nothing is in it, not even an empty segment.
+    #[inline]
+    pub(crate) fn is_unused(&self) -> bool {
+        self.len == 0 && self.order.is_none()
     }
 
     /// Returns true if a write may be staged now, given room in the arena.
@@ -169,7 +176,7 @@ impl OutQueue {
 
     /// Appends a copy to the backlog.
     #[cold]
-    pub(super) fn enqueue_copy(&mut self, bytes: &[u8], arena: &Arena, pool: &mut BufferPool) {
+    pub(crate) fn enqueue_copy(&mut self, bytes: &[u8], arena: &Arena, pool: &mut BufferPool) {
         // A long piece in the ring would be copied again each time the ring grows.
         if bytes.len() > RING_PIECE || self.ring.len() > ring::MAX_CAPACITY / 4 {
             self.enqueue_shared(Bytes::copy_from_slice(bytes), arena, pool);

@@ -19,9 +19,13 @@ use crate::util::client::{Client, shrink};
 use crate::util::{LONG, await_some, noise};
 
 /// Asks the reactor to join two connections.
-fn join(running: &Running<App>, one: ConnId, other: ConnId) -> Result<(), PipeError> {
+fn join<const SHOWS: bool>(
+    running: &Running<App<SHOWS>>,
+    one: ConnId,
+    other: ConnId,
+) -> Result<(), PipeError> {
     let (answer, answers) = mpsc::channel();
-    let task = move |_: &mut App, reactor: &mut Reactor<'_, App>| {
+    let task = move |_: &mut App<SHOWS>, reactor: &mut Reactor<'_, App<SHOWS>>| {
         answer.send(reactor.pipe(one, other)).expect("is awaited");
     };
     running.engine().run_on(one.reactor(), task).expect("runs");
@@ -29,7 +33,10 @@ fn join(running: &Running<App>, one: ConnId, other: ConnId) -> Result<(), PipeEr
 }
 
 /// Two clients whose connections are joined.
-fn joined(running: &Running<App>, log: &Log) -> (Client, Client, ConnId, ConnId) {
+fn joined<const SHOWS: bool>(
+    running: &Running<App<SHOWS>>,
+    log: &Log,
+) -> (Client, Client, ConnId, ConnId) {
     let before = log.opened();
     let one = Client::to(running);
     let a = log.await_open(before);

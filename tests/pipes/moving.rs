@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use epicycle::CloseReason;
 
-use crate::util::app::{Gate, What, local, start};
+use crate::util::app::{Gate, What, local, start, start_shown};
 use crate::util::client::{Client, TempPath};
 use crate::util::{eventually, noise};
 use crate::{end_of, fill, join, joined, send_in_pieces, with};
@@ -81,7 +81,7 @@ fn a_unix_socket_and_a_tcp_one_can_be_joined() {
 #[test]
 fn only_the_applications_own_bytes_are_shown_before_they_are_sent() {
     static SHOWN: AtomicUsize = AtomicUsize::new(0);
-    let (running, log) = start(local(), |app| {
+    let (running, log) = start_shown(local(), |app| {
         app.on_open(|conn| {
             conn.write(b"welcome").expect("is taken");
             true

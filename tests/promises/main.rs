@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod at_once;
 mod breaking;
 mod closing;
 mod deferring;

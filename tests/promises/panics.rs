@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use epicycle::{Action, CloseReason, Running, Server};
 
-use crate::util::app::{App, Log, local, start};
+use crate::util::app::{App, Log, local, start, start_either, start_shown};
 use crate::util::client::{Client, shrink};
 use crate::util::{eventually, expect_panics};
 
 /// A client that has the callback under test panic, and one that must not notice.
-struct Scene {
+struct Scene<const SHOWS: bool = false> {
     // First, so that they hang up before the server shuts down.
     bystander: Client,
     victim: Client,
-    running: Running<App>,
+    running: Running<App<SHOWS>>,
     log: Arc<Log>,
 }
 
@@ -24,8 +24,20 @@ fn scene(make: impl Fn(App) -> App + Send + Sync + 'static) -> Scene {
 }
 
 fn scene_on(server: Server, make: impl Fn(App) -> App + Send + Sync + 'static) -> Scene {
+    either_scene(server, make)
+}
+
+/// A scene whose handler has a `pre_write`.
+fn shown_scene(make: impl Fn(App<true>) -> App<true> + Send + Sync + 'static) -> Scene<true> {
+    either_scene(local(), make)
+}
+
+fn either_scene<const SHOWS: bool>(
+    server: Server,
+    make: impl Fn(App<SHOWS>) -> App<SHOWS> + Send + Sync + 'static,
+) -> Scene<SHOWS> {
     expect_panics();
-    let (running, log) = start(server, make);
+    let (running, log) = start_either(server, make);
     let bystander = Client::to(&running);
     // A frame for each of the codecs.
     bystander.round_trip("\0\0\0\x06before");
@@ -145,7 +157,7 @@ fn a_panic_in_on_open_closes_only_that_connection() {
 
 #[test]
 fn a_panic_in_pre_write_closes_only_that_connection() {
-    let scene = scene(|app| {
+    let scene = shown_scene(|app| {
         app.pre_write(|_, bytes| {
             if bytes.starts_with(b"panic") {
                 panic!("on purpose");
@@ -163,7 +175,7 @@ fn a_panic_in_pre_write_closes_only_that_connection() {
 
 #[test]
 fn a_panic_in_pre_write_of_a_large_echo_closes_only_that_connection() {
-    let scene = scene(|app| {
+    let scene = shown_scene(|app| {
         app.pre_write(|_, bytes| {
             if bytes.starts_with(b"panic") {
                 panic!("on purpose");
@@ -187,12 +199,12 @@ type Shown = Arc<Mutex<Vec<u8>>>;
 /// A server whose `pre_write` panics at its `nth` call, and writes down what it is given.
 fn watching(
     nth: usize,
-    make: impl Fn(App) -> App + Send + Sync + 'static,
-) -> (Running<App>, Arc<Log>, Shown) {
+    make: impl Fn(App<true>) -> App<true> + Send + Sync + 'static,
+) -> (Running<App<true>>, Arc<Log>, Shown) {
     expect_panics();
     let shown = Shown::default();
     let for_app = shown.clone();
-    let (running, log) = start(local(), move |app| {
+    let (running, log) = start_shown(local(), move |app| {
         let shown = for_app.clone();
         let mut calls = 0;
         make(app).pre_write(move |_, bytes| {

@@ -185,6 +185,8 @@ impl EventHandler for Chorus {
     type Codec = Raw;
     type Session = ();
 
+    const HANDLES_PRE_WRITE: bool = true;
+
     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }

@@ -59,30 +59,36 @@ impl<T: AsRef<[u8]>> Encode<T> for Cut {
     }
 }
 
-type Plain = Box<dyn FnMut(&mut Conn<'_, App>, &mut Session) -> Action>;
+type Plain<const SHOWS: bool> = Box<dyn FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session) -> Action>;
 
-/// An echo handler. A test can replace each callback.
+/// An echo handler. A test can replace each callback. Only with `SHOWS` it has a `pre_write`: see [`start_shown`].
 #[allow(clippy::type_complexity)]
-pub(crate) struct App {
+pub(crate) struct App<const SHOWS: bool = false> {
     log: Arc<Log>,
     codec: Cut,
-    on_boot: Box<dyn FnMut(&mut Reactor<'_, App>)>,
-    on_open: Box<dyn FnMut(&mut Conn<'_, App>) -> bool>,
-    react: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, &[u8]) -> Action>,
+    on_boot: Box<dyn FnMut(&mut Reactor<'_, App<SHOWS>>)>,
+    on_open: Box<dyn FnMut(&mut Conn<'_, App<SHOWS>>) -> bool>,
+    react: Box<dyn FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session, &[u8]) -> Action>,
     pre_write: Box<dyn FnMut(ConnId, &[u8])>,
-    on_drain: Plain,
-    on_peer_shutdown: Plain,
-    on_timer: Box<dyn FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action>,
-    on_close: Box<dyn FnMut(&mut Reactor<'_, App>, &Closed, &CloseReason)>,
-    on_connect_failed: Box<dyn FnMut(&mut Reactor<'_, App>, &FailedConnect)>,
-    tick: Box<dyn FnMut(&mut Reactor<'_, App>) -> Option<Duration>>,
-    on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App>)>,
-    admit: Box<dyn FnMut(&mut Udp<'_, App>, &Datagram<'_>) -> bool>,
-    on_datagram: Box<dyn FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action>,
+    on_drain: Plain<SHOWS>,
+    on_peer_shutdown: Plain<SHOWS>,
+    on_timer: Box<dyn FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session, u64) -> Action>,
+    on_close: Box<dyn FnMut(&mut Reactor<'_, App<SHOWS>>, &Closed, &CloseReason)>,
+    on_connect_failed: Box<dyn FnMut(&mut Reactor<'_, App<SHOWS>>, &FailedConnect)>,
+    tick: Box<dyn FnMut(&mut Reactor<'_, App<SHOWS>>) -> Option<Duration>>,
+    on_shutdown: Box<dyn FnMut(&mut Reactor<'_, App<SHOWS>>)>,
+    admit: Box<dyn FnMut(&mut Udp<'_, App<SHOWS>>, &Datagram<'_>) -> bool>,
+    on_datagram: Box<dyn FnMut(&mut Udp<'_, App<SHOWS>>, Datagram<'_>) -> Action>,
 }
 
 impl App {
     pub(crate) fn echo(log: &Arc<Log>) -> Self {
+        Self::new(log)
+    }
+}
+
+impl<const SHOWS: bool> App<SHOWS> {
+    fn new(log: &Arc<Log>) -> Self {
         Self {
             log: log.clone(),
             codec: Cut::Raw,
@@ -107,32 +113,36 @@ impl App {
         self
     }
 
-    pub(crate) fn on_boot(mut self, f: impl FnMut(&mut Reactor<'_, App>) + 'static) -> Self {
+    pub(crate) fn on_boot(mut self, f: impl FnMut(&mut Reactor<'_, App<SHOWS>>) + 'static) -> Self {
         self.on_boot = Box::new(f);
         self
     }
 
-    pub(crate) fn on_open(mut self, f: impl FnMut(&mut Conn<'_, App>) -> bool + 'static) -> Self {
+    pub(crate) fn on_open(
+        mut self,
+        f: impl FnMut(&mut Conn<'_, App<SHOWS>>) -> bool + 'static,
+    ) -> Self {
         self.on_open = Box::new(f);
         self
     }
 
     pub(crate) fn react(
         mut self,
-        f: impl FnMut(&mut Conn<'_, App>, &mut Session, &[u8]) -> Action + 'static,
+        f: impl FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session, &[u8]) -> Action + 'static,
     ) -> Self {
         self.react = Box::new(f);
         self
     }
 
     pub(crate) fn pre_write(mut self, f: impl FnMut(ConnId, &[u8]) + 'static) -> Self {
+        assert!(SHOWS, "it would not be called");
         self.pre_write = Box::new(f);
         self
     }
 
     pub(crate) fn on_drain(
         mut self,
-        f: impl FnMut(&mut Conn<'_, App>, &mut Session) -> Action + 'static,
+        f: impl FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session) -> Action + 'static,
     ) -> Self {
         self.on_drain = Box::new(f);
         self
@@ -140,7 +150,7 @@ impl App {
 
     pub(crate) fn on_peer_shutdown(
         mut self,
-        f: impl FnMut(&mut Conn<'_, App>, &mut Session) -> Action + 'static,
+        f: impl FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session) -> Action + 'static,
     ) -> Self {
         self.on_peer_shutdown = Box::new(f);
         self
@@ -148,7 +158,7 @@ impl App {
 
     pub(crate) fn on_timer(
         mut self,
-        f: impl FnMut(&mut Conn<'_, App>, &mut Session, u64) -> Action + 'static,
+        f: impl FnMut(&mut Conn<'_, App<SHOWS>>, &mut Session, u64) -> Action + 'static,
     ) -> Self {
         self.on_timer = Box::new(f);
         self
@@ -156,7 +166,7 @@ impl App {
 
     pub(crate) fn on_close(
         mut self,
-        f: impl FnMut(&mut Reactor<'_, App>, &Closed, &CloseReason) + 'static,
+        f: impl FnMut(&mut Reactor<'_, App<SHOWS>>, &Closed, &CloseReason) + 'static,
     ) -> Self {
         self.on_close = Box::new(f);
         self
@@ -164,7 +174,7 @@ impl App {
 
     pub(crate) fn on_connect_failed(
         mut self,
-        f: impl FnMut(&mut Reactor<'_, App>, &FailedConnect) + 'static,
+        f: impl FnMut(&mut Reactor<'_, App<SHOWS>>, &FailedConnect) + 'static,
     ) -> Self {
         self.on_connect_failed = Box::new(f);
         self
@@ -172,7 +182,7 @@ impl App {
 
     pub(crate) fn tick(
         mut self,
-        f: impl FnMut(&mut Reactor<'_, App>) -> Option<Duration> + 'static,
+        f: impl FnMut(&mut Reactor<'_, App<SHOWS>>) -> Option<Duration> + 'static,
     ) -> Self {
         self.tick = Box::new(f);
         self
@@ -180,7 +190,7 @@ impl App {
 
     pub(crate) fn admit(
         mut self,
-        f: impl FnMut(&mut Udp<'_, App>, &Datagram<'_>) -> bool + 'static,
+        f: impl FnMut(&mut Udp<'_, App<SHOWS>>, &Datagram<'_>) -> bool + 'static,
     ) -> Self {
         self.admit = Box::new(f);
         self
@@ -188,23 +198,27 @@ impl App {
 
     pub(crate) fn on_datagram(
         mut self,
-        f: impl FnMut(&mut Udp<'_, App>, Datagram<'_>) -> Action + 'static,
+        f: impl FnMut(&mut Udp<'_, App<SHOWS>>, Datagram<'_>) -> Action + 'static,
     ) -> Self {
         self.on_datagram = Box::new(f);
         self
     }
 
-    pub(crate) fn on_shutdown(mut self, f: impl FnMut(&mut Reactor<'_, App>) + 'static) -> Self {
+    pub(crate) fn on_shutdown(
+        mut self,
+        f: impl FnMut(&mut Reactor<'_, App<SHOWS>>) + 'static,
+    ) -> Self {
         self.on_shutdown = Box::new(f);
         self
     }
 }
 
-impl EventHandler for App {
+impl<const SHOWS: bool> EventHandler for App<SHOWS> {
     type Codec = Cut;
     type Session = Session;
 
     const HANDLES_DATAGRAMS: bool = true;
+    const HANDLES_PRE_WRITE: bool = SHOWS;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> Cut {
         self.codec.clone()
@@ -386,10 +400,26 @@ pub(crate) fn start(
     server: Server,
     make: impl Fn(App) -> App + Send + Sync + 'static,
 ) -> (Running<App>, Arc<Log>) {
+    start_either(server, make)
+}
+
+/// Starts a server whose handler has a `pre_write`, as [`start`] does.
+pub(crate) fn start_shown(
+    server: Server,
+    make: impl Fn(App<true>) -> App<true> + Send + Sync + 'static,
+) -> (Running<App<true>>, Arc<Log>) {
+    start_either(server, make)
+}
+
+/// Starts a server whose handler has a `pre_write` or none.
+pub(crate) fn start_either<const SHOWS: bool>(
+    server: Server,
+    make: impl Fn(App<SHOWS>) -> App<SHOWS> + Send + Sync + 'static,
+) -> (Running<App<SHOWS>>, Arc<Log>) {
     let log = Arc::<Log>::default();
     let for_factory = log.clone();
     let running = server
-        .start(move |_| make(App::echo(&for_factory)))
+        .start(move |_| make(App::new(&for_factory)))
         .expect("starts");
     (running, log)
 }

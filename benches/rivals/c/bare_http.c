@@ -19,7 +19,7 @@ int main(int count, char **arguments) {
         for (int i = 0; i < n; i++) {
             int fd = events[i].data.fd;
             if (fd == listener) {
-                accept_all();
+                accept_all(NULL);
                 continue;
             }
             ssize_t len = read(fd, buffer, BUFFER);

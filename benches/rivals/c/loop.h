@@ -38,7 +38,8 @@ static void listen_on(const char *port) {
     watch(EPOLL_CTL_ADD, listener, EPOLLIN);
 }
 
-static void accept_all(void) {
+// Accepts all that wait, and calls `accepted` with each unless it is NULL.
+static void accept_all(void (*accepted)(int)) {
     int fd, on = 1;
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         if (fd >= DESCRIPTORS) {
@@ -47,5 +48,6 @@ static void accept_all(void) {
         }
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         watch(EPOLL_CTL_ADD, fd, EPOLLIN);
+        if (accepted) accepted(fd);
     }
 }

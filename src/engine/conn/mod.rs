@@ -430,6 +430,15 @@ impl ConnState {
         !self.has(Flags::NO_WRITES | Flags::DATAGRAM) && self.out.len() == 0
     }
 
+    /// Returns true if a write may be offered to the kernel at once: it is accepted, the kernel has room, and nothing must be
+    /// sent before it or waits for it to be sent.
+    pub(crate) fn takes_at_once(&self) -> bool {
+        self.is_writable()
+            && !self
+                .has(Flags::NO_WRITES | Flags::DATAGRAM | Flags::BROKEN | Flags::AWAITS_RESPONSE)
+            && self.out.is_unused()
+    }
+
     /// Returns true if a callback has changed nothing but the output.
     #[inline]
     pub(crate) fn is_undisturbed(&self) -> bool {
@@ -817,6 +826,11 @@ impl ConnState {
         let fresh = !self.has(Flags::DIRTY);
         self.flags.insert(Flags::DIRTY);
         fresh
+    }
+
+    #[inline]
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.has(Flags::DIRTY)
     }
 
     #[inline]

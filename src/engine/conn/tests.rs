@@ -346,3 +346,23 @@ fn an_answer_that_is_awaited_at_the_end_of_the_lifetime_has_as_long_as_a_drain()
     assert_eq!(bench.alarm(100), Alarm::At(150));
     assert_eq!(bench.alarm(150), Alarm::Timeout(TimeoutKind::Lifetime));
 }
+
+#[test]
+fn only_a_connection_that_could_send_all_it_has_takes_a_write_at_once() {
+    let mut bench = Bench::new();
+    assert!(bench.state.takes_at_once());
+    bench.write(1);
+    assert!(!bench.state.takes_at_once());
+    bench.sent(1, 0);
+    assert!(bench.state.takes_at_once());
+    // The end of this wait counts from the flush of the last byte.
+    bench.state.await_response(5);
+    assert!(!bench.state.takes_at_once());
+    bench.state.end_response_wait();
+    bench.state.on_write_would_block(0);
+    assert!(!bench.state.takes_at_once());
+    bench.state.on_event(false, true, false);
+    assert!(bench.state.takes_at_once());
+    bench.close(0);
+    assert!(!bench.state.takes_at_once());
+}

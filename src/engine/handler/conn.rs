@@ -1,5 +1,5 @@
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, ErrorKind, IoSlice};
 use std::iter;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,10 +9,11 @@ use bytes::Bytes;
 
 #[cfg(feature = "proxy-protocol")]
 use super::context::Proxied;
-use super::context::{Connections, Context, Interval, Link, Timer};
+use super::context::{Buffers, Connections, Context, Interval, Link, Timer};
 use super::{Completion, Engine, EventHandler, Handle, Outlet, Reactor};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
+use crate::buf::queue::MAX_SLICES;
 use crate::codec::{Codec, Encode};
 use crate::engine::conn::Name;
 use crate::engine::conn::close::CloseReason;
@@ -24,6 +25,7 @@ use crate::engine::timer::TimerKey;
 use crate::engine::turn_time::tick_at;
 use crate::error::error_messages;
 use crate::sys::options::{set_recv_buffer, set_send_buffer};
+use crate::sys::socket::StreamSocket;
 use crate::sys::unix::{self, PeerCredentials};
 
 /// A connection, as callbacks receive it.
@@ -32,7 +34,7 @@ use crate::sys::unix::{self, PeerCredentials};
 /// [`handle`](Self::handle).
 ///
 /// A write never blocks, and it is accepted as a whole or not at all. Accepted output is sent in order, at the end of
-/// the reactor's turn and by one system call where possible.
+/// the reactor's turn and by one system call where possible. Only large [writes](Self::write) may leave earlier.
 pub struct Conn<'a, H: EventHandler> {
     pub(super) link: &'a mut Link,
     pub(super) codec: &'a mut H::Codec,
@@ -260,6 +262,10 @@ impl<'a, H: EventHandler> Conn<'a, H> {
 
     /// Writes a copy of `bytes`. On a UDP session each write is one datagram, and so is each `send`.
     ///
+    /// A write of 16 KiB or more to a plain TCP or Unix connection without waiting output is offered to the kernel at once, and
+    /// only the rest that it refuses is copied. A callback can do that once a connection and turn, and all of a reactor's
+    /// callbacks together for another MiB. Handlers with [`pre_write`](EventHandler::HANDLES_PRE_WRITE) cannot.
+    ///
     /// # Errors
     ///
     /// [`WriteError::Closed`], [`WriteError::Full`] and [`WriteError::TooLong`].
@@ -284,7 +290,10 @@ impl<'a, H: EventHandler> Conn<'a, H> {
             return self.write_datagram(iter::once(bytes));
         }
         self.admit(bytes.len())?;
-        self.outbox().put(bytes);
+        match self.send_at_once(bytes.len(), |socket| socket.send(bytes)) {
+            Some(sent) => self.enqueue_rest(&bytes[sent..]),
+            None => self.outbox().put(bytes),
+        }
         self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
     }
@@ -314,13 +323,72 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         if self.link.state.is_datagram() {
             return self.write_datagram(slices.iter().map(|slice| &**slice));
         }
-        self.admit(slices.iter().map(|slice| slice.len()).sum())?;
-        let mut outbox = self.outbox();
-        for slice in slices {
-            outbox.put(slice);
+        let len = slices.iter().map(|slice| slice.len()).sum();
+        self.admit(len)?;
+        let first = &slices[..slices.len().min(MAX_SLICES)];
+        match self.send_at_once(len, |socket| socket.send_vectored(first)) {
+            Some(mut sent) => {
+                for slice in slices {
+                    let skipped = sent.min(slice.len());
+                    sent -= skipped;
+                    self.enqueue_rest(&slice[skipped..]);
+                }
+            }
+            None => {
+                let mut outbox = self.outbox();
+                for slice in slices {
+                    outbox.put(slice);
+                }
+            }
         }
         self.cx.lists.mark_dirty(&mut self.link.state);
         Ok(())
+    }
+
+    /// Offers a large write to the kernel at once, if nothing else has to be sent first. The kernel's copy of it is then the
+    /// only one. Returns the number of bytes taken, or `None` if the write must wait for the flush phase.
+    ///
+    /// That phase follows in any case. It handles all other results: it offers a refused rest again, and finds the error of this
+    /// send with the connection.
+    fn send_at_once(
+        &mut self,
+        len: usize,
+        send: impl FnOnce(&StreamSocket) -> io::Result<usize>,
+    ) -> Option<usize> {
+        let Link {
+            stream,
+            state,
+            extras,
+            ..
+        } = &mut *self.link;
+        if H::HANDLES_PRE_WRITE || len < SMALL_WRITE || !state.takes_at_once() {
+            return None;
+        }
+        let socket = stream.as_plain()?;
+        if state.is_dirty() {
+            self.cx.at_once_left = self.cx.at_once_left.checked_sub(len)?;
+        }
+        match send(socket) {
+            Ok(sent) => {
+                self.cx.metrics.bytes_out.add(sent as u64);
+                state.on_sent(sent, self.cx.time.now());
+                Some(sent)
+            }
+            Err(error) => {
+                if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
+                    extras.get_or_insert_default().send_error = Some(error);
+                }
+                Some(0)
+            }
+        }
+    }
+
+    /// Appends what the kernel has not taken to the backlog.
+    fn enqueue_rest(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            let Buffers { arena, pool, .. } = &mut self.cx.buffers;
+            self.link.state.out.enqueue_copy(rest, arena, pool);
+        }
     }
 
     /// Encodes an item with the connection's codec and writes it.

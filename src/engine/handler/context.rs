@@ -117,6 +117,13 @@ pub(crate) struct Link {
     pub(crate) alarm: Option<TimerKey>,
 }
 
+impl Link {
+    /// Returns the error of a write that was offered to the kernel at once. The loop handles it behind the callback.
+    pub(crate) fn take_send_error(&mut self) -> Option<io::Error> {
+        self.extras.as_mut()?.send_error.take()
+    }
+}
+
 /// A socket that is to become a connection.
 pub(crate) struct Arrival {
     pub(crate) socket: StreamSocket,
@@ -189,6 +196,8 @@ pub(crate) struct Extras {
     pub(crate) acknowledged: Option<u64>,
     /// The time at which the handler wants to be called, in milliseconds.
     pub(crate) deadline: Option<u64>,
+    /// The error of a write that was offered to the kernel at once.
+    pub(crate) send_error: Option<io::Error>,
     /// True while a part of a file is read for it.
     pub(crate) reads_file: bool,
     /// The number of the current request. It distinguishes its deferred answers from those to earlier requests.
@@ -260,6 +269,9 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) deferred: VecDeque<Task<H>>,
     /// True if `on_turn_end` is to be called.
     pub(crate) wants_turn_end: bool,
+    /// The number of bytes that may still be offered to the kernel at once in this turn, on connections where that was done
+    /// before in the turn.
+    pub(crate) at_once_left: usize,
     pub(crate) decoding: Decoding<H::Codec>,
     /// The number of requests whose answers were deferred.
     pub(crate) deferrals: u64,
@@ -271,6 +283,10 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) proxied: HashMap<ConnId, Proxied>,
     pub(crate) time: TurnTime,
 }
+
+/// The most bytes that connections may offer to the kernel at once in a turn, apart from the first write of each. Otherwise a
+/// callback that writes while there is room would hold the loop as long as its peer reads.
+const AT_ONCE_BUDGET: usize = 1 << 20;
 
 /// The memory that a reactor's connections share.
 pub(crate) struct Buffers {
@@ -365,6 +381,7 @@ impl<H: EventHandler> Context<H> {
             pipes: Pipes::default(),
             deferred: VecDeque::new(),
             wants_turn_end: false,
+            at_once_left: 0,
             decoding: Decoding::default(),
             deferrals: 0,
             draining: 0,
@@ -375,9 +392,10 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
-    /// Reads the clock, once a turn.
+    /// Begins a turn: reads the clock, once.
     #[inline]
-    pub(crate) fn read_clock(&mut self) {
+    pub(crate) fn begin_turn(&mut self) {
+        self.at_once_left = AT_ONCE_BUDGET;
         if let Some(unix_time) = self.time.read() {
             self.buffers.arena.unix_time = Some(unix_time);
         }

@@ -107,6 +107,10 @@ pub trait EventHandler: Sized + 'static {
     /// True if [`on_fin`](Self::on_fin) is implemented. If it is false, it is not called.
     const HANDLES_FIN: bool = false;
 
+    /// True if [`pre_write`](Self::pre_write) is implemented. If it is false, it is not called, and large writes may reach the
+    /// kernel at once: see [`Conn::write`].
+    const HANDLES_PRE_WRITE: bool = false;
+
     /// Makes the codec of a new connection.
     ///
     /// `info` tells the listener, its label, the token of an outbound connection, and more. With it, a handler whose codec is
@@ -134,8 +138,8 @@ pub trait EventHandler: Sized + 'static {
         frame: Frame<'_, Self>,
     ) -> Action;
 
-    /// Receives the bytes before they are offered to the kernel, each byte once and in order. Datagrams are not
-    /// included.
+    /// Receives the bytes before they are offered to the kernel, each byte once and in order, if
+    /// [`HANDLES_PRE_WRITE`](Self::HANDLES_PRE_WRITE) is true. Datagrams are not included.
     fn pre_write(&mut self, id: ConnId, session: &mut Self::Session, bytes: &[u8]) {
         let _ = (id, session, bytes);
     }

@@ -91,7 +91,9 @@ pub(super) fn flush_staged<H: EventHandler>(
         return Flushed::NothingStaged;
     }
     let bytes = cx.buffers.arena.get(staged);
-    if let Some(session) = session {
+    if H::HANDLES_PRE_WRITE
+        && let Some(session) = session
+    {
         let arena = &cx.buffers.arena;
         call_pre_write(handler, session, state, arena, &mut cx.buffers.pool);
     }
@@ -167,7 +169,9 @@ impl<H: EventHandler> Served<'_, H> {
         let mut offered = 0;
         while self.slot.link.state.can_send_backlog() && offered < WRITE_BUDGET {
             let Slot { link, session, .. } = &mut *self.slot;
-            if let Some(session) = session {
+            if H::HANDLES_PRE_WRITE
+                && let Some(session) = session
+            {
                 let state = &mut link.state;
                 let id = state.id;
                 state
@@ -237,6 +241,9 @@ fn offer<H: EventHandler>(
     cx: &mut Context<H>,
     budget: usize,
 ) -> Result<usize, StreamError> {
+    if let Some(error) = link.take_send_error() {
+        return Err(error.into());
+    }
     let Link { stream, state, .. } = link;
     if !state.has_sendable() {
         return stream.flush().map(|()| 0);

@@ -273,7 +273,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Begins a turn after a sleep of at most `timeout`.
     #[inline]
     fn enter_turn(&mut self, timeout: Option<Duration>) {
-        self.cx.read_clock();
+        self.cx.begin_turn();
         self.cx.engine.peer(self.cx.reactor).mailbox.set_awake();
         self.turn = Turn {
             ready_left: self.cx.lists.ready.len(),

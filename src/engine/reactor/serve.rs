@@ -272,7 +272,11 @@ impl<H: EventHandler> Served<'_, H> {
             return self.close(false);
         }
         match received {
-            Ok(_) => self.on_peer_eof(),
+            Ok(_) => match self.slot.link.take_send_error() {
+                // The kernel has reported the reset to the write, and so not to this read.
+                Some(error) => self.fail(error.into()),
+                None => self.on_peer_eof(),
+            },
             Err(StreamError::WouldBlock) => {
                 self.slot.link.state.on_read_would_block();
             }

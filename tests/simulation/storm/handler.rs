@@ -17,11 +17,11 @@ use fastrand::Rng;
 use super::FIRST_PORT;
 use super::tale::{HEADER, Teller};
 
-pub(super) struct Anything {
+pub(super) struct Anything<const SHOWS: bool> {
     pub(super) rng: Rng,
     /// What a connection's output is limited to.
     pub(super) limit: usize,
-    pub(super) lives: Vec<(Handle<Anything>, Session)>,
+    pub(super) lives: Vec<(Handle<Self>, Session)>,
     pub(super) panics: u64,
     pub(super) opened: u64,
     pub(super) refuses: bool,
@@ -58,7 +58,7 @@ impl Session {
     }
 }
 
-impl Anything {
+impl<const SHOWS: bool> Anything<SHOWS> {
     pub(super) fn new(rng: Rng, limit: usize) -> Self {
         Self {
             rng,
@@ -145,7 +145,7 @@ impl Anything {
 
     /// A request of this connection's own, to all, by way of the mailbox.
     fn broadcasts(&mut self, conn: &Conn<'_, Self>) {
-        let task = |handler: &mut Anything, reactor: &mut Reactor<'_, Anything>| {
+        let task = |handler: &mut Self, reactor: &mut Reactor<'_, Self>| {
             handler.does_anything_to_all(reactor);
         };
         // A mailbox that is full takes none.
@@ -179,9 +179,11 @@ impl Anything {
     }
 }
 
-impl EventHandler for Anything {
+impl<const SHOWS: bool> EventHandler for Anything<SHOWS> {
     type Codec = Raw;
     type Session = Session;
+
+    const HANDLES_PRE_WRITE: bool = SHOWS;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw

@@ -27,11 +27,18 @@ const FIRST_PORT: u16 = 1000;
 
 #[test]
 fn whatever_happens_at_once_every_promise_is_kept() {
-    each_seed(0..1000, |seed| Storm::new(seed).blow());
+    each_seed(0..1000, |seed| {
+        // Large writes leave at once if no `pre_write` has to see them.
+        if seed % 2 == 0 {
+            Storm::<true>::new(seed).blow();
+        } else {
+            Storm::<false>::new(seed).blow();
+        }
+    });
 }
 
-struct Storm {
-    sim: Simulation<Anything>,
+struct Storm<const SHOWS: bool> {
+    sim: Simulation<Anything<SHOWS>>,
     rng: Rng,
     peers: Vec<Peer>,
     /// Requests of other threads, and those that were carried out or dropped.
@@ -49,7 +56,7 @@ impl Drop for Count {
     }
 }
 
-impl Storm {
+impl<const SHOWS: bool> Storm<SHOWS> {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let limit = rng.usize(80 << 10..200 << 10);
@@ -177,7 +184,8 @@ impl Storm {
         let engine = self.sim.engine().clone();
         let count = Count(self.done.clone());
         self.asked += 1;
-        let task = move |handler: &mut Anything, reactor: &mut Reactor<'_, Anything>| {
+        let task = move |handler: &mut Anything<SHOWS>,
+                         reactor: &mut Reactor<'_, Anything<SHOWS>>| {
             let _count = count;
             handler.does_anything_to_all(reactor);
         };
@@ -240,16 +248,20 @@ impl Storm {
             let closed = life.closed.as_ref().expect("on_close was called");
             let received = self.sim.received(peer);
             assert!(
-                life.shown.starts_with(received),
+                !SHOWS || life.shown.starts_with(received),
                 "{id}: something else arrives"
             );
             assert!(
-                closed.bytes_out <= life.shown.len() as u64,
+                !SHOWS || closed.bytes_out <= life.shown.len() as u64,
                 "{id}: not shown"
             );
             if self.sim.ending(peer) == Ending::Finished {
                 let all = (received.len(), closed.bytes_out, closed.unsent);
-                let shown = life.shown.len();
+                let shown = if SHOWS {
+                    life.shown.len()
+                } else {
+                    received.len()
+                };
                 assert_eq!(
                     all,
                     (shown, shown as u64, 0),
