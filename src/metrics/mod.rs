@@ -118,6 +118,9 @@ metric_set! {
         refusals: counter,
         /// Writes refused and connections closed at the outbound limit or at the limit of files.
         overflows: counter,
+        /// Connections without their own limits, because 65,535 other sets of limits were in use on the reactor: a new UDP
+        /// session is refused then, and another connection has the limits of the server.
+        limit_sets_lacking: counter,
         /// Panics in callbacks.
         panics: counter,
     }

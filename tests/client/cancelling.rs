@@ -137,3 +137,18 @@ fn a_connection_that_opens_as_it_is_cancelled_stays_open() {
     running.shutdown();
     assert_eq!((log.opened(), log.failures().len()), (1, 0));
 }
+
+#[test]
+fn a_connect_of_a_callback_is_cancelled_in_the_same_callback() {
+    let mute = MutePort::new();
+    let addr = mute.addr;
+    let (running, log) = start_client(client(1), move |app| {
+        app.on_boot(move |reactor| {
+            let connecting = reactor.connect(addr).expect("is taken");
+            connecting.cancel().expect("is taken");
+        })
+    });
+    is_cancelled(&log, 0);
+    is_quiet(&running);
+    assert_eq!(log.failures().len(), 1);
+}

@@ -337,3 +337,43 @@ fn a_handler_may_connect_from_every_callback() {
     running.shutdown();
     assert_eq!(log.failures().len(), 10);
 }
+
+#[test]
+fn connects_of_a_callback_need_no_room_in_the_mailbox_and_begin_in_order() {
+    let (running, log) = start_client(client(1).mailbox(1), |app| app);
+    let dead = DeadPort::new();
+    let addr = dead.addr;
+    let (tell, told) = mpsc::channel();
+    let ask = move |_: &mut App, reactor: &mut epicycle::Reactor<'_, App>| {
+        for token in 0..200 {
+            let connect = Connect::to(addr).token(token);
+            reactor.connect(connect).expect("is taken");
+        }
+        tell.send(()).expect("is awaited");
+    };
+    running.engine().run_on(0, ask).expect("is taken");
+    told.recv().expect("has asked");
+    eventually("all are told", || log.failures().len() == 200);
+    let tokens: Vec<u64> = log.failures().iter().map(|failed| failed.token).collect();
+    assert_eq!(tokens, (0..200).collect::<Vec<_>>());
+    is_quiet(&running);
+}
+
+#[test]
+fn connects_of_the_last_callbacks_are_answered() {
+    let dead = DeadPort::new();
+    let addr = dead.addr;
+    // Each failure makes another connect, until none is taken any more.
+    let (running, log) = start_client(client(1), move |app| {
+        app.on_connect_failed(move |reactor, _| drop(reactor.connect(addr)))
+    });
+    connect(&running, Connect::to(addr));
+    eventually("some fail", || log.failures().len() > 20);
+    running.shutdown();
+    let last = log.failures().pop().expect("there are some");
+    assert!(
+        matches!(last.error, ConnectError::Stopped),
+        "{}",
+        last.error
+    );
+}

@@ -16,14 +16,10 @@ use crate::util::client::TempPath;
 /// Begins to connect, and keeps the reactor busy until `meanwhile` has happened.
 fn connect_while(running: &Running<App>, connect: Connect, meanwhile: impl FnOnce()) {
     let (done, wait) = channel::<()>();
-    let engine = running.engine().clone();
     let begin = move |_: &mut App, reactor: &mut Reactor<'_, App>| {
         reactor.connect(connect).expect("is taken");
-        // This comes behind the connect, in the same turn.
-        let block = move |_: &mut App, _: &mut Reactor<'_, App>| {
-            let _ = wait.recv();
-        };
-        engine.run_on(0, block).expect("is taken");
+        // This comes behind the beginning of the connect, in the same turn.
+        reactor.defer(move |_, _| drop(wait.recv()));
     };
     running.engine().run_on(0, begin).expect("is taken");
     meanwhile();

@@ -2,9 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
-use epicycle::{Action, CloseReason, Running, Server};
+use epicycle::codec::{CloseCause, Codec, Decoded, FrameError, Stage};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnId, ConnInfo, EventHandler, Outbox, Reactor, Running,
+    Server,
+};
 
 use crate::util::app::{App, Log, local, start, start_either, start_shown};
 use crate::util::client::{Client, shrink};
@@ -399,4 +404,113 @@ fn a_panic_while_booting_is_an_error_of_start() {
         message.contains("reactor 1") && message.contains("on purpose"),
         "{message}"
     );
+}
+
+/// Owes an answer from the first byte on, and panics as its flags say.
+struct Fragile {
+    owed: bool,
+    drains_badly: bool,
+}
+
+impl Codec for Fragile {
+    type Frame<'a> = &'a [u8];
+    const CONVERSES: bool = true;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        if src.is_empty() {
+            return Ok(Decoded::NeedMore { at_least: 1 });
+        }
+        self.owed = true;
+        self.drains_badly = src == b"bad drain";
+        let (consumed, frame) = (src.len(), &*src);
+        Ok(Decoded::Frame { frame, consumed })
+    }
+
+    fn begin_drain(&mut self) {
+        assert!(!self.drains_badly, "on purpose");
+    }
+
+    fn close_notice(&mut self, _: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        dst.put(b"no answer");
+    }
+
+    fn stage(&self) -> Stage {
+        match self.owed {
+            true => Stage::Answering,
+            false => Stage::Idle,
+        }
+    }
+}
+
+/// Never answers. `pre_write` panics for the connections that have asked for it.
+struct Silent(Arc<Mutex<Vec<String>>>);
+
+impl EventHandler for Silent {
+    type Codec = Fragile;
+    /// True if `pre_write` panics.
+    type Session = bool;
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Fragile {
+        Fragile {
+            owed: false,
+            drains_badly: false,
+        }
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<bool> {
+        Some(false)
+    }
+
+    fn react(&mut self, _: &mut Conn<'_, Self>, writes_badly: &mut bool, frame: &[u8]) -> Action {
+        *writes_badly = frame == b"bad write";
+        Action::Continue
+    }
+
+    fn pre_write(&mut self, _: ConnId, writes_badly: &mut bool, _: &[u8]) {
+        assert!(!*writes_badly, "on purpose");
+    }
+
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, _: bool, reason: CloseReason) {
+        self.0.lock().expect("no panics").push(reason.to_string());
+    }
+}
+
+#[test]
+fn panics_while_a_shutdown_drains_end_their_connection_alone() {
+    expect_panics();
+    for (bad, why) in [
+        ("bad drain", "a callback panicked"),
+        ("bad write", "the engine shut down"),
+    ] {
+        let reasons = Arc::new(Mutex::new(Vec::new()));
+        let told = reasons.clone();
+        let server = Server::bind("tcp://127.0.0.1:0")
+            .reactors(1)
+            .drain_deadline(Duration::from_millis(300));
+        let running = server.start(move |_| Silent(told.clone())).expect("starts");
+        let (victim, bystander) = (Client::to(&running), Client::to(&running));
+        victim.send(bad);
+        bystander.send("good");
+        let frames = || running.engine().stats().total().frames;
+        eventually("both have asked", || frames() == 2);
+        let report = thread::scope(|scope| {
+            let stopping = scope.spawn(|| running.shutdown());
+            // It gets its notice although the other one panics first.
+            assert_eq!(bystander.recv(9), b"no answer", "{bad}");
+            let _ = victim.recv_to_any_end();
+            drop((victim, bystander));
+            stopping.join().expect("ends")
+        });
+        let total = report.stats.total();
+        assert_eq!(
+            (total.panics, total.closed, total.connections),
+            (1, 2, 0),
+            "{bad}"
+        );
+        let mut reasons = reasons.lock().expect("no panics").clone();
+        reasons.sort();
+        let mut expected = [why, "the engine shut down"];
+        expected.sort();
+        assert_eq!(reasons, expected, "{bad}");
+    }
 }

@@ -26,6 +26,7 @@ mod http;
 mod http_proxies;
 mod idle;
 mod ledger;
+mod limits;
 mod memory;
 #[cfg(feature = "http")]
 #[path = "../http/origin.rs"]

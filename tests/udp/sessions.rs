@@ -6,10 +6,10 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::codec::Lines;
+use epicycle::codec::{self, LengthField, Lines};
 use epicycle::{
-    AcceptMode, Action, CloseReason, Connect, DetachError, Listen, Origin, PipeError, Running,
-    Server, TimeoutKind, UdpSessions, WriteError,
+    AcceptMode, Action, CloseReason, Conn, ConnInfo, Connect, DetachError, EventHandler, Listen,
+    Origin, PipeError, Running, Server, TimeoutKind, UdpSessions, WriteError,
 };
 
 use crate::peer::Peer;
@@ -583,4 +583,64 @@ fn an_outbound_session_ends_when_nobody_listens() {
     let (_, reason) = log.await_close(0);
     assert!(matches!(*reason, CloseReason::Reset(_)), "{reason}");
     assert_eq!(running.shutdown().stats.total().resets, 1);
+}
+
+codec::one_of! {
+    enum Either {
+        Text(Lines),
+        Messages(LengthField),
+    }
+    enum EitherFrame;
+    impl Encode<&[u8]> for Text | Messages;
+}
+
+/// Echoes lines, and messages once a line has asked for them.
+struct Switches;
+
+impl EventHandler for Switches {
+    type Codec = Either;
+    type Session = ();
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Either {
+        Lines::new().into()
+    }
+
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: EitherFrame<'_>) -> Action {
+        match frame {
+            EitherFrame::Text(b"messages") => {
+                conn.switch(LengthField::default());
+                Action::Continue
+            }
+            EitherFrame::Text(line) => conn.send(line).into(),
+            EitherFrame::Messages(message) => conn.send(message).into(),
+        }
+    }
+}
+
+#[test]
+fn a_datagram_that_is_no_frame_takes_a_session_back_to_its_first_codec() {
+    let running = plain().start(|_| Switches).expect("starts");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    peer.set_read_timeout(Some(LONG)).expect("is set");
+    let addr = running.local_addrs()[0]
+        .as_socket_addr()
+        .expect("an address");
+    peer.connect(addr).expect("connects");
+    let round_trip = |datagram: &[u8]| {
+        peer.send(datagram).expect("sends");
+        let mut back = [0; 64];
+        let n = peer.recv(&mut back).expect("receives");
+        assert_eq!(&back[..n], datagram);
+    };
+    round_trip(b"hello\n");
+    peer.send(b"messages\n").expect("sends");
+    round_trip(b"\0\0\0\x02hi");
+    // It ends within a message.
+    peer.send(b"\0\0\0\x09hi").expect("sends");
+    round_trip(b"hello\n");
+    assert_eq!(running.engine().connections(), 1);
 }

@@ -84,8 +84,9 @@ impl<H: EventHandler> Context<H> {
     pub(crate) fn begin_drain(&mut self, state: &mut ConnState, codec: &mut H::Codec) {
         if !state.is_draining() {
             state.begin_drain();
-            codec.begin_drain();
+            // Counted before the codec is called, which may panic.
             self.draining += 1;
+            codec.begin_drain();
         }
     }
 

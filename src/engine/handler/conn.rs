@@ -162,7 +162,8 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// The codec of a handler is one type, so this is for codecs that are [one of several](crate::codec::one_of), or that
     /// begin anew. The input behind the frame in hand goes to the new codec, as does the end of the peer's stream if the
     /// handler does not know of it yet. Output that was written stays and is sent first. The new codec owes and awaits no
-    /// answer; an [`Answer`](crate::Answer) to a request of the old one has no effect.
+    /// answer; an [`Answer`](crate::Answer) to a request of the old one has no effect. A UDP session loses the new codec with the
+    /// first datagram that is no frame of it: see [`codec`](EventHandler::codec).
     pub fn switch(&mut self, codec: impl Into<H::Codec>) {
         let old = mem::replace(self.codec, codec.into());
         self.switched(old);

@@ -150,10 +150,28 @@ impl<H: EventHandler> Engine<H> {
         reactor: usize,
         connect: impl Into<Connect>,
     ) -> Result<Connecting<H>, ConnectError> {
+        let (id, connect, to) = self.prepare(connect.into())?;
+        self.request(reactor, Command::Connect(id, connect, to))?;
+        Ok(self.connecting(id, reactor))
+    }
+
+    /// Returns the handle of a requested connection.
+    pub(super) fn connecting(&self, id: DialId, reactor: usize) -> Connecting<H> {
+        Connecting {
+            id,
+            reactor,
+            engine: self.clone(),
+        }
+    }
+
+    /// Checks a connect, and gives it its identifier.
+    pub(super) fn prepare(
+        &self,
+        mut connect: Connect,
+    ) -> Result<(DialId, Connect, Endpoint), ConnectError> {
         if !self.takes_connects() {
             return Err(ConnectError::Stopped);
         }
-        let mut connect = connect.into();
         connect
             .check(&self.shared().limits)
             .map_err(ConnectError::Option)?;
@@ -167,12 +185,7 @@ impl<H: EventHandler> Engine<H> {
             check_tls(tls, &to)?;
         }
         let id = DialId(self.shared().next_dial.fetch_add(1, Ordering::Relaxed));
-        self.request(reactor, Command::Connect(id, connect, to))?;
-        Ok(Connecting {
-            id,
-            reactor,
-            engine: self.clone(),
-        })
+        Ok((id, connect, to))
     }
 
     /// Takes over a connected stream socket, TCP or Unix (also one of [records](crate::Endpoint#records)), on the reactors in rotation.

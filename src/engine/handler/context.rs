@@ -13,7 +13,7 @@ use std::time::Duration;
 use mio::{Poll, Token};
 
 use super::{Completion, Conn, Detached, Engine, EventHandler, Reactor, WriteError};
-use crate::addr::Addr;
+use crate::addr::{Addr, Endpoint};
 use crate::buf::outbox::Arena;
 use crate::buf::pool::BufferPool;
 use crate::clock::{Clock, TICKS};
@@ -22,7 +22,7 @@ use crate::engine::conn::limit_sets::{LimitSets, SERVER};
 use crate::engine::conn::limits::{Budgets, ConnLimits, Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
-use crate::engine::connect::DialId;
+use crate::engine::connect::{Connect, DialId};
 use crate::engine::listen::handshakes::{Handshakes, counted_as};
 use crate::engine::listen::listeners::Accepted;
 use crate::engine::listen::profile::{KnownProfiles, ListenProfile};
@@ -308,6 +308,8 @@ pub(crate) struct Lists {
     pub(crate) closed: Vec<u32>,
     /// The results of the connections that this side made.
     pub(crate) outcomes: VecDeque<(ConnId, Outcome)>,
+    /// The outbound connections that callbacks have asked for.
+    pub(crate) dials: VecDeque<(DialId, Connect, Endpoint)>,
     /// Slots whose sockets leave the engine, with the received input that was not handled.
     pub(crate) detached: Vec<(u32, Detach, Vec<u8>)>,
     /// Slots on whose sockets TLS begins at the end of the turn. One may be there twice.
@@ -419,16 +421,32 @@ impl<H: EventHandler> Context<H> {
         };
         let profile = self.profiles.get(listener, &self.engine.shared().profiles);
         let limits = profile.and_then(|profile| profile.limits.as_ref());
-        limits
-            .and_then(|limits| self.limits.acquire(limits))
-            .unwrap_or(SERVER)
+        let Some(limits) = limits else {
+            return SERVER;
+        };
+        let number = self.limits.acquire(limits);
+        number.or_else(|| self.lacks_limit_set()).unwrap_or(SERVER)
+    }
+
+    /// Records that a connection has to do without its own limits, because too many different ones are in use.
+    #[cold]
+    fn lacks_limit_set(&self) -> Option<u16> {
+        self.metrics.limit_sets_lacking.add(1);
+        log::warn!(
+            target: "epicycle::conn",
+            "reactor {}: a connection goes without its own limits, as 65,535 other sets of limits are in use; use fewer \
+             different ones",
+            self.reactor
+        );
+        None
     }
 
     /// Returns the number of the limits that differ from the server's as `own` says. Returns `None` if there are too many
     /// different limits, or if these cannot work.
     pub(crate) fn acquire_over_server(&mut self, own: &ConnLimits) -> Option<u16> {
         let limits = own.over(self.limits.server()).ok()?;
-        self.limits.acquire(&limits)
+        let number = self.limits.acquire(&limits);
+        number.or_else(|| self.lacks_limit_set())
     }
 
     /// Returns the number of the limits for a new UDP session, and counts it as one that uses them. `idle` replaces the idle
@@ -439,7 +457,8 @@ impl<H: EventHandler> Context<H> {
         idle: Option<u64>,
     ) -> Option<u16> {
         let idle = idle.unwrap_or(limits.idle);
-        self.limits.acquire(&session_limits(limits, idle))
+        let number = self.limits.acquire(&session_limits(limits, idle));
+        number.or_else(|| self.lacks_limit_set())
     }
 
     /// Gives the limits of a connection that ends back.

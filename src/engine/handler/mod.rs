@@ -118,7 +118,9 @@ pub trait EventHandler: Sized + 'static {
     ///
     /// It is called before the TLS handshake. If both sides have agreed on a protocol there, it is called again, and the new
     /// codec takes the place of the first: [`info.alpn()`](ConnInfo::alpn) is then known. Of a UDP session it is also called
-    /// after a datagram that is not a frame.
+    /// after a datagram that is not a frame, since the old codec may be amid that frame. The new one takes the place also of a
+    /// codec that the session had [switched](Conn::switch) to: keep the choice by the [peer](ConnInfo::peer_addr) if it has to
+    /// last.
     fn codec(&mut self, info: &ConnInfo<'_>) -> Self::Codec;
 
     /// Called before the reactor runs. No connection opens before this.

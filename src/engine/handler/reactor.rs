@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::context::{Connections, Context, Slot, Timer};
 use super::{Conn, Connecting, Engine, EventHandler, Udp};
 use crate::engine::connect::{Connect, ConnectError};
-use crate::engine::slots::ConnId;
+use crate::engine::slots::{ConnId, MAX_SLOTS};
 
 /// A reactor, as received by callbacks that belong to no single connection.
 pub struct Reactor<'a, H: EventHandler> {
@@ -100,13 +100,22 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
         taken
     }
 
-    /// Makes an outbound connection on this reactor, as [`Engine::connect`] does.
+    /// Makes an outbound connection on this reactor, as [`Engine::connect`] does, and without a place in the mailbox. The
+    /// attempt begins after this callback, in the order of the calls. So a server that refuses it is told later, by
+    /// [`on_connect_failed`](EventHandler::on_connect_failed), as is a reactor without a free slot.
     ///
     /// # Errors
     ///
-    /// As for [`Engine::connect`].
+    /// As for [`Engine::connect`]. [`ConnectError::MailboxFull`] only if as many connects wait to begin as a reactor can have
+    /// connections (4,194,304).
     pub fn connect(&mut self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
-        self.cx.engine.connect_on(self.cx.reactor, connect)
+        let (id, connect, to) = self.cx.engine.prepare(connect.into())?;
+        let waiting = &mut self.cx.lists.dials;
+        if waiting.len() >= MAX_SLOTS {
+            return Err(ConnectError::MailboxFull);
+        }
+        waiting.push_back((id, connect, to));
+        Ok(self.cx.engine.connecting(id, self.cx.reactor))
     }
 
     /// Returns this reactor's UDP socket of a listener. Listeners are counted from 0, in the order in which they were

@@ -15,6 +15,8 @@ use crate::engine::listen::listeners::ListenerChange;
 
 impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
+        // A request to cancel one of them may be in the mailbox.
+        self.begin_dials();
         if self.turn.drain_mailbox {
             self.turn.drain_mailbox = false;
             // The mailbox's bound holds only if no more is taken before the last batch is done.
@@ -37,7 +39,6 @@ impl<H: EventHandler> EventLoop<H> {
             };
             self.run_command(command);
             if let Some(id) = written {
-                self.turn.serving = id.slot();
                 self.with_slot(id.slot(), |served, _| {
                     if served.slot.link.state.id == id {
                         served.flush_much();
@@ -85,6 +86,7 @@ impl<H: EventHandler> EventLoop<H> {
             }
             Command::Close(id) => {
                 if let Some(mut slot) = connections.get(id) {
+                    self.turn.serving = id.slot();
                     let Slot { link, codec, .. } = &mut *slot;
                     cx.begin_close(link, codec, CloseReason::Local);
                 }
@@ -224,17 +226,8 @@ impl<H: EventHandler> EventLoop<H> {
                 return;
             };
             self.next_to_close = Some(next + 1);
-            let cx = &mut self.cx;
-            if let Some(mut slot) = self.connections.at(next) {
-                let Slot { link, codec, .. } = &mut *slot;
-                if is_awaited(&link.state, codec) {
-                    cx.begin_drain(&mut link.state, codec);
-                } else if self.stage == ShutdownStage::Draining || !is_connecting(&link.state) {
-                    cx.begin_close(link, codec, CloseReason::Shutdown);
-                    Served::new(&mut self.handler, &mut slot, cx, &self.connections)
-                        .shorten_fin_wait();
-                }
-            }
+            let closes_attempts = self.stage == ShutdownStage::Draining;
+            self.with_slot(next, |served, _| served.close_unawaited(closes_attempts));
             if self.cx.buffers.arena.is_full() {
                 self.flush_all();
             }
@@ -274,7 +267,7 @@ impl<H: EventHandler> EventLoop<H> {
                 other => self.guarded("dropped request", |_| drop(other)),
             }
         }
-        while !self.dials.are_reported() {
+        while !self.dials.are_reported() || !self.cx.lists.dials.is_empty() {
             self.guarded("callback", Self::follow_dials);
         }
         // Those that the last callbacks have deferred. What they defer themselves is dropped.
@@ -299,6 +292,17 @@ impl<H: EventHandler> EventLoop<H> {
 }
 
 impl<H: EventHandler> Served<'_, H> {
+    /// Begins to close a connection because of a shutdown, unless somebody waits for an answer on it.
+    fn close_unawaited(&mut self, closes_attempts: bool) {
+        let Slot { link, codec, .. } = &mut *self.slot;
+        if is_awaited(&link.state, codec) {
+            self.cx.begin_drain(&mut link.state, codec);
+        } else if closes_attempts || !is_connecting(&link.state) {
+            self.begin_close(CloseReason::Shutdown);
+            self.shorten_fin_wait();
+        }
+    }
+
     /// Ends a connection because the server's drain deadline has expired.
     fn force(&mut self) {
         if is_owed(&self.slot.link.state, &self.slot.codec) && self.slot.link.state.is_open() {

@@ -247,7 +247,12 @@ impl<H: EventHandler> EventLoop<H> {
             return None;
         }
         self.make_room(index);
-        self.open_session(index, peer)
+        let opened = self.open_session(index, peer);
+        if let Err(reason) = opened {
+            self.cx.metrics.refused.add(1);
+            log::debug!(target: "epicycle::udp", "{peer} refused: {reason}");
+        }
+        opened.ok().flatten()
     }
 
     /// Checks that a peer without a session may have one. The handler decides last, and receives the first datagram.
@@ -314,11 +319,16 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
-    /// Opens a session for a peer. Returns its slot.
-    fn open_session(&mut self, index: usize, peer: SocketAddr) -> Option<usize> {
-        let port = self.cx.udp_sockets.get(index)?;
+    /// Opens a session for a peer. Returns its slot, or `None` if the refusal is counted already.
+    fn open_session(
+        &mut self,
+        index: usize,
+        peer: SocketAddr,
+    ) -> Result<Option<usize>, &'static str> {
+        const CLOSED: &str = "the socket is closed";
+        let port = self.cx.udp_sockets.get(index).ok_or(CLOSED)?;
         let Delivery::Sessions(sessions) = &port.delivery else {
-            return None;
+            return Err(CLOSED);
         };
         let origin = Origin::Accepted {
             listener: sessions.listener,
@@ -333,23 +343,24 @@ impl<H: EventHandler> EventLoop<H> {
         let profile = self.cx.profile(origin);
         let own = profile.and_then(|profile| profile.limits.clone());
         let limits = own.unwrap_or_else(|| self.cx.limits.server().clone());
-        let limits = self.cx.acquire_session_limits(&limits, Some(idle))?;
+        let limits = self.cx.acquire_session_limits(&limits, Some(idle));
+        let limits = limits.ok_or("too many different limits are in use")?;
         let load = &self.cx.engine.peer(self.cx.reactor).load;
         load.fetch_add(1, Ordering::Relaxed);
         let id = self.connections.next_id();
         let mut state = ConnState::new(id, Addr::Ip(peer), origin, self.cx.time.moment());
         state.set_datagram();
         state.set_limits(limits);
-        let slot = self.watch(stream, state).ok()?;
+        let Ok(slot) = self.watch(stream, state) else {
+            return Ok(None);
+        };
         if let Some(port) = self.cx.udp_sockets.get_mut(index)
             && let Delivery::Sessions(sessions) = &mut port.delivery
         {
             sessions.insert(peer, slot);
         }
-        self.turn.serving = slot;
         self.with_slot(slot, |served, _| served.call_on_open());
-        self.turn.serving = NOBODY;
-        Some(slot)
+        Ok(Some(slot))
     }
 
     /// Makes a session over its own socket, which is connected to `peer`. It opens in the next turn.

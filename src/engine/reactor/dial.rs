@@ -141,6 +141,22 @@ impl Dial {
 }
 
 impl<H: EventHandler> EventLoop<H> {
+    /// Begins to make the connections that callbacks have asked for.
+    #[inline]
+    pub(super) fn begin_dials(&mut self) {
+        if !self.cx.lists.dials.is_empty() {
+            self.begin_waiting_dials();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn begin_waiting_dials(&mut self) {
+        while let Some((id, connect, to)) = self.cx.lists.dials.pop_front() {
+            self.dial(id, connect, to);
+        }
+    }
+
     /// Begins to make a connection.
     pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: Endpoint) {
         let dial = Dial {
@@ -453,6 +469,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Handles the results of the connections that this side made.
     #[inline]
     pub(super) fn follow_dials(&mut self) {
+        self.begin_dials();
         if !self.cx.lists.outcomes.is_empty() || !self.dials.failed.is_empty() {
             self.follow_outcomes();
         }

@@ -248,6 +248,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn is_done(&self) -> bool {
         self.stage == ShutdownStage::Draining
             && self.connections.len() == 0
+            && self.cx.lists.dials.is_empty()
             && self.cx.lists.outcomes.is_empty()
             && self.dials.are_reported()
     }
@@ -339,6 +340,7 @@ impl<H: EventHandler> EventLoop<H> {
             || !self.cx.deferred.is_empty()
             || self.cx.wants_turn_end
             || !self.commands.is_empty()
+            || !self.cx.lists.dials.is_empty()
             || !self.cx.lists.outcomes.is_empty()
             || !self.dials.are_reported()
             || self.next_to_close.is_some()
@@ -446,19 +448,23 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Calls `serve` with the connection in a slot and the scratch buffer. Does nothing if there is no connection.
     #[inline]
+    /// Serves the connection in a slot. If that panics, the connection is closed.
     fn with_slot(&mut self, index: usize, serve: impl FnOnce(&mut Served<'_, H>, &mut [u8])) {
         let Self {
             handler,
             connections,
             cx,
             scratch,
+            turn,
             ..
         } = self;
         if let Some(mut slot) = connections.at(index) {
+            turn.serving = index;
             serve(
                 &mut Served::new(handler, &mut slot, cx, connections),
                 scratch,
             );
+            turn.serving = NOBODY;
         }
     }
 
@@ -469,7 +475,6 @@ impl<H: EventHandler> EventLoop<H> {
                 break;
             };
             let index = index as usize;
-            self.turn.serving = index;
             self.with_slot(index, |served, scratch| {
                 served.slot.link.state.dequeue();
                 let budget = Budget::new(served.cx.budgets);
@@ -575,13 +580,11 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Fires a timer of the application on a connection.
     fn fire_timer(&mut self, id: ConnId, token: u64) {
-        self.turn.serving = id.slot();
         self.with_slot(id.slot(), |served, _| {
             if served.slot.link.state.id == id {
                 served.fire_timer(token);
             }
         });
-        self.turn.serving = NOBODY;
     }
 
     fn run_tick(&mut self) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mio::Token;
 use mio::unix::SourceFd;
 
-use super::{EventLoop, NOBODY, ShutdownStage};
+use super::{EventLoop, ShutdownStage};
 #[cfg(feature = "proxy-protocol")]
 use crate::addr::Addr;
 use crate::clock::millis;
@@ -48,14 +48,12 @@ impl<H: EventHandler> EventLoop<H> {
         let Ok(slot) = self.watch(stream, state) else {
             return;
         };
-        self.turn.serving = slot;
         self.with_slot(slot, |served, _| {
             match served.slot.link.state.is_opening() {
                 true => served.set_alarm(),
                 false => served.call_on_open(),
             }
         });
-        self.turn.serving = NOBODY;
     }
 
     /// Makes the stream, and finds out which steps come before `on_open`.

@@ -43,21 +43,21 @@ impl<H: EventHandler> EventLoop<H> {
                     {
                         let name = slot.link.state.name();
                         log::debug!(target: "epicycle::conn", "{name}: cannot be joined: {error}");
+                        self.turn.serving = id.slot();
                         let Slot { link, codec, .. } = &mut *slot;
                         cx.begin_close(link, codec, CloseReason::Pipe);
                     }
                 }
-                Some(PipeTask::Move(id)) => {
-                    self.forward_both_ways(id);
-                    self.turn.serving = NOBODY;
-                }
+                Some(PipeTask::Move(id)) => self.forward_both_ways(id),
                 Some(PipeTask::Ended { survivor, broken }) => {
                     if let Some(mut slot) = self.connections.get(survivor) {
+                        self.turn.serving = survivor.slot();
                         end_partner(&mut slot, &mut self.cx, broken);
                     }
                 }
                 None => break,
             }
+            self.turn.serving = NOBODY;
         }
     }
 
