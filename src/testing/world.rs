@@ -45,7 +45,7 @@ use crate::workers::{PoolBuilder, SimulatedWorkers, TakenJob, WorkerPool};
 ///   and in real time.
 /// - [`Engine::listen`] and multicast. They return an error, or concern the real network.
 /// - [Adopted](Engine::adopt) sockets. They never have events.
-/// - [`Conn::detach`](crate::Conn::detach). It returns an error.
+/// - [`Conn::detach`](crate::Conn::detach) and [Unix sockets of records](crate::Endpoint#records). They return an error.
 pub struct World {
     network: Network,
     stand_in: Arc<StandIn>,
