@@ -19,7 +19,9 @@ fn connect_while(running: &Running<App>, connect: Connect, meanwhile: impl FnOnc
     let begin = move |_: &mut App, reactor: &mut Reactor<'_, App>| {
         reactor.connect(connect).expect("is taken");
         // This comes behind the beginning of the connect, in the same turn.
-        reactor.defer(move |_, _| drop(wait.recv()));
+        reactor.defer(move |_, _| {
+            let _ = wait.recv();
+        });
     };
     running.engine().run_on(0, begin).expect("is taken");
     meanwhile();
