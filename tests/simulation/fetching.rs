@@ -281,7 +281,9 @@ fn fetched(seed: u64, breaks: bool) -> u64 {
     let mut world = World::new(seed, link).expect("a world");
     let seen = Seen::default();
     let (theirs, origin_seed) = (seen.clone(), rng.u64(..));
-    let server = Server::bind("tcp://:80").idle_timeout(Duration::from_millis(rng.u64(50..5000)));
+    // With a shorter one, it may close a fresh connection before the request has crossed a slow link.
+    let idle = Duration::from_millis(rng.u64(1000..5000));
+    let server = Server::bind("tcp://:80").idle_timeout(idle);
     let origin = world.start(ORIGIN, server, move |_| Origin {
         seen: theirs.clone(),
         rng: Rng::with_seed(origin_seed),

@@ -232,15 +232,19 @@ impl Network {
             rng.shuffle(&mut due);
             batch = rng.usize(1..=batch);
         }
-        changed.extend(due.drain(batch..));
         let mut events = Vec::with_capacity(batch);
-        for source in due {
-            let ready = match source {
-                Source::Wire(number) => wires[number].take_readiness(),
-                Source::Datagrams(number) => sockets[number].take_readiness(),
-            };
-            events.extend(ready);
+        let mut due = due.into_iter();
+        // A batch of which nobody waits for anything is no reason to return, and no event would follow for the rest.
+        while events.is_empty() && due.len() > 0 {
+            for source in due.by_ref().take(batch) {
+                let ready = match source {
+                    Source::Wire(number) => wires[number].take_readiness(),
+                    Source::Datagrams(number) => sockets[number].take_readiness(),
+                };
+                events.extend(ready);
+            }
         }
+        changed.extend(due);
         for event in &events {
             let bits = usize::from(event.readable)
                 | usize::from(event.writable) << 1
