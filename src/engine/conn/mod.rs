@@ -853,28 +853,22 @@ impl ConnState {
         }
     }
 
-    /// Ends it and returns the buffers to the pool. The results are for `on_close`.
+    /// Ends it and returns the buffers to the pool. Returns the reason for `on_close`.
     ///
-    /// `now` and `at` are the same moment. The first reason counts. `last` is the reason of this end, used if there
-    /// is no earlier one.
+    /// The first reason counts. `last` is the reason of this end, used if there is no earlier one.
     pub(crate) fn finish(
         &mut self,
-        now: u64,
-        at: Instant,
         last: Option<CloseReason>,
         buffers: &mut BufferPool,
-    ) -> (Closed, CloseReason) {
+    ) -> CloseReason {
         self.flags.set_phase(Phase::Closed);
-        let closed = self.account(now, at);
         self.out.clear(buffers);
         self.inbox.clear(buffers);
-        let default = if self.has(Flags::PEER_EOF) {
-            CloseReason::Peer
-        } else {
-            CloseReason::Local
-        };
-        let first = self.reason.take().map(|reason| *reason);
-        let reason = first.or(last).unwrap_or(default);
-        (closed, reason)
+        match (self.reason.take(), last) {
+            (Some(first), _) => *first,
+            (None, Some(last)) => last,
+            (None, None) if self.has(Flags::PEER_EOF) => CloseReason::Peer,
+            (None, None) => CloseReason::Local,
+        }
     }
 }

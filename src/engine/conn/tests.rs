@@ -157,7 +157,8 @@ fn an_abort_wins_over_a_drain_and_keeps_its_reason() {
     bench.close(0);
     bench.state.abort(CloseReason::Aborted);
     assert_eq!(bench.state.next_step(), Step::Reset);
-    let (closed, reason) = bench.state.finish(3, Instant::now(), None, &mut bench.pool);
+    let closed = bench.state.account(3, Instant::now());
+    let reason = bench.state.finish(None, &mut bench.pool);
     assert!(matches!(reason, CloseReason::Local));
     assert_eq!(closed.unsent, 10);
     assert_eq!(bench.pool.lent(), 0, "its buffers are back");

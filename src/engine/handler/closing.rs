@@ -398,13 +398,13 @@ impl<H: EventHandler> Served<'_, H> {
     /// Takes the next step that the connection's state asks for.
     pub(crate) fn take_next_step(&mut self) {
         if let Some(reason) = self.slot.link.state.take_early_reason() {
-            let closed = self
+            let mut closed = self
                 .slot
                 .link
                 .state
                 .account(self.cx.time.now(), self.cx.time.turn_at());
             self.cx.set_closed(closed.id);
-            self.notify_closed(closed, reason);
+            self.notify_closed(&mut closed, reason);
         }
         let link = &mut self.slot.link;
         let mut step = link.state.next_step();
@@ -513,13 +513,10 @@ impl<H: EventHandler> Served<'_, H> {
             .extras
             .as_mut()
             .and_then(|extras| extras.refused.take());
-        let (mut closed, reason) = link.state.finish(
-            self.cx.time.now(),
-            self.cx.time.turn_at(),
-            last_reason,
-            &mut self.cx.buffers.pool,
-        );
+        let time = &self.cx.time;
+        let mut closed = link.state.account(time.now(), time.turn_at());
         closed.refused = refused;
+        let reason = link.state.finish(last_reason, &mut self.cx.buffers.pool);
         let lost = reset || closed.unsent + link.stream.unsent() > 0;
         self.cx.set_closed(closed.id);
         self.cx.release(&link.state, &closed.peer);
@@ -537,13 +534,13 @@ impl<H: EventHandler> Served<'_, H> {
         self.cx.release_limits(&mut link.state);
         let id = closed.id;
         if !link.state.is_close_notified() {
-            self.notify_closed(closed, reason);
+            self.notify_closed(&mut closed, reason);
         }
         self.cx.forget_proxied(id);
     }
 
     /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.
-    fn notify_closed(&mut self, mut closed: Closed, reason: CloseReason) {
+    fn notify_closed(&mut self, closed: &mut Closed, reason: CloseReason) {
         let Link { stream, state, .. } = &mut self.slot.link;
         log::debug!(target: "epicycle::conn", "{}: {reason}", state.name());
         let is_outbound = matches!(state.origin(), Origin::Connected { .. });
@@ -559,7 +556,7 @@ impl<H: EventHandler> Served<'_, H> {
                 return;
             }
             if let origin @ Origin::Adopted { .. } = state.origin() {
-                let (id, peer) = (closed.id, closed.peer);
+                let (id, peer) = (closed.id, closed.peer.clone());
                 let outcome = Outcome::NotAdopted {
                     peer,
                     origin,
@@ -585,7 +582,7 @@ impl<H: EventHandler> Served<'_, H> {
             self.cx.forget_proxied(closed.id);
             let mut reactor = Reactor::new(self.connections, self.cx);
             self.handler
-                .on_close(&mut reactor, &closed, session, reason);
+                .on_close(&mut reactor, closed, session, reason);
         }
     }
 }
