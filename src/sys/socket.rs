@@ -497,14 +497,9 @@ pub(crate) fn to_addr(addr: &SockAddr) -> Addr {
 }
 
 /// Converts an address. The IPv4 peer of a dual-stack listener gets its IPv4 address.
-fn from_ip(addr: SocketAddr) -> Addr {
-    Addr::Ip(match addr {
-        SocketAddr::V4(_) => addr,
-        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
-            Some(v4) => (v4, v6.port()).into(),
-            None => addr,
-        },
-    })
+fn from_ip(mut addr: SocketAddr) -> Addr {
+    addr.set_ip(addr.ip().to_canonical());
+    Addr::Ip(addr)
 }
 
 /// Restricts a socket to one network interface.

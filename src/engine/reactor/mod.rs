@@ -260,7 +260,7 @@ impl<H: EventHandler> EventLoop<H> {
             if self.spin(events, timeout) {
                 return self.enter_turn(timeout);
             }
-            timeout = self.timeout();
+            timeout = self.timeout_after_spin();
         }
         let limit = timeout.map(|timeout| self.limit(timeout));
         if let Err(error) = self.cx.poll.poll(events, limit)
@@ -301,7 +301,9 @@ impl<H: EventHandler> EventLoop<H> {
             self.run_deferred();
         }
         self.flush_udp_sockets();
-        self.flush_all();
+        if !self.cx.lists.dirty.is_empty() {
+            self.flush_all();
+        }
         self.free_closed();
         self.account();
     }
@@ -332,7 +334,14 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn timeout_after_spin(&mut self) -> Option<Duration> {
+        self.timeout()
+    }
+
     /// Returns the time to sleep, which is zero while there is something to do.
+    #[inline(always)]
     fn timeout(&mut self) -> Option<Duration> {
         let mailbox = &self.cx.engine.peer(self.cx.reactor).mailbox;
         if !self.cx.lists.ready.is_empty()
