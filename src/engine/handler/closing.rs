@@ -581,8 +581,7 @@ impl<H: EventHandler> Served<'_, H> {
             // Not left to `end` alone, since `on_close` may panic.
             self.cx.forget_proxied(closed.id);
             let mut reactor = Reactor::new(self.connections, self.cx);
-            self.handler
-                .on_close(&mut reactor, closed, session, reason);
+            self.handler.on_close(&mut reactor, closed, session, reason);
         }
     }
 }

@@ -168,11 +168,9 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has no free slot for another connection",
             ));
         }
-        let for_room = state.needs_room_event();
-        if for_room {
-            state.set_watches_room();
-        }
-        stream.watch(self.cx.poll.registry(), Token(state.id.slot()), for_room)?;
+        // Registered for input alone, two seeds of the simulation end with output that is never sent.
+        state.set_watches_room();
+        stream.watch(self.cx.poll.registry(), Token(state.id.slot()), true)?;
         // A panic of the codec must not spoil the count of connections.
         let made = AssertUnwindSafe(|| self.cx.make_codec(&mut self.handler, stream, state));
         catch_unwind(made).map_err(|panic| {
