@@ -15,7 +15,12 @@ use epicycle::rpc::{Peer, Router, Status};
 #[derive(Parser)]
 struct Flags {
     /// The address to listen on: tcp://HOST:PORT or unix://PATH
-    #[arg(long, value_name = "ADDR", default_value = "tcp://:9090")]
+    #[arg(
+        long,
+        alias = "addr",
+        value_name = "ADDR",
+        default_value = "tcp://:9090"
+    )]
     listen: Endpoint,
     /// The protocol. A 4 means the dialect of Teleport v4.0.0
     #[arg(long, value_enum, default_value = "raw")]

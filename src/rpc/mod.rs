@@ -31,6 +31,7 @@ mod deferred;
 mod dials;
 mod handler;
 mod outgoing;
+mod paths;
 mod peer;
 mod reply;
 mod responder;

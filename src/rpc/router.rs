@@ -1,12 +1,11 @@
 //! The routes of a peer: which handler takes which message.
 
 use std::any::type_name;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
 use super::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
+use super::paths::Paths;
 use super::responder::{ReplyToken, Responder};
 use super::tasks::Answering;
 use super::wire::{DecodeBody, EncodeBody, Kind, Status};
@@ -65,8 +64,8 @@ pub struct RouteInfo {
 /// The handlers by path.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) calls: HashMap<Arc<str>, CallHandler>,
-    pub(super) pushes: HashMap<Arc<str>, PushHandler>,
+    pub(super) calls: Paths<CallHandler>,
+    pub(super) pushes: Paths<PushHandler>,
     pub(super) unknown_call: Option<CallHandler>,
     pub(super) unknown_push: Option<PushHandler>,
 }
@@ -228,14 +227,10 @@ impl Router {
 
     fn add_call<A, R>(&mut self, path: &str, handler: CallHandler) {
         let path = self.path(path);
-        match self.table.calls.entry(path.clone()) {
-            Entry::Vacant(vacant) => vacant.insert(handler),
-            Entry::Occupied(_) => {
-                return self
-                    .faults
-                    .push(format!("there are two handlers of calls to {path}"));
-            }
-        };
+        if !self.table.calls.insert(&path, handler) {
+            let fault = format!("there are two handlers of calls to {path}");
+            return self.faults.push(fault);
+        }
         self.infos.push(RouteInfo {
             kind: Kind::Call,
             path,
@@ -308,14 +303,10 @@ impl Router {
 
     fn add_push<A>(&mut self, path: &str, handler: PushHandler) {
         let path = self.path(path);
-        match self.table.pushes.entry(path.clone()) {
-            Entry::Vacant(vacant) => vacant.insert(handler),
-            Entry::Occupied(_) => {
-                return self
-                    .faults
-                    .push(format!("there are two handlers of pushes to {path}"));
-            }
-        };
+        if !self.table.pushes.insert(&path, handler) {
+            let fault = format!("there are two handlers of pushes to {path}");
+            return self.faults.push(fault);
+        }
         self.infos.push(RouteInfo {
             kind: Kind::Push,
             path,

@@ -449,23 +449,20 @@ impl Sessions {
 }
 
 thread_local! {
-    static LOOP: Loop = const { Loop { current: Cell::new(None), work: RefCell::new(VecDeque::new()) } };
+    /// The reactor whose callback runs on this thread: its peer, by its address, and its number.
+    static CURRENT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
+    /// True if there is work. Unlike the queue it needs no destructor, so that a look at it is cheap.
+    static HAS_WORK: Cell<bool> = const { Cell::new(false) };
+    static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
 }
 
 /// What a callback on this thread has given its reactor to do.
-pub(super) enum Work {
-    Order(ConnId, Order),
-    Poll(Arc<TaskWaker>),
-}
-
-/// The reactor whose callback runs on this thread.
 ///
 /// An order for a session of this reactor does not go through the mailbox. It is carried out when the handler returns and
 /// before its reply is sent, so that messages leave in the order in which they were sent.
-struct Loop {
-    /// The peer, by its address, and the number of the reactor.
-    current: Cell<Option<(usize, usize)>>,
-    work: RefCell<VecDeque<Work>>,
+pub(super) enum Work {
+    Order(ConnId, Order),
+    Poll(Arc<TaskWaker>),
 }
 
 /// Marks this thread as a reactor's as long as it exists.
@@ -473,31 +470,39 @@ pub(super) struct Entered(Option<(usize, usize)>);
 
 pub(super) fn enter(peer: &Arc<Shared>, reactor: usize) -> Entered {
     let this = Some((Arc::as_ptr(peer) as usize, reactor));
-    Entered(LOOP.with(|here| here.current.replace(this)))
+    Entered(CURRENT.replace(this))
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        LOOP.with(|here| here.current.set(self.0));
+        CURRENT.set(self.0);
     }
 }
 
 /// Returns true if this thread runs a callback of a peer.
 pub(super) fn is_on_loop() -> bool {
-    LOOP.with(|here| here.current.get().is_some())
+    CURRENT.get().is_some()
 }
 
 fn is_loop_of(peer: &Arc<Shared>, reactor: usize) -> bool {
-    let this = Some((Arc::as_ptr(peer) as usize, reactor));
-    LOOP.with(|here| here.current.get() == this)
+    CURRENT.get() == Some((Arc::as_ptr(peer) as usize, reactor))
 }
 
 /// Has work done before the callback on this thread returns to the reactor.
 pub(super) fn give(work: Work) {
-    LOOP.with(|here| here.work.borrow_mut().push_back(work));
+    WORK.with_borrow_mut(|queue| queue.push_back(work));
+    HAS_WORK.set(true);
+}
+
+/// Returns true if a callback on this thread has given work.
+#[inline]
+pub(super) fn has_work() -> bool {
+    HAS_WORK.get()
 }
 
 /// Takes the oldest piece of work that a callback on this thread has given.
 pub(super) fn next_work() -> Option<Work> {
-    LOOP.with(|here| here.work.borrow_mut().pop_front())
+    let work = WORK.with_borrow_mut(VecDeque::pop_front);
+    HAS_WORK.set(work.is_some());
+    work
 }

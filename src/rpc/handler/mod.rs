@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::replies::{obey, send_reply};
+use self::replies::{fail_reply, obey};
 use super::calls::Calls;
 use super::codec::{ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
@@ -22,7 +22,9 @@ use super::outgoing::Waiter;
 use super::peer::{Inner, PeerEngine};
 use super::reply::local;
 use super::router::Table;
-use super::session::{Counters, Order, Session, Target, TaskWaker, Work, enter, give, next_work};
+use super::session::{
+    Counters, Order, Session, Target, TaskWaker, Work, enter, give, has_work, next_work,
+};
 use super::tasks::{Finished, Tasks};
 use super::wire::{Dialect, Kind, Message, Status, code};
 use crate::addr::Addr;
@@ -174,13 +176,17 @@ impl EventHandler for PeerHandler {
     ) -> Action {
         let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
         let action = match message.kind {
-            Kind::Call => self.on_call(conn, line, message),
+            Kind::Call => {
+                let call = self.incoming(conn, line, message);
+                self.on_call(conn, line, call)
+            }
             Kind::Reply => {
                 self.on_reply(conn, line, &message);
                 Action::Continue
             }
             Kind::Push => {
-                self.on_push(conn, line, message);
+                let push = self.incoming(conn, line, message);
+                self.on_push(conn, line, push);
                 Action::Continue
             }
         };
@@ -199,11 +205,11 @@ impl EventHandler for PeerHandler {
             call.value.waiter.settle(Err(status));
         }
         let mut action = Action::Continue;
-        while let Some(call) = line.deferred.take_expired(now) {
+        while let Some(mut call) = line.deferred.take_expired(now) {
             Counters::count(timeouts);
             let status = Status::of(code::HANDLE_TIMEOUT, conn.codec().dialect());
             self.abandon(&call);
-            action = send_reply(conn, call.reply, Err(status));
+            action = fail_reply(conn, &mut call.reply, &status);
         }
         line.update(conn);
         if line.give_up.is_some_and(|by| by <= now) {
@@ -282,7 +288,15 @@ impl PeerHandler {
     }
 
     /// Does what callbacks on this thread have given the reactor to do.
+    #[inline]
     fn carry_out(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        if has_work() {
+            self.carry_out_work(conn, line);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_out_work(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
         while let Some((id, deed)) = self.next_deed() {
             if id == conn.id() {
                 self.perform(conn, line, deed);

@@ -1,13 +1,14 @@
 //! Calls and pushes that arrive, and the handlers that take them.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use super::replies::{finish_reply, obey, refuse, send_reply};
+use super::replies::{finish_reply, obey, refuse, refuse_uri};
 use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
@@ -16,52 +17,53 @@ use crate::rpc::context::{AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
 use crate::rpc::deferred::{DeferredCall, Working};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
 use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
-use crate::rpc::session::{Counters, enter};
+use crate::rpc::session::{Counters, enter, has_work};
 use crate::rpc::tasks::{Finished, Task};
-use crate::rpc::wire::{Dialect, Message, Status, UriError, code};
+use crate::rpc::wire::{Dialect, Message, Status, code};
 
 impl PeerHandler {
+    #[inline]
     pub(super) fn on_call(
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        call: Message<'_>,
+        call: Incoming<'_>,
     ) -> Action {
-        let dialect = conn.codec().dialect();
         let conversation = conn.codec().conversation();
         if conversation.is_draining || conversation.is_closing {
-            return refuse(
-                conn,
-                &call,
-                code::SERVICE_UNAVAILABLE,
-                "the peer is closing",
-            );
+            let reason = "the peer is closing";
+            return refuse(conn, &call, code::SERVICE_UNAVAILABLE, reason);
         }
         let table = &self.parts.table;
-        let handler = match call.parse_uri() {
-            Ok(uri) => table.calls.get(uri.path()).or(table.unknown_call.as_ref()),
-            Err(error) => {
-                let echoes = dialect.echoes_uri() && error == UriError::NoPath;
-                let reply = Message::reply(&call, echoes);
-                let status =
-                    Status::of(code::BAD_MESSAGE, dialect).with_reason(error.text(dialect));
-                return send_reply(conn, reply, Err(status));
-            }
+        let handler = match table.calls.find(&call.message.uri) {
+            Ok(handler) => handler.or(table.unknown_call.as_ref()),
+            Err(error) => return refuse_uri(conn, &call, error),
         };
-        let Some(handler) = handler else {
-            return refuse(conn, &call, code::NOT_FOUND, "");
-        };
-        let incoming = self.incoming(conn, line, call);
         match handler {
-            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, run, &incoming),
-            _ if line.deferred.working() >= self.parts.peer.shared.settings.max_deferred => {
-                let reason = "too many calls of this session are not answered yet";
-                refuse(conn, &incoming.message, code::TOO_MANY_REQUESTS, reason)
-            }
-            CallHandler::Later(run) => self.run_later(conn, line, run, incoming),
-            CallHandler::Async(run) => self.run_async(conn, line, run, incoming),
+            None => refuse(conn, &call, code::NOT_FOUND, ""),
+            Some(CallHandler::OnLoop(run)) => self.run_on_loop(conn, line, run, &call),
+            Some(handler) => self.run_deferred(conn, line, handler, call),
+        }
+    }
+
+    #[inline(never)]
+    fn run_deferred(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        handler: &CallHandler,
+        call: Incoming<'_>,
+    ) -> Action {
+        if line.deferred.working() >= self.parts.peer.shared.settings.max_deferred {
+            let reason = "too many calls of this session are not answered yet";
+            return refuse(conn, &call, code::TOO_MANY_REQUESTS, reason);
+        }
+        match handler {
+            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, run, &call),
+            CallHandler::Later(run) => self.run_later(conn, line, run, call),
+            CallHandler::Async(run) => self.run_async(conn, line, run, call),
             CallHandler::Blocking { run, in_order } => {
-                self.run_blocking(conn, line, run, *in_order, incoming)
+                self.run_blocking(conn, line, run, *in_order, call)
             }
         }
     }
@@ -80,12 +82,19 @@ impl PeerHandler {
         let result = result.unwrap_or_else(|panic| Err(self.parts.panicked_at(call, panic)));
         let head = ctx.reply;
         // What the handler has sent leaves before its reply, and a session that it has closed stays open for it.
-        line.is_answering = true;
-        self.carry_out(conn, line);
-        line.is_answering = false;
-        line.update(conn);
-        let reply = Message::reply(&call.message, call.dialect.echoes_uri());
-        let action = finish_reply(conn, reply, head, result.map(|()| &body[..]));
+        if has_work() {
+            line.is_answering = true;
+            self.carry_out(conn, line);
+            line.is_answering = false;
+            line.update(conn);
+        }
+        let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
+        let action = finish_reply(
+            conn,
+            &mut reply,
+            head,
+            result.map(|()| Cow::Borrowed(&body[..])),
+        );
         self.scratch.set(body);
         action
     }
@@ -165,7 +174,8 @@ impl PeerHandler {
     }
 
     /// Makes the argument of a handler.
-    fn incoming<'a>(
+    #[inline]
+    pub(super) fn incoming<'a>(
         &self,
         conn: &Conn<'_, Self>,
         line: &Line,
@@ -255,19 +265,14 @@ impl PeerHandler {
         head: ReplyHead,
         result: Result<Vec<u8>, Status>,
     ) -> Action {
-        let Some(call) = line.deferred.take(number) else {
+        let Some(mut call) = line.deferred.take(number) else {
             if result.is_ok() {
                 Counters::count(&self.parts.peer.shared.counters.late_answers);
             }
             return Action::Continue;
         };
         line.update(conn);
-        finish_reply(
-            conn,
-            call.reply,
-            head,
-            result.as_deref().map_err(Status::clone),
-        )
+        finish_reply(conn, &mut call.reply, head, result.map(Cow::Owned))
     }
 
     fn submit(
@@ -287,38 +292,33 @@ impl PeerHandler {
         submitted.map_err(|error| error.to_string())
     }
 
-    pub(super) fn on_push(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: Message<'_>) {
+    pub(super) fn on_push(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: Incoming<'_>) {
         let table = &self.parts.table;
-        let handler = match push.parse_uri() {
-            Ok(uri) if uri.path() == CANCEL => {
-                if let Some(call) = line.deferred.cancel(&push.body) {
-                    self.abandon(&call);
-                }
-                return line.update(conn);
+        if *push.message.uri == *CANCEL.as_bytes() {
+            if let Some(call) = line.deferred.cancel(&push.message.body) {
+                self.abandon(&call);
             }
-            Ok(uri) => table.pushes.get(uri.path()).or(table.unknown_push.as_ref()),
-            Err(_) => None,
-        };
-        let Some(handler) = handler else {
+            return line.update(conn);
+        }
+        let found = table.pushes.find(&push.message.uri).ok().flatten();
+        let Some(handler) = found.or(table.unknown_push.as_ref()) else {
             Counters::count(&self.parts.peer.shared.counters.stray_pushes);
-            let uri = String::from_utf8_lossy(&push.uri);
+            let uri = push.uri();
             log::debug!(target: "epicycle::rpc", "{}: a push to no route: {uri:?}", conn.peer_addr());
             return;
         };
-        let incoming = self.incoming(conn, line, push);
         match handler {
             PushHandler::OnLoop(run) => {
-                let ctx = PushCtx::new(&incoming, Some(&self.locals));
-                let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &incoming)));
-                self.parts.log_push(&incoming, result);
+                let ctx = PushCtx::new(&push, Some(&self.locals));
+                let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
+                self.parts.log_push(&push, result);
             }
             PushHandler::Blocking { run, in_order } => {
-                let (run, incoming, parts) =
-                    (run.clone(), incoming.into_owned(), self.parts.clone());
+                let (run, push, parts) = (run.clone(), push.into_owned(), self.parts.clone());
                 let job = move || {
-                    let ctx = PushCtx::new(&incoming, None);
-                    let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &incoming)));
-                    parts.log_push(&incoming, result);
+                    let ctx = PushCtx::new(&push, None);
+                    let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
+                    parts.log_push(&push, result);
                 };
                 if let Err(reason) = self.submit(conn.id(), *in_order, job) {
                     Counters::count(&self.parts.peer.shared.counters.dropped_pushes);

@@ -246,6 +246,9 @@ impl Codecs {
     /// is registered; else the codec of the call; else the default.
     pub fn for_reply(&self, call: &Message<'_>, chosen: Option<Codec>, default: Codec) -> Codec {
         let accepted = || {
+            if call.meta.encoded().is_empty() {
+                return None;
+            }
             let id = call.meta.get_str(Meta::ACCEPT_BODY_CODEC)?.parse().ok()?;
             Some(Codec(id)).filter(|codec| self.knows(*codec))
         };
