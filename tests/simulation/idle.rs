@@ -47,6 +47,17 @@ fn idle_connections_take_no_turns() {
 }
 
 #[test]
+fn a_connection_that_sends_nothing_takes_one_turn_to_open() {
+    let (mut sim, _) = crowd(server(), 1);
+    let before = sim.stats().turns;
+    for _ in 0..100 {
+        sim.connect();
+        sim.run_until_quiet();
+    }
+    assert_eq!(sim.stats().turns - before, 100);
+}
+
+#[test]
 fn a_message_costs_the_same_turns_and_calls_however_many_others_are_idle() {
     let cost = |idle: usize| {
         let (mut sim, peers) = crowd(server(), idle + 1);

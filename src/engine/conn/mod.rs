@@ -320,6 +320,12 @@ impl ConnState {
         self.marks.contains(Marks::WATCHES_ROOM)
     }
 
+    /// Returns true if the socket has to be registered for room from the start. A connection that is open writes until the
+    /// kernel has no room, which most never see.
+    pub(crate) fn needs_room_event(&self) -> bool {
+        self.has(Flags::OPENING | Flags::SEALED)
+    }
+
     /// Records that events report room.
     pub(crate) fn set_watches_room(&mut self) {
         self.marks.insert(Marks::WATCHES_ROOM);

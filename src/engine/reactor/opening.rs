@@ -168,9 +168,11 @@ impl<H: EventHandler> EventLoop<H> {
                 "the reactor has no free slot for another connection",
             ));
         }
-        // Registered for input alone, two seeds of the simulation end with output that is never sent.
-        state.set_watches_room();
-        stream.watch(self.cx.poll.registry(), Token(state.id.slot()), true)?;
+        let for_room = state.needs_room_event();
+        if for_room {
+            state.set_watches_room();
+        }
+        stream.watch(self.cx.poll.registry(), Token(state.id.slot()), for_room)?;
         // A panic of the codec must not spoil the count of connections.
         let made = AssertUnwindSafe(|| self.cx.make_codec(&mut self.handler, stream, state));
         catch_unwind(made).map_err(|panic| {
