@@ -123,8 +123,8 @@ pub(super) enum Order {
 
 /// The engine that serves the sessions.
 pub(super) trait Target: Send + Sync {
-    /// Gives an order to the reactor of a connection.
-    fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError>;
+    /// Gives an order to the reactor of a connection, or returns it with the reason why the reactor does not take it.
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Order)>;
 
     /// Has a task polled on its reactor. It needs no room in the reactor's mailbox.
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>);
@@ -350,9 +350,7 @@ impl Session {
     /// Sends a message. A CALL's waiter is told if that fails.
     pub(super) fn send(&self, outgoing: Outgoing) -> Result<(), Status> {
         if self.health() != Health::Open {
-            let status = local(code::CONNECTION_CLOSED, "");
-            settle(outgoing, &status);
-            return Err(status);
+            return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
         }
         self.order(Order::Send(outgoing))
     }
@@ -364,17 +362,30 @@ impl Session {
 
     fn order(&self, order: Order) -> Result<(), Status> {
         let closed = || local(code::CONNECTION_CLOSED, "");
-        let conn = self.0.conn.lock().ok_or_else(closed)?;
+        let conn = *self.0.conn.lock();
+        let (Some(conn), Some(target)) = (conn, self.0.peer.target.get()) else {
+            return refuse(order, closed());
+        };
         if is_loop_of(&self.0.peer, conn.reactor()) {
             give(Work::Order(conn, order));
             return Ok(());
         }
-        let target = self.0.peer.target.get().ok_or_else(closed)?;
-        target.order(conn, order).map_err(|error| match error {
-            HandleError::Closed => closed(),
-            error => local(code::WRITE_FAILED, error.to_string()),
+        target.order(conn, order).or_else(|(error, order)| {
+            let status = match error {
+                HandleError::Closed => closed(),
+                error => local(code::WRITE_FAILED, error.to_string()),
+            };
+            refuse(order, status)
         })
     }
+}
+
+/// Returns the reason why an order is not carried out. A call that waits is told.
+fn refuse(order: Order, status: Status) -> Result<(), Status> {
+    if let Order::Send(outgoing) = order {
+        settle(outgoing, &status);
+    }
+    Err(status)
 }
 
 /// Ends the call of a message that cannot be sent.

@@ -833,3 +833,44 @@ fn replies_to_no_call_and_pushes_to_nowhere_harm_nothing() {
     socket.read_exact(&mut reply).expect("is answered");
     assert_eq!(&reply, b"\0\0\0\x10r\0\0\x010\x02\0\0\0\0j4");
 }
+
+#[test]
+fn a_call_that_finds_the_mailbox_full_says_so() {
+    let (release, gate) = mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    let mut routes = Router::new();
+    routes.push("/block", move |_ctx, _: ()| {
+        gate.lock().recv_timeout(LONG).expect("is released");
+        Ok(())
+    });
+    let server = start(Peer::builder().listen("tcp4://127.0.0.1:0"));
+    let client = start(
+        Peer::builder()
+            .routes(routes)
+            .server(|server| server.mailbox(10)),
+    );
+    let session = dial(&client, &server);
+    accepted(&server).push("/block", &()).expect("is sent");
+    let refused = |status: &Status| status.code == code::WRITE_FAILED;
+    eventually("a push is refused", || {
+        session
+            .push("/any", &())
+            .is_err_and(|status| refused(&status))
+    });
+    let status = session
+        .call::<_, ()>("/any", &())
+        .wait()
+        .expect_err("fails");
+    assert!(
+        refused(&status) && status.reason.contains("mailbox"),
+        "{status}"
+    );
+    release.send(()).expect("it waits");
+    eventually("calls go on", || {
+        let status = session
+            .call::<_, ()>("/any", &())
+            .wait()
+            .expect_err("fails");
+        status.code == code::NOT_FOUND
+    });
+}

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::{fmt, io};
 
@@ -51,7 +52,7 @@ pub enum HandleError {
 pub(crate) type Completion = Box<dyn FnOnce(Result<(), WriteError>) + Send>;
 
 /// A task on a connection, if that is still open when the task runs.
-pub(crate) trait ConnTask<H: EventHandler>: Send {
+pub(crate) trait ConnTask<H: EventHandler>: Any + Send {
     fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session);
 
     /// Called in place of `run` if the connection has closed before.
@@ -60,7 +61,7 @@ pub(crate) trait ConnTask<H: EventHandler>: Send {
 
 impl<H: EventHandler, F> ConnTask<H> for F
 where
-    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send,
+    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) + Send + 'static,
 {
     fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session) {
         self(handler, conn, session);
@@ -75,8 +76,9 @@ struct ReportingTask<F, D> {
 
 impl<H: EventHandler, T, F, D> ConnTask<H> for ReportingTask<F, D>
 where
-    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send,
-    D: FnOnce(Result<T, HandleError>) + Send,
+    T: 'static,
+    F: FnOnce(&mut H, &mut Conn<'_, H>, &mut H::Session) -> T + Send + 'static,
+    D: FnOnce(Result<T, HandleError>) + Send + 'static,
 {
     fn run(self: Box<Self>, handler: &mut H, conn: &mut Conn<'_, H>, session: &mut H::Session) {
         let ReportingTask { task, done } = *self;
@@ -288,6 +290,28 @@ impl<H: EventHandler> Handle<H> {
         let command = Command::Answer(self.id, deferral, task);
         let mailbox = &self.engine.peer(self.id.reactor()).mailbox;
         Ok(mailbox.push_unbounded(command)?)
+    }
+
+    /// Gives a task to the reactor, or returns it with the reason why the reactor does not take it.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn give<T: ConnTask<H>>(&self, task: T) -> Result<(), (HandleError, T)> {
+        if !self.is_open() {
+            return Err((HandleError::Closed, task));
+        }
+        let mailbox = &self.engine.peer(self.id.reactor()).mailbox;
+        let command = Command::OnConn(self.id, Box::new(task));
+        mailbox.push(command).map_err(|refused| {
+            let (why, command) = match refused {
+                PushError::Full(command) => (HandleError::MailboxFull, command),
+                PushError::Closed(command) => (HandleError::Closed, command),
+            };
+            if let Command::OnConn(_, task) = command
+                && let Ok(task) = (task as Box<dyn Any>).downcast()
+            {
+                return (why, *task);
+            }
+            unreachable!("the mailbox returns the task that it was given")
+        })
     }
 
     fn request(&self, command: Command<H>) -> Result<(), HandleError> {

@@ -68,6 +68,8 @@ pub use self::answer::Answer;
 pub use self::conn::{Conn, ConnTimer, DetachError, Detached};
 pub use self::connecting::{Adopt, Connecting};
 pub use self::engine::Engine;
+#[cfg(feature = "rpc")]
+pub(crate) use self::handle::ConnTask;
 pub(crate) use self::handle::{Command, Completion, Moment};
 pub use self::handle::{Handle, HandleError};
 pub use self::listening::Listening;

@@ -32,7 +32,7 @@ use crate::codec::{FrameError, encode_to_vec};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::{Connect, ConnectError, FailedConnect};
-use crate::engine::handler::{Action, Conn, Engine, EventHandler, HandleError, Reactor};
+use crate::engine::handler::{Action, Conn, ConnTask, Engine, EventHandler, HandleError, Reactor};
 use crate::engine::slots::ConnId;
 use crate::workers::WorkerPool;
 
@@ -338,14 +338,29 @@ impl PeerHandler {
     }
 }
 
+/// Carries out an order from another thread.
+struct OrderTask(Order);
+
+impl ConnTask<PeerHandler> for OrderTask {
+    fn run(
+        self: Box<Self>,
+        handler: &mut PeerHandler,
+        conn: &mut Conn<'_, PeerHandler>,
+        line: &mut Line,
+    ) {
+        let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
+        handler.execute(conn, line, self.0);
+        handler.carry_out(conn, line);
+    }
+}
+
 impl Target for Engine<PeerHandler> {
-    fn order(&self, conn: ConnId, order: Order) -> Result<(), HandleError> {
-        let handle = self.handle(conn).ok_or(HandleError::Closed)?;
-        handle.run(move |handler, conn, line| {
-            let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
-            handler.execute(conn, line, order);
-            handler.carry_out(conn, line);
-        })
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Order)> {
+        let Some(handle) = self.handle(conn) else {
+            return Err((HandleError::Closed, order));
+        };
+        let given = handle.give(OrderTask(order));
+        given.map_err(|(error, OrderTask(order))| (error, order))
     }
 
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {
