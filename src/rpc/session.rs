@@ -124,7 +124,7 @@ pub(super) enum Order {
 /// The engine that serves the sessions.
 pub(super) trait Target: Send + Sync {
     /// Gives an order to the reactor of a connection, or returns it with the reason why the reactor does not take it.
-    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Order)>;
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Box<Order>)>;
 
     /// Has a task polled on its reactor. It needs no room in the reactor's mailbox.
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>);
@@ -375,7 +375,7 @@ impl Session {
                 HandleError::Closed => closed(),
                 error => local(code::WRITE_FAILED, error.to_string()),
             };
-            refuse(order, status)
+            refuse(*order, status)
         })
     }
 }

@@ -294,9 +294,9 @@ impl<H: EventHandler> Handle<H> {
 
     /// Gives a task to the reactor, or returns it with the reason why the reactor does not take it.
     #[cfg(feature = "rpc")]
-    pub(crate) fn give<T: ConnTask<H>>(&self, task: T) -> Result<(), (HandleError, T)> {
+    pub(crate) fn give<T: ConnTask<H>>(&self, task: T) -> Result<(), (HandleError, Box<T>)> {
         if !self.is_open() {
-            return Err((HandleError::Closed, task));
+            return Err((HandleError::Closed, Box::new(task)));
         }
         let mailbox = &self.engine.peer(self.id.reactor()).mailbox;
         let command = Command::OnConn(self.id, Box::new(task));
@@ -308,7 +308,7 @@ impl<H: EventHandler> Handle<H> {
             if let Command::OnConn(_, task) = command
                 && let Ok(task) = (task as Box<dyn Any>).downcast()
             {
-                return (why, *task);
+                return (why, task);
             }
             unreachable!("the mailbox returns the task that it was given")
         })

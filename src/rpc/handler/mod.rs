@@ -355,12 +355,12 @@ impl ConnTask<PeerHandler> for OrderTask {
 }
 
 impl Target for Engine<PeerHandler> {
-    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Order)> {
+    fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Box<Order>)> {
         let Some(handle) = self.handle(conn) else {
-            return Err((HandleError::Closed, order));
+            return Err((HandleError::Closed, Box::new(order)));
         };
         let given = handle.give(OrderTask(order));
-        given.map_err(|(error, OrderTask(order))| (error, order))
+        given.map_err(|(error, task)| (error, Box::new(task.0)))
     }
 
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {
