@@ -7,7 +7,9 @@ use std::time::Duration;
 use epicycle::fetch::{Client, FetchError, Fetcher, PoolLimits};
 use epicycle::http::{HttpCodec, ServerRequest, ServerResponse};
 use epicycle::testing::{Host, Link, Peer, PeerListener, World, each_seed};
-use epicycle::{Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server};
+use epicycle::{
+    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Reactor, Server, TimeoutKind,
+};
 use fastrand::Rng;
 
 use super::world;
@@ -222,28 +224,32 @@ type Seen = Arc<Mutex<HashMap<String, u32>>>;
 /// Answers each request with its target, and ends connections as it likes.
 struct Origin {
     seen: Seen,
+    /// The number of connections that were idle for too long before their first request had arrived.
+    unused: usize,
     rng: Rng,
     spoils: bool,
 }
 
 impl EventHandler for Origin {
     type Codec = HttpCodec;
-    type Session = ();
+    /// True once a request has arrived.
+    type Session = bool;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> HttpCodec {
         HttpCodec::default()
     }
 
-    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> {
-        Some(())
+    fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<bool> {
+        Some(false)
     }
 
     fn react(
         &mut self,
         conn: &mut Conn<'_, Self>,
-        (): &mut (),
+        is_used: &mut bool,
         request: ServerRequest<'_>,
     ) -> Action {
+        *is_used = true;
         let target = request.target().to_owned();
         *self
             .seen
@@ -268,7 +274,10 @@ impl EventHandler for Origin {
         Action::Continue
     }
 
-    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, (): (), _: CloseReason) {}
+    fn on_close(&mut self, _: &mut Reactor<'_, Self>, _: &Closed, is_used: bool, why: CloseReason) {
+        let is_idle = matches!(why, CloseReason::Timeout(TimeoutKind::Idle));
+        self.unused += usize::from(is_idle && !is_used);
+    }
 }
 
 /// Sends requests by turns and at once. Returns the fingerprint of the run.
@@ -281,15 +290,14 @@ fn fetched(seed: u64, breaks: bool) -> u64 {
     let mut world = World::new(seed, link).expect("a world");
     let seen = Seen::default();
     let (theirs, origin_seed) = (seen.clone(), rng.u64(..));
-    // With a shorter one, it may close a fresh connection before the request has crossed a slow link.
-    let idle = Duration::from_millis(rng.u64(1000..5000));
-    let server = Server::bind("tcp://:80").idle_timeout(idle);
+    let server = Server::bind("tcp://:80").idle_timeout(Duration::from_millis(rng.u64(50..5000)));
     let origin = world.start(ORIGIN, server, move |_| Origin {
         seen: theirs.clone(),
+        unused: 0,
         rng: Rng::with_seed(origin_seed),
         spoils: breaks,
     });
-    origin.expect("an origin");
+    let origin = origin.expect("an origin");
     let limits = PoolLimits::default()
         .max_per_destination(rng.usize(1..6))
         .max_idle(rng.usize(0..4))
@@ -330,6 +338,7 @@ fn fetched(seed: u64, breaks: bool) -> u64 {
     let results = results.lock().expect("no panic");
     assert_eq!(results.len(), requests, "each request has a result");
     let seen = seen.lock().expect("no panic");
+    let mut lost = 0;
     for (target, result) in &*results {
         let arrived = seen.get(target).copied().unwrap_or(0);
         let most = if methods[target] == "POST" { 1 } else { 2 };
@@ -339,9 +348,16 @@ fn fetched(seed: u64, breaks: bool) -> u64 {
             Err(FetchError::Deadline { .. }) => {}
             // It may have been sent at the moment in which the idle connection was closed.
             Err(FetchError::NoResponse(_)) if methods[target] == "POST" => {}
+            // The origin has closed a fresh connection while the request was on its way.
+            Err(FetchError::NoResponse(CloseReason::Peer)) if arrived == 0 => lost += 1,
             Err(error) => assert!(breaks, "{target}: {error}"),
         }
     }
+    let unused = world.handler(origin, 0).unused;
+    assert!(
+        breaks || lost <= unused,
+        "a reused connection lost one: {lost} are lost, {unused} were unused"
+    );
     let fetcher = world.handler(host, 0);
     let left = (fetcher.under_way(), fetcher.connections(), fetcher.idle());
     assert_eq!(left, (0, 0, 0));

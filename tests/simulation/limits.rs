@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use epicycle::codec::Raw;
 use epicycle::testing::{Link, World};
-use epicycle::{Action, Conn, ConnInfo, ConnLimits, EventHandler, Listen, Origin, Server};
+use epicycle::{
+    Action, Conn, ConnInfo, ConnLimits, EventHandler, Listen, Origin, Server, UdpSessions,
+};
 
 /// Gives each connection of the first listener limits of its own.
 struct Lavish(u64);
@@ -42,6 +44,7 @@ fn connections_for_whose_limits_there_is_no_room_are_counted() {
     let own = ConnLimits::new().idle_timeout(Duration::from_secs(5));
     let server = Server::bind("tcp://:1")
         .and(Listen::on("tcp://:2").limits(own))
+        .and(Listen::on("udp://:53").sessions(UdpSessions::new()))
         .max_connections(1 << 20);
     let host = world
         .start(SERVER, server, |_| Lavish(0))
@@ -66,4 +69,13 @@ fn connections_for_whose_limits_there_is_no_room_are_counted() {
     let stats = world.stats(host);
     assert_eq!((stats.limit_sets_lacking, stats.refused), (1, 0));
     assert_eq!(stats.connections, MOST + 2);
+
+    // A session that would never end is refused.
+    let peer = world.bind_udp(([10, 9, 9, 9], 5000));
+    world.send_datagram(peer, (SERVER, 53), "hello");
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(world.take_datagram(peer), None);
+    let stats = world.stats(host);
+    assert_eq!((stats.limit_sets_lacking, stats.refused), (2, 1));
+    assert_eq!(stats.datagrams_dropped, 1);
 }

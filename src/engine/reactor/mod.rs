@@ -455,9 +455,9 @@ impl<H: EventHandler> EventLoop<H> {
         true
     }
 
-    /// Calls `serve` with the connection in a slot and the scratch buffer. Does nothing if there is no connection.
+    /// Calls `serve` with the connection in a slot and the scratch buffer. If that panics, the connection is closed. Does
+    /// nothing if there is no connection.
     #[inline]
-    /// Serves the connection in a slot. If that panics, the connection is closed.
     fn with_slot(&mut self, index: usize, serve: impl FnOnce(&mut Served<'_, H>, &mut [u8])) {
         let Self {
             handler,
