@@ -449,6 +449,7 @@ impl EventHandler for Silent {
     type Codec = Fragile;
     /// True if `pre_write` panics.
     type Session = bool;
+    const HANDLES_PRE_WRITE: bool = true;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> Fragile {
         Fragile {

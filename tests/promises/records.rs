@@ -12,7 +12,7 @@ use epicycle::codec::{LengthField, Lines};
 use epicycle::{Action, CloseReason, DetachError, Endpoint, Listen, Running, Server, handover};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::util::app::{App, Cut, Log, local, start};
+use crate::util::app::{App, Cut, Gate, Log, local, start};
 use crate::util::client::{Client, TempPath};
 use crate::util::{LONG, eventually, noise, skipped};
 
@@ -202,7 +202,7 @@ fn either_side_of_a_record_connection_can_end_first() {
     let path = TempPath::new();
     let (_running, log) = serve(&path, |app| {
         app.react(|conn, _, frame| {
-            conn.write(frame).expect("is taken");
+            let _ = conn.write(frame);
             if frame == b"end" {
                 conn.shutdown_write();
             }
@@ -528,4 +528,31 @@ while True:
     log.await_close(0);
     assert!(*back.lock().expect("no panic") == noise(6, 1 << 20));
     assert!(child.wait().expect("ends").success());
+}
+
+#[test]
+fn many_short_records_of_one_peer_do_not_stop_the_others() {
+    let path = TempPath::new();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let lines = order.clone();
+    let server = Server::bind(addr(&path)).reactors(1).read_budget(4096);
+    let (running, log) = start(server, move |app| {
+        let lines = lines.clone();
+        app.codec(Cut::Lines(Lines::new()))
+            .react(move |_, _, line| {
+                lines.lock().expect("no panics").push(line[0]);
+                Action::Continue
+            })
+    });
+    let (flood, other) = (Peer::to(&path), Peer::to(&path));
+    eventually("both are there", || log.opened() == 2);
+    let gate = Gate::before(running.engine(), 0);
+    for _ in 0..100 {
+        flood.send("f");
+    }
+    flood.send("\n");
+    other.send("other\n");
+    drop(gate);
+    eventually("both are read", || log.frames() == 2);
+    assert_eq!(*order.lock().expect("no panics"), b"of");
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use epicycle::codec::{self, Lines, Raw};
 use epicycle::tls::{TlsClient, TlsServer};
 use epicycle::{
-    Action, CloseReason, Closed, Conn, ConnInfo, EventHandler, Origin, Reactor, Running, Server,
-    StartTlsError, TimeoutKind, WriteError,
+    Action, Answer, CloseReason, Closed, Conn, ConnInfo, EventHandler, Origin, Reactor, Running,
+    Server, StartTlsError, TimeoutKind, WriteError,
 };
 use rustls::ClientConnection;
 
@@ -38,6 +38,7 @@ struct Post {
     tls: TlsServer,
     client: (TlsClient, String),
     events: Arc<Mutex<Vec<String>>>,
+    owed: Arc<Mutex<Vec<Answer<Self>>>>,
 }
 
 const MUCH: usize = 6 << 20;
@@ -48,6 +49,7 @@ impl Post {
             tls: server_tls(),
             client: (client_tls(), "localhost".to_owned()),
             events: Arc::default(),
+            owed: Arc::default(),
         }
     }
 
@@ -85,6 +87,11 @@ impl Post {
             b"BYTES" => {
                 conn.send(&b"220 go ahead"[..]).expect("is taken");
                 conn.switch(Raw);
+            }
+            b"LATER" => {
+                let answer = conn.defer_answer();
+                self.owed.lock().expect("no panics").push(answer);
+                return Action::Continue;
             }
             b"MUCH" => {
                 conn.write_shared(noise(1, MUCH)).expect("is taken");
@@ -519,4 +526,57 @@ fn tls_is_not_started_on_a_connection_that_cannot_have_it() {
         })
         .expect("is taken");
     assert!(told.recv_timeout(LONG).expect("is told"));
+}
+
+/// Has a server owe a client the answer to STARTTLS, and gives it once the server waits for it to shut down.
+fn started_in_a_shutdown(post: &Post) -> (Client, Running<Post>) {
+    let running = post.start();
+    let client = greeted(&running);
+    client.send("LATER\r\n");
+    post.await_event("server: LATER");
+    let idle = greeted(&running);
+    running.engine().shutdown();
+    // Then the other one has been asked before.
+    assert_eq!(idle.recv_to_end(), b"");
+    let answer = post.owed.lock().expect("no panics").pop();
+    let tls = post.tls.clone();
+    answer
+        .expect("is owed")
+        .run(move |_, conn, ()| {
+            conn.send(&b"220 go ahead"[..]).expect("is taken");
+            conn.start_tls_server(&tls).expect("begins");
+        })
+        .expect("is open");
+    assert_eq!(client.recv(14), b"220 go ahead\r\n");
+    (client, running)
+}
+
+#[test]
+fn a_shutdown_that_waited_for_the_answer_goes_on_behind_the_handshake() {
+    let post = Post::new();
+    let (client, running) = started_in_a_shutdown(&post);
+    let name = "localhost".try_into().expect("a name");
+    let connection = ClientConnection::new(Arc::new(client_config()), name).expect("is set up");
+    let mut rest = Vec::new();
+    rustls::StreamOwned::new(connection, &client.0)
+        .read_to_end(&mut rest)
+        .expect("ends with close_notify");
+    drop(client);
+    let report = running.join();
+    assert!(post.events().contains(&"server: TLS".to_owned()));
+    assert_eq!((report.drained, report.forced), (2, 0));
+}
+
+#[test]
+fn a_handshake_that_fails_during_a_shutdown_ends_the_connection() {
+    let post = Post::new();
+    let (client, running) = started_in_a_shutdown(&post);
+    client.send("no handshake");
+    let _ = client.recv_to_any_end();
+    drop(client);
+    let report = running.join();
+    post.await_event("closed: tls failed");
+    let total = report.stats.total();
+    assert_eq!((total.handshake_failures, total.panics), (1, 0));
+    assert_eq!((report.drained, report.forced), (2, 0));
 }

@@ -279,6 +279,7 @@ impl<H: EventHandler> Served<'_, H> {
             Err(StreamError::Tls(error)) => {
                 log::debug!(target: "epicycle::conn", "{}: the TLS handshake failed: {error}", state.name());
                 // The alert must reach the peer. So it is sent, and further input is read and dropped.
+                self.cx.end_draining(state);
                 let number = state.limits();
                 state.refuse(
                     CloseReason::Tls(error),

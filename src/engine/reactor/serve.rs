@@ -16,6 +16,9 @@ use crate::engine::pipes::PipeTask;
 use crate::engine::stream::Received;
 use crate::error::StreamError;
 
+/// The number of bytes as which a shorter read counts. A peer can send records of one byte, each of which takes a read.
+const READ_COST: usize = 1 << 10;
+
 /// The most that a connection may receive and handle before other connections are served.
 pub(super) struct Budget {
     bytes: usize,
@@ -34,6 +37,11 @@ impl Budget {
     #[inline]
     pub(super) fn spend(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// Counts a read that has returned `received` bytes.
+    fn spend_read(&mut self, received: usize) {
+        self.spend(received.max(READ_COST));
     }
 
     /// Counts handled frames.
@@ -73,7 +81,7 @@ impl<H: EventHandler> Served<'_, H> {
             if self.slot.link.state.has_nothing_pending() {
                 return;
             }
-            budget.spend(received);
+            budget.spend_read(received);
         }
         if self.slot.link.state.is_opening() {
             return self.continue_opening();
@@ -114,7 +122,7 @@ impl<H: EventHandler> Served<'_, H> {
             } else {
                 break;
             };
-            budget.spend(received);
+            budget.spend_read(received);
         }
         if self.slot.link.state.is_broken()
             && self.slot.link.state.is_open()
@@ -349,14 +357,19 @@ impl<H: EventHandler> Served<'_, H> {
                 // The peer gets the answers to its earlier requests, as it would get an owed answer.
                 self.slot.link.state.drain_by_progress();
             }
-            if self.slot.link.state.is_draining()
-                && !is_awaited(&self.slot.link.state, &self.slot.codec)
-            {
-                self.begin_close(self.cx.drain_reason());
-            }
+            self.close_if_drained();
         }
         // A closing connection has waited for this.
         self.mark_dirty();
+    }
+
+    /// Closes a draining connection on which nobody waits for an answer any more.
+    pub(super) fn close_if_drained(&mut self) {
+        if self.slot.link.state.is_draining()
+            && !is_awaited(&self.slot.link.state, &self.slot.codec)
+        {
+            self.begin_close(self.cx.drain_reason());
+        }
     }
 
     /// Handles an event that reported a broken connection. A read returns the error behind all earlier input, unless

@@ -53,6 +53,8 @@ impl<H: EventHandler> Served<'_, H> {
             let action = self.handler.on_tls(&mut conn, session);
             self.apply_action(action, CloseReason::Local);
         }
+        // The drain could not end it while TLS was beginning.
+        self.close_if_drained();
         // The last messages of the handshake may not have been sent completely.
         self.mark_dirty();
         self.mark_ready();

@@ -281,7 +281,8 @@ impl Server {
 
     /// Sets the number of bytes that a connection may receive before the reactor serves the next one. Default: 256 KiB.
     ///
-    /// The [cost](crate::codec::Codec::take_cost) that the codec reports counts too, for example bytes that it inflates.
+    /// The [cost](crate::codec::Codec::take_cost) that the codec reports counts too, for example bytes that it inflates. Where
+    /// one event takes several reads, as on Unix sockets and under TLS, a read counts as 1 KiB at least.
     pub fn read_budget(mut self, bytes: usize) -> Self {
         self.options.read_budget = bytes;
         self
