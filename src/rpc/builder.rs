@@ -8,8 +8,9 @@ use super::codec::{Formats, ProtocolChoice};
 use super::context::MakeLocal;
 use super::handler::{Parts, PeerHandler};
 use super::peer::{Inner, Peer, Threads};
+use super::plugin::{Hooks, Plugin, Plugins};
 use super::router::Router;
-use super::session::{Settings, Shared};
+use super::session::{BeforeWrite, Settings, Shared};
 use super::wire::{Codec, Codecs, Filters, Limits};
 use crate::engine::listen::Listen;
 use crate::engine::server::{Report, Running, Server};
@@ -29,6 +30,8 @@ pub struct PeerBuilder {
     settings: Settings,
     pool: Option<WorkerPool>,
     locals: Vec<MakeLocal>,
+    left: Plugins,
+    right: Plugins,
 }
 
 impl Peer {
@@ -55,6 +58,8 @@ impl Peer {
             },
             pool: None,
             locals: Vec::new(),
+            left: Plugins::default(),
+            right: Plugins::default(),
         }
     }
 }
@@ -171,6 +176,18 @@ impl PeerBuilder {
         self
     }
 
+    /// Adds a plugin, whose hooks run before those of groups and handlers.
+    pub fn plugin(mut self, plugin: impl Plugin) -> Self {
+        self.left.push(Arc::new(plugin));
+        self
+    }
+
+    /// Adds a plugin, whose hooks run after those of groups and handlers.
+    pub fn plugin_right(mut self, plugin: impl Plugin) -> Self {
+        self.right.push(Arc::new(plugin));
+        self
+    }
+
     /// Sets the number of reactors. Default: one for each core.
     pub fn reactors(self, reactors: usize) -> Self {
         self.server(|server| server.reactors(reactors))
@@ -202,6 +219,7 @@ impl PeerBuilder {
         let (mut peer, server, factory) = self.into_server()?;
         let running = server.start(factory)?;
         peer.own(Box::new(running));
+        peer.started()?;
         Ok(peer)
     }
 
@@ -221,7 +239,23 @@ impl PeerBuilder {
         ),
         Error,
     > {
-        let (table, routes) = self.routes.finish()?;
+        let plugins = Plugins::default().between(&self.left, &self.right);
+        if let Some(name) = plugins.duplicate() {
+            return Err(Error::Option {
+                name: "plugin",
+                problem: format!("two plugins have the name {name:?}; rename one of them"),
+            });
+        }
+        for (_, plugin) in plugins.with(Hooks::PRE_NEW_PEER) {
+            plugin.pre_new_peer()?;
+        }
+        let (table, routes) = self.routes.finish(&self.left, &self.right)?;
+        for route in &routes {
+            for (_, plugin) in table.plugins_of(route).with(Hooks::POST_REG) {
+                plugin.post_reg(route)?;
+            }
+        }
+        let plugins = Arc::new(plugins);
         let pool = match self.pool {
             None if table.blocks() => Some(WorkerPool::builder().name("epicycle-rpc").build()?),
             pool => pool,
@@ -230,10 +264,14 @@ impl PeerBuilder {
         let protocols = self.protocols.into_iter();
         // The engine holds at most one message of an input.
         let server = self.server.max_frame(self.formats.limits.message);
-        let shared = Arc::new(Shared::new(Arc::new(self.formats), self.settings));
-        let peer = Inner::new(shared, self.dial_protocol, routes);
+        let sees_writes = plugins.have(Hooks::PRE_WRITE_CALL | Hooks::PRE_WRITE_PUSH);
+        let before_write = sees_writes.then(|| plugins.clone() as Arc<dyn BeforeWrite>);
+        let formats = Arc::new(self.formats);
+        let shared = Arc::new(Shared::new(formats, self.settings, before_write));
+        let peer = Inner::new(shared, self.dial_protocol, routes, plugins.clone());
         let parts = Arc::new(Parts {
             peer: peer.clone(),
+            plugins,
             table,
             pool,
             protocols: protocols

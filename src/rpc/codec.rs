@@ -77,6 +77,8 @@ pub(crate) struct Conversation {
     pub(crate) owed: usize,
     /// The number of calls that the other side has to answer.
     pub(crate) awaited: usize,
+    /// True until the session is open. Its messages are short.
+    pub(crate) is_early: bool,
     /// True once no more calls are taken: the connection closes after the last reply.
     pub(crate) is_draining: bool,
     /// True if this side closes the connection after the last reply, also without a shutdown.
@@ -164,9 +166,15 @@ impl Codec for Wire {
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Message<'a>>, FrameError> {
         let formats = &*self.formats;
-        let decoded = self
-            .protocol
-            .decode(src, &formats.limits, &formats.filters)?;
+        let early;
+        let limits = match &self.conversation {
+            Some(conversation) if conversation.is_early => {
+                early = formats.limits.before_session();
+                &early
+            }
+            _ => &formats.limits,
+        };
+        let decoded = self.protocol.decode(src, limits, &formats.filters)?;
         self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
         Ok(decoded)
     }

@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::rc::Rc;
@@ -19,8 +20,13 @@ use super::wire::{
 };
 use crate::addr::Addr;
 
+/// Sees a message when its body has been decoded.
+pub(super) trait AfterBody: fmt::Debug + Send + Sync {
+    fn after_body(&self, message: &Incoming<'_>) -> Result<(), Status>;
+}
+
 /// A CALL or a PUSH that has arrived, and the session on which it did.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Incoming<'a> {
     pub(super) message: Message<'a>,
     pub(super) session: Session,
@@ -110,6 +116,11 @@ impl<'a> Incoming<'a> {
         &self.message
     }
 
+    /// Returns the whole message, for a plugin that changes it.
+    pub fn message_mut(&mut self) -> &mut Message<'a> {
+        &mut self.message
+    }
+
     /// Returns the address of the other end of the connection.
     pub fn remote_addr(&self) -> &Addr {
         self.session.remote_addr()
@@ -168,6 +179,7 @@ impl<'a> Incoming<'a> {
 pub struct CallCtx<'a> {
     incoming: &'a Incoming<'a>,
     locals: Option<&'a Locals>,
+    after_body: Option<Arc<dyn AfterBody>>,
     pub(super) reply: ReplyHead,
 }
 
@@ -181,10 +193,15 @@ pub(super) struct ReplyHead {
 }
 
 impl<'a> CallCtx<'a> {
-    pub(super) fn new(incoming: &'a Incoming<'a>, locals: Option<&'a Locals>) -> Self {
+    pub(super) fn new(
+        incoming: &'a Incoming<'a>,
+        locals: Option<&'a Locals>,
+        after_body: Option<Arc<dyn AfterBody>>,
+    ) -> Self {
         Self {
             incoming,
             locals,
+            after_body,
             reply: ReplyHead::default(),
         }
     }
@@ -231,6 +248,11 @@ impl<'a> CallCtx<'a> {
         self.locals?.get()
     }
 
+    /// Decodes the argument.
+    pub(super) fn argument<A: DecodeBody>(&self) -> Result<A, Status> {
+        argument(self.incoming, self.after_body.as_deref())
+    }
+
     /// Encodes the body of the reply.
     pub(super) fn encode<R: EncodeBody>(
         &mut self,
@@ -247,14 +269,20 @@ impl<'a> CallCtx<'a> {
 pub struct AsyncCtx {
     incoming: Rc<Incoming<'static>>,
     locals: Rc<Locals>,
+    after_body: Option<Arc<dyn AfterBody>>,
     pub(super) reply: Rc<RefCell<ReplyHead>>,
 }
 
 impl AsyncCtx {
-    pub(super) fn new(incoming: Incoming<'static>, locals: Rc<Locals>) -> Self {
+    pub(super) fn new(
+        incoming: Incoming<'static>,
+        locals: Rc<Locals>,
+        after_body: Option<Arc<dyn AfterBody>>,
+    ) -> Self {
         Self {
             incoming: Rc::new(incoming),
             locals,
+            after_body,
             reply: Rc::default(),
         }
     }
@@ -278,6 +306,11 @@ impl AsyncCtx {
     /// else gets the value.
     pub fn local<T: 'static>(&self) -> Option<RefMut<'_, T>> {
         self.locals.get()
+    }
+
+    /// Decodes the argument.
+    pub(super) fn argument<A: DecodeBody>(&self) -> Result<A, Status> {
+        argument(&self.incoming, self.after_body.as_deref())
     }
 
     /// Encodes the body of the reply.
@@ -330,11 +363,25 @@ impl<'a> Deref for CallCtx<'a> {
 pub struct PushCtx<'a> {
     incoming: &'a Incoming<'a>,
     locals: Option<&'a Locals>,
+    after_body: Option<Arc<dyn AfterBody>>,
 }
 
 impl<'a> PushCtx<'a> {
-    pub(super) fn new(incoming: &'a Incoming<'a>, locals: Option<&'a Locals>) -> Self {
-        Self { incoming, locals }
+    pub(super) fn new(
+        incoming: &'a Incoming<'a>,
+        locals: Option<&'a Locals>,
+        after_body: Option<Arc<dyn AfterBody>>,
+    ) -> Self {
+        Self {
+            incoming,
+            locals,
+            after_body,
+        }
+    }
+
+    /// Decodes the argument.
+    pub(super) fn argument<A: DecodeBody>(&self) -> Result<A, Status> {
+        argument(self.incoming, self.after_body.as_deref())
     }
 
     /// Returns this reactor's value of a type, as [`CallCtx::local`] does.
@@ -353,6 +400,18 @@ impl<'a> Deref for PushCtx<'a> {
 
 /// Makes a value of a reactor.
 pub(super) type MakeLocal = Box<dyn Fn(&mut Locals) + Send + Sync>;
+
+/// Decodes the argument of a handler.
+fn argument<A: DecodeBody>(
+    message: &Incoming<'_>,
+    after_body: Option<&dyn AfterBody>,
+) -> Result<A, Status> {
+    let argument = message.bind()?;
+    if let Some(plugins) = after_body {
+        plugins.after_body(message)?;
+    }
+    Ok(argument)
+}
 
 /// The values of a reactor, by their types.
 #[derive(Debug, Default)]

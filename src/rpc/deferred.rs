@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::calls::Deadlines;
+use super::context::Incoming;
+use super::plugin::Plugins;
 use super::wire::Message;
 
 /// The calls whose handlers reply later.
@@ -26,6 +28,8 @@ pub(super) struct DeferredCall {
     cancelled: Arc<AtomicBool>,
     /// The number of the handler's task, if it is a future.
     pub(super) task: Option<u64>,
+    /// The plugins that see the reply, and the call.
+    pub(super) seen: Option<Box<(Arc<Plugins>, Incoming<'static>)>>,
 }
 
 impl Deferred {
@@ -53,6 +57,7 @@ impl Deferred {
             reply,
             cancelled,
             task,
+            seen: None,
         };
         self.open.insert(number, call);
         if let Some(by) = deadline {
@@ -61,6 +66,13 @@ impl Deferred {
                 .add(by, number, |number| open.contains_key(&number));
         }
         (number, Working::new(&self.working))
+    }
+
+    /// Sets the plugins that see the reply, and the call.
+    pub(super) fn set_seen(&mut self, number: u64, seen: Box<(Arc<Plugins>, Incoming<'static>)>) {
+        if let Some(call) = self.open.get_mut(&number) {
+            call.seen = Some(seen);
+        }
     }
 
     /// Removes a call that gets its reply now.

@@ -48,6 +48,16 @@ impl<T> Paths<T> {
         Ok(entry.map(|entry| &entry.value))
     }
 
+    /// Returns the value of a path.
+    pub(super) fn get(&self, path: &str) -> Option<&T> {
+        let entry = self.entries.get(path.as_bytes())?;
+        Some(&entry.value)
+    }
+
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.values_mut().map(|entry| &mut entry.value)
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
         self.entries.values().map(|entry| &entry.value)
     }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::codec::ProtocolChoice;
 use super::dials::{DialWaiter, Dials};
 use super::reply::local;
-use super::router::RouteInfo;
+use super::route_info::RouteInfo;
 use super::session::{Session, Shared, is_on_loop};
 use super::slot::Slot;
 use super::wire::{EncodeBody, Kind, Message, Status, code};
@@ -21,6 +21,7 @@ use crate::addr::Addr;
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::HandleError;
 use crate::engine::server::Report;
+use crate::error::Error;
 
 /// One end of RPC conversations. It may listen, dial, or do both; server and client are the same thing.
 ///
@@ -53,8 +54,14 @@ pub(super) struct Inner {
     pub(super) shared: Arc<Shared>,
     pub(super) dials: Dials,
     pub(super) routes: Vec<RouteInfo>,
+    after_start: Arc<dyn AfterStart>,
     /// Set when the first reactor boots.
     engine: OnceLock<Box<dyn PeerEngine>>,
+}
+
+/// Is told when a peer has started.
+pub(super) trait AfterStart: Send + Sync {
+    fn after_start(&self, peer: &Peer) -> Result<(), Error>;
 }
 
 /// The engine of a peer.
@@ -102,11 +109,13 @@ impl Inner {
         shared: Arc<Shared>,
         protocol: ProtocolChoice,
         routes: Vec<RouteInfo>,
+        after_start: Arc<dyn AfterStart>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared,
             dials: Dials::new(protocol),
             routes,
+            after_start,
             engine: OnceLock::new(),
         })
     }
@@ -139,6 +148,11 @@ impl Peer {
             peer: self.inner.clone(),
             threads: Mutex::new(Some(threads)),
         }));
+    }
+
+    /// Calls the hooks of a peer that has started.
+    pub(super) fn started(&self) -> Result<(), Error> {
+        self.inner.after_start.after_start(self)
     }
 
     fn engine(&self) -> Option<&dyn PeerEngine> {

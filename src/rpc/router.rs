@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 use super::paths::Paths;
+use super::plugin::{Plugin, Plugins};
 use super::responder::{ReplyToken, Responder};
+use super::route_info::RouteInfo;
 use super::tasks::Answering;
 use super::wire::{DecodeBody, EncodeBody, Kind, Status};
 use crate::error::Error;
@@ -43,31 +45,25 @@ pub struct Router {
     table: Table,
     /// The path of the group, without a slash at its end.
     prefix: String,
+    /// The plugins of the group.
+    plugins: Arc<Plugins>,
     infos: Vec<RouteInfo>,
     faults: Vec<String>,
-}
-
-/// A route, for lists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RouteInfo {
-    /// [`Kind::Call`] or [`Kind::Push`].
-    pub kind: Kind,
-    /// The path.
-    pub path: Arc<str>,
-    /// The name of the argument's Rust type.
-    pub argument: &'static str,
-    /// The name of the reply's Rust type. It is empty for a PUSH.
-    pub reply: &'static str,
 }
 
 /// The handlers by path.
 #[derive(Default)]
 pub(super) struct Table {
-    pub(super) calls: Paths<CallHandler>,
-    pub(super) pushes: Paths<PushHandler>,
-    pub(super) unknown_call: Option<CallHandler>,
-    pub(super) unknown_push: Option<PushHandler>,
+    pub(super) calls: Paths<Route<CallHandler>>,
+    pub(super) pushes: Paths<Route<PushHandler>>,
+    pub(super) unknown_call: Option<Route<CallHandler>>,
+    pub(super) unknown_push: Option<Route<PushHandler>>,
+}
+
+/// A handler, and the plugins of its messages.
+pub(super) struct Route<H> {
+    pub(super) handler: H,
+    pub(super) plugins: Arc<Plugins>,
 }
 
 /// Answers a call: decodes the argument, and appends the encoded result.
@@ -97,10 +93,21 @@ pub(super) enum PushHandler {
 }
 
 impl Table {
+    /// Returns the plugins of a route.
+    pub(super) fn plugins_of(&self, route: &RouteInfo) -> Arc<Plugins> {
+        let plugins = match route.kind {
+            Kind::Push => self.pushes.get(&route.path).map(|route| &route.plugins),
+            _ => self.calls.get(&route.path).map(|route| &route.plugins),
+        };
+        plugins.cloned().unwrap_or_default()
+    }
+
     /// Returns true if a handler needs a worker pool.
     pub(super) fn blocks(&self) -> bool {
-        let blocks_call = |call: &CallHandler| matches!(call, CallHandler::Blocking { .. });
-        let blocks_push = |push: &PushHandler| matches!(push, PushHandler::Blocking { .. });
+        let blocks_call =
+            |call: &Route<CallHandler>| matches!(call.handler, CallHandler::Blocking { .. });
+        let blocks_push =
+            |push: &Route<PushHandler>| matches!(push.handler, PushHandler::Blocking { .. });
         self.calls.values().any(blocks_call)
             || self.pushes.values().any(blocks_push)
             || self.unknown_call.as_ref().is_some_and(blocks_call)
@@ -165,7 +172,7 @@ impl Router {
         R: EncodeBody + 'static,
         F: Fn(&CallCtx<'_>, A, Responder<R>) + Send + Sync + 'static,
     {
-        let handler: Box<LaterFn> = Box::new(move |ctx, token| match ctx.bind() {
+        let handler: Box<LaterFn> = Box::new(move |ctx, token| match ctx.argument() {
             Ok(arg) => handler(ctx, arg, Responder::new(token)),
             Err(status) => token.give(Err(status)),
         });
@@ -192,7 +199,7 @@ impl Router {
         F: Fn(AsyncCtx, A) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, Status>> + 'static,
     {
-        let handler: Box<AsyncFn> = Box::new(move |ctx| match ctx.bind() {
+        let handler: Box<AsyncFn> = Box::new(move |ctx| match ctx.argument() {
             Ok(arg) => {
                 let result = handler(ctx.clone(), arg);
                 Box::pin(async move { ctx.encode(&result.await?) })
@@ -209,7 +216,8 @@ impl Router {
         F: Fn(&mut CallCtx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
     {
         let handler = CallHandler::OnLoop(Box::new(bytes_call(handler)));
-        if self.table.unknown_call.replace(handler).is_some() {
+        let route = self.route(handler);
+        if self.table.unknown_call.replace(route).is_some() {
             self.faults
                 .push("there are two handlers of unknown calls".to_owned());
         }
@@ -227,7 +235,8 @@ impl Router {
 
     fn add_call<A, R>(&mut self, path: &str, handler: CallHandler) {
         let path = self.path(path);
-        if !self.table.calls.insert(&path, handler) {
+        let route = self.route(handler);
+        if !self.table.calls.insert(&path, route) {
             let fault = format!("there are two handlers of calls to {path}");
             return self.faults.push(fault);
         }
@@ -286,7 +295,8 @@ impl Router {
         F: Fn(&PushCtx<'_>, &[u8]) -> Result<(), Status> + Send + Sync + 'static,
     {
         let handler = PushHandler::OnLoop(Box::new(bytes_push(handler)));
-        if self.table.unknown_push.replace(handler).is_some() {
+        let route = self.route(handler);
+        if self.table.unknown_push.replace(route).is_some() {
             self.faults
                 .push("there are two handlers of unknown pushes".to_owned());
         }
@@ -303,7 +313,8 @@ impl Router {
 
     fn add_push<A>(&mut self, path: &str, handler: PushHandler) {
         let path = self.path(path);
-        if !self.table.pushes.insert(&path, handler) {
+        let route = self.route(handler);
+        if !self.table.pushes.insert(&path, route) {
             let fault = format!("there are two handlers of pushes to {path}");
             return self.faults.push(fault);
         }
@@ -324,10 +335,37 @@ impl Router {
 
     /// Adds routes below a common path.
     pub fn group(&mut self, path: &str, add: impl FnOnce(&mut Self)) {
-        let outer = std::mem::take(&mut self.prefix);
-        self.prefix = join(&outer, path.trim_end_matches('/'));
+        let (outer, plugins) = (self.prefix.clone(), self.plugins.clone());
+        if !path.is_empty() {
+            self.prefix = join(&outer, path.trim_end_matches('/'));
+        }
         add(self);
-        self.prefix = outer;
+        (self.prefix, self.plugins) = (outer, plugins);
+    }
+
+    /// Adds a plugin for the routes that are added to this group from now on. Outside a group it is for all further routes of
+    /// the router.
+    pub fn plugin(&mut self, plugin: impl Plugin) {
+        Arc::make_mut(&mut self.plugins).push(Arc::new(plugin));
+    }
+
+    /// Adds routes with a plugin of their own.
+    ///
+    /// ```
+    /// # use epicycle::rpc::{Hooks, Plugin, Router};
+    /// # struct Audit;
+    /// # impl Plugin for Audit {
+    /// #     fn name(&self) -> &str { "audit" }
+    /// #     fn hooks(&self) -> Hooks { Hooks::empty() }
+    /// # }
+    /// let mut routes = Router::new();
+    /// routes.with(Audit, |routes| routes.call("/pay", |_ctx, cents: u64| Ok(cents)));
+    /// ```
+    pub fn with(&mut self, plugin: impl Plugin, add: impl FnOnce(&mut Self)) {
+        self.group("", |routes| {
+            routes.plugin(plugin);
+            add(routes);
+        });
     }
 
     /// Returns the routes, in the order in which they were added.
@@ -344,8 +382,37 @@ impl Router {
         path.into()
     }
 
-    /// Returns the handlers and the list of the routes.
-    pub(super) fn finish(self) -> Result<(Table, Vec<RouteInfo>), Error> {
+    fn route<H>(&self, handler: H) -> Route<H> {
+        Route {
+            handler,
+            plugins: self.plugins.clone(),
+        }
+    }
+
+    /// Returns the handlers and the list of the routes. The plugins of each route stand between those of the peer.
+    pub(super) fn finish(
+        mut self,
+        left: &Plugins,
+        right: &Plugins,
+    ) -> Result<(Table, Vec<RouteInfo>), Error> {
+        let table = &mut self.table;
+        let calls = (table.calls.values_mut()).chain(&mut table.unknown_call);
+        let pushes = (table.pushes.values_mut()).chain(&mut table.unknown_push);
+        let rows = calls
+            .map(|route| &mut route.plugins)
+            .chain(pushes.map(|route| &mut route.plugins));
+        for plugins in rows {
+            if let Some(name) = plugins.misplaced() {
+                let fault = "has a hook that only a plugin of the peer can have";
+                self.faults
+                    .push(format!("the plugin {name:?} of a route {fault}"));
+            }
+            *plugins = Arc::new(plugins.between(left, right));
+            if let Some(name) = plugins.duplicate() {
+                let fault = format!("a route has two plugins with the name {name:?}");
+                self.faults.push(fault);
+            }
+        }
         if let Some(fault) = self.faults.into_iter().next() {
             return Err(Error::Option {
                 name: "routes",
@@ -369,8 +436,8 @@ where
     R: EncodeBody + 'static,
     F: Fn(&mut CallCtx<'_>, A) -> Result<R, Status> + Send + Sync,
 {
-    move |ctx, call, out| {
-        let result = handler(ctx, call.bind()?)?;
+    move |ctx, _, out| {
+        let result = handler(ctx, ctx.argument()?)?;
         ctx.encode(&result, out)
     }
 }
@@ -395,7 +462,7 @@ where
     A: DecodeBody + 'static,
     F: Fn(&PushCtx<'_>, A) -> Result<(), Status> + Send + Sync,
 {
-    move |ctx, push| handler(ctx, push.bind()?)
+    move |ctx, _| handler(ctx, ctx.argument()?)
 }
 
 fn bytes_push<F>(

@@ -15,7 +15,7 @@ use super::codec::Formats;
 use super::outgoing::{CallState, Outgoing};
 use super::reply::local;
 use super::swap::Swap;
-use super::wire::{Codec, Status, code};
+use super::wire::{Codec, Kind, Message, Status, code};
 use crate::addr::Addr;
 use crate::engine::handler::HandleError;
 use crate::engine::slots::ConnId;
@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
+    /// None if no plugin wants to see what is sent.
+    before_write: Option<Arc<dyn BeforeWrite>>,
     target: OnceLock<Box<dyn Target>>,
     /// The peer, which knows more than its sessions.
     peer: OnceLock<Weak<dyn Any + Send + Sync>>,
@@ -121,6 +123,12 @@ pub(super) enum Order {
     Abort,
 }
 
+/// Sees calls and pushes before they are sent, on the sender's thread.
+pub(super) trait BeforeWrite: Send + Sync {
+    fn before_write(&self, session: &Session, message: &mut Message<'static>)
+    -> Result<(), Status>;
+}
+
 /// The engine that serves the sessions.
 pub(super) trait Target: Send + Sync {
     /// Gives an order to the reactor of a connection, or returns it with the reason why the reactor does not take it.
@@ -170,10 +178,15 @@ impl Wake for TaskWaker {
 }
 
 impl Shared {
-    pub(super) fn new(formats: Arc<Formats>, settings: Settings) -> Self {
+    pub(super) fn new(
+        formats: Arc<Formats>,
+        settings: Settings,
+        before_write: Option<Arc<dyn BeforeWrite>>,
+    ) -> Self {
         Self {
             formats,
             settings,
+            before_write,
             sessions: Sessions::default(),
             counters: Counters::default(),
             target: OnceLock::new(),
@@ -347,10 +360,32 @@ impl Session {
         }
     }
 
+    /// Sends a message as it is. A CALL or a PUSH with an empty `seq` gets the session's next number. Nobody waits for the reply
+    /// to a CALL; a plugin may [await](super::Next::Await) it. For messages that make up a protocol of their own, such as those
+    /// before a session opens.
+    ///
+    /// # Errors
+    ///
+    /// [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED) if the session has ended, and [`WRITE_FAILED`](code::WRITE_FAILED) if the
+    /// mailbox of its reactor is full.
+    pub fn write(&self, message: Message<'static>) -> Result<(), Status> {
+        let has_own_seq = message.kind == Kind::Reply || !message.seq.is_empty();
+        self.order(Order::Send(Outgoing {
+            message,
+            has_own_seq,
+            call: None,
+        }))
+    }
+
     /// Sends a message. A CALL's waiter is told if that fails.
-    pub(super) fn send(&self, outgoing: Outgoing) -> Result<(), Status> {
+    pub(super) fn send(&self, mut outgoing: Outgoing) -> Result<(), Status> {
         if self.health() != Health::Open {
             return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
+        }
+        if let Some(plugins) = &self.0.peer.before_write
+            && let Err(status) = plugins.before_write(self, &mut outgoing.message)
+        {
+            return refuse(Order::Send(outgoing), status);
         }
         self.order(Order::Send(outgoing))
     }

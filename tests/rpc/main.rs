@@ -10,6 +10,7 @@ mod futures;
 mod hostile;
 mod names;
 mod peers;
+mod plugins;
 mod properties;
 mod replay;
 mod vectors;

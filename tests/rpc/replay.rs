@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
+use epicycle::rpc::plugins::auth::Verify;
 use epicycle::rpc::wire::{Dialect, Kind, Message};
-use epicycle::rpc::{Peer, ProtocolChoice, Router, Status};
+use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Status};
 use serde::{Deserialize, Serialize};
 
 use crate::util::{LONG, expect_panics, skipped};
@@ -86,8 +87,7 @@ fn conversations() -> Vec<Conversation> {
 }
 
 fn is_served(scenario: &str) -> bool {
-    const OTHERS: [&str; 10] = [
-        "auth",
+    const OTHERS: [&str; 9] = [
         "heartbeat",
         "secure",
         "ws_",
@@ -207,8 +207,22 @@ fn routes() -> Router {
 }
 
 fn server() -> Peer {
+    start(Peer::builder())
+}
+
+/// The same server with authentication.
+fn guarded() -> Peer {
+    start(
+        Peer::builder().plugin(Verify::new(|token, _session| match token {
+            "tok123" => Ok(()),
+            _ => Err(Status::new(403, "auth fail").with_reason("auth fail detail")),
+        })),
+    )
+}
+
+fn start(builder: PeerBuilder) -> Peer {
     let listen = "tcp4://127.0.0.1:0";
-    Peer::builder()
+    builder
         .listen_with(listen, ProtocolChoice::raw())
         .listen_with(listen, ProtocolChoice::json())
         .listen_with(listen, ProtocolChoice::pb(Dialect::V4_0))
@@ -259,8 +273,7 @@ fn read(form: Form, socket: &mut TcpStream) -> Vec<u8> {
 #[test]
 fn recorded_clients_get_the_recorded_answers() {
     expect_panics();
-    let server = server();
-    let addrs = server.local_addrs();
+    let (server, guarded) = (server(), guarded());
     let conversations = conversations();
     let mut answers = 0;
     for conversation in &conversations {
@@ -272,7 +285,12 @@ fn recorded_clients_get_the_recorded_answers() {
             Form::Pb(Dialect::V4_1) => 3,
             _ => 0,
         };
-        let addr = addrs[listener].as_socket_addr().expect("is TCP");
+        let server = match conversation.scenario.starts_with("auth") {
+            true => &guarded,
+            false => &server,
+        };
+        let addr = &server.local_addrs()[listener];
+        let addr = addr.as_socket_addr().expect("is TCP");
         let mut socket = TcpStream::connect(addr).expect("connects");
         socket.set_read_timeout(Some(LONG)).expect("is set");
         for bytes in &conversation.sent {

@@ -1,5 +1,6 @@
 //! The engine's callbacks for the connections of a peer.
 
+mod opening;
 mod replies;
 mod sending;
 mod serving;
@@ -20,6 +21,7 @@ use super::context::{Locals, MakeLocal};
 use super::deferred::Deferred;
 use super::outgoing::Waiter;
 use super::peer::{Inner, PeerEngine};
+use super::plugin::{Hooks, Plugins};
 use super::reply::local;
 use super::router::Table;
 use super::session::{
@@ -49,6 +51,8 @@ pub struct PeerHandler {
 /// The parts that all reactors of a peer share.
 pub(super) struct Parts {
     pub(super) peer: Arc<Inner>,
+    /// The plugins of the peer.
+    pub(super) plugins: Arc<Plugins>,
     pub(super) table: Table,
     pub(super) pool: Option<WorkerPool>,
     /// The protocols of the listeners, by their numbers.
@@ -59,6 +63,9 @@ pub(super) struct Parts {
 /// The state of a peer's connection.
 pub struct Line {
     session: Session,
+    /// The token of the dial. None on a connection that was accepted.
+    token: Option<u64>,
+    stage: Stage,
     calls: Calls<SentCall>,
     deferred: Deferred,
     /// True while a handler on the reactor works on a call.
@@ -68,6 +75,19 @@ pub struct Line {
     /// The moment for which the connection's deadline is set.
     alarm: Option<Instant>,
 }
+
+/// The progress of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The plugin at this place awaits a message.
+    Early(usize),
+    Open,
+    /// A plugin has refused it. It closes once what was sent has left.
+    Refused,
+}
+
+/// The time within which a session must open.
+const EARLY_TIME: Duration = Duration::from_secs(10);
 
 /// A piece of work for one connection.
 enum Deed {
@@ -150,21 +170,21 @@ impl EventHandler for PeerHandler {
             Origin::Connected { token } | Origin::Adopted { token } => Some(token),
         };
         let session = Session::new(shared.clone(), conn.id(), local, remote, token.is_some());
-        if let Some(other) = shared.sessions.insert(&session) {
-            other.close();
-        }
         let mut line = Line {
-            session: session.clone(),
+            session,
+            token,
+            stage: Stage::Early(0),
             calls: Calls::new(),
             deferred: Deferred::default(),
             is_answering: false,
             give_up: None,
             alarm: None,
         };
-        if let Some(token) = token {
-            self.parts.peer.dials.end(token, Ok(session));
-        }
+        self.open(conn, &mut line, 0);
         self.carry_out(conn, &mut line);
+        if line.stage == Stage::Refused {
+            conn.close();
+        }
         Some(line)
     }
 
@@ -175,13 +195,20 @@ impl EventHandler for PeerHandler {
         message: Message<'_>,
     ) -> Action {
         let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
+        if line.stage != Stage::Open {
+            return self.on_early(conn, line, &message);
+        }
+        if let Err(status) = self.before_read(line) {
+            log::info!(target: "epicycle::rpc", "{}: closing: {status}", conn.peer_addr());
+            return Action::Close;
+        }
         let action = match message.kind {
             Kind::Call => {
                 let call = self.incoming(conn, line, message);
                 self.on_call(conn, line, call)
             }
             Kind::Reply => {
-                self.on_reply(conn, line, &message);
+                self.on_reply(conn, line, message);
                 Action::Continue
             }
             Kind::Push => {
@@ -209,7 +236,8 @@ impl EventHandler for PeerHandler {
             Counters::count(timeouts);
             let status = Status::of(code::HANDLE_TIMEOUT, conn.codec().dialect());
             self.abandon(&call);
-            action = fail_reply(conn, &mut call.reply, &status);
+            let seen_by = call.seen.as_ref().map(|seen| (&*seen.0, &seen.1));
+            action = fail_reply(conn, &mut call.reply, seen_by, &status);
         }
         line.update(conn);
         if line.give_up.is_some_and(|by| by <= now) {
@@ -233,6 +261,15 @@ impl EventHandler for PeerHandler {
             self.abandon(&call);
         }
         line.session.end();
+        match line.stage {
+            Stage::Open => self.parts.plugins.tell(Hooks::POST_DISCONNECT, |plugin| {
+                plugin.post_disconnect(&line.session);
+            }),
+            Stage::Early(_) | Stage::Refused => {
+                let reason = "the connection closed before the session opened";
+                self.end_dial(line.token, Err(local(code::DIAL_FAILED, reason)));
+            }
+        }
         let status = local(code::CONNECTION_CLOSED, reason.to_string());
         for call in line.calls.drain() {
             call.waiter.settle(Err(status.clone()));

@@ -4,21 +4,31 @@ use super::{CANCEL, Line, PeerHandler, SentCall, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
+use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
-use crate::rpc::session::{Counters, Order, settle};
-use crate::rpc::wire::{Codec, Message, Status, code};
+use crate::rpc::session::{Counters, Order, Session, settle};
+use crate::rpc::wire::{Codec, Kind, Message, Status, code};
 
 impl PeerHandler {
-    pub(super) fn on_reply(&self, conn: &mut Conn<'_, Self>, line: &mut Line, reply: &Message<'_>) {
-        let shared = &self.parts.peer.shared;
+    pub(super) fn on_reply(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        mut reply: Message<'_>,
+    ) {
+        let (shared, plugins) = (&self.parts.peer.shared, &self.parts.plugins);
         let Some(call) = line.calls.take(&reply.seq) else {
             Counters::count(&shared.counters.stray_replies);
             log::debug!(target: "epicycle::rpc", "{}: a reply to no call: seq {:?}", conn.peer_addr(), reply.seq);
             return;
         };
         line.update(conn);
-        call.value.waiter.settle(Ok(Arrived {
-            message: reply,
+        let read = match plugins.have(READS_REPLIES) {
+            true => read_reply(plugins, &line.session, &mut reply),
+            false => Ok(()),
+        };
+        call.value.waiter.settle(read.map(|()| Arrived {
+            message: &reply,
             cost: conn.now().saturating_duration_since(call.sent),
             codecs: &shared.formats.codecs,
         }));
@@ -53,15 +63,18 @@ impl PeerHandler {
                 &local(code::CONNECTION_CLOSED, "the session is closing"),
             );
         }
-        let number = line.calls.next_number();
-        if !outgoing.has_own_seq {
+        let number = (!outgoing.has_own_seq).then(|| line.calls.next_number());
+        if let Some(number) = number {
             let mut text = itoa::Buffer::new();
             outgoing.message.seq = text.format(number).as_bytes().to_vec().into();
         }
         let Some(call) = outgoing.call else {
-            if let Err(error) = conn.send(&outgoing.message) {
-                Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
-                log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+            match conn.send(&outgoing.message) {
+                Ok(()) => self.after_write(line, &outgoing.message),
+                Err(error) => {
+                    Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+                    log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+                }
             }
             return;
         };
@@ -84,16 +97,30 @@ impl PeerHandler {
         if let Err(error) = conn.send(&outgoing.message) {
             return call.waiter.settle(Err(unsent(&error)));
         }
+        self.after_write(line, &outgoing.message);
         let now = conn.now();
         let sent = SentCall {
             waiter: call.waiter,
             seq: (&*outgoing.message.seq).into(),
         };
+        let number = number.unwrap_or_else(|| line.calls.next_number());
         sent.waiter.sent(number);
         let own_seq = outgoing.has_own_seq.then_some(&*outgoing.message.seq);
         line.calls.insert(number, own_seq, sent, now, call.timeout);
         line.update(conn);
         line.set_alarm(conn);
+    }
+
+    #[inline]
+    fn after_write(&self, line: &Line, message: &Message<'_>) {
+        let hook = match message.kind {
+            Kind::Push => Hooks::POST_WRITE_PUSH,
+            _ => Hooks::POST_WRITE_CALL,
+        };
+        self.parts.plugins.tell(hook, |plugin| match hook {
+            Hooks::POST_WRITE_PUSH => plugin.post_write_push(&line.session, message),
+            _ => plugin.post_write_call(&line.session, message),
+        });
     }
 
     /// Ends the calls of a session whose time to close is over. The other side is told, so that it does not wait for their
@@ -139,4 +166,25 @@ fn unsent(error: &WriteError) -> Status {
         WriteError::Closed => local(code::CONNECTION_CLOSED, ""),
         error => local(code::WRITE_FAILED, error.to_string()),
     }
+}
+
+/// The hooks that see replies.
+const READS_REPLIES: Hooks = Hooks::POST_READ_REPLY_HEADER
+    .union(Hooks::PRE_READ_REPLY_BODY)
+    .union(Hooks::POST_READ_REPLY_BODY);
+
+/// Lets the plugins see a reply, and change it.
+fn read_reply(plugins: &Plugins, session: &Session, reply: &mut Message<'_>) -> Result<(), Status> {
+    plugins.run(Hooks::POST_READ_REPLY_HEADER, |plugin| {
+        plugin.post_read_reply_header(session, reply)
+    })?;
+    if reply.status().is_some() {
+        return Ok(());
+    }
+    plugins.run(Hooks::PRE_READ_REPLY_BODY, |plugin| {
+        plugin.pre_read_reply_body(session, reply)
+    })?;
+    plugins.run(Hooks::POST_READ_REPLY_BODY, |plugin| {
+        plugin.post_read_reply_body(session, reply)
+    })
 }

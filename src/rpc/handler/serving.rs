@@ -8,15 +8,16 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use super::replies::{finish_reply, obey, refuse, refuse_uri};
+use super::replies::{finish_reply, obey, refuse, refuse_uri, seen_by};
 use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::panic;
-use crate::rpc::context::{AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
+use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
 use crate::rpc::deferred::{DeferredCall, Working};
+use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
-use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
+use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
 use crate::rpc::session::{Counters, enter, has_work};
 use crate::rpc::tasks::{Finished, Task};
 use crate::rpc::wire::{Dialect, Message, Status, code};
@@ -27,22 +28,39 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        call: Incoming<'_>,
+        mut call: Incoming<'_>,
     ) -> Action {
+        let parts = &self.parts;
         let conversation = conn.codec().conversation();
         if conversation.is_draining || conversation.is_closing {
-            let reason = "the peer is closing";
-            return refuse(conn, &call, code::SERVICE_UNAVAILABLE, reason);
+            let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
+            let status = status.with_reason("the peer is closing");
+            return refuse(conn, &parts.plugins, &call, &status);
         }
-        let table = &self.parts.table;
-        let handler = match table.calls.find(&call.message.uri) {
-            Ok(handler) => handler.or(table.unknown_call.as_ref()),
-            Err(error) => return refuse_uri(conn, &call, error),
+        let read = (parts.plugins).run(Hooks::POST_READ_CALL_HEADER, |plugin| {
+            plugin.post_read_call_header(&mut call)
+        });
+        if let Err(status) = read {
+            return refuse(conn, &parts.plugins, &call, &status);
+        }
+        let table = &parts.table;
+        let route = match table.calls.find(&call.message.uri) {
+            Ok(route) => route.or(table.unknown_call.as_ref()),
+            Err(error) => return refuse_uri(conn, &parts.plugins, &call, error),
         };
-        match handler {
-            None => refuse(conn, &call, code::NOT_FOUND, ""),
-            Some(CallHandler::OnLoop(run)) => self.run_on_loop(conn, line, run, &call),
-            Some(handler) => self.run_deferred(conn, line, handler, call),
+        let Some(route) = route else {
+            let status = Status::of(code::NOT_FOUND, call.dialect);
+            return refuse(conn, &parts.plugins, &call, &status);
+        };
+        let read = (route.plugins).run(Hooks::PRE_READ_CALL_BODY, |plugin| {
+            plugin.pre_read_call_body(&mut call)
+        });
+        if let Err(status) = read {
+            return refuse(conn, &route.plugins, &call, &status);
+        }
+        match &route.handler {
+            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, &route.plugins, run, &call),
+            _ => self.run_deferred(conn, line, route, call),
         }
     }
 
@@ -51,19 +69,21 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        handler: &CallHandler,
+        route: &Route<CallHandler>,
         call: Incoming<'_>,
     ) -> Action {
+        let plugins = &route.plugins;
         if line.deferred.working() >= self.parts.peer.shared.settings.max_deferred {
+            let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
             let reason = "too many calls of this session are not answered yet";
-            return refuse(conn, &call, code::TOO_MANY_REQUESTS, reason);
+            return refuse(conn, plugins, &call, &status.with_reason(reason));
         }
-        match handler {
-            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, run, &call),
-            CallHandler::Later(run) => self.run_later(conn, line, run, call),
-            CallHandler::Async(run) => self.run_async(conn, line, run, call),
+        match &route.handler {
+            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, plugins, run, &call),
+            CallHandler::Later(run) => self.run_later(conn, line, plugins, run, call),
+            CallHandler::Async(run) => self.run_async(conn, line, plugins, run, call),
             CallHandler::Blocking { run, in_order } => {
-                self.run_blocking(conn, line, run, *in_order, call)
+                self.run_blocking(conn, line, plugins, run, *in_order, call)
             }
         }
     }
@@ -72,10 +92,11 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
+        plugins: &Arc<Plugins>,
         run: &CallFn,
         call: &Incoming<'_>,
     ) -> Action {
-        let mut ctx = CallCtx::new(call, Some(&self.locals));
+        let mut ctx = CallCtx::new(call, Some(&self.locals), after_body(plugins));
         let mut body = self.scratch.take();
         body.clear();
         let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, call, &mut body)));
@@ -92,6 +113,7 @@ impl PeerHandler {
         let action = finish_reply(
             conn,
             &mut reply,
+            seen_by(plugins, call),
             head,
             result.map(|()| Cow::Borrowed(&body[..])),
         );
@@ -103,11 +125,12 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
+        plugins: &Arc<Plugins>,
         run: &LaterFn,
         mut call: Incoming<'_>,
     ) -> Action {
-        let (number, token) = self.defer(conn, line, &mut call);
-        let ctx = CallCtx::new(&call, Some(&self.locals));
+        let (number, token) = self.defer(conn, line, plugins, &mut call);
+        let ctx = CallCtx::new(&call, Some(&self.locals), after_body(plugins));
         match catch_unwind(AssertUnwindSafe(|| run(&ctx, token))) {
             Ok(()) => Action::Continue,
             Err(panic) => self.fail(conn, line, number, panic),
@@ -118,12 +141,13 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
+        plugins: &Arc<Plugins>,
         run: &AsyncFn,
         mut call: Incoming<'_>,
     ) -> Action {
         let task = self.tasks.next_number();
-        let (number, working) = expect_reply(conn, line, &mut call, Some(task));
-        let ctx = AsyncCtx::new(call.into_owned(), self.locals.clone());
+        let (number, working) = expect_reply(conn, line, plugins, &mut call, Some(task));
+        let ctx = AsyncCtx::new(call.into_owned(), self.locals.clone(), after_body(plugins));
         let head = ctx.reply.clone();
         let begin = || {
             let task_state = Task {
@@ -146,18 +170,20 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
+        plugins: &Arc<Plugins>,
         run: &Arc<CallFn>,
         in_order: bool,
         mut call: Incoming<'_>,
     ) -> Action {
-        let (number, mut token) = self.defer(conn, line, &mut call);
+        let (number, mut token) = self.defer(conn, line, plugins, &mut call);
         let (dialect, call) = (call.dialect, call.into_owned());
         let (run, parts) = (run.clone(), self.parts.clone());
+        let after_body = after_body(plugins);
         let job = move || {
             if call.is_cancelled() {
                 return;
             }
-            let mut ctx = CallCtx::new(&call, None);
+            let mut ctx = CallCtx::new(&call, None, after_body);
             let mut body = Vec::new();
             let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, &call, &mut body)));
             let result = result.unwrap_or_else(|panic| Err(parts.panicked_at(&call, panic)));
@@ -204,9 +230,10 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
+        plugins: &Arc<Plugins>,
         call: &mut Incoming<'_>,
     ) -> (u64, ReplyToken) {
-        let (number, working) = expect_reply(conn, line, call, None);
+        let (number, working) = expect_reply(conn, line, plugins, call, None);
         let answer = conn.defer_answer();
         let give: Give = Box::new(move |answered: Answered| {
             drop(working);
@@ -272,7 +299,8 @@ impl PeerHandler {
             return Action::Continue;
         };
         line.update(conn);
-        finish_reply(conn, &mut call.reply, head, result.map(Cow::Owned))
+        let seen_by = call.seen.as_ref().map(|seen| (&*seen.0, &seen.1));
+        finish_reply(conn, &mut call.reply, seen_by, head, result.map(Cow::Owned))
     }
 
     fn submit(
@@ -292,31 +320,50 @@ impl PeerHandler {
         submitted.map_err(|error| error.to_string())
     }
 
-    pub(super) fn on_push(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: Incoming<'_>) {
-        let table = &self.parts.table;
+    pub(super) fn on_push(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        mut push: Incoming<'_>,
+    ) {
+        let parts = &self.parts;
         if *push.message.uri == *CANCEL.as_bytes() {
             if let Some(call) = line.deferred.cancel(&push.message.body) {
                 self.abandon(&call);
             }
             return line.update(conn);
         }
+        let read = (parts.plugins).run(Hooks::POST_READ_PUSH_HEADER, |plugin| {
+            plugin.post_read_push_header(&mut push)
+        });
+        if let Err(status) = read {
+            return parts.log_push(&push, Ok(Err(status)));
+        }
+        let table = &parts.table;
         let found = table.pushes.find(&push.message.uri).ok().flatten();
-        let Some(handler) = found.or(table.unknown_push.as_ref()) else {
-            Counters::count(&self.parts.peer.shared.counters.stray_pushes);
+        let Some(route) = found.or(table.unknown_push.as_ref()) else {
+            Counters::count(&parts.peer.shared.counters.stray_pushes);
             let uri = push.uri();
             log::debug!(target: "epicycle::rpc", "{}: a push to no route: {uri:?}", conn.peer_addr());
             return;
         };
-        match handler {
+        let read = (route.plugins).run(Hooks::PRE_READ_PUSH_BODY, |plugin| {
+            plugin.pre_read_push_body(&mut push)
+        });
+        if let Err(status) = read {
+            return parts.log_push(&push, Ok(Err(status)));
+        }
+        let after_body = after_body(&route.plugins);
+        match &route.handler {
             PushHandler::OnLoop(run) => {
-                let ctx = PushCtx::new(&push, Some(&self.locals));
+                let ctx = PushCtx::new(&push, Some(&self.locals), after_body);
                 let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
                 self.parts.log_push(&push, result);
             }
             PushHandler::Blocking { run, in_order } => {
                 let (run, push, parts) = (run.clone(), push.into_owned(), self.parts.clone());
                 let job = move || {
-                    let ctx = PushCtx::new(&push, None);
+                    let ctx = PushCtx::new(&push, None, after_body);
                     let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
                     parts.log_push(&push, result);
                 };
@@ -363,6 +410,7 @@ impl Parts {
 fn expect_reply(
     conn: &mut Conn<'_, PeerHandler>,
     line: &mut Line,
+    plugins: &Arc<Plugins>,
     call: &mut Incoming<'_>,
     task: Option<u64>,
 ) -> (u64, Working) {
@@ -370,7 +418,22 @@ fn expect_reply(
     call.cancelled = Some(cancelled.clone());
     let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
     let added = (line.deferred).add(reply, cancelled, task, call.deadline);
+    if seen_by(plugins, call).is_some() {
+        let seen = Box::new((plugins.clone(), call.clone().into_owned()));
+        line.deferred.set_seen(added.0, seen);
+    }
     line.update(conn);
     line.set_alarm(conn);
     added
+}
+
+/// Returns the plugins if one of them wants to see decoded bodies.
+#[inline]
+fn after_body(plugins: &Arc<Plugins>) -> Option<Arc<dyn AfterBody>> {
+    let hooks = Hooks::POST_READ_CALL_BODY | Hooks::POST_READ_PUSH_BODY;
+    if plugins.have(hooks) {
+        Some(plugins.clone())
+    } else {
+        None
+    }
 }

@@ -64,6 +64,16 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Returns the limits of messages before a session opens: at most 4 KiB each.
+    pub(crate) fn before_session(&self) -> Self {
+        Self {
+            message: self.message.min(4096),
+            filters: self.filters,
+        }
+    }
+}
+
 /// Frames messages. One value serves one connection in both directions. It has no access to the socket.
 ///
 /// The built-in protocols are [`RawProtocol`], [`JsonProtocol`] and [`PbProtocol`]. A custom one decodes the bytes that

@@ -1,0 +1,3 @@
+//! Plugins that come with this crate.
+
+pub mod auth;

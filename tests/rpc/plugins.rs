@@ -1,0 +1,544 @@
+//! Plugins: the order of their hooks, what they can change, and authentication.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use epicycle::rpc::plugins::auth::{Bearer, Verify};
+use epicycle::rpc::wire::Message;
+use epicycle::rpc::{
+    Hooks, Incoming, Next, Peer, PeerBuilder, Plugin, Router, Session, Status, code,
+};
+use epicycle::{Addr, Error};
+use parking_lot::Mutex;
+
+use crate::util::{LONG, eventually, expect_panics};
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// Notes the calls of its hooks.
+struct Noting {
+    name: &'static str,
+    hooks: Hooks,
+    log: Log,
+}
+
+impl Noting {
+    fn note(&self, hook: &str) {
+        self.log.lock().push(format!("{} {hook}", self.name));
+    }
+}
+
+impl Plugin for Noting {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    fn pre_new_peer(&self) -> Result<(), Error> {
+        self.note("pre_new_peer");
+        Ok(())
+    }
+
+    fn post_new_peer(&self, peer: &Peer) -> Result<(), Error> {
+        assert!(!peer.routes().is_empty());
+        self.note("post_new_peer");
+        Ok(())
+    }
+
+    fn post_reg(&self, route: &epicycle::rpc::RouteInfo) -> Result<(), Error> {
+        self.note(&format!("post_reg {}", route.path));
+        Ok(())
+    }
+
+    fn post_listen(&self, _: &Addr) -> Result<(), Error> {
+        self.note("post_listen");
+        Ok(())
+    }
+
+    fn post_accept(&self, _: &Session) -> Result<Next, Status> {
+        self.note("post_accept");
+        Ok(Next::Go)
+    }
+
+    fn post_dial(&self, _: &Session) -> Result<Next, Status> {
+        self.note("post_dial");
+        Ok(Next::Go)
+    }
+
+    fn post_disconnect(&self, _: &Session) {
+        self.note("post_disconnect");
+    }
+
+    fn pre_write_call(&self, _: &Session, call: &mut Message<'static>) -> Result<(), Status> {
+        call.meta.add("From", self.name);
+        self.note("pre_write_call");
+        Ok(())
+    }
+
+    fn post_write_call(&self, _: &Session, _: &Message<'_>) {
+        self.note("post_write_call");
+    }
+
+    fn pre_write_reply(&self, call: &Incoming<'_>, reply: &mut Message<'_>) -> Result<(), Status> {
+        assert_eq!(*call.seq(), *reply.seq);
+        reply.meta.add("Via", self.name);
+        self.note("pre_write_reply");
+        Ok(())
+    }
+
+    fn post_write_reply(&self, _: &Incoming<'_>, _: &Message<'_>) {
+        self.note("post_write_reply");
+    }
+
+    fn pre_write_push(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        self.note("pre_write_push");
+        Ok(())
+    }
+
+    fn post_write_push(&self, _: &Session, _: &Message<'_>) {
+        self.note("post_write_push");
+    }
+
+    fn pre_read_header(&self, _: &Session) -> Result<(), Status> {
+        self.note("pre_read_header");
+        Ok(())
+    }
+
+    fn post_read_call_header(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.note("post_read_call_header");
+        Ok(())
+    }
+
+    fn pre_read_call_body(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.note("pre_read_call_body");
+        Ok(())
+    }
+
+    fn post_read_call_body(&self, _: &Incoming<'_>) -> Result<(), Status> {
+        self.note("post_read_call_body");
+        Ok(())
+    }
+
+    fn post_read_push_header(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.note("post_read_push_header");
+        Ok(())
+    }
+
+    fn pre_read_push_body(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.note("pre_read_push_body");
+        Ok(())
+    }
+
+    fn post_read_push_body(&self, _: &Incoming<'_>) -> Result<(), Status> {
+        self.note("post_read_push_body");
+        Ok(())
+    }
+
+    fn post_read_reply_header(&self, _: &Session, _: &mut Message<'_>) -> Result<(), Status> {
+        self.note("post_read_reply_header");
+        Ok(())
+    }
+
+    fn pre_read_reply_body(&self, _: &Session, _: &mut Message<'_>) -> Result<(), Status> {
+        self.note("pre_read_reply_body");
+        Ok(())
+    }
+
+    fn post_read_reply_body(&self, _: &Session, _: &Message<'_>) -> Result<(), Status> {
+        self.note("post_read_reply_body");
+        Ok(())
+    }
+}
+
+fn start(builder: PeerBuilder) -> Peer {
+    builder.reactors(1).start().expect("starts")
+}
+
+fn listening() -> PeerBuilder {
+    Peer::builder().listen("tcp4://127.0.0.1:0")
+}
+
+fn dial(client: &Peer, server: &Peer) -> Result<Session, Status> {
+    client.dial(&server.local_addrs()[0])
+}
+
+fn take(log: &Log) -> Vec<String> {
+    std::mem::take(&mut *log.lock())
+}
+
+#[test]
+fn each_hook_is_called_at_its_place() {
+    let log = Log::default();
+    let noting = |name, hooks| Noting {
+        name,
+        hooks,
+        log: log.clone(),
+    };
+    let mut routes = Router::new();
+    routes.call("/add", |_ctx, numbers: Vec<i64>| {
+        Ok(numbers.iter().sum::<i64>())
+    });
+    routes.push("/note", |_ctx, _: String| Ok(()));
+    let server = start(listening().routes(routes).plugin(noting("s", Hooks::all())));
+    let started = [
+        "pre_new_peer",
+        "post_reg /add",
+        "post_reg /note",
+        "post_listen",
+        "post_new_peer",
+    ];
+    assert_eq!(take(&log), started.map(|hook| format!("s {hook}")));
+    let client = start(Peer::builder().plugin(noting("c", Hooks::all() - Hooks::POST_NEW_PEER)));
+    take(&log);
+
+    let session = dial(&client, &server).expect("connects");
+    eventually("it is accepted", || server.session_count() == 1);
+    let mut opened = take(&log);
+    opened.sort();
+    assert_eq!(opened, ["c post_dial", "s post_accept"]);
+
+    assert_eq!(session.call("/add", &[1, 2]).wait(), Ok(3));
+    let called = take(&log);
+    let of = |who: &str| -> Vec<_> {
+        let theirs = called.iter().filter(|hook| hook.starts_with(who));
+        theirs.map(|hook| hook[2..].to_owned()).collect()
+    };
+    let client_side = [
+        "pre_write_call",
+        "post_write_call",
+        "pre_read_header",
+        "post_read_reply_header",
+        "pre_read_reply_body",
+        "post_read_reply_body",
+    ];
+    assert_eq!(of("c"), client_side);
+    let server_side = [
+        "pre_read_header",
+        "post_read_call_header",
+        "pre_read_call_body",
+        "post_read_call_body",
+        "pre_write_reply",
+        "post_write_reply",
+    ];
+    eventually("the server is done", || log.lock().is_empty());
+    assert_eq!(of("s"), server_side);
+
+    session.push("/note", "x").expect("is sent");
+    eventually("it is read", || {
+        log.lock()
+            .iter()
+            .any(|hook| hook == "s post_read_push_body")
+    });
+    let mut pushed = take(&log);
+    pushed.sort();
+    let expected = [
+        "c post_write_push",
+        "c pre_write_push",
+        "s post_read_push_body",
+        "s post_read_push_header",
+        "s pre_read_header",
+        "s pre_read_push_body",
+    ];
+    assert_eq!(pushed, expected);
+    session.close();
+    eventually("both have ended", || log.lock().len() == 2);
+    let mut ended = take(&log);
+    ended.sort();
+    assert_eq!(ended, ["c post_disconnect", "s post_disconnect"]);
+}
+
+#[test]
+fn plugins_of_the_peer_stand_around_those_of_groups_and_handlers() {
+    let log = Log::default();
+    let hooks = Hooks::PRE_READ_CALL_BODY | Hooks::PRE_WRITE_REPLY;
+    let noting = |name| Noting {
+        name,
+        hooks,
+        log: log.clone(),
+    };
+    let mut routes = Router::new();
+    routes.group("g", |routes| {
+        routes.plugin(noting("group"));
+        routes.with(noting("handler"), |routes| {
+            routes.call("now", |_ctx, n: u8| Ok(n));
+            routes.call_async("later", |_ctx, n: u8| async move { Ok(n) });
+            routes.call_blocking("blocking", |_ctx, n: u8| Ok(n));
+        });
+    });
+    routes.call("plain", |_ctx, n: u8| Ok(n));
+    let server = start(
+        listening()
+            .routes(routes)
+            .plugin(noting("left"))
+            .plugin_right(noting("right")),
+    );
+    let client = start(Peer::builder());
+    let session = dial(&client, &server).expect("connects");
+    let row = |names: &[&str]| -> Vec<String> {
+        let hooks = ["pre_read_call_body", "pre_write_reply"];
+        let of_all = hooks.map(|hook| names.iter().map(move |name| format!("{name} {hook}")));
+        of_all.into_iter().flatten().collect()
+    };
+    for path in ["/g/now", "/g/later", "/g/blocking"] {
+        let reply: epicycle::rpc::Reply<u8> = session.call(path, &7).wait().expect("answers");
+        let via: Vec<_> = reply
+            .meta
+            .get_all("Via")
+            .map(std::borrow::Cow::into_owned)
+            .collect();
+        assert_eq!(
+            via,
+            [&b"left"[..], b"group", b"handler", b"right"],
+            "{path}"
+        );
+        assert_eq!(
+            take(&log),
+            row(&["left", "group", "handler", "right"]),
+            "{path}"
+        );
+    }
+    session.call::<_, u8>("/plain", &7).wait().expect("answers");
+    assert_eq!(take(&log), row(&["left", "right"]));
+    // Nobody has a handler, so the peer's plugins see the refusal.
+    session
+        .call::<_, u8>("/nowhere", &7)
+        .wait()
+        .expect_err("fails");
+    assert_eq!(
+        take(&log),
+        ["left pre_write_reply", "right pre_write_reply"]
+    );
+}
+
+/// Fails in one hook.
+struct Failing(Hooks);
+
+impl Failing {
+    fn check(&self, hook: Hooks) -> Result<(), Status> {
+        match self.0 == hook {
+            true => Err(Status::new(7, "no")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Plugin for Failing {
+    fn name(&self) -> &str {
+        "failing"
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.0
+    }
+
+    fn pre_write_call(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        self.check(Hooks::PRE_WRITE_CALL)
+    }
+
+    fn pre_write_push(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        self.check(Hooks::PRE_WRITE_PUSH)
+    }
+
+    fn pre_write_reply(&self, _: &Incoming<'_>, _: &mut Message<'_>) -> Result<(), Status> {
+        self.check(Hooks::PRE_WRITE_REPLY)
+    }
+
+    fn post_read_call_header(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.check(Hooks::POST_READ_CALL_HEADER)
+    }
+
+    fn pre_read_call_body(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.check(Hooks::PRE_READ_CALL_BODY)
+    }
+
+    fn post_read_call_body(&self, _: &Incoming<'_>) -> Result<(), Status> {
+        assert!(self.0 != Hooks::POST_READ_CALL_BODY, "on purpose");
+        Ok(())
+    }
+
+    fn post_read_reply_header(&self, _: &Session, _: &mut Message<'_>) -> Result<(), Status> {
+        self.check(Hooks::POST_READ_REPLY_HEADER)
+    }
+}
+
+#[test]
+fn an_error_of_a_hook_is_the_result_and_a_panic_is_one_too() {
+    expect_panics();
+    let echo = || {
+        let mut routes = Router::new();
+        routes.call("/echo", |_ctx, n: u8| Ok(n));
+        routes
+    };
+    let cases = [
+        (Hooks::PRE_WRITE_CALL, true, 7),
+        (Hooks::POST_READ_REPLY_HEADER, true, 7),
+        (Hooks::PRE_WRITE_REPLY, false, 7),
+        (Hooks::POST_READ_CALL_HEADER, false, 7),
+        (Hooks::PRE_READ_CALL_BODY, false, 7),
+        (
+            Hooks::POST_READ_CALL_BODY,
+            false,
+            code::INTERNAL_SERVER_ERROR,
+        ),
+    ];
+    for (hook, at_client, expected) in cases {
+        let (mut server, mut client) = (listening().routes(echo()), Peer::builder());
+        match at_client {
+            true => client = client.plugin(Failing(hook)),
+            false => server = server.plugin(Failing(hook)),
+        }
+        let (server, client) = (start(server), start(client));
+        let session = dial(&client, &server).expect("connects");
+        for _ in 0..2 {
+            let status = session
+                .call::<_, u8>("/echo", &1)
+                .wait()
+                .expect_err("fails");
+            assert_eq!(status.code, expected, "{hook:?}");
+        }
+    }
+    let server = start(listening());
+    let client = start(Peer::builder().plugin(Failing(Hooks::PRE_WRITE_PUSH)));
+    let session = dial(&client, &server).expect("connects");
+    assert_eq!(session.push("/any", "x"), Err(Status::new(7, "no")));
+}
+
+/// Sends calls elsewhere and changes their bodies.
+struct Redirect;
+
+impl Plugin for Redirect {
+    fn name(&self) -> &str {
+        "redirect"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::POST_READ_CALL_HEADER | Hooks::PRE_READ_CALL_BODY
+    }
+
+    fn post_read_call_header(&self, call: &mut Incoming<'_>) -> Result<(), Status> {
+        call.message_mut().uri = b"/new"[..].into();
+        Ok(())
+    }
+
+    fn pre_read_call_body(&self, call: &mut Incoming<'_>) -> Result<(), Status> {
+        call.message_mut().body = b"\"changed\""[..].into();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_plugin_may_change_the_route_and_the_body() {
+    let mut routes = Router::new();
+    routes.call("/new", |ctx, text: String| {
+        Ok(format!("{} {text}", ctx.path()))
+    });
+    let server = start(listening().routes(routes).plugin(Redirect));
+    let client = start(Peer::builder());
+    let session = dial(&client, &server).expect("connects");
+    let reply: Result<String, _> = session.call("/old", "as sent").wait();
+    assert_eq!(reply.as_deref(), Ok("/new changed"));
+}
+
+#[test]
+fn plugins_that_cannot_work_are_errors_of_the_start() {
+    let log = Log::default();
+    let noting = |hooks| Noting {
+        name: "twice",
+        hooks,
+        log: log.clone(),
+    };
+    let error = Peer::builder()
+        .plugin(noting(Hooks::empty()))
+        .plugin_right(noting(Hooks::empty()))
+        .start()
+        .expect_err("fails");
+    assert!(error.to_string().contains("\"twice\""), "{error}");
+    let mut routes = Router::new();
+    routes.with(noting(Hooks::POST_ACCEPT), |routes| {
+        routes.call("/a", |_ctx, _: ()| Ok(()));
+    });
+    let error = Peer::builder().routes(routes).start().expect_err("fails");
+    assert!(
+        error.to_string().contains("only a plugin of the peer"),
+        "{error}"
+    );
+}
+
+fn guarded() -> Peer {
+    let mut routes = Router::new();
+    routes.call("/math/add", |_ctx, numbers: Vec<i64>| {
+        Ok(numbers.iter().sum::<i64>())
+    });
+    let verify = Verify::new(|token, session| {
+        assert!(session.peer().is_some_and(|peer| peer.session_count() == 0));
+        match token {
+            "tok123" => Ok(()),
+            _ => Err(Status::new(403, "auth fail").with_reason("auth fail detail")),
+        }
+    });
+    start(listening().routes(routes).plugin(verify))
+}
+
+#[test]
+fn only_those_who_authenticate_get_a_session() {
+    let server = guarded();
+    let refused = start(Peer::builder().plugin(Bearer::new("nope")));
+    let status = dial(&refused, &server).expect_err("is refused");
+    assert_eq!(
+        status,
+        Status::new(403, "auth fail").with_reason("auth fail detail")
+    );
+    assert_eq!(server.session_count(), 0);
+    let client = start(Peer::builder().plugin(Bearer::with(|_| "tok123".to_owned())));
+    let session = dial(&client, &server).expect("is accepted");
+    assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
+}
+
+/// Sends bytes, and returns all that comes back until the end of the stream.
+fn exchange(server: &Peer, bytes: &[u8]) -> Vec<u8> {
+    let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
+    let mut socket = TcpStream::connect(addr).expect("connects");
+    socket.set_read_timeout(Some(LONG)).expect("is set");
+    socket.write_all(bytes).expect("is sent");
+    let mut answer = Vec::new();
+    // A reset ends it too.
+    let _ = socket.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn authentication_cannot_be_bypassed() {
+    let server = guarded();
+    let call = b"\0\0\0\x1dr\0\0\x011\x01\0\x09/math/add\0\0j[1,2]";
+    let refused = b"\0\0\0\x1fr\0\0\x010\x01\0\x0c/auth/verify\0\0snope";
+    let push = b"\0\0\0\x1dr\0\0\x010\x03\0\x0a/push/note\0\0j\"hi\"";
+    // The refusal arrives, the connection ends, and what was sent behind it is not served.
+    let answer = exchange(&server, &[&refused[..], call].concat());
+    assert!(
+        answer.ends_with(b"%7Dj") && answer.len() == 0x8f,
+        "{answer:?}"
+    );
+    let answer = exchange(&server, call);
+    let text = String::from_utf8_lossy(&answer);
+    let words = "the%201th%20package%20want%3A%20CALL%20%2Fauth%2Fverify%2C%20but%20have%3A%20CALL%20%2Fmath%2Fadd";
+    assert!(text.contains(words) && text.contains("401"), "{text}");
+    assert!(exchange(&server, &[&push[..], call].concat()).is_empty());
+    // A message of more than 4 KiB costs nothing before the session is open.
+    assert!(exchange(&server, b"\0\x10\0\0r\0").is_empty());
+    assert_eq!(server.session_count(), 0);
+}
+
+#[test]
+fn a_server_that_does_not_answer_the_authentication_fails_the_dial() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let client = start(Peer::builder().plugin(Bearer::new("x")));
+    let addr = silent.local_addr().expect("is bound");
+    let accepting = std::thread::spawn(move || silent.accept().map(drop));
+    let status = client.dial(addr).expect_err("fails");
+    assert_eq!(status.code, code::DIAL_FAILED);
+    accepting.join().expect("ends").expect("accepts");
+}
