@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use epicycle::{Connect, ConnectError, Connecting, Reconnect, Running};
+use epicycle::{Connect, ConnectError, Connecting, Reactor, Reconnect, Running};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::util::app::{App, Log, start_client};
+use crate::util::app::{App, Gate, Log, start_client};
 use crate::util::client::TempPath;
 use crate::util::process::{
     alone, descriptor_limit, descriptors, limit_descriptors, raise_descriptor_limit,
@@ -162,7 +162,7 @@ fn a_full_mailbox_refuses_a_connect() {
     let dead = DeadPort::new();
     let (held, hold) = mpsc::channel::<()>();
     let (began, begin) = mpsc::channel();
-    let wait = move |_: &mut App, _: &mut epicycle::Reactor<'_, App>| {
+    let wait = move |_: &mut App, _: &mut Reactor<'_, App>| {
         began.send(()).expect("is awaited");
         let _ = hold.recv();
     };
@@ -344,7 +344,7 @@ fn connects_of_a_callback_need_no_room_in_the_mailbox_and_begin_in_order() {
     let dead = DeadPort::new();
     let addr = dead.addr;
     let (tell, told) = mpsc::channel();
-    let ask = move |_: &mut App, reactor: &mut epicycle::Reactor<'_, App>| {
+    let ask = move |_: &mut App, reactor: &mut Reactor<'_, App>| {
         for token in 0..200 {
             let connect = Connect::to(addr).token(token);
             reactor.connect(connect).expect("is taken");
@@ -376,4 +376,60 @@ fn connects_of_the_last_callbacks_are_answered() {
         "{}",
         last.error
     );
+}
+
+#[test]
+fn many_connects_of_a_callback_stop_nobody_and_each_can_be_cancelled() {
+    let (running, log) = start_client(client(1), |app| app);
+    let dead = TempPath::new().addr();
+    let (tell, told) = mpsc::channel();
+    let failed = log.clone();
+    let ask = move |_: &mut App, reactor: &mut Reactor<'_, App>| {
+        let mut last = None;
+        for token in 0..3000 {
+            let connect = Connect::to(dead.as_str()).token(token);
+            last = Some(reactor.connect(connect).expect("is taken"));
+        }
+        last.expect("there is one").cancel().expect("is taken");
+        reactor.defer(move |_, _| {
+            tell.send(failed.failures().len()).expect("is awaited");
+        });
+    };
+    running.engine().run_on(0, ask).expect("is taken");
+    assert_eq!(told.recv().expect("is told"), 1024, "in the first turn");
+    eventually("all are told", || log.failures().len() == 3000);
+    let failures = log.failures();
+    let cancelled: Vec<u64> = failures
+        .iter()
+        .filter(|failed| matches!(failed.error, ConnectError::Cancelled))
+        .map(|failed| failed.token)
+        .collect();
+    assert_eq!(cancelled, [2999]);
+    let mut tokens: Vec<u64> = failures.iter().map(|failed| failed.token).collect();
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..3000).collect::<Vec<_>>());
+    is_quiet(&running);
+}
+
+#[test]
+fn a_reactor_that_has_stopped_takes_no_connects_although_another_has_not() {
+    let dead = DeadPort::new();
+    let addr = dead.addr;
+    let (tell, told) = mpsc::channel();
+    let (running, _log) = start_client(client(2), move |app| {
+        let tell = tell.clone();
+        app.on_connect_failed(move |reactor, failed| {
+            let again = reactor.connect(addr);
+            let has_stopped = matches!(failed.error, ConnectError::Stopped);
+            if has_stopped || again.is_err() {
+                let _ = tell.send(matches!(again, Err(ConnectError::Stopped)));
+            }
+        })
+    });
+    let gate = Gate::before(running.engine(), 0);
+    running.engine().connect_on(1, addr).expect("is taken");
+    running.engine().shutdown_within(Duration::ZERO);
+    assert!(told.recv_timeout(LONG).expect("is told"));
+    drop(gate);
+    running.join();
 }

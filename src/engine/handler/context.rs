@@ -269,6 +269,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) deferred: VecDeque<Task<H>>,
     /// True if `on_turn_end` is to be called.
     pub(crate) wants_turn_end: bool,
+    /// True once no connection is made any more, although other reactors may still make some.
+    pub(crate) refuses_connects: bool,
     /// The number of bytes that may still be offered to the kernel at once in this turn, on connections where that was done
     /// before in the turn.
     pub(crate) at_once_left: usize,
@@ -383,6 +385,7 @@ impl<H: EventHandler> Context<H> {
             pipes: Pipes::default(),
             deferred: VecDeque::new(),
             wants_turn_end: false,
+            refuses_connects: false,
             at_once_left: 0,
             decoding: Decoding::default(),
             deferrals: 0,

@@ -101,14 +101,18 @@ impl<'a, H: EventHandler> Reactor<'a, H> {
     }
 
     /// Makes an outbound connection on this reactor, as [`Engine::connect`] does, and without a place in the mailbox. The
-    /// attempt begins after this callback, in the order of the calls. So a server that refuses it is told later, by
-    /// [`on_connect_failed`](EventHandler::on_connect_failed), as is a reactor without a free slot.
+    /// attempt begins after this callback, in the order of the calls; other events are handled after 1,024 of them. So a server
+    /// that refuses it is told later, by [`on_connect_failed`](EventHandler::on_connect_failed), as is a reactor without a free
+    /// slot.
     ///
     /// # Errors
     ///
     /// As for [`Engine::connect`]. [`ConnectError::MailboxFull`] only if as many connects wait to begin as a reactor can have
     /// connections (4,194,304).
     pub fn connect(&mut self, connect: impl Into<Connect>) -> Result<Connecting<H>, ConnectError> {
+        if self.cx.refuses_connects {
+            return Err(ConnectError::Stopped);
+        }
         let (id, connect, to) = self.cx.engine.prepare(connect.into())?;
         let waiting = &mut self.cx.lists.dials;
         if waiting.len() >= MAX_SLOTS {

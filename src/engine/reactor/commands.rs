@@ -15,7 +15,6 @@ use crate::engine::listen::listeners::ListenerChange;
 
 impl<H: EventHandler> EventLoop<H> {
     pub(super) fn run_commands(&mut self) {
-        // A request to cancel one of them may be in the mailbox.
         self.begin_dials();
         if self.turn.drain_mailbox {
             self.turn.drain_mailbox = false;
@@ -209,6 +208,7 @@ impl<H: EventHandler> EventLoop<H> {
     fn drain_rest(&mut self) {
         if self.stage == ShutdownStage::Answering {
             self.stage = ShutdownStage::Draining;
+            self.cx.refuses_connects = true;
             self.stop_dials();
             self.next_to_close = Some(0);
         }

@@ -84,6 +84,9 @@ struct Race {
     is_won: Rc<Cell<bool>>,
 }
 
+/// The most connects of callbacks that begin before other events are handled.
+const DIAL_BUDGET: usize = 1024;
+
 /// The longest pause before the next address is tried too (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -152,13 +155,21 @@ impl<H: EventHandler> EventLoop<H> {
     #[cold]
     #[inline(never)]
     fn begin_waiting_dials(&mut self) {
-        while let Some((id, connect, to)) = self.cx.lists.dials.pop_front() {
+        for _ in 0..DIAL_BUDGET {
+            let Some((id, connect, to)) = self.cx.lists.dials.pop_front() else {
+                break;
+            };
             self.dial(id, connect, to);
         }
     }
 
     /// Begins to make a connection.
     pub(super) fn dial(&mut self, id: DialId, connect: Connect, to: Endpoint) {
+        self.insert_dial(id, connect, to);
+        self.attempt(id);
+    }
+
+    fn insert_dial(&mut self, id: DialId, connect: Connect, to: Endpoint) {
         let dial = Dial {
             connect,
             to,
@@ -170,7 +181,6 @@ impl<H: EventHandler> EventLoop<H> {
             cancelled: false,
         };
         self.dials.dials.insert(id, dial);
-        self.attempt(id);
     }
 
     /// Begins an attempt.
@@ -597,7 +607,7 @@ impl<H: EventHandler> EventLoop<H> {
     /// Ends the attempts. An open connection stays open and is not made again.
     pub(super) fn cancel_dial(&mut self, id: DialId) {
         let Some(dial) = self.dials.dials.get_mut(&id) else {
-            return;
+            return self.cancel_waiting_dial(id);
         };
         dial.cancelled = true;
         match &dial.progress {
@@ -613,6 +623,19 @@ impl<H: EventHandler> EventLoop<H> {
                 self.dials.dials.remove(&id);
             }
             _ => self.attempt_failed(id, ConnectError::Cancelled),
+        }
+    }
+
+    /// Ends a dial that has not begun.
+    fn cancel_waiting_dial(&mut self, id: DialId) {
+        let waiting = &mut self.cx.lists.dials;
+        // The identifiers ascend.
+        let at = waiting.binary_search_by_key(&id, |(id, ..)| *id);
+        if let Ok(at) = at
+            && let Some((id, connect, to)) = waiting.remove(at)
+        {
+            self.insert_dial(id, connect, to);
+            self.attempt_failed(id, ConnectError::Cancelled);
         }
     }
 
