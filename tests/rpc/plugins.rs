@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
+use epicycle::rpc::plugins::ignore_case::IgnoreCase;
 use epicycle::rpc::wire::Message;
 use epicycle::rpc::{
     Hooks, Incoming, Next, Peer, PeerBuilder, Plugin, Router, Session, Status, code,
@@ -541,4 +542,19 @@ fn a_server_that_does_not_answer_the_authentication_fails_the_dial() {
     let status = client.dial(addr).expect_err("fails");
     assert_eq!(status.code, code::DIAL_FAILED);
     accepting.join().expect("ends").expect("accepts");
+}
+
+#[test]
+fn the_case_of_a_path_does_not_count_if_told_so_and_that_of_a_query_does() {
+    let mut routes = Router::new();
+    routes.call("/math/add", |ctx, _: ()| {
+        Ok(ctx.query("Q").unwrap_or_default())
+    });
+    let server = start(listening().routes(routes).plugin(IgnoreCase));
+    let client = start(Peer::builder());
+    let session = dial(&client, &server).expect("connects");
+    for path in ["/math/add?Q=Xy", "/MATH/Add?Q=Xy", "/math/%41dd?Q=Xy"] {
+        let query: Result<String, _> = session.call(path, &()).wait();
+        assert_eq!(query.as_deref(), Ok("Xy"), "{path}");
+    }
 }

@@ -1,3 +1,4 @@
 //! Plugins that come with this crate.
 
 pub mod auth;
+pub mod ignore_case;
