@@ -125,6 +125,10 @@ struct Tuning;
 #[doc = include_str!("../docs/testing.md")]
 struct Testing;
 
+#[cfg(all(doctest, feature = "rpc"))]
+#[doc = include_str!("../docs/rpc.md")]
+struct Rpc;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;
