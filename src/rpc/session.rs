@@ -164,12 +164,29 @@ impl TaskWaker {
     }
 }
 
+/// Marks that a task is polled, as long as it exists.
+pub(super) struct Polling(());
+
+impl Polling {
+    pub(super) fn begin() -> Self {
+        IS_POLLING.set(true);
+        Self(())
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        IS_POLLING.set(false);
+    }
+}
+
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         if self.is_woken.swap(true, Ordering::AcqRel) {
             return;
         }
-        if is_loop_of(&self.peer, self.reactor) {
+        // A task that is woken while it is polled waits for the next turn, so that one that wakes itself holds nobody up.
+        if is_loop_of(&self.peer, self.reactor) && !IS_POLLING.get() {
             give(Work::Poll(self));
         } else if let Some(target) = self.peer.target.get() {
             target.poll(self.reactor, self.clone());
@@ -499,6 +516,8 @@ thread_local! {
     static CURRENT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
     /// True if there is work. Unlike the queue it needs no destructor, so that a look at it is cheap.
     static HAS_WORK: Cell<bool> = const { Cell::new(false) };
+    /// True while a task is polled.
+    static IS_POLLING: Cell<bool> = const { Cell::new(false) };
     static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 
 use super::context::ReplyHead;
 use super::deferred::Working;
-use super::session::{Shared, TaskWaker};
+use super::session::{Polling, Shared, TaskWaker};
 use super::wire::Status;
 use crate::engine::slots::ConnId;
 
@@ -67,7 +67,9 @@ impl Tasks {
     fn step(&self, number: u64, mut task: Task, waker: Arc<TaskWaker>) -> Option<Finished> {
         let waker = Waker::from(waker);
         let mut context = Context::from_waker(&waker);
+        let polling = Polling::begin();
         let polled = catch_unwind(AssertUnwindSafe(|| task.future.as_mut().poll(&mut context)));
+        drop(polling);
         let result = match polled {
             Ok(Poll::Pending) => {
                 self.open.borrow_mut().insert(number, task);

@@ -188,3 +188,41 @@ fn a_panic_in_a_future_costs_its_call() {
     let failed = session.call::<_, ()>("/fail", &()).wait();
     assert_eq!(failed, Err(Status::new(7, "no")));
 }
+
+#[test]
+fn a_future_that_wakes_itself_delays_nobody() {
+    /// Is polled in each turn until the flag is set.
+    struct Busy(Arc<AtomicBool>);
+
+    impl Future for Busy {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            if self.0.load(Ordering::SeqCst) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+
+    let is_over = Arc::new(AtomicBool::new(false));
+    let flag = is_over.clone();
+    let mut routes = Router::new();
+    routes.call_async("/busy", move |_ctx, _: ()| {
+        let busy = Busy(flag.clone());
+        async move {
+            busy.await;
+            Ok(())
+        }
+    });
+    routes.call("/now", |_ctx, n: u32| Ok(n));
+    let (_server, _client, session) = pair(routes, Router::new());
+    let busy = session.call::<_, ()>("/busy", &()).send();
+    for n in 0..10 {
+        assert_eq!(session.call("/now", &n).wait(), Ok(n));
+    }
+    assert!(busy.try_result().is_none());
+    is_over.store(true, Ordering::SeqCst);
+    assert_eq!(busy.wait(), Ok(()));
+}
