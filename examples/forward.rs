@@ -100,7 +100,7 @@ impl Forward {
         // Only connections of one reactor can be joined.
         let connect = Connect::to(self.to.clone()).timeout(self.timeout);
         let connect = connect.token(client.as_u64());
-        let connecting = conn.engine().connect_on(client.reactor(), connect);
+        let connecting = conn.reactor().connect(connect);
         let connecting = connecting
             .inspect_err(|error| log::warn!("cannot forward {client}: {error}"))
             .ok()?;

@@ -47,7 +47,7 @@
 //! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
 //! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
 //! - `ws`: WebSocket, for servers and clients.
-//! - `rpc`: RPC as Teleport v4 speaks it; for now its wire formats.
+//! - `rpc`: peers that call each other over one connection, wire-compatible with Teleport v4.
 //! - `testing`: a simulated network and virtual time, for tests of handlers and codecs.
 //! - `tls`: certificates, trust, and the result of the negotiation.
 

@@ -130,7 +130,7 @@ impl<T: AsRef<[u8]>> Encode<T> for Lines {
         self.check(line.len())?;
         if memchr(b'\n', line).is_some() {
             return Err(FrameError::Malformed {
-                what: "a line to send contains an LF",
+                what: "a line to send contains an LF; send each line by itself, or all of them with `Conn::write`",
             });
         }
         if line.last() == Some(&b'\r') && !self.crlf {

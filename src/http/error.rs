@@ -150,8 +150,10 @@ pub enum SendError {
     },
     /// The reason phrase of a response contains a control character.
     Reason,
-    /// The method, the target or the host of a request is invalid.
+    /// The method or the target of a request is invalid.
     RequestLine,
+    /// The host of a request is missing or invalid.
+    Host,
     /// The connection accepts no further request. It closes or changes its protocol after those already sent, or it
     /// received input that was not requested.
     Last,
@@ -184,7 +186,8 @@ error_messages! {
             "{given} bytes of body were written in answer to HEAD; send only the head and the end",
         SendError::Status { status } => "the status {status} changes the protocol; send it with `ServerResponse::upgrade`",
         SendError::Reason => "the reason phrase contains a control character",
-        SendError::RequestLine => "the method is not a token, the target has none of the known forms, or the host is invalid",
+        SendError::RequestLine => "the method is not a token, or the target has none of the known forms",
+        SendError::Host => "the host of the request is missing or invalid; set it with `ClientRequest::host`",
         SendError::Last =>
             "the connection closes or changes its protocol after the earlier requests, or has \
              received input that was not requested; use another connection",

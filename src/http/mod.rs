@@ -178,9 +178,17 @@
 //!
 //! Use [`manual_continue`](HttpStreamCodec::manual_continue), so that the origin decides about `100 Continue`. If the
 //! origin fails after its head was passed on, [abort](crate::Conn::abort) the client's connection: the response must
-//! not look complete. Before that, send a 502: it is refused with [`SendError`] if the response has begun.
+//! not look complete. Before that, send a 502: it is refused with [`SendError`] if the response has begun. It is refused also
+//! if no response is due. A client that waits for none is [closed](crate::Conn::close), since an abort could cost it the rest of
+//! its last response. A client of HTTP/1.0 may name no host: give the request that of the origin, with
+//! [`host`](client::ClientRequest::host).
 //!
-//! The head of a request is there before the connection to the origin is. Encode it at once with a new `StreamCodec`, by
+//! [`Conn::with`](crate::Conn::with) reaches the other connection, and tells how a relay reads no more from one than the other
+//! takes.
+//!
+//! A simple proxy has an origin connection for each client: it dials in `on_open`, and pauses the client's reads until that
+//! connection is open. A proxy that dials for each request, or takes a kept connection, has more to do.
+//! The head of a request is there before its connection is. Encode it at once with a new `StreamCodec`, by
 //! [`encode_to_vec`](crate::codec::encode_to_vec), and pause reads. Once the connection is open,
 //! [switch](crate::Conn::switch) it to that codec and write the bytes. In one handler, both codecs are
 //! [`one_of!`](crate::codec::one_of). `tests/http/proxy.rs` is a complete proxy with backpressure both ways.

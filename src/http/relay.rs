@@ -53,7 +53,7 @@ impl<'a> client::ClientRequest<'a> {
     ///
     /// The method is that of the request, and the target is sent as it was received. The target of a request in
     /// absolute form is sent in origin form, and its authority is the host (RFC 9112, section 3.2.2). A request of
-    /// HTTP/1.0 may have no host: set [one](Self::host), else the request is refused.
+    /// HTTP/1.0 may have no host: set [one](Self::host), else the request is refused with [`SendError::Host`](super::SendError::Host).
     ///
     /// The framing follows the request as well. [`Chunk`](super::Chunk)s and an [`End`](super::End) or
     /// [`Trailers`](super::Trailers) must follow, even if it has no body. So the parts of an

@@ -173,10 +173,7 @@ fn a_request_is_passed_on_as_it_was_received_but_for_what_is_about_the_connectio
     }
     // Without a host there is nobody to send it to.
     let error = Relay::new().request(&mut "GET / HTTP/1.0\r\n\r\n".into());
-    assert_eq!(
-        cause(error.expect_err("has no host")),
-        SendError::RequestLine
-    );
+    assert_eq!(cause(error.expect_err("has no host")), SendError::Host);
 }
 
 #[test]

@@ -66,7 +66,8 @@ fn a_listener_that_is_opened_later_has_its_label_and_its_limits() {
             Lines::new()
         }
 
-        fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<String> {
+        fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<String> {
+            assert_eq!(conn.label(), "later");
             Some(String::new())
         }
 

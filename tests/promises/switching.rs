@@ -149,6 +149,7 @@ impl EventHandler for Many {
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
         self.first.get_or_insert(conn.id());
+        self.tell(format!("open {:?} {:?}", conn.label(), conn.transport()));
         Some(())
     }
 
@@ -251,6 +252,45 @@ fn a_codec_is_made_for_the_listener_its_label_and_its_transport() {
     hear(&hears, "\"lines\" Tcp None");
     Client::connect(&addrs[2]).round_trip_with("really?", "yes.");
     hear(&hears, "\"questions\" Unix None");
+}
+
+#[test]
+fn a_connection_knows_the_label_of_its_listener_and_its_transport() {
+    let (path, records) = (TempPath::new(), TempPath::new());
+    let (running, hears) = start(
+        Server::bind("tcp://127.0.0.1:0")
+            .and(Listen::on("tcp://127.0.0.1:0").label("lines"))
+            .and(Listen::on(path.addr().as_str()).label("stream"))
+            .and(
+                Listen::on(records.addr().replace("unix:", "unixpacket:").as_str())
+                    .label("records"),
+            ),
+    );
+    let addrs = running.local_addrs();
+    let _plain = Client::connect(&addrs[0]);
+    hear(&hears, "open \"\" Tcp");
+    let _lines = Client::connect(&addrs[1]);
+    hear(&hears, "open \"lines\" Tcp");
+    let _stream = Client::connect(&addrs[2]);
+    hear(&hears, "open \"stream\" Unix");
+    let to = records.addr().replace("unix:", "unixpacket:");
+    running
+        .engine()
+        .connect(to.as_str())
+        .expect("the engine runs");
+    let mut both = [(); 2].map(|()| {
+        loop {
+            let heard = hears.recv_timeout(LONG).expect("both ends open");
+            if heard.starts_with("open") {
+                break heard;
+            }
+        }
+    });
+    both.sort();
+    assert_eq!(
+        both,
+        ["open \"\" UnixPacket", "open \"records\" UnixPacket"]
+    );
 }
 
 #[test]

@@ -239,6 +239,24 @@ fn what_no_attempt_could_make_is_refused_at_once() {
 }
 
 #[test]
+fn a_server_that_ends_the_connection_during_the_handshake_is_told_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("is bound");
+    let (running, log) = start_client(Client::new(), |app| app);
+    let connect = Connect::to(format!("tcp://{addr}")).tls(&client_tls());
+    running.engine().connect(connect).expect("the engine runs");
+    let (peer, _) = listener.accept().expect("accepts");
+    peer.shutdown(std::net::Shutdown::Write)
+        .expect("is connected");
+    let failed = log.await_failure(0);
+    assert_eq!(
+        failed.error.to_string(),
+        "the TLS handshake failed: the peer ended the connection during the handshake"
+    );
+    assert!(matches!(failed.error, ConnectError::Tls(_)));
+}
+
+#[test]
 fn a_client_hears_at_once_of_a_server_that_speaks_no_tls_though_that_does_not_hang_up() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let addr = listener.local_addr().expect("is bound");

@@ -374,7 +374,10 @@ fn a_peer_that_leaves_during_the_handshake_ends_the_connection() {
     eventually("all close", || running.engine().connections() == 0);
     let closed = post.events();
     let closed = closed.iter().filter(|event| event.starts_with("closed: "));
-    assert_eq!(closed.count(), 3);
+    let closed: Vec<_> = closed.collect();
+    assert_eq!(closed, ["closed: tls failed, 0 unsent"; 3]);
+    let stats = running.engine().stats().total();
+    assert_eq!((stats.tls_errors, stats.handshake_failures), (3, 3));
 }
 
 #[test]

@@ -72,7 +72,8 @@ impl<'a> ConnInfo<'a> {
         self.alpn
     }
 
-    /// Returns the peer's address.
+    /// Returns the peer's address. On a listener that expects [PROXY headers](crate::Listen::proxy_protocol) it is that of the
+    /// proxy: the header arrives later, and [`Conn::peer_addr`](crate::Conn::peer_addr) is the client.
     pub fn peer_addr(&self) -> &'a Addr {
         self.peer
     }

@@ -18,7 +18,7 @@ use crate::codec::{Codec, Encode};
 use crate::engine::conn::Name;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::{Limits, OutboundPolicy, SMALL_WRITE};
-use crate::engine::conn::origin::Origin;
+use crate::engine::conn::origin::{Origin, Transport};
 use crate::engine::conn::write::WriteError;
 use crate::engine::slots::ConnId;
 use crate::engine::timer::TimerKey;
@@ -174,6 +174,20 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.link.state.origin()
     }
 
+    /// Returns the [label](crate::Listen::label) of the listener that accepted it, as [`ConnInfo::label`](crate::ConnInfo::label)
+    /// does. It is empty if the listener has none, and for other connections.
+    pub fn label(&self) -> &str {
+        match self.origin() {
+            Origin::Accepted { listener } => self.cx.listener_label(listener),
+            _ => "",
+        }
+    }
+
+    /// Returns the transport.
+    pub fn transport(&self) -> Transport {
+        self.link.stream.transport()
+    }
+
     /// Returns the result of the TLS handshake, or `None` on a connection without TLS.
     ///
     /// ```
@@ -199,6 +213,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     /// it has room for output, follow after the running one. [`close`](Self::close) and
     /// [`abort`](Self::abort) take effect then, too. If `f` panics, the other connection closes with
     /// [`CloseReason::Panic`], and so does this one unless the panic is caught.
+    ///
+    /// To pass all bytes on unchanged, [`pipe`](Self::pipe) needs no handler. A relay that looks at them reads no more from one
+    /// connection than the other takes. When [`has_room`](Self::has_room) of the other returns false, it
+    /// [pauses](Self::pause_reads) this one. It [resumes](Self::resume_reads) it in the other's
+    /// [`on_drain`](EventHandler::on_drain). Its clients have [`OutboundPolicy::Drop`], so that a client that does not read for
+    /// a while can still send.
     ///
     /// ```
     /// use epicycle::codec::Lines;
@@ -495,8 +515,9 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.abort(self.link, CloseReason::Aborted);
     }
 
-    /// Sends FIN once all output is sent (half-close). Input from the peer is still read. On a piped connection this
-    /// does nothing, because a pipe passes FIN on by itself.
+    /// Sends FIN once all output is sent (half-close). Input from the peer is still read. Once the peer has ended its stream
+    /// too, the connection closes with [`CloseReason::Peer`]. On a piped connection this does nothing, because a pipe passes
+    /// FIN on by itself.
     pub fn shutdown_write(&mut self) {
         if self.link.state.is_piped() {
             return;

@@ -417,6 +417,12 @@ impl<H: EventHandler> Context<H> {
         }
     }
 
+    /// Returns the label of the listener of an open connection.
+    pub(crate) fn listener_label(&self, listener: usize) -> &str {
+        let profile = self.profiles.known(listener);
+        profile.map_or("", |profile| &profile.label)
+    }
+
     /// Returns the number of the limits for a new connection of a listener, and counts it as one that uses them.
     pub(crate) fn acquire_limits(&mut self, origin: Origin) -> u16 {
         let Origin::Accepted { listener } = origin else {

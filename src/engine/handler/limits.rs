@@ -9,7 +9,8 @@ use crate::error::Error;
 
 impl<H: EventHandler> Conn<'_, H> {
     /// Calls [`on_deadline`](EventHandler::on_deadline) once this time has passed, counted from now. `None` takes the deadline
-    /// back. A connection has one deadline; another call replaces it.
+    /// back. A connection has one deadline; another call replaces it. An answer does not take it back: the handler does that with
+    /// each answer, also with one that it has [deferred](Self::defer_answer).
     ///
     /// It is for limits that change often, on a request for example, and costs less than a timer: a store, as it shares the
     /// timer of the connection's timeouts. The first deadline of a connection costs some 250 bytes until it ends. It is exact to

@@ -58,10 +58,18 @@ impl<H: EventHandler> Engine<H> {
         let listen = listen.into();
         let profile = ListenProfile::of(&listen, &self.shared().limits)?;
         self.shared().profiles.insert(number, profile);
-        match listen.resolve(number)? {
-            Resolved::Stream(place) => self.listen_for_streams(place),
-            Resolved::Udp(place) => self.listen_for_datagrams(place),
+        let opened = match listen.resolve(number) {
+            Ok(Resolved::Stream(place)) => self.listen_for_streams(place),
+            Ok(Resolved::Udp(place)) => self.listen_for_datagrams(place),
+            Err(error) => Err(error),
+        };
+        match &opened {
+            Ok(Listening { local_addr, .. }) => {
+                log::info!(target: "epicycle::server", "listening on {local_addr} as listener {number}");
+            }
+            Err(_) => self.shared().profiles.remove(number),
         }
+        opened
     }
 
     fn listen_for_streams(&self, place: StreamPlace) -> Result<Listening, Error> {
@@ -107,7 +115,6 @@ impl<H: EventHandler> Engine<H> {
                 }
             }
         }
-        log::info!(target: "epicycle::server", "listening on {}", listening.local_addr);
         Ok(listening)
     }
 

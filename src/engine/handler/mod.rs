@@ -168,7 +168,8 @@ pub trait EventHandler: Sized + 'static {
     }
 
     /// Called when the peer has ended its stream (half-close). The peer may still be reading. By default the
-    /// connection drains and closes. With [`Action::Continue`] it stays open for writing.
+    /// connection drains and closes. With [`Action::Continue`] it stays open for writing, until
+    /// [`Conn::shutdown_write`] or [`Conn::close`] is called.
     fn on_peer_shutdown(
         &mut self,
         conn: &mut Conn<'_, Self>,

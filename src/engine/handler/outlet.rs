@@ -11,7 +11,8 @@ use crate::engine::slots::ConnId;
 ///
 /// So one registry can hold the connections of several engines. [`Conn::outlet`](crate::Conn::outlet) and
 /// [`Handle::outlet`](crate::Handle::outlet) return one. It takes 24 bytes, and a clone counts one reference. Two outlets
-/// are equal if they belong to the same connection of the same engine.
+/// are equal if they belong to the same connection of the same engine. So the registry may be a `HashSet<Outlet>`, and each
+/// session keeps its outlet, with which `on_close` removes it.
 ///
 /// It works as a [`Handle`](crate::Handle) does: a request goes through the reactor's mailbox and runs on the reactor's
 /// thread, and requests of one thread run in order. After the connection has closed, an outlet returns

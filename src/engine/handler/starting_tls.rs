@@ -39,6 +39,8 @@ impl<H: EventHandler> Conn<'_, H> {
     /// - The handshake has the limit of [`TlsServer::handshake_timeout`]. If it fails, the connection closes with
     ///   [`CloseReason::Tls`](crate::CloseReason), or with the timeout. A close or a shutdown during the handshake resets the
     ///   connection.
+    /// - There is no TLS on [`Transport::UnixPacket`](crate::Transport). A service that has such listeners asks
+    ///   [`transport`](Self::transport) before it offers STARTTLS, since it announces TLS before this call.
     ///
     /// ```
     /// use epicycle::codec::Lines;

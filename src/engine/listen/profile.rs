@@ -50,6 +50,11 @@ impl ListenProfiles {
             self.are_any.store(true, Ordering::Release);
         }
     }
+
+    /// Forgets the profile of a listener that could not be opened.
+    pub(crate) fn remove(&self, listener: usize) {
+        self.profiles.write().remove(&listener);
+    }
 }
 
 /// A reactor's copy of the profiles that it has needed, which it reads without a lock.
@@ -67,6 +72,12 @@ impl KnownProfiles {
             true => self.look_up(listener, all),
             false => None,
         }
+    }
+
+    /// Returns the profile of a listener if [`get`](Self::get) has found one before, as it has for each listener of an open
+    /// connection.
+    pub(crate) fn known(&self, listener: usize) -> Option<&ListenProfile> {
+        self.0.get(listener)?.as_ref()?.as_deref()
     }
 
     fn look_up(&mut self, listener: usize, all: &ListenProfiles) -> Option<&ListenProfile> {

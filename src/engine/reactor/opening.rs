@@ -291,6 +291,14 @@ impl<H: EventHandler> Served<'_, H> {
                 self.cx.lists.mark_ready(state);
                 self.set_alarm();
             }
+            #[cfg(feature = "tls")]
+            Err(StreamError::Truncated) => {
+                let error = io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the peer ended the connection during the handshake",
+                );
+                self.fail(StreamError::Tls(error));
+            }
             Err(error) => self.fail(error),
         }
     }

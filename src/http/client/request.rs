@@ -159,8 +159,8 @@ impl<'a> ClientRequest<'a> {
 
     /// Checks the request. Returns the number of bytes that the head takes, and the headers that it has.
     fn check(&self) -> Result<Checked, SendError> {
-        if !self.is_line_checked && !self.is_line_valid() {
-            return Err(SendError::RequestLine);
+        if !self.is_line_checked {
+            self.check_line()?;
         }
         let mut checked = check_headers(self.headers.as_slice())?;
         let names = checked.names.or(self.block_names);
@@ -191,15 +191,19 @@ impl<'a> ClientRequest<'a> {
         framing_header(name.unwrap_or_default().as_bytes())
     }
 
-    fn is_line_valid(&self) -> bool {
+    fn check_line(&self) -> Result<(), SendError> {
         // The path of such a target is written.
         let is_valid = |target: &[u8]| match target {
             [b'?', ..] => self.method != "CONNECT" && is_target(target),
             _ => check_target(self.method, target).is_ok(),
         };
-        is_token(self.method.as_bytes())
-            && is_host(self.host.as_bytes())
-            && is_valid(self.target.as_bytes())
+        if !is_host(self.host.as_bytes()) {
+            return Err(SendError::Host);
+        }
+        match is_token(self.method.as_bytes()) && is_valid(self.target.as_bytes()) {
+            true => Ok(()),
+            false => Err(SendError::RequestLine),
+        }
     }
 
     /// Appends the request, without the part of its body that follows later.
