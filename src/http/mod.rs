@@ -183,12 +183,11 @@
 //! its last response. A client of HTTP/1.0 may name no host: give the request that of the origin, with
 //! [`host`](client::ClientRequest::host).
 //!
-//! [`Conn::with`](crate::Conn::with) reaches the other connection, and tells how a relay reads no more from one than the other
-//! takes.
+//! [`Conn::with`](crate::Conn::with) reaches the other connection. Its documentation has the rules by which a relay reads no
+//! more from one connection than the other takes.
 //!
-//! A simple proxy has an origin connection for each client: it dials in `on_open`, and pauses the client's reads until that
-//! connection is open. A proxy that dials for each request, or takes a kept connection, has more to do.
-//! The head of a request is there before its connection is. Encode it at once with a new `StreamCodec`, by
+//! A simple proxy has one origin connection for each client: it dials in `on_open`, and pauses the client's reads until that
+//! connection is open. If a proxy dials for each request, the head is there before the connection is. Encode it at once with a new `StreamCodec`, by
 //! [`encode_to_vec`](crate::codec::encode_to_vec), and pause reads. Once the connection is open,
 //! [switch](crate::Conn::switch) it to that codec and write the bytes. In one handler, both codecs are
 //! [`one_of!`](crate::codec::one_of). `tests/http/proxy.rs` is a complete proxy with backpressure both ways.
