@@ -3,7 +3,6 @@
 
 mod util;
 
-use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,53 +33,59 @@ struct Flags {
     idle: Option<Duration>,
 }
 
-/// The handler of a reactor, with its clients that wait for an upstream connection.
+/// The handler of a reactor.
 struct Forward {
     to: Endpoint,
     timeout: Duration,
-    waiting: HashMap<u64, Waiting>,
-}
-
-/// A client that is accepted but not joined yet.
-struct Waiting {
-    client: ConnId,
-    connecting: Connecting<Forward>,
 }
 
 impl EventHandler for Forward {
     type Codec = Raw;
-    type Session = ();
+    /// The connect that a client waits for, whose token is the client's identifier. None for a connection to the upstream.
+    type Session = Option<Connecting<Forward>>;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {
         Raw
     }
 
-    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Self::Session> {
         match conn.origin() {
             Origin::Connected { token } => {
                 // If the client has disconnected meanwhile, the new connection is closed.
-                let client = self.waiting.remove(&token)?.client;
-                conn.pipe(client).ok()
+                conn.pipe(ConnId::from_u64(token)).ok()?;
+                Some(None)
             }
-            _ => self.accept(conn),
+            _ => self.accept(conn).map(Some),
         }
     }
 
     /// Is never called, because reading from a client is paused until it is joined.
-    fn react(&mut self, _conn: &mut Conn<'_, Self>, (): &mut (), _bytes: &[u8]) -> Action {
+    fn react(
+        &mut self,
+        _conn: &mut Conn<'_, Self>,
+        _: &mut Self::Session,
+        _bytes: &[u8],
+    ) -> Action {
         Action::Continue
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
-        if let Some(Waiting { client, .. }) = self.waiting.remove(&failed.token) {
+        let client = ConnId::from_u64(failed.token);
+        reactor.with(client, |conn, _| {
             log::warn!("cannot forward {client} to {}: {}", failed.to, failed.error);
-            reactor.with(client, |conn, ()| conn.abort());
-        }
+            conn.abort();
+        });
     }
 
-    fn on_close(&mut self, _: &mut Reactor<'_, Self>, info: &Closed, (): (), reason: CloseReason) {
-        if let Some(Waiting { connecting, .. }) = self.waiting.remove(&info.id.as_u64()) {
-            // If this fails, `on_open` finds no client and closes the connection.
+    fn on_close(
+        &mut self,
+        _: &mut Reactor<'_, Self>,
+        info: &Closed,
+        connecting: Self::Session,
+        reason: CloseReason,
+    ) {
+        if let Some(connecting) = connecting {
+            // If this fails, `on_open` finds no client and closes the connection. It does nothing once the two are joined.
             let _ = connecting.cancel();
         }
         log::info!(
@@ -94,19 +99,16 @@ impl EventHandler for Forward {
 }
 
 impl Forward {
-    fn accept(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+    fn accept(&mut self, conn: &mut Conn<'_, Self>) -> Option<Connecting<Self>> {
         let client = conn.id();
         conn.pause_reads();
         // Only connections of one reactor can be joined.
         let connect = Connect::to(self.to.clone()).timeout(self.timeout);
         let connect = connect.token(client.as_u64());
         let connecting = conn.reactor().connect(connect);
-        let connecting = connecting
+        connecting
             .inspect_err(|error| log::warn!("cannot forward {client}: {error}"))
-            .ok()?;
-        let waiting = Waiting { client, connecting };
-        self.waiting.insert(client.as_u64(), waiting);
-        Some(())
+            .ok()
     }
 }
 
@@ -128,6 +130,5 @@ fn main() -> ExitCode {
     util::run("forward", server, move |_reactor| Forward {
         to: to.clone(),
         timeout,
-        waiting: HashMap::new(),
     })
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use epicycle::codec::{LengthField, Lines};
 use epicycle::{
-    Action, Addr, Answer, Balance, Bytes, CloseReason, Conn, ConnectError, Handle, HandleError,
-    Outlet, Running, Server, Service, TimeoutKind, WorkerPool, WriteError, service,
+    Action, Addr, Answer, Balance, Bytes, CloseReason, Conn, ConnId, ConnectError, Handle,
+    HandleError, Outlet, Running, Server, Service, TimeoutKind, WorkerPool, WriteError, service,
 };
 
 use crate::util::app::{App, Cut, Gate, Session, local, start};
@@ -849,6 +849,31 @@ fn one_registry_holds_the_outlets_of_engines_with_different_handlers() {
         assert_eq!(client.recv(8), b"the rest");
     }
     assert_eq!(log.opened(), 3);
+}
+
+#[test]
+fn an_identifier_comes_back_from_its_number_and_other_numbers_reach_nobody() {
+    let (running, log) = start(local(), |app| app);
+    let client = Client::to(&running);
+    let id = log.await_open(0);
+    let number = id.as_u64();
+    assert_eq!(ConnId::from_u64(number), id);
+    let others = [0, number - 1, number + 1, number + (1 << 32), u64::MAX];
+    for other in others.map(ConnId::from_u64) {
+        assert!(running.engine().handle(other).is_none(), "{other}");
+    }
+    let (tell, told) = mpsc::channel();
+    let ask = move |_: &mut App, reactor: &mut epicycle::Reactor<'_, App>| {
+        let mut is_reached = |id| reactor.with(id, |_, _| ()).is_some();
+        let reached = others
+            .map(ConnId::from_u64)
+            .into_iter()
+            .any(&mut is_reached);
+        let _ = tell.send((is_reached(id), reached));
+    };
+    running.engine().run_on(id.reactor(), ask).expect("runs");
+    assert_eq!(told.recv_timeout(LONG), Ok((true, false)));
+    client.round_trip("mine");
 }
 
 #[test]

@@ -211,7 +211,7 @@ fn stream(
         .header("Content-Type", "text/plain; charset=utf-8")
         .streamed();
     if let Err(error) = conn.send(head) {
-        return Err(error).into();
+        return error.into();
     }
     // The answer to HEAD has no body.
     if request.method() == "HEAD" {

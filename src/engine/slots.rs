@@ -31,9 +31,17 @@ impl ConnId {
         (self.0 >> (32 + SLOT_BITS)) as usize
     }
 
-    /// Returns the identifier as a number, which is unique among the connections of an engine.
+    /// Returns the identifier as a number, which is unique among the connections of an engine. It can be the
+    /// [token](crate::Connect::token) of a connect that this connection waits for: [`from_u64`](Self::from_u64) then tells the new
+    /// connection whose it is.
     pub fn as_u64(self) -> u64 {
         self.0
+    }
+
+    /// Returns the identifier that [`as_u64`](Self::as_u64) made into a number. Any other number is an identifier of no
+    /// connection, or of a connection that the caller did not mean.
+    pub fn from_u64(number: u64) -> Self {
+        Self(number)
     }
 
     pub(crate) fn slot(self) -> usize {

@@ -345,7 +345,41 @@ pub trait EventHandler: Sized + 'static {
 /// The result of a callback: the next step for the connection.
 ///
 /// It can be made `From` the result of a write. `conn.write(answer).into()` continues if the write was accepted, and
-/// closes the connection if it was refused.
+/// closes the connection if it was refused. A callback that writes more than once leaves the `?` to a function of its own:
+///
+/// ```
+/// use epicycle::codec::Lines;
+/// use epicycle::{Action, Conn, ConnInfo, EventHandler, WriteError};
+///
+/// struct Mail;
+///
+/// impl Mail {
+///     fn answer(&mut self, conn: &mut Conn<'_, Self>, line: &[u8]) -> Result<Action, WriteError> {
+///         match line {
+///             b"EHLO" => {
+///                 conn.send("250-mail.example")?;
+///                 conn.send("250 8BITMIME")?;
+///             }
+///             b"QUIT" => {
+///                 conn.send("221 goodbye")?;
+///                 return Ok(Action::Close);
+///             }
+///             _ => conn.send("500 unknown command")?,
+///         }
+///         Ok(Action::Continue)
+///     }
+/// }
+///
+/// impl EventHandler for Mail {
+/// #   type Codec = Lines;
+/// #   type Session = ();
+/// #   fn codec(&mut self, _: &ConnInfo<'_>) -> Lines { Lines::new().crlf() }
+/// #   fn on_open(&mut self, _: &mut Conn<'_, Self>) -> Option<()> { Some(()) }
+///     fn react(&mut self, conn: &mut Conn<'_, Self>, _: &mut (), line: &[u8]) -> Action {
+///         self.answer(conn, line).unwrap_or_else(Action::from)
+///     }
+/// }
+/// ```
 #[derive(Debug, Default)]
 #[must_use]
 #[non_exhaustive]
@@ -368,14 +402,16 @@ impl From<Result<(), WriteError>> for Action {
     fn from(written: Result<(), WriteError>) -> Self {
         match written {
             Ok(()) => Action::Continue,
-            Err(error) => refused(error),
+            Err(error) => error.into(),
         }
     }
 }
 
-/// Out of line, so that callbacks that write do not contain the code that moves the error.
-#[cold]
-#[inline(never)]
-fn refused(error: WriteError) -> Action {
-    Action::Refused(Box::new(error))
+impl From<WriteError> for Action {
+    /// Out of line, so that callbacks that write do not contain the code that moves the error.
+    #[cold]
+    #[inline(never)]
+    fn from(refused: WriteError) -> Self {
+        Action::Refused(Box::new(refused))
+    }
 }

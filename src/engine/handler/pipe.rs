@@ -30,9 +30,9 @@ impl<H: EventHandler> Conn<'_, H> {
     ///
     /// - The output already written to either is sent first. The input that the other has received and not decoded
     ///   follows.
-    /// - Neither receives any further call of `react`, `on_drain` or `on_peer_shutdown`. Writes are refused with
-    ///   [`WriteError::Closed`](crate::WriteError). [`pause_reads`](Self::pause_reads), timers and
-    ///   [`close`](Self::close) still work.
+    /// - Neither receives any further call of `react`, `on_drain`, `on_fin` or `on_peer_shutdown`. Writes are refused with
+    ///   [`WriteError::Closed`](crate::WriteError). A pause of reads ends. [`pause_reads`](Self::pause_reads), timers and
+    ///   [`close`](Self::close) work from then on as before.
     /// - While one peer takes nothing, the other connection is not read. In each direction at most the read buffer,
     ///   or 1 MiB in the kernel, is held in between.
     /// - The FIN of one peer is passed on to the other. After both FINs, both connections close with

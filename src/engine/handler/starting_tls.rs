@@ -61,7 +61,7 @@ impl<H: EventHandler> Conn<'_, H> {
     ///             return conn.send("502 not implemented").into();
     ///         }
     ///         if let Err(error) = conn.send("220 go ahead") {
-    ///             return Err(error).into();
+    ///             return error.into();
     ///         }
     ///         match conn.start_tls_server(&self.tls) {
     ///             Ok(()) => Action::Continue,

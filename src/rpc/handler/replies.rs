@@ -124,7 +124,7 @@ fn put_seen(
 #[cold]
 fn put_instead(conn: &mut Conn<'_, PeerHandler>, seq: &[u8], error: WriteError) -> Action {
     let WriteError::Frame(error) = error else {
-        return Err(error).into();
+        return error.into();
     };
     let status = Status::of(code::INTERNAL_SERVER_ERROR, conn.codec().dialect())
         .with_reason(format!("the reply cannot be sent: {error}"));
