@@ -9,7 +9,7 @@ use std::sync::Arc;
 use socket2::{Domain, Socket, Type};
 
 use crate::addr::Addr;
-use crate::simnet::network::{DatagramEnd, End, Network, Place};
+use crate::simnet::network::{DatagramEnd, End, Listening, Network, Place};
 
 /// The reactor's end of a simulated connection. It has no descriptor of its own.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct StandIn(Socket);
 pub(crate) struct SimulatedHost {
     pub(crate) network: Network,
     pub(crate) ip: IpAddr,
+    /// The number of its engine.
+    pub(crate) engine: usize,
     /// The number by which the reactor polls.
     pub(crate) poller: usize,
     pub(crate) stand_in: Arc<StandIn>,
@@ -45,13 +47,34 @@ impl SimulatedHost {
         })
     }
 
-    /// Makes a datagram socket of this host.
-    pub(crate) fn bind_datagrams(
+    /// Listens on an address. Returns it, with the port that was assigned for 0.
+    pub(crate) fn listen(&self, listener: usize, addr: &Addr) -> io::Result<Addr> {
+        let owner = Listening::Engine {
+            engine: self.engine,
+            listener,
+            local: false,
+        };
+        let bound = self.network.listen(self.ip, to_place(addr), owner);
+        bound.map(to_addr)
+    }
+
+    /// Closes a listener.
+    pub(crate) fn unlisten(&self, listener: usize) {
+        self.network.unlisten(self.engine, Some(listener));
+    }
+
+    /// Makes a datagram socket that is not [assigned](DatagramEnd::assign) to a reactor yet.
+    pub(crate) fn bind_datagrams(&self, local: SocketAddr) -> io::Result<DatagramEnd> {
+        self.network.bind_datagrams(self.ip, Some(local), None)
+    }
+
+    /// Makes a datagram socket of this reactor that sends to and receives from `peer` only.
+    pub(crate) fn connect_datagrams(
         &self,
         local: Option<SocketAddr>,
-        peer: Option<SocketAddr>,
+        peer: SocketAddr,
     ) -> io::Result<DatagramEnd> {
-        let end = self.network.bind_datagrams(self.ip, local, peer)?;
+        let end = self.network.bind_datagrams(self.ip, local, Some(peer))?;
         end.assign(self.poller);
         Ok(end)
     }

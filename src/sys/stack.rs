@@ -19,6 +19,15 @@ pub(crate) enum NetworkStack {
 }
 
 impl NetworkStack {
+    /// Returns the host in the simulated network, if it is one.
+    #[cfg(feature = "testing")]
+    pub(crate) fn as_simulated(&self) -> Option<&SimulatedHost> {
+        match self {
+            NetworkStack::Kernel => None,
+            NetworkStack::Simulated(host) => Some(host),
+        }
+    }
+
     /// Starts a non-blocking connect. `has_records` asks for a Unix socket of records.
     pub(crate) fn connect(
         &self,
@@ -50,7 +59,7 @@ impl NetworkStack {
             NetworkStack::Kernel => DatagramSocket::bind(addr, dual_stack, options),
             #[cfg(feature = "testing")]
             NetworkStack::Simulated(host) => {
-                let end = host.bind_datagrams(Some(addr), None)?;
+                let end = host.bind_datagrams(addr)?;
                 DatagramSocket::simulated(end, options)
             }
         }
@@ -67,7 +76,7 @@ impl NetworkStack {
             NetworkStack::Kernel => DatagramSocket::connect(peer, local, options),
             #[cfg(feature = "testing")]
             NetworkStack::Simulated(host) => {
-                let end = host.bind_datagrams(local, Some(peer))?;
+                let end = host.connect_datagrams(local, peer)?;
                 DatagramSocket::simulated(end, options)
             }
         }

@@ -43,7 +43,7 @@ use crate::workers::{PoolBuilder, SimulatedWorkers, TakenJob, WorkerPool};
 ///
 /// - Files to send, and worker pools that [`worker_pool`](Self::worker_pool) has not built. They work, on their own threads
 ///   and in real time.
-/// - [`Engine::listen`] and multicast. They return an error, or concern the real network.
+/// - Multicast. It returns an error, or concerns the real network.
 /// - [Adopted](Engine::adopt) sockets. They never have events.
 /// - [`Conn::detach`](crate::Conn::detach) and [Unix sockets of records](crate::Endpoint#records). They return an error.
 pub struct World {
@@ -233,7 +233,7 @@ impl World {
     /// with RST if input was unread, else with FIN.
     pub fn kill<H: EventHandler>(&mut self, host: Host<H>) {
         self.network.note("kill", host.number, 0);
-        self.network.unlisten(host.number);
+        self.network.unlisten(host.number, None);
         self.engines[host.number].process = None;
         self.engines[host.number].reactors.clear();
     }
@@ -282,7 +282,7 @@ impl World {
         };
         let process = server.simulate(site, factory).inspect_err(|_| {
             // Some of its addresses may have been bound already.
-            self.network.unlisten(number);
+            self.network.unlisten(number, None);
         })?;
         let entry = &mut self.engines[number];
         let pace = |poller| Pace {

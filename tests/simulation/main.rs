@@ -27,6 +27,7 @@ mod http_proxies;
 mod idle;
 mod ledger;
 mod limits;
+mod listening;
 mod memory;
 #[cfg(feature = "http")]
 #[path = "../http/origin.rs"]

@@ -20,7 +20,6 @@ use crate::engine::listen::profile::ListenProfiles;
 use crate::engine::mailbox::{Mailbox, PushError, Wake};
 use crate::engine::slots::{ConnId, Liveness};
 use crate::engine::udp::sockets::Common;
-use crate::error::Error;
 use crate::metrics::{Metrics, Stats};
 use crate::sys::options::SocketOptions;
 use crate::workers::WorkerPool;
@@ -43,8 +42,8 @@ pub(crate) struct Shared<H: EventHandler> {
     pub(crate) limits: Limits,
     /// The number of the next listener.
     pub(crate) next_listener: AtomicUsize,
-    /// The options of further listeners. None if none can be opened, in a simulation.
-    pub(crate) listen_options: Option<ListenOptions>,
+    /// The options of further listeners.
+    pub(crate) listen_options: ListenOptions,
     /// False once the engine accepts no more connections.
     pub(crate) accepting: AtomicBool,
     /// The number of threads that still accept.
@@ -109,17 +108,6 @@ impl<H: EventHandler> Shared<H> {
             return Err(HandleError::Closed);
         }
         self.request(id.reactor(), command)
-    }
-
-    /// Returns the options for a further listener at `addr`.
-    pub(crate) fn listen_options(&self, addr: &str) -> Result<&ListenOptions, Error> {
-        self.listen_options.as_ref().ok_or_else(|| Error::Bind {
-            addr: addr.to_owned(),
-            source: io::Error::new(
-                io::ErrorKind::Unsupported,
-                "a simulated engine listens only where it was started",
-            ),
-        })
     }
 }
 
@@ -237,7 +225,7 @@ impl<H: EventHandler> Engine<H> {
     pub fn is_accepting(&self) -> bool {
         let listening = self.shared.listening.lock();
         if self.shared.accepting.load(Ordering::Acquire) {
-            return listening.streams().next().is_some();
+            return listening.has_streams();
         }
         listening.had_streams() && self.shared.acceptors.load(Ordering::Acquire) > 0
     }

@@ -7,11 +7,15 @@ use crate::addr::Addr;
 use crate::engine::listen::bind::Listener;
 use crate::engine::listen::listeners::ListenerChange;
 use crate::engine::listen::profile::ListenProfile;
+#[cfg(feature = "testing")]
+use crate::engine::listen::simulated;
 use crate::engine::listen::{Listen, Resolved, StreamPlace};
 use crate::engine::mailbox::Wake;
 use crate::engine::slots::MAX_SLOTS;
 use crate::engine::udp::sockets::{self, UdpPlace};
 use crate::error::Error;
+#[cfg(feature = "testing")]
+use crate::sys::simulated::SimulatedHost;
 
 /// A listener that was opened while the engine runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +78,12 @@ impl<H: EventHandler> Engine<H> {
 
     fn listen_for_streams(&self, place: StreamPlace) -> Result<Listening, Error> {
         let shared = self.shared();
+        let options = &shared.listen_options;
+        #[cfg(feature = "testing")]
+        if let Some(host) = options.udp.stack.as_simulated() {
+            return self.listen_in_simulation(host, place);
+        }
         let name = place.place.to_string();
-        let options = shared.listen_options(&name)?;
         let failed = |source| Error::Bind {
             addr: name.clone(),
             source,
@@ -118,12 +126,29 @@ impl<H: EventHandler> Engine<H> {
         Ok(listening)
     }
 
+    #[cfg(feature = "testing")]
+    fn listen_in_simulation(
+        &self,
+        host: &SimulatedHost,
+        place: StreamPlace,
+    ) -> Result<Listening, Error> {
+        let shared = self.shared();
+        let mut all = shared.listening.lock();
+        if !shared.accepting.load(Ordering::Acquire) {
+            return Err(Error::Stopped);
+        }
+        Ok(Listening {
+            listener: place.number,
+            local_addr: simulated::listen(host, place, &mut all)?,
+        })
+    }
+
     fn listen_for_datagrams(&self, place: UdpPlace) -> Result<Listening, Error> {
         let shared = self.shared();
         sockets::check_handler(&place, H::HANDLES_DATAGRAMS)?;
         let listener = place.0;
-        let options = shared.listen_options(&place.1.to_string())?;
-        let bound = sockets::bind(vec![place], self.reactors(), &options.udp)?;
+        let options = &shared.listen_options.udp;
+        let bound = sockets::bind(vec![place], self.reactors(), options)?;
         let mut all = shared.listening.lock();
         if !shared.accepting.load(Ordering::Acquire) {
             return Err(Error::Stopped);
@@ -150,6 +175,10 @@ impl<H: EventHandler> Engine<H> {
         let mut all = shared.listening.lock();
         if !all.remove(listener) {
             return false;
+        }
+        #[cfg(feature = "testing")]
+        if let Some(host) = shared.listen_options.udp.stack.as_simulated() {
+            host.unlisten(listener);
         }
         if let Some(main) = &shared.main {
             main.changes.lock().push(ListenerChange::Remove(listener));

@@ -49,11 +49,21 @@ pub(crate) enum ListenerChange {
     Remove(usize),
 }
 
+#[derive(Debug)]
+enum ListeningSocket {
+    Stream(Arc<BoundSocket>),
+    /// A stream listener of a simulated network, which has no socket, with the steps before `on_open`.
+    #[cfg(feature = "testing")]
+    Simulated(Option<Arc<Handshakes>>),
+    /// The sockets of a UDP listener are the reactors'.
+    Udp,
+}
+
 /// The sockets that listen, as all threads of an engine see them.
 #[derive(Debug, Default)]
 pub(crate) struct AllListening {
-    /// Each with the number of its listener. None for the sockets of a UDP listener, which are the reactors'.
-    sockets: Vec<(usize, Option<Arc<BoundSocket>>)>,
+    /// Each with the number of its listener.
+    sockets: Vec<(usize, ListeningSocket)>,
     /// True once there was a stream listener.
     had_streams: bool,
 }
@@ -64,13 +74,31 @@ impl AllListening {
         let mut known = self.streams();
         if !known.any(|known| Arc::ptr_eq(known, socket)) {
             drop(known);
-            self.sockets.push((number, Some(socket.clone())));
+            let socket = ListeningSocket::Stream(socket.clone());
+            self.sockets.push((number, socket));
             self.had_streams = true;
         }
     }
 
     pub(crate) fn add_udp(&mut self, number: usize) {
-        self.sockets.push((number, None));
+        self.sockets.push((number, ListeningSocket::Udp));
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn add_simulated(&mut self, number: usize, handshakes: Option<Arc<Handshakes>>) {
+        self.sockets
+            .push((number, ListeningSocket::Simulated(handshakes)));
+        self.had_streams = true;
+    }
+
+    /// Returns the steps before `on_open` of a listener of a simulated network.
+    #[cfg(feature = "testing")]
+    pub(crate) fn handshakes(&self, number: usize) -> Option<Arc<Handshakes>> {
+        let mut sockets = self.sockets.iter();
+        sockets.find_map(|(known, socket)| match socket {
+            ListeningSocket::Simulated(handshakes) if *known == number => handshakes.clone(),
+            _ => None,
+        })
     }
 
     /// Removes a listener. Returns true if there was one.
@@ -85,9 +113,15 @@ impl AllListening {
     }
 
     pub(crate) fn streams(&self) -> impl Iterator<Item = &Arc<BoundSocket>> {
-        self.sockets
-            .iter()
-            .filter_map(|(_, socket)| socket.as_ref())
+        self.sockets.iter().filter_map(|(_, socket)| match socket {
+            ListeningSocket::Stream(socket) => Some(socket),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn has_streams(&self) -> bool {
+        let mut sockets = self.sockets.iter();
+        sockets.any(|(_, socket)| !matches!(socket, ListeningSocket::Udp))
     }
 
     pub(crate) fn had_streams(&self) -> bool {

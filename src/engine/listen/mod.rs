@@ -6,6 +6,8 @@ pub mod handover;
 pub(crate) mod handshakes;
 pub(crate) mod listeners;
 pub(crate) mod profile;
+#[cfg(feature = "testing")]
+pub(crate) mod simulated;
 pub(crate) mod socket_path;
 
 use std::fmt;

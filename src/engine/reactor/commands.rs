@@ -130,6 +130,10 @@ impl<H: EventHandler> EventLoop<H> {
                 self.listeners.change(change, options, registry, LISTENERS);
             }
             Command::AddUdpSockets(sockets) => {
+                #[cfg(feature = "testing")]
+                if let Some(host) = self.dials.stack.as_simulated() {
+                    sockets.assign(host.poller);
+                }
                 cx.udp_sockets.adopt(*sockets, cx.poll.registry());
             }
             Command::StopAccepting => self.stop_accepting(),

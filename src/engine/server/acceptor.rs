@@ -173,11 +173,12 @@ impl<H: EventHandler> Acceptor<H> {
 
     fn change_listeners(&mut self) {
         let shared = self.engine.shared();
-        if let (Some(main), Some(options)) = (&shared.main, &shared.listen_options) {
+        if let Some(main) = &shared.main {
+            let options = &shared.listen_options.socket;
             let changes = std::mem::take(&mut *main.changes.lock());
             for change in changes {
                 let registry = self.poll.registry();
-                self.listeners.change(change, &options.socket, registry, 0);
+                self.listeners.change(change, options, registry, 0);
             }
         }
     }

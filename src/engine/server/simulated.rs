@@ -1,7 +1,5 @@
 //! An engine in a simulated network, made from the options of a server. The simulation runs the turns of its reactors.
 
-use std::collections::HashMap;
-use std::io;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -12,24 +10,25 @@ use super::Server;
 use super::acceptor::Balance;
 use super::options::AcceptMode;
 use super::settings::Settings;
-use super::start::{Places, peer, poll_and_waker, shared};
+use super::start::{Places, peer, poll_and_waker, shared, udp_options};
 use mio::Poll;
+use parking_lot::Mutex;
 
-use crate::addr::{Addr, Endpoint, Family};
+use crate::addr::Addr;
 use crate::clock::Clock;
 use crate::engine::conn::origin::Origin;
 use crate::engine::handler::EventHandler;
 use crate::engine::handler::context::Arrival;
 use crate::engine::handler::engine::{Engine, Shared};
-use crate::engine::listen::Place;
-use crate::engine::listen::handshakes::{Handshakes, counted_as};
-use crate::engine::listen::listeners::Listeners;
+use crate::engine::listen;
+use crate::engine::listen::handshakes::counted_as;
+use crate::engine::listen::listeners::{AllListening, Listeners};
 use crate::engine::reactor::{EventLoop, Parts};
 use crate::engine::udp::sockets::{self, UdpSockets};
 use crate::error::Error;
 use crate::panic;
-use crate::simnet::network::{End, Listening, Network};
-use crate::sys::simulated::{Simulated, SimulatedHost, StandIn, to_addr, to_place};
+use crate::simnet::network::{End, Network};
+use crate::sys::simulated::{Simulated, SimulatedHost, StandIn};
 use crate::sys::socket::StreamSocket;
 use crate::sys::stack::NetworkStack;
 
@@ -39,8 +38,6 @@ pub(crate) struct SimulatedEngine<H: EventHandler> {
     pub(crate) reactors: Vec<SimulatedReactor<H>>,
     /// Chooses the reactor of a connection. None if the kernel does.
     balance: Option<Box<dyn Balance>>,
-    /// The steps before `on_open` of the listeners that have any, by their numbers.
-    handshakes: HashMap<usize, Arc<Handshakes>>,
     network: Network,
     stand_in: Arc<StandIn>,
     clock: Clock,
@@ -88,27 +85,29 @@ impl Server {
             polls.push(poll);
         }
         let pollers: Vec<usize> = (0..count).map(|_| site.network.add_poller()).collect();
+        let host = site.host(pollers[0]);
+        let stack = NetworkStack::Simulated(host.clone());
         let mut local_addrs = Vec::new();
-        let mut handshakes = HashMap::new();
+        let mut listening = AllListening::default();
         for place in places.streams {
-            local_addrs.push((place.number, site.listen(place.number, &place.place)?));
-            handshakes.extend(place.handshakes.map(|steps| (place.number, steps)));
+            let number = place.number;
+            let addr = listen::simulated::listen(&host, place, &mut listening)?;
+            local_addrs.push((number, addr));
         }
-        let common = sockets::Common {
-            reuse_port: settings.socket.reuse_port,
-            device: None,
-            limits: settings.limits.clone(),
-            stack: NetworkStack::Simulated(site.host(pollers[0])),
-        };
-        let udp = sockets::bind(places.datagrams, count, &common)?;
+        for place in &places.datagrams {
+            listening.add_udp(place.0);
+        }
+        let options = udp_options(&settings, stack.clone());
+        let udp = sockets::bind(places.datagrams, count, &options)?;
         local_addrs.extend(udp.addrs);
         local_addrs.sort_by_key(|(number, _)| *number);
-        let acceptors = usize::from(!local_addrs.is_empty());
         let engine = Engine::new(Shared {
+            next_listener: AtomicUsize::new(local_addrs.len()),
             local_addrs: local_addrs.into_iter().map(|(_, addr)| addr).collect(),
-            acceptors: AtomicUsize::new(acceptors),
+            listening: Mutex::new(listening),
+            acceptors: AtomicUsize::new(1),
             profiles: places.profiles,
-            ..shared(&settings, peers)
+            ..shared(&settings, peers, stack)
         });
         engine.shared().lookups.simulate(site.clock.now());
         let boot = |(index, (poll, udp_sockets)): (usize, (Poll, UdpSockets))| {
@@ -145,7 +144,6 @@ impl Server {
         Ok(SimulatedEngine {
             reactors,
             balance: (!by_kernel).then(|| settings.balance.make()),
-            handshakes,
             network: site.network,
             stand_in: site.stand_in,
             clock: site.clock,
@@ -160,48 +158,10 @@ impl Site {
         SimulatedHost {
             network: self.network.clone(),
             ip: self.ip,
+            engine: self.number,
             poller,
             stand_in: self.stand_in.clone(),
         }
-    }
-
-    fn listen(&self, listener: usize, place: &Place) -> Result<Addr, Error> {
-        let bind = |source| Error::Bind {
-            addr: place.to_string(),
-            source,
-        };
-        let unsupported = |what: &str| bind(io::Error::new(io::ErrorKind::Unsupported, what));
-        let addr = match place {
-            Place::Path(_, options) if options.has_records => {
-                return Err(unsupported("Unix sockets of records are not simulated"));
-            }
-            Place::Path(path, _) => Addr::Unix(Some(path.as_path().into())),
-            Place::Addr(Endpoint::UnixAbstract(name)) => Addr::UnixAbstract(name.as_slice().into()),
-            Place::Addr(Endpoint::Tcp { host, port, family }) => match (host.as_str(), family) {
-                ("", _) => Addr::Ip((self.ip, *port).into()),
-                ("localhost", Family::V6) => Addr::Ip(([0, 0, 0, 0, 0, 0, 0, 1], *port).into()),
-                ("localhost", _) => Addr::Ip(([127, 0, 0, 1], *port).into()),
-                (host, _) => match host.parse::<IpAddr>() {
-                    Ok(ip) if ip.is_unspecified() => Addr::Ip((self.ip, *port).into()),
-                    Ok(ip) => Addr::Ip((ip, *port).into()),
-                    Err(_) => {
-                        let what = "a simulated engine listens on IP addresses, not on names";
-                        return Err(unsupported(what));
-                    }
-                },
-            },
-            Place::Addr(_) => return Err(unsupported("it is not simulated")),
-            Place::Socket(_) => {
-                return Err(unsupported("a socket of the kernel cannot be simulated"));
-            }
-        };
-        let owner = Listening::Engine {
-            engine: self.number,
-            listener,
-            local: false,
-        };
-        let bound = self.network.listen(self.ip, to_place(&addr), owner);
-        bound.map(to_addr).map_err(bind)
     }
 }
 
@@ -212,7 +172,7 @@ impl<H: EventHandler> SimulatedEngine<H> {
         let shared = self.engine.shared();
         let metrics = &self.engine.peer(reactor).metrics;
         metrics.accepted.add(1);
-        let handshakes = self.handshakes.get(&listener).cloned();
+        let handshakes = shared.listening.lock().handshakes(listener);
         if !shared.accepting.load(Ordering::Acquire)
             || handshakes
                 .as_ref()
@@ -244,7 +204,7 @@ impl<H: EventHandler> SimulatedEngine<H> {
         if !shared.accepting.load(Ordering::Acquire)
             && shared.acceptors.swap(0, Ordering::AcqRel) > 0
         {
-            self.network.unlisten(number);
+            self.network.unlisten(number, None);
         }
     }
 

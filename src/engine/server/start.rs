@@ -70,19 +70,14 @@ pub(super) fn start<H: EventHandler>(
     for number in bound.udp_numbers {
         sockets.add_udp(number);
     }
-    let listen_options = ListenOptions {
-        socket: settings.socket.clone(),
-        udp: udp_options(&settings),
-    };
     let engine = Engine::new(Shared {
         main,
         next_listener: AtomicUsize::new(bound.local_addrs.len()),
         local_addrs: bound.local_addrs,
         listening: Mutex::new(sockets),
         acceptors: AtomicUsize::new(acceptors),
-        listen_options: Some(listen_options),
         profiles: bound.profiles,
-        ..shared(&settings, peers)
+        ..shared(&settings, peers, NetworkStack::Kernel)
     });
 
     // An error drops this, which ends the threads that run by then.
@@ -174,7 +169,8 @@ impl Bound {
     fn bind(places: Places, settings: &Settings) -> Result<Self, Error> {
         let listeners = Listeners::bind(places.streams, &settings.socket)?;
         let udp_numbers = places.datagrams.iter().map(|place| place.0).collect();
-        let udp = sockets::bind(places.datagrams, settings.reactors, &udp_options(settings))?;
+        let options = udp_options(settings, NetworkStack::Kernel);
+        let udp = sockets::bind(places.datagrams, settings.reactors, &options)?;
         let tcp_addrs = listeners.local_addrs().map_err(setup("the listeners"))?;
         let mut local_addrs = [tcp_addrs, udp.addrs].concat();
         local_addrs.sort_by_key(|(number, _)| *number);
@@ -189,12 +185,12 @@ impl Bound {
     }
 }
 
-fn udp_options(settings: &Settings) -> sockets::Common {
+pub(super) fn udp_options(settings: &Settings, stack: NetworkStack) -> sockets::Common {
     sockets::Common {
         reuse_port: settings.socket.reuse_port,
         device: settings.socket.device.clone(),
         limits: settings.limits.clone(),
-        stack: NetworkStack::Kernel,
+        stack,
     }
 }
 
@@ -360,7 +356,15 @@ fn run_reactor<H: EventHandler>(
 }
 
 /// Returns the value that the threads share, of an engine that listens nowhere.
-pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>>) -> Shared<H> {
+pub(super) fn shared<H: EventHandler>(
+    settings: &Settings,
+    reactors: Vec<Peer<H>>,
+    stack: NetworkStack,
+) -> Shared<H> {
+    let listen_options = ListenOptions {
+        socket: settings.socket.clone(),
+        udp: udp_options(settings, stack),
+    };
     Shared {
         reactors: reactors.into(),
         main: None,
@@ -369,7 +373,7 @@ pub(super) fn shared<H: EventHandler>(settings: &Settings, reactors: Vec<Peer<H>
         listening: Mutex::default(),
         accepting: AtomicBool::new(true),
         acceptors: AtomicUsize::new(0),
-        listen_options: None,
+        listen_options,
         profiles: ListenProfiles::default(),
         limits: settings.limits.clone(),
         next_listener: AtomicUsize::new(0),

@@ -140,10 +140,15 @@ impl Network {
         Ok(place)
     }
 
-    /// Closes the listeners of an engine.
-    pub(crate) fn unlisten(&self, number: usize) {
-        let is_another = |to: &mut Listening| !matches!(to, Listening::Engine { engine, .. } if *engine == number);
-        self.0.lock().listeners.retain(|_, to| is_another(to));
+    /// Closes a listener of an engine, or all of them.
+    pub(crate) fn unlisten(&self, number: usize, only: Option<usize>) {
+        let leaves = |to: &Listening| match to {
+            Listening::Engine {
+                engine, listener, ..
+            } => *engine == number && only.is_none_or(|only| only == *listener),
+            Listening::Script(_) => false,
+        };
+        self.0.lock().listeners.retain(|_, to| !leaves(to));
     }
 
     /// Adds a listener of the test. Returns its number.
