@@ -22,6 +22,8 @@ static SETTINGS: LazyLock<(TlsServer, Arc<ClientConfig>, TlsClient)> = LazyLock:
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let identity = Identity::from_pem(made.cert.pem(), made.signing_key.serialize_pem());
     let server = TlsServer::new(identity.expect("they match")).expect("is set up");
+    // The time of a handshake in mid-stream includes that of the output before it, which the network may take long to deliver.
+    let server = server.handshake_timeout(Duration::from_secs(1000));
     let mut roots = RootCertStore::empty();
     let root: CertificateDer<'_> = made.cert.der().clone();
     roots.add(root).expect("is a root");
