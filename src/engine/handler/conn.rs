@@ -696,6 +696,7 @@ impl<'a, H: EventHandler> Conn<'a, H> {
     }
 
     /// Checks that `len` more bytes may be written.
+    #[inline]
     pub(super) fn admit(&mut self, len: usize) -> Result<(), WriteError> {
         if !self.link.state.takes_writes() {
             return Err(self.refusal());

@@ -36,9 +36,9 @@ impl<H: EventHandler> Conn<'_, H> {
     /// - The codec stays. If the protocol begins anew, as SMTP does, [switch](Self::switch) to a new one in the same callback,
     ///   and forget what the session knows. [`codec`](EventHandler::codec) is not called for what ALPN has agreed on: see
     ///   [`tls`](Self::tls) in `on_tls`.
-    /// - The handshake has the limit of [`TlsServer::handshake_timeout`], from this call on: output before it has to arrive within it too. If it fails, the connection closes with
-    ///   [`CloseReason::Tls`](crate::CloseReason), or with the timeout. A close or a shutdown during the handshake resets the
-    ///   connection.
+    /// - The handshake has the limit of [`TlsServer::handshake_timeout`], from this call on: output before it has to arrive within
+    ///   it too. If it fails, the connection closes with [`CloseReason::Tls`](crate::CloseReason), or with the timeout. A close or
+    ///   a shutdown during the handshake resets the connection.
     /// - There is no TLS on [`Transport::UnixPacket`](crate::Transport). A service that has such listeners asks
     ///   [`transport`](Self::transport) before it offers STARTTLS, since it announces TLS before this call.
     ///
