@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::mpsc;
 
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
 use epicycle::rpc::plugins::ignore_case::IgnoreCase;
@@ -475,7 +476,12 @@ fn guarded() -> Peer {
         Ok(numbers.iter().sum::<i64>())
     });
     let verify = Verify::new(|token, session| {
-        assert!(session.peer().is_some_and(|peer| peer.session_count() == 0));
+        assert_ne!(token, "panic", "on purpose");
+        let peer = session.peer().expect("runs");
+        assert!(
+            peer.session(&session.id()).is_none(),
+            "it is not listed yet"
+        );
         match token {
             "tok123" => Ok(()),
             _ => Err(Status::new(403, "auth fail").with_reason("auth fail detail")),
@@ -494,6 +500,14 @@ fn only_those_who_authenticate_get_a_session() {
         Status::new(403, "auth fail").with_reason("auth fail detail")
     );
     assert_eq!(server.session_count(), 0);
+    expect_panics();
+    let panicking = start(Peer::builder().plugin(Bearer::new("panic")));
+    let status = dial(&panicking, &server).expect_err("is refused");
+    assert_eq!(
+        status.code,
+        code::INTERNAL_SERVER_ERROR,
+        "the answer arrives"
+    );
     let client = start(Peer::builder().plugin(Bearer::with(|_| "tok123".to_owned())));
     let session = dial(&client, &server).expect("is accepted");
     assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
@@ -531,6 +545,32 @@ fn authentication_cannot_be_bypassed() {
     // A message of more than 4 KiB costs nothing before the session is open.
     assert!(exchange(&server, b"\0\x10\0\0r\0").is_empty());
     assert_eq!(server.session_count(), 0);
+}
+
+#[test]
+fn a_broadcast_does_not_reach_those_who_have_not_authenticated() {
+    let server = guarded();
+    let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
+    let mut stranger = TcpStream::connect(addr).expect("connects");
+    stranger.set_read_timeout(Some(LONG)).expect("is set");
+    let mut routes = Router::new();
+    let (sender, pushes) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    routes.push("/news", move |_ctx, text: String| {
+        let _ = sender.lock().send(text);
+        Ok(())
+    });
+    let client = start(Peer::builder().routes(routes).plugin(Bearer::new("tok123")));
+    dial(&client, &server).expect("is accepted");
+    server.broadcast("/news", "secret").expect("is sent");
+    assert_eq!(pushes.recv_timeout(LONG).as_deref(), Ok("secret"));
+    // The stranger's first message is refused. The refusal is all that arrives.
+    stranger
+        .write_all(b"\0\0\0\x1fr\0\0\x010\x01\0\x0c/auth/verify\0\0snope")
+        .expect("is sent");
+    let mut answer = Vec::new();
+    let _ = stranger.read_to_end(&mut answer);
+    assert_eq!(answer.len(), 0x8f);
 }
 
 #[test]

@@ -299,12 +299,16 @@ impl PeerHandler {
         }
     }
 
-    /// Sends a push to all sessions of the reactor.
+    /// Sends a push to all open sessions of the reactor.
     pub(super) fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Message<'_>) {
         let _entered = enter(&self.parts.peer.shared, reactor.id());
         let mut encoded: Vec<(&str, Dialect, Result<Bytes, FrameError>)> = Vec::new();
         let dropped = &self.parts.peer.shared.counters.dropped_pushes;
-        reactor.for_each(|conn, _| {
+        reactor.for_each(|conn, line| {
+            if line.stage != Stage::Open {
+                // Whoever has not authenticated gets nothing.
+                return;
+            }
             let codec = conn.codec_mut();
             let (protocol, dialect) = (codec.protocol(), codec.dialect());
             let found = encoded.iter().position(|(name, of, _)| *name == protocol && *of == dialect);

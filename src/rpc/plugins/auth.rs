@@ -25,7 +25,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::rpc::plugin::{Hooks, Next, Plugin};
+use crate::rpc::plugin::{Hooks, Next, Plugin, guarded};
 use crate::rpc::reply::local;
 use crate::rpc::session::Session;
 use crate::rpc::wire::{Codec, Kind, Message, Status, code};
@@ -59,7 +59,8 @@ impl Verify {
         }
         let info = std::str::from_utf8(&message.body)
             .map_err(|_| local(code::BAD_MESSAGE, "the information is not UTF-8"))?;
-        (self.check)(info, session)
+        // A panic is an answer too.
+        guarded(self, || (self.check)(info, session))
     }
 }
 
