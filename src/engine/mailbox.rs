@@ -199,19 +199,19 @@ mod sync {
 
 /// The replacements by loom, which tries every interleaving.
 #[cfg(all(test, loom))]
-mod sync {
-    pub(super) use loom::sync::MutexGuard;
+pub(crate) mod sync {
+    pub(crate) use loom::sync::MutexGuard;
     pub(super) use loom::sync::atomic::{AtomicBool, Ordering};
 
     #[derive(Debug)]
-    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
-        pub(super) fn new(value: T) -> Self {
+        pub(crate) fn new(value: T) -> Self {
             Self(loom::sync::Mutex::new(value))
         }
 
-        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             self.0.lock().unwrap()
         }
     }

@@ -83,7 +83,7 @@ pub struct Push<'a, A: ?Sized> {
     draft: Draft<'a, A>,
 }
 
-/// What calls and pushes have in common.
+/// The parts that calls and pushes have in common.
 struct Draft<'a, A: ?Sized> {
     session: &'a Session,
     message: Message<'static>,
@@ -299,11 +299,7 @@ impl<R: FromReply> Pending<R> {
     /// As for [`Call::wait`].
     pub fn wait(self) -> Result<R, Status> {
         check_may_block()?;
-        match self.state.slot.wait(None) {
-            Some(outcome) => self.read(outcome),
-            // A slot without a deadline is waited for until it is filled.
-            None => Err(local(code::UNKNOWN_ERROR, "the call has no result")),
-        }
+        self.read(self.state.slot.wait())
     }
 
     /// Waits for the reply, at most for this time. Returns the call again if it has not ended by then.
@@ -315,7 +311,10 @@ impl<R: FromReply> Pending<R> {
         if let Err(status) = check_may_block() {
             return Ok(Err(status));
         }
-        match self.state.slot.wait(Instant::now().checked_add(time)) {
+        let Some(deadline) = Instant::now().checked_add(time) else {
+            return Ok(self.wait());
+        };
+        match self.state.slot.wait_until(deadline) {
             Some(outcome) => Ok(self.read(outcome)),
             None => Err(self),
         }

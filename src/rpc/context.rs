@@ -1,4 +1,4 @@
-//! What a handler learns about its message, and what it can say about its reply.
+//! The arguments of handlers: the message that arrived, and the settings of its reply.
 
 use std::any::{Any, TypeId};
 use std::borrow::Cow;
@@ -260,7 +260,7 @@ impl<'a> CallCtx<'a> {
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
         let codec = reply_codec(self.incoming, &mut self.reply);
-        encode_reply(self.incoming, codec, value, out)
+        encode_reply(&self.session, self.dialect, codec, value, out)
     }
 }
 
@@ -317,7 +317,7 @@ impl AsyncCtx {
     pub(super) fn encode<R: EncodeBody>(&self, value: &R) -> Result<Vec<u8>, Status> {
         let codec = reply_codec(&self.incoming, &mut self.reply.borrow_mut());
         let mut body = Vec::new();
-        encode_reply(&self.incoming, codec, value, &mut body)?;
+        encode_reply(&self.session, self.dialect, codec, value, &mut body)?;
         Ok(body)
     }
 }
@@ -338,15 +338,17 @@ pub(super) fn reply_codec(call: &Incoming<'_>, reply: &mut ReplyHead) -> Codec {
     codec
 }
 
-/// Encodes the body of a reply to a call.
+/// Encodes the body of a reply.
 pub(super) fn encode_reply<R: EncodeBody>(
-    call: &Incoming<'_>,
+    session: &Session,
+    dialect: Dialect,
     codec: Codec,
     value: &R,
     out: &mut Vec<u8>,
 ) -> Result<(), Status> {
-    call.codecs().marshal(codec, value, out).map_err(|error| {
-        Status::of(code::INTERNAL_SERVER_ERROR, call.dialect).with_reason(error.to_string())
+    let codecs = &session.shared().formats.codecs;
+    codecs.marshal(codec, value, out).map_err(|error| {
+        Status::of(code::INTERNAL_SERVER_ERROR, dialect).with_reason(error.to_string())
     })
 }
 

@@ -27,12 +27,9 @@ struct Dial {
 }
 
 /// Whoever waits for the session. It is told exactly once.
-pub(super) struct DialWaiter(Option<Way>);
+pub(super) struct DialWaiter(Option<Callback>);
 
-enum Way {
-    Slot(Arc<Slot<Result<Session, Status>>>),
-    Callback(Box<dyn FnOnce(Result<Session, Status>) + Send>),
-}
+type Callback = Box<dyn FnOnce(Result<Session, Status>) + Send>;
 
 impl Dials {
     pub(super) fn new(default: ProtocolChoice) -> Self {
@@ -71,14 +68,15 @@ impl Dials {
 }
 
 impl DialWaiter {
-    pub(super) fn slot(slot: Arc<Slot<Result<Session, Status>>>) -> Self {
-        Self(Some(Way::Slot(slot)))
+    pub(super) fn new(callback: impl FnOnce(Result<Session, Status>) + Send + 'static) -> Self {
+        Self(Some(Box::new(callback)))
     }
 
-    pub(super) fn callback(
-        callback: impl FnOnce(Result<Session, Status>) + Send + 'static,
-    ) -> Self {
-        Self(Some(Way::Callback(Box::new(callback))))
+    /// Returns a waiter that fills a slot, and the slot.
+    pub(super) fn slot() -> (Self, Arc<Slot<Result<Session, Status>>>) {
+        let slot = Arc::new(Slot::new());
+        let filled = slot.clone();
+        (Self::new(move |result| filled.fill(result)), slot)
     }
 
     fn settle(mut self, result: Result<Session, Status>) {
@@ -86,22 +84,16 @@ impl DialWaiter {
     }
 
     fn tell(&mut self, result: Result<Session, Status>) {
-        match self.0.take() {
-            Some(Way::Slot(slot)) => slot.fill(result),
-            Some(Way::Callback(callback)) => {
-                panic::catch("epicycle::rpc", "the callback of a dial", || {
-                    callback(result);
-                });
-            }
-            None => {}
+        if let Some(callback) = self.0.take() {
+            panic::catch("epicycle::rpc", "the callback of a dial", || {
+                callback(result);
+            });
         }
     }
 }
 
 impl Drop for DialWaiter {
     fn drop(&mut self) {
-        if self.0.is_some() {
-            self.tell(Err(local(code::DIAL_FAILED, "the peer has shut down")));
-        }
+        self.tell(Err(local(code::DIAL_FAILED, "the peer has shut down")));
     }
 }

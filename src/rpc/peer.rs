@@ -199,11 +199,9 @@ impl Peer {
             let reason = "`dial` on a reactor's thread would wait for itself; use `dial_then`";
             return Err(local(code::DIAL_FAILED, reason));
         }
-        let slot = Arc::new(Slot::new());
-        self.begin(to.into(), protocol, DialWaiter::slot(slot.clone()));
-        // Without a deadline a slot is waited for until it is filled.
-        let lost = || Err(local(code::DIAL_FAILED, "the dial has no result"));
-        slot.wait(None).unwrap_or_else(lost)
+        let (waiter, slot) = DialWaiter::slot();
+        self.connect(to.into(), protocol, waiter);
+        slot.wait()
     }
 
     /// Connects to another peer. Returns at once. `callback` gets the session, or the reason why there is none, exactly once.
@@ -213,15 +211,15 @@ impl Peer {
         callback: impl FnOnce(Result<Session, Status>) + Send + 'static,
     ) {
         let protocol = self.inner.dials.default_protocol();
-        self.begin(to.into(), protocol, DialWaiter::callback(callback));
+        self.connect(to.into(), protocol, DialWaiter::new(callback));
     }
 
     /// Connects to another peer. The session is the result of a future, for any executor. The connection is made also if the
     /// future is dropped.
     pub fn dial_async(&self, to: impl Into<Connect>) -> DialFuture {
         let protocol = self.inner.dials.default_protocol();
-        let slot = Arc::new(Slot::new());
-        self.begin(to.into(), protocol, DialWaiter::slot(slot.clone()));
+        let (waiter, slot) = DialWaiter::slot();
+        self.connect(to.into(), protocol, waiter);
         DialFuture(slot)
     }
 
@@ -239,36 +237,36 @@ impl Peer {
             let reason = "`serve` on a reactor's thread would wait for itself";
             return Err(local(code::DIAL_FAILED, reason));
         }
-        let slot = Arc::new(Slot::new());
-        let token = self
-            .inner
-            .dials
-            .begin(protocol, DialWaiter::slot(slot.clone()));
-        let adopted = match self.engine() {
-            Some(engine) => engine.adopt(socket.into(), token),
-            None => Err(ConnectError::Stopped),
-        };
-        if let Err(error) = adopted {
-            self.fail(token, &error);
-        }
-        let lost = || Err(local(code::DIAL_FAILED, "the dial has no result"));
-        slot.wait(None).unwrap_or_else(lost)
+        let (waiter, slot) = DialWaiter::slot();
+        let socket = socket.into();
+        self.begin(protocol, waiter, |engine, token| {
+            engine.adopt(socket, token)
+        });
+        slot.wait()
     }
 
-    fn begin(&self, connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+    fn connect(&self, connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+        self.begin(protocol, waiter, |engine, token| {
+            engine.connect(connect.token(token))
+        });
+    }
+
+    /// Begins to make a connection. `start` gives it to the engine, with its token.
+    fn begin(
+        &self,
+        protocol: ProtocolChoice,
+        waiter: DialWaiter,
+        start: impl FnOnce(&dyn PeerEngine, u64) -> Result<(), ConnectError>,
+    ) {
         let token = self.inner.dials.begin(protocol, waiter);
-        let begun = match self.engine() {
-            Some(engine) => engine.connect(connect.token(token)),
+        let started = match self.engine() {
+            Some(engine) => start(engine, token),
             None => Err(ConnectError::Stopped),
         };
-        if let Err(error) = begun {
-            self.fail(token, &error);
+        if let Err(error) = started {
+            let status = local(code::DIAL_FAILED, error.to_string());
+            self.inner.dials.end(token, Err(status));
         }
-    }
-
-    fn fail(&self, token: u64, error: &ConnectError) {
-        let status = local(code::DIAL_FAILED, error.to_string());
-        self.inner.dials.end(token, Err(status));
     }
 
     /// Returns the number of sessions.

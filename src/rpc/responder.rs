@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::context::{Incoming, ReplyHead, reply_codec};
+use super::context::{Incoming, ReplyHead, encode_reply, reply_codec};
 use super::session::Session;
 use super::wire::{Codec, Dialect, EncodeBody, Status, code};
 
@@ -32,7 +32,6 @@ pub struct Responder<R> {
 pub(super) struct ReplyToken {
     session: Session,
     dialect: Dialect,
-    codec: Codec,
     pub(super) head: ReplyHead,
     cancelled: Option<Arc<AtomicBool>>,
     give: Option<Give>,
@@ -51,10 +50,10 @@ pub(super) struct Answered {
 impl ReplyToken {
     pub(super) fn new(call: &Incoming<'_>, give: Give) -> Self {
         let mut head = ReplyHead::default();
+        reply_codec(call, &mut head);
         Self {
             session: call.session.clone(),
             dialect: call.dialect,
-            codec: reply_codec(call, &mut head),
             head,
             cancelled: call.cancelled.clone(),
             give: Some(give),
@@ -96,19 +95,11 @@ impl<R: EncodeBody> Responder<R> {
 
     /// Gives the reply. Encodes the body on this thread.
     pub fn send(self, result: Result<R, Status>) {
-        let Self { mut token, .. } = self;
-        let codec = token.head.codec.unwrap_or(token.codec);
-        token.head.codec = Some(codec);
-        let codecs = &token.session.shared().formats.codecs;
+        let token = self.token;
         let body = result.and_then(|value| {
-            let mut body = Vec::new();
-            codecs
-                .marshal(codec, &value, &mut body)
-                .map(|()| body)
-                .map_err(|error| {
-                    Status::of(code::INTERNAL_SERVER_ERROR, token.dialect)
-                        .with_reason(error.to_string())
-                })
+            let (codec, mut body) = (token.head.codec.unwrap_or_default(), Vec::new());
+            encode_reply(&token.session, token.dialect, codec, &value, &mut body)?;
+            Ok(body)
         });
         token.give(body);
     }

@@ -4,7 +4,7 @@ use std::any::type_name;
 use std::fmt;
 use std::sync::Arc;
 
-use super::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
+use super::context::{AsyncCtx, CallCtx, Incoming, PushCtx, reply_codec};
 use super::paths::Paths;
 use super::plugin::{Plugin, Plugins};
 use super::responder::{ReplyToken, Responder};
@@ -450,7 +450,7 @@ where
 {
     move |ctx, call, out| {
         handler(ctx, call.body(), out)?;
-        super::context::reply_codec(call, &mut ctx.reply);
+        reply_codec(call, &mut ctx.reply);
         Ok(())
     }
 }

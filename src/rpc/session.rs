@@ -91,7 +91,7 @@ pub(super) struct Settings {
     pub(super) tells_panics: bool,
 }
 
-/// What a peer has counted.
+/// The counters of a peer.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     /// Replies whose calls are unknown here, or have ended.
@@ -521,7 +521,7 @@ thread_local! {
     static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// What a callback on this thread has given its reactor to do.
+/// A piece of work that a callback on this thread has given its reactor.
 ///
 /// An order for a session of this reactor does not go through the mailbox. It is carried out when the handler returns and
 /// before its reply is sent, so that messages leave in the order in which they were sent.

@@ -47,15 +47,26 @@ impl<T> Slot<T> {
         take(&mut self.state.lock())
     }
 
+    /// Waits for the value and takes it out.
+    pub(super) fn wait(&self) -> T {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(value) = take(&mut state) {
+                return value;
+            }
+            state = self.filled.wait(state);
+        }
+    }
+
     /// Waits for the value and takes it out. Returns `None` at the deadline.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> Option<T> {
+    pub(super) fn wait_until(&self, deadline: Instant) -> Option<T> {
         let mut state = self.state.lock();
         loop {
             if let Some(value) = take(&mut state) {
                 return Some(value);
             }
             let expired;
-            (state, expired) = self.filled.wait(state, deadline);
+            (state, expired) = self.filled.wait_until(state, deadline);
             if expired {
                 return take(&mut state);
             }
@@ -105,19 +116,18 @@ mod sync {
             self.0.notify_one();
         }
 
+        pub(super) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(&mut guard);
+            guard
+        }
+
         /// Waits until it is notified. Returns true at the deadline.
-        pub(super) fn wait<'a, T>(
+        pub(super) fn wait_until<'a, T>(
             &self,
             mut guard: MutexGuard<'a, T>,
-            deadline: Option<Instant>,
+            deadline: Instant,
         ) -> (MutexGuard<'a, T>, bool) {
-            let expired = match deadline {
-                Some(deadline) => self.0.wait_until(&mut guard, deadline).timed_out(),
-                None => {
-                    self.0.wait(&mut guard);
-                    false
-                }
-            };
+            let expired = self.0.wait_until(&mut guard, deadline).timed_out();
             (guard, expired)
         }
     }
@@ -128,19 +138,7 @@ mod sync {
 mod sync {
     use std::time::Instant;
 
-    pub(super) use loom::sync::MutexGuard;
-
-    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(super) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(super) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().unwrap()
-        }
-    }
+    pub(super) use crate::engine::mailbox::sync::{Mutex, MutexGuard};
 
     pub(super) struct Condvar(loom::sync::Condvar);
 
@@ -153,13 +151,17 @@ mod sync {
             self.0.notify_one();
         }
 
+        pub(super) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap()
+        }
+
         /// Waits until it is notified. There is no time in loom.
-        pub(super) fn wait<'a, T>(
+        pub(super) fn wait_until<'a, T>(
             &self,
             guard: MutexGuard<'a, T>,
-            _deadline: Option<Instant>,
+            _deadline: Instant,
         ) -> (MutexGuard<'a, T>, bool) {
-            (self.0.wait(guard).unwrap(), false)
+            (self.wait(guard), false)
         }
     }
 }
@@ -181,7 +183,7 @@ mod loom_tests {
                 let slot = slot.clone();
                 move || slot.fill(7)
             });
-            assert_eq!(slot.wait(None), Some(7));
+            assert_eq!(slot.wait(), 7);
             filler.join().unwrap();
             assert_eq!(slot.take(), None);
         });
@@ -195,7 +197,7 @@ mod loom_tests {
                 let slot = slot.clone();
                 thread::spawn(move || slot.fill(value))
             });
-            assert!(matches!(slot.wait(None), Some(1 | 2)));
+            assert!(matches!(slot.wait(), 1 | 2));
             for filler in fillers {
                 filler.join().unwrap();
             }

@@ -26,12 +26,18 @@ pub(crate) struct StreamSocket(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    Tcp(Socket),
-    Unix(Socket),
-    /// A Unix socket of records. A read takes one record, and drops the part of it that has no room.
-    UnixPacket(Socket),
+    Kernel(Socket, SocketType),
     #[cfg(feature = "testing")]
     Simulated(Simulated),
+}
+
+/// The type of a socket of the kernel, by which its reads differ.
+#[derive(Clone, Copy, Debug)]
+enum SocketType {
+    Tcp,
+    Unix,
+    /// A Unix socket of records. A read takes one record, and drops the part of it that has no room.
+    UnixPacket,
 }
 
 /// The result of a read.
@@ -45,11 +51,12 @@ pub(crate) struct Received {
 
 impl StreamSocket {
     fn new(socket: Socket, peer: &Addr, has_records: bool) -> Self {
-        Self(match peer {
-            Addr::Ip(_) => Kind::Tcp(socket),
-            _ if has_records => Kind::UnixPacket(socket),
-            Addr::Unix(_) | Addr::UnixAbstract(_) => Kind::Unix(socket),
-        })
+        let kind = match peer {
+            Addr::Ip(_) => SocketType::Tcp,
+            _ if has_records => SocketType::UnixPacket,
+            Addr::Unix(_) | Addr::UnixAbstract(_) => SocketType::Unix,
+        };
+        Self(Kind::Kernel(socket, kind))
     }
 
     /// Creates a socket of a simulated network.
@@ -62,7 +69,7 @@ impl StreamSocket {
     #[inline]
     pub(crate) fn recv(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 let (n, _) = rustix::net::recv(socket, into, RecvFlags::empty())?;
                 Ok(n)
             }
@@ -75,7 +82,7 @@ impl StreamSocket {
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 let (n, _) = rustix::net::recv(socket, into, RecvFlags::PEEK)?;
                 Ok(n)
             }
@@ -88,7 +95,7 @@ impl StreamSocket {
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 let mut taken = 0;
                 // A read may end earlier: at a mark of urgent data, or behind a message of a Unix socket.
                 while taken < into.len() {
@@ -118,28 +125,29 @@ impl StreamSocket {
     #[inline]
     pub(crate) fn receive(&self, into: &mut [u8]) -> io::Result<Received> {
         match &self.0 {
-            Kind::Unix(socket) => receive_from_unix(socket, into),
+            Kind::Kernel(socket, SocketType::Unix) => receive_from_unix(socket, into),
             _ => self.receive_from_tcp(into),
         }
     }
 
     /// Returns true for a Unix socket.
     pub(crate) fn is_unix(&self) -> bool {
-        matches!(self.0, Kind::Unix(_) | Kind::UnixPacket(_))
+        matches!(
+            self.0,
+            Kind::Kernel(_, SocketType::Unix | SocketType::UnixPacket)
+        )
     }
 
     /// Returns true for a Unix socket of records, which is read and written as a [`PacketStream`](super::packets::PacketStream).
     pub(crate) fn has_records(&self) -> bool {
-        matches!(self.0, Kind::UnixPacket(_))
+        matches!(self.0, Kind::Kernel(_, SocketType::UnixPacket))
     }
 
     /// Calls `send(2)`. Returns the number of bytes that the kernel accepted. A broken pipe is an error, never a signal.
     #[inline]
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?)
-            }
+            Kind::Kernel(socket, _) => Ok(rustix::net::send(socket, bytes, NO_SIGNAL)?),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.send(bytes),
         }
@@ -158,7 +166,7 @@ impl StreamSocket {
 
     fn send_message(&self, slices: &[IoSlice<'_>], flags: SendFlags) -> io::Result<usize> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 let mut control = SendAncillaryBuffer::default();
                 Ok(rustix::net::sendmsg(socket, slices, &mut control, flags)?)
             }
@@ -210,9 +218,7 @@ impl StreamSocket {
     /// The reason if it has failed.
     pub(crate) fn is_connected(&self) -> io::Result<bool> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                is_connected(socket)
-            }
+            Kind::Kernel(socket, _) => is_connected(socket),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.is_connected(),
         }
@@ -221,9 +227,7 @@ impl StreamSocket {
     /// Sends FIN after all bytes that the kernel has accepted.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                socket.shutdown(Shutdown::Write)
-            }
+            Kind::Kernel(socket, _) => socket.shutdown(Shutdown::Write),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.shutdown_write(),
         }
@@ -233,7 +237,7 @@ impl StreamSocket {
     pub(crate) fn reset_on_close(&self) {
         match &self.0 {
             // The call fails only if the connection is gone already, which then needs no reset.
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 drop(socket.set_linger(Some(Duration::ZERO)));
             }
             #[cfg(feature = "testing")]
@@ -244,9 +248,7 @@ impl StreamSocket {
     /// Returns the pending error, if the connection is broken, and clears it (`SO_ERROR`).
     pub(crate) fn take_error(&self) -> Option<io::Error> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                socket.take_error().ok().flatten()
-            }
+            Kind::Kernel(socket, _) => socket.take_error().ok().flatten(),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.end.take_error(),
         }
@@ -255,7 +257,7 @@ impl StreamSocket {
     /// Returns true if the socket has input that has not been received.
     pub(crate) fn has_input(&self) -> bool {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
+            Kind::Kernel(socket, _) => {
                 rustix::net::recv(socket, &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(n, _)| n > 0)
             }
             #[cfg(feature = "testing")]
@@ -266,9 +268,7 @@ impl StreamSocket {
     /// Returns the number of bytes sent that the peer has not acknowledged (`SIOCOUTQ`). Only Linux reports it.
     pub(crate) fn unacknowledged(&self) -> Option<u64> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                unacknowledged(socket)
-            }
+            Kind::Kernel(socket, _) => unacknowledged(socket),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
@@ -277,9 +277,7 @@ impl StreamSocket {
     /// Returns the address of this end.
     pub(crate) fn local_addr(&self) -> io::Result<Addr> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                Ok(to_addr(&socket.local_addr()?))
-            }
+            Kind::Kernel(socket, _) => Ok(to_addr(&socket.local_addr()?)),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => Ok(simulated.local_addr()),
         }
@@ -291,15 +289,13 @@ impl StreamSocket {
 
     /// Returns true for a socket of the kernel, false for a simulated one.
     pub(crate) fn is_kernels(&self) -> bool {
-        matches!(self.0, Kind::Tcp(_) | Kind::Unix(_) | Kind::UnixPacket(_))
+        matches!(self.0, Kind::Kernel(..))
     }
 
     /// Returns the descriptor, which the caller then owns. Returns `None` for a simulated socket.
     pub(crate) fn into_fd(self) -> Option<OwnedFd> {
         match self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => {
-                Some(socket.into())
-            }
+            Kind::Kernel(socket, _) => Some(socket.into()),
             #[cfg(feature = "testing")]
             Kind::Simulated(_) => None,
         }
@@ -392,7 +388,7 @@ fn interest(for_room: bool) -> Interest {
 impl AsFd for StreamSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.0 {
-            Kind::Tcp(socket) | Kind::Unix(socket) | Kind::UnixPacket(socket) => socket.as_fd(),
+            Kind::Kernel(socket, _) => socket.as_fd(),
             #[cfg(feature = "testing")]
             Kind::Simulated(simulated) => simulated.stand_in.as_fd(),
         }

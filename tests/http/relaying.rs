@@ -518,7 +518,7 @@ fn lines_are_copied_but_not_those_that_frame_a_message() {
         text(&mut StreamCodec::default(), request)
     }
     assert!(matches!(sent(&block), Err(SendError::FramingHeader { .. })));
-    // What is refused leaves the lines before it, and none of those that the block had.
+    // A refusal keeps the lines before the refused one, and none of those that the block had.
     block.fill(lines[..2].iter().copied()).expect("is taken");
     let error = block.fill(lines[1..].iter().copied());
     assert!(matches!(error, Err(SendError::FramingHeader { .. })));

@@ -12,22 +12,13 @@ use std::thread;
 use epicycle::rpc::{Peer, Reply, Router, Session, Status, code};
 use parking_lot::Mutex;
 
+use crate::ends::{dial, listening, start};
 use crate::util::{LONG, eventually, expect_panics};
 
 fn pair(server: Router, client: Router) -> (Peer, Peer, Session) {
-    let server = Peer::builder()
-        .listen("tcp4://127.0.0.1:0")
-        .routes(server)
-        .local(|| 0u32)
-        .reactors(1)
-        .start()
-        .expect("starts");
-    let client = Peer::builder()
-        .routes(client)
-        .reactors(1)
-        .start()
-        .expect("starts");
-    let session = client.dial(&server.local_addrs()[0]).expect("connects");
+    let server = start(listening().routes(server).local(|| 0u32));
+    let client = start(Peer::builder().routes(client));
+    let session = dial(&client, &server);
     (server, client, session)
 }
 

@@ -5,6 +5,7 @@ mod util;
 
 mod bodies;
 mod codec;
+mod ends;
 mod filters;
 mod futures;
 mod hostile;
@@ -12,6 +13,7 @@ mod names;
 mod peers;
 mod plugins;
 mod properties;
+mod recordings;
 mod replay;
 mod vectors;
 mod wire;

@@ -8,29 +8,20 @@ use std::time::{Duration, Instant};
 
 use epicycle::rpc::wire::Dialect;
 use epicycle::rpc::{
-    Codec, Health, Peer, PeerBuilder, ProtocolChoice, Reply, Responder, Router, Session, Status,
-    code,
+    Codec, Health, Peer, ProtocolChoice, Reply, Responder, Router, Session, Status, code,
 };
-
 use parking_lot::Mutex;
 
+use crate::ends::{dial, listening, start};
 use crate::util::{LONG, eventually, expect_panics};
 
 /// A peer that listens, with one reactor.
 fn server(routes: Router) -> Peer {
-    start(Peer::builder().listen("tcp4://127.0.0.1:0").routes(routes))
+    start(listening().routes(routes))
 }
 
 fn client() -> Peer {
     start(Peer::builder())
-}
-
-fn start(builder: PeerBuilder) -> Peer {
-    builder.reactors(1).start().expect("starts")
-}
-
-fn dial(client: &Peer, server: &Peer) -> Session {
-    client.dial(&server.local_addrs()[0]).expect("connects")
 }
 
 /// A server with these routes, a client, and the client's session.
@@ -204,12 +195,7 @@ fn the_text_of_a_panic_can_be_hidden() {
     routes.call("/panic", |_ctx, _: ()| -> Result<(), Status> {
         panic!("on purpose")
     });
-    let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
-            .routes(routes)
-            .hide_panics(),
-    );
+    let server = start(listening().routes(routes).hide_panics());
     let client = client();
     let session = dial(&client, &server);
     let status = session
@@ -293,8 +279,7 @@ fn a_handler_that_replies_too_late_is_answered_for() {
         let _ = sender.lock().send(reply);
     });
     let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
+        listening()
             .routes(routes)
             .handle_timeout(Duration::from_millis(20)),
     );
@@ -337,12 +322,7 @@ fn queued_work_of_a_cancelled_call_is_not_begun() {
         .threads(1)
         .build()
         .expect("starts");
-    let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
-            .routes(routes)
-            .workers(pool.clone()),
-    );
+    let server = start(listening().routes(routes).workers(pool.clone()));
     let client = client();
     let session = dial(&client, &server);
     let first = session.call::<_, ()>("/work", &()).send();
@@ -376,12 +356,7 @@ fn calls_beyond_the_limit_are_refused_on_either_side() {
     routes.call_later("/hold", move |_ctx, _: (), reply: Responder<()>| {
         held.lock().push(reply);
     });
-    let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
-            .routes(routes)
-            .max_deferred(2),
-    );
+    let server = start(listening().routes(routes).max_deferred(2));
     let client = start(Peer::builder().max_calls(3));
     let session = dial(&client, &server);
     let hold = || session.call::<_, ()>("/hold", &()).send();
@@ -563,11 +538,7 @@ fn a_socket_from_elsewhere_is_a_session() {
 
 #[test]
 fn a_broadcast_reaches_every_session_in_its_protocol() {
-    let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
-            .listen_with("tcp4://127.0.0.1:0", ProtocolChoice::json()),
-    );
+    let server = start(listening().listen_with("tcp4://127.0.0.1:0", ProtocolChoice::json()));
     let (sender, pushes) = mpsc::channel();
     let sender = Mutex::new(sender);
     let mut routes = Router::new();
@@ -718,12 +689,7 @@ fn a_reactor_has_values_of_its_own() {
         *count += 1;
         Ok(*count)
     });
-    let server = start(
-        Peer::builder()
-            .listen("tcp4://127.0.0.1:0")
-            .routes(routes)
-            .local(|| 40u32),
-    );
+    let server = start(listening().routes(routes).local(|| 40u32));
     let client = client();
     let session = dial(&client, &server);
     for expected in [41, 42] {
@@ -843,7 +809,7 @@ fn a_call_that_finds_the_mailbox_full_says_so() {
         gate.lock().recv_timeout(LONG).expect("is released");
         Ok(())
     });
-    let server = start(Peer::builder().listen("tcp4://127.0.0.1:0"));
+    let server = start(listening());
     let client = start(
         Peer::builder()
             .routes(routes)

@@ -8,12 +8,11 @@ use std::sync::mpsc;
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
 use epicycle::rpc::plugins::ignore_case::IgnoreCase;
 use epicycle::rpc::wire::Message;
-use epicycle::rpc::{
-    Hooks, Incoming, Next, Peer, PeerBuilder, Plugin, Router, Session, Status, code,
-};
+use epicycle::rpc::{Hooks, Incoming, Next, Peer, Plugin, Router, Session, Status, code};
 use epicycle::{Addr, Error};
 use parking_lot::Mutex;
 
+use crate::ends::{dial, listening, start, try_dial};
 use crate::util::{LONG, eventually, expect_panics};
 
 type Log = Arc<Mutex<Vec<String>>>;
@@ -156,18 +155,6 @@ impl Plugin for Noting {
     }
 }
 
-fn start(builder: PeerBuilder) -> Peer {
-    builder.reactors(1).start().expect("starts")
-}
-
-fn listening() -> PeerBuilder {
-    Peer::builder().listen("tcp4://127.0.0.1:0")
-}
-
-fn dial(client: &Peer, server: &Peer) -> Result<Session, Status> {
-    client.dial(&server.local_addrs()[0])
-}
-
 fn take(log: &Log) -> Vec<String> {
     std::mem::take(&mut *log.lock())
 }
@@ -197,7 +184,7 @@ fn each_hook_is_called_at_its_place() {
     let client = start(Peer::builder().plugin(noting("c", Hooks::all() - Hooks::POST_NEW_PEER)));
     take(&log);
 
-    let session = dial(&client, &server).expect("connects");
+    let session = dial(&client, &server);
     eventually("it is accepted", || server.session_count() == 1);
     let mut opened = take(&log);
     opened.sort();
@@ -279,7 +266,7 @@ fn plugins_of_the_peer_stand_around_those_of_groups_and_handlers() {
             .plugin_right(noting("right")),
     );
     let client = start(Peer::builder());
-    let session = dial(&client, &server).expect("connects");
+    let session = dial(&client, &server);
     let row = |names: &[&str]| -> Vec<String> {
         let hooks = ["pre_read_call_body", "pre_write_reply"];
         let of_all = hooks.map(|hook| names.iter().map(move |name| format!("{name} {hook}")));
@@ -394,7 +381,7 @@ fn an_error_of_a_hook_is_the_result_and_a_panic_is_one_too() {
             false => server = server.plugin(Failing(hook)),
         }
         let (server, client) = (start(server), start(client));
-        let session = dial(&client, &server).expect("connects");
+        let session = dial(&client, &server);
         for _ in 0..2 {
             let status = session
                 .call::<_, u8>("/echo", &1)
@@ -405,7 +392,7 @@ fn an_error_of_a_hook_is_the_result_and_a_panic_is_one_too() {
     }
     let server = start(listening());
     let client = start(Peer::builder().plugin(Failing(Hooks::PRE_WRITE_PUSH)));
-    let session = dial(&client, &server).expect("connects");
+    let session = dial(&client, &server);
     assert_eq!(session.push("/any", "x"), Err(Status::new(7, "no")));
 }
 
@@ -440,7 +427,7 @@ fn a_plugin_may_change_the_route_and_the_body() {
     });
     let server = start(listening().routes(routes).plugin(Redirect));
     let client = start(Peer::builder());
-    let session = dial(&client, &server).expect("connects");
+    let session = dial(&client, &server);
     let reply: Result<String, _> = session.call("/old", "as sent").wait();
     assert_eq!(reply.as_deref(), Ok("/new changed"));
 }
@@ -494,7 +481,7 @@ fn guarded() -> Peer {
 fn only_those_who_authenticate_get_a_session() {
     let server = guarded();
     let refused = start(Peer::builder().plugin(Bearer::new("nope")));
-    let status = dial(&refused, &server).expect_err("is refused");
+    let status = try_dial(&refused, &server).expect_err("is refused");
     assert_eq!(
         status,
         Status::new(403, "auth fail").with_reason("auth fail detail")
@@ -502,14 +489,14 @@ fn only_those_who_authenticate_get_a_session() {
     assert_eq!(server.session_count(), 0);
     expect_panics();
     let panicking = start(Peer::builder().plugin(Bearer::new("panic")));
-    let status = dial(&panicking, &server).expect_err("is refused");
+    let status = try_dial(&panicking, &server).expect_err("is refused");
     assert_eq!(
         status.code,
         code::INTERNAL_SERVER_ERROR,
         "the answer arrives"
     );
     let client = start(Peer::builder().plugin(Bearer::with(|_| "tok123".to_owned())));
-    let session = dial(&client, &server).expect("is accepted");
+    let session = try_dial(&client, &server).expect("is accepted");
     assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
 }
 
@@ -561,7 +548,7 @@ fn a_broadcast_does_not_reach_those_who_have_not_authenticated() {
         Ok(())
     });
     let client = start(Peer::builder().routes(routes).plugin(Bearer::new("tok123")));
-    dial(&client, &server).expect("is accepted");
+    try_dial(&client, &server).expect("is accepted");
     server.broadcast("/news", "secret").expect("is sent");
     assert_eq!(pushes.recv_timeout(LONG).as_deref(), Ok("secret"));
     // The stranger's first message is refused. The refusal is all that arrives.
@@ -592,7 +579,7 @@ fn the_case_of_a_path_does_not_count_if_told_so_and_that_of_a_query_does() {
     });
     let server = start(listening().routes(routes).plugin(IgnoreCase));
     let client = start(Peer::builder());
-    let session = dial(&client, &server).expect("connects");
+    let session = dial(&client, &server);
     for path in ["/math/add?Q=Xy", "/MATH/Add?Q=Xy", "/math/%41dd?Q=Xy"] {
         let query: Result<String, _> = session.call(path, &()).wait();
         assert_eq!(query.as_deref(), Ok("Xy"), "{path}");

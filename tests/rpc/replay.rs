@@ -1,17 +1,16 @@
 //! The recorded conversations with Teleport, replayed against real peers: as the server and as the client.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 
 use epicycle::rpc::plugins::auth::Verify;
 use epicycle::rpc::wire::{Dialect, Kind, Message};
 use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Status};
 use serde::{Deserialize, Serialize};
 
-use crate::util::{LONG, expect_panics, skipped};
+use crate::recordings::recorded;
+use crate::util::{LONG, expect_panics};
 use crate::wire::{Form, decode};
 
 /// A recorded conversation.
@@ -19,7 +18,7 @@ struct Conversation {
     version: String,
     protocol: String,
     scenario: String,
-    /// What the client sends, and what the server sends. Empty bytes mean the end of the stream.
+    /// The client's bytes, and the server's. Empty ones mean the end of the stream.
     sent: Vec<Vec<u8>>,
     answered: Vec<Vec<u8>>,
 }
@@ -47,41 +46,26 @@ impl Conversation {
 
 /// The conversations whose routes the server below has.
 fn conversations() -> Vec<Conversation> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/teleport");
     let mut found: BTreeMap<(String, String, String), Conversation> = BTreeMap::new();
-    for file in ["vectors.tsv", "vectors_more.tsv"] {
-        let Ok(text) = fs::read_to_string(folder.join(file)) else {
-            skipped(&format!("{file} is not in {}", folder.display()));
-            return Vec::new();
-        };
-        for line in text.lines().skip(1) {
-            let columns: Vec<_> = line.split('\t').collect();
-            let &[version, protocol, scenario, _, side, hex] = &columns[..] else {
-                panic!("{line}");
-            };
-            let is_known =
-                matches!(version, "v400" | "b2c0579") && matches!(protocol, "raw" | "json" | "pb");
-            if !is_known || !is_served(scenario) {
-                continue;
-            }
-            let key = (version.to_owned(), protocol.to_owned(), scenario.to_owned());
-            let conversation = found.entry(key).or_insert_with(|| Conversation {
-                version: version.to_owned(),
-                protocol: protocol.to_owned(),
-                scenario: scenario.to_owned(),
-                sent: Vec::new(),
-                answered: Vec::new(),
-            });
-            let bytes = hex.as_bytes().chunks(2).map(|hex| {
-                let hex = std::str::from_utf8(hex).expect("is ASCII");
-                u8::from_str_radix(hex, 16).expect("is hexadecimal")
-            });
-            let rows = match side {
-                "C>S" if !hex.is_empty() => &mut conversation.sent,
-                _ => &mut conversation.answered,
-            };
-            rows.push(bytes.collect());
+    for row in recorded() {
+        let is_known = matches!(&*row.version, "v400" | "b2c0579")
+            && matches!(&*row.protocol, "raw" | "json" | "pb");
+        if !is_known || !is_served(&row.scenario) {
+            continue;
         }
+        let key = (row.version, row.protocol, row.scenario);
+        let conversation = found.entry(key).or_insert_with_key(|key| Conversation {
+            version: key.0.clone(),
+            protocol: key.1.clone(),
+            scenario: key.2.clone(),
+            sent: Vec::new(),
+            answered: Vec::new(),
+        });
+        let rows = match &*row.side {
+            "C>S" if !row.bytes.is_empty() => &mut conversation.sent,
+            _ => &mut conversation.answered,
+        };
+        rows.push(row.bytes);
     }
     found.into_values().collect()
 }

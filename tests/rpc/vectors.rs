@@ -1,15 +1,12 @@
 //! Vectors: the recorded bytes of Teleport v4.0.0 and v4.1.
 
-use std::fs;
-use std::path::Path;
-
 use epicycle::codec::Decoded;
 use epicycle::rpc::wire::{
     Codec, Codecs, Dialect, Filters, Kind, Limits, Message, Meta, Protocol, RawProtocol, Status,
     WireError, code,
 };
 
-use crate::util::skipped;
+use crate::recordings::{Recorded, recorded};
 use crate::wire::{Form, check_cuts, decode, decode_within};
 
 /// What one side sent at once.
@@ -20,40 +17,37 @@ struct Row {
     bytes: Vec<u8>,
 }
 
-/// All rows that have messages; none, and said so, where the recording is not at hand.
+/// All rows that have messages; none where the recordings are not at hand.
 fn rows() -> Vec<Row> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/teleport");
-    let mut rows = Vec::new();
-    for file in ["vectors.tsv", "vectors_more.tsv"] {
-        let Ok(text) = fs::read_to_string(folder.join(file)) else {
-            skipped(&format!("{file} is not in {}", folder.display()));
-            return Vec::new();
-        };
-        rows.extend(text.lines().skip(1).filter_map(row));
-    }
-    assert_eq!(rows.len(), 469);
+    let recorded = recorded();
+    let is_here = !recorded.is_empty();
+    let rows: Vec<_> = recorded.into_iter().filter_map(row).collect();
+    assert!(!is_here || rows.len() == 469, "{} rows", rows.len());
     rows
 }
 
-fn row(line: &str) -> Option<Row> {
-    let columns: Vec<_> = line.split('\t').collect();
-    let &[version, protocol, scenario, index, side, hex] = &columns[..] else {
-        panic!("{line}");
-    };
-    let dialect = match version {
+fn row(recorded: Recorded) -> Option<Row> {
+    let Recorded {
+        version,
+        protocol,
+        scenario,
+        index,
+        side,
+        bytes,
+    } = recorded;
+    let dialect = match &*version {
         "v400" => Dialect::V4_0,
         "b2c0579" => Dialect::V4_1,
         // Another protocol.
         _ => return None,
     };
-    let bytes: Vec<_> = hex.as_bytes().chunks(2).map(byte).collect();
     let in_websocket = scenario.starts_with("ws_");
     // A handshake, a close, or the end of the stream.
     let is_silent = bytes.is_empty() || in_websocket && bytes[0] != 0x82;
     if is_silent {
         return None;
     }
-    let form = match protocol {
+    let form = match &*protocol {
         "json" => Form::Json(dialect),
         "pb" => Form::Pb(dialect),
         _ if scenario.starts_with("ws_json") => Form::WsJson(dialect),
@@ -62,7 +56,7 @@ fn row(line: &str) -> Option<Row> {
     };
     Some(Row {
         name: format!("{version} {protocol} {scenario} {index} {side}"),
-        scenario: scenario.to_owned(),
+        scenario,
         form,
         bytes: if in_websocket {
             unframed(&bytes)
@@ -70,11 +64,6 @@ fn row(line: &str) -> Option<Row> {
             bytes
         },
     })
-}
-
-fn byte(hex: &[u8]) -> u8 {
-    let hex = std::str::from_utf8(hex).expect("is ASCII");
-    u8::from_str_radix(hex, 16).expect("is hexadecimal")
 }
 
 /// The payload of the one WebSocket frame that these bytes are.

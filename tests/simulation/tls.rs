@@ -247,7 +247,7 @@ struct Starter {
 
 impl EventHandler for Starter {
     type Codec = Raw;
-    /// What has come back.
+    /// The bytes that have come back.
     type Session = Vec<u8>;
 
     fn codec(&mut self, _: &ConnInfo<'_>) -> Raw {

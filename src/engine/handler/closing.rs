@@ -532,11 +532,9 @@ impl<H: EventHandler> Served<'_, H> {
         }
         self.cx.end_waits(link);
         self.cx.release_limits(&mut link.state);
-        let id = closed.id;
         if !link.state.is_close_notified() {
             self.notify_closed(&mut closed, reason);
         }
-        self.cx.forget_proxied(id);
     }
 
     /// Notifies the handler and the outbound connection's dial that the connection has ended or is about to end.
@@ -546,6 +544,7 @@ impl<H: EventHandler> Served<'_, H> {
         let is_outbound = matches!(state.origin(), Origin::Connected { .. });
         let failed = stream.is_shaking_hands() && !self.cx.awaits_proxy_header(closed.id);
         self.cx.metrics.handshake_failures.add(u64::from(failed));
+        self.cx.forget_proxied(closed.id);
         if state.never_opened() {
             // A failed attempt was never a connection.
             if is_outbound {
@@ -578,8 +577,6 @@ impl<H: EventHandler> Served<'_, H> {
                 .push_back((closed.id, Outcome::Closed { again }));
         }
         if let Some(session) = self.slot.session.take() {
-            // Not left to `end` alone, since `on_close` may panic.
-            self.cx.forget_proxied(closed.id);
             let mut reactor = Reactor::new(self.connections, self.cx);
             self.handler.on_close(&mut reactor, closed, session, reason);
         }

@@ -38,11 +38,7 @@ impl<H: EventHandler> EventLoop<H> {
             };
             self.run_command(command);
             if let Some(id) = written {
-                self.with_slot(id.slot(), |served, _| {
-                    if served.slot.link.state.id == id {
-                        served.flush_much();
-                    }
-                });
+                self.with_conn(id, |served, _| served.flush_much());
             }
             self.turn.serving = NOBODY;
             self.run_pipes();

@@ -477,6 +477,15 @@ impl<H: EventHandler> EventLoop<H> {
         }
     }
 
+    /// Calls `serve` as [`with_slot`](Self::with_slot) does, if the slot still belongs to this connection.
+    fn with_conn(&mut self, id: ConnId, serve: impl FnOnce(&mut Served<'_, H>, &mut [u8])) {
+        self.with_slot(id.slot(), |served, scratch| {
+            if served.slot.link.state.id == id {
+                serve(served, scratch);
+            }
+        });
+    }
+
     fn serve_ready(&mut self) {
         while self.turn.ready_left > 0 {
             self.turn.ready_left -= 1;
@@ -589,11 +598,7 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Fires a timer of the application on a connection.
     fn fire_timer(&mut self, id: ConnId, token: u64) {
-        self.with_slot(id.slot(), |served, _| {
-            if served.slot.link.state.id == id {
-                served.fire_timer(token);
-            }
-        });
+        self.with_conn(id, |served, _| served.fire_timer(token));
     }
 
     fn run_tick(&mut self) {

@@ -13,18 +13,16 @@ impl PeerHandler {
             true => Hooks::POST_DIAL,
             false => Hooks::POST_ACCEPT,
         };
-        if self.parts.plugins.have(hook) {
-            let rest = self.parts.plugins.with(hook);
-            for (place, plugin) in rest.filter(|(place, _)| *place >= from) {
-                let next = guarded(plugin, || match hook {
-                    Hooks::POST_DIAL => plugin.post_dial(&line.session),
-                    _ => plugin.post_accept(&line.session),
-                });
-                match next {
-                    Ok(Next::Go) => {}
-                    Ok(Next::Await) => return self.wait_early(conn, line, place),
-                    Err(status) => return self.refuse_session(conn, line, status),
-                }
+        let rest = self.parts.plugins.with(hook);
+        for (place, plugin) in rest.filter(|(place, _)| *place >= from) {
+            let next = guarded(plugin, || match hook {
+                Hooks::POST_DIAL => plugin.post_dial(&line.session),
+                _ => plugin.post_accept(&line.session),
+            });
+            match next {
+                Ok(Next::Go) => {}
+                Ok(Next::Await) => return self.wait_early(conn, line, place),
+                Err(status) => return self.refuse_session(conn, line, status),
             }
         }
         line.stage = Stage::Open;

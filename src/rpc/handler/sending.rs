@@ -113,14 +113,15 @@ impl PeerHandler {
 
     #[inline]
     fn after_write(&self, line: &Line, message: &Message<'_>) {
-        let hook = match message.kind {
-            Kind::Push => Hooks::POST_WRITE_PUSH,
-            _ => Hooks::POST_WRITE_CALL,
-        };
-        self.parts.plugins.tell(hook, |plugin| match hook {
-            Hooks::POST_WRITE_PUSH => plugin.post_write_push(&line.session, message),
-            _ => plugin.post_write_call(&line.session, message),
-        });
+        let (plugins, session) = (&self.parts.plugins, &line.session);
+        match message.kind {
+            Kind::Push => plugins.tell(Hooks::POST_WRITE_PUSH, |plugin| {
+                plugin.post_write_push(session, message);
+            }),
+            _ => plugins.tell(Hooks::POST_WRITE_CALL, |plugin| {
+                plugin.post_write_call(session, message);
+            }),
+        }
     }
 
     /// Ends the calls of a session whose time to close is over. The other side is told, so that it does not wait for their

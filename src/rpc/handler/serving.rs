@@ -17,7 +17,7 @@ use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, Reply
 use crate::rpc::deferred::{DeferredCall, Working};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
-use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
+use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
 use crate::rpc::session::{Counters, enter, has_work};
 use crate::rpc::tasks::{Finished, Task};
 use crate::rpc::wire::{Dialect, Message, Status, code};
@@ -58,28 +58,14 @@ impl PeerHandler {
         if let Err(status) = read {
             return refuse(conn, &route.plugins, &call, &status);
         }
-        match &route.handler {
-            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, &route.plugins, run, &call),
-            _ => self.run_deferred(conn, line, route, call),
-        }
-    }
-
-    #[inline(never)]
-    fn run_deferred(
-        &self,
-        conn: &mut Conn<'_, Self>,
-        line: &mut Line,
-        route: &Route<CallHandler>,
-        call: Incoming<'_>,
-    ) -> Action {
         let plugins = &route.plugins;
-        if line.deferred.working() >= self.parts.peer.shared.settings.max_deferred {
-            let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
-            let reason = "too many calls of this session are not answered yet";
-            return refuse(conn, plugins, &call, &status.with_reason(reason));
-        }
         match &route.handler {
             CallHandler::OnLoop(run) => self.run_on_loop(conn, line, plugins, run, &call),
+            _ if line.deferred.working() >= parts.peer.shared.settings.max_deferred => {
+                let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
+                let reason = "too many calls of this session are not answered yet";
+                refuse(conn, plugins, &call, &status.with_reason(reason))
+            }
             CallHandler::Later(run) => self.run_later(conn, line, plugins, run, call),
             CallHandler::Async(run) => self.run_async(conn, line, plugins, run, call),
             CallHandler::Blocking { run, in_order } => {
@@ -99,10 +85,9 @@ impl PeerHandler {
         let mut ctx = CallCtx::new(call, Some(&self.locals), after_body(plugins));
         let mut body = self.scratch.take();
         body.clear();
-        let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, call, &mut body)));
-        let result = result.unwrap_or_else(|panic| Err(self.parts.panicked_at(call, panic)));
+        let result = self.parts.run(run, &mut ctx, call, &mut body);
         let head = ctx.reply;
-        // What the handler has sent leaves before its reply, and a session that it has closed stays open for it.
+        // Messages of the handler leave before its reply, and a session that it has closed stays open for it.
         if has_work() {
             line.is_answering = true;
             self.carry_out(conn, line);
@@ -185,8 +170,7 @@ impl PeerHandler {
             }
             let mut ctx = CallCtx::new(&call, None, after_body);
             let mut body = Vec::new();
-            let result = catch_unwind(AssertUnwindSafe(|| run(&mut ctx, &call, &mut body)));
-            let result = result.unwrap_or_else(|panic| Err(parts.panicked_at(&call, panic)));
+            let result = parts.run(&*run, &mut ctx, &call, &mut body);
             token.head = ctx.reply;
             token.give(result.map(|()| body));
         };
@@ -377,6 +361,18 @@ impl PeerHandler {
 }
 
 impl Parts {
+    /// Runs the handler of a call. Its panic is an error.
+    fn run<'a>(
+        &self,
+        run: &CallFn,
+        ctx: &mut CallCtx<'a>,
+        call: &'a Incoming<'a>,
+        body: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        catch_unwind(AssertUnwindSafe(|| run(ctx, call, body)))
+            .unwrap_or_else(|panic| Err(self.panicked_at(call, panic)))
+    }
+
     /// Logs the panic of a message's handler. Returns the status for its caller.
     fn panicked_at(&self, message: &Incoming<'_>, payload: Box<dyn Any + Send>) -> Status {
         let what = format!("the handler of {}", message.uri());
