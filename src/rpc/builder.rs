@@ -51,9 +51,12 @@ impl Peer {
                 body_codec: Codec::JSON,
                 call_timeout: Some(Duration::from_secs(30)),
                 handle_timeout: None,
+                session_age: None,
                 close_within: Duration::from_secs(10),
                 max_calls: 65_536,
                 max_deferred: 1024,
+                max_total_calls: 65_536,
+                max_total_deferred: 65_536,
                 tells_panics: true,
             },
             pool: None,
@@ -130,9 +133,21 @@ impl PeerBuilder {
     }
 
     /// Sets the time within which a handler that replies later must reply. The caller then gets
-    /// [`HANDLE_TIMEOUT`](super::code::HANDLE_TIMEOUT), and the reply is dropped. Default: no limit but the caller's own.
+    /// [`HANDLE_TIMEOUT`](super::code::HANDLE_TIMEOUT), and the reply is dropped. [`Session::set_handle_timeout`] sets that of one
+    /// session. Default: no limit but the caller's own.
+    ///
+    /// [`Session::set_handle_timeout`]: super::Session::set_handle_timeout
     pub fn handle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.handle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the maximum age of sessions. At the end of it a session closes as [`Session::close`](super::Session::close) does: it
+    /// takes and makes no more calls, and those under way end first. The age of each is shortened at random by up to a tenth, so
+    /// that sessions that opened together do not close together. [`Session::set_age`](super::Session::set_age) sets that of one
+    /// session. `None` or zero: sessions have no such limit, which is the default.
+    pub fn session_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.settings.session_age = age.into();
         self
     }
 
@@ -153,6 +168,22 @@ impl PeerBuilder {
     /// with [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each holds its message. Default: 1,024.
     pub fn max_deferred(mut self, calls: usize) -> Self {
         self.settings.max_deferred = calls;
+        self
+    }
+
+    /// Sets the most calls of all sessions that wait for their replies. A call beyond fails with
+    /// [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Reactors that send at the same moment may exceed it by one each.
+    /// Each call costs about 200 bytes, so the default is 13 MiB. Default: 65,536.
+    pub fn max_total_calls(mut self, calls: usize) -> Self {
+        self.settings.max_total_calls = calls;
+        self
+    }
+
+    /// Sets the most calls of all sessions whose blocking and deferred handlers are at work or queued. A call beyond is answered
+    /// with [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Reactors that begin one at the same moment may exceed it by one
+    /// each. Each holds its message. Default: 65,536.
+    pub fn max_total_deferred(mut self, calls: usize) -> Self {
+        self.settings.max_total_deferred = calls;
         self
     }
 

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// The calls that one side of a connection has sent, and the `seq`s of all its messages.
@@ -14,6 +16,8 @@ pub(super) struct Calls<T> {
     /// The numbers of calls whose `seq` the application has set.
     own: HashMap<Box<[u8]>, u64>,
     due: Deadlines,
+    /// The number of calls that wait on all connections of the peer.
+    total: Arc<AtomicUsize>,
 }
 
 /// A call without a reply.
@@ -24,17 +28,23 @@ pub(super) struct Open<T> {
 }
 
 impl<T> Calls<T> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(total: Arc<AtomicUsize>) -> Self {
         Self {
             next: 0,
             open: HashMap::new(),
             own: HashMap::new(),
             due: Deadlines::default(),
+            total,
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// Returns the number of calls that wait on all connections of the peer.
+    pub(super) fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Returns the number for the `seq` of the next message. Numbers that a call of the application's has are skipped.
@@ -77,6 +87,7 @@ impl<T> Calls<T> {
             own_seq,
         };
         self.open.insert(number, call);
+        self.total.fetch_add(1, Ordering::Relaxed);
         if let Some(by) = timeout.and_then(|timeout| now.checked_add(timeout)) {
             let open = &self.open;
             self.due
@@ -93,6 +104,7 @@ impl<T> Calls<T> {
     /// Removes a call by its number.
     pub(super) fn remove(&mut self, number: u64) -> Option<Open<T>> {
         let call = self.open.remove(&number)?;
+        self.total.fetch_sub(1, Ordering::Relaxed);
         if let Some(seq) = &call.own_seq {
             self.own.remove(seq);
         }
@@ -119,6 +131,7 @@ impl<T> Calls<T> {
         self.own.clear();
         self.due.clear();
         let mut calls: Vec<_> = self.open.drain().collect();
+        self.total.fetch_sub(calls.len(), Ordering::Relaxed);
         calls.sort_unstable_by_key(|(number, _)| *number);
         calls.into_iter().map(|(_, call)| call.value)
     }
@@ -132,6 +145,12 @@ impl<T> Calls<T> {
         let number = number(seq)?;
         let call = self.open.get(&number)?;
         call.own_seq.is_none().then_some(number)
+    }
+}
+
+impl<T> Drop for Calls<T> {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.open.len(), Ordering::Relaxed);
     }
 }
 

@@ -122,7 +122,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Returns the address of the other end of the connection.
-    pub fn remote_addr(&self) -> &Addr {
+    pub fn remote_addr(&self) -> Addr {
         self.session.remote_addr()
     }
 

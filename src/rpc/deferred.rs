@@ -11,13 +11,14 @@ use super::plugin::Plugins;
 use super::wire::Message;
 
 /// The calls whose handlers reply later.
-#[derive(Default)]
 pub(super) struct Deferred {
     next: u64,
     open: HashMap<u64, DeferredCall>,
     due: Deadlines,
     /// The number of handlers at work. It includes those whose callers no longer wait.
     working: Arc<AtomicUsize>,
+    /// The number of handlers at work for all connections of the peer.
+    total: Arc<AtomicUsize>,
 }
 
 /// A call whose caller waits.
@@ -33,6 +34,16 @@ pub(super) struct DeferredCall {
 }
 
 impl Deferred {
+    pub(super) fn new(total: Arc<AtomicUsize>) -> Self {
+        Self {
+            next: 0,
+            open: HashMap::new(),
+            due: Deadlines::default(),
+            working: Arc::default(),
+            total,
+        }
+    }
+
     /// Returns the number of callers that wait.
     pub(super) fn len(&self) -> usize {
         self.open.len()
@@ -41,6 +52,11 @@ impl Deferred {
     /// Returns the number of handlers at work.
     pub(super) fn working(&self) -> usize {
         self.working.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of handlers at work for all connections of the peer.
+    pub(super) fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
     }
 
     /// Adds a call. Returns its number.
@@ -65,7 +81,7 @@ impl Deferred {
             self.due
                 .add(by, number, |number| open.contains_key(&number));
         }
-        (number, Working::new(&self.working))
+        (number, Working::new([&self.working, &self.total]))
     }
 
     /// Sets the plugins that see the reply, and the call.
@@ -122,17 +138,21 @@ impl DeferredCall {
 }
 
 /// Counts a handler as at work as long as it exists.
-pub(super) struct Working(Arc<AtomicUsize>);
+pub(super) struct Working([Arc<AtomicUsize>; 2]);
 
 impl Working {
-    fn new(counter: &Arc<AtomicUsize>) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter.clone())
+    fn new(counters: [&Arc<AtomicUsize>; 2]) -> Self {
+        Self(counters.map(|counter| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            counter.clone()
+        }))
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for counter in &self.0 {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Wake;
 use std::time::{Duration, Instant};
@@ -36,10 +36,15 @@ struct Inner {
     remote: Addr,
     is_dialled: bool,
     health: AtomicU8,
+    age: SharedTime,
+    handle_timeout: SharedTime,
     swap: OnceLock<Swap>,
     end: Mutex<End>,
     ended: Condvar,
 }
+
+/// A time that threads share, in microseconds. 0 means none.
+struct SharedTime(AtomicU64);
 
 #[derive(Default)]
 struct End {
@@ -65,6 +70,10 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) sessions: Sessions,
     pub(super) counters: Counters,
+    /// The number of calls that wait for their replies, on all sessions.
+    pub(super) calls: Arc<AtomicUsize>,
+    /// The number of deferred and blocking handlers at work, for all sessions.
+    pub(super) deferred: Arc<AtomicUsize>,
     /// None if no plugin wants to see what is sent.
     before_write: Option<Arc<dyn BeforeWrite>>,
     target: OnceLock<Box<dyn Target>>,
@@ -81,12 +90,18 @@ pub(super) struct Settings {
     pub(super) call_timeout: Option<Duration>,
     /// The time within which a handler must answer.
     pub(super) handle_timeout: Option<Duration>,
+    /// The time after which a session closes.
+    pub(super) session_age: Option<Duration>,
     /// The time within which a closing session ends its calls.
     pub(super) close_within: Duration,
     /// The most calls of a session that wait for their replies.
     pub(super) max_calls: usize,
     /// The most calls of a session that its deferred handlers have not answered.
     pub(super) max_deferred: usize,
+    /// The most calls of all sessions that wait for their replies.
+    pub(super) max_total_calls: usize,
+    /// The most calls of all sessions that deferred handlers have not answered.
+    pub(super) max_total_deferred: usize,
     /// True if a reply tells the text of a handler's panic.
     pub(super) tells_panics: bool,
 }
@@ -117,6 +132,8 @@ pub(super) enum Order {
     Send(Outgoing),
     /// End this call and tell the other side.
     Cancel(Arc<CallState>),
+    /// Count the session's age from now.
+    Age,
     /// Close the session once its calls have ended, or after this time.
     Close(Duration),
     /// Close the session at once.
@@ -206,6 +223,8 @@ impl Shared {
             before_write,
             sessions: Sessions::default(),
             counters: Counters::default(),
+            calls: Arc::default(),
+            deferred: Arc::default(),
             target: OnceLock::new(),
             peer: OnceLock::new(),
         }
@@ -235,7 +254,10 @@ impl Session {
         is_dialled: bool,
     ) -> Self {
         let id = if is_dialled { &local } else { &remote };
+        let settings = &peer.settings;
         Self(Arc::new(Inner {
+            age: SharedTime::new(settings.session_age),
+            handle_timeout: SharedTime::new(settings.handle_timeout),
             id: Mutex::new(id.to_string().into()),
             peer,
             conn: Mutex::new(Some(conn)),
@@ -270,13 +292,13 @@ impl Session {
     }
 
     /// Returns the address of this end.
-    pub fn local_addr(&self) -> &Addr {
-        &self.0.local
+    pub fn local_addr(&self) -> Addr {
+        self.0.local.clone()
     }
 
     /// Returns the address of the other end.
-    pub fn remote_addr(&self) -> &Addr {
-        &self.0.remote
+    pub fn remote_addr(&self) -> Addr {
+        self.0.remote.clone()
     }
 
     /// Returns true if this side has dialled.
@@ -296,6 +318,31 @@ impl Session {
     /// Returns the values that the application keeps with the session.
     pub fn swap(&self) -> &Swap {
         self.0.swap.get_or_init(Swap::default)
+    }
+
+    /// Returns the age at which the session closes, if there is one.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.age.get()
+    }
+
+    /// Closes the session after this time, counted from now, as [`close`](Self::close) does. The time is shortened at random by
+    /// up to a tenth, so that sessions that opened together do not close together. `None` or zero: it has no such limit. The
+    /// default is the peer's [`session_age`](super::PeerBuilder::session_age), counted from when the session opens.
+    pub fn set_age(&self, age: impl Into<Option<Duration>>) {
+        self.0.age.set(age.into());
+        // A session that has ended needs no age.
+        let _ = self.order(Order::Age);
+    }
+
+    /// Returns the time within which the session's handlers must reply, if there is a limit.
+    pub fn handle_timeout(&self) -> Option<Duration> {
+        self.0.handle_timeout.get()
+    }
+
+    /// Sets the time within which a handler must reply to a call of this session, from the next call on. `None` or zero: no limit
+    /// but the caller's own. The default is the peer's [`handle_timeout`](super::PeerBuilder::handle_timeout).
+    pub fn set_handle_timeout(&self, timeout: impl Into<Option<Duration>>) {
+        self.0.handle_timeout.set(timeout.into());
     }
 
     /// Closes the session. New calls are refused from now on, on both sides. Calls under way end first, within the peer's
@@ -444,6 +491,32 @@ fn refuse(order: Order, status: Status) -> Result<(), Status> {
 pub(super) fn settle(outgoing: Outgoing, status: &Status) {
     if let Some(call) = outgoing.call {
         call.waiter.settle(Err(status.clone()));
+    }
+}
+
+impl SharedTime {
+    fn new(time: Option<Duration>) -> Self {
+        let this = Self(AtomicU64::new(0));
+        this.set(time);
+        this
+    }
+
+    #[inline]
+    fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(micros)),
+        }
+    }
+
+    fn set(&self, time: Option<Duration>) {
+        let micros = |time: Duration| {
+            time.as_nanos()
+                .div_ceil(1000)
+                .try_into()
+                .unwrap_or(u64::MAX)
+        };
+        self.0.store(time.map_or(0, micros), Ordering::Relaxed);
     }
 }
 

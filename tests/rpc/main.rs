@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod ages;
 mod bodies;
 mod codec;
 mod ends;

@@ -753,7 +753,7 @@ fn a_call_is_a_future_and_dropping_it_cancels() {
     let (_server, client, session) = pair(routes);
     let sum = block_on(async { session.call("/math/add", &[1, 2]).await });
     assert_eq!(sum, Ok(3));
-    let addr = session.remote_addr().clone();
+    let addr = session.remote_addr();
     let other = block_on(client.dial_async(&addr)).expect("connects");
     let future = other.call::<_, ()>("/hold", &()).into_future();
     let reply = tokens.recv_timeout(LONG).expect("runs");

@@ -70,8 +70,8 @@ pub struct Line {
     deferred: Deferred,
     /// True while a handler on the reactor works on a call.
     is_answering: bool,
-    /// The moment at which a session that is closing gives its calls up.
-    give_up: Option<Instant>,
+    /// The end of the session's present state: of the time to open, of its age, or of the time to close.
+    term: Option<Instant>,
     /// The moment for which the connection's deadline is set.
     alarm: Option<Instant>,
 }
@@ -116,12 +116,20 @@ impl Line {
         conversation.awaited = self.calls.len();
     }
 
+    /// Sets the moment at which an open session closes because of its age, shortened by up to a tenth.
+    fn begin_age(&mut self, conn: &mut Conn<'_, PeerHandler>) {
+        let jittered = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
+        let age = self.session.age().map(jittered);
+        self.term = age.and_then(|age| conn.now().checked_add(age));
+        self.set_alarm(conn);
+    }
+
     /// Sets the connection's deadline to the earliest one, unless an earlier one is set.
     fn set_alarm(&mut self, conn: &mut Conn<'_, PeerHandler>) {
         let deadlines = [
             self.calls.next_deadline(),
             self.deferred.next_deadline(),
-            self.give_up,
+            self.term,
         ];
         let Some(next) = deadlines.into_iter().flatten().min() else {
             return;
@@ -174,10 +182,10 @@ impl EventHandler for PeerHandler {
             session,
             token,
             stage: Stage::Early(0),
-            calls: Calls::new(),
-            deferred: Deferred::default(),
+            calls: Calls::new(shared.calls.clone()),
+            deferred: Deferred::new(shared.deferred.clone()),
             is_answering: false,
-            give_up: None,
+            term: None,
             alarm: None,
         };
         self.open(conn, &mut line, 0);
@@ -240,9 +248,15 @@ impl EventHandler for PeerHandler {
             action = fail_reply(conn, &mut call.reply, seen_by, &status);
         }
         line.update(conn);
-        if line.give_up.is_some_and(|by| by <= now) {
-            self.give_up(conn, line);
-            action = Action::Close;
+        if line.term.is_some_and(|by| by <= now) {
+            line.term = None;
+            if line.stage == Stage::Open && !conn.codec().conversation().is_closing {
+                log::debug!(target: "epicycle::rpc", "{}: the session has reached its age", conn.peer_addr());
+                line.session.close();
+            } else {
+                self.give_up(conn, line);
+                action = Action::Close;
+            }
         }
         line.set_alarm(conn);
         self.carry_out(conn, line);

@@ -26,7 +26,7 @@ impl PeerHandler {
             }
         }
         line.stage = Stage::Open;
-        line.give_up = None;
+        line.begin_age(conn);
         conn.codec_mut().conversation_mut().is_early = false;
         let sessions = &self.parts.peer.shared.sessions;
         if let Some(other) = sessions.insert(&line.session) {
@@ -38,8 +38,8 @@ impl PeerHandler {
     fn wait_early(&self, conn: &mut Conn<'_, Self>, line: &mut Line, place: usize) {
         line.stage = Stage::Early(place);
         conn.codec_mut().conversation_mut().is_early = true;
-        if line.give_up.is_none() {
-            line.give_up = conn.now().checked_add(EARLY_TIME);
+        if line.term.is_none() {
+            line.term = conn.now().checked_add(EARLY_TIME);
             line.set_alarm(conn);
         }
     }

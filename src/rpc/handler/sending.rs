@@ -1,12 +1,12 @@
 //! Calls and pushes that are sent, and replies that arrive.
 
-use super::{CANCEL, Line, PeerHandler, SentCall, TIMEOUT};
+use super::{CANCEL, Line, PeerHandler, SentCall, Stage, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
-use crate::rpc::session::{Counters, Order, Session, settle};
+use crate::rpc::session::{Counters, Order, Session, Settings, settle};
 use crate::rpc::wire::{Codec, Kind, Message, Status, code};
 
 impl PeerHandler {
@@ -38,15 +38,21 @@ impl PeerHandler {
         match order {
             Order::Send(outgoing) => self.send(conn, line, outgoing),
             Order::Cancel(call) => self.cancel(conn, line, &call),
+            Order::Age => {
+                if line.stage == Stage::Open && !conn.codec().conversation().is_closing {
+                    line.begin_age(conn);
+                }
+            }
             Order::Close(time) => {
                 line.update(conn);
                 let conversation = conn.codec_mut().conversation_mut();
-                conversation.is_closing = true;
+                let was_closing = std::mem::replace(&mut conversation.is_closing, true);
                 if conversation.owed + conversation.awaited == 0 {
                     return conn.close();
                 }
                 let give_up = conn.now().checked_add(time);
-                line.give_up = line.give_up.into_iter().chain(give_up).min();
+                let before = line.term.filter(|_| was_closing);
+                line.term = before.into_iter().chain(give_up).min();
                 line.set_alarm(conn);
             }
             Order::Abort => conn.abort(),
@@ -78,9 +84,7 @@ impl PeerHandler {
             }
             return;
         };
-        if line.calls.len() >= settings.max_calls {
-            let reason =
-                "too many calls wait for their replies; the limit is `PeerBuilder::max_calls`";
+        if let Some(reason) = over_limit(line, settings) {
             return call
                 .waiter
                 .settle(Err(local(code::TOO_MANY_REQUESTS, reason)));
@@ -160,6 +164,18 @@ fn send_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) {
     if let Err(error) = conn.send(&push) {
         log::debug!(target: "epicycle::rpc", "{}: a cancellation is not sent: {error}", conn.peer_addr());
     }
+}
+
+/// Returns the limit that one more call would exceed.
+fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
+    if line.calls.len() >= settings.max_calls {
+        return Some(
+            "too many calls wait for their replies; the limit is `PeerBuilder::max_calls`",
+        );
+    }
+    (line.calls.total() >= settings.max_total_calls).then_some(
+        "too many calls of all sessions wait for their replies; the limit is `PeerBuilder::max_total_calls`",
+    )
 }
 
 fn unsent(error: &WriteError) -> Status {

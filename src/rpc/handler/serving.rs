@@ -18,7 +18,7 @@ use crate::rpc::deferred::{DeferredCall, Working};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
 use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
-use crate::rpc::session::{Counters, enter, has_work};
+use crate::rpc::session::{Counters, Settings, enter, has_work};
 use crate::rpc::tasks::{Finished, Task};
 use crate::rpc::wire::{Dialect, Message, Status, code};
 
@@ -59,13 +59,14 @@ impl PeerHandler {
             return refuse(conn, &route.plugins, &call, &status);
         }
         let plugins = &route.plugins;
+        if !matches!(route.handler, CallHandler::OnLoop(_))
+            && let Some(reason) = over_limit(line, &parts.peer.shared.settings)
+        {
+            let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
+            return refuse(conn, plugins, &call, &status.with_reason(reason));
+        }
         match &route.handler {
             CallHandler::OnLoop(run) => self.run_on_loop(conn, line, plugins, run, &call),
-            _ if line.deferred.working() >= parts.peer.shared.settings.max_deferred => {
-                let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
-                let reason = "too many calls of this session are not answered yet";
-                refuse(conn, plugins, &call, &status.with_reason(reason))
-            }
             CallHandler::Later(run) => self.run_later(conn, line, plugins, run, call),
             CallHandler::Async(run) => self.run_async(conn, line, plugins, run, call),
             CallHandler::Blocking { run, in_order } => {
@@ -195,7 +196,7 @@ impl PeerHandler {
             .then(|| message.meta.get_str(TIMEOUT)?.parse().ok())
             .flatten()
             .map(Duration::from_millis);
-        let own = self.parts.peer.shared.settings.handle_timeout;
+        let own = line.session.handle_timeout();
         let limit = match (told, own) {
             (Some(told), Some(own)) => Some(told.min(own)),
             (told, own) => told.or(own),
@@ -400,6 +401,15 @@ impl Parts {
             Err(payload) => drop(self.panicked_at(push, payload)),
         }
     }
+}
+
+/// Returns the limit that one more deferred call would exceed.
+fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
+    if line.deferred.working() >= settings.max_deferred {
+        return Some("too many calls of this session are not answered yet");
+    }
+    (line.deferred.total() >= settings.max_total_deferred)
+        .then_some("too many calls of all sessions are not answered yet")
 }
 
 /// Adds a call whose reply is given later. Returns its number.
