@@ -81,6 +81,12 @@ impl TurnTime {
         self.tick
     }
 
+    /// Returns the time since the start, in nanoseconds.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn elapsed_nanos(&self) -> u64 {
+        self.clock.elapsed_nanos()
+    }
+
     /// Returns the present moment, rounded up. A deadline that counts from it is not early, however long ago the turn
     /// began.
     pub(crate) fn moment(&self) -> u64 {

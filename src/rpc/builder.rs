@@ -10,8 +10,8 @@ use super::handler::{Parts, PeerHandler};
 use super::peer::{Inner, Peer, Threads};
 use super::plugin::{Hooks, Plugin, Plugins};
 use super::router::Router;
-use super::session::{BeforeWrite, Settings, Shared};
-use super::wire::{Codec, Codecs, Filters, Limits};
+use super::session::{BeforeWrite, LogOptions, Settings, Shared};
+use super::wire::{Codec, Codecs, Filters, Limits, Message};
 use crate::engine::listen::Listen;
 use crate::engine::server::{Report, Running, Server};
 use crate::error::Error;
@@ -58,6 +58,7 @@ impl Peer {
                 max_total_calls: 65_536,
                 max_total_deferred: 65_536,
                 tells_panics: true,
+                log: LogOptions::default(),
             },
             pool: None,
             locals: Vec::new(),
@@ -193,6 +194,31 @@ impl PeerBuilder {
         self
     }
 
+    /// Measures the time that each call takes, for [`Peer::stats`](super::Peer::stats) and the log. It costs two looks at the
+    /// clock for each call, and 10 KiB for each route and reactor. Default: off.
+    pub fn count_time(mut self) -> Self {
+        self.settings.log.counts_time = true;
+        self
+    }
+
+    /// Logs calls that take this time or longer as warnings. It [measures](Self::count_time) the times, too. Default: off.
+    pub fn slow(mut self, time: Duration) -> Self {
+        self.settings.log.slow = Some(time);
+        self.count_time()
+    }
+
+    /// Logs the metadata of messages, and the first 1,024 bytes of their bodies. Default: off.
+    pub fn log_details(mut self) -> Self {
+        self.settings.log.details = true;
+        self
+    }
+
+    /// Sets a function that makes the text that is logged in place of a body, so that no secret is. Default: none.
+    pub fn redact(mut self, body: impl Fn(&Message<'_>) -> String + Send + Sync + 'static) -> Self {
+        self.settings.log.redact = Some(Arc::new(body));
+        self
+    }
+
     /// Sets the worker pool of blocking handlers. Default: a pool of the peer's own, if it has such handlers.
     pub fn workers(mut self, pool: WorkerPool) -> Self {
         self.pool = Some(pool);
@@ -298,7 +324,12 @@ impl PeerBuilder {
         let sees_writes = plugins.have(Hooks::PRE_WRITE_CALL | Hooks::PRE_WRITE_PUSH);
         let before_write = sees_writes.then(|| plugins.clone() as Arc<dyn BeforeWrite>);
         let formats = Arc::new(self.formats);
-        let shared = Arc::new(Shared::new(formats, self.settings, before_write));
+        let shared = Arc::new(Shared::new(
+            formats,
+            self.settings,
+            before_write,
+            routes.len(),
+        ));
         let peer = Inner::new(shared, self.dial_protocol, routes, plugins.clone());
         let parts = Arc::new(Parts {
             peer: peer.clone(),

@@ -39,6 +39,7 @@ impl Session {
         Call {
             draft: Draft::new(self, Kind::Call, uri.as_ref(), arg),
             timeout: self.shared().settings.call_timeout,
+            deadline: None,
             result: PhantomData,
         }
     }
@@ -74,6 +75,7 @@ impl Session {
 pub struct Call<'a, A: ?Sized, R> {
     draft: Draft<'a, A>,
     timeout: Option<Duration>,
+    deadline: Option<Instant>,
     result: PhantomData<fn() -> R>,
 }
 
@@ -224,6 +226,12 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
         self
     }
 
+    /// Sets the moment by which the reply must arrive, besides the [timeout](Self::timeout): the earlier one counts.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
     /// Sets the codec in which the reply's body is wanted.
     pub fn accept(self, codec: Codec) -> Self {
         self.set_meta(Meta::ACCEPT_BODY_CODEC, codec.0.to_string())
@@ -262,13 +270,17 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
 
     fn dispatch(self, waiter: Waiter) {
         let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
-        let timeout = self.timeout;
+        let (timeout, deadline) = (self.timeout, self.deadline);
         match self.draft.finish() {
             // The waiter is told if it cannot be sent.
             Ok(message) => drop(session.send(Outgoing {
                 message,
                 has_own_seq,
-                call: Some(OutgoingCall { waiter, timeout }),
+                call: Some(OutgoingCall {
+                    waiter,
+                    timeout,
+                    deadline,
+                }),
             })),
             Err(status) => waiter.settle(Err(status)),
         }

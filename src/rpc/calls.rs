@@ -127,13 +127,13 @@ impl<T> Calls<T> {
     }
 
     /// Removes all calls, the oldest first.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = T> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Open<T>> + use<T> {
         self.own.clear();
         self.due.clear();
         let mut calls: Vec<_> = self.open.drain().collect();
         self.total.fetch_sub(calls.len(), Ordering::Relaxed);
         calls.sort_unstable_by_key(|(number, _)| *number);
-        calls.into_iter().map(|(_, call)| call.value)
+        calls.into_iter().map(|(_, call)| call)
     }
 
     fn find(&self, seq: &[u8]) -> Option<u64> {

@@ -60,6 +60,8 @@ pub struct Wire {
     conversation: Option<Conversation>,
     /// True if a message has begun and its rest has not arrived.
     is_receiving: bool,
+    /// The size of the last message that was sent.
+    sent: usize,
 }
 
 /// The limits and registries of a peer's messages.
@@ -96,6 +98,7 @@ impl Wire {
             }),
             conversation: None,
             is_receiving: false,
+            sent: 0,
         }
     }
 
@@ -123,6 +126,7 @@ impl Wire {
             formats,
             conversation: Some(Conversation::default()),
             is_receiving: false,
+            sent: 0,
         }
     }
 
@@ -144,6 +148,11 @@ impl Wire {
     /// Returns the protocol's name, for logs.
     pub fn protocol(&self) -> &'static str {
         self.protocol.name()
+    }
+
+    /// Returns the size of the last message that was sent, in bytes.
+    pub(crate) fn last_sent(&self) -> usize {
+        self.sent
     }
 
     pub(crate) fn conversation(&self) -> Conversation {
@@ -204,7 +213,10 @@ impl Codec for Wire {
 
 impl Encode<&Message<'_>> for Wire {
     fn encode(&mut self, message: &Message<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        Ok(self.protocol.encode(message, &self.formats.filters, dst)?)
+        let before = dst.len();
+        self.protocol.encode(message, &self.formats.filters, dst)?;
+        self.sent = dst.len() - before;
+        Ok(())
     }
 }
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::call::Call;
+use super::reply::FromReply;
 use super::session::Session;
 use super::swap::Swap;
 use super::wire::{
@@ -149,6 +151,41 @@ impl<'a> Incoming<'a> {
     pub fn is_cancelled(&self) -> bool {
         let flag = self.cancelled.as_ref();
         flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Prepares a call that is a part of the work on this message, on any session. It ends by this message's
+    /// [deadline](Self::deadline), and belongs to its trace: the `traceparent` and `tracestate` of the metadata go with it.
+    ///
+    /// ```
+    /// use epicycle::rpc::Router;
+    ///
+    /// let mut routes = Router::new();
+    /// routes.call_async("/greet", |ctx, name: String| async move {
+    ///     // A call back to the caller.
+    ///     let greeting: String = ctx.call(ctx.session(), "/greeting", &()).await?;
+    ///     Ok(format!("{greeting}, {name}"))
+    /// });
+    /// ```
+    pub fn call<'s, A, R>(
+        &self,
+        session: &'s Session,
+        uri: impl AsRef<str>,
+        arg: &'s A,
+    ) -> Call<'s, A, R>
+    where
+        A: EncodeBody + ?Sized,
+        R: FromReply,
+    {
+        let mut call = session.call(uri, arg);
+        for key in [Meta::TRACE_PARENT, Meta::TRACE_STATE] {
+            if let Some(value) = self.message.meta.get(key) {
+                call = call.set_meta(key, value);
+            }
+        }
+        match self.deadline {
+            Some(deadline) => call.deadline(deadline),
+            None => call,
+        }
     }
 
     pub(super) fn codecs(&self) -> &Codecs {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::calls::Deadlines;
 use super::context::Incoming;
 use super::plugin::Plugins;
-use super::wire::Message;
+use super::wire::{Kind, Message};
 
 /// The calls whose handlers reply later.
 pub(super) struct Deferred {
@@ -29,6 +29,10 @@ pub(super) struct DeferredCall {
     cancelled: Arc<AtomicBool>,
     /// The number of the handler's task, if it is a future.
     pub(super) task: Option<u64>,
+    /// The place of the route in the statistics.
+    pub(super) meter: usize,
+    /// The moment of the call's arrival, if times are counted.
+    pub(super) began: Option<u64>,
     /// The plugins that see the reply, and the call.
     pub(super) seen: Option<Box<(Arc<Plugins>, Incoming<'static>)>>,
 }
@@ -66,6 +70,7 @@ impl Deferred {
         cancelled: Arc<AtomicBool>,
         task: Option<u64>,
         deadline: Option<Instant>,
+        (meter, began): (usize, Option<u64>),
     ) -> (u64, Working) {
         let number = self.next;
         self.next += 1;
@@ -73,6 +78,8 @@ impl Deferred {
             reply,
             cancelled,
             task,
+            meter,
+            began,
             seen: None,
         };
         self.open.insert(number, call);
@@ -132,6 +139,11 @@ impl Deferred {
 }
 
 impl DeferredCall {
+    /// Takes the reply without its body.
+    pub(super) fn take_reply(&mut self) -> Message<'static> {
+        std::mem::replace(&mut self.reply, Message::new(Kind::Reply))
+    }
+
     fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
     }

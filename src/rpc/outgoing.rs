@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::reply::local;
 use super::slot::Slot;
@@ -22,6 +22,8 @@ pub(super) struct OutgoingCall {
     pub(super) waiter: Waiter,
     /// The time within which the reply must arrive.
     pub(super) timeout: Option<Duration>,
+    /// The moment by which it must arrive.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// A reply as its caller receives it.

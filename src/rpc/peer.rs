@@ -16,6 +16,7 @@ use super::reply::local;
 use super::route_info::RouteInfo;
 use super::session::{Session, Shared, is_on_loop};
 use super::slot::Slot;
+use super::stats::Stats;
 use super::wire::{EncodeBody, Kind, Message, Status, code};
 use crate::addr::Addr;
 use crate::engine::connect::{Connect, ConnectError};
@@ -311,6 +312,34 @@ impl Peer {
     /// Returns the routes, in the order in which they were added.
     pub fn routes(&self) -> &[RouteInfo] {
         &self.inner.routes
+    }
+
+    /// Returns the statistics up to now. It holds nobody up.
+    ///
+    /// ```
+    /// use epicycle::metrics::prometheus;
+    /// use epicycle::rpc::{Outcome, Peer, Router};
+    ///
+    /// let mut routes = Router::new();
+    /// routes.call("/add", |_ctx, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>()));
+    /// let server = Peer::builder().listen("tcp://127.0.0.1:0").routes(routes).start()?;
+    /// let client = Peer::builder().start()?;
+    /// let session = client.dial(&server.local_addrs()[0])?;
+    /// assert_eq!(session.call("/add", &[1, 2]).wait(), Ok(3));
+    ///
+    /// let stats = server.stats();
+    /// let add = stats.call("/add").expect("is a route");
+    /// assert_eq!(add.stats.ended[Outcome::Ok], 1);
+    ///
+    /// let mut text = String::new();
+    /// prometheus(&stats, &mut text);
+    /// assert!(text.contains(r#"epicycle_rpc_route_arrived_total{kind="call",route="/add"} 1"#));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        let shared = &self.inner.shared;
+        let peer = shared.counters.read(shared.sessions.len());
+        shared.meters.read(peer, &self.inner.routes)
     }
 
     /// Shuts the peer down. No more calls are taken or made. Calls under way in both directions end first, within the

@@ -64,6 +64,8 @@ pub(super) struct Table {
 pub(super) struct Route<H> {
     pub(super) handler: H,
     pub(super) plugins: Arc<Plugins>,
+    /// The place in the statistics.
+    pub(super) meter: usize,
 }
 
 /// Answers a call: decodes the argument, and appends the encoded result.
@@ -386,6 +388,7 @@ impl Router {
         Route {
             handler,
             plugins: self.plugins.clone(),
+            meter: self.infos.len(),
         }
     }
 
@@ -395,7 +398,13 @@ impl Router {
         left: &Plugins,
         right: &Plugins,
     ) -> Result<(Table, Vec<RouteInfo>), Error> {
-        let table = &mut self.table;
+        let (table, unknown) = (&mut self.table, self.infos.len());
+        if let Some(route) = &mut table.unknown_call {
+            route.meter = unknown;
+        }
+        if let Some(route) = &mut table.unknown_push {
+            route.meter = unknown;
+        }
         let calls = (table.calls.values_mut()).chain(&mut table.unknown_call);
         let pushes = (table.pushes.values_mut()).chain(&mut table.unknown_push);
         let rows = calls

@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::codec::Formats;
 use super::outgoing::{CallState, Outgoing};
 use super::reply::local;
+use super::stats::{AllMeters, Counters};
 use super::swap::Swap;
 use super::wire::{Codec, Kind, Message, Status, code};
 use crate::addr::Addr;
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) calls: Arc<AtomicUsize>,
     /// The number of deferred and blocking handlers at work, for all sessions.
     pub(super) deferred: Arc<AtomicUsize>,
+    pub(super) meters: AllMeters,
     /// None if no plugin wants to see what is sent.
     before_write: Option<Arc<dyn BeforeWrite>>,
     target: OnceLock<Box<dyn Target>>,
@@ -104,28 +106,23 @@ pub(super) struct Settings {
     pub(super) max_total_deferred: usize,
     /// True if a reply tells the text of a handler's panic.
     pub(super) tells_panics: bool,
+    pub(super) log: LogOptions,
 }
 
-/// The counters of a peer.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    /// Replies whose calls are unknown here, or have ended.
-    pub(super) stray_replies: AtomicU64,
-    /// Pushes that no route takes.
-    pub(super) stray_pushes: AtomicU64,
-    /// Calls that ended at their deadlines, on either side.
-    pub(super) timeouts: AtomicU64,
-    /// Answers of deferred handlers that came too late.
-    pub(super) late_answers: AtomicU64,
-    /// Pushes that could not be sent.
-    pub(super) dropped_pushes: AtomicU64,
+/// The options of the log lines of messages.
+#[derive(Clone, Default)]
+pub(super) struct LogOptions {
+    /// True if the time that each call takes is measured.
+    pub(super) counts_time: bool,
+    /// The time from which on a call is slow.
+    pub(super) slow: Option<Duration>,
+    /// True if metadata and bodies are logged.
+    pub(super) details: bool,
+    /// Makes the body that is logged.
+    pub(super) redact: Option<Redact>,
 }
 
-impl Counters {
-    pub(super) fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
+pub(super) type Redact = Arc<dyn Fn(&Message<'_>) -> String + Send + Sync>;
 
 /// A request to the reactor of a session.
 pub(super) enum Order {
@@ -216,11 +213,13 @@ impl Shared {
         formats: Arc<Formats>,
         settings: Settings,
         before_write: Option<Arc<dyn BeforeWrite>>,
+        routes: usize,
     ) -> Self {
         Self {
             formats,
             settings,
             before_write,
+            meters: AllMeters::new(routes),
             sessions: Sessions::default(),
             counters: Counters::default(),
             calls: Arc::default(),
@@ -527,6 +526,16 @@ impl PartialEq for Session {
 }
 
 impl Eq for Session {}
+
+impl fmt::Debug for LogOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogOptions")
+            .field("counts_time", &self.counts_time)
+            .field("slow", &self.slow)
+            .field("details", &self.details)
+            .finish_non_exhaustive()
+    }
+}
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,6 +11,7 @@ mod filters;
 mod futures;
 mod hostile;
 mod names;
+mod observing;
 mod peers;
 mod plugins;
 mod properties;

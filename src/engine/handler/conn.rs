@@ -580,6 +580,12 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.time.turn_at()
     }
 
+    /// Returns the time since the reactor's start, in nanoseconds. Unlike [`now`](Self::now) it looks at the clock.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn elapsed_nanos(&self) -> u64 {
+        self.cx.time.elapsed_nanos()
+    }
+
     /// Returns the time of day at the beginning of the turn, in whole seconds since 1970-01-01, midnight UTC. It costs no system
     /// call. In a simulation it is the virtual time of day.
     pub fn unix_time(&self) -> u64 {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use self::replies::{fail_reply, obey};
+use self::replies::{Served, obey};
 use super::calls::Calls;
 use super::codec::{ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
@@ -24,9 +24,8 @@ use super::peer::{Inner, PeerEngine};
 use super::plugin::{Hooks, Plugins};
 use super::reply::local;
 use super::router::Table;
-use super::session::{
-    Counters, Order, Session, Target, TaskWaker, Work, enter, give, has_work, next_work,
-};
+use super::session::{Order, Session, Target, TaskWaker, Work, enter, give, has_work, next_work};
+use super::stats::{Counters, Meters};
 use super::tasks::{Finished, Tasks};
 use super::wire::{Dialect, Kind, Message, Status, code};
 use crate::addr::Addr;
@@ -46,6 +45,8 @@ pub struct PeerHandler {
     tasks: Tasks,
     /// The memory for the body of a reply.
     scratch: Cell<Vec<u8>>,
+    /// Counts the messages of each route.
+    meters: Arc<Meters>,
 }
 
 /// The parts that all reactors of a peer share.
@@ -100,6 +101,8 @@ struct SentCall {
     waiter: Waiter,
     /// The call's `seq`, for its cancellation.
     seq: Box<[u8]>,
+    /// The call, for the log.
+    logged: Option<Box<Message<'static>>>,
 }
 
 /// The key of the metadata with the time that the caller still waits, in milliseconds.
@@ -237,15 +240,15 @@ impl EventHandler for PeerHandler {
         while let Some((_, call)) = line.calls.take_expired(now) {
             Counters::count(timeouts);
             let status = local(code::HANDLE_TIMEOUT, "no reply arrived in time");
-            call.value.waiter.settle(Err(status));
+            self.fail_call(conn.now(), line, call, status);
         }
         let mut action = Action::Continue;
         while let Some(mut call) = line.deferred.take_expired(now) {
             Counters::count(timeouts);
             let status = Status::of(code::HANDLE_TIMEOUT, conn.codec().dialect());
             self.abandon(&call);
-            let seen_by = call.seen.as_ref().map(|seen| (&*seen.0, &seen.1));
-            action = fail_reply(conn, &mut call.reply, seen_by, &status);
+            let mut reply = call.take_reply();
+            action = self.fail_reply(conn, &mut reply, Served::deferred(&call), &status);
         }
         line.update(conn);
         if line.term.is_some_and(|by| by <= now) {
@@ -272,7 +275,7 @@ impl EventHandler for PeerHandler {
     ) {
         let _entered = enter(&self.parts.peer.shared, reactor.id());
         for call in line.deferred.cancel_all() {
-            self.abandon(&call);
+            self.drop_call(&call);
         }
         line.session.end();
         match line.stage {
@@ -286,7 +289,7 @@ impl EventHandler for PeerHandler {
         }
         let status = local(code::CONNECTION_CLOSED, reason.to_string());
         for call in line.calls.drain() {
-            call.waiter.settle(Err(status.clone()));
+            self.fail_call(reactor.now(), &line, call, status.clone());
         }
         self.carry_out_all(reactor);
     }
@@ -306,6 +309,7 @@ impl PeerHandler {
             make(&mut locals);
         }
         Self {
+            meters: parts.peer.shared.meters.add(),
             parts,
             locals: Rc::new(locals),
             tasks: Tasks::default(),

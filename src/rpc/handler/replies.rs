@@ -1,137 +1,221 @@
 //! Replies on their way out.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::PeerHandler;
 use crate::engine::handler::{Action, Conn, WriteError};
 use crate::rpc::context::{Incoming, ReplyHead};
+use crate::rpc::deferred::DeferredCall;
 use crate::rpc::plugin::{Hooks, Plugins};
+use crate::rpc::session::LogOptions;
+use crate::rpc::stats::Outcome;
 use crate::rpc::wire::{Kind, Message, Status, UriError, code};
 
-/// The plugins that see a reply, and the call that it answers. None if no plugin wants to see it.
-pub(super) type SeenBy<'a> = Option<(&'a Plugins, &'a Incoming<'a>)>;
-
-/// Returns the plugins if one of them wants to see replies.
-#[inline]
-pub(super) fn seen_by<'a>(plugins: &'a Plugins, call: &'a Incoming<'a>) -> SeenBy<'a> {
-    let hooks = Hooks::PRE_WRITE_REPLY | Hooks::POST_WRITE_REPLY;
-    plugins.have(hooks).then_some((plugins, call))
+/// A call that is served, for those who watch: the statistics, plugins, the log.
+#[derive(Clone, Copy)]
+pub(super) struct Served<'a> {
+    /// The place of its route in the statistics.
+    pub(super) meter: usize,
+    /// The moment of its arrival in nanoseconds, if times are counted.
+    pub(super) began: Option<u64>,
+    /// The plugins that see its reply, and the call. None if neither a plugin nor the log needs it.
+    pub(super) seen: Option<(&'a Plugins, &'a Incoming<'a>)>,
 }
 
-/// Answers a call that has no handler, or gets none now.
-#[cold]
-pub(super) fn refuse(
-    conn: &mut Conn<'_, PeerHandler>,
-    plugins: &Plugins,
-    call: &Incoming<'_>,
-    status: &Status,
-) -> Action {
-    let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
-    fail_reply(conn, &mut reply, seen_by(plugins, call), status)
-}
-
-/// Answers a call whose URI has no route.
-#[cold]
-pub(super) fn refuse_uri(
-    conn: &mut Conn<'_, PeerHandler>,
-    plugins: &Plugins,
-    call: &Incoming<'_>,
-    error: UriError,
-) -> Action {
-    let echoes = call.dialect.echoes_uri() && error == UriError::NoPath;
-    let mut reply = Message::reply(&call.message, echoes);
-    let reason = error.text(call.dialect);
-    let status = Status::of(code::BAD_MESSAGE, call.dialect).with_reason(reason);
-    fail_reply(conn, &mut reply, seen_by(plugins, call), &status)
-}
-
-/// Sends a reply, with what its handler has set.
-pub(super) fn finish_reply<'a>(
-    conn: &mut Conn<'_, PeerHandler>,
-    reply: &mut Message<'a>,
-    seen_by: SeenBy<'_>,
-    head: ReplyHead,
-    mut result: Result<Cow<'a, [u8]>, Status>,
-) -> Action {
-    reply.meta = head.meta;
-    if !head.filters.is_empty()
-        && let Err(error) = (reply.filters).append_from(&head.filters, conn.codec().registered())
-    {
-        let status = Status::of(code::INTERNAL_SERVER_ERROR, conn.codec().dialect());
-        result = Err(status.with_reason(error.to_string()));
-    }
-    match result {
-        Ok(body) => {
-            reply.codec = head.codec.unwrap_or_default();
-            reply.body = body;
-            put_reply(conn, reply, seen_by)
+impl<'a> Served<'a> {
+    pub(super) fn deferred(call: &'a DeferredCall) -> Self {
+        Self {
+            meter: call.meter,
+            began: call.began,
+            seen: call.seen.as_ref().map(|seen| (&*seen.0, &seen.1)),
         }
-        Err(status) => fail_reply(conn, reply, seen_by, &status),
     }
 }
 
-/// Sends a reply to a call that failed.
-#[cold]
-pub(super) fn fail_reply(
-    conn: &mut Conn<'_, PeerHandler>,
-    reply: &mut Message<'_>,
-    seen_by: SeenBy<'_>,
-    status: &Status,
-) -> Action {
-    reply.set_status(status, conn.codec().max_field());
-    put_reply(conn, reply, seen_by)
+impl PeerHandler {
+    #[inline]
+    pub(super) fn served<'a>(
+        &self,
+        plugins: &'a Plugins,
+        call: &'a Incoming<'a>,
+        meter: usize,
+        began: Option<u64>,
+    ) -> Served<'a> {
+        let hooks = Hooks::PRE_WRITE_REPLY | Hooks::POST_WRITE_REPLY;
+        let is_seen = plugins.have(hooks) || self.log().is_on();
+        Served {
+            meter,
+            began,
+            seen: is_seen.then_some((plugins, call)),
+        }
+    }
+
+    /// Returns the present moment in nanoseconds, if times are counted.
+    #[inline]
+    pub(super) fn begin_time(&self, conn: &Conn<'_, Self>) -> Option<u64> {
+        self.log().counts_time.then(|| conn.elapsed_nanos())
+    }
+
+    #[inline]
+    pub(super) fn log(&self) -> &LogOptions {
+        &self.parts.peer.shared.settings.log
+    }
+
+    /// Answers a call that has no handler, or gets none now.
+    #[cold]
+    pub(super) fn refuse(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        call: &Incoming<'_>,
+        served: Served<'_>,
+        status: &Status,
+    ) -> Action {
+        let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
+        self.fail_reply(conn, &mut reply, served, status)
+    }
+
+    /// Answers a call whose URI has no route.
+    #[cold]
+    pub(super) fn refuse_uri(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        call: &Incoming<'_>,
+        served: Served<'_>,
+        error: UriError,
+    ) -> Action {
+        let echoes = call.dialect.echoes_uri() && error == UriError::NoPath;
+        let mut reply = Message::reply(&call.message, echoes);
+        let reason = error.text(call.dialect);
+        let status = Status::of(code::BAD_MESSAGE, call.dialect).with_reason(reason);
+        self.fail_reply(conn, &mut reply, served, &status)
+    }
+
+    /// Sends a reply, with what its handler has set.
+    pub(super) fn finish_reply<'a>(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        reply: &mut Message<'a>,
+        served: Served<'_>,
+        head: ReplyHead,
+        mut result: Result<Cow<'a, [u8]>, Status>,
+    ) -> Action {
+        reply.meta = head.meta;
+        if !head.filters.is_empty()
+            && let Err(error) =
+                (reply.filters).append_from(&head.filters, conn.codec().registered())
+        {
+            let status = Status::of(code::INTERNAL_SERVER_ERROR, conn.codec().dialect());
+            result = Err(status.with_reason(error.to_string()));
+        }
+        match result {
+            Ok(body) => {
+                reply.codec = head.codec.unwrap_or_default();
+                reply.body = body;
+                self.put_reply(conn, reply, served, Outcome::Ok)
+            }
+            Err(status) => self.fail_reply(conn, reply, served, &status),
+        }
+    }
+
+    /// Sends a reply to a call that failed.
+    #[cold]
+    pub(super) fn fail_reply(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        reply: &mut Message<'_>,
+        served: Served<'_>,
+        status: &Status,
+    ) -> Action {
+        reply.set_status(status, conn.codec().max_field());
+        self.put_reply(conn, reply, served, Outcome::of(status.code))
+    }
+
+    /// Sends a reply. One that cannot be encoded is replaced by a failure, so that the caller learns of it.
+    #[inline]
+    fn put_reply(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        reply: &mut Message<'_>,
+        served: Served<'_>,
+        outcome: Outcome,
+    ) -> Action {
+        if let Some((plugins, call)) = served.seen {
+            return self.put_seen(conn, reply, served, (plugins, call), outcome);
+        }
+        match conn.send(&*reply) {
+            Ok(()) => {
+                self.count_reply(conn, served, outcome);
+                Action::Continue
+            }
+            Err(error) => self.put_instead(conn, &reply.seq, served, error),
+        }
+    }
+
+    /// Sends a reply that plugins or the log see.
+    #[cold]
+    fn put_seen(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        reply: &mut Message<'_>,
+        served: Served<'_>,
+        (plugins, call): (&Plugins, &Incoming<'_>),
+        mut outcome: Outcome,
+    ) -> Action {
+        let changed = plugins.run(Hooks::PRE_WRITE_REPLY, |plugin| {
+            plugin.pre_write_reply(call, reply)
+        });
+        if let Err(status) = changed {
+            reply.set_status(&status, conn.codec().max_field());
+            outcome = Outcome::of(status.code);
+        }
+        if let Err(error) = conn.send(&*reply) {
+            return self.put_instead(conn, &reply.seq, served, error);
+        }
+        self.count_reply(conn, served, outcome);
+        plugins.tell(Hooks::POST_WRITE_REPLY, |plugin| {
+            plugin.post_write_reply(call, reply);
+        });
+        if self.log().is_on() {
+            reply.size = conn.codec().last_sent();
+            let cost = time_since(conn, served.began);
+            self.log().call_in(call, reply, cost);
+        }
+        Action::Continue
+    }
+
+    #[inline]
+    fn count_reply(&self, conn: &Conn<'_, Self>, served: Served<'_>, outcome: Outcome) {
+        self.meters.ended(served.meter, outcome);
+        let time = time_since(conn, served.began);
+        (self.meters).replied(served.meter, conn.codec().last_sent(), time);
+    }
+
+    #[cold]
+    fn put_instead(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        seq: &[u8],
+        served: Served<'_>,
+        error: WriteError,
+    ) -> Action {
+        self.meters
+            .ended(served.meter, Outcome::InternalServerError);
+        let WriteError::Frame(error) = error else {
+            return error.into();
+        };
+        let status = Status::of(code::INTERNAL_SERVER_ERROR, conn.codec().dialect())
+            .with_reason(format!("the reply cannot be sent: {error}"));
+        let mut failure = Message::new(Kind::Reply);
+        failure.seq = seq.into();
+        failure.set_status(&status, conn.codec().max_field());
+        conn.send(&failure).into()
+    }
 }
 
-/// Sends a reply. One that cannot be encoded is replaced by a failure, so that the caller learns of it.
-#[inline]
-fn put_reply(
-    conn: &mut Conn<'_, PeerHandler>,
-    reply: &mut Message<'_>,
-    seen_by: SeenBy<'_>,
-) -> Action {
-    if let Some((plugins, call)) = seen_by {
-        return put_seen(conn, reply, plugins, call);
-    }
-    match conn.send(&*reply) {
-        Ok(()) => Action::Continue,
-        Err(error) => put_instead(conn, &reply.seq, error),
-    }
-}
-
-/// Sends a reply that plugins see.
-#[cold]
-fn put_seen(
-    conn: &mut Conn<'_, PeerHandler>,
-    reply: &mut Message<'_>,
-    plugins: &Plugins,
-    call: &Incoming<'_>,
-) -> Action {
-    let changed = plugins.run(Hooks::PRE_WRITE_REPLY, |plugin| {
-        plugin.pre_write_reply(call, reply)
-    });
-    if let Err(status) = changed {
-        reply.set_status(&status, conn.codec().max_field());
-    }
-    if let Err(error) = conn.send(&*reply) {
-        return put_instead(conn, &reply.seq, error);
-    }
-    plugins.tell(Hooks::POST_WRITE_REPLY, |plugin| {
-        plugin.post_write_reply(call, reply);
-    });
-    Action::Continue
-}
-
-#[cold]
-fn put_instead(conn: &mut Conn<'_, PeerHandler>, seq: &[u8], error: WriteError) -> Action {
-    let WriteError::Frame(error) = error else {
-        return error.into();
-    };
-    let status = Status::of(code::INTERNAL_SERVER_ERROR, conn.codec().dialect())
-        .with_reason(format!("the reply cannot be sent: {error}"));
-    let mut failure = Message::new(Kind::Reply);
-    failure.seq = seq.into();
-    failure.set_status(&status, conn.codec().max_field());
-    conn.send(&failure).into()
+/// Returns the time since a moment of [`PeerHandler::begin_time`].
+pub(super) fn time_since(conn: &Conn<'_, PeerHandler>, began: Option<u64>) -> Option<Duration> {
+    began.map(|began| Duration::from_nanos(conn.elapsed_nanos().saturating_sub(began)))
 }
 
 /// Does what a callback would return.

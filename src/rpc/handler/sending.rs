@@ -1,12 +1,16 @@
 //! Calls and pushes that are sent, and replies that arrive.
 
+use std::time::Instant;
+
 use super::{CANCEL, Line, PeerHandler, SentCall, Stage, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
+use crate::rpc::calls::Open;
 use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
-use crate::rpc::session::{Counters, Order, Session, Settings, settle};
+use crate::rpc::session::{Order, Session, Settings, settle};
+use crate::rpc::stats::Counters;
 use crate::rpc::wire::{Codec, Kind, Message, Status, code};
 
 impl PeerHandler {
@@ -27,6 +31,11 @@ impl PeerHandler {
             true => read_reply(plugins, &line.session, &mut reply),
             false => Ok(()),
         };
+        if let Some(sent) = &call.value.logged {
+            let cost = conn.now().saturating_duration_since(call.sent);
+            let end = read.as_ref().map(|()| &reply);
+            self.log().call_out(&line.session, sent, end, cost);
+        }
         call.value.waiter.settle(read.map(|()| Arrived {
             message: &reply,
             cost: conn.now().saturating_duration_since(call.sent),
@@ -76,7 +85,13 @@ impl PeerHandler {
         }
         let Some(call) = outgoing.call else {
             match conn.send(&outgoing.message) {
-                Ok(()) => self.after_write(line, &outgoing.message),
+                Ok(()) => {
+                    self.after_write(line, &outgoing.message);
+                    if outgoing.message.kind == Kind::Push && self.log().is_on() {
+                        outgoing.message.size = conn.codec().last_sent();
+                        self.log().push_out(&line.session, &outgoing.message);
+                    }
+                }
                 Err(error) => {
                     Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
                     log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
@@ -93,7 +108,14 @@ impl PeerHandler {
             let reason = "a call with this seq waits for its reply";
             return call.waiter.settle(Err(local(code::WRITE_FAILED, reason)));
         }
-        if let Some(timeout) = call.timeout {
+        let now = conn.now();
+        let left = call.deadline.map(|by| by.saturating_duration_since(now));
+        if left.is_some_and(|left| left.is_zero()) {
+            let reason = "the deadline is over before the call is sent";
+            return call.waiter.settle(Err(local(code::HANDLE_TIMEOUT, reason)));
+        }
+        let timeout = call.timeout.into_iter().chain(left).min();
+        if let Some(timeout) = timeout {
             // At least 1, so that a short time is not taken for one that is over.
             let millis = timeout.as_millis().max(1);
             outgoing.message.meta.set(TIMEOUT, millis.to_string());
@@ -102,15 +124,19 @@ impl PeerHandler {
             return call.waiter.settle(Err(unsent(&error)));
         }
         self.after_write(line, &outgoing.message);
-        let now = conn.now();
         let sent = SentCall {
             waiter: call.waiter,
             seq: (&*outgoing.message.seq).into(),
+            logged: self.log().is_on().then(|| {
+                let mut sent = outgoing.message.clone();
+                sent.size = conn.codec().last_sent();
+                Box::new(sent)
+            }),
         };
         let number = number.unwrap_or_else(|| line.calls.next_number());
         sent.waiter.sent(number);
         let own_seq = outgoing.has_own_seq.then_some(&*outgoing.message.seq);
-        line.calls.insert(number, own_seq, sent, now, call.timeout);
+        line.calls.insert(number, own_seq, sent, now, timeout);
         line.update(conn);
         line.set_alarm(conn);
     }
@@ -133,13 +159,13 @@ impl PeerHandler {
     pub(super) fn give_up(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
         let calls: Vec<_> = line.calls.drain().collect();
         for call in calls {
-            send_cancel(conn, line, &call.seq);
+            send_cancel(conn, line, &call.value.seq);
             let reason = "the session closed before the reply";
-            call.waiter
-                .settle(Err(local(code::CONNECTION_CLOSED, reason)));
+            let status = local(code::CONNECTION_CLOSED, reason);
+            self.fail_call(conn.now(), line, call, status);
         }
         for call in line.deferred.cancel_all() {
-            self.abandon(&call);
+            self.drop_call(&call);
         }
         line.update(conn);
     }
@@ -150,7 +176,23 @@ impl PeerHandler {
         };
         line.update(conn);
         send_cancel(conn, line, &call.value.seq);
-        call.value.waiter.settle(Err(local(code::CANCELLED, "")));
+        Counters::count(&self.parts.peer.shared.counters.cancels);
+        self.fail_call(conn.now(), line, call, local(code::CANCELLED, ""));
+    }
+
+    /// Ends a call that has no reply.
+    pub(super) fn fail_call(
+        &self,
+        now: Instant,
+        line: &Line,
+        call: Open<SentCall>,
+        status: Status,
+    ) {
+        if let Some(sent) = &call.value.logged {
+            let cost = now.saturating_duration_since(call.sent);
+            self.log().call_out(&line.session, sent, Err(&status), cost);
+        }
+        call.value.waiter.settle(Err(status));
     }
 }
 

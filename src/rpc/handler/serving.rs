@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use super::replies::{finish_reply, obey, refuse, refuse_uri, seen_by};
+use super::replies::{Served, obey, time_since};
 use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
@@ -17,8 +17,9 @@ use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, Reply
 use crate::rpc::deferred::{DeferredCall, Working};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
-use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler};
-use crate::rpc::session::{Counters, Settings, enter, has_work};
+use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
+use crate::rpc::session::{Settings, enter, has_work};
+use crate::rpc::stats::{Counters, Outcome};
 use crate::rpc::tasks::{Finished, Task};
 use crate::rpc::wire::{Dialect, Message, Status, code};
 
@@ -31,59 +32,84 @@ impl PeerHandler {
         mut call: Incoming<'_>,
     ) -> Action {
         let parts = &self.parts;
+        let (unknown, began) = (parts.unknown_meter(), self.begin_time(conn));
+        let size = call.message.size;
         let conversation = conn.codec().conversation();
         if conversation.is_draining || conversation.is_closing {
             let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
             let status = status.with_reason("the peer is closing");
-            return refuse(conn, &parts.plugins, &call, &status);
+            return self.refuse_early(conn, &call, began, &status);
         }
         let read = (parts.plugins).run(Hooks::POST_READ_CALL_HEADER, |plugin| {
             plugin.post_read_call_header(&mut call)
         });
         if let Err(status) = read {
-            return refuse(conn, &parts.plugins, &call, &status);
+            return self.refuse_early(conn, &call, began, &status);
         }
         let table = &parts.table;
         let route = match table.calls.find(&call.message.uri) {
             Ok(route) => route.or(table.unknown_call.as_ref()),
-            Err(error) => return refuse_uri(conn, &parts.plugins, &call, error),
+            Err(error) => {
+                self.meters.arrived(unknown, size);
+                let served = self.served(&parts.plugins, &call, unknown, began);
+                return self.refuse_uri(conn, &call, served, error);
+            }
         };
         let Some(route) = route else {
             let status = Status::of(code::NOT_FOUND, call.dialect);
-            return refuse(conn, &parts.plugins, &call, &status);
+            return self.refuse_early(conn, &call, began, &status);
         };
+        self.meters.arrived(route.meter, size);
         let read = (route.plugins).run(Hooks::PRE_READ_CALL_BODY, |plugin| {
             plugin.pre_read_call_body(&mut call)
         });
         if let Err(status) = read {
-            return refuse(conn, &route.plugins, &call, &status);
+            let served = self.served(&route.plugins, &call, route.meter, began);
+            return self.refuse(conn, &call, served, &status);
         }
-        let plugins = &route.plugins;
         if !matches!(route.handler, CallHandler::OnLoop(_))
             && let Some(reason) = over_limit(line, &parts.peer.shared.settings)
         {
             let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
-            return refuse(conn, plugins, &call, &status.with_reason(reason));
+            let served = self.served(&route.plugins, &call, route.meter, began);
+            return self.refuse(conn, &call, served, &status.with_reason(reason));
         }
         match &route.handler {
-            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, plugins, run, &call),
-            CallHandler::Later(run) => self.run_later(conn, line, plugins, run, call),
-            CallHandler::Async(run) => self.run_async(conn, line, plugins, run, call),
+            CallHandler::OnLoop(run) => self.run_on_loop(conn, line, route, run, &call, began),
+            CallHandler::Later(run) => self.run_later(conn, line, route, run, call, began),
+            CallHandler::Async(run) => self.run_async(conn, line, route, run, call, began),
             CallHandler::Blocking { run, in_order } => {
-                self.run_blocking(conn, line, plugins, run, *in_order, call)
+                let run = (run, *in_order);
+                self.run_blocking(conn, line, route, run, call, began)
             }
         }
+    }
+
+    /// Answers a call before its route is known.
+    #[cold]
+    fn refuse_early(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        call: &Incoming<'_>,
+        began: Option<u64>,
+        status: &Status,
+    ) -> Action {
+        let unknown = self.parts.unknown_meter();
+        self.meters.arrived(unknown, call.message.size);
+        let served = self.served(&self.parts.plugins, call, unknown, began);
+        self.refuse(conn, call, served, status)
     }
 
     fn run_on_loop(
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        plugins: &Arc<Plugins>,
+        route: &Route<CallHandler>,
         run: &CallFn,
         call: &Incoming<'_>,
+        began: Option<u64>,
     ) -> Action {
-        let mut ctx = CallCtx::new(call, Some(&self.locals), after_body(plugins));
+        let mut ctx = CallCtx::new(call, Some(&self.locals), after_body(&route.plugins));
         let mut body = self.scratch.take();
         body.clear();
         let result = self.parts.run(run, &mut ctx, call, &mut body);
@@ -96,10 +122,10 @@ impl PeerHandler {
             line.update(conn);
         }
         let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
-        let action = finish_reply(
+        let action = self.finish_reply(
             conn,
             &mut reply,
-            seen_by(plugins, call),
+            self.served(&route.plugins, call, route.meter, began),
             head,
             result.map(|()| Cow::Borrowed(&body[..])),
         );
@@ -111,12 +137,13 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        plugins: &Arc<Plugins>,
+        route: &Route<CallHandler>,
         run: &LaterFn,
         mut call: Incoming<'_>,
+        began: Option<u64>,
     ) -> Action {
-        let (number, token) = self.defer(conn, line, plugins, &mut call);
-        let ctx = CallCtx::new(&call, Some(&self.locals), after_body(plugins));
+        let (number, token) = self.defer(conn, line, route, &mut call, began);
+        let ctx = CallCtx::new(&call, Some(&self.locals), after_body(&route.plugins));
         match catch_unwind(AssertUnwindSafe(|| run(&ctx, token))) {
             Ok(()) => Action::Continue,
             Err(panic) => self.fail(conn, line, number, panic),
@@ -127,13 +154,15 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        plugins: &Arc<Plugins>,
+        route: &Route<CallHandler>,
         run: &AsyncFn,
         mut call: Incoming<'_>,
+        began: Option<u64>,
     ) -> Action {
         let task = self.tasks.next_number();
-        let (number, working) = expect_reply(conn, line, plugins, &mut call, Some(task));
-        let ctx = AsyncCtx::new(call.into_owned(), self.locals.clone(), after_body(plugins));
+        let (number, working) = self.expect_reply(conn, line, route, &mut call, Some(task), began);
+        let after_body = after_body(&route.plugins);
+        let ctx = AsyncCtx::new(call.into_owned(), self.locals.clone(), after_body);
         let head = ctx.reply.clone();
         let begin = || {
             let task_state = Task {
@@ -156,15 +185,15 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        plugins: &Arc<Plugins>,
-        run: &Arc<CallFn>,
-        in_order: bool,
+        route: &Route<CallHandler>,
+        (run, in_order): (&Arc<CallFn>, bool),
         mut call: Incoming<'_>,
+        began: Option<u64>,
     ) -> Action {
-        let (number, mut token) = self.defer(conn, line, plugins, &mut call);
+        let (number, mut token) = self.defer(conn, line, route, &mut call, began);
         let (dialect, call) = (call.dialect, call.into_owned());
         let (run, parts) = (run.clone(), self.parts.clone());
-        let after_body = after_body(plugins);
+        let after_body = after_body(&route.plugins);
         let job = move || {
             if call.is_cancelled() {
                 return;
@@ -215,10 +244,11 @@ impl PeerHandler {
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
-        plugins: &Arc<Plugins>,
+        route: &Route<CallHandler>,
         call: &mut Incoming<'_>,
+        began: Option<u64>,
     ) -> (u64, ReplyToken) {
-        let (number, working) = expect_reply(conn, line, plugins, call, None);
+        let (number, working) = self.expect_reply(conn, line, route, call, None, began);
         let answer = conn.defer_answer();
         let give: Give = Box::new(move |answered: Answered| {
             drop(working);
@@ -261,7 +291,13 @@ impl PeerHandler {
         }
     }
 
-    /// Ends the work on a call whose caller no longer waits.
+    /// Ends the work on a call whose caller no longer waits, and gets no reply.
+    pub(super) fn drop_call(&self, call: &DeferredCall) {
+        self.meters.ended(call.meter, Outcome::Cancelled);
+        self.abandon(call);
+    }
+
+    /// Ends the work on a call.
     pub(super) fn abandon(&self, call: &DeferredCall) {
         if let Some(task) = call.task {
             self.tasks.cancel(task);
@@ -284,8 +320,9 @@ impl PeerHandler {
             return Action::Continue;
         };
         line.update(conn);
-        let seen_by = call.seen.as_ref().map(|seen| (&*seen.0, &seen.1));
-        finish_reply(conn, &mut call.reply, seen_by, head, result.map(Cow::Owned))
+        let mut reply = call.take_reply();
+        let served = Served::deferred(&call);
+        self.finish_reply(conn, &mut reply, served, head, result.map(Cow::Owned))
     }
 
     fn submit(
@@ -314,45 +351,61 @@ impl PeerHandler {
         let parts = &self.parts;
         if *push.message.uri == *CANCEL.as_bytes() {
             if let Some(call) = line.deferred.cancel(&push.message.body) {
-                self.abandon(&call);
+                Counters::count(&parts.peer.shared.counters.cancels);
+                self.drop_call(&call);
             }
             return line.update(conn);
         }
+        let (unknown, size) = (parts.unknown_meter(), push.message.size);
+        let began = self.begin_time(conn);
         let read = (parts.plugins).run(Hooks::POST_READ_PUSH_HEADER, |plugin| {
             plugin.post_read_push_header(&mut push)
         });
         if let Err(status) = read {
-            return parts.log_push(&push, Ok(Err(status)));
+            self.meters.arrived(unknown, size);
+            return self.end_push(conn, &push, unknown, began, Ok(Err(status)));
         }
         let table = &parts.table;
         let found = table.pushes.find(&push.message.uri).ok().flatten();
         let Some(route) = found.or(table.unknown_push.as_ref()) else {
             Counters::count(&parts.peer.shared.counters.stray_pushes);
+            self.meters.arrived(unknown, size);
+            self.meters.ended(unknown, Outcome::NotFound);
             let uri = push.uri();
             log::debug!(target: "epicycle::rpc", "{}: a push to no route: {uri:?}", conn.peer_addr());
             return;
         };
+        self.meters.arrived(route.meter, size);
         let read = (route.plugins).run(Hooks::PRE_READ_PUSH_BODY, |plugin| {
             plugin.pre_read_push_body(&mut push)
         });
         if let Err(status) = read {
-            return parts.log_push(&push, Ok(Err(status)));
+            return self.end_push(conn, &push, route.meter, began, Ok(Err(status)));
         }
         let after_body = after_body(&route.plugins);
         match &route.handler {
             PushHandler::OnLoop(run) => {
                 let ctx = PushCtx::new(&push, Some(&self.locals), after_body);
                 let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
-                self.parts.log_push(&push, result);
+                self.end_push(conn, &push, route.meter, began, result);
             }
             PushHandler::Blocking { run, in_order } => {
+                if self.log().is_on() {
+                    self.log().push_in(&push, None);
+                }
                 let (run, push, parts) = (run.clone(), push.into_owned(), self.parts.clone());
                 let job = move || {
                     let ctx = PushCtx::new(&push, None, after_body);
                     let result = catch_unwind(AssertUnwindSafe(|| run(&ctx, &push)));
                     parts.log_push(&push, result);
                 };
-                if let Err(reason) = self.submit(conn.id(), *in_order, job) {
+                let submitted = self.submit(conn.id(), *in_order, job);
+                let outcome = match submitted {
+                    Ok(()) => Outcome::Ok,
+                    Err(_) => Outcome::ServiceUnavailable,
+                };
+                self.meters.ended(route.meter, outcome);
+                if let Err(reason) = submitted {
                     Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
                     log::warn!(target: "epicycle::rpc", "{}: a push is dropped: {reason}", conn.peer_addr());
                 }
@@ -361,7 +414,60 @@ impl PeerHandler {
     }
 }
 
+impl PeerHandler {
+    /// Counts and logs a push that was handled on the reactor.
+    fn end_push(
+        &self,
+        conn: &Conn<'_, Self>,
+        push: &Incoming<'_>,
+        meter: usize,
+        began: Option<u64>,
+        result: thread::Result<Result<(), Status>>,
+    ) {
+        let outcome = match &result {
+            Ok(Ok(())) => Outcome::Ok,
+            Ok(Err(status)) => Outcome::of(status.code),
+            Err(_) => Outcome::InternalServerError,
+        };
+        self.meters.ended(meter, outcome);
+        if self.log().is_on() {
+            self.log().push_in(push, time_since(conn, began));
+        }
+        self.parts.log_push(push, result);
+    }
+
+    /// Adds a call whose reply is given later. Returns its number.
+    fn expect_reply(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        route: &Route<CallHandler>,
+        call: &mut Incoming<'_>,
+        task: Option<u64>,
+        began: Option<u64>,
+    ) -> (u64, Working) {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        call.cancelled = Some(cancelled.clone());
+        let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
+        let times = (route.meter, began);
+        let added = (line.deferred).add(reply, cancelled, task, call.deadline, times);
+        let is_seen = self.served(&route.plugins, call, route.meter, began);
+        if is_seen.seen.is_some() {
+            let seen = Box::new((route.plugins.clone(), call.clone().into_owned()));
+            line.deferred.set_seen(added.0, seen);
+        }
+        line.update(conn);
+        line.set_alarm(conn);
+        added
+    }
+}
+
 impl Parts {
+    /// Returns the place in the statistics of messages without a route.
+    fn unknown_meter(&self) -> usize {
+        self.peer.shared.meters.unknown()
+    }
+
     /// Runs the handler of a call. Its panic is an error.
     fn run<'a>(
         &self,
@@ -410,27 +516,6 @@ fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
     }
     (line.deferred.total() >= settings.max_total_deferred)
         .then_some("too many calls of all sessions are not answered yet")
-}
-
-/// Adds a call whose reply is given later. Returns its number.
-fn expect_reply(
-    conn: &mut Conn<'_, PeerHandler>,
-    line: &mut Line,
-    plugins: &Arc<Plugins>,
-    call: &mut Incoming<'_>,
-    task: Option<u64>,
-) -> (u64, Working) {
-    let cancelled = Arc::new(AtomicBool::new(false));
-    call.cancelled = Some(cancelled.clone());
-    let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
-    let added = (line.deferred).add(reply, cancelled, task, call.deadline);
-    if seen_by(plugins, call).is_some() {
-        let seen = Box::new((plugins.clone(), call.clone().into_owned()));
-        line.deferred.set_seen(added.0, seen);
-    }
-    line.update(conn);
-    line.set_alarm(conn);
-    added
 }
 
 /// Returns the plugins if one of them wants to see decoded bodies.

@@ -44,6 +44,10 @@ impl Meta<'_> {
     pub const REAL_IP: &'static str = "X-Real-IP";
     /// The key of the [`Codec`](super::Codec) in which a caller wants its reply: the codec's id in decimal.
     pub const ACCEPT_BODY_CODEC: &'static str = "X-Accept-Body-Codec";
+    /// The key of the trace that a message belongs to, as W3C Trace Context writes it.
+    pub const TRACE_PARENT: &'static str = "traceparent";
+    /// The key of what vendors add to the trace.
+    pub const TRACE_STATE: &'static str = "tracestate";
 }
 
 impl<'a> Meta<'a> {
