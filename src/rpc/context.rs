@@ -34,9 +34,25 @@ pub struct Incoming<'a> {
     pub(super) session: Session,
     pub(super) dialect: Dialect,
     pub(super) deadline: Option<Instant>,
+    /// The time of its arrival. None if nobody needs it.
+    pub(super) arrived: Option<Instant>,
     /// Set if the call may be cancelled while its handler works.
     pub(super) cancelled: Option<Arc<AtomicBool>>,
+    pub(super) extras: Option<Box<Extras>>,
 }
+
+/// Additions of plugins to a message. Most messages have none.
+#[derive(Clone, Default)]
+pub(super) struct Extras {
+    kept: Kept,
+    /// The answer in place of the handler's.
+    answer: Option<(ReplyHead, Vec<u8>)>,
+    /// The status of a body that cannot be decoded.
+    bad_body: Option<Status>,
+}
+
+/// A value that exists as long as the work on a message.
+pub(super) type Kept = Option<Arc<dyn Any + Send + Sync>>;
 
 impl<'a> Incoming<'a> {
     /// Returns the session.
@@ -146,6 +162,71 @@ impl<'a> Incoming<'a> {
         self.deadline
     }
 
+    /// Returns the time at which the message arrived, on the clock of the reactor, which is virtual in a simulation. Plugins and
+    /// handlers that reply later know it; `None` elsewhere.
+    pub fn arrived_at(&self) -> Option<Instant> {
+        self.arrived
+    }
+
+    /// Keeps a value until the work on the message has ended: its handler has returned, or, where it replies later, has
+    /// replied or given up. A plugin that counts what is under way does so in the value's `Drop`.
+    pub fn keep(&mut self, value: impl Any + Send + Sync) {
+        let kept = &mut self.extras.get_or_insert_default().kept;
+        *kept = Some(Arc::new((kept.take(), value)));
+    }
+
+    /// Has a plugin answer the call in place of its handler. A push is done with. Only for the hooks before the body is
+    /// decoded, which return the result.
+    ///
+    /// ```
+    /// use epicycle::rpc::{Hooks, Incoming, Plugin, Status};
+    ///
+    /// struct Maintenance;
+    ///
+    /// impl Plugin for Maintenance {
+    ///     fn name(&self) -> &str {
+    ///         "maintenance"
+    ///     }
+    ///
+    ///     fn hooks(&self) -> Hooks {
+    ///         Hooks::PRE_READ_CALL_BODY
+    ///     }
+    ///
+    ///     fn pre_read_call_body(&self, call: &mut Incoming<'_>) -> Result<(), Status> {
+    ///         call.answer("back at noon")
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Always returns an error, so that neither further plugins nor the handler get the message: a status that nobody
+    /// sees, or the reason why the value cannot be encoded.
+    pub fn answer<R: EncodeBody + ?Sized>(&mut self, value: &R) -> Result<(), Status> {
+        let (mut head, mut body) = (ReplyHead::default(), Vec::new());
+        let codec = reply_codec(self, &mut head);
+        encode_reply(&self.session, self.dialect, codec, value, &mut body)?;
+        self.extras.get_or_insert_default().answer = Some((head, body));
+        Err(Status::of(code::UNKNOWN_ERROR, self.dialect).with_reason("a plugin has answered"))
+    }
+
+    /// Sets the status for a body that cannot be decoded, in place of [`BAD_MESSAGE`](code::BAD_MESSAGE) with the decoder's
+    /// reason. For plugins whose peers must not learn the reason.
+    pub fn set_bad_body(&mut self, status: Status) {
+        self.extras.get_or_insert_default().bad_body = Some(status);
+    }
+
+    /// Returns the answer of a plugin.
+    pub(super) fn answered(&self) -> Option<(&ReplyHead, &[u8])> {
+        let (head, body) = self.extras.as_ref()?.answer.as_ref()?;
+        Some((head, body))
+    }
+
+    /// Takes what plugins [keep](Self::keep).
+    pub(super) fn take_kept(&mut self) -> Kept {
+        self.extras.as_mut()?.kept.take()
+    }
+
     /// Returns true if the caller no longer waits: it has cancelled the call, or its time is over, or its session has ended.
     /// A handler that takes long should look now and then. Always false for handlers that run on the reactor.
     pub fn is_cancelled(&self) -> bool {
@@ -193,7 +274,11 @@ impl<'a> Incoming<'a> {
     }
 
     pub(super) fn bad_body(&self, error: &BodyError) -> Status {
-        self.bad_message(error.to_string())
+        let own = self
+            .extras
+            .as_ref()
+            .and_then(|extras| extras.bad_body.clone());
+        own.unwrap_or_else(|| self.bad_message(error.to_string()))
     }
 
     fn bad_message(&self, reason: impl Into<Cow<'static, str>>) -> Status {
@@ -206,8 +291,16 @@ impl<'a> Incoming<'a> {
             session: self.session,
             dialect: self.dialect,
             deadline: self.deadline,
+            arrived: self.arrived,
             cancelled: self.cancelled,
+            extras: self.extras,
         }
+    }
+}
+
+impl fmt::Debug for Extras {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extras").finish_non_exhaustive()
     }
 }
 
@@ -376,7 +469,7 @@ pub(super) fn reply_codec(call: &Incoming<'_>, reply: &mut ReplyHead) -> Codec {
 }
 
 /// Encodes the body of a reply.
-pub(super) fn encode_reply<R: EncodeBody>(
+pub(super) fn encode_reply<R: EncodeBody + ?Sized>(
     session: &Session,
     dialect: Dialect,
     codec: Codec,

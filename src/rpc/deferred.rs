@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::calls::Deadlines;
-use super::context::Incoming;
+use super::context::{Incoming, Kept};
 use super::plugin::Plugins;
 use super::wire::{Kind, Message};
 
@@ -71,6 +71,7 @@ impl Deferred {
         task: Option<u64>,
         deadline: Option<Instant>,
         (meter, began): (usize, Option<u64>),
+        kept: Kept,
     ) -> (u64, Working) {
         let number = self.next;
         self.next += 1;
@@ -88,7 +89,7 @@ impl Deferred {
             self.due
                 .add(by, number, |number| open.contains_key(&number));
         }
-        (number, Working::new([&self.working, &self.total]))
+        (number, Working::new([&self.working, &self.total], kept))
     }
 
     /// Sets the plugins that see the reply, and the call.
@@ -150,20 +151,28 @@ impl DeferredCall {
 }
 
 /// Counts a handler as at work as long as it exists.
-pub(super) struct Working([Arc<AtomicUsize>; 2]);
+pub(super) struct Working {
+    counters: [Arc<AtomicUsize>; 2],
+    /// Exists as long.
+    _kept: Kept,
+}
 
 impl Working {
-    fn new(counters: [&Arc<AtomicUsize>; 2]) -> Self {
-        Self(counters.map(|counter| {
+    fn new(counters: [&Arc<AtomicUsize>; 2], kept: Kept) -> Self {
+        let counters = counters.map(|counter| {
             counter.fetch_add(1, Ordering::Relaxed);
             counter.clone()
-        }))
+        });
+        Self {
+            counters,
+            _kept: kept,
+        }
     }
 }
 
 impl Drop for Working {
     fn drop(&mut self) {
-        for counter in &self.0 {
+        for counter in &self.counters {
             counter.fetch_sub(1, Ordering::Relaxed);
         }
     }

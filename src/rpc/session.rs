@@ -290,6 +290,11 @@ impl Session {
         }
     }
 
+    /// Returns a number that no other session has as long as this one exists.
+    pub(super) fn number(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     /// Returns the address of this end.
     pub fn local_addr(&self) -> Addr {
         self.0.local.clone()

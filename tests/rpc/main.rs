@@ -4,12 +4,14 @@
 mod util;
 
 mod ages;
+mod binder;
 mod bodies;
 mod codec;
 mod ends;
 mod filters;
 mod futures;
 mod hostile;
+mod limits;
 mod names;
 mod observing;
 mod peers;

@@ -48,6 +48,8 @@ mod relay;
 mod reuse;
 #[cfg(feature = "rpc")]
 mod rpc;
+#[cfg(feature = "rpc")]
+mod rpc_plugins;
 mod storm;
 mod switching;
 mod timeouts;

@@ -62,7 +62,7 @@ impl PeerHandler {
         &self.parts.peer.shared.settings.log
     }
 
-    /// Answers a call that has no handler, or gets none now.
+    /// Answers a call that has no handler, or gets none now. A plugin's answer goes out in place of the status.
     #[cold]
     pub(super) fn refuse(
         &self,
@@ -72,7 +72,13 @@ impl PeerHandler {
         status: &Status,
     ) -> Action {
         let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
-        self.fail_reply(conn, &mut reply, served, status)
+        match call.answered() {
+            Some((head, body)) => {
+                let (head, body) = (head.clone(), Ok(Cow::Borrowed(body)));
+                self.finish_reply(conn, &mut reply, served, head, body)
+            }
+            None => self.fail_reply(conn, &mut reply, served, status),
+        }
     }
 
     /// Answers a call whose URI has no route.

@@ -41,6 +41,7 @@ impl PeerHandler {
             return self.refuse_early(conn, &call, began, &status);
         }
         let read = (parts.plugins).run(Hooks::POST_READ_CALL_HEADER, |plugin| {
+            call.arrived = Some(conn.now());
             plugin.post_read_call_header(&mut call)
         });
         if let Err(status) = read {
@@ -61,6 +62,7 @@ impl PeerHandler {
         };
         self.meters.arrived(route.meter, size);
         let read = (route.plugins).run(Hooks::PRE_READ_CALL_BODY, |plugin| {
+            call.arrived = Some(conn.now());
             plugin.pre_read_call_body(&mut call)
         });
         if let Err(status) = read {
@@ -235,7 +237,9 @@ impl PeerHandler {
             session: line.session.clone(),
             dialect: conn.codec().dialect(),
             deadline: limit.and_then(|limit| conn.now().checked_add(limit)),
+            arrived: None,
             cancelled: None,
+            extras: None,
         }
     }
 
@@ -359,6 +363,7 @@ impl PeerHandler {
         let (unknown, size) = (parts.unknown_meter(), push.message.size);
         let began = self.begin_time(conn);
         let read = (parts.plugins).run(Hooks::POST_READ_PUSH_HEADER, |plugin| {
+            push.arrived = Some(conn.now());
             plugin.post_read_push_header(&mut push)
         });
         if let Err(status) = read {
@@ -377,6 +382,7 @@ impl PeerHandler {
         };
         self.meters.arrived(route.meter, size);
         let read = (route.plugins).run(Hooks::PRE_READ_PUSH_BODY, |plugin| {
+            push.arrived = Some(conn.now());
             plugin.pre_read_push_body(&mut push)
         });
         if let Err(status) = read {
@@ -426,6 +432,7 @@ impl PeerHandler {
     ) {
         let outcome = match &result {
             Ok(Ok(())) => Outcome::Ok,
+            Ok(Err(_)) if push.answered().is_some() => Outcome::Ok,
             Ok(Err(status)) => Outcome::of(status.code),
             Err(_) => Outcome::InternalServerError,
         };
@@ -448,9 +455,11 @@ impl PeerHandler {
     ) -> (u64, Working) {
         let cancelled = Arc::new(AtomicBool::new(false));
         call.cancelled = Some(cancelled.clone());
+        call.arrived = Some(conn.now());
+        let kept = call.take_kept();
         let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
         let times = (route.meter, began);
-        let added = (line.deferred).add(reply, cancelled, task, call.deadline, times);
+        let added = (line.deferred).add(reply, cancelled, task, call.deadline, times, kept);
         let is_seen = self.served(&route.plugins, call, route.meter, began);
         if is_seen.seen.is_some() {
             let seen = Box::new((route.plugins.clone(), call.clone().into_owned()));
@@ -501,6 +510,11 @@ impl Parts {
     fn log_push(&self, push: &Incoming<'_>, result: thread::Result<Result<(), Status>>) {
         match result {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if push.answered().is_some() => {}
+            // There may be many.
+            Ok(Err(status)) if status.code == code::TOO_MANY_REQUESTS => {
+                log::debug!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
+            }
             Ok(Err(status)) => {
                 log::warn!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
             }

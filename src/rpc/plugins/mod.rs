@@ -1,4 +1,6 @@
 //! Plugins that come with this crate.
 
 pub mod auth;
+pub mod binder;
 pub mod ignore_case;
+pub mod limits;

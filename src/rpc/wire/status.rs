@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meta::encoded_len;
 use super::{Dialect, Meta};
+use crate::balance::Outcome;
 
 /// The codes that peers use on their own. Applications may use any other number; above 1000 is recommended.
 pub mod code {
@@ -118,6 +119,33 @@ impl Status {
     pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.reason = reason.into();
         self
+    }
+
+    /// Returns the meaning of the status for the health of the peer that answered. Circuit breakers and balancers count by it.
+    ///
+    /// A refusal by a limit ([`code::TOO_MANY_REQUESTS`]) and a call that its caller cancelled say nothing about the peer's
+    /// health. The codes 102 to 105, 408, 500, 502 and 503 are failures. All others are answers as good as any.
+    ///
+    /// ```
+    /// use epicycle::balance::Outcome;
+    /// use epicycle::rpc::{Status, code};
+    ///
+    /// assert_eq!(Status::new(code::TOO_MANY_REQUESTS, "").balance_outcome(), Outcome::Abandoned);
+    /// assert_eq!(Status::new(code::SERVICE_UNAVAILABLE, "").balance_outcome(), Outcome::Failure);
+    /// assert_eq!(Status::new(code::NOT_FOUND, "").balance_outcome(), Outcome::Success);
+    /// ```
+    pub fn balance_outcome(&self) -> Outcome {
+        match self.code {
+            code::TOO_MANY_REQUESTS | code::CANCELLED => Outcome::Abandoned,
+            code::CONNECTION_CLOSED
+            | code::WRITE_FAILED
+            | code::DIAL_FAILED
+            | code::HANDLE_TIMEOUT
+            | code::INTERNAL_SERVER_ERROR
+            | code::BAD_GATEWAY
+            | code::SERVICE_UNAVAILABLE => Outcome::Failure,
+            _ => Outcome::Success,
+        }
     }
 
     /// Returns the status in a REPLY's metadata. Returns `None` if the call succeeded.
