@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the load generator's own cost with wrk's: processor time for a request, and requests in a second.
 
-    cargo build --profile production --features tls,http,ws --example load --example http && benches/load.py [ROUNDS]
+    cargo build --profile production --features cli --bin epicycle --example http && benches/load.py [ROUNDS]
 
 The server, the example http with one reactor, runs on the first core. The generators, each with one thread, take turns on the
 second. The results are medians over the rounds, with the least and the most. The processor time is that of the whole process,
@@ -11,6 +11,7 @@ about 20 s.
 import json, os, re, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 EXAMPLES = "target/production/examples"
+PROGRAM = "target/production/epicycle"
 ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 SECONDS = 2
 SERVER_CORE, LOAD_CORE = {0}, {1}
@@ -43,7 +44,7 @@ def run(command):
 
 def load(url, connections, pipeline, _script):
     out, cpu = run([
-        f"{EXAMPLES}/load", url, "--json", "--warm-up", "0s", "--duration", f"{SECONDS}s",
+        PROGRAM, "load", url, "--json", "--warm-up", "0s", "--duration", f"{SECONDS}s",
         "--connections", str(connections), "--pipeline", str(pipeline)])
     report = json.loads(out)
     return report["throughput"]["answers_per_s"], cpu * 1e6 / report["requests"]["answered"]
@@ -75,9 +76,9 @@ def start_server():
 
 
 def main():
-    for needed in ("load", "http"):
-        if not os.path.exists(f"{EXAMPLES}/{needed}"):
-            sys.exit(f"{needed} is missing: cargo build --profile production --features tls,http,ws --example {needed}")
+    for needed in (PROGRAM, f"{EXAMPLES}/http"):
+        if not os.path.exists(needed):
+            sys.exit(f"{needed} is missing; how to build it:\n{__doc__}")
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: apt-get install wrk")
     results = {(load, name): [] for load in LOADS for name in GENERATORS}

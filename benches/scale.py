@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the cost of very many idle connections: their memory, and their effect on a few active ones.
 
-    cargo build --profile production --features tls,http,ws --example echo --example http --example load
+    cargo build --profile production --features cli --bin epicycle --example echo --example http
     benches/scale.py [CONNECTIONS] [--write]
 
 Opens CONNECTIONS (100,000) to the example echo, and then to the example http, whose idle timeout is a timer for each. One
@@ -21,6 +21,8 @@ import socket, statistics, subprocess, sys, tempfile, time
 
 import count
 from serving import EXAMPLES, Server, read, slab
+
+PROGRAM = "target/production/epicycle"
 from sides.machine import Watch
 from sides.report import fill
 
@@ -75,9 +77,9 @@ def main():
 
 
 def check(connections):
-    for example in ("echo", "http", "load"):
-        if not os.path.exists(EXAMPLES + example):
-            sys.exit(f"{example} is missing; how to build it:\n{__doc__}")
+    for program in (EXAMPLES + "echo", EXAMPLES + "http", PROGRAM):
+        if not os.path.exists(program):
+            sys.exit(f"{program} is missing; how to build it:\n{__doc__}")
     if not shutil.which("vgdb"):
         sys.exit("valgrind is missing: apt-get install valgrind")
     possible = int(re.search(r"MemAvailable:\s+(\d+)", read("/proc/meminfo"))[1]) * 1024 // 12_000
@@ -243,7 +245,7 @@ def one_round(scheme, companies, active, number):
 
 def run_load(scheme, addr, active, flags):
     command = [
-        f"{EXAMPLES}load", f"{scheme}://{addr[0]}:{addr[1]}", "--json", "--connections", str(active),
+        PROGRAM, "load", f"{scheme}://{addr[0]}:{addr[1]}", "--json", "--connections", str(active),
         "--warm-up", "0s", "--duration", f"{SECONDS * 1e3:.0f}ms", *flags,
         # If other work keeps the machine busy, the last requests of an open loop find no free connection.
         "--max-errors", "1000000",

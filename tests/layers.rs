@@ -110,7 +110,7 @@ fn every_folder_has_its_place() {
 fn what_is_peculiar_to_a_platform_is_kept_in_sys() {
     let peculiar = ["target_os", "target_vendor", "libc::", "rustix::", "/proc/"];
     let mut found = Vec::new();
-    for file in sources() {
+    for file in library() {
         if module_of(&file).starts_with("sys") {
             continue;
         }
@@ -194,6 +194,13 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
+/// Returns the source files of the library. The program in `src/bin` is a crate of its own.
+fn library() -> Vec<PathBuf> {
+    let mut files = sources();
+    files.retain(|file| !file.starts_with("src/bin"));
+    files
+}
+
 /// Returns a file's module path: `src/http/mod.rs` is `http`, `src/http/head.rs` is `http::head`.
 fn module_of(file: &Path) -> String {
     let inner = file
@@ -209,7 +216,7 @@ fn module_of(file: &Path) -> String {
 
 /// Returns the paths of all modules.
 fn modules() -> BTreeSet<String> {
-    sources().iter().map(|file| module_of(file)).collect()
+    library().iter().map(|file| module_of(file)).collect()
 }
 
 /// Returns the first part of a module's path.
@@ -282,7 +289,7 @@ fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
 fn imports() -> Vec<(String, String)> {
     let modules = modules();
     let mut found = Vec::new();
-    for file in sources() {
+    for file in library() {
         let user = module_of(&file);
         // Tests may import any module.
         if user.split("::").any(|part| part == "tests") {

@@ -1,5 +1,5 @@
-//! The example `load`: its counts, against servers of this crate that behave well or badly.
-#![cfg(all(feature = "http", feature = "tls", feature = "ws"))]
+//! The command `epicycle load`: its counts, against servers of this crate that behave well or badly.
+#![cfg(feature = "cli")]
 
 mod servers;
 #[path = "../util/mod.rs"]
@@ -7,7 +7,6 @@ mod util;
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -19,28 +18,21 @@ use self::util::client::TempPath;
 
 const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Tls, Transport::Unix];
 
-/// Returns the path of the example, which cargo builds together with the tests.
-fn example() -> Option<PathBuf> {
-    let this = std::env::current_exe().ok()?;
-    let built = this.parent()?.parent()?.join("examples/load");
-    if !built.exists() {
-        util::skipped("the example load is not built: cargo build --examples --all-features");
-    }
-    built.exists().then_some(built)
+fn load(args: &[String], more: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_epicycle"))
+        .arg("load")
+        .args(args)
+        .args(more.split_whitespace())
+        .output()
+        .expect("starts")
 }
 
-fn load(args: &[String], more: &str) -> Option<Output> {
-    let mut command = Command::new(example()?);
-    command.args(args).args(more.split_whitespace());
-    Some(command.output().expect("starts"))
-}
-
-/// Loads a server. Returns the report, and true if the example succeeded.
-fn report(args: &[String], more: &str) -> Option<(Value, bool)> {
-    let output = load(args, &format!("--json {more}"))?;
+/// Loads a server. Returns the report, and true if the command succeeded.
+fn report(args: &[String], more: &str) -> (Value, bool) {
+    let output = load(args, &format!("--json {more}"));
     let report = serde_json::from_slice(&output.stdout);
     let report = report.unwrap_or_else(|error| panic!("{error} in {output:?}"));
-    Some((report, output.status.success()))
+    (report, output.status.success())
 }
 
 fn number(report: &Value, path: &str) -> u64 {
@@ -62,18 +54,14 @@ fn is_measured<H: EventHandler>(protocol: &str, start: impl Fn(Transport) -> Tar
         let args = target.args(protocol);
         let closed =
             "--duration 200ms --warm-up 0s --connections 5 --reactors 2 --pipeline 3 --size 1000";
-        let Some((report, is_well)) = report(&args, closed) else {
-            return;
-        };
+        let (report, is_well) = report(&args, closed);
         assert!(is_well, "{protocol} over {transport:?}: {report:#}");
         assert!(number(&report, "/requests/answered") >= 15, "{report:#}");
         assert_eq!(number(&report, "/requests/failed"), 0, "{report:#}");
         assert_eq!(number(&report, "/connections_made"), 5, "{report:#}");
 
         let open = "--duration 200ms --warm-up 100ms --rate 1000 --reactors 2 --connections 20 --max-errors 200";
-        let Some((report, is_well)) = self::report(&args, open) else {
-            return;
-        };
+        let (report, is_well) = self::report(&args, open);
         assert!(is_well, "{protocol} over {transport:?}: {report:#}");
         // On a busy machine a few requests may find no free connection at the end, but the report must count them.
         let answered = number(&report, "/requests/answered");
@@ -110,14 +98,11 @@ fn a_stall_shows_in_an_open_loop_and_hardly_in_a_closed_one() {
     let slow = |flags: &str| {
         let target = stalling(Duration::from_secs(1));
         let flags = format!("--duration 3s --warm-up 0s --connections 4 --max-errors 500 {flags}");
-        report(&target.args("echo"), &flags).map(|(report, is_well)| {
-            assert!(is_well, "{report:#}");
-            number(&report, "/slower_than/100ms")
-        })
+        let (report, is_well) = report(&target.args("echo"), &flags);
+        assert!(is_well, "{report:#}");
+        number(&report, "/slower_than/100ms")
     };
-    let (Some(open), Some(closed)) = (slow("--rate 1000"), slow("")) else {
-        return;
-    };
+    let (open, closed) = (slow("--rate 1000"), slow(""));
     // A thousand requests were due while the server slept, all but the last hundred more than 100 ms before its end.
     assert!(open >= 850, "{open} of them were slow");
     // Each connection had one request under way.
@@ -130,9 +115,7 @@ fn other_statuses_than_2xx_are_errors() {
     let mut args = target.args("http");
     args[0] += "/busy";
     let flags = "--duration 100ms --warm-up 0s --rate 500";
-    let Some((report, is_well)) = report(&args, flags) else {
-        return;
-    };
+    let (report, is_well) = report(&args, flags);
     assert!(!is_well);
     assert_eq!(number(&report, "/requests/answered"), 0, "{report:#}");
     assert!(errors(&report, "status 503") > 0, "{report:#}");
@@ -144,10 +127,7 @@ fn connections_that_the_server_ends_in_good_order_are_made_again() {
     let target = Target::start(Transport::Tcp, |_| Web);
     let mut args = target.args("http");
     args[0] += "/last";
-    let Some((report, is_well)) = report(&args, "--duration 200ms --warm-up 0s --connections 2")
-    else {
-        return;
-    };
+    let (report, is_well) = report(&args, "--duration 200ms --warm-up 0s --connections 2");
     assert!(is_well, "{report:#}");
     let (answers, made) = (
         number(&report, "/requests/answered"),
@@ -162,9 +142,7 @@ fn wrong_answers_are_errors() {
         epicycle::service(|conn, bytes| conn.write(&bytes.to_ascii_uppercase()).into())
     });
     let flags = "--duration 200ms --warm-up 0s --connections 2";
-    let Some((report, is_well)) = report(&target.args("echo"), flags) else {
-        return;
-    };
+    let (report, is_well) = report(&target.args("echo"), flags);
     assert!(!is_well);
     assert_eq!(number(&report, "/requests/answered"), 0, "{report:#}");
     assert!(
@@ -182,9 +160,7 @@ fn more_than_was_asked_for_is_an_error() {
         })
     });
     let flags = "--duration 200ms --warm-up 0s --connections 2 --rate 100 --max-errors 1000";
-    let Some((report, _)) = report(&target.args("echo"), flags) else {
-        return;
-    };
+    let (report, _) = report(&target.args("echo"), flags);
     assert!(errors(&report, "without a request") > 0, "{report:#}");
 }
 
@@ -194,9 +170,7 @@ fn answers_that_do_not_come_are_timeouts() {
         epicycle::service(|_, _| epicycle::Action::Continue)
     });
     let flags = "--duration 300ms --warm-up 0s --connections 3 --pipeline 2 --timeout 100ms";
-    let Some((report, is_well)) = report(&target.args("echo"), flags) else {
-        return;
-    };
+    let (report, is_well) = report(&target.args("echo"), flags);
     assert!(!is_well);
     assert!(errors(&report, "no answer within") >= 6, "{report:#}");
 }
@@ -210,9 +184,7 @@ fn answers_that_are_cut_short_are_errors() {
         })
     });
     let flags = "--duration 200ms --warm-up 0s --connections 3";
-    let Some((report, is_well)) = report(&target.args("echo"), flags) else {
-        return;
-    };
+    let (report, is_well) = report(&target.args("echo"), flags);
     assert!(!is_well);
     let lost = errors(&report, "connection lost");
     assert!(lost >= 3, "{report:#}");
@@ -223,9 +195,7 @@ fn answers_that_are_cut_short_are_errors() {
 fn a_server_that_is_not_there_is_an_error_at_once() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let addr = format!("tcp://{}", free.expect("has an address"));
-    let Some(output) = load(&[addr], "--duration 1m") else {
-        return;
-    };
+    let output = load(&[addr], "--duration 1m");
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -242,9 +212,7 @@ fn a_report_without_an_answer_has_no_times() {
     let file = TempPath::new();
     let flags = "--duration 100ms --warm-up 0s --timeout 100ms --connections 2";
     let page = format!("{flags} --report {}", file.0.display());
-    let Some(output) = load(std::slice::from_ref(&addr), &page) else {
-        return;
-    };
+    let output = load(std::slice::from_ref(&addr), &page);
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("0 answers in"), "{said}");
@@ -253,9 +221,7 @@ fn a_report_without_an_answer_has_no_times() {
     }
     let page = fs::read_to_string(&file.0).expect("is written");
     assert!(page.contains("<b>none</b>") && !page.contains("NaN"));
-    let Some((report, _)) = report(&[addr], flags) else {
-        return;
-    };
+    let (report, _) = report(&[addr], flags);
     for path in ["/latency_us", "/generator/cpu_us_per_answer"] {
         let value = report.pointer(path);
         assert!(value.is_some_and(Value::is_null), "{report:#}");
@@ -265,9 +231,7 @@ fn a_report_without_an_answer_has_no_times() {
 #[test]
 fn a_handshake_that_fails_is_an_error_at_once() {
     let target = Target::start(Transport::Tcp, |_| Web);
-    let Some(output) = load(&target.args("ws"), "--duration 1m") else {
-        return;
-    };
+    let output = load(&target.args("ws"), "--duration 1m");
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -281,9 +245,7 @@ fn the_page_is_whole_by_itself() {
     let (target, file) = (echo(Transport::Tcp), TempPath::new());
     let flags = "--duration 300ms --warm-up 0s --rate 1000 --max-errors 1000 --report";
     let flags = format!("{flags} {}", file.0.display());
-    let Some(output) = load(&target.args("echo"), &flags) else {
-        return;
-    };
+    let output = load(&target.args("echo"), &flags);
     assert!(output.status.success(), "{output:?}");
     let page = fs::read_to_string(&file.0).expect("is written");
     assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
@@ -348,9 +310,7 @@ fn bad_flags_are_refused_in_clear_words() {
             "raise the limit (ulimit -Hn)",
         ),
     ] {
-        let Some(output) = load(&[], flags) else {
-            return;
-        };
+        let output = load(&[], flags);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{flags}");
         assert!(said.contains(wanted), "{flags}: {said}");

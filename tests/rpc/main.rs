@@ -16,6 +16,8 @@ mod names;
 mod observing;
 mod peers;
 mod plugins;
+#[cfg(feature = "cli")]
+mod program;
 mod properties;
 mod recordings;
 mod replay;

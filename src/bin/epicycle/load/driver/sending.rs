@@ -5,9 +5,9 @@ use std::mem;
 use epicycle::{Conn, ConnId, Reactor};
 
 use super::{Driver, Pace, Phase, Request, Session};
-use crate::plan::Nanos;
-use crate::tally::Failure;
-use crate::wire::Wire;
+use crate::load::plan::Nanos;
+use crate::load::tally::Failure;
+use crate::load::wire::Wire;
 
 impl<W: Wire> Driver<W> {
     /// Notes that the connection has room for a request.

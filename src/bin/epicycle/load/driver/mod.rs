@@ -15,9 +15,9 @@ use epicycle::{
     Frame, Reactor,
 };
 
-use crate::plan::{Nanos, Plan, Schedule};
-use crate::tally::{Failure, Tally, Window};
-use crate::wire::{Meaning, Wire};
+use crate::load::plan::{Nanos, Plan, Schedule};
+use crate::load::tally::{Failure, Tally, Window};
+use crate::load::wire::{Meaning, Wire};
 
 use self::connecting::REDIAL_PAUSE;
 use self::phases::{Meter, SWEEP};

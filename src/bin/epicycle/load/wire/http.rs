@@ -8,9 +8,9 @@ use epicycle::http::{HeaderBlock, Limits};
 use epicycle::{Conn, WriteError};
 
 use super::{Meaning, Wire, payload};
-use crate::driver::Driver;
-use crate::plan::Plan;
-use crate::tally::Failure;
+use crate::load::driver::Driver;
+use crate::load::plan::Plan;
+use crate::load::tally::Failure;
 
 #[derive(Clone)]
 pub(crate) struct Http {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use epicycle::Conn;
 
 use super::{Driver, Event, Phase, Session};
-use crate::wire::Wire;
+use crate::load::wire::Wire;
 
 /// The most connects under way at a time. More could overflow the server's backlog.
 const OPENING_AT_ONCE: usize = 64;

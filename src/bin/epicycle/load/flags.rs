@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Args;
 
 use super::target::{Protocol, Target};
-use super::util;
+use crate::util;
 
 /// Measures the latency and the throughput of a server.
 ///
@@ -20,11 +20,11 @@ use super::util;
 /// long requests waited to be sent.
 ///
 /// Examples:
-///   load tcp://127.0.0.1:9000 --connections 64
-///   load http://127.0.0.1:8080/ --rate 10000 --duration 30s --report load.html
-///   load wss://localhost:8443/chat --ca ca.pem --size 200
-///   load unix:///run/app.sock --protocol length-field --pipeline 16 --json
-#[derive(Parser)]
+///   epicycle load tcp://127.0.0.1:9000 --connections 64
+///   epicycle load http://127.0.0.1:8080/ --rate 10000 --duration 30s --report load.html
+///   epicycle load wss://localhost:8443/chat --ca ca.pem --size 200
+///   epicycle load unix:///run/app.sock --protocol length-field --pipeline 16 --json
+#[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Flags {
     /// The server: tcp://HOST:PORT, tls://HOST:PORT, unix://PATH, http://HOST/PATH, https://, ws:// or wss://

@@ -8,9 +8,9 @@ use epicycle::Reactor;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Driver, Event, Pace, Phase};
-use crate::plan::Nanos;
-use crate::tally::Failure;
-use crate::wire::Wire;
+use crate::load::plan::Nanos;
+use crate::load::tally::Failure;
+use crate::load::wire::Wire;
 
 /// The time between checks of the timeouts and updates of the progress.
 pub(super) const SWEEP: Duration = Duration::from_millis(100);

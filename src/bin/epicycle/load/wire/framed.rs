@@ -6,8 +6,8 @@ use epicycle::codec::LengthField;
 use epicycle::{Conn, WriteError};
 
 use super::{Meaning, Wire, payload};
-use crate::driver::Driver;
-use crate::tally::Failure;
+use crate::load::driver::Driver;
+use crate::load::tally::Failure;
 
 #[derive(Clone)]
 pub(crate) struct Framed {

@@ -6,7 +6,7 @@ use epicycle::codec::Raw;
 use epicycle::{Conn, WriteError};
 
 use super::{Meaning, Wire, payload};
-use crate::driver::Driver;
+use crate::load::driver::Driver;
 
 #[derive(Clone)]
 pub(crate) struct Echo {

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::time::Duration;
 
-use epicycle::tls::{Roots, TlsClient};
+use epicycle::tls::TlsClient;
 use epicycle::{Connect, Endpoint};
 
 use super::flags::Flags;
 use super::target::{Protocol, Target};
+use crate::util;
 
 /// Nanoseconds since the start of the warm-up.
 pub(crate) type Nanos = u64;
@@ -134,11 +135,7 @@ fn tls(flags: &Flags, target: &Target) -> Result<Option<TlsClient>, Box<dyn Erro
         }
         return Ok(None);
     }
-    let roots = match &flags.ca {
-        Some(file) => Roots::from_pem_file(file)?,
-        None => Roots::native()?,
-    };
-    let tls = TlsClient::new(&roots)?;
+    let tls = util::tls_client(flags.ca.as_deref())?;
     match (&flags.name, &target.addr) {
         (Some(name), _) => Ok(Some(tls.server_name(name)?)),
         (None, Endpoint::Unix(_) | Endpoint::UnixAbstract(_)) => Err(

@@ -6,9 +6,9 @@ use epicycle::ws::{ClientCodec, Event, Handshake, Limits};
 use epicycle::{Conn, WriteError};
 
 use super::{Meaning, Wire, payload};
-use crate::driver::Driver;
-use crate::plan::Plan;
-use crate::tally::Failure;
+use crate::load::driver::Driver;
+use crate::load::plan::Plan;
+use crate::load::tally::Failure;
 
 #[derive(Clone)]
 pub(crate) struct Ws {

@@ -1,4 +1,4 @@
-//! A load generator. Try `load tcp://127.0.0.1:9000` against the example `echo`, and `load --help`.
+//! `epicycle load`: a load generator. Try `epicycle load tcp://127.0.0.1:9000` against the example `echo`.
 //!
 //! Each reactor has a share of the connections and of the rate, and its own counters. They are added up at the end.
 
@@ -10,8 +10,6 @@ mod progress;
 mod report;
 mod tally;
 mod target;
-#[path = "../util/mod.rs"]
-mod util;
 mod wire;
 
 use std::error::Error;
@@ -23,14 +21,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
-use clap::Parser;
 use epicycle::{Client, Engine};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use self::driver::{Driver, Event, Live};
-use self::flags::Flags;
+pub(crate) use self::flags::Flags;
 use self::plan::Plan;
 use self::progress::Progress;
 use self::report::Report;
@@ -50,17 +47,8 @@ const INTERRUPTED: i32 = 130;
 /// The time between the start command to the reactors and the start.
 const LEAD: Duration = Duration::from_millis(10);
 
-fn main() -> ExitCode {
-    match run(&Flags::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => util::fail("load", error),
-    }
-}
-
-/// Measures and reports. Returns false if there were no answers, or more errors than allowed.
-fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
-    util::log_to_stderr();
+/// Measures and reports. Fails if there were no answers, or more errors than allowed.
+pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     let plan = Arc::new(Plan::new(flags)?);
     if let Some(file) = &flags.report {
         is_writable(file).map_err(|error| format!("cannot write {}: {error}", file.display()))?;
@@ -84,9 +72,12 @@ fn run(flags: &Flags) -> Result<bool, Box<dyn Error>> {
     }
     if tally.errors() > flags.max_errors {
         let (errors, most) = (tally.errors(), flags.max_errors);
-        eprintln!("load: {errors} errors, but --max-errors allows only {most}");
+        eprintln!("epicycle load: {errors} errors, but --max-errors allows only {most}");
     }
-    Ok(tally.answers() > 0 && tally.errors() <= flags.max_errors)
+    match tally.answers() > 0 && tally.errors() <= flags.max_errors {
+        true => Ok(ExitCode::SUCCESS),
+        false => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// Checks before the measurement that the report can be written after it.
@@ -190,7 +181,7 @@ impl<W: Wire> Crew<'_, W> {
                 return Err(format!("cannot connect to {to}: {why}").into());
             }
             eprintln!(
-                "load: only {ready} of {all} connections to {to} are open ({why}); continuing with these"
+                "epicycle load: only {ready} of {all} connections to {to} are open ({why}); continuing with these"
             );
         }
         let epoch = Instant::now() + LEAD;

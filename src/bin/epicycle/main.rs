@@ -1,0 +1,38 @@
+//! The program `epicycle`: what the library does, as commands.
+//!
+//! Exit codes: 0 if the command did what it was asked for, 1 if it failed, 2 if the command line is wrong.
+
+mod load;
+mod rpc;
+mod util;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tools that stand on the networking engine epicycle
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Flags {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Load(Box<load::Flags>),
+    Rpc(rpc::Flags),
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    util::log_to_stderr();
+    let (name, result) = match flags.command {
+        Command::Load(flags) => ("load", load::run(&flags)),
+        Command::Rpc(flags) => ("rpc", rpc::run(flags)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("epicycle {name}: {error}");
+        ExitCode::FAILURE
+    })
+}
