@@ -23,13 +23,11 @@ impl LogOptions {
     /// Returns true if a message may be logged. Otherwise nothing is kept for its log line.
     #[inline]
     pub(super) fn is_on(&self) -> bool {
-        log::max_level() >= Level::Warn && self.is_on_for_target()
-    }
-
-    #[cold]
-    fn is_on_for_target(&self) -> bool {
-        log::log_enabled!(target: TARGET, Level::Info)
-            || self.slow.is_some() && log::log_enabled!(target: TARGET, Level::Warn)
+        let least = match self.slow {
+            Some(_) => Level::Warn,
+            None => Level::Info,
+        };
+        log::max_level() >= least && log::log_enabled!(target: TARGET, least)
     }
 
     /// Logs a call that was answered here.

@@ -7,6 +7,13 @@ use crate::buf::outbox::Outbox;
 pub trait Sink {
     /// Appends a copy of `bytes`.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Appends `len` bytes, which `fill` writes. It gets a slice of that length with arbitrary content, and is called once.
+    fn put_with(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) {
+        let mut bytes = vec![0; len];
+        fill(&mut bytes);
+        self.put(&bytes);
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -25,24 +32,22 @@ impl Sink for Outbox<'_> {
     fn put(&mut self, bytes: &[u8]) {
         Outbox::put(self, bytes);
     }
+
+    fn put_with(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) {
+        Outbox::put_with(self, len, |room| {
+            fill(room);
+            len
+        });
+    }
 }
 
-/// The bytes in front of a body: small parts, collected on the stack as long as they fit.
-pub(super) struct Head {
-    short: [u8; 128],
-    len: usize,
-    /// All parts, once they no longer fit on the stack.
-    long: Vec<u8>,
-}
+/// Room of a known length, which is filled from its beginning.
+pub(super) struct Room<'a>(&'a mut [u8]);
 
-impl Head {
+impl<'a> Room<'a> {
     #[inline]
-    pub(super) fn new() -> Self {
-        Self {
-            short: [0; 128],
-            len: 0,
-            long: Vec::new(),
-        }
+    pub(super) fn new(room: &'a mut [u8]) -> Self {
+        Self(room)
     }
 
     #[inline]
@@ -50,41 +55,8 @@ impl Head {
         if bytes.is_empty() {
             return;
         }
-        match self.short.get_mut(self.len..self.len + bytes.len()) {
-            Some(room) if self.long.is_empty() => {
-                room.copy_from_slice(bytes);
-                self.len += bytes.len();
-            }
-            _ => self.put_long(bytes),
-        }
-    }
-
-    /// Appends an array, whose length is known at compile time.
-    #[inline]
-    pub(super) fn put_array<const N: usize>(&mut self, bytes: [u8; N]) {
-        match self.short.get_mut(self.len..self.len + N) {
-            Some(room) if self.long.is_empty() => {
-                room.copy_from_slice(&bytes);
-                self.len += N;
-            }
-            _ => self.put_long(&bytes),
-        }
-    }
-
-    #[cold]
-    fn put_long(&mut self, bytes: &[u8]) {
-        if self.long.is_empty() {
-            self.long.extend_from_slice(&self.short[..self.len]);
-        }
-        self.long.extend_from_slice(bytes);
-    }
-
-    #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
-        if self.long.is_empty() {
-            &self.short[..self.len]
-        } else {
-            &self.long
-        }
+        let (place, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        place.copy_from_slice(bytes);
+        self.0 = rest;
     }
 }

@@ -5,7 +5,7 @@ mod json;
 mod pb;
 mod raw;
 
-use super::sink::Head;
+use super::sink::Room;
 use super::{FilterPipe, Filters, Message, Sink, WireError};
 use crate::codec::Decoded;
 
@@ -247,31 +247,38 @@ impl Framing {
         Ok(Framed::NeedMore { at_least: size })
     }
 
-    /// Writes the framing for a content of that length.
+    /// Writes the framing for a content of `content` bytes, and the first `front` bytes of it, which `fill` writes.
     #[inline]
     fn encode(
         &self,
         filters: &FilterPipe<'_>,
         content: usize,
-        out: &mut Head,
+        front: usize,
+        out: &mut dyn Sink,
+        fill: impl Fn(&mut Room<'_>),
     ) -> Result<(), WireError> {
         let count = sendable(filters)?;
-        let rest = usize::from(self.version.is_some()) + 1 + filters.len() + content;
+        let head = SIZE + usize::from(self.version.is_some()) + 1 + filters.len();
+        let whole = head + content;
         let size = if self.size_counts_itself {
-            SIZE + rest
+            whole
         } else {
-            rest
+            whole - SIZE
         };
         let size = u32::try_from(size).map_err(|_| WireError::TooLong {
             size: size as u64,
             max: u32::MAX as usize,
         })?;
-        out.put_array(size.to_be_bytes());
-        if let Some(version) = self.version {
-            out.put_array([version]);
-        }
-        out.put_array([count]);
-        out.put(filters.ids());
+        out.put_with(head + front, &mut |room| {
+            let mut room = Room::new(room);
+            room.put(&size.to_be_bytes());
+            if let Some(version) = self.version {
+                room.put(&[version]);
+            }
+            room.put(&[count]);
+            room.put(filters.ids());
+            fill(&mut room);
+        });
         Ok(())
     }
 }
@@ -315,9 +322,7 @@ fn encode_wrapped(
     out: &mut dyn Sink,
 ) -> Result<(), WireError> {
     let content = message.filters.pack(content.into(), filters)?;
-    let mut head = Head::new();
-    framing.encode(&message.filters, content.len(), &mut head)?;
-    out.put(head.bytes());
+    framing.encode(&message.filters, content.len(), 0, out, |_| {})?;
     out.put(&content);
     Ok(())
 }

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 
 use super::{Dialect, Framed, Framing, Limits, Protocol, encode_wrapped};
 use crate::codec::Decoded;
-use crate::rpc::wire::sink::Head;
+use crate::rpc::wire::sink::Room;
 use crate::rpc::wire::{Codec, Filters, Kind, Message, Meta, Sink, WireError};
 
 /// Teleport's raw protocol, which is its default.
@@ -25,6 +25,9 @@ const FRAMING: Framing = Framing {
     version: Some(b'r'),
     size_counts_itself: true,
 };
+
+/// The longest body that is written together with what stands in front of it.
+const SHORT_BODY: usize = 2048;
 
 impl RawProtocol {
     /// Returns a protocol for a peer whose dialect is known. A dialling side must know it.
@@ -56,20 +59,20 @@ impl RawProtocol {
 
     /// Writes the part of a payload in front of the body.
     #[inline]
-    fn put_front(&self, message: &Message<'_>, out: &mut Head) {
+    fn put_front(&self, message: &Message<'_>, out: &mut Room<'_>) {
         self.put_field(&message.seq, out);
-        out.put_array([message.kind as u8]);
+        out.put(&[message.kind as u8]);
         self.put_field(&message.uri, out);
         self.put_field(message.meta.encoded(), out);
-        out.put_array([message.codec.0]);
+        out.put(&[message.codec.0]);
     }
 
     #[inline]
-    fn put_field(&self, field: &[u8], out: &mut Head) {
+    fn put_field(&self, field: &[u8], out: &mut Room<'_>) {
         // The caller has checked the length.
         match self.dialect {
-            Dialect::V4_0 => out.put_array((field.len() as u32).to_be_bytes()),
-            Dialect::V4_1 => out.put_array((field.len() as u16).to_be_bytes()),
+            Dialect::V4_0 => out.put(&(field.len() as u32).to_be_bytes()),
+            Dialect::V4_1 => out.put(&(field.len() as u16).to_be_bytes()),
         }
         out.put(field);
     }
@@ -166,20 +169,28 @@ impl Protocol for RawProtocol {
         check_field("seq", &message.seq, max)?;
         check_field("URI", &message.uri, max)?;
         check_field("metadata", meta, max)?;
-        let fields = message.seq.len() + message.uri.len() + meta.len();
-        let payload = fields + 3 * self.width() + 2 + message.body.len();
-        let mut head = Head::new();
+        let front = 3 * self.width() + 2 + message.seq.len() + message.uri.len() + meta.len();
+        let body = &*message.body;
         if message.filters.is_empty() {
-            FRAMING.encode(&message.filters, payload, &mut head)?;
-            self.put_front(message, &mut head);
-            out.put(head.bytes());
-            out.put(&message.body);
+            // A long body is not copied through the memory that the front is written in.
+            let (short, long) = match body.len() {
+                ..=SHORT_BODY => (body, &[][..]),
+                _ => (&[][..], body),
+            };
+            let whole = front + body.len();
+            FRAMING.encode(&message.filters, whole, front + short.len(), out, |room| {
+                self.put_front(message, room);
+                room.put(short);
+            })?;
+            if !long.is_empty() {
+                out.put(long);
+            }
             return Ok(());
         }
-        self.put_front(message, &mut head);
-        let mut content = Vec::with_capacity(payload);
-        content.extend_from_slice(head.bytes());
-        content.extend_from_slice(&message.body);
+        let mut content = Vec::with_capacity(front + body.len());
+        content.resize(front, 0);
+        self.put_front(message, &mut Room::new(&mut content));
+        content.extend_from_slice(body);
         encode_wrapped(&FRAMING, message, content, filters, out)
     }
 }
