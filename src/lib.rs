@@ -46,6 +46,7 @@
 //!
 //! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
 //! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
+//! - `gateway`: a reverse proxy with pools, balancing and health checks.
 //! - `ws`: WebSocket, for servers and clients.
 //! - `rpc`: peers that call each other over one connection, wire-compatible with Teleport v4.
 //! - `testing`: a simulated network and virtual time, for tests of handlers and codecs.
@@ -68,6 +69,8 @@ mod engine;
 mod error;
 #[cfg(feature = "http")]
 pub mod fetch;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod metrics;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "error",
     "charset",
     "authority",
@@ -24,6 +24,7 @@ const ORDER: [&str; 21] = [
     "ws",
     "engine",
     "fetch",
+    "gateway",
     "rpc",
     "testing",
     "lib",

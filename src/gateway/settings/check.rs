@@ -1,0 +1,285 @@
+//! The check of settings.
+
+use std::time::Duration;
+
+use super::{
+    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerSettings, NodeAddr,
+    PoolSettings, Problem, RouteSettings, Settings,
+};
+use crate::addr::Endpoint;
+use crate::http::fields::{is_token, is_value};
+use crate::http::head::is_host;
+
+/// The problems that were found so far.
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, place: impl Into<String>, problem: impl Into<String>) {
+        self.0.push(Problem {
+            place: place.into(),
+            problem: problem.into(),
+        });
+    }
+
+    fn unless(&mut self, is_right: bool, place: impl Into<String>, problem: impl Into<String>) {
+        if !is_right {
+            self.add(place, problem);
+        }
+    }
+
+    fn timeouts(&mut self, place: &str, timeouts: &[(&str, Duration)]) {
+        for (name, timeout) in timeouts {
+            let remedy = "zero would end everything at once; leave it out for the default";
+            self.unless(!timeout.is_zero(), format!("{place}.{name}"), remedy);
+        }
+    }
+
+    fn heads(&mut self, place: &str, max_head: usize, max_headers: usize) {
+        let place = |name: &str| format!("{place}.{name}");
+        let remedy = "use 256 bytes or more";
+        self.unless(max_head >= 256, place("max_head"), remedy);
+        let remedy = "use 1 to 256";
+        let is_right = (1..=256).contains(&max_headers);
+        self.unless(is_right, place("max_headers"), remedy);
+    }
+}
+
+pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    if settings.reactors == Some(0) {
+        problems.add("reactors", "0 reactors serve nobody; use 1 or more");
+    }
+    if settings.listeners.is_empty() {
+        let remedy = "there is no listener; add one, such as tcp://127.0.0.1:8080";
+        problems.add("listeners", remedy);
+    }
+    for (n, listener) in settings.listeners.iter().enumerate() {
+        check_listener(&mut problems, &format!("listeners[{n}]"), listener);
+    }
+    for (n, route) in settings.routes.iter().enumerate() {
+        let place = format!("routes[{n}]");
+        if !settings.pools.contains_key(&route.pool) {
+            let problem = format!("there is no pool {:?}", route.pool);
+            problems.add(format!("{place}.pool"), problem);
+        }
+        let same = settings.routes[..n]
+            .iter()
+            .any(|other| other.host == route.host && other.path == route.path);
+        let remedy = "another route has the same host and path; remove one";
+        problems.unless(!same, &*place, remedy);
+        check_route(&mut problems, &place, route);
+    }
+    for (name, pool) in &settings.pools {
+        check_pool(&mut problems, &format!("pools.{name}"), pool);
+    }
+    let drain = [("deadline", settings.drain.deadline)];
+    problems.timeouts("drain", &drain);
+    problems.0
+}
+
+fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSettings) {
+    match listener.on.parse::<Endpoint>() {
+        Ok(Endpoint::Udp { .. }) => problems.add(
+            format!("{place}.on"),
+            "there is no HTTP over datagrams; use tcp:// or unix://",
+        ),
+        Ok(_) => {}
+        Err(error) => problems.add(format!("{place}.on"), error.to_string()),
+    }
+    let remedy = "it needs `tls`, as only TLS tells the name; add it";
+    let is_right = !listener.sni_match || listener.is_tls();
+    problems.unless(is_right, format!("{place}.sni_match"), remedy);
+    let timeouts = &listener.timeouts;
+    problems.timeouts(
+        &format!("{place}.timeouts"),
+        &[
+            ("head", timeouts.head),
+            ("idle", timeouts.idle),
+            ("body_idle", timeouts.body_idle),
+            ("write_stall", timeouts.write_stall),
+            ("max_age", timeouts.max_age),
+        ],
+    );
+    let limits = &listener.limits;
+    let at = format!("{place}.limits");
+    problems.heads(&at, limits.max_head, limits.max_headers);
+    let is_right = (1 << 10..=32 << 20).contains(&limits.high_water);
+    problems.unless(is_right, format!("{at}.high_water"), "use 1 KiB to 32 MiB");
+    problems.unless(
+        limits.max_requests > 0,
+        format!("{at}.max_requests"),
+        "use 1 or more",
+    );
+}
+
+fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
+    if let Some(host) = &route.host {
+        let name = host.strip_prefix("*.").unwrap_or(host);
+        let is_right = !name.is_empty() && !name.contains('*') && is_host(name.as_bytes());
+        let remedy = "write a host without a port, such as app.example.org or *.example.org";
+        problems.unless(is_right, format!("{place}.host"), remedy);
+    }
+    if let Some(path) = &route.path {
+        let begins = path.starts_with('/') || path == "*";
+        let stars = path.matches('*').count();
+        let is_right = begins && (stars == 0 || stars == 1 && path.ends_with('*'));
+        let remedy = "write a path that begins with a slash; a * may be its last character";
+        problems.unless(is_right, format!("{place}.path"), remedy);
+    }
+    for (name, path) in [
+        ("strip_prefix", &route.strip_prefix),
+        ("add_prefix", &route.add_prefix),
+        ("rewrite", &route.rewrite),
+    ] {
+        let is_right = path.as_ref().is_none_or(|path| {
+            path.starts_with('/')
+                && path
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+        });
+        let remedy = "write a path that begins with a slash, with escapes and without a query";
+        problems.unless(is_right, format!("{place}.{name}"), remedy);
+    }
+    if let HostField::Name(name) = &route.host_field {
+        let is_right = is_host(name.as_bytes());
+        let remedy = "write a host, with a port if it needs one";
+        problems.unless(is_right, format!("{place}.host_field"), remedy);
+    }
+    check_changes(problems, &format!("{place}.request"), &route.request);
+    check_changes(problems, &format!("{place}.response"), &route.response);
+    for protocol in &route.upgrade {
+        let at = format!("{place}.upgrade");
+        let is_right = protocol.split('/').all(|part| is_token(part.as_bytes()));
+        problems.unless(is_right, &*at, format!("{protocol:?} is no protocol"));
+        let is_h2c = protocol.eq_ignore_ascii_case("h2c");
+        problems.unless(!is_h2c, at, "h2c is never passed on; remove it");
+    }
+    for (status, page) in &route.error_pages {
+        let at = format!("{place}.error_pages.{status}");
+        let is_right = (400..=599).contains(status);
+        problems.unless(is_right, &*at, "an error has a status from 400 to 599");
+        let is_right = is_value(page.content_type.as_bytes());
+        problems.unless(is_right, at, "the type has a control character");
+    }
+}
+
+fn check_changes(problems: &mut Problems, place: &str, changes: &FieldChanges) {
+    let named = changes.remove.iter().map(|name| ("remove", name, None));
+    let set = changes
+        .set
+        .iter()
+        .map(|(name, value)| ("set", name, Some(value)));
+    let add = changes
+        .add
+        .iter()
+        .map(|(name, value)| ("add", name, Some(value)));
+    for (what, name, value) in named.chain(set).chain(add) {
+        let at = || format!("{place}.{what}.{name}");
+        problems.unless(is_token(name.as_bytes()), at(), "it is no name of a field");
+        let is_right = value.is_none_or(|value| is_value(value.as_bytes()));
+        problems.unless(is_right, at(), "the value has a control character");
+        let is_own = [
+            "connection",
+            "content-length",
+            "transfer-encoding",
+            "host",
+            "upgrade",
+            "te",
+            "trailer",
+        ]
+        .iter()
+        .any(|own| own.eq_ignore_ascii_case(name));
+        let remedy = "the gateway itself writes this field; for Host there is `host_field`";
+        problems.unless(!is_own, at(), remedy);
+    }
+}
+
+fn check_pool(problems: &mut Problems, place: &str, pool: &PoolSettings) {
+    if pool.nodes.is_empty() && pool.nodes_file.is_none() {
+        problems.add(format!("{place}.nodes"), "there is no node; add one");
+    }
+    for (n, node) in pool.nodes.iter().enumerate() {
+        let at = format!("{place}.nodes[{n}]");
+        match NodeAddr::parse(&node.to, pool.uses_tls()) {
+            Ok(addr) if addr.is_tls && cfg!(not(feature = "tls")) => {
+                problems.add(at, "TLS needs the cargo feature `tls`");
+            }
+            Ok(_) => {}
+            Err(problem) => problems.add(at, format!("{:?}: {problem}", node.to)),
+        }
+    }
+    if let BalanceBy::Hash {
+        key,
+        replicas,
+        bound,
+        ..
+    } = &pool.balance
+    {
+        let at = format!("{place}.balance");
+        problems.unless(*replicas > 0, &*at, "0 replicas are no ring; use 160");
+        let is_right = bound.is_none_or(|bound| bound > 1.0);
+        problems.unless(
+            is_right,
+            &*at,
+            "the bound must be more than 1, such as 1.25",
+        );
+        let name = match key {
+            HashKey::Header(name) | HashKey::Cookie(name) => name,
+            _ => "x",
+        };
+        problems.unless(is_token(name.as_bytes()), at, "the key has no valid name");
+    }
+    if let Some(health) = &pool.health {
+        let at = format!("{place}.health");
+        let times = [("interval", health.interval), ("timeout", health.timeout)];
+        problems.timeouts(&at, &times);
+        let is_right = health.down_after > 0 && health.up_after > 0;
+        problems.unless(is_right, &*at, "use 1 or more for down_after and up_after");
+        if let HealthProbe::Http { path, method, .. } = &health.probe {
+            let is_right = path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic());
+            problems.unless(is_right, &*at, "the path must begin with a slash");
+            problems.unless(is_token(method.as_bytes()), at, "the method is none");
+        }
+    }
+    let timeouts = &pool.timeouts;
+    problems.timeouts(
+        &format!("{place}.timeouts"),
+        &[
+            ("connect", timeouts.connect),
+            ("tls_handshake", timeouts.tls_handshake),
+            ("response_head", timeouts.response_head),
+            ("body_idle", timeouts.body_idle),
+            ("request", timeouts.request),
+            ("expect_continue", timeouts.expect_continue),
+            ("tunnel_idle", timeouts.tunnel_idle),
+        ],
+    );
+    let connections = &pool.connections;
+    let at = format!("{place}.connections");
+    let times = [
+        ("idle_timeout", connections.idle_timeout),
+        ("max_lifetime", connections.max_lifetime),
+        ("pending_timeout", connections.pending_timeout),
+    ];
+    problems.timeouts(&at, &times);
+    let is_right = connections.max_connections != Some(0);
+    problems.unless(is_right, &*at, "max_connections of 0 serves nobody");
+    let is_right = connections.max_requests > 0;
+    problems.unless(is_right, at, "max_requests of 0 serves nobody");
+    let limits = &pool.limits;
+    problems.heads(
+        &format!("{place}.limits"),
+        limits.max_head,
+        limits.max_headers,
+    );
+    let retries = &pool.retries;
+    let at = format!("{place}.retries");
+    let is_right = retries.body <= 64 << 10;
+    problems.unless(is_right, format!("{at}.body"), "use at most 64 KiB");
+    for status in &retries.statuses {
+        let is_right = matches!(status, 502..=504);
+        let problem = format!("{status} is not for retries; use 502, 503 or 504");
+        problems.unless(is_right, format!("{at}.statuses"), problem);
+    }
+}

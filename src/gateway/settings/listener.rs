@@ -1,0 +1,215 @@
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
+
+/// A listener, and the rules for the clients that connect to it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ListenerSettings {
+    /// The address, in a form of [`Endpoint`](crate::Endpoint): `tcp://0.0.0.0:80`, `unix:///run/gateway.sock`.
+    pub on: String,
+    /// The kind of service. Default: a reverse proxy.
+    pub kind: ListenerKind,
+    /// TLS, with its certificates. Default: none.
+    #[cfg(feature = "tls")]
+    pub tls: Option<TlsServer>,
+    /// True if the `Host` of a request must be covered by the name that its client has asked for in the TLS handshake.
+    /// Others are answered with 421. Default: off.
+    pub sni_match: bool,
+    /// The networks of the proxies that begin each connection with a header of the PROXY protocol. Default: none, no header
+    /// is expected. Peers outside these networks are refused.
+    pub proxy_protocol: Vec<IpNet>,
+    /// The timeouts of clients.
+    pub timeouts: ClientTimeouts,
+    /// The limits of clients.
+    pub limits: ClientLimits,
+    /// The fields that tell a node about the client.
+    pub forwarding: Forwarding,
+    /// The treatment of fields whose names have an underscore. Default: dropped.
+    pub underscores: Underscores,
+    /// The meaning of a client's FIN. Default: the client has left.
+    pub on_fin: OnFin,
+    /// True if errors of the gateway have a `Proxy-Status` field (RFC 9209). Default: off.
+    pub proxy_status: bool,
+}
+
+/// The kind of service of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ListenerKind {
+    /// A reverse proxy: requests go to the pools of the routes.
+    #[default]
+    Reverse,
+    /// The counters, in the text format of Prometheus.
+    Metrics,
+}
+
+/// The timeouts of clients. `Duration::MAX` is no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientTimeouts {
+    /// The time in which the head of a request must arrive, from its first byte. Then 408. Default: 15 s.
+    pub head: Duration,
+    /// The time for which a connection waits for the next request. Default: 75 s.
+    pub idle: Duration,
+    /// The time for which a client may send nothing of a body that is not complete. Default: 60 s.
+    pub body_idle: Duration,
+    /// The time for which a client may take no output. Default: 60 s.
+    pub write_stall: Duration,
+    /// The age, shortened by up to 10% at random, after which a connection takes no further request. Default: none.
+    pub max_age: Duration,
+}
+
+impl Default for ClientTimeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(15),
+            idle: Duration::from_secs(75),
+            body_idle: Duration::from_secs(60),
+            write_stall: Duration::from_secs(60),
+            max_age: Duration::MAX,
+        }
+    }
+}
+
+/// The limits of clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientLimits {
+    /// The bytes of a head. More are answered with 431. A connection whose head is incomplete holds up to twice as much.
+    /// Default: 32 KiB.
+    pub max_head: usize,
+    /// The number of fields, at most 256. More are answered with 431. Default: 100.
+    pub max_headers: usize,
+    /// The bytes of a body. More are answered with 413. Default: no limit, as a proxy holds no body as a whole.
+    pub max_body: u64,
+    /// The number of requests of a connection. Default: no limit.
+    pub max_requests: u32,
+    /// The number of clients. Further ones are refused. It counts all listeners together, and the largest counts.
+    /// Default: no limit.
+    pub max_clients: Option<usize>,
+    /// The number of clients of one IP address (IPv6: of a /64). The smallest of all listeners counts. Default: no limit.
+    pub max_clients_per_ip: Option<usize>,
+    /// The output that waits for a client or for a node before the other side is read no further, in bytes each way.
+    /// Default: 256 KiB.
+    pub high_water: usize,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        Self {
+            max_head: 32 << 10,
+            max_headers: 100,
+            max_body: u64::MAX,
+            max_requests: u32::MAX,
+            max_clients: None,
+            max_clients_per_ip: None,
+            high_water: 256 << 10,
+        }
+    }
+}
+
+/// The fields that tell a node about the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Forwarding {
+    /// The treatment of `X-Forwarded-For`. Default: the peer is appended.
+    pub x_forwarded_for: ForwardedFor,
+    /// The networks of proxies in front of the gateway. What other peers send in forwarding fields is dropped, and the
+    /// client is the last address of `X-Forwarded-For` that is not in them. Default: none: then the client is the peer, and
+    /// what it sends in `X-Forwarded-For` is kept.
+    pub trusted: Vec<IpNet>,
+    /// True if `X-Real-IP` is the client. Default: on.
+    pub x_real_ip: bool,
+    /// True if `X-Forwarded-Proto`, `-Host` and `-Port` are set. Default: on.
+    pub x_forwarded: bool,
+    /// True if `Forwarded` (RFC 7239) is set. Default: off.
+    pub forwarded: bool,
+    /// True if `Via` is added to requests. Default: on.
+    pub via: bool,
+    /// The number of times that a request may have been here before, by its `Via`. Then 508. Default: 1.
+    pub max_loops: u32,
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Self {
+            x_forwarded_for: ForwardedFor::Append,
+            trusted: Vec::new(),
+            x_real_ip: true,
+            x_forwarded: true,
+            forwarded: false,
+            via: true,
+            max_loops: 1,
+        }
+    }
+}
+
+/// The treatment of `X-Forwarded-For`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedFor {
+    /// All lines become one list, with the peer as the last.
+    #[default]
+    Append,
+    /// It is the client alone.
+    Replace,
+    /// It is passed on as it came.
+    Off,
+}
+
+/// The treatment of fields whose names have an underscore. Programs that read fields as CGI does take `X_Forwarded_For` for
+/// `X-Forwarded-For`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Underscores {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They are passed on.
+    Pass,
+    /// The request is answered with 400.
+    Refuse,
+}
+
+/// The meaning of a client's FIN while its exchange is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnFin {
+    /// The client has left: the exchange is cancelled.
+    #[default]
+    Cancel,
+    /// The client still reads: it is answered.
+    Finish,
+}
+
+impl ListenerSettings {
+    /// Returns a listener of a reverse proxy with the defaults.
+    pub fn new(on: impl Into<String>) -> Self {
+        Self {
+            on: on.into(),
+            kind: ListenerKind::default(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            sni_match: false,
+            proxy_protocol: Vec::new(),
+            timeouts: ClientTimeouts::default(),
+            limits: ClientLimits::default(),
+            forwarding: Forwarding::default(),
+            underscores: Underscores::default(),
+            on_fin: OnFin::default(),
+            proxy_status: false,
+        }
+    }
+
+    /// Returns true if clients speak TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+}
