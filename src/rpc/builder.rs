@@ -12,6 +12,7 @@ use super::plugin::{Hooks, Plugin, Plugins};
 use super::router::Router;
 use super::session::{BeforeWrite, LogOptions, Settings, Shared};
 use super::wire::{Codec, Codecs, Filters, Limits, Message};
+use crate::engine::connect::Reconnect;
 use crate::engine::listen::Listen;
 use crate::engine::server::{Report, Running, Server};
 use crate::error::Error;
@@ -52,6 +53,7 @@ impl Peer {
                 call_timeout: Some(Duration::from_secs(30)),
                 handle_timeout: None,
                 session_age: None,
+                redial: None,
                 close_within: Duration::from_secs(10),
                 max_calls: 65_536,
                 max_deferred: 1024,
@@ -140,6 +142,35 @@ impl PeerBuilder {
     /// [`Session::set_handle_timeout`]: super::Session::set_handle_timeout
     pub fn handle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.handle_timeout = timeout.into();
+        self
+    }
+
+    /// Lets dialled sessions go on when their connections end unexpectedly: a new connection is made, by the policy's attempts
+    /// and delays. [`Connect::reconnect`] sets the policy of one dial, and repeats its first attempts too; those of other dials
+    /// are not repeated. `limit(0)` turns it off for a dial. Default: a session ends with its connection.
+    ///
+    /// The [`Session`](super::Session) stays the same: its identifier if it was [set](super::Session::set_id), its values, and its
+    /// counter of messages. Plugins run [`post_dial`](super::Plugin::post_dial) again, so that it authenticates again. Calls under
+    /// way fail with [`CONNECTION_CLOSED`](super::code::CONNECTION_CLOSED) unless they are
+    /// [idempotent](super::Call::idempotent). Calls and pushes made meanwhile wait for the connection: calls within their timeout
+    /// and within [`max_calls`](Self::max_calls), and at most 1,024 pushes.
+    ///
+    /// The session ends, and waiting calls with it, when the policy gives up, when the other side refuses the session with 401 or
+    /// 403, and when it is closed.
+    ///
+    /// ```
+    /// use epicycle::Reconnect;
+    /// use epicycle::rpc::Peer;
+    /// use std::time::Duration;
+    ///
+    /// let policy = Reconnect::new(Duration::from_millis(100), Duration::from_secs(5)).limit(20);
+    /// let peer = Peer::builder().redial(policy).start()?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    ///
+    /// [`Connect::reconnect`]: crate::Connect::reconnect
+    pub fn redial(mut self, policy: impl Into<Option<Reconnect>>) -> Self {
+        self.settings.redial = policy.into();
         self
     }
 
@@ -302,6 +333,9 @@ impl PeerBuilder {
                 name: "plugin",
                 problem: format!("two plugins have the name {name:?}; rename one of them"),
             });
+        }
+        if let Some(policy) = &self.settings.redial {
+            policy.check("redial")?;
         }
         for (_, plugin) in plugins.with(Hooks::PRE_NEW_PEER) {
             plugin.pre_new_peer()?;

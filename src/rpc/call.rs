@@ -40,6 +40,7 @@ impl Session {
             draft: Draft::new(self, Kind::Call, uri.as_ref(), arg),
             timeout: self.shared().settings.call_timeout,
             deadline: None,
+            is_idempotent: false,
             result: PhantomData,
         }
     }
@@ -76,6 +77,7 @@ pub struct Call<'a, A: ?Sized, R> {
     draft: Draft<'a, A>,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
+    is_idempotent: bool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -232,6 +234,15 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
         self
     }
 
+    /// Marks that the call may be carried out more than once. If the session [redials](super::PeerBuilder::redial) and its
+    /// connection ends before the reply, the call is sent again on the next connection, within its timeout. Other calls fail
+    /// with [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED) then, because it is not known whether the other side has carried
+    /// them out.
+    pub fn idempotent(mut self) -> Self {
+        self.is_idempotent = true;
+        self
+    }
+
     /// Sets the codec in which the reply's body is wanted.
     pub fn accept(self, codec: Codec) -> Self {
         self.set_meta(Meta::ACCEPT_BODY_CODEC, codec.0.to_string())
@@ -271,6 +282,7 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
     fn dispatch(self, waiter: Waiter) {
         let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
         let (timeout, deadline) = (self.timeout, self.deadline);
+        let is_idempotent = self.is_idempotent;
         match self.draft.finish() {
             // The waiter is told if it cannot be sent.
             Ok(message) => drop(session.send(Outgoing {
@@ -280,6 +292,7 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
                     waiter,
                     timeout,
                     deadline,
+                    is_idempotent,
                 }),
             })),
             Err(status) => waiter.settle(Err(status)),

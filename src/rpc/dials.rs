@@ -11,6 +11,7 @@ use super::reply::local;
 use super::session::Session;
 use super::slot::Slot;
 use super::wire::{Status, code};
+use crate::engine::connect::{Connect, Reconnect};
 use crate::panic;
 
 /// The outbound connections of a peer, by their tokens.
@@ -23,7 +24,19 @@ pub(super) struct Dials {
 
 struct Dial {
     protocol: ProtocolChoice,
+    /// None if the session ends with its connection.
+    again: Option<Again>,
     waiter: DialWaiter,
+}
+
+/// The description of the connections of a session that redials.
+#[derive(Clone)]
+pub(super) struct Again {
+    pub(super) connect: Connect,
+    pub(super) protocol: ProtocolChoice,
+    pub(super) policy: Reconnect,
+    /// True if attempts are also repeated before the session has been open.
+    pub(super) from_the_first: bool,
 }
 
 /// Whoever waits for the session. It is told exactly once.
@@ -45,10 +58,29 @@ impl Dials {
     }
 
     /// Adds a connection. Returns its token.
-    pub(super) fn begin(&self, protocol: ProtocolChoice, waiter: DialWaiter) -> u64 {
+    pub(super) fn begin(
+        &self,
+        protocol: ProtocolChoice,
+        again: Option<Again>,
+        waiter: DialWaiter,
+    ) -> u64 {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
-        self.open.lock().insert(token, Dial { protocol, waiter });
+        let dial = Dial {
+            protocol,
+            again,
+            waiter,
+        };
+        self.open.lock().insert(token, dial);
         token
+    }
+
+    pub(super) fn contains(&self, token: u64) -> bool {
+        self.open.lock().contains_key(&token)
+    }
+
+    /// Returns the description of further connections of a dial, if it has any.
+    pub(super) fn again(&self, token: u64) -> Option<Again> {
+        self.open.lock().get(&token)?.again.clone()
     }
 
     pub(super) fn protocol(&self, token: u64) -> Option<ProtocolChoice> {
@@ -79,7 +111,7 @@ impl DialWaiter {
         (Self::new(move |result| filled.fill(result)), slot)
     }
 
-    fn settle(mut self, result: Result<Session, Status>) {
+    pub(super) fn settle(mut self, result: Result<Session, Status>) {
         self.tell(result);
     }
 

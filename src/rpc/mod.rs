@@ -31,6 +31,7 @@ mod controller;
 mod deferred;
 mod dials;
 mod handler;
+mod held;
 mod logging;
 mod outgoing;
 mod paths;

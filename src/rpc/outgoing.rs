@@ -24,6 +24,8 @@ pub(super) struct OutgoingCall {
     pub(super) timeout: Option<Duration>,
     /// The moment by which it must arrive.
     pub(super) deadline: Option<Instant>,
+    /// True if it is sent again when its connection ends before the reply.
+    pub(super) is_idempotent: bool,
 }
 
 /// A reply as its caller receives it.

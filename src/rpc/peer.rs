@@ -11,7 +11,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::codec::ProtocolChoice;
-use super::dials::{DialWaiter, Dials};
+use super::dials::{Again, DialWaiter, Dials};
 use super::reply::local;
 use super::route_info::RouteInfo;
 use super::session::{Session, Shared, is_on_loop};
@@ -178,6 +178,9 @@ impl Peer {
     /// # }
     /// ```
     ///
+    /// With [`Connect::reconnect`] the session [redials](super::PeerBuilder::redial) by that policy, and this call waits as long as
+    /// it repeats its first attempts.
+    ///
     /// # Errors
     ///
     /// [`DIAL_FAILED`](code::DIAL_FAILED) with the reason. On a reactor's thread it fails at once, because the session could
@@ -240,14 +243,28 @@ impl Peer {
         }
         let (waiter, slot) = DialWaiter::slot();
         let socket = socket.into();
-        self.begin(protocol, waiter, |engine, token| {
+        self.begin(protocol, None, waiter, |engine, token| {
             engine.adopt(socket, token)
         });
         slot.wait()
     }
 
-    fn connect(&self, connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
-        self.begin(protocol, waiter, |engine, token| {
+    fn connect(&self, mut connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+        // The peer itself makes further connections, since they belong to the same session.
+        let own = connect.reconnect.take();
+        if let Some(Err(error)) = own.map(|policy| policy.check("reconnect")) {
+            return waiter.settle(Err(local(code::DIAL_FAILED, error.to_string())));
+        }
+        let policy = own.or(self.inner.shared.settings.redial);
+        let again = policy
+            .filter(|policy| !policy.gives_up(0))
+            .map(|policy| Again {
+                connect: connect.clone(),
+                protocol: protocol.clone(),
+                policy,
+                from_the_first: own.is_some(),
+            });
+        self.begin(protocol, again, waiter, |engine, token| {
             engine.connect(connect.token(token))
         });
     }
@@ -256,10 +273,11 @@ impl Peer {
     fn begin(
         &self,
         protocol: ProtocolChoice,
+        again: Option<Again>,
         waiter: DialWaiter,
         start: impl FnOnce(&dyn PeerEngine, u64) -> Result<(), ConnectError>,
     ) {
-        let token = self.inner.dials.begin(protocol, waiter);
+        let token = self.inner.dials.begin(protocol, again, waiter);
         let started = match self.engine() {
             Some(engine) => start(engine, token),
             None => Err(ConnectError::Stopped),

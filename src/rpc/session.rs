@@ -18,6 +18,7 @@ use super::stats::{AllMeters, Counters};
 use super::swap::Swap;
 use super::wire::{Codec, Kind, Message, Status, code};
 use crate::addr::Addr;
+use crate::engine::connect::Reconnect;
 use crate::engine::handler::HandleError;
 use crate::engine::slots::ConnId;
 use crate::panic;
@@ -30,12 +31,11 @@ pub struct Session(Arc<Inner>);
 
 struct Inner {
     peer: Arc<Shared>,
-    /// The connection. `NONE` before it is open and after it has closed.
-    conn: Mutex<Option<ConnId>>,
+    end_point: Mutex<EndPoint>,
     id: Mutex<Arc<str>>,
-    local: Addr,
-    remote: Addr,
     is_dialled: bool,
+    /// True once the application has set the identifier.
+    has_own_id: AtomicBool,
     health: AtomicU8,
     age: SharedTime,
     handle_timeout: SharedTime,
@@ -43,6 +43,35 @@ struct Inner {
     end: Mutex<End>,
     ended: Condvar,
 }
+
+/// The place and the addresses of a session.
+struct EndPoint {
+    place: Place,
+    local: Addr,
+    remote: Addr,
+}
+
+/// The place where orders for a session go.
+#[derive(Clone)]
+enum Place {
+    /// The session has ended.
+    Nowhere,
+    Conn(ConnId),
+    /// A session that redials has several connections, one after the other.
+    Home(Arc<Home>),
+}
+
+/// The reactor of a session that redials.
+pub(super) struct Home {
+    reactor: usize,
+    /// The token of the session's connections.
+    token: u64,
+    /// The number of pushes that wait for a connection.
+    pushes: AtomicUsize,
+}
+
+/// The most pushes that wait for a connection. Each holds its message.
+pub(super) const MAX_HELD_PUSHES: usize = 1024;
 
 /// A time that threads share, in microseconds. 0 means none.
 struct SharedTime(AtomicU64);
@@ -63,6 +92,8 @@ pub enum Health {
     Closing,
     /// It has ended.
     Closed,
+    /// Its connection has ended, and a new one is being made. Calls and pushes wait for it.
+    Redialling,
 }
 
 /// The state that the sessions of a peer share.
@@ -92,6 +123,8 @@ pub(super) struct Settings {
     pub(super) call_timeout: Option<Duration>,
     /// The time within which a handler must answer.
     pub(super) handle_timeout: Option<Duration>,
+    /// The policy for new connections of dialled sessions whose dial has none of its own.
+    pub(super) redial: Option<Reconnect>,
     /// The time after which a session closes.
     pub(super) session_age: Option<Duration>,
     /// The time within which a closing session ends its calls.
@@ -127,6 +160,8 @@ pub(super) type Redact = Arc<dyn Fn(&Message<'_>) -> String + Send + Sync>;
 /// A request to the reactor of a session.
 pub(super) enum Order {
     Send(Outgoing),
+    /// Send a message also if the session is not open.
+    Write(Outgoing),
     /// End this call and tell the other side.
     Cancel(Arc<CallState>),
     /// Count the session's age from now.
@@ -147,6 +182,10 @@ pub(super) trait BeforeWrite: Send + Sync {
 pub(super) trait Target: Send + Sync {
     /// Gives an order to the reactor of a connection, or returns it with the reason why the reactor does not take it.
     fn order(&self, conn: ConnId, order: Order) -> Result<(), (HandleError, Box<Order>)>;
+
+    /// Gives an order to the reactor of a session that redials, or returns it with the reason why the reactor does not take
+    /// it.
+    fn order_home(&self, home: &Home, order: Order) -> Result<(), (HandleError, Box<Order>)>;
 
     /// Has a task polled on its reactor. It needs no room in the reactor's mailbox.
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>);
@@ -259,10 +298,13 @@ impl Session {
             handle_timeout: SharedTime::new(settings.handle_timeout),
             id: Mutex::new(id.to_string().into()),
             peer,
-            conn: Mutex::new(Some(conn)),
-            local,
-            remote,
+            end_point: Mutex::new(EndPoint {
+                place: Place::Conn(conn),
+                local,
+                remote,
+            }),
             is_dialled,
+            has_own_id: AtomicBool::new(false),
             health: AtomicU8::new(Health::Open as u8),
             swap: OnceLock::new(),
             end: Mutex::default(),
@@ -275,16 +317,20 @@ impl Session {
     }
 
     /// Returns the session's identifier: the remote address if it was accepted, and the local one if it was dialled, until
-    /// [`set_id`](Self::set_id).
+    /// [`set_id`](Self::set_id). When a session has redialled, the local address is another one, and the identifier follows it
+    /// unless it was set.
     pub fn id(&self) -> Arc<str> {
         self.0.id.lock().clone()
     }
 
     /// Sets the session's identifier. Another session of the peer with this identifier is closed.
     pub fn set_id(&self, id: impl Into<Arc<str>>) {
-        let id = id.into();
-        let old = std::mem::replace(&mut *self.0.id.lock(), id.clone());
-        let replaced = self.0.peer.sessions.rename(self, &old, id);
+        self.0.has_own_id.store(true, Ordering::Release);
+        self.rename(id.into());
+    }
+
+    fn rename(&self, id: Arc<str>) {
+        let replaced = self.0.peer.sessions.rename(self, id);
         if let Some(other) = replaced {
             other.close();
         }
@@ -295,14 +341,14 @@ impl Session {
         Arc::as_ptr(&self.0).addr()
     }
 
-    /// Returns the address of this end.
+    /// Returns the address of this end. It is that of the last connection.
     pub fn local_addr(&self) -> Addr {
-        self.0.local.clone()
+        self.0.end_point.lock().local.clone()
     }
 
-    /// Returns the address of the other end.
+    /// Returns the address of the other end. It is that of the last connection.
     pub fn remote_addr(&self) -> Addr {
-        self.0.remote.clone()
+        self.0.end_point.lock().remote.clone()
     }
 
     /// Returns true if this side has dialled.
@@ -315,6 +361,7 @@ impl Session {
         match self.0.health.load(Ordering::Acquire) {
             0 => Health::Open,
             1 => Health::Closing,
+            3 => Health::Redialling,
             _ => Health::Closed,
         }
     }
@@ -351,7 +398,7 @@ impl Session {
 
     /// Closes the session. New calls are refused from now on, on both sides. Calls under way end first, within the peer's
     /// [`close_within`](super::PeerBuilder::close_within). Then the connection closes, and calls that are left end with
-    /// [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED). Returns at once.
+    /// [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED). Returns at once. A session that redials ends now.
     pub fn close(&self) {
         self.close_within(self.0.peer.settings.close_within);
     }
@@ -403,15 +450,65 @@ impl Session {
 
     /// Marks that no new calls are made.
     pub(super) fn begin_close(&self) {
-        let (open, closing) = (Health::Open as u8, Health::Closing as u8);
-        let health = &self.0.health;
-        let _ = health.compare_exchange(open, closing, Ordering::AcqRel, Ordering::Acquire);
+        self.change_health(Health::Open, Health::Closing);
+        self.change_health(Health::Redialling, Health::Closing);
+    }
+
+    /// Returns false if the session is not in the first state.
+    fn change_health(&self, from: Health, to: Health) -> bool {
+        (self.0.health)
+            .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Gives a session that redials its reactor, and the token of its connections.
+    pub(super) fn settle_at(&self, reactor: usize, token: u64) -> Arc<Home> {
+        let home = Arc::new(Home {
+            reactor,
+            token,
+            pushes: AtomicUsize::new(0),
+        });
+        self.0.end_point.lock().place = Place::Home(home.clone());
+        home
+    }
+
+    /// Marks that the session has lost its connection and makes a new one. Returns false if it is closing.
+    pub(super) fn begin_redial(&self) -> bool {
+        self.change_health(Health::Open, Health::Redialling) || self.health() == Health::Redialling
+    }
+
+    /// Sets the addresses of the new connection.
+    pub(super) fn set_addrs(&self, local: Addr, remote: Addr) {
+        let mut end_point = self.0.end_point.lock();
+        (end_point.local, end_point.remote) = (local, remote);
+    }
+
+    /// Marks that the new connection is open.
+    pub(super) fn end_redial(&self) {
+        self.change_health(Health::Redialling, Health::Open);
+        if !self.0.has_own_id.load(Ordering::Acquire) {
+            self.rename(self.local_addr().to_string().into());
+        }
+    }
+
+    /// Gives way to another session that has the same identifier. A session that redials gets another one if its identifier is
+    /// the address of its last connection, since another connection may have that by now.
+    pub(super) fn give_way(&self) {
+        let place = self.0.end_point.lock().place.clone();
+        let has_own_id = self.0.has_own_id.load(Ordering::Acquire);
+        match place {
+            Place::Home(home) if !has_own_id && self.health() == Health::Redialling => {
+                let id = format!("{}#{}", self.id(), home.token).into();
+                self.0.peer.sessions.relist(self, id);
+            }
+            _ => self.close(),
+        }
     }
 
     /// Marks the end of the session and tells everybody who waits for it.
     pub(super) fn end(&self) {
         self.0.health.store(Health::Closed as u8, Ordering::Release);
-        *self.0.conn.lock() = None;
+        self.0.end_point.lock().place = Place::Nowhere;
         self.0.peer.sessions.remove(self);
         let callbacks = {
             let mut end = self.0.end.lock();
@@ -430,7 +527,8 @@ impl Session {
 
     /// Sends a message as it is. A CALL or a PUSH with an empty `seq` gets the session's next number. Nobody waits for the reply
     /// to a CALL; a plugin may [await](super::Next::Await) it. For messages that make up a protocol of their own, such as those
-    /// before a session opens.
+    /// before a session opens. If the session redials, it goes to the connection that is being made, and is dropped if there is
+    /// none yet.
     ///
     /// # Errors
     ///
@@ -438,7 +536,7 @@ impl Session {
     /// mailbox of its reactor is full.
     pub fn write(&self, message: Message<'static>) -> Result<(), Status> {
         let has_own_seq = message.kind == Kind::Reply || !message.seq.is_empty();
-        self.order(Order::Send(Outgoing {
+        self.order(Order::Write(Outgoing {
             message,
             has_own_seq,
             call: None,
@@ -447,8 +545,16 @@ impl Session {
 
     /// Sends a message. A CALL's waiter is told if that fails.
     pub(super) fn send(&self, mut outgoing: Outgoing) -> Result<(), Status> {
-        if self.health() != Health::Open {
-            return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
+        match self.health() {
+            Health::Open => {}
+            Health::Redialling if outgoing.call.is_none() && !self.has_room_for_push() => {
+                let reason = "too many pushes wait for a connection";
+                return Err(local(code::WRITE_FAILED, reason));
+            }
+            Health::Redialling => {}
+            Health::Closing | Health::Closed => {
+                return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
+            }
         }
         if let Some(plugins) = &self.0.peer.before_write
             && let Err(status) = plugins.before_write(self, &mut outgoing.message)
@@ -463,17 +569,34 @@ impl Session {
         let _ = self.order(Order::Cancel(call));
     }
 
+    fn has_room_for_push(&self) -> bool {
+        match &self.0.end_point.lock().place {
+            Place::Home(home) => home.held_pushes() < MAX_HELD_PUSHES,
+            _ => true,
+        }
+    }
+
     fn order(&self, order: Order) -> Result<(), Status> {
         let closed = || local(code::CONNECTION_CLOSED, "");
-        let conn = *self.0.conn.lock();
-        let (Some(conn), Some(target)) = (conn, self.0.peer.target.get()) else {
+        let place = self.0.end_point.lock().place.clone();
+        let Some(target) = self.0.peer.target.get() else {
             return refuse(order, closed());
         };
-        if is_loop_of(&self.0.peer, conn.reactor()) {
-            give(Work::Order(conn, order));
+        let (reactor, address) = match &place {
+            Place::Conn(conn) => (conn.reactor(), Address::Conn(*conn)),
+            Place::Home(home) => (home.reactor, Address::Home(home.token)),
+            Place::Nowhere => return refuse(order, closed()),
+        };
+        if is_loop_of(&self.0.peer, reactor) {
+            give(Work::Order(address.of_plugin(), order));
             return Ok(());
         }
-        target.order(conn, order).or_else(|(error, order)| {
+        let given = match &place {
+            Place::Conn(conn) => target.order(*conn, order),
+            Place::Home(home) => target.order_home(home, order),
+            Place::Nowhere => Err((HandleError::Closed, Box::new(order))),
+        };
+        given.or_else(|(error, order)| {
             let status = match error {
                 HandleError::Closed => closed(),
                 error => local(code::WRITE_FAILED, error.to_string()),
@@ -485,7 +608,7 @@ impl Session {
 
 /// Returns the reason why an order is not carried out. A call that waits is told.
 fn refuse(order: Order, status: Status) -> Result<(), Status> {
-    if let Order::Send(outgoing) = order {
+    if let Order::Send(outgoing) | Order::Write(outgoing) = order {
         settle(outgoing, &status);
     }
     Err(status)
@@ -556,27 +679,39 @@ impl fmt::Debug for Session {
 pub(super) struct Sessions(Mutex<HashMap<Arc<str>, Session>>);
 
 impl Sessions {
+    // The lock of an identifier comes before that of the sessions, so that a session is listed under the identifier that it has.
+
     /// Adds a session. Returns another one that had its identifier.
     pub(super) fn insert(&self, session: &Session) -> Option<Session> {
-        let id = session.id();
-        self.0.lock().insert(id, session.clone())
+        let id = session.0.id.lock();
+        self.0.lock().insert(id.clone(), session.clone())
     }
 
-    fn rename(&self, session: &Session, old: &str, new: Arc<str>) -> Option<Session> {
+    /// Changes the identifier of a session. Returns another one that had it.
+    fn rename(&self, session: &Session, new: Arc<str>) -> Option<Session> {
+        let mut id = session.0.id.lock();
+        let old = std::mem::replace(&mut *id, new.clone());
         let mut sessions = self.0.lock();
-        if sessions.get(old) != Some(session) {
+        if sessions.get(&old) != Some(session) {
             // It is not listed, or not any more.
             return None;
         }
-        sessions.remove(old);
+        sessions.remove(&old);
         sessions.insert(new, session.clone())
     }
 
+    /// Adds a session again, with a new identifier, after another one has taken its place.
+    fn relist(&self, session: &Session, new: Arc<str>) {
+        let mut id = session.0.id.lock();
+        id.clone_from(&new);
+        self.0.lock().insert(new, session.clone());
+    }
+
     fn remove(&self, session: &Session) {
+        let id = session.0.id.lock();
         let mut sessions = self.0.lock();
-        let id = session.id();
-        if sessions.get(&id) == Some(session) {
-            sessions.remove(&id);
+        if sessions.get(&*id) == Some(session) {
+            sessions.remove(&*id);
         }
     }
 
@@ -605,6 +740,8 @@ thread_local! {
     static HAS_WORK: Cell<bool> = const { Cell::new(false) };
     /// True while a task is polled.
     static IS_POLLING: Cell<bool> = const { Cell::new(false) };
+    /// The connection of a session that redials whose plugins run, with its token.
+    static SETTING_UP: Cell<Option<(u64, ConnId)>> = const { Cell::new(None) };
     static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
 }
 
@@ -613,8 +750,66 @@ thread_local! {
 /// An order for a session of this reactor does not go through the mailbox. It is carried out when the handler returns and
 /// before its reply is sent, so that messages leave in the order in which they were sent.
 pub(super) enum Work {
-    Order(ConnId, Order),
+    Order(Address, Order),
     Poll(Arc<TaskWaker>),
+}
+
+/// The addressee of an order.
+#[derive(Clone, Copy)]
+pub(super) enum Address {
+    Conn(ConnId),
+    /// The session that redials with this token, on whatever connection it has.
+    Home(u64),
+}
+
+impl Address {
+    /// Returns the connection that is being set up, if a plugin of its session gives the order: the plugin's messages cannot
+    /// wait until the session is open.
+    fn of_plugin(self) -> Self {
+        if let Address::Home(token) = self
+            && let Some((own, conn)) = SETTING_UP.get()
+            && token == own
+        {
+            return Address::Conn(conn);
+        }
+        self
+    }
+}
+
+/// Marks, as long as it exists, that the plugins of a session run that redials.
+pub(super) struct SettingUp(());
+
+pub(super) fn begin_setting_up(token: u64, conn: ConnId) -> SettingUp {
+    SETTING_UP.set(Some((token, conn)));
+    SettingUp(())
+}
+
+impl Drop for SettingUp {
+    fn drop(&mut self) {
+        SETTING_UP.set(None);
+    }
+}
+
+impl Home {
+    pub(super) fn reactor(&self) -> usize {
+        self.reactor
+    }
+
+    pub(super) fn token(&self) -> u64 {
+        self.token
+    }
+
+    pub(super) fn held_pushes(&self) -> usize {
+        self.pushes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_push(&self) {
+        self.pushes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_push(&self) {
+        self.pushes.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Marks this thread as a reactor's as long as it exists.

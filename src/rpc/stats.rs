@@ -103,6 +103,8 @@ metric_set! {
         late_answers: counter,
         /// Pushes that could not be sent.
         dropped_pushes: counter,
+        /// Connections of sessions that redialled.
+        redials: counter,
     }
 }
 
@@ -285,6 +287,7 @@ pub(super) struct Counters {
     pub(super) cancels: AtomicU64,
     pub(super) late_answers: AtomicU64,
     pub(super) dropped_pushes: AtomicU64,
+    pub(super) redials: AtomicU64,
 }
 
 impl Counters {
@@ -302,6 +305,7 @@ impl Counters {
             cancels: get(&self.cancels),
             late_answers: get(&self.late_answers),
             dropped_pushes: get(&self.dropped_pushes),
+            redials: get(&self.redials),
         }
     }
 }

@@ -43,6 +43,8 @@ mod proxies;
 mod proxy;
 mod reaching;
 mod reactors;
+#[cfg(feature = "rpc")]
+mod redial;
 mod relay;
 #[cfg(feature = "http")]
 mod reuse;

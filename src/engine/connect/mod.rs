@@ -328,16 +328,8 @@ impl Connect {
                 "it is not for datagrams; connect to a tcp:// address",
             );
         }
-        if self
-            .reconnect
-            .is_some_and(|policy| policy.first.min(policy.longest) < SHORTEST_DELAY)
-        {
-            return bad(
-                "reconnect",
-                "it would try again without a pause; use delays of 1 ms or more",
-            );
-        }
-        Ok(())
+        self.reconnect
+            .map_or(Ok(()), |policy| policy.check("reconnect"))
     }
 }
 
@@ -365,6 +357,15 @@ impl Reconnect {
     pub fn limit(mut self, failures: u32) -> Self {
         self.limit = Some(failures);
         self
+    }
+
+    /// Refuses delays that cannot work. `name` is that of the option.
+    pub(crate) fn check(&self, name: &'static str) -> Result<(), Error> {
+        if self.first.min(self.longest) >= SHORTEST_DELAY {
+            return Ok(());
+        }
+        let problem = "it would try again without a pause; use delays of 1 ms or more".to_owned();
+        Err(Error::Option { name, problem })
     }
 
     /// Returns true if this number of failures in a row ends the attempts.

@@ -1,6 +1,7 @@
 //! The engine's callbacks for the connections of a peer.
 
 mod opening;
+mod redialling;
 mod replies;
 mod sending;
 mod serving;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
+use self::redialling::Redials;
 use self::replies::{Served, obey};
 use super::calls::Calls;
 use super::codec::{ProtocolChoice, Wire};
@@ -24,7 +27,9 @@ use super::peer::{Inner, PeerEngine};
 use super::plugin::{Hooks, Plugins};
 use super::reply::local;
 use super::router::Table;
-use super::session::{Order, Session, Target, TaskWaker, Work, enter, give, has_work, next_work};
+use super::session::{
+    Address, Home, Order, Session, Target, TaskWaker, Work, enter, give, has_work, next_work,
+};
 use super::stats::{Counters, Meters};
 use super::tasks::{Finished, Tasks};
 use super::wire::{Dialect, Kind, Message, Status, code};
@@ -43,6 +48,7 @@ pub struct PeerHandler {
     locals: Rc<Locals>,
     /// The handlers that are futures.
     tasks: Tasks,
+    redials: Redials,
     /// The memory for the body of a reply.
     scratch: Cell<Vec<u8>>,
     /// Counts the messages of each route.
@@ -103,6 +109,14 @@ struct SentCall {
     seq: Box<[u8]>,
     /// The call, for the log.
     logged: Option<Box<Message<'static>>>,
+    /// The message of a call that is sent again when the connection ends.
+    again: Option<Box<SentAgain>>,
+}
+
+struct SentAgain {
+    message: Message<'static>,
+    has_own_seq: bool,
+    by: Option<Instant>,
 }
 
 /// The key of the metadata with the time that the caller still waits, in milliseconds.
@@ -119,11 +133,9 @@ impl Line {
         conversation.awaited = self.calls.len();
     }
 
-    /// Sets the moment at which an open session closes because of its age, shortened by up to a tenth.
+    /// Begins to count the session's age.
     fn begin_age(&mut self, conn: &mut Conn<'_, PeerHandler>) {
-        let jittered = |age: Duration| age.mul_f64(1.0 - fastrand::f64() / 10.0);
-        let age = self.session.age().map(jittered);
-        self.term = age.and_then(|age| conn.now().checked_add(age));
+        self.term = end_of_age(&self.session, conn.now());
         self.set_alarm(conn);
     }
 
@@ -144,6 +156,12 @@ impl Line {
     }
 }
 
+/// Returns the moment at which a session closes because of its age, shortened by up to a tenth, if it is counted from `now`.
+fn end_of_age(session: &Session, now: Instant) -> Option<Instant> {
+    let age = session.age()?;
+    now.checked_add(age.mul_f64(1.0 - fastrand::f64() / 10.0))
+}
+
 impl EventHandler for PeerHandler {
     type Codec = Wire;
     type Session = Line;
@@ -152,7 +170,8 @@ impl EventHandler for PeerHandler {
         let protocol = match info.origin() {
             Origin::Accepted { listener } => self.parts.protocols.get(listener).cloned(),
             Origin::Connected { token } | Origin::Adopted { token } => {
-                self.parts.peer.dials.protocol(token)
+                let first = self.parts.peer.dials.protocol(token);
+                first.or_else(|| self.redials.protocol(token))
             }
         };
         let protocol = protocol.unwrap_or_else(ProtocolChoice::raw);
@@ -180,12 +199,25 @@ impl EventHandler for PeerHandler {
             Origin::Accepted { .. } => None,
             Origin::Connected { token } | Origin::Adopted { token } => Some(token),
         };
-        let session = Session::new(shared.clone(), conn.id(), local, remote, token.is_some());
+        let redialled = token.and_then(|token| self.redials.begin_setup(token, conn.id()));
+        let (session, calls) = match (redialled, token) {
+            (Some((session, calls)), _) => {
+                session.set_addrs(local, remote);
+                (session, calls)
+            }
+            // The session has ended while the connection was being made.
+            (None, Some(token)) if !self.parts.peer.dials.contains(token) => return None,
+            (None, token) => {
+                let (peer, calls) = (shared.clone(), Calls::new(shared.calls.clone()));
+                let session = Session::new(peer, conn.id(), local, remote, token.is_some());
+                (session, calls)
+            }
+        };
         let mut line = Line {
             session,
             token,
             stage: Stage::Early(0),
-            calls: Calls::new(shared.calls.clone()),
+            calls,
             deferred: Deferred::new(shared.deferred.clone()),
             is_answering: false,
             term: None,
@@ -240,7 +272,7 @@ impl EventHandler for PeerHandler {
         while let Some((_, call)) = line.calls.take_expired(now) {
             Counters::count(timeouts);
             let status = local(code::HANDLE_TIMEOUT, "no reply arrived in time");
-            self.fail_call(conn.now(), line, call, status);
+            self.fail_call(conn.now(), &line.session, call, status);
         }
         let mut action = Action::Continue;
         while let Some(mut call) = line.deferred.take_expired(now) {
@@ -269,7 +301,7 @@ impl EventHandler for PeerHandler {
     fn on_close(
         &mut self,
         reactor: &mut Reactor<'_, Self>,
-        _info: &Closed,
+        info: &Closed,
         mut line: Line,
         reason: CloseReason,
     ) {
@@ -277,28 +309,27 @@ impl EventHandler for PeerHandler {
         for call in line.deferred.cancel_all() {
             self.drop_call(&call);
         }
-        line.session.end();
-        match line.stage {
-            Stage::Open => self.parts.plugins.tell(Hooks::POST_DISCONNECT, |plugin| {
-                plugin.post_disconnect(&line.session);
-            }),
-            Stage::Early(_) | Stage::Refused => {
-                let reason = "the connection closed before the session opened";
-                self.end_dial(line.token, Err(local(code::DIAL_FAILED, reason)));
+        match line.token {
+            Some(token) if self.redials.contains(token) => {
+                self.redial(reactor, token, info, line, &reason);
             }
-        }
-        let status = local(code::CONNECTION_CLOSED, reason.to_string());
-        for call in line.calls.drain() {
-            self.fail_call(reactor.now(), &line, call, status.clone());
+            _ => self.end_session(reactor.now(), line, &reason),
         }
         self.carry_out_all(reactor);
     }
 
-    fn on_connect_failed(&mut self, _: &mut Reactor<'_, Self>, failed: FailedConnect) {
-        if failed.retry_in.is_none() {
-            let status = local(code::DIAL_FAILED, failed.error.to_string());
-            self.parts.peer.dials.end(failed.token, Err(status));
-        }
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
+        let is_over = matches!(failed.error, ConnectError::Stopped);
+        let status = local(code::DIAL_FAILED, failed.error.to_string());
+        self.attempt_failed(reactor, failed.token, status, is_over);
+        self.carry_out_all(reactor);
+    }
+
+    fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
+        self.end_redials(reactor);
+        self.carry_out_all(reactor);
     }
 }
 
@@ -313,6 +344,7 @@ impl PeerHandler {
             parts,
             locals: Rc::new(locals),
             tasks: Tasks::default(),
+            redials: Redials::default(),
             scratch: Cell::default(),
         }
     }
@@ -356,34 +388,81 @@ impl PeerHandler {
 
     #[inline(never)]
     fn carry_out_work(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
-        while let Some((id, deed)) = self.next_deed() {
-            if id == conn.id() {
+        while let Some((address, deed)) = self.next_deed() {
+            if self.conn_of(address) == Some(conn.id()) {
                 self.perform(conn, line, deed);
             } else {
-                conn.with(id, |other, line| self.perform(other, line, deed));
+                self.perform_on(&mut conn.reactor(), address, deed);
             }
         }
     }
 
     /// Does the same where no connection is served.
     fn carry_out_all(&self, reactor: &mut Reactor<'_, Self>) {
-        while let Some((id, deed)) = self.next_deed() {
-            reactor.with(id, |conn, line| self.perform(conn, line, deed));
+        while let Some((address, deed)) = self.next_deed() {
+            self.perform_on(reactor, address, deed);
         }
     }
 
-    /// Returns the next deed for a connection. Polls tasks that are woken until then.
-    fn next_deed(&self) -> Option<(ConnId, Deed)> {
+    /// Returns the open connection that an order is for.
+    fn conn_of(&self, address: Address) -> Option<ConnId> {
+        match address {
+            Address::Conn(conn) => Some(conn),
+            Address::Home(token) => self.redials.conn(token),
+        }
+    }
+
+    fn perform_on(&self, reactor: &mut Reactor<'_, Self>, address: Address, deed: Deed) {
+        let mut deed = Some(deed);
+        if let Some(conn) = self.conn_of(address) {
+            reactor.with(conn, |conn, line| {
+                if let Some(deed) = deed.take() {
+                    self.perform(conn, line, deed);
+                }
+            });
+        }
+        // Without an open connection.
+        if let (Address::Home(token), Some(Deed::Order(order))) = (address, deed) {
+            self.order_apart(reactor, token, order);
+        }
+    }
+
+    /// Returns the next deed and its addressee. Polls tasks that are woken until then.
+    fn next_deed(&self) -> Option<(Address, Deed)> {
         loop {
             match next_work()? {
-                Work::Order(conn, order) => return Some((conn, Deed::Order(order))),
+                Work::Order(to, order) => return Some((to, Deed::Order(order))),
                 Work::Poll(waker) => {
                     if let Some(finished) = self.tasks.poll(waker) {
-                        return Some((finished.conn, Deed::Finish(finished)));
+                        let to = Address::Conn(finished.conn);
+                        return Some((to, Deed::Finish(finished)));
                     }
                 }
             }
         }
+    }
+
+    /// Ends a session with its connection.
+    fn end_session(&self, now: Instant, mut line: Line, reason: &CloseReason) {
+        line.session.end();
+        match line.stage {
+            Stage::Open => self.disconnected(&line.session),
+            Stage::Early(_) | Stage::Refused => {
+                let reason = "the connection closed before the session opened";
+                self.end_dial(line.token, Err(local(code::DIAL_FAILED, reason)));
+            }
+        }
+        let status = local(code::CONNECTION_CLOSED, reason.to_string());
+        for call in line.calls.drain() {
+            self.fail_call(now, &line.session, call, status.clone());
+        }
+    }
+
+    /// Tells the plugins that an open session has ended.
+    fn disconnected(&self, session: &Session) {
+        self.parts.plugins.tell(Hooks::POST_DISCONNECT, |plugin| {
+            plugin.post_disconnect(session);
+        });
     }
 
     fn perform(&self, conn: &mut Conn<'_, Self>, line: &mut Line, deed: Deed) {
@@ -420,6 +499,25 @@ impl Target for Engine<PeerHandler> {
         };
         let given = handle.give(OrderTask(order));
         given.map_err(|(error, task)| (error, Box::new(task.0)))
+    }
+
+    fn order_home(&self, home: &Home, order: Order) -> Result<(), (HandleError, Box<Order>)> {
+        // The engine does not return a task that it refuses.
+        let order = Arc::new(Mutex::new(Some(order)));
+        let (given, token) = (order.clone(), home.token());
+        let result = self.run_on(home.reactor(), move |handler, reactor| {
+            let _entered = enter(&handler.parts.peer.shared, reactor.id());
+            let order = given.lock().take();
+            if let Some(order) = order {
+                handler.perform_on(reactor, Address::Home(token), Deed::Order(order));
+                handler.carry_out_all(reactor);
+            }
+        });
+        let Err(error) = result else {
+            return Ok(());
+        };
+        let order = order.lock().take();
+        order.map_or(Ok(()), |order| Err((error, Box::new(order))))
     }
 
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {

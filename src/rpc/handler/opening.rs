@@ -3,7 +3,7 @@
 use super::{EARLY_TIME, Line, PeerHandler, Stage};
 use crate::engine::handler::{Action, Conn};
 use crate::rpc::plugin::{Hooks, Next, guarded};
-use crate::rpc::session::Session;
+use crate::rpc::session::{Session, begin_setting_up};
 use crate::rpc::wire::{Message, Status};
 
 impl PeerHandler {
@@ -14,6 +14,7 @@ impl PeerHandler {
             false => Hooks::POST_ACCEPT,
         };
         let rest = self.parts.plugins.with(hook);
+        let setting_up = (line.token).map(|token| begin_setting_up(token, conn.id()));
         for (place, plugin) in rest.filter(|(place, _)| *place >= from) {
             let next = guarded(plugin, || match hook {
                 Hooks::POST_DIAL => plugin.post_dial(&line.session),
@@ -25,12 +26,21 @@ impl PeerHandler {
                 Err(status) => return self.refuse_session(conn, line, status),
             }
         }
+        drop(setting_up);
         line.stage = Stage::Open;
-        line.begin_age(conn);
+        line.term = None;
         conn.codec_mut().conversation_mut().is_early = false;
+        if line
+            .token
+            .is_some_and(|token| self.redials.has_session(token))
+        {
+            return self.go_on(conn, line);
+        }
+        line.begin_age(conn);
+        self.settle_home(conn, line);
         let sessions = &self.parts.peer.shared.sessions;
         if let Some(other) = sessions.insert(&line.session) {
-            other.close();
+            other.give_way();
         }
         self.end_dial(line.token, Ok(line.session.clone()));
     }
@@ -57,7 +67,10 @@ impl PeerHandler {
         };
         let session = &line.session;
         let next = match self.parts.plugins.get(place) {
-            Some(plugin) => guarded(plugin, || plugin.early(session, message)),
+            Some(plugin) => {
+                let _setting_up = (line.token).map(|token| begin_setting_up(token, conn.id()));
+                guarded(plugin, || plugin.early(session, message))
+            }
             None => Ok(Next::Go),
         };
         match next {
@@ -75,6 +88,9 @@ impl PeerHandler {
     fn refuse_session(&self, conn: &mut Conn<'_, Self>, line: &mut Line, status: Status) {
         log::info!(target: "epicycle::rpc", "{}: the session is refused: {status}", conn.peer_addr());
         line.stage = Stage::Refused;
+        if let Some(token) = line.token {
+            self.redials.refused(token, &status);
+        }
         self.end_dial(line.token, Err(status));
     }
 

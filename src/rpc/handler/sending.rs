@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{CANCEL, Line, PeerHandler, SentCall, Stage, TIMEOUT};
+use super::{CANCEL, Line, PeerHandler, SentAgain, SentCall, Stage, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::rpc::calls::Open;
@@ -45,7 +45,7 @@ impl PeerHandler {
 
     pub(super) fn execute(&self, conn: &mut Conn<'_, Self>, line: &mut Line, order: Order) {
         match order {
-            Order::Send(outgoing) => self.send(conn, line, outgoing),
+            Order::Send(outgoing) | Order::Write(outgoing) => self.send(conn, line, outgoing),
             Order::Cancel(call) => self.cancel(conn, line, &call),
             Order::Age => {
                 if line.stage == Stage::Open && !conn.codec().conversation().is_closing {
@@ -83,7 +83,7 @@ impl PeerHandler {
             let mut text = itoa::Buffer::new();
             outgoing.message.seq = text.format(number).as_bytes().to_vec().into();
         }
-        let Some(call) = outgoing.call else {
+        let Some(call) = outgoing.call.take() else {
             match conn.send(&outgoing.message) {
                 Ok(()) => {
                     self.after_write(line, &outgoing.message);
@@ -91,6 +91,9 @@ impl PeerHandler {
                         outgoing.message.size = conn.codec().last_sent();
                         self.log().push_out(&line.session, &outgoing.message);
                     }
+                }
+                Err(WriteError::Closed) if self.outlives(line) => {
+                    self.hold(line, outgoing, conn.now());
                 }
                 Err(error) => {
                     Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
@@ -121,10 +124,14 @@ impl PeerHandler {
             outgoing.message.meta.set(TIMEOUT, millis.to_string());
         }
         if let Err(error) = conn.send(&outgoing.message) {
+            if matches!(error, WriteError::Closed) && self.outlives(line) {
+                outgoing.call = Some(call);
+                return self.hold(line, outgoing, now);
+            }
             return call.waiter.settle(Err(unsent(&error)));
         }
         self.after_write(line, &outgoing.message);
-        let sent = SentCall {
+        let mut sent = SentCall {
             waiter: call.waiter,
             seq: (&*outgoing.message.seq).into(),
             logged: self.log().is_on().then(|| {
@@ -132,11 +139,19 @@ impl PeerHandler {
                 sent.size = conn.codec().last_sent();
                 Box::new(sent)
             }),
+            again: None,
         };
         let number = number.unwrap_or_else(|| line.calls.next_number());
         sent.waiter.sent(number);
-        let own_seq = outgoing.has_own_seq.then_some(&*outgoing.message.seq);
-        line.calls.insert(number, own_seq, sent, now, timeout);
+        let own_seq = outgoing.has_own_seq.then(|| sent.seq.clone());
+        if call.is_idempotent && self.outlives(line) {
+            sent.again = Some(Box::new(SentAgain {
+                message: outgoing.message,
+                has_own_seq: outgoing.has_own_seq,
+                by: timeout.and_then(|timeout| now.checked_add(timeout)),
+            }));
+        }
+        (line.calls).insert(number, own_seq.as_deref(), sent, now, timeout);
         line.update(conn);
         line.set_alarm(conn);
     }
@@ -162,7 +177,7 @@ impl PeerHandler {
             send_cancel(conn, line, &call.value.seq);
             let reason = "the session closed before the reply";
             let status = local(code::CONNECTION_CLOSED, reason);
-            self.fail_call(conn.now(), line, call, status);
+            self.fail_call(conn.now(), &line.session, call, status);
         }
         for call in line.deferred.cancel_all() {
             self.drop_call(&call);
@@ -177,20 +192,20 @@ impl PeerHandler {
         line.update(conn);
         send_cancel(conn, line, &call.value.seq);
         Counters::count(&self.parts.peer.shared.counters.cancels);
-        self.fail_call(conn.now(), line, call, local(code::CANCELLED, ""));
+        self.fail_call(conn.now(), &line.session, call, local(code::CANCELLED, ""));
     }
 
     /// Ends a call that has no reply.
     pub(super) fn fail_call(
         &self,
         now: Instant,
-        line: &Line,
+        session: &Session,
         call: Open<SentCall>,
         status: Status,
     ) {
         if let Some(sent) = &call.value.logged {
             let cost = now.saturating_duration_since(call.sent);
-            self.log().call_out(&line.session, sent, Err(&status), cost);
+            self.log().call_out(session, sent, Err(&status), cost);
         }
         call.value.waiter.settle(Err(status));
     }
