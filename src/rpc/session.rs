@@ -749,6 +749,10 @@ thread_local! {
 ///
 /// An order for a session of this reactor does not go through the mailbox. It is carried out when the handler returns and
 /// before its reply is sent, so that messages leave in the order in which they were sent.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most pieces are orders, and a box would cost each message an allocation"
+)]
 pub(super) enum Work {
     Order(Address, Order),
     Poll(Arc<TaskWaker>),
