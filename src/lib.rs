@@ -128,7 +128,7 @@ struct Tuning;
 #[doc = include_str!("../docs/testing.md")]
 struct Testing;
 
-#[cfg(all(doctest, feature = "rpc"))]
+#[cfg(all(doctest, feature = "rpc", feature = "ws"))]
 #[doc = include_str!("../docs/rpc.md")]
 struct Rpc;
 

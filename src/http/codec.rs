@@ -48,6 +48,12 @@ impl HttpCodec {
         }
     }
 
+    /// Changes the limits.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.reader.limits = limits;
+    }
+
     /// Returns true if the connection has changed to another protocol.
     pub fn is_upgraded(&self) -> bool {
         self.exchange.is_upgraded()

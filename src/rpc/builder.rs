@@ -35,6 +35,9 @@ pub struct PeerBuilder {
     right: Plugins,
 }
 
+/// The bytes around a message that the engine holds with it: the head of an HTTP request, the header of a WebSocket frame.
+const AROUND_MESSAGE: usize = if cfg!(feature = "http") { 32 << 10 } else { 0 };
+
 impl Peer {
     /// Returns the options of a peer, at their defaults.
     pub fn builder() -> PeerBuilder {
@@ -79,22 +82,26 @@ impl PeerBuilder {
     }
 
     /// Adds an address or socket to listen on, with a protocol of its own.
-    pub fn listen_with(mut self, listen: impl Into<Listen>, protocol: ProtocolChoice) -> Self {
+    pub fn listen_with(
+        mut self,
+        listen: impl Into<Listen>,
+        protocol: impl Into<ProtocolChoice>,
+    ) -> Self {
         self.server = self.server.and(listen);
-        self.protocols.push(Some(protocol));
+        self.protocols.push(Some(protocol.into()));
         self
     }
 
     /// Sets the protocol of the listeners that have none of their own. Default: the raw protocol, in the dialect of each
     /// connection's first message.
-    pub fn protocol(mut self, protocol: ProtocolChoice) -> Self {
-        self.protocol = Some(protocol);
+    pub fn protocol(mut self, protocol: impl Into<ProtocolChoice>) -> Self {
+        self.protocol = Some(protocol.into());
         self
     }
 
     /// Sets the protocol of outbound connections that have none of their own. Default: the raw protocol of v4.1.
-    pub fn dial_protocol(mut self, protocol: ProtocolChoice) -> Self {
-        self.dial_protocol = protocol;
+    pub fn dial_protocol(mut self, protocol: impl Into<ProtocolChoice>) -> Self {
+        self.dial_protocol = protocol.into();
         self
     }
 
@@ -353,8 +360,9 @@ impl PeerBuilder {
         };
         let default = self.protocol.unwrap_or_else(ProtocolChoice::raw);
         let protocols = self.protocols.into_iter();
-        // The engine holds at most one message of an input.
-        let server = self.server.max_frame(self.formats.limits.message);
+        // The engine holds at most one message of an input, with what is around it.
+        let max_frame = self.formats.limits.message.saturating_add(AROUND_MESSAGE);
+        let server = self.server.max_frame(max_frame);
         let sees_writes = plugins.have(Hooks::PRE_WRITE_CALL | Hooks::PRE_WRITE_PUSH);
         let before_write = sees_writes.then(|| plugins.clone() as Arc<dyn BeforeWrite>);
         let formats = Arc::new(self.formats);

@@ -3,11 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::wire::{
-    Codecs, Dialect, Filters, JsonProtocol, Limits, Message, PbProtocol, Protocol, RawProtocol,
+    Codecs, Dialect, Filters, JsonProtocol, Kind, Limits, Message, PbProtocol, Protocol,
+    RawProtocol,
 };
+use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
-use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
+use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 
 /// The codec of connections that carry [`Message`]s, in one of the [protocols](super::wire#protocols-and-dialects).
 ///
@@ -56,13 +60,151 @@ use crate::codec::{Codec, Decoded, Encode, FrameError, Stage};
 /// ```
 pub struct Wire {
     protocol: Box<dyn Protocol>,
+    /// None if the messages are on the stream itself.
+    carrier: Option<Box<dyn Carrier>>,
     formats: Arc<Formats>,
     conversation: Option<Conversation>,
     /// True if a message has begun and its rest has not arrived.
     is_receiving: bool,
     /// The size of the last message that was sent.
     sent: usize,
+    /// True if the frame that was found last is a [greeting](Wire::take_greeting).
+    greets: bool,
 }
+
+/// What carries the messages of a connection that are not on the stream itself: HTTP, a WebSocket.
+///
+/// It is a state machine without a socket, as a codec is.
+#[cfg_attr(
+    not(feature = "ws"),
+    allow(dead_code, reason = "without `ws` there are fewer carriers")
+)]
+pub(super) trait Carrier: Send {
+    /// Returns the name of the carrier and of the messages in it.
+    fn name(&self) -> &'static str;
+
+    /// Returns what takes the place of this carrier on a connection whose first byte is this one.
+    fn choose(&self, first: u8) -> Option<Carried> {
+        let _ = first;
+        None
+    }
+
+    /// Looks for the first message in `src`.
+    fn decode<'a>(
+        &mut self,
+        src: &'a mut [u8],
+        inside: &mut Inside<'_>,
+    ) -> Result<Decoded<Found<'a>>, FrameError> {
+        let _ = (src, inside);
+        Err(not_ready())
+    }
+
+    fn encode(
+        &mut self,
+        message: &Message<'_>,
+        inside: &mut Inside<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        let _ = (message, inside, dst);
+        Err(not_ready())
+    }
+
+    /// Appends a message that the protocol has encoded already.
+    fn put_encoded(&mut self, message: &Bytes, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        let _ = (message, dst);
+        Err(not_ready())
+    }
+
+    /// Begins the handshake of a client, or answers what [`Found::Greeting`] has told of. Returns what takes the place of this
+    /// carrier, if anything does.
+    fn greet(
+        &mut self,
+        ends: &Ends<'_>,
+        inside: &mut Inside<'_>,
+        dst: &mut Outbox<'_>,
+    ) -> Result<Option<Carried>, FrameError> {
+        let _ = (ends, inside, dst);
+        Ok(None)
+    }
+
+    /// Returns true once messages can be sent.
+    fn is_ready(&self) -> bool {
+        false
+    }
+
+    /// Returns true if nothing but replies can be sent.
+    fn only_answers(&self) -> bool {
+        false
+    }
+
+    fn take_cost(&mut self) -> usize {
+        0
+    }
+
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
+        let _ = dst;
+    }
+
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        let _ = (cause, dst);
+    }
+
+    fn refused_status(&self) -> Option<u16> {
+        None
+    }
+
+    fn begin_drain(&mut self) {}
+
+    fn stage(&self) -> Stage {
+        Stage::Idle
+    }
+}
+
+/// Returns the error of a message that comes before the handshake has ended.
+pub(super) fn not_ready() -> FrameError {
+    FrameError::Other("the session is not open yet".into())
+}
+
+/// What a [`Carrier`] finds in the input.
+#[cfg_attr(
+    not(feature = "ws"),
+    allow(dead_code, reason = "without `ws` there are fewer carriers")
+)]
+pub(super) enum Found<'a> {
+    Message(Message<'a>),
+    /// The handshake of a client is complete, or something is to be [answered](Carrier::greet).
+    Greeting,
+}
+
+/// The protocol inside a [`Carrier`], and what it needs.
+#[cfg_attr(
+    not(feature = "ws"),
+    allow(dead_code, reason = "without `ws` there are fewer carriers")
+)]
+pub(super) struct Inside<'w> {
+    pub(super) protocol: &'w mut dyn Protocol,
+    pub(super) formats: &'w Formats,
+    pub(super) limits: &'w Limits,
+    /// True if the connection closes after this message.
+    pub(super) is_last: bool,
+}
+
+/// The ends of a connection that is open.
+#[cfg_attr(
+    not(feature = "ws"),
+    allow(dead_code, reason = "without `ws` there are fewer carriers")
+)]
+pub(super) struct Ends<'a> {
+    pub(super) local: &'a Addr,
+    pub(super) remote: &'a Addr,
+    pub(super) is_tls: bool,
+}
+
+/// An item that is sent to begin or answer a handshake: see [`Carrier::greet`].
+pub(super) struct Greeting<'a>(pub(super) Ends<'a>);
+
+/// A message that is encoded already: see [`Wire::encode_inside`].
+pub(super) struct Encoded<'a>(pub(super) &'a Bytes);
 
 /// The limits and registries of a peer's messages.
 #[derive(Clone, Debug, Default)]
@@ -96,9 +238,11 @@ impl Wire {
                 filters: Filters::standard(),
                 ..Formats::default()
             }),
+            carrier: None,
             conversation: None,
             is_receiving: false,
             sent: 0,
+            greets: false,
         }
     }
 
@@ -120,13 +264,15 @@ impl Wire {
     }
 
     /// Returns a codec for a peer's connection.
-    pub(crate) fn conversing(protocol: Box<dyn Protocol>, formats: Arc<Formats>) -> Self {
+    pub(super) fn conversing(carried: Carried, formats: Arc<Formats>) -> Self {
         Self {
-            protocol,
+            protocol: carried.protocol,
+            carrier: carried.carrier,
             formats,
             conversation: Some(Conversation::default()),
             is_receiving: false,
             sent: 0,
+            greets: false,
         }
     }
 
@@ -147,7 +293,113 @@ impl Wire {
 
     /// Returns the protocol's name, for logs.
     pub fn protocol(&self) -> &'static str {
-        self.protocol.name()
+        match &self.carrier {
+            Some(carrier) => carrier.name(),
+            None => self.protocol.name(),
+        }
+    }
+
+    /// Returns true once messages can be sent.
+    pub(super) fn is_ready(&self) -> bool {
+        self.carrier
+            .as_ref()
+            .is_none_or(|carrier| carrier.is_ready())
+    }
+
+    /// Returns true if nothing but replies can be sent.
+    pub(super) fn only_answers(&self) -> bool {
+        let carrier = self.carrier.as_ref();
+        carrier.is_some_and(|carrier| carrier.only_answers())
+    }
+
+    /// Returns true, once, if the frame that was found last is no message: a handshake has come to its end, or there is
+    /// something to be answered with a [`Greeting`].
+    pub(super) fn take_greeting(&mut self) -> bool {
+        std::mem::take(&mut self.greets)
+    }
+
+    /// Encodes a message for all connections with [the same messages](Self::kind_of_messages).
+    pub(super) fn encode_inside(&mut self, message: &Message<'_>) -> Result<Bytes, FrameError> {
+        let mut bytes = Vec::new();
+        self.protocol
+            .encode(message, &self.formats.filters, &mut bytes)?;
+        Ok(bytes.into())
+    }
+
+    /// Returns a value that is the same for all connections on which a message has the same bytes.
+    pub(super) fn kind_of_messages(&self) -> (&'static str, &'static str, Dialect) {
+        (self.protocol(), self.protocol.name(), self.dialect())
+    }
+
+    #[inline(never)]
+    fn decode_carried<'a>(
+        &mut self,
+        src: &'a mut [u8],
+    ) -> Result<Decoded<Message<'a>>, FrameError> {
+        if let (Some(carrier), Some(first)) = (&self.carrier, src.first())
+            && let Some(chosen) = carrier.choose(*first)
+        {
+            (self.protocol, self.carrier) = (chosen.protocol, chosen.carrier);
+        }
+        let early;
+        let formats = &*self.formats;
+        let limits = match &self.conversation {
+            Some(conversation) if conversation.is_early => {
+                early = formats.limits.before_session();
+                &early
+            }
+            _ => &formats.limits,
+        };
+        let Some(carrier) = &mut self.carrier else {
+            // The session opens, and then the same bytes are a message.
+            self.greets = true;
+            return Ok(Decoded::Frame {
+                frame: Message::new(Kind::Push),
+                consumed: 0,
+            });
+        };
+        let mut inside = Inside {
+            protocol: &mut *self.protocol,
+            formats,
+            limits,
+            is_last: false,
+        };
+        let decoded = carrier.decode(src, &mut inside)?;
+        self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
+        self.greets = matches!(
+            decoded,
+            Decoded::Frame {
+                frame: Found::Greeting,
+                ..
+            }
+        );
+        Ok(decoded.map(|found| match found {
+            Found::Message(message) => message,
+            Found::Greeting => Message::new(Kind::Push),
+        }))
+    }
+
+    /// Passes an item on to the carrier.
+    #[inline(never)]
+    fn carry<T: Default>(
+        &mut self,
+        put: impl FnOnce(&mut dyn Carrier, &mut Inside<'_>) -> Result<T, FrameError>,
+    ) -> Result<T, FrameError> {
+        let Conversation {
+            is_closing,
+            is_draining,
+            ..
+        } = self.conversation();
+        let Some(carrier) = &mut self.carrier else {
+            return Ok(T::default());
+        };
+        let mut inside = Inside {
+            protocol: &mut *self.protocol,
+            formats: &self.formats,
+            limits: &self.formats.limits,
+            is_last: is_closing || is_draining,
+        };
+        put(&mut **carrier, &mut inside)
     }
 
     /// Returns the size of the last message that was sent, in bytes.
@@ -174,6 +426,9 @@ impl Codec for Wire {
     }
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Message<'a>>, FrameError> {
+        if self.carrier.is_some() {
+            return self.decode_carried(src);
+        }
         let formats = &*self.formats;
         let early;
         let limits = match &self.conversation {
@@ -188,8 +443,34 @@ impl Codec for Wire {
         Ok(decoded)
     }
 
+    fn take_cost(&mut self) -> usize {
+        match &mut self.carrier {
+            Some(carrier) => carrier.take_cost(),
+            None => 0,
+        }
+    }
+
+    fn poll_output(&mut self, dst: &mut Outbox<'_>) {
+        if let Some(carrier) = &mut self.carrier {
+            carrier.poll_output(dst);
+        }
+    }
+
+    fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        if let Some(carrier) = &mut self.carrier {
+            carrier.close_notice(cause, dst);
+        }
+    }
+
+    fn refused_status(&self) -> Option<u16> {
+        self.carrier.as_ref()?.refused_status()
+    }
+
     fn begin_drain(&mut self) {
         self.conversation_mut().is_draining = true;
+        if let Some(carrier) = &mut self.carrier {
+            carrier.begin_drain();
+        }
     }
 
     fn stage(&self) -> Stage {
@@ -199,7 +480,15 @@ impl Codec for Wire {
             is_closing,
             ..
         } = self.conversation();
-        match (self.is_receiving, owed > 0, awaited > 0) {
+        let mut is_receiving = self.is_receiving;
+        if let Some(carrier) = &self.carrier {
+            match carrier.stage() {
+                Stage::Idle => {}
+                Stage::Receiving => is_receiving = true,
+                other => return other,
+            }
+        }
+        match (is_receiving, owed > 0, awaited > 0) {
             (_, false, false) if is_closing => Stage::Finished,
             (false, false, false) => Stage::Idle,
             (false, true, _) => Stage::Answering,
@@ -212,17 +501,71 @@ impl Codec for Wire {
 }
 
 impl Encode<&Message<'_>> for Wire {
+    #[inline]
     fn encode(&mut self, message: &Message<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         let before = dst.len();
-        self.protocol.encode(message, &self.formats.filters, dst)?;
+        if self.carrier.is_some() {
+            self.carry(|carrier, inside| carrier.encode(message, inside, dst))?;
+        } else {
+            self.protocol.encode(message, &self.formats.filters, dst)?;
+        }
         self.sent = dst.len() - before;
         Ok(())
     }
 }
 
-/// A choice among the built-in protocols, or a custom one. Each connection gets a value of its own.
+impl Encode<Greeting<'_>> for Wire {
+    fn encode(&mut self, greeting: Greeting<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        let next = self.carry(|carrier, inside| carrier.greet(&greeting.0, inside, dst))?;
+        if let Some(next) = next {
+            (self.protocol, self.carrier) = (next.protocol, next.carrier);
+        }
+        Ok(())
+    }
+}
+
+impl Encode<Encoded<'_>> for Wire {
+    fn encode(&mut self, encoded: Encoded<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
+        if self.carrier.is_some() {
+            return self.carry(|carrier, _| carrier.put_encoded(encoded.0, dst));
+        }
+        dst.put_shared(encoded.0.clone());
+        Ok(())
+    }
+}
+
+/// The choice of a protocol, and of what carries it, for a listener or a dial. Each connection gets a value of its own.
+///
+/// The functions here are for messages on the stream itself.
+#[cfg_attr(
+    feature = "http",
+    doc = "An [`Http`](super::Http) can be used where a choice is wanted."
+)]
+#[cfg_attr(feature = "ws", doc = "So can a [`WebSocket`](super::WebSocket).")]
 #[derive(Clone)]
-pub struct ProtocolChoice(Arc<dyn Fn() -> Box<dyn Protocol> + Send + Sync>);
+pub struct ProtocolChoice {
+    make: Arc<dyn Fn(&Side) -> Carried + Send + Sync>,
+    /// The host and port that are dialled.
+    host: Option<Arc<str>>,
+}
+
+/// The side of a connection that a protocol is made for.
+#[derive(Clone, Debug)]
+#[cfg_attr(
+    not(feature = "ws"),
+    allow(dead_code, reason = "without `ws` there are fewer carriers")
+)]
+pub(super) enum Side {
+    Accepted,
+    /// The host and port are those that were dialled. They are unknown for a socket that was adopted.
+    Dialled(Option<Arc<str>>),
+}
+
+/// A protocol, and what carries it.
+pub(super) struct Carried {
+    pub(super) protocol: Box<dyn Protocol>,
+    pub(super) carrier: Option<Box<dyn Carrier>>,
+}
 
 impl ProtocolChoice {
     /// The raw protocol for a listener, which finds out the dialect of each connection.
@@ -252,18 +595,106 @@ impl ProtocolChoice {
 
     /// A protocol of the application's: `make` is called for each connection.
     pub fn custom<P: Protocol + 'static>(make: impl Fn() -> P + Send + Sync + 'static) -> Self {
-        Self(Arc::new(move || Box::new(make())))
+        Self::by(move |_| Carried {
+            protocol: Box::new(make()),
+            carrier: None,
+        })
     }
 
-    pub(crate) fn make(&self) -> Box<dyn Protocol> {
-        (self.0)()
+    pub(super) fn by(make: impl Fn(&Side) -> Carried + Send + Sync + 'static) -> Self {
+        Self {
+            make: Arc::new(make),
+            host: None,
+        }
+    }
+
+    /// Returns the choice for connections to this host.
+    pub(super) fn towards(self, host: Option<String>) -> Self {
+        Self {
+            host: host.map(Arc::from),
+            ..self
+        }
+    }
+
+    pub(super) fn accepted(&self) -> Carried {
+        (self.make)(&Side::Accepted)
+    }
+
+    pub(super) fn dialled(&self) -> Carried {
+        (self.make)(&Side::Dialled(self.host.clone()))
+    }
+}
+
+/// Takes either of two protocols on one port, by the first byte of each connection.
+#[cfg(feature = "http")]
+struct Detect {
+    stream: ProtocolChoice,
+    http: ProtocolChoice,
+}
+
+#[cfg(feature = "http")]
+impl ProtocolChoice {
+    /// Takes HTTP as well, by the first byte of each connection: a message begins with its size, whose first byte is
+    /// practically always 0, and a request with a capital letter.
+    ///
+    /// A connection of this choice that is dialled uses the protocol on the stream. A limit of messages above 1 GiB would
+    /// allow sizes whose first byte is a letter. Their connections would be taken for HTTP.
+    ///
+    /// ```
+    /// use epicycle::rpc::{Http, Peer, ProtocolChoice};
+    ///
+    /// // Raw messages of either dialect, and requests of browsers.
+    /// let protocol = ProtocolChoice::raw().or_http(Http::new());
+    /// let peer = Peer::builder().listen_with("tcp://127.0.0.1:0", protocol).start()?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    #[must_use]
+    pub fn or_http(self, http: impl Into<Self>) -> Self {
+        let http = http.into();
+        Self::by(move |side| {
+            let stream = (self.make)(side);
+            match side {
+                Side::Dialled(_) => stream,
+                Side::Accepted => Carried {
+                    protocol: stream.protocol,
+                    carrier: Some(Box::new(Detect {
+                        stream: self.clone(),
+                        http: http.clone(),
+                    })),
+                },
+            }
+        })
+    }
+}
+
+#[cfg(feature = "http")]
+impl Carrier for Detect {
+    fn name(&self) -> &'static str {
+        "unknown yet"
+    }
+
+    fn choose(&self, first: u8) -> Option<Carried> {
+        let chosen = match first {
+            b'A'..=b'Z' => &self.http,
+            _ => &self.stream,
+        };
+        Some(chosen.accepted())
+    }
+}
+
+impl Carried {
+    fn name(&self) -> &'static str {
+        match &self.carrier {
+            Some(carrier) => carrier.name(),
+            None => self.protocol.name(),
+        }
     }
 }
 
 impl fmt::Debug for ProtocolChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("ProtocolChoice")
-            .field(&self.make().name())
+            .field(&self.dialled().name())
             .finish()
     }
 }

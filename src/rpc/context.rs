@@ -322,6 +322,22 @@ pub(super) struct ReplyHead {
     pub(super) filters: FilterPipe<'static>,
 }
 
+impl ReplyHead {
+    /// Tells the media type of a body that has one of its own.
+    #[inline]
+    pub(super) fn set_content_type<R: EncodeBody>(&mut self, value: &R) {
+        if let Some(media) = value.content_type() {
+            self.codec = Some(Codec::PLAIN);
+            if self.meta.get(CONTENT_TYPE).is_none() {
+                self.meta.add(CONTENT_TYPE, media);
+            }
+        }
+    }
+}
+
+/// The key of the metadata with the media type of a body.
+const CONTENT_TYPE: &str = "Content-Type";
+
 impl<'a> CallCtx<'a> {
     pub(super) fn new(
         incoming: &'a Incoming<'a>,
@@ -389,6 +405,7 @@ impl<'a> CallCtx<'a> {
         value: &R,
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
+        self.reply.set_content_type(value);
         let codec = reply_codec(self.incoming, &mut self.reply);
         encode_reply(&self.session, self.dialect, codec, value, out)
     }
@@ -445,7 +462,11 @@ impl AsyncCtx {
 
     /// Encodes the body of the reply.
     pub(super) fn encode<R: EncodeBody>(&self, value: &R) -> Result<Vec<u8>, Status> {
-        let codec = reply_codec(&self.incoming, &mut self.reply.borrow_mut());
+        let codec = {
+            let mut reply = self.reply.borrow_mut();
+            reply.set_content_type(value);
+            reply_codec(&self.incoming, &mut reply)
+        };
         let mut body = Vec::new();
         encode_reply(&self.session, self.dialect, codec, value, &mut body)?;
         Ok(body)

@@ -32,6 +32,8 @@ mod deferred;
 mod dials;
 mod handler;
 mod held;
+#[cfg(feature = "http")]
+mod http;
 mod logging;
 mod outgoing;
 mod paths;
@@ -47,6 +49,8 @@ mod slot;
 mod stats;
 mod swap;
 mod tasks;
+#[cfg(feature = "ws")]
+mod websocket;
 pub mod wire;
 
 pub use self::builder::PeerBuilder;
@@ -54,6 +58,8 @@ pub use self::call::{Call, CallFuture, Pending, Push};
 pub use self::codec::{ProtocolChoice, Wire};
 pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
+#[cfg(feature = "http")]
+pub use self::http::Http;
 pub use self::peer::{DialFuture, Peer};
 pub use self::plugin::{Hooks, Next, Plugin};
 pub use self::reply::{FromReply, Reply};
@@ -63,5 +69,7 @@ pub use self::router::Router;
 pub use self::session::{Health, Session};
 pub use self::stats::{Outcome, PeerStats, RouteReport, RouteStats, Stats};
 pub use self::swap::Swap;
+#[cfg(feature = "ws")]
+pub use self::websocket::WebSocket;
 pub use self::wire::{Codec, Status, code};
 pub use crate::{controller, push_controller};

@@ -197,14 +197,14 @@ impl Peer {
     pub fn dial_with(
         &self,
         to: impl Into<Connect>,
-        protocol: ProtocolChoice,
+        protocol: impl Into<ProtocolChoice>,
     ) -> Result<Session, Status> {
         if is_on_loop() {
             let reason = "`dial` on a reactor's thread would wait for itself; use `dial_then`";
             return Err(local(code::DIAL_FAILED, reason));
         }
         let (waiter, slot) = DialWaiter::slot();
-        self.connect(to.into(), protocol, waiter);
+        self.connect(to.into(), protocol.into(), waiter);
         slot.wait()
     }
 
@@ -235,7 +235,7 @@ impl Peer {
     pub fn serve(
         &self,
         socket: impl Into<OwnedFd>,
-        protocol: ProtocolChoice,
+        protocol: impl Into<ProtocolChoice>,
     ) -> Result<Session, Status> {
         if is_on_loop() {
             let reason = "`serve` on a reactor's thread would wait for itself";
@@ -243,13 +243,14 @@ impl Peer {
         }
         let (waiter, slot) = DialWaiter::slot();
         let socket = socket.into();
-        self.begin(protocol, None, waiter, |engine, token| {
+        self.begin(protocol.into(), None, waiter, |engine, token| {
             engine.adopt(socket, token)
         });
         slot.wait()
     }
 
     fn connect(&self, mut connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+        let protocol = protocol.towards(connect.host_and_port());
         // The peer itself makes further connections, since they belong to the same session.
         let own = connect.reconnect.take();
         if let Some(Err(error)) = own.map(|policy| policy.check("reconnect")) {

@@ -95,8 +95,9 @@ impl<R: EncodeBody> Responder<R> {
 
     /// Gives the reply. Encodes the body on this thread.
     pub fn send(self, result: Result<R, Status>) {
-        let token = self.token;
+        let mut token = self.token;
         let body = result.and_then(|value| {
+            token.head.set_content_type(&value);
             let (codec, mut body) = (token.head.codec.unwrap_or_default(), Vec::new());
             encode_reply(&token.session, token.dialect, codec, &value, &mut body)?;
             Ok(body)

@@ -36,6 +36,8 @@ struct Inner {
     is_dialled: bool,
     /// True once the application has set the identifier.
     has_own_id: AtomicBool,
+    /// True if the other side takes nothing but replies.
+    only_answers: AtomicBool,
     health: AtomicU8,
     age: SharedTime,
     handle_timeout: SharedTime,
@@ -305,6 +307,7 @@ impl Session {
             }),
             is_dialled,
             has_own_id: AtomicBool::new(false),
+            only_answers: AtomicBool::new(false),
             health: AtomicU8::new(Health::Open as u8),
             swap: OnceLock::new(),
             end: Mutex::default(),
@@ -448,6 +451,11 @@ impl Session {
         end.has_ended
     }
 
+    /// Marks that the other side takes nothing but replies.
+    pub(super) fn set_only_answers(&self) {
+        self.0.only_answers.store(true, Ordering::Release);
+    }
+
     /// Marks that no new calls are made.
     pub(super) fn begin_close(&self) {
         self.change_health(Health::Open, Health::Closing);
@@ -555,6 +563,10 @@ impl Session {
             Health::Closing | Health::Closed => {
                 return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
             }
+        }
+        if self.0.only_answers.load(Ordering::Acquire) {
+            let reason = "a session over HTTP only answers; it takes no calls and no pushes";
+            return refuse(Order::Send(outgoing), local(code::WRITE_FAILED, reason));
         }
         if let Some(plugins) = &self.0.peer.before_write
             && let Err(status) = plugins.before_write(self, &mut outgoing.message)

@@ -87,6 +87,16 @@ impl ClientCodec {
         }
     }
 
+    /// Changes the limits of frames and messages.
+    #[cfg(feature = "rpc")]
+    #[inline]
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        if let ClientState::Open(protocol) = &mut self.state {
+            protocol.set_limits(limits);
+        }
+    }
+
     /// Returns true if the WebSocket has been opened.
     pub fn is_open(&self) -> bool {
         matches!(self.state, ClientState::Open(_))

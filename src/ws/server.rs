@@ -45,6 +45,25 @@ impl ServerCodec {
         }
     }
 
+    /// Continues a connection that was HTTP until now, whose request is not answered yet.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn after_http(http: HttpCodec, limits: Limits) -> Self {
+        Self {
+            limits,
+            state: ServerState::Http(http),
+        }
+    }
+
+    /// Changes the limits of frames and messages.
+    #[cfg(feature = "rpc")]
+    #[inline]
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+        if let ServerState::Open(protocol) = &mut self.state {
+            protocol.set_limits(limits);
+        }
+    }
+
     /// Sets the limits for requests.
     #[must_use]
     pub fn http_limits(self, limits: http::Limits) -> Self {

@@ -11,6 +11,8 @@ mod ends;
 mod filters;
 mod futures;
 mod hostile;
+#[cfg(feature = "ws")]
+mod http;
 mod limits;
 mod names;
 mod observing;
@@ -22,4 +24,6 @@ mod properties;
 mod recordings;
 mod replay;
 mod vectors;
+#[cfg(feature = "ws")]
+mod websocket;
 mod wire;

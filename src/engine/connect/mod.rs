@@ -307,6 +307,18 @@ impl Connect {
     }
 
     /// Refuses values that cannot work.
+    /// Returns the host and port that are dialled, as HTTP writes them. Returns `None` for a Unix socket.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn host_and_port(&self) -> Option<String> {
+        match &self.to {
+            Ok(Endpoint::Tcp { host, port, .. }) if host.contains(':') => {
+                Some(format!("[{host}]:{port}"))
+            }
+            Ok(Endpoint::Tcp { host, port, .. }) => Some(format!("{host}:{port}")),
+            _ => None,
+        }
+    }
+
     pub(crate) fn check(&self, server: &Limits) -> Result<(), Error> {
         if let Some(limits) = &self.limits {
             limits.over(server)?;

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use self::redialling::Redials;
 use self::replies::{Served, obey};
 use super::calls::Calls;
-use super::codec::{ProtocolChoice, Wire};
+use super::codec::{Encoded, ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
 use super::deferred::Deferred;
 use super::outgoing::Waiter;
@@ -34,7 +34,7 @@ use super::stats::{Counters, Meters};
 use super::tasks::{Finished, Tasks};
 use super::wire::{Dialect, Kind, Message, Status, code};
 use crate::addr::Addr;
-use crate::codec::{FrameError, encode_to_vec};
+use crate::codec::FrameError;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::{Connect, ConnectError, FailedConnect};
@@ -86,6 +86,8 @@ pub struct Line {
 /// The progress of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The handshake of what carries the messages goes on.
+    Greeting,
     /// The plugin at this place awaits a message.
     Early(usize),
     Open,
@@ -167,15 +169,19 @@ impl EventHandler for PeerHandler {
     type Session = Line;
 
     fn codec(&mut self, info: &ConnInfo<'_>) -> Wire {
-        let protocol = match info.origin() {
-            Origin::Accepted { listener } => self.parts.protocols.get(listener).cloned(),
+        let carried = match info.origin() {
+            Origin::Accepted { listener } => {
+                let protocol = self.parts.protocols.get(listener);
+                protocol.map(ProtocolChoice::accepted)
+            }
             Origin::Connected { token } | Origin::Adopted { token } => {
                 let first = self.parts.peer.dials.protocol(token);
-                first.or_else(|| self.redials.protocol(token))
+                let protocol = first.or_else(|| self.redials.protocol(token));
+                protocol.as_ref().map(ProtocolChoice::dialled)
             }
         };
-        let protocol = protocol.unwrap_or_else(ProtocolChoice::raw);
-        Wire::conversing(protocol.make(), self.parts.peer.shared.formats.clone())
+        let carried = carried.unwrap_or_else(|| ProtocolChoice::raw().accepted());
+        Wire::conversing(carried, self.parts.peer.shared.formats.clone())
     }
 
     fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
@@ -223,7 +229,11 @@ impl EventHandler for PeerHandler {
             term: None,
             alarm: None,
         };
-        self.open(conn, &mut line, 0);
+        if conn.codec().is_ready() {
+            self.open(conn, &mut line, 0);
+        } else {
+            self.begin_greeting(conn, &mut line);
+        }
         self.carry_out(conn, &mut line);
         if line.stage == Stage::Refused {
             conn.close();
@@ -238,8 +248,10 @@ impl EventHandler for PeerHandler {
         message: Message<'_>,
     ) -> Action {
         let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
-        if line.stage != Stage::Open {
-            return self.on_early(conn, line, &message);
+        if line.stage != Stage::Open
+            && let Some(action) = self.on_early(conn, line, &message)
+        {
+            return action;
         }
         if let Err(status) = self.before_read(line) {
             log::info!(target: "epicycle::rpc", "{}: closing: {status}", conn.peer_addr());
@@ -253,6 +265,9 @@ impl EventHandler for PeerHandler {
             Kind::Reply => {
                 self.on_reply(conn, line, message);
                 Action::Continue
+            }
+            Kind::Push if message.uri.is_empty() && conn.codec_mut().take_greeting() => {
+                self.greet(conn, line).into()
             }
             Kind::Push => {
                 let push = self.incoming(conn, line, message);
@@ -352,7 +367,8 @@ impl PeerHandler {
     /// Sends a push to all open sessions of the reactor.
     pub(super) fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Message<'_>) {
         let _entered = enter(&self.parts.peer.shared, reactor.id());
-        let mut encoded: Vec<(&str, Dialect, Result<Bytes, FrameError>)> = Vec::new();
+        type Kind = (&'static str, &'static str, Dialect);
+        let mut encoded: Vec<(Kind, Result<Bytes, FrameError>)> = Vec::new();
         let dropped = &self.parts.peer.shared.counters.dropped_pushes;
         reactor.for_each(|conn, line| {
             if line.stage != Stage::Open {
@@ -360,15 +376,17 @@ impl PeerHandler {
                 return;
             }
             let codec = conn.codec_mut();
-            let (protocol, dialect) = (codec.protocol(), codec.dialect());
-            let found = encoded.iter().position(|(name, of, _)| *name == protocol && *of == dialect);
+            if codec.only_answers() {
+                return;
+            }
+            let kind = codec.kind_of_messages();
+            let found = encoded.iter().position(|(of, _)| *of == kind);
             let place = found.unwrap_or_else(|| {
-                let bytes = encode_to_vec(codec, push).map(Bytes::from);
-                encoded.push((protocol, dialect, bytes));
+                encoded.push((kind, codec.encode_inside(push)));
                 encoded.len() - 1
             });
-            let sent = match &encoded[place].2 {
-                Ok(bytes) => conn.write_shared(bytes.clone()).map_err(|error| error.to_string()),
+            let sent = match &encoded[place].1 {
+                Ok(bytes) => conn.send(Encoded(bytes)).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             if let Err(error) = sent {
@@ -447,8 +465,8 @@ impl PeerHandler {
         line.session.end();
         match line.stage {
             Stage::Open => self.disconnected(&line.session),
-            Stage::Early(_) | Stage::Refused => {
-                let reason = "the connection closed before the session opened";
+            Stage::Greeting | Stage::Early(_) | Stage::Refused => {
+                let reason = format!("the connection closed before the session opened: {reason}");
                 self.end_dial(line.token, Err(local(code::DIAL_FAILED, reason)));
             }
         }

@@ -1,12 +1,63 @@
 //! Sessions that are not open yet: plugins may exchange messages first.
 
 use super::{EARLY_TIME, Line, PeerHandler, Stage};
-use crate::engine::handler::{Action, Conn};
+use crate::engine::handler::{Action, Conn, WriteError};
+use crate::rpc::codec::{Ends, Greeting};
 use crate::rpc::plugin::{Hooks, Next, guarded};
+use crate::rpc::reply::local;
 use crate::rpc::session::{Session, begin_setting_up};
-use crate::rpc::wire::{Message, Status};
+use crate::rpc::wire::{Kind, Message, Status, code};
 
 impl PeerHandler {
+    /// Begins the handshake of what carries the messages. The session opens after it.
+    pub(super) fn begin_greeting(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        line.stage = Stage::Greeting;
+        self.limit_opening(conn, line);
+        if let Err(error) = self.greet(conn, line) {
+            let status = local(code::DIAL_FAILED, error.to_string());
+            self.refuse_session(conn, line, status);
+        }
+    }
+
+    /// Sends what is due in the handshake.
+    pub(super) fn greet(&self, conn: &mut Conn<'_, Self>, line: &Line) -> Result<(), WriteError> {
+        let session = &line.session;
+        #[cfg(feature = "tls")]
+        let is_tls = conn.tls().is_some();
+        #[cfg(not(feature = "tls"))]
+        let is_tls = false;
+        conn.send(Greeting(Ends {
+            local: &session.local_addr(),
+            remote: &session.remote_addr(),
+            is_tls,
+        }))
+    }
+
+    /// Opens the session if the handshake has ended. Returns `None` if there is a message besides.
+    fn on_greeting(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        is_message: bool,
+    ) -> Option<Action> {
+        if !is_message && let Err(error) = self.greet(conn, line) {
+            return Some(error.into());
+        }
+        if !conn.codec().is_ready() {
+            return Some(Action::Continue);
+        }
+        if conn.codec().only_answers() {
+            line.session.set_only_answers();
+        }
+        self.open(conn, line, 0);
+        self.carry_out(conn, line);
+        match line.stage {
+            Stage::Refused => Some(Action::Close),
+            _ if is_message => None,
+            _ => Some(Action::Continue),
+        }
+    }
+
     /// Asks the plugins, from this place on, and opens the session if none of them awaits a message.
     pub(super) fn open(&self, conn: &mut Conn<'_, Self>, line: &mut Line, from: usize) {
         let hook = match line.session.is_client() {
@@ -48,14 +99,38 @@ impl PeerHandler {
     fn wait_early(&self, conn: &mut Conn<'_, Self>, line: &mut Line, place: usize) {
         line.stage = Stage::Early(place);
         conn.codec_mut().conversation_mut().is_early = true;
+        self.limit_opening(conn, line);
+    }
+
+    /// Limits the time until the session opens.
+    fn limit_opening(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
         if line.term.is_none() {
             line.term = conn.now().checked_add(EARLY_TIME);
             line.set_alarm(conn);
         }
     }
 
-    /// Takes a message before the session is open.
+    /// Takes a message before the session is open. Returns `None` if the session has opened and has to take the message.
+    #[cold]
     pub(super) fn on_early(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &mut Line,
+        message: &Message<'_>,
+    ) -> Option<Action> {
+        let is_message = !conn.codec_mut().take_greeting();
+        if line.stage == Stage::Greeting {
+            let action = self.on_greeting(conn, line, is_message);
+            if action.is_some() || line.stage == Stage::Open {
+                return action;
+            }
+        } else if !is_message {
+            return Some(self.greet(conn, line).into());
+        }
+        Some(self.on_early_message(conn, line, message))
+    }
+
+    fn on_early_message(
         &self,
         conn: &mut Conn<'_, Self>,
         line: &mut Line,
@@ -90,6 +165,14 @@ impl PeerHandler {
         line.stage = Stage::Refused;
         if let Some(token) = line.token {
             self.redials.refused(token, &status);
+        }
+        if conn.codec().only_answers() {
+            // The request with which the session was to open gets its answer.
+            let mut reply = Message::new(Kind::Reply);
+            reply.set_status(&status, usize::MAX);
+            if let Err(error) = conn.send(&reply) {
+                log::debug!(target: "epicycle::rpc", "{}: {error}", conn.peer_addr());
+            }
         }
         self.end_dial(line.token, Err(status));
     }

@@ -52,7 +52,8 @@ mod status;
 mod uri;
 
 pub use self::codec::{
-    Body, BodyCodec, BodyError, Codec, Codecs, DecodeBody, Dual, EncodeBody, Format, Pb, Raw, Visit,
+    Body, BodyCodec, BodyError, Codec, Codecs, DecodeBody, Dual, EncodeBody, Format, Html, Pb, Raw,
+    Visit,
 };
 pub use self::error::{RegistryError, WireError};
 pub use self::filter::{Filter, FilterError, FilterPipe, Filters, Gzip, Md5};

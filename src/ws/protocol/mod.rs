@@ -113,6 +113,12 @@ impl Protocol {
         }
     }
 
+    #[cfg(feature = "rpc")]
+    #[inline]
+    pub(super) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Decodes the start of `src`.
     #[inline]
     pub(super) fn decode<'a>(

@@ -12,6 +12,12 @@ pub trait EncodeBody {
     ///
     /// Returns a [`BodyError`] if the format cannot encode the value.
     fn encode_body(&self, format: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError>;
+
+    /// Returns the media type, if the value is a text that is the same in every format. A reply with it then has the codec
+    /// [`PLAIN`](super::Codec::PLAIN), and the media type in its metadata, as `Content-Type`.
+    fn content_type(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// A value that a body can be decoded into: any type that serde deserializes, [`Pb`](super::Pb), [`Raw`] and [`Dual`].
@@ -102,6 +108,39 @@ impl EncodeBody for Raw {
 impl DecodeBody for Raw {
     fn decode_body(_: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
         Ok(Self(Bytes::copy_from_slice(body)))
+    }
+}
+
+/// A page. The reply has the metadata `Content-Type: text/html; charset=utf-8`, which is the header of that name over HTTP.
+///
+/// ```
+/// use epicycle::rpc::Router;
+/// use epicycle::rpc::wire::Html;
+///
+/// let mut routes = Router::new();
+/// routes.call("/", |_ctx, _: ()| Ok(Html("<h1>hello</h1>".to_owned())));
+/// ```
+///
+/// The text is sent as it is. Escape what comes from others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Html(pub String);
+
+impl EncodeBody for Html {
+    fn encode_body(&self, _: Format<'_>, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(())
+    }
+
+    fn content_type(&self) -> Option<&'static str> {
+        Some("text/html; charset=utf-8")
+    }
+}
+
+impl DecodeBody for Html {
+    fn decode_body(_: Format<'_>, body: &[u8]) -> Result<Self, BodyError> {
+        let text = String::from_utf8(body.to_vec());
+        text.map(Self)
+            .map_err(|error| BodyError::decode("html", error))
     }
 }
 
