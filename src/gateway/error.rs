@@ -1,9 +1,12 @@
+use super::config::ConfigError;
 use super::settings::Problem;
 use crate::error::{Error, error_messages};
 
 /// The reason why a gateway does not start, or does not take new settings.
 #[non_exhaustive]
 pub enum GatewayError {
+    /// The configuration file cannot be used.
+    Config(ConfigError),
     /// These settings cannot work. There is at least one.
     Settings(Vec<Problem>),
     /// The engine could not start: an address that cannot be bound, for example.
@@ -23,10 +26,12 @@ fn list(problems: &[Problem]) -> String {
 
 error_messages! {
     GatewayError {
+        GatewayError::Config(error) => "{error}",
         GatewayError::Settings(problems) => "{}" (list(problems)),
         GatewayError::Start(error) => "{error}",
     }
     causes {
+        GatewayError::Config(error) => error,
         GatewayError::Start(error) => error,
     }
 }

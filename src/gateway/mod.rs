@@ -1,14 +1,17 @@
 //! An HTTP gateway: a reverse proxy with pools of upstream connections, balancing and health checks.
 
 mod builder;
+mod config;
 mod error;
 pub mod settings;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use self::settings::Settings;
 
 pub use self::builder::Builder;
+pub use self::config::{ConfigError, Fault};
 pub use self::error::GatewayError;
 
 /// A gateway whose settings are checked.
@@ -30,6 +33,16 @@ impl Gateway {
     /// Returns a builder.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// Returns a gateway with the settings of a TOML file. `docs/gateway.md` describes its keys.
+    ///
+    /// # Errors
+    ///
+    /// [`GatewayError::Config`] with all faults of the file, each with its line and remedy.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, GatewayError> {
+        let settings = config::load(path.as_ref()).map_err(GatewayError::Config)?;
+        Self::new(settings)
     }
 
     /// Returns a gateway with these settings.

@@ -19,6 +19,7 @@
 
 mod check;
 mod listener;
+mod log;
 mod node;
 mod pool;
 mod route;
@@ -31,6 +32,7 @@ pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
     Underscores,
 };
+pub use self::log::{AccessLog, LogFormat, LogTarget};
 pub(crate) use self::node::NodeAddr;
 pub use self::node::NodeSettings;
 pub use self::pool::{
@@ -53,6 +55,8 @@ pub struct Settings {
     pub pools: BTreeMap<String, PoolSettings>,
     /// The end of the gateway.
     pub drain: Drain,
+    /// The log of requests. Default: none.
+    pub access_log: Option<AccessLog>,
 }
 
 /// The end of a gateway.

@@ -1,0 +1,228 @@
+use super::read::{Reader, Table};
+use crate::gateway::settings::{
+    ClientTimeouts, ForwardedFor, ListenerKind, ListenerSettings, OnFin, Underscores,
+};
+
+/// Reads a `[[listen]]`.
+pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSettings {
+    let on: Option<String> = table.get(reader, "on", "on");
+    if !table.had("on") {
+        table.missing(reader, "on", "it needs `on`, such as \"tcp://0.0.0.0:80\"");
+    }
+    let on = on.unwrap_or_else(|| "tcp://127.0.0.1:0".to_owned());
+    let mut listener = ListenerSettings::new(on);
+    kind(reader, &mut table, &mut listener.kind);
+    #[cfg(feature = "tls")]
+    if let Some(value) = table.take(reader, "tls", "tls") {
+        listener.tls = tls::read(reader, value);
+        if listener.tls.is_none() {
+            table.is_reported(reader, "sni_match");
+        }
+    }
+    #[cfg(not(feature = "tls"))]
+    if let Some(value) = table.take(reader, "tls", "tls") {
+        value.wrong(reader, "it needs the cargo feature `tls`");
+    }
+    let into = &mut listener;
+    table.set(reader, "sni_match", "sni_match", &mut into.sni_match);
+    table.set(
+        reader,
+        "proxy_protocol",
+        "proxy_protocol",
+        &mut into.proxy_protocol,
+    );
+    table.set(
+        reader,
+        "proxy_status",
+        "proxy_status",
+        &mut into.proxy_status,
+    );
+    let words = [
+        ("drop", Underscores::Drop),
+        ("pass", Underscores::Pass),
+        ("refuse", Underscores::Refuse),
+    ];
+    table.set_word(
+        reader,
+        "underscores",
+        "underscores",
+        &words,
+        &mut into.underscores,
+    );
+    let words = [("cancel", OnFin::Cancel), ("finish", OnFin::Finish)];
+    table.set_word(reader, "on_fin", "on_fin", &words, &mut into.on_fin);
+    if let Some(table) = table.table(reader, "timeout", "timeouts") {
+        timeouts(reader, table, &mut into.timeouts);
+    }
+    limits(reader, &mut table, into);
+    forwarding(reader, &mut table, into);
+    table.not_yet(reader, &["egress", "auth", "users"]);
+    table.finish(reader);
+    listener
+}
+
+fn kind(reader: &mut Reader, table: &mut Table<'_>, kind: &mut ListenerKind) {
+    let Some(value) = table.take(reader, "kind", "kind") else {
+        return;
+    };
+    match value.value.as_str() {
+        Some("reverse") => *kind = ListenerKind::Reverse,
+        Some("metrics") => *kind = ListenerKind::Metrics,
+        Some("forward" | "socks5" | "tcp" | "udp") => {
+            value.wrong(
+                reader,
+                "this kind is not in this version; use \"reverse\" or \"metrics\"",
+            );
+        }
+        _ => value.wrong(reader, "use \"reverse\" or \"metrics\""),
+    }
+}
+
+fn timeouts(reader: &mut Reader, mut table: Table<'_>, into: &mut ClientTimeouts) {
+    table.set(reader, "head", "head", &mut into.head);
+    table.set(reader, "idle", "idle", &mut into.idle);
+    table.set(reader, "body_idle", "body_idle", &mut into.body_idle);
+    table.set(reader, "write_stall", "write_stall", &mut into.write_stall);
+    table.set(reader, "max_age", "max_age", &mut into.max_age);
+    table.finish(reader);
+}
+
+fn limits(reader: &mut Reader, table: &mut Table<'_>, listener: &mut ListenerSettings) {
+    let into = &mut listener.limits;
+    table.set_size(reader, "max_head", "limits.max_head", &mut into.max_head);
+    table.set(
+        reader,
+        "max_headers",
+        "limits.max_headers",
+        &mut into.max_headers,
+    );
+    if let Some(super::read::Size(bytes)) = table.get(reader, "max_body", "limits.max_body") {
+        into.max_body = bytes;
+    }
+    table.set(
+        reader,
+        "max_requests",
+        "limits.max_requests",
+        &mut into.max_requests,
+    );
+    table.set(
+        reader,
+        "max_clients",
+        "limits.max_clients",
+        &mut into.max_clients,
+    );
+    let per_ip = &mut into.max_clients_per_ip;
+    table.set(
+        reader,
+        "max_clients_per_ip",
+        "limits.max_clients_per_ip",
+        per_ip,
+    );
+    table.set_size(
+        reader,
+        "high_water",
+        "limits.high_water",
+        &mut into.high_water,
+    );
+}
+
+fn forwarding(reader: &mut Reader, table: &mut Table<'_>, listener: &mut ListenerSettings) {
+    let into = &mut listener.forwarding;
+    let words = [
+        ("append", ForwardedFor::Append),
+        ("replace", ForwardedFor::Replace),
+        ("off", ForwardedFor::Off),
+    ];
+    table.set_word(
+        reader,
+        "xff",
+        "forwarding.x_forwarded_for",
+        &words,
+        &mut into.x_forwarded_for,
+    );
+    table.set(reader, "trusted", "forwarding.trusted", &mut into.trusted);
+    table.set(
+        reader,
+        "x_real_ip",
+        "forwarding.x_real_ip",
+        &mut into.x_real_ip,
+    );
+    table.set(
+        reader,
+        "x_forwarded",
+        "forwarding.x_forwarded",
+        &mut into.x_forwarded,
+    );
+    table.set(
+        reader,
+        "forwarded",
+        "forwarding.forwarded",
+        &mut into.forwarded,
+    );
+    table.set(reader, "via", "forwarding.via", &mut into.via);
+    table.set(
+        reader,
+        "max_loops",
+        "forwarding.max_loops",
+        &mut into.max_loops,
+    );
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use crate::gateway::config::read::{Reader, Table, Value};
+    use crate::tls::{Identity, Roots, TlsError, TlsServer};
+
+    /// Reads `tls`: a table with a certificate, or an array of them. The first one is for clients that name no host.
+    pub(super) fn read(reader: &mut Reader, value: Value<'_>) -> Option<TlsServer> {
+        let (span, key) = (value.span.clone(), value.key.clone());
+        let tables = match value.value {
+            toml::de::DeValue::Table(_) => vec![value.into_table(reader, "tls")?],
+            _ => {
+                let items = value.into_items(reader, "tls").into_iter();
+                items
+                    .filter_map(|item| item.into_table(reader, "tls"))
+                    .collect()
+            }
+        };
+        let mut identities = Vec::new();
+        let mut clients = None;
+        for mut table in tables {
+            let at = table.span.clone();
+            identities.extend(identity(reader, &mut table, &key));
+            let ca: Option<String> = table.get(reader, "client_ca", "");
+            let mut required = true;
+            let words = [("require", true), ("request", false)];
+            table.set_word(reader, "client_auth", "", &words, &mut required);
+            if let Some(ca) = ca {
+                match Roots::from_pem_file(reader.path(&ca)) {
+                    Ok(_) if clients.is_some() => reader.problem(
+                        at,
+                        format!("{key}: one of the certificates has `client_ca` already; it counts for all"),
+                    ),
+                    Ok(roots) => clients = Some((roots, required)),
+                    Err(error) => reader.problem(at, format!("{key}: {error}")),
+                }
+            }
+            table.finish(reader);
+        }
+        let mut identities = identities.into_iter();
+        let first = identities.next()?;
+        let built = (|| {
+            let server = identities.fold(TlsServer::new(first)?, TlsServer::identity);
+            let server = server.alpn(&["http/1.1"]);
+            Ok::<_, TlsError>(match &clients {
+                Some((roots, true)) => server.require_client_certificate(roots)?,
+                Some((roots, false)) => server.request_client_certificate(roots)?,
+                None => server,
+            })
+        })();
+        built
+            .map_err(|error| reader.problem(span, format!("{key}: {error}")))
+            .ok()
+    }
+
+    fn identity(reader: &mut Reader, table: &mut Table<'_>, key: &str) -> Option<Identity> {
+        crate::gateway::config::identity(reader, table, key, true)
+    }
+}

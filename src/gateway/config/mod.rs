@@ -1,0 +1,228 @@
+//! The configuration file: TOML that becomes [`Settings`].
+//!
+//! The tables are read one by one rather than by serde, which stops at the first fault: a file with several faults is told
+//! all of them, each with its line.
+
+mod listen;
+mod pool;
+mod read;
+mod route;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use self::read::{Reader, Span, Table};
+use super::settings::{AccessLog, LogFormat, LogTarget, Settings};
+use crate::error::error_messages;
+
+/// The most bytes of a configuration file.
+const MAX_FILE: u64 = 8 << 20;
+
+/// The faults after which the rest of a file is not told.
+const MAX_FAULTS: usize = 100;
+
+/// The reason why a configuration file cannot be used.
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Read {
+        /// The path of the file.
+        file: PathBuf,
+        /// The error of the kernel.
+        source: io::Error,
+    },
+    /// The file has faults. There is at least one. All of them are listed, or the first hundred.
+    Faults(Vec<Fault>),
+}
+
+error_messages! {
+    ConfigError {
+        Self::Read { file, source } => "cannot read {}: {source}" (file.display()),
+        Self::Faults(faults) => "{}" (lines(faults)),
+    }
+    causes {
+        Self::Read { source, .. } => source,
+    }
+}
+
+/// A fault of a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The path of the file.
+    pub file: PathBuf,
+    /// The line, from 1 on.
+    pub line: usize,
+    /// The column, from 1 on, in characters.
+    pub column: usize,
+    /// The key, the fault, and its remedy.
+    pub problem: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (file, line, column) = (self.file.display(), self.line, self.column);
+        write!(f, "{file}:{line}:{column}: {}", self.problem)
+    }
+}
+
+fn lines(faults: &[Fault]) -> String {
+    let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    faults.join("\n")
+}
+
+/// Reads a configuration file and checks it as a whole.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults.
+pub(super) fn load(path: &Path) -> Result<Settings, ConfigError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(MAX_FILE + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_FILE {
+            let remedy = "it is larger than 8 MiB; a list of nodes can be a `nodes_file`";
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, remedy));
+        }
+        String::from_utf8(bytes).map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is no text; save it as UTF-8",
+            )
+        })
+    };
+    match read() {
+        Ok(text) => parse(&text, path),
+        Err(source) => Err(ConfigError::Read {
+            file: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Makes settings of the text of a file. The paths in it are relative to the folder of `path`.
+fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    let fail = |faults: Vec<(Span, String)>| {
+        let faults = faults.into_iter().take(MAX_FAULTS);
+        let located = faults.map(|(span, problem)| fault(text, path, &span, problem));
+        Err(ConfigError::Faults(located.collect()))
+    };
+    let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let faults = errors.iter().map(|error| {
+            let span = error.span().unwrap_or(0..0);
+            (span, format!("this is no TOML: {}", error.message()))
+        });
+        return fail(faults.collect());
+    }
+    let span = document.span();
+    let mut reader = Reader::new(path.parent().unwrap_or(Path::new("")));
+    let mut settings = Settings::default();
+    let table = Table::new(document.into_inner(), "", "", span);
+    whole(&mut reader, table, &mut settings);
+    // A setting that could not be read has its default now, and is reported already.
+    for problem in settings.problems() {
+        reader.problem_at(&problem.place, &problem.problem);
+    }
+    match reader.into_problems() {
+        problems if problems.is_empty() => Ok(settings),
+        problems => fail(problems),
+    }
+}
+
+fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
+    table.set(reader, "reactors", "reactors", &mut settings.reactors);
+    if let Some(mut drain) = table.table(reader, "drain", "drain") {
+        let into = &mut settings.drain;
+        drain.set(reader, "grace", "grace", &mut into.grace);
+        drain.set(reader, "deadline", "deadline", &mut into.deadline);
+        drain.set(
+            reader,
+            "node_timeout",
+            "node_timeout",
+            &mut into.node_timeout,
+        );
+        drain.finish(reader);
+    }
+    if let Some(mut log) = table.table(reader, "log", "log") {
+        if let Some(access) = log.table(reader, "access", "access") {
+            settings.access_log = access_log(reader, access);
+        }
+        log.finish(reader);
+    }
+    for table in table.tables(reader, "listen", "listeners") {
+        settings.listeners.push(listen::read(reader, table));
+    }
+    for table in table.tables(reader, "route", "routes") {
+        settings.routes.push(route::read(reader, table));
+    }
+    for (name, table) in table.named_tables(reader, "pool", "pools") {
+        settings.pools.insert(name, pool::read(reader, table));
+    }
+    table.not_yet(reader, &["admin"]);
+    table.finish(reader);
+}
+
+fn access_log(reader: &mut Reader, mut table: Table<'_>) -> Option<AccessLog> {
+    let span = table.span.clone();
+    let to: Option<String> = table.get(reader, "to", "to");
+    let format: Option<String> = table.get(reader, "format", "format");
+    table.finish(reader);
+    let Some(to) = to else {
+        let remedy = "log.access: it needs `to`: \"stdout\" or the path of a file";
+        reader.problem(span, remedy);
+        return None;
+    };
+    let mut log = AccessLog::new(match to.as_str() {
+        "stdout" => LogTarget::Stdout,
+        path => LogTarget::File(reader.path(path)),
+    });
+    match format.as_deref() {
+        None | Some("json") => {}
+        Some("combined") => log.format = LogFormat::Combined,
+        Some(template) => log.format = LogFormat::Template(template.to_owned()),
+    }
+    Some(log)
+}
+
+fn fault(text: &str, file: &Path, span: &Span, problem: String) -> Fault {
+    let before = text.get(..span.start).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    Fault {
+        file: file.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: before[line_start..].chars().count() + 1,
+        problem,
+    }
+}
+
+/// Reads `cert` and `key`, the files of a certificate.
+#[cfg(feature = "tls")]
+fn identity(
+    reader: &mut Reader,
+    table: &mut Table<'_>,
+    key_of_table: &str,
+    is_needed: bool,
+) -> Option<crate::tls::Identity> {
+    let span = table.span.clone();
+    let cert: Option<String> = table.get(reader, "cert", "cert");
+    let key: Option<String> = table.get(reader, "key", "key");
+    let (cert, key) = match (cert, key) {
+        (Some(cert), Some(key)) => (cert, key),
+        (None, None) if !is_needed => return None,
+        _ => {
+            let remedy = "it needs `cert` and `key`, the paths of PEM files";
+            reader.problem(span, format!("{key_of_table}: {remedy}"));
+            return None;
+        }
+    };
+    let read = crate::tls::Identity::from_pem_files(reader.path(&cert), reader.path(&key));
+    read.map_err(|error| reader.problem(span, format!("{key_of_table}: {error}")))
+        .ok()
+}

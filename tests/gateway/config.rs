@@ -1,0 +1,484 @@
+//! The configuration file: its keys, and its faults.
+
+use std::fs;
+use std::time::Duration;
+
+use epicycle::balance::KeyHash;
+use epicycle::gateway::settings::{
+    AccessLog, BalanceBy, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind, LogFormat,
+    LogTarget, OnFin, ProxyVersion, Settings, Underscores,
+};
+use epicycle::gateway::{ConfigError, Gateway, GatewayError};
+use tempfile::TempDir;
+
+/// A folder for a configuration file and what it names.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("is made"))
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) -> &Self {
+        fs::write(self.0.path().join(name), text).expect("is written");
+        self
+    }
+
+    fn load(&self) -> Result<Gateway, GatewayError> {
+        Gateway::from_file(self.0.path().join("gateway.toml"))
+    }
+}
+
+fn settings(text: &str) -> Settings {
+    let folder = Folder::new();
+    folder.write("gateway.toml", text);
+    let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
+    gateway.settings().clone()
+}
+
+/// Returns the faults of a text: line, and problem.
+fn faults(text: impl AsRef<[u8]>) -> Vec<(usize, String)> {
+    let folder = Folder::new();
+    folder.write("gateway.toml", text);
+    match folder.load() {
+        Err(GatewayError::Config(ConfigError::Faults(faults))) => {
+            let all = faults.into_iter();
+            all.map(|fault| (fault.line, fault.problem)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The least that a gateway needs.
+const LEAST: &str = r#"
+listen = [{ on = "tcp://127.0.0.1:0" }]
+route = [{ pool = "a" }]
+pool.a.nodes = ["http://127.0.0.1:9000"]
+"#;
+
+#[test]
+fn every_key_has_a_default_in_the_file_as_in_the_builder() {
+    let built = Gateway::builder()
+        .listen("tcp://127.0.0.1:0")
+        .route(epicycle::gateway::settings::RouteSettings::to("a"))
+        .pool(
+            "a",
+            epicycle::gateway::settings::PoolSettings::of(["http://127.0.0.1:9000"]),
+        )
+        .build()
+        .expect("is sound");
+    let (read, built) = (settings(LEAST), built.settings());
+    assert_eq!(format!("{read:?}"), format!("{built:?}"));
+}
+
+#[test]
+fn the_set_up_of_the_shared_cases_is_sound() {
+    let gateway = Gateway::from_file("tests/gateway/cases.toml").expect("is sound");
+    assert_eq!(gateway.settings().pools.len(), 6);
+}
+
+#[test]
+fn every_key_becomes_its_setting() {
+    let folder = Folder::new();
+    folder.write("502.html", "<p>later</p>").write(
+        "gateway.toml",
+        r#"
+reactors = 4
+drain = { grace = "1s", deadline = "2s", node_timeout = "3s" }
+log.access = { to = "access.log", format = "{client} {status}" }
+
+[[listen]]
+on = "tcp://127.0.0.1:0"
+kind = "reverse"
+proxy_protocol = ["10.0.0.0/8", "192.0.2.1"]
+proxy_status = true
+underscores = "pass"
+on_fin = "finish"
+timeout = { head = "4s", idle = "5s", body_idle = "6s", write_stall = "7s", max_age = "8s" }
+max_head = "16KiB"
+max_headers = 50
+max_body = "1GiB"
+max_requests = 1000
+max_clients = 500
+max_clients_per_ip = 20
+high_water = "64KiB"
+xff = "replace"
+trusted = ["10.1.0.0/16", "::1"]
+x_real_ip = false
+x_forwarded = false
+forwarded = true
+via = false
+max_loops = 3
+
+[[listen]]
+on = "tcp://127.0.0.1:1"
+kind = "metrics"
+
+[[route]]
+name = "the api"
+host = "*.example.org"
+path = "/api/*"
+pool = "api"
+strip_prefix = "/api"
+add_prefix = "/v2"
+host_field = "node"
+request.set = { "X-Env" = "prod" }
+request.add = { "X-Tag" = ["a", "b"] }
+request.remove = ["Cookie"]
+response = { remove = ["Server"] }
+max_body = "2MiB"
+buffer_request = "64KiB"
+upgrade = ["websocket", "chat"]
+websocket = "tunnel"
+error_pages = { 502 = "502.html" }
+
+[[route]]
+pool = "other"
+rewrite = "/index.html"
+host_field = "inner.example.org"
+
+[pool.api]
+nodes = [{ to = "tcp://10.0.0.1:8080", weight = 5 }, { to = "tcp://10.0.0.2:8080", backup = true }, "http://10.0.0.3"]
+balance = { hash = "cookie:session", replicas = 40, ring = "crc32", bound = 1.5 }
+fail_open = false
+slow_start = "30s"
+health = { http = "/healthz", method = "HEAD", host = "h", status = [204, "200-202"], body = "ok", interval = "9s", timeout = "1s", down_after = 3, up_after = 4 }
+eject = { failures = 7, time = "10s", max_time = "1m", max_percent = 30, on_5xx = true }
+timeout = { connect = "11s", tls_handshake = "12s", response_head = "13s", body_idle = "14s", request = "15s", expect_continue = "16s", tunnel_idle = "17s" }
+max_idle = 18
+idle_timeout = "19s"
+max_lifetime = "20s"
+max_requests = 21
+max_connections = 22
+max_pending = 23
+pending_timeout = "24s"
+max_head = 25000
+max_headers = 26
+retries = 1
+retry_body = "27KiB"
+retry_on = [502, 504]
+retry_budget = { percent = 28, floor = 29 }
+proxy_protocol = "v2"
+
+[pool.other]
+nodes_file = "nodes.txt"
+health.tcp = true
+timeout.request = "none"
+"#,
+    );
+    let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
+    let all = gateway.settings();
+    let seconds = Duration::from_secs;
+
+    assert_eq!(all.reactors, Some(4));
+    let drain = &all.drain;
+    assert_eq!(
+        (drain.grace, drain.deadline, drain.node_timeout),
+        (seconds(1), seconds(2), seconds(3))
+    );
+    let mut log = AccessLog::new(LogTarget::File(folder.0.path().join("access.log")));
+    log.format = LogFormat::Template("{client} {status}".to_owned());
+    assert_eq!(all.access_log.as_ref(), Some(&log));
+
+    let listener = &all.listeners[0];
+    assert_eq!(listener.proxy_protocol.len(), 2);
+    assert!(listener.proxy_status);
+    assert_eq!(listener.underscores, Underscores::Pass);
+    assert_eq!(listener.on_fin, OnFin::Finish);
+    let timeouts = &listener.timeouts;
+    assert_eq!(
+        [
+            timeouts.head,
+            timeouts.idle,
+            timeouts.body_idle,
+            timeouts.write_stall,
+            timeouts.max_age
+        ],
+        [4, 5, 6, 7, 8].map(seconds)
+    );
+    let limits = &listener.limits;
+    assert_eq!((limits.max_head, limits.max_headers), (16 << 10, 50));
+    assert_eq!((limits.max_body, limits.max_requests), (1 << 30, 1000));
+    let clients = (limits.max_clients, limits.max_clients_per_ip);
+    assert_eq!(clients, (Some(500), Some(20)));
+    assert_eq!(limits.high_water, 64 << 10);
+    let forwarding = &listener.forwarding;
+    assert_eq!(forwarding.x_forwarded_for, ForwardedFor::Replace);
+    assert_eq!(forwarding.trusted.len(), 2);
+    assert!(!forwarding.x_real_ip && !forwarding.x_forwarded && !forwarding.via);
+    assert!(forwarding.forwarded);
+    assert_eq!(forwarding.max_loops, 3);
+    assert_eq!(all.listeners[1].kind, ListenerKind::Metrics);
+
+    let route = &all.routes[0];
+    assert_eq!(route.display_name(), "the api");
+    assert_eq!(route.host.as_deref(), Some("*.example.org"));
+    assert_eq!(route.path.as_deref(), Some("/api/*"));
+    assert_eq!(route.strip_prefix.as_deref(), Some("/api"));
+    assert_eq!(route.add_prefix.as_deref(), Some("/v2"));
+    assert_eq!(route.host_field, HostField::Node);
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(route.request.set, [pair("X-Env", "prod")]);
+    assert_eq!(route.request.add, [pair("X-Tag", "a"), pair("X-Tag", "b")]);
+    assert_eq!(route.request.remove, ["Cookie"]);
+    assert_eq!(route.response.remove, ["Server"]);
+    assert_eq!(
+        (route.max_body, route.buffer_request),
+        (Some(2 << 20), 64 << 10)
+    );
+    assert_eq!(route.upgrade, ["websocket", "chat"]);
+    let page = &route.error_pages[&502];
+    assert_eq!(page.content_type, "text/html; charset=utf-8");
+    assert_eq!(page.body, "<p>later</p>");
+    let route = &all.routes[1];
+    assert_eq!(route.rewrite.as_deref(), Some("/index.html"));
+    assert_eq!(
+        route.host_field,
+        HostField::Name("inner.example.org".to_owned())
+    );
+
+    let pool = &all.pools["api"];
+    let nodes: Vec<_> = pool
+        .nodes
+        .iter()
+        .map(|node| (node.to.as_str(), node.weight, node.backup))
+        .collect();
+    assert_eq!(
+        nodes,
+        [
+            ("tcp://10.0.0.1:8080", 5, false),
+            ("tcp://10.0.0.2:8080", 1, true),
+            ("http://10.0.0.3", 1, false)
+        ]
+    );
+    assert_eq!(
+        pool.balance,
+        BalanceBy::Hash {
+            key: HashKey::Cookie("session".to_owned()),
+            replicas: 40,
+            ring: KeyHash::Crc32,
+            bound: Some(1.5)
+        }
+    );
+    assert!(!pool.fail_open && pool.eject_5xx);
+    assert_eq!(pool.slow_start, seconds(30));
+    let health = pool.health.as_ref().expect("is checked");
+    let (interval, timeout) = (health.interval, health.timeout);
+    assert_eq!((interval, timeout), (seconds(9), seconds(1)));
+    assert_eq!((health.down_after, health.up_after), (3, 4));
+    assert_eq!(
+        health.probe,
+        HealthProbe::Http {
+            method: "HEAD".to_owned(),
+            path: "/healthz".to_owned(),
+            host: Some("h".to_owned()),
+            statuses: vec![(204, 204), (200, 202)],
+            body: Some("ok".to_owned()),
+        }
+    );
+    let ejection = epicycle::balance::Ejection::default()
+        .failures(7)
+        .base(seconds(10))
+        .max(seconds(60))
+        .max_percent(30);
+    assert_eq!(format!("{:?}", pool.ejection), format!("{ejection:?}"));
+    let timeouts = &pool.timeouts;
+    assert_eq!(
+        [
+            timeouts.connect,
+            timeouts.tls_handshake,
+            timeouts.response_head,
+            timeouts.body_idle,
+            timeouts.request,
+            timeouts.expect_continue,
+            timeouts.tunnel_idle
+        ],
+        [11, 12, 13, 14, 15, 16, 17].map(seconds)
+    );
+    let connections = &pool.connections;
+    assert_eq!(connections.max_idle, 18);
+    assert_eq!(connections.idle_timeout, seconds(19));
+    assert_eq!(connections.max_lifetime, seconds(20));
+    assert_eq!(connections.max_requests, 21);
+    assert_eq!(connections.max_connections, Some(22));
+    assert_eq!(connections.max_pending, 23);
+    assert_eq!(connections.pending_timeout, seconds(24));
+    assert_eq!((pool.limits.max_head, pool.limits.max_headers), (25000, 26));
+    let retries = &pool.retries;
+    assert_eq!((retries.max, retries.body), (1, 27 << 10));
+    assert_eq!(retries.statuses, [502, 504]);
+    assert_eq!((retries.budget_percent, retries.budget_floor), (28, 29));
+    assert_eq!(pool.proxy_protocol, Some(ProxyVersion::V2));
+
+    let pool = &all.pools["other"];
+    assert_eq!(
+        pool.nodes_file.as_ref(),
+        Some(&folder.0.path().join("nodes.txt"))
+    );
+    assert_eq!(
+        pool.health.as_ref().map(|health| &health.probe),
+        Some(&HealthProbe::Tcp)
+    );
+    assert_eq!(pool.timeouts.request, Duration::MAX);
+}
+
+#[test]
+fn every_fault_is_told_with_its_line_and_its_remedy() {
+    let text = r#"
+reactors = 0
+tipo = 1
+
+[[listen]]
+on = "tcp://127.0.0.1:0"
+kind = "socks5"
+timout = { head = "1s" }
+
+[[listen]]
+
+[[route]]
+pool = "nowhere"
+path = "api"
+
+[[route]]
+host = "a.test"
+limit = { rate = "100/s" }
+
+[pool.a]
+nodes = ["http://127.0.0.1:9000", "gopher://127.0.0.1", { weight = 2 }, 7]
+timeout = { connect = 2, request = "soon", body_idle = "0s" }
+balance = "fastest"
+max_head = "16kilobytes"
+retry_on = [500]
+proxy_protocol = "v3"
+
+[admin]
+listen = "unix:///run/gateway.sock"
+"#;
+    let faults = faults(text);
+    let wanted = [
+        (2, "reactors: 0 reactors serve nobody"),
+        (3, "tipo: the key is unknown; possible here: drain, listen"),
+        (7, "listen[0].kind: this kind is not in this version"),
+        (
+            8,
+            "listen[0].timout: the key is unknown; did you mean `timeout`?",
+        ),
+        (10, "listen[1]: it needs `on`"),
+        (13, "route[0].pool: there is no pool \"nowhere\""),
+        (14, "route[0].path: write a path that begins with a slash"),
+        (16, "route[1]: it needs `pool`"),
+        (18, "route[1].limit: it is not in this version"),
+        (21, "pool.a.nodes[1]: "),
+        (21, "pool.a.nodes[2]: it needs `to`"),
+        (21, "pool.a.nodes[3]: use a text in quotes, not a number"),
+        (22, "pool.a.timeout.connect: write a time such as \"2s\""),
+        (22, "pool.a.timeout.request: "),
+        (22, "pool.a.timeout.body_idle: zero would end everything"),
+        (23, "pool.a.balance: use \"weighted\""),
+        (
+            24,
+            "pool.a.max_head: write a number of bytes, or a size such as \"256KiB\"",
+        ),
+        (
+            25,
+            "pool.a.retry_on: 500 is not for retries; use 502, 503 or 504",
+        ),
+        (26, "pool.a.proxy_protocol: use \"v1\" or \"v2\""),
+        (28, "admin: it is not in this version"),
+    ];
+    assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
+    for ((line, problem), (wanted_line, wanted)) in faults.iter().zip(wanted) {
+        assert_eq!(*line, wanted_line, "{problem}");
+        assert!(problem.starts_with(wanted), "{problem}\nnot {wanted}");
+    }
+}
+
+#[test]
+fn text_that_is_no_toml_is_told_with_its_line() {
+    let found = faults("listen = [\n{ on = }\n]\n");
+    assert_eq!(found[0].0, 2, "{found:?}");
+    assert!(found[0].1.starts_with("this is no TOML: "), "{found:?}");
+    let deep = format!("a = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(!faults(deep).is_empty());
+}
+
+#[test]
+fn an_error_names_the_file() {
+    let folder = Folder::new();
+    folder.write("gateway.toml", "tipo = 1\n");
+    let error = folder.load().expect_err("has faults").to_string();
+    let file = folder.0.path().join("gateway.toml");
+    let wanted = format!("{}:1:1: tipo: ", file.display());
+    assert!(error.contains(&wanted), "{error}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_told() {
+    let folder = Folder::new();
+    let error = folder.load().expect_err("is missing").to_string();
+    assert!(error.contains("gateway.toml: No such file"), "{error}");
+
+    folder.write("gateway.toml", vec![b'#'; (8 << 20) + 1]);
+    let error = folder.load().expect_err("is too large").to_string();
+    assert!(error.contains("larger than 8 MiB"), "{error}");
+
+    folder.write("gateway.toml", b"# \xff");
+    let error = folder.load().expect_err("is no text").to_string();
+    assert!(error.contains("save it as UTF-8"), "{error}");
+}
+
+#[test]
+fn a_hundred_faults_are_enough() {
+    let text: String = (0..1000).map(|n| format!("k{n} = 1\n")).collect();
+    assert_eq!(faults(text).len(), 100);
+}
+
+#[test]
+fn certificates_come_from_files_relative_to_the_configuration() {
+    let folder = Folder::new();
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("is made");
+    folder
+        .write("site.pem", made.cert.pem())
+        .write("site.key", made.signing_key.serialize_pem())
+        .write(
+            "gateway.toml",
+            format!(
+                "{LEAST}\n[[listen]]\non = \"tcp://127.0.0.1:0\"\n",
+            )
+            .replace("listen = [{ on = \"tcp://127.0.0.1:0\" }]\n", "")
+                + "tls = [{ cert = \"site.pem\", key = \"site.key\", client_ca = \"site.pem\", client_auth = \"request\" }]\nsni_match = true\n",
+        );
+    let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
+    assert!(gateway.settings().listeners[0].tls.is_some());
+
+    folder.write("site.key", "nonsense");
+    let error = folder.load().expect_err("has no key").to_string();
+    assert!(
+        !error.contains("sni_match")
+            && error.contains("gateway.toml:7:8: ")
+            && error.contains("site.key"),
+        "{error}"
+    );
+}
+
+#[test]
+fn nodes_have_tls_settings() {
+    let folder = Folder::new();
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("is made");
+    folder
+        .write("ca.pem", made.cert.pem())
+        .write("key.pem", made.signing_key.serialize_pem())
+        .write(
+            "gateway.toml",
+            format!("{LEAST}pool.a.tls = {{ ca = \"ca.pem\", name = \"a.test\", cert = \"ca.pem\", key = \"key.pem\" }}\n"),
+        );
+    let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
+    assert!(gateway.settings().pools["a"].tls.is_some());
+
+    folder.write(
+        "gateway.toml",
+        format!("{LEAST}pool.a.tls = {{ ca = \"none.pem\" }}\n"),
+    );
+    let error = folder.load().expect_err("has no file").to_string();
+    assert!(error.contains("none.pem"), "{error}");
+}
