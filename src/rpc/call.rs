@@ -386,7 +386,12 @@ impl<R: FromReply> IntoFuture for Pending<R> {
     type IntoFuture = CallFuture<R>;
 
     fn into_future(self) -> CallFuture<R> {
-        CallFuture { call: Some(self) }
+        CallFuture {
+            outcome: CallOutcome {
+                call: Some((self.session, self.state)),
+            },
+            result: PhantomData,
+        }
     }
 }
 
@@ -398,30 +403,78 @@ impl<R: FromReply> IntoFuture for Pending<R> {
 /// If it is polled again after it is ready.
 #[must_use = "futures do nothing unless polled"]
 pub struct CallFuture<R> {
-    /// None once it is ready.
-    call: Option<Pending<R>>,
+    outcome: CallOutcome,
+    result: PhantomData<fn() -> R>,
 }
 
 impl<R: FromReply> Future for CallFuture<R> {
     type Output = Result<R, Status>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(call) = &self.call else {
-            panic!("a `CallFuture` was polled after it was ready");
-        };
-        let Poll::Ready(outcome) = call.state.slot.poll(context.waker()) else {
-            return Poll::Pending;
-        };
-        let result = read_outcome(&call.session, outcome);
-        self.call = None;
-        Poll::Ready(result)
+        let outcome = self.outcome.poll_call(context);
+        outcome.map(|(session, outcome)| read_outcome(&session, outcome))
     }
 }
 
-impl<R> Drop for CallFuture<R> {
+/// The reply to a call as a future, not decoded. If it is dropped before the reply, the call is cancelled.
+pub(super) struct CallOutcome {
+    /// None once it is ready.
+    call: Option<(Session, Arc<CallState>)>,
+}
+
+impl CallOutcome {
+    /// Sends a CALL with its own `seq`, as it is.
+    pub(super) fn send(
+        session: Session,
+        message: Message<'static>,
+        timeout: Option<Duration>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        let state = Arc::new(CallState::new());
+        let call = OutgoingCall {
+            waiter: Waiter::state(state.clone()),
+            timeout,
+            deadline,
+            is_idempotent: false,
+        };
+        // The waiter is told if it cannot be sent.
+        drop(session.send(Outgoing {
+            message,
+            has_own_seq: true,
+            call: Some(call),
+        }));
+        Self {
+            call: Some((session, state)),
+        }
+    }
+
+    fn poll_call(&mut self, context: &mut Context<'_>) -> Poll<(Session, Outcome)> {
+        let Some((session, state)) = self.call.take() else {
+            panic!("a `CallFuture` was polled after it was ready");
+        };
+        match state.slot.poll(context.waker()) {
+            Poll::Ready(outcome) => Poll::Ready((session, outcome)),
+            Poll::Pending => {
+                self.call = Some((session, state));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Future for CallOutcome {
+    type Output = Result<Message<'static>, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = self.poll_call(context);
+        outcome.map(|(_, outcome)| outcome.map(|(message, _)| message))
+    }
+}
+
+impl Drop for CallOutcome {
     fn drop(&mut self) {
-        if let Some(call) = &self.call {
-            call.session.cancel(call.state.clone());
+        if let Some((session, state)) = self.call.take() {
+            session.cancel(state);
         }
     }
 }
@@ -453,6 +506,7 @@ impl<R> fmt::Debug for Pending<R> {
 
 impl<R> fmt::Debug for CallFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CallFuture").field(&self.call).finish()
+        let session = self.outcome.call.as_ref().map(|(session, _)| session);
+        f.debug_tuple("CallFuture").field(&session).finish()
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::{RefCell, RefMut};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -148,7 +148,12 @@ impl<'a> Incoming<'a> {
     /// other end. Anybody can send `X-Real-IP`: trust it only behind a proxy of your own.
     pub fn real_ip(&self) -> Option<IpAddr> {
         let told = self.message.meta.get_str(Meta::REAL_IP);
-        told.and_then(|ip| ip.parse().ok())
+        let parse = |told: &str| {
+            // Teleport's proxies send the port as well.
+            let addr = || told.parse::<SocketAddr>().map(|addr| addr.ip());
+            told.parse().or_else(|_| addr()).ok()
+        };
+        told.and_then(|told| parse(&told))
             .or_else(|| self.remote_addr().as_socket_addr().map(|addr| addr.ip()))
     }
 

@@ -49,6 +49,7 @@ mod slot;
 mod stats;
 mod swap;
 mod tasks;
+mod timers;
 #[cfg(feature = "ws")]
 mod websocket;
 pub mod wire;

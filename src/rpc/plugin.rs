@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitflags::bitflags;
 
@@ -183,6 +184,17 @@ pub trait Plugin: Send + Sync + 'static {
     /// An error closes the connection, once what was sent before has left. It is the result of a dial.
     fn early(&self, session: &Session, message: &Message<'_>) -> Result<Next, Status> {
         Ok(Next::Go)
+    }
+
+    /// Called when the time has come that [`Session::set_timer`] set for this plugin. `quiet` is the time for which nothing was
+    /// received on the connection and nothing left it. Returns the time until the next call, if there is to be one. A plugin
+    /// of the peer only; it is not one of the [hooks](Self::hooks).
+    ///
+    /// # Errors
+    ///
+    /// An error means that the other side is gone, and ends the connection at once. A session that redials goes on.
+    fn on_timer(&self, session: &Session, quiet: Duration) -> Result<Option<Duration>, Status> {
+        Ok(None)
     }
 
     /// Called when a session has ended.

@@ -217,7 +217,10 @@ impl Router {
     where
         F: Fn(&mut CallCtx<'_>, &[u8], &mut Vec<u8>) -> Result<(), Status> + Send + Sync + 'static,
     {
-        let handler = CallHandler::OnLoop(Box::new(bytes_call(handler)));
+        self.set_unknown_call(CallHandler::OnLoop(Box::new(bytes_call(handler))));
+    }
+
+    pub(super) fn set_unknown_call(&mut self, handler: CallHandler) {
         let route = self.route(handler);
         if self.table.unknown_call.replace(route).is_some() {
             self.faults

@@ -166,6 +166,10 @@ pub(super) enum Order {
     Write(Outgoing),
     /// End this call and tell the other side.
     Cancel(Arc<CallState>),
+    /// End the connection at once, since the other side is gone. A session that redials goes on.
+    Lose,
+    /// Call the plugin with this name after this time.
+    Timer(Box<str>, Duration),
     /// Count the session's age from now.
     Age,
     /// Close the session once its calls have ended, or after this time.
@@ -417,6 +421,20 @@ impl Session {
     pub fn abort(&self) {
         self.begin_close();
         let _ = self.order(Order::Abort);
+    }
+
+    /// Has [`Plugin::on_timer`](super::Plugin::on_timer) of a plugin of the peer called after this time. Each session has one
+    /// such time for each plugin; another call replaces it. Before the session is open the plugin is not called.
+    ///
+    /// All times of a session share one timer of its reactor. The first one costs about 180 bytes until the session ends.
+    pub fn set_timer(&self, plugin: &str, after: Duration) {
+        // A session that has ended needs no timer.
+        let _ = self.order(Order::Timer(plugin.into(), after));
+    }
+
+    /// Ends the connection at once, since the other side is gone. A session that redials goes on.
+    pub(super) fn lose(&self) {
+        let _ = self.order(Order::Lose);
     }
 
     /// Calls `callback` when the session has ended, on the reactor's thread. If it has ended already, calls it at once.

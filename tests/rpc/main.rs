@@ -21,6 +21,7 @@ mod plugins;
 #[cfg(feature = "cli")]
 mod program;
 mod properties;
+mod proxy;
 mod recordings;
 mod replay;
 mod vectors;

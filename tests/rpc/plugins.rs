@@ -4,8 +4,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
+use epicycle::rpc::plugins::heartbeat::Ping;
 use epicycle::rpc::plugins::ignore_case::IgnoreCase;
 use epicycle::rpc::wire::Message;
 use epicycle::rpc::{Hooks, Incoming, Next, Peer, Plugin, Router, Session, Status, code};
@@ -451,6 +453,9 @@ fn plugins_that_cannot_work_are_errors_of_the_start() {
         routes.call("/a", |_ctx, _: ()| Ok(()));
     });
     let error = Peer::builder().routes(routes).start().expect_err("fails");
+    let ping = Ping::by_call(Duration::from_secs(2));
+    let bad_rate = Peer::builder().plugin(ping).start().expect_err("fails");
+    assert!(bad_rate.to_string().contains("at least 3s"), "{bad_rate}");
     assert!(
         error.to_string().contains("only a plugin of the peer"),
         "{error}"

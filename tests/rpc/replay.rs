@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use epicycle::rpc::plugins::auth::Verify;
+use epicycle::rpc::plugins::heartbeat::Pong;
 use epicycle::rpc::wire::{Dialect, Kind, Message};
 use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Status};
 use serde::{Deserialize, Serialize};
@@ -71,8 +72,7 @@ fn conversations() -> Vec<Conversation> {
 }
 
 fn is_served(scenario: &str) -> bool {
-    const OTHERS: [&str; 9] = [
-        "heartbeat",
+    const OTHERS: [&str; 8] = [
         "secure",
         "ws_",
         "proxy",
@@ -191,7 +191,7 @@ fn routes() -> Router {
 }
 
 fn server() -> Peer {
-    start(Peer::builder())
+    start(Peer::builder().plugin(Pong))
 }
 
 /// The same server with authentication.

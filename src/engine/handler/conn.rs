@@ -586,6 +586,13 @@ impl<'a, H: EventHandler> Conn<'a, H> {
         self.cx.time.elapsed_nanos()
     }
 
+    /// Returns the time from the last activity to the beginning of this turn, to a millisecond. Activity is that bytes were
+    /// received, or that the kernel took some. The idle timeout counts by the same time.
+    pub fn quiet_for(&self) -> Duration {
+        let active_at = self.link.state.active_at();
+        Duration::from_millis(self.cx.time.now().saturating_sub(active_at))
+    }
+
     /// Returns the time of day at the beginning of the turn, in whole seconds since 1970-01-01, midnight UTC. It costs no system
     /// call. In a simulation it is the virtual time of day.
     pub fn unix_time(&self) -> u64 {

@@ -5,6 +5,7 @@ mod redialling;
 mod replies;
 mod sending;
 mod serving;
+mod timing;
 
 use std::cell::Cell;
 use std::fmt;
@@ -32,6 +33,7 @@ use super::session::{
 };
 use super::stats::{Counters, Meters};
 use super::tasks::{Finished, Tasks};
+use super::timers::Timers;
 use super::wire::{Dialect, Kind, Message, Status, code};
 use crate::addr::Addr;
 use crate::codec::FrameError;
@@ -77,8 +79,12 @@ pub struct Line {
     deferred: Deferred,
     /// True while a handler on the reactor works on a call.
     is_answering: bool,
+    /// True if the connection ends since the other side is gone.
+    is_lost: bool,
     /// The end of the session's present state: of the time to open, of its age, or of the time to close.
     term: Option<Instant>,
+    /// The times at which plugins want to be called.
+    timers: Option<Box<Timers>>,
     /// The moment for which the connection's deadline is set.
     alarm: Option<Instant>,
 }
@@ -89,7 +95,7 @@ enum Stage {
     /// The handshake of what carries the messages goes on.
     Greeting,
     /// The plugin at this place awaits a message.
-    Early(usize),
+    Early(u32),
     Open,
     /// A plugin has refused it. It closes once what was sent has left.
     Refused,
@@ -147,6 +153,7 @@ impl Line {
             self.calls.next_deadline(),
             self.deferred.next_deadline(),
             self.term,
+            self.timers.as_ref().and_then(|timers| timers.next()),
         ];
         let Some(next) = deadlines.into_iter().flatten().min() else {
             return;
@@ -226,7 +233,9 @@ impl EventHandler for PeerHandler {
             calls,
             deferred: Deferred::new(shared.deferred.clone()),
             is_answering: false,
+            is_lost: false,
             term: None,
+            timers: None,
             alarm: None,
         };
         if conn.codec().is_ready() {
@@ -307,6 +316,9 @@ impl EventHandler for PeerHandler {
                 self.give_up(conn, line);
                 action = Action::Close;
             }
+        }
+        if line.timers.is_some() {
+            self.run_timers(conn, line);
         }
         line.set_alarm(conn);
         self.carry_out(conn, line);

@@ -97,7 +97,8 @@ impl PeerHandler {
     }
 
     fn wait_early(&self, conn: &mut Conn<'_, Self>, line: &mut Line, place: usize) {
-        line.stage = Stage::Early(place);
+        // A peer has fewer plugins than that; a session stays small.
+        line.stage = Stage::Early(place as u32);
         conn.codec_mut().conversation_mut().is_early = true;
         self.limit_opening(conn, line);
     }
@@ -140,6 +141,7 @@ impl PeerHandler {
             // It closes.
             return Action::Continue;
         };
+        let place = place as usize;
         let session = &line.session;
         let next = match self.parts.plugins.get(place) {
             Some(plugin) => {

@@ -191,6 +191,13 @@ impl PeerHandler {
                     log::debug!(target: "epicycle::rpc", "a message is dropped: its session has no connection");
                 }
             }
+            Order::Timer(..) => {
+                if let Some(conn) = setting_up {
+                    reactor.with(conn, |conn, line| self.execute(conn, line, order));
+                }
+            }
+            // It has no connection to lose.
+            Order::Lose => {}
             Order::Cancel(call) => {
                 let held = (self.redials)
                     .with(token, |redial| redial.session.as_mut()?.held.cancel(&call))
@@ -273,7 +280,7 @@ impl PeerHandler {
             .redials
             .with(token, |redial| redial.session.as_mut()?.refusal.take())
             .flatten();
-        let is_unexpected = !(was_open && reason.is_by_this_side())
+        let is_unexpected = (line.is_lost || !(was_open && reason.is_by_this_side()))
             && refusal.is_none()
             && !reactor.engine().is_stopping();
         if !is_unexpected || !line.session.begin_redial() {

@@ -47,6 +47,7 @@ impl PeerHandler {
         match order {
             Order::Send(outgoing) | Order::Write(outgoing) => self.send(conn, line, outgoing),
             Order::Cancel(call) => self.cancel(conn, line, &call),
+            Order::Timer(plugin, after) => self.set_timer(conn, line, &plugin, after),
             Order::Age => {
                 if line.stage == Stage::Open && !conn.codec().conversation().is_closing {
                     line.begin_age(conn);
@@ -65,6 +66,10 @@ impl PeerHandler {
                 line.set_alarm(conn);
             }
             Order::Abort => conn.abort(),
+            Order::Lose => {
+                line.is_lost = true;
+                conn.abort();
+            }
         }
     }
 

@@ -2,5 +2,7 @@
 
 pub mod auth;
 pub mod binder;
+pub mod heartbeat;
 pub mod ignore_case;
 pub mod limits;
+pub mod proxy;
