@@ -67,7 +67,7 @@ pub use self::reply::{FromReply, Reply};
 pub use self::responder::Responder;
 pub use self::route_info::RouteInfo;
 pub use self::router::Router;
-pub use self::session::{Health, Session};
+pub use self::session::{Health, Session, SessionConn};
 pub use self::stats::{Outcome, PeerStats, RouteReport, RouteStats, Stats};
 pub use self::swap::Swap;
 #[cfg(feature = "ws")]

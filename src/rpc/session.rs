@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Wake;
@@ -176,6 +177,22 @@ pub(super) enum Order {
     Close(Duration),
     /// Close the session at once.
     Abort,
+    /// Show the connection.
+    Show(Box<dyn FnOnce(&SessionConn<'_>) + Send>),
+}
+
+/// The connection of a session, as its reactor sees it: see [`Session::with_conn`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SessionConn<'a> {
+    /// The socket. Do not read from it or write to it.
+    pub fd: BorrowedFd<'a>,
+    /// The number of calls of this side that wait for their replies.
+    pub calls_sent: usize,
+    /// The number of calls of the other side whose handlers reply later, and have not yet.
+    pub calls_received: usize,
+    /// The number of bytes that wait to be sent.
+    pub bytes_waiting: usize,
 }
 
 /// Sees calls and pushes before they are sent, on the sender's thread.
@@ -549,6 +566,27 @@ impl Session {
                 callback,
             );
         }
+    }
+
+    /// Shows the session's connection to `look`, on its reactor: the socket, for options that this crate does not know, and the
+    /// numbers of what is under way. `look` must not block.
+    ///
+    /// ```
+    /// # fn demo(session: &epicycle::rpc::Session) -> Result<(), epicycle::rpc::Status> {
+    /// session.with_conn(|conn| println!("{} bytes wait", conn.bytes_waiting))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED) if the session has ended, and [`WRITE_FAILED`](code::WRITE_FAILED) if the
+    /// mailbox of its reactor is full. If the connection ends before `look` can be called, it is dropped.
+    pub fn with_conn(
+        &self,
+        look: impl FnOnce(&SessionConn<'_>) + Send + 'static,
+    ) -> Result<(), Status> {
+        self.order(Order::Show(Box::new(look)))
     }
 
     /// Sends a message as it is. A CALL or a PUSH with an empty `seq` gets the session's next number. Nobody waits for the reply

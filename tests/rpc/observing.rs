@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use epicycle::metrics::prometheus;
 use epicycle::rpc::wire::{Kind, Meta};
 use epicycle::rpc::{
-    CallCtx, Outcome, Peer, PushCtx, Responder, RouteStats, Router, Session, Status, code,
-    controller, push_controller,
+    CallCtx, Outcome, Peer, PushCtx, Responder, RouteStats, Router, Session, SessionConn, Status,
+    code, controller, push_controller,
 };
 use log::Level;
 use parking_lot::Mutex;
@@ -356,6 +356,39 @@ fn a_call_inside_a_call_belongs_to_its_trace_and_ends_by_its_deadline() {
         Err(code::HANDLE_TIMEOUT)
     );
     assert!(begun.elapsed() >= Duration::from_millis(299));
+}
+
+#[test]
+fn a_session_shows_its_connection_on_its_reactor() {
+    let kept: Mutex<Vec<Responder<()>>> = Mutex::default();
+    let mut routes = Router::new();
+    routes.call_later("/keep", move |_ctx, (): (), reply| kept.lock().push(reply));
+    let (server, _client, session) = pair(routes);
+    let _pending = session.call::<_, ()>("/keep", &()).send();
+    eventually("it is under way", || {
+        of_call(&server, "/keep").in_flight() == 1
+    });
+    let look = |session: &Session| {
+        let (sender, receiver) = mpsc::channel();
+        let look = move |conn: &SessionConn<'_>| {
+            let port = rustix::net::getsockname(conn.fd).expect("is a socket");
+            let numbers = (conn.calls_sent, conn.calls_received, conn.bytes_waiting);
+            sender.send((port, numbers)).expect("is awaited");
+        };
+        session.with_conn(look).expect("is open");
+        receiver.recv_timeout(LONG).expect("is shown")
+    };
+    let (addr, numbers) = look(&session);
+    let port = |addr: &epicycle::Addr| addr.as_socket_addr().expect("is TCP");
+    assert_eq!(
+        std::net::SocketAddr::try_from(addr).expect("is TCP"),
+        port(&session.local_addr())
+    );
+    assert_eq!(numbers, (1, 0, 0));
+    assert_eq!(look(&server.sessions()[0]).1, (0, 1, 0));
+    session.abort();
+    assert!(session.wait_closed(LONG));
+    assert!(session.with_conn(|_| unreachable!()).is_err());
 }
 
 struct Numbers;

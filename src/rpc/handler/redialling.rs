@@ -229,6 +229,8 @@ impl PeerHandler {
                 });
                 self.set_apart_alarm(reactor, token);
             }
+            // There is no connection to show.
+            Order::Show(_) => {}
         }
     }
 

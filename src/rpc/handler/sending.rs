@@ -1,15 +1,17 @@
 //! Calls and pushes that are sent, and replies that arrive.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::{CANCEL, Line, PeerHandler, SentAgain, SentCall, Stage, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
+use crate::panic;
 use crate::rpc::calls::Open;
 use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
-use crate::rpc::session::{Order, Session, Settings, settle};
+use crate::rpc::session::{Order, Session, SessionConn, Settings, settle};
 use crate::rpc::stats::Counters;
 use crate::rpc::wire::{Codec, Kind, Message, Status, code};
 
@@ -69,6 +71,21 @@ impl PeerHandler {
             Order::Lose => {
                 line.is_lost = true;
                 conn.abort();
+            }
+            Order::Show(look) => {
+                let shown = SessionConn {
+                    fd: conn.as_fd(),
+                    calls_sent: line.calls.len(),
+                    calls_received: line.deferred.len(),
+                    bytes_waiting: conn.buffered_out(),
+                };
+                panic::catch(
+                    "epicycle::rpc",
+                    "the callback of `Session::with_conn`",
+                    || {
+                        look(&shown);
+                    },
+                );
             }
         }
     }
