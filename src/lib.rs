@@ -132,6 +132,10 @@ struct Testing;
 #[doc = include_str!("../docs/rpc.md")]
 struct Rpc;
 
+#[cfg(all(doctest, feature = "rpc"))]
+#[doc = include_str!("../docs/from-teleport.md")]
+struct FromTeleport;
+
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]
 struct FromGnet;

@@ -143,7 +143,13 @@ pub(crate) fn stop_on_signals(server: Server) -> Server {
 
 /// Logs warnings and received signals. RUST_LOG=debug shows the work of the engine.
 pub(crate) fn log_to_stderr() {
-    let env = env_logger::Env::default().default_filter_or("warn,epicycle::signals=info");
+    log_to_stderr_from("warn");
+}
+
+/// Logs records of this level and above, and received signals.
+pub(crate) fn log_to_stderr_from(level: &str) {
+    let env = env_logger::Env::default();
+    let env = env.default_filter_or(format!("{level},epicycle::signals=info"));
     env_logger::Builder::from_env(env)
         .format(|out, record| {
             let time = humantime::format_rfc3339_millis(SystemTime::now());

@@ -1,6 +1,7 @@
 //! The options of peers.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ impl Peer {
             settings: Settings {
                 body_codec: Codec::JSON,
                 call_timeout: Some(Duration::from_secs(30)),
+                dial_timeout: None,
+                dial_from: None,
                 handle_timeout: None,
                 session_age: None,
                 redial: None,
@@ -139,6 +142,19 @@ impl PeerBuilder {
     /// Default: 30 seconds.
     pub fn call_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.settings.call_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the timeout of dials that set none: from the name lookup to the end of the TLS handshake. Default: that of
+    /// [`Connect::timeout`](crate::Connect::timeout).
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.dial_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the local address of dials that set none. Unix sockets ignore it. Default: the kernel chooses.
+    pub fn dial_from(mut self, ip: IpAddr) -> Self {
+        self.settings.dial_from = Some(ip);
         self
     }
 
@@ -268,6 +284,20 @@ impl PeerBuilder {
     pub fn local<T: 'static>(mut self, make: impl Fn() -> T + Send + Sync + 'static) -> Self {
         self.locals
             .push(Box::new(move |locals| locals.insert(make())));
+        self
+    }
+
+    pub(super) fn codec_by_name(&self, name: &str) -> Option<Codec> {
+        self.formats.codecs.by_name(name)
+    }
+
+    pub(super) fn codec_names(&self) -> Vec<&str> {
+        self.formats.codecs.names().collect()
+    }
+
+    /// Sets the most bytes of a received message.
+    pub(super) fn message_limit(mut self, bytes: usize) -> Self {
+        self.formats.limits.message = bytes;
         self
     }
 

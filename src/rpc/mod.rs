@@ -26,10 +26,12 @@ mod builder;
 mod call;
 mod calls;
 mod codec;
+mod config;
 mod context;
 mod controller;
 mod deferred;
 mod dials;
+mod go_duration;
 mod handler;
 mod held;
 #[cfg(feature = "http")]
@@ -57,6 +59,7 @@ pub mod wire;
 pub use self::builder::PeerBuilder;
 pub use self::call::{Call, CallFuture, Pending, Push};
 pub use self::codec::{ProtocolChoice, Wire};
+pub use self::config::{Config, Network};
 pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
 #[cfg(feature = "http")]

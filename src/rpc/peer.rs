@@ -249,14 +249,16 @@ impl Peer {
         slot.wait()
     }
 
-    fn connect(&self, mut connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+    fn connect(&self, connect: Connect, protocol: ProtocolChoice, waiter: DialWaiter) {
+        let settings = &self.inner.shared.settings;
+        let mut connect = connect.with_defaults(settings.dial_timeout, settings.dial_from);
         let protocol = protocol.towards(connect.host_and_port());
         // The peer itself makes further connections, since they belong to the same session.
         let own = connect.reconnect.take();
         if let Some(Err(error)) = own.map(|policy| policy.check("reconnect")) {
             return waiter.settle(Err(local(code::DIAL_FAILED, error.to_string())));
         }
-        let policy = own.or(self.inner.shared.settings.redial);
+        let policy = own.or(settings.redial);
         let again = policy
             .filter(|policy| !policy.gives_up(0))
             .map(|policy| Again {

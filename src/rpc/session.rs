@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -124,6 +125,10 @@ pub(super) struct Settings {
     pub(super) body_codec: Codec,
     /// The time within which the reply to a call must arrive.
     pub(super) call_timeout: Option<Duration>,
+    /// The timeout of dials that set none. `None` is that of the engine.
+    pub(super) dial_timeout: Option<Duration>,
+    /// The local address of dials that set none.
+    pub(super) dial_from: Option<IpAddr>,
     /// The time within which a handler must answer.
     pub(super) handle_timeout: Option<Duration>,
     /// The policy for new connections of dialled sessions whose dial has none of its own.

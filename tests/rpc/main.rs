@@ -7,6 +7,7 @@ mod ages;
 mod binder;
 mod bodies;
 mod codec;
+mod config;
 mod ends;
 mod filters;
 mod futures;

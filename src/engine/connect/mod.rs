@@ -38,7 +38,8 @@ use crate::tls::TlsClient;
 pub struct Connect {
     pub(crate) to: Result<Endpoint, Arc<Error>>,
     pub(crate) token: u64,
-    pub(crate) timeout: Duration,
+    /// None if it is the default.
+    pub(crate) timeout: Option<Duration>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) fresh_lookup: bool,
@@ -133,6 +134,9 @@ pub struct FailedAddress {
     pub error: ConnectError,
 }
 
+/// The timeout of an attempt that has no other.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The shortest time between two attempts.
 const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
@@ -181,7 +185,7 @@ impl Connect {
         Self {
             to: addr.try_into().map_err(|error| Arc::new(error.into())),
             token: 0,
-            timeout: Duration::from_secs(10),
+            timeout: None,
             local: None,
             reconnect: None,
             fresh_lookup: false,
@@ -227,7 +231,7 @@ impl Connect {
     /// Sets the timeout of an attempt, from the name lookup to the end of the TLS handshake. Default: 10 s. `Duration::MAX`
     /// means never.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         self
     }
 
@@ -306,6 +310,14 @@ impl Connect {
         self
     }
 
+    /// Sets a timeout and a local address, where none is set. Port 0 lets the kernel choose.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn with_defaults(mut self, timeout: Option<Duration>, ip: Option<IpAddr>) -> Self {
+        self.timeout = self.timeout.or(timeout);
+        self.local = self.local.or(ip.map(|ip| SocketAddr::new(ip, 0)));
+        self
+    }
+
     /// Refuses values that cannot work.
     /// Returns the host and port that are dialled, as HTTP writes them. Returns `None` for a Unix socket.
     #[cfg(feature = "rpc")]
@@ -327,7 +339,7 @@ impl Connect {
             let problem = problem.to_owned();
             Err(Error::Option { name, problem })
         };
-        if self.timeout.is_zero() {
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return bad(
                 "timeout",
                 "zero would end every attempt at once; use Duration::MAX for never",

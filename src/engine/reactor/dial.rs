@@ -19,7 +19,7 @@ use crate::engine::conn::limit_sets::SERVER;
 use crate::engine::conn::origin::Origin;
 use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{
-    Backoff, Connect, ConnectError, DialId, FailedAddress, FailedConnect,
+    Backoff, Connect, ConnectError, DEFAULT_TIMEOUT, DialId, FailedAddress, FailedConnect,
 };
 #[cfg(feature = "proxy-protocol")]
 use crate::engine::handler::context::Proxied;
@@ -191,11 +191,8 @@ impl<H: EventHandler> EventLoop<H> {
         if !self.stage.allows(&dial.to) {
             return self.attempt_failed(id, ConnectError::Stopped);
         }
-        dial.attempt_ends_at = self
-            .cx
-            .time
-            .moment()
-            .saturating_add(millis(dial.connect.timeout));
+        let timeout = dial.connect.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        dial.attempt_ends_at = self.cx.time.moment().saturating_add(millis(timeout));
         let targets = match &dial.to {
             Endpoint::Unix(path) | Endpoint::UnixPacket(path) => {
                 vec![Addr::Unix(Some(path.as_path().into()))]

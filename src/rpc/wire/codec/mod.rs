@@ -216,6 +216,12 @@ impl Codecs {
             .or_else(|| own().map(|codec| codec.id()))
     }
 
+    /// Returns the names of all codecs.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let built_in = BUILT_IN.iter().map(|(_, format)| format.name());
+        built_in.chain(self.own.iter().map(|codec| codec.name()))
+    }
+
     /// Encodes a value with the codec of this id, and appends it.
     ///
     /// # Errors
