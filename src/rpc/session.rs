@@ -346,8 +346,9 @@ impl Session {
     }
 
     /// Returns the session's identifier: the remote address if it was accepted, and the local one if it was dialled, until
-    /// [`set_id`](Self::set_id). When a session has redialled, the local address is another one, and the identifier follows it
-    /// unless it was set.
+    /// [`set_id`](Self::set_id). If another session has that address, as is usual with Unix sockets, `#` and a number follow once
+    /// the session is open. When a session has redialled, the local address is another one, and the identifier follows it unless
+    /// it was set.
     pub fn id(&self) -> Arc<str> {
         self.0.id.lock().clone()
     }
@@ -355,11 +356,7 @@ impl Session {
     /// Sets the session's identifier. Another session of the peer with this identifier is closed.
     pub fn set_id(&self, id: impl Into<Arc<str>>) {
         self.0.has_own_id.store(true, Ordering::Release);
-        self.rename(id.into());
-    }
-
-    fn rename(&self, id: Arc<str>) {
-        let replaced = self.0.peer.sessions.rename(self, id);
+        let replaced = self.0.peer.sessions.rename(self, id.into());
         if let Some(other) = replaced {
             other.close();
         }
@@ -535,21 +532,8 @@ impl Session {
     pub(super) fn end_redial(&self) {
         self.change_health(Health::Redialling, Health::Open);
         if !self.0.has_own_id.load(Ordering::Acquire) {
-            self.rename(self.local_addr().to_string().into());
-        }
-    }
-
-    /// Gives way to another session that has the same identifier. A session that redials gets another one if its identifier is
-    /// the address of its last connection, since another connection may have that by now.
-    pub(super) fn give_way(&self) {
-        let place = self.0.end_point.lock().place.clone();
-        let has_own_id = self.0.has_own_id.load(Ordering::Acquire);
-        match place {
-            Place::Home(home) if !has_own_id && self.health() == Health::Redialling => {
-                let id = format!("{}#{}", self.id(), home.token).into();
-                self.0.peer.sessions.relist(self, id);
-            }
-            _ => self.close(),
+            let address = self.local_addr().to_string().into();
+            self.0.peer.sessions.rename_to_address(self, address);
         }
     }
 
@@ -747,17 +731,24 @@ impl fmt::Debug for Session {
     }
 }
 
-/// The sessions of a peer, by their identifiers.
+/// The sessions of a peer, by their identifiers, and the number of those whose address another one had.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<Arc<str>, Session>>);
+pub(super) struct Sessions(Mutex<HashMap<Arc<str>, Session>>, AtomicU64);
 
 impl Sessions {
     // The lock of an identifier comes before that of the sessions, so that a session is listed under the identifier that it has.
 
     /// Adds a session. Returns another one that had its identifier.
+    ///
+    /// Two sessions may have one address, which is no identifier that anybody chose: the ends of Unix sockets have none, and a
+    /// port may serve connections to several addresses. The later one gets a number.
     pub(super) fn insert(&self, session: &Session) -> Option<Session> {
-        let id = session.0.id.lock();
-        self.0.lock().insert(id.clone(), session.clone())
+        let mut id = session.0.id.lock();
+        let mut sessions = self.0.lock();
+        if !session.0.has_own_id.load(Ordering::Acquire) {
+            *id = self.free(&sessions, id.clone());
+        }
+        sessions.insert(id.clone(), session.clone())
     }
 
     /// Changes the identifier of a session. Returns another one that had it.
@@ -773,11 +764,27 @@ impl Sessions {
         sessions.insert(new, session.clone())
     }
 
-    /// Adds a session again, with a new identifier, after another one has taken its place.
-    fn relist(&self, session: &Session, new: Arc<str>) {
+    /// Changes the identifier of a session to an address, or to one with a number if another session has that address.
+    fn rename_to_address(&self, session: &Session, address: Arc<str>) {
         let mut id = session.0.id.lock();
-        id.clone_from(&new);
-        self.0.lock().insert(new, session.clone());
+        let mut sessions = self.0.lock();
+        let is_listed = sessions.get(&*id) == Some(session);
+        if is_listed {
+            sessions.remove(&*id);
+        }
+        *id = self.free(&sessions, address);
+        if is_listed {
+            sessions.insert(id.clone(), session.clone());
+        }
+    }
+
+    /// Returns this identifier, or one with a number if a session has it.
+    fn free(&self, sessions: &HashMap<Arc<str>, Session>, id: Arc<str>) -> Arc<str> {
+        if !sessions.contains_key(&id) {
+            return id;
+        }
+        let number = self.1.fetch_add(1, Ordering::Relaxed) + 2;
+        format!("{id}#{number}").into()
     }
 
     fn remove(&self, session: &Session) {

@@ -725,6 +725,29 @@ fn a_session_of_the_same_id_is_replaced() {
 }
 
 #[test]
+fn sessions_whose_addresses_are_alike_do_not_replace_each_other() {
+    let dir = tempfile::tempdir().expect("can be made");
+    let path = format!("unix://{}/peer.sock", dir.path().display());
+    let server = start(Peer::builder().listen(&*path).routes(math()));
+    let client = client();
+    // None of these ends has a name.
+    let sessions: Vec<_> = (0..3)
+        .map(|_| client.dial(&*path).expect("connects"))
+        .collect();
+    for session in &sessions {
+        assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
+        let listed = client.session(&session.id());
+        assert_eq!(listed.as_ref(), Some(session));
+    }
+    assert_eq!((client.session_count(), server.session_count()), (3, 3));
+    sessions[0].close();
+    eventually("it is closed", || client.session_count() == 2);
+    let next = client.dial(&*path).expect("connects");
+    assert_eq!(next.call("/math/add", &[1, 2]).wait(), Ok(3));
+    assert_eq!(client.session_count(), 3);
+}
+
+#[test]
 fn a_session_works_from_100_threads() {
     let (_server, _client, session) = pair(math());
     let threads: Vec<_> = (0..100i64)

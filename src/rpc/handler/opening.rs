@@ -91,7 +91,7 @@ impl PeerHandler {
         self.settle_home(conn, line);
         let sessions = &self.parts.peer.shared.sessions;
         if let Some(other) = sessions.insert(&line.session) {
-            other.give_way();
+            other.close();
         }
         self.end_dial(line.token, Ok(line.session.clone()));
     }
