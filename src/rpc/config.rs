@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::builder::PeerBuilder;
 use super::go_duration;
 use crate::addr::{Endpoint, Family};
+use crate::engine::connect::Reconnect;
 use crate::error::Error;
 
 /// The options of a peer, as a file has them: the keys of Teleport's `PeerConfig`, and those of its socket options.
@@ -26,7 +27,7 @@ use crate::error::Error;
 /// | `local_ip` | the address to listen on and to dial from; for Unix sockets the path | every address | `listen`, [`dial_from`](PeerBuilder::dial_from) |
 /// | `listen_port` | the port to listen on; 0: the peer does not listen | 0 | `listen` |
 /// | `default_dial_timeout` | the timeout of dials that set none; 0: that of [`Connect`](crate::Connect) | `0s` | [`dial_timeout`](PeerBuilder::dial_timeout) |
-/// | `redial_times` | the attempts to connect again after a session's connection broke; below 0: without end | 0 | none yet: other values are refused |
+/// | `redial_times` | the attempts to connect again after a session's connection broke; below 0: without end | 0 | [`redial`](PeerBuilder::redial), with delays from 100 ms to 10 s |
 /// | `default_body_codec` | the name of the codec of bodies for which no other is set | `json` | [`body_codec`](PeerBuilder::body_codec) |
 /// | `default_session_age` | the maximum age of sessions; 0: none | `0s` | [`session_age`](PeerBuilder::session_age) |
 /// | `default_context_age` | the time for a handler that replies later; 0: that of its caller | `0s` | [`handle_timeout`](PeerBuilder::handle_timeout) |
@@ -141,6 +142,10 @@ const KEYS: [&str; 17] = [
     "write_buffer",
 ];
 
+/// The delays between attempts to connect again.
+const REDIAL_FIRST: Duration = Duration::from_millis(100);
+const REDIAL_LONGEST: Duration = Duration::from_secs(10);
+
 /// The unanswered probes after which a connection is closed, as Go has it.
 const KEEPALIVE_PROBES: u32 = 9;
 
@@ -244,16 +249,18 @@ impl PeerBuilder {
                 self = self.dial_from(ip);
             }
         }
-        if config.redial_times != 0 {
-            let problem = format!("{} is not supported yet; use 0", config.redial_times);
-            return bad("redial_times", problem);
-        }
         let Some(codec) = self.codec_by_name(&config.default_body_codec) else {
             let (name, known) = (&config.default_body_codec, self.codec_names().join(", "));
             let problem = format!("there is no codec {name:?}; use one of {known}");
             return bad("default_body_codec", problem);
         };
         self = self.body_codec(codec);
+        let redial = Reconnect::new(REDIAL_FIRST, REDIAL_LONGEST);
+        self = self.redial(match u32::try_from(config.redial_times) {
+            Ok(0) => None,
+            Ok(times) => Some(redial.limit(times)),
+            Err(_) => Some(redial),
+        });
         let set = |time: Duration| Some(time).filter(|time| !time.is_zero());
         if let Some(timeout) = set(config.default_dial_timeout) {
             self = self.dial_timeout(timeout);

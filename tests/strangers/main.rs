@@ -1,8 +1,11 @@
-//! WebSockets against other implementations: the packages `websockets` for Python and `ws` for node.
+//! WebSockets against other implementations, the packages `websockets` for Python and `ws` for node, and RPC peers against one in
+//! Python.
 #![cfg(feature = "ws")]
 
 #[path = "../util/mod.rs"]
 mod util;
 
 mod client;
+#[cfg(feature = "rpc")]
+mod rpc;
 mod server;

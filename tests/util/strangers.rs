@@ -6,6 +6,11 @@ use std::process::{Command, Stdio};
 
 use super::skipped;
 
+/// Returns a Python for scripts that use its standard library only. The test is skipped without it.
+pub(crate) fn python_alone() -> Option<Command> {
+    found(python(), ["-c", ""], "Python")
+}
+
 /// Returns a Python with the package `websockets`. The test is skipped without it.
 pub(crate) fn python_websockets() -> Option<Command> {
     found(
