@@ -136,10 +136,6 @@ fn what_is_wrong_in_a_file_is_named_with_what_is_allowed() {
             r#"{"keepalive": true, "keepalive_period": "1.5s"}"#,
             "bad option keepalive_period: it is 1.5s; use whole seconds from 1s to 9h6m7s",
         ),
-        (
-            r#"{"redial_times": 3}"#,
-            "bad option redial_times: 3 is not supported yet",
-        ),
     ] {
         let config = read(json).expect(json);
         let error = Peer::builder().config(&config).expect_err(json).to_string();
@@ -259,6 +255,35 @@ fn dials_have_the_peers_timeout_and_local_address_unless_they_set_their_own() {
         .expect_err("is too late");
     assert_eq!(status.code, code::DIAL_FAILED);
     assert!(status.reason.contains("time"), "{status}");
+}
+
+#[test]
+fn sessions_redial_as_often_as_the_file_says() {
+    for (times, comes_back) in [(0, false), (-1, true)] {
+        let server = start(crate::ends::listening().routes(breaking()));
+        let config = read(&serde_json::json!({ "redial_times": times }).to_string());
+        let client = Peer::builder()
+            .reactors(1)
+            .config(&config.expect("is read"));
+        let client = start(client.expect("can be used"));
+        let session = dial(&client, &server);
+        let broken = session.call::<_, ()>("/break", &()).wait();
+        let code = broken.expect_err("is broken").code;
+        assert_eq!(code, code::CONNECTION_CLOSED);
+        let again = session.call::<_, u8>("/one", &()).wait();
+        assert_eq!(again.is_ok(), comes_back, "{times}: {again:?}");
+    }
+}
+
+/// The routes of a server that breaks connections.
+fn breaking() -> Router {
+    let mut routes = Router::new();
+    routes.call("break", |ctx, _: ()| {
+        ctx.session().abort();
+        Ok(())
+    });
+    routes.call("one", |_ctx, _: ()| Ok(1));
+    routes
 }
 
 #[test]
