@@ -15,7 +15,7 @@ struct Flags {
     /// The server: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR", default_value = "tcp://127.0.0.1:9090")]
     to: String,
-    /// The protocol. A 4 means the dialect of Teleport v4.0.0
+    /// The protocol. A 4 means the dialect of Teleport v4.0.0, and ws a WebSocket at /ws
     #[arg(long, value_enum, default_value = "raw")]
     proto: util::Proto,
     /// The time within which each call must be answered

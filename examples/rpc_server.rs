@@ -22,7 +22,7 @@ struct Flags {
         default_value = "tcp://:9090"
     )]
     listen: Endpoint,
-    /// The protocol. A 4 means the dialect of Teleport v4.0.0
+    /// The protocol. A 4 means the dialect of Teleport v4.0.0, and ws a WebSocket at /ws
     #[arg(long, value_enum, default_value = "raw")]
     proto: util::Proto,
     /// The number of reactors. Without it, one per core

@@ -2,9 +2,11 @@
 
 use clap::ValueEnum;
 use epicycle::rpc::ProtocolChoice;
+#[cfg(feature = "ws")]
+use epicycle::rpc::WebSocket;
 use epicycle::rpc::wire::Dialect;
 
-/// A protocol. The names with a 4 are in the dialect of Teleport v4.0.0.
+/// A protocol. The names with a 4 are in the dialect of Teleport v4.0.0. Those with ws are in a WebSocket at /ws.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Proto {
     Raw,
@@ -13,13 +15,30 @@ pub(crate) enum Proto {
     Json4,
     Pb,
     Pb4,
+    #[cfg(feature = "ws")]
+    WsRaw,
+    #[cfg(feature = "ws")]
+    WsRaw4,
+    #[cfg(feature = "ws")]
+    WsJson,
+    #[cfg(feature = "ws")]
+    WsJson4,
+    #[cfg(feature = "ws")]
+    WsPb,
+    #[cfg(feature = "ws")]
+    WsPb4,
 }
+
+#[cfg(feature = "ws")]
+const PATH: &str = "/ws";
 
 impl Proto {
     fn dialect(self) -> Dialect {
         match self {
-            Proto::Raw | Proto::Json | Proto::Pb => Dialect::V4_1,
             Proto::Raw4 | Proto::Json4 | Proto::Pb4 => Dialect::V4_0,
+            #[cfg(feature = "ws")]
+            Proto::WsRaw4 | Proto::WsJson4 | Proto::WsPb4 => Dialect::V4_0,
+            _ => Dialect::V4_1,
         }
     }
 
@@ -28,16 +47,27 @@ impl Proto {
         match self {
             Proto::Raw | Proto::Raw4 => ProtocolChoice::raw(),
             Proto::Json | Proto::Json4 => ProtocolChoice::json(),
-            Proto::Pb | Proto::Pb4 => ProtocolChoice::pb(self.dialect()),
+            #[cfg(feature = "ws")]
+            Proto::WsRaw | Proto::WsRaw4 => WebSocket::raw(PATH).into(),
+            #[cfg(feature = "ws")]
+            Proto::WsJson | Proto::WsJson4 => WebSocket::json(PATH).into(),
+            other => other.of_dial(),
         }
     }
 
     /// Returns the protocol of an outbound connection.
     pub(crate) fn of_dial(self) -> ProtocolChoice {
+        let dialect = self.dialect();
         match self {
-            Proto::Raw | Proto::Raw4 => ProtocolChoice::raw_of(self.dialect()),
-            Proto::Json | Proto::Json4 => ProtocolChoice::json_of(self.dialect()),
-            Proto::Pb | Proto::Pb4 => ProtocolChoice::pb(self.dialect()),
+            Proto::Raw | Proto::Raw4 => ProtocolChoice::raw_of(dialect),
+            Proto::Json | Proto::Json4 => ProtocolChoice::json_of(dialect),
+            Proto::Pb | Proto::Pb4 => ProtocolChoice::pb(dialect),
+            #[cfg(feature = "ws")]
+            Proto::WsRaw | Proto::WsRaw4 => WebSocket::raw(PATH).dialect(dialect).into(),
+            #[cfg(feature = "ws")]
+            Proto::WsJson | Proto::WsJson4 => WebSocket::json(PATH).dialect(dialect).into(),
+            #[cfg(feature = "ws")]
+            Proto::WsPb | Proto::WsPb4 => WebSocket::pb(PATH).dialect(dialect).into(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ::http::StatusCode;
 
 use super::codec::{Carried, Carrier, Ends, Found, Inside, ProtocolChoice, Side};
+use super::origins::Origins;
 #[cfg(feature = "ws")]
 use super::websocket::{self, WebSocket};
 use super::wire::{Codec, Codecs, Dialect, JsonProtocol, Kind, Message, Meta, Status, code};
@@ -72,8 +73,7 @@ use crate::ws;
 #[derive(Clone, Default)]
 #[must_use = "it has no effect until it is given to a peer"]
 pub struct Http {
-    origins: Vec<String>,
-    any_origin: bool,
+    origins: Origins,
     max_body: Option<usize>,
     check: Option<Check>,
     #[cfg(feature = "ws")]
@@ -92,13 +92,13 @@ impl Http {
     /// Serves pages of these origins too, such as `https://example.org`, and tells browsers so (CORS). Default: pages of the
     /// requested host only.
     pub fn origins(mut self, origins: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.origins.extend(origins.into_iter().map(Into::into));
+        self.origins.list(origins);
         self
     }
 
     /// Serves pages of any origin. Only for routes that anybody may call who can reach one of your users' browsers.
     pub fn any_origin(mut self) -> Self {
-        self.any_origin = true;
+        self.origins.any = true;
         self
     }
 
@@ -290,7 +290,7 @@ impl Http {
             let reason = "no WebSocket has this path";
             return Some(Refusal::new(StatusCode::NOT_FOUND, reason));
         }
-        let Ok(other) = self.judge_origin(request) else {
+        let Ok(other) = self.origins.judge(request) else {
             let reason = "pages of this origin are not served";
             return Some(Refusal::new(StatusCode::FORBIDDEN, reason));
         };
@@ -329,38 +329,6 @@ impl Http {
             return Some(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
         }
         None
-    }
-
-    /// Returns the origin of the page that makes the request, if it is another than the server's.
-    ///
-    /// # Errors
-    ///
-    /// If pages of that origin are not served.
-    fn judge_origin<'a>(&self, request: &ServerRequest<'a>) -> Result<Option<&'a [u8]>, ()> {
-        let headers = request.headers();
-        let mut origins = headers.get_all("origin");
-        let Some(origin) = origins.next() else {
-            // A browser that hides the origin of a page still says that it is another one.
-            let site = headers.get("sec-fetch-site");
-            let is_own = matches!(site, None | Some(b"same-origin" | b"none"));
-            return (is_own || self.any_origin).then_some(None).ok_or(());
-        };
-        if origins.next().is_some() {
-            return Err(());
-        }
-        let place = memchr::memmem::find(origin, b"://").map(|at| &origin[at + 3..]);
-        let is_own = match (place, request.host()) {
-            (Some(place), Some(host)) => place.eq_ignore_ascii_case(host.as_bytes()),
-            _ => false,
-        };
-        if is_own {
-            return Ok(None);
-        }
-        let mut listed = self.origins.iter();
-        let is_listed = listed.any(|listed| listed.as_bytes().eq_ignore_ascii_case(origin));
-        (is_listed || self.any_origin)
-            .then_some(Some(origin))
-            .ok_or(())
     }
 }
 
@@ -478,7 +446,7 @@ impl Carrier for Server {
                 call.seq = seq.format(self.calls).as_bytes().to_vec().into();
                 call.size = consumed;
                 self.calls += 1;
-                let origin = calls.map(|http| http.judge_origin(&request));
+                let origin = calls.map(|http| http.origins.judge(&request));
                 self.origin = origin.and_then(Result::ok).flatten().map(Into::into);
                 Found::Message(call)
             }

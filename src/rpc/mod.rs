@@ -37,6 +37,8 @@ mod held;
 #[cfg(feature = "http")]
 mod http;
 mod logging;
+#[cfg(feature = "http")]
+mod origins;
 mod outgoing;
 mod paths;
 mod peer;

@@ -8,6 +8,7 @@ use ::http::StatusCode;
 use bytes::Bytes;
 
 use super::codec::{Carried, Carrier, Ends, Found, Inside};
+use super::origins::Origins;
 use super::wire::{Dialect, JsonProtocol, Limits, Message, PbProtocol, Protocol, RawProtocol};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
@@ -53,7 +54,7 @@ pub struct WebSocket {
     messages: Messages,
     dialect: Option<Dialect>,
     check: Option<Check>,
-    origins: Option<Vec<String>>,
+    origins: Origins,
     deflate: Option<DeflateOptions>,
     headers: Vec<(String, String)>,
 }
@@ -102,7 +103,7 @@ impl WebSocket {
             messages,
             dialect: None,
             check: None,
-            origins: None,
+            origins: Origins::default(),
             deflate: None,
             headers: Vec::new(),
         }
@@ -124,13 +125,19 @@ impl WebSocket {
         self
     }
 
-    /// Accepts pages of these origins only, such as `https://example.org`. Others get 403. Default: any page may connect. For
-    /// listeners.
+    /// Accepts pages of these origins too, such as `https://example.org`. Default: pages of the requested host only. Others get
+    /// 403. For listeners.
     ///
     /// Programs send no origin, or one that begins with `ws://` or `wss://`, as those of Teleport do. They are accepted in any
     /// case.
     pub fn origins(mut self, origins: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.origins = Some(origins.into_iter().map(Into::into).collect());
+        self.origins.list(origins);
+        self
+    }
+
+    /// Accepts pages of any origin. Only for routes that anybody may call who can reach one of your users' browsers.
+    pub fn any_origin(mut self) -> Self {
+        self.origins.any = true;
         self
     }
 
@@ -201,10 +208,8 @@ impl WebSocket {
         let mut accept = ws::accept(request).map_err(Refused::Handshake)?;
         let origin = request.header("origin").unwrap_or_default();
         let is_program = origin.starts_with("ws://") || origin.starts_with("wss://");
-        if let Some(origins) = &self.origins
-            && !is_program
-        {
-            accept = accept.origins(origins).map_err(Refused::Handshake)?;
+        if !is_program && self.origins.judge(request).is_err() {
+            return Err(Refused::Handshake(ws::Refusal::Origin));
         }
         if let Some(options) = self.deflate {
             accept = accept.deflate(options);

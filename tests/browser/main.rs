@@ -4,5 +4,7 @@
 mod chromium;
 mod dashboard;
 mod events;
+#[cfg(feature = "rpc")]
+mod rpc;
 #[path = "../util/mod.rs"]
 mod util;

@@ -435,7 +435,7 @@ fn a_request_that_opens_no_websocket_is_refused_with_its_status() {
     let from = |origin: &str| format!("{UPGRADE}Origin: {origin}\r\n");
     assert_eq!(refused("/ws", &from("https://bad.example")), "403");
     assert_eq!(refused("/ws", &from("null")), "403");
-    for origin in ["https://good.example", "ws://127.0.0.1:1234/ws"] {
+    for origin in ["https://good.example", "http://a", "ws://127.0.0.1:1234/ws"] {
         let mut plain = Plain::to(&server);
         plain.send(format!(
             "GET /ws HTTP/1.1\r\nHost: a\r\n{}\r\n",
@@ -444,6 +444,11 @@ fn a_request_that_opens_no_websocket_is_refused_with_its_status() {
         assert!(plain.head().starts_with("HTTP/1.1 101 "), "{origin}");
     }
     eventually("the sessions end", || server.session_count() == 0);
+    let anybody = self::server(WebSocket::json("/ws").any_origin());
+    let mut plain = Plain::to(&anybody);
+    let headers = from("https://bad.example");
+    plain.send(format!("GET /ws HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
+    assert!(plain.head().starts_with("HTTP/1.1 101 "));
     let status = dial(&client(), &server, WebSocket::json("/ws?no")).expect_err("is refused");
     assert_eq!(status.code, code::DIAL_FAILED);
     assert!(status.reason.contains("401"), "{status}");

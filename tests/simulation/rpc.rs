@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epicycle::rpc::{Peer, Pending, Responder, Router, Session, Status, code};
+use epicycle::rpc::{Peer, Pending, ProtocolChoice, Responder, Router, Session, Status, code};
 use epicycle::testing::{World, each_seed};
 use epicycle::{Connect, WorkerPool};
 use fastrand::Rng;
@@ -75,6 +75,10 @@ fn peer(seed: u64, pool: &WorkerPool, results: &Results) -> epicycle::rpc::PeerB
 
 /// Returns the number of calls, and the fingerprint of the world.
 fn run(seed: u64) -> (usize, u64) {
+    run_over(seed, ProtocolChoice::raw(), ProtocolChoice::raw())
+}
+
+fn run_over(seed: u64, listener: ProtocolChoice, dialled: ProtocolChoice) -> (usize, u64) {
     let mut rng = Rng::with_seed(seed);
     let mut world = World::new(seed, world::link(&mut rng)).expect("a world");
     let results = Results::default();
@@ -82,10 +86,12 @@ fn run(seed: u64) -> (usize, u64) {
     let builder = WorkerPool::builder().threads(2).queue(rng.usize(2..50));
     let pool = world.worker_pool(builder, takes).expect("a pool");
 
-    let server = peer(seed, &pool, &results).listen("tcp://:9000");
+    let server = peer(seed, &pool, &results).listen_with("tcp://:9000", listener);
     let (server, options, factory) = server.into_server().expect("is right");
     let server_host = world.start(SERVER, options, factory).expect("starts");
-    let client = peer(seed + 1, &pool, &results).call_timeout(Duration::from_secs(5));
+    let client = peer(seed + 1, &pool, &results)
+        .dial_protocol(dialled)
+        .call_timeout(Duration::from_secs(5));
     let (client, options, factory) = client.into_server().expect("is right");
     let client_host = world.start(CLIENT, options, factory).expect("starts");
 
@@ -191,6 +197,27 @@ fn run(seed: u64) -> (usize, u64) {
 fn each_call_between_peers_ends_exactly_once() {
     let mut calls = 0;
     each_seed(0..300, |seed| calls += run(seed).0);
+    assert!(calls > 1000, "only {calls} calls");
+}
+
+#[cfg(feature = "ws")]
+#[test]
+fn each_call_over_websocket_ends_exactly_once() {
+    use epicycle::rpc::WebSocket;
+
+    let mut calls = 0;
+    each_seed(0..200, |seed| {
+        let socket = match seed % 3 {
+            0 => WebSocket::json("/ws"),
+            1 => WebSocket::pb("/ws"),
+            _ => WebSocket::raw("/ws"),
+        };
+        let listener = match seed % 2 {
+            0 => socket.clone().into(),
+            _ => ProtocolChoice::raw().or_http(socket.clone()),
+        };
+        calls += run_over(seed, listener, socket.into()).0;
+    });
     assert!(calls > 1000, "only {calls} calls");
 }
 

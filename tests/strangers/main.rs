@@ -1,5 +1,5 @@
-//! WebSockets against other implementations, the packages `websockets` for Python and `ws` for node, and RPC peers against one in
-//! Python.
+//! WebSockets, and RPC over them, against other implementations, the packages `websockets` for Python and `ws` for node; and RPC
+//! peers against one in Python.
 #![cfg(feature = "ws")]
 
 #[path = "../util/mod.rs"]
@@ -8,4 +8,6 @@ mod util;
 mod client;
 #[cfg(feature = "rpc")]
 mod rpc;
+#[cfg(feature = "rpc")]
+mod rpc_websocket;
 mod server;
