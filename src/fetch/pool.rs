@@ -442,6 +442,11 @@ impl<K: Clone + Eq + Hash, C: Copy + Eq + Hash, W> Pool<K, C, W> {
         self.steps.pop_front()
     }
 
+    /// Returns true if [`next_step`](Self::next_step) has a step.
+    pub fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// Returns the number of connections: busy, idle and closing ones, without those under way.
     pub fn connections(&self) -> usize {
         self.connections.len()

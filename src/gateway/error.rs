@@ -1,6 +1,12 @@
+use std::error::Error as StdError;
+
 use super::config::ConfigError;
-use super::settings::Problem;
+use super::reply::Reply;
+use super::settings::{ErrorPage, Problem};
+use crate::engine::conn::close::CloseReason;
+use crate::engine::connect::ConnectError;
 use crate::error::{Error, error_messages};
+use crate::http::{MessageError, StatusCode};
 
 /// The reason why a gateway does not start, or does not take new settings.
 #[non_exhaustive]
@@ -11,6 +17,8 @@ pub enum GatewayError {
     Settings(Vec<Problem>),
     /// The engine could not start: an address that cannot be bound, for example.
     Start(Error),
+    /// The certificates of the system's trusted authorities could not be read.
+    Roots(Box<dyn StdError + Send + Sync>),
 }
 
 impl From<Error> for GatewayError {
@@ -29,9 +37,255 @@ error_messages! {
         GatewayError::Config(error) => "{error}",
         GatewayError::Settings(problems) => "{}" (list(problems)),
         GatewayError::Start(error) => "{error}",
+        GatewayError::Roots(error) => "{error}",
     }
     causes {
         GatewayError::Config(error) => error,
         GatewayError::Start(error) => error,
+        GatewayError::Roots(error) => &**error,
+    }
+}
+
+/// The failure of an exchange, which becomes an answer of the gateway's own, or a cut.
+///
+/// [`Hooks::on_error`](super::Hooks::on_error) receives it. Its text names addresses and is for logs. A client gets
+/// [`status`](Self::status) and a short text without addresses.
+pub struct ProxyError {
+    pub(super) status: StatusCode,
+    pub(super) phase: Phase,
+    pub(super) node: Option<Box<str>>,
+    pub(super) cause: Cause,
+    /// The route's page for the status.
+    pub(super) page: Option<Box<ErrorPage>>,
+    /// True if the reply tells the error in `Proxy-Status`.
+    pub(super) is_told: bool,
+}
+
+/// The part of an exchange in which it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The request itself is at fault, or nothing serves it.
+    Request,
+    /// The choice of a node, and the wait for a place among its connections.
+    Pick,
+    /// The lookup of the node's name.
+    Resolve,
+    /// The connect.
+    Connect,
+    /// The TLS handshake.
+    Handshake,
+    /// The request was being sent.
+    Send,
+    /// The head of the response was awaited.
+    Head,
+    /// The body of the response was being passed on.
+    Body,
+}
+
+/// The cause of a [`ProxyError`].
+#[non_exhaustive]
+pub enum Cause {
+    /// The request is not acceptable.
+    Request {
+        /// The fault.
+        what: &'static str,
+    },
+    /// No route fits.
+    NoRoute,
+    /// A hook named a pool, a route or a node that does not exist, or a head that cannot be sent.
+    Hook(Box<dyn StdError + Send + Sync>),
+    /// A hook panicked.
+    Panic,
+    /// No node takes requests.
+    NoNode,
+    /// Too many requests wait for a connection, or this one has waited for too long.
+    Busy,
+    /// The node could not be connected to.
+    Connect(ConnectError),
+    /// The connection to the node has ended.
+    Closed(CloseReason),
+    /// The node's response is not sound.
+    Response(MessageError),
+    /// The node changed to a protocol that was not asked for.
+    Protocol,
+    /// The exchange took longer than it may.
+    Timeout,
+    /// The client has left.
+    Client,
+}
+
+impl ProxyError {
+    pub(super) fn new(status: StatusCode, phase: Phase, cause: Cause) -> Self {
+        Self {
+            status,
+            phase,
+            node: None,
+            cause,
+            page: None,
+            is_told: false,
+        }
+    }
+
+    pub(super) fn request(status: StatusCode, what: &'static str) -> Self {
+        Self::new(status, Phase::Request, Cause::Request { what })
+    }
+
+    pub(super) fn at(mut self, node: Option<&str>) -> Self {
+        self.node = node.map(Into::into);
+        self
+    }
+
+    /// Returns the failure of a connect.
+    pub(super) fn connect(error: ConnectError) -> Self {
+        let phase = match error.last() {
+            ConnectError::Address(_) | ConnectError::LookupQueueFull { .. } => Phase::Resolve,
+            ConnectError::Tls(_) => Phase::Handshake,
+            _ => Phase::Connect,
+        };
+        let status = match error.last() {
+            ConnectError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            ConnectError::Stopped | ConnectError::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Self::new(status, phase, Cause::Connect(error))
+    }
+
+    /// Returns the failure of a connection that ended before the exchange did.
+    pub(super) fn closed(reason: CloseReason, phase: Phase) -> Self {
+        let status = match &reason {
+            CloseReason::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            CloseReason::Shutdown => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        let cause = match reason {
+            CloseReason::Frame(error) => match MessageError::of(&error) {
+                Some(error) => Cause::Response(error),
+                None => Cause::Closed(CloseReason::Frame(error)),
+            },
+            reason => Cause::Closed(reason),
+        };
+        Self::new(status, phase, cause)
+    }
+
+    /// Returns the status that the client gets, unless it has one already.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Returns the part of the exchange in which it failed.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Returns the node's address, if a node was chosen.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// Returns the cause.
+    pub fn cause(&self) -> &Cause {
+        &self.cause
+    }
+
+    /// Returns the answer for the client: the route's error page for this status, or a line of plain text that names no
+    /// address. A 503 has a `Retry-After`.
+    pub fn reply(&self) -> Reply {
+        let mut reply = match &self.page {
+            None => Reply::text(self.status, format!("{}\n", self.text())),
+            Some(page) => {
+                let mut reply = Reply::new(self.status);
+                // The settings were checked.
+                let _ = reply.fields.push("Content-Type", &page.content_type);
+                reply.body = page.body.clone();
+                reply
+            }
+        };
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let _ = reply.fields.push("Retry-After", "1");
+        }
+        if self.is_told {
+            let told = format!("epicycle; error={}", self.kind());
+            let _ = reply.fields.push("Proxy-Status", told);
+        }
+        reply
+    }
+
+    /// Returns the type of the error in `Proxy-Status` (RFC 9209, section 2.3).
+    fn kind(&self) -> &'static str {
+        match (&self.cause, self.phase) {
+            (Cause::Request { .. } | Cause::NoRoute, _) => "http_request_denied",
+            (Cause::Hook(_) | Cause::Panic, _) => "proxy_internal_error",
+            (Cause::NoNode, _) => "destination_unavailable",
+            (Cause::Busy, _) => "connection_limit_reached",
+            (Cause::Protocol, _) => "http_upgrade_failed",
+            (Cause::Response(_), _) => "http_protocol_error",
+            (Cause::Connect(ConnectError::Timeout), _) => "connection_timeout",
+            (_, Phase::Resolve) => "dns_error",
+            (_, Phase::Handshake) => "tls_protocol_error",
+            (Cause::Connect(_), _) => "connection_refused",
+            _ if self.status == StatusCode::GATEWAY_TIMEOUT => "http_response_timeout",
+            _ => "connection_terminated",
+        }
+    }
+
+    /// Returns a text for the client, without addresses.
+    pub fn text(&self) -> &'static str {
+        match (&self.cause, self.status.as_u16()) {
+            (Cause::Request { what }, _) => what,
+            (Cause::NoRoute, _) => "nothing is served here",
+            (_, 500) => "the gateway failed to handle the request",
+            (_, 503) => "no server can take the request now; try again later",
+            (_, 504) => "the server took too long to answer",
+            _ => "the server gave no sound answer",
+        }
+    }
+}
+
+impl Phase {
+    fn text(self) -> &'static str {
+        match self {
+            Phase::Request => "the request",
+            Phase::Pick => "the choice of a node",
+            Phase::Resolve => "the lookup of the node's name",
+            Phase::Connect => "the connect",
+            Phase::Handshake => "the TLS handshake",
+            Phase::Send => "the sending of the request",
+            Phase::Head => "the wait for the response",
+            Phase::Body => "the body of the response",
+        }
+    }
+}
+
+error_messages! {
+    ProxyError {
+        ProxyError { status, phase, node: Some(node), cause, .. } =>
+            "{status}: {} at {node} failed: {cause}" (phase.text()),
+        ProxyError { status, phase, node: None, cause, .. } => "{status}: {} failed: {cause}" (phase.text()),
+    }
+    causes {
+        ProxyError { cause: Cause::Connect(error), .. } => error,
+        ProxyError { cause: Cause::Hook(error), .. } => &**error,
+    }
+}
+
+error_messages! {
+    Cause {
+        Cause::Request { what } => "{what}",
+        Cause::NoRoute => "no route fits",
+        Cause::Hook(error) => "a hook failed: {error}",
+        Cause::Panic => "a hook panicked",
+        Cause::NoNode => "no node takes requests",
+        Cause::Busy => "too many requests wait for a connection",
+        Cause::Connect(error) => "{error}",
+        Cause::Closed(reason) => "{reason}",
+        Cause::Response(error) => "{error}",
+        Cause::Protocol => "it changed to a protocol that was not asked for",
+        Cause::Timeout => "the exchange took too long",
+        Cause::Client => "the client has left",
+    }
+    causes {
+        Cause::Connect(error) => error,
+        Cause::Hook(error) => &**error,
     }
 }

@@ -1,9 +1,67 @@
 //! An HTTP gateway: a reverse proxy with pools of upstream connections, balancing and health checks.
+//!
+//! ```
+//! use epicycle::gateway::Gateway;
+//! use epicycle::gateway::settings::{PoolSettings, RouteSettings};
+//!
+//! let running = Gateway::builder()
+//!     .listen("tcp://127.0.0.1:0")
+//!     .pool("app", PoolSettings::of(["http://127.0.0.1:9001", "http://127.0.0.1:9002"]))
+//!     .route(RouteSettings::to("app").host("app.example.org"))
+//!     .build()?
+//!     .start_plain()?;
+//! # running.shutdown();
+//! # Ok::<(), epicycle::gateway::GatewayError>(())
+//! ```
+//!
+//! An application can look at exchanges and change them with [`Hooks`]. `docs/gateway.md` lists what is promised.
+//!
+//! # The path of a request
+//!
+//! ```text
+//!  listen ──▶ route ──▶ request ──▶ pool ──▶ upstream ──▶ response ──▶ record
+//! ```
+//!
+//! | Step | File | What happens |
+//! |---|---|---|
+//! | listen | `rules.rs`, `start.rs` | The engine accepts. The label of the listener names its [settings](settings::ListenerSettings). |
+//! | route | `route.rs` | Host and path choose a route, which names a pool. |
+//! | request | `request.rs`, `forwarding.rs`, `proxy/asking.rs` | The head is checked. Hop-by-hop fields go, the hook is asked, forwarding fields come. |
+//! | pool | `pool.rs`, `proxy/placing.rs` | The balancer picks a node. The pool has an idle connection to it, or dials, or the exchange waits. |
+//! | upstream | `exchange.rs`, `proxy/placing.rs` | The head is written anew from its parsed form, then the body as it comes. |
+//! | response | `proxy/relaying.rs`, `proxy/answering.rs` | The response goes back part by part. If there is none, the gateway answers, or tries again. |
+//! | record | `record.rs` | What became of it, for logs and metrics. |
+//!
+//! # Who owns what
+//!
+//! One [`EventHandler`](crate::EventHandler), [`Proxy`], serves all connections of a reactor. The session of a client's
+//! connection owns the exchange that is under way: its head, its route, its node, its place. The session of a connection to a
+//! node has nothing but the identifier of the client that it serves. The pool's bookkeeping
+//! ([`fetch::Pool`](crate::fetch::Pool)) owns the connections that serve nobody.
+//!
+//! The two connections of an exchange are on one reactor. Each callback of one reaches the other by
+//! [`Conn::with`](crate::Conn::with): a part that has arrived here is written there at once, without a copy in between, a
+//! lock or a wake-up. If the other has no room, this one is read no further until the other's
+//! [`on_drain`](crate::EventHandler::on_drain).
+//!
+//! Reactors share the nodes' state (`balance`), which is atomic, and nothing else.
 
 mod builder;
 mod config;
 mod error;
+mod exchange;
+mod forwarding;
+mod hooks;
+mod pool;
+mod proxy;
+mod record;
+mod reply;
+mod request;
+mod route;
+mod rules;
 pub mod settings;
+mod start;
+mod turns;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +70,11 @@ use self::settings::Settings;
 
 pub use self::builder::Builder;
 pub use self::config::{ConfigError, Fault};
-pub use self::error::GatewayError;
+pub use self::error::{Cause, GatewayError, Phase, ProxyError};
+pub use self::hooks::{Hooks, NoHooks, RequestHead, ResponseHead, Verdict};
+pub use self::proxy::Proxy;
+pub use self::record::{EndedBy, Record, Times};
+pub use self::reply::Reply;
 
 /// A gateway whose settings are checked.
 ///

@@ -2,7 +2,8 @@ use std::fmt;
 
 use super::check::{Names, check_headers};
 use super::error::SendError;
-use super::lines::HeaderLine;
+use super::fields::Headers;
+use super::lines::{HeaderLine, Lines};
 
 /// Headers that many messages have in common, or that a proxy passes on. They are checked and encoded once.
 ///
@@ -98,6 +99,56 @@ impl HeaderBlock {
             self.push_line(line)?;
         }
         Ok(())
+    }
+
+    /// Keeps the headers for whose lines `keeps` returns true, and removes the others.
+    pub fn retain(&mut self, mut keeps: impl FnMut(HeaderLine<'_>) -> bool) {
+        let (mut kept, mut at) = (0, 0);
+        let mut names = Names::default();
+        while let Some(line) = Lines(&self.lines[at..]).next() {
+            let len = line.as_bytes().len();
+            // A name that is refused got in by no way.
+            if keeps(line) && names.note(line.name()).is_ok() {
+                self.lines.copy_within(at..at + len, kept);
+                kept += len;
+            }
+            at += len;
+        }
+        self.lines.truncate(kept);
+        self.names = names;
+    }
+
+    /// Removes all headers of that name, in any case.
+    pub fn remove(&mut self, name: &str) {
+        if self.headers().get(name).is_some() {
+            self.retain(|line| !line.is(name));
+        }
+    }
+
+    /// Replaces all headers of that name, in any case, by one.
+    ///
+    /// ```
+    /// use epicycle::http::HeaderBlock;
+    ///
+    /// let mut block = HeaderBlock::new().with("Server", "a")?.with("Date", "now")?.with("server", "b")?;
+    /// block.set("Server", "c")?;
+    /// assert_eq!(format!("{block:?}"), r#"["Date: now", "Server: c"]"#);
+    /// # Ok::<(), epicycle::http::SendError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`push`](Self::push). Nothing changes then.
+    pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), SendError> {
+        let value = value.as_ref();
+        check_headers(&[(name, value)])?;
+        self.remove(name);
+        self.push(name, value)
+    }
+
+    /// Returns the headers, to look at them.
+    pub fn headers(&self) -> Headers<'_> {
+        Headers::new(&self.lines, false)
     }
 
     /// Removes all headers. The memory is kept for others.

@@ -108,6 +108,14 @@ impl<'a> ServerResponse<'a> {
         }
     }
 
+    /// Replaces the status, and the reason phrase by the standard one: for a proxy that changes a
+    /// [relayed](Self::relayed) response.
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self.reason = None;
+        self
+    }
+
     /// Sets the reason phrase, a text for people. Default: the standard one of the status.
     pub fn reason(mut self, reason: &'a str) -> Self {
         self.reason = Some(reason.as_bytes());

@@ -1,0 +1,191 @@
+//! An exchange: a request of a client, and what becomes of it.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::hooks::Head;
+use super::pool::Chosen;
+use super::record::Notes;
+use super::route::Route;
+use crate::balance::NodeId;
+use crate::codec::Encode;
+use crate::engine::conn::write::WriteError;
+use crate::engine::handler::{Conn, ConnTimer, EventHandler};
+use crate::engine::slots::ConnId;
+use crate::fetch::Ticket;
+use crate::http::client::ClientRequest;
+use crate::http::{Chunk, HeaderBlock, Trailers, Version};
+
+/// An exchange. The session of the client's connection owns it.
+pub(super) struct Exchange<X> {
+    /// What the client asked for.
+    pub(super) asked: Asked,
+    /// What the node gets.
+    pub(super) head: Head,
+    pub(super) body: Body,
+    pub(super) upload: Upload,
+    pub(super) answer: Answer,
+    pub(super) place: Place,
+    pub(super) route: Option<Rc<Route>>,
+    /// The number of the pool.
+    pub(super) pool: Option<usize>,
+    pub(super) chosen: Option<Chosen>,
+    /// The nodes that have failed it.
+    pub(super) tried: Vec<NodeId>,
+    /// The node whose name stands in the record.
+    pub(super) last_node: Option<NodeId>,
+    /// What the balancer may hash.
+    pub(super) key: u64,
+    pub(super) retries: u32,
+    /// The number of connections that ended before the request was written to them.
+    pub(super) in_vain: u32,
+    /// The protocol that the client asks to change to.
+    pub(super) upgrade: Option<Box<str>>,
+    pub(super) client: Option<IpAddr>,
+    /// The timer after which the gateway itself says `100 Continue`.
+    pub(super) continues: Option<ConnTimer>,
+    /// The fields that the client's `Connection` names.
+    pub(super) nominated: Vec<Box<[u8]>>,
+    /// True if the client's connection takes no further request.
+    pub(super) is_last: bool,
+    pub(super) hook: X,
+    pub(super) notes: Notes,
+}
+
+/// What a client asked for.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    pub(super) host: String,
+    pub(super) target: String,
+    pub(super) is_http10: bool,
+}
+
+/// The framing of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    None,
+    Sized(u64),
+    Chunked,
+}
+
+/// The progress of a request's body.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// True once the client has sent all of it.
+    pub(super) is_complete: bool,
+    /// The bytes that the route still allows.
+    pub(super) allowed: u64,
+    /// The beginning of the body, as long as it is kept.
+    pub(super) kept: Kept,
+    /// The trailers of a complete body.
+    pub(super) trailers: HeaderBlock,
+}
+
+/// The beginning of a request's body.
+#[derive(Debug)]
+pub(super) enum Kept {
+    /// It is complete up to here, so that the request can be sent again.
+    Whole(Vec<u8>),
+    /// It was sent and is gone.
+    Gone,
+}
+
+/// The progress of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing has come.
+    Awaited,
+    /// An interim response has come.
+    Interim,
+    /// The head was passed on.
+    Begun,
+}
+
+/// Where an exchange is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It gathers its body first.
+    Gathering,
+    /// It waits for a connection.
+    Waiting(Ticket),
+    /// It has one.
+    On { upstream: ConnId, reused: bool },
+    /// Client and node have changed to another protocol.
+    Tunnel,
+    /// It has ended, or is about to take a place.
+    Nowhere,
+}
+
+impl<X> Exchange<X> {
+    /// Returns true if the request may be carried out twice (RFC 9110, section 9.2.2).
+    pub(super) fn is_idempotent(&self) -> bool {
+        matches!(
+            &*self.head.method,
+            "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE"
+        )
+    }
+
+    /// Returns true if the whole request, as far as it has come, can be sent again.
+    pub(super) fn can_be_sent_again(&self) -> bool {
+        matches!(self.upload.kept, Kept::Whole(_))
+    }
+
+    /// Writes the request to a connection, with as much of its body as has come.
+    pub(super) fn write_to<H>(&self, upstream: &mut Conn<'_, H>) -> Result<(), WriteError>
+    where
+        H: EventHandler,
+        H::Codec: for<'a> Encode<ClientRequest<'a>>
+            + for<'a> Encode<Chunk<'a>>
+            + for<'a> Encode<Trailers<'a>>,
+    {
+        let head = &self.head;
+        let request =
+            ClientRequest::new(&head.method, &head.host, &head.target).block(&head.fields);
+        let request = match self.body {
+            Body::None => request,
+            Body::Sized(len) => request.sized(len),
+            Body::Chunked => request.streamed(),
+        };
+        upstream.send(match &self.upgrade {
+            Some(protocol) => request.upgrade(protocol),
+            None => request,
+        })?;
+        if let Kept::Whole(bytes) = &self.upload.kept
+            && !bytes.is_empty()
+        {
+            upstream.send(Chunk(bytes))?;
+        }
+        if self.upload.is_complete && self.body == Body::Chunked {
+            upstream.send(Trailers(&self.upload.trailers))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the connection that serves it.
+    pub(super) fn upstream(&self) -> Option<ConnId> {
+        match self.place {
+            Place::On { upstream, .. } => Some(upstream),
+            _ => None,
+        }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        match self.asked.is_http10 {
+            true => Version::Http10,
+            false => Version::Http11,
+        }
+    }
+}
+
+impl Upload {
+    /// Keeps a part of the body, if it stays within the limit.
+    pub(super) fn keep(&mut self, part: &[u8], limit: usize) {
+        if let Kept::Whole(bytes) = &mut self.kept {
+            match bytes.len() + part.len() <= limit {
+                true => bytes.extend_from_slice(part),
+                false => self.kept = Kept::Gone,
+            }
+        }
+    }
+}

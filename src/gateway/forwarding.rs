@@ -1,0 +1,154 @@
+//! The fields that tell a node about the client, and `Via`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str;
+
+use super::settings::{ForwardedFor, Forwarding};
+use crate::http::lines::tokens;
+use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, Version};
+
+/// The name in `Via`.
+const NAME: &str = "epicycle";
+
+/// What is known of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hop<'a> {
+    pub(super) peer: Option<IpAddr>,
+    pub(super) is_tls: bool,
+    /// The port that the client has connected to.
+    pub(super) port: Option<u16>,
+    pub(super) host: &'a str,
+    pub(super) version: Version,
+}
+
+/// Returns true if what this peer sends in forwarding fields is believed.
+pub(super) fn trusts(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
+    rules.trusted.is_empty() || is_trusted(rules, peer)
+}
+
+fn is_trusted(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
+    // Whoever reaches a Unix socket is on this host.
+    peer.is_none_or(|peer| {
+        let peer = peer.to_canonical();
+        rules.trusted.iter().any(|network| network.contains(&peer))
+    })
+}
+
+/// Returns true for a field in which a proxy tells about clients.
+pub(super) fn is_forwarding_field(line: &HeaderLine<'_>) -> bool {
+    const PREFIX: &[u8] = b"x-forwarded-";
+    let name = line.name();
+    let begins = name.get(..PREFIX.len());
+    begins.is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+        || line.is("forwarded")
+        || line.is("x-real-ip")
+}
+
+/// Returns true if a request has been here more often than it may.
+pub(super) fn loops(rules: &Forwarding, fields: Headers<'_>) -> bool {
+    let ours = |via: &&[u8]| {
+        let by = via.split(u8::is_ascii_whitespace).nth(1);
+        by.is_some_and(|by| by.eq_ignore_ascii_case(NAME.as_bytes()))
+    };
+    let times = fields.get_all("via").flat_map(tokens).filter(ours).count();
+    rules.via && times > rules.max_loops as usize
+}
+
+/// Returns the client: the last address that no trusted proxy has.
+pub(super) fn client(
+    rules: &Forwarding,
+    peer: Option<IpAddr>,
+    fields: Headers<'_>,
+) -> Option<IpAddr> {
+    if rules.trusted.is_empty() || !is_trusted(rules, peer) {
+        return peer;
+    }
+    let told: Vec<&[u8]> = fields.get_all("x-forwarded-for").flat_map(tokens).collect();
+    let mut client = peer;
+    for text in told.into_iter().rev() {
+        let Some(address) = parse(text) else { break };
+        client = Some(address);
+        if !is_trusted(rules, client) {
+            break;
+        }
+    }
+    client
+}
+
+/// Parses an address, with or without a port.
+fn parse(text: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(text).ok()?;
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let parsed = bare.parse().ok();
+    parsed.or_else(|| text.parse().ok().map(|addr: SocketAddr| addr.ip()))
+}
+
+/// Sets the forwarding fields of a request.
+pub(super) fn set(
+    rules: &Forwarding,
+    hop: &Hop<'_>,
+    client: Option<IpAddr>,
+    fields: &mut HeaderBlock,
+) -> Result<(), SendError> {
+    // Only then does a proxy in front of this one know more than this one.
+    let believes = !rules.trusted.is_empty() && is_trusted(rules, hop.peer);
+    let scheme = if hop.is_tls { "https" } else { "http" };
+    match (rules.x_forwarded_for, hop.peer) {
+        (ForwardedFor::Off, _) | (_, None) => {}
+        (ForwardedFor::Append, Some(peer)) => {
+            let mut list = Vec::new();
+            for told in fields.headers().get_all("x-forwarded-for") {
+                if !told.is_empty() {
+                    list.extend_from_slice(told);
+                    list.extend_from_slice(b", ");
+                }
+            }
+            list.extend_from_slice(peer.to_canonical().to_string().as_bytes());
+            fields.set("X-Forwarded-For", list)?;
+        }
+        (ForwardedFor::Replace, Some(peer)) => {
+            let client = client.unwrap_or(peer).to_canonical();
+            fields.set("X-Forwarded-For", client.to_string())?;
+        }
+    }
+    if rules.x_real_ip
+        && let Some(client) = client
+    {
+        fields.set("X-Real-IP", client.to_canonical().to_string())?;
+    }
+    if rules.x_forwarded {
+        let mut tell =
+            |name: &str, value: &str| match believes && fields.headers().get(name).is_some() {
+                true => Ok(()),
+                false => fields.set(name, value),
+            };
+        tell("X-Forwarded-Proto", scheme)?;
+        if !hop.host.is_empty() {
+            tell("X-Forwarded-Host", hop.host)?;
+        }
+        if let Some(port) = hop.port {
+            tell("X-Forwarded-Port", &port.to_string())?;
+        }
+    }
+    if rules.forwarded {
+        let node = match hop.peer.map(|peer| peer.to_canonical()) {
+            Some(IpAddr::V4(ip)) => ip.to_string(),
+            Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+            None => "unknown".to_owned(),
+        };
+        let host = hop.host;
+        let element = match host.is_empty() {
+            true => format!("for={node};proto={scheme}"),
+            false => format!("for={node};host=\"{host}\";proto={scheme}"),
+        };
+        fields.push("Forwarded", element)?;
+    }
+    if rules.via {
+        let version = match hop.version {
+            Version::Http10 => "1.0",
+            Version::Http11 => "1.1",
+        };
+        fields.push("Via", format!("{version} {NAME}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! The pools: the choice of a node, and a reactor's own connections to the nodes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::error::{Cause, Phase, ProxyError};
+use super::hooks::{Head, path_of};
+use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
+use super::turns::InTurn;
+use crate::balance::{
+    Balancer, Change, HashRing, Health, InFlight, KeyHash, Least, NodeId, NodeSpec, Nodes, Outcome,
+    Place, Random, RetryBudget, RoundRobin, TwoChoices, Weighted,
+};
+use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::engine::connect::Connect;
+use crate::engine::proxy_protocol::ProxyHeader;
+use crate::engine::slots::ConnId;
+use crate::fetch;
+use crate::http::client::StreamCodec;
+use crate::http::{Limits, StatusCode};
+
+/// The part of a pool that all reactors share.
+pub(super) struct SharedPool {
+    pub(super) name: Box<str>,
+    pub(super) settings: PoolSettings,
+    pub(super) nodes: Nodes,
+    pub(super) health: Health,
+    /// The next place in the sequence of a balancer that picks in turn.
+    next: Arc<AtomicU64>,
+    /// The moment from which the health's times count.
+    epoch: OnceLock<Instant>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<crate::tls::TlsClient>,
+}
+
+/// A pool of a reactor.
+pub(super) struct Pool {
+    pub(super) shared: Arc<SharedPool>,
+    pub(super) nodes: Nodes,
+    addrs: HashMap<NodeId, NodeAddr>,
+    balancer: Box<dyn Balancer>,
+    budget: RetryBudget,
+    pub(super) connections: fetch::Pool<Destination, ConnId, ConnId>,
+    /// The limits of connections to nodes.
+    limits: ConnLimits,
+    /// The earliest alarm that is set.
+    pub(super) alarm: Option<Instant>,
+}
+
+/// The connections that a request can use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Destination {
+    pub(super) node: NodeId,
+    /// The client, if a header of the PROXY protocol names it to the node.
+    pub(super) client: Option<NamedClient>,
+}
+
+/// A client whose addresses are told to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct NamedClient {
+    pub(super) id: ConnId,
+    /// Its address, and that of the listener. `None` for a client without IP addresses.
+    pub(super) addrs: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// A node that serves an exchange. The exchange counts there as long as this is kept.
+pub(super) struct Chosen {
+    pub(super) node: NodeId,
+    _in_flight: InFlight,
+}
+
+/// The number of nodes that are tried if others probe them.
+const MAX_PICKS: usize = 8;
+
+impl SharedPool {
+    pub(super) fn new(name: &str, settings: &PoolSettings) -> Self {
+        let specs = settings.nodes.iter().map(|node| {
+            let spec = NodeSpec::new(&*node.to).weight(node.weight);
+            if node.backup { spec.backup() } else { spec }
+        });
+        Self {
+            name: name.into(),
+            nodes: Nodes::new(specs).fail_open(settings.fail_open),
+            health: Health::new(settings.ejection.clone()).slow_start(settings.slow_start),
+            next: Arc::default(),
+            epoch: OnceLock::new(),
+            #[cfg(feature = "tls")]
+            tls: settings.tls.clone(),
+            settings: settings.clone(),
+        }
+    }
+
+    /// Returns the time for the health.
+    pub(super) fn time(&self, now: Instant) -> Duration {
+        // No time before the first one counts.
+        let epoch = self.epoch.get_or_init(|| now);
+        now.saturating_duration_since(*epoch)
+    }
+}
+
+impl Pool {
+    /// Returns the pool of one of several reactors.
+    ///
+    /// At most `high_water` bytes of a request wait for a node.
+    pub(super) fn new(shared: Arc<SharedPool>, reactors: usize, high_water: usize) -> Self {
+        let settings = &shared.settings;
+        let seed = fastrand::u64(..);
+        let balancer: Box<dyn Balancer> = match &settings.balance {
+            BalanceBy::Random => Box::new(Random::new(seed)),
+            BalanceBy::RoundRobin => Box::new(InTurn::new(
+                RoundRobin::new(Place::ALONE),
+                shared.next.clone(),
+            )),
+            BalanceBy::Weighted => Box::new(InTurn::new(
+                Weighted::new(Place::ALONE),
+                shared.next.clone(),
+            )),
+            BalanceBy::Least => Box::new(Least::new()),
+            BalanceBy::TwoChoices => Box::new(TwoChoices::new(seed)),
+            BalanceBy::Hash {
+                replicas,
+                ring,
+                bound,
+                ..
+            } => {
+                let hashed = HashRing::new().hash(*ring).replicas(*replicas);
+                Box::new(match bound {
+                    Some(bound) => hashed.bound(*bound),
+                    None => hashed,
+                })
+            }
+        };
+        let share = |all: usize| all.div_ceil(reactors);
+        let limits = &settings.connections;
+        let mut bounds = fetch::PoolLimits::default()
+            .max_total(usize::MAX)
+            .max_idle(usize::MAX)
+            .max_idle_per_destination(share(limits.max_idle))
+            .idle_timeout(limits.idle_timeout);
+        bounds = match limits.max_connections {
+            Some(max) => bounds
+                .max_per_destination(share(max))
+                .max_waiting(limits.max_pending),
+            // They wait for no other request, only for their own connection.
+            None => bounds.max_waiting(usize::MAX),
+        };
+        let retries = &settings.retries;
+        let floor = u32::try_from(share(retries.budget_floor as usize)).unwrap_or(u32::MAX);
+        let budget = RetryBudget::new()
+            .percent(retries.budget_percent)
+            .floor(floor);
+        let timeouts = &settings.timeouts;
+        let limits = ConnLimits::new()
+            .read_timeout(timeouts.body_idle)
+            .write_stall_timeout(timeouts.body_idle)
+            .high_water(high_water)
+            .low_water(high_water / 2)
+            .outbound_policy(OutboundPolicy::Drop);
+        let parsed = shared.nodes.iter().filter_map(|node| {
+            // The settings were checked.
+            let addr = NodeAddr::parse(node.address(), settings.uses_tls()).ok()?;
+            Some((node.id(), addr))
+        });
+        Self {
+            addrs: parsed.collect(),
+            nodes: shared.nodes.clone(),
+            balancer,
+            budget,
+            connections: fetch::Pool::new(bounds),
+            limits,
+            alarm: None,
+            shared,
+        }
+    }
+
+    /// Returns the codec of a connection to a node.
+    pub(super) fn codec(&self) -> StreamCodec {
+        let settings = self.settings();
+        let limits = Limits::default()
+            .max_head(settings.limits.max_head)
+            .max_line(settings.limits.max_head)
+            .max_headers(settings.limits.max_headers)
+            .max_body(u64::MAX);
+        let codec = StreamCodec::new(limits);
+        match settings.timeouts.response_head {
+            Duration::MAX => codec,
+            timeout => codec.response_timeout(timeout),
+        }
+    }
+
+    /// Returns the connect to a node. Returns `None` if it is in the list no more.
+    pub(super) fn connect(&self, to: &Destination) -> Option<Connect> {
+        let addr = self.addrs.get(&to.node)?;
+        let timeouts = &self.settings().timeouts;
+        let timeout = match addr.is_tls {
+            true => timeouts.connect.saturating_add(timeouts.tls_handshake),
+            false => timeouts.connect,
+        };
+        let connect = Connect::to(addr.endpoint.clone())
+            .timeout(timeout)
+            .limits(self.limits.clone());
+        let connect = match (to.client, self.settings().proxy_protocol) {
+            (Some(client), Some(version)) => {
+                connect.proxy_protocol(match (client.addrs, version) {
+                    (Some((client, server)), ProxyVersion::V1) => ProxyHeader::v1(client, server),
+                    (Some((client, server)), ProxyVersion::V2) => ProxyHeader::v2(client, server),
+                    (None, _) => ProxyHeader::local(),
+                })
+            }
+            _ => connect,
+        };
+        #[cfg(feature = "tls")]
+        if addr.is_tls
+            && let Some(tls) = &self.shared.tls
+        {
+            return Some(connect.tls(tls));
+        }
+        Some(connect)
+    }
+
+    pub(super) fn settings(&self) -> &PoolSettings {
+        &self.shared.settings
+    }
+
+    pub(super) fn addr(&self, node: NodeId) -> Option<&NodeAddr> {
+        self.addrs.get(&node)
+    }
+
+    /// Returns the address of a node, as the settings spell it.
+    pub(super) fn name_of(&self, node: NodeId) -> &str {
+        self.nodes.address(node).unwrap_or_default()
+    }
+
+    /// Counts a request for the retry budget.
+    pub(super) fn count(&mut self, now: Instant) {
+        let now = self.shared.time(now);
+        self.budget.request(now);
+    }
+
+    /// Returns true if the budget allows a retry, and counts it.
+    pub(super) fn may_retry(&mut self, now: Instant) -> bool {
+        let now = self.shared.time(now);
+        self.budget.try_retry(now)
+    }
+
+    /// Chooses a node that is none of those that were tried.
+    pub(super) fn pick(&mut self, key: u64, tried: &[NodeId]) -> Result<Chosen, ProxyError> {
+        let mut without = tried.to_vec();
+        for _ in 0..MAX_PICKS {
+            let picked = match without.is_empty() {
+                true => self.balancer.pick(&self.nodes, key),
+                false => self.balancer.pick(&self.nodes.without(&without), key),
+            };
+            let Some(node) = picked else { break };
+            if let Some(chosen) = self.take(node) {
+                return Ok(chosen);
+            }
+            // Another request probes it.
+            without.push(node);
+        }
+        Err(ProxyError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Phase::Pick,
+            Cause::NoNode,
+        ))
+    }
+
+    /// Takes this very node, if it takes requests.
+    pub(super) fn take(&self, node: NodeId) -> Option<Chosen> {
+        let in_flight = self.nodes.begin(node)?;
+        Some(Chosen {
+            node,
+            _in_flight: in_flight,
+        })
+    }
+
+    /// Returns the node with that address.
+    pub(super) fn node_at(&self, address: &str) -> Option<NodeId> {
+        let mut nodes = self.nodes.iter();
+        let found = nodes.find(|node| node.address() == address)?;
+        Some(found.id())
+    }
+
+    /// Reports what became of a request at a node. Returns true if the health has something to do later.
+    pub(super) fn report(&mut self, node: NodeId, outcome: Outcome, now: Instant) -> bool {
+        self.balancer.done(node, outcome);
+        let time = self.shared.time(now);
+        let change = self.shared.health.report(&self.nodes, node, outcome, time);
+        let (pool, name) = (&self.shared.name, self.name_of(node));
+        match change {
+            None => return false,
+            Some(Change::Ejected { lasts }) => {
+                log::warn!(target: "epicycle::gateway::health", "pool {pool}: {name} failed several times in a row, and gets no requests for {lasts:?}");
+            }
+            Some(Change::Returned) => {
+                log::info!(target: "epicycle::gateway::health", "pool {pool}: {name} has returned");
+            }
+        }
+        true
+    }
+
+    /// Returns the key by which the balancer may hash a request.
+    pub(super) fn key(&self, head: &Head, client: Option<IpAddr>) -> u64 {
+        let BalanceBy::Hash { key, ring, .. } = &self.settings().balance else {
+            return 0;
+        };
+        hash(*ring, key, head, client)
+    }
+}
+
+fn hash(ring: KeyHash, key: &HashKey, head: &Head, client: Option<IpAddr>) -> u64 {
+    let headers = head.fields.headers();
+    match key {
+        HashKey::Ip => match client {
+            Some(ip) => ring.of(ip.to_canonical().to_string().as_bytes()),
+            None => ring.of(b""),
+        },
+        HashKey::Path => ring.of(path_of(&head.target).as_bytes()),
+        HashKey::Uri => ring.of(head.target.as_bytes()),
+        HashKey::Header(name) => ring.of(headers.get(name).unwrap_or_default()),
+        HashKey::Cookie(name) => {
+            let cookies = headers
+                .get_all("cookie")
+                .flat_map(|line| line.split(|b| *b == b';'));
+            ring.of(value_of(cookies, name).unwrap_or_default())
+        }
+        HashKey::Query(name) => {
+            let query = head.target.split_once('?').map_or("", |(_, query)| query);
+            let pairs = query.as_bytes().split(|byte| *byte == b'&');
+            ring.of(value_of(pairs, name).unwrap_or_default())
+        }
+    }
+}
+
+/// Returns the value of the first pair `name=value` of that name.
+fn value_of<'a>(mut pairs: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+    pairs.find_map(|pair| {
+        let rest = pair.trim_ascii().strip_prefix(name.as_bytes())?;
+        rest.strip_prefix(b"=")
+    })
+}

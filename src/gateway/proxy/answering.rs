@@ -1,0 +1,159 @@
+//! Answers of the gateway's own, and the end of exchanges.
+
+use std::time::Instant;
+
+use super::{ClientSession, Proxy, guarded};
+use crate::addr::Addr;
+use crate::engine::handler::Conn;
+use crate::gateway::error::{Cause, ProxyError};
+use crate::gateway::exchange::{Answer, Body, Exchange};
+use crate::gateway::hooks::Hooks;
+use crate::gateway::record::{EndedBy, Record};
+use crate::gateway::reply::Reply;
+use crate::http::{ServerResponse, StatusCode};
+
+/// The status in a record of a client that has left before it got one.
+const CLIENT_LEFT: u16 = 499;
+
+impl<H: Hooks> Proxy<H> {
+    /// Ends the exchange of a client with an error: with an answer, or with a cut if the response has begun.
+    pub(super) fn fail(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        mut error: ProxyError,
+    ) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        let pool = exchange.pool.map(|number| &self.pools[number]);
+        if let Some((pool, node)) = pool.zip(exchange.last_node) {
+            error = error.at(Some(pool.name_of(node)));
+        }
+        log_failure(&error, exchange);
+        self.leave(exchange, &mut conn.reactor());
+        if exchange.notes.ended_by == EndedBy::Nobody {
+            exchange.notes.ended_by = match error.cause() {
+                Cause::Closed(_) | Cause::Connect(_) | Cause::Response(_) | Cause::Protocol => {
+                    EndedBy::Node
+                }
+                Cause::Timeout => EndedBy::Timeout,
+                _ => EndedBy::Gateway,
+            };
+        }
+        if exchange.answer == Answer::Begun {
+            // Without its end, the response does not look complete. One that ends with the stream is reset.
+            conn.close();
+            return self.finish(conn, client);
+        }
+        let route = exchange.route.as_ref();
+        let status = error.status().as_u16();
+        let page = route.and_then(|route| route.settings.error_pages.get(&status));
+        error.page = page.cloned().map(Box::new);
+        error.is_told = client.listener.settings.proxy_status;
+        let reply = guarded(|| self.hooks.on_error(&error, &mut exchange.hook));
+        let reply = reply.unwrap_or_else(|panic| panic.reply());
+        self.answer(conn, client, &reply);
+    }
+
+    /// Answers a client, and ends its exchange.
+    pub(super) fn answer(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        reply: &Reply,
+    ) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        let mut response = ServerResponse::new(reply.status).block(&reply.fields);
+        if !reply.body.is_empty() {
+            response = response.shared_body(reply.body.clone());
+        }
+        if exchange.is_last {
+            response = response.close();
+        }
+        let mut status = reply.status;
+        let mut sent = conn.send(response);
+        if let Err(error) = &sent {
+            log::warn!(target: "epicycle::gateway::http", "an answer of a hook was refused: {error}");
+            status = StatusCode::INTERNAL_SERVER_ERROR;
+            sent = conn.send(ServerResponse::new(status).close());
+        }
+        if sent.is_err() {
+            conn.abort();
+        }
+        exchange.notes.status = Some(status);
+        exchange.notes.response_bytes = reply.body.len() as u64;
+        if exchange.notes.ended_by == EndedBy::Nobody {
+            exchange.notes.ended_by = EndedBy::Gateway;
+        }
+        self.finish(conn, client);
+    }
+
+    /// Ends the exchange of a client, whose connection takes the next request.
+    pub(super) fn finish(&mut self, conn: &mut Conn<'_, Self>, client: &mut ClientSession<H>) {
+        let Some(mut exchange) = client.exchange.take() else {
+            return;
+        };
+        if let Some(timer) = exchange.continues.take() {
+            conn.cancel_timer(timer);
+        }
+        let timeout = exchange
+            .pool
+            .map(|number| self.pools[number].settings().timeouts.request);
+        if timeout.is_some_and(|timeout| timeout != std::time::Duration::MAX) {
+            conn.set_deadline(None);
+        }
+        if exchange.body != Body::None {
+            // They are in use for other connections.
+            let _ = conn.set_limits(&client.listener.between);
+        }
+        let (peer, now) = (conn.peer_addr().clone(), conn.now());
+        self.done(&mut exchange, &peer, now);
+        conn.resume_reads();
+    }
+
+    /// Makes the record of an exchange that has ended.
+    pub(super) fn done(&mut self, exchange: &mut Exchange<H::Exchange>, peer: &Addr, now: Instant) {
+        let notes = &mut exchange.notes;
+        notes.times.total = notes.since(now);
+        let pool = exchange.pool.map(|number| &self.pools[number]);
+        let node = pool
+            .zip(exchange.last_node)
+            .map(|(pool, node)| pool.name_of(node));
+        let record = Record {
+            peer,
+            client: exchange.client,
+            method: &exchange.asked.method,
+            host: &exchange.asked.host,
+            target: &exchange.asked.target,
+            route: exchange.route.as_ref().map_or("", |route| &route.name),
+            pool: pool.map_or("", |pool| &pool.shared.name),
+            node: node.unwrap_or_default(),
+            status: notes.status.map_or(CLIENT_LEFT, |status| status.as_u16()),
+            request_bytes: notes.request_bytes,
+            response_bytes: notes.response_bytes,
+            unix_time: notes.unix_time,
+            times: notes.times,
+            reused: notes.reused,
+            tries: notes.tries,
+            ended_by: notes.ended_by,
+        };
+        let hooks = &mut self.hooks;
+        // The exchange has ended, so nothing else follows.
+        let _ = guarded(|| hooks.on_done(&record, &mut exchange.hook));
+        exchange.chosen = None;
+    }
+}
+
+fn log_failure<X>(error: &ProxyError, exchange: &Exchange<X>) {
+    let asked = &exchange.asked;
+    let (method, target) = (&asked.method, asked.target.escape_debug());
+    match error.cause() {
+        Cause::Request { .. } | Cause::NoRoute => {
+            log::debug!(target: "epicycle::gateway::http", "{method} {target}: {error}");
+        }
+        _ => log::warn!(target: "epicycle::gateway::http", "{method} {target}: {error}"),
+    }
+}

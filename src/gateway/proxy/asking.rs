@@ -1,0 +1,409 @@
+//! Requests: from the client to the node.
+
+use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
+use crate::engine::handler::{Action, Conn};
+use crate::gateway::error::{Cause, Phase, ProxyError};
+use crate::gateway::exchange::{Answer, Asked, Body, Exchange, Kept, Place, Upload};
+use crate::gateway::forwarding::{self, Hop};
+use crate::gateway::hooks::{Head, Hooks, RequestHead, Verdict, path_of};
+use crate::gateway::record::{EndedBy, Notes};
+use crate::gateway::reply::Reply;
+use crate::gateway::request::{self, MaxForwards};
+use crate::gateway::route::Route;
+use crate::gateway::rules::Listener;
+use crate::http::{
+    Chunk, HeaderBlock, Headers, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
+};
+
+/// What becomes of a request whose head was prepared.
+enum Prepared {
+    Dispatch,
+    Answer(Reply),
+    Close,
+}
+
+impl<H: Hooks> Proxy<H> {
+    pub(super) fn on_request_part(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        part: RequestPart<'_>,
+    ) -> Action {
+        match part {
+            RequestPart::Head(request) => self.begin(conn, client, &request),
+            RequestPart::Body(bytes) => self.on_request_body(conn, client, bytes),
+            RequestPart::End(trailers) => self.on_request_end(conn, client, trailers),
+        }
+        Action::Continue
+    }
+
+    fn begin(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        request: &ServerRequest<'_>,
+    ) {
+        client.requests = client.requests.saturating_add(1);
+        let listener = client.listener.clone();
+        let mut exchange = Box::new(Exchange::new(
+            request,
+            Notes::at(conn.now(), conn.unix_time()),
+        ));
+        let age = conn.now().saturating_duration_since(client.opened);
+        exchange.is_last =
+            client.requests >= listener.settings.limits.max_requests || age >= client.max_age;
+        let prepared = self.prepare(conn, &listener, &mut exchange, request);
+        let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
+        if gathers {
+            exchange.place = Place::Gathering;
+        }
+        if exchange.body != Body::None && conn.set_limits(&listener.uploading).is_err() {
+            log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
+        }
+        let expects = request.expects_continue();
+        client.exchange = Some(exchange);
+        match prepared {
+            Ok(Prepared::Dispatch) => {
+                if expects {
+                    self.await_continue(conn, client);
+                }
+                if !gathers {
+                    self.dispatch(conn, client);
+                }
+            }
+            Ok(Prepared::Answer(reply)) => self.answer(conn, client, &reply),
+            Ok(Prepared::Close) => {
+                if let Some(exchange) = &mut client.exchange {
+                    exchange.notes.ended_by = EndedBy::Gateway;
+                }
+                conn.close();
+                self.finish(conn, client);
+            }
+            Err(error) => self.fail(conn, client, error),
+        }
+    }
+
+    /// Sets the timer after which the gateway itself says `100 Continue`.
+    fn await_continue(&mut self, conn: &mut Conn<'_, Self>, client: &mut ClientSession<H>) {
+        let Some(exchange) = &mut client.exchange else {
+            return;
+        };
+        if let Some(number) = exchange.pool {
+            let delay = match exchange.place {
+                // No node hears of the request before its body is here.
+                Place::Gathering => std::time::Duration::ZERO,
+                _ => self.pools[number].settings().timeouts.expect_continue,
+            };
+            exchange.continues = Some(conn.set_timer(delay, SAY_CONTINUE));
+        }
+    }
+
+    /// Makes the head that the node gets.
+    fn prepare(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        listener: &Listener,
+        exchange: &mut Exchange<H::Exchange>,
+        request: &ServerRequest<'_>,
+    ) -> Result<Prepared, ProxyError> {
+        let settings = &listener.settings;
+        let rules = &settings.forwarding;
+        request::check(request, rules, settings.underscores)?;
+        check_name(conn, listener, &exchange.asked.host)?;
+        let forwards = request::max_forwards(request);
+        if forwards == MaxForwards::Here {
+            return Ok(Prepared::Answer(Reply::new(StatusCode::NO_CONTENT)));
+        }
+        let target = request::target(request);
+        let found = self
+            .rules
+            .routes
+            .find(&exchange.asked.host, path_of(target));
+        let mut route = found.cloned().ok_or_else(|| {
+            ProxyError::new(StatusCode::NOT_FOUND, Phase::Request, Cause::NoRoute)
+        })?;
+        let peer = conn.peer_addr().ip();
+        let head = &mut exchange.head;
+        let believes = forwarding::trusts(rules, peer);
+        request::gather(request, settings.underscores, believes, &mut head.fields)
+            .map_err(unsendable)?;
+        exchange.nominated = request::nominated(request.headers());
+        exchange.client = forwarding::client(rules, peer, head.fields.headers());
+        head.method.push_str(request.method());
+        head.host.push_str(&exchange.asked.host);
+        head.target = route.target(target).into_owned();
+        exchange.route = Some(route.clone());
+        if let MaxForwards::Left(left) = forwards {
+            head.fields
+                .set("Max-Forwards", left.to_string())
+                .map_err(unsendable)?;
+        }
+        request::change(&mut head.fields, &route.settings.request).map_err(unsendable)?;
+
+        let mut view = RequestHead {
+            head,
+            peer: conn.peer_addr(),
+            client: exchange.client,
+            route: &route.name,
+            version: request.version(),
+            content_length: request.content_length(),
+        };
+        let verdict = guarded(|| self.hooks.on_request(&mut view, &mut exchange.hook))?;
+        let (mut pool, mut node) = (None, None);
+        match verdict {
+            Verdict::Forward => {}
+            Verdict::Answer(reply) => return Ok(Prepared::Answer(reply)),
+            Verdict::Close => return Ok(Prepared::Close),
+            Verdict::Pool(name) => pool = Some(name),
+            Verdict::Node(address) => node = Some(address),
+            Verdict::Route(name) => {
+                let named = self.rules.routes.named(&name);
+                route = named.ok_or_else(|| unknown("route", &name))?.clone();
+                exchange.route = Some(route.clone());
+            }
+        }
+        let pool = pool.as_deref().unwrap_or(&route.settings.pool);
+        let number = self.rules.pools.get(pool).copied();
+        let number = number.ok_or_else(|| unknown("pool", pool))?;
+        exchange.pool = Some(number);
+        self.limit_body(exchange, &route)?;
+        exchange.upgrade = request::upgrade(request, &route);
+
+        let hop = Hop {
+            peer,
+            is_tls: listener.is_tls,
+            port: conn
+                .local_addr()
+                .ok()
+                .and_then(|addr| addr.as_socket_addr())
+                .map(|addr| addr.port()),
+            host: &exchange.asked.host,
+            version: request.version(),
+        };
+        forwarding::set(rules, &hop, exchange.client, &mut exchange.head.fields)
+            .map_err(unsendable)?;
+        self.choose(exchange, number, node.as_deref())?;
+        let timeout = self.pools[number].settings().timeouts.request;
+        if timeout != std::time::Duration::MAX {
+            conn.set_deadline(Some(timeout));
+        }
+        self.pools[number].count(conn.now());
+        Ok(Prepared::Dispatch)
+    }
+
+    /// Chooses the node, and the host that it gets.
+    fn choose(
+        &mut self,
+        exchange: &mut Exchange<H::Exchange>,
+        number: usize,
+        node: Option<&str>,
+    ) -> Result<(), ProxyError> {
+        let pool = &mut self.pools[number];
+        exchange.key = pool.key(&exchange.head, exchange.client);
+        let chosen = match node {
+            None => pool.pick(exchange.key, &[])?,
+            Some(address) => {
+                let node = pool
+                    .node_at(address)
+                    .ok_or_else(|| unknown("node", address))?;
+                pool.take(node).ok_or_else(|| {
+                    ProxyError::new(StatusCode::SERVICE_UNAVAILABLE, Phase::Pick, Cause::NoNode)
+                })?
+            }
+        };
+        if let (Some(addr), Some(route)) = (pool.addr(chosen.node), &exchange.route) {
+            request::set_host(
+                &mut exchange.head,
+                &route.settings.host_field,
+                &addr.authority,
+            );
+        }
+        exchange.chosen = Some(chosen);
+        Ok(())
+    }
+
+    fn limit_body(
+        &self,
+        exchange: &mut Exchange<H::Exchange>,
+        route: &Route,
+    ) -> Result<(), ProxyError> {
+        let Some(max) = route.settings.max_body else {
+            return Ok(());
+        };
+        exchange.upload.allowed = max;
+        match exchange.body {
+            Body::Sized(len) if len > max => Err(body_too_long()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_request_body(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        bytes: &[u8],
+    ) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        let len = bytes.len() as u64;
+        exchange.notes.request_bytes += len;
+        if let Some(timer) = exchange.continues.take() {
+            conn.cancel_timer(timer);
+        }
+        if len > exchange.upload.allowed {
+            return self.fail(conn, client, body_too_long());
+        }
+        exchange.upload.allowed -= len;
+        let seen = guarded(|| self.hooks.on_request_part(bytes, &mut exchange.hook));
+        if let Err(error) = seen {
+            return self.fail(conn, client, error);
+        }
+        match exchange.place {
+            Place::On { upstream, .. } => {
+                let limit = exchange
+                    .pool
+                    .map_or(0, |n| self.pools[n].settings().retries.body);
+                exchange.upload.keep(bytes, limit);
+                let has_room = conn.with(upstream, |upstream, _| {
+                    // One that is closing has its `on_close` ahead.
+                    upstream.send(Chunk(bytes)).is_err() || upstream.has_room()
+                });
+                if has_room == Some(false) {
+                    conn.pause_reads();
+                }
+            }
+            Place::Gathering | Place::Waiting(_) => {
+                if let Kept::Whole(kept) = &mut exchange.upload.kept {
+                    kept.extend_from_slice(bytes);
+                }
+                if exchange.place == Place::Gathering && exchange.is_over_buffer() {
+                    exchange.place = Place::Nowhere;
+                    self.dispatch(conn, client);
+                }
+            }
+            Place::Tunnel | Place::Nowhere => {}
+        }
+    }
+
+    fn on_request_end(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        trailers: Headers<'_>,
+    ) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        let upload = &mut exchange.upload;
+        upload.is_complete = true;
+        if request::gather_trailers(trailers, &exchange.nominated, &mut upload.trailers).is_err() {
+            upload.trailers.clear();
+        }
+        match exchange.place {
+            Place::On { upstream, .. } if exchange.body == Body::Chunked => {
+                conn.with(upstream, |upstream, _| {
+                    if upstream.send(Trailers(&exchange.upload.trailers)).is_err() {
+                        upstream.abort();
+                    }
+                });
+            }
+            Place::Gathering => {
+                exchange.place = Place::Nowhere;
+                self.dispatch(conn, client);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<X: Default> Exchange<X> {
+    fn new(request: &ServerRequest<'_>, notes: Notes) -> Self {
+        let body = Body::of(request);
+        Self {
+            asked: Asked::of(request),
+            head: Head::default(),
+            body,
+            upload: Upload {
+                is_complete: matches!(body, Body::None | Body::Sized(0)),
+                allowed: u64::MAX,
+                kept: Kept::Whole(Vec::new()),
+                trailers: HeaderBlock::new(),
+            },
+            answer: Answer::Awaited,
+            place: Place::Nowhere,
+            route: None,
+            pool: None,
+            chosen: None,
+            tried: Vec::new(),
+            last_node: None,
+            key: 0,
+            retries: 0,
+            in_vain: 0,
+            upgrade: None,
+            client: None,
+            continues: None,
+            nominated: Vec::new(),
+            is_last: false,
+            hook: X::default(),
+            notes,
+        }
+    }
+
+    /// Returns true if its body is gathered before a node hears of it.
+    fn gathers(&self) -> bool {
+        let buffer = self.buffer() as u64;
+        buffer > 0
+            && match self.body {
+                Body::None | Body::Sized(0) => false,
+                Body::Sized(len) => len <= buffer,
+                Body::Chunked => true,
+            }
+    }
+
+    fn buffer(&self) -> usize {
+        self.route
+            .as_ref()
+            .map_or(0, |route| route.settings.buffer_request)
+    }
+
+    fn is_over_buffer(&self) -> bool {
+        matches!(&self.upload.kept, Kept::Whole(kept) if kept.len() > self.buffer())
+    }
+}
+
+/// Refuses a host that the client's TLS name does not cover.
+fn check_name<H: Hooks>(
+    conn: &Conn<'_, Proxy<H>>,
+    listener: &Listener,
+    host: &str,
+) -> Result<(), ProxyError> {
+    #[cfg(feature = "tls")]
+    if listener.settings.sni_match
+        && let Some(tls) = conn.tls()
+        && !tls
+            .server_name()
+            .is_some_and(|name| request::covers(name, host))
+    {
+        let what = "the host is not the one of the TLS handshake";
+        return Err(ProxyError::request(StatusCode::MISDIRECTED_REQUEST, what));
+    }
+    let _ = (conn, listener, host);
+    Ok(())
+}
+
+fn body_too_long() -> ProxyError {
+    ProxyError::request(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long")
+}
+
+/// Returns the error for a field that cannot be sent.
+fn unsendable(error: SendError) -> ProxyError {
+    let cause = Cause::Hook(Box::new(error));
+    ProxyError::new(StatusCode::INTERNAL_SERVER_ERROR, Phase::Request, cause)
+}
+
+/// Returns the error for a name that a hook gave.
+fn unknown(what: &str, name: &str) -> ProxyError {
+    let cause = Cause::Hook(format!("there is no {what} {name:?}").into());
+    ProxyError::new(StatusCode::INTERNAL_SERVER_ERROR, Phase::Request, cause)
+}

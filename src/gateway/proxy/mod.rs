@@ -1,0 +1,369 @@
+//! The handler: it reacts to the connections of clients and of nodes.
+
+mod answering;
+mod asking;
+mod placing;
+mod relaying;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{Cause, Phase, ProxyError};
+use super::exchange::{Exchange, Place};
+use super::hooks::Hooks;
+use super::pool::{Destination, Pool, SharedPool};
+use super::record::EndedBy;
+use super::rules::{Listener, Rules};
+use super::settings::{OnFin, Settings};
+use crate::codec::one_of;
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::origin::{ConnInfo, Origin};
+use crate::engine::connect::FailedConnect;
+use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::slots::ConnId;
+use crate::http::client::{ClientRequest, StreamCodec};
+use crate::http::{
+    Chunk, Continue, End, HeaderBlock, HttpStreamCodec, ServerResponse, StatusCode, Trailers,
+};
+use crate::panic;
+
+one_of! {
+    /// The codec of a connection: that of a client or of a node.
+    #[derive(Debug)]
+    pub enum Side {
+        Client(HttpStreamCodec),
+        Upstream(StreamCodec),
+    }
+    /// A part of a request or of a response.
+    #[derive(Debug)]
+    pub enum Part;
+    impl Encode<ServerResponse<'_>> for Client;
+    impl Encode<Continue> for Client;
+    impl Encode<ClientRequest<'_>> for Upstream;
+    impl Encode<Chunk<'_>> for Client | Upstream;
+    impl Encode<End> for Client | Upstream;
+    impl Encode<Trailers<'_>> for Client | Upstream;
+}
+
+/// The handler of a gateway's engine: one value for each reactor.
+pub struct Proxy<H: Hooks> {
+    hooks: H,
+    rules: Rc<Rules>,
+    pools: Vec<Pool>,
+    /// The dials under way, by token.
+    dials: HashMap<u64, Dial>,
+    last_dial: u64,
+    /// The fields of the head in hand.
+    block: HeaderBlock,
+}
+
+/// A dial under way.
+struct Dial {
+    pool: usize,
+    to: Destination,
+}
+
+/// The state of a connection.
+pub enum Session<H: Hooks> {
+    /// A connection of a client.
+    Client(ClientSession<H>),
+    /// A connection to a node.
+    Upstream(Box<UpstreamSession>),
+}
+
+/// The state of a client's connection.
+pub struct ClientSession<H: Hooks> {
+    listener: Rc<Listener>,
+    requests: u32,
+    opened: Instant,
+    /// The age after which the connection takes no further request.
+    max_age: Duration,
+    exchange: Option<Box<Exchange<H::Exchange>>>,
+}
+
+/// The state of a connection to a node.
+pub struct UpstreamSession {
+    pool: usize,
+    /// The client whose exchange it serves.
+    client: Option<ConnId>,
+    /// The bytes of a response that nobody wants which may still be read, so that the connection can be used again.
+    unwanted: Option<usize>,
+    requests: u32,
+    opened: Instant,
+}
+
+/// The token of the timer after which the gateway itself says `100 Continue`.
+const SAY_CONTINUE: u64 = 1;
+
+impl<H: Hooks> Proxy<H> {
+    pub(super) fn new(
+        hooks: H,
+        settings: &Settings,
+        pools: &[Arc<SharedPool>],
+        reactors: usize,
+    ) -> Self {
+        let high_water = settings
+            .listeners
+            .iter()
+            .map(|listener| listener.limits.high_water);
+        let high_water = high_water.max().unwrap_or(256 << 10);
+        let pool = |pool: &Arc<SharedPool>| Pool::new(pool.clone(), reactors, high_water);
+        Self {
+            hooks,
+            rules: Rc::new(Rules::new(settings)),
+            pools: pools.iter().map(pool).collect(),
+            dials: HashMap::new(),
+            last_dial: 0,
+            block: HeaderBlock::new(),
+        }
+    }
+
+    /// Returns the hooks.
+    pub fn hooks(&mut self) -> &mut H {
+        &mut self.hooks
+    }
+
+    /// Returns the number of open connections to nodes, with the idle ones.
+    pub fn upstream_connections(&self) -> usize {
+        self.pools
+            .iter()
+            .map(|pool| pool.connections.connections())
+            .sum()
+    }
+
+    /// Returns the number of idle connections to nodes.
+    pub fn idle_connections(&self) -> usize {
+        self.pools.iter().map(|pool| pool.connections.idle()).sum()
+    }
+
+    /// Returns the number of requests that wait for a connection.
+    pub fn waiting(&self) -> usize {
+        self.pools
+            .iter()
+            .map(|pool| pool.connections.waiting())
+            .sum()
+    }
+}
+
+/// Shortens a time by up to a tenth, at random.
+fn jittered(time: Duration) -> Duration {
+    match time {
+        Duration::MAX => time,
+        time => time.mul_f64(1.0 - fastrand::f64() / 10.0),
+    }
+}
+
+/// Calls a hook. A panic is caught and logged.
+fn guarded<R>(hook: impl FnOnce() -> R) -> Result<R, ProxyError> {
+    catch_unwind(AssertUnwindSafe(hook)).map_err(|payload| {
+        panic::report("epicycle::gateway::http", "a hook", payload);
+        ProxyError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Phase::Request,
+            Cause::Panic,
+        )
+    })
+}
+
+impl<H: Hooks> EventHandler for Proxy<H> {
+    type Codec = Side;
+    type Session = Session<H>;
+    const HANDLES_FIN: bool = true;
+
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Side {
+        match info.origin() {
+            Origin::Connected { token } => {
+                let pool = self.dials.get(&token).map(|dial| &self.pools[dial.pool]);
+                pool.map_or_else(StreamCodec::default, Pool::codec).into()
+            }
+            _ => match self.rules.listeners.get(info.label()) {
+                Some(listener) => HttpStreamCodec::new(listener.limits)
+                    .manual_continue()
+                    .into(),
+                None => HttpStreamCodec::default().into(),
+            },
+        }
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session<H>> {
+        let opened = conn.now();
+        if let Origin::Connected { token } = conn.origin() {
+            let Dial { pool, to } = self.dials.remove(&token)?;
+            let connections = &mut self.pools[pool].connections;
+            connections.opened(&to, conn.id(), opened);
+            conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));
+            return Some(Session::Upstream(Box::new(UpstreamSession {
+                pool,
+                client: None,
+                unwanted: None,
+                requests: 0,
+                opened,
+            })));
+        }
+        let listener = self.rules.listeners.get(conn.label())?.clone();
+        let max_age = jittered(listener.settings.timeouts.max_age);
+        Some(Session::Client(ClientSession {
+            listener,
+            requests: 0,
+            opened,
+            max_age,
+            exchange: None,
+        }))
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session<H>,
+        part: Part<'_>,
+    ) -> Action {
+        match (session, part) {
+            (Session::Client(client), Part::Client(part)) => {
+                self.on_request_part(conn, client, part)
+            }
+            (Session::Upstream(upstream), Part::Upstream(part)) => {
+                self.on_response_part(conn, upstream, part)
+            }
+            _ => {
+                conn.abort();
+                Action::Continue
+            }
+        }
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
+        let other = match session {
+            Session::Client(client) => client.exchange.as_ref().and_then(|one| one.upstream()),
+            Session::Upstream(upstream) => upstream.client,
+        };
+        if let Some(other) = other {
+            conn.with(other, |other, _| other.resume_reads());
+        }
+        Action::Continue
+    }
+
+    fn on_fin(&mut self, _: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
+        match session {
+            Session::Client(client)
+                if client.exchange.is_some()
+                    && client.listener.settings.on_fin == OnFin::Cancel =>
+            {
+                Action::Close
+            }
+            _ => Action::Continue,
+        }
+    }
+
+    fn on_timer(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session<H>,
+        token: u64,
+    ) -> Action {
+        if let (SAY_CONTINUE, Session::Client(client)) = (token, session)
+            && let Some(exchange) = &mut client.exchange
+            && exchange.continues.take().is_some()
+        {
+            // Nothing is sent to a client that no longer waits.
+            return conn.send(Continue).into();
+        }
+        Action::Continue
+    }
+
+    fn on_deadline(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
+        if let Session::Client(client) = session {
+            let error = ProxyError::new(StatusCode::GATEWAY_TIMEOUT, Phase::Head, Cause::Timeout);
+            self.fail(conn, client, error);
+        }
+        Action::Continue
+    }
+
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session<H>,
+        reason: CloseReason,
+    ) {
+        match session {
+            Session::Client(client) => self.on_client_closed(reactor, info, client, &reason),
+            Session::Upstream(upstream) => {
+                self.pools[upstream.pool].connections.closed(info.id);
+                if let Some(client) = upstream.client {
+                    self.on_upstream_ended(reactor, client, info.undecoded > 0, reason);
+                }
+                self.settle(upstream.pool, reactor);
+            }
+        }
+    }
+
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        self.on_dial_failed(failed.token, failed.error, reactor);
+    }
+}
+
+impl<H: Hooks> Proxy<H> {
+    fn on_client_closed(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        client: ClientSession<H>,
+        reason: &CloseReason,
+    ) {
+        let Some(mut exchange) = client.exchange else {
+            return;
+        };
+        let is_tunnel = exchange.place == Place::Tunnel;
+        if let Some(pool) = exchange.pool {
+            self.leave(&mut exchange, reactor);
+            self.settle(pool, reactor);
+        }
+        exchange.notes.ended_by = match reason {
+            CloseReason::Timeout(_) => EndedBy::Timeout,
+            CloseReason::Peer | CloseReason::Pipe if is_tunnel => EndedBy::Nobody,
+            CloseReason::Aborted | CloseReason::Shutdown | CloseReason::Panic => EndedBy::Gateway,
+            _ => EndedBy::Client,
+        };
+        self.done(&mut exchange, &info.peer, info.closed_at);
+    }
+}
+
+impl<H: Hooks> fmt::Debug for Proxy<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("upstream_connections", &self.upstream_connections())
+            .field("idle_connections", &self.idle_connections())
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: Hooks> fmt::Debug for Session<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Session::Client(_) => "Client",
+            Session::Upstream(_) => "Upstream",
+        })
+    }
+}
+
+impl<H: Hooks> fmt::Debug for ClientSession<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientSession")
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UpstreamSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamSession")
+            .field("client", &self.client)
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}

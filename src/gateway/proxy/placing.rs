@@ -1,0 +1,471 @@
+//! The way of an exchange to a connection: a node is chosen, a connection is taken or made, the request is sent; and again
+//! if that fails and it may.
+
+use std::time::Instant;
+
+use super::{ClientSession, Dial, Proxy, Session};
+use crate::balance::{NodeId, Outcome};
+use crate::codec::FrameError;
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::write::WriteError;
+use crate::engine::connect::{Connect, ConnectError};
+use crate::engine::handler::{Conn, Reactor};
+use crate::engine::slots::ConnId;
+use crate::fetch::Step;
+use crate::gateway::error::{Cause, Phase, ProxyError};
+use crate::gateway::exchange::{Answer, Exchange, Kept, Place};
+use crate::gateway::hooks::Hooks;
+use crate::gateway::pool::{Destination, NamedClient};
+use crate::gateway::record::EndedBy;
+use crate::http::{SendError, StatusCode};
+
+/// The number of connections that may end before the request was written to them.
+const MAX_IN_VAIN: u32 = 3;
+
+/// What came of sending a request.
+enum Sent {
+    Yes,
+    /// The connection has ended. Nothing was sent.
+    InVain,
+    /// The request cannot be sent on any connection.
+    Never(WriteError),
+}
+
+/// A connection for the exchange whose client's connection is in hand.
+type Found = Option<(ConnId, bool)>;
+
+impl<H: Hooks> Proxy<H> {
+    /// Brings the exchange of a client to a node.
+    pub(super) fn dispatch(&mut self, conn: &mut Conn<'_, Self>, client: &mut ClientSession<H>) {
+        while let Some(exchange) = client.exchange.as_deref_mut() {
+            match self.place(conn, exchange, false) {
+                Ok(Some((upstream, reused))) => {
+                    if self.send(conn, client, upstream, reused) {
+                        return;
+                    }
+                }
+                Ok(None) => return wait(conn, exchange),
+                Err(error) => return self.fail(conn, client, error),
+            }
+        }
+    }
+
+    /// Asks for a connection to the chosen node, or to one that is chosen now. With `fresh` it must not have served before.
+    fn place(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange<H::Exchange>,
+        fresh: bool,
+    ) -> Result<Found, ProxyError> {
+        let Some(number) = exchange.pool else {
+            return Ok(None);
+        };
+        let pool = &mut self.pools[number];
+        let chosen = match exchange.chosen.take() {
+            Some(chosen) => chosen,
+            None => pool.pick(exchange.key, &exchange.tried)?,
+        };
+        let (node, id, now) = (chosen.node, conn.id(), conn.now());
+        exchange.chosen = Some(chosen);
+        exchange.last_node = Some(node);
+        let settings = pool.settings();
+        let to = Destination {
+            node,
+            client: settings.proxy_protocol.map(|_| named(conn)),
+        };
+        let limits = &settings.connections;
+        let deadline = limits
+            .max_connections
+            .and_then(|_| now.checked_add(limits.pending_timeout));
+        let asked = match fresh {
+            true => pool.connections.request_fresh(to, id, deadline),
+            false => pool.connections.request(to, id, deadline),
+        };
+        let ticket = asked.map_err(|_| busy())?;
+        exchange.place = Place::Waiting(ticket);
+        Ok(self.run_steps(number, &mut conn.reactor(), Some(id)))
+    }
+
+    /// Sends the request of a client on a connection. Returns false if it must look for another one.
+    fn send(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        upstream: ConnId,
+        reused: bool,
+    ) -> bool {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return true;
+        };
+        let id = conn.id();
+        let sent = conn.with(upstream, |upstream, session| {
+            let Session::Upstream(session) = session else {
+                return Sent::InVain;
+            };
+            match exchange.write_to(upstream) {
+                Ok(()) => {
+                    session.client = Some(id);
+                    session.requests += 1;
+                    Sent::Yes
+                }
+                Err(error) if is_requests_fault(&error) => Sent::Never(error),
+                Err(_) => {
+                    upstream.abort();
+                    Sent::InVain
+                }
+            }
+        });
+        match sent.unwrap_or(Sent::InVain) {
+            Sent::Yes => {
+                let number = exchange.pool.unwrap_or_default();
+                let pool = &self.pools[number];
+                exchange.place = Place::On { upstream, reused };
+                exchange.notes.tries += 1;
+                exchange.notes.reused = reused;
+                let now = conn.now();
+                exchange.notes.times.connected = Some(exchange.notes.since(now));
+                let limit = pool.settings().retries.body;
+                if matches!(&exchange.upload.kept, Kept::Whole(bytes) if bytes.len() > limit) {
+                    exchange.upload.kept = Kept::Gone;
+                }
+                conn.resume_reads();
+                true
+            }
+            Sent::InVain => {
+                exchange.in_vain += 1;
+                exchange.place = Place::Nowhere;
+                if exchange.in_vain < MAX_IN_VAIN {
+                    return false;
+                }
+                let error = ProxyError::closed(CloseReason::Peer, Phase::Send);
+                self.fail(conn, client, error);
+                true
+            }
+            Sent::Never(error) => {
+                exchange.place = Place::Nowhere;
+                if let Some(number) = exchange.pool {
+                    self.pools[number].connections.release(upstream, conn.now());
+                    self.run_steps(number, &mut conn.reactor(), None);
+                }
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                let cause = Cause::Hook(Box::new(error));
+                self.fail(conn, client, ProxyError::new(status, Phase::Send, cause));
+                true
+            }
+        }
+    }
+
+    /// Carries out the steps of a pool, outside the callbacks of its connections.
+    pub(super) fn settle(&mut self, pool: usize, reactor: &mut Reactor<'_, Self>) {
+        self.run_steps(pool, reactor, None);
+    }
+
+    /// Carries out the steps of a pool. Returns the connection for the client whose connection is in hand.
+    fn run_steps(
+        &mut self,
+        number: usize,
+        reactor: &mut Reactor<'_, Self>,
+        in_hand: Option<ConnId>,
+    ) -> Found {
+        let mut found = None;
+        while let Some(step) = self.pools[number].connections.next_step() {
+            match step {
+                Step::Dial(to) => self.dial(number, to, reactor),
+                Step::Serve {
+                    waiter,
+                    connection,
+                    reused,
+                } if Some(waiter) == in_hand => found = Some((connection, reused)),
+                Step::Serve {
+                    waiter,
+                    connection,
+                    reused,
+                } => {
+                    let served = reactor.with(waiter, |conn, session| match session {
+                        Session::Client(client) => {
+                            if !self.send(conn, client, connection, reused) {
+                                self.dispatch(conn, client);
+                            }
+                        }
+                        Session::Upstream(_) => {}
+                    });
+                    if served.is_none() {
+                        self.pools[number]
+                            .connections
+                            .release(connection, reactor.now());
+                    }
+                }
+                Step::Close(connection) => {
+                    // One that is no longer open has its `on_close` ahead.
+                    reactor.with(connection, |conn, _| conn.close());
+                }
+                Step::TimedOut(waiter) => {
+                    reactor.with(waiter, |conn, session| {
+                        if let Session::Client(client) = session {
+                            self.fail(conn, client, busy());
+                        }
+                    });
+                }
+            }
+        }
+        self.set_alarm(number, reactor);
+        found
+    }
+
+    /// Sets an alarm for what a pool has to do next, unless an earlier one is set.
+    fn set_alarm(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
+        let pool = &mut self.pools[number];
+        let Some(due) = pool.connections.next_deadline() else {
+            return;
+        };
+        if pool.alarm.is_none_or(|alarm| alarm > due) {
+            pool.alarm = Some(due);
+            let delay = due.saturating_duration_since(reactor.now());
+            reactor.schedule(delay, move |proxy, reactor| {
+                proxy.on_alarm(number, due, reactor);
+            });
+        }
+    }
+
+    fn on_alarm(&mut self, number: usize, alarm: Instant, reactor: &mut Reactor<'_, Self>) {
+        let pool = &mut self.pools[number];
+        if pool.alarm == Some(alarm) {
+            pool.alarm = None;
+        }
+        pool.connections.expire(reactor.now());
+        self.settle(number, reactor);
+    }
+
+    fn dial(&mut self, number: usize, to: Destination, reactor: &mut Reactor<'_, Self>) {
+        self.last_dial += 1;
+        let token = self.last_dial;
+        let connect = self.pools[number].connect(&to);
+        self.dials.insert(token, Dial { pool: number, to });
+        let asked = match connect {
+            Some(connect) => reactor.connect(Connect::token(connect, token)).map(drop),
+            // It is in the list no more.
+            None => Err(ConnectError::Cancelled),
+        };
+        if let Err(error) = asked {
+            // The exchange that asks for it may be in hand.
+            reactor.defer(move |proxy, reactor| proxy.on_dial_failed(token, error, reactor));
+        }
+    }
+
+    pub(super) fn on_dial_failed(
+        &mut self,
+        token: u64,
+        error: ConnectError,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let Some(Dial { pool, to }) = self.dials.remove(&token) else {
+            return;
+        };
+        log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", self.pools[pool].shared.name, self.pools[pool].name_of(to.node));
+        if let Some(waiter) = self.pools[pool].connections.failed(&to) {
+            reactor.with(waiter, |conn, session| {
+                if let Session::Client(client) = session {
+                    self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
+                }
+            });
+        }
+        self.settle(pool, reactor);
+    }
+
+    /// Takes another node for an exchange to which this one has sent nothing of a response, or gives up.
+    pub(super) fn try_elsewhere(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        node: NodeId,
+        error: ProxyError,
+    ) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        self.report(exchange, Outcome::Failure, conn);
+        exchange.chosen = None;
+        exchange.place = Place::Nowhere;
+        exchange.tried.push(node);
+        if !self.may_retry(exchange, conn.now()) {
+            return self.fail(conn, client, error);
+        }
+        // Another node may be there or not. If not, the first failure tells more.
+        match self.pick_again(exchange) {
+            true => self.dispatch(conn, client),
+            false => self.fail(conn, client, error),
+        }
+    }
+
+    fn pick_again(&mut self, exchange: &mut Exchange<H::Exchange>) -> bool {
+        let Some(number) = exchange.pool else {
+            return false;
+        };
+        exchange.chosen = self.pools[number].pick(exchange.key, &exchange.tried).ok();
+        exchange.chosen.is_some()
+    }
+
+    /// Returns true if an exchange may be retried once more, and counts it.
+    pub(super) fn may_retry(&mut self, exchange: &mut Exchange<H::Exchange>, now: Instant) -> bool {
+        let Some(number) = exchange.pool else {
+            return false;
+        };
+        let pool = &mut self.pools[number];
+        if exchange.retries >= pool.settings().retries.max || !pool.may_retry(now) {
+            return false;
+        }
+        exchange.retries += 1;
+        true
+    }
+
+    /// Decides what becomes of an exchange whose connection to the node has ended. `received` is true if bytes had arrived
+    /// that were no part of a response.
+    pub(super) fn on_upstream_ended(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        client: ConnId,
+        received: bool,
+        reason: CloseReason,
+    ) {
+        reactor.with(client, |conn, session| {
+            let Session::Client(client) = session else {
+                return;
+            };
+            let Some(exchange) = client.exchange.as_deref_mut() else {
+                return;
+            };
+            let reused = matches!(exchange.place, Place::On { reused: true, .. });
+            let is_peers_end = matches!(
+                reason,
+                CloseReason::Peer
+                    | CloseReason::Reset(_)
+                    | CloseReason::Io(_)
+                    | CloseReason::Truncated
+            );
+            // The node had closed the connection before the request reached it.
+            let is_stale =
+                reused && is_peers_end && !received && exchange.answer == Answer::Awaited;
+            exchange.place = Place::Nowhere;
+            if is_stale
+                && exchange.is_idempotent()
+                && exchange.can_be_sent_again()
+                && self.may_retry(exchange, conn.now())
+            {
+                return self.dispatch_fresh(conn, client);
+            }
+            self.report(exchange, Outcome::Failure, conn);
+            let phase = match exchange.answer {
+                Answer::Begun => Phase::Body,
+                _ if exchange.upload.is_complete => Phase::Head,
+                _ => Phase::Send,
+            };
+            exchange.notes.ended_by = match reason {
+                CloseReason::Timeout(_) => EndedBy::Timeout,
+                _ => EndedBy::Node,
+            };
+            self.fail(conn, client, ProxyError::closed(reason, phase));
+        });
+    }
+
+    /// Sends a request again, on a connection that has not served before.
+    fn dispatch_fresh(&mut self, conn: &mut Conn<'_, Self>, client: &mut ClientSession<H>) {
+        let Some(exchange) = client.exchange.as_deref_mut() else {
+            return;
+        };
+        match self.place(conn, exchange, true) {
+            Ok(Some((upstream, reused))) => {
+                if !self.send(conn, client, upstream, reused) {
+                    self.dispatch(conn, client);
+                }
+            }
+            Ok(None) => wait(conn, exchange),
+            Err(error) => self.fail(conn, client, error),
+        }
+    }
+
+    /// Takes an exchange from its place. The connection that serves it, if any, is ended.
+    pub(super) fn leave(
+        &mut self,
+        exchange: &mut Exchange<H::Exchange>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        match std::mem::replace(&mut exchange.place, Place::Nowhere) {
+            Place::Waiting(ticket) => {
+                if let Some(number) = exchange.pool {
+                    self.pools[number].connections.cancel(ticket);
+                }
+            }
+            Place::On { upstream, .. } => {
+                reactor.with(upstream, |upstream, session| {
+                    if let Session::Upstream(session) = session {
+                        session.client = None;
+                    }
+                    upstream.abort();
+                });
+            }
+            Place::Gathering | Place::Tunnel | Place::Nowhere => {}
+        }
+    }
+
+    /// Reports what became of a request at its node.
+    pub(super) fn report(
+        &mut self,
+        exchange: &Exchange<H::Exchange>,
+        outcome: Outcome,
+        conn: &mut Conn<'_, Self>,
+    ) {
+        if let (Some(number), Some(chosen)) = (exchange.pool, &exchange.chosen)
+            && self.pools[number].report(chosen.node, outcome, conn.now())
+        {
+            conn.defer(move |proxy, reactor| proxy.tend_health(number, reactor));
+        }
+    }
+
+    /// Lets ejected nodes return whose time is over, and goes on with slow starts.
+    pub(super) fn tend_health(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
+        let pool = &self.pools[number];
+        let now = pool.shared.time(reactor.now());
+        if let Some(next) = pool.shared.health.tick(&pool.nodes, now) {
+            let delay = next.saturating_sub(now);
+            reactor.schedule(delay, move |proxy, reactor| {
+                proxy.tend_health(number, reactor);
+            });
+        }
+    }
+}
+
+/// Lets a client wait for a connection. Its body waits in the kernel.
+fn wait<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, exchange: &Exchange<H::Exchange>) {
+    if !exchange.upload.is_complete {
+        conn.pause_reads();
+    }
+}
+
+/// Returns the client as the PROXY protocol names it.
+fn named<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> NamedClient {
+    let peer = conn.peer_addr().as_socket_addr();
+    let local = conn
+        .local_addr()
+        .ok()
+        .and_then(|addr| addr.as_socket_addr());
+    NamedClient {
+        id: conn.id(),
+        addrs: peer.zip(local),
+    }
+}
+
+fn busy() -> ProxyError {
+    ProxyError::new(StatusCode::SERVICE_UNAVAILABLE, Phase::Pick, Cause::Busy)
+}
+
+/// Returns true if the request could be sent on no connection.
+fn is_requests_fault(error: &WriteError) -> bool {
+    match error {
+        WriteError::Frame(FrameError::Other(cause)) => !matches!(
+            cause.downcast_ref(),
+            Some(SendError::Last | SendError::Begun)
+        ),
+        WriteError::Closed => false,
+        _ => true,
+    }
+}

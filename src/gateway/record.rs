@@ -1,0 +1,128 @@
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::addr::Addr;
+use crate::http::StatusCode;
+
+/// What became of an exchange, for logs and metrics. [`Hooks::on_done`](super::Hooks::on_done) receives it.
+///
+/// The client chose method, host and target: escape them before they are written to a log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Record<'a> {
+    /// The peer of the client's connection.
+    pub peer: &'a Addr,
+    /// The client: the peer, or the address that a trusted proxy told.
+    pub client: Option<IpAddr>,
+    /// The method.
+    pub method: &'a str,
+    /// The requested host.
+    pub host: &'a str,
+    /// The requested target.
+    pub target: &'a str,
+    /// The name of the route. Empty if none fits.
+    pub route: &'a str,
+    /// The name of the pool. Empty if none was chosen.
+    pub pool: &'a str,
+    /// The address of the node. Empty if none was chosen.
+    pub node: &'a str,
+    /// The status that the client got, or 499 if it left before it got one.
+    pub status: u16,
+    /// The bytes of the request's body that arrived.
+    pub request_bytes: u64,
+    /// The bytes of the response's body that were passed on.
+    pub response_bytes: u64,
+    /// The time of day at the beginning, in whole seconds since 1970.
+    pub unix_time: u64,
+    /// The times of its parts.
+    pub times: Times,
+    /// True if the connection to the node had served before.
+    pub reused: bool,
+    /// The number of times that the request was sent to a node, or that this was tried.
+    pub tries: u32,
+    /// Who ended it.
+    pub ended_by: EndedBy,
+}
+
+/// The times of an exchange, from its beginning. They are as exact as the turns of the reactor's loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Times {
+    /// When it had a connection to a node.
+    pub connected: Option<Duration>,
+    /// When the head of the response had arrived.
+    pub first_byte: Option<Duration>,
+    /// When it ended.
+    pub total: Duration,
+}
+
+/// Who ended an exchange.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EndedBy {
+    /// Nobody: it is complete.
+    #[default]
+    Nobody,
+    /// The client left.
+    Client,
+    /// The node, or the connection to it.
+    Node,
+    /// The gateway: it refused the request, or a hook answered.
+    Gateway,
+    /// A timeout.
+    Timeout,
+}
+
+impl EndedBy {
+    /// Returns a word for it: `complete`, `client`, `node`, `gateway` or `timeout`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            EndedBy::Nobody => "complete",
+            EndedBy::Client => "client",
+            EndedBy::Node => "node",
+            EndedBy::Gateway => "gateway",
+            EndedBy::Timeout => "timeout",
+        }
+    }
+}
+
+impl fmt::Display for EndedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The part of a record that an exchange collects.
+#[derive(Debug)]
+pub(super) struct Notes {
+    pub(super) began: Instant,
+    pub(super) unix_time: u64,
+    pub(super) status: Option<StatusCode>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) times: Times,
+    pub(super) tries: u32,
+    pub(super) reused: bool,
+    pub(super) ended_by: EndedBy,
+}
+
+impl Notes {
+    pub(super) fn at(began: Instant, unix_time: u64) -> Self {
+        Self {
+            began,
+            unix_time,
+            status: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            times: Times::default(),
+            tries: 0,
+            reused: false,
+            ended_by: EndedBy::default(),
+        }
+    }
+
+    pub(super) fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
+    }
+}

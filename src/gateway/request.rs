@@ -1,0 +1,231 @@
+//! The head of a request on its way to a node: checks, and what must not go on.
+
+use super::error::ProxyError;
+use super::exchange::{Asked, Body};
+use super::forwarding;
+use super::hooks::Head;
+use super::route::Route;
+#[cfg(feature = "tls")]
+use super::route::without_port;
+use super::settings::{FieldChanges, Forwarding, HostField, Underscores};
+use crate::http::fields::is_token;
+use crate::http::lines::tokens;
+use crate::http::{
+    HeaderBlock, HeaderLine, Headers, SendError, ServerRequest, StatusCode, Version,
+};
+
+/// What the client's `Max-Forwards` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MaxForwards {
+    /// Nothing.
+    Unlimited,
+    /// The gateway is the last recipient.
+    Here,
+    /// It may pass so many proxies after this one.
+    Left(u64),
+}
+
+impl Asked {
+    pub(super) fn of(request: &ServerRequest<'_>) -> Self {
+        Self {
+            method: request.method().to_owned(),
+            host: request.host().unwrap_or_default().to_owned(),
+            target: request.target().to_owned(),
+            is_http10: request.version() == Version::Http10,
+        }
+    }
+}
+
+impl Body {
+    pub(super) fn of(request: &ServerRequest<'_>) -> Self {
+        match request.content_length() {
+            Some(len) => Body::Sized(len),
+            None if request.has_body() => Body::Chunked,
+            None => Body::None,
+        }
+    }
+}
+
+/// Refuses requests that no node may get.
+pub(super) fn check(
+    request: &ServerRequest<'_>,
+    rules: &Forwarding,
+    underscores: Underscores,
+) -> Result<(), ProxyError> {
+    if matches!(request.method(), "CONNECT" | "TRACE") {
+        let what = "this method is not served here";
+        return Err(ProxyError::request(StatusCode::METHOD_NOT_ALLOWED, what));
+    }
+    let headers = request.headers();
+    let mut protocols = headers.get_all("upgrade").flat_map(tokens);
+    if !protocols.all(|protocol| protocol.split(|byte| *byte == b'/').all(is_token)) {
+        let what = "an Upgrade that is no protocol";
+        return Err(ProxyError::request(StatusCode::BAD_REQUEST, what));
+    }
+    let is_unclear = |line: HeaderLine<'_>| line.name().contains(&b'_');
+    if underscores == Underscores::Refuse && headers.lines().any(is_unclear) {
+        let what = "a field with an underscore in its name";
+        return Err(ProxyError::request(StatusCode::BAD_REQUEST, what));
+    }
+    if forwarding::loops(rules, headers) {
+        let what = "the request has been here before";
+        return Err(ProxyError::request(StatusCode::LOOP_DETECTED, what));
+    }
+    Ok(())
+}
+
+/// Returns what the client's `Max-Forwards` asks for (RFC 9110, section 7.6.2).
+pub(super) fn max_forwards(request: &ServerRequest<'_>) -> MaxForwards {
+    if request.method() != "OPTIONS" {
+        return MaxForwards::Unlimited;
+    }
+    match request
+        .header("max-forwards")
+        .and_then(|text| text.parse().ok())
+    {
+        Some(0) => MaxForwards::Here,
+        Some(left) => MaxForwards::Left(left - 1),
+        None => MaxForwards::Unlimited,
+    }
+}
+
+/// Returns the target in origin form.
+pub(super) fn target<'a>(request: &ServerRequest<'a>) -> &'a str {
+    match (request.method(), request.path_and_query()) {
+        // The last proxy asks the server as a whole (RFC 9112, section 3.2.4).
+        ("OPTIONS", "/") if request.scheme().is_some() && !request.target().ends_with('/') => "*",
+        (_, target) => target,
+    }
+}
+
+/// Returns the names that the `Connection` fields of a message nominate, without the usual options.
+pub(super) fn nominated(headers: Headers<'_>) -> Vec<Box<[u8]>> {
+    const USUAL: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"te", b"trailer"];
+    let options = headers.get_all("connection").flat_map(tokens);
+    let is_usual = |option: &&[u8]| USUAL.iter().any(|usual| usual.eq_ignore_ascii_case(option));
+    options
+        .filter(|option| !is_usual(option))
+        .map(Into::into)
+        .collect()
+}
+
+/// Gathers the fields that go on to a node.
+pub(super) fn gather(
+    request: &ServerRequest<'_>,
+    underscores: Underscores,
+    believes_peer: bool,
+    fields: &mut HeaderBlock,
+) -> Result<(), SendError> {
+    let is_http10 = request.version() == Version::Http10;
+    let passes = |line: &HeaderLine<'_>| {
+        (underscores == Underscores::Pass || !line.name().contains(&b'_'))
+            && (believes_peer || !forwarding::is_forwarding_field(line))
+            // HTTP/1.0 has no 100 (RFC 9110, section 10.1.1).
+            && !(is_http10 && line.is("expect"))
+    };
+    let headers = request.headers();
+    fields.fill(headers.end_to_end().filter(passes))?;
+    if request.accepts_trailers() {
+        fields.push("TE", "trailers")?;
+    }
+    if Body::of(request) == Body::Chunked {
+        announce_trailers(headers, fields)?;
+    }
+    Ok(())
+}
+
+/// Announces the trailers of a chunked body anew.
+pub(super) fn announce_trailers(
+    headers: Headers<'_>,
+    fields: &mut HeaderBlock,
+) -> Result<(), SendError> {
+    for line in headers.lines().filter(|line| line.is("trailer")) {
+        fields.push_line(line)?;
+    }
+    Ok(())
+}
+
+/// Gathers the trailers that go on. What a recipient must not take from trailers is left out.
+pub(super) fn gather_trailers(
+    trailers: Headers<'_>,
+    nominated: &[Box<[u8]>],
+    fields: &mut HeaderBlock,
+) -> Result<(), SendError> {
+    let is_nominated = |line: &HeaderLine<'_>| {
+        let mut names = nominated.iter();
+        names.any(|name| name.eq_ignore_ascii_case(line.name()))
+    };
+    let passes = |line: &HeaderLine<'_>| {
+        !is_forbidden_trailer(line) && !line.name().contains(&b'_') && !is_nominated(line)
+    };
+    fields.fill(trailers.end_to_end().filter(passes))
+}
+
+/// Returns true for a field that is read before the body, about routing, framing, access or the content (RFC 9110, section
+/// 6.5.1).
+fn is_forbidden_trailer(line: &HeaderLine<'_>) -> bool {
+    const FORBIDDEN: [&str; 21] = [
+        "authorization",
+        "cache-control",
+        "content-encoding",
+        "content-range",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "expires",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "location",
+        "max-forwards",
+        "range",
+        "set-cookie",
+        "via",
+        "www-authenticate",
+    ];
+    forwarding::is_forwarding_field(line) || FORBIDDEN.iter().any(|name| line.is(name))
+}
+
+/// Makes the changes that the settings ask for.
+pub(super) fn change(fields: &mut HeaderBlock, changes: &FieldChanges) -> Result<(), SendError> {
+    for name in &changes.remove {
+        fields.remove(name);
+    }
+    for (name, value) in &changes.set {
+        fields.set(name, value)?;
+    }
+    for (name, value) in &changes.add {
+        fields.push(name, value)?;
+    }
+    Ok(())
+}
+
+/// Returns the protocol that the client asks to change to, if the route allows it.
+pub(super) fn upgrade(request: &ServerRequest<'_>, route: &Route) -> Option<Box<str>> {
+    if Body::of(request) != Body::None || request.method() == "HEAD" {
+        return None;
+    }
+    let mut allowed = route.settings.upgrade.iter();
+    let wanted = allowed.find(|protocol| request.wants_upgrade(protocol))?;
+    Some(wanted.as_str().into())
+}
+
+/// Sets the host that the node gets.
+pub(super) fn set_host(head: &mut Head, field: &HostField, node: &str) {
+    match field {
+        HostField::Keep if head.host.is_empty() => node.clone_into(&mut head.host),
+        HostField::Keep => {}
+        HostField::Node => node.clone_into(&mut head.host),
+        HostField::Name(name) => name.clone_into(&mut head.host),
+    }
+}
+
+/// Returns true if a TLS name covers a host.
+#[cfg(feature = "tls")]
+pub(super) fn covers(name: &str, host: &str) -> bool {
+    without_port(host).eq_ignore_ascii_case(name)
+}

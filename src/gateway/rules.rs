@@ -1,0 +1,81 @@
+//! The settings as a reactor uses them.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::route::Routes;
+use super::settings::{ListenerSettings, Settings};
+use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::http::Limits;
+
+/// The settings as a reactor uses them. Exchanges under way keep the parts that they began with.
+pub(super) struct Rules {
+    /// By label.
+    pub(super) listeners: HashMap<Box<str>, Rc<Listener>>,
+    pub(super) routes: Routes,
+    /// The numbers of the pools, by name.
+    pub(super) pools: HashMap<Box<str>, usize>,
+}
+
+/// A listener, with what is worked out once.
+pub(super) struct Listener {
+    pub(super) settings: ListenerSettings,
+    /// The limits of its codecs.
+    pub(super) limits: Limits,
+    /// The limits of a connection that waits for a request, or for its head.
+    pub(super) between: ConnLimits,
+    /// The limits of a connection that sends a body.
+    pub(super) uploading: ConnLimits,
+    pub(super) is_tls: bool,
+}
+
+impl Rules {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let listeners = settings.listeners.iter().map(|listener| {
+            let label = Box::from(label(listener));
+            (label, Rc::new(Listener::new(listener.clone())))
+        });
+        let names = settings.pools.keys().map(|name| Box::from(&**name));
+        Self {
+            listeners: listeners.collect(),
+            routes: Routes::new(&settings.routes),
+            pools: names.zip(0..).collect(),
+        }
+    }
+}
+
+/// Returns the label by which the engine knows a listener.
+pub(super) fn label(listener: &ListenerSettings) -> &str {
+    &listener.on
+}
+
+impl Listener {
+    fn new(settings: ListenerSettings) -> Self {
+        let bounds = &settings.limits;
+        let limits = Limits::default()
+            .max_head(bounds.max_head)
+            .max_headers(bounds.max_headers)
+            .max_body(bounds.max_body);
+        Self {
+            limits,
+            uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
+            between: ConnLimits::new().read_timeout(settings.timeouts.head),
+            is_tls: settings.is_tls(),
+            settings,
+        }
+    }
+}
+
+/// Returns the limits of the connections of a listener.
+pub(super) fn client_limits(settings: &ListenerSettings) -> ConnLimits {
+    let timeouts = &settings.timeouts;
+    let high = settings.limits.high_water;
+    ConnLimits::new()
+        .read_timeout(timeouts.head)
+        .idle_timeout(timeouts.idle)
+        .write_stall_timeout(timeouts.write_stall)
+        .high_water(high)
+        .low_water(high / 2)
+        // A client that does not read for a while may still send.
+        .outbound_policy(OutboundPolicy::Drop)
+}
