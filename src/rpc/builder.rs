@@ -12,6 +12,7 @@ use super::peer::{Inner, Peer, Threads};
 use super::plugin::{Hooks, Plugin, Plugins};
 use super::router::Router;
 use super::session::{BeforeWrite, LogOptions, Settings, Shared};
+use super::stream::MAX_CREDIT;
 use super::wire::{Codec, Codecs, Filters, Limits, Message};
 use crate::engine::connect::Reconnect;
 use crate::engine::listen::Listen;
@@ -65,6 +66,9 @@ impl Peer {
                 max_deferred: 1024,
                 max_total_calls: 65_536,
                 max_total_deferred: 65_536,
+                max_streams: 64,
+                max_stream_bytes: 64 << 20,
+                stream_credit: 64,
                 tells_panics: true,
                 log: LogOptions::default(),
             },
@@ -239,6 +243,27 @@ impl PeerBuilder {
     /// each. Each holds its message. Default: 65,536.
     pub fn max_total_deferred(mut self, calls: usize) -> Self {
         self.settings.max_total_deferred = calls;
+        self
+    }
+
+    /// Sets the most streams of a session that each side has open. A stream beyond is refused with
+    /// [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each costs about 600 bytes, and the items that wait. Default: 64.
+    pub fn max_streams(mut self, streams: usize) -> Self {
+        self.settings.max_streams = streams;
+        self
+    }
+
+    /// Sets the most bytes of items that have arrived on a session and wait for their readers, of all its streams. A stream
+    /// whose item exceeds it ends with [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Default: 64 MiB.
+    pub fn max_stream_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_stream_bytes = bytes;
+        self
+    }
+
+    /// Sets the number of items that may wait for the reader of a stream, unless the stream sets its own. From 1 to 1,048,576.
+    /// Default: 64.
+    pub fn stream_credit(mut self, items: u32) -> Self {
+        self.settings.stream_credit = items.clamp(1, MAX_CREDIT);
         self
     }
 

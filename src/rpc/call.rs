@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::outgoing::{CallState, Outcome, Outgoing, OutgoingCall, Waiter};
+use super::outgoing::{CallState, OnSent, Outcome, Outgoing, OutgoingCall, Waiter, WhenFull};
 use super::reply::{FromReply, local, read};
 use super::session::{Session, is_on_loop};
 use super::wire::{Codec, EncodeBody, Kind, Message, Meta, Status, code};
@@ -67,6 +67,7 @@ impl Session {
     {
         Push {
             draft: Draft::new(self, Kind::Push, uri.as_ref(), body),
+            when_full: WhenFull::Send,
         }
     }
 }
@@ -82,15 +83,16 @@ pub struct Call<'a, A: ?Sized, R> {
 }
 
 /// A push that is not sent yet, and its settings.
-#[must_use = "it is sent by `send`"]
+#[must_use = "it is sent by `send` or `send_when_room`"]
 pub struct Push<'a, A: ?Sized> {
     draft: Draft<'a, A>,
+    when_full: WhenFull,
 }
 
 /// The parts that calls and pushes have in common.
-struct Draft<'a, A: ?Sized> {
-    session: &'a Session,
-    message: Message<'static>,
+pub(super) struct Draft<'a, A: ?Sized> {
+    pub(super) session: &'a Session,
+    pub(super) message: Message<'static>,
     body: &'a A,
     has_own_seq: bool,
     /// The first fault of a setting.
@@ -98,7 +100,7 @@ struct Draft<'a, A: ?Sized> {
 }
 
 impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
-    fn new(session: &'a Session, kind: Kind, uri: &str, body: &'a A) -> Self {
+    pub(super) fn new(session: &'a Session, kind: Kind, uri: &str, body: &'a A) -> Self {
         let mut message = Message::new(kind);
         message.uri = uri.as_bytes().to_vec().into();
         message.codec = session.shared().settings.body_codec;
@@ -111,7 +113,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
         }
     }
 
-    fn add_query(&mut self, key: &str, value: &str) {
+    pub(super) fn add_query(&mut self, key: &str, value: &str) {
         let mut query = Meta::default();
         query.add(key, value);
         let uri = self.message.uri.to_mut();
@@ -119,7 +121,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
         uri.extend_from_slice(query.encoded());
     }
 
-    fn add_filters(&mut self, ids: &[u8]) {
+    pub(super) fn add_filters(&mut self, ids: &[u8]) {
         let filters = &self.session.shared().formats.filters;
         if let Err(error) = self.message.filters.append(ids, filters) {
             self.fault
@@ -128,7 +130,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
     }
 
     /// Encodes the body.
-    fn finish(mut self) -> Result<Message<'static>, Status> {
+    pub(super) fn finish(mut self) -> Result<Message<'static>, Status> {
         if let Some(fault) = self.fault {
             return Err(fault);
         }
@@ -140,7 +142,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
     }
 }
 
-/// Defines the settings that calls and pushes share.
+/// Defines the settings that calls, pushes and streams share.
 macro_rules! settings {
     () => {
         /// Adds a pair to the metadata.
@@ -173,13 +175,6 @@ macro_rules! settings {
             self
         }
 
-        /// Sets the `seq`. By default it is a number that counts the session's messages.
-        pub fn seq(mut self, seq: impl Into<Vec<u8>>) -> Self {
-            self.draft.message.seq = seq.into().into();
-            self.draft.has_own_seq = true;
-            self
-        }
-
         /// Tells the address of the client for whom this peer acts, in the metadata.
         pub fn real_ip(self, ip: IpAddr) -> Self {
             self.set_meta(Meta::REAL_IP, ip.to_string())
@@ -193,8 +188,27 @@ macro_rules! settings {
     };
 }
 
+/// Defines the setting that calls and pushes share.
+macro_rules! own_seq {
+    () => {
+        /// Sets the `seq`. By default it is a number that counts the session's messages.
+        pub fn seq(mut self, seq: impl Into<Vec<u8>>) -> Self {
+            self.draft.message.seq = seq.into().into();
+            self.draft.has_own_seq = true;
+            self
+        }
+    };
+}
+
 impl<A: EncodeBody + ?Sized> Push<'_, A> {
     settings!();
+    own_seq!();
+
+    /// Sets the treatment of the push if there is no room in its connection's output. Default: [`WhenFull::Send`].
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
 
     /// Sends the push. Returns at once.
     ///
@@ -202,17 +216,47 @@ impl<A: EncodeBody + ?Sized> Push<'_, A> {
     ///
     /// As for [`Session::push`], and [`WRITE_FAILED`](code::WRITE_FAILED) for a filter that is not registered.
     pub fn send(self) -> Result<(), Status> {
+        self.dispatch(None)
+    }
+
+    /// Sends the push once there is room for it: less output of its connection waits than the
+    /// [high-water mark](crate::Server::high_water). Returns at once. `callback` is called exactly once: when the push is in the
+    /// output, or with the reason why it is not sent. Then the next one can follow. It runs on the reactor's thread, or on this
+    /// one if the push is refused at once, and must not block.
+    ///
+    /// Other pushes do not wait for this one. At most 1,024 pushes of a session may wait; one more fails with
+    /// [`TOO_MANY_REQUESTS`](code::TOO_MANY_REQUESTS).
+    pub fn send_when_room(self, callback: impl FnOnce(Result<(), Status>) + Send + 'static) {
+        // The callback gets the error.
+        let _ = self.dispatch(Some(OnSent::new(callback)));
+    }
+
+    fn dispatch(self, on_sent: Option<OnSent>) -> Result<(), Status> {
         let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
+        let message = match self.draft.finish() {
+            Ok(message) => message,
+            Err(status) => {
+                if let Some(on_sent) = on_sent {
+                    on_sent.tell(Err(status.clone()));
+                }
+                return Err(status);
+            }
+        };
         session.send(Outgoing {
-            message: self.draft.finish()?,
+            message,
             has_own_seq,
             call: None,
+            when_full: self.when_full,
+            on_sent,
         })
     }
 }
 
+pub(super) use settings;
+
 impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
     settings!();
+    own_seq!();
 
     /// Sets the time within which the reply must arrive. The call then ends with [`HANDLE_TIMEOUT`](code::HANDLE_TIMEOUT). The
     /// other side is told the time as well, and does not begin work whose time is over. The default is the peer's
@@ -294,6 +338,8 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
                     deadline,
                     is_idempotent,
                 }),
+                when_full: WhenFull::Send,
+                on_sent: None,
             })),
             Err(status) => waiter.settle(Err(status)),
         }
@@ -371,7 +417,7 @@ fn read_outcome<R: FromReply>(session: &Session, outcome: Outcome) -> Result<R, 
     read(&message, cost, &session.shared().formats.codecs)
 }
 
-fn check_may_block() -> Result<(), Status> {
+pub(super) fn check_may_block() -> Result<(), Status> {
     if is_on_loop() {
         return Err(local(
             code::UNKNOWN_ERROR,

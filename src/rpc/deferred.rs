@@ -9,6 +9,7 @@ use super::calls::Deadlines;
 use super::context::{Incoming, Kept};
 use super::plugin::Plugins;
 use super::wire::{Kind, Message};
+use super::working::Working;
 
 /// The calls whose handlers reply later.
 pub(super) struct Deferred {
@@ -147,33 +148,5 @@ impl DeferredCall {
 
     fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Counts a handler as at work as long as it exists.
-pub(super) struct Working {
-    counters: [Arc<AtomicUsize>; 2],
-    /// Exists as long.
-    _kept: Kept,
-}
-
-impl Working {
-    fn new(counters: [&Arc<AtomicUsize>; 2], kept: Kept) -> Self {
-        let counters = counters.map(|counter| {
-            counter.fetch_add(1, Ordering::Relaxed);
-            counter.clone()
-        });
-        Self {
-            counters,
-            _kept: kept,
-        }
-    }
-}
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        for counter in &self.counters {
-            counter.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }

@@ -44,19 +44,26 @@ mod paths;
 mod peer;
 mod plugin;
 pub mod plugins;
+mod receiver;
 mod reply;
 mod responder;
 mod route_info;
 mod router;
+mod sender;
 mod session;
 mod slot;
 mod stats;
+mod stream;
+mod stream_call;
+mod stream_ends;
+mod stream_routes;
 mod swap;
 mod tasks;
 mod timers;
 #[cfg(feature = "ws")]
 mod websocket;
 pub mod wire;
+mod working;
 
 pub use self::builder::PeerBuilder;
 pub use self::call::{Call, CallFuture, Pending, Push};
@@ -66,14 +73,19 @@ pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
 #[cfg(feature = "http")]
 pub use self::http::Http;
+pub use self::outgoing::WhenFull;
 pub use self::peer::{DialFuture, Peer};
 pub use self::plugin::{Hooks, Next, Plugin};
+pub use self::receiver::{Items, NextItem, Receiver, StreamHandle};
 pub use self::reply::{FromReply, Reply};
 pub use self::responder::Responder;
 pub use self::route_info::RouteInfo;
 pub use self::router::Router;
+pub use self::sender::{Ready, SendError, Sender};
 pub use self::session::{Health, Session, SessionConn};
 pub use self::stats::{Outcome, PeerStats, RouteReport, RouteStats, Stats};
+pub use self::stream_call::StreamCall;
+pub use self::stream_ends::{ScopedEnds, StreamEnds};
 pub use self::swap::Swap;
 #[cfg(feature = "ws")]
 pub use self::websocket::WebSocket;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::reply::local;
 use super::slot::Slot;
+use super::stream::Stream;
 use super::wire::{Codecs, Message, Status, code};
 use crate::panic;
 
@@ -16,6 +17,55 @@ pub(super) struct Outgoing {
     pub(super) has_own_seq: bool,
     /// None for a PUSH.
     pub(super) call: Option<OutgoingCall>,
+    pub(super) when_full: WhenFull,
+    /// Set for a PUSH that waits for room.
+    pub(super) on_sent: Option<OnSent>,
+}
+
+/// The treatment of a push that finds no room: more output of its connection waits than the
+/// [high-water mark](crate::Server::high_water).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is sent nevertheless, up to the [outbound limit](crate::Server::outbound_limit). Beyond that it is dropped and counted,
+    /// or the connection closes, as the engine's [policy](crate::OutboundPolicy) says.
+    #[default]
+    Send,
+    /// It is dropped and counted. For state that the next push supersedes.
+    Drop,
+    /// The session closes at once. For readers that must not miss anything.
+    Close,
+}
+
+/// Is told, exactly once, that a push is sent that has waited for room, or the reason why not.
+///
+/// It is boxed twice, since most messages have none and should stay small.
+pub(super) struct OnSent(Box<Option<SentCallback>>);
+
+type SentCallback = Box<dyn FnOnce(Result<(), Status>) + Send>;
+
+impl OnSent {
+    pub(super) fn new(callback: impl FnOnce(Result<(), Status>) + Send + 'static) -> Self {
+        Self(Box::new(Some(Box::new(callback))))
+    }
+
+    pub(super) fn tell(mut self, result: Result<(), Status>) {
+        self.call(result);
+    }
+
+    fn call(&mut self, result: Result<(), Status>) {
+        if let Some(callback) = self.0.take() {
+            panic::catch("epicycle::rpc", "the callback of a push", || {
+                callback(result);
+            });
+        }
+    }
+}
+
+impl Drop for OnSent {
+    fn drop(&mut self) {
+        self.call(Err(local(code::CONNECTION_CLOSED, "")));
+    }
 }
 
 pub(super) struct OutgoingCall {
@@ -69,6 +119,7 @@ pub(super) struct Waiter(Option<Way>);
 enum Way {
     Slot(Arc<CallState>),
     Callback(Callback),
+    Stream(Box<(Arc<Stream>, Callback)>),
 }
 
 pub(super) type Callback = Box<dyn FnOnce(Result<Arrived<'_>, Status>) + Send>;
@@ -80,6 +131,19 @@ impl Waiter {
 
     pub(super) fn callback(callback: Callback) -> Self {
         Self(Some(Way::Callback(callback)))
+    }
+
+    /// Returns the waiter for the acceptance of a stream.
+    pub(super) fn stream(stream: Arc<Stream>, callback: Callback) -> Self {
+        Self(Some(Way::Stream(Box::new((stream, callback)))))
+    }
+
+    /// Returns the stream that the call opens.
+    pub(super) fn opens(&self) -> Option<&Arc<Stream>> {
+        match &self.0 {
+            Some(Way::Stream(stream)) => Some(&stream.0),
+            _ => None,
+        }
     }
 
     /// Records the number that the call got on its connection.
@@ -106,6 +170,7 @@ impl Waiter {
                     callback(result);
                 });
             }
+            Some(Way::Stream(stream)) => (stream.1)(result),
             None => {}
         }
     }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::codec::ProtocolChoice;
 use super::dials::{Again, DialWaiter, Dials};
+use super::outgoing::WhenFull;
 use super::reply::local;
 use super::route_info::RouteInfo;
 use super::session::{Session, Shared, is_on_loop};
@@ -71,7 +72,7 @@ pub(super) trait PeerEngine: Send + Sync {
     fn connect(&self, connect: Connect) -> Result<(), ConnectError>;
     fn adopt(&self, socket: OwnedFd, token: u64) -> Result<(), ConnectError>;
     /// Sends a push to all sessions.
-    fn broadcast(&self, push: Message<'static>) -> Result<(), HandleError>;
+    fn broadcast(&self, push: Message<'static>, when_full: WhenFull) -> Result<(), HandleError>;
     /// Begins a shutdown, with the usual deadline or another one.
     fn shutdown(&self, deadline: Option<Duration>);
 }
@@ -318,6 +319,21 @@ impl Peer {
         uri: impl AsRef<str>,
         body: &A,
     ) -> Result<(), Status> {
+        self.broadcast_with(uri, body, WhenFull::Send)
+    }
+
+    /// Sends a push to all sessions as [`broadcast`](Self::broadcast) does. `when_full` says what happens to sessions whose readers
+    /// are so slow that there is no room in their output. They delay nobody else in any case.
+    ///
+    /// # Errors
+    ///
+    /// As for [`broadcast`](Self::broadcast).
+    pub fn broadcast_with<A: EncodeBody + ?Sized>(
+        &self,
+        uri: impl AsRef<str>,
+        body: &A,
+        when_full: WhenFull,
+    ) -> Result<(), Status> {
         let shared = &self.inner.shared;
         let mut push = Message::new(Kind::Push);
         push.uri = uri.as_ref().as_bytes().to_vec().into();
@@ -326,7 +342,7 @@ impl Peer {
         let stopped = || local(code::WRITE_FAILED, "the peer does not run");
         let engine = self.engine().ok_or_else(stopped)?;
         engine
-            .broadcast(push)
+            .broadcast(push, when_full)
             .map_err(|error| local(code::WRITE_FAILED, error.to_string()))
     }
 

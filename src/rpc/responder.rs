@@ -60,6 +60,19 @@ impl ReplyToken {
         }
     }
 
+    /// Returns a token that gives nothing.
+    pub(super) fn unanswerable(call: &Incoming<'_>) -> Self {
+        let mut token = Self::new(call, Box::new(drop));
+        token.give = None;
+        token
+    }
+
+    /// Returns the token with another way to give the answer.
+    pub(super) fn giving(mut self, give: Give) -> Self {
+        self.give = Some(give);
+        self
+    }
+
     /// Gives the answer.
     pub(super) fn give(mut self, result: Result<Vec<u8>, Status>) {
         self.answer(result);

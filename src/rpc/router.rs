@@ -9,6 +9,7 @@ use super::paths::Paths;
 use super::plugin::{Plugin, Plugins};
 use super::responder::{ReplyToken, Responder};
 use super::route_info::RouteInfo;
+use super::stream_ends::Accepted;
 use super::tasks::Answering;
 use super::wire::{DecodeBody, EncodeBody, Kind, Status};
 use crate::error::Error;
@@ -25,6 +26,7 @@ use crate::error::Error;
 /// | [`call_blocking`](Self::call_blocking) and others | on a worker pool | files, databases, long computations |
 /// | [`call_async`](Self::call_async) | on the reactor, as a future | work that waits for calls of its own |
 /// | [`call_later`](Self::call_later) | on the reactor, and replies when it likes | work that ends elsewhere |
+/// | [`stream`](Self::stream), and others | in one of these ways | items in either direction |
 ///
 /// ```
 /// use epicycle::rpc::{Router, Status};
@@ -87,7 +89,33 @@ pub(super) enum CallHandler {
     Blocking { run: Arc<CallFn>, in_order: bool },
     Later(Box<LaterFn>),
     Async(Box<AsyncFn>),
+    Stream(StreamHandler),
 }
+
+/// The handler of a stream.
+pub(super) struct StreamHandler {
+    /// True if it takes items.
+    pub(super) receives: bool,
+    pub(super) run: StreamRun,
+}
+
+pub(super) enum StreamRun {
+    OnLoop(Box<StreamFn>),
+    Blocking(Box<StreamFn>),
+    Async(Box<AsyncStreamFn>),
+}
+
+/// Decodes the argument of a stream. Returns what runs once the stream is accepted.
+pub(super) type StreamFn = dyn for<'a> Fn(&CallCtx<'a>) -> Result<Begin, Status> + Send + Sync;
+
+/// Runs the handler of a stream. The result is the stream's end, unless the handler's ends outlive it.
+pub(super) type Begin =
+    Box<dyn for<'a> FnOnce(&CallCtx<'a>, Accepted) -> Result<(), Status> + Send>;
+
+/// The same for a handler that is a future.
+pub(super) type AsyncStreamFn = dyn Fn(AsyncCtx) -> Result<BeginAsync, Status> + Send + Sync;
+
+pub(super) type BeginAsync = Box<dyn FnOnce(Accepted) -> Answering>;
 
 pub(super) enum PushHandler {
     OnLoop(Box<PushFn>),
@@ -106,8 +134,11 @@ impl Table {
 
     /// Returns true if a handler needs a worker pool.
     pub(super) fn blocks(&self) -> bool {
-        let blocks_call =
-            |call: &Route<CallHandler>| matches!(call.handler, CallHandler::Blocking { .. });
+        let blocks_call = |call: &Route<CallHandler>| match &call.handler {
+            CallHandler::Blocking { .. } => true,
+            CallHandler::Stream(stream) => matches!(stream.run, StreamRun::Blocking(_)),
+            _ => false,
+        };
         let blocks_push =
             |push: &Route<PushHandler>| matches!(push.handler, PushHandler::Blocking { .. });
         self.calls.values().any(blocks_call)
@@ -238,7 +269,7 @@ impl Router {
         self.add_call::<A, R>(path, CallHandler::Blocking { run, in_order });
     }
 
-    fn add_call<A, R>(&mut self, path: &str, handler: CallHandler) {
+    pub(super) fn add_call<A, R>(&mut self, path: &str, handler: CallHandler) {
         let path = self.path(path);
         let route = self.route(handler);
         if !self.table.calls.insert(&path, route) {

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::codec::Formats;
-use super::outgoing::{CallState, Outgoing};
+use super::outgoing::{CallState, Outgoing, WhenFull};
 use super::reply::local;
 use super::stats::{AllMeters, Counters};
+use super::stream::{Link, Signal, Stream};
 use super::swap::Swap;
 use super::wire::{Codec, Kind, Message, Status, code};
 use crate::addr::Addr;
@@ -145,6 +146,12 @@ pub(super) struct Settings {
     pub(super) max_total_calls: usize,
     /// The most calls of all sessions that deferred handlers have not answered.
     pub(super) max_total_deferred: usize,
+    /// The most streams of a session that one side has opened.
+    pub(super) max_streams: usize,
+    /// The most bytes of items that wait for their readers, of all streams of a session.
+    pub(super) max_stream_bytes: usize,
+    /// The first grant of credit for items that arrive.
+    pub(super) stream_credit: u32,
     /// True if a reply tells the text of a handler's panic.
     pub(super) tells_panics: bool,
     pub(super) log: LogOptions,
@@ -182,6 +189,8 @@ pub(super) enum Order {
     Close(Duration),
     /// Close the session at once.
     Abort,
+    /// Do something for a stream.
+    Stream(Arc<Stream>, Signal),
     /// Show the connection.
     Show(Box<dyn FnOnce(&SessionConn<'_>) + Send>),
 }
@@ -214,6 +223,9 @@ pub(super) trait Target: Send + Sync {
     /// Gives an order to the reactor of a session that redials, or returns it with the reason why the reactor does not take
     /// it.
     fn order_home(&self, home: &Home, order: Order) -> Result<(), (HandleError, Box<Order>)>;
+
+    /// Gives an order that needs no room in the reactor's mailbox. The caller bounds the number of such orders.
+    fn order_anyway(&self, reactor: usize, address: Address, order: Order);
 
     /// Has a task polled on its reactor. It needs no room in the reactor's mailbox.
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>);
@@ -593,6 +605,8 @@ impl Session {
             message,
             has_own_seq,
             call: None,
+            when_full: WhenFull::Send,
+            on_sent: None,
         }))
     }
 
@@ -602,7 +616,7 @@ impl Session {
             Health::Open => {}
             Health::Redialling if outgoing.call.is_none() && !self.has_room_for_push() => {
                 let reason = "too many pushes wait for a connection";
-                return Err(local(code::WRITE_FAILED, reason));
+                return refuse(Order::Send(outgoing), local(code::WRITE_FAILED, reason));
             }
             Health::Redialling => {}
             Health::Closing | Health::Closed => {
@@ -613,12 +627,18 @@ impl Session {
             let reason = "a session over HTTP only answers; it takes no calls and no pushes";
             return refuse(Order::Send(outgoing), local(code::WRITE_FAILED, reason));
         }
-        if let Some(plugins) = &self.0.peer.before_write
-            && let Err(status) = plugins.before_write(self, &mut outgoing.message)
-        {
+        if let Err(status) = self.before_write(&mut outgoing.message) {
             return refuse(Order::Send(outgoing), status);
         }
         self.order(Order::Send(outgoing))
+    }
+
+    /// Lets the plugins see a CALL or a PUSH that is to be sent.
+    pub(super) fn before_write(&self, message: &mut Message<'static>) -> Result<(), Status> {
+        match &self.0.peer.before_write {
+            Some(plugins) => plugins.before_write(self, message),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn cancel(&self, call: Arc<CallState>) {
@@ -663,6 +683,27 @@ impl Session {
     }
 }
 
+impl Link for Session {
+    fn signal(&self, stream: &Arc<Stream>, signal: Signal) -> bool {
+        let place = self.0.end_point.lock().place.clone();
+        let (reactor, address) = match &place {
+            Place::Conn(conn) => (conn.reactor(), Address::Conn(*conn)),
+            Place::Home(home) => (home.reactor, Address::Home(home.token)),
+            Place::Nowhere => return false,
+        };
+        let Some(target) = self.0.peer.target.get() else {
+            return false;
+        };
+        let order = Order::Stream(stream.clone(), signal);
+        if is_loop_of(&self.0.peer, reactor) {
+            give(Work::Order(address.of_plugin(), order));
+        } else {
+            target.order_anyway(reactor, address, order);
+        }
+        true
+    }
+}
+
 /// Returns the reason why an order is not carried out. A call that waits is told.
 fn refuse(order: Order, status: Status) -> Result<(), Status> {
     if let Order::Send(outgoing) | Order::Write(outgoing) = order {
@@ -671,10 +712,13 @@ fn refuse(order: Order, status: Status) -> Result<(), Status> {
     Err(status)
 }
 
-/// Ends the call of a message that cannot be sent.
+/// Tells whoever waits that a message is not sent.
 pub(super) fn settle(outgoing: Outgoing, status: &Status) {
     if let Some(call) = outgoing.call {
         call.waiter.settle(Err(status.clone()));
+    }
+    if let Some(on_sent) = outgoing.on_sent {
+        on_sent.tell(Err(status.clone()));
     }
 }
 

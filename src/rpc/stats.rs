@@ -101,8 +101,14 @@ metric_set! {
         cancels: counter,
         /// Answers of handlers that came too late.
         late_answers: counter,
-        /// Pushes that could not be sent.
+        /// Pushes that could not be sent, or found no room and were to be dropped then.
         dropped_pushes: counter,
+        /// Items of streams that found no room and were to be dropped then.
+        dropped_items: counter,
+        /// Messages for streams that are unknown here, or have ended.
+        stray_items: counter,
+        /// Streams that ended because the other side broke their rules.
+        stream_violations: counter,
         /// Connections of sessions that redialled.
         redials: counter,
     }
@@ -287,6 +293,9 @@ pub(super) struct Counters {
     pub(super) cancels: AtomicU64,
     pub(super) late_answers: AtomicU64,
     pub(super) dropped_pushes: AtomicU64,
+    pub(super) dropped_items: AtomicU64,
+    pub(super) stray_items: AtomicU64,
+    pub(super) stream_violations: AtomicU64,
     pub(super) redials: AtomicU64,
 }
 
@@ -305,6 +314,9 @@ impl Counters {
             cancels: get(&self.cancels),
             late_answers: get(&self.late_answers),
             dropped_pushes: get(&self.dropped_pushes),
+            dropped_items: get(&self.dropped_items),
+            stray_items: get(&self.stray_items),
+            stream_violations: get(&self.stream_violations),
             redials: get(&self.redials),
         }
     }

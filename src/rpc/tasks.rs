@@ -10,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 
 use super::context::ReplyHead;
-use super::deferred::Working;
 use super::session::{Polling, Shared, TaskWaker};
+use super::stream::Stream;
 use super::wire::Status;
+use super::working::Working;
 use crate::engine::slots::ConnId;
 
 /// The body of a reply, encoded.
@@ -28,18 +29,26 @@ pub(super) struct Tasks {
 /// The future of one call.
 pub(super) struct Task {
     pub(super) conn: ConnId,
-    /// The number of the call on its connection.
-    pub(super) call: u64,
+    pub(super) of: TaskOf,
     pub(super) head: Rc<RefCell<ReplyHead>>,
     pub(super) future: Answering,
-    /// Counts it as at work.
-    pub(super) _working: Working,
+    /// Counts a call's as at work. A stream's ends count it themselves.
+    pub(super) _working: Option<Working>,
+}
+
+/// The work of a task.
+#[derive(Clone)]
+pub(super) enum TaskOf {
+    /// It answers the call with this number on its connection.
+    Call(u64),
+    /// It ends the stream.
+    Stream(Arc<Stream>),
 }
 
 /// A future that is ready.
 pub(super) struct Finished {
     pub(super) conn: ConnId,
-    pub(super) call: u64,
+    pub(super) of: TaskOf,
     pub(super) head: ReplyHead,
     pub(super) result: thread::Result<Result<Vec<u8>, Status>>,
 }
@@ -80,7 +89,7 @@ impl Tasks {
         };
         Some(Finished {
             conn: task.conn,
-            call: task.call,
+            of: task.of,
             head: task.head.take(),
             result,
         })

@@ -1,6 +1,12 @@
 //! Peers for tests, with one reactor each.
 
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
 use epicycle::rpc::{Peer, PeerBuilder, Session, Status};
+
+use crate::util::LONG;
 
 pub(crate) fn start(builder: PeerBuilder) -> Peer {
     builder.reactors(1).start().expect("starts")
@@ -17,4 +23,25 @@ pub(crate) fn try_dial(client: &Peer, server: &Peer) -> Result<Session, Status> 
 
 pub(crate) fn dial(client: &Peer, server: &Peer) -> Session {
     try_dial(client, server).expect("connects")
+}
+
+/// Polls a future on this thread.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Arc::new(Unpark(thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        assert!(Instant::now() < deadline, "in vain");
+        thread::park_timeout(LONG);
+    }
 }

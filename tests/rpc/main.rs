@@ -25,6 +25,7 @@ mod properties;
 mod proxy;
 mod recordings;
 mod replay;
+mod streams;
 mod vectors;
 #[cfg(feature = "ws")]
 mod websocket;

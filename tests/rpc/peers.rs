@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use epicycle::rpc::wire::Dialect;
 use epicycle::rpc::{
@@ -12,7 +12,7 @@ use epicycle::rpc::{
 };
 use parking_lot::Mutex;
 
-use crate::ends::{dial, listening, start};
+use crate::ends::{block_on, dial, listening, start};
 use crate::util::{LONG, eventually, expect_panics};
 
 /// A peer that listens, with one reactor.
@@ -782,27 +782,6 @@ fn a_call_is_a_future_and_dropping_it_cancels() {
     let reply = tokens.recv_timeout(LONG).expect("runs");
     drop(future);
     eventually("the handler learns of it", || reply.is_cancelled());
-}
-
-/// Polls a future on this thread.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(thread::Thread);
-    impl std::task::Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Arc::new(Unpark(thread::current())).into();
-    let mut context = std::task::Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    let deadline = Instant::now() + LONG;
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        assert!(Instant::now() < deadline, "in vain");
-        thread::park_timeout(LONG);
-    }
 }
 
 #[test]

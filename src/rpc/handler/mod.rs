@@ -5,6 +5,7 @@ mod redialling;
 mod replies;
 mod sending;
 mod serving;
+mod streaming;
 mod timing;
 
 use std::cell::Cell;
@@ -19,11 +20,13 @@ use parking_lot::Mutex;
 
 use self::redialling::Redials;
 use self::replies::{Served, obey};
+use self::sending::WaitingPushes;
+use self::streaming::Streams;
 use super::calls::Calls;
 use super::codec::{Encoded, ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
 use super::deferred::Deferred;
-use super::outgoing::Waiter;
+use super::outgoing::{Waiter, WhenFull};
 use super::peer::{Inner, PeerEngine};
 use super::plugin::{Hooks, Plugins};
 use super::reply::local;
@@ -77,6 +80,10 @@ pub struct Line {
     stage: Stage,
     calls: Calls<SentCall>,
     deferred: Deferred,
+    /// None until there is a stream.
+    streams: Option<Box<Streams>>,
+    /// The pushes that wait for room. None until there is one.
+    waiting: Option<Box<WaitingPushes>>,
     /// True while a handler on the reactor works on a call.
     is_answering: bool,
     /// True if the connection ends since the other side is gone.
@@ -137,8 +144,9 @@ impl Line {
     /// Gives the connection's codec the numbers of replies that are due, after they have changed.
     fn update(&self, conn: &mut Conn<'_, PeerHandler>) {
         let conversation = conn.codec_mut().conversation_mut();
-        conversation.owed = self.deferred.len() + usize::from(self.is_answering);
-        conversation.awaited = self.calls.len();
+        let (accepted, opened) = self.stream_counts();
+        conversation.owed = self.deferred.len() + usize::from(self.is_answering) + accepted;
+        conversation.awaited = self.calls.len() + opened;
     }
 
     /// Begins to count the session's age.
@@ -174,6 +182,8 @@ fn end_of_age(session: &Session, now: Instant) -> Option<Instant> {
 impl EventHandler for PeerHandler {
     type Codec = Wire;
     type Session = Line;
+
+    const HANDLES_FIN: bool = true;
 
     fn codec(&mut self, info: &ConnInfo<'_>) -> Wire {
         let carried = match info.origin() {
@@ -232,6 +242,8 @@ impl EventHandler for PeerHandler {
             stage: Stage::Early(0),
             calls,
             deferred: Deferred::new(shared.deferred.clone()),
+            streams: None,
+            waiting: None,
             is_answering: false,
             is_lost: false,
             term: None,
@@ -296,6 +308,7 @@ impl EventHandler for PeerHandler {
         while let Some((_, call)) = line.calls.take_expired(now) {
             Counters::count(timeouts);
             let status = local(code::HANDLE_TIMEOUT, "no reply arrived in time");
+            self.give_up_stream(conn, line, &call.value.seq);
             self.fail_call(conn.now(), &line.session, call, status);
         }
         let mut action = Action::Continue;
@@ -325,6 +338,26 @@ impl EventHandler for PeerHandler {
         action
     }
 
+    fn on_fin(&mut self, conn: &mut Conn<'_, Self>, line: &mut Line) -> Action {
+        if line.stream_counts().0 > 0 {
+            // Its last messages are handled first.
+            let id = conn.id();
+            conn.defer(move |handler: &mut Self, reactor| {
+                let _entered = enter(&handler.parts.peer.shared, reactor.id());
+                reactor.with(id, |conn, line| handler.end_streams_of_leaver(conn, line));
+                handler.carry_out_all(reactor);
+            });
+        }
+        Action::Continue
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, line: &mut Line) -> Action {
+        let _entered = enter(&self.parts.peer.shared, conn.id().reactor());
+        self.send_waiting(conn, line);
+        self.carry_out(conn, line);
+        Action::Continue
+    }
+
     fn on_close(
         &mut self,
         reactor: &mut Reactor<'_, Self>,
@@ -336,12 +369,16 @@ impl EventHandler for PeerHandler {
         for call in line.deferred.cancel_all() {
             self.drop_call(&call);
         }
+        let (streams, waiting) = (line.streams.take(), line.waiting.take());
         match line.token {
             Some(token) if self.redials.contains(token) => {
                 self.redial(reactor, token, info, line, &reason);
             }
             _ => self.end_session(reactor.now(), line, &reason),
         }
+        let status = local(code::CONNECTION_CLOSED, reason.to_string());
+        self.stop_streams(streams, &status);
+        self.drop_waiting(waiting, &status);
         self.carry_out_all(reactor);
     }
 
@@ -377,7 +414,12 @@ impl PeerHandler {
     }
 
     /// Sends a push to all open sessions of the reactor.
-    pub(super) fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Message<'_>) {
+    pub(super) fn broadcast(
+        &self,
+        reactor: &mut Reactor<'_, Self>,
+        push: &Message<'_>,
+        when_full: WhenFull,
+    ) {
         let _entered = enter(&self.parts.peer.shared, reactor.id());
         type Kind = (&'static str, &'static str, Dialect);
         let mut encoded: Vec<(Kind, Result<Bytes, FrameError>)> = Vec::new();
@@ -385,6 +427,9 @@ impl PeerHandler {
         reactor.for_each(|conn, line| {
             if line.stage != Stage::Open {
                 // Whoever has not authenticated gets nothing.
+                return;
+            }
+            if !self.finds_room(conn, line, when_full) {
                 return;
             }
             let codec = conn.codec_mut();
@@ -550,6 +595,14 @@ impl Target for Engine<PeerHandler> {
         order.map_or(Ok(()), |order| Err((error, Box::new(order))))
     }
 
+    fn order_anyway(&self, reactor: usize, address: Address, order: Order) {
+        self.run_anyway(reactor, move |handler, reactor| {
+            let _entered = enter(&handler.parts.peer.shared, reactor.id());
+            handler.perform_on(reactor, address, Deed::Order(order));
+            handler.carry_out_all(reactor);
+        });
+    }
+
     fn poll(&self, reactor: usize, waker: Arc<TaskWaker>) {
         self.run_anyway(reactor, move |handler, reactor| {
             let _entered = enter(&handler.parts.peer.shared, reactor.id());
@@ -572,13 +625,13 @@ impl PeerEngine for Engine<PeerHandler> {
         self.adopt(socket, token)
     }
 
-    fn broadcast(&self, push: Message<'static>) -> Result<(), HandleError> {
+    fn broadcast(&self, push: Message<'static>, when_full: WhenFull) -> Result<(), HandleError> {
         let push = Arc::new(push);
         let mut result = Ok(());
         for reactor in 0..self.reactors() {
             let push = push.clone();
             let sent = self.run_on(reactor, move |handler, reactor| {
-                handler.broadcast(reactor, &push);
+                handler.broadcast(reactor, &push, when_full);
             });
             result = result.and(sent);
         }

@@ -13,10 +13,11 @@ use crate::rpc::calls::Calls;
 use crate::rpc::codec::ProtocolChoice;
 use crate::rpc::dials::Again;
 use crate::rpc::held::Held;
-use crate::rpc::outgoing::{Outgoing, OutgoingCall};
+use crate::rpc::outgoing::{Outgoing, OutgoingCall, WhenFull};
 use crate::rpc::reply::local;
 use crate::rpc::session::{Health, MAX_HELD_PUSHES, Order, Session, settle};
 use crate::rpc::stats::Counters;
+use crate::rpc::stream::Signal;
 use crate::rpc::wire::{Status, code};
 
 /// The dials of a reactor that are repeated, by their tokens.
@@ -160,6 +161,9 @@ impl PeerHandler {
 
     /// Carries out an order for a session that has no open connection.
     pub(super) fn order_apart(&self, reactor: &mut Reactor<'_, Self>, token: u64, order: Order) {
+        if let Order::Stream(stream, Signal::Deliver) = &order {
+            return stream.deliver();
+        }
         let setting_up = self.redials.with(token, |redial| match redial.progress {
             Progress::SettingUp(conn) => Some(conn),
             _ => None,
@@ -231,6 +235,8 @@ impl PeerHandler {
             }
             // There is no connection to show.
             Order::Show(_) => {}
+            // The streams ended with the connection.
+            Order::Stream(..) => {}
         }
     }
 
@@ -319,6 +325,8 @@ impl PeerHandler {
                         deadline: again.by,
                         is_idempotent: true,
                     }),
+                    when_full: WhenFull::Send,
+                    on_sent: None,
                 };
                 apart.held.add(outgoing, now);
             }

@@ -1,5 +1,6 @@
 //! Calls and pushes that are sent, and replies that arrive.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::panic;
 use crate::rpc::calls::Open;
-use crate::rpc::outgoing::{Arrived, CallState, Outgoing};
+use crate::rpc::outgoing::{Arrived, CallState, Outgoing, WhenFull};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
 use crate::rpc::session::{Order, Session, SessionConn, Settings, settle};
@@ -43,6 +44,9 @@ impl PeerHandler {
             cost: conn.now().saturating_duration_since(call.sent),
             codecs: &shared.formats.codecs,
         }));
+        if line.streams.is_some() {
+            self.after_reply(conn, line, &reply);
+        }
     }
 
     pub(super) fn execute(&self, conn: &mut Conn<'_, Self>, line: &mut Line, order: Order) {
@@ -87,6 +91,7 @@ impl PeerHandler {
                     },
                 );
             }
+            Order::Stream(stream, signal) => self.on_signal(conn, line, &stream, signal),
         }
     }
 
@@ -106,31 +111,23 @@ impl PeerHandler {
             outgoing.message.seq = text.format(number).as_bytes().to_vec().into();
         }
         let Some(call) = outgoing.call.take() else {
-            match conn.send(&outgoing.message) {
-                Ok(()) => {
-                    self.after_write(line, &outgoing.message);
-                    if outgoing.message.kind == Kind::Push && self.log().is_on() {
-                        outgoing.message.size = conn.codec().last_sent();
-                        self.log().push_out(&line.session, &outgoing.message);
-                    }
+            return match outgoing.on_sent {
+                Some(_) => self.push_when_room(conn, line, outgoing),
+                None if self.finds_room(conn, line, outgoing.when_full) => {
+                    self.push(conn, line, outgoing);
                 }
-                Err(WriteError::Closed) if self.outlives(line) => {
-                    self.hold(line, outgoing, conn.now());
-                }
-                Err(error) => {
-                    Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
-                    log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
-                }
-            }
-            return;
+                None => {}
+            };
         };
         if let Some(reason) = over_limit(line, settings) {
             return call
                 .waiter
                 .settle(Err(local(code::TOO_MANY_REQUESTS, reason)));
         }
-        if outgoing.has_own_seq && line.calls.contains(&outgoing.message.seq) {
-            let reason = "a call with this seq waits for its reply";
+        let seq = &outgoing.message.seq;
+        let is_taken = |line: &Line| line.calls.contains(seq) || line.opened_stream(seq).is_some();
+        if outgoing.has_own_seq && is_taken(line) {
+            let reason = "a call with this seq waits for its reply, or has opened a stream";
             return call.waiter.settle(Err(local(code::WRITE_FAILED, reason)));
         }
         let now = conn.now();
@@ -140,7 +137,18 @@ impl PeerHandler {
             return call.waiter.settle(Err(local(code::HANDLE_TIMEOUT, reason)));
         }
         let timeout = call.timeout.into_iter().chain(left).min();
-        if let Some(timeout) = timeout {
+        if let Some(stream) = call.waiter.opens() {
+            if line.stream_counts().1 >= settings.max_streams {
+                let reason = "too many streams are open; the limit is `PeerBuilder::max_streams`";
+                return call
+                    .waiter
+                    .settle(Err(local(code::TOO_MANY_REQUESTS, reason)));
+            }
+            // It was dropped before it is opened.
+            if stream.is_over() {
+                return call.waiter.settle(Err(local(code::CANCELLED, "")));
+            }
+        } else if let Some(timeout) = timeout {
             // At least 1, so that a short time is not taken for one that is over.
             let millis = timeout.as_millis().max(1);
             outgoing.message.meta.set(TIMEOUT, millis.to_string());
@@ -165,6 +173,9 @@ impl PeerHandler {
         };
         let number = number.unwrap_or_else(|| line.calls.next_number());
         sent.waiter.sent(number);
+        if let Some(stream) = sent.waiter.opens() {
+            self.add_opened(line, stream.clone(), &sent.seq);
+        }
         let own_seq = outgoing.has_own_seq.then(|| sent.seq.clone());
         if call.is_idempotent && self.outlives(line) {
             sent.again = Some(Box::new(SentAgain {
@@ -179,7 +190,7 @@ impl PeerHandler {
     }
 
     #[inline]
-    fn after_write(&self, line: &Line, message: &Message<'_>) {
+    pub(super) fn after_write(&self, line: &Line, message: &Message<'_>) {
         let (plugins, session) = (&self.parts.plugins, &line.session);
         match message.kind {
             Kind::Push => plugins.tell(Hooks::POST_WRITE_PUSH, |plugin| {
@@ -204,6 +215,7 @@ impl PeerHandler {
         for call in line.deferred.cancel_all() {
             self.drop_call(&call);
         }
+        self.give_up_streams(conn, line);
         line.update(conn);
     }
 
@@ -233,8 +245,99 @@ impl PeerHandler {
     }
 }
 
+/// Pushes that wait for room, the oldest first.
+pub(super) type WaitingPushes = VecDeque<Outgoing>;
+
+/// The most pushes of a session that wait for room.
+const MAX_WAITING_PUSHES: usize = 1024;
+
+/// Pushes, and room for them.
+impl PeerHandler {
+    /// Returns true if a push should be sent. If there is no room, it may be dropped, or the session closed.
+    #[inline]
+    pub(super) fn finds_room(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        line: &Line,
+        when_full: WhenFull,
+    ) -> bool {
+        if when_full == WhenFull::Send || conn.has_room() {
+            return true;
+        }
+        Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+        if when_full == WhenFull::Close {
+            log::info!(target: "epicycle::rpc", "{}: closing, since its reader is too slow for a push", conn.peer_addr());
+            line.session.begin_close();
+            conn.abort();
+        }
+        false
+    }
+
+    fn push(&self, conn: &mut Conn<'_, Self>, line: &Line, mut outgoing: Outgoing) {
+        let sent = match conn.send(&outgoing.message) {
+            Ok(()) => {
+                self.after_write(line, &outgoing.message);
+                if outgoing.message.kind == Kind::Push && self.log().is_on() {
+                    outgoing.message.size = conn.codec().last_sent();
+                    self.log().push_out(&line.session, &outgoing.message);
+                }
+                Ok(())
+            }
+            Err(WriteError::Closed) if self.outlives(line) => {
+                return self.hold(line, outgoing, conn.now());
+            }
+            Err(error) => {
+                Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+                log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+                Err(unsent(&error))
+            }
+        };
+        if let Some(on_sent) = outgoing.on_sent {
+            on_sent.tell(sent);
+        }
+    }
+
+    /// Sends a push now or when there is room.
+    fn push_when_room(&self, conn: &mut Conn<'_, Self>, line: &mut Line, outgoing: Outgoing) {
+        let is_first = (line.waiting.as_ref()).is_none_or(|waiting| waiting.is_empty());
+        if is_first && conn.has_room() {
+            return self.push(conn, line, outgoing);
+        }
+        let waiting = line.waiting.get_or_insert_default();
+        if waiting.len() < MAX_WAITING_PUSHES {
+            return waiting.push_back(outgoing);
+        }
+        Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+        let reason = "too many pushes wait for room";
+        settle(outgoing, &local(code::TOO_MANY_REQUESTS, reason));
+    }
+
+    /// Sends what waits for room, as far as there is some.
+    pub(super) fn send_waiting(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        while conn.has_room()
+            && let Some(outgoing) = line
+                .waiting
+                .as_mut()
+                .and_then(|waiting| waiting.pop_front())
+        {
+            self.push(conn, line, outgoing);
+        }
+        if line.streams.is_some() {
+            self.send_waiting_items(conn, line);
+        }
+    }
+
+    /// Drops the pushes that wait for room, since their connection has closed.
+    pub(super) fn drop_waiting(&self, waiting: Option<Box<WaitingPushes>>, status: &Status) {
+        for outgoing in waiting.into_iter().flat_map(|waiting| *waiting) {
+            Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+            settle(outgoing, status);
+        }
+    }
+}
+
 /// Tells the other side that nobody waits for the reply to a call.
-fn send_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) {
+pub(super) fn send_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) {
     let mut push = Message::push(CANCEL);
     push.codec = Codec::PLAIN;
     push.body = seq.into();
@@ -257,7 +360,7 @@ fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
     )
 }
 
-fn unsent(error: &WriteError) -> Status {
+pub(super) fn unsent(error: &WriteError) -> Status {
     match error {
         WriteError::Closed => local(code::CONNECTION_CLOSED, ""),
         error => local(code::WRITE_FAILED, error.to_string()),

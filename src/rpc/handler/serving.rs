@@ -14,14 +14,15 @@ use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::panic;
 use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
-use crate::rpc::deferred::{DeferredCall, Working};
+use crate::rpc::deferred::DeferredCall;
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
 use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
 use crate::rpc::session::{Settings, enter, has_work};
 use crate::rpc::stats::{Counters, Outcome};
-use crate::rpc::tasks::{Finished, Task};
+use crate::rpc::tasks::{Finished, Task, TaskOf};
 use crate::rpc::wire::{Dialect, Message, Status, code};
+use crate::rpc::working::Working;
 
 impl PeerHandler {
     #[inline]
@@ -69,8 +70,10 @@ impl PeerHandler {
             let served = self.served(&route.plugins, &call, route.meter, began);
             return self.refuse(conn, &call, served, &status);
         }
-        if !matches!(route.handler, CallHandler::OnLoop(_))
-            && let Some(reason) = over_limit(line, &parts.peer.shared.settings)
+        if !matches!(
+            route.handler,
+            CallHandler::OnLoop(_) | CallHandler::Stream(_)
+        ) && let Some(reason) = over_limit(line, &parts.peer.shared.settings)
         {
             let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
             let served = self.served(&route.plugins, &call, route.meter, began);
@@ -80,6 +83,7 @@ impl PeerHandler {
             CallHandler::OnLoop(run) => self.run_on_loop(conn, line, route, run, &call, began),
             CallHandler::Later(run) => self.run_later(conn, line, route, run, call, began),
             CallHandler::Async(run) => self.run_async(conn, line, route, run, call, began),
+            CallHandler::Stream(handler) => self.on_stream(conn, line, route, handler, call, began),
             CallHandler::Blocking { run, in_order } => {
                 let run = (run, *in_order);
                 self.run_blocking(conn, line, route, run, call, began)
@@ -169,10 +173,10 @@ impl PeerHandler {
         let begin = || {
             let task_state = Task {
                 conn: conn.id(),
-                call: number,
+                of: TaskOf::Call(number),
                 head,
                 future: run(ctx),
-                _working: working,
+                _working: Some(working),
             };
             self.tasks.begin(task, task_state, &self.parts.peer.shared)
         };
@@ -289,9 +293,19 @@ impl PeerHandler {
         line: &mut Line,
         finished: Finished,
     ) -> Action {
-        match finished.result {
-            Ok(result) => self.answer(conn, line, finished.call, finished.head, result),
-            Err(panic) => self.fail(conn, line, finished.call, panic),
+        match (finished.of, finished.result) {
+            (TaskOf::Call(call), Ok(result)) => {
+                self.answer(conn, line, call, finished.head, result)
+            }
+            (TaskOf::Call(call), Err(panic)) => self.fail(conn, line, call, panic),
+            (TaskOf::Stream(stream), result) => {
+                self.end_stream(
+                    &stream,
+                    conn.codec().dialect(),
+                    result.map(|end| end.map(drop)),
+                );
+                Action::Continue
+            }
         }
     }
 
@@ -329,7 +343,7 @@ impl PeerHandler {
         self.finish_reply(conn, &mut reply, served, head, result.map(Cow::Owned))
     }
 
-    fn submit(
+    pub(super) fn submit(
         &self,
         conn: ConnId,
         in_order: bool,
@@ -353,12 +367,8 @@ impl PeerHandler {
         mut push: Incoming<'_>,
     ) {
         let parts = &self.parts;
-        if *push.message.uri == *CANCEL.as_bytes() {
-            if let Some(call) = line.deferred.cancel(&push.message.body) {
-                Counters::count(&parts.peer.shared.counters.cancels);
-                self.drop_call(&call);
-            }
-            return line.update(conn);
+        if push.message.uri.starts_with(RESERVED) {
+            return self.on_reserved(conn, line, push);
         }
         let (unknown, size) = (parts.unknown_meter(), push.message.size);
         let began = self.begin_time(conn);
@@ -420,7 +430,25 @@ impl PeerHandler {
     }
 }
 
+/// The beginning of paths that belong to this crate.
+const RESERVED: &[u8] = b"/_/";
+
 impl PeerHandler {
+    /// Takes a push that peers of this crate send each other.
+    #[inline(never)]
+    fn on_reserved(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: Incoming<'_>) {
+        if *push.message.uri != *CANCEL.as_bytes() {
+            return self.on_stream_push(conn, line, push);
+        }
+        if let Some(call) = line.deferred.cancel(&push.message.body) {
+            Counters::count(&self.parts.peer.shared.counters.cancels);
+            self.drop_call(&call);
+        } else {
+            self.on_stream_cancelled(line, &push.message.body);
+        }
+        line.update(conn);
+    }
+
     /// Counts and logs a push that was handled on the reactor.
     fn end_push(
         &self,
@@ -490,13 +518,22 @@ impl Parts {
     }
 
     /// Logs the panic of a message's handler. Returns the status for its caller.
-    fn panicked_at(&self, message: &Incoming<'_>, payload: Box<dyn Any + Send>) -> Status {
+    pub(super) fn panicked_at(
+        &self,
+        message: &Incoming<'_>,
+        payload: Box<dyn Any + Send>,
+    ) -> Status {
         let what = format!("the handler of {}", message.uri());
         self.panicked(message.dialect, &what, payload)
     }
 
     /// Logs a panic. Returns the status for the caller.
-    fn panicked(&self, dialect: Dialect, what: &str, payload: Box<dyn Any + Send>) -> Status {
+    pub(super) fn panicked(
+        &self,
+        dialect: Dialect,
+        what: &str,
+        payload: Box<dyn Any + Send>,
+    ) -> Status {
         let status = Status::of(code::INTERNAL_SERVER_ERROR, dialect);
         let reason = panic::message(&*payload).to_owned();
         panic::report("epicycle::rpc", what, payload);
@@ -534,7 +571,7 @@ fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
 
 /// Returns the plugins if one of them wants to see decoded bodies.
 #[inline]
-fn after_body(plugins: &Arc<Plugins>) -> Option<Arc<dyn AfterBody>> {
+pub(super) fn after_body(plugins: &Arc<Plugins>) -> Option<Arc<dyn AfterBody>> {
     let hooks = Hooks::POST_READ_CALL_BODY | Hooks::POST_READ_PUSH_BODY;
     if plugins.have(hooks) {
         Some(plugins.clone())
