@@ -488,6 +488,8 @@ impl CallOutcome {
             message,
             has_own_seq: true,
             call: Some(call),
+            when_full: WhenFull::Send,
+            on_sent: None,
         }));
         Self {
             call: Some((session, state)),

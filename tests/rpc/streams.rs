@@ -1127,3 +1127,21 @@ fn a_push_that_waits_for_room_learns_of_the_end_of_its_session() {
     ];
     assert!(results.iter().all(|sent| allowed.contains(sent)));
 }
+
+#[test]
+fn a_proxy_forwards_a_stream_as_a_call() {
+    let mut routes = routes();
+    routes.call("/one", |_ctx, n: u64| Ok(n + 1));
+    let backend = start(listening().routes(routes));
+    let behind = start(Peer::builder());
+    let chosen = dial(&behind, &backend);
+    let mut routes = Router::new();
+    epicycle::rpc::plugins::proxy::Proxy::new(move |_| Ok(chosen.clone())).add_to(&mut routes);
+    let (_proxy, _client, session) = pair(routes);
+    let rx: Receiver<u64> = session.stream("/one", &1).receive();
+    assert_eq!(rx.wait_only(), Ok(2));
+    assert_eq!(
+        end_of(session.stream("/count", &1).receive()),
+        code::BAD_MESSAGE
+    );
+}

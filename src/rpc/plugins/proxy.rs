@@ -2,7 +2,7 @@
 //!
 //! A function chooses the session for each message. Metadata, body, body codec and filters go on as they are, in both directions.
 //! `X-Real-IP` is added if it is absent. The other side gets the caller's deadline, and learns that the caller has cancelled or has
-//! gone. Nothing waits on a reactor.
+//! gone. Nothing waits on a reactor. Streams are not forwarded: what opens one goes on as a call.
 //!
 //! What is forwarded and not answered counts in the limits of both sides:
 //! [`max_deferred`](crate::rpc::PeerBuilder::max_deferred) of the caller's session, and
@@ -37,9 +37,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rpc::call::CallOutcome;
 use crate::rpc::context::{AsyncCtx, Incoming};
-use crate::rpc::outgoing::Outgoing;
+use crate::rpc::outgoing::{Outgoing, WhenFull};
 use crate::rpc::router::{CallHandler, Router};
 use crate::rpc::session::Session;
+use crate::rpc::stream::STREAM;
 use crate::rpc::wire::{Dialect, Message, Meta, Status, code};
 
 /// Forwards the messages that no route takes.
@@ -105,6 +106,8 @@ impl Proxy {
                 message,
                 has_own_seq: true,
                 call: None,
+                when_full: WhenFull::Send,
+                on_sent: None,
             })
         });
     }
@@ -137,6 +140,8 @@ impl Proxy {
         let session = (self.choose)(&label)?;
         let mut forwarded = message.message().clone().into_owned();
         forwarded.size = 0;
+        // The items of a stream would not find the way back. So the other side answers a call.
+        forwarded.meta.remove(STREAM);
         forwarded.seq = self.seq(&label.session_id, message.seq()).into();
         if forwarded.meta.get(Meta::REAL_IP).is_none()
             && let Some(addr) = message.remote_addr().as_socket_addr()
