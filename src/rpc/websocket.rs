@@ -284,7 +284,7 @@ impl Carrier for ServerSocket {
     }
 
     fn put_encoded(&mut self, message: &Bytes, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
-        self.codec.encode(&message[..], dst)
+        self.codec.send_shared(message, dst)
     }
 
     fn is_ready(&self) -> bool {

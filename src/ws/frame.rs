@@ -1,5 +1,8 @@
 //! The encoding of frames.
 
+#[cfg(feature = "rpc")]
+use bytes::Bytes;
+
 use super::header::{Header, MAX_HEADER, Opcode, Role};
 use super::mask::Mask;
 use crate::buf::outbox::Outbox;
@@ -54,6 +57,18 @@ pub(super) fn put(role: Role, kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) 
     }
     dst.put_with(MAX_HEADER, |room| header.write(room));
     dst.put(payload);
+}
+
+/// Appends a server's frame. A long payload is not copied.
+#[cfg(feature = "rpc")]
+pub(super) fn put_shared(kind: Kind, payload: &Bytes, dst: &mut Outbox<'_>) {
+    if payload.len() <= SMALL {
+        return put(Role::Server, kind, payload, dst);
+    }
+    dst.put_with(MAX_HEADER, |room| {
+        kind.header(payload.len(), None).write(room)
+    });
+    dst.put_shared(payload.clone());
 }
 
 fn put_masked(kind: Kind, payload: &[u8], dst: &mut Outbox<'_>) {

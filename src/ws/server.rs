@@ -1,3 +1,6 @@
+#[cfg(feature = "rpc")]
+use bytes::Bytes;
+
 use super::accept::{Accept, Refusal};
 use super::error::SendError;
 use super::header::Role;
@@ -52,6 +55,16 @@ impl ServerCodec {
             limits,
             state: ServerState::Http(http),
         }
+    }
+
+    /// Sends a binary message whose payload others get as well.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn send_shared(
+        &mut self,
+        payload: &Bytes,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        self.protocol()?.send_shared(payload, dst)
     }
 
     /// Changes the limits of frames and messages.

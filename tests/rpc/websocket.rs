@@ -11,7 +11,7 @@ use epicycle::rpc::plugins::auth::{Bearer, Verify};
 use epicycle::rpc::wire::{Dialect, Limits, Raw};
 use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Session, Status, WebSocket, code};
 use epicycle::ws::{self, DeflateOptions, Incoming, ServerCodec};
-use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Server};
+use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Reconnect, Server};
 
 use crate::ends::start;
 use crate::recordings::recorded;
@@ -621,6 +621,70 @@ fn authentication_is_done_inside_the_websocket_and_early_messages_are_short() {
 }
 
 #[test]
+fn a_session_over_websocket_redials_with_a_new_handshake() {
+    let (seen, handshakes) = mpsc::channel();
+    let socket = WebSocket::json("/ws").check(move |request| {
+        let _ = seen.send(request.target().to_owned());
+        Ok(())
+    });
+    let server = server(socket);
+    let policy = Reconnect::new(Duration::from_millis(10), Duration::from_millis(100));
+    let client = start(Peer::builder().reactors(1).redial(policy));
+    let session = dial(&client, &server, WebSocket::json("/ws?a=b")).expect("opens");
+    for _ in 0..3 {
+        let target = handshakes.recv_timeout(LONG);
+        assert_eq!(target.as_deref(), Ok("/ws?a=b"));
+        eventually("it is accepted", || server.session_count() == 1);
+        let call = session.call("/math/add", &[1, 2]).idempotent();
+        assert_eq!(call.wait(), Ok(3));
+        server.sessions().remove(0).abort();
+    }
+    assert_eq!(
+        session.call("/math/add", &[1, 2]).idempotent().wait(),
+        Ok(3)
+    );
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn calls_go_over_wss_with_the_name_that_was_dialled() {
+    use epicycle::tls::{Identity, Roots, TlsClient, TlsServer};
+    use epicycle::{Connect, Listen};
+
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("is made");
+    let (certificate, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let identity = Identity::from_pem(&certificate, &key).expect("is right");
+    let tls = TlsServer::new(identity).expect("is right");
+    let (told, tells) = mpsc::channel();
+    let socket = WebSocket::json("/ws").check(move |request| {
+        let header = |name| request.header(name).unwrap_or_default().to_owned();
+        let _ = told.send((header("host"), header("origin")));
+        Ok(())
+    });
+    let server = start(
+        Peer::builder()
+            .listen_with(Listen::on("tcp4://127.0.0.1:0").tls(&tls), socket)
+            .routes(routes())
+            .reactors(1),
+    );
+    let roots = Roots::from_pem(&certificate).expect("is a certificate");
+    let trusting = TlsClient::new(&roots).expect("is right");
+    let port = server.local_addrs()[0]
+        .as_socket_addr()
+        .expect("is TCP")
+        .port();
+    let client = client();
+    let connect = Connect::to(format!("tcp4://localhost:{port}")).tls(&trusting);
+    let session = client
+        .dial_with(connect, WebSocket::json("/ws"))
+        .expect("opens");
+    assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
+    let (host, origin) = tells.recv_timeout(LONG).expect("is checked");
+    assert_eq!(host, format!("localhost:{port}"));
+    assert_eq!(origin, format!("wss://{}/ws", session.local_addr()));
+}
+
+#[test]
 fn compression_is_used_if_both_want_it() {
     let deflate = || WebSocket::json("/ws").deflate(DeflateOptions::default());
     let server = server(deflate());
@@ -669,9 +733,12 @@ fn a_broadcast_reaches_websockets_and_streams() {
     for session in &sessions {
         assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
     }
-    server.broadcast("/news", "hello").expect("is sent");
-    for _ in 0..sessions.len() {
-        assert_eq!(tells.recv_timeout(LONG).as_deref(), Ok("hello"));
+    // The payload of a long message is shared.
+    for text in ["hello".to_owned(), "long ".repeat(10_000)] {
+        server.broadcast("/news", &text).expect("is sent");
+        for _ in 0..sessions.len() {
+            assert_eq!(tells.recv_timeout(LONG).as_ref(), Ok(&text));
+        }
     }
 }
 

@@ -6,6 +6,9 @@ mod tests;
 use std::borrow::Cow;
 use std::mem;
 
+#[cfg(feature = "rpc")]
+use bytes::Bytes;
+
 use crate::buf::outbox::Outbox;
 use crate::codec::{CloseCause, Decoded, FrameError, Stage};
 use crate::ws::assembly::Assembly;
@@ -475,6 +478,22 @@ impl Protocol {
         } else {
             frame::put(self.role, Kind::whole(opcode), payload, dst);
         }
+        Ok(())
+    }
+
+    /// Sends a binary message whose payload others get as well.
+    #[cfg(feature = "rpc")]
+    pub(super) fn send_shared(
+        &mut self,
+        payload: &Bytes,
+        dst: &mut Outbox<'_>,
+    ) -> Result<(), FrameError> {
+        if self.role == Role::Client || self.deflate.is_some() {
+            return self.send(Opcode::Binary, payload, dst);
+        }
+        self.may_begin()?;
+        self.send_pongs(dst);
+        frame::put_shared(Kind::whole(Opcode::Binary), payload, dst);
         Ok(())
     }
 
