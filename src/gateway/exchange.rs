@@ -42,8 +42,7 @@ pub(super) struct Exchange<X> {
     /// The protocol that the client asks to change to.
     pub(super) upgrade: Option<Box<str>>,
     pub(super) client: Option<IpAddr>,
-    /// The timer after which the gateway itself says `100 Continue`.
-    pub(super) continues: Option<ConnTimer>,
+    pub(super) expectation: Expectation,
     /// The fields that the client's `Connection` names.
     pub(super) nominated: Vec<Box<[u8]>>,
     /// True if the client's connection takes no further request.
@@ -89,6 +88,17 @@ pub(super) enum Kept {
     Whole(Vec<u8>),
     /// It was sent and is gone.
     Gone,
+}
+
+/// A client's wait for a `100 Continue`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expectation {
+    /// It does not wait, or no longer.
+    None,
+    /// When this timer expires, the gateway itself says it.
+    Awaited(ConnTimer),
+    /// The gateway has said it, so the node's is not passed on.
+    Met,
 }
 
 /// The progress of the response.
@@ -160,6 +170,14 @@ impl<X> Exchange<X> {
             upstream.send(Trailers(&self.upload.trailers))?;
         }
         Ok(())
+    }
+
+    /// Takes back the timer after which the gateway itself says `100 Continue`. `client` is the client's connection.
+    pub(super) fn stop_waiting<H: EventHandler>(&mut self, client: &mut Conn<'_, H>) {
+        if let Expectation::Awaited(timer) = self.expectation {
+            client.cancel_timer(timer);
+            self.expectation = Expectation::None;
+        }
     }
 
     /// Returns the connection that serves it.

@@ -1,6 +1,7 @@
 //! The pools: the choice of a node, and a reactor's own connections to the nodes.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -59,11 +60,25 @@ pub(super) struct Destination {
 }
 
 /// A client whose addresses are told to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct NamedClient {
     pub(super) id: ConnId,
     /// Its address, and that of the listener. `None` for a client without IP addresses.
     pub(super) addrs: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl PartialEq for NamedClient {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for NamedClient {}
+
+impl Hash for NamedClient {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.id.hash(state);
+    }
 }
 
 /// A node that serves an exchange. The exchange counts there as long as this is kept.

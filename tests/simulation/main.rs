@@ -18,6 +18,8 @@ mod fairness;
 mod faulty;
 #[cfg(feature = "http")]
 mod fetching;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod handles;
 mod hosts;
 #[cfg(feature = "http")]

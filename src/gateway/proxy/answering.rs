@@ -4,11 +4,12 @@ use std::time::Instant;
 
 use super::{ClientSession, Proxy, guarded};
 use crate::addr::Addr;
+use crate::engine::conn::close::Closed;
 use crate::engine::handler::Conn;
 use crate::gateway::error::{Cause, ProxyError};
 use crate::gateway::exchange::{Answer, Body, Exchange};
 use crate::gateway::hooks::Hooks;
-use crate::gateway::record::{EndedBy, Record};
+use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::reply::Reply;
 use crate::http::{ServerResponse, StatusCode};
 
@@ -96,9 +97,7 @@ impl<H: Hooks> Proxy<H> {
         let Some(mut exchange) = client.exchange.take() else {
             return;
         };
-        if let Some(timer) = exchange.continues.take() {
-            conn.cancel_timer(timer);
-        }
+        exchange.stop_waiting(conn);
         let timeout = exchange
             .pool
             .map(|number| self.pools[number].settings().timeouts.request);
@@ -144,6 +143,40 @@ impl<H: Hooks> Proxy<H> {
         // The exchange has ended, so nothing else follows.
         let _ = guarded(|| hooks.on_done(&record, &mut exchange.hook));
         exchange.chosen = None;
+    }
+}
+
+impl<H: Hooks> Proxy<H> {
+    /// Makes the record of a request that the codec has refused: a malformed one, or one that came too slowly.
+    pub(super) fn record_refused(&mut self, info: &Closed, unix_time: u64) {
+        let Some(refused) = &info.refused else { return };
+        let line = refused
+            .input
+            .split(|byte| matches!(byte, b'\r' | b'\n'))
+            .next();
+        let line = String::from_utf8_lossy(line.unwrap_or_default());
+        let mut words = line.split(' ');
+        let record = Record {
+            peer: &info.peer,
+            client: info.peer.ip(),
+            method: words.next().unwrap_or_default(),
+            host: "",
+            target: words.next().unwrap_or_default(),
+            route: "",
+            pool: "",
+            node: "",
+            status: refused.status,
+            request_bytes: 0,
+            response_bytes: 0,
+            unix_time,
+            times: Times::default(),
+            reused: false,
+            tries: 0,
+            ended_by: EndedBy::Gateway,
+        };
+        let hooks = &mut self.hooks;
+        // Nothing else follows.
+        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
 use crate::engine::handler::{Action, Conn};
 use crate::gateway::error::{Cause, Phase, ProxyError};
-use crate::gateway::exchange::{Answer, Asked, Body, Exchange, Kept, Place, Upload};
+use crate::gateway::exchange::{Answer, Asked, Body, Exchange, Expectation, Kept, Place, Upload};
 use crate::gateway::forwarding::{self, Hop};
 use crate::gateway::hooks::{Head, Hooks, RequestHead, Verdict, path_of};
 use crate::gateway::record::{EndedBy, Notes};
@@ -49,9 +49,8 @@ impl<H: Hooks> Proxy<H> {
             request,
             Notes::at(conn.now(), conn.unix_time()),
         ));
-        let age = conn.now().saturating_duration_since(client.opened);
-        exchange.is_last =
-            client.requests >= listener.settings.limits.max_requests || age >= client.max_age;
+        exchange.is_last = client.requests >= listener.settings.limits.max_requests
+            || client.retires.is_some_and(|retires| conn.now() >= retires);
         let prepared = self.prepare(conn, &listener, &mut exchange, request);
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
         if gathers {
@@ -94,7 +93,7 @@ impl<H: Hooks> Proxy<H> {
                 Place::Gathering => std::time::Duration::ZERO,
                 _ => self.pools[number].settings().timeouts.expect_continue,
             };
-            exchange.continues = Some(conn.set_timer(delay, SAY_CONTINUE));
+            exchange.expectation = Expectation::Awaited(conn.set_timer(delay, SAY_CONTINUE));
         }
     }
 
@@ -248,9 +247,7 @@ impl<H: Hooks> Proxy<H> {
         };
         let len = bytes.len() as u64;
         exchange.notes.request_bytes += len;
-        if let Some(timer) = exchange.continues.take() {
-            conn.cancel_timer(timer);
-        }
+        exchange.stop_waiting(conn);
         if len > exchange.upload.allowed {
             return self.fail(conn, client, body_too_long());
         }
@@ -342,7 +339,7 @@ impl<X: Default> Exchange<X> {
             in_vain: 0,
             upgrade: None,
             client: None,
-            continues: None,
+            expectation: Expectation::None,
             nominated: Vec::new(),
             is_last: false,
             hook: X::default(),

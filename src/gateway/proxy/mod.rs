@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::{Cause, Phase, ProxyError};
-use super::exchange::{Exchange, Place};
+use super::exchange::{Exchange, Expectation, Place};
 use super::hooks::Hooks;
 use super::pool::{Destination, Pool, SharedPool};
 use super::record::EndedBy;
@@ -79,9 +79,8 @@ pub enum Session<H: Hooks> {
 pub struct ClientSession<H: Hooks> {
     listener: Rc<Listener>,
     requests: u32,
-    opened: Instant,
-    /// The age after which the connection takes no further request.
-    max_age: Duration,
+    /// The time after which the connection takes no further request.
+    retires: Option<Instant>,
     exchange: Option<Box<Exchange<H::Exchange>>>,
 }
 
@@ -140,6 +139,12 @@ impl<H: Hooks> Proxy<H> {
         self.pools.iter().map(|pool| pool.connections.idle()).sum()
     }
 
+    /// Returns the number of requests that the nodes have in hand, as all reactors count them together.
+    pub fn in_flight(&self) -> u64 {
+        let nodes = self.pools.iter().flat_map(|pool| pool.nodes.iter());
+        nodes.map(|node| u64::from(node.in_flight())).sum()
+    }
+
     /// Returns the number of requests that wait for a connection.
     pub fn waiting(&self) -> usize {
         self.pools
@@ -195,6 +200,12 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             let Dial { pool, to } = self.dials.remove(&token)?;
             let connections = &mut self.pools[pool].connections;
             connections.opened(&to, conn.id(), opened);
+            if let Some(client) = to.client
+                && conn.with(client.id, |_, _| ()).is_none()
+            {
+                // It serves no other client.
+                conn.close();
+            }
             conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));
             return Some(Session::Upstream(Box::new(UpstreamSession {
                 pool,
@@ -206,11 +217,11 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
         let max_age = jittered(listener.settings.timeouts.max_age);
+        let retires = opened.checked_add(max_age);
         Some(Session::Client(ClientSession {
             listener,
             requests: 0,
-            opened,
-            max_age,
+            retires,
             exchange: None,
         }))
     }
@@ -266,8 +277,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     ) -> Action {
         if let (SAY_CONTINUE, Session::Client(client)) = (token, session)
             && let Some(exchange) = &mut client.exchange
-            && exchange.continues.take().is_some()
+            && let Expectation::Awaited(_) = exchange.expectation
         {
+            exchange.expectation = Expectation::Met;
             // Nothing is sent to a client that no longer waits.
             return conn.send(Continue).into();
         }
@@ -314,8 +326,9 @@ impl<H: Hooks> Proxy<H> {
         client: ClientSession<H>,
         reason: &CloseReason,
     ) {
+        self.close_named(info.id, reactor);
         let Some(mut exchange) = client.exchange else {
-            return;
+            return self.record_refused(info, reactor.unix_time());
         };
         let is_tunnel = exchange.place == Place::Tunnel;
         if let Some(pool) = exchange.pool {

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{ClientSession, Dial, Proxy, Session};
-use crate::balance::{NodeId, Outcome};
+use crate::balance::{Node, NodeId, Outcome};
 use crate::codec::FrameError;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::write::WriteError;
@@ -353,7 +353,14 @@ impl<H: Hooks> Proxy<H> {
             {
                 return self.dispatch_fresh(conn, client);
             }
-            self.report(exchange, Outcome::Failure, conn);
+            let outcome = match reason {
+                // It is no fault of the node's.
+                CloseReason::Shutdown | CloseReason::Aborted | CloseReason::Local => {
+                    Outcome::Abandoned
+                }
+                _ => Outcome::Failure,
+            };
+            self.report(exchange, outcome, conn);
             let phase = match exchange.answer {
                 Answer::Begun => Phase::Body,
                 _ if exchange.upload.is_complete => Phase::Head,
@@ -380,6 +387,26 @@ impl<H: Hooks> Proxy<H> {
             }
             Ok(None) => wait(conn, exchange),
             Err(error) => self.fail(conn, client, error),
+        }
+    }
+
+    /// Closes the idle connections that name a client who has left, as they serve no other.
+    pub(super) fn close_named(&mut self, client: ConnId, reactor: &mut Reactor<'_, Self>) {
+        for number in 0..self.pools.len() {
+            let pool = &mut self.pools[number];
+            if pool.settings().proxy_protocol.is_none() {
+                continue;
+            }
+            let named = NamedClient {
+                id: client,
+                addrs: None,
+            };
+            for node in pool.nodes.iter().map(Node::id) {
+                let client = Some(named);
+                pool.connections
+                    .close_idle_to(&Destination { node, client });
+            }
+            self.settle(number, reactor);
         }
     }
 

@@ -8,7 +8,7 @@ use crate::engine::conn::limits::ConnLimits;
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::gateway::error::{Cause, Phase, ProxyError};
-use crate::gateway::exchange::{Answer, Body, Exchange, Place};
+use crate::gateway::exchange::{Answer, Body, Exchange, Expectation, Place};
 use crate::gateway::hooks::{Hooks, ResponseHead};
 use crate::gateway::record::EndedBy;
 use crate::gateway::request;
@@ -131,13 +131,11 @@ impl<H: Hooks> Proxy<H> {
             return Next::Abort;
         };
         exchange.answer = Answer::Interim;
-        let is_continue = response.status() == StatusCode::CONTINUE;
-        if is_continue {
-            // The client may have been told already.
-            match exchange.continues.take() {
-                Some(timer) => conn.cancel_timer(timer),
-                None => return Next::Continue,
-            };
+        if response.status() == StatusCode::CONTINUE {
+            if exchange.expectation == Expectation::Met {
+                return Next::Continue;
+            }
+            exchange.stop_waiting(conn);
         }
         let mut block = mem::take(&mut self.block);
         let filled = gather(response, &mut block);
@@ -167,9 +165,7 @@ impl<H: Hooks> Proxy<H> {
         };
         let status = response.status();
         exchange.notes.times.first_byte = Some(exchange.notes.since(conn.now()));
-        if let Some(timer) = exchange.continues.take() {
-            conn.cancel_timer(timer);
-        }
+        exchange.stop_waiting(conn);
         let Some(number) = exchange.pool else {
             return Next::Abort;
         };
