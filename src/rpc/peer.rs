@@ -12,12 +12,12 @@ use parking_lot::Mutex;
 
 use super::codec::ProtocolChoice;
 use super::dials::{Again, DialWaiter, Dials};
-use super::outgoing::WhenFull;
+use super::outgoing::{Outgoing, WhenFull};
 use super::reply::local;
 use super::route_info::RouteInfo;
 use super::session::{Session, Shared, is_on_loop};
 use super::slot::Slot;
-use super::stats::Stats;
+use super::stats::{Counters, Stats};
 use super::wire::{EncodeBody, Kind, Message, Status, code};
 use crate::addr::Addr;
 use crate::engine::connect::{Connect, ConnectError};
@@ -341,6 +341,24 @@ impl Peer {
             .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
         let stopped = || local(code::WRITE_FAILED, "the peer does not run");
         let engine = self.engine().ok_or_else(stopped)?;
+        if shared.before_write.is_some() {
+            // Plugins see each push, and may change it.
+            for session in shared.sessions.all() {
+                let push = Outgoing {
+                    message: push.clone(),
+                    has_own_seq: false,
+                    call: None,
+                    when_full,
+                    on_sent: None,
+                };
+                // A session that takes no push now does not keep it from the others.
+                if let Err(status) = session.send(push) {
+                    Counters::count(&shared.counters.dropped_pushes);
+                    log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {status}", session.remote_addr());
+                }
+            }
+            return Ok(());
+        }
         engine
             .broadcast(push, when_full)
             .map_err(|error| local(code::WRITE_FAILED, error.to_string()))

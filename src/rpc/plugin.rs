@@ -200,7 +200,8 @@ pub trait Plugin: Send + Sync + 'static {
     /// Called when a session has ended.
     fn post_disconnect(&self, session: &Session) {}
 
-    /// Called before a CALL is sent, on the sender's thread.
+    /// Called before a CALL is sent, on the sender's thread. An empty `seq` becomes the session's next number; the plugin may set
+    /// another one.
     ///
     /// # Errors
     ///
@@ -224,7 +225,7 @@ pub trait Plugin: Send + Sync + 'static {
     /// Called when a REPLY has been sent.
     fn post_write_reply(&self, call: &Incoming<'_>, reply: &Message<'_>) {}
 
-    /// Called before a PUSH is sent, on the sender's thread.
+    /// Called before a PUSH is sent, on the sender's thread. A broadcast is a push of each session then.
     ///
     /// # Errors
     ///

@@ -113,7 +113,7 @@ pub(super) struct Shared {
     pub(super) deferred: Arc<AtomicUsize>,
     pub(super) meters: AllMeters,
     /// None if no plugin wants to see what is sent.
-    before_write: Option<Arc<dyn BeforeWrite>>,
+    pub(super) before_write: Option<Arc<dyn BeforeWrite>>,
     target: OnceLock<Box<dyn Target>>,
     /// The peer, which knows more than its sessions.
     peer: OnceLock<Weak<dyn Any + Send + Sync>>,
@@ -630,6 +630,8 @@ impl Session {
         if let Err(status) = self.before_write(&mut outgoing.message) {
             return refuse(Order::Send(outgoing), status);
         }
+        // A plugin may have set it.
+        outgoing.has_own_seq |= !outgoing.message.seq.is_empty();
         self.order(Order::Send(outgoing))
     }
 

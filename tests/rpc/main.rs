@@ -25,6 +25,8 @@ mod properties;
 mod proxy;
 mod recordings;
 mod replay;
+#[cfg(feature = "rpc-secure")]
+mod secure;
 mod streams;
 mod vectors;
 #[cfg(feature = "ws")]

@@ -6,3 +6,5 @@ pub mod heartbeat;
 pub mod ignore_case;
 pub mod limits;
 pub mod proxy;
+#[cfg(feature = "rpc-secure")]
+pub mod secure;
