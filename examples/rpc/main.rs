@@ -17,8 +17,11 @@ mod detail;
 mod early;
 mod group;
 mod plugin_tps;
+mod proxy;
 mod registry;
 mod route_func;
+#[cfg(feature = "rpc-secure")]
+mod secure;
 #[path = "../util/mod.rs"]
 mod util;
 
@@ -56,10 +59,15 @@ enum Topic {
     Group,
     /// A plugin that counts the messages of each second
     PluginTps(plugin_tps::Flags),
+    /// A proxy in front of two backends
+    Proxy,
     /// Functions and methods as handlers
     RouteFunc,
     /// A plugin that tells a registry the addresses and routes of its peer
     Registry,
+    /// Messages that are encrypted one by one (feature `rpc-secure`)
+    #[cfg(feature = "rpc-secure")]
+    Secure,
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -81,8 +89,11 @@ fn main() -> ExitCode {
         Topic::Early => early::run(),
         Topic::Group => group::run(),
         Topic::PluginTps(flags) => plugin_tps::run(&flags),
+        Topic::Proxy => proxy::run(),
         Topic::RouteFunc => route_func::run(),
         Topic::Registry => registry::run(),
+        #[cfg(feature = "rpc-secure")]
+        Topic::Secure => secure::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

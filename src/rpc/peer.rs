@@ -310,6 +310,8 @@ impl Peer {
     /// Sends a push to all sessions, on their reactors. The body and the message are encoded once for all sessions that speak
     /// the same protocol. The pushes have an empty `seq`.
     ///
+    /// If a plugin sees calls or pushes before they are sent, it sees one push for each session, and each is encoded by itself.
+    ///
     /// # Errors
     ///
     /// [`BAD_MESSAGE`](code::BAD_MESSAGE) if the body cannot be encoded, and [`WRITE_FAILED`](code::WRITE_FAILED) if the mailbox
@@ -343,7 +345,8 @@ impl Peer {
         let engine = self.engine().ok_or_else(stopped)?;
         if shared.before_write.is_some() {
             // Plugins see each push, and may change it.
-            for session in shared.sessions.all() {
+            let takes_pushes = |session: &Session| !session.only_answers();
+            for session in shared.sessions.all().into_iter().filter(takes_pushes) {
                 let push = Outgoing {
                     message: push.clone(),
                     has_own_seq: false,

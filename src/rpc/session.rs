@@ -500,6 +500,11 @@ impl Session {
         end.has_ended
     }
 
+    /// Returns true if the other side takes nothing but replies.
+    pub(super) fn only_answers(&self) -> bool {
+        self.0.only_answers.load(Ordering::Acquire)
+    }
+
     /// Marks that the other side takes nothing but replies.
     pub(super) fn set_only_answers(&self) {
         self.0.only_answers.store(true, Ordering::Release);
@@ -623,7 +628,7 @@ impl Session {
                 return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
             }
         }
-        if self.0.only_answers.load(Ordering::Acquire) {
+        if self.only_answers() {
             let reason = "a session over HTTP only answers; it takes no calls and no pushes";
             return refuse(Order::Send(outgoing), local(code::WRITE_FAILED, reason));
         }

@@ -289,3 +289,26 @@ fn a_session_that_redials_does_so_when_its_ping_gets_no_answer() {
     assert!((6..=10).contains(&opened), "{opened}");
     assert_ne!(pair.session.health(), Health::Closed);
 }
+
+#[cfg(feature = "http")]
+#[test]
+fn a_session_over_http_takes_no_pings_and_stays_open() {
+    let mut world = World::new(1, Link::calm()).expect("a world");
+    let mut routes = Router::new();
+    routes.call("/hello", |_ctx, _: ()| Ok("hello"));
+    let server = Peer::builder()
+        .routes(routes)
+        .plugin(Ping::by_call(seconds(3)))
+        .listen_with("tcp://:9000", epicycle::rpc::Http::new())
+        .reactors(1);
+    let (_server, options, factory) = server.into_server().expect("is right");
+    world.start(SERVER, options, factory).expect("starts");
+    let browser = world.connect((SERVER, 9000));
+    for _ in 0..2 {
+        world.send(browser, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+        world.run_for(seconds(10));
+        let answer = String::from_utf8(world.take_received(browser)).expect("is text");
+        assert!(answer.ends_with("\"hello\""), "{answer}");
+        assert!(!world.is_closed(browser));
+    }
+}

@@ -41,7 +41,7 @@ const RATE: &str = "hb_";
 const SHORTEST: Duration = Duration::from_secs(3);
 
 /// Pings the sessions that are quiet, dialled and accepted ones. A ping that fails closes its session. One that gets no answer
-/// ends the connection; a session that redials then does so.
+/// ends the connection; a session that redials then does so. Sessions over HTTP, which take no pings, have none.
 ///
 /// A ping is a CALL, whose reply must arrive within the rate, or a PUSH, which finds out less. Clones are one plugin, for
 /// changes while the peer runs.
@@ -193,7 +193,7 @@ impl Plugin for Ping {
 
     fn on_timer(&self, session: &Session, quiet: Duration) -> Result<Option<Duration>, Status> {
         let rate = self.rate();
-        if session.health() != Health::Open {
+        if session.health() != Health::Open || session.only_answers() {
             return Ok(None);
         }
         if quiet < rate {
