@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use epicycle::codec::Decoded;
-use epicycle::rpc::wire::{Codec, Dialect, FilterPipe, Filters, Kind, Limits, Message, Meta};
+use epicycle::rpc::wire::{
+    Codec, Dialect, Filter, FilterError, FilterPipe, Filters, Kind, Limits, Message, Meta,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -126,6 +128,67 @@ proptest! {
             (decoded, expected) => panic!("{decoded:?}, and not {expected:?}"),
         }
     }
+}
+
+/// A filter of the application's: it turns all bits around, and adds a byte.
+struct Inverted;
+
+impl Filter for Inverted {
+    fn id(&self) -> u8 {
+        b'~'
+    }
+
+    fn name(&self) -> &str {
+        "inverted"
+    }
+
+    fn pack(&self, bytes: Cow<'_, [u8]>) -> Result<Vec<u8>, FilterError> {
+        Ok(bytes.iter().map(|byte| !byte).chain([b'.']).collect())
+    }
+
+    fn unpack<'a>(&self, bytes: Cow<'a, [u8]>, max: usize) -> Result<Cow<'a, [u8]>, FilterError> {
+        match bytes.split_last() {
+            Some((b'.', rest)) if rest.len() <= max => Ok(rest.iter().map(|byte| !byte).collect()),
+            _ => Err(FilterError::Corrupt {
+                what: "it is not inverted",
+            }),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_message_survives_any_filters_also_those_of_the_application(
+        message in message(), ids in filter_ids(),
+    ) {
+        let mut filters = Filters::standard();
+        filters.register(Inverted).expect("is no duplicate");
+        let mut limits = Limits::default();
+        limits.filters = 255;
+        for form in Form::all() {
+            let mut message = message.clone();
+            message.filters = FilterPipe::from_ids(&ids);
+            let mut bytes = Vec::new();
+            let sent = form.sender().encode(&message, &filters, &mut bytes);
+            sent.expect("can be sent");
+            let mut protocol = form.protocol();
+            let decoded = protocol.decode(&bytes, &limits, &filters);
+            let Ok(Decoded::Frame { frame, consumed }) = decoded else {
+                panic!("{form:?}: {decoded:?} of {message:?}");
+            };
+            prop_assert_eq!(consumed, bytes.len(), "{:?}", form);
+            message.size = consumed;
+            prop_assert_eq!(&frame, &message, "{:?}", form);
+        }
+    }
+}
+
+/// A few of all filters, or as many as there can be of a cheap one.
+fn filter_ids() -> impl Strategy<Value = Vec<u8>> {
+    let all = prop::sample::select(b"gm~".to_vec());
+    prop_oneof![vec(all, 0..=10), vec(Just(b'~'), 0..=255)]
 }
 
 #[test]
