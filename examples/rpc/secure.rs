@@ -19,11 +19,11 @@ impl Plugin for Show {
 
     fn post_read_call_header(&self, call: &mut Incoming<'_>) -> Result<(), Status> {
         let secure = call.meta().get_str(SECURE).unwrap_or("no".into());
-        let body = String::from_utf8_lossy(call.body());
+        let body = format!("{:?}", String::from_utf8_lossy(call.body()));
         let uri = call.uri();
         println!(
-            "on the wire: {} bytes to {uri:.30}, secure: {secure}, body: {body:.9}",
-            body.len()
+            "on the wire: {} bytes to {uri:.30}, secure: {secure}, body: {body:.12}",
+            call.body().len()
         );
         Ok(())
     }
