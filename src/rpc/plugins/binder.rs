@@ -163,8 +163,8 @@ impl<A: 'static> Binder<A> {
         self.param(name, Source::Query, desc, bind)
     }
 
-    /// Adds a parameter from the session's [`Swap`](crate::rpc::Swap). `set` puts it into the argument. If there is no value of this type, nothing is set,
-    /// which only [`Rules::nonzero`] refuses.
+    /// Adds a parameter from the session's [`Swap`](crate::rpc::Swap). `set` puts it into the argument. If there is no value of
+    /// this type, nothing is set, which only [`Rules::nonzero`] refuses.
     pub fn swap<V: Any + Send + Sync>(
         self,
         key: impl Into<Cow<'static, str>>,

@@ -2,8 +2,8 @@
 //! session that stays silent.
 //!
 //! [`Ping`] sends `/heartbeat?hb_=SECONDS` when nothing was written or read for its rate. [`Pong`] answers, learns the rate, and
-//! closes a session on which nothing was written or read for twice that time. Whatever is written or read counts as life, so a busy session has
-//! no heartbeats. The times are those of the session's reactor.
+//! closes a session on which nothing was written or read for twice that time. Whatever is written or read counts as life, so a
+//! busy session has no heartbeats. The times are those of the session's reactor.
 //!
 //! ```
 //! use std::time::Duration;
@@ -78,8 +78,8 @@ impl Ping {
         Duration::from_millis(self.0.millis.load(Ordering::Relaxed))
     }
 
-    /// Changes the rate, also that of sessions that are open. A longer rate is told to the other sides by a ping at once, so that they
-    /// do not take the session for a silent one.
+    /// Changes the rate, also that of sessions that are open. A longer rate is told to the other sides by a ping at once, so
+    /// that they do not take the session for a silent one.
     ///
     /// # Errors
     ///

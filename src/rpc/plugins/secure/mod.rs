@@ -1,7 +1,7 @@
 //! Encryption of bodies and queries, message by message, as Teleport's `secure` plugin has it, and a mode that deserves the name.
 //!
-//! A call or push with the metadata `X-Secure=true` ([`SECURE`]) is encrypted before it leaves. Its reply is encrypted too, unless
-//! it has `X-Accept-Secure=false` ([`ACCEPT`]). The reply to a plain call with `X-Accept-Secure=true` is encrypted. The other side has
+//! A call or push with the metadata `X-Secure=true` ([`SECURE`]) is encrypted before it leaves. Its reply is encrypted too,
+//! unless it has `X-Accept-Secure=false` ([`ACCEPT`]). The reply to a plain call with `X-Accept-Secure=true` is encrypted. The other side has
 //! the plugin and the key as well.
 //!
 //! ```
