@@ -3,12 +3,14 @@
 
 mod util;
 
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
 use epicycle::Endpoint;
+use epicycle::handover::Control;
 use epicycle::rpc::{Peer, Router, Status};
 
 /// An RPC server that adds numbers and pushes its state
@@ -31,6 +33,9 @@ struct Flags {
     /// The seconds between two pushes to all clients; 0 for none
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     push_every: u64,
+    /// The Unix socket for the next process. SIGUSR2 starts it with the same flags, and this one ends when its calls have ended
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
 }
 
 fn routes() -> Router {
@@ -78,6 +83,9 @@ fn main() -> ExitCode {
         .listen_with(flags.listen, flags.proto.of_listener())
         .routes(routes())
         .server(util::stop_on_signals);
+    if let Some(path) = flags.control {
+        builder = builder.replaceable(Control::at(path));
+    }
     if let Some(reactors) = flags.reactors {
         builder = builder.reactors(reactors);
     }
@@ -87,8 +95,9 @@ fn main() -> ExitCode {
     };
     for addr in peer.local_addrs() {
         println!(
-            "rpc_server listens on {addr} with {} routes; ctrl-c ends it",
-            peer.routes().len()
+            "rpc_server listens on {addr} with {} routes in process {}; ctrl-c ends it",
+            peer.routes().len(),
+            process::id()
         );
     }
     if flags.push_every > 0 {

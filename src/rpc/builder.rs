@@ -16,6 +16,7 @@ use super::stream::MAX_CREDIT;
 use super::wire::{Codec, Codecs, Filters, Limits, Message};
 use crate::engine::connect::Reconnect;
 use crate::engine::listen::Listen;
+use crate::engine::listen::handover::Control;
 use crate::engine::server::{Report, Running, Server};
 use crate::error::Error;
 use crate::workers::WorkerPool;
@@ -341,6 +342,21 @@ impl PeerBuilder {
     /// Sets the number of reactors. Default: one for each core.
     pub fn reactors(self, reactors: usize) -> Self {
         self.server(|server| server.reactors(reactors))
+    }
+
+    /// Shuts the peer down gracefully on SIGINT (ctrl-c) and SIGTERM, as [`Server::stop_on_signals`] does: calls under way end
+    /// first, in both directions. Default: off.
+    #[cfg(feature = "signals")]
+    pub fn stop_on_signals(self) -> Self {
+        self.server(Server::stop_on_signals)
+    }
+
+    /// Lets another process take over the listeners, and takes over from the process that has the control socket, as
+    /// [`Server::replaceable`] does. SIGUSR2 starts that process. The old one shuts down: it takes no more calls, those under
+    /// way end first in both directions, and sessions that [redial](Self::redial) on the other side go on in the new process.
+    /// Default: off.
+    pub fn replaceable(self, control: Control) -> Self {
+        self.server(|server| server.replaceable(control))
     }
 
     /// Changes options of the engine.

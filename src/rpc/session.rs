@@ -367,7 +367,6 @@ impl Session {
 
     /// Sets the session's identifier. Another session of the peer with this identifier is closed.
     pub fn set_id(&self, id: impl Into<Arc<str>>) {
-        self.0.has_own_id.store(true, Ordering::Release);
         let replaced = self.0.peer.sessions.rename(self, id.into());
         if let Some(other) = replaced {
             other.close();
@@ -548,10 +547,8 @@ impl Session {
     /// Marks that the new connection is open.
     pub(super) fn end_redial(&self) {
         self.change_health(Health::Redialling, Health::Open);
-        if !self.0.has_own_id.load(Ordering::Acquire) {
-            let address = self.local_addr().to_string().into();
-            self.0.peer.sessions.rename_to_address(self, address);
-        }
+        let address = self.local_addr().to_string().into();
+        self.0.peer.sessions.rename_to_address(self, address);
     }
 
     /// Marks the end of the session and tells everybody who waits for it.
@@ -802,9 +799,10 @@ impl Sessions {
         sessions.insert(id.clone(), session.clone())
     }
 
-    /// Changes the identifier of a session. Returns another one that had it.
+    /// Sets the identifier of a session. Returns another one that had it.
     fn rename(&self, session: &Session, new: Arc<str>) -> Option<Session> {
         let mut id = session.0.id.lock();
+        session.0.has_own_id.store(true, Ordering::Release);
         let old = std::mem::replace(&mut *id, new.clone());
         let mut sessions = self.0.lock();
         if sessions.get(&old) != Some(session) {
@@ -815,9 +813,13 @@ impl Sessions {
         sessions.insert(new, session.clone())
     }
 
-    /// Changes the identifier of a session to an address, or to one with a number if another session has that address.
+    /// Changes the identifier of a session to an address, or to one with a number if another session has that address. One that
+    /// the application has set stays.
     fn rename_to_address(&self, session: &Session, address: Arc<str>) {
         let mut id = session.0.id.lock();
+        if session.0.has_own_id.load(Ordering::Acquire) {
+            return;
+        }
         let mut sessions = self.0.lock();
         let is_listed = sessions.get(&*id) == Some(session);
         if is_listed {

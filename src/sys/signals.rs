@@ -1,10 +1,10 @@
-//! Waits for the signals that ask a program to stop.
+//! Waits for the signals that ask a program to stop, or to start its successor.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fmt, io};
 
 use parking_lot::Mutex;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::{flag, low_level};
 
@@ -67,6 +67,24 @@ impl Drop for StopSignals {
         if watchers.count == 0 {
             UNWATCHED.store(true, Ordering::SeqCst);
         }
+    }
+}
+
+/// Receives SIGUSR2. It does not end the process any more.
+pub(crate) struct RestartSignals(Signals);
+
+impl RestartSignals {
+    pub(crate) fn watch() -> io::Result<Self> {
+        Signals::new([SIGUSR2]).map(Self)
+    }
+
+    pub(crate) fn closer(&self) -> Closer {
+        Closer(self.0.handle())
+    }
+
+    /// Blocks until a signal arrives. Returns false after a call of [`Closer::close`].
+    pub(crate) fn next(&mut self) -> bool {
+        self.0.forever().next().is_some()
     }
 }
 

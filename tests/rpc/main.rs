@@ -27,6 +27,7 @@ mod recordings;
 mod replay;
 #[cfg(feature = "rpc-secure")]
 mod secure;
+mod sessions;
 mod streams;
 mod vectors;
 #[cfg(feature = "ws")]

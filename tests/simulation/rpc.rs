@@ -273,3 +273,25 @@ fn a_deadline_ends_a_call_at_its_time_and_not_before() {
         );
     }
 }
+
+#[test]
+fn a_session_has_ten_seconds_to_open() {
+    let mut world = World::new(1, epicycle::testing::Link::calm()).expect("a world");
+    let listener = world.listen((SERVER, 9000));
+    let bearer = epicycle::rpc::plugins::auth::Bearer::new("token");
+    let client = Peer::builder().reactors(1).plugin(bearer);
+    let (client, options, factory) = client.into_server().expect("is right");
+    world.start(CLIENT, options, factory).expect("starts");
+    let end = Arc::new(Mutex::new(None));
+    let told = end.clone();
+    client.dial_then("tcp://192.168.0.1:9000", move |session| {
+        *told.lock() = Some(session);
+    });
+    let begun = world.now();
+    assert!(world.run_until(Duration::from_secs(99), |_| end.lock().is_some()));
+    let took = (world.now() - begun).as_millis();
+    assert!((10_000..10_100).contains(&took), "{took} ms");
+    let status = end.lock().take().expect("has ended").expect_err("fails");
+    assert_eq!(status.code, code::DIAL_FAILED);
+    assert!(world.accept(listener).is_some());
+}

@@ -121,6 +121,16 @@ impl Listen {
         Self::at(Ok(Place::Socket(socket.into())))
     }
 
+    /// Returns true unless it is a UDP address.
+    pub(crate) fn is_stream(&self) -> bool {
+        !matches!(self.place, Ok(Place::Addr(Endpoint::Udp { .. })))
+    }
+
+    /// Listens on a socket that another process has bound.
+    pub(crate) fn take_over(&mut self, socket: OwnedFd) {
+        self.place = Ok(Place::Socket(socket));
+    }
+
     fn at(place: Result<Place, Error>) -> Self {
         Self {
             place,

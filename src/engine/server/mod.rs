@@ -3,6 +3,7 @@
 pub(crate) mod acceptor;
 
 mod options;
+mod replacing;
 mod settings;
 #[cfg(feature = "signals")]
 mod signals;
@@ -56,6 +57,9 @@ pub struct Running<H: EventHandler> {
     reactors: Vec<JoinHandle<()>>,
     #[cfg(feature = "signals")]
     signals: Option<signals::Watch>,
+    #[cfg(feature = "signals")]
+    restarts: Option<replacing::restarts::Watch>,
+    successors: Option<replacing::Watch>,
 }
 
 /// The result of a shutdown.
@@ -125,10 +129,15 @@ impl Server {
     /// Returns an [`Error`] that names the wrong address or option, the address that cannot be bound, or the reactor whose
     /// handler panicked at boot. No thread is left running then.
     pub fn start<H: EventHandler>(
-        self,
+        mut self,
         factory: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running<H>, Error> {
-        start::start(self.listens, self.options, factory)
+        match self.options.control.take() {
+            None => start::start(self.listens, self.options, factory),
+            Some(control) => {
+                replacing::start_replaceable(&control, self.listens, self.options, factory)
+            }
+        }
     }
 }
 
@@ -162,6 +171,9 @@ impl<H: EventHandler> Running<H> {
             reactors: Vec::new(),
             #[cfg(feature = "signals")]
             signals: None,
+            #[cfg(feature = "signals")]
+            restarts: None,
+            successors: None,
         }
     }
 
@@ -198,7 +210,8 @@ impl<H: EventHandler> Running<H> {
             log::error!(target: "epicycle::server", "the main reactor died");
         }
         #[cfg(feature = "signals")]
-        drop(self.signals.take());
+        drop((self.signals.take(), self.restarts.take()));
+        drop(self.successors.take());
         self.engine.end_helpers();
         Report::of(self.engine.stats())
     }

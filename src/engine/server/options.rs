@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Server;
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::connect::resolve::{LookupOptions, Resolve};
+use crate::engine::listen::handover::Control;
 use crate::engine::server::acceptor::{Balance, BalancePolicy};
 use crate::sys::options::{Keepalive, SocketOptions};
 
@@ -56,6 +57,8 @@ pub(super) struct Options {
     pub(super) spin: Duration,
     #[cfg(feature = "signals")]
     pub(super) stop_on_signals: bool,
+    /// None if no other process can take over.
+    pub(super) control: Option<Control>,
 }
 
 pub(super) const KIB: usize = 1 << 10;
@@ -98,6 +101,7 @@ impl Default for Options {
             spin: Duration::ZERO,
             #[cfg(feature = "signals")]
             stop_on_signals: false,
+            control: None,
         }
     }
 }

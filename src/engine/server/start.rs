@@ -405,6 +405,6 @@ pub(super) fn poll_and_waker() -> Result<(Poll, Waker), Error> {
     made.map_err(setup("a reactor's poll and waker"))
 }
 
-fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Setup { what, source }
 }

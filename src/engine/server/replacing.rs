@@ -1,0 +1,223 @@
+//! Servers that another process replaces while they run.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::options::Options;
+use super::start::{setup, start};
+use super::{Running, Server};
+use crate::engine::handler::{Engine, EventHandler};
+use crate::engine::listen::Listen;
+use crate::engine::listen::handover::{Control, Predecessor, Successors};
+use crate::error::Error;
+
+/// # Restart
+impl Server {
+    /// Lets another process take over, and takes over from the process that has the control socket, if there is one. Default:
+    /// off.
+    ///
+    /// At the start, a server receives the listeners of the process that has the control socket now, in the order of that
+    /// server's listeners. They take the places of its own addresses; TLS and all other options are its own. It binds the
+    /// addresses for which it receives no socket, and those of UDP. When it serves the listeners, the old process stops
+    /// accepting, and shuts down as [`Engine::shutdown`](crate::Engine::shutdown) does: answers that are owed or awaited come
+    /// first. No connection is refused in between, and what waits in the backlogs is kept. If the new process does not start,
+    /// the old one goes on.
+    ///
+    /// With the feature `signals`, SIGUSR2 starts the new process: the program of this one, at its path of the start, with the
+    /// same arguments. So an upgrade replaces the file and sends the signal.
+    ///
+    /// Costs two threads.
+    ///
+    /// ```no_run
+    /// use epicycle::handover::Control;
+    /// use epicycle::{Server, service};
+    ///
+    /// let report = Server::bind("tcp://:9000")
+    ///     .replaceable(Control::at("/run/echo.control"))
+    ///     .run(|_| service(|conn, bytes| conn.write(bytes).into()))?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn replaceable(mut self, control: Control) -> Self {
+        self.options.control = Some(control);
+        self
+    }
+}
+
+/// Starts a server that takes over, if there is a process to take over from, and that can be replaced.
+pub(super) fn start_replaceable<H: EventHandler>(
+    control: &Control,
+    mut listens: Vec<Listen>,
+    options: Options,
+    factory: impl Fn(usize) -> H + Send + Sync + 'static,
+) -> Result<Running<H>, Error> {
+    // The path of the program is looked up before an upgrade can replace the file.
+    #[cfg(feature = "signals")]
+    let program = std::env::current_exe().map_err(setup("the path of the program"))?;
+    let mut old = control
+        .predecessor()
+        .map_err(setup("the connection to the old process"))?;
+    if let Some(old) = &mut old {
+        take_over(old, &mut listens)?;
+    }
+    let mut running = start(listens, options, factory)?;
+    if let Some(old) = old {
+        old.relieve().map_err(setup("the old process' end"))?;
+    }
+    let successors = Arc::new(control.listen()?);
+    #[cfg(feature = "signals")]
+    {
+        let restarts = restarts::Watch::start(program);
+        running.restarts = Some(restarts.map_err(setup("the watch on SIGUSR2"))?);
+    }
+    let watch = Watch::start(successors, running.engine.clone());
+    running.successors = Some(watch.map_err(setup("the thread that waits for successors"))?);
+    Ok(running)
+}
+
+/// Puts the sockets of the old process in the places of the addresses.
+fn take_over(old: &mut Predecessor, listens: &mut [Listen]) -> Result<(), Error> {
+    let sockets = old
+        .receive()
+        .map_err(setup("the listeners of the old process"))?;
+    let mut sockets = sockets.into_iter();
+    let streams = listens.iter_mut().filter(|listen| listen.is_stream());
+    for (listen, socket) in streams.zip(sockets.by_ref()) {
+        listen.take_over(socket);
+    }
+    let surplus = sockets.count();
+    if surplus > 0 {
+        log::warn!(
+            target: "epicycle::server",
+            "the old process has {surplus} more listener(s) than this one: they close"
+        );
+    }
+    Ok(())
+}
+
+/// A thread that waits for processes that take over, until this value is dropped.
+pub(super) struct Watch {
+    successors: Arc<Successors>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start<H: EventHandler>(
+        successors: Arc<Successors>,
+        engine: Engine<H>,
+    ) -> std::io::Result<Self> {
+        let watched = successors.clone();
+        let thread = thread::Builder::new()
+            .name("epicycle-handover".to_owned())
+            .spawn(move || hand_over(&watched, &engine))?;
+        Ok(Self {
+            successors,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.successors.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Waits until another process has taken over, and then shuts this server down.
+fn hand_over<H: EventHandler>(successors: &Successors, engine: &Engine<H>) {
+    loop {
+        let successor = match successors.accept() {
+            Ok(Some(successor)) => successor,
+            Ok(None) => return,
+            Err(error) => {
+                log::error!(target: "epicycle::server", "this process cannot be replaced any more: {error}");
+                return;
+            }
+        };
+        let listeners = engine.listeners();
+        let taken = listeners.and_then(|sockets| successor.hand_over(&sockets));
+        match taken {
+            Ok(successor) => {
+                log::info!(target: "epicycle::server", "another process has taken over");
+                engine.stop_accepting();
+                while engine.is_accepting() {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                // Frees the path for the new process, which waits for the end of this connection.
+                successors.close();
+                drop(successor);
+                return engine.shutdown();
+            }
+            Err(error) => {
+                log::warn!(target: "epicycle::server", "another process has not taken over: {error}");
+            }
+        }
+    }
+}
+
+/// The start of the new process by SIGUSR2.
+#[cfg(feature = "signals")]
+pub(super) mod restarts {
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command};
+    use std::thread::{self, JoinHandle};
+    use std::{env, io};
+
+    use crate::sys::signals::{Closer, RestartSignals};
+
+    /// A thread that waits for the signal until this value is dropped.
+    pub(in crate::engine::server) struct Watch {
+        closer: Closer,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Watch {
+        pub(super) fn start(program: PathBuf) -> io::Result<Self> {
+            let signals = RestartSignals::watch()?;
+            let closer = signals.closer();
+            let thread = thread::Builder::new()
+                .name("epicycle-restart".to_owned())
+                .spawn(move || restart_on(signals, &program))?;
+            Ok(Self {
+                closer,
+                thread: Some(thread),
+            })
+        }
+    }
+
+    impl Drop for Watch {
+        fn drop(&mut self) {
+            self.closer.close();
+            if let Some(thread) = self.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    fn restart_on(mut signals: RestartSignals, program: &Path) {
+        let mut last: Option<Child> = None;
+        while signals.next() {
+            if let Some(child) = &mut last
+                && matches!(child.try_wait(), Ok(None))
+            {
+                let id = child.id();
+                log::warn!(target: "epicycle::signals", "SIGUSR2: process {id} is starting already");
+                continue;
+            }
+            match Command::new(program).args(env::args_os().skip(1)).spawn() {
+                Ok(child) => {
+                    let id = child.id();
+                    log::info!(target: "epicycle::signals", "SIGUSR2: process {id} is to take over");
+                    last = Some(child);
+                }
+                Err(error) => {
+                    let program = program.display();
+                    log::error!(target: "epicycle::signals", "SIGUSR2: cannot start {program}: {error}");
+                }
+            }
+        }
+    }
+}

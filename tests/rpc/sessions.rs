@@ -1,0 +1,93 @@
+//! Identifiers of sessions, and what sessions leave behind.
+
+use std::env;
+use std::time::Duration;
+
+use epicycle::Reconnect;
+use epicycle::rpc::{Health, Peer, Responder, Router};
+
+use crate::ends::{dial, listening, start};
+use crate::util::client::TempPath;
+use crate::util::process::{alone, descriptors, resident};
+use crate::util::{LONG, eventually};
+
+fn echo() -> Router {
+    let mut routes = Router::new();
+    routes.call("/echo", |_ctx, n: u64| Ok(n));
+    routes
+}
+
+#[test]
+fn a_peer_may_dial_itself() {
+    let peer = start(listening().routes(echo()));
+    let session = dial(&peer, &peer);
+    assert_eq!(session.call("/echo", &7u64).wait(), Ok(7u64));
+    assert_eq!(peer.session_count(), 2);
+    assert!(
+        peer.sessions()
+            .iter()
+            .all(|session| session.health() == Health::Open)
+    );
+}
+
+/// Opens a number of sessions, one after the other, uses each, and closes it.
+fn open_and_close(server: &Peer, client: &Peer, count: u64) {
+    for n in 0..count {
+        let session = dial(client, server);
+        session.set_age(LONG);
+        session.swap().set("n", n);
+        if n % 3 == 0 {
+            session.set_id(format!("session {}", n % 10));
+        }
+        assert_eq!(session.call("/echo", &n).wait(), Ok(n));
+        let late = session.call::<_, u64>("/later", &n).idempotent();
+        assert_eq!(late.wait(), Ok(n));
+        session.push("/nowhere", &n).expect("is sent");
+        match n % 16 {
+            // The other side breaks it off, and the client comes back.
+            0 => {
+                let again = client.stats().peer.redials + 1;
+                server
+                    .sessions()
+                    .iter()
+                    .for_each(epicycle::rpc::Session::abort);
+                eventually("it redials", || client.stats().peer.redials == again);
+                session.close();
+            }
+            1 => session.abort(),
+            _ => session.close(),
+        }
+        assert!(session.wait_closed(LONG));
+    }
+    eventually("all have ended", || {
+        client.session_count() + server.session_count() == 0
+    });
+}
+
+#[test]
+fn sessions_leave_neither_memory_nor_descriptors_behind() {
+    let name = "sessions::sessions_leave_neither_memory_nor_descriptors_behind";
+    alone(name, || {
+        let count = env::var("EPICYCLE_SESSIONS").ok();
+        let count = count.and_then(|count| count.parse().ok()).unwrap_or(2000);
+        let path = TempPath::new();
+        let mut routes = echo();
+        routes.call_later("/later", |_ctx, n: u64, reply: Responder<u64>| {
+            reply.send(Ok(n));
+        });
+        let server = Peer::builder().listen(format!("unix://{}", path.0.display()));
+        let server = start(server.routes(routes));
+        let policy = Reconnect::new(Duration::from_millis(1), Duration::from_millis(10));
+        let client = start(Peer::builder().redial(policy));
+        open_and_close(&server, &client, 500);
+        let before = (descriptors(), resident());
+        open_and_close(&server, &client, count);
+        let after = (descriptors(), resident());
+        assert_eq!(after.0, before.0, "descriptors");
+        if let (Some(before), Some(after)) = (before.1, after.1) {
+            let growth = after.saturating_sub(before);
+            println!("{count} sessions: {growth} bytes more than before");
+            assert!(growth < 512 << 10, "{growth} bytes stay");
+        }
+    });
+}
