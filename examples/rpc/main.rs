@@ -22,6 +22,7 @@ mod registry;
 mod route_func;
 #[cfg(feature = "rpc-secure")]
 mod secure;
+mod stream;
 #[path = "../util/mod.rs"]
 mod util;
 
@@ -68,6 +69,8 @@ enum Topic {
     /// Messages that are encrypted one by one (feature `rpc-secure`)
     #[cfg(feature = "rpc-secure")]
     Secure,
+    /// Streams of items, in either direction and in both
+    Stream,
 }
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Topic::Registry => registry::run(),
         #[cfg(feature = "rpc-secure")]
         Topic::Secure => secure::run(),
+        Topic::Stream => stream::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

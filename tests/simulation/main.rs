@@ -54,6 +54,8 @@ mod reuse;
 mod rpc;
 #[cfg(feature = "rpc")]
 mod rpc_plugins;
+#[cfg(feature = "rpc")]
+mod rpc_streams;
 mod storm;
 mod switching;
 mod timeouts;

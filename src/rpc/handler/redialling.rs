@@ -17,7 +17,6 @@ use crate::rpc::outgoing::{Outgoing, OutgoingCall, WhenFull};
 use crate::rpc::reply::local;
 use crate::rpc::session::{Health, MAX_HELD_PUSHES, Order, Session, settle};
 use crate::rpc::stats::Counters;
-use crate::rpc::stream::Signal;
 use crate::rpc::wire::{Status, code};
 
 /// The dials of a reactor that are repeated, by their tokens.
@@ -161,9 +160,6 @@ impl PeerHandler {
 
     /// Carries out an order for a session that has no open connection.
     pub(super) fn order_apart(&self, reactor: &mut Reactor<'_, Self>, token: u64, order: Order) {
-        if let Order::Stream(stream, Signal::Deliver) = &order {
-            return stream.deliver();
-        }
         let setting_up = self.redials.with(token, |redial| match redial.progress {
             Progress::SettingUp(conn) => Some(conn),
             _ => None,

@@ -1,7 +1,8 @@
 //! The streams of a connection.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,11 +27,11 @@ use crate::rpc::tasks::{Task, TaskOf};
 use crate::rpc::wire::{Codec, Dialect, Message, Status, code};
 use crate::rpc::working::Working;
 
-/// The streams of a connection, by the `seq`s of their CALLs.
+/// The streams of a connection, by the `seq`s of their CALLs. They are few, and have the same order in each simulation.
 #[derive(Default)]
 pub(super) struct Streams {
-    opened: HashMap<Box<[u8]>, Entry>,
-    accepted: HashMap<Box<[u8]>, Entry>,
+    opened: BTreeMap<Box<[u8]>, Entry>,
+    accepted: BTreeMap<Box<[u8]>, Entry>,
     /// The number of streams with handlers at work. It includes streams that are over.
     working: Arc<AtomicUsize>,
     /// The bytes of items that wait for their readers.
@@ -48,7 +49,7 @@ struct Entry {
 }
 
 impl Streams {
-    fn side(&mut self, role: Role) -> &mut HashMap<Box<[u8]>, Entry> {
+    fn side(&mut self, role: Role) -> &mut BTreeMap<Box<[u8]>, Entry> {
         match role {
             Role::Opener => &mut self.opened,
             Role::Acceptor => &mut self.accepted,
@@ -82,21 +83,10 @@ impl Streams {
     }
 
     fn drain(&mut self) -> Vec<Entry> {
-        let entries = self.opened.drain().chain(self.accepted.drain());
-        let mut entries: Vec<_> = entries.map(|(_, entry)| entry).collect();
-        // A hash map has no order. The simulation needs one.
-        entries.sort_unstable_by(|one, other| {
-            let key = |entry: &Entry| {
-                (
-                    entry.stream.role() == Role::Opener,
-                    entry.stream.seq().len(),
-                )
-            };
-            key(one)
-                .cmp(&key(other))
-                .then_with(|| one.stream.seq().cmp(other.stream.seq()))
-        });
-        entries
+        let accepted = mem::take(&mut self.accepted).into_values();
+        accepted
+            .chain(mem::take(&mut self.opened).into_values())
+            .collect()
     }
 }
 
@@ -543,8 +533,8 @@ impl PeerHandler {
         stream: &Arc<Stream>,
         signal: Signal,
     ) {
-        if matches!(signal, Signal::Deliver) {
-            return stream.deliver();
+        if let Signal::Deliver(delivery) = signal {
+            return drop(delivery);
         }
         let Some(entry) = line.entry(stream) else {
             // The stream has ended.
@@ -596,7 +586,7 @@ impl PeerHandler {
                 }
                 send_end(conn, line, stream, &result);
             }
-            Signal::Grant(_) | Signal::Cancel | Signal::Deliver => {}
+            Signal::Grant(_) | Signal::Cancel | Signal::Deliver(_) => {}
         }
     }
 

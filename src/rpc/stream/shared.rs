@@ -54,7 +54,17 @@ pub(in crate::rpc) enum Signal {
     /// Cancel the stream.
     Cancel,
     /// Give the reader's callback what has arrived.
-    Deliver,
+    Deliver(Delivery),
+}
+
+/// Gives a reader's callback what has arrived when it is dropped: on the reactor, or wherever its signal is lost because the
+/// session has ended.
+pub(in crate::rpc) struct Delivery(Arc<Stream>);
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.0.deliver();
+    }
 }
 
 /// What a reader gets.
@@ -288,9 +298,8 @@ impl Stream {
                 guard("a callback of a stream's end", || callback(status.clone()));
             }
         }
-        // The callback runs on the reactor, as long as there is one.
-        if notices.delivers && !self.signal(Signal::Deliver) {
-            self.deliver();
+        if notices.delivers {
+            self.signal(Signal::Deliver(Delivery(self.clone())));
         }
     }
 }
@@ -489,9 +498,7 @@ impl Stream {
     /// Gives everything that arrives to a callback on the reactor's thread.
     pub(in crate::rpc) fn read_by(self: &Arc<Self>, callback: OnStep) {
         self.state.lock().reader = Reader::Callback(callback);
-        if !self.signal(Signal::Deliver) {
-            self.deliver();
-        }
+        self.signal(Signal::Deliver(Delivery(self.clone())));
     }
 
     /// Gives the callback what has arrived, if there is one.
