@@ -51,6 +51,7 @@ mod config;
 mod error;
 mod exchange;
 mod forwarding;
+mod health;
 mod hooks;
 mod pool;
 mod proxy;

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::error::{Cause, Phase, ProxyError};
+use super::health::Checks;
 use super::hooks::{Head, path_of};
 use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
@@ -45,6 +46,7 @@ pub(super) struct Pool {
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
     pub(super) connections: fetch::Pool<Destination, ConnId, ConnId>,
+    pub(super) checks: Checks,
     /// The limits of connections to nodes.
     limits: ConnLimits,
     /// The earliest alarm that is set.
@@ -185,6 +187,7 @@ impl Pool {
             balancer,
             budget,
             connections: fetch::Pool::new(bounds),
+            checks: Checks::default(),
             limits,
             alarm: None,
             shared,
@@ -217,15 +220,14 @@ impl Pool {
         let connect = Connect::to(addr.endpoint.clone())
             .timeout(timeout)
             .limits(self.limits.clone());
-        let connect = match (to.client, self.settings().proxy_protocol) {
-            (Some(client), Some(version)) => {
-                connect.proxy_protocol(match (client.addrs, version) {
-                    (Some((client, server)), ProxyVersion::V1) => ProxyHeader::v1(client, server),
-                    (Some((client, server)), ProxyVersion::V2) => ProxyHeader::v2(client, server),
-                    (None, _) => ProxyHeader::local(),
-                })
-            }
-            _ => connect,
+        let addrs = to.client.and_then(|client| client.addrs);
+        let connect = match self.settings().proxy_protocol {
+            Some(version) => connect.proxy_protocol(match (addrs, version) {
+                (Some((client, server)), ProxyVersion::V1) => ProxyHeader::v1(client, server),
+                (Some((client, server)), ProxyVersion::V2) => ProxyHeader::v2(client, server),
+                (None, _) => ProxyHeader::local(),
+            }),
+            None => connect,
         };
         #[cfg(feature = "tls")]
         if addr.is_tls

@@ -1,6 +1,14 @@
-//! The gateway: its configuration file, and the program as a user runs it.
+//! The gateway: exchanges over real sockets, its configuration file, and the program as a user runs it.
 
 #[path = "../util/mod.rs"]
 mod util;
 
 mod config;
+mod exchanges;
+mod hooks;
+mod peers;
+#[cfg(feature = "tls")]
+#[path = "../tls/pki.rs"]
+#[allow(dead_code)]
+mod pki;
+mod pools;

@@ -2,6 +2,7 @@
 
 mod answering;
 mod asking;
+mod checking;
 mod placing;
 mod relaying;
 
@@ -12,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::checking::CheckSession;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place};
 use super::hooks::Hooks;
@@ -19,6 +21,7 @@ use super::pool::{Destination, Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
 use super::settings::{OnFin, Settings};
+use crate::balance::NodeId;
 use crate::codec::one_of;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
@@ -64,7 +67,15 @@ pub struct Proxy<H: Hooks> {
 /// A dial under way.
 struct Dial {
     pool: usize,
-    to: Destination,
+    purpose: Purpose,
+}
+
+/// The purpose of a connection to a node.
+enum Purpose {
+    /// It serves exchanges.
+    Serve(Destination),
+    /// It checks the node.
+    Check(NodeId),
 }
 
 /// The state of a connection.
@@ -73,6 +84,8 @@ pub enum Session<H: Hooks> {
     Client(ClientSession<H>),
     /// A connection to a node.
     Upstream(Box<UpstreamSession>),
+    /// A connection that checks a node.
+    Check(Box<CheckSession>),
 }
 
 /// The state of a client's connection.
@@ -145,6 +158,12 @@ impl<H: Hooks> Proxy<H> {
         nodes.map(|node| u64::from(node.in_flight())).sum()
     }
 
+    /// Returns the number of nodes of all pools that take requests.
+    pub fn nodes_up(&self) -> usize {
+        let nodes = self.pools.iter().flat_map(|pool| pool.nodes.iter());
+        nodes.filter(|node| node.is_up()).count()
+    }
+
     /// Returns the number of requests that wait for a connection.
     pub fn waiting(&self) -> usize {
         self.pools
@@ -194,10 +213,21 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         }
     }
 
+    fn on_boot(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.begin_checks(reactor);
+    }
+
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session<H>> {
         let opened = conn.now();
         if let Origin::Connected { token } = conn.origin() {
-            let Dial { pool, to } = self.dials.remove(&token)?;
+            let Dial { pool, purpose } = self.dials.remove(&token)?;
+            let to = match purpose {
+                Purpose::Serve(to) => to,
+                Purpose::Check(node) => {
+                    let session = self.begin_check(conn, pool, node);
+                    return Some(Session::Check(Box::new(session)));
+                }
+            };
             let connections = &mut self.pools[pool].connections;
             connections.opened(&to, conn.id(), opened);
             if let Some(client) = to.client
@@ -239,6 +269,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             (Session::Upstream(upstream), Part::Upstream(part)) => {
                 self.on_response_part(conn, upstream, part)
             }
+            (Session::Check(check), Part::Upstream(part)) => self.on_check_part(conn, check, part),
             _ => {
                 conn.abort();
                 Action::Continue
@@ -250,6 +281,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         let other = match session {
             Session::Client(client) => client.exchange.as_ref().and_then(|one| one.upstream()),
             Session::Upstream(upstream) => upstream.client,
+            Session::Check(_) => None,
         };
         if let Some(other) = other {
             conn.with(other, |other, _| other.resume_reads());
@@ -287,9 +319,13 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     }
 
     fn on_deadline(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
-        if let Session::Client(client) = session {
-            let error = ProxyError::new(StatusCode::GATEWAY_TIMEOUT, Phase::Head, Cause::Timeout);
-            self.fail(conn, client, error);
+        match session {
+            Session::Client(client) => {
+                let error =
+                    ProxyError::new(StatusCode::GATEWAY_TIMEOUT, Phase::Head, Cause::Timeout);
+                self.fail(conn, client, error);
+            }
+            Session::Upstream(_) | Session::Check(_) => conn.abort(),
         }
         Action::Continue
     }
@@ -309,6 +345,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     self.on_upstream_ended(reactor, client, info.undecoded > 0, reason);
                 }
                 self.settle(upstream.pool, reactor);
+            }
+            Session::Check(check) => {
+                self.on_checked(check.pool, check.node, check.is_good(), reactor);
             }
         }
     }
@@ -360,6 +399,7 @@ impl<H: Hooks> fmt::Debug for Session<H> {
         f.write_str(match self {
             Session::Client(_) => "Client",
             Session::Upstream(_) => "Upstream",
+            Session::Check(_) => "Check",
         })
     }
 }
@@ -369,6 +409,12 @@ impl<H: Hooks> fmt::Debug for ClientSession<H> {
         f.debug_struct("ClientSession")
             .field("requests", &self.requests)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CheckSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckSession").finish_non_exhaustive()
     }
 }
 

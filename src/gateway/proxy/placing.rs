@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{ClientSession, Dial, Proxy, Session};
+use super::{ClientSession, Dial, Proxy, Purpose, Session};
 use crate::balance::{Node, NodeId, Outcome};
 use crate::codec::FrameError;
 use crate::engine::conn::close::CloseReason;
@@ -187,7 +187,7 @@ impl<H: Hooks> Proxy<H> {
                                 self.dispatch(conn, client);
                             }
                         }
-                        Session::Upstream(_) => {}
+                        Session::Upstream(_) | Session::Check(_) => {}
                     });
                     if served.is_none() {
                         self.pools[number]
@@ -237,10 +237,11 @@ impl<H: Hooks> Proxy<H> {
     }
 
     fn dial(&mut self, number: usize, to: Destination, reactor: &mut Reactor<'_, Self>) {
-        self.last_dial += 1;
-        let token = self.last_dial;
         let connect = self.pools[number].connect(&to);
-        self.dials.insert(token, Dial { pool: number, to });
+        let token = self.next_token(Dial {
+            pool: number,
+            purpose: Purpose::Serve(to),
+        });
         let asked = match connect {
             Some(connect) => reactor.connect(Connect::token(connect, token)).map(drop),
             // It is in the list no more.
@@ -252,14 +253,25 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
+    /// Notes a dial, and returns its token.
+    pub(super) fn next_token(&mut self, dial: Dial) -> u64 {
+        self.last_dial += 1;
+        self.dials.insert(self.last_dial, dial);
+        self.last_dial
+    }
+
     pub(super) fn on_dial_failed(
         &mut self,
         token: u64,
         error: ConnectError,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        let Some(Dial { pool, to }) = self.dials.remove(&token) else {
+        let Some(Dial { pool, purpose }) = self.dials.remove(&token) else {
             return;
+        };
+        let to = match purpose {
+            Purpose::Serve(to) => to,
+            Purpose::Check(node) => return self.on_checked(pool, node, false, reactor),
         };
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", self.pools[pool].shared.name, self.pools[pool].name_of(to.node));
         if let Some(waiter) = self.pools[pool].connections.failed(&to) {

@@ -60,7 +60,7 @@ impl<H: Hooks> Proxy<H> {
                 ResponsePart::Body(bytes) => self.on_body(conn, client, bytes),
                 _ => Next::Abort,
             },
-            Session::Upstream(_) => Next::Abort,
+            Session::Upstream(_) | Session::Check(_) => Next::Abort,
         });
         match next.unwrap_or(Next::Abort) {
             Next::Continue => {}

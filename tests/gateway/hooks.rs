@@ -1,0 +1,253 @@
+//! The hooks: what they see, what they may change, and what their failures cost.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use epicycle::Running;
+use epicycle::gateway::settings::{PoolSettings, RouteSettings};
+use epicycle::gateway::{
+    EndedBy, Hooks, Proxy, ProxyError, Record, Reply, RequestHead, ResponseHead, Verdict,
+};
+use epicycle::http::{HeaderBlock, StatusCode};
+
+use crate::peers::{Asker, Deed, Origin, builder, ok, pool_of};
+use crate::util::{eventually, expect_panics};
+
+/// Hooks that note what they see, and do what the request's target says.
+#[derive(Clone, Default)]
+struct Noting {
+    seen: Arc<Mutex<Vec<String>>>,
+    done: Arc<Mutex<Vec<(u16, String, EndedBy, u32)>>>,
+}
+
+impl Noting {
+    fn note(&self, what: String) {
+        self.seen.lock().expect("sound").push(what);
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().expect("sound").clone()
+    }
+
+    fn done(&self) -> Vec<(u16, String, EndedBy, u32)> {
+        self.done.lock().expect("sound").clone()
+    }
+}
+
+impl Hooks for Noting {
+    type Exchange = String;
+
+    fn on_request(&mut self, request: &mut RequestHead<'_>, path: &mut String) -> Verdict {
+        request.path().clone_into(path);
+        self.note(format!("request {} {}", request.method(), request.target()));
+        match &**path {
+            "/panic" => panic!("on purpose"),
+            "/change" => {
+                request.set_method("PUT");
+                request.set_target("/changed?yes");
+                request.set_host("other.test");
+                request.fields().set("X-Set", "1").expect("is sound");
+                request.fields().remove("X-Gone");
+                assert!(request.fields().set("X-Bad", "a\r\nb").is_err());
+                assert_eq!(request.client(), Some(IpAddr::from([127, 0, 0, 1])));
+                Verdict::Forward
+            }
+            "/answer" => Verdict::Answer(Reply::text(StatusCode::IM_A_TEAPOT, "tea")),
+            "/close" => Verdict::Close,
+            "/pool" => Verdict::Pool("other".to_owned()),
+            "/no-pool" => Verdict::Pool("nowhere".to_owned()),
+            "/route" => Verdict::Route("other".to_owned()),
+            "/no-node" => Verdict::Node("http://192.0.2.1".to_owned()),
+            "/bad-target" => {
+                request.set_target("/a b\r\nX: y");
+                Verdict::Forward
+            }
+            _ => Verdict::Forward,
+        }
+    }
+
+    fn on_response(
+        &mut self,
+        response: &mut ResponseHead<'_>,
+        path: &mut String,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.note(format!("response {}", response.status()));
+        match &**path {
+            "/panic-late" => panic!("on purpose"),
+            "/change" => {
+                response.set_status(StatusCode::ACCEPTED);
+                response.fields().set("X-Response", "2")?;
+                response.fields().remove("Server");
+            }
+            "/refuse" | "/refuse-long" => return Err("it is not to my taste".into()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn on_error(&mut self, error: &ProxyError, path: &mut String) -> Reply {
+        self.note(format!("error {}", error.status()));
+        match &**path {
+            "/refuse" => Reply::text(StatusCode::GONE, "refused"),
+            _ => error.reply(),
+        }
+    }
+
+    fn on_interim(&mut self, status: StatusCode, _: &HeaderBlock, _: &mut String) {
+        self.note(format!("interim {}", status.as_u16()));
+    }
+
+    fn on_request_part(&mut self, part: &[u8], _: &mut String) {
+        self.note(format!("sent {}", part.len()));
+    }
+
+    fn on_response_part(&mut self, part: &[u8], path: &mut String) {
+        self.note(format!("received {}", part.len()));
+        if path == "/panic-in-body" {
+            panic!("on purpose");
+        }
+    }
+
+    fn on_done(&mut self, record: &Record<'_>, _: &mut String) {
+        let entry = (
+            record.status,
+            record.target.to_owned(),
+            record.ended_by,
+            record.tries,
+        );
+        self.done.lock().expect("sound").push(entry);
+    }
+}
+
+fn start(origin: &Origin) -> (Running<Proxy<Noting>>, Noting) {
+    let hooks = Noting::default();
+    let made = hooks.clone();
+    let other = Origin::start(|_, _| ok("other"));
+    let mut named = RouteSettings::to("other").path("/only-by-name");
+    named.name = Some("other".to_owned());
+    let gateway = builder(pool_of(origin))
+        .pool("other", PoolSettings::of([other.url()]))
+        .route(RouteSettings::to("app"))
+        .route(named);
+    let gateway = gateway.build().expect("is sound");
+    (
+        gateway.start(move |_| made.clone()).expect("it starts"),
+        hooks,
+    )
+}
+
+#[test]
+fn hooks_see_each_part_of_an_exchange_in_order() {
+    let origin = Origin::start(|_, _| {
+        Deed::Send(
+            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+                .to_vec(),
+        )
+    });
+    let (gateway, hooks) = start(&origin);
+    let mut client = Asker::to(&gateway);
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(client.response().expect("the hints").status(), 103);
+    assert_eq!(client.response().expect("the response").text(), "ok");
+    eventually("it is done", || !hooks.done().is_empty());
+    let seen = [
+        "request POST /x",
+        "sent 3",
+        "interim 103",
+        "response 200 OK",
+        "received 2",
+    ];
+    assert_eq!(hooks.seen(), seen);
+    assert_eq!(hooks.done(), [(200, "/x".to_owned(), EndedBy::Nobody, 1)]);
+}
+
+#[test]
+fn hooks_change_requests_and_responses() {
+    let origin = Origin::start(|_, _| {
+        Deed::Send(b"HTTP/1.1 200 OK\r\nServer: s\r\nContent-Length: 2\r\n\r\nok".to_vec())
+    });
+    let (gateway, _) = start(&origin);
+    let response = Asker::to(&gateway).ask("GET /change HTTP/1.1\r\nHost: a\r\nX-Gone: 1\r\n\r\n");
+    assert_eq!((response.status(), response.text()), (202, "ok"));
+    assert_eq!(response.field("x-response"), Some("2"));
+    assert_eq!(response.field("server"), None);
+    let request = &origin.requests()[0];
+    assert_eq!(request.first_line(), "PUT /changed?yes HTTP/1.1");
+    assert_eq!(request.field("host"), Some("other.test"));
+    assert_eq!(request.field("x-set"), Some("1"));
+    assert_eq!(request.field("x-gone"), None);
+    assert_eq!(request.field("x-bad"), None);
+}
+
+#[test]
+fn a_hook_answers_by_itself_or_chooses_the_pool() {
+    let origin = Origin::start(|_, _| ok("app"));
+    let (gateway, hooks) = start(&origin);
+    let mut client = Asker::to(&gateway);
+    // All on one connection of the client.
+    let answer = client.get("/answer");
+    assert_eq!((answer.status(), answer.text()), (418, "tea"));
+    assert_eq!(client.get("/pool").text(), "other");
+    assert_eq!(client.get("/route").text(), "other");
+    assert_eq!(client.get("/").text(), "app");
+    assert_eq!(client.get("/no-pool").status(), 500);
+    assert_eq!(client.get("/no-node").status(), 500);
+    assert_eq!(client.get("/bad-target").status(), 500);
+    assert_eq!(client.get("/").text(), "app");
+    assert_eq!(origin.requests().len(), 2);
+    client.send("GET /close HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(client.recv_to_end().is_empty());
+    let first = (418, "/answer".to_owned(), EndedBy::Gateway, 0);
+    assert_eq!(hooks.done()[0], first);
+}
+
+#[test]
+fn a_refused_response_is_an_error_and_its_connection_is_used_again_unless_much_is_left() {
+    let long = vec![b'x'; 1 << 20];
+    let origin = Origin::start(move |_, request| match request.first_line() {
+        line if line.contains("/refuse-long") => ok(&long),
+        line if line.contains("/refuse") => ok([b'x'; 60 << 10]),
+        _ => ok("fine"),
+    });
+    let (gateway, _) = start(&origin);
+    let mut client = Asker::to(&gateway);
+    let answer = client.get("/refuse");
+    assert_eq!((answer.status(), answer.text()), (410, "refused"));
+    eventually("the rest is read", || {
+        let idle = std::sync::Arc::new(Mutex::new(0));
+        let told = idle.clone();
+        let engine = gateway.engine();
+        let asked = engine.run_on(0, move |proxy, _| {
+            *told.lock().expect("sound") = proxy.idle_connections()
+        });
+        asked.expect("it runs");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let count = *idle.lock().expect("sound");
+        count == 1
+    });
+    assert_eq!(client.get("/").text(), "fine");
+    assert_eq!(origin.accepted(), 1);
+    assert_eq!(client.get("/refuse-long").status(), 502);
+    eventually("it is closed", || origin.ended() == 1);
+    assert_eq!(client.get("/").text(), "fine");
+    assert_eq!(origin.accepted(), 2);
+}
+
+#[test]
+fn a_panic_in_a_hook_fails_its_exchange_and_no_other() {
+    expect_panics();
+    let origin = Origin::start(|_, _| ok("fine"));
+    let (gateway, hooks) = start(&origin);
+    let mut other = Asker::to(&gateway);
+    assert_eq!(other.get("/").text(), "fine");
+    let mut client = Asker::to(&gateway);
+    assert_eq!(client.get("/panic").status(), 500);
+    assert_eq!(client.get("/panic-late").status(), 500);
+    assert_eq!(client.get("/").text(), "fine");
+    // After the head only a cut tells.
+    client.send("GET /panic-in-body HTTP/1.1\r\nHost: a\r\n\r\n");
+    let cut = client.response().expect("the head");
+    assert_eq!((cut.status(), cut.is_complete), (200, false));
+    assert_eq!(other.get("/").text(), "fine");
+    assert_eq!(hooks.done().len(), 6);
+}
