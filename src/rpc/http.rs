@@ -163,14 +163,7 @@ fn choice(web: Web) -> ProtocolChoice {
     let web = Arc::new(web);
     ProtocolChoice::by(move |side| match side {
         Side::Accepted => web.accepted(),
-        #[cfg(feature = "ws")]
-        Side::Dialled(host) if let Some(socket) = web.sockets.first() => {
-            socket.dialled(host.as_ref())
-        }
-        Side::Dialled(_) => Carried {
-            carrier: Some(Box::new(NotDialled)),
-            ..web.accepted()
-        },
+        Side::Dialled(host) => web.dialled(host.as_ref()),
     })
 }
 
@@ -190,7 +183,7 @@ struct Server {
     pending: Option<Pending>,
     /// The number of calls so far. With the first one, it is clear that the connection has no WebSocket.
     calls: u64,
-    /// The origin of the page that made the current call, if it is another than the server's.
+    /// The origin of the page that made the current request, if it is another than the server's.
     origin: Option<Box<[u8]>>,
 }
 
@@ -249,6 +242,18 @@ impl Web {
         }
     }
 
+    fn dialled(self: &Arc<Self>, host: Option<&Arc<str>>) -> Carried {
+        #[cfg(feature = "ws")]
+        if let Some(socket) = self.sockets.first() {
+            return socket.dialled(host);
+        }
+        let _ = host;
+        Carried {
+            carrier: Some(Box::new(NotDialled)),
+            ..self.accepted()
+        }
+    }
+
     #[cfg(feature = "ws")]
     fn socket_at(&self, path: &str) -> Option<(usize, &WebSocket)> {
         let mut sockets = self.sockets.iter().enumerate();
@@ -294,20 +299,14 @@ impl Http {
             let reason = "pages of this origin are not served";
             return Some(Refusal::new(StatusCode::FORBIDDEN, reason));
         };
-        if let Some(check) = &self.check
-            && let Err(status) = check(request)
-        {
-            return Some(Refusal::new(status, ""));
-        }
         const METHODS: &str = "GET, HEAD, POST, OPTIONS";
         match (request.method(), other) {
             ("GET" | "HEAD" | "POST", _) => {}
-            ("OPTIONS", Some(origin)) => {
+            // A browser asks without the credentials that the check may want.
+            ("OPTIONS", Some(_)) => {
                 let mut allowed = Refusal::new(StatusCode::NO_CONTENT, "")
-                    .with("Access-Control-Allow-Origin", origin)
                     .with("Access-Control-Allow-Methods", METHODS)
-                    .with("Access-Control-Max-Age", "600")
-                    .with("Vary", "Origin");
+                    .with("Access-Control-Max-Age", "600");
                 let wanted = request.headers().get("access-control-request-headers");
                 if let Some(wanted) = wanted {
                     allowed = allowed.with("Access-Control-Allow-Headers", wanted);
@@ -322,6 +321,11 @@ impl Http {
                 let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, reason);
                 return Some(refusal.with("Allow", METHODS));
             }
+        }
+        if let Some(check) = &self.check
+            && let Err(status) = check(request)
+        {
+            return Some(Refusal::new(status, ""));
         }
         let coding = request.header("content-encoding").unwrap_or("identity");
         if !coding.eq_ignore_ascii_case("identity") {
@@ -408,6 +412,11 @@ impl Server {
                 .header("Content-Type", "application/json")
                 .body(&json);
         }
+        if let Some(origin) = &self.origin {
+            response = response
+                .header("Access-Control-Allow-Origin", origin)
+                .header("Vary", "Origin");
+        }
         for (name, value) in &refusal.headers {
             response = response.header(name, value);
         }
@@ -436,6 +445,8 @@ impl Carrier for Server {
             Decoded::Frame { frame, consumed } => (frame, consumed),
             other => return Ok(other.map(|_| Found::Greeting)),
         };
+        let origin = calls.map(|http| http.origins.judge(&request));
+        self.origin = origin.and_then(Result::ok).flatten().map(Into::into);
         let read = match self.web.answer(&request, self.calls > 0) {
             Some(pending) => Err(pending),
             None => read(&request, &inside.formats.codecs).map_err(Pending::from),
@@ -446,8 +457,6 @@ impl Carrier for Server {
                 call.seq = seq.format(self.calls).as_bytes().to_vec().into();
                 call.size = consumed;
                 self.calls += 1;
-                let origin = calls.map(|http| http.origins.judge(&request));
-                self.origin = origin.and_then(Result::ok).flatten().map(Into::into);
                 Found::Message(call)
             }
             Err(pending) => {

@@ -475,7 +475,8 @@ fn pages_of_other_origins_are_served_only_if_they_are_listed() {
 
 #[test]
 fn a_check_sees_each_request_and_may_refuse_it() {
-    let http = Http::new().check(|request| match request.header("authorization") {
+    let http = Http::new().origins(["https://good.example"]);
+    let http = http.check(|request| match request.header("authorization") {
         Some("Bearer right") => Ok(()),
         _ => Err(StatusCode::UNAUTHORIZED),
     });
@@ -490,6 +491,19 @@ fn a_check_sees_each_request_and_may_refuse_it() {
     let right = "Authorization: Bearer right\r\n";
     assert_eq!(client.ask("GET", "/query?a=x", right, "").body, "\"x\"");
     assert_eq!(client.get("/query?a=x").status(), 401);
+    // A browser asks first, without credentials, and lets the page see a refusal.
+    let page = "Origin: https://good.example\r\n";
+    let asked = format!("{page}Access-Control-Request-Method: GET\r\n");
+    assert_eq!(
+        client.ask("OPTIONS", "/query?a=x", &asked, "").status(),
+        204
+    );
+    let refused = client.ask("GET", "/query?a=x", page, "");
+    let shown_to = refused.header("Access-Control-Allow-Origin");
+    assert_eq!(
+        (refused.status(), shown_to),
+        (401, Some("https://good.example"))
+    );
 }
 
 #[test]
