@@ -229,3 +229,104 @@ pub(super) fn set_host(head: &mut Head, field: &HostField, node: &str) {
 pub(super) fn covers(name: &str, host: &str) -> bool {
     without_port(host).eq_ignore_ascii_case(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::{Codec, Decoded, encode_to_vec};
+    use crate::http::client::{ClientRequest, StreamCodec};
+    use crate::http::{HttpStreamCodec, RequestPart};
+
+    /// Fields that go on, and some that must not.
+    fn field() -> impl Strategy<Value = (String, String)> {
+        let name = prop_oneof![
+            "[A-Za-z][A-Za-z0-9-]{0,12}",
+            "X-[A-C]",
+            "[Xx]_[a-z]{1,5}",
+            Just("Connection".to_owned()),
+            Just("Keep-Alive".to_owned()),
+            Just("TE".to_owned()),
+            Just("Proxy-Authorization".to_owned()),
+            Just("Cookie".to_owned()),
+        ];
+        let value = prop_oneof!["[ -~]{0,20}", "X-[A-C]", "close, X-[A-C]", "trailers"];
+        (name, value.prop_map(|value| value.trim().to_owned()))
+    }
+
+    /// Returns the fields of a request, and its first line, as a node reads them.
+    fn read(input: &[u8]) -> Option<(String, Vec<(String, Vec<u8>)>)> {
+        let mut input = input.to_vec();
+        let mut codec = HttpStreamCodec::default();
+        let decoded = codec.decode(&mut input).ok()?;
+        let Decoded::Frame {
+            frame: RequestPart::Head(request),
+            ..
+        } = decoded
+        else {
+            return None;
+        };
+        let line = format!("{} {}", request.method(), request.target());
+        let fields = request.headers();
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Some((line, fields.collect()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_request_that_is_written_anew_is_the_one_that_was_read_without_what_must_go(
+            method in "GET|PUT|X-OWN",
+            target in "/[!-\"$-~]{0,20}",
+            fields in prop::collection::vec(field(), 0..12),
+        ) {
+            let mut head = format!("{method} {target} HTTP/1.1\r\nHost: a.test\r\n");
+            for (name, value) in &fields {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+            head.push_str("\r\n");
+            // What the parser refuses is not written.
+            let Some((line, received)) = read(head.as_bytes()) else {
+                return Ok(());
+            };
+            let mut input = head.into_bytes();
+            let mut codec = HttpStreamCodec::default();
+            let decoded = codec.decode(&mut input);
+            let Ok(Decoded::Frame { frame: RequestPart::Head(request), .. }) = decoded else {
+                return Ok(());
+            };
+            let mut block = HeaderBlock::new();
+            gather(&request, Underscores::Drop, true, &mut block).expect("it is sound");
+            let anew = ClientRequest::new(request.method(), "a.test", request.path_and_query()).block(&block);
+            let written = encode_to_vec(&mut StreamCodec::default(), anew).expect("it is sound");
+            let (line_anew, written) = read(&written).expect("it is sound");
+            prop_assert_eq!(line_anew, line);
+
+            let options: Vec<String> = received
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+                .flat_map(|(_, value)| {
+                    let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+                    value.split(',').map(|option| option.trim().to_owned()).collect::<Vec<_>>()
+                })
+                .collect();
+            let takes_trailers = request.accepts_trailers();
+            let goes_on = |name: &str| {
+                let name = name.to_ascii_lowercase();
+                let is_hop = matches!(
+                    &*name,
+                    "connection" | "keep-alive" | "te" | "proxy-authorization" | "trailer" | "upgrade"
+                        | "transfer-encoding" | "proxy-connection" | "proxy-authenticate" | "http2-settings"
+                );
+                name != "host" && name != "content-length" && !is_hop && !name.contains('_') && !options.contains(&name)
+            };
+            let expected: Vec<_> = received.into_iter().filter(|(name, _)| goes_on(name)).collect();
+            let own = |name: &str| {
+                let name = name.to_ascii_lowercase();
+                name == "host" || name == "content-length" || takes_trailers && (name == "te" || name == "connection")
+            };
+            let written: Vec<_> = written.into_iter().filter(|(name, _)| !own(name)).collect();
+            prop_assert_eq!(written, expected);
+        }
+    }
+}

@@ -10,14 +10,17 @@ use epicycle::gateway::{
 };
 use epicycle::http::{HeaderBlock, StatusCode};
 
-use crate::peers::{Asker, Deed, Origin, builder, ok, pool_of};
+use crate::peers::{Asker, Deed, Origin, builder, idle, ok, pool_of};
 use crate::util::{eventually, expect_panics};
+
+/// The status, the target, who ended it, and the tries.
+type Done = (u16, String, EndedBy, u32);
 
 /// Hooks that note what they see, and do what the request's target says.
 #[derive(Clone, Default)]
 struct Noting {
     seen: Arc<Mutex<Vec<String>>>,
-    done: Arc<Mutex<Vec<(u16, String, EndedBy, u32)>>>,
+    done: Arc<Mutex<Vec<Done>>>,
 }
 
 impl Noting {
@@ -29,7 +32,7 @@ impl Noting {
         self.seen.lock().expect("sound").clone()
     }
 
-    fn done(&self) -> Vec<(u16, String, EndedBy, u32)> {
+    fn done(&self) -> Vec<Done> {
         self.done.lock().expect("sound").clone()
     }
 }
@@ -213,18 +216,7 @@ fn a_refused_response_is_an_error_and_its_connection_is_used_again_unless_much_i
     let mut client = Asker::to(&gateway);
     let answer = client.get("/refuse");
     assert_eq!((answer.status(), answer.text()), (410, "refused"));
-    eventually("the rest is read", || {
-        let idle = std::sync::Arc::new(Mutex::new(0));
-        let told = idle.clone();
-        let engine = gateway.engine();
-        let asked = engine.run_on(0, move |proxy, _| {
-            *told.lock().expect("sound") = proxy.idle_connections()
-        });
-        asked.expect("it runs");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-        let count = *idle.lock().expect("sound");
-        count == 1
-    });
+    eventually("the rest is read", || idle(&gateway) == 1);
     assert_eq!(client.get("/").text(), "fine");
     assert_eq!(origin.accepted(), 1);
     assert_eq!(client.get("/refuse-long").status(), 502);

@@ -313,3 +313,21 @@ pub(crate) fn start(pool: PoolSettings) -> Running<Proxy<NoHooks>> {
 pub(crate) fn pool_of(origin: &Origin) -> PoolSettings {
     PoolSettings::of([origin.url()])
 }
+
+/// Returns a figure of the only reactor.
+pub(crate) fn figure<H: Hooks>(
+    gateway: &Running<Proxy<H>>,
+    read: impl FnOnce(&mut Proxy<H>) -> usize + Send + 'static,
+) -> usize {
+    let (tell, told) = std::sync::mpsc::channel();
+    let engine = gateway.engine();
+    let asked = engine.run_on(0, move |proxy, _| {
+        tell.send(read(proxy)).expect("is awaited");
+    });
+    asked.expect("it runs");
+    told.recv().expect("it ran")
+}
+
+pub(crate) fn idle<H: Hooks>(gateway: &Running<Proxy<H>>) -> usize {
+    figure(gateway, |proxy| proxy.idle_connections())
+}

@@ -4,31 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use epicycle::Running;
 use epicycle::balance::Ejection;
 use epicycle::gateway::settings::{BalanceBy, HealthCheck, HealthProbe, PoolSettings};
-use epicycle::gateway::{Hooks, Proxy};
 
-use crate::peers::{Asker, Deed, Origin, ok, pool_of, respond, start};
+use crate::peers::{Asker, Deed, Origin, figure, idle, ok, pool_of, respond, start};
 use crate::util::eventually;
-
-/// Returns a figure of the only reactor.
-fn figure<H: Hooks>(
-    gateway: &Running<Proxy<H>>,
-    read: impl FnOnce(&mut Proxy<H>) -> usize + Send + 'static,
-) -> usize {
-    let (tell, told) = std::sync::mpsc::channel();
-    let engine = gateway.engine();
-    let asked = engine.run_on(0, move |proxy, _| {
-        tell.send(read(proxy)).expect("is awaited")
-    });
-    asked.expect("it runs");
-    told.recv().expect("it ran")
-}
-
-fn idle<H: Hooks>(gateway: &Running<Proxy<H>>) -> usize {
-    figure(gateway, |proxy| proxy.idle_connections())
-}
 
 /// An origin that answers when it is told to, and counts the requests in hand.
 fn gated() -> (Origin, Arc<AtomicBool>, Arc<AtomicUsize>) {
