@@ -29,6 +29,31 @@ fn a_node_that_does_not_begin_its_response_in_time_is_a_504() {
 }
 
 #[test]
+fn a_response_that_others_may_read_in_another_way_is_a_502() {
+    for line in [
+        "HTTP/1.2 200 OK",
+        "HTTP/2.0 200 OK",
+        "HTTP/1.1 600 Odd",
+        "HTTP/1.1 099 Odd",
+        "HTTP/1.1 103 Hints\r\n\r\nHTTP/1.9 200 OK",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked",
+        "HTTP/1.1 200 OK\r\nA: b\rc",
+    ] {
+        let response = format!("{line}\r\nContent-Length: 2\r\n\r\nok");
+        let origin = Origin::start(move |_, _| Deed::Send(response.clone().into_bytes()));
+        let gateway = start(pool_of(&origin));
+        let mut client = Asker::to(&gateway);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut answer = client.response().expect("an answer");
+        if answer.status() == 103 {
+            answer = client.response().expect("another one");
+        }
+        assert_eq!(answer.status(), 502, "{line}");
+        eventually("its connection is closed", || origin.ended() == 1);
+    }
+}
+
+#[test]
 fn a_node_that_stops_in_a_body_cuts_the_response() {
     let origin = Origin::start(|_, _| {
         Deed::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf".to_vec())

@@ -15,7 +15,7 @@ use crate::gateway::request;
 use crate::http::client::{ClientResponse, ResponsePart};
 use crate::http::lines::tokens;
 use crate::http::{
-    Chunk, End, HeaderBlock, Headers, ServerResponse, StatusCode, Trailers, Version,
+    Chunk, End, HeaderBlock, Headers, MessageError, ServerResponse, StatusCode, Trailers, Version,
 };
 
 /// The bytes of a response that nobody wants which are read, so that its connection can be used again.
@@ -131,6 +131,10 @@ impl<H: Hooks> Proxy<H> {
             return Next::Abort;
         };
         exchange.answer = Answer::Interim;
+        if let Err(error) = check(response) {
+            self.fail_unplaced(conn, client, error);
+            return Next::Abort;
+        }
         if response.status() == StatusCode::CONTINUE {
             if exchange.expectation == Expectation::Met {
                 return Next::Continue;
@@ -166,6 +170,11 @@ impl<H: Hooks> Proxy<H> {
         let status = response.status();
         exchange.notes.times.first_byte = Some(exchange.notes.since(conn.now()));
         exchange.stop_waiting(conn);
+        if let Err(error) = check(response) {
+            self.report(exchange, Outcome::Failure, conn);
+            self.fail_unplaced(conn, client, error);
+            return Next::Abort;
+        }
         let Some(number) = exchange.pool else {
             return Next::Abort;
         };
@@ -236,7 +245,7 @@ impl<H: Hooks> Proxy<H> {
         let hook = &mut exchange.hook;
         let accepted = guarded(|| hooks.on_response(&mut view, hook))?;
         let status = view.status;
-        accepted.map_err(unsendable_by_hook)?;
+        accepted.map_err(unsendable)?;
         let mut relayed = ServerResponse::relayed(response).block(block);
         if status != response.status() {
             relayed = relayed.with_status(status);
@@ -404,6 +413,19 @@ impl<X> Exchange<X> {
     }
 }
 
+/// Refuses a response that the codec would read, and that others may read in another way.
+fn check(response: &ClientResponse<'_>) -> Result<(), ProxyError> {
+    let error = match response.status().as_u16() {
+        _ if !response.has_known_version() => MessageError::Version,
+        100..=599 => return Ok(()),
+        _ => MessageError::Malformed {
+            what: "a status that is not from 100 to 599",
+        },
+    };
+    let cause = Cause::Response(error);
+    Err(ProxyError::new(StatusCode::BAD_GATEWAY, Phase::Head, cause))
+}
+
 /// Gathers the fields of a response that go on to the client.
 fn gather(response: &ClientResponse<'_>, block: &mut HeaderBlock) -> Result<(), ProxyError> {
     let lines = response.headers().end_to_end();
@@ -413,9 +435,5 @@ fn gather(response: &ClientResponse<'_>, block: &mut HeaderBlock) -> Result<(), 
 }
 
 fn unsendable(error: Box<dyn std::error::Error + Send + Sync>) -> ProxyError {
-    ProxyError::new(StatusCode::BAD_GATEWAY, Phase::Head, Cause::Hook(error))
-}
-
-fn unsendable_by_hook(error: Box<dyn std::error::Error + Send + Sync>) -> ProxyError {
     ProxyError::new(StatusCode::BAD_GATEWAY, Phase::Head, Cause::Hook(error))
 }

@@ -69,6 +69,12 @@ impl<'a> ClientResponse<'a> {
         self.head.version
     }
 
+    /// Returns true if the version was sent as 1.0 or 1.1. A later minor version is read as 1.1.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn has_known_version(&self) -> bool {
+        self.bytes.starts_with(b"HTTP/1.0") || self.bytes.starts_with(b"HTTP/1.1")
+    }
+
     /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
         Headers::new(&self.bytes[self.head.headers()], self.head.nominates)
