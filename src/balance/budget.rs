@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use super::window::Window;
+
 /// The number of retries that are allowed: a share of the recent requests, and a fixed number on top.
 ///
 /// When a service fails, retries multiply the load under which it fails. A budget limits that to a share of the
@@ -23,20 +25,14 @@ use std::time::Duration;
 pub struct RetryBudget {
     percent: u32,
     floor: u32,
-    window: Duration,
-    /// The counts per slot of time, in a ring.
-    slots: [Slot; SLOTS],
-    /// The number of the current slot since time 0.
-    slot: u64,
+    counts: Window<Counts>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct Counts {
     requests: u64,
     retries: u64,
 }
-
-const SLOTS: usize = 10;
 
 impl RetryBudget {
     /// Returns a budget of 20 % of the requests of the last 10 s, and 10 retries on top.
@@ -44,9 +40,7 @@ impl RetryBudget {
         Self {
             percent: 20,
             floor: 10,
-            window: Duration::from_secs(10),
-            slots: Default::default(),
-            slot: 0,
+            counts: Window::new(Duration::from_secs(10)),
         }
     }
 
@@ -67,21 +61,21 @@ impl RetryBudget {
     /// Sets the time over which requests and retries are counted, in steps of a tenth of it. Default: 10 s.
     #[must_use]
     pub fn window(mut self, window: Duration) -> Self {
-        self.window = window;
+        self.counts = Window::new(window);
         self
     }
 
     /// Counts a request. A retry does not count as a request.
     pub fn request(&mut self, now: Duration) {
-        self.current(now).requests += 1;
+        self.counts.current(now).requests += 1;
     }
 
     /// Returns true if a retry is allowed, and counts it.
     #[must_use]
     pub fn try_retry(&mut self, now: Duration) -> bool {
-        self.current(now);
+        self.counts.current(now);
         let (mut requests, mut retries) = (0, 0);
-        for slot in &self.slots {
+        for slot in self.counts.slots() {
             requests += slot.requests;
             retries += slot.retries;
         }
@@ -89,21 +83,9 @@ impl RetryBudget {
             u128::from(requests) * u128::from(self.percent) / 100 + u128::from(self.floor);
         let may = u128::from(retries) < allowed;
         if may {
-            self.current(now).retries += 1;
+            self.counts.current(now).retries += 1;
         }
         may
-    }
-
-    /// Returns the current slot, and empties those that are too old. A time before the latest one counts as the latest.
-    fn current(&mut self, now: Duration) -> &mut Slot {
-        let length = (self.window.as_nanos() / SLOTS as u128).max(1);
-        let slot = (now.as_nanos() / length) as u64;
-        let passed = slot.saturating_sub(self.slot).min(SLOTS as u64);
-        for n in 0..passed {
-            self.slots[((slot - n) % SLOTS as u64) as usize] = Slot::default();
-        }
-        self.slot = self.slot.max(slot);
-        &mut self.slots[(self.slot % SLOTS as u64) as usize]
     }
 }
 

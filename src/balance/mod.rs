@@ -2,8 +2,9 @@
 //!
 //! [`Nodes`] is the list of a pool, with the state of each node that all threads share: the number of requests in
 //! flight, and if it is up. A [`Balancer`] picks one node. [`Health`] ejects nodes that fail and lets them return
-//! slowly. A [`RetryBudget`] limits retries, so that they do not overload a failing service. This module uses no
-//! sockets and no clock: the caller passes the time, as a [`Duration`](std::time::Duration) since any fixed moment.
+//! slowly. A [`CircuitBreaker`] stops requests to a node of which a large share fails. A [`RetryBudget`] limits retries, so
+//! that they do not overload a failing service. This module uses no sockets and no clock: the caller passes the time, as a
+//! [`Duration`](std::time::Duration) since any fixed moment.
 //!
 //! ```
 //! use std::time::Duration;
@@ -43,6 +44,7 @@
 //! atomics. [`Place`] gives each thread's balancer a different starting point, so that they do not all pick the same
 //! node first. One [`Health`] serves all threads.
 
+mod breaker;
 mod budget;
 mod choices;
 mod draw;
@@ -54,7 +56,9 @@ mod rendezvous;
 mod ring;
 mod turns;
 mod weighted;
+mod window;
 
+pub use self::breaker::{Admission, BreakerState, CircuitBreaker};
 pub use self::budget::RetryBudget;
 pub use self::choices::TwoChoices;
 pub use self::health::{Change, Ejection, Health};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::outgoing::{CallState, OnSent, Outcome, Outgoing, OutgoingCall, Waiter, WhenFull};
 use super::reply::{FromReply, local, read};
-use super::session::{Session, is_on_loop};
+use super::session::{Session, Shared, is_on_loop};
 use super::wire::{Codec, EncodeBody, Kind, Message, Meta, Status, code};
 
 impl Session {
@@ -37,7 +37,8 @@ impl Session {
         R: FromReply,
     {
         Call {
-            draft: Draft::new(self, Kind::Call, uri.as_ref(), arg),
+            session: self,
+            draft: Draft::new(self.shared(), Kind::Call, uri.as_ref(), arg),
             timeout: self.shared().settings.call_timeout,
             deadline: None,
             is_idempotent: false,
@@ -66,7 +67,8 @@ impl Session {
         A: EncodeBody + ?Sized,
     {
         Push {
-            draft: Draft::new(self, Kind::Push, uri.as_ref(), body),
+            session: self,
+            draft: Draft::new(self.shared(), Kind::Push, uri.as_ref(), body),
             when_full: WhenFull::Send,
         }
     }
@@ -75,6 +77,7 @@ impl Session {
 /// A call that is not sent yet, and its settings.
 #[must_use = "it is sent by `wait`, `then`, `send` or `.await`"]
 pub struct Call<'a, A: ?Sized, R> {
+    session: &'a Session,
     draft: Draft<'a, A>,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
@@ -85,27 +88,28 @@ pub struct Call<'a, A: ?Sized, R> {
 /// A push that is not sent yet, and its settings.
 #[must_use = "it is sent by `send` or `send_when_room`"]
 pub struct Push<'a, A: ?Sized> {
+    session: &'a Session,
     draft: Draft<'a, A>,
     when_full: WhenFull,
 }
 
-/// The parts that calls and pushes have in common.
+/// The parts that calls and pushes have in common. It belongs to no session yet.
 pub(super) struct Draft<'a, A: ?Sized> {
-    pub(super) session: &'a Session,
+    shared: &'a Shared,
     pub(super) message: Message<'static>,
     body: &'a A,
-    has_own_seq: bool,
+    pub(super) has_own_seq: bool,
     /// The first fault of a setting.
     fault: Option<Status>,
 }
 
 impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
-    pub(super) fn new(session: &'a Session, kind: Kind, uri: &str, body: &'a A) -> Self {
+    pub(super) fn new(shared: &'a Shared, kind: Kind, uri: &str, body: &'a A) -> Self {
         let mut message = Message::new(kind);
         message.uri = uri.as_bytes().to_vec().into();
-        message.codec = session.shared().settings.body_codec;
+        message.codec = shared.settings.body_codec;
         Self {
-            session,
+            shared,
             message,
             body,
             has_own_seq: false,
@@ -122,7 +126,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
     }
 
     pub(super) fn add_filters(&mut self, ids: &[u8]) {
-        let filters = &self.session.shared().formats.filters;
+        let filters = &self.shared.formats.filters;
         if let Err(error) = self.message.filters.append(ids, filters) {
             self.fault
                 .get_or_insert_with(|| local(code::WRITE_FAILED, error.to_string()));
@@ -135,7 +139,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
             return Err(fault);
         }
         let codec = self.message.codec;
-        let codecs = &self.session.shared().formats.codecs;
+        let codecs = &self.shared.formats.codecs;
         (self.message.marshal(codecs, codec, self.body))
             .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
         Ok(self.message)
@@ -200,6 +204,57 @@ macro_rules! own_seq {
     };
 }
 
+/// Defines the settings that only calls have, and the ways to send them.
+macro_rules! call_settings {
+    () => {
+        /// Sets the time within which the reply must arrive. The call then ends with [`HANDLE_TIMEOUT`](crate::rpc::code::HANDLE_TIMEOUT). The
+        /// other side is told the time as well, and does not begin work whose time is over. The default is the peer's
+        /// [`call_timeout`](crate::rpc::PeerBuilder::call_timeout).
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.timeout = Some(timeout);
+            self
+        }
+
+        /// Lets the call wait for its reply without a limit of time.
+        pub fn no_timeout(mut self) -> Self {
+            self.timeout = None;
+            self
+        }
+
+        /// Sets the moment by which the reply must arrive, besides the [timeout](Self::timeout): the earlier one counts.
+        pub fn deadline(mut self, deadline: Instant) -> Self {
+            self.deadline = Some(deadline);
+            self
+        }
+
+        /// Sets the codec in which the reply's body is wanted.
+        pub fn accept(self, codec: Codec) -> Self {
+            self.set_meta(Meta::ACCEPT_BODY_CODEC, codec.0.to_string())
+        }
+
+        /// Sends the call and waits for the reply. It blocks the thread.
+        ///
+        /// # Errors
+        ///
+        /// The other side's status, or one that arises here: [`code`](crate::rpc::code) lists them. On a reactor's thread it fails at once, without
+        /// a call, because the reply could never arrive: use [`then`](Self::then) there, or a handler that may block.
+        pub fn wait(self) -> Result<R, Status> {
+            check_may_block()?;
+            self.send().wait()
+        }
+
+        /// Sends the call. Returns at once. `callback` gets the result, exactly once: on the reactor's thread, or on this one if
+        /// the call cannot be sent. It must not block.
+        pub fn then(self, callback: impl FnOnce(Result<R, Status>) + Send + 'static) {
+            self.dispatch(Waiter::callback(Box::new(|result| {
+                callback(result.and_then(|reply| read(reply.message, reply.cost, reply.codecs)));
+            })));
+        }
+    };
+}
+
+pub(super) use {call_settings, own_seq, settings};
+
 impl<A: EncodeBody + ?Sized> Push<'_, A> {
     settings!();
     own_seq!();
@@ -232,7 +287,7 @@ impl<A: EncodeBody + ?Sized> Push<'_, A> {
     }
 
     fn dispatch(self, on_sent: Option<OnSent>) -> Result<(), Status> {
-        let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
+        let (session, has_own_seq) = (self.session, self.draft.has_own_seq);
         let message = match self.draft.finish() {
             Ok(message) => message,
             Err(status) => {
@@ -252,31 +307,11 @@ impl<A: EncodeBody + ?Sized> Push<'_, A> {
     }
 }
 
-pub(super) use settings;
-
 impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
     settings!();
     own_seq!();
 
-    /// Sets the time within which the reply must arrive. The call then ends with [`HANDLE_TIMEOUT`](code::HANDLE_TIMEOUT). The
-    /// other side is told the time as well, and does not begin work whose time is over. The default is the peer's
-    /// [`call_timeout`](super::PeerBuilder::call_timeout).
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Lets the call wait for its reply without a limit of time.
-    pub fn no_timeout(mut self) -> Self {
-        self.timeout = None;
-        self
-    }
-
-    /// Sets the moment by which the reply must arrive, besides the [timeout](Self::timeout): the earlier one counts.
-    pub fn deadline(mut self, deadline: Instant) -> Self {
-        self.deadline = Some(deadline);
-        self
-    }
+    call_settings!();
 
     /// Marks that the call may be carried out more than once. If the session [redials](super::PeerBuilder::redial) and its
     /// connection ends before the reply, the call is sent again on the next connection, within its timeout. Other calls fail
@@ -287,44 +322,16 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
         self
     }
 
-    /// Sets the codec in which the reply's body is wanted.
-    pub fn accept(self, codec: Codec) -> Self {
-        self.set_meta(Meta::ACCEPT_BODY_CODEC, codec.0.to_string())
-    }
-
-    /// Sends the call and waits for the reply. It blocks the thread.
-    ///
-    /// # Errors
-    ///
-    /// The other side's status, or one that arises here: [`code`] lists them. On a reactor's thread it fails at once, without
-    /// a call, because the reply could never arrive: use [`then`](Self::then) there, or a handler that may block.
-    pub fn wait(self) -> Result<R, Status> {
-        check_may_block()?;
-        self.send().wait()
-    }
-
     /// Sends the call. Returns at once.
     pub fn send(self) -> Pending<R> {
-        let session = self.draft.session.clone();
+        let session = self.session.clone();
         let state = Arc::new(CallState::new());
         self.dispatch(Waiter::state(state.clone()));
-        Pending {
-            session,
-            state,
-            result: PhantomData,
-        }
-    }
-
-    /// Sends the call. Returns at once. `callback` gets the result, exactly once: on the reactor's thread, or on this one if
-    /// the call cannot be sent. It must not block.
-    pub fn then(self, callback: impl FnOnce(Result<R, Status>) + Send + 'static) {
-        self.dispatch(Waiter::callback(Box::new(|result| {
-            callback(result.and_then(|reply| read(reply.message, reply.cost, reply.codecs)));
-        })));
+        Pending::new(Caller::Session(session), state)
     }
 
     fn dispatch(self, waiter: Waiter) {
-        let (session, has_own_seq) = (self.draft.session, self.draft.has_own_seq);
+        let (session, has_own_seq) = (self.session, self.draft.has_own_seq);
         let (timeout, deadline) = (self.timeout, self.deadline);
         let is_idempotent = self.is_idempotent;
         match self.draft.finish() {
@@ -357,9 +364,53 @@ impl<A: EncodeBody + ?Sized, R: FromReply> IntoFuture for Call<'_, A, R> {
 
 /// A call that is under way. If it is dropped, the call goes on, and its result is lost.
 pub struct Pending<R> {
-    session: Session,
+    caller: Caller,
     state: Arc<CallState>,
     result: PhantomData<fn() -> R>,
+}
+
+/// Whoever makes a call, and can cancel it.
+pub(super) enum Caller {
+    Session(Session),
+    /// A call that belongs to no session.
+    Other(Arc<dyn CancelCall>),
+}
+
+/// Cancels a call that belongs to no session.
+pub(super) trait CancelCall: Send + Sync {
+    fn cancel(&self);
+    fn shared(&self) -> &Shared;
+}
+
+impl Caller {
+    fn shared(&self) -> &Shared {
+        match self {
+            Caller::Session(session) => session.shared(),
+            Caller::Other(call) => call.shared(),
+        }
+    }
+
+    fn read<R: FromReply>(&self, outcome: Outcome) -> Result<R, Status> {
+        let (message, cost) = outcome?;
+        read(&message, cost, &self.shared().formats.codecs)
+    }
+
+    fn cancel(&self, state: &Arc<CallState>) {
+        match self {
+            Caller::Session(session) => session.cancel(state.clone()),
+            Caller::Other(call) => call.cancel(),
+        }
+    }
+}
+
+impl<R> Pending<R> {
+    pub(super) fn new(caller: Caller, state: Arc<CallState>) -> Self {
+        Self {
+            caller,
+            state,
+            result: PhantomData,
+        }
+    }
 }
 
 impl<R: FromReply> Pending<R> {
@@ -399,22 +450,20 @@ impl<R: FromReply> Pending<R> {
     /// Ends the call with [`CANCELLED`](code::CANCELLED) if it has no reply yet, and tells the other side, which drops it if its
     /// work has not begun.
     pub fn cancel(&self) {
-        self.session.cancel(self.state.clone());
+        self.caller.cancel(&self.state);
     }
 
-    /// Returns the session that the call was made on.
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// Returns the session that the call was made on. A call of a [`MultiClient`](super::MultiClient) belongs to none.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.caller {
+            Caller::Session(session) => Some(session),
+            Caller::Other(_) => None,
+        }
     }
 
     fn read(&self, outcome: Outcome) -> Result<R, Status> {
-        read_outcome(&self.session, outcome)
+        self.caller.read(outcome)
     }
-}
-
-fn read_outcome<R: FromReply>(session: &Session, outcome: Outcome) -> Result<R, Status> {
-    let (message, cost) = outcome?;
-    read(&message, cost, &session.shared().formats.codecs)
 }
 
 pub(super) fn check_may_block() -> Result<(), Status> {
@@ -434,7 +483,7 @@ impl<R: FromReply> IntoFuture for Pending<R> {
     fn into_future(self) -> CallFuture<R> {
         CallFuture {
             outcome: CallOutcome {
-                call: Some((self.session, self.state)),
+                call: Some((self.caller, self.state)),
             },
             result: PhantomData,
         }
@@ -458,14 +507,14 @@ impl<R: FromReply> Future for CallFuture<R> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = self.outcome.poll_call(context);
-        outcome.map(|(session, outcome)| read_outcome(&session, outcome))
+        outcome.map(|(caller, outcome)| caller.read(outcome))
     }
 }
 
 /// The reply to a call as a future, not decoded. If it is dropped before the reply, the call is cancelled.
 pub(super) struct CallOutcome {
     /// None once it is ready.
-    call: Option<(Session, Arc<CallState>)>,
+    call: Option<(Caller, Arc<CallState>)>,
 }
 
 impl CallOutcome {
@@ -492,18 +541,18 @@ impl CallOutcome {
             on_sent: None,
         }));
         Self {
-            call: Some((session, state)),
+            call: Some((Caller::Session(session), state)),
         }
     }
 
-    fn poll_call(&mut self, context: &mut Context<'_>) -> Poll<(Session, Outcome)> {
-        let Some((session, state)) = self.call.take() else {
+    fn poll_call(&mut self, context: &mut Context<'_>) -> Poll<(Caller, Outcome)> {
+        let Some((caller, state)) = self.call.take() else {
             panic!("a `CallFuture` was polled after it was ready");
         };
         match state.slot.poll(context.waker()) {
-            Poll::Ready(outcome) => Poll::Ready((session, outcome)),
+            Poll::Ready(outcome) => Poll::Ready((caller, outcome)),
             Poll::Pending => {
-                self.call = Some((session, state));
+                self.call = Some((caller, state));
                 Poll::Pending
             }
         }
@@ -521,8 +570,8 @@ impl Future for CallOutcome {
 
 impl Drop for CallOutcome {
     fn drop(&mut self) {
-        if let Some((session, state)) = self.call.take() {
-            session.cancel(state);
+        if let Some((caller, state)) = self.call.take() {
+            caller.cancel(&state);
         }
     }
 }
@@ -546,15 +595,24 @@ impl<A: ?Sized> fmt::Debug for Push<'_, A> {
     }
 }
 
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Caller::Session(session) => session.fmt(f),
+            Caller::Other(_) => f.write_str("a client"),
+        }
+    }
+}
+
 impl<R> fmt::Debug for Pending<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pending").field(&self.session).finish()
+        f.debug_tuple("Pending").field(&self.caller).finish()
     }
 }
 
 impl<R> fmt::Debug for CallFuture<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let session = self.outcome.call.as_ref().map(|(session, _)| session);
-        f.debug_tuple("CallFuture").field(&session).finish()
+        let caller = self.outcome.call.as_ref().map(|(caller, _)| caller);
+        f.debug_tuple("CallFuture").field(&caller).finish()
     }
 }

@@ -608,10 +608,10 @@ impl ProtocolChoice {
         }
     }
 
-    /// Returns the choice for connections to this host.
+    /// Returns the choice for connections to this host, unless it is for one already.
     pub(super) fn towards(self, host: Option<String>) -> Self {
         Self {
-            host: host.map(Arc::from),
+            host: self.host.or(host.map(Arc::from)),
             ..self
         }
     }

@@ -37,6 +37,7 @@ mod held;
 #[cfg(feature = "http")]
 mod http;
 mod logging;
+mod multi;
 #[cfg(feature = "http")]
 mod origins;
 mod outgoing;
@@ -73,6 +74,9 @@ pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
 #[cfg(feature = "http")]
 pub use self::http::Http;
+pub use self::multi::{
+    AddressStats, MultiCall, MultiClient, MultiClientBuilder, MultiPush, MultiStats,
+};
 pub use self::outgoing::WhenFull;
 pub use self::peer::{DialFuture, Peer};
 pub use self::plugin::{Hooks, Next, Plugin};

@@ -97,6 +97,8 @@ pub(super) struct CallState {
 
 impl CallState {
     const UNSENT: u64 = u64::MAX;
+    /// It was cancelled before it was sent.
+    const CANCELLED: u64 = u64::MAX - 1;
 
     pub(super) fn new() -> Self {
         Self {
@@ -108,7 +110,14 @@ impl CallState {
     /// Returns the number, once the call is sent.
     pub(super) fn number(&self) -> Option<u64> {
         let number = self.number.load(Ordering::Acquire);
-        (number != Self::UNSENT).then_some(number)
+        (number < Self::CANCELLED).then_some(number)
+    }
+
+    /// Returns the number of a call that is to be cancelled. If it is not sent yet, marks that it must not be sent.
+    pub(super) fn cancel(&self) -> Option<u64> {
+        let (from, to) = (Self::UNSENT, Self::CANCELLED);
+        let changed = (self.number).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        changed.err().filter(|number| *number < Self::CANCELLED)
     }
 }
 
@@ -120,6 +129,8 @@ enum Way {
     Slot(Arc<CallState>),
     Callback(Callback),
     Stream(Box<(Arc<Stream>, Callback)>),
+    /// A callback for a call that may be cancelled.
+    Cancellable(Arc<CallState>, Callback),
 }
 
 pub(super) type Callback = Box<dyn FnOnce(Result<Arrived<'_>, Status>) + Send>;
@@ -146,10 +157,25 @@ impl Waiter {
         }
     }
 
+    /// Returns a waiter that calls back. The slot of the state is not used.
+    pub(super) fn cancellable(state: Arc<CallState>, callback: Callback) -> Self {
+        Self(Some(Way::Cancellable(state, callback)))
+    }
+
     /// Records the number that the call got on its connection.
     pub(super) fn sent(&self, number: u64) {
-        if let Some(Way::Slot(state)) = &self.0 {
+        if let Some(Way::Slot(state) | Way::Cancellable(state, _)) = &self.0 {
             state.number.store(number, Ordering::Release);
+        }
+    }
+
+    /// Returns true if the call was cancelled before it was sent.
+    pub(super) fn is_cancelled(&self) -> bool {
+        match &self.0 {
+            Some(Way::Slot(state) | Way::Cancellable(state, _)) => {
+                state.number.load(Ordering::Acquire) == CallState::CANCELLED
+            }
+            _ => false,
         }
     }
 
@@ -165,7 +191,7 @@ impl Waiter {
                     .slot
                     .fill(result.map(|reply| (reply.message.clone().into_owned(), reply.cost)));
             }
-            Some(Way::Callback(callback)) => {
+            Some(Way::Callback(callback) | Way::Cancellable(_, callback)) => {
                 panic::catch("epicycle::rpc", "the callback of a call", || {
                     callback(result);
                 });

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -20,6 +20,7 @@ use super::slot::Slot;
 use super::stats::{Counters, Stats};
 use super::wire::{EncodeBody, Kind, Message, Status, code};
 use crate::addr::Addr;
+use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::HandleError;
 use crate::engine::server::Report;
@@ -75,6 +76,14 @@ pub(super) trait PeerEngine: Send + Sync {
     fn broadcast(&self, push: Message<'static>, when_full: WhenFull) -> Result<(), HandleError>;
     /// Begins a shutdown, with the usual deadline or another one.
     fn shutdown(&self, deadline: Option<Duration>);
+    /// Returns true once a shutdown has begun.
+    fn is_stopping(&self) -> bool;
+    /// Returns the present time, which is virtual in a simulation.
+    fn now(&self) -> Instant;
+    /// Runs a task on a reactor after this time. It is dropped if the engine ends before.
+    fn schedule(&self, delay: Duration, task: Box<dyn FnOnce() + Send>);
+    /// Looks a host name up. The callback is dropped if the name cannot be looked up.
+    fn look_up(&self, host: String, callback: Box<dyn FnOnce(LookupResult) + Send>);
 }
 
 /// The threads of a peer.
@@ -157,7 +166,16 @@ impl Peer {
         self.inner.after_start.after_start(self)
     }
 
-    fn engine(&self) -> Option<&dyn PeerEngine> {
+    /// Returns the same peer by a handle that does not keep it running.
+    pub(super) fn downgraded(&self) -> Self {
+        Self::unowned(self.inner.clone())
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(super) fn engine(&self) -> Option<&dyn PeerEngine> {
         self.inner.engine.get().map(|engine| &**engine)
     }
 
@@ -217,6 +235,21 @@ impl Peer {
     ) {
         let protocol = self.inner.dials.default_protocol();
         self.connect(to.into(), protocol, DialWaiter::new(callback));
+    }
+
+    /// Connects to another peer with a protocol of its own, as [`dial_then`](Self::dial_then) does.
+    pub fn dial_then_with(
+        &self,
+        to: impl Into<Connect>,
+        protocol: impl Into<ProtocolChoice>,
+        callback: impl FnOnce(Result<Session, Status>) + Send + 'static,
+    ) {
+        self.connect(to.into(), protocol.into(), DialWaiter::new(callback));
+    }
+
+    /// Returns the protocol of outbound connections that have none of their own.
+    pub(super) fn dial_protocol(&self) -> ProtocolChoice {
+        self.inner.dials.default_protocol()
     }
 
     /// Connects to another peer. The session is the result of a future, for any executor. The connection is made also if the

@@ -45,7 +45,8 @@ impl Session {
     {
         let settings = &self.shared().settings;
         StreamCall {
-            draft: Draft::new(self, Kind::Call, uri.as_ref(), arg),
+            session: self,
+            draft: Draft::new(self.shared(), Kind::Call, uri.as_ref(), arg),
             timeout: settings.call_timeout,
             credit: settings.stream_credit,
         }
@@ -55,6 +56,7 @@ impl Session {
 /// A stream that is not opened yet, and its settings.
 #[must_use = "it is opened by `receive` or `open`"]
 pub struct StreamCall<'a, A: ?Sized> {
+    session: &'a Session,
     draft: Draft<'a, A>,
     timeout: Option<Duration>,
     credit: u32,
@@ -104,7 +106,7 @@ impl<A: EncodeBody + ?Sized> StreamCall<'_, A> {
     }
 
     fn dispatch<I: DecodeBody>(self, sends_nothing: bool) -> (Outlet, Receiver<I>) {
-        let session = self.draft.session.clone();
+        let session = self.session.clone();
         let stream = Stream::new(Role::Opener, self.credit, Box::new(session.clone()));
         if sends_nothing {
             stream.send_nothing();

@@ -38,6 +38,9 @@ pub(super) trait Process: Any {
     /// Accepts a connection.
     fn accept(&mut self, arrived: Arrived);
 
+    /// Sets the time that other threads of the engine would see.
+    fn set_time(&mut self, now: Duration);
+
     /// Does what the engine's other threads would do after a turn: closes the listeners once it accepts no more, and takes a
     /// name to look up.
     fn follow(&mut self, number: usize) -> Option<Arc<str>>;
@@ -69,6 +72,10 @@ impl<H: EventHandler> Process for SimulatedEngine<H> {
         self.reactors[reactor]
             .event_loop
             .turn(timeout, events, on_panic);
+    }
+
+    fn set_time(&mut self, now: Duration) {
+        SimulatedEngine::set_time(self, now);
     }
 
     fn end(&mut self, reactor: usize) -> bool {

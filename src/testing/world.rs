@@ -720,7 +720,13 @@ impl World {
     fn pass_to(&mut self, now: u64) {
         self.now = self.now.max(now);
         self.network.set_time(self.now);
-        self.clock.set(Duration::from_micros(self.now));
+        let now = Duration::from_micros(self.now);
+        self.clock.set(now);
+        for entry in &mut self.engines {
+            if let Some(process) = &mut entry.process {
+                process.set_time(now);
+            }
+        }
     }
 
     fn rethrow(&mut self) {

@@ -78,6 +78,12 @@ impl TlsClient {
         Ok(self)
     }
 
+    /// Returns true if the name to verify is set.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn has_server_name(&self) -> bool {
+        self.server_name.is_some()
+    }
+
     /// Returns a session with a server that must prove that it is `host`.
     pub(crate) fn session(&self, host: &str) -> Result<Session, TlsError> {
         let name = self.name_for(host)?;

@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod breaker;
 mod budget;
 mod health;
 mod keys;

@@ -15,6 +15,7 @@ mod hostile;
 #[cfg(feature = "ws")]
 mod http;
 mod limits;
+mod multi;
 mod names;
 mod observing;
 mod peers;

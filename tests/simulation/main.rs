@@ -53,6 +53,8 @@ mod reuse;
 #[cfg(feature = "rpc")]
 mod rpc;
 #[cfg(feature = "rpc")]
+mod rpc_multi;
+#[cfg(feature = "rpc")]
 mod rpc_plugins;
 #[cfg(feature = "rpc")]
 mod rpc_streams;

@@ -262,6 +262,15 @@ impl Lookups {
         drop(dropped);
     }
 
+    /// Returns the present time: the virtual one if a simulation looks the names up.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn now(&self) -> Instant {
+        #[cfg(feature = "testing")]
+        return self.0.state.lock().now();
+        #[cfg(not(feature = "testing"))]
+        Instant::now()
+    }
+
     pub(crate) fn stats(&self) -> LookupStats {
         let state = self.0.state.lock();
         let waiting = state.queue.len() as u64;

@@ -2,6 +2,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+#[cfg(feature = "rpc")]
+use std::time::Instant;
 use std::{fmt, io};
 
 use bytes::Bytes;
@@ -13,6 +15,8 @@ use super::{Command, Completion, EventHandler, Handle, HandleError, Moment, Reac
 use crate::addr::Addr;
 use crate::clock::millis;
 use crate::engine::conn::limits::Limits;
+#[cfg(feature = "rpc")]
+use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::resolve::Lookups;
 use crate::engine::listen::admission::Admission;
 use crate::engine::listen::listeners::{AllListening, ListenerChange};
@@ -343,6 +347,31 @@ impl<H: EventHandler> Engine<H> {
     ) {
         // A reactor that has ended has no use for it.
         let _ = (self.peer(reactor).mailbox).push_unbounded(Command::OnReactor(Box::new(task)));
+    }
+
+    /// Returns the present time, which is virtual in a simulation.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn now(&self) -> Instant {
+        self.shared.lookups.now()
+    }
+
+    /// Looks a host name up, even if its addresses are cached. The callback is called once, on a lookup thread or on a reactor's.
+    #[cfg(feature = "rpc")]
+    pub(crate) fn look_up(
+        &self,
+        host: String,
+        callback: impl FnOnce(LookupResult) + Send + 'static,
+    ) {
+        let shared = self.shared.clone();
+        // On a reactor, so that the lookup is part of a turn, as those of connects are.
+        self.run_anyway(0, move |_, _| {
+            let asked = shared
+                .lookups
+                .look_up(&host, true, |_, found| callback(found));
+            if let Err(error) = asked {
+                log::debug!(target: "epicycle::conn", "{host} is not looked up: {error:?}");
+            }
+        });
     }
 
     /// Runs `task` on a reactor's thread after `delay`, counted from when the reactor handles the request. It never

@@ -42,6 +42,7 @@ use crate::addr::Addr;
 use crate::codec::FrameError;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
+use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::{Connect, ConnectError, FailedConnect};
 use crate::engine::handler::{Action, Conn, ConnTask, Engine, EventHandler, HandleError, Reactor};
 use crate::engine::slots::ConnId;
@@ -643,6 +644,28 @@ impl PeerEngine for Engine<PeerHandler> {
             Some(deadline) => self.shutdown_within(deadline),
             None => self.shutdown(),
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping()
+    }
+
+    fn now(&self) -> Instant {
+        self.now()
+    }
+
+    fn schedule(&self, delay: Duration, task: Box<dyn FnOnce() + Send>) {
+        self.run_anyway(0, move |_, reactor| {
+            reactor.schedule(delay, move |handler, reactor| {
+                let _entered = enter(&handler.parts.peer.shared, reactor.id());
+                task();
+                handler.carry_out_all(reactor);
+            });
+        });
+    }
+
+    fn look_up(&self, host: String, callback: Box<dyn FnOnce(LookupResult) + Send>) {
+        self.look_up(host, callback);
     }
 }
 

@@ -119,6 +119,10 @@ impl PeerHandler {
                 None => {}
             };
         };
+        if call.waiter.is_cancelled() {
+            Counters::count(&self.parts.peer.shared.counters.cancels);
+            return call.waiter.settle(Err(local(code::CANCELLED, "")));
+        }
         if let Some(reason) = over_limit(line, settings) {
             return call
                 .waiter
@@ -220,7 +224,7 @@ impl PeerHandler {
     }
 
     fn cancel(&self, conn: &mut Conn<'_, Self>, line: &mut Line, call: &CallState) {
-        let Some(call) = call.number().and_then(|number| line.calls.remove(number)) else {
+        let Some(call) = call.cancel().and_then(|number| line.calls.remove(number)) else {
             return;
         };
         line.update(conn);
