@@ -45,6 +45,8 @@ pub(super) struct Exchange<X> {
     pub(super) expectation: Expectation,
     /// The fields that the client's `Connection` names.
     pub(super) nominated: Vec<Box<[u8]>>,
+    /// True if the host is that of the node, whichever it is.
+    pub(super) takes_nodes_host: bool,
     /// True if the client's connection takes no further request.
     pub(super) is_last: bool,
     pub(super) hook: X,

@@ -161,7 +161,8 @@ impl RequestHead<'_> {
         path_of(&self.head.target)
     }
 
-    /// Returns the host that the node gets. It is empty if an HTTP/1.0 client has named none.
+    /// Returns the host that the node gets. It is empty if that is the node's own: by the route's settings, or because an
+    /// HTTP/1.0 client has named none.
     pub fn host(&self) -> &str {
         &self.head.host
     }

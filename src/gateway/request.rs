@@ -3,7 +3,7 @@
 use super::error::ProxyError;
 use super::exchange::{Asked, Body};
 use super::forwarding;
-use super::hooks::Head;
+
 use super::route::Route;
 #[cfg(feature = "tls")]
 use super::route::without_port;
@@ -214,13 +214,12 @@ pub(super) fn upgrade(request: &ServerRequest<'_>, route: &Route) -> Option<Box<
     Some(wanted.as_str().into())
 }
 
-/// Sets the host that the node gets.
-pub(super) fn set_host(head: &mut Head, field: &HostField, node: &str) {
+/// Returns the host for the node. It is empty if that is the node's own, or if an HTTP/1.0 client has named none.
+pub(super) fn host<'a>(field: &'a HostField, asked: &'a str) -> &'a str {
     match field {
-        HostField::Keep if head.host.is_empty() => node.clone_into(&mut head.host),
-        HostField::Keep => {}
-        HostField::Node => node.clone_into(&mut head.host),
-        HostField::Name(name) => name.clone_into(&mut head.host),
+        HostField::Keep => asked,
+        HostField::Node => "",
+        HostField::Name(name) => name,
     }
 }
 

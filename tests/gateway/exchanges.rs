@@ -521,6 +521,73 @@ fn routes_change_targets_hosts_and_fields() {
 }
 
 #[test]
+fn the_node_that_is_tried_next_gets_its_own_host() {
+    let gone = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", gone.local_addr().expect("an address"));
+    drop(gone);
+    let origin = Origin::start(|_, _| ok("fine"));
+    let mut pool = PoolSettings::of([url, origin.url()]);
+    pool.balance = epicycle::gateway::settings::BalanceBy::RoundRobin;
+    for field in [
+        epicycle::gateway::settings::HostField::Node,
+        epicycle::gateway::settings::HostField::Keep,
+    ] {
+        let mut route = RouteSettings::to("app");
+        route.host_field = field;
+        let gateway = builder(pool.clone())
+            .route(route)
+            .build()
+            .expect("is sound");
+        let gateway = gateway.start_plain().expect("it starts");
+        let answer = Asker::to(&gateway).ask("GET / HTTP/1.0\r\n\r\n");
+        assert_eq!(answer.text(), "fine");
+        let request = origin.requests().pop().expect("it came");
+        assert_eq!(request.field("host"), Some(&*origin.addr.to_string()));
+    }
+}
+
+#[test]
+fn a_client_has_so_many_requests_on_a_connection() {
+    let origin = Origin::start(|_, _| ok("fine"));
+    let mut listener = ListenerSettings::new("tcp://127.0.0.1:0");
+    listener.limits.max_requests = 2;
+    let gateway = with_listener(listener, pool_of(&origin)).route(RouteSettings::to("app"));
+    let gateway = gateway
+        .build()
+        .expect("is sound")
+        .start_plain()
+        .expect("it starts");
+    let mut client = Asker::to(&gateway);
+    assert_eq!(client.get("/").field("connection"), None);
+    assert_eq!(client.get("/").field("connection"), Some("close"));
+    assert!(client.recv_to_end().is_empty());
+}
+
+#[test]
+fn a_tunnel_outlives_the_limit_of_an_exchange() {
+    use std::io::{Read, Write};
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let addr = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let _ = stream.read(&mut [0; 4096]);
+        let head =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes());
+        std::thread::sleep(3 * SHORT);
+        let _ = stream.write_all(b"still here");
+    });
+    let mut pool = PoolSettings::of([format!("http://{addr}")]);
+    pool.timeouts.request = SHORT;
+    pool.timeouts.body_idle = SHORT;
+    let gateway = start(pool);
+    let mut client = Asker::to(&gateway);
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.response().expect("the 101").status(), 101);
+    assert_eq!(client.recv_to_end(), b"still here");
+}
+
+#[test]
 fn errors_have_pages_and_tell_their_kind_if_that_is_set() {
     let gone = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", gone.local_addr().expect("an address"));

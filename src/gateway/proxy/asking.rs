@@ -129,7 +129,10 @@ impl<H: Hooks> Proxy<H> {
         exchange.nominated = request::nominated(request.headers());
         exchange.client = forwarding::client(rules, peer, head.fields.headers());
         head.method.push_str(request.method());
-        head.host.push_str(&exchange.asked.host);
+        head.host.push_str(request::host(
+            &route.settings.host_field,
+            &exchange.asked.host,
+        ));
         head.target = route.target(target).into_owned();
         exchange.route = Some(route.clone());
         if let MaxForwards::Left(left) = forwards {
@@ -165,6 +168,7 @@ impl<H: Hooks> Proxy<H> {
         let number = self.rules.pools.get(pool).copied();
         let number = number.ok_or_else(|| unknown("pool", pool))?;
         exchange.pool = Some(number);
+        exchange.takes_nodes_host = exchange.head.host.is_empty();
         self.limit_body(exchange, &route)?;
         exchange.upgrade = request::upgrade(request, &route);
 
@@ -190,7 +194,7 @@ impl<H: Hooks> Proxy<H> {
         Ok(Prepared::Dispatch)
     }
 
-    /// Chooses the node, and the host that it gets.
+    /// Chooses the node.
     fn choose(
         &mut self,
         exchange: &mut Exchange<H::Exchange>,
@@ -210,13 +214,6 @@ impl<H: Hooks> Proxy<H> {
                 })?
             }
         };
-        if let (Some(addr), Some(route)) = (pool.addr(chosen.node), &exchange.route) {
-            request::set_host(
-                &mut exchange.head,
-                &route.settings.host_field,
-                &addr.authority,
-            );
-        }
         exchange.chosen = Some(chosen);
         Ok(())
     }
@@ -341,6 +338,7 @@ impl<X: Default> Exchange<X> {
             client: None,
             expectation: Expectation::None,
             nominated: Vec::new(),
+            takes_nodes_host: false,
             is_last: false,
             hook: X::default(),
             notes,

@@ -68,6 +68,11 @@ impl<H: Hooks> Proxy<H> {
         let (node, id, now) = (chosen.node, conn.id(), conn.now());
         exchange.chosen = Some(chosen);
         exchange.last_node = Some(node);
+        if exchange.takes_nodes_host
+            && let Some(addr) = pool.addr(node)
+        {
+            addr.authority.clone_into(&mut exchange.head.host);
+        }
         let settings = pool.settings();
         let to = Destination {
             node,

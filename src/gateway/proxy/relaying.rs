@@ -379,7 +379,10 @@ impl<H: Hooks> Proxy<H> {
             .write_stall_timeout(idle);
         let set = conn.set_limits(&limits).is_ok()
             & conn
-                .with(client, |client, _| client.set_limits(&limits).is_ok())
+                .with(client, |client, _| {
+                    client.set_deadline(None);
+                    client.set_limits(&limits).is_ok()
+                })
                 .unwrap_or(false);
         if !set {
             log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
