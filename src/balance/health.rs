@@ -139,6 +139,16 @@ impl Health {
         self
     }
 
+    /// Returns a value with other rules that knows what this one knows of the nodes.
+    #[must_use]
+    pub fn updated(&self, ejection: Ejection, slow_start: Duration) -> Self {
+        Self {
+            ejection,
+            slow_start,
+            records: Mutex::new(self.records.lock().clone()),
+        }
+    }
+
     /// Reports the outcome of a request to a node. Returns the change that results, if any.
     pub fn report(
         &self,

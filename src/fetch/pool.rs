@@ -430,6 +430,22 @@ impl<K: Clone + Eq + Hash, C: Copy + Eq + Hash, W> Pool<K, C, W> {
         }
     }
 
+    /// Closes all idle connections to the destinations for which `is_stale` is true.
+    pub fn close_idle_where(&mut self, is_stale: impl Fn(&K) -> bool) {
+        let stale = self.destinations.iter().filter(|(key, _)| is_stale(key));
+        let idle: Vec<u64> = stale
+            .flat_map(|(_, entry)| entry.idle.iter().copied())
+            .collect();
+        for key in idle {
+            self.close_idle(key);
+        }
+    }
+
+    /// Replaces the limits. They hold for what happens from now on; idle connections beyond them close when their time is over.
+    pub fn set_limits(&mut self, limits: PoolLimits) {
+        self.limits = limits;
+    }
+
     /// Closes all idle connections.
     pub fn close_all_idle(&mut self) {
         while let Some((key, _)) = self.longest_idle() {

@@ -1,4 +1,5 @@
 use std::error::Error as StdError;
+use std::io;
 
 use super::config::ConfigError;
 use super::reply::Reply;
@@ -19,6 +20,8 @@ pub enum GatewayError {
     Start(Error),
     /// The certificates of the system's trusted authorities could not be read.
     Roots(Box<dyn StdError + Send + Sync>),
+    /// The access log could not be opened.
+    Log(io::Error),
 }
 
 impl From<Error> for GatewayError {
@@ -38,11 +41,13 @@ error_messages! {
         GatewayError::Settings(problems) => "{}" (list(problems)),
         GatewayError::Start(error) => "{error}",
         GatewayError::Roots(error) => "{error}",
+        GatewayError::Log(error) => "{error}",
     }
     causes {
         GatewayError::Config(error) => error,
         GatewayError::Start(error) => error,
         GatewayError::Roots(error) => &**error,
+        GatewayError::Log(error) => error,
     }
 }
 

@@ -46,21 +46,27 @@
 //!
 //! Reactors share the nodes' state (`balance`), which is atomic, and nothing else.
 
+mod access_log;
 mod builder;
 mod config;
 mod error;
 mod exchange;
+mod explain;
 mod forwarding;
 mod health;
 mod hooks;
+mod metrics;
 mod pool;
 mod proxy;
 mod record;
+mod reload;
 mod reply;
 mod request;
 mod route;
 mod rules;
+mod running;
 pub mod settings;
+mod shared;
 mod start;
 mod turns;
 
@@ -72,10 +78,12 @@ use self::settings::Settings;
 pub use self::builder::Builder;
 pub use self::config::{ConfigError, Fault};
 pub use self::error::{Cause, GatewayError, Phase, ProxyError};
+pub use self::explain::Explanation;
 pub use self::hooks::{Hooks, NoHooks, RequestHead, ResponseHead, Verdict};
 pub use self::proxy::Proxy;
 pub use self::record::{EndedBy, Record, Times};
 pub use self::reply::Reply;
+pub use self::running::{Control, Reloaded, Running};
 
 /// A gateway whose settings are checked.
 ///
@@ -105,15 +113,18 @@ impl Gateway {
     /// [`GatewayError::Config`] with all faults of the file, each with its line and remedy.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, GatewayError> {
         let settings = config::load(path.as_ref()).map_err(GatewayError::Config)?;
-        Self::new(settings)
+        Ok(Self {
+            settings: Arc::new(settings),
+        })
     }
 
     /// Returns a gateway with these settings.
     ///
     /// # Errors
     ///
-    /// [`GatewayError::Settings`] with all problems.
-    pub fn new(settings: Settings) -> Result<Self, GatewayError> {
+    /// [`GatewayError::Settings`] with all problems, and [`GatewayError::Config`] for a file of nodes.
+    pub fn new(mut settings: Settings) -> Result<Self, GatewayError> {
+        config::load_nodes(&mut settings).map_err(GatewayError::Config)?;
         let problems = settings.problems();
         match problems.is_empty() {
             true => Ok(Self {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
+use super::metrics::{Meters, NodeCounters, PoolCounters};
 use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
 use crate::balance::{
@@ -29,11 +30,11 @@ pub(super) struct SharedPool {
     pub(super) name: Box<str>,
     pub(super) settings: PoolSettings,
     pub(super) nodes: Nodes,
-    pub(super) health: Health,
+    pub(super) health: Arc<Health>,
     /// The next place in the sequence of a balancer that picks in turn.
     next: Arc<AtomicU64>,
     /// The moment from which the health's times count.
-    epoch: OnceLock<Instant>,
+    epoch: Arc<OnceLock<Instant>>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::TlsClient>,
 }
@@ -51,6 +52,8 @@ pub(super) struct Pool {
     limits: ConnLimits,
     /// The earliest alarm that is set.
     pub(super) alarm: Option<Instant>,
+    pub(super) counters: Arc<PoolCounters>,
+    pub(super) node_counters: HashMap<NodeId, Arc<NodeCounters>>,
 }
 
 /// The connections that a request can use.
@@ -93,17 +96,36 @@ pub(super) struct Chosen {
 const MAX_PICKS: usize = 8;
 
 impl SharedPool {
-    pub(super) fn new(name: &str, settings: &PoolSettings) -> Self {
+    /// Returns a pool, or one that goes on with the nodes of an older one.
+    pub(super) fn new(name: &str, settings: &PoolSettings, old: Option<&Self>) -> Self {
         let specs = settings.nodes.iter().map(|node| {
             let spec = NodeSpec::new(&*node.to).weight(node.weight);
             if node.backup { spec.backup() } else { spec }
         });
+        let (ejection, slow_start) = (settings.ejection.clone(), settings.slow_start);
+        let (nodes, health) = match old {
+            None => {
+                let health = Health::new(ejection).slow_start(slow_start);
+                (Nodes::new(specs), Arc::new(health))
+            }
+            Some(old) => {
+                let (nodes, changes) = old.nodes.updated(specs);
+                let health = match old.settings.ejection == ejection
+                    && old.settings.slow_start == slow_start
+                {
+                    true => old.health.clone(),
+                    false => Arc::new(old.health.updated(ejection, slow_start)),
+                };
+                health.added(&nodes, &changes.added, old.time(Instant::now()));
+                (nodes, health)
+            }
+        };
         Self {
             name: name.into(),
-            nodes: Nodes::new(specs).fail_open(settings.fail_open),
-            health: Health::new(settings.ejection.clone()).slow_start(settings.slow_start),
-            next: Arc::default(),
-            epoch: OnceLock::new(),
+            nodes: nodes.fail_open(settings.fail_open),
+            health,
+            next: old.map(|old| old.next.clone()).unwrap_or_default(),
+            epoch: old.map(|old| old.epoch.clone()).unwrap_or_default(),
             #[cfg(feature = "tls")]
             tls: settings.tls.clone(),
             settings: settings.clone(),
@@ -122,76 +144,56 @@ impl Pool {
     /// Returns the pool of one of several reactors.
     ///
     /// At most `high_water` bytes of a request wait for a node.
-    pub(super) fn new(shared: Arc<SharedPool>, reactors: usize, high_water: usize) -> Self {
-        let settings = &shared.settings;
-        let seed = fastrand::u64(..);
-        let balancer: Box<dyn Balancer> = match &settings.balance {
-            BalanceBy::Random => Box::new(Random::new(seed)),
-            BalanceBy::RoundRobin => Box::new(InTurn::new(
-                RoundRobin::new(Place::ALONE),
-                shared.next.clone(),
-            )),
-            BalanceBy::Weighted => Box::new(InTurn::new(
-                Weighted::new(Place::ALONE),
-                shared.next.clone(),
-            )),
-            BalanceBy::Least => Box::new(Least::new()),
-            BalanceBy::TwoChoices => Box::new(TwoChoices::new(seed)),
-            BalanceBy::Hash {
-                replicas,
-                ring,
-                bound,
-                ..
-            } => {
-                let hashed = HashRing::new().hash(*ring).replicas(*replicas);
-                Box::new(match bound {
-                    Some(bound) => hashed.bound(*bound),
-                    None => hashed,
-                })
-            }
-        };
-        let share = |all: usize| all.div_ceil(reactors);
-        let limits = &settings.connections;
-        let mut bounds = fetch::PoolLimits::default()
-            .max_total(usize::MAX)
-            .max_idle(usize::MAX)
-            .max_idle_per_destination(share(limits.max_idle))
-            .idle_timeout(limits.idle_timeout);
-        bounds = match limits.max_connections {
-            Some(max) => bounds
-                .max_per_destination(share(max))
-                .max_waiting(limits.max_pending),
-            // They wait for no other request, only for their own connection.
-            None => bounds.max_waiting(usize::MAX),
-        };
-        let retries = &settings.retries;
-        let floor = u32::try_from(share(retries.budget_floor as usize)).unwrap_or(u32::MAX);
-        let budget = RetryBudget::new()
-            .percent(retries.budget_percent)
-            .floor(floor);
-        let timeouts = &settings.timeouts;
-        let limits = ConnLimits::new()
-            .read_timeout(timeouts.body_idle)
-            .write_stall_timeout(timeouts.body_idle)
-            .high_water(high_water)
-            .low_water(high_water / 2)
-            .outbound_policy(OutboundPolicy::Drop);
-        let parsed = shared.nodes.iter().filter_map(|node| {
-            // The settings were checked.
-            let addr = NodeAddr::parse(node.address(), settings.uses_tls()).ok()?;
-            Some((node.id(), addr))
-        });
+    pub(super) fn new(
+        shared: Arc<SharedPool>,
+        reactors: usize,
+        high_water: usize,
+        meters: &Meters,
+    ) -> Self {
+        let bounds = bounds(&shared.settings, reactors);
         Self {
-            addrs: parsed.collect(),
+            addrs: addrs(&shared),
             nodes: shared.nodes.clone(),
-            balancer,
-            budget,
+            balancer: balancer(&shared),
+            budget: budget(&shared.settings, reactors),
             connections: fetch::Pool::new(bounds),
             checks: Checks::default(),
-            limits,
+            limits: limits(&shared.settings, high_water),
             alarm: None,
+            counters: meters.pool(&shared.name),
+            node_counters: node_counters(&shared, meters),
             shared,
         }
+    }
+
+    /// Goes on with other settings. Connections to nodes that stay are kept.
+    pub(super) fn take_over(
+        &mut self,
+        shared: &Arc<SharedPool>,
+        reactors: usize,
+        high_water: usize,
+        meters: &Meters,
+    ) {
+        if Arc::ptr_eq(&self.shared, shared) {
+            return;
+        }
+        let old = std::mem::replace(&mut self.shared, shared.clone());
+        self.nodes = shared.nodes.clone();
+        self.addrs = addrs(shared);
+        match old.settings.balance == shared.settings.balance {
+            true => self.balancer.update(&self.nodes),
+            false => self.balancer = balancer(shared),
+        }
+        if old.settings.retries != shared.settings.retries {
+            self.budget = budget(&shared.settings, reactors);
+        }
+        self.limits = limits(&shared.settings, high_water);
+        self.connections
+            .set_limits(bounds(&shared.settings, reactors));
+        let addrs = &self.addrs;
+        self.connections
+            .close_idle_where(|to| !addrs.contains_key(&to.node));
+        self.node_counters = node_counters(shared, meters);
     }
 
     /// Returns the codec of a connection to a node.
@@ -249,6 +251,14 @@ impl Pool {
     /// Returns the address of a node, as the settings spell it.
     pub(super) fn name_of(&self, node: NodeId) -> &str {
         self.nodes.address(node).unwrap_or_default()
+    }
+
+    /// Updates the counts of connections and of requests that wait.
+    pub(super) fn count_connections(&self) {
+        let (counters, connections) = (&self.counters, &self.connections);
+        counters.connections.set(connections.connections() as u64);
+        counters.idle.set(connections.idle() as u64);
+        counters.waiting.set(connections.waiting() as u64);
     }
 
     /// Counts a request for the retry budget.
@@ -326,6 +336,90 @@ impl Pool {
         };
         hash(*ring, key, head, client)
     }
+}
+
+fn balancer(shared: &SharedPool) -> Box<dyn Balancer> {
+    let settings = &shared.settings;
+    let seed = fastrand::u64(..);
+    match &settings.balance {
+        BalanceBy::Random => Box::new(Random::new(seed)),
+        BalanceBy::RoundRobin => Box::new(InTurn::new(
+            RoundRobin::new(Place::ALONE),
+            shared.next.clone(),
+        )),
+        BalanceBy::Weighted => Box::new(InTurn::new(
+            Weighted::new(Place::ALONE),
+            shared.next.clone(),
+        )),
+        BalanceBy::Least => Box::new(Least::new()),
+        BalanceBy::TwoChoices => Box::new(TwoChoices::new(seed)),
+        BalanceBy::Hash {
+            replicas,
+            ring,
+            bound,
+            ..
+        } => {
+            let hashed = HashRing::new().hash(*ring).replicas(*replicas);
+            Box::new(match bound {
+                Some(bound) => hashed.bound(*bound),
+                None => hashed,
+            })
+        }
+    }
+}
+
+fn bounds(settings: &PoolSettings, reactors: usize) -> fetch::PoolLimits {
+    let share = |all: usize| all.div_ceil(reactors);
+    let limits = &settings.connections;
+    let bounds = fetch::PoolLimits::default()
+        .max_total(usize::MAX)
+        .max_idle(usize::MAX)
+        .max_idle_per_destination(share(limits.max_idle))
+        .idle_timeout(limits.idle_timeout);
+    match limits.max_connections {
+        Some(max) => bounds
+            .max_per_destination(share(max))
+            .max_waiting(limits.max_pending),
+        // They wait for no other request, only for their own connection.
+        None => bounds.max_waiting(usize::MAX),
+    }
+}
+
+fn budget(settings: &PoolSettings, reactors: usize) -> RetryBudget {
+    let share = |all: usize| all.div_ceil(reactors);
+    let retries = &settings.retries;
+    let floor = u32::try_from(share(retries.budget_floor as usize)).unwrap_or(u32::MAX);
+    RetryBudget::new()
+        .percent(retries.budget_percent)
+        .floor(floor)
+}
+
+/// Returns the limits of connections to nodes.
+fn limits(settings: &PoolSettings, high_water: usize) -> ConnLimits {
+    let timeouts = &settings.timeouts;
+    ConnLimits::new()
+        .read_timeout(timeouts.body_idle)
+        .write_stall_timeout(timeouts.body_idle)
+        .high_water(high_water)
+        .low_water(high_water / 2)
+        .outbound_policy(OutboundPolicy::Drop)
+}
+
+fn addrs(shared: &SharedPool) -> HashMap<NodeId, NodeAddr> {
+    let settings = &shared.settings;
+    let parsed = shared.nodes.iter().filter_map(|node| {
+        // The settings were checked.
+        let addr = NodeAddr::parse(node.address(), settings.uses_tls()).ok()?;
+        Some((node.id(), addr))
+    });
+    parsed.collect()
+}
+
+fn node_counters(shared: &SharedPool, meters: &Meters) -> HashMap<NodeId, Arc<NodeCounters>> {
+    let nodes = shared.nodes.iter();
+    nodes
+        .map(|node| (node.id(), meters.node(&shared.name, node.address())))
+        .collect()
 }
 
 fn hash(ring: KeyHash, key: &HashKey, head: &Head, client: Option<IpAddr>) -> u64 {

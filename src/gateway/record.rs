@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::addr::Addr;
-use crate::http::StatusCode;
+use crate::http::{Headers, StatusCode};
 
 /// What became of an exchange, for logs and metrics. [`Hooks::on_done`](super::Hooks::on_done) receives it.
 ///
@@ -21,6 +21,10 @@ pub struct Record<'a> {
     pub host: &'a str,
     /// The requested target.
     pub target: &'a str,
+    /// True if the version is HTTP/1.0.
+    pub is_http10: bool,
+    /// The fields of the request, as the node got them. Empty if it was refused.
+    pub fields: Headers<'a>,
     /// The name of the route. Empty if none fits.
     pub route: &'a str,
     /// The name of the pool. Empty if none was chosen.
@@ -105,6 +109,8 @@ pub(super) struct Notes {
     pub(super) tries: u32,
     pub(super) reused: bool,
     pub(super) ended_by: EndedBy,
+    /// True for a health check or metrics of the gateway itself, which are neither logged nor counted.
+    pub(super) is_own: bool,
 }
 
 impl Notes {
@@ -119,6 +125,7 @@ impl Notes {
             tries: 0,
             reused: false,
             ended_by: EndedBy::default(),
+            is_own: false,
         }
     }
 

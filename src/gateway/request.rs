@@ -254,8 +254,11 @@ mod tests {
         (name, value.prop_map(|value| value.trim().to_owned()))
     }
 
+    /// Names and values.
+    type Fields = Vec<(String, Vec<u8>)>;
+
     /// Returns the fields of a request, and its first line, as a node reads them.
-    fn read(input: &[u8]) -> Option<(String, Vec<(String, Vec<u8>)>)> {
+    fn read(input: &[u8]) -> Option<(String, Fields)> {
         let mut input = input.to_vec();
         let mut codec = HttpStreamCodec::default();
         let decoded = codec.decode(&mut input).ok()?;

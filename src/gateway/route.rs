@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::metrics::{Meters, RouteCounters};
 use super::settings::RouteSettings;
 
 /// The routes of a gateway, as a reactor looks them up.
@@ -30,14 +32,17 @@ struct Paths {
 pub(crate) struct Route {
     pub(crate) name: Box<str>,
     pub(crate) settings: RouteSettings,
+    pub(super) counters: Arc<RouteCounters>,
 }
 
 impl Routes {
-    pub(crate) fn new(settings: &[RouteSettings]) -> Self {
+    pub(super) fn new(settings: &[RouteSettings], meters: &Meters) -> Self {
         let mut routes = Self::default();
         for settings in settings {
+            let name = settings.display_name();
             let route = Rc::new(Route {
-                name: settings.display_name().into(),
+                counters: meters.route(&name),
+                name: name.into(),
                 settings: settings.clone(),
             });
             routes.all.push(route.clone());

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::metrics::Meters;
+use super::pool::SharedPool;
 use super::route::Routes;
 use super::settings::{ListenerSettings, Settings};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
@@ -30,16 +33,19 @@ pub(super) struct Listener {
 }
 
 impl Rules {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, pools: &[Arc<SharedPool>], meters: &Meters) -> Self {
         let listeners = settings.listeners.iter().map(|listener| {
             let label = Box::from(label(listener));
             (label, Rc::new(Listener::new(listener.clone())))
         });
-        let names = settings.pools.keys().map(|name| Box::from(&**name));
+        let numbers = pools.iter().zip(0..);
+        let live = numbers.filter(|(pool, _)| settings.pools.contains_key(&*pool.name));
         Self {
             listeners: listeners.collect(),
-            routes: Routes::new(&settings.routes),
-            pools: names.zip(0..).collect(),
+            routes: Routes::new(&settings.routes, meters),
+            pools: live
+                .map(|(pool, number)| (pool.name.clone(), number))
+                .collect(),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The start of a gateway.
 
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+use socket2::SockRef;
 
 use super::Gateway;
 use super::error::GatewayError;
@@ -8,23 +12,26 @@ use super::hooks::{Hooks, NoHooks};
 use super::pool::SharedPool;
 use super::proxy::Proxy;
 use super::rules::{client_limits, label};
-use super::settings::{ListenerSettings, NodeAddr, Settings};
+use super::running::Running;
+use super::settings::{ListenerSettings, NodeAddr, PoolSettings, Settings};
+use super::shared::Shared;
+use crate::addr::Endpoint;
 use crate::engine::listen::Listen;
 use crate::engine::proxy_protocol::ProxyProtocol;
-use crate::engine::server::{Running, Server};
+use crate::engine::server::Server;
 
 impl Gateway {
     /// Starts the gateway. `hooks` makes the hooks of each reactor, on its thread; it receives the number of the reactor.
     ///
     /// # Errors
     ///
-    /// [`GatewayError::Start`] if an address cannot be bound, and [`GatewayError::Roots`] if a pool needs the system's trusted
-    /// authorities and they cannot be read.
+    /// [`GatewayError::Start`] if an address cannot be bound, [`GatewayError::Log`] if the access log cannot be opened, and
+    /// [`GatewayError::Roots`] if a pool needs the system's trusted authorities and they cannot be read.
     pub fn start<H: Hooks>(
         &self,
         hooks: impl Fn(usize) -> H + Send + Sync + 'static,
-    ) -> Result<Running<Proxy<H>>, GatewayError> {
-        self.start_with(hooks, |server, factory| Ok(server.start(factory)?))
+    ) -> Result<Running<H>, GatewayError> {
+        self.start_on(Vec::new(), hooks)
     }
 
     /// Starts the gateway without hooks.
@@ -32,8 +39,23 @@ impl Gateway {
     /// # Errors
     ///
     /// As for [`start`](Self::start).
-    pub fn start_plain(&self) -> Result<Running<Proxy<NoHooks>>, GatewayError> {
+    pub fn start_plain(&self) -> Result<Running<NoHooks>, GatewayError> {
         self.start(|_| NoHooks)
+    }
+
+    /// Starts the gateway with sockets that listen already, from [another process](crate::handover). A listener whose address
+    /// one of them has takes it. Sockets that no listener takes are closed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub fn start_on<H: Hooks>(
+        &self,
+        sockets: Vec<OwnedFd>,
+        hooks: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<Running<H>, GatewayError> {
+        let (server, factory, shared) = self.prepare(sockets, hooks)?;
+        Ok(Running::new(server.start(factory)?, shared))
     }
 
     /// Starts the gateway in another way, with the function `start`. It receives the server and the factory of its handlers,
@@ -45,26 +67,41 @@ impl Gateway {
     pub fn start_with<H: Hooks, R>(
         &self,
         hooks: impl Fn(usize) -> H + Send + Sync + 'static,
-        start: impl FnOnce(
-            Server,
-            Box<dyn Fn(usize) -> Proxy<H> + Send + Sync>,
-        ) -> Result<R, GatewayError>,
+        start: impl FnOnce(Server, Factory<H>) -> Result<R, GatewayError>,
     ) -> Result<R, GatewayError> {
+        let (server, factory, _) = self.prepare(Vec::new(), hooks)?;
+        start(server, factory)
+    }
+
+    fn prepare<H: Hooks>(
+        &self,
+        sockets: Vec<OwnedFd>,
+        hooks: impl Fn(usize) -> H + Send + Sync + 'static,
+    ) -> Result<(Server, Factory<H>, Arc<Shared>), GatewayError> {
         let settings = self.settings.clone();
-        let pools = shared_pools(&settings)?;
+        let mut pools = Vec::new();
+        for (name, settings) in &settings.pools {
+            pools.push(Arc::new(shared_pool(name, settings, None)?));
+        }
+        let shared = Shared::new(&settings, &pools)?;
         let reactors = settings.reactors.unwrap_or_else(available);
-        let server = server(&settings).reactors(reactors);
-        let factory = move |reactor| Proxy::new(hooks(reactor), &settings, &pools, reactors);
-        start(server, Box::new(factory))
+        let server = server(&settings, sockets).reactors(reactors);
+        let ours = shared.clone();
+        let factory =
+            move |reactor| Proxy::new(hooks(reactor), &settings, &pools, reactors, ours.clone());
+        Ok((server, Box::new(factory), shared))
     }
 }
+
+/// Makes the handler of each reactor.
+type Factory<H> = Box<dyn Fn(usize) -> Proxy<H> + Send + Sync>;
 
 /// Returns the number of CPUs that the process may use.
 fn available() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn server(settings: &Settings) -> Server {
+fn server(settings: &Settings, mut sockets: Vec<OwnedFd>) -> Server {
     let second = std::time::Duration::from_secs;
     let mut server = Server::unbound()
         .drain_deadline(settings.drain.deadline)
@@ -81,16 +118,39 @@ fn server(settings: &Settings) -> Server {
         server = server.max_connections_per_ip(max);
     }
     for listener in &settings.listeners {
-        server = server.and(listen(listener));
+        let own = sockets.iter().position(|socket| fits(socket, &listener.on));
+        let place = match own {
+            Some(at) => Listen::socket(sockets.swap_remove(at)),
+            None => Listen::on(&*listener.on),
+        };
+        server = server.and(listen(listener, place));
     }
     server
 }
 
-/// Returns a listener for the engine.
-pub(super) fn listen(settings: &ListenerSettings) -> Listen {
-    let mut listen = Listen::on(&*settings.on)
-        .label(label(settings))
-        .limits(client_limits(settings));
+/// Returns true if a socket listens at an address of the settings.
+fn fits(socket: &OwnedFd, on: &str) -> bool {
+    let Ok(local) = SockRef::from(socket).local_addr() else {
+        return false;
+    };
+    match on.parse() {
+        Ok(Endpoint::Tcp { host, port, .. }) => local.as_socket().is_some_and(|local| {
+            let ip = local.ip().to_canonical();
+            let is_same = match host.parse::<IpAddr>() {
+                Ok(host) => host.to_canonical() == ip,
+                // A name, or all interfaces.
+                Err(_) => host.is_empty() == ip.is_unspecified(),
+            };
+            local.port() == port && is_same
+        }),
+        Ok(Endpoint::Unix(path)) => local.as_pathname() == Some(&*path),
+        _ => false,
+    }
+}
+
+/// Returns a listener for the engine, at this place.
+pub(super) fn listen(settings: &ListenerSettings, place: Listen) -> Listen {
+    let mut listen = place.label(label(settings)).limits(client_limits(settings));
     if !settings.proxy_protocol.is_empty() {
         let networks = settings.proxy_protocol.iter().map(ToString::to_string);
         listen = listen.proxy_protocol(ProxyProtocol::trust(networks));
@@ -102,20 +162,21 @@ pub(super) fn listen(settings: &ListenerSettings) -> Listen {
     listen
 }
 
-fn shared_pools(settings: &Settings) -> Result<Arc<[Arc<SharedPool>]>, GatewayError> {
-    let mut pools = Vec::new();
-    for (name, settings) in &settings.pools {
-        let mut pool = SharedPool::new(name, settings);
-        let mut addrs = settings.nodes.iter().filter_map(|node| {
-            // The settings were checked.
-            NodeAddr::parse(&node.to, settings.uses_tls()).ok()
-        });
-        if addrs.any(|addr| addr.is_tls) {
-            trust_system(&mut pool)?;
-        }
-        pools.push(Arc::new(pool));
+/// Returns a pool, or one that goes on with the nodes of an older one.
+pub(super) fn shared_pool(
+    name: &str,
+    settings: &PoolSettings,
+    old: Option<&SharedPool>,
+) -> Result<SharedPool, GatewayError> {
+    let mut pool = SharedPool::new(name, settings, old);
+    let mut addrs = settings.nodes.iter().filter_map(|node| {
+        // The settings were checked.
+        NodeAddr::parse(&node.to, settings.uses_tls()).ok()
+    });
+    if addrs.any(|addr| addr.is_tls) {
+        trust_system(&mut pool)?;
     }
-    Ok(pools.into())
+    Ok(pool)
 }
 
 /// Trusts the system's authorities, unless the settings have others.

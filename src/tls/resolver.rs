@@ -43,6 +43,11 @@ impl Resolver {
         *self.table.write() = Arc::new(Table::new(identities));
     }
 
+    #[cfg(feature = "gateway")]
+    pub(super) fn all(&self) -> Vec<Identity> {
+        self.table.read().all.clone()
+    }
+
     pub(super) fn add(&self, identity: Identity) {
         let mut table = self.table.write();
         let mut all = table.all.clone();

@@ -141,6 +141,12 @@ impl TlsServer {
         Ok(())
     }
 
+    /// Replaces all certificates by those of another value, as [`reload`](Self::reload) does.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn reload_from(&self, other: &Self) {
+        self.identities.replace(other.identities.all());
+    }
+
     /// Returns a session whose peer begins the handshake.
     pub(crate) fn session(&self) -> Result<Session, TlsError> {
         Session::server(self.config.clone()).map_err(TlsError::setup)

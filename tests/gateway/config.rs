@@ -80,6 +80,7 @@ fn the_set_up_of_the_shared_cases_is_sound() {
 #[test]
 fn every_key_becomes_its_setting() {
     let folder = Folder::new();
+    folder.write("nodes.txt", "10.0.0.4:80,2\n");
     folder.write("502.html", "<p>later</p>").write(
         "gateway.toml",
         r#"
@@ -481,4 +482,52 @@ fn nodes_have_tls_settings() {
     );
     let error = folder.load().expect_err("has no file").to_string();
     assert!(error.contains("none.pem"), "{error}");
+}
+
+#[test]
+fn nodes_come_from_a_file_of_their_own() {
+    let text = format!("{LEAST}pool.a.nodes_file = \"nodes.txt\"\n")
+        .replace("pool.a.nodes = [\"http://127.0.0.1:9000\"]\n", "");
+    let folder = Folder::new();
+    folder.write("gateway.toml", &text).write(
+        "nodes.txt",
+        "# the main ones\n10.0.0.1:8080,5\n\n10.0.0.2:8080 # weight 1\nunix:///run/app.sock , 0\n",
+    );
+    let nodes = |folder: &Folder| {
+        let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
+        let nodes = gateway.settings().pools["a"].nodes.clone();
+        let each = nodes.into_iter();
+        each.map(|node| (node.to, node.weight, node.backup))
+            .collect::<Vec<_>>()
+    };
+    let node = |to: &str, weight, backup| (to.to_owned(), weight, backup);
+    assert_eq!(
+        nodes(&folder),
+        [
+            node("tcp://10.0.0.1:8080", 5, false),
+            node("tcp://10.0.0.2:8080", 1, false),
+            node("unix:///run/app.sock", 0, false)
+        ]
+    );
+
+    folder.write("nodes.txt", "10.0.0.1:8080\n10.0.0.2,1\n10.0.0.3:1,x\n");
+    let error = folder.load().expect_err("has faults").to_string();
+    let lines: Vec<_> = error.lines().collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    assert!(lines[0].contains("nodes.txt:2:1: "), "{error}");
+    assert!(
+        lines[1].contains("nodes.txt:3:1: the weight \"x\" is no number"),
+        "{error}"
+    );
+
+    folder
+        .write("gateway.toml", text.replace("nodes.txt", "nodes.toml"))
+        .write(
+            "nodes.toml",
+            "nodes = [{ to = \"http://10.0.0.1\", backup = true }]\n",
+        );
+    assert_eq!(nodes(&folder), [node("http://10.0.0.1", 1, true)]);
+    folder.write("nodes.toml", "nodes = [\"http://10.0.0.1\", \"nothing\"]\n");
+    let error = folder.load().expect_err("has a fault").to_string();
+    assert!(error.contains("nodes.toml:1:29: nodes[1]: "), "{error}");
 }

@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use epicycle::Running;
 use epicycle::gateway::settings::{PoolSettings, RouteSettings};
 use epicycle::gateway::{
-    EndedBy, Hooks, Proxy, ProxyError, Record, Reply, RequestHead, ResponseHead, Verdict,
+    EndedBy, Hooks, ProxyError, Record, Reply, RequestHead, ResponseHead, Running, Verdict,
 };
 use epicycle::http::{HeaderBlock, StatusCode};
 
@@ -122,7 +121,7 @@ impl Hooks for Noting {
     }
 }
 
-fn start(origin: &Origin) -> (Running<Proxy<Noting>>, Noting) {
+fn start(origin: &Origin) -> (Running<Noting>, Noting) {
     let hooks = Noting::default();
     let made = hooks.clone();
     let other = Origin::start(|_, _| ok("other"));

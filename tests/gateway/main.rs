@@ -6,9 +6,13 @@ mod util;
 mod config;
 mod exchanges;
 mod hooks;
+mod live;
+mod observing;
 mod peers;
 #[cfg(feature = "tls")]
 #[path = "../tls/pki.rs"]
 #[allow(dead_code)]
 mod pki;
 mod pools;
+mod program;
+mod rig;

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use epicycle::Running;
 use epicycle::gateway::settings::{ListenerSettings, PoolSettings, RouteSettings};
-use epicycle::gateway::{Builder, Gateway, Hooks, NoHooks, Proxy};
+use epicycle::gateway::{Builder, Gateway, Hooks, NoHooks, Proxy, Running};
 use socket2::SockRef;
 
 use crate::util::LONG;
@@ -232,7 +231,7 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    pub(crate) fn to<H: Hooks>(gateway: &Running<Proxy<H>>) -> Self {
+    pub(crate) fn to<H: Hooks>(gateway: &Running<H>) -> Self {
         let addr = gateway.local_addrs()[0]
             .as_socket_addr()
             .expect("an address");
@@ -302,7 +301,7 @@ pub(crate) fn with_listener(listener: ListenerSettings, pool: PoolSettings) -> B
 }
 
 /// Starts a gateway that sends all requests to the pool.
-pub(crate) fn start(pool: PoolSettings) -> Running<Proxy<NoHooks>> {
+pub(crate) fn start(pool: PoolSettings) -> Running<NoHooks> {
     let gateway = builder(pool).route(RouteSettings::to("app")).build();
     gateway
         .expect("it is sound")
@@ -316,7 +315,7 @@ pub(crate) fn pool_of(origin: &Origin) -> PoolSettings {
 
 /// Returns a figure of the only reactor.
 pub(crate) fn figure<H: Hooks>(
-    gateway: &Running<Proxy<H>>,
+    gateway: &Running<H>,
     read: impl FnOnce(&mut Proxy<H>) -> usize + Send + 'static,
 ) -> usize {
     let (tell, told) = std::sync::mpsc::channel();
@@ -328,6 +327,6 @@ pub(crate) fn figure<H: Hooks>(
     told.recv().expect("it ran")
 }
 
-pub(crate) fn idle<H: Hooks>(gateway: &Running<Proxy<H>>) -> usize {
+pub(crate) fn idle<H: Hooks>(gateway: &Running<H>) -> usize {
     figure(gateway, |proxy| proxy.idle_connections())
 }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 if the command did what it was asked for, 1 if it failed, 2 if the command line is wrong.
 
+mod gateway;
 mod load;
 mod rpc;
 mod util;
@@ -20,6 +21,7 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Command {
+    Gateway(gateway::Flags),
     Load(Box<load::Flags>),
     Rpc(rpc::Flags),
 }
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let flags = Flags::parse();
     util::log_to_stderr();
     let (name, result) = match flags.command {
+        Command::Gateway(flags) => ("gateway", gateway::run(&flags)),
         Command::Load(flags) => ("load", load::run(&flags)),
         Command::Rpc(flags) => ("rpc", rpc::run(flags)),
     };

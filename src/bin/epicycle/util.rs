@@ -10,9 +10,10 @@ use epicycle::tls::{Roots, TlsClient};
 /// The longest period that a flag takes.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Logs warnings and received signals. RUST_LOG=debug shows the work of the engine.
+/// Logs warnings, received signals, and changes of a gateway. RUST_LOG=debug shows the work of the engine.
 pub(crate) fn log_to_stderr() {
-    let env = env_logger::Env::default().default_filter_or("warn,epicycle::signals=info");
+    let env = env_logger::Env::default()
+        .default_filter_or("warn,epicycle::signals=info,epicycle::gateway=info");
     env_logger::Builder::from_env(env)
         .format(|out, record| {
             let time = humantime::format_rfc3339_millis(SystemTime::now());

@@ -14,7 +14,8 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     kind(reader, &mut table, &mut listener.kind);
     #[cfg(feature = "tls")]
     if let Some(value) = table.take(reader, "tls", "tls") {
-        listener.tls = tls::read(reader, value);
+        let read = tls::read(reader, value);
+        (listener.tls, listener.client_auth_digest) = read.unzip();
         if listener.tls.is_none() {
             table.is_reported(reader, "sni_match");
         }
@@ -56,6 +57,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     }
     limits(reader, &mut table, into);
     forwarding(reader, &mut table, into);
+    table.set(reader, "health", "health_path", &mut listener.health_path);
     table.not_yet(reader, &["egress", "auth", "users"]);
     table.finish(reader);
     listener
@@ -170,11 +172,15 @@ fn forwarding(reader: &mut Reader, table: &mut Table<'_>, listener: &mut Listene
 
 #[cfg(feature = "tls")]
 mod tls {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+
     use crate::gateway::config::read::{Reader, Table, Value};
     use crate::tls::{Identity, Roots, TlsError, TlsServer};
 
     /// Reads `tls`: a table with a certificate, or an array of them. The first one is for clients that name no host.
-    pub(super) fn read(reader: &mut Reader, value: Value<'_>) -> Option<TlsServer> {
+    ///
+    /// Also returns a number that differs if clients are asked for certificates by other rules.
+    pub(super) fn read(reader: &mut Reader, value: Value<'_>) -> Option<(TlsServer, u64)> {
         let (span, key) = (value.span.clone(), value.key.clone());
         let tables = match value.value {
             toml::de::DeValue::Table(_) => vec![value.into_table(reader, "tls")?],
@@ -187,6 +193,7 @@ mod tls {
         };
         let mut identities = Vec::new();
         let mut clients = None;
+        let mut digest = DefaultHasher::new();
         for mut table in tables {
             let at = table.span.clone();
             identities.extend(identity(reader, &mut table, &key));
@@ -195,7 +202,10 @@ mod tls {
             let words = [("require", true), ("request", false)];
             table.set_word(reader, "client_auth", "", &words, &mut required);
             if let Some(ca) = ca {
-                match Roots::from_pem_file(reader.path(&ca)) {
+                let path = reader.path(&ca);
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                (required, bytes).hash(&mut digest);
+                match Roots::from_pem_file(path) {
                     Ok(_) if clients.is_some() => reader.problem(
                         at,
                         format!("{key}: one of the certificates has `client_ca` already; it counts for all"),
@@ -217,9 +227,10 @@ mod tls {
                 None => server,
             })
         })();
-        built
+        let server = built
             .map_err(|error| reader.problem(span, format!("{key}: {error}")))
-            .ok()
+            .ok()?;
+        Some((server, digest.finish()))
     }
 
     fn identity(reader: &mut Reader, table: &mut Table<'_>, key: &str) -> Option<Identity> {

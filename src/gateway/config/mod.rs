@@ -4,6 +4,7 @@
 //! all of them, each with its line.
 
 mod listen;
+mod nodes;
 mod pool;
 mod read;
 mod route;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use self::read::{Reader, Span, Table};
+use self::read::{Reader, Size, Span, Table};
 use super::settings::{AccessLog, LogFormat, LogTarget, Settings};
 use crate::error::error_messages;
 
@@ -75,12 +76,41 @@ fn lines(faults: &[Fault]) -> String {
     faults.join("\n")
 }
 
-/// Reads a configuration file and checks it as a whole.
+/// Reads a configuration file, and the files that it names, and checks it as a whole.
 ///
 /// # Errors
 ///
 /// [`ConfigError`] with all faults.
 pub(super) fn load(path: &Path) -> Result<Settings, ConfigError> {
+    let text = load_text(path)?;
+    let mut settings = document(&text, path, |reader, table| {
+        let mut settings = Settings::default();
+        whole(reader, table, &mut settings);
+        // A setting that could not be read has its default now, and is reported already.
+        for problem in settings.problems() {
+            reader.problem_at(&problem.place, &problem.problem);
+        }
+        settings
+    })?;
+    load_nodes(&mut settings)?;
+    Ok(settings)
+}
+
+/// Reads the files of nodes that pools name.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults of the first file that has some.
+pub(super) fn load_nodes(settings: &mut Settings) -> Result<(), ConfigError> {
+    for pool in settings.pools.values_mut() {
+        if let Some(path) = &pool.nodes_file {
+            pool.nodes = nodes::load(path, pool.uses_tls())?;
+        }
+    }
+    Ok(())
+}
+
+fn load_text(path: &Path) -> Result<String, ConfigError> {
     let read = || {
         let mut bytes = Vec::new();
         File::open(path)?
@@ -97,17 +127,18 @@ pub(super) fn load(path: &Path) -> Result<Settings, ConfigError> {
             )
         })
     };
-    match read() {
-        Ok(text) => parse(&text, path),
-        Err(source) => Err(ConfigError::Read {
-            file: path.to_owned(),
-            source,
-        }),
-    }
+    read().map_err(|source| ConfigError::Read {
+        file: path.to_owned(),
+        source,
+    })
 }
 
-/// Makes settings of the text of a file. The paths in it are relative to the folder of `path`.
-fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+/// Makes a value of the text of a file. The paths in it are relative to the folder of `path`.
+fn document<T>(
+    text: &str,
+    path: &Path,
+    make: impl FnOnce(&mut Reader, Table<'_>) -> T,
+) -> Result<T, ConfigError> {
     let fail = |faults: Vec<(Span, String)>| {
         let faults = faults.into_iter().take(MAX_FAULTS);
         let located = faults.map(|(span, problem)| fault(text, path, &span, problem));
@@ -123,15 +154,10 @@ fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
     }
     let span = document.span();
     let mut reader = Reader::new(path.parent().unwrap_or(Path::new("")));
-    let mut settings = Settings::default();
     let table = Table::new(document.into_inner(), "", "", span);
-    whole(&mut reader, table, &mut settings);
-    // A setting that could not be read has its default now, and is reported already.
-    for problem in settings.problems() {
-        reader.problem_at(&problem.place, &problem.problem);
-    }
+    let made = make(&mut reader, table);
     match reader.into_problems() {
-        problems if problems.is_empty() => Ok(settings),
+        problems if problems.is_empty() => Ok(made),
         problems => fail(problems),
     }
 }
@@ -150,8 +176,8 @@ fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
         );
         drain.finish(reader);
     }
-    if let Some(mut log) = table.table(reader, "log", "log") {
-        if let Some(access) = log.table(reader, "access", "access") {
+    if let Some(mut log) = table.table(reader, "log", "") {
+        if let Some(access) = log.table(reader, "access", "access_log") {
             settings.access_log = access_log(reader, access);
         }
         log.finish(reader);
@@ -173,6 +199,7 @@ fn access_log(reader: &mut Reader, mut table: Table<'_>) -> Option<AccessLog> {
     let span = table.span.clone();
     let to: Option<String> = table.get(reader, "to", "to");
     let format: Option<String> = table.get(reader, "format", "format");
+    let buffer: Option<Size> = table.get(reader, "buffer", "buffer");
     table.finish(reader);
     let Some(to) = to else {
         let remedy = "log.access: it needs `to`: \"stdout\" or the path of a file";
@@ -187,6 +214,9 @@ fn access_log(reader: &mut Reader, mut table: Table<'_>) -> Option<AccessLog> {
         None | Some("json") => {}
         Some("combined") => log.format = LogFormat::Combined,
         Some(template) => log.format = LogFormat::Template(template.to_owned()),
+    }
+    if let Some(Size(bytes)) = buffer {
+        log.buffer = usize::try_from(bytes).unwrap_or(usize::MAX);
     }
     Some(log)
 }

@@ -9,13 +9,10 @@ use crate::gateway::settings::{
 
 /// Reads a `[pool.NAME]`.
 pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
-    let mut pool = PoolSettings::default();
-    if let Some(value) = table.take(reader, "nodes", "nodes") {
-        for item in value.into_items(reader, &table.place_of("nodes")) {
-            // A node that cannot be read keeps its place, since places are numbers.
-            pool.nodes.push(node(reader, item));
-        }
-    }
+    let mut pool = PoolSettings {
+        nodes: nodes(reader, &mut table),
+        ..PoolSettings::default()
+    };
     if let Some(path) = table.get::<String>(reader, "nodes_file", "nodes_file") {
         pool.nodes_file = Some(reader.path(&path));
     }
@@ -52,6 +49,16 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
     table.not_yet(reader, &["discover", "dns", "zookeeper", "proxy"]);
     table.finish(reader);
     pool
+}
+
+/// Reads `nodes`.
+pub(super) fn nodes(reader: &mut Reader, table: &mut Table<'_>) -> Vec<NodeSettings> {
+    let Some(value) = table.take(reader, "nodes", "nodes") else {
+        return Vec::new();
+    };
+    let items = value.into_items(reader, &table.place_of("nodes"));
+    // A node that cannot be read keeps its place, since places are numbers.
+    items.into_iter().map(|item| node(reader, item)).collect()
 }
 
 /// Reads a node: an address, or a table with one.

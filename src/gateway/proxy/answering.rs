@@ -11,7 +11,7 @@ use crate::gateway::exchange::{Answer, Body, Exchange};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::reply::Reply;
-use crate::http::{ServerResponse, StatusCode};
+use crate::http::{HeaderBlock, ServerResponse, StatusCode};
 
 /// The status in a record of a client that has left before it got one.
 const CLIENT_LEFT: u16 = 499;
@@ -127,6 +127,8 @@ impl<H: Hooks> Proxy<H> {
             method: &exchange.asked.method,
             host: &exchange.asked.host,
             target: &exchange.asked.target,
+            is_http10: exchange.asked.is_http10,
+            fields: exchange.head.fields.headers(),
             route: exchange.route.as_ref().map_or("", |route| &route.name),
             pool: pool.map_or("", |pool| &pool.shared.name),
             node: node.unwrap_or_default(),
@@ -139,6 +141,23 @@ impl<H: Hooks> Proxy<H> {
             tries: notes.tries,
             ended_by: notes.ended_by,
         };
+        self.meters.all.in_flight.subtract(1);
+        if !notes.is_own {
+            let route = exchange.route.as_ref().map(|route| &route.counters);
+            route.unwrap_or(&self.unrouted).count(&record);
+            if let Some(pool) = pool {
+                pool.counters.count(&record);
+                if let Some(node) = exchange
+                    .last_node
+                    .and_then(|node| pool.node_counters.get(&node))
+                {
+                    node.count(&record);
+                }
+            }
+            if let Some(sink) = &mut self.sink {
+                sink.log(&record);
+            }
+        }
         let hooks = &mut self.hooks;
         // The exchange has ended, so nothing else follows.
         let _ = guarded(|| hooks.on_done(&record, &mut exchange.hook));
@@ -156,12 +175,15 @@ impl<H: Hooks> Proxy<H> {
             .next();
         let line = String::from_utf8_lossy(line.unwrap_or_default());
         let mut words = line.split(' ');
+        let fields = HeaderBlock::new();
         let record = Record {
             peer: &info.peer,
             client: info.peer.ip(),
             method: words.next().unwrap_or_default(),
             host: "",
             target: words.next().unwrap_or_default(),
+            is_http10: words.next() == Some("HTTP/1.0"),
+            fields: fields.headers(),
             route: "",
             pool: "",
             node: "",
@@ -174,6 +196,10 @@ impl<H: Hooks> Proxy<H> {
             tries: 0,
             ended_by: EndedBy::Gateway,
         };
+        self.unrouted.count(&record);
+        if let Some(sink) = &mut self.sink {
+            sink.log(&record);
+        }
         let hooks = &mut self.hooks;
         // Nothing else follows.
         let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));

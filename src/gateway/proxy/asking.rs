@@ -51,7 +51,14 @@ impl<H: Hooks> Proxy<H> {
         ));
         exchange.is_last = client.requests >= listener.settings.limits.max_requests
             || client.retires.is_some_and(|retires| conn.now() >= retires);
-        let prepared = self.prepare(conn, &listener, &mut exchange, request);
+        self.meters.all.in_flight.add(1);
+        let prepared = match self.own_reply(conn, &listener.settings, request) {
+            Some(reply) => {
+                exchange.notes.is_own = true;
+                Ok(Prepared::Answer(reply))
+            }
+            None => self.prepare(conn, &listener, &mut exchange, request),
+        };
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
         if gathers {
             exchange.place = Place::Gathering;

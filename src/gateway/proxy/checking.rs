@@ -29,7 +29,8 @@ impl<H: Hooks> Proxy<H> {
             return;
         }
         for (number, pool) in self.pools.iter_mut().enumerate() {
-            let is_new = !pool.checks.are_running && pool.settings().health.is_some();
+            let is_in_use = self.rules.pools.contains_key(&pool.shared.name);
+            let is_new = is_in_use && !pool.checks.are_running && pool.settings().health.is_some();
             if is_new {
                 pool.checks.are_running = true;
                 // Not in the middle of a callback.
@@ -43,7 +44,9 @@ impl<H: Hooks> Proxy<H> {
     /// Checks all nodes of a pool, and again after the interval.
     fn check_nodes(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
         let pool = &mut self.pools[number];
-        let Some(rules) = pool.settings().health.clone() else {
+        let is_in_use = self.rules.pools.contains_key(&pool.shared.name);
+        let rules = pool.settings().health.clone().filter(|_| is_in_use);
+        let Some(rules) = rules else {
             pool.checks.are_running = false;
             return;
         };

@@ -3,8 +3,10 @@
 mod answering;
 mod asking;
 mod checking;
+mod own;
 mod placing;
 mod relaying;
+mod reloading;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,13 +16,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
+use super::access_log::Sink;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place};
 use super::hooks::Hooks;
+use super::metrics::{Meters, RouteCounters};
 use super::pool::{Destination, Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
 use super::settings::{OnFin, Settings};
+use super::shared::Shared;
 use crate::balance::NodeId;
 use crate::codec::one_of;
 use crate::engine::conn::close::{CloseReason, Closed};
@@ -62,6 +67,11 @@ pub struct Proxy<H: Hooks> {
     last_dial: u64,
     /// The fields of the head in hand.
     block: HeaderBlock,
+    sink: Option<Sink>,
+    meters: Arc<Meters>,
+    /// The counters of requests for which there is no route.
+    unrouted: Arc<RouteCounters>,
+    shared: Arc<Shared>,
 }
 
 /// A dial under way.
@@ -100,6 +110,7 @@ pub struct ClientSession<H: Hooks> {
 /// The state of a connection to a node.
 pub struct UpstreamSession {
     pool: usize,
+    node: NodeId,
     /// The client whose exchange it serves.
     client: Option<ConnId>,
     /// The bytes of a response that nobody wants which may still be read, so that the connection can be used again.
@@ -117,17 +128,19 @@ impl<H: Hooks> Proxy<H> {
         settings: &Settings,
         pools: &[Arc<SharedPool>],
         reactors: usize,
+        shared: Arc<Shared>,
     ) -> Self {
-        let high_water = settings
-            .listeners
-            .iter()
-            .map(|listener| listener.limits.high_water);
-        let high_water = high_water.max().unwrap_or(256 << 10);
-        let pool = |pool: &Arc<SharedPool>| Pool::new(pool.clone(), reactors, high_water);
+        let high_water = high_water(settings);
+        let meters = shared.registry.reactor();
+        let pool = |pool: &Arc<SharedPool>| Pool::new(pool.clone(), reactors, high_water, &meters);
         Self {
             hooks,
-            rules: Rc::new(Rules::new(settings)),
+            rules: Rc::new(Rules::new(settings, pools, &meters)),
             pools: pools.iter().map(pool).collect(),
+            sink: shared.sink(),
+            unrouted: meters.route("none"),
+            meters,
+            shared,
             dials: HashMap::new(),
             last_dial: 0,
             block: HeaderBlock::new(),
@@ -179,6 +192,13 @@ fn jittered(time: Duration) -> Duration {
         Duration::MAX => time,
         time => time.mul_f64(1.0 - fastrand::f64() / 10.0),
     }
+}
+
+/// Returns the most bytes of a request that wait for a node.
+fn high_water(settings: &Settings) -> usize {
+    let listeners = settings.listeners.iter();
+    let each = listeners.map(|listener| listener.limits.high_water);
+    each.max().unwrap_or(256 << 10)
 }
 
 /// Calls a hook. A panic is caught and logged.
@@ -236,9 +256,11 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 // It serves no other client.
                 conn.close();
             }
+            self.pools[pool].counters.opens.add(1);
             conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));
             return Some(Session::Upstream(Box::new(UpstreamSession {
                 pool,
+                node: to.node,
                 client: None,
                 unwanted: None,
                 requests: 0,
@@ -370,6 +392,9 @@ impl<H: Hooks> Proxy<H> {
             return self.record_refused(info, reactor.unix_time());
         };
         let is_tunnel = exchange.place == Place::Tunnel;
+        if is_tunnel {
+            self.meters.all.tunnels.subtract(1);
+        }
         if let Some(pool) = exchange.pool {
             self.leave(&mut exchange, reactor);
             self.settle(pool, reactor);

@@ -220,6 +220,7 @@ impl<H: Hooks> Proxy<H> {
     /// Sets an alarm for what a pool has to do next, unless an earlier one is set.
     fn set_alarm(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
         let pool = &mut self.pools[number];
+        pool.count_connections();
         let Some(due) = pool.connections.next_deadline() else {
             return;
         };
@@ -329,8 +330,10 @@ impl<H: Hooks> Proxy<H> {
         };
         let pool = &mut self.pools[number];
         if exchange.retries >= pool.settings().retries.max || !pool.may_retry(now) {
+            pool.counters.refused_retries.add(1);
             return false;
         }
+        pool.counters.retries.add(1);
         exchange.retries += 1;
         true
     }

@@ -109,7 +109,8 @@ impl<H: Hooks> Proxy<H> {
             super::Side::Client(_) => false,
         };
         // The next request of this client takes it only if that is on the same connection.
-        if !is_reusable || is_worn || conn.peer_has_shut_down() {
+        let is_leaving = pool.addr(session.node).is_none();
+        if !is_reusable || is_worn || is_leaving || conn.peer_has_shut_down() {
             return Action::Close;
         }
         pool.connections.release(conn.id(), conn.now());
@@ -204,6 +205,7 @@ impl<H: Hooks> Proxy<H> {
             Err(error) => self.refuse(conn, client, error),
             Ok(()) if response.is_upgrade() => {
                 exchange.place = Place::Tunnel;
+                self.meters.all.tunnels.add(1);
                 Next::Pipe(conn.id())
             }
             Ok(()) => Next::Continue,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::template::is_template;
 use super::{
-    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerSettings, NodeAddr,
-    PoolSettings, Problem, RouteSettings, Settings,
+    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerSettings, LogFormat,
+    NodeAddr, PoolSettings, Problem, RouteSettings, Settings,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -54,7 +55,19 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
         let remedy = "there is no listener; add one, such as tcp://127.0.0.1:8080";
         problems.add("listeners", remedy);
     }
+    if let Some(log) = &settings.access_log
+        && let LogFormat::Template(text) = &log.format
+        && let Err(remedy) = is_template(text)
+    {
+        problems.add("access_log.format", remedy);
+    }
     for (n, listener) in settings.listeners.iter().enumerate() {
+        let same = settings.listeners[..n]
+            .iter()
+            .any(|other| other.on == listener.on);
+        let is_right = !same || listener.on.ends_with(":0");
+        let remedy = "another listener has this address; remove one";
+        problems.unless(is_right, format!("listeners[{n}].on"), remedy);
         check_listener(&mut problems, &format!("listeners[{n}]"), listener);
     }
     for (n, route) in settings.routes.iter().enumerate() {
@@ -87,6 +100,9 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
         Ok(_) => {}
         Err(error) => problems.add(format!("{place}.on"), error.to_string()),
     }
+    let is_right = (listener.health_path.as_ref()).is_none_or(|path| path.starts_with('/'));
+    let remedy = "write a path that begins with a slash, such as /healthz";
+    problems.unless(is_right, format!("{place}.health_path"), remedy);
     let remedy = "it needs `tls`, as only TLS tells the name; add it";
     let is_right = !listener.sni_match || listener.is_tls();
     problems.unless(is_right, format!("{place}.sni_match"), remedy);

@@ -34,6 +34,12 @@ pub struct ListenerSettings {
     pub on_fin: OnFin,
     /// True if errors of the gateway have a `Proxy-Status` field (RFC 9209). Default: off.
     pub proxy_status: bool,
+    /// A path that the gateway answers itself: with 200, or with 503 once it is about to end. Default: none, and `/healthz` if
+    /// the kind is [`Metrics`](ListenerKind::Metrics).
+    pub health_path: Option<String>,
+    /// Tells by which rules clients are asked for certificates, if a file says so. `None` is not known.
+    #[cfg(feature = "tls")]
+    pub(crate) client_auth_digest: Option<u64>,
 }
 
 /// The kind of service of a listener.
@@ -202,6 +208,9 @@ impl ListenerSettings {
             underscores: Underscores::default(),
             on_fin: OnFin::default(),
             proxy_status: false,
+            health_path: None,
+            #[cfg(feature = "tls")]
+            client_auth_digest: None,
         }
     }
 

@@ -8,9 +8,9 @@ pub struct AccessLog {
     pub to: LogTarget,
     /// The format of a line. Default: JSON.
     pub format: LogFormat,
-    /// The number of lines that wait for the writer. Further ones are dropped and counted. A line takes some 500 bytes.
-    /// Default: 8,192.
-    pub queue: usize,
+    /// The bytes of a reactor's lines that wait for the writer. Further lines are dropped and counted. The writer takes them
+    /// every 50 ms, or once half of it is full; a line has some 300 bytes. Default: 4 MiB.
+    pub buffer: usize,
 }
 
 /// The place of a log.
@@ -42,7 +42,7 @@ impl AccessLog {
         Self {
             to,
             format: LogFormat::default(),
-            queue: 8192,
+            buffer: 4 << 20,
         }
     }
 }

@@ -23,6 +23,7 @@ mod log;
 mod node;
 mod pool;
 mod route;
+pub(super) mod template;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,253 @@
+use std::borrow::Cow;
+use std::io::Write;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::gateway::record::Record;
+use crate::gateway::settings::LogFormat;
+use crate::gateway::settings::template::{Field, Piece, pieces};
+
+/// The most bytes of a target. The rest is cut off.
+const MAX_TARGET: usize = 2 << 10;
+
+/// The most bytes of another text that a client chooses.
+const MAX_TEXT: usize = 512;
+
+/// Writes records as lines.
+pub(super) struct Format {
+    kind: Kind,
+    /// The times that were formatted last, since many records are of the same second.
+    iso: Second,
+    clf: Second,
+}
+
+enum Kind {
+    Json,
+    Combined,
+    Template(Vec<Piece>),
+}
+
+/// A formatted second.
+#[derive(Default)]
+struct Second {
+    unix_time: Option<u64>,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: &'a str,
+    client: &'a str,
+    peer: &'a str,
+    method: Cow<'a, str>,
+    host: Cow<'a, str>,
+    target: Cow<'a, str>,
+    status: u16,
+    bytes_in: u64,
+    bytes_out: u64,
+    route: &'a str,
+    pool: &'a str,
+    node: &'a str,
+    connect_ms: Option<f64>,
+    first_byte_ms: Option<f64>,
+    total_ms: f64,
+    reused: bool,
+    tries: u32,
+    ended_by: &'a str,
+    referer: Cow<'a, str>,
+    user_agent: Cow<'a, str>,
+}
+
+impl Format {
+    pub(super) fn new(format: &LogFormat) -> Self {
+        Self {
+            kind: match format {
+                LogFormat::Json => Kind::Json,
+                LogFormat::Combined => Kind::Combined,
+                LogFormat::Template(text) => Kind::Template(pieces(text)),
+            },
+            iso: Second::default(),
+            clf: Second::default(),
+        }
+    }
+
+    /// Appends a line, with its end.
+    pub(super) fn write(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        // Writing to a vector does not fail.
+        let _ = match &self.kind {
+            Kind::Json => {
+                let client = client(record);
+                let (referer, user_agent) = (sent(record, "referer"), sent(record, "user-agent"));
+                let line = Line {
+                    time: self.iso.of(record.unix_time, iso),
+                    client: &client,
+                    peer: &record.peer.to_string(),
+                    method: visible(record.method, MAX_TEXT),
+                    host: visible(record.host, MAX_TEXT),
+                    target: visible(record.target, MAX_TARGET),
+                    status: record.status,
+                    bytes_in: record.request_bytes,
+                    bytes_out: record.response_bytes,
+                    route: record.route,
+                    pool: record.pool,
+                    node: record.node,
+                    connect_ms: record.times.connected.map(millis),
+                    first_byte_ms: record.times.first_byte.map(millis),
+                    total_ms: millis(record.times.total),
+                    reused: record.reused,
+                    tries: record.tries,
+                    ended_by: record.ended_by.as_str(),
+                    referer: visible(&referer, MAX_TEXT),
+                    user_agent: visible(&user_agent, MAX_TEXT),
+                };
+                let _ = serde_json::to_writer(&mut *out, &line);
+                writeln!(out)
+            }
+            Kind::Combined => writeln!(
+                out,
+                "{} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\"",
+                client(record),
+                self.clf.of(record.unix_time, clf),
+                quoted(record.method, MAX_TEXT),
+                quoted(record.target, MAX_TARGET),
+                if record.is_http10 {
+                    "HTTP/1.0"
+                } else {
+                    "HTTP/1.1"
+                },
+                record.status,
+                record.response_bytes,
+                or_dash(&quoted(&sent(record, "referer"), MAX_TEXT)),
+                or_dash(&quoted(&sent(record, "user-agent"), MAX_TEXT)),
+            ),
+            Kind::Template(pieces) => {
+                for piece in pieces {
+                    match piece {
+                        Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+                        Piece::Field(field) => {
+                            let _ = write_field(*field, record, &mut self.iso, out);
+                        }
+                    }
+                }
+                writeln!(out)
+            }
+        };
+    }
+}
+
+fn write_field(
+    field: Field,
+    record: &Record<'_>,
+    iso_second: &mut Second,
+    out: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    let text = |out: &mut Vec<u8>, text: &str, max: usize| {
+        out.extend_from_slice(or_dash(&quoted(text, max)).as_bytes());
+        Ok(())
+    };
+    let time = |out: &mut Vec<u8>, time: Option<Duration>| match time {
+        Some(time) => write!(out, "{:.3}", millis(time)),
+        None => write!(out, "-"),
+    };
+    match field {
+        Field::Time => write!(out, "{}", iso_second.of(record.unix_time, iso)),
+        Field::Client => write!(out, "{}", client(record)),
+        Field::Peer => write!(out, "{}", record.peer),
+        Field::Method => text(out, record.method, MAX_TEXT),
+        Field::Host => text(out, record.host, MAX_TEXT),
+        Field::Target => text(out, record.target, MAX_TARGET),
+        Field::Status => write!(out, "{}", record.status),
+        Field::BytesIn => write!(out, "{}", record.request_bytes),
+        Field::BytesOut => write!(out, "{}", record.response_bytes),
+        Field::Route => text(out, record.route, MAX_TEXT),
+        Field::Pool => text(out, record.pool, MAX_TEXT),
+        Field::Node => text(out, record.node, MAX_TEXT),
+        Field::ConnectMs => time(out, record.times.connected),
+        Field::FirstByteMs => time(out, record.times.first_byte),
+        Field::TotalMs => time(out, Some(record.times.total)),
+        Field::Reused => write!(out, "{}", record.reused),
+        Field::Tries => write!(out, "{}", record.tries),
+        Field::EndedBy => write!(out, "{}", record.ended_by),
+        Field::Referer => text(out, &sent(record, "referer"), MAX_TEXT),
+        Field::UserAgent => text(out, &sent(record, "user-agent"), MAX_TEXT),
+    }
+}
+
+impl Second {
+    fn of(&mut self, unix_time: u64, format: impl FnOnce(u64) -> String) -> &str {
+        if self.unix_time != Some(unix_time) {
+            self.unix_time = Some(unix_time);
+            self.text = format(unix_time);
+        }
+        &self.text
+    }
+}
+
+fn iso(unix_time: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(unix_time);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// Returns a time in the form of the Common Log Format: `28/Nov/2026:22:12:37 +0000`.
+fn clf(unix_time: u64) -> String {
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(unix_time));
+    let mut parts = date.split(' ').skip(1);
+    let mut part = || parts.next().unwrap_or_default();
+    let (day, month, year, time) = (part(), part(), part(), part());
+    format!("{day}/{month}/{year}:{time} +0000")
+}
+
+fn client(record: &Record<'_>) -> String {
+    match record.client {
+        Some(client) => client.to_canonical().to_string(),
+        None => "-".to_owned(),
+    }
+}
+
+/// Returns a field that the client sent, or an empty text.
+fn sent<'a>(record: &Record<'a>, name: &str) -> Cow<'a, str> {
+    String::from_utf8_lossy(record.fields.get(name).unwrap_or_default())
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_micros() as f64) / 1e3
+}
+
+/// Returns a text of a client without control characters, cut to so many bytes.
+fn visible(text: &str, max: usize) -> Cow<'_, str> {
+    let text = cut(text, max);
+    match text.contains(char::is_control) {
+        true => Cow::Owned(escape(text, char::is_control)),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Returns the same, fit to stand in quotes.
+fn quoted(text: &str, max: usize) -> Cow<'_, str> {
+    let needs = |char: char| char.is_control() || matches!(char, '"' | '\\');
+    let text = cut(text, max);
+    match text.contains(needs) {
+        true => Cow::Owned(escape(text, needs)),
+        false => Cow::Borrowed(text),
+    }
+}
+
+fn escape(text: &str, needs: impl Fn(char) -> bool) -> String {
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for char in text.chars() {
+        match needs(char) {
+            true => escaped.push_str(&format!("\\x{:02x}", u32::from(char))),
+            false => escaped.push(char),
+        }
+    }
+    escaped
+}
+
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}

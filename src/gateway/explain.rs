@@ -1,0 +1,290 @@
+//! What a gateway would do with a request, without sending it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use super::Gateway;
+use super::hooks::{Head, path_of};
+use super::metrics::Meters;
+use super::pool::Pool;
+use super::route::{Route, Routes};
+use super::settings::{
+    BalanceBy, FieldChanges, ForwardedFor, HashKey, HostField, ListenerKind, ListenerSettings,
+};
+use super::start::shared_pool;
+use crate::addr::Endpoint;
+use crate::http::HeaderBlock;
+
+/// The way of a request through a gateway: pairs of a step and what happens there. Its text is a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Explanation {
+    /// The steps, in order.
+    pub steps: Vec<(&'static str, String)>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (step, text)) in self.steps.iter().enumerate() {
+            let separator = if n > 0 { "\n" } else { "" };
+            write!(f, "{separator}{step:<10}{text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A request to explain: `GET http://app.example.org/api/users`.
+struct Asked {
+    method: String,
+    is_tls: bool,
+    host: String,
+    authority: String,
+    port: u16,
+    target: String,
+}
+
+impl Gateway {
+    /// Tells which listener, route, pool and node a request would take, and what is changed on the way. The request is a
+    /// method and a URL: `GET http://app.example.org/api/users`. Nothing is sent.
+    ///
+    /// The node is the one that the first request would get if all nodes are up. Hooks are not asked.
+    ///
+    /// ```
+    /// use epicycle::gateway::Gateway;
+    ///
+    /// let gateway = Gateway::builder().listen("tcp://127.0.0.1:8080").to("http://127.0.0.1:9000").build()?;
+    /// let explained = gateway.explain("GET http://localhost:8080/users")?;
+    /// assert!(explained.to_string().contains("http://127.0.0.1:9000"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The reason, and what to write, if the text is not a method and a URL.
+    pub fn explain(&self, request: &str) -> Result<Explanation, String> {
+        let asked = Asked::parse(request)?;
+        let mut steps = Vec::new();
+        let Some(listener) = self.listener_for(&asked) else {
+            let scheme = if asked.is_tls { "TLS" } else { "plain HTTP" };
+            let port = asked.port;
+            steps.push((
+                "listener",
+                format!("none: no listener speaks {scheme} on port {port}"),
+            ));
+            return Ok(Explanation { steps });
+        };
+        steps.push(("listener", listener.on.clone()));
+        if matches!(&*asked.method, "CONNECT" | "TRACE") {
+            steps.push(("answer", format!("405, as {} is not served", asked.method)));
+            return Ok(Explanation { steps });
+        }
+        if listener.health_path.as_deref() == Some(path_of(&asked.target)) {
+            steps.push((
+                "answer",
+                "200, or 503 while the gateway is about to end".to_owned(),
+            ));
+            return Ok(Explanation { steps });
+        }
+        let meters = Meters::default();
+        let routes = Routes::new(&self.settings.routes, &meters);
+        let Some(route) = routes.find(&asked.host, path_of(&asked.target)) else {
+            steps.push(("route", "none: the answer is 404".to_owned()));
+            return Ok(Explanation { steps });
+        };
+        steps.push(("route", route.name.to_string()));
+        let Some(settings) = self.settings.pools.get(&route.settings.pool) else {
+            return Ok(Explanation { steps });
+        };
+        let name = &route.settings.pool;
+        let (count, how) = (settings.nodes.len(), balance(&settings.balance));
+        let nodes = if count == 1 { "node" } else { "nodes" };
+        steps.push(("pool", format!("{name}: {count} {nodes}, {how}")));
+
+        let shared = shared_pool(name, settings, None).map_err(|error| error.to_string())?;
+        let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
+        let head = Head {
+            method: asked.method.clone(),
+            target: route.target(&asked.target).into_owned(),
+            host: asked.authority.clone(),
+            fields: HeaderBlock::new(),
+        };
+        let key = pool.key(&head, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let picked = pool.pick(key, &[]).ok();
+        let node = picked.map(|chosen| (pool.name_of(chosen.node).to_owned(), chosen.node));
+        let depends = match &settings.balance {
+            BalanceBy::Hash { key, .. } => match key {
+                HashKey::Ip => " for a client at 127.0.0.1",
+                HashKey::Header(_) => " for a request without that field",
+                HashKey::Cookie(_) => " for a request without that cookie",
+                _ => "",
+            },
+            _ if count > 1 => " first",
+            _ => "",
+        };
+        let Some((node, id)) = node else {
+            steps.push(("node", "none: the answer is 503".to_owned()));
+            return Ok(Explanation { steps });
+        };
+        steps.push(("node", format!("{node}{depends}")));
+        let host = match (&route.settings.host_field, pool.addr(id)) {
+            (HostField::Keep, _) => asked.authority.clone(),
+            (HostField::Node, Some(addr)) => addr.authority.clone(),
+            (HostField::Node, None) => String::new(),
+            (HostField::Name(name), _) => name.clone(),
+        };
+        let request = format!("{} {} HTTP/1.1, Host: {host}", head.method, head.target);
+        steps.push(("request", request));
+        steps.push(("removes", removed(listener, &route.settings.request)));
+        steps.push(("sets", set(listener, route, &asked)));
+        let response = &route.settings.response;
+        if !response.is_empty() {
+            steps.push(("response", change(response)));
+        }
+        Ok(Explanation { steps })
+    }
+
+    /// Returns the listener to which a client with this URL would connect.
+    fn listener_for(&self, asked: &Asked) -> Option<&ListenerSettings> {
+        let fits = |listener: &&ListenerSettings| {
+            listener.kind == ListenerKind::Reverse && listener.is_tls() == asked.is_tls
+        };
+        let port = |listener: &ListenerSettings| match listener.on.parse() {
+            Ok(Endpoint::Tcp { port, .. }) => Some(port),
+            _ => None,
+        };
+        let listeners = self.settings.listeners.iter().filter(fits);
+        let mut exact = listeners.clone();
+        let found = exact.find(|listener| port(listener) == Some(asked.port));
+        // Whoever names no port may come by way of another one.
+        let is_usual = asked.port == if asked.is_tls { 443 } else { 80 };
+        found.or_else(|| listeners.clone().next().filter(|_| is_usual))
+    }
+}
+
+impl Asked {
+    fn parse(text: &str) -> Result<Self, String> {
+        let remedy = "write a method and a URL: 'GET http://app.example.org/path'";
+        let mut words = text.split_ascii_whitespace();
+        let (method, url) = match (words.next(), words.next(), words.next()) {
+            (Some(method), Some(url), None) => (method, url),
+            (Some(url), None, None) if url.contains("://") => ("GET", url),
+            _ => return Err(format!("{text:?}: {remedy}")),
+        };
+        let uri: http::Uri = url
+            .parse()
+            .map_err(|error| format!("{url:?}: {error}; {remedy}"))?;
+        let is_tls = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
+            _ => {
+                return Err(format!(
+                    "{url:?}: the scheme is not http or https; {remedy}"
+                ));
+            }
+        };
+        let authority = uri
+            .authority()
+            .ok_or_else(|| format!("{url:?}: {remedy}"))?;
+        Ok(Self {
+            method: method.to_owned(),
+            is_tls,
+            host: authority.host().to_owned(),
+            authority: authority.as_str().to_owned(),
+            port: authority
+                .port_u16()
+                .unwrap_or(if is_tls { 443 } else { 80 }),
+            target: uri
+                .path_and_query()
+                .map_or("/", |target| target.as_str())
+                .to_owned(),
+        })
+    }
+}
+
+fn balance(by: &BalanceBy) -> String {
+    match by {
+        BalanceBy::Random => "at random by weight".to_owned(),
+        BalanceBy::RoundRobin => "in turn".to_owned(),
+        BalanceBy::Weighted => "in turn by weight".to_owned(),
+        BalanceBy::Least => "the least busy one".to_owned(),
+        BalanceBy::TwoChoices => "the better of two".to_owned(),
+        BalanceBy::Hash { key, .. } => {
+            let key = match key {
+                HashKey::Ip => "the client's address".to_owned(),
+                HashKey::Path => "the path".to_owned(),
+                HashKey::Uri => "path and query".to_owned(),
+                HashKey::Header(name) => format!("the field {name}"),
+                HashKey::Cookie(name) => format!("the cookie {name}"),
+                HashKey::Query(name) => format!("the parameter {name}"),
+            };
+            format!("by a hash of {key}")
+        }
+    }
+}
+
+fn removed(listener: &ListenerSettings, changes: &FieldChanges) -> String {
+    use super::settings::Underscores;
+
+    let mut removed = "hop-by-hop fields and those that Connection names".to_owned();
+    if !listener.forwarding.trusted.is_empty() {
+        removed += "; forwarding fields of peers that are not trusted";
+    }
+    if listener.underscores == Underscores::Drop {
+        removed += "; fields with an underscore";
+    }
+    for name in &changes.remove {
+        removed += "; ";
+        removed += name;
+    }
+    removed
+}
+
+fn set(listener: &ListenerSettings, route: &Route, asked: &Asked) -> String {
+    let rules = &listener.forwarding;
+    let scheme = if asked.is_tls { "https" } else { "http" };
+    let mut set = Vec::new();
+    for (name, value) in &route.settings.request.set {
+        set.push(format!("{name}: {value}"));
+    }
+    for (name, value) in &route.settings.request.add {
+        set.push(format!("{name}: {value} (added)"));
+    }
+    match rules.x_forwarded_for {
+        ForwardedFor::Append => set.push("X-Forwarded-For: ..., PEER".to_owned()),
+        ForwardedFor::Replace => set.push("X-Forwarded-For: CLIENT".to_owned()),
+        ForwardedFor::Off => {}
+    }
+    if rules.x_real_ip {
+        set.push("X-Real-IP: CLIENT".to_owned());
+    }
+    if rules.x_forwarded {
+        set.push(format!("X-Forwarded-Proto: {scheme}"));
+        set.push(format!("X-Forwarded-Host: {}", asked.authority));
+        set.push("X-Forwarded-Port: that of the listener".to_owned());
+    }
+    if rules.forwarded {
+        set.push("Forwarded".to_owned());
+    }
+    if rules.via {
+        set.push("Via: 1.1 epicycle".to_owned());
+    }
+    set.join("; ")
+}
+
+fn change(changes: &FieldChanges) -> String {
+    let removed = changes.remove.iter().map(|name| format!("removes {name}"));
+    let set = changes
+        .set
+        .iter()
+        .map(|(name, value)| format!("sets {name}: {value}"));
+    let added = changes
+        .add
+        .iter()
+        .map(|(name, value)| format!("adds {name}: {value}"));
+    removed
+        .chain(set)
+        .chain(added)
+        .collect::<Vec<_>>()
+        .join("; ")
+}

@@ -1,0 +1,308 @@
+//! The change of settings while a gateway runs.
+//!
+//! Everything that can fail comes first. Then the new settings go to each reactor as one value. A reactor takes them over
+//! between two callbacks, so no exchange sees half of them.
+
+use std::io;
+use std::mem;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::Gateway;
+use super::access_log::{Logger, Sink};
+use super::error::GatewayError;
+use super::hooks::Hooks;
+use super::pool::SharedPool;
+use super::rules::client_limits;
+use super::running::{Control, Reloaded};
+use super::settings::{ListenerSettings, Settings};
+use super::shared::{Change, Open, State};
+use super::start::{listen, shared_pool};
+use crate::addr::Addr;
+use crate::engine::listen::Listen;
+use crate::error::Error;
+
+/// The time in which a reactor must take over new settings. One that takes longer blocks.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The changes to the listeners.
+#[derive(Default)]
+struct ListenerChanges {
+    /// The places, in the new settings, of those to open, and the open listener whose socket they go on with.
+    open: Vec<(usize, Option<usize>)>,
+    /// The numbers of those that are closed, or opened with other options.
+    close: Vec<usize>,
+    #[cfg(feature = "tls")]
+    certificates: Vec<(crate::tls::TlsServer, crate::tls::TlsServer)>,
+}
+
+impl<H: Hooks> Control<H> {
+    /// Takes over other settings, without a refused connection or a lost request.
+    ///
+    /// Exchanges under way keep the settings that they began with, and tunnels stay. Nodes that stay keep their health, their
+    /// connections and their place in the balance. A listener whose address stays goes on with its socket.
+    ///
+    /// Blocks until all reactors have taken the settings over. So do not call it in a hook.
+    ///
+    /// # Errors
+    ///
+    /// [`GatewayError`] if a listener or the access log cannot be opened. Nothing has changed then.
+    pub fn reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
+        let result = self.try_reload(gateway);
+        let registry = &self.shared.registry;
+        let counter = match result {
+            Ok(_) => &registry.reloads,
+            Err(_) => &registry.failed_reloads,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        result
+    }
+
+    /// Counts a change whose settings could not be read, among those that were refused.
+    pub fn count_failed_reload(&self) {
+        let failed = &self.shared.registry.failed_reloads;
+        failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn try_reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
+        let state = &mut *self.shared.state.lock();
+        let mut settings = (*gateway.settings).clone();
+        let mut reloaded = Reloaded::default();
+        keep_fixed(&state.settings, &mut settings, &mut reloaded.needs_restart);
+        let pools = updated_pools(&state.pools, &settings)?;
+        let logger = match (&settings.access_log, &state.settings.access_log) {
+            (new, old) if new == old => None,
+            (new, _) => {
+                let opened = new.as_ref().map(Logger::open).transpose();
+                Some(opened.map_err(GatewayError::Log)?)
+            }
+        };
+        let changes = ListenerChanges::between(&state.listeners, &mut settings);
+        let opened = self.open(state, &settings, &changes)?;
+
+        #[cfg(feature = "tls")]
+        for (old, new) in &changes.certificates {
+            old.reload_from(new);
+        }
+        state.settings = Arc::new(settings);
+        state.pools = pools;
+        *self.shared.live_pools.lock() = state.live_pools();
+        let replaced = logger.map(|logger| mem::replace(&mut *self.shared.logger.lock(), logger));
+        let sink = || replaced.is_some().then(|| self.shared.sink());
+        self.hand_out(&state.settings, &state.pools, sink)?;
+        reloaded.opened = changes.opened(&state.settings);
+        reloaded.closed = changes.closed(&state.listeners);
+        for number in &changes.close {
+            self.engine.unlisten(*number);
+        }
+        state
+            .listeners
+            .retain(|open| !changes.close.contains(&open.number));
+        // Settings that the engine need not hear of.
+        for open in &mut state.listeners {
+            let all = &state.settings.listeners;
+            if let Some(new) = all.iter().find(|new| new.on == open.settings.on) {
+                open.settings = new.clone();
+            }
+        }
+        state.listeners.extend(opened);
+        Ok(reloaded)
+    }
+
+    /// Opens new listeners. If one of them cannot be opened, none is.
+    fn open(
+        &self,
+        state: &State,
+        settings: &Settings,
+        changes: &ListenerChanges,
+    ) -> Result<Vec<Open>, GatewayError> {
+        if changes.open.is_empty() {
+            return Ok(Vec::new());
+        }
+        // The reactors must know them before the first client comes.
+        let mut both = (*state.settings).clone();
+        let coming = changes
+            .open
+            .iter()
+            .map(|(place, _)| &settings.listeners[*place]);
+        both.listeners.extend(coming.cloned());
+        self.hand_out(&Arc::new(both), &state.pools, || None)?;
+        let mut opened = Vec::new();
+        for (place, from) in &changes.open {
+            let settings = &settings.listeners[*place];
+            let socket = match from {
+                Some(number) => self.copy_of(state, *number),
+                None => Ok(None),
+            };
+            let listening = socket.and_then(|socket| {
+                let place = socket.map_or_else(|| Listen::on(&*settings.on), Listen::socket);
+                Ok(self.engine.listen(listen(settings, place))?)
+            });
+            match listening {
+                Ok(listening) => opened.push(Open {
+                    number: listening.listener,
+                    local_addr: listening.local_addr,
+                    settings: settings.clone(),
+                }),
+                Err(error) => {
+                    for open in &opened {
+                        self.engine.unlisten(open.number);
+                    }
+                    self.hand_out(&state.settings, &state.pools, || None)?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Returns a copy of the socket of an open listener.
+    fn copy_of(&self, state: &State, number: usize) -> Result<Option<OwnedFd>, GatewayError> {
+        let open = state.listeners.iter().find(|open| open.number == number);
+        let Some(addr) = open.map(|open| &open.local_addr) else {
+            return Ok(None);
+        };
+        let failed = |source| {
+            GatewayError::Start(Error::Bind {
+                addr: addr.to_string(),
+                source,
+            })
+        };
+        let copies = self.engine.listeners().map_err(failed)?;
+        Ok(copies.into_iter().find(|socket| is_at(socket, addr)))
+    }
+
+    /// Gives settings to all reactors, and waits until they have taken them over.
+    fn hand_out(
+        &self,
+        settings: &Arc<Settings>,
+        pools: &[Arc<SharedPool>],
+        sink: impl Fn() -> Option<Option<Sink>>,
+    ) -> Result<(), GatewayError> {
+        let pools: Arc<[_]> = pools.into();
+        let (done, taken) = mpsc::channel();
+        let reactors = self.engine.reactors();
+        for reactor in 0..reactors {
+            let change = Change {
+                settings: settings.clone(),
+                pools: pools.clone(),
+                sink: sink(),
+            };
+            let done = done.clone();
+            let asked = self.engine.run_on(reactor, move |proxy, reactor| {
+                proxy.take_over(change, reactor);
+                let _ = done.send(());
+            });
+            asked.map_err(|_| Error::Stopped)?;
+        }
+        for _ in 0..reactors {
+            taken.recv_timeout(PATIENCE).map_err(|_| Error::Stopped)?;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the settings that cannot change, and names those that should.
+fn keep_fixed(old: &Settings, new: &mut Settings, changed: &mut Vec<&'static str>) {
+    if new.reactors != old.reactors {
+        changed.push("reactors");
+        new.reactors = old.reactors;
+    }
+    let most = |settings: &Settings| {
+        let limits = settings.listeners.iter().map(|listener| &listener.limits);
+        let all = limits.clone().map(|limits| limits.max_clients);
+        let all: Option<Vec<usize>> = all.collect();
+        let per_ip = limits.filter_map(|limits| limits.max_clients_per_ip);
+        (all.and_then(|all| all.into_iter().max()), per_ip.min())
+    };
+    if most(old) != most(new) {
+        changed.push("max_clients and max_clients_per_ip");
+    }
+}
+
+/// Returns all pools, by their numbers, with new settings.
+fn updated_pools(
+    old: &[Arc<SharedPool>],
+    settings: &Settings,
+) -> Result<Vec<Arc<SharedPool>>, GatewayError> {
+    let mut pools = old.to_vec();
+    for (name, settings) in &settings.pools {
+        match pools.iter_mut().find(|pool| *pool.name == **name) {
+            Some(pool) => *pool = Arc::new(shared_pool(name, settings, Some(pool))?),
+            None => pools.push(Arc::new(shared_pool(name, settings, None)?)),
+        }
+    }
+    Ok(pools)
+}
+
+impl ListenerChanges {
+    fn between(open: &[Open], new: &mut Settings) -> Self {
+        let mut changes = Self::default();
+        for (place, new) in new.listeners.iter_mut().enumerate() {
+            let Some(old) = open.iter().find(|open| open.settings.on == new.on) else {
+                changes.open.push((place, None));
+                continue;
+            };
+            if !changes.goes_on(&old.settings, new) {
+                changes.open.push((place, Some(old.number)));
+                changes.close.push(old.number);
+            }
+        }
+        for open in open {
+            if !new.listeners.iter().any(|new| new.on == open.settings.on) {
+                changes.close.push(open.number);
+            }
+        }
+        changes
+    }
+
+    /// Returns the addresses that are new.
+    fn opened(&self, settings: &Settings) -> Vec<String> {
+        let fresh = self.open.iter().filter(|(_, from)| from.is_none());
+        fresh
+            .map(|(place, _)| settings.listeners[*place].on.clone())
+            .collect()
+    }
+
+    /// Returns the addresses at which nobody listens any more.
+    fn closed(&self, open: &[Open]) -> Vec<String> {
+        let goes_on = |number| self.open.iter().any(|(_, from)| *from == Some(number));
+        open.iter()
+            .filter(|open| self.close.contains(&open.number) && !goes_on(open.number))
+            .map(|open| open.settings.on.clone())
+            .collect()
+    }
+
+    /// Returns true if the engine need not hear of the change of a listener.
+    fn goes_on(&mut self, old: &ListenerSettings, new: &mut ListenerSettings) -> bool {
+        let is_same = old.proxy_protocol == new.proxy_protocol
+            && format!("{:?}", client_limits(old)) == format!("{:?}", client_limits(new));
+        #[cfg(feature = "tls")]
+        {
+            match (&old.tls, &new.tls) {
+                (None, None) => {}
+                (Some(old_tls), Some(new_tls))
+                    if is_same && old.client_auth_digest == new.client_auth_digest =>
+                {
+                    self.certificates.push((old_tls.clone(), new_tls.clone()));
+                    new.tls = Some(old_tls.clone());
+                }
+                _ => return false,
+            }
+        }
+        is_same
+    }
+}
+
+/// Returns true if a socket has this address.
+pub(super) fn is_at(socket: &OwnedFd, addr: &Addr) -> bool {
+    let local: io::Result<_> = SockRef::from(socket).local_addr();
+    local.is_ok_and(|local| match addr {
+        Addr::Unix(Some(path)) => local.as_pathname() == Some(path),
+        other => local.as_socket().is_some() && local.as_socket() == other.as_socket_addr(),
+    })
+}

@@ -1,0 +1,178 @@
+//! A gateway that runs.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Gateway;
+use super::error::GatewayError;
+use super::hooks::Hooks;
+use super::proxy::Proxy;
+use super::shared::{Open, Shared};
+use crate::addr::Addr;
+use crate::engine::handler::Engine;
+use crate::engine::server;
+
+/// A gateway that runs. A drop does not end it.
+#[must_use = "`join` waits for its end"]
+pub struct Running<H: Hooks> {
+    running: server::Running<Proxy<H>>,
+    control: Control<H>,
+}
+
+/// Controls a gateway that runs, from any thread but its reactors'. A clone controls the same gateway.
+pub struct Control<H: Hooks> {
+    pub(super) engine: Engine<Proxy<H>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What a change of the settings did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reloaded {
+    /// The addresses of listeners that were opened, as the settings spell them.
+    pub opened: Vec<String>,
+    /// The addresses of listeners that were closed.
+    pub closed: Vec<String>,
+    /// The settings whose change needs a restart. They stay as they were.
+    pub needs_restart: Vec<&'static str>,
+}
+
+impl<H: Hooks> Running<H> {
+    pub(super) fn new(running: server::Running<Proxy<H>>, shared: Arc<Shared>) -> Self {
+        {
+            let mut state = shared.state.lock();
+            let settings = state.settings.clone();
+            let opened = settings.listeners.iter().zip(running.local_addrs());
+            // The listeners that a server starts with have the first numbers.
+            let opened = opened.enumerate().map(|(number, (settings, addr))| Open {
+                number,
+                local_addr: addr.clone(),
+                settings: settings.clone(),
+            });
+            state.listeners = opened.collect();
+        }
+        let engine = running.engine().clone();
+        let control = Control { engine, shared };
+        Self { running, control }
+    }
+
+    /// Returns the addresses of the listeners that the gateway started with, in the order of the settings.
+    pub fn local_addrs(&self) -> &[Addr] {
+        self.running.local_addrs()
+    }
+
+    /// Returns the engine.
+    pub fn engine(&self) -> &Engine<Proxy<H>> {
+        self.running.engine()
+    }
+
+    /// Returns the control.
+    pub fn control(&self) -> &Control<H> {
+        &self.control
+    }
+
+    /// Takes over other settings, as [`Control::reload`] does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Control::reload`].
+    pub fn reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
+        self.control.reload(gateway)
+    }
+
+    /// Stops accepting, lets exchanges end, and waits for the end.
+    pub fn shutdown(self) -> server::Report {
+        self.control.shutdown();
+        self.join()
+    }
+
+    /// Waits for the end.
+    pub fn join(self) -> server::Report {
+        let report = self.running.join();
+        // Writes what was logged.
+        let logger = self.control.shared.logger.lock().take();
+        drop(logger);
+        report
+    }
+}
+
+impl<H: Hooks> Control<H> {
+    /// Returns the engine.
+    pub fn engine(&self) -> &Engine<Proxy<H>> {
+        &self.engine
+    }
+
+    /// Returns the addresses of the listeners that are open.
+    pub fn local_addrs(&self) -> Vec<Addr> {
+        let state = self.shared.state.lock();
+        let open = state.listeners.iter();
+        open.map(|open| open.local_addr.clone()).collect()
+    }
+
+    /// Returns the counters in the text format of Prometheus.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics(&self.engine.stats())
+    }
+
+    /// Opens the file of the access log anew, after it was renamed. Lines that were logged before go to the old one.
+    pub fn reopen_log(&self) {
+        if let Some(logger) = &*self.shared.logger.lock() {
+            logger.reopen();
+        }
+    }
+
+    /// Answers health checks with 503 from now on, and goes on serving. Balancers in front of the gateway then send no more.
+    pub fn begin_drain(&self) {
+        self.shared.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Stops accepting, lets exchanges end, and resets what takes longer than [`Drain::deadline`](super::settings::Drain).
+    pub fn shutdown(&self) {
+        self.begin_drain();
+        let deadline = self.shared.state.lock().settings.drain.deadline;
+        self.engine.shutdown_within(deadline);
+    }
+
+    /// Returns the time between [`begin_drain`](Self::begin_drain) and [`shutdown`](Self::shutdown) that the settings ask for.
+    pub fn drain_grace(&self) -> Duration {
+        self.shared.state.lock().settings.drain.grace
+    }
+
+    /// Returns copies of the listening sockets, for a process that [takes over](Gateway::start_on).
+    ///
+    /// # Errors
+    ///
+    /// The error of `dup(2)`.
+    pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
+        self.engine.listeners()
+    }
+}
+
+impl<H: Hooks> Clone for Control<H> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<H: Hooks> fmt::Debug for Running<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running")
+            .field("local_addrs", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<H: Hooks> fmt::Debug for Control<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("local_addrs", &self.local_addrs())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! The parts of a gateway that its reactors and its controls share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use super::access_log::{Logger, Sink};
+use super::error::GatewayError;
+use super::metrics::Registry;
+use super::pool::SharedPool;
+use super::settings::{ListenerSettings, Settings};
+use crate::addr::Addr;
+use crate::metrics::{Exposition, Stats};
+
+/// The parts of a gateway that its reactors share with each other and with its controls.
+pub(super) struct Shared {
+    pub(super) registry: Registry,
+    pub(super) is_draining: AtomicBool,
+    /// The pools that the settings have, for the counters.
+    pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
+    pub(super) logger: Mutex<Option<Logger>>,
+    /// Locked while the settings change. No reactor may wait for it, as the change waits for the reactors.
+    pub(super) state: Mutex<State>,
+}
+
+/// The settings in force, and what was made of them.
+pub(super) struct State {
+    pub(super) settings: Arc<Settings>,
+    /// All pools, by their numbers. A pool that is no longer in the settings keeps its number, since exchanges may be under
+    /// way there.
+    pub(super) pools: Vec<Arc<SharedPool>>,
+    pub(super) listeners: Vec<Open>,
+}
+
+/// A listener that is open.
+pub(super) struct Open {
+    pub(super) number: usize,
+    pub(super) local_addr: Addr,
+    pub(super) settings: ListenerSettings,
+}
+
+impl Shared {
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        pools: &[Arc<SharedPool>],
+    ) -> Result<Arc<Self>, GatewayError> {
+        let logger = settings.access_log.as_ref().map(Logger::open);
+        Ok(Arc::new(Self {
+            registry: Registry::default(),
+            is_draining: AtomicBool::new(false),
+            live_pools: Mutex::new(pools.to_vec()),
+            logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
+            state: Mutex::new(State {
+                settings: settings.clone(),
+                pools: pools.to_vec(),
+                listeners: Vec::new(),
+            }),
+        }))
+    }
+
+    /// Returns a reactor's part of the access log.
+    pub(super) fn sink(&self) -> Option<Sink> {
+        self.logger.lock().as_ref().map(Logger::sink)
+    }
+
+    /// Returns true while the gateway is about to end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// Returns all counters as text.
+    pub(super) fn metrics(&self, engine: &Stats) -> String {
+        let mut exposition = Exposition::new();
+        exposition.add(&[], engine);
+        if let Some(logger) = &*self.logger.lock() {
+            let (written, dropped) = (logger.written() as f64, logger.dropped() as f64);
+            let name = "epicycle_gateway_log_lines_total";
+            exposition.counter(name, "Lines of the access log.", &[], written);
+            let name = "epicycle_gateway_log_dropped_total";
+            exposition.counter(name, "Lines of the access log that are lost.", &[], dropped);
+        }
+        let pools = self.live_pools.lock().clone();
+        let nodes = pools.iter().map(|pool| (&*pool.name, &pool.nodes));
+        self.registry.expose(nodes, &mut exposition);
+        let draining = f64::from(u8::from(self.is_draining()));
+        let name = "epicycle_gateway_draining";
+        exposition.gauge(name, "1 if the gateway is about to end.", &[], draining);
+        let mut text = String::new();
+        exposition.write(&mut text);
+        text
+    }
+}
+
+impl State {
+    /// Returns the pools that the settings have.
+    pub(super) fn live_pools(&self) -> Vec<Arc<SharedPool>> {
+        let mut pools = self.pools.clone();
+        pools.retain(|pool| self.settings.pools.contains_key(&*pool.name));
+        pools
+    }
+}
+
+/// New settings, as a reactor takes them over.
+pub(super) struct Change {
+    pub(super) settings: Arc<Settings>,
+    /// All pools, by their numbers.
+    pub(super) pools: Arc<[Arc<SharedPool>]>,
+    /// The reactor's part of another access log, if that changes.
+    pub(super) sink: Option<Option<Sink>>,
+}
