@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -102,7 +103,7 @@ fn available() -> usize {
 }
 
 fn server(settings: &Settings, mut sockets: Vec<OwnedFd>) -> Server {
-    let second = std::time::Duration::from_secs;
+    let second = Duration::from_secs;
     let mut server = Server::unbound()
         .drain_deadline(settings.drain.deadline)
         .keepalive(second(30), second(10), 3);

@@ -6,6 +6,7 @@ mod util;
 mod config;
 mod exchanges;
 mod hooks;
+mod hostile;
 mod live;
 mod observing;
 mod peers;

@@ -1,6 +1,6 @@
 //! Answers of the gateway's own, and the end of exchanges.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{ClientSession, Proxy, guarded};
 use crate::addr::Addr;
@@ -101,7 +101,7 @@ impl<H: Hooks> Proxy<H> {
         let timeout = exchange
             .pool
             .map(|number| self.pools[number].settings().timeouts.request);
-        if timeout.is_some_and(|timeout| timeout != std::time::Duration::MAX) {
+        if timeout.is_some_and(|timeout| timeout != Duration::MAX) {
             conn.set_deadline(None);
         }
         if exchange.body != Body::None {

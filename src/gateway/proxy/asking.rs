@@ -1,5 +1,7 @@
 //! Requests: from the client to the node.
 
+use std::time::Duration;
+
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
 use crate::engine::handler::{Action, Conn};
 use crate::gateway::error::{Cause, Phase, ProxyError};
@@ -97,7 +99,7 @@ impl<H: Hooks> Proxy<H> {
         if let Some(number) = exchange.pool {
             let delay = match exchange.place {
                 // No node hears of the request before its body is here.
-                Place::Gathering => std::time::Duration::ZERO,
+                Place::Gathering => Duration::ZERO,
                 _ => self.pools[number].settings().timeouts.expect_continue,
             };
             exchange.expectation = Expectation::Awaited(conn.set_timer(delay, SAY_CONTINUE));
@@ -194,7 +196,7 @@ impl<H: Hooks> Proxy<H> {
             .map_err(unsendable)?;
         self.choose(exchange, number, node.as_deref())?;
         let timeout = self.pools[number].settings().timeouts.request;
-        if timeout != std::time::Duration::MAX {
+        if timeout != Duration::MAX {
             conn.set_deadline(Some(timeout));
         }
         self.pools[number].count(conn.now());

@@ -1,6 +1,7 @@
 //! Responses: from the node to the client.
 
 use std::mem;
+use std::time::Duration;
 
 use super::{ClientSession, Proxy, Session, UpstreamSession, guarded};
 use crate::balance::Outcome;
@@ -377,7 +378,7 @@ impl<H: Hooks> Proxy<H> {
         let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
         let limits = ConnLimits::new()
             .idle_timeout(idle)
-            .read_timeout(std::time::Duration::MAX)
+            .read_timeout(Duration::MAX)
             .write_stall_timeout(idle);
         let set = conn.set_limits(&limits).is_ok()
             & conn
