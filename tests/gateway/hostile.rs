@@ -63,7 +63,7 @@ fn misbehave(mut stream: TcpStream, seed: u64) {
 
 /// Does something that no client should, and does not mind what comes of it.
 fn attack<H: epicycle::gateway::Hooks>(
-    gateway: &epicycle::Running<epicycle::gateway::Proxy<H>>,
+    gateway: &epicycle::gateway::Running<H>,
     rng: &mut Rng,
 ) {
     let mut client = Asker::to(gateway);
