@@ -21,7 +21,7 @@ pub(crate) fn mark() -> Mark {
 }
 
 /// Returns true if the current thread runs a reactor.
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "rpc"))]
 pub(crate) fn is_current() -> bool {
     RUNS_REACTOR.get()
 }

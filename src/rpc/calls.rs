@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -108,6 +109,11 @@ impl<T> Calls<T> {
         if let Some(seq) = &call.own_seq {
             self.own.remove(seq);
         }
+        if self.open.is_empty() {
+            shrink(&mut self.open);
+            shrink(&mut self.own);
+            self.due.shrink();
+        }
         Some(call)
     }
 
@@ -136,6 +142,14 @@ impl<T> Calls<T> {
         calls.into_iter().map(|(_, call)| call)
     }
 
+    /// Returns the numbers of the calls, the oldest first, for whose values `f` returns true.
+    pub(super) fn numbers(&self, f: impl Fn(&T) -> bool) -> Vec<u64> {
+        let open = self.open.iter().filter(|(_, call)| f(&call.value));
+        let mut numbers: Vec<_> = open.map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
     fn find(&self, seq: &[u8]) -> Option<u64> {
         if !self.own.is_empty()
             && let Some(number) = self.own.get(seq)
@@ -151,6 +165,18 @@ impl<T> Calls<T> {
 impl<T> Drop for Calls<T> {
     fn drop(&mut self) {
         self.total.fetch_sub(self.open.len(), Ordering::Relaxed);
+    }
+}
+
+/// The number of entries for which a table that is empty keeps memory. A session that was busy once is idle later, and there may
+/// be many.
+const KEPT: usize = 64;
+
+/// Frees the memory of a table that is empty and was large.
+#[inline]
+pub(super) fn shrink<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    if table.capacity() > 2 * KEPT {
+        table.shrink_to(KEPT);
     }
 }
 
@@ -194,6 +220,14 @@ impl Deadlines {
         self.heap.clear();
     }
 
+    /// Frees the memory of many deadlines, when none of them is of interest any more.
+    #[inline]
+    pub(super) fn shrink(&mut self) {
+        if self.heap.capacity() > 2 * KEPT {
+            self.heap = BinaryHeap::new();
+        }
+    }
+
     /// Removes a number whose deadline has passed. It may be of no interest any more.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<u64> {
         let Reverse((by, _)) = self.heap.peek()?;
@@ -212,5 +246,26 @@ impl Deadlines {
             self.heap.pop();
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_was_large_keeps_little_memory_once_it_is_empty() {
+        let mut calls = Calls::new(Arc::default());
+        let now = Instant::now();
+        let timeout = Some(Duration::from_secs(30));
+        for _ in 0..65_536 {
+            let number = calls.next_number();
+            calls.insert(number, None, (), now, timeout);
+        }
+        for number in 0..65_536 {
+            calls.remove(number).expect("is open");
+        }
+        assert!(calls.open.capacity() <= 2 * KEPT);
+        assert!(calls.due.heap.capacity() <= 2 * KEPT);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::calls::Deadlines;
+use super::calls::{Deadlines, shrink};
 use super::context::{Incoming, Kept};
 use super::plugin::Plugins;
 use super::wire::{Kind, Message};
@@ -102,7 +102,12 @@ impl Deferred {
 
     /// Removes a call that gets its reply now.
     pub(super) fn take(&mut self, number: u64) -> Option<DeferredCall> {
-        self.open.remove(&number)
+        let call = self.open.remove(&number)?;
+        if self.open.is_empty() {
+            shrink(&mut self.open);
+            self.due.shrink();
+        }
+        Some(call)
     }
 
     /// Removes the call with this `seq`, whose caller has cancelled it.
@@ -110,14 +115,14 @@ impl Deferred {
         let same = (self.open.iter()).filter(|(_, call)| *call.reply.seq == *seq);
         // The peer may have used a `seq` twice.
         let number = same.map(|(number, _)| *number).min()?;
-        self.open.remove(&number).inspect(DeferredCall::cancel)
+        self.take(number).inspect(DeferredCall::cancel)
     }
 
     /// Removes a call whose deadline has passed.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<DeferredCall> {
         loop {
             let number = self.due.take_expired(now)?;
-            if let Some(call) = self.open.remove(&number) {
+            if let Some(call) = self.take(number) {
                 call.cancel();
                 return Some(call);
             }

@@ -1,7 +1,7 @@
 //! Messages to send, and those who wait for their replies.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::reply::local;
@@ -93,31 +93,30 @@ pub(super) struct CallState {
     pub(super) slot: Slot<Outcome>,
     /// The number of the call on its connection.
     number: AtomicU64,
+    is_cancelled: AtomicBool,
 }
 
 impl CallState {
     const UNSENT: u64 = u64::MAX;
-    /// It was cancelled before it was sent.
-    const CANCELLED: u64 = u64::MAX - 1;
 
     pub(super) fn new() -> Self {
         Self {
             slot: Slot::new(),
             number: AtomicU64::new(Self::UNSENT),
+            is_cancelled: AtomicBool::new(false),
         }
+    }
+
+    /// Marks that the caller has cancelled the call. Returns false if it has before. The order to cancel may overtake the call
+    /// itself, if another thread gives it.
+    pub(super) fn set_cancelled(&self) -> bool {
+        !self.is_cancelled.swap(true, Ordering::AcqRel)
     }
 
     /// Returns the number, once the call is sent.
     pub(super) fn number(&self) -> Option<u64> {
         let number = self.number.load(Ordering::Acquire);
-        (number < Self::CANCELLED).then_some(number)
-    }
-
-    /// Returns the number of a call that is to be cancelled. If it is not sent yet, marks that it must not be sent.
-    pub(super) fn cancel(&self) -> Option<u64> {
-        let (from, to) = (Self::UNSENT, Self::CANCELLED);
-        let changed = (self.number).compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
-        changed.err().filter(|number| *number < Self::CANCELLED)
+        (number != Self::UNSENT).then_some(number)
     }
 }
 
@@ -162,20 +161,20 @@ impl Waiter {
         Self(Some(Way::Cancellable(state, callback)))
     }
 
+    /// Returns true if the caller has cancelled the call.
+    pub(super) fn is_cancelled(&self) -> bool {
+        match &self.0 {
+            Some(Way::Slot(state) | Way::Cancellable(state, _)) => {
+                state.is_cancelled.load(Ordering::Acquire)
+            }
+            _ => false,
+        }
+    }
+
     /// Records the number that the call got on its connection.
     pub(super) fn sent(&self, number: u64) {
         if let Some(Way::Slot(state) | Way::Cancellable(state, _)) = &self.0 {
             state.number.store(number, Ordering::Release);
-        }
-    }
-
-    /// Returns true if the call was cancelled before it was sent.
-    pub(super) fn is_cancelled(&self) -> bool {
-        match &self.0 {
-            Some(Way::Slot(state) | Way::Cancellable(state, _)) => {
-                state.number.load(Ordering::Acquire) == CallState::CANCELLED
-            }
-            _ => false,
         }
     }
 

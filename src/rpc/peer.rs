@@ -15,7 +15,7 @@ use super::dials::{Again, DialWaiter, Dials};
 use super::outgoing::{Outgoing, WhenFull};
 use super::reply::local;
 use super::route_info::RouteInfo;
-use super::session::{Session, Shared, is_on_loop};
+use super::session::{Session, Shared, is_on_loop, is_waited_for_by};
 use super::slot::Slot;
 use super::stats::{Counters, Stats};
 use super::wire::{EncodeBody, Kind, Message, Status, code};
@@ -106,7 +106,7 @@ impl Drop for Owner {
         if let Some(engine) = self.peer.engine.get() {
             engine.shutdown(None);
         }
-        if is_on_loop() {
+        if is_waited_for_by(&self.peer.shared) {
             // The thread cannot wait for its own end.
             std::mem::forget(threads);
         } else {
@@ -436,7 +436,7 @@ impl Peer {
     /// Shuts the peer down. No more calls are taken or made. Calls under way in both directions end first, within the
     /// [drain deadline](crate::Server::drain_deadline) of the engine. Waits for the end.
     ///
-    /// On a reactor's thread it does not wait, because the thread cannot wait for its own end.
+    /// On a reactor's thread, and in a blocking handler of the peer, it does not wait, because it would wait for itself.
     pub fn shutdown(&self) -> Option<Report> {
         self.engine()?.shutdown(None);
         self.wait()
@@ -449,9 +449,9 @@ impl Peer {
     }
 
     /// Waits for the end of the peer. Something else has to begin its shutdown. Returns `None` if another thread waits
-    /// already, on a reactor's thread, and from a handle that does not keep the peer running.
+    /// already, on a reactor's thread, in a blocking handler of the peer, and from a handle that does not keep the peer running.
     pub fn wait(&self) -> Option<Report> {
-        if is_on_loop() {
+        if is_waited_for_by(&self.inner.shared) {
             return None;
         }
         let threads = self.owner.as_ref()?.threads.lock().take()?;

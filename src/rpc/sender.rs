@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -106,16 +107,24 @@ impl Outlet {
             Unsendable::NoCredit => SendError::Full,
             Unsendable::Ended(status) => SendError::Ended(status),
         })?;
+        let begun = Begun(&self.stream);
         let mut message = Message::push(ITEM);
         message.meta = self.stream.meta();
         message.filters = self.filters.clone();
-        if let Err(status) =
-            make(&mut message).and_then(|()| self.session.before_write(&mut message))
-        {
-            self.stream.give_up_send();
-            return Err(SendError::Invalid(status));
-        }
+        make(&mut message)
+            .and_then(|()| self.session.before_write(&mut message))
+            .map_err(SendError::Invalid)?;
+        mem::forget(begun);
         self.stream.finish_send(message).map_err(SendError::Ended)
+    }
+}
+
+/// An item that is being encoded. If that fails or panics, its credit returns.
+struct Begun<'a>(&'a Arc<Stream>);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.give_up_send();
     }
 }
 

@@ -23,6 +23,7 @@ use super::wire::{Codec, Kind, Message, Status, code};
 use crate::addr::Addr;
 use crate::engine::connect::Reconnect;
 use crate::engine::handler::HandleError;
+use crate::engine::reactor_thread;
 use crate::engine::slots::ConnId;
 use crate::panic;
 
@@ -41,6 +42,7 @@ struct Inner {
     has_own_id: AtomicBool,
     /// True if the other side takes nothing but replies.
     only_answers: AtomicBool,
+    is_aborted: AtomicBool,
     health: AtomicU8,
     age: SharedTime,
     handle_timeout: SharedTime,
@@ -346,6 +348,7 @@ impl Session {
             is_dialled,
             has_own_id: AtomicBool::new(false),
             only_answers: AtomicBool::new(false),
+            is_aborted: AtomicBool::new(false),
             health: AtomicU8::new(Health::Open as u8),
             swap: OnceLock::new(),
             end: Mutex::default(),
@@ -442,15 +445,15 @@ impl Session {
 
     /// Closes the session as [`close`](Self::close) does, with another limit of time.
     pub fn close_within(&self, time: Duration) {
-        self.begin_close();
-        // If the reactor cannot be told, the session has ended.
-        let _ = self.order(Order::Close(time));
+        let is_first = self.begin_close();
+        self.order_end(Order::Close(time), is_first);
     }
 
     /// Closes the connection at once. All calls under way end with [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED).
     pub fn abort(&self) {
         self.begin_close();
-        let _ = self.order(Order::Abort);
+        let is_first = !self.0.is_aborted.swap(true, Ordering::AcqRel);
+        self.order_end(Order::Abort, is_first);
     }
 
     /// Has [`Plugin::on_timer`](super::Plugin::on_timer) of a plugin of the peer called after this time. Each session has one
@@ -509,10 +512,17 @@ impl Session {
         self.0.only_answers.store(true, Ordering::Release);
     }
 
-    /// Marks that no new calls are made.
-    pub(super) fn begin_close(&self) {
-        self.change_health(Health::Open, Health::Closing);
-        self.change_health(Health::Redialling, Health::Closing);
+    /// Marks that no new calls are made. Returns false if that was so before.
+    pub(super) fn begin_close(&self) -> bool {
+        loop {
+            let health = self.health();
+            if !matches!(health, Health::Open | Health::Redialling) {
+                return false;
+            }
+            if self.change_health(health, Health::Closing) {
+                return true;
+            }
+        }
     }
 
     /// Returns false if the session is not in the first state.
@@ -646,8 +656,15 @@ impl Session {
     }
 
     pub(super) fn cancel(&self, call: Arc<CallState>) {
-        // A call on a session that has ended has ended too.
-        let _ = self.order(Order::Cancel(call));
+        let is_first = call.set_cancelled();
+        self.order_end(Order::Cancel(call), is_first);
+    }
+
+    /// Gives an order to end something. The first such order is carried out also if the reactor's mailbox is full: a session that
+    /// is to close would otherwise stay open, and nobody would know. There is one for each thing, so they are bounded.
+    fn order_end(&self, order: Order, is_first: bool) {
+        // If the reactor is gone, so is what the order is to end.
+        let _ = self.order_by(order, is_first);
     }
 
     fn has_room_for_push(&self) -> bool {
@@ -658,6 +675,11 @@ impl Session {
     }
 
     fn order(&self, order: Order) -> Result<(), Status> {
+        self.order_by(order, false)
+    }
+
+    /// Gives an order. With `anyway` it needs no room in the reactor's mailbox.
+    fn order_by(&self, order: Order, anyway: bool) -> Result<(), Status> {
         let closed = || local(code::CONNECTION_CLOSED, "");
         let place = self.0.end_point.lock().place.clone();
         let Some(target) = self.0.peer.target.get() else {
@@ -679,6 +701,10 @@ impl Session {
         };
         given.or_else(|(error, order)| {
             let status = match error {
+                HandleError::MailboxFull if anyway => {
+                    target.order_anyway(reactor, address, *order);
+                    return Ok(());
+                }
                 HandleError::Closed => closed(),
                 error => local(code::WRITE_FAILED, error.to_string()),
             };
@@ -871,6 +897,8 @@ thread_local! {
     static CURRENT: Cell<Option<(usize, usize)>> = const { Cell::new(None) };
     /// True if there is work. Unlike the queue it needs no destructor, so that a look at it is cheap.
     static HAS_WORK: Cell<bool> = const { Cell::new(false) };
+    /// The peer whose blocking handler runs on this thread, by its address.
+    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
     /// True while a task is polled.
     static IS_POLLING: Cell<bool> = const { Cell::new(false) };
     /// The connection of a session that redials whose plugins run, with its token.
@@ -963,9 +991,28 @@ impl Drop for Entered {
     }
 }
 
-/// Returns true if this thread runs a callback of a peer.
+/// Returns true if this thread runs a reactor, of any engine. Callbacks also run, and values are also dropped, outside of a
+/// peer's handler.
 pub(super) fn is_on_loop() -> bool {
-    CURRENT.get().is_some()
+    reactor_thread::is_current()
+}
+
+/// Runs a blocking handler of a peer on this thread, a worker's.
+pub(super) fn work_for(peer: &Arc<Shared>, job: impl FnOnce()) {
+    /// Ends the mark, also if the job panics.
+    struct Worked(usize);
+    impl Drop for Worked {
+        fn drop(&mut self) {
+            WORKS_FOR.set(self.0);
+        }
+    }
+    let _worked = Worked(WORKS_FOR.replace(Arc::as_ptr(peer) as usize));
+    job();
+}
+
+/// Returns true if this thread cannot wait for the end of a peer: it runs a reactor, or a handler that the peer waits for.
+pub(super) fn is_waited_for_by(peer: &Arc<Shared>) -> bool {
+    is_on_loop() || WORKS_FOR.get() == Arc::as_ptr(peer) as usize
 }
 
 fn is_loop_of(peer: &Arc<Shared>, reactor: usize) -> bool {

@@ -5,6 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use self::sync::{Condvar, Mutex};
+use crate::panic;
 
 /// A value that one thread puts in once and another one takes out.
 pub(super) struct Slot<T> {
@@ -38,7 +39,8 @@ impl<T> Slot<T> {
         drop(state);
         self.filled.notify_one();
         if let Some(waker) = waker {
-            waker.wake();
+            // It is the application's, and this is the reactor's thread.
+            panic::catch("epicycle::rpc", "a waker", || waker.wake());
         }
     }
 

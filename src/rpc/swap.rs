@@ -27,10 +27,10 @@ type Value = Arc<dyn Any + Send + Sync>;
 impl Swap {
     /// Sets the value of a key. Returns true if it had one before.
     pub fn set(&self, key: impl Into<String>, value: impl Any + Send + Sync) -> bool {
-        self.values
-            .lock()
-            .insert(key.into(), Arc::new(value))
-            .is_some()
+        let (key, value) = (key.into(), Arc::new(value));
+        // The old value is dropped without the lock, since its drop is the application's code.
+        let old = self.values.lock().insert(key, value);
+        old.is_some()
     }
 
     /// Returns the value of a key, if it has this type.
@@ -41,7 +41,8 @@ impl Swap {
 
     /// Removes a key. Returns true if it had a value.
     pub fn remove(&self, key: &str) -> bool {
-        self.values.lock().remove(key).is_some()
+        let old = self.values.lock().remove(key);
+        old.is_some()
     }
 
     /// Returns the number of values.
@@ -59,7 +60,10 @@ impl Swap {
         let others: Vec<_> = (other.values.lock().iter())
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        self.values.lock().extend(others);
+        for (key, value) in others {
+            let old = self.values.lock().insert(key, value);
+            drop(old);
+        }
     }
 }
 

@@ -87,20 +87,28 @@ impl Tasks {
             Ok(Poll::Ready(result)) => Ok(result),
             Err(panic) => Err(panic),
         };
-        Some(Finished {
+        let finished = Finished {
             conn: task.conn,
-            of: task.of,
+            of: task.of.clone(),
             head: task.head.take(),
             result,
-        })
+        };
+        discard(task);
+        Some(finished)
     }
 
     /// Drops a task, because its caller no longer waits.
     pub(super) fn cancel(&self, number: u64) {
         let task = self.open.borrow_mut().remove(&number);
-        // The drop of the future is the application's code.
-        crate::panic::catch("epicycle::rpc", "the drop of a handler's future", || {
-            drop(task);
-        });
+        if let Some(task) = task {
+            discard(task);
+        }
     }
+}
+
+/// Drops a task. The drop of its future is the application's code.
+fn discard(task: Task) {
+    crate::panic::catch("epicycle::rpc", "the drop of a handler's future", || {
+        drop(task);
+    });
 }

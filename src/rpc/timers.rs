@@ -44,7 +44,7 @@ impl Timers {
     /// Removes a timer that is due. Returns its plugin.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<usize> {
         for timer in &mut self.0 {
-            if !timer.is_put_off && timer.at + LATE < now {
+            if !timer.is_put_off && now.saturating_duration_since(timer.at) > LATE {
                 timer.at = now + SHORTEST;
                 timer.is_put_off = true;
             }

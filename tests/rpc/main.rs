@@ -8,6 +8,7 @@ mod binder;
 mod bodies;
 mod codec;
 mod config;
+mod endings;
 mod ends;
 mod filters;
 mod futures;

@@ -109,6 +109,9 @@ enum Stage {
     Refused,
 }
 
+/// The time after which it is looked again whether the last messages of a peer that has left are handled.
+const LEAVING: Duration = Duration::from_millis(10);
+
 /// The time within which a session must open.
 const EARLY_TIME: Duration = Duration::from_secs(10);
 
@@ -212,28 +215,33 @@ impl EventHandler for PeerHandler {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Line> {
         let (shared, remote) = (&self.parts.peer.shared, conn.peer_addr().clone());
         let _entered = enter(shared, conn.id().reactor());
-        let local = match conn.local_addr() {
-            Ok(local) => local,
-            Err(error) => {
-                log::debug!(target: "epicycle::rpc", "{remote}: {error}");
-                return None;
-            }
-        };
         let token = match conn.origin() {
             Origin::Accepted { .. } => None,
             Origin::Connected { token } | Origin::Adopted { token } => Some(token),
         };
+        let local_addr = match conn.local_addr() {
+            Ok(addr) => addr,
+            Err(error) => {
+                log::debug!(target: "epicycle::rpc", "{remote}: {error}");
+                if let Some(token) = token {
+                    let status = local(code::DIAL_FAILED, error.to_string());
+                    self.attempt_failed(&mut conn.reactor(), token, status, false);
+                    self.carry_out_all(&mut conn.reactor());
+                }
+                return None;
+            }
+        };
         let redialled = token.and_then(|token| self.redials.begin_setup(token, conn.id()));
         let (session, calls) = match (redialled, token) {
             (Some((session, calls)), _) => {
-                session.set_addrs(local, remote);
+                session.set_addrs(local_addr, remote);
                 (session, calls)
             }
             // The session has ended while the connection was being made.
             (None, Some(token)) if !self.parts.peer.dials.contains(token) => return None,
             (None, token) => {
                 let (peer, calls) = (shared.clone(), Calls::new(shared.calls.clone()));
-                let session = Session::new(peer, conn.id(), local, remote, token.is_some());
+                let session = Session::new(peer, conn.id(), local_addr, remote, token.is_some());
                 (session, calls)
             }
         };
@@ -340,14 +348,9 @@ impl EventHandler for PeerHandler {
     }
 
     fn on_fin(&mut self, conn: &mut Conn<'_, Self>, line: &mut Line) -> Action {
-        if line.stream_counts().0 > 0 {
-            // Its last messages are handled first.
+        if line.stream_counts().0 + line.calls.len() > 0 {
             let id = conn.id();
-            conn.defer(move |handler: &mut Self, reactor| {
-                let _entered = enter(&handler.parts.peer.shared, reactor.id());
-                reactor.with(id, |conn, line| handler.end_streams_of_leaver(conn, line));
-                handler.carry_out_all(reactor);
-            });
+            conn.defer(move |handler: &mut Self, reactor| handler.on_left(reactor, id));
         }
         Action::Continue
     }

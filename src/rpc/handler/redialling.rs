@@ -243,6 +243,9 @@ impl PeerHandler {
             let Some(apart) = &mut redial.session else {
                 return Some((outgoing, local(code::CONNECTION_CLOSED, "")));
             };
+            if (outgoing.call.as_ref()).is_some_and(|call| call.waiter.is_cancelled()) {
+                return Some((outgoing, local(code::CANCELLED, "")));
+            }
             let reason = match &outgoing.call {
                 None if apart.held.pushes() >= MAX_HELD_PUSHES => "too many pushes wait for a connection",
                 Some(_) if apart.held.calls() >= shared.settings.max_calls => {

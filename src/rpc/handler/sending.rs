@@ -224,7 +224,7 @@ impl PeerHandler {
     }
 
     fn cancel(&self, conn: &mut Conn<'_, Self>, line: &mut Line, call: &CallState) {
-        let Some(call) = call.cancel().and_then(|number| line.calls.remove(number)) else {
+        let Some(call) = call.number().and_then(|number| line.calls.remove(number)) else {
             return;
         };
         line.update(conn);

@@ -18,7 +18,7 @@ use crate::rpc::deferred::DeferredCall;
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
 use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
-use crate::rpc::session::{Settings, enter, has_work};
+use crate::rpc::session::{Settings, enter, has_work, work_for};
 use crate::rpc::stats::{Counters, Outcome};
 use crate::rpc::tasks::{Finished, Task, TaskOf};
 use crate::rpc::wire::{Dialect, Message, Status, code};
@@ -352,6 +352,8 @@ impl PeerHandler {
         let Some(pool) = &self.parts.pool else {
             return Err("the peer has no worker pool".to_owned());
         };
+        let peer = self.parts.peer.shared.clone();
+        let job = move || work_for(&peer, job);
         let submitted = if in_order {
             pool.submit_ordered(conn.as_u64(), job)
         } else {

@@ -12,8 +12,9 @@ use std::thread;
 use super::replies::{Served, obey};
 use super::sending::{send_cancel, unsent};
 use super::serving::after_body;
-use super::{Line, PeerHandler};
-use crate::engine::handler::{Action, Conn};
+use super::{LEAVING, Line, PeerHandler, enter};
+use crate::engine::handler::{Action, Conn, Reactor};
+use crate::engine::slots::ConnId;
 use crate::rpc::context::{AsyncCtx, CallCtx, Incoming, ReplyHead};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
@@ -499,11 +500,37 @@ impl PeerHandler {
         }
     }
 
-    /// Ends the streams of a peer that has ended its side of the connection: no credit can arrive any more.
-    pub(super) fn end_streams_of_leaver(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+    /// Follows the end of the other side's stream. Its last messages are handled first: they may take several turns.
+    pub(super) fn on_left(&self, reactor: &mut Reactor<'_, Self>, id: ConnId) {
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
+        let waits = reactor.with(id, |conn, line| {
+            let is_handled = conn.peer_has_shut_down();
+            if is_handled {
+                self.on_leave(conn, line);
+            }
+            !is_handled
+        });
+        if waits == Some(true) {
+            reactor.schedule(LEAVING, move |handler, reactor| {
+                handler.on_left(reactor, id);
+            });
+        }
+        self.carry_out_all(reactor);
+    }
+
+    /// Ends the streams of a peer that has ended its side of the connection, and the calls that wait for its replies: neither
+    /// credit nor replies can arrive any more. Handlers whose replies are owed to it may wait for these. Calls that a new
+    /// connection repeats are left to it.
+    fn on_leave(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
         let reason = "the other side has ended the connection";
+        let status = local(code::CONNECTION_CLOSED, reason);
         let entries = line.streams.as_mut().map(|streams| streams.drain());
-        self.stop_all(entries, &local(code::CONNECTION_CLOSED, reason));
+        self.stop_all(entries, &status);
+        for number in line.calls.numbers(|call| call.again.is_none()) {
+            if let Some(call) = line.calls.remove(number) {
+                self.fail_call(conn.now(), &line.session, call, status.clone());
+            }
+        }
         line.update(conn);
         let conversation = conn.codec().conversation();
         if conversation.owed + conversation.awaited == 0 {

@@ -163,6 +163,15 @@ impl State {
         }
     }
 
+    /// Records that an item is no longer on its way to the connection's output.
+    fn leave(&mut self, bytes: usize) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+        if self.waiting == 0 {
+            self.is_congested = false;
+        }
+    }
+
     fn has_step(&self) -> bool {
         !self.items.is_empty() || (self.flow.incoming().is_some() && !self.is_end_told)
     }
@@ -277,6 +286,9 @@ impl Stream {
         if let Some(status) = state.flow.stopped() {
             notices.stopped = Some(status.clone());
             notices.on_cancel = mem::take(&mut state.on_cancel);
+        } else if state.flow.closed().is_some() {
+            // Nobody is told any more. They may own handles of the stream, which would then keep each other alive.
+            notices.on_cancel = mem::take(&mut state.on_cancel);
         }
         drop(state);
         self.changed.notify_all();
@@ -286,17 +298,18 @@ impl Stream {
 
     fn tell(self: &Arc<Self>, notices: Notices) {
         for waker in notices.wakers {
-            waker.wake();
+            guard("a waker", || waker.wake());
         }
         if let Some(room) = notices.room {
             for callback in notices.on_room {
                 guard("a callback of a stream's sender", || callback(room.clone()));
             }
         }
-        if let Some(status) = notices.stopped {
-            for callback in notices.on_cancel {
-                guard("a callback of a stream's end", || callback(status.clone()));
-            }
+        for callback in notices.on_cancel {
+            guard("a callback of a stream's end", || match notices.stopped {
+                Some(ref status) => callback(status.clone()),
+                None => drop(callback),
+            });
         }
         if notices.delivers {
             self.signal(Signal::Deliver(Delivery(self.clone())));
@@ -360,13 +373,7 @@ impl Stream {
 
     /// Records that an item is in the connection's output.
     pub(in crate::rpc) fn written(self: &Arc<Self>, bytes: usize) {
-        self.change(|state| {
-            state.waiting = state.waiting.saturating_sub(1);
-            state.waiting_bytes = state.waiting_bytes.saturating_sub(bytes);
-            if state.waiting == 0 {
-                state.is_congested = false;
-            }
-        });
+        self.change(|state| state.leave(bytes));
     }
 }
 
@@ -412,8 +419,8 @@ impl Stream {
     /// Gives up an item that was begun.
     pub(in crate::rpc) fn give_up_send(self: &Arc<Self>) {
         self.change(|state| {
-            state.waiting -= 1;
             state.flow.take_back();
+            state.leave(0);
         });
     }
 
@@ -497,7 +504,12 @@ impl Stream {
 
     /// Gives everything that arrives to a callback on the reactor's thread.
     pub(in crate::rpc) fn read_by(self: &Arc<Self>, callback: OnStep) {
-        self.state.lock().reader = Reader::Callback(callback);
+        let mut state = self.state.lock();
+        let before = mem::replace(&mut state.reader, Reader::Callback(callback));
+        // A reader that has taken the end itself gets it again, since a callback waits for it.
+        state.is_end_told = false;
+        drop(state);
+        drop(before);
         self.signal(Signal::Deliver(Delivery(self.clone())));
     }
 

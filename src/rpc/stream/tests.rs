@@ -1,11 +1,13 @@
 //! Properties of the rules of a stream.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::flow::{Flow, MAX_CREDIT, Role, Unsendable, Violation};
+use super::{Link, Signal, Stream};
 use crate::rpc::reply::local;
 use crate::rpc::wire::code;
 
@@ -229,4 +231,26 @@ fn the_acceptors_end_ends_the_stream_and_the_openers_its_items() {
     assert!(acceptor.end());
     assert!(acceptor.is_over());
     assert!(acceptor.stopped().is_none());
+}
+
+/// The way to no reactor.
+struct Nowhere;
+
+impl Link for Nowhere {
+    fn signal(&self, _: &Arc<Stream>, _: Signal) -> bool {
+        true
+    }
+}
+
+#[test]
+fn an_item_that_is_given_up_last_ends_the_congestion() {
+    let stream = Stream::new(Role::Acceptor, 0, Box::new(Nowhere));
+    stream.on_credit(10).expect("is allowed");
+    assert_eq!(stream.begin_send(), Ok(()));
+    assert_eq!(stream.begin_send(), Ok(()));
+    stream.set_congested();
+    stream.written(0);
+    assert_eq!(stream.credit(), 0, "one item is still encoded");
+    stream.give_up_send();
+    assert_eq!(stream.credit(), 9);
 }
