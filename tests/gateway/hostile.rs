@@ -62,10 +62,7 @@ fn misbehave(mut stream: TcpStream, seed: u64) {
 }
 
 /// Does something that no client should, and does not mind what comes of it.
-fn attack<H: epicycle::gateway::Hooks>(
-    gateway: &epicycle::gateway::Running<H>,
-    rng: &mut Rng,
-) {
+fn attack<H: epicycle::gateway::Hooks>(gateway: &epicycle::gateway::Running<H>, rng: &mut Rng) {
     let mut client = Asker::to(gateway);
     let _ = client
         .stream

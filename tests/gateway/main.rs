@@ -17,3 +17,4 @@ mod pki;
 mod pools;
 mod program;
 mod rig;
+mod strangers;
