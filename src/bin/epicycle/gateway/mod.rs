@@ -87,6 +87,7 @@ impl Flags {
 
 /// Does what the flags ask for.
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
+    let watch = watch::Watch::new(flags.config.as_deref());
     let gateway = match flags.gateway() {
         Ok(gateway) => gateway,
         // Each fault is a line of its own, in the form that editors understand.
@@ -109,5 +110,5 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    serving::serve(flags, &gateway)
+    serving::serve(flags, &gateway, watch)
 }

@@ -41,7 +41,11 @@ struct Serving<'a> {
 }
 
 /// Serves until a signal ends it.
-pub(super) fn serve(flags: &Flags, gateway: &Gateway) -> Result<ExitCode, Box<dyn Error>> {
+pub(super) fn serve(
+    flags: &Flags,
+    gateway: &Gateway,
+    mut watch: Watch,
+) -> Result<ExitCode, Box<dyn Error>> {
     let (events, received) = channel();
     // Signals count from now on, so that none of them ends a process that is about to serve.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
@@ -53,7 +57,7 @@ pub(super) fn serve(flags: &Flags, gateway: &Gateway) -> Result<ExitCode, Box<dy
             }
         }
     });
-    let watch = Watch::new(flags.config.as_deref(), gateway.settings());
+    watch.follow(flags.config.as_deref(), gateway.settings());
     let running = start(gateway)?;
     for addr in running.local_addrs() {
         let reactors = running.engine().reactors();
@@ -149,7 +153,8 @@ impl Serving<'_> {
         };
         match self.control.reload(&gateway) {
             Ok(reloaded) => {
-                self.watch = Watch::new(self.flags.config.as_deref(), gateway.settings());
+                self.watch
+                    .follow(self.flags.config.as_deref(), gateway.settings());
                 let mut changes = String::new();
                 for on in &reloaded.opened {
                     changes += &format!("; {on} is open");
