@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use epicycle::rpc::wire::{Codec, Dialect, Kind, Message};
 use epicycle::rpc::{
-    Health, Peer, Pending, Receiver, Responder, Router, Sender, Session, Status, Swap, code,
+    Health, Peer, Pending, Receiver, Responder, Router, Sender, Session, Swap, code,
 };
 use epicycle::{Connect, Reconnect};
 use parking_lot::Mutex;
@@ -140,29 +140,27 @@ fn a_cancellation_that_overtakes_its_call_counts() {
 
 #[test]
 fn the_last_handle_of_a_peer_may_be_dropped_on_its_own_reactor() {
-    struct Last(Option<Peer>, mpsc::Sender<bool>);
+    /// A value of the reactor. It is dropped when the reactor ends, outside of any callback.
+    struct Last(Arc<Mutex<Option<Peer>>>, mpsc::Sender<bool>);
     impl Drop for Last {
         fn drop(&mut self) {
-            let dropped = catch_unwind(AssertUnwindSafe(|| drop(self.0.take())));
+            let last = self.0.lock().take();
+            let dropped = catch_unwind(AssertUnwindSafe(|| drop(last)));
             let _ = self.1.send(dropped.is_ok());
         }
     }
+    let slot: Arc<Mutex<Option<Peer>>> = Arc::default();
     let (tells, dropped) = mpsc::channel();
-    let Blocked {
-        server,
-        client,
-        session,
-        gate,
-    } = blocked(|()| {});
-    let last = Last(Some(client), tells);
-    session.abort();
-    // The connection is gone when its turn comes, so it is dropped outside of any callback.
-    let shown = session.with_conn(move |_| drop(last));
-    shown.expect("has room");
-    gate.send(()).expect("it waits");
+    let own = slot.clone();
+    let server = start(listening().local(move || Last(own.clone(), tells.clone())));
+    let client = start(Peer::builder());
+    let session = dial(&client, &server);
+    eventually("it is accepted", || server.session_count() == 1);
+    let handle = server.sessions()[0].peer().expect("runs");
+    *slot.lock() = Some(server);
+    assert!(handle.shutdown().is_none(), "it does not own the threads");
     assert_eq!(dropped.recv_timeout(LONG), Ok(true));
     assert!(session.wait_closed(LONG));
-    eventually("it has shut down", || server.session_count() == 0);
 }
 
 #[test]
@@ -191,23 +189,16 @@ fn a_blocking_handler_may_shut_its_own_peer_down() {
 }
 
 #[test]
-fn waiting_where_a_reactor_drops_a_callback_fails_at_once() {
-    struct Waits(Session, mpsc::Sender<Status>);
-    impl Drop for Waits {
-        fn drop(&mut self) {
-            let result = self.0.call::<_, ()>("/never", &()).no_timeout().wait();
-            let _ = self.1.send(result.expect_err("cannot wait"));
-        }
-    }
+fn waiting_on_a_reactors_thread_fails_outside_of_handlers_too() {
+    let (_server, _client, session) = pair(routes());
     let (tells, results) = mpsc::channel();
-    let blocked = blocked(|()| {});
-    let other = {
-        let waits = Waits(blocked.session.clone(), tells);
-        blocked.session.abort();
-        blocked.session.with_conn(move |_| drop(waits))
-    };
-    other.expect("has room");
-    blocked.gate.send(()).expect("it waits");
+    let other = Peer::builder().local(move || {
+        let result = session.call::<_, ()>("/never", &()).no_timeout().wait();
+        tells
+            .send(result.expect_err("cannot wait"))
+            .expect("is awaited");
+    });
+    let _other = thread::spawn(move || start(other));
     let status = results.recv_timeout(LONG).expect("does not wait");
     assert!(status.reason.contains("use `then`"), "{status}");
 }
