@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::call::Call;
+use super::cancellation::Cancellation;
 use super::reply::FromReply;
 use super::session::Session;
 use super::swap::Swap;
@@ -37,7 +37,7 @@ pub struct Incoming<'a> {
     /// The time of its arrival. None if nobody needs it.
     pub(super) arrived: Option<Instant>,
     /// Set if the call may be cancelled while its handler works.
-    pub(super) cancelled: Option<Arc<AtomicBool>>,
+    pub(super) cancelled: Option<Arc<Cancellation>>,
     pub(super) extras: Option<Box<Extras>>,
 }
 
@@ -235,8 +235,16 @@ impl<'a> Incoming<'a> {
     /// Returns true if the caller no longer waits: it has cancelled the call, or its time is over, or its session has ended.
     /// A handler that takes long should look now and then. Always false for handlers that run on the reactor.
     pub fn is_cancelled(&self) -> bool {
-        let flag = self.cancelled.as_ref();
-        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        (self.cancelled.as_ref()).is_some_and(|cancelled| cancelled.is_cancelled())
+    }
+
+    /// Calls `callback` when the caller no longer waits, on the reactor, or at once if that is so already. It must not block. It
+    /// is dropped when the work on the call has ended before, and in handlers that run on the reactor.
+    /// For a stream: when the stream has ended.
+    pub fn on_cancel(&self, callback: impl FnOnce() + Send + 'static) {
+        if let Some(cancelled) = &self.cancelled {
+            cancelled.on_cancel(Box::new(callback));
+        }
     }
 
     /// Prepares a call that is a part of the work on this message, on any session. It ends by this message's

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::calls::{Deadlines, shrink};
+use super::cancellation::Cancellation;
 use super::context::{Incoming, Kept};
 use super::plugin::Plugins;
 use super::wire::{Kind, Message};
@@ -27,7 +28,7 @@ pub(super) struct DeferredCall {
     /// The reply without its body.
     pub(super) reply: Message<'static>,
     /// Set once the caller no longer waits.
-    cancelled: Arc<AtomicBool>,
+    cancelled: Arc<Cancellation>,
     /// The number of the handler's task, if it is a future.
     pub(super) task: Option<u64>,
     /// The place of the route in the statistics.
@@ -68,7 +69,7 @@ impl Deferred {
     pub(super) fn add(
         &mut self,
         reply: Message<'static>,
-        cancelled: Arc<AtomicBool>,
+        cancelled: Arc<Cancellation>,
         task: Option<u64>,
         deadline: Option<Instant>,
         (meter, began): (usize, Option<u64>),
@@ -152,6 +153,6 @@ impl DeferredCall {
     }
 
     fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.cancelled.cancel();
     }
 }

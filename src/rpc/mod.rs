@@ -25,6 +25,7 @@
 mod builder;
 mod call;
 mod calls;
+mod cancellation;
 mod codec;
 mod config;
 mod context;

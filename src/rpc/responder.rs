@@ -3,8 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::cancellation::Cancellation;
 use super::context::{Incoming, ReplyHead, encode_reply, reply_codec};
 use super::session::Session;
 use super::wire::{Codec, Dialect, EncodeBody, Status, code};
@@ -33,7 +33,7 @@ pub(super) struct ReplyToken {
     session: Session,
     dialect: Dialect,
     pub(super) head: ReplyHead,
-    cancelled: Option<Arc<AtomicBool>>,
+    cancelled: Option<Arc<Cancellation>>,
     give: Option<Give>,
 }
 
@@ -130,8 +130,15 @@ impl<R: EncodeBody> Responder<R> {
 
     /// Returns true if the caller no longer waits.
     pub fn is_cancelled(&self) -> bool {
-        let flag = self.token.cancelled.as_ref();
-        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        let cancelled = self.token.cancelled.as_ref();
+        cancelled.is_some_and(|cancelled| cancelled.is_cancelled())
+    }
+
+    /// Calls `callback` when the caller no longer waits, as [`Incoming::on_cancel`] does.
+    pub fn on_cancel(&self, callback: impl FnOnce() + Send + 'static) {
+        if let Some(cancelled) = &self.token.cancelled {
+            cancelled.on_cancel(Box::new(callback));
+        }
     }
 }
 

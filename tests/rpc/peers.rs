@@ -308,6 +308,49 @@ fn a_cancelled_call_ends_at_once_and_its_handler_learns_of_it() {
 }
 
 #[test]
+fn a_handler_at_work_is_called_when_its_caller_no_longer_waits() {
+    let (sender, receiver) = mpsc::channel();
+    let (from_later, from_blocking) = (sender.clone(), sender);
+    let kept: Mutex<Vec<Responder<()>>> = Mutex::default();
+    let mut routes = Router::new();
+    routes.call_later("/later", move |ctx, (): (), reply: Responder<()>| {
+        let (one, other) = (from_later.clone(), from_later.clone());
+        ctx.on_cancel(move || one.send("context").expect("is awaited"));
+        reply.on_cancel(move || other.send("responder").expect("is awaited"));
+        kept.lock().push(reply);
+    });
+    routes.call_blocking("/block", move |ctx, (): ()| {
+        let (cancelled, end) = mpsc::channel();
+        ctx.on_cancel(move || cancelled.send(()).expect("is awaited"));
+        from_blocking.send("begun").expect("is awaited");
+        end.recv_timeout(LONG).expect("is cancelled");
+        // It has happened already.
+        let sender = from_blocking.clone();
+        ctx.on_cancel(move || sender.send("blocking").expect("is awaited"));
+        Ok(())
+    });
+    routes.call_blocking("/quick", |ctx, (): ()| {
+        ctx.on_cancel(|| panic!("it was answered"));
+        Ok(())
+    });
+    let (_server, _client, session) = pair(routes);
+    assert_eq!(session.call("/quick", &()).wait(), Ok(()));
+    let (later, block) = (
+        session.call::<_, ()>("/later", &()),
+        session.call::<_, ()>("/block", &()),
+    );
+    let (later, block) = (later.send(), block.send());
+    let next = || receiver.recv_timeout(LONG).expect("is told");
+    assert_eq!(next(), "begun");
+    later.cancel();
+    assert_eq!([next(), next()], ["context", "responder"]);
+    // A session that ends is the end of its calls.
+    session.abort();
+    assert_eq!(next(), "blocking");
+    assert!(block.wait().is_err());
+}
+
+#[test]
 fn queued_work_of_a_cancelled_call_is_not_begun() {
     let runs = Arc::new(AtomicUsize::new(0));
     let (release, gate) = mpsc::channel::<()>();

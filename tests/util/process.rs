@@ -65,7 +65,9 @@ pub(crate) fn alone_as(this: &mut Command, test: &str, body: impl FnOnce()) {
     if env::var(ALONE).is_ok_and(|name| name == test) {
         // The parent waits for this process, so it must end even if the test hangs.
         thread::spawn(|| {
-            thread::sleep(Duration::from_secs(120));
+            let limit = env::var("EPICYCLE_ALONE_SECONDS").ok();
+            let limit = limit.and_then(|limit| limit.parse().ok()).unwrap_or(120);
+            thread::sleep(Duration::from_secs(limit));
             eprintln!("out of time");
             process::abort();
         });

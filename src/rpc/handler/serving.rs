@@ -4,7 +4,6 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::panic;
+use crate::rpc::cancellation::Cancellation;
 use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
 use crate::rpc::deferred::DeferredCall;
 use crate::rpc::plugin::{Hooks, Plugins};
@@ -483,7 +483,7 @@ impl PeerHandler {
         task: Option<u64>,
         began: Option<u64>,
     ) -> (u64, Working) {
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = Arc::new(Cancellation::default());
         call.cancelled = Some(cancelled.clone());
         call.arrived = Some(conn.now());
         let kept = call.take_kept();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::thread;
@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::flow::{Flow, Role, Unsendable, Violation};
 use super::{STREAM_BY, STREAM_ID};
 use crate::panic;
+use crate::rpc::cancellation::{Callbacks, Cancellation};
 use crate::rpc::reply::local;
 use crate::rpc::wire::{Message, Meta, Status, code};
 
@@ -26,7 +27,7 @@ pub(in crate::rpc) struct Stream {
     state: Mutex<State>,
     changed: Condvar,
     /// True once the stream is over. The context of a handler looks at it.
-    cancelled: Arc<AtomicBool>,
+    cancelled: Arc<Cancellation>,
 }
 
 /// The identity of a stream on its connection.
@@ -195,6 +196,8 @@ struct Notices {
     room: Option<Result<(), Status>>,
     on_cancel: Vec<OnCancel>,
     stopped: Option<Status>,
+    /// Those who wait for the end of the stream.
+    ended: Callbacks,
     delivers: bool,
 }
 
@@ -247,12 +250,12 @@ impl Stream {
     }
 
     /// Returns the flag that is true once the stream is over.
-    pub(in crate::rpc) fn cancelled(&self) -> Arc<AtomicBool> {
+    pub(in crate::rpc) fn cancelled(&self) -> Arc<Cancellation> {
         self.cancelled.clone()
     }
 
     pub(in crate::rpc) fn is_over(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+        self.cancelled.is_cancelled()
     }
 
     pub(in crate::rpc) fn signal(self: &Arc<Self>, signal: Signal) -> bool {
@@ -281,7 +284,7 @@ impl Stream {
             }
         }
         if state.flow.is_over() {
-            self.cancelled.store(true, Ordering::Release);
+            notices.ended = self.cancelled.mark();
         }
         if let Some(status) = state.flow.stopped() {
             notices.stopped = Some(status.clone());
@@ -311,6 +314,7 @@ impl Stream {
                 None => drop(callback),
             });
         }
+        notices.ended.run();
         if notices.delivers {
             self.signal(Signal::Deliver(Delivery(self.clone())));
         }
