@@ -8,12 +8,13 @@ use std::time::Duration;
 use super::codec::{Formats, ProtocolChoice};
 use super::context::MakeLocal;
 use super::handler::{Parts, PeerHandler};
+use super::logging::{LogOptions, Logged};
 use super::peer::{Inner, Peer, Threads};
 use super::plugin::{Hooks, Plugin, Plugins};
 use super::router::Router;
-use super::session::{BeforeWrite, LogOptions, Settings, Shared};
+use super::session::{BeforeWrite, Settings, Shared};
 use super::stream::MAX_CREDIT;
-use super::wire::{Codec, Codecs, Filters, Limits, Message};
+use super::wire::{Codec, Codecs, Filters, Limits};
 use crate::engine::connect::Reconnect;
 use crate::engine::listen::Listen;
 use crate::engine::listen::handover::Control;
@@ -293,9 +294,27 @@ impl PeerBuilder {
         self
     }
 
-    /// Sets a function that makes the text that is logged in place of a body, so that no secret is. Default: none.
-    pub fn redact(mut self, body: impl Fn(&Message<'_>) -> String + Send + Sync + 'static) -> Self {
-        self.settings.log.redact = Some(Arc::new(body));
+    /// Sets a function that takes secrets out of the log lines of messages. It gets the CALL, the REPLY and the PUSH of each line,
+    /// with the path of its route. The query of a URI is logged in any case, metadata and bodies only with
+    /// [`log_details`](Self::log_details). Default: none; the values of HTTP's secret headers are left out.
+    ///
+    /// ```
+    /// use epicycle::rpc::Peer;
+    ///
+    /// let peer = Peer::builder()
+    ///     .log_details()
+    ///     .redact(|logged| {
+    ///         if logged.path == "/login" {
+    ///             logged.query.clear();
+    ///             // That of the call is the password, and that of the reply the token.
+    ///             logged.body = "***".to_owned();
+    ///         }
+    ///     })
+    ///     .start()?;
+    /// # Ok::<(), epicycle::Error>(())
+    /// ```
+    pub fn redact(mut self, redact: impl Fn(&mut Logged<'_>) + Send + Sync + 'static) -> Self {
+        self.settings.log.redact = Some(Arc::new(redact));
         self
     }
 

@@ -141,7 +141,7 @@ impl<'a, A: EncodeBody + ?Sized> Draft<'a, A> {
         let codec = self.message.codec;
         let codecs = &self.shared.formats.codecs;
         (self.message.marshal(codecs, codec, self.body))
-            .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
+            .map_err(|error| local(code::BAD_MESSAGE, format!("the argument: {error}")))?;
         Ok(self.message)
     }
 }
@@ -468,10 +468,10 @@ impl<R: FromReply> Pending<R> {
 
 pub(super) fn check_may_block() -> Result<(), Status> {
     if is_on_loop() {
-        return Err(local(
-            code::UNKNOWN_ERROR,
-            "`wait` on a reactor's thread would wait for itself; use `then`, or make the call in a blocking handler",
-        ));
+        let reason = "`wait` on a reactor's thread would wait for itself; use `then`, or make the call in a blocking handler";
+        // A handler may pass the error on to its caller, but this side has the fault.
+        log::error!(target: "epicycle::rpc", "{reason}");
+        return Err(local(code::INTERNAL_SERVER_ERROR, reason));
     }
     Ok(())
 }

@@ -157,6 +157,16 @@ impl<'a> Incoming<'a> {
             .or_else(|| self.remote_addr().as_socket_addr().map(|addr| addr.ip()))
     }
 
+    /// Returns the address of the other end, and that of the client for which it acts, for the log.
+    pub(super) fn logged_addr(&self) -> String {
+        let addr = self.remote_addr();
+        let own = addr.as_socket_addr().map(|addr| addr.ip());
+        match self.real_ip() {
+            Some(real) if Some(real) != own => format!("{addr}(real: {real})"),
+            _ => addr.to_string(),
+        }
+    }
+
     /// Returns the values that the application keeps with the session.
     pub fn swap(&self) -> &Swap {
         self.session.swap()

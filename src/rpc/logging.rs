@@ -4,20 +4,65 @@
 //! CALL<- 127.0.0.1:40122 1.2ms /math/add "0" RECV({"size":32}) SEND({"size":20})
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
 
-use super::context::Incoming;
-use super::session::{LogOptions, Session};
-use super::wire::{Message, Meta, Status};
+use super::wire::{Kind, Message, Meta, Status};
 
 const TARGET: &str = "epicycle::rpc";
 
 /// The number of bytes of a body that are logged.
 const MAX_BODY: usize = 1024;
+
+/// The metadata whose values are not logged: those of HTTP that are secrets.
+const SECRETS: [&str; 4] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+];
+
+const HIDDEN: &str = "***";
+
+/// The options of the log lines of messages.
+#[derive(Clone, Default)]
+pub(super) struct LogOptions {
+    /// True if the time that each call takes is measured.
+    pub(super) counts_time: bool,
+    /// The time from which on a call is slow.
+    pub(super) slow: Option<Duration>,
+    /// True if metadata and bodies are logged.
+    pub(super) details: bool,
+    pub(super) redact: Option<Redact>,
+}
+
+pub(super) type Redact = Arc<dyn Fn(&mut Logged<'_>) + Send + Sync>;
+
+/// What a log line tells of a message, before it is written: see [`PeerBuilder::redact`](super::PeerBuilder::redact).
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Logged<'a> {
+    /// The kind of the message.
+    pub kind: Kind,
+    /// The decoded path of the CALL or PUSH. For a REPLY, that of its CALL.
+    pub path: &'a str,
+    /// The query of the URI. Empty for a REPLY.
+    pub query: String,
+    /// The metadata, as it is on the wire. Empty unless details are logged. The values of `Authorization`,
+    /// `Proxy-Authorization`, `Cookie` and `Set-Cookie` are not in it.
+    pub meta: String,
+    /// The first 1,024 bytes of the body. Empty unless details are logged.
+    pub body: String,
+}
+
+/// The beginning of a line: the address of the other end, and the time that the call took.
+pub(super) struct Of {
+    pub(super) addr: String,
+    pub(super) cost: Option<Duration>,
+}
 
 impl LogOptions {
     /// Returns true if a message may be logged. Otherwise nothing is kept for its log line.
@@ -31,134 +76,149 @@ impl LogOptions {
     }
 
     /// Logs a call that was answered here.
-    pub(super) fn call_in(&self, call: &Incoming<'_>, reply: &Message<'_>, cost: Option<Duration>) {
-        let of = self.of(address(call), &call.message, cost);
-        let (recv, send) = (self.show(&call.message), self.show(reply));
-        log::log!(target: TARGET, of.level, "CALL<- {of} RECV({recv}) SEND({send})");
+    pub(super) fn call_in(&self, of: Of, call: &Message<'_>, reply: &Message<'_>) {
+        let line = Line::new(self, of, call);
+        line.log("CALL<-", &[("RECV", call), ("SEND", reply)], None);
     }
 
     /// Logs a push that has arrived.
-    pub(super) fn push_in(&self, push: &Incoming<'_>, cost: Option<Duration>) {
-        let of = self.of(address(push), &push.message, cost);
-        let recv = self.show(&push.message);
-        log::log!(target: TARGET, of.level, "PUSH<- {of} RECV({recv})");
+    pub(super) fn push_in(&self, of: Of, push: &Message<'_>) {
+        Line::new(self, of, push).log("PUSH<-", &[("RECV", push)], None);
     }
 
     /// Logs a call of this side that has ended. `end` is its reply, or the reason why there is none.
-    pub(super) fn call_out(
-        &self,
-        session: &Session,
-        call: &Message<'_>,
-        end: Result<&Message<'_>, &Status>,
-        cost: Duration,
-    ) {
-        let of = self.of(session.remote_addr().to_string(), call, Some(cost));
-        let send = self.show(call);
+    pub(super) fn call_out(&self, of: Of, call: &Message<'_>, end: Result<&Message<'_>, &Status>) {
+        let line = Line::new(self, of, call);
         match end {
-            Ok(reply) => {
-                let recv = self.show(reply);
-                log::log!(target: TARGET, of.level, "CALL-> {of} SEND({send}) RECV({recv})");
-            }
-            Err(status) => {
-                log::log!(target: TARGET, of.level, "CALL-> {of} SEND({send}) FAILED({status})");
-            }
+            Ok(reply) => line.log("CALL->", &[("SEND", call), ("RECV", reply)], None),
+            Err(status) => line.log("CALL->", &[("SEND", call)], Some(status)),
         }
     }
 
     /// Logs a push that was sent.
-    pub(super) fn push_out(&self, session: &Session, push: &Message<'_>) {
-        let of = self.of(session.remote_addr().to_string(), push, None);
-        let send = self.show(push);
-        log::log!(target: TARGET, of.level, "PUSH-> {of} SEND({send})");
-    }
-
-    fn of<'a>(&self, addr: String, message: &'a Message<'a>, cost: Option<Duration>) -> Of<'a> {
-        let cost = cost.filter(|_| self.counts_time);
-        let is_slow = (cost.zip(self.slow)).is_some_and(|(cost, slow)| cost >= slow);
-        Of {
-            level: if is_slow { Level::Warn } else { Level::Info },
-            addr,
-            cost,
-            is_slow,
-            message,
-        }
-    }
-
-    fn show<'a>(&'a self, message: &'a Message<'a>) -> Shown<'a> {
-        Shown {
-            message,
-            options: self,
-        }
+    pub(super) fn push_out(&self, of: Of, push: &Message<'_>) {
+        Line::new(self, of, push).log("PUSH->", &[("SEND", push)], None);
     }
 }
 
-/// Returns the address of the other end, and that of the client for which it acts.
-fn address(message: &Incoming<'_>) -> String {
-    let addr = message.remote_addr();
-    let own = addr.as_socket_addr().map(|addr| addr.ip());
-    match message.real_ip() {
-        Some(real) if Some(real) != own => format!("{addr}(real: {real})"),
-        _ => addr.to_string(),
-    }
-}
-
-/// The beginning of a line: address, cost, URI and `seq`.
-struct Of<'a> {
-    level: Level,
-    addr: String,
-    cost: Option<Duration>,
-    is_slow: bool,
-    message: &'a Message<'a>,
-}
-
-impl fmt::Display for Of<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.addr)?;
-        match self.cost {
-            Some(cost) => write!(f, "{cost:?}")?,
-            None => f.write_str("-")?,
-        }
-        if self.is_slow {
-            f.write_str("(slow)")?;
-        }
-        let (uri, seq) = (&self.message.uri, &self.message.seq);
-        // Escaped, so that a peer cannot forge a line.
-        write!(
-            f,
-            " {} {:?}",
-            String::from_utf8_lossy(uri).escape_debug(),
-            String::from_utf8_lossy(seq)
-        )
-    }
-}
-
-/// A message in a line.
-struct Shown<'a> {
-    message: &'a Message<'a>,
+/// A line about a CALL and its REPLY, or about a PUSH.
+struct Line<'a> {
     options: &'a LogOptions,
+    of: Of,
+    /// The URI without its query.
+    uri: String,
+    query: String,
+    /// The decoded path.
+    path: String,
+    seq: String,
 }
 
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (message, meta) = (self.message, &self.message.meta);
-        write!(f, "{{\"size\":{}", message.size)?;
-        if let Some(error) = meta.get_str(Meta::REPLY_ERROR) {
-            write!(f, ",\"error\":{error:?}")?;
+impl<'a> Line<'a> {
+    fn new(options: &'a LogOptions, of: Of, message: &Message<'_>) -> Self {
+        let uri = text(&message.uri);
+        let (front, query) = uri.split_once('?').unwrap_or((&uri, ""));
+        let path = message.parse_uri().map(|uri| uri.path().to_owned());
+        Self {
+            options,
+            of,
+            path: path.unwrap_or_else(|_| front.to_owned()),
+            uri: front.to_owned(),
+            query: query.to_owned(),
+            seq: text(&message.seq),
         }
-        if !self.options.details {
-            return f.write_str("}");
+    }
+
+    fn log(&self, what: &str, messages: &[(&str, &Message<'_>)], failure: Option<&Status>) {
+        let mut query = String::new();
+        let mut parts = String::new();
+        for (did, message) in messages {
+            let logged = self.logged(message);
+            let status = message.meta.get_str(Meta::REPLY_ERROR);
+            parts += &format!(" {did}({{\"size\":{}", message.size);
+            let fields = [
+                ("error", status.as_deref().unwrap_or_default()),
+                ("meta", &logged.meta),
+                ("body", &logged.body),
+            ];
+            for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
+                parts += &format!(",\"{name}\":{value:?}");
+            }
+            parts += "})";
+            query += &logged.query;
         }
-        if !meta.is_empty() {
-            write!(f, ",\"meta\":{:?}", String::from_utf8_lossy(meta.encoded()))?;
+        if let Some(status) = failure {
+            parts += &format!(" FAILED({status})");
         }
-        let body = match &self.options.redact {
-            Some(redact) => Cow::Owned(redact(message).into_bytes()),
-            None => Cow::Borrowed(&*message.body),
+        if !query.is_empty() {
+            query.insert(0, '?');
+        }
+        let cost = self.of.cost.filter(|_| self.options.counts_time);
+        let is_slow = (cost.zip(self.options.slow)).is_some_and(|(cost, slow)| cost >= slow);
+        let level = if is_slow { Level::Warn } else { Level::Info };
+        let cost = cost.map_or("-".to_owned(), |cost| format!("{cost:?}"));
+        let slow = if is_slow { "(slow)" } else { "" };
+        // Escaped, so that a peer cannot forge a line.
+        let (uri, query) = (self.uri.escape_debug(), query.escape_debug());
+        let (addr, seq) = (&self.of.addr, &self.seq);
+        log::log!(target: TARGET, level, "{what} {addr} {cost}{slow} {uri}{query} {seq:?}{parts}");
+    }
+
+    /// Returns what is told of one of the line's messages.
+    fn logged(&self, message: &Message<'_>) -> Logged<'_> {
+        let mut logged = Logged {
+            kind: message.kind,
+            path: &self.path,
+            query: String::new(),
+            meta: String::new(),
+            body: String::new(),
         };
-        if !body.is_empty() {
-            let start = &body[..body.len().min(MAX_BODY)];
-            write!(f, ",\"body\":{:?}", String::from_utf8_lossy(start))?;
+        if message.kind != Kind::Reply {
+            logged.query.clone_from(&self.query);
         }
-        f.write_str("}")
+        if self.options.details {
+            logged.meta = text(without_secrets(&message.meta).encoded());
+            logged.body = text(&message.body[..message.body.len().min(MAX_BODY)]);
+        }
+        if let Some(redact) = &self.options.redact {
+            redact(&mut logged);
+        }
+        logged
+    }
+}
+
+fn without_secrets<'a>(meta: &'a Meta<'_>) -> Meta<'a> {
+    let is_secret = |key: &[u8]| {
+        SECRETS
+            .iter()
+            .any(|secret| key.eq_ignore_ascii_case(secret.as_bytes()))
+    };
+    if !meta.iter().any(|(key, _)| is_secret(&key)) {
+        return Meta::from_encoded(meta.encoded());
+    }
+    let mut shown = Meta::default();
+    for (key, value) in meta.iter() {
+        shown.add(
+            &key,
+            if is_secret(&key) {
+                HIDDEN.as_bytes()
+            } else {
+                &value
+            },
+        );
+    }
+    shown
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl fmt::Debug for LogOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogOptions")
+            .field("counts_time", &self.counts_time)
+            .field("slow", &self.slow)
+            .field("details", &self.details)
+            .finish_non_exhaustive()
     }
 }

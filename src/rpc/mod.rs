@@ -75,6 +75,7 @@ pub use self::context::{AsyncCtx, CallCtx, Incoming, PushCtx};
 pub use self::handler::{Line, PeerHandler};
 #[cfg(feature = "http")]
 pub use self::http::Http;
+pub use self::logging::Logged;
 pub use self::multi::{
     AddressStats, MultiCall, MultiClient, MultiClientBuilder, MultiPush, MultiStats,
 };

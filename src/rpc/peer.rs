@@ -25,6 +25,7 @@ use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::HandleError;
 use crate::engine::server::Report;
 use crate::error::Error;
+use crate::metrics;
 
 /// One end of RPC conversations. It may listen, dial, or do both; server and client are the same thing.
 ///
@@ -46,6 +47,7 @@ use crate::error::Error;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "the peer shuts down when its last handle is dropped"]
 pub struct Peer {
     inner: Arc<Inner>,
     /// Held by the clones that keep the peer running. Others only use it.
@@ -70,6 +72,7 @@ pub(super) trait AfterStart: Send + Sync {
 /// The engine of a peer.
 pub(super) trait PeerEngine: Send + Sync {
     fn local_addrs(&self) -> &[Addr];
+    fn stats(&self) -> metrics::Stats;
     fn connect(&self, connect: Connect) -> Result<(), ConnectError>;
     fn adopt(&self, socket: OwnedFd, token: u64) -> Result<(), ConnectError>;
     /// Sends a push to all sessions.
@@ -431,6 +434,11 @@ impl Peer {
         let shared = &self.inner.shared;
         let peer = shared.counters.read(shared.sessions.len());
         shared.meters.read(peer, &self.inner.routes)
+    }
+
+    /// Returns the statistics of the engine: connections, bytes, times of turns and so on. `None` before it has started.
+    pub fn engine_stats(&self) -> Option<metrics::Stats> {
+        self.engine().map(|engine| engine.stats())
     }
 
     /// Shuts the peer down. No more calls are taken or made. Calls under way in both directions end first, within the

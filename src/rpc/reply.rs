@@ -20,6 +20,10 @@ pub struct Reply<R> {
 }
 
 /// A type that a call can return: each type that a body can be decoded into, and [`Reply`] of such a type.
+#[diagnostic::on_unimplemented(
+    message = "a reply cannot become `{Self}`",
+    note = "name the type of the result: `let sum: i64 = session.call(..).wait()?;`"
+)]
 pub trait FromReply: Sized {
     /// Makes the value from a reply that is not a failure.
     ///
@@ -56,7 +60,7 @@ pub(super) fn read<R: FromReply>(
     match reply.status() {
         Some(status) => Err(status),
         None => R::from_reply(reply, cost, codecs)
-            .map_err(|error| local(code::BAD_MESSAGE, error.to_string())),
+            .map_err(|error| local(code::BAD_MESSAGE, format!("the reply: {error}"))),
     }
 }
 

@@ -415,6 +415,10 @@ impl Router {
             self.faults
                 .push(format!("{path}: paths below /_/ are reserved"));
         }
+        if path.contains(['?', '#']) {
+            let fault = "no URI has this path: what follows ? is its query, and what follows # its fragment";
+            self.faults.push(format!("{path}: {fault}"));
+        }
         path.into()
     }
 

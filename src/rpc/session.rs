@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::codec::Formats;
+use super::logging::LogOptions;
 use super::outgoing::{CallState, Outgoing, WhenFull};
 use super::reply::local;
 use super::stats::{AllMeters, Counters};
@@ -158,21 +159,6 @@ pub(super) struct Settings {
     pub(super) tells_panics: bool,
     pub(super) log: LogOptions,
 }
-
-/// The options of the log lines of messages.
-#[derive(Clone, Default)]
-pub(super) struct LogOptions {
-    /// True if the time that each call takes is measured.
-    pub(super) counts_time: bool,
-    /// The time from which on a call is slow.
-    pub(super) slow: Option<Duration>,
-    /// True if metadata and bodies are logged.
-    pub(super) details: bool,
-    /// Makes the body that is logged.
-    pub(super) redact: Option<Redact>,
-}
-
-pub(super) type Redact = Arc<dyn Fn(&Message<'_>) -> String + Send + Sync>;
 
 /// A request to the reactor of a session.
 pub(super) enum Order {
@@ -785,16 +771,6 @@ impl PartialEq for Session {
 }
 
 impl Eq for Session {}
-
-impl fmt::Debug for LogOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogOptions")
-            .field("counts_time", &self.counts_time)
-            .field("slow", &self.slow)
-            .field("details", &self.details)
-            .finish_non_exhaustive()
-    }
-}
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -277,18 +277,22 @@ fn a_log_line_can_have_the_details_the_cost_and_no_secrets() {
             .routes(routes)
             .slow(Duration::from_millis(10))
             .log_details()
-            .redact(|message| match message.kind {
-                Kind::Call => "***".to_owned(),
-                _ => String::from_utf8_lossy(&message.body).into_owned(),
+            .redact(|logged| {
+                assert_eq!(logged.path, "/detailed/sleep");
+                if logged.kind == Kind::Call {
+                    assert_eq!(logged.query, "password=hunter2");
+                    (logged.query, logged.body) = (String::new(), "***".to_owned());
+                }
             }),
     );
     let client = start(Peer::builder());
     let session = dial(&client, &server);
     let long = "x".repeat(5000);
     let echo: String = session
-        .call("/detailed/sleep", &long)
+        .call("/detailed/sleep?password=hunter2", &long)
         .no_timeout()
         .meta("K", "v")
+        .meta("Authorization", "Basic hunter2")
         .real_ip([10, 1, 2, 3].into())
         .wait()
         .expect("answers");
@@ -304,9 +308,10 @@ fn a_log_line_can_have_the_details_the_cost_and_no_secrets() {
     assert!(line.contains("ms(slow) "), "{line}");
     assert!(line.contains("(real: 10.1.2.3) "), "{line}");
     assert!(
-        line.contains(r#""meta":"K=v&X-Real-IP=10.1.2.3","body":"***"})"#),
+        line.contains(r#""meta":"K=v&Authorization=***&X-Real-IP=10.1.2.3","body":"***"})"#),
         "{line}"
     );
+    assert!(!line.contains("hunter2"), "{line}");
     // The reply's body, cut.
     assert!(
         line.contains(&"x".repeat(1023)) && !line.contains(&"x".repeat(1024)),

@@ -308,6 +308,30 @@ fn a_cancelled_call_ends_at_once_and_its_handler_learns_of_it() {
 }
 
 #[test]
+fn every_answer_that_comes_too_late_is_counted() {
+    let kept: Arc<Mutex<Vec<Responder<()>>>> = Arc::default();
+    let late = kept.clone();
+    let mut routes = Router::new();
+    routes.call_later("/keep", move |_ctx, (): (), reply| late.lock().push(reply));
+    let (server, _client, session) = pair(routes);
+    let call = || {
+        session
+            .call::<_, ()>("/keep", &())
+            .timeout(Duration::from_millis(20))
+    };
+    // The first call is over, and so is a second one, when the first one's answer comes.
+    for _ in 0..2 {
+        let status = call().wait().expect_err("is not answered");
+        assert_eq!(status.code, code::HANDLE_TIMEOUT);
+    }
+    eventually("both are over", || server.stats().peer.timeouts == 2);
+    for reply in kept.lock().drain(..) {
+        reply.send(Ok(()));
+    }
+    eventually("both are counted", || server.stats().peer.late_answers == 2);
+}
+
+#[test]
 fn a_handler_at_work_is_called_when_its_caller_no_longer_waits() {
     let (sender, receiver) = mpsc::channel();
     let (from_later, from_blocking) = (sender.clone(), sender);

@@ -518,6 +518,33 @@ fn exchange(server: &Peer, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn information_in_json_is_read_as_such_and_a_peer_that_does_not_authenticate_is_named() {
+    let check = |token: &str, _: &Session| match token {
+        "a \"b\"" => Ok(()),
+        other => Err(Status::new(1001, other.to_owned())),
+    };
+    let server = start(listening().plugin(Verify::new(check)));
+    let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
+    let mut socket = TcpStream::connect(addr).expect("connects");
+    let body = br#""a \"b\"""#;
+    let mut call = ((6 + 3 + 1 + 14 + 2 + 1 + body.len()) as u32)
+        .to_be_bytes()
+        .to_vec();
+    call.extend_from_slice(b"r\0\0\x010\x01\0\x0c/auth/verify\0\0j");
+    call.extend_from_slice(body);
+    socket.write_all(&call).expect("writes");
+    eventually("the session opens", || server.session_count() == 1);
+
+    let client = start(Peer::builder().plugin(Bearer::new("a")));
+    let refused = try_dial(&client, &start(listening())).expect_err("is refused");
+    assert_eq!(refused.code, code::NOT_FOUND);
+    assert!(
+        refused.reason.contains("does not authenticate"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn authentication_cannot_be_bypassed() {
     let server = guarded();
     let call = b"\0\0\0\x1dr\0\0\x011\x01\0\x09/math/add\0\0j[1,2]";

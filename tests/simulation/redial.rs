@@ -211,7 +211,7 @@ impl Scene {
     }
 
     fn restart_server(&mut self) {
-        self.service.restart(&mut self.world, self.host);
+        drop(self.service.restart(&mut self.world, self.host));
     }
 
     fn ends(&mut self, number: u64) {
@@ -522,7 +522,7 @@ fn the_reconnect_of_a_dial_is_its_policy_and_repeats_its_first_attempts() {
     world.kill(host);
     assert!(world.run_until(SECOND * 5, |_| mortal.health() == Health::Closed));
     assert_eq!(session.health(), Health::Redialling);
-    service.restart(&mut world, host);
+    drop(service.restart(&mut world, host));
     assert!(world.run_until(SECOND * 5, |_| session.health() == Health::Open));
 }
 

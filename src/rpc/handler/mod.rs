@@ -46,6 +46,7 @@ use crate::engine::connect::resolve::LookupResult;
 use crate::engine::connect::{Connect, ConnectError, FailedConnect};
 use crate::engine::handler::{Action, Conn, ConnTask, Engine, EventHandler, HandleError, Reactor};
 use crate::engine::slots::ConnId;
+use crate::metrics;
 use crate::workers::WorkerPool;
 
 /// Serves the connections of a [`Peer`](super::Peer) on one reactor.
@@ -619,6 +620,10 @@ impl Target for Engine<PeerHandler> {
 impl PeerEngine for Engine<PeerHandler> {
     fn local_addrs(&self) -> &[Addr] {
         self.local_addrs()
+    }
+
+    fn stats(&self) -> metrics::Stats {
+        self.stats()
     }
 
     fn connect(&self, connect: Connect) -> Result<(), ConnectError> {

@@ -7,8 +7,8 @@ use super::PeerHandler;
 use crate::engine::handler::{Action, Conn, WriteError};
 use crate::rpc::context::{Incoming, ReplyHead};
 use crate::rpc::deferred::DeferredCall;
+use crate::rpc::logging::{LogOptions, Of};
 use crate::rpc::plugin::{Hooks, Plugins};
-use crate::rpc::session::LogOptions;
 use crate::rpc::stats::Outcome;
 use crate::rpc::wire::{Kind, Message, Status, UriError, code};
 
@@ -185,7 +185,8 @@ impl PeerHandler {
         if self.log().is_on() {
             reply.size = conn.codec().last_sent();
             let cost = time_since(conn, served.began);
-            self.log().call_in(call, reply, cost);
+            let addr = call.logged_addr();
+            self.log().call_in(Of { addr, cost }, &call.message, reply);
         }
         Action::Continue
     }

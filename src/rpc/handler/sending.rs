@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{CANCEL, Line, PeerHandler, SentAgain, SentCall, Stage, TIMEOUT};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::panic;
 use crate::rpc::calls::Open;
+use crate::rpc::logging::Of;
 use crate::rpc::outgoing::{Arrived, CallState, Outgoing, WhenFull};
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
@@ -37,7 +38,8 @@ impl PeerHandler {
         if let Some(sent) = &call.value.logged {
             let cost = conn.now().saturating_duration_since(call.sent);
             let end = read.as_ref().map(|()| &reply);
-            self.log().call_out(&line.session, sent, end, cost);
+            let of = of(&line.session, Some(cost));
+            self.log().call_out(of, sent, end);
         }
         call.value.waiter.settle(read.map(|()| Arrived {
             message: &reply,
@@ -243,7 +245,8 @@ impl PeerHandler {
     ) {
         if let Some(sent) = &call.value.logged {
             let cost = now.saturating_duration_since(call.sent);
-            self.log().call_out(session, sent, Err(&status), cost);
+            let of = of(session, Some(cost));
+            self.log().call_out(of, sent, Err(&status));
         }
         call.value.waiter.settle(Err(status));
     }
@@ -283,7 +286,8 @@ impl PeerHandler {
                 self.after_write(line, &outgoing.message);
                 if outgoing.message.kind == Kind::Push && self.log().is_on() {
                     outgoing.message.size = conn.codec().last_sent();
-                    self.log().push_out(&line.session, &outgoing.message);
+                    let of = of(&line.session, None);
+                    self.log().push_out(of, &outgoing.message);
                 }
                 Ok(())
             }
@@ -368,6 +372,14 @@ pub(super) fn unsent(error: &WriteError) -> Status {
     match error {
         WriteError::Closed => local(code::CONNECTION_CLOSED, ""),
         error => local(code::WRITE_FAILED, error.to_string()),
+    }
+}
+
+/// Returns the beginning of a log line.
+fn of(session: &Session, cost: Option<Duration>) -> Of {
+    Of {
+        addr: session.remote_addr().to_string(),
+        cost,
     }
 }
 

@@ -15,10 +15,11 @@ use crate::panic;
 use crate::rpc::cancellation::Cancellation;
 use crate::rpc::context::{AfterBody, AsyncCtx, CallCtx, Incoming, PushCtx, ReplyHead};
 use crate::rpc::deferred::DeferredCall;
+use crate::rpc::logging::Of;
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::responder::{Answered, Give, ReplyToken};
 use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Route};
-use crate::rpc::session::{Settings, enter, has_work, work_for};
+use crate::rpc::session::{Settings, Shared, enter, has_work, work_for};
 use crate::rpc::stats::{Counters, Outcome};
 use crate::rpc::tasks::{Finished, Task, TaskOf};
 use crate::rpc::wire::{Dialect, Message, Status, code};
@@ -258,10 +259,13 @@ impl PeerHandler {
     ) -> (u64, ReplyToken) {
         let (number, working) = self.expect_reply(conn, line, route, call, None, began);
         let answer = conn.defer_answer();
+        let peer = self.parts.peer.shared.clone();
         let give: Give = Box::new(move |answered: Answered| {
             drop(working);
-            // A session that has ended needs no reply.
+            let late = LateAnswer(answered.result.is_ok().then_some(peer));
+            // The task is dropped if the session has ended, and if no call waits for its reply any more.
             let _ = answer.run(move |handler: &mut Self, conn, line| {
+                late.is_taken();
                 let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
                 let Answered { head, result } = answered;
                 let action = handler.answer(conn, line, number, head, result);
@@ -409,7 +413,8 @@ impl PeerHandler {
             }
             PushHandler::Blocking { run, in_order } => {
                 if self.log().is_on() {
-                    self.log().push_in(&push, None);
+                    let addr = push.logged_addr();
+                    self.log().push_in(Of { addr, cost: None }, &push.message);
                 }
                 let (run, push, parts) = (run.clone(), push.into_owned(), self.parts.clone());
                 let job = move || {
@@ -468,7 +473,8 @@ impl PeerHandler {
         };
         self.meters.ended(meter, outcome);
         if self.log().is_on() {
-            self.log().push_in(push, time_since(conn, began));
+            let (addr, cost) = (push.logged_addr(), time_since(conn, began));
+            self.log().push_in(Of { addr, cost }, &push.message);
         }
         self.parts.log_push(push, result);
     }
@@ -558,6 +564,23 @@ impl Parts {
                 log::warn!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
             }
             Err(payload) => drop(self.panicked_at(push, payload)),
+        }
+    }
+}
+
+/// Counts an answer as late when it is dropped, unless the reactor has taken it.
+struct LateAnswer(Option<Arc<Shared>>);
+
+impl LateAnswer {
+    fn is_taken(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for LateAnswer {
+    fn drop(&mut self) {
+        if let Some(peer) = &self.0 {
+            Counters::count(&peer.counters.late_answers);
         }
     }
 }

@@ -57,10 +57,15 @@ impl Verify {
         if message.kind != Kind::Call || uri != URI {
             return Err(unexpected("CALL /auth/verify", message.kind, &uri));
         }
-        let info = std::str::from_utf8(&message.body)
-            .map_err(|_| local(code::BAD_MESSAGE, "the information is not UTF-8"))?;
+        let info = match message.codec {
+            // Programs that know JSON only, such as those in browsers, send it as such.
+            Codec::JSON => serde_json::from_slice(&message.body).ok(),
+            _ => std::str::from_utf8(&message.body).ok().map(str::to_owned),
+        };
+        let reason = "the information is not a text";
+        let info = info.ok_or_else(|| local(code::BAD_MESSAGE, reason))?;
         // A panic is an answer too.
-        guarded(self, || (self.check)(info, session))
+        guarded(self, || (self.check)(&info, session))
     }
 }
 
@@ -136,6 +141,10 @@ impl Plugin for Bearer {
             return Err(unexpected("REPLY /auth/verify", message.kind, &uri));
         }
         match message.status() {
+            Some(status) if status.code == code::NOT_FOUND && status.reason.is_empty() => {
+                let reason = "the other side has no route /auth/verify: it does not authenticate";
+                Err(status.with_reason(reason))
+            }
             Some(status) => Err(status),
             None => Ok(Next::Go),
         }
