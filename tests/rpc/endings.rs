@@ -495,7 +495,10 @@ fn a_peer_that_says_nonsense_leaves_nothing_under_way() {
 fn times_of_nothing_and_without_end_are_taken() {
     let (server, _client, session) = pair(routes());
     for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
-        session.set_age(time);
+        if time != Duration::from_nanos(1) {
+            // It would be over at once.
+            session.set_age(time);
+        }
         session.set_handle_timeout(time);
         session.set_timer("none", time);
         let echo = session.call::<_, u64>("/echo", &7u64).timeout(time).wait();
