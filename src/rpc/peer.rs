@@ -438,7 +438,7 @@ impl Peer {
 
     /// Returns the statistics of the engine: connections, bytes, times of turns and so on. `None` before it has started.
     pub fn engine_stats(&self) -> Option<metrics::Stats> {
-        self.engine().map(|engine| engine.stats())
+        self.engine().map(PeerEngine::stats)
     }
 
     /// Shuts the peer down. No more calls are taken or made. Calls under way in both directions end first, within the

@@ -265,7 +265,7 @@ impl PeerHandler {
             let late = LateAnswer(answered.result.is_ok().then_some(peer));
             // The task is dropped if the session has ended, and if no call waits for its reply any more.
             let _ = answer.run(move |handler: &mut Self, conn, line| {
-                late.is_taken();
+                late.deliver();
                 let _entered = enter(&handler.parts.peer.shared, conn.id().reactor());
                 let Answered { head, result } = answered;
                 let action = handler.answer(conn, line, number, head, result);
@@ -572,7 +572,7 @@ impl Parts {
 struct LateAnswer(Option<Arc<Shared>>);
 
 impl LateAnswer {
-    fn is_taken(mut self) {
+    fn deliver(mut self) {
         self.0 = None;
     }
 }
