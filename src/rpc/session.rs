@@ -30,7 +30,8 @@ use crate::panic;
 
 /// One end of a conversation with another peer: calls and pushes go out on it.
 ///
-/// Clones stand for the same session. It can be used from any thread. It ends when its connection does.
+/// Clones stand for the same session. It can be used from any thread. It ends when its connection does, unless it
+/// [redials](super::PeerBuilder::redial).
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
