@@ -83,7 +83,10 @@ fn sessions_leave_neither_memory_nor_descriptors_behind() {
         let before = (descriptors(), resident());
         open_and_close(&server, &client, count);
         let after = resident();
-        eventually("the descriptors are closed", || descriptors() == before.0);
+        // Each of the two reactors may have needed its timer descriptor for the first time.
+        eventually("the descriptors are closed", || {
+            descriptors() <= before.0 + 2
+        });
         if let (Some(before), Some(after)) = (before.1, after) {
             let growth = after.saturating_sub(before);
             println!("{count} sessions: {growth} bytes more than before");

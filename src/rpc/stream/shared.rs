@@ -416,7 +416,12 @@ impl Stream {
         self.state.lock().waiting_bytes += item.body.len();
         match self.signal(Signal::Item(item)) {
             true => Ok(()),
-            false => Err(local(code::CONNECTION_CLOSED, "")),
+            false => {
+                // The session has ended, and its reactor is about to say so.
+                let status = local(code::CONNECTION_CLOSED, "");
+                self.stop(status.clone());
+                Err(status)
+            }
         }
     }
 
