@@ -18,9 +18,9 @@ use crate::http::{Chunk, HeaderBlock, Trailers, Version};
 
 /// An exchange. The session of the client's connection owns it.
 pub(super) struct Exchange<X> {
-    /// What the client asked for.
+    /// The request as the client sent it.
     pub(super) asked: Asked,
-    /// What the node gets.
+    /// The head for the node.
     pub(super) head: Head,
     pub(super) body: Body,
     pub(super) upload: Upload,
@@ -34,7 +34,7 @@ pub(super) struct Exchange<X> {
     pub(super) tried: Vec<NodeId>,
     /// The node whose name stands in the record.
     pub(super) last_node: Option<NodeId>,
-    /// What the balancer may hash.
+    /// The hash that the balancer may use.
     pub(super) key: u64,
     pub(super) retries: u32,
     /// The number of connections that ended before the request was written to them.
@@ -53,7 +53,7 @@ pub(super) struct Exchange<X> {
     pub(super) notes: Notes,
 }
 
-/// What a client asked for.
+/// A request as the client sent it: its line and its host.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     pub(super) method: String,

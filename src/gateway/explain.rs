@@ -1,4 +1,4 @@
-//! What a gateway would do with a request, without sending it.
+//! Explanations: the way that a request would take, without sending it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};

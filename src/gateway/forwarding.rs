@@ -10,7 +10,7 @@ use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, Version};
 /// The name in `Via`.
 const NAME: &str = "epicycle";
 
-/// What is known of a client's connection.
+/// The facts about a client's connection that forwarding fields tell.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hop<'a> {
     pub(super) peer: Option<IpAddr>,

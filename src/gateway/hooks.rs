@@ -98,7 +98,7 @@ impl Hooks for NoHooks {
     type Exchange = ();
 }
 
-/// What becomes of a request.
+/// The next step of a request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Verdict {

@@ -29,22 +29,6 @@ metric_label! {
     }
 }
 
-metric_label! {
-    /// Who ended an exchange.
-    pub(super) enum Outcome("outcome") {
-        /// Nobody: it is complete.
-        Complete = "complete",
-        /// The client left.
-        Client = "client",
-        /// The node.
-        Node = "node",
-        /// The gateway.
-        Gateway = "gateway",
-        /// A timeout.
-        Timeout = "timeout",
-    }
-}
-
 metric_set! {
     /// The requests of a route up to one moment.
     #[derive(Clone, Debug, Default)]
@@ -96,7 +80,7 @@ metric_set! {
     #[derive(Clone, Debug, Default)]
     pub(super) struct NodeStats("epicycle_gateway_node") {
         /// Requests that ended, by who ended them. A request counts for the last node that it was sent to.
-        requests: counter by Outcome,
+        requests: counter by EndedBy,
     }
     /// The counters of a node on one reactor.
     #[derive(Debug, Default)]
@@ -207,14 +191,7 @@ impl PoolCounters {
 
 impl NodeCounters {
     pub(super) fn count(&self, record: &Record<'_>) {
-        let outcome = match record.ended_by {
-            EndedBy::Nobody => Outcome::Complete,
-            EndedBy::Client => Outcome::Client,
-            EndedBy::Node => Outcome::Node,
-            EndedBy::Gateway => Outcome::Gateway,
-            EndedBy::Timeout => Outcome::Timeout,
-        };
-        self.requests[outcome].add(1);
+        self.requests[record.ended_by].add(1);
     }
 }
 

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::addr::Addr;
 use crate::http::{Headers, StatusCode};
+use crate::metric_label;
+use crate::metrics::Label;
 
-/// What became of an exchange, for logs and metrics. [`Hooks::on_done`](super::Hooks::on_done) receives it.
+/// The course of an exchange, for logs and metrics. [`Hooks::on_done`](super::Hooks::on_done) receives it.
 ///
 /// The client chose method, host and target: escape them before they are written to a log.
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ pub struct Record<'a> {
     pub reused: bool,
     /// The number of times that the request was sent to a node, or that this was tried.
     pub tries: u32,
-    /// Who ended it.
+    /// The one who ended it.
     pub ended_by: EndedBy,
 }
 
@@ -61,39 +63,29 @@ pub struct Times {
     pub total: Duration,
 }
 
-/// Who ended an exchange.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EndedBy {
-    /// Nobody: it is complete.
-    #[default]
-    Nobody,
-    /// The client left.
-    Client,
-    /// The node, or the connection to it.
-    Node,
-    /// The gateway: it refused the request, or a hook answered.
-    Gateway,
-    /// A timeout.
-    Timeout,
-}
-
-impl EndedBy {
-    /// Returns a word for it: `complete`, `client`, `node`, `gateway` or `timeout`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EndedBy::Nobody => "complete",
-            EndedBy::Client => "client",
-            EndedBy::Node => "node",
-            EndedBy::Gateway => "gateway",
-            EndedBy::Timeout => "timeout",
-        }
+metric_label! {
+    /// The one who ended an exchange. Its [text](crate::metrics::Label::value) is `complete`, `client`, `node`, `gateway` or
+    /// `timeout`.
+    #[derive(Default)]
+    #[non_exhaustive]
+    pub enum EndedBy("outcome") {
+        /// Nobody: it is complete.
+        #[default]
+        Nobody = "complete",
+        /// The client left.
+        Client = "client",
+        /// The node, or the connection to it.
+        Node = "node",
+        /// The gateway: it refused the request, or a hook answered.
+        Gateway = "gateway",
+        /// A timeout.
+        Timeout = "timeout",
     }
 }
 
 impl fmt::Display for EndedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.value())
     }
 }
 

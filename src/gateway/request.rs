@@ -14,7 +14,7 @@ use crate::http::{
     HeaderBlock, HeaderLine, Headers, SendError, ServerRequest, StatusCode, Version,
 };
 
-/// What the client's `Max-Forwards` asks for.
+/// The meaning of the client's `Max-Forwards`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MaxForwards {
     /// Nothing.
@@ -287,7 +287,7 @@ mod tests {
                 head.push_str(&format!("{name}: {value}\r\n"));
             }
             head.push_str("\r\n");
-            // What the parser refuses is not written.
+            // A head that the parser refuses is not written.
             let Some((line, received)) = read(head.as_bytes()) else {
                 return Ok(());
             };

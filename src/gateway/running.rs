@@ -29,7 +29,7 @@ pub struct Control<H: Hooks> {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What a change of the settings did.
+/// The result of a change of the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reloaded {

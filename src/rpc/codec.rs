@@ -72,7 +72,7 @@ pub struct Wire {
     greets: bool,
 }
 
-/// What carries the messages of a connection that are not on the stream itself: HTTP, a WebSocket.
+/// Carries the messages of a connection that are not on the stream itself: HTTP, a WebSocket.
 ///
 /// It is a state machine without a socket, as a codec is.
 #[cfg_attr(
@@ -165,7 +165,7 @@ pub(super) fn not_ready() -> FrameError {
     FrameError::Other("the session is not open yet".into())
 }
 
-/// What a [`Carrier`] finds in the input.
+/// The next thing that a [`Carrier`] finds in the input.
 #[cfg_attr(
     not(feature = "ws"),
     allow(dead_code, reason = "without `ws` there are fewer carriers")

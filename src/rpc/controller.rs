@@ -62,7 +62,7 @@ macro_rules! push_controller {
     };
 }
 
-/// What [`controller!`](crate::controller) and [`push_controller!`](crate::push_controller) have in common.
+/// The common part of [`controller!`](crate::controller) and [`push_controller!`](crate::push_controller).
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __controller_routes {

@@ -167,7 +167,7 @@ fn choice(web: Web) -> ProtocolChoice {
     })
 }
 
-/// What the requests of a listener mean.
+/// The meanings of a listener's requests.
 struct Web {
     #[cfg(feature = "ws")]
     sockets: Vec<WebSocket>,
@@ -179,7 +179,7 @@ struct Web {
 struct Server {
     web: Arc<Web>,
     codec: HttpCodec,
-    /// What is to be sent when the handler greets.
+    /// The answer that is sent when the handler greets.
     pending: Option<Pending>,
     /// The number of calls so far. With the first one, it is clear that the connection has no WebSocket.
     calls: u64,

@@ -41,7 +41,7 @@ pub(super) struct LogOptions {
 
 pub(super) type Redact = Arc<dyn Fn(&mut Logged<'_>) + Send + Sync>;
 
-/// What a log line tells of a message, before it is written: see [`PeerBuilder::redact`](super::PeerBuilder::redact).
+/// The contents of a message in a log line, before it is written: see [`PeerBuilder::redact`](super::PeerBuilder::redact).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Logged<'a> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::route_info::RouteInfo;
-use super::wire::code;
+use super::wire::{Kind, code};
 use crate::metrics::{Distribution, Expose, Exposition, Histogram};
 use crate::{metric_label, metric_set};
 
@@ -142,15 +142,15 @@ pub struct RouteReport {
 impl Stats {
     /// Returns the statistics of the route of calls with this path.
     pub fn call(&self, path: &str) -> Option<&RouteReport> {
-        self.find(super::wire::Kind::Call, path)
+        self.find(Kind::Call, path)
     }
 
     /// Returns the statistics of the route of pushes with this path.
     pub fn push(&self, path: &str) -> Option<&RouteReport> {
-        self.find(super::wire::Kind::Push, path)
+        self.find(Kind::Push, path)
     }
 
-    fn find(&self, kind: super::wire::Kind, path: &str) -> Option<&RouteReport> {
+    fn find(&self, kind: Kind, path: &str) -> Option<&RouteReport> {
         (self.routes.iter()).find(|report| report.route.kind == kind && &*report.route.path == path)
     }
 }

@@ -1,4 +1,4 @@
-//! What the commands share: the log, and values of flags.
+//! The log and the values of flags, for all commands.
 
 use std::error::Error;
 use std::io::Write;

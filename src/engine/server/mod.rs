@@ -10,12 +10,14 @@ mod signals;
 #[cfg(feature = "testing")]
 pub(crate) mod simulated;
 mod start;
+mod watcher;
 
 use std::fmt;
 use std::thread::JoinHandle;
 
 pub use self::options::AcceptMode;
 use self::options::Options;
+use self::watcher::Watcher;
 use crate::addr::Addr;
 use crate::engine::handler::engine::Engine;
 use crate::engine::handler::{Action, Conn, EventHandler, Service, service};
@@ -55,11 +57,8 @@ pub struct Running<H: EventHandler> {
     engine: Engine<H>,
     main: Option<JoinHandle<()>>,
     reactors: Vec<JoinHandle<()>>,
-    #[cfg(feature = "signals")]
-    signals: Option<signals::Watch>,
-    #[cfg(feature = "signals")]
-    restarts: Option<replacing::restarts::Watch>,
-    successors: Option<replacing::Watch>,
+    /// The threads that wait for signals and for successors.
+    watchers: Vec<Watcher>,
 }
 
 /// The result of a shutdown.
@@ -169,11 +168,7 @@ impl<H: EventHandler> Running<H> {
             engine,
             main: None,
             reactors: Vec::new(),
-            #[cfg(feature = "signals")]
-            signals: None,
-            #[cfg(feature = "signals")]
-            restarts: None,
-            successors: None,
+            watchers: Vec::new(),
         }
     }
 
@@ -209,9 +204,7 @@ impl<H: EventHandler> Running<H> {
         {
             log::error!(target: "epicycle::server", "the main reactor died");
         }
-        #[cfg(feature = "signals")]
-        drop((self.signals.take(), self.restarts.take()));
-        drop(self.successors.take());
+        self.watchers.clear();
         self.engine.end_helpers();
         Report::of(self.engine.stats())
     }

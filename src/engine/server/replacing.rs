@@ -1,11 +1,12 @@
 //! Servers that another process replaces while they run.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use super::options::Options;
 use super::start::{setup, start};
+use super::watcher::Watcher;
 use super::{Running, Server};
 use crate::engine::handler::{Engine, EventHandler};
 use crate::engine::listen::Listen;
@@ -64,14 +65,16 @@ pub(super) fn start_replaceable<H: EventHandler>(
     if let Some(old) = old {
         old.relieve().map_err(setup("the old process' end"))?;
     }
-    let successors = Arc::new(control.listen()?);
+    let successors = control.listen()?;
     #[cfg(feature = "signals")]
     {
-        let restarts = restarts::Watch::start(program);
-        running.restarts = Some(restarts.map_err(setup("the watch on SIGUSR2"))?);
+        let restarts = restarts::watch(program);
+        let restarts = restarts.map_err(setup("the watch on SIGUSR2"))?;
+        running.watchers.push(restarts);
     }
-    let watch = Watch::start(successors, running.engine.clone());
-    running.successors = Some(watch.map_err(setup("the thread that waits for successors"))?);
+    let watcher = watch(successors, running.engine.clone());
+    let watcher = watcher.map_err(setup("the thread that waits for successors"))?;
+    running.watchers.push(watcher);
     Ok(running)
 }
 
@@ -95,35 +98,15 @@ fn take_over(old: &mut Predecessor, listens: &mut [Listen]) -> Result<(), Error>
     Ok(())
 }
 
-/// A thread that waits for processes that take over, until this value is dropped.
-pub(super) struct Watch {
-    successors: Arc<Successors>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start<H: EventHandler>(
-        successors: Arc<Successors>,
-        engine: Engine<H>,
-    ) -> std::io::Result<Self> {
-        let watched = successors.clone();
-        let thread = thread::Builder::new()
-            .name("epicycle-handover".to_owned())
-            .spawn(move || hand_over(&watched, &engine))?;
-        Ok(Self {
-            successors,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.successors.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Starts the thread that waits for processes that take over.
+fn watch<H: EventHandler>(successors: Successors, engine: Engine<H>) -> std::io::Result<Watcher> {
+    let successors = Arc::new(successors);
+    let watched = successors.clone();
+    Watcher::start(
+        "epicycle-handover",
+        move || successors.close(),
+        move || hand_over(&watched, &engine),
+    )
 }
 
 /// Waits until another process has taken over, and then shuts this server down.
@@ -160,41 +143,23 @@ fn hand_over<H: EventHandler>(successors: &Successors, engine: &Engine<H>) {
 
 /// The start of the new process by SIGUSR2.
 #[cfg(feature = "signals")]
-pub(super) mod restarts {
+mod restarts {
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command};
-    use std::thread::{self, JoinHandle};
     use std::{env, io};
 
-    use crate::sys::signals::{Closer, RestartSignals};
+    use crate::engine::server::watcher::Watcher;
+    use crate::sys::signals::RestartSignals;
 
-    /// A thread that waits for the signal until this value is dropped.
-    pub(in crate::engine::server) struct Watch {
-        closer: Closer,
-        thread: Option<JoinHandle<()>>,
-    }
-
-    impl Watch {
-        pub(super) fn start(program: PathBuf) -> io::Result<Self> {
-            let signals = RestartSignals::watch()?;
-            let closer = signals.closer();
-            let thread = thread::Builder::new()
-                .name("epicycle-restart".to_owned())
-                .spawn(move || restart_on(signals, &program))?;
-            Ok(Self {
-                closer,
-                thread: Some(thread),
-            })
-        }
-    }
-
-    impl Drop for Watch {
-        fn drop(&mut self) {
-            self.closer.close();
-            if let Some(thread) = self.thread.take() {
-                let _ = thread.join();
-            }
-        }
+    /// Starts the thread that waits for the signal.
+    pub(super) fn watch(program: PathBuf) -> io::Result<Watcher> {
+        let signals = RestartSignals::watch()?;
+        let closer = signals.closer();
+        Watcher::start(
+            "epicycle-restart",
+            move || closer.close(),
+            move || restart_on(signals, &program),
+        )
     }
 
     fn restart_on(mut signals: RestartSignals, program: &Path) {

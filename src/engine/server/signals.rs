@@ -1,14 +1,14 @@
 //! The graceful shutdown by SIGINT and SIGTERM.
 
 use std::io;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Server;
 use super::settings::Settings;
+use super::watcher::Watcher;
 use crate::engine::handler::{Engine, EventHandler};
 use crate::error::Error;
-use crate::sys::signals::{Closer, StopSignals};
+use crate::sys::signals::StopSignals;
 
 /// # Signals
 impl Server {
@@ -53,35 +53,17 @@ pub(super) fn watch(settings: &Settings) -> Result<Option<StopSignals>, Error> {
     })
 }
 
-/// A thread that waits for signals until this value is dropped.
-pub(super) struct Watch {
-    closer: Closer,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    pub(super) fn start<H: EventHandler>(
-        signals: StopSignals,
-        engine: Engine<H>,
-    ) -> io::Result<Self> {
-        let closer = signals.closer();
-        let thread = thread::Builder::new()
-            .name("epicycle-signals".to_owned())
-            .spawn(move || stop_on(signals, &engine))?;
-        Ok(Self {
-            closer,
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.closer.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
+/// Starts the thread that waits for the signals.
+pub(super) fn start<H: EventHandler>(
+    signals: StopSignals,
+    engine: Engine<H>,
+) -> io::Result<Watcher> {
+    let closer = signals.closer();
+    Watcher::start(
+        "epicycle-signals",
+        move || closer.close(),
+        move || stop_on(signals, &engine),
+    )
 }
 
 fn stop_on<H: EventHandler>(mut signals: StopSignals, engine: &Engine<H>) {

@@ -250,8 +250,9 @@ struct ReactorSockets {
 impl<H: EventHandler> Running<H> {
     #[cfg(feature = "signals")]
     fn watch_signals(&mut self, signals: crate::sys::signals::StopSignals) -> Result<(), Error> {
-        let watch = signals::Watch::start(signals, self.engine.clone());
-        self.signals = Some(watch.map_err(setup("the thread that waits for signals"))?);
+        let watcher = signals::start(signals, self.engine.clone());
+        let watcher = watcher.map_err(setup("the thread that waits for signals"))?;
+        self.watchers.push(watcher);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::gateway::record::Record;
 use crate::gateway::settings::LogFormat;
 use crate::gateway::settings::template::{Field, Piece, pieces};
+use crate::metrics::Label;
 
 /// The most bytes of a target. The rest is cut off.
 const MAX_TARGET: usize = 2 << 10;
@@ -97,7 +98,7 @@ impl Format {
                     total_ms: millis(record.times.total),
                     reused: record.reused,
                     tries: record.tries,
-                    ended_by: record.ended_by.as_str(),
+                    ended_by: record.ended_by.value(),
                     referer: visible(&referer, MAX_TEXT),
                     user_agent: visible(&user_agent, MAX_TEXT),
                 };

@@ -48,7 +48,7 @@ struct Shared {
     written: AtomicU64,
 }
 
-/// What the writer is asked to do.
+/// The requests to the writer.
 #[derive(Default)]
 struct Wanted {
     lines: bool,

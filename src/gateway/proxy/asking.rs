@@ -17,7 +17,7 @@ use crate::http::{
     Chunk, HeaderBlock, Headers, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
 };
 
-/// What becomes of a request whose head was prepared.
+/// The next step of a request whose head was prepared.
 enum Prepared {
     Dispatch,
     Answer(Reply),

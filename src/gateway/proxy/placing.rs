@@ -22,7 +22,7 @@ use crate::http::{SendError, StatusCode};
 /// The number of connections that may end before the request was written to them.
 const MAX_IN_VAIN: u32 = 3;
 
-/// What came of sending a request.
+/// The result of sending a request.
 enum Sent {
     Yes,
     /// The connection has ended. Nothing was sent.

@@ -22,7 +22,7 @@ use crate::http::{
 /// The bytes of a response that nobody wants which are read, so that its connection can be used again.
 const UNWANTED: usize = 64 << 10;
 
-/// What follows for the connection to the node.
+/// The next step of the connection to the node.
 enum Next {
     Continue,
     /// The client takes no more for now.

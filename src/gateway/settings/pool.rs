@@ -128,7 +128,7 @@ pub struct HealthCheck {
     pub up_after: u32,
 }
 
-/// What an active health check does.
+/// The kind of an active health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HealthProbe {

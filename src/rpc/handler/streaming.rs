@@ -362,7 +362,7 @@ impl PeerHandler {
     }
 }
 
-/// What runs once a stream is accepted.
+/// The handler that runs once a stream is accepted.
 enum Beginning {
     OnLoop(Begin),
     Blocking(Begin),

@@ -1,7 +1,7 @@
 //! Limits on the calls and pushes of a route, a session or an address: how many are under way at once, and how many begin in a
 //! time.
 //!
-//! What is beyond a limit is answered with 429 at once, and costs no handler. The answer can be [another
+//! A message beyond a limit is answered with 429 at once, and costs no handler. The answer can be [another
 //! one](Limiter::otherwise). A caller's circuit breaker does not count a 429 as a failure of the peer: see
 //! [`Status::balance_outcome`].
 //!

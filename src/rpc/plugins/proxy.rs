@@ -4,7 +4,7 @@
 //! `X-Real-IP` is added if it is absent. The other side gets the caller's deadline, and learns that the caller has cancelled or has
 //! gone. Nothing waits on a reactor. Streams are not forwarded: what opens one goes on as a call.
 //!
-//! What is forwarded and not answered counts in the limits of both sides:
+//! A call that is forwarded and not answered counts in the limits of both sides:
 //! [`max_deferred`](crate::rpc::PeerBuilder::max_deferred) of the caller's session, and
 //! [`max_calls`](crate::rpc::PeerBuilder::max_calls) of the chosen one.
 //!

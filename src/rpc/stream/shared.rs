@@ -68,7 +68,7 @@ impl Drop for Delivery {
     }
 }
 
-/// What a reader gets.
+/// An item or the end, for a reader.
 pub(in crate::rpc) enum Step {
     Item(Message<'static>),
     /// Comes once, last.

@@ -18,7 +18,7 @@ use super::{Flags, handing_over};
 /// The time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the main thread reacts to.
+/// An event that the main thread reacts to.
 pub(super) enum Event {
     Signal(i32),
     /// Another process has taken over the listeners. It waits until this is dropped.

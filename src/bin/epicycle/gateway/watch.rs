@@ -15,7 +15,7 @@ pub(super) struct Watch {
     files: Vec<(PathBuf, Option<Seen>)>,
 }
 
-/// What a file looked like. A file that was replaced has another number, one that was written another time or length.
+/// The state of a file. A file that was replaced has another number, one that was written another time or length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     device: u64,
