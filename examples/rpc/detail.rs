@@ -11,7 +11,7 @@ use crate::Outcome;
 fn logging(peer: PeerBuilder) -> PeerBuilder {
     peer.log_details()
         .slow(Duration::from_millis(50))
-        // What must not be in a log is left out here: the password, and the token in the reply.
+        // Secrets are left out of the log here: the password, and the token in the reply.
         .redact(|logged| {
             if logged.path == "/login" {
                 logged.body = "***".to_owned();

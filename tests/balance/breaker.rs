@@ -50,7 +50,7 @@ fn a_half_open_breaker_admits_one_probe_at_a_time_and_closes_after_enough() {
     let late = breaker.try_begin(millis(0)).expect("is closed");
     report(&mut breaker, Outcome::Failure, 1, millis(0));
     assert!(breaker.try_begin(millis(49)).is_none());
-    // What began before it opened is no probe.
+    // A call that began before it opened is no probe.
     assert_eq!(breaker.report(late, Outcome::Success, millis(49)), None);
 
     let probe = breaker.try_begin(millis(50)).expect("is half-open");

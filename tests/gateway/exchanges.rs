@@ -233,7 +233,7 @@ fn a_tunnel_carries_bytes_both_ways_and_half_closes() {
     });
     let gateway = start(PoolSettings::of([format!("http://{addr}")]));
     let mut client = Asker::to(&gateway);
-    // What is sent early is held back until the protocol has changed.
+    // Bytes that are sent early are held back until the protocol has changed.
     client.send(
         "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly ",
     );
@@ -275,7 +275,9 @@ fn a_protocol_that_is_not_allowed_is_not_passed_on() {
 fn nodes_may_be_unix_sockets() {
     let path = TempPath::new();
     let origin = Server::bind(path.addr()).reactors(1);
-    let _origin = origin.start(|_| UnixOrigin).expect("it starts");
+    let _origin = origin
+        .start(|_| Telling(|_| "unix".to_owned()))
+        .expect("it starts");
     let gateway = start(PoolSettings::of([path.addr()]));
     let mut client = Asker::to(&gateway);
     for _ in 0..2 {
@@ -283,9 +285,10 @@ fn nodes_may_be_unix_sockets() {
     }
 }
 
-struct UnixOrigin;
+/// Answers each request with the text that a function makes of its connection.
+struct Telling(fn(&epicycle::Conn<'_, Self>) -> String);
 
-impl epicycle::EventHandler for UnixOrigin {
+impl epicycle::EventHandler for Telling {
     type Codec = epicycle::http::HttpCodec;
     type Session = ();
 
@@ -303,7 +306,8 @@ impl epicycle::EventHandler for UnixOrigin {
         (): &mut (),
         _: epicycle::http::ServerRequest<'_>,
     ) -> epicycle::Action {
-        conn.send(epicycle::http::ServerResponse::ok().body("unix"))
+        let text = (self.0)(conn);
+        conn.send(epicycle::http::ServerResponse::ok().body(&text))
             .into()
     }
 }
@@ -315,7 +319,7 @@ fn a_header_of_the_proxy_protocol_names_each_client_to_the_node() {
         .proxy_protocol(epicycle::ProxyProtocol::trust(["127.0.0.0/8"]));
     let told = Server::bind(listener)
         .reactors(1)
-        .start(|_| Told)
+        .start(|_| Telling(|conn| conn.peer_addr().to_string()))
         .expect("it starts");
     drop(origin);
     let to = told.local_addrs()[0].as_socket_addr().expect("an address");
@@ -340,33 +344,6 @@ fn a_header_of_the_proxy_protocol_names_each_client_to_the_node() {
         eventually("they end with their clients", || {
             told.engine().connections() == 0
         });
-    }
-}
-
-/// Answers with the address of its client.
-struct Told;
-
-impl epicycle::EventHandler for Told {
-    type Codec = epicycle::http::HttpCodec;
-    type Session = ();
-
-    fn codec(&mut self, _: &epicycle::ConnInfo<'_>) -> Self::Codec {
-        Self::Codec::default()
-    }
-
-    fn on_open(&mut self, _: &mut epicycle::Conn<'_, Self>) -> Option<()> {
-        Some(())
-    }
-
-    fn react(
-        &mut self,
-        conn: &mut epicycle::Conn<'_, Self>,
-        (): &mut (),
-        _: epicycle::http::ServerRequest<'_>,
-    ) -> epicycle::Action {
-        let peer = conn.peer_addr().to_string();
-        conn.send(epicycle::http::ServerResponse::ok().body(&peer))
-            .into()
     }
 }
 
@@ -625,7 +602,9 @@ fn clients_and_nodes_may_speak_tls() {
     let server = TlsServer::new(identity()).expect("is set up");
     let to_node = TlsClient::new(&crate::pki::TRUSTED.roots()).expect("is set up");
     let origin = Server::bind(epicycle::Listen::on("tcp://127.0.0.1:0").tls(&server)).reactors(1);
-    let origin = origin.start(|_| Told).expect("it starts");
+    let origin = origin
+        .start(|_| Telling(|conn| conn.peer_addr().to_string()))
+        .expect("it starts");
     let port = origin.local_addrs()[0]
         .as_socket_addr()
         .expect("an address")

@@ -114,7 +114,7 @@ fn read_chunks(from: &mut impl BufRead, into: &mut Vec<u8>) -> Option<()> {
     }
 }
 
-/// What an origin does with a request.
+/// The answer of an origin to a request.
 pub(crate) enum Deed {
     /// It sends this, and waits for the next request.
     Send(Vec<u8>),

@@ -213,7 +213,7 @@ fn an_end_lets_health_checks_fail_first_and_exchanges_end() {
     let mut client = Client::to(addr);
     let slow = client.get("/fast").expect("is answered");
     assert_eq!((slow.status, &*slow.body), (200, "one"));
-    // What is under way when the end begins is answered.
+    // A request that is under way when the end begins is answered.
     let slow = std::thread::spawn(move || client.get("/slow"));
     std::thread::sleep(Duration::from_millis(50));
     program.signal(Signal::HUP);

@@ -1,4 +1,4 @@
-//! What the tests of the program have in common: origins, the process, and a client.
+//! The common parts of the tests of the program: origins, the process, and a client.
 
 use std::collections::HashMap;
 use std::fs;

@@ -66,7 +66,7 @@ fn a_file_has_the_keys_of_teleport_in_any_format() {
         *value = value.to_string().into();
     }
     assert_eq!(read(&json.to_string()), Ok(config));
-    // What is missing or null has its default.
+    // A value that is missing or null has its default.
     assert_eq!(read("{}"), Ok(Config::default()));
     assert_eq!(
         read(r#"{"local_ip": null, "default_session_age": 0}"#),

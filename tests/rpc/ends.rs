@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use epicycle::rpc::{Peer, PeerBuilder, Session, Status};
+use std::io::Read;
+use std::net::TcpStream;
+
+use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Session, Status};
 
 use crate::util::LONG;
 
@@ -44,4 +47,22 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         assert!(Instant::now() < deadline, "in vain");
         thread::park_timeout(LONG);
     }
+}
+
+/// The options of a peer with one reactor that listens with this protocol.
+pub(crate) fn serving(protocol: impl Into<ProtocolChoice>, routes: Router) -> PeerBuilder {
+    Peer::builder()
+        .listen_with("tcp4://127.0.0.1:0", protocol)
+        .routes(routes)
+        .reactors(1)
+}
+
+/// Reads a message of the raw protocol.
+pub(crate) fn read_message(socket: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    socket.read_exact(&mut bytes).expect("a size");
+    let size = u32::from_be_bytes(bytes[..].try_into().expect("4 bytes")) as usize;
+    bytes.resize(size, 0);
+    socket.read_exact(&mut bytes[4..]).expect("a message");
+    bytes
 }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use epicycle::http::StatusCode;
 use epicycle::rpc::plugins::auth::Verify;
 use epicycle::rpc::wire::{Html, Limits, Pb};
-use epicycle::rpc::{Codec, Http, Peer, PeerBuilder, ProtocolChoice, Reply, Responder, Router};
+use epicycle::rpc::{Codec, Http, Peer, ProtocolChoice, Reply, Responder, Router};
 use epicycle::rpc::{Status, code};
 
-use crate::ends::start;
+use crate::ends::{serving, start};
 use crate::util::{eventually, expect_panics};
 use crate::websocket::Plain;
 
@@ -83,15 +83,8 @@ fn routes() -> Router {
     routes
 }
 
-fn serving(protocol: impl Into<ProtocolChoice>) -> PeerBuilder {
-    Peer::builder()
-        .listen_with("tcp4://127.0.0.1:0", protocol)
-        .routes(routes())
-        .reactors(1)
-}
-
 fn server() -> Peer {
-    start(serving(Http::new()))
+    start(serving(Http::new(), routes()))
 }
 
 /// The head and the body of an answer.
@@ -316,7 +309,10 @@ fn headers_are_metadata_and_back_and_nothing_is_smuggled() {
 
 #[test]
 fn html_is_a_page_over_http_and_metadata_elsewhere() {
-    let server = start(serving(ProtocolChoice::raw().or_http(Http::new())));
+    let server = start(serving(
+        ProtocolChoice::raw().or_http(Http::new()),
+        routes(),
+    ));
     let mut client = Plain::to(&server);
     let peer = start(Peer::builder().reactors(1));
     let session = peer.dial(&server.local_addrs()[0]).expect("connects");
@@ -400,7 +396,10 @@ fn a_session_over_http_is_neither_called_nor_pushed_to() {
 
 #[test]
 fn pages_of_other_origins_are_served_only_if_they_are_listed() {
-    let server = start(serving(Http::new().origins(["https://good.example"])));
+    let server = start(serving(
+        Http::new().origins(["https://good.example"]),
+        routes(),
+    ));
     let mut client = Plain::to(&server);
     let mut status = |headers: &str| client.ask("POST", "/math/add", headers, "[1]").status();
     assert_eq!(status(""), 200);
@@ -459,7 +458,7 @@ fn pages_of_other_origins_are_served_only_if_they_are_listed() {
         None
     );
 
-    let anybody = start(serving(Http::new().any_origin()));
+    let anybody = start(serving(Http::new().any_origin(), routes()));
     let mut client = Plain::to(&anybody);
     let answer = client.ask(
         "POST",
@@ -480,7 +479,7 @@ fn a_check_sees_each_request_and_may_refuse_it() {
         Some("Bearer right") => Ok(()),
         _ => Err(StatusCode::UNAUTHORIZED),
     });
-    let server = start(serving(http));
+    let server = start(serving(http, routes()));
     let mut client = Plain::to(&server);
     let refused = client.get("/query?a=x");
     assert_eq!(
@@ -512,7 +511,7 @@ fn a_plugin_that_authenticates_sees_the_first_request() {
         "right" => Ok(()),
         _ => Err(Status::new(403, "wrong")),
     });
-    let server = start(serving(Http::new()).plugin(verify));
+    let server = start(serving(Http::new(), routes()).plugin(verify));
     let mut client = Plain::to(&server);
     assert_eq!(client.get("/query?a=x").status(), 401);
     assert_eq!(client.rest(), b"");
@@ -535,7 +534,7 @@ fn bodies_above_the_limit_get_413_and_nonsense_400() {
     let mut limits = Limits::default();
     limits.message = 100_000;
     for (http, max) in [(Http::new(), 100_000), (Http::new().max_body(5000), 5000)] {
-        let server = start(serving(http).limits(limits.clone()));
+        let server = start(serving(http, routes()).limits(limits.clone()));
         let mut client = Plain::to(&server);
         let text = format!("\"{}\"", "x".repeat(max - 2));
         assert_eq!(client.post("/text", "application/json", &text).body, text);
@@ -607,7 +606,10 @@ fn a_peer_cannot_dial_http() {
 
 #[test]
 fn curl_calls_routes() {
-    let server = start(serving(ProtocolChoice::raw().or_http(Http::new())));
+    let server = start(serving(
+        ProtocolChoice::raw().or_http(Http::new()),
+        routes(),
+    ));
     let url = |path: &str| format!("http://{}{path}", server.local_addrs()[0]);
     let Ok(version) = Command::new("curl").arg("--version").output() else {
         return crate::util::skipped("curl is not installed");

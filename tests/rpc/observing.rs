@@ -1,4 +1,4 @@
-//! What can be seen of a peer at work: statistics, log lines, traces; and routes made of a value's methods.
+//! A peer at work, as others see it: statistics, log lines, traces; and routes made of a value's methods.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
 //! The plugin `secure`: what is encrypted as Teleport does it, and what its replacement protects.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use epicycle::rpc::wire::{Dialect, Kind, Message, Raw};
 use epicycle::rpc::{Codec, Peer, ProtocolChoice, Reply, Router, Session, Status, code};
 use parking_lot::Mutex;
 
-use crate::ends::{dial, listening, start};
+use crate::ends::{dial, listening, read_message, start};
 use crate::recordings::recorded;
 use crate::util::{LONG, eventually};
 use crate::wire::{Form, decode};
@@ -39,15 +39,6 @@ fn routes() -> Router {
         Ok(())
     });
     routes
-}
-
-fn read_message(socket: &mut TcpStream) -> Vec<u8> {
-    let mut bytes = vec![0; 4];
-    socket.read_exact(&mut bytes).expect("a size");
-    let size = u32::from_be_bytes(bytes[..].try_into().expect("4 bytes")) as usize;
-    bytes.resize(size, 0);
-    socket.read_exact(&mut bytes[4..]).expect("a message");
-    bytes
 }
 
 fn connect(server: &Peer) -> TcpStream {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use epicycle::http::StatusCode;
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
 use epicycle::rpc::wire::{Dialect, Limits, Raw};
-use epicycle::rpc::{Peer, PeerBuilder, ProtocolChoice, Router, Session, Status, WebSocket, code};
+use epicycle::rpc::{Peer, ProtocolChoice, Router, Session, Status, WebSocket, code};
 use epicycle::ws::{self, DeflateOptions, Incoming, ServerCodec};
 use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Reconnect, Server};
 
-use crate::ends::start;
+use crate::ends::{serving, start};
 use crate::recordings::recorded;
 use crate::util::{LONG, eventually, expect_panics};
 use crate::wire::{Form, decode};
@@ -47,15 +47,8 @@ fn routes() -> Router {
     routes
 }
 
-fn serving(protocol: impl Into<ProtocolChoice>) -> PeerBuilder {
-    Peer::builder()
-        .listen_with("tcp4://127.0.0.1:0", protocol)
-        .routes(routes())
-        .reactors(1)
-}
-
 fn server(protocol: impl Into<ProtocolChoice>) -> Peer {
-    start(serving(protocol))
+    start(serving(protocol, routes()))
 }
 
 fn client() -> Peer {
@@ -484,7 +477,7 @@ fn what_breaks_the_protocol_costs_one_websocket_and_is_told_its_code() {
         limits.message = 1000;
         limits
     };
-    let server = start(serving(WebSocket::json("/ws")).limits(limits));
+    let server = start(serving(WebSocket::json("/ws"), routes()).limits(limits));
     let client = client();
     let healthy = dial(&client, &server, WebSocket::json("/ws")).expect("opens");
     let refused = |first: u8, payload: &[u8], code| {
@@ -527,7 +520,7 @@ fn a_websocket_message_that_is_not_exactly_one_message_closes_it() {
 fn a_message_as_long_as_the_limit_passes_and_one_byte_more_does_not() {
     let mut limits = Limits::default();
     limits.message = 100_000;
-    let server = start(serving(WebSocket::raw("/ws")).limits(limits));
+    let server = start(serving(WebSocket::raw("/ws"), routes()).limits(limits));
     let client = client();
     let dial = || dial(&client, &server, WebSocket::raw("/ws")).expect("opens");
     // The size, 'r', no filters, the lengths, the seq "0", the kind, the URI, the codec, two quotes.
@@ -604,7 +597,7 @@ fn authentication_is_done_inside_the_websocket_and_early_messages_are_short() {
             _ => Err(Status::new(403, "wrong")),
         })
     };
-    let server = start(serving(WebSocket::json("/ws")).plugin(verify()));
+    let server = start(serving(WebSocket::json("/ws"), routes()).plugin(verify()));
     let with = |token: &str| {
         let client = start(Peer::builder().reactors(1).plugin(Bearer::new(token)));
         let sum = dial(&client, &server, WebSocket::json("/ws"))

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epicycle::codec::{Codec, Decoded, encode_to_vec};
 use epicycle::gateway::settings::{PoolSettings, RouteSettings};
 use epicycle::gateway::{Gateway, NoHooks, Proxy};
-use epicycle::http::client::{ClientRequest, ResponsePart, StreamCodec};
 use epicycle::http::{
     Chunk, End, HeaderBlock, HttpStreamCodec, RequestPart, ServerResponse, StatusCode, Trailers,
 };
@@ -15,6 +13,7 @@ use epicycle::testing::{Ending, Host, Peer, World, each_seed};
 use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 use fastrand::Rng;
 
+use super::http_proxies::heard;
 use super::world;
 
 const GATEWAY: [u8; 4] = [192, 168, 0, 2];
@@ -213,45 +212,6 @@ impl Exchange {
     }
 }
 
-#[derive(Debug, Default)]
-struct Heard {
-    status: u16,
-    body: Vec<u8>,
-    is_complete: bool,
-}
-
-/// Returns the responses in a client's input.
-fn heard(exchanges: &[Exchange], mut input: Vec<u8>, ending: Ending) -> Vec<Heard> {
-    let mut codec = StreamCodec::default();
-    for exchange in exchanges {
-        encode_to_vec(&mut codec, ClientRequest::new(exchange.method, "a", "/"))
-            .expect("is encoded");
-    }
-    let mut heard: Vec<Heard> = Vec::new();
-    let mut at = 0;
-    loop {
-        let rest = &mut input[at..];
-        let decoded = match rest.is_empty() {
-            true if ending == Ending::Finished => codec.decode_eof(rest),
-            true => return heard,
-            false => codec.decode(rest),
-        };
-        let Ok(Decoded::Frame { frame, consumed }) = decoded else {
-            return heard;
-        };
-        at += consumed;
-        match frame {
-            ResponsePart::Head(head) => heard.push(Heard {
-                status: head.status().as_u16(),
-                ..Heard::default()
-            }),
-            ResponsePart::Body(bytes) => heard.last_mut().expect("has begun").body.extend(bytes),
-            ResponsePart::End(_) => heard.last_mut().expect("has begun").is_complete = true,
-            _ => {}
-        }
-    }
-}
-
 fn start(
     world: &mut World,
     rng: &mut Rng,
@@ -344,7 +304,8 @@ fn proxied(seed: u64, resets: u32, leave: u32) -> u64 {
     world.run_for(Duration::from_secs(6000));
     for (client, exchanges) in &clients {
         let ending = world.ending(*client);
-        let responses = heard(exchanges, world.received(*client).to_vec(), ending);
+        let methods = exchanges.iter().map(|exchange| exchange.method);
+        let responses = heard(methods, world.received(*client).to_vec(), ending);
         for (n, (response, exchange)) in responses.iter().zip(exchanges).enumerate() {
             let is_last = n + 1 == responses.len();
             if response.status >= 500 {

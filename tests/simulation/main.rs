@@ -57,6 +57,8 @@ mod rpc_multi;
 #[cfg(feature = "rpc")]
 mod rpc_plugins;
 #[cfg(feature = "rpc")]
+mod rpc_results;
+#[cfg(feature = "rpc")]
 mod rpc_streams;
 mod storm;
 mod switching;

@@ -14,6 +14,7 @@ use epicycle::{Connect, Reconnect};
 use fastrand::Rng;
 use parking_lot::Mutex;
 
+use super::rpc_results::Results;
 use super::world;
 
 const SERVER: [u8; 4] = [192, 168, 0, 1];
@@ -24,39 +25,6 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
-}
-
-/// The results of calls, by their numbers. Each should have one.
-#[derive(Clone, Default)]
-struct Results(Arc<Mutex<Vec<Ends>>>);
-
-type Ends = Vec<Result<u64, Status>>;
-
-impl Results {
-    fn expect(&self) -> (u64, impl FnOnce(Result<u64, Status>) + Send + 'static) {
-        let mut results = self.0.lock();
-        let number = results.len();
-        results.push(Vec::new());
-        let results = self.0.clone();
-        let ended = move |result| results.lock()[number].push(result);
-        (number as u64, ended)
-    }
-
-    fn ends(&self, number: u64) -> Ends {
-        self.0.lock()[number as usize].clone()
-    }
-
-    fn has_ended(&self, number: u64) -> bool {
-        !self.ends(number).is_empty()
-    }
-
-    /// The code with which a call ended.
-    fn code(&self, number: u64) -> i32 {
-        match &self.ends(number)[..] {
-            [Err(status)] => status.code,
-            other => panic!("call {number} ended like this: {other:?}"),
-        }
-    }
 }
 
 /// A server that demands a token and may refuse it.
@@ -678,25 +646,7 @@ fn run(seed: u64) -> (usize, usize, u64) {
     }
     world.finish(client_host);
 
-    for (number, ends) in results.0.lock().iter().enumerate() {
-        assert_eq!(ends.len(), 1, "call {number} ended like this: {ends:?}");
-        match &ends[0] {
-            Ok(echoed) => assert_eq!(*echoed, number as u64),
-            Err(status) => assert!(
-                matches!(
-                    status.code,
-                    code::CONNECTION_CLOSED
-                        | code::WRITE_FAILED
-                        | code::NOT_FOUND
-                        | code::HANDLE_TIMEOUT
-                        | code::TOO_MANY_REQUESTS
-                        | code::INTERNAL_SERVER_ERROR
-                        | code::SERVICE_UNAVAILABLE
-                ),
-                "call {number}: {status}"
-            ),
-        }
-    }
+    let calls = results.check();
     for call in pending {
         assert!(
             call.try_result().is_some(),
@@ -717,7 +667,6 @@ fn run(seed: u64) -> (usize, usize, u64) {
     }
     assert_eq!(disconnects.0.load(Ordering::Relaxed), sessions.len());
     assert_eq!(client.session_count(), 0);
-    let calls = results.0.lock().len();
     let redials = client.stats().peer.redials as usize;
     (calls, redials, world.fingerprint())
 }

@@ -4,38 +4,17 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use epicycle::rpc::{Peer, Pending, ProtocolChoice, Responder, Router, Session, Status, code};
+use epicycle::rpc::{Peer, Pending, ProtocolChoice, Responder, Router, Session, code};
 use epicycle::testing::{World, each_seed};
 use epicycle::{Connect, WorkerPool};
 use fastrand::Rng;
 use parking_lot::Mutex;
 
+use super::rpc_results::Results;
 use super::world;
 
 const SERVER: [u8; 4] = [192, 168, 0, 1];
 const CLIENT: [u8; 4] = [192, 168, 0, 2];
-
-/// The results of calls, by their numbers. Each should have one.
-#[derive(Clone, Default)]
-struct Results(Arc<Mutex<Vec<Ends>>>);
-
-type Ends = Vec<Result<u64, Status>>;
-
-impl Results {
-    /// Returns the number of a new call, and the callback for its end.
-    fn expect(&self) -> (u64, impl FnOnce(Result<u64, Status>) + Send + 'static) {
-        let mut results = self.0.lock();
-        let number = results.len();
-        results.push(Vec::new());
-        let results = self.0.clone();
-        let ended = move |result| results.lock()[number].push(result);
-        (number as u64, ended)
-    }
-
-    fn all_ended(&self) -> bool {
-        self.0.lock().iter().all(|ends| !ends.is_empty())
-    }
-}
 
 /// The routes of both peers. A number is answered with itself.
 fn routes(results: &Results) -> Router {
@@ -160,35 +139,13 @@ fn run_over(seed: u64, listener: ProtocolChoice, dialled: ProtocolChoice) -> (us
         world.run_for(Duration::from_secs(60));
     }
 
-    let seen = results.0.lock();
-    for (number, ends) in seen.iter().enumerate() {
-        assert_eq!(ends.len(), 1, "call {number} ended like this: {ends:?}");
-        match &ends[0] {
-            Ok(echoed) => assert_eq!(*echoed, number as u64),
-            Err(status) => assert!(
-                matches!(
-                    status.code,
-                    code::CONNECTION_CLOSED
-                        | code::WRITE_FAILED
-                        | code::NOT_FOUND
-                        | code::HANDLE_TIMEOUT
-                        | code::TOO_MANY_REQUESTS
-                        | code::INTERNAL_SERVER_ERROR
-                        | code::SERVICE_UNAVAILABLE
-                ),
-                "call {number}: {status}"
-            ),
-        }
-    }
-    let count = seen.len();
-    drop(seen);
+    let count = results.check();
     for call in pending.into_inner() {
         assert!(
             call.try_result().is_some(),
             "a cancelled call has not ended"
         );
     }
-    assert!(results.all_ended());
     assert_eq!(client.session_count(), 0);
     (count, world.fingerprint())
 }
@@ -255,17 +212,9 @@ fn a_deadline_ends_a_call_at_its_time_and_not_before() {
         call.timeout(Duration::from_millis(millis)).then(ended);
     }
     for millis in [1000, 2000, 3000u64] {
-        let count = |results: &Results| {
-            results
-                .0
-                .lock()
-                .iter()
-                .filter(|ends| !ends.is_empty())
-                .count()
-        };
-        let before = count(&results);
+        let before = results.ended();
         assert_eq!(before as u64, millis / 1000 - 1);
-        assert!(world.run_until(Duration::from_secs(9), |_| count(&results) > before));
+        assert!(world.run_until(Duration::from_secs(9), |_| results.ended() > before));
         let took = (world.now() - begun).as_millis() as u64;
         assert!(
             (millis..millis + 50).contains(&took),

@@ -17,7 +17,7 @@ use super::world;
 const SERVER: [u8; 4] = [192, 168, 0, 1];
 const CLIENT: [u8; 4] = [192, 168, 0, 2];
 
-/// What a reader has got.
+/// The items and the end that a reader has got.
 #[derive(Debug, Default)]
 struct Tale {
     /// For the messages of failures.

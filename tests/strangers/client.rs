@@ -1,7 +1,6 @@
 //! This crate's client against another implementation's server: `server.py`.
 
 use std::borrow::Cow;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -15,7 +14,7 @@ use epicycle::{
     Frame, Reactor,
 };
 
-use crate::util::strangers::python_websockets;
+use crate::util::strangers::{python_websockets, spawn_serving};
 use crate::util::{LONG, noise};
 
 /// A running `server.py`.
@@ -28,23 +27,9 @@ impl Theirs {
     /// Starts one with that compression: `none`, `deflate` or `takeover`. Skipped without Python's `websockets`.
     fn start(compression: &str) -> Option<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/strangers/server.py");
-        let mut python = python_websockets()?
-            .arg(script)
-            .arg(compression)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python runs");
-        let mut line = String::new();
-        let stdout = python.stdout.take().expect("is piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("it speaks");
-        let port = line
-            .trim()
-            .strip_prefix("port ")
-            .and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("it says {line:?}"));
+        let mut python = python_websockets()?;
+        let serving = python.arg(script).arg(compression).stdin(Stdio::piped());
+        let (python, port) = spawn_serving(serving);
         Some(Self { python, port })
     }
 

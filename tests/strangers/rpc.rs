@@ -1,8 +1,7 @@
 //! RPC peers against one in Python, `rpc_peer.py`, in either direction. It uses nothing but Python's standard library.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use epicycle::rpc::wire::Dialect;
 use epicycle::rpc::{Peer, ProtocolChoice, Reply, Responder, Router, Status, code};
 use parking_lot::Mutex;
 
-use crate::util::strangers::python_alone;
+use crate::util::strangers::{python_alone, spawn_serving};
 use crate::util::{LONG, eventually};
 
 const PROTOCOLS: [&str; 6] = ["raw", "raw4", "json", "json4", "pb", "pb4"];
@@ -109,22 +108,8 @@ struct Theirs {
 
 impl Theirs {
     fn start(protocol: &str) -> Option<Self> {
-        let mut python = python_alone()?
-            .arg(script())
-            .args(["server", protocol])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python runs");
-        let mut line = String::new();
-        let stdout = python.stdout.take().expect("is piped");
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .expect("it speaks");
-        let port = line
-            .trim()
-            .strip_prefix("port ")
-            .and_then(|port| port.parse().ok());
-        let port = port.unwrap_or_else(|| panic!("it says {line:?}"));
+        let mut python = python_alone()?;
+        let (python, port) = spawn_serving(python.arg(script()).args(["server", protocol]));
         Some(Self { python, port })
     }
 }
@@ -178,7 +163,7 @@ fn this_peer_calls_a_stranger_in_every_protocol() {
         let nowhere = session.call::<_, ()>("/nowhere", &()).wait();
         assert_eq!(nowhere.map_err(|status| status.code), Err(code::NOT_FOUND));
 
-        // What is pushed before a call is there when the call is.
+        // A push before a call is there when the call is.
         session.push("/note", "first").expect("is sent");
         session.push("/note", "second").expect("is sent");
         let noted: Result<Vec<String>, _> = session.call("/noted", &()).wait();

@@ -1,8 +1,9 @@
 //! Other implementations as the other end, which `.ci/strangers` installs.
 
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use super::skipped;
 
@@ -64,6 +65,18 @@ pub(crate) fn chromium(profile: &Path) -> Option<Command> {
     flag.push(profile);
     chromium.arg(flag);
     Some(chromium)
+}
+
+/// Starts a program that says `port N` once it serves. Returns the process and the port.
+pub(crate) fn spawn_serving(command: &mut Command) -> (Child, u16) {
+    let mut program = command.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut line = String::new();
+    let stdout = program.stdout.take().expect("is piped");
+    BufReader::new(stdout)
+        .read_line(&mut line)
+        .expect("it speaks");
+    let port = (line.trim().strip_prefix("port ")).and_then(|port| port.parse().ok());
+    (program, port.unwrap_or_else(|| panic!("it says {line:?}")))
 }
 
 /// Returns a copy of the command without arguments, if the command succeeds with these arguments.
