@@ -195,6 +195,11 @@ struct Meter {
 }
 
 impl Meters {
+    /// Returns the place of messages that no route takes.
+    pub(super) fn unknown(&self) -> usize {
+        self.0.len() - 1
+    }
+
     /// Counts a message that has arrived at a route.
     #[inline]
     pub(super) fn arrived(&self, route: usize, bytes: usize) {
@@ -246,11 +251,6 @@ impl AllMeters {
         meters
     }
 
-    /// Returns the place of messages that no route takes.
-    pub(super) fn unknown(&self) -> usize {
-        self.routes
-    }
-
     pub(super) fn read(&self, peer: PeerStats, routes: &[RouteInfo]) -> Stats {
         let all = self.all.lock();
         let sum = |place: usize| {
@@ -279,7 +279,7 @@ impl AllMeters {
         Stats {
             peer,
             routes: routes.collect(),
-            unknown: sum(self.unknown()).0,
+            unknown: sum(self.routes).0,
         }
     }
 }

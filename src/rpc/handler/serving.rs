@@ -34,8 +34,7 @@ impl PeerHandler {
         mut call: Incoming<'_>,
     ) -> Action {
         let parts = &self.parts;
-        let (unknown, began) = (parts.unknown_meter(), self.begin_time(conn));
-        let size = call.message.size;
+        let (began, size) = (self.begin_time(conn), call.message.size);
         let conversation = conn.codec().conversation();
         if conversation.is_draining || conversation.is_closing {
             let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
@@ -53,8 +52,7 @@ impl PeerHandler {
         let route = match table.calls.find(&call.message.uri) {
             Ok(route) => route.or(table.unknown_call.as_ref()),
             Err(error) => {
-                self.meters.arrived(unknown, size);
-                let served = self.served(&parts.plugins, &call, unknown, began);
+                let served = self.served_nowhere(&call, began);
                 return self.refuse_uri(conn, &call, served, error);
             }
         };
@@ -101,10 +99,15 @@ impl PeerHandler {
         began: Option<u64>,
         status: &Status,
     ) -> Action {
-        let unknown = self.parts.unknown_meter();
-        self.meters.arrived(unknown, call.message.size);
-        let served = self.served(&self.parts.plugins, call, unknown, began);
+        let served = self.served_nowhere(call, began);
         self.refuse(conn, call, served, status)
+    }
+
+    /// Counts a call that has no route, or whose route is not known yet.
+    fn served_nowhere<'a>(&'a self, call: &'a Incoming<'a>, began: Option<u64>) -> Served<'a> {
+        let unknown = self.meters.unknown();
+        self.meters.arrived(unknown, call.message.size);
+        self.served(&self.parts.plugins, call, unknown, began)
     }
 
     fn run_on_loop(
@@ -376,13 +379,13 @@ impl PeerHandler {
         if push.message.uri.starts_with(RESERVED) {
             return self.on_reserved(conn, line, push);
         }
-        let (unknown, size) = (parts.unknown_meter(), push.message.size);
-        let began = self.begin_time(conn);
+        let (began, size) = (self.begin_time(conn), push.message.size);
         let read = (parts.plugins).run(Hooks::POST_READ_PUSH_HEADER, |plugin| {
             push.arrived = Some(conn.now());
             plugin.post_read_push_header(&mut push)
         });
         if let Err(status) = read {
+            let unknown = self.meters.unknown();
             self.meters.arrived(unknown, size);
             return self.end_push(conn, &push, unknown, began, Ok(Err(status)));
         }
@@ -390,6 +393,7 @@ impl PeerHandler {
         let found = table.pushes.find(&push.message.uri).ok().flatten();
         let Some(route) = found.or(table.unknown_push.as_ref()) else {
             Counters::count(&parts.peer.shared.counters.stray_pushes);
+            let unknown = self.meters.unknown();
             self.meters.arrived(unknown, size);
             self.meters.ended(unknown, Outcome::NotFound);
             let uri = push.uri();
@@ -508,11 +512,6 @@ impl PeerHandler {
 }
 
 impl Parts {
-    /// Returns the place in the statistics of messages without a route.
-    fn unknown_meter(&self) -> usize {
-        self.peer.shared.meters.unknown()
-    }
-
     /// Runs the handler of a call. Its panic is an error.
     fn run<'a>(
         &self,
