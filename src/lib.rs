@@ -128,6 +128,10 @@ struct Tuning;
 #[doc = include_str!("../docs/testing.md")]
 struct Testing;
 
+#[cfg(all(doctest, feature = "gateway"))]
+#[doc = include_str!("../docs/gateway.md")]
+struct Gateways;
+
 #[cfg(all(doctest, feature = "rpc", feature = "ws"))]
 #[doc = include_str!("../docs/rpc.md")]
 struct Rpc;

@@ -4,6 +4,7 @@
 mod util;
 
 mod config;
+mod documented;
 mod exchanges;
 mod hooks;
 mod hostile;
