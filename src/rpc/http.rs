@@ -6,13 +6,15 @@ use std::sync::Arc;
 use ::http::StatusCode;
 
 use super::codec::{Carried, Carrier, Ends, Found, Inside, ProtocolChoice, Side};
+use super::http_headers::{header_name, is_left_out, written};
+use super::media::{accepted, codec_of, media_type};
 use super::origins::Origins;
 #[cfg(feature = "ws")]
 use super::websocket::{self, WebSocket};
 use super::wire::{Codec, Codecs, Dialect, JsonProtocol, Kind, Message, Meta, Status, code};
 use crate::buf::outbox::Outbox;
 use crate::codec::{CloseCause, Codec as _, Decoded, Encode, FrameError, Stage};
-use crate::http::fields::{is_token, is_value};
+use crate::http::fields::is_value;
 use crate::http::{self, HttpCodec, ServerRequest, ServerResponse};
 #[cfg(feature = "ws")]
 use crate::ws;
@@ -599,136 +601,6 @@ fn read<'a>(request: &ServerRequest<'a>, codecs: &Codecs) -> Result<Message<'a>,
         call.meta.add(Meta::ACCEPT_BODY_CODEC, codec.0.to_string());
     }
     Ok(call)
-}
-
-/// Returns true if a header of a request is no metadata. Streams need a connection that both sides send on.
-fn is_left_out(name: &[u8]) -> bool {
-    const OTHERS: [&str; 4] = ["accept", "content-type", "x-reply-error", "expect"];
-    let is = |other: &&str| name.eq_ignore_ascii_case(other.as_bytes());
-    OTHERS.iter().any(is)
-        || name
-            .get(..8)
-            .is_some_and(|front| front.eq_ignore_ascii_case(b"x-stream"))
-}
-
-/// Returns the name of a header as metadata writes it. Case does not count in headers, but does in metadata.
-fn written(name: &[u8]) -> Vec<u8> {
-    const KNOWN: [&str; 3] = [Meta::REAL_IP, "traceparent", "tracestate"];
-    let mut known = KNOWN.iter();
-    if let Some(known) = known.find(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
-        return known.as_bytes().to_vec();
-    }
-    let mut begins = true;
-    let write = |byte: &u8| {
-        let written = match begins {
-            true => byte.to_ascii_uppercase(),
-            false => byte.to_ascii_lowercase(),
-        };
-        begins = *byte == b'-';
-        written
-    };
-    name.iter().map(write).collect()
-}
-
-/// Returns the name of a header for metadata of a reply. Returns `None` if no header comes from it.
-fn header_name(key: &[u8]) -> Option<&str> {
-    // Those about the connection, which the codec writes; those of requests; and the error, which is the body.
-    const LEFT_OUT: [&str; 29] = [
-        "accept",
-        "accept-encoding",
-        "accept-language",
-        "access-control-allow-origin",
-        "authorization",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "cookie",
-        "date",
-        "expect",
-        "host",
-        "http2-settings",
-        "keep-alive",
-        "origin",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "referer",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-        "vary",
-        "x-accept-body-codec",
-        "x-content-type-options",
-        "x-reply-error",
-        "x-timeout",
-    ];
-    let name = std::str::from_utf8(key).ok()?;
-    let is_left_out = LEFT_OUT
-        .iter()
-        .any(|other| other.eq_ignore_ascii_case(name));
-    (is_token(key) && !is_left_out).then_some(name)
-}
-
-/// Returns the codec of a media type.
-fn codec_of(media: &str, codecs: &Codecs) -> Option<Codec> {
-    let media = media.split(';').next().unwrap_or_default().trim();
-    let media = media.to_ascii_lowercase();
-    match media.as_str() {
-        "application/x-www-form-urlencoded" => return Some(Codec::FORM),
-        "text/plain" => return Some(Codec::PLAIN),
-        _ if media.ends_with("+json") => return Some(Codec::JSON),
-        _ => {}
-    }
-    let name = media.strip_prefix("application/")?;
-    let name = name.strip_prefix("x-").unwrap_or(name);
-    let codec = codecs.by_name(name)?;
-    (!matches!(codec, Codec::FORM | Codec::PLAIN)).then_some(codec)
-}
-
-/// Returns the media type of a codec.
-fn media_type(codec: Codec, codecs: &Codecs) -> String {
-    match codec {
-        Codec::FORM => "application/x-www-form-urlencoded".to_owned(),
-        Codec::PLAIN => "text/plain; charset=utf-8".to_owned(),
-        codec => {
-            let name = codecs.format(codec).name().to_owned();
-            match codecs.knows(codec) && is_token(name.as_bytes()) {
-                true => format!("application/{name}"),
-                false => "application/octet-stream".to_owned(),
-            }
-        }
-    }
-}
-
-/// Returns the codec that a client prefers (RFC 9110, section 12.5.1). Returns `None` if it leaves the choice to the server.
-fn accepted<'a>(accept: impl Iterator<Item = &'a [u8]>, codecs: &Codecs) -> Option<Codec> {
-    let mut best: Option<(u16, Option<Codec>)> = None;
-    for range in accept.flat_map(http::lines::tokens) {
-        let Ok(range) = std::str::from_utf8(range) else {
-            continue;
-        };
-        let mut parts = range.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default();
-        let mut weights = parts.filter_map(|part| part.strip_prefix("q="));
-        let weight: f32 = weights
-            .next_back()
-            .map_or(Some(1.0), |q| q.parse().ok())
-            .unwrap_or(0.0);
-        let weight = (weight.clamp(0.0, 1.0) * 1000.0) as u16;
-        let codec = match media {
-            "*/*" | "application/*" => None,
-            media => match codec_of(media, codecs) {
-                None => continue,
-                codec => codec,
-            },
-        };
-        if weight > best.map_or(0, |(best, _)| best) {
-            best = Some((weight, codec));
-        }
-    }
-    best.and_then(|(_, codec)| codec)
 }
 
 impl fmt::Debug for Http {

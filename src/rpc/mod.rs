@@ -37,7 +37,11 @@ mod handler;
 mod held;
 #[cfg(feature = "http")]
 mod http;
+#[cfg(feature = "http")]
+mod http_headers;
 mod logging;
+#[cfg(feature = "http")]
+mod media;
 mod multi;
 #[cfg(feature = "http")]
 mod origins;
