@@ -169,6 +169,14 @@ pub(super) fn shared_pool(
     settings: &PoolSettings,
     old: Option<&SharedPool>,
 ) -> Result<SharedPool, GatewayError> {
+    #[cfg(feature = "tls")]
+    if settings.tls.as_ref().is_some_and(|tls| !tls.is_verifying()) {
+        log::warn!(
+            target: "epicycle::gateway::config",
+            "pool {name}: the certificates of its nodes are not verified (verify = false), so that whoever is in between can \
+             read and change what is sent, unless they are pinned"
+        );
+    }
     let mut pool = SharedPool::new(name, settings, old);
     let mut addrs = settings.nodes.iter().filter_map(|node| {
         // The settings were checked.

@@ -4,14 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 
 use super::error::TlsError;
 use super::identity::Identity;
+use super::pin::Pin;
 use super::roots::Roots;
 use super::session::Session;
+use super::verifier::Verifier;
 
 /// TLS for outbound connections: the trusted authorities, and the client's own certificate.
 ///
@@ -27,6 +29,7 @@ use super::session::Session;
 #[derive(Clone)]
 pub struct TlsClient {
     config: Arc<ClientConfig>,
+    verifier: Arc<Verifier>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -37,19 +40,59 @@ impl TlsClient {
     ///
     /// Returns [`TlsError::Setup`] if the roots cannot be used.
     pub fn new(roots: &Roots) -> Result<Self, TlsError> {
-        let verifier =
+        let authorities =
             WebPkiServerVerifier::builder_with_provider(roots.store.clone(), super::provider())
                 .build()
                 .map_err(TlsError::setup)?;
+        Self::verifying(Some(authorities))
+    }
+
+    /// Returns a client that takes any certificate, of anybody, for any name. So whoever is between it and the server can read
+    /// and change what is sent. With [`pins`](Self::pins) the server must still have one of these.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn without_verification() -> Result<Self, TlsError> {
+        Self::verifying(None)
+    }
+
+    fn verifying(authorities: Option<Arc<WebPkiServerVerifier>>) -> Result<Self, TlsError> {
+        let verifier = Arc::new(Verifier {
+            authorities,
+            pins: Vec::new(),
+            provider: super::provider(),
+        });
         let config = ClientConfig::builder_with_provider(super::provider())
             .with_safe_default_protocol_versions()
             .map_err(TlsError::setup)?
-            .with_webpki_verifier(verifier)
+            .dangerous()
+            .with_custom_certificate_verifier(verifier.clone())
             .with_no_client_auth();
         Ok(Self {
             config: Arc::new(config),
+            verifier,
             server_name: None,
         })
+    }
+
+    /// Sets the pins. The server's own certificate must be one of them, or have the key of one, beside the verification that
+    /// it needs without them. Default: none.
+    #[must_use]
+    pub fn pins(mut self, pins: impl IntoIterator<Item = Pin>) -> Self {
+        Arc::make_mut(&mut self.verifier).pins = pins.into_iter().collect();
+        let config = Arc::make_mut(&mut self.config);
+        // A session that was begun by other rules is not resumed by these.
+        config.resumption = Resumption::default();
+        config
+            .dangerous()
+            .set_certificate_verifier(self.verifier.clone());
+        self
+    }
+
+    /// Returns false if the client takes [any certificate](Self::without_verification), or any that is pinned.
+    pub fn is_verifying(&self) -> bool {
+        self.verifier.authorities.is_some()
     }
 
     /// Sets the protocols to offer by ALPN, most preferred first. Default: none.

@@ -69,6 +69,11 @@ pub enum TlsError {
         /// The given name.
         name: String,
     },
+    /// A text is no pin.
+    Pin {
+        /// The given text.
+        text: String,
+    },
     /// The cryptography cannot be set up. The error is that of the TLS library.
     Setup(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -98,6 +103,8 @@ error_messages! {
             "the system has no root certificates; install them (ca-certificates), or give some{}"
             (problems.iter().map(|problem| format!("; {problem}")).collect::<String>()),
         TlsError::ServerName { name } => "{name:?} is neither a host name nor an IP address; set the server's name",
+        TlsError::Pin { text } =>
+            "{text:?} is no pin; write sha256// and the base64 of the SHA-256 of the public key, as curl's --pinnedpubkey has it",
         TlsError::Setup(error) => "cannot set up TLS: {error}",
     }
     causes {
@@ -120,6 +127,9 @@ fn remedy(error: &rustls::Error) -> &'static str {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "; it leads to no root that is trusted here: the peer has to send the certificates between its own and the root, \
              and the root has to be among the trusted ones"
+        }
+        rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure) => {
+            "; the peer's certificate is none of those that are pinned: if the peer has a new one, pin that too"
         }
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(cause)))
             if matches!(cause.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) =>

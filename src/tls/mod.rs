@@ -23,6 +23,7 @@ mod error;
 mod identity;
 mod info;
 mod pem;
+mod pin;
 mod resolver;
 mod roots;
 mod server;
@@ -31,11 +32,13 @@ pub(crate) mod stream;
 mod tail;
 #[cfg(all(test, not(loom)))]
 mod tests;
+mod verifier;
 
 pub use self::client::TlsClient;
 pub use self::error::TlsError;
 pub use self::identity::Identity;
 pub use self::info::{TlsInfo, TlsVersion};
+pub use self::pin::Pin;
 pub use self::roots::Roots;
 pub use self::server::TlsServer;
 

@@ -286,7 +286,7 @@ fn nodes_may_be_unix_sockets() {
 }
 
 /// Answers each request with the text that a function makes of its connection.
-struct Telling(fn(&epicycle::Conn<'_, Self>) -> String);
+pub(crate) struct Telling(pub(crate) fn(&epicycle::Conn<'_, Self>) -> String);
 
 impl epicycle::EventHandler for Telling {
     type Codec = epicycle::http::HttpCodec;

@@ -18,4 +18,6 @@ mod pki;
 mod pools;
 mod program;
 mod rig;
+#[cfg(feature = "tls")]
+mod secure;
 mod strangers;

@@ -353,20 +353,34 @@ fn retries(reader: &mut Reader, table: &mut Table<'_>, pool: &mut PoolSettings) 
 
 #[cfg(feature = "tls")]
 fn tls(reader: &mut Reader, mut table: Table<'_>) -> Option<crate::tls::TlsClient> {
-    use crate::tls::{Roots, TlsClient};
+    use crate::tls::{Pin, Roots, TlsClient};
 
     let span = table.span.clone();
     let ca: Option<String> = table.get(reader, "ca", "ca");
     let name: Option<String> = table.get(reader, "name", "name");
+    let mut verify = true;
+    table.set(reader, "verify", "verify", &mut verify);
+    let pins: Vec<String> = table.get(reader, "pins", "pins").unwrap_or_default();
     let identity = super::identity(reader, &mut table, "tls", false);
-    table.not_yet(reader, &["verify", "pin"]);
     table.finish(reader);
+    if ca.is_some() && !verify {
+        let remedy = "`ca` has no effect with `verify = false`; remove one of them";
+        reader.problem(span.clone(), format!("tls: {remedy}"));
+    }
     let built = (|| {
-        let roots = match ca {
-            Some(ca) => Roots::from_pem_file(reader.path(&ca))?,
-            None => Roots::native()?,
+        let mut client = match (ca, verify) {
+            (_, false) => TlsClient::without_verification()?,
+            (Some(ca), true) => TlsClient::new(&Roots::from_pem_file(reader.path(&ca))?)?,
+            (None, true) => TlsClient::new(&Roots::native()?)?,
         };
-        let mut client = TlsClient::new(&roots)?.alpn(&["http/1.1"]);
+        client = client.alpn(&["http/1.1"]);
+        if !pins.is_empty() {
+            let pin = |pin: &String| match pin.starts_with("sha256//") {
+                true => pin.parse(),
+                false => Pin::from_pem_file(reader.path(pin)),
+            };
+            client = client.pins(pins.iter().map(pin).collect::<Result<Vec<_>, _>>()?);
+        }
         if let Some(identity) = identity {
             client = client.identity(identity);
         }
