@@ -434,14 +434,11 @@ impl PeerBuilder {
         if let Some(policy) = &self.settings.redial {
             policy.check("redial")?;
         }
-        for (_, plugin) in plugins.with(Hooks::PRE_NEW_PEER) {
-            plugin.pre_new_peer()?;
-        }
+        plugins.run_at_start(Hooks::PRE_NEW_PEER, Plugin::pre_new_peer)?;
         let (table, routes) = self.routes.finish(&self.left, &self.right)?;
         for route in &routes {
-            for (_, plugin) in table.plugins_of(route).with(Hooks::POST_REG) {
-                plugin.post_reg(route)?;
-            }
+            let plugins = table.plugins_of(route);
+            plugins.run_at_start(Hooks::POST_REG, |plugin| plugin.post_reg(route))?;
         }
         let plugins = Arc::new(plugins);
         let pool = match self.pool {

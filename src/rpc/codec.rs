@@ -620,6 +620,11 @@ impl ProtocolChoice {
         (self.make)(&Side::Accepted)
     }
 
+    /// Returns a choice that is for accepted connections, whoever has made the connection.
+    pub(super) fn for_accepted(self) -> Self {
+        Self::by(move |_| self.accepted())
+    }
+
     pub(super) fn dialled(&self) -> Carried {
         (self.make)(&Side::Dialled(self.host.clone()))
     }

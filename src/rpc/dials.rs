@@ -24,6 +24,8 @@ pub(super) struct Dials {
 
 struct Dial {
     protocol: ProtocolChoice,
+    /// True if the other side has dialled.
+    is_accepted: bool,
     /// None if the session ends with its connection.
     again: Option<Again>,
     waiter: DialWaiter,
@@ -61,12 +63,14 @@ impl Dials {
     pub(super) fn begin(
         &self,
         protocol: ProtocolChoice,
+        is_accepted: bool,
         again: Option<Again>,
         waiter: DialWaiter,
     ) -> u64 {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
         let dial = Dial {
             protocol,
+            is_accepted,
             again,
             waiter,
         };
@@ -76,6 +80,14 @@ impl Dials {
 
     pub(super) fn contains(&self, token: u64) -> bool {
         self.open.lock().contains_key(&token)
+    }
+
+    /// Returns true if the other side has dialled.
+    pub(super) fn is_accepted(&self, token: u64) -> bool {
+        self.open
+            .lock()
+            .get(&token)
+            .is_some_and(|dial| dial.is_accepted)
     }
 
     /// Returns the description of further connections of a dial, if it has any.

@@ -9,6 +9,7 @@ use super::codec::{Carried, Carrier, Ends, Found, Inside, ProtocolChoice, Side};
 use super::http_headers::{header_name, is_left_out, written};
 use super::media::{accepted, codec_of, media_type};
 use super::origins::Origins;
+use super::request_check::RequestCheck;
 #[cfg(feature = "ws")]
 use super::websocket::{self, WebSocket};
 use super::wire::{Codec, Codecs, Dialect, JsonProtocol, Kind, Message, Meta, Status, code};
@@ -70,6 +71,10 @@ use crate::ws;
 /// firewall. So requests that a browser makes for pages of another origin get 403, unless the origin is
 /// [listed](Self::origins). A program that is not a browser sends no origin, and is served.
 ///
+/// A `GET` for an image or a link of a page carries no origin. Browsers tell of it in `Sec-Fetch-Site`, but only over HTTPS
+/// and to the local machine. Elsewhere it is served; the page does not get the answer. So a route that changes something
+/// should not be called by `GET`: refuse that in [`check`](Self::check).
+///
 /// A plugin that authenticates a session authenticates a connection. A proxy in front sends the requests of several clients on
 /// one connection. Check a header of each request there, in [`check`](Self::check) or in a plugin.
 #[derive(Clone, Default)]
@@ -77,13 +82,10 @@ use crate::ws;
 pub struct Http {
     origins: Origins,
     max_body: Option<usize>,
-    check: Option<Check>,
+    check: Option<RequestCheck>,
     #[cfg(feature = "ws")]
     sockets: Vec<WebSocket>,
 }
-
-/// Looks at the head of a request, and may refuse it.
-type Check = Arc<dyn Fn(&ServerRequest<'_>) -> Result<(), StatusCode> + Send + Sync>;
 
 impl Http {
     /// Returns the options, at their defaults.
@@ -113,12 +115,16 @@ impl Http {
         self
     }
 
-    /// Sets a check of each request. It refuses the request with a status. It runs on the reactor and must not block.
+    /// Sets a check of each request. It refuses the request with a status; its panic is 500. It runs on the reactor and must
+    /// not block.
+    ///
+    /// [`ServerRequest::path`] is the path as it was sent, and a route is found by the decoded one: `/%61dd` calls `/add`. So a
+    /// check by path should name the paths that it lets through. A plugin knows the [decoded path](super::Incoming::path).
     pub fn check(
         mut self,
         check: impl Fn(&ServerRequest<'_>) -> Result<(), StatusCode> + Send + Sync + 'static,
     ) -> Self {
-        self.check = Some(Arc::new(check));
+        self.check = Some(RequestCheck::new(check));
         self
     }
 
@@ -325,7 +331,7 @@ impl Http {
             }
         }
         if let Some(check) = &self.check
-            && let Err(status) = check(request)
+            && let Err(status) = check.run(request)
         {
             return Some(Refusal::new(status, ""));
         }
@@ -572,10 +578,11 @@ fn status_code(status: &Status) -> StatusCode {
 fn read<'a>(request: &ServerRequest<'a>, codecs: &Codecs) -> Result<Message<'a>, Refusal> {
     let mut call = Message::new(Kind::Call);
     let target = request.path_and_query();
-    call.uri = if target.starts_with('/') {
-        target.as_bytes().into()
-    } else {
-        format!("/{target}").into_bytes().into()
+    call.uri = match target.strip_prefix('/') {
+        // In a message, two slashes begin the name of a host. In a request they are a path.
+        Some(rest) if rest.starts_with('/') => format!("/%2F{}", &rest[1..]).into_bytes().into(),
+        Some(_) => target.as_bytes().into(),
+        None => format!("/{target}").into_bytes().into(),
     };
     let body = request.body();
     if !body.is_empty() {

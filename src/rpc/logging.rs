@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::wire::{Kind, Message, Meta, Status};
+use crate::panic;
 
 const TARGET: &str = "epicycle::rpc";
 
@@ -179,8 +180,15 @@ impl<'a> Line<'a> {
             logged.meta = text(without_secrets(&message.meta).encoded());
             logged.body = text(&message.body[..message.body.len().min(MAX_BODY)]);
         }
-        if let Some(redact) = &self.options.redact {
-            redact(&mut logged);
+        if let Some(redact) = &self.options.redact
+            && panic::catch(TARGET, "the redaction of a log line", || {
+                redact(&mut logged);
+            })
+        {
+            // It may not have come to the secret.
+            for text in [&mut logged.query, &mut logged.meta, &mut logged.body] {
+                HIDDEN.clone_into(text);
+            }
         }
         logged
     }

@@ -52,6 +52,8 @@ mod plugin;
 pub mod plugins;
 mod receiver;
 mod reply;
+#[cfg(feature = "http")]
+mod request_check;
 mod responder;
 mod route_info;
 mod router;

@@ -264,25 +264,49 @@ impl Peer {
         DialFuture(slot)
     }
 
-    /// Takes over a connected stream socket, TCP or Unix. `protocol` is that of the other end.
+    /// Takes over a connected stream socket, TCP or Unix, that the application has accepted: the other end has connected. The
+    /// session is like one of a listener with this protocol. So its plugins' hook is
+    /// [`post_accept`](super::Plugin::post_accept), and the other end has to authenticate if those of a listener have to.
     ///
     /// # Errors
     ///
-    /// [`DIAL_FAILED`](code::DIAL_FAILED) with the reason. It waits as [`dial`](Self::dial) does.
+    /// [`DIAL_FAILED`](code::DIAL_FAILED) with the reason, or the status with which a plugin refuses the session. It waits as
+    /// [`dial`](Self::dial) does.
     pub fn serve(
         &self,
         socket: impl Into<OwnedFd>,
         protocol: impl Into<ProtocolChoice>,
+    ) -> Result<Session, Status> {
+        self.take_over(socket.into(), protocol.into().for_accepted(), true)
+    }
+
+    /// Takes over a connected stream socket, TCP or Unix, that the application has connected, for example by a proxy. The
+    /// session is like one that was dialled with this protocol.
+    ///
+    /// # Errors
+    ///
+    /// As for [`serve`](Self::serve).
+    pub fn serve_dialled(
+        &self,
+        socket: impl Into<OwnedFd>,
+        protocol: impl Into<ProtocolChoice>,
+    ) -> Result<Session, Status> {
+        self.take_over(socket.into(), protocol.into(), false)
+    }
+
+    fn take_over(
+        &self,
+        socket: OwnedFd,
+        protocol: ProtocolChoice,
+        is_accepted: bool,
     ) -> Result<Session, Status> {
         if is_on_loop() {
             let reason = "`serve` on a reactor's thread would wait for itself";
             return Err(local(code::DIAL_FAILED, reason));
         }
         let (waiter, slot) = DialWaiter::slot();
-        let socket = socket.into();
-        self.begin(protocol.into(), None, waiter, |engine, token| {
-            engine.adopt(socket, token)
-        });
+        let token = (self.inner.dials).begin(protocol, is_accepted, None, waiter);
+        self.begin(token, |engine, token| engine.adopt(socket, token));
         slot.wait()
     }
 
@@ -304,20 +328,16 @@ impl Peer {
                 policy,
                 from_the_first: own.is_some(),
             });
-        self.begin(protocol, again, waiter, |engine, token| {
-            engine.connect(connect.token(token))
-        });
+        let token = self.inner.dials.begin(protocol, false, again, waiter);
+        self.begin(token, |engine, token| engine.connect(connect.token(token)));
     }
 
     /// Begins to make a connection. `start` gives it to the engine, with its token.
     fn begin(
         &self,
-        protocol: ProtocolChoice,
-        again: Option<Again>,
-        waiter: DialWaiter,
+        token: u64,
         start: impl FnOnce(&dyn PeerEngine, u64) -> Result<(), ConnectError>,
     ) {
-        let token = self.inner.dials.begin(protocol, again, waiter);
         let started = match self.engine() {
             Some(engine) => start(engine, token),
             None => Err(ConnectError::Stopped),

@@ -99,7 +99,8 @@ pub enum Next {
 /// peer's right plugins. The first error ends the row. Hooks that read or write messages run on the session's reactor and must
 /// not block, except for `pre_write_call` and `pre_write_push`, which run on the sender's thread.
 ///
-/// A panic in a hook counts as an error with [`INTERNAL_SERVER_ERROR`](super::code::INTERNAL_SERVER_ERROR).
+/// A panic in a hook counts as an error with [`INTERNAL_SERVER_ERROR`](super::code::INTERNAL_SERVER_ERROR), and as an
+/// [`Error`] of the start in a hook of the start.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicU64, Ordering};
@@ -424,17 +425,41 @@ pub(super) fn guarded<T>(
     })
 }
 
+/// Calls a hook of the start. Its panic is an error.
+fn guarded_at_start(
+    plugin: &dyn Plugin,
+    hook: impl FnOnce(&dyn Plugin) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut result = Ok(());
+    let called = guarded(plugin, || {
+        result = hook(plugin);
+        Ok(())
+    });
+    called.map_err(|status| Error::Option {
+        name: "plugin",
+        problem: format!("the plugin {:?} panicked: {}", plugin.name(), status.reason),
+    })?;
+    result
+}
+
+impl Plugins {
+    /// Calls a hook of the start of all plugins that have it, until one fails.
+    pub(super) fn run_at_start(
+        &self,
+        hook: Hooks,
+        call: impl Fn(&dyn Plugin) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.with(hook)
+            .try_for_each(|(_, plugin)| guarded_at_start(plugin, &call))
+    }
+}
+
 impl AfterStart for Plugins {
     fn after_start(&self, peer: &Peer) -> Result<(), Error> {
         for addr in peer.local_addrs() {
-            for (_, plugin) in self.with(Hooks::POST_LISTEN) {
-                plugin.post_listen(addr)?;
-            }
+            self.run_at_start(Hooks::POST_LISTEN, |plugin| plugin.post_listen(addr))?;
         }
-        for (_, plugin) in self.with(Hooks::POST_NEW_PEER) {
-            plugin.post_new_peer(peer)?;
-        }
-        Ok(())
+        self.run_at_start(Hooks::POST_NEW_PEER, |plugin| plugin.post_new_peer(peer))
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::codec::{Carried, Carrier, Ends, Found, Inside};
 use super::origins::Origins;
+use super::request_check::RequestCheck;
 use super::wire::{Dialect, JsonProtocol, Limits, Message, PbProtocol, Protocol, RawProtocol};
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
@@ -53,14 +54,11 @@ pub struct WebSocket {
     target: Arc<str>,
     messages: Messages,
     dialect: Option<Dialect>,
-    check: Option<Check>,
+    check: Option<RequestCheck>,
     origins: Origins,
     deflate: Option<DeflateOptions>,
     headers: Vec<(String, String)>,
 }
-
-/// Looks at the head of a request, and may refuse it.
-type Check = Arc<dyn Fn(&ServerRequest<'_>) -> Result<(), StatusCode> + Send + Sync>;
 
 #[derive(Clone)]
 enum Messages {
@@ -115,13 +113,13 @@ impl WebSocket {
         self
     }
 
-    /// Sets a check of each request that opens a WebSocket. It refuses the request with a status. It runs on the reactor and
-    /// must not block. For listeners.
+    /// Sets a check of each request that opens a WebSocket. It refuses the request with a status; its panic is 500. It runs on
+    /// the reactor and must not block. For listeners.
     pub fn check(
         mut self,
         check: impl Fn(&ServerRequest<'_>) -> Result<(), StatusCode> + Send + Sync + 'static,
     ) -> Self {
-        self.check = Some(Arc::new(check));
+        self.check = Some(RequestCheck::new(check));
         self
     }
 
@@ -203,7 +201,7 @@ impl WebSocket {
         request: &ServerRequest<'_>,
     ) -> Result<ws::Accept<'static>, Refused> {
         if let Some(check) = &self.check {
-            check(request).map_err(Refused::Status)?;
+            check.run(request).map_err(Refused::Status)?;
         }
         let mut accept = ws::accept(request).map_err(Refused::Handshake)?;
         let origin = request.header("origin").unwrap_or_default();

@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::http::StatusCode;
+use epicycle::http::{ServerRequest, StatusCode};
 use epicycle::rpc::plugins::auth::Verify;
 use epicycle::rpc::wire::{Html, Limits, Pb};
 use epicycle::rpc::{Codec, Http, Peer, ProtocolChoice, Reply, Responder, Router};
-use epicycle::rpc::{Status, code};
+use epicycle::rpc::{Status, WebSocket, code};
 
 use crate::ends::{serving, start};
 use crate::util::{eventually, expect_panics};
@@ -651,4 +651,67 @@ fn curl_calls_routes() {
         curl(&["-I", &url("/page")], "").lines().next(),
         Some("HTTP/1.1 200 OK")
     );
+}
+
+#[test]
+fn two_slashes_in_a_request_are_no_host() {
+    let mut routes = routes();
+    routes.unknown_call(|ctx, _, out| {
+        out.extend_from_slice(format!("\"{}\"", ctx.path()).as_bytes());
+        Ok(())
+    });
+    let http = Http::new().check(|request| match request.path().starts_with("/math") {
+        true => Err(StatusCode::UNAUTHORIZED),
+        false => Ok(()),
+    });
+    let server = start(serving(http, routes));
+    let mut client = Plain::to(&server);
+    assert_eq!(client.get("/math/add").status(), 401);
+    for target in ["//x/math/add", "http://a//x/math/add", "//x/math/add?a=b"] {
+        assert_eq!(client.get(target).body, "\"//x/math/add\"", "{target}");
+    }
+    assert_eq!(client.get("///").body, "\"///\"");
+    assert_eq!(client.get("//").body, "\"//\"");
+}
+
+#[test]
+fn a_check_that_panics_costs_one_request() {
+    expect_panics();
+    let check = |request: &ServerRequest<'_>| {
+        assert!(request.query() != Some("panic"), "on purpose");
+        Ok(())
+    };
+    let socket = WebSocket::json("/ws").check(check);
+    let http = Http::new().check(check).websocket(socket);
+    let server = start(serving(http, routes()));
+    let mut client = Plain::to(&server);
+    client.send(
+        "GET /query?panic HTTP/1.1\r\nHost: a\r\n\r\nGET /query?a=x HTTP/1.1\r\nHost: a\r\n\r\n",
+    );
+    let refused = client.answer();
+    assert_eq!(
+        (refused.status(), &*refused.body),
+        (500, r#"{"code":500,"message":"Internal Server Error"}"#)
+    );
+    assert_eq!(client.answer().body, "\"x\"");
+    let mut client = Plain::to(&server);
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(client.ask("GET", "/ws?panic", upgrade, "").status(), 500);
+    assert_eq!(client.ask("GET", "/ws", upgrade, "").status(), 101);
+}
+
+#[test]
+fn a_head_is_answered_without_a_body() {
+    let server = server();
+    let mut client = Plain::to(&server);
+    client.send("HEAD /query?a=x HTTP/1.1\r\nHost: a\r\n\r\nHEAD /no HTTP/1.1\r\nHost: a\r\n\r\n");
+    let head = client.head();
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.contains("Content-Length: 3"),
+        "{head}"
+    );
+    let head = client.head();
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+    assert_eq!(client.get("/query?a=y").body, "\"y\"");
 }

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use epicycle::metrics::prometheus;
-use epicycle::rpc::wire::{Kind, Meta};
+use epicycle::rpc::plugins::auth::Verify;
+use epicycle::rpc::wire::{Dialect, Kind, Message, Meta};
 use epicycle::rpc::{
-    CallCtx, Outcome, Peer, PushCtx, Responder, RouteStats, Router, Session, SessionConn, Status,
-    code, controller, push_controller,
+    CallCtx, Codec, Outcome, Peer, PushCtx, Responder, RouteStats, Router, Session, SessionConn,
+    Status, code, controller, push_controller,
 };
 use log::Level;
 use parking_lot::Mutex;
@@ -17,6 +18,7 @@ use parking_lot::Mutex;
 use crate::ends::{dial, listening, start};
 use crate::util::logs::logs;
 use crate::util::{LONG, eventually, expect_panics};
+use crate::wire::Form;
 
 fn pair(routes: Router) -> (Peer, Peer, Session) {
     let (server, client) = (start(listening().routes(routes)), start(Peer::builder()));
@@ -317,6 +319,67 @@ fn a_log_line_can_have_the_details_the_cost_and_no_secrets() {
         line.contains(&"x".repeat(1023)) && !line.contains(&"x".repeat(1024)),
         "{line}"
     );
+}
+
+#[test]
+fn a_redaction_that_panics_hides_everything_and_costs_no_call() {
+    expect_panics();
+    let logs = logs();
+    let mut routes = Router::new();
+    routes.call("/redacted/badly", |_ctx, secret: String| Ok(secret));
+    let builder = listening().routes(routes).log_details();
+    let server = start(builder.redact(|_| panic!("on purpose")));
+    let client = start(Peer::builder());
+    let session = dial(&client, &server);
+    let uri = "/redacted/badly?password=hunter3";
+    let echo = session.call::<_, String>(uri, "hunter3").wait();
+    assert_eq!(echo.as_deref(), Ok("hunter3"));
+    let lines = || {
+        let lines = logs.with("/redacted/badly").into_iter();
+        lines
+            .map(|(_, line)| line)
+            .find(|line| line.starts_with("CALL<-"))
+    };
+    eventually("it is logged", || lines().is_some());
+    let line = lines().expect("is logged");
+    assert!(line.contains(r#""body":"***""#), "{line}");
+    assert!(!line.contains("hunter3"), "{line}");
+}
+
+#[test]
+fn a_peer_cannot_forge_a_line_of_the_log() {
+    let logs = logs();
+    let form = Form::Raw(Dialect::V4_1);
+    let told = |plugin: Verify, message: &Message<'_>| {
+        let server = start(listening().plugin(plugin));
+        let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
+        let mut socket = TcpStream::connect(addr).expect("connects");
+        let bytes = form.encode(message).expect("fits");
+        socket.write_all(&bytes).expect("is sent");
+        let _ = socket.read_to_end(&mut Vec::new());
+    };
+    let verify = || {
+        Verify::new(|name, _| {
+            let reason = format!("nobody is called {name}");
+            Err(Status::new(403, "no").with_reason(reason))
+        })
+    };
+    // Before anybody has authenticated.
+    let mut call = Message::call("/x\nFORGED by a path\u{2028}");
+    told(verify(), &call);
+    call.uri = b"/auth/verify"[..].into();
+    call.codec = Codec::PLAIN;
+    call.body = b"\r\nFORGED by a name"[..].into();
+    told(verify(), &call);
+    for (text, shown) in [
+        ("FORGED by a path", r"CALL /x\nFORGED by a path\u{2028}"),
+        ("FORGED by a name", r"nobody is called \r\nFORGED by a name"),
+    ] {
+        eventually("it is logged", || !logs.with(text).is_empty());
+        for (_, line) in logs.with(text) {
+            assert!(line.contains(shown) && !line.contains('\n'), "{line:?}");
+        }
+    }
 }
 
 #[test]

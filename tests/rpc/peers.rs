@@ -599,7 +599,9 @@ fn a_socket_from_elsewhere_is_a_session() {
     let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
     let socket = std::net::TcpStream::connect(addr).expect("connects");
     let protocol = ProtocolChoice::raw_of(Dialect::V4_0);
-    let session = client.serve(socket, protocol).expect("is taken over");
+    let session = client.serve_dialled(socket, protocol);
+    let session = session.expect("is taken over");
+    assert!(session.is_client());
     assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
 }
 

@@ -1,8 +1,9 @@
 //! Plugins: the order of their hooks, what they can change, and authentication.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use epicycle::rpc::plugins::auth::{Bearer, Verify};
 use epicycle::rpc::plugins::heartbeat::Ping;
 use epicycle::rpc::plugins::ignore_case::IgnoreCase;
 use epicycle::rpc::wire::Message;
-use epicycle::rpc::{Hooks, Incoming, Next, Peer, Plugin, Router, Session, Status, code};
+use epicycle::rpc::{
+    Health, Hooks, Incoming, Next, Peer, Plugin, ProtocolChoice, Receiver, Router, Sender, Session,
+    Status, code,
+};
 use epicycle::{Addr, Error};
 use parking_lot::Mutex;
 
@@ -616,4 +620,376 @@ fn the_case_of_a_path_does_not_count_if_told_so_and_that_of_a_query_does() {
         let query: Result<String, _> = session.call(path, &()).wait();
         assert_eq!(query.as_deref(), Ok("Xy"), "{path}");
     }
+}
+
+/// Sends the calls of a session to a path, and returns the results.
+fn sums<const N: usize>(session: &Session, paths: [&str; N]) -> [Result<i64, i32>; N] {
+    paths.map(|path| {
+        let sum = session.call::<_, i64>(path, &[1, 2]).wait();
+        sum.map_err(|status| status.code)
+    })
+}
+
+#[test]
+fn a_path_whose_case_is_changed_stays_the_same_path() {
+    let mut routes = Router::new();
+    let add =
+        |_: &mut epicycle::rpc::CallCtx<'_>, numbers: Vec<i64>| Ok(numbers.iter().sum::<i64>());
+    routes.call("/math/add", add);
+    let server = start(listening().routes(routes).plugin(IgnoreCase));
+    let client = start(Peer::builder());
+    let session = dial(&client, &server);
+    let sums = sums(
+        &session,
+        [
+            "/Math/Add",
+            "/M%41th/add",
+            // These would be the path of a host, or of a scheme.
+            "/%2FA/math/add",
+            "/%2fA/math/add",
+            "A%3A/math/add",
+            "/%2F/Math/add",
+        ],
+    );
+    let none = Err(code::NOT_FOUND);
+    assert_eq!(sums, [Ok(3), Ok(3), none, none, none, none]);
+}
+
+/// Fails in a hook, with an error or a panic, for messages of other paths than `/fine`.
+struct Faulty {
+    hook: Arc<Mutex<Hooks>>,
+    panics: bool,
+}
+
+const SEEN_FAULT: i32 = 418;
+
+impl Faulty {
+    fn fail(&self, hook: Hooks) -> Result<(), Status> {
+        if *self.hook.lock() != hook {
+            return Ok(());
+        }
+        assert!(!self.panics, "on purpose");
+        Err(Status::new(SEEN_FAULT, "on purpose"))
+    }
+
+    fn fail_at_start(&self, hook: Hooks) -> Result<(), Error> {
+        assert!(*self.hook.lock() != hook, "on purpose");
+        Ok(())
+    }
+}
+
+impl Plugin for Faulty {
+    fn name(&self) -> &str {
+        "faulty"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::all()
+    }
+
+    fn pre_new_peer(&self) -> Result<(), Error> {
+        self.fail_at_start(Hooks::PRE_NEW_PEER)
+    }
+
+    fn post_new_peer(&self, _: &Peer) -> Result<(), Error> {
+        self.fail_at_start(Hooks::POST_NEW_PEER)
+    }
+
+    fn post_reg(&self, _: &epicycle::rpc::RouteInfo) -> Result<(), Error> {
+        self.fail_at_start(Hooks::POST_REG)
+    }
+
+    fn post_listen(&self, _: &Addr) -> Result<(), Error> {
+        self.fail_at_start(Hooks::POST_LISTEN)
+    }
+
+    fn post_accept(&self, _: &Session) -> Result<Next, Status> {
+        self.fail(Hooks::POST_ACCEPT).map(|()| Next::Go)
+    }
+
+    fn post_dial(&self, _: &Session) -> Result<Next, Status> {
+        self.fail(Hooks::POST_DIAL).map(|()| Next::Go)
+    }
+
+    fn post_disconnect(&self, _: &Session) {
+        let failed = self.fail(Hooks::POST_DISCONNECT);
+        assert_eq!(failed, Ok(()), "on purpose");
+    }
+
+    fn pre_write_call(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_WRITE_CALL)
+    }
+
+    fn post_write_call(&self, _: &Session, _: &Message<'_>) {
+        assert_eq!(self.fail(Hooks::POST_WRITE_CALL), Ok(()), "on purpose");
+    }
+
+    fn pre_write_reply(&self, _: &Incoming<'_>, _: &mut Message<'_>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_WRITE_REPLY)
+    }
+
+    fn post_write_reply(&self, _: &Incoming<'_>, _: &Message<'_>) {
+        assert_eq!(self.fail(Hooks::POST_WRITE_REPLY), Ok(()), "on purpose");
+    }
+
+    fn pre_write_push(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_WRITE_PUSH)
+    }
+
+    fn post_write_push(&self, _: &Session, _: &Message<'_>) {
+        assert_eq!(self.fail(Hooks::POST_WRITE_PUSH), Ok(()), "on purpose");
+    }
+
+    fn pre_read_header(&self, _: &Session) -> Result<(), Status> {
+        self.fail(Hooks::PRE_READ_HEADER)
+    }
+
+    fn post_read_call_header(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_CALL_HEADER)
+    }
+
+    fn pre_read_call_body(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_READ_CALL_BODY)
+    }
+
+    fn post_read_call_body(&self, _: &Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_CALL_BODY)
+    }
+
+    fn post_read_push_header(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_PUSH_HEADER)
+    }
+
+    fn pre_read_push_body(&self, _: &mut Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_READ_PUSH_BODY)
+    }
+
+    fn post_read_push_body(&self, _: &Incoming<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_PUSH_BODY)
+    }
+
+    fn post_read_reply_header(&self, _: &Session, _: &mut Message<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_REPLY_HEADER)
+    }
+
+    fn pre_read_reply_body(&self, _: &Session, _: &mut Message<'_>) -> Result<(), Status> {
+        self.fail(Hooks::PRE_READ_REPLY_BODY)
+    }
+
+    fn post_read_reply_body(&self, _: &Session, _: &Message<'_>) -> Result<(), Status> {
+        self.fail(Hooks::POST_READ_REPLY_BODY)
+    }
+}
+
+/// Routes of each kind of handler.
+fn every_kind(noted: &Arc<AtomicUsize>) -> Router {
+    let mut routes = Router::new();
+    routes.call("/call", |_ctx, n: u8| Ok(n));
+    routes.call_bytes("/bytes", |_ctx, body, out| {
+        out.extend_from_slice(body);
+        Ok(())
+    });
+    routes.call_later("/later", |_ctx, n: u8, reply| reply.send(Ok(n)));
+    routes.call_async("/async", |_ctx, n: u8| async move { Ok(n) });
+    routes.call_blocking("/blocking", |_ctx, n: u8| Ok(n));
+    routes.call_blocking_in_order("/in_order", |_ctx, n: u8| Ok(n));
+    routes.unknown_call(|_ctx, body, out| {
+        out.extend_from_slice(body);
+        Ok(())
+    });
+    routes.stream("/stream", |_ctx, n: u8, tx: Sender<u8>| {
+        let _ = tx.send(&n);
+        tx.finish();
+    });
+    routes.stream_async("/stream_async", |_ctx, n: u8, tx: Sender<u8>| async move {
+        tx.send_async(&n).await?;
+        Ok(())
+    });
+    routes.stream_blocking("/stream_blocking", |_ctx, n: u8, tx: Sender<u8>| {
+        tx.send_wait(&n)?;
+        Ok(())
+    });
+    for path in ["/push", "/push_blocking"] {
+        let noted = noted.clone();
+        let note = move |_: &epicycle::rpc::PushCtx<'_>, _: u8| {
+            noted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        match path {
+            "/push" => routes.push(path, note),
+            _ => routes.push_blocking(path, note),
+        }
+    }
+    routes
+}
+
+#[test]
+fn whatever_hook_fails_each_call_of_each_kind_of_handler_ends_and_the_session_goes_on() {
+    expect_panics();
+    let calls = [
+        "/call",
+        "/bytes",
+        "/later",
+        "/async",
+        "/blocking",
+        "/in_order",
+        "/unknown",
+    ];
+    let streams = ["/stream", "/stream_async", "/stream_blocking"];
+    for panics in [false, true] {
+        let expected = match panics {
+            true => code::INTERNAL_SERVER_ERROR,
+            false => SEEN_FAULT,
+        };
+        let hook = Arc::new(Mutex::new(Hooks::empty()));
+        let faulty = || Faulty {
+            hook: hook.clone(),
+            panics,
+        };
+        let noted = Arc::default();
+        let server = start(listening().routes(every_kind(&noted)).plugin(faulty()));
+        let client = start(Peer::builder().plugin(faulty()));
+        let session = dial(&client, &server);
+        let call = |path: &str| {
+            let result = session.call::<_, u8>(path, &7u8).wait();
+            result.map_err(|status| status.code)
+        };
+        let stream = |path: &str| {
+            let items: Receiver<u8> = session.stream(path, &7u8).receive();
+            let items: Result<Vec<u8>, Status> = items.into_iter().collect();
+            items.map_err(|status| status.code)
+        };
+        let fails = Hooks::PRE_WRITE_CALL
+            | Hooks::POST_READ_CALL_HEADER
+            | Hooks::PRE_READ_CALL_BODY
+            | Hooks::POST_READ_CALL_BODY
+            | Hooks::PRE_WRITE_REPLY
+            | Hooks::POST_READ_REPLY_HEADER
+            | Hooks::PRE_READ_REPLY_BODY
+            | Hooks::POST_READ_REPLY_BODY;
+        let passes = Hooks::POST_WRITE_CALL | Hooks::POST_WRITE_REPLY;
+        for one in (fails | passes).iter() {
+            *hook.lock() = one;
+            for path in calls {
+                let is_unseen =
+                    one == Hooks::POST_READ_CALL_BODY && matches!(path, "/bytes" | "/unknown");
+                let expected = match passes.contains(one) || is_unseen {
+                    true => Ok(7),
+                    false => Err(expected),
+                };
+                assert_eq!(call(path), expected, "{one:?} {path} {panics}");
+            }
+            for path in streams {
+                let expected = match passes.contains(one) {
+                    true => Ok(vec![7]),
+                    false => Err(expected),
+                };
+                assert_eq!(stream(path), expected, "{one:?} {path} {panics}");
+            }
+            *hook.lock() = Hooks::empty();
+            assert_eq!(call("/call"), Ok(7), "after {one:?}");
+        }
+
+        let fails =
+            Hooks::POST_READ_PUSH_HEADER | Hooks::PRE_READ_PUSH_BODY | Hooks::POST_READ_PUSH_BODY;
+        for one in (fails | Hooks::PRE_WRITE_PUSH | Hooks::POST_WRITE_PUSH).iter() {
+            *hook.lock() = one;
+            noted.store(0, Ordering::SeqCst);
+            for path in ["/push", "/push_blocking"] {
+                let sent = session.push(path, &7u8).map_err(|status| status.code);
+                let is_refused = one == Hooks::PRE_WRITE_PUSH;
+                assert_eq!(sent.is_err(), is_refused, "{one:?}");
+            }
+            // It is answered behind them.
+            assert_eq!(call("/in_order"), Ok(7), "{one:?}");
+            let arrives = if one == Hooks::POST_WRITE_PUSH { 2 } else { 0 };
+            eventually("they have arrived", || {
+                noted.load(Ordering::SeqCst) == arrives
+            });
+        }
+        *hook.lock() = Hooks::empty();
+
+        for call in server.stats().routes {
+            eventually("nothing is under way", || call.stats.in_flight() == 0);
+        }
+        *hook.lock() = Hooks::PRE_READ_HEADER;
+        assert_eq!(call("/call"), Err(code::CONNECTION_CLOSED));
+        *hook.lock() = Hooks::empty();
+        for one in [Hooks::POST_ACCEPT, Hooks::POST_DIAL, Hooks::POST_DISCONNECT] {
+            *hook.lock() = one;
+            let dialled = try_dial(&client, &server);
+            if let Ok(session) = &dialled {
+                eventually("it is refused, or it closes", || {
+                    session.close();
+                    session.health() == Health::Closed
+                });
+            }
+            assert_eq!(dialled.is_err(), one == Hooks::POST_DIAL, "{one:?}");
+            eventually("it has ended", || {
+                server.session_count() + client.session_count() == 0
+            });
+        }
+        *hook.lock() = Hooks::empty();
+        let session = dial(&client, &server);
+        assert_eq!(session.call("/call", &7u8).wait(), Ok(7u8));
+    }
+}
+
+#[test]
+fn a_panic_in_a_hook_of_the_start_is_its_error() {
+    expect_panics();
+    for one in [
+        Hooks::PRE_NEW_PEER,
+        Hooks::POST_NEW_PEER,
+        Hooks::POST_REG,
+        Hooks::POST_LISTEN,
+    ] {
+        let mut routes = Router::new();
+        routes.call("/call", |_ctx, n: u8| Ok(n));
+        let plugin = Faulty {
+            hook: Arc::new(Mutex::new(one)),
+            panics: true,
+        };
+        let error = listening().routes(routes).plugin(plugin).start();
+        let error = error.expect_err("fails").to_string();
+        assert!(
+            error.contains("\"faulty\" panicked: on purpose"),
+            "{one:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_socket_from_elsewhere_has_to_authenticate_as_one_of_a_listener() {
+    let server = Arc::new(guarded());
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = elsewhere.local_addr().expect("is bound");
+    let accept = || {
+        let (server, elsewhere) = (server.clone(), elsewhere.try_clone().expect("is cloned"));
+        std::thread::spawn(move || {
+            let (socket, from) = elsewhere.accept().expect("is connected");
+            let session = server.serve(socket, ProtocolChoice::raw());
+            (session, from)
+        })
+    };
+    let accepted = accept();
+    let stranger = start(Peer::builder());
+    let stranger = stranger.dial(addr).expect("is connected");
+    let refused = stranger.call::<_, i64>("/math/add", &[1, 2]).wait();
+    refused.expect_err("is not served");
+    let (session, _) = accepted.join().expect("ends");
+    assert_eq!(
+        session.expect_err("is refused").code,
+        code::UNAUTHORIZED,
+        "the one who gave the socket learns of it"
+    );
+
+    let accepted = accept();
+    let client = start(Peer::builder().plugin(Bearer::new("tok123")));
+    let session = client.dial(addr).expect("is accepted");
+    assert_eq!(session.call("/math/add", &[1, 2]).wait(), Ok(3));
+    let (session, from) = accepted.join().expect("ends");
+    let session = session.expect("is open");
+    assert!(!session.is_client());
+    assert_eq!(*session.id(), *from.to_string());
 }

@@ -427,3 +427,53 @@ fn a_peer_may_demand_encryption_and_has_a_status_of_its_own() {
     let call = session.call::<_, i64>("/math/add", &[1, 2]);
     assert_eq!(call.wait(), Err(own));
 }
+
+#[test]
+fn a_call_that_demands_an_encrypted_reply_gets_one_of_its_own_mode() {
+    let both = || gcm().and_old_peers(OLD_KEY).expect("is long enough");
+    // The reply: whoever knows messages of old peers makes one of their blocks.
+    let client = start(Peer::builder().plugin(both()));
+    let (session, mut socket) = captured(&client, Dialect::V4_1);
+    let pending = session
+        .call::<_, i64>("/math/add", &[1, 2])
+        .meta(SECURE, "true")
+        .timeout(Duration::from_secs(60))
+        .send();
+    let sent = read_message(&mut socket);
+    let (sent, _) = decode(FORM, &sent).expect("is a message");
+    let old = start(Peer::builder().plugin(ecb()));
+    let (other, mut old_socket) = captured(&old, Dialect::V4_1);
+    let push = other.prepare_push("/x", &1000).meta(SECURE, "true");
+    push.send().expect("is sent");
+    let recorded = read_message(&mut old_socket);
+    let (recorded, _) = decode(FORM, &recorded).expect("is a message");
+    let mut reply = Message::reply(&sent, false);
+    reply.meta.set(SECURE, "true");
+    reply.codec = recorded.codec;
+    reply.body = recorded.body.clone();
+    socket
+        .write_all(&FORM.encode(&reply).expect("fits"))
+        .expect("is sent");
+    assert_eq!(pending.wait().expect_err("fails").code, 400);
+
+    // The call: whoever sees it on its way asks for a plain reply.
+    let server = start(listening().routes(routes()).plugin(both()));
+    let mut to_server = connect(&server);
+    let _pending = session
+        .call::<_, i64>("/math/add", &[1, 2])
+        .meta(SECURE, "true")
+        .timeout(Duration::from_secs(60))
+        .send();
+    let sent = read_message(&mut socket);
+    let (mut sent, _) = decode(FORM, &sent).expect("is a message");
+    sent.meta.set(ACCEPT, "false");
+    to_server
+        .write_all(&FORM.encode(&sent).expect("fits"))
+        .expect("is sent");
+    let reply = read_message(&mut to_server);
+    let (reply, _) = decode(FORM, &reply).expect("is a message");
+    assert_eq!(reply.status(), None);
+    assert_ne!(*reply.body, *b"3", "it is encrypted");
+    let told = reply.meta.get_str(SECURE);
+    assert_eq!(told.as_deref(), Some("gcm:k1"));
+}

@@ -312,3 +312,56 @@ fn a_session_over_http_takes_no_pings_and_stays_open() {
         assert!(!world.is_closed(browser));
     }
 }
+
+#[test]
+fn a_ping_over_http_ends_no_connection() {
+    let mut world = World::new(1, Link::calm()).expect("a world");
+    let mut routes = Router::new();
+    routes.call_later("/slow", |ctx, _: (), reply: Responder<u8>| {
+        let mut reply = Some(reply);
+        ctx.on_cancel(move || drop(reply.take()));
+    });
+    let server = Peer::builder()
+        .routes(routes)
+        .plugin(Pong)
+        .listen_with("tcp://:9000", epicycle::rpc::Http::new())
+        .reactors(1);
+    let (_server, options, factory) = server.into_server().expect("is right");
+    world.start(SERVER, options, factory).expect("starts");
+    let gateway = world.connect((SERVER, 9000));
+    world.send(gateway, "GET /heartbeat?hb_=3 HTTP/1.1\r\nHost: x\r\n\r\n");
+    world.run_for(seconds(1));
+    let pong = String::from_utf8(world.take_received(gateway)).expect("is text");
+    assert!(pong.starts_with("HTTP/1.1 200 "), "{pong}");
+    // Another client behind the same gateway.
+    world.send(
+        gateway,
+        "GET /slow HTTP/1.1\r\nHost: x\r\nX-Timeout: 20000\r\n\r\n",
+    );
+    world.run_for(seconds(30));
+    let answer = String::from_utf8(world.take_received(gateway)).expect("is text");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(!world.is_closed(gateway));
+}
+
+#[test]
+fn a_limit_on_calls_keeps_a_ping_back_and_ends_no_session() {
+    let mut routes = echo();
+    routes.call_later("/never", |ctx, _: u8, reply: Responder<u8>| {
+        ctx.session().on_close(move || drop(reply));
+    });
+    let client = Peer::builder().plugin(Ping::by_call(seconds(3)));
+    let client = client.max_total_calls(1).call_timeout(None);
+    let pings = Pings::default();
+    let server = Peer::builder().routes(routes).plugin(pings.clone());
+    let mut pair = Pair::new(server.plugin(Pong), client);
+    assert_eq!(pair.call("/echo"), Ok(1));
+    let waits = pair.session.call::<_, u8>("/never", &1u8).send();
+    pair.world.run_for(seconds(20));
+    assert_eq!(pair.session.health(), Health::Open);
+    assert_eq!(pings.take(), [] as [u64; 0]);
+    waits.cancel();
+    pair.world.run_for(seconds(7));
+    assert!(!pings.take().is_empty(), "they go on");
+    assert_eq!(pair.call("/echo"), Ok(1));
+}

@@ -242,7 +242,9 @@ impl EventHandler for PeerHandler {
             (None, Some(token)) if !self.parts.peer.dials.contains(token) => return None,
             (None, token) => {
                 let (peer, calls) = (shared.clone(), Calls::new(shared.calls.clone()));
-                let session = Session::new(peer, conn.id(), local_addr, remote, token.is_some());
+                let dials = &self.parts.peer.dials;
+                let is_dialled = token.is_some_and(|token| !dials.is_accepted(token));
+                let session = Session::new(peer, conn.id(), local_addr, remote, is_dialled);
                 (session, calls)
             }
         };

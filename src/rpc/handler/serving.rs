@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use log::Level;
+
 use super::replies::{Served, obey, time_since};
 use super::{CANCEL, Line, Parts, PeerHandler, TIMEOUT};
 use crate::engine::handler::{Action, Conn};
@@ -22,7 +24,7 @@ use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Rou
 use crate::rpc::session::{Settings, Shared, enter, has_work, work_for};
 use crate::rpc::stats::{Counters, Outcome};
 use crate::rpc::tasks::{Finished, Task, TaskOf};
-use crate::rpc::wire::{Dialect, Message, Status, code};
+use crate::rpc::wire::{Dialect, Message, OneLine, Status, code};
 use crate::rpc::working::Working;
 
 impl PeerHandler {
@@ -530,7 +532,7 @@ impl Parts {
         message: &Incoming<'_>,
         payload: Box<dyn Any + Send>,
     ) -> Status {
-        let what = format!("the handler of {}", message.uri());
+        let what = format!("the handler of {}", OneLine(&message.uri()));
         self.panicked(message.dialect, &what, payload)
     }
 
@@ -555,12 +557,14 @@ impl Parts {
         match result {
             Ok(Ok(())) => {}
             Ok(Err(_)) if push.answered().is_some() => {}
-            // There may be many.
-            Ok(Err(status)) if status.code == code::TOO_MANY_REQUESTS => {
-                log::debug!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
-            }
             Ok(Err(status)) => {
-                log::warn!(target: "epicycle::rpc", "{}: the push {}: {status}", push.remote_addr(), push.uri());
+                let level = match status.code {
+                    // The other side can cause as many as it likes.
+                    code::BAD_MESSAGE | code::TOO_MANY_REQUESTS => Level::Debug,
+                    _ => Level::Warn,
+                };
+                let (addr, uri) = (push.remote_addr(), push.uri());
+                log::log!(target: "epicycle::rpc", level, "{addr}: the push {}: {status}", OneLine(&uri));
             }
             Err(payload) => drop(self.panicked_at(push, payload)),
         }

@@ -40,8 +40,9 @@ const RATE: &str = "hb_";
 /// The shortest rate.
 const SHORTEST: Duration = Duration::from_secs(3);
 
-/// Pings the sessions that are quiet, dialled and accepted ones. A ping that fails closes its session. One that gets no answer
-/// ends the connection; a session that redials then does so. Sessions over HTTP, which take no pings, have none.
+/// Pings the sessions that are quiet, dialled and accepted ones. A ping that fails closes its session, unless a limit on calls
+/// was in its way (429). One that gets no answer ends the connection; a session that redials then does so. Sessions over HTTP,
+/// which take no pings, have none.
 ///
 /// A ping is a CALL, whose reply must arrive within the rate, or a PUSH, which finds out less. Clones are one plugin, for
 /// changes while the peer runs.
@@ -146,6 +147,11 @@ fn fail(session: &Session, status: &Status) {
     if session.health() == Health::Closed {
         return;
     }
+    if status.code == code::TOO_MANY_REQUESTS {
+        // A limit of either side on calls. It says nothing about the other side, and the next ping tells more.
+        log::debug!(target: "epicycle::rpc", "{}: no heartbeat now: {status}", session.remote_addr());
+        return;
+    }
     log::info!(target: "epicycle::rpc", "{}: closing: the heartbeat failed: {status}", session.remote_addr());
     match status.code {
         // Nobody is there to wait for.
@@ -207,7 +213,7 @@ impl Plugin for Ping {
 /// Answers pings, and closes the sessions that were pinged once and have been silent for twice the rate since.
 ///
 /// The first ping of a session must tell a rate of at least 3 seconds. Otherwise it is answered with 400
-/// `Invalid Heartbeat Rate`. A later one may change the rate.
+/// `Invalid Heartbeat Rate`. A later one may change the rate. A ping over HTTP is answered and has no other effect.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pong;
 
@@ -230,7 +236,8 @@ impl Pong {
             .map(|known| known.0);
         match told.filter(|told| *told >= SHORTEST) {
             None if known.is_none() => return Err(Status::new(400, "Invalid Heartbeat Rate")),
-            Some(rate) if known != Some(rate) => {
+            // A connection of HTTP may carry the requests of several clients. None of them ends it for the others.
+            Some(rate) if known != Some(rate) && !session.only_answers() => {
                 session.swap().set(self.name(), Known(rate));
                 session.set_timer(self.name(), 2 * rate);
             }

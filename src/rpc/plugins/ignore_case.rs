@@ -46,7 +46,7 @@ impl Plugin for IgnoreCase {
 }
 
 /// The characters that would not be read as a part of the path.
-const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+const ESCAPED: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#').add(b':');
 
 fn lower_path(message: &mut Incoming<'_>) {
     let message = message.message_mut();
@@ -58,7 +58,12 @@ fn lower_path(message: &mut Incoming<'_>) {
         return;
     }
     let path = uri.path().to_ascii_lowercase();
-    let mut lower = utf8_percent_encode(&path, ESCAPED).to_string().into_bytes();
+    let (slash, rest) = match path.strip_prefix("//") {
+        // Two slashes would be read as the beginning of a host's name.
+        Some(rest) => ("/%2F", rest),
+        None => ("", &*path),
+    };
+    let mut lower = format!("{slash}{}", utf8_percent_encode(rest, ESCAPED)).into_bytes();
     if !uri.query().is_empty() {
         lower.push(b'?');
         lower.extend_from_slice(uri.query());

@@ -61,6 +61,7 @@ pub use self::message::{Kind, Message};
 pub use self::meta::Meta;
 pub use self::proto::{Dialect, JsonProtocol, Limits, PbProtocol, Protocol, RawProtocol};
 pub use self::sink::Sink;
+pub(super) use self::status::OneLine;
 pub use self::status::{Status, code};
 pub use self::uri::{Uri, UriError, uri_path};
 /// The serializers and deserializers that a custom [`BodyCodec`] receives.

@@ -221,14 +221,33 @@ fn encoded_char(char: char) -> usize {
     }
 }
 
+/// Prints the status on one line: control characters are escaped, so that a peer cannot forge lines of a log.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
         if !self.message.is_empty() {
-            write!(f, " {}", self.message)?;
+            write!(f, " {}", OneLine(&self.message))?;
         }
         if !self.reason.is_empty() {
-            write!(f, ": {}", self.reason)?;
+            write!(f, ": {}", OneLine(&self.reason))?;
+        }
+        Ok(())
+    }
+}
+
+/// A text of a peer's for a log. Its control characters are escaped.
+pub(crate) struct OneLine<'a>(pub(crate) &'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_escaped = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');
+        for piece in self.0.split_inclusive(is_escaped) {
+            let last = piece.chars().next_back().filter(|char| is_escaped(*char));
+            let front = &piece[..piece.len() - last.map_or(0, char::len_utf8)];
+            f.write_str(front)?;
+            if let Some(last) = last {
+                write!(f, "{}", last.escape_default())?;
+            }
         }
         Ok(())
     }

@@ -34,6 +34,8 @@
 //! | a text that is moved to another message is noticed | yes: it is bound to its direction, kind, URI, `seq` and body codec | no |
 //! | a reply that answers another call is noticed | yes, unless the application sets a `seq` twice | no |
 //! | a reply whose encryption was taken away is noticed | yes, unless the application sets the `seq` | no |
+//! | a reply is encrypted whatever happened to the call's `X-Accept-Secure` on the way | yes, unless the application sets the `seq` | no |
+//! | a reply in the other mode is refused | yes, unless the application sets the `seq` | no |
 //! | keys can be rotated | yes, by their ids | no |
 //!
 //! Neither mode hides or protects the path, the `seq`, other metadata, the sizes, and the status of a call that failed. Neither
@@ -49,7 +51,9 @@
 //! # Not encrypted
 //!
 //! Messages before the session opens (`auth`), items of streams, and cancellations. Plugins that read the query or the body, or
-//! change the URI, must stand behind this one. Of two peers that share an adopted socket, one must have dialled.
+//! change the URI, must stand behind this one. Of two peers that share a socket from
+//! elsewhere, one takes it over with [`serve`](crate::rpc::Peer::serve), and the other one with
+//! [`serve_dialled`](crate::rpc::Peer::serve_dialled).
 
 mod aead;
 mod ecb;
@@ -337,15 +341,16 @@ impl Secure {
 
     /// Decrypts a reply, if it is encrypted.
     fn open_reply(&self, session: &Session, reply: &mut Message<'_>) -> Result<(), Status> {
+        let is_owed = !self.keys.is_empty() && demands_sealed_reply(&reply.seq);
         let Some(mode) = self.mode_of(&reply.meta)? else {
-            // A seq of this plugin tells what its call demanded.
-            let is_owed = reply.seq.len() == 1 + 2 * NONCE && reply.seq[0] == SEALED_REPLY;
-            return match self.is_required || is_owed && !self.keys.is_empty() {
+            return match self.is_required || is_owed {
                 true => Err(self.status.clone()),
                 false => Ok(()),
             };
         };
         let body = match mode {
+            // Anybody can make one of pieces of earlier messages.
+            Mode::Ecb(_) if is_owed => None,
             Mode::Ecb(key) => open_envelope(reply, key, &session.shared().formats.codecs),
             Mode::Gcm(key) => {
                 let mut place = place(reply, Part::Body, !session.is_client());
@@ -365,15 +370,15 @@ impl Secure {
             return Ok(());
         }
         let accepted = call.meta().get(ACCEPT);
-        let mode = match accepted.as_deref() {
-            Some(b"false") => return Ok(()),
+        let mode = match (self.mode_of(call.meta())?, accepted.as_deref()) {
+            // The metadata may have been changed on the way, and the `seq` was verified with the body.
+            (Some(mode @ Mode::Gcm(_)), _) if demands_sealed_reply(call.seq()) => mode,
+            (_, Some(b"false")) => return Ok(()),
             // An encrypted call gets an encrypted reply of its kind.
-            accepted => match (self.mode_of(call.meta())?, accepted) {
-                (Some(mode), _) => mode,
-                (None, Some(b"true")) => self.old.as_ref().map(Mode::Ecb).ok_or_else(no_key)?,
-                (None, Some(b"gcm:")) => self.keys.first().map(Mode::Gcm).ok_or_else(no_key)?,
-                (None, _) => return Ok(()),
-            },
+            (Some(mode), _) => mode,
+            (None, Some(b"true")) => self.old.as_ref().map(Mode::Ecb).ok_or_else(no_key)?,
+            (None, Some(b"gcm:")) => self.keys.first().map(Mode::Gcm).ok_or_else(no_key)?,
+            (None, _) => return Ok(()),
         };
         match mode {
             Mode::Ecb(key) => {
@@ -386,6 +391,11 @@ impl Secure {
             }
         }
     }
+}
+
+/// Returns true for a `seq` by which this plugin has told that its call demands an encrypted reply.
+fn demands_sealed_reply(seq: &[u8]) -> bool {
+    seq.len() == 1 + 2 * NONCE && seq[0] == SEALED_REPLY
 }
 
 fn bad_length() -> Error {
