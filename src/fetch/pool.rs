@@ -441,6 +441,36 @@ impl<K: Clone + Eq + Hash, C: Copy + Eq + Hash, W> Pool<K, C, W> {
         }
     }
 
+    /// Closes the idle connection that has been idle for longest, of those to the destinations for which `fits` is true, to make
+    /// room for others. Returns it.
+    pub fn give_up_idle(&mut self, fits: impl Fn(&K) -> bool) -> Option<C> {
+        let of = |connection| self.connections.get(connection);
+        let mut idle = self.idle.iter();
+        let found = idle.find(|(_, (connection, _))| {
+            of(connection).is_some_and(|known| fits(&known.destination))
+        });
+        let (key, (connection, _)) = found?;
+        let (key, connection) = (*key, *connection);
+        self.close_idle(key);
+        Some(connection)
+    }
+
+    /// Returns the number of dials to a destination under way that no waiter needs any more.
+    pub fn needless_dials(&self, destination: &K) -> usize {
+        let entry = self.destinations.get(destination);
+        entry.map_or(0, |entry| entry.dialing.saturating_sub(entry.waiters.len()))
+    }
+
+    /// Takes back a dial that was not begun, since [nobody needs it](Self::needless_dials) any more.
+    pub fn withdraw_dial(&mut self, destination: &K) {
+        if let Some(entry) = self.destinations.get_mut(destination) {
+            entry.dialing = entry.dialing.saturating_sub(1);
+            self.dialing = self.dialing.saturating_sub(1);
+        }
+        self.use_places();
+        self.forget_unused(destination);
+    }
+
     /// Replaces the limits. They hold for what happens from now on; idle connections beyond them close when their time is over.
     pub fn set_limits(&mut self, limits: PoolLimits) {
         self.limits = limits;

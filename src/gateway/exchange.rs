@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::hooks::Head;
 use super::pool::Chosen;
@@ -25,6 +26,8 @@ pub(super) struct Exchange<X> {
     pub(super) body: Body,
     pub(super) upload: Upload,
     pub(super) answer: Answer,
+    /// The parts of the response that wait for others.
+    pub(super) gathered: Option<Box<Gathered>>,
     pub(super) place: Place,
     pub(super) route: Option<Rc<Route>>,
     /// The number of the pool.
@@ -114,6 +117,16 @@ pub(super) enum Answer {
     Begun,
 }
 
+/// Parts of a response that wait for others.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    /// The time for which the first of them waits.
+    pub(super) interval: Duration,
+    pub(super) bytes: Vec<u8>,
+    /// Runs while there are some.
+    pub(super) timer: Option<ConnTimer>,
+}
+
 /// Where an exchange is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -125,6 +138,8 @@ pub(super) enum Place {
     On { upstream: ConnId, reused: bool },
     /// Client and node have changed to another protocol.
     Tunnel,
+    /// They have changed to WebSocket, and their frames are seen.
+    Frames { upstream: ConnId },
     /// It has ended, or is about to take a place.
     Nowhere,
 }
@@ -185,7 +200,7 @@ impl<X> Exchange<X> {
     /// Returns the connection that serves it.
     pub(super) fn upstream(&self) -> Option<ConnId> {
         match self.place {
-            Place::On { upstream, .. } => Some(upstream),
+            Place::On { upstream, .. } | Place::Frames { upstream } => Some(upstream),
             _ => None,
         }
     }

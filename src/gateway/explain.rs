@@ -101,7 +101,7 @@ impl Gateway {
         let nodes = if count == 1 { "node" } else { "nodes" };
         steps.push(("pool", format!("{name}: {count} {nodes}, {how}")));
 
-        let shared = shared_pool(name, settings, None).map_err(|error| error.to_string())?;
+        let shared = shared_pool(name, settings, 1, None).map_err(|error| error.to_string())?;
         let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
         let head = Head {
             method: asked.method.clone(),

@@ -63,6 +63,8 @@ metric_set! {
         retries: counter,
         /// Retries that the limit or the budget refused.
         refused_retries: counter,
+        /// Times for which requests waited for a place or for a connection in use, of those that had to.
+        queue: time_histogram,
         /// Times from the beginning of a request until it had a connection.
         connect: time_histogram,
         /// Times from the beginning of a request to the head of its response.
@@ -70,7 +72,7 @@ metric_set! {
         /// Times from the beginning of a request to its end.
         total: time_histogram,
     }
-    /// The counters of a pool on one reactor, of about 30 KiB.
+    /// The counters of a pool on one reactor, of about 40 KiB.
     #[derive(Debug, Default)]
     pub(super) struct PoolCounters;
 }
@@ -178,6 +180,9 @@ impl PoolCounters {
     pub(super) fn count(&self, record: &Record<'_>) {
         if record.reused {
             self.hits.add(1);
+        }
+        if !record.times.queued.is_zero() {
+            self.queue.record_time(record.times.queued);
         }
         if let Some(connected) = record.times.connected {
             self.connect.record_time(connected);

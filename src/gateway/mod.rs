@@ -27,9 +27,10 @@
 //! | listen | `rules.rs`, `start.rs` | The engine accepts. The label of the listener names its [settings](settings::ListenerSettings). |
 //! | route | `route.rs` | Host and path choose a route, which names a pool. |
 //! | request | `request.rs`, `forwarding.rs`, `proxy/asking.rs` | The head is checked. Hop-by-hop fields go, the hook is asked, forwarding fields come. |
-//! | pool | `pool.rs`, `proxy/placing.rs` | The balancer picks a node. The pool has an idle connection to it, or dials, or the exchange waits. |
+//! | pool | `pool.rs`, `places.rs`, `proxy/placing.rs`, `proxy/dialing.rs` | The balancer picks a node. The pool has an idle connection to it, or dials, or the exchange waits. |
 //! | upstream | `exchange.rs`, `proxy/placing.rs` | The head is written anew from its parsed form, then the body as it comes. |
 //! | response | `proxy/relaying.rs`, `proxy/answering.rs` | The response goes back part by part. If there is none, the gateway answers, or tries again. |
+//! | | `proxy/tunneling.rs`, `frames.rs` | After a 101 both connections are joined. |
 //! | record | `record.rs` | What became of it, for logs and metrics. |
 //!
 //! # Who owns what
@@ -44,7 +45,8 @@
 //! lock or a wake-up. If the other has no room, this one is read no further until the other's
 //! [`on_drain`](crate::EventHandler::on_drain).
 //!
-//! Reactors share the nodes' state (`balance`), which is atomic, and nothing else.
+//! Reactors share the nodes' state (`balance`) and the number of connections to each (`places.rs`), which are atomic, and nothing
+//! else. A reactor that gives up a place for which another one waits sends it a message.
 
 mod access_log;
 mod builder;
@@ -53,9 +55,11 @@ mod error;
 mod exchange;
 mod explain;
 mod forwarding;
+mod frames;
 mod health;
 mod hooks;
 mod metrics;
+mod places;
 mod pool;
 mod proxy;
 mod record;

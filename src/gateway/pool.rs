@@ -11,11 +11,12 @@ use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
 use super::metrics::{Meters, NodeCounters, PoolCounters};
+use super::places::{Held, Places};
 use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
 use crate::balance::{
-    Balancer, Change, HashRing, Health, InFlight, KeyHash, Least, NodeId, NodeSpec, Nodes, Outcome,
-    Place, Random, RetryBudget, RoundRobin, TwoChoices, Weighted,
+    Balancer, Change, HashRing, Health, InFlight, KeyHash, Least, Node, NodeId, NodeSpec, Nodes,
+    Outcome, Place, Random, RetryBudget, RoundRobin, TwoChoices, Weighted,
 };
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::connect::Connect;
@@ -31,6 +32,8 @@ pub(super) struct SharedPool {
     pub(super) settings: PoolSettings,
     pub(super) nodes: Nodes,
     pub(super) health: Arc<Health>,
+    /// The places for connections to each node.
+    pub(super) places: HashMap<NodeId, Arc<Places>>,
     /// The next place in the sequence of a balancer that picks in turn.
     next: Arc<AtomicU64>,
     /// The moment from which the health's times count.
@@ -47,6 +50,8 @@ pub(super) struct Pool {
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
     pub(super) connections: fetch::Pool<Destination, ConnId, ConnId>,
+    /// The dials that wait for a place at their node.
+    pub(super) held: Held,
     pub(super) checks: Checks,
     /// The limits of connections to nodes.
     limits: ConnLimits,
@@ -92,12 +97,21 @@ pub(super) struct Chosen {
     _in_flight: InFlight,
 }
 
+/// The time for which a connection that was closed waits for the node's FIN. Nothing else can come, and another connection may need
+/// its place.
+const FIN_TIMEOUT: Duration = Duration::from_millis(100);
+
 /// The number of nodes that are tried if others probe them.
 const MAX_PICKS: usize = 8;
 
 impl SharedPool {
-    /// Returns a pool, or one that goes on with the nodes of an older one.
-    pub(super) fn new(name: &str, settings: &PoolSettings, old: Option<&Self>) -> Self {
+    /// Returns a pool for so many reactors, or one that goes on with the nodes of an older one.
+    pub(super) fn new(
+        name: &str,
+        settings: &PoolSettings,
+        reactors: usize,
+        old: Option<&Self>,
+    ) -> Self {
         let specs = settings.nodes.iter().map(|node| {
             let spec = NodeSpec::new(&*node.to).weight(node.weight);
             if node.backup { spec.backup() } else { spec }
@@ -120,8 +134,15 @@ impl SharedPool {
                 (nodes, health)
             }
         };
+        let max = settings.connections.max_connections;
+        let places = nodes.iter().map(Node::id).map(|node| {
+            let kept = old.and_then(|old| old.places.get(&node).cloned());
+            let places = kept.unwrap_or_else(|| Arc::new(Places::new(max, reactors)));
+            (node, places)
+        });
         Self {
             name: name.into(),
+            places: places.collect(),
             nodes: nodes.fail_open(settings.fail_open),
             health,
             next: old.map(|old| old.next.clone()).unwrap_or_default(),
@@ -157,6 +178,7 @@ impl Pool {
             balancer: balancer(&shared),
             budget: budget(&shared.settings, reactors),
             connections: fetch::Pool::new(bounds),
+            held: Held::default(),
             checks: Checks::default(),
             limits: limits(&shared.settings, high_water),
             alarm: None,
@@ -190,6 +212,9 @@ impl Pool {
         self.limits = limits(&shared.settings, high_water);
         self.connections
             .set_limits(bounds(&shared.settings, reactors));
+        for places in shared.places.values() {
+            places.set_max(shared.settings.connections.max_connections);
+        }
         let addrs = &self.addrs;
         self.connections
             .close_idle_where(|to| !addrs.contains_key(&to.node));
@@ -259,6 +284,26 @@ impl Pool {
         counters.connections.set(connections.connections() as u64);
         counters.idle.set(connections.idle() as u64);
         counters.waiting.set(connections.waiting() as u64);
+    }
+
+    /// Tells the other reactors which dials to a node wait here for a place.
+    pub(super) fn tell_held(&self, node: NodeId, reactor: usize) {
+        if let Some(places) = self.shared.places.get(&node) {
+            let (dials, since) = self.held.at(node);
+            places.tell(reactor, dials, since);
+        }
+    }
+
+    /// Returns true if a connection that could serve again must make room for another reactor, which waits for longer than this
+    /// one, by more than a tenth of the time that a request may wait.
+    pub(super) fn must_yield(&self, node: NodeId, reactor: usize) -> bool {
+        let limits = &self.settings().connections;
+        if limits.max_connections.is_none() {
+            return false;
+        }
+        let (_, own) = self.held.at(node);
+        let places = self.shared.places.get(&node);
+        places.is_some_and(|places| places.must_yield(reactor, own, limits.pending_timeout / 10))
     }
 
     /// Counts a request for the retry budget.
@@ -377,9 +422,7 @@ fn bounds(settings: &PoolSettings, reactors: usize) -> fetch::PoolLimits {
         .max_idle_per_destination(share(limits.max_idle))
         .idle_timeout(limits.idle_timeout);
     match limits.max_connections {
-        Some(max) => bounds
-            .max_per_destination(share(max))
-            .max_waiting(limits.max_pending),
+        Some(_) => bounds.max_waiting(limits.max_pending),
         // They wait for no other request, only for their own connection.
         None => bounds.max_waiting(usize::MAX),
     }
@@ -400,6 +443,7 @@ fn limits(settings: &PoolSettings, high_water: usize) -> ConnLimits {
     ConnLimits::new()
         .read_timeout(timeouts.body_idle)
         .write_stall_timeout(timeouts.body_idle)
+        .fin_timeout(FIN_TIMEOUT)
         .high_water(high_water)
         .low_water(high_water / 2)
         .outbound_policy(OutboundPolicy::Drop)

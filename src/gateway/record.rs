@@ -55,6 +55,9 @@ pub struct Record<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Times {
+    /// The time for which it waited for a place among `max_connections`, or for a connection in use, until that was there or a
+    /// connection was begun for it.
+    pub queued: Duration,
     /// When it had a connection to a node.
     pub connected: Option<Duration>,
     /// When the head of the response had arrived.
@@ -98,6 +101,8 @@ pub(super) struct Notes {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) times: Times,
+    /// The time from which it waits for a connection.
+    pub(super) waits_since: Option<Instant>,
     pub(super) tries: u32,
     pub(super) reused: bool,
     pub(super) ended_by: EndedBy,
@@ -114,10 +119,22 @@ impl Notes {
             request_bytes: 0,
             response_bytes: 0,
             times: Times::default(),
+            waits_since: None,
             tries: 0,
             reused: false,
             ended_by: EndedBy::default(),
             is_own: false,
+        }
+    }
+
+    pub(super) fn begin_wait(&mut self, now: Instant) {
+        self.waits_since = Some(now);
+    }
+
+    /// Ends the wait for a connection, which took until `end`.
+    pub(super) fn end_wait(&mut self, end: Instant) {
+        if let Some(since) = self.waits_since.take() {
+            self.times.queued += end.saturating_duration_since(since);
         }
     }
 

@@ -73,7 +73,7 @@ impl<H: Hooks> Control<H> {
         let mut settings = (*gateway.settings).clone();
         let mut reloaded = Reloaded::default();
         keep_fixed(&state.settings, &mut settings, &mut reloaded.needs_restart);
-        let pools = updated_pools(&state.pools, &settings)?;
+        let pools = updated_pools(&state.pools, &settings, self.engine.reactors())?;
         let logger = match (&settings.access_log, &state.settings.access_log) {
             (new, old) if new == old => None,
             (new, _) => {
@@ -228,12 +228,13 @@ fn keep_fixed(old: &Settings, new: &mut Settings, changed: &mut Vec<&'static str
 fn updated_pools(
     old: &[Arc<SharedPool>],
     settings: &Settings,
+    reactors: usize,
 ) -> Result<Vec<Arc<SharedPool>>, GatewayError> {
     let mut pools = old.to_vec();
     for (name, settings) in &settings.pools {
         match pools.iter_mut().find(|pool| *pool.name == **name) {
-            Some(pool) => *pool = Arc::new(shared_pool(name, settings, Some(pool))?),
-            None => pools.push(Arc::new(shared_pool(name, settings, None)?)),
+            Some(pool) => *pool = Arc::new(shared_pool(name, settings, reactors, Some(pool))?),
+            None => pools.push(Arc::new(shared_pool(name, settings, reactors, None)?)),
         }
     }
     Ok(pools)

@@ -83,6 +83,18 @@ impl Shared {
         let pools = self.live_pools.lock().clone();
         let nodes = pools.iter().map(|pool| (&*pool.name, &pool.nodes));
         self.registry.expose(nodes, &mut exposition);
+        for pool in &pools {
+            for node in pool.nodes.iter() {
+                let taken = pool
+                    .places
+                    .get(&node.id())
+                    .map_or(0, |places| places.taken());
+                let labels = [("pool", &*pool.name), ("node", node.address())];
+                let name = "epicycle_gateway_node_connections";
+                let help = "Connections to the node now, with those that are being made.";
+                exposition.gauge(name, help, &labels, taken as f64);
+            }
+        }
         let draining = f64::from(u8::from(self.is_draining()));
         let name = "epicycle_gateway_draining";
         exposition.gauge(name, "1 if the gateway is about to end.", &[], draining);

@@ -80,12 +80,12 @@ impl Gateway {
         hooks: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<(Server, Factory<H>, Arc<Shared>), GatewayError> {
         let settings = self.settings.clone();
+        let reactors = settings.reactors.unwrap_or_else(available);
         let mut pools = Vec::new();
         for (name, settings) in &settings.pools {
-            pools.push(Arc::new(shared_pool(name, settings, None)?));
+            pools.push(Arc::new(shared_pool(name, settings, reactors, None)?));
         }
         let shared = Shared::new(&settings, &pools)?;
-        let reactors = settings.reactors.unwrap_or_else(available);
         let server = server(&settings, sockets).reactors(reactors);
         let ours = shared.clone();
         let factory =
@@ -163,10 +163,11 @@ pub(super) fn listen(settings: &ListenerSettings, place: Listen) -> Listen {
     listen
 }
 
-/// Returns a pool, or one that goes on with the nodes of an older one.
+/// Returns a pool for so many reactors, or one that goes on with the nodes of an older one.
 pub(super) fn shared_pool(
     name: &str,
     settings: &PoolSettings,
+    reactors: usize,
     old: Option<&SharedPool>,
 ) -> Result<SharedPool, GatewayError> {
     #[cfg(feature = "tls")]
@@ -177,7 +178,7 @@ pub(super) fn shared_pool(
              read and change what is sent, unless they are pinned"
         );
     }
-    let mut pool = SharedPool::new(name, settings, old);
+    let mut pool = SharedPool::new(name, settings, reactors, old);
     let mut addrs = settings.nodes.iter().filter_map(|node| {
         // The settings were checked.
         NodeAddr::parse(&node.to, settings.uses_tls()).ok()

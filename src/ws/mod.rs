@@ -84,6 +84,7 @@ mod limits;
 mod mask;
 mod message;
 mod protocol;
+mod relay;
 mod server;
 mod text;
 
@@ -97,6 +98,7 @@ pub use self::handshake::{Handshake, HandshakeError, Opened};
 use self::header::Opcode;
 pub use self::limits::Limits;
 pub use self::message::{Fragment, Incoming, Message, Ping, Prepared};
+pub use self::relay::{RelayCodec, Relayed};
 pub use self::server::ServerCodec;
 use crate::buf::outbox::Outbox;
 use crate::codec::{Encode, FrameError};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use epicycle::balance::KeyHash;
 use epicycle::gateway::settings::{
     AccessLog, BalanceBy, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind, LogFormat,
-    LogTarget, OnFin, ProxyVersion, Settings, Underscores,
+    LogTarget, OnFin, ProxyVersion, Settings, Underscores, WebSocketMode,
 };
 use epicycle::gateway::{ConfigError, Gateway, GatewayError};
 use tempfile::TempDir;
@@ -129,8 +129,9 @@ request.remove = ["Cookie"]
 response = { remove = ["Server"] }
 max_body = "2MiB"
 buffer_request = "64KiB"
+flush_interval = "20ms"
 upgrade = ["websocket", "chat"]
-websocket = "tunnel"
+websocket = "frames"
 error_pages = { 502 = "502.html" }
 
 [[route]]
@@ -223,6 +224,8 @@ timeout.request = "none"
     assert_eq!(route.request.add, [pair("X-Tag", "a"), pair("X-Tag", "b")]);
     assert_eq!(route.request.remove, ["Cookie"]);
     assert_eq!(route.response.remove, ["Server"]);
+    assert_eq!(route.flush_interval, Duration::from_millis(20));
+    assert_eq!(route.websocket, WebSocketMode::Frames);
     assert_eq!(
         (route.max_body, route.buffer_request),
         (Some(2 << 20), 64 << 10)

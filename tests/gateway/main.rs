@@ -6,6 +6,7 @@ mod util;
 mod config;
 mod documented;
 mod exchanges;
+mod flushing;
 mod hooks;
 mod hostile;
 mod live;
@@ -15,9 +16,11 @@ mod peers;
 #[path = "../tls/pki.rs"]
 #[allow(dead_code)]
 mod pki;
+mod places;
 mod pools;
 mod program;
 mod rig;
 #[cfg(feature = "tls")]
 mod secure;
 mod strangers;
+mod websockets;

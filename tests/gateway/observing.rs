@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::Stdio;
+use std::sync::atomic::Ordering;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -74,6 +75,8 @@ fn each_request_is_a_line_of_json() {
         first["total_ms"].as_f64().is_some_and(|ms| ms > 0.0),
         "{first}"
     );
+    // Nothing was in its way.
+    assert_eq!(first["queue_ms"], 0.0);
     assert!(
         first["time"]
             .as_str()
@@ -189,6 +192,42 @@ fn a_log_that_cannot_be_opened_is_an_error() {
         why.contains("cannot open the log") && why.contains("none/access.log"),
         "{why}"
     );
+}
+
+#[test]
+fn the_time_for_which_a_request_waited_is_logged_and_counted() {
+    let (origin, folder) = (Origin::start("one"), Folder::new());
+    folder.write(
+        "gateway.toml",
+        config(&origin, "log.access.to = \"access.log\"") + "max_connections = 1\n",
+    );
+    let program = Program::start(&folder, 2);
+    let addr = program.addrs[0];
+    // An answer takes the origin 300 ms, and the next request waits for its connection.
+    let first = std::thread::spawn(move || Client::to(addr).get("/slow"));
+    eventually("it is there", || {
+        origin.requests.load(Ordering::Relaxed) == 1
+    });
+    Client::to(addr).get("/late").expect("is answered");
+    first.join().expect("ends").expect("is answered");
+    eventually("they are logged", || {
+        folder.read("access.log").lines().count() == 2
+    });
+    let log = folder.read("access.log");
+    let waited = |target: &str| {
+        let line = log.lines().find(|line| line.contains(target));
+        let line: Value = serde_json::from_str(line.expect("is logged")).expect("is JSON");
+        let ms = |key: &str| line[key].as_f64().expect("is a number");
+        // The wait is a part of the time until it had a connection.
+        assert!(ms("queue_ms") <= ms("connect_ms"), "{line}");
+        ms("queue_ms")
+    };
+    assert_eq!(waited("/slow"), 0.0);
+    assert!(waited("/late") > 0.0, "{log}");
+    let metrics = Client::to(program.addrs[1]).get("/metrics");
+    let text = metrics.expect("is answered").body;
+    let count = "epicycle_gateway_pool_queue_seconds_count{pool=\"a\"}";
+    assert_eq!(metric(&text, count), Some(1.0));
 }
 
 #[test]

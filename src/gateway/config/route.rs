@@ -51,8 +51,24 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
         "buffer_request",
         &mut into.buffer_request,
     );
+    table.set(
+        reader,
+        "flush_interval",
+        "flush_interval",
+        &mut into.flush_interval,
+    );
     table.set(reader, "upgrade", "upgrade", &mut into.upgrade);
-    websocket(reader, &mut table, &mut into.websocket);
+    let words = [
+        ("tunnel", WebSocketMode::Tunnel),
+        ("frames", WebSocketMode::Frames),
+    ];
+    table.set_word(
+        reader,
+        "websocket",
+        "websocket",
+        &words,
+        &mut into.websocket,
+    );
     if let Some(mut pages) = table.table(reader, "error_pages", "error_pages") {
         for value in pages.rest() {
             if let Some((status, page)) = page(reader, &value) {
@@ -63,17 +79,6 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     table.not_yet(reader, &["split", "sticky", "limit", "mirror"]);
     table.finish(reader);
     route
-}
-
-fn websocket(reader: &mut Reader, table: &mut Table<'_>, mode: &mut WebSocketMode) {
-    let Some(value) = table.take(reader, "websocket", "websocket") else {
-        return;
-    };
-    match value.value.as_str() {
-        Some("tunnel") => *mode = WebSocketMode::Tunnel,
-        Some("frames") => value.wrong(reader, "it is not in this version; use \"tunnel\""),
-        _ => value.wrong(reader, "use \"tunnel\""),
-    }
 }
 
 fn changes(reader: &mut Reader, mut table: Table<'_>) -> FieldChanges {

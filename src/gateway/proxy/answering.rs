@@ -43,6 +43,7 @@ impl<H: Hooks> Proxy<H> {
             };
         }
         if exchange.answer == Answer::Begun {
+            Self::flush(conn, exchange);
             // Without its end, the response does not look complete. One that ends with the stream is reset.
             conn.close();
             return self.finish(conn, client);
@@ -116,6 +117,7 @@ impl<H: Hooks> Proxy<H> {
     /// Makes the record of an exchange that has ended.
     pub(super) fn done(&mut self, exchange: &mut Exchange<H::Exchange>, peer: &Addr, now: Instant) {
         let notes = &mut exchange.notes;
+        notes.end_wait(now);
         notes.times.total = notes.since(now);
         let pool = exchange.pool.map(|number| &self.pools[number]);
         let node = pool

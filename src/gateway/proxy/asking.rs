@@ -285,7 +285,7 @@ impl<H: Hooks> Proxy<H> {
                     self.dispatch(conn, client);
                 }
             }
-            Place::Tunnel | Place::Nowhere => {}
+            Place::Tunnel | Place::Frames { .. } | Place::Nowhere => {}
         }
     }
 
@@ -334,6 +334,7 @@ impl<X: Default> Exchange<X> {
                 trailers: HeaderBlock::new(),
             },
             answer: Answer::Awaited,
+            gathered: None,
             place: Place::Nowhere,
             route: None,
             pool: None,

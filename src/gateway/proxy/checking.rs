@@ -60,6 +60,7 @@ impl<H: Hooks> Proxy<H> {
             let connect = pool.connect(&Destination { node, client: None });
             let token = self.next_token(Dial {
                 pool: number,
+                began: reactor.now(),
                 purpose: Purpose::Check(node),
             });
             let asked = connect.map(|connect| {

@@ -3,10 +3,13 @@
 mod answering;
 mod asking;
 mod checking;
+mod dialing;
+mod gathering;
 mod own;
 mod placing;
 mod relaying;
 mod reloading;
+mod tunneling;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,11 +19,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
+use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place};
+use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
 use super::metrics::{Meters, RouteCounters};
+use super::places::TakenPlace;
 use super::pool::{Destination, Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
@@ -45,6 +51,7 @@ one_of! {
     pub enum Side {
         Client(HttpStreamCodec),
         Upstream(StreamCodec),
+        Frames(RelayCodec),
     }
     /// A part of a request or of a response.
     #[derive(Debug)]
@@ -55,6 +62,7 @@ one_of! {
     impl Encode<Chunk<'_>> for Client | Upstream;
     impl Encode<End> for Client | Upstream;
     impl Encode<Trailers<'_>> for Client | Upstream;
+    impl Encode<Relayed<'_>> for Frames;
 }
 
 /// The handler of a gateway's engine: one value for each reactor.
@@ -77,13 +85,14 @@ pub struct Proxy<H: Hooks> {
 /// A dial under way.
 struct Dial {
     pool: usize,
+    began: Instant,
     purpose: Purpose,
 }
 
 /// The purpose of a connection to a node.
 enum Purpose {
-    /// It serves exchanges.
-    Serve(Destination),
+    /// It serves exchanges. It has a place at its node, unless the node is in the list no more.
+    Serve(Destination, Option<TakenPlace>),
     /// It checks the node.
     Check(NodeId),
 }
@@ -116,11 +125,17 @@ pub struct UpstreamSession {
     /// The bytes of a response that nobody wants which may still be read, so that the connection can be used again.
     unwanted: Option<usize>,
     requests: u32,
+    /// Its place at the node.
+    place: Option<TakenPlace>,
+    dialed: Instant,
     opened: Instant,
 }
 
 /// The token of the timer after which the gateway itself says `100 Continue`.
 const SAY_CONTINUE: u64 = 1;
+
+/// The token of the timer after which the gathered parts of a response are sent.
+const FLUSH: u64 = 2;
 
 impl<H: Hooks> Proxy<H> {
     pub(super) fn new(
@@ -169,6 +184,15 @@ impl<H: Hooks> Proxy<H> {
     pub fn in_flight(&self) -> u64 {
         let nodes = self.pools.iter().flat_map(|pool| pool.nodes.iter());
         nodes.map(|node| u64::from(node.in_flight())).sum()
+    }
+
+    /// Returns the number of connections to the nodes, with those that are being made, as all reactors count them together.
+    pub fn node_connections(&self) -> usize {
+        let places = self
+            .pools
+            .iter()
+            .flat_map(|pool| pool.shared.places.values());
+        places.map(|places| places.taken()).sum()
     }
 
     /// Returns the number of nodes of all pools that take requests.
@@ -240,9 +264,13 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session<H>> {
         let opened = conn.now();
         if let Origin::Connected { token } = conn.origin() {
-            let Dial { pool, purpose } = self.dials.remove(&token)?;
-            let to = match purpose {
-                Purpose::Serve(to) => to,
+            let Dial {
+                pool,
+                began,
+                purpose,
+            } = self.dials.remove(&token)?;
+            let (to, place) = match purpose {
+                Purpose::Serve(to, place) => (to, place),
                 Purpose::Check(node) => {
                     let session = self.begin_check(conn, pool, node);
                     return Some(Session::Check(Box::new(session)));
@@ -264,6 +292,8 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 client: None,
                 unwanted: None,
                 requests: 0,
+                place,
+                dialed: began,
                 opened,
             })));
         }
@@ -292,6 +322,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 self.on_response_part(conn, upstream, part)
             }
             (Session::Check(check), Part::Upstream(part)) => self.on_check_part(conn, check, part),
+            (session, Part::Frames(part)) => Self::on_frames(conn, session, part),
             _ => {
                 conn.abort();
                 Action::Continue
@@ -300,12 +331,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     }
 
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
-        let other = match session {
-            Session::Client(client) => client.exchange.as_ref().and_then(|one| one.upstream()),
-            Session::Upstream(upstream) => upstream.client,
-            Session::Check(_) => None,
-        };
-        if let Some(other) = other {
+        if let Some(other) = other_side(session) {
             conn.with(other, |other, _| other.resume_reads());
         }
         Action::Continue
@@ -313,13 +339,24 @@ impl<H: Hooks> EventHandler for Proxy<H> {
 
     fn on_fin(&mut self, _: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
         match session {
-            Session::Client(client)
-                if client.exchange.is_some()
-                    && client.listener.settings.on_fin == OnFin::Cancel =>
-            {
+            Session::Client(ClientSession {
+                exchange: Some(exchange),
+                listener,
+                ..
+            }) if !exchange.is_tunnel() && listener.settings.on_fin == OnFin::Cancel => {
                 Action::Close
             }
             _ => Action::Continue,
+        }
+    }
+
+    fn on_peer_shutdown(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
+        match (conn.codec(), other_side(session)) {
+            (Side::Frames(_), Some(other)) => {
+                conn.with(other, |other, _| other.shutdown_write());
+                Action::Continue
+            }
+            _ => Action::Close,
         }
     }
 
@@ -329,13 +366,25 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         session: &mut Session<H>,
         token: u64,
     ) -> Action {
-        if let (SAY_CONTINUE, Session::Client(client)) = (token, session)
-            && let Some(exchange) = &mut client.exchange
-            && let Expectation::Awaited(_) = exchange.expectation
-        {
-            exchange.expectation = Expectation::Met;
-            // Nothing is sent to a client that no longer waits.
-            return conn.send(Continue).into();
+        let Session::Client(client) = session else {
+            return Action::Continue;
+        };
+        let Some(exchange) = &mut client.exchange else {
+            return Action::Continue;
+        };
+        match (token, exchange.expectation) {
+            (SAY_CONTINUE, Expectation::Awaited(_)) => {
+                exchange.expectation = Expectation::Met;
+                // Nothing is sent to a client that no longer waits.
+                return conn.send(Continue).into();
+            }
+            (FLUSH, _) => {
+                if let Some(gathered) = &mut exchange.gathered {
+                    gathered.timer = None;
+                }
+                Self::flush(conn, exchange);
+            }
+            _ => {}
         }
         Action::Continue
     }
@@ -363,6 +412,8 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Session::Client(client) => self.on_client_closed(reactor, info, client, &reason),
             Session::Upstream(upstream) => {
                 self.pools[upstream.pool].connections.closed(info.id);
+                drop(upstream.place);
+                self.offer_place(upstream.pool, upstream.node, reactor);
                 if let Some(client) = upstream.client {
                     self.on_upstream_ended(reactor, client, info.undecoded > 0, reason);
                 }
@@ -391,7 +442,15 @@ impl<H: Hooks> Proxy<H> {
         let Some(mut exchange) = client.exchange else {
             return self.record_refused(info, reactor.unix_time());
         };
-        let is_tunnel = exchange.place == Place::Tunnel;
+        let is_tunnel = exchange.is_tunnel();
+        if let Place::Frames { upstream } = exchange.place {
+            reactor.with(upstream, |upstream, session| {
+                if let Session::Upstream(session) = session {
+                    session.client = None;
+                }
+                end_frames(upstream, reason);
+            });
+        }
         if is_tunnel {
             self.meters.all.tunnels.subtract(1);
         }

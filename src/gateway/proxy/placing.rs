@@ -3,12 +3,12 @@
 
 use std::time::Instant;
 
-use super::{ClientSession, Dial, Proxy, Purpose, Session};
+use super::tunneling::end_frames;
+use super::{ClientSession, Proxy, Session};
 use crate::balance::{Node, NodeId, Outcome};
 use crate::codec::FrameError;
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::write::WriteError;
-use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::{Conn, Reactor};
 use crate::engine::slots::ConnId;
 use crate::fetch::Step;
@@ -24,7 +24,10 @@ const MAX_IN_VAIN: u32 = 3;
 
 /// The result of sending a request.
 enum Sent {
-    Yes,
+    Yes {
+        /// The time at which its connection was begun.
+        dialed: Instant,
+    },
     /// The connection has ended. Nothing was sent.
     InVain,
     /// The request cannot be sent on any connection.
@@ -111,7 +114,9 @@ impl<H: Hooks> Proxy<H> {
                 Ok(()) => {
                     session.client = Some(id);
                     session.requests += 1;
-                    Sent::Yes
+                    Sent::Yes {
+                        dialed: session.dialed,
+                    }
                 }
                 Err(error) if is_requests_fault(&error) => Sent::Never(error),
                 Err(_) => {
@@ -121,13 +126,14 @@ impl<H: Hooks> Proxy<H> {
             }
         });
         match sent.unwrap_or(Sent::InVain) {
-            Sent::Yes => {
+            Sent::Yes { dialed } => {
                 let number = exchange.pool.unwrap_or_default();
                 let pool = &self.pools[number];
                 exchange.place = Place::On { upstream, reused };
                 exchange.notes.tries += 1;
                 exchange.notes.reused = reused;
                 let now = conn.now();
+                exchange.notes.end_wait(if reused { now } else { dialed });
                 exchange.notes.times.connected = Some(exchange.notes.since(now));
                 let limit = pool.settings().retries.body;
                 if matches!(&exchange.upload.kept, Kept::Whole(bytes) if bytes.len() > limit) {
@@ -213,6 +219,7 @@ impl<H: Hooks> Proxy<H> {
                 }
             }
         }
+        self.forget_needless_dials(number, reactor.id());
         self.set_alarm(number, reactor);
         found
     }
@@ -240,54 +247,6 @@ impl<H: Hooks> Proxy<H> {
         }
         pool.connections.expire(reactor.now());
         self.settle(number, reactor);
-    }
-
-    fn dial(&mut self, number: usize, to: Destination, reactor: &mut Reactor<'_, Self>) {
-        let connect = self.pools[number].connect(&to);
-        let token = self.next_token(Dial {
-            pool: number,
-            purpose: Purpose::Serve(to),
-        });
-        let asked = match connect {
-            Some(connect) => reactor.connect(Connect::token(connect, token)).map(drop),
-            // It is in the list no more.
-            None => Err(ConnectError::Cancelled),
-        };
-        if let Err(error) = asked {
-            // The exchange that asks for it may be in hand.
-            reactor.defer(move |proxy, reactor| proxy.on_dial_failed(token, error, reactor));
-        }
-    }
-
-    /// Notes a dial, and returns its token.
-    pub(super) fn next_token(&mut self, dial: Dial) -> u64 {
-        self.last_dial += 1;
-        self.dials.insert(self.last_dial, dial);
-        self.last_dial
-    }
-
-    pub(super) fn on_dial_failed(
-        &mut self,
-        token: u64,
-        error: ConnectError,
-        reactor: &mut Reactor<'_, Self>,
-    ) {
-        let Some(Dial { pool, purpose }) = self.dials.remove(&token) else {
-            return;
-        };
-        let to = match purpose {
-            Purpose::Serve(to) => to,
-            Purpose::Check(node) => return self.on_checked(pool, node, false, reactor),
-        };
-        log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", self.pools[pool].shared.name, self.pools[pool].name_of(to.node));
-        if let Some(waiter) = self.pools[pool].connections.failed(&to) {
-            reactor.with(waiter, |conn, session| {
-                if let Session::Client(client) = session {
-                    self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
-                }
-            });
-        }
-        self.settle(pool, reactor);
     }
 
     /// Takes another node for an exchange to which this one has sent nothing of a response, or gives up.
@@ -354,6 +313,9 @@ impl<H: Hooks> Proxy<H> {
             let Some(exchange) = client.exchange.as_deref_mut() else {
                 return;
             };
+            if let Place::Frames { .. } = exchange.place {
+                return end_frames(conn, &reason);
+            }
             let reused = matches!(exchange.place, Place::On { reused: true, .. });
             let is_peers_end = matches!(
                 reason,
@@ -450,7 +412,7 @@ impl<H: Hooks> Proxy<H> {
                     upstream.abort();
                 });
             }
-            Place::Gathering | Place::Tunnel | Place::Nowhere => {}
+            Place::Gathering | Place::Tunnel | Place::Frames { .. } | Place::Nowhere => {}
         }
     }
 
@@ -482,7 +444,8 @@ impl<H: Hooks> Proxy<H> {
 }
 
 /// Lets a client wait for a connection. Its body waits in the kernel.
-fn wait<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, exchange: &Exchange<H::Exchange>) {
+fn wait<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, exchange: &mut Exchange<H::Exchange>) {
+    exchange.notes.begin_wait(conn.now());
     if !exchange.upload.is_complete {
         conn.pause_reads();
     }

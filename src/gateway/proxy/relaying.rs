@@ -1,11 +1,10 @@
 //! Responses: from the node to the client.
 
 use std::mem;
-use std::time::Duration;
 
+use super::gathering::gathered;
 use super::{ClientSession, Proxy, Session, UpstreamSession, guarded};
 use crate::balance::Outcome;
-use crate::engine::conn::limits::ConnLimits;
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::gateway::error::{Cause, Phase, ProxyError};
@@ -23,7 +22,7 @@ use crate::http::{
 const UNWANTED: usize = 64 << 10;
 
 /// The next step of the connection to the node.
-enum Next {
+pub(super) enum Next {
     Continue,
     /// The client takes no more for now.
     Pause,
@@ -33,6 +32,8 @@ enum Next {
     Abort,
     /// It is joined with the client's.
     Pipe(ConnId),
+    /// The same, and their frames are seen.
+    Frames(ConnId),
 }
 
 impl<H: Hooks> Proxy<H> {
@@ -78,6 +79,7 @@ impl<H: Hooks> Proxy<H> {
                 session.client = None;
                 self.join(conn, session, client);
             }
+            Next::Frames(client) => self.join_frames(conn, session, client),
         }
         Action::Continue
     }
@@ -107,11 +109,17 @@ impl<H: Hooks> Proxy<H> {
         let is_worn = session.requests >= limits.max_requests || age >= limits.max_lifetime;
         let is_reusable = match conn.codec() {
             super::Side::Upstream(codec) => codec.is_reusable(),
-            super::Side::Client(_) => false,
+            super::Side::Client(_) | super::Side::Frames(_) => false,
         };
         // The next request of this client takes it only if that is on the same connection.
         let is_leaving = pool.addr(session.node).is_none();
         if !is_reusable || is_worn || is_leaving || conn.peer_has_shut_down() {
+            return Action::Close;
+        }
+        if pool.must_yield(session.node, conn.id().reactor()) {
+            if let Some(place) = &mut session.place {
+                place.begin_yield();
+            }
             return Action::Close;
         }
         pool.connections.release(conn.id(), conn.now());
@@ -205,9 +213,17 @@ impl<H: Hooks> Proxy<H> {
         match passed {
             Err(error) => self.refuse(conn, client, error),
             Ok(()) if response.is_upgrade() => {
-                exchange.place = Place::Tunnel;
                 self.meters.all.tunnels.add(1);
-                Next::Pipe(conn.id())
+                match exchange.place {
+                    Place::On { upstream, .. } if exchange.sees_frames() => {
+                        exchange.place = Place::Frames { upstream };
+                        Next::Frames(conn.id())
+                    }
+                    _ => {
+                        exchange.place = Place::Tunnel;
+                        Next::Pipe(conn.id())
+                    }
+                }
             }
             Ok(()) => Next::Continue,
         }
@@ -260,6 +276,9 @@ impl<H: Hooks> Proxy<H> {
             .map_err(|error| unsendable(Box::new(error)))?;
         exchange.answer = Answer::Begun;
         exchange.notes.status = Some(status);
+        if let Some(route) = &exchange.route {
+            exchange.gathered = gathered(route, response);
+        }
         if response.is_upgrade()
             && let Some(protocol) = &exchange.upgrade
         {
@@ -281,6 +300,19 @@ impl<H: Hooks> Proxy<H> {
         if let Err(error) = seen {
             return self.refuse(conn, client, error);
         }
+        match exchange.gathered {
+            None => Self::pass_part(conn, exchange, bytes),
+            Some(_) => Self::gather(conn, exchange, bytes),
+        }
+    }
+
+    /// Passes a part of a response on to the client.
+    #[inline]
+    pub(super) fn pass_part(
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange<H::Exchange>,
+        bytes: &[u8],
+    ) -> Next {
         if conn.send(Chunk(bytes)).is_err() {
             // It is closing, and its `on_close` ahead.
             conn.abort();
@@ -303,6 +335,7 @@ impl<H: Hooks> Proxy<H> {
             return;
         };
         exchange.place = Place::Nowhere;
+        Self::flush(conn, exchange);
         let block = &mut self.block;
         block.clear();
         let gathered = request::gather_trailers(trailers, &exchange.nominated, block);
@@ -371,30 +404,6 @@ impl<H: Hooks> Proxy<H> {
         exchange.place = Place::Nowhere;
         self.dispatch(conn, client);
         true
-    }
-
-    /// Joins the connections of a client and a node that have changed to another protocol.
-    fn join(&mut self, conn: &mut Conn<'_, Self>, session: &UpstreamSession, client: ConnId) {
-        let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
-        let limits = ConnLimits::new()
-            .idle_timeout(idle)
-            .read_timeout(Duration::MAX)
-            .write_stall_timeout(idle);
-        let set = conn.set_limits(&limits).is_ok()
-            & conn
-                .with(client, |client, _| {
-                    client.set_deadline(None);
-                    client.set_limits(&limits).is_ok()
-                })
-                .unwrap_or(false);
-        if !set {
-            log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
-        }
-        if let Err(error) = conn.pipe(client) {
-            log::debug!(target: "epicycle::gateway::http", "a tunnel was not made: {error}");
-            conn.abort();
-            conn.with(client, |client, _| client.abort());
-        }
     }
 
     /// Ends an exchange that is complete.

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Proxy, Session};
+use super::{Proxy, Session, Side};
 use crate::engine::handler::Reactor;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::pool::Pool;
@@ -51,6 +51,7 @@ impl<H: Hooks> Proxy<H> {
         self.meters.forget_unused();
         for number in 0..self.pools.len() {
             self.tend_health(number, reactor);
+            self.retry_held_dials(number, reactor);
             self.settle(number, reactor);
         }
         let timeout = settings.drain.node_timeout;
@@ -69,7 +70,11 @@ impl<H: Hooks> Proxy<H> {
     fn end_leaving(&mut self, reactor: &mut Reactor<'_, Self>) {
         reactor.for_each(|conn, session| {
             if self.is_leaving(session) {
-                conn.abort();
+                match conn.codec() {
+                    // Both sides are told.
+                    Side::Frames(_) => conn.close(),
+                    _ => conn.abort(),
+                }
             }
         });
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use super::template::is_template;
 use super::{
     BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerSettings, LogFormat,
-    NodeAddr, PoolSettings, Problem, RouteSettings, Settings,
+    NodeAddr, PoolSettings, Problem, RouteSettings, Settings, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
 use crate::http::head::is_host;
+
+/// The longest time for which parts of a response may wait for others.
+const MAX_FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The problems that were found so far.
 #[derive(Default)]
@@ -164,6 +167,12 @@ fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
     }
     check_changes(problems, &format!("{place}.request"), &route.request);
     check_changes(problems, &format!("{place}.response"), &route.response);
+    let is_right = route.flush_interval <= MAX_FLUSH_INTERVAL;
+    let remedy = "clients would wait for long; use 10s or less";
+    problems.unless(is_right, format!("{place}.flush_interval"), remedy);
+    let is_right = route.websocket != WebSocketMode::Frames || cfg!(feature = "ws");
+    let remedy = "frames are seen only with the cargo feature `ws`; add it, or use \"tunnel\"";
+    problems.unless(is_right, format!("{place}.websocket"), remedy);
     for protocol in &route.upgrade {
         let at = format!("{place}.upgrade");
         let is_right = protocol.split('/').all(|part| is_token(part.as_bytes()));

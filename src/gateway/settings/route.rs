@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,6 +35,9 @@ pub struct RouteSettings {
     /// The bytes of a request's body for which the gateway waits before it takes a connection to a node. A body that is
     /// longer is streamed. Each exchange holds so much at most. Default: 0.
     pub buffer_request: usize,
+    /// The time for which parts of a response wait for others, so that the client gets them together, up to 32 KiB. 0, the
+    /// default, passes each part on at once. Event streams, and bodies whose length is not known, are always passed on at once.
+    pub flush_interval: Duration,
     /// The protocols to which a client may change. Default: `websocket`. `h2c` is never passed on.
     pub upgrade: Vec<String>,
     /// The treatment of WebSocket connections. Default: as tunnels.
@@ -71,6 +75,10 @@ pub enum WebSocketMode {
     /// Bytes are passed on unseen, in the kernel where it can.
     #[default]
     Tunnel,
+    /// The gateway sees where frames begin and end. So when it ends, or the other side is gone, or `tunnel_idle` is over, it says so
+    /// to both sides with a Close (1001). A side that sends what is no frame gets a Close with 1002. Frames are passed on as they
+    /// are, with their extensions. Bytes go through the process. It needs the cargo feature `ws`.
+    Frames,
 }
 
 /// Changes to the fields of a message. They are made in this order: remove, set, add.
@@ -108,6 +116,7 @@ impl RouteSettings {
             response: FieldChanges::default(),
             max_body: None,
             buffer_request: 0,
+            flush_interval: Duration::ZERO,
             upgrade: vec!["websocket".to_owned()],
             websocket: WebSocketMode::default(),
             error_pages: BTreeMap::new(),

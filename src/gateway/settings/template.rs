@@ -32,6 +32,7 @@ fields! {
     Route "route",
     Pool "pool",
     Node "node",
+    QueueMs "queue_ms",
     ConnectMs "connect_ms",
     FirstByteMs "first_byte_ms",
     TotalMs "total_ms",

@@ -1,0 +1,126 @@
+//! Connections of clients and nodes that have changed to another protocol.
+
+use std::time::Duration;
+
+use super::{Proxy, Session, UpstreamSession};
+use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::limits::ConnLimits;
+use crate::engine::handler::{Action, Conn};
+use crate::engine::slots::ConnId;
+use crate::gateway::exchange::{Exchange, Place};
+use crate::gateway::frames::{self, Relayed};
+use crate::gateway::hooks::Hooks;
+use crate::gateway::settings::WebSocketMode;
+
+impl<H: Hooks> Proxy<H> {
+    /// Joins the connections of a client and a node, so that each sends what the other receives.
+    pub(super) fn join(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &UpstreamSession,
+        client: ConnId,
+    ) {
+        self.limit_tunnel(conn, session, client);
+        if let Err(error) = conn.pipe(client) {
+            log::debug!(target: "epicycle::gateway::http", "a tunnel was not made: {error}");
+            conn.abort();
+            conn.with(client, |client, _| client.abort());
+        }
+    }
+
+    /// Lets the connections of a client and a node speak WebSocket, so that their frames are seen.
+    pub(super) fn join_frames(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &UpstreamSession,
+        client: ConnId,
+    ) {
+        self.limit_tunnel(conn, session, client);
+        let Some((for_client, for_node)) = frames::codecs() else {
+            return conn.abort();
+        };
+        conn.switch(for_node);
+        conn.with(client, |client, _| client.switch(for_client));
+    }
+
+    fn limit_tunnel(&self, conn: &mut Conn<'_, Self>, session: &UpstreamSession, client: ConnId) {
+        let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
+        let limits = ConnLimits::new()
+            .idle_timeout(idle)
+            .read_timeout(Duration::MAX)
+            .write_stall_timeout(idle);
+        let set = conn.set_limits(&limits).is_ok()
+            & conn
+                .with(client, |client, _| {
+                    client.set_deadline(None);
+                    client.set_limits(&limits).is_ok()
+                })
+                .unwrap_or(false);
+        if !set {
+            log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
+        }
+    }
+
+    /// Passes frames on to the other side.
+    pub(super) fn on_frames(
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session<H>,
+        part: Relayed<'_>,
+    ) -> Action {
+        let len = part.len() as u64;
+        if let Session::Client(client) = session
+            && let Some(exchange) = &mut client.exchange
+        {
+            exchange.notes.request_bytes += len;
+        }
+        let Some(other) = other_side(session) else {
+            return Action::Close;
+        };
+        let has_room = conn.with(other, |other, session| {
+            if let Session::Client(client) = session
+                && let Some(exchange) = &mut client.exchange
+            {
+                exchange.notes.response_bytes += len;
+            }
+            // One that is closing has its `on_close` ahead.
+            other.send(part).is_err() || other.has_room()
+        });
+        if has_room == Some(false) {
+            conn.pause_reads();
+        }
+        Action::Continue
+    }
+}
+
+/// Ends a side of a WebSocket whose frames are seen, since the other one has ended: with a Close, or with a reset if the other one
+/// is broken.
+pub(super) fn end_frames<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, reason: &CloseReason) {
+    match reason {
+        CloseReason::Reset(_) | CloseReason::Io(_) | CloseReason::Aborted => conn.abort(),
+        _ => conn.close(),
+    }
+}
+
+/// Returns the other side of a connection.
+pub(super) fn other_side<H: Hooks>(session: &Session<H>) -> Option<ConnId> {
+    match session {
+        Session::Client(client) => client.exchange.as_ref().and_then(|one| one.upstream()),
+        Session::Upstream(upstream) => upstream.client,
+        Session::Check(_) => None,
+    }
+}
+
+impl<X> Exchange<X> {
+    /// Returns true if the frames of the WebSocket that was agreed on are seen.
+    pub(super) fn sees_frames(&self) -> bool {
+        let route = self.route.as_ref().map(|route| &route.settings);
+        let protocol = self.upgrade.as_deref();
+        route.is_some_and(|route| route.websocket == WebSocketMode::Frames)
+            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"))
+    }
+
+    /// Returns true if client and node have changed to another protocol.
+    pub(super) fn is_tunnel(&self) -> bool {
+        matches!(self.place, Place::Tunnel | Place::Frames { .. })
+    }
+}
