@@ -52,7 +52,7 @@ class Running:
     """A running server, pinned to its core. It is restarted for each measurement, so that a lucky memory layout does not
     favour one server throughout. Raises OSError if it does not start."""
 
-    def __init__(self, server, buffer):
+    def __init__(self, server, buffer, patience=5):
         self.folder = tempfile.TemporaryDirectory(prefix="side-by-side-")
         self.port = free_port()
         words = {"port": self.port, "buffer": buffer, "folder": self.folder.name}
@@ -62,7 +62,7 @@ class Running:
             [word.format(**words) for word in server.command],
             stdout=self.output, stderr=self.output, preexec_fn=prepare,
         )
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", self.port)).close()
@@ -136,9 +136,9 @@ def program(name, *command):
     return lambda: f"{name} " + (re.search(r"\d+\.\d+[\w.]*", printed(*command)) or ["unknown"])[0]
 
 
-def crates(*names):
+def crates(*names, folder=RIVALS):
     """Finds versions in the lock file of the rivals."""
-    locked = dict(re.findall(r'name = "(.+)"\nversion = "(.+)"', (RIVALS / "Cargo.lock").read_text()))
+    locked = dict(re.findall(r'name = "(.+)"\nversion = "(.+)"', (folder / "Cargo.lock").read_text()))
     return lambda: ", ".join(f"{name} {locked[name]}" for name in names)
 
 

@@ -8,8 +8,9 @@
 //!    socket, and have `main` return [`load::run`]`(|_| ..)`. All such loads cost the same, and they send and receive in the same
 //!    order. Or, where the wire format is too much work, use the rival's own client: `main` parses [`load::Flags`], keeps
 //!    [`load::Meter`] informed of each answer, and prints [`Meter::report`](load::Meter::report). Both take `PORT PID
-//!    [--connections N] [--warm-up SECONDS] [--seconds SECONDS]` and print one line of JSON.
-//! 3. Add a line to `SERVERS` in `benches/rpc.py`.
+//!    [--connections N] [--warm-up SECONDS] [--seconds SECONDS]` and print one line of JSON. The first kind also takes `--calls
+//!    N`, by which instructions and idle memory are measured.
+//! 3. Add a line to `SERVERS` or `RIVAL_SERVERS` in `benches/rpc.py`.
 //!
 //! A package of rivals depends on this one with `default-features = false`: it then does not build the engine.
 

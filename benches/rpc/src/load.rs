@@ -29,6 +29,9 @@ pub struct Flags {
     /// The seconds of the measurement
     #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
+    /// The number of calls on each connection, instead of a time, for loads without a framework's client
+    #[arg(long)]
+    pub calls: Option<u64>,
 }
 
 /// A client's side of one connection, without its socket.
@@ -163,29 +166,43 @@ pub fn run_with<D: Dialogue>(
         let mut stream = mio::net::TcpStream::from_std(stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry().register(&mut stream, Token(n), interest)?;
-        peers.push(Peer::new(stream, dialogue(n)));
+        let calls = flags.calls.unwrap_or(u64::MAX);
+        peers.push(Peer::new(stream, dialogue(n), calls));
     }
     for peer in &mut peers {
         peer.begin()?;
     }
-    let mut unwanted = latencies();
-    drive(&mut poll, &mut peers, flags.warm_up, &mut unwanted)?;
+    if flags.calls.is_none() {
+        let mut unwanted = latencies();
+        drive(
+            &mut poll,
+            &mut peers,
+            flags.warm_up,
+            u64::MAX,
+            &mut unwanted,
+        )?;
+    }
     let mut meter = Meter::begin(flags.pid)?;
-    drive(&mut poll, &mut peers, flags.seconds, &mut meter.latencies)?;
+    let (seconds, calls) = match flags.calls {
+        Some(calls) => (60.0, calls * flags.connections as u64),
+        None => (flags.seconds, u64::MAX),
+    };
+    drive(&mut poll, &mut peers, seconds, calls, &mut meter.latencies)?;
     println!("{}", meter.report()?);
     Ok(())
 }
 
-/// Keeps the load running for a time.
+/// Keeps the load running for a time, or for a number of calls.
 fn drive<D: Dialogue>(
     poll: &mut Poll,
     peers: &mut [Peer<D>],
     seconds: f64,
+    calls: u64,
     latencies: &mut Histogram<u64>,
 ) -> Result<(), Box<dyn Error>> {
     let mut events = Events::with_capacity(1024);
     let end = Instant::now() + Duration::from_secs_f64(seconds);
-    while Instant::now() < end {
+    while Instant::now() < end && latencies.len() < calls {
         poll.poll(&mut events, Some(SILENCE))?;
         if events.is_empty() {
             return Err(format!("for {SILENCE:?} the server has not answered").into());
@@ -214,10 +231,12 @@ struct Peer<D> {
     input: Vec<u8>,
     /// The moment at which the call under way was due.
     since: Instant,
+    /// The number of calls that are not answered yet.
+    left: u64,
 }
 
 impl<D: Dialogue> Peer<D> {
-    fn new(stream: mio::net::TcpStream, dialogue: D) -> Self {
+    fn new(stream: mio::net::TcpStream, dialogue: D, calls: u64) -> Self {
         Self {
             stream,
             dialogue,
@@ -225,6 +244,7 @@ impl<D: Dialogue> Peer<D> {
             sent: 0,
             input: Vec::new(),
             since: Instant::now(),
+            left: calls,
         }
     }
 
@@ -277,7 +297,10 @@ impl<D: Dialogue> Peer<D> {
             self.input.drain(..consumed);
             if is_complete {
                 latencies.saturating_record(self.since.elapsed().as_nanos() as u64);
-                self.next()?;
+                self.left -= 1;
+                if self.left > 0 {
+                    self.next()?;
+                }
             }
             if consumed == 0 || self.input.is_empty() {
                 return Ok(());

@@ -10,6 +10,7 @@ const NUMBER: i32 = 100_000;
 
 /// The fields are required, as in proto2, so that each is sent whatever its value is.
 #[derive(Clone, PartialEq, Message)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
 pub struct BenchmarkMessage {
     #[prost(string, required, tag = "1")]
     pub field1: String,
