@@ -5,7 +5,7 @@ use super::failure::CloseCode;
 use super::frame::{self, Kind};
 use super::header::{Header, MAX_CONTROL, Opcode, Parsed, Role};
 use crate::buf::outbox::Outbox;
-use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
+use crate::codec::{Backpressure, CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 
 /// A codec for a relay, one for each side of it, after the handshake. [Send](crate::Conn::send) each [`Relayed`] part to the other
 /// side.
@@ -74,6 +74,9 @@ impl Codec for RelayCodec {
     const CONVERSES: bool = true;
 
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Relayed<'a>>, FrameError> {
+        if src.is_empty() {
+            return Ok(Decoded::NeedMore { at_least: 1 });
+        }
         let mut taken = 0;
         // As many frames as there are go on in one part, up to a Close.
         loop {
@@ -129,6 +132,11 @@ impl Codec for RelayCodec {
         let len = Close::new(code, "").write(&mut payload);
         frame::put(self.role, Kind::whole(Opcode::Close), &payload[..len], dst);
         self.sent_close = true;
+    }
+
+    fn backpressure(&self) -> Backpressure {
+        // The output is not caused by the input, but by the other side.
+        Backpressure::ReadOn
     }
 
     fn stage(&self) -> Stage {

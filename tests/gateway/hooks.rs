@@ -9,7 +9,7 @@ use epicycle::gateway::{
 };
 use epicycle::http::{HeaderBlock, StatusCode};
 
-use crate::peers::{Asker, Deed, Origin, builder, idle, ok, pool_of};
+use crate::peers::{Asker, Deed, Origin, builder, figure, idle, ok, pool_of};
 use crate::util::{eventually, expect_panics};
 
 /// The status, the target, who ended it, and the tries.
@@ -81,7 +81,9 @@ impl Hooks for Noting {
                 response.fields().set("X-Response", "2")?;
                 response.fields().remove("Server");
             }
-            "/refuse" | "/refuse-long" => return Err("it is not to my taste".into()),
+            "/refuse" | "/refuse-long" | "/panic-in-error" => {
+                return Err("it is not to my taste".into());
+            }
             _ => {}
         }
         Ok(())
@@ -90,17 +92,25 @@ impl Hooks for Noting {
     fn on_error(&mut self, error: &ProxyError, path: &mut String) -> Reply {
         self.note(format!("error {}", error.status()));
         match &**path {
+            "/panic-in-error" => panic!("on purpose"),
             "/refuse" => Reply::text(StatusCode::GONE, "refused"),
             _ => error.reply(),
         }
     }
 
-    fn on_interim(&mut self, status: StatusCode, _: &HeaderBlock, _: &mut String) {
+    fn on_interim(&mut self, status: StatusCode, _: &HeaderBlock, path: &mut String) {
         self.note(format!("interim {}", status.as_u16()));
+        assert_ne!(path, "/panic-in-interim", "on purpose");
     }
 
-    fn on_request_part(&mut self, part: &[u8], _: &mut String) {
+    fn on_request_part(&mut self, part: &[u8], path: &mut String) {
         self.note(format!("sent {}", part.len()));
+        assert_ne!(path, "/panic-in-upload", "on purpose");
+    }
+
+    fn on_upgrade(&mut self, protocol: &str, path: &mut String) {
+        self.note(format!("upgrade {protocol}"));
+        assert_ne!(path, "/panic-in-upgrade", "on purpose");
     }
 
     fn on_response_part(&mut self, part: &[u8], path: &mut String) {
@@ -110,7 +120,7 @@ impl Hooks for Noting {
         }
     }
 
-    fn on_done(&mut self, record: &Record<'_>, _: &mut String) {
+    fn on_done(&mut self, record: &Record<'_>, path: &mut String) {
         let entry = (
             record.status,
             record.target.to_owned(),
@@ -118,6 +128,7 @@ impl Hooks for Noting {
             record.tries,
         );
         self.done.lock().expect("sound").push(entry);
+        assert_ne!(path, "/panic-when-done", "on purpose");
     }
 }
 
@@ -241,4 +252,89 @@ fn a_panic_in_a_hook_fails_its_exchange_and_no_other() {
     assert_eq!((cut.status(), cut.is_complete), (200, false));
     assert_eq!(other.get("/").text(), "fine");
     assert_eq!(hooks.done().len(), 6);
+}
+
+#[test]
+fn a_panic_in_any_hook_is_a_500_or_a_cut_and_leaves_nothing_behind() {
+    expect_panics();
+    let origin = Origin::start(|_, request| {
+        match request.first_line() {
+        line if line.contains("upgrade") => Deed::Send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+                .to_vec(),
+        ),
+        line if line.contains("interim") => Deed::Send(
+            b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+                .to_vec(),
+        ),
+        _ => ok("fine"),
+    }
+    });
+    let (gateway, hooks) = start(&origin);
+    let upload = "Content-Length: 3\r\n\r\nabc";
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for (path, rest, status) in [
+        ("/panic-in-upload", upload, 500),
+        ("/panic-in-interim", "\r\n", 500),
+        ("/panic-in-error", "\r\n", 500),
+        ("/panic-when-done", "\r\n", 200),
+    ] {
+        let mut client = Asker::to(&gateway);
+        let mut answer = client.ask(format!("PUT {path} HTTP/1.1\r\nHost: a\r\n{rest}"));
+        if answer.status() == 103 {
+            answer = client.response().expect("another one");
+        }
+        assert_eq!(answer.status(), status, "{path}");
+        // The client's connection serves on, unless its upload was not taken.
+        if path == "/panic-in-upload" {
+            client = Asker::to(&gateway);
+        }
+        assert_eq!(client.get("/").text(), "fine", "{path}");
+    }
+    // The head of the 101 was passed on already.
+    let mut client = Asker::to(&gateway);
+    client.send(format!(
+        "GET /panic-in-upgrade HTTP/1.1\r\nHost: a\r\n{upgrade}"
+    ));
+    assert_eq!(client.response().expect("the head").status(), 101);
+    assert!(client.recv_to_end().is_empty());
+    eventually("all are done", || hooks.done().len() == 9);
+    let held = |proxy: &mut epicycle::gateway::Proxy<Noting>| {
+        proxy.node_connections() - proxy.idle_connections()
+    };
+    eventually("no connection is held", || figure(&gateway, held) == 0);
+}
+
+#[test]
+fn hooks_see_that_the_protocol_changes_and_that_a_client_has_left() {
+    let origin = Origin::start(|_, request| {
+        match request.first_line() {
+        line if line.contains("/hang") => Deed::Hang,
+        _ => Deed::Send(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+                .to_vec(),
+        ),
+    }
+    });
+    let (gateway, hooks) = start(&origin);
+    let mut client = Asker::to(&gateway);
+    client.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.response().expect("the head").status(), 101);
+    let seen = [
+        "request GET /ws",
+        "response 101 Switching Protocols",
+        "upgrade websocket",
+    ];
+    assert_eq!(hooks.seen(), seen);
+    drop(client);
+    eventually("it is done", || hooks.done().len() == 1);
+
+    let mut client = Asker::to(&gateway);
+    client.send("GET /hang HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it is there", || origin.requests().len() == 2);
+    client.reset();
+    eventually("it is done", || hooks.done().len() == 2);
+    // No status was sent; this one is for logs.
+    let left = (499, "/hang".to_owned(), EndedBy::Client, 1);
+    assert_eq!(hooks.done()[1], left);
 }

@@ -11,6 +11,7 @@ mod hooks;
 mod hostile;
 mod live;
 mod observing;
+mod options;
 mod peers;
 #[cfg(feature = "tls")]
 #[path = "../tls/pki.rs"]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Proxy, Session, UpstreamSession};
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::ConnLimits;
+use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::gateway::exchange::{Exchange, Place};
@@ -20,7 +21,7 @@ impl<H: Hooks> Proxy<H> {
         session: &UpstreamSession,
         client: ConnId,
     ) {
-        self.limit_tunnel(conn, session, client);
+        self.limit_tunnel(conn, session, client, Duration::MAX);
         if let Err(error) = conn.pipe(client) {
             log::debug!(target: "epicycle::gateway::http", "a tunnel was not made: {error}");
             conn.abort();
@@ -35,7 +36,9 @@ impl<H: Hooks> Proxy<H> {
         session: &UpstreamSession,
         client: ConnId,
     ) {
-        self.limit_tunnel(conn, session, client);
+        let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
+        // A frame may not stand still either.
+        self.limit_tunnel(conn, session, client, idle);
         let Some((for_client, for_node)) = frames::codecs() else {
             return conn.abort();
         };
@@ -43,11 +46,17 @@ impl<H: Hooks> Proxy<H> {
         conn.with(client, |client, _| client.switch(for_client));
     }
 
-    fn limit_tunnel(&self, conn: &mut Conn<'_, Self>, session: &UpstreamSession, client: ConnId) {
+    fn limit_tunnel(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        session: &UpstreamSession,
+        client: ConnId,
+        read: Duration,
+    ) {
         let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
         let limits = ConnLimits::new()
             .idle_timeout(idle)
-            .read_timeout(Duration::MAX)
+            .read_timeout(read)
             .write_stall_timeout(idle);
         let set = conn.set_limits(&limits).is_ok()
             & conn
@@ -82,8 +91,16 @@ impl<H: Hooks> Proxy<H> {
             {
                 exchange.notes.response_bytes += len;
             }
-            // One that is closing has its `on_close` ahead.
-            other.send(part).is_err() || other.has_room()
+            match other.send(part) {
+                Ok(()) => other.has_room(),
+                // One that is closing has its `on_close` ahead.
+                Err(WriteError::Closed) => true,
+                Err(_) => {
+                    // What follows would be no frame.
+                    other.abort();
+                    true
+                }
+            }
         });
         if has_room == Some(false) {
             conn.pause_reads();
