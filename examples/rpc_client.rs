@@ -45,7 +45,7 @@ fn run(flags: &Flags) -> Result<(), Status> {
     let timeout = Duration::from_secs(flags.timeout);
     let started = Peer::builder()
         .routes(routes())
-        .dial_protocol(flags.proto.of_dial())
+        .dial_protocol(flags.proto.of_dial(util::WEBSOCKET_PATH))
         .call_timeout(timeout)
         .reactors(1)
         .server(util::stop_on_signals)

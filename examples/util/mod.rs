@@ -3,7 +3,8 @@
 #![allow(dead_code, unused_imports, reason = "no example uses everything")]
 
 #[cfg(feature = "rpc")]
-mod rpc;
+#[path = "../../src/bin/epicycle/proto.rs"]
+mod proto;
 mod tls;
 
 use std::error::Error as StdError;
@@ -16,7 +17,7 @@ use clap::{ArgAction, Args};
 use epicycle::{AcceptMode, Error, EventHandler, Report, Server};
 
 #[cfg(feature = "rpc")]
-pub(crate) use self::rpc::Proto;
+pub(crate) use self::proto::{Proto, WEBSOCKET_PATH};
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::Files;
 pub(crate) use self::tls::Tls;

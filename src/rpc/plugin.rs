@@ -97,7 +97,12 @@ pub enum Next {
 ///
 /// Hooks run in this order: the peer's left plugins, those of groups from the outermost to the innermost, the handler's, the
 /// peer's right plugins. The first error ends the row. Hooks that read or write messages run on the session's reactor and must
-/// not block, except for `pre_write_call` and `pre_write_push`, which run on the sender's thread.
+/// not block. Exceptions are `pre_write_call` and `pre_write_push`, which run on the sender's thread, and `post_read_call_body`
+/// and `post_read_push_body`, which run where the body is decoded: on the worker of a blocking handler, and on the thread that
+/// takes the item of a stream.
+///
+/// The items of streams pass the hooks of pushes. The other messages of a stream, which grant credit and end it, pass
+/// `pre_read_header` alone.
 ///
 /// A panic in a hook counts as an error with [`INTERNAL_SERVER_ERROR`](super::code::INTERNAL_SERVER_ERROR), and as an
 /// [`Error`] of the start in a hook of the start.
@@ -280,7 +285,7 @@ pub trait Plugin: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Called when the body of a PUSH has been decoded.
+    /// Called when the body of a PUSH has been decoded. An error for the item of a stream ends the stream, on both sides.
     fn post_read_push_body(&self, push: &Incoming<'_>) -> Result<(), Status> {
         Ok(())
     }

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use super::call::check_may_block;
 use super::reply::local;
 use super::session::Session;
-use super::stream::{Role, Step, Stream};
-use super::wire::{DecodeBody, Message, Status, code};
+use super::stream::{Item, Role, Step, Stream};
+use super::wire::{DecodeBody, Status, code};
 use super::working::Working;
 
 /// Receives the items of a stream, in one of three ways: [`on_item`](Self::on_item) by callbacks, a `for` loop that blocks the
@@ -68,8 +68,8 @@ impl<I: DecodeBody> Receiver<I> {
         let mut on_end = Some((on_end, working));
         self.stream.read_by(Box::new(move |step| {
             match step {
-                Step::Item(message) => {
-                    on_item(read(&session, &message)?);
+                Step::Item(item) => {
+                    on_item(read(&session, item)?);
                 }
                 Step::End(result) => {
                     if let Some((on_end, working)) = on_end.take() {
@@ -136,12 +136,10 @@ impl<I: DecodeBody> Receiver<I> {
 
     fn take(&mut self, step: Option<Step>) -> Option<Result<I, Status>> {
         match step {
-            Some(Step::Item(message)) => {
-                Some(read(&self.session, &message).inspect_err(|status| {
-                    self.has_ended = true;
-                    self.stream.abandon(status.clone());
-                }))
-            }
+            Some(Step::Item(item)) => Some(read(&self.session, item).inspect_err(|status| {
+                self.has_ended = true;
+                self.stream.abandon(status.clone());
+            })),
             Some(Step::End(result)) => {
                 self.has_ended = true;
                 result.err().map(Err)
@@ -163,10 +161,16 @@ impl<I> Receiver<I> {
     }
 }
 
-fn read<I: DecodeBody>(session: &Session, message: &Message<'_>) -> Result<I, Status> {
-    message
+/// Decodes an item, and shows it to the plugins.
+fn read<I: DecodeBody>(session: &Session, item: Item) -> Result<I, Status> {
+    let (message, after) = item.into_parts();
+    let value = message
         .unmarshal(&session.shared().formats.codecs)
-        .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))
+        .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
+    if let Some(after) = after {
+        after(message)?;
+    }
+    Ok(value)
 }
 
 fn cancelled() -> Status {

@@ -11,6 +11,7 @@ mod config;
 mod endings;
 mod ends;
 mod filters;
+mod full;
 mod futures;
 mod hostile;
 #[cfg(feature = "ws")]

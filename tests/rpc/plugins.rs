@@ -166,6 +166,83 @@ fn take(log: &Log) -> Vec<String> {
 }
 
 #[test]
+fn items_of_streams_pass_the_hooks_of_pushes_and_one_that_is_refused_ends_its_stream() {
+    /// Refuses the number 13 once it is decoded.
+    struct Superstitious;
+    impl Plugin for Superstitious {
+        fn name(&self) -> &str {
+            "superstitious"
+        }
+
+        fn hooks(&self) -> Hooks {
+            Hooks::POST_READ_PUSH_BODY
+        }
+
+        fn post_read_push_body(&self, push: &Incoming<'_>) -> Result<(), Status> {
+            match push.bind::<u64>()? {
+                13 => Err(Status::new(1013, "Not That One")),
+                _ => Ok(()),
+            }
+        }
+    }
+    let log = Log::default();
+    let reads = Hooks::POST_READ_PUSH_HEADER | Hooks::PRE_READ_PUSH_BODY;
+    let hooks = reads | Hooks::POST_READ_PUSH_BODY;
+    let noting = |name, hooks| Noting {
+        name,
+        hooks,
+        log: log.clone(),
+    };
+    let mut routes = Router::new();
+    routes.stream("/count", |_ctx, to: u64, tx: Sender<u64>| {
+        (0..to).for_each(|n| tx.send(&n).expect("has credit"));
+        tx.finish();
+    });
+    routes.stream_blocking("/sum", |_ctx, _: (), rx: Receiver<u64>| {
+        let numbers = rx.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(numbers.iter().sum::<u64>())
+    });
+    let server = listening().routes(routes);
+    let server = start(server.plugin(noting("s", hooks)).plugin(Superstitious));
+    let client = start(
+        Peer::builder()
+            .plugin(noting("c", hooks))
+            .plugin(Superstitious),
+    );
+    let session = dial(&client, &server);
+    let of = |who| {
+        [
+            format!("{who} post_read_push_header"),
+            format!("{who} pre_read_push_body"),
+            format!("{who} post_read_push_body"),
+        ]
+    };
+
+    let mut rx = session.stream("/count", &1).receive::<u64>();
+    assert_eq!(rx.wait_next(), Some(Ok(0)));
+    assert_eq!(rx.wait_next(), None);
+    assert_eq!(take(&log), of("c"));
+    let (tx, rx) = session.stream("/sum", &()).open::<u64, u64>();
+    tx.send_wait(&5).expect("is sent");
+    tx.finish();
+    assert_eq!(rx.wait_only(), Ok(5));
+    assert_eq!(take(&log), [of("s"), of("c")].concat());
+
+    // Whoever reads it learns of it, and the other side too.
+    let got: Vec<_> = session
+        .stream("/count", &20)
+        .receive::<u64>()
+        .into_iter()
+        .collect();
+    assert_eq!(got.len(), 14);
+    assert_eq!(got[13].as_ref().map_err(|status| status.code), Err(1013));
+    let (tx, rx) = session.stream("/sum", &()).open::<u64, u64>();
+    tx.send_wait(&13).expect("is sent");
+    assert_eq!(rx.wait_only().map_err(|status| status.code), Err(1013));
+    assert_eq!(session.health(), Health::Open);
+}
+
+#[test]
 fn each_hook_is_called_at_its_place() {
     let log = Log::default();
     let noting = |name, hooks| Noting {

@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
+use epicycle::Listen;
 use epicycle::rpc::wire::{Dialect, Raw};
-use epicycle::rpc::{Peer, ProtocolChoice, Router, Status};
+use epicycle::rpc::{Peer, ProtocolChoice, Router, Status, WebSocket};
+use epicycle::tls::{Identity, TlsServer};
 use parking_lot::Mutex;
 
 use crate::ends::{listening, start};
+use crate::util::client::TempPath;
 use crate::util::eventually;
 
 fn rpc(args: &[&str]) -> Output {
@@ -58,6 +61,12 @@ fn the_program_calls_in_every_protocol_and_prints_reply_metadata_and_cost() {
         ("json4", ProtocolChoice::json()),
         ("pb", ProtocolChoice::pb(Dialect::V4_1)),
         ("pb4", ProtocolChoice::pb(Dialect::V4_0)),
+        ("ws-raw", WebSocket::raw("/ws").into()),
+        ("ws-raw4", WebSocket::raw("/ws").into()),
+        ("ws-json", WebSocket::json("/ws").into()),
+        ("ws-json4", WebSocket::json("/ws").into()),
+        ("ws-pb", WebSocket::pb("/ws").into()),
+        ("ws-pb4", WebSocket::pb("/ws").dialect(Dialect::V4_0).into()),
     ] {
         let (_peer, addr) = listening_to(protocol);
         let said = rpc(&[
@@ -98,6 +107,36 @@ fn the_program_sends_a_body_in_the_codec_that_is_named() {
             "{said:?}"
         );
     }
+}
+
+#[test]
+fn the_program_asks_for_a_websocket_at_a_path_also_over_tls() {
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("is made");
+    let (certificate, key) = (issued.cert.pem(), issued.signing_key.serialize_pem());
+    let identity = Identity::from_pem(&certificate, &key).expect("is right");
+    let tls = TlsServer::new(identity).expect("is right");
+    let listen = Listen::on("tcp4://127.0.0.1:0").tls(&tls);
+    let peer = Peer::builder().listen_with(listen, WebSocket::json("/rpc"));
+    let peer = start(peer.routes(routes()));
+    let listens = peer.local_addrs()[0].as_socket_addr().expect("is TCP");
+    let port = listens.port();
+    let file = TempPath::new();
+    std::fs::write(&file.0, certificate).expect("is written");
+    let ca = file.0.display().to_string();
+    let addr = format!("tls://localhost:{port}");
+    let args = ["call", &addr, "/add", "[1, 2]", "--proto", "ws-json"];
+    let said = rpc(&[&args[..], &["--path", "/rpc?from=here", "--ca", &ca]].concat());
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(text(&said.stdout), "3\n");
+    // At the path of the default there is none.
+    let said = rpc(&[&args[..], &["--ca", &ca]].concat());
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert!(text(&said.stderr).contains("404"), "{said:?}");
+    let said = rpc(&["call", &addr, "/add", "[]", "--path", "/rpc"]);
+    assert!(
+        text(&said.stderr).contains("--path is for WebSockets"),
+        "{said:?}"
+    );
 }
 
 #[test]

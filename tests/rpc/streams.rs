@@ -589,20 +589,23 @@ fn streams_that_are_cancelled_count_until_their_handlers_have_ended() {
 }
 
 /// A peer that a test plays by hand: the raw protocol over a socket.
-struct ByHand(TcpStream);
+pub(crate) struct ByHand(TcpStream);
 
 const RAW: Form = Form::Raw(Dialect::V4_1);
 
 impl ByHand {
     fn dial(server: &Peer) -> Self {
         let addr = server.local_addrs()[0].as_socket_addr().expect("is TCP");
-        let socket = TcpStream::connect(addr).expect("connects");
+        Self::of(TcpStream::connect(addr).expect("connects"))
+    }
+
+    pub(crate) fn of(socket: TcpStream) -> Self {
         socket.set_read_timeout(Some(LONG)).expect("is set");
         Self(socket)
     }
 
     /// Sends a message. The metadata is encoded.
-    fn say(&mut self, kind: Kind, seq: &str, uri: &str, meta: &str, body: &str) {
+    pub(crate) fn say(&mut self, kind: Kind, seq: &str, uri: &str, meta: &str, body: &str) {
         let mut message = Message::new(kind);
         message.seq = seq.as_bytes().into();
         message.uri = uri.as_bytes().into();
@@ -619,12 +622,12 @@ impl ByHand {
     }
 
     /// Opens a stream with the seq `s`.
-    fn open(&mut self, uri: &str, credit: &str, arg: &str) {
+    pub(crate) fn open(&mut self, uri: &str, credit: &str, arg: &str) {
         self.say(Kind::Call, "s", uri, &format!("X-Stream={credit}"), arg);
     }
 
     /// Sends a push for the stream `s`.
-    fn push(&mut self, path: &str, by: &str, body: &str) {
+    pub(crate) fn push(&mut self, path: &str, by: &str, body: &str) {
         self.say(
             Kind::Push,
             "0",
@@ -635,7 +638,7 @@ impl ByHand {
     }
 
     /// Reads a message: its kind, URI, metadata and body.
-    fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut bytes = vec![0; 4];
         self.0.read_exact(&mut bytes).expect("arrives");
         let size = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize;
@@ -652,7 +655,7 @@ impl ByHand {
         )
     }
 
-    fn hears(&mut self, expected: &[&str]) {
+    pub(crate) fn hears(&mut self, expected: &[&str]) {
         for expected in expected {
             assert_eq!(self.hear(), *expected);
         }
@@ -788,7 +791,7 @@ fn an_acceptor_that_breaks_the_rules_loses_that_stream() {
         let session = client.dial(&*addr).expect("connects");
         (client, session)
     });
-    let mut peer = ByHand(listener.accept().expect("accepts").0);
+    let mut peer = ByHand::of(listener.accept().expect("accepts").0);
     let (_client, session) = dialling.join().expect("connects");
     for n in 0..2 {
         let rx: Receiver<u64> = session.stream("/s", &1).credit(2).receive();
@@ -838,7 +841,7 @@ fn a_stream_that_is_not_accepted_in_time_is_given_up() {
     let client = start(Peer::builder());
     let addr = format!("tcp://{}", listener.local_addr().expect("is bound"));
     let session = client.dial(&*addr).expect("connects");
-    let mut peer = ByHand(listener.accept().expect("accepts").0);
+    let mut peer = ByHand::of(listener.accept().expect("accepts").0);
     let call = session.stream("/s", &1).timeout(Duration::from_millis(20));
     let rx: Receiver<u64> = call.receive();
     assert_eq!(end_of(rx), code::HANDLE_TIMEOUT);

@@ -4,6 +4,8 @@
 
 mod gateway;
 mod load;
+#[allow(dead_code, reason = "the examples use the rest")]
+mod proto;
 mod rpc;
 mod util;
 

@@ -9,10 +9,11 @@ use std::{fmt, io};
 
 use clap::{Args, Subcommand, ValueEnum};
 use epicycle::Connect;
-use epicycle::rpc::wire::{Codec, Codecs, Dialect, Raw};
-use epicycle::rpc::{Peer, ProtocolChoice, Reply, Session};
+use epicycle::rpc::wire::{Codec, Codecs, Raw};
+use epicycle::rpc::{Peer, Reply, Session};
 use serde_json::Value;
 
+use crate::proto::{Proto, WEBSOCKET_PATH};
 use crate::util;
 
 /// Calls another peer, or pushes to it
@@ -31,6 +32,7 @@ enum Command {
     /// Examples:
     ///   epicycle rpc call tcp://127.0.0.1:9090 /math/add '[1, 2, 3]'
     ///   epicycle rpc call tcp://127.0.0.1:9090 '/math/add?author=me' '[1, 2]' --proto json --meta X-Trace=7
+    ///   epicycle rpc call tls://example.org:443 /math/add '[1, 2]' --proto ws-json --path /rpc
     #[command(verbatim_doc_comment)]
     Call(Message),
     /// Pushes to a route. Nothing comes back: a peer does not answer a push
@@ -49,9 +51,12 @@ struct Message {
     uri: String,
     /// The body. JSON, also for the codec form; the text itself for plain; hexadecimal digits for protobuf
     body: Option<String>,
-    /// The protocol. A 4 means the dialect of Teleport v4.0.0
+    /// The protocol. A 4 means the dialect of Teleport v4.0.0, and ws a WebSocket: over tls:// it is what others call wss
     #[arg(short, long, value_enum, default_value = "raw")]
     proto: Proto,
+    /// The path of the WebSocket, and its query if it has one [default: /ws]
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
     /// The codec of the body
     #[arg(short, long, value_enum, default_value = "json")]
     codec: BodyCodec,
@@ -64,30 +69,6 @@ struct Message {
     /// Trusts the certificates in this PEM file instead of the system's, for tls://
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-}
-
-/// A protocol of RPC peers.
-#[derive(Clone, Copy, ValueEnum)]
-enum Proto {
-    Raw,
-    Raw4,
-    Json,
-    Json4,
-    Pb,
-    Pb4,
-}
-
-impl Proto {
-    fn choice(self) -> ProtocolChoice {
-        match self {
-            Self::Raw => ProtocolChoice::raw_of(Dialect::V4_1),
-            Self::Raw4 => ProtocolChoice::raw_of(Dialect::V4_0),
-            Self::Json => ProtocolChoice::json_of(Dialect::V4_1),
-            Self::Json4 => ProtocolChoice::json_of(Dialect::V4_0),
-            Self::Pb => ProtocolChoice::pb(Dialect::V4_1),
-            Self::Pb4 => ProtocolChoice::pb(Dialect::V4_0),
-        }
-    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -167,8 +148,14 @@ fn with_session(
         Some(body) => message.codec.encode(body)?,
         None => Vec::new(),
     };
+    let path = match &message.path {
+        Some(_) if !message.proto.is_websocket() => {
+            return Err("--path is for WebSockets: add --proto ws-json, for example".into());
+        }
+        path => path.as_deref().unwrap_or(WEBSOCKET_PATH),
+    };
     let peer = Peer::builder()
-        .dial_protocol(message.proto.choice())
+        .dial_protocol(message.proto.of_dial(path))
         .call_timeout(message.timeout)
         .close_within(message.timeout)
         .reactors(1)

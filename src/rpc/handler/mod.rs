@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use self::redialling::Redials;
 use self::replies::{Served, obey};
-use self::sending::WaitingPushes;
+use self::sending::Waiting;
 use self::streaming::Streams;
 use super::calls::Calls;
 use super::codec::{Encoded, ProtocolChoice, Wire};
@@ -84,8 +84,8 @@ pub struct Line {
     deferred: Deferred,
     /// None until there is a stream.
     streams: Option<Box<Streams>>,
-    /// The pushes that wait for room. None until there is one.
-    waiting: Option<Box<WaitingPushes>>,
+    /// The messages that wait for room. None until there is one.
+    waiting: Option<Box<Waiting>>,
     /// True while a handler on the reactor works on a call.
     is_answering: bool,
     /// True if the connection ends since the other side is gone.

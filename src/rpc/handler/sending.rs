@@ -131,9 +131,14 @@ impl PeerHandler {
                 .settle(Err(local(code::TOO_MANY_REQUESTS, reason)));
         }
         let seq = &outgoing.message.seq;
-        let is_taken = |line: &Line| line.calls.contains(seq) || line.opened_stream(seq).is_some();
+        let is_taken = |line: &Line| {
+            line.calls.contains(seq)
+                || line.opened_stream(seq).is_some()
+                || (line.waiting.as_ref())
+                    .is_some_and(|waiting| waiting.cancels.iter().any(|waits| **waits == **seq))
+        };
         if outgoing.has_own_seq && is_taken(line) {
-            let reason = "a call with this seq waits for its reply, or has opened a stream";
+            let reason = "a call with this seq waits for its reply or its cancellation, or has opened a stream";
             return call.waiter.settle(Err(local(code::WRITE_FAILED, reason)));
         }
         let now = conn.now();
@@ -252,8 +257,13 @@ impl PeerHandler {
     }
 }
 
-/// Pushes that wait for room, the oldest first.
-pub(super) type WaitingPushes = VecDeque<Outgoing>;
+/// Messages that wait for room in the output, the oldest first.
+#[derive(Default)]
+pub(super) struct Waiting {
+    pushes: VecDeque<Outgoing>,
+    /// The `seq`s of calls whose cancellations wait. They count as calls that wait for their replies.
+    cancels: VecDeque<Box<[u8]>>,
+}
 
 /// The most pushes of a session that wait for room.
 const MAX_WAITING_PUSHES: usize = 1024;
@@ -307,13 +317,13 @@ impl PeerHandler {
 
     /// Sends a push now or when there is room.
     fn push_when_room(&self, conn: &mut Conn<'_, Self>, line: &mut Line, outgoing: Outgoing) {
-        let is_first = (line.waiting.as_ref()).is_none_or(|waiting| waiting.is_empty());
+        let is_first = (line.waiting.as_ref()).is_none_or(|waiting| waiting.pushes.is_empty());
         if is_first && conn.has_room() {
             return self.push(conn, line, outgoing);
         }
-        let waiting = line.waiting.get_or_insert_default();
-        if waiting.len() < MAX_WAITING_PUSHES {
-            return waiting.push_back(outgoing);
+        let pushes = &mut line.waiting.get_or_insert_default().pushes;
+        if pushes.len() < MAX_WAITING_PUSHES {
+            return pushes.push_back(outgoing);
         }
         Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
         let reason = "too many pushes wait for room";
@@ -322,11 +332,9 @@ impl PeerHandler {
 
     /// Sends what waits for room, as far as there is some.
     pub(super) fn send_waiting(&self, conn: &mut Conn<'_, Self>, line: &mut Line) {
+        send_waiting_cancels(conn, line);
         while conn.has_room()
-            && let Some(outgoing) = line
-                .waiting
-                .as_mut()
-                .and_then(|waiting| waiting.pop_front())
+            && let Some(outgoing) = (line.waiting.as_mut()).and_then(|it| it.pushes.pop_front())
         {
             self.push(conn, line, outgoing);
         }
@@ -336,29 +344,60 @@ impl PeerHandler {
     }
 
     /// Drops the pushes that wait for room, since their connection has closed.
-    pub(super) fn drop_waiting(&self, waiting: Option<Box<WaitingPushes>>, status: &Status) {
-        for outgoing in waiting.into_iter().flat_map(|waiting| *waiting) {
+    pub(super) fn drop_waiting(&self, waiting: Option<Box<Waiting>>, status: &Status) {
+        for outgoing in waiting.into_iter().flat_map(|waiting| waiting.pushes) {
             Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
             settle(outgoing, status);
         }
     }
 }
 
-/// Tells the other side that nobody waits for the reply to a call.
+/// Tells the other side that nobody waits for the reply to a call: now, or when there is room.
 pub(super) fn send_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) {
+    send_waiting_cancels(conn, line);
+    if line.waiting_cancels() > 0 || !put_cancel(conn, line, seq) {
+        let cancels = &mut line.waiting.get_or_insert_default().cancels;
+        cancels.push_back(seq.into());
+    }
+}
+
+/// Sends the cancellations that wait for room, as far as there is some.
+fn send_waiting_cancels(conn: &mut Conn<'_, PeerHandler>, line: &mut Line) {
+    while let Some(seq) = (line.waiting.as_mut()).and_then(|it| it.cancels.pop_front()) {
+        if !put_cancel(conn, line, &seq) {
+            let cancels = &mut line.waiting.get_or_insert_default().cancels;
+            return cancels.push_front(seq);
+        }
+    }
+}
+
+/// Sends a cancellation. Returns false if it finds no room.
+fn put_cancel(conn: &mut Conn<'_, PeerHandler>, line: &mut Line, seq: &[u8]) -> bool {
     let mut push = Message::push(CANCEL);
     push.codec = Codec::PLAIN;
     push.body = seq.into();
     let mut text = itoa::Buffer::new();
     push.seq = text.format(line.calls.next_number()).as_bytes().into();
-    if let Err(error) = conn.send(&push) {
-        log::debug!(target: "epicycle::rpc", "{}: a cancellation is not sent: {error}", conn.peer_addr());
+    match conn.send(&push) {
+        Err(WriteError::Full { .. }) => return false,
+        Err(error) => {
+            log::debug!(target: "epicycle::rpc", "{}: a cancellation is not sent: {error}", conn.peer_addr());
+        }
+        Ok(()) => {}
+    }
+    true
+}
+
+impl Line {
+    /// Returns the number of cancellations that wait for room.
+    fn waiting_cancels(&self) -> usize {
+        (self.waiting.as_ref()).map_or(0, |waiting| waiting.cancels.len())
     }
 }
 
 /// Returns the limit that one more call would exceed.
 fn over_limit(line: &Line, settings: &Settings) -> Option<&'static str> {
-    if line.calls.len() >= settings.max_calls {
+    if line.calls.len() + line.waiting_cancels() >= settings.max_calls {
         return Some(
             "too many calls wait for their replies; the limit is `PeerBuilder::max_calls`",
         );

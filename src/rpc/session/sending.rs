@@ -14,7 +14,7 @@ use crate::rpc::stream::{Link, Signal, Stream};
 use crate::rpc::wire::{Kind, Message, Status, code};
 
 impl Session {
-    /// to a CALL; a plugin may [await](super::Next::Await) it. For messages that make up a protocol of their own, such as those
+    /// to a CALL; a plugin may [await](crate::rpc::Next::Await) it. For messages that make up a protocol of their own, such as those
     /// before a session opens. If the session redials, it goes to the connection that is being made, and is dropped if there is
     /// none yet.
     ///

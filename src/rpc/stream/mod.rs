@@ -7,7 +7,7 @@ mod shared;
 mod tests;
 
 pub(super) use self::flow::{MAX_CREDIT, Role, Unsendable, Violation};
-pub(super) use self::shared::{Item, Link, Signal, Step, Stream};
+pub(super) use self::shared::{AfterItem, Item, Link, Signal, Step, Stream};
 
 /// The key of the metadata that opens a stream in a CALL and accepts it in a REPLY. The value is the sender's first grant of
 /// credit.

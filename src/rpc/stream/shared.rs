@@ -70,7 +70,7 @@ impl Drop for Delivery {
 
 /// An item or the end, for a reader.
 pub(in crate::rpc) enum Step {
-    Item(Message<'static>),
+    Item(Item),
     /// Comes once, last.
     End(Result<(), Status>),
 }
@@ -108,8 +108,12 @@ struct State {
 /// An item that has arrived.
 pub(in crate::rpc) struct Item {
     message: Message<'static>,
+    after: Option<AfterItem>,
     _held: Held,
 }
+
+/// Sees an item when it has been decoded. An error ends the stream.
+pub(in crate::rpc) type AfterItem = Box<dyn FnOnce(Message<'static>) -> Result<(), Status> + Send>;
 
 /// Counts bytes as held as long as it exists.
 struct Held {
@@ -125,8 +129,19 @@ impl Item {
         let total = held.clone();
         Self {
             message,
+            after: None,
             _held: Held { bytes, total },
         }
+    }
+
+    /// Sets who sees the item when it has been decoded.
+    pub(in crate::rpc) fn then(mut self, after: Option<AfterItem>) -> Self {
+        self.after = after;
+        self
+    }
+
+    pub(in crate::rpc) fn into_parts(self) -> (Message<'static>, Option<AfterItem>) {
+        (self.message, self.after)
     }
 }
 
@@ -180,7 +195,7 @@ impl State {
     /// Takes what the reader gets next, and the number of items that can be granted now.
     fn take(&mut self) -> Option<(Step, Option<u32>)> {
         if let Some(item) = self.items.pop_front() {
-            return Some((Step::Item(item.message), self.flow.consume()));
+            return Some((Step::Item(item), self.flow.consume()));
         }
         let result = self.flow.incoming().filter(|_| !self.is_end_told)?.clone();
         self.is_end_told = true;

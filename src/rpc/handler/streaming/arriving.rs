@@ -7,12 +7,14 @@ use super::sending::send_end;
 use super::{Entry, LEAVING, Line, PeerHandler, Streams, enter};
 use crate::engine::handler::{Conn, Reactor};
 use crate::engine::slots::ConnId;
-use crate::rpc::context::Incoming;
+use crate::rpc::context::{AfterBody, Incoming};
 use crate::rpc::handler::sending::send_cancel;
 use crate::rpc::plugin::{Hooks, Plugins};
 use crate::rpc::reply::local;
 use crate::rpc::stats::Counters;
-use crate::rpc::stream::{CREDIT, END, ITEM, Item, Role, STREAM_BY, STREAM_ID, Stream, Violation};
+use crate::rpc::stream::{
+    AfterItem, CREDIT, END, ITEM, Item, Role, STREAM_BY, STREAM_ID, Stream, Violation,
+};
 use crate::rpc::wire::{Status, code};
 
 impl PeerHandler {
@@ -55,7 +57,9 @@ impl PeerHandler {
                 let status = local(code::TOO_MANY_REQUESTS, reason);
                 return self.fail_stream(conn, line, &stream, status);
             }
-            stream.on_item(Item::new(push.message.into_owned(), &held))
+            let push = push.into_owned();
+            let after = after_item(&plugins, &push);
+            stream.on_item(Item::new(push.message, &held).then(after))
         } else if *push.message.uri == *CREDIT.as_bytes() {
             let items = std::str::from_utf8(&push.message.body).ok();
             match items.and_then(|items| items.parse().ok()) {
@@ -120,7 +124,15 @@ impl PeerHandler {
                 }
                 send_cancel(conn, line, seq);
             }
-            Role::Acceptor => send_end(conn, line, stream, &Err(status.clone())),
+            Role::Acceptor => {
+                let end = Err(status.clone());
+                if !send_end(conn, line, stream, &end)
+                    && let Some(streams) = &mut line.streams
+                {
+                    streams.put_back(entry, end);
+                    line.update(conn);
+                }
+            }
         }
         stream.stop(status);
     }
@@ -218,4 +230,24 @@ fn read_item(plugins: &Plugins, item: &mut Incoming<'_>) -> Result<(), Status> {
     plugins.run(Hooks::PRE_READ_PUSH_BODY, |plugin| {
         plugin.pre_read_push_body(item)
     })
+}
+
+/// Returns the part of the plugins that see an item when it has been decoded, which its reader does.
+fn after_item(plugins: &Arc<Plugins>, item: &Incoming<'static>) -> Option<AfterItem> {
+    if !plugins.have(Hooks::POST_READ_PUSH_BODY) {
+        return None;
+    }
+    let (plugins, session) = (plugins.clone(), item.session.clone());
+    let (dialect, arrived) = (item.dialect, item.arrived);
+    Some(Box::new(move |message| {
+        plugins.after_body(&Incoming {
+            message,
+            session,
+            dialect,
+            deadline: None,
+            arrived,
+            cancelled: None,
+            extras: None,
+        })
+    }))
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use super::{LEAVING, Line, PeerHandler, enter};
 use crate::rpc::plugin::Plugins;
 use crate::rpc::stream::{Role, Signal, Stream};
+use crate::rpc::wire::Status;
 
 /// The streams of a connection, by the `seq`s of their CALLs. They are few, and have the same order in each simulation.
 #[derive(Default)]
@@ -28,6 +29,8 @@ struct Entry {
     stream: Arc<Stream>,
     /// The items, and their end, that wait for room in the output.
     waiting: VecDeque<Signal>,
+    /// The credit that is to be granted once there is room.
+    grant: u32,
     /// The number of the handler's task, if it is a future.
     task: Option<u64>,
     /// The plugins that see the items.
@@ -47,10 +50,19 @@ impl Streams {
         let entry = Entry {
             stream: stream.clone(),
             waiting: VecDeque::new(),
+            grant: 0,
             task: None,
             plugins,
         };
         self.side(stream.role()).insert(seq, entry);
+    }
+
+    /// Puts a stream back whose end finds no room. It is the last that is sent.
+    fn put_back(&mut self, mut entry: Entry, end: Result<(), Status>) {
+        entry.waiting = VecDeque::from([Signal::End(end)]);
+        entry.grant = 0;
+        let (role, seq) = (entry.stream.role(), entry.stream.seq().into());
+        self.side(role).insert(seq, entry);
     }
 
     /// Returns the entry of a stream, unless it has ended.
@@ -59,11 +71,11 @@ impl Streams {
         Arc::ptr_eq(&entry.stream, stream).then_some(entry)
     }
 
-    /// Returns the streams with items that wait for room.
+    /// Returns the streams with messages that wait for room.
     fn waiting(&self) -> Vec<Arc<Stream>> {
         (self.opened.values())
             .chain(self.accepted.values())
-            .filter(|entry| !entry.waiting.is_empty())
+            .filter(|entry| entry.grant > 0 || !entry.waiting.is_empty())
             .map(|entry| entry.stream.clone())
             .collect()
     }

@@ -1,8 +1,10 @@
 //! Messages of streams that are sent.
 
+use std::mem;
 use std::sync::Arc;
 
 use super::{Line, PeerHandler};
+use crate::engine::conn::write::WriteError;
 use crate::engine::handler::Conn;
 use crate::rpc::handler::replies::obey;
 use crate::rpc::handler::sending::unsent;
@@ -32,20 +34,34 @@ impl PeerHandler {
                 entry.waiting.push_back(signal);
             }
             Signal::Cancel => self.cancel_stream(conn, line, stream),
-            Signal::Grant(items) => {
-                let mut push = stream_push(line, stream, CREDIT);
-                push.codec = Codec::PLAIN;
-                push.body = items.to_string().into_bytes().into();
-                if let Err(error) = conn.send(&push) {
-                    // Without the grant the other side would wait for ever.
-                    self.fail_stream(conn, line, stream, unsent(&error));
-                }
-            }
+            Signal::Grant(items) => self.grant(conn, line, stream, items),
             signal => self.put(conn, line, stream, signal),
         }
     }
 
-    /// Sends an item or the end.
+    /// Grants credit. Without room it is granted with the next one, or once there is room.
+    fn grant(&self, conn: &mut Conn<'_, Self>, line: &mut Line, stream: &Arc<Stream>, items: u32) {
+        let waited = (line.entry(stream)).map_or(0, |entry| mem::take(&mut entry.grant));
+        let items = items.saturating_add(waited);
+        if items == 0 {
+            return;
+        }
+        let mut push = stream_push(line, stream, CREDIT);
+        push.codec = Codec::PLAIN;
+        push.body = items.to_string().into_bytes().into();
+        match conn.send(&push) {
+            Ok(()) => {}
+            Err(WriteError::Full { .. }) => {
+                if let Some(entry) = line.entry(stream) {
+                    entry.grant = items;
+                }
+            }
+            // Without the grant the other side would wait for ever.
+            Err(error) => self.fail_stream(conn, line, stream, unsent(&error)),
+        }
+    }
+
+    /// Sends an item or the end, for which there is room.
     fn put(
         &self,
         conn: &mut Conn<'_, Self>,
@@ -83,7 +99,7 @@ impl PeerHandler {
         self.fail_stream(conn, line, stream, status);
     }
 
-    /// Sends the items that wait for room, as far as there is some: one of each stream in turn.
+    /// Sends what waits for room, as far as there is some: grants, and one item of each stream in turn.
     #[cold]
     pub(in crate::rpc::handler) fn send_waiting_items(
         &self,
@@ -94,6 +110,9 @@ impl PeerHandler {
             .streams
             .as_ref()
             .map_or_else(Vec::new, |streams| streams.waiting());
+        for stream in &waiting {
+            self.grant(conn, line, stream, 0);
+        }
         while !waiting.is_empty() {
             waiting.retain(|stream| {
                 if !conn.has_room() {
@@ -115,20 +134,25 @@ impl PeerHandler {
     }
 }
 
-/// Sends the end of the items of this side.
+/// Sends the end of the items of this side. Returns false if it finds no room.
 pub(super) fn send_end(
     conn: &mut Conn<'_, PeerHandler>,
     line: &mut Line,
     stream: &Stream,
     result: &Result<(), Status>,
-) {
+) -> bool {
     let mut push = stream_push(line, stream, END);
     if let Err(status) = result {
         status.write(&mut push.meta, conn.codec().max_field());
     }
-    if let Err(error) = conn.send(&push) {
-        // The other side would wait for it for ever.
-        obey(conn, error.into());
+    match conn.send(&push) {
+        Ok(()) => true,
+        Err(WriteError::Full { .. }) => false,
+        Err(error) => {
+            // The other side would wait for it for ever.
+            obey(conn, error.into());
+            true
+        }
     }
 }
 
