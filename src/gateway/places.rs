@@ -32,7 +32,7 @@ struct Queue {
 
 const NEVER: u64 = u64::MAX;
 
-/// A place that is taken. It is free again when this is dropped; then [offer](Places::longest_waiting) it.
+/// A place that is taken. It is free again when this is dropped. Before that it is offered to those who wait.
 #[derive(Debug)]
 pub(super) struct TakenPlace {
     places: Arc<Places>,
@@ -89,6 +89,11 @@ impl Places {
         (first.1 != NEVER).then_some(first.0)
     }
 
+    /// Returns true if more are taken than may be, since the limit was lowered.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.taken() > self.max.load(SeqCst)
+    }
+
     /// Returns true if more dials wait than connections are being closed for them.
     pub(super) fn are_wanted(&self) -> bool {
         let dials: usize = self
@@ -107,7 +112,7 @@ impl Places {
         own: Option<Duration>,
         patience: Duration,
     ) -> bool {
-        if self.taken() > self.max.load(SeqCst) {
+        if self.are_too_many() {
             return true;
         }
         let others = self.queues.iter().enumerate();
@@ -137,14 +142,20 @@ impl TakenPlace {
             self.places.yielding.fetch_add(1, SeqCst);
         }
     }
+
+    /// Tells that the place is another reactor's by now.
+    pub(super) fn end_yield(&mut self) {
+        if self.yields {
+            self.yields = false;
+            self.places.yielding.fetch_sub(1, SeqCst);
+        }
+    }
 }
 
 impl Drop for TakenPlace {
     fn drop(&mut self) {
+        self.end_yield();
         self.places.taken.fetch_sub(1, SeqCst);
-        if self.yields {
-            self.places.yielding.fetch_sub(1, SeqCst);
-        }
     }
 }
 

@@ -69,8 +69,9 @@ impl<H: Hooks> Proxy<H> {
             Purpose::Serve(to, place) => (to, place),
             Purpose::Check(node) => return self.on_checked(number, node, false, reactor),
         };
-        drop(place);
-        self.offer_place(number, to.node, reactor);
+        if let Some(place) = place {
+            self.offer_place(number, to.node, place, reactor);
+        }
         let pool = &mut self.pools[number];
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
         if let Some(waiter) = pool.connections.failed(&to) {
@@ -163,22 +164,34 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
-    /// Passes on a place at a node that has come free, to the reactor that waits for longest.
+    /// Passes on a place at a node that its connection needs no more, to the reactor that waits for longest. If none does, the
+    /// place is free.
     pub(super) fn offer_place(
         &mut self,
         number: usize,
         node: NodeId,
+        mut place: TakenPlace,
         reactor: &mut Reactor<'_, Self>,
     ) {
         let Some(places) = self.pools[number].shared.places.get(&node) else {
             return;
         };
-        let Some(waiting) = places.longest_waiting() else {
-            return;
+        let waiting = match places.longest_waiting() {
+            Some(waiting) if !places.are_too_many() => waiting,
+            _ => {
+                drop(place);
+                // One may have begun to wait before it could see that the place is free.
+                let Some(waiting) = places.longest_waiting() else {
+                    return;
+                };
+                let Some(again) = places.try_take() else {
+                    return;
+                };
+                place = again;
+                waiting
+            }
         };
-        let Some(place) = places.try_take() else {
-            return;
-        };
+        place.end_yield();
         if waiting == reactor.id() {
             return self.dial_held(number, node, place, reactor);
         }
@@ -198,11 +211,10 @@ impl<H: Hooks> Proxy<H> {
         place: TakenPlace,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        if self.pools[number].held.at(node).0 > 0 {
-            return self.dial_held(number, node, place, reactor);
+        match self.pools[number].held.at(node).0 {
+            0 => self.offer_place(number, node, place, reactor),
+            _ => self.dial_held(number, node, place, reactor),
         }
-        drop(place);
-        self.offer_place(number, node, reactor);
     }
 
     /// Forgets the dials that wait for places and whose requests are served, or have gone.

@@ -14,8 +14,11 @@ const MAX_GATHERED: usize = 32 << 10;
 /// Returns the place for the parts of a response, if they are to be gathered.
 pub(super) fn gathered(route: &Route, response: &ClientResponse<'_>) -> Option<Box<Gathered>> {
     let interval = route.settings.flush_interval;
+    if interval.is_zero() {
+        return None;
+    }
     let is_sized = response.has_body() && response.content_length().is_some();
-    if interval.is_zero() || !is_sized || is_event_stream(response) {
+    if !is_sized || is_event_stream(response) {
         return None;
     }
     Some(Box::new(Gathered {

@@ -412,8 +412,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Session::Client(client) => self.on_client_closed(reactor, info, client, &reason),
             Session::Upstream(upstream) => {
                 self.pools[upstream.pool].connections.closed(info.id);
-                drop(upstream.place);
-                self.offer_place(upstream.pool, upstream.node, reactor);
+                if let Some(place) = upstream.place {
+                    self.offer_place(upstream.pool, upstream.node, place, reactor);
+                }
                 if let Some(client) = upstream.client {
                     self.on_upstream_ended(reactor, client, info.undecoded > 0, reason);
                 }
@@ -515,6 +516,19 @@ impl fmt::Debug for UpstreamSession {
 mod tests {
     use super::*;
     use crate::gateway::NoHooks;
+
+    #[test]
+    fn ages_are_shortened_by_up_to_a_tenth() {
+        let age = Duration::from_secs(100);
+        let ages: Vec<_> = (0..1000).map(|_| jittered(age)).collect();
+        assert!(
+            ages.iter()
+                .all(|jittered| (age * 9 / 10..=age).contains(jittered))
+        );
+        assert!(ages.iter().any(|jittered| *jittered < age * 92 / 100));
+        assert!(ages.iter().any(|jittered| *jittered > age * 98 / 100));
+        assert_eq!(jittered(Duration::MAX), Duration::MAX);
+    }
 
     #[test]
     fn a_client_that_waits_takes_little_beside_its_connection() {
