@@ -63,6 +63,8 @@ metric_set! {
         retries: counter,
         /// Retries that the limit or the budget refused.
         refused_retries: counter,
+        /// Ejections of nodes for their failures.
+        ejections: counter,
         /// Times for which requests waited for a place or for a connection in use, of those that had to.
         queue: time_histogram,
         /// Times from the beginning of a request until it had a connection.

@@ -51,6 +51,7 @@
 mod access_log;
 mod builder;
 mod config;
+mod destination;
 mod error;
 mod exchange;
 mod explain;

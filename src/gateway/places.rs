@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use super::pool::Destination;
+use super::destination::Destination;
 use crate::balance::NodeId;
 
 /// The places for connections to a node.

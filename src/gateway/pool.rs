@@ -1,12 +1,12 @@
 //! The pools: the choice of a node, and a reactor's own connections to the nodes.
 
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
@@ -59,36 +59,6 @@ pub(super) struct Pool {
     pub(super) alarm: Option<Instant>,
     pub(super) counters: Arc<PoolCounters>,
     pub(super) node_counters: HashMap<NodeId, Arc<NodeCounters>>,
-}
-
-/// The connections that a request can use.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Destination {
-    pub(super) node: NodeId,
-    /// The client, if a header of the PROXY protocol names it to the node.
-    pub(super) client: Option<NamedClient>,
-}
-
-/// A client whose addresses are told to the node.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NamedClient {
-    pub(super) id: ConnId,
-    /// Its address, and that of the listener. `None` for a client without IP addresses.
-    pub(super) addrs: Option<(SocketAddr, SocketAddr)>,
-}
-
-impl PartialEq for NamedClient {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
-    }
-}
-
-impl Eq for NamedClient {}
-
-impl Hash for NamedClient {
-    fn hash<S: Hasher>(&self, state: &mut S) {
-        self.id.hash(state);
-    }
 }
 
 /// A node that serves an exchange. The exchange counts there as long as this is kept.
@@ -295,7 +265,7 @@ impl Pool {
     }
 
     /// Returns true if a connection that could serve again must make room for another reactor, which waits for longer than this
-    /// one, by more than a tenth of the time that a request may wait.
+    /// one, by more than a hundredth of the time that a request may wait.
     pub(super) fn must_yield(&self, node: NodeId, reactor: usize) -> bool {
         let limits = &self.settings().connections;
         if limits.max_connections.is_none() {
@@ -303,7 +273,7 @@ impl Pool {
         }
         let (_, own) = self.held.at(node);
         let places = self.shared.places.get(&node);
-        places.is_some_and(|places| places.must_yield(reactor, own, limits.pending_timeout / 10))
+        places.is_some_and(|places| places.must_yield(reactor, own, limits.pending_timeout / 100))
     }
 
     /// Counts a request for the retry budget.
@@ -366,12 +336,27 @@ impl Pool {
             None => return false,
             Some(Change::Ejected { lasts }) => {
                 log::warn!(target: "epicycle::gateway::health", "pool {pool}: {name} failed several times in a row, and gets no requests for {lasts:?}");
+                self.counters.ejections.add(1);
+                self.tell_if_none_is_up(node);
             }
             Some(Change::Returned) => {
                 log::info!(target: "epicycle::gateway::health", "pool {pool}: {name} has returned");
             }
         }
         true
+    }
+
+    /// Logs that no node is left, after this one has gone.
+    pub(super) fn tell_if_none_is_up(&self, last: NodeId) {
+        if self.nodes.iter().any(Node::is_up) {
+            return;
+        }
+        let (pool, name) = (&self.shared.name, self.name_of(last));
+        let then = match self.settings().fail_open {
+            true => "requests go to all of them",
+            false => "requests are answered with 503",
+        };
+        log::warn!(target: "epicycle::gateway::health", "pool {pool}: {name} was the last node that was up, {then}");
     }
 
     /// Returns the key by which the balancer may hash a request.

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicycle::gateway::settings::{PoolSettings, RouteSettings};
 use epicycle::gateway::{NoHooks, Running};
@@ -97,9 +97,11 @@ fn a_response_of_which_much_has_been_gathered_is_passed_on() {
     let node = Slow::start();
     let gateway = node.gateway(FOR_LONG);
     node.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n");
+    let begun = Instant::now();
     let mut client = ask(&gateway);
     node.send(vec![b'x'; 70_000]);
     assert_eq!(client.recv(70_000 - (32 << 10)).len(), 70_000 - (32 << 10));
+    assert!(begun.elapsed() < FOR_LONG, "it has waited for the interval");
     node.send(vec![b'x'; 30_000]);
     assert_eq!(client.recv(30_000 + (32 << 10)).len(), 30_000 + (32 << 10));
 }
@@ -128,7 +130,9 @@ fn event_streams_and_bodies_of_untold_length_are_never_held_back() {
         let node = Slow::start();
         let gateway = node.gateway(FOR_LONG);
         node.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{part}"));
+        let begun = Instant::now();
         let mut client = ask(&gateway);
         assert_eq!(client.recv(wanted.len()), wanted.as_bytes(), "{fields}");
+        assert!(begun.elapsed() < FOR_LONG, "it has waited: {fields}");
     }
 }

@@ -59,6 +59,10 @@ impl Hooks for Noting {
             "/pool" => Verdict::Pool("other".to_owned()),
             "/no-pool" => Verdict::Pool("nowhere".to_owned()),
             "/route" => Verdict::Route("other".to_owned()),
+            "/node" => {
+                let node = request.field("x-node").unwrap_or_default();
+                Verdict::Node(String::from_utf8_lossy(node).into_owned())
+            }
             "/no-node" => Verdict::Node("http://192.0.2.1".to_owned()),
             "/bad-target" => {
                 request.set_target("/a b\r\nX: y");
@@ -203,11 +207,16 @@ fn a_hook_answers_by_itself_or_chooses_the_pool() {
     assert_eq!(client.get("/pool").text(), "other");
     assert_eq!(client.get("/route").text(), "other");
     assert_eq!(client.get("/").text(), "app");
+    let node = format!(
+        "GET /node HTTP/1.1\r\nHost: a\r\nX-Node: {}\r\n\r\n",
+        origin.url()
+    );
+    assert_eq!(client.ask(node).text(), "app");
     assert_eq!(client.get("/no-pool").status(), 500);
     assert_eq!(client.get("/no-node").status(), 500);
     assert_eq!(client.get("/bad-target").status(), 500);
     assert_eq!(client.get("/").text(), "app");
-    assert_eq!(origin.requests().len(), 2);
+    assert_eq!(origin.requests().len(), 3);
     client.send("GET /close HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(client.recv_to_end().is_empty());
     let first = (418, "/answer".to_owned(), EndedBy::Gateway, 0);

@@ -8,7 +8,9 @@ use epicycle::balance::Ejection;
 use epicycle::gateway::settings::{BalanceBy, HealthCheck, HealthProbe, PoolSettings};
 
 use crate::peers::{Asker, Deed, Origin, figure, idle, ok, pool_of, respond, start};
+use crate::rig::metric;
 use crate::util::eventually;
+use crate::util::logs::logs;
 
 /// An origin that answers when it is told to, and counts the requests in hand.
 fn gated() -> (Origin, Arc<AtomicBool>, Arc<AtomicUsize>) {
@@ -264,6 +266,9 @@ fn a_node_that_fails_is_ejected_and_returns() {
         failures += usize::from(client.get("/").status() == 500);
     }
     assert_eq!(failures, 2);
+    let ejections = "epicycle_gateway_pool_ejections_total{pool=\"app\"}";
+    let text = gateway.control().metrics();
+    assert_eq!(metric(&text, ejections), Some(1.0));
     is_bad.store(false, Ordering::SeqCst);
     eventually("it has returned", || client.get("/").text() == "first");
 }
@@ -334,7 +339,11 @@ fn when_no_node_is_up_all_are_tried_unless_that_is_off() {
             false => ok("fine"),
         },
     );
-    for (fail_open, status) in [(true, 200), (false, 503)] {
+    let log = logs();
+    for (fail_open, status, then) in [
+        (true, 200, "requests go to all of them"),
+        (false, 503, "requests are answered with 503"),
+    ] {
         let mut pool = pool_of(&origin);
         pool.fail_open = fail_open;
         let mut health = HealthCheck::new(HealthProbe::http("/healthz"));
@@ -346,6 +355,8 @@ fn when_no_node_is_up_all_are_tried_unless_that_is_off() {
             figure(&gateway, |proxy| usize::from(proxy.nodes_up() == 0)) == 1
         });
         assert_eq!(client.get("/").status(), status);
+        let last = format!("{} was the last node that was up", origin.url());
+        assert!(log.have(log::Level::Warn, &[&last, then]));
     }
 }
 

@@ -1,13 +1,15 @@
 //! Programs of other projects in front of the gateway and behind it.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 
 use crate::rig::{Client, Folder, Origin, Program};
-use crate::util::{eventually, skipped};
+use crate::util::{eventually, skipped, strangers};
 
 /// A program that is killed at the end of the test.
 struct Stranger(Child);
@@ -169,4 +171,39 @@ fn haproxy_tells_the_client_by_both_versions_of_the_proxy_protocol() {
         // The gateway's own peer is 127.0.0.9.
         assert!(head.contains("x-real-ip: 127.0.0.1\n"), "{option}: {head}");
     }
+}
+
+#[test]
+fn websockets_of_python_are_told_at_both_ends_when_the_program_ends() {
+    let script = |kind: &str, argument: &str| {
+        let mut python = strangers::python_websockets()?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/websockets.py");
+        python.arg(script).args([kind, argument]);
+        Some(python)
+    };
+    let spawn = |mut command: Command| {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+        let lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+        (Stranger(child), lines.map(|line| line.expect("is text")))
+    };
+    let (folder, node) = (Folder::new(), free());
+    let Some(command) = script("node", &node.port().to_string()) else {
+        return;
+    };
+    let (_node, mut at_node) = spawn(command);
+    eventually("it listens", || TcpStream::connect(node).is_ok());
+    folder.write(
+        "gateway.toml",
+        config(&format!("\"http://{node}\""), "")
+            .replace("pool = \"a\"\n", "pool = \"a\"\nwebsocket = \"frames\"\n")
+            + "[drain]\ngrace = \"0s\"\n",
+    );
+    let program = Program::start(&folder, 1);
+    let url = format!("ws://{}/chat", program.addrs[0]);
+    let (_client, mut at_client) = spawn(script("client", &url).expect("is there"));
+    assert_eq!(at_client.next().as_deref(), Some("joined"));
+    program.signal(Signal::TERM);
+    assert_eq!(at_client.next().as_deref(), Some("1001"));
+    assert_eq!(at_node.next().as_deref(), Some("1001"));
+    assert!(program.ended().success());
 }

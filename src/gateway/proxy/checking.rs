@@ -6,9 +6,9 @@ use super::{Dial, Proxy, Purpose, jittered};
 use crate::balance::{Node, NodeId};
 use crate::engine::connect::Connect;
 use crate::engine::handler::{Action, Conn, Reactor};
+use crate::gateway::destination::Destination;
 use crate::gateway::health::MAX_BODY;
 use crate::gateway::hooks::Hooks;
-use crate::gateway::pool::Destination;
 use crate::gateway::settings::HealthProbe;
 use crate::http::client::{ClientRequest, ResponsePart};
 
@@ -183,6 +183,9 @@ impl<H: Hooks> Proxy<H> {
         pool.shared
             .health
             .set_down(&pool.nodes, node, is_down, time);
+        if is_down {
+            pool.tell_if_none_is_up(node);
+        }
         self.tend_health(number, reactor);
     }
 }

@@ -4,10 +4,10 @@ use super::{Dial, Proxy, Purpose, Session};
 use crate::balance::NodeId;
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::Reactor;
+use crate::gateway::destination::Destination;
 use crate::gateway::error::ProxyError;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::places::TakenPlace;
-use crate::gateway::pool::Destination;
 
 impl<H: Hooks> Proxy<H> {
     /// Makes a connection, or lets the dial wait for a place.

@@ -1,7 +1,6 @@
 //! Parts of a response that wait for others, so that the client gets them together.
 
-use super::relaying::Next;
-use super::{FLUSH, Proxy};
+use super::{FLUSH, Next, Proxy};
 use crate::engine::handler::Conn;
 use crate::gateway::exchange::{Exchange, Gathered};
 use crate::gateway::hooks::Hooks;

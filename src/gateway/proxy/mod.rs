@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 use self::checking::CheckSession;
 use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
+use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place};
 use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
 use super::metrics::{Meters, RouteCounters};
 use super::places::TakenPlace;
-use super::pool::{Destination, Pool, SharedPool};
+use super::pool::{Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
 use super::settings::{OnFin, Settings};
@@ -129,6 +130,21 @@ pub struct UpstreamSession {
     place: Option<TakenPlace>,
     dialed: Instant,
     opened: Instant,
+}
+
+/// The next step of a connection to a node, after a part of a response.
+enum Next {
+    Continue,
+    /// The client takes no more for now.
+    Pause,
+    /// The client does not want the rest.
+    Drop,
+    /// It cannot be used any more.
+    Abort,
+    /// It is joined with the client's.
+    Pipe(ConnId),
+    /// The same, and their frames are seen.
+    Frames(ConnId),
 }
 
 /// The token of the timer after which the gateway itself says `100 Continue`.

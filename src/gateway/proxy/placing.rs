@@ -12,10 +12,10 @@ use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
 use crate::engine::slots::ConnId;
 use crate::fetch::Step;
+use crate::gateway::destination::{Destination, NamedClient};
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{Answer, Exchange, Kept, Place};
 use crate::gateway::hooks::Hooks;
-use crate::gateway::pool::{Destination, NamedClient};
 use crate::gateway::record::EndedBy;
 use crate::http::{SendError, StatusCode};
 

@@ -3,10 +3,9 @@
 use std::mem;
 
 use super::gathering::gathered;
-use super::{ClientSession, Proxy, Session, UpstreamSession, guarded};
+use super::{ClientSession, Next, Proxy, Session, UpstreamSession, guarded};
 use crate::balance::Outcome;
 use crate::engine::handler::{Action, Conn};
-use crate::engine::slots::ConnId;
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{Answer, Body, Exchange, Expectation, Place};
 use crate::gateway::hooks::{Hooks, ResponseHead};
@@ -20,21 +19,6 @@ use crate::http::{
 
 /// The bytes of a response that nobody wants which are read, so that its connection can be used again.
 const UNWANTED: usize = 64 << 10;
-
-/// The next step of the connection to the node.
-pub(super) enum Next {
-    Continue,
-    /// The client takes no more for now.
-    Pause,
-    /// The client does not want the rest.
-    Drop,
-    /// It cannot be used any more.
-    Abort,
-    /// It is joined with the client's.
-    Pipe(ConnId),
-    /// The same, and their frames are seen.
-    Frames(ConnId),
-}
 
 impl<H: Hooks> Proxy<H> {
     pub(super) fn on_response_part(
