@@ -195,6 +195,11 @@ impl<H: Hooks> Proxy<H> {
         let passed = self.pass_head(conn, exchange, response, &mut block);
         self.block = block;
         match passed {
+            // The node speaks another protocol by now.
+            Err(error) if response.is_upgrade() => {
+                self.fail_unplaced(conn, client, error);
+                Next::Abort
+            }
             Err(error) => self.refuse(conn, client, error),
             Ok(()) if response.is_upgrade() => {
                 self.meters.all.tunnels.add(1);
