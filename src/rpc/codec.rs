@@ -227,6 +227,8 @@ pub(crate) struct Conversation {
     pub(crate) is_draining: bool,
     /// True if this side closes the connection after the last reply, also without a shutdown.
     pub(crate) is_closing: bool,
+    /// True if the time was over before the session was open.
+    pub(crate) is_late: bool,
 }
 
 impl Wire {
@@ -457,6 +459,10 @@ impl Codec for Wire {
     }
 
     fn close_notice(&mut self, cause: CloseCause<'_>, dst: &mut Outbox<'_>) {
+        let cause = match cause {
+            CloseCause::Local if self.conversation().is_late => CloseCause::Timeout,
+            cause => cause,
+        };
         if let Some(carrier) = &mut self.carrier {
             carrier.close_notice(cause, dst);
         }
@@ -641,6 +647,9 @@ struct Detect {
 impl ProtocolChoice {
     /// Takes HTTP as well, by the first byte of each connection: a message begins with its size, whose first byte is
     /// practically always 0, and a request with a capital letter.
+    ///
+    /// A session opens with the first byte, for which a client has 10 seconds. A client that only waits to be called has to
+    /// send something by then, such as a push.
     ///
     /// A connection of this choice that is dialled uses the protocol on the stream. A limit of messages above 1 GiB would
     /// allow sizes whose first byte is a letter. Their connections would be taken for HTTP.

@@ -11,7 +11,10 @@ use epicycle::balance::{
     BreakerState, CircuitBreaker, Ejection, HashRing, Place, RetryBudget, RoundRobin, TwoChoices,
     Weighted,
 };
-use epicycle::rpc::{MultiClient, MultiClientBuilder, Peer, Responder, Router, Status, code};
+use epicycle::rpc::wire::{Message, Meta};
+use epicycle::rpc::{
+    Hooks, MultiClient, MultiClientBuilder, Peer, Plugin, Responder, Router, Session, Status, code,
+};
 use epicycle::{Connect, Reconnect};
 use parking_lot::Mutex;
 
@@ -30,6 +33,8 @@ struct Behaviour {
     calls: AtomicUsize,
     /// The code with which `/work` fails. 0 for none.
     fails_with: AtomicUsize,
+    /// True if `/work` has done nothing when it fails, and says so.
+    refuses: AtomicBool,
     /// The calls to `/hold`, which are not answered.
     held: Mutex<Vec<Responder<u8>>>,
     /// True if `/hold` answers at once.
@@ -40,8 +45,11 @@ impl Behaviour {
     fn routes(self: &Arc<Self>, number: u8) -> Router {
         let mut routes = Router::new();
         let state = self.clone();
-        routes.call("/work", move |_ctx, _: ()| {
+        routes.call("/work", move |ctx, _: ()| {
             state.calls.fetch_add(1, Ordering::Relaxed);
+            if state.refuses.load(Ordering::Relaxed) {
+                ctx.set_reply_meta(Meta::REFUSED, "busy");
+            }
             match state.fails_with.load(Ordering::Relaxed) {
                 0 => Ok(number),
                 code => Err(Status::new(code as i32, "on purpose")),
@@ -398,11 +406,136 @@ fn a_call_that_was_refused_unrun_goes_to_another_address() {
         2,
     );
     backends[0].fail_with(code::SERVICE_UNAVAILABLE);
+    backends[0].state.refuses.store(true, Ordering::Relaxed);
     for _ in 0..8 {
         assert_eq!(work(&client), Ok(1));
     }
     assert_eq!(client.stats().retries as usize, backends[0].calls());
     assert!(backends[0].calls() >= 3);
+}
+
+#[test]
+fn a_handler_that_fails_with_503_runs_again_only_for_an_idempotent_call() {
+    let (peer, backends) = (start(Peer::builder()), backends::<2>());
+    let builder = to(&peer, &backends).balancer(RoundRobin::new(Place::ALONE));
+    let client = connected(builder.breaker(None), 2);
+    backends[0].fail_with(code::SERVICE_UNAVAILABLE);
+    // It may have failed in the middle of its work: because of a service that it calls, say.
+    let results: Vec<_> = (0..4).map(|_| work(&client)).collect();
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    assert_eq!((failed, backends[0].calls()), (2, 2), "{results:?}");
+    assert_eq!(client.stats().retries, 0);
+    for _ in 0..2 {
+        let call = client.call::<_, u8>("/work", &()).idempotent();
+        assert_eq!(call.wait(), Ok(1));
+    }
+    assert_eq!((client.stats().retries, backends[0].calls()), (2, 4));
+}
+
+#[test]
+fn a_session_that_takes_no_more_calls_is_left_at_once_and_the_calls_on_it_end() {
+    // The calls take longer than a session of the application has to close.
+    let peer = start(Peer::builder().close_within(Duration::from_millis(10)));
+    let backends = backends::<1>();
+    let budget = RetryBudget::new().percent(0).floor(0);
+    let builder = to(&peer, &backends).sessions(1).budget(budget);
+    let client = connected(builder, 1);
+    let held = client.call::<_, u8>("/hold", &()).send();
+    eventually("it is held", || backends[0].held() == 1);
+    let [session] = &backends[0].peer.sessions()[..] else {
+        panic!("there is one");
+    };
+    session.close();
+    for _ in 0..20 {
+        assert_eq!(work(&client), Ok(0), "on a new session");
+    }
+    let stats = client.stats();
+    assert_eq!((stats.created, stats.ejections), (2, 0));
+    thread::sleep(Duration::from_millis(50));
+    backends[0].release();
+    assert_eq!(held.wait(), Ok(0));
+    eventually("the old session has ended", || {
+        peer.session_count() == 1 && backends[0].peer.session_count() == 1
+    });
+    assert_eq!((client.stats().workers, client.stats().doing), (1, 0));
+}
+
+#[test]
+fn a_call_with_an_attempt_under_way_waits_for_that_if_no_other_is_possible() {
+    let (peer, backends) = (start(Peer::builder()), backends::<2>());
+    let breaker = CircuitBreaker::new().min_requests(2).open_for(LONG);
+    let builder = to(&peer, &backends).balancer(RoundRobin::new(Place::ALONE));
+    let builder = builder.breaker(breaker).attempts(4).sessions(1);
+    let slow = Reconnect::new(LONG, LONG);
+    let client = connected(builder.dial_delays(slow), 2);
+    let call = client.call::<_, u8>("/hold", &());
+    let pending = call.hedge(Duration::from_millis(1)).send();
+    let [stays, dies] = &backends;
+    eventually("both have it", || stays.held() == 1 && dies.held() == 1);
+    stays.fail_with(code::INTERNAL_SERVER_ERROR);
+    eventually("the breaker of the first is open", || {
+        let _ = work(&client);
+        client.stats().breaks == 1
+    });
+    dies.peer.shutdown_within(Duration::ZERO);
+    eventually("it wants another attempt", || client.stats().retries == 1);
+    eventually("the second attempt has failed", || {
+        client.stats().workers == 1
+    });
+    thread::sleep(Duration::from_millis(20));
+    let ended = pending.try_result();
+    assert_eq!(ended, None, "{:?}", client.stats());
+    stays.release();
+    assert_eq!(pending.wait(), Ok(0));
+    assert_eq!((client.stats().doing, client.stats().waiting), (0, 0));
+}
+
+/// Refuses pushes while it is told to.
+struct RefusesPushes(Arc<AtomicBool>);
+
+impl Plugin for RefusesPushes {
+    fn name(&self) -> &str {
+        "refuses-pushes"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::PRE_WRITE_PUSH
+    }
+
+    fn pre_write_push(&self, _: &Session, _: &mut Message<'static>) -> Result<(), Status> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Status::new(7, "no")),
+            false => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_push_that_was_accepted_and_is_not_sent_is_counted_and_one_that_was_refused_is_not() {
+    let refuses = Arc::new(AtomicBool::new(true));
+    let peer = start(Peer::builder().plugin(RefusesPushes(refuses.clone())));
+    let backend = Backend::start(0);
+    let client = connected(to(&peer, std::slice::from_ref(&backend)), 1);
+    assert_eq!(client.push("/note", &()).expect_err("fails").code, 7);
+    assert_eq!(client.stats().dropped_pushes, 0, "its sender knows");
+
+    let addr = {
+        let free = TcpListener::bind("127.0.0.1:0").expect("binds");
+        free.local_addr().expect("is bound")
+    };
+    let quick = Reconnect::new(Duration::from_millis(5), Duration::from_millis(5));
+    let client = MultiClient::builder(&peer).to(addr).dial_delays(quick);
+    let client = client.max_wait(LONG).build().expect("is right");
+    for _ in 0..3 {
+        client.push("/note", &()).expect("waits");
+    }
+    let listening = Peer::builder().listen(&*format!("tcp://{addr}"));
+    let _late = start(listening.routes(backend.state.routes(0)));
+    eventually("none is sent", || client.stats().dropped_pushes == 3);
+    client.close();
+    let refused = client.push("/note", &()).expect_err("is closed");
+    assert_eq!(refused.code, code::CONNECTION_CLOSED);
+    assert_eq!(client.stats().dropped_pushes, 3);
 }
 
 #[test]

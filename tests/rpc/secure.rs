@@ -477,3 +477,27 @@ fn a_call_that_demands_an_encrypted_reply_gets_one_of_its_own_mode() {
     let told = reply.meta.get_str(SECURE);
     assert_eq!(told.as_deref(), Some("gcm:k1"));
 }
+
+#[test]
+fn a_path_without_a_route_does_not_tell_whether_a_text_of_an_old_peer_decrypts() {
+    let server = start(listening().routes(routes()).plugin(ecb()));
+    let (_session, _socket, call) = sealed_call(ecb(), "/math/add?q=secret");
+    assert_eq!(status_of(&server, &call), None, "as it was sent");
+    let mut with_bad_body = call.clone();
+    let text = String::from_utf8(call.body.to_vec()).expect("is JSON");
+    let at = text.find("ciphertext\":\"").expect("is there") + 13;
+    with_bad_body.body = format!("{}zz{}", &text[..at], &text[at + 2..])
+        .into_bytes()
+        .into();
+    let mut with_bad_query = call.clone();
+    *with_bad_query.uri.to_mut() = call.uri.replace_once(b"ciphertext=", b"ciphertext=00");
+    for mut changed in [with_bad_body, with_bad_query, call] {
+        let is_right = changed.body == text.as_bytes()
+            && !changed.uri.windows(13).any(|w| w == b"ciphertext=00");
+        let code = status_of(&server, &changed).map(|status| status.code);
+        assert_eq!(code, (!is_right).then_some(400));
+        *changed.uri.to_mut() = changed.uri.replace_once(b"/math/add", b"/nowhere");
+        let code = status_of(&server, &changed).map(|status| status.code);
+        assert_eq!(code, Some(404));
+    }
+}

@@ -1,15 +1,16 @@
 //! Peers over WebSockets.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use epicycle::http::StatusCode;
 use epicycle::rpc::plugins::auth::{Bearer, Verify};
-use epicycle::rpc::wire::{Dialect, Limits, Raw};
-use epicycle::rpc::{Peer, ProtocolChoice, Router, Session, Status, WebSocket, code};
+use epicycle::rpc::wire::{Dialect, Limits, Message, Raw};
+use epicycle::rpc::{Codec, Http, Peer, ProtocolChoice, Router, Session, Status, WebSocket, code};
 use epicycle::ws::{self, DeflateOptions, Incoming, ServerCodec};
 use epicycle::{Action, Conn, ConnInfo, EventHandler, Frame, Reconnect, Server};
 
@@ -793,4 +794,99 @@ fn a_server_calls_its_client_over_websocket() {
     let client = start(Peer::builder().routes(routes));
     let session = dial(&client, &server, WebSocket::pb("/ws")).expect("opens");
     assert_eq!(session.call("/double", &20).wait(), Ok(42));
+}
+
+/// Returns some of the conversations that a port takes that takes everything.
+fn openings() -> Vec<Vec<u8>> {
+    let mut call = Message::call("/math/add?a=b");
+    call.seq = b"7"[..].into();
+    call.codec = Codec::JSON;
+    call.body = b"[1,2,3]"[..].into();
+    let encoded = |form: Form| form.encode(&call).expect("fits");
+    let upgrade =
+        |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n{UPGRADE}\r\n").into_bytes();
+    let json = br#"{"seq":"0","mtype":1,"uri":"/math/add","meta":"a=b","body_codec":106,"body":"[1,2]","xfer_pipe":[]}"#;
+    let in_socket = |path: &str, message: &[u8]| {
+        let half = message.len() / 2;
+        let parts = [
+            upgrade(path),
+            frame(0x82, message),
+            frame(0x89, b"ping"),
+            // A fragmented message with a ping inside.
+            frame(0x02, &message[..half]),
+            frame(0x89, b""),
+            frame(0x80, &message[half..]),
+            frame(0x81, message),
+            frame(0x88, b"\x03\xe8"),
+        ];
+        parts.concat()
+    };
+    let raw = encoded(Form::Raw(Dialect::V4_1));
+    vec![
+        [&raw[..], &raw].concat(),
+        [encoded(Form::Raw(Dialect::V4_0)), raw.clone()].concat(),
+        b"POST /math/add HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n[1,2]\
+            GET /query?a=x HTTP/1.1\r\nHost: a\r\nAccept: text/plain;q=0.5, */*;q=0.1\r\nX-Timeout: 9\r\n\r\n\
+            POST /math/add HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n2;x=y\r\n,2\r\n1\r\n]\r\n0\r\nT: x\r\n\r\n\
+            OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\nHEAD /nowhere HTTP/1.0\r\n\r\n"
+            .to_vec(),
+        in_socket("/json", json),
+        in_socket("/pb", &encoded(Form::WsPb(Dialect::V4_1))),
+        in_socket("/raw", &raw),
+    ]
+}
+
+#[test]
+fn whatever_arrives_on_a_port_that_takes_everything_costs_only_its_connection() {
+    let http = Http::new()
+        .websocket(WebSocket::json("/json"))
+        .websocket(WebSocket::pb("/pb"))
+        .websocket(WebSocket::raw("/raw"));
+    let server = start(serving(ProtocolChoice::raw().or_http(http), routes()));
+    let openings = openings();
+    const THREADS: u64 = 4;
+    thread::scope(|scope| {
+        for number in 0..THREADS {
+            let (server, openings) = (&server, &openings);
+            scope.spawn(move || {
+                let mut rng = fastrand::Rng::with_seed(number);
+                for round in 0..150 {
+                    let mut bytes = rng.choice(openings).expect("is one").clone();
+                    for _ in 0..rng.usize(..4) {
+                        let at = rng.usize(..bytes.len());
+                        match rng.u8(..5) {
+                            0 => bytes[at] = rng.u8(..),
+                            1 => bytes[at] ^= 1 << rng.u8(..8),
+                            2 => drop(bytes.remove(at)),
+                            3 => bytes.insert(at, *rng.choice(b"\0\xff\r\n :;0").expect("is one")),
+                            _ => bytes.truncate(at.max(1)),
+                        }
+                    }
+                    let mut client = Plain::to(server);
+                    client.0.set_nodelay(true).expect("is set");
+                    let mut rest = &bytes[..];
+                    while !rest.is_empty() {
+                        let piece = rng.usize(1..=rest.len().min(200));
+                        // The server may have closed it.
+                        if client.0.write_all(&rest[..piece]).is_err() {
+                            break;
+                        }
+                        rest = &rest[piece..];
+                    }
+                    let _ = client.0.shutdown(Shutdown::Write);
+                    let ended = client.0.read_to_end(&mut Vec::new());
+                    let hangs = ended.is_err_and(|error| {
+                        matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+                    });
+                    assert!(!hangs, "{number} {round}: {}", bytes.escape_ascii());
+                }
+            });
+        }
+    });
+    eventually("all have ended", || server.session_count() == 0);
+    let mut client = Plain::to(&server);
+    client.send("POST /math/add HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n[1,2]");
+    assert!(client.head().starts_with("HTTP/1.1 200 "));
+    let panics = server.engine_stats().expect("it runs").main.panics;
+    assert_eq!(panics, 0);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicycle::balance::{HashRing, Least, Place, RoundRobin, TwoChoices};
+use epicycle::rpc::wire::Meta;
 use epicycle::rpc::{MultiClient, Peer, PeerHandler, Responder, Router, Status};
 use epicycle::testing::{Host, Link, Resolution, World, each_seed};
 use epicycle::{Reconnect, Server};
@@ -42,10 +43,13 @@ fn routes(server: usize, runs: &Runs) -> Router {
         ctx.session().on_close(move || drop(reply));
     });
     let counted = runs.clone();
-    routes.call("/fail", move |_ctx, n: u64| -> Result<u64, Status> {
+    routes.call("/fail", move |ctx, n: u64| -> Result<u64, Status> {
         counted.lock().entry(n).or_default().push(server);
+        if says_that_it_has_not_run(n) {
+            ctx.set_reply_meta(Meta::REFUSED, "busy");
+        }
         Err(Status::new(
-            if n % 2 == 1 { 503 } else { 500 },
+            if n.is_multiple_of(3) { 500 } else { 503 },
             "on purpose",
         ))
     });
@@ -57,6 +61,10 @@ type Starts = (
     Server,
     Box<dyn Fn(usize) -> PeerHandler + Send + Sync>,
 );
+
+fn says_that_it_has_not_run(n: u64) -> bool {
+    n % 3 == 1
+}
 
 fn server(number: usize, runs: &Runs) -> Starts {
     let builder = Peer::builder().routes(routes(number, runs)).reactors(1);
@@ -174,7 +182,7 @@ fn run(seed: u64) -> (usize, u64) {
         let due = service.world.now() + timeout;
         let end: Arc<Mutex<Vec<_>>> = Arc::clone(&ends);
         made.push(Made {
-            may_repeat: is_idempotent || path == "/fail" && number % 2 == 1,
+            may_repeat: is_idempotent || path == "/fail" && says_that_it_has_not_run(number),
             due,
             ends,
         });

@@ -365,3 +365,27 @@ fn a_limit_on_calls_keeps_a_ping_back_and_ends_no_session() {
     assert!(!pings.take().is_empty(), "they go on");
     assert_eq!(pair.call("/echo"), Ok(1));
 }
+
+#[test]
+fn a_first_request_that_does_not_arrive_in_time_gets_408() {
+    let mut world = World::new(1, Link::calm()).expect("a world");
+    let server = Peer::builder()
+        .routes(echo())
+        .listen_with("tcp://:9000", epicycle::rpc::Http::new())
+        .reactors(1);
+    let (_server, options, factory) = server.into_server().expect("is right");
+    world.start(SERVER, options, factory).expect("starts");
+    let (slow, silent) = (world.connect((SERVER, 9000)), world.connect((SERVER, 9000)));
+    world.send(
+        slow,
+        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n1234",
+    );
+    world.run_for(seconds(9));
+    assert!(!world.is_closed(slow) && !world.is_closed(silent));
+    world.run_for(seconds(2));
+    let answer = String::from_utf8(world.take_received(slow)).expect("is text");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert_eq!(world.take_received(silent), b"");
+    world.run_for(seconds(10));
+    assert!(world.is_closed(slow) && world.is_closed(silent));
+}

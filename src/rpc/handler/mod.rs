@@ -339,6 +339,7 @@ impl EventHandler for PeerHandler {
                 line.session.close();
             } else {
                 self.give_up(conn, line);
+                conn.codec_mut().conversation_mut().is_late = line.stage != Stage::Open;
                 action = Action::Close;
             }
         }

@@ -24,7 +24,7 @@ use crate::rpc::router::{AsyncFn, CallFn, CallHandler, LaterFn, PushHandler, Rou
 use crate::rpc::session::{Settings, Shared, enter, has_work, work_for};
 use crate::rpc::stats::{Counters, Outcome};
 use crate::rpc::tasks::{Finished, Task, TaskOf};
-use crate::rpc::wire::{Dialect, Message, OneLine, Status, code};
+use crate::rpc::wire::{Dialect, Message, Meta, OneLine, Status, code};
 use crate::rpc::working::Working;
 
 impl PeerHandler {
@@ -39,9 +39,7 @@ impl PeerHandler {
         let (began, size) = (self.begin_time(conn), call.message.size);
         let conversation = conn.codec().conversation();
         if conversation.is_draining || conversation.is_closing {
-            let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
-            let status = status.with_reason("the peer is closing");
-            return self.refuse_early(conn, &call, began, &status);
+            return self.refuse_closing(conn, &call, began);
         }
         let read = (parts.plugins).run(Hooks::POST_READ_CALL_HEADER, |plugin| {
             call.arrived = Some(conn.now());
@@ -90,6 +88,22 @@ impl PeerHandler {
                 self.run_blocking(conn, line, route, run, call, began)
             }
         }
+    }
+
+    /// Answers a call of a session that takes no more calls.
+    #[cold]
+    fn refuse_closing(
+        &self,
+        conn: &mut Conn<'_, Self>,
+        call: &Incoming<'_>,
+        began: Option<u64>,
+    ) -> Action {
+        let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
+        let served = self.served_nowhere(call, began);
+        let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
+        reply.meta.set(Meta::REFUSED, "closing");
+        let status = status.with_reason("the peer is closing");
+        self.fail_reply(conn, &mut reply, served, &status)
     }
 
     /// Answers a call before its route is known.
@@ -220,7 +234,9 @@ impl PeerHandler {
             Ok(()) => Action::Continue,
             Err(reason) => {
                 let status = Status::of(code::SERVICE_UNAVAILABLE, dialect).with_reason(reason);
-                self.answer(conn, line, number, ReplyHead::default(), Err(status))
+                let mut head = ReplyHead::default();
+                head.meta.set(Meta::REFUSED, "busy");
+                self.answer(conn, line, number, head, Err(status))
             }
         }
     }
@@ -436,7 +452,8 @@ impl PeerHandler {
                 self.meters.ended(route.meter, outcome);
                 if let Err(reason) = submitted {
                     Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
-                    log::warn!(target: "epicycle::rpc", "{}: a push is dropped: {reason}", conn.peer_addr());
+                    // The other side can cause as many as it likes.
+                    log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {reason}", conn.peer_addr());
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::balance::{Admission, InFlight, NodeId, Outcome};
 use crate::engine::connect::{Backoff, Reconnect};
 use crate::rpc::outgoing::{CallState, Waiter};
 use crate::rpc::session::Session;
-use crate::rpc::wire::{Message, Status, code};
+use crate::rpc::wire::{Message, Meta, Status, code};
 
 /// A call, or a push that waits for a session.
 pub(super) struct Flight {
@@ -108,23 +108,59 @@ impl Flight {
     }
 }
 
-/// Judges the end of an attempt: the outcome for its address, and its use for the call.
-///
-/// `answered` is true if the other side sent the status, and `was_sent` if the call reached the connection.
+/// Whoever has ended an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ender {
+    /// This side.
+    Local,
+    /// The handler of the other side.
+    Handler,
+    /// The other side, without running the handler.
+    Refusal,
+    /// The same, because the session takes no more calls.
+    ClosingSession,
+}
+
+impl Ender {
+    /// Returns the one who has sent a reply with this metadata.
+    pub(super) fn of_reply(meta: &Meta<'_>) -> Self {
+        match meta.get(Meta::REFUSED).as_deref() {
+            None => Ender::Handler,
+            Some(b"closing") => Ender::ClosingSession,
+            Some(_) => Ender::Refusal,
+        }
+    }
+}
+
+/// Judges the end of an attempt: the outcome for its address, and its use for the call. `was_sent` is true if the call has
+/// reached the connection.
 pub(super) fn judge(
     status: Option<&Status>,
-    answered: bool,
+    ender: Ender,
     was_sent: bool,
     is_idempotent: bool,
 ) -> (Outcome, Next) {
     let Some(status) = status else {
         return (Outcome::Success, Next::Result);
     };
+    let answered = ender != Ender::Local;
     match status.code {
-        // The other side has refused it without running it.
-        code::SERVICE_UNAVAILABLE if answered => (Outcome::Failure, Next::Retry),
+        // It is no fault of the address, which may have other sessions.
+        code::SERVICE_UNAVAILABLE if ender == Ender::ClosingSession => {
+            (Outcome::Abandoned, Next::Unsent)
+        }
+        code::SERVICE_UNAVAILABLE if answered => {
+            // A handler may have done something before.
+            let may_run_again = is_idempotent || ender == Ender::Refusal;
+            match may_run_again {
+                true => (Outcome::Failure, Next::Retry),
+                false => (Outcome::Failure, Next::Result),
+            }
+        }
         // A limit is no fault of the address.
         code::TOO_MANY_REQUESTS => (Outcome::Abandoned, Next::Result),
+        // Its time was over on this side.
+        code::HANDLE_TIMEOUT if !answered && !was_sent => (Outcome::Abandoned, Next::Result),
         code::HANDLE_TIMEOUT => (Outcome::Failure, Next::Result),
         code::INTERNAL_SERVER_ERROR | code::BAD_GATEWAY if answered => {
             (Outcome::Failure, Next::Result)
@@ -136,5 +172,46 @@ pub(super) fn judge(
         code::CONNECTION_CLOSED if is_idempotent => (Outcome::Failure, Next::Retry),
         code::CONNECTION_CLOSED => (Outcome::Failure, Next::Result),
         _ => (Outcome::Abandoned, Next::Result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_runs_again_only_if_it_may_and_an_address_is_blamed_only_for_its_own_faults() {
+        use Ender::{ClosingSession, Handler, Local, Refusal};
+        use Outcome::{Abandoned, Failure, Success};
+        type Case = (i32, Ender, bool, bool, (Outcome, Next));
+        let (yes, no) = (true, false);
+        #[rustfmt::skip]
+        let cases: [Case; 15] = [
+            // Who ended it, whether it was sent, whether it is idempotent.
+            (code::SERVICE_UNAVAILABLE, Handler, yes, no, (Failure, Next::Result)),
+            (code::SERVICE_UNAVAILABLE, Handler, yes, yes, (Failure, Next::Retry)),
+            (code::SERVICE_UNAVAILABLE, Refusal, yes, no, (Failure, Next::Retry)),
+            (code::SERVICE_UNAVAILABLE, ClosingSession, yes, no, (Abandoned, Next::Unsent)),
+            (code::SERVICE_UNAVAILABLE, Local, no, yes, (Abandoned, Next::Result)),
+            (code::HANDLE_TIMEOUT, Local, yes, yes, (Failure, Next::Result)),
+            (code::HANDLE_TIMEOUT, Local, no, yes, (Abandoned, Next::Result)),
+            (code::HANDLE_TIMEOUT, Handler, yes, yes, (Failure, Next::Result)),
+            (code::CONNECTION_CLOSED, Local, yes, no, (Failure, Next::Result)),
+            (code::CONNECTION_CLOSED, Local, yes, yes, (Failure, Next::Retry)),
+            (code::CONNECTION_CLOSED, Local, no, no, (Abandoned, Next::Unsent)),
+            (code::CONNECTION_CLOSED, Handler, yes, yes, (Success, Next::Result)),
+            (code::TOO_MANY_REQUESTS, Handler, yes, yes, (Abandoned, Next::Result)),
+            (code::INTERNAL_SERVER_ERROR, Handler, yes, yes, (Failure, Next::Result)),
+            (code::CANCELLED, Local, yes, yes, (Abandoned, Next::Result)),
+        ];
+        for (code, ender, was_sent, is_idempotent, expected) in cases {
+            let status = Status::new(code, "");
+            let judged = judge(Some(&status), ender, was_sent, is_idempotent);
+            assert_eq!(
+                judged, expected,
+                "{code} {ender:?} {was_sent} {is_idempotent}"
+            );
+        }
+        assert_eq!(judge(None, Handler, yes, no), (Success, Next::Result));
     }
 }

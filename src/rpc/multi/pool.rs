@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::flight::Request;
+use super::flight::{Ender, Request};
 use super::options::{Options, Source};
 use super::state::{Deed, State};
 use super::stats::MultiStats;
@@ -79,7 +79,8 @@ impl Pool {
         let submit = |state: &mut State, now, deeds: &mut _| {
             state.submit(request, None, now, deeds);
         };
-        self.change_and_tell(submit).1
+        let ((), dropped) = self.change_and_tell(submit);
+        dropped.into_iter().next().map_or(Ok(()), Err)
     }
 
     pub(super) fn cancel(self: &Arc<Self>, number: u64) {
@@ -108,29 +109,29 @@ impl Pool {
         self: &Arc<Self>,
         change: impl FnOnce(&mut State, Instant, &mut Vec<Deed>) -> R,
     ) -> R {
-        let (result, pushed) = self.change_and_tell(change);
-        if let Err(status) = pushed {
+        let (result, dropped) = self.change_and_tell(change);
+        if !dropped.is_empty() {
+            self.state.lock().count_dropped(dropped.len());
+        }
+        for status in dropped {
             log::debug!(target: "epicycle::rpc", "a push is dropped: {status}");
         }
         result
     }
 
-    /// Does the same. Returns the first error of a push, too.
+    /// Does the same. Returns the errors of pushes, too.
     fn change_and_tell<R>(
         self: &Arc<Self>,
         change: impl FnOnce(&mut State, Instant, &mut Vec<Deed>) -> R,
-    ) -> (R, Result<(), Status>) {
+    ) -> (R, Vec<Status>) {
         let mut deeds = Vec::new();
         let now = self.now();
         let mut state = self.state.lock();
         let result = change(&mut state, now, &mut deeds);
         state.set_alarm(now, &mut deeds);
         drop(state);
-        let mut pushed = Ok(());
-        for deed in deeds {
-            pushed = pushed.and(self.perform(deed));
-        }
-        (result, pushed)
+        let done = deeds.into_iter().map(|deed| self.perform(deed));
+        (result, done.filter_map(Result::err).collect())
     }
 
     /// Does one thing. Returns the error of a push.
@@ -207,7 +208,8 @@ impl Pool {
                 });
             }
             Deed::Cancel(session, call) => session.cancel(call),
-            Deed::Close(session) => session.close(),
+            // Its calls have times of their own.
+            Deed::Close(session) => session.close_within(Duration::MAX),
             Deed::Settle(waiter, status) => waiter.settle(Err(status)),
             Deed::Alarm(at, delay) => {
                 let alarm = Alarm {
@@ -225,13 +227,12 @@ impl Pool {
     }
 
     fn finished(self: &Arc<Self>, flight: u64, attempt: u64, result: Result<Arrived<'_>, Status>) {
-        let (status, answered) = match &result {
-            Ok(reply) => (reply.message.status(), true),
-            Err(status) => (Some(status.clone()), false),
+        let (status, ender) = match &result {
+            Ok(reply) => (reply.message.status(), Ender::of_reply(&reply.message.meta)),
+            Err(status) => (Some(status.clone()), Ender::Local),
         };
-        let ended = self.change(|state, now, deeds| {
-            state.finished(flight, attempt, status, answered, now, deeds)
-        });
+        let ended = self
+            .change(|state, now, deeds| state.finished(flight, attempt, status, ender, now, deeds));
         if let Some((waiter, cost)) = ended {
             waiter.settle(result.map(|reply| Arrived { cost, ..reply }));
         }

@@ -183,6 +183,10 @@ fn take_reply(
         })?;
     let status = reply.status();
     head.meta = reply.meta;
+    if head.meta.get(Meta::REFUSED).is_some() {
+        // It is not the caller's session that closes.
+        head.meta.set(Meta::REFUSED, "busy");
+    }
     match status {
         Some(status) => Err(as_gateway(status, ctx.dialect)),
         None => Ok(reply.body.into_owned()),

@@ -44,6 +44,10 @@ impl Meta<'_> {
     pub const REAL_IP: &'static str = "X-Real-IP";
     /// The key of the [`Codec`](super::Codec) in which a caller wants its reply: the codec's id in decimal.
     pub const ACCEPT_BODY_CODEC: &'static str = "X-Accept-Body-Codec";
+    /// The key that tells, in a REPLY with a failure, that the call was not carried out and can be made again. Its value is the
+    /// reason: `closing` if the session takes no more calls, `busy` if there is no room for the call now. A handler that has
+    /// done nothing may set it too.
+    pub const REFUSED: &'static str = "X-Refused";
     /// The key of the trace that a message belongs to, as W3C Trace Context writes it.
     pub const TRACE_PARENT: &'static str = "traceparent";
     /// The key of what vendors add to the trace.

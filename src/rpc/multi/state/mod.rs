@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use self::known::Known;
 use self::placing::PATIENCE;
 use super::address::Address;
-use super::flight::{Attempt, Flight, Next, Request, judge};
+use super::flight::{Attempt, Ender, Flight, Next, Request, judge};
 use super::options::{Options, Source};
 use super::stats::{AddressStats, MultiStats};
 use crate::balance::{Balancer, BreakerState, Change, NodeId, Nodes, Outcome, RetryBudget};
@@ -146,7 +146,7 @@ impl State {
         number: u64,
         attempt: u64,
         status: Option<Status>,
-        answered: bool,
+        ender: Ender,
         now: Instant,
         deeds: &mut Vec<Deed>,
     ) -> Option<(Waiter, Duration)> {
@@ -156,14 +156,27 @@ impl State {
         let attempt = flight.attempts.swap_remove(at);
         let was_sent = attempt.state.number().is_some();
         let is_idempotent = flight.request.is_idempotent;
-        let (outcome, next) = judge(status.as_ref(), answered, was_sent, is_idempotent);
+        let (outcome, next) = judge(status.as_ref(), ender, was_sent, is_idempotent);
+        let (node, session) = (attempt.node, attempt.session.clone());
         self.release(attempt, outcome, now);
+        if ender == Ender::ClosingSession {
+            self.retire(node, session, now, deeds);
+        }
         if next != Next::Result && self.goes_on(number, next, status, now, deeds) {
             return None;
         }
         let flight = self.end(number, now, deeds)?;
         let took = now.saturating_duration_since(flight.made);
         flight.waiter.map(|waiter| (waiter, took))
+    }
+
+    /// Makes no more calls on a session whose other side takes none. It closes when those on it have ended.
+    fn retire(&mut self, node: NodeId, session: Session, now: Instant, deeds: &mut Vec<Deed>) {
+        let address = self.addresses.get_mut(&node);
+        if address.is_some_and(|address| address.ended(&session, &self.options, now)) {
+            deeds.push(Deed::Close(session));
+            self.upkeep(now, deeds);
+        }
     }
 
     /// Lets a call go on after an attempt that failed, if it may.
@@ -235,6 +248,11 @@ impl State {
     pub(super) fn close(&mut self, deeds: &mut Vec<Deed>) {
         self.is_closed = true;
         self.close_if_finished(deeds);
+    }
+
+    /// Counts pushes that were accepted and are not sent.
+    pub(super) fn count_dropped(&mut self, pushes: usize) {
+        self.stats.dropped_pushes += pushes as u64;
     }
 
     pub(super) fn stats(&self, now: Instant) -> MultiStats {
@@ -358,10 +376,7 @@ impl State {
         };
         match flight.waiter {
             Some(waiter) => deeds.push(Deed::Settle(waiter, status)),
-            None => {
-                self.stats.dropped_pushes += 1;
-                deeds.push(Deed::Dropped(status));
-            }
+            None => deeds.push(Deed::Dropped(status)),
         }
     }
 

@@ -36,13 +36,15 @@ impl State {
         let Some(flight) = self.flights.get(&number) else {
             return;
         };
-        let tried = flight.tried.clone();
+        let (tried, is_under_way) = (flight.tried.clone(), !flight.attempts.is_empty());
         let mut choice = self.choose(number, &tried, &[], now, deeds);
         if !matches!(choice, Choice::Take(_)) && !tried.is_empty() {
             choice = self.choose(number, &[], &[], now, deeds);
         }
         match choice {
             Choice::Take(chosen) => self.launch(number, chosen, now, deeds),
+            // Another attempt may still succeed.
+            Choice::Wait | Choice::Broken if is_under_way => {}
             Choice::Wait => self.wait(number, now, deeds),
             Choice::Broken => {
                 self.stats.refused += 1;

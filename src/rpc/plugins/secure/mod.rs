@@ -44,7 +44,8 @@
 //! through others. A proxy that changes `seq`s, such as [`proxy`](super::proxy), can pass only ECB on.
 //!
 //! A text that does not decrypt is answered with one status, whatever is wrong with it, so that nobody learns about a text by
-//! changing it. In ECB mode the same status stands for a decrypted body that cannot be decoded.
+//! changing it. In ECB mode the same status stands for a decrypted body that cannot be decoded, and a path without a route is
+//! answered with 404 whether the text decrypts or not.
 //!
 //! A key of AES-GCM is good for 2³² messages, because each has a random nonce of 96 bits. Take a new one by then.
 //!
@@ -98,6 +99,9 @@ enum Mode<'a> {
 
 /// The value of [`SECURE`] in a message that is encrypted with AES-GCM, without the id of the key.
 const GCM: &str = "gcm:";
+
+/// The value of [`SECURE`] in a message that did not decrypt. A peer that sends it is refused as well.
+const UNREADABLE: &[u8] = b"unreadable";
 
 /// The beginning of a `seq` that this plugin has made. The reply is encrypted.
 const SEALED_REPLY: u8 = b'~';
@@ -331,12 +335,26 @@ impl Secure {
                 (body, query)
             }
         };
+        let is_readable = body.is_some() && !matches!(query, Some(None));
+        if !is_readable && let Mode::Ecb(_) = mode {
+            // It is refused once its route is found, so that nobody learns from a path without a route whether a text decrypts.
+            encrypted.meta.set(SECURE, UNREADABLE);
+            return Ok(());
+        }
         if let Some(query) = query {
             let query = query.ok_or_else(refused)?;
             encrypted.uri = [path, b"?", &query].concat().into();
         }
         encrypted.body = body.ok_or_else(refused)?.into();
         Ok(())
+    }
+
+    /// Refuses a call or a push that did not decrypt.
+    fn check_readable(&self, message: &Incoming<'_>) -> Result<(), Status> {
+        match message.meta().get(SECURE).as_deref() == Some(UNREADABLE) {
+            true => Err(self.status.clone()),
+            false => Ok(()),
+        }
     }
 
     /// Decrypts a reply, if it is encrypted.
@@ -494,6 +512,8 @@ impl Plugin for Secure {
             | Hooks::PRE_WRITE_REPLY
             | Hooks::POST_READ_CALL_HEADER
             | Hooks::POST_READ_PUSH_HEADER
+            | Hooks::PRE_READ_CALL_BODY
+            | Hooks::PRE_READ_PUSH_BODY
             | Hooks::PRE_READ_REPLY_BODY
     }
 
@@ -515,6 +535,14 @@ impl Plugin for Secure {
 
     fn post_read_push_header(&self, push: &mut Incoming<'_>) -> Result<(), Status> {
         self.open(push)
+    }
+
+    fn pre_read_call_body(&self, call: &mut Incoming<'_>) -> Result<(), Status> {
+        self.check_readable(call)
+    }
+
+    fn pre_read_push_body(&self, push: &mut Incoming<'_>) -> Result<(), Status> {
+        self.check_readable(push)
     }
 
     fn pre_read_reply_body(
