@@ -177,7 +177,7 @@ fn haproxy_tells_the_client_by_both_versions_of_the_proxy_protocol() {
 fn websockets_of_python_are_told_at_both_ends_when_the_program_ends() {
     let script = |kind: &str, argument: &str| {
         let mut python = strangers::python_websockets()?;
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/websockets.py");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/websocket_ends.py");
         python.arg(script).args([kind, argument]);
         Some(python)
     };

@@ -1,4 +1,4 @@
-"""A WebSocket node that echoes, or a client of it. Usage: websockets.py node PORT | client URL
+"""A WebSocket node that echoes, or a client of it. Usage: websocket_ends.py node PORT | client URL
 
 Both print a line for each step: the node the code of each connection's Close, the client "joined" and then the code.
 """
