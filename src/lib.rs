@@ -155,5 +155,7 @@ pub mod internals {
     pub use crate::buf::pool::BufferPool;
     pub use crate::buf::ring::{MAX_CAPACITY, Ring};
     pub use crate::engine::mailbox::{Mailbox, PushError, Wake};
+    #[cfg(feature = "proxy-protocol")]
+    pub use crate::engine::proxy_protocol::proxy_header;
     pub use crate::engine::timer::{TimerKey, Wheel};
 }

@@ -1,6 +1,7 @@
 //! Code that the fuzz targets share. It feeds a codec its input in pieces, whose lengths must not change the result.
 
 mod feed;
+pub mod gateway;
 pub mod rpc;
 pub mod websocket;
 

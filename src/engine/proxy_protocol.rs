@@ -217,6 +217,20 @@ pub(crate) fn parse(input: &[u8]) -> Result<Option<Received>, HeaderError> {
     }
 }
 
+/// Returns the length of the header with which the input begins, and the client's address. Returns `None` if more bytes are
+/// needed.
+///
+/// # Errors
+///
+/// The reason why it is none.
+#[cfg(feature = "internals")]
+pub fn proxy_header(input: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, String> {
+    match parse(input) {
+        Ok(received) => Ok(received.map(|header| (header.len, header.client))),
+        Err(error) => Err(format!("{error:?}")),
+    }
+}
+
 fn parse_binary(input: &[u8]) -> Result<Option<Received>, HeaderError> {
     if let Some([high, low]) = input.get(FIXED - 2..FIXED)
         && FIXED + usize::from(u16::from_be_bytes([*high, *low])) > MAX_HEADER

@@ -73,6 +73,8 @@ mod running;
 pub mod settings;
 mod shared;
 mod start;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::path::Path;

@@ -47,6 +47,10 @@ pub(super) struct Pool {
     pub(super) shared: Arc<SharedPool>,
     pub(super) nodes: Nodes,
     addrs: HashMap<NodeId, NodeAddr>,
+    /// The nodes that were removed, and the times of that, as long as they may have connections.
+    removed: HashMap<NodeId, Instant>,
+    /// The time at which the pool itself was removed.
+    gone: Option<Instant>,
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
     pub(super) connections: fetch::Pool<Destination, ConnId, ConnId>,
@@ -144,6 +148,8 @@ impl Pool {
         let bounds = bounds(&shared.settings, reactors);
         Self {
             addrs: addrs(&shared),
+            removed: HashMap::new(),
+            gone: None,
             nodes: shared.nodes.clone(),
             balancer: balancer(&shared),
             budget: budget(&shared.settings, reactors),
@@ -165,13 +171,18 @@ impl Pool {
         reactors: usize,
         high_water: usize,
         meters: &Meters,
+        now: Instant,
     ) {
         if Arc::ptr_eq(&self.shared, shared) {
             return;
         }
         let old = std::mem::replace(&mut self.shared, shared.clone());
         self.nodes = shared.nodes.clone();
-        self.addrs = addrs(shared);
+        let before = std::mem::replace(&mut self.addrs, addrs(shared));
+        let removed = before
+            .into_keys()
+            .filter(|node| !self.addrs.contains_key(node));
+        self.removed.extend(removed.map(|node| (node, now)));
         match old.settings.balance == shared.settings.balance {
             true => self.balancer.update(&self.nodes),
             false => self.balancer = balancer(shared),
@@ -189,6 +200,41 @@ impl Pool {
         self.connections
             .close_idle_where(|to| !addrs.contains_key(&to.node));
         self.node_counters = node_counters(shared, meters);
+    }
+
+    /// Notes that the pool is in the settings, or no longer.
+    pub(super) fn set_live(&mut self, is_live: bool, now: Instant) {
+        match is_live {
+            true => self.gone = None,
+            false => {
+                self.gone.get_or_insert(now);
+                self.connections.close_all_idle();
+            }
+        }
+    }
+
+    /// Returns true if a node gets no new requests.
+    pub(super) fn is_leaving(&self, node: NodeId) -> bool {
+        self.gone.is_some() || !self.addrs.contains_key(&node)
+    }
+
+    /// Returns true if nodes were removed that may have connections, or the pool itself.
+    pub(super) fn has_removed(&self) -> bool {
+        self.gone.is_some() || !self.removed.is_empty()
+    }
+
+    /// Returns true if a node was removed so long ago.
+    pub(super) fn has_left(&self, node: NodeId, for_so_long: Duration, now: Instant) -> bool {
+        let removed = self.removed.get(&node).copied();
+        let since = self.gone.into_iter().chain(removed).min();
+        self.is_leaving(node)
+            && since.is_none_or(|since| now.saturating_duration_since(since) >= for_so_long)
+    }
+
+    /// Forgets the nodes that were removed so long ago.
+    pub(super) fn forget_removed(&mut self, for_so_long: Duration, now: Instant) {
+        self.removed
+            .retain(|_, since| now.saturating_duration_since(*since) < for_so_long);
     }
 
     /// Returns the codec of a connection to a node.

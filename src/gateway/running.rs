@@ -11,7 +11,7 @@ use super::Gateway;
 use super::error::GatewayError;
 use super::hooks::Hooks;
 use super::proxy::Proxy;
-use super::shared::{Open, Shared};
+use super::shared::Shared;
 use crate::addr::Addr;
 use crate::engine::handler::Engine;
 use crate::engine::server;
@@ -45,15 +45,9 @@ impl<H: Hooks> Running<H> {
     pub(super) fn new(running: server::Running<Proxy<H>>, shared: Arc<Shared>) -> Self {
         {
             let mut state = shared.state.lock();
-            let settings = state.settings.clone();
-            let opened = settings.listeners.iter().zip(running.local_addrs());
-            // The listeners that a server starts with have the first numbers.
-            let opened = opened.enumerate().map(|(number, (settings, addr))| Open {
-                number,
-                local_addr: addr.clone(),
-                settings: settings.clone(),
-            });
-            state.listeners = opened.collect();
+            for (open, addr) in state.listeners.iter_mut().zip(running.local_addrs()) {
+                open.local_addr = addr.clone();
+            }
         }
         let engine = running.engine().clone();
         let control = Control { engine, shared };

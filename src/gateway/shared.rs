@@ -46,6 +46,13 @@ impl Shared {
         pools: &[Arc<SharedPool>],
     ) -> Result<Arc<Self>, GatewayError> {
         let logger = settings.access_log.as_ref().map(Logger::open);
+        // The listeners that a server starts with have the first numbers. The addresses are known once they are open.
+        let listeners = settings.listeners.iter().enumerate();
+        let listeners = listeners.map(|(number, settings)| Open {
+            number,
+            local_addr: Addr::Unix(None),
+            settings: settings.clone(),
+        });
         Ok(Arc::new(Self {
             registry: Registry::default(),
             is_draining: AtomicBool::new(false),
@@ -54,7 +61,7 @@ impl Shared {
             state: Mutex::new(State {
                 settings: settings.clone(),
                 pools: pools.to_vec(),
-                listeners: Vec::new(),
+                listeners: listeners.collect(),
             }),
         }))
     }

@@ -16,7 +16,7 @@ use super::server::{HANDSHAKE, IDLE};
 use super::services::MAX_PAYLOAD;
 use super::tls::{self, Tls};
 
-/// The number of clients for each kind of server.
+/// The number of clients for each kind of server, if all are there.
 const EACH: usize = 4;
 
 /// The timeout of a request.
@@ -88,6 +88,7 @@ impl Group {
     pub(crate) fn run(
         &self,
         seed: u64,
+        kinds: &[Kind],
         servers: &[SocketAddr; KINDS.len()],
         authority: &str,
     ) -> Result<Latencies, String> {
@@ -95,7 +96,8 @@ impl Group {
         thread::scope(|scope| {
             let members: Vec<_> = (0..EACH * KINDS.len())
                 .map(|n| {
-                    let (kind, server) = (KINDS[n % KINDS.len()], servers[n % KINDS.len()]);
+                    let kind = kinds[n % kinds.len()];
+                    let server = servers[kind as usize];
                     let rng = Rng::with_seed(seed ^ (n as u64) << 32);
                     scope.spawn(move || Member::new(kind, server, config, rng).run(&self.phase))
                 })

@@ -14,7 +14,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::behaviour::Behaviour;
 use super::client::{Client, Turn};
-use super::kind::KINDS;
+use super::kind::{KINDS, Kind};
 
 const THREADS: usize = 4;
 
@@ -48,6 +48,8 @@ pub(crate) struct Crowd<'a> {
     pub(crate) lasting: Duration,
     /// The behaviours, each of which is equally frequent.
     pub(crate) behaviours: &'a [Behaviour],
+    /// The kinds of servers, each of which is equally frequent.
+    pub(crate) kinds: &'a [Kind],
 }
 
 /// Runs a crowd against the servers, with an address for each kind, and waits until each client has ended.
@@ -97,6 +99,7 @@ struct Share<'a> {
     alarms: BinaryHeap<Reverse<(Instant, usize)>>,
     until: Instant,
     behaviours: &'a [Behaviour],
+    kinds: &'a [Kind],
     /// The time of the next check for stuck clients.
     inspection: Instant,
     servers: &'a [SocketAddr; KINDS.len()],
@@ -132,6 +135,7 @@ impl<'a> Share<'a> {
             places,
             until: now + crowd.lasting,
             behaviours: crowd.behaviours,
+            kinds: crowd.kinds,
             inspection: now + PATIENCE,
             servers,
             away: Duration::ZERO,
@@ -185,7 +189,13 @@ impl<'a> Share<'a> {
     fn look_after(&mut self, number: usize, now: Instant) {
         let place = &mut self.places[number];
         if place.client.is_none() && place.next <= now && now < self.until {
-            match place.welcome(&self.poll, number, self.behaviours, self.servers) {
+            match place.welcome(
+                &self.poll,
+                number,
+                self.behaviours,
+                self.kinds,
+                self.servers,
+            ) {
                 Ok(mut client) => {
                     client.away_at_birth = self.away;
                     place.client = Some(client);
@@ -238,15 +248,15 @@ impl Place {
         poll: &Poll,
         number: usize,
         behaviours: &[Behaviour],
+        kinds: &[Kind],
         servers: &[SocketAddr; KINDS.len()],
     ) -> io::Result<Client> {
         let behaviour = behaviours[self.rng.usize(..behaviours.len())];
-        let which = self.rng.usize(..KINDS.len());
-        let kind = KINDS[which];
+        let kind = kinds[self.rng.usize(..kinds.len())];
         let script = behaviour.script(kind, &mut self.rng);
         self.past += 1;
         let from = SocketAddr::new(behaviour.address(self.past).into(), 0);
-        let client = Client::start(behaviour, kind, script, from, servers[which])?;
+        let client = Client::start(behaviour, kind, script, from, servers[kind as usize])?;
         let fd = client.socket.as_raw_fd();
         let interest = Interest::READABLE | Interest::WRITABLE;
         poll.registry()

@@ -10,6 +10,7 @@ pub(crate) enum Kind {
     Tls,
 }
 
+/// In the order of their numbers.
 pub(crate) const KINDS: [Kind; 4] = [Kind::Echo, Kind::Frames, Kind::Http, Kind::Tls];
 
 impl Kind {

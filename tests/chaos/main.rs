@@ -6,6 +6,8 @@
 //! answer. Every connection must have been opened and closed once, for the reason that its client caused. The process must
 //! have as many descriptors and as much memory as before. The shutdown happens during another storm.
 //!
+//! Another storm is against a gateway, some of whose nodes are hostile too.
+//!
 //! A short storm is part of the test run. This runs a long one, and prints its summary:
 //!
 //! ```text
@@ -25,7 +27,12 @@ mod behaviour;
 mod client;
 mod control;
 mod crowd;
+#[cfg(feature = "gateway")]
+#[path = "../gateway/evil.rs"]
+mod evil;
 mod garbage;
+#[cfg(feature = "gateway")]
+mod gateway;
 mod kind;
 mod ledger;
 mod process;
@@ -67,15 +74,30 @@ fn a_listener_for_each_reactor_weathers_two_thousand_hostile_clients() {
     );
 }
 
+#[cfg(feature = "gateway")]
+#[test]
+fn a_gateway_weathers_hostile_clients_and_hostile_nodes() {
+    let test = "a_gateway_weathers_hostile_clients_and_hostile_nodes";
+    if server::is_wanted(test) {
+        return gateway::serve();
+    }
+    gateway::weather(test, seed(test));
+}
+
 /// Runs the storm in the process that cargo has started, and the servers in the process that the storm starts.
 fn weather(test: &str, mode: Mode) {
     if server::is_wanted(test) {
         return server::serve(mode);
     }
+    storm::pass(test, mode, seed(test));
+}
+
+/// Returns the seed, and prints it.
+fn seed(test: &str) -> u64 {
     let seed = match env::var(SEED) {
         Ok(seed) => seed.parse().expect("the seed is a whole number"),
         Err(_) => 1,
     };
     eprintln!("{test}: {SEED}={seed}");
-    storm::pass(test, mode, seed);
+    seed
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::kind::KINDS;
 use super::ledger::Ends;
-use super::server::{ROLE, SAYS};
+use super::server::{NODES, ROLE, SAYS};
 use crate::util::await_some;
 use crate::util::process::Partner;
 
@@ -43,12 +43,12 @@ pub(crate) struct Counts {
 }
 
 impl Servers {
-    /// Starts this program again, as the servers of the test with that name.
-    pub(crate) fn start(test: &str) -> Self {
+    /// Starts this program again, as the servers of the test with that name. `nodes` are those of a gateway.
+    pub(crate) fn start(test: &str, nodes: &str) -> Self {
         // The C library returns large blocks to the system at once, so that resident memory shows the memory in use.
         let allocator = ("MALLOC_MMAP_THRESHOLD_", "4096");
         let mut this = Self {
-            process: Partner::start(test, &[(ROLE, test), allocator]),
+            process: Partner::start(test, &[(ROLE, test), (NODES, nodes), allocator]),
             addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); KINDS.len()],
             authority: String::new(),
         };

@@ -8,7 +8,7 @@ use epicycle::metrics::ReactorStats;
 use epicycle::{AcceptMode, Listen, Report, Server};
 use serde_json::{Value, json};
 
-use super::kind::Kind;
+use super::kind::{KINDS, Kind};
 use super::ledger::Ledger;
 use super::services::{Answering, Counted, Echo, Frames, Http};
 use crate::pki;
@@ -16,6 +16,9 @@ use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, res
 
 /// The variable that makes this process the servers of the named test.
 pub(crate) const ROLE: &str = "EPICYCLE_CHAOS_SERVERS";
+
+/// The variable with the addresses of the nodes of a gateway.
+pub(crate) const NODES: &str = "EPICYCLE_CHAOS_NODES";
 
 /// The prefix of every output line of this process.
 pub(crate) const SAYS: &str = "SERVERS ";
@@ -62,18 +65,21 @@ pub(crate) fn serve(mode: Mode) {
     limit_descriptors(descriptor_limit().1);
     let tls = pki::server_tls().handshake_timeout(HANDSHAKE);
     let plain = || Listen::on("tcp://127.0.0.1:0");
-    let servers = [
+    obey(vec![
         start::<Echo>(mode, Kind::Echo, plain()),
         start::<Frames>(mode, Kind::Frames, plain()),
         start::<Http>(mode, Kind::Http, plain()),
         start::<Echo>(mode, Kind::Tls, plain().tls(&tls)),
-    ];
+    ]);
+}
+
+/// Tells the addresses of servers, and does what it is told until standard input ends.
+pub(super) fn obey(servers: Vec<Started>) {
     let peak = Arc::<Mutex<Peak>>::default();
     watch(&servers, &peak);
-    let addresses: Vec<_> = servers
-        .iter()
-        .map(|server| server.address.clone())
-        .collect();
+    // If there is only one server, it stands for every kind.
+    let addresses = servers.iter().map(|server| server.address.clone());
+    let addresses: Vec<_> = addresses.cycle().take(KINDS.len()).collect();
     say(&json!({ "addresses": addresses, "authority": pki::TRUSTED.pem() }));
     for order in io::stdin().lines() {
         match order.expect("is text").as_str() {
@@ -119,13 +125,13 @@ fn limited(mode: Mode, listen: Listen) -> Server {
 }
 
 /// A running server of any kind.
-struct Started {
-    name: &'static str,
-    address: String,
-    ledger: Arc<Ledger>,
-    stats: Arc<dyn Fn() -> ReactorStats + Send + Sync>,
-    shutdown: Box<dyn Fn()>,
-    join: Box<dyn FnOnce() -> Report>,
+pub(super) struct Started {
+    pub(super) name: &'static str,
+    pub(super) address: String,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) stats: Arc<dyn Fn() -> ReactorStats + Send + Sync>,
+    pub(super) shutdown: Box<dyn Fn()>,
+    pub(super) join: Box<dyn FnOnce() -> Report>,
 }
 
 fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {

@@ -7,6 +7,7 @@ use std::{env, thread};
 use super::behaviour::{BEHAVIOURS, Behaviour};
 use super::control::{Group, Latencies, Phase};
 use super::crowd::{Crowd, Done, unleash};
+use super::kind::{KINDS, Kind};
 use super::process::{Counts, Look, Servers};
 use super::server::Mode;
 use super::summary::Summary;
@@ -38,16 +39,17 @@ pub(crate) struct Seen {
     pub(crate) end: Vec<Counts>,
 }
 
+/// Storms run one at a time, so that each has the machine for itself.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Runs a storm against servers in that mode.
 pub(crate) fn pass(test: &str, mode: Mode, seed: u64) {
-    // Storms run one at a time, so that each has the machine for itself.
-    static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let clients = clients();
-    let servers = Servers::start(test);
-    let seen = weather(servers, seed, clients, seconds());
+    let servers = Servers::start(test, "");
+    let seen = weather(servers, seed, clients, &KINDS);
     Summary {
-        mode,
+        servers: mode.words(),
         seed,
         clients,
     }
@@ -55,13 +57,31 @@ pub(crate) fn pass(test: &str, mode: Mode, seed: u64) {
     verdict::on(&seen, clients);
 }
 
-fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -> Seen {
+/// Runs a storm of HTTP clients against a gateway with these nodes.
+#[cfg(feature = "gateway")]
+pub(crate) fn pass_a_gateway(test: &str, nodes: &str, seed: u64) {
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Each of them may have a connection to a node, which takes a descriptor of this process too.
+    let clients = clients() / 2;
+    let servers = Servers::start(test, nodes);
+    let seen = weather(servers, seed, clients, &[Kind::Http]);
+    Summary {
+        servers: "a gateway with two reactors, and hostile nodes",
+        seed,
+        clients,
+    }
+    .print(&seen);
+    verdict::on_a_gateway(&seen);
+}
+
+fn weather(mut servers: Servers, seed: u64, clients: usize, kinds: &[Kind]) -> Seen {
     let (addresses, authority) = (servers.addresses, servers.authority.clone());
     let storm = Crowd {
         seed,
         count: clients,
-        lasting,
+        lasting: seconds(),
         behaviours: &BEHAVIOURS,
+        kinds,
     };
     // Floods fill the reactors' pools of buffers, which then stay full.
     let floods = [&BEHAVIOURS[..], &[Behaviour::Flooding; 24]].concat();
@@ -73,7 +93,7 @@ fn weather(mut servers: Servers, seed: u64, clients: usize, lasting: Duration) -
     };
     let group = Group::new();
     thread::scope(|scope| {
-        let control = scope.spawn(|| group.run(seed, &addresses, &authority));
+        let control = scope.spawn(|| group.run(seed, kinds, &addresses, &authority));
         let ended = End(&group);
         group.enter(Phase::WarmUp);
         verdict::on_clients(&unleash(warm_up, &addresses));

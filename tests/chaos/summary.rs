@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use super::behaviour::{BEHAVIOURS, Behaviour, CONTROL};
 use super::control::TIMED;
 use super::kind::KINDS;
-use super::server::Mode;
 use super::storm::Seen;
 
 pub(crate) struct Summary {
-    pub(crate) mode: Mode,
+    /// A description of the servers.
+    pub(crate) servers: &'static str,
     pub(crate) seed: u64,
     pub(crate) clients: usize,
 }
@@ -20,14 +20,14 @@ impl Summary {
         println!();
         println!(
             "{}: {} hostile clients at a time, {connections} in all, by seed {}; at most {} connections at once",
-            self.mode.words(),
-            self.clients,
-            self.seed,
-            seen.after.peak_connections
+            self.servers, self.clients, self.seed, seen.after.peak_connections
         );
         println!();
-        self.ends(seen);
-        println!();
+        // A gateway records no reasons.
+        if seen.after.servers.len() == KINDS.len() {
+            self.ends(seen);
+            println!();
+        }
         self.latencies(seen);
         println!();
         self.resources(seen);

@@ -5,6 +5,8 @@ use super::control::Latencies;
 use super::crowd::Done;
 use super::kind::{KINDS, Kind};
 use super::process::Counts;
+#[cfg(feature = "gateway")]
+use super::process::Look;
 use super::server::MOST_A_CONNECTION;
 use super::storm::Seen;
 
@@ -30,6 +32,36 @@ pub(crate) fn on(seen: &Seen, clients: usize) {
             }
         }
     }
+    on_control(seen);
+    on_resources(seen, clients);
+}
+
+/// Asserts all conditions for a gateway.
+#[cfg(feature = "gateway")]
+pub(crate) fn on_a_gateway(seen: &Seen) {
+    on_clients(&seen.done);
+    for behaviour in BEHAVIOURS {
+        let who = behaviour.words();
+        let connected = seen.done.connected.get(&(who, Kind::Http.name()));
+        assert!(connected.is_some(), "nobody came to {who:?}");
+    }
+    for counts in [&seen.after.servers[0], &seen.end[0]] {
+        for none in ["connections", "buffered", "panics", "accept_errors"] {
+            assert_eq!(counts.of(none), 0, "{none}");
+        }
+    }
+    let refused = |look: &Look| look.servers[0].of("refused");
+    assert!(
+        refused(&seen.after) > refused(&seen.before),
+        "no crowd was refused"
+    );
+    assert!(seen.end[0].of("drained") + seen.end[0].of("forced") > 0);
+    on_control(seen);
+    on_what_is_left(seen);
+}
+
+/// Asserts that the control group was served.
+fn on_control(seen: &Seen) {
     let Latencies {
         requests, excused, ..
     } = seen.control;
@@ -38,7 +70,6 @@ pub(crate) fn on(seen: &Seen, clients: usize) {
         excused <= requests / 100,
         "{excused} connections of the control group ended early, with {requests} requests"
     );
-    on_resources(seen, clients);
 }
 
 /// Asserts that each hostile client received what it must.
@@ -137,16 +168,24 @@ fn on_resources(seen: &Seen, clients: usize) {
         peak > clients as u64 / 2,
         "no more than {peak} connections at once"
     );
-    assert_eq!(after.descriptors, before.descriptors, "descriptors");
     let allowed = peak * MOST_A_CONNECTION as u64;
     let buffered = after.peak_buffered;
     assert!(buffered <= allowed, "{buffered} bytes were buffered");
+    on_what_is_left(seen);
+    if let Some(before) = before.memory {
+        let peak = after.peak_memory;
+        let most = before + SLACK + allowed;
+        assert!(peak <= most, "{before} bytes of memory were {peak} at most");
+    }
+}
+
+/// Asserts that the process has as many descriptors and as much memory as before.
+fn on_what_is_left(seen: &Seen) {
+    let (before, after) = (&seen.before, &seen.after);
+    assert_eq!(after.descriptors, before.descriptors, "descriptors");
     if let (Some(before), Some(now)) = (before.memory, after.memory) {
         let connections: u64 = seen.done.connected.values().sum();
         let most = before + SLACK + SLACK_A_CONNECTION * connections;
         assert!(now <= most, "{before} bytes of memory have become {now}");
-        let peak = after.peak_memory;
-        let most = before + SLACK + allowed;
-        assert!(peak <= most, "{before} bytes of memory were {peak} at most");
     }
 }

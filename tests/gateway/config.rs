@@ -429,6 +429,33 @@ fn files_that_cannot_be_read_are_told() {
     folder.write("gateway.toml", b"# \xff");
     let error = folder.load().expect_err("is no text").to_string();
     assert!(error.contains("save it as UTF-8"), "{error}");
+
+    // A file without an end.
+    let endless = "[[listen]]\non = \"tcp://:1\"\n\
+         tls = { cert = \"/dev/zero\", key = \"/dev/zero\", client_ca = \"/dev/zero\" }\n\
+         [[route]]\npool = \"a\"\nerror_pages = { 502 = \"/dev/zero\" }\n\
+         [pool.a]\nnodes = [\"http://10.0.0.1\"]\ntls = { ca = \"/dev/zero\" }\n";
+    for (line, wanted) in [
+        (3, "/dev/zero: it is larger than 8 MiB"),
+        (6, "larger than 1 MiB"),
+        (9, "/dev/zero: it is larger than 8 MiB"),
+    ] {
+        let faults = faults(endless);
+        let is_told = faults
+            .iter()
+            .any(|(at, problem)| *at == line && problem.contains(wanted));
+        assert!(is_told, "{line}: {faults:?}");
+    }
+    folder.write(
+        "gateway.toml",
+        format!("{LEAST}nodes_file = \"/dev/zero\"\n")
+            .replace("pool.a.nodes = [\"http://127.0.0.1:9000\"]\n", "[pool.a]\n"),
+    );
+    let error = folder.load().expect_err("is too large").to_string();
+    assert!(
+        error.contains("/dev/zero: it is larger than 8 MiB"),
+        "{error}"
+    );
 }
 
 #[test]

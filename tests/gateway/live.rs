@@ -1,8 +1,13 @@
 //! Changes while the program serves: its configuration, its nodes, its log, its process.
 
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::process::Signal;
+use rustls::client::Resumption;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::rig::{Client, Crowd, Folder, Origin, Program, metric};
 use crate::util::eventually;
@@ -32,6 +37,14 @@ fn reloads(program: &Program) -> (u64, u64) {
     )
 }
 
+/// Returns the number of changes under load: 200, or what `EPICYCLE_GATEWAY_CHANGES` says.
+fn changes() -> usize {
+    match std::env::var("EPICYCLE_GATEWAY_CHANGES") {
+        Ok(changes) => changes.parse().expect("is a whole number"),
+        Err(_) => 200,
+    }
+}
+
 /// Sends SIGHUP and waits until the new configuration is in force.
 fn reload(program: &Program) {
     let before = reloads(program);
@@ -49,7 +62,7 @@ fn two_hundred_changes_under_load_lose_no_request() {
     let program = Program::start(&folder, 2);
     let crowd = Crowd::start(64, program.addrs[0]);
     let extra = "[[listen]]\non = \"tcp://127.0.0.1:0\"\nmax_head = 20000\n";
-    for n in 0..200 {
+    for n in 0..changes() {
         let nodes: &[&Origin] = match n % 4 {
             0 => &[one, two],
             1 => &[two, three],
@@ -198,6 +211,88 @@ fn a_node_that_is_killed_costs_only_its_requests_under_way() {
         failures.last()
     );
     assert_eq!(failures.len(), under_way, "{:?}", failures.last());
+}
+
+#[test]
+fn a_node_that_closes_every_connection_is_ejected_and_costs_nothing_from_then_on() {
+    let (one, two, folder) = (Origin::start("one"), Origin::start("two"), Folder::new());
+    folder.write("gateway.toml", config(&[&one, &two], ""));
+    let program = Program::start(&folder, 2);
+    let crowd = Crowd::start(32, program.addrs[0]);
+    crowd.answered(500);
+    one.sicken();
+    eventually("it is ejected", || {
+        program.log().contains("gets no requests for")
+    });
+    // Those that were under way may still fail.
+    crowd.answered(500);
+    let before = crowd.failures.lock().expect("is sound").len();
+    assert!((1..100).contains(&before), "{before}");
+    crowd.answered(2000);
+    let failures = crowd.stop();
+    assert_eq!(failures.len(), before, "{:?}", failures.last());
+    assert!(
+        failures
+            .iter()
+            .all(|failure| failure.contains("status: 502")),
+        "{failures:?}"
+    );
+}
+
+#[test]
+fn certificates_that_are_exchanged_under_load_fail_no_handshake_and_no_request() {
+    let (origin, folder) = (Origin::start("one"), Folder::new());
+    let mut roots = RootCertStore::empty();
+    let mut certificates = Vec::new();
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("is made");
+        folder.write(&format!("{name}.pem"), made.cert.pem());
+        folder.write(&format!("{name}.key"), made.signing_key.serialize_pem());
+        roots.add(made.cert.der().clone()).expect("is sound");
+        certificates.push(made.cert.der().to_vec());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("are known")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tls = Arc::new(tls);
+    let text = |name: &str| {
+        let tls = format!("tls = {{ cert = \"{name}.pem\", key = \"{name}.key\" }}\n");
+        config(&[&origin], "").replacen("[[listen]]\n", &format!("[[listen]]\n{tls}"), 1)
+    };
+    folder.write("gateway.toml", text("a"));
+    let program = Program::start(&folder, 2);
+    let (addr, config) = (program.addrs[0], tls.clone());
+    // A few requests a connection, so that there are many handshakes.
+    let crowd = Crowd::of(16, move || Client::to(addr).over_tls(&config, 5));
+    // A session that is resumed shows no certificate.
+    let mut afresh = (*tls).clone();
+    afresh.resumption = Resumption::disabled();
+    let afresh = Arc::new(afresh);
+    let shows = || {
+        let name = "localhost".try_into().expect("is a name");
+        let connection = ClientConnection::new(afresh.clone(), name).expect("is sound");
+        let mut stream = StreamOwned::new(connection, TcpStream::connect(addr).expect("is there"));
+        stream.flush().expect("shakes hands");
+        stream.conn.peer_certificates().expect("has one")[0].to_vec()
+    };
+    for n in 0..changes() / 5 {
+        folder.write("gateway.toml", text(["b", "a"][n % 2]));
+        program.signal(Signal::HUP);
+        let new = &certificates[(n + 1) % 2];
+        eventually("the new one is shown", || shows() == *new);
+    }
+    crowd.answered(64);
+    let failures = crowd.stop();
+    assert!(
+        failures.is_empty(),
+        "{}: {:?}\n{}",
+        failures.len(),
+        failures[0],
+        program.log()
+    );
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod util;
 
 mod config;
 mod documented;
+mod evil;
 mod exchanges;
 mod flushing;
 mod hooks;

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use epicycle::balance::Ejection;
-use epicycle::gateway::settings::{BalanceBy, HealthCheck, HealthProbe, PoolSettings};
+use epicycle::gateway::settings::{
+    BalanceBy, Drain, HealthCheck, HealthProbe, PoolSettings, RouteSettings,
+};
 
-use crate::peers::{Asker, Deed, Origin, figure, idle, ok, pool_of, respond, start};
+use crate::peers::{Asker, Deed, Origin, builder, figure, idle, ok, pool_of, respond, start};
 use crate::rig::metric;
 use crate::util::eventually;
 use crate::util::logs::logs;
@@ -373,4 +376,42 @@ fn a_connection_with_bytes_that_nobody_asked_for_is_not_used_again() {
         assert_eq!(client.get("/").text(), "a");
     }
     assert_eq!(origin.accepted(), 3);
+}
+
+#[test]
+fn a_connection_to_a_removed_node_has_its_whole_time_whenever_others_were_removed() {
+    let slow = Origin::start(|_, request| {
+        let millis = request.first_line().split(['/', ' ']).nth(2);
+        let millis = millis.and_then(|millis| millis.parse().ok());
+        thread::sleep(Duration::from_millis(millis.unwrap_or(0)));
+        ok("slow")
+    });
+    let other = Origin::start(|_, _| ok("other"));
+    let gateway = |node: &Origin| {
+        let mut drain = Drain::default();
+        drain.node_timeout = Duration::from_millis(1200);
+        let builder = builder(pool_of(node)).route(RouteSettings::to("app"));
+        builder.drain(drain).build().expect("is sound")
+    };
+    let running = gateway(&slow).start_plain().expect("it starts");
+    let remove_amid = |millis: u64| {
+        let mut client = Asker::to(&running);
+        let before = slow.requests().len();
+        client.send(format!("GET /{millis} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
+        eventually("it is there", || slow.requests().len() > before);
+        running.reload(&gateway(&other)).expect("is taken over");
+        client
+    };
+    let mut first = remove_amid(100);
+    assert_eq!(first.response().expect("is answered").status(), 200);
+    running.reload(&gateway(&slow)).expect("is taken over");
+    thread::sleep(Duration::from_millis(700));
+    // The time of the first removal ends while this one is under way.
+    let mut second = remove_amid(700);
+    assert_eq!(second.response().map(|answer| answer.status()), Some(200));
+    // One that takes longer than the time is cut.
+    running.reload(&gateway(&slow)).expect("is taken over");
+    let mut third = remove_amid(60_000);
+    assert_eq!(third.response().map(|answer| answer.status()), Some(502));
+    running.shutdown();
 }

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tempfile::TempDir;
 
 use crate::util::{LONG, eventually};
@@ -22,6 +23,7 @@ pub(crate) struct Origin {
     pub(crate) requests: Arc<AtomicUsize>,
     pub(crate) heads: Arc<Mutex<Vec<String>>>,
     is_dead: Arc<AtomicBool>,
+    is_sick: Arc<AtomicBool>,
     streams: Arc<Mutex<Vec<TcpStream>>>,
 }
 
@@ -33,9 +35,11 @@ impl Origin {
             requests: Arc::default(),
             heads: Arc::default(),
             is_dead: Arc::default(),
+            is_sick: Arc::default(),
             streams: Arc::default(),
         };
         let (is_dead, streams) = (origin.is_dead.clone(), origin.streams.clone());
+        let is_sick = origin.is_sick.clone();
         let (requests, heads) = (origin.requests.clone(), origin.heads.clone());
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -43,6 +47,9 @@ impl Origin {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                if is_sick.load(Ordering::Acquire) {
+                    continue;
+                }
                 streams.lock().expect("is sound").extend(stream.try_clone());
                 let (requests, heads) = (requests.clone(), heads.clone());
                 thread::spawn(move || answer(stream, name, &requests, &heads));
@@ -60,6 +67,16 @@ impl Origin {
     pub(crate) fn kill(&self) {
         self.is_dead.store(true, Ordering::Release);
         let _ = TcpStream::connect(self.addr);
+        self.end_streams();
+    }
+
+    /// Closes all connections, and each further one at once.
+    pub(crate) fn sicken(&self) {
+        self.is_sick.store(true, Ordering::Release);
+        self.end_streams();
+    }
+
+    fn end_streams(&self) {
         for stream in self.streams.lock().expect("is sound").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -146,10 +163,19 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
+/// TCP or TLS.
+trait Stream: Read + Write + Send {}
+
+impl<S: Read + Write + Send> Stream for S {}
+
 /// A client that keeps its connection as long as the other side does.
 pub(crate) struct Client {
     to: SocketAddr,
-    connection: Option<BufReader<TcpStream>>,
+    /// Makes it speak TLS to `localhost`.
+    tls: Option<Arc<ClientConfig>>,
+    /// The requests on a connection.
+    most: usize,
+    connection: Option<BufReader<Box<dyn Stream>>>,
     /// The responses on this connection.
     served: usize,
     retries: bool,
@@ -159,10 +185,19 @@ impl Client {
     pub(crate) fn to(to: SocketAddr) -> Self {
         Self {
             to,
+            tls: None,
+            most: usize::MAX,
             connection: None,
             served: 0,
             retries: false,
         }
+    }
+
+    /// Speaks TLS, and makes so many requests on a connection.
+    pub(crate) fn over_tls(mut self, config: &Arc<ClientConfig>, most: usize) -> Self {
+        self.tls = Some(config.clone());
+        self.most = most;
+        self
     }
 
     /// Sends a request again on another connection if a reused one has ended.
@@ -181,6 +216,14 @@ impl Client {
             let stream = TcpStream::connect(self.to)?;
             stream.set_nodelay(true)?;
             stream.set_read_timeout(Some(LONG))?;
+            let stream: Box<dyn Stream> = match &self.tls {
+                None => Box::new(stream),
+                Some(config) => {
+                    let name = "localhost".try_into().expect("is a name");
+                    let tls = ClientConnection::new(config.clone(), name);
+                    Box::new(StreamOwned::new(tls.map_err(io::Error::other)?, stream))
+                }
+            };
             self.connection = Some(BufReader::new(stream));
         }
         let is_reused = self.served > 0;
@@ -206,7 +249,7 @@ impl Client {
                 .get("connection")
                 .is_some_and(|value| value == "close")
         };
-        if result.as_ref().map_or(true, closes) {
+        if result.as_ref().map_or(true, closes) || self.served == self.most {
             self.connection = None;
             self.served = 0;
         }

@@ -1,7 +1,7 @@
 //! Programs of other projects in front of the gateway and behind it.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::rig::{Client, Folder, Origin, Program};
-use crate::util::{eventually, skipped, strangers};
+use crate::util::strangers::{self, python_websockets, spawn_serving};
+use crate::util::{eventually, skipped};
 
 /// A program that is killed at the end of the test.
 struct Stranger(Child);
@@ -206,4 +207,136 @@ fn websockets_of_python_are_told_at_both_ends_when_the_program_ends() {
     assert_eq!(at_client.next().as_deref(), Some("1001"));
     assert_eq!(at_node.next().as_deref(), Some("1001"));
     assert!(program.ended().success());
+}
+
+#[test]
+fn websockets_for_python_pass_through_the_gateway() {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/strangers");
+    let Some(mut python) = python_websockets() else {
+        return;
+    };
+    let serving = python.arg(scripts.join("server.py")).arg("deflate");
+    let (server, port) = spawn_serving(serving.stdin(Stdio::piped()));
+    let _server = Stranger(server);
+    let folder = Folder::new();
+    folder.write(
+        "gateway.toml",
+        config(&format!("\"http://127.0.0.1:{port}\""), ""),
+    );
+    let program = Program::start(&folder, 1);
+    for check in ["echo", "fragments", "closed"] {
+        let mut python = python_websockets().expect("was there");
+        let said = python
+            .arg(scripts.join("client.py"))
+            .arg(format!("ws://{}/", program.addrs[0]))
+            .arg(check)
+            .output()
+            .expect("runs");
+        assert!(
+            said.status.success(),
+            "{check}: {}",
+            String::from_utf8_lossy(&said.stderr)
+        );
+    }
+}
+
+#[test]
+fn wrk_and_apachebench_see_no_failed_request() {
+    let Some(mut wrk) = installed("wrk") else {
+        return;
+    };
+    let (origin, folder) = (Origin::start("one"), Folder::new());
+    folder.write("gateway.toml", config(&origin.node(), ""));
+    let program = Program::start(&folder, 1);
+    let url = format!("http://{}/", program.addrs[0]);
+    let said = wrk
+        .args(["-t1", "-c16", "-d1s", &url])
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(" requests in "), "{said}");
+    assert!(
+        !said.contains("Socket errors") && !said.contains("Non-2xx"),
+        "{said}"
+    );
+
+    // It speaks HTTP/1.0, with connections that are kept and without.
+    for kept in [true, false] {
+        let Some(mut ab) = installed("ab") else {
+            return;
+        };
+        if kept {
+            ab.arg("-k");
+        }
+        let said = ab
+            .args(["-n", "500", "-c", "10", &url])
+            .output()
+            .expect("runs");
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let figure = |name: &str| {
+            let line = said.lines().find(|line| line.starts_with(name));
+            let figure = line.and_then(|line| line.split_whitespace().last()?.parse::<u32>().ok());
+            figure.unwrap_or(0)
+        };
+        let kept = if kept { 500 } else { 0 };
+        assert_eq!(
+            (
+                figure("Complete requests:"),
+                figure("Failed requests:"),
+                figure("Keep-Alive requests:")
+            ),
+            (500, 0, kept),
+            "{said}"
+        );
+        assert!(!said.contains("Non-2xx"), "{said}");
+    }
+}
+
+#[test]
+fn openssl_is_shown_the_certificate_of_the_name_that_it_asks_for() {
+    let (Some(_), origin, folder) = (installed("openssl"), Origin::start("one"), Folder::new())
+    else {
+        return;
+    };
+    for name in ["one.test", "two.test"] {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("is made");
+        folder.write(&format!("{name}.pem"), made.cert.pem());
+        folder.write(&format!("{name}.key"), made.signing_key.serialize_pem());
+    }
+    let tls = "tls = [{ cert = \"one.test.pem\", key = \"one.test.key\" }, \
+               { cert = \"two.test.pem\", key = \"two.test.key\" }]";
+    folder.write("gateway.toml", config(&origin.node(), tls));
+    let program = Program::start(&folder, 1);
+    for (name, version) in [("one.test", "-tls1_2"), ("two.test", "-tls1_3")] {
+        let mut openssl = Command::new("openssl")
+            .args(["s_client", "-ign_eof", "-alpn", "h2,http/1.1", version])
+            .args([
+                "-verify_return_error",
+                "-verify_hostname",
+                name,
+                "-servername",
+                name,
+            ])
+            .arg("-CAfile")
+            .arg(folder.path(&format!("{name}.pem")))
+            .args(["-connect", &program.addrs[0].to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let request = format!("GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+        let mut input = openssl.stdin.take().expect("is piped");
+        input.write_all(request.as_bytes()).expect("is taken");
+        let said = openssl.wait_with_output().expect("ends");
+        drop(input);
+        let text = String::from_utf8_lossy(&said.stdout);
+        for wanted in [
+            "Verify return code: 0 (ok)",
+            "ALPN protocol: http/1.1",
+            "HTTP/1.1 200 OK",
+        ] {
+            assert!(text.contains(wanted), "{name}: {wanted} in {said:?}");
+        }
+    }
 }

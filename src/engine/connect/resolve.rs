@@ -288,6 +288,14 @@ impl Drop for Lookups {
     }
 }
 
+#[cfg(feature = "gateway")]
+impl Lookups {
+    /// Returns true in a simulation.
+    pub(crate) fn are_simulated(&self) -> bool {
+        self.0.state.lock().is_simulated()
+    }
+}
+
 /// Lookups in a simulation: it looks the names up, instead of threads, and sets the time.
 #[cfg(feature = "testing")]
 impl Lookups {

@@ -349,6 +349,12 @@ impl<H: EventHandler> Engine<H> {
         let _ = (self.peer(reactor).mailbox).push_unbounded(Command::OnReactor(Box::new(task)));
     }
 
+    /// Returns true in a simulation, which runs the reactors on the thread of its caller.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.shared.lookups.are_simulated()
+    }
+
     /// Returns the present time, which is virtual in a simulation.
     #[cfg(feature = "rpc")]
     pub(crate) fn now(&self) -> Instant {

@@ -175,6 +175,7 @@ mod tls {
     use std::hash::{DefaultHasher, Hash, Hasher};
 
     use crate::gateway::config::read::{Reader, Table, Value};
+    use crate::gateway::config::{MAX_FILE, read_at_most};
     use crate::tls::{Identity, Roots, TlsError, TlsServer};
 
     /// Reads `tls`: a table with a certificate, or an array of them. The first one is for clients that name no host.
@@ -203,7 +204,7 @@ mod tls {
             table.set_word(reader, "client_auth", "", &words, &mut required);
             if let Some(ca) = ca {
                 let path = reader.path(&ca);
-                let bytes = std::fs::read(&path).unwrap_or_default();
+                let bytes = read_at_most(MAX_FILE, &path).ok().flatten();
                 (required, bytes).hash(&mut digest);
                 match Roots::from_pem_file(path) {
                     Ok(_) if clients.is_some() => reader.problem(

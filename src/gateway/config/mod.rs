@@ -111,26 +111,29 @@ pub(super) fn load_nodes(settings: &mut Settings) -> Result<(), ConfigError> {
 }
 
 fn load_text(path: &Path) -> Result<String, ConfigError> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(MAX_FILE + 1)
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
+    let text = read_at_most(MAX_FILE, path).and_then(|bytes| {
+        let bytes = bytes.ok_or_else(|| {
             let remedy = "it is larger than 8 MiB; a list of nodes can be a `nodes_file`";
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, remedy));
-        }
+            io::Error::new(io::ErrorKind::FileTooLarge, remedy)
+        })?;
         String::from_utf8(bytes).map_err(|_| {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 "it is no text; save it as UTF-8",
             )
         })
-    };
-    read().map_err(|source| ConfigError::Read {
+    });
+    text.map_err(|source| ConfigError::Read {
         file: path.to_owned(),
         source,
     })
+}
+
+/// Reads a file, which may be one without an end, such as a device. Returns `None` if it has more bytes.
+fn read_at_most(max: u64, path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
 /// Makes a value of the text of a file. The paths in it are relative to the folder of `path`.

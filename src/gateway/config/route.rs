@@ -1,13 +1,12 @@
-use std::fs;
-
 use bytes::Bytes;
 use toml::de::DeValue;
 
 use super::read::{Reader, Size, Table, Value};
+use super::read_at_most;
 use crate::gateway::settings::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
 
 /// The most bytes of the page of an error.
-const MAX_PAGE: usize = 1 << 20;
+const MAX_PAGE: u64 = 1 << 20;
 
 /// Reads a `[[route]]`.
 pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
@@ -124,12 +123,12 @@ fn page(reader: &mut Reader, value: &Value<'_>) -> Option<(u16, ErrorPage)> {
         Some((_, "json")) => "application/json",
         _ => "text/plain; charset=utf-8",
     };
-    match fs::read(reader.path(&path)) {
-        Ok(body) if body.len() > MAX_PAGE => {
+    match read_at_most(MAX_PAGE, &reader.path(&path)) {
+        Ok(None) => {
             value.wrong(reader, "the page is larger than 1 MiB");
             None
         }
-        Ok(body) => Some((
+        Ok(Some(body)) => Some((
             status,
             ErrorPage {
                 content_type: content_type.to_owned(),

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
+#[cfg(test)]
+pub(super) use self::relaying::gather_response;
 use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::destination::Destination;
@@ -31,6 +33,7 @@ use super::places::TakenPlace;
 use super::pool::{Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
+use super::running::Control;
 use super::settings::{OnFin, Settings};
 use super::shared::Shared;
 use crate::balance::NodeId;
@@ -38,7 +41,7 @@ use crate::codec::one_of;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
-use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::handler::{Action, Conn, Engine, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
 use crate::http::client::{ClientRequest, StreamCodec};
 use crate::http::{
@@ -175,6 +178,15 @@ impl<H: Hooks> Proxy<H> {
             dials: HashMap::new(),
             last_dial: 0,
             block: HeaderBlock::new(),
+        }
+    }
+
+    /// Returns the control of the gateway that this handler is a part of, for one that was started by
+    /// [`Gateway::start_with`](super::Gateway::start_with). `engine` is the gateway's engine.
+    pub fn control(&self, engine: &Engine<Self>) -> Control<H> {
+        Control {
+            engine: engine.clone(),
+            shared: self.shared.clone(),
         }
     }
 

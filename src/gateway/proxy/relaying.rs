@@ -96,7 +96,7 @@ impl<H: Hooks> Proxy<H> {
             super::Side::Client(_) | super::Side::Frames(_) => false,
         };
         // The next request of this client takes it only if that is on the same connection.
-        let is_leaving = pool.addr(session.node).is_none();
+        let is_leaving = pool.is_leaving(session.node);
         if !is_reusable || is_worn || is_leaving || conn.peer_has_shut_down() {
             return Action::Close;
         }
@@ -136,7 +136,7 @@ impl<H: Hooks> Proxy<H> {
             exchange.stop_waiting(conn);
         }
         let mut block = mem::take(&mut self.block);
-        let filled = gather(response, &mut block);
+        let filled = gather_response(response, &mut block);
         let seen = guarded(|| {
             self.hooks
                 .on_interim(response.status(), &block, &mut exchange.hook);
@@ -225,7 +225,7 @@ impl<H: Hooks> Proxy<H> {
         response: &ClientResponse<'_>,
         block: &mut HeaderBlock,
     ) -> Result<(), ProxyError> {
-        gather(response, block)?;
+        gather_response(response, block)?;
         let headers = response.headers();
         if exchange.version() == Version::Http11
             && response.has_body()
@@ -431,7 +431,10 @@ fn check(response: &ClientResponse<'_>) -> Result<(), ProxyError> {
 }
 
 /// Gathers the fields of a response that go on to the client.
-fn gather(response: &ClientResponse<'_>, block: &mut HeaderBlock) -> Result<(), ProxyError> {
+pub(in crate::gateway) fn gather_response(
+    response: &ClientResponse<'_>,
+    block: &mut HeaderBlock,
+) -> Result<(), ProxyError> {
     let lines = response.headers().end_to_end();
     block
         .fill(lines)

@@ -1,6 +1,7 @@
 //! New settings, as a reactor takes them over.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Proxy, Session, Side};
 use crate::engine::handler::Reactor;
@@ -23,17 +24,17 @@ impl<H: Hooks> Proxy<H> {
         } = change;
         let reactors = reactor.engine().reactors();
         let high_water = super::high_water(&settings);
+        let now = reactor.now();
         for (number, shared) in pools.iter().enumerate() {
             match self.pools.get_mut(number) {
-                Some(pool) => pool.take_over(shared, reactors, high_water, &self.meters),
+                Some(pool) => pool.take_over(shared, reactors, high_water, &self.meters, now),
                 None => {
                     let pool = Pool::new(shared.clone(), reactors, high_water, &self.meters);
                     self.pools.push(pool);
                 }
             }
-            if !settings.pools.contains_key(&*shared.name) {
-                self.pools[number].connections.close_all_idle();
-            }
+            let is_live = settings.pools.contains_key(&*shared.name);
+            self.pools[number].set_live(is_live, now);
         }
         let rules = Rc::new(Rules::new(&settings, &pools, &self.meters));
         reactor.for_each(|conn, session| {
@@ -55,21 +56,20 @@ impl<H: Hooks> Proxy<H> {
             self.settle(number, reactor);
         }
         let timeout = settings.drain.node_timeout;
-        if self.has_leaving_connections(reactor) {
-            reactor.schedule(timeout, Self::end_leaving);
+        if self.pools.iter().any(Pool::has_removed) {
+            reactor.schedule(timeout, move |proxy, reactor| {
+                proxy.end_leaving(timeout, reactor);
+            });
         }
     }
 
-    fn has_leaving_connections(&self, reactor: &mut Reactor<'_, Self>) -> bool {
-        let mut found = false;
-        reactor.for_each(|_, session| found |= self.is_leaving(session));
-        found
-    }
-
-    /// Closes the connections to nodes that were removed.
-    fn end_leaving(&mut self, reactor: &mut Reactor<'_, Self>) {
+    /// Closes the connections to nodes that were removed so long ago. Others may have been removed since.
+    fn end_leaving(&mut self, timeout: Duration, reactor: &mut Reactor<'_, Self>) {
+        let now = reactor.now();
         reactor.for_each(|conn, session| {
-            if self.is_leaving(session) {
+            if let Session::Upstream(upstream) = session
+                && self.pools[upstream.pool].has_left(upstream.node, timeout, now)
+            {
                 match conn.codec() {
                     // Both sides are told.
                     Side::Frames(_) => conn.close(),
@@ -77,17 +77,8 @@ impl<H: Hooks> Proxy<H> {
                 }
             }
         });
-    }
-
-    /// Returns true for a connection to a node that was removed.
-    fn is_leaving(&self, session: &Session<H>) -> bool {
-        match session {
-            Session::Upstream(upstream) => {
-                let pool = &self.pools[upstream.pool];
-                !self.rules.pools.contains_key(&pool.shared.name)
-                    || pool.addr(upstream.node).is_none()
-            }
-            Session::Client(_) | Session::Check(_) => false,
+        for pool in &mut self.pools {
+            pool.forget_removed(timeout, now);
         }
     }
 }
