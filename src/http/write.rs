@@ -214,8 +214,14 @@ fn plan_special<'a, 'b>(
     if bodiless {
         plan.framing = Announced::Nothing;
     }
+    // A 204 has no length, whatever the method (RFC 9110, section 8.6).
+    let tells_length = match status {
+        StatusCode::NOT_MODIFIED => true,
+        StatusCode::NO_CONTENT => false,
+        _ => exchange.is_head(),
+    };
     if let Body::Absent(len) = response.body
-        && (exchange.is_head() || status == StatusCode::NOT_MODIFIED)
+        && tells_length
         && !is_tunnel
     {
         plan.framing = len.map_or(Announced::Nothing, Announced::Length);
