@@ -18,7 +18,8 @@ use super::storm;
 use crate::util::process::{descriptor_limit, limit_descriptors};
 
 /// The clients whose requests go to the hostile nodes. They do not compare their answers.
-const AMONG_THEMSELVES: [Behaviour; 4] = [
+const AMONG_THEMSELVES: [Behaviour; 5] = [
+    Behaviour::Trickling,
     Behaviour::Flooding,
     Behaviour::Resetting,
     Behaviour::Vanishing,
@@ -60,14 +61,15 @@ pub(crate) fn serve() {
     let nodes = env::var(NODES).expect("is set");
     let mut nodes = nodes.split(' ');
     let mut listener = ListenerSettings::new("tcp://127.0.0.1:0");
-    // Less than the slowest clients take for a head, as a body has no such limit.
-    listener.timeouts.head = Duration::from_millis(800);
+    listener.timeouts.head = Duration::from_millis(1700);
     listener.timeouts.idle = Duration::from_millis(2000);
     listener.timeouts.body_idle = Duration::from_millis(1700);
     listener.timeouts.write_stall = Duration::from_millis(1500);
     listener.limits.max_head = 8 << 10;
     listener.limits.max_body = MAX_PAYLOAD as u64;
     listener.limits.high_water = 32 << 10;
+    // More than the control group makes on a connection, and less than a flood.
+    listener.limits.max_requests = 60;
     listener.limits.max_clients = Some(10_000);
     listener.limits.max_clients_per_ip = Some(24);
     listener.on_fin = OnFin::Finish;
@@ -77,6 +79,8 @@ pub(crate) fn serve() {
     evil.connections.idle_timeout = Duration::from_millis(300);
     evil.timeouts.response_head = Duration::from_millis(500);
     evil.timeouts.body_idle = Duration::from_millis(500);
+    // Nothing else ends a body that comes byte by byte.
+    evil.timeouts.request = Duration::from_secs(3);
     let mut drain = Drain::default();
     drain.deadline = Duration::from_millis(1000);
     let gateway = Gateway::builder()
