@@ -48,9 +48,12 @@ fn run<'a>(asked: Asked, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Message>
     let received = world.received(client).to_vec();
     let ending = world.ending(client);
     let is_ended = ending == Ending::Finished;
-    let read = gateway::response(asked.method, asked.upgrade, &received, is_ended);
-    let read =
-        read.unwrap_or_else(|| panic!("malformed: {:?}", String::from_utf8_lossy(&received)));
+    let (read, is_sound) = gateway::response(asked.method, asked.upgrade, &received, is_ended);
+    assert!(
+        is_sound,
+        "malformed: {:?}",
+        String::from_utf8_lossy(&received)
+    );
     world.close(served);
     world.close(client);
     world.run_for(Duration::from_secs(2 * 3600));
@@ -74,33 +77,37 @@ fuzz_target!(|data: &[u8]| {
     let in_pieces = run(asked, case.pieces());
     let last = |messages: &[Message]| messages.last().cloned().unwrap_or_default();
     let (whole, pieces) = (last(&got), last(&in_pieces));
-    assert_eq!(
-        (&whole.line, whole.is_complete),
-        (&pieces.line, pieces.is_complete),
-        "in pieces of {:?}",
-        case.pieces
+    // A head that is malformed in a piece shorter than the codec waits for is refused by a timeout.
+    let is_own =
+        |message: &Message| matches!(&*message.line, "502 Bad Gateway" | "504 Gateway Timeout");
+    if !(is_own(&whole) && is_own(&pieces)) {
+        assert_eq!(
+            (&whole.line, whole.is_complete),
+            (&pieces.line, pieces.is_complete),
+            "in pieces of {:?}",
+            case.pieces
+        );
+        assert!(
+            !whole.is_complete || whole == pieces,
+            "{whole:?}, not {pieces:?}"
+        );
+    }
+    // What the client gets is what the node has sent, or an error of the gateway. Bytes behind a complete response do not
+    // change it.
+    let (sent, _) = gateway::response(asked.method, asked.upgrade, &case.input, asked.node_ends);
+    let is_own = is_own(&whole);
+    let sent = last(&sent);
+    if sent.is_complete && sent.line == whole.line && whole.is_complete {
+        assert!(is_own || sent.body == whole.body, "another body");
+        for name in ["proxy-connection", "keep-alive", "te", "proxy-authenticate"] {
+            assert!(!whole.names.iter().any(|other| other == name), "{name}");
+        }
+        return;
+    }
+    // It is cut, malformed, or no response at all.
+    let is_interim = !sent.is_complete && whole.line.starts_with('1');
+    assert!(
+        is_own || is_interim || !whole.is_complete,
+        "{whole:?}, not {sent:?}"
     );
-    if whole.is_complete {
-        assert_eq!(whole, pieces);
-    }
-    // What the client gets is what the node has sent, or an error of the gateway.
-    let sent = gateway::response(asked.method, asked.upgrade, &case.input, asked.node_ends);
-    let is_own = matches!(&*whole.line, "502 Bad Gateway" | "504 Gateway Timeout");
-    let sent = sent.map(|messages| last(&messages));
-    match sent {
-        Some(sent) if sent.is_complete && sent.line == whole.line && whole.is_complete => {
-            assert!(is_own || sent.body == whole.body, "another body");
-            for name in ["proxy-connection", "keep-alive", "te", "proxy-authenticate"] {
-                assert!(!whole.names.iter().any(|other| other == name), "{name}");
-            }
-        }
-        Some(sent) if sent.is_complete => {
-            assert!(is_own || !whole.is_complete, "{whole:?}, not {sent:?}")
-        }
-        // It is cut or malformed.
-        _ => assert!(
-            is_own || !whole.is_complete || whole.line.starts_with('1'),
-            "{whole:?}"
-        ),
-    }
 });

@@ -124,13 +124,13 @@ pub fn requests(input: &[u8]) -> (Vec<Message>, bool) {
     (messages, true)
 }
 
-/// Reads the response to a request, with the interim ones before it. Returns `None` if something is malformed.
+/// Reads the response to a request, with the interim ones before it. Returns what is there, and true if nothing was malformed.
 pub fn response(
     method: &str,
     upgrade: Option<&str>,
     input: &[u8],
     is_ended: bool,
-) -> Option<Vec<Message>> {
+) -> (Vec<Message>, bool) {
     let (mut input, mut from) = (input.to_vec(), 0);
     let mut messages: Vec<Message> = Vec::new();
     let mut codec = StreamCodec::new(limits());
@@ -169,7 +169,10 @@ pub fn response(
         _ => {}
     };
     while from < input.len() {
-        match codec.decode(&mut input[from..]).ok()? {
+        let Ok(decoded) = codec.decode(&mut input[from..]) else {
+            return (messages, false);
+        };
+        match decoded {
             Decoded::Frame { frame, consumed } => {
                 take(frame);
                 from += consumed;
@@ -184,5 +187,5 @@ pub fn response(
     {
         take(frame);
     }
-    Some(messages)
+    (messages, true)
 }
