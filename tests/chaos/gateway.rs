@@ -69,7 +69,7 @@ pub(crate) fn serve() {
     listener.limits.max_body = MAX_PAYLOAD as u64;
     listener.limits.high_water = 32 << 10;
     // More than the control group makes on a connection, and less than a flood.
-    listener.limits.max_requests = 60;
+    listener.limits.max_requests = 40;
     listener.limits.max_clients = Some(10_000);
     listener.limits.max_clients_per_ip = Some(24);
     listener.on_fin = OnFin::Finish;
@@ -77,10 +77,10 @@ pub(crate) fn serve() {
     good.connections.idle_timeout = Duration::from_millis(300);
     let mut evil = PoolSettings::of(nodes);
     evil.connections.idle_timeout = Duration::from_millis(300);
-    evil.timeouts.response_head = Duration::from_millis(500);
-    evil.timeouts.body_idle = Duration::from_millis(500);
+    evil.timeouts.response_head = Duration::from_millis(200);
+    evil.timeouts.body_idle = Duration::from_millis(200);
     // Nothing else ends a body that comes byte by byte.
-    evil.timeouts.request = Duration::from_secs(3);
+    evil.timeouts.request = Duration::from_secs(1);
     let mut drain = Drain::default();
     drain.deadline = Duration::from_millis(1000);
     let gateway = Gateway::builder()
