@@ -210,7 +210,8 @@ impl Default for UpstreamTimeouts {
     }
 }
 
-/// The limits of connections to nodes. Numbers count for the process; each reactor has its share, and at least one.
+/// The limits of connections to nodes. Numbers count for the process. Of the idle ones each reactor has its share, and at least one;
+/// all connections together are counted exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionLimits {
@@ -222,7 +223,8 @@ pub struct ConnectionLimits {
     pub max_lifetime: Duration,
     /// The number of requests of a connection. Default: no limit.
     pub max_requests: u32,
-    /// The connections to a node. Further requests wait. Default: no limit.
+    /// The connections to a node, of all reactors together, with those that are being made. Further requests wait. A place goes to
+    /// the reactor that waits for longest. Default: no limit.
     pub max_connections: Option<usize>,
     /// The requests of a reactor that wait for a connection. Further ones are answered with 503. Default: 1024.
     pub max_pending: usize,
