@@ -66,6 +66,21 @@ fn every_test_named_on_the_page_exists() {
     assert!(seen.len() > 200, "only {} tests are named", seen.len());
 }
 
+#[test]
+fn every_test_named_on_the_page_about_rpc_exists() {
+    let page = fs::read_to_string("docs/rpc.md").expect("is readable");
+    let (_, section) = page
+        .split_once("\n## Promises and their tests\n")
+        .expect("has the section");
+    let tests = named(section.split("\n## ").next().unwrap_or(section));
+    assert!(tests.len() > 15, "only {} tests are named", tests.len());
+    for (path, name) in tests {
+        let source = fs::read_to_string(&path);
+        let source = source.unwrap_or_else(|error| panic!("{path}, for {name}: {error}"));
+        assert!(has_test(&source, &name), "{path} has no test {name}");
+    }
+}
+
 /// Returns true if the function exists and is a test.
 fn has_test(source: &str, name: &str) -> bool {
     let lines: Vec<_> = source.lines().map(str::trim).collect();

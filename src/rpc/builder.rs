@@ -182,7 +182,8 @@ impl PeerBuilder {
     /// counter of messages. Plugins run [`post_dial`](super::Plugin::post_dial) again, so that it authenticates again. Calls under
     /// way fail with [`CONNECTION_CLOSED`](super::code::CONNECTION_CLOSED) unless they are
     /// [idempotent](super::Call::idempotent). Calls and pushes made meanwhile wait for the connection: calls within their timeout
-    /// and within [`max_calls`](Self::max_calls), and at most 1,024 pushes.
+    /// and within [`max_calls`](Self::max_calls), and at most 1,024 pushes. Calls that are to
+    /// [fail fast](super::Call::fail_fast) do not wait.
     ///
     /// The session ends, and waiting calls with it, when the policy gives up, when the other side refuses the session with 401 or
     /// 403, and when it is closed.
@@ -219,7 +220,8 @@ impl PeerBuilder {
     }
 
     /// Sets the most calls of a session that wait for their replies. A call beyond fails with
-    /// [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each costs about 200 bytes. Default: 65,536.
+    /// [`TOO_MANY_REQUESTS`](super::code::TOO_MANY_REQUESTS). Each costs about 200 bytes. A cancelled call counts until its
+    /// cancellation is in the output. Default: 65,536.
     pub fn max_calls(mut self, calls: usize) -> Self {
         self.settings.max_calls = calls;
         self
@@ -318,7 +320,9 @@ impl PeerBuilder {
         self
     }
 
-    /// Sets the worker pool of blocking handlers. Default: a pool of the peer's own, if it has such handlers.
+    /// Sets the worker pool of blocking handlers. If its queue is full, calls get
+    /// [`SERVICE_UNAVAILABLE`](super::code::SERVICE_UNAVAILABLE), and pushes are dropped. Default: a pool of the peer's own, if it
+    /// has such handlers, with a thread for each core, at least 2, and a queue of 1,024.
     pub fn workers(mut self, pool: WorkerPool) -> Self {
         self.pool = Some(pool);
         self

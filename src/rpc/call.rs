@@ -42,6 +42,7 @@ impl Session {
             timeout: self.shared().settings.call_timeout,
             deadline: None,
             is_idempotent: false,
+            fails_fast: false,
             result: PhantomData,
         }
     }
@@ -82,6 +83,7 @@ pub struct Call<'a, A: ?Sized, R> {
     timeout: Option<Duration>,
     deadline: Option<Instant>,
     is_idempotent: bool,
+    fails_fast: bool,
     result: PhantomData<fn() -> R>,
 }
 
@@ -322,6 +324,14 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
         self
     }
 
+    /// Lets the call fail at once with [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED) if the session is about to
+    /// [redial](super::PeerBuilder::redial), rather than wait for the new connection. It is not sent again after the end of a
+    /// connection either, even if it is [idempotent](Self::idempotent). For callers that have another way to get the result.
+    pub fn fail_fast(mut self) -> Self {
+        self.fails_fast = true;
+        self
+    }
+
     /// Sends the call. Returns at once.
     pub fn send(self) -> Pending<R> {
         let session = self.session.clone();
@@ -333,7 +343,7 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
     fn dispatch(self, waiter: Waiter) {
         let (session, has_own_seq) = (self.session, self.draft.has_own_seq);
         let (timeout, deadline) = (self.timeout, self.deadline);
-        let is_idempotent = self.is_idempotent;
+        let (is_idempotent, fails_fast) = (self.is_idempotent, self.fails_fast);
         match self.draft.finish() {
             // The waiter is told if it cannot be sent.
             Ok(message) => drop(session.send(Outgoing {
@@ -344,6 +354,7 @@ impl<A: EncodeBody + ?Sized, R: FromReply> Call<'_, A, R> {
                     timeout,
                     deadline,
                     is_idempotent,
+                    fails_fast,
                 }),
                 when_full: WhenFull::Send,
                 on_sent: None,
@@ -531,6 +542,7 @@ impl CallOutcome {
             timeout,
             deadline,
             is_idempotent: false,
+            fails_fast: false,
         };
         // The waiter is told if it cannot be sent.
         drop(session.send(Outgoing {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::wire::{
     Codecs, Dialect, Filters, JsonProtocol, Kind, Limits, Message, PbProtocol, Protocol,
-    RawProtocol,
+    RawProtocol, WireError, explain, foreign,
 };
 use crate::addr::Addr;
 use crate::buf::outbox::Outbox;
@@ -366,7 +366,17 @@ impl Wire {
             limits,
             is_last: false,
         };
-        let decoded = carrier.decode(src, &mut inside)?;
+        let begins = src.first_chunk::<6>().copied();
+        let decoded = carrier.decode(src, &mut inside).map_err(|error| {
+            let found = begins.and_then(|begins| foreign(&begins));
+            match found.filter(|found| *found != "http") {
+                Some(found) => FrameError::from(WireError::OtherProtocol {
+                    found,
+                    expected: carrier.name(),
+                }),
+                None => error,
+            }
+        })?;
         self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
         self.greets = matches!(
             decoded,
@@ -440,7 +450,11 @@ impl Codec for Wire {
             }
             _ => &formats.limits,
         };
-        let decoded = self.protocol.decode(src, limits, &formats.filters)?;
+        let src = &*src;
+        let decoded = match self.protocol.decode(src, limits, &formats.filters) {
+            Ok(decoded) => decoded,
+            Err(error) => return Err(explain(error, src, self.protocol.name()).into()),
+        };
         self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
         Ok(decoded)
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, DeserializeSeed, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::builder::PeerBuilder;
@@ -327,28 +327,59 @@ impl<'de> Visitor<'de> for ConfigVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Config, A::Error> {
         let (mut config, mut seen) = (Config::default(), Vec::new());
-        while let Some(key) = map.next_key::<String>()? {
-            if !KEYS.contains(&&*key) {
-                map.next_value::<IgnoredAny>()?;
-                let keys = KEYS.join(", ");
-                let problem = format!("there is no key `{key}`; the keys are {keys}");
-                return Err(de::Error::custom(problem));
-            }
-            let named =
-                |problem: &dyn fmt::Display| de::Error::custom(format!("`{key}`: {problem}"));
-            let value: Value = map.next_value().map_err(|error| named(&error))?;
-            if let Value::Null = value {
-                continue;
-            }
-            config
-                .set(&key, &value)
-                .map_err(|allowed| de::Error::custom(format!("`{key}` is {value}; {allowed}")))?;
-            if seen.contains(&key) {
-                return Err(named(&"it is given twice"));
-            }
-            seen.push(key);
+        // Formats add the place to errors that arise within a key or a value.
+        while let Some(key) = map.next_key_seed(KnownKey)? {
+            map.next_value_seed(ValueOf {
+                key,
+                config: &mut config,
+                seen: &mut seen,
+            })?;
         }
         Ok(config)
+    }
+}
+
+/// Reads one of the keys.
+struct KnownKey;
+
+impl<'de> DeserializeSeed<'de> for KnownKey {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<&'static str, D::Error> {
+        let key = String::deserialize(key)?;
+        let known = KEYS.into_iter().find(|known| *known == key);
+        known.ok_or_else(|| {
+            let keys = KEYS.join(", ");
+            de::Error::custom(format!("there is no key `{key}`; the keys are {keys}"))
+        })
+    }
+}
+
+/// Reads the value of a key.
+struct ValueOf<'a> {
+    key: &'static str,
+    config: &'a mut Config,
+    /// The keys that have a value.
+    seen: &'a mut Vec<&'static str>,
+}
+
+impl<'de> DeserializeSeed<'de> for ValueOf<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<(), D::Error> {
+        let key = self.key;
+        let named = |problem: &dyn fmt::Display| de::Error::custom(format!("`{key}`: {problem}"));
+        let value = Value::deserialize(value).map_err(|error| named(&error))?;
+        if let Value::Null = value {
+            return Ok(());
+        }
+        (self.config.set(key, &value))
+            .map_err(|allowed| de::Error::custom(format!("`{key}` is {value}; {allowed}")))?;
+        if self.seen.contains(&key) {
+            return Err(named(&"it is given twice"));
+        }
+        self.seen.push(key);
+        Ok(())
     }
 }
 

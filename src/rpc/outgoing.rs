@@ -76,6 +76,13 @@ pub(super) struct OutgoingCall {
     pub(super) deadline: Option<Instant>,
     /// True if it is sent again when its connection ends before the reply.
     pub(super) is_idempotent: bool,
+    /// True if it does not wait for a session that redials.
+    pub(super) fails_fast: bool,
+}
+
+impl OutgoingCall {
+    /// The reason why a call that fails fast is not sent.
+    pub(super) const REDIALS: &str = "the session has no connection and is redialling";
 }
 
 /// A reply as its caller receives it.

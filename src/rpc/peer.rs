@@ -203,6 +203,9 @@ impl Peer {
     /// With [`Connect::reconnect`] the session [redials](super::PeerBuilder::redial) by that policy, and this call waits as long as
     /// it repeats its first attempts.
     ///
+    /// Messages on a stream have no handshake, so a session opens with its connection, unless a plugin waits for a message. A
+    /// server of another protocol shows at the first call, which fails with [`CONNECTION_CLOSED`](code::CONNECTION_CLOSED).
+    ///
     /// # Errors
     ///
     /// [`DIAL_FAILED`](code::DIAL_FAILED) with the reason. On a reactor's thread it fails at once, because the session could

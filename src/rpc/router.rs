@@ -16,6 +16,12 @@ use crate::error::Error;
 
 /// The handlers of a peer, by the paths of their messages. CALLs and PUSHes have routes of their own.
 ///
+/// The path of a route begins with a slash, which is added if it is missing. Case and a slash at the end count. Two handlers of
+/// one path, and a path below `/_/`, which belongs to this crate, are errors of [`start`](super::PeerBuilder::start).
+///
+/// The [`Status`](super::Status) of a handler that fails is the reply. A handler that panics costs its call, which gets
+/// [`INTERNAL_SERVER_ERROR`](super::wire::code::INTERNAL_SERVER_ERROR).
+///
 /// A handler is shared by all reactors, so it is `Send` and `Sync`. A value of its own for each reactor comes from
 /// [`CallCtx::local`].
 ///

@@ -137,6 +137,7 @@ impl<A: EncodeBody + ?Sized> StreamCall<'_, A> {
                         timeout,
                         deadline: None,
                         is_idempotent: false,
+                        fails_fast: false,
                     }),
                     when_full: WhenFull::Send,
                     on_sent: None,

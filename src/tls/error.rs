@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use rustls::{CertificateError, OtherError};
+use rustls::{CertificateError, InvalidMessage, OtherError};
 
 use crate::error::error_messages;
 
@@ -144,6 +144,9 @@ fn remedy(error: &rustls::Error) -> &'static str {
             ) =>
         {
             "; the certificate is of version 1, which cannot hold names: make one of version 3, with a subjectAltName"
+        }
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "; the other side seems not to speak TLS: check the port and the options on both sides"
         }
         _ => "",
     }

@@ -70,3 +70,16 @@ fn a_protocol_is_the_codec_of_a_connection() {
         }
     ));
 }
+
+#[test]
+fn a_message_without_filters_borrows_the_bytes_that_arrived() {
+    let bytes = b"\0\0\0\x14r\0\0\x010\x01\0\x02/a\0\0jhey";
+    let mut protocol = RawProtocol::detect();
+    let decoded = protocol.decode(bytes, &Limits::default(), &Filters::standard());
+    let Ok(Decoded::Frame { frame, .. }) = decoded else {
+        panic!("{decoded:?}");
+    };
+    for part in [&frame.seq, &frame.uri, &frame.body] {
+        assert!(bytes.as_ptr_range().contains(&part.as_ptr()), "{part:?}");
+    }
+}

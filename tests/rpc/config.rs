@@ -144,6 +144,28 @@ fn what_is_wrong_in_a_file_is_named_with_what_is_allowed() {
 }
 
 #[test]
+fn an_error_of_a_file_in_toml_names_the_line() {
+    for (line, message) in [
+        ("listen_port = 65536", "`listen_port` is 65536; use a whole"),
+        (
+            "listn_port = 1",
+            "there is no key `listn_port`; the keys are",
+        ),
+        ("nodelay = []", "`nodelay`: invalid type: sequence"),
+        (
+            "default_session_age = \"30\"",
+            "`default_session_age` is \"30\"; use a number with a unit",
+        ),
+    ] {
+        let file = format!("# a comment\nnetwork = \"tcp\"\n{line}\ncount_time = true\n");
+        let error = toml::from_str::<Config>(&file).expect_err(line).to_string();
+        assert!(error.contains("at line 3, column"), "{line}: {error}");
+        assert!(error.contains(message), "{line}: {error}");
+        assert_eq!(error.matches(" at line ").count(), 1, "{line}: {error}");
+    }
+}
+
+#[test]
 fn the_address_to_listen_on_is_made_of_its_parts() {
     for (json, endpoint) in [
         (r#"{"listen_port": 9090}"#, Some("tcp://:9090")),

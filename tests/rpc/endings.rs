@@ -524,6 +524,45 @@ fn times_of_nothing_and_without_end_are_taken() {
 }
 
 #[test]
+fn a_call_that_fails_fast_does_not_wait_for_a_session_that_redials() {
+    let server = start(listening().routes(routes()));
+    let later = Reconnect::new(Duration::from_secs(60), Duration::from_secs(60));
+    let client = start(Peer::builder().redial(later));
+    let session = dial(&client, &server);
+    assert_eq!(session.call("/echo", &7u64).fail_fast().wait(), Ok(7u64));
+    eventually("it is accepted", || server.session_count() == 1);
+    let under_way = session.call::<_, ()>("/never", &());
+    let under_way = under_way.idempotent().fail_fast().send();
+    session
+        .call::<_, u64>("/echo", &7u64)
+        .wait()
+        .expect("it has arrived");
+    server.sessions()[0].abort();
+    assert_eq!(
+        under_way.wait().map_err(|status| status.code),
+        Err(code::CONNECTION_CLOSED)
+    );
+    eventually("it redials", || session.health() == Health::Redialling);
+    let call = || {
+        session
+            .call::<_, u64>("/echo", &7u64)
+            .timeout(Duration::from_millis(100))
+    };
+    let status = call()
+        .fail_fast()
+        .wait()
+        .expect_err("there is no connection");
+    assert_eq!(status.code, code::CONNECTION_CLOSED);
+    assert!(status.reason.contains("redialling"), "{status}");
+    // Others wait.
+    assert_eq!(
+        call().wait().map_err(|status| status.code),
+        Err(code::HANDLE_TIMEOUT)
+    );
+    session.abort();
+}
+
+#[test]
 fn a_dial_ends_also_if_the_peer_shuts_down_meanwhile() {
     let server = start(listening().routes(routes()));
     for round in 0..20 {

@@ -11,6 +11,7 @@ mod config;
 mod endings;
 mod ends;
 mod filters;
+mod foreign;
 mod full;
 mod futures;
 mod hostile;

@@ -794,6 +794,43 @@ fn a_session_of_the_same_id_is_replaced() {
 }
 
 #[test]
+fn a_session_learns_that_its_id_is_taken_or_that_another_one_has_taken_it() {
+    let (server, client) = (server(math()), client());
+    let sessions = [dial(&client, &server), dial(&client, &server)];
+    eventually("both are accepted", || server.session_count() == 2);
+    let [one, two] = &server.sessions()[..] else {
+        panic!("there are two");
+    };
+    assert!(one.try_set_id("user 7"));
+    assert!(one.try_set_id("user 7"), "it has it");
+    let before = two.id();
+    assert!(!two.try_set_id("user 7"));
+    assert_eq!(
+        (two.id(), server.session("user 7")),
+        (before, Some(one.clone()))
+    );
+    assert!(!one.is_replaced());
+
+    two.set_id("user 7");
+    assert!(one.is_replaced() && !two.is_replaced());
+    let status = one.push("/any", &()).expect_err("is closed");
+    assert_eq!(status.code, code::CONNECTION_CLOSED);
+    assert!(
+        status.reason.contains("has taken the identifier"),
+        "{status}"
+    );
+    eventually("one is closed", || server.session_count() == 1);
+    assert_eq!(server.session("user 7"), Some(two.clone()));
+    // The identifier of one that has ended is free.
+    two.close();
+    eventually("both are closed", || server.session_count() == 0);
+    drop(sessions);
+    let _third = dial(&client, &server);
+    eventually("it is accepted", || server.session_count() == 1);
+    assert!(server.sessions()[0].try_set_id("user 7"));
+}
+
+#[test]
 fn sessions_whose_addresses_are_alike_do_not_replace_each_other() {
     let dir = tempfile::tempdir().expect("can be made");
     let path = format!("unix://{}/peer.sock", dir.path().display());

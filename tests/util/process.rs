@@ -129,6 +129,17 @@ pub(crate) fn descriptors() -> usize {
     fs::read_dir(dir).expect("lists descriptors").count() - 1
 }
 
+/// Returns the number of open descriptors of kernel timers. A reactor opens one when it first needs it, and keeps it.
+pub(crate) fn timer_descriptors() -> usize {
+    let Ok(open) = fs::read_dir("/proc/self/fd") else {
+        return 0;
+    };
+    let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links
+        .filter(|link| link.to_string_lossy().contains("timerfd"))
+        .count()
+}
+
 /// Returns the current limit on descriptors, and the limit to which it may be raised.
 pub(crate) fn descriptor_limit() -> (u64, u64) {
     let limit = getrlimit(Resource::Nofile);

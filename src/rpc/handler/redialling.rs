@@ -246,6 +246,10 @@ impl PeerHandler {
             if (outgoing.call.as_ref()).is_some_and(|call| call.waiter.is_cancelled()) {
                 return Some((outgoing, local(code::CANCELLED, "")));
             }
+            if (outgoing.call.as_ref()).is_some_and(|call| call.fails_fast) {
+                let status = local(code::CONNECTION_CLOSED, OutgoingCall::REDIALS);
+                return Some((outgoing, status));
+            }
             let reason = match &outgoing.call {
                 None if apart.held.pushes() >= MAX_HELD_PUSHES => "too many pushes wait for a connection",
                 Some(_) if apart.held.calls() >= shared.settings.max_calls => {
@@ -323,6 +327,7 @@ impl PeerHandler {
                         timeout: None,
                         deadline: again.by,
                         is_idempotent: true,
+                        fails_fast: false,
                     }),
                     when_full: WhenFull::Send,
                     on_sent: None,

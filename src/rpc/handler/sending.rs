@@ -188,7 +188,7 @@ impl PeerHandler {
             self.add_opened(line, stream.clone(), &sent.seq);
         }
         let own_seq = outgoing.has_own_seq.then(|| sent.seq.clone());
-        if call.is_idempotent && self.outlives(line) {
+        if call.is_idempotent && !call.fails_fast && self.outlives(line) {
             sent.again = Some(Box::new(SentAgain {
                 message: outgoing.message,
                 has_own_seq: outgoing.has_own_seq,

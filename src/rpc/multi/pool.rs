@@ -160,6 +160,7 @@ impl Pool {
                         deadline,
                         // The client itself sends it again, to another address.
                         is_idempotent: false,
+                        fails_fast: false,
                     }),
                     when_full: WhenFull::Send,
                     on_sent: None,

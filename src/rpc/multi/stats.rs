@@ -1,8 +1,26 @@
 //! The statistics of clients.
 
 use crate::balance::BreakerState;
+use crate::metrics::{Expose, Exposition};
 
 /// The statistics of a [`MultiClient`](super::MultiClient).
+///
+/// The names of its metrics begin with `epicycle_rpc_client_`. Those of an address have a label `address`. Two clients need a
+/// label each that tells them apart.
+///
+/// ```
+/// use epicycle::metrics::Exposition;
+/// use epicycle::rpc::{MultiClient, Peer};
+///
+/// let peer = Peer::builder().start()?;
+/// let client = MultiClient::builder(&peer).to("tcp://127.0.0.1:9").build()?;
+/// let mut metrics = Exposition::new();
+/// metrics.add(&[("client", "adders")], &client.stats());
+/// let mut text = String::new();
+/// metrics.write(&mut text);
+/// assert!(text.contains("epicycle_rpc_client_retries_total{client=\"adders\"} 0\n"));
+/// # Ok::<(), epicycle::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MultiStats {
@@ -63,3 +81,127 @@ pub struct AddressStats {
     /// The state of its circuit breaker. `None` if it has none.
     pub breaker: Option<BreakerState>,
 }
+
+impl Expose for MultiStats {
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let gauges = [
+            ("sessions", "Open sessions.", self.workers),
+            (
+                "idle_sessions",
+                "Open sessions without a call in flight.",
+                self.idle,
+            ),
+            (
+                "dialling",
+                "Sessions that are being dialled.",
+                self.dialling,
+            ),
+            ("in_flight", "Calls that have not ended.", self.doing),
+            (
+                "waiting",
+                "Calls and pushes that wait for a session.",
+                self.waiting,
+            ),
+            (
+                "min_load",
+                "The fewest calls in flight on a session.",
+                self.min_load,
+            ),
+            (
+                "max_load",
+                "The most calls in flight on a session.",
+                self.max_load,
+            ),
+        ];
+        for (name, help, value) in gauges {
+            to.gauge(&format!("{PREFIX}_{name}"), help, labels, value as f64);
+        }
+        let counters = [
+            ("opened", "Sessions that were opened.", self.created),
+            ("failed_dials", "Dials that failed.", self.failed_dials),
+            ("done", "Calls that have ended.", self.done),
+            ("retries", "Calls that were sent again.", self.retries),
+            (
+                "hedges",
+                "Calls that were sent to a second address too.",
+                self.hedges,
+            ),
+            (
+                "over_budget",
+                "Retries and hedges that the budget did not allow.",
+                self.over_budget,
+            ),
+            ("ejections", "Ejections of addresses.", self.ejections),
+            (
+                "breaks",
+                "Times that a circuit breaker opened.",
+                self.breaks,
+            ),
+            (
+                "refused",
+                "Calls and pushes that were refused.",
+                self.refused,
+            ),
+            (
+                "dropped_pushes",
+                "Accepted pushes that were not sent.",
+                self.dropped_pushes,
+            ),
+        ];
+        for (name, help, value) in counters {
+            to.counter(
+                &format!("{PREFIX}_{name}_total"),
+                help,
+                labels,
+                value as f64,
+            );
+        }
+        for address in &self.addresses {
+            address.expose(labels, to);
+        }
+    }
+}
+
+impl AddressStats {
+    fn expose(&self, labels: &[(&str, &str)], to: &mut Exposition) {
+        let labels = [labels, &[("address", &*self.address)]].concat();
+        let is_broken = self.breaker == Some(BreakerState::Open);
+        let gauges = [
+            (
+                "sessions",
+                "Open sessions of the address.",
+                self.sessions as f64,
+            ),
+            (
+                "in_flight",
+                "Calls in flight at the address.",
+                self.in_flight.into(),
+            ),
+            (
+                "up",
+                "1 if the address gets calls.",
+                u8::from(self.is_up).into(),
+            ),
+            (
+                "ejected",
+                "1 if the address is ejected.",
+                u8::from(self.is_ejected).into(),
+            ),
+            (
+                "ramp",
+                "The share of its calls that the address gets, up to 1.",
+                f64::from(self.ramp) / 1000.0,
+            ),
+            (
+                "broken",
+                "1 if the circuit breaker of the address is open.",
+                u8::from(is_broken).into(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            to.gauge(&format!("{PREFIX}_address_{name}"), help, &labels, value);
+        }
+    }
+}
+
+const PREFIX: &str = "epicycle_rpc_client";

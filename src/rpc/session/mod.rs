@@ -47,6 +47,8 @@ struct Inner {
     /// True if the other side takes nothing but replies.
     only_answers: AtomicBool,
     is_aborted: AtomicBool,
+    /// True if another session has taken the identifier.
+    is_replaced: AtomicBool,
     health: AtomicU8,
     age: SharedTime,
     handle_timeout: SharedTime,
@@ -120,6 +122,7 @@ impl Session {
             has_own_id: AtomicBool::new(false),
             only_answers: AtomicBool::new(false),
             is_aborted: AtomicBool::new(false),
+            is_replaced: AtomicBool::new(false),
             health: AtomicU8::new(Health::Open as u8),
             swap: OnceLock::new(),
             end: Mutex::default(),
@@ -139,12 +142,31 @@ impl Session {
         self.0.id.lock().clone()
     }
 
-    /// Sets the session's identifier. Another session of the peer with this identifier is closed.
+    /// Sets the session's identifier. Another session of the peer with this identifier is closed, which
+    /// [`is_replaced`](Self::is_replaced) tells. [`try_set_id`](Self::try_set_id) closes none.
     pub fn set_id(&self, id: impl Into<Arc<str>>) {
         let replaced = self.0.peer.sessions.rename(self, id.into());
         if let Some(other) = replaced {
-            other.close();
+            other.close_replaced();
         }
+    }
+
+    /// Sets the session's identifier, unless another session of the peer has it. Returns false then, and changes nothing.
+    #[must_use = "the identifier is not set if another session has it"]
+    pub fn try_set_id(&self, id: impl Into<Arc<str>>) -> bool {
+        self.0.peer.sessions.try_rename(self, id.into())
+    }
+
+    /// Returns true if another session has taken the identifier of this one, which is closed for that reason.
+    pub fn is_replaced(&self) -> bool {
+        self.0.is_replaced.load(Ordering::Acquire)
+    }
+
+    /// Closes the session since another one has its identifier.
+    pub(super) fn close_replaced(&self) {
+        log::info!(target: "epicycle::rpc", "{}: closing: another session has taken the identifier {:?}", self.remote_addr(), self.id());
+        self.0.is_replaced.store(true, Ordering::Release);
+        self.close();
     }
 
     /// Returns a number that no other session has as long as this one exists.

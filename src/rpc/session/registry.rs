@@ -42,6 +42,22 @@ impl Sessions {
         sessions.insert(new, session.clone())
     }
 
+    /// Sets the identifier of a session, unless another one has it. Returns false then.
+    pub(super) fn try_rename(&self, session: &Session, new: Arc<str>) -> bool {
+        let mut id = session.0.id.lock();
+        let mut sessions = self.0.lock();
+        if sessions.get(&new).is_some_and(|other| other != session) {
+            return false;
+        }
+        session.0.has_own_id.store(true, Ordering::Release);
+        if sessions.get(&*id) == Some(session) {
+            sessions.remove(&*id);
+            sessions.insert(new.clone(), session.clone());
+        }
+        *id = new;
+        true
+    }
+
     /// Changes the identifier of a session to an address, or to one with a number if another session has that address. One that
     /// the application has set stays.
     pub(super) fn rename_to_address(&self, session: &Session, address: Arc<str>) {

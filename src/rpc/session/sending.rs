@@ -8,7 +8,7 @@ use super::thread::is_loop_of;
 use super::work::{Work, give};
 use super::{Health, Session};
 use crate::engine::handler::HandleError;
-use crate::rpc::outgoing::{CallState, Outgoing, WhenFull};
+use crate::rpc::outgoing::{CallState, Outgoing, OutgoingCall, WhenFull};
 use crate::rpc::reply::local;
 use crate::rpc::stream::{Link, Signal, Stream};
 use crate::rpc::wire::{Kind, Message, Status, code};
@@ -41,9 +41,20 @@ impl Session {
                 let reason = "too many pushes wait for a connection";
                 return refuse(Order::Send(outgoing), local(code::WRITE_FAILED, reason));
             }
+            Health::Redialling if outgoing.call.as_ref().is_some_and(|call| call.fails_fast) => {
+                let status = local(code::CONNECTION_CLOSED, OutgoingCall::REDIALS);
+                return refuse(Order::Send(outgoing), status);
+            }
             Health::Redialling => {}
             Health::Closing | Health::Closed => {
-                return refuse(Order::Send(outgoing), local(code::CONNECTION_CLOSED, ""));
+                let reason = match self.is_replaced() {
+                    true => "another session has taken the identifier of this one",
+                    false => "",
+                };
+                return refuse(
+                    Order::Send(outgoing),
+                    local(code::CONNECTION_CLOSED, reason),
+                );
             }
         }
         if self.only_answers() {

@@ -29,6 +29,13 @@ pub enum WireError {
         /// The byte of this protocol.
         expected: u8,
     },
+    /// The input begins as that of another protocol does. The other side has the wrong port, or one side the wrong options.
+    OtherProtocol {
+        /// The protocol that the other side seems to speak: `http`, `TLS` or `raw`.
+        found: &'static str,
+        /// The protocol of this side.
+        expected: &'static str,
+    },
     /// The message is not a CALL (1), REPLY (2) or PUSH (3).
     UnknownKind {
         /// The received type.
@@ -87,6 +94,9 @@ error_messages! {
         WireError::TooShort { size, min } => "a size field of {size}, where a message has at least {min} bytes",
         WireError::Version { found, expected } =>
             "the version byte is {found:#04x}, not {expected:#04x}: the peer uses another protocol",
+        WireError::OtherProtocol { found, expected } =>
+            "the other side seems to speak {found}, where this side takes {expected}; check the port and the protocol on \
+             both sides",
         WireError::UnknownKind { kind } => "a message of type {kind}, where CALL is 1, REPLY is 2 and PUSH is 3",
         WireError::Truncated { field, len, left } =>
             "a length of {len} for the {field}, where the message has {left} bytes left; the peer may use the other \

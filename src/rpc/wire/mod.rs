@@ -60,6 +60,7 @@ pub use self::filter::{Filter, FilterError, FilterPipe, Filters, Gzip, Md5};
 pub use self::message::{Kind, Message};
 pub use self::meta::Meta;
 pub use self::proto::{Dialect, JsonProtocol, Limits, PbProtocol, Protocol, RawProtocol};
+pub(super) use self::proto::{explain, foreign};
 pub use self::sink::Sink;
 pub(super) use self::status::OneLine;
 pub use self::status::{Status, code};

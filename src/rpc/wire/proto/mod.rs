@@ -1,6 +1,7 @@
 //! Protocols, which frame messages: they decode the bytes of a stream or of a WebSocket message into a [`Message`], and
 //! encode it.
 
+mod foreign;
 mod json;
 mod pb;
 mod raw;
@@ -9,6 +10,7 @@ use super::sink::Room;
 use super::{FilterPipe, Filters, Message, Sink, WireError};
 use crate::codec::Decoded;
 
+pub(in crate::rpc) use self::foreign::{explain, found as foreign};
 pub use self::json::JsonProtocol;
 pub use self::pb::PbProtocol;
 pub use self::raw::RawProtocol;
