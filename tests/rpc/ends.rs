@@ -50,6 +50,10 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// The options of a peer with one reactor that listens with this protocol.
+#[cfg_attr(
+    not(feature = "http"),
+    allow(dead_code, reason = "without HTTP there is no test for it")
+)]
 pub(crate) fn serving(protocol: impl Into<ProtocolChoice>, routes: Router) -> PeerBuilder {
     Peer::builder()
         .listen_with("tcp4://127.0.0.1:0", protocol)

@@ -8,7 +8,7 @@ use epicycle::rpc::wire::{FilterPipe, Filters};
 use epicycle::rpc::{Peer, ProtocolChoice, Router, code};
 use log::Level;
 
-use crate::ends::{dial, listening, serving, start};
+use crate::ends::{dial, listening, start};
 use crate::util::logs::logs;
 use crate::util::process::{alone, resident};
 use crate::util::{LONG, eventually};
@@ -56,7 +56,7 @@ fn the_log_names_the_protocol_that_a_client_speaks_instead() {
     says(&json, RAW_CALL, "seems to speak raw, where this side takes");
     #[cfg(feature = "http")]
     {
-        let http = start(serving(epicycle::rpc::Http::new(), echo()));
+        let http = start(crate::ends::serving(epicycle::rpc::Http::new(), echo()));
         says(
             &http,
             RAW_CALL,
