@@ -6,7 +6,7 @@
     benches/rpc.py --write    writes the tables into docs/benchmarks.md
     benches/rpc.py --only rivals "rivals' clients"
                               the same with tarpc, tonic, volo, jsonrpsee and Cap'n Proto (benches/rpc_rivals): about eight minutes
-                              after the build, which needs protobuf-compiler and capnproto, and ten minutes or more
+                              after the build, which takes ten or more; needs protobuf-compiler, capnproto and valgrind
 
 The message is Teleport's BenchmarkMessage, 581 bytes of protobuf (benches/rpc/src/message.rs). Each client has a connection and
 one call under way. Each server has all its threads on the first core, the load runs on the second. The servers take turns with
