@@ -9,7 +9,7 @@ on each. Needs Linux, valgrind and strace. Uses only loopback, and ends within a
 """
 import os, re, resource, selectors, signal, socket, subprocess, sys, tempfile, time
 
-from serving import resident
+from serving import interrupt, resident
 
 ECHO = sys.argv[1] if len(sys.argv) > 1 else "target/production/examples/echo"
 MESSAGE = b"x" * 64
@@ -29,9 +29,7 @@ class Server:
         self.addr = (found[1], int(found[2]))
 
     def stop(self):
-        # strace has the server as a child process. valgrind is the server's process itself.
-        children = open(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read().split()
-        subprocess.run(["kill", "-INT", *(children or [str(self.process.pid)])], check=True)
+        interrupt(self.process.pid)
         self.process.wait(60)
 
 

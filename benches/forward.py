@@ -7,10 +7,11 @@ Each forwarder has one thread on the first core. The load runs on the second. Th
 results are medians over the rounds, with the least and the most. Needs Linux with two cores, and Debian's package haproxy.
 Uses only loopback. A round takes about 10 s.
 """
-import os, select, shutil, signal, socket, statistics, subprocess, sys, tempfile, threading, time
+import os, select, shutil, socket, statistics, subprocess, sys, tempfile, threading, time
+
+from serving import interrupt
 
 FORWARD = "target/production/examples/forward"
-ROUNDS = int(sys.argv[1]) if len(sys.argv) > 1 else 5
 GIB = 1 << 30
 FORWARDER_CORE, LOAD_CORE = {0}, {1}
 
@@ -40,14 +41,14 @@ def free_port():
 class Forwarder:
     """A running forwarder, pinned to its core."""
 
-    def __init__(self, command, port, directory=None):
+    def __init__(self, command, port, directory=None, core=FORWARDER_CORE):
         self.directory = directory
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, FORWARDER_CORE),
+            preexec_fn=lambda: os.sched_setaffinity(0, core),
         )
         self.addr = ("127.0.0.1", port)
-        for _ in range(100):
+        for _ in range(1200):
             try:
                 socket.create_connection(self.addr).close()
                 return
@@ -62,7 +63,7 @@ class Forwarder:
         return sum(int(line.split()[0]) for line in times) / 1e9
 
     def stop(self):
-        self.process.send_signal(signal.SIGINT)
+        interrupt(self.process.pid)
         self.process.wait(30)
         if self.directory:
             self.directory.cleanup()
@@ -112,9 +113,9 @@ def drop_probe(listener):
         listener.settimeout(10)
 
 
-def bulk(listener, addr, streams, total):
+def bulk(listener, addr, streams, total, connect=connected):
     """Sends `total` bytes over `streams` connections at once. The other end discards them."""
-    pairs = [connected(listener, addr) for _ in range(streams)]
+    pairs = [connect(listener, addr) for _ in range(streams)]
     share = total // streams
     block = bytes(1 << 20)
 
@@ -146,9 +147,9 @@ def bulk(listener, addr, streams, total):
     return received / GIB
 
 
-def ping_pong(listener, addr, connections, total):
+def ping_pong(listener, addr, connections, total, connect=connected):
     """Sends messages of 64 bytes back and forth, one under way on each connection."""
-    pairs = [connected(listener, addr) for _ in range(connections)]
+    pairs = [connect(listener, addr) for _ in range(connections)]
     poll = select.epoll()
     ends = {}
     for near, far in pairs:
@@ -202,11 +203,12 @@ def measure(forwarder, run):
 def main():
     if not os.path.exists(FORWARD):
         sys.exit(f"{FORWARD} is missing; build it: cargo build --profile production --example forward")
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     os.sched_setaffinity(0, LOAD_CORE)
     results = {(load, name): [] for load in LOADS for name in FORWARDERS}
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
         target = listener.getsockname()[1]
-        for turn in range(ROUNDS):
+        for turn in range(rounds):
             for name, start in sorted(FORWARDERS.items(), key=lambda _: os.urandom(4)):
                 forwarder = start(target)
                 try:
@@ -215,7 +217,7 @@ def main():
                         results[load, name].append(measure(forwarder, lambda: run(listener, forwarder.addr)))
                 finally:
                     forwarder.stop()
-            print(f"round {turn + 1} of {ROUNDS}", file=sys.stderr)
+            print(f"round {turn + 1} of {rounds}", file=sys.stderr)
     for load, (unit, _) in LOADS.items():
         print(f"\n{load}: {unit} a second, and seconds of processor time a {unit}")
         for name in FORWARDERS:

@@ -49,6 +49,13 @@ class Server:
             self.process.wait()
 
 
+def interrupt(pid):
+    """Interrupts a server, which may run under a tracer."""
+    # strace has the server as a child process. valgrind is the server's process itself.
+    for child in read(f"/proc/{pid}/task/{pid}/children").split() or [pid]:
+        os.kill(int(child), signal.SIGINT)
+
+
 def resident(pid):
     """Returns the resident memory of a process in bytes."""
     return int(re.search(r"Rss:\s+(\d+)", read(f"/proc/{pid}/smaps_rollup"))[1]) * 1024

@@ -65,6 +65,44 @@ pub(super) struct Asked {
     pub(super) is_http10: bool,
 }
 
+/// Texts of exchanges that have ended. Others use their memory, so that most exchanges allocate none for texts.
+#[derive(Default)]
+pub(super) struct Spare(Vec<(Asked, Head)>);
+
+impl Spare {
+    /// The most texts that are kept.
+    const MAX: usize = 256;
+
+    /// The most bytes that are kept for an exchange.
+    const MAX_BYTES: usize = 4 << 10;
+
+    /// Returns empty texts.
+    pub(super) fn take(&mut self) -> (Asked, Head) {
+        self.0.pop().unwrap_or_default()
+    }
+
+    /// Takes texts that nobody needs any more.
+    pub(super) fn put(&mut self, mut asked: Asked, mut head: Head) {
+        let texts = [
+            &mut asked.method,
+            &mut asked.host,
+            &mut asked.target,
+            &mut head.method,
+            &mut head.host,
+            &mut head.target,
+        ];
+        let mut bytes = head.fields.capacity();
+        for text in texts {
+            text.clear();
+            bytes += text.capacity();
+        }
+        head.fields.clear();
+        if self.0.len() < Self::MAX && bytes <= Self::MAX_BYTES {
+            self.0.push((asked, head));
+        }
+    }
+}
+
 /// The framing of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
@@ -169,6 +207,10 @@ impl<X> Exchange<X> {
         let head = &self.head;
         let request =
             ClientRequest::new(&head.method, &head.host, &head.target).block(&head.fields);
+        let request = match head.is_checked {
+            true => request.received(),
+            false => request,
+        };
         let request = match self.body {
             Body::None => request,
             Body::Sized(len) => request.sized(len),
@@ -222,5 +264,61 @@ impl Upload {
                 false => self.kept = Kept::Gone,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the texts of an exchange with a target of that length.
+    fn texts(len: usize) -> (Asked, Head) {
+        let (mut asked, mut head) = (Asked::default(), Head::default());
+        for text in [
+            &mut asked.method,
+            &mut asked.host,
+            &mut head.method,
+            &mut head.host,
+            &mut head.target,
+        ] {
+            text.push_str("of another client");
+        }
+        asked.target.push_str(&"x".repeat(len));
+        let pushed = head.fields.push("Cookie", "of another client");
+        pushed.expect("it is sound");
+        (asked, head)
+    }
+
+    #[test]
+    fn an_exchange_gets_memory_of_another_one_but_none_of_its_texts() {
+        let mut spare = Spare::default();
+        let (asked, head) = texts(100);
+        spare.put(asked, head);
+        let (asked, head) = spare.take();
+        assert!(asked.target.capacity() >= 100);
+        for text in [
+            &asked.method,
+            &asked.host,
+            &asked.target,
+            &head.method,
+            &head.host,
+            &head.target,
+        ] {
+            assert_eq!(text, "");
+        }
+        assert!(head.fields.is_empty());
+    }
+
+    #[test]
+    fn the_memory_of_long_texts_and_of_many_is_not_kept() {
+        let mut spare = Spare::default();
+        let (asked, head) = texts(Spare::MAX_BYTES + 1);
+        spare.put(asked, head);
+        assert_eq!(spare.0.len(), 0);
+        for _ in 0..Spare::MAX + 10 {
+            let (asked, head) = texts(1);
+            spare.put(asked, head);
+        }
+        assert_eq!(spare.0.len(), Spare::MAX);
     }
 }

@@ -1,5 +1,6 @@
 //! Explanations: the way that a request would take, without sending it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Gateway {
             return Ok(Explanation { steps });
         }
         let meters = Meters::default();
-        let routes = Routes::new(&self.settings.routes, &meters);
+        let routes = Routes::new(&self.settings.routes, &HashMap::new(), &meters);
         let Some(route) = routes.find(&asked.host, path_of(&asked.target)) else {
             steps.push(("route", "none: the answer is 404".to_owned()));
             return Ok(Explanation { steps });
@@ -108,6 +109,7 @@ impl Gateway {
             target: route.target(&asked.target).into_owned(),
             host: asked.authority.clone(),
             fields: HeaderBlock::new(),
+            is_checked: false,
         };
         let key = pool.key(&head, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         let picked = pool.pick(key, &[]).ok();

@@ -1,5 +1,6 @@
 //! The fields that tell a node about the client, and `Via`.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::str;
 
@@ -9,6 +10,10 @@ use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, Version};
 
 /// The name in `Via`.
 const NAME: &str = "epicycle";
+
+/// The gateway in `Via`, by the version of the message that it has received.
+const VIA_HTTP10: &str = "1.0 epicycle";
+const VIA_HTTP11: &str = "1.1 epicycle";
 
 /// The facts about a client's connection that forwarding fields tell.
 #[derive(Clone, Copy, Debug)]
@@ -93,41 +98,62 @@ pub(super) fn set(
     // Only then does a proxy in front of this one know more than this one.
     let believes = !rules.trusted.is_empty() && is_trusted(rules, hop.peer);
     let scheme = if hop.is_tls { "https" } else { "http" };
-    match (rules.x_forwarded_for, hop.peer) {
-        (ForwardedFor::Off, _) | (_, None) => {}
+    // Most clients send none of them, so nothing is searched for.
+    let are_new = !fields
+        .headers()
+        .lines()
+        .any(|line| is_forwarding_field(&line));
+    let set = |fields: &mut HeaderBlock, begin: &'static str, value: &[u8]| {
+        if !are_new {
+            fields.remove(name_in(begin));
+        }
+        fields.push_known(begin, value)
+    };
+    let mut list = Vec::with_capacity(64);
+    let last = match (rules.x_forwarded_for, hop.peer) {
         (ForwardedFor::Append, Some(peer)) => {
-            let mut list = Vec::new();
-            for told in fields.headers().get_all("x-forwarded-for") {
-                if !told.is_empty() {
-                    list.extend_from_slice(told);
-                    list.extend_from_slice(b", ");
+            if !are_new {
+                for told in fields.headers().get_all("x-forwarded-for") {
+                    if !told.is_empty() {
+                        list.extend_from_slice(told);
+                        list.extend_from_slice(b", ");
+                    }
                 }
             }
-            list.extend_from_slice(peer.to_canonical().to_string().as_bytes());
-            fields.set("X-Forwarded-For", list)?;
+            Some(peer)
         }
-        (ForwardedFor::Replace, Some(peer)) => {
-            let client = client.unwrap_or(peer).to_canonical();
-            fields.set("X-Forwarded-For", client.to_string())?;
-        }
+        (ForwardedFor::Replace, Some(peer)) => Some(client.unwrap_or(peer)),
+        (ForwardedFor::Off, _) | (_, None) => None,
+    };
+    let begin = list.len();
+    if let Some(last) = last {
+        write_ip(last, &mut list);
+        set(fields, "X-Forwarded-For: ", &list)?;
     }
     if rules.x_real_ip
         && let Some(client) = client
     {
-        fields.set("X-Real-IP", client.to_canonical().to_string())?;
+        // Most clients are the peer.
+        if last != Some(client) {
+            list.truncate(begin);
+            write_ip(client, &mut list);
+        }
+        set(fields, "X-Real-IP: ", &list[begin..])?;
     }
     if rules.x_forwarded {
-        let mut tell =
-            |name: &str, value: &str| match believes && fields.headers().get(name).is_some() {
+        let mut tell = |begin: &'static str, value: &str| {
+            let told = || fields.headers().get(name_in(begin)).is_some();
+            match believes && !are_new && told() {
                 true => Ok(()),
-                false => fields.set(name, value),
-            };
-        tell("X-Forwarded-Proto", scheme)?;
+                false => set(fields, begin, value.as_bytes()),
+            }
+        };
+        tell("X-Forwarded-Proto: ", scheme)?;
         if !hop.host.is_empty() {
-            tell("X-Forwarded-Host", hop.host)?;
+            tell("X-Forwarded-Host: ", hop.host)?;
         }
         if let Some(port) = hop.port {
-            tell("X-Forwarded-Port", &port.to_string())?;
+            tell("X-Forwarded-Port: ", itoa::Buffer::new().format(port))?;
         }
     }
     if rules.forwarded {
@@ -144,11 +170,32 @@ pub(super) fn set(
         fields.push("Forwarded", element)?;
     }
     if rules.via {
-        let version = match hop.version {
-            Version::Http10 => "1.0",
-            Version::Http11 => "1.1",
+        let value = match hop.version {
+            Version::Http10 => VIA_HTTP10,
+            Version::Http11 => VIA_HTTP11,
         };
-        fields.push("Via", format!("{version} {NAME}"))?;
+        fields.push_known("Via: ", value.as_bytes())?;
     }
     Ok(())
+}
+
+/// Returns the name in the beginning of a line.
+fn name_in(begin: &str) -> &str {
+    begin.strip_suffix(": ").unwrap_or(begin)
+}
+
+/// Writes an address as text.
+fn write_ip(ip: IpAddr, text: &mut Vec<u8>) {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            for (at, octet) in ip.octets().into_iter().enumerate() {
+                if at > 0 {
+                    text.push(b'.');
+                }
+                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            }
+        }
+        // Writing to a vector does not fail.
+        IpAddr::V6(ip) => drop(write!(text, "{ip}")),
+    }
 }

@@ -123,6 +123,8 @@ pub(super) struct Head {
     pub(super) target: String,
     pub(super) host: String,
     pub(super) fields: HeaderBlock,
+    /// True if method, target and host are those of the received request, which was checked.
+    pub(super) is_checked: bool,
 }
 
 /// The head of a request, to look at and to change.
@@ -144,6 +146,7 @@ impl RequestHead<'_> {
     /// Replaces the method.
     pub fn set_method(&mut self, method: impl Into<String>) {
         self.head.method = method.into();
+        self.head.is_checked = false;
     }
 
     /// Returns the target that the node gets.
@@ -154,6 +157,7 @@ impl RequestHead<'_> {
     /// Replaces the target.
     pub fn set_target(&mut self, target: impl Into<String>) {
         self.head.target = target.into();
+        self.head.is_checked = false;
     }
 
     /// Returns the path of the target.
@@ -170,6 +174,7 @@ impl RequestHead<'_> {
     /// Replaces the host.
     pub fn set_host(&mut self, host: impl Into<String>) {
         self.head.host = host.into();
+        self.head.is_checked = false;
     }
 
     /// Returns the value of the first field of that name.

@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustc_hash::{FxBuildHasher, FxHashMap};
+
 use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
@@ -46,14 +48,14 @@ pub(super) struct SharedPool {
 pub(super) struct Pool {
     pub(super) shared: Arc<SharedPool>,
     pub(super) nodes: Nodes,
-    addrs: HashMap<NodeId, NodeAddr>,
+    addrs: FxHashMap<NodeId, NodeAddr>,
     /// The nodes that were removed, and the times of that, as long as they may have connections.
     removed: HashMap<NodeId, Instant>,
     /// The time at which the pool itself was removed.
     gone: Option<Instant>,
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
-    pub(super) connections: fetch::Pool<Destination, ConnId, ConnId>,
+    pub(super) connections: fetch::Pool<Destination, ConnId, ConnId, FxBuildHasher>,
     /// The dials that wait for a place at their node.
     pub(super) held: Held,
     pub(super) checks: Checks,
@@ -62,7 +64,7 @@ pub(super) struct Pool {
     /// The earliest alarm that is set.
     pub(super) alarm: Option<Instant>,
     pub(super) counters: Arc<PoolCounters>,
-    pub(super) node_counters: HashMap<NodeId, Arc<NodeCounters>>,
+    pub(super) node_counters: FxHashMap<NodeId, Arc<NodeCounters>>,
 }
 
 /// A node that serves an exchange. The exchange counts there as long as this is kept.
@@ -153,7 +155,7 @@ impl Pool {
             nodes: shared.nodes.clone(),
             balancer: balancer(&shared),
             budget: budget(&shared.settings, reactors),
-            connections: fetch::Pool::new(bounds),
+            connections: fetch::Pool::with_hasher(bounds, FxBuildHasher),
             held: Held::default(),
             checks: Checks::default(),
             limits: limits(&shared.settings, high_water),
@@ -480,7 +482,7 @@ fn limits(settings: &PoolSettings, high_water: usize) -> ConnLimits {
         .outbound_policy(OutboundPolicy::Drop)
 }
 
-fn addrs(shared: &SharedPool) -> HashMap<NodeId, NodeAddr> {
+fn addrs(shared: &SharedPool) -> FxHashMap<NodeId, NodeAddr> {
     let settings = &shared.settings;
     let parsed = shared.nodes.iter().filter_map(|node| {
         // The settings were checked.
@@ -490,7 +492,7 @@ fn addrs(shared: &SharedPool) -> HashMap<NodeId, NodeAddr> {
     parsed.collect()
 }
 
-fn node_counters(shared: &SharedPool, meters: &Meters) -> HashMap<NodeId, Arc<NodeCounters>> {
+fn node_counters(shared: &SharedPool, meters: &Meters) -> FxHashMap<NodeId, Arc<NodeCounters>> {
     let nodes = shared.nodes.iter();
     nodes
         .map(|node| (node.id(), meters.node(&shared.name, node.address())))

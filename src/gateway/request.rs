@@ -25,14 +25,36 @@ pub(super) enum MaxForwards {
     Left(u64),
 }
 
-impl Asked {
-    pub(super) fn of(request: &ServerRequest<'_>) -> Self {
-        Self {
-            method: request.method().to_owned(),
-            host: request.host().unwrap_or_default().to_owned(),
-            target: request.target().to_owned(),
-            is_http10: request.version() == Version::Http10,
+/// The fields of a request that ask for something, as one look at all of them finds. Most requests have none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    te: bool,
+    via: bool,
+    upgrade: bool,
+}
+
+impl Seen {
+    pub(super) fn of(headers: Headers<'_>) -> Self {
+        let mut seen = Self::default();
+        for line in headers.lines() {
+            match line.colon() {
+                2 => seen.te |= line.is("te"),
+                3 => seen.via |= line.is("via"),
+                7 => seen.upgrade |= line.is("upgrade"),
+                _ => {}
+            }
         }
+        seen
+    }
+}
+
+impl Asked {
+    /// Fills an empty value.
+    pub(super) fn fill(&mut self, request: &ServerRequest<'_>) {
+        self.method.push_str(request.method());
+        self.host.push_str(request.host().unwrap_or_default());
+        self.target.push_str(request.target());
+        self.is_http10 = request.version() == Version::Http10;
     }
 }
 
@@ -49,6 +71,7 @@ impl Body {
 /// Refuses requests that no node may get.
 pub(super) fn check(
     request: &ServerRequest<'_>,
+    seen: Seen,
     rules: &Forwarding,
     underscores: Underscores,
 ) -> Result<(), ProxyError> {
@@ -58,7 +81,8 @@ pub(super) fn check(
     }
     let headers = request.headers();
     let mut protocols = headers.get_all("upgrade").flat_map(tokens);
-    if !protocols.all(|protocol| protocol.split(|byte| *byte == b'/').all(is_token)) {
+    if seen.upgrade && !protocols.all(|protocol| protocol.split(|byte| *byte == b'/').all(is_token))
+    {
         let what = "an Upgrade that is no protocol";
         return Err(ProxyError::request(StatusCode::BAD_REQUEST, what));
     }
@@ -67,7 +91,7 @@ pub(super) fn check(
         let what = "a field with an underscore in its name";
         return Err(ProxyError::request(StatusCode::BAD_REQUEST, what));
     }
-    if forwarding::loops(rules, headers) {
+    if seen.via && forwarding::loops(rules, headers) {
         let what = "the request has been here before";
         return Err(ProxyError::request(StatusCode::LOOP_DETECTED, what));
     }
@@ -101,6 +125,9 @@ pub(super) fn target<'a>(request: &ServerRequest<'a>) -> &'a str {
 /// Returns the names that the `Connection` fields of a message nominate, without the usual options.
 pub(super) fn nominated(headers: Headers<'_>) -> Vec<Box<[u8]>> {
     const USUAL: [&[u8]; 5] = [b"close", b"keep-alive", b"upgrade", b"te", b"trailer"];
+    if !headers.nominates() {
+        return Vec::new();
+    }
     let options = headers.get_all("connection").flat_map(tokens);
     let is_usual = |option: &&[u8]| USUAL.iter().any(|usual| usual.eq_ignore_ascii_case(option));
     options
@@ -112,6 +139,7 @@ pub(super) fn nominated(headers: Headers<'_>) -> Vec<Box<[u8]>> {
 /// Gathers the fields that go on to a node.
 pub(super) fn gather(
     request: &ServerRequest<'_>,
+    seen: Seen,
     underscores: Underscores,
     believes_peer: bool,
     fields: &mut HeaderBlock,
@@ -125,7 +153,7 @@ pub(super) fn gather(
     };
     let headers = request.headers();
     fields.fill(headers.end_to_end().filter(passes))?;
-    if request.accepts_trailers() {
+    if seen.te && request.accepts_trailers() {
         fields.push("TE", "trailers")?;
     }
     if Body::of(request) == Body::Chunked {
@@ -205,8 +233,8 @@ pub(super) fn change(fields: &mut HeaderBlock, changes: &FieldChanges) -> Result
 }
 
 /// Returns the protocol that the client asks to change to, if the route allows it.
-pub(super) fn upgrade(request: &ServerRequest<'_>, route: &Route) -> Option<Box<str>> {
-    if Body::of(request) != Body::None || request.method() == "HEAD" {
+pub(super) fn upgrade(request: &ServerRequest<'_>, seen: Seen, route: &Route) -> Option<Box<str>> {
+    if !seen.upgrade || Body::of(request) != Body::None || request.method() == "HEAD" {
         return None;
     }
     let mut allowed = route.settings.upgrade.iter();

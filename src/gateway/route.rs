@@ -32,16 +32,24 @@ struct Paths {
 pub(crate) struct Route {
     pub(crate) name: Box<str>,
     pub(crate) settings: RouteSettings,
+    /// The number of its pool.
+    pub(super) pool: Option<usize>,
     pub(super) counters: Arc<RouteCounters>,
 }
 
 impl Routes {
-    pub(super) fn new(settings: &[RouteSettings], meters: &Meters) -> Self {
+    /// Returns the routes. `pools` has the numbers of the pools.
+    pub(super) fn new(
+        settings: &[RouteSettings],
+        pools: &HashMap<Box<str>, usize>,
+        meters: &Meters,
+    ) -> Self {
         let mut routes = Self::default();
         for settings in settings {
             let name = settings.display_name();
             let route = Rc::new(Route {
                 counters: meters.route(&name),
+                pool: pools.get(&*settings.pool).copied(),
                 name: name.into(),
                 settings: settings.clone(),
             });
@@ -76,6 +84,9 @@ impl Routes {
 
     /// Returns the most specific route for a host, with or without a port, and a path.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Rc<Route>> {
+        if self.exact.is_empty() && self.suffixes.is_empty() {
+            return self.any.find(path);
+        }
         let host = lower(without_port(host));
         let exact = || self.exact.get(&*host)?.find(path);
         let mut suffixes = self.suffixes.iter();

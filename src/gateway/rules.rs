@@ -40,12 +40,13 @@ impl Rules {
         });
         let numbers = pools.iter().zip(0..);
         let live = numbers.filter(|(pool, _)| settings.pools.contains_key(&*pool.name));
+        let pools = live
+            .map(|(pool, number)| (pool.name.clone(), number))
+            .collect();
         Self {
             listeners: listeners.collect(),
-            routes: Routes::new(&settings.routes, meters),
-            pools: live
-                .map(|(pool, number)| (pool.name.clone(), number))
-                .collect(),
+            routes: Routes::new(&settings.routes, &pools, meters),
+            pools,
         }
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::proxy::gather_response;
-use super::request::{announce_trailers, gather, gather_trailers, nominated, target};
+use super::request::{Seen, announce_trailers, gather, gather_trailers, nominated, target};
 use super::settings::Underscores;
 use crate::codec::{Codec, Decoded, encode_to_vec};
 use crate::http::client::{ClientRequest, ResponsePart, StreamCodec};
@@ -143,7 +143,8 @@ fn pass_request(input: &[u8]) -> Option<Vec<u8>> {
         let bytes = match part {
             RequestPart::Head(request) => {
                 options = nominated(request.headers());
-                gather(&request, Underscores::Drop, true, &mut block).expect("it is sound");
+                let seen = Seen::of(request.headers());
+                gather(&request, seen, Underscores::Drop, true, &mut block).expect("it is sound");
                 let anew =
                     ClientRequest::new(request.method(), "a.test", target(&request)).block(&block);
                 is_chunked = request.has_body() && request.content_length().is_none();

@@ -1,8 +1,10 @@
 use std::fmt;
 
-use super::check::{Names, check_headers};
+use super::check::{Checked, Names, check_headers};
 use super::error::SendError;
 use super::fields::Headers;
+#[cfg(feature = "gateway")]
+use super::fields::is_value;
 use super::lines::{HeaderLine, Lines};
 
 /// Headers that many messages have in common, or that a proxy passes on. They are checked and encoded once.
@@ -48,11 +50,39 @@ impl HeaderBlock {
     pub fn push(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), SendError> {
         let value = value.as_ref();
         let checked = check_headers(&[(name, value)])?;
+        self.append(name, value, &checked);
+        Ok(())
+    }
+
+    /// Appends a header with a sound name that the codecs need not know of. `begin` is the name with its colon and space.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn push_known(
+        &mut self,
+        begin: &'static str,
+        value: &[u8],
+    ) -> Result<(), SendError> {
+        let name = || begin.strip_suffix(": ").unwrap_or_default();
+        debug_assert!(
+            check_headers(&[(name(), b"")]).is_ok_and(|checked| checked.names == Names::default()),
+            "{begin:?}"
+        );
+        if !is_value(value) {
+            let name = name().to_owned();
+            return Err(SendError::Header { name });
+        }
+        self.lines.reserve(begin.len() + value.len() + 2);
+        self.lines.extend_from_slice(begin.as_bytes());
+        self.lines.extend_from_slice(value);
+        self.lines.extend_from_slice(b"\r\n");
+        Ok(())
+    }
+
+    fn append(&mut self, name: &str, value: &[u8], checked: &Checked) {
         self.names = self.names.or(checked.names);
+        self.lines.reserve(checked.len);
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             self.lines.extend_from_slice(part);
         }
-        Ok(())
     }
 
     /// Appends a copy of a received line. It was checked when it was received, so only its name is looked at.
@@ -141,9 +171,10 @@ impl HeaderBlock {
     /// As for [`push`](Self::push). Nothing changes then.
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), SendError> {
         let value = value.as_ref();
-        check_headers(&[(name, value)])?;
+        let checked = check_headers(&[(name, value)])?;
         self.remove(name);
-        self.push(name, value)
+        self.append(name, value, &checked);
+        Ok(())
     }
 
     /// Returns the headers, to look at them.
@@ -160,6 +191,12 @@ impl HeaderBlock {
     /// Returns true if the block has no headers.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// Returns the bytes of memory for headers.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn capacity(&self) -> usize {
+        self.lines.capacity()
     }
 
     #[inline]

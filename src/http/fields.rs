@@ -34,8 +34,9 @@ impl<'a> Headers<'a> {
 
     /// Returns the values of all headers of that name, in any case.
     pub fn get_all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.filter(move |(other, _)| other.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        Lines(self.lines)
+            .filter(move |line| line.is(name))
+            .map(|line| line.value())
     }
 
     /// Returns true if a header of that name has the token in its comma-separated list. Case is ignored in both.
@@ -82,6 +83,12 @@ impl<'a> Headers<'a> {
         EndToEnd::new(Lines(self.lines), self.nominates)
     }
 
+    /// Returns true if a `Connection` header names other headers.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn nominates(self) -> bool {
+        self.nominates
+    }
+
     /// Returns true if there are no headers.
     pub fn is_empty(self) -> bool {
         self.lines.is_empty()
@@ -115,7 +122,7 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 
 /// Returns true if a header's name, or an option in its value, is the `known` one in any case. `known` is in lower case.
 ///
-/// It compares whole words, without a branch for each byte. `known` has only letters and hyphens. Apart from control
+/// It compares whole words, without a branch for each byte. `known` has only letters, digits and hyphens. Apart from control
 /// characters, which neither names nor values contain, no other byte differs from those in the bit of the case alone.
 #[inline]
 pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {

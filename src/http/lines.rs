@@ -5,6 +5,8 @@ use std::fmt;
 
 use memchr::memchr;
 
+use super::fields::is_named;
+
 /// A header line as it was received. The parser has checked it.
 ///
 /// A proxy copies it into a [`HeaderBlock`](super::HeaderBlock) with
@@ -54,15 +56,16 @@ impl<'a> HeaderLine<'a> {
     /// A `Connection` header can name others: see [`Headers::end_to_end`](super::Headers::end_to_end).
     #[inline]
     pub fn is_hop_by_hop(&self) -> bool {
+        let name = self.name();
         match self.colon {
-            2 => self.is("te"),
-            7 => self.is("trailer") || self.is("upgrade"),
-            10 => self.is("connection") || self.is("keep-alive"),
-            14 => self.is("http2-settings"),
-            16 => self.is("proxy-connection"),
-            17 => self.is("transfer-encoding"),
-            18 => self.is("proxy-authenticate"),
-            19 => self.is("proxy-authorization"),
+            2 => is_named(name, b"te"),
+            7 => is_named(name, b"trailer") || is_named(name, b"upgrade"),
+            10 => is_named(name, b"connection") || is_named(name, b"keep-alive"),
+            14 => is_named(name, b"http2-settings"),
+            16 => is_named(name, b"proxy-connection"),
+            17 => is_named(name, b"transfer-encoding"),
+            18 => is_named(name, b"proxy-authenticate"),
+            19 => is_named(name, b"proxy-authorization"),
             _ => false,
         }
     }
@@ -70,8 +73,8 @@ impl<'a> HeaderLine<'a> {
     /// Returns true if the codecs write this header from what they know: `Host` and `Content-Length`.
     fn is_the_codecs(&self) -> bool {
         match self.colon {
-            4 => self.is("host"),
-            14 => self.is("content-length"),
+            4 => is_named(self.name(), b"host"),
+            14 => is_named(self.name(), b"content-length"),
             _ => false,
         }
     }
@@ -94,12 +97,36 @@ impl<'a> Iterator for Lines<'a> {
     #[inline]
     fn next(&mut self) -> Option<HeaderLine<'a>> {
         // A line has an LF only at its end.
-        let end = memchr(b'\n', self.0)? + 1;
-        let (bytes, rest) = self.0.split_at(end);
+        let colon = find(b':', self.0)?;
+        let end = colon + find(b'\n', self.0.get(colon..)?)? + 1;
+        let (bytes, rest) = self.0.split_at_checked(end)?;
         self.0 = rest;
-        let colon = memchr(b':', bytes)?;
         Some(HeaderLine { bytes, colon })
     }
+}
+
+/// Returns the position of a byte, which is usually near. Names and most values are shorter than the start of `memchr` costs.
+#[inline]
+fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
+    const NEAR: usize = 6;
+    const fn each(byte: u8) -> u64 {
+        u64::from_ne_bytes([byte; 8])
+    }
+    for (n, chunk) in bytes.as_chunks::<8>().0.iter().take(NEAR).enumerate() {
+        // The lowest bit that is set belongs to the first byte that is equal.
+        let word = u64::from_le_bytes(*chunk) ^ each(byte);
+        let found = word.wrapping_sub(each(1)) & !word & each(0x80);
+        if found != 0 {
+            return Some(n * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let seen = (bytes.len() / 8).min(NEAR) * 8;
+    let rest = bytes.get(seen..)?;
+    if rest.len() < 8 {
+        let at = rest.iter().position(|other| *other == byte);
+        return at.map(|at| seen + at);
+    }
+    memchr(byte, rest).map(|at| seen + at)
 }
 
 /// Returns the members of a comma-separated list, without the white space around them.
@@ -169,4 +196,26 @@ fn nominated<'a>(lines: Lines<'a>) -> Vec<&'a [u8]> {
 fn by_letters(a: &[u8], b: &[u8]) -> Ordering {
     let lower = u8::to_ascii_lowercase;
     a.iter().map(lower).cmp(b.iter().map(lower))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_byte_is_found_where_it_is_first(
+            before in prop::collection::vec(any::<u8>(), 0..100),
+            after in prop::collection::vec(any::<u8>(), 0..20),
+            byte in prop::sample::select(vec![b':', b'\n', 0, 1, 0x80, 0xFF]),
+            is_there: bool,
+        ) {
+            let mut bytes: Vec<u8> = before.into_iter().filter(|other| *other != byte).collect();
+            bytes.extend(is_there.then_some(byte));
+            bytes.extend(after);
+            prop_assert_eq!(find(byte, &bytes), memchr(byte, &bytes));
+        }
+    }
 }

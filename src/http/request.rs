@@ -101,6 +101,9 @@ impl<'a> ServerRequest<'a> {
     /// Returns the authority in the target, a host and maybe a port: that of a target in absolute form, or the whole
     /// target of `CONNECT`. The `Host` header is not considered: see [`host`](Self::host).
     pub fn authority(&self) -> Option<&'a str> {
+        if self.bytes[self.head.target()].first() == Some(&b'/') {
+            return None;
+        }
         let target = self.target();
         if self.method() == "CONNECT" {
             return Some(target);

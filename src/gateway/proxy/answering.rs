@@ -1,5 +1,6 @@
 //! Answers of the gateway's own, and the end of exchanges.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::{ClientSession, Proxy, guarded};
@@ -164,6 +165,11 @@ impl<H: Hooks> Proxy<H> {
         // The exchange has ended, so nothing else follows.
         let _ = guarded(|| hooks.on_done(&record, &mut exchange.hook));
         exchange.chosen = None;
+        let (asked, head) = (
+            mem::take(&mut exchange.asked),
+            mem::take(&mut exchange.head),
+        );
+        self.spare.put(asked, head);
     }
 }
 

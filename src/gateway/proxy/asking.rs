@@ -1,5 +1,6 @@
 //! Requests: from the client to the node.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
@@ -10,9 +11,10 @@ use crate::gateway::forwarding::{self, Hop};
 use crate::gateway::hooks::{Head, Hooks, RequestHead, Verdict, path_of};
 use crate::gateway::record::{EndedBy, Notes};
 use crate::gateway::reply::Reply;
-use crate::gateway::request::{self, MaxForwards};
+use crate::gateway::request::{self, MaxForwards, Seen};
 use crate::gateway::route::Route;
 use crate::gateway::rules::Listener;
+use crate::gateway::settings::HostField;
 use crate::http::{
     Chunk, HeaderBlock, Headers, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
 };
@@ -47,19 +49,23 @@ impl<H: Hooks> Proxy<H> {
     ) {
         client.requests = client.requests.saturating_add(1);
         let listener = client.listener.clone();
-        let mut exchange = Box::new(Exchange::new(
-            request,
-            Notes::at(conn.now(), conn.unix_time()),
-        ));
+        let notes = Notes::at(conn.now(), conn.unix_time());
+        let mut exchange = Box::new(Exchange::new(request, self.spare.take(), notes));
         exchange.is_last = client.requests >= listener.settings.limits.max_requests
-            || client.retires.is_some_and(|retires| conn.now() >= retires);
+            || client
+                .retires
+                .as_ref()
+                .is_some_and(|retires| conn.now() >= **retires);
         self.meters.all.in_flight.add(1);
         let prepared = match self.own_reply(conn, &listener.settings, request) {
             Some(reply) => {
                 exchange.notes.is_own = true;
                 Ok(Prepared::Answer(reply))
             }
-            None => self.prepare(conn, &listener, &mut exchange, request),
+            None => {
+                let port = client.port(conn);
+                self.prepare(conn, &listener, port, &mut exchange, request)
+            }
         };
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
         if gathers {
@@ -111,12 +117,14 @@ impl<H: Hooks> Proxy<H> {
         &mut self,
         conn: &mut Conn<'_, Self>,
         listener: &Listener,
+        port: Option<u16>,
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Prepared, ProxyError> {
         let settings = &listener.settings;
         let rules = &settings.forwarding;
-        request::check(request, rules, settings.underscores)?;
+        let seen = Seen::of(request.headers());
+        request::check(request, seen, rules, settings.underscores)?;
         check_name(conn, listener, &exchange.asked.host)?;
         let forwards = request::max_forwards(request);
         if forwards == MaxForwards::Here {
@@ -133,7 +141,8 @@ impl<H: Hooks> Proxy<H> {
         let peer = conn.peer_addr().ip();
         let head = &mut exchange.head;
         let believes = forwarding::trusts(rules, peer);
-        request::gather(request, settings.underscores, believes, &mut head.fields)
+        let fields = &mut head.fields;
+        request::gather(request, seen, settings.underscores, believes, fields)
             .map_err(unsendable)?;
         exchange.nominated = request::nominated(request.headers());
         exchange.client = forwarding::client(rules, peer, head.fields.headers());
@@ -142,7 +151,11 @@ impl<H: Hooks> Proxy<H> {
             &route.settings.host_field,
             &exchange.asked.host,
         ));
-        head.target = route.target(target).into_owned();
+        let sent = route.target(target);
+        head.target.push_str(&sent);
+        head.is_checked = matches!(sent, Cow::Borrowed(_))
+            && route.settings.host_field == HostField::Keep
+            && !head.host.is_empty();
         exchange.route = Some(route.clone());
         if let MaxForwards::Left(left) = forwards {
             head.fields
@@ -173,22 +186,21 @@ impl<H: Hooks> Proxy<H> {
                 exchange.route = Some(route.clone());
             }
         }
-        let pool = pool.as_deref().unwrap_or(&route.settings.pool);
-        let number = self.rules.pools.get(pool).copied();
-        let number = number.ok_or_else(|| unknown("pool", pool))?;
+        let number = match &pool {
+            Some(name) => self.rules.pools.get(&**name).copied(),
+            None => route.pool,
+        };
+        let number = number
+            .ok_or_else(|| unknown("pool", pool.as_deref().unwrap_or(&route.settings.pool)))?;
         exchange.pool = Some(number);
         exchange.takes_nodes_host = exchange.head.host.is_empty();
         self.limit_body(exchange, &route)?;
-        exchange.upgrade = request::upgrade(request, &route);
+        exchange.upgrade = request::upgrade(request, seen, &route);
 
         let hop = Hop {
             peer,
             is_tls: listener.is_tls,
-            port: conn
-                .local_addr()
-                .ok()
-                .and_then(|addr| addr.as_socket_addr())
-                .map(|addr| addr.port()),
+            port,
             host: &exchange.asked.host,
             version: request.version(),
         };
@@ -321,11 +333,12 @@ impl<H: Hooks> Proxy<H> {
 }
 
 impl<X: Default> Exchange<X> {
-    fn new(request: &ServerRequest<'_>, notes: Notes) -> Self {
+    fn new(request: &ServerRequest<'_>, (mut asked, head): (Asked, Head), notes: Notes) -> Self {
         let body = Body::of(request);
+        asked.fill(request);
         Self {
-            asked: Asked::of(request),
-            head: Head::default(),
+            asked,
+            head,
             body,
             upload: Upload {
                 is_complete: matches!(body, Body::None | Body::Sized(0)),

@@ -25,7 +25,7 @@ use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
-use super::exchange::{Exchange, Expectation, Place};
+use super::exchange::{Exchange, Expectation, Place, Spare};
 use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
 use super::metrics::{Meters, RouteCounters};
@@ -79,6 +79,7 @@ pub struct Proxy<H: Hooks> {
     last_dial: u64,
     /// The fields of the head in hand.
     block: HeaderBlock,
+    spare: Spare,
     sink: Option<Sink>,
     meters: Arc<Meters>,
     /// The counters of requests for which there is no route.
@@ -115,9 +116,23 @@ pub enum Session<H: Hooks> {
 pub struct ClientSession<H: Hooks> {
     listener: Rc<Listener>,
     requests: u32,
-    /// The time after which the connection takes no further request.
-    retires: Option<Instant>,
+    /// The port that the client has connected to, once it is known. It is 0 for a Unix socket.
+    port: Option<u16>,
+    /// The time after which the connection takes no further request. Few listeners have such a limit, so it has little room.
+    retires: Option<Box<Instant>>,
     exchange: Option<Box<Exchange<H::Exchange>>>,
+}
+
+impl<H: Hooks> ClientSession<H> {
+    /// Returns the port that the client has connected to. The kernel is asked once.
+    fn port(&mut self, conn: &Conn<'_, Proxy<H>>) -> Option<u16> {
+        let port = *self.port.get_or_insert_with(|| {
+            let local = conn.local_addr().ok();
+            let local = local.and_then(|addr| addr.as_socket_addr());
+            local.map_or(0, |addr| addr.port())
+        });
+        (port > 0).then_some(port)
+    }
 }
 
 /// The state of a connection to a node.
@@ -178,6 +193,7 @@ impl<H: Hooks> Proxy<H> {
             dials: HashMap::new(),
             last_dial: 0,
             block: HeaderBlock::new(),
+            spare: Spare::default(),
         }
     }
 
@@ -327,10 +343,11 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
         let max_age = jittered(listener.settings.timeouts.max_age);
-        let retires = opened.checked_add(max_age);
+        let retires = opened.checked_add(max_age).map(Box::new);
         Some(Session::Client(ClientSession {
             listener,
             requests: 0,
+            port: None,
             retires,
             exchange: None,
         }))

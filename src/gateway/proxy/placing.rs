@@ -75,6 +75,7 @@ impl<H: Hooks> Proxy<H> {
             && let Some(addr) = pool.addr(node)
         {
             addr.authority.clone_into(&mut exchange.head.host);
+            exchange.head.is_checked = false;
         }
         let settings = pool.settings();
         let to = Destination {

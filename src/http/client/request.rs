@@ -97,6 +97,13 @@ impl<'a> ClientRequest<'a> {
         self
     }
 
+    /// Notes that method, host and target come from a received request, which was checked. The host must not be empty.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn received(mut self) -> Self {
+        self.is_line_checked = true;
+        self
+    }
+
     /// Appends a header. The codec itself writes `Host`, `Upgrade` and the framing headers. With a `TE` header, it
     /// sends `Connection: TE` as well, which that header requires (RFC 9110, section 10.1.4).
     pub fn header(mut self, name: &'a str, value: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {

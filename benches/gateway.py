@@ -1,0 +1,371 @@
+#!/usr/bin/env python3
+"""Compares `epicycle gateway` with nginx and HAProxy as reverse proxies.
+
+    cargo build --profile production --features cli --bin epicycle --example forward
+    benches/gateway.py            nine rounds of everything: about ten minutes
+    benches/gateway.py --counts   only what does not depend on the machine's load: instructions, system calls, idle clients
+    benches/gateway.py --rounds 1 a quick look
+
+All proxies keep connections to the origin and set X-Forwarded-For. Each has one thread on the first core. The origin and the
+load are on the second: nginx and wrk. The proxies take turns on each load, in bursts of
+one second, and are restarted in each round. Figures of time are medians over the rounds. With enough rights, all of them run
+at the highest priority, so that other work on the machine costs them little. Instructions are counted by valgrind, as slopes
+between few and many requests, so start-up drops out; HAProxy cannot be run there. System calls are counted by strace. Needs
+Linux with two cores, and Debian's packages nginx, haproxy, wrk, valgrind and strace. Uses only loopback.
+"""
+import argparse, os, pathlib, re, resource, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
+
+import count, forward
+from forward import FORWARDER_CORE, LOAD_CORE, Forwarder, free_port
+from serving import EXAMPLES, resident, slab
+
+EPICYCLE = "target/production/epicycle"
+# Debian installs nginx and haproxy there, which is not in every user's PATH.
+os.environ["PATH"] += ":/usr/sbin"
+IDLE_CLIENTS = 5_000
+
+GATEWAY = """
+reactors = 1
+{log}
+[[listen]]
+on = "tcp://127.0.0.1:{port}"
+[[route]]
+pool = "app"
+[pool.app]
+nodes = ["http://127.0.0.1:{origin}"]
+# As many as nginx and HAProxy keep here.
+max_idle = 1024
+"""
+NGINX = """
+worker_processes 1; master_process off; daemon off; pid pid; error_log errors crit;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; default_type text/plain; keepalive_requests 1000000000; keepalive_timeout 600;
+  client_max_body_size 0; client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c; uwsgi_temp_path d; scgi_temp_path e;
+  map $http_upgrade $connection {{ default upgrade; "" ""; }}
+  upstream app {{ server 127.0.0.1:{origin}; keepalive 1024; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Host $http_host;
+      proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection;
+      proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; {options}
+    }}
+  }}
+}}
+"""
+HAPROXY = """
+global
+  nbthread 1
+  maxconn 16000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+  option http-keep-alive
+  http-reuse always
+  option splice-auto
+frontend all
+  bind 127.0.0.1:{port} backlog 4096
+  option forwardfor
+  default_backend app
+backend app
+  server a 127.0.0.1:{origin}
+"""
+ORIGIN = """
+worker_processes 1; master_process off; daemon off; pid pid; error_log errors crit;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; default_type text/plain; keepalive_requests 1000000000; keepalive_timeout 600; sendfile on;
+  client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c; uwsgi_temp_path d; scgi_temp_path e;
+  client_max_body_size 0; client_body_buffer_size 2m;
+  upstream self {{ server 127.0.0.1:{port}; keepalive 1024; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{ root .; }}
+    # It reads the whole body, and then asks itself.
+    location /upload {{
+      proxy_pass http://self/small; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_method GET; proxy_pass_request_body off; proxy_set_header Content-Length "";
+    }}
+    location /small {{
+      add_header X-Request-Id 8c2f0d5e; add_header Cache-Control "max-age=60"; return 200 "{small}";
+    }}
+  }}
+}}
+"""
+
+
+def server(command, configuration, core=FORWARDER_CORE, tool=(), **words):
+    """Starts a server on a free port, with its configuration in a folder of its own."""
+    port, folder = free_port(), tempfile.TemporaryDirectory(prefix="gateway-")
+    words |= {"port": port, "folder": folder.name}
+    pathlib.Path(folder.name, "configuration").write_text(configuration.format(**words))
+    command = [word.format(**words) for word in command]
+    return Forwarder([*tool, shutil.which(command[0]), *command[1:]], port, folder, core)
+
+
+def nginx(options=""):
+    command = ["nginx", "-p", "{folder}/", "-c", "{folder}/configuration"]
+    return lambda origin, **how: server(command, NGINX, options=options, origin=origin, **how)
+
+
+def epicycle(log=""):
+    command = [EPICYCLE, "gateway", "--config", "{folder}/configuration"]
+    return lambda origin, **how: server(command, GATEWAY, log=log, origin=origin, **how)
+
+
+def haproxy(origin, **how):
+    return server(["haproxy", "-db", "-f", "{folder}/configuration"], HAPROXY, origin=origin, **how)
+
+
+def forwarder(origin, **how):
+    to = ["--listen", "tcp://127.0.0.1:{port}", "--to", f"tcp://127.0.0.1:{origin}", "--reactors", "1"]
+    return server([EXAMPLES + "forward", *to], "", **how)
+
+
+PROXIES = {
+    "epicycle": epicycle(),
+    "epicycle, access log": epicycle('log.access = { to = "access.log" }'),
+    "nginx": nginx(),
+    "nginx, unbuffered": nginx("proxy_buffering off; proxy_request_buffering off;"),
+    "HAProxy": haproxy,
+}
+
+
+def origin():
+    """Starts the origin."""
+    command = ["nginx", "-p", "{folder}/", "-c", "{folder}/configuration"]
+    running = server(command, ORIGIN, LOAD_CORE, small="0123456789abcdef" * 8)
+    for name, size in (("64k", 64 << 10), ("1m", 1 << 20)):
+        pathlib.Path(running.directory.name, name).write_bytes(b"x" * size)
+    return running
+
+
+class Wrk:
+    """A load of wrk: GETs of a path, or uploads of so many bytes."""
+
+    def __init__(self, connections, path, upload=0):
+        self.connections, self.path, self.upload = connections, path, upload
+
+    def run(self, port, seconds=1):
+        """Returns the number of requests, those in a second, and the time of the slowest hundredth in milliseconds."""
+        with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+            script.write(f'wrk.method = "PUT"\nwrk.body = string.rep("x", {self.upload})\n' if self.upload else "")
+            script.flush()
+            command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--latency", "-s", script.name]
+            url = f"http://127.0.0.1:{port}{self.path}"
+            said = subprocess.run([*command, url], capture_output=True, text=True, check=True, preexec_fn=prefer).stdout
+        if "Non-2xx" in said or "Socket errors" in said:
+            sys.exit(said)
+        p99, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", said).groups()
+        return (
+            int(re.search(r"(\d+) requests in", said)[1]),
+            float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]),
+            float(p99) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit],
+        )
+
+
+LOADS = {
+    "small GET, c64": Wrk(64, "/small"),
+    "small GET, c512": Wrk(512, "/small"),
+    "GET of 64 KiB, c16": Wrk(16, "/64k"),
+    "GET of 1 MiB, c8": Wrk(8, "/1m"),
+    "upload of 64 KiB, c16": Wrk(16, "/upload", 64 << 10),
+    "upload of 1 MiB, c8": Wrk(8, "/upload", 1 << 20),
+}
+
+
+def prefer():
+    try:
+        os.nice(-20)
+    except PermissionError:
+        pass
+
+
+def turns(names, turn):
+    return names if turn % 2 == 0 else names[::-1]
+
+
+def loads(origin, rounds):
+    """Measures all proxies on all loads. Returns a list of (CPU in us a request, requests/s, p99 in ms, Rss) for each."""
+    results = {(load, name): [] for load in LOADS for name in PROXIES}
+    for turn in range(rounds):
+        for load, wrk in LOADS.items():
+            for name in turns(list(PROXIES), turn):
+                proxy = PROXIES[name](origin)
+                try:
+                    cpu = proxy.cpu()
+                    requests, rate, p99 = wrk.run(proxy.addr[1])
+                    cost = (proxy.cpu() - cpu) / requests * 1e6
+                    results[load, name].append((cost, rate, p99, resident(proxy.process.pid)))
+                finally:
+                    proxy.stop()
+        print(f"round {turn + 1} of {rounds}", file=sys.stderr)
+    return results
+
+
+def upgraded(listener, addr):
+    """Returns both ends of a connection through the proxy that has changed to the WebSocket protocol."""
+    near = socket.create_connection(addr)
+    ask = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    near.sendall(ask + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+    far = listener.accept()[0]
+    head(far)
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    far.sendall(answer + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
+    head(near)
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+def head(peer):
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        received += peer.recv(4096)
+
+
+TUNNELS = {
+    "epicycle": (epicycle(), upgraded),
+    "examples/forward": (forwarder, forward.connected),
+    "nginx": (nginx(), upgraded),
+    "HAProxy": (haproxy, upgraded),
+}
+
+
+def tunnels(rounds):
+    """Returns lists of (CPU in us a message of 64 bytes, CPU in s a GiB) by proxy."""
+    results = {name: [] for name in TUNNELS}
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        for turn in range(rounds):
+            for name in turns(list(TUNNELS), turn):
+                start, connect = TUNNELS[name]
+                proxy = start(listener.getsockname()[1])
+                try:
+                    forward.drop_probe(listener)
+                    begin = proxy.cpu()
+                    messages = forward.ping_pong(listener, proxy.addr, 50, 20_000, connect)
+                    between = proxy.cpu()
+                    gib = forward.bulk(listener, proxy.addr, 1, forward.GIB, connect)
+                    results[name].append(((between - begin) / messages, (proxy.cpu() - between) / gib))
+                finally:
+                    proxy.stop()
+    return results
+
+
+def small(port):
+    return f"GET /small HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+
+
+def instructions(start, origin):
+    """Returns the user instructions for a small GET."""
+
+    def total(requests):
+        with tempfile.NamedTemporaryFile("r") as log:
+            tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log.name}"]
+            proxy = start(origin, tool=tool)
+            count.messages(proxy.addr, requests, message=small(proxy.addr[1]))
+            proxy.stop()
+            return int(re.findall(r"Collected : (\d+)", log.read())[-1])
+
+    few, many = 1_600, 8_000
+    return (total(many) - total(few)) / (many - few)
+
+
+def system_calls(start, origin):
+    """Returns the system calls for a small GET of 64 clients, by name."""
+    with tempfile.NamedTemporaryFile("r") as log:
+        proxy = start(origin, tool=["strace", "-f", "-c", "-o", log.name])
+        requests = LOADS["small GET, c64"].run(proxy.addr[1], 2)[0]
+        proxy.stop()
+        lines = [line.split() for line in log.read().splitlines()]
+    calls = {fields[-1]: int(fields[3]) / requests for fields in lines if len(fields) >= 5 and fields[3].isdigit()}
+    return {name: n for name, n in calls.items() if n >= 0.005 and name != "total"}
+
+
+def idle_client(start, origin):
+    """Returns the bytes of the proxy and of the kernel for a client that has had an answer and keeps its connection."""
+    proxy = start(origin)
+
+    def visit():
+        peer = socket.create_connection(proxy.addr)
+        peer.sendall(small(proxy.addr[1]))
+        peer.recv(65536)
+        return peer
+
+    # Memory that is allocated only once must not count.
+    for peer in [visit() for _ in range(100)]:
+        peer.close()
+    time.sleep(0.5)
+    before, slab_before = resident(proxy.process.pid), slab()
+    peers = [visit() for _ in range(IDLE_CLIENTS)]
+    time.sleep(0.5)
+    used, slab_used = resident(proxy.process.pid) - before, slab() - slab_before
+    for peer in peers:
+        peer.close()
+    proxy.stop()
+    return used / IDLE_CLIENTS, slab_used / IDLE_CLIENTS / 2
+
+
+def table(head, rows):
+    print("\n| " + " | ".join(head) + " |\n|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+
+
+def report_loads(results):
+    median = lambda load, name, at: statistics.median(result[at] for result in results[load, name])
+    print("\nCPU of the proxy, microseconds a request (requests a second; the 99th percentile in ms)")
+    table(["", *PROXIES], [
+        [load, *(f"{median(load, name, 0):,.1f} ({median(load, name, 1):,.0f}; {median(load, name, 2):.2f})" for name in PROXIES)]
+        for load in LOADS
+    ])
+    print("\nCPU a request of epicycle, as a share of that of others: median over the rounds")
+    ratio = lambda load, name: statistics.median(
+        ours[0] / theirs[0] for ours, theirs in zip(results[load, "epicycle"], results[load, name])
+    )
+    others = [name for name in PROXIES if name != "epicycle"]
+    table(["", *others], [[load, *(f"{ratio(load, name):.2f}" for name in others)] for load in LOADS])
+    print("\nResident memory after the load, MiB")
+    table(["", *PROXIES], [[load, *(f"{median(load, name, 3) / 2**20:.1f}" for name in PROXIES)] for load in LOADS])
+
+
+def report_counts(origin):
+    rows = []
+    for name, start in PROXIES.items():
+        if name == "nginx, unbuffered":
+            continue
+        steps = "-" if name == "HAProxy" else f"{instructions(start, origin):,.0f}"
+        calls = system_calls(start, origin)
+        named = ", ".join(f"{n:.2f} {call}" for call, n in sorted(calls.items(), key=lambda item: -item[1]))
+        used, kernel = idle_client(start, origin)
+        rows.append([name, steps, f"{sum(calls.values()):.2f}: {named}", f"{used:.0f}", f"{kernel:.0f}"])
+    table(["", "user instructions", "system calls", "bytes an idle client", "of the kernel"], rows)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--counts", action="store_true")
+    flags = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(16_384, hard),) * 2)
+    os.sched_setaffinity(0, LOAD_CORE)
+    prefer()
+    running = origin()
+    try:
+        report_counts(running.addr[1])
+        if flags.counts:
+            return
+        report_loads(loads(running.addr[1], flags.rounds))
+    finally:
+        running.stop()
+    print("\nTunnels: CPU of the proxy, microseconds a message of 64 bytes, and seconds a GiB")
+    medians = {name: map(statistics.median, zip(*results)) for name, results in tunnels(flags.rounds).items()}
+    table(["", "message", "GiB"], [[name, f"{message:.2f}", f"{gib:.3f}"] for name, (message, gib) in medians.items()])
+
+
+if __name__ == "__main__":
+    main()
