@@ -53,6 +53,8 @@ class Forwarder:
                 socket.create_connection(self.addr).close()
                 return
             except ConnectionRefusedError:
+                if self.process.poll() is not None:
+                    break
                 time.sleep(0.05)
         sys.exit(f"{command} does not listen")
 

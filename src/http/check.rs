@@ -1,7 +1,8 @@
 //! Checks of the headers that an application sends.
 
 use super::error::SendError;
-use super::fields::{is_named, is_token, is_value};
+use super::fields::{is_token, is_value};
+use super::lines::is_named;
 use super::list::Pair;
 
 /// The headers among some that the codecs must know of.

@@ -120,23 +120,6 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && TOKEN.has_all(bytes)
 }
 
-/// Returns true if a header's name, or an option in its value, is the `known` one in any case. `known` is in lower case.
-///
-/// It compares whole words, without a branch for each byte. `known` has only letters, digits and hyphens. Apart from control
-/// characters, which neither names nor values contain, no other byte differs from those in the bit of the case alone.
-#[inline]
-pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
-    debug_assert!(is_value(name), "it has a control character");
-    let Ok(name) = <&[u8; N]>::try_from(name) else {
-        return false;
-    };
-    let mut difference = 0;
-    for (byte, known) in name.iter().zip(known) {
-        difference |= (byte | 0x20) ^ known;
-    }
-    difference == 0
-}
-
 /// Returns true if the bytes can be a header's value: no control characters except the tab.
 #[inline]
 pub(crate) fn is_value(bytes: &[u8]) -> bool {
@@ -178,7 +161,7 @@ static VALUE: Charset = Charset::printable_and(b"\t");
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{is_named, is_target};
+    use super::is_target;
 
     #[test]
     fn a_target_has_the_graphic_characters_of_ascii_except_the_hash() {
@@ -195,26 +178,5 @@ mod tests {
             }
             assert!(byte.is_ascii() || !is_target(&[byte; 16]), "{byte:#x}");
         }
-    }
-
-    #[test]
-    fn a_name_is_known_in_any_case_and_nothing_else_is() {
-        for name in ["keep-alive", "Keep-Alive", "KEEP-ALIVE"] {
-            assert!(is_named(name.as_bytes(), b"keep-alive"), "{name}");
-        }
-        for at in 0.."keep-alive".len() {
-            for byte in (0x20..=0xFF).filter(|byte| *byte != 0x7F) {
-                let mut name = *b"keep-alive";
-                name[at] = byte;
-                let expected = name.eq_ignore_ascii_case(b"keep-alive");
-                assert_eq!(
-                    is_named(&name, b"keep-alive"),
-                    expected,
-                    "{byte:#x} at {at}"
-                );
-            }
-        }
-        assert!(!is_named(b"keep-alive ", b"keep-alive"));
-        assert!(!is_named(b"", b"host"));
     }
 }

@@ -12,9 +12,9 @@ use memchr::memchr;
 
 use self::flags::*;
 use super::error::{MessageError, malformed};
-use super::fields::{is_named, is_target};
+use super::fields::is_target;
 use super::limits::{Limits, MAX_HEADERS};
-use super::lines::tokens;
+use super::lines::{is_named, tokens};
 use crate::authority::Authority;
 
 /// Facts about a request to keep until it is answered, one bit each.

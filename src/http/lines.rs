@@ -5,8 +5,6 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::fields::is_named;
-
 /// A header line as it was received. The parser has checked it.
 ///
 /// A proxy copies it into a [`HeaderBlock`](super::HeaderBlock) with
@@ -129,6 +127,28 @@ fn find(byte: u8, bytes: &[u8]) -> Option<usize> {
     memchr(byte, rest).map(|at| seen + at)
 }
 
+/// Returns true if a header's name, or an option in its value, is the `known` one in any case. `known` is in lower case.
+///
+/// It compares whole words, without a branch for each byte. `known` has only letters, digits and hyphens. Apart from control
+/// characters, which neither names nor values contain, no other byte differs from those in the bit of the case alone.
+#[inline]
+pub(crate) fn is_named<const N: usize>(name: &[u8], known: &[u8; N]) -> bool {
+    debug_assert!(
+        !name
+            .iter()
+            .any(|byte| byte.is_ascii_control() && *byte != b'\t'),
+        "it has a control character"
+    );
+    let Ok(name) = <&[u8; N]>::try_from(name) else {
+        return false;
+    };
+    let mut difference = 0;
+    for (byte, known) in name.iter().zip(known) {
+        difference |= (byte | 0x20) ^ known;
+    }
+    difference == 0
+}
+
 /// Returns the members of a comma-separated list, without the white space around them.
 pub(crate) fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|byte| *byte == b',')
@@ -203,6 +223,27 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_name_is_known_in_any_case_and_nothing_else_is() {
+        for name in ["keep-alive", "Keep-Alive", "KEEP-ALIVE"] {
+            assert!(is_named(name.as_bytes(), b"keep-alive"), "{name}");
+        }
+        for at in 0.."keep-alive".len() {
+            for byte in (0x20..=0xFF).filter(|byte| *byte != 0x7F) {
+                let mut name = *b"keep-alive";
+                name[at] = byte;
+                let expected = name.eq_ignore_ascii_case(b"keep-alive");
+                assert_eq!(
+                    is_named(&name, b"keep-alive"),
+                    expected,
+                    "{byte:#x} at {at}"
+                );
+            }
+        }
+        assert!(!is_named(b"keep-alive ", b"keep-alive"));
+        assert!(!is_named(b"", b"host"));
+    }
 
     proptest! {
         #[test]

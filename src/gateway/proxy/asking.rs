@@ -284,7 +284,9 @@ impl<H: Hooks> Proxy<H> {
                     // One that is closing has its `on_close` ahead.
                     upstream.send(Chunk(bytes)).is_err() || upstream.has_room()
                 });
-                if has_room == Some(false) {
+                // The end of a complete body is taken at once: a response that came before it would close the connection.
+                let is_complete = matches!(exchange.body, Body::Sized(len) if exchange.notes.request_bytes >= len);
+                if has_room == Some(false) && !is_complete {
                     conn.pause_reads();
                 }
             }
