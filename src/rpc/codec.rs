@@ -1,6 +1,8 @@
 //! The codec of RPC connections.
 
+use std::any::Any;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,17 +61,54 @@ use crate::codec::{CloseCause, Codec, Decoded, Encode, FrameError, Stage};
 /// # Ok::<(), epicycle::Error>(())
 /// ```
 pub struct Wire {
-    protocol: Box<dyn Protocol>,
+    protocol: AnyProtocol,
     /// None if the messages are on the stream itself.
     carrier: Option<Box<dyn Carrier>>,
     formats: Arc<Formats>,
-    conversation: Option<Conversation>,
+    /// True on a peer's connection.
+    converses: bool,
+    conversation: Conversation,
     /// True if a message has begun and its rest has not arrived.
     is_receiving: bool,
     /// The size of the last message that was sent.
     sent: usize,
     /// True if the frame that was found last is a [greeting](Wire::take_greeting).
     greets: bool,
+}
+
+/// A protocol. The raw one, which is the default, is called without a detour and takes no memory of its own.
+pub(super) enum AnyProtocol {
+    Raw(RawProtocol),
+    Other(Box<dyn Protocol>),
+}
+
+impl AnyProtocol {
+    pub(super) fn new(protocol: impl Protocol + 'static) -> Self {
+        match (&protocol as &dyn Any).downcast_ref::<RawProtocol>() {
+            Some(raw) => Self::Raw(raw.clone()),
+            None => Self::Other(Box::new(protocol)),
+        }
+    }
+}
+
+impl Deref for AnyProtocol {
+    type Target = dyn Protocol;
+
+    fn deref(&self) -> &(dyn Protocol + 'static) {
+        match self {
+            Self::Raw(raw) => raw,
+            Self::Other(other) => &**other,
+        }
+    }
+}
+
+impl DerefMut for AnyProtocol {
+    fn deref_mut(&mut self) -> &mut (dyn Protocol + 'static) {
+        match self {
+            Self::Raw(raw) => raw,
+            Self::Other(other) => &mut **other,
+        }
+    }
 }
 
 /// Carries the messages of a connection that are not on the stream itself: HTTP, a WebSocket.
@@ -235,13 +274,14 @@ impl Wire {
     /// Returns a codec with the standard filters and the default limits.
     pub fn new(protocol: impl Protocol + 'static) -> Self {
         Self {
-            protocol: Box::new(protocol),
+            protocol: AnyProtocol::new(protocol),
             formats: Arc::new(Formats {
                 filters: Filters::standard(),
                 ..Formats::default()
             }),
             carrier: None,
-            conversation: None,
+            converses: false,
+            conversation: Conversation::default(),
             is_receiving: false,
             sent: 0,
             greets: false,
@@ -271,7 +311,8 @@ impl Wire {
             protocol: carried.protocol,
             carrier: carried.carrier,
             formats,
-            conversation: Some(Conversation::default()),
+            converses: true,
+            conversation: Conversation::default(),
             is_receiving: false,
             sent: 0,
             greets: false,
@@ -284,8 +325,12 @@ impl Wire {
     }
 
     /// Returns the dialect of the connection, as far as it is known.
+    #[inline]
     pub fn dialect(&self) -> Dialect {
-        self.protocol.dialect()
+        match &self.protocol {
+            AnyProtocol::Raw(raw) => raw.dialect(),
+            AnyProtocol::Other(other) => other.dialect(),
+        }
     }
 
     /// Returns the maximum length of a `seq`, URI or metadata that can be sent, in bytes.
@@ -333,6 +378,25 @@ impl Wire {
         (self.protocol(), self.protocol.name(), self.dialect())
     }
 
+    /// Decodes where something is other than usual: the protocol, the limits, or the message.
+    #[inline(never)]
+    fn decode_unusual<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<Message<'a>>, FrameError> {
+        let formats = &*self.formats;
+        let early;
+        let limits = if self.conversation.is_early {
+            early = formats.limits.before_session();
+            &early
+        } else {
+            &formats.limits
+        };
+        let decoded = match self.protocol.decode(src, limits, &formats.filters) {
+            Ok(decoded) => decoded,
+            Err(error) => return Err(explain(error, src, self.protocol.name()).into()),
+        };
+        self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
+        Ok(decoded)
+    }
+
     #[inline(never)]
     fn decode_carried<'a>(
         &mut self,
@@ -345,12 +409,11 @@ impl Wire {
         }
         let early;
         let formats = &*self.formats;
-        let limits = match &self.conversation {
-            Some(conversation) if conversation.is_early => {
-                early = formats.limits.before_session();
-                &early
-            }
-            _ => &formats.limits,
+        let limits = if self.conversation.is_early {
+            early = formats.limits.before_session();
+            &early
+        } else {
+            &formats.limits
         };
         let Some(carrier) = &mut self.carrier else {
             // The session opens, and then the same bytes are a message.
@@ -401,7 +464,7 @@ impl Wire {
             is_closing,
             is_draining,
             ..
-        } = self.conversation();
+        } = self.conversation;
         let Some(carrier) = &mut self.carrier else {
             return Ok(T::default());
         };
@@ -419,12 +482,12 @@ impl Wire {
         self.sent
     }
 
-    pub(crate) fn conversation(&self) -> Conversation {
-        self.conversation.unwrap_or_default()
+    pub(crate) fn conversation(&self) -> &Conversation {
+        &self.conversation
     }
 
     pub(crate) fn conversation_mut(&mut self) -> &mut Conversation {
-        self.conversation.get_or_insert_default()
+        &mut self.conversation
     }
 }
 
@@ -434,29 +497,24 @@ impl Codec for Wire {
     const CONVERSES: bool = true;
 
     fn converses(&self) -> bool {
-        self.conversation.is_some()
+        self.converses
     }
 
+    #[inline(always)]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<Message<'a>>, FrameError> {
         if self.carrier.is_some() {
             return self.decode_carried(src);
         }
-        let formats = &*self.formats;
-        let early;
-        let limits = match &self.conversation {
-            Some(conversation) if conversation.is_early => {
-                early = formats.limits.before_session();
-                &early
-            }
-            _ => &formats.limits,
-        };
         let src = &*src;
-        let decoded = match self.protocol.decode(src, limits, &formats.filters) {
-            Ok(decoded) => decoded,
-            Err(error) => return Err(explain(error, src, self.protocol.name()).into()),
-        };
-        self.is_receiving = matches!(decoded, Decoded::NeedMore { .. });
-        Ok(decoded)
+        if let AnyProtocol::Raw(raw) = &self.protocol
+            && !self.conversation.is_early
+            && let Some(frame) = raw.decode_plain(src, &self.formats.limits)
+        {
+            self.is_receiving = false;
+            let consumed = frame.size;
+            return Ok(Decoded::Frame { frame, consumed });
+        }
+        self.decode_unusual(src)
     }
 
     fn take_cost(&mut self) -> usize {
@@ -487,19 +545,20 @@ impl Codec for Wire {
     }
 
     fn begin_drain(&mut self) {
-        self.conversation_mut().is_draining = true;
+        self.conversation.is_draining = true;
         if let Some(carrier) = &mut self.carrier {
             carrier.begin_drain();
         }
     }
 
+    #[inline]
     fn stage(&self) -> Stage {
         let Conversation {
             owed,
             awaited,
             is_closing,
             ..
-        } = self.conversation();
+        } = self.conversation;
         let mut is_receiving = self.is_receiving;
         if let Some(carrier) = &self.carrier {
             match carrier.stage() {
@@ -521,13 +580,17 @@ impl Codec for Wire {
 }
 
 impl Encode<&Message<'_>> for Wire {
-    #[inline]
+    #[inline(always)]
     fn encode(&mut self, message: &Message<'_>, dst: &mut Outbox<'_>) -> Result<(), FrameError> {
         let before = dst.len();
         if self.carrier.is_some() {
             self.carry(|carrier, inside| carrier.encode(message, inside, dst))?;
         } else {
-            self.protocol.encode(message, &self.formats.filters, dst)?;
+            let filters = &self.formats.filters;
+            match &mut self.protocol {
+                AnyProtocol::Raw(raw) => raw.put(message, filters, dst)?,
+                AnyProtocol::Other(other) => other.encode(message, filters, dst)?,
+            }
         }
         self.sent = dst.len() - before;
         Ok(())
@@ -583,7 +646,7 @@ pub(super) enum Side {
 
 /// A protocol, and what carries it.
 pub(super) struct Carried {
-    pub(super) protocol: Box<dyn Protocol>,
+    pub(super) protocol: AnyProtocol,
     pub(super) carrier: Option<Box<dyn Carrier>>,
 }
 
@@ -616,7 +679,7 @@ impl ProtocolChoice {
     /// A protocol of the application's: `make` is called for each connection.
     pub fn custom<P: Protocol + 'static>(make: impl Fn() -> P + Send + Sync + 'static) -> Self {
         Self::by(move |_| Carried {
-            protocol: Box::new(make()),
+            protocol: AnyProtocol::new(make()),
             carrier: None,
         })
     }

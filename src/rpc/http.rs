@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ::http::StatusCode;
 
-use super::codec::{Carried, Carrier, Ends, Found, Inside, ProtocolChoice, Side};
+use super::codec::{AnyProtocol, Carried, Carrier, Ends, Found, Inside, ProtocolChoice, Side};
 use super::http_headers::{header_name, is_left_out, written};
 use super::media::{accepted, codec_of, media_type};
 use super::origins::Origins;
@@ -239,7 +239,7 @@ impl Web {
     fn accepted(self: &Arc<Self>) -> Carried {
         Carried {
             // Replaced by that of the WebSocket. It also gives the dialect of calls.
-            protocol: Box::new(JsonProtocol::new(Dialect::default())),
+            protocol: AnyProtocol::new(JsonProtocol::new(Dialect::default())),
             carrier: Some(Box::new(Server {
                 web: self.clone(),
                 codec: HttpCodec::default(),

@@ -69,11 +69,22 @@ impl LogOptions {
     /// Returns true if a message may be logged. Otherwise nothing is kept for its log line.
     #[inline]
     pub(super) fn is_on(&self) -> bool {
-        let least = match self.slow {
+        self.may_be_on() && log::log_enabled!(target: TARGET, self.least())
+    }
+
+    /// Returns false if no message is logged whatever the log's own filter says.
+    #[inline]
+    pub(super) fn may_be_on(&self) -> bool {
+        log::max_level() >= self.least()
+    }
+
+    /// Returns the lowest level of a message's line.
+    #[inline]
+    fn least(&self) -> Level {
+        match self.slow {
             Some(_) => Level::Warn,
             None => Level::Info,
-        };
-        log::max_level() >= least && log::log_enabled!(target: TARGET, least)
+        }
     }
 
     /// Logs a call that was answered here.

@@ -214,10 +214,17 @@ impl Meters {
         self.0[route].counters.ended[outcome].add(1);
     }
 
-    /// Counts a reply of a route.
+    /// Counts the end of a call of a route, and its reply.
     #[inline]
-    pub(super) fn replied(&self, route: usize, bytes: usize, time: Option<Duration>) {
+    pub(super) fn replied(
+        &self,
+        route: usize,
+        outcome: Outcome,
+        bytes: usize,
+        time: Option<Duration>,
+    ) {
         let meter = &self.0[route];
+        meter.counters.ended[outcome].add(1);
         meter.counters.bytes_out.add(bytes as u64);
         if let Some(time) = time {
             meter

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ::http::StatusCode;
 use bytes::Bytes;
 
-use super::codec::{Carried, Carrier, Ends, Found, Inside};
+use super::codec::{AnyProtocol, Carried, Carrier, Ends, Found, Inside};
 use super::origins::Origins;
 use super::request_check::RequestCheck;
 use super::wire::{Dialect, JsonProtocol, Limits, Message, PbProtocol, Protocol, RawProtocol};
@@ -165,16 +165,18 @@ impl WebSocket {
         }
     }
 
-    fn protocol(&self) -> Box<dyn Protocol> {
+    fn protocol(&self) -> AnyProtocol {
         match (&self.messages, self.dialect) {
-            (Messages::Raw, None) => Box::new(RawProtocol::detect()),
-            (Messages::Raw, Some(dialect)) => Box::new(RawProtocol::new(dialect)),
-            (Messages::Json, None) => Box::new(JsonProtocol::detect().in_websocket()),
-            (Messages::Json, Some(dialect)) => Box::new(JsonProtocol::new(dialect).in_websocket()),
-            (Messages::Pb, dialect) => {
-                Box::new(PbProtocol::new(dialect.unwrap_or_default()).in_websocket())
+            (Messages::Raw, None) => AnyProtocol::new(RawProtocol::detect()),
+            (Messages::Raw, Some(dialect)) => AnyProtocol::new(RawProtocol::new(dialect)),
+            (Messages::Json, None) => AnyProtocol::new(JsonProtocol::detect().in_websocket()),
+            (Messages::Json, Some(dialect)) => {
+                AnyProtocol::new(JsonProtocol::new(dialect).in_websocket())
             }
-            (Messages::Custom(make), _) => make(),
+            (Messages::Pb, dialect) => {
+                AnyProtocol::new(PbProtocol::new(dialect.unwrap_or_default()).in_websocket())
+            }
+            (Messages::Custom(make), _) => AnyProtocol::Other(make()),
         }
     }
 

@@ -57,6 +57,8 @@ pub struct PeerHandler {
     tasks: Tasks,
     redials: Redials,
     /// The memory for the body of a reply.
+    /// The second in which the log was asked whether it wants messages, and its answer.
+    logged: Cell<(u64, bool)>,
     scratch: Cell<Vec<u8>>,
     /// Counts the messages of each route.
     meters: Arc<Meters>,
@@ -417,6 +419,7 @@ impl PeerHandler {
             locals: Rc::new(locals),
             tasks: Tasks::default(),
             redials: Redials::default(),
+            logged: Cell::new((u64::MAX, false)),
             scratch: Cell::default(),
         }
     }

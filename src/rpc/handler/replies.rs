@@ -37,13 +37,14 @@ impl PeerHandler {
     #[inline]
     pub(super) fn served<'a>(
         &self,
+        conn: &Conn<'_, Self>,
         plugins: &'a Plugins,
         call: &'a Incoming<'a>,
         meter: usize,
         began: Option<u64>,
     ) -> Served<'a> {
         let hooks = Hooks::PRE_WRITE_REPLY | Hooks::POST_WRITE_REPLY;
-        let is_seen = plugins.have(hooks) || self.log().is_on();
+        let is_seen = plugins.have(hooks) || self.is_logged(conn);
         Served {
             meter,
             began,
@@ -55,6 +56,21 @@ impl PeerHandler {
     #[inline]
     pub(super) fn begin_time(&self, conn: &Conn<'_, Self>) -> Option<u64> {
         self.log().counts_time.then(|| conn.elapsed_nanos())
+    }
+
+    /// Returns true if messages are logged. The log's own filter is asked once a second, since it costs as much as a hash.
+    #[inline]
+    fn is_logged(&self, conn: &Conn<'_, Self>) -> bool {
+        if !self.log().may_be_on() {
+            return false;
+        }
+        let (second, was_on) = self.logged.get();
+        if second == conn.unix_time() {
+            return was_on;
+        }
+        let is_on = self.log().is_on();
+        self.logged.set((conn.unix_time(), is_on));
+        is_on
     }
 
     #[inline]
@@ -98,6 +114,7 @@ impl PeerHandler {
     }
 
     /// Sends a reply, with what its handler has set.
+    #[inline(always)]
     pub(super) fn finish_reply<'a>(
         &self,
         conn: &mut Conn<'_, Self>,
@@ -138,7 +155,7 @@ impl PeerHandler {
     }
 
     /// Sends a reply. One that cannot be encoded is replaced by a failure, so that the caller learns of it.
-    #[inline]
+    #[inline(always)]
     fn put_reply(
         &self,
         conn: &mut Conn<'_, Self>,
@@ -191,11 +208,10 @@ impl PeerHandler {
         Action::Continue
     }
 
-    #[inline]
+    #[inline(always)]
     fn count_reply(&self, conn: &Conn<'_, Self>, served: Served<'_>, outcome: Outcome) {
-        self.meters.ended(served.meter, outcome);
-        let time = time_since(conn, served.began);
-        (self.meters).replied(served.meter, conn.codec().last_sent(), time);
+        let (bytes, time) = (conn.codec().last_sent(), time_since(conn, served.began));
+        self.meters.replied(served.meter, outcome, bytes, time);
     }
 
     #[cold]

@@ -52,7 +52,7 @@ impl PeerHandler {
         let route = match table.calls.find(&call.message.uri) {
             Ok(route) => route.or(table.unknown_call.as_ref()),
             Err(error) => {
-                let served = self.served_nowhere(&call, began);
+                let served = self.served_nowhere(conn, &call, began);
                 return self.refuse_uri(conn, &call, served, error);
             }
         };
@@ -66,7 +66,7 @@ impl PeerHandler {
             plugin.pre_read_call_body(&mut call)
         });
         if let Err(status) = read {
-            let served = self.served(&route.plugins, &call, route.meter, began);
+            let served = self.served(conn, &route.plugins, &call, route.meter, began);
             return self.refuse(conn, &call, served, &status);
         }
         if !matches!(
@@ -75,7 +75,7 @@ impl PeerHandler {
         ) && let Some(reason) = over_limit(line, &parts.peer.shared.settings)
         {
             let status = Status::of(code::TOO_MANY_REQUESTS, call.dialect);
-            let served = self.served(&route.plugins, &call, route.meter, began);
+            let served = self.served(conn, &route.plugins, &call, route.meter, began);
             return self.refuse(conn, &call, served, &status.with_reason(reason));
         }
         match &route.handler {
@@ -99,7 +99,7 @@ impl PeerHandler {
         began: Option<u64>,
     ) -> Action {
         let status = Status::of(code::SERVICE_UNAVAILABLE, call.dialect);
-        let served = self.served_nowhere(call, began);
+        let served = self.served_nowhere(conn, call, began);
         let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
         reply.meta.set(Meta::REFUSED, "closing");
         let status = status.with_reason("the peer is closing");
@@ -115,15 +115,20 @@ impl PeerHandler {
         began: Option<u64>,
         status: &Status,
     ) -> Action {
-        let served = self.served_nowhere(call, began);
+        let served = self.served_nowhere(conn, call, began);
         self.refuse(conn, call, served, status)
     }
 
     /// Counts a call that has no route, or whose route is not known yet.
-    fn served_nowhere<'a>(&'a self, call: &'a Incoming<'a>, began: Option<u64>) -> Served<'a> {
+    fn served_nowhere<'a>(
+        &'a self,
+        conn: &Conn<'_, Self>,
+        call: &'a Incoming<'a>,
+        began: Option<u64>,
+    ) -> Served<'a> {
         let unknown = self.meters.unknown();
         self.meters.arrived(unknown, call.message.size);
-        self.served(&self.parts.plugins, call, unknown, began)
+        self.served(conn, &self.parts.plugins, call, unknown, began)
     }
 
     fn run_on_loop(
@@ -148,13 +153,9 @@ impl PeerHandler {
             line.update(conn);
         }
         let mut reply = Message::reply(&call.message, call.dialect.echoes_uri());
-        let action = self.finish_reply(
-            conn,
-            &mut reply,
-            self.served(&route.plugins, call, route.meter, began),
-            head,
-            result.map(|()| Cow::Borrowed(&body[..])),
-        );
+        let served = self.served(conn, &route.plugins, call, route.meter, began);
+        let result = result.map(|()| Cow::Borrowed(&body[..]));
+        let action = self.finish_reply(conn, &mut reply, served, head, result);
         self.scratch.set(body);
         action
     }
@@ -242,7 +243,7 @@ impl PeerHandler {
     }
 
     /// Makes the argument of a handler.
-    #[inline]
+    #[inline(always)]
     pub(super) fn incoming<'a>(
         &self,
         conn: &Conn<'_, Self>,
@@ -519,7 +520,7 @@ impl PeerHandler {
         let reply = Message::reply(&call.message, call.dialect.echoes_uri()).into_owned();
         let times = (route.meter, began);
         let added = (line.deferred).add(reply, cancelled, task, call.deadline, times, kept);
-        let is_seen = self.served(&route.plugins, call, route.meter, began);
+        let is_seen = self.served(conn, &route.plugins, call, route.meter, began);
         if is_seen.seen.is_some() {
             let seen = Box::new((route.plugins.clone(), call.clone().into_owned()));
             line.deferred.set_seen(added.0, seen);

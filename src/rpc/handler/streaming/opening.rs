@@ -59,7 +59,7 @@ impl PeerHandler {
         let begin = self
             .check_stream(line, &call, &stream)
             .and_then(|()| self.decode_argument(plugins, handler, &call));
-        let served = self.served(plugins, &call, route.meter, began);
+        let served = self.served(conn, plugins, &call, route.meter, began);
         let begin = match begin {
             Ok(begin) => begin,
             Err(status) => return self.refuse(conn, &call, served, &status),

@@ -250,6 +250,7 @@ impl Codecs {
 
     /// Returns the codec for the reply to a call: the handler's choice; else the codec that the caller accepts, if it
     /// is registered; else the codec of the call; else the default.
+    #[inline]
     pub fn for_reply(&self, call: &Message<'_>, chosen: Option<Codec>, default: Codec) -> Codec {
         let accepted = || {
             if call.meta.encoded().is_empty() {

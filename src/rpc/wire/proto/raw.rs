@@ -1,9 +1,10 @@
 use std::borrow::Cow;
 
-use super::{Dialect, Framed, Framing, Limits, Protocol, encode_wrapped};
+use super::{Dialect, Framed, Framing, Limits, Protocol, SIZE, encode_wrapped};
+use crate::buf::outbox::Outbox;
 use crate::codec::Decoded;
 use crate::rpc::wire::sink::Room;
-use crate::rpc::wire::{Codec, Filters, Kind, Message, Meta, Sink, WireError};
+use crate::rpc::wire::{Codec, FilterPipe, Filters, Kind, Message, Meta, Sink, WireError};
 
 /// Teleport's raw protocol, which is its default.
 ///
@@ -58,7 +59,7 @@ impl RawProtocol {
     }
 
     /// Writes the part of a payload in front of the body.
-    #[inline]
+    #[inline(always)]
     fn put_front(&self, message: &Message<'_>, out: &mut Room<'_>) {
         self.put_field(&message.seq, out);
         out.put(&[message.kind as u8]);
@@ -67,7 +68,7 @@ impl RawProtocol {
         out.put(&[message.codec.0]);
     }
 
-    #[inline]
+    #[inline(always)]
     fn put_field(&self, field: &[u8], out: &mut Room<'_>) {
         // The caller has checked the length.
         match self.dialect {
@@ -112,30 +113,10 @@ impl Protocol for RawProtocol {
             } => (filters, content, size),
             Framed::NeedMore { at_least } => return Ok(Decoded::NeedMore { at_least }),
         };
-        let payload = pipe.unpack(content.into(), filters, limits.message)?;
-        if self.detects {
-            self.dialect = match payload.get(..3) {
-                Some([0, 0, 0]) => Dialect::V4_0,
-                _ => Dialect::V4_1,
-            };
-        }
-        let width = self.width();
-        let message = match payload {
-            Cow::Borrowed(payload) => {
-                let parts = Parts::of(payload, width)?;
-                Message {
-                    kind: parts.kind,
-                    seq: Cow::Borrowed(parts.seq),
-                    uri: Cow::Borrowed(parts.uri),
-                    meta: Meta::from_encoded(parts.meta),
-                    codec: parts.codec,
-                    body: Cow::Borrowed(parts.body),
-                    filters: pipe,
-                    size,
-                }
-            }
+        let message = match pipe.unpack(content.into(), filters, limits.message)? {
+            Cow::Borrowed(payload) => self.parts(payload)?.message(pipe, size),
             Cow::Owned(mut payload) => {
-                let parts = Parts::of(&payload, width)?;
+                let parts = self.parts(&payload)?;
                 let mut message = Message::new(parts.kind);
                 message.seq = parts.seq.to_vec().into();
                 message.uri = parts.uri.to_vec().into();
@@ -164,35 +145,125 @@ impl Protocol for RawProtocol {
         filters: &Filters,
         out: &mut dyn Sink,
     ) -> Result<(), WireError> {
-        let meta = message.meta.encoded();
-        let max = self.max_field();
+        let (front, size) = self.lens(message)?;
+        let body = &*message.body;
+        if !message.filters.is_empty() {
+            let mut content = Vec::with_capacity(front + body.len());
+            content.resize(front, 0);
+            self.put_front(message, &mut Room::new(&mut content));
+            content.extend_from_slice(body);
+            return encode_wrapped(&FRAMING, message, content, filters, out);
+        }
+        let (short, long) = split_long(body);
+        out.put_with(PLAIN + front + short.len(), &mut |room| {
+            self.put_plain(message, size, short, room);
+        });
+        if !long.is_empty() {
+            out.put(long);
+        }
+        Ok(())
+    }
+}
+
+/// The length of the framing without filters: `u32 size | 'r' | 0`.
+const PLAIN: usize = SIZE + 2;
+
+impl RawProtocol {
+    /// Decodes a message that is here as a whole and has no filters, as most are. It is made in its place and not moved.
+    /// `None` leaves everything else to [`decode`](Protocol::decode), which also finds the error.
+    #[inline(always)]
+    pub(in crate::rpc) fn decode_plain<'a>(
+        &self,
+        src: &'a [u8],
+        limits: &Limits,
+    ) -> Option<Message<'a>> {
+        let &[a, b, c, d, b'r', 0] = src.first_chunk()? else {
+            return None;
+        };
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        if self.detects || size > limits.message {
+            return None;
+        }
+        let parts = Parts::of(src.get(PLAIN..size)?, self.width()).ok()?;
+        Some(parts.message(FilterPipe::default(), size))
+    }
+
+    /// Appends an encoded message to a connection's output, as [`encode`](Protocol::encode) does.
+    #[inline(always)]
+    pub(in crate::rpc) fn put(
+        &mut self,
+        message: &Message<'_>,
+        filters: &Filters,
+        out: &mut Outbox<'_>,
+    ) -> Result<(), WireError> {
+        if !message.filters.is_empty() {
+            return self.encode(message, filters, out);
+        }
+        let (front, size) = self.lens(message)?;
+        let (short, long) = split_long(&message.body);
+        let len = PLAIN + front + short.len();
+        out.put_with(len, |room| {
+            self.put_plain(message, size, short, room);
+            len
+        });
+        if !long.is_empty() {
+            out.put(long);
+        }
+        Ok(())
+    }
+
+    /// Returns the length of what stands in front of the body in the payload, and the size of the message without filters.
+    #[inline(always)]
+    fn lens(&self, message: &Message<'_>) -> Result<(usize, u32), WireError> {
+        let (max, meta) = (self.max_field(), message.meta.encoded());
         check_field("seq", &message.seq, max)?;
         check_field("URI", &message.uri, max)?;
         check_field("metadata", meta, max)?;
         let front = 3 * self.width() + 2 + message.seq.len() + message.uri.len() + meta.len();
-        let body = &*message.body;
-        if message.filters.is_empty() {
-            // A long body is not copied through the memory that the front is written in.
-            let (short, long) = match body.len() {
-                ..=SHORT_BODY => (body, &[][..]),
-                _ => (&[][..], body),
-            };
-            let whole = front + body.len();
-            FRAMING.encode(&message.filters, whole, front + short.len(), out, |room| {
-                self.put_front(message, room);
-                room.put(short);
-            })?;
-            if !long.is_empty() {
-                out.put(long);
-            }
-            return Ok(());
+        let size = PLAIN + front + message.body.len();
+        match u32::try_from(size) {
+            Ok(whole) => Ok((front, whole)),
+            Err(_) => too_long(size),
         }
-        let mut content = Vec::with_capacity(front + body.len());
-        content.resize(front, 0);
-        self.put_front(message, &mut Room::new(&mut content));
-        content.extend_from_slice(body);
-        encode_wrapped(&FRAMING, message, content, filters, out)
     }
+
+    /// Fills `room` with a message without filters, up to the end of `body`.
+    #[inline(always)]
+    fn put_plain(&self, message: &Message<'_>, size: u32, body: &[u8], room: &mut [u8]) {
+        let mut room = Room::new(room);
+        room.put(&size.to_be_bytes());
+        room.put(b"r\0");
+        self.put_front(message, &mut room);
+        room.put(body);
+    }
+
+    /// Finds the parts of a payload. That of a listener's first message tells the dialect.
+    fn parts<'p>(&mut self, payload: &'p [u8]) -> Result<Parts<'p>, WireError> {
+        if self.detects {
+            self.dialect = match payload.get(..3) {
+                Some([0, 0, 0]) => Dialect::V4_0,
+                _ => Dialect::V4_1,
+            };
+        }
+        Parts::of(payload, self.width())
+    }
+}
+
+/// Splits off a long body. It is not copied through the memory that the front is written in.
+#[inline(always)]
+fn split_long(body: &[u8]) -> (&[u8], &[u8]) {
+    match body.len() {
+        ..=SHORT_BODY => (body, &[]),
+        _ => (&[], body),
+    }
+}
+
+#[cold]
+fn too_long<T>(size: usize) -> Result<T, WireError> {
+    Err(WireError::TooLong {
+        size: size as u64,
+        max: u32::MAX as usize,
+    })
 }
 
 #[inline]
@@ -215,6 +286,22 @@ struct Parts<'p> {
 }
 
 impl<'p> Parts<'p> {
+    /// Returns the message, which borrows the payload.
+    #[inline(always)]
+    fn message(self, filters: FilterPipe<'p>, size: usize) -> Message<'p> {
+        Message {
+            kind: self.kind,
+            seq: Cow::Borrowed(self.seq),
+            uri: Cow::Borrowed(self.uri),
+            meta: Meta::from_encoded(self.meta),
+            codec: self.codec,
+            body: Cow::Borrowed(self.body),
+            filters,
+            size,
+        }
+    }
+
+    #[inline(always)]
     fn of(payload: &'p [u8], width: usize) -> Result<Self, WireError> {
         let mut rest = payload;
         let seq = field(&mut rest, width, "seq")?;
@@ -234,7 +321,7 @@ impl<'p> Parts<'p> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn field<'p>(rest: &mut &'p [u8], width: usize, name: &'static str) -> Result<&'p [u8], WireError> {
     let len = match width {
         2 => rest
@@ -254,7 +341,7 @@ fn field<'p>(rest: &mut &'p [u8], width: usize, name: &'static str) -> Result<&'
     Ok(field)
 }
 
-#[inline]
+#[inline(always)]
 fn byte(rest: &mut &[u8], name: &'static str) -> Result<u8, WireError> {
     let Some((&byte, behind)) = rest.split_first() else {
         return truncated(name, 1, 0);
