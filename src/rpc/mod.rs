@@ -22,6 +22,7 @@
 //! Below the peers are the [`wire`] formats, which work without connections, and [`Wire`], the codec that carries their
 //! messages in any event handler.
 
+mod broadcast;
 mod builder;
 mod call;
 mod calls;

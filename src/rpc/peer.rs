@@ -1,5 +1,6 @@
 //! Peers: the ends of RPC conversations.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::broadcast::Broadcast;
 use super::codec::ProtocolChoice;
 use super::dials::{Again, DialWaiter, Dials};
-use super::outgoing::{Outgoing, WhenFull};
+use super::outgoing::WhenFull;
 use super::reply::local;
 use super::route_info::RouteInfo;
-use super::session::{Session, Shared, is_on_loop, is_waited_for_by};
+use super::session::{Address, Health, Session, Shared, is_on_loop, is_waited_for_by};
 use super::slot::Slot;
 use super::stats::{Counters, Stats};
 use super::wire::{EncodeBody, Kind, Message, Status, code};
@@ -76,7 +78,14 @@ pub(super) trait PeerEngine: Send + Sync {
     fn connect(&self, connect: Connect) -> Result<(), ConnectError>;
     fn adopt(&self, socket: OwnedFd, token: u64) -> Result<(), ConnectError>;
     /// Sends a push to all sessions.
-    fn broadcast(&self, push: Message<'static>, when_full: WhenFull) -> Result<(), HandleError>;
+    fn broadcast(&self, push: Broadcast) -> Result<(), HandleError>;
+    /// Sends a push to these sessions of a reactor.
+    fn broadcast_to(
+        &self,
+        push: Arc<Broadcast>,
+        reactor: usize,
+        to: Vec<Address>,
+    ) -> Result<(), HandleError>;
     /// Begins a shutdown, with the usual deadline or another one.
     fn shutdown(&self, deadline: Option<Duration>);
     /// Returns true once a shutdown has begun.
@@ -139,6 +148,18 @@ impl Inner {
         self.engine.get_or_init(engine);
         let peer = Arc::downgrade(self);
         self.shared.set_peer(peer);
+    }
+}
+
+fn not_running() -> Status {
+    local(code::WRITE_FAILED, "the peer does not run")
+}
+
+/// Sends a broadcast to one session by itself. One that takes no push now does not keep it from the others.
+fn send_one(session: &Session, push: &Broadcast) {
+    if let Err(status) = session.send(push.outgoing()) {
+        Counters::count(&session.shared().counters.dropped_pushes);
+        log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {status}", session.remote_addr());
     }
 }
 
@@ -396,34 +417,102 @@ impl Peer {
         when_full: WhenFull,
     ) -> Result<(), Status> {
         let shared = &self.inner.shared;
-        let mut push = Message::new(Kind::Push);
-        push.uri = uri.as_ref().as_bytes().to_vec().into();
-        (push.marshal(&shared.formats.codecs, shared.settings.body_codec, body))
-            .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
-        let stopped = || local(code::WRITE_FAILED, "the peer does not run");
-        let engine = self.engine().ok_or_else(stopped)?;
+        let push = self.prepare_broadcast(uri.as_ref(), body, when_full)?;
+        let engine = self.engine().ok_or_else(not_running)?;
         if shared.before_write.is_some() {
             // Plugins see each push, and may change it.
             let takes_pushes = |session: &Session| !session.only_answers();
             for session in shared.sessions.all().into_iter().filter(takes_pushes) {
-                let push = Outgoing {
-                    message: push.clone(),
-                    has_own_seq: false,
-                    call: None,
-                    when_full,
-                    on_sent: None,
-                };
-                // A session that takes no push now does not keep it from the others.
-                if let Err(status) = session.send(push) {
-                    Counters::count(&shared.counters.dropped_pushes);
-                    log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {status}", session.remote_addr());
-                }
+                send_one(&session, &push);
             }
             return Ok(());
         }
         engine
-            .broadcast(push, when_full)
+            .broadcast(push)
             .map_err(|error| local(code::WRITE_FAILED, error.to_string()))
+    }
+
+    /// Sends a push to some sessions, such as those of a group. It is encoded once, as by [`broadcast`](Self::broadcast), and each
+    /// reactor gets one request. A session that is named twice gets it twice. Sessions that have ended, and those that take
+    /// nothing but replies, get nothing: [`PeerStats::dropped_pushes`](super::PeerStats) counts them.
+    ///
+    /// ```
+    /// # fn demo(peer: &epicycle::rpc::Peer) -> Result<(), epicycle::rpc::Status> {
+    /// let players: Vec<_> = (peer.sessions().into_iter())
+    ///     .filter(|session| session.swap().get::<u32>("room").as_deref() == Some(&7))
+    ///     .collect();
+    /// peer.broadcast_to(&players, "/room/state", &"the game begins")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`broadcast`](Self::broadcast).
+    pub fn broadcast_to<A: EncodeBody + ?Sized>(
+        &self,
+        sessions: impl IntoIterator<Item: Borrow<Session>>,
+        uri: impl AsRef<str>,
+        body: &A,
+    ) -> Result<(), Status> {
+        self.broadcast_to_with(sessions, uri, body, WhenFull::Send)
+    }
+
+    /// Sends a push to some sessions as [`broadcast_to`](Self::broadcast_to) does. `when_full` says what happens to those whose
+    /// readers are slow, as for [`broadcast_with`](Self::broadcast_with).
+    ///
+    /// # Errors
+    ///
+    /// As for [`broadcast`](Self::broadcast).
+    pub fn broadcast_to_with<A: EncodeBody + ?Sized>(
+        &self,
+        sessions: impl IntoIterator<Item: Borrow<Session>>,
+        uri: impl AsRef<str>,
+        body: &A,
+        when_full: WhenFull,
+    ) -> Result<(), Status> {
+        let shared = &self.inner.shared;
+        let push = self.prepare_broadcast(uri.as_ref(), body, when_full)?;
+        let engine = self.engine().ok_or_else(not_running)?;
+        let mut by_reactor: Vec<Vec<Address>> = Vec::new();
+        for session in sessions {
+            let session = session.borrow();
+            // A session that redials keeps its pushes. Plugins see each push. A session of another peer is on another engine.
+            let is_alike = shared.before_write.is_none()
+                && session.health() == Health::Open
+                && !session.only_answers()
+                && Arc::ptr_eq(session.shared(), shared);
+            match session.address() {
+                Some((reactor, address)) if is_alike => {
+                    let places = by_reactor.len().max(reactor + 1);
+                    by_reactor.resize_with(places, Vec::new);
+                    by_reactor[reactor].push(address);
+                }
+                _ => send_one(session, &push),
+            }
+        }
+        let push = Arc::new(push);
+        let mut result = Ok(());
+        for (reactor, to) in by_reactor.into_iter().enumerate() {
+            if !to.is_empty() {
+                result = result.and(engine.broadcast_to(push.clone(), reactor, to));
+            }
+        }
+        result.map_err(|error| local(code::WRITE_FAILED, error.to_string()))
+    }
+
+    fn prepare_broadcast<A: EncodeBody + ?Sized>(
+        &self,
+        uri: &str,
+        body: &A,
+        when_full: WhenFull,
+    ) -> Result<Broadcast, Status> {
+        let shared = &self.inner.shared;
+        let mut push = Message::new(Kind::Push);
+        push.uri = uri.as_bytes().to_vec().into();
+        (push.marshal(&shared.formats.codecs, shared.settings.body_codec, body))
+            .map_err(|error| local(code::BAD_MESSAGE, error.to_string()))?;
+        Ok(Broadcast::new(push, when_full))
     }
 
     /// Returns the routes, in the order in which they were added.

@@ -6,6 +6,7 @@ mod util;
 mod ages;
 mod binder;
 mod bodies;
+mod broadcasts;
 mod codec;
 mod config;
 mod endings;

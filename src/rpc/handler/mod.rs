@@ -15,18 +15,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::redialling::Redials;
 use self::replies::{Served, obey};
 use self::sending::Waiting;
 use self::streaming::Streams;
+use super::broadcast::Broadcast;
 use super::calls::Calls;
 use super::codec::{Encoded, ProtocolChoice, Wire};
 use super::context::{Locals, MakeLocal};
 use super::deferred::Deferred;
-use super::outgoing::{Waiter, WhenFull};
+use super::outgoing::Waiter;
 use super::peer::{Inner, PeerEngine};
 use super::plugin::{Hooks, Plugins};
 use super::reply::local;
@@ -37,9 +37,8 @@ use super::session::{
 use super::stats::{Counters, Meters};
 use super::tasks::{Finished, Tasks};
 use super::timers::Timers;
-use super::wire::{Dialect, Kind, Message, Status, code};
+use super::wire::{Kind, Message, Status, code};
 use crate::addr::Addr;
-use crate::codec::FrameError;
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::resolve::LookupResult;
@@ -57,9 +56,9 @@ pub struct PeerHandler {
     tasks: Tasks,
     redials: Redials,
     /// The memory for the body of a reply.
+    scratch: Cell<Vec<u8>>,
     /// The second in which the log was asked whether it wants messages, and its answer.
     logged: Cell<(u64, bool)>,
-    scratch: Cell<Vec<u8>>,
     /// Counts the messages of each route.
     meters: Arc<Meters>,
 }
@@ -419,49 +418,52 @@ impl PeerHandler {
             locals: Rc::new(locals),
             tasks: Tasks::default(),
             redials: Redials::default(),
-            logged: Cell::new((u64::MAX, false)),
             scratch: Cell::default(),
+            logged: Cell::new((u64::MAX, false)),
         }
     }
 
     /// Sends a push to all open sessions of the reactor.
-    pub(super) fn broadcast(
-        &self,
-        reactor: &mut Reactor<'_, Self>,
-        push: &Message<'_>,
-        when_full: WhenFull,
-    ) {
+    fn broadcast(&self, reactor: &mut Reactor<'_, Self>, push: &Broadcast) {
         let _entered = enter(&self.parts.peer.shared, reactor.id());
-        type Kind = (&'static str, &'static str, Dialect);
-        let mut encoded: Vec<(Kind, Result<Bytes, FrameError>)> = Vec::new();
-        let dropped = &self.parts.peer.shared.counters.dropped_pushes;
-        reactor.for_each(|conn, line| {
-            if line.stage != Stage::Open {
-                // Whoever has not authenticated gets nothing.
-                return;
-            }
-            if !self.finds_room(conn, line, when_full) {
-                return;
-            }
-            let codec = conn.codec_mut();
-            if codec.only_answers() {
-                return;
-            }
-            let kind = codec.kind_of_messages();
-            let found = encoded.iter().position(|(of, _)| *of == kind);
-            let place = found.unwrap_or_else(|| {
-                encoded.push((kind, codec.encode_inside(push)));
-                encoded.len() - 1
+        reactor.for_each(|conn, line| self.push_encoded(conn, line, push));
+    }
+
+    /// Sends a push to some sessions of the reactor.
+    fn broadcast_to(&self, reactor: &mut Reactor<'_, Self>, push: &Broadcast, to: &[Address]) {
+        let _entered = enter(&self.parts.peer.shared, reactor.id());
+        for address in to {
+            let sent = self.conn_of(*address).and_then(|conn| {
+                reactor.with(conn, |conn, line| self.push_encoded(conn, line, push))
             });
-            let sent = match &encoded[place].1 {
-                Ok(bytes) => conn.send(Encoded(bytes)).map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(error) = sent {
-                Counters::count(dropped);
-                log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+            match (sent, address) {
+                (Some(()), _) => {}
+                (None, Address::Home(token)) => {
+                    self.order_apart(reactor, *token, Order::Send(push.outgoing()));
+                }
+                (None, Address::Conn(_)) => {
+                    Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+                }
             }
+        }
+    }
+
+    fn push_encoded(&self, conn: &mut Conn<'_, Self>, line: &mut Line, push: &Broadcast) {
+        if line.stage != Stage::Open {
+            // Whoever has not authenticated gets nothing.
+            return;
+        }
+        if !self.finds_room(conn, line, push.when_full) || conn.codec().only_answers() {
+            return;
+        }
+        let sent = (push.encoded_for(conn.codec_mut())).and_then(|bytes| {
+            conn.send(Encoded(&bytes))
+                .map_err(|error| error.to_string())
         });
+        if let Err(error) = sent {
+            Counters::count(&self.parts.peer.shared.counters.dropped_pushes);
+            log::debug!(target: "epicycle::rpc", "{}: a push is dropped: {error}", conn.peer_addr());
+        }
     }
 
     /// Does what callbacks on this thread have given the reactor to do.
@@ -640,17 +642,28 @@ impl PeerEngine for Engine<PeerHandler> {
         self.adopt(socket, token)
     }
 
-    fn broadcast(&self, push: Message<'static>, when_full: WhenFull) -> Result<(), HandleError> {
+    fn broadcast(&self, push: Broadcast) -> Result<(), HandleError> {
         let push = Arc::new(push);
         let mut result = Ok(());
         for reactor in 0..self.reactors() {
             let push = push.clone();
             let sent = self.run_on(reactor, move |handler, reactor| {
-                handler.broadcast(reactor, &push, when_full);
+                handler.broadcast(reactor, &push);
             });
             result = result.and(sent);
         }
         result
+    }
+
+    fn broadcast_to(
+        &self,
+        push: Arc<Broadcast>,
+        reactor: usize,
+        to: Vec<Address>,
+    ) -> Result<(), HandleError> {
+        self.run_on(reactor, move |handler, reactor| {
+            handler.broadcast_to(reactor, &push, &to);
+        })
     }
 
     fn shutdown(&self, deadline: Option<Duration>) {

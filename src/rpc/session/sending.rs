@@ -14,6 +14,7 @@ use crate::rpc::stream::{Link, Signal, Stream};
 use crate::rpc::wire::{Kind, Message, Status, code};
 
 impl Session {
+    /// Sends a message as it is. A CALL or a PUSH with an empty `seq` gets the session's next number. Nobody waits for the reply
     /// to a CALL; a plugin may [await](crate::rpc::Next::Await) it. For messages that make up a protocol of their own, such as those
     /// before a session opens. If the session redials, it goes to the connection that is being made, and is dropped if there is
     /// none yet.
@@ -92,6 +93,15 @@ impl Session {
         let _ = self.order_by(order, is_first);
     }
 
+    /// Returns the session's reactor, and where orders for it go there. Returns `None` if it has ended.
+    pub(in crate::rpc) fn address(&self) -> Option<(usize, Address)> {
+        match &self.0.end_point.lock().place {
+            Place::Conn(conn) => Some((conn.reactor(), Address::Conn(*conn))),
+            Place::Home(home) => Some((home.reactor, Address::Home(home.token))),
+            Place::Nowhere => None,
+        }
+    }
+
     fn has_room_for_push(&self) -> bool {
         match &self.0.end_point.lock().place {
             Place::Home(home) => home.held_pushes() < MAX_HELD_PUSHES,
@@ -140,11 +150,8 @@ impl Session {
 
 impl Link for Session {
     fn signal(&self, stream: &Arc<Stream>, signal: Signal) -> bool {
-        let place = self.0.end_point.lock().place.clone();
-        let (reactor, address) = match &place {
-            Place::Conn(conn) => (conn.reactor(), Address::Conn(*conn)),
-            Place::Home(home) => (home.reactor, Address::Home(home.token)),
-            Place::Nowhere => return false,
+        let Some((reactor, address)) = self.address() else {
+            return false;
         };
         let Some(target) = self.0.peer.target.get() else {
             return false;
