@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the memory of an idle connection: the server's resident memory and the kernel's memory.
 
-    cargo build --profile production --features tls,http,ws --example echo --example http --example websocket_echo --example tls_echo
+    cargo build --profile production --features tls,http,ws,rpc --example echo --example http --example websocket_echo --example tls_echo --example rpc_server
     benches/memory.py [CONNECTIONS]
 
 Opens CONNECTIONS (5,000) to each example, and sends one message there and back on each. Then they idle. The server's memory
@@ -62,9 +62,12 @@ def measure(command, connect, *messages):
 LISTEN = ["--addr", "tcp4://127.0.0.1:0", "--reactors", "1"]
 LISTEN_TLS = ["--listen", "tcp4://127.0.0.1:0", "--reactors", "1"]
 PING = b"\x81\x85\0\0\0\0hello"
+# A CALL in the raw protocol of v4.1.
+CALL = b"\0\0\0\x19r\0\0\x010\x01\0\x05/echo\0\0phello"
 KINDS = {
     "plain": (["echo", *LISTEN], plain, b"hello"),
     "http": (["http", *LISTEN], plain, REQUEST),
+    "rpc session": (["rpc_server", *LISTEN, "--push-every", "0"], plain, CALL),
     "websocket": (["websocket_echo", *LISTEN], plain, UPGRADE % b"", PING),
     "websocket, deflate": (["websocket_echo", *LISTEN, "--deflate"], plain, UPGRADE % DEFLATE, PING),
     "websocket, deflate with context takeover": (["websocket_echo", *LISTEN, "--deflate"], plain, UPGRADE % TAKEOVER, PING),

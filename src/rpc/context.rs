@@ -505,7 +505,7 @@ impl Deref for AsyncCtx {
 }
 
 /// Returns the codec of the reply, and keeps it.
-#[inline]
+#[inline(always)]
 pub(super) fn reply_codec(call: &Incoming<'_>, reply: &mut ReplyHead) -> Codec {
     let default = call.session.shared().settings.body_codec;
     let codec = call.codecs().for_reply(&call.message, reply.codec, default);

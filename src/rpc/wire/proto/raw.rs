@@ -61,11 +61,16 @@ impl RawProtocol {
     /// Writes the part of a payload in front of the body.
     #[inline(always)]
     fn put_front(&self, message: &Message<'_>, out: &mut Room<'_>) {
+        let (kind, codec, meta) = (message.kind as u8, message.codec.0, message.meta.encoded());
         self.put_field(&message.seq, out);
-        out.put(&[message.kind as u8]);
+        if self.dialect == Dialect::V4_1 && message.uri.is_empty() && meta.is_empty() {
+            // A reply without an error, in one piece.
+            return out.put(&[kind, 0, 0, 0, 0, codec]);
+        }
+        out.put(&[kind]);
         self.put_field(&message.uri, out);
-        self.put_field(message.meta.encoded(), out);
-        out.put(&[message.codec.0]);
+        self.put_field(meta, out);
+        out.put(&[codec]);
     }
 
     #[inline(always)]
@@ -306,7 +311,8 @@ impl<'p> Parts<'p> {
         let mut rest = payload;
         let seq = field(&mut rest, width, "seq")?;
         let kind = byte(&mut rest, "type")?;
-        let kind = Kind::from_number(kind).ok_or(WireError::UnknownKind { kind: kind.into() })?;
+        let kind =
+            Kind::from_number(kind).ok_or_else(|| WireError::UnknownKind { kind: kind.into() })?;
         let uri = field(&mut rest, width, "URI")?;
         let meta = field(&mut rest, width, "metadata")?;
         let codec = Codec(byte(&mut rest, "codec")?);
