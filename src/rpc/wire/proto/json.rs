@@ -108,7 +108,7 @@ impl JsonProtocol {
             (None, None) => return Err(malformed("it has neither an mtype nor a ptype")),
         };
         let kind = u8::try_from(number).ok().and_then(Kind::from_number);
-        let kind = kind.ok_or(WireError::UnknownKind { kind: number })?;
+        let kind = kind.ok_or_else(|| WireError::UnknownKind { kind: number })?;
         if self.detects {
             (self.dialect, self.detects) = (dialect, false);
         }

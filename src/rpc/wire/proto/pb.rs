@@ -204,7 +204,7 @@ fn read(mut pb: &[u8]) -> Result<Message<'_>, WireError> {
     // The sender encodes it as an int32.
     let kind = kind as u32 as i32;
     let known = u8::try_from(kind).ok().and_then(Kind::from_number);
-    message.kind = known.ok_or(WireError::UnknownKind { kind: kind.into() })?;
+    message.kind = known.ok_or_else(|| WireError::UnknownKind { kind: kind.into() })?;
     message.codec = u8::try_from(codec).map(Codec).map_err(|_| {
         malformed(format!(
             "body_codec is {codec}, which does not fit in a byte"
