@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use clap::{Parser, ValueEnum};
 use epicycle::codec::LengthField;
-use epicycle::rpc::wire::{Kind, Message, Pb, RawProtocol};
+use epicycle::rpc::wire::{Kind, Message, Pb, Raw, RawProtocol};
 use epicycle::rpc::{Peer, Router, Wire};
-use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
+use epicycle::{Action, Bytes, Conn, ConnInfo, EventHandler, Server};
 use rpc_bench::message::BenchmarkMessage;
 
 /// A server to measure. It runs until the process is killed
@@ -58,6 +58,11 @@ fn routes(kind: ServerKind) -> Router {
         routes.call_bytes("/bench", |_, body, out| {
             out.extend_from_slice(body);
             Ok(())
+        });
+        // Pushes its body to all sessions.
+        routes.push_bytes("/broadcast", |ctx, body| match ctx.session().peer() {
+            Some(peer) => peer.broadcast("/news", &Raw(Bytes::copy_from_slice(body))),
+            None => Ok(()),
         });
     } else {
         routes.call("/bench", |_, message: Pb<BenchmarkMessage>| {
