@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::record::{EndedBy, Record};
+use super::socks::ReplyCode;
 use crate::balance::Nodes;
 use crate::metrics::{Expose, Exposition};
 use crate::{metric_label, metric_set};
@@ -99,6 +100,10 @@ metric_set! {
         in_flight: gauge,
         /// Tunnels now.
         tunnels: gauge,
+        /// Requests of SOCKS clients, by their replies.
+        socks: counter by ReplyCode,
+        /// Targets that the egress policy refused.
+        egress_refusals: counter,
     }
     /// The counters of a reactor.
     #[derive(Debug, Default)]

@@ -52,6 +52,7 @@ mod access_log;
 mod builder;
 mod config;
 mod destination;
+pub mod egress;
 mod error;
 mod exchange;
 mod explain;
@@ -72,10 +73,12 @@ mod rules;
 mod running;
 pub mod settings;
 mod shared;
+pub mod socks;
 mod start;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -91,6 +94,7 @@ pub use self::proxy::Proxy;
 pub use self::record::{EndedBy, Record, Times};
 pub use self::reply::Reply;
 pub use self::running::{Control, Reloaded, Running};
+pub use self::users::{Users, UsersError};
 
 /// A gateway whose settings are checked.
 ///

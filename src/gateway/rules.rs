@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::egress::Guard;
 use super::metrics::Meters;
 use super::pool::SharedPool;
 use super::route::Routes;
@@ -30,13 +31,17 @@ pub(super) struct Listener {
     /// The limits of a connection that sends a body.
     pub(super) uploading: ConnLimits,
     pub(super) is_tls: bool,
+    /// The targets that its clients may reach, if they name them.
+    pub(super) guard: Arc<Guard>,
 }
 
 impl Rules {
     pub(super) fn new(settings: &Settings, pools: &[Arc<SharedPool>], meters: &Meters) -> Self {
+        let all = settings.listeners.iter().map(label);
         let listeners = settings.listeners.iter().map(|listener| {
             let label = Box::from(label(listener));
-            (label, Rc::new(Listener::new(listener.clone())))
+            let guard = Guard::new(listener.egress.clone(), all.clone());
+            (label, Rc::new(Listener::new(listener.clone(), guard)))
         });
         let numbers = pools.iter().zip(0..);
         let live = numbers.filter(|(pool, _)| settings.pools.contains_key(&*pool.name));
@@ -57,7 +62,7 @@ pub(super) fn label(listener: &ListenerSettings) -> &str {
 }
 
 impl Listener {
-    fn new(settings: ListenerSettings) -> Self {
+    fn new(settings: ListenerSettings, guard: Guard) -> Self {
         let bounds = &settings.limits;
         let limits = Limits::default()
             .max_head(bounds.max_head)
@@ -68,6 +73,7 @@ impl Listener {
             uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
             between: ConnLimits::new().read_timeout(settings.timeouts.head),
             is_tls: settings.is_tls(),
+            guard: Arc::new(guard),
             settings,
         }
     }

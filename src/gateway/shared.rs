@@ -1,7 +1,7 @@
 //! The parts of a gateway that its reactors and its controls share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -12,6 +12,7 @@ use super::pool::SharedPool;
 use super::settings::{ListenerSettings, Settings};
 use crate::addr::Addr;
 use crate::metrics::{Exposition, Stats};
+use crate::workers::WorkerPool;
 
 /// The parts of a gateway that its reactors share with each other and with its controls.
 pub(super) struct Shared {
@@ -20,6 +21,8 @@ pub(super) struct Shared {
     /// The pools that the settings have, for the counters.
     pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
     pub(super) logger: Mutex<Option<Logger>>,
+    /// The threads that check passwords, once one is to be checked.
+    workers: OnceLock<Option<WorkerPool>>,
     /// Locked while the settings change. No reactor may wait for it, as the change waits for the reactors.
     pub(super) state: Mutex<State>,
 }
@@ -58,12 +61,24 @@ impl Shared {
             is_draining: AtomicBool::new(false),
             live_pools: Mutex::new(pools.to_vec()),
             logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
+            workers: OnceLock::new(),
             state: Mutex::new(State {
                 settings: settings.clone(),
                 pools: pools.to_vec(),
                 listeners: listeners.collect(),
             }),
         }))
+    }
+
+    /// Runs the check of a password on a thread for that. Returns false if there is no room.
+    pub(super) fn check_password(&self, check: impl FnOnce() + Send + 'static) -> bool {
+        let workers = self.workers.get_or_init(|| {
+            let workers = WorkerPool::builder().threads(2).name("password").build();
+            let failed = |error| log::warn!(target: "epicycle::gateway", "passwords cannot be checked: {error}");
+            workers.map_err(failed).ok()
+        });
+        let workers = workers.as_ref();
+        workers.is_some_and(|workers| workers.submit(check).is_ok())
     }
 
     /// Returns a reactor's part of the access log.

@@ -334,7 +334,7 @@ tipo = 1
 
 [[listen]]
 on = "tcp://127.0.0.1:0"
-kind = "socks5"
+kind = "forward"
 timout = { head = "1s" }
 
 [[listen]]

@@ -24,5 +24,6 @@ mod program;
 mod rig;
 #[cfg(feature = "tls")]
 mod secure;
+mod socks;
 mod strangers;
 mod websockets;

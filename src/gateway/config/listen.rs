@@ -1,4 +1,5 @@
 use super::read::{Reader, Table};
+use crate::gateway::Users;
 use crate::gateway::settings::{
     ClientTimeouts, ForwardedFor, ListenerKind, ListenerSettings, OnFin, Underscores,
 };
@@ -55,10 +56,30 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     if let Some(table) = table.table(reader, "timeout", "timeouts") {
         timeouts(reader, table, &mut into.timeouts);
     }
+    if let Some(mut table) = table.table(reader, "tunnel", "tunnels") {
+        let into = &mut into.tunnels;
+        table.set(reader, "handshake", "handshake", &mut into.handshake);
+        table.set(reader, "connect", "connect", &mut into.connect);
+        table.set(reader, "idle", "idle", &mut into.idle);
+        table.finish(reader);
+    }
+    if let Some(value) = table.take(reader, "users", "users") {
+        let path = value.value.as_str().map(|path| reader.path(path));
+        match path.map(Users::from_file) {
+            Some(Ok(users)) => into.users = Some(users),
+            Some(Err(error)) => value.wrong(reader, &error.to_string()),
+            None => value.wrong(reader, "write the path of a file with users"),
+        }
+    }
+    if let Some(mut table) = table.table(reader, "egress", "egress") {
+        table.set(reader, "allow", "allow", &mut into.egress.allow);
+        table.set(reader, "deny", "deny", &mut into.egress.deny);
+        table.finish(reader);
+    }
     limits(reader, &mut table, into);
     forwarding(reader, &mut table, into);
     table.set(reader, "health", "health_path", &mut listener.health_path);
-    table.not_yet(reader, &["egress", "auth", "users"]);
+    table.not_yet(reader, &["auth"]);
     table.finish(reader);
     listener
 }
@@ -70,13 +91,14 @@ fn kind(reader: &mut Reader, table: &mut Table<'_>, kind: &mut ListenerKind) {
     match value.value.as_str() {
         Some("reverse") => *kind = ListenerKind::Reverse,
         Some("metrics") => *kind = ListenerKind::Metrics,
-        Some("forward" | "socks5" | "tcp" | "udp") => {
+        Some("socks5") => *kind = ListenerKind::Socks5,
+        Some("forward" | "tcp" | "udp") => {
             value.wrong(
                 reader,
-                "this kind is not in this version; use \"reverse\" or \"metrics\"",
+                "this kind is not in this version; use \"reverse\", \"socks5\" or \"metrics\"",
             );
         }
-        _ => value.wrong(reader, "use \"reverse\" or \"metrics\""),
+        _ => value.wrong(reader, "use \"reverse\", \"socks5\" or \"metrics\""),
     }
 }
 

@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use crate::gateway::egress::EgressRule;
+
 /// Bytes of the file, from the first to behind the last.
 pub(super) type Span = Range<usize>;
 
@@ -509,6 +511,18 @@ impl FromValue for IpNet {
             text.parse().ok().or_else(single)
         });
         network.ok_or_else(|| "write a network such as \"10.0.0.0/8\", or an IP address".to_owned())
+    }
+}
+
+impl FromValue for EgressRule {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some(text) => text.parse(),
+            None => Err(format!(
+                "use a text such as \"*.example.org:443\", not {}",
+                kind(value)
+            )),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod own;
 mod placing;
 mod relaying;
 mod reloading;
+mod socks;
 mod tunneling;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use self::checking::CheckSession;
 #[cfg(test)]
 pub(super) use self::relaying::gather_response;
+use self::socks::SocksSession;
 use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::destination::Destination;
@@ -34,10 +36,11 @@ use super::pool::{Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
 use super::running::Control;
-use super::settings::{OnFin, Settings};
+use super::settings::{ListenerKind, OnFin, Settings};
 use super::shared::Shared;
+use super::socks::{SocksAnswer, SocksServer};
 use crate::balance::NodeId;
-use crate::codec::one_of;
+use crate::codec::{Raw, one_of};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
@@ -56,6 +59,8 @@ one_of! {
         Client(HttpStreamCodec),
         Upstream(StreamCodec),
         Frames(RelayCodec),
+        Socks(SocksServer),
+        Target(Raw),
     }
     /// A part of a request or of a response.
     #[derive(Debug)]
@@ -67,6 +72,7 @@ one_of! {
     impl Encode<End> for Client | Upstream;
     impl Encode<Trailers<'_>> for Client | Upstream;
     impl Encode<Relayed<'_>> for Frames;
+    impl Encode<SocksAnswer> for Socks;
 }
 
 /// The handler of a gateway's engine: one value for each reactor.
@@ -74,8 +80,10 @@ pub struct Proxy<H: Hooks> {
     hooks: H,
     rules: Rc<Rules>,
     pools: Vec<Pool>,
-    /// The dials under way, by token.
+    /// The dials to nodes under way, by token.
     dials: HashMap<u64, Dial>,
+    /// The clients for whose targets dials are under way, by token.
+    target_dials: HashMap<u64, ConnId>,
     last_dial: u64,
     /// The fields of the head in hand.
     block: HeaderBlock,
@@ -87,7 +95,7 @@ pub struct Proxy<H: Hooks> {
     shared: Arc<Shared>,
 }
 
-/// A dial under way.
+/// A dial to a node under way.
 struct Dial {
     pool: usize,
     began: Instant,
@@ -110,6 +118,10 @@ pub enum Session<H: Hooks> {
     Upstream(Box<UpstreamSession>),
     /// A connection that checks a node.
     Check(Box<CheckSession>),
+    /// A connection of a SOCKS client.
+    Socks(Box<SocksSession<H>>),
+    /// A connection to the target of a SOCKS client.
+    Target,
 }
 
 /// The state of a client's connection.
@@ -191,6 +203,7 @@ impl<H: Hooks> Proxy<H> {
             meters,
             shared,
             dials: HashMap::new(),
+            target_dials: HashMap::new(),
             last_dial: 0,
             block: HeaderBlock::new(),
             spare: Spare::default(),
@@ -245,6 +258,11 @@ impl<H: Hooks> Proxy<H> {
         nodes.filter(|node| node.is_up()).count()
     }
 
+    /// Returns the number of targets of SOCKS clients that are being dialled.
+    pub fn target_dials(&self) -> usize {
+        self.target_dials.len()
+    }
+
     /// Returns the number of requests that wait for a connection.
     pub fn waiting(&self) -> usize {
         self.pools
@@ -288,11 +306,15 @@ impl<H: Hooks> EventHandler for Proxy<H> {
 
     fn codec(&mut self, info: &ConnInfo<'_>) -> Side {
         match info.origin() {
+            Origin::Connected { token } if self.target_dials.contains_key(&token) => Raw.into(),
             Origin::Connected { token } => {
                 let pool = self.dials.get(&token).map(|dial| &self.pools[dial.pool]);
                 pool.map_or_else(StreamCodec::default, Pool::codec).into()
             }
             _ => match self.rules.listeners.get(info.label()) {
+                Some(listener) if listener.settings.kind == ListenerKind::Socks5 => {
+                    SocksServer::new(listener.settings.users.is_some()).into()
+                }
                 Some(listener) => HttpStreamCodec::new(listener.limits)
                     .manual_continue()
                     .into(),
@@ -308,6 +330,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session<H>> {
         let opened = conn.now();
         if let Origin::Connected { token } = conn.origin() {
+            if let Some(client) = self.target_dials.remove(&token) {
+                return self.on_target_open(conn, client);
+            }
             let Dial {
                 pool,
                 began,
@@ -342,6 +367,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             })));
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
+        if listener.settings.kind == ListenerKind::Socks5 {
+            return Some(Session::Socks(Box::new(SocksSession::new(conn, listener))));
+        }
         let max_age = jittered(listener.settings.timeouts.max_age);
         let retires = opened.checked_add(max_age).map(Box::new);
         Some(Session::Client(ClientSession {
@@ -368,6 +396,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             }
             (Session::Check(check), Part::Upstream(part)) => self.on_check_part(conn, check, part),
             (session, Part::Frames(part)) => Self::on_frames(conn, session, part),
+            (Session::Socks(socks), Part::Socks(frame)) => self.on_socks_frame(conn, socks, frame),
             _ => {
                 conn.abort();
                 Action::Continue
@@ -441,7 +470,8 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     ProxyError::new(StatusCode::GATEWAY_TIMEOUT, Phase::Head, Cause::Timeout);
                 self.fail(conn, client, error);
             }
-            Session::Upstream(_) | Session::Check(_) => conn.abort(),
+            Session::Socks(socks) if socks.has_wrong_password() => Self::refuse_password(conn),
+            _ => conn.abort(),
         }
         Action::Continue
     }
@@ -468,11 +498,16 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Session::Check(check) => {
                 self.on_checked(check.pool, check.node, check.is_good(), reactor);
             }
+            Session::Socks(socks) => self.on_socks_closed(info, &socks, &reason),
+            Session::Target => {}
         }
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
-        self.on_dial_failed(failed.token, failed.error, reactor);
+        match self.target_dials.remove(&failed.token) {
+            Some(client) => self.on_target_failed(client, &failed.error, reactor),
+            None => self.on_dial_failed(failed.token, failed.error, reactor),
+        }
     }
 }
 
@@ -530,6 +565,8 @@ impl<H: Hooks> fmt::Debug for Session<H> {
             Session::Client(_) => "Client",
             Session::Upstream(_) => "Upstream",
             Session::Check(_) => "Check",
+            Session::Socks(_) => "Socks",
+            Session::Target => "Target",
         })
     }
 }

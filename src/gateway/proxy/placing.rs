@@ -193,13 +193,12 @@ impl<H: Hooks> Proxy<H> {
                     connection,
                     reused,
                 } => {
-                    let served = reactor.with(waiter, |conn, session| match session {
-                        Session::Client(client) => {
-                            if !self.send(conn, client, connection, reused) {
-                                self.dispatch(conn, client);
-                            }
+                    let served = reactor.with(waiter, |conn, session| {
+                        if let Session::Client(client) = session
+                            && !self.send(conn, client, connection, reused)
+                        {
+                            self.dispatch(conn, client);
                         }
-                        Session::Upstream(_) | Session::Check(_) => {}
                     });
                     if served.is_none() {
                         self.pools[number]

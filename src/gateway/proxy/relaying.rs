@@ -46,7 +46,7 @@ impl<H: Hooks> Proxy<H> {
                 ResponsePart::Body(bytes) => self.on_body(conn, client, bytes),
                 _ => Next::Abort,
             },
-            Session::Upstream(_) | Session::Check(_) => Next::Abort,
+            _ => Next::Abort,
         });
         match next.unwrap_or(Next::Abort) {
             Next::Continue => {}
@@ -61,7 +61,8 @@ impl<H: Hooks> Proxy<H> {
             }
             Next::Pipe(client) => {
                 session.client = None;
-                self.join(conn, session, client);
+                let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
+                Self::join(conn, client, idle);
             }
             Next::Frames(client) => self.join_frames(conn, session, client),
         }
@@ -93,7 +94,7 @@ impl<H: Hooks> Proxy<H> {
         let is_worn = session.requests >= limits.max_requests || age >= limits.max_lifetime;
         let is_reusable = match conn.codec() {
             super::Side::Upstream(codec) => codec.is_reusable(),
-            super::Side::Client(_) | super::Side::Frames(_) => false,
+            _ => false,
         };
         // The next request of this client takes it only if that is on the same connection.
         let is_leaving = pool.is_leaving(session.node);

@@ -14,14 +14,10 @@ use crate::gateway::hooks::Hooks;
 use crate::gateway::settings::WebSocketMode;
 
 impl<H: Hooks> Proxy<H> {
-    /// Joins the connections of a client and a node, so that each sends what the other receives.
-    pub(super) fn join(
-        &mut self,
-        conn: &mut Conn<'_, Self>,
-        session: &UpstreamSession,
-        client: ConnId,
-    ) {
-        self.limit_tunnel(conn, session, client, Duration::MAX);
+    /// Joins the connections of a client and a node, or a target, so that each sends what the other receives. The tunnel ends
+    /// when nothing passes for `idle`.
+    pub(super) fn join(conn: &mut Conn<'_, Self>, client: ConnId, idle: Duration) {
+        Self::limit_tunnel(conn, client, idle, Duration::MAX);
         if let Err(error) = conn.pipe(client) {
             log::debug!(target: "epicycle::gateway::http", "a tunnel was not made: {error}");
             conn.abort();
@@ -38,7 +34,7 @@ impl<H: Hooks> Proxy<H> {
     ) {
         let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
         // A frame may not stand still either.
-        self.limit_tunnel(conn, session, client, idle);
+        Self::limit_tunnel(conn, client, idle, idle);
         let Some((for_client, for_node)) = frames::codecs() else {
             return conn.abort();
         };
@@ -46,14 +42,7 @@ impl<H: Hooks> Proxy<H> {
         conn.with(client, |client, _| client.switch(for_client));
     }
 
-    fn limit_tunnel(
-        &self,
-        conn: &mut Conn<'_, Self>,
-        session: &UpstreamSession,
-        client: ConnId,
-        read: Duration,
-    ) {
-        let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
+    fn limit_tunnel(conn: &mut Conn<'_, Self>, client: ConnId, idle: Duration, read: Duration) {
         let limits = ConnLimits::new()
             .idle_timeout(idle)
             .read_timeout(read)
@@ -123,7 +112,7 @@ pub(super) fn other_side<H: Hooks>(session: &Session<H>) -> Option<ConnId> {
     match session {
         Session::Client(client) => client.exchange.as_ref().and_then(|one| one.upstream()),
         Session::Upstream(upstream) => upstream.client,
-        Session::Check(_) => None,
+        _ => None,
     }
 }
 

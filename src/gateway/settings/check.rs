@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::template::is_template;
 use super::{
-    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerSettings, LogFormat,
-    NodeAddr, PoolSettings, Problem, RouteSettings, Settings, WebSocketMode,
+    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind, ListenerSettings,
+    LogFormat, NodeAddr, PoolSettings, Problem, RouteSettings, Settings, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -98,7 +98,7 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     match listener.on.parse::<Endpoint>() {
         Ok(Endpoint::Udp { .. }) => problems.add(
             format!("{place}.on"),
-            "there is no HTTP over datagrams; use tcp:// or unix://",
+            "it needs a stream; use tcp:// or unix://",
         ),
         Ok(_) => {}
         Err(error) => problems.add(format!("{place}.on"), error.to_string()),
@@ -120,6 +120,22 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
             ("max_age", timeouts.max_age),
         ],
     );
+    let tunnels = &listener.tunnels;
+    problems.timeouts(
+        &format!("{place}.tunnels"),
+        &[
+            ("handshake", tunnels.handshake),
+            ("connect", tunnels.connect),
+            ("idle", tunnels.idle),
+        ],
+    );
+    let has_rules = !(listener.egress.allow.is_empty() && listener.egress.deny.is_empty());
+    let is_right = !has_rules || listener.kind == ListenerKind::Socks5;
+    let remedy = "only clients of a SOCKS listener name their targets; remove it";
+    problems.unless(is_right, format!("{place}.egress"), remedy);
+    let is_right = listener.users.is_none() || listener.kind == ListenerKind::Socks5;
+    let remedy = "only clients of a SOCKS listener tell their names; remove it";
+    problems.unless(is_right, format!("{place}.users"), remedy);
     let limits = &listener.limits;
     let at = format!("{place}.limits");
     problems.heads(&at, limits.max_head, limits.max_headers);

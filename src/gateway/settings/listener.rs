@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::gateway::Users;
+use crate::gateway::egress::Egress;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
 
@@ -37,6 +39,12 @@ pub struct ListenerSettings {
     /// A path that the gateway answers itself: with 200, or with 503 once it is about to end. Default: none, and `/healthz` if
     /// the kind is [`Metrics`](ListenerKind::Metrics).
     pub health_path: Option<String>,
+    /// The targets that the clients of a SOCKS listener may reach. Default: all public addresses.
+    pub egress: Egress,
+    /// The users of a SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may use it.
+    pub users: Option<Users>,
+    /// The timeouts of the tunnels of a SOCKS listener.
+    pub tunnels: TunnelTimeouts,
     /// Tells by which rules clients are asked for certificates, if a file says so. `None` is not known.
     #[cfg(feature = "tls")]
     pub(crate) client_auth_digest: Option<u64>,
@@ -51,6 +59,8 @@ pub enum ListenerKind {
     Reverse,
     /// The counters, in the text format of Prometheus.
     Metrics,
+    /// A SOCKS5 proxy (RFC 1928): clients name their targets.
+    Socks5,
 }
 
 /// The timeouts of clients. `Duration::MAX` is no limit.
@@ -77,6 +87,28 @@ impl Default for ClientTimeouts {
             body_idle: Duration::from_secs(60),
             write_stall: Duration::from_secs(60),
             max_age: Duration::MAX,
+        }
+    }
+}
+
+/// The timeouts of tunnels. `Duration::MAX` is no limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TunnelTimeouts {
+    /// The time for the handshake with the client, up to its request. Default: 10 s.
+    pub handshake: Duration,
+    /// The time for the connection to the target. Default: 5 s.
+    pub connect: Duration,
+    /// The time for which nothing may pass in either direction. Default: 1 h.
+    pub idle: Duration,
+}
+
+impl Default for TunnelTimeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            connect: Duration::from_secs(5),
+            idle: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -209,6 +241,9 @@ impl ListenerSettings {
             on_fin: OnFin::default(),
             proxy_status: false,
             health_path: None,
+            egress: Egress::default(),
+            users: None,
+            tunnels: TunnelTimeouts::default(),
             #[cfg(feature = "tls")]
             client_auth_digest: None,
         }

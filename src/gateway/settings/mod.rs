@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
-    Underscores,
+    TunnelTimeouts, Underscores,
 };
 pub use self::log::{AccessLog, LogFormat, LogTarget};
 pub(crate) use self::node::NodeAddr;

@@ -1,0 +1,381 @@
+//! The clients of SOCKS listeners: the handshake, the connection to the target, and the tunnel between both.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::{Proxy, Session, guarded};
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::connect::{Connect, ConnectError};
+use crate::engine::handler::{Action, Conn, Connecting, Reactor};
+use crate::engine::slots::ConnId;
+use crate::gateway::egress::{Target, Way};
+use crate::gateway::hooks::Hooks;
+use crate::gateway::record::{EndedBy, Record, Times};
+use crate::gateway::rules::Listener;
+use crate::gateway::socks::{Asked, Command, ReplyCode, SocksAnswer, SocksFrame};
+use crate::http::HeaderBlock;
+
+/// The state of a connection of a SOCKS client.
+pub struct SocksSession<H: Hooks> {
+    listener: Rc<Listener>,
+    began: Instant,
+    unix_time: u64,
+    target: Option<Target>,
+    reply: Option<ReplyCode>,
+    connected: Option<Instant>,
+    /// True if the password of the client was wrong. It may have to wait for the answer.
+    has_wrong_password: bool,
+    /// The dial to its target.
+    dial: Option<Connecting<Proxy<H>>>,
+}
+
+/// The address in replies that have none to tell.
+const NO_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl<H: Hooks> SocksSession<H> {
+    /// Begins with a client, whose handshake must end in time.
+    pub(super) fn new(conn: &mut Conn<'_, Proxy<H>>, listener: Rc<Listener>) -> Self {
+        conn.set_deadline(Some(listener.settings.tunnels.handshake));
+        Self {
+            listener,
+            began: conn.now(),
+            unix_time: conn.unix_time(),
+            target: None,
+            reply: None,
+            connected: None,
+            has_wrong_password: false,
+            dial: None,
+        }
+    }
+
+    pub(super) fn has_wrong_password(&self) -> bool {
+        self.has_wrong_password
+    }
+
+    /// Returns the status of HTTP that tells the same as the reply, for records.
+    fn status(&self) -> u16 {
+        match self.reply {
+            Some(ReplyCode::Succeeded) => 200,
+            Some(ReplyCode::NotAllowed) => 403,
+            Some(ReplyCode::CommandNotSupported | ReplyCode::AddressNotSupported) => 501,
+            Some(ReplyCode::Expired) => 504,
+            Some(_) => 502,
+            None if self.has_wrong_password => 407,
+            // It left, or sent no request.
+            None => 400,
+        }
+    }
+}
+
+impl<H: Hooks> Proxy<H> {
+    pub(super) fn on_socks_frame(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        frame: SocksFrame<'_>,
+    ) -> Action {
+        match frame {
+            SocksFrame::Greeting(choice) => {
+                if conn.send(SocksAnswer::Method(choice)).is_err() || !choice.is_acceptable() {
+                    return Action::Close;
+                }
+            }
+            SocksFrame::Credentials { user, password } => {
+                self.check_password(conn, session, user, password);
+            }
+            SocksFrame::Request(asked) => {
+                conn.set_deadline(None);
+                // The payload waits until there is a tunnel.
+                conn.pause_reads();
+                if let Err(code) = self.carry_out(conn, session, asked) {
+                    self.refuse_socks(conn, session, code);
+                }
+            }
+        }
+        Action::Continue
+    }
+
+    /// Checks the password of a client, which waits meanwhile.
+    fn check_password(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        user: &[u8],
+        password: &[u8],
+    ) {
+        let user = String::from_utf8_lossy(user).into_owned();
+        let Some(users) = session.listener.settings.users.clone() else {
+            return conn.close();
+        };
+        if users.remembers(&user, password, conn.now()) {
+            return Self::accept_password(conn);
+        }
+        conn.pause_reads();
+        let (client, password) = (conn.handle(), password.to_vec());
+        let is_queued = self.shared.check_password(move || {
+            let is_right = users.verify(&user, &password);
+            // A client that has left needs no answer.
+            let _ = client.run(move |_, conn, session| {
+                let Session::Socks(session) = session else {
+                    return;
+                };
+                if is_right {
+                    users.remember(&user, &password, conn.now());
+                    conn.resume_reads();
+                    return Self::accept_password(conn);
+                }
+                log::info!(target: "epicycle::gateway::socks", "{}: a wrong password for {user:?}", conn.peer_addr());
+                session.has_wrong_password = true;
+                let ip = conn.peer_addr().ip();
+                let delay = ip.map(|ip| users.note_failure(ip, conn.now()));
+                match delay.unwrap_or_default() {
+                    Duration::ZERO => Self::refuse_password(conn),
+                    delay => conn.set_deadline(Some(delay)),
+                }
+            });
+        });
+        if !is_queued {
+            log::warn!(target: "epicycle::gateway::socks", "{}: too many passwords wait to be checked", conn.peer_addr());
+            Self::refuse_password(conn);
+        }
+    }
+
+    fn accept_password(conn: &mut Conn<'_, Self>) {
+        // A client that is gone needs no answer.
+        let _ = conn.send(SocksAnswer::Credentials(true));
+    }
+
+    pub(super) fn refuse_password(conn: &mut Conn<'_, Self>) {
+        let _ = conn.send(SocksAnswer::Credentials(false));
+        conn.close();
+    }
+
+    /// Begins with the request of a client, or returns the reply to it.
+    fn carry_out(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        asked: Asked,
+    ) -> Result<(), ReplyCode> {
+        match asked {
+            Asked::Command(Command::Connect, target) => {
+                session.target = Some(target.clone());
+                self.dial_target(conn, session, target)
+            }
+            Asked::Command(..) | Asked::Portless(_) | Asked::UnknownCommand => {
+                Err(ReplyCode::CommandNotSupported)
+            }
+            Asked::UnknownAddress => Err(ReplyCode::AddressNotSupported),
+            Asked::BadHost(error) => {
+                log::debug!(target: "epicycle::gateway::socks", "{}: {error}", conn.peer_addr());
+                Err(ReplyCode::HostUnreachable)
+            }
+        }
+    }
+
+    /// Dials the target of a client, if the policy allows it.
+    fn dial_target(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        target: Target,
+    ) -> Result<(), ReplyCode> {
+        let listener = &session.listener;
+        if let Err(refusal) = listener.guard.check(&target, Way::Socks) {
+            log::info!(target: "epicycle::gateway::socks", "{}: {target} is refused: {refusal}", conn.peer_addr());
+            return Err(ReplyCode::NotAllowed);
+        }
+        self.last_dial += 1;
+        let token = self.last_dial;
+        let guard = listener.guard.clone();
+        let connect = Connect::to(format!("tcp://{target}"))
+            .timeout(listener.settings.tunnels.connect)
+            .allow(move |ip| guard.check_addr(&target, ip, Way::Socks).is_ok())
+            .token(token);
+        let dial = conn
+            .reactor()
+            .connect(connect)
+            .map_err(|error| reply_code(&error))?;
+        session.dial = Some(dial);
+        self.target_dials.insert(token, conn.id());
+        Ok(())
+    }
+
+    /// Tells a client that its request has failed, and closes.
+    fn refuse_socks(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        code: ReplyCode,
+    ) {
+        let all = &self.meters.all;
+        all.socks[code].add(1);
+        if code == ReplyCode::NotAllowed {
+            all.egress_refusals.add(1);
+        }
+        session.reply = Some(code);
+        // A client that is gone needs no answer.
+        let _ = conn.send(SocksAnswer::Reply(code, NO_ADDR));
+        conn.close();
+    }
+
+    /// Joins the connection to a target with that of its client.
+    pub(super) fn on_target_open(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: ConnId,
+    ) -> Option<Session<H>> {
+        let bound = conn
+            .local_addr()
+            .ok()
+            .and_then(|addr| addr.as_socket_addr());
+        let now = conn.now();
+        let idle = conn.with(client, |client, session| {
+            let Session::Socks(session) = session else {
+                return None;
+            };
+            session.dial = None;
+            let code = ReplyCode::Succeeded;
+            client
+                .send(SocksAnswer::Reply(code, bound.unwrap_or(NO_ADDR)))
+                .ok()?;
+            session.reply = Some(code);
+            session.connected = Some(now);
+            Some(session.listener.settings.tunnels.idle)
+        });
+        // A client that has left in the meantime needs no target.
+        let idle = idle.flatten()?;
+        let all = &self.meters.all;
+        all.socks[ReplyCode::Succeeded].add(1);
+        all.tunnels.add(1);
+        Self::join(conn, client, idle);
+        Some(Session::Target)
+    }
+
+    /// Tells a client that its target cannot be reached.
+    pub(super) fn on_target_failed(
+        &mut self,
+        client: ConnId,
+        error: &ConnectError,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        reactor.with(client, |conn, session| {
+            if let Session::Socks(session) = session {
+                log::debug!(target: "epicycle::gateway::socks", "{}: {error}", conn.peer_addr());
+                session.dial = None;
+                self.refuse_socks(conn, session, reply_code(error));
+            }
+        });
+    }
+
+    pub(super) fn on_socks_closed(
+        &mut self,
+        info: &Closed,
+        session: &SocksSession<H>,
+        reason: &CloseReason,
+    ) {
+        if let Some(dial) = &session.dial {
+            // An engine that shuts down cancels it by itself.
+            let _ = dial.cancel();
+        }
+        if session.connected.is_some() {
+            self.meters.all.tunnels.subtract(1);
+        }
+        let ended_by = match (session.reply, reason) {
+            (Some(ReplyCode::Succeeded), CloseReason::Peer | CloseReason::Pipe) => EndedBy::Nobody,
+            (_, CloseReason::Timeout(_)) => EndedBy::Timeout,
+            (_, CloseReason::Shutdown | CloseReason::Panic) => EndedBy::Gateway,
+            (Some(ReplyCode::Succeeded) | None, _) => EndedBy::Client,
+            (
+                Some(
+                    ReplyCode::NotAllowed
+                    | ReplyCode::CommandNotSupported
+                    | ReplyCode::AddressNotSupported,
+                ),
+                _,
+            ) => EndedBy::Gateway,
+            (Some(_), _) => EndedBy::Node,
+        };
+        self.record_tunnel(info, session, ended_by);
+    }
+
+    /// Makes the record of a client of a tunnel.
+    fn record_tunnel(&mut self, info: &Closed, session: &SocksSession<H>, ended_by: EndedBy) {
+        let since = |time: Instant| time.saturating_duration_since(session.began);
+        let target = session
+            .target
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let fields = HeaderBlock::new();
+        let times = Times {
+            connected: session.connected.map(since),
+            total: since(info.closed_at),
+            ..Times::default()
+        };
+        let record = Record {
+            peer: &info.peer,
+            client: info.peer.ip(),
+            method: "SOCKS5",
+            host: "",
+            target: &target,
+            is_http10: false,
+            fields: fields.headers(),
+            route: "",
+            pool: "",
+            node: "",
+            status: session.status(),
+            request_bytes: info.bytes_in,
+            response_bytes: info.bytes_out,
+            unix_time: session.unix_time,
+            times,
+            reused: false,
+            tries: u32::from(session.connected.is_some()),
+            ended_by,
+        };
+        if let Some(sink) = &mut self.sink {
+            sink.log(&record);
+        }
+        let hooks = &mut self.hooks;
+        // Nothing else follows.
+        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+    }
+}
+
+/// Returns the reply for a target that cannot be reached.
+fn reply_code(error: &ConnectError) -> ReplyCode {
+    match error {
+        ConnectError::Denied { .. } => ReplyCode::NotAllowed,
+        ConnectError::Timeout => ReplyCode::Expired,
+        ConnectError::Address(_) => ReplyCode::HostUnreachable,
+        ConnectError::Io(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => ReplyCode::Refused,
+            io::ErrorKind::NetworkUnreachable => ReplyCode::NetworkUnreachable,
+            io::ErrorKind::HostUnreachable => ReplyCode::HostUnreachable,
+            io::ErrorKind::TimedOut => ReplyCode::Expired,
+            _ => ReplyCode::Failure,
+        },
+        // The last one that was dialled tells more than one that was not.
+        ConnectError::Host(failed) => {
+            let mut codes = failed.iter().rev().map(|failed| reply_code(&failed.error));
+            let last = codes.next().unwrap_or(ReplyCode::Failure);
+            match last {
+                ReplyCode::NotAllowed => codes.find(|code| *code != last).unwrap_or(last),
+                _ => last,
+            }
+        }
+        _ => ReplyCode::Failure,
+    }
+}
+
+impl<H: Hooks> fmt::Debug for SocksSession<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SocksSession")
+            .field("target", &self.target)
+            .field("reply", &self.reply)
+            .finish_non_exhaustive()
+    }
+}
