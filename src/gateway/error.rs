@@ -4,7 +4,7 @@ use std::io;
 use super::config::ConfigError;
 use super::reply::Reply;
 use super::settings::{ErrorPage, Problem};
-use crate::engine::conn::close::CloseReason;
+use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::connect::ConnectError;
 use crate::error::{Error, error_messages};
 use crate::http::{MessageError, StatusCode};
@@ -231,6 +231,17 @@ impl ProxyError {
             (Cause::Connect(_), _) => "connection_refused",
             _ if self.status == StatusCode::GATEWAY_TIMEOUT => "http_response_timeout",
             _ => "connection_terminated",
+        }
+    }
+
+    /// Returns the name of the option for the timeout that is the cause. Empty if none is.
+    pub(super) fn timeout(&self) -> &'static str {
+        match &self.cause {
+            Cause::Timeout => "request",
+            Cause::Connect(ConnectError::Timeout) => "connect",
+            Cause::Closed(CloseReason::Timeout(TimeoutKind::Response)) => "response_head",
+            Cause::Closed(CloseReason::Timeout(_)) => "body_idle",
+            _ => "",
         }
     }
 

@@ -52,6 +52,7 @@ mod access_log;
 mod builder;
 mod config;
 mod destination;
+pub mod discover;
 pub mod egress;
 mod error;
 mod exchange;

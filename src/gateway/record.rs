@@ -49,6 +49,9 @@ pub struct Record<'a> {
     pub tries: u32,
     /// The one who ended it.
     pub ended_by: EndedBy,
+    /// The timeout that ended it, by the name of its option: `connect`, `response_head`, `body_idle`,
+    /// `write_stall`, `request`, `pending_timeout` or `tunnel_idle`. Empty if none did.
+    pub timeout: &'static str,
 }
 
 /// The times of an exchange, from its beginning. They are as exact as the turns of the reactor's loop.
@@ -106,6 +109,7 @@ pub(super) struct Notes {
     pub(super) tries: u32,
     pub(super) reused: bool,
     pub(super) ended_by: EndedBy,
+    pub(super) timeout: &'static str,
     /// True for a health check or metrics of the gateway itself, which are neither logged nor counted.
     pub(super) is_own: bool,
 }
@@ -123,6 +127,7 @@ impl Notes {
             tries: 0,
             reused: false,
             ended_by: EndedBy::default(),
+            timeout: "",
             is_own: false,
         }
     }

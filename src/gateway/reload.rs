@@ -8,18 +8,20 @@ use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use socket2::SockRef;
 
 use super::Gateway;
 use super::access_log::{Logger, Sink};
+use super::discover::{Discover, DiscoverError};
 use super::error::GatewayError;
 use super::hooks::Hooks;
 use super::pool::SharedPool;
 use super::rules::client_limits;
 use super::running::{Control, Reloaded};
-use super::settings::{ListenerSettings, Settings};
+use super::settings::{ListenerSettings, NodeSettings, Problem, Settings};
 use super::shared::{Change, Open, State};
 use super::start::{listen, shared_pool};
 use crate::addr::Addr;
@@ -28,6 +30,9 @@ use crate::error::Error;
 
 /// The time in which a reactor must take over new settings. One that takes longer blocks.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The times between two questions to a source that fails: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The changes to the listeners.
 #[derive(Default)]
@@ -52,7 +57,103 @@ impl<H: Hooks> Control<H> {
     ///
     /// [`GatewayError`] if a listener or the access log cannot be opened. Nothing has changed then.
     pub fn reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
-        let result = self.try_reload(gateway);
+        let mut settings = (*gateway.settings).clone();
+        self.change(|state| {
+            for (pool, nodes) in &state.discovered {
+                if let Some(pool) = settings.pools.get_mut(pool) {
+                    pool.nodes.clone_from(nodes);
+                }
+            }
+            Ok(settings)
+        })
+    }
+
+    /// Sets the nodes of a pool. They take the place of those in the settings, also after [`reload`](Self::reload). Nodes that
+    /// stay keep their health, their connections and their place in the balance, and those that go are drained.
+    ///
+    /// Blocks until all reactors have taken them over. So do not call it in a hook.
+    ///
+    /// # Errors
+    ///
+    /// [`GatewayError::Settings`] if there is no such pool, or if it cannot have these nodes. Nothing has changed then.
+    pub fn set_nodes(&self, pool: &str, nodes: Vec<NodeSettings>) -> Result<(), GatewayError> {
+        self.check_pool(pool)?;
+        self.change(|state| {
+            let mut settings = (*state.settings).clone();
+            if let Some(pool) = settings.pools.get_mut(pool) {
+                pool.nodes.clone_from(&nodes);
+            }
+            let problems = settings.problems();
+            if !problems.is_empty() {
+                return Err(GatewayError::Settings(problems));
+            }
+            state.discovered.insert(pool.to_owned(), nodes);
+            Ok(settings)
+        })
+        .map(drop)
+    }
+
+    /// Follows a source of the nodes of a pool, on a thread of its own, until the gateway ends or the source does. Its lists
+    /// take the place of those in the settings, also after [`reload`](Self::reload). A pool has at most one source that matters:
+    /// of several, the last list counts.
+    ///
+    /// # Errors
+    ///
+    /// [`GatewayError::Settings`] if there is no such pool, [`GatewayError::Start`] if there is no thread for it.
+    pub fn discover(&self, pool: &str, source: impl Discover) -> Result<(), GatewayError> {
+        self.check_pool(pool)?;
+        let (control, pool) = (self.clone(), pool.to_owned());
+        let thread = thread::Builder::new().name("discover".to_owned());
+        let started = thread.spawn(move || control.follow(&pool, source));
+        started.map(drop).map_err(|source| {
+            let what = "the thread of a source of nodes";
+            GatewayError::Start(Error::Setup { what, source })
+        })
+    }
+
+    fn follow(&self, pool: &str, mut source: impl Discover) {
+        let stop = self.shared.stop.clone();
+        let mut delay = RETRY.0;
+        while !stop.is_set() {
+            let result = match source.next(&stop) {
+                Ok(Some(nodes)) => self.set_nodes(pool, nodes).map_err(DiscoverError::from),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            let Err(error) = result else {
+                delay = RETRY.0;
+                continue;
+            };
+            if stop.is_set() {
+                return;
+            }
+            log::warn!(target: "epicycle::gateway::pool", "pool {pool}: its nodes stay as they are: {error}");
+            if stop.wait(delay) {
+                return;
+            }
+            delay = (2 * delay).min(RETRY.1);
+        }
+    }
+
+    /// Returns an error unless there is a pool of that name.
+    pub(super) fn check_pool(&self, pool: &str) -> Result<(), GatewayError> {
+        let state = self.shared.state.lock();
+        match state.settings.pools.contains_key(pool) {
+            true => Ok(()),
+            false => Err(GatewayError::Settings(vec![Problem {
+                place: format!("pools.{pool}"),
+                problem: "there is no such pool".to_owned(),
+            }])),
+        }
+    }
+
+    /// Changes the settings to those that `make` returns, and counts the change.
+    fn change(
+        &self,
+        make: impl FnOnce(&mut State) -> Result<Settings, GatewayError>,
+    ) -> Result<Reloaded, GatewayError> {
+        let state = &mut *self.shared.state.lock();
+        let result = make(state).and_then(|settings| self.take(state, settings));
         let registry = &self.shared.registry;
         let counter = match result {
             Ok(_) => &registry.reloads,
@@ -68,9 +169,7 @@ impl<H: Hooks> Control<H> {
         failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn try_reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
-        let state = &mut *self.shared.state.lock();
-        let mut settings = (*gateway.settings).clone();
+    fn take(&self, state: &mut State, mut settings: Settings) -> Result<Reloaded, GatewayError> {
         let mut reloaded = Reloaded::default();
         keep_fixed(&state.settings, &mut settings, &mut reloaded.needs_restart);
         let pools = updated_pools(&state.pools, &settings, self.engine.reactors())?;

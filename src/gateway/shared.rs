@@ -1,15 +1,17 @@
 //! The parts of a gateway that its reactors and its controls share.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::access_log::{Logger, Sink};
+use super::discover::Stop;
 use super::error::GatewayError;
 use super::metrics::Registry;
 use super::pool::SharedPool;
-use super::settings::{ListenerSettings, Settings};
+use super::settings::{ListenerSettings, NodeSettings, Settings};
 use crate::addr::Addr;
 use crate::metrics::{Exposition, Stats};
 use crate::workers::WorkerPool;
@@ -18,6 +20,8 @@ use crate::workers::WorkerPool;
 pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) is_draining: AtomicBool,
+    /// Set when the gateway ends, for the sources of nodes.
+    pub(super) stop: Stop,
     /// The pools that the settings have, for the counters.
     pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
     pub(super) logger: Mutex<Option<Logger>>,
@@ -34,6 +38,8 @@ pub(super) struct State {
     /// way there.
     pub(super) pools: Vec<Arc<SharedPool>>,
     pub(super) listeners: Vec<Open>,
+    /// The nodes that take the place of those in the settings, by pool.
+    pub(super) discovered: HashMap<String, Vec<NodeSettings>>,
 }
 
 /// A listener that is open.
@@ -59,6 +65,7 @@ impl Shared {
         Ok(Arc::new(Self {
             registry: Registry::default(),
             is_draining: AtomicBool::new(false),
+            stop: Stop::default(),
             live_pools: Mutex::new(pools.to_vec()),
             logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
             workers: OnceLock::new(),
@@ -66,6 +73,7 @@ impl Shared {
                 settings: settings.clone(),
                 pools: pools.to_vec(),
                 listeners: listeners.collect(),
+                discovered: HashMap::new(),
             }),
         }))
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use epicycle::gateway::settings::{PoolSettings, RouteSettings};
 use epicycle::gateway::{
@@ -346,4 +347,62 @@ fn hooks_see_that_the_protocol_changes_and_that_a_client_has_left() {
     // No status was sent; this one is for logs.
     let left = (499, "/hang".to_owned(), EndedBy::Client, 1);
     assert_eq!(hooks.done()[1], left);
+}
+
+#[test]
+fn a_record_tells_which_timeout_ended_an_exchange() {
+    type Seen = Arc<Mutex<Vec<(u16, &'static str)>>>;
+
+    struct Keeper(Seen);
+
+    impl Hooks for Keeper {
+        type Exchange = ();
+
+        fn on_done(&mut self, record: &Record<'_>, (): &mut ()) {
+            let entry = (record.status, record.timeout);
+            self.0.lock().expect("is sound").push(entry);
+        }
+    }
+
+    let half = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+    for (change, path, expected) in [
+        (
+            (|pool| pool.timeouts.response_head = Duration::from_millis(60))
+                as fn(&mut PoolSettings),
+            "/hang",
+            (504, "response_head"),
+        ),
+        (
+            |pool| pool.timeouts.request = Duration::from_millis(60),
+            "/hang",
+            (504, "request"),
+        ),
+        (
+            |pool| pool.timeouts.body_idle = Duration::from_millis(60),
+            "/half",
+            (200, "body_idle"),
+        ),
+        (|_| {}, "/", (200, "")),
+    ] {
+        let origin = Origin::start(|_, request| match request.first_line().split(' ').nth(1) {
+            Some("/hang") => Deed::Hang,
+            Some("/half") => Deed::Send(half.to_vec()),
+            _ => ok("fine"),
+        });
+        let mut pool = pool_of(&origin);
+        change(&mut pool);
+        let seen = Seen::default();
+        let keeper = seen.clone();
+        let gateway = builder(pool).route(RouteSettings::to("app")).build();
+        let gateway = gateway
+            .expect("it is sound")
+            .start(move |_| Keeper(keeper.clone()));
+        let gateway = gateway.expect("it starts");
+        let mut client = Asker::to(&gateway);
+        client.get(path);
+        eventually("it is recorded", || {
+            !seen.lock().expect("is sound").is_empty()
+        });
+        assert_eq!(seen.lock().expect("is sound")[0], expected, "{path}");
+    }
 }

@@ -4,6 +4,7 @@
 mod util;
 
 mod config;
+mod discovering;
 mod documented;
 mod evil;
 mod exchanges;

@@ -151,7 +151,7 @@ impl<H: EventHandler> Engine<H> {
         connect: impl Into<Connect>,
     ) -> Result<Connecting<H>, ConnectError> {
         let (id, connect, to) = self.prepare(connect.into())?;
-        self.request(reactor, Command::Connect(id, connect, to))?;
+        self.request(reactor, Command::Connect(id, Box::new(connect), to))?;
         Ok(self.connecting(id, reactor))
     }
 

@@ -107,7 +107,7 @@ type ReactorTask<H> = Box<dyn FnOnce(&mut H, &mut Reactor<'_, H>) + Send>;
 /// A request from another thread to a reactor.
 pub(crate) enum Command<H: EventHandler> {
     /// Make an outbound connection.
-    Connect(DialId, Connect, Endpoint),
+    Connect(DialId, Box<Connect>, Endpoint),
     /// The addresses of an outbound connection's host, or the error of the lookup, with the number of the request.
     Resolved(DialId, u64, LookupResult),
     CancelConnect(DialId),

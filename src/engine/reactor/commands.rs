@@ -113,7 +113,7 @@ impl<H: EventHandler> EventLoop<H> {
             Command::Broadcast(bytes) => {
                 Reactor::new(connections, cx).broadcast(bytes);
             }
-            Command::Connect(id, connect, to) => self.dial(id, connect, to),
+            Command::Connect(id, connect, to) => self.dial(id, *connect, to),
             Command::Resolved(id, number, found) => self.resolved(id, number, found),
             Command::CancelConnect(id) => self.cancel_dial(id),
             Command::FileRead(id, chunk) => self.on_file_read(id, chunk),
@@ -261,7 +261,7 @@ impl<H: EventHandler> EventLoop<H> {
                 Command::WriteThen(_, _, _, done) => {
                     self.cx.complete(done, Err(WriteError::Closed));
                 }
-                Command::Connect(id, connect, to) => self.dial(id, connect, to),
+                Command::Connect(id, connect, to) => self.dial(id, *connect, to),
                 Command::OnConn(_, task) => self.guarded("dropped request", |_| task.on_closed()),
                 // The values that a request has captured belong to the application, and so does their drop.
                 other => self.guarded("dropped request", |_| drop(other)),

@@ -57,6 +57,8 @@ struct Line<'a> {
     reused: bool,
     tries: u32,
     ended_by: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    timeout: &'a str,
     referer: Cow<'a, str>,
     user_agent: Cow<'a, str>,
 }
@@ -101,6 +103,7 @@ impl Format {
                     reused: record.reused,
                     tries: record.tries,
                     ended_by: record.ended_by.value(),
+                    timeout: record.timeout,
                     referer: visible(&referer, MAX_TEXT),
                     user_agent: visible(&user_agent, MAX_TEXT),
                 };
@@ -173,6 +176,7 @@ fn write_field(
         Field::Reused => write!(out, "{}", record.reused),
         Field::Tries => write!(out, "{}", record.tries),
         Field::EndedBy => write!(out, "{}", record.ended_by),
+        Field::Timeout => text(out, record.timeout, MAX_TEXT),
         Field::Referer => text(out, &sent(record, "referer"), MAX_TEXT),
         Field::UserAgent => text(out, &sent(record, "user-agent"), MAX_TEXT),
     }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use self::read::{Reader, Size, Span, Table};
-use super::settings::{AccessLog, LogFormat, LogTarget, Settings};
+use super::settings::{AccessLog, LogFormat, LogTarget, NodeSettings, Settings};
 use crate::error::error_messages;
 
 /// The most bytes of a configuration file.
@@ -108,6 +108,15 @@ pub(super) fn load_nodes(settings: &mut Settings) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Reads a file of nodes.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults of the file.
+pub(super) fn nodes_of(path: &Path, uses_tls: bool) -> Result<Vec<NodeSettings>, ConfigError> {
+    nodes::load(path, uses_tls)
 }
 
 fn load_text(path: &Path) -> Result<String, ConfigError> {

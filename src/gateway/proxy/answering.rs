@@ -43,6 +43,9 @@ impl<H: Hooks> Proxy<H> {
                 _ => EndedBy::Gateway,
             };
         }
+        if exchange.notes.timeout.is_empty() {
+            exchange.notes.timeout = error.timeout();
+        }
         if exchange.answer == Answer::Begun {
             Self::flush(conn, exchange);
             // Without its end, the response does not look complete. One that ends with the stream is reset.
@@ -143,6 +146,7 @@ impl<H: Hooks> Proxy<H> {
             reused: notes.reused,
             tries: notes.tries,
             ended_by: notes.ended_by,
+            timeout: notes.timeout,
         };
         self.meters.all.in_flight.subtract(1);
         if !notes.is_own {
@@ -203,6 +207,7 @@ impl<H: Hooks> Proxy<H> {
             reused: false,
             tries: 0,
             ended_by: EndedBy::Gateway,
+            timeout: "",
         };
         self.unrouted.count(&record);
         if let Some(sink) = &mut self.sink {

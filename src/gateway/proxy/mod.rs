@@ -41,7 +41,7 @@ use super::shared::Shared;
 use super::socks::{SocksAnswer, SocksServer};
 use crate::balance::NodeId;
 use crate::codec::{Raw, one_of};
-use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::close::{CloseReason, Closed, TimeoutKind};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
 use crate::engine::handler::{Action, Conn, Engine, EventHandler, Reactor};
@@ -538,6 +538,13 @@ impl<H: Hooks> Proxy<H> {
         if let Some(pool) = exchange.pool {
             self.leave(&mut exchange, reactor);
             self.settle(pool, reactor);
+        }
+        if let CloseReason::Timeout(kind) = reason {
+            exchange.notes.timeout = match kind {
+                TimeoutKind::WriteStall => "write_stall",
+                _ if is_tunnel => "tunnel_idle",
+                _ => "body_idle",
+            };
         }
         exchange.notes.ended_by = match reason {
             CloseReason::Timeout(_) => EndedBy::Timeout,

@@ -213,6 +213,9 @@ impl<H: Hooks> Proxy<H> {
                 Step::TimedOut(waiter) => {
                     reactor.with(waiter, |conn, session| {
                         if let Session::Client(client) = session {
+                            if let Some(exchange) = &mut client.exchange {
+                                exchange.notes.timeout = "pending_timeout";
+                            }
                             self.fail(conn, client, busy());
                         }
                     });

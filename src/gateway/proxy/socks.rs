@@ -335,6 +335,11 @@ impl<H: Hooks> Proxy<H> {
             reused: false,
             tries: u32::from(session.connected.is_some()),
             ended_by,
+            timeout: match ended_by {
+                EndedBy::Timeout if session.connected.is_some() => "tunnel.idle",
+                EndedBy::Timeout => "tunnel.handshake",
+                _ => "",
+            },
         };
         if let Some(sink) = &mut self.sink {
             sink.log(&record);

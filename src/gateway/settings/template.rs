@@ -39,6 +39,7 @@ fields! {
     Reused "reused",
     Tries "tries",
     EndedBy "ended_by",
+    Timeout "timeout",
     Referer "referer",
     UserAgent "user_agent",
 }
