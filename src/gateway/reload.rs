@@ -317,10 +317,9 @@ fn keep_fixed(old: &Settings, new: &mut Settings, changed: &mut Vec<&'static str
     }
     let most = |settings: &Settings| {
         let limits = settings.listeners.iter().map(|listener| &listener.limits);
-        let all = limits.clone().map(|limits| limits.max_clients);
-        let all: Option<Vec<usize>> = all.collect();
+        let all = limits.clone().filter_map(|limits| limits.max_clients);
         let per_ip = limits.filter_map(|limits| limits.max_clients_per_ip);
-        (all.and_then(|all| all.into_iter().max()), per_ip.min())
+        (all.max(), per_ip.min())
     };
     if most(old) != most(new) {
         changed.push("max_clients and max_clients_per_ip");

@@ -121,6 +121,7 @@ impl<H: Hooks> Control<H> {
     }
 
     /// Answers health checks with 503 from now on, and goes on serving. Balancers in front of the gateway then send no more.
+    /// Each response from now on tells its client to make another connection (`Connection: close`).
     pub fn begin_drain(&self) {
         self.shared.is_draining.store(true, Ordering::Release);
     }

@@ -108,11 +108,8 @@ fn server(settings: &Settings, mut sockets: Vec<OwnedFd>) -> Server {
         .drain_deadline(settings.drain.deadline)
         .keepalive(second(30), second(10), 3);
     let limits = settings.listeners.iter().map(|listener| &listener.limits);
-    let clients = limits.clone().map(|limits| limits.max_clients);
-    if let Some(max) = clients
-        .collect::<Option<Vec<_>>>()
-        .and_then(|all| all.into_iter().max())
-    {
+    let clients = limits.clone().filter_map(|limits| limits.max_clients);
+    if let Some(max) = clients.max() {
         server = server.max_connections(max);
     }
     if let Some(max) = limits.filter_map(|limits| limits.max_clients_per_ip).min() {

@@ -344,7 +344,7 @@ pool = "nowhere"
 path = "api"
 
 [[route]]
-host = "a.test"
+host = "a.test:80"
 limit = { rate = "100/s" }
 
 [pool.a]
@@ -354,6 +354,10 @@ balance = "fastest"
 max_head = "16kilobytes"
 retry_on = [500]
 proxy_protocol = "v3"
+health = { tcp = true, http = "/" }
+sticky = true
+
+[mirror]
 
 [admin]
 listen = "unix:///run/gateway.sock"
@@ -371,6 +375,7 @@ listen = "unix:///run/gateway.sock"
         (13, "route[0].pool: there is no pool \"nowhere\""),
         (14, "route[0].path: write a path that begins with a slash"),
         (16, "route[1]: it needs `pool`"),
+        (17, "route[1].host: write a host without a port"),
         (18, "route[1].limit: it is not in this version"),
         (21, "pool.a.nodes[1]: "),
         (21, "pool.a.nodes[2]: it needs `to`"),
@@ -388,7 +393,13 @@ listen = "unix:///run/gateway.sock"
             "pool.a.retry_on: 500 is not for retries; use 502, 503 or 504",
         ),
         (26, "pool.a.proxy_protocol: use \"v1\" or \"v2\""),
-        (28, "admin: it is not in this version"),
+        (
+            27,
+            "pool.a.health: use either http = \"/path\" or tcp = true",
+        ),
+        (28, "pool.a.sticky: it is not in this version"),
+        (30, "mirror: it is not in this version"),
+        (32, "admin: it is not in this version"),
     ];
     assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
     for ((line, problem), (wanted_line, wanted)) in faults.iter().zip(wanted) {

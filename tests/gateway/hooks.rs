@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use epicycle::gateway::settings::{PoolSettings, RouteSettings};
+use epicycle::gateway::settings::{ListenerSettings, PoolSettings, RouteSettings};
 use epicycle::gateway::{
     EndedBy, Hooks, ProxyError, Record, Reply, RequestHead, ResponseHead, Running, Verdict,
 };
 use epicycle::http::{HeaderBlock, StatusCode};
 
-use crate::peers::{Asker, Deed, Origin, builder, figure, idle, ok, pool_of};
+use crate::peers::{Asker, Deed, Origin, builder, figure, idle, ok, pool_of, with_listener};
 use crate::util::{eventually, expect_panics};
 
 /// The status, the target, who ended it, and the tries.
@@ -177,6 +177,27 @@ fn hooks_see_each_part_of_an_exchange_in_order() {
     ];
     assert_eq!(hooks.seen(), seen);
     assert_eq!(hooks.done(), [(200, "/x".to_owned(), EndedBy::Nobody, 1)]);
+}
+
+#[test]
+fn an_upload_that_becomes_too_long_is_a_413_in_its_record() {
+    let origin = Origin::start(|_, request| ok(&request.body));
+    let hooks = Noting::default();
+    let made = hooks.clone();
+    let mut listener = ListenerSettings::new("tcp://127.0.0.1:0");
+    listener.limits.max_body = 4;
+    let gateway = with_listener(listener, pool_of(&origin)).route(RouteSettings::to("app"));
+    let gateway = gateway.build().expect("is sound");
+    let gateway = gateway.start(move |_| made.clone()).expect("it starts");
+    let mut client = Asker::to(&gateway);
+    client.send("POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
+    eventually("a part has passed", || {
+        hooks.seen().contains(&"sent 3".to_owned())
+    });
+    client.send("2\r\nde\r\n0\r\n\r\n");
+    assert_eq!(client.response().expect("the refusal").status(), 413);
+    eventually("it is done", || !hooks.done().is_empty());
+    assert_eq!(hooks.done(), [(413, "/up".to_owned(), EndedBy::Gateway, 1)]);
 }
 
 #[test]

@@ -89,6 +89,21 @@ fn each_request_is_a_line_of_json() {
 }
 
 #[test]
+fn the_line_of_a_request_without_a_route_has_its_client() {
+    let (origin, folder) = (Origin::start("one"), Folder::new());
+    let log = "log.access = { to = \"access.log\", format = \"{client} {status} {host}\" }";
+    let text = config(&origin, log)
+        .replace("[[route]]", "[[route]]\nhost = \"other.test\"")
+        .replacen("[[listen]]", "[[listen]]\ntrusted = [\"127.0.0.1\"]", 1);
+    folder.write("gateway.toml", text);
+    let program = Program::start(&folder, 2);
+    let request = "GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-For: 9.9.9.9\r\n\r\n";
+    Client::to(program.addrs[0]).send(request).ok();
+    eventually("it is logged", || folder.read("access.log").ends_with('\n'));
+    assert_eq!(folder.read("access.log"), "9.9.9.9 404 a.test\n");
+}
+
+#[test]
 fn a_line_has_the_format_that_is_asked_for_and_no_control_characters() {
     for (format, begin, end) in [
         (

@@ -1,7 +1,7 @@
 //! Options of listeners and pools, each by what it does.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,19 @@ fn a_client_is_told_to_close_when_its_connection_has_a_certain_age() {
 }
 
 #[test]
+fn a_client_is_told_to_close_once_the_end_of_the_gateway_is_near() {
+    let origin = Origin::start(|_, _| ok("x"));
+    let gateway = listening(&origin, |_| ());
+    let mut client = Asker::to(&gateway);
+    assert_eq!(client.get("/").field("connection"), None);
+    gateway.control().begin_drain();
+    assert_eq!(client.get("/").field("connection"), Some("close"));
+    assert!(client.recv_to_end().is_empty());
+    // It still serves others.
+    assert_eq!(Asker::to(&gateway).get("/").status(), 200);
+}
+
+#[test]
 fn clients_beyond_max_clients_are_refused_until_others_leave() {
     let origin = Origin::start(|_, _| ok("x"));
     for per_ip in [false, true] {
@@ -77,6 +90,31 @@ fn clients_beyond_max_clients_are_refused_until_others_leave() {
                 .response()
                 .is_some_and(|answer| answer.status() == 200)
         });
+    }
+}
+
+#[test]
+fn the_limits_of_clients_count_all_listeners_together() {
+    let origin = Origin::start(|_, _| ok("x"));
+    for per_ip in [false, true] {
+        let mut limited = ListenerSettings::new("tcp://127.0.0.1:0");
+        match per_ip {
+            true => limited.limits.max_clients_per_ip = Some(1),
+            false => limited.limits.max_clients = Some(1),
+        }
+        let gateway = with_listener(limited, pool_of(&origin))
+            .listen("tcp4://127.0.0.1:0")
+            .route(RouteSettings::to("app"));
+        let gateway = gateway.build().expect("it is sound");
+        let gateway = gateway.start_plain().expect("it starts");
+        let mut first = Asker::to(&gateway);
+        assert_eq!(first.get("/").status(), 200);
+        let other = &gateway.local_addrs()[1];
+        let other = other.as_socket_addr().expect("it is of TCP");
+        let mut second = TcpStream::connect(other).expect("the kernel accepts it");
+        // The gateway may have closed it already.
+        let _ = second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(second.read(&mut [0; 1]).unwrap_or(0), 0);
     }
 }
 

@@ -203,7 +203,7 @@ fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
     for (name, table) in table.named_tables(reader, "pool", "pools") {
         settings.pools.insert(name, pool::read(reader, table));
     }
-    table.not_yet(reader, &["admin"]);
+    table.not_yet(reader);
     table.finish(reader);
 }
 

@@ -46,7 +46,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
     ];
     let into = &mut pool.proxy_protocol;
     table.set_word(reader, "proxy_protocol", "proxy_protocol", &words, into);
-    table.not_yet(reader, &["discover", "dns", "zookeeper", "proxy"]);
+    table.not_yet(reader);
     table.finish(reader);
     pool
 }
@@ -168,7 +168,7 @@ fn hash_key(text: &str) -> Option<HashKey> {
 
 /// Reads `{ tcp = true }` or `{ http = "/healthz" }`, with the options of the check.
 fn health(reader: &mut Reader, mut table: Table<'_>) -> Option<HealthCheck> {
-    let span = table.span.clone();
+    let (span, key) = (table.span.clone(), table.key.clone());
     let tcp: Option<bool> = table.get(reader, "tcp", "probe");
     let http: Option<String> = table.get(reader, "http", "probe");
     let mut probe = match (tcp, http) {
@@ -176,7 +176,7 @@ fn health(reader: &mut Reader, mut table: Table<'_>) -> Option<HealthCheck> {
         (Some(true), None) => HealthProbe::Tcp,
         _ => {
             let remedy = "use either http = \"/path\" or tcp = true";
-            reader.problem(span, format!("health: {remedy}"));
+            reader.problem(span, format!("{key}: {remedy}"));
             HealthProbe::Tcp
         }
     };
@@ -355,7 +355,7 @@ fn retries(reader: &mut Reader, table: &mut Table<'_>, pool: &mut PoolSettings) 
 fn tls(reader: &mut Reader, mut table: Table<'_>) -> Option<crate::tls::TlsClient> {
     use crate::tls::{Pin, Roots, TlsClient};
 
-    let span = table.span.clone();
+    let (span, key) = (table.span.clone(), table.key.clone());
     let ca: Option<String> = table.get(reader, "ca", "ca");
     let name: Option<String> = table.get(reader, "name", "name");
     let mut verify = true;
@@ -365,7 +365,7 @@ fn tls(reader: &mut Reader, mut table: Table<'_>) -> Option<crate::tls::TlsClien
     table.finish(reader);
     if ca.is_some() && !verify {
         let remedy = "`ca` has no effect with `verify = false`; remove one of them";
-        reader.problem(span.clone(), format!("tls: {remedy}"));
+        reader.problem(span.clone(), format!("{key}: {remedy}"));
     }
     let built = (|| {
         let mut client = match (ca, verify) {
@@ -390,6 +390,6 @@ fn tls(reader: &mut Reader, mut table: Table<'_>) -> Option<crate::tls::TlsClien
         }
     })();
     built
-        .map_err(|error| reader.problem(span, format!("tls: {error}")))
+        .map_err(|error| reader.problem(span, format!("{key}: {error}")))
         .ok()
 }

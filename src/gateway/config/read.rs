@@ -96,9 +96,23 @@ pub(super) struct Table<'i> {
     /// The path of its settings.
     place: String,
     /// Its own key in the file; empty for the whole file.
-    key: String,
+    pub(super) key: String,
     pub(super) span: Span,
 }
+
+/// The keys that a later version may have, in any table.
+const NOT_YET: [&str; 10] = [
+    "admin",
+    "auth",
+    "discover",
+    "dns",
+    "limit",
+    "mirror",
+    "proxy",
+    "split",
+    "sticky",
+    "zookeeper",
+];
 
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {
@@ -288,9 +302,9 @@ impl<'i> Table<'i> {
     }
 
     /// Refuses keys that a later version may have.
-    pub(super) fn not_yet(&mut self, reader: &mut Reader, names: &[&str]) {
-        for name in names {
-            if let Some((span, _)) = self.entries.remove(*name) {
+    pub(super) fn not_yet(&mut self, reader: &mut Reader) {
+        for name in NOT_YET {
+            if let Some((span, _)) = self.entries.remove(name) {
                 let key = join(&self.key, name);
                 reader.problem(span, format!("{key}: it is not in this version; remove it"));
             }

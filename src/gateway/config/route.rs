@@ -75,7 +75,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
             }
         }
     }
-    table.not_yet(reader, &["split", "sticky", "limit", "mirror"]);
+    table.not_yet(reader);
     table.finish(reader);
     route
 }

@@ -51,7 +51,9 @@ impl<H: Hooks> Proxy<H> {
         let listener = client.listener.clone();
         let notes = Notes::at(conn.now(), conn.unix_time());
         let mut exchange = Box::new(Exchange::new(request, self.spare.take(), notes));
-        exchange.is_last = client.requests >= listener.settings.limits.max_requests
+        // A client that is told before the end comes loses no request on a connection that closes.
+        exchange.is_last = self.shared.is_draining()
+            || client.requests >= listener.settings.limits.max_requests
             || client
                 .retires
                 .as_ref()
@@ -67,6 +69,11 @@ impl<H: Hooks> Proxy<H> {
                 self.prepare(conn, &listener, port, &mut exchange, request)
             }
         };
+        if exchange.client.is_none() {
+            // It was refused, or answered here, before its fields were gathered.
+            let (rules, peer) = (&listener.settings.forwarding, conn.peer_addr().ip());
+            exchange.client = forwarding::client(rules, peer, request.headers());
+        }
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
         if gathers {
             exchange.place = Place::Gathering;

@@ -552,6 +552,13 @@ impl<H: Hooks> Proxy<H> {
             CloseReason::Aborted | CloseReason::Shutdown | CloseReason::Panic => EndedBy::Gateway,
             _ => EndedBy::Client,
         };
+        // The codec has answered, for example a body that became too long.
+        if let (None, Some(refused)) = (exchange.notes.status, &info.refused) {
+            exchange.notes.status = StatusCode::from_u16(refused.status).ok();
+            if exchange.notes.ended_by == EndedBy::Client {
+                exchange.notes.ended_by = EndedBy::Gateway;
+            }
+        }
         self.done(&mut exchange, &info.peer, info.closed_at);
     }
 }

@@ -151,7 +151,10 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
 fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
     if let Some(host) = &route.host {
         let name = host.strip_prefix("*.").unwrap_or(host);
-        let is_right = !name.is_empty() && !name.contains('*') && is_host(name.as_bytes());
+        // An IPv6 address has its colons in brackets.
+        let has_port = name.rsplit(']').next().is_some_and(|end| end.contains(':'));
+        let is_right =
+            !name.is_empty() && !name.contains('*') && !has_port && is_host(name.as_bytes());
         let remedy = "write a host without a port, such as app.example.org or *.example.org";
         problems.unless(is_right, format!("{place}.host"), remedy);
     }

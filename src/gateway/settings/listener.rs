@@ -126,10 +126,11 @@ pub struct ClientLimits {
     pub max_body: u64,
     /// The number of requests of a connection. Default: no limit.
     pub max_requests: u32,
-    /// The number of clients. Further ones are refused. It counts all listeners together, and the largest counts.
-    /// Default: no limit.
+    /// The number of clients of all listeners together. The largest number of any listener counts. Further clients are closed
+    /// without an answer. Default: no limit.
     pub max_clients: Option<usize>,
-    /// The number of clients of one IP address (IPv6: of a /64). The smallest of all listeners counts. Default: no limit.
+    /// The number of clients of one IP address (IPv6: of a /64), of all listeners together. The smallest number of any listener
+    /// counts. Further clients are closed without an answer. Default: no limit.
     pub max_clients_per_ip: Option<usize>,
     /// The output that waits for a client or for a node before the other side is read no further, in bytes each way.
     /// Default: 256 KiB.

@@ -26,10 +26,13 @@ use epicycle::gateway::{Builder, Gateway};
 ///   SIGTERM  answers health checks with 503 for drain.grace, then stops accepting and lets exchanges end
 ///   SIGINT   the same without the wait; a second SIGTERM or SIGINT ends it at once
 #[derive(Args)]
-#[command(verbatim_doc_comment)]
+#[command(
+    verbatim_doc_comment,
+    override_usage = "epicycle gateway --config <FILE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --to <NODE> [OPTIONS]"
+)]
 pub(crate) struct Flags {
     /// The configuration file, as docs/gateway.md describes it
-    #[arg(short, long, value_name = "FILE", required_unless_present = "listen")]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["listen", "to"])]
     config: Option<PathBuf>,
     /// Checks the configuration, prints all its faults, and ends
     #[arg(long)]
