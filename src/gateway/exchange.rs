@@ -52,6 +52,8 @@ pub(super) struct Exchange<X> {
     pub(super) takes_nodes_host: bool,
     /// True if the client's connection takes no further request.
     pub(super) is_last: bool,
+    /// True if the client's connection has a deadline for it. The settings may have changed since it was set.
+    pub(super) has_deadline: bool,
     pub(super) hook: X,
     pub(super) notes: Notes,
 }

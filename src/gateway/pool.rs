@@ -63,6 +63,8 @@ pub(super) struct Pool {
     limits: ConnLimits,
     /// The earliest alarm that is set.
     pub(super) alarm: Option<Instant>,
+    /// The time for which the next look at the health is scheduled, as the health counts it.
+    pub(super) tended_at: Option<Duration>,
     pub(super) counters: Arc<PoolCounters>,
     pub(super) node_counters: FxHashMap<NodeId, Arc<NodeCounters>>,
 }
@@ -160,6 +162,7 @@ impl Pool {
             checks: Checks::default(),
             limits: limits(&shared.settings, high_water),
             alarm: None,
+            tended_at: None,
             counters: meters.pool(&shared.name),
             node_counters: node_counters(&shared, meters),
             shared,

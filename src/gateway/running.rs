@@ -121,9 +121,18 @@ impl<H: Hooks> Control<H> {
     }
 
     /// Answers health checks with 503 from now on, and goes on serving. Balancers in front of the gateway then send no more.
-    /// Each response from now on tells its client to make another connection (`Connection: close`).
+    /// [Sends clients away](Self::send_clients_away) as well.
     pub fn begin_drain(&self) {
         self.shared.is_draining.store(true, Ordering::Release);
+        self.send_clients_away();
+    }
+
+    /// Tells clients to make another connection, with each response from now on (`Connection: close`). Health checks go on to
+    /// succeed, as they do while another process takes over the address.
+    pub fn send_clients_away(&self) {
+        self.shared
+            .sends_clients_away
+            .store(true, Ordering::Release);
     }
 
     /// Stops accepting, lets exchanges end, and resets what takes longer than [`Drain::deadline`](super::settings::Drain).

@@ -20,6 +20,8 @@ use crate::workers::WorkerPool;
 pub(super) struct Shared {
     pub(super) registry: Registry,
     pub(super) is_draining: AtomicBool,
+    /// True while each response tells its client to make another connection.
+    pub(super) sends_clients_away: AtomicBool,
     /// Set when the gateway ends, for the sources of nodes.
     pub(super) stop: Stop,
     /// The pools that the settings have, for the counters.
@@ -65,6 +67,7 @@ impl Shared {
         Ok(Arc::new(Self {
             registry: Registry::default(),
             is_draining: AtomicBool::new(false),
+            sends_clients_away: AtomicBool::new(false),
             stop: Stop::default(),
             live_pools: Mutex::new(pools.to_vec()),
             logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
@@ -92,6 +95,11 @@ impl Shared {
     /// Returns a reactor's part of the access log.
     pub(super) fn sink(&self) -> Option<Sink> {
         self.logger.lock().as_ref().map(Logger::sink)
+    }
+
+    /// Returns true while each response tells its client to make another connection.
+    pub(super) fn sends_clients_away(&self) -> bool {
+        self.sends_clients_away.load(Ordering::Acquire)
     }
 
     /// Returns true while the gateway is about to end.

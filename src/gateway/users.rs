@@ -16,6 +16,7 @@ use blake2::digest::{KeyInit, Mac};
 use parking_lot::Mutex;
 
 use crate::error::error_messages;
+use crate::sys::files::read_at_most;
 
 /// The users of a listener, with the hashes of their passwords.
 ///
@@ -60,6 +61,9 @@ struct Failures {
     count: u32,
     last: Instant,
 }
+
+/// The most bytes of a file.
+const MAX_FILE: u64 = 8 << 20;
 
 /// The time for which a password that was right is not checked again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(5 * 60);
@@ -116,10 +120,20 @@ impl Users {
     /// [`UsersError`].
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, UsersError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|source| UsersError::Read {
+        let failed = |source| UsersError::Read {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        let text = read_at_most(MAX_FILE, path).map_err(failed)?;
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 8 MiB");
+        let text = text.ok_or_else(too_large).map_err(failed)?;
+        let no_text = |_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is no text; save it as UTF-8",
+            )
+        };
+        let text = String::from_utf8(text).map_err(no_text).map_err(failed)?;
         Self::parse(&text)
     }
 

@@ -1,7 +1,9 @@
-//! The operating system: sockets, their options, CPU affinity. All differences between platforms are here.
+//! The operating system: sockets, their options, CPU affinity, files. All differences between platforms are here.
 
 pub(crate) mod affinity;
 pub(crate) mod datagram;
+#[cfg(any(feature = "gateway", feature = "tls"))]
+pub(crate) mod files;
 pub(crate) mod handover;
 pub(crate) mod monotonic;
 pub(crate) mod options;

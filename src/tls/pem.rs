@@ -1,13 +1,13 @@
 //! Certificates and keys in PEM.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::TlsError;
+use crate::sys::files::read_at_most;
 
 /// The most bytes of a file. The bundles of all public authorities have some 200 KiB.
 const MAX_FILE: u64 = 8 << 20;
@@ -20,20 +20,11 @@ pub(super) struct Pem<'a> {
 
 impl<'a> Pem<'a> {
     pub(super) fn read(path: &Path) -> Result<Self, TlsError> {
-        let read = || {
-            let mut text = Vec::new();
-            // It may have no end, as a device has none.
-            File::open(path)?
-                .take(MAX_FILE + 1)
-                .read_to_end(&mut text)?;
-            if text.len() as u64 > MAX_FILE {
-                let remedy =
-                    "it is larger than 8 MiB; name a file with certificates or a key in PEM";
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, remedy));
-            }
-            Ok(text)
-        };
-        let text = read().map_err(|source| TlsError::File {
+        let text = read_at_most(MAX_FILE, path).and_then(|text| {
+            let remedy = "it is larger than 8 MiB; name a file with certificates or a key in PEM";
+            text.ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, remedy))
+        });
+        let text = text.map_err(|source| TlsError::File {
             path: path.to_owned(),
             source,
         })?;

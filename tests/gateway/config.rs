@@ -470,6 +470,31 @@ fn files_that_cannot_be_read_are_told() {
 }
 
 #[test]
+fn a_pipe_in_place_of_a_file_is_told_and_not_waited_for() {
+    let folder = Folder::new();
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder.0.path().join("pipe"))
+        .status();
+    assert!(made.expect("mkfifo runs").success());
+    let listener = "[[listen]]\non = \"tcp://:1\"\n";
+    let pool = "[[route]]\npool = \"a\"\n[pool.a]\n";
+    let nodes = "nodes = [\"http://10.0.0.1\"]\n";
+    for text in [
+        format!("{listener}{pool}nodes_file = \"pipe\"\n"),
+        format!("{listener}tls = {{ cert = \"pipe\", key = \"pipe\" }}\n{pool}{nodes}"),
+        format!("{listener}kind = \"socks5\"\nusers = \"pipe\"\n"),
+        format!(
+            "{listener}[[route]]\npool = \"a\"\nerror_pages = {{ 502 = \"pipe\" }}\n[pool.a]\n{nodes}"
+        ),
+        format!("{listener}{pool}{nodes}tls = {{ ca = \"pipe\" }}\n"),
+    ] {
+        folder.write("gateway.toml", &text);
+        let error = folder.load().expect_err("it is a pipe").to_string();
+        assert!(error.contains("it is a pipe"), "{error}");
+    }
+}
+
+#[test]
 fn a_hundred_faults_are_enough() {
     let text: String = (0..1000).map(|n| format!("k{n} = 1\n")).collect();
     assert_eq!(faults(text).len(), 100);

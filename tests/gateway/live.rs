@@ -300,7 +300,10 @@ fn another_process_takes_over_without_a_lost_request() {
     let (origin, folder) = (Origin::start("one"), Folder::new());
     folder.write(
         "gateway.toml",
-        config(&[&origin], "log.access.to = \"access.log\""),
+        config(
+            &[&origin],
+            "log.access.to = \"access.log\"\ndrain.grace = \"1s\"",
+        ),
     );
     // The port must stay the same, as the new process takes sockets by their addresses.
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
@@ -312,7 +315,8 @@ fn another_process_takes_over_without_a_lost_request() {
         text.replacen("127.0.0.1:0", &addr.to_string(), 1),
     );
     let mut program = Program::start(&folder, 2);
-    let crowd = Crowd::of(16, || Client::to(addr).retrying());
+    // They send nothing again.
+    let crowd = Crowd::of(16, || Client::to(addr));
     crowd.answered(200);
     program.signal(Signal::USR2);
     let line = program.line();

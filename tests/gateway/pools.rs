@@ -415,3 +415,27 @@ fn a_connection_to_a_removed_node_has_its_whole_time_whenever_others_were_remove
     assert_eq!(third.response().map(|answer| answer.status()), Some(502));
     running.shutdown();
 }
+
+#[test]
+fn a_timeout_that_other_settings_take_away_ends_no_later_request() {
+    let origin = Origin::start(|n, _| {
+        let time = if n == 0 { 200 } else { 600 };
+        thread::sleep(Duration::from_millis(time));
+        ok("late")
+    });
+    let gateway = |timeout| {
+        let mut pool = pool_of(&origin);
+        pool.timeouts.request = timeout;
+        let gateway = builder(pool).route(RouteSettings::to("app")).build();
+        gateway.expect("it is sound")
+    };
+    let running = gateway(Duration::from_millis(500)).start_plain();
+    let running = running.expect("it starts");
+    let mut client = Asker::to(&running);
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("it is under way", || origin.requests().len() == 1);
+    let reloaded = running.reload(&gateway(Duration::MAX));
+    reloaded.expect("is taken over");
+    assert_eq!(client.response().expect("an answer").status(), 200);
+    assert_eq!(client.get("/").status(), 200);
+}

@@ -178,7 +178,6 @@ pub(crate) struct Client {
     connection: Option<BufReader<Box<dyn Stream>>>,
     /// The responses on this connection.
     served: usize,
-    retries: bool,
 }
 
 impl Client {
@@ -189,7 +188,6 @@ impl Client {
             most: usize::MAX,
             connection: None,
             served: 0,
-            retries: false,
         }
     }
 
@@ -197,12 +195,6 @@ impl Client {
     pub(crate) fn over_tls(mut self, config: &Arc<ClientConfig>, most: usize) -> Self {
         self.tls = Some(config.clone());
         self.most = most;
-        self
-    }
-
-    /// Sends a request again on another connection if a reused one has ended.
-    pub(crate) fn retrying(mut self) -> Self {
-        self.retries = true;
         self
     }
 
@@ -226,22 +218,7 @@ impl Client {
             };
             self.connection = Some(BufReader::new(stream));
         }
-        let is_reused = self.served > 0;
-        let mut result = self.exchange(request);
-        let is_gone = |error: &io::Error| {
-            matches!(
-                error.kind(),
-                io::ErrorKind::UnexpectedEof
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::BrokenPipe
-            )
-        };
-        // Any HTTP client does that: the server may close an idle connection just when a request comes.
-        if is_reused && self.retries && result.as_ref().is_err_and(is_gone) {
-            self.connection = None;
-            self.served = 0;
-            result = self.send(request);
-        }
+        let result = self.exchange(request);
         self.served += 1;
         let closes = |response: &Response| {
             response

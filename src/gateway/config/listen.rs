@@ -196,8 +196,9 @@ fn forwarding(reader: &mut Reader, table: &mut Table<'_>, listener: &mut Listene
 mod tls {
     use std::hash::{DefaultHasher, Hash, Hasher};
 
+    use crate::gateway::config::MAX_FILE;
     use crate::gateway::config::read::{Reader, Table, Value};
-    use crate::gateway::config::{MAX_FILE, read_at_most};
+    use crate::sys::files::read_at_most;
     use crate::tls::{Identity, Roots, TlsError, TlsServer};
 
     /// Reads `tls`: a table with a certificate, or an array of them. The first one is for clients that name no host.

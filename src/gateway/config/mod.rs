@@ -10,8 +10,7 @@ mod read;
 mod route;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -19,6 +18,7 @@ use toml::de::DeTable;
 use self::read::{Reader, Size, Span, Table};
 use super::settings::{AccessLog, LogFormat, LogTarget, NodeSettings, Settings};
 use crate::error::error_messages;
+use crate::sys::files::read_at_most;
 
 /// The most bytes of a configuration file.
 const MAX_FILE: u64 = 8 << 20;
@@ -136,13 +136,6 @@ fn load_text(path: &Path) -> Result<String, ConfigError> {
         file: path.to_owned(),
         source,
     })
-}
-
-/// Reads a file, which may be one without an end, such as a device. Returns `None` if it has more bytes.
-fn read_at_most(max: u64, path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
-    Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
 
 /// Makes a value of the text of a file. The paths in it are relative to the folder of `path`.

@@ -2,8 +2,8 @@ use bytes::Bytes;
 use toml::de::DeValue;
 
 use super::read::{Reader, Size, Table, Value};
-use super::read_at_most;
 use crate::gateway::settings::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
+use crate::sys::files::read_at_most;
 
 /// The most bytes of the page of an error.
 const MAX_PAGE: u64 = 1 << 20;

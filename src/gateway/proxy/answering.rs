@@ -1,7 +1,7 @@
 //! Answers of the gateway's own, and the end of exchanges.
 
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{ClientSession, Proxy, guarded};
 use crate::addr::Addr;
@@ -103,10 +103,7 @@ impl<H: Hooks> Proxy<H> {
             return;
         };
         exchange.stop_waiting(conn);
-        let timeout = exchange
-            .pool
-            .map(|number| self.pools[number].settings().timeouts.request);
-        if timeout.is_some_and(|timeout| timeout != Duration::MAX) {
+        if exchange.has_deadline {
             conn.set_deadline(None);
         }
         if exchange.body != Body::None {

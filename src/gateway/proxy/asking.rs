@@ -52,7 +52,7 @@ impl<H: Hooks> Proxy<H> {
         let notes = Notes::at(conn.now(), conn.unix_time());
         let mut exchange = Box::new(Exchange::new(request, self.spare.take(), notes));
         // A client that is told before the end comes loses no request on a connection that closes.
-        exchange.is_last = self.shared.is_draining()
+        exchange.is_last = self.shared.sends_clients_away()
             || client.requests >= listener.settings.limits.max_requests
             || client
                 .retires
@@ -217,6 +217,7 @@ impl<H: Hooks> Proxy<H> {
         let timeout = self.pools[number].settings().timeouts.request;
         if timeout != Duration::MAX {
             conn.set_deadline(Some(timeout));
+            exchange.has_deadline = true;
         }
         self.pools[number].count(conn.now());
         Ok(Prepared::Dispatch)
@@ -372,6 +373,7 @@ impl<X: Default> Exchange<X> {
             nominated: Vec::new(),
             takes_nodes_host: false,
             is_last: false,
+            has_deadline: false,
             hook: X::default(),
             notes,
         }

@@ -435,14 +435,18 @@ impl<H: Hooks> Proxy<H> {
 
     /// Lets ejected nodes return whose time is over, and goes on with slow starts.
     pub(super) fn tend_health(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
-        let pool = &self.pools[number];
+        let pool = &mut self.pools[number];
         let now = pool.shared.time(reactor.now());
-        if let Some(next) = pool.shared.health.tick(&pool.nodes, now) {
-            let delay = next.saturating_sub(now);
-            reactor.schedule(delay, move |proxy, reactor| {
-                proxy.tend_health(number, reactor);
-            });
+        let Some(next) = pool.shared.health.tick(&pool.nodes, now) else {
+            return;
+        };
+        if pool.tended_at.is_some_and(|at| at > now && at <= next) {
+            return;
         }
+        pool.tended_at = Some(next);
+        reactor.schedule(next.saturating_sub(now), move |proxy, reactor| {
+            proxy.tend_health(number, reactor);
+        });
     }
 }
 

@@ -203,7 +203,8 @@ impl Serving<'_> {
         }
     }
 
-    /// Leaves the listeners to another process, and serves the connections that there are.
+    /// Leaves the listeners to another process, and serves the connections that there are. Clients learn by the responses that they
+    /// have to make others, so that none of them sends a request on one that closes.
     fn replaced(&mut self, successor: Successor) {
         info!(target: "epicycle::gateway::config", "another process has taken over");
         let engine = self.control.engine();
@@ -214,6 +215,7 @@ impl Serving<'_> {
         }
         drop(successor);
         self.is_ending = true;
-        self.control.shutdown();
+        self.control.send_clients_away();
+        self.shuts_down = Instant::now().checked_add(self.control.drain_grace());
     }
 }
