@@ -73,7 +73,7 @@ fuzz_target!(|data: &[u8]| {
         node_ends: options & 8 == 0,
     };
     let got = run(asked, [&case.input[..]].into_iter());
-    // Whether something is complete does not depend on the division of the input.
+    // A division of the input does not change its completeness.
     let in_pieces = run(asked, case.pieces());
     let last = |messages: &[Message]| messages.last().cloned().unwrap_or_default();
     let (whole, pieces) = (last(&got), last(&in_pieces));
@@ -92,7 +92,7 @@ fuzz_target!(|data: &[u8]| {
             "{whole:?}, not {pieces:?}"
         );
     }
-    // What the client gets is what the node has sent, or an error of the gateway. Bytes behind a complete response do not
+    // The client gets what the node has sent, or an error of the gateway. Bytes behind a complete response do not
     // change it.
     let (sent, _) = gateway::response(asked.method, asked.upgrade, &case.input, asked.node_ends);
     let is_own = is_own(&whole);

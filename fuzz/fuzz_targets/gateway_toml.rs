@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
             let settings = gateway.settings();
             assert!(settings.problems().is_empty());
             assert!(!settings.listeners.is_empty());
-            // What can be read can be explained, or not, but without a panic.
+            // A file that can be read is explained, or not, but without a panic.
             let _ = gateway.explain("GET http://app.example.org/api/users?id=1");
         }
         Err(GatewayError::Config(ConfigError::Faults(faults))) => {

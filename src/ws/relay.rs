@@ -102,7 +102,7 @@ impl Codec for RelayCodec {
                         break;
                     }
                 }
-                // What comes before a fault, or before a partial header, goes on first.
+                // The bytes before a fault, or before a partial header, go on first.
                 _ if taken > 0 => break,
                 Ok(Parsed::Partial { at_least }) => return Ok(Decoded::NeedMore { at_least }),
                 Err(error) => return Err(error),

@@ -85,7 +85,7 @@ impl<H: Hooks> Proxy<H> {
                 // One that is closing has its `on_close` ahead.
                 Err(WriteError::Closed) => true,
                 Err(_) => {
-                    // What follows would be no frame.
+                    // The bytes that follow would be no frame.
                     other.abort();
                     true
                 }

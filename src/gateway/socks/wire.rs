@@ -1,4 +1,4 @@
-//! What both sides of SOCKS5 write and read (RFC 1928, sections 3 to 6).
+//! The messages of SOCKS5, as both sides write and read them (RFC 1928, sections 3 to 6).
 
 use std::net::{IpAddr, SocketAddr};
 

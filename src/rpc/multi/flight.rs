@@ -187,7 +187,7 @@ mod tests {
         let (yes, no) = (true, false);
         #[rustfmt::skip]
         let cases: [Case; 15] = [
-            // Who ended it, whether it was sent, whether it is idempotent.
+            // The one who ended it, then true if it was sent, and true if it is idempotent.
             (code::SERVICE_UNAVAILABLE, Handler, yes, no, (Failure, Next::Result)),
             (code::SERVICE_UNAVAILABLE, Handler, yes, yes, (Failure, Next::Retry)),
             (code::SERVICE_UNAVAILABLE, Refusal, yes, no, (Failure, Next::Retry)),
