@@ -7,7 +7,7 @@ use std::time::Duration;
 use epicycle::gateway::discover::{Discover, DiscoverError, NodesFile, Stop};
 use epicycle::gateway::settings::{NodeSettings, RouteSettings};
 
-use crate::peers::{Asker, Origin, builder, ok, pool_of};
+use crate::peers::{Asker, Origin, builder, ok, pool_of, start};
 use crate::rig::Folder;
 use crate::util::eventually;
 
@@ -74,13 +74,7 @@ fn requests_go_to_the_nodes_that_a_source_tells_and_stay_if_it_fails() {
 #[test]
 fn a_source_for_a_pool_that_is_not_there_is_an_error() {
     let origin = named("one");
-    let gateway = builder(pool_of(&origin))
-        .route(RouteSettings::to("app"))
-        .build();
-    let running = gateway
-        .expect("it is sound")
-        .start_plain()
-        .expect("it starts");
+    let running = start(pool_of(&origin));
     let (_tell, told) = channel();
     let error = running
         .control()
@@ -100,13 +94,7 @@ fn a_file_of_nodes_is_a_source() {
     let folder = Folder::new();
     let path = folder.path("nodes");
     fs::write(&path, format!("{},5\n", second.addr)).expect("is written");
-    let gateway = builder(pool_of(&first))
-        .route(RouteSettings::to("app"))
-        .build();
-    let running = gateway
-        .expect("it is sound")
-        .start_plain()
-        .expect("it starts");
+    let running = start(pool_of(&first));
     running
         .control()
         .discover("app", NodesFile::new(&path))

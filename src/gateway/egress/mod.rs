@@ -113,13 +113,7 @@ impl Egress {
         let names =
             |rule: &EgressRule| rule.names(target) || ip.is_some_and(|ip| rule.contains(ip));
         let port = target.port;
-        let is_denied = |rule: &EgressRule| {
-            names(rule)
-                && rule
-                    .ports
-                    .as_ref()
-                    .is_none_or(|ports| ports.contains(&port))
-        };
+        let is_denied = |rule: &EgressRule| names(rule) && rule.may_mean(port);
         if self.deny.iter().any(is_denied) {
             return Err(Refusal::Denied);
         }
@@ -168,12 +162,7 @@ impl Egress {
                     // It is special by an IPv4 address within it, or as a part of what is not assigned.
                     None => network.prefix_len() >= 16,
                 };
-                is_within
-                    && network.contains(&ip)
-                    && rule
-                        .ports
-                        .as_ref()
-                        .is_none_or(|ports| ports.contains(&port))
+                is_within && network.contains(&ip) && rule.may_mean(port)
             }
             _ => false,
         })

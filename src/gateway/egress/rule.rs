@@ -56,6 +56,13 @@ impl EgressRule {
         }
     }
 
+    /// Returns true unless the rule names other ports.
+    pub(super) fn may_mean(&self, port: u16) -> bool {
+        self.ports
+            .as_ref()
+            .is_none_or(|ports| ports.contains(&port))
+    }
+
     /// Returns true if the rule names the address.
     pub(super) fn contains(&self, ip: IpAddr) -> bool {
         match &self.hosts {
