@@ -45,6 +45,7 @@
 //! Each of these modules needs the feature of the same name:
 //!
 //! - `balance`: picks one of several addresses. The feature `rpc` turns it on.
+//! - `cluster`: the ground of a cluster of gates and nodes: client packets and the protocol between servers.
 //! - `http`: codecs for HTTP/1.1, for servers and clients. The feature also brings `fetch`: HTTP requests for applications.
 //! - `gateway`: a reverse proxy with pools, balancing and health checks.
 //! - `ws`: WebSocket, for servers and clients.
@@ -64,6 +65,8 @@ pub mod balance;
 mod buf;
 mod charset;
 mod clock;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 pub mod codec;
 mod engine;
 mod error;
@@ -139,6 +142,10 @@ struct Rpc;
 #[cfg(all(doctest, feature = "rpc"))]
 #[doc = include_str!("../docs/from-teleport.md")]
 struct FromTeleport;
+
+#[cfg(all(doctest, feature = "cluster"))]
+#[doc = include_str!("../docs/cluster.md")]
+struct Clusters;
 
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-gnet.md")]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders and files of `src` from the bottom to the top. Each may import only those earlier in this list.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "error",
     "charset",
     "authority",
@@ -27,6 +27,7 @@ const ORDER: [&str; 22] = [
     "gateway",
     "rpc",
     "testing",
+    "cluster",
     "lib",
 ];
 
