@@ -100,7 +100,10 @@ impl Gateway {
         let name = &route.settings.pool;
         let (count, how) = (settings.nodes.len(), balance(&settings.balance));
         let nodes = if count == 1 { "node" } else { "nodes" };
-        steps.push(("pool", format!("{name}: {count} {nodes}, {how}")));
+        let from = settings.discover.as_ref().map_or(String::new(), |source| {
+            format!(", until there are others from {source}")
+        });
+        steps.push(("pool", format!("{name}: {count} {nodes}, {how}{from}")));
 
         let shared = shared_pool(name, settings, 1, None).map_err(|error| error.to_string())?;
         let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
@@ -125,7 +128,11 @@ impl Gateway {
             _ => "",
         };
         let Some((node, id)) = node else {
-            steps.push(("node", "none: the answer is 503".to_owned()));
+            let none = match settings.discover {
+                Some(_) => "one of those of the source; none yet, and then the answer is 503",
+                None => "none: the answer is 503",
+            };
+            steps.push(("node", none.to_owned()));
             return Ok(Explanation { steps });
         };
         steps.push(("node", format!("{node}{depends}")));

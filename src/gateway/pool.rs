@@ -281,7 +281,12 @@ impl Pool {
         if addr.is_tls
             && let Some(tls) = &self.shared.tls
         {
-            return Some(connect.tls(tls));
+            // The name was checked with the settings.
+            let named = match &addr.name {
+                Some(name) if !tls.has_server_name() => tls.clone().server_name(name).ok(),
+                _ => None,
+            };
+            return Some(connect.tls(named.as_ref().unwrap_or(tls)));
         }
         Some(connect)
     }
@@ -487,9 +492,11 @@ fn limits(settings: &PoolSettings, high_water: usize) -> ConnLimits {
 
 fn addrs(shared: &SharedPool) -> FxHashMap<NodeId, NodeAddr> {
     let settings = &shared.settings;
+    let nodes = settings.nodes.iter();
+    let by_address: HashMap<_, _> = nodes.map(|node| (node.to.as_str(), node)).collect();
     let parsed = shared.nodes.iter().filter_map(|node| {
         // The settings were checked.
-        let addr = NodeAddr::parse(node.address(), settings.uses_tls()).ok()?;
+        let addr = NodeAddr::of(by_address.get(node.address())?, settings.uses_tls()).ok()?;
         Some((node.id(), addr))
     });
     parsed.collect()

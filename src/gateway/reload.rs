@@ -15,7 +15,7 @@ use socket2::SockRef;
 
 use super::Gateway;
 use super::access_log::{Logger, Sink};
-use super::discover::{Discover, DiscoverError};
+use super::discover::{self, Discover, DiscoverError, Followed};
 use super::error::GatewayError;
 use super::hooks::Hooks;
 use super::pool::SharedPool;
@@ -27,6 +27,7 @@ use super::start::{listen, shared_pool};
 use crate::addr::Addr;
 use crate::engine::listen::Listen;
 use crate::error::Error;
+use crate::panic;
 
 /// The time in which a reactor must take over new settings. One that takes longer blocks.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,14 +59,28 @@ impl<H: Hooks> Control<H> {
     /// [`GatewayError`] if a listener or the access log cannot be opened. Nothing has changed then.
     pub fn reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
         let mut settings = (*gateway.settings).clone();
-        self.change(|state| {
-            for (pool, nodes) in &state.discovered {
-                if let Some(pool) = settings.pools.get_mut(pool) {
-                    pool.nodes.clone_from(nodes);
-                }
+        let state = &mut *self.shared.state.lock();
+        // Nodes of a source that the settings have no more go with it.
+        let old = state.settings.clone();
+        let is_kept = |name: &str| match (old.pools.get(name), gateway.settings.pools.get(name)) {
+            (Some(old), Some(new)) => old.discover.is_none() || new.discover.is_some(),
+            (None, new) => new.is_some(),
+            (Some(_), None) => false,
+        };
+        for (name, nodes) in &state.discovered {
+            if let Some(pool) = settings.pools.get_mut(name)
+                && is_kept(name)
+            {
+                pool.nodes.clone_from(nodes);
             }
-            Ok(settings)
-        })
+        }
+        let reloaded = self.counted(self.take(state, settings))?;
+        state.discovered.retain(|name, _| is_kept(name));
+        self.shared.sources.end_all_but(&state.settings);
+        if let Err(error) = self.follow_sources_of(state) {
+            log::error!(target: "epicycle::gateway::pool", "{error}");
+        }
+        Ok(reloaded)
     }
 
     /// Sets the nodes of a pool. They take the place of those in the settings, also after [`reload`](Self::reload). Nodes that
@@ -77,47 +92,110 @@ impl<H: Hooks> Control<H> {
     ///
     /// [`GatewayError::Settings`] if there is no such pool, or if it cannot have these nodes. Nothing has changed then.
     pub fn set_nodes(&self, pool: &str, nodes: Vec<NodeSettings>) -> Result<(), GatewayError> {
-        self.check_pool(pool)?;
-        self.change(|state| {
-            let mut settings = (*state.settings).clone();
-            if let Some(pool) = settings.pools.get_mut(pool) {
-                pool.nodes.clone_from(&nodes);
-            }
-            let problems = settings.problems();
-            if !problems.is_empty() {
-                return Err(GatewayError::Settings(problems));
-            }
-            state.discovered.insert(pool.to_owned(), nodes);
-            Ok(settings)
-        })
-        .map(drop)
+        let state = &mut *self.shared.state.lock();
+        check_pool(state, pool)?;
+        self.set_nodes_of(state, pool, nodes).map(drop)
     }
 
-    /// Follows a source of the nodes of a pool, on a thread of its own, until the gateway ends or the source does. Its lists
+    /// Sets the nodes of a pool that there is. Returns false if it had these before.
+    fn set_nodes_of(
+        &self,
+        state: &mut State,
+        pool: &str,
+        nodes: Vec<NodeSettings>,
+    ) -> Result<bool, GatewayError> {
+        let mut settings = (*state.settings).clone();
+        let Some(changed) = settings.pools.get_mut(pool) else {
+            return Ok(false);
+        };
+        if changed.nodes == nodes {
+            state.discovered.insert(pool.to_owned(), nodes);
+            return Ok(false);
+        }
+        changed.nodes.clone_from(&nodes);
+        let mut problems = settings.problems();
+        if nodes.is_empty() {
+            problems.push(Problem {
+                place: format!("pools.{pool}.nodes"),
+                problem: "there is no node; add one".to_owned(),
+            });
+        }
+        let result = match problems.is_empty() {
+            true => self.take(state, settings),
+            false => Err(GatewayError::Settings(problems)),
+        };
+        self.counted(result)?;
+        state.discovered.insert(pool.to_owned(), nodes);
+        Ok(true)
+    }
+
+    /// Follows a source of the nodes of a pool, on a thread of its own, until the gateway ends, the pool or the source. Its lists
     /// take the place of those in the settings, also after [`reload`](Self::reload). A pool has at most one source that matters:
-    /// of several, the last list counts.
+    /// of several, the last list counts, also over that of a source in the settings.
     ///
     /// # Errors
     ///
     /// [`GatewayError::Settings`] if there is no such pool, [`GatewayError::Start`] if there is no thread for it.
     pub fn discover(&self, pool: &str, source: impl Discover) -> Result<(), GatewayError> {
-        self.check_pool(pool)?;
-        let (control, pool) = (self.clone(), pool.to_owned());
+        let state = self.shared.state.lock();
+        check_pool(&state, pool)?;
+        let followed = self.shared.sources.add(pool, None);
+        self.follow_on_a_thread(followed, source)
+    }
+
+    /// Follows the sources that the settings have.
+    pub(super) fn follow_sources(&self) -> Result<(), GatewayError> {
+        self.follow_sources_of(&self.shared.state.lock())
+    }
+
+    /// Follows the sources that the settings have and that are not followed yet.
+    fn follow_sources_of(&self, state: &State) -> Result<(), GatewayError> {
+        let sources = &self.shared.sources;
+        for (name, pool) in &state.settings.pools {
+            let Some(settings) = &pool.discover else {
+                continue;
+            };
+            if sources.has(name, settings) {
+                continue;
+            }
+            let source = discover::source(settings, pool.uses_tls()).map_err(|problem| {
+                GatewayError::Settings(vec![Problem {
+                    place: format!("pools.{name}.discover"),
+                    problem: problem.to_string(),
+                }])
+            })?;
+            let followed = sources.add(name, Some(settings.clone()));
+            self.follow_on_a_thread(followed, source)?;
+        }
+        Ok(())
+    }
+
+    fn follow_on_a_thread(
+        &self,
+        followed: Followed,
+        source: impl Discover,
+    ) -> Result<(), GatewayError> {
+        let (control, ended) = (self.clone(), followed.clone());
         let thread = thread::Builder::new().name("discover".to_owned());
-        let started = thread.spawn(move || control.follow(&pool, source));
+        let started = thread.spawn(move || control.follow(followed, source));
         started.map(drop).map_err(|source| {
+            self.shared.sources.remove(&ended);
             let what = "the thread of a source of nodes";
             GatewayError::Start(Error::Setup { what, source })
         })
     }
 
-    fn follow(&self, pool: &str, mut source: impl Discover) {
-        let stop = self.shared.stop.clone();
+    fn follow(&self, mut followed: Followed, mut source: impl Discover) {
+        let stop = followed.stop.clone();
         let mut delay = RETRY.0;
         while !stop.is_set() {
-            let result = match source.next(&stop) {
-                Ok(Some(nodes)) => self.set_nodes(pool, nodes).map_err(DiscoverError::from),
-                Ok(None) => return,
+            let mut next = Err("the source panicked".into());
+            panic::catch("epicycle::gateway::pool", "a source of nodes", || {
+                next = source.next(&stop);
+            });
+            let result = match next {
+                Ok(Some(nodes)) => self.use_list(&mut followed, nodes),
+                Ok(None) => break,
                 Err(error) => Err(error),
             };
             let Err(error) = result else {
@@ -125,35 +203,37 @@ impl<H: Hooks> Control<H> {
                 continue;
             };
             if stop.is_set() {
-                return;
+                break;
             }
-            log::warn!(target: "epicycle::gateway::pool", "pool {pool}: its nodes stay as they are: {error}");
+            followed.on_failure(error.to_string());
             if stop.wait(delay) {
-                return;
+                break;
             }
             delay = (2 * delay).min(RETRY.1);
         }
+        self.shared.sources.remove(&followed);
     }
 
-    /// Returns an error unless there is a pool of that name.
-    pub(super) fn check_pool(&self, pool: &str) -> Result<(), GatewayError> {
-        let state = self.shared.state.lock();
-        match state.settings.pools.contains_key(pool) {
-            true => Ok(()),
-            false => Err(GatewayError::Settings(vec![Problem {
-                place: format!("pools.{pool}"),
-                problem: "there is no such pool".to_owned(),
-            }])),
-        }
-    }
-
-    /// Changes the settings to those that `make` returns, and counts the change.
-    fn change(
+    /// Sets the nodes that a source tells.
+    fn use_list(
         &self,
-        make: impl FnOnce(&mut State) -> Result<Settings, GatewayError>,
-    ) -> Result<Reloaded, GatewayError> {
+        followed: &mut Followed,
+        nodes: Vec<NodeSettings>,
+    ) -> Result<(), DiscoverError> {
+        Followed::check(&nodes)?;
         let state = &mut *self.shared.state.lock();
-        let result = make(state).and_then(|settings| self.take(state, settings));
+        // Other settings end a source while they are locked.
+        if followed.stop.is_set() {
+            return Ok(());
+        }
+        let count = nodes.len();
+        let has_changed = self.set_nodes_of(state, &followed.pool, nodes)?;
+        followed.on_list(count, has_changed);
+        Ok(())
+    }
+
+    /// Counts a change that was taken over or refused.
+    fn counted<T>(&self, result: Result<T, GatewayError>) -> Result<T, GatewayError> {
         let registry = &self.shared.registry;
         let counter = match result {
             Ok(_) => &registry.reloads,
@@ -306,6 +386,17 @@ impl<H: Hooks> Control<H> {
             taken.recv_timeout(PATIENCE).map_err(|_| Error::Stopped)?;
         }
         Ok(())
+    }
+}
+
+/// Returns an error unless there is a pool of that name.
+fn check_pool(state: &State, pool: &str) -> Result<(), GatewayError> {
+    match state.settings.pools.contains_key(pool) {
+        true => Ok(()),
+        false => Err(GatewayError::Settings(vec![Problem {
+            place: format!("pools.{pool}"),
+            problem: "there is no such pool".to_owned(),
+        }])),
     }
 }
 

@@ -87,7 +87,7 @@ impl<H: Hooks> Running<H> {
     /// Waits for the end.
     pub fn join(self) -> server::Report {
         let report = self.running.join();
-        self.control.shared.stop.set();
+        self.control.shared.sources.end();
         // Writes what was logged.
         let logger = self.control.shared.logger.lock().take();
         drop(logger);
@@ -138,7 +138,7 @@ impl<H: Hooks> Control<H> {
     /// Stops accepting, lets exchanges end, and resets what takes longer than [`Drain::deadline`](super::settings::Drain).
     pub fn shutdown(&self) {
         self.begin_drain();
-        self.shared.stop.set();
+        self.shared.sources.end();
         let deadline = self.shared.state.lock().settings.drain.deadline;
         self.engine.shutdown_within(deadline);
     }

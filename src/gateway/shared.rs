@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::access_log::{Logger, Sink};
-use super::discover::Stop;
+use super::discover::Sources;
 use super::error::GatewayError;
 use super::metrics::Registry;
 use super::pool::SharedPool;
@@ -22,8 +22,8 @@ pub(super) struct Shared {
     pub(super) is_draining: AtomicBool,
     /// True while each response tells its client to make another connection.
     pub(super) sends_clients_away: AtomicBool,
-    /// Set when the gateway ends, for the sources of nodes.
-    pub(super) stop: Stop,
+    /// The sources of nodes that are followed.
+    pub(super) sources: Sources,
     /// The pools that the settings have, for the counters.
     pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
     pub(super) logger: Mutex<Option<Logger>>,
@@ -68,7 +68,7 @@ impl Shared {
             registry: Registry::default(),
             is_draining: AtomicBool::new(false),
             sends_clients_away: AtomicBool::new(false),
-            stop: Stop::default(),
+            sources: Sources::default(),
             live_pools: Mutex::new(pools.to_vec()),
             logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
             workers: OnceLock::new(),
@@ -121,6 +121,7 @@ impl Shared {
         let pools = self.live_pools.lock().clone();
         let nodes = pools.iter().map(|pool| (&*pool.name, &pool.nodes));
         self.registry.expose(nodes, &mut exposition);
+        self.sources.expose(&mut exposition);
         for pool in &pools {
             for node in pool.nodes.iter() {
                 let taken = pool

@@ -56,11 +56,14 @@ impl Gateway {
         hooks: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running<H>, GatewayError> {
         let (server, factory, shared) = self.prepare(sockets, hooks)?;
-        Ok(Running::new(server.start(factory)?, shared))
+        let running = Running::new(server.start(factory)?, shared);
+        running.control().follow_sources()?;
+        Ok(running)
     }
 
     /// Starts the gateway in another way, with the function `start`. It receives the server and the factory of its handlers,
-    /// so that it can set more options, or start the gateway in a simulated network.
+    /// so that it can set more options, or start the gateway in a simulated network. The [sources](PoolSettings::discover) of the pools are
+    /// not followed then.
     ///
     /// # Errors
     ///
@@ -178,7 +181,7 @@ pub(super) fn shared_pool(
     let mut pool = SharedPool::new(name, settings, reactors, old);
     let mut addrs = settings.nodes.iter().filter_map(|node| {
         // The settings were checked.
-        NodeAddr::parse(&node.to, settings.uses_tls()).ok()
+        NodeAddr::of(node, settings.uses_tls()).ok()
     });
     if addrs.any(|addr| addr.is_tls) {
         trust_system(&mut pool)?;

@@ -122,7 +122,7 @@ impl TlsClient {
     }
 
     /// Returns true if the name to verify is set.
-    #[cfg(feature = "rpc")]
+    #[cfg(any(feature = "gateway", feature = "rpc"))]
     pub(crate) fn has_server_name(&self) -> bool {
         self.server_name.is_some()
     }

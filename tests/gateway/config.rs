@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use epicycle::balance::KeyHash;
 use epicycle::gateway::settings::{
-    AccessLog, BalanceBy, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind, LogFormat,
-    LogTarget, OnFin, ProxyVersion, Settings, Underscores, WebSocketMode,
+    AccessLog, BalanceBy, DnsSettings, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind,
+    LogFormat, LogTarget, OnFin, ProxyVersion, Settings, SourceSettings, Underscores,
+    WebSocketMode,
 };
 use epicycle::gateway::{ConfigError, Gateway, GatewayError};
 use tempfile::TempDir;
@@ -166,6 +167,10 @@ proxy_protocol = "v2"
 nodes_file = "nodes.txt"
 health.tcp = true
 timeout.request = "none"
+
+[pool.named]
+nodes = [{ to = "https://10.0.0.4", name = "inner.example.org" }]
+discover = { dns = "https://app.internal", every = "31s" }
 "#,
     );
     let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
@@ -324,6 +329,49 @@ timeout.request = "none"
         Some(&HealthProbe::Tcp)
     );
     assert_eq!(pool.timeouts.request, Duration::MAX);
+
+    let pool = &all.pools["named"];
+    assert_eq!(pool.nodes[0].name.as_deref(), Some("inner.example.org"));
+    let mut dns = DnsSettings::new("https://app.internal");
+    dns.every = seconds(31);
+    assert_eq!(pool.discover, Some(SourceSettings::Dns(dns)));
+}
+
+#[test]
+fn a_source_that_cannot_be_is_told_with_its_remedy() {
+    for (source, wanted) in [
+        ("{}", "discover: it needs a source, such as dns = "),
+        ("{ every = \"1s\" }", "discover: it needs a source"),
+        ("{ dns = 7 }", "discover.dns: use a text in quotes"),
+        ("{ dns = \"app.test\" }", "discover.dns: \"app.test\": "),
+        (
+            "{ dns = \"http://10.0.0.1:80\" }",
+            "discover.dns: \"http://10.0.0.1:80\": an IP address needs no look-up",
+        ),
+        (
+            "{ dns = \"unix:///run/app\" }",
+            "discover.dns: \"unix:///run/app\": a Unix socket has no name",
+        ),
+        (
+            "{ dns = \"app.test:80\", every = \"0s\" }",
+            "discover.every: use 100ms to 24h",
+        ),
+        (
+            "{ dns = \"app.test:80\", evry = \"1s\" }",
+            "discover.evry: the key is unknown; did you mean `every`?",
+        ),
+    ] {
+        let text = format!("{LEAST}pool.a.discover = {source}\n");
+        let found = faults(text);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let (line, problem) = &found[0];
+        assert_eq!(*line, 5, "{problem}");
+        let wanted = format!("pool.a.{wanted}");
+        assert!(problem.starts_with(&wanted), "{problem}\nnot {wanted}");
+    }
+    let both = "pool.a.nodes_file = \"nodes.txt\"\npool.a.discover.dns = \"app.test:80\"\n";
+    let found = faults(format!("{LEAST}{both}"));
+    assert!(found[0].1.contains("remove `nodes_file`"), "{found:?}");
 }
 
 #[test]

@@ -179,6 +179,7 @@ fn every_key_of_the_file_is_on_the_page() {
                 "retry_budget.",
                 "tls.",
                 "balance.",
+                "discover.",
             ],
         ),
     ] {

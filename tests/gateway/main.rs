@@ -5,6 +5,7 @@ mod util;
 
 mod config;
 mod discovering;
+mod dns;
 mod documented;
 mod evil;
 mod exchanges;

@@ -13,7 +13,7 @@ use crate::rig::Folder;
 use crate::util::logs::logs;
 
 /// Starts a node that answers with the name it was asked for, and returns its port.
-fn node(tls: &TlsServer) -> (epicycle::Running<Telling>, u16) {
+pub(crate) fn node(tls: &TlsServer) -> (epicycle::Running<Telling>, u16) {
     let server = Server::bind(epicycle::Listen::on("tcp://127.0.0.1:0").tls(tls)).reactors(1);
     let tell: fn(&epicycle::Conn<'_, Telling>) -> String = |conn| {
         let tls = conn.tls().expect("is a connection with TLS");

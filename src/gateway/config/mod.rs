@@ -8,6 +8,7 @@ mod nodes;
 mod pool;
 mod read;
 mod route;
+mod source;
 
 use std::fmt;
 use std::io;

@@ -1,6 +1,7 @@
 use toml::de::DeValue;
 
 use super::read::{Reader, Size, Table, Value};
+use super::source;
 use crate::balance::KeyHash;
 use crate::gateway::settings::{
     BalanceBy, HashKey, HealthCheck, HealthProbe, NodeSettings, PoolSettings, ProxyVersion,
@@ -15,6 +16,9 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
     };
     if let Some(path) = table.get::<String>(reader, "nodes_file", "nodes_file") {
         pool.nodes_file = Some(reader.path(&path));
+    }
+    if let Some(table) = table.table(reader, "discover", "discover") {
+        pool.discover = source::read(reader, table);
     }
     if let Some(value) = table.take(reader, "balance", "balance") {
         balance(reader, value, &mut pool.balance);
@@ -83,6 +87,7 @@ fn node(reader: &mut Reader, value: Value<'_>) -> NodeSettings {
     if let Some(backup) = table.get_unplaced(reader, "backup") {
         node.backup = backup;
     }
+    node.name = table.get_unplaced(reader, "name");
     table.finish(reader);
     node
 }

@@ -1,11 +1,13 @@
 //! The check of settings.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::template::is_template;
 use super::{
     BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind, ListenerSettings,
-    LogFormat, NodeAddr, PoolSettings, Problem, RouteSettings, Settings, WebSocketMode,
+    LogFormat, NodeAddr, PoolSettings, Problem, RouteSettings, Settings, SourceSettings,
+    WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -13,6 +15,10 @@ use crate::http::head::is_host;
 
 /// The longest time for which parts of a response may wait for others.
 const MAX_FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The times between two look-ups of a name.
+const LOOK_UP_EVERY: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
 
 /// The problems that were found so far.
 #[derive(Default)]
@@ -239,13 +245,42 @@ fn check_changes(problems: &mut Problems, place: &str, changes: &FieldChanges) {
     }
 }
 
+fn check_source(problems: &mut Problems, place: &str, source: &SourceSettings, uses_tls: bool) {
+    match source {
+        SourceSettings::Dns(dns) => {
+            match dns.addr(uses_tls) {
+                Ok(addr) if addr.is_tls && cfg!(not(feature = "tls")) => {
+                    problems.add(format!("{place}.dns"), "TLS needs the cargo feature `tls`");
+                }
+                Ok(_) => {}
+                Err(problem) => {
+                    problems.add(format!("{place}.dns"), format!("{:?}: {problem}", dns.name));
+                }
+            }
+            let is_right = LOOK_UP_EVERY.contains(&dns.every);
+            problems.unless(is_right, format!("{place}.every"), "use 100ms to 24h");
+        }
+    }
+}
+
 fn check_pool(problems: &mut Problems, place: &str, pool: &PoolSettings) {
-    if pool.nodes.is_empty() && pool.nodes_file.is_none() {
+    if let Some(source) = &pool.discover {
+        check_source(
+            problems,
+            &format!("{place}.discover"),
+            source,
+            pool.uses_tls(),
+        );
+        let is_right = pool.nodes_file.is_none();
+        let remedy = "the nodes come either from a file or from a source; remove `nodes_file`";
+        problems.unless(is_right, format!("{place}.discover"), remedy);
+    }
+    if pool.nodes.is_empty() && pool.nodes_file.is_none() && pool.discover.is_none() {
         problems.add(format!("{place}.nodes"), "there is no node; add one");
     }
     for (n, node) in pool.nodes.iter().enumerate() {
         let at = format!("{place}.nodes[{n}]");
-        match NodeAddr::parse(&node.to, pool.uses_tls()) {
+        match NodeAddr::of(node, pool.uses_tls()) {
             Ok(addr) if addr.is_tls && cfg!(not(feature = "tls")) => {
                 problems.add(at, "TLS needs the cargo feature `tls`");
             }

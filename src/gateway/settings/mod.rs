@@ -23,6 +23,7 @@ mod log;
 mod node;
 mod pool;
 mod route;
+mod source;
 pub(super) mod template;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use self::pool::{
     Retries, UpstreamLimits, UpstreamTimeouts,
 };
 pub use self::route::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
+pub use self::source::{DnsSettings, SourceSettings};
 
 /// Everything that a gateway is told: where it listens, which requests go to which pool, and the nodes of the pools.
 #[derive(Clone, Debug, Default)]

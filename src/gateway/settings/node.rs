@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use crate::addr::{Endpoint, Family};
 use crate::authority::Authority;
+use crate::http::head::is_host;
 
 /// A node of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,9 @@ pub struct NodeSettings {
     pub weight: u32,
     /// True if it gets requests only when no other node is up. Default: false.
     pub backup: bool,
+    /// The name that its certificate must have, unless [the pool's TLS settings](super::PoolSettings::tls) have one for all nodes, and the
+    /// host for [`HostField::Node`](super::HostField). Default: the host of the address.
+    pub name: Option<String>,
 }
 
 impl NodeSettings {
@@ -23,6 +27,7 @@ impl NodeSettings {
             to: to.into(),
             weight: 1,
             backup: false,
+            name: None,
         }
     }
 }
@@ -34,9 +39,38 @@ pub(crate) struct NodeAddr {
     pub(crate) is_tls: bool,
     /// The host for a `Host` field, with its port unless that is the scheme's default.
     pub(crate) authority: String,
+    /// The name for TLS, if it is not the host of the endpoint.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code))]
+    pub(crate) name: Option<Box<str>>,
 }
 
 impl NodeAddr {
+    /// Parses the address of a node, and takes its name.
+    ///
+    /// # Errors
+    ///
+    /// The problem and its remedy.
+    pub(crate) fn of(node: &NodeSettings, pool_uses_tls: bool) -> Result<Self, String> {
+        let mut addr = Self::parse(&node.to, pool_uses_tls)?;
+        if let Some(name) = &node.name {
+            if !is_host(name.as_bytes())
+                || Authority::parse(name.as_bytes()).is_ok_and(|it| it.port.is_some())
+            {
+                return Err(format!(
+                    "the name {name:?} is no host; write one without a port"
+                ));
+            }
+            let port = match &addr.endpoint {
+                Endpoint::Tcp { port, .. } => *port,
+                _ if addr.is_tls => 443,
+                _ => 80,
+            };
+            addr.authority = authority(name, port, addr.is_tls);
+            addr.name = Some(name.as_str().into());
+        }
+        Ok(addr)
+    }
+
     /// Parses an address.
     ///
     /// # Errors
@@ -72,6 +106,7 @@ impl NodeAddr {
             endpoint,
             is_tls,
             authority,
+            name: None,
         })
     }
 }

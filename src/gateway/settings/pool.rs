@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::NodeSettings;
+use super::{NodeSettings, SourceSettings};
 use crate::balance::{Ejection, KeyHash};
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
@@ -14,6 +14,9 @@ pub struct PoolSettings {
     pub nodes: Vec<NodeSettings>,
     /// A file with the nodes, which is watched: `ADDRESS,WEIGHT` a line. It replaces `nodes`. Default: none.
     pub nodes_file: Option<PathBuf>,
+    /// The source of the nodes, which is followed while the gateway runs. Its lists take the place of `nodes`, which serve until the
+    /// first list is there. Default: none.
+    pub discover: Option<SourceSettings>,
     /// The choice of a node. Default: in turn, by weight.
     pub balance: BalanceBy,
     /// True if all nodes are tried when none is up. Default: true.
@@ -298,6 +301,7 @@ impl Default for PoolSettings {
         Self {
             nodes: Vec::new(),
             nodes_file: None,
+            discover: None,
             balance: BalanceBy::default(),
             fail_open: true,
             slow_start: Duration::ZERO,
