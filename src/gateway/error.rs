@@ -64,6 +64,8 @@ pub struct ProxyError {
     pub(super) page: Option<Box<ErrorPage>>,
     /// True if the reply tells the error in `Proxy-Status`.
     pub(super) is_told: bool,
+    /// A field that the reply has.
+    pub(super) field: Option<Box<(&'static str, String)>>,
 }
 
 /// The part of an exchange in which it failed.
@@ -129,7 +131,14 @@ impl ProxyError {
             cause,
             page: None,
             is_told: false,
+            field: None,
         }
+    }
+
+    /// Adds a field to the reply. The value has no control characters.
+    pub(super) fn with_field(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.field = Some(Box::new((name, value.into())));
+        self
     }
 
     pub(super) fn request(status: StatusCode, what: &'static str) -> Self {
@@ -208,6 +217,9 @@ impl ProxyError {
         };
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             let _ = reply.fields.push("Retry-After", "1");
+        }
+        if let Some(field) = &self.field {
+            let _ = reply.fields.push(field.0, &field.1);
         }
         if self.is_told {
             let told = format!("epicycle; error={}", self.kind());

@@ -8,6 +8,7 @@ use super::hooks::Head;
 use super::pool::Chosen;
 use super::record::Notes;
 use super::route::Route;
+use super::users::Users;
 use crate::balance::NodeId;
 use crate::codec::Encode;
 use crate::engine::conn::write::WriteError;
@@ -15,7 +16,7 @@ use crate::engine::handler::{Conn, ConnTimer, EventHandler};
 use crate::engine::slots::ConnId;
 use crate::fetch::Ticket;
 use crate::http::client::ClientRequest;
-use crate::http::{Chunk, HeaderBlock, Trailers, Version};
+use crate::http::{Chunk, HeaderBlock, KeptHead, Trailers, Version};
 
 /// An exchange. The session of the client's connection owns it.
 pub(super) struct Exchange<X> {
@@ -48,6 +49,8 @@ pub(super) struct Exchange<X> {
     pub(super) expectation: Expectation,
     /// The fields that the client's `Connection` names.
     pub(super) nominated: Vec<Box<[u8]>>,
+    /// The state of options that few routes have.
+    pub(super) extras: Option<Box<Extras>>,
     /// True if the host is that of the node, whichever it is.
     pub(super) takes_nodes_host: bool,
     /// True if the client's connection takes no further request.
@@ -56,6 +59,23 @@ pub(super) struct Exchange<X> {
     pub(super) has_deadline: bool,
     pub(super) hook: X,
     pub(super) notes: Notes,
+}
+
+/// The state of options that few routes have.
+#[derive(Default)]
+pub(super) struct Extras {
+    /// The name that the client has proved, and the users among which that was.
+    pub(super) user: Option<(Box<str>, Users)>,
+    /// The request, while the client's password is checked.
+    pub(super) unchecked: Option<KeptHead>,
+}
+
+impl Extras {
+    /// Returns the name that the client has proved.
+    pub(super) fn user(extras: Option<&Self>) -> Option<&str> {
+        let (user, _) = extras?.user.as_ref()?;
+        Some(user)
+    }
 }
 
 /// A request as the client sent it: its line and its host.

@@ -5,13 +5,16 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Gateway;
 use super::hooks::{Head, path_of};
 use super::metrics::Meters;
 use super::pool::Pool;
 use super::route::{Route, Routes};
 use super::settings::{
-    BalanceBy, FieldChanges, ForwardedFor, HashKey, HostField, ListenerKind, ListenerSettings,
+    BalanceBy, BasicAuth, FieldChanges, ForwardedFor, HashKey, HostField, ListenerKind,
+    ListenerSettings, RouteAuth, RouteSettings,
 };
 use super::start::shared_pool;
 use crate::addr::Endpoint;
@@ -94,6 +97,9 @@ impl Gateway {
             return Ok(Explanation { steps });
         };
         steps.push(("route", route.name.to_string()));
+        if let Some(admits) = admits(listener, &route.settings) {
+            steps.push(("admits", admits));
+        }
         let Some(settings) = self.settings.pools.get(&route.settings.pool) else {
             return Ok(Explanation { steps });
         };
@@ -144,7 +150,7 @@ impl Gateway {
         };
         let request = format!("{} {} HTTP/1.1, Host: {host}", head.method, head.target);
         steps.push(("request", request));
-        steps.push(("removes", removed(listener, &route.settings.request)));
+        steps.push(("removes", removed(listener, &route.settings)));
         steps.push(("sets", set(listener, route, &asked)));
         let response = &route.settings.response;
         if !response.is_empty() {
@@ -211,6 +217,45 @@ impl Asked {
     }
 }
 
+/// Tells which clients may take a route, unless all may.
+fn admits(listener: &ListenerSettings, route: &RouteSettings) -> Option<String> {
+    let listed = |networks: &[IpNet]| {
+        let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        networks.join(", ")
+    };
+    let mut admits = Vec::new();
+    for (of, access) in [("listener", &listener.access), ("route", &route.access)] {
+        if !access.allow.is_empty() {
+            admits.push(format!(
+                "{of}: clients of {} only (403)",
+                listed(&access.allow)
+            ));
+        }
+        if !access.deny.is_empty() {
+            admits.push(format!(
+                "{of}: no clients of {} (403)",
+                listed(&access.deny)
+            ));
+        }
+    }
+    if let Some(auth) = asked_for(listener, route) {
+        let count = auth.users.len();
+        admits.push(format!("one of {count} users, by name and password (401)"));
+    }
+    (!admits.is_empty()).then(|| admits.join("; "))
+}
+
+/// Returns the authentication of clients that take a route.
+fn asked_for<'a>(
+    listener: &'a ListenerSettings,
+    route: &'a RouteSettings,
+) -> Option<&'a BasicAuth> {
+    match (&route.auth, &listener.auth) {
+        (RouteAuth::Basic(auth), _) | (RouteAuth::Inherit, Some(auth)) => Some(auth),
+        _ => None,
+    }
+}
+
 fn balance(by: &BalanceBy) -> String {
     match by {
         BalanceBy::Random => "at random by weight".to_owned(),
@@ -232,7 +277,7 @@ fn balance(by: &BalanceBy) -> String {
     }
 }
 
-fn removed(listener: &ListenerSettings, changes: &FieldChanges) -> String {
+fn removed(listener: &ListenerSettings, route: &RouteSettings) -> String {
     use super::settings::Underscores;
 
     let mut removed = "hop-by-hop fields and those that Connection names".to_owned();
@@ -242,7 +287,10 @@ fn removed(listener: &ListenerSettings, changes: &FieldChanges) -> String {
     if listener.underscores == Underscores::Drop {
         removed += "; fields with an underscore";
     }
-    for name in &changes.remove {
+    if asked_for(listener, route).is_some_and(|auth| !auth.pass) {
+        removed += "; Authorization";
+    }
+    for name in &route.request.remove {
         removed += "; ";
         removed += name;
     }

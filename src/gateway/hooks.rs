@@ -132,6 +132,7 @@ pub struct RequestHead<'a> {
     pub(super) head: &'a mut Head,
     pub(super) peer: &'a Addr,
     pub(super) client: Option<IpAddr>,
+    pub(super) user: Option<&'a str>,
     pub(super) route: &'a str,
     pub(super) version: Version,
     pub(super) content_length: Option<u64>,
@@ -195,6 +196,11 @@ impl RequestHead<'_> {
     /// Returns the client's address: the peer's, or what a trusted proxy told.
     pub fn client(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// Returns the name that the client has proved with a password, if listener or route ask for one.
+    pub fn user(&self) -> Option<&str> {
+        self.user
     }
 
     /// Returns the name of the route.

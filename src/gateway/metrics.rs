@@ -40,6 +40,10 @@ metric_set! {
         bytes_in: counter,
         /// Bytes of the bodies of responses.
         bytes_out: counter,
+        /// Requests of clients whose addresses are not allowed.
+        denied: counter,
+        /// Requests without the password that was asked for.
+        unauthenticated: counter,
     }
     /// The counters of a route on one reactor.
     #[derive(Debug, Default)]

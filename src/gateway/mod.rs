@@ -49,6 +49,8 @@
 //! else. A reactor that gives up a place for which another one waits sends it a message.
 
 mod access_log;
+mod admission;
+mod basic;
 mod builder;
 mod config;
 mod destination;

@@ -17,6 +17,8 @@ pub struct Record<'a> {
     pub peer: &'a Addr,
     /// The client: the peer, or the address that a trusted proxy told.
     pub client: Option<IpAddr>,
+    /// The name that the client has proved with a password. Empty if none was asked for, or none was right.
+    pub user: &'a str,
     /// The method.
     pub method: &'a str,
     /// The requested host.

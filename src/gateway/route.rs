@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::admission::Admission;
 use super::metrics::{Meters, RouteCounters};
 use super::settings::RouteSettings;
 
@@ -35,6 +36,8 @@ pub(crate) struct Route {
     /// The number of its pool.
     pub(super) pool: Option<usize>,
     pub(super) counters: Arc<RouteCounters>,
+    /// The rules by which it takes requests, if it has some.
+    pub(super) admission: Option<Box<Admission>>,
 }
 
 impl Routes {
@@ -50,6 +53,7 @@ impl Routes {
             let route = Rc::new(Route {
                 counters: meters.route(&name),
                 pool: pools.get(&*settings.pool).copied(),
+                admission: Admission::of_route(settings),
                 name: name.into(),
                 settings: settings.clone(),
             });

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::admission::Admission;
 use super::egress::Guard;
 use super::metrics::Meters;
 use super::pool::SharedPool;
@@ -31,6 +32,8 @@ pub(super) struct Listener {
     /// The limits of a connection that sends a body.
     pub(super) uploading: ConnLimits,
     pub(super) is_tls: bool,
+    /// The rules by which it takes requests, if it has some.
+    pub(super) admission: Option<Box<Admission>>,
     /// The targets that its clients may reach, if they name them.
     pub(super) guard: Arc<Guard>,
 }
@@ -73,6 +76,7 @@ impl Listener {
             uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
             between: ConnLimits::new().read_timeout(settings.timeouts.head),
             is_tls: settings.is_tls(),
+            admission: Admission::of_listener(&settings),
             guard: Arc::new(guard),
             settings,
         }

@@ -46,6 +46,7 @@ struct Table {
 }
 
 /// A hash of a password, in its text form.
+#[derive(PartialEq, Eq)]
 enum Hash {
     Argon2(Box<str>),
     Bcrypt(Box<str>),
@@ -178,6 +179,11 @@ impl Users {
         self.0.hashes.len()
     }
 
+    /// Returns true for the same value, with the same memory of passwords.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns true if this password of the user was right a while ago.
     pub(crate) fn remembers(&self, user: &str, password: &[u8], now: Instant) -> bool {
         let remembered = self.0.remembered.lock();
@@ -280,6 +286,15 @@ impl Hash {
         }
     }
 }
+
+/// Equal users have the same names with the same hashes.
+impl PartialEq for Users {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.0.hashes == other.0.hashes
+    }
+}
+
+impl Eq for Users {}
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

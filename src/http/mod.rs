@@ -238,6 +238,8 @@ pub use self::head::Version;
 pub use self::limits::Limits;
 pub use self::lines::HeaderLine;
 pub use self::prepared::Prepared;
+#[cfg(feature = "gateway")]
+pub(crate) use self::request::KeptHead;
 pub use self::request::ServerRequest;
 pub use self::response::{Chunk, Continue, End, ServerResponse, Trailers};
 pub use self::router::{Match, NoRoute, Params, RouteError, Router};

@@ -228,6 +228,29 @@ fn path_and_query_of(target: &str) -> &str {
     }
 }
 
+/// A copy of a request's head, for a request that is looked at again later.
+#[cfg(feature = "gateway")]
+pub(crate) struct KeptHead {
+    bytes: Box<[u8]>,
+    head: Head,
+}
+
+#[cfg(feature = "gateway")]
+impl KeptHead {
+    /// Copies the head of a request.
+    pub(crate) fn of(request: &ServerRequest<'_>) -> Self {
+        Self {
+            bytes: request.bytes[..request.head.len()].into(),
+            head: request.head,
+        }
+    }
+
+    /// Returns the request, without its body.
+    pub(crate) fn request(&self) -> ServerRequest<'_> {
+        ServerRequest::new(&self.bytes, self.head, &[])
+    }
+}
+
 impl fmt::Debug for ServerRequest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerRequest")

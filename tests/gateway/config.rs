@@ -6,7 +6,7 @@ use std::time::Duration;
 use epicycle::balance::KeyHash;
 use epicycle::gateway::settings::{
     AccessLog, BalanceBy, DnsSettings, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind,
-    LogFormat, LogTarget, OnFin, ProxyVersion, Settings, SourceSettings, Underscores,
+    LogFormat, LogTarget, OnFin, ProxyVersion, RouteAuth, Settings, SourceSettings, Underscores,
     WebSocketMode,
 };
 use epicycle::gateway::{ConfigError, Gateway, GatewayError};
@@ -82,6 +82,8 @@ fn the_set_up_of_the_shared_cases_is_sound() {
 fn every_key_becomes_its_setting() {
     let folder = Folder::new();
     folder.write("nodes.txt", "10.0.0.4:80,2\n");
+    let user = "alice:$2b$04$DT5QgPWgDiLIX1b03H92ROYW5Kb4WW43onJagPX2D0RM0XDrt1.iG";
+    folder.write("users.txt", user);
     folder.write("502.html", "<p>later</p>").write(
         "gateway.toml",
         r#"
@@ -111,6 +113,9 @@ x_forwarded = false
 forwarded = true
 via = false
 max_loops = 3
+allow = ["10.0.0.0/8"]
+deny = ["10.3.0.1"]
+auth = { users = "users.txt", realm = "Inner", pass = true }
 
 [[listen]]
 on = "tcp://127.0.0.1:1"
@@ -138,6 +143,8 @@ error_pages = { 502 = "502.html" }
 [[route]]
 pool = "other"
 rewrite = "/index.html"
+deny = ["::/0"]
+auth = false
 host_field = "inner.example.org"
 
 [pool.api]
@@ -215,6 +222,15 @@ discover = { dns = "https://app.internal", every = "31s" }
     assert!(!forwarding.x_real_ip && !forwarding.x_forwarded && !forwarding.via);
     assert!(forwarding.forwarded);
     assert_eq!(forwarding.max_loops, 3);
+    let texts =
+        |networks: &[ipnet::IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&listener.access.allow), ["10.0.0.0/8"]);
+    assert_eq!(texts(&listener.access.deny), ["10.3.0.1/32"]);
+    let auth = listener.auth.as_ref().expect("it is asked for");
+    assert_eq!(
+        (auth.users.len(), &*auth.realm, auth.pass),
+        (1, "Inner", true)
+    );
     assert_eq!(all.listeners[1].kind, ListenerKind::Metrics);
 
     let route = &all.routes[0];
@@ -241,6 +257,8 @@ discover = { dns = "https://app.internal", every = "31s" }
     assert_eq!(page.body, "<p>later</p>");
     let route = &all.routes[1];
     assert_eq!(route.rewrite.as_deref(), Some("/index.html"));
+    assert_eq!(texts(&route.access.deny), ["::/0"]);
+    assert_eq!(route.auth, RouteAuth::Off);
     assert_eq!(
         route.host_field,
         HostField::Name("inner.example.org".to_owned())

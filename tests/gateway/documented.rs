@@ -17,6 +17,10 @@ fn folder() -> Folder {
     let made = rcgen::generate_simple_self_signed(["app.example.org".to_owned()]).expect("is made");
     folder.write("site.pem", made.cert.pem());
     folder.write("site.key", made.signing_key.serialize_pem());
+    folder.write(
+        "users.txt",
+        "alice:$2b$04$DT5QgPWgDiLIX1b03H92ROYW5Kb4WW43onJagPX2D0RM0XDrt1.iG\n",
+    );
     folder
 }
 
@@ -167,8 +171,8 @@ fn every_key_of_the_file_is_on_the_page() {
     let mut seen = BTreeSet::new();
     for (heading, parents) in [
         (HEADINGS[0], &["", "drain.", "log.", "log.access."][..]),
-        (HEADINGS[1], &["", "timeout.", "tls."]),
-        (HEADINGS[2], &["", "request.", "response."]),
+        (HEADINGS[1], &["", "timeout.", "tls.", "auth."]),
+        (HEADINGS[2], &["", "request.", "response.", "auth."]),
         (
             HEADINGS[3],
             &[

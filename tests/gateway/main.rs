@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod admitting;
 mod config;
 mod discovering;
 mod dns;

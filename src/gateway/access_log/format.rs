@@ -41,6 +41,8 @@ struct Line<'a> {
     time: &'a str,
     client: &'a str,
     peer: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    user: Cow<'a, str>,
     method: Cow<'a, str>,
     host: Cow<'a, str>,
     target: Cow<'a, str>,
@@ -87,6 +89,7 @@ impl Format {
                     time: self.iso.of(record.unix_time, iso),
                     client: &client,
                     peer: &record.peer.to_string(),
+                    user: visible(record.user, MAX_TEXT),
                     method: visible(record.method, MAX_TEXT),
                     host: visible(record.host, MAX_TEXT),
                     target: visible(record.target, MAX_TARGET),
@@ -112,8 +115,9 @@ impl Format {
             }
             Kind::Combined => writeln!(
                 out,
-                "{} - - [{}] \"{} {} {}\" {} {} \"{}\" \"{}\"",
+                "{} - {} [{}] \"{} {} {}\" {} {} \"{}\" \"{}\"",
                 client(record),
+                or_dash(&quoted(record.user, MAX_TEXT)),
                 self.clf.of(record.unix_time, clf),
                 quoted(record.method, MAX_TEXT),
                 quoted(record.target, MAX_TARGET),
@@ -160,6 +164,7 @@ fn write_field(
         Field::Time => write!(out, "{}", iso_second.of(record.unix_time, iso)),
         Field::Client => write!(out, "{}", client(record)),
         Field::Peer => write!(out, "{}", record.peer),
+        Field::User => text(out, record.user, MAX_TEXT),
         Field::Method => text(out, record.method, MAX_TEXT),
         Field::Host => text(out, record.host, MAX_TEXT),
         Field::Target => text(out, record.target, MAX_TARGET),

@@ -1,3 +1,4 @@
+use super::access::{access, auth};
 use super::read::{Reader, Table};
 use crate::gateway::Users;
 use crate::gateway::settings::{
@@ -76,6 +77,8 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
         table.set(reader, "deny", "deny", &mut into.egress.deny);
         table.finish(reader);
     }
+    access(reader, &mut table, &mut into.access);
+    into.auth = auth(reader, &mut table);
     limits(reader, &mut table, into);
     forwarding(reader, &mut table, into);
     table.set(reader, "health", "health_path", &mut listener.health_path);

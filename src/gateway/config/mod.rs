@@ -3,6 +3,7 @@
 //! The tables are read one by one rather than by serde, which stops at the first fault: a file with several faults is told
 //! all of them, each with its line.
 
+mod access;
 mod listen;
 mod nodes;
 mod pool;

@@ -101,9 +101,7 @@ pub(super) struct Table<'i> {
 }
 
 /// The keys that a later version may have, in any table.
-const NOT_YET: [&str; 7] = [
-    "admin", "auth", "limit", "mirror", "proxy", "split", "sticky",
-];
+const NOT_YET: [&str; 6] = ["admin", "limit", "mirror", "proxy", "split", "sticky"];
 
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {

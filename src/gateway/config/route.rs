@@ -1,6 +1,7 @@
 use bytes::Bytes;
 use toml::de::DeValue;
 
+use super::access::{access, route_auth};
 use super::read::{Reader, Size, Table, Value};
 use crate::gateway::settings::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
 use crate::sys::files::read_at_most;
@@ -20,6 +21,8 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     table.set(reader, "name", "name", &mut into.name);
     table.set(reader, "host", "host", &mut into.host);
     table.set(reader, "path", "path", &mut into.path);
+    access(reader, &mut table, &mut into.access);
+    route_auth(reader, &mut table, &mut into.auth);
     table.set(
         reader,
         "strip_prefix",

@@ -8,7 +8,7 @@ use crate::addr::Addr;
 use crate::engine::conn::close::Closed;
 use crate::engine::handler::Conn;
 use crate::gateway::error::{Cause, ProxyError};
-use crate::gateway::exchange::{Answer, Body, Exchange};
+use crate::gateway::exchange::{Answer, Body, Exchange, Extras};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::reply::Reply;
@@ -127,6 +127,7 @@ impl<H: Hooks> Proxy<H> {
         let record = Record {
             peer,
             client: exchange.client,
+            user: Extras::user(exchange.extras.as_deref()).unwrap_or_default(),
             method: &exchange.asked.method,
             host: &exchange.asked.host,
             target: &exchange.asked.target,
@@ -188,6 +189,7 @@ impl<H: Hooks> Proxy<H> {
         let record = Record {
             peer: &info.peer,
             client: info.peer.ip(),
+            user: "",
             method: words.next().unwrap_or_default(),
             host: "",
             target: words.next().unwrap_or_default(),

@@ -3,10 +3,13 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use super::admitting::{Check, hide_credentials};
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
 use crate::engine::handler::{Action, Conn};
 use crate::gateway::error::{Cause, Phase, ProxyError};
-use crate::gateway::exchange::{Answer, Asked, Body, Exchange, Expectation, Kept, Place, Upload};
+use crate::gateway::exchange::{
+    Answer, Asked, Body, Exchange, Expectation, Extras, Kept, Place, Upload,
+};
 use crate::gateway::forwarding::{self, Hop};
 use crate::gateway::hooks::{Head, Hooks, RequestHead, Verdict, path_of};
 use crate::gateway::record::{EndedBy, Notes};
@@ -16,12 +19,15 @@ use crate::gateway::route::Route;
 use crate::gateway::rules::Listener;
 use crate::gateway::settings::HostField;
 use crate::http::{
-    Chunk, HeaderBlock, Headers, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
+    Chunk, HeaderBlock, Headers, KeptHead, RequestPart, SendError, ServerRequest, StatusCode,
+    Trailers,
 };
 
 /// The next step of a request whose head was prepared.
 enum Prepared {
     Dispatch,
+    /// The password of its client is checked first.
+    Check(Check),
     Answer(Reply),
     Close,
 }
@@ -59,15 +65,35 @@ impl<H: Hooks> Proxy<H> {
                 .as_ref()
                 .is_some_and(|retires| conn.now() >= **retires);
         self.meters.all.in_flight.add(1);
-        let prepared = match self.own_reply(conn, &listener.settings, request) {
-            Some(reply) => {
-                exchange.notes.is_own = true;
-                Ok(Prepared::Answer(reply))
-            }
-            None => {
-                let port = client.port(conn);
-                self.prepare(conn, &listener, port, &mut exchange, request)
-            }
+        self.take_in(conn, client, exchange, request);
+    }
+
+    /// Prepares the head of a request, and goes on with it.
+    pub(super) fn take_in(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: &mut ClientSession<H>,
+        mut exchange: Box<Exchange<H::Exchange>>,
+        request: &ServerRequest<'_>,
+    ) {
+        let listener = client.listener.clone();
+        let admitted = match &listener.admission {
+            None => Ok(None),
+            Some(admission) => self.admit_at(conn, &listener, admission, &mut exchange, request),
+        };
+        let prepared = match admitted {
+            Ok(Some(check)) => Ok(Prepared::Check(check)),
+            Ok(None) => match self.own_reply(conn, &listener.settings, request) {
+                Some(reply) => {
+                    exchange.notes.is_own = true;
+                    Ok(Prepared::Answer(reply))
+                }
+                None => {
+                    let port = client.port(conn);
+                    self.prepare(conn, &listener, port, &mut exchange, request)
+                }
+            },
+            Err(error) => Err(error),
         };
         if exchange.client.is_none() {
             // It was refused, or answered here, before its fields were gathered.
@@ -91,6 +117,9 @@ impl<H: Hooks> Proxy<H> {
                 if !gathers {
                     self.dispatch(conn, client);
                 }
+            }
+            Ok(Prepared::Check(check)) => {
+                self.check_user(conn, client, KeptHead::of(request), check);
             }
             Ok(Prepared::Answer(reply)) => self.answer(conn, client, &reply),
             Ok(Prepared::Close) => {
@@ -146,11 +175,20 @@ impl<H: Hooks> Proxy<H> {
             ProxyError::new(StatusCode::NOT_FOUND, Phase::Request, Cause::NoRoute)
         })?;
         let peer = conn.peer_addr().ip();
+        if listener.admission.is_some() || route.admission.is_some() {
+            exchange.route = Some(route.clone());
+            if let Some(check) = self.admit_to(conn, listener, &route, exchange, request)? {
+                return Ok(Prepared::Check(check));
+            }
+        }
         let head = &mut exchange.head;
         let believes = forwarding::trusts(rules, peer);
         let fields = &mut head.fields;
         request::gather(request, seen, settings.underscores, believes, fields)
             .map_err(unsendable)?;
+        if exchange.extras.is_some() {
+            hide_credentials(listener, &route, &mut head.fields);
+        }
         exchange.nominated = request::nominated(request.headers());
         exchange.client = forwarding::client(rules, peer, head.fields.headers());
         head.method.push_str(request.method());
@@ -175,6 +213,7 @@ impl<H: Hooks> Proxy<H> {
             head,
             peer: conn.peer_addr(),
             client: exchange.client,
+            user: Extras::user(exchange.extras.as_deref()),
             route: &route.name,
             version: request.version(),
             content_length: request.content_length(),
@@ -371,6 +410,7 @@ impl<X: Default> Exchange<X> {
             client: None,
             expectation: Expectation::None,
             nominated: Vec::new(),
+            extras: None,
             takes_nodes_host: false,
             is_last: false,
             has_deadline: false,

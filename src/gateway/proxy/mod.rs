@@ -1,5 +1,6 @@
 //! The handler: it reacts to the connections of clients and of nodes.
 
+mod admitting;
 mod answering;
 mod asking;
 mod checking;
@@ -182,6 +183,9 @@ const SAY_CONTINUE: u64 = 1;
 
 /// The token of the timer after which the gathered parts of a response are sent.
 const FLUSH: u64 = 2;
+
+/// The token of the timer after which a wrong password is refused.
+const REFUSE: u64 = 3;
 
 impl<H: Hooks> Proxy<H> {
     pub(super) fn new(
@@ -368,6 +372,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
         if listener.settings.kind == ListenerKind::Socks5 {
+            if self.refuses_address(conn, &listener) {
+                return None;
+            }
             return Some(Session::Socks(Box::new(SocksSession::new(conn, listener))));
         }
         let max_age = jittered(listener.settings.timeouts.max_age);
@@ -452,6 +459,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 // Nothing is sent to a client that no longer waits.
                 return conn.send(Continue).into();
             }
+            (REFUSE, _) => self.refuse_password(conn, client),
             (FLUSH, _) => {
                 if let Some(gathered) = &mut exchange.gathered {
                     gathered.timer = None;
@@ -470,7 +478,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     ProxyError::new(StatusCode::GATEWAY_TIMEOUT, Phase::Head, Cause::Timeout);
                 self.fail(conn, client, error);
             }
-            Session::Socks(socks) if socks.has_wrong_password() => Self::refuse_password(conn),
+            Session::Socks(socks) if socks.has_wrong_password() => {
+                Self::refuse_socks_password(conn);
+            }
             _ => conn.abort(),
         }
         Action::Continue

@@ -17,8 +17,7 @@ impl<H: Hooks> Proxy<H> {
         request: &ServerRequest<'_>,
     ) -> Option<Reply> {
         let is_metrics = listener.kind == ListenerKind::Metrics;
-        let health = listener.health_path.as_deref();
-        let health = health.or(is_metrics.then_some("/healthz"))?;
+        let health = listener.own_health_path()?;
         let path = path_of(request.target());
         let is_read = matches!(request.method(), "GET" | "HEAD");
         match path {

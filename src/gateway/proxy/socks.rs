@@ -23,6 +23,8 @@ pub struct SocksSession<H: Hooks> {
     listener: Rc<Listener>,
     began: Instant,
     unix_time: u64,
+    /// The name that the client has proved. Empty if none was asked for.
+    user: Box<str>,
     target: Option<Target>,
     reply: Option<ReplyCode>,
     connected: Option<Instant>,
@@ -43,6 +45,7 @@ impl<H: Hooks> SocksSession<H> {
             listener,
             began: conn.now(),
             unix_time: conn.unix_time(),
+            user: Box::default(),
             target: None,
             reply: None,
             connected: None,
@@ -111,6 +114,7 @@ impl<H: Hooks> Proxy<H> {
             return conn.close();
         };
         if users.remembers(&user, password, conn.now()) {
+            session.user = user.into();
             return Self::accept_password(conn);
         }
         conn.pause_reads();
@@ -124,6 +128,7 @@ impl<H: Hooks> Proxy<H> {
                 };
                 if is_right {
                     users.remember(&user, &password, conn.now());
+                    session.user = user.into();
                     conn.resume_reads();
                     return Self::accept_password(conn);
                 }
@@ -132,14 +137,14 @@ impl<H: Hooks> Proxy<H> {
                 let ip = conn.peer_addr().ip();
                 let delay = ip.map(|ip| users.note_failure(ip, conn.now()));
                 match delay.unwrap_or_default() {
-                    Duration::ZERO => Self::refuse_password(conn),
+                    Duration::ZERO => Self::refuse_socks_password(conn),
                     delay => conn.set_deadline(Some(delay)),
                 }
             });
         });
         if !is_queued {
             log::warn!(target: "epicycle::gateway::socks", "{}: too many passwords wait to be checked", conn.peer_addr());
-            Self::refuse_password(conn);
+            Self::refuse_socks_password(conn);
         }
     }
 
@@ -148,7 +153,7 @@ impl<H: Hooks> Proxy<H> {
         let _ = conn.send(SocksAnswer::Credentials(true));
     }
 
-    pub(super) fn refuse_password(conn: &mut Conn<'_, Self>) {
+    pub(super) fn refuse_socks_password(conn: &mut Conn<'_, Self>) {
         let _ = conn.send(SocksAnswer::Credentials(false));
         conn.close();
     }
@@ -319,6 +324,7 @@ impl<H: Hooks> Proxy<H> {
         let record = Record {
             peer: &info.peer,
             client: info.peer.ip(),
+            user: &session.user,
             method: "SOCKS5",
             host: "",
             target: &target,

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::template::is_template;
 use super::{
-    BalanceBy, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind, ListenerSettings,
-    LogFormat, NodeAddr, PoolSettings, Problem, RouteSettings, Settings, SourceSettings,
-    WebSocketMode,
+    BalanceBy, BasicAuth, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind,
+    ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem, RouteAuth, RouteSettings,
+    Settings, SourceSettings, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -142,6 +142,12 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let is_right = listener.users.is_none() || listener.kind == ListenerKind::Socks5;
     let remedy = "only clients of a SOCKS listener tell their names; remove it";
     problems.unless(is_right, format!("{place}.users"), remedy);
+    let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Socks5;
+    let remedy = "the clients of a SOCKS listener tell names if there are `users`; use that";
+    problems.unless(is_right, format!("{place}.auth"), remedy);
+    if let Some(auth) = &listener.auth {
+        check_realm(problems, place, auth);
+    }
     let limits = &listener.limits;
     let at = format!("{place}.limits");
     problems.heads(&at, limits.max_head, limits.max_headers);
@@ -205,6 +211,9 @@ fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
         let is_h2c = protocol.eq_ignore_ascii_case("h2c");
         problems.unless(!is_h2c, at, "h2c is never passed on; remove it");
     }
+    if let RouteAuth::Basic(auth) = &route.auth {
+        check_realm(problems, place, auth);
+    }
     for (status, page) in &route.error_pages {
         let at = format!("{place}.error_pages.{status}");
         let is_right = (400..=599).contains(status);
@@ -212,6 +221,14 @@ fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
         let is_right = is_value(page.content_type.as_bytes());
         problems.unless(is_right, at, "the type has a control character");
     }
+}
+
+fn check_realm(problems: &mut Problems, place: &str, auth: &BasicAuth) {
+    // It stands in quotes.
+    let is_sound = |char: char| matches!(char, ' '..='~') && !matches!(char, '"' | '\\');
+    let remedy = "use printable ASCII without quotes and backslashes";
+    let is_right = auth.realm.chars().all(is_sound);
+    problems.unless(is_right, format!("{place}.auth.realm"), remedy);
 }
 
 fn check_changes(problems: &mut Problems, place: &str, changes: &FieldChanges) {

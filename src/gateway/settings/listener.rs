@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::{Access, BasicAuth};
 use crate::gateway::Users;
 use crate::gateway::egress::Egress;
 #[cfg(feature = "tls")]
@@ -30,6 +31,10 @@ pub struct ListenerSettings {
     pub limits: ClientLimits,
     /// The fields that tell a node about the client.
     pub forwarding: Forwarding,
+    /// The clients that may come, by their addresses. Default: all.
+    pub access: Access,
+    /// The names and passwords of clients. The health path asks for none. Default: none.
+    pub auth: Option<BasicAuth>,
     /// The treatment of fields whose names have an underscore. Default: dropped.
     pub underscores: Underscores,
     /// The meaning of a client's FIN. Default: the client has left.
@@ -238,6 +243,8 @@ impl ListenerSettings {
             timeouts: ClientTimeouts::default(),
             limits: ClientLimits::default(),
             forwarding: Forwarding::default(),
+            access: Access::default(),
+            auth: None,
             underscores: Underscores::default(),
             on_fin: OnFin::default(),
             proxy_status: false,
@@ -248,6 +255,13 @@ impl ListenerSettings {
             #[cfg(feature = "tls")]
             client_auth_digest: None,
         }
+    }
+
+    /// Returns the path that the gateway answers itself.
+    pub(crate) fn own_health_path(&self) -> Option<&str> {
+        let is_metrics = self.kind == ListenerKind::Metrics;
+        let given = self.health_path.as_deref();
+        given.or(is_metrics.then_some("/healthz"))
     }
 
     /// Returns true if clients speak TLS.

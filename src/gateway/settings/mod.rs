@@ -17,6 +17,7 @@
 //! assert!(settings.problems().is_empty());
 //! ```
 
+mod access;
 mod check;
 mod listener;
 mod log;
@@ -30,6 +31,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::access::{Access, BasicAuth, RouteAuth};
 pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
     TunnelTimeouts, Underscores,

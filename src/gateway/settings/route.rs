@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::{Access, RouteAuth};
+
 /// The requests that go to a pool, and the changes to them.
 ///
 /// Of the routes that fit a request, the most specific one is taken: an exact host, then the longest `*.suffix`, then
@@ -18,6 +20,10 @@ pub struct RouteSettings {
     pub path: Option<String>,
     /// The name of the pool.
     pub pool: String,
+    /// The clients that may come, by their addresses, of those that the listener lets in. Default: all.
+    pub access: Access,
+    /// The names and passwords of clients. Default: those of the listener.
+    pub auth: RouteAuth,
     /// A beginning of the path that is removed. Default: none.
     pub strip_prefix: Option<String>,
     /// A beginning that the path gets, joined by exactly one slash. Default: none.
@@ -108,6 +114,8 @@ impl RouteSettings {
             host: None,
             path: None,
             pool: pool.into(),
+            access: Access::default(),
+            auth: RouteAuth::default(),
             strip_prefix: None,
             add_prefix: None,
             rewrite: None,

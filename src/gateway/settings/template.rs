@@ -23,6 +23,7 @@ fields! {
     Time "time",
     Client "client",
     Peer "peer",
+    User "user",
     Method "method",
     Host "host",
     Target "target",
