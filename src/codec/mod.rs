@@ -212,7 +212,8 @@ pub enum Stage {
     /// for the answer. The end of the peer's stream closes the connection, since the rest cannot arrive any more.
     Streaming,
     /// The peer owes an answer, and the handler owes none. A shutdown waits for it, unless the peer has ended its
-    /// stream. The codec may [limit](Codec::response_timeout) the wait.
+    /// stream. The codec may [limit](Codec::response_timeout) the wait. If the connection is [piped](crate::Conn::pipe), a shutdown
+    /// waits for its end.
     Awaiting,
     /// The same, but the answer has begun and its rest has not arrived. The read timeout runs as well, from the last
     /// frame on.

@@ -14,7 +14,7 @@ use super::pool::Pool;
 use super::route::{Route, Routes};
 use super::settings::{
     BalanceBy, BasicAuth, FieldChanges, ForwardedFor, HashKey, HostField, ListenerKind,
-    ListenerSettings, RouteAuth, RouteSettings,
+    ListenerSettings, PoolSettings, RouteAuth, RouteSettings,
 };
 use super::start::shared_pool;
 use crate::addr::Endpoint;
@@ -50,7 +50,8 @@ struct Asked {
 
 impl Gateway {
     /// Tells which listener, route, pool and node a request would take, and what is changed on the way. The request is a
-    /// method and a URL: `GET http://app.example.org/api/users`. Nothing is sent.
+    /// method and a URL: `GET http://app.example.org/api/users`. For a TCP listener it is an address: `tcp://127.0.0.1:5432`. Nothing is
+    /// sent.
     ///
     /// The node is the one that the first request would get if all nodes are up. Hooks are not asked.
     ///
@@ -67,6 +68,9 @@ impl Gateway {
     ///
     /// The reason, and what to write, if the text is not a method and a URL.
     pub fn explain(&self, request: &str) -> Result<Explanation, String> {
+        if let Some(address) = request.trim().strip_prefix("tcp://") {
+            return self.explain_forwarding(address);
+        }
         let asked = Asked::parse(request)?;
         let mut steps = Vec::new();
         let Some(listener) = self.listener_for(&asked) else {
@@ -104,12 +108,7 @@ impl Gateway {
             return Ok(Explanation { steps });
         };
         let name = &route.settings.pool;
-        let (count, how) = (settings.nodes.len(), balance(&settings.balance));
-        let nodes = if count == 1 { "node" } else { "nodes" };
-        let from = settings.discover.as_ref().map_or(String::new(), |source| {
-            format!(", until there are others from {source}")
-        });
-        steps.push(("pool", format!("{name}: {count} {nodes}, {how}{from}")));
+        steps.push(("pool", pool_text(name, settings)));
 
         let shared = shared_pool(name, settings, 1, None).map_err(|error| error.to_string())?;
         let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
@@ -130,7 +129,7 @@ impl Gateway {
                 HashKey::Cookie(_) => " for a request without that cookie",
                 _ => "",
             },
-            _ if count > 1 => " first",
+            _ if settings.nodes.len() > 1 => " first",
             _ => "",
         };
         let Some((node, id)) = node else {
@@ -156,6 +155,60 @@ impl Gateway {
         if !response.is_empty() {
             steps.push(("response", change(response)));
         }
+        Ok(Explanation { steps })
+    }
+
+    /// Tells the pool and the node of a connection to a TCP listener.
+    fn explain_forwarding(&self, address: &str) -> Result<Explanation, String> {
+        let remedy = "write the address of a TCP listener, such as tcp://127.0.0.1:5432";
+        let port = address
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok());
+        let wanted: u16 = port.ok_or_else(|| format!("{address:?}: {remedy}"))?;
+        let mut steps = Vec::new();
+        let mut listeners = self.settings.listeners.iter().filter(|listener| {
+            let is_there =
+                matches!(listener.on.parse(), Ok(Endpoint::Tcp { port, .. }) if port == wanted);
+            is_there && listener.kind == ListenerKind::Tcp
+        });
+        let Some(listener) = listeners.next() else {
+            let none = format!("none: no listener forwards TCP on port {wanted}");
+            steps.push(("listener", none));
+            return Ok(Explanation { steps });
+        };
+        steps.push(("listener", listener.on.clone()));
+        let pools = &self.settings.pools;
+        let found = listener
+            .pool
+            .as_ref()
+            .and_then(|name| pools.get_key_value(name));
+        let Some((name, settings)) = found else {
+            return Ok(Explanation { steps });
+        };
+        steps.push(("pool", pool_text(name, settings)));
+        let shared = shared_pool(name, settings, 1, None).map_err(|error| error.to_string())?;
+        let meters = Meters::default();
+        let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
+        let key = pool.key_of(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
+        let Ok(chosen) = pool.pick(key, &[]) else {
+            steps.push(("node", "none: the connection is reset".to_owned()));
+            return Ok(Explanation { steps });
+        };
+        let depends = match &settings.balance {
+            BalanceBy::Hash { .. } => " for a client at 127.0.0.1",
+            _ if settings.nodes.len() > 1 => " first",
+            _ => "",
+        };
+        steps.push(("node", format!("{}{depends}", pool.name_of(chosen.node))));
+        let mut sends = Vec::new();
+        if let Some(version) = settings.proxy_protocol {
+            sends.push(format!("a header of the PROXY protocol, {version:?}"));
+        }
+        if pool.addr(chosen.node).is_some_and(|addr| addr.is_tls) {
+            sends.push("TLS".to_owned());
+        }
+        sends.push("the bytes of the client as they are".to_owned());
+        steps.push(("sends", sends.join("; ")));
         Ok(Explanation { steps })
     }
 
@@ -254,6 +307,16 @@ fn asked_for<'a>(
         (RouteAuth::Basic(auth), _) | (RouteAuth::Inherit, Some(auth)) => Some(auth),
         _ => None,
     }
+}
+
+fn pool_text(name: &str, settings: &PoolSettings) -> String {
+    let (count, how) = (settings.nodes.len(), balance(&settings.balance));
+    let nodes = if count == 1 { "node" } else { "nodes" };
+    let from = settings.discover.as_ref();
+    let from = from.map_or(String::new(), |source| {
+        format!(", until there are others from {source}")
+    });
+    format!("{name}: {count} {nodes}, {how}{from}")
 }
 
 fn balance(by: &BalanceBy) -> String {

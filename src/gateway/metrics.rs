@@ -90,10 +90,32 @@ metric_set! {
     pub(super) struct NodeStats("epicycle_gateway_node") {
         /// Requests that ended, by who ended them. A request counts for the last node that it was sent to.
         requests: counter by EndedBy,
+        /// Connections of TCP listeners that ended, by who ended them. One counts for the last node that was tried.
+        tunnels: counter by EndedBy,
+        /// Bytes from the clients of TCP listeners.
+        tunnel_bytes_in: counter,
+        /// Bytes to the clients of TCP listeners.
+        tunnel_bytes_out: counter,
     }
     /// The counters of a node on one reactor.
     #[derive(Debug, Default)]
     pub(super) struct NodeCounters;
+}
+
+metric_set! {
+    /// The connections of a listener that forwards up to one moment.
+    #[derive(Clone, Debug, Default)]
+    pub(super) struct ListenerStats("epicycle_gateway_listener") {
+        /// Connections that ended, by who ended them.
+        connections: counter by EndedBy,
+        /// Bytes from clients.
+        bytes_in: counter,
+        /// Bytes to clients.
+        bytes_out: counter,
+    }
+    /// The counters of a listener on one reactor.
+    #[derive(Debug, Default)]
+    pub(super) struct ListenerCounters;
 }
 
 metric_set! {
@@ -118,6 +140,7 @@ metric_set! {
 #[derive(Debug, Default)]
 pub(super) struct Meters {
     pub(super) all: GatewayCounters,
+    listeners: Mutex<BTreeMap<String, Arc<ListenerCounters>>>,
     routes: Mutex<BTreeMap<String, Arc<RouteCounters>>>,
     pools: Mutex<BTreeMap<String, Arc<PoolCounters>>>,
     nodes: Mutex<BTreeMap<(String, String), Arc<NodeCounters>>>,
@@ -134,6 +157,15 @@ pub(super) struct Registry {
 }
 
 impl Meters {
+    /// Returns the counters of a listener.
+    pub(super) fn listener(&self, on: &str) -> Arc<ListenerCounters> {
+        self.listeners
+            .lock()
+            .entry(on.to_owned())
+            .or_default()
+            .clone()
+    }
+
     /// Returns the counters of a route. A route that comes back goes on with its old ones.
     pub(super) fn route(&self, name: &str) -> Arc<RouteCounters> {
         self.routes
@@ -160,6 +192,9 @@ impl Meters {
 
     /// Forgets the counters that nobody uses any more.
     pub(super) fn forget_unused(&self) {
+        self.listeners
+            .lock()
+            .retain(|_, counters| Arc::strong_count(counters) > 1);
         self.routes
             .lock()
             .retain(|_, counters| Arc::strong_count(counters) > 1);
@@ -211,6 +246,23 @@ impl NodeCounters {
     }
 }
 
+impl NodeCounters {
+    /// Counts a connection of a TCP listener.
+    pub(super) fn count_tunnel(&self, record: &Record<'_>) {
+        self.tunnels[record.ended_by].add(1);
+        self.tunnel_bytes_in.add(record.request_bytes);
+        self.tunnel_bytes_out.add(record.response_bytes);
+    }
+}
+
+impl ListenerCounters {
+    pub(super) fn count(&self, record: &Record<'_>) {
+        self.connections[record.ended_by].add(1);
+        self.bytes_in.add(record.request_bytes);
+        self.bytes_out.add(record.response_bytes);
+    }
+}
+
 impl Registry {
     /// Returns the counters of another reactor.
     pub(super) fn reactor(&self) -> Arc<Meters> {
@@ -227,11 +279,15 @@ impl Registry {
     ) {
         let reactors = self.reactors.lock();
         let mut all = GatewayStats::default();
+        let mut listeners = BTreeMap::<String, ListenerStats>::new();
         let mut routes = BTreeMap::<String, RouteStats>::new();
         let mut stats_of_pools = BTreeMap::<String, PoolStats>::new();
         let mut nodes = BTreeMap::<(String, String), NodeStats>::new();
         for meters in &*reactors {
             all += meters.all.read();
+            for (on, counters) in &*meters.listeners.lock() {
+                *listeners.entry(on.clone()).or_default() += counters.read();
+            }
             for (name, counters) in &*meters.routes.lock() {
                 *routes.entry(name.clone()).or_default() += counters.read();
             }
@@ -244,6 +300,9 @@ impl Registry {
         }
         drop(reactors);
         all.expose(&[], to);
+        for (on, stats) in &listeners {
+            stats.expose(&[("listener", on)], to);
+        }
         for (route, stats) in &routes {
             stats.expose(&[("route", route)], to);
         }

@@ -63,6 +63,7 @@ mod forwarding;
 mod frames;
 mod health;
 mod hooks;
+mod joined;
 mod metrics;
 mod places;
 mod pool;

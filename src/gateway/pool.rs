@@ -42,6 +42,9 @@ pub(super) struct SharedPool {
     epoch: Arc<OnceLock<Instant>>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<crate::tls::TlsClient>,
+    /// The same for connections that are joined with those of clients, once there is one.
+    #[cfg(feature = "tls")]
+    tls_for_joined: OnceLock<crate::tls::TlsClient>,
 }
 
 /// A pool of a reactor.
@@ -127,8 +130,24 @@ impl SharedPool {
             epoch: old.map(|old| old.epoch.clone()).unwrap_or_default(),
             #[cfg(feature = "tls")]
             tls: settings.tls.clone(),
+            #[cfg(feature = "tls")]
+            tls_for_joined: OnceLock::new(),
             settings: settings.clone(),
         }
+    }
+
+    /// Returns the TLS of connections that are joined with those of clients. They may carry any protocol, so none is offered unless
+    /// the settings do.
+    #[cfg(feature = "tls")]
+    fn tls_for_joined(&self) -> Option<&crate::tls::TlsClient> {
+        if self.settings.tls.is_some() {
+            return self.tls.as_ref();
+        }
+        let tls = self.tls.as_ref()?;
+        Some(
+            self.tls_for_joined
+                .get_or_init(|| tls.clone().alpn(&[""; 0])),
+        )
     }
 
     /// Returns the time for the health.
@@ -278,15 +297,19 @@ impl Pool {
             None => connect,
         };
         #[cfg(feature = "tls")]
-        if addr.is_tls
-            && let Some(tls) = &self.shared.tls
-        {
-            // The name was checked with the settings.
-            let named = match &addr.name {
-                Some(name) if !tls.has_server_name() => tls.clone().server_name(name).ok(),
-                _ => None,
+        if addr.is_tls {
+            let tls = match to.is_joined() {
+                true => self.shared.tls_for_joined(),
+                false => self.shared.tls.as_ref(),
             };
-            return Some(connect.tls(named.as_ref().unwrap_or(tls)));
+            if let Some(tls) = tls {
+                // The name was checked with the settings.
+                let named = match &addr.name {
+                    Some(name) if !tls.has_server_name() => tls.clone().server_name(name).ok(),
+                    _ => None,
+                };
+                return Some(connect.tls(named.as_ref().unwrap_or(tls)));
+            }
         }
         Some(connect)
     }
@@ -338,10 +361,16 @@ impl Pool {
         self.budget.request(now);
     }
 
-    /// Returns true if the budget allows a retry, and counts it.
-    pub(super) fn may_retry(&mut self, now: Instant) -> bool {
+    /// Returns true if something that was retried so often may be retried once more, and counts it.
+    pub(super) fn may_retry(&mut self, retries: &mut u32, now: Instant) -> bool {
         let now = self.shared.time(now);
-        self.budget.try_retry(now)
+        if *retries >= self.settings().retries.max || !self.budget.try_retry(now) {
+            self.counters.refused_retries.add(1);
+            return false;
+        }
+        self.counters.retries.add(1);
+        *retries += 1;
+        true
     }
 
     /// Chooses a node that is none of those that were tried.
@@ -421,6 +450,14 @@ impl Pool {
             return 0;
         };
         hash(*ring, key, head, client)
+    }
+
+    /// Returns the key by which the balancer may hash a connection of a client.
+    pub(super) fn key_of(&self, client: Option<IpAddr>) -> u64 {
+        match &self.settings().balance {
+            BalanceBy::Hash { ring, .. } => hash_of(*ring, client),
+            _ => 0,
+        }
     }
 }
 
@@ -512,10 +549,7 @@ fn node_counters(shared: &SharedPool, meters: &Meters) -> FxHashMap<NodeId, Arc<
 fn hash(ring: KeyHash, key: &HashKey, head: &Head, client: Option<IpAddr>) -> u64 {
     let headers = head.fields.headers();
     match key {
-        HashKey::Ip => match client {
-            Some(ip) => ring.of(ip.to_canonical().to_string().as_bytes()),
-            None => ring.of(b""),
-        },
+        HashKey::Ip => hash_of(ring, client),
         HashKey::Path => ring.of(path_of(&head.target).as_bytes()),
         HashKey::Uri => ring.of(head.target.as_bytes()),
         HashKey::Header(name) => ring.of(headers.get(name).unwrap_or_default()),
@@ -530,6 +564,13 @@ fn hash(ring: KeyHash, key: &HashKey, head: &Head, client: Option<IpAddr>) -> u6
             let pairs = query.as_bytes().split(|byte| *byte == b'&');
             ring.of(value_of(pairs, name).unwrap_or_default())
         }
+    }
+}
+
+fn hash_of(ring: KeyHash, client: Option<IpAddr>) -> u64 {
+    match client {
+        Some(ip) => ring.of(ip.to_canonical().to_string().as_bytes()),
+        None => ring.of(b""),
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::admission::Admission;
 use super::egress::Guard;
-use super::metrics::Meters;
+use super::metrics::{ListenerCounters, Meters};
 use super::pool::SharedPool;
 use super::route::Routes;
-use super::settings::{ListenerSettings, Settings};
+use super::settings::{ListenerKind, ListenerSettings, Settings};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::http::Limits;
 
@@ -36,15 +37,22 @@ pub(super) struct Listener {
     pub(super) admission: Option<Box<Admission>>,
     /// The targets that its clients may reach, if they name them.
     pub(super) guard: Arc<Guard>,
+    /// The counters of the connections that it forwards.
+    pub(super) counters: Arc<ListenerCounters>,
 }
 
 impl Rules {
     pub(super) fn new(settings: &Settings, pools: &[Arc<SharedPool>], meters: &Meters) -> Self {
         let all = settings.listeners.iter().map(label);
         let listeners = settings.listeners.iter().map(|listener| {
-            let label = Box::from(label(listener));
+            let label: Box<str> = label(listener).into();
             let guard = Guard::new(listener.egress.clone(), all.clone());
-            (label, Rc::new(Listener::new(listener.clone(), guard)))
+            let counters = match listener.kind {
+                ListenerKind::Tcp => meters.listener(&label),
+                _ => Arc::default(),
+            };
+            let listener = Listener::new(listener.clone(), guard, counters);
+            (label, Rc::new(listener))
         });
         let numbers = pools.iter().zip(0..);
         let live = numbers.filter(|(pool, _)| settings.pools.contains_key(&*pool.name));
@@ -65,7 +73,7 @@ pub(super) fn label(listener: &ListenerSettings) -> &str {
 }
 
 impl Listener {
-    fn new(settings: ListenerSettings, guard: Guard) -> Self {
+    fn new(settings: ListenerSettings, guard: Guard, counters: Arc<ListenerCounters>) -> Self {
         let bounds = &settings.limits;
         let limits = Limits::default()
             .max_head(bounds.max_head)
@@ -78,6 +86,7 @@ impl Listener {
             is_tls: settings.is_tls(),
             admission: Admission::of_listener(&settings),
             guard: Arc::new(guard),
+            counters,
             settings,
         }
     }
@@ -87,9 +96,14 @@ impl Listener {
 pub(super) fn client_limits(settings: &ListenerSettings) -> ConnLimits {
     let timeouts = &settings.timeouts;
     let high = settings.limits.high_water;
+    let (read, idle) = match settings.kind {
+        // Until it is joined with its node's, the times of the pool count.
+        ListenerKind::Tcp => (Duration::MAX, Duration::MAX),
+        _ => (timeouts.head, timeouts.idle),
+    };
     ConnLimits::new()
-        .read_timeout(timeouts.head)
-        .idle_timeout(timeouts.idle)
+        .read_timeout(read)
+        .idle_timeout(idle)
         .write_stall_timeout(timeouts.write_stall)
         .high_water(high)
         .low_water(high / 2)

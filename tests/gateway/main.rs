@@ -29,4 +29,5 @@ mod rig;
 mod secure;
 mod socks;
 mod strangers;
+mod tcp;
 mod websockets;

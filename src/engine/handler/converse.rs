@@ -195,7 +195,9 @@ pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
         return state.takes_writes();
     }
     let awaits = C::CONVERSES && is_peers_turn(codec.stage());
-    awaits && state.is_open() && !state.is_leaving() && !state.saw_peer_eof()
+    // What a piped connection waits for may come from its partner.
+    let may_come = state.is_piped() || (!state.is_leaving() && !state.saw_peer_eof());
+    awaits && state.is_open() && may_come
 }
 
 /// Returns true if the peer owes an answer or its rest, and the handler owes none.

@@ -14,9 +14,14 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     let on = on.unwrap_or_else(|| "tcp://127.0.0.1:0".to_owned());
     let mut listener = ListenerSettings::new(on);
     kind(reader, &mut table, &mut listener.kind);
+    listener.pool = table.get(reader, "pool", "pool");
     #[cfg(feature = "tls")]
     if let Some(value) = table.take(reader, "tls", "tls") {
-        let read = tls::read(reader, value);
+        let protocols: &[&str] = match listener.kind {
+            ListenerKind::Tcp => &[],
+            _ => &["http/1.1"],
+        };
+        let read = tls::read(reader, value, protocols);
         (listener.tls, listener.client_auth_digest) = read.unzip();
         if listener.tls.is_none() {
             table.is_reported(reader, "sni_match");
@@ -95,13 +100,14 @@ fn kind(reader: &mut Reader, table: &mut Table<'_>, kind: &mut ListenerKind) {
         Some("reverse") => *kind = ListenerKind::Reverse,
         Some("metrics") => *kind = ListenerKind::Metrics,
         Some("socks5") => *kind = ListenerKind::Socks5,
-        Some("forward" | "tcp" | "udp") => {
-            value.wrong(
-                reader,
-                "this kind is not in this version; use \"reverse\", \"socks5\" or \"metrics\"",
-            );
+        Some("tcp") => *kind = ListenerKind::Tcp,
+        Some("forward" | "udp") => {
+            value.wrong(reader, "this kind is not in this version; use \"reverse\", \"socks5\", \"tcp\" or \"metrics\"");
         }
-        _ => value.wrong(reader, "use \"reverse\", \"socks5\" or \"metrics\""),
+        _ => value.wrong(
+            reader,
+            "use \"reverse\", \"socks5\", \"tcp\" or \"metrics\"",
+        ),
     }
 }
 
@@ -206,8 +212,12 @@ mod tls {
 
     /// Reads `tls`: a table with a certificate, or an array of them. The first one is for clients that name no host.
     ///
-    /// Also returns a number that differs if clients are asked for certificates by other rules.
-    pub(super) fn read(reader: &mut Reader, value: Value<'_>) -> Option<(TlsServer, u64)> {
+    /// `protocols` are those to choose from by ALPN. Also returns a number that differs if clients are asked for certificates by other rules.
+    pub(super) fn read(
+        reader: &mut Reader,
+        value: Value<'_>,
+        protocols: &[&str],
+    ) -> Option<(TlsServer, u64)> {
         let (span, key) = (value.span.clone(), value.key.clone());
         let tables = match value.value {
             toml::de::DeValue::Table(_) => vec![value.into_table(reader, "tls")?],
@@ -247,7 +257,7 @@ mod tls {
         let first = identities.next()?;
         let built = (|| {
             let server = identities.fold(TlsServer::new(first)?, TlsServer::identity);
-            let server = server.alpn(&["http/1.1"]);
+            let server = server.alpn(protocols);
             Ok::<_, TlsError>(match &clients {
                 Some((roots, true)) => server.require_client_certificate(roots)?,
                 Some((roots, false)) => server.request_client_certificate(roots)?,

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use self::read::{Reader, Size, Span, Table};
+#[cfg(feature = "tls")]
+use super::settings::ListenerKind;
 use super::settings::{AccessLog, LogFormat, LogTarget, NodeSettings, Settings};
 use crate::error::error_messages;
 use crate::sys::files::read_at_most;
@@ -198,8 +200,22 @@ fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
     for (name, table) in table.named_tables(reader, "pool", "pools") {
         settings.pools.insert(name, pool::read(reader, table));
     }
+    #[cfg(feature = "tls")]
+    offer_no_protocol(settings);
     table.not_yet(reader);
     table.finish(reader);
+}
+
+/// Lets the pools of TCP listeners offer no protocol by ALPN: their connections carry any.
+#[cfg(feature = "tls")]
+fn offer_no_protocol(settings: &mut Settings) {
+    let forwarding = settings.listeners.iter();
+    let forwarding = forwarding.filter(|listener| listener.kind == ListenerKind::Tcp);
+    for name in forwarding.filter_map(|listener| listener.pool.as_ref()) {
+        if let Some(pool) = settings.pools.get_mut(name) {
+            pool.tls = pool.tls.take().map(|tls| tls.alpn(&[""; 0]));
+        }
+    }
 }
 
 fn access_log(reader: &mut Reader, mut table: Table<'_>) -> Option<AccessLog> {

@@ -15,7 +15,7 @@ use crate::gateway::reply::Reply;
 use crate::http::{HeaderBlock, ServerResponse, StatusCode};
 
 /// The status in a record of a client that has left before it got one.
-const CLIENT_LEFT: u16 = 499;
+pub(super) const CLIENT_LEFT: u16 = 499;
 
 impl<H: Hooks> Proxy<H> {
     /// Ends the exchange of a client with an error: with an answer, or with a cut if the response has begun.

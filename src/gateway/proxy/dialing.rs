@@ -32,13 +32,18 @@ impl<H: Hooks> Proxy<H> {
         reactor: &mut Reactor<'_, Self>,
     ) {
         let connect = self.pools[number].connect(&to);
+        let joined = to.client.filter(|client| client.is_joined);
         let token = self.next_token(Dial {
             pool: number,
             began: reactor.now(),
             purpose: Purpose::Serve(to, place),
         });
         let asked = match connect {
-            Some(connect) => reactor.connect(Connect::token(connect, token)).map(drop),
+            Some(connect) => reactor.connect(Connect::token(connect, token)).map(|dial| {
+                if let Some(client) = joined {
+                    self.dials_to_join.insert(client.id, dial);
+                }
+            }),
             // It is in the list no more.
             None => Err(ConnectError::Cancelled),
         };
@@ -72,16 +77,24 @@ impl<H: Hooks> Proxy<H> {
         if let Some(place) = place {
             self.offer_place(number, to.node, place, reactor);
         }
+        if let Some(client) = to.client {
+            self.dials_to_join.remove(&client.id);
+        }
         let pool = &mut self.pools[number];
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
         if let Some(waiter) = pool.connections.failed(&to) {
-            reactor.with(waiter, |conn, session| {
-                if let Session::Client(client) = session {
+            reactor.with(waiter, |conn, session| match session {
+                Session::Client(client) => {
                     if let Some(exchange) = &mut client.exchange {
                         exchange.notes.end_wait(dial.began);
                     }
                     self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
                 }
+                Session::Tcp(client) => {
+                    client.notes.end_wait(dial.began);
+                    self.try_another_node(conn, client, to.node, &ProxyError::connect(error));
+                }
+                _ => {}
             });
         }
         self.settle(number, reactor);

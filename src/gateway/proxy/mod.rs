@@ -11,6 +11,7 @@ mod placing;
 mod relaying;
 mod reloading;
 mod socks;
+mod tcp;
 mod tunneling;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use self::checking::CheckSession;
 #[cfg(test)]
 pub(super) use self::relaying::gather_response;
 use self::socks::SocksSession;
+use self::tcp::TcpSession;
 use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::destination::Destination;
@@ -31,6 +33,7 @@ use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place, Spare};
 use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
+use super::joined::Joined;
 use super::metrics::{Meters, RouteCounters};
 use super::places::TakenPlace;
 use super::pool::{Pool, SharedPool};
@@ -41,11 +44,11 @@ use super::settings::{ListenerKind, OnFin, Settings};
 use super::shared::Shared;
 use super::socks::{SocksAnswer, SocksServer};
 use crate::balance::NodeId;
-use crate::codec::{Raw, one_of};
+use crate::codec::one_of;
 use crate::engine::conn::close::{CloseReason, Closed, TimeoutKind};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
-use crate::engine::handler::{Action, Conn, Engine, EventHandler, Reactor};
+use crate::engine::handler::{Action, Conn, Connecting, Engine, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
 use crate::http::client::{ClientRequest, StreamCodec};
 use crate::http::{
@@ -61,7 +64,7 @@ one_of! {
         Upstream(StreamCodec),
         Frames(RelayCodec),
         Socks(SocksServer),
-        Target(Raw),
+        Joined(Joined),
     }
     /// A part of a request or of a response.
     #[derive(Debug)]
@@ -83,6 +86,8 @@ pub struct Proxy<H: Hooks> {
     pools: Vec<Pool>,
     /// The dials to nodes under way, by token.
     dials: HashMap<u64, Dial>,
+    /// The dials of connections that are to be joined with those of clients, by client.
+    dials_to_join: HashMap<ConnId, Connecting<Self>>,
     /// The clients for whose targets dials are under way, by token.
     target_dials: HashMap<u64, ConnId>,
     last_dial: u64,
@@ -123,6 +128,8 @@ pub enum Session<H: Hooks> {
     Socks(Box<SocksSession<H>>),
     /// A connection to the target of a SOCKS client.
     Target,
+    /// A connection of a client of a TCP listener.
+    Tcp(Box<TcpSession>),
 }
 
 /// The state of a client's connection.
@@ -207,6 +214,7 @@ impl<H: Hooks> Proxy<H> {
             meters,
             shared,
             dials: HashMap::new(),
+            dials_to_join: HashMap::new(),
             target_dials: HashMap::new(),
             last_dial: 0,
             block: HeaderBlock::new(),
@@ -310,15 +318,21 @@ impl<H: Hooks> EventHandler for Proxy<H> {
 
     fn codec(&mut self, info: &ConnInfo<'_>) -> Side {
         match info.origin() {
-            Origin::Connected { token } if self.target_dials.contains_key(&token) => Raw.into(),
+            Origin::Connected { token } if self.target_dials.contains_key(&token) => Joined.into(),
             Origin::Connected { token } => {
-                let pool = self.dials.get(&token).map(|dial| &self.pools[dial.pool]);
+                let dial = self.dials.get(&token);
+                match dial.map(|dial| &dial.purpose) {
+                    Some(Purpose::Serve(to, _)) if to.is_joined() => return Joined.into(),
+                    _ => {}
+                }
+                let pool = dial.map(|dial| &self.pools[dial.pool]);
                 pool.map_or_else(StreamCodec::default, Pool::codec).into()
             }
             _ => match self.rules.listeners.get(info.label()) {
                 Some(listener) if listener.settings.kind == ListenerKind::Socks5 => {
                     SocksServer::new(listener.settings.users.is_some()).into()
                 }
+                Some(listener) if listener.settings.kind == ListenerKind::Tcp => Joined.into(),
                 Some(listener) => HttpStreamCodec::new(listener.limits)
                     .manual_continue()
                     .into(),
@@ -351,11 +365,12 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             };
             let connections = &mut self.pools[pool].connections;
             connections.opened(&to, conn.id(), opened);
-            if let Some(client) = to.client
-                && conn.with(client.id, |_, _| ()).is_none()
-            {
-                // It serves no other client.
-                conn.close();
+            if let Some(client) = to.client {
+                self.dials_to_join.remove(&client.id);
+                if conn.with(client.id, |_, _| ()).is_none() {
+                    // It serves no other client.
+                    conn.close();
+                }
             }
             self.pools[pool].counters.opens.add(1);
             conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));
@@ -371,11 +386,19 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             })));
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
+        let is_tunnel = matches!(
+            listener.settings.kind,
+            ListenerKind::Socks5 | ListenerKind::Tcp
+        );
+        if is_tunnel && self.refuses_address(conn, &listener) {
+            return None;
+        }
         if listener.settings.kind == ListenerKind::Socks5 {
-            if self.refuses_address(conn, &listener) {
-                return None;
-            }
             return Some(Session::Socks(Box::new(SocksSession::new(conn, listener))));
+        }
+        if listener.settings.kind == ListenerKind::Tcp {
+            let session = self.begin_forwarding(conn, listener)?;
+            return Some(Session::Tcp(Box::new(session)));
         }
         let max_age = jittered(listener.settings.timeouts.max_age);
         let retires = opened.checked_add(max_age).map(Box::new);
@@ -510,6 +533,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             }
             Session::Socks(socks) => self.on_socks_closed(info, &socks, &reason),
             Session::Target => {}
+            Session::Tcp(client) => self.on_tcp_closed(reactor, info, *client, &reason),
         }
     }
 
@@ -591,6 +615,7 @@ impl<H: Hooks> fmt::Debug for Session<H> {
             Session::Check(_) => "Check",
             Session::Socks(_) => "Socks",
             Session::Target => "Target",
+            Session::Tcp(_) => "Tcp",
         })
     }
 }

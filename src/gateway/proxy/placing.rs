@@ -193,12 +193,15 @@ impl<H: Hooks> Proxy<H> {
                     connection,
                     reused,
                 } => {
-                    let served = reactor.with(waiter, |conn, session| {
-                        if let Session::Client(client) = session
-                            && !self.send(conn, client, connection, reused)
-                        {
-                            self.dispatch(conn, client);
+                    let served = reactor.with(waiter, |conn, session| match session {
+                        Session::Client(client) => {
+                            let is_sent = self.send(conn, client, connection, reused);
+                            if !is_sent {
+                                self.dispatch(conn, client);
+                            }
                         }
+                        Session::Tcp(client) => self.join_node(conn, client, connection),
+                        _ => {}
                     });
                     if served.is_none() {
                         self.pools[number]
@@ -211,13 +214,18 @@ impl<H: Hooks> Proxy<H> {
                     reactor.with(connection, |conn, _| conn.close());
                 }
                 Step::TimedOut(waiter) => {
-                    reactor.with(waiter, |conn, session| {
-                        if let Session::Client(client) = session {
+                    reactor.with(waiter, |conn, session| match session {
+                        Session::Client(client) => {
                             if let Some(exchange) = &mut client.exchange {
                                 exchange.notes.timeout = "pending_timeout";
                             }
                             self.fail(conn, client, busy());
                         }
+                        Session::Tcp(client) => {
+                            client.notes.timeout = "pending_timeout";
+                            Self::refuse_tcp(conn, client, &busy());
+                        }
+                        _ => {}
                     });
                 }
             }
@@ -290,14 +298,7 @@ impl<H: Hooks> Proxy<H> {
         let Some(number) = exchange.pool else {
             return false;
         };
-        let pool = &mut self.pools[number];
-        if exchange.retries >= pool.settings().retries.max || !pool.may_retry(now) {
-            pool.counters.refused_retries.add(1);
-            return false;
-        }
-        pool.counters.retries.add(1);
-        exchange.retries += 1;
-        true
+        self.pools[number].may_retry(&mut exchange.retries, now)
     }
 
     /// Decides what becomes of an exchange whose connection to the node has ended. `received` is true if bytes had arrived
@@ -310,8 +311,10 @@ impl<H: Hooks> Proxy<H> {
         reason: CloseReason,
     ) {
         reactor.with(client, |conn, session| {
-            let Session::Client(client) = session else {
-                return;
+            let client = match session {
+                Session::Client(client) => client,
+                Session::Tcp(client) => return client.note_end_of_node(&reason),
+                _ => return,
             };
             let Some(exchange) = client.exchange.as_deref_mut() else {
                 return;
@@ -385,6 +388,7 @@ impl<H: Hooks> Proxy<H> {
             let named = NamedClient {
                 id: client,
                 addrs: None,
+                is_joined: false,
             };
             for node in pool.nodes.iter().map(Node::id) {
                 let client = Some(named);
@@ -459,7 +463,7 @@ fn wait<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, exchange: &mut Exchange<H::Exch
 }
 
 /// Returns the client as the PROXY protocol names it.
-fn named<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> NamedClient {
+pub(super) fn named<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> NamedClient {
     let peer = conn.peer_addr().as_socket_addr();
     let local = conn
         .local_addr()
@@ -468,10 +472,11 @@ fn named<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> NamedClient {
     NamedClient {
         id: conn.id(),
         addrs: peer.zip(local),
+        is_joined: false,
     }
 }
 
-fn busy() -> ProxyError {
+pub(super) fn busy() -> ProxyError {
     ProxyError::new(StatusCode::SERVICE_UNAVAILABLE, Phase::Pick, Cause::Busy)
 }
 

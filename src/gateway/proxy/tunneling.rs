@@ -5,23 +5,42 @@ use std::time::Duration;
 use super::{Proxy, Session, UpstreamSession};
 use crate::engine::conn::close::CloseReason;
 use crate::engine::conn::limits::ConnLimits;
+use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Action, Conn};
 use crate::engine::slots::ConnId;
 use crate::gateway::exchange::{Exchange, Place};
 use crate::gateway::frames::{self, Relayed};
 use crate::gateway::hooks::Hooks;
+use crate::gateway::joined::Joined;
 use crate::gateway::settings::WebSocketMode;
 
 impl<H: Hooks> Proxy<H> {
     /// Joins the connections of a client and a node, or a target, so that each sends what the other receives. The tunnel ends
-    /// when nothing passes for `idle`.
-    pub(super) fn join(conn: &mut Conn<'_, Self>, client: ConnId, idle: Duration) {
-        Self::limit_tunnel(conn, client, idle, Duration::MAX);
-        if let Err(error) = conn.pipe(client) {
+    /// when nothing passes for `idle`. One of both connections is in hand, and the other one is `other`.
+    pub(super) fn join(conn: &mut Conn<'_, Self>, other: ConnId, idle: Duration) {
+        // What passes, passes on both connections. One of them tells that nothing did, the one that was accepted.
+        let limit = |conn: &mut Conn<'_, Self>| {
+            let (idle, stall) = match conn.origin() {
+                Origin::Accepted { .. } => (idle, idle),
+                _ => (Duration::MAX, idle),
+            };
+            let limits = ConnLimits::new().idle_timeout(idle);
+            set_limits(
+                conn,
+                &limits
+                    .read_timeout(Duration::MAX)
+                    .write_stall_timeout(stall),
+            );
+            conn.set_deadline(None);
+            conn.switch(Joined);
+        };
+        limit(conn);
+        conn.with(other, |other, _| limit(other));
+        if let Err(error) = conn.pipe(other) {
             log::debug!(target: "epicycle::gateway::http", "a tunnel was not made: {error}");
             conn.abort();
-            conn.with(client, |client, _| client.abort());
+            conn.with(other, |other, _| other.abort());
         }
     }
 
@@ -34,29 +53,18 @@ impl<H: Hooks> Proxy<H> {
     ) {
         let idle = self.pools[session.pool].settings().timeouts.tunnel_idle;
         // A frame may not stand still either.
-        Self::limit_tunnel(conn, client, idle, idle);
+        let limits = ConnLimits::new().idle_timeout(idle).read_timeout(idle);
+        let limits = limits.write_stall_timeout(idle);
+        set_limits(conn, &limits);
+        conn.with(client, |client, _| {
+            client.set_deadline(None);
+            set_limits(client, &limits);
+        });
         let Some((for_client, for_node)) = frames::codecs() else {
             return conn.abort();
         };
         conn.switch(for_node);
         conn.with(client, |client, _| client.switch(for_client));
-    }
-
-    fn limit_tunnel(conn: &mut Conn<'_, Self>, client: ConnId, idle: Duration, read: Duration) {
-        let limits = ConnLimits::new()
-            .idle_timeout(idle)
-            .read_timeout(read)
-            .write_stall_timeout(idle);
-        let set = conn.set_limits(&limits).is_ok()
-            & conn
-                .with(client, |client, _| {
-                    client.set_deadline(None);
-                    client.set_limits(&limits).is_ok()
-                })
-                .unwrap_or(false);
-        if !set {
-            log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
-        }
     }
 
     /// Passes frames on to the other side.
@@ -95,6 +103,12 @@ impl<H: Hooks> Proxy<H> {
             conn.pause_reads();
         }
         Action::Continue
+    }
+}
+
+fn set_limits<H: Hooks>(conn: &mut Conn<'_, Proxy<H>>, limits: &ConnLimits) {
+    if conn.set_limits(limits).is_err() {
+        log::warn!(target: "epicycle::gateway::http", "too many different limits are in use");
     }
 }
 

@@ -92,6 +92,14 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
         problems.unless(!same, &*place, remedy);
         check_route(&mut problems, &place, route);
     }
+    for (n, listener) in settings.listeners.iter().enumerate() {
+        check_forwarding(
+            &mut problems,
+            &format!("listeners[{n}].pool"),
+            listener,
+            settings,
+        );
+    }
     for (name, pool) in &settings.pools {
         check_pool(&mut problems, &format!("pools.{name}"), pool);
     }
@@ -145,6 +153,9 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Socks5;
     let remedy = "the clients of a SOCKS listener tell names if there are `users`; use that";
     problems.unless(is_right, format!("{place}.auth"), remedy);
+    let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Tcp;
+    let remedy = "the clients of a TCP listener tell no names; remove it, and use `allow`";
+    problems.unless(is_right, format!("{place}.auth"), remedy);
     if let Some(auth) = &listener.auth {
         check_realm(problems, place, auth);
     }
@@ -158,6 +169,36 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
         format!("{at}.max_requests"),
         "use 1 or more",
     );
+}
+
+/// Checks the pool of a listener that forwards.
+fn check_forwarding(
+    problems: &mut Problems,
+    at: &str,
+    listener: &ListenerSettings,
+    settings: &Settings,
+) {
+    let name = match (&listener.pool, listener.kind) {
+        (Some(name), ListenerKind::Tcp) => name,
+        (None, ListenerKind::Tcp) => {
+            return problems.add(at, "a TCP listener needs `pool`, the name of a pool");
+        }
+        (Some(_), _) => {
+            let remedy = "only a TCP listener has a pool of its own; remove it, and write a route";
+            return problems.add(at, remedy);
+        }
+        (None, _) => return,
+    };
+    let Some(pool) = settings.pools.get(name) else {
+        return problems.add(at, format!("there is no pool {name:?}"));
+    };
+    let is_right = match &pool.balance {
+        BalanceBy::Hash { key, .. } => *key == HashKey::Ip,
+        _ => true,
+    };
+    let remedy =
+        "its pool hashes a part of requests, and a TCP connection has none; use `hash = \"ip\"`";
+    problems.unless(is_right, at, remedy);
 }
 
 fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {

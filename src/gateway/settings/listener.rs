@@ -46,6 +46,8 @@ pub struct ListenerSettings {
     pub health_path: Option<String>,
     /// The targets that the clients of a SOCKS listener may reach. Default: all public addresses.
     pub egress: Egress,
+    /// The pool to whose nodes a TCP listener forwards its connections. Default: none. It needs one.
+    pub pool: Option<String>,
     /// The users of a SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may use it.
     pub users: Option<Users>,
     /// The timeouts of the tunnels of a SOCKS listener.
@@ -66,6 +68,8 @@ pub enum ListenerKind {
     Metrics,
     /// A SOCKS5 proxy (RFC 1928): clients name their targets.
     Socks5,
+    /// Each connection goes to a node of the [pool](ListenerSettings::pool), whatever it carries.
+    Tcp,
 }
 
 /// The timeouts of clients. `Duration::MAX` is no limit.
@@ -250,6 +254,7 @@ impl ListenerSettings {
             proxy_status: false,
             health_path: None,
             egress: Egress::default(),
+            pool: None,
             users: None,
             tunnels: TunnelTimeouts::default(),
             #[cfg(feature = "tls")]
@@ -262,6 +267,27 @@ impl ListenerSettings {
         let is_metrics = self.kind == ListenerKind::Metrics;
         let given = self.health_path.as_deref();
         given.or(is_metrics.then_some("/healthz"))
+    }
+
+    /// Returns a listener that forwards each connection to a node of a pool.
+    ///
+    /// ```
+    /// use epicycle::gateway::Gateway;
+    /// use epicycle::gateway::settings::{ListenerSettings, PoolSettings};
+    ///
+    /// let gateway = Gateway::builder()
+    ///     .listen(ListenerSettings::forward_tcp("tcp://127.0.0.1:5432", "db"))
+    ///     .pool("db", PoolSettings::of(["tcp://10.0.0.1:5432", "tcp://10.0.0.2:5432"]))
+    ///     .build()?;
+    /// # let _ = gateway;
+    /// # Ok::<(), epicycle::gateway::GatewayError>(())
+    /// ```
+    pub fn forward_tcp(on: impl Into<String>, pool: impl Into<String>) -> Self {
+        Self {
+            kind: ListenerKind::Tcp,
+            pool: Some(pool.into()),
+            ..Self::new(on)
+        }
     }
 
     /// Returns true if clients speak TLS.
