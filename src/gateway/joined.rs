@@ -12,7 +12,7 @@ impl Codec for Joined {
     type Frame<'a> = ();
     const CONVERSES: bool = true;
 
-    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<()>, FrameError> {
+    fn decode(&mut self, src: &mut [u8]) -> Result<Decoded<()>, FrameError> {
         Ok(Decoded::NeedMore {
             at_least: src.len() + 1,
         })
