@@ -281,6 +281,7 @@ impl<H: Hooks> Proxy<H> {
         let record = Record {
             peer: &info.peer,
             client: info.peer.ip(),
+            user: "",
             method: "TCP",
             host: "",
             target: &session.listener.settings.on,
