@@ -32,7 +32,13 @@ const ORDER: [&str; 23] = [
 ];
 
 /// The protocols, which use no sockets and no clocks. They are directly above `codec`, and the engine imports none of them.
-const PROTOCOLS: [&str; 3] = ["http", "ws", "rpc::wire"];
+const PROTOCOLS: [&str; 5] = [
+    "http",
+    "ws",
+    "rpc::wire",
+    "cluster::packet",
+    "cluster::drpc",
+];
 
 #[test]
 fn folders_are_used_from_above_only() {

@@ -4,6 +4,7 @@
 //! back through the gates. This module has the formats of both ways; the gates and nodes that speak them come next.
 //!
 //! - [`packet`]: what clients and gates say to each other.
+//! - [`drpc`]: what gates and nodes say to each other.
 //!
 //! ```
 //! use epicycle::cluster::packet::{Packet, PacketOptions};
@@ -14,7 +15,10 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+pub mod drpc;
 mod error;
 pub mod packet;
+mod roles;
 
 pub use self::error::Error;
+pub use self::roles::{Event, Kind, State};

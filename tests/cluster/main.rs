@@ -3,6 +3,8 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod drpc;
+mod drpc_properties;
 mod feed;
 mod packet;
 mod packet_properties;

@@ -1,11 +1,12 @@
 use std::fmt;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 
 use super::options::SIZE;
 use super::{Control, Heartbeat, Packet, PacketFrame, PacketOptions};
 use crate::cluster::Error;
 use crate::codec::{ByteOrder, FrameError};
+use crate::rpc::wire::Sink;
 
 /// The header of a heartbeat.
 pub(super) const HEARTBEAT: u8 = 0x80;
@@ -92,10 +93,10 @@ impl PacketOptions {
     /// assert_eq!(dst, b"\0\0\0\x06\0\0\x01\0\0a");
     /// # Ok::<(), epicycle::cluster::Error>(())
     /// ```
-    pub fn encode_into(&self, packet: &Packet<'_>, dst: &mut impl BufMut) -> Result<(), Error> {
+    pub fn encode_into(&self, packet: &Packet<'_>, dst: &mut impl Sink) -> Result<(), Error> {
         let head = self.packet_head(packet)?;
-        dst.put_slice(head.as_bytes());
-        dst.put_slice(packet.data);
+        dst.put(head.as_bytes());
+        dst.put(packet.data);
         Ok(())
     }
 
