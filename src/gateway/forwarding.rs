@@ -15,10 +15,20 @@ const NAME: &str = "epicycle";
 const VIA_HTTP10: &str = "1.0 epicycle";
 const VIA_HTTP11: &str = "1.1 epicycle";
 
+/// The peer of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    /// `None` for that of a Unix socket.
+    pub(super) ip: Option<IpAddr>,
+    /// True if a proxy speaks for a client that its PROXY header does not name. The address is then the proxy's, and the fields are
+    /// anybody's.
+    pub(super) is_hidden: bool,
+}
+
 /// The facts about a client's connection that forwarding fields tell.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hop<'a> {
-    pub(super) peer: Option<IpAddr>,
+    pub(super) peer: Peer,
     pub(super) is_tls: bool,
     /// The port that the client has connected to.
     pub(super) port: Option<u16>,
@@ -27,8 +37,12 @@ pub(super) struct Hop<'a> {
 }
 
 /// Returns true if what this peer sends in forwarding fields is believed.
-pub(super) fn trusts(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
-    rules.trusted.is_empty() || is_trusted(rules, peer)
+pub(super) fn trusts(rules: &Forwarding, peer: Peer) -> bool {
+    rules.trusted.is_empty() || is_trusted_peer(rules, peer)
+}
+
+fn is_trusted_peer(rules: &Forwarding, peer: Peer) -> bool {
+    !peer.is_hidden && is_trusted(rules, peer.ip)
 }
 
 fn is_trusted(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
@@ -39,14 +53,22 @@ fn is_trusted(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
     })
 }
 
-/// Returns true for a field in which a proxy tells about clients.
+/// Returns true for a field in which a proxy tells about clients, also if it is spelt with underscores: many programs read
+/// `X_Forwarded_For` as the same field.
 pub(super) fn is_forwarding_field(line: &HeaderLine<'_>) -> bool {
     const PREFIX: &[u8] = b"x-forwarded-";
+    const REAL_IP: &[u8] = b"x-real-ip";
     let name = line.name();
     let begins = name.get(..PREFIX.len());
-    begins.is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
+    begins.is_some_and(|begin| is_spelling_of(begin, PREFIX))
+        || is_spelling_of(name, REAL_IP)
         || line.is("forwarded")
-        || line.is("x-real-ip")
+}
+
+fn is_spelling_of(name: &[u8], of: &[u8]) -> bool {
+    let is_same =
+        |(byte, of): (&u8, &u8)| byte.eq_ignore_ascii_case(of) || (*byte, *of) == (b'_', b'-');
+    name.len() == of.len() && name.iter().zip(of).all(is_same)
 }
 
 /// Returns true if a request has been here more often than it may.
@@ -60,16 +82,12 @@ pub(super) fn loops(rules: &Forwarding, fields: Headers<'_>) -> bool {
 }
 
 /// Returns the client: the last address that no trusted proxy has.
-pub(super) fn client(
-    rules: &Forwarding,
-    peer: Option<IpAddr>,
-    fields: Headers<'_>,
-) -> Option<IpAddr> {
-    if rules.trusted.is_empty() || !is_trusted(rules, peer) {
-        return peer;
+pub(super) fn client(rules: &Forwarding, peer: Peer, fields: Headers<'_>) -> Option<IpAddr> {
+    if rules.trusted.is_empty() || !is_trusted_peer(rules, peer) {
+        return peer.ip;
     }
     let told: Vec<&[u8]> = fields.get_all("x-forwarded-for").flat_map(tokens).collect();
-    let mut client = peer;
+    let mut client = peer.ip;
     for text in told.into_iter().rev() {
         let Some(address) = parse(text) else { break };
         client = Some(address);
@@ -96,7 +114,7 @@ pub(super) fn set(
     fields: &mut HeaderBlock,
 ) -> Result<(), SendError> {
     // Only then does a proxy in front of this one know more than this one.
-    let believes = !rules.trusted.is_empty() && is_trusted(rules, hop.peer);
+    let believes = !rules.trusted.is_empty() && is_trusted_peer(rules, hop.peer);
     let scheme = if hop.is_tls { "https" } else { "http" };
     // Most clients send none of them, so nothing is searched for.
     let are_new = !fields
@@ -110,7 +128,7 @@ pub(super) fn set(
         fields.push_known(begin, value)
     };
     let mut list = Vec::with_capacity(64);
-    let last = match (rules.x_forwarded_for, hop.peer) {
+    let last = match (rules.x_forwarded_for, hop.peer.ip) {
         (ForwardedFor::Append, Some(peer)) => {
             if !are_new {
                 for told in fields.headers().get_all("x-forwarded-for") {
@@ -157,7 +175,7 @@ pub(super) fn set(
         }
     }
     if rules.forwarded {
-        let node = match hop.peer.map(|peer| peer.to_canonical()) {
+        let node = match hop.peer.ip.map(|peer| peer.to_canonical()) {
             Some(IpAddr::V4(ip)) => ip.to_string(),
             Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
             None => "unknown".to_owned(),

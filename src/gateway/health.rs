@@ -12,8 +12,10 @@ pub(super) const MAX_BODY: usize = 64 << 10;
 /// The checks of a pool's nodes, on the reactor that makes them.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    /// True once the checks have begun.
-    pub(super) are_running: bool,
+    /// The rules by which the nodes are checked. `None` if they are not.
+    rules: Option<HealthCheck>,
+    /// The number of times that the rules have changed.
+    pub(super) generation: u64,
     nodes: HashMap<NodeId, Streak>,
 }
 
@@ -26,13 +28,31 @@ struct Streak {
 }
 
 impl Checks {
+    /// Goes on by these rules. Returns true if they are others, so that the checks must begin anew or end.
+    pub(super) fn set_rules(&mut self, rules: Option<&HealthCheck>) -> bool {
+        if self.rules.as_ref() == rules {
+            return false;
+        }
+        self.rules = rules.cloned();
+        self.generation += 1;
+        if rules.is_none() {
+            // A check that is under way has no result that counts.
+            self.nodes.clear();
+        }
+        true
+    }
+
+    pub(super) fn rules(&self) -> Option<&HealthCheck> {
+        self.rules.as_ref()
+    }
+
     /// Notes that a check begins. Returns false if the last one is still under way.
     pub(super) fn begin(&mut self, node: NodeId) -> bool {
         let streak = self.nodes.entry(node).or_default();
         !std::mem::replace(&mut streak.is_under_way, true)
     }
 
-    /// Notes the result of a check. Returns true or false if the node is down or up from now on.
+    /// Notes the result of a check. Returns true or false if the node is down or up after it, whatever it was before.
     pub(super) fn end(&mut self, node: NodeId, is_good: bool, rules: &HealthCheck) -> Option<bool> {
         let streak = self.nodes.entry(node).or_default();
         streak.is_under_way = false;
@@ -47,7 +67,8 @@ impl Checks {
             true => rules.up_after,
             false => rules.down_after,
         };
-        (streak.results == needed).then_some(!is_good)
+        // The rules may have changed in between, so the number may have been passed already.
+        (streak.results >= needed).then_some(!is_good)
     }
 
     /// Forgets the nodes that are no longer in the list.
@@ -102,7 +123,7 @@ mod tests {
         };
         let (down, up) = (Some(true), Some(false));
         assert_eq!(after(&[false, false, true, false, false]), [None; 5]);
-        assert_eq!(after(&[false, false, true, true]), [down, None, None, up]);
+        assert_eq!(after(&[false, false, true, true]), [down, down, None, up]);
     }
 
     #[test]
@@ -112,6 +133,35 @@ mod tests {
         let mut checks = Checks::default();
         assert!(checks.begin(node) && !checks.begin(node));
         checks.end(node, true, &HealthCheck::new(HealthProbe::Tcp));
+        assert!(checks.begin(node));
+    }
+
+    #[test]
+    fn rules_that_ask_for_less_hold_for_the_failures_so_far() {
+        let nodes = Nodes::new([NodeSpec::new("a")]);
+        let node = nodes.iter().next().expect("it is there").id();
+        let mut rules = HealthCheck::new(HealthProbe::Tcp);
+        rules.down_after = 100;
+        let mut checks = Checks::default();
+        assert!(checks.set_rules(Some(&rules)) && !checks.set_rules(Some(&rules)));
+        for _ in 0..5 {
+            assert_eq!(checks.end(node, false, &rules), None);
+        }
+        rules.down_after = 3;
+        assert!(checks.set_rules(Some(&rules)));
+        assert_eq!(checks.end(node, false, &rules), Some(true));
+    }
+
+    #[test]
+    fn a_check_whose_pool_has_none_any_more_does_not_hold_up_later_ones() {
+        let nodes = Nodes::new([NodeSpec::new("a")]);
+        let node = nodes.iter().next().expect("it is there").id();
+        let rules = HealthCheck::new(HealthProbe::Tcp);
+        let mut checks = Checks::default();
+        checks.set_rules(Some(&rules));
+        assert!(checks.begin(node));
+        checks.set_rules(None);
+        checks.set_rules(Some(&rules));
         assert!(checks.begin(node));
     }
 

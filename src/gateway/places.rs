@@ -135,6 +135,11 @@ fn nanos(time: Duration) -> u64 {
 }
 
 impl TakenPlace {
+    /// Returns true if it is one of these places.
+    pub(super) fn is_one_of(&self, places: &Arc<Places>) -> bool {
+        Arc::ptr_eq(&self.places, places)
+    }
+
     /// Tells that the connection is being closed for another reactor.
     pub(super) fn begin_yield(&mut self) {
         if !self.yields {

@@ -13,7 +13,7 @@ use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
 use super::metrics::{Meters, NodeCounters, PoolCounters};
-use super::places::{Held, Places};
+use super::places::{Held, Places, TakenPlace};
 use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
 use crate::balance::{
@@ -36,6 +36,8 @@ pub(super) struct SharedPool {
     pub(super) health: Arc<Health>,
     /// The places for connections to each node.
     pub(super) places: HashMap<NodeId, Arc<Places>>,
+    /// The places at nodes that were removed and still have connections, by address. A node that comes back has these.
+    left_places: HashMap<Box<str>, Arc<Places>>,
     /// The next place in the sequence of a balancer that picks in turn.
     next: Arc<AtomicU64>,
     /// The moment from which the health's times count.
@@ -52,8 +54,11 @@ pub(super) struct Pool {
     pub(super) shared: Arc<SharedPool>,
     pub(super) nodes: Nodes,
     addrs: FxHashMap<NodeId, NodeAddr>,
-    /// The nodes that were removed, and the times of that, as long as they may have connections.
-    removed: HashMap<NodeId, Instant>,
+    /// The nodes that were removed, as long as they may have connections.
+    removed: HashMap<NodeId, Removed>,
+    /// The number of times that the rules have changed by which connections are made. Those made before serve no further
+    /// request.
+    pub(super) generation: u32,
     /// The time at which the pool itself was removed.
     gone: Option<Instant>,
     balancer: Box<dyn Balancer>,
@@ -70,6 +75,12 @@ pub(super) struct Pool {
     pub(super) tended_at: Option<Duration>,
     pub(super) counters: Arc<PoolCounters>,
     pub(super) node_counters: FxHashMap<NodeId, Arc<NodeCounters>>,
+}
+
+/// A node that was removed.
+struct Removed {
+    since: Instant,
+    address: Box<str>,
 }
 
 /// A node that serves an exchange. The exchange counts there as long as this is kept.
@@ -116,14 +127,18 @@ impl SharedPool {
             }
         };
         let max = settings.connections.max_connections;
-        let places = nodes.iter().map(Node::id).map(|node| {
-            let kept = old.and_then(|old| old.places.get(&node).cloned());
+        let mut left_places = old.map(Self::places_by_address).unwrap_or_default();
+        let places = nodes.iter().map(|node| {
+            let kept = left_places.remove(node.address());
             let places = kept.unwrap_or_else(|| Arc::new(Places::new(max, reactors)));
-            (node, places)
+            (node.id(), places)
         });
+        let places = places.collect();
+        left_places.retain(|_, places| places.taken() > 0);
         Self {
             name: name.into(),
-            places: places.collect(),
+            places,
+            left_places,
             nodes: nodes.fail_open(settings.fail_open),
             health,
             next: old.map(|old| old.next.clone()).unwrap_or_default(),
@@ -150,6 +165,39 @@ impl SharedPool {
         )
     }
 
+    /// Returns the places at all nodes, with those at nodes that were removed.
+    fn places_by_address(&self) -> HashMap<Box<str>, Arc<Places>> {
+        let mut all = self.left_places.clone();
+        for node in self.nodes.iter() {
+            if let Some(places) = self.places.get(&node.id()) {
+                all.insert(node.address().into(), places.clone());
+            }
+        }
+        all
+    }
+
+    /// Returns the node at which a place is. A node that was removed and has come back is another one by now.
+    pub(super) fn node_of(&self, place: &TakenPlace) -> Option<NodeId> {
+        let mut all = self.places.iter();
+        let found = all.find(|(_, places)| place.is_one_of(places));
+        found.map(|(node, _)| *node)
+    }
+
+    /// Returns true if connections to the nodes are made by the same rules as those of another pool.
+    fn connects_as(&self, other: &Self) -> bool {
+        #[cfg(feature = "tls")]
+        {
+            let is_same = match (&self.tls, &other.tls) {
+                (Some(own), Some(other)) => own.has_rules_of(other),
+                (own, other) => own.is_none() && other.is_none(),
+            };
+            if !is_same {
+                return false;
+            }
+        }
+        self.settings.proxy_protocol == other.settings.proxy_protocol
+    }
+
     /// Returns the time for the health.
     pub(super) fn time(&self, now: Instant) -> Duration {
         // No time before the first one counts.
@@ -172,6 +220,7 @@ impl Pool {
         Self {
             addrs: addrs(&shared),
             removed: HashMap::new(),
+            generation: 0,
             gone: None,
             nodes: shared.nodes.clone(),
             balancer: balancer(&shared),
@@ -201,12 +250,18 @@ impl Pool {
             return;
         }
         let old = std::mem::replace(&mut self.shared, shared.clone());
-        self.nodes = shared.nodes.clone();
-        let before = std::mem::replace(&mut self.addrs, addrs(shared));
-        let removed = before
-            .into_keys()
-            .filter(|node| !self.addrs.contains_key(node));
-        self.removed.extend(removed.map(|node| (node, now)));
+        let nodes_before = std::mem::replace(&mut self.nodes, shared.nodes.clone());
+        self.addrs = addrs(shared);
+        for node in nodes_before.iter() {
+            if !self.addrs.contains_key(&node.id()) {
+                let (since, address) = (now, node.address().into());
+                self.removed.insert(node.id(), Removed { since, address });
+            }
+        }
+        if !old.connects_as(shared) {
+            self.generation += 1;
+            self.connections.close_all_idle();
+        }
         match old.settings.balance == shared.settings.balance {
             true => self.balancer.update(&self.nodes),
             false => self.balancer = balancer(shared),
@@ -249,7 +304,7 @@ impl Pool {
 
     /// Returns true if a node was removed so long ago.
     pub(super) fn has_left(&self, node: NodeId, for_so_long: Duration, now: Instant) -> bool {
-        let removed = self.removed.get(&node).copied();
+        let removed = self.removed.get(&node).map(|removed| removed.since);
         let since = self.gone.into_iter().chain(removed).min();
         self.is_leaving(node)
             && since.is_none_or(|since| now.saturating_duration_since(since) >= for_so_long)
@@ -258,7 +313,7 @@ impl Pool {
     /// Forgets the nodes that were removed so long ago.
     pub(super) fn forget_removed(&mut self, for_so_long: Duration, now: Instant) {
         self.removed
-            .retain(|_, since| now.saturating_duration_since(*since) < for_so_long);
+            .retain(|_, removed| now.saturating_duration_since(removed.since) < for_so_long);
     }
 
     /// Returns the codec of a connection to a node.
@@ -324,7 +379,11 @@ impl Pool {
 
     /// Returns the address of a node, as the settings spell it.
     pub(super) fn name_of(&self, node: NodeId) -> &str {
-        self.nodes.address(node).unwrap_or_default()
+        let removed = || self.removed.get(&node).map(|removed| &*removed.address);
+        self.nodes
+            .address(node)
+            .or_else(removed)
+            .unwrap_or_default()
     }
 
     /// Updates the counts of connections and of requests that wait.

@@ -42,6 +42,8 @@ struct ListenerChanges {
     open: Vec<(usize, Option<usize>)>,
     /// The numbers of those that are closed, or opened with other options.
     close: Vec<usize>,
+    /// The numbers of those that are gone, or serve clients of another kind by now.
+    left: Vec<usize>,
     #[cfg(feature = "tls")]
     certificates: Vec<(crate::tls::TlsServer, crate::tls::TlsServer)>,
 }
@@ -272,7 +274,7 @@ impl<H: Hooks> Control<H> {
         *self.shared.live_pools.lock() = state.live_pools();
         let replaced = logger.map(|logger| mem::replace(&mut *self.shared.logger.lock(), logger));
         let sink = || replaced.is_some().then(|| self.shared.sink());
-        self.hand_out(&state.settings, &state.pools, sink)?;
+        self.hand_out(&state.settings, &state.pools, Some(&changes.left), sink)?;
         reloaded.opened = changes.opened(&state.settings);
         reloaded.closed = changes.closed(&state.listeners);
         for number in &changes.close {
@@ -309,7 +311,7 @@ impl<H: Hooks> Control<H> {
             .iter()
             .map(|(place, _)| &settings.listeners[*place]);
         both.listeners.extend(coming.cloned());
-        self.hand_out(&Arc::new(both), &state.pools, || None)?;
+        self.hand_out(&Arc::new(both), &state.pools, None, || None)?;
         let mut opened = Vec::new();
         for (place, from) in &changes.open {
             let settings = &settings.listeners[*place];
@@ -331,7 +333,7 @@ impl<H: Hooks> Control<H> {
                     for open in &opened {
                         self.engine.unlisten(open.number);
                     }
-                    self.hand_out(&state.settings, &state.pools, || None)?;
+                    self.hand_out(&state.settings, &state.pools, None, || None)?;
                     return Err(error);
                 }
             }
@@ -360,15 +362,18 @@ impl<H: Hooks> Control<H> {
         &self,
         settings: &Arc<Settings>,
         pools: &[Arc<SharedPool>],
+        left: Option<&[usize]>,
         sink: impl Fn() -> Option<Option<Sink>>,
     ) -> Result<(), GatewayError> {
         let pools: Arc<[_]> = pools.into();
+        let left: Option<Arc<[_]>> = left.map(Into::into);
         let (done, taken) = mpsc::channel();
         let reactors = self.engine.reactors();
         for reactor in 0..reactors {
             let change = Change {
                 settings: settings.clone(),
                 pools: pools.clone(),
+                left: left.clone(),
                 sink: sink(),
             };
             let done = done.clone();
@@ -441,6 +446,9 @@ impl ListenerChanges {
                 changes.open.push((place, None));
                 continue;
             };
+            if !serves_alike(&old.settings, new) {
+                changes.left.push(old.number);
+            }
             if !changes.goes_on(&old.settings, new) {
                 changes.open.push((place, Some(old.number)));
                 changes.close.push(old.number);
@@ -449,6 +457,7 @@ impl ListenerChanges {
         for open in open {
             if !new.listeners.iter().any(|new| new.on == open.settings.on) {
                 changes.close.push(open.number);
+                changes.left.push(open.number);
             }
         }
         changes
@@ -490,6 +499,16 @@ impl ListenerChanges {
         }
         is_same
     }
+}
+
+/// Returns true if the clients of a listener could be those of another one: they speak the same protocol, and have shown the same
+/// of who they are.
+fn serves_alike(old: &ListenerSettings, new: &ListenerSettings) -> bool {
+    #[cfg(feature = "tls")]
+    if old.tls.is_some() != new.tls.is_some() || old.client_auth_digest != new.client_auth_digest {
+        return false;
+    }
+    old.kind == new.kind && old.proxy_protocol == new.proxy_protocol
 }
 
 /// Returns true if a socket has this address.

@@ -32,7 +32,6 @@ pub(super) struct Listener {
     pub(super) between: ConnLimits,
     /// The limits of a connection that sends a body.
     pub(super) uploading: ConnLimits,
-    pub(super) is_tls: bool,
     /// The rules by which it takes requests, if it has some.
     pub(super) admission: Option<Box<Admission>>,
     /// The targets that its clients may reach, if they name them.
@@ -83,7 +82,6 @@ impl Listener {
             limits,
             uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
             between: ConnLimits::new().read_timeout(settings.timeouts.head),
-            is_tls: settings.is_tls(),
             admission: Admission::of_listener(&settings),
             guard: Arc::new(guard),
             counters,

@@ -157,6 +157,9 @@ pub(super) struct Change {
     pub(super) settings: Arc<Settings>,
     /// All pools, by their numbers.
     pub(super) pools: Arc<[Arc<SharedPool>]>,
+    /// The numbers of listeners whose clients take no further request, since the listeners are gone or serve others. `None`
+    /// if the settings are those in force with listeners that are about to open, of which no client is told.
+    pub(super) left: Option<Arc<[usize]>>,
     /// The reactor's part of another access log, if that changes.
     pub(super) sink: Option<Option<Sink>>,
 }

@@ -19,3 +19,24 @@ pub(crate) fn read_at_most(max: u64, path: &Path) -> io::Result<Option<Vec<u8>>>
     File::from(file).take(max + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= max).then_some(bytes))
 }
+
+/// Opens a file to append to it, and creates it if it is not there. A pipe that nobody reads is an error: to open it would
+/// wait for a reader.
+#[cfg(feature = "gateway")]
+pub(crate) fn open_to_append(path: &Path) -> io::Result<File> {
+    use rustix::fs::fcntl_setfl;
+    use rustix::io::Errno;
+
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
+    let at_once = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = openat(CWD, path, flags | at_once, Mode::from_raw_mode(0o666));
+    let file = opened.map_err(|error| match error {
+        Errno::NXIO => {
+            let problem = "nobody reads the pipe; start its reader first";
+            io::Error::new(io::ErrorKind::NotConnected, problem)
+        }
+        error => error.into(),
+    })?;
+    fcntl_setfl(&file, OFlags::APPEND)?;
+    Ok(File::from(file))
+}

@@ -31,6 +31,8 @@ pub struct TlsClient {
     config: Arc<ClientConfig>,
     verifier: Arc<Verifier>,
     server_name: Option<ServerName<'static>>,
+    roots: Option<Roots>,
+    identity: Option<Identity>,
 }
 
 impl TlsClient {
@@ -44,7 +46,9 @@ impl TlsClient {
             WebPkiServerVerifier::builder_with_provider(roots.store.clone(), super::provider())
                 .build()
                 .map_err(TlsError::setup)?;
-        Self::verifying(Some(authorities))
+        let mut this = Self::verifying(Some(authorities))?;
+        this.roots = Some(roots.clone());
+        Ok(this)
     }
 
     /// Returns a client that takes any certificate, of anybody, for any name. So whoever is between it and the server can read
@@ -73,6 +77,8 @@ impl TlsClient {
             config: Arc::new(config),
             verifier,
             server_name: None,
+            roots: None,
+            identity: None,
         })
     }
 
@@ -106,7 +112,8 @@ impl TlsClient {
     #[must_use]
     pub fn identity(mut self, identity: Identity) -> Self {
         let config = Arc::make_mut(&mut self.config);
-        config.client_auth_cert_resolver = Arc::new(FixedCertificate(identity.key));
+        config.client_auth_cert_resolver = Arc::new(FixedCertificate(identity.key.clone()));
+        self.identity = Some(identity);
         self
     }
 
@@ -128,6 +135,21 @@ impl TlsClient {
     }
 
     /// Returns a session with a server that must prove that it is `host`.
+    /// Returns true if another client trusts the same servers, and shows them the same name and certificate.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn has_rules_of(&self, other: &Self) -> bool {
+        let roots = |this: &Self| this.roots.as_ref().map(|roots| roots.store.roots.clone());
+        let shown = |this: &Self| {
+            let identity = this.identity.as_ref();
+            identity.map(|identity| identity.key.cert.clone())
+        };
+        self.server_name == other.server_name
+            && self.verifier.pins == other.verifier.pins
+            && self.config.alpn_protocols == other.config.alpn_protocols
+            && shown(self) == shown(other)
+            && roots(self) == roots(other)
+    }
+
     pub(crate) fn session(&self, host: &str) -> Result<Session, TlsError> {
         let name = self.name_for(host)?;
         Session::client(self.config.clone(), name).map_err(TlsError::setup)

@@ -4,6 +4,7 @@
 mod util;
 
 mod admitting;
+mod changing;
 mod config;
 mod discovering;
 mod dns;

@@ -163,7 +163,7 @@ fn write_field(
     match field {
         Field::Time => write!(out, "{}", iso_second.of(record.unix_time, iso)),
         Field::Client => write!(out, "{}", client(record)),
-        Field::Peer => write!(out, "{}", record.peer),
+        Field::Peer => text(out, &record.peer.to_string(), MAX_TEXT),
         Field::User => text(out, record.user, MAX_TEXT),
         Field::Method => text(out, record.method, MAX_TEXT),
         Field::Host => text(out, record.host, MAX_TEXT),

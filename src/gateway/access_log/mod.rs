@@ -5,7 +5,7 @@
 
 mod format;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,9 +17,13 @@ use parking_lot::{Condvar, Mutex};
 use self::format::Format;
 use super::record::Record;
 use super::settings::{AccessLog, LogTarget};
+use crate::sys::files::open_to_append;
 
 /// The time for which the writer gathers lines.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// The time for which an end waits for the writer. A pipe may have a reader that does not read.
+const END_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The time between two warnings about the same log.
 const QUIET: Duration = Duration::from_secs(10);
@@ -46,6 +50,9 @@ struct Shared {
     buffers: Mutex<Vec<Arc<Buffer>>>,
     dropped: AtomicU64,
     written: AtomicU64,
+    /// True once the writer has written everything.
+    has_ended: Mutex<bool>,
+    ended: Condvar,
 }
 
 /// The requests to the writer.
@@ -82,11 +89,17 @@ impl Logger {
             buffers: Mutex::default(),
             dropped: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            has_ended: Mutex::default(),
+            ended: Condvar::new(),
         });
         let (ours, to) = (shared.clone(), settings.to.clone());
         let writer = thread::Builder::new()
             .name("epicycle-access".to_owned())
-            .spawn(move || write_all(&ours, out, &to))?;
+            .spawn(move || {
+                write_all(&ours, out, &to);
+                *ours.has_ended.lock() = true;
+                ours.ended.notify_all();
+            })?;
         Ok(Self {
             shared,
             writer: Some(writer),
@@ -133,11 +146,16 @@ impl Logger {
     }
 }
 
-/// Writes what was logged before.
+/// Writes what was logged before. A log that takes nothing for [`END_PATIENCE`] loses it.
 impl Drop for Logger {
     fn drop(&mut self) {
         self.shared.ask(|wanted| wanted.end = true);
-        if let Some(writer) = self.writer.take() {
+        let mut has_ended = self.shared.has_ended.lock();
+        let writes_on = |has_ended: &mut bool| !*has_ended;
+        let waited = (self.shared.ended).wait_while_for(&mut has_ended, writes_on, END_PATIENCE);
+        if waited.timed_out() && !*has_ended {
+            log::warn!(target: "epicycle::gateway::access", "the last lines of the access log are lost: its target takes none");
+        } else if let Some(writer) = self.writer.take() {
             let _ = writer.join();
         }
     }
@@ -213,33 +231,69 @@ impl Drop for Sink {
 }
 
 /// The open log.
-enum Out {
+struct Out {
+    to: Target,
+    /// True if the end of the last line was not written.
+    is_broken: bool,
+}
+
+enum Target {
     Stdout,
     File(File),
 }
 
 impl Out {
     fn open(to: &LogTarget) -> io::Result<Self> {
-        match to {
-            LogTarget::Stdout => Ok(Self::Stdout),
-            LogTarget::File(path) => {
-                let opened = OpenOptions::new().append(true).create(true).open(path);
-                opened.map(Self::File).map_err(|error| {
-                    let problem = format!("cannot open the log {}: {error}", path.display());
-                    io::Error::new(error.kind(), problem)
-                })
-            }
-        }
+        let opened = match to {
+            LogTarget::Stdout => Ok(Target::Stdout),
+            LogTarget::File(path) => open_to_append(path).map(Target::File).map_err(|error| {
+                let problem = format!("cannot open the log {}: {error}", path.display());
+                io::Error::new(error.kind(), problem)
+            }),
+        };
+        opened.map(|to| Self {
+            to,
+            is_broken: false,
+        })
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(lines)?;
-                out.flush()
+    /// Writes lines. Returns the number of those that were written, and the error that ended it.
+    fn write(&mut self, lines: &[u8]) -> (u64, io::Result<()>) {
+        let mut written = 0;
+        let result = self.write_from(lines, &mut written);
+        let done = &lines[..written];
+        if let Some(last) = done.last() {
+            self.is_broken = *last != b'\n';
+        }
+        (memchr::memchr_iter(b'\n', done).count() as u64, result)
+    }
+
+    fn write_from(&mut self, lines: &[u8], written: &mut usize) -> io::Result<()> {
+        if self.is_broken {
+            // The next line begins where a line does.
+            self.to.write(b"\n")?;
+            self.is_broken = false;
+        }
+        while *written < lines.len() {
+            match self.to.write(&lines[*written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => *written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Self::File(file) => file.write_all(lines),
+        }
+        match &self.to {
+            Target::Stdout => io::stdout().flush(),
+            Target::File(_) => Ok(()),
+        }
+    }
+}
+
+impl Target {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stdout => io::stdout().write(bytes),
+            Self::File(file) => file.write(bytes),
         }
     }
 }
@@ -253,16 +307,16 @@ fn write_all(shared: &Shared, mut out: Out, to: &LogTarget) {
         shared.take(&mut lines);
         if !lines.is_empty() {
             let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
-            match out.write(&lines) {
-                Ok(()) => shared.written.fetch_add(count, Ordering::Relaxed),
-                Err(error) => {
-                    if warned.is_none_or(|at| at.elapsed() > QUIET) {
-                        warned = Some(Instant::now());
-                        log::warn!(target: "epicycle::gateway::access", "{count} lines of the access log are lost: {error}");
-                    }
-                    shared.dropped.fetch_add(count, Ordering::Relaxed)
+            let (written, result) = out.write(&lines);
+            shared.written.fetch_add(written, Ordering::Relaxed);
+            if let Err(error) = result {
+                let lost = count - written;
+                if warned.is_none_or(|at| at.elapsed() > QUIET) {
+                    warned = Some(Instant::now());
+                    log::warn!(target: "epicycle::gateway::access", "{lost} lines of the access log are lost: {error}");
                 }
-            };
+                shared.dropped.fetch_add(lost, Ordering::Relaxed);
+            }
             lines.clear();
             lines.shrink_to(64 << 10);
         }
@@ -277,5 +331,21 @@ fn write_all(shared: &Shared, mut out: Out, to: &LogTarget) {
         if wanted.end {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_does_not_run_into_the_next_one() {
+        let folder = tempfile::tempdir().expect("is made");
+        let path = folder.path().join("log");
+        let mut out = Out::open(&LogTarget::File(path.clone())).expect("opens");
+        assert_eq!(out.write(b"one\ntw").0, 1);
+        assert_eq!(out.write(b"three\nfour\n").0, 2);
+        let text = std::fs::read_to_string(path).expect("is there");
+        assert_eq!(text, "one\ntw\nthree\nfour\n");
     }
 }

@@ -1,6 +1,6 @@
 //! The admission of requests: addresses, and passwords, which other threads check.
 
-use super::{ClientSession, Proxy, REFUSE, Session};
+use super::{ClientSession, Proxy, REFUSE, Session, peer};
 use crate::engine::handler::Conn;
 use crate::gateway::admission::{Admission, auth};
 use crate::gateway::basic::Credentials;
@@ -43,7 +43,7 @@ impl<H: Hooks> Proxy<H> {
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Option<Check>, ProxyError> {
-        let (rules, peer) = (&listener.settings.forwarding, conn.peer_addr().ip());
+        let (rules, peer) = (&listener.settings.forwarding, peer(conn));
         exchange.client = forwarding::client(rules, peer, request.headers());
         self.check_address(admission, exchange, &self.unrouted)?;
         let Some(auth) = auth(Some(admission), None) else {
@@ -72,7 +72,7 @@ impl<H: Hooks> Proxy<H> {
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Option<Check>, ProxyError> {
-        let (rules, peer) = (&listener.settings.forwarding, conn.peer_addr().ip());
+        let (rules, peer) = (&listener.settings.forwarding, peer(conn));
         exchange.client = forwarding::client(rules, peer, request.headers());
         if let Some(admission) = &route.admission {
             self.check_address(admission, exchange, &route.counters)?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::admitting::{Check, hide_credentials};
-use super::{ClientSession, Proxy, SAY_CONTINUE, guarded};
+use super::{ClientSession, Proxy, SAY_CONTINUE, guarded, peer};
 use crate::engine::handler::{Action, Conn};
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{
@@ -60,10 +60,7 @@ impl<H: Hooks> Proxy<H> {
         // A client that is told before the end comes loses no request on a connection that closes.
         exchange.is_last = self.shared.sends_clients_away()
             || client.requests >= listener.settings.limits.max_requests
-            || client
-                .retires
-                .as_ref()
-                .is_some_and(|retires| conn.now() >= **retires);
+            || client.retires_by(conn.now());
         self.meters.all.in_flight.add(1);
         self.take_in(conn, client, exchange, request);
     }
@@ -97,7 +94,7 @@ impl<H: Hooks> Proxy<H> {
         };
         if exchange.client.is_none() {
             // It was refused, or answered here, before its fields were gathered.
-            let (rules, peer) = (&listener.settings.forwarding, conn.peer_addr().ip());
+            let (rules, peer) = (&listener.settings.forwarding, peer(conn));
             exchange.client = forwarding::client(rules, peer, request.headers());
         }
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
@@ -174,7 +171,7 @@ impl<H: Hooks> Proxy<H> {
         let mut route = found.cloned().ok_or_else(|| {
             ProxyError::new(StatusCode::NOT_FOUND, Phase::Request, Cause::NoRoute)
         })?;
-        let peer = conn.peer_addr().ip();
+        let peer = peer(conn);
         if listener.admission.is_some() || route.admission.is_some() {
             exchange.route = Some(route.clone());
             if let Some(check) = self.admit_to(conn, listener, &route, exchange, request)? {
@@ -245,7 +242,7 @@ impl<H: Hooks> Proxy<H> {
 
         let hop = Hop {
             peer,
-            is_tls: listener.is_tls,
+            is_tls: is_tls(conn),
             port,
             host: &exchange.asked.host,
             version: request.version(),
@@ -438,6 +435,17 @@ impl<X: Default> Exchange<X> {
 
     fn is_over_buffer(&self) -> bool {
         matches!(&self.upload.kept, Kept::Whole(kept) if kept.len() > self.buffer())
+    }
+}
+
+/// Returns true if a connection speaks TLS. Its listener may do something else by now.
+fn is_tls<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> bool {
+    #[cfg(feature = "tls")]
+    return conn.tls().is_some();
+    #[cfg(not(feature = "tls"))]
+    {
+        let _ = conn;
+        false
     }
 }
 

@@ -16,38 +16,50 @@ use crate::http::client::{ClientRequest, ResponsePart};
 pub struct CheckSession {
     pub(super) pool: usize,
     pub(super) node: NodeId,
-    /// The body so far, if a text is looked for.
-    seen: Vec<u8>,
+    /// The text in the body that is looked for.
+    search: Search,
     /// True once the node has answered as expected.
     is_good: bool,
 }
 
 impl<H: Hooks> Proxy<H> {
-    /// Begins the checks of the pools that have some, on the first reactor. Pools whose checks run are left alone.
+    /// Begins the checks of the pools that have some, on the first reactor. Pools whose checks run by the same rules are left
+    /// alone. The nodes of pools that have none any more are up.
     pub(super) fn begin_checks(&mut self, reactor: &mut Reactor<'_, Self>) {
         if reactor.id() != 0 {
             return;
         }
         for (number, pool) in self.pools.iter_mut().enumerate() {
             let is_in_use = self.rules.pools.contains_key(&pool.shared.name);
-            let is_new = is_in_use && !pool.checks.are_running && pool.settings().health.is_some();
-            if is_new {
-                pool.checks.are_running = true;
+            let shared = pool.shared.clone();
+            let rules = shared.settings.health.as_ref().filter(|_| is_in_use);
+            if !pool.checks.set_rules(rules) {
+                continue;
+            }
+            let generation = pool.checks.generation;
+            if rules.is_some() {
                 // Not in the middle of a callback.
                 reactor.schedule(Duration::ZERO, move |proxy, reactor| {
-                    proxy.check_nodes(number, reactor);
+                    proxy.check_nodes(number, generation, reactor);
                 });
+                continue;
+            }
+            let time = shared.time(reactor.now());
+            for node in pool.nodes.iter().filter(|node| node.is_down()) {
+                let health = &shared.health;
+                health.set_down(&pool.nodes, node.id(), false, time);
             }
         }
     }
 
     /// Checks all nodes of a pool, and again after the interval.
-    fn check_nodes(&mut self, number: usize, reactor: &mut Reactor<'_, Self>) {
+    fn check_nodes(&mut self, number: usize, generation: u64, reactor: &mut Reactor<'_, Self>) {
         let pool = &mut self.pools[number];
-        let is_in_use = self.rules.pools.contains_key(&pool.shared.name);
-        let rules = pool.settings().health.clone().filter(|_| is_in_use);
-        let Some(rules) = rules else {
-            pool.checks.are_running = false;
+        if pool.checks.generation != generation {
+            // Others are made in place of these.
+            return;
+        }
+        let Some(rules) = pool.checks.rules().cloned() else {
             return;
         };
         let nodes = pool.nodes.clone();
@@ -57,9 +69,11 @@ impl<H: Hooks> Proxy<H> {
             if !pool.checks.begin(node) {
                 continue;
             }
+            let made_by = pool.generation;
             let connect = pool.connect(&Destination { node, client: None });
             let token = self.next_token(Dial {
                 pool: number,
+                generation: made_by,
                 began: reactor.now(),
                 purpose: Purpose::Check(node),
             });
@@ -73,7 +87,7 @@ impl<H: Hooks> Proxy<H> {
             }
         }
         reactor.schedule(jittered(rules.interval), move |proxy, reactor| {
-            proxy.check_nodes(number, reactor);
+            proxy.check_nodes(number, generation, reactor);
         });
     }
 
@@ -87,7 +101,7 @@ impl<H: Hooks> Proxy<H> {
         let mut session = CheckSession {
             pool: number,
             node,
-            seen: Vec::new(),
+            search: Search::default(),
             is_good: false,
         };
         let pool = &self.pools[number];
@@ -134,13 +148,9 @@ impl<H: Hooks> Proxy<H> {
                 session.is_good = rules.probe.expects(response.status());
             }
             ResponsePart::Body(bytes) => {
-                let room = MAX_BODY - session.seen.len();
-                session
-                    .seen
-                    .extend_from_slice(&bytes[..bytes.len().min(room)]);
                 let wanted = text.unwrap_or_default().as_bytes();
-                session.is_good = memchr::memmem::find(&session.seen, wanted).is_some();
-                if !session.is_good && session.seen.len() < MAX_BODY {
+                session.is_good = session.search.is_found(wanted, bytes);
+                if !session.is_good && session.search.searched < MAX_BODY {
                     return Action::Continue;
                 }
             }
@@ -190,8 +200,75 @@ impl<H: Hooks> Proxy<H> {
     }
 }
 
+/// The search for a text in the parts of a body. Each byte is looked at once, however many parts there are.
+#[derive(Debug, Default)]
+struct Search {
+    /// The last bytes of the parts so far, with which the text may begin.
+    tail: Vec<u8>,
+    /// The bytes of the parts so far.
+    searched: usize,
+}
+
+impl Search {
+    /// Returns true if the text ends in this part, as far as the first [`MAX_BODY`] bytes go.
+    fn is_found(&mut self, wanted: &[u8], part: &[u8]) -> bool {
+        let part = &part[..part.len().min(MAX_BODY - self.searched)];
+        self.searched += part.len();
+        let kept = wanted.len().saturating_sub(1);
+        // Only its first bytes can end a text that began before.
+        self.tail.extend_from_slice(&part[..part.len().min(kept)]);
+        if memchr::memmem::find(&self.tail, wanted).is_some()
+            || memchr::memmem::find(part, wanted).is_some()
+        {
+            return true;
+        }
+        if part.len() >= kept {
+            self.tail.clear();
+            self.tail.extend_from_slice(&part[part.len() - kept..]);
+        } else {
+            self.tail.drain(..self.tail.len().saturating_sub(kept));
+        }
+        false
+    }
+}
+
 impl CheckSession {
     pub(super) fn is_good(&self) -> bool {
         self.is_good
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_in_parts_of_any_length_and_little_of_them_is_kept() {
+        let body = b"status=okay; status=ok; and more".repeat(3);
+        for len in 1..body.len() {
+            let mut search = Search::default();
+            let mut parts = body.chunks(len);
+            assert!(
+                parts.any(|part| search.is_found(b"status=ok;", part)),
+                "{len}"
+            );
+            let mut search = Search::default();
+            for part in body.chunks(len) {
+                assert!(!search.is_found(b"status=down", part), "{len}");
+                assert!(search.tail.len() < "status=down".len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_text_is_looked_for_in_so_much_of_a_body() {
+        let mut search = Search::default();
+        let before = vec![b'x'; MAX_BODY - 2];
+        assert!(!search.is_found(b"ok", &before));
+        assert!(search.is_found(b"ok", b"ok"));
+        let mut search = Search::default();
+        assert!(!search.is_found(b"ok", &before));
+        assert!(!search.is_found(b"ok", b"xok"));
+        assert_eq!(search.searched, MAX_BODY);
     }
 }

@@ -35,6 +35,7 @@ impl<H: Hooks> Proxy<H> {
         let joined = to.client.filter(|client| client.is_joined);
         let token = self.next_token(Dial {
             pool: number,
+            generation: self.pools[number].generation,
             began: reactor.now(),
             purpose: Purpose::Serve(to, place),
         });
@@ -82,17 +83,29 @@ impl<H: Hooks> Proxy<H> {
         }
         let pool = &mut self.pools[number];
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
+        let is_removed = pool.addr(to.node).is_none();
         if let Some(waiter) = pool.connections.failed(&to) {
             reactor.with(waiter, |conn, session| match session {
                 Session::Client(client) => {
                     if let Some(exchange) = &mut client.exchange {
                         exchange.notes.end_wait(dial.began);
                     }
-                    self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
+                    match is_removed {
+                        true => self.choose_anew(conn, client),
+                        false => {
+                            self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
+                        }
+                    }
                 }
                 Session::Tcp(client) => {
                     client.notes.end_wait(dial.began);
-                    self.try_another_node(conn, client, to.node, &ProxyError::connect(error));
+                    match is_removed {
+                        true => self.choose_node_anew(conn, client),
+                        false => {
+                            let error = ProxyError::connect(error);
+                            self.try_another_node(conn, client, to.node, &error);
+                        }
+                    }
                 }
                 _ => {}
             });
@@ -186,8 +199,18 @@ impl<H: Hooks> Proxy<H> {
         mut place: TakenPlace,
         reactor: &mut Reactor<'_, Self>,
     ) {
-        let Some(places) = self.pools[number].shared.places.get(&node) else {
-            return;
+        let shared = &self.pools[number].shared;
+        let (node, places) = match shared.places.get(&node) {
+            Some(places) => (node, places),
+            None => {
+                let again = shared.node_of(&place);
+                let Some((node, places)) =
+                    again.and_then(|node| Some((node, shared.places.get(&node)?)))
+                else {
+                    return;
+                };
+                (node, places)
+            }
         };
         let waiting = match places.longest_waiting() {
             Some(waiting) if !places.are_too_many() => waiting,

@@ -14,7 +14,7 @@ mod socks;
 mod tcp;
 mod tunneling;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -31,6 +31,7 @@ use super::access_log::Sink;
 use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place, Spare};
+use super::forwarding::Peer;
 use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
 use super::joined::Joined;
@@ -91,6 +92,8 @@ pub struct Proxy<H: Hooks> {
     /// The clients for whose targets dials are under way, by token.
     target_dials: HashMap<u64, ConnId>,
     last_dial: u64,
+    /// The numbers of the listeners whose clients take no further request.
+    left: HashSet<usize>,
     /// The fields of the head in hand.
     block: HeaderBlock,
     spare: Spare,
@@ -104,6 +107,8 @@ pub struct Proxy<H: Hooks> {
 /// A dial to a node under way.
 struct Dial {
     pool: usize,
+    /// The pool's, when it began.
+    generation: u32,
     began: Instant,
     purpose: Purpose,
 }
@@ -144,6 +149,11 @@ pub struct ClientSession<H: Hooks> {
 }
 
 impl<H: Hooks> ClientSession<H> {
+    /// Returns true if the connection takes no further request from this time on.
+    fn retires_by(&self, now: Instant) -> bool {
+        self.retires.as_ref().is_some_and(|at| now >= **at)
+    }
+
     /// Returns the port that the client has connected to. The kernel is asked once.
     fn port(&mut self, conn: &Conn<'_, Proxy<H>>) -> Option<u16> {
         let port = *self.port.get_or_insert_with(|| {
@@ -159,6 +169,8 @@ impl<H: Hooks> ClientSession<H> {
 pub struct UpstreamSession {
     pool: usize,
     node: NodeId,
+    /// The pool's, when it was made.
+    generation: u32,
     /// The client whose exchange it serves.
     client: Option<ConnId>,
     /// The bytes of a response that nobody wants which may still be read, so that the connection can be used again.
@@ -217,6 +229,7 @@ impl<H: Hooks> Proxy<H> {
             dials_to_join: HashMap::new(),
             target_dials: HashMap::new(),
             last_dial: 0,
+            left: HashSet::new(),
             block: HeaderBlock::new(),
             spare: Spare::default(),
         }
@@ -281,6 +294,15 @@ impl<H: Hooks> Proxy<H> {
             .iter()
             .map(|pool| pool.connections.waiting())
             .sum()
+    }
+}
+
+/// Returns the peer of a client's connection.
+fn peer<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> Peer {
+    let addr = conn.peer_addr();
+    Peer {
+        ip: addr.ip(),
+        is_hidden: conn.via() == Some(addr),
     }
 }
 
@@ -353,6 +375,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             }
             let Dial {
                 pool,
+                generation,
                 began,
                 purpose,
             } = self.dials.remove(&token)?;
@@ -365,18 +388,22 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             };
             let connections = &mut self.pools[pool].connections;
             connections.opened(&to, conn.id(), opened);
+            let is_outdated = !to.is_joined() && generation != self.pools[pool].generation;
+            let mut is_needless = false;
             if let Some(client) = to.client {
                 self.dials_to_join.remove(&client.id);
-                if conn.with(client.id, |_, _| ()).is_none() {
-                    // It serves no other client.
-                    conn.close();
-                }
+                // It serves no other client.
+                is_needless = conn.with(client.id, |_, _| ()).is_none();
+            }
+            if is_outdated || is_needless {
+                conn.close();
             }
             self.pools[pool].counters.opens.add(1);
             conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));
             return Some(Session::Upstream(Box::new(UpstreamSession {
                 pool,
                 node: to.node,
+                generation,
                 client: None,
                 unwanted: None,
                 requests: 0,
@@ -400,7 +427,11 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             let session = self.begin_forwarding(conn, listener)?;
             return Some(Session::Tcp(Box::new(session)));
         }
-        let max_age = jittered(listener.settings.timeouts.max_age);
+        // A handshake may have begun before its listener was left.
+        let max_age = match self.is_left(conn.origin()) {
+            true => Duration::ZERO,
+            false => jittered(listener.settings.timeouts.max_age),
+        };
         let retires = opened.checked_add(max_age).map(Box::new);
         Some(Session::Client(ClientSession {
             listener,

@@ -285,6 +285,15 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
+    /// Takes another node for an exchange whose own was removed before anything was sent to it. That is no retry.
+    pub(super) fn choose_anew(&mut self, conn: &mut Conn<'_, Self>, client: &mut ClientSession<H>) {
+        if let Some(exchange) = client.exchange.as_deref_mut() {
+            exchange.chosen = None;
+            exchange.place = Place::Nowhere;
+            self.dispatch(conn, client);
+        }
+    }
+
     fn pick_again(&mut self, exchange: &mut Exchange<H::Exchange>) -> bool {
         let Some(number) = exchange.pool else {
             return false;

@@ -97,7 +97,7 @@ impl<H: Hooks> Proxy<H> {
             _ => false,
         };
         // The next request of this client takes it only if that is on the same connection.
-        let is_leaving = pool.is_leaving(session.node);
+        let is_leaving = pool.is_leaving(session.node) || session.generation != pool.generation;
         if !is_reusable || is_worn || is_leaving || conn.peer_has_shut_down() {
             return Action::Close;
         }

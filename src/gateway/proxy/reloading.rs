@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::{Proxy, Session, Side};
+use crate::engine::conn::origin::Origin;
 use crate::engine::handler::Reactor;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::pool::Pool;
@@ -20,6 +21,7 @@ impl<H: Hooks> Proxy<H> {
         let Change {
             settings,
             pools,
+            left,
             sink,
         } = change;
         let reactors = reactor.engine().reactors();
@@ -37,13 +39,20 @@ impl<H: Hooks> Proxy<H> {
             self.pools[number].set_live(is_live, now);
         }
         let rules = Rc::new(Rules::new(&settings, &pools, &self.meters));
-        reactor.for_each(|conn, session| {
-            if let Session::Client(client) = session
-                && let Some(listener) = rules.listeners.get(conn.label())
-            {
-                client.listener = listener.clone();
-            }
-        });
+        if let Some(left) = left {
+            self.left.extend(left.iter().copied());
+            reactor.for_each(|conn, session| {
+                let Session::Client(client) = session else {
+                    return;
+                };
+                if self.is_left(conn.origin()) {
+                    // It keeps the rules of its listener.
+                    client.retires = Some(Box::new(now));
+                } else if let Some(listener) = rules.listeners.get(conn.label()) {
+                    client.listener = listener.clone();
+                }
+            });
+        }
         self.rules = rules;
         if let Some(sink) = sink {
             self.sink = sink;
@@ -60,6 +69,14 @@ impl<H: Hooks> Proxy<H> {
             reactor.schedule(timeout, move |proxy, reactor| {
                 proxy.end_leaving(timeout, reactor);
             });
+        }
+    }
+
+    /// Returns true if a connection is of a listener whose clients take no further request.
+    pub(super) fn is_left(&self, origin: Origin) -> bool {
+        match origin {
+            Origin::Accepted { listener } => self.left.contains(&listener),
+            _ => false,
         }
     }
 

@@ -177,6 +177,13 @@ impl<H: Hooks> Proxy<H> {
         Self::join(conn, upstream, idle);
     }
 
+    /// Takes another node for a client whose own was removed before it was connected. That is no retry.
+    pub(super) fn choose_node_anew(&mut self, conn: &mut Conn<'_, Self>, session: &mut TcpSession) {
+        session.chosen = None;
+        session.place = Place::Nowhere;
+        self.find_node(conn, session);
+    }
+
     /// Takes another node for a client whose node could not be connected to, or refuses the client.
     pub(super) fn try_another_node(
         &mut self,

@@ -36,8 +36,19 @@ struct Serving<'a> {
     events: Sender<Event>,
     /// The moment at which the wait before the end is over.
     shuts_down: Option<Instant>,
-    is_ending: bool,
+    end: End,
     is_handing_over: bool,
+}
+
+/// The way to the end of this process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It serves.
+    None,
+    /// Another process has its listeners.
+    HandedOver,
+    /// A signal asks for it.
+    Asked,
 }
 
 /// Serves until a signal ends it.
@@ -76,7 +87,7 @@ pub(super) fn serve(
         watch,
         events,
         shuts_down: None,
-        is_ending: false,
+        end: End::None,
         is_handing_over: false,
     };
     serving.react(&received);
@@ -109,6 +120,9 @@ impl Serving<'_> {
                 at.saturating_duration_since(Instant::now()).min(LOOK)
             });
             match events.recv_timeout(wait) {
+                Ok(Event::Signal(SIGHUP)) if self.end != End::None => {
+                    warn!(target: "epicycle::gateway::config", "the end is under way, so the configuration stays as it is");
+                }
                 Ok(Event::Signal(SIGHUP)) => {
                     self.watch.has_changed();
                     self.reload();
@@ -128,7 +142,7 @@ impl Serving<'_> {
                 self.shuts_down = None;
                 self.control.shutdown();
             }
-            if !self.is_ending && self.watch.has_changed() {
+            if self.end == End::None && self.watch.has_changed() {
                 self.reload();
             }
         }
@@ -175,11 +189,16 @@ impl Serving<'_> {
 
     /// Ends the gateway, after a time in which health checks fail if `waits`. The second time it ends at once.
     fn end(&mut self, waits: bool) {
-        if self.is_ending {
-            self.control.engine().shutdown_within(Duration::ZERO);
-            return;
+        match std::mem::replace(&mut self.end, End::Asked) {
+            End::None => {}
+            // Its end is near, and its clients are told.
+            End::HandedOver if waits => return,
+            End::HandedOver => {
+                self.shuts_down = None;
+                return self.control.shutdown();
+            }
+            End::Asked => return self.control.engine().shutdown_within(Duration::ZERO),
         }
-        self.is_ending = true;
         self.control.begin_drain();
         let grace = self.control.drain_grace();
         if waits && !grace.is_zero() {
@@ -191,7 +210,7 @@ impl Serving<'_> {
     }
 
     fn hand_over(&mut self) {
-        if self.is_ending || self.is_handing_over {
+        if self.end != End::None || self.is_handing_over {
             warn!(target: "epicycle::gateway::config", "the end or a hand-over is under way already");
             return;
         }
@@ -214,7 +233,7 @@ impl Serving<'_> {
             thread::sleep(Duration::from_millis(1));
         }
         drop(successor);
-        self.is_ending = true;
+        self.end = End::HandedOver;
         self.control.send_clients_away();
         self.shuts_down = Instant::now().checked_add(self.control.drain_grace());
     }
