@@ -165,4 +165,6 @@ pub mod internals {
     #[cfg(feature = "proxy-protocol")]
     pub use crate::engine::proxy_protocol::proxy_header;
     pub use crate::engine::timer::{TimerKey, Wheel};
+    #[cfg(feature = "gateway")]
+    pub use crate::gateway::discover::zookeeper_frames;
 }

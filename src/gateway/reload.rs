@@ -208,7 +208,8 @@ impl<H: Hooks> Control<H> {
                 break;
             }
             followed.on_failure(error.to_string());
-            if stop.wait(delay) {
+            // One that hears of changes by itself may have a list before.
+            if stop.wait_for_wake(delay) {
                 break;
             }
             delay = (2 * delay).min(RETRY.1);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use epicycle::balance::KeyHash;
 use epicycle::gateway::settings::{
-    AccessLog, BalanceBy, DnsSettings, ForwardedFor, HashKey, HealthProbe, HostField, ListenerKind,
-    LogFormat, LogTarget, OnFin, ProxyVersion, RouteAuth, Settings, SourceSettings, Underscores,
-    WebSocketMode,
+    AccessLog, BalanceBy, ChildForm, DnsSettings, ForwardedFor, HashKey, HealthProbe, HostField,
+    ListenerKind, LogFormat, LogTarget, OnFin, ProxyVersion, RouteAuth, Secret, Settings,
+    SourceSettings, Underscores, WebSocketMode, ZooKeeperSettings,
 };
 use epicycle::gateway::{ConfigError, Gateway, GatewayError};
 use tempfile::TempDir;
@@ -176,8 +176,12 @@ health.tcp = true
 timeout.request = "none"
 
 [pool.named]
+# Until the source has told others.
 nodes = [{ to = "https://10.0.0.4", name = "inner.example.org" }]
 discover = { dns = "https://app.internal", every = "31s" }
+
+[pool.registered]
+discover = { zk = "zk1,[::1]:2182/services/app", by = "data", auth = "me:secret", session_timeout = "32s" }
 "#,
     );
     let gateway = folder.load().unwrap_or_else(|error| panic!("{error}"));
@@ -353,6 +357,12 @@ discover = { dns = "https://app.internal", every = "31s" }
     let mut dns = DnsSettings::new("https://app.internal");
     dns.every = seconds(31);
     assert_eq!(pool.discover, Some(SourceSettings::Dns(dns)));
+    let mut zk = ZooKeeperSettings::new("zk1,[::1]:2182/services/app");
+    zk.form = ChildForm::Data;
+    zk.auth = Some(Secret::new("me:secret"));
+    zk.session_timeout = seconds(32);
+    let pool = &all.pools["registered"];
+    assert_eq!(pool.discover, Some(SourceSettings::ZooKeeper(zk)));
 }
 
 #[test]
@@ -369,6 +379,47 @@ fn a_source_that_cannot_be_is_told_with_its_remedy() {
         (
             "{ dns = \"unix:///run/app\" }",
             "discover.dns: \"unix:///run/app\": a Unix socket has no name",
+        ),
+        (
+            "{ zk = \"zk1:2181\" }",
+            "discover.zk: \"zk1:2181\": it has no path; write zk1:2181,zk2:2181/services/app",
+        ),
+        (
+            "{ zk = \"zk1//app\" }",
+            "discover.zk: \"zk1//app\": the path ",
+        ),
+        (
+            "{ zk = \"zk1/../a\" }",
+            "discover.zk: \"zk1/../a\": the path ",
+        ),
+        ("{ zk = \"zk1/\" }", "discover.zk: \"zk1/\": the path "),
+        (
+            "{ zk = \"zk1,,zk2/app\" }",
+            "discover.zk: \"zk1,,zk2/app\": a server is malformed",
+        ),
+        (
+            "{ zk = \"zk1:0/app\" }",
+            "discover.zk: \"zk1:0/app\": a server is malformed",
+        ),
+        (
+            "{ zk = \"zk1/app\", by = \"path\" }",
+            "discover.by: use \"name\" or \"data\"",
+        ),
+        (
+            "{ zk = \"zk1/app\", session_timeout = \"1ms\" }",
+            "discover.session_timeout: use 1s to 10m",
+        ),
+        (
+            "{ zk = \"zk1/app\", auth = \"me\" }",
+            "discover.auth: write \"NAME:PASSWORD\"",
+        ),
+        (
+            "{ zk = \"zk1/app\", every = \"1s\" }",
+            "discover.every: it is no option of `zk`; remove it",
+        ),
+        (
+            "{ zk = \"zk1/app\", dns = \"app.test:80\" }",
+            "discover: a pool has one source; remove the others",
         ),
         (
             "{ dns = \"app.test:80\", every = \"0s\" }",

@@ -32,3 +32,4 @@ mod socks;
 mod strangers;
 mod tcp;
 mod websockets;
+mod zookeeper;

@@ -123,6 +123,15 @@ pub(super) fn nodes_of(path: &Path, uses_tls: bool) -> Result<Vec<NodeSettings>,
     nodes::load(path, uses_tls)
 }
 
+/// Reads a node: `10.0.0.1:8080,5` or `http://10.0.0.1:8080`.
+///
+/// # Errors
+///
+/// The problem and its remedy.
+pub(super) fn node_of(text: &str, uses_tls: bool) -> Result<NodeSettings, String> {
+    nodes::node(text, uses_tls)
+}
+
 fn load_text(path: &Path) -> Result<String, ConfigError> {
     let text = read_at_most(MAX_FILE, path).and_then(|bytes| {
         let bytes = bytes.ok_or_else(|| {

@@ -41,7 +41,7 @@ pub(super) fn load(path: &Path, uses_tls: bool) -> Result<Vec<NodeSettings>, Con
 }
 
 /// Reads `10.0.0.1:8080,5` or `http://10.0.0.1:8080`.
-fn node(line: &str, uses_tls: bool) -> Result<NodeSettings, String> {
+pub(super) fn node(line: &str, uses_tls: bool) -> Result<NodeSettings, String> {
     let (to, weight) = match line.split_once(',') {
         Some((to, weight)) => (to.trim(), Some(weight.trim())),
         None => (line, None),

@@ -35,6 +35,7 @@
 mod dns;
 mod file;
 mod following;
+mod zookeeper;
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +48,10 @@ use super::settings::{NodeSettings, SourceSettings};
 pub use self::dns::DnsSource;
 pub use self::file::{FileWatch, NodesFile};
 pub(super) use self::following::{Followed, Sources};
+pub use self::zookeeper::ZooKeeperSource;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use self::zookeeper::zookeeper_frames;
 
 /// The reason why a source has no list now.
 pub type DiscoverError = Box<dyn std::error::Error + Send + Sync>;
@@ -76,6 +81,7 @@ pub(super) fn source(
 ) -> Result<Box<dyn Discover>, DiscoverError> {
     match settings {
         SourceSettings::Dns(dns) => Ok(Box::new(DnsSource::new(dns.clone(), uses_tls)?)),
+        SourceSettings::ZooKeeper(zk) => Ok(Box::new(ZooKeeperSource::new(zk.clone(), uses_tls)?)),
     }
 }
 
@@ -87,30 +93,55 @@ impl Discover for Box<dyn Discover> {
 
 /// The end of a source: its gateway ends, or the settings have it no more.
 #[derive(Clone, Default)]
-pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub struct Stop(Arc<(Mutex<Signals>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct Signals {
+    is_set: bool,
+    is_woken: bool,
+}
 
 impl Stop {
     /// Waits for so long, or until the source is to end. Returns true if it is.
     pub fn wait(&self, time: Duration) -> bool {
-        let (is_set, changed) = &*self.0;
-        let mut is_set = is_set.lock();
-        if let Some(until) = Instant::now().checked_add(time) {
-            while !*is_set && !changed.wait_until(&mut is_set, until).timed_out() {}
-        } else {
-            changed.wait_while(&mut is_set, |is_set| !*is_set);
-        }
-        *is_set
+        self.wait_for(time, |signals| signals.is_set)
     }
 
     /// Returns true if the source is to end.
     pub fn is_set(&self) -> bool {
-        *self.0.0.lock()
+        self.0.0.lock().is_set
+    }
+
+    /// Waits as [`wait`](Self::wait) does, but no longer than until the source is [woken](Self::wake).
+    pub(super) fn wait_for_wake(&self, time: Duration) -> bool {
+        let is_set = self.wait_for(time, |signals| signals.is_set || signals.is_woken);
+        self.0.0.lock().is_woken = false;
+        is_set
+    }
+
+    /// Wakes the thread of the source, from another one.
+    fn wake(&self) {
+        let (signals, changed) = &*self.0;
+        signals.lock().is_woken = true;
+        changed.notify_all();
     }
 
     fn set(&self) {
-        let (is_set, changed) = &*self.0;
-        *is_set.lock() = true;
+        let (signals, changed) = &*self.0;
+        signals.lock().is_set = true;
         changed.notify_all();
+    }
+
+    fn wait_for(&self, time: Duration, is_over: impl Fn(&Signals) -> bool) -> bool {
+        let (signals, changed) = &*self.0;
+        let mut signals = signals.lock();
+        match Instant::now().checked_add(time) {
+            Some(until) => {
+                while !is_over(&signals) && !changed.wait_until(&mut signals, until).timed_out() {}
+            }
+            None => changed.wait_while(&mut signals, |signals| !is_over(signals)),
+        }
+        signals.is_set
     }
 }
 

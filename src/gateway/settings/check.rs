@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::template::is_template;
 use super::{
     BalanceBy, BasicAuth, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind,
-    ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem, RouteAuth, RouteSettings,
+    ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem, RouteAuth, RouteSettings, Secret,
     Settings, SourceSettings, WebSocketMode,
 };
 use crate::addr::Endpoint;
@@ -19,6 +19,9 @@ const MAX_FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 /// The times between two look-ups of a name.
 const LOOK_UP_EVERY: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+
+/// The timeouts of a session of ZooKeeper.
+const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// The problems that were found so far.
 #[derive(Default)]
@@ -317,6 +320,27 @@ fn check_source(problems: &mut Problems, place: &str, source: &SourceSettings, u
             }
             let is_right = LOOK_UP_EVERY.contains(&dns.every);
             problems.unless(is_right, format!("{place}.every"), "use 100ms to 24h");
+        }
+        SourceSettings::ZooKeeper(zk) => {
+            if let Err(problem) = zk.target() {
+                problems.add(
+                    format!("{place}.zk"),
+                    format!("{:?}: {problem}", zk.connect),
+                );
+            }
+            let is_right = SESSION_TIMEOUT.contains(&zk.session_timeout);
+            problems.unless(
+                is_right,
+                format!("{place}.session_timeout"),
+                "use 1s to 10m",
+            );
+            let is_user = |auth: &Secret| {
+                auth.reveal()
+                    .split_once(':')
+                    .is_some_and(|(name, _)| !name.is_empty())
+            };
+            let is_right = zk.auth.as_ref().is_none_or(is_user);
+            problems.unless(is_right, format!("{place}.auth"), "write \"NAME:PASSWORD\"");
         }
     }
 }

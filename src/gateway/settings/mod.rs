@@ -44,7 +44,8 @@ pub use self::pool::{
     Retries, UpstreamLimits, UpstreamTimeouts,
 };
 pub use self::route::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
-pub use self::source::{DnsSettings, SourceSettings};
+pub(crate) use self::source::ZooKeeperTarget;
+pub use self::source::{ChildForm, DnsSettings, Secret, SourceSettings, ZooKeeperSettings};
 
 /// Everything that a gateway is told: where it listens, which requests go to which pool, and the nodes of the pools.
 #[derive(Clone, Debug, Default)]

@@ -2,7 +2,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::NodeAddr;
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Family};
+use crate::authority::Authority;
 
 /// The source of a pool's nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +11,8 @@ use crate::addr::Endpoint;
 pub enum SourceSettings {
     /// The addresses of a host.
     Dns(DnsSettings),
+    /// The children of a node of ZooKeeper.
+    ZooKeeper(ZooKeeperSettings),
 }
 
 /// The addresses of a host as nodes.
@@ -23,10 +26,109 @@ pub struct DnsSettings {
     pub every: Duration,
 }
 
+/// The children of a node of ZooKeeper as nodes. Each child names one in the form `HOST:PORT,WEIGHT`, or as
+/// [`NodeSettings::to`](super::NodeSettings::to) does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ZooKeeperSettings {
+    /// The servers, and the path of the node: `HOST:PORT,HOST:PORT/PATH`. The port is 2181 if it is left out.
+    pub connect: String,
+    /// The part of a child that names a node. Default: its name.
+    pub form: ChildForm,
+    /// Shows who this is, by the scheme `digest`: `NAME:PASSWORD`. It is sent in plain text. Default: nobody.
+    pub auth: Option<Secret>,
+    /// The timeout of the session, which the server may change. A server that is silent for two thirds of it is left for the next one.
+    /// Default: 10 s.
+    pub session_timeout: Duration,
+}
+
+/// The part of a child that names a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChildForm {
+    /// Its name.
+    #[default]
+    Name,
+    /// Its data.
+    Data,
+}
+
+/// A text that is not shown in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Returns a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// The servers of ZooKeeper, and a node there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ZooKeeperTarget {
+    pub(crate) servers: Vec<Endpoint>,
+    pub(crate) path: String,
+}
+
+impl ZooKeeperSettings {
+    /// Returns the settings for servers and a path with the defaults.
+    pub fn new(connect: impl Into<String>) -> Self {
+        Self {
+            connect: connect.into(),
+            form: ChildForm::default(),
+            auth: None,
+            session_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Returns the servers and the path.
+    ///
+    /// # Errors
+    ///
+    /// The problem and its remedy.
+    pub(crate) fn target(&self) -> Result<ZooKeeperTarget, String> {
+        let form = "write zk1:2181,zk2:2181/services/app";
+        let Some((servers, path)) = self.connect.split_once('/') else {
+            return Err(format!("it has no path; {form}"));
+        };
+        let is_segment = |segment: &str| {
+            !matches!(segment, "" | "." | "..") && !segment.chars().any(char::is_control)
+        };
+        if !path.split('/').all(is_segment) {
+            return Err(format!("the path {path:?} is none of ZooKeeper's; {form}"));
+        }
+        let server = |text: &str| {
+            let authority = Authority::parse(text.trim().as_bytes()).ok()?;
+            let host = String::from_utf8_lossy(authority.host).into_owned();
+            let port = authority.port.unwrap_or(2181);
+            let family = Family::Any;
+            (!host.is_empty() && port != 0).then_some(Endpoint::Tcp { host, port, family })
+        };
+        let servers: Option<Vec<_>> = servers.split(',').map(server).collect();
+        Ok(ZooKeeperTarget {
+            servers: servers.ok_or_else(|| format!("a server is malformed; {form}"))?,
+            path: format!("/{path}"),
+        })
+    }
+}
+
 impl fmt::Display for SourceSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SourceSettings::Dns(dns) => write!(f, "the DNS name {}", dns.name),
+            SourceSettings::ZooKeeper(zk) => write!(f, "ZooKeeper at {}", zk.connect),
         }
     }
 }
