@@ -40,6 +40,16 @@ const PROTOCOLS: [&str; 5] = [
     "cluster::drpc",
 ];
 
+/// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
+const CLUSTER: [&[&str]; 4] = [
+    &["error", "keyed", "roles", "text", "uuid", "watch"],
+    &["packet", "drpc"],
+    &[
+        "registry", "locator", "dispatch", "eventbus", "lock", "cache",
+    ],
+    &["link"],
+];
+
 #[test]
 fn folders_are_used_from_above_only() {
     let mut uses = 0;
@@ -79,6 +89,29 @@ fn no_folder_has_a_circle_among_its_children() {
             panic!("a circle in `{folder}`: {}", circle.join(" -> "));
         }
     }
+}
+
+#[test]
+fn the_parts_of_the_cluster_are_used_from_above_only() {
+    let tier = |part: &str| CLUSTER.iter().position(|tier| tier.contains(&part));
+    let mut uses = 0;
+    for (user, used) in imports() {
+        let (Some(user_part), Some(used_part)) = (child("cluster", &user), child("cluster", &used))
+        else {
+            continue;
+        };
+        if user_part == used_part {
+            continue;
+        }
+        uses += 1;
+        let place =
+            |part: &str| tier(part).unwrap_or_else(|| panic!("{part} has no tier in CLUSTER"));
+        assert!(
+            place(&used_part) <= place(&user_part),
+            "{user} uses {used}, which is not below it"
+        );
+    }
+    assert!(uses > 10, "only {uses} imports found");
 }
 
 #[test]

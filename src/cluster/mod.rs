@@ -5,6 +5,11 @@
 //!
 //! - [`packet`]: what clients and gates say to each other.
 //! - [`drpc`]: what gates and nodes say to each other.
+//! - [`registry`]: which servers there are. [`locator`]: where a user is. [`dispatch`]: which node gets a packet.
+//! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
+//!
+//! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
+//! process. Their calls may block, so they belong on a [worker pool](crate::workers) and not on a reactor.
 //!
 //! ```
 //! use epicycle::cluster::packet::{Packet, PacketOptions};
@@ -15,10 +20,23 @@
 //! # Ok::<(), epicycle::cluster::Error>(())
 //! ```
 
+pub mod cache;
+pub mod dispatch;
 pub mod drpc;
 mod error;
+pub mod eventbus;
+mod keyed;
+pub mod locator;
+pub mod lock;
 pub mod packet;
+pub mod registry;
 mod roles;
+mod text;
+mod uuid;
+mod watch;
 
 pub use self::error::Error;
 pub use self::roles::{Event, Kind, State};
+pub use self::text::{from_text, to_text};
+pub use self::uuid::new_uuid;
+pub use self::watch::{Watch, WatchHandle, WatchSender, watch};

@@ -38,7 +38,7 @@ pub enum State {
     Hang,
 }
 
-/// What happened to a connection.
+/// A change of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Event {

@@ -271,7 +271,7 @@ fn check_heartbeat(row: &Row) {
     assert_eq!(found, (expected, None));
 }
 
-/// What due's own faults look like from here.
+/// Due's own faults, as they look from here.
 #[test]
 fn what_due_writes_by_mistake_costs_only_its_frame() {
     for row in rows("drpc_quirk") {

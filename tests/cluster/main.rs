@@ -3,9 +3,13 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod dispatch;
 mod drpc;
 mod drpc_properties;
 mod feed;
+mod locator;
 mod packet;
 mod packet_properties;
+mod registry;
+mod shared;
 mod vectors;

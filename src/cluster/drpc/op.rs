@@ -120,7 +120,7 @@ impl Code {
     }
 }
 
-/// What the number of a target means.
+/// The meaning of a target's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Scope {

@@ -39,7 +39,7 @@ pub enum Request<'a> {
     },
     /// Asks for the number of connections, or of users.
     Stat {
-        /// Which of both.
+        /// The one of both to count.
         scope: Scope,
     },
     /// Asks if a client is connected.
@@ -164,7 +164,7 @@ pub enum Request<'a> {
     Ping,
 }
 
-/// What both sides tell of themselves, so that each can prove that it has the secret.
+/// The part of Hello that both sides send, so that each can prove that it has the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The version of the extensions: [`VERSION`](super::VERSION).

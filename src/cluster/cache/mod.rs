@@ -1,0 +1,81 @@
+//! A cache that all servers of the cluster share.
+//!
+//! Values are text. [`to_text`](super::to_text) and [`from_text`](super::from_text) convert others as due does: text and numbers
+//! as they are, structures as JSON.
+//!
+//! ```
+//! use std::time::Duration;
+//! use epicycle::cluster::cache::{Cache, MemoryCache};
+//!
+//! let cache = MemoryCache::new();
+//! cache.set("motd", "Welcome", Some(Duration::from_secs(60)))?;
+//! assert_eq!(cache.get("motd")?.as_deref(), Some("Welcome"));
+//! assert_eq!(cache.increase("logins", 3)?, 3);
+//!
+//! let profile = cache.get_or_set("profile:7", &mut || Ok(Some("{\"level\":3}".to_owned())))?;
+//! assert_eq!(profile.as_deref(), Some("{\"level\":3}"));
+//! # Ok::<(), epicycle::cluster::Error>(())
+//! ```
+
+mod memory;
+
+use std::time::Duration;
+
+use super::Error;
+
+pub use self::memory::{CacheStats, MemoryCache};
+
+/// The value that stands for "there is none", so that a missing value is not looked for again at once.
+pub const NIL: &str = "cache@nil";
+
+/// The time for which [`NIL`] is kept.
+pub const NIL_TTL: Duration = Duration::from_secs(10);
+
+/// A cache. Its calls may block, so they belong on a worker pool and not on a reactor.
+///
+/// # Errors
+///
+/// All calls return [`Error::Backend`] if the backend cannot be reached.
+#[expect(
+    clippy::missing_errors_doc,
+    reason = "the trait tells them for all calls"
+)]
+pub trait Cache: Send + Sync + 'static {
+    /// Returns true if the key has a value.
+    fn has(&self, key: &str) -> Result<bool, Error>;
+
+    /// Returns the value of a key.
+    fn get(&self, key: &str) -> Result<Option<String>, Error>;
+
+    /// Sets the value of a key, for `ttl`. Without one, a key that exists keeps the time that it has left, and a new key stays.
+    fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<(), Error>;
+
+    /// Returns the value of a key, and makes it if there is none. One thread at a time makes the value of a key; the others wait
+    /// for it. A made value is kept for 1 to 24 hours, by chance, so that values made together do not end together. If `make`
+    /// returns none, that is remembered for 10 seconds.
+    ///
+    /// Returns the error of `make`, if it returns one.
+    fn get_or_set(&self, key: &str, make: Make<'_>) -> Result<Option<String>, Error>;
+
+    /// Deletes keys. Returns the number of those that existed.
+    fn delete(&self, keys: &[&str]) -> Result<usize, Error>;
+
+    /// Adds to a number, and returns the sum. A missing number is 0, and the sum stays. Use a negative number to subtract.
+    ///
+    /// Returns [`Error::InvalidArgument`] if the value is no integer of 64 bits, or the sum is none.
+    fn increase(&self, key: &str, by: i64) -> Result<i64, Error>;
+
+    /// As [`increase`](Self::increase), with floating point.
+    ///
+    /// Returns [`Error::InvalidArgument`] if the value is no number, or the sum is infinite.
+    fn increase_float(&self, key: &str, by: f64) -> Result<f64, Error>;
+}
+
+/// Makes a value for [`Cache::get_or_set`].
+pub type Make<'m> = &'m mut dyn FnMut() -> Result<Option<String>, Error>;
+
+/// Returns the time for which a made value is kept: 1 to 24 hours, by chance.
+pub fn made_ttl() -> Duration {
+    const HOUR: u64 = 60 * 60 * 1000;
+    Duration::from_millis(fastrand::u64(HOUR..=24 * HOUR))
+}

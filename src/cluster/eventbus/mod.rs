@@ -1,0 +1,130 @@
+//! The event bus: messages from any server of the cluster to all that subscribed to a topic.
+//!
+//! ```
+//! use std::sync::mpsc;
+//! use epicycle::cluster::eventbus::{EventBus, MemoryEventBus};
+//! use epicycle::cluster::to_text;
+//!
+//! let bus = MemoryEventBus::new();
+//! let (sender, logins) = mpsc::channel();
+//! let subscription = bus.subscribe("login", Box::new(move |message| {
+//!     let _ = sender.send(message.parse::<i64>());
+//! }))?;
+//! bus.publish("login", &to_text(&7)?)?;
+//! assert_eq!(logins.recv()??, 7);
+//! // No more messages come after the subscription is dropped.
+//! drop(subscription);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod memory;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, from_text};
+
+pub use self::memory::{BusStats, MemoryEventBus, WhenFull};
+
+/// An event bus. Its calls may block, so they belong on a worker pool and not on a reactor.
+///
+/// The messages of a topic come to each subscriber in the order in which they were published. A handler that panics costs its
+/// message only.
+pub trait EventBus: Send + Sync + 'static {
+    /// Publishes a message. [`to_text`](super::to_text) makes the payload of a value.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if the topic is empty, and [`Error::Backend`] if the backend cannot be reached.
+    fn publish(&self, topic: &str, payload: &str) -> Result<(), Error>;
+
+    /// Calls a handler for each message of a topic, on a thread of the bus, until the returned value is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if the topic is empty, [`Error::Busy`] if there are too many subscriptions, and
+    /// [`Error::Backend`] if the backend cannot be reached.
+    fn subscribe(&self, topic: &str, handler: Handler) -> Result<Subscription, Error>;
+}
+
+/// The function that a subscription calls.
+pub type Handler = Box<dyn FnMut(&Message) + Send>;
+
+/// A message, as it is in the backends too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Message {
+    /// Its id: a UUID.
+    pub id: String,
+    /// Its topic.
+    pub topic: String,
+    /// Its content as text.
+    pub payload: String,
+    /// The time at which it was published, in nanoseconds since 1970.
+    pub timestamp: i64,
+}
+
+impl Message {
+    /// Returns the payload as a value.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Codec`] if it is not the text of such a value.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        from_text(&self.payload)
+    }
+
+    /// Reads the JSON that backends carry.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Codec`] if it is not a message.
+    pub fn from_json(json: &[u8]) -> Result<Self, Error> {
+        serde_json::from_slice(json).map_err(|error| Error::Codec(Arc::new(error)))
+    }
+
+    /// Returns the JSON that backends carry.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Codec`] if memory runs out.
+    pub fn to_json(&self) -> Result<String, Error> {
+        serde_json::to_string(self).map_err(|error| Error::Codec(Arc::new(error)))
+    }
+}
+
+/// Ends a subscription when it is dropped. A message that the handler has begun is finished; those that wait are not begun.
+#[must_use = "dropping it ends the subscription"]
+pub struct Subscription {
+    _end: Box<dyn Any + Send + Sync>,
+}
+
+impl Subscription {
+    /// Returns a subscription that ends when `end` is dropped, for those who implement a backend.
+    pub fn new(end: impl Any + Send + Sync) -> Self {
+        Self {
+            _end: Box::new(end),
+        }
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+/// Checks a topic.
+pub(super) fn check(topic: &str) -> Result<(), Error> {
+    if topic.is_empty() {
+        return Err(Error::argument(
+            "topic",
+            "it is empty; give the topic a name",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! The registry: which gates, nodes and meshes there are, their states, routes and addresses.
+//!
+//! ```
+//! use epicycle::cluster::registry::{Instance, MemoryRegistry, Registry};
+//! use epicycle::cluster::{Kind, State};
+//!
+//! let registry = MemoryRegistry::new();
+//! let mut watch = registry.watch("node")?;
+//! assert_eq!(watch.next(), Some(Vec::new()));
+//!
+//! let mut node = Instance::new(Kind::Node, "node-1", "drpc://127.0.0.1:7001?is_secure=false");
+//! registry.register(&node)?;
+//! assert_eq!(watch.next(), Some(vec![node.clone()]));
+//!
+//! node.state = State::Busy;
+//! registry.register(&node)?;
+//! assert_eq!(registry.services("node")?[0].state, State::Busy);
+//! # Ok::<(), epicycle::cluster::Error>(())
+//! ```
+
+mod directory;
+mod instance;
+mod memory;
+
+use std::sync::Arc;
+
+use super::{Error, Watch};
+
+pub use self::directory::Directory;
+pub use self::instance::{Instance, RouteSpec};
+pub use self::memory::MemoryRegistry;
+
+/// A registry. Its calls may block, so they belong on a worker pool and not on a reactor.
+pub trait Registry: Send + Sync + 'static {
+    /// Registers an instance, or replaces the record of the same name and id: with a new state, for example.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::InvalidArgument`] if the instance is not [allowed](Instance::check), and [`Error::Backend`] if the
+    /// backend cannot be reached.
+    fn register(&self, instance: &Instance) -> Result<(), Error>;
+
+    /// Removes the record of this name and id. It is no error if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Backend`] if the backend cannot be reached.
+    fn deregister(&self, instance: &Instance) -> Result<(), Error>;
+
+    /// Returns all instances of a name, in any order.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Backend`] if the backend cannot be reached.
+    fn services(&self, name: &str) -> Result<Vec<Instance>, Error>;
+
+    /// Watches the instances of a name. Each value is the full list. The first is the current one, and comes at once. A reader
+    /// that is slow gets the latest list and not those between.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Backend`] if the backend cannot be reached, and [`Error::Busy`] if there are too many watches.
+    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error>;
+}
+
+impl<R: Registry + ?Sized> Registry for Arc<R> {
+    fn register(&self, instance: &Instance) -> Result<(), Error> {
+        (**self).register(instance)
+    }
+
+    fn deregister(&self, instance: &Instance) -> Result<(), Error> {
+        (**self).deregister(instance)
+    }
+
+    fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
+        (**self).services(name)
+    }
+
+    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        (**self).watch(name)
+    }
+}

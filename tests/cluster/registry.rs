@@ -1,0 +1,325 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use epicycle::cluster::registry::{Directory, Instance, MemoryRegistry, Registry, RouteSpec};
+use epicycle::cluster::{Error, Event, Kind, State, Watch, watch};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::util::{LONG, eventually};
+use crate::vectors::rows;
+
+pub(crate) fn node(id: &str) -> Instance {
+    Instance::new(Kind::Node, id, "drpc://127.0.0.1:7001?is_secure=false")
+}
+
+#[test]
+fn every_recorded_record_is_read_and_written_as_due_does() {
+    let mut seen = 0;
+    for row in rows("registry_etcd") {
+        if row.dir != "PUT" {
+            continue;
+        }
+        let record = &row.data;
+        let instance = Instance::from_json(record.as_bytes()).expect("is a record");
+        assert_eq!(instance.to_json().expect("is JSON"), *record);
+        let key = format!("/services/{}/{}", instance.name, instance.id);
+        assert_eq!(row.scenario, key);
+        assert!(instance.other.is_empty(), "{instance:?}");
+        if instance.alias == "node" {
+            assert!(instance.wants(Event::Disconnect));
+            assert_eq!((instance.weight, instance.routes.len()), (3, 9));
+        }
+        seen += 1;
+    }
+    assert!(seen == 0 || seen == 13, "{seen}");
+}
+
+#[test]
+fn fields_of_other_versions_are_kept_and_records_that_are_none_are_refused() {
+    let record = r#"{"later":[1],"weight":2,"kind":"node","state":"hang","name":"node","id":"n"}"#;
+    let instance = Instance::from_json(record.as_bytes()).expect("is a record");
+    assert_eq!((instance.state, instance.weight), (State::Hang, 2));
+    let written: Value =
+        serde_json::from_str(&instance.to_json().expect("is JSON")).expect("is JSON");
+    assert_eq!(written["later"][0], 1);
+    for (record, why) in [
+        ("{}", "missing field"),
+        ("[]", "invalid type"),
+        (
+            r#"{"id":"a","name":"node","kind":"nodes","state":"work"}"#,
+            "unknown variant",
+        ),
+        (
+            r#"{"id":"a","name":"node","kind":"node","state":"resting"}"#,
+            "unknown variant",
+        ),
+        (
+            r#"{"id":"a/b","name":"node","kind":"node","state":"work"}"#,
+            "not allowed",
+        ),
+        (
+            r#"{"id":"","name":"node","kind":"node","state":"work"}"#,
+            "not allowed",
+        ),
+        ("\u{0}", "expected value"),
+    ] {
+        let error = Instance::from_json(record.as_bytes()).expect_err("is none");
+        assert!(error.to_string().contains(why), "{record}: {error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn records_that_are_written_are_read(
+        id in "[a-z0-9-]{1,20}",
+        alias in "\\PC{0,10}",
+        state in 0..4_u8,
+        events in proptest::collection::vec(any::<i32>(), 0..4),
+        routes in proptest::collection::vec(any::<(i32, bool, bool, bool)>(), 0..5),
+        weight in any::<u32>(),
+        metadata in proptest::collection::btree_map("\\PC{0,5}", "\\PC{0,5}", 0..4),
+    ) {
+        let mut instance = node(&id);
+        instance.alias = alias;
+        instance.state = State::from_code(state).expect("is one");
+        instance.events = events;
+        instance.routes = routes.into_iter().map(|(id, internal, stateful, authorized)| {
+            let mut spec = RouteSpec::new(id);
+            (spec.internal, spec.stateful, spec.authorized) = (internal, stateful, authorized);
+            spec
+        }).collect();
+        instance.weight = weight;
+        instance.metadata = metadata;
+        let json = instance.to_json().expect("is JSON");
+        prop_assert_eq!(Instance::from_json(json.as_bytes()).expect("was written"), instance);
+    }
+
+    /// The registry is a map by name and id, and the last list of each watch is that of the map.
+    #[test]
+    fn the_registry_in_memory_does_what_a_map_does(
+        steps in proptest::collection::vec((0..3_usize, 0..3_usize, 0..5_u8), 0..40),
+    ) {
+        let registry = MemoryRegistry::new();
+        let names = ["gate", "node", "mesh"];
+        let mut watches: Vec<_> = names.iter().map(|name| registry.watch(name).expect("is in memory")).collect();
+        let mut model: BTreeMap<(usize, String), Instance> = BTreeMap::new();
+        for (name, id, state) in steps {
+            let mut instance = node(&format!("id-{id}"));
+            names[name].clone_into(&mut instance.name);
+            let key = (name, instance.id.clone());
+            match State::from_code(state) {
+                Some(state) => {
+                    instance.state = state;
+                    registry.register(&instance).expect("is allowed");
+                    model.insert(key, instance);
+                }
+                None => {
+                    registry.deregister(&instance).expect("is in memory");
+                    model.remove(&key);
+                }
+            }
+        }
+        for (at, name) in names.iter().enumerate() {
+            let expected: Vec<_> = model.iter().filter(|((found, _), _)| *found == at).map(|(_, instance)| instance.clone()).collect();
+            prop_assert_eq!(&registry.services(name).expect("is in memory"), &expected);
+            let mut last = None;
+            while let Some(list) = watches[at].try_next() {
+                last = Some(list);
+            }
+            prop_assert_eq!(last, Some(expected));
+        }
+    }
+}
+
+#[test]
+fn a_watch_begins_with_the_list_that_there_is_and_tells_each_change() {
+    let registry = MemoryRegistry::new();
+    registry.register(&node("a")).expect("is allowed");
+    let mut watch = registry.watch("node").expect("is in memory");
+    assert_eq!(watch.next(), Some(vec![node("a")]));
+    // A record that is the same is not told, and neither are other names.
+    registry.register(&node("a")).expect("is allowed");
+    let gate = Instance::new(Kind::Gate, "a", "");
+    registry.register(&gate).expect("is allowed");
+    assert_eq!(watch.try_next(), None);
+    registry.register(&node("b")).expect("is allowed");
+    registry.deregister(&node("a")).expect("is in memory");
+    // A slow reader gets the latest list.
+    assert_eq!(watch.next(), Some(vec![node("b")]));
+    assert_eq!(watch.try_next(), None);
+}
+
+#[test]
+fn a_watch_ends_when_it_is_closed_from_another_thread_and_when_its_source_is_gone() {
+    let registry = MemoryRegistry::new();
+    for end in 0..2 {
+        let mut watch = registry.watch("node").expect("is in memory");
+        assert_eq!(watch.next(), Some(Vec::new()));
+        let handle = watch.handle();
+        let reader = thread::spawn(move || watch.next());
+        if end == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        handle.close();
+        assert_eq!(reader.join().expect("does not panic"), None);
+        // Closing it again does nothing.
+        handle.close();
+    }
+    let mut watch = registry.watch("node").expect("is in memory");
+    drop(registry);
+    assert_eq!(watch.next(), Some(Vec::new()));
+    assert_eq!(watch.next(), None);
+}
+
+#[test]
+fn a_watch_gives_what_waits_in_order_up_to_its_bound() {
+    let (sender, mut watch): (_, Watch<i32>) = watch();
+    assert!(sender.push(1, 2) && sender.push(2, 2));
+    assert!(!sender.push(3, 2));
+    assert_eq!(
+        (watch.next(), watch.next(), watch.try_next()),
+        (Some(1), Some(2), None)
+    );
+    sender.push(4, 2);
+    sender.replace(5);
+    assert_eq!((watch.next(), watch.try_next()), (Some(5), None));
+
+    let handle = watch.handle();
+    assert!(handle.lost_since().is_none());
+    sender.set_lost(true);
+    let since = handle.lost_since().expect("is lost");
+    sender.set_lost(true);
+    assert_eq!(handle.lost_since(), Some(since));
+    sender.set_lost(false);
+    assert!(handle.lost_since().is_none());
+
+    // Values that wait when it is closed are not read any more.
+    sender.push(6, 2);
+    handle.close();
+    assert_eq!(watch.next(), None);
+    assert!(sender.is_closed() && !sender.push(7, 2) && !sender.replace(8));
+}
+
+#[test]
+fn threads_that_register_at_once_lose_nothing() {
+    let registry = MemoryRegistry::new();
+    let mut watch = registry.watch("node").expect("is in memory");
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let registry = registry.clone();
+            thread::spawn(move || {
+                for n in 0..50 {
+                    let node = node(&format!("{thread}-{n}"));
+                    registry.register(&node).expect("is allowed");
+                    if n % 2 == 0 {
+                        registry.deregister(&node).expect("is in memory");
+                    }
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().expect("does not panic");
+    }
+    assert_eq!(
+        registry.services("node").expect("is in memory").len(),
+        8 * 25
+    );
+    let mut last = Vec::new();
+    while let Some(list) = watch.try_next() {
+        last = list;
+    }
+    assert_eq!(last.len(), 8 * 25);
+}
+
+/// A registry whose backend can be lost.
+struct Fragile {
+    lists: MemoryRegistry,
+    sender: parking_lot::Mutex<Option<epicycle::cluster::WatchSender<Vec<Instance>>>>,
+}
+
+impl Registry for Fragile {
+    fn register(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.register(instance)
+    }
+
+    fn deregister(&self, instance: &Instance) -> Result<(), Error> {
+        self.lists.deregister(instance)
+    }
+
+    fn services(&self, name: &str) -> Result<Vec<Instance>, Error> {
+        self.lists.services(name)
+    }
+
+    fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
+        let (sender, watch) = watch();
+        sender.replace(self.lists.services(name)?);
+        *self.sender.lock() = Some(sender);
+        Ok(watch)
+    }
+}
+
+#[test]
+fn a_directory_keeps_its_lists_when_the_registry_is_lost_and_tells_their_age() {
+    let fragile = Arc::new(Fragile {
+        lists: MemoryRegistry::new(),
+        sender: parking_lot::Mutex::new(None),
+    });
+    fragile.register(&node("a")).expect("is allowed");
+    let directory = Directory::start(fragile.clone(), &["node"]).expect("is there");
+    assert!(directory.get("node", "a").is_some());
+    assert_eq!(directory.age(), Duration::ZERO);
+    if let Some(sender) = &*fragile.sender.lock() {
+        sender.set_lost(true);
+    }
+    eventually("the lists get older", || directory.age() > Duration::ZERO);
+    assert!(directory.get("node", "a").is_some());
+    // It is back, with another list.
+    if let Some(sender) = &*fragile.sender.lock() {
+        sender.set_lost(false);
+        sender.replace(vec![node("b")]);
+    }
+    eventually("the new list is known", || {
+        directory.get("node", "b").is_some()
+    });
+    assert!(directory.get("node", "a").is_none());
+    assert_eq!(directory.age(), Duration::ZERO);
+    // The watch ends; the last list stays.
+    *fragile.sender.lock() = None;
+    assert!(directory.get("node", "b").is_some());
+}
+
+#[test]
+fn a_directory_follows_the_registry_and_leaves_no_watch_behind() {
+    let registry = MemoryRegistry::new();
+    let directory = Directory::start(registry.clone(), &["gate", "node"]).expect("is in memory");
+    let version = directory.version();
+    let waiter = thread::spawn(move || {
+        let now = directory.wait(version, LONG);
+        (now, directory)
+    });
+    registry.register(&node("b")).expect("is allowed");
+    let (now, directory) = waiter.join().expect("does not panic");
+    assert!(now > version);
+    registry.register(&node("a")).expect("is allowed");
+    eventually("both are known", || directory.list("node").len() == 2);
+    let ids: Vec<_> = directory
+        .list("node")
+        .iter()
+        .map(|node| node.id.clone())
+        .collect();
+    assert_eq!(ids, ["a", "b"]);
+    assert!(directory.list("gate").is_empty());
+    assert!(directory.confirm("node", "b").expect("is in memory"));
+    assert!(!directory.confirm("node", "c").expect("is in memory"));
+    drop(directory);
+    // The next change finds that the watches have ended.
+    registry.deregister(&node("a")).expect("is in memory");
+    assert!(
+        format!("{registry:?}").contains("watches: 0"),
+        "{registry:?}"
+    );
+}
