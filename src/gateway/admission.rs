@@ -1,37 +1,71 @@
 //! The rules by which a listener or a route takes requests, as reactors use them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::limiter::{Limiter, Limiters};
 use super::settings::{Access, BasicAuth, ListenerSettings, RouteAuth, RouteSettings};
+use crate::http::Headers;
 
 /// The rules by which a listener or a route takes requests. Those that take all have none.
 #[derive(Debug)]
 pub(super) struct Admission {
     access: Access,
     pub(super) auth: RouteAuth,
+    limits: Box<[Arc<Limiter>]>,
 }
 
 impl Admission {
-    pub(super) fn of_listener(settings: &ListenerSettings) -> Option<Box<Self>> {
+    pub(super) fn of_listener(
+        settings: &ListenerSettings,
+        limiters: &Limiters,
+    ) -> Option<Box<Self>> {
+        let owner = format!("listener {}", settings.on);
         let auth = settings.auth.clone();
-        Self::new(
-            &settings.access,
-            auth.map_or(RouteAuth::Inherit, RouteAuth::Basic),
-        )
+        Self {
+            access: settings.access.clone(),
+            auth: auth.map_or(RouteAuth::Inherit, RouteAuth::Basic),
+            limits: limiters.of(&owner, &settings.rate_limits),
+        }
+        .unless_open()
     }
 
-    pub(super) fn of_route(settings: &RouteSettings) -> Option<Box<Self>> {
-        Self::new(&settings.access, settings.auth.clone())
+    pub(super) fn of_route(
+        settings: &RouteSettings,
+        name: &str,
+        limiters: &Limiters,
+    ) -> Option<Box<Self>> {
+        Self {
+            access: settings.access.clone(),
+            auth: settings.auth.clone(),
+            limits: limiters.of(&format!("route {name}"), &settings.rate_limits),
+        }
+        .unless_open()
     }
 
-    fn new(access: &Access, auth: RouteAuth) -> Option<Box<Self>> {
-        let is_open = access.is_open() && auth == RouteAuth::Inherit;
-        (!is_open).then(|| {
-            Box::new(Self {
-                access: access.clone(),
-                auth,
-            })
-        })
+    fn unless_open(self) -> Option<Box<Self>> {
+        let is_open =
+            self.access.is_open() && self.auth == RouteAuth::Inherit && self.limits.is_empty();
+        (!is_open).then(|| Box::new(self))
+    }
+
+    /// Takes a token of each limit for a request. If one has none, takes none, and returns the time after which to ask again.
+    pub(super) fn take_tokens(
+        &self,
+        client: Option<IpAddr>,
+        fields: Headers<'_>,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        for (n, limit) in self.limits.iter().enumerate() {
+            if let Err(wait) = limit.take(limit.key(client, fields), now) {
+                for taken in &self.limits[..n] {
+                    taken.give_back(taken.key(client, fields));
+                }
+                return Err(wait);
+            }
+        }
+        Ok(())
     }
 
     /// Returns true if the address of a client is allowed.
@@ -72,7 +106,14 @@ mod tests {
             allow: networks(allow),
             deny: networks(deny),
         };
-        Admission::new(&access, RouteAuth::Inherit)
+        let auth = RouteAuth::Inherit;
+        let limits = Box::default();
+        Admission {
+            access,
+            auth,
+            limits,
+        }
+        .unless_open()
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub enum Cause {
     Panic,
     /// No node takes requests.
     NoNode,
+    /// Too many requests are under way at the pool, or at each of its nodes.
+    Overloaded,
     /// Too many requests wait for a connection, or this one has waited for too long.
     Busy,
     /// The node could not be connected to.
@@ -234,7 +236,7 @@ impl ProxyError {
             (Cause::Request { .. } | Cause::NoRoute, _) => "http_request_denied",
             (Cause::Hook(_) | Cause::Panic, _) => "proxy_internal_error",
             (Cause::NoNode, _) => "destination_unavailable",
-            (Cause::Busy, _) => "connection_limit_reached",
+            (Cause::Busy | Cause::Overloaded, _) => "connection_limit_reached",
             (Cause::Protocol, _) => "http_upgrade_failed",
             (Cause::Response(_), _) => "http_protocol_error",
             (Cause::Connect(ConnectError::Timeout), _) => "connection_timeout",
@@ -304,6 +306,7 @@ error_messages! {
         Cause::Hook(error) => "a hook failed: {error}",
         Cause::Panic => "a hook panicked",
         Cause::NoNode => "no node takes requests",
+        Cause::Overloaded => "too many requests are under way",
         Cause::Busy => "too many requests wait for a connection",
         Cause::Connect(error) => "{error}",
         Cause::Closed(reason) => "{reason}",

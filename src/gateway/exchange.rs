@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::hooks::Head;
-use super::pool::Chosen;
+use super::pool::{Chosen, InPool};
 use super::record::Notes;
 use super::route::Route;
 use super::users::Users;
@@ -66,6 +66,10 @@ pub(super) struct Exchange<X> {
 pub(super) struct Extras {
     /// The name that the client has proved, and the users among which that was.
     pub(super) user: Option<(Box<str>, Users)>,
+    /// The cookie that keeps the client at its pool, as it is set.
+    pub(super) cookie: Option<String>,
+    /// Its place among the `max_in_flight` of its pool.
+    pub(super) in_pool: Option<InPool>,
     /// The request, while the client's password is checked.
     pub(super) unchecked: Option<KeptHead>,
 }

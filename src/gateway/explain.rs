@@ -9,12 +9,13 @@ use ipnet::IpNet;
 
 use super::Gateway;
 use super::hooks::{Head, path_of};
+use super::kept::Kept;
 use super::metrics::Meters;
 use super::pool::Pool;
 use super::route::{Route, Routes};
 use super::settings::{
-    BalanceBy, BasicAuth, FieldChanges, ForwardedFor, HashKey, HostField, ListenerKind,
-    ListenerSettings, PoolSettings, RouteAuth, RouteSettings,
+    BalanceBy, BasicAuth, ChosenBy, FieldChanges, ForwardedFor, HashKey, HostField, LimitBy,
+    LimitSettings, ListenerKind, ListenerSettings, PoolSettings, RouteAuth, RouteSettings,
 };
 use super::start::shared_pool;
 use crate::addr::Endpoint;
@@ -95,7 +96,12 @@ impl Gateway {
             return Ok(Explanation { steps });
         }
         let meters = Meters::default();
-        let routes = Routes::new(&self.settings.routes, &HashMap::new(), &meters);
+        let routes = Routes::new(
+            &self.settings.routes,
+            &HashMap::new(),
+            &meters,
+            &Kept::default(),
+        );
         let Some(route) = routes.find(&asked.host, path_of(&asked.target)) else {
             steps.push(("route", "none: the answer is 404".to_owned()));
             return Ok(Explanation { steps });
@@ -104,10 +110,15 @@ impl Gateway {
         if let Some(admits) = admits(listener, &route.settings) {
             steps.push(("admits", admits));
         }
-        let Some(settings) = self.settings.pools.get(&route.settings.pool) else {
+        if let Some(chooses) = chooses(&route.settings) {
+            steps.push(("chooses", chooses));
+        }
+        let settings = &route.settings;
+        let most = settings.split.iter().max_by_key(|(_, weight)| **weight);
+        let name = most.map_or(&settings.pool, |(name, _)| name);
+        let Some(settings) = self.settings.pools.get(name) else {
             return Ok(Explanation { steps });
         };
-        let name = &route.settings.pool;
         steps.push(("pool", pool_text(name, settings)));
 
         let shared = shared_pool(name, settings, 1, None).map_err(|error| error.to_string())?;
@@ -291,11 +302,55 @@ fn admits(listener: &ListenerSettings, route: &RouteSettings) -> Option<String> 
             ));
         }
     }
+    for (of, limits) in [
+        ("listener", &listener.rate_limits),
+        ("route", &route.rate_limits),
+    ] {
+        for LimitSettings {
+            rate, burst, by, ..
+        } in limits
+        {
+            let by = match by {
+                LimitBy::Ip => "for each address".to_owned(),
+                LimitBy::Header(name) => format!("for each value of {name}"),
+                LimitBy::All => "in total".to_owned(),
+            };
+            admits.push(format!("{of}: {rate} {by}, {burst} at once (429)"));
+        }
+    }
     if let Some(auth) = asked_for(listener, route) {
         let count = auth.users.len();
         admits.push(format!("one of {count} users, by name and password (401)"));
     }
     (!admits.is_empty()).then(|| admits.join("; "))
+}
+
+/// Tells by which rules a route chooses among its pools, unless it has one only.
+fn chooses(route: &RouteSettings) -> Option<String> {
+    let mut chooses = Vec::new();
+    for rule in &route.when {
+        let part = match &rule.by {
+            ChosenBy::Header(name) => format!("the field {name}"),
+            ChosenBy::Cookie(name) => format!("the cookie {name}"),
+        };
+        let value = match &rule.value {
+            Some(value) => format!("is {value:?}"),
+            None => "is there".to_owned(),
+        };
+        chooses.push(format!("{} if {part} {value}", rule.pool));
+    }
+    if let Some(cookie) = &route.sticky {
+        chooses.push(format!("the pool that the cookie {cookie} names"));
+    }
+    let total: u32 = route.split.values().sum();
+    let shares = route.split.iter();
+    let shares: Vec<_> = shares
+        .map(|(name, weight)| format!("{name} {weight} of {total}"))
+        .collect();
+    if !shares.is_empty() {
+        chooses.push(shares.join(", "));
+    }
+    (!chooses.is_empty()).then(|| chooses.join("; else "))
 }
 
 /// Returns the authentication of clients that take a route.

@@ -44,6 +44,8 @@ metric_set! {
         denied: counter,
         /// Requests without the password that was asked for.
         unauthenticated: counter,
+        /// Requests beyond a limit of their rate.
+        limited: counter,
     }
     /// The counters of a route on one reactor.
     #[derive(Debug, Default)]
@@ -68,6 +70,8 @@ metric_set! {
         retries: counter,
         /// Retries that the limit or the budget refused.
         refused_retries: counter,
+        /// Requests that were refused as too many were under way.
+        overloaded: counter,
         /// Ejections of nodes for their failures.
         ejections: counter,
         /// Times for which requests waited for a place or for a connection in use, of those that had to.

@@ -64,6 +64,8 @@ mod frames;
 mod health;
 mod hooks;
 mod joined;
+mod kept;
+mod limiter;
 mod metrics;
 mod places;
 mod pool;
@@ -78,6 +80,7 @@ mod running;
 pub mod settings;
 mod shared;
 pub mod socks;
+mod split;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(super) struct SharedPool {
     pub(super) places: HashMap<NodeId, Arc<Places>>,
     /// The places at nodes that were removed and still have connections, by address. A node that comes back has these.
     left_places: HashMap<Box<str>, Arc<Places>>,
+    /// The requests under way, if they have a limit.
+    in_flight: Arc<AtomicU32>,
     /// The next place in the sequence of a balancer that picks in turn.
     next: Arc<AtomicU64>,
     /// The moment from which the health's times count.
@@ -87,6 +89,15 @@ struct Removed {
 pub(super) struct Chosen {
     pub(super) node: NodeId,
     _in_flight: InFlight,
+}
+
+/// A request among the `max_in_flight` of its pool, as long as this is kept.
+pub(super) struct InPool(Arc<AtomicU32>);
+
+impl Drop for InPool {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The time for which a connection that was closed waits for the node's FIN. Nothing else can come, and another connection may need
@@ -141,6 +152,7 @@ impl SharedPool {
             left_places,
             nodes: nodes.fail_open(settings.fail_open),
             health,
+            in_flight: old.map(|old| old.in_flight.clone()).unwrap_or_default(),
             next: old.map(|old| old.next.clone()).unwrap_or_default(),
             epoch: old.map(|old| old.epoch.clone()).unwrap_or_default(),
             #[cfg(feature = "tls")]
@@ -414,6 +426,20 @@ impl Pool {
         places.is_some_and(|places| places.must_yield(reactor, own, limits.pending_timeout / 100))
     }
 
+    /// Counts a request among the `max_in_flight` of the pool, if there is such a limit.
+    pub(super) fn enter(&self) -> Result<Option<InPool>, ProxyError> {
+        let Some(max) = self.settings().max_in_flight else {
+            return Ok(None);
+        };
+        let in_flight = &self.shared.in_flight;
+        let entered = in_flight.fetch_add(1, Ordering::Relaxed);
+        let place = InPool(in_flight.clone());
+        match entered < max {
+            true => Ok(Some(place)),
+            false => Err(overloaded()),
+        }
+    }
+
     /// Counts a request for the retry budget.
     pub(super) fn count(&mut self, now: Instant) {
         let now = self.shared.time(now);
@@ -435,6 +461,13 @@ impl Pool {
     /// Chooses a node that is none of those that were tried.
     pub(super) fn pick(&mut self, key: u64, tried: &[NodeId]) -> Result<Chosen, ProxyError> {
         let mut without = tried.to_vec();
+        let max = self.settings().max_in_flight_per_node;
+        if let Some(max) = max {
+            let nodes = self.nodes.iter();
+            let full = nodes.filter(|node| node.in_flight() >= max);
+            without.extend(full.map(Node::id));
+        }
+        let is_any_full = without.len() > tried.len();
         for _ in 0..MAX_PICKS {
             let picked = match without.is_empty() {
                 true => self.balancer.pick(&self.nodes, key),
@@ -444,8 +477,11 @@ impl Pool {
             if let Some(chosen) = self.take(node) {
                 return Ok(chosen);
             }
-            // Another request probes it.
+            // Another request probes it, or it is full by now.
             without.push(node);
+        }
+        if is_any_full {
+            return Err(overloaded());
         }
         Err(ProxyError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -457,6 +493,10 @@ impl Pool {
     /// Takes this very node, if it takes requests.
     pub(super) fn take(&self, node: NodeId) -> Option<Chosen> {
         let in_flight = self.nodes.begin(node)?;
+        let max = self.settings().max_in_flight_per_node;
+        if max.is_some_and(|max| self.nodes.in_flight(node) > max) {
+            return None;
+        }
         Some(Chosen {
             node,
             _in_flight: in_flight,
@@ -518,6 +558,14 @@ impl Pool {
             _ => 0,
         }
     }
+}
+
+fn overloaded() -> ProxyError {
+    ProxyError::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Phase::Pick,
+        Cause::Overloaded,
+    )
 }
 
 fn balancer(shared: &SharedPool) -> Box<dyn Balancer> {

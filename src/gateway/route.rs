@@ -6,8 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::kept::Kept;
 use super::metrics::{Meters, RouteCounters};
 use super::settings::RouteSettings;
+use super::split::Split;
 
 /// The routes of a gateway, as a reactor looks them up.
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub(crate) struct Route {
     /// The number of its pool.
     pub(super) pool: Option<usize>,
     pub(super) counters: Arc<RouteCounters>,
+    /// The choice among several pools, if it has several.
+    pub(super) split: Option<Box<Split>>,
     /// The rules by which it takes requests, if it has some.
     pub(super) admission: Option<Box<Admission>>,
 }
@@ -46,6 +50,7 @@ impl Routes {
         settings: &[RouteSettings],
         pools: &HashMap<Box<str>, usize>,
         meters: &Meters,
+        kept: &Kept,
     ) -> Self {
         let mut routes = Self::default();
         for settings in settings {
@@ -53,7 +58,8 @@ impl Routes {
             let route = Rc::new(Route {
                 counters: meters.route(&name),
                 pool: pools.get(&*settings.pool).copied(),
-                admission: Admission::of_route(settings),
+                admission: Admission::of_route(settings, &name, &kept.limiters),
+                split: Split::new(settings, &name, pools, &kept.splits),
                 name: name.into(),
                 settings: settings.clone(),
             });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::admission::Admission;
 use super::egress::Guard;
+use super::kept::Kept;
 use super::metrics::{ListenerCounters, Meters};
 use super::pool::SharedPool;
 use super::route::Routes;
@@ -41,7 +42,12 @@ pub(super) struct Listener {
 }
 
 impl Rules {
-    pub(super) fn new(settings: &Settings, pools: &[Arc<SharedPool>], meters: &Meters) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        pools: &[Arc<SharedPool>],
+        meters: &Meters,
+        kept: &Kept,
+    ) -> Self {
         let all = settings.listeners.iter().map(label);
         let listeners = settings.listeners.iter().map(|listener| {
             let label: Box<str> = label(listener).into();
@@ -50,7 +56,7 @@ impl Rules {
                 ListenerKind::Tcp => meters.listener(&label),
                 _ => Arc::default(),
             };
-            let listener = Listener::new(listener.clone(), guard, counters);
+            let listener = Listener::new(listener.clone(), guard, counters, kept);
             (label, Rc::new(listener))
         });
         let numbers = pools.iter().zip(0..);
@@ -60,7 +66,7 @@ impl Rules {
             .collect();
         Self {
             listeners: listeners.collect(),
-            routes: Routes::new(&settings.routes, &pools, meters),
+            routes: Routes::new(&settings.routes, &pools, meters, kept),
             pools,
         }
     }
@@ -72,7 +78,12 @@ pub(super) fn label(listener: &ListenerSettings) -> &str {
 }
 
 impl Listener {
-    fn new(settings: ListenerSettings, guard: Guard, counters: Arc<ListenerCounters>) -> Self {
+    fn new(
+        settings: ListenerSettings,
+        guard: Guard,
+        counters: Arc<ListenerCounters>,
+        kept: &Kept,
+    ) -> Self {
         let bounds = &settings.limits;
         let limits = Limits::default()
             .max_head(bounds.max_head)
@@ -82,7 +93,7 @@ impl Listener {
             limits,
             uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
             between: ConnLimits::new().read_timeout(settings.timeouts.head),
-            admission: Admission::of_listener(&settings),
+            admission: Admission::of_listener(&settings, &kept.limiters),
             guard: Arc::new(guard),
             counters,
             settings,

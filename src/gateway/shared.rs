@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::access_log::{Logger, Sink};
 use super::discover::Sources;
 use super::error::GatewayError;
+use super::kept::Kept;
 use super::metrics::Registry;
 use super::pool::SharedPool;
 use super::settings::{ListenerSettings, NodeSettings, Settings};
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     /// The pools that the settings have, for the counters.
     pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
     pub(super) logger: Mutex<Option<Logger>>,
+    pub(super) kept: Kept,
     /// The threads that check passwords, once one is to be checked.
     workers: OnceLock<Option<WorkerPool>>,
     /// Locked while the settings change. No reactor may wait for it, as the change waits for the reactors.
@@ -71,6 +73,7 @@ impl Shared {
             sources: Sources::default(),
             live_pools: Mutex::new(pools.to_vec()),
             logger: Mutex::new(logger.transpose().map_err(GatewayError::Log)?),
+            kept: Kept::default(),
             workers: OnceLock::new(),
             state: Mutex::new(State {
                 settings: settings.clone(),
@@ -134,6 +137,17 @@ impl Shared {
                 exposition.gauge(name, help, &labels, taken as f64);
             }
         }
+        let (keys, forgotten) = self.kept.limiters.count();
+        let name = "epicycle_gateway_limit_keys";
+        exposition.gauge(
+            name,
+            "Buckets of the limits of rates now.",
+            &[],
+            keys as f64,
+        );
+        let name = "epicycle_gateway_limit_forgotten_total";
+        let help = "Buckets that were forgotten while they were in use, since there were too many.";
+        exposition.counter(name, help, &[], forgotten as f64);
         let draining = f64::from(u8::from(self.is_draining()));
         let name = "epicycle_gateway_draining";
         exposition.gauge(name, "1 if the gateway is about to end.", &[], draining);

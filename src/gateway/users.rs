@@ -251,7 +251,7 @@ impl Users {
 }
 
 /// Returns the part of an address that one host or household has: all of IPv4, and 64 bits of IPv6.
-fn network(ip: IpAddr) -> IpAddr {
+pub(super) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();

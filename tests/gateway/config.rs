@@ -462,7 +462,7 @@ path = "api"
 
 [[route]]
 host = "a.test:80"
-limit = { rate = "100/s" }
+limit = { rate = "100" }
 
 [pool.a]
 nodes = ["http://127.0.0.1:9000", "gopher://127.0.0.1", { weight = 2 }, 7]
@@ -493,7 +493,7 @@ listen = "unix:///run/gateway.sock"
         (14, "route[0].path: write a path that begins with a slash"),
         (16, "route[1]: it needs `pool`"),
         (17, "route[1].host: write a host without a port"),
-        (18, "route[1].limit: it is not in this version"),
+        (18, "route[1].limit.rate: write a number of requests"),
         (21, "pool.a.nodes[1]: "),
         (21, "pool.a.nodes[2]: it needs `to`"),
         (21, "pool.a.nodes[3]: use a text in quotes, not a number"),
@@ -514,8 +514,8 @@ listen = "unix:///run/gateway.sock"
             27,
             "pool.a.health: use either http = \"/path\" or tcp = true",
         ),
-        (28, "pool.a.sticky: it is not in this version"),
-        (30, "mirror: it is not in this version"),
+        (28, "pool.a.sticky: the key is unknown"),
+        (30, "mirror: "),
         (32, "admin: it is not in this version"),
     ];
     assert_eq!(faults.len(), wanted.len(), "{faults:#?}");

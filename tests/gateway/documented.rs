@@ -171,8 +171,11 @@ fn every_key_of_the_file_is_on_the_page() {
     let mut seen = BTreeSet::new();
     for (heading, parents) in [
         (HEADINGS[0], &["", "drain.", "log.", "log.access."][..]),
-        (HEADINGS[1], &["", "timeout.", "tls.", "auth."]),
-        (HEADINGS[2], &["", "request.", "response.", "auth."]),
+        (HEADINGS[1], &["", "timeout.", "tls.", "auth.", "limit."]),
+        (
+            HEADINGS[2],
+            &["", "request.", "response.", "auth.", "limit."],
+        ),
         (
             HEADINGS[3],
             &[

@@ -14,6 +14,7 @@ mod exchanges;
 mod flushing;
 mod hooks;
 mod hostile;
+mod limiting;
 mod live;
 mod observing;
 mod options;
@@ -29,6 +30,7 @@ mod rig;
 #[cfg(feature = "tls")]
 mod secure;
 mod socks;
+mod splitting;
 mod strangers;
 mod tcp;
 mod websockets;

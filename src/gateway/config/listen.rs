@@ -1,4 +1,5 @@
 use super::access::{access, auth};
+use super::limit;
 use super::read::{Reader, Table};
 use crate::gateway::Users;
 use crate::gateway::settings::{
@@ -84,6 +85,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     }
     access(reader, &mut table, &mut into.access);
     into.auth = auth(reader, &mut table);
+    limit::limits(reader, &mut table, "listener", &mut into.rate_limits);
     limits(reader, &mut table, into);
     forwarding(reader, &mut table, into);
     table.set(reader, "health", "health_path", &mut listener.health_path);

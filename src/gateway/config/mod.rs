@@ -4,12 +4,14 @@
 //! all of them, each with its line.
 
 mod access;
+mod limit;
 mod listen;
 mod nodes;
 mod pool;
 mod read;
 mod route;
 mod source;
+mod split;
 
 use std::fmt;
 use std::io;

@@ -35,6 +35,10 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
         timeouts(reader, table, &mut pool.timeouts);
     }
     connections(reader, &mut table, &mut pool);
+    let into = &mut pool.max_in_flight;
+    table.set(reader, "max_in_flight", "max_in_flight", into);
+    let (key, into) = ("max_in_flight_per_node", &mut pool.max_in_flight_per_node);
+    table.set(reader, key, key, into);
     retries(reader, &mut table, &mut pool);
     #[cfg(feature = "tls")]
     if let Some(table) = table.table(reader, "tls", "tls") {

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::gateway::egress::EgressRule;
+use crate::gateway::settings::Rate;
 
 /// Bytes of the file, from the first to behind the last.
 pub(super) type Span = Range<usize>;
@@ -101,7 +102,7 @@ pub(super) struct Table<'i> {
 }
 
 /// The keys that a later version may have, in any table.
-const NOT_YET: [&str; 6] = ["admin", "limit", "mirror", "proxy", "split", "sticky"];
+const NOT_YET: [&str; 3] = ["admin", "mirror", "proxy"];
 
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {
@@ -526,6 +527,13 @@ impl FromValue for EgressRule {
                 kind(value)
             )),
         }
+    }
+}
+
+impl FromValue for Rate {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
+        let text = value.as_str().unwrap_or_default();
+        text.parse().map_err(str::to_owned)
     }
 }
 

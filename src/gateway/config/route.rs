@@ -2,7 +2,9 @@ use bytes::Bytes;
 use toml::de::DeValue;
 
 use super::access::{access, route_auth};
+use super::limit::limits;
 use super::read::{Reader, Size, Table, Value};
+use super::split::split;
 use crate::gateway::settings::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
 use crate::sys::files::read_at_most;
 
@@ -12,7 +14,7 @@ const MAX_PAGE: u64 = 1 << 20;
 /// Reads a `[[route]]`.
 pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     let pool: Option<String> = table.get(reader, "pool", "pool");
-    if !table.had("pool") {
+    if !table.had("pool") && !table.had("split") {
         let remedy = "it needs `pool`, the NAME of a [pool.NAME]";
         table.missing(reader, "pool", remedy);
     }
@@ -23,6 +25,8 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     table.set(reader, "path", "path", &mut into.path);
     access(reader, &mut table, &mut into.access);
     route_auth(reader, &mut table, &mut into.auth);
+    limits(reader, &mut table, "route", &mut into.rate_limits);
+    split(reader, &mut table, into);
     table.set(
         reader,
         "strip_prefix",

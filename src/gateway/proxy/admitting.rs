@@ -5,7 +5,7 @@ use crate::engine::handler::Conn;
 use crate::gateway::admission::{Admission, auth};
 use crate::gateway::basic::Credentials;
 use crate::gateway::error::{Cause, Phase, ProxyError};
-use crate::gateway::exchange::Exchange;
+use crate::gateway::exchange::{Exchange, Extras};
 use crate::gateway::forwarding;
 use crate::gateway::hooks::{Hooks, path_of};
 use crate::gateway::metrics::RouteCounters;
@@ -46,13 +46,15 @@ impl<H: Hooks> Proxy<H> {
         let (rules, peer) = (&listener.settings.forwarding, peer(conn));
         exchange.client = forwarding::client(rules, peer, request.headers());
         self.check_address(admission, exchange, &self.unrouted)?;
+        let is_health = listener.settings.own_health_path() == Some(path_of(request.target()));
+        if is_health {
+            return Ok(None);
+        }
+        self.take_tokens(conn, admission, exchange, request, &self.unrouted)?;
         let Some(auth) = auth(Some(admission), None) else {
             return Ok(None);
         };
         let settings = &listener.settings;
-        if settings.own_health_path() == Some(path_of(request.target())) {
-            return Ok(None);
-        }
         // The requests that have a route are asked for a password once it is known.
         let (host, path) = (&exchange.asked.host, path_of(request::target(request)));
         let is_routed =
@@ -76,6 +78,7 @@ impl<H: Hooks> Proxy<H> {
         exchange.client = forwarding::client(rules, peer, request.headers());
         if let Some(admission) = &route.admission {
             self.check_address(admission, exchange, &route.counters)?;
+            self.take_tokens(conn, admission, exchange, request, &route.counters)?;
         }
         match auth(listener.admission.as_deref(), route.admission.as_deref()) {
             Some(auth) => self.authenticate(conn, auth, exchange, request),
@@ -95,6 +98,29 @@ impl<H: Hooks> Proxy<H> {
         counters.denied.add(1);
         let what = "this address is not allowed";
         Err(ProxyError::request(StatusCode::FORBIDDEN, what))
+    }
+
+    /// Takes the tokens for a request, once.
+    fn take_tokens(
+        &self,
+        conn: &Conn<'_, Self>,
+        admission: &Admission,
+        exchange: &Exchange<H::Exchange>,
+        request: &ServerRequest<'_>,
+        counters: &RouteCounters,
+    ) -> Result<(), ProxyError> {
+        if Extras::user(exchange.extras.as_deref()).is_some() {
+            // It has them since before its password was checked.
+            return Ok(());
+        }
+        let taken = admission.take_tokens(exchange.client, request.headers(), conn.now());
+        taken.map_err(|wait| {
+            counters.limited.add(1);
+            let seconds = wait.as_nanos().div_ceil(1_000_000_000).max(1);
+            let what = "too many requests; try again later";
+            ProxyError::request(StatusCode::TOO_MANY_REQUESTS, what)
+                .with_field("Retry-After", seconds.to_string())
+        })
     }
 
     /// Returns nothing if the client has proved its name, or the check of its password.

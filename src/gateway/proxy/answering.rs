@@ -32,6 +32,9 @@ impl<H: Hooks> Proxy<H> {
         if let Some((pool, node)) = pool.zip(exchange.last_node) {
             error = error.at(Some(pool.name_of(node)));
         }
+        if let (Cause::Overloaded, Some(pool)) = (error.cause(), pool) {
+            pool.counters.overloaded.add(1);
+        }
         log_failure(&error, exchange);
         self.leave(exchange, &mut conn.reactor());
         if exchange.notes.ended_by == EndedBy::Nobody {
@@ -222,7 +225,7 @@ fn log_failure<X>(error: &ProxyError, exchange: &Exchange<X>) {
     let asked = &exchange.asked;
     let (method, target) = (&asked.method, asked.target.escape_debug());
     match error.cause() {
-        Cause::Request { .. } | Cause::NoRoute => {
+        Cause::Request { .. } | Cause::NoRoute | Cause::Overloaded => {
             log::debug!(target: "epicycle::gateway::http", "{method} {target}: {error}");
         }
         _ => log::warn!(target: "epicycle::gateway::http", "{method} {target}: {error}"),

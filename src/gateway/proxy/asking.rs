@@ -231,11 +231,26 @@ impl<H: Hooks> Proxy<H> {
         }
         let number = match &pool {
             Some(name) => self.rules.pools.get(&**name).copied(),
-            None => route.pool,
+            None => match &route.split {
+                None => route.pool,
+                Some(split) => {
+                    let chosen = split.choose(exchange.head.fields.headers());
+                    if let Some((name, value)) = chosen.cookie {
+                        let secure = if is_tls(conn) { "; Secure" } else { "" };
+                        let cookie =
+                            format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax{secure}");
+                        exchange.extras.get_or_insert_default().cookie = Some(cookie);
+                    }
+                    chosen.pool
+                }
+            },
         };
         let number = number
             .ok_or_else(|| unknown("pool", pool.as_deref().unwrap_or(&route.settings.pool)))?;
         exchange.pool = Some(number);
+        if let Some(place) = self.pools[number].enter()? {
+            exchange.extras.get_or_insert_default().in_pool = Some(place);
+        }
         exchange.takes_nodes_host = exchange.head.host.is_empty();
         self.limit_body(exchange, &route)?;
         exchange.upgrade = request::upgrade(request, seen, &route);

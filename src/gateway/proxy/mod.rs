@@ -219,7 +219,7 @@ impl<H: Hooks> Proxy<H> {
         let pool = |pool: &Arc<SharedPool>| Pool::new(pool.clone(), reactors, high_water, &meters);
         Self {
             hooks,
-            rules: Rc::new(Rules::new(settings, pools, &meters)),
+            rules: Rc::new(Rules::new(settings, pools, &meters, &shared.kept)),
             pools: pools.iter().map(pool).collect(),
             sink: shared.sink(),
             unrouted: meters.route("none"),

@@ -239,6 +239,13 @@ impl<H: Hooks> Proxy<H> {
             request::change(block, &route.settings.response)
                 .map_err(|error| unsendable(Box::new(error)))?;
         }
+        if let Some(extras) = &mut exchange.extras
+            && let Some(cookie) = extras.cookie.take()
+        {
+            block
+                .push("Set-Cookie", cookie)
+                .map_err(|error| unsendable(Box::new(error)))?;
+        }
         exchange.nominated = request::nominated(headers);
         let pool = exchange.pool.map(|number| &self.pools[number]);
         let node = pool

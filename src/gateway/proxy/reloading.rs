@@ -38,7 +38,12 @@ impl<H: Hooks> Proxy<H> {
             let is_live = settings.pools.contains_key(&*shared.name);
             self.pools[number].set_live(is_live, now);
         }
-        let rules = Rc::new(Rules::new(&settings, &pools, &self.meters));
+        let rules = Rc::new(Rules::new(
+            &settings,
+            &pools,
+            &self.meters,
+            &self.shared.kept,
+        ));
         if let Some(left) = left {
             self.left.extend(left.iter().copied());
             reactor.for_each(|conn, session| {
@@ -59,6 +64,7 @@ impl<H: Hooks> Proxy<H> {
         }
         self.begin_checks(reactor);
         self.meters.forget_unused();
+        self.shared.kept.forget_unused();
         for number in 0..self.pools.len() {
             self.tend_health(number, reactor);
             self.retry_held_dials(number, reactor);

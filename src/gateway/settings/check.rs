@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::template::is_template;
 use super::{
-    BalanceBy, BasicAuth, FieldChanges, HashKey, HealthProbe, HostField, ListenerKind,
-    ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem, RouteAuth, RouteSettings, Secret,
-    Settings, SourceSettings, WebSocketMode,
+    BalanceBy, BasicAuth, ChosenBy, FieldChanges, HashKey, HealthProbe, HostField, LimitBy,
+    LimitSettings, ListenerKind, ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem,
+    Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -84,10 +84,7 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     }
     for (n, route) in settings.routes.iter().enumerate() {
         let place = format!("routes[{n}]");
-        if !settings.pools.contains_key(&route.pool) {
-            let problem = format!("there is no pool {:?}", route.pool);
-            problems.add(format!("{place}.pool"), problem);
-        }
+        check_pools(&mut problems, &place, route, settings);
         let same = settings.routes[..n]
             .iter()
             .any(|other| other.host == route.host && other.path == route.path);
@@ -153,8 +150,9 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let is_right = listener.users.is_none() || listener.kind == ListenerKind::Socks5;
     let remedy = "only clients of a SOCKS listener tell their names; remove it";
     problems.unless(is_right, format!("{place}.users"), remedy);
-    let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Socks5;
-    let remedy = "the clients of a SOCKS listener tell names if there are `users`; use that";
+    let is_http = !matches!(listener.kind, ListenerKind::Socks5 | ListenerKind::Tcp);
+    let is_right = listener.auth.is_none() || is_http;
+    let remedy = "only requests of HTTP have it; for SOCKS there are `users`";
     problems.unless(is_right, format!("{place}.auth"), remedy);
     let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Tcp;
     let remedy = "the clients of a TCP listener tell no names; remove it, and use `allow`";
@@ -162,6 +160,10 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     if let Some(auth) = &listener.auth {
         check_realm(problems, place, auth);
     }
+    let is_right = listener.rate_limits.is_empty() || is_http;
+    let remedy = "the rate of requests is limited where there are requests of HTTP; remove it";
+    problems.unless(is_right, format!("{place}.rate_limits"), remedy);
+    check_rates(problems, place, &listener.rate_limits);
     let limits = &listener.limits;
     let at = format!("{place}.limits");
     problems.heads(&at, limits.max_head, limits.max_headers);
@@ -255,6 +257,7 @@ fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
         let is_h2c = protocol.eq_ignore_ascii_case("h2c");
         problems.unless(!is_h2c, at, "h2c is never passed on; remove it");
     }
+    check_rates(problems, place, &route.rate_limits);
     if let RouteAuth::Basic(auth) = &route.auth {
         check_realm(problems, place, auth);
     }
@@ -273,6 +276,68 @@ fn check_realm(problems: &mut Problems, place: &str, auth: &BasicAuth) {
     let remedy = "use printable ASCII without quotes and backslashes";
     let is_right = auth.realm.chars().all(is_sound);
     problems.unless(is_right, format!("{place}.auth.realm"), remedy);
+}
+
+/// Checks the choice of a pool.
+fn check_pools(problems: &mut Problems, place: &str, route: &RouteSettings, settings: &Settings) {
+    let mut named = Vec::new();
+    if route.split.is_empty() || !route.pool.is_empty() {
+        named.push((format!("{place}.pool"), &route.pool));
+    }
+    let split = route.split.keys();
+    named.extend(split.map(|name| (format!("{place}.split.{name}"), name)));
+    for (n, rule) in route.when.iter().enumerate() {
+        let at = format!("{place}.when[{n}]");
+        named.push((format!("{at}.pool"), &rule.pool));
+        let (ChosenBy::Header(name) | ChosenBy::Cookie(name)) = &rule.by;
+        let is_right = is_token(name.as_bytes());
+        problems.unless(is_right, at, "it is no name of a field or of a cookie");
+    }
+    for (at, name) in named {
+        let problem = format!("there is no pool {name:?}");
+        problems.unless(settings.pools.contains_key(name), at, problem);
+    }
+    if !route.split.is_empty() {
+        let at = format!("{place}.split");
+        let remedy = "the split names all pools; remove `pool`";
+        problems.unless(route.pool.is_empty(), format!("{place}.pool"), remedy);
+        let total: u64 = route.split.values().copied().map(u64::from).sum();
+        let is_right = (1..=10_000).contains(&total);
+        problems.unless(is_right, at, "use weights of 1 to 10000 in total");
+    }
+    if let Some(cookie) = &route.sticky {
+        let at = format!("{place}.sticky");
+        let remedy = "only a split needs it; remove it";
+        problems.unless(!route.split.is_empty(), &*at, remedy);
+        problems.unless(
+            is_token(cookie.as_bytes()),
+            &*at,
+            "it is no name of a cookie",
+        );
+        // It is the value of the cookie.
+        let are_right = route.split.keys().all(|name| is_token(name.as_bytes()));
+        let remedy = "the names of its pools must have letters, digits and hyphens only";
+        problems.unless(are_right, at, remedy);
+    }
+}
+
+fn check_rates(problems: &mut Problems, place: &str, limits: &[LimitSettings]) {
+    for (n, limit) in limits.iter().enumerate() {
+        let at = format!("{place}.rate_limits[{n}]");
+        let most = 1..=Rate::MAX;
+        let is_right = most.contains(&limit.rate.requests);
+        problems.unless(is_right, format!("{at}.rate"), "use 1 to 1000000 requests");
+        let is_right = most.contains(&limit.burst);
+        problems.unless(is_right, format!("{at}.burst"), "use 1 to 1000000");
+        let is_right = limit.max_keys > 0;
+        problems.unless(is_right, format!("{at}.max_keys"), "use 1 or more");
+        if let LimitBy::Header(name) = &limit.by {
+            let is_right = is_token(name.as_bytes());
+            problems.unless(is_right, format!("{at}.by"), "it is no name of a field");
+        }
+        let remedy = "the same limit is there already; remove one";
+        problems.unless(!limits[..n].contains(limit), at, remedy);
+    }
 }
 
 fn check_changes(problems: &mut Problems, place: &str, changes: &FieldChanges) {
@@ -428,6 +493,13 @@ fn check_pool(problems: &mut Problems, place: &str, pool: &PoolSettings) {
     problems.unless(is_right, &*at, "max_connections of 0 serves nobody");
     let is_right = connections.max_requests > 0;
     problems.unless(is_right, at, "max_requests of 0 serves nobody");
+    for (name, limit) in [
+        ("max_in_flight", pool.max_in_flight),
+        ("max_in_flight_per_node", pool.max_in_flight_per_node),
+    ] {
+        let remedy = "0 serves nobody; use 1 or more";
+        problems.unless(limit != Some(0), format!("{place}.{name}"), remedy);
+    }
     let limits = &pool.limits;
     problems.heads(
         &format!("{place}.limits"),

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Access, BasicAuth};
+use super::{Access, BasicAuth, LimitSettings};
 use crate::gateway::Users;
 use crate::gateway::egress::Egress;
 #[cfg(feature = "tls")]
@@ -35,6 +35,8 @@ pub struct ListenerSettings {
     pub access: Access,
     /// The names and passwords of clients. The health path asks for none. Default: none.
     pub auth: Option<BasicAuth>,
+    /// The rates of requests. The health path has none. Default: no limit.
+    pub rate_limits: Vec<LimitSettings>,
     /// The treatment of fields whose names have an underscore. Default: dropped.
     pub underscores: Underscores,
     /// The meaning of a client's FIN. Default: the client has left.
@@ -249,6 +251,7 @@ impl ListenerSettings {
             forwarding: Forwarding::default(),
             access: Access::default(),
             auth: None,
+            rate_limits: Vec::new(),
             underscores: Underscores::default(),
             on_fin: OnFin::default(),
             proxy_status: false,

@@ -19,12 +19,14 @@
 
 mod access;
 mod check;
+mod limit;
 mod listener;
 mod log;
 mod node;
 mod pool;
 mod route;
 mod source;
+mod split;
 pub(super) mod template;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use self::access::{Access, BasicAuth, RouteAuth};
+pub use self::limit::{LimitBy, LimitSettings, Rate};
 pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
     TunnelTimeouts, Underscores,
@@ -46,6 +49,7 @@ pub use self::pool::{
 pub use self::route::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
 pub(crate) use self::source::ZooKeeperTarget;
 pub use self::source::{ChildForm, DnsSettings, Secret, SourceSettings, ZooKeeperSettings};
+pub use self::split::{ChosenBy, PoolRule};
 
 /// Everything that a gateway is told: where it listens, which requests go to which pool, and the nodes of the pools.
 #[derive(Clone, Debug, Default)]

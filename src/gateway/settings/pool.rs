@@ -34,6 +34,11 @@ pub struct PoolSettings {
     pub timeouts: UpstreamTimeouts,
     /// The limits of connections.
     pub connections: ConnectionLimits,
+    /// The requests under way at the pool, of all reactors together, and those at each node. A tunnel counts as one until it ends.
+    /// Further ones are answered with 503 at once; a full node passes them on to the others. Default: no limit.
+    pub max_in_flight: Option<u32>,
+    /// The requests under way at each node, of all reactors together. Default: no limit.
+    pub max_in_flight_per_node: Option<u32>,
     /// The limits of responses.
     pub limits: UpstreamLimits,
     /// Retries.
@@ -310,6 +315,8 @@ impl Default for PoolSettings {
             eject_5xx: false,
             timeouts: UpstreamTimeouts::default(),
             connections: ConnectionLimits::default(),
+            max_in_flight: None,
+            max_in_flight_per_node: None,
             limits: UpstreamLimits::default(),
             retries: Retries::default(),
             #[cfg(feature = "tls")]

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Access, RouteAuth};
+use super::{Access, LimitSettings, PoolRule, RouteAuth};
 
 /// The requests that go to a pool, and the changes to them.
 ///
@@ -18,12 +18,23 @@ pub struct RouteSettings {
     pub host: Option<String>,
     /// The path: an exact one, or a prefix that ends in `*`. `None`, the default, is any.
     pub path: Option<String>,
-    /// The name of the pool.
+    /// The name of the pool. Empty if there is a [`split`](Self::split).
     pub pool: String,
+    /// The pools that share the requests, by their weights: at most 10,000 in total. A pool of weight 0 gets only requests that
+    /// `when` or `sticky` send there. Default: none, and all go to `pool`.
+    pub split: BTreeMap<String, u32>,
+    /// The name of a cookie that keeps a client at its pool. Its value is the pool's name. The gateway sets it (`HttpOnly`,
+    /// `SameSite=Lax`, `Path=/`, with TLS `Secure`) with the answer to a request that has none, or one with another value.
+    /// Default: none.
+    pub sticky: Option<String>,
+    /// Rules that choose another pool, before cookie and weights. The first one that fits counts. Default: none.
+    pub when: Vec<PoolRule>,
     /// The clients that may come, by their addresses, of those that the listener lets in. Default: all.
     pub access: Access,
     /// The names and passwords of clients. Default: those of the listener.
     pub auth: RouteAuth,
+    /// The rates of requests, beside those of the listener. Default: no limit.
+    pub rate_limits: Vec<LimitSettings>,
     /// A beginning of the path that is removed. Default: none.
     pub strip_prefix: Option<String>,
     /// A beginning that the path gets, joined by exactly one slash. Default: none.
@@ -114,8 +125,12 @@ impl RouteSettings {
             host: None,
             path: None,
             pool: pool.into(),
+            split: BTreeMap::new(),
+            sticky: None,
+            when: Vec::new(),
             access: Access::default(),
             auth: RouteAuth::default(),
+            rate_limits: Vec::new(),
             strip_prefix: None,
             add_prefix: None,
             rewrite: None,
@@ -128,6 +143,15 @@ impl RouteSettings {
             upgrade: vec!["websocket".to_owned()],
             websocket: WebSocketMode::default(),
             error_pages: BTreeMap::new(),
+        }
+    }
+
+    /// Returns a route for all requests, to several pools by weight.
+    pub fn split<N: Into<String>>(pools: impl IntoIterator<Item = (N, u32)>) -> Self {
+        let pools = pools.into_iter();
+        Self {
+            split: pools.map(|(name, weight)| (name.into(), weight)).collect(),
+            ..Self::to("")
         }
     }
 
