@@ -107,6 +107,13 @@ pub trait Balancer: Send {
         let _ = (node, outcome);
     }
 
+    /// Returns the weight of a node as its failures have left it, for a balancer that lowers weights. The default returns
+    /// `None`.
+    fn effective_weight(&self, node: NodeId) -> Option<u32> {
+        let _ = node;
+        None
+    }
+
     /// Reports that the list has changed. The state of nodes that stay is kept. The default does nothing.
     ///
     /// The balancers of this crate also detect a changed list at the next pick.

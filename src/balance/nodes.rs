@@ -14,6 +14,7 @@ pub struct NodeSpec {
     address: String,
     weight: u32,
     backup: bool,
+    disabled: bool,
 }
 
 impl NodeSpec {
@@ -23,6 +24,7 @@ impl NodeSpec {
             address: address.into(),
             weight: 1,
             backup: false,
+            disabled: false,
         }
     }
 
@@ -39,6 +41,13 @@ impl NodeSpec {
     #[must_use]
     pub fn backup(mut self) -> Self {
         self.backup = true;
+        self
+    }
+
+    /// Takes the node out of service: it gets no requests, not even when no other node is up. Its weight counts as 0.
+    #[must_use]
+    pub fn disabled(mut self) -> Self {
+        self.disabled = true;
         self
     }
 }
@@ -68,6 +77,7 @@ pub struct Node {
     address: Arc<str>,
     weight: u32,
     backup: bool,
+    disabled: bool,
     shared: Arc<Shared>,
 }
 
@@ -179,15 +189,17 @@ impl Nodes {
             nodes.push(Node {
                 id,
                 address,
-                weight: spec.weight,
+                weight: if spec.disabled { 0 } else { spec.weight },
                 backup: spec.backup,
+                disabled: spec.disabled,
                 shared,
             });
         }
         changes.removed = old.values().map(|node| node.id).collect();
         changes.removed.sort_unstable();
         if nodes.iter().all(|node| node.weight == 0) {
-            nodes.iter_mut().for_each(|node| node.weight = 1);
+            let in_service = nodes.iter_mut().filter(|node| !node.disabled);
+            in_service.for_each(|node| node.weight = 1);
         }
         let mut by_id: Vec<_> = nodes.iter().map(|node| node.id).zip(0..).collect();
         by_id.sort_unstable();
@@ -323,7 +335,7 @@ impl Node {
         &self.address
     }
 
-    /// Returns the weight. It is 1 if all nodes have weight 0.
+    /// Returns the weight. It is 1 if all nodes have weight 0, and 0 for a node that is out of service.
     pub fn weight(&self) -> u32 {
         self.weight
     }
@@ -333,12 +345,17 @@ impl Node {
         self.backup
     }
 
+    /// Returns true if the node is [out of service](NodeSpec::disabled).
+    pub fn is_disabled(&self) -> bool {
+        self.disabled
+    }
+
     /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> u32 {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the node accepts requests: it is not marked as down, and not ejected.
+    /// Returns true if the node is healthy: it is not marked as down, and not ejected. Its weight tells if it gets requests.
     ///
     /// A node that is to be probed is up until the probe begins.
     #[inline]
@@ -379,6 +396,7 @@ impl fmt::Debug for Node {
             .field("address", &self.address)
             .field("weight", &self.weight)
             .field("backup", &self.backup)
+            .field("disabled", &self.disabled)
             .field("in_flight", &self.in_flight())
             .field("down", &self.is_down())
             .field("standing", &self.shared.standing())

@@ -57,6 +57,10 @@ impl Balancer for Weighted {
         self.smooth.done(node, outcome);
     }
 
+    fn effective_weight(&self, node: NodeId) -> Option<u32> {
+        Weighted::effective_weight(self, node)
+    }
+
     fn update(&mut self, nodes: &Nodes) {
         let is_first = self.smooth.nodes.is_none();
         self.smooth.update(nodes);

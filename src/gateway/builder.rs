@@ -1,6 +1,8 @@
 use super::Gateway;
 use super::error::GatewayError;
-use super::settings::{Drain, ListenerSettings, PoolSettings, RouteSettings, Settings};
+use super::settings::{
+    AdminSettings, Drain, ListenerSettings, PoolSettings, RouteSettings, Settings,
+};
 
 /// Collects the settings of a [`Gateway`].
 ///
@@ -64,6 +66,12 @@ impl Builder {
     /// Sets the rules for the end of the gateway.
     pub fn drain(mut self, drain: Drain) -> Self {
         self.settings.drain = drain;
+        self
+    }
+
+    /// Opens an admin interface.
+    pub fn admin(mut self, admin: AdminSettings) -> Self {
+        self.settings.admin = Some(admin);
         self
     }
 

@@ -22,6 +22,10 @@ pub enum GatewayError {
     Roots(Box<dyn StdError + Send + Sync>),
     /// The access log could not be opened.
     Log(io::Error),
+    /// There is no pool or node of that name.
+    NotFound(Problem),
+    /// It cannot be done as things are now.
+    Conflict(Problem),
 }
 
 impl From<Error> for GatewayError {
@@ -42,6 +46,8 @@ error_messages! {
         GatewayError::Start(error) => "{error}",
         GatewayError::Roots(error) => "{error}",
         GatewayError::Log(error) => "{error}",
+        GatewayError::NotFound(problem) => "{problem}",
+        GatewayError::Conflict(problem) => "{problem}",
     }
     causes {
         GatewayError::Config(error) => error,

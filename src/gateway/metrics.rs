@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::record::{EndedBy, Record};
 use super::socks::ReplyCode;
 use crate::balance::Nodes;
-use crate::metrics::{Expose, Exposition};
+use crate::metrics::{Expose, Exposition, TimeGauge};
 use crate::{metric_label, metric_set};
 
 metric_label! {
@@ -100,6 +100,12 @@ metric_set! {
         tunnel_bytes_in: counter,
         /// Bytes to the clients of TCP listeners.
         tunnel_bytes_out: counter,
+        /// Failures that count against the node's health: of connects and of requests.
+        failures: counter,
+        /// Responses whose head has arrived.
+        responses: counter,
+        /// Time from the beginning of these requests to the head of the response, in total.
+        first_byte: time,
     }
     /// The counters of a node on one reactor.
     #[derive(Debug, Default)]
@@ -140,6 +146,14 @@ metric_set! {
     pub(super) struct GatewayCounters;
 }
 
+/// The counters of a node on one reactor, and how fast it answers now.
+#[derive(Debug, Default)]
+pub(super) struct NodeMeter {
+    pub(super) counters: NodeCounters,
+    /// The time to the first byte, as a mean in which the last eight responses count most. Zero if there was none.
+    latency: TimeGauge,
+}
+
 /// The counters of a reactor. It adds; any thread reads.
 #[derive(Debug, Default)]
 pub(super) struct Meters {
@@ -147,13 +161,53 @@ pub(super) struct Meters {
     listeners: Mutex<BTreeMap<String, Arc<ListenerCounters>>>,
     routes: Mutex<BTreeMap<String, Arc<RouteCounters>>>,
     pools: Mutex<BTreeMap<String, Arc<PoolCounters>>>,
-    nodes: Mutex<BTreeMap<(String, String), Arc<NodeCounters>>>,
+    nodes: Mutex<BTreeMap<(String, String), Arc<NodeMeter>>>,
+}
+
+metric_label! {
+    /// The reason for which a request to the admin interface was refused before it was looked at.
+    pub(super) enum AdminRefusal("reason") {
+        /// It has no token, or a wrong one.
+        Token = "token",
+        /// Its `Host` is none of this interface's.
+        Host = "host",
+        /// A page of another origin has sent it.
+        Origin = "origin",
+    }
+}
+
+metric_set! {
+    /// The requests to the admin interface up to one moment.
+    #[derive(Clone, Debug, Default)]
+    pub(super) struct AdminStats("epicycle_gateway_admin") {
+        /// Requests that were answered.
+        requests: counter by StatusClass,
+        /// Requests that were refused before they were looked at.
+        refusals: counter by AdminRefusal,
+    }
+    /// The counters of the admin interface.
+    #[derive(Debug, Default)]
+    pub(super) struct AdminCounters;
+}
+
+/// The counters of all reactors together.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) all: GatewayStats,
+    pub(super) listeners: BTreeMap<String, ListenerStats>,
+    pub(super) routes: BTreeMap<String, RouteStats>,
+    pub(super) pools: BTreeMap<String, PoolStats>,
+    /// By pool and node.
+    pub(super) nodes: BTreeMap<(String, String), NodeStats>,
+    /// The latencies of nodes in seconds, as sums of weighted means and of the weights.
+    pub(super) latencies: BTreeMap<(String, String), (f64, f64)>,
 }
 
 /// The counters of all reactors.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     reactors: Mutex<Vec<Arc<Meters>>>,
+    pub(super) admin: Arc<AdminCounters>,
     /// The number of configurations that were taken over since the start.
     pub(super) reloads: AtomicU64,
     /// The number of configurations that were refused.
@@ -189,7 +243,7 @@ impl Meters {
     }
 
     /// Returns the counters of a node.
-    pub(super) fn node(&self, pool: &str, node: &str) -> Arc<NodeCounters> {
+    pub(super) fn node(&self, pool: &str, node: &str) -> Arc<NodeMeter> {
         let key = (pool.to_owned(), node.to_owned());
         self.nodes.lock().entry(key).or_default().clone()
     }
@@ -211,16 +265,21 @@ impl Meters {
     }
 }
 
+impl StatusClass {
+    pub(super) fn of(status: u16) -> Self {
+        match status {
+            100..200 => Self::Informational,
+            200..300 => Self::Success,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+}
+
 impl RouteCounters {
     pub(super) fn count(&self, record: &Record<'_>) {
-        let class = match record.status {
-            100..200 => StatusClass::Informational,
-            200..300 => StatusClass::Success,
-            300..400 => StatusClass::Redirection,
-            400..500 => StatusClass::ClientError,
-            _ => StatusClass::ServerError,
-        };
-        self.requests[class].add(1);
+        self.requests[StatusClass::of(record.status)].add(1);
         self.bytes_in.add(record.request_bytes);
         self.bytes_out.add(record.response_bytes);
     }
@@ -244,9 +303,19 @@ impl PoolCounters {
     }
 }
 
-impl NodeCounters {
+impl NodeMeter {
     pub(super) fn count(&self, record: &Record<'_>) {
-        self.requests[record.ended_by].add(1);
+        self.counters.requests[record.ended_by].add(1);
+        let Some(first_byte) = record.times.first_byte else {
+            return;
+        };
+        self.counters.responses.add(1);
+        self.counters.first_byte.add(first_byte);
+        let mean = self.latency.get();
+        self.latency.set(match mean.is_zero() {
+            true => first_byte,
+            false => mean - mean / 8 + first_byte / 8,
+        });
     }
 }
 
@@ -275,34 +344,48 @@ impl Registry {
         meters
     }
 
+    /// Returns the counters of all reactors together.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for meters in &*self.reactors.lock() {
+            totals.all += meters.all.read();
+            for (on, counters) in &*meters.listeners.lock() {
+                *totals.listeners.entry(on.clone()).or_default() += counters.read();
+            }
+            for (name, counters) in &*meters.routes.lock() {
+                *totals.routes.entry(name.clone()).or_default() += counters.read();
+            }
+            for (name, counters) in &*meters.pools.lock() {
+                *totals.pools.entry(name.clone()).or_default() += counters.read();
+            }
+            for (names, meter) in &*meters.nodes.lock() {
+                let stats = meter.counters.read();
+                let latency = totals.latencies.entry(names.clone()).or_default();
+                // A reactor that asked the node more often knows better.
+                let weight = stats.responses as f64;
+                latency.0 += meter.latency.get().as_secs_f64() * weight;
+                latency.1 += weight;
+                *totals.nodes.entry(names.clone()).or_default() += stats;
+            }
+        }
+        totals
+    }
+
     /// Adds the counters of all reactors to an exposition, and the state of the nodes.
     pub(super) fn expose<'a>(
         &self,
         pools: impl Iterator<Item = (&'a str, &'a Nodes)>,
         to: &mut Exposition,
     ) {
-        let reactors = self.reactors.lock();
-        let mut all = GatewayStats::default();
-        let mut listeners = BTreeMap::<String, ListenerStats>::new();
-        let mut routes = BTreeMap::<String, RouteStats>::new();
-        let mut stats_of_pools = BTreeMap::<String, PoolStats>::new();
-        let mut nodes = BTreeMap::<(String, String), NodeStats>::new();
-        for meters in &*reactors {
-            all += meters.all.read();
-            for (on, counters) in &*meters.listeners.lock() {
-                *listeners.entry(on.clone()).or_default() += counters.read();
-            }
-            for (name, counters) in &*meters.routes.lock() {
-                *routes.entry(name.clone()).or_default() += counters.read();
-            }
-            for (name, counters) in &*meters.pools.lock() {
-                *stats_of_pools.entry(name.clone()).or_default() += counters.read();
-            }
-            for (names, counters) in &*meters.nodes.lock() {
-                *nodes.entry(names.clone()).or_default() += counters.read();
-            }
-        }
-        drop(reactors);
+        let Totals {
+            all,
+            routes,
+            pools: stats_of_pools,
+            nodes,
+            listeners,
+            latencies: _,
+        } = self.totals();
+        self.admin.read().expose(&[], to);
         all.expose(&[], to);
         for (on, stats) in &listeners {
             stats.expose(&[("listener", on)], to);
@@ -328,7 +411,8 @@ impl Registry {
                     );
                 };
                 let flag = |yes: bool| f64::from(u8::from(yes));
-                gauge("up", "1 if the node takes requests.", flag(node.is_up()));
+                let takes = node.is_up() && !node.is_disabled();
+                gauge("up", "1 if the node takes requests.", flag(takes));
                 gauge(
                     "down",
                     "1 if the health check has found the node down.",

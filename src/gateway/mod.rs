@@ -49,11 +49,13 @@
 //! else. A reactor that gives up a place for which another one waits sends it a message.
 
 mod access_log;
+mod admin;
 mod admission;
 mod basic;
 mod builder;
 mod config;
 mod destination;
+mod differences;
 pub mod discover;
 pub mod egress;
 mod error;
@@ -67,6 +69,9 @@ mod joined;
 mod kept;
 mod limiter;
 mod metrics;
+mod node_lists;
+mod observing;
+mod operating;
 mod places;
 mod pool;
 mod proxy;
@@ -82,6 +87,7 @@ mod shared;
 pub mod socks;
 mod split;
 mod start;
+pub mod status;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -91,6 +97,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::settings::Settings;
+use self::shared::Source;
 
 pub use self::builder::Builder;
 pub use self::config::{ConfigError, Fault};
@@ -100,7 +107,8 @@ pub use self::hooks::{Hooks, NoHooks, RequestHead, ResponseHead, Verdict};
 pub use self::proxy::Proxy;
 pub use self::record::{EndedBy, Record, Times};
 pub use self::reply::Reply;
-pub use self::running::{Control, Reloaded, Running};
+pub use self::running::{Control, Running};
+pub use self::status::Reloaded;
 pub use self::users::{Users, UsersError};
 
 /// A gateway whose settings are checked.
@@ -116,6 +124,7 @@ pub use self::users::{Users, UsersError};
 #[must_use = "a gateway does nothing until it is started"]
 pub struct Gateway {
     settings: Arc<Settings>,
+    source: Source,
 }
 
 impl Gateway {
@@ -130,9 +139,14 @@ impl Gateway {
     ///
     /// [`GatewayError::Config`] with all faults of the file, each with its line and remedy.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, GatewayError> {
-        let settings = config::load(path.as_ref()).map_err(GatewayError::Config)?;
+        let path = path.as_ref();
+        let (settings, text) = config::load(path).map_err(GatewayError::Config)?;
         Ok(Self {
             settings: Arc::new(settings),
+            source: Source {
+                file: Some(path.to_owned()),
+                text: Some(text.into()),
+            },
         })
     }
 
@@ -147,9 +161,26 @@ impl Gateway {
         match problems.is_empty() {
             true => Ok(Self {
                 settings: Arc::new(settings),
+                source: Source::default(),
             }),
             false => Err(GatewayError::Settings(problems)),
         }
+    }
+
+    /// Returns the same gateway with so many reactors.
+    ///
+    /// # Errors
+    ///
+    /// [`GatewayError::Settings`] for 0.
+    pub fn with_reactors(mut self, reactors: usize) -> Result<Self, GatewayError> {
+        let mut settings = (*self.settings).clone();
+        settings.reactors = Some(reactors);
+        let problems = settings.problems();
+        if !problems.is_empty() {
+            return Err(GatewayError::Settings(problems));
+        }
+        self.settings = Arc::new(settings);
+        Ok(self)
     }
 
     /// Returns the settings.

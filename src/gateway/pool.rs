@@ -1,6 +1,6 @@
 //! The pools: the choice of a node, and a reactor's own connections to the nodes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,9 +12,9 @@ use super::destination::Destination;
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
-use super::metrics::{Meters, NodeCounters, PoolCounters};
+use super::metrics::{Meters, NodeMeter, PoolCounters};
 use super::places::{Held, Places, TakenPlace};
-use super::settings::{BalanceBy, HashKey, NodeAddr, PoolSettings, ProxyVersion};
+use super::settings::{BalanceBy, HashKey, NodeAddr, NodeState, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
 use crate::balance::{
     Balancer, Change, HashRing, Health, InFlight, KeyHash, Least, Node, NodeId, NodeSpec, Nodes,
@@ -56,11 +56,13 @@ pub(super) struct Pool {
     pub(super) shared: Arc<SharedPool>,
     pub(super) nodes: Nodes,
     addrs: FxHashMap<NodeId, NodeAddr>,
-    /// The nodes that were removed, as long as they may have connections.
+    /// The nodes that were removed or put down, as long as they may have connections.
     removed: HashMap<NodeId, Removed>,
     /// The number of times that the rules have changed by which connections are made. Those made before serve no further
     /// request.
     pub(super) generation: u32,
+    /// True if a node is put in a state in which it takes no requests.
+    has_disabled: bool,
     /// The time at which the pool itself was removed.
     gone: Option<Instant>,
     balancer: Box<dyn Balancer>,
@@ -76,7 +78,7 @@ pub(super) struct Pool {
     /// The time for which the next look at the health is scheduled, as the health counts it.
     pub(super) tended_at: Option<Duration>,
     pub(super) counters: Arc<PoolCounters>,
-    pub(super) node_counters: FxHashMap<NodeId, Arc<NodeCounters>>,
+    pub(super) node_counters: FxHashMap<NodeId, Arc<NodeMeter>>,
 }
 
 /// A node that was removed.
@@ -117,7 +119,11 @@ impl SharedPool {
     ) -> Self {
         let specs = settings.nodes.iter().map(|node| {
             let spec = NodeSpec::new(&*node.to).weight(node.weight);
-            if node.backup { spec.backup() } else { spec }
+            let spec = if node.backup { spec.backup() } else { spec };
+            match node.state {
+                NodeState::Up => spec,
+                NodeState::Drain | NodeState::Down => spec.disabled(),
+            }
         });
         let (ejection, slow_start) = (settings.ejection.clone(), settings.slow_start);
         let (nodes, health) = match old {
@@ -229,10 +235,12 @@ impl Pool {
         meters: &Meters,
     ) -> Self {
         let bounds = bounds(&shared.settings, reactors);
+        let has_disabled = shared.nodes.iter().any(Node::is_disabled);
         Self {
             addrs: addrs(&shared),
             removed: HashMap::new(),
             generation: 0,
+            has_disabled,
             gone: None,
             nodes: shared.nodes.clone(),
             balancer: balancer(&shared),
@@ -270,6 +278,21 @@ impl Pool {
                 self.removed.insert(node.id(), Removed { since, address });
             }
         }
+        self.has_disabled = self.nodes.iter().any(Node::is_disabled);
+        let settings = shared.settings.nodes.iter();
+        let down = settings.filter(|node| node.state == NodeState::Down);
+        let down: HashSet<&str> = down.map(|node| &*node.to).collect();
+        for node in self.nodes.iter() {
+            if node.is_disabled() && down.contains(node.address()) {
+                let removed = || Removed {
+                    since: now,
+                    address: node.address().into(),
+                };
+                self.removed.entry(node.id()).or_insert_with(removed);
+            } else {
+                self.removed.remove(&node.id());
+            }
+        }
         if !old.connects_as(shared) {
             self.generation += 1;
             self.connections.close_all_idle();
@@ -287,10 +310,16 @@ impl Pool {
         for places in shared.places.values() {
             places.set_max(shared.settings.connections.max_connections);
         }
-        let addrs = &self.addrs;
+        let (addrs, nodes) = (&self.addrs, &self.nodes);
+        let is_disabled = |node| nodes.get(node).is_some_and(Node::is_disabled);
         self.connections
-            .close_idle_where(|to| !addrs.contains_key(&to.node));
+            .close_idle_where(|to| !addrs.contains_key(&to.node) || is_disabled(to.node));
         self.node_counters = node_counters(shared, meters);
+    }
+
+    /// Returns the weight of a node as its failures have left it here.
+    pub(super) fn effective_weight(&self, node: NodeId) -> Option<u32> {
+        self.balancer.effective_weight(node)
     }
 
     /// Notes that the pool is in the settings, or no longer.
@@ -306,7 +335,12 @@ impl Pool {
 
     /// Returns true if a node gets no new requests.
     pub(super) fn is_leaving(&self, node: NodeId) -> bool {
-        self.gone.is_some() || !self.addrs.contains_key(&node)
+        self.gone.is_some() || !self.addrs.contains_key(&node) || self.is_disabled(node)
+    }
+
+    /// Returns true if a node is put in a state in which it takes no requests.
+    fn is_disabled(&self, node: NodeId) -> bool {
+        self.has_disabled && self.nodes.get(node).is_some_and(Node::is_disabled)
     }
 
     /// Returns true if nodes were removed that may have connections, or the pool itself.
@@ -314,12 +348,15 @@ impl Pool {
         self.gone.is_some() || !self.removed.is_empty()
     }
 
-    /// Returns true if a node was removed so long ago.
+    /// Returns true if a node was removed or put down so long ago.
     pub(super) fn has_left(&self, node: NodeId, for_so_long: Duration, now: Instant) -> bool {
         let removed = self.removed.get(&node).map(|removed| removed.since);
         let since = self.gone.into_iter().chain(removed).min();
-        self.is_leaving(node)
-            && since.is_none_or(|since| now.saturating_duration_since(since) >= for_so_long)
+        match since {
+            Some(since) => now.saturating_duration_since(since) >= for_so_long,
+            // A node that drains has all the time.
+            None => !self.addrs.contains_key(&node),
+        }
     }
 
     /// Forgets the nodes that were removed so long ago.
@@ -492,6 +529,9 @@ impl Pool {
 
     /// Takes this very node, if it takes requests.
     pub(super) fn take(&self, node: NodeId) -> Option<Chosen> {
+        if self.is_disabled(node) {
+            return None;
+        }
         let in_flight = self.nodes.begin(node)?;
         let max = self.settings().max_in_flight_per_node;
         if max.is_some_and(|max| self.nodes.in_flight(node) > max) {
@@ -513,6 +553,11 @@ impl Pool {
     /// Reports what became of a request at a node. Returns true if the health has something to do later.
     pub(super) fn report(&mut self, node: NodeId, outcome: Outcome, now: Instant) -> bool {
         self.balancer.done(node, outcome);
+        if outcome == Outcome::Failure
+            && let Some(meter) = self.node_counters.get(&node)
+        {
+            meter.counters.failures.add(1);
+        }
         let time = self.shared.time(now);
         let change = self.shared.health.report(&self.nodes, node, outcome, time);
         let (pool, name) = (&self.shared.name, self.name_of(node));
@@ -532,7 +577,8 @@ impl Pool {
 
     /// Logs that no node is left, after this one has gone.
     pub(super) fn tell_if_none_is_up(&self, last: NodeId) {
-        if self.nodes.iter().any(Node::is_up) {
+        let takes = |node: &Node| node.is_up() && !node.is_disabled();
+        if self.nodes.iter().any(takes) {
             return;
         }
         let (pool, name) = (&self.shared.name, self.name_of(last));
@@ -646,7 +692,7 @@ fn addrs(shared: &SharedPool) -> FxHashMap<NodeId, NodeAddr> {
     parsed.collect()
 }
 
-fn node_counters(shared: &SharedPool, meters: &Meters) -> FxHashMap<NodeId, Arc<NodeCounters>> {
+fn node_counters(shared: &SharedPool, meters: &Meters) -> FxHashMap<NodeId, Arc<NodeMeter>> {
     let nodes = shared.nodes.iter();
     nodes
         .map(|node| (node.id(), meters.node(&shared.name, node.address())))

@@ -15,15 +15,19 @@ use socket2::SockRef;
 
 use super::Gateway;
 use super::access_log::{Logger, Sink};
+use super::admin::{AdminServer, IF_MATCH};
+use super::differences;
 use super::discover::{self, Discover, DiscoverError, Followed};
 use super::error::GatewayError;
 use super::hooks::Hooks;
+use super::node_lists::NodeLists;
 use super::pool::SharedPool;
 use super::rules::client_limits;
-use super::running::{Control, Reloaded};
+use super::running::Control;
 use super::settings::{ListenerSettings, NodeSettings, Problem, Settings};
-use super::shared::{Change, Open, State};
+use super::shared::{Change, Open, Source, State};
 use super::start::{listen, shared_pool};
+use super::status::Reloaded;
 use crate::addr::Addr;
 use crate::engine::listen::Listen;
 use crate::error::Error;
@@ -48,11 +52,20 @@ struct ListenerChanges {
     certificates: Vec<(crate::tls::TlsServer, crate::tls::TlsServer)>,
 }
 
+/// The change of the admin interface.
+enum AdminChange {
+    /// It stays where it is, or stays away.
+    Keep,
+    /// This one takes its place.
+    Replace(Option<AdminServer>),
+}
+
 impl<H: Hooks> Control<H> {
     /// Takes over other settings, without a refused connection or a lost request.
     ///
     /// Exchanges under way keep the settings that they began with, and tunnels stay. Nodes that stay keep their health, their
-    /// connections and their place in the balance. A listener whose address stays goes on with its socket.
+    /// connections and their place in the balance. What operators have changed in a pool lasts if the pool has the same nodes as in
+    /// the settings that were taken over last. A listener whose address stays goes on with its socket.
     ///
     /// Blocks until all reactors have taken the settings over. So do not call it in a hook. In a simulation it does not wait.
     ///
@@ -60,24 +73,29 @@ impl<H: Hooks> Control<H> {
     ///
     /// [`GatewayError`] if a listener or the access log cannot be opened. Nothing has changed then.
     pub fn reload(&self, gateway: &Gateway) -> Result<Reloaded, GatewayError> {
-        let mut settings = (*gateway.settings).clone();
+        let (settings, source) = ((*gateway.settings).clone(), gateway.source.clone());
+        self.take_configuration("configuration", settings, source, None)
+    }
+
+    /// Takes over a configuration, unless another one than the `expected` one is in force.
+    pub(super) fn take_configuration(
+        &self,
+        by: &'static str,
+        mut settings: Settings,
+        source: Source,
+        expected: Option<u64>,
+    ) -> Result<Reloaded, GatewayError> {
         let state = &mut *self.shared.state.lock();
-        // Nodes of a source that the settings have no more go with it.
-        let old = state.settings.clone();
-        let is_kept = |name: &str| match (old.pools.get(name), gateway.settings.pools.get(name)) {
-            (Some(old), Some(new)) => old.discover.is_none() || new.discover.is_some(),
-            (None, new) => new.is_some(),
-            (Some(_), None) => false,
-        };
-        for (name, nodes) in &state.discovered {
-            if let Some(pool) = settings.pools.get_mut(name)
-                && is_kept(name)
-            {
-                pool.nodes.clone_from(nodes);
+        let reloaded = self.change(state, by, Some(source), |lists, before| {
+            let generation = self.shared.generation.load(Ordering::Relaxed);
+            if expected.is_some_and(|expected| expected != generation) {
+                let problem =
+                    format!("configuration {generation} is in force by now; read it again");
+                return Err(GatewayError::Conflict(Problem::new(IF_MATCH, problem)));
             }
-        }
-        let reloaded = self.counted(self.take(state, settings))?;
-        state.discovered.retain(|name, _| is_kept(name));
+            lists.configure(before, &mut settings);
+            Ok(settings)
+        })?;
         self.shared.sources.end_all_but(&state.settings);
         if let Err(error) = self.follow_sources_of(state) {
             log::error!(target: "epicycle::gateway::pool", "{error}");
@@ -107,28 +125,42 @@ impl<H: Hooks> Control<H> {
         nodes: Vec<NodeSettings>,
     ) -> Result<bool, GatewayError> {
         let mut settings = (*state.settings).clone();
-        let Some(changed) = settings.pools.get_mut(pool) else {
-            return Ok(false);
-        };
-        if changed.nodes == nodes {
-            state.discovered.insert(pool.to_owned(), nodes);
+        if !settings.pools.contains_key(pool) {
             return Ok(false);
         }
-        changed.nodes.clone_from(&nodes);
-        let mut problems = settings.problems();
-        if nodes.is_empty() {
-            problems.push(Problem {
-                place: format!("pools.{pool}.nodes"),
-                problem: "there is no node; add one".to_owned(),
-            });
+        let (mut changed, is_empty) = (state.lists.clone(), nodes.is_empty());
+        changed.discover(pool, nodes, &mut settings);
+        let now = |settings: &Settings| settings.pools.get(pool).map(|pool| pool.nodes.clone());
+        if !is_empty && now(&settings) == now(&state.settings) {
+            state.lists = changed;
+            return Ok(false);
         }
-        let result = match problems.is_empty() {
-            true => self.take(state, settings),
-            false => Err(GatewayError::Settings(problems)),
-        };
-        self.counted(result)?;
-        state.discovered.insert(pool.to_owned(), nodes);
+        self.change(state, "source", None, |lists, _| {
+            let mut problems = settings.problems();
+            if is_empty {
+                let problem = "there is no node; add one";
+                problems.push(Problem::new(format!("pools.{pool}.nodes"), problem));
+            }
+            *lists = changed;
+            sound(settings, problems)
+        })?;
         Ok(true)
+    }
+
+    /// Changes the nodes of pools as an operator asks for it.
+    pub(super) fn change_nodes<T>(
+        &self,
+        make: impl FnOnce(&mut NodeLists, &mut Settings) -> Result<T, GatewayError>,
+    ) -> Result<T, GatewayError> {
+        let mut made = None;
+        let state = &mut *self.shared.state.lock();
+        self.change(state, "operator", None, |lists, before| {
+            let mut settings = before.clone();
+            made = Some(make(lists, &mut settings)?);
+            let problems = settings.problems();
+            sound(settings, problems)
+        })?;
+        made.ok_or(GatewayError::Start(Error::Stopped))
     }
 
     /// Follows a source of the nodes of a pool, on a thread of its own, until the gateway ends, the pool or the source. Its lists
@@ -235,21 +267,54 @@ impl<H: Hooks> Control<H> {
         Ok(())
     }
 
-    /// Counts a change that was taken over or refused.
-    fn counted<T>(&self, result: Result<T, GatewayError>) -> Result<T, GatewayError> {
-        let registry = &self.shared.registry;
-        let counter = match result {
-            Ok(_) => &registry.reloads,
-            Err(_) => &registry.failed_reloads,
+    /// Changes the settings to those that `make` returns, counts the change, and remembers it.
+    fn change(
+        &self,
+        state: &mut State,
+        by: &'static str,
+        source: Option<Source>,
+        make: impl FnOnce(&mut NodeLists, &Settings) -> Result<Settings, GatewayError>,
+    ) -> Result<Reloaded, GatewayError> {
+        let (mut lists, before) = (state.lists.clone(), state.settings.clone());
+        let made = make(&mut lists, &before);
+        let mut reloaded = match made.and_then(|settings| self.take(state, settings)) {
+            Ok(reloaded) => reloaded,
+            Err(error) => {
+                self.note_refused(by, &error);
+                return Err(error);
+            }
         };
-        counter.fetch_add(1, Ordering::Relaxed);
-        result
+        state.lists = lists;
+        if let Some(source) = source {
+            state.source = source;
+        }
+        let registry = &self.shared.registry;
+        registry.reloads.fetch_add(1, Ordering::Relaxed);
+        reloaded.generation = 1 + self.shared.generation.fetch_add(1, Ordering::Relaxed);
+        reloaded.changed = differences::between(&before, &state.settings);
+        let opened = reloaded
+            .opened
+            .iter()
+            .map(|on| format!("listener {on} is open"));
+        let closed = reloaded
+            .closed
+            .iter()
+            .map(|on| format!("listener {on} is closed"));
+        let changes = reloaded.changed.iter().cloned();
+        self.shared
+            .note(by, changes.chain(opened).chain(closed).collect(), None);
+        Ok(reloaded)
     }
 
-    /// Counts a change whose settings could not be read, among those that were refused.
-    pub fn count_failed_reload(&self) {
+    /// Counts and remembers a change whose settings could not be read, among those that were refused.
+    pub fn note_failed_reload(&self, error: &GatewayError) {
+        self.note_refused("configuration", error);
+    }
+
+    fn note_refused(&self, by: &'static str, error: &GatewayError) {
         let failed = &self.shared.registry.failed_reloads;
         failed.fetch_add(1, Ordering::Relaxed);
+        self.shared.note(by, Vec::new(), Some(error.to_string()));
     }
 
     fn take(&self, state: &mut State, mut settings: Settings) -> Result<Reloaded, GatewayError> {
@@ -264,6 +329,8 @@ impl<H: Hooks> Control<H> {
             }
         };
         let changes = ListenerChanges::between(&state.listeners, &mut settings);
+        // A new admin interface closes again if a listener cannot be opened.
+        let admin = self.admin_for(state, &settings)?;
         let opened = self.open(state, &settings, &changes)?;
 
         #[cfg(feature = "tls")]
@@ -292,7 +359,35 @@ impl<H: Hooks> Control<H> {
             }
         }
         state.listeners.extend(opened);
+        self.change_admin(admin, &state.settings);
         Ok(reloaded)
+    }
+
+    /// Opens the admin interface of new settings, if it has another address than the one that is open.
+    fn admin_for(&self, state: &State, settings: &Settings) -> Result<AdminChange, GatewayError> {
+        let listen =
+            |settings: &Settings| settings.admin.as_ref().map(|admin| admin.listen.clone());
+        if listen(&state.settings) == listen(settings) || self.engine.is_simulated() {
+            return Ok(AdminChange::Keep);
+        }
+        let admin = settings.admin.as_ref();
+        let admin = admin
+            .map(|admin| self.start_admin(admin, None))
+            .transpose()?;
+        Ok(AdminChange::Replace(admin))
+    }
+
+    fn change_admin(&self, change: AdminChange, settings: &Settings) {
+        let mut open = self.shared.admin.lock();
+        match change {
+            AdminChange::Keep => {
+                if let (Some(open), Some(admin)) = (&*open, &settings.admin) {
+                    open.set(admin);
+                }
+            }
+            // The old one closes. The answer to the one who asked for that still goes out.
+            AdminChange::Replace(admin) => *open = admin,
+        }
     }
 
     /// Opens new listeners. If one of them cannot be opened, none is.
@@ -403,6 +498,14 @@ fn check_pool(state: &State, pool: &str) -> Result<(), GatewayError> {
             place: format!("pools.{pool}"),
             problem: "there is no such pool".to_owned(),
         }])),
+    }
+}
+
+/// Returns settings that have no problem.
+fn sound(settings: Settings, problems: Vec<Problem>) -> Result<Settings, GatewayError> {
+    match problems.is_empty() {
+        true => Ok(settings),
+        false => Err(GatewayError::Settings(problems)),
     }
 }
 

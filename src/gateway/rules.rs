@@ -48,7 +48,8 @@ impl Rules {
         meters: &Meters,
         kept: &Kept,
     ) -> Self {
-        let all = settings.listeners.iter().map(label);
+        let admin = settings.admin.iter().map(|admin| &*admin.listen);
+        let all = settings.listeners.iter().map(label).chain(admin);
         let listeners = settings.listeners.iter().map(|listener| {
             let label: Box<str> = label(listener).into();
             let guard = Guard::new(listener.egress.clone(), all.clone());

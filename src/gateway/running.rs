@@ -8,19 +8,35 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Gateway;
+use super::admin::AdminServer;
 use super::error::GatewayError;
 use super::hooks::Hooks;
 use super::proxy::Proxy;
+use super::settings::AdminSettings;
 use super::shared::Shared;
+use super::status::Reloaded;
 use crate::addr::Addr;
 use crate::engine::handler::Engine;
 use crate::engine::server;
 
-/// A gateway that runs. A drop does not end it.
+/// A gateway that runs. A drop ends it, as [`shutdown`](Self::shutdown) does.
 #[must_use = "`join` waits for its end"]
 pub struct Running<H: Hooks> {
     running: server::Running<Proxy<H>>,
     control: Control<H>,
+    _admin: OpenAdmin,
+}
+
+/// The admin interface, which ends with the gateway.
+struct OpenAdmin(Arc<Shared>);
+
+impl Drop for OpenAdmin {
+    fn drop(&mut self) {
+        let admin = self.0.admin.lock().take();
+        if let Some(admin) = admin {
+            admin.join();
+        }
+    }
 }
 
 /// Controls a gateway that runs, from any thread but its reactors'. A clone controls the same gateway.
@@ -29,20 +45,12 @@ pub struct Control<H: Hooks> {
     pub(super) shared: Arc<Shared>,
 }
 
-/// The result of a change of the settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Reloaded {
-    /// The addresses of listeners that were opened, as the settings spell them.
-    pub opened: Vec<String>,
-    /// The addresses of listeners that were closed.
-    pub closed: Vec<String>,
-    /// The settings whose change needs a restart. They stay as they were.
-    pub needs_restart: Vec<&'static str>,
-}
-
 impl<H: Hooks> Running<H> {
-    pub(super) fn new(running: server::Running<Proxy<H>>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(
+        running: server::Running<Proxy<H>>,
+        shared: Arc<Shared>,
+        admin_socket: Option<OwnedFd>,
+    ) -> Result<Self, GatewayError> {
         {
             let mut state = shared.state.lock();
             for (open, addr) in state.listeners.iter_mut().zip(running.local_addrs()) {
@@ -51,7 +59,23 @@ impl<H: Hooks> Running<H> {
         }
         let engine = running.engine().clone();
         let control = Control { engine, shared };
-        Self { running, control }
+        let admin = control.shared.state.lock().settings.admin.clone();
+        if let Some(admin) = admin {
+            match control.start_admin(&admin, admin_socket) {
+                Ok(admin) => *control.shared.admin.lock() = Some(admin),
+                Err(error) => {
+                    running.engine().shutdown_within(Duration::ZERO);
+                    running.join();
+                    return Err(error);
+                }
+            }
+        }
+        let _admin = OpenAdmin(control.shared.clone());
+        Ok(Self {
+            running,
+            control,
+            _admin,
+        })
     }
 
     /// Returns the addresses of the listeners that the gateway started with, in the order of the settings.
@@ -148,13 +172,42 @@ impl<H: Hooks> Control<H> {
         self.shared.state.lock().settings.drain.grace
     }
 
-    /// Returns copies of the listening sockets, for a process that [takes over](Gateway::start_on).
+    /// Returns copies of the listening sockets, that of the admin interface included, for a process that
+    /// [takes over](Gateway::start_on).
     ///
     /// # Errors
     ///
     /// The error of `dup(2)`.
     pub fn listeners(&self) -> io::Result<Vec<OwnedFd>> {
-        self.engine.listeners()
+        let mut all = self.engine.listeners()?;
+        if let Some(admin) = &*self.shared.admin.lock() {
+            all.append(&mut admin.listeners()?);
+        }
+        Ok(all)
+    }
+
+    /// Accepts no more connections, and serves those that there are, as a gateway does after another process has
+    /// [taken over](Gateway::start_on).
+    pub fn stop_accepting(&self) {
+        if let Some(admin) = &*self.shared.admin.lock() {
+            admin.stop_accepting();
+        }
+        self.engine.stop_accepting();
+    }
+
+    /// Returns the address of the admin interface, if there is one.
+    pub fn admin_addr(&self) -> Option<Addr> {
+        self.shared.admin.lock().as_ref()?.local_addr()
+    }
+
+    /// Opens the admin interface, at its address or with a socket that listens there already.
+    pub(super) fn start_admin(
+        &self,
+        settings: &AdminSettings,
+        socket: Option<OwnedFd>,
+    ) -> Result<AdminServer, GatewayError> {
+        let counters = self.shared.registry.admin.clone();
+        AdminServer::start(settings, socket, Arc::new(self.clone()), counters)
     }
 }
 

@@ -1,18 +1,23 @@
 //! The parts of a gateway that its reactors and its controls share.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
 use super::access_log::{Logger, Sink};
+use super::admin::AdminServer;
 use super::discover::Sources;
 use super::error::GatewayError;
 use super::kept::Kept;
 use super::metrics::Registry;
+use super::node_lists::NodeLists;
 use super::pool::SharedPool;
-use super::settings::{ListenerSettings, NodeSettings, Settings};
+use super::settings::{ListenerSettings, Settings};
+use super::status::{ChangeStatus, Reloaded};
 use crate::addr::Addr;
 use crate::metrics::{Exposition, Stats};
 use crate::workers::WorkerPool;
@@ -27,6 +32,14 @@ pub(super) struct Shared {
     pub(super) sources: Sources,
     /// The pools that the settings have, for the counters.
     pub(super) live_pools: Mutex<Vec<Arc<SharedPool>>>,
+    pub(super) started: Instant,
+    /// The number of the configuration in force.
+    pub(super) generation: AtomicU64,
+    /// The last changes of the configuration.
+    pub(super) history: Mutex<VecDeque<ChangeStatus>>,
+    pub(super) admin: Mutex<Option<AdminServer>>,
+    /// The parts of the control that the program does in its own way.
+    pub(super) program: Mutex<Program>,
     pub(super) logger: Mutex<Option<Logger>>,
     pub(super) kept: Kept,
     /// The threads that check passwords, once one is to be checked.
@@ -35,6 +48,19 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
 }
 
+/// The most changes of the configuration that are remembered.
+const MAX_HISTORY: usize = 64;
+
+/// The parts of the control that the program around the gateway may do in its own way.
+#[derive(Default)]
+pub(super) struct Program {
+    pub(super) reload: Option<Reload>,
+    pub(super) drain: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// Reads the configuration again, and takes it over.
+pub(super) type Reload = Arc<dyn Fn() -> Result<Reloaded, GatewayError> + Send + Sync>;
+
 /// The settings in force, and what was made of them.
 pub(super) struct State {
     pub(super) settings: Arc<Settings>,
@@ -42,8 +68,17 @@ pub(super) struct State {
     /// way there.
     pub(super) pools: Vec<Arc<SharedPool>>,
     pub(super) listeners: Vec<Open>,
-    /// The nodes that take the place of those in the settings, by pool.
-    pub(super) discovered: HashMap<String, Vec<NodeSettings>>,
+    pub(super) lists: NodeLists,
+    /// The configuration that was taken over last.
+    pub(super) source: Source,
+}
+
+/// The place where a configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Source {
+    pub(super) file: Option<PathBuf>,
+    /// Its text.
+    pub(super) text: Option<Arc<str>>,
 }
 
 /// A listener that is open.
@@ -56,6 +91,7 @@ pub(super) struct Open {
 impl Shared {
     pub(super) fn new(
         settings: &Arc<Settings>,
+        source: Source,
         pools: &[Arc<SharedPool>],
     ) -> Result<Arc<Self>, GatewayError> {
         let logger = settings.access_log.as_ref().map(Logger::open);
@@ -66,7 +102,21 @@ impl Shared {
             local_addr: Addr::Unix(None),
             settings: settings.clone(),
         });
+        let mut lists = NodeLists::default();
+        lists.configure(settings, &mut (**settings).clone());
+        let start = ChangeStatus {
+            unix_time: unix_time(),
+            generation: 1,
+            by: "start",
+            changes: Vec::new(),
+            error: None,
+        };
         Ok(Arc::new(Self {
+            started: Instant::now(),
+            generation: AtomicU64::new(1),
+            history: Mutex::new(VecDeque::from([start])),
+            admin: Mutex::new(None),
+            program: Mutex::default(),
             registry: Registry::default(),
             is_draining: AtomicBool::new(false),
             sends_clients_away: AtomicBool::new(false),
@@ -79,7 +129,8 @@ impl Shared {
                 settings: settings.clone(),
                 pools: pools.to_vec(),
                 listeners: listeners.collect(),
-                discovered: HashMap::new(),
+                lists,
+                source,
             }),
         }))
     }
@@ -93,6 +144,21 @@ impl Shared {
         });
         let workers = workers.as_ref();
         workers.is_some_and(|workers| workers.submit(check).is_ok())
+    }
+
+    /// Notes a change of the configuration, or the refusal of one.
+    pub(super) fn note(&self, by: &'static str, changes: Vec<String>, error: Option<String>) {
+        let mut history = self.history.lock();
+        if history.len() == MAX_HISTORY {
+            history.pop_front();
+        }
+        history.push_back(ChangeStatus {
+            unix_time: unix_time(),
+            generation: self.generation.load(Ordering::Relaxed),
+            by,
+            changes,
+            error,
+        });
     }
 
     /// Returns a reactor's part of the access log.
@@ -155,6 +221,12 @@ impl Shared {
         exposition.write(&mut text);
         text
     }
+}
+
+/// Returns the time of day in whole seconds since 1970.
+fn unix_time() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 impl State {

@@ -26,7 +26,7 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// [`GatewayError::Start`] if an address cannot be bound, [`GatewayError::Log`] if the access log cannot be opened, and
+    /// [`GatewayError::Start`] if an address cannot be bound, that of the admin interface included, [`GatewayError::Log`] if the access log cannot be opened, and
     /// [`GatewayError::Roots`] if a pool needs the system's trusted authorities and they cannot be read.
     pub fn start<H: Hooks>(
         &self,
@@ -55,15 +55,21 @@ impl Gateway {
         sockets: Vec<OwnedFd>,
         hooks: impl Fn(usize) -> H + Send + Sync + 'static,
     ) -> Result<Running<H>, GatewayError> {
+        let mut sockets = sockets;
+        let admin = self.settings.admin.as_ref().and_then(|admin| {
+            let fits = |socket: &OwnedFd| fits(socket, &admin.listen);
+            let own = sockets.iter().position(fits)?;
+            Some(sockets.swap_remove(own))
+        });
         let (server, factory, shared) = self.prepare(sockets, hooks)?;
-        let running = Running::new(server.start(factory)?, shared);
+        let running = Running::new(server.start(factory)?, shared, admin)?;
         running.control().follow_sources()?;
         Ok(running)
     }
 
     /// Starts the gateway in another way, with the function `start`. It receives the server and the factory of its handlers,
     /// so that it can set more options, or start the gateway in a simulated network. The [sources](PoolSettings::discover) of the pools are
-    /// not followed then.
+    /// not followed then, and the admin interface is not opened.
     ///
     /// # Errors
     ///
@@ -88,7 +94,7 @@ impl Gateway {
         for (name, settings) in &settings.pools {
             pools.push(Arc::new(shared_pool(name, settings, reactors, None)?));
         }
-        let shared = Shared::new(&settings, &pools)?;
+        let shared = Shared::new(&settings, self.source.clone(), &pools)?;
         let server = server(&settings, sockets).reactors(reactors);
         let ours = shared.clone();
         let factory =

@@ -53,6 +53,10 @@ impl<B: Balancer> Balancer for InTurn<B> {
         self.balancer.done(node, outcome);
     }
 
+    fn effective_weight(&self, node: NodeId) -> Option<u32> {
+        self.balancer.effective_weight(node)
+    }
+
     fn update(&mut self, nodes: &Nodes) {
         self.balancer.update(nodes);
     }

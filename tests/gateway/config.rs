@@ -477,12 +477,15 @@ sticky = true
 [mirror]
 
 [admin]
-listen = "unix:///run/gateway.sock"
+listen = "tcp://0.0.0.0:9901"
 "#;
     let faults = faults(text);
     let wanted = [
         (2, "reactors: 0 reactors serve nobody"),
-        (3, "tipo: the key is unknown; possible here: drain, listen"),
+        (
+            3,
+            "tipo: the key is unknown; possible here: admin, drain, listen",
+        ),
         (7, "listen[0].kind: this kind is not in this version"),
         (
             8,
@@ -516,7 +519,10 @@ listen = "unix:///run/gateway.sock"
         ),
         (28, "pool.a.sticky: the key is unknown"),
         (30, "mirror: "),
-        (32, "admin: it is not in this version"),
+        (
+            33,
+            "admin.listen: others than this host's users can reach it",
+        ),
     ];
     assert_eq!(faults.len(), wanted.len(), "{faults:#?}");
     for ((line, problem), (wanted_line, wanted)) in faults.iter().zip(wanted) {

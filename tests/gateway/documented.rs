@@ -170,7 +170,10 @@ fn every_key_of_the_file_is_on_the_page() {
     let (page, folder) = (page(), folder());
     let mut seen = BTreeSet::new();
     for (heading, parents) in [
-        (HEADINGS[0], &["", "drain.", "log.", "log.access."][..]),
+        (
+            HEADINGS[0],
+            &["", "admin.", "drain.", "log.", "log.access."][..],
+        ),
         (HEADINGS[1], &["", "timeout.", "tls.", "auth.", "limit."]),
         (
             HEADINGS[2],

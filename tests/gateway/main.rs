@@ -17,6 +17,7 @@ mod hostile;
 mod limiting;
 mod live;
 mod observing;
+mod operating;
 mod options;
 mod peers;
 #[cfg(feature = "tls")]

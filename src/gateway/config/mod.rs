@@ -4,6 +4,8 @@
 //! all of them, each with its line.
 
 mod access;
+mod admin;
+pub(super) mod json;
 mod limit;
 mod listen;
 mod nodes;
@@ -22,7 +24,7 @@ use toml::de::DeTable;
 use self::read::{Reader, Size, Span, Table};
 #[cfg(feature = "tls")]
 use super::settings::ListenerKind;
-use super::settings::{AccessLog, LogFormat, LogTarget, NodeSettings, Settings};
+use super::settings::{AccessLog, LogFormat, LogTarget, NodeChange, NodeSettings, Settings};
 use crate::error::error_messages;
 use crate::sys::files::read_at_most;
 
@@ -62,7 +64,7 @@ error_messages! {
 pub struct Fault {
     /// The path of the file.
     pub file: PathBuf,
-    /// The line, from 1 on.
+    /// The line, from 1 on. It is 0 if there is none, as in JSON that was read as a whole.
     pub line: usize,
     /// The column, from 1 on, in characters.
     pub column: usize,
@@ -73,6 +75,9 @@ pub struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, line, column) = (self.file.display(), self.line, self.column);
+        if line == 0 {
+            return write!(f, "{file}: {}", self.problem);
+        }
         write!(f, "{file}:{line}:{column}: {}", self.problem)
     }
 }
@@ -87,9 +92,24 @@ fn lines(faults: &[Fault]) -> String {
 /// # Errors
 ///
 /// [`ConfigError`] with all faults.
-pub(super) fn load(path: &Path) -> Result<Settings, ConfigError> {
+pub(super) fn load(path: &Path) -> Result<(Settings, String), ConfigError> {
     let text = load_text(path)?;
-    let mut settings = document(&text, path, |reader, table| {
+    Ok((parse(&text, path)?, text))
+}
+
+/// Reads a configuration, and the files that it names, and checks it as a whole. Paths in it are relative to the folder of
+/// `path`.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
+    if text.len() as u64 > MAX_FILE {
+        let source = io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 8 MiB");
+        let file = path.to_owned();
+        return Err(ConfigError::Read { file, source });
+    }
+    let mut settings = document(text, path, |reader, table| {
         let mut settings = Settings::default();
         whole(reader, table, &mut settings);
         // A setting that could not be read has its default now, and is reported already.
@@ -114,6 +134,90 @@ pub(super) fn load_nodes(settings: &mut Settings) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Reads a configuration that came in a message, as TOML or as JSON. Returns it with its text as TOML. Paths in it are relative
+/// to `folder`.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults. Those of JSON have no line.
+pub(super) fn parse_body(
+    body: &str,
+    is_json: bool,
+    folder: &Path,
+) -> Result<(Settings, String), ConfigError> {
+    let text = match is_json {
+        false => body.to_owned(),
+        true => toml_of(body)?,
+    };
+    let path = folder.join(BODY);
+    if let Some(at) = json::redaction(&text) {
+        let problem = "a secret is redacted here; write the secret itself".to_owned();
+        let fault = fault(&text, &path, &(at..at), problem);
+        return Err(faults(vec![fault], is_json));
+    }
+    match parse(&text, &path) {
+        Ok(settings) => Ok((settings, text)),
+        Err(ConfigError::Faults(found)) => Err(faults(found, is_json)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Reads the change of a node that came in a message, as TOML or as JSON.
+///
+/// # Errors
+///
+/// [`ConfigError`] with all faults.
+pub(super) fn parse_node_change(body: &str, is_json: bool) -> Result<NodeChange, ConfigError> {
+    let text = match is_json {
+        false => body.to_owned(),
+        true => toml_of(body)?,
+    };
+    let read = document(&text, Path::new(BODY), |reader, mut table| {
+        let mut change = NodeChange {
+            weight: table.get_unplaced(reader, "weight"),
+            backup: table.get_unplaced(reader, "backup"),
+            state: None,
+        };
+        pool::node_state(reader, &mut table, &mut change.state);
+        table.finish(reader);
+        change
+    });
+    read.map_err(|error| match error {
+        ConfigError::Faults(found) => faults(found, is_json),
+        other => other,
+    })
+}
+
+/// The name of a message in faults.
+const BODY: &str = "body";
+
+fn toml_of(body: &str) -> Result<String, ConfigError> {
+    let fault = |line, column, problem| {
+        ConfigError::Faults(vec![Fault {
+            file: BODY.into(),
+            line,
+            column,
+            problem,
+        }])
+    };
+    let json: serde_json::Value = serde_json::from_str(body).map_err(|error| {
+        let problem = format!("this is no JSON: {error}");
+        fault(error.line(), error.column(), problem)
+    })?;
+    json::to_toml(&json).map_err(|problem| fault(0, 0, problem))
+}
+
+/// Returns the faults of a message. The lines of what was written as TOML are none of JSON.
+fn faults(mut found: Vec<Fault>, is_json: bool) -> ConfigError {
+    for fault in &mut found {
+        fault.file = BODY.into();
+        if is_json {
+            (fault.line, fault.column) = (0, 0);
+        }
+    }
+    ConfigError::Faults(found)
 }
 
 /// Reads a file of nodes.
@@ -184,6 +288,9 @@ fn document<T>(
 
 fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
     table.set(reader, "reactors", "reactors", &mut settings.reactors);
+    if let Some(admin) = table.table(reader, "admin", "admin") {
+        settings.admin = admin::read(reader, admin);
+    }
     if let Some(mut drain) = table.table(reader, "drain", "drain") {
         let into = &mut settings.drain;
         drain.set(reader, "grace", "grace", &mut into.grace);

@@ -4,8 +4,8 @@ use super::read::{Reader, Size, Table, Value};
 use super::source;
 use crate::balance::KeyHash;
 use crate::gateway::settings::{
-    BalanceBy, HashKey, HealthCheck, HealthProbe, NodeSettings, PoolSettings, ProxyVersion,
-    UpstreamTimeouts,
+    BalanceBy, HashKey, HealthCheck, HealthProbe, NodeSettings, NodeState, PoolSettings,
+    ProxyVersion, UpstreamTimeouts,
 };
 
 /// Reads a `[pool.NAME]`.
@@ -92,8 +92,26 @@ fn node(reader: &mut Reader, value: Value<'_>) -> NodeSettings {
         node.backup = backup;
     }
     node.name = table.get_unplaced(reader, "name");
+    node_state(reader, &mut table, &mut node.state);
     table.finish(reader);
     node
+}
+
+/// Reads `state`, a word, if it is there.
+pub(super) fn node_state(
+    reader: &mut Reader,
+    table: &mut Table<'_>,
+    into: &mut impl From<NodeState>,
+) {
+    let Some(value) = table.take_unplaced("state") else {
+        return;
+    };
+    let words = [NodeState::Up, NodeState::Drain, NodeState::Down];
+    let word = value.value.as_str();
+    match words.into_iter().find(|state| word == Some(state.as_str())) {
+        Some(state) => *into = state.into(),
+        None => value.wrong(reader, "use \"up\" or \"drain\" or \"down\""),
+    }
 }
 
 /// Returns a sound address for a node that could not be read, so that only that is reported.

@@ -102,7 +102,7 @@ pub(super) struct Table<'i> {
 }
 
 /// The keys that a later version may have, in any table.
-const NOT_YET: [&str; 3] = ["admin", "mirror", "proxy"];
+const NOT_YET: [&str; 2] = ["mirror", "proxy"];
 
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {

@@ -6,6 +6,7 @@ mod asking;
 mod checking;
 mod dialing;
 mod gathering;
+mod observing;
 mod own;
 mod placing;
 mod relaying;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
+pub(super) use self::observing::MAX_LONGEST;
 #[cfg(test)]
 pub(super) use self::relaying::gather_response;
 use self::socks::SocksSession;
@@ -242,6 +244,18 @@ impl<H: Hooks> Proxy<H> {
             engine: engine.clone(),
             shared: self.shared.clone(),
         }
+    }
+
+    /// Returns the weights of nodes that failures have lowered, or may have, by pool.
+    pub(super) fn weights(&self) -> Vec<(String, NodeId, u32)> {
+        let pools = self.pools.iter();
+        let weights = pools.flat_map(|pool| {
+            pool.nodes.iter().filter_map(|node| {
+                let weight = pool.effective_weight(node.id())?;
+                Some((pool.shared.name.to_string(), node.id(), weight))
+            })
+        });
+        weights.collect()
     }
 
     /// Returns the hooks.

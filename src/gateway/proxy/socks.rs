@@ -58,6 +58,22 @@ impl<H: Hooks> SocksSession<H> {
         self.has_wrong_password
     }
 
+    /// Returns the moment at which the client came.
+    pub(super) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Returns true if it is joined with its target.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.reply == Some(ReplyCode::Succeeded)
+    }
+
+    /// Returns the target, if the client has told it.
+    pub(super) fn target_text(&self) -> String {
+        let target = self.target.as_ref();
+        target.map(ToString::to_string).unwrap_or_default()
+    }
+
     /// Returns the status of HTTP that tells the same as the reply, for records.
     fn status(&self) -> u16 {
         match self.reply {

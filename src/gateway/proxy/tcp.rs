@@ -48,6 +48,16 @@ enum Place {
 }
 
 impl TcpSession {
+    /// Returns true if its connection is joined with that of its node.
+    pub(super) fn is_joined(&self) -> bool {
+        self.place == Place::Joined
+    }
+
+    /// Returns the number of the pool, and the node that was tried last.
+    pub(super) fn destination(&self) -> (usize, Option<NodeId>) {
+        (self.pool, self.last_node)
+    }
+
     /// Notes why the connection to the node has ended.
     pub(super) fn note_end_of_node(&mut self, reason: &CloseReason) {
         self.notes.ended_by = match reason {
@@ -309,7 +319,7 @@ impl<H: Hooks> Proxy<H> {
         };
         session.listener.counters.count(&record);
         if let Some(node) = node.and_then(|node| pool.node_counters.get(&node)) {
-            node.count_tunnel(&record);
+            node.counters.count_tunnel(&record);
         }
         if let Some(sink) = &mut self.sink {
             sink.log(&record);

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::template::is_template;
 use super::{
-    BalanceBy, BasicAuth, ChosenBy, FieldChanges, HashKey, HealthProbe, HostField, LimitBy,
-    LimitSettings, ListenerKind, ListenerSettings, LogFormat, NodeAddr, PoolSettings, Problem,
-    Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, WebSocketMode,
+    AdminSettings, BalanceBy, BasicAuth, ChosenBy, FieldChanges, HashKey, HealthProbe, HostField,
+    LimitBy, LimitSettings, ListenerKind, ListenerSettings, LogFormat, NodeAddr, PoolSettings,
+    Problem, Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, Token,
+    WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -82,6 +83,9 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
         problems.unless(is_right, format!("listeners[{n}].on"), remedy);
         check_listener(&mut problems, &format!("listeners[{n}]"), listener);
     }
+    if let Some(admin) = &settings.admin {
+        check_admin(&mut problems, settings, admin);
+    }
     for (n, route) in settings.routes.iter().enumerate() {
         let place = format!("routes[{n}]");
         check_pools(&mut problems, &place, route, settings);
@@ -106,6 +110,29 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     let drain = [("deadline", settings.drain.deadline)];
     problems.timeouts("drain", &drain);
     problems.0
+}
+
+fn check_admin(problems: &mut Problems, settings: &Settings, admin: &AdminSettings) {
+    match admin.listen.parse::<Endpoint>() {
+        Ok(Endpoint::Tcp { .. } | Endpoint::Unix(_) | Endpoint::UnixAbstract(_)) => {}
+        Ok(_) => problems.add("admin.listen", "it needs a stream; use unix:// or tcp://"),
+        Err(error) => problems.add("admin.listen", error.to_string()),
+    }
+    let is_right = admin.token.is_some() || !admin.is_exposed();
+    let remedy = "others than this host's users can reach it; add a `token`, or use unix:///PATH or tcp://127.0.0.1:PORT";
+    problems.unless(is_right, "admin.listen", remedy);
+    let others = &mut settings.listeners.iter();
+    let is_right = admin.listen.ends_with(":0") || others.all(|other| other.on != admin.listen);
+    let remedy = "a listener has this address; use another one";
+    problems.unless(is_right, "admin.listen", remedy);
+    if let Some(problem) = admin.token.as_ref().and_then(Token::problem) {
+        problems.add("admin.token", problem);
+    }
+    for (n, host) in admin.hosts.iter().enumerate() {
+        let is_right = is_host(host.as_bytes()) && !host.contains(':');
+        let remedy = "write a name without a port, such as gateway.example.org";
+        problems.unless(is_right, format!("admin.hosts[{n}]"), remedy);
+    }
 }
 
 fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSettings) {

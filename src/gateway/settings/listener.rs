@@ -74,6 +74,18 @@ pub enum ListenerKind {
     Tcp,
 }
 
+impl ListenerKind {
+    /// Returns the word for it in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reverse => "reverse",
+            Self::Metrics => "metrics",
+            Self::Socks5 => "socks5",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// The timeouts of clients. `Duration::MAX` is no limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -18,6 +18,7 @@
 //! ```
 
 mod access;
+mod admin;
 mod check;
 mod limit;
 mod listener;
@@ -34,6 +35,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use self::access::{Access, BasicAuth, RouteAuth};
+pub use self::admin::{AdminSettings, Token};
 pub use self::limit::{LimitBy, LimitSettings, Rate};
 pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
@@ -41,7 +43,7 @@ pub use self::listener::{
 };
 pub use self::log::{AccessLog, LogFormat, LogTarget};
 pub(crate) use self::node::NodeAddr;
-pub use self::node::NodeSettings;
+pub use self::node::{NodeChange, NodeSettings, NodeState};
 pub use self::pool::{
     BalanceBy, ConnectionLimits, HashKey, HealthCheck, HealthProbe, PoolSettings, ProxyVersion,
     Retries, UpstreamLimits, UpstreamTimeouts,
@@ -67,6 +69,8 @@ pub struct Settings {
     pub drain: Drain,
     /// The log of requests. Default: none.
     pub access_log: Option<AccessLog>,
+    /// The admin interface. Default: none.
+    pub admin: Option<AdminSettings>,
 }
 
 /// The end of a gateway.
@@ -107,6 +111,16 @@ pub struct Problem {
     pub place: String,
     /// The problem and its remedy.
     pub problem: String,
+}
+
+impl Problem {
+    /// Returns a problem of a setting.
+    pub fn new(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            problem: problem.into(),
+        }
+    }
 }
 
 impl fmt::Display for Problem {

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::addr::{Endpoint, Family};
 use crate::authority::Authority;
 use crate::http::head::is_host;
@@ -18,6 +20,33 @@ pub struct NodeSettings {
     /// The name that its certificate must have, unless [the pool's TLS settings](super::PoolSettings::tls) have one for all nodes, and the
     /// host for [`HostField::Node`](super::HostField). Default: the host of the address.
     pub name: Option<String>,
+    /// The state that it is put in. Default: up.
+    pub state: NodeState,
+}
+
+/// The state that a node is put in, whatever its health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum NodeState {
+    /// It takes requests.
+    #[default]
+    Up,
+    /// It takes no new requests, not even if no other node is up. What is under way there goes on to its own end.
+    Drain,
+    /// As `Drain`, and connections that are still open after [`Drain::node_timeout`](super::Drain::node_timeout) are closed.
+    Down,
+}
+
+impl NodeState {
+    /// Returns the word for it in files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Drain => "drain",
+            Self::Down => "down",
+        }
+    }
 }
 
 impl NodeSettings {
@@ -28,7 +57,75 @@ impl NodeSettings {
             weight: 1,
             backup: false,
             name: None,
+            state: NodeState::Up,
         }
+    }
+
+    /// Sets the weight.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the state.
+    pub fn state(mut self, state: NodeState) -> Self {
+        self.state = state;
+        self
+    }
+}
+
+/// A change of some settings of a node. The others stay.
+///
+/// ```
+/// use epicycle::gateway::settings::{NodeChange, NodeState};
+///
+/// let change = NodeChange::default().state(NodeState::Drain);
+/// assert_eq!(change.weight, None);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeChange {
+    /// Another weight.
+    pub weight: Option<u32>,
+    /// True makes it a backup, false takes that back.
+    pub backup: Option<bool>,
+    /// Another state.
+    pub state: Option<NodeState>,
+}
+
+impl NodeChange {
+    /// Sets the weight.
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Makes it a backup, or not.
+    pub fn backup(mut self, backup: bool) -> Self {
+        self.backup = Some(backup);
+        self
+    }
+
+    /// Sets the state.
+    pub fn state(mut self, state: NodeState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Returns both changes together. The other one is the later one.
+    pub(crate) fn and(self, other: &Self) -> Self {
+        Self {
+            weight: other.weight.or(self.weight),
+            backup: other.backup.or(self.backup),
+            state: other.state.or(self.state),
+        }
+    }
+
+    /// Changes a node.
+    pub(crate) fn apply(&self, node: &mut NodeSettings) {
+        node.weight = self.weight.unwrap_or(node.weight);
+        node.backup = self.backup.unwrap_or(node.backup);
+        node.state = self.state.unwrap_or(node.state);
     }
 }
 

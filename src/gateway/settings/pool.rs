@@ -91,6 +91,18 @@ pub enum BalanceBy {
 }
 
 impl BalanceBy {
+    /// Returns the word for it in files.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::RoundRobin => "round_robin",
+            Self::Weighted => "weighted",
+            Self::Least => "least",
+            Self::TwoChoices => "p2c",
+            Self::Hash { .. } => "hash",
+        }
+    }
+
     /// Returns a hash ring with the defaults.
     pub fn hash(key: HashKey) -> Self {
         BalanceBy::Hash {

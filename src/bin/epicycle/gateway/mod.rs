@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use epicycle::gateway::{Builder, Gateway};
+use epicycle::gateway::{Builder, Gateway, GatewayError};
 
 /// Runs a reverse proxy
 ///
@@ -65,7 +65,7 @@ pub(crate) struct Flags {
 
 impl Flags {
     /// Makes a gateway of the file, or of the flags.
-    fn gateway(&self) -> Result<Gateway, Box<dyn Error>> {
+    fn gateway(&self) -> Result<Gateway, GatewayError> {
         let gateway = match &self.config {
             Some(file) => Gateway::from_file(file)?,
             None => {
@@ -79,11 +79,7 @@ impl Flags {
         };
         match self.reactors {
             None => Ok(gateway),
-            Some(reactors) => {
-                let mut settings = gateway.settings().clone();
-                settings.reactors = Some(reactors);
-                Ok(Gateway::new(settings)?)
-            }
+            Some(reactors) => gateway.with_reactors(reactors),
         }
     }
 }
@@ -98,7 +94,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
             eprintln!("{error}");
             return Ok(ExitCode::FAILURE);
         }
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     if let Some(request) = &flags.explain {
         println!("{}", gateway.explain(request)?);

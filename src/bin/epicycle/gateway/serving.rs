@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use epicycle::gateway::{Control, Gateway, NoHooks, Running};
+use epicycle::gateway::settings::Problem;
+use epicycle::gateway::{Control, Gateway, GatewayError, NoHooks, Reloaded, Running};
 use epicycle::handover::Successor;
 use log::{error, info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -18,12 +19,19 @@ use super::{Flags, handing_over};
 /// The time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// The time for a reload that the admin interface asks for.
+const PATIENCE: Duration = Duration::from_secs(45);
+
 /// An event that the main thread reacts to.
 pub(super) enum Event {
     Signal(i32),
     /// Another process has taken over the listeners. It waits until this is dropped.
     Replaced(Successor),
     NotReplaced(String),
+    /// The admin interface asks for the file to be read again, and waits for the result.
+    Reload(Sender<Result<Reloaded, GatewayError>>),
+    /// The admin interface asks for the end.
+    Drain,
     /// The gateway has ended.
     Ended,
 }
@@ -75,6 +83,10 @@ pub(super) fn serve(
         println!("epicycle gateway listens on {addr} with {reactors} reactor(s); ctrl-c ends it");
     }
     let control = running.control().clone();
+    if let Some(addr) = control.admin_addr() {
+        println!("epicycle gateway is operated at {addr}");
+    }
+    take_orders(&control, &events);
     let ended = events.clone();
     let joined = thread::spawn(move || {
         let report = running.join();
@@ -113,6 +125,22 @@ fn start(gateway: &Gateway) -> Result<Running<NoHooks>, Box<dyn Error>> {
     }
 }
 
+/// Lets the main thread do what the admin interface asks for, so that it stays in step with signals and changes of the files.
+fn take_orders(control: &Control<NoHooks>, events: &Sender<Event>) {
+    let told = events.clone();
+    control.reread_with(move || {
+        let (tell, result) = channel();
+        let asked = told.send(Event::Reload(tell)).is_ok();
+        let result = asked.then(|| result.recv_timeout(PATIENCE).ok()).flatten();
+        result.unwrap_or(Err(GatewayError::Start(epicycle::Error::Stopped)))
+    });
+    let told = events.clone();
+    control.drain_with(move || {
+        // Without a receiver the gateway has ended already.
+        let _ = told.send(Event::Drain);
+    });
+}
+
 impl Serving<'_> {
     fn react(&mut self, events: &Receiver<Event>) {
         loop {
@@ -125,8 +153,19 @@ impl Serving<'_> {
                 }
                 Ok(Event::Signal(SIGHUP)) => {
                     self.watch.has_changed();
-                    self.reload();
+                    // It is logged.
+                    let _ = self.reload();
                 }
+                Ok(Event::Reload(tell)) if self.end != End::None => {
+                    let problem = Problem::new("reload", "the end is under way");
+                    let _ = tell.send(Err(GatewayError::Conflict(problem)));
+                }
+                Ok(Event::Reload(tell)) => {
+                    self.watch.has_changed();
+                    let _ = tell.send(self.reload());
+                }
+                Ok(Event::Drain) if self.end == End::Asked => {}
+                Ok(Event::Drain) => self.end(true),
                 Ok(Event::Signal(SIGUSR1)) => self.control.reopen_log(),
                 Ok(Event::Signal(SIGUSR2)) => self.hand_over(),
                 Ok(Event::Signal(signal)) => self.end(signal == SIGTERM),
@@ -143,26 +182,29 @@ impl Serving<'_> {
                 self.control.shutdown();
             }
             if self.end == End::None && self.watch.has_changed() {
-                self.reload();
+                let _ = self.reload();
             }
         }
     }
 
     /// Takes over what the files say now. If that is wrong, nothing changes.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<Reloaded, GatewayError> {
         if self.flags.config.is_none() {
-            warn!(target: "epicycle::gateway::config", "there is no configuration file to read again");
-            return;
+            let problem =
+                "there is no configuration file to read again; flags have made the configuration";
+            let problem = Problem::new("reload", problem);
+            warn!(target: "epicycle::gateway::config", "{problem}");
+            return Err(GatewayError::Conflict(problem));
         }
         let gateway = match self.flags.gateway() {
             Ok(gateway) => gateway,
             Err(error) => {
-                self.control.count_failed_reload();
+                self.control.note_failed_reload(&error);
                 for line in error.to_string().lines() {
                     error!(target: "epicycle::gateway::config", "{line}");
                 }
                 error!(target: "epicycle::gateway::config", "the old configuration stays in force");
-                return;
+                return Err(error);
             }
         };
         match self.control.reload(&gateway) {
@@ -177,12 +219,14 @@ impl Serving<'_> {
                     changes += &format!("; {on} is closed");
                 }
                 info!(target: "epicycle::gateway::config", "a new configuration is in force{changes}");
-                for name in reloaded.needs_restart {
+                for name in &reloaded.needs_restart {
                     warn!(target: "epicycle::gateway::config", "a change of {name} needs a restart");
                 }
+                Ok(reloaded)
             }
             Err(error) => {
                 error!(target: "epicycle::gateway::config", "{error}; the old configuration stays in force");
+                Err(error)
             }
         }
     }
@@ -227,7 +271,7 @@ impl Serving<'_> {
     fn replaced(&mut self, successor: Successor) {
         info!(target: "epicycle::gateway::config", "another process has taken over");
         let engine = self.control.engine();
-        engine.stop_accepting();
+        self.control.stop_accepting();
         let deadline = Instant::now() + Duration::from_secs(5);
         while engine.is_accepting() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
