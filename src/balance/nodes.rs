@@ -8,6 +8,12 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(u64);
 
+#[cfg(feature = "gateway")]
+impl NodeId {
+    /// The id of no node, for connections that lead to none.
+    pub(crate) const NONE: Self = Self(u64::MAX);
+}
+
 /// The description of a node in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {

@@ -1,18 +1,24 @@
 //! The key by which a pool knows connections that can serve the same requests.
 
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 
+use super::egress::{Guard, Target};
 use crate::balance::NodeId;
 use crate::engine::slots::ConnId;
 
 /// The connections that a request can use.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Destination {
+    /// The node. It is [`NodeId::NONE`] if a client names the target.
     pub(super) node: NodeId,
     /// The client, if the connection can serve no other one: it is joined with the client's, or begins with a header of the PROXY
     /// protocol.
     pub(super) client: Option<NamedClient>,
+    /// The target, if the client of a forward listener names it.
+    pub(super) target: Option<NamedTarget>,
 }
 
 /// A client that has connections to the node of its own.
@@ -25,10 +31,52 @@ pub(super) struct NamedClient {
     pub(super) is_joined: bool,
 }
 
+/// A target that the client of a forward listener names.
+#[derive(Clone, Debug)]
+pub(super) struct NamedTarget {
+    pub(super) target: Rc<Target>,
+    /// The policy by which it was allowed.
+    pub(super) guard: Arc<Guard>,
+    /// A keyed hash of it. The tables of connections have a hasher that is safe only for keys that no client chooses.
+    hash: u64,
+}
+
 impl Destination {
+    pub(super) fn target(target: NamedTarget) -> Self {
+        Self {
+            node: NodeId::NONE,
+            client: None,
+            target: Some(target),
+        }
+    }
+
     /// Returns true if its connections are joined with those of clients.
     pub(super) fn is_joined(&self) -> bool {
         self.client.is_some_and(|client| client.is_joined)
+    }
+}
+
+impl NamedTarget {
+    pub(super) fn new(target: Target, guard: Arc<Guard>, hasher: &impl BuildHasher) -> Self {
+        Self {
+            hash: hasher.hash_one(&target),
+            target: Rc::new(target),
+            guard,
+        }
+    }
+}
+
+impl PartialEq for NamedTarget {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.target == other.target
+    }
+}
+
+impl Eq for NamedTarget {}
+
+impl Hash for NamedTarget {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.hash.hash(state);
     }
 }
 

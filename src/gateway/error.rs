@@ -2,6 +2,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::config::ConfigError;
+use super::egress::Refusal;
 use super::reply::Reply;
 use super::settings::{ErrorPage, Problem};
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
@@ -99,6 +100,8 @@ pub enum Phase {
 /// The cause of a [`ProxyError`].
 #[non_exhaustive]
 pub enum Cause {
+    /// The egress policy refuses the target.
+    Refused(Refusal),
     /// The request is not acceptable.
     Request {
         /// The fault.
@@ -160,17 +163,33 @@ impl ProxyError {
 
     /// Returns the failure of a connect.
     pub(super) fn connect(error: ConnectError) -> Self {
-        let phase = match error.last() {
+        let phase = match telling(&error) {
             ConnectError::Address(_) | ConnectError::LookupQueueFull { .. } => Phase::Resolve,
             ConnectError::Tls(_) => Phase::Handshake,
             _ => Phase::Connect,
         };
-        let status = match error.last() {
+        let status = match telling(&error) {
             ConnectError::Timeout => StatusCode::GATEWAY_TIMEOUT,
+            ConnectError::Denied { .. } => StatusCode::FORBIDDEN,
             ConnectError::Stopped | ConnectError::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, phase, Cause::Connect(error))
+    }
+
+    /// Returns the refusal of a target.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        let cause = Cause::Refused(refusal);
+        Self::new(StatusCode::FORBIDDEN, Phase::Request, cause)
+    }
+
+    /// Returns true if the egress policy refuses the target, or each of its addresses.
+    pub(super) fn is_refusal(&self) -> bool {
+        match &self.cause {
+            Cause::Refused(_) => true,
+            Cause::Connect(error) => matches!(telling(error), ConnectError::Denied { .. }),
+            _ => false,
+        }
     }
 
     /// Returns the failure of a connection that ended before the exchange did.
@@ -240,7 +259,9 @@ impl ProxyError {
     fn kind(&self) -> &'static str {
         match (&self.cause, self.phase) {
             (Cause::Request { .. } | Cause::NoRoute, _) => "http_request_denied",
+            (Cause::Refused(_), _) => "http_request_denied",
             (Cause::Hook(_) | Cause::Panic, _) => "proxy_internal_error",
+            (Cause::Connect(_), _) if self.is_refusal() => "destination_ip_prohibited",
             (Cause::NoNode, _) => "destination_unavailable",
             (Cause::Busy | Cause::Overloaded, _) => "connection_limit_reached",
             (Cause::Protocol, _) => "http_upgrade_failed",
@@ -270,12 +291,23 @@ impl ProxyError {
         match (&self.cause, self.status.as_u16()) {
             (Cause::Request { what }, _) => what,
             (Cause::NoRoute, _) => "nothing is served here",
+            (_, 403) => "the policy of this proxy refuses the target",
             (_, 500) => "the gateway failed to handle the request",
             (_, 503) => "no server can take the request now; try again later",
             (_, 504) => "the server took too long to answer",
             _ => "the server gave no sound answer",
         }
     }
+}
+
+/// Returns the error of the address that tells most: the last one that was dialled.
+fn telling(error: &ConnectError) -> &ConnectError {
+    let ConnectError::Host(failed) = error else {
+        return error;
+    };
+    let mut errors = failed.iter().rev().map(|failed| &failed.error);
+    let dialled = errors.find(|error| !matches!(error, ConnectError::Denied { .. }));
+    dialled.unwrap_or_else(|| error.last())
 }
 
 impl Phase {
@@ -308,6 +340,7 @@ error_messages! {
 error_messages! {
     Cause {
         Cause::Request { what } => "{what}",
+        Cause::Refused(refusal) => "{refusal}",
         Cause::NoRoute => "no route fits",
         Cause::Hook(error) => "a hook failed: {error}",
         Cause::Panic => "a hook panicked",
@@ -322,6 +355,7 @@ error_messages! {
         Cause::Client => "the client has left",
     }
     causes {
+        Cause::Refused(refusal) => refusal,
         Cause::Connect(error) => error,
         Cause::Hook(error) => &**error,
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::destination::NamedTarget;
 use super::hooks::Head;
 use super::pool::{Chosen, InPool};
 use super::record::Notes;
@@ -34,6 +35,12 @@ pub(super) struct Exchange<X> {
     /// The number of the pool.
     pub(super) pool: Option<usize>,
     pub(super) chosen: Option<Chosen>,
+    /// The target, if the client of a forward listener names it.
+    pub(super) target: Option<NamedTarget>,
+    /// True if the request is a `CONNECT`.
+    pub(super) is_connect: bool,
+    /// True if the request proves who sends it for the whole connection, which then serves nobody else.
+    pub(super) is_private: bool,
     /// The nodes that have failed it.
     pub(super) tried: Vec<NodeId>,
     /// The node whose name stands in the record.
@@ -194,6 +201,10 @@ pub(super) struct Gathered {
 /// Where an exchange is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
+    /// Its target is dialled once its end has come.
+    Connecting,
+    /// The dial with this token is under way, for a tunnel.
+    Dialing(u64),
     /// It gathers its body first.
     Gathering,
     /// It waits for a connection.

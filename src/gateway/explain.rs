@@ -8,11 +8,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Gateway;
+use super::egress::{Host, Target, Way};
 use super::hooks::{Head, path_of};
 use super::kept::Kept;
 use super::metrics::Meters;
 use super::pool::Pool;
-use super::route::{Route, Routes};
+use super::route::Routes;
 use super::settings::{
     BalanceBy, BasicAuth, ChosenBy, FieldChanges, ForwardedFor, HashKey, HostField, LimitBy,
     LimitSettings, ListenerKind, ListenerSettings, PoolSettings, RouteAuth, RouteSettings,
@@ -72,9 +73,23 @@ impl Gateway {
         if let Some(address) = request.trim().strip_prefix("tcp://") {
             return self.explain_forwarding(address);
         }
+        if let Some(target) = request.trim().strip_prefix("CONNECT ")
+            && let Some(listener) = self.forward_listener()
+        {
+            let target = target.trim();
+            let parsed = target
+                .parse()
+                .map_err(|error| format!("{target:?}: {error}"))?;
+            return Ok(explain_target(listener, &parsed, None));
+        }
         let asked = Asked::parse(request)?;
         let mut steps = Vec::new();
         let Some(listener) = self.listener_for(&asked) else {
+            if let Some(listener) = self.forward_listener().filter(|_| !asked.is_tls) {
+                let parsed = Target::new(asked.host.trim_matches(['[', ']']), asked.port);
+                let parsed = parsed.map_err(|error| format!("{:?}: {error}", asked.host))?;
+                return Ok(explain_target(listener, &parsed, Some(&asked)));
+            }
             let scheme = if asked.is_tls { "TLS" } else { "plain HTTP" };
             let port = asked.port;
             steps.push((
@@ -161,7 +176,7 @@ impl Gateway {
         let request = format!("{} {} HTTP/1.1, Host: {host}", head.method, head.target);
         steps.push(("request", request));
         steps.push(("removes", removed(listener, &route.settings)));
-        steps.push(("sets", set(listener, route, &asked)));
+        steps.push(("sets", set(listener, &route.settings, &asked)));
         let response = &route.settings.response;
         if !response.is_empty() {
             steps.push(("response", change(response)));
@@ -223,6 +238,12 @@ impl Gateway {
         Ok(Explanation { steps })
     }
 
+    /// Returns the first forward listener.
+    fn forward_listener(&self) -> Option<&ListenerSettings> {
+        let mut listeners = self.settings.listeners.iter();
+        listeners.find(|listener| listener.kind == ListenerKind::Forward)
+    }
+
     /// Returns the listener to which a client with this URL would connect.
     fn listener_for(&self, asked: &Asked) -> Option<&ListenerSettings> {
         let fits = |listener: &&ListenerSettings| {
@@ -239,6 +260,50 @@ impl Gateway {
         let is_usual = asked.port == if asked.is_tls { 443 } else { 80 };
         found.or_else(|| listeners.clone().next().filter(|_| is_usual))
     }
+}
+
+/// Tells what a forward listener does with a `CONNECT`, or with a request in absolute form.
+fn explain_target(
+    listener: &ListenerSettings,
+    target: &Target,
+    asked: Option<&Asked>,
+) -> Explanation {
+    let mut steps = vec![("listener", format!("{}, a forward proxy", listener.on))];
+    if listener.users.is_some() {
+        let text = "a name and a password; without them the answer is 407";
+        steps.push(("user", text.to_owned()));
+    }
+    let way = match asked {
+        Some(_) => Way::Http,
+        None => Way::Connect,
+    };
+    if let Err(refusal) = listener.egress.check(target, way) {
+        steps.push(("policy", format!("{refusal}: the answer is 403")));
+        return Explanation { steps };
+    }
+    steps.push((
+        "policy",
+        match target.host {
+            Host::Ip(_) => "allowed".to_owned(),
+            Host::Name(_) => {
+                "the name is allowed; each of its addresses is checked before it is dialled"
+                    .to_owned()
+            }
+        },
+    ));
+    steps.push(("target", target.to_string()));
+    match asked {
+        None => steps.push(("answer", "200 and a tunnel once it is connected".to_owned())),
+        Some(asked) => {
+            let (method, path, host) = (&asked.method, &asked.target, &asked.authority);
+            let request = format!("{method} {path} HTTP/1.1, Host: {host}");
+            steps.push(("request", request));
+            let none = RouteSettings::to(&*listener.on);
+            steps.push(("removes", removed(listener, &none)));
+            steps.push(("sets", set(listener, &none, asked)));
+        }
+    }
+    Explanation { steps }
 }
 
 impl Asked {
@@ -415,14 +480,14 @@ fn removed(listener: &ListenerSettings, route: &RouteSettings) -> String {
     removed
 }
 
-fn set(listener: &ListenerSettings, route: &Route, asked: &Asked) -> String {
+fn set(listener: &ListenerSettings, route: &RouteSettings, asked: &Asked) -> String {
     let rules = &listener.forwarding;
     let scheme = if asked.is_tls { "https" } else { "http" };
     let mut set = Vec::new();
-    for (name, value) in &route.settings.request.set {
+    for (name, value) in &route.request.set {
         set.push(format!("{name}: {value}"));
     }
-    for (name, value) in &route.settings.request.add {
+    for (name, value) in &route.request.add {
         set.push(format!("{name}: {value} (added)"));
     }
     match rules.x_forwarded_for {

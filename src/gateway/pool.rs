@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::destination::Destination;
+use super::egress::Way;
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
 use super::hooks::{Head, path_of};
@@ -335,7 +336,8 @@ impl Pool {
 
     /// Returns true if a node gets no new requests.
     pub(super) fn is_leaving(&self, node: NodeId) -> bool {
-        self.gone.is_some() || !self.addrs.contains_key(&node) || self.is_disabled(node)
+        let is_removed = !self.settings().serves_targets && !self.addrs.contains_key(&node);
+        self.gone.is_some() || is_removed || self.is_disabled(node)
     }
 
     /// Returns true if a node is put in a state in which it takes no requests.
@@ -380,8 +382,13 @@ impl Pool {
         }
     }
 
-    /// Returns the connect to a node. Returns `None` if it is in the list no more.
+    /// Returns the connect to a node or a target. Returns `None` if the node is in the list no more.
     pub(super) fn connect(&self, to: &Destination) -> Option<Connect> {
+        if let Some(named) = &to.target {
+            let connect = named.guard.connect(&named.target, Way::Http);
+            let timeout = self.settings().timeouts.connect;
+            return Some(connect.timeout(timeout).limits(self.limits.clone()));
+        }
         let addr = self.addrs.get(&to.node)?;
         let timeouts = &self.settings().timeouts;
         let timeout = match addr.is_tls {
@@ -649,7 +656,10 @@ fn bounds(settings: &PoolSettings, reactors: usize) -> fetch::PoolLimits {
     let limits = &settings.connections;
     let bounds = fetch::PoolLimits::default()
         .max_total(usize::MAX)
-        .max_idle(usize::MAX)
+        .max_idle(match settings.serves_targets {
+            true => share(limits.max_idle),
+            false => usize::MAX,
+        })
         .max_idle_per_destination(share(limits.max_idle))
         .idle_timeout(limits.idle_timeout);
     match limits.max_connections {

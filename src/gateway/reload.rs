@@ -533,10 +533,10 @@ fn updated_pools(
     reactors: usize,
 ) -> Result<Vec<Arc<SharedPool>>, GatewayError> {
     let mut pools = old.to_vec();
-    for (name, settings) in &settings.pools {
-        match pools.iter_mut().find(|pool| *pool.name == **name) {
-            Some(pool) => *pool = Arc::new(shared_pool(name, settings, reactors, Some(pool))?),
-            None => pools.push(Arc::new(shared_pool(name, settings, reactors, None)?)),
+    for (name, settings) in settings.all_pools() {
+        match pools.iter_mut().find(|pool| *pool.name == *name) {
+            Some(pool) => *pool = Arc::new(shared_pool(name, &settings, reactors, Some(pool))?),
+            None => pools.push(Arc::new(shared_pool(name, &settings, reactors, None)?)),
         }
     }
     Ok(pools)

@@ -1,5 +1,7 @@
 //! The head of a request on its way to a node: checks, and what must not go on.
 
+use std::str;
+
 use super::error::ProxyError;
 use super::exchange::{Asked, Body};
 use super::forwarding;
@@ -28,6 +30,7 @@ pub(super) enum MaxForwards {
 /// The fields of a request that ask for something, as one look at all of them finds. Most requests have none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
+    authorization: bool,
     te: bool,
     via: bool,
     upgrade: bool,
@@ -41,6 +44,7 @@ impl Seen {
                 2 => seen.te |= line.is("te"),
                 3 => seen.via |= line.is("via"),
                 7 => seen.upgrade |= line.is("upgrade"),
+                13 => seen.authorization |= line.is("authorization"),
                 _ => {}
             }
         }
@@ -68,6 +72,26 @@ impl Body {
     }
 }
 
+/// Refuses a method that is not for this kind of listener.
+pub(super) fn check_method(method: &str, is_forward: bool) -> Result<(), ProxyError> {
+    match method {
+        "TRACE" => {}
+        "CONNECT" if !is_forward => {}
+        _ => return Ok(()),
+    }
+    let what = "this method is not served here";
+    Err(ProxyError::request(StatusCode::METHOD_NOT_ALLOWED, what))
+}
+
+/// Returns true if a request proves who sends it for the whole connection, as NTLM and Negotiate do (RFC 4559, section 6).
+pub(super) fn is_private(request: &ServerRequest<'_>, seen: Seen) -> bool {
+    let binds = |value: &[u8]| {
+        let scheme = value.split(|byte| *byte == b' ').next().unwrap_or(value);
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+    };
+    seen.authorization && request.headers().get_all("authorization").any(binds)
+}
+
 /// Refuses requests that no node may get.
 pub(super) fn check(
     request: &ServerRequest<'_>,
@@ -75,10 +99,6 @@ pub(super) fn check(
     rules: &Forwarding,
     underscores: Underscores,
 ) -> Result<(), ProxyError> {
-    if matches!(request.method(), "CONNECT" | "TRACE") {
-        let what = "this method is not served here";
-        return Err(ProxyError::request(StatusCode::METHOD_NOT_ALLOWED, what));
-    }
     let headers = request.headers();
     let mut protocols = headers.get_all("upgrade").flat_map(tokens);
     if seen.upgrade && !protocols.all(|protocol| protocol.split(|byte| *byte == b'/').all(is_token))
@@ -99,14 +119,12 @@ pub(super) fn check(
 }
 
 /// Returns what the client's `Max-Forwards` asks for (RFC 9110, section 7.6.2).
-pub(super) fn max_forwards(request: &ServerRequest<'_>) -> MaxForwards {
-    if request.method() != "OPTIONS" {
+pub(super) fn max_forwards(method: &str, fields: Headers<'_>) -> MaxForwards {
+    if method != "OPTIONS" {
         return MaxForwards::Unlimited;
     }
-    match request
-        .header("max-forwards")
-        .and_then(|text| text.parse().ok())
-    {
+    let told = fields.get("max-forwards").map(str::from_utf8);
+    match told.and_then(|text| text.ok()?.parse().ok()) {
         Some(0) => MaxForwards::Here,
         Some(left) => MaxForwards::Left(left - 1),
         None => MaxForwards::Unlimited,

@@ -44,6 +44,20 @@ pub(crate) struct Route {
     pub(super) admission: Option<Box<Admission>>,
 }
 
+impl Route {
+    /// Returns the route of a forward listener's requests, whose targets clients name.
+    pub(super) fn of_targets(listener: &str, pool: Option<usize>, meters: &Meters) -> Self {
+        Self {
+            name: listener.into(),
+            settings: RouteSettings::to(listener),
+            pool,
+            admission: None,
+            split: None,
+            counters: meters.route(listener),
+        }
+    }
+}
+
 impl Routes {
     /// Returns the routes. `pools` has the numbers of the pools.
     pub(super) fn new(

@@ -10,7 +10,7 @@ use super::egress::Guard;
 use super::kept::Kept;
 use super::metrics::{ListenerCounters, Meters};
 use super::pool::SharedPool;
-use super::route::Routes;
+use super::route::{Route, Routes};
 use super::settings::{ListenerKind, ListenerSettings, Settings};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::http::Limits;
@@ -39,6 +39,8 @@ pub(super) struct Listener {
     pub(super) guard: Arc<Guard>,
     /// The counters of the connections that it forwards.
     pub(super) counters: Arc<ListenerCounters>,
+    /// The route of requests to the targets that clients name, if the listener is a forward proxy.
+    pub(super) targets: Option<Rc<Route>>,
 }
 
 impl Rules {
@@ -48,6 +50,11 @@ impl Rules {
         meters: &Meters,
         kept: &Kept,
     ) -> Self {
+        let numbers = pools.iter().zip(0..);
+        let (named, of_targets): (HashMap<_, _>, HashMap<_, _>) = numbers
+            .filter(|(pool, _)| settings.has_pool(&pool.name))
+            .map(|(pool, number)| (pool.name.clone(), number))
+            .partition(|(name, _)| settings.pools.contains_key(&**name));
         let admin = settings.admin.iter().map(|admin| &*admin.listen);
         let all = settings.listeners.iter().map(label).chain(admin);
         let listeners = settings.listeners.iter().map(|listener| {
@@ -57,14 +64,14 @@ impl Rules {
                 ListenerKind::Tcp => meters.listener(&label),
                 _ => Arc::default(),
             };
-            let listener = Listener::new(listener.clone(), guard, counters, kept);
-            (label, Rc::new(listener))
+            let mut rules = Listener::new(listener.clone(), guard, counters, kept);
+            if listener.kind == ListenerKind::Forward {
+                let pool = of_targets.get(&*listener.on).copied();
+                rules.targets = Some(Rc::new(Route::of_targets(&listener.on, pool, meters)));
+            }
+            (label, Rc::new(rules))
         });
-        let numbers = pools.iter().zip(0..);
-        let live = numbers.filter(|(pool, _)| settings.pools.contains_key(&*pool.name));
-        let pools = live
-            .map(|(pool, number)| (pool.name.clone(), number))
-            .collect();
+        let pools = named;
         Self {
             listeners: listeners.collect(),
             routes: Routes::new(&settings.routes, &pools, meters, kept),
@@ -97,6 +104,7 @@ impl Listener {
             admission: Admission::of_listener(&settings, &kept.limiters),
             guard: Arc::new(guard),
             counters,
+            targets: None,
             settings,
         }
     }

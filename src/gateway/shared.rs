@@ -233,7 +233,7 @@ impl State {
     /// Returns the pools that the settings have.
     pub(super) fn live_pools(&self) -> Vec<Arc<SharedPool>> {
         let mut pools = self.pools.clone();
-        pools.retain(|pool| self.settings.pools.contains_key(&*pool.name));
+        pools.retain(|pool| self.settings.has_pool(&pool.name));
         pools
     }
 }

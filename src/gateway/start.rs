@@ -91,8 +91,8 @@ impl Gateway {
         let settings = self.settings.clone();
         let reactors = settings.reactors.unwrap_or_else(available);
         let mut pools = Vec::new();
-        for (name, settings) in &settings.pools {
-            pools.push(Arc::new(shared_pool(name, settings, reactors, None)?));
+        for (name, settings) in settings.all_pools() {
+            pools.push(Arc::new(shared_pool(name, &settings, reactors, None)?));
         }
         let shared = Shared::new(&settings, self.source.clone(), &pools)?;
         let server = server(&settings, sockets).reactors(reactors);

@@ -451,7 +451,7 @@ tipo = 1
 
 [[listen]]
 on = "tcp://127.0.0.1:0"
-kind = "forward"
+kind = "udp"
 timout = { head = "1s" }
 
 [[listen]]

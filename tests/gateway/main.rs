@@ -12,6 +12,7 @@ mod documented;
 mod evil;
 mod exchanges;
 mod flushing;
+mod forward;
 mod hooks;
 mod hostile;
 mod limiting;

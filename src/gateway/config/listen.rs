@@ -3,7 +3,8 @@ use super::limit;
 use super::read::{Reader, Table};
 use crate::gateway::Users;
 use crate::gateway::settings::{
-    ClientTimeouts, ForwardedFor, ListenerKind, ListenerSettings, OnFin, Underscores,
+    ClientTimeouts, ForwardedFor, ListenerKind, ListenerSettings, OnFin, TargetSettings,
+    Underscores,
 };
 
 /// Reads a `[[listen]]`.
@@ -15,6 +16,9 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     let on = on.unwrap_or_else(|| "tcp://127.0.0.1:0".to_owned());
     let mut listener = ListenerSettings::new(on);
     kind(reader, &mut table, &mut listener.kind);
+    if listener.kind == ListenerKind::Forward {
+        listener = ListenerSettings::forward(listener.on);
+    }
     listener.pool = table.get(reader, "pool", "pool");
     #[cfg(feature = "tls")]
     if let Some(value) = table.take(reader, "tls", "tls") {
@@ -70,6 +74,9 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
         table.set(reader, "idle", "idle", &mut into.idle);
         table.finish(reader);
     }
+    if let Some(table) = table.table(reader, "target", "targets") {
+        targets(reader, table, &mut into.targets);
+    }
     if let Some(value) = table.take(reader, "users", "users") {
         let path = value.value.as_str().map(|path| reader.path(path));
         match path.map(Users::from_file) {
@@ -101,16 +108,46 @@ fn kind(reader: &mut Reader, table: &mut Table<'_>, kind: &mut ListenerKind) {
     match value.value.as_str() {
         Some("reverse") => *kind = ListenerKind::Reverse,
         Some("metrics") => *kind = ListenerKind::Metrics,
+        Some("forward") => *kind = ListenerKind::Forward,
         Some("socks5") => *kind = ListenerKind::Socks5,
         Some("tcp") => *kind = ListenerKind::Tcp,
-        Some("forward" | "udp") => {
-            value.wrong(reader, "this kind is not in this version; use \"reverse\", \"socks5\", \"tcp\" or \"metrics\"");
+        Some("udp") => {
+            value.wrong(reader, "this kind is not in this version; use \"reverse\", \"forward\", \"socks5\", \"tcp\" or \"metrics\"");
         }
         _ => value.wrong(
             reader,
-            "use \"reverse\", \"socks5\", \"tcp\" or \"metrics\"",
+            "use \"reverse\", \"forward\", \"socks5\", \"tcp\" or \"metrics\"",
         ),
     }
+}
+
+fn targets(reader: &mut Reader, mut table: Table<'_>, into: &mut TargetSettings) {
+    table.set(reader, "max_idle", "max_idle", &mut into.max_idle);
+    table.set(
+        reader,
+        "idle_timeout",
+        "idle_timeout",
+        &mut into.idle_timeout,
+    );
+    table.set(
+        reader,
+        "response_head",
+        "response_head",
+        &mut into.response_head,
+    );
+    table.set(reader, "body_idle", "body_idle", &mut into.body_idle);
+    table.set(reader, "request", "request", &mut into.request);
+    let limits = &mut into.limits;
+    table.set_size(reader, "max_head", "max_head", &mut limits.max_head);
+    table.set(
+        reader,
+        "max_headers",
+        "max_headers",
+        &mut limits.max_headers,
+    );
+    table.set(reader, "retries", "retries", &mut into.retries);
+    table.set_size(reader, "retry_body", "retry_body", &mut into.retry_body);
+    table.finish(reader);
 }
 
 fn timeouts(reader: &mut Reader, mut table: Table<'_>, into: &mut ClientTimeouts) {

@@ -1,10 +1,12 @@
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 
 use super::{Egress, Host, Refusal, Target, Way};
 use crate::addr::Endpoint;
+use crate::engine::connect::Connect;
 
 /// A policy, and the gateway's own listeners, which nobody may reach through the gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Guard {
     policy: Egress,
     own: Vec<Own>,
@@ -33,6 +35,13 @@ impl Guard {
             policy,
             own: own.collect(),
         }
+    }
+
+    /// Returns the connect to a target. It dials no address that the policy refuses.
+    pub(crate) fn connect(self: &Arc<Self>, target: &Target, way: Way) -> Connect {
+        let (guard, checked) = (self.clone(), target.clone());
+        Connect::to(format!("tcp://{target}"))
+            .allow(move |ip| guard.check_addr(&checked, ip, way).is_ok())
     }
 
     /// Checks a target before anything is looked up or dialled, as [`Egress::check`] does.

@@ -65,6 +65,22 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
+    /// Admits a request of a forward listener.
+    pub(super) fn admit_through(
+        &mut self,
+        conn: &Conn<'_, Self>,
+        listener: &Listener,
+        exchange: &mut Exchange<H::Exchange>,
+        request: &ServerRequest<'_>,
+    ) -> Result<Option<Check>, ProxyError> {
+        let Some(users) = &listener.settings.users else {
+            return Ok(None);
+        };
+        let told = || Credentials::of(request.headers(), "proxy-authorization");
+        let known = self.know(conn, users, exchange, told);
+        known.map_err(|Unknown| proxy_unauthorized())
+    }
+
     /// Admits a request to its route.
     pub(super) fn admit_to(
         &mut self,
@@ -123,7 +139,6 @@ impl<H: Hooks> Proxy<H> {
         })
     }
 
-    /// Returns nothing if the client has proved its name, or the check of its password.
     fn authenticate(
         &mut self,
         conn: &Conn<'_, Self>,
@@ -131,23 +146,36 @@ impl<H: Hooks> Proxy<H> {
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Option<Check>, ProxyError> {
+        let told = || Credentials::of(request.headers(), "authorization");
+        let known = self.know(conn, &auth.users, exchange, told);
+        known.map_err(|Unknown| unauthorized(auth))
+    }
+
+    /// Returns nothing if the client has proved its name, or the check of its password.
+    fn know(
+        &mut self,
+        conn: &Conn<'_, Self>,
+        users: &Users,
+        exchange: &mut Exchange<H::Exchange>,
+        told: impl FnOnce() -> Option<Credentials>,
+    ) -> Result<Option<Check>, Unknown> {
         let extras = exchange.extras.get_or_insert_default();
         // Other settings may have other users since the check.
-        if matches!(&extras.user, Some((_, users)) if users.is_same(&auth.users)) {
+        if matches!(&extras.user, Some((_, known)) if known.is_same(users)) {
             return Ok(None);
         }
-        let Some(credentials) = Credentials::of(request.headers(), "authorization") else {
+        let Some(credentials) = told() else {
             self.counters(exchange).unauthenticated.add(1);
-            return Err(unauthorized(auth));
+            return Err(Unknown);
         };
         let Credentials { user, password } = &credentials;
-        if auth.users.remembers(user, password, conn.now()) {
-            extras.user = Some((user.as_str().into(), auth.users.clone()));
+        if users.remembers(user, password, conn.now()) {
+            extras.user = Some((user.as_str().into(), users.clone()));
             return Ok(None);
         }
         Ok(Some(Check {
             credentials,
-            users: auth.users.clone(),
+            users: users.clone(),
         }))
     }
 
@@ -237,6 +265,7 @@ impl<H: Hooks> Proxy<H> {
         let route = exchange.route.as_ref();
         let route = route.and_then(|route| route.admission.as_deref());
         let error = match auth(client.listener.admission.as_deref(), route) {
+            _ if client.listener.targets.is_some() => proxy_unauthorized(),
             Some(auth) => unauthorized(auth),
             // Other settings ask for none.
             None => ProxyError::request(StatusCode::UNAUTHORIZED, WRONG),
@@ -252,6 +281,15 @@ impl<H: Hooks> Proxy<H> {
 }
 
 const WRONG: &str = "a name and its password are needed here";
+
+/// The client has not told who it is.
+struct Unknown;
+
+fn proxy_unauthorized() -> ProxyError {
+    let challenge = "Basic realm=\"proxy\", charset=\"UTF-8\"";
+    ProxyError::request(StatusCode::PROXY_AUTHENTICATION_REQUIRED, WRONG)
+        .with_field("Proxy-Authenticate", challenge)
+}
 
 fn unauthorized(auth: &BasicAuth) -> ProxyError {
     let challenge = format!("Basic realm=\"{}\", charset=\"UTF-8\"", auth.realm);

@@ -1,5 +1,6 @@
 //! Answers of the gateway's own, and the end of exchanges.
 
+use std::borrow::Cow;
 use std::mem;
 use std::time::Instant;
 
@@ -31,6 +32,11 @@ impl<H: Hooks> Proxy<H> {
         let pool = exchange.pool.map(|number| &self.pools[number]);
         if let Some((pool, node)) = pool.zip(exchange.last_node) {
             error = error.at(Some(pool.name_of(node)));
+        } else if let Some(named) = &exchange.target {
+            error = error.at(Some(&named.target.to_string()));
+        }
+        if error.is_refusal() {
+            self.meters.all.egress_refusals.add(1);
         }
         if let (Cause::Overloaded, Some(pool)) = (error.cause(), pool) {
             pool.counters.overloaded.add(1);
@@ -39,6 +45,7 @@ impl<H: Hooks> Proxy<H> {
         self.leave(exchange, &mut conn.reactor());
         if exchange.notes.ended_by == EndedBy::Nobody {
             exchange.notes.ended_by = match error.cause() {
+                _ if error.is_refusal() => EndedBy::Gateway,
                 Cause::Closed(_) | Cause::Connect(_) | Cause::Response(_) | Cause::Protocol => {
                     EndedBy::Node
                 }
@@ -126,7 +133,10 @@ impl<H: Hooks> Proxy<H> {
         let pool = exchange.pool.map(|number| &self.pools[number]);
         let node = pool
             .zip(exchange.last_node)
-            .map(|(pool, node)| pool.name_of(node));
+            .map(|(pool, node)| Cow::Borrowed(pool.name_of(node)));
+        let target = exchange.target.as_ref();
+        let node = node.or_else(|| Some(Cow::Owned(target?.target.to_string())));
+        let node = node.unwrap_or_default();
         let record = Record {
             peer,
             client: exchange.client,
@@ -138,7 +148,7 @@ impl<H: Hooks> Proxy<H> {
             fields: exchange.head.fields.headers(),
             route: exchange.route.as_ref().map_or("", |route| &route.name),
             pool: pool.map_or("", |pool| &pool.shared.name),
-            node: node.unwrap_or_default(),
+            node: &node,
             status: notes.status.map_or(CLIENT_LEFT, |status| status.as_u16()),
             request_bytes: notes.request_bytes,
             response_bytes: notes.response_bytes,

@@ -24,8 +24,10 @@ use crate::http::{
 };
 
 /// The next step of a request whose head was prepared.
-enum Prepared {
+pub(super) enum Prepared {
     Dispatch,
+    /// The target is to be dialled, for a tunnel.
+    Connect,
     /// The password of its client is checked first.
     Check(Check),
     Answer(Reply),
@@ -87,7 +89,13 @@ impl<H: Hooks> Proxy<H> {
                 }
                 None => {
                     let port = client.port(conn);
-                    self.prepare(conn, &listener, port, &mut exchange, request)
+                    match &listener.targets {
+                        None => self.prepare(conn, &listener, port, &mut exchange, request),
+                        Some(route) => {
+                            let exchange = &mut exchange;
+                            self.prepare_target(conn, &listener, route, port, exchange, request)
+                        }
+                    }
                 }
             },
             Err(error) => Err(error),
@@ -113,6 +121,11 @@ impl<H: Hooks> Proxy<H> {
                 }
                 if !gathers {
                     self.dispatch(conn, client);
+                }
+            }
+            Ok(Prepared::Connect) => {
+                if let Some(exchange) = &mut client.exchange {
+                    exchange.place = Place::Connecting;
                 }
             }
             Ok(Prepared::Check(check)) => {
@@ -157,9 +170,10 @@ impl<H: Hooks> Proxy<H> {
         let settings = &listener.settings;
         let rules = &settings.forwarding;
         let seen = Seen::of(request.headers());
+        request::check_method(request.method(), false)?;
         request::check(request, seen, rules, settings.underscores)?;
         check_name(conn, listener, &exchange.asked.host)?;
-        let forwards = request::max_forwards(request);
+        let forwards = request::max_forwards(request.method(), request.headers());
         if forwards == MaxForwards::Here {
             return Ok(Prepared::Answer(Reply::new(StatusCode::NO_CONTENT)));
         }
@@ -254,6 +268,7 @@ impl<H: Hooks> Proxy<H> {
         exchange.takes_nodes_host = exchange.head.host.is_empty();
         self.limit_body(exchange, &route)?;
         exchange.upgrade = request::upgrade(request, seen, &route);
+        exchange.is_private = request::is_private(request, seen);
 
         let hop = Hop {
             peer,
@@ -265,13 +280,23 @@ impl<H: Hooks> Proxy<H> {
         forwarding::set(rules, &hop, exchange.client, &mut exchange.head.fields)
             .map_err(unsendable)?;
         self.choose(exchange, number, node.as_deref())?;
+        self.count(conn, exchange, number);
+        Ok(Prepared::Dispatch)
+    }
+
+    /// Counts a request for its pool, and limits its time.
+    pub(super) fn count(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        exchange: &mut Exchange<H::Exchange>,
+        number: usize,
+    ) {
         let timeout = self.pools[number].settings().timeouts.request;
         if timeout != Duration::MAX {
             conn.set_deadline(Some(timeout));
             exchange.has_deadline = true;
         }
         self.pools[number].count(conn.now());
-        Ok(Prepared::Dispatch)
     }
 
     /// Chooses the node.
@@ -358,7 +383,11 @@ impl<H: Hooks> Proxy<H> {
                     self.dispatch(conn, client);
                 }
             }
-            Place::Tunnel | Place::Frames { .. } | Place::Nowhere => {}
+            Place::Connecting
+            | Place::Dialing(_)
+            | Place::Tunnel
+            | Place::Frames { .. }
+            | Place::Nowhere => {}
         }
     }
 
@@ -388,6 +417,7 @@ impl<H: Hooks> Proxy<H> {
                 exchange.place = Place::Nowhere;
                 self.dispatch(conn, client);
             }
+            Place::Connecting => self.connect_target(conn, client),
             _ => {}
         }
     }
@@ -396,13 +426,15 @@ impl<H: Hooks> Proxy<H> {
 impl<X: Default> Exchange<X> {
     fn new(request: &ServerRequest<'_>, (mut asked, head): (Asked, Head), notes: Notes) -> Self {
         let body = Body::of(request);
+        let is_connect = request.method() == "CONNECT";
         asked.fill(request);
         Self {
             asked,
             head,
             body,
             upload: Upload {
-                is_complete: matches!(body, Body::None | Body::Sized(0)),
+                // The end of a `CONNECT` is where the tunnel begins.
+                is_complete: matches!(body, Body::None | Body::Sized(0)) && !is_connect,
                 allowed: u64::MAX,
                 kept: Kept::Whole(Vec::new()),
                 trailers: HeaderBlock::new(),
@@ -413,6 +445,9 @@ impl<X: Default> Exchange<X> {
             route: None,
             pool: None,
             chosen: None,
+            target: None,
+            is_connect,
+            is_private: false,
             tried: Vec::new(),
             last_node: None,
             key: 0,
@@ -454,7 +489,7 @@ impl<X: Default> Exchange<X> {
 }
 
 /// Returns true if a connection speaks TLS. Its listener may do something else by now.
-fn is_tls<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> bool {
+pub(super) fn is_tls<H: Hooks>(conn: &Conn<'_, Proxy<H>>) -> bool {
     #[cfg(feature = "tls")]
     return conn.tls().is_some();
     #[cfg(not(feature = "tls"))]
@@ -489,7 +524,7 @@ fn body_too_long() -> ProxyError {
 }
 
 /// Returns the error for a field that cannot be sent.
-fn unsendable(error: SendError) -> ProxyError {
+pub(super) fn unsendable(error: SendError) -> ProxyError {
     let cause = Cause::Hook(Box::new(error));
     ProxyError::new(StatusCode::INTERNAL_SERVER_ERROR, Phase::Request, cause)
 }

@@ -70,7 +70,12 @@ impl<H: Hooks> Proxy<H> {
                 continue;
             }
             let made_by = pool.generation;
-            let connect = pool.connect(&Destination { node, client: None });
+            let to = Destination {
+                node,
+                client: None,
+                target: None,
+            };
+            let connect = pool.connect(&to);
             let token = self.next_token(Dial {
                 pool: number,
                 generation: made_by,

@@ -14,6 +14,8 @@ impl<H: Hooks> Proxy<H> {
     pub(super) fn dial(&mut self, number: usize, to: Destination, reactor: &mut Reactor<'_, Self>) {
         let pool = &mut self.pools[number];
         let place = match pool.shared.places.get(&to.node) {
+            // Nobody counts the connections to a target.
+            _ if to.target.is_some() => None,
             Some(places) => match places.try_take() {
                 Some(place) => Some(place),
                 None => return self.hold(number, to, reactor),
@@ -83,7 +85,7 @@ impl<H: Hooks> Proxy<H> {
         }
         let pool = &mut self.pools[number];
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
-        let is_removed = pool.addr(to.node).is_none();
+        let is_removed = to.target.is_none() && pool.addr(to.node).is_none();
         if let Some(waiter) = pool.connections.failed(&to) {
             reactor.with(waiter, |conn, session| match session {
                 Session::Client(client) => {

@@ -5,6 +5,7 @@ mod answering;
 mod asking;
 mod checking;
 mod dialing;
+mod forward;
 mod gathering;
 mod observing;
 mod own;
@@ -17,6 +18,7 @@ mod tunneling;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::RandomState;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use self::tcp::TcpSession;
 use self::tunneling::{end_frames, other_side};
 use super::access_log::Sink;
 use super::destination::Destination;
+use super::egress::Target;
 use super::error::{Cause, Phase, ProxyError};
 use super::exchange::{Exchange, Expectation, Place, Spare};
 use super::forwarding::Peer;
@@ -93,6 +96,10 @@ pub struct Proxy<H: Hooks> {
     dials_to_join: HashMap<ConnId, Connecting<Self>>,
     /// The clients for whose targets dials are under way, by token.
     target_dials: HashMap<u64, ConnId>,
+    /// Those of them that are for a `CONNECT`.
+    connects: HashMap<u64, Connecting<Self>>,
+    /// Hashes the targets that clients name.
+    target_hasher: RandomState,
     last_dial: u64,
     /// The numbers of the listeners whose clients take no further request.
     left: HashSet<usize>,
@@ -133,7 +140,7 @@ pub enum Session<H: Hooks> {
     Check(Box<CheckSession>),
     /// A connection of a SOCKS client.
     Socks(Box<SocksSession<H>>),
-    /// A connection to the target of a SOCKS client.
+    /// A connection to the target of a tunnel.
     Target,
     /// A connection of a client of a TCP listener.
     Tcp(Box<TcpSession>),
@@ -178,6 +185,10 @@ pub struct UpstreamSession {
     /// The bytes of a response that nobody wants which may still be read, so that the connection can be used again.
     unwanted: Option<usize>,
     requests: u32,
+    /// The target, if the client of a forward listener has named it.
+    target: Option<Rc<Target>>,
+    /// True if a request has proved who sends it for the whole connection.
+    is_private: bool,
     /// Its place at the node.
     place: Option<TakenPlace>,
     dialed: Instant,
@@ -230,6 +241,8 @@ impl<H: Hooks> Proxy<H> {
             dials: HashMap::new(),
             dials_to_join: HashMap::new(),
             target_dials: HashMap::new(),
+            connects: HashMap::new(),
+            target_hasher: RandomState::new(),
             last_dial: 0,
             left: HashSet::new(),
             block: HeaderBlock::new(),
@@ -297,7 +310,7 @@ impl<H: Hooks> Proxy<H> {
         nodes.filter(|node| node.is_up()).count()
     }
 
-    /// Returns the number of targets of SOCKS clients that are being dialled.
+    /// Returns the number of targets of tunnels that are being dialled.
     pub fn target_dials(&self) -> usize {
         self.target_dials.len()
     }
@@ -385,7 +398,13 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         let opened = conn.now();
         if let Origin::Connected { token } = conn.origin() {
             if let Some(client) = self.target_dials.remove(&token) {
-                return self.on_target_open(conn, client);
+                return match self.connects.remove(&token) {
+                    Some(_) => self.on_tunnel_open(conn, client, token),
+                    None => self.on_target_open(conn, client),
+                };
+            }
+            if !self.may_keep(conn, token) {
+                return None;
             }
             let Dial {
                 pool,
@@ -421,6 +440,8 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 client: None,
                 unwanted: None,
                 requests: 0,
+                target: to.target.map(|named| named.target),
+                is_private: false,
                 place,
                 dialed: began,
                 opened,
@@ -492,7 +513,11 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 exchange: Some(exchange),
                 listener,
                 ..
-            }) if !exchange.is_tunnel() && listener.settings.on_fin == OnFin::Cancel => {
+            }) if !exchange.is_tunnel()
+                // It may send no more, and still receive.
+                && !exchange.is_connect
+                && listener.settings.on_fin == OnFin::Cancel =>
+            {
                 Action::Close
             }
             _ => Action::Continue,
@@ -584,7 +609,10 @@ impl<H: Hooks> EventHandler for Proxy<H> {
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
         match self.target_dials.remove(&failed.token) {
-            Some(client) => self.on_target_failed(client, &failed.error, reactor),
+            Some(client) => match self.connects.remove(&failed.token) {
+                Some(_) => self.on_tunnel_failed(client, failed.token, failed.error, reactor),
+                None => self.on_target_failed(client, &failed.error, reactor),
+            },
             None => self.on_dial_failed(failed.token, failed.error, reactor),
         }
     }
@@ -614,13 +642,18 @@ impl<H: Hooks> Proxy<H> {
         if is_tunnel {
             self.meters.all.tunnels.subtract(1);
         }
+        self.leave(&mut exchange, reactor);
         if let Some(pool) = exchange.pool {
-            self.leave(&mut exchange, reactor);
             self.settle(pool, reactor);
+        }
+        if is_tunnel && exchange.is_connect {
+            exchange.notes.request_bytes = info.bytes_in;
+            exchange.notes.response_bytes = info.bytes_out;
         }
         if let CloseReason::Timeout(kind) = reason {
             exchange.notes.timeout = match kind {
                 TimeoutKind::WriteStall => "write_stall",
+                _ if is_tunnel && exchange.is_connect => "tunnel.idle",
                 _ if is_tunnel => "tunnel_idle",
                 _ => "body_idle",
             };

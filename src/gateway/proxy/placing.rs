@@ -53,7 +53,7 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
-    /// Asks for a connection to the chosen node, or to one that is chosen now. With `fresh` it must not have served before.
+    /// Asks for a connection to the target, to the chosen node, or to one that is chosen now. With `fresh` it must not have served before.
     fn place(
         &mut self,
         conn: &mut Conn<'_, Self>,
@@ -63,26 +63,13 @@ impl<H: Hooks> Proxy<H> {
         let Some(number) = exchange.pool else {
             return Ok(None);
         };
+        let to = match exchange.target.clone() {
+            Some(target) => Destination::target(target),
+            None => self.node_destination(conn, exchange, number)?,
+        };
         let pool = &mut self.pools[number];
-        let chosen = match exchange.chosen.take() {
-            Some(chosen) => chosen,
-            None => pool.pick(exchange.key, &exchange.tried)?,
-        };
-        let (node, id, now) = (chosen.node, conn.id(), conn.now());
-        exchange.chosen = Some(chosen);
-        exchange.last_node = Some(node);
-        if exchange.takes_nodes_host
-            && let Some(addr) = pool.addr(node)
-        {
-            addr.authority.clone_into(&mut exchange.head.host);
-            exchange.head.is_checked = false;
-        }
-        let settings = pool.settings();
-        let to = Destination {
-            node,
-            client: settings.proxy_protocol.map(|_| named(conn)),
-        };
-        let limits = &settings.connections;
+        let (id, now) = (conn.id(), conn.now());
+        let limits = &pool.settings().connections;
         let deadline = limits
             .max_connections
             .and_then(|_| now.checked_add(limits.pending_timeout));
@@ -93,6 +80,34 @@ impl<H: Hooks> Proxy<H> {
         let ticket = asked.map_err(|_| busy())?;
         exchange.place = Place::Waiting(ticket);
         Ok(self.run_steps(number, &mut conn.reactor(), Some(id)))
+    }
+
+    /// Returns the connections to the chosen node, or to one that is chosen now.
+    fn node_destination(
+        &mut self,
+        conn: &Conn<'_, Self>,
+        exchange: &mut Exchange<H::Exchange>,
+        number: usize,
+    ) -> Result<Destination, ProxyError> {
+        let pool = &mut self.pools[number];
+        let chosen = match exchange.chosen.take() {
+            Some(chosen) => chosen,
+            None => pool.pick(exchange.key, &exchange.tried)?,
+        };
+        let node = chosen.node;
+        exchange.chosen = Some(chosen);
+        exchange.last_node = Some(node);
+        if exchange.takes_nodes_host
+            && let Some(addr) = pool.addr(node)
+        {
+            addr.authority.clone_into(&mut exchange.head.host);
+            exchange.head.is_checked = false;
+        }
+        Ok(Destination {
+            node,
+            client: pool.settings().proxy_protocol.map(|_| named(conn)),
+            target: None,
+        })
     }
 
     /// Sends the request of a client on a connection. Returns false if it must look for another one.
@@ -115,6 +130,7 @@ impl<H: Hooks> Proxy<H> {
                 Ok(()) => {
                     session.client = Some(id);
                     session.requests += 1;
+                    session.is_private |= exchange.is_private;
                     Sent::Yes {
                         dialed: session.dialed,
                     }
@@ -274,6 +290,10 @@ impl<H: Hooks> Proxy<H> {
         self.report(exchange, Outcome::Failure, conn);
         exchange.chosen = None;
         exchange.place = Place::Nowhere;
+        if exchange.target.is_some() {
+            // There is no other one.
+            return self.fail(conn, client, error);
+        }
         exchange.tried.push(node);
         if !self.may_retry(exchange, conn.now()) {
             return self.fail(conn, client, error);
@@ -401,8 +421,11 @@ impl<H: Hooks> Proxy<H> {
             };
             for node in pool.nodes.iter().map(Node::id) {
                 let client = Some(named);
-                pool.connections
-                    .close_idle_to(&Destination { node, client });
+                pool.connections.close_idle_to(&Destination {
+                    node,
+                    client,
+                    target: None,
+                });
             }
             self.settle(number, reactor);
         }
@@ -428,7 +451,17 @@ impl<H: Hooks> Proxy<H> {
                     upstream.abort();
                 });
             }
-            Place::Gathering | Place::Tunnel | Place::Frames { .. } | Place::Nowhere => {}
+            Place::Dialing(token) => {
+                if let Some(dial) = self.connects.remove(&token) {
+                    // An engine that shuts down cancels it by itself.
+                    let _ = dial.cancel();
+                }
+            }
+            Place::Connecting
+            | Place::Gathering
+            | Place::Tunnel
+            | Place::Frames { .. }
+            | Place::Nowhere => {}
         }
     }
 

@@ -88,7 +88,7 @@ impl<H: Hooks> Proxy<H> {
     fn give_back(&mut self, conn: &mut Conn<'_, Self>, session: &mut UpstreamSession) -> Action {
         session.unwanted = None;
         let number = session.pool;
-        let pool = &mut self.pools[number];
+        let pool = &self.pools[number];
         let limits = &pool.settings().connections;
         let age = conn.now().saturating_duration_since(session.opened);
         let is_worn = session.requests >= limits.max_requests || age >= limits.max_lifetime;
@@ -98,9 +98,16 @@ impl<H: Hooks> Proxy<H> {
         };
         // The next request of this client takes it only if that is on the same connection.
         let is_leaving = pool.is_leaving(session.node) || session.generation != pool.generation;
-        if !is_reusable || is_worn || is_leaving || conn.peer_has_shut_down() {
+        if !is_reusable
+            || is_worn
+            || is_leaving
+            || session.is_private
+            || conn.peer_has_shut_down()
+            || !self.may_still_reach(conn, number, session.target.as_deref())
+        {
             return Action::Close;
         }
+        let pool = &mut self.pools[number];
         if pool.must_yield(session.node, conn.id().reactor()) {
             if let Some(place) = &mut session.place {
                 place.begin_yield();

@@ -1,5 +1,6 @@
 //! New settings, as a reactor takes them over.
 
+use std::mem;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ impl<H: Hooks> Proxy<H> {
                     self.pools.push(pool);
                 }
             }
-            let is_live = settings.pools.contains_key(&*shared.name);
+            let is_live = settings.has_pool(&shared.name);
             self.pools[number].set_live(is_live, now);
         }
         let rules = Rc::new(Rules::new(
@@ -58,7 +59,7 @@ impl<H: Hooks> Proxy<H> {
                 }
             });
         }
-        self.rules = rules;
+        self.take_over_rules(rules);
         if let Some(sink) = sink {
             self.sink = sink;
         }
@@ -83,6 +84,22 @@ impl<H: Hooks> Proxy<H> {
         match origin {
             Origin::Accepted { listener } => self.left.contains(&listener),
             _ => false,
+        }
+    }
+
+    /// Uses other rules. Kept connections to targets are closed if another policy may not allow where they lead.
+    fn take_over_rules(&mut self, rules: Rc<Rules>) {
+        let before = mem::replace(&mut self.rules, rules);
+        let pools = self.pools.iter_mut();
+        for pool in pools.filter(|pool| pool.settings().serves_targets) {
+            // The pool of a forward listener has its name.
+            let guard = |rules: &Rules| {
+                let listener = rules.listeners.get(&*pool.shared.name);
+                listener.map(|listener| listener.guard.clone())
+            };
+            if guard(&before) != guard(&self.rules) {
+                pool.connections.close_all_idle();
+            }
         }
     }
 

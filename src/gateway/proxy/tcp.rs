@@ -135,6 +135,7 @@ impl<H: Hooks> Proxy<H> {
                 is_joined: true,
                 ..client
             }),
+            target: None,
         };
         let limits = &settings.connections;
         let deadline = limits

@@ -7,8 +7,8 @@ use super::template::is_template;
 use super::{
     AdminSettings, BalanceBy, BasicAuth, ChosenBy, FieldChanges, HashKey, HealthProbe, HostField,
     LimitBy, LimitSettings, ListenerKind, ListenerSettings, LogFormat, NodeAddr, PoolSettings,
-    Problem, Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, Token,
-    WebSocketMode,
+    Problem, Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, TargetSettings,
+    Token, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -23,6 +23,9 @@ const LOOK_UP_EVERY: RangeInclusive<Duration> =
 
 /// The timeouts of a session of ZooKeeper.
 const SESSION_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// The most bytes of a request's body that are kept for retries.
+const MAX_RETRY_BODY: usize = 64 << 10;
 
 /// The problems that were found so far.
 #[derive(Default)]
@@ -105,6 +108,12 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
         );
     }
     for (name, pool) in &settings.pools {
+        let is_right = settings
+            .listeners
+            .iter()
+            .all(|listener| listener.on != *name);
+        let remedy = "a listener has this address, and its pool this name; choose another one";
+        problems.unless(is_right, format!("pools.{name}"), remedy);
         check_pool(&mut problems, &format!("pools.{name}"), pool);
     }
     let drain = [("deadline", settings.drain.deadline)];
@@ -150,6 +159,9 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let remedy = "it needs `tls`, as only TLS tells the name; add it";
     let is_right = !listener.sni_match || listener.is_tls();
     problems.unless(is_right, format!("{place}.sni_match"), remedy);
+    let is_right = !listener.sni_match || listener.kind != ListenerKind::Forward;
+    let remedy = "clients of a forward proxy ask for other hosts than its own; remove it";
+    problems.unless(is_right, format!("{place}.sni_match"), remedy);
     let timeouts = &listener.timeouts;
     problems.timeouts(
         &format!("{place}.timeouts"),
@@ -171,15 +183,16 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
         ],
     );
     let has_rules = !(listener.egress.allow.is_empty() && listener.egress.deny.is_empty());
-    let is_right = !has_rules || listener.kind == ListenerKind::Socks5;
-    let remedy = "only clients of a SOCKS listener name their targets; remove it";
+    let is_right = !has_rules || listener.has_targets();
+    let remedy = "only clients of a forward or SOCKS listener name their targets; remove it";
     problems.unless(is_right, format!("{place}.egress"), remedy);
-    let is_right = listener.users.is_none() || listener.kind == ListenerKind::Socks5;
-    let remedy = "only clients of a SOCKS listener tell their names; remove it";
+    check_targets(problems, &format!("{place}.targets"), listener);
+    let is_right = listener.users.is_none() || listener.has_targets();
+    let remedy = "only clients of a forward or SOCKS listener tell their names; remove it";
     problems.unless(is_right, format!("{place}.users"), remedy);
-    let is_http = !matches!(listener.kind, ListenerKind::Socks5 | ListenerKind::Tcp);
+    let is_http = !listener.has_targets() && listener.kind != ListenerKind::Tcp;
     let is_right = listener.auth.is_none() || is_http;
-    let remedy = "only requests of HTTP have it; for SOCKS there are `users`";
+    let remedy = "only requests of HTTP have it; for clients that name targets there are `users`";
     problems.unless(is_right, format!("{place}.auth"), remedy);
     let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Tcp;
     let remedy = "the clients of a TCP listener tell no names; remove it, and use `allow`";
@@ -231,6 +244,25 @@ fn check_forwarding(
     let remedy =
         "its pool hashes a part of requests, and a TCP connection has none; use `hash = \"ip\"`";
     problems.unless(is_right, at, remedy);
+}
+
+fn check_targets(problems: &mut Problems, place: &str, listener: &ListenerSettings) {
+    let targets = &listener.targets;
+    let is_right = *targets == TargetSettings::default() || listener.kind == ListenerKind::Forward;
+    let remedy = "only a forward listener keeps connections to targets; remove it";
+    problems.unless(is_right, place, remedy);
+    let timeouts = [
+        ("idle_timeout", targets.idle_timeout),
+        ("response_head", targets.response_head),
+        ("body_idle", targets.body_idle),
+        ("request", targets.request),
+    ];
+    problems.timeouts(place, &timeouts);
+    let limits = &targets.limits;
+    problems.heads(place, limits.max_head, limits.max_headers);
+    let is_right = targets.retry_body <= MAX_RETRY_BODY;
+    let remedy = "use at most 64 KiB";
+    problems.unless(is_right, format!("{place}.retry_body"), remedy);
 }
 
 fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
@@ -535,7 +567,7 @@ fn check_pool(problems: &mut Problems, place: &str, pool: &PoolSettings) {
     );
     let retries = &pool.retries;
     let at = format!("{place}.retries");
-    let is_right = retries.body <= 64 << 10;
+    let is_right = retries.body <= MAX_RETRY_BODY;
     problems.unless(is_right, format!("{at}.body"), "use at most 64 KiB");
     for status in &retries.statuses {
         let is_right = matches!(status, 502..=504);

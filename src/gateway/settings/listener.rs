@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::pool::{ConnectionLimits, PoolSettings, Retries, UpstreamLimits, UpstreamTimeouts};
 use super::{Access, BasicAuth, LimitSettings};
 use crate::gateway::Users;
 use crate::gateway::egress::Egress;
@@ -46,14 +47,18 @@ pub struct ListenerSettings {
     /// A path that the gateway answers itself: with 200, or with 503 once it is about to end. Default: none, and `/healthz` if
     /// the kind is [`Metrics`](ListenerKind::Metrics).
     pub health_path: Option<String>,
-    /// The targets that the clients of a SOCKS listener may reach. Default: all public addresses.
+    /// The targets that the clients of a forward or SOCKS listener may reach. Default: all public addresses, by `CONNECT` on
+    /// port 443 only.
     pub egress: Egress,
     /// The pool to whose nodes a TCP listener forwards its connections. Default: none. It needs one.
     pub pool: Option<String>,
-    /// The users of a SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may use it.
+    /// The users of a forward or SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may
+    /// use it.
     pub users: Option<Users>,
-    /// The timeouts of the tunnels of a SOCKS listener.
+    /// The timeouts of the tunnels of a forward or SOCKS listener.
     pub tunnels: TunnelTimeouts,
+    /// The connections of a forward listener to the targets of requests in absolute form.
+    pub targets: TargetSettings,
     /// Tells by which rules clients are asked for certificates, if a file says so. `None` is not known.
     #[cfg(feature = "tls")]
     pub(crate) client_auth_digest: Option<u64>,
@@ -68,6 +73,8 @@ pub enum ListenerKind {
     Reverse,
     /// The counters, in the text format of Prometheus.
     Metrics,
+    /// A forward proxy (RFC 9110, section 3.7): clients name their targets, in absolute form or by `CONNECT`.
+    Forward,
     /// A SOCKS5 proxy (RFC 1928): clients name their targets.
     Socks5,
     /// Each connection goes to a node of the [pool](ListenerSettings::pool), whatever it carries.
@@ -80,8 +87,50 @@ impl ListenerKind {
         match self {
             Self::Reverse => "reverse",
             Self::Metrics => "metrics",
+            Self::Forward => "forward",
             Self::Socks5 => "socks5",
             Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// The connections of a forward listener to the targets of requests in absolute form. `Duration::MAX` is no limit.
+///
+/// They are kept for further requests to the same host and port, of any client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TargetSettings {
+    /// The idle connections to all targets together. Each reactor has its share, and at least one. Default: 100.
+    pub max_idle: usize,
+    /// The time for which a connection is kept idle. Default: 90 s.
+    pub idle_timeout: Duration,
+    /// The time from when the request was sent to the head of the response. Then 504. Default: 60 s.
+    pub response_head: Duration,
+    /// The time for which a target may send nothing of a response, or take nothing of a request. Default: 60 s.
+    pub body_idle: Duration,
+    /// The time for a whole exchange. Default: no limit.
+    pub request: Duration,
+    /// The limits of responses.
+    pub limits: UpstreamLimits,
+    /// The most retries of a request whose reused connection has ended. Default: 2.
+    pub retries: u32,
+    /// The bytes of a request's body that are kept, so that it can be sent again. At most 64 KiB. Default: 0.
+    pub retry_body: usize,
+}
+
+impl Default for TargetSettings {
+    fn default() -> Self {
+        let (timeouts, connections) = (UpstreamTimeouts::default(), ConnectionLimits::default());
+        let retries = Retries::default();
+        Self {
+            max_idle: connections.max_idle,
+            idle_timeout: connections.idle_timeout,
+            response_head: timeouts.response_head,
+            body_idle: timeouts.body_idle,
+            request: timeouts.request,
+            limits: UpstreamLimits::default(),
+            retries: retries.max,
+            retry_body: retries.body,
         }
     }
 }
@@ -118,9 +167,10 @@ impl Default for ClientTimeouts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TunnelTimeouts {
-    /// The time for the handshake with the client, up to its request. Default: 10 s.
+    /// The time for the handshake with a SOCKS client, up to its request. Default: 10 s.
     pub handshake: Duration,
-    /// The time for the connection to the target. Default: 5 s.
+    /// The time for the connection to the target, with the look-up of its name. It holds for requests in absolute form as well.
+    /// Default: 5 s.
     pub connect: Duration,
     /// The time for which nothing may pass in either direction. Default: 1 h.
     pub idle: Duration,
@@ -210,6 +260,18 @@ impl Default for Forwarding {
     }
 }
 
+impl Forwarding {
+    /// Returns the rules that tell nothing about the client, as the targets of a forward proxy are not to know it.
+    pub fn hidden() -> Self {
+        Self {
+            x_forwarded_for: ForwardedFor::Off,
+            x_real_ip: false,
+            x_forwarded: false,
+            ..Self::default()
+        }
+    }
+}
+
 /// The treatment of `X-Forwarded-For`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -272,6 +334,7 @@ impl ListenerSettings {
             pool: None,
             users: None,
             tunnels: TunnelTimeouts::default(),
+            targets: TargetSettings::default(),
             #[cfg(feature = "tls")]
             client_auth_digest: None,
         }
@@ -303,6 +366,53 @@ impl ListenerSettings {
             pool: Some(pool.into()),
             ..Self::new(on)
         }
+    }
+
+    /// Returns a listener of a forward proxy with the defaults. They tell targets nothing about clients, and pass on fields with
+    /// underscores.
+    pub fn forward(on: impl Into<String>) -> Self {
+        Self {
+            kind: ListenerKind::Forward,
+            forwarding: Forwarding::hidden(),
+            underscores: Underscores::Pass,
+            ..Self::new(on)
+        }
+    }
+
+    /// Returns the pool of the connections to the targets that clients name, if these are kept for further requests.
+    pub(crate) fn target_pool(&self) -> Option<PoolSettings> {
+        if self.kind != ListenerKind::Forward {
+            return None;
+        }
+        let targets = &self.targets;
+        Some(PoolSettings {
+            timeouts: UpstreamTimeouts {
+                connect: self.tunnels.connect,
+                response_head: targets.response_head,
+                body_idle: targets.body_idle,
+                request: targets.request,
+                tunnel_idle: self.tunnels.idle,
+                ..UpstreamTimeouts::default()
+            },
+            connections: ConnectionLimits {
+                max_idle: targets.max_idle,
+                idle_timeout: targets.idle_timeout,
+                ..ConnectionLimits::default()
+            },
+            limits: targets.limits.clone(),
+            serves_targets: true,
+            retries: Retries {
+                max: targets.retries,
+                body: targets.retry_body,
+                ..Retries::default()
+            },
+            ..PoolSettings::default()
+        })
+    }
+
+    /// Returns true if clients name their targets.
+    pub(crate) fn has_targets(&self) -> bool {
+        matches!(self.kind, ListenerKind::Forward | ListenerKind::Socks5)
     }
 
     /// Returns true if clients speak TLS.

@@ -30,6 +30,7 @@ mod source;
 mod split;
 pub(super) mod template;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -39,7 +40,7 @@ pub use self::admin::{AdminSettings, Token};
 pub use self::limit::{LimitBy, LimitSettings, Rate};
 pub use self::listener::{
     ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
-    TunnelTimeouts, Underscores,
+    TargetSettings, TunnelTimeouts, Underscores,
 };
 pub use self::log::{AccessLog, LogFormat, LogTarget};
 pub(crate) use self::node::NodeAddr;
@@ -97,6 +98,26 @@ impl Default for Drain {
 }
 
 impl Settings {
+    /// Returns all pools with their names: those that routes name, and those of forward listeners, which have the names of their
+    /// listeners.
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = (&str, Cow<'_, PoolSettings>)> {
+        let named = self.pools.iter();
+        let named = named.map(|(name, pool)| (&**name, Cow::Borrowed(pool)));
+        let of_targets = self
+            .listeners
+            .iter()
+            .filter_map(|listener| Some((&*listener.on, Cow::Owned(listener.target_pool()?))));
+        named.chain(of_targets)
+    }
+
+    /// Returns true if there is a pool of that name, as [`all_pools`](Self::all_pools) returns them.
+    pub(crate) fn has_pool(&self, name: &str) -> bool {
+        let is_of_targets = |listener: &ListenerSettings| {
+            listener.kind == ListenerKind::Forward && listener.on == name
+        };
+        self.pools.contains_key(name) || self.listeners.iter().any(is_of_targets)
+    }
+
     /// Checks all settings, and returns all problems, not only the first one. It looks at no file, name or socket.
     pub fn problems(&self) -> Vec<Problem> {
         check::problems(self)

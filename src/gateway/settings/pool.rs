@@ -50,6 +50,8 @@ pub struct PoolSettings {
     /// The header of the PROXY protocol with which connections to the nodes begin. Each client then has connections of its
     /// own, as the header names it. Default: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// True if its connections lead to the targets that clients of a forward listener name, and not to nodes.
+    pub(crate) serves_targets: bool,
 }
 
 /// A version of the PROXY protocol.
@@ -334,6 +336,7 @@ impl Default for PoolSettings {
             #[cfg(feature = "tls")]
             tls: None,
             proxy_protocol: None,
+            serves_targets: false,
         }
     }
 }
