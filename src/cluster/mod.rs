@@ -6,6 +6,7 @@
 //! - [`packet`]: what clients and gates say to each other.
 //! - [`drpc`]: what gates and nodes say to each other.
 //! - [`registry`]: which servers there are. [`locator`]: where a user is. [`dispatch`]: which node gets a packet.
+//! - [`link`]: both sides of a connection between servers, without a socket.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -26,6 +27,7 @@ pub mod drpc;
 mod error;
 pub mod eventbus;
 mod keyed;
+pub mod link;
 pub mod locator;
 pub mod lock;
 pub mod packet;

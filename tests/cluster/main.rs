@@ -7,6 +7,7 @@ mod dispatch;
 mod drpc;
 mod drpc_properties;
 mod feed;
+mod link;
 mod locator;
 mod packet;
 mod packet_properties;

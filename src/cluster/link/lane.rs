@@ -1,0 +1,553 @@
+use std::collections::HashSet;
+use std::fmt;
+use std::time::Duration;
+
+use super::Identity;
+use super::calls::Calls;
+use super::queue::Queue;
+use crate::cluster::Error;
+use crate::cluster::drpc::{
+    Answer, Code, Frame, Hello, Incoming, LinkHeartbeat, MAC, NONCE, Party, RejectReason, Request,
+    Role, Secret, VERSION, Value,
+};
+
+/// The limits and times of a [`Lane`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneOptions {
+    /// The time within which a peer must have answered the opening. Default: 3 s.
+    pub handshake_timeout: Duration,
+    /// The time within which a call must be answered, counted from when it is made. Default: 3 s.
+    pub call_timeout: Duration,
+    /// The time between two heartbeats. Default: 10 s. A listener closes a link that is silent for 20 s.
+    pub heartbeat: Duration,
+    /// The maximum number of calls that wait for answers. More are refused with [`Error::Busy`]. Default: 65,536, at about 100
+    /// bytes each.
+    pub max_calls: usize,
+    /// The maximum number of bytes that wait for a connection. Default: 4 MiB.
+    pub queue_bytes: usize,
+    /// The maximum time for which they wait. Default: 3 s.
+    pub queue_time: Duration,
+    /// The maximum number of bytes that the connection has not sent yet. More are refused with [`Error::Busy`]. Default: 64 MiB.
+    pub max_backlog: usize,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(3),
+            heartbeat: Duration::from_secs(10),
+            max_calls: 65_536,
+            queue_bytes: 4 << 20,
+            queue_time: Duration::from_secs(3),
+            max_backlog: 64 << 20,
+        }
+    }
+}
+
+/// The dialler's side of one connection to a peer. It outlives the connection: the next one goes on with what waits.
+///
+/// What is sent is in order, each at most once. `T` is the token of a caller, which comes back exactly once: from
+/// [`cancel`](Self::cancel), with a refused [`call`](Self::call), or in a [`LaneEvent::Answered`].
+///
+/// The owner writes [`take_output`](Self::take_output) to the connection after each call of a method.
+pub struct Lane<T> {
+    ours: Identity,
+    theirs: Identity,
+    secret: Option<Secret>,
+    options: LaneOptions,
+    phase: Phase,
+    calls: Calls<T>,
+    queue: Queue,
+    output: Vec<u8>,
+    next_seq: u64,
+    next_heartbeat: Duration,
+    stats: LaneStats,
+}
+
+enum Phase {
+    /// There is no connection.
+    Down,
+    /// The peer has not answered everything of the opening.
+    Opening(Opening),
+    /// The peer is known.
+    Up,
+    /// The peer takes no more.
+    Leaving,
+}
+
+struct Opening {
+    deadline: Duration,
+    nonce: [u8; NONCE],
+    greeted: bool,
+    /// The peer's answer to Hello, if it knows the extensions.
+    hello: Option<Option<[u8; MAC]>>,
+    /// The state of the peer, if it told one.
+    state: Option<u8>,
+    /// True once GetState has been answered.
+    told: bool,
+}
+
+/// The numbers of the opening's requests. Calls have higher ones.
+const HANDSHAKE: u64 = 1;
+const HELLO: u64 = 2;
+const GET_STATE: u64 = 3;
+const PROVE: u64 = 4;
+const FIRST_CALL: u64 = 16;
+
+/// A change that the owner of a [`Lane`] must know of.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LaneEvent<'a, T> {
+    /// The peer is known and takes requests.
+    Up {
+        /// True if the peer knows the extensions; false if it is due.
+        extensions: bool,
+        /// The number of the peer's [`State`](crate::cluster::State), if it told one.
+        state: Option<u8>,
+    },
+    /// A call has ended.
+    Answered {
+        /// The caller's token.
+        token: T,
+        /// The answer, or the reason why there is none.
+        result: Result<Answer<'a>, Error>,
+    },
+    /// The peer has not taken a packet that was delivered to it.
+    Rejected {
+        /// The connection.
+        cid: i64,
+        /// The packet's route.
+        route: i32,
+        /// The packet's seq.
+        seq: i32,
+        /// The reason.
+        reason: RejectReason,
+    },
+    /// The peer is about to stop: it has done what was sent before, and takes no more.
+    Bye,
+    /// Frames have waited for too long for a connection and are given up.
+    GaveUp {
+        /// Their number.
+        frames: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+}
+
+/// Counters of a [`Lane`], from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneStats {
+    /// Frames written to a connection, without heartbeats and openings.
+    pub sent: u64,
+    /// Calls that wait for an answer now.
+    pub calls: u64,
+    /// Bytes that wait for a connection now.
+    pub queued_bytes: u64,
+    /// Frames refused, since a queue or the table of calls was full.
+    pub refused: u64,
+    /// Frames given up, since there was no connection for too long.
+    pub given_up: u64,
+    /// Calls that timed out.
+    pub timeouts: u64,
+    /// Answers to calls that were cancelled or had timed out.
+    pub late: u64,
+    /// Answers that could not be read.
+    pub malformed: u64,
+}
+
+impl<T> Lane<T> {
+    /// Returns a lane without a connection.
+    pub fn new(
+        ours: Identity,
+        theirs: Identity,
+        secret: Option<Secret>,
+        options: LaneOptions,
+    ) -> Self {
+        Self {
+            ours,
+            theirs,
+            secret,
+            phase: Phase::Down,
+            calls: Calls::new(options.max_calls),
+            queue: Queue::new(options.queue_bytes, options.queue_time),
+            output: Vec::new(),
+            next_seq: FIRST_CALL,
+            next_heartbeat: Duration::ZERO,
+            stats: LaneStats::default(),
+            options,
+        }
+    }
+
+    /// Begins on a new connection. `nonce` must never have been used before.
+    ///
+    /// Without a secret, the frames that wait follow the opening at once. With one, they follow the peer's proof.
+    pub fn connected(&mut self, now: Duration, nonce: [u8; NONCE]) {
+        self.output.clear();
+        self.phase = Phase::Opening(Opening {
+            deadline: now.saturating_add(self.options.handshake_timeout),
+            nonce,
+            greeted: false,
+            hello: None,
+            state: None,
+            told: false,
+        });
+        self.next_heartbeat = now.saturating_add(self.options.heartbeat);
+        let hello = Hello {
+            version: VERSION,
+            features: 0,
+            nonce,
+        };
+        let handshake = Request::Handshake {
+            kind: self.ours.kind.code(),
+            id: &self.ours.id,
+        };
+        let opening = [
+            (HANDSHAKE, handshake),
+            (HELLO, Request::Hello(hello)),
+            (GET_STATE, Request::GetState),
+        ];
+        for (seq, request) in opening {
+            // Only an id of 16 MiB could be refused; then the peer's silence ends the link.
+            let _ = request.encode_into(seq, &mut self.output);
+        }
+        if self.secret.is_none() {
+            self.flush();
+        }
+    }
+
+    /// Ends the connection. The calls that were sent on it fail; the frames that wait go on the next one.
+    pub fn disconnected(&mut self, events: &mut impl FnMut(LaneEvent<'_, T>)) {
+        self.phase = Phase::Down;
+        self.output.clear();
+        let queued: HashSet<u64> = self.queue.seqs().collect();
+        for token in self.calls.take_if(|seq| !queued.contains(&seq)) {
+            let peer = self.theirs.id.clone();
+            let result = Err(Error::LinkDown { peer });
+            events(LaneEvent::Answered { token, result });
+        }
+    }
+
+    /// Sends a request without an answer. `backlog` is the number of bytes that the connection has not sent yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Busy`] if there is no room, [`Error::Draining`] if the peer takes no more, and the error of
+    /// [`Request::encode_into`]. Nothing is sent then.
+    pub fn send(
+        &mut self,
+        request: &Request<'_>,
+        now: Duration,
+        backlog: usize,
+    ) -> Result<(), Error> {
+        self.transmit(request, 0, now, backlog)
+    }
+
+    /// Sends a request whose answer is passed to [`LaneEvent::Answered`] with `token`. Returns its number, for
+    /// [`cancel`](Self::cancel).
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`Error::Busy`] if too many calls wait. The token is given back.
+    pub fn call(
+        &mut self,
+        request: &Request<'_>,
+        token: T,
+        now: Duration,
+        backlog: usize,
+    ) -> Result<u64, (T, Error)> {
+        if self.calls.is_full() {
+            self.stats.refused += 1;
+            let what = "table of calls to a server";
+            return Err((token, Error::Busy { what }));
+        }
+        let seq = self.next_seq;
+        if let Err(error) = self.transmit(request, seq, now, backlog) {
+            return Err((token, error));
+        }
+        self.next_seq += 1;
+        let deadline = now.saturating_add(self.options.call_timeout);
+        self.calls.insert(seq, token, deadline);
+        Ok(seq)
+    }
+
+    /// Forgets a call. Its answer will be dropped. Returns `None` if it has ended.
+    pub fn cancel(&mut self, seq: u64) -> Option<T> {
+        self.calls.remove(seq)
+    }
+
+    /// Takes a frame of the peer.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Unauthorized`] if the peer does not prove that it has the secret, [`Error::Refused`] if it does not accept
+    /// this side, and [`Error::InvalidMessage`] if its opening cannot be read. Close the connection then.
+    pub fn receive(
+        &mut self,
+        frame: Incoming<'_>,
+        events: &mut impl FnMut(LaneEvent<'_, T>),
+    ) -> Result<(), Error> {
+        let Incoming::Frame(frame) = frame else {
+            return Ok(());
+        };
+        match frame.seq {
+            0 => self.receive_notice(&frame, events),
+            1..FIRST_CALL => self.receive_opening(&frame, events)?,
+            seq => match self.calls.remove(seq) {
+                None => self.stats.late += 1,
+                Some(token) => {
+                    let result = Answer::decode(&frame);
+                    self.stats.malformed += u64::from(result.is_err());
+                    events(LaneEvent::Answered { token, result });
+                }
+            },
+        }
+        Ok(())
+    }
+
+    /// Does what is due at this time: heartbeats, and the end of what has waited for too long. Returns the time of the next call.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Timeout`] if the peer has not answered the opening in time. Close the connection then.
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        events: &mut impl FnMut(LaneEvent<'_, T>),
+    ) -> Result<Option<Duration>, Error> {
+        let (mut frames, mut bytes) = (0, 0);
+        while let Some(queued) = self.queue.pop_expired(now) {
+            if let Some(token) = self.calls.remove(queued.seq) {
+                let peer = self.theirs.id.clone();
+                let result = Err(Error::LinkDown { peer });
+                events(LaneEvent::Answered { token, result });
+            }
+            (frames, bytes) = (frames + 1, bytes + queued.frame.len() as u64);
+        }
+        if frames > 0 {
+            self.stats.given_up += frames;
+            events(LaneEvent::GaveUp { frames, bytes });
+        }
+        while let Some(token) = self.calls.pop_expired(now) {
+            self.stats.timeouts += 1;
+            let result = Err(Error::Timeout {
+                what: "a call to a server",
+                after: self.options.call_timeout,
+            });
+            events(LaneEvent::Answered { token, result });
+        }
+        let mut next = [self.calls.deadline(), self.queue.deadline(), None, None];
+        if let Phase::Opening(opening) = &self.phase {
+            if opening.deadline <= now {
+                return Err(Error::Timeout {
+                    what: "the opening of a link",
+                    after: self.options.handshake_timeout,
+                });
+            }
+            next[2] = Some(opening.deadline);
+        }
+        if !matches!(self.phase, Phase::Down) {
+            if self.next_heartbeat <= now {
+                self.output.extend_from_slice(LinkHeartbeat.as_bytes());
+                self.next_heartbeat = now.saturating_add(self.options.heartbeat);
+            }
+            next[3] = Some(self.next_heartbeat);
+        }
+        Ok(next.into_iter().flatten().min())
+    }
+
+    /// Returns the bytes to write to the connection.
+    #[must_use = "they are not kept"]
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Returns true if the peer is known and takes requests.
+    pub fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up)
+    }
+
+    /// Returns the counters.
+    pub fn stats(&self) -> LaneStats {
+        LaneStats {
+            calls: self.calls.len() as u64,
+            queued_bytes: self.queue.bytes() as u64,
+            ..self.stats
+        }
+    }
+
+    fn transmit(
+        &mut self,
+        request: &Request<'_>,
+        seq: u64,
+        now: Duration,
+        backlog: usize,
+    ) -> Result<(), Error> {
+        let goes_on = match &self.phase {
+            Phase::Leaving => return Err(Error::Draining),
+            Phase::Down => false,
+            Phase::Opening(_) => self.secret.is_none(),
+            Phase::Up => true,
+        };
+        if goes_on {
+            if backlog + self.output.len() > self.options.max_backlog {
+                return Err(self.full("output to a server"));
+            }
+            request.encode_into(seq, &mut self.output)?;
+            self.stats.sent += 1;
+            return Ok(());
+        }
+        let mut frame = Vec::new();
+        request.encode_into(seq, &mut frame)?;
+        if self.queue.push(frame, seq, now) {
+            Ok(())
+        } else {
+            Err(self.full("queue of a link without a connection"))
+        }
+    }
+
+    fn full(&mut self, what: &'static str) -> Error {
+        self.stats.refused += 1;
+        Error::Busy { what }
+    }
+
+    /// Writes the frames that wait. Calls that have ended meanwhile are left out.
+    fn flush(&mut self) {
+        while let Some(queued) = self.queue.pop() {
+            if queued.seq == 0 || self.calls.contains(queued.seq) {
+                self.output.extend_from_slice(&queued.frame);
+                self.stats.sent += 1;
+            }
+        }
+    }
+
+    /// Takes a frame that answers nothing.
+    fn receive_notice(&mut self, frame: &Frame<'_>, events: &mut impl FnMut(LaneEvent<'_, T>)) {
+        match Request::decode(frame) {
+            Ok(Request::Bye) => {
+                self.phase = Phase::Leaving;
+                events(LaneEvent::Bye);
+            }
+            Ok(Request::Reject {
+                cid,
+                route,
+                seq,
+                reason,
+            }) => events(LaneEvent::Rejected {
+                cid,
+                route,
+                seq,
+                reason,
+            }),
+            _ => self.stats.malformed += 1,
+        }
+    }
+
+    /// Takes an answer of the opening.
+    fn receive_opening(
+        &mut self,
+        frame: &Frame<'_>,
+        events: &mut impl FnMut(LaneEvent<'_, T>),
+    ) -> Result<(), Error> {
+        let Phase::Opening(opening) = &mut self.phase else {
+            self.stats.late += 1;
+            return Ok(());
+        };
+        let answer = Answer::decode(frame)?;
+        match (frame.seq, answer.value) {
+            (HANDSHAKE, _) if answer.code == Code::Done => opening.greeted = true,
+            (HELLO, Value::Hello(hello, mac)) if answer.code == Code::Done => {
+                opening.hello = Some(mac);
+                let nonce = opening.nonce;
+                self.prove(nonce, hello, mac)?;
+            }
+            (GET_STATE, Value::State(state)) => {
+                opening.told = true;
+                opening.state = (answer.code == Code::Done).then_some(state);
+            }
+            (PROVE, _) if answer.code == Code::Done => return self.enter(true, events),
+            (PROVE, _) => return Err(Error::Unauthorized),
+            (HANDSHAKE | HELLO, _) => {
+                let reason = format!("{} does not accept the opening of a link", self.theirs.id);
+                return Err(Error::Refused { reason });
+            }
+            _ => self.stats.malformed += 1,
+        }
+        self.consider(events)
+    }
+
+    /// Sends the proof, if there is a secret and the peer has proved that it has it.
+    fn prove(
+        &mut self,
+        nonce: [u8; NONCE],
+        hello: Hello,
+        mac: Option<[u8; MAC]>,
+    ) -> Result<(), Error> {
+        let Some(secret) = &self.secret else {
+            return Ok(());
+        };
+        let dialler = Party {
+            kind: self.ours.kind.code(),
+            id: &self.ours.id,
+            nonce,
+        };
+        let listener = Party {
+            kind: self.theirs.kind.code(),
+            id: &self.theirs.id,
+            nonce: hello.nonce,
+        };
+        let proved = |mac| secret.verify(&mac, Role::Listener, &dialler, &listener);
+        if !mac.is_some_and(proved) {
+            return Err(Error::Unauthorized);
+        }
+        let mac = secret.mac(Role::Dialler, &dialler, &listener);
+        Request::Prove { mac }.encode_into(PROVE, &mut self.output)
+    }
+
+    /// Enters the phase that the answers so far allow.
+    fn consider(&mut self, events: &mut impl FnMut(LaneEvent<'_, T>)) -> Result<(), Error> {
+        let Phase::Opening(opening) = &self.phase else {
+            return Ok(());
+        };
+        if !opening.greeted || !opening.told {
+            return Ok(());
+        }
+        match (&self.secret, &opening.hello) {
+            // A link is served in order, so that a peer which has not answered Hello by now does not know it.
+            (None, None) => self.enter(false, events),
+            (Some(_), None) => Err(Error::Unauthorized),
+            // The peer has a secret and refuses those that have none.
+            (None, Some(Some(_))) if opening.state.is_none() => Err(Error::Unauthorized),
+            (None, Some(_)) => self.enter(true, events),
+            // The answer to the proof is awaited.
+            (Some(_), Some(_)) => Ok(()),
+        }
+    }
+
+    fn enter(
+        &mut self,
+        extensions: bool,
+        events: &mut impl FnMut(LaneEvent<'_, T>),
+    ) -> Result<(), Error> {
+        let state = match std::mem::replace(&mut self.phase, Phase::Up) {
+            Phase::Opening(opening) => opening.state,
+            _ => None,
+        };
+        self.flush();
+        events(LaneEvent::Up { extensions, state });
+        Ok(())
+    }
+}
+
+impl<T> fmt::Debug for Lane<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("ours", &self.ours)
+            .field("theirs", &self.theirs)
+            .field("up", &self.is_up())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
