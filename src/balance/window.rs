@@ -22,8 +22,9 @@ impl<T: Copy + Default> Window<T> {
 
     /// Returns the current slot, and empties those that are too old. A time before the latest one counts as the latest.
     pub(super) fn current(&mut self, now: Duration) -> &mut T {
-        let length = (self.length.as_nanos() / SLOTS as u128).max(1);
-        let slot = (now.as_nanos() / length) as u64;
+        // 584 years fit.
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let slot = nanos(now) / (nanos(self.length) / SLOTS as u64).max(1);
         let passed = slot.saturating_sub(self.current).min(SLOTS as u64);
         for n in 0..passed {
             self.slots[((slot - n) % SLOTS as u64) as usize] = T::default();

@@ -15,25 +15,29 @@ pub(crate) fn look<'a, C: Codec>(
     without_progress: &mut u32,
 ) -> Result<Decoded<C::Frame<'a>>, FrameError> {
     let len = input.len();
-    let decoded = if last {
+    // It is returned as it is. Frames may be large, and would be copied.
+    let found = if last {
         codec.decode_eof(input)
     } else {
         codec.decode(input)
-    }?;
-    let what = match decoded {
-        Decoded::Frame { consumed, .. } | Decoded::Skip { consumed } if consumed > len => {
+    };
+    let what = match &found {
+        Ok(Decoded::Frame { consumed, .. } | Decoded::Skip { consumed }) if *consumed > len => {
             "it has consumed more than there is"
         }
-        Decoded::Skip { consumed: 0 } => "it has skipped nothing",
-        Decoded::Frame { consumed: 0, .. } if *without_progress < MAX_WITHOUT_PROGRESS => {
+        Ok(Decoded::Skip { consumed: 0 }) => "it has skipped nothing",
+        Ok(Decoded::Frame { consumed: 0, .. }) if *without_progress < MAX_WITHOUT_PROGRESS => {
             *without_progress += 1;
-            return Ok(decoded);
+            return found;
         }
-        Decoded::Frame { consumed: 0, .. } => "it returns frames without end from the same input",
-        _ => {
+        Ok(Decoded::Frame { consumed: 0, .. }) => {
+            "it returns frames without end from the same input"
+        }
+        Ok(_) => {
             *without_progress = 0;
-            return Ok(decoded);
+            return found;
         }
+        Err(_) => return found,
     };
     Err(FrameError::Codec { what })
 }

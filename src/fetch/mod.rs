@@ -100,6 +100,7 @@ mod builder;
 mod client;
 mod error;
 mod fetcher;
+mod idle;
 mod pool;
 mod reply;
 mod target;

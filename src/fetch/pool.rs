@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::time::{Duration, Instant};
 
+use super::idle::Idle;
+
 /// The bookkeeping of a pool of connections, by destination.
 ///
 /// It has no sockets and no clock. Its user reports what happens, gives the time, and carries out the [steps](Step) that
@@ -42,8 +44,7 @@ pub struct Pool<K, C, W, S = RandomState> {
     limits: PoolLimits,
     destinations: HashMap<K, Destination<W>, S>,
     connections: HashMap<C, Connection<K>, S>,
-    /// The idle connections. The one that has been idle for longest is first.
-    idle: BTreeMap<u64, (C, Instant)>,
+    idle: Idle<C>,
     /// The destinations of waiters.
     waiting: HashMap<u64, K, S>,
     /// The deadlines of waiters.
@@ -234,7 +235,7 @@ where
             limits,
             destinations: HashMap::with_hasher(hasher.clone()),
             connections: HashMap::with_hasher(hasher.clone()),
-            idle: BTreeMap::new(),
+            idle: Idle::default(),
             waiting: HashMap::with_hasher(hasher),
             deadlines: BTreeSet::new(),
             starved: VecDeque::new(),
@@ -335,7 +336,7 @@ where
         );
         match first {
             Some(ticket) => self.serve(ticket, connection, false),
-            None => self.keep(connection, now),
+            None => self.release(connection, now),
         }
     }
 
@@ -356,23 +357,40 @@ where
 
     /// Gives back a connection that has served and can serve again. It serves the next waiter, or becomes idle.
     pub fn release(&mut self, connection: C, now: Instant) {
-        let Some(known) = self.connections.get(&connection) else {
+        let key = self.number();
+        let Some(known) = self.connections.get_mut(&connection) else {
             return;
         };
         if known.state != State::Busy {
             return;
         }
-        let destination = self.destinations.get(&known.destination);
-        let mut waiters = destination
-            .into_iter()
-            .flat_map(|destination| &destination.waiters);
-        let next = waiters
-            .find(|(_, waiter)| !waiter.is_fresh)
-            .map(|(ticket, _)| *ticket);
-        match next {
-            Some(ticket) => self.serve(ticket, connection, true),
-            None => self.keep(connection, now),
+        let Some(entry) = self.destinations.get_mut(&known.destination) else {
+            return;
+        };
+        let mut waiters = entry.waiters.iter();
+        if let Some((ticket, _)) = waiters.find(|(_, waiter)| !waiter.is_fresh) {
+            let ticket = *ticket;
+            return self.serve(ticket, connection, true);
         }
+        known.state = State::Idle(key);
+        entry.idle.push_back(key);
+        self.idle.add(key, connection, now);
+        // A waiter may want a fresh connection.
+        let wants_dial = entry.wants_dial().then(|| known.destination.clone());
+        if entry.idle.len() > self.limits.idle_per_destination
+            && let Some(oldest) = entry.idle.front().copied()
+        {
+            self.close_idle(oldest);
+        } else if self.idle.len() > self.limits.idle
+            && let Some((oldest, _)) = self.idle.first()
+        {
+            self.close_idle(oldest);
+        }
+        if let Some(destination) = wants_dial {
+            self.dial_for(&destination);
+        }
+        // Another destination may want the place.
+        self.use_places();
     }
 
     /// Records that a connection has closed, for any reason. Its place is free.
@@ -385,7 +403,7 @@ where
             match state {
                 State::Busy => {}
                 State::Idle(key) => {
-                    self.idle.remove(&key);
+                    self.idle.remove(key);
                     if let Ok(at) = entry.idle.binary_search(&key) {
                         entry.idle.remove(at);
                     }
@@ -403,7 +421,7 @@ where
 
     /// Closes the idle connections whose time is over, and ends the wait of requests whose deadline has passed.
     pub fn expire(&mut self, now: Instant) {
-        while let Some((key, since)) = self.longest_idle()
+        while let Some((key, since)) = self.idle.first()
             && now.saturating_duration_since(since) >= self.limits.idle_timeout
         {
             self.close_idle(key);
@@ -422,7 +440,8 @@ where
     /// Returns the time at which [`expire`](Self::expire) has something to do.
     pub fn next_deadline(&self) -> Option<Instant> {
         let idle = self
-            .longest_idle()
+            .idle
+            .first()
             .and_then(|(_, since)| since.checked_add(self.limits.idle_timeout));
         let waiting = self.deadlines.first().map(|(deadline, _)| *deadline);
         match (idle, waiting) {
@@ -457,13 +476,11 @@ where
     /// Closes the idle connection that has been idle for longest, of those to the destinations for which `fits` is true, to make
     /// room for others. Returns it.
     pub fn give_up_idle(&mut self, fits: impl Fn(&K) -> bool) -> Option<C> {
-        let of = |connection| self.connections.get(connection);
-        let mut idle = self.idle.iter();
-        let found = idle.find(|(_, (connection, _))| {
-            of(connection).is_some_and(|known| fits(&known.destination))
+        let found = self.idle.iter().find(|(_, connection)| {
+            let known = self.connections.get(connection);
+            known.is_some_and(|known| fits(&known.destination))
         });
-        let (key, (connection, _)) = found?;
-        let (key, connection) = (*key, *connection);
+        let (key, connection) = found?;
         self.close_idle(key);
         Some(connection)
     }
@@ -491,7 +508,7 @@ where
 
     /// Closes all idle connections.
     pub fn close_all_idle(&mut self) {
-        while let Some((key, _)) = self.longest_idle() {
+        while let Some((key, _)) = self.idle.first() {
             self.close_idle(key);
         }
     }
@@ -540,15 +557,10 @@ where
         self.connections.len() + self.dialing
     }
 
-    fn longest_idle(&self) -> Option<(u64, Instant)> {
-        let (key, (_, since)) = self.idle.first_key_value()?;
-        Some((*key, *since))
-    }
-
     /// Takes the idle connection that was used last.
     fn take_idle(&mut self, destination: &K) -> Option<C> {
         let key = self.destinations.get_mut(destination)?.idle.pop_back()?;
-        let (connection, _) = self.idle.remove(&key)?;
+        let connection = self.idle.remove(key)?;
         self.set_state(connection, State::Busy);
         Some(connection)
     }
@@ -583,35 +595,8 @@ where
         Some((destination, waiter))
     }
 
-    /// Makes a connection idle, within the limits, or lets it make room for others.
-    fn keep(&mut self, connection: C, now: Instant) {
-        let key = self.number();
-        let Some(known) = self.connections.get_mut(&connection) else {
-            return;
-        };
-        let Some(entry) = self.destinations.get_mut(&known.destination) else {
-            return;
-        };
-        known.state = State::Idle(key);
-        entry.idle.push_back(key);
-        self.idle.insert(key, (connection, now));
-        let destination = known.destination.clone();
-        if entry.idle.len() > self.limits.idle_per_destination
-            && let Some(oldest) = entry.idle.front().copied()
-        {
-            self.close_idle(oldest);
-        } else if self.idle.len() > self.limits.idle
-            && let Some((oldest, _)) = self.longest_idle()
-        {
-            self.close_idle(oldest);
-        }
-        // A waiter may want a fresh connection, or another destination the place.
-        self.dial_for(&destination);
-        self.use_places();
-    }
-
     fn close_idle(&mut self, key: u64) {
-        let Some((connection, _)) = self.idle.remove(&key) else {
+        let Some(connection) = self.idle.remove(key) else {
             return;
         };
         let Some(known) = self.connections.get_mut(&connection) else {
@@ -699,7 +684,7 @@ where
     /// Closes idle connections, so that each destination that lacks a place gets one.
     fn make_room(&mut self) {
         while self.closing < self.starved.len()
-            && let Some((oldest, _)) = self.longest_idle()
+            && let Some((oldest, _)) = self.idle.first()
         {
             self.close_idle(oldest);
         }

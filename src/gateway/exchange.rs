@@ -1,5 +1,6 @@
 //! An exchange: a request of a client, and what becomes of it.
 
+use std::mem;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -64,7 +65,8 @@ pub(super) struct Exchange<X> {
     pub(super) is_last: bool,
     /// True if the client's connection has a deadline for it. The settings may have changed since it was set.
     pub(super) has_deadline: bool,
-    pub(super) hook: X,
+    /// The hooks' own part, from the first hook on.
+    pub(super) hook: Option<X>,
     pub(super) notes: Notes,
 }
 
@@ -98,24 +100,37 @@ pub(super) struct Asked {
     pub(super) is_http10: bool,
 }
 
-/// Texts of exchanges that have ended. Others use their memory, so that most exchanges allocate none for texts.
-#[derive(Default)]
-pub(super) struct Spare(Vec<(Asked, Head)>);
+/// The memory of exchanges that have ended, for others. So most exchanges allocate none.
+pub(super) struct Spare<X>(Vec<Box<Exchange<X>>>);
 
-impl Spare {
-    /// The most texts that are kept.
+impl<X> Default for Spare<X> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<X> Spare<X> {
+    /// The most exchanges that are kept.
     const MAX: usize = 256;
 
-    /// The most bytes that are kept for an exchange.
+    /// The most bytes of texts that are kept for an exchange.
     const MAX_BYTES: usize = 4 << 10;
 
-    /// Returns empty texts.
-    pub(super) fn take(&mut self) -> (Asked, Head) {
-        self.0.pop().unwrap_or_default()
+    /// Returns an empty exchange.
+    pub(super) fn take(&mut self, notes: Notes) -> Box<Exchange<X>> {
+        match self.0.pop() {
+            Some(mut spare) => {
+                spare.notes = notes;
+                spare
+            }
+            None => Box::new(Exchange::empty(Asked::default(), Head::default(), notes)),
+        }
     }
 
-    /// Takes texts that nobody needs any more.
-    pub(super) fn put(&mut self, mut asked: Asked, mut head: Head) {
+    /// Takes the memory of an exchange that has ended. All else is dropped.
+    pub(super) fn put(&mut self, mut exchange: Box<Exchange<X>>) {
+        let mut asked = mem::take(&mut exchange.asked);
+        let mut head = mem::take(&mut exchange.head);
         let texts = [
             &mut asked.method,
             &mut asked.host,
@@ -131,7 +146,9 @@ impl Spare {
         }
         head.fields.clear();
         if self.0.len() < Self::MAX && bytes <= Self::MAX_BYTES {
-            self.0.push((asked, head));
+            let notes = Notes::at(exchange.notes.began, exchange.notes.unix_time);
+            *exchange = Exchange::empty(asked, head, notes);
+            self.0.push(exchange);
         }
     }
 }
@@ -220,6 +237,53 @@ pub(super) enum Place {
 }
 
 impl<X> Exchange<X> {
+    /// Returns an exchange without a request. Its texts are empty.
+    fn empty(asked: Asked, head: Head, notes: Notes) -> Self {
+        Self {
+            asked,
+            head,
+            body: Body::None,
+            upload: Upload {
+                is_complete: false,
+                allowed: u64::MAX,
+                kept: Kept::Whole(Vec::new()),
+                trailers: HeaderBlock::new(),
+            },
+            answer: Answer::Awaited,
+            gathered: None,
+            place: Place::Nowhere,
+            route: None,
+            pool: None,
+            chosen: None,
+            target: None,
+            is_connect: false,
+            is_private: false,
+            tried: Vec::new(),
+            last_node: None,
+            key: 0,
+            retries: 0,
+            in_vain: 0,
+            upgrade: None,
+            client: None,
+            expectation: Expectation::None,
+            nominated: Vec::new(),
+            extras: None,
+            takes_nodes_host: false,
+            is_last: false,
+            has_deadline: false,
+            hook: None,
+            notes,
+        }
+    }
+
+    /// Returns the hooks' own part.
+    pub(super) fn hook(&mut self) -> &mut X
+    where
+        X: Default,
+    {
+        self.hook.get_or_insert_default()
+    }
+
     /// Returns true if the request may be carried out twice (RFC 9110, section 9.2.2).
     pub(super) fn is_idempotent(&self) -> bool {
         matches!(
@@ -306,11 +370,14 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
-    /// Returns the texts of an exchange with a target of that length.
-    fn texts(len: usize) -> (Asked, Head) {
-        let (mut asked, mut head) = (Asked::default(), Head::default());
+    /// Returns an exchange with a target of that length.
+    fn exchange(len: usize) -> Box<Exchange<()>> {
+        let mut exchange = Spare::default().take(Notes::at(Instant::now(), 0));
+        let Exchange { asked, head, .. } = &mut *exchange;
         for text in [
             &mut asked.method,
             &mut asked.host,
@@ -323,15 +390,19 @@ mod tests {
         asked.target.push_str(&"x".repeat(len));
         let pushed = head.fields.push("Cookie", "of another client");
         pushed.expect("it is sound");
-        (asked, head)
+        exchange.nominated.push(Box::from(*b"of another client"));
+        exchange.upload.keep(b"of another client", 100);
+        exchange.hook = Some(());
+        exchange
     }
 
     #[test]
-    fn an_exchange_gets_memory_of_another_one_but_none_of_its_texts() {
+    fn an_exchange_gets_memory_of_another_one_but_nothing_else() {
         let mut spare = Spare::default();
-        let (asked, head) = texts(100);
-        spare.put(asked, head);
-        let (asked, head) = spare.take();
+        spare.put(exchange(100));
+        let exchange = spare.take(Notes::at(Instant::now(), 0));
+        assert!(spare.0.is_empty());
+        let Exchange { asked, head, .. } = &*exchange;
         assert!(asked.target.capacity() >= 100);
         for text in [
             &asked.method,
@@ -344,18 +415,19 @@ mod tests {
             assert_eq!(text, "");
         }
         assert!(head.fields.is_empty());
+        assert!(exchange.nominated.is_empty());
+        assert!(exchange.hook.is_none());
+        assert!(matches!(&exchange.upload.kept, Kept::Whole(bytes) if bytes.is_empty()));
     }
 
     #[test]
     fn the_memory_of_long_texts_and_of_many_is_not_kept() {
         let mut spare = Spare::default();
-        let (asked, head) = texts(Spare::MAX_BYTES + 1);
-        spare.put(asked, head);
+        spare.put(exchange(Spare::<()>::MAX_BYTES + 1));
         assert_eq!(spare.0.len(), 0);
-        for _ in 0..Spare::MAX + 10 {
-            let (asked, head) = texts(1);
-            spare.put(asked, head);
+        for _ in 0..Spare::<()>::MAX + 10 {
+            spare.put(exchange(1));
         }
-        assert_eq!(spare.0.len(), Spare::MAX);
+        assert_eq!(spare.0.len(), Spare::<()>::MAX);
     }
 }

@@ -144,6 +144,7 @@ impl Gateway {
             host: asked.authority.clone(),
             fields: HeaderBlock::new(),
             is_checked: false,
+            has_new_fields: false,
         };
         let key = pool.key(&head, Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         let picked = pool.pick(key, &[]).ok();

@@ -1,11 +1,11 @@
 //! The fields that tell a node about the client, and `Via`.
 
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::str;
 
+use super::ip_text::IpText;
 use super::settings::{ForwardedFor, Forwarding};
-use crate::http::lines::tokens;
+use crate::http::lines::{is_named, tokens};
 use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, Version};
 
 /// The name in `Via`.
@@ -55,14 +55,19 @@ fn is_trusted(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
 
 /// Returns true for a field in which a proxy tells about clients, also if it is spelt with underscores: many programs read
 /// `X_Forwarded_For` as the same field.
+#[inline]
 pub(super) fn is_forwarding_field(line: &HeaderLine<'_>) -> bool {
     const PREFIX: &[u8] = b"x-forwarded-";
-    const REAL_IP: &[u8] = b"x-real-ip";
     let name = line.name();
-    let begins = name.get(..PREFIX.len());
-    begins.is_some_and(|begin| is_spelling_of(begin, PREFIX))
-        || is_spelling_of(name, REAL_IP)
-        || line.is("forwarded")
+    match name.first() {
+        Some(b'x' | b'X') => {
+            let begin = name.get(..PREFIX.len());
+            begin.is_some_and(|begin| is_spelling_of(begin, PREFIX))
+                || is_spelling_of(name, b"x-real-ip")
+        }
+        Some(b'f' | b'F') => is_named(name, b"forwarded"),
+        _ => false,
+    }
 }
 
 fn is_spelling_of(name: &[u8], of: &[u8]) -> bool {
@@ -106,72 +111,64 @@ fn parse(text: &[u8]) -> Option<IpAddr> {
     parsed.or_else(|| text.parse().ok().map(|addr: SocketAddr| addr.ip()))
 }
 
-/// Sets the forwarding fields of a request.
+/// Returns true if there are such fields.
+pub(super) fn are_in(fields: &HeaderBlock) -> bool {
+    fields
+        .headers()
+        .lines()
+        .any(|line| is_forwarding_field(&line))
+}
+
+/// Sets the forwarding fields of a request. `are_new` is true if it has none of them. Then nothing is searched for.
 pub(super) fn set(
     rules: &Forwarding,
     hop: &Hop<'_>,
     client: Option<IpAddr>,
+    are_new: bool,
     fields: &mut HeaderBlock,
 ) -> Result<(), SendError> {
     // Only then does a proxy in front of this one know more than this one.
     let believes = !rules.trusted.is_empty() && is_trusted_peer(rules, hop.peer);
     let scheme = if hop.is_tls { "https" } else { "http" };
-    // Most clients send none of them, so nothing is searched for.
-    let are_new = !fields
-        .headers()
-        .lines()
-        .any(|line| is_forwarding_field(&line));
-    let set = |fields: &mut HeaderBlock, begin: &'static str, value: &[u8]| {
-        if !are_new {
-            fields.remove(name_in(begin));
-        }
-        fields.push_known(begin, value)
-    };
-    let mut list = Vec::with_capacity(64);
     let last = match (rules.x_forwarded_for, hop.peer.ip) {
-        (ForwardedFor::Append, Some(peer)) => {
-            if !are_new {
-                for told in fields.headers().get_all("x-forwarded-for") {
-                    if !told.is_empty() {
-                        list.extend_from_slice(told);
-                        list.extend_from_slice(b", ");
-                    }
-                }
-            }
-            Some(peer)
-        }
+        (ForwardedFor::Append, Some(peer)) => Some(peer),
         (ForwardedFor::Replace, Some(peer)) => Some(client.unwrap_or(peer)),
         (ForwardedFor::Off, _) | (_, None) => None,
     };
-    let begin = list.len();
-    if let Some(last) = last {
-        write_ip(last, &mut list);
-        set(fields, "X-Forwarded-For: ", &list)?;
+    let last_text = last.map(IpText::of);
+    if let Some(last) = &last_text {
+        let told = match rules.x_forwarded_for {
+            ForwardedFor::Append if !are_new => list_behind_told(fields, last.as_bytes()),
+            _ => None,
+        };
+        let list = told.as_deref().unwrap_or(last.as_bytes());
+        set_one(fields, are_new, b"X-Forwarded-For: ", list);
     }
     if rules.x_real_ip
         && let Some(client) = client
     {
         // Most clients are the peer.
-        if last != Some(client) {
-            list.truncate(begin);
-            write_ip(client, &mut list);
-        }
-        set(fields, "X-Real-IP: ", &list[begin..])?;
+        let text = last_text.filter(|_| last == Some(client));
+        let text = text.unwrap_or_else(|| IpText::of(client));
+        set_one(fields, are_new, b"X-Real-IP: ", text.as_bytes());
     }
     if rules.x_forwarded {
-        let mut tell = |begin: &'static str, value: &str| {
-            let told = || fields.headers().get(name_in(begin)).is_some();
-            match believes && !are_new && told() {
-                true => Ok(()),
-                false => set(fields, begin, value.as_bytes()),
-            }
+        // What a proxy in front of this one told stays.
+        let keeps = |fields: &HeaderBlock, name: &str| {
+            believes && !are_new && fields.headers().get(name).is_some()
         };
-        tell("X-Forwarded-Proto: ", scheme)?;
-        if !hop.host.is_empty() {
-            tell("X-Forwarded-Host: ", hop.host)?;
+        if !keeps(fields, "X-Forwarded-Proto") {
+            set_one(fields, are_new, b"X-Forwarded-Proto: ", scheme.as_bytes());
         }
-        if let Some(port) = hop.port {
-            tell("X-Forwarded-Port: ", itoa::Buffer::new().format(port))?;
+        if !hop.host.is_empty() && !keeps(fields, "X-Forwarded-Host") {
+            set_one(fields, are_new, b"X-Forwarded-Host: ", hop.host.as_bytes());
+        }
+        if let Some(port) = hop.port
+            && !keeps(fields, "X-Forwarded-Port")
+        {
+            let mut text = itoa::Buffer::new();
+            let text = text.format(port).as_bytes();
+            set_one(fields, are_new, b"X-Forwarded-Port: ", text);
         }
     }
     if rules.forwarded {
@@ -192,28 +189,36 @@ pub(super) fn set(
             Version::Http10 => VIA_HTTP10,
             Version::Http11 => VIA_HTTP11,
         };
-        fields.push_known("Via: ", value.as_bytes())?;
+        fields.push_known(b"Via: ", value.as_bytes());
     }
     Ok(())
 }
 
-/// Returns the name in the beginning of a line.
-fn name_in(begin: &str) -> &str {
-    begin.strip_suffix(": ").unwrap_or(begin)
+/// Sets a field. `begin` is its name with a colon and a space.
+#[inline(always)]
+fn set_one<const N: usize>(
+    fields: &mut HeaderBlock,
+    is_new: bool,
+    begin: &'static [u8; N],
+    value: &[u8],
+) {
+    if !is_new {
+        let name = begin.strip_suffix(b": ").unwrap_or_default();
+        fields.remove(str::from_utf8(name).unwrap_or_default());
+    }
+    fields.push_known(begin, value);
 }
 
-/// Writes an address as text.
-fn write_ip(ip: IpAddr, text: &mut Vec<u8>) {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            for (at, octet) in ip.octets().into_iter().enumerate() {
-                if at > 0 {
-                    text.push(b'.');
-                }
-                text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-            }
+/// Returns the list of `X-Forwarded-For` with another address at its end, if there is a list.
+#[cold]
+fn list_behind_told(fields: &HeaderBlock, last: &[u8]) -> Option<Vec<u8>> {
+    let mut list = Vec::new();
+    for told in fields.headers().get_all("x-forwarded-for") {
+        if !told.is_empty() {
+            list.extend_from_slice(told);
+            list.extend_from_slice(b", ");
         }
-        // Writing to a vector does not fail.
-        IpAddr::V6(ip) => drop(write!(text, "{ip}")),
     }
+    list.extend_from_slice(last);
+    Some(list)
 }

@@ -125,6 +125,8 @@ pub(super) struct Head {
     pub(super) fields: HeaderBlock,
     /// True if method, target and host are those of the received request, which was checked.
     pub(super) is_checked: bool,
+    /// True if the fields may be others than those of the received request.
+    pub(super) has_new_fields: bool,
 }
 
 /// The head of a request, to look at and to change.
@@ -185,6 +187,7 @@ impl RequestHead<'_> {
 
     /// Returns the fields, without `Host` and those about framing and the connection, which the gateway writes itself.
     pub fn fields(&mut self) -> &mut HeaderBlock {
+        self.head.has_new_fields = true;
         &mut self.head.fields
     }
 

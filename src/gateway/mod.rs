@@ -65,6 +65,7 @@ mod forwarding;
 mod frames;
 mod health;
 mod hooks;
+mod ip_text;
 mod joined;
 mod kept;
 mod limiter;

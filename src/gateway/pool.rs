@@ -567,15 +567,15 @@ impl Pool {
         }
         let time = self.shared.time(now);
         let change = self.shared.health.report(&self.nodes, node, outcome, time);
+        let Some(change) = change else { return false };
         let (pool, name) = (&self.shared.name, self.name_of(node));
         match change {
-            None => return false,
-            Some(Change::Ejected { lasts }) => {
+            Change::Ejected { lasts } => {
                 log::warn!(target: "epicycle::gateway::health", "pool {pool}: {name} failed several times in a row, and gets no requests for {lasts:?}");
                 self.counters.ejections.add(1);
                 self.tell_if_none_is_up(node);
             }
-            Some(Change::Returned) => {
+            Change::Returned => {
                 log::info!(target: "epicycle::gateway::health", "pool {pool}: {name} has returned");
             }
         }

@@ -34,21 +34,20 @@ pub(super) struct Seen {
     te: bool,
     via: bool,
     upgrade: bool,
+    /// Some that tell about clients, among those that go on.
+    pub(super) forwarding: bool,
 }
 
 impl Seen {
-    pub(super) fn of(headers: Headers<'_>) -> Self {
-        let mut seen = Self::default();
-        for line in headers.lines() {
-            match line.colon() {
-                2 => seen.te |= line.is("te"),
-                3 => seen.via |= line.is("via"),
-                7 => seen.upgrade |= line.is("upgrade"),
-                13 => seen.authorization |= line.is("authorization"),
-                _ => {}
-            }
+    #[inline]
+    fn note(&mut self, line: &HeaderLine<'_>) {
+        match line.colon() {
+            2 => self.te |= line.is("te"),
+            3 => self.via |= line.is("via"),
+            7 => self.upgrade |= line.is("upgrade"),
+            13 => self.authorization |= line.is("authorization"),
+            _ => {}
         }
-        seen
     }
 }
 
@@ -131,8 +130,11 @@ pub(super) fn max_forwards(method: &str, fields: Headers<'_>) -> MaxForwards {
     }
 }
 
-/// Returns the target in origin form.
-pub(super) fn target<'a>(request: &ServerRequest<'a>) -> &'a str {
+/// Returns the target in origin form. `asked` is the target as the client sent it.
+pub(super) fn target<'a>(request: &ServerRequest<'a>, asked: &'a str) -> &'a str {
+    if asked.starts_with('/') {
+        return asked;
+    }
     match (request.method(), request.path_and_query()) {
         // The last proxy asks the server as a whole (RFC 9112, section 3.2.4).
         ("OPTIONS", "/") if request.scheme().is_some() && !request.target().ends_with('/') => "*",
@@ -154,30 +156,34 @@ pub(super) fn nominated(headers: Headers<'_>) -> Vec<Box<[u8]>> {
         .collect()
 }
 
-/// Gathers the fields that go on to a node.
+/// Gathers the fields that go on to a node. Returns what the request asks for.
 pub(super) fn gather(
     request: &ServerRequest<'_>,
-    seen: Seen,
     underscores: Underscores,
     believes_peer: bool,
     fields: &mut HeaderBlock,
-) -> Result<(), SendError> {
+) -> Result<Seen, SendError> {
     let is_http10 = request.version() == Version::Http10;
+    let mut seen = Seen::default();
     let passes = |line: &HeaderLine<'_>| {
-        (underscores == Underscores::Pass || !line.name().contains(&b'_'))
-            && (believes_peer || !forwarding::is_forwarding_field(line))
+        seen.note(line);
+        let tells = forwarding::is_forwarding_field(line);
+        let passes = (underscores == Underscores::Pass || !line.name().contains(&b'_'))
+            && (believes_peer || !tells)
             // HTTP/1.0 has no 100 (RFC 9110, section 10.1.1).
-            && !(is_http10 && line.is("expect"))
+            && !(is_http10 && line.is("expect"));
+        seen.forwarding |= tells && passes;
+        passes
     };
     let headers = request.headers();
-    fields.fill(headers.end_to_end().filter(passes))?;
+    fields.fill_end_to_end(headers, passes);
     if seen.te && request.accepts_trailers() {
         fields.push("TE", "trailers")?;
     }
     if Body::of(request) == Body::Chunked {
         announce_trailers(headers, fields)?;
     }
-    Ok(())
+    Ok(seen)
 }
 
 /// Announces the trailers of a chunked body anew.
@@ -196,15 +202,14 @@ pub(super) fn gather_trailers(
     trailers: Headers<'_>,
     nominated: &[Box<[u8]>],
     fields: &mut HeaderBlock,
-) -> Result<(), SendError> {
+) {
     let is_nominated = |line: &HeaderLine<'_>| {
         let mut names = nominated.iter();
         names.any(|name| name.eq_ignore_ascii_case(line.name()))
     };
-    let passes = |line: &HeaderLine<'_>| {
+    fields.fill_end_to_end(trailers, |line| {
         !is_forbidden_trailer(line) && !line.name().contains(&b'_') && !is_nominated(line)
-    };
-    fields.fill(trailers.end_to_end().filter(passes))
+    });
 }
 
 /// Returns true for a field that is read before the body, about routing, framing, access or the content (RFC 9110, section

@@ -45,6 +45,17 @@ pub struct Control<H: Hooks> {
     pub(super) shared: Arc<Shared>,
 }
 
+impl<H: Hooks> Proxy<H> {
+    /// Returns the control of the gateway that this handler is a part of, for one that was started by
+    /// [`Gateway::start_with`](super::Gateway::start_with). `engine` is the gateway's engine.
+    pub fn control(&self, engine: &Engine<Self>) -> Control<H> {
+        Control {
+            engine: engine.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
 impl<H: Hooks> Running<H> {
     pub(super) fn new(
         running: server::Running<Proxy<H>>,

@@ -3,8 +3,6 @@ use std::fmt;
 use super::check::{Checked, Names, check_headers};
 use super::error::SendError;
 use super::fields::Headers;
-#[cfg(feature = "gateway")]
-use super::fields::is_value;
 use super::lines::{HeaderLine, Lines};
 
 /// Headers that many messages have in common, or that a proxy passes on. They are checked and encoded once.
@@ -54,27 +52,16 @@ impl HeaderBlock {
         Ok(())
     }
 
-    /// Appends a header with a sound name that the codecs need not know of. `begin` is the name with its colon and space.
+    /// Appends a header that is sound as it is: the name is one that the codecs need not know of, and the value is our own or
+    /// was checked before. `begin` is the name with its colon and space.
     #[cfg(feature = "gateway")]
-    pub(crate) fn push_known(
-        &mut self,
-        begin: &'static str,
-        value: &[u8],
-    ) -> Result<(), SendError> {
-        let name = || begin.strip_suffix(": ").unwrap_or_default();
-        debug_assert!(
-            check_headers(&[(name(), b"")]).is_ok_and(|checked| checked.names == Names::default()),
-            "{begin:?}"
-        );
-        if !is_value(value) {
-            let name = name().to_owned();
-            return Err(SendError::Header { name });
-        }
-        self.lines.reserve(begin.len() + value.len() + 2);
-        self.lines.extend_from_slice(begin.as_bytes());
+    #[inline(always)]
+    pub(crate) fn push_known<const N: usize>(&mut self, begin: &'static [u8; N], value: &[u8]) {
+        debug_assert!(is_known(begin, value), "{begin:?}: {value:?}");
+        self.lines.reserve(N + value.len() + 2);
+        self.lines.extend_from_slice(begin);
         self.lines.extend_from_slice(value);
         self.lines.extend_from_slice(b"\r\n");
-        Ok(())
     }
 
     fn append(&mut self, name: &str, value: &[u8], checked: &Checked) {
@@ -129,6 +116,48 @@ impl HeaderBlock {
             self.push_line(line)?;
         }
         Ok(())
+    }
+
+    /// Replaces all headers by copies of those that a proxy passes on, as [`fill`](Self::fill) does with
+    /// [`Headers::end_to_end`](super::Headers::end_to_end). `passes` sees each received line, and keeps those out for which it
+    /// returns false. Lines that stand together are copied together.
+    #[cfg(feature = "gateway")]
+    #[inline(always)]
+    pub(crate) fn fill_end_to_end(
+        &mut self,
+        headers: Headers<'_>,
+        mut passes: impl FnMut(&HeaderLine<'_>) -> bool,
+    ) {
+        self.clear();
+        let (all, end_to_end) = (headers.as_bytes(), headers.end_to_end_filter());
+        self.lines.reserve(all.len());
+        // The beginning of the lines that are to be copied, and the end of those that were looked at.
+        let (mut begin, mut end) = (0, 0);
+        for line in Lines(all) {
+            let at = end;
+            end += line.as_bytes().len();
+            let is_kept = passes(&line) & end_to_end.passes(&line);
+            // Those that are refused are among those that are not passed on.
+            if !is_kept || self.names.note(line.name()).is_err() {
+                self.lines.extend_from_slice(&all[begin..at]);
+                begin = end;
+            }
+        }
+        self.lines.extend_from_slice(&all[begin..end]);
+    }
+
+    /// Appends copies of received lines that the codecs need not know of.
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(super) fn push_lines(&mut self, lines: &[u8]) {
+        self.lines.extend_from_slice(lines);
+    }
+
+    /// Notes that there is a `Date` among lines that were appended.
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(super) fn note_date(&mut self, has_date: bool) {
+        self.names.date |= has_date;
     }
 
     /// Keeps the headers for whose lines `keeps` returns true, and removes the others.
@@ -208,6 +237,14 @@ impl HeaderBlock {
     pub(super) fn names(&self) -> Names {
         self.names
     }
+}
+
+/// Returns true if a header may be appended without a look.
+#[cfg(feature = "gateway")]
+fn is_known(begin: &[u8], value: &[u8]) -> bool {
+    let name = begin.strip_suffix(b": ").unwrap_or_default();
+    let name = std::str::from_utf8(name).unwrap_or_default();
+    check_headers(&[(name, value)]).is_ok_and(|checked| checked.names == Names::default())
 }
 
 impl fmt::Debug for HeaderBlock {

@@ -83,6 +83,20 @@ impl<'a> Headers<'a> {
         EndToEnd::new(Lines(self.lines), self.nominates)
     }
 
+    /// Returns the filter of [`end_to_end`](Self::end_to_end).
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(super) fn end_to_end_filter(self) -> EndToEnd<'a> {
+        EndToEnd::new(Lines(self.lines), self.nominates)
+    }
+
+    /// Returns the lines, each with its CR LF.
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(super) fn as_bytes(self) -> &'a [u8] {
+        self.lines
+    }
+
     /// Returns true if a `Connection` header names other headers.
     #[cfg(feature = "gateway")]
     pub(crate) fn nominates(self) -> bool {

@@ -54,27 +54,83 @@ impl<'a> HeaderLine<'a> {
     /// A `Connection` header can name others: see [`Headers::end_to_end`](super::Headers::end_to_end).
     #[inline]
     pub fn is_hop_by_hop(&self) -> bool {
-        let name = self.name();
-        match self.colon {
-            2 => is_named(name, b"te"),
-            7 => is_named(name, b"trailer") || is_named(name, b"upgrade"),
-            10 => is_named(name, b"connection") || is_named(name, b"keep-alive"),
-            14 => is_named(name, b"http2-settings"),
-            16 => is_named(name, b"proxy-connection"),
-            17 => is_named(name, b"transfer-encoding"),
-            18 => is_named(name, b"proxy-authenticate"),
-            19 => is_named(name, b"proxy-authorization"),
-            _ => false,
+        is_hop_by_hop(self.name())
+    }
+}
+
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    match name.len() {
+        2 => is_named(name, b"te"),
+        7 => is_named(name, b"trailer") || is_named(name, b"upgrade"),
+        10 => is_named(name, b"connection") || is_named(name, b"keep-alive"),
+        14 => is_named(name, b"http2-settings"),
+        16 => is_named(name, b"proxy-connection"),
+        17 => is_named(name, b"transfer-encoding"),
+        18 => is_named(name, b"proxy-authenticate"),
+        19 => is_named(name, b"proxy-authorization"),
+        _ => false,
+    }
+}
+
+/// Returns true if the codecs write a header of this name from what they know: `Host` and `Content-Length`.
+fn is_the_codecs(name: &[u8]) -> bool {
+    match name.len() {
+        4 => is_named(name, b"host"),
+        14 => is_named(name, b"content-length"),
+        _ => false,
+    }
+}
+
+/// The lines of a head that a proxy does not pass on, as the parser has found them. Most heads have few of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct HopLines {
+    /// Where they begin and end, in order. Those behind the last one are empty.
+    places: [(u16, u16); Self::MAX],
+    len: u8,
+    /// True if there are more than have a place here, or if they lie beyond what a place can tell.
+    are_unknown: bool,
+    /// True if there is a `Date` among the others.
+    pub(super) has_date: bool,
+}
+
+impl HopLines {
+    const MAX: usize = 4;
+
+    /// Notes a line by its name, and by where it begins and ends.
+    #[inline]
+    pub(super) fn note(&mut self, name: &[u8], begin: usize, end: usize) {
+        if is_hop_by_hop(name) || is_the_codecs(name) {
+            let place = self.places.get_mut(usize::from(self.len));
+            match (place, u16::try_from(begin), u16::try_from(end)) {
+                (Some(place), Ok(begin), Ok(end)) => *place = (begin, end),
+                _ => self.are_unknown = true,
+            }
+            self.len = self.len.saturating_add(1);
+        } else if name.len() == 4 {
+            self.has_date |= is_named(name, b"date");
         }
     }
 
-    /// Returns true if the codecs write this header from what they know: `Host` and `Content-Length`.
-    fn is_the_codecs(&self) -> bool {
-        match self.colon {
-            4 => is_named(self.name(), b"host"),
-            14 => is_named(self.name(), b"content-length"),
-            _ => false,
+    /// Calls `keep` for each stretch of the lines from `begin` to `end` that a proxy passes on. Returns false if they are not
+    /// known.
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(super) fn each_other(
+        &self,
+        begin: usize,
+        end: usize,
+        mut keep: impl FnMut(std::ops::Range<usize>),
+    ) -> bool {
+        if self.are_unknown {
+            return false;
         }
+        let mut at = begin;
+        for (begin, end) in &self.places[..usize::from(self.len)] {
+            keep(at..usize::from(*begin));
+            at = usize::from(*end);
+        }
+        keep(at..end);
+        true
     }
 }
 
@@ -174,9 +230,10 @@ impl<'a> EndToEnd<'a> {
         Self { lines, nominated }
     }
 
-    fn passes(&self, line: &HeaderLine<'_>) -> bool {
+    #[inline]
+    pub(super) fn passes(&self, line: &HeaderLine<'_>) -> bool {
         !line.is_hop_by_hop()
-            && !line.is_the_codecs()
+            && !is_the_codecs(line.name())
             && (self.nominated.is_empty() || !self.is_nominated(line.name()))
     }
 

@@ -2,6 +2,8 @@
 
 use ::http::StatusCode;
 
+#[cfg(feature = "gateway")]
+use super::block::HeaderBlock;
 use super::client;
 use super::head::Framing;
 use super::lines::tokens;
@@ -44,6 +46,20 @@ impl<'a> ServerResponse<'a> {
         };
         relayed.awaits_end = true;
         relayed
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl HeaderBlock {
+    /// Replaces all headers by copies of those of a response that a proxy passes on, as [`fill`](Self::fill) does with
+    /// [`Headers::end_to_end`](super::Headers::end_to_end). The parser has found out which ones these are.
+    pub(crate) fn fill_from_response(&mut self, response: &client::ClientResponse<'_>) {
+        self.clear();
+        let are_known = response.each_end_to_end(|lines| self.push_lines(lines));
+        match are_known {
+            true => self.note_date(response.has_date()),
+            false => self.fill_end_to_end(response.headers(), |_| true),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::fields::Headers;
 use super::head::flags::{CLOSE, EXPECTS, HTTP10, NOMINATES};
 use super::head::{Framing, Head, Version, authority};
+use super::lines::is_named;
 
 /// A request, borrowed from the connection's input.
 ///
@@ -115,7 +116,12 @@ impl<'a> ServerRequest<'a> {
     /// Returns the requested host, with the port if one is given. It comes from the target, or else from the `Host`
     /// header.
     pub fn host(&self) -> Option<&'a str> {
-        self.authority().or_else(|| self.header("host"))
+        self.authority().or_else(|| {
+            // It is looked up for each request, and mostly the first line.
+            let mut lines = self.headers().lines();
+            let line = lines.find(|line| is_named(line.name(), b"host"))?;
+            str::from_utf8(line.value()).ok()
+        })
     }
 
     /// Returns the version.

@@ -1,5 +1,4 @@
 use super::codec::close_notice;
-use super::error::MessageError;
 use super::exchange::Exchange;
 use super::fields::Headers;
 use super::limits::Limits;
@@ -91,7 +90,8 @@ impl HttpStreamCodec {
         self.exchange.is_upgraded()
     }
 
-    fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, MessageError> {
+    #[inline]
+    fn look<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, FrameError> {
         if !self.parts.is_within_body() {
             return self.head(src);
         }
@@ -111,7 +111,8 @@ impl HttpStreamCodec {
         })
     }
 
-    fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, MessageError> {
+    #[inline]
+    fn head<'a>(&mut self, src: &'a [u8]) -> Result<Decoded<RequestPart<'a>>, FrameError> {
         let head = match self.reader.read(src)? {
             Start::Head(head) => head,
             Start::Ignored(consumed) => return Ok(Decoded::Skip { consumed }),
@@ -139,11 +140,12 @@ impl Codec for HttpStreamCodec {
     type Frame<'a> = RequestPart<'a>;
     const CONVERSES: bool = true;
 
+    #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<RequestPart<'a>>, FrameError> {
         if !self.parts.is_within_body() && self.exchange.is_busy() {
             return Ok(Decoded::Hold);
         }
-        Ok(self.look(src)?)
+        self.look(src)
     }
 
     fn poll_output(&mut self, dst: &mut Outbox<'_>) {

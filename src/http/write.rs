@@ -56,8 +56,11 @@ pub(super) fn response(
     let prefix = ResponsePrefix::at(dst.unix_time());
     dst.put_with(CODEC_LINES_MAX + room + small.len(), |room| {
         let mut head = Cursor { room, len: 0 };
-        if response.status == StatusCode::OK && response.reason.is_none() && !names.date {
+        let is_usual = response.status == StatusCode::OK && response.reason.is_none();
+        if is_usual && !names.date {
             head.put(prefix.ok());
+        } else if is_usual {
+            head.put(b"HTTP/1.1 200 OK\r\n");
         } else {
             head.status_line(response.status, response.reason);
             if !names.date {

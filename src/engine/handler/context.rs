@@ -569,6 +569,19 @@ impl<H: EventHandler> Context<H> {
         link.alarm = Some(self.wheel.insert(deadline, Timer::Alarm(link.state.id)));
     }
 
+    /// Schedules the next check of the connection's limits, after one of them has begun that expires at `due` and no other one has
+    /// changed. Mostly an earlier check is scheduled, so nothing else is looked at.
+    #[inline]
+    pub(crate) fn set_alarm_for(&mut self, link: &mut Link, due: u64) {
+        if due == NEVER {
+            return;
+        }
+        let pending = link.alarm.and_then(|key| self.wheel.deadline(key));
+        if pending.is_none_or(|pending| pending > due.saturating_mul(TICKS)) {
+            self.set_alarm(link);
+        }
+    }
+
     /// Schedules the first check for a new connection. Most servers set no limit on its age, so this is cheap.
     #[inline]
     pub(crate) fn set_first_alarm(&mut self, link: &mut Link) {

@@ -94,7 +94,7 @@ impl<H: EventHandler> Conn<'_, H> {
             Some(limit) if restart || !self.link.state.awaits_response() => {
                 let by = self.cx.time.moment().saturating_add(millis(limit));
                 self.link.state.await_response(by);
-                self.cx.set_alarm(self.link);
+                self.cx.set_alarm_for(self.link, by);
             }
             Some(_) => {}
             None => self.link.state.end_response_wait(),
@@ -115,7 +115,10 @@ impl<H: EventHandler> Conn<'_, H> {
             if let Some(extras) = &mut self.link.extras {
                 extras.deferral = None;
             }
-            self.cx.set_alarm(self.link);
+            // The idle timeout replaces the answer timeout.
+            let idle = self.limits().idle;
+            let due = self.link.state.active_at().saturating_add(idle);
+            self.cx.set_alarm_for(self.link, due);
         }
         // An awaited answer keeps it open. A connection that is being detached or piped ends elsewhere.
         let state = &self.link.state;

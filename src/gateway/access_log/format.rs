@@ -2,8 +2,9 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
-use serde::Serialize;
-
+use super::json::JsonLine;
+use super::texts::{cut, escape};
+use crate::gateway::ip_text::IpText;
 use crate::gateway::record::Record;
 use crate::gateway::settings::LogFormat;
 use crate::gateway::settings::template::{Field, Piece, pieces};
@@ -36,35 +37,6 @@ struct Second {
     text: String,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    time: &'a str,
-    client: &'a str,
-    peer: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    user: Cow<'a, str>,
-    method: Cow<'a, str>,
-    host: Cow<'a, str>,
-    target: Cow<'a, str>,
-    status: u16,
-    bytes_in: u64,
-    bytes_out: u64,
-    route: &'a str,
-    pool: &'a str,
-    node: &'a str,
-    queue_ms: f64,
-    connect_ms: Option<f64>,
-    first_byte_ms: Option<f64>,
-    total_ms: f64,
-    reused: bool,
-    tries: u32,
-    ended_by: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    timeout: &'a str,
-    referer: Cow<'a, str>,
-    user_agent: Cow<'a, str>,
-}
-
 impl Format {
     pub(super) fn new(format: &LogFormat) -> Self {
         Self {
@@ -83,40 +55,13 @@ impl Format {
         // Writing to a vector does not fail.
         let _ = match &self.kind {
             Kind::Json => {
-                let client = client(record);
-                let (referer, user_agent) = (sent(record, "referer"), sent(record, "user-agent"));
-                let line = Line {
-                    time: self.iso.of(record.unix_time, iso),
-                    client: &client,
-                    peer: &record.peer.to_string(),
-                    user: visible(record.user, MAX_TEXT),
-                    method: visible(record.method, MAX_TEXT),
-                    host: visible(record.host, MAX_TEXT),
-                    target: visible(record.target, MAX_TARGET),
-                    status: record.status,
-                    bytes_in: record.request_bytes,
-                    bytes_out: record.response_bytes,
-                    route: record.route,
-                    pool: record.pool,
-                    node: record.node,
-                    queue_ms: millis(record.times.queued),
-                    connect_ms: record.times.connected.map(millis),
-                    first_byte_ms: record.times.first_byte.map(millis),
-                    total_ms: millis(record.times.total),
-                    reused: record.reused,
-                    tries: record.tries,
-                    ended_by: record.ended_by.value(),
-                    timeout: record.timeout,
-                    referer: visible(&referer, MAX_TEXT),
-                    user_agent: visible(&user_agent, MAX_TEXT),
-                };
-                let _ = serde_json::to_writer(&mut *out, &line);
-                writeln!(out)
+                write_json(record, self.iso.of(record.unix_time, iso), out);
+                Ok(())
             }
             Kind::Combined => writeln!(
                 out,
                 "{} - {} [{}] \"{} {} {}\" {} {} \"{}\" \"{}\"",
-                client(record),
+                client(record).as_str(),
                 or_dash(&quoted(record.user, MAX_TEXT)),
                 self.clf.of(record.unix_time, clf),
                 quoted(record.method, MAX_TEXT),
@@ -146,6 +91,54 @@ impl Format {
     }
 }
 
+fn write_json(record: &Record<'_>, time: &str, out: &mut Vec<u8>) {
+    const ANY: usize = usize::MAX;
+    let times = &record.times;
+    let mut line = JsonLine::new(out);
+    line.text(br#"{"time":"#, time.as_bytes(), ANY);
+    line.text(br#","client":"#, client(record).as_bytes(), ANY);
+    line.peer(br#","peer":"#, record.peer);
+    if !record.user.is_empty() {
+        line.text(br#","user":"#, record.user.as_bytes(), MAX_TEXT);
+    }
+    line.text(br#","method":"#, record.method.as_bytes(), MAX_TEXT);
+    line.text(br#","host":"#, record.host.as_bytes(), MAX_TEXT);
+    line.text(br#","target":"#, record.target.as_bytes(), MAX_TARGET);
+    line.number(br#","status":"#, record.status.into());
+    line.number(br#","bytes_in":"#, record.request_bytes);
+    line.number(br#","bytes_out":"#, record.response_bytes);
+    line.text(br#","route":"#, record.route.as_bytes(), ANY);
+    line.text(br#","pool":"#, record.pool.as_bytes(), ANY);
+    line.text(br#","node":"#, record.node.as_bytes(), ANY);
+    line.millis(br#","queue_ms":"#, Some(times.queued));
+    line.millis(br#","connect_ms":"#, times.connected);
+    line.millis(br#","first_byte_ms":"#, times.first_byte);
+    line.millis(br#","total_ms":"#, Some(times.total));
+    line.flag(br#","reused":"#, record.reused);
+    line.number(br#","tries":"#, record.tries.into());
+    line.text(br#","ended_by":"#, record.ended_by.value().as_bytes(), ANY);
+    if !record.timeout.is_empty() {
+        line.text(br#","timeout":"#, record.timeout.as_bytes(), ANY);
+    }
+    let (referer, user_agent) = sent_from(record);
+    line.text(br#","referer":"#, referer, MAX_TEXT);
+    line.text(br#","user_agent":"#, user_agent, MAX_TEXT);
+    line.end();
+}
+
+/// Returns the `Referer` and the `User-Agent` that the client sent, or empty texts.
+fn sent_from<'a>(record: &Record<'a>) -> (&'a [u8], &'a [u8]) {
+    let (mut referer, mut user_agent) = (None, None);
+    for line in record.fields.lines() {
+        match line.colon() {
+            7 if referer.is_none() && line.is("referer") => referer = Some(line.value()),
+            10 if user_agent.is_none() && line.is("user-agent") => user_agent = Some(line.value()),
+            _ => {}
+        }
+    }
+    (referer.unwrap_or_default(), user_agent.unwrap_or_default())
+}
+
 fn write_field(
     field: Field,
     record: &Record<'_>,
@@ -162,7 +155,7 @@ fn write_field(
     };
     match field {
         Field::Time => write!(out, "{}", iso_second.of(record.unix_time, iso)),
-        Field::Client => write!(out, "{}", client(record)),
+        Field::Client => write!(out, "{}", client(record).as_str()),
         Field::Peer => text(out, &record.peer.to_string(), MAX_TEXT),
         Field::User => text(out, record.user, MAX_TEXT),
         Field::Method => text(out, record.method, MAX_TEXT),
@@ -211,11 +204,8 @@ fn clf(unix_time: u64) -> String {
     format!("{day}/{month}/{year}:{time} +0000")
 }
 
-fn client(record: &Record<'_>) -> String {
-    match record.client {
-        Some(client) => client.to_canonical().to_string(),
-        None => "-".to_owned(),
-    }
+fn client(record: &Record<'_>) -> IpText {
+    record.client.map_or(IpText::NONE, IpText::of)
 }
 
 /// Returns a field that the client sent, or an empty text.
@@ -227,16 +217,7 @@ fn millis(time: Duration) -> f64 {
     (time.as_micros() as f64) / 1e3
 }
 
-/// Returns a text of a client without control characters, cut to so many bytes.
-fn visible(text: &str, max: usize) -> Cow<'_, str> {
-    let text = cut(text, max);
-    match text.contains(char::is_control) {
-        true => Cow::Owned(escape(text, char::is_control)),
-        false => Cow::Borrowed(text),
-    }
-}
-
-/// Returns the same, fit to stand in quotes.
+/// Returns a text of a client without control characters, cut to so many bytes, fit to stand in quotes.
 fn quoted(text: &str, max: usize) -> Cow<'_, str> {
     let needs = |char: char| char.is_control() || matches!(char, '"' | '\\');
     let text = cut(text, max);
@@ -244,21 +225,6 @@ fn quoted(text: &str, max: usize) -> Cow<'_, str> {
         true => Cow::Owned(escape(text, needs)),
         false => Cow::Borrowed(text),
     }
-}
-
-fn escape(text: &str, needs: impl Fn(char) -> bool) -> String {
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for char in text.chars() {
-        match needs(char) {
-            true => escaped.push_str(&format!("\\x{:02x}", u32::from(char))),
-            false => escaped.push(char),
-        }
-    }
-    escaped
-}
-
-fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
 }
 
 fn or_dash(text: &str) -> &str {

@@ -4,6 +4,8 @@
 //! it takes all buffers, so a busy reactor wakes it a few times a second, and no reactor ever waits for a disk.
 
 mod format;
+mod json;
+mod texts;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -56,7 +56,10 @@ impl<H: Hooks> Proxy<H> {
         };
         let settings = &listener.settings;
         // The requests that have a route are asked for a password once it is known.
-        let (host, path) = (&exchange.asked.host, path_of(request::target(request)));
+        let (host, path) = (
+            &exchange.asked.host,
+            path_of(request::target(request, request.target())),
+        );
         let is_routed =
             settings.kind != ListenerKind::Metrics && self.rules.routes.find(host, path).is_some();
         match is_routed {

@@ -1,7 +1,6 @@
 //! Answers of the gateway's own, and the end of exchanges.
 
 use std::borrow::Cow;
-use std::mem;
 use std::time::Instant;
 
 use super::{ClientSession, Proxy, guarded};
@@ -67,7 +66,7 @@ impl<H: Hooks> Proxy<H> {
         let page = route.and_then(|route| route.settings.error_pages.get(&status));
         error.page = page.cloned().map(Box::new);
         error.is_told = client.listener.settings.proxy_status;
-        let reply = guarded(|| self.hooks.on_error(&error, &mut exchange.hook));
+        let reply = guarded(|| self.hooks.on_error(&error, exchange.hook()));
         let reply = reply.unwrap_or_else(|panic| panic.reply());
         self.answer(conn, client, &reply);
     }
@@ -121,12 +120,17 @@ impl<H: Hooks> Proxy<H> {
             let _ = conn.set_limits(&client.listener.between);
         }
         let (peer, now) = (conn.peer_addr().clone(), conn.now());
-        self.done(&mut exchange, &peer, now);
+        self.done(exchange, &peer, now);
         conn.resume_reads();
     }
 
     /// Makes the record of an exchange that has ended.
-    pub(super) fn done(&mut self, exchange: &mut Exchange<H::Exchange>, peer: &Addr, now: Instant) {
+    pub(super) fn done(
+        &mut self,
+        mut exchange: Box<Exchange<H::Exchange>>,
+        peer: &Addr,
+        now: Instant,
+    ) {
         let notes = &mut exchange.notes;
         notes.end_wait(now);
         notes.times.total = notes.since(now);
@@ -177,14 +181,10 @@ impl<H: Hooks> Proxy<H> {
             }
         }
         let hooks = &mut self.hooks;
+        let hook = exchange.hook.get_or_insert_default();
         // The exchange has ended, so nothing else follows.
-        let _ = guarded(|| hooks.on_done(&record, &mut exchange.hook));
-        exchange.chosen = None;
-        let (asked, head) = (
-            mem::take(&mut exchange.asked),
-            mem::take(&mut exchange.head),
-        );
-        self.spare.put(asked, head);
+        let _ = guarded(|| hooks.on_done(&record, hook));
+        self.spare.put(exchange);
     }
 }
 

@@ -7,20 +7,17 @@ use super::admitting::{Check, hide_credentials};
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded, peer};
 use crate::engine::handler::{Action, Conn};
 use crate::gateway::error::{Cause, Phase, ProxyError};
-use crate::gateway::exchange::{
-    Answer, Asked, Body, Exchange, Expectation, Extras, Kept, Place, Upload,
-};
+use crate::gateway::exchange::{Body, Exchange, Expectation, Extras, Kept, Place};
 use crate::gateway::forwarding::{self, Hop};
-use crate::gateway::hooks::{Head, Hooks, RequestHead, Verdict, path_of};
+use crate::gateway::hooks::{Hooks, RequestHead, Verdict, path_of};
 use crate::gateway::record::{EndedBy, Notes};
 use crate::gateway::reply::Reply;
-use crate::gateway::request::{self, MaxForwards, Seen};
+use crate::gateway::request::{self, MaxForwards};
 use crate::gateway::route::Route;
 use crate::gateway::rules::Listener;
 use crate::gateway::settings::HostField;
 use crate::http::{
-    Chunk, HeaderBlock, Headers, KeptHead, RequestPart, SendError, ServerRequest, StatusCode,
-    Trailers,
+    Chunk, Headers, KeptHead, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
 };
 
 /// The next step of a request whose head was prepared.
@@ -58,7 +55,8 @@ impl<H: Hooks> Proxy<H> {
         client.requests = client.requests.saturating_add(1);
         let listener = client.listener.clone();
         let notes = Notes::at(conn.now(), conn.unix_time());
-        let mut exchange = Box::new(Exchange::new(request, self.spare.take(), notes));
+        let mut exchange = self.spare.take(notes);
+        exchange.begin(request);
         // A client that is told before the end comes loses no request on a connection that closes.
         exchange.is_last = self.shared.sends_clients_away()
             || client.requests >= listener.settings.limits.max_requests
@@ -100,6 +98,10 @@ impl<H: Hooks> Proxy<H> {
             },
             Err(error) => Err(error),
         };
+        if exchange.route.is_none() {
+            // No node gets them.
+            exchange.head.fields.clear();
+        }
         if exchange.client.is_none() {
             // It was refused, or answered here, before its fields were gathered.
             let (rules, peer) = (&listener.settings.forwarding, peer(conn));
@@ -169,15 +171,19 @@ impl<H: Hooks> Proxy<H> {
     ) -> Result<Prepared, ProxyError> {
         let settings = &listener.settings;
         let rules = &settings.forwarding;
-        let seen = Seen::of(request.headers());
         request::check_method(request.method(), false)?;
+        let peer = peer(conn);
+        let head = &mut exchange.head;
+        let believes = forwarding::trusts(rules, peer);
+        let gathered = request::gather(request, settings.underscores, believes, &mut head.fields);
+        let seen = gathered.map_err(unsendable)?;
         request::check(request, seen, rules, settings.underscores)?;
         check_name(conn, listener, &exchange.asked.host)?;
         let forwards = request::max_forwards(request.method(), request.headers());
         if forwards == MaxForwards::Here {
             return Ok(Prepared::Answer(Reply::new(StatusCode::NO_CONTENT)));
         }
-        let target = request::target(request);
+        let target = request::target(request, &exchange.asked.target);
         let found = self
             .rules
             .routes
@@ -185,24 +191,25 @@ impl<H: Hooks> Proxy<H> {
         let mut route = found.cloned().ok_or_else(|| {
             ProxyError::new(StatusCode::NOT_FOUND, Phase::Request, Cause::NoRoute)
         })?;
-        let peer = peer(conn);
         if listener.admission.is_some() || route.admission.is_some() {
             exchange.route = Some(route.clone());
-            if let Some(check) = self.admit_to(conn, listener, &route, exchange, request)? {
+            let admitted = self.admit_to(conn, listener, &route, exchange, request);
+            if !matches!(admitted, Ok(None)) {
+                // No node gets them yet.
+                exchange.head.fields.clear();
+            }
+            if let Some(check) = admitted? {
                 return Ok(Prepared::Check(check));
             }
         }
+        let target = request::target(request, &exchange.asked.target);
         let head = &mut exchange.head;
-        let believes = forwarding::trusts(rules, peer);
-        let fields = &mut head.fields;
-        request::gather(request, seen, settings.underscores, believes, fields)
-            .map_err(unsendable)?;
         if exchange.extras.is_some() {
             hide_credentials(listener, &route, &mut head.fields);
         }
         exchange.nominated = request::nominated(request.headers());
         exchange.client = forwarding::client(rules, peer, head.fields.headers());
-        head.method.push_str(request.method());
+        head.method.push_str(&exchange.asked.method);
         head.host.push_str(request::host(
             &route.settings.host_field,
             &exchange.asked.host,
@@ -212,6 +219,7 @@ impl<H: Hooks> Proxy<H> {
         head.is_checked = matches!(sent, Cow::Borrowed(_))
             && route.settings.host_field == HostField::Keep
             && !head.host.is_empty();
+        head.has_new_fields = !route.settings.request.is_empty();
         exchange.route = Some(route.clone());
         if let MaxForwards::Left(left) = forwards {
             head.fields
@@ -229,7 +237,8 @@ impl<H: Hooks> Proxy<H> {
             version: request.version(),
             content_length: request.content_length(),
         };
-        let verdict = guarded(|| self.hooks.on_request(&mut view, &mut exchange.hook))?;
+        let hook = exchange.hook.get_or_insert_default();
+        let verdict = guarded(|| self.hooks.on_request(&mut view, hook))?;
         let (mut pool, mut node) = (None, None);
         match verdict {
             Verdict::Forward => {}
@@ -277,7 +286,12 @@ impl<H: Hooks> Proxy<H> {
             host: &exchange.asked.host,
             version: request.version(),
         };
-        forwarding::set(rules, &hop, exchange.client, &mut exchange.head.fields)
+        let head = &mut exchange.head;
+        let are_new = match head.has_new_fields {
+            true => !forwarding::are_in(&head.fields),
+            false => !seen.forwarding,
+        };
+        forwarding::set(rules, &hop, exchange.client, are_new, &mut head.fields)
             .map_err(unsendable)?;
         self.choose(exchange, number, node.as_deref())?;
         self.count(conn, exchange, number);
@@ -354,7 +368,7 @@ impl<H: Hooks> Proxy<H> {
             return self.fail(conn, client, body_too_long());
         }
         exchange.upload.allowed -= len;
-        let seen = guarded(|| self.hooks.on_request_part(bytes, &mut exchange.hook));
+        let seen = guarded(|| self.hooks.on_request_part(bytes, exchange.hook()));
         if let Err(error) = seen {
             return self.fail(conn, client, error);
         }
@@ -402,9 +416,7 @@ impl<H: Hooks> Proxy<H> {
         };
         let upload = &mut exchange.upload;
         upload.is_complete = true;
-        if request::gather_trailers(trailers, &exchange.nominated, &mut upload.trailers).is_err() {
-            upload.trailers.clear();
-        }
+        request::gather_trailers(trailers, &exchange.nominated, &mut upload.trailers);
         match exchange.place {
             Place::On { upstream, .. } if exchange.body == Body::Chunked => {
                 conn.with(upstream, |upstream, _| {
@@ -423,47 +435,15 @@ impl<H: Hooks> Proxy<H> {
     }
 }
 
-impl<X: Default> Exchange<X> {
-    fn new(request: &ServerRequest<'_>, (mut asked, head): (Asked, Head), notes: Notes) -> Self {
-        let body = Body::of(request);
-        let is_connect = request.method() == "CONNECT";
-        asked.fill(request);
-        Self {
-            asked,
-            head,
-            body,
-            upload: Upload {
-                // The end of a `CONNECT` is where the tunnel begins.
-                is_complete: matches!(body, Body::None | Body::Sized(0)) && !is_connect,
-                allowed: u64::MAX,
-                kept: Kept::Whole(Vec::new()),
-                trailers: HeaderBlock::new(),
-            },
-            answer: Answer::Awaited,
-            gathered: None,
-            place: Place::Nowhere,
-            route: None,
-            pool: None,
-            chosen: None,
-            target: None,
-            is_connect,
-            is_private: false,
-            tried: Vec::new(),
-            last_node: None,
-            key: 0,
-            retries: 0,
-            in_vain: 0,
-            upgrade: None,
-            client: None,
-            expectation: Expectation::None,
-            nominated: Vec::new(),
-            extras: None,
-            takes_nodes_host: false,
-            is_last: false,
-            has_deadline: false,
-            hook: X::default(),
-            notes,
-        }
+impl<X> Exchange<X> {
+    /// Begins an empty exchange.
+    fn begin(&mut self, request: &ServerRequest<'_>) {
+        self.asked.fill(request);
+        self.body = Body::of(request);
+        self.is_connect = request.method() == "CONNECT";
+        // The end of a `CONNECT` is where the tunnel begins.
+        let has_body = !matches!(self.body, Body::None | Body::Sized(0));
+        self.upload.is_complete = !has_body && !self.is_connect;
     }
 
     /// Returns true if its body is gathered before a node hears of it.

@@ -15,7 +15,7 @@ use crate::gateway::exchange::{Answer, Body, Exchange, Extras, Place};
 use crate::gateway::forwarding::{self, Hop};
 use crate::gateway::hooks::{Hooks, RequestHead, Verdict};
 use crate::gateway::reply::Reply;
-use crate::gateway::request::{self, MaxForwards, Seen};
+use crate::gateway::request::{self, MaxForwards};
 use crate::gateway::route::Route;
 use crate::gateway::rules::Listener;
 use crate::http::{ServerRequest, ServerResponse, StatusCode};
@@ -48,25 +48,22 @@ impl<H: Hooks> Proxy<H> {
         if let Some(check) = self.admit_through(conn, listener, exchange, request)? {
             return Ok(Prepared::Check(check));
         }
-        let seen = Seen::of(request.headers());
-        request::check(request, seen, rules, settings.underscores)?;
         let believes = forwarding::trusts(rules, peer);
         let head = &mut exchange.head;
-        request::gather(
-            request,
-            seen,
-            settings.underscores,
-            believes,
-            &mut head.fields,
-        )
-        .map_err(unsendable)?;
+        let gathered = request::gather(request, settings.underscores, believes, &mut head.fields);
+        let seen = gathered.map_err(unsendable)?;
+        if let Err(error) = request::check(request, seen, rules, settings.underscores) {
+            // The target gets none of them.
+            head.fields.clear();
+            return Err(error);
+        }
         exchange.nominated = request::nominated(request.headers());
         head.method.push_str(request.method());
         // The target's authority, whatever the client says in `Host` (RFC 9112, section 3.2.2).
         head.host.push_str(request.authority().unwrap_or_default());
         head.target.push_str(match exchange.is_connect {
             true => request.target(),
-            false => request::target(request),
+            false => request::target(request, request.target()),
         });
         head.is_checked = true;
         exchange.upgrade = request::upgrade(request, seen, route);
@@ -99,6 +96,7 @@ impl<H: Hooks> Proxy<H> {
                 set.map_err(unsendable)?;
             }
         }
+        let hook = exchange.hook.get_or_insert_default();
         let mut view = RequestHead {
             head: &mut exchange.head,
             peer: conn.peer_addr(),
@@ -111,7 +109,7 @@ impl<H: Hooks> Proxy<H> {
                 Body::None | Body::Chunked => None,
             },
         };
-        match guarded(|| self.hooks.on_request(&mut view, &mut exchange.hook))? {
+        match guarded(|| self.hooks.on_request(&mut view, hook))? {
             Verdict::Forward => {}
             Verdict::Answer(reply) => return Ok(Prepared::Answer(reply)),
             Verdict::Close => return Ok(Prepared::Close),
@@ -141,7 +139,9 @@ impl<H: Hooks> Proxy<H> {
             version,
         };
         let rules = &listener.settings.forwarding;
-        forwarding::set(rules, &hop, exchange.client, &mut exchange.head.fields)
+        let head = &mut exchange.head;
+        let are_new = !forwarding::are_in(&head.fields);
+        forwarding::set(rules, &hop, exchange.client, are_new, &mut head.fields)
             .map_err(unsendable)?;
         self.count(conn, exchange, number);
         Ok(Prepared::Dispatch)

@@ -26,8 +26,6 @@ use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
 pub(super) use self::observing::MAX_LONGEST;
-#[cfg(test)]
-pub(super) use self::relaying::gather_response;
 use self::socks::SocksSession;
 use self::tcp::TcpSession;
 use self::tunneling::{end_frames, other_side};
@@ -45,7 +43,6 @@ use super::places::TakenPlace;
 use super::pool::{Pool, SharedPool};
 use super::record::EndedBy;
 use super::rules::{Listener, Rules};
-use super::running::Control;
 use super::settings::{ListenerKind, OnFin, Settings};
 use super::shared::Shared;
 use super::socks::{SocksAnswer, SocksServer};
@@ -54,7 +51,7 @@ use crate::codec::one_of;
 use crate::engine::conn::close::{CloseReason, Closed, TimeoutKind};
 use crate::engine::conn::origin::{ConnInfo, Origin};
 use crate::engine::connect::FailedConnect;
-use crate::engine::handler::{Action, Conn, Connecting, Engine, EventHandler, Reactor};
+use crate::engine::handler::{Action, Conn, Connecting, EventHandler, Reactor};
 use crate::engine::slots::ConnId;
 use crate::http::client::{ClientRequest, StreamCodec};
 use crate::http::{
@@ -105,12 +102,12 @@ pub struct Proxy<H: Hooks> {
     left: HashSet<usize>,
     /// The fields of the head in hand.
     block: HeaderBlock,
-    spare: Spare,
+    spare: Spare<H::Exchange>,
     sink: Option<Sink>,
     meters: Arc<Meters>,
     /// The counters of requests for which there is no route.
     unrouted: Arc<RouteCounters>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A dial to a node under way.
@@ -247,15 +244,6 @@ impl<H: Hooks> Proxy<H> {
             left: HashSet::new(),
             block: HeaderBlock::new(),
             spare: Spare::default(),
-        }
-    }
-
-    /// Returns the control of the gateway that this handler is a part of, for one that was started by
-    /// [`Gateway::start_with`](super::Gateway::start_with). `engine` is the gateway's engine.
-    pub fn control(&self, engine: &Engine<Self>) -> Control<H> {
-        Control {
-            engine: engine.clone(),
-            shared: self.shared.clone(),
         }
     }
 
@@ -483,21 +471,27 @@ impl<H: Hooks> EventHandler for Proxy<H> {
         session: &mut Session<H>,
         part: Part<'_>,
     ) -> Action {
-        match (session, part) {
-            (Session::Client(client), Part::Client(part)) => {
-                self.on_request_part(conn, client, part)
+        match part {
+            Part::Client(part) => {
+                if let Session::Client(client) = session {
+                    return self.on_request_part(conn, client, part);
+                }
             }
-            (Session::Upstream(upstream), Part::Upstream(part)) => {
-                self.on_response_part(conn, upstream, part)
+            Part::Upstream(part) => match session {
+                Session::Upstream(upstream) => return self.on_response_part(conn, upstream, part),
+                Session::Check(check) => return self.on_check_part(conn, check, part),
+                _ => {}
+            },
+            Part::Frames(part) => return Self::on_frames(conn, session, part),
+            Part::Socks(frame) => {
+                if let Session::Socks(socks) = session {
+                    return self.on_socks_frame(conn, socks, frame);
+                }
             }
-            (Session::Check(check), Part::Upstream(part)) => self.on_check_part(conn, check, part),
-            (session, Part::Frames(part)) => Self::on_frames(conn, session, part),
-            (Session::Socks(socks), Part::Socks(frame)) => self.on_socks_frame(conn, socks, frame),
-            _ => {
-                conn.abort();
-                Action::Continue
-            }
+            Part::Joined(_) => {}
         }
+        conn.abort();
+        Action::Continue
     }
 
     fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session<H>) -> Action {
@@ -671,7 +665,7 @@ impl<H: Hooks> Proxy<H> {
                 exchange.notes.ended_by = EndedBy::Gateway;
             }
         }
-        self.done(&mut exchange, &info.peer, info.closed_at);
+        self.done(exchange, &info.peer, info.closed_at);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Responses: from the node to the client.
 
 use std::mem;
+use std::time::Duration;
 
 use super::gathering::gathered;
 use super::{ClientSession, Next, Proxy, Session, UpstreamSession, guarded};
@@ -90,8 +91,9 @@ impl<H: Hooks> Proxy<H> {
         let number = session.pool;
         let pool = &self.pools[number];
         let limits = &pool.settings().connections;
-        let age = conn.now().saturating_duration_since(session.opened);
-        let is_worn = session.requests >= limits.max_requests || age >= limits.max_lifetime;
+        let is_old = limits.max_lifetime != Duration::MAX
+            && conn.now().saturating_duration_since(session.opened) >= limits.max_lifetime;
+        let is_worn = session.requests >= limits.max_requests || is_old;
         let is_reusable = match conn.codec() {
             super::Side::Upstream(codec) => codec.is_reusable(),
             _ => false,
@@ -144,15 +146,14 @@ impl<H: Hooks> Proxy<H> {
             exchange.stop_waiting(conn);
         }
         let mut block = mem::take(&mut self.block);
-        let filled = gather_response(response, &mut block);
+        block.fill_from_response(response);
         let seen = guarded(|| {
             self.hooks
-                .on_interim(response.status(), &block, &mut exchange.hook);
+                .on_interim(response.status(), &block, exchange.hook());
         });
-        let sent = filled.and_then(|()| {
-            conn.send(ServerResponse::relayed(response).block(&block))
-                .map_err(|error| unsendable(Box::new(error)))
-        });
+        let sent = conn
+            .send(ServerResponse::relayed(response).block(&block))
+            .map_err(|error| unsendable(Box::new(error)));
         self.block = block;
         match seen.and(sent) {
             Ok(()) => Next::Continue,
@@ -233,7 +234,7 @@ impl<H: Hooks> Proxy<H> {
         response: &ClientResponse<'_>,
         block: &mut HeaderBlock,
     ) -> Result<(), ProxyError> {
-        gather_response(response, block)?;
+        block.fill_from_response(response);
         let headers = response.headers();
         if exchange.version() == Version::Http11
             && response.has_body()
@@ -265,7 +266,7 @@ impl<H: Hooks> Proxy<H> {
             content_length: response.content_length(),
         };
         let hooks = &mut self.hooks;
-        let hook = &mut exchange.hook;
+        let hook = exchange.hook.get_or_insert_default();
         let accepted = guarded(|| hooks.on_response(&mut view, hook))?;
         let status = view.status;
         accepted.map_err(unsendable)?;
@@ -300,7 +301,7 @@ impl<H: Hooks> Proxy<H> {
         let Some(exchange) = client.exchange.as_deref_mut() else {
             return Next::Abort;
         };
-        let seen = guarded(|| self.hooks.on_response_part(bytes, &mut exchange.hook));
+        let seen = guarded(|| self.hooks.on_response_part(bytes, exchange.hook()));
         if let Err(error) = seen {
             return self.refuse(conn, client, error);
         }
@@ -341,11 +342,10 @@ impl<H: Hooks> Proxy<H> {
         exchange.place = Place::Nowhere;
         Self::flush(conn, exchange);
         let block = &mut self.block;
-        block.clear();
-        let gathered = request::gather_trailers(trailers, &exchange.nominated, block);
-        let sent = match gathered {
-            Ok(()) if !block.is_empty() => conn.send(Trailers(block)),
-            _ => conn.send(End),
+        request::gather_trailers(trailers, &exchange.nominated, block);
+        let sent = match block.is_empty() {
+            false => conn.send(Trailers(block)),
+            true => conn.send(End),
         };
         if let Err(error) = sent {
             log::debug!(target: "epicycle::gateway::http", "the end of a response was refused: {error}");
@@ -443,17 +443,6 @@ fn check(response: &ClientResponse<'_>) -> Result<(), ProxyError> {
     };
     let cause = Cause::Response(error);
     Err(ProxyError::new(StatusCode::BAD_GATEWAY, Phase::Head, cause))
-}
-
-/// Gathers the fields of a response that go on to the client.
-pub(in crate::gateway) fn gather_response(
-    response: &ClientResponse<'_>,
-    block: &mut HeaderBlock,
-) -> Result<(), ProxyError> {
-    let lines = response.headers().end_to_end();
-    block
-        .fill(lines)
-        .map_err(|error| unsendable(Box::new(error)))
 }
 
 fn unsendable(error: Box<dyn std::error::Error + Send + Sync>) -> ProxyError {

@@ -9,6 +9,7 @@ use memchr::memchr;
 use crate::http::error::{MessageError, malformed};
 use crate::http::head::{Facts, Framing, Version, line_end, position, with_known_minor};
 use crate::http::limits::{Limits, MAX_HEADERS};
+use crate::http::lines::HopLines;
 use crate::http::parts::Extent;
 use crate::http::reader::ends_in;
 use crate::http::write::is_bodiless;
@@ -103,6 +104,8 @@ pub(super) struct Head {
     pub(super) upgrades: bool,
     /// True if a `Connection` header names other headers.
     pub(super) nominates: bool,
+    /// The lines that a proxy does not pass on.
+    pub(super) hop_lines: HopLines,
     /// The announced length of the body, even where the response to the request has none.
     pub(super) length: Option<u64>,
 }
@@ -188,15 +191,18 @@ fn parse_known(
         );
     }
     let mut facts = Facts::accepting_repeated_length(accepts_repeated_length);
+    let mut hop_lines = HopLines::default();
     let mut end = begin;
     for header in &*response.headers {
+        let at = end;
         // The parser accepts a bare LF as a line ending, so check that each name begins where the line before it ends
         // in CR LF.
-        if position(src, header.name.as_bytes()) != end {
+        if position(src, header.name.as_bytes()) != at {
             return malformed("a line that does not end in CR LF");
         }
         facts.note(header);
         end = line_end(src, position(src, header.value) + header.value.len());
+        hop_lines.note(header.name.as_bytes(), at, end);
     }
     if end + 2 != len {
         return malformed("a line that does not end in CR LF");
@@ -216,6 +222,7 @@ fn parse_known(
         keep_alive: !facts.close && (version == Version::Http11 || facts.persist),
         upgrades,
         nominates: facts.nominates,
+        hop_lines,
         length: match framing {
             Framing::Length(len) => Some(len),
             _ => None,

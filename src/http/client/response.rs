@@ -1,3 +1,5 @@
+#[cfg(feature = "gateway")]
+use std::ops::Range;
 use std::{fmt, str};
 
 use ::http::StatusCode;
@@ -78,6 +80,21 @@ impl<'a> ClientResponse<'a> {
     /// Returns the headers, in order.
     pub fn headers(&self) -> Headers<'a> {
         Headers::new(&self.bytes[self.head.headers()], self.head.nominates)
+    }
+
+    /// Calls `keep` for each stretch of header lines that a proxy passes on. Returns false if they have to be looked for.
+    #[cfg(feature = "gateway")]
+    #[inline]
+    pub(in crate::http) fn each_end_to_end(&self, mut keep: impl FnMut(&'a [u8])) -> bool {
+        let Range { start, end } = self.head.headers();
+        let found = |range| keep(&self.bytes[range]);
+        !self.head.nominates && self.head.hop_lines.each_other(start, end, found)
+    }
+
+    /// Returns true if it has a `Date`.
+    #[cfg(feature = "gateway")]
+    pub(in crate::http) fn has_date(&self) -> bool {
+        self.head.hop_lines.has_date
     }
 
     /// Returns the value of the first header of that name, in any case, if the value is UTF-8.

@@ -124,11 +124,12 @@ impl StreamCodec {
     }
 
     /// Looks for a part. With `last`, the stream ends after `src`.
+    #[inline]
     fn look<'a>(
         &mut self,
         src: &'a [u8],
         last: bool,
-    ) -> Result<Decoded<ResponsePart<'a>>, MessageError> {
+    ) -> Result<Decoded<ResponsePart<'a>>, FrameError> {
         if !self.parts.is_within_body() {
             return self.head(src, last);
         }
@@ -145,16 +146,17 @@ impl StreamCodec {
                 }
             }
             Found::Skip { consumed } => Decoded::Skip { consumed },
-            Found::NeedMore(_) if last => return Err(MessageError::Truncated),
+            Found::NeedMore(_) if last => return Err(MessageError::Truncated.into()),
             Found::NeedMore(at_least) => Decoded::NeedMore { at_least },
         })
     }
 
+    #[inline]
     fn head<'a>(
         &mut self,
         src: &'a [u8],
         last: bool,
-    ) -> Result<Decoded<ResponsePart<'a>>, MessageError> {
+    ) -> Result<Decoded<ResponsePart<'a>>, FrameError> {
         let (frame, consumed) = match self.exchanges.find_head(src)?.0 {
             Start::Head(head) => {
                 let consumed = if head.upgrades {
@@ -172,7 +174,7 @@ impl StreamCodec {
                 let response = ClientResponse::new(&src[..head.len()], head, &[], &[]);
                 (ResponsePart::Interim(response), head.len())
             }
-            Start::NeedMore(_) if last => return Err(MessageError::Truncated),
+            Start::NeedMore(_) if last => return Err(MessageError::Truncated.into()),
             Start::NeedMore(at_least) => return Ok(Decoded::NeedMore { at_least }),
         };
         Ok(Decoded::Frame { frame, consumed })
@@ -190,6 +192,7 @@ impl Codec for StreamCodec {
     type Frame<'a> = ResponsePart<'a>;
     const CONVERSES: bool = true;
 
+    #[inline]
     fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<ResponsePart<'a>>, FrameError> {
         match self.exchanges.phase() {
             Phase::Finished => Ok(Decoded::Hold),
@@ -198,7 +201,7 @@ impl Codec for StreamCodec {
                 consumed: src.len(),
                 frame: ResponsePart::Upgraded(src),
             }),
-            Phase::Open | Phase::Changing | Phase::Closing => Ok(self.look(src, false)?),
+            Phase::Open | Phase::Changing | Phase::Closing => self.look(src, false),
         }
     }
 
@@ -212,7 +215,7 @@ impl Codec for StreamCodec {
             Phase::Finished => Ok(Decoded::NeedMore { at_least }),
             _ if src.is_empty() && !is_within_body => Ok(Decoded::NeedMore { at_least }),
             Phase::Upgraded | Phase::Unsolicited => self.decode(src),
-            Phase::Open | Phase::Changing | Phase::Closing => Ok(self.look(src, true)?),
+            Phase::Open | Phase::Changing | Phase::Closing => self.look(src, true),
         }
     }
 
