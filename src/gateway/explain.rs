@@ -52,7 +52,7 @@ struct Asked {
 
 impl Gateway {
     /// Tells which listener, route, pool and node a request would take, and what is changed on the way. The request is a
-    /// method and a URL: `GET http://app.example.org/api/users`. For a TCP listener it is an address: `tcp://127.0.0.1:5432`. Nothing is
+    /// method and a URL: `GET http://app.example.org/api/users`. For a TCP or UDP listener it is an address: `tcp://127.0.0.1:5432`. Nothing is
     /// sent.
     ///
     /// The node is the one that the first request would get if all nodes are up. Hooks are not asked.
@@ -70,8 +70,11 @@ impl Gateway {
     ///
     /// The reason, and what to write, if the text is not a method and a URL.
     pub fn explain(&self, request: &str) -> Result<Explanation, String> {
-        if let Some(address) = request.trim().strip_prefix("tcp://") {
-            return self.explain_forwarding(address);
+        for (scheme, kind) in [("tcp", ListenerKind::Tcp), ("udp", ListenerKind::Udp)] {
+            let rest = request.trim().strip_prefix(scheme);
+            if let Some(address) = rest.and_then(|rest| rest.strip_prefix("://")) {
+                return self.explain_forwarding(scheme, kind, address);
+            }
         }
         if let Some(target) = request.trim().strip_prefix("CONNECT ")
             && let Some(listener) = self.forward_listener()
@@ -185,21 +188,29 @@ impl Gateway {
         Ok(Explanation { steps })
     }
 
-    /// Tells the pool and the node of a connection to a TCP listener.
-    fn explain_forwarding(&self, address: &str) -> Result<Explanation, String> {
-        let remedy = "write the address of a TCP listener, such as tcp://127.0.0.1:5432";
+    /// Tells the pool and the node of a connection to a TCP listener, or of a datagram to a UDP listener.
+    fn explain_forwarding(
+        &self,
+        scheme: &str,
+        kind: ListenerKind,
+        address: &str,
+    ) -> Result<Explanation, String> {
+        let remedy = format!("write the address of a listener, such as {scheme}://127.0.0.1:5432");
         let port = address
             .rsplit_once(':')
             .and_then(|(_, port)| port.parse().ok());
         let wanted: u16 = port.ok_or_else(|| format!("{address:?}: {remedy}"))?;
         let mut steps = Vec::new();
         let mut listeners = self.settings.listeners.iter().filter(|listener| {
-            let is_there =
-                matches!(listener.on.parse(), Ok(Endpoint::Tcp { port, .. }) if port == wanted);
-            is_there && listener.kind == ListenerKind::Tcp
+            let is_there = match listener.on.parse() {
+                Ok(Endpoint::Tcp { port, .. } | Endpoint::Udp { port, .. }) => port == wanted,
+                _ => false,
+            };
+            is_there && listener.kind == kind
         });
         let Some(listener) = listeners.next() else {
-            let none = format!("none: no listener forwards TCP on port {wanted}");
+            let what = scheme.to_uppercase();
+            let none = format!("none: no listener forwards {what} on port {wanted}");
             steps.push(("listener", none));
             return Ok(Explanation { steps });
         };
@@ -218,7 +229,10 @@ impl Gateway {
         let mut pool = Pool::new(Arc::new(shared), 1, listener.limits.high_water, &meters);
         let key = pool.key_of(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)));
         let Ok(chosen) = pool.pick(key, &[]) else {
-            steps.push(("node", "none: the connection is reset".to_owned()));
+            steps.push((
+                "node",
+                "none: the connection is reset, or the datagram dropped".to_owned(),
+            ));
             return Ok(Explanation { steps });
         };
         let depends = match &settings.balance {

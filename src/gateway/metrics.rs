@@ -94,11 +94,12 @@ metric_set! {
     pub(super) struct NodeStats("epicycle_gateway_node") {
         /// Requests that ended, by who ended them. A request counts for the last node that it was sent to.
         requests: counter by EndedBy,
-        /// Connections of TCP listeners that ended, by who ended them. One counts for the last node that was tried.
+        /// Connections of TCP listeners and sessions of UDP listeners that ended, by who ended them. One counts for the last node that
+        /// was tried.
         tunnels: counter by EndedBy,
-        /// Bytes from the clients of TCP listeners.
+        /// Bytes from the clients of TCP and UDP listeners.
         tunnel_bytes_in: counter,
-        /// Bytes to the clients of TCP listeners.
+        /// Bytes to the clients of TCP and UDP listeners.
         tunnel_bytes_out: counter,
         /// Failures that count against the node's health: of connects and of requests.
         failures: counter,
@@ -113,10 +114,10 @@ metric_set! {
 }
 
 metric_set! {
-    /// The connections of a listener that forwards up to one moment.
+    /// The connections of a TCP listener, or the sessions of a UDP listener, up to one moment.
     #[derive(Clone, Debug, Default)]
     pub(super) struct ListenerStats("epicycle_gateway_listener") {
-        /// Connections that ended, by who ended them.
+        /// Connections and sessions that ended, by who ended them.
         connections: counter by EndedBy,
         /// Bytes from clients.
         bytes_in: counter,
@@ -126,6 +127,24 @@ metric_set! {
     /// The counters of a listener on one reactor.
     #[derive(Debug, Default)]
     pub(super) struct ListenerCounters;
+}
+
+metric_label! {
+    /// The reason why a datagram was not passed on.
+    pub(super) enum DropReason("reason") {
+        /// It is malformed.
+        Malformed = "malformed",
+        /// It is a fragment.
+        Fragment = "fragment",
+        /// The egress policy refuses its target.
+        Denied = "denied",
+        /// There is no node, or no way to the target.
+        Unreachable = "unreachable",
+        /// Too many wait.
+        Full = "full",
+        /// It is too long with its header.
+        TooLong = "too_long",
+    }
 }
 
 metric_set! {
@@ -140,6 +159,12 @@ metric_set! {
         socks: counter by ReplyCode,
         /// Targets that the egress policy refused.
         egress_refusals: counter,
+        /// Sessions of UDP listeners now.
+        udp_sessions: gauge,
+        /// Associations of SOCKS clients now.
+        associations: gauge,
+        /// Datagrams that were not passed on.
+        dropped_datagrams: counter by DropReason,
     }
     /// The counters of a reactor.
     #[derive(Debug, Default)]

@@ -73,6 +73,7 @@ mod metrics;
 mod node_lists;
 mod observing;
 mod operating;
+mod packet;
 mod places;
 mod pool;
 mod proxy;

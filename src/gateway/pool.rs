@@ -17,6 +17,7 @@ use super::metrics::{Meters, NodeMeter, PoolCounters};
 use super::places::{Held, Places, TakenPlace};
 use super::settings::{BalanceBy, HashKey, NodeAddr, NodeState, PoolSettings, ProxyVersion};
 use super::turns::InTurn;
+use crate::addr::Endpoint;
 use crate::balance::{
     Balancer, Change, HashRing, Health, InFlight, KeyHash, Least, Node, NodeId, NodeSpec, Nodes,
     Outcome, Place, Random, RetryBudget, RoundRobin, TwoChoices, Weighted,
@@ -382,14 +383,40 @@ impl Pool {
         }
     }
 
-    /// Returns the connect to a node or a target. Returns `None` if the node is in the list no more.
+    /// Returns the connect of a session to a node that takes datagrams, with these limits. Returns `None` if it is in the list no
+    /// more.
+    pub(super) fn connect_datagrams(&self, node: NodeId, limits: ConnLimits) -> Option<Connect> {
+        let addr = self.addrs.get(&node).filter(|addr| addr.is_udp())?;
+        let connect = Connect::to(addr.endpoint.clone()).limits(limits);
+        Some(connect.timeout(self.settings().timeouts.connect))
+    }
+
+    /// Returns the connect to a node for a check. Returns `None` if it is in the list no more. A node that takes datagrams is checked
+    /// by a connection to the same port.
+    pub(super) fn connect_check(&self, node: NodeId) -> Option<Connect> {
+        if let Endpoint::Udp { host, port, family } = &self.addrs.get(&node)?.endpoint {
+            let endpoint = Endpoint::Tcp {
+                host: host.clone(),
+                port: *port,
+                family: *family,
+            };
+            return Some(Connect::to(endpoint).limits(self.limits.clone()));
+        }
+        self.connect(&Destination {
+            node,
+            client: None,
+            target: None,
+        })
+    }
+
+    /// Returns the connect to a node or a target. Returns `None` if the node is in the list no more, or takes datagrams.
     pub(super) fn connect(&self, to: &Destination) -> Option<Connect> {
         if let Some(named) = &to.target {
             let connect = named.guard.connect(&named.target, Way::Http);
             let timeout = self.settings().timeouts.connect;
             return Some(connect.timeout(timeout).limits(self.limits.clone()));
         }
-        let addr = self.addrs.get(&to.node)?;
+        let addr = self.addrs.get(&to.node).filter(|addr| !addr.is_udp())?;
         let timeouts = &self.settings().timeouts;
         let timeout = match addr.is_tls {
             true => timeouts.connect.saturating_add(timeouts.tls_handshake),

@@ -24,7 +24,7 @@ use super::node_lists::NodeLists;
 use super::pool::SharedPool;
 use super::rules::client_limits;
 use super::running::Control;
-use super::settings::{ListenerSettings, NodeSettings, Problem, Settings};
+use super::settings::{ListenerKind, ListenerSettings, NodeSettings, Problem, Settings};
 use super::shared::{Change, Open, Source, State};
 use super::start::{listen, shared_pool};
 use super::status::Reloaded;
@@ -521,6 +521,16 @@ fn keep_fixed(old: &Settings, new: &mut Settings, changed: &mut Vec<&'static str
         let per_ip = limits.filter_map(|limits| limits.max_clients_per_ip);
         (all.max(), per_ip.min())
     };
+    for new in &mut new.listeners {
+        let same = old.listeners.iter().find(|old| old.on == new.on);
+        if let Some(old) = same
+            && new.kind == ListenerKind::Udp
+            && old.datagrams != new.datagrams
+        {
+            changed.push("udp_idle and max_sessions of a UDP listener");
+            new.datagrams = old.datagrams.clone();
+        }
+    }
     if most(old) != most(new) {
         changed.push("max_clients and max_clients_per_ip");
     }
@@ -586,6 +596,9 @@ impl ListenerChanges {
 
     /// Returns true if the engine need not hear of the change of a listener.
     fn goes_on(&mut self, old: &ListenerSettings, new: &mut ListenerSettings) -> bool {
+        if new.kind == ListenerKind::Udp {
+            return true;
+        }
         let is_same = old.proxy_protocol == new.proxy_protocol
             && format!("{:?}", client_limits(old)) == format!("{:?}", client_limits(new));
         #[cfg(feature = "tls")]

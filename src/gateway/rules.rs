@@ -61,7 +61,7 @@ impl Rules {
             let label: Box<str> = label(listener).into();
             let guard = Guard::new(listener.egress.clone(), all.clone());
             let counters = match listener.kind {
-                ListenerKind::Tcp => meters.listener(&label),
+                ListenerKind::Tcp | ListenerKind::Udp => meters.listener(&label),
                 _ => Arc::default(),
             };
             let mut rules = Listener::new(listener.clone(), guard, counters, kept);
@@ -116,7 +116,7 @@ pub(super) fn client_limits(settings: &ListenerSettings) -> ConnLimits {
     let high = settings.limits.high_water;
     let (read, idle) = match settings.kind {
         // Until it is joined with its node's, the times of the pool count.
-        ListenerKind::Tcp => (Duration::MAX, Duration::MAX),
+        ListenerKind::Tcp | ListenerKind::Udp => (Duration::MAX, Duration::MAX),
         _ => (timeouts.head, timeouts.idle),
     };
     ConnLimits::new()

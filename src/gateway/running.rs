@@ -11,9 +11,9 @@ use super::Gateway;
 use super::admin::AdminServer;
 use super::error::GatewayError;
 use super::hooks::Hooks;
-use super::proxy::Proxy;
-use super::settings::AdminSettings;
-use super::shared::Shared;
+use super::proxy::{Proxy, Session};
+use super::settings::{AdminSettings, ListenerKind};
+use super::shared::{Open, Shared};
 use super::status::Reloaded;
 use crate::addr::Addr;
 use crate::engine::handler::Engine;
@@ -168,6 +168,27 @@ impl<H: Hooks> Control<H> {
         self.shared
             .sends_clients_away
             .store(true, Ordering::Release);
+    }
+
+    /// Closes the listeners for datagrams, with their sessions, for a process that has opened the same addresses. The next datagram of
+    /// a client then begins a session there.
+    pub fn close_udp_listeners(&self) {
+        let mut state = self.shared.state.lock();
+        let is_udp = |open: &Open| open.settings.kind == ListenerKind::Udp;
+        for open in state.listeners.iter().filter(|open| is_udp(open)) {
+            self.engine.unlisten(open.number);
+        }
+        state.listeners.retain(|open| !is_udp(open));
+        for reactor in 0..self.engine.reactors() {
+            // An engine that has ended has none.
+            let _ = self.engine.run_on(reactor, |_, reactor| {
+                reactor.for_each(|conn, session| {
+                    if let Session::Udp(_) = session {
+                        conn.close();
+                    }
+                });
+            });
+        }
     }
 
     /// Stops accepting, lets exchanges end, and resets what takes longer than [`Drain::deadline`](super::settings::Drain).

@@ -14,12 +14,13 @@ use super::pool::SharedPool;
 use super::proxy::Proxy;
 use super::rules::{client_limits, label};
 use super::running::Running;
-use super::settings::{ListenerSettings, NodeAddr, PoolSettings, Settings};
+use super::settings::{ListenerKind, ListenerSettings, NodeAddr, PoolSettings, Settings};
 use super::shared::Shared;
 use crate::addr::Endpoint;
 use crate::engine::listen::Listen;
 use crate::engine::proxy_protocol::ProxyProtocol;
 use crate::engine::server::Server;
+use crate::engine::udp::UdpSessions;
 
 impl Gateway {
     /// Starts the gateway. `hooks` makes the hooks of each reactor, on its thread; it receives the number of the reactor.
@@ -158,6 +159,14 @@ fn fits(socket: &OwnedFd, on: &str) -> bool {
 /// Returns a listener for the engine, at this place.
 pub(super) fn listen(settings: &ListenerSettings, place: Listen) -> Listen {
     let mut listen = place.label(label(settings)).limits(client_limits(settings));
+    if settings.kind == ListenerKind::Udp {
+        let datagrams = &settings.datagrams;
+        let sessions = UdpSessions::new()
+            .idle_timeout(datagrams.idle)
+            .max_sessions(datagrams.max_sessions);
+        // The process that takes over opens the address before this one closes it.
+        listen = listen.sessions(sessions).share_addr(true);
+    }
     if !settings.proxy_protocol.is_empty() {
         let networks = settings.proxy_protocol.iter().map(ToString::to_string);
         listen = listen.proxy_protocol(ProxyProtocol::trust(networks));

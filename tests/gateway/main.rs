@@ -4,6 +4,7 @@
 mod util;
 
 mod admitting;
+mod associations;
 mod changing;
 mod config;
 mod discovering;
@@ -35,5 +36,6 @@ mod socks;
 mod splitting;
 mod strangers;
 mod tcp;
+mod udp;
 mod websockets;
 mod zookeeper;

@@ -57,14 +57,14 @@ impl Target {
     }
 }
 
-fn listener(allow: &[&str]) -> ListenerSettings {
+pub(crate) fn listener(allow: &[&str]) -> ListenerSettings {
     let mut listener = ListenerSettings::new("tcp://127.0.0.1:0");
     listener.kind = ListenerKind::Socks5;
     listener.egress.allow = allow.iter().map(|rule| rule.parse().expect(rule)).collect();
     listener
 }
 
-fn start(listener: ListenerSettings) -> Running<NoHooks> {
+pub(crate) fn start(listener: ListenerSettings) -> Running<NoHooks> {
     let gateway = Gateway::builder().reactors(1).listen(listener).build();
     gateway
         .expect("it is sound")
@@ -92,7 +92,7 @@ fn connect_to_name(name: &[u8], port: u16) -> Vec<u8> {
     request
 }
 
-const GREETING: &[u8] = b"\x05\x01\x00";
+pub(crate) const GREETING: &[u8] = b"\x05\x01\x00";
 
 /// Returns a listener whose only user is `alice`, with the password `secret`.
 fn listener_with_users(allow: &[&str]) -> ListenerSettings {

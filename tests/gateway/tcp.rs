@@ -597,7 +597,7 @@ fn settings_of_tcp_listeners_that_cannot_work_are_told() {
     listener.pool = None;
     let text = problems(Gateway::builder().listen(listener));
     assert!(
-        text.contains("listeners[0].pool: a TCP listener needs `pool`"),
+        text.contains("listeners[0].pool: a TCP or UDP listener needs `pool`"),
         "{text}"
     );
     let text = problems(Gateway::builder().listen(ListenerSettings::forward_tcp(ON, "nope")));
@@ -609,7 +609,10 @@ fn settings_of_tcp_listeners_that_cannot_work_are_told() {
     let mut listener = ListenerSettings::new(ON);
     listener.pool = Some("app".to_owned());
     let text = problems(Gateway::builder().listen(listener).pool("app", node()));
-    assert!(text.contains("only a TCP listener has a pool"), "{text}");
+    assert!(
+        text.contains("only a TCP or UDP listener has a pool"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -641,6 +644,20 @@ fn an_explanation_tells_the_way_of_a_connection() {
         "{none}"
     );
     assert!(gateway.explain("tcp://x").is_err());
+    let gateway = Gateway::builder()
+        .listen(ListenerSettings::forward_udp("udp://127.0.0.1:53", "app"))
+        .pool("app", PoolSettings::of(["udp://10.0.0.1:53"]))
+        .build()
+        .expect("it is sound");
+    let explained = gateway
+        .explain("udp://127.0.0.1:53")
+        .expect("is an address");
+    assert!(
+        explained
+            .to_string()
+            .contains("node      udp://10.0.0.1:53\n"),
+        "{explained}"
+    );
 }
 
 #[cfg(feature = "tls")]

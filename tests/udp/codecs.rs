@@ -1,9 +1,12 @@
 //! Codecs on sessions: their cost counts, and a faulty answer ends only one datagram.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc;
 
-use epicycle::codec::{Codec, Decoded, FrameError};
-use epicycle::{Action, Conn, ConnInfo, EventHandler, Listen, Server, UdpSessions};
+use epicycle::codec::{Codec, Decoded, FrameError, Stage};
+use epicycle::{
+    Action, Client, Conn, ConnInfo, Connect, EventHandler, Listen, Server, UdpSessions,
+};
 
 use crate::peer::Peer;
 use crate::util::{LONG, eventually};
@@ -108,4 +111,107 @@ fn what_a_codec_has_cost_counts_for_a_sockets_budget() {
         assert_eq!(peer.recv(), b"x");
     }
     eventually("each has had its turn", || stats().turns - turns >= COUNT);
+}
+
+/// A frame is a datagram, also an empty one.
+struct Whole;
+
+impl Codec for Whole {
+    type Frame<'a> = &'a [u8];
+    const CONVERSES: bool = true;
+
+    fn decode<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        Ok(Decoded::Frame {
+            consumed: src.len(),
+            frame: src,
+        })
+    }
+
+    fn decode_eof<'a>(&mut self, src: &'a mut [u8]) -> Result<Decoded<&'a [u8]>, FrameError> {
+        self.decode(src)
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::AwaitingRest
+    }
+}
+
+/// Sends back each datagram, and tells where a session of its own waits for datagrams.
+struct Back(mpsc::Sender<SocketAddr>);
+
+impl EventHandler for Back {
+    type Codec = Whole;
+    type Session = ();
+
+    fn codec(&mut self, _: &ConnInfo<'_>) -> Whole {
+        Whole
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
+        let addr = conn.local_addr().ok()?.as_socket_addr()?;
+        let _ = self.0.send(addr);
+        Some(())
+    }
+
+    fn react(&mut self, conn: &mut Conn<'_, Self>, (): &mut (), frame: &[u8]) -> Action {
+        conn.write(frame).into()
+    }
+}
+
+#[test]
+fn an_empty_datagram_is_a_frame_of_a_codec_that_takes_it() {
+    let (tell, _told) = mpsc::channel();
+    let listen = Listen::on("udp://127.0.0.1:0").sessions(UdpSessions::new());
+    let server = Server::bind(listen).reactors(1);
+    let running = server.start(move |_| Back(tell.clone())).expect("starts");
+    let peer = Peer::of(&running);
+    for datagram in [&b""[..], b"x", b"", b""] {
+        peer.send(datagram);
+        assert_eq!(peer.recv(), datagram);
+    }
+}
+
+#[test]
+fn a_session_of_any_port_belongs_to_the_port_of_the_first_datagram_of_its_host() {
+    let (tell, told) = mpsc::channel();
+    let running = Client::new().reactors(1).start(move |_| Back(tell.clone()));
+    let running = running.expect("starts");
+    let own = "127.0.0.1:0".parse().expect("an address");
+    let connect = || Connect::to("udp://127.0.0.1:0").local_addr(own);
+    assert!(
+        running.engine().connect(connect()).is_err(),
+        "port 0 is a slip unless it is meant"
+    );
+    let asked = running.engine().connect(connect().any_port(true));
+    asked.expect("is asked");
+    let at = told.recv_timeout(LONG).expect("it opens");
+    let stranger = UdpSocket::bind("127.0.0.2:0").expect("binds");
+    stranger.send_to(b"stranger", at).expect("sends");
+    let (first, second) = (Peer::to(&at.into()), Peer::to(&at.into()));
+    first.send(b"first");
+    assert_eq!(first.recv(), b"first");
+    second.send(b"second");
+    first.send(b"again");
+    assert_eq!(first.recv(), b"again");
+    assert_eq!(second.recv_soon(), None);
+    let dropped = running.engine().stats().total().datagrams_dropped;
+    assert_eq!(dropped, 2);
+}
+
+#[test]
+fn an_address_that_is_shared_can_be_opened_before_it_is_closed() {
+    let start = |on: &str, shares: bool| {
+        let (tell, _told) = mpsc::channel();
+        let listen = Listen::on(on).sessions(UdpSessions::new());
+        let server = Server::bind(listen.share_addr(shares)).reactors(1);
+        server.start(move |_| Back(tell.clone()))
+    };
+    let first = start("udp://127.0.0.1:0", true).expect("starts");
+    let on = format!("udp://{}", first.local_addrs()[0]);
+    assert!(start(&on, false).is_err());
+    let second = start(&on, true).expect("starts");
+    drop(first);
+    let peer = Peer::of(&second);
+    peer.send(b"x");
+    assert_eq!(peer.recv(), b"x");
 }

@@ -41,6 +41,7 @@ pub struct Connect {
     /// None if it is the default.
     pub(crate) timeout: Option<Duration>,
     pub(crate) local: Option<SocketAddr>,
+    pub(crate) any_port: bool,
     pub(crate) reconnect: Option<Reconnect>,
     pub(crate) fresh_lookup: bool,
     /// None if they are those of the engine.
@@ -178,6 +179,8 @@ impl Connect {
     /// attempt begins when one fails or after 250 ms, and the first connection that opens is kept. The pause is shorter if the
     /// timeout leaves less time for each. At most 8 attempts run at a time. A TLS handshake under way has its share of the
     /// timeout before a further address is tried.
+    ///
+    /// A `udp://` address makes a session over a socket of its own, which receives from that peer only.
     pub fn to<A>(addr: A) -> Self
     where
         A: TryInto<Endpoint, Error: Into<Error>>,
@@ -187,6 +190,7 @@ impl Connect {
             token: 0,
             timeout: None,
             local: None,
+            any_port: false,
             reconnect: None,
             fresh_lookup: false,
             limits: None,
@@ -239,6 +243,13 @@ impl Connect {
     /// tried. A Unix socket ignores it. Default: the kernel chooses address and port.
     pub fn local_addr(mut self, addr: SocketAddr) -> Self {
         self.local = Some(addr);
+        self
+    }
+
+    /// Allows port 0 in a `udp://` address. The peer is then the port of that host from which the first datagram comes, and no other
+    /// can send from then on. The session opens at once, and nothing can be sent before that datagram. Default: off.
+    pub fn any_port(mut self, on: bool) -> Self {
+        self.any_port = on;
         self
     }
 

@@ -178,7 +178,7 @@ impl<H: EventHandler> Engine<H> {
         let to = std::mem::replace(&mut connect.to, Ok(Endpoint::Unix(Default::default())));
         let to = to
             .map_err(|error| error.copy())
-            .and_then(check_reachable)
+            .and_then(|to| check_reachable(to, connect.any_port))
             .map_err(ConnectError::Address)?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &connect.tls {
@@ -265,7 +265,7 @@ impl<H: EventHandler> Engine<H> {
 }
 
 /// Returns an error for addresses that can be listened on but not connected to.
-fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
+fn check_reachable(to: Endpoint, any_port: bool) -> Result<Endpoint, Error> {
     let (host, port, kind) = match &to {
         Endpoint::Tcp { host, port, .. } => (host, *port, "tcp"),
         Endpoint::Udp { host, port, .. } => (host, *port, "udp"),
@@ -273,6 +273,7 @@ fn check_reachable(to: Endpoint) -> Result<Endpoint, Error> {
     };
     let problem = match port {
         _ if host.is_empty() => "there is no host to connect to",
+        0 if any_port && kind == "udp" => return Ok(to),
         0 => "port 0 cannot be connected to",
         _ => return Ok(to),
     };

@@ -358,6 +358,12 @@ impl Listen {
         self.udp("max_datagram", |udp| udp.max_datagram = bytes)
     }
 
+    /// Lets other sockets of the same user have the address too (`SO_REUSEPORT`), if they ask for that as well. The kernel then
+    /// chooses one of them for each peer. So another process can open the address before this one closes it. Default: off.
+    pub fn share_addr(self, on: bool) -> Self {
+        self.udp("share_addr", |udp| udp.shares_addr = on)
+    }
+
     fn udp(mut self, option: &'static str, set: impl FnOnce(&mut UdpOptions)) -> Self {
         set(&mut self.udp);
         self.udp_option.get_or_insert(option);

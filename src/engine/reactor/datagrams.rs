@@ -1,7 +1,7 @@
 //! UDP in a turn of the loop. Datagrams are received in batches, handled one by one, and sent in batches.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -228,7 +228,27 @@ impl<H: EventHandler> EventLoop<H> {
         };
         match &mut port.delivery {
             Delivery::Datagrams { .. } => Recipient::Handler,
-            Delivery::Connected { slot, .. } => slot.map_or(Recipient::Nobody, Recipient::Session),
+            Delivery::Connected { slot, from: None } => {
+                slot.map_or(Recipient::Nobody, Recipient::Session)
+            }
+            Delivery::Connected { slot, from } => {
+                let Some(slot) = *slot else {
+                    return Recipient::Nobody;
+                };
+                match from {
+                    Some(from) if *from == peer => return Recipient::Session(slot),
+                    Some(from) if from.port() == 0 && from.ip() == peer.ip() => *from = peer,
+                    _ => return Recipient::Nobody,
+                }
+                let to = port.socket.to_wire(peer);
+                if let Some(mut slot) = self.connections.at(slot) {
+                    slot.link.state.peer = Addr::Ip(peer);
+                    if let Some(stream) = slot.link.stream.datagram_mut() {
+                        stream.to = Some(to);
+                    }
+                }
+                Recipient::Session(slot)
+            }
             Delivery::Sessions(sessions) => {
                 let known = sessions.touch(&peer);
                 let slot = known.or_else(|| self.admit_session(index, peer));
@@ -363,7 +383,8 @@ impl<H: EventHandler> EventLoop<H> {
         Ok(Some(slot))
     }
 
-    /// Makes a session over its own socket, which is connected to `peer`. It opens in the next turn.
+    /// Makes a session over its own socket, which is connected to `peer`. If that has port 0, the first datagram from its address
+    /// tells the port. It opens in the next turn.
     ///
     /// # Errors
     ///
@@ -382,9 +403,19 @@ impl<H: EventHandler> EventLoop<H> {
             device: self.dials.options.device.clone(),
             ..DatagramOptions::default()
         };
-        let socket = self.dials.stack.connect_datagram(peer, local, &options)?;
-        let outbound = self.cx.limits.server().outbound;
-        let port = UdpSocket::connected(socket, outbound);
+        let stack = &self.dials.stack;
+        let (socket, from) = match peer.port() {
+            0 => {
+                let any = || SocketAddr::new(unspecified(peer.ip()), 0);
+                let local = local.unwrap_or_else(any);
+                (stack.bind_datagram(local, false, &options)?, Some(peer))
+            }
+            _ => (stack.connect_datagram(peer, local, &options)?, None),
+        };
+        let server = self.cx.limits.server();
+        let own = limits.and_then(|own| own.over(server).ok());
+        let limits = own.unwrap_or_else(|| server.clone());
+        let port = UdpSocket::connected(socket, from, limits.outbound);
         let socket = Arc::clone(&port.socket);
         let index = self.cx.udp_sockets.insert(port);
         // The socket is watched before it has a slot, because a failure would leave the slot behind.
@@ -395,9 +426,6 @@ impl<H: EventHandler> EventLoop<H> {
         let mut state =
             ConnState::opening(id, Addr::Ip(peer), origin, self.cx.time.moment(), limit);
         state.set_datagram();
-        let server = self.cx.limits.server();
-        let own = limits.and_then(|own| own.over(server).ok());
-        let limits = own.unwrap_or_else(|| server.clone());
         let number = self.cx.acquire_session_limits(&limits, None);
         state.set_limits(number.unwrap_or(SERVER));
         let stream = Stream::Datagram(Box::new(DatagramStream {
@@ -426,7 +454,10 @@ impl<H: EventHandler> EventLoop<H> {
     /// Ends the session of a connected socket because of the socket's error.
     fn fail_connected(&mut self, index: usize, error: io::Error) {
         let port = self.cx.udp_sockets.get(index);
-        if let Some(Delivery::Connected { slot: Some(slot) }) = port.map(|port| &port.delivery) {
+        if let Some(Delivery::Connected {
+            slot: Some(slot), ..
+        }) = port.map(|port| &port.delivery)
+        {
             self.with_slot(*slot, |served, _| served.fail(error.into()));
         }
     }
@@ -513,6 +544,13 @@ impl<H: EventHandler> EventLoop<H> {
     }
 }
 
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 fn port_queue_is_long<H: EventHandler>(cx: &Context<H>, index: usize) -> bool {
     let port = cx.udp_sockets.get(index);
     port.is_some_and(|port| port.queue.len() >= FLUSH_AT)
@@ -549,10 +587,16 @@ impl<H: EventHandler> Served<'_, H> {
         let mut in_vain = 0;
         let mut last = false;
         let mut failed = false;
+        // Few codecs have a frame for nothing.
+        let is_empty = data.is_empty();
+        let mut is_empty_frame = is_empty && awaits_rest(&self.slot.codec);
         self.cx.decoding.of = Some(self.slot.link.state.id);
         let whole = loop {
             if consumed >= data.len() {
-                break true;
+                if !std::mem::take(&mut is_empty_frame) {
+                    break true;
+                }
+                last = true;
             }
             // The frame borrows the datagram until the callback has returned.
             let rest = &mut data[consumed..];
@@ -575,6 +619,7 @@ impl<H: EventHandler> Served<'_, H> {
                     continue;
                 }
                 Ok(Decoded::Hold) => break false,
+                Ok(Decoded::NeedMore { .. }) if is_empty => break true,
                 Ok(Decoded::NeedMore { .. }) => {
                     log::debug!(target: "epicycle::udp", "{}: a datagram ends within a frame", self.slot.link.state.name());
                     failed = true;

@@ -20,6 +20,7 @@ pub(crate) struct UdpOptions {
     pub(crate) batch: usize,
     pub(crate) max_datagram: usize,
     pub(crate) sessions: Option<UdpSessions>,
+    pub(crate) shares_addr: bool,
 }
 
 /// The default for the most datagrams in one system call.
@@ -44,6 +45,7 @@ impl Default for UdpOptions {
             batch: DEFAULT_BATCH,
             max_datagram: DEFAULT_MAX_DATAGRAM,
             sessions: None,
+            shares_addr: false,
         }
     }
 }
@@ -106,7 +108,8 @@ impl UdpOptions {
 /// - Each datagram is decoded separately. Bytes at its end that are no complete frame are given to the codec's
 ///   [`decode_eof`](crate::codec::Codec::decode_eof) and then dropped. A malformed datagram is dropped, and the session
 ///   continues. In both cases the session gets a new codec. An empty datagram opens a session or keeps it alive, but has no
-///   frame.
+///   frame, unless the codec's [`stage`](crate::codec::Codec::stage) says that the rest of a message is awaited: then it is given
+///   to `decode_eof`.
 /// - A truncated datagram is dropped.
 /// - Each `write` or `send` is one datagram of up to 65,507 bytes. There are no water marks.
 /// - All sessions of a socket share one queue of output. The queue holds twice the

@@ -60,8 +60,12 @@ pub(crate) enum Delivery {
     Datagrams { listener: usize },
     /// A session for each peer.
     Sessions(Box<Sessions>),
-    /// The only session of a connected socket.
-    Connected { slot: Option<usize> },
+    /// The only session of a socket.
+    Connected {
+        slot: Option<usize>,
+        /// The peer of a socket that the kernel has not connected. Its port is 0 until a datagram has come from there.
+        from: Option<SocketAddr>,
+    },
 }
 
 /// The sessions of a socket.
@@ -214,7 +218,7 @@ fn bind_one(
         send_buffer: udp.send_buffer,
         groups: udp.groups.clone(),
         device: common.device.clone(),
-        reuse_port: spread,
+        reuse_port: spread || udp.shares_addr,
     };
     let bind = |addr, dual_stack| common.stack.bind_datagram(addr, dual_stack, &options);
     let first = bind_first(targets, family, bind)?;
@@ -272,9 +276,13 @@ impl UdpSocket {
         }
     }
 
-    /// Creates the entry of a socket that is connected to its only peer.
-    pub(crate) fn connected(socket: DatagramSocket, outbound: usize) -> Self {
-        Self::new(socket, Delivery::Connected { slot: None }, outbound)
+    /// Creates the entry of a socket with one peer. The kernel has connected it to that, unless it is told by `from`.
+    pub(crate) fn connected(
+        socket: DatagramSocket,
+        from: Option<SocketAddr>,
+        outbound: usize,
+    ) -> Self {
+        Self::new(socket, Delivery::Connected { slot: None, from }, outbound)
     }
 }
 

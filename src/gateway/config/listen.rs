@@ -3,7 +3,7 @@ use super::limit;
 use super::read::{Reader, Table};
 use crate::gateway::Users;
 use crate::gateway::settings::{
-    ClientTimeouts, ForwardedFor, ListenerKind, ListenerSettings, OnFin, TargetSettings,
+    ClientTimeouts, Datagrams, ForwardedFor, ListenerKind, ListenerSettings, OnFin, TargetSettings,
     Underscores,
 };
 
@@ -20,6 +20,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
         listener = ListenerSettings::forward(listener.on);
     }
     listener.pool = table.get(reader, "pool", "pool");
+    datagrams(reader, &mut table, &mut listener.datagrams);
     #[cfg(feature = "tls")]
     if let Some(value) = table.take(reader, "tls", "tls") {
         let protocols: &[&str] = match listener.kind {
@@ -111,12 +112,10 @@ fn kind(reader: &mut Reader, table: &mut Table<'_>, kind: &mut ListenerKind) {
         Some("forward") => *kind = ListenerKind::Forward,
         Some("socks5") => *kind = ListenerKind::Socks5,
         Some("tcp") => *kind = ListenerKind::Tcp,
-        Some("udp") => {
-            value.wrong(reader, "this kind is not in this version; use \"reverse\", \"forward\", \"socks5\", \"tcp\" or \"metrics\"");
-        }
+        Some("udp") => *kind = ListenerKind::Udp,
         _ => value.wrong(
             reader,
-            "use \"reverse\", \"forward\", \"socks5\", \"tcp\" or \"metrics\"",
+            "use \"reverse\", \"forward\", \"socks5\", \"tcp\", \"udp\" or \"metrics\"",
         ),
     }
 }
@@ -148,6 +147,19 @@ fn targets(reader: &mut Reader, mut table: Table<'_>, into: &mut TargetSettings)
     table.set(reader, "retries", "retries", &mut into.retries);
     table.set_size(reader, "retry_body", "retry_body", &mut into.retry_body);
     table.finish(reader);
+}
+
+fn datagrams(reader: &mut Reader, table: &mut Table<'_>, into: &mut Datagrams) {
+    table.set(reader, "udp", "datagrams.associate", &mut into.associate);
+    table.set(reader, "udp_idle", "datagrams.idle", &mut into.idle);
+    table.set(
+        reader,
+        "max_sessions",
+        "datagrams.max_sessions",
+        &mut into.max_sessions,
+    );
+    let advertise = &mut into.advertise;
+    table.set(reader, "udp_advertise", "datagrams.advertise", advertise);
 }
 
 fn timeouts(reader: &mut Reader, mut table: Table<'_>, into: &mut ClientTimeouts) {

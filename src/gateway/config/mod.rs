@@ -119,7 +119,17 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
         settings
     })?;
     load_nodes(&mut settings)?;
-    Ok(settings)
+    // What is in the files of nodes may not fit the rest.
+    let problems = settings.problems().into_iter().map(|problem| Fault {
+        file: path.to_owned(),
+        line: 1,
+        column: 1,
+        problem: problem.to_string(),
+    });
+    match problems.collect::<Vec<_>>() {
+        faults if faults.is_empty() => Ok(settings),
+        faults => Err(ConfigError::Faults(faults)),
+    }
 }
 
 /// Reads the files of nodes that pools name.

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -507,11 +508,18 @@ fn size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
+impl FromValue for IpAddr {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
+        let ip = value.as_str().and_then(|text| text.parse().ok());
+        ip.ok_or_else(|| "write an IP address such as \"192.0.2.1\"".to_owned())
+    }
+}
+
 impl FromValue for IpNet {
     fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
         let text = value.as_str();
         let network = text.and_then(|text| {
-            let single = || Some(IpNet::from(text.parse::<std::net::IpAddr>().ok()?));
+            let single = || Some(IpNet::from(text.parse::<IpAddr>().ok()?));
             text.parse().ok().or_else(single)
         });
         network.ok_or_else(|| "write a network such as \"10.0.0.0/8\", or an IP address".to_owned())

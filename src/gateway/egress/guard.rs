@@ -24,7 +24,7 @@ impl Guard {
     /// `listeners` are addresses in a form of [`Endpoint`].
     pub(crate) fn new<'a>(policy: Egress, listeners: impl IntoIterator<Item = &'a str>) -> Self {
         let own = listeners.into_iter().filter_map(|on| match on.parse() {
-            Ok(Endpoint::Tcp { host, port, .. }) => {
+            Ok(Endpoint::Tcp { host, port, .. } | Endpoint::Udp { host, port, .. }) => {
                 let ip = host.parse().ok().map(|ip: IpAddr| ip.to_canonical());
                 let ip = ip.filter(|ip| !ip.is_unspecified());
                 Some(Own { ip, port })

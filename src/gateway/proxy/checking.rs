@@ -6,7 +6,6 @@ use super::{Dial, Proxy, Purpose, jittered};
 use crate::balance::{Node, NodeId};
 use crate::engine::connect::Connect;
 use crate::engine::handler::{Action, Conn, Reactor};
-use crate::gateway::destination::Destination;
 use crate::gateway::health::MAX_BODY;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::settings::HealthProbe;
@@ -70,12 +69,7 @@ impl<H: Hooks> Proxy<H> {
                 continue;
             }
             let made_by = pool.generation;
-            let to = Destination {
-                node,
-                client: None,
-                target: None,
-            };
-            let connect = pool.connect(&to);
+            let connect = pool.connect_check(node);
             let token = self.next_token(Dial {
                 pool: number,
                 generation: made_by,

@@ -4,17 +4,20 @@ mod admitting;
 mod answering;
 mod asking;
 mod checking;
+mod datagrams;
 mod dialing;
 mod forward;
 mod gathering;
 mod observing;
 mod own;
 mod placing;
+mod relay;
 mod relaying;
 mod reloading;
 mod socks;
 mod tcp;
 mod tunneling;
+mod udp;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -25,10 +28,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
+use self::datagrams::DatagramDial;
 pub(super) use self::observing::MAX_LONGEST;
+use self::relay::{Relay, UdpTarget};
 use self::socks::SocksSession;
 use self::tcp::TcpSession;
 use self::tunneling::{end_frames, other_side};
+use self::udp::{UdpNode, UdpSession};
 use super::access_log::Sink;
 use super::destination::Destination;
 use super::egress::Target;
@@ -39,6 +45,7 @@ use super::frames::{RelayCodec, Relayed};
 use super::hooks::Hooks;
 use super::joined::Joined;
 use super::metrics::{Meters, RouteCounters};
+use super::packet::Packet;
 use super::places::TakenPlace;
 use super::pool::{Pool, SharedPool};
 use super::record::EndedBy;
@@ -68,6 +75,7 @@ one_of! {
         Frames(RelayCodec),
         Socks(SocksServer),
         Joined(Joined),
+        Packet(Packet),
     }
     /// A part of a request or of a response.
     #[derive(Debug)]
@@ -97,6 +105,10 @@ pub struct Proxy<H: Hooks> {
     connects: HashMap<u64, Connecting<Self>>,
     /// Hashes the targets that clients name.
     target_hasher: RandomState,
+    /// The sessions for datagrams that are being made, by token.
+    datagram_dials: HashMap<u64, DatagramDial>,
+    /// The number of associations of SOCKS clients.
+    associations: usize,
     last_dial: u64,
     /// The numbers of the listeners whose clients take no further request.
     left: HashSet<usize>,
@@ -141,6 +153,14 @@ pub enum Session<H: Hooks> {
     Target,
     /// A connection of a client of a TCP listener.
     Tcp(Box<TcpSession>),
+    /// A session of a UDP listener's client.
+    Udp(Box<UdpSession>),
+    /// A session with the node of a UDP listener's client.
+    UdpNode(Box<UdpNode>),
+    /// A session with a SOCKS client that sends datagrams.
+    Relay(Box<Relay>),
+    /// A session with a target of a SOCKS client.
+    UdpTarget(Box<UdpTarget>),
 }
 
 /// The state of a client's connection.
@@ -240,6 +260,8 @@ impl<H: Hooks> Proxy<H> {
             target_dials: HashMap::new(),
             connects: HashMap::new(),
             target_hasher: RandomState::new(),
+            datagram_dials: HashMap::new(),
+            associations: 0,
             last_dial: 0,
             left: HashSet::new(),
             block: HeaderBlock::new(),
@@ -356,6 +378,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
     fn codec(&mut self, info: &ConnInfo<'_>) -> Side {
         match info.origin() {
             Origin::Connected { token } if self.target_dials.contains_key(&token) => Joined.into(),
+            Origin::Connected { token } if self.datagram_dials.contains_key(&token) => {
+                Packet.into()
+            }
             Origin::Connected { token } => {
                 let dial = self.dials.get(&token);
                 match dial.map(|dial| &dial.purpose) {
@@ -370,6 +395,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     SocksServer::new(listener.settings.users.is_some()).into()
                 }
                 Some(listener) if listener.settings.kind == ListenerKind::Tcp => Joined.into(),
+                Some(listener) if listener.settings.kind == ListenerKind::Udp => Packet.into(),
                 Some(listener) => HttpStreamCodec::new(listener.limits)
                     .manual_continue()
                     .into(),
@@ -390,6 +416,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     Some(_) => self.on_tunnel_open(conn, client, token),
                     None => self.on_target_open(conn, client),
                 };
+            }
+            if let Some(dial) = self.datagram_dials.remove(&token) {
+                return self.on_datagram_dial(conn, dial);
             }
             if !self.may_keep(conn, token) {
                 return None;
@@ -436,17 +465,22 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             })));
         }
         let listener = self.rules.listeners.get(conn.label())?.clone();
-        let is_tunnel = matches!(
-            listener.settings.kind,
-            ListenerKind::Socks5 | ListenerKind::Tcp
+        let kind = listener.settings.kind;
+        let is_http = !matches!(
+            kind,
+            ListenerKind::Socks5 | ListenerKind::Tcp | ListenerKind::Udp
         );
-        if is_tunnel && self.refuses_address(conn, &listener) {
+        if !is_http && self.refuses_address(conn, &listener) {
             return None;
         }
         if listener.settings.kind == ListenerKind::Socks5 {
             return Some(Session::Socks(Box::new(SocksSession::new(conn, listener))));
         }
-        if listener.settings.kind == ListenerKind::Tcp {
+        if kind == ListenerKind::Udp {
+            let session = self.begin_datagrams(conn, listener)?;
+            return Some(Session::Udp(Box::new(session)));
+        }
+        if kind == ListenerKind::Tcp {
             let session = self.begin_forwarding(conn, listener)?;
             return Some(Session::Tcp(Box::new(session)));
         }
@@ -488,6 +522,17 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     return self.on_socks_frame(conn, socks, frame);
                 }
             }
+            Part::Packet(datagram) => match session {
+                Session::Udp(client) => return self.on_client_datagram(conn, client, datagram),
+                Session::UdpNode(node) => return self.on_node_datagram(conn, node, datagram),
+                Session::Relay(relay) => return self.on_relayed_datagram(conn, relay, datagram),
+                Session::UdpTarget(target) => {
+                    return self.on_target_datagram(conn, target, datagram);
+                }
+                // Any byte on its connection ends an association.
+                Session::Socks(_) => return Action::Close,
+                _ => {}
+            },
             Part::Joined(_) => {}
         }
         conn.abort();
@@ -595,13 +640,20 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Session::Check(check) => {
                 self.on_checked(check.pool, check.node, check.is_good(), reactor);
             }
-            Session::Socks(socks) => self.on_socks_closed(info, &socks, &reason),
+            Session::Socks(socks) => self.on_socks_closed(reactor, info, *socks, &reason),
             Session::Target => {}
             Session::Tcp(client) => self.on_tcp_closed(reactor, info, *client, &reason),
+            Session::Udp(client) => self.on_udp_closed(reactor, info, *client, &reason),
+            Session::UdpNode(node) => self.on_udp_node_closed(reactor, info, &node, &reason),
+            Session::Relay(relay) => self.on_relay_closed(reactor, *relay, &reason),
+            Session::UdpTarget(target) => Self::on_udp_target_closed(reactor, info, &target),
         }
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        if let Some(dial) = self.datagram_dials.remove(&failed.token) {
+            return self.on_datagram_dial_failed(dial, &failed.error, reactor);
+        }
         match self.target_dials.remove(&failed.token) {
             Some(client) => match self.connects.remove(&failed.token) {
                 Some(_) => self.on_tunnel_failed(client, failed.token, failed.error, reactor),
@@ -688,6 +740,10 @@ impl<H: Hooks> fmt::Debug for Session<H> {
             Session::Socks(_) => "Socks",
             Session::Target => "Target",
             Session::Tcp(_) => "Tcp",
+            Session::Udp(_) => "Udp",
+            Session::UdpNode(_) => "UdpNode",
+            Session::Relay(_) => "Relay",
+            Session::UdpTarget(_) => "UdpTarget",
         })
     }
 }

@@ -107,6 +107,11 @@ impl<H: Hooks> Proxy<H> {
     fn end_leaving(&mut self, timeout: Duration, reactor: &mut Reactor<'_, Self>) {
         let now = reactor.now();
         reactor.for_each(|conn, session| {
+            if let Session::UdpNode(node) = session
+                && self.pools[node.pool].has_left(node.node, timeout, now)
+            {
+                conn.close();
+            }
             if let Session::Upstream(upstream) = session
                 && self.pools[upstream.pool].has_left(upstream.node, timeout, now)
             {

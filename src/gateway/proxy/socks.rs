@@ -30,8 +30,19 @@ pub struct SocksSession<H: Hooks> {
     connected: Option<Instant>,
     /// True if the password of the client was wrong. It may have to wait for the answer.
     has_wrong_password: bool,
-    /// The dial to its target.
+    /// The dial to its target, or to itself for an association.
     dial: Option<Connecting<Proxy<H>>>,
+    association: Option<Box<Association>>,
+}
+
+/// The association of a client.
+#[derive(Debug, Default)]
+struct Association {
+    /// The session with the client, once it is there.
+    relay: Option<ConnId>,
+    /// The bytes of datagrams, from the client and to it, once it has ended.
+    bytes: (u64, u64),
+    is_idle: bool,
 }
 
 /// The address in replies that have none to tell.
@@ -51,6 +62,35 @@ impl<H: Hooks> SocksSession<H> {
             connected: None,
             has_wrong_password: false,
             dial: None,
+            association: None,
+        }
+    }
+
+    pub(super) fn listener(&self) -> &Rc<Listener> {
+        &self.listener
+    }
+
+    pub(super) fn begin_association(&mut self, dial: Connecting<Proxy<H>>) {
+        self.dial = Some(dial);
+        self.association = Some(Box::default());
+    }
+
+    /// Notes the session with the client.
+    pub(super) fn note_association(&mut self, relay: ConnId, now: Instant) {
+        self.dial = None;
+        self.reply = Some(ReplyCode::Succeeded);
+        self.connected = Some(now);
+        if let Some(association) = &mut self.association {
+            association.relay = Some(relay);
+        }
+    }
+
+    /// Notes that the session with the client has ended, and what it has carried.
+    pub(super) fn note_end_of_association(&mut self, bytes: (u64, u64), reason: &CloseReason) {
+        if let Some(association) = &mut self.association {
+            association.relay = None;
+            association.bytes = bytes;
+            association.is_idle = matches!(reason, CloseReason::Timeout(_));
         }
     }
 
@@ -186,6 +226,10 @@ impl<H: Hooks> Proxy<H> {
                 session.target = Some(target.clone());
                 self.dial_target(conn, session, target)
             }
+            Asked::Command(Command::UdpAssociate, named) => {
+                self.associate(conn, session, Some(named))
+            }
+            Asked::Portless(Command::UdpAssociate) => self.associate(conn, session, None),
             Asked::Command(..) | Asked::Portless(_) | Asked::UnknownCommand => {
                 Err(ReplyCode::CommandNotSupported)
             }
@@ -294,20 +338,36 @@ impl<H: Hooks> Proxy<H> {
 
     pub(super) fn on_socks_closed(
         &mut self,
+        reactor: &mut Reactor<'_, Self>,
         info: &Closed,
-        session: &SocksSession<H>,
+        mut session: SocksSession<H>,
         reason: &CloseReason,
     ) {
         if let Some(dial) = &session.dial {
             // An engine that shuts down cancels it by itself.
             let _ = dial.cancel();
         }
-        if session.connected.is_some() {
+        if let Some(association) = &mut session.association {
+            self.associations -= 1;
+            self.meters.all.associations.subtract(1);
+            if let Some(relay) = association.relay {
+                let bytes = reactor.with(relay, |conn, session| {
+                    conn.close();
+                    match session {
+                        Session::Relay(relay) => relay.bytes(),
+                        _ => (0, 0),
+                    }
+                });
+                association.bytes = bytes.unwrap_or_default();
+            }
+        } else if session.connected.is_some() {
             self.meters.all.tunnels.subtract(1);
         }
+        let is_idle = session.association.as_ref().is_some_and(|one| one.is_idle);
         let ended_by = match (session.reply, reason) {
             (Some(ReplyCode::Succeeded), CloseReason::Peer | CloseReason::Pipe) => EndedBy::Nobody,
             (_, CloseReason::Timeout(_)) => EndedBy::Timeout,
+            _ if is_idle => EndedBy::Timeout,
             (_, CloseReason::Shutdown | CloseReason::Panic) => EndedBy::Gateway,
             (Some(ReplyCode::Succeeded) | None, _) => EndedBy::Client,
             (
@@ -320,17 +380,19 @@ impl<H: Hooks> Proxy<H> {
             ) => EndedBy::Gateway,
             (Some(_), _) => EndedBy::Node,
         };
-        self.record_tunnel(info, session, ended_by);
+        self.record_tunnel(info, &session, ended_by);
     }
 
     /// Makes the record of a client of a tunnel.
     fn record_tunnel(&mut self, info: &Closed, session: &SocksSession<H>, ended_by: EndedBy) {
         let since = |time: Instant| time.saturating_duration_since(session.began);
-        let target = session
-            .target
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let association = session.association.as_ref();
+        let target = match (&session.target, association) {
+            (Some(target), _) => target.to_string(),
+            (None, Some(_)) => "udp".to_owned(),
+            (None, None) => String::new(),
+        };
+        let carried = association.map_or((info.bytes_in, info.bytes_out), |one| one.bytes);
         let fields = HeaderBlock::new();
         let times = Times {
             connected: session.connected.map(since),
@@ -350,14 +412,15 @@ impl<H: Hooks> Proxy<H> {
             pool: "",
             node: "",
             status: session.status(),
-            request_bytes: info.bytes_in,
-            response_bytes: info.bytes_out,
+            request_bytes: carried.0,
+            response_bytes: carried.1,
             unix_time: session.unix_time,
             times,
             reused: false,
             tries: u32::from(session.connected.is_some()),
             ended_by,
             timeout: match ended_by {
+                EndedBy::Timeout if association.is_some() => "udp_idle",
                 EndedBy::Timeout if session.connected.is_some() => "tunnel.idle",
                 EndedBy::Timeout => "tunnel.handshake",
                 _ => "",

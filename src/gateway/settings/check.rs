@@ -107,6 +107,7 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
             settings,
         );
     }
+    check_kinds_of_nodes(&mut problems, settings);
     for (name, pool) in &settings.pools {
         let is_right = settings
             .listeners
@@ -146,10 +147,14 @@ fn check_admin(problems: &mut Problems, settings: &Settings, admin: &AdminSettin
 
 fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSettings) {
     match listener.on.parse::<Endpoint>() {
-        Ok(Endpoint::Udp { .. }) => problems.add(
+        Ok(Endpoint::Udp { .. }) if listener.kind != ListenerKind::Udp => problems.add(
             format!("{place}.on"),
             "it needs a stream; use tcp:// or unix://",
         ),
+        Ok(Endpoint::Udp { .. }) => {}
+        Ok(_) if listener.kind == ListenerKind::Udp => {
+            problems.add(format!("{place}.on"), "it needs datagrams; use udp://");
+        }
         Ok(_) => {}
         Err(error) => problems.add(format!("{place}.on"), error.to_string()),
     }
@@ -190,12 +195,10 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let is_right = listener.users.is_none() || listener.has_targets();
     let remedy = "only clients of a forward or SOCKS listener tell their names; remove it";
     problems.unless(is_right, format!("{place}.users"), remedy);
-    let is_http = !listener.has_targets() && listener.kind != ListenerKind::Tcp;
+    let is_http =
+        !listener.has_targets() && !matches!(listener.kind, ListenerKind::Tcp | ListenerKind::Udp);
     let is_right = listener.auth.is_none() || is_http;
     let remedy = "only requests of HTTP have it; for clients that name targets there are `users`";
-    problems.unless(is_right, format!("{place}.auth"), remedy);
-    let is_right = listener.auth.is_none() || listener.kind != ListenerKind::Tcp;
-    let remedy = "the clients of a TCP listener tell no names; remove it, and use `allow`";
     problems.unless(is_right, format!("{place}.auth"), remedy);
     if let Some(auth) = &listener.auth {
         check_realm(problems, place, auth);
@@ -204,6 +207,7 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let remedy = "the rate of requests is limited where there are requests of HTTP; remove it";
     problems.unless(is_right, format!("{place}.rate_limits"), remedy);
     check_rates(problems, place, &listener.rate_limits);
+    check_datagrams(problems, place, listener);
     let limits = &listener.limits;
     let at = format!("{place}.limits");
     problems.heads(&at, limits.max_head, limits.max_headers);
@@ -216,6 +220,47 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     );
 }
 
+fn check_datagrams(problems: &mut Problems, place: &str, listener: &ListenerSettings) {
+    let (is_udp, datagrams) = (listener.kind == ListenerKind::Udp, &listener.datagrams);
+    let is_right = !is_udp || (!listener.is_tls() && listener.proxy_protocol.is_empty());
+    let remedy = "datagrams have neither TLS nor PROXY headers; remove `tls` and `proxy_protocol`";
+    problems.unless(is_right, format!("{place}.on"), remedy);
+    let at = format!("{place}.datagrams");
+    problems.timeouts(&at, &[("idle", datagrams.idle)]);
+    let is_right = (1..=1 << 20).contains(&datagrams.max_sessions);
+    problems.unless(is_right, format!("{at}.max_sessions"), "use 1 to 1048576");
+    let relays = datagrams.associate || datagrams.advertise.is_some();
+    let is_right = listener.kind == ListenerKind::Socks5 || !relays;
+    let remedy = "only clients of a SOCKS listener ask for a relay; remove it";
+    problems.unless(is_right, format!("{at}.associate"), remedy);
+}
+
+/// Checks that the pools of UDP listeners have nodes for datagrams, and no others do.
+fn check_kinds_of_nodes(problems: &mut Problems, settings: &Settings) {
+    let listeners = settings.listeners.iter();
+    let udp = listeners.filter(|listener| listener.kind == ListenerKind::Udp);
+    let udp: Vec<&String> = udp.filter_map(|listener| listener.pool.as_ref()).collect();
+    for (name, pool) in &settings.pools {
+        let wants_udp = udp.contains(&name);
+        if wants_udp && pool.proxy_protocol.is_some() {
+            let remedy = "datagrams have no PROXY headers; remove it";
+            problems.add(format!("pools.{name}.proxy_protocol"), remedy);
+        }
+        for (n, node) in pool.nodes.iter().enumerate() {
+            let is_right = match NodeAddr::of(node, pool.uses_tls()) {
+                Ok(addr) => addr.is_udp() == wants_udp,
+                // That is told already.
+                Err(_) => true,
+            };
+            let remedy = match wants_udp {
+                true => "the nodes of a UDP listener take datagrams; write udp://",
+                false => "only the nodes of UDP listeners are udp://; write tcp:// or http://",
+            };
+            problems.unless(is_right, format!("pools.{name}.nodes[{n}]"), remedy);
+        }
+    }
+}
+
 /// Checks the pool of a listener that forwards.
 fn check_forwarding(
     problems: &mut Problems,
@@ -224,12 +269,14 @@ fn check_forwarding(
     settings: &Settings,
 ) {
     let name = match (&listener.pool, listener.kind) {
-        (Some(name), ListenerKind::Tcp) => name,
-        (None, ListenerKind::Tcp) => {
-            return problems.add(at, "a TCP listener needs `pool`, the name of a pool");
+        (Some(name), ListenerKind::Tcp | ListenerKind::Udp) => name,
+        (None, ListenerKind::Tcp | ListenerKind::Udp) => {
+            let remedy = "a TCP or UDP listener needs `pool`, the name of a pool";
+            return problems.add(at, remedy);
         }
         (Some(_), _) => {
-            let remedy = "only a TCP listener has a pool of its own; remove it, and write a route";
+            let remedy =
+                "only a TCP or UDP listener has a pool of its own; remove it, and write a route";
             return problems.add(at, remedy);
         }
         (None, _) => return,
@@ -242,7 +289,7 @@ fn check_forwarding(
         _ => true,
     };
     let remedy =
-        "its pool hashes a part of requests, and a TCP connection has none; use `hash = \"ip\"`";
+        "its pool hashes a part of requests, and a connection has none; use `hash = \"ip\"`";
     problems.unless(is_right, at, remedy);
 }
 

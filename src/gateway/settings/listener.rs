@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -50,7 +51,7 @@ pub struct ListenerSettings {
     /// The targets that the clients of a forward or SOCKS listener may reach. Default: all public addresses, by `CONNECT` on
     /// port 443 only.
     pub egress: Egress,
-    /// The pool to whose nodes a TCP listener forwards its connections. Default: none. It needs one.
+    /// The pool to whose nodes a TCP or UDP listener forwards. Default: none. Such a listener needs one.
     pub pool: Option<String>,
     /// The users of a forward or SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may
     /// use it.
@@ -59,6 +60,8 @@ pub struct ListenerSettings {
     pub tunnels: TunnelTimeouts,
     /// The connections of a forward listener to the targets of requests in absolute form.
     pub targets: TargetSettings,
+    /// The sessions of a UDP listener, and the associations of a SOCKS listener.
+    pub datagrams: Datagrams,
     /// Tells by which rules clients are asked for certificates, if a file says so. `None` is not known.
     #[cfg(feature = "tls")]
     pub(crate) client_auth_digest: Option<u64>,
@@ -79,6 +82,35 @@ pub enum ListenerKind {
     Socks5,
     /// Each connection goes to a node of the [pool](ListenerSettings::pool), whatever it carries.
     Tcp,
+    /// Datagrams go to a node of the [pool](ListenerSettings::pool), those of a peer to the same one.
+    Udp,
+}
+
+/// The sessions of a UDP listener, and the associations of a SOCKS listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Datagrams {
+    /// True if clients of a SOCKS listener may relay datagrams (`UDP ASSOCIATE`). Default: off.
+    pub associate: bool,
+    /// The time for which nothing may pass in a session, in an association, or between that and a target. Default: 60 s.
+    pub idle: Duration,
+    /// The most sessions of a UDP listener. Datagrams of further peers are dropped. For a SOCKS listener, the most associations of
+    /// a reactor. Default: 4,096, as each needs a descriptor.
+    pub max_sessions: usize,
+    /// The address that clients of a SOCKS listener are told to send datagrams to, if they are behind a NAT. Default: the one
+    /// that they have connected to.
+    pub advertise: Option<IpAddr>,
+}
+
+impl Default for Datagrams {
+    fn default() -> Self {
+        Self {
+            associate: false,
+            idle: Duration::from_secs(60),
+            max_sessions: 4096,
+            advertise: None,
+        }
+    }
 }
 
 impl ListenerKind {
@@ -90,6 +122,7 @@ impl ListenerKind {
             Self::Forward => "forward",
             Self::Socks5 => "socks5",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
         }
     }
 }
@@ -335,6 +368,7 @@ impl ListenerSettings {
             users: None,
             tunnels: TunnelTimeouts::default(),
             targets: TargetSettings::default(),
+            datagrams: Datagrams::default(),
             #[cfg(feature = "tls")]
             client_auth_digest: None,
         }
@@ -375,6 +409,27 @@ impl ListenerSettings {
             kind: ListenerKind::Forward,
             forwarding: Forwarding::hidden(),
             underscores: Underscores::Pass,
+            ..Self::new(on)
+        }
+    }
+
+    /// Returns a listener that forwards the datagrams of each peer to a node of a pool.
+    ///
+    /// ```
+    /// use epicycle::gateway::Gateway;
+    /// use epicycle::gateway::settings::{ListenerSettings, PoolSettings};
+    ///
+    /// let gateway = Gateway::builder()
+    ///     .listen(ListenerSettings::forward_udp("udp://127.0.0.1:5353", "dns"))
+    ///     .pool("dns", PoolSettings::of(["udp://10.0.0.1:53", "udp://10.0.0.2:53"]))
+    ///     .build()?;
+    /// # let _ = gateway;
+    /// # Ok::<(), epicycle::gateway::GatewayError>(())
+    /// ```
+    pub fn forward_udp(on: impl Into<String>, pool: impl Into<String>) -> Self {
+        Self {
+            kind: ListenerKind::Udp,
+            pool: Some(pool.into()),
             ..Self::new(on)
         }
     }

@@ -39,8 +39,8 @@ pub use self::access::{Access, BasicAuth, RouteAuth};
 pub use self::admin::{AdminSettings, Token};
 pub use self::limit::{LimitBy, LimitSettings, Rate};
 pub use self::listener::{
-    ClientLimits, ClientTimeouts, ForwardedFor, Forwarding, ListenerKind, ListenerSettings, OnFin,
-    TargetSettings, TunnelTimeouts, Underscores,
+    ClientLimits, ClientTimeouts, Datagrams, ForwardedFor, Forwarding, ListenerKind,
+    ListenerSettings, OnFin, TargetSettings, TunnelTimeouts, Underscores,
 };
 pub use self::log::{AccessLog, LogFormat, LogTarget};
 pub(crate) use self::node::NodeAddr;

@@ -10,7 +10,8 @@ use crate::http::head::is_host;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeSettings {
-    /// The address: `http://HOST[:PORT]`, `https://HOST[:PORT]`, `tcp://HOST:PORT` or `unix:///PATH`. TLS is used with
+    /// The address: `http://HOST[:PORT]`, `https://HOST[:PORT]`, `tcp://HOST:PORT`, `unix:///PATH`, or
+    /// `udp://HOST:PORT` for the pool of a UDP listener. TLS is used with
     /// `https`, and with the pool's TLS settings.
     pub to: String,
     /// The share of the requests, relative to the other nodes. A node of weight 0 gets none, unless all have 0. Default: 1.
@@ -168,6 +169,11 @@ impl NodeAddr {
         Ok(addr)
     }
 
+    /// Returns true if it takes datagrams.
+    pub(crate) fn is_udp(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Udp { .. })
+    }
+
     /// Parses an address.
     ///
     /// # Errors
@@ -188,16 +194,21 @@ impl NodeAddr {
                 (endpoint, pool_uses_tls)
             }
         };
+        if matches!(endpoint, Endpoint::Udp { .. }) && is_tls {
+            return Err("there is no TLS over UDP; remove `tls` of the pool".to_owned());
+        }
         let authority = match &endpoint {
-            Endpoint::Tcp { host, .. } if host.is_empty() => {
+            Endpoint::Tcp { host, .. } | Endpoint::Udp { host, .. } if host.is_empty() => {
                 return Err("it has no host; write tcp://127.0.0.1:9000, for example".to_owned());
             }
-            Endpoint::Tcp { port: 0, .. } => {
+            Endpoint::Tcp { port: 0, .. } | Endpoint::Udp { port: 0, .. } => {
                 return Err("port 0 cannot be connected to; name the node's port".to_owned());
             }
-            Endpoint::Tcp { host, port, .. } => authority(host, *port, is_tls),
+            Endpoint::Tcp { host, port, .. } | Endpoint::Udp { host, port, .. } => {
+                authority(host, *port, is_tls)
+            }
             Endpoint::Unix(_) | Endpoint::UnixAbstract(_) => "localhost".to_owned(),
-            _ => return Err("a node is http://, https://, tcp:// or unix://".to_owned()),
+            _ => return Err("a node is http://, https://, tcp://, udp:// or unix://".to_owned()),
         };
         Ok(Self {
             endpoint,

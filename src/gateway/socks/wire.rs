@@ -157,17 +157,22 @@ fn ip(bytes: &[u8]) -> IpAddr {
 
 /// Writes an address.
 pub(super) fn put_addr(addr: SocketAddr, dst: &mut Outbox<'_>) {
+    put_addr_by(addr, &mut |bytes| dst.put(bytes));
+}
+
+/// Writes an address part by part.
+pub(super) fn put_addr_by(addr: SocketAddr, put: &mut dyn FnMut(&[u8])) {
     match addr.ip() {
         IpAddr::V4(ip) => {
-            dst.put(&[IPV4]);
-            dst.put(&ip.octets());
+            put(&[IPV4]);
+            put(&ip.octets());
         }
         IpAddr::V6(ip) => {
-            dst.put(&[IPV6]);
-            dst.put(&ip.octets());
+            put(&[IPV6]);
+            put(&ip.octets());
         }
     }
-    dst.put(&addr.port().to_be_bytes());
+    put(&addr.port().to_be_bytes());
 }
 
 pub(super) fn malformed<T>(what: &'static str) -> Result<T, FrameError> {

@@ -270,6 +270,7 @@ impl Serving<'_> {
     /// have to make others, so that none of them sends a request on one that closes.
     fn replaced(&mut self, successor: Successor) {
         info!(target: "epicycle::gateway::config", "another process has taken over");
+        self.control.close_udp_listeners();
         let engine = self.control.engine();
         self.control.stop_accepting();
         let deadline = Instant::now() + Duration::from_secs(5);

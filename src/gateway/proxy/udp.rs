@@ -1,0 +1,370 @@
+//! The clients of UDP listeners: each has a session, and the session has a node.
+
+use std::fmt;
+use std::mem;
+use std::rc::Rc;
+
+use super::datagrams::{DatagramDial, DatagramWay, Held, session_limits};
+use super::{Proxy, Session, guarded};
+use crate::balance::{Node, NodeId, Outcome};
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::handler::{Action, Conn, Reactor};
+use crate::engine::slots::ConnId;
+use crate::gateway::hooks::Hooks;
+use crate::gateway::metrics::DropReason;
+use crate::gateway::pool::Chosen;
+use crate::gateway::record::{EndedBy, Notes, Record};
+use crate::gateway::rules::Listener;
+use crate::http::{HeaderBlock, StatusCode};
+
+/// The state of a session of a UDP listener's client.
+pub struct UdpSession {
+    listener: Rc<Listener>,
+    /// The number of the pool.
+    pool: usize,
+    /// The hash that the balancer may use.
+    key: u64,
+    chosen: Option<Chosen>,
+    way: DatagramWay,
+    /// The node that has failed it, which is not chosen again at once.
+    failed: Option<NodeId>,
+    /// The node whose name stands in the record.
+    last_node: Option<NodeId>,
+    /// True if its node has answered.
+    is_answered: bool,
+    notes: Notes,
+}
+
+/// The state of a session with the node of a UDP listener's client.
+pub struct UdpNode {
+    client: ConnId,
+    pub(super) pool: usize,
+    pub(super) node: NodeId,
+    has_answered: bool,
+}
+
+impl<H: Hooks> Proxy<H> {
+    /// Begins with a client. Returns `None` if it is not admitted.
+    pub(super) fn begin_datagrams(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        listener: Rc<Listener>,
+    ) -> Option<UdpSession> {
+        let number = *self.rules.pools.get(&**listener.settings.pool.as_ref()?)?;
+        self.meters.all.udp_sessions.add(1);
+        Some(UdpSession {
+            key: self.pools[number].key_of(conn.peer_addr().ip()),
+            listener,
+            pool: number,
+            chosen: None,
+            way: DatagramWay::None,
+            failed: None,
+            last_node: None,
+            is_answered: false,
+            notes: Notes::at(conn.now(), conn.unix_time()),
+        })
+    }
+
+    /// Passes on a datagram of a client.
+    pub(super) fn on_client_datagram(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut UdpSession,
+        datagram: &[u8],
+    ) -> Action {
+        self.leave_node_if_gone(conn, session);
+        if let DatagramWay::None = session.way {
+            self.find_way(conn, session);
+        }
+        match &mut session.way {
+            DatagramWay::Open(node) => {
+                match conn.with(*node, |node, _| node.write(datagram)) {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => self.note_unwritten(&error),
+                    // Its end is told in a moment.
+                    None => self.drop_datagrams(DropReason::Unreachable, 1),
+                }
+            }
+            DatagramWay::Opening(held) => {
+                if !held.add(datagram) {
+                    self.drop_datagrams(DropReason::Full, 1);
+                }
+            }
+            DatagramWay::None => self.drop_datagrams(DropReason::Unreachable, 1),
+        }
+        Action::Continue
+    }
+
+    /// Leaves a node that was removed, or that is down while another one is up.
+    fn leave_node_if_gone(&mut self, conn: &mut Conn<'_, Self>, session: &mut UdpSession) {
+        let Some(chosen) = &session.chosen else {
+            return;
+        };
+        let pool = &mut self.pools[session.pool];
+        let node = chosen.node;
+        let is_there = !pool.is_leaving(node);
+        if is_there && pool.nodes.get(node).is_some_and(Node::is_up) {
+            return;
+        }
+        let other = match is_there {
+            false => None,
+            true => match pool.pick(session.key, &[node]).ok() {
+                Some(other) if pool.nodes.get(other.node).is_some_and(Node::is_up) => Some(other),
+                _ => return,
+            },
+        };
+        session.chosen = other;
+        if let DatagramWay::Open(id) = mem::take(&mut session.way) {
+            conn.with(id, |conn, _| conn.close());
+        }
+    }
+
+    /// Chooses a node, unless one is chosen, and begins to make a session to it.
+    fn find_way(&mut self, conn: &mut Conn<'_, Self>, session: &mut UdpSession) {
+        let pool = &mut self.pools[session.pool];
+        let failed = session.failed.take();
+        let chosen = session.chosen.take().or_else(|| {
+            let other = failed.and_then(|failed| pool.pick(session.key, &[failed]).ok());
+            other.or_else(|| pool.pick(session.key, &[]).ok())
+        });
+        let Some(chosen) = chosen else {
+            session.notes.status = Some(StatusCode::SERVICE_UNAVAILABLE);
+            return;
+        };
+        let node = chosen.node;
+        session.chosen = Some(chosen);
+        session.last_node = Some(node);
+        session.notes.tries += 1;
+        let limits = session_limits(session.listener.settings.datagrams.idle);
+        let Some(connect) = pool.connect_datagrams(node, limits) else {
+            session.chosen = None;
+            return;
+        };
+        let client = conn.id();
+        let dial = DatagramDial::Node { client, node };
+        match self.dial_datagrams(&mut conn.reactor(), connect, dial) {
+            Ok(_) => session.way = DatagramWay::Opening(Held::default()),
+            Err(error) => {
+                log::debug!(target: "epicycle::gateway::udp", "no way to a node: {error}");
+                session.chosen = None;
+            }
+        }
+    }
+
+    pub(super) fn on_udp_node_open(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        client: ConnId,
+        node: NodeId,
+    ) -> Option<Session<H>> {
+        let (id, now) = (conn.id(), conn.now());
+        let opened = conn.with(client, |_, session| {
+            let Session::Udp(session) = session else {
+                return None;
+            };
+            let is_wanted = session
+                .chosen
+                .as_ref()
+                .is_some_and(|chosen| chosen.node == node);
+            match mem::take(&mut session.way) {
+                DatagramWay::Opening(held) if is_wanted => {
+                    session.way = DatagramWay::Open(id);
+                    let connected = session.notes.since(now);
+                    session.notes.times.connected.get_or_insert(connected);
+                    session.notes.status = Some(StatusCode::OK);
+                    Some((held, session.pool))
+                }
+                other => {
+                    session.way = other;
+                    None
+                }
+            }
+        });
+        // A client that has another node by now, or is gone, needs it no more.
+        let (held, pool) = opened.flatten()?;
+        self.write_held(conn, held);
+        Some(Session::UdpNode(Box::new(UdpNode {
+            client,
+            pool,
+            node,
+            has_answered: false,
+        })))
+    }
+
+    /// Passes on a datagram of a node.
+    pub(super) fn on_node_datagram(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut UdpNode,
+        datagram: &[u8],
+    ) -> Action {
+        let now = conn.now();
+        if !mem::replace(&mut session.has_answered, true)
+            && self.pools[session.pool].report(session.node, Outcome::Success, now)
+        {
+            let number = session.pool;
+            conn.defer(move |proxy, reactor| proxy.tend_health(number, reactor));
+        }
+        let written = conn.with(session.client, |client, session| {
+            if let Session::Udp(session) = session {
+                session.is_answered = true;
+                let first = session.notes.since(now);
+                session.notes.times.first_byte.get_or_insert(first);
+            }
+            client.write(datagram)
+        });
+        match written {
+            Some(Ok(())) => Action::Continue,
+            Some(Err(error)) => {
+                self.note_unwritten(&error);
+                Action::Continue
+            }
+            // The client's session has ended.
+            None => Action::Close,
+        }
+    }
+
+    pub(super) fn on_udp_node_closed(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: &UdpNode,
+        reason: &CloseReason,
+    ) {
+        // The error that the kernel has for a socket whose peer's host says that nobody listens there.
+        let has_failed = matches!(reason, CloseReason::Reset(_) | CloseReason::Io(_));
+        self.on_udp_node_gone(
+            session.client,
+            session.node,
+            Some(info.id),
+            has_failed,
+            reactor,
+        );
+    }
+
+    /// Lets a client whose node is gone have another one with its next datagram. `way` is the session to the node, if there was
+    /// one.
+    pub(super) fn on_udp_node_gone(
+        &mut self,
+        client: ConnId,
+        node: NodeId,
+        way: Option<ConnId>,
+        has_failed: bool,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let pool = reactor.with(client, |_, session| {
+            let Session::Udp(session) = session else {
+                return None;
+            };
+            let is_current = match (&session.way, way) {
+                (DatagramWay::Open(id), Some(way)) => *id == way,
+                (DatagramWay::Opening(_), None) => true,
+                _ => false,
+            };
+            if !is_current {
+                return None;
+            }
+            if let DatagramWay::Opening(held) = mem::take(&mut session.way) {
+                let dropped = &self.meters.all.dropped_datagrams;
+                dropped[DropReason::Unreachable].add(held.len() as u64);
+            }
+            if has_failed {
+                session.chosen = None;
+                session.failed = Some(node);
+                session.notes.status = Some(StatusCode::BAD_GATEWAY);
+            }
+            Some(session.pool)
+        });
+        if let Some(pool) = pool.flatten()
+            && has_failed
+            && self.pools[pool].report(node, Outcome::Failure, reactor.now())
+        {
+            self.tend_health(pool, reactor);
+        }
+    }
+
+    pub(super) fn on_udp_closed(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        mut session: UdpSession,
+        reason: &CloseReason,
+    ) {
+        self.meters.all.udp_sessions.subtract(1);
+        match mem::take(&mut session.way) {
+            DatagramWay::Open(node) => {
+                reactor.with(node, |node, _| node.close());
+            }
+            DatagramWay::Opening(held) => {
+                self.drop_datagrams(DropReason::Unreachable, held.len());
+            }
+            DatagramWay::None => {}
+        }
+        let notes = &mut session.notes;
+        notes.ended_by = match (notes.status, reason) {
+            (_, CloseReason::Shutdown | CloseReason::Panic) => EndedBy::Gateway,
+            (Some(StatusCode::OK), _) => EndedBy::Nobody,
+            (Some(StatusCode::BAD_GATEWAY), _) => EndedBy::Node,
+            _ => EndedBy::Gateway,
+        };
+        self.record_udp(info, &mut session);
+    }
+
+    fn record_udp(&mut self, info: &Closed, session: &mut UdpSession) {
+        let notes = &mut session.notes;
+        notes.times.total = notes.since(info.closed_at);
+        let pool = &self.pools[session.pool];
+        let node = session.last_node;
+        let fields = HeaderBlock::new();
+        let status = notes.status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let record = Record {
+            peer: &info.peer,
+            client: info.peer.ip(),
+            user: "",
+            method: "UDP",
+            host: "",
+            target: &session.listener.settings.on,
+            is_http10: false,
+            fields: fields.headers(),
+            route: "",
+            pool: &pool.shared.name,
+            node: node.map_or("", |node| pool.name_of(node)),
+            status: status.as_u16(),
+            request_bytes: info.bytes_in,
+            response_bytes: info.bytes_out,
+            unix_time: notes.unix_time,
+            times: notes.times,
+            reused: false,
+            tries: notes.tries,
+            ended_by: notes.ended_by,
+            timeout: "",
+        };
+        session.listener.counters.count(&record);
+        if let Some(node) = node.and_then(|node| pool.node_counters.get(&node)) {
+            node.counters.count_tunnel(&record);
+        }
+        if let Some(sink) = &mut self.sink {
+            sink.log(&record);
+        }
+        let hooks = &mut self.hooks;
+        // Nothing else follows.
+        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+    }
+}
+
+impl fmt::Debug for UdpSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSession")
+            .field("way", &self.way)
+            .field("is_answered", &self.is_answered)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for UdpNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpNode")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
