@@ -1,11 +1,11 @@
 //! Codecs on sessions: their cost counts, and a faulty answer ends only one datagram.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::mpsc;
 
 use epicycle::codec::{Codec, Decoded, FrameError, Stage};
 use epicycle::{
-    Action, Client, Conn, ConnInfo, Connect, EventHandler, Listen, Server, UdpSessions,
+    Action, Addr, Client, Conn, ConnInfo, Connect, EventHandler, Listen, Server, UdpSessions,
 };
 
 use crate::peer::Peer;
@@ -137,7 +137,7 @@ impl Codec for Whole {
 }
 
 /// Sends back each datagram, and tells where a session of its own waits for datagrams.
-struct Back(mpsc::Sender<SocketAddr>);
+struct Back(mpsc::Sender<Addr>);
 
 impl EventHandler for Back {
     type Codec = Whole;
@@ -148,8 +148,7 @@ impl EventHandler for Back {
     }
 
     fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<()> {
-        let addr = conn.local_addr().ok()?.as_socket_addr()?;
-        let _ = self.0.send(addr);
+        let _ = self.0.send(conn.local_addr().ok()?);
         Some(())
     }
 
@@ -176,7 +175,7 @@ fn a_session_of_any_port_belongs_to_the_port_of_the_first_datagram_of_its_host()
     let (tell, told) = mpsc::channel();
     let running = Client::new().reactors(1).start(move |_| Back(tell.clone()));
     let running = running.expect("starts");
-    let own = "127.0.0.1:0".parse().expect("an address");
+    let own = "127.0.0.1:0".parse().expect("is one");
     let connect = || Connect::to("udp://127.0.0.1:0").local_addr(own);
     assert!(
         running.engine().connect(connect()).is_err(),
@@ -186,8 +185,9 @@ fn a_session_of_any_port_belongs_to_the_port_of_the_first_datagram_of_its_host()
     asked.expect("is asked");
     let at = told.recv_timeout(LONG).expect("it opens");
     let stranger = UdpSocket::bind("127.0.0.2:0").expect("binds");
-    stranger.send_to(b"stranger", at).expect("sends");
-    let (first, second) = (Peer::to(&at.into()), Peer::to(&at.into()));
+    let addr = at.as_socket_addr().expect("an address");
+    stranger.send_to(b"stranger", addr).expect("sends");
+    let (first, second) = (Peer::to(&at), Peer::to(&at));
     first.send(b"first");
     assert_eq!(first.recv(), b"first");
     second.send(b"second");

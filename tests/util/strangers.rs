@@ -30,6 +30,11 @@ pub(crate) fn python_prometheus() -> Option<Command> {
     )
 }
 
+/// Returns a Python with the package `PySocks`. The test is skipped without it.
+pub(crate) fn python_socks() -> Option<Command> {
+    found(python(), ["-c", "import socks"], "PySocks for Python")
+}
+
 fn python() -> Command {
     let mut python = Command::new("python3");
     // Compiled files would end up in the work tree.
