@@ -5,10 +5,12 @@ use super::config::ConfigError;
 use super::egress::Refusal;
 use super::reply::Reply;
 use super::settings::{ErrorPage, Problem};
+use crate::balance::Outcome;
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::connect::ConnectError;
 use crate::error::{Error, error_messages};
 use crate::http::{MessageError, StatusCode};
+use crate::sys::socket;
 
 /// The reason why a gateway does not start, or does not take new settings.
 #[non_exhaustive]
@@ -209,6 +211,14 @@ impl ProxyError {
         Self::new(status, phase, cause)
     }
 
+    /// Returns what it says about the node. That this host has no descriptor, memory or port left is no fault of the node's.
+    pub(super) fn outcome(&self) -> Outcome {
+        match &self.cause {
+            Cause::Connect(error) if is_shortage(error) => Outcome::Abandoned,
+            _ => Outcome::Failure,
+        }
+    }
+
     /// Returns the status that the client gets, unless it has one already.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -308,6 +318,11 @@ fn telling(error: &ConnectError) -> &ConnectError {
     let mut errors = failed.iter().rev().map(|failed| &failed.error);
     let dialled = errors.find(|error| !matches!(error, ConnectError::Denied { .. }));
     dialled.unwrap_or_else(|| error.last())
+}
+
+/// Returns true if a connection was not made because this host lacks what it needs.
+pub(super) fn is_shortage(error: &ConnectError) -> bool {
+    matches!(error.last(), ConnectError::Io(error) if socket::is_shortage(error))
 }
 
 impl Phase {

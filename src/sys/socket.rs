@@ -538,6 +538,14 @@ pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
     )
 }
 
+/// Returns true if this host lacks what a new socket needs: descriptors, memory or local ports.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+    )
+}
+
 /// Returns true if a bind failed because the host has no IPv6.
 pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
     matches!(

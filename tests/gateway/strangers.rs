@@ -345,9 +345,12 @@ fn openssl_is_shown_the_certificate_of_the_name_that_it_asks_for() {
 
 #[test]
 fn pysocks_reaches_targets_by_connections_and_by_datagrams() {
-    let (Some(mut python), target, echo, folder) =
-        (python_socks(), Target::start(), Echo::start("udp"), Folder::new())
-    else {
+    let (Some(mut python), target, echo, folder) = (
+        python_socks(),
+        Target::start(),
+        Echo::start("udp"),
+        Folder::new(),
+    ) else {
         return;
     };
     folder.write(
@@ -383,7 +386,11 @@ try:
 except socks.SOCKS5AuthError:
     print("refused")
 "#;
-    let ports = [program.addrs[0].port(), target.addr.port(), echo.addr.port()];
+    let ports = [
+        program.addrs[0].port(),
+        target.addr.port(),
+        echo.addr.port(),
+    ];
     let said = python
         .args(["-c", script])
         .args(ports.map(|port| port.to_string()))

@@ -1,8 +1,8 @@
 //! UDP listeners: the datagrams of each client go to a node of the pool.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use rustix::process::Signal;
 
 use crate::peers::figure;
 use crate::rig::{Folder, Origin, Program, metric};
+use crate::socks::Target;
 use crate::util::{LONG, eventually, noise};
 
 const ON: &str = "udp://127.0.0.1:0";
@@ -490,4 +491,72 @@ fn another_process_takes_over_a_udp_listener() {
     }
     assert_eq!(answer, b"node:y");
     assert!(program.ended().success());
+}
+
+#[test]
+fn descriptors_that_run_out_are_no_fault_of_the_nodes_and_cost_new_clients_only() {
+    let (target, echo, folder) = (Target::start(), Echo::start("e"), Folder::new());
+    folder.write(
+        "gateway.toml",
+        format!(
+            "[[listen]]\non = \"tcp4://127.0.0.1:0\"\nkind = \"metrics\"\n\
+             [[listen]]\non = \"tcp://127.0.0.1:0\"\nkind = \"tcp\"\npool = \"t\"\n\
+             [[listen]]\non = \"udp://127.0.0.1:0\"\nkind = \"udp\"\npool = \"u\"\nudp_idle = \"1s\"\n\
+             [pool.t]\nnodes = [\"tcp://{}\"]\neject = {{ failures = 1, max_percent = 100 }}\n\
+             [pool.u]\nnodes = [\"{}\"]\neject = {{ failures = 1, max_percent = 100 }}\n",
+            target.addr,
+            echo.node()
+        ),
+    );
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 60; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_epicycle"))
+        .args(["gateway", "--reactors", "1", "--config"])
+        .arg(folder.path("gateway.toml"));
+    let program = Program::start_with(&mut command, &folder, 3);
+    let mut metrics = crate::rig::Client::to(program.addrs[0]);
+    let mut read = || metrics.get("/metrics").expect("is answered").body;
+    read();
+    let old = Client::at("127.0.0.1:0", program.addrs[2]);
+    assert_eq!(old.ask(b"x"), b"e:x");
+    let streams: Vec<_> = (0..60)
+        .filter_map(|_| TcpStream::connect(program.addrs[1]).ok())
+        .collect();
+    let clients: Vec<_> = (0..60)
+        .map(|_| Client::at("127.0.0.1:0", program.addrs[2]))
+        .collect();
+    for client in &clients {
+        client.send(b"x");
+    }
+    let dropped = "epicycle_gateway_dropped_datagrams_total{reason=\"unreachable\"}";
+    eventually("descriptors run out", || {
+        metric(&read(), dropped).is_some_and(|count| count > 0.0)
+    });
+    for _ in 0..10 {
+        assert_eq!(old.ask(b"y"), b"e:y");
+    }
+    let text = read();
+    for node in [
+        format!("pool=\"t\",node=\"tcp://{}\"", target.addr),
+        format!("pool=\"u\",node=\"{}\"", echo.node()),
+    ] {
+        let ejected = metric(&text, &format!("epicycle_gateway_node_ejected{{{node}}}"));
+        assert_eq!(ejected, Some(0.0), "{node}\n{text}");
+    }
+    drop(streams);
+    drop(clients);
+    assert_eq!(
+        Client::at("127.0.0.1:0", program.addrs[2]).insist(b"z"),
+        b"e:z"
+    );
+    eventually("clients of TCP are served again", || {
+        let Ok(mut stream) = TcpStream::connect(program.addrs[1]) else {
+            return false;
+        };
+        let mut answer = [0; 4];
+        stream.write_all(b"ping").is_ok()
+            && stream.read_exact(&mut answer).is_ok()
+            && answer == *b"ping"
+    });
 }

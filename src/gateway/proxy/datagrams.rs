@@ -10,6 +10,7 @@ use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::{Conn, Connecting, Reactor};
 use crate::engine::slots::ConnId;
 use crate::gateway::egress::Target;
+use crate::gateway::error::is_shortage;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::metrics::DropReason;
 
@@ -127,7 +128,7 @@ impl<H: Hooks> Proxy<H> {
         match dial {
             DatagramDial::Node { client, node } => {
                 log::debug!(target: "epicycle::gateway::udp", "no way to a node: {error}");
-                self.on_udp_node_gone(client, node, None, true, reactor);
+                self.on_udp_node_gone(client, node, None, !is_shortage(error), reactor);
             }
             DatagramDial::Relay { client } => {
                 self.on_target_failed(client, error, reactor);

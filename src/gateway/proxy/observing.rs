@@ -36,8 +36,11 @@ impl<H: Hooks> Proxy<H> {
                     pool.busy += usize::from(upstream.client.is_some());
                 }
                 Session::Check(_) => status.checks += 1,
-                Session::Target => status.targets += 1,
-                Session::Client(_) | Session::Socks(_) | Session::Tcp(_) => {
+                Session::Target
+                | Session::UdpNode(_)
+                | Session::Relay(_)
+                | Session::UdpTarget(_) => status.targets += 1,
+                Session::Client(_) | Session::Socks(_) | Session::Tcp(_) | Session::Udp(_) => {
                     let on = conn.label();
                     let listener = match listeners.get_mut(on) {
                         Some(known) => known,
@@ -110,6 +113,11 @@ impl<H: Hooks> Proxy<H> {
                 let (pool, node) = tcp.destination();
                 self.tell_node(&mut told, pool, node);
             }
+            Session::Udp(udp) => {
+                told.kind = "udp";
+                let (pool, node) = udp.destination();
+                self.tell_node(&mut told, pool, node);
+            }
             Session::Socks(socks) => {
                 told.kind = "socks5";
                 told.host = cut(&socks.target_text());
@@ -137,6 +145,7 @@ impl<H: Hooks> Session<H> {
             }
             Session::Socks(socks) => Some((socks.began(), socks.is_tunnel())),
             Session::Tcp(tcp) => Some((tcp.notes.began, tcp.is_joined())),
+            Session::Udp(udp) => Some((udp.began(), false)),
             _ => None,
         }
     }

@@ -287,7 +287,7 @@ impl<H: Hooks> Proxy<H> {
         let Some(exchange) = client.exchange.as_deref_mut() else {
             return;
         };
-        self.report(exchange, Outcome::Failure, conn);
+        self.report(exchange, error.outcome(), conn);
         exchange.chosen = None;
         exchange.place = Place::Nowhere;
         if exchange.target.is_some() {

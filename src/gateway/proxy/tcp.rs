@@ -205,7 +205,7 @@ impl<H: Hooks> Proxy<H> {
     ) {
         let number = session.pool;
         let pool = &mut self.pools[number];
-        if pool.report(node, Outcome::Failure, conn.now()) {
+        if pool.report(node, error.outcome(), conn.now()) {
             conn.defer(move |proxy, reactor| proxy.tend_health(number, reactor));
         }
         session.chosen = None;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::datagrams::{DatagramDial, DatagramWay, Held, session_limits};
 use super::{Proxy, Session, guarded};
@@ -41,6 +42,18 @@ pub struct UdpNode {
     pub(super) pool: usize,
     pub(super) node: NodeId,
     has_answered: bool,
+}
+
+impl UdpSession {
+    /// Returns the number of the pool, and the node.
+    pub(super) fn destination(&self) -> (usize, Option<NodeId>) {
+        (self.pool, self.last_node)
+    }
+
+    /// Returns the time at which it began.
+    pub(super) fn began(&self) -> Instant {
+        self.notes.began
+    }
 }
 
 impl<H: Hooks> Proxy<H> {
