@@ -451,7 +451,7 @@ tipo = 1
 
 [[listen]]
 on = "tcp://127.0.0.1:0"
-kind = "udp"
+kind = "mqtt"
 timout = { head = "1s" }
 
 [[listen]]
@@ -486,7 +486,7 @@ listen = "tcp://0.0.0.0:9901"
             3,
             "tipo: the key is unknown; possible here: admin, drain, listen",
         ),
-        (7, "listen[0].kind: this kind is not in this version"),
+        (7, "listen[0].kind: use \"reverse\", \"forward\""),
         (
             8,
             "listen[0].timout: the key is unknown; did you mean `timeout`?",

@@ -73,7 +73,8 @@ impl Choice {
 pub enum Asked {
     /// A command for a target.
     Command(Command, Target),
-    /// A command whose address has port 0, as `UDP ASSOCIATE` has it if the client does not know its own yet.
+    /// A command whose address has port 0, as `UDP ASSOCIATE` has it if the client does not know its own yet. The host of a
+    /// `UDP ASSOCIATE` may also be none at all.
     Portless(Command),
     /// A command that does not exist. The reply is [`ReplyCode::CommandNotSupported`].
     UnknownCommand,
@@ -179,6 +180,10 @@ impl SocksServer {
         let asked = match (Command::of(src[1]), address) {
             (_, Address::UnknownKind) => Asked::UnknownAddress,
             (None, _) => Asked::UnknownCommand,
+            // The address from which a client sends datagrams counts only if it is one.
+            (Some(Command::UdpAssociate), Address::Bad(_)) => {
+                Asked::Portless(Command::UdpAssociate)
+            }
             (_, Address::Bad(error)) => Asked::BadHost(error),
             (Some(command), Address::Host(_, 0)) => Asked::Portless(command),
             (Some(command), Address::Host(host, port)) => {
@@ -320,6 +325,10 @@ mod tests {
             ),
             (
                 b"\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00",
+                "Portless(UdpAssociate)",
+            ),
+            (
+                b"\x05\x01\x00\x05\x03\x00\x03\x010\x12\x34",
                 "Portless(UdpAssociate)",
             ),
             (b"\x05\x01\x00\x05\x01\x00\x03\x00\x00\x50", "BadHost"),
