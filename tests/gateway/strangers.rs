@@ -383,7 +383,7 @@ for host in ["127.0.0.1", "localhost"]:
     datagrams.close()
 try:
     made(socket.SOCK_STREAM, "wrong").connect(("127.0.0.1", tcp))
-except socks.SOCKS5AuthError:
+except socks.ProxyError:
     print("refused")
 "#;
     let ports = [
