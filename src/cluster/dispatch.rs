@@ -22,7 +22,7 @@
 //! assert!(matches!(table.dispatch(9, user), Dispatch::Refuse(Refusal::UnknownRoute)));
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -169,6 +169,8 @@ struct Group {
     nodes: Nodes,
     /// By the ids of the balancer.
     instances: Arc<HashMap<NodeId, Arc<Instance>>>,
+    /// The nodes that serve each route.
+    servers: Arc<HashMap<i32, HashSet<NodeId>>>,
     /// Shared by all threads and by all later tables, since turns are exact only together.
     balancer: Arc<Mutex<Box<dyn Balancer>>>,
 }
@@ -324,13 +326,21 @@ impl RouteTable {
         };
         let nodes = before.updated(specs).0;
         let by_id: HashMap<&str, _> = takers.map(|node| (node.id.as_str(), *node)).collect();
-        let instances = nodes
+        let instances: HashMap<NodeId, Arc<Instance>> = nodes
             .iter()
-            .filter_map(|node| Some((node.id(), (*by_id.get(node.address())?).clone())));
+            .filter_map(|node| Some((node.id(), (*by_id.get(node.address())?).clone())))
+            .collect();
+        let mut servers: HashMap<i32, HashSet<NodeId>> = HashMap::new();
+        for (id, instance) in &instances {
+            for spec in &instance.routes {
+                servers.entry(spec.id).or_default().insert(*id);
+            }
+        }
         Group {
             alias,
             balancer,
-            instances: Arc::new(instances.collect()),
+            instances: Arc::new(instances),
+            servers: Arc::new(servers),
             nodes,
         }
     }
@@ -339,10 +349,8 @@ impl RouteTable {
 impl Group {
     /// Returns the nodes, of which those that do not serve the route get nothing.
     fn serving(&self, route: i32) -> Nodes {
-        let serves = |id: &NodeId| {
-            let instance = self.instances.get(id);
-            instance.is_some_and(|instance| instance.routes.iter().any(|spec| spec.id == route))
-        };
+        let servers = self.servers.get(&route);
+        let serves = |id: &NodeId| servers.is_some_and(|servers| servers.contains(id));
         let ids = self.nodes.iter().map(Node::id);
         let others: Vec<_> = ids.filter(|id| !serves(id)).collect();
         self.nodes.without(&others)

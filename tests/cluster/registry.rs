@@ -3,7 +3,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use epicycle::cluster::registry::{Directory, Instance, MemoryRegistry, Registry, RouteSpec};
+use epicycle::cluster::registry::{
+    Directory, Instance, LinkEndpoint, MemoryRegistry, Registry, RouteSpec,
+};
 use epicycle::cluster::{Error, Event, Kind, State, Watch, watch};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -322,4 +324,70 @@ fn a_directory_follows_the_registry_and_leaves_no_watch_behind() {
         format!("{registry:?}").contains("watches: 0"),
         "{registry:?}"
     );
+}
+
+#[test]
+fn endpoints_are_those_of_due_and_others_are_refused() {
+    let mut seen = 0;
+    for row in rows("registry_etcd").iter().filter(|row| row.dir == "PUT") {
+        let instance = Instance::from_json(row.data.as_bytes()).expect("is a record");
+        let endpoint: LinkEndpoint = instance.endpoint.parse().expect("is due's");
+        assert_eq!(endpoint.to_string(), instance.endpoint);
+        assert!(endpoint.address().starts_with("127.0.0.1:27") && !endpoint.is_secure());
+        seen += 1;
+    }
+    assert!(seen == 0 || seen == 13, "{seen}");
+    for (text, address, secure) in [
+        ("drpc://a.example:1?x=1&is_secure=true", "a.example:1", true),
+        ("drpc://[::1]:65535", "[::1]:65535", false),
+        ("drpc://10.0.0.1:7/?is_secure=false", "10.0.0.1:7", false),
+    ] {
+        let endpoint: LinkEndpoint = text.parse().expect("is one");
+        assert_eq!(
+            (endpoint.address(), endpoint.is_secure()),
+            (address, secure)
+        );
+    }
+    for text in [
+        "",
+        "drpc://",
+        "drpc://:1",
+        "drpc://host",
+        "drpc://host:0",
+        "drpc://host:65536",
+        "drpc://::1:7",
+        "drpc://a b:7",
+        "grpc://host:7",
+        "host:7",
+    ] {
+        let error = text.parse::<LinkEndpoint>().expect_err(text);
+        assert!(
+            matches!(
+                error,
+                Error::InvalidArgument {
+                    name: "endpoint",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_registry_and_a_locator_have_as_many_watches_as_they_may() {
+    use epicycle::cluster::locator::{Locator, MemoryLocator};
+    let (registry, locator) = (MemoryRegistry::new(), MemoryLocator::new());
+    let mut lists: Vec<_> = (0..1024)
+        .map(|_| registry.watch("node").expect("has room"))
+        .collect();
+    let mut places: Vec<_> = (0..1024)
+        .map(|_| locator.watch().expect("has room"))
+        .collect();
+    assert!(matches!(registry.watch("node"), Err(Error::Busy { .. })));
+    assert!(matches!(locator.watch(), Err(Error::Busy { .. })));
+    // Those that have ended make room.
+    lists.pop();
+    places.pop();
+    assert!(registry.watch("node").is_ok() && locator.watch().is_ok());
 }

@@ -9,7 +9,8 @@ use crate::cluster::{Error, Watch, WatchSender, watch};
 
 /// A locator in memory, for servers that are in one process, and for tests. Clones share it.
 ///
-/// It holds up to 1,000,000 users unless [`with_max_users`](Self::with_max_users) says otherwise, at about 200 bytes each.
+/// It holds up to 1,000,000 users unless [`with_max_users`](Self::with_max_users) says otherwise, at about 200 bytes each, and up
+/// to 1,024 watches.
 #[derive(Clone)]
 pub struct MemoryLocator(Arc<RwLock<Users>>);
 
@@ -25,6 +26,9 @@ struct Places {
     /// By alias.
     nodes: BTreeMap<String, String>,
 }
+
+/// The maximum number of watches. Each change is told to all of them.
+const MAX_WATCHES: usize = 1024;
 
 impl MemoryLocator {
     /// Returns an empty locator.
@@ -163,6 +167,11 @@ impl Locator for MemoryLocator {
         let (sender, watch) = watch();
         let mut users = self.0.write();
         users.watches.retain(|sender| !sender.is_closed());
+        if users.watches.len() == MAX_WATCHES {
+            return Err(Error::Busy {
+                what: "locator's list of watches",
+            });
+        }
         users.watches.push(sender);
         Ok(watch)
     }

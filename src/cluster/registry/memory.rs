@@ -9,7 +9,7 @@ use crate::cluster::{Error, Watch, WatchSender, watch};
 
 /// A registry in memory, for servers that are in one process, and for tests. Clones share it.
 ///
-/// It holds up to 65,536 instances and 65,536 watches.
+/// It holds up to 65,536 instances and 1,024 watches.
 #[derive(Clone, Default)]
 pub struct MemoryRegistry(Arc<Mutex<Records>>);
 
@@ -20,8 +20,10 @@ struct Records {
     watches: Vec<(String, WatchSender<Vec<Instance>>)>,
 }
 
-/// The maximum number of instances, and of watches.
+/// The maximum number of instances.
 const MAX: usize = 65_536;
+/// The maximum number of watches. Each change is told to all of them.
+const MAX_WATCHES: usize = 1024;
 
 impl MemoryRegistry {
     /// Returns an empty registry.
@@ -94,7 +96,7 @@ impl Registry for MemoryRegistry {
     fn watch(&self, name: &str) -> Result<Watch<Vec<Instance>>, Error> {
         let mut records = self.0.lock();
         records.watches.retain(|(_, sender)| !sender.is_closed());
-        if records.watches.len() == MAX {
+        if records.watches.len() == MAX_WATCHES {
             return Err(Error::Busy {
                 what: "list of watches",
             });

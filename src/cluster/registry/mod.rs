@@ -19,6 +19,7 @@
 //! ```
 
 mod directory;
+mod endpoint;
 mod instance;
 mod memory;
 
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use super::{Error, Watch};
 
 pub use self::directory::Directory;
+pub use self::endpoint::LinkEndpoint;
 pub use self::instance::{Instance, RouteSpec};
 pub use self::memory::MemoryRegistry;
 
