@@ -7,7 +7,7 @@ use epicycle::balance::KeyHash;
 use epicycle::gateway::settings::{
     AccessLog, BalanceBy, ChildForm, DnsSettings, ForwardedFor, HashKey, HealthProbe, HostField,
     ListenerKind, LogFormat, LogTarget, OnFin, ProxyVersion, RouteAuth, Secret, Settings,
-    SourceSettings, Underscores, WebSocketMode, ZooKeeperSettings,
+    SourceSettings, SrvSettings, Underscores, WebSocketMode, ZooKeeperSettings,
 };
 use epicycle::gateway::{ConfigError, Gateway, GatewayError};
 use tempfile::TempDir;
@@ -178,7 +178,10 @@ timeout.request = "none"
 [pool.named]
 # Until the source has told others.
 nodes = [{ to = "https://10.0.0.4", name = "inner.example.org" }]
-discover = { dns = "https://app.internal", every = "31s" }
+discover = { dns = "https://app.internal", every = "31s", server = "10.0.0.53" }
+
+[pool.service]
+discover = { srv = "https://_http._tcp.app.internal", server = "[::1]:5353" }
 
 [pool.registered]
 discover = { zk = "zk1,[::1]:2182/services/app", by = "data", auth = "me:secret", session_timeout = "32s" }
@@ -356,7 +359,12 @@ discover = { zk = "zk1,[::1]:2182/services/app", by = "data", auth = "me:secret"
     assert_eq!(pool.nodes[0].name.as_deref(), Some("inner.example.org"));
     let mut dns = DnsSettings::new("https://app.internal");
     dns.every = seconds(31);
+    dns.server = Some(([10, 0, 0, 53], 53).into());
     assert_eq!(pool.discover, Some(SourceSettings::Dns(dns)));
+    let mut srv = SrvSettings::new("https://_http._tcp.app.internal");
+    srv.server = Some("[::1]:5353".parse().expect("is an address"));
+    let pool = &all.pools["service"];
+    assert_eq!(pool.discover, Some(SourceSettings::Srv(srv)));
     let mut zk = ZooKeeperSettings::new("zk1,[::1]:2182/services/app");
     zk.form = ChildForm::Data;
     zk.auth = Some(Secret::new("me:secret"));
@@ -383,6 +391,18 @@ fn a_source_that_cannot_be_is_told_with_its_remedy() {
         (
             "{ zk = \"zk1:2181\" }",
             "discover.zk: \"zk1:2181\": it has no path; write zk1:2181,zk2:2181/services/app",
+        ),
+        (
+            "{ srv = \"app.internal\" }",
+            "discover.srv: \"app.internal\": it is no service; write _http._tcp.app.internal",
+        ),
+        (
+            "{ srv = \"ftp://_a._tcp.app\" }",
+            "discover.srv: \"ftp://_a._tcp.app\": it may begin with tcp://",
+        ),
+        (
+            "{ srv = \"_a._tcp.app\", server = \"ns.app\" }",
+            "discover.server: write the IP address of a name server",
         ),
         (
             "{ zk = \"zk1//app\" }",

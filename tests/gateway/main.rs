@@ -32,6 +32,7 @@ mod program;
 mod rig;
 #[cfg(feature = "tls")]
 mod secure;
+mod services;
 mod socks;
 mod splitting;
 mod strangers;

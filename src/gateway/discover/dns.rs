@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::names::NameClient;
 use super::{Discover, DiscoverError, Stop};
 use crate::addr::Endpoint;
 use crate::engine::connect::resolve::{Resolve, SystemResolver};
@@ -32,6 +33,8 @@ pub struct DnsSource {
     scheme: &'static str,
     endpoint: Endpoint,
     resolver: Box<dyn Resolve>,
+    /// Asks the name server that the settings name.
+    names: Option<NameClient>,
     has_answered: bool,
 }
 
@@ -48,27 +51,38 @@ impl DnsSource {
             Some(("https", _)) => "https",
             _ => "tcp",
         };
+        let names = settings.server.map(|server| NameClient::new(Some(server)));
         Ok(Self {
             settings,
             scheme,
             endpoint: addr.endpoint,
             resolver: Box::new(SystemResolver),
+            names,
             has_answered: false,
         })
     }
 
-    /// Sets the resolver. Default: the system's, [`SystemResolver`].
+    /// Sets the resolver, also in place of a name server in the settings. Default: the system's, [`SystemResolver`].
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.resolver = Box::new(resolver);
+        self.names = None;
         self
     }
 
-    fn look_up(&self) -> Result<Vec<NodeSettings>, DiscoverError> {
+    fn look_up(&mut self, stop: &Stop) -> Result<Vec<NodeSettings>, DiscoverError> {
         let Endpoint::Tcp { host, .. } = &self.endpoint else {
             return Err("a Unix socket has no name to look up".into());
         };
-        let found = self.resolver.resolve(host);
-        let found = found.map_err(|error| self.endpoint.unresolved(error))?;
+        let found = match &mut self.names {
+            Some(names) => {
+                let (addrs, _) = names.addrs(host, stop)?;
+                addrs.into_iter().map(|ip| SocketAddr::new(ip, 0)).collect()
+            }
+            None => {
+                let found = self.resolver.resolve(host);
+                found.map_err(|error| self.endpoint.unresolved(error))?
+            }
+        };
         if found.is_empty() {
             return Err(format!("the host {host:?} has no address").into());
         }
@@ -94,7 +108,7 @@ impl Discover for DnsSource {
         if self.has_answered && stop.wait(shortened(self.settings.every)) {
             return Ok(None);
         }
-        let nodes = self.look_up();
+        let nodes = self.look_up(stop);
         self.has_answered = nodes.is_ok();
         nodes.map(Some)
     }

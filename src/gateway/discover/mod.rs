@@ -35,6 +35,8 @@
 mod dns;
 mod file;
 mod following;
+mod names;
+mod srv;
 mod zookeeper;
 
 use std::fmt;
@@ -48,6 +50,10 @@ use super::settings::{NodeSettings, SourceSettings};
 pub use self::dns::DnsSource;
 pub use self::file::{FileWatch, NodesFile};
 pub(super) use self::following::{Followed, Sources};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use self::names::dns_answer;
+pub use self::srv::SrvSource;
 pub use self::zookeeper::ZooKeeperSource;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -81,6 +87,7 @@ pub(super) fn source(
 ) -> Result<Box<dyn Discover>, DiscoverError> {
     match settings {
         SourceSettings::Dns(dns) => Ok(Box::new(DnsSource::new(dns.clone(), uses_tls)?)),
+        SourceSettings::Srv(srv) => Ok(Box::new(SrvSource::new(srv.clone())?)),
         SourceSettings::ZooKeeper(zk) => Ok(Box::new(ZooKeeperSource::new(zk.clone(), uses_tls)?)),
     }
 }

@@ -492,6 +492,15 @@ fn check_source(problems: &mut Problems, place: &str, source: &SourceSettings, u
             let is_right = LOOK_UP_EVERY.contains(&dns.every);
             problems.unless(is_right, format!("{place}.every"), "use 100ms to 24h");
         }
+        SourceSettings::Srv(srv) => match srv.service() {
+            Ok(("https", _)) if cfg!(not(feature = "tls")) => {
+                problems.add(format!("{place}.srv"), "TLS needs the cargo feature `tls`");
+            }
+            Ok(_) => {}
+            Err(problem) => {
+                problems.add(format!("{place}.srv"), format!("{:?}: {problem}", srv.name));
+            }
+        },
         SourceSettings::ZooKeeper(zk) => {
             if let Err(problem) = zk.target() {
                 problems.add(

@@ -51,7 +51,9 @@ pub use self::pool::{
 };
 pub use self::route::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
 pub(crate) use self::source::ZooKeeperTarget;
-pub use self::source::{ChildForm, DnsSettings, Secret, SourceSettings, ZooKeeperSettings};
+pub use self::source::{
+    ChildForm, DnsSettings, Secret, SourceSettings, SrvSettings, ZooKeeperSettings,
+};
 pub use self::split::{ChosenBy, PoolRule};
 
 /// Everything that a gateway is told: where it listens, which requests go to which pool, and the nodes of the pools.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::NodeAddr;
@@ -11,6 +12,8 @@ use crate::authority::Authority;
 pub enum SourceSettings {
     /// The addresses of a host.
     Dns(DnsSettings),
+    /// The servers that DNS knows of a service.
+    Srv(SrvSettings),
     /// The children of a node of ZooKeeper.
     ZooKeeper(ZooKeeperSettings),
 }
@@ -24,6 +27,57 @@ pub struct DnsSettings {
     pub name: String,
     /// The time between two look-ups, shortened by up to 10% at random. Default: 30 s.
     pub every: Duration,
+    /// The name server that is asked. Default: none, the system's resolver looks the name up.
+    pub server: Option<SocketAddr>,
+}
+
+/// The servers that DNS knows of a service (SRV, RFC 2782) as nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SrvSettings {
+    /// The name of the service: `_http._tcp.example.org`. `http://` or `https://` may stand before it.
+    pub name: String,
+    /// The name server that is asked. Default: none, those of `/etc/resolv.conf` are asked.
+    pub server: Option<SocketAddr>,
+}
+
+impl SrvSettings {
+    /// Returns the settings for a service with the defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            server: None,
+        }
+    }
+
+    /// Returns the scheme for the nodes, and the name of the service.
+    ///
+    /// # Errors
+    ///
+    /// The problem and its remedy.
+    pub(crate) fn service(&self) -> Result<(&'static str, &str), String> {
+        let (scheme, name) = match self.name.split_once("://") {
+            None => ("tcp", self.name.as_str()),
+            Some(("tcp", name)) => ("tcp", name),
+            Some(("http", name)) => ("http", name),
+            Some(("https", name)) => ("https", name),
+            Some(_) => return Err("it may begin with tcp://, http:// or https://".to_owned()),
+        };
+        let labels: Vec<&str> = name.strip_suffix('.').unwrap_or(name).split('.').collect();
+        let is_label = |label: &&str| {
+            let is_right = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+            (1..=63).contains(&label.len()) && label.bytes().all(is_right)
+        };
+        let is_service = |label: &&str| label.len() > 1 && label.starts_with('_');
+        let is_right = labels.len() > 2
+            && name.len() <= 253
+            && labels.iter().all(is_label)
+            && labels.iter().take(2).all(is_service);
+        match is_right {
+            true => Ok((scheme, name)),
+            false => Err("it is no service; write _http._tcp.app.internal, for example".to_owned()),
+        }
+    }
 }
 
 /// The children of a node of ZooKeeper as nodes. Each child names one in the form `HOST:PORT,WEIGHT`, or as
@@ -128,6 +182,7 @@ impl fmt::Display for SourceSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SourceSettings::Dns(dns) => write!(f, "the DNS name {}", dns.name),
+            SourceSettings::Srv(srv) => write!(f, "the DNS service {}", srv.name),
             SourceSettings::ZooKeeper(zk) => write!(f, "ZooKeeper at {}", zk.connect),
         }
     }
@@ -139,6 +194,7 @@ impl DnsSettings {
         Self {
             name: name.into(),
             every: Duration::from_secs(30),
+            server: None,
         }
     }
 
