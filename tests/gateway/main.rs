@@ -18,6 +18,7 @@ mod hooks;
 mod hostile;
 mod limiting;
 mod live;
+mod nginx;
 mod observing;
 mod operating;
 mod options;

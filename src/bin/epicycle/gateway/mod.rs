@@ -1,5 +1,6 @@
 //! `epicycle gateway`: a reverse proxy that a file configures.
 
+mod from_nginx;
 mod handing_over;
 mod serving;
 mod watch;
@@ -32,8 +33,11 @@ use epicycle::gateway::{Builder, Gateway, GatewayError};
 )]
 pub(crate) struct Flags {
     /// The configuration file, as docs/gateway.md describes it
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["listen", "to"])]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["listen", "to", "from_nginx"])]
     config: Option<PathBuf>,
+    /// Prints a configuration for the common part of one of nginx, tells what is not carried over, and ends
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    from_nginx: Option<PathBuf>,
     /// Checks the configuration, prints all its faults, and ends
     #[arg(long)]
     check: bool,
@@ -86,6 +90,9 @@ impl Flags {
 
 /// Does what the flags ask for.
 pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(file) = &flags.from_nginx {
+        return from_nginx::run(file);
+    }
     let watch = watch::Watch::new(flags.config.as_deref());
     let gateway = match flags.gateway() {
         Ok(gateway) => gateway,
