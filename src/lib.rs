@@ -166,5 +166,7 @@ pub mod internals {
     pub use crate::engine::proxy_protocol::proxy_header;
     pub use crate::engine::timer::{TimerKey, Wheel};
     #[cfg(feature = "gateway")]
+    pub use crate::gateway::admin_request;
+    #[cfg(feature = "gateway")]
     pub use crate::gateway::discover::{dns_answer, zookeeper_frames};
 }

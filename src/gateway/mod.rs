@@ -106,6 +106,9 @@ pub use self::config::{ConfigError, Fault};
 pub use self::error::{Cause, GatewayError, Phase, ProxyError};
 pub use self::explain::Explanation;
 pub use self::hooks::{Hooks, NoHooks, RequestHead, ResponseHead, Verdict};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use self::operating::admin_request;
 pub use self::proxy::Proxy;
 pub use self::record::{EndedBy, Record, Times};
 pub use self::reply::Reply;

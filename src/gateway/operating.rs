@@ -275,6 +275,28 @@ impl<H: Hooks> Operate for Control<H> {
     }
 }
 
+/// Reads a request to the admin interface as far as it can be read without a gateway. Returns the configuration without its secrets, if it
+/// has one, and otherwise an empty text.
+///
+/// # Errors
+///
+/// The problems.
+#[cfg(feature = "internals")]
+pub fn admin_request(method: &str, path: &str, body: &str, is_json: bool) -> Result<String, String> {
+    match super::admin::body_of(method, path)? {
+        None => Ok(String::new()),
+        Some(true) => {
+            let read = config::parse_body(body, is_json, Path::new(""));
+            let (_, text) = read.map_err(|error| error.to_string())?;
+            Ok(serde_json::Value::Object(config::json::redacted(&text)).to_string())
+        }
+        Some(false) => {
+            let read = config::parse_node_change(body, is_json);
+            read.map(|_| String::new()).map_err(|error| error.to_string())
+        }
+    }
+}
+
 fn node_change(body: &str, is_json: bool) -> Result<NodeChange, GatewayError> {
     config::parse_node_change(body, is_json).map_err(GatewayError::Config)
 }

@@ -4,6 +4,8 @@
 mod chromium;
 mod dashboard;
 mod events;
+#[cfg(feature = "gateway")]
+mod gateway;
 #[cfg(feature = "rpc")]
 mod rpc;
 #[path = "../util/mod.rs"]

@@ -81,6 +81,23 @@ pub(super) trait Operate: Send + Sync + 'static {
     fn has_ended(&self) -> bool;
 }
 
+/// Returns true if a request has a configuration as its body, false if it has settings of a node, and `None` if it has none.
+///
+/// # Errors
+///
+/// The problem with its method or path.
+#[cfg(feature = "internals")]
+pub(super) fn body_of(method: &str, path: &str) -> Result<Option<bool>, String> {
+    use self::call::Call;
+
+    let call = Call::of(method, path).map_err(|none| none.problem)?;
+    Ok(match call {
+        Call::Configure => Some(true),
+        Call::SetNode(_) | Call::ChangeNode(_) => Some(false),
+        _ => None,
+    })
+}
+
 /// An admin interface that is open.
 pub(super) struct AdminServer {
     /// `None` once it has ended.
