@@ -282,7 +282,12 @@ impl<H: Hooks> Operate for Control<H> {
 ///
 /// The problems.
 #[cfg(feature = "internals")]
-pub fn admin_request(method: &str, path: &str, body: &str, is_json: bool) -> Result<String, String> {
+pub fn admin_request(
+    method: &str,
+    path: &str,
+    body: &str,
+    is_json: bool,
+) -> Result<String, String> {
     match super::admin::body_of(method, path)? {
         None => Ok(String::new()),
         Some(true) => {
@@ -292,7 +297,8 @@ pub fn admin_request(method: &str, path: &str, body: &str, is_json: bool) -> Res
         }
         Some(false) => {
             let read = config::parse_node_change(body, is_json);
-            read.map(|_| String::new()).map_err(|error| error.to_string())
+            read.map(|_| String::new())
+                .map_err(|error| error.to_string())
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `epicycle gateway` as a user runs it.
 
+use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,61 @@ use crate::util::eventually;
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("is text")
+}
+
+/// Sends bytes on a connection of its own, and returns the beginning of the answer.
+fn answer_to(addr: std::net::SocketAddr, bytes: &[u8], len: usize) -> Vec<u8> {
+    use std::io::{Read, Write};
+
+    let mut stream = std::net::TcpStream::connect(addr).expect("connects");
+    stream.write_all(bytes).expect("is sent");
+    let mut answer = vec![0; len];
+    stream.read_exact(&mut answer).expect("is answered");
+    answer
+}
+
+#[test]
+fn flags_alone_make_a_socks_or_a_forward_proxy_with_users_or_without() {
+    let folder = Folder::new();
+    let users = fs::read("tests/gateway/users.txt").expect("is there");
+    folder.write("users", users);
+    let users = folder.path("users").display().to_string();
+    let start = |kind: &str, more: &[&str]| {
+        let args = ["--listen", "tcp://127.0.0.1:0", "--reactors", "1", kind];
+        Program::start_with(command().args(args).args(more), &folder, 1)
+    };
+    let open = start("--socks5", &[]);
+    assert_eq!(answer_to(open.addrs[0], &[5, 1, 0], 2), [5, 0]);
+    // Addresses that are not public are refused by the default policy.
+    let to_itself = [5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1, 0, 80];
+    assert_eq!(answer_to(open.addrs[0], &to_itself, 4)[2..], [5, 2]);
+    let closed = start("--socks5", &["--users", &users]);
+    assert_eq!(answer_to(closed.addrs[0], &[5, 1, 0], 2), [5, 255]);
+    let connect = b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: 127.0.0.1:443\r\n\r\n";
+    let open = start("--forward", &[]);
+    assert_eq!(answer_to(open.addrs[0], connect, 12), *b"HTTP/1.1 403");
+    let closed = start("--forward", &["--users", &users]);
+    assert_eq!(answer_to(closed.addrs[0], connect, 12), *b"HTTP/1.1 407");
+    for wrong in [
+        &["--socks5"][..],
+        &["--listen", "tcp://:1"],
+        &["--listen", "tcp://:1", "--socks5", "--forward"],
+        &["--listen", "tcp://:1", "--socks5", "--to", "http://a"],
+        &["--listen", "tcp://:1", "--to", "http://a", "--users", "x"],
+        &["--config", "x", "--socks5"],
+    ] {
+        let output = command().args(wrong).output().expect("runs");
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+    }
+    let missing = [
+        "--listen", "tcp://:1", "--socks5", "--users", "/none", "--check",
+    ];
+    let output = command().args(missing).output().expect("runs");
+    assert!(!output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("--users"),
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use epicycle::gateway::{Builder, Gateway, GatewayError};
+use epicycle::gateway::settings::{ListenerKind, ListenerSettings, Problem};
+use epicycle::gateway::{Builder, Gateway, GatewayError, Users, UsersError};
 
 /// Runs a reverse proxy
 ///
@@ -19,6 +20,8 @@ use epicycle::gateway::{Builder, Gateway, GatewayError};
 ///   epicycle gateway --config gateway.toml --check
 ///   epicycle gateway --config gateway.toml --explain 'GET http://app.example.org/api/users'
 ///   epicycle gateway --listen tcp://:8080 --to http://127.0.0.1:9000
+///   epicycle gateway --listen tcp://127.0.0.1:1080 --socks5
+///   epicycle gateway --listen tcp://:3128 --forward --users users.txt
 ///
 /// Signals:
 ///   SIGHUP   reads the file again; so does a change of it, or of a file of nodes, within a second
@@ -29,11 +32,11 @@ use epicycle::gateway::{Builder, Gateway, GatewayError};
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
-    override_usage = "epicycle gateway --config <FILE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --to <NODE> [OPTIONS]"
+    override_usage = "epicycle gateway --config <FILE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --to <NODE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --socks5|--forward [--users <FILE>] [OPTIONS]"
 )]
 pub(crate) struct Flags {
     /// The configuration file, as docs/gateway.md describes it
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["listen", "to", "from_nginx"])]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["listen", "to", "socks5", "forward", "from_nginx"])]
     config: Option<PathBuf>,
     /// Prints a configuration for the common part of one of nginx, tells what is not carried over, and ends
     #[arg(long, value_name = "FILE", exclusive = true)]
@@ -50,7 +53,7 @@ pub(crate) struct Flags {
         long,
         value_name = "ADDR",
         conflicts_with = "config",
-        requires = "to"
+        requires = "service"
     )]
     listen: Vec<String>,
     /// A node that gets the requests: http://HOST:PORT, https://, tcp:// or unix://; may be repeated
@@ -58,26 +61,63 @@ pub(crate) struct Flags {
         short,
         long,
         value_name = "NODE",
+        group = "service",
         conflicts_with = "config",
         requires = "listen"
     )]
     to: Vec<String>,
+    /// Serves as a SOCKS5 proxy: clients name their targets. Only public addresses may be reached
+    #[arg(
+        long,
+        group = "service",
+        conflicts_with = "config",
+        requires = "listen"
+    )]
+    socks5: bool,
+    /// Serves as a forward proxy for HTTP: clients name their targets. Only public addresses may be reached
+    #[arg(
+        long,
+        group = "service",
+        conflicts_with = "config",
+        requires = "listen"
+    )]
+    forward: bool,
+    /// A file with the users of the proxy, NAME:HASH a line. Without it everybody may use it who reaches it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "to"], requires = "listen")]
+    users: Option<PathBuf>,
     /// The number of reactors, instead of that in the file [default: one for each CPU]
     #[arg(long, value_name = "N")]
     reactors: Option<usize>,
 }
 
 impl Flags {
+    /// Makes a listener of the kind that the flags ask for.
+    fn listener(&self, addr: &str) -> Result<ListenerSettings, GatewayError> {
+        let mut listener = match self.forward {
+            true => ListenerSettings::forward(addr),
+            false => ListenerSettings::new(addr),
+        };
+        if self.socks5 {
+            listener.kind = ListenerKind::Socks5;
+        }
+        if let Some(file) = &self.users {
+            let users = Users::from_file(file);
+            let wrong = |error: UsersError| Problem::new("--users", error.to_string());
+            listener.users =
+                Some(users.map_err(|error| GatewayError::Settings(vec![wrong(error)]))?);
+        }
+        Ok(listener)
+    }
+
     /// Makes a gateway of the file, or of the flags.
     fn gateway(&self) -> Result<Gateway, GatewayError> {
         let gateway = match &self.config {
             Some(file) => Gateway::from_file(file)?,
             None => {
-                let builder = Gateway::builder();
-                let builder = self
-                    .listen
-                    .iter()
-                    .fold(builder, |builder, addr| builder.listen(&**addr));
+                let mut builder = Gateway::builder();
+                for addr in &self.listen {
+                    builder = builder.listen(self.listener(addr)?);
+                }
                 self.to.iter().fold(builder, Builder::to).build()?
             }
         };
