@@ -122,6 +122,16 @@ pub trait Balancer: Send {
     }
 }
 
+/// A balancer that picks in turn, so that its sequence repeats itself as long as the same nodes take requests.
+#[cfg(feature = "gateway")]
+pub(crate) trait Sequence: Balancer {
+    /// Begins the sequence anew. What outcomes have changed stays.
+    fn restart(&mut self);
+
+    /// Returns a number of picks after which the sequence repeats itself if these nodes take requests.
+    fn round<'a>(takers: impl Iterator<Item = &'a Node>) -> u64;
+}
+
 /// The outcome of a request, as far as it concerns the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {

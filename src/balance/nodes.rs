@@ -12,6 +12,10 @@ pub struct NodeId(u64);
 impl NodeId {
     /// The id of no node, for connections that lead to none.
     pub(crate) const NONE: Self = Self(u64::MAX);
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The description of a node in a list.
@@ -302,6 +306,23 @@ impl Nodes {
             Tier::FailOpen => true,
         };
         belongs && node.weight > 0 && !self.without.contains(&node.id)
+    }
+
+    /// Returns the nodes of the tier whose turn it is.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn takers(&self) -> impl Iterator<Item = &Node> {
+        let has = |tier| self.iter().any(|node| self.may_take(node, tier));
+        let tiers = [Tier::Primary, Tier::Backup];
+        let opens = || (self.list.fail_open && !self.any_up()).then_some(Tier::FailOpen);
+        let tier = tiers.into_iter().find(|tier| has(*tier)).or_else(opens);
+        let takes = move |node: &&Node| tier.is_some_and(|tier| self.may_take(node, tier));
+        self.iter().filter(takes)
+    }
+
+    /// Returns true if some of the nodes get no requests, since they [were tried](Self::without).
+    #[cfg(feature = "gateway")]
+    pub(crate) fn are_reduced(&self) -> bool {
+        !self.without.is_empty()
     }
 
     fn any_up(&self) -> bool {

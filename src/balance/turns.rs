@@ -1,4 +1,6 @@
 use super::{Balancer, NodeId, Nodes, Place};
+#[cfg(feature = "gateway")]
+use super::{Node, Sequence};
 
 /// Picks one node after the other, in the order of the list. Weights are ignored, except that a node of weight 0 gets
 /// no requests.
@@ -85,5 +87,17 @@ impl Balancer for RoundRobin {
         self.next = next;
         self.credits = vec![0; nodes.len()];
         self.nodes = Some(nodes.clone());
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl Sequence for RoundRobin {
+    fn restart(&mut self) {
+        self.next = 0;
+        self.credits.fill(0);
+    }
+
+    fn round<'a>(takers: impl Iterator<Item = &'a Node>) -> u64 {
+        takers.count() as u64
     }
 }

@@ -1,4 +1,6 @@
 use super::{Balancer, NodeId, Nodes, Outcome, Place};
+#[cfg(feature = "gateway")]
+use super::{Node, Sequence};
 
 /// Smooth weighted round-robin: each node gets its share of any sequence of picks, and the picks of a heavy node are
 /// spread among those of the others. The algorithm is that of nginx.
@@ -67,6 +69,19 @@ impl Balancer for Weighted {
         if is_first {
             self.smooth.advance(nodes, self.place);
         }
+    }
+}
+
+#[cfg(feature = "gateway")]
+impl Sequence for Weighted {
+    fn restart(&mut self) {
+        for turn in &mut self.smooth.turns {
+            turn.current = 0;
+        }
+    }
+
+    fn round<'a>(takers: impl Iterator<Item = &'a Node>) -> u64 {
+        takers.map(|node| u64::from(node.weight())).sum()
     }
 }
 

@@ -22,10 +22,9 @@ fn config(origin: &Origin, log: &str) -> String {
 #[test]
 fn each_request_is_a_line_of_json() {
     let (origin, folder) = (Origin::start("one"), Folder::new());
-    folder.write(
-        "gateway.toml",
-        config(&origin, "log.access.to = \"access.log\""),
-    );
+    let text = config(&origin, "log.access.to = \"access.log\"");
+    let text = text.replacen("[[listen]]", "[[listen]]\nmax_body = 4000", 1);
+    folder.write("gateway.toml", text);
     let program = Program::start(&folder, 2);
     let mut client = Client::to(program.addrs[0]);
     let long = "x".repeat(5000);
@@ -35,8 +34,12 @@ fn each_request_is_a_line_of_json() {
     Client::to(program.addrs[0])
         .send("BAD\u{7f} / HTTP/1.1\r\n\r\n")
         .ok();
+    eventually("it is logged", || folder.read("access.log").contains("400"));
+    Client::to(program.addrs[0])
+        .send("POST / HTTP/1.1\r\nAccept: */*\r\nhost:b.test\r\nContent-Length: 5000\r\n\r\n")
+        .ok();
     eventually("they are logged", || {
-        folder.read("access.log").lines().count() == 4
+        folder.read("access.log").lines().count() == 5
     });
     let log = folder.read("access.log");
     // Those of a connection are in order. The refused request came on another one.
@@ -45,6 +48,11 @@ fn each_request_is_a_line_of_json() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .partition(|line: &Value| line["status"] == 200);
     assert_eq!(refused[0]["status"], 400);
+    // One whose body is announced as too long tells its host.
+    assert_eq!(
+        (&refused[1]["status"], &refused[1]["host"]),
+        (&413.into(), &"b.test".into())
+    );
     let first = &lines[0];
     let node = format!("http://{}", origin.addr);
     for (key, wanted) in [

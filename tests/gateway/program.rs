@@ -132,6 +132,67 @@ fn a_check_prints_every_fault_or_says_that_there_is_none() {
 }
 
 #[test]
+fn a_check_warns_of_what_is_most_likely_a_mistake() {
+    let folder = Folder::new();
+    let config = folder.path("gateway.toml");
+    let warnings = |text: &str| {
+        folder.write("gateway.toml", text);
+        let args = ["--check".as_ref(), "--config".as_ref(), config.as_os_str()];
+        let said = command().args(args).output().expect("runs");
+        assert!(said.status.success(), "{said:?}");
+        text_of(&said.stderr)
+    };
+    let listen = "[[listen]]\non = \"tcp://:80\"\n";
+    let pool = "[pool.b]\nnodes = [\"http://10.0.0.1\"]\n";
+    let route = "[[route]]\npool = \"b\"\n";
+    assert_eq!(
+        warnings(&format!("{listen}{route}{pool}")),
+        Vec::<String>::new()
+    );
+    let nodes = "nodes = [{ to = \"http://10.0.0.1\", weight = 0 }, { to = \"http://10.0.0.1\", weight = 0 }]";
+    for (text, wanted) in [
+        (format!("{listen}{pool}"), "listeners[0]: there is no route"),
+        (
+            format!("{listen}{route}{pool}{}", pool.replace("pool.b", "pool.c")),
+            "pools.c: no route and no listener",
+        ),
+        (
+            format!("{listen}{route}[pool.b]\n{nodes}\n"),
+            "pools.b.nodes: all weights are 0",
+        ),
+        (
+            format!("{listen}{route}[pool.b]\n{nodes}\n"),
+            "pools.b.nodes[1]: the node is in the list already",
+        ),
+        (
+            format!("{listen}{route}{pool}tls = {{ verify = false }}\n"),
+            "pools.b.nodes[0]: it speaks TLS",
+        ),
+        (
+            format!("{listen}{route}path = \"/a/*\"\nstrip_prefix = \"/b\"\n{pool}"),
+            "routes[0].strip_prefix: no path",
+        ),
+        (
+            format!("log.access.to = \"none/access.log\"\n{listen}{route}{pool}"),
+            "access_log.to: its folder is not there",
+        ),
+    ] {
+        let said = warnings(&text);
+        assert!(
+            said.iter()
+                .any(|line| line.starts_with(&format!("warning: {wanted}"))),
+            "{wanted}: {said:?}"
+        );
+    }
+    let fits = format!("{listen}{route}path = \"/a/*\"\nstrip_prefix = \"/a\"\n{pool}");
+    assert_eq!(warnings(&fits), Vec::<String>::new());
+}
+
+fn text_of(lines: &[u8]) -> Vec<String> {
+    text(lines).lines().map(str::to_owned).collect()
+}
+
+#[test]
 fn an_explanation_tells_the_way_of_a_request() {
     let folder = Folder::new();
     folder.write(

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,15 +19,14 @@ pub(super) struct Reader {
     /// The folder of the file. Paths in the file are relative to it.
     folder: PathBuf,
     problems: Vec<(Span, String)>,
-    settings: Vec<Setting>,
+    /// By their paths in [`Settings`](crate::gateway::settings::Settings).
+    settings: HashMap<String, Setting>,
     /// Settings whose faults follow from others that are reported.
-    reported: Vec<String>,
+    reported: HashSet<String>,
 }
 
 /// A setting that stands in the file.
 struct Setting {
-    /// Its path in [`Settings`](crate::gateway::settings::Settings).
-    place: String,
     /// Its key in the file.
     key: String,
     span: Span,
@@ -38,8 +37,8 @@ impl Reader {
         Self {
             folder: folder.to_owned(),
             problems: Vec::new(),
-            settings: Vec::new(),
-            reported: Vec::new(),
+            settings: HashMap::new(),
+            reported: HashSet::new(),
         }
     }
 
@@ -49,15 +48,19 @@ impl Reader {
 
     /// Adds a problem that was found in a setting.
     pub(super) fn problem_at(&mut self, place: &str, problem: &str) {
-        if self.reported.iter().any(|reported| reported == place) {
+        if self.reported.contains(place) {
             return;
         }
-        let of = |known: &Setting| {
-            let rest = place.strip_prefix(known.place.as_str())?;
-            (rest.is_empty() || rest.starts_with(['.', '['])).then_some(known.place.len())
-        };
-        let closest = self.settings.iter().max_by_key(|known| of(known));
-        let (span, key) = match closest.filter(|known| of(known).is_some()) {
+        // The setting itself, or the closest one that it is a part of.
+        let ends = place
+            .char_indices()
+            .filter(|(_, char)| matches!(char, '.' | '['));
+        let parents = ends.rev().map(|(end, _)| &place[..end]);
+        let closest = [place]
+            .into_iter()
+            .chain(parents)
+            .find_map(|part| self.settings.get(part));
+        let (span, key) = match closest {
             Some(known) => (known.span.clone(), known.key.as_str()),
             None => (0..0, place),
         };
@@ -77,7 +80,7 @@ impl Reader {
     }
 
     fn remember(&mut self, place: String, key: String, span: Span) {
-        self.settings.push(Setting { place, key, span });
+        self.settings.insert(place, Setting { key, span });
     }
 }
 
@@ -158,7 +161,7 @@ impl<'i> Table<'i> {
 
     /// Notes that a fault is reported which makes another one of this setting.
     pub(super) fn is_reported(&mut self, reader: &mut Reader, place: &str) {
-        reader.reported.push(join(&self.place, place));
+        reader.reported.insert(join(&self.place, place));
     }
 
     /// Reports that a key is missing.

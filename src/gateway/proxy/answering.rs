@@ -198,13 +198,14 @@ impl<H: Hooks> Proxy<H> {
             .next();
         let line = String::from_utf8_lossy(line.unwrap_or_default());
         let mut words = line.split(' ');
+        let host = host_in(&refused.input);
         let fields = HeaderBlock::new();
         let record = Record {
             peer: &info.peer,
             client: info.peer.ip(),
             user: "",
             method: words.next().unwrap_or_default(),
-            host: "",
+            host: &host,
             target: words.next().unwrap_or_default(),
             is_http10: words.next() == Some("HTTP/1.0"),
             fields: fields.headers(),
@@ -229,6 +230,18 @@ impl<H: Hooks> Proxy<H> {
         // Nothing else follows.
         let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
     }
+}
+
+/// Returns the host of a request of which this is the beginning, if its field is there as a whole.
+fn host_in(input: &[u8]) -> Cow<'_, str> {
+    let lines = input.split_inclusive(|byte| *byte == b'\n').skip(1);
+    let values = lines.filter_map(|line| {
+        let line = line.strip_suffix(b"\r\n")?;
+        let colon = memchr::memchr(b':', line)?;
+        let is_host = line[..colon].eq_ignore_ascii_case(b"host");
+        is_host.then(|| line[colon + 1..].trim_ascii())
+    });
+    String::from_utf8_lossy(values.take(1).next().unwrap_or_default())
 }
 
 fn log_failure<X>(error: &ProxyError, exchange: &Exchange<X>) {

@@ -1,5 +1,6 @@
 //! The check of settings.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -77,10 +78,9 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     {
         problems.add("access_log.format", remedy);
     }
+    let mut addresses = HashSet::new();
     for (n, listener) in settings.listeners.iter().enumerate() {
-        let same = settings.listeners[..n]
-            .iter()
-            .any(|other| other.on == listener.on);
+        let same = !addresses.insert(&*listener.on);
         let is_right = !same || listener.on.ends_with(":0");
         let remedy = "another listener has this address; remove one";
         problems.unless(is_right, format!("listeners[{n}].on"), remedy);
@@ -89,12 +89,11 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     if let Some(admin) = &settings.admin {
         check_admin(&mut problems, settings, admin);
     }
+    let mut places = HashSet::new();
     for (n, route) in settings.routes.iter().enumerate() {
         let place = format!("routes[{n}]");
         check_pools(&mut problems, &place, route, settings);
-        let same = settings.routes[..n]
-            .iter()
-            .any(|other| other.host == route.host && other.path == route.path);
+        let same = !places.insert((&route.host, &route.path));
         let remedy = "another route has the same host and path; remove one";
         problems.unless(!same, &*place, remedy);
         check_route(&mut problems, &place, route);

@@ -29,6 +29,7 @@ mod route;
 mod source;
 mod split;
 pub(super) mod template;
+mod warnings;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -126,7 +127,15 @@ impl Settings {
     }
 }
 
-/// A setting that cannot work.
+impl Settings {
+    /// Returns what works, and is most likely a mistake: a pool that nobody uses, for example. It looks whether the folder of the
+    /// log is there, and else at no file, name or socket.
+    pub fn warnings(&self) -> Vec<Problem> {
+        warnings::warnings(self)
+    }
+}
+
+/// A setting that cannot work, or hardly as it is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {

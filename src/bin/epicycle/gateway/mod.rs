@@ -149,6 +149,9 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     }
     if flags.check {
         let settings = gateway.settings();
+        for warning in settings.warnings() {
+            eprintln!("warning: {warning}");
+        }
         let (listeners, routes) = (settings.listeners.len(), settings.routes.len());
         let pools = settings.pools.len();
         println!(

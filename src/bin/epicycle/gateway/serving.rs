@@ -77,6 +77,7 @@ pub(super) fn serve(
         }
     });
     watch.follow(flags.config.as_deref(), gateway.settings());
+    warn_of(gateway);
     let running = start(gateway)?;
     for addr in running.local_addrs() {
         let reactors = running.engine().reactors();
@@ -139,6 +140,12 @@ fn take_orders(control: &Control<NoHooks>, events: &Sender<Event>) {
         // Without a receiver the gateway has ended already.
         let _ = told.send(Event::Drain);
     });
+}
+
+fn warn_of(gateway: &Gateway) {
+    for warning in gateway.settings().warnings() {
+        warn!(target: "epicycle::gateway::config", "{warning}");
+    }
 }
 
 impl Serving<'_> {
@@ -219,6 +226,7 @@ impl Serving<'_> {
                     changes += &format!("; {on} is closed");
                 }
                 info!(target: "epicycle::gateway::config", "a new configuration is in force{changes}");
+                warn_of(&gateway);
                 for name in &reloaded.needs_restart {
                     warn!(target: "epicycle::gateway::config", "a change of {name} needs a restart");
                 }
