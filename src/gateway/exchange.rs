@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::compress::Gzip;
 use super::destination::NamedTarget;
 use super::hooks::Head;
 use super::pool::{Chosen, InPool};
@@ -75,6 +76,12 @@ pub(super) struct Exchange<X> {
 pub(super) struct Extras {
     /// The name that the client has proved, and the users among which that was.
     pub(super) user: Option<(Box<str>, Users)>,
+    /// True if the client takes gzip.
+    pub(super) takes_gzip: bool,
+    /// Compresses the body of the response.
+    pub(super) gzip: Option<Box<Gzip>>,
+    /// The body so far, if the request is to be copied.
+    pub(super) copied_body: Option<Vec<u8>>,
     /// The cookie that keeps the client at its pool, as it is set.
     pub(super) cookie: Option<String>,
     /// Its place among the `max_in_flight` of its pool.

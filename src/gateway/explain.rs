@@ -181,6 +181,18 @@ impl Gateway {
         steps.push(("request", request));
         steps.push(("removes", removed(listener, &route.settings)));
         steps.push(("sets", set(listener, &route.settings, &asked)));
+        if let Some(mirror) = &route.settings.mirror {
+            let (percent, pool, body) = (mirror.percent, &mirror.pool, mirror.max_body);
+            let text = format!(
+                "{percent}% of the requests with up to {body} bytes of body to {pool}, whose answers are dropped"
+            );
+            steps.push(("mirrors", text));
+        }
+        if let Some(level) = route.settings.compress {
+            let text =
+                format!("gzip, level {level}: texts of more than 1 KiB, for clients that take it");
+            steps.push(("compress", text));
+        }
         let response = &route.settings.response;
         if !response.is_empty() {
             steps.push(("response", change(response)));

@@ -46,6 +46,18 @@ metric_set! {
         unauthenticated: counter,
         /// Requests beyond a limit of their rate.
         limited: counter,
+        /// Responses that were compressed.
+        compressed: counter,
+        /// Bytes of bodies before they were compressed.
+        compress_bytes_in: counter,
+        /// Bytes of bodies after they were compressed.
+        compress_bytes_out: counter,
+        /// Copies of requests that a mirror has answered.
+        mirrored: counter,
+        /// Copies of requests that a mirror did not answer.
+        mirror_failed: counter,
+        /// Copies of requests that were not sent, as too many were under way.
+        mirror_dropped: counter,
     }
     /// The counters of a route on one reactor.
     #[derive(Debug, Default)]

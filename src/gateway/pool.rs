@@ -70,6 +70,10 @@ pub(super) struct Pool {
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
     pub(super) connections: fetch::Pool<Destination, ConnId, ConnId, FxBuildHasher>,
+    /// The connections that carry copies of requests, and the copies that wait for one.
+    pub(super) mirrors: fetch::Pool<NodeId, ConnId, u64, FxBuildHasher>,
+    /// The earliest alarm that is set for them.
+    pub(super) mirror_alarm: Option<Instant>,
     /// The dials that wait for a place at their node.
     pub(super) held: Held,
     pub(super) checks: Checks,
@@ -247,7 +251,9 @@ impl Pool {
             nodes: shared.nodes.clone(),
             balancer: balancer(&shared),
             budget: budget(&shared.settings, reactors),
-            connections: fetch::Pool::with_hasher(bounds, FxBuildHasher),
+            connections: fetch::Pool::with_hasher(bounds.clone(), FxBuildHasher),
+            mirrors: fetch::Pool::with_hasher(bounds, FxBuildHasher),
+            mirror_alarm: None,
             held: Held::default(),
             checks: Checks::default(),
             limits: limits(&shared.settings, high_water),
@@ -298,6 +304,7 @@ impl Pool {
         if !old.connects_as(shared) {
             self.generation += 1;
             self.connections.close_all_idle();
+            self.mirrors.close_all_idle();
         }
         match old.settings.balance == shared.settings.balance {
             true => self.balancer.update(&self.nodes),
@@ -307,8 +314,9 @@ impl Pool {
             self.budget = budget(&shared.settings, reactors);
         }
         self.limits = limits(&shared.settings, high_water);
-        self.connections
-            .set_limits(bounds(&shared.settings, reactors));
+        let bounds = bounds(&shared.settings, reactors);
+        self.connections.set_limits(bounds.clone());
+        self.mirrors.set_limits(bounds);
         for places in shared.places.values() {
             places.set_max(shared.settings.connections.max_connections);
         }
@@ -316,6 +324,8 @@ impl Pool {
         let is_disabled = |node| nodes.get(node).is_some_and(Node::is_disabled);
         self.connections
             .close_idle_where(|to| !addrs.contains_key(&to.node) || is_disabled(to.node));
+        self.mirrors
+            .close_idle_where(|node| !addrs.contains_key(node) || is_disabled(*node));
         self.node_counters = node_counters(shared, meters);
     }
 
@@ -331,6 +341,7 @@ impl Pool {
             false => {
                 self.gone.get_or_insert(now);
                 self.connections.close_all_idle();
+                self.mirrors.close_all_idle();
             }
         }
     }

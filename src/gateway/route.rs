@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::admission::Admission;
 use super::kept::Kept;
 use super::metrics::{Meters, RouteCounters};
+use super::mirror::Mirror;
 use super::settings::RouteSettings;
 use super::split::Split;
 
@@ -38,6 +39,8 @@ pub(crate) struct Route {
     /// The number of its pool.
     pub(super) pool: Option<usize>,
     pub(super) counters: Arc<RouteCounters>,
+    /// The copy of its requests, if there is to be one.
+    pub(super) mirror: Option<Box<Mirror>>,
     /// The choice among several pools, if it has several.
     pub(super) split: Option<Box<Split>>,
     /// The rules by which it takes requests, if it has some.
@@ -53,6 +56,7 @@ impl Route {
             pool,
             admission: None,
             split: None,
+            mirror: None,
             counters: meters.route(listener),
         }
     }
@@ -73,6 +77,8 @@ impl Routes {
                 counters: meters.route(&name),
                 pool: pools.get(&*settings.pool).copied(),
                 admission: Admission::of_route(settings, &name, &kept.limiters),
+                mirror: (settings.mirror.as_ref())
+                    .map(|mirror| Mirror::new(mirror, &name, pools, &kept.mirrors)),
                 split: Split::new(settings, &name, pools, &kept.splits),
                 name: name.into(),
                 settings: settings.clone(),

@@ -195,6 +195,10 @@ impl<H: Hooks> Control<H> {
     pub fn shutdown(&self) {
         self.begin_drain();
         self.shared.sources.end();
+        for reactor in 0..self.engine.reactors() {
+            // A gateway that has ended has no copies under way.
+            let _ = self.engine.run_on(reactor, Proxy::end_mirrors);
+        }
         let deadline = self.shared.state.lock().settings.drain.deadline;
         self.engine.shutdown_within(deadline);
     }

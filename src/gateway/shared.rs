@@ -214,6 +214,12 @@ impl Shared {
         let name = "epicycle_gateway_limit_forgotten_total";
         let help = "Buckets that were forgotten while they were in use, since there were too many.";
         exposition.counter(name, help, &[], forgotten as f64);
+        for (route, under_way) in self.kept.mirrors.under_way() {
+            let name = "epicycle_gateway_route_mirrors";
+            let help = "Copies of requests that are under way to a mirror.";
+            let labels = [("route", &*route)];
+            exposition.gauge(name, help, &labels, f64::from(under_way));
+        }
         let draining = f64::from(u8::from(self.is_draining()));
         let name = "epicycle_gateway_draining";
         exposition.gauge(name, "1 if the gateway is about to end.", &[], draining);

@@ -20,6 +20,8 @@ mod faulty;
 mod fetching;
 #[cfg(feature = "gateway")]
 mod gateway;
+#[cfg(feature = "gateway")]
+mod gateway_routes;
 mod handles;
 mod hosts;
 #[cfg(feature = "http")]

@@ -8,6 +8,7 @@ mod admin;
 pub(super) mod json;
 mod limit;
 mod listen;
+mod mirror;
 mod nodes;
 mod pool;
 mod read;

@@ -106,7 +106,7 @@ pub(super) struct Table<'i> {
 }
 
 /// The keys that a later version may have, in any table.
-const NOT_YET: [&str; 2] = ["mirror", "proxy"];
+const NOT_YET: [&str; 1] = ["proxy"];
 
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {

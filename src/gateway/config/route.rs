@@ -3,6 +3,7 @@ use toml::de::DeValue;
 
 use super::access::{access, route_auth};
 use super::limit::limits;
+use super::mirror::mirror;
 use super::read::{Reader, Size, Table, Value};
 use super::split::split;
 use crate::gateway::settings::{ErrorPage, FieldChanges, HostField, RouteSettings, WebSocketMode};
@@ -27,6 +28,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     route_auth(reader, &mut table, &mut into.auth);
     limits(reader, &mut table, "route", &mut into.rate_limits);
     split(reader, &mut table, into);
+    into.mirror = mirror(reader, &mut table);
     table.set(
         reader,
         "strip_prefix",
@@ -63,6 +65,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
         "flush_interval",
         &mut into.flush_interval,
     );
+    compress(reader, &mut table, &mut into.compress);
     table.set(reader, "upgrade", "upgrade", &mut into.upgrade);
     let words = [
         ("tunnel", WebSocketMode::Tunnel),
@@ -85,6 +88,26 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
     table.not_yet(reader);
     table.finish(reader);
     route
+}
+
+/// Reads `compress`: true, or `{ level = 5 }`.
+fn compress(reader: &mut Reader, table: &mut Table<'_>, into: &mut Option<u8>) {
+    const LEVEL: u8 = 5;
+    let place = table.place_of("compress");
+    let Some(value) = table.take(reader, "compress", "compress") else {
+        return;
+    };
+    match value.value {
+        DeValue::Boolean(is_on) => *into = is_on.then_some(LEVEL),
+        DeValue::Table(_) => {
+            if let Some(mut table) = value.into_table(reader, &place) {
+                let level = table.get(reader, "level", "");
+                table.finish(reader);
+                *into = Some(level.unwrap_or(LEVEL));
+            }
+        }
+        _ => value.wrong(reader, "use true, false, or { level = 5 }"),
+    }
 }
 
 fn changes(reader: &mut Reader, mut table: Table<'_>) -> FieldChanges {

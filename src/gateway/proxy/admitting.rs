@@ -248,6 +248,12 @@ impl<H: Hooks> Proxy<H> {
             Some(head) => self.take_in(conn, client, exchange, &head.request()),
             None => client.exchange = Some(exchange),
         }
+        if let Some(exchange) = &mut client.exchange
+            && exchange.upload.is_complete
+        {
+            // The end of a request without a body may have come during the check.
+            Self::send_copy(conn, exchange);
+        }
     }
 
     /// Refuses a request whose client has told a wrong password.

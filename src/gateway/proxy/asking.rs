@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::admitting::{Check, hide_credentials};
 use super::{ClientSession, Proxy, SAY_CONTINUE, guarded, peer};
 use crate::engine::handler::{Action, Conn};
+use crate::gateway::compress;
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{Body, Exchange, Expectation, Extras, Kept, Place};
 use crate::gateway::forwarding::{self, Hop};
@@ -17,7 +18,7 @@ use crate::gateway::route::Route;
 use crate::gateway::rules::Listener;
 use crate::gateway::settings::HostField;
 use crate::http::{
-    Chunk, Headers, KeptHead, RequestPart, SendError, ServerRequest, StatusCode, Trailers,
+    Chunk, Headers, KeptHead, RequestPart, SendError, ServerRequest, StatusCode, Trailers, Version,
 };
 
 /// The next step of a request whose head was prepared.
@@ -295,6 +296,16 @@ impl<H: Hooks> Proxy<H> {
             .map_err(unsendable)?;
         self.choose(exchange, number, node.as_deref())?;
         self.count(conn, exchange, number);
+        if route.settings.compress.is_some() && request.version() == Version::Http11 {
+            let wants = compress::is_wanted(request.headers());
+            exchange.extras.get_or_insert_default().takes_gzip = wants;
+        }
+        if let Some(mirror) = &route.mirror
+            && exchange.upgrade.is_none()
+            && mirror.samples(request.content_length())
+        {
+            exchange.extras.get_or_insert_default().copied_body = Some(Vec::new());
+        }
         Ok(Prepared::Dispatch)
     }
 
@@ -372,6 +383,7 @@ impl<H: Hooks> Proxy<H> {
         if let Err(error) = seen {
             return self.fail(conn, client, error);
         }
+        exchange.copy_body(bytes);
         match exchange.place {
             Place::On { upstream, .. } => {
                 let limit = exchange
@@ -417,6 +429,7 @@ impl<H: Hooks> Proxy<H> {
         let upload = &mut exchange.upload;
         upload.is_complete = true;
         request::gather_trailers(trailers, &exchange.nominated, &mut upload.trailers);
+        Self::send_copy(conn, exchange);
         match exchange.place {
             Place::On { upstream, .. } if exchange.body == Body::Chunked => {
                 conn.with(upstream, |upstream, _| {

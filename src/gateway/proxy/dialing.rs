@@ -76,6 +76,9 @@ impl<H: Hooks> Proxy<H> {
         let (to, place) = match dial.purpose {
             Purpose::Serve(to, place) => (to, place),
             Purpose::Check(node) => return self.on_checked(number, node, false, reactor),
+            Purpose::Mirror(node) => {
+                return self.on_mirror_dial_failed(number, node, &error, reactor);
+            }
         };
         if let Some(place) = place {
             self.offer_place(number, to.node, place, reactor);

@@ -4,10 +4,12 @@ mod admitting;
 mod answering;
 mod asking;
 mod checking;
+mod compressing;
 mod datagrams;
 mod dialing;
 mod forward;
 mod gathering;
+mod mirroring;
 mod observing;
 mod own;
 mod placing;
@@ -29,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use self::checking::CheckSession;
 use self::datagrams::DatagramDial;
+use self::mirroring::{Copy, MirrorSession};
 pub(super) use self::observing::MAX_LONGEST;
 use self::relay::{Relay, UdpTarget};
 use self::socks::SocksSession;
@@ -36,6 +39,7 @@ use self::tcp::TcpSession;
 use self::tunneling::{end_frames, other_side};
 use self::udp::{UdpNode, UdpSession};
 use super::access_log::Sink;
+use super::compress::Bodies;
 use super::destination::Destination;
 use super::egress::Target;
 use super::error::{Cause, Phase, ProxyError};
@@ -112,6 +116,11 @@ pub struct Proxy<H: Hooks> {
     last_dial: u64,
     /// The numbers of the listeners whose clients take no further request.
     left: HashSet<usize>,
+    /// The copies of requests that wait for a connection.
+    copies: HashMap<u64, Copy>,
+    last_copy: u64,
+    /// The bodies of responses that are being compressed.
+    compressing: Bodies,
     /// The fields of the head in hand.
     block: HeaderBlock,
     spare: Spare<H::Exchange>,
@@ -137,6 +146,8 @@ enum Purpose {
     Serve(Destination, Option<TakenPlace>),
     /// It checks the node.
     Check(NodeId),
+    /// It carries copies of requests.
+    Mirror(NodeId),
 }
 
 /// The state of a connection.
@@ -147,6 +158,8 @@ pub enum Session<H: Hooks> {
     Upstream(Box<UpstreamSession>),
     /// A connection that checks a node.
     Check(Box<CheckSession>),
+    /// A connection that carries copies of requests.
+    Mirror(Box<MirrorSession>),
     /// A connection of a SOCKS client.
     Socks(Box<SocksSession<H>>),
     /// A connection to the target of a tunnel.
@@ -264,6 +277,9 @@ impl<H: Hooks> Proxy<H> {
             associations: 0,
             last_dial: 0,
             left: HashSet::new(),
+            copies: HashMap::new(),
+            last_copy: 0,
+            compressing: Bodies::default(),
             block: HeaderBlock::new(),
             spare: Spare::default(),
         }
@@ -431,6 +447,10 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             } = self.dials.remove(&token)?;
             let (to, place) = match purpose {
                 Purpose::Serve(to, place) => (to, place),
+                Purpose::Mirror(node) => {
+                    let session = self.on_mirror_open(conn, pool, node, generation);
+                    return Some(Session::Mirror(Box::new(session)));
+                }
                 Purpose::Check(node) => {
                     let session = self.begin_check(conn, pool, node);
                     return Some(Session::Check(Box::new(session)));
@@ -514,6 +534,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Part::Upstream(part) => match session {
                 Session::Upstream(upstream) => return self.on_response_part(conn, upstream, part),
                 Session::Check(check) => return self.on_check_part(conn, check, part),
+                Session::Mirror(mirror) => return self.on_mirror_part(conn, mirror, part),
                 _ => {}
             },
             Part::Frames(part) => return Self::on_frames(conn, session, part),
@@ -640,6 +661,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             Session::Check(check) => {
                 self.on_checked(check.pool, check.node, check.is_good(), reactor);
             }
+            Session::Mirror(mirror) => self.on_mirror_closed(reactor, info, *mirror, &reason),
             Session::Socks(socks) => self.on_socks_closed(reactor, info, *socks, &reason),
             Session::Target => {}
             Session::Tcp(client) => self.on_tcp_closed(reactor, info, *client, &reason),
@@ -737,6 +759,7 @@ impl<H: Hooks> fmt::Debug for Session<H> {
             Session::Client(_) => "Client",
             Session::Upstream(_) => "Upstream",
             Session::Check(_) => "Check",
+            Session::Mirror(_) => "Mirror",
             Session::Socks(_) => "Socks",
             Session::Target => "Target",
             Session::Tcp(_) => "Tcp",
@@ -759,6 +782,12 @@ impl<H: Hooks> fmt::Debug for ClientSession<H> {
 impl fmt::Debug for CheckSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CheckSession").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for MirrorSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MirrorSession").finish_non_exhaustive()
     }
 }
 

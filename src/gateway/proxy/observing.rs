@@ -35,6 +35,11 @@ impl<H: Hooks> Proxy<H> {
                     pool.connections += 1;
                     pool.busy += usize::from(upstream.client.is_some());
                 }
+                Session::Mirror(mirror) => {
+                    let pool = &mut pools[mirror.pool];
+                    pool.connections += 1;
+                    pool.busy += usize::from(mirror.has_copy());
+                }
                 Session::Check(_) => status.checks += 1,
                 Session::Target
                 | Session::UdpNode(_)

@@ -243,6 +243,13 @@ impl<H: Hooks> Proxy<H> {
             request::announce_trailers(headers, block)
                 .map_err(|error| unsendable(Box::new(error)))?;
         }
+        let level = (exchange.route.as_ref()).and_then(|route| route.settings.compress);
+        let is_compressed = match level {
+            None => false,
+            Some(level) => self
+                .compress_head(exchange, level, response, block)
+                .map_err(|error| unsendable(Box::new(error)))?,
+        };
         if let Some(route) = &exchange.route {
             request::change(block, &route.settings.response)
                 .map_err(|error| unsendable(Box::new(error)))?;
@@ -263,7 +270,7 @@ impl<H: Hooks> Proxy<H> {
             status: response.status(),
             fields: block,
             node,
-            content_length: response.content_length(),
+            content_length: response.content_length().filter(|_| !is_compressed),
         };
         let hooks = &mut self.hooks;
         let hook = exchange.hook.get_or_insert_default();
@@ -274,6 +281,9 @@ impl<H: Hooks> Proxy<H> {
         if status != response.status() {
             relayed = relayed.with_status(status);
         }
+        if is_compressed {
+            relayed = relayed.streamed();
+        }
         if exchange.is_last {
             relayed = relayed.close();
         }
@@ -281,7 +291,9 @@ impl<H: Hooks> Proxy<H> {
             .map_err(|error| unsendable(Box::new(error)))?;
         exchange.answer = Answer::Begun;
         exchange.notes.status = Some(status);
-        if let Some(route) = &exchange.route {
+        if let Some(route) = &exchange.route
+            && !is_compressed
+        {
             exchange.gathered = gathered(route, response);
         }
         if response.is_upgrade()
@@ -304,6 +316,11 @@ impl<H: Hooks> Proxy<H> {
         let seen = guarded(|| self.hooks.on_response_part(bytes, exchange.hook()));
         if let Err(error) = seen {
             return self.refuse(conn, client, error);
+        }
+        if let Some(extras) = &exchange.extras
+            && extras.gzip.is_some()
+        {
+            return Self::pass_compressed(conn, exchange, bytes);
         }
         match exchange.gathered {
             None => Self::pass_part(conn, exchange, bytes),
@@ -341,6 +358,7 @@ impl<H: Hooks> Proxy<H> {
         };
         exchange.place = Place::Nowhere;
         Self::flush(conn, exchange);
+        Self::end_compressed(conn, exchange);
         let block = &mut self.block;
         request::gather_trailers(trailers, &exchange.nominated, block);
         let sent = match block.is_empty() {

@@ -70,6 +70,7 @@ impl<H: Hooks> Proxy<H> {
             self.tend_health(number, reactor);
             self.retry_held_dials(number, reactor);
             self.settle(number, reactor);
+            self.settle_mirrors(number, reactor);
         }
         let timeout = settings.drain.node_timeout;
         if self.pools.iter().any(Pool::has_removed) {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::template::is_template;
 use super::{
     AdminSettings, BalanceBy, BasicAuth, ChosenBy, FieldChanges, HashKey, HealthProbe, HostField,
-    LimitBy, LimitSettings, ListenerKind, ListenerSettings, LogFormat, NodeAddr, PoolSettings,
-    Problem, Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings, TargetSettings,
-    Token, WebSocketMode,
+    LimitBy, LimitSettings, ListenerKind, ListenerSettings, LogFormat, MirrorSettings, NodeAddr,
+    PoolSettings, Problem, Rate, RouteAuth, RouteSettings, Secret, Settings, SourceSettings,
+    TargetSettings, Token, WebSocketMode,
 };
 use crate::addr::Endpoint;
 use crate::http::fields::{is_token, is_value};
@@ -93,6 +93,9 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     for (n, route) in settings.routes.iter().enumerate() {
         let place = format!("routes[{n}]");
         check_pools(&mut problems, &place, route, settings);
+        if let Some(mirror) = &route.mirror {
+            check_mirror(&mut problems, &place, mirror, settings);
+        }
         let same = !places.insert((&route.host, &route.path));
         let remedy = "another route has the same host and path; remove one";
         problems.unless(!same, &*place, remedy);
@@ -362,6 +365,12 @@ fn check_route(problems: &mut Problems, place: &str, route: &RouteSettings) {
         let is_h2c = protocol.eq_ignore_ascii_case("h2c");
         problems.unless(!is_h2c, at, "h2c is never passed on; remove it");
     }
+    let is_right = route.compress.is_none_or(|level| (1..=9).contains(&level));
+    problems.unless(
+        is_right,
+        format!("{place}.compress"),
+        "use a level of 1 to 9",
+    );
     check_rates(problems, place, &route.rate_limits);
     if let RouteAuth::Basic(auth) = &route.auth {
         check_realm(problems, place, auth);
@@ -424,6 +433,29 @@ fn check_pools(problems: &mut Problems, place: &str, route: &RouteSettings, sett
         let remedy = "the names of its pools must have letters, digits and hyphens only";
         problems.unless(are_right, at, remedy);
     }
+}
+
+fn check_mirror(
+    problems: &mut Problems,
+    place: &str,
+    mirror: &MirrorSettings,
+    settings: &Settings,
+) {
+    let place = format!("{place}.mirror");
+    let at = |name: &str| format!("{place}.{name}");
+    let is_right = settings.pools.contains_key(&mirror.pool);
+    let problem = format!("there is no pool {:?}", mirror.pool);
+    problems.unless(is_right, at("pool"), problem);
+    let is_right = (1..=100).contains(&mirror.percent);
+    problems.unless(is_right, at("percent"), "use 1 to 100");
+    let is_right = mirror.max_body <= MirrorSettings::MAX_BODY;
+    problems.unless(is_right, at("max_body"), "use at most 64 KiB");
+    let is_right = mirror.max_in_flight > 0;
+    problems.unless(is_right, at("max_in_flight"), "use 1 or more");
+    problems.timeouts(&place, &[("timeout", mirror.timeout)]);
+    let remedy = "a copy without an end would keep its place; use a time";
+    let is_right = mirror.timeout < Duration::MAX;
+    problems.unless(is_right, at("timeout"), remedy);
 }
 
 fn check_rates(problems: &mut Problems, place: &str, limits: &[LimitSettings]) {

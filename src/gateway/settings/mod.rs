@@ -23,6 +23,7 @@ mod check;
 mod limit;
 mod listener;
 mod log;
+mod mirror;
 mod node;
 mod pool;
 mod route;
@@ -44,6 +45,7 @@ pub use self::listener::{
     ListenerSettings, OnFin, TargetSettings, TunnelTimeouts, Underscores,
 };
 pub use self::log::{AccessLog, LogFormat, LogTarget};
+pub use self::mirror::MirrorSettings;
 pub(crate) use self::node::NodeAddr;
 pub use self::node::{NodeChange, NodeSettings, NodeState};
 pub use self::pool::{

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Access, LimitSettings, PoolRule, RouteAuth};
+use super::{Access, LimitSettings, MirrorSettings, PoolRule, RouteAuth};
 
 /// The requests that go to a pool, and the changes to them.
 ///
@@ -35,6 +35,8 @@ pub struct RouteSettings {
     pub auth: RouteAuth,
     /// The rates of requests, beside those of the listener. Default: no limit.
     pub rate_limits: Vec<LimitSettings>,
+    /// The copy of requests to another pool. Default: none.
+    pub mirror: Option<MirrorSettings>,
     /// A beginning of the path that is removed. Default: none.
     pub strip_prefix: Option<String>,
     /// A beginning that the path gets, joined by exactly one slash. Default: none.
@@ -55,6 +57,10 @@ pub struct RouteSettings {
     /// The time for which parts of a response wait for others, so that the client gets them together, up to 32 KiB. 0, the
     /// default, passes each part on at once. Event streams, and bodies whose length is not known, are always passed on at once.
     pub flush_interval: Duration,
+    /// The level at which responses are compressed with gzip, from 1, the fastest, to 9, for clients that take it: texts of more
+    /// than 1 KiB, or of unknown length. A body that is being compressed takes about 400 KiB, and a reactor compresses 256 of them at
+    /// a time; others are passed on as they are. `None`, the default, compresses nothing.
+    pub compress: Option<u8>,
     /// The protocols to which a client may change. Default: `websocket`. `h2c` is never passed on.
     pub upgrade: Vec<String>,
     /// The treatment of WebSocket connections. Default: as tunnels.
@@ -131,6 +137,7 @@ impl RouteSettings {
             access: Access::default(),
             auth: RouteAuth::default(),
             rate_limits: Vec::new(),
+            mirror: None,
             strip_prefix: None,
             add_prefix: None,
             rewrite: None,
@@ -140,6 +147,7 @@ impl RouteSettings {
             max_body: None,
             buffer_request: 0,
             flush_interval: Duration::ZERO,
+            compress: None,
             upgrade: vec!["websocket".to_owned()],
             websocket: WebSocketMode::default(),
             error_pages: BTreeMap::new(),

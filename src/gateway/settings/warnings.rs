@@ -29,7 +29,10 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Problem> {
         }
     }
     let of_routes = settings.routes.iter();
-    let of_routes = of_routes.flat_map(|route| route.split.keys().chain([&route.pool]));
+    let of_routes = of_routes.flat_map(|route| {
+        let mirror = route.mirror.as_ref().map(|mirror| &mirror.pool);
+        route.split.keys().chain([&route.pool]).chain(mirror)
+    });
     let of_listeners = settings
         .listeners
         .iter()
