@@ -97,6 +97,7 @@ pub use crate::engine::client::Client;
 pub use crate::engine::conn::close::{CloseReason, Closed, Refused, TimeoutKind};
 pub use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 pub use crate::engine::conn::origin::{ConnInfo, Origin, Transport};
+pub use crate::engine::connect::negotiation::Negotiation;
 pub use crate::engine::connect::resolve::{Resolve, SystemResolver};
 pub use crate::engine::connect::{Connect, ConnectError, FailedAddress, FailedConnect, Reconnect};
 #[cfg(feature = "tls")]

@@ -123,7 +123,6 @@ impl Stream {
 
     /// Looks at received bytes of the socket without taking them. Returns `None` if there are none yet, and no bytes at the
     /// end of the stream.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn peek<'a>(&self, into: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         let Some(socket) = self.socket() else {
             return Ok(None);
@@ -136,10 +135,26 @@ impl Stream {
     }
 
     /// Takes bytes from the socket that a [`peek`](Self::peek) has found, as many as `into` has.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
         self.socket()
             .map_or(Ok(()), |socket| socket.take_peeked(into))
+    }
+
+    /// Returns true if the socket is connected, false if the connect is still under way.
+    ///
+    /// # Errors
+    ///
+    /// The errors of the connect.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        self.socket().map_or(Ok(true), StreamSocket::is_connected)
+    }
+
+    /// Sends bytes on the socket, below TLS. Returns the number that it takes.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.socket() {
+            Some(socket) => socket.send(bytes),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Sends bytes before anything else, also before TLS. Returns false if the socket is not connected yet.

@@ -2,6 +2,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::config::ConfigError;
+use super::dial::{self, Refused};
 use super::egress::Refusal;
 use super::reply::Reply;
 use super::settings::{ErrorPage, Problem};
@@ -173,6 +174,11 @@ impl ProxyError {
         let status = match telling(&error) {
             ConnectError::Timeout => StatusCode::GATEWAY_TIMEOUT,
             ConnectError::Denied { .. } => StatusCode::FORBIDDEN,
+            ConnectError::Negotiation(error) => match dial::refusal(&**error) {
+                Some(Refused::Reply(2) | Refused::Status(403)) => StatusCode::FORBIDDEN,
+                Some(Refused::Reply(6) | Refused::Status(504)) => StatusCode::GATEWAY_TIMEOUT,
+                _ => StatusCode::BAD_GATEWAY,
+            },
             ConnectError::Stopped | ConnectError::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         };

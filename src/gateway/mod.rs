@@ -56,6 +56,7 @@ mod builder;
 mod compress;
 mod config;
 mod destination;
+pub mod dial;
 mod differences;
 pub mod discover;
 pub mod egress;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::destination::Destination;
+use super::dial;
 use super::egress::Way;
 use super::error::{Cause, Phase, ProxyError};
 use super::health::Checks;
@@ -220,6 +221,7 @@ impl SharedPool {
             }
         }
         self.settings.proxy_protocol == other.settings.proxy_protocol
+            && self.settings.via == other.settings.via
     }
 
     /// Returns the time for the health.
@@ -423,7 +425,8 @@ impl Pool {
     /// Returns the connect to a node or a target. Returns `None` if the node is in the list no more, or takes datagrams.
     pub(super) fn connect(&self, to: &Destination) -> Option<Connect> {
         if let Some(named) = &to.target {
-            let connect = named.guard.connect(&named.target, Way::Http);
+            let via = self.settings().via.as_ref();
+            let connect = dial::connect(&named.guard, &named.target, Way::Http, via);
             let timeout = self.settings().timeouts.connect;
             return Some(connect.timeout(timeout).limits(self.limits.clone()));
         }
@@ -433,9 +436,11 @@ impl Pool {
             true => timeouts.connect.saturating_add(timeouts.tls_handshake),
             false => timeouts.connect,
         };
-        let connect = Connect::to(addr.endpoint.clone())
-            .timeout(timeout)
-            .limits(self.limits.clone());
+        let connect = match &self.settings().via {
+            Some(via) => via.connect_to(&addr.target()?),
+            None => Connect::to(addr.endpoint.clone()),
+        };
+        let connect = connect.timeout(timeout).limits(self.limits.clone());
         let addrs = to.client.and_then(|client| client.addrs);
         let connect = match self.settings().proxy_protocol {
             Some(version) => connect.proxy_protocol(match (addrs, version) {

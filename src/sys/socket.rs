@@ -79,7 +79,6 @@ impl StreamSocket {
     }
 
     /// Calls `recv(2)` with `MSG_PEEK`: the bytes stay in the socket. Returns their number, 0 at the end of the stream.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         match &self.0 {
             Kind::Kernel(socket, _) => {
@@ -92,7 +91,6 @@ impl StreamSocket {
     }
 
     /// Takes bytes that a [`peek`](Self::peek) has found, as many as `into` has.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
         match &self.0 {
             Kind::Kernel(socket, _) => {

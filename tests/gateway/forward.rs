@@ -17,7 +17,7 @@ use crate::rig::{Folder, metric};
 use crate::socks::Target;
 use crate::util::eventually;
 
-fn listener(allow: &[&str]) -> ListenerSettings {
+pub(crate) fn listener(allow: &[&str]) -> ListenerSettings {
     let mut listener = ListenerSettings::forward("tcp://127.0.0.1:0");
     listener.egress.allow = allow.iter().map(|rule| rule.parse().expect(rule)).collect();
     listener
@@ -32,7 +32,7 @@ fn only(addr: SocketAddr) -> ListenerSettings {
 const SECRET: &str = "$2b$04$DT5QgPWgDiLIX1b03H92ROYW5Kb4WW43onJagPX2D0RM0XDrt1.iG";
 
 /// Adds the user `alice`, with the password `secret`.
-fn with_users(mut listener: ListenerSettings) -> ListenerSettings {
+pub(crate) fn with_users(mut listener: ListenerSettings) -> ListenerSettings {
     let users = Users::parse(&format!("alice:{SECRET}"));
     listener.users = Some(users.expect("is sound"));
     listener
@@ -46,16 +46,16 @@ fn gateway(listener: ListenerSettings) -> Gateway {
     gateway.expect("it is sound")
 }
 
-fn start(listener: ListenerSettings) -> Running<NoHooks> {
+pub(crate) fn start(listener: ListenerSettings) -> Running<NoHooks> {
     gateway(listener).start_plain().expect("it starts")
 }
 
 /// Returns a request in absolute form.
-fn get(to: impl std::fmt::Display, fields: &str) -> String {
+pub(crate) fn get(to: impl std::fmt::Display, fields: &str) -> String {
     format!("GET http://{to} HTTP/1.1\r\nHost: elsewhere.test\r\n{fields}\r\n")
 }
 
-fn connect(to: impl std::fmt::Display, fields: &str) -> String {
+pub(crate) fn connect(to: impl std::fmt::Display, fields: &str) -> String {
     format!("CONNECT {to} HTTP/1.1\r\nHost: elsewhere.test\r\n{fields}\r\n")
 }
 
@@ -68,7 +68,7 @@ fn tunnel<H: Hooks>(gateway: &Running<H>, to: SocketAddr) -> Asker {
 }
 
 /// Receives the answer that opens a tunnel.
-fn opened(client: &mut Asker) {
+pub(crate) fn opened(client: &mut Asker) {
     let expected = b"HTTP/1.1 200 OK\r\n";
     let mut head = client.recv(expected.len());
     assert_eq!(

@@ -1,5 +1,6 @@
 //! Outbound connections: the address, the timeout, and the policy for further attempts.
 
+pub(crate) mod negotiation;
 pub(crate) mod resolve;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::negotiation::{Negotiate, Negotiation};
 use crate::addr::{Addr, Endpoint};
 use crate::engine::conn::limits::{ConnLimits, Limits};
 #[cfg(feature = "proxy-protocol")]
@@ -47,6 +49,7 @@ pub struct Connect {
     /// None if they are those of the engine.
     pub(crate) limits: Option<Arc<ConnLimits>>,
     pub(crate) allow: Option<Allow>,
+    pub(crate) negotiate: Option<Negotiate>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy_header: Option<ProxyHeader>,
     #[cfg(feature = "tls")]
@@ -93,6 +96,8 @@ pub enum ConnectError {
     Io(io::Error),
     /// The TLS handshake failed.
     Tls(Box<dyn std::error::Error + Send + Sync>),
+    /// The [negotiation](Negotiation) that the connection begins with failed.
+    Negotiation(Box<dyn std::error::Error + Send + Sync>),
     /// The attempt took longer than the connect timeout.
     Timeout,
     /// The application cancelled the connect.
@@ -195,6 +200,7 @@ impl Connect {
             fresh_lookup: false,
             limits: None,
             allow: None,
+            negotiate: None,
             #[cfg(feature = "proxy-protocol")]
             proxy_header: None,
             #[cfg(feature = "tls")]
@@ -283,6 +289,43 @@ impl Connect {
     #[cfg(feature = "proxy-protocol")]
     pub fn proxy_protocol(mut self, header: ProxyHeader) -> Self {
         self.proxy_header = Some(header);
+        self
+    }
+
+    /// Begins each connection with a negotiation, which `make` makes: with a proxy, for example, which connects the target then. It
+    /// comes before TLS, and `host` is the name that the certificate must have. The header of
+    /// [`proxy_protocol`](Self::proxy_protocol) comes before it. Default: none.
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use epicycle::{Connect, Negotiation};
+    ///
+    /// /// Sends a name, and awaits a byte.
+    /// struct Login;
+    ///
+    /// impl Negotiation for Login {
+    ///     fn advance(
+    ///         &mut self,
+    ///         received: &[u8],
+    ///         send: &mut Vec<u8>,
+    ///     ) -> Result<Option<usize>, Box<dyn Error + Send + Sync>> {
+    ///         match received.first() {
+    ///             None => send.extend(b"alice\n"),
+    ///             Some(b'+') => return Ok(Some(1)),
+    ///             Some(_) => return Err("not welcome".into()),
+    ///         }
+    ///         Ok(None)
+    ///     }
+    /// }
+    ///
+    /// let connect = Connect::to("tcp://10.0.0.5:4000").negotiate("10.0.0.5", || Login);
+    /// ```
+    pub fn negotiate<N: Negotiation + 'static>(
+        mut self,
+        host: &str,
+        make: impl Fn() -> N + Send + Sync + 'static,
+    ) -> Self {
+        self.negotiate = Some(Negotiate::new(host, make));
         self
     }
 
@@ -468,6 +511,7 @@ error_messages! {
         ConnectError::Address(error) | ConnectError::Option(error) => "{error}",
         ConnectError::Io(error) => "{error}",
         ConnectError::Tls(error) => "the TLS handshake failed: {error}",
+        ConnectError::Negotiation(error) => "{error}",
         ConnectError::Timeout => "connecting took longer than the connect timeout",
         ConnectError::Cancelled => "the connect was cancelled",
         ConnectError::Stopped => "the engine is shutting down",
@@ -485,7 +529,7 @@ error_messages! {
     causes {
         ConnectError::Address(error) | ConnectError::Option(error) => error,
         ConnectError::Io(error) => error,
-        ConnectError::Tls(error) => &**error,
+        ConnectError::Tls(error) | ConnectError::Negotiation(error) => &**error,
     }
 }
 

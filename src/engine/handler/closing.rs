@@ -155,15 +155,14 @@ impl<H: EventHandler> Context<H> {
         false
     }
 
-    /// Forgets which proxy a connection that has ended came by.
-    #[cfg_attr(
-        not(feature = "proxy-protocol"),
-        allow(unused_variables, clippy::unused_self, reason = "there are no proxies")
-    )]
+    /// Forgets which proxy a connection that has ended came by, and its negotiation.
     pub(crate) fn forget_proxied(&mut self, id: ConnId) {
         #[cfg(feature = "proxy-protocol")]
         if !self.proxied.is_empty() {
             self.proxied.remove(&id);
+        }
+        if !self.negotiations.is_empty() {
+            self.negotiations.remove(&id);
         }
     }
 

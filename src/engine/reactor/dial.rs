@@ -17,6 +17,7 @@ use crate::engine::conn::ConnState;
 use crate::engine::conn::close::{CloseReason, TimeoutKind};
 use crate::engine::conn::limit_sets::SERVER;
 use crate::engine::conn::origin::Origin;
+use crate::engine::connect::negotiation::{Failed, Negotiating};
 use crate::engine::connect::resolve::{Lookup, LookupResult, NotAsked, Ticket};
 use crate::engine::connect::{
     Backoff, Connect, ConnectError, DEFAULT_TIMEOUT, DialId, FailedAddress, FailedConnect,
@@ -132,8 +133,9 @@ impl Dial {
     fn stream(&self, socket: StreamSocket) -> io::Result<Stream> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.connect.tls {
-            let host = match &self.to {
-                Endpoint::Tcp { host, .. } => host.as_str(),
+            let host = match (&self.connect.negotiate, &self.to) {
+                (Some(negotiate), _) => &negotiate.host,
+                (None, Endpoint::Tcp { host, .. }) => host.as_str(),
                 _ => "",
             };
             let stream = TlsStream::client(socket, tls, host).map_err(io::Error::other)?;
@@ -388,11 +390,13 @@ impl<H: EventHandler> EventLoop<H> {
         let Progress::Connecting(race) = &mut dial.progress else {
             return;
         };
-        let connections = &mut self.connections;
+        let (connections, negotiations) = (&mut self.connections, &self.cx.negotiations);
         let is_shaking_hands = race.running.iter().any(|(conn, _)| {
-            connections
-                .get(*conn)
-                .is_some_and(|slot| slot.link.stream.is_shaking_hands())
+            let negotiating = negotiations.get(conn);
+            negotiating.is_some_and(Negotiating::is_connected)
+                || connections
+                    .get(*conn)
+                    .is_some_and(|slot| slot.link.stream.is_shaking_hands())
         });
         if is_shaking_hands && !std::mem::replace(&mut race.waits_for_handshake, true) {
             // An address has answered. Its handshake gets a share of the time before another one is tried.
@@ -456,6 +460,10 @@ impl<H: EventHandler> EventLoop<H> {
         if let Some(header) = &dial.connect.proxy_header {
             let sends = Proxied::Sends(header.clone());
             self.cx.proxied.insert(conn, sends);
+        }
+        if let Some(negotiate) = &dial.connect.negotiate {
+            let negotiating = Negotiating::new(negotiate.begin());
+            self.cx.negotiations.insert(conn, negotiating);
         }
         if let Some(own) = &dial.connect.limits {
             let number = self.cx.acquire_over_server(own);
@@ -736,7 +744,10 @@ fn interleaved(addrs: Vec<SocketAddr>) -> Vec<Addr> {
 /// Returns the error for an opening connection that has ended.
 fn connect_error(reason: CloseReason) -> ConnectError {
     match reason {
-        CloseReason::Reset(error) | CloseReason::Io(error) => ConnectError::Io(error),
+        CloseReason::Reset(error) | CloseReason::Io(error) => match error.downcast::<Failed>() {
+            Ok(Failed(error)) => ConnectError::Negotiation(error),
+            Err(error) => ConnectError::Io(error),
+        },
         CloseReason::Tls(error) => ConnectError::Tls(error.into()),
         CloseReason::Timeout(TimeoutKind::Connect) => ConnectError::Timeout,
         CloseReason::Shutdown => ConnectError::Stopped,

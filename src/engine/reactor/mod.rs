@@ -6,6 +6,7 @@ mod dial;
 mod events;
 mod files;
 mod flush;
+mod negotiating;
 mod opening;
 mod pipe;
 mod serve;

@@ -89,6 +89,9 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     if let Some(mut table) = table.table(reader, "egress", "egress") {
         table.set(reader, "allow", "allow", &mut into.egress.allow);
         table.set(reader, "deny", "deny", &mut into.egress.deny);
+        if let Some(value) = table.take(reader, "via", "via") {
+            into.via = super::via(reader, value);
+        }
         table.finish(reader);
     }
     access(reader, &mut table, &mut into.access);

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use self::read::{Reader, Size, Span, Table};
+use super::dial::{Via, ViaError};
 #[cfg(feature = "tls")]
 use super::settings::ListenerKind;
 use super::settings::{AccessLog, LogFormat, LogTarget, NodeChange, NodeSettings, Settings};
@@ -385,6 +386,25 @@ fn fault(text: &str, file: &Path, span: &Span, problem: String) -> Fault {
 }
 
 /// Reads `cert` and `key`, the files of a certificate.
+/// Reads the address of a proxy. The problem shows none of it, as it may have a password.
+fn via(reader: &mut Reader, value: read::Value<'_>) -> Option<Via> {
+    match value.value.as_str().map(str::parse) {
+        Some(Ok(via)) => Some(via),
+        Some(Err(error)) => {
+            let error: ViaError = error;
+            value.wrong(reader, &error.to_string());
+            None
+        }
+        None => {
+            value.wrong(
+                reader,
+                "write the address of a proxy, such as \"socks5://10.0.0.1:1080\"",
+            );
+            None
+        }
+    }
+}
+
 #[cfg(feature = "tls")]
 fn identity(
     reader: &mut Reader,

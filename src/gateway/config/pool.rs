@@ -34,6 +34,9 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
     if let Some(table) = table.table(reader, "timeout", "timeouts") {
         timeouts(reader, table, &mut pool.timeouts);
     }
+    if let Some(value) = table.take(reader, "via", "via") {
+        pool.via = super::via(reader, value);
+    }
     connections(reader, &mut table, &mut pool);
     let into = &mut pool.max_in_flight;
     table.set(reader, "max_in_flight", "max_in_flight", into);

@@ -9,6 +9,7 @@ use crate::engine::connect::ConnectError;
 use crate::engine::handler::{Conn, Reactor};
 use crate::engine::slots::ConnId;
 use crate::gateway::destination::NamedTarget;
+use crate::gateway::dial;
 use crate::gateway::egress::{Target, TargetError, Way};
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{Answer, Body, Exchange, Extras, Place};
@@ -164,7 +165,8 @@ impl<H: Hooks> Proxy<H> {
         self.last_dial += 1;
         let token = self.last_dial;
         let listener = &client.listener;
-        let connect = named.guard.connect(&named.target, Way::Connect);
+        let via = client.listener.settings.via.as_ref();
+        let connect = dial::connect(&named.guard, &named.target, Way::Connect, via);
         let connect = connect
             .timeout(listener.settings.tunnels.connect)
             .token(token);
@@ -262,6 +264,10 @@ impl<H: Hooks> Proxy<H> {
         };
         // The pool of a forward listener has its name.
         let listener = self.rules.listeners.get(&*self.pools[pool].shared.name);
+        if self.pools[pool].settings().via.is_some() {
+            // It leads to the proxy.
+            return listener.is_none_or(|listener| listener.guard.check(target, Way::Http).is_ok());
+        }
         // One that is closed still serves what is under way.
         listener.is_none_or(|listener| listener.guard.check_addr(target, ip, Way::Http).is_ok())
     }

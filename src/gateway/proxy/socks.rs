@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::{Proxy, Session, guarded};
 use crate::engine::conn::close::{CloseReason, Closed};
-use crate::engine::connect::{Connect, ConnectError};
+use crate::engine::connect::ConnectError;
 use crate::engine::handler::{Action, Conn, Connecting, Reactor};
 use crate::engine::slots::ConnId;
+use crate::gateway::dial::{self, Refused};
 use crate::gateway::egress::{Target, Way};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
@@ -255,10 +256,9 @@ impl<H: Hooks> Proxy<H> {
         }
         self.last_dial += 1;
         let token = self.last_dial;
-        let guard = listener.guard.clone();
-        let connect = Connect::to(format!("tcp://{target}"))
+        let via = listener.settings.via.as_ref();
+        let connect = dial::connect(&listener.guard, &target, Way::Socks, via)
             .timeout(listener.settings.tunnels.connect)
-            .allow(move |ip| guard.check_addr(&target, ip, Way::Socks).is_ok())
             .token(token);
         let dial = conn
             .reactor()
@@ -441,6 +441,13 @@ fn reply_code(error: &ConnectError) -> ReplyCode {
         ConnectError::Denied { .. } => ReplyCode::NotAllowed,
         ConnectError::Timeout => ReplyCode::Expired,
         ConnectError::Address(_) => ReplyCode::HostUnreachable,
+        ConnectError::Negotiation(error) => match dial::refusal(&**error) {
+            Some(Refused::Reply(code)) => ReplyCode::of(code),
+            Some(Refused::Status(403)) => ReplyCode::NotAllowed,
+            Some(Refused::Status(504)) => ReplyCode::Expired,
+            Some(Refused::Status(_)) => ReplyCode::HostUnreachable,
+            _ => ReplyCode::Failure,
+        },
         ConnectError::Io(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => ReplyCode::Refused,
             io::ErrorKind::NetworkUnreachable => ReplyCode::NetworkUnreachable,

@@ -194,6 +194,9 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let remedy = "only clients of a forward or SOCKS listener name their targets; remove it";
     problems.unless(is_right, format!("{place}.egress"), remedy);
     check_targets(problems, &format!("{place}.targets"), listener);
+    let is_right = listener.via.is_none() || listener.has_targets();
+    let remedy = "only a forward or SOCKS listener has it, and pools have their own; remove it";
+    problems.unless(is_right, format!("{place}.egress.via"), remedy);
     let is_right = listener.users.is_none() || listener.has_targets();
     let remedy = "only clients of a forward or SOCKS listener tell their names; remove it";
     problems.unless(is_right, format!("{place}.users"), remedy);
@@ -613,6 +616,17 @@ fn check_pool(problems: &mut Problems, place: &str, pool: &PoolSettings) {
             problems.unless(is_right, &*at, "the path must begin with a slash");
             problems.unless(is_token(method.as_bytes()), at, "the method is none");
         }
+    }
+    if pool.via.is_some() {
+        let at = format!("{place}.via");
+        let addrs = pool.nodes.iter();
+        let mut addrs = addrs.filter_map(|node| NodeAddr::parse(&node.to, pool.uses_tls()).ok());
+        let is_right = addrs.all(|addr| addr.target().is_some());
+        let remedy =
+            "a proxy reaches only hosts with ports, and no Unix sockets; remove it, or the node";
+        problems.unless(is_right, &*at, remedy);
+        let remedy = "the header of `proxy_protocol` would reach the proxy, not the node; remove one of them";
+        problems.unless(pool.proxy_protocol.is_none(), at, remedy);
     }
     let timeouts = &pool.timeouts;
     problems.timeouts(

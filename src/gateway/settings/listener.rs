@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use super::pool::{ConnectionLimits, PoolSettings, Retries, UpstreamLimits, UpstreamTimeouts};
 use super::{Access, BasicAuth, LimitSettings};
 use crate::gateway::Users;
+use crate::gateway::dial::Via;
 use crate::gateway::egress::Egress;
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
@@ -58,6 +59,9 @@ pub struct ListenerSettings {
     pub users: Option<Users>,
     /// The timeouts of the tunnels of a forward or SOCKS listener.
     pub tunnels: TunnelTimeouts,
+    /// The proxy by way of which the targets of a forward or SOCKS listener are reached. It looks up their names, so that the policy
+    /// sees none of their addresses. In a file it is `egress.via`, as `via` is the header field there. Default: none.
+    pub via: Option<Via>,
     /// The connections of a forward listener to the targets of requests in absolute form.
     pub targets: TargetSettings,
     /// The sessions of a UDP listener, and the associations of a SOCKS listener.
@@ -367,6 +371,7 @@ impl ListenerSettings {
             pool: None,
             users: None,
             tunnels: TunnelTimeouts::default(),
+            via: None,
             targets: TargetSettings::default(),
             datagrams: Datagrams::default(),
             #[cfg(feature = "tls")]
@@ -455,6 +460,7 @@ impl ListenerSettings {
                 ..ConnectionLimits::default()
             },
             limits: targets.limits.clone(),
+            via: self.via.clone(),
             serves_targets: true,
             retries: Retries {
                 max: targets.retries,

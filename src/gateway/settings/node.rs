@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::addr::{Endpoint, Family};
 use crate::authority::Authority;
+use crate::gateway::egress::Target;
 use crate::http::head::is_host;
 
 /// A node of a pool.
@@ -143,6 +144,14 @@ pub(crate) struct NodeAddr {
 }
 
 impl NodeAddr {
+    /// Returns the node as a target for a proxy. Returns `None` for a Unix socket, or a host that proxies do not know.
+    pub(crate) fn target(&self) -> Option<Target> {
+        match &self.endpoint {
+            Endpoint::Tcp { host, port, .. } => Target::new(host, *port).ok(),
+            _ => None,
+        }
+    }
+
     /// Parses the address of a node, and takes its name.
     ///
     /// # Errors

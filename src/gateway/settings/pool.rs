@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::{NodeSettings, SourceSettings};
 use crate::balance::{Ejection, KeyHash};
+use crate::gateway::dial::Via;
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
@@ -50,6 +51,8 @@ pub struct PoolSettings {
     /// The header of the PROXY protocol with which connections to the nodes begin. Each client then has connections of its
     /// own, as the header names it. Default: none.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// The proxy by way of which the nodes are reached. It looks up their names. Default: none.
+    pub via: Option<Via>,
     /// True if its connections lead to the targets that clients of a forward listener name, and not to nodes.
     pub(crate) serves_targets: bool,
 }
@@ -336,6 +339,7 @@ impl Default for PoolSettings {
             #[cfg(feature = "tls")]
             tls: None,
             proxy_protocol: None,
+            via: None,
             serves_targets: false,
         }
     }

@@ -87,6 +87,19 @@ metric_label! {
 }
 
 impl ReplyCode {
+    /// Returns the reply with that code. Unknown ones are failures.
+    pub(in crate::gateway) fn of(code: u8) -> Self {
+        let all = [
+            ReplyCode::NotAllowed,
+            ReplyCode::NetworkUnreachable,
+            ReplyCode::HostUnreachable,
+            ReplyCode::Refused,
+            ReplyCode::Expired,
+        ];
+        let found = all.into_iter().find(|reply| reply.code() == code);
+        found.unwrap_or(ReplyCode::Failure)
+    }
+
     pub(super) const fn code(self) -> u8 {
         self as u8
     }

@@ -63,7 +63,6 @@ impl End {
     }
 
     /// Acts as `recv(2)` with `MSG_PEEK`.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
         let mut state = self.network.0.lock();
         let wire = &mut state.wires[self.number];
@@ -79,7 +78,6 @@ impl End {
     }
 
     /// Acts as a `recv(2)` of as many bytes as a peek has found.
-    #[cfg(feature = "proxy-protocol")]
     pub(crate) fn take_peeked(&self, into: &mut [u8]) -> io::Result<()> {
         let mut state = self.network.0.lock();
         state.wires[self.number].arrived.read_exact(into)
