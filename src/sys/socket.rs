@@ -537,6 +537,7 @@ pub(crate) fn concerns_one_peer(error: &io::Error) -> bool {
 }
 
 /// Returns true if this host lacks what a new socket needs: descriptors, memory or local ports.
+#[cfg(feature = "gateway")]
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
