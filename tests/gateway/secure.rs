@@ -7,6 +7,7 @@ use epicycle::tls::{Pin, TlsClient, TlsServer};
 use ring::digest::{SHA256, digest};
 
 use crate::exchanges::Telling;
+use crate::forward;
 use crate::peers::{Asker, start};
 use crate::pki::{Authority, Issued, TRUSTED};
 use crate::rig::Folder;
@@ -74,6 +75,25 @@ fn a_node_proves_that_it_is_the_one_that_is_named() {
     // Another authority says nothing here.
     let stranger = Authority::new("stranger");
     assert_eq!(ask(port, named(trusting(&stranger), "inner.test")).0, 502);
+}
+
+#[test]
+fn tls_is_spoken_with_the_node_behind_a_proxy() {
+    let issued = TRUSTED.issue(&["localhost"]);
+    let (_node, port) = node(&TlsServer::new(issued.identity()).expect("is set up"));
+    let proxy = forward::start(forward::listener(&["localhost:*", "127.0.0.0/8:*"]));
+    let addr = proxy.local_addrs()[0].as_socket_addr().expect("an address");
+    for (authority, status) in [(&*TRUSTED, 200), (&Authority::new("stranger"), 502)] {
+        let mut pool = PoolSettings::of([format!("https://localhost:{port}")]);
+        pool.tls = Some(trusting(authority));
+        pool.retries.max = 0;
+        pool.via = Some(format!("http://{addr}").parse().expect("is a proxy"));
+        let answer = Asker::to(&start(pool)).get("/");
+        assert_eq!(answer.status(), status);
+        if status == 200 {
+            assert_eq!(answer.text(), "localhost");
+        }
+    }
 }
 
 #[test]
