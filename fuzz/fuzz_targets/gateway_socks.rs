@@ -18,7 +18,8 @@ fn run<'a>(wants_password: bool, pieces: impl Iterator<Item = &'a [u8]>) -> (Vec
     let (mut seen, mut waiting) = (Vec::new(), Vec::new());
     for piece in pieces {
         waiting.extend_from_slice(piece);
-        loop {
+        // A codec is given nothing only if it awaits the rest of a message.
+        while !waiting.is_empty() {
             let length = waiting.len();
             let (answer, consumed, is_last) = match socks.decode(&mut waiting) {
                 Ok(Decoded::Frame { frame, consumed }) => {
