@@ -17,7 +17,7 @@ use crate::engine::handler::HandleError;
 
 /// # Operating
 ///
-/// What is changed here lies over the nodes of the configuration, or of a [source](Self::discover). It lasts until a configuration
+/// A change that is made here lies over the nodes of the configuration, or of a [source](Self::discover). It lasts until a configuration
 /// is taken over in which the pool has other nodes than in the last one. Each call waits until all reactors have taken the change
 /// over, so do not call one in a hook.
 impl<H: Hooks> Control<H> {

@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::addr::Addr;
+use crate::engine::conn::close::Closed;
 use crate::http::{Headers, StatusCode};
 use crate::metric_label;
 use crate::metrics::Label;
@@ -54,6 +55,34 @@ pub struct Record<'a> {
     /// The timeout that ended it, by the name of its option: `connect`, `response_head`, `body_idle`,
     /// `write_stall`, `request`, `pending_timeout` or `tunnel_idle`. Empty if none did.
     pub timeout: &'static str,
+}
+
+impl<'a> Record<'a> {
+    /// Returns the record of a connection that has ended without a sound request of HTTP. It names no pool, and tells no time.
+    pub(super) fn of(closed: &'a Closed, method: &'a str, target: &'a str) -> Self {
+        Self {
+            peer: &closed.peer,
+            client: closed.peer.ip(),
+            user: "",
+            method,
+            host: "",
+            target,
+            is_http10: false,
+            fields: Headers::NONE,
+            route: "",
+            pool: "",
+            node: "",
+            status: 0,
+            request_bytes: closed.bytes_in,
+            response_bytes: closed.bytes_out,
+            unix_time: 0,
+            times: Times::default(),
+            reused: false,
+            tries: 0,
+            ended_by: EndedBy::Gateway,
+            timeout: "",
+        }
+    }
 }
 
 /// The times of an exchange, from its beginning. They are as exact as the turns of the reactor's loop.

@@ -17,6 +17,13 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Headers<'a> {
+    /// The headers of a head that has none.
+    #[cfg(feature = "gateway")]
+    pub(crate) const NONE: Self = Self {
+        lines: &[],
+        nominates: false,
+    };
+
     /// Returns the headers of a head. `nominates` is true if a `Connection` header among them names others.
     #[inline]
     pub(super) fn new(lines: &'a [u8], nominates: bool) -> Self {

@@ -48,7 +48,7 @@ impl Default for LaneOptions {
 
 /// The dialler's side of one connection to a peer. It outlives the connection: the next one goes on with what waits.
 ///
-/// What is sent is in order, each at most once. `T` is the token of a caller, which comes back exactly once: from
+/// It keeps the order of the frames, and sends each at most once. `T` is the token of a caller, which comes back exactly once: from
 /// [`cancel`](Self::cancel), with a refused [`call`](Self::call), or in a [`LaneEvent::Answered`].
 ///
 /// The owner writes [`take_output`](Self::take_output) to the connection after each call of a method.

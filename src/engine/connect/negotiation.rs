@@ -87,7 +87,7 @@ impl StdError for Failed {
 /// A negotiation under way.
 pub(crate) struct Negotiating {
     negotiation: Box<dyn Negotiation>,
-    /// What the socket has not taken yet.
+    /// The bytes that the socket has not taken yet.
     output: Vec<u8>,
     is_connected: bool,
     is_over: bool,

@@ -198,7 +198,7 @@ pub(crate) fn is_awaited<C: Codec>(state: &ConnState, codec: &C) -> bool {
         return state.takes_writes();
     }
     let awaits = C::CONVERSES && is_peers_turn(codec.stage());
-    // What a piped connection waits for may come from its partner.
+    // The partner of a piped connection may still send the rest.
     let may_come = state.is_piped() || (!state.is_leaving() && !state.saw_peer_eof());
     awaits && state.is_open() && may_come
 }

@@ -20,7 +20,7 @@ const PAGE: &str = include_str!("page.html");
 /// The place in the page where the nonce goes.
 const NONCE: &str = "{{nonce}}";
 
-/// How long a change that was made here lasts, for people.
+/// Tells people for how long a change that was made here lasts.
 const NODE_NOTE: &str =
     "the file is not changed; this lasts until a reload finds other nodes of this pool there";
 const CONFIG_NOTE: &str = "the file is not changed; the next reload puts it in force again";

@@ -45,7 +45,7 @@ const MAX_CLIENTS: (usize, usize) = (64, 32);
 /// The time for the answers under way when the interface closes.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What operators can do with a gateway.
+/// The requests of operators to a gateway.
 pub(super) trait Operate: Send + Sync + 'static {
     fn config(&self) -> (u64, String);
     fn pools(&self) -> Vec<PoolStatus>;

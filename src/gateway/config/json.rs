@@ -101,7 +101,7 @@ fn table(table: DeTable<'_>, is_fields: bool) -> Map<String, Value> {
             true => SECRET_FIELDS.iter().any(|word| name.contains(word)),
             false => SECRETS.contains(&&*name),
         };
-        // What stands below `set` and `add` are fields of messages.
+        // The keys below `set` and `add` are fields of messages.
         let is_fields = is_fields || matches!(&*name, "set" | "add");
         let value = match (is_secret, value.into_inner()) {
             // Tables have no secrets themselves.

@@ -100,7 +100,6 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
     limits(reader, &mut table, into);
     forwarding(reader, &mut table, into);
     table.set(reader, "health", "health_path", &mut listener.health_path);
-    table.not_yet(reader);
     table.finish(reader);
     listener
 }

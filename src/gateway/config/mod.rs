@@ -121,7 +121,7 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
         settings
     })?;
     load_nodes(&mut settings)?;
-    // What is in the files of nodes may not fit the rest.
+    // The nodes of these files may not fit the rest.
     let problems = settings.problems().into_iter().map(|problem| Fault {
         file: path.to_owned(),
         line: 1,
@@ -332,7 +332,6 @@ fn whole(reader: &mut Reader, mut table: Table<'_>, settings: &mut Settings) {
     }
     #[cfg(feature = "tls")]
     offer_no_protocol(settings);
-    table.not_yet(reader);
     table.finish(reader);
 }
 
@@ -385,7 +384,6 @@ fn fault(text: &str, file: &Path, span: &Span, problem: String) -> Fault {
     }
 }
 
-/// Reads `cert` and `key`, the files of a certificate.
 /// Reads the address of a proxy. The problem shows none of it, as it may have a password.
 fn via(reader: &mut Reader, value: read::Value<'_>) -> Option<Via> {
     match value.value.as_str().map(str::parse) {
@@ -405,6 +403,7 @@ fn via(reader: &mut Reader, value: read::Value<'_>) -> Option<Via> {
     }
 }
 
+/// Reads `cert` and `key`, the files of a certificate.
 #[cfg(feature = "tls")]
 fn identity(
     reader: &mut Reader,

@@ -57,7 +57,6 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> PoolSettings {
     ];
     let into = &mut pool.proxy_protocol;
     table.set_word(reader, "proxy_protocol", "proxy_protocol", &words, into);
-    table.not_yet(reader);
     table.finish(reader);
     pool
 }

@@ -105,9 +105,6 @@ pub(super) struct Table<'i> {
     pub(super) span: Span,
 }
 
-/// The keys that a later version may have, in any table.
-const NOT_YET: [&str; 1] = ["proxy"];
-
 impl<'i> Table<'i> {
     pub(super) fn new(table: DeTable<'i>, key: &str, place: &str, span: Span) -> Self {
         let entries: BTreeMap<_, _> = table
@@ -293,16 +290,6 @@ impl<'i> Table<'i> {
             Some((name, value.into_table(reader, &place)?))
         });
         named.collect()
-    }
-
-    /// Refuses keys that a later version may have.
-    pub(super) fn not_yet(&mut self, reader: &mut Reader) {
-        for name in NOT_YET {
-            if let Some((span, _)) = self.entries.remove(name) {
-                let key = join(&self.key, name);
-                reader.problem(span, format!("{key}: it is not in this version; remove it"));
-            }
-        }
     }
 
     /// Returns all entries that are left, as pairs of key and value.

@@ -85,7 +85,6 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> RouteSettings {
             }
         }
     }
-    table.not_yet(reader);
     table.finish(reader);
     route
 }

@@ -57,6 +57,12 @@ pub enum Refused {
     Cut,
 }
 
+impl Refused {
+    pub(super) fn malformed(what: &'static str) -> Self {
+        Self::Malformed { what }
+    }
+}
+
 /// Returns the meaning of a reply (RFC 1928, section 6).
 fn meaning(code: u8) -> &'static str {
     match code {

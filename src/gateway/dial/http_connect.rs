@@ -1,18 +1,13 @@
 //! The client's side of `CONNECT` (RFC 9110, section 9.3.6).
 
-use std::error::Error as StdError;
-
-use super::error::{Refused, ViaFailure};
-use super::{Target, Via};
-use crate::engine::connect::negotiation::Negotiation;
+use super::{Dialogue, Refused, Target, Via};
 
 /// The most bytes of an answer's head, and of all heads together.
 const MAX_HEAD: usize = 16 << 10;
 
 /// A negotiation with an HTTP proxy.
+#[derive(Default)]
 pub(super) struct HttpConnect {
-    via: Via,
-    target: Target,
     has_asked: bool,
     /// The head of the answer, as far as it has come.
     head: Vec<u8>,
@@ -21,20 +16,9 @@ pub(super) struct HttpConnect {
 }
 
 impl HttpConnect {
-    pub(super) fn new(via: Via, target: Target) -> Self {
-        Self {
-            via,
-            target,
-            has_asked: false,
-            head: Vec::new(),
-            skipped: 0,
-        }
-    }
-
-    fn ask(&mut self, send: &mut Vec<u8>) {
-        let target = &self.target;
+    fn ask(&mut self, via: &Via, target: &Target, send: &mut Vec<u8>) {
         let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-        if let Some(credentials) = self.via.basic() {
+        if let Some(credentials) = via.basic() {
             head += "Proxy-Authorization: Basic ";
             head += &credentials;
             head += "\r\n";
@@ -43,17 +27,27 @@ impl HttpConnect {
         send.extend(head.as_bytes());
         self.has_asked = true;
     }
+}
 
-    fn take(&mut self, received: &[u8], send: &mut Vec<u8>) -> Result<Option<usize>, Refused> {
+impl Dialogue for HttpConnect {
+    fn take(
+        &mut self,
+        via: &Via,
+        target: &Target,
+        received: &[u8],
+        send: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refused> {
         if !self.has_asked {
-            self.ask(send);
+            self.ask(via, target, send);
         }
         let mut taken = 0;
         while taken < received.len() {
             let before = self.head.len();
             self.head.extend_from_slice(&received[taken..]);
             if self.head.len() + self.skipped > MAX_HEAD + received.len() {
-                return Err(malformed("its answer has a head of more than 16 KiB"));
+                return Err(Refused::malformed(
+                    "its answer has a head of more than 16 KiB",
+                ));
             }
             // The end may begin in what has come earlier.
             let from = before.saturating_sub(3);
@@ -74,14 +68,6 @@ impl HttpConnect {
         }
         Ok(None)
     }
-
-    fn failure(&self, refused: Refused) -> ViaFailure {
-        ViaFailure {
-            via: self.via.clone(),
-            target: self.target.clone(),
-            refused,
-        }
-    }
 }
 
 /// Returns the status of an answer.
@@ -90,29 +76,10 @@ fn status(head: &[u8]) -> Result<u16, Refused> {
     let mut answer = httparse::Response::new(&mut fields);
     match answer.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
-        _ => return Err(malformed("its answer is none of HTTP/1.1")),
+        _ => return Err(Refused::malformed("its answer is none of HTTP/1.1")),
     }
     match answer.code {
-        Some(101) | None => Err(malformed("its answer has no sound status")),
+        Some(101) | None => Err(Refused::malformed("its answer has no sound status")),
         Some(code) => Ok(code),
     }
-}
-
-impl Negotiation for HttpConnect {
-    fn advance(
-        &mut self,
-        received: &[u8],
-        send: &mut Vec<u8>,
-    ) -> Result<Option<usize>, Box<dyn StdError + Send + Sync>> {
-        let taken = self.take(received, send);
-        taken.map_err(|refused| self.failure(refused).into())
-    }
-
-    fn cut(&self) -> Box<dyn StdError + Send + Sync> {
-        self.failure(Refused::Cut).into()
-    }
-}
-
-fn malformed(what: &'static str) -> Refused {
-    Refused::Malformed { what }
 }

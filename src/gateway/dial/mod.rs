@@ -34,6 +34,7 @@ use self::socks5::Socks5;
 use super::egress::{Guard, Host, Target, TargetError, Way};
 use crate::addr::{Endpoint, Family};
 use crate::engine::connect::Connect;
+use crate::engine::connect::negotiation::Negotiation;
 
 /// A proxy by way of which targets are reached: `socks5://[USER:PASSWORD@]HOST:PORT` or `http://[USER:PASSWORD@]HOST:PORT`.
 ///
@@ -89,11 +90,11 @@ impl Via {
         let connect = Connect::to(endpoint);
         match self.0.protocol {
             Protocol::Socks5 => {
-                connect.negotiate(&host, move || Socks5::new(proxy.clone(), asked.clone()))
+                connect.negotiate(&host, move || Asking::<Socks5>::new(&proxy, &asked))
             }
-            Protocol::Http => connect.negotiate(&host, move || {
-                HttpConnect::new(proxy.clone(), asked.clone())
-            }),
+            Protocol::Http => {
+                connect.negotiate(&host, move || Asking::<HttpConnect>::new(&proxy, &asked))
+            }
         }
     }
 
@@ -107,6 +108,59 @@ impl Via {
     fn basic(&self) -> Option<String> {
         let (name, password) = self.user()?;
         Some(STANDARD.encode([name, b":", password].concat()))
+    }
+}
+
+/// The client's side of the protocol by which a proxy is asked for a target.
+trait Dialogue: Default + Send {
+    /// Takes received bytes and appends what is to be sent, as [`Negotiation::advance`] does.
+    fn take(
+        &mut self,
+        via: &Via,
+        target: &Target,
+        received: &[u8],
+        send: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refused>;
+}
+
+/// A negotiation with a proxy.
+struct Asking<D> {
+    via: Via,
+    target: Target,
+    dialogue: D,
+}
+
+impl<D: Dialogue> Asking<D> {
+    fn new(via: &Via, target: &Target) -> Self {
+        Self {
+            via: via.clone(),
+            target: target.clone(),
+            dialogue: D::default(),
+        }
+    }
+
+    fn failure(&self, refused: Refused) -> Box<dyn StdError + Send + Sync> {
+        let (via, target) = (self.via.clone(), self.target.clone());
+        Box::new(ViaFailure {
+            via,
+            target,
+            refused,
+        })
+    }
+}
+
+impl<D: Dialogue> Negotiation for Asking<D> {
+    fn advance(
+        &mut self,
+        received: &[u8],
+        send: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Box<dyn StdError + Send + Sync>> {
+        let taken = (self.dialogue).take(&self.via, &self.target, received, send);
+        taken.map_err(|refused| self.failure(refused))
+    }
+
+    fn cut(&self) -> Box<dyn StdError + Send + Sync> {
+        self.failure(Refused::Cut)
     }
 }
 

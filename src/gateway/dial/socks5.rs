@@ -1,10 +1,6 @@
 //! The client's side of the SOCKS5 handshake (RFC 1928 and RFC 1929).
 
-use std::error::Error as StdError;
-
-use super::error::{Refused, ViaFailure};
-use super::{Target, Via};
-use crate::engine::connect::negotiation::Negotiation;
+use super::{Dialogue, Refused, Target, Via};
 use crate::gateway::egress::Host;
 
 const VERSION: u8 = 5;
@@ -12,16 +8,16 @@ const NONE: u8 = 0;
 const PASSWORD: u8 = 2;
 
 /// A negotiation with a SOCKS5 proxy.
+#[derive(Default)]
 pub(super) struct Socks5 {
-    via: Via,
-    target: Target,
     stage: Stage,
     /// The beginning of a message that is not complete. Messages have at most 262 bytes.
     held: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Stage {
+    #[default]
     Greeting,
     Method,
     Credentials,
@@ -29,25 +25,16 @@ enum Stage {
 }
 
 impl Socks5 {
-    pub(super) fn new(via: Via, target: Target) -> Self {
-        Self {
-            via,
-            target,
-            stage: Stage::Greeting,
-            held: Vec::new(),
-        }
-    }
-
-    fn greet(&mut self, send: &mut Vec<u8>) {
-        match self.via.user() {
+    fn greet(&mut self, via: &Via, send: &mut Vec<u8>) {
+        match via.user() {
             None => send.extend([VERSION, 1, NONE]),
             Some(_) => send.extend([VERSION, 2, NONE, PASSWORD]),
         }
         self.stage = Stage::Method;
     }
 
-    fn tell_password(&mut self, send: &mut Vec<u8>) -> Result<(), Refused> {
-        let (name, password) = self.via.user().ok_or(Refused::Method)?;
+    fn tell_password(&mut self, via: &Via, send: &mut Vec<u8>) -> Result<(), Refused> {
+        let (name, password) = via.user().ok_or(Refused::Method)?;
         send.push(1);
         for field in [name, password] {
             // Their lengths were checked.
@@ -58,9 +45,9 @@ impl Socks5 {
         Ok(())
     }
 
-    fn ask(&mut self, send: &mut Vec<u8>) {
+    fn ask(&mut self, target: &Target, send: &mut Vec<u8>) {
         send.extend([VERSION, 1, 0]);
-        match &self.target.host {
+        match &target.host {
             Host::Ip(std::net::IpAddr::V4(ip)) => {
                 send.push(1);
                 send.extend(ip.octets());
@@ -75,33 +62,38 @@ impl Socks5 {
                 send.extend(name.bytes());
             }
         }
-        send.extend(self.target.port.to_be_bytes());
+        send.extend(target.port.to_be_bytes());
         self.stage = Stage::Reply;
     }
 
     /// Takes a message, if it is complete. Returns its length, and true if the negotiation is over.
-    fn message(&mut self, send: &mut Vec<u8>) -> Result<Option<(usize, bool)>, Refused> {
+    fn message(
+        &mut self,
+        via: &Via,
+        target: &Target,
+        send: &mut Vec<u8>,
+    ) -> Result<Option<(usize, bool)>, Refused> {
         match (self.stage, &*self.held) {
             (Stage::Method, &[version, ..]) if version != VERSION => {
-                Err(malformed("it speaks another protocol than SOCKS5"))
+                Err(Refused::malformed("it speaks another protocol than SOCKS5"))
             }
             (Stage::Method, &[_, method, ..]) => {
                 match method {
-                    NONE => self.ask(send),
-                    PASSWORD => self.tell_password(send)?,
+                    NONE => self.ask(target, send),
+                    PASSWORD => self.tell_password(via, send)?,
                     _ => return Err(Refused::Method),
                 }
                 Ok(Some((2, false)))
             }
             (Stage::Credentials, &[_, status, ..]) => match status {
                 0 => {
-                    self.ask(send);
+                    self.ask(target, send);
                     Ok(Some((2, false)))
                 }
                 _ => Err(Refused::Password),
             },
             (Stage::Reply, &[version, ..]) if version != VERSION => {
-                Err(malformed("its reply is none of SOCKS5"))
+                Err(Refused::malformed("its reply is none of SOCKS5"))
             }
             (Stage::Reply, &[_, code, ..]) if code != 0 => Err(Refused::Reply(code)),
             (Stage::Reply, &[_, _, _, kind, len, ..]) => {
@@ -109,7 +101,11 @@ impl Socks5 {
                     1 => 4,
                     4 => 16,
                     3 => 1 + usize::from(len),
-                    _ => return Err(malformed("the address in its reply is of no known kind")),
+                    _ => {
+                        return Err(Refused::malformed(
+                            "the address in its reply is of no known kind",
+                        ));
+                    }
                 };
                 let end = 4 + address + 2;
                 Ok((self.held.len() >= end).then_some((end, true)))
@@ -117,16 +113,24 @@ impl Socks5 {
             _ => Ok(None),
         }
     }
+}
 
-    fn take(&mut self, received: &[u8], send: &mut Vec<u8>) -> Result<Option<usize>, Refused> {
+impl Dialogue for Socks5 {
+    fn take(
+        &mut self,
+        via: &Via,
+        target: &Target,
+        received: &[u8],
+        send: &mut Vec<u8>,
+    ) -> Result<Option<usize>, Refused> {
         if self.stage == Stage::Greeting {
-            self.greet(send);
+            self.greet(via, send);
         }
         let mut taken = 0;
         loop {
             let before = self.held.len();
             self.held.extend_from_slice(&received[taken..]);
-            let Some((len, is_over)) = self.message(send)? else {
+            let Some((len, is_over)) = self.message(via, target, send)? else {
                 return Ok(None);
             };
             taken += len - before;
@@ -136,31 +140,4 @@ impl Socks5 {
             }
         }
     }
-
-    fn failure(&self, refused: Refused) -> ViaFailure {
-        ViaFailure {
-            via: self.via.clone(),
-            target: self.target.clone(),
-            refused,
-        }
-    }
-}
-
-impl Negotiation for Socks5 {
-    fn advance(
-        &mut self,
-        received: &[u8],
-        send: &mut Vec<u8>,
-    ) -> Result<Option<usize>, Box<dyn StdError + Send + Sync>> {
-        let taken = self.take(received, send);
-        taken.map_err(|refused| self.failure(refused).into())
-    }
-
-    fn cut(&self) -> Box<dyn StdError + Send + Sync> {
-        self.failure(Refused::Cut).into()
-    }
-}
-
-fn malformed(what: &'static str) -> Refused {
-    Refused::Malformed { what }
 }

@@ -42,7 +42,7 @@ struct State {
 #[derive(Clone)]
 pub(in crate::gateway) struct Followed {
     pub(in crate::gateway) pool: String,
-    /// What the pool's settings say of it. `None` for one of the application.
+    /// Its part of the pool's settings. `None` for a source of the application.
     settings: Option<SourceSettings>,
     pub(in crate::gateway) stop: Stop,
     pub(in crate::gateway) counters: Arc<SourceCounters>,

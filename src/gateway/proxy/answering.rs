@@ -5,14 +5,17 @@ use std::time::Instant;
 
 use super::{ClientSession, Proxy, guarded};
 use crate::addr::Addr;
+use crate::balance::NodeId;
 use crate::engine::conn::close::Closed;
 use crate::engine::handler::Conn;
+use crate::gateway::access_log::Sink;
 use crate::gateway::error::{Cause, ProxyError};
 use crate::gateway::exchange::{Answer, Body, Exchange, Extras};
 use crate::gateway::hooks::Hooks;
-use crate::gateway::record::{EndedBy, Record, Times};
+use crate::gateway::record::{EndedBy, Notes, Record};
 use crate::gateway::reply::Reply;
-use crate::http::{HeaderBlock, ServerResponse, StatusCode};
+use crate::gateway::rules::Listener;
+use crate::http::{ServerResponse, StatusCode};
 
 /// The status in a record of a client that has left before it got one.
 pub(super) const CLIENT_LEFT: u16 = 499;
@@ -199,37 +202,60 @@ impl<H: Hooks> Proxy<H> {
         let line = String::from_utf8_lossy(line.unwrap_or_default());
         let mut words = line.split(' ');
         let host = host_in(&refused.input);
-        let fields = HeaderBlock::new();
+        let method = words.next().unwrap_or_default();
+        let target = words.next().unwrap_or_default();
         let record = Record {
-            peer: &info.peer,
-            client: info.peer.ip(),
-            user: "",
-            method: words.next().unwrap_or_default(),
             host: &host,
-            target: words.next().unwrap_or_default(),
             is_http10: words.next() == Some("HTTP/1.0"),
-            fields: fields.headers(),
-            route: "",
-            pool: "",
-            node: "",
             status: refused.status,
             request_bytes: 0,
             response_bytes: 0,
             unix_time,
-            times: Times::default(),
-            reused: false,
-            tries: 0,
-            ended_by: EndedBy::Gateway,
-            timeout: "",
+            ..Record::of(info, method, target)
         };
         self.unrouted.count(&record);
-        if let Some(sink) = &mut self.sink {
-            sink.log(&record);
-        }
-        let hooks = &mut self.hooks;
-        // Nothing else follows.
-        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+        tell(&mut self.sink, &mut self.hooks, &record);
     }
+
+    /// Makes the record of a client of a TCP or UDP listener.
+    pub(super) fn record_forwarded(
+        &mut self,
+        info: &Closed,
+        method: &str,
+        listener: &Listener,
+        pool: usize,
+        node: Option<NodeId>,
+        notes: &mut Notes,
+    ) {
+        notes.end_wait(info.closed_at);
+        notes.times.total = notes.since(info.closed_at);
+        let pool = &self.pools[pool];
+        let record = Record {
+            pool: &pool.shared.name,
+            node: node.map_or("", |node| pool.name_of(node)),
+            status: notes.status.map_or(CLIENT_LEFT, |status| status.as_u16()),
+            unix_time: notes.unix_time,
+            times: notes.times,
+            tries: notes.tries,
+            ended_by: notes.ended_by,
+            timeout: notes.timeout,
+            ..Record::of(info, method, &listener.settings.on)
+        };
+        listener.counters.count(&record);
+        if let Some(node) = node.and_then(|node| pool.node_counters.get(&node)) {
+            node.counters.count_tunnel(&record);
+        }
+        tell(&mut self.sink, &mut self.hooks, &record);
+    }
+}
+
+/// Gives the log and the hooks the record of a connection that has ended.
+pub(super) fn tell<H: Hooks>(sink: &mut Option<Sink>, hooks: &mut H, record: &Record<'_>) {
+    if let Some(sink) = sink {
+        sink.log(record);
+    }
+    // Nothing else follows.
+    let _ = guarded(|| hooks.on_done(record, &mut H::Exchange::default()));
 }
 
 /// Returns the host of a request of which this is the beginning, if its field is there as a whole.

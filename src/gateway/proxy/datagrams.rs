@@ -7,7 +7,7 @@ use crate::balance::NodeId;
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
 use crate::engine::conn::write::WriteError;
 use crate::engine::connect::{Connect, ConnectError};
-use crate::engine::handler::{Conn, Connecting, Reactor};
+use crate::engine::handler::{Action, Conn, Connecting, Reactor};
 use crate::engine::slots::ConnId;
 use crate::gateway::egress::Target;
 use crate::gateway::error::is_shortage;
@@ -92,6 +92,18 @@ impl<H: Hooks> Proxy<H> {
             _ => DropReason::Unreachable,
         };
         self.drop_datagrams(reason, 1);
+    }
+
+    /// Goes on after an answer was written to the session of a client. That session may have ended.
+    pub(super) fn after_answer(&self, written: Option<Result<(), WriteError>>) -> Action {
+        match written {
+            Some(Ok(())) => Action::Continue,
+            Some(Err(error)) => {
+                self.note_unwritten(&error);
+                Action::Continue
+            }
+            None => Action::Close,
+        }
     }
 
     /// Begins to make a session.

@@ -36,7 +36,7 @@ impl<H: Hooks> Proxy<H> {
         let rules = &settings.forwarding;
         exchange.route = Some(route.clone());
         if exchange.is_connect {
-            // What the client has sent behind a request that fails was meant for the target, and is no request.
+            // If it fails, the bytes behind it were meant for the target, and are no request.
             exchange.is_last = true;
         }
         request::check_method(request.method(), true)?;
@@ -160,7 +160,7 @@ impl<H: Hooks> Proxy<H> {
         let Some(named) = &exchange.target else {
             return;
         };
-        // What follows waits until there is a tunnel.
+        // The next bytes wait until there is a tunnel.
         conn.pause_reads();
         self.last_dial += 1;
         let token = self.last_dial;

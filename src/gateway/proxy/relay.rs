@@ -334,15 +334,7 @@ impl<H: Hooks> Proxy<H> {
             }
             written
         });
-        match written {
-            Some(Ok(())) => Action::Continue,
-            Some(Err(error)) => {
-                self.note_unwritten(&error);
-                Action::Continue
-            }
-            // The association has ended.
-            None => Action::Close,
-        }
+        self.after_answer(written)
     }
 
     pub(super) fn on_udp_target_closed(

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Proxy, Session, guarded};
+use super::answering::tell;
+use super::{Proxy, Session};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::connect::ConnectError;
 use crate::engine::handler::{Action, Conn, Connecting, Reactor};
@@ -17,7 +18,6 @@ use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::rules::Listener;
 use crate::gateway::socks::{Asked, Command, ReplyCode, SocksAnswer, SocksFrame};
-use crate::http::HeaderBlock;
 
 /// The state of a connection of a SOCKS client.
 pub struct SocksSession<H: Hooks> {
@@ -393,30 +393,17 @@ impl<H: Hooks> Proxy<H> {
             (None, None) => String::new(),
         };
         let carried = association.map_or((info.bytes_in, info.bytes_out), |one| one.bytes);
-        let fields = HeaderBlock::new();
-        let times = Times {
-            connected: session.connected.map(since),
-            total: since(info.closed_at),
-            ..Times::default()
-        };
         let record = Record {
-            peer: &info.peer,
-            client: info.peer.ip(),
             user: &session.user,
-            method: "SOCKS5",
-            host: "",
-            target: &target,
-            is_http10: false,
-            fields: fields.headers(),
-            route: "",
-            pool: "",
-            node: "",
             status: session.status(),
             request_bytes: carried.0,
             response_bytes: carried.1,
             unix_time: session.unix_time,
-            times,
-            reused: false,
+            times: Times {
+                connected: session.connected.map(since),
+                total: since(info.closed_at),
+                ..Times::default()
+            },
             tries: u32::from(session.connected.is_some()),
             ended_by,
             timeout: match ended_by {
@@ -425,13 +412,9 @@ impl<H: Hooks> Proxy<H> {
                 EndedBy::Timeout => "tunnel.handshake",
                 _ => "",
             },
+            ..Record::of(info, "SOCKS5", &target)
         };
-        if let Some(sink) = &mut self.sink {
-            sink.log(&record);
-        }
-        let hooks = &mut self.hooks;
-        // Nothing else follows.
-        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+        tell(&mut self.sink, &mut self.hooks, &record);
     }
 }
 

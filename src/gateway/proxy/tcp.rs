@@ -3,9 +3,8 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::answering::CLIENT_LEFT;
 use super::placing::{busy, named};
-use super::{Proxy, Session, guarded};
+use super::{Proxy, Session};
 use crate::balance::{NodeId, Outcome};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::handler::{Conn, Reactor};
@@ -15,9 +14,9 @@ use crate::gateway::destination::{Destination, NamedClient};
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::pool::Chosen;
-use crate::gateway::record::{EndedBy, Notes, Record};
+use crate::gateway::record::{EndedBy, Notes};
 use crate::gateway::rules::Listener;
-use crate::http::{HeaderBlock, StatusCode};
+use crate::http::StatusCode;
 
 /// The state of a connection of a TCP listener's client.
 pub struct TcpSession {
@@ -80,7 +79,7 @@ impl<H: Hooks> Proxy<H> {
         conn: &mut Conn<'_, Self>,
         listener: Rc<Listener>,
     ) -> Option<TcpSession> {
-        // What it sends waits in the kernel until there is a node.
+        // Its bytes wait in the kernel until there is a node.
         conn.pause_reads();
         let number = *self.rules.pools.get(&**listener.settings.pool.as_ref()?)?;
         let pool = &mut self.pools[number];
@@ -286,48 +285,14 @@ impl<H: Hooks> Proxy<H> {
             }
             Place::Joined | Place::Nowhere => {}
         }
-        self.record_tcp(info, &mut session);
-    }
-
-    fn record_tcp(&mut self, info: &Closed, session: &mut TcpSession) {
-        let notes = &mut session.notes;
-        notes.end_wait(info.closed_at);
-        notes.times.total = notes.since(info.closed_at);
-        let pool = &self.pools[session.pool];
-        let node = session.last_node;
-        let fields = HeaderBlock::new();
-        let record = Record {
-            peer: &info.peer,
-            client: info.peer.ip(),
-            user: "",
-            method: "TCP",
-            host: "",
-            target: &session.listener.settings.on,
-            is_http10: false,
-            fields: fields.headers(),
-            route: "",
-            pool: &pool.shared.name,
-            node: node.map_or("", |node| pool.name_of(node)),
-            status: notes.status.map_or(CLIENT_LEFT, |status| status.as_u16()),
-            request_bytes: info.bytes_in,
-            response_bytes: info.bytes_out,
-            unix_time: notes.unix_time,
-            times: notes.times,
-            reused: false,
-            tries: notes.tries,
-            ended_by: notes.ended_by,
-            timeout: notes.timeout,
-        };
-        session.listener.counters.count(&record);
-        if let Some(node) = node.and_then(|node| pool.node_counters.get(&node)) {
-            node.counters.count_tunnel(&record);
-        }
-        if let Some(sink) = &mut self.sink {
-            sink.log(&record);
-        }
-        let hooks = &mut self.hooks;
-        // Nothing else follows.
-        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+        self.record_forwarded(
+            info,
+            "TCP",
+            &session.listener,
+            number,
+            session.last_node,
+            &mut session.notes,
+        );
     }
 }
 

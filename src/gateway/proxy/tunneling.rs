@@ -19,7 +19,7 @@ impl<H: Hooks> Proxy<H> {
     /// Joins the connections of a client and a node, or a target, so that each sends what the other receives. The tunnel ends
     /// when nothing passes for `idle`. One of both connections is in hand, and the other one is `other`.
     pub(super) fn join(conn: &mut Conn<'_, Self>, other: ConnId, idle: Duration) {
-        // What passes, passes on both connections. One of them tells that nothing did, the one that was accepted.
+        // Each byte passes on both connections. So only the accepted one tells that none did.
         let limit = |conn: &mut Conn<'_, Self>| {
             let (idle, stall) = match conn.origin() {
                 Origin::Accepted { .. } => (idle, idle),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::datagrams::{DatagramDial, DatagramWay, Held, session_limits};
-use super::{Proxy, Session, guarded};
+use super::{Proxy, Session};
 use crate::balance::{Node, NodeId, Outcome};
 use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::handler::{Action, Conn, Reactor};
@@ -14,9 +14,9 @@ use crate::engine::slots::ConnId;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::metrics::DropReason;
 use crate::gateway::pool::Chosen;
-use crate::gateway::record::{EndedBy, Notes, Record};
+use crate::gateway::record::{EndedBy, Notes};
 use crate::gateway::rules::Listener;
-use crate::http::{HeaderBlock, StatusCode};
+use crate::http::StatusCode;
 
 /// The state of a session of a UDP listener's client.
 pub struct UdpSession {
@@ -226,15 +226,7 @@ impl<H: Hooks> Proxy<H> {
             }
             client.write(datagram)
         });
-        match written {
-            Some(Ok(())) => Action::Continue,
-            Some(Err(error)) => {
-                self.note_unwritten(&error);
-                Action::Continue
-            }
-            // The client's session has ended.
-            None => Action::Close,
-        }
+        self.after_answer(written)
     }
 
     pub(super) fn on_udp_node_closed(
@@ -320,48 +312,15 @@ impl<H: Hooks> Proxy<H> {
             (Some(StatusCode::BAD_GATEWAY), _) => EndedBy::Node,
             _ => EndedBy::Gateway,
         };
-        self.record_udp(info, &mut session);
-    }
-
-    fn record_udp(&mut self, info: &Closed, session: &mut UdpSession) {
-        let notes = &mut session.notes;
-        notes.times.total = notes.since(info.closed_at);
-        let pool = &self.pools[session.pool];
-        let node = session.last_node;
-        let fields = HeaderBlock::new();
-        let status = notes.status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-        let record = Record {
-            peer: &info.peer,
-            client: info.peer.ip(),
-            user: "",
-            method: "UDP",
-            host: "",
-            target: &session.listener.settings.on,
-            is_http10: false,
-            fields: fields.headers(),
-            route: "",
-            pool: &pool.shared.name,
-            node: node.map_or("", |node| pool.name_of(node)),
-            status: status.as_u16(),
-            request_bytes: info.bytes_in,
-            response_bytes: info.bytes_out,
-            unix_time: notes.unix_time,
-            times: notes.times,
-            reused: false,
-            tries: notes.tries,
-            ended_by: notes.ended_by,
-            timeout: "",
-        };
-        session.listener.counters.count(&record);
-        if let Some(node) = node.and_then(|node| pool.node_counters.get(&node)) {
-            node.counters.count_tunnel(&record);
-        }
-        if let Some(sink) = &mut self.sink {
-            sink.log(&record);
-        }
-        let hooks = &mut self.hooks;
-        // Nothing else follows.
-        let _ = guarded(|| hooks.on_done(&record, &mut H::Exchange::default()));
+        notes.status.get_or_insert(StatusCode::SERVICE_UNAVAILABLE);
+        self.record_forwarded(
+            info,
+            "UDP",
+            &session.listener,
+            session.pool,
+            session.last_node,
+            notes,
+        );
     }
 }
 

@@ -154,7 +154,7 @@ impl Connected {
         if password.len() > MAX_PASSWORD {
             return Err(Malformed("a password of too many bytes"));
         }
-        // Whether the server can write follows, but not from old ones.
+        // New servers then tell if they are read-only; old ones send nothing more.
         Ok(Self {
             timeout,
             session: Session {

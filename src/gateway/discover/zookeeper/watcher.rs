@@ -30,7 +30,7 @@ pub(super) struct Watcher {
     asked: VecDeque<(i32, Asked)>,
     /// Pings without a reply.
     pings: u32,
-    /// What the data of children said last.
+    /// The last data of each child.
     known: BTreeMap<String, Known>,
     reading: Option<Reading>,
     /// True if a read is needed that has not begun.
@@ -64,7 +64,7 @@ enum Reading {
     Data { names: Vec<String>, left: usize },
 }
 
-/// What a frame was.
+/// The meaning of a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// The session goes on, or a new one begins. It has this timeout in milliseconds.
