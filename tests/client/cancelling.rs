@@ -7,8 +7,9 @@ use epicycle::{Action, CloseReason, Connect, ConnectError, Reconnect};
 
 use crate::util::app::{Log, start, start_client};
 use crate::util::client::TempPath;
+use crate::util::ports::{DeadPort, MutePort};
 use crate::util::{LONG, eventually};
-use crate::{DeadPort, MutePort, address, client, is_quiet};
+use crate::{address, client, is_quiet};
 
 /// Waits for the one and only failure, the cancellation.
 fn is_cancelled(log: &Log, n: usize) {

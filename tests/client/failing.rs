@@ -15,11 +15,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::util::app::{App, Gate, Log, start_client};
 use crate::util::client::TempPath;
+use crate::util::ports::{DeadPort, MutePort};
 use crate::util::process::{
     alone, descriptor_limit, descriptors, limit_descriptors, raise_descriptor_limit,
 };
 use crate::util::{LONG, eventually, expect_panics};
-use crate::{DeadPort, MutePort, client, is_quiet};
+use crate::{client, is_quiet};
 
 /// Asks for a thousand connections that all fail; tells why.
 fn a_thousand_fail(addr: SocketAddr, timeout: Duration) -> Arc<Log> {

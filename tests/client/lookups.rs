@@ -10,9 +10,10 @@ use epicycle::metrics::LookupStats;
 use epicycle::{Action, Client, Connect, ConnectError, Reconnect, Resolve, Running};
 
 use crate::util::app::{App, start_client};
+use crate::util::ports::DeadPort;
 use crate::util::process::{alone, resident};
 use crate::util::{LONG, eventually, expect_panics};
-use crate::{DeadPort, client, plain_echo};
+use crate::{client, plain_echo};
 
 /// A resolver that knows every name, as this host's, and does not answer for some of them until it is told to.
 #[derive(Clone, Default)]

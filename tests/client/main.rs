@@ -16,12 +16,10 @@ mod reconnecting;
 mod stopping;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::thread;
-use std::time::Duration;
 
 use epicycle::{Addr, Client, Running};
-use socket2::{Domain, Socket, Type};
 
 use crate::util::app::App;
 use crate::util::eventually;
@@ -32,49 +30,6 @@ fn address(server: &Running<App>) -> SocketAddr {
         panic!("no IP address");
     };
     addr
-}
-
-/// A port that nobody listens on, and that nobody else gets.
-struct DeadPort {
-    addr: SocketAddr,
-    _socket: Socket,
-}
-
-impl DeadPort {
-    fn new() -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        socket.bind(&any.into()).expect("binds");
-        let addr = socket.local_addr().expect("has an address");
-        Self {
-            addr: addr.as_socket().expect("an IP address"),
-            _socket: socket,
-        }
-    }
-}
-
-/// A listener whose queue is full: connecting to it gets no answer.
-struct MutePort {
-    addr: SocketAddr,
-    _listener: Socket,
-    _queued: Vec<TcpStream>,
-}
-
-impl MutePort {
-    fn new() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
-        listener.bind(&any.into()).expect("binds");
-        listener.listen(1).expect("listens");
-        let addr = listener.local_addr().expect("has an address");
-        let addr = addr.as_socket().expect("an IP address");
-        let next = || TcpStream::connect_timeout(&addr, Duration::from_millis(300)).ok();
-        Self {
-            _queued: std::iter::from_fn(next).collect(),
-            addr,
-            _listener: listener,
-        }
-    }
 }
 
 /// Echoes whatever arrives, with plain blocking sockets and a thread for each connection.

@@ -7,9 +7,10 @@ use epicycle::{Connect, ConnectError, Endpoint, Reconnect};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::app::start_client;
+use crate::util::ports::{DeadPort, MutePort};
 use crate::util::process::alone_with_hosts;
 use crate::util::{LONG, eventually, skipped};
-use crate::{MutePort, client, is_quiet, plain_echo};
+use crate::{client, is_quiet, plain_echo};
 
 const HOSTS: &str =
     "127.0.0.1 localhost\n::1 threefold\n127.0.0.1 threefold\n127.0.0.2 threefold\n";
@@ -80,7 +81,7 @@ fn an_address_that_does_not_answer_leaves_time_for_the_next() {
 fn when_all_addresses_of_a_name_refuse_one_failure_is_told() {
     let name = "names::when_all_addresses_of_a_name_refuse_one_failure_is_told";
     alone_with_hosts(name, HOSTS, || {
-        let dead = crate::DeadPort::new();
+        let dead = DeadPort::new();
         let (running, log) = start_client(client(1), |app| app);
         let addr = format!("tcp://threefold:{}", dead.addr.port());
         let limited = Reconnect::new(Duration::from_millis(1), Duration::from_millis(1)).limit(2);

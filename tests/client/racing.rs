@@ -9,6 +9,7 @@ use epicycle::{Client, Connect, ConnectError, Reconnect, Resolve};
 use socket2::{Domain, Socket, Type};
 
 use crate::util::app::start_client;
+use crate::util::ports::DeadPort;
 use crate::util::{eventually, skipped};
 use crate::{client, is_quiet, plain_echo};
 
@@ -128,7 +129,7 @@ fn of_two_connections_that_open_in_the_same_turn_one_is_kept() {
 
 #[test]
 fn addresses_that_fail_are_told_each_with_its_reason() {
-    let dead = crate::DeadPort::new();
+    let dead = DeadPort::new();
     let port = dead.addr.port();
     let (running, log) = start_client(with([1, 2, 3]), |app| app);
     let connect = Connect::to(format!("tcp://three.test:{port}"))

@@ -8,7 +8,8 @@ use epicycle::{Action, Connect, Reconnect, Running, Server};
 
 use crate::util::app::{App, Log, start, start_client};
 use crate::util::eventually;
-use crate::{DeadPort, address, client, is_quiet};
+use crate::util::ports::DeadPort;
+use crate::{address, client, is_quiet};
 
 const SOON: Duration = Duration::from_millis(5);
 

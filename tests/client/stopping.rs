@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use epicycle::{Connect, ConnectError, Reconnect, Running};
 
+use crate::client;
 use crate::util::app::{App, Log, start_client};
 use crate::util::client::TempPath;
+use crate::util::ports::{DeadPort, MutePort};
 use crate::util::process::raise_descriptor_limit;
 use crate::util::{LONG, eventually, expect_panics};
-use crate::{DeadPort, MutePort, client};
 
 /// Shuts down and sees that so many connects have been told of it, as the last.
 fn stops(running: Running<App>, log: &Log, connects: usize) {

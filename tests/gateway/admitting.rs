@@ -12,7 +12,7 @@ use epicycle::gateway::{
 use ipnet::IpNet;
 
 use crate::peers::{Asker, Message, Origin, builder, figure, ok, pool_of, with_listener};
-use crate::rig::{Client, Folder, Program, command, metric};
+use crate::rig::{Client, Folder, Program, explained, metric};
 use crate::util::eventually;
 
 /// A user with the password `secret`.
@@ -361,15 +361,7 @@ fn the_file_has_the_users_and_the_log_has_their_names() {
             origin.node()
         ),
     );
-    let config = folder.path("gateway.toml");
-    let mut explain = command();
-    let explained = explain
-        .arg("--config")
-        .arg(&config)
-        .args(["--explain", "GET http://localhost/"])
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&explained.stdout);
+    let text = explained(&folder.path("gateway.toml"));
     let wanted = "admits    listener: clients of 127.0.0.0/8 only (403); one of 1 users, by name and password (401)";
     assert!(text.contains(wanted), "{text}");
     assert!(text.contains("; Authorization"), "{text}");

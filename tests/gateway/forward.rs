@@ -1,7 +1,7 @@
 //! Forward listeners: requests in absolute form, `CONNECT`, users, and the policy.
 
 use std::io::Write;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,9 @@ use epicycle::http::StatusCode;
 use crate::peers::{Asker, Deed, Message, Origin, figure, idle, ok};
 use crate::rig::{Folder, metric};
 use crate::socks::Target;
+use crate::strangers::free;
 use crate::util::eventually;
+use crate::util::ports::{DeadPort, MutePort};
 
 pub(crate) fn listener(allow: &[&str]) -> ListenerSettings {
     let mut listener = ListenerSettings::forward("tcp://127.0.0.1:0");
@@ -86,36 +88,6 @@ pub(crate) fn opened(client: &mut Asker) {
         "{head}"
     );
     assert!(!head.to_ascii_lowercase().contains("connection:"), "{head}");
-}
-
-/// Returns the address of a port where nobody listens.
-fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
-}
-
-/// An address that answers no connect, as its backlog is full.
-struct Silent {
-    addr: SocketAddr,
-    _listener: socket2::Socket,
-    _filler: TcpStream,
-}
-
-impl Silent {
-    fn new() -> Self {
-        let (domain, kind) = (socket2::Domain::IPV4, socket2::Type::STREAM);
-        let listener = socket2::Socket::new(domain, kind, None).expect("a socket");
-        let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-        listener.bind(&any.into()).expect("binds");
-        listener.listen(0).expect("listens");
-        let addr = listener.local_addr().expect("bound").as_socket();
-        let addr = addr.expect("an address");
-        Self {
-            addr,
-            _filler: TcpStream::connect(addr).expect("fits"),
-            _listener: listener,
-        }
-    }
 }
 
 fn figure_of(gateway: &Running<impl Hooks>, name: &str) -> f64 {
@@ -357,7 +329,7 @@ fn connect_reaches_port_443_only_unless_a_rule_names_another_one() {
 
 #[test]
 fn nobody_reaches_the_gateways_own_listeners_through_a_forward_listener() {
-    let addr = closed_port();
+    let addr = free();
     let mut settings = listener(&["127.0.0.0/8:*"]);
     settings.on = format!("tcp://{addr}");
     let gateway = start(settings);
@@ -466,9 +438,9 @@ fn an_answer_tells_why_there_is_no_tunnel() {
     let mut settings = listener(&rules);
     settings.tunnels.connect = Duration::from_millis(100);
     let hasty = start(settings);
-    let (silent, closed) = (Silent::new(), closed_port());
+    let (silent, closed) = (MutePort::new(), DeadPort::new());
     for (gateway, to, status) in [
-        (&patient, closed.to_string(), 502),
+        (&patient, closed.addr.to_string(), 502),
         (&patient, "no-such-host.invalid:443".to_owned(), 502),
         (&hasty, silent.addr.to_string(), 504),
     ] {
@@ -484,7 +456,7 @@ fn an_answer_tells_why_there_is_no_tunnel() {
 
 #[test]
 fn a_client_that_leaves_while_its_tunnel_is_dialled_leaves_nothing_behind() {
-    let silent = Silent::new();
+    let silent = MutePort::new();
     let gateway = start(listener(&["127.0.0.0/8:*"]));
     let mut client = Asker::to(&gateway);
     client.send(connect(silent.addr, ""));

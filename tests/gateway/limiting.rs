@@ -10,7 +10,7 @@ use epicycle::gateway::settings::{
 use epicycle::gateway::{Builder, Gateway, NoHooks, Running, Users};
 
 use crate::peers::{Asker, Message, Origin, builder, figure, ok, pool_of, with_listener};
-use crate::rig::{Folder, command, metric};
+use crate::rig::{Folder, explained, metric};
 use crate::util::eventually;
 
 fn run(builder: Builder) -> Running<NoHooks> {
@@ -300,14 +300,7 @@ fn the_file_has_limits_and_their_faults_are_told() {
         (pool.max_in_flight, pool.max_in_flight_per_node),
         (Some(10), Some(3))
     );
-    let config = folder.path("gateway.toml");
-    let mut explain = command();
-    explain.arg("--config").arg(&config);
-    let explained = explain
-        .args(["--explain", "GET http://localhost/"])
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&explained.stdout);
+    let text = explained(&folder.path("gateway.toml"));
     let wanted = "admits    listener: 1000/s in total, 1000 at once (429); route: 30/m for each address, 5 at once (429); \
                   route: 2/h for each value of X-Key, 2 at once (429)";
     assert!(text.contains(wanted), "{text}");

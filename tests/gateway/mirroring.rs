@@ -9,7 +9,7 @@ use epicycle::gateway::settings::{
 use epicycle::gateway::{Gateway, NoHooks, Running, Users};
 
 use crate::peers::{Asker, Deed, Origin, ok, pool_of};
-use crate::rig::{Folder, command, metric};
+use crate::rig::{Folder, explained, metric};
 use crate::util::eventually;
 
 /// Starts a gateway that copies requests to `shadow`.
@@ -285,14 +285,7 @@ fn the_file_has_mirrors_and_their_faults_are_told() {
     (wanted.max_body, wanted.max_in_flight) = (4096, 7);
     wanted.timeout = Duration::from_secs(3);
     assert_eq!(sound.settings().routes[0].mirror, Some(wanted));
-    let config = folder.path("gateway.toml");
-    let mut explain = command();
-    explain.arg("--config").arg(&config);
-    let explained = explain
-        .args(["--explain", "GET http://localhost/"])
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&explained.stdout);
+    let text = explained(&folder.path("gateway.toml"));
     let wanted = "mirrors   10% of the requests with up to 4096 bytes of body to shadow, whose answers are dropped";
     assert!(text.contains(wanted), "{text}");
     for (mirror, wanted) in [

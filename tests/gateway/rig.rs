@@ -287,6 +287,15 @@ pub(crate) fn command() -> Command {
     command
 }
 
+/// Returns what the program tells of a request for `http://localhost/`.
+pub(crate) fn explained(config: &Path) -> String {
+    let mut explain = command();
+    explain.arg("--config").arg(config);
+    explain.args(["--explain", "GET http://localhost/"]);
+    let said = explain.output().expect("runs");
+    String::from_utf8_lossy(&said.stdout).into_owned()
+}
+
 /// The program while it serves. It is killed if the test fails.
 pub(crate) struct Program {
     child: Child,

@@ -1,7 +1,7 @@
 //! SOCKS listeners: the handshake, the policy, and the tunnel.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -12,6 +12,7 @@ use epicycle::gateway::{EndedBy, Gateway, Hooks, NoHooks, Record, Running, Users
 
 use crate::peers::{Asker, figure};
 use crate::util::eventually;
+use crate::util::ports::MutePort;
 
 /// A target that sends back what it gets, until the other side ends its stream.
 pub(crate) struct Target {
@@ -302,26 +303,10 @@ fn a_tunnel_in_which_nothing_passes_is_ended() {
 
 #[test]
 fn a_client_that_leaves_while_its_target_is_dialled_leaves_nothing_behind() {
-    // A listener whose backlog is full does not answer a connect.
-    let full =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    full.bind(
-        &"127.0.0.1:0"
-            .parse::<SocketAddr>()
-            .expect("an address")
-            .into(),
-    )
-    .expect("binds");
-    full.listen(0).expect("listens");
-    let addr = full
-        .local_addr()
-        .expect("bound")
-        .as_socket()
-        .expect("an address");
-    let filler = TcpStream::connect(addr).expect("fits");
+    let mute = MutePort::new();
     let gateway = start(listener(&["127.0.0.0/8:*"]));
     let mut client = Asker::to(&gateway);
-    client.send([GREETING, &connect(addr)].concat());
+    client.send([GREETING, &connect(mute.addr)].concat());
     assert_eq!(client.recv(2), b"\x05\x00");
     eventually("it is dialled", || {
         figure(&gateway, |proxy| proxy.target_dials()) == 1
@@ -331,7 +316,6 @@ fn a_client_that_leaves_while_its_target_is_dialled_leaves_nothing_behind() {
         figure(&gateway, |proxy| proxy.target_dials()) == 0
     });
     eventually("nothing is left", || gateway.engine().connections() == 0);
-    drop(filler);
 }
 
 #[test]

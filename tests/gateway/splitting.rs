@@ -4,7 +4,7 @@ use epicycle::gateway::settings::{PoolRule, PoolSettings, RouteSettings};
 use epicycle::gateway::{Gateway, NoHooks, Running};
 
 use crate::peers::{Asker, Origin, ok, pool_of, respond};
-use crate::rig::{Folder, command};
+use crate::rig::{Folder, explained};
 
 /// A gateway with the pools `api` and `canary`.
 struct Rig {
@@ -180,14 +180,7 @@ fn the_file_has_splits_and_an_explanation_tells_them() {
         PoolRule::cookie("beta", "canary"),
     ];
     assert_eq!(*route, wanted);
-    let config = folder.path("gateway.toml");
-    let mut explain = command();
-    explain.arg("--config").arg(&config);
-    let explained = explain
-        .args(["--explain", "GET http://localhost/"])
-        .output()
-        .expect("runs");
-    let text = String::from_utf8_lossy(&explained.stdout);
+    let text = explained(&folder.path("gateway.toml"));
     let wanted = "chooses   canary if the field X-Canary is \"yes\"; else canary if the cookie beta is there; else the pool \
                   that the cookie release names; else api 95 of 100, canary 5 of 100";
     assert!(text.contains(wanted), "{text}");

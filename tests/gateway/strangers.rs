@@ -38,7 +38,7 @@ fn installed(name: &str) -> Option<Command> {
 }
 
 /// Returns an address at which nobody listens.
-fn free() -> SocketAddr {
+pub(crate) fn free() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("has an address")
 }

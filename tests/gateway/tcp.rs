@@ -14,6 +14,7 @@ use epicycle::gateway::{Builder, EndedBy, Gateway, Hooks, NoHooks, Record, Runni
 use crate::peers::{Asker, figure};
 use crate::rig::metric;
 use crate::socks::Target;
+use crate::util::ports::{DeadPort, MutePort};
 use crate::util::{LONG, eventually};
 
 const ON: &str = "tcp://127.0.0.1:0";
@@ -32,12 +33,6 @@ fn start(pool: PoolSettings) -> Running<NoHooks> {
 
 fn pool(nodes: &[SocketAddr]) -> PoolSettings {
     PoolSettings::of(nodes.iter().map(|node| format!("tcp://{node}")))
-}
-
-/// Returns an address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 /// A node that sends a line with its name, and then what `act` sends.
@@ -158,15 +153,21 @@ fn connections_go_to_the_nodes_in_turn_and_keep_their_half_closes() {
     assert_eq!(metric(&metrics, "epicycle_gateway_tunnels"), Some(0.0));
 }
 
-#[test]
-fn what_a_client_sends_before_it_has_a_node_waits_and_arrives() {
-    let target = Target::start();
+/// Starts a gateway whose only place is taken by a client.
+fn with_one_place(target: &Target) -> (Running<NoHooks>, Asker) {
     let mut pool = pool(&[target.addr]);
     pool.connections.max_connections = Some(1);
     let gateway = start(pool);
     let mut first = Asker::to(&gateway);
     first.send(b"x");
     assert_eq!(first.recv(1), b"x");
+    (gateway, first)
+}
+
+#[test]
+fn what_a_client_sends_before_it_has_a_node_waits_and_arrives() {
+    let target = Target::start();
+    let (gateway, first) = with_one_place(&target);
     let mut second = Asker::to(&gateway);
     let sent: Vec<u8> = (0..8_u32 << 20).map(|n| (n / 7) as u8).collect();
     let mut writer = second.stream.get_ref().try_clone().expect("a copy");
@@ -192,12 +193,7 @@ fn what_a_client_sends_before_it_has_a_node_waits_and_arrives() {
 #[test]
 fn a_short_stream_that_has_ended_before_its_node_stands_arrives_whole() {
     let target = Target::start();
-    let mut pool = pool(&[target.addr]);
-    pool.connections.max_connections = Some(1);
-    let gateway = start(pool);
-    let mut first = Asker::to(&gateway);
-    first.send(b"x");
-    assert_eq!(first.recv(1), b"x");
+    let (gateway, first) = with_one_place(&target);
     let mut second = Asker::to(&gateway);
     second.send(b"all of it");
     second.end_writes();
@@ -210,8 +206,8 @@ fn a_short_stream_that_has_ended_before_its_node_stands_arrives_whole() {
 
 #[test]
 fn a_node_that_refuses_is_replaced_by_another_and_ejected_in_the_end() {
-    let (target, dead) = (Target::start(), nobody());
-    let mut pool = pool(&[dead, target.addr]);
+    let (target, dead) = (Target::start(), DeadPort::new());
+    let mut pool = pool(&[dead.addr, target.addr]);
     pool.retries.budget_floor = 100;
     let keeper = Keeper::default();
     let gateway = keeper.start(builder(pool));
@@ -221,7 +217,10 @@ fn a_node_that_refuses_is_replaced_by_another_and_ejected_in_the_end() {
         assert_eq!(client.recv(4), b"ping");
     }
     let metrics = gateway.control().metrics();
-    let ejected = format!("epicycle_gateway_node_ejected{{pool=\"app\",node=\"tcp://{dead}\"}}");
+    let ejected = format!(
+        "epicycle_gateway_node_ejected{{pool=\"app\",node=\"tcp://{}\"}}",
+        dead.addr
+    );
     assert_eq!(metric(&metrics, &ejected), Some(1.0), "{metrics}");
     let retries = metric(
         &metrics,
@@ -236,9 +235,9 @@ fn a_node_that_refuses_is_replaced_by_another_and_ejected_in_the_end() {
 
 #[test]
 fn a_client_that_gets_no_node_is_reset_and_counted() {
-    let dead = [nobody(), nobody()];
+    let dead = [DeadPort::new(), DeadPort::new()];
     let keeper = Keeper::default();
-    let gateway = keeper.start(builder(pool(&dead)));
+    let gateway = keeper.start(builder(pool(&[dead[0].addr, dead[1].addr])));
     assert!(is_reset(&mut Asker::to(&gateway)));
     let seen = &keeper.records(1)[0];
     assert_eq!(
@@ -254,8 +253,8 @@ fn a_client_that_gets_no_node_is_reset_and_counted() {
 
 #[test]
 fn nodes_that_a_check_finds_down_get_no_connections() {
-    let (target, dead) = (Target::start(), nobody());
-    let mut pool = pool(&[dead]);
+    let (target, dead) = (Target::start(), DeadPort::new());
+    let mut pool = pool(&[dead.addr]);
     pool.fail_open = false;
     let mut check = HealthCheck::new(HealthProbe::Tcp);
     (check.interval, check.down_after) = (Duration::from_millis(20), 1);
@@ -298,13 +297,9 @@ fn a_client_that_waits_for_a_place_for_too_long_is_reset() {
 
 #[test]
 fn a_client_that_leaves_while_its_node_is_dialled_leaves_nothing_behind() {
-    let (full, filler) = full();
+    let mute = MutePort::new();
     let keeper = Keeper::default();
-    let gateway = keeper.start(builder(pool(&[full
-        .local_addr()
-        .expect("bound")
-        .as_socket()
-        .expect("an address")])));
+    let gateway = keeper.start(builder(pool(&[mute.addr])));
     let client = Asker::to(&gateway);
     eventually("it is dialled", || {
         figure(&gateway, |proxy| proxy.node_connections()) == 1
@@ -316,35 +311,12 @@ fn a_client_that_leaves_while_its_node_is_dialled_leaves_nothing_behind() {
     eventually("nothing is left", || gateway.engine().connections() == 0);
     let seen = &keeper.records(1)[0];
     assert_eq!((seen.status, seen.ended_by), (499, EndedBy::Client));
-    drop(filler);
-}
-
-/// Returns a listener that answers no connect, and what fills it.
-fn full() -> (socket2::Socket, TcpStream) {
-    let full =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    full.bind(&any.into()).expect("binds");
-    full.listen(0).expect("listens");
-    let addr = full
-        .local_addr()
-        .expect("bound")
-        .as_socket()
-        .expect("an address");
-    let filler = TcpStream::connect(addr).expect("fits");
-    (full, filler)
 }
 
 #[test]
 fn a_connect_that_takes_too_long_goes_to_another_node() {
-    let (full, filler) = full();
-    let target = Target::start();
-    let addr = full
-        .local_addr()
-        .expect("bound")
-        .as_socket()
-        .expect("an address");
-    let mut pool = pool(&[addr, target.addr]);
+    let (mute, target) = (MutePort::new(), Target::start());
+    let mut pool = pool(&[mute.addr, target.addr]);
     pool.timeouts.connect = Duration::from_millis(60);
     let gateway = start(pool);
     for _ in 0..3 {
@@ -352,7 +324,6 @@ fn a_connect_that_takes_too_long_goes_to_another_node() {
         client.send(b"ping");
         assert_eq!(client.recv(4), b"ping");
     }
-    drop(filler);
 }
 
 #[test]

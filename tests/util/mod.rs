@@ -5,6 +5,7 @@
 pub(crate) mod app;
 pub(crate) mod client;
 pub(crate) mod logs;
+pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod strangers;
 
