@@ -561,6 +561,16 @@ fn text_that_is_no_toml_is_told_with_its_line() {
 }
 
 #[test]
+fn two_listeners_with_one_address_are_refused_also_at_port_0() {
+    // One of them would have the settings of the other.
+    let listener = "[[listen]]\non = \"tcp://127.0.0.1:0\"\nkind = \"socks5\"\n";
+    let faults = faults([listener, listener].concat());
+    let told = "listen[1].on: another listener has this address";
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].1.starts_with(told), "{faults:?}");
+}
+
+#[test]
 fn an_error_names_the_file() {
     let folder = Folder::new();
     folder.write("gateway.toml", "tipo = 1\n");

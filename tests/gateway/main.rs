@@ -39,6 +39,7 @@ mod secure;
 mod services;
 mod socks;
 mod splitting;
+mod strange_clients;
 mod strangers;
 mod tcp;
 mod udp;

@@ -9,13 +9,11 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 
 use crate::rig::{Client, Folder, Origin, Program};
-use crate::socks::Target;
-use crate::udp::Echo;
-use crate::util::strangers::{self, python_socks, python_websockets, spawn_serving};
+use crate::util::strangers::{self, python_websockets, spawn_serving};
 use crate::util::{eventually, skipped};
 
 /// A program that is killed at the end of the test.
-struct Stranger(Child);
+pub(crate) struct Stranger(pub(crate) Child);
 
 impl Drop for Stranger {
     fn drop(&mut self) {
@@ -25,7 +23,7 @@ impl Drop for Stranger {
 }
 
 /// Returns a command of a program, if it is installed. The test is skipped without it.
-fn installed(name: &str) -> Option<Command> {
+pub(crate) fn installed(name: &str) -> Option<Command> {
     let path = std::env::var("PATH").unwrap_or_default();
     let folders = path.split(':').chain(["/usr/sbin", "/usr/local/sbin"]);
     let found = folders
@@ -341,66 +339,4 @@ fn openssl_is_shown_the_certificate_of_the_name_that_it_asks_for() {
             assert!(text.contains(wanted), "{name}: {wanted} in {said:?}");
         }
     }
-}
-
-#[test]
-fn pysocks_reaches_targets_by_connections_and_by_datagrams() {
-    let (Some(mut python), target, echo, folder) = (
-        python_socks(),
-        Target::start(),
-        Echo::start("udp"),
-        Folder::new(),
-    ) else {
-        return;
-    };
-    folder.write(
-        "users.txt",
-        "alice:$2b$04$DT5QgPWgDiLIX1b03H92ROYW5Kb4WW43onJagPX2D0RM0XDrt1.iG\n",
-    );
-    folder.write(
-        "gateway.toml",
-        "[[listen]]\non = \"tcp://127.0.0.1:0\"\nkind = \"socks5\"\nudp = true\nusers = \"users.txt\"\n\
-         egress = { allow = [\"127.0.0.0/8:*\", \"localhost:*\"] }\n",
-    );
-    let program = Program::start(&folder, 1);
-    let script = r#"
-import socket, socks, sys
-port, tcp, udp = map(int, sys.argv[1:])
-def made(kind, password="secret"):
-    made = socks.socksocket(socket.AF_INET, kind)
-    made.set_proxy(socks.SOCKS5, "127.0.0.1", port, True, "alice", password)
-    made.settimeout(30)
-    return made
-for host in ["127.0.0.1", "localhost"]:
-    stream = made(socket.SOCK_STREAM)
-    stream.connect((host, tcp))
-    stream.sendall(b"ping")
-    print(stream.recv(4))
-    datagrams = made(socket.SOCK_DGRAM)
-    for n in range(3):
-        datagrams.sendto(b"%d" % n, (host, udp))
-        print(*datagrams.recvfrom(100))
-    datagrams.close()
-try:
-    made(socket.SOCK_STREAM, "wrong").connect(("127.0.0.1", tcp))
-except socks.ProxyError:
-    print("refused")
-"#;
-    let ports = [
-        program.addrs[0].port(),
-        target.addr.port(),
-        echo.addr.port(),
-    ];
-    let said = python
-        .args(["-c", script])
-        .args(ports.map(|port| port.to_string()))
-        .output()
-        .expect("runs");
-    let from = format!("('127.0.0.1', {})", echo.addr.port());
-    let each = format!("b'ping'\nb'udp:0' {from}\nb'udp:1' {from}\nb'udp:2' {from}\n");
-    assert_eq!(
-        String::from_utf8_lossy(&said.stdout),
-        format!("{each}{each}refused\n"),
-        "{said:?}"
-    );
 }

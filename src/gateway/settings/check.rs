@@ -80,9 +80,9 @@ pub(super) fn problems(settings: &Settings) -> Vec<Problem> {
     }
     let mut addresses = HashSet::new();
     for (n, listener) in settings.listeners.iter().enumerate() {
-        let same = !addresses.insert(&*listener.on);
-        let is_right = !same || listener.on.ends_with(":0");
-        let remedy = "another listener has this address; remove one";
+        // Also at port 0: the address is the name by which a connection finds its listener's settings.
+        let is_right = addresses.insert(&*listener.on);
+        let remedy = "another listener has this address; remove one, or write it in another way";
         problems.unless(is_right, format!("listeners[{n}].on"), remedy);
         check_listener(&mut problems, &format!("listeners[{n}]"), listener);
     }
