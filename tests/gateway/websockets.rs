@@ -207,7 +207,7 @@ fn a_websocket_that_is_idle_for_too_long_ends_with_a_close() {
     joined.node_is_told(1001);
 
     // So does one whose frame stands still. The node gets no Close in the middle of it.
-    let mut joined = join(|pool| pool.timeouts.tunnel_idle = Duration::from_millis(100));
+    let mut joined = join(|pool| pool.timeouts.tunnel_idle = Duration::from_secs(1));
     let half = &masked(2, b"0123456789")[..9];
     joined.client.write_all(half).expect("is taken");
     joined.gets_node(half);
