@@ -104,6 +104,10 @@ impl Gateway {
     }
 }
 
+/// The threads that look names up if clients choose them: a name whose server does not answer holds one for as long as the resolver
+/// waits, and all others have to do without it.
+const LOOKUP_THREADS: usize = 64;
+
 /// Makes the handler of each reactor.
 type Factory<H> = Box<dyn Fn(usize) -> Proxy<H> + Send + Sync>;
 
@@ -124,6 +128,9 @@ fn server(settings: &Settings, mut sockets: Vec<OwnedFd>) -> Server {
     }
     if let Some(max) = limits.filter_map(|limits| limits.max_clients_per_ip).min() {
         server = server.max_connections_per_ip(max);
+    }
+    if settings.listeners.iter().any(ListenerSettings::has_targets) {
+        server = server.lookup_threads(LOOKUP_THREADS);
     }
     for listener in &settings.listeners {
         let own = sockets.iter().position(|socket| fits(socket, &listener.on));

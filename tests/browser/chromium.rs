@@ -38,6 +38,11 @@ impl Drop for Profile {
 impl Browser {
     /// Starts it; says so when there is none.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with more options.
+    pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
         let found = |name: &&str| {
             let version = Command::new(name).arg("--version").output();
             version.is_ok_and(|output| output.status.success())
@@ -71,6 +76,7 @@ impl Browser {
                 "--remote-debugging-pipe",
             ])
             .arg(format!("--user-data-dir={}", profile.0.display()))
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // It complains about what a container lacks.

@@ -30,18 +30,23 @@ fn ip(n: usize) -> IpAddr {
     Ipv4Addr::new(127, 0, 0, n as u8).into()
 }
 
+/// Listens at `127.0.0.1` and so on, at the same port of each.
+pub(crate) fn at_one_port(count: usize) -> Vec<TcpListener> {
+    loop {
+        let first = TcpListener::bind((ip(1), 0)).expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let others = (2..=count).map(|n| TcpListener::bind((ip(n), port)));
+        // The port may be taken at one of the others.
+        if let Ok(others) = others.collect::<Result<Vec<_>, _>>() {
+            return std::iter::once(first).chain(others).collect();
+        }
+    }
+}
+
 impl Zone {
     /// Starts origins at `127.0.0.1` and so on. Each answers with its number.
     fn new(count: usize) -> Self {
-        let listeners = loop {
-            let first = TcpListener::bind((ip(1), 0)).expect("a port");
-            let port = first.local_addr().expect("an address").port();
-            let others = (2..=count).map(|n| TcpListener::bind((ip(n), port)));
-            // The port may be taken at one of the others.
-            if let Ok(others) = others.collect::<Result<Vec<_>, _>>() {
-                break std::iter::once(first).chain(others).collect::<Vec<_>>();
-            }
-        };
+        let listeners = at_one_port(count);
         let port = listeners[0].local_addr().expect("an address").port();
         let origins = (1..).zip(listeners);
         let origins = origins.map(|(n, at)| Origin::on(at, move |_, _| ok(n.to_string())));

@@ -41,6 +41,7 @@ mod socks;
 mod splitting;
 mod strange_clients;
 mod strangers;
+mod target_names;
 mod tcp;
 mod udp;
 mod websockets;

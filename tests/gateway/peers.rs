@@ -232,9 +232,11 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub(crate) fn to<H: Hooks>(gateway: &Running<H>) -> Self {
-        let addr = gateway.local_addrs()[0]
-            .as_socket_addr()
-            .expect("an address");
+        let addr = gateway.local_addrs()[0].as_socket_addr();
+        Self::at(addr.expect("an address"))
+    }
+
+    pub(crate) fn at(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).expect("it listens");
         stream.set_read_timeout(Some(LONG)).expect("is set");
         Self {
@@ -255,6 +257,12 @@ impl Asker {
     pub(crate) fn ask(&mut self, request: impl AsRef<[u8]>) -> Message {
         self.send(request);
         self.response().expect("a response")
+    }
+
+    /// Sends a request, and returns the head of its response.
+    pub(crate) fn ask_head(&mut self, request: impl AsRef<[u8]>) -> Message {
+        self.send(request);
+        Message::read(&mut self.stream, false).expect("a head")
     }
 
     /// Reads a response. Returns `None` if the stream ends before its head does.

@@ -85,7 +85,7 @@ fn connect(to: SocketAddr) -> Vec<u8> {
 }
 
 /// Returns a request for a name.
-fn connect_to_name(name: &[u8], port: u16) -> Vec<u8> {
+pub(crate) fn connect_to_name(name: &[u8], port: u16) -> Vec<u8> {
     let mut request = b"\x05\x01\x00\x03".to_vec();
     request.push(u8::try_from(name.len()).expect("a short name"));
     request.extend(name);
