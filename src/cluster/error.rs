@@ -100,6 +100,8 @@ pub enum Error {
         /// The reason that it gave.
         reason: String,
     },
+    /// A server cannot start: an address or an option is wrong, or the system refuses.
+    Start(Arc<crate::Error>),
     /// A value cannot be encoded or decoded.
     Codec(Arc<dyn std::error::Error + Send + Sync>),
     /// A backend, such as the registry or the locator, cannot be reached or answered with an error.
@@ -132,10 +134,12 @@ error_messages! {
         Error::Draining => "this side is about to stop and takes no new requests",
         Error::Unauthorized => "the other side is not authorized: no proof of the cluster's secret, or no login",
         Error::Refused { reason } => "the other side refused: {reason}",
+        Error::Start(error) => "{error}",
         Error::Codec(error) => "{error}",
         Error::Backend { backend, problem } => "the {backend}: {problem}",
     }
     causes {
+        Error::Start(error) => &**error,
         Error::Codec(error) => &**error,
     }
 }
@@ -146,6 +150,12 @@ impl Error {
             name,
             problem: problem.into(),
         }
+    }
+}
+
+impl From<crate::Error> for Error {
+    fn from(error: crate::Error) -> Self {
+        Error::Start(Arc::new(error))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Servers for many clients that stay connected, as online games have them, wire-compatible with the Go framework due v2.5.8.
 //!
 //! Clients hold connections to **gates**. A gate passes their packets on to **nodes**, where the application runs. Nodes push
-//! back through the gates. This module has the formats of both ways; the gates and nodes that speak them come next.
+//! back through the gates. This module has the gates and the formats of both ways. Nodes come next; those of due can be used.
 //!
 //! - [`packet`]: what clients and gates say to each other.
 //! - [`drpc`]: what gates and nodes say to each other.
 //! - [`registry`]: which servers there are. [`locator`]: where a user is. [`dispatch`]: which node gets a packet.
 //! - [`link`]: both sides of a connection between servers, without a socket.
+//! - [`gate`]: servers that hold clients.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -26,6 +27,7 @@ pub mod dispatch;
 pub mod drpc;
 mod error;
 pub mod eventbus;
+pub mod gate;
 mod keyed;
 pub mod link;
 pub mod locator;
@@ -33,6 +35,7 @@ pub mod lock;
 pub mod packet;
 pub mod registry;
 mod roles;
+mod session;
 mod text;
 mod uuid;
 mod watch;

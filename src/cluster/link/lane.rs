@@ -338,24 +338,32 @@ impl<T> Lane<T> {
             });
             events(LaneEvent::Answered { token, result });
         }
-        let mut next = [self.calls.deadline(), self.queue.deadline(), None, None];
-        if let Phase::Opening(opening) = &self.phase {
-            if opening.deadline <= now {
-                return Err(Error::Timeout {
-                    what: "the opening of a link",
-                    after: self.options.handshake_timeout,
-                });
-            }
-            next[2] = Some(opening.deadline);
+        if let Phase::Opening(opening) = &self.phase
+            && opening.deadline <= now
+        {
+            return Err(Error::Timeout {
+                what: "the opening of a link",
+                after: self.options.handshake_timeout,
+            });
         }
-        if !matches!(self.phase, Phase::Down) {
-            if self.next_heartbeat <= now {
-                self.output.extend_from_slice(LinkHeartbeat.as_bytes());
-                self.next_heartbeat = now.saturating_add(self.options.heartbeat);
-            }
-            next[3] = Some(self.next_heartbeat);
+        if !matches!(self.phase, Phase::Down) && self.next_heartbeat <= now {
+            self.output.extend_from_slice(LinkHeartbeat.as_bytes());
+            self.next_heartbeat = now.saturating_add(self.options.heartbeat);
         }
-        Ok(next.into_iter().flatten().min())
+        Ok(self.next_tick())
+    }
+
+    /// Returns the time at which [`tick`](Self::tick) has something to do.
+    pub fn next_tick(&self) -> Option<Duration> {
+        let opening = match &self.phase {
+            Phase::Opening(opening) => Some(opening.deadline),
+            _ => None,
+        };
+        let is_down = matches!(self.phase, Phase::Down);
+        let heartbeat = (!is_down).then_some(self.next_heartbeat);
+        let (calls, queue) = (self.calls.deadline(), self.queue.deadline());
+        let all = [calls, queue, opening, heartbeat];
+        all.into_iter().flatten().min()
     }
 
     /// Returns the bytes to write to the connection.
@@ -367,6 +375,14 @@ impl<T> Lane<T> {
     /// Returns true if the peer is known and takes requests.
     pub fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Up)
+    }
+
+    pub(in crate::cluster) fn max_backlog(&self) -> usize {
+        self.options.max_backlog
+    }
+
+    pub(in crate::cluster) fn handshake_timeout(&self) -> Duration {
+        self.options.handshake_timeout
     }
 
     /// Returns the counters.

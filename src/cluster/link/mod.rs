@@ -42,13 +42,17 @@
 //! ```
 
 mod calls;
+mod inbound;
 mod lane;
+mod lanes;
 mod listener;
 mod queue;
 
 use super::Kind;
 
+pub(super) use self::inbound::Inbound;
 pub use self::lane::{Lane, LaneEvent, LaneOptions, LaneStats};
+pub(super) use self::lanes::{Lanes, LinkTimer};
 pub use self::listener::{Listener, ListenerStats, Verdict};
 
 /// The kind and the id of a server.

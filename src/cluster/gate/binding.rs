@@ -1,0 +1,237 @@
+//! Users and their connections.
+
+use std::sync::Arc;
+
+use super::codec::Protocol;
+use super::handler::{GateReactor, Session};
+use super::options::DuplicateLogin;
+use super::shared::{POOL_QUEUE, Shared};
+use super::work::{Reply, Task, Who, Work};
+use crate::cluster::Event;
+use crate::cluster::drpc::{Code, Value};
+use crate::cluster::packet::{Control, GoodbyeReason};
+use crate::cluster::session::reactor_of;
+use crate::engine::handler::{Engine, Reactor};
+
+impl GateReactor {
+    /// Begins to bind a user. The locator is asked first; [`bound`](Self::bound) does the rest.
+    pub(super) fn bind(
+        &mut self,
+        cid: i64,
+        uid: i64,
+        reply: Option<Arc<Reply>>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        if self.sessions.find(cid, 0).is_none() {
+            return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
+        }
+        let refuses = self.shared.options.duplicate == DuplicateLogin::Refuse;
+        let holder = self.shared.users.find(uid);
+        let is_taken = refuses && holder.is_some_and(|holder| holder != cid);
+        let has_room = self.shared.pool.stats().queued < POOL_QUEUE / 2;
+        if is_taken || !has_room {
+            self.counters().binds_failed.add(1);
+            return self.conclude(reply.as_deref(), Code::Failed, Value::None);
+        }
+        self.shared.users.begin(uid);
+        let (shared, engine, back) = (self.shared.clone(), reactor.engine().clone(), reply.clone());
+        let id = self.id;
+        let asked = self.shared.pool.submit_ordered(uid as u64, move || {
+            let confirmed = ask_locator(&shared, uid, refuses);
+            let task = Task::Bound {
+                cid,
+                uid,
+                confirmed,
+            };
+            report(&shared, &engine, id, Work { task, reply: back });
+        });
+        if asked.is_err() {
+            self.shared.users.finish(uid, None);
+            self.counters().binds_failed.add(1);
+            self.conclude(reply.as_deref(), Code::Failed, Value::None);
+        }
+    }
+
+    /// Binds a user that the locator has confirmed. From here on its packets have the user, and the nodes are told before the
+    /// first of them.
+    pub(super) fn bound(
+        &mut self,
+        cid: i64,
+        uid: i64,
+        confirmed: bool,
+        reactor: &mut Reactor<'_, Self>,
+    ) -> Code {
+        let id = self.sessions.find(cid, 0);
+        let Some(id) = id.filter(|_| confirmed) else {
+            if self.shared.users.finish(uid, None).is_free {
+                self.forget(uid, None, reactor);
+            }
+            self.counters().binds_failed.add(1);
+            return if confirmed {
+                Code::NotFound
+            } else {
+                Code::Failed
+            };
+        };
+        let old = self.sessions.set_uid(cid, uid).unwrap_or_default();
+        let finished = self.shared.users.finish(uid, Some(cid));
+        if old != 0 && old != uid && self.shared.users.release(old, cid) {
+            self.forget(old, None, reactor);
+        }
+        if let Some(older) = finished.replaced {
+            let task = Task::Lose(Who { cid: older, uid });
+            self.assign(reactor_of(older), Work { task, reply: None });
+        }
+        reactor.with(id, |conn, session| {
+            if let Session::Client(client) = session
+                && let Some(timer) = client.authorizing.take()
+            {
+                conn.cancel_timer(timer);
+            }
+        });
+        self.counters().binds.add(1);
+        self.trigger(Event::Reconnect, cid, uid, reactor.now());
+        Code::Done
+    }
+
+    /// Takes the user from a connection. The answer follows when the locator has forgotten it.
+    pub(super) fn unbind(
+        &mut self,
+        who: Who,
+        reply: Option<Arc<Reply>>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        if self.sessions.find(who.cid, who.uid).is_none() {
+            return self.conclude(reply.as_deref(), Code::NotFound, Value::None);
+        }
+        self.sessions.set_uid(who.cid, 0);
+        self.await_login(who.cid, reactor);
+        match self.shared.users.release(who.uid, who.cid) {
+            true => self.forget(who.uid, reply, reactor),
+            false => self.conclude(reply.as_deref(), Code::Done, Value::None),
+        }
+    }
+
+    /// Takes the user from a connection, since it has logged in on another one.
+    pub(super) fn lose(&mut self, who: Who, reactor: &mut Reactor<'_, Self>) {
+        let Some(id) = self.sessions.find(who.cid, who.uid) else {
+            return;
+        };
+        self.sessions.set_uid(who.cid, 0);
+        // It is still this one's if the other connection is at another gate, whose entry the locator keeps.
+        self.shared.users.release(who.uid, who.cid);
+        self.counters().replaced.add(1);
+        if self.shared.options.duplicate != DuplicateLogin::Replace {
+            return self.await_login(who.cid, reactor);
+        }
+        let options = self.shared.options.packet;
+        reactor.with(id, |conn, session| {
+            let goodbye = Control::Goodbye {
+                reason: GoodbyeReason::Replaced,
+                retry_ms: 0,
+            };
+            if matches!(session, Session::Client(client) if client.speaks_control)
+                && let Ok(goodbye) = options.encode_control(&goodbye)
+            {
+                let sent = match conn.codec() {
+                    Protocol::Socket(_) => conn.send(goodbye.as_bytes()),
+                    _ => conn.send(goodbye),
+                };
+                // A client that does not read is closed without it.
+                drop(sent);
+            }
+            conn.close();
+        });
+    }
+
+    /// Makes the locator forget a user that has left, unless it comes back meanwhile. Then answers.
+    pub(super) fn forget(
+        &mut self,
+        uid: i64,
+        reply: Option<Arc<Reply>>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let (shared, engine, back) = (self.shared.clone(), reactor.engine().clone(), reply.clone());
+        let id = self.id;
+        let asked = self.shared.pool.submit_ordered(uid as u64, move || {
+            let done = !shared.users.is_free(uid)
+                || match shared.locations.unbind_gate(uid, &shared.ours.id) {
+                    Ok(_) => true,
+                    Err(error) => {
+                        log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
+                        false
+                    }
+                };
+            if back.is_some() {
+                let task = Task::Answer(if done { Code::Done } else { Code::Failed });
+                report(&shared, &engine, id, Work { task, reply: back });
+            }
+        });
+        if let Err(error) = asked {
+            log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
+            self.counters().unbinds_failed.add(1);
+            self.conclude(reply.as_deref(), Code::Failed, Value::None);
+        }
+    }
+
+    /// Gives a connection that has lost its user the time to log in again.
+    fn await_login(&self, cid: i64, reactor: &mut Reactor<'_, Self>) {
+        if let Some(id) = self.sessions.find(cid, 0) {
+            reactor.with(id, |conn, session| {
+                if let Session::Client(client) = session {
+                    self.await_user(conn, client);
+                }
+            });
+        }
+    }
+}
+
+/// Returns true if the locator has the user at this gate now.
+fn ask_locator(shared: &Shared, uid: i64, refuses: bool) -> bool {
+    let here = &*shared.ours.id;
+    if refuses {
+        match shared.locator.locate_gate(uid) {
+            // One that is gone holds nobody.
+            Ok(Some(gid)) if gid != here => match shared.directory.confirm("gate", &gid) {
+                Ok(false) => {}
+                _ => return false,
+            },
+            Ok(_) => {}
+            Err(error) => {
+                log::warn!(target: "epicycle::cluster", "the user {uid} is not bound: {error}");
+                return false;
+            }
+        }
+    }
+    match shared.locations.bind_gate(uid, here) {
+        Ok(()) => true,
+        Err(error) => {
+            log::warn!(target: "epicycle::cluster", "the user {uid} is not bound: {error}");
+            false
+        }
+    }
+}
+
+/// Gives a task to a reactor from a worker thread. There is one for each job of the pool, whose queue is bounded.
+fn report(shared: &Shared, engine: &Engine<GateReactor>, reactor: usize, work: Work) {
+    shared.enqueue_anyway(reactor, work.weight());
+    engine.run_anyway(reactor, move |gate, reactor| gate.take(vec![work], reactor));
+}
+
+/// Takes a user from its connection here, if another gate has bound it since.
+pub(super) fn on_bound_elsewhere(shared: &Shared, engine: &Engine<GateReactor>, uid: i64) {
+    let Some(cid) = shared.users.find(uid) else {
+        return;
+    };
+    // The change may be older than the bind of this gate.
+    match shared.locator.locate_gate(uid) {
+        Ok(Some(gid)) if gid != shared.ours.id => {
+            let task = Task::Lose(Who { cid, uid });
+            report(shared, engine, reactor_of(cid), Work { task, reply: None });
+        }
+        Ok(_) => {}
+        Err(error) => {
+            log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
+        }
+    }
+}

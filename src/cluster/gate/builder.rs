@@ -1,0 +1,347 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::handler::GateReactor;
+use super::listener::{ClientListener, Door};
+use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
+use super::shared::{Backends, POOL_QUEUE, Shared};
+use super::watching::Watching;
+use super::{Gate, RefusedPacket};
+use crate::addr::Addr;
+use crate::cluster::dispatch::{Policy, RouteTable};
+use crate::cluster::drpc::Secret;
+use crate::cluster::link::{Identity, LaneOptions};
+use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
+use crate::cluster::packet::{Packet, PacketOptions};
+use crate::cluster::registry::{Directory, Instance, LinkEndpoint, MemoryRegistry, Registry};
+use crate::cluster::session::MAX_REACTORS;
+use crate::cluster::{Error, Kind, new_uuid};
+use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::engine::listen::Listen;
+use crate::engine::server::Server;
+use crate::workers::WorkerPool;
+
+/// The options of a [`Gate`].
+#[must_use = "a builder does nothing until start is called"]
+pub struct GateBuilder {
+    id: Option<String>,
+    name: String,
+    listeners: Vec<ClientListener>,
+    link: String,
+    expose: Option<String>,
+    registry: Arc<dyn Registry>,
+    locator: Arc<dyn Locator>,
+    dispatch: Policy,
+    reactors: usize,
+    options: Options,
+}
+
+/// The longest output that waits for another server.
+const LINK_OUTPUT: usize = 64 << 20;
+
+/// The threads that ask the locator and the registry.
+const THREADS: usize = 4;
+
+impl Gate {
+    /// Returns the options of a gate, at their defaults.
+    pub fn builder() -> GateBuilder {
+        GateBuilder {
+            id: None,
+            name: Kind::Gate.to_string(),
+            listeners: Vec::new(),
+            link: "tcp://127.0.0.1:0".to_owned(),
+            expose: None,
+            registry: Arc::new(MemoryRegistry::new()),
+            locator: Arc::new(MemoryLocator::new()),
+            dispatch: Policy::default(),
+            reactors: 1,
+            options: Options {
+                packet: PacketOptions::default(),
+                heartbeat: HeartbeatMode::default(),
+                interval: Duration::from_secs(10),
+                authorize_timeout: Duration::ZERO,
+                max_connections: 5000,
+                max_connections_per_ip: usize::MAX,
+                rate: None,
+                outbound_limit: 1 << 20,
+                slow: SlowClient::default(),
+                duplicate: DuplicateLogin::default(),
+                secret: None,
+                lanes: LaneOptions::default(),
+                on_refused: None,
+            },
+        }
+    }
+}
+
+/// # The gate in its cluster
+impl GateBuilder {
+    /// Sets the instance id, which no other instance has. Default: a new uuid.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Sets the name that the registry shows as the alias. Default: `gate`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the address at which other servers reach this one. Default: `tcp://127.0.0.1:0`.
+    pub fn link(mut self, addr: impl Into<String>) -> Self {
+        self.link = addr.into();
+        self
+    }
+
+    /// Sets the host, or the host and port, that the registry shows for [`link`](Self::link). Default: the address that is
+    /// listened on, which must not be that of every interface then.
+    pub fn expose(mut self, host: impl Into<String>) -> Self {
+        self.expose = Some(host.into());
+        self
+    }
+
+    /// Sets the registry. Default: one in memory, which no other server has.
+    pub fn registry(mut self, registry: impl Registry) -> Self {
+        self.registry = Arc::new(registry);
+        self
+    }
+
+    /// Sets the locator. Default: one in memory, which no other server has.
+    pub fn locator(mut self, locator: impl Locator) -> Self {
+        self.locator = Arc::new(locator);
+        self
+    }
+
+    /// Sets how one of several nodes is picked for a stateless route. Default: [`Policy::Random`].
+    pub fn dispatch(mut self, policy: Policy) -> Self {
+        self.dispatch = policy;
+        self
+    }
+
+    /// Sets the secret of the cluster. Servers that do not prove that they have it are refused, and so are those of due. Default:
+    /// none, so that whoever reaches [`link`](Self::link) can act for every user.
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.options.secret = Some(secret);
+        self
+    }
+
+    /// Sets the limits of the links to nodes. Their backlog can be 256 MiB at most.
+    pub fn lanes(mut self, options: LaneOptions) -> Self {
+        self.options.lanes = options;
+        self
+    }
+
+    /// Sets what happens when a user logs in on a second connection, at this gate or at another one. Default:
+    /// [`DuplicateLogin::Replace`].
+    pub fn duplicate_login(mut self, policy: DuplicateLogin) -> Self {
+        self.options.duplicate = policy;
+        self
+    }
+
+    /// Sets the number of reactors, up to 1,024. Default: 1.
+    pub fn reactors(mut self, reactors: usize) -> Self {
+        self.reactors = reactors;
+        self
+    }
+}
+
+/// # Clients
+impl GateBuilder {
+    /// Adds a listener for clients. See [`ClientListener`] for the addresses.
+    pub fn listen(mut self, listener: impl Into<ClientListener>) -> Self {
+        self.listeners.push(listener.into());
+        self
+    }
+
+    /// Sets the format of packets. Clients and nodes must have the same. Default: that of [`PacketOptions`].
+    pub fn packet(mut self, options: PacketOptions) -> Self {
+        self.options.packet = options;
+        self
+    }
+
+    /// Sets who sends heartbeats, and their interval. A client that is silent for two intervals is closed; every packet is a sign
+    /// of life. With [`Duration::ZERO`] no client is closed for that. Default: [`HeartbeatMode::Respond`], 10 s.
+    pub fn heartbeat(mut self, mode: HeartbeatMode, interval: Duration) -> Self {
+        (self.options.heartbeat, self.options.interval) = (mode, interval);
+        self
+    }
+
+    /// Closes a client that has no user for this time. Default: [`Duration::ZERO`], never.
+    pub fn authorize_timeout(mut self, timeout: Duration) -> Self {
+        self.options.authorize_timeout = timeout;
+        self
+    }
+
+    /// Sets the number of clients that may be connected. Further ones are closed at once. Default: 5,000.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.options.max_connections = connections;
+        self
+    }
+
+    /// Sets the number of clients that may be connected from one IPv4 address or IPv6 /64. Default: no limit.
+    pub fn max_connections_per_ip(mut self, connections: usize) -> Self {
+        self.options.max_connections_per_ip = connections;
+        self
+    }
+
+    /// Limits what a client sends over time. Default: no limit.
+    pub fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.options.rate = Some(limit);
+        self
+    }
+
+    /// Sets the number of bytes that may wait for one client, from 16 KiB to 512 MiB, and what happens to a client for which more
+    /// would wait. From a quarter of it on the client's packets are not read. Default: 1 MiB, [`SlowClient::Close`].
+    pub fn outbound_limit(mut self, bytes: usize, policy: SlowClient) -> Self {
+        (self.options.outbound_limit, self.options.slow) = (bytes, policy);
+        self
+    }
+
+    /// Sets a function that may answer a packet which goes to no node: it returns the data of the answer, whose route and seq are
+    /// those of the packet. It runs on the reactor and must not block. Default: such packets are counted and dropped, as at a gate
+    /// of due.
+    pub fn on_refused(
+        mut self,
+        answer: impl Fn(&Packet<'_>, RefusedPacket) -> Option<Vec<u8>> + Send + Sync + 'static,
+    ) -> Self {
+        self.options.on_refused = Some(Arc::new(answer));
+        self
+    }
+
+    /// Starts the gate, and registers it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the errors of the registry and the
+    /// locator.
+    pub fn start(self) -> Result<Gate, Error> {
+        self.check()?;
+        let id = self.id.unwrap_or_else(new_uuid);
+        let ours = Identity::new(Kind::Gate, id);
+        let began = SystemTime::now().duration_since(UNIX_EPOCH);
+        let began = began.map_or(0, |since| since.as_micros() as u64);
+
+        // Nothing is read from a client for whom much waits, and a link is read whatever waits for it: see `Inbound`.
+        let clients = ConnLimits::new()
+            .outbound_limit(self.options.outbound_limit)
+            .high_water(self.options.outbound_limit / 4)
+            .handshake_timeout(HANDSHAKE);
+        let links = ConnLimits::new()
+            .outbound_limit(LINK_OUTPUT)
+            .outbound_policy(OutboundPolicy::Drop);
+        let link = Listen::on(self.link).limits(links);
+        let (mut server, mut doors) = (Server::bind(link), vec![Door::Links]);
+        for listener in self.listeners {
+            let (listen, door) = listener.into_parts()?;
+            let limits = match door {
+                Door::Sockets(_) => clients.clone(),
+                // Clients over TCP need not speak first.
+                _ => clients.clone().handshake_timeout(Duration::MAX),
+            };
+            server = server.and(listen.limits(limits));
+            doors.push(door);
+        }
+
+        let directory = Directory::start(self.registry.clone(), &["gate", "node"])?;
+        let directory = Arc::new(directory);
+        let locations = LocationCache::start(
+            self.locator.clone(),
+            directory.clone(),
+            LocationCache::DEFAULT_CAPACITY,
+        )?;
+        let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
+        let pool = pool.name("epicycle-gate").build()?;
+        let backends = Backends {
+            registry: self.registry.clone(),
+            directory,
+            locator: self.locator.clone(),
+            locations,
+            pool,
+        };
+        let shared = Shared::new(ours, self.options, doors, self.reactors, began, backends);
+        let shared = Arc::new(shared);
+        let table = RouteTable::new(self.dispatch);
+        let make = {
+            let (shared, table) = (shared.clone(), table.clone());
+            move |reactor| GateReactor::new(reactor, shared.clone(), table.clone())
+        };
+        let running = server.reactors(self.reactors).start(make)?;
+        let endpoint = endpoint(&running.local_addrs()[0], self.expose.as_deref())?;
+        let watching = Watching::start(
+            &*self.registry,
+            &*self.locator,
+            table,
+            &shared,
+            running.engine(),
+        )?;
+        let id = shared.ours.id.clone();
+        let mut instance = Instance::new(Kind::Gate, id, endpoint.to_string());
+        instance.alias = self.name;
+        let gate = Gate::new(running, shared, watching);
+        gate.shared.register(instance)?;
+        Ok(gate)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let bad = |name, problem: String| Err(Error::argument(name, problem));
+        if !(1..=MAX_REACTORS).contains(&self.reactors) {
+            let problem = format!("{} is not from 1 to {MAX_REACTORS}", self.reactors);
+            return bad("reactors", problem);
+        }
+        let backlog = self.options.lanes.max_backlog;
+        if backlog > MAX_BACKLOG {
+            let problem = format!("a backlog of {backlog} bytes is more than 256 MiB");
+            return bad("lanes", problem);
+        }
+        if self.listeners.is_empty() {
+            let problem = "no client can connect; add a listener".to_owned();
+            return bad("listen", problem);
+        }
+        Ok(())
+    }
+}
+
+/// The time within which a client must ask for its WebSocket.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+const MAX_BACKLOG: usize = 256 << 20;
+
+/// Returns the address that others dial.
+fn endpoint(listening: &Addr, exposed: Option<&str>) -> Result<LinkEndpoint, Error> {
+    let Some(listening) = listening.as_socket_addr() else {
+        let problem = "links are for tcp:// addresses";
+        return Err(Error::argument("link", problem));
+    };
+    let address = match exposed {
+        Some(host) if has_port(host) => host.to_owned(),
+        Some(host) => format!("{host}:{}", listening.port()),
+        None if listening.ip().is_unspecified() => {
+            let problem = "the link listens on every interface, so that others do not know where to dial; give the host";
+            return Err(Error::argument("expose", problem));
+        }
+        None => listening.to_string(),
+    };
+    LinkEndpoint::new(address, false)
+}
+
+/// Returns true for `HOST:PORT`. An IPv6 address without brackets has no port.
+fn has_port(host: &str) -> bool {
+    host.parse::<SocketAddr>().is_ok()
+        || host
+            .split_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
+impl fmt::Debug for GateBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GateBuilder")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("link", &self.link)
+            .field("listeners", &self.listeners)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,122 @@
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::options::RateLimit;
+use crate::engine::handler::ConnTimer;
+
+/// A client, as the session of its connection.
+pub(super) struct Client {
+    /// Its number, or 0 until its WebSocket is open.
+    pub(super) cid: i64,
+    pub(super) ip: Option<IpAddr>,
+    /// The time of its last sign of life.
+    pub(super) last: Instant,
+    pub(super) speaks_control: bool,
+    limiter: Option<Box<Limiter>>,
+    /// The packet whose node is being located. Nothing is read meanwhile.
+    pub(super) held: Option<Vec<u8>>,
+    /// True while nothing is read because the client has sent too much.
+    pub(super) is_delayed: bool,
+    /// WebSocket messages of size 0 in a row.
+    pub(super) empty_in_row: u8,
+    pub(super) authorizing: Option<ConnTimer>,
+}
+
+impl Client {
+    /// The tokens of its timers.
+    pub(super) const LIFE: u64 = 0;
+    pub(super) const TICK: u64 = 1;
+    pub(super) const AUTHORIZE: u64 = 2;
+    pub(super) const RESUME: u64 = 3;
+
+    pub(super) fn new(ip: Option<IpAddr>, now: Instant, rate: Option<RateLimit>) -> Self {
+        Self {
+            cid: 0,
+            ip,
+            last: now,
+            speaks_control: false,
+            limiter: rate.map(|rate| Box::new(Limiter::new(rate, now))),
+            held: None,
+            is_delayed: false,
+            empty_in_row: 0,
+            authorizing: None,
+        }
+    }
+
+    /// Counts a packet. Returns the time for which the client sends too fast.
+    pub(super) fn over_rate(&mut self, len: usize, now: Instant) -> Option<(RateLimit, Duration)> {
+        let limiter = self.limiter.as_mut()?;
+        let over = limiter.take(len, now)?;
+        Some((limiter.rate, over))
+    }
+}
+
+/// A meter of packets and bytes: the generic cell rate algorithm, which needs a time for each and no timer.
+struct Limiter {
+    rate: RateLimit,
+    began: Instant,
+    /// The times at which all that was sent would have been sent at the allowed rate.
+    packets_at: Duration,
+    bytes_at: Duration,
+}
+
+impl Limiter {
+    fn new(rate: RateLimit, now: Instant) -> Self {
+        Self {
+            rate,
+            began: now,
+            packets_at: Duration::ZERO,
+            bytes_at: Duration::ZERO,
+        }
+    }
+
+    /// Counts a packet, unless it is too much and not to be delayed. Returns how far it is ahead of the burst.
+    fn take(&mut self, len: usize, now: Instant) -> Option<Duration> {
+        let now = now.saturating_duration_since(self.began);
+        let cost = |units: usize, rate: u32| match rate {
+            0 => Duration::ZERO,
+            rate => Duration::from_secs_f64(units as f64 / f64::from(rate)),
+        };
+        let packets_at = self.packets_at.max(now) + cost(1, self.rate.packets);
+        let bytes_at = self.bytes_at.max(now) + cost(len, self.rate.bytes);
+        let ahead = packets_at.max(bytes_at).saturating_sub(now);
+        let over = ahead.saturating_sub(self.rate.burst);
+        let counts = over.is_zero() || self.rate.policy == super::OverRate::Delay;
+        if counts {
+            (self.packets_at, self.bytes_at) = (packets_at, bytes_at);
+        }
+        (!over.is_zero()).then_some(over)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::OverRate;
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate_holds() {
+        let now = Instant::now();
+        let rate = RateLimit::per_second(10, 0).policy(OverRate::Drop);
+        let mut limiter = Limiter::new(rate, now);
+        let mut passed = |at: Duration| {
+            let all = 0..100;
+            all.filter(|_| limiter.take(1000, now + at).is_none())
+                .count()
+        };
+        assert_eq!(passed(Duration::ZERO), 10);
+        assert_eq!(passed(Duration::from_millis(300)), 3);
+        assert_eq!(passed(Duration::from_secs(60)), 10, "no more is saved up");
+    }
+
+    #[test]
+    fn bytes_are_limited_too_and_a_delay_tells_for_how_long() {
+        let now = Instant::now();
+        let mut limiter = Limiter::new(RateLimit::per_second(0, 1000), now);
+        assert_eq!(limiter.take(1000, now), None);
+        let over = limiter.take(500, now).expect("that is too much");
+        assert_eq!(over.as_millis(), 500);
+        let over = limiter.take(500, now + over).expect("still too much");
+        assert_eq!(over.as_millis(), 500);
+    }
+}

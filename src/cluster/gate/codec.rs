@@ -1,0 +1,26 @@
+use crate::cluster::drpc::FrameCodec;
+use crate::cluster::packet::{EncodedPacket, PacketCodec};
+use crate::codec;
+use crate::http::ServerResponse;
+use crate::ws;
+
+codec::one_of! {
+    /// What is spoken on a connection of a gate.
+    pub(super) enum Protocol {
+        /// A client over TCP.
+        Packets(PacketCodec),
+        /// A client over WebSocket.
+        Socket(ws::ServerCodec),
+        /// Another server.
+        Link(FrameCodec),
+    }
+    /// A frame of either.
+    pub(super) enum ProtocolFrame;
+    impl Encode<EncodedPacket> for Packets;
+    impl Encode<&ws::Prepared> for Socket;
+    impl Encode<&[u8]> for Socket;
+    impl Encode<ws::Accept<'_>> for Socket;
+    impl Encode<ws::Refusal> for Socket;
+    impl Encode<ws::Close<'_>> for Socket;
+    impl Encode<ServerResponse<'_>> for Socket;
+}

@@ -1,0 +1,289 @@
+//! A gate on one reactor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::client::Client;
+use super::codec::{Protocol, ProtocolFrame};
+use super::listener::Door;
+use super::shared::Shared;
+use super::stats::GateCounters;
+use super::work::Work;
+use crate::cluster::dispatch::RouteTable;
+use crate::cluster::drpc::FrameCodec;
+use crate::cluster::link::{Identity, Inbound, LaneEvent, Lanes, LinkTimer, Verdict};
+use crate::cluster::packet::PacketCodec;
+use crate::cluster::registry::LinkEndpoint;
+use crate::cluster::session::Sessions;
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::origin::{ConnInfo, Origin};
+use crate::engine::connect::FailedConnect;
+use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::slots::ConnId;
+use crate::ws;
+
+/// The part of a gate that one reactor has.
+///
+/// What other servers ask is not done in the callback of their link, where that connection and those of the callbacks around it
+/// are out of reach, but at the end of the turn: [`queue`](Self::queue) has the tasks for this reactor, and
+/// [`outgoing`](Self::outgoing) those for others, which get all of a turn at once. The order of the tasks of a link is kept.
+pub(super) struct GateReactor {
+    pub(super) id: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sessions: Sessions,
+    pub(super) lanes: Lanes<()>,
+    pub(super) table: RouteTable,
+    pub(super) queue: VecDeque<Work>,
+    /// By reactor.
+    pub(super) outgoing: Vec<Vec<Work>>,
+    /// Answers to links, by reactor.
+    pub(super) answers: Vec<Vec<(ConnId, Vec<u8>)>>,
+    /// True if the end of the turn has something to do.
+    pub(super) is_pending: bool,
+}
+
+pub(super) enum Session {
+    Client(Box<Client>),
+    /// A link that another server has dialled.
+    Inbound(Box<Inbound>),
+    /// A link that this side has dialled, with its token.
+    Lane(u64),
+}
+
+impl GateReactor {
+    pub(super) fn new(id: usize, shared: Arc<Shared>, table: RouteTable) -> Self {
+        let reactors = shared.counters.len();
+        let (ours, options) = (shared.ours.clone(), &shared.options);
+        Self {
+            id,
+            sessions: Sessions::new(id, shared.began, shared.all_channels.clone()),
+            lanes: Lanes::new(ours, options.secret.clone(), options.lanes.clone()),
+            table,
+            queue: VecDeque::new(),
+            outgoing: (0..reactors).map(|_| Vec::new()).collect(),
+            answers: (0..reactors).map(|_| Vec::new()).collect(),
+            is_pending: false,
+            shared,
+        }
+    }
+
+    pub(super) fn counters(&self) -> &GateCounters {
+        &self.shared.counters[self.id]
+    }
+
+    /// Takes the nodes that are registered now.
+    pub(super) fn set_nodes(
+        &mut self,
+        table: RouteTable,
+        peers: &[(Identity, LinkEndpoint)],
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        self.table = table;
+        let counters = &self.shared.counters[self.id];
+        self.lanes
+            .set_peers(peers, reactor, &mut |_, event| count(counters, &event));
+    }
+
+    /// Takes tasks from other threads.
+    pub(super) fn take(&mut self, work: Vec<Work>, reactor: &mut Reactor<'_, Self>) {
+        self.queue.extend(work);
+        self.is_pending = true;
+        reactor.request_turn_end();
+    }
+
+    /// Takes answers from other reactors.
+    fn take_answers(&mut self, answers: Vec<(ConnId, Vec<u8>)>, reactor: &mut Reactor<'_, Self>) {
+        self.answers[self.id].extend(answers);
+        self.is_pending = true;
+        reactor.request_turn_end();
+    }
+
+    /// Sends what the turn has collected: answers to the links of this reactor, and the rest to the others.
+    fn ship(&mut self, reactor: &mut Reactor<'_, Self>) {
+        for (link, answer) in std::mem::take(&mut self.answers[self.id]) {
+            reactor.with(link, |conn, _| {
+                if let Err(error) = conn.write(&answer) {
+                    log::debug!(target: "epicycle::cluster", "an answer to a server is lost: {error}");
+                }
+            });
+        }
+        for other in 0..self.outgoing.len() {
+            let answers = std::mem::take(&mut self.answers[other]);
+            let work = std::mem::take(&mut self.outgoing[other]);
+            // Their bytes are counted when they are made, so they may go past the bound of the mailbox.
+            if !work.is_empty() {
+                let take = move |gate: &mut Self, reactor: &mut Reactor<'_, Self>| {
+                    gate.take(work, reactor);
+                };
+                reactor.engine().run_anyway(other, take);
+            }
+            if !answers.is_empty() {
+                reactor.engine().run_anyway(other, move |gate, reactor| {
+                    gate.take_answers(answers, reactor);
+                });
+            }
+        }
+    }
+
+    /// Asks for a call at the end of the turn, if there is something to do.
+    fn settle(&self, conn: &mut Conn<'_, Self>) {
+        if self.is_pending {
+            conn.request_turn_end();
+        }
+    }
+}
+
+impl EventHandler for GateReactor {
+    type Codec = Protocol;
+    type Session = Session;
+
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Protocol {
+        let packet = self.shared.options.packet;
+        let door = match info.origin() {
+            Origin::Accepted { listener } => self.shared.doors.get(listener),
+            _ => None,
+        };
+        match door {
+            Some(Door::Packets) => PacketCodec::new(packet).into(),
+            Some(Door::Sockets(_)) => {
+                let max = packet.max_packet().max(9 + 4);
+                let limits = ws::Limits::default().max_frame(max).max_message(max);
+                ws::ServerCodec::new(limits).into()
+            }
+            Some(Door::Links) | None => FrameCodec::default().into(),
+        }
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<Session> {
+        let opened = match conn.origin() {
+            Origin::Connected { token } => self
+                .lanes
+                .on_open(token, conn)
+                .then_some(Session::Lane(token)),
+            Origin::Accepted { listener: 0 } => {
+                let (ours, secret) = (&self.shared.ours, &self.shared.options.secret);
+                let inbound = Inbound::open(ours.clone(), secret.clone(), conn);
+                Some(Session::Inbound(Box::new(inbound)))
+            }
+            _ => self
+                .open_client(conn)
+                .map(|client| Session::Client(Box::new(client))),
+        };
+        self.settle(conn);
+        opened
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut Session,
+        frame: ProtocolFrame<'_>,
+    ) -> Action {
+        let action = match (session, frame) {
+            (Session::Client(client), ProtocolFrame::Packets(frame)) => {
+                self.on_frame(conn, client, frame)
+            }
+            (Session::Client(client), ProtocolFrame::Socket(incoming)) => {
+                self.on_socket(conn, client, incoming)
+            }
+            (Session::Inbound(link), ProtocolFrame::Link(frame)) => {
+                match link.receive(conn, frame) {
+                    Ok(Verdict::Serve { seq, request }) => self.serve(conn, seq, request),
+                    Ok(Verdict::Done) => Action::Continue,
+                    Err(error) => {
+                        log::warn!(target: "epicycle::cluster", "the link of {}: {error}", link.name());
+                        Action::Close
+                    }
+                }
+            }
+            (Session::Lane(token), ProtocolFrame::Link(frame)) => {
+                let counters = &self.shared.counters[self.id];
+                let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+                self.lanes.receive(*token, conn, frame, &mut events)
+            }
+            // The codec was chosen by the same origin as the session.
+            _ => Action::Close,
+        };
+        self.settle(conn);
+        action
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session, token: u64) -> Action {
+        let action = match session {
+            Session::Client(client) => self.on_client_timer(conn, client, token),
+            Session::Inbound(link) => link.on_timer(conn),
+            Session::Lane(_) => Action::Continue,
+        };
+        self.settle(conn);
+        action
+    }
+
+    fn on_drain(&mut self, conn: &mut Conn<'_, Self>, session: &mut Session) -> Action {
+        if let Session::Lane(token) = session {
+            self.lanes.on_drain(*token, conn);
+        }
+        Action::Continue
+    }
+
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        info: &Closed,
+        session: Session,
+        reason: CloseReason,
+    ) {
+        match session {
+            Session::Client(client) => self.close_client(reactor, &client),
+            Session::Inbound(link) => {
+                let stats = link.stats();
+                let refused = stats.malformed + stats.refused;
+                self.counters().requests_refused.add(refused);
+                log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
+            }
+            Session::Lane(token) => {
+                let counters = &self.shared.counters[self.id];
+                let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+                self.lanes.on_close(token, info.id, reactor, &mut events);
+            }
+        }
+        if self.is_pending {
+            reactor.request_turn_end();
+        }
+    }
+
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        self.lanes.on_connect_failed(&failed, reactor);
+    }
+
+    fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.is_pending = false;
+        self.work(reactor);
+        self.lanes.flush(reactor);
+        self.ship(reactor);
+        let counters = self.counters();
+        counters.connections.set(self.sessions.len() as u64);
+        counters.users.set(self.sessions.users() as u64);
+        if !self.queue.is_empty() {
+            self.is_pending = true;
+            reactor.request_turn_end();
+        }
+    }
+}
+
+impl LinkTimer for GateReactor {
+    fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration) {
+        let counters = &self.shared.counters[self.id];
+        let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+        self.lanes.on_timer(at, reactor, &mut events);
+    }
+}
+
+/// Counts what a node has told.
+fn count(counters: &GateCounters, event: &LaneEvent<'_, ()>) {
+    match event {
+        LaneEvent::GaveUp { frames, .. } => counters.given_up.add(*frames),
+        LaneEvent::Rejected { .. } => counters.rejected.add(1),
+        _ => {}
+    }
+}

@@ -1,0 +1,147 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::cluster::Error;
+use crate::engine::listen::Listen;
+use crate::http::ServerRequest;
+#[cfg(feature = "tls")]
+use crate::tls::TlsServer;
+
+/// A listener of a gate, for clients.
+///
+/// | Address | Clients |
+/// |---|---|
+/// | `tcp://HOST:PORT` | send packets back to back |
+/// | `ws://HOST:PORT/PATH` | send each packet in a binary message of WebSocket |
+///
+/// An empty HOST is every interface. A PORT of 0 lets the kernel choose one.
+///
+/// # Examples
+///
+/// ```
+/// use epicycle::cluster::gate::{ClientListener, Gate};
+///
+/// let socket = ClientListener::at("ws://127.0.0.1:0/play")
+///     .origins(["https://game.example"])
+///     .check(|request| request.query() != Some("banned"));
+/// let gate = Gate::builder().listen("tcp://127.0.0.1:0").listen(socket).start()?;
+/// assert_eq!(gate.client_addrs().len(), 2);
+/// # Ok::<(), epicycle::cluster::Error>(())
+/// ```
+#[must_use = "it has no effect until it is given to a gate"]
+pub struct ClientListener {
+    listen: Result<Listen, Error>,
+    door: Door,
+}
+
+/// What comes in by a listener.
+#[derive(Clone)]
+pub(super) enum Door {
+    /// Other servers.
+    Links,
+    /// Clients over TCP.
+    Packets,
+    /// Clients over WebSocket.
+    Sockets(Upgrade),
+}
+
+/// Which requests open a WebSocket.
+#[derive(Clone)]
+pub(super) struct Upgrade {
+    pub(super) path: String,
+    /// Any if it is empty.
+    pub(super) origins: Vec<String>,
+    pub(super) check: Option<Check>,
+}
+
+type Check = Arc<dyn Fn(&ServerRequest<'_>) -> bool + Send + Sync>;
+
+impl ClientListener {
+    /// Listens at an address. The start of the gate reports one that cannot be used.
+    pub fn at(addr: &str) -> Self {
+        if let Some(rest) = addr.strip_prefix("ws://") {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let path = if path.is_empty() { "/" } else { path };
+            return Self {
+                listen: Ok(Listen::on(format!("tcp://{host}"))),
+                door: Door::Sockets(Upgrade {
+                    path: path.to_owned(),
+                    origins: Vec::new(),
+                    check: None,
+                }),
+            };
+        }
+        let listen = match addr.split_once("://") {
+            Some(("tcp", _)) => Ok(Listen::on(addr)),
+            Some(("kcp", _)) => Err("KCP is not there yet; use tcp:// or ws://"),
+            Some(("wss", _)) => Err("use ws:// and give the listener a TLS configuration"),
+            _ => Err("it is neither tcp://HOST:PORT nor ws://HOST:PORT/PATH"),
+        };
+        let listen =
+            listen.map_err(|problem| Error::argument("listen", format!("{addr:?}: {problem}")));
+        Self {
+            listen,
+            door: Door::Packets,
+        }
+    }
+
+    /// Accepts only pages of these origins, such as `https://game.example`. Others get 403. Default: all, as at a gate of due.
+    /// Clients that are no browsers send no origin, and are accepted.
+    pub fn origins(mut self, origins: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        match &mut self.door {
+            Door::Sockets(upgrade) => upgrade.origins.extend(origins.into_iter().map(Into::into)),
+            _ => self.refuse("origins"),
+        }
+        self
+    }
+
+    /// Asks about each request for a WebSocket. If it returns false, the client gets 403. It runs on the reactor and must not block.
+    pub fn check(
+        mut self,
+        check: impl Fn(&ServerRequest<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        match &mut self.door {
+            Door::Sockets(upgrade) => upgrade.check = Some(Arc::new(check)),
+            _ => self.refuse("check"),
+        }
+        self
+    }
+
+    /// Uses TLS.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: &TlsServer) -> Self {
+        self.listen = self.listen.map(|listen| listen.tls(tls));
+        self
+    }
+
+    pub(super) fn into_parts(self) -> Result<(Listen, Door), Error> {
+        Ok((self.listen?, self.door))
+    }
+
+    fn refuse(&mut self, name: &'static str) {
+        if self.listen.is_ok() {
+            let problem = "it is for listeners at ws:// addresses";
+            self.listen = Err(Error::argument(name, problem));
+        }
+    }
+}
+
+impl From<&str> for ClientListener {
+    fn from(addr: &str) -> Self {
+        Self::at(addr)
+    }
+}
+
+impl From<String> for ClientListener {
+    fn from(addr: String) -> Self {
+        Self::at(&addr)
+    }
+}
+
+impl fmt::Debug for ClientListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientListener")
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,148 @@
+//! Gates: servers that hold the connections of clients.
+//!
+//! A [`Gate`] listens for clients, and for the links of other servers. It hands each packet of a client to a node that is registered
+//! for the packet's route, and does for the nodes what they ask: push to clients, bind users, and so on. [`drpc`](super::drpc) has
+//! the requests.
+//!
+//! ```
+//! use epicycle::cluster::gate::Gate;
+//! use epicycle::cluster::registry::{MemoryRegistry, Registry};
+//!
+//! let registry = MemoryRegistry::new();
+//! let gate = Gate::builder()
+//!     .id("gate-1")
+//!     .listen("tcp://127.0.0.1:0")
+//!     .listen("ws://127.0.0.1:0/play")
+//!     .registry(registry.clone())
+//!     .start()?;
+//! assert_eq!(registry.services("gate")?[0].id, "gate-1");
+//! gate.shutdown();
+//! assert!(registry.services("gate")?.is_empty());
+//! # Ok::<(), epicycle::cluster::Error>(())
+//! ```
+//!
+//! | Input of a client | Result |
+//! |---|---|
+//! | a size above the limit of the [packet options](super::packet::PacketOptions) | closed when the 4 bytes of the size have arrived |
+//! | size 0 | skipped; 100 in a row close |
+//! | a size shorter than the head, and no heartbeat | closed |
+//! | a WebSocket message that is not one packet | closed with 1002 |
+//! | a text message | closed with 1003 |
+//! | a packet that goes to no node | dropped and counted, unless [`on_refused`](GateBuilder::on_refused) answers it |
+//!
+//! | Input of a server | Result |
+//! |---|---|
+//! | a frame of 0 to 9 bytes that is no heartbeat | the link is closed |
+//! | an unknown operation, one for another kind of server, a malformed body | code 2 if an answer is wanted, and counted |
+//! | a packet to push that does not have the format of the gate | the same; an empty one is taken and not sent, as by due |
+//! | anything but the handshake and the proof, before the proof of a secret | the same |
+//! | a bind with numbers that are not above 0 | code 2 |
+//! | an unknown connection or user | code 1; lists skip it |
+
+mod binding;
+mod builder;
+mod client;
+mod clients;
+mod codec;
+mod handler;
+mod listener;
+mod options;
+mod requests;
+mod shared;
+mod stats;
+mod watching;
+mod work;
+mod working;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::handler::GateReactor;
+use self::shared::Shared;
+use self::watching::Watching;
+use super::{Error, State};
+use crate::addr::Addr;
+use crate::engine::server::Running;
+
+pub use self::builder::GateBuilder;
+pub use self::listener::ClientListener;
+pub use self::options::{DuplicateLogin, HeartbeatMode, OverRate, RateLimit, SlowClient};
+pub use self::stats::{GateStats, RefusedPacket};
+
+/// A running gate. A drop shuts it down and waits for its end.
+#[must_use = "dropping it shuts the gate down"]
+pub struct Gate {
+    shared: Arc<Shared>,
+    addrs: Vec<Addr>,
+    /// The reactors, which end first, and the threads that tell them what has changed. Taken at the end.
+    running: Option<(Running<GateReactor>, Watching)>,
+}
+
+/// The time within which the locator must have forgotten the users, at the end.
+const FORGETTING: Duration = Duration::from_secs(10);
+
+impl Gate {
+    fn new(running: Running<GateReactor>, shared: Arc<Shared>, watching: Watching) -> Self {
+        Self {
+            shared,
+            addrs: running.local_addrs().to_vec(),
+            running: Some((running, watching)),
+        }
+    }
+
+    /// Returns the instance id.
+    pub fn id(&self) -> &str {
+        &self.shared.ours.id
+    }
+
+    /// Returns the address for other servers, with the port that the kernel chose.
+    pub fn link_addr(&self) -> &Addr {
+        &self.addrs[0]
+    }
+
+    /// Returns the addresses for clients, in the order in which they were given.
+    pub fn client_addrs(&self) -> &[Addr] {
+        &self.addrs[1..]
+    }
+
+    /// Returns the metrics.
+    pub fn stats(&self) -> GateStats {
+        let mut stats = GateStats::default();
+        for counters in &self.shared.counters {
+            stats += counters.read();
+        }
+        stats
+    }
+
+    /// Registers another state. It blocks as the registry does.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the registry.
+    pub fn set_state(&self, state: State) -> Result<(), Error> {
+        self.shared.set_state(state)
+    }
+
+    /// Takes the gate from the registry, closes its clients with all output sent, has their users forgotten by the locator, and
+    /// waits for the end. A drop does the same.
+    pub fn shutdown(self) {}
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.shared.deregister();
+        drop(self.running.take());
+        self.shared.pool.shutdown(FORGETTING);
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("id", &self.id())
+            .field("link_addr", self.link_addr())
+            .field("client_addrs", &self.client_addrs())
+            .finish_non_exhaustive()
+    }
+}

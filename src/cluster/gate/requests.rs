@@ -1,0 +1,290 @@
+//! What other servers ask of a gate.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::handler::GateReactor;
+use super::work::{Parcel, Reply, Task, Who, Work};
+use crate::cluster::State;
+use crate::cluster::drpc::{Answer, Code, Op, Request, Scope, Target, Targets, Value};
+use crate::cluster::packet::EncodedPacket;
+use crate::cluster::session::reactor_of;
+use crate::engine::handler::{Action, Conn};
+use crate::engine::slots::ConnId;
+
+/// A request, as the answer to it is found.
+struct Asked {
+    link: ConnId,
+    op: Op,
+    seq: u64,
+}
+
+impl GateReactor {
+    /// Serves a request: answers it at once, or makes tasks of it for the end of the turn.
+    pub(super) fn serve(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        seq: u64,
+        request: Request<'_>,
+    ) -> Action {
+        self.counters().requests.add(1);
+        let asked = Asked {
+            link: conn.id(),
+            op: request.op(),
+            seq,
+        };
+        let op = asked.op;
+        match request {
+            Request::Bind { cid, uid } if cid > 0 && uid > 0 => {
+                self.assign_one(&asked, reactor_of(cid), Task::Bind { cid, uid });
+            }
+            Request::Unbind { uid } if uid > 0 => {
+                match self.who(Target {
+                    scope: Scope::User,
+                    id: uid,
+                }) {
+                    Some(who) => self.assign_one(&asked, reactor_of(who.cid), Task::Unbind(who)),
+                    None => self.answer_now(&asked, Code::NotFound, Value::None),
+                }
+            }
+            Request::Bind { .. } | Request::Unbind { .. } => {
+                self.answer_now(&asked, Code::Failed, Value::None);
+            }
+            Request::Stat { scope } => {
+                let total = self.shared.total(scope == Scope::User);
+                self.answer_now(&asked, Code::Done, Value::Total(total));
+            }
+            Request::IsOnline { target }
+            | Request::GetIp { target }
+            | Request::GetAddr { target } => {
+                self.assign_target(&asked, target, |who| Task::Look(who, op));
+            }
+            Request::Disconnect { target, force } => {
+                self.assign_target(&asked, target, |who| Task::Disconnect { who, force });
+            }
+            Request::Push {
+                target,
+                disconnect,
+                packet,
+            } => match self.parcel(packet, disconnect) {
+                Some(parcel) => {
+                    self.assign_target(&asked, target, |who| Task::Push { who, parcel });
+                }
+                // due takes it and sends nothing.
+                None if packet.is_empty() => {
+                    self.assign_target(&asked, target, |who| Task::Look(who, op));
+                }
+                None => self.answer_now(&asked, Code::Failed, Value::None),
+            },
+            Request::Multicast {
+                scope,
+                targets,
+                disconnect,
+                packet,
+            } => match self.parcel(packet, disconnect) {
+                Some(parcel) => self.assign_list(&asked, scope, targets, |to| Task::Multicast {
+                    to,
+                    parcel: parcel.clone(),
+                }),
+                None => self.answer_now(&asked, Code::Failed, Value::Total(0)),
+            },
+            Request::Broadcast {
+                scope,
+                disconnect,
+                packet,
+            } => match self.parcel(packet, disconnect) {
+                Some(parcel) => self.assign_all(&asked, || Task::Broadcast {
+                    users_only: scope == Scope::User,
+                    parcel: parcel.clone(),
+                }),
+                None => self.answer_now(&asked, Code::Failed, Value::Total(0)),
+            },
+            Request::Publish {
+                channel,
+                disconnect,
+                packet,
+            } => match self.parcel(packet, disconnect) {
+                Some(parcel) => {
+                    let channel: Arc<str> = channel.into();
+                    self.assign_all(&asked, || Task::Publish {
+                        channel: channel.clone(),
+                        parcel: parcel.clone(),
+                    });
+                }
+                None => self.answer_now(&asked, Code::Failed, Value::Total(0)),
+            },
+            Request::Subscribe {
+                scope,
+                targets,
+                channel,
+            } => {
+                let channel: Arc<str> = channel.into();
+                self.assign_list(&asked, scope, targets, |to| Task::Join {
+                    to,
+                    channel: channel.clone(),
+                });
+            }
+            Request::Unsubscribe {
+                scope,
+                targets,
+                channel,
+            } => {
+                let channel: Arc<str> = channel.into();
+                self.assign_list(&asked, scope, targets, |to| Task::Part {
+                    to,
+                    channel: channel.clone(),
+                });
+            }
+            Request::GetState => {
+                let state = self.shared.state.load(Ordering::Acquire);
+                self.answer_now(&asked, Code::Done, Value::State(state));
+            }
+            Request::SetState { state } => {
+                let code = self.set_state(state);
+                self.answer_now(&asked, code, Value::None);
+            }
+            // The link has refused what a gate does not serve, and has nothing to do for a Bye.
+            _ => self.answer_now(&asked, Code::Failed, Value::None),
+        }
+        Action::Continue
+    }
+
+    /// Sets the state, and has it registered. A number that is no state is only told to those who ask, as due does.
+    fn set_state(&mut self, code: u8) -> Code {
+        self.shared.state.store(code, Ordering::Release);
+        let Some(state) = State::from_code(code) else {
+            return Code::Done;
+        };
+        let shared = self.shared.clone();
+        // All under one key, so that the last one stays.
+        let asked = self.shared.pool.submit_ordered(0, move || {
+            if let Err(error) = shared.set_state(state) {
+                log::warn!(target: "epicycle::cluster", "the state {state} is not registered: {error}");
+            }
+        });
+        asked.map_or(Code::Failed, |()| Code::Done)
+    }
+
+    /// Checks a packet, which comes from another server, and copies it.
+    fn parcel(&self, packet: &[u8], disconnect: bool) -> Option<Arc<Parcel>> {
+        let bytes = Bytes::copy_from_slice(packet);
+        let packet = EncodedPacket::from_wire(&self.shared.options.packet, bytes).ok()?;
+        Some(Parcel::new(packet, disconnect))
+    }
+
+    /// Finds the connection of a target. One that was told by its number may be gone.
+    fn who(&self, target: Target) -> Option<Who> {
+        match target.scope {
+            Scope::Conn => Some(Who {
+                cid: target.id,
+                uid: 0,
+            }),
+            Scope::User => {
+                let (cid, uid) = (self.shared.users.find(target.id)?, target.id);
+                Some(Who { cid, uid })
+            }
+        }
+    }
+
+    /// Gives a task to the reactor of a target.
+    fn assign_target(&mut self, asked: &Asked, target: Target, task: impl FnOnce(Who) -> Task) {
+        match self.who(target) {
+            Some(who) => self.assign_one(asked, reactor_of(who.cid), task(who)),
+            None => self.answer_absent(asked),
+        }
+    }
+
+    fn assign_one(&mut self, asked: &Asked, reactor: usize, task: Task) {
+        if reactor >= self.outgoing.len() {
+            return self.answer_absent(asked);
+        }
+        let reply = Reply::new(asked.link, asked.op, asked.seq, 1);
+        self.assign(reactor, Work { task, reply });
+    }
+
+    /// Gives each reactor its part of a list, of which each client counts once.
+    fn assign_list(
+        &mut self,
+        asked: &Asked,
+        scope: Scope,
+        targets: Targets<'_>,
+        task: impl Fn(Vec<Who>) -> Task,
+    ) {
+        let mut parts: Vec<Vec<Who>> = vec![Vec::new(); self.outgoing.len()];
+        let mut seen = HashSet::with_capacity(targets.len());
+        for id in targets.iter() {
+            let Some(who) = self.who(Target { scope, id }) else {
+                continue;
+            };
+            if let Some(part) = parts.get_mut(reactor_of(who.cid))
+                && seen.insert(who.cid)
+            {
+                part.push(who);
+            }
+        }
+        let count = parts.iter().filter(|part| !part.is_empty()).count();
+        if count == 0 {
+            return self.answer_now(asked, Code::Done, Value::Total(0));
+        }
+        let reply = Reply::new(asked.link, asked.op, asked.seq, count);
+        for (reactor, to) in parts.into_iter().enumerate() {
+            if !to.is_empty() {
+                let (task, reply) = (task(to), reply.clone());
+                self.assign(reactor, Work { task, reply });
+            }
+        }
+    }
+
+    /// Gives every reactor a task.
+    fn assign_all(&mut self, asked: &Asked, task: impl Fn() -> Task) {
+        let reactors = self.outgoing.len();
+        let reply = Reply::new(asked.link, asked.op, asked.seq, reactors);
+        for reactor in 0..reactors {
+            let (task, reply) = (task(), reply.clone());
+            self.assign(reactor, Work { task, reply });
+        }
+    }
+
+    /// Puts a task in the queue of a reactor. If that is full, it fails.
+    pub(super) fn assign(&mut self, reactor: usize, work: Work) {
+        self.is_pending = true;
+        if !self.shared.enqueue(reactor, work.weight()) {
+            self.counters().requests_refused.add(1);
+            return self.conclude(work.reply.as_deref(), Code::Failed, Value::Total(0));
+        }
+        match reactor == self.id {
+            true => self.queue.push_back(work),
+            false => self.outgoing[reactor].push(work),
+        }
+    }
+
+    /// Tells the result of a part of a request.
+    pub(super) fn conclude(&mut self, reply: Option<&Reply>, code: Code, value: Value<'_>) {
+        let Some(reply) = reply else {
+            return;
+        };
+        if let Some(answer) = reply.part(code, value) {
+            self.is_pending = true;
+            self.answers[reply.link.reactor()].push((reply.link, answer));
+        }
+    }
+
+    fn answer_absent(&mut self, asked: &Asked) {
+        match asked.op {
+            Op::IsOnline => self.answer_now(asked, Code::Done, Value::Online(false)),
+            _ => self.answer_now(
+                asked,
+                Code::NotFound,
+                Answer::new(asked.op.code(), Code::Done).value,
+            ),
+        }
+    }
+
+    fn answer_now(&mut self, asked: &Asked, code: Code, value: Value<'_>) {
+        let reply = Reply::new(asked.link, asked.op, asked.seq, 1);
+        self.conclude(reply.as_deref(), code, value);
+    }
+}

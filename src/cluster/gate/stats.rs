@@ -1,0 +1,91 @@
+use crate::cluster::dispatch::Refusal;
+use crate::{metric_label, metric_set};
+
+metric_label! {
+    /// The reason why a gate has dropped a packet of a client.
+    pub enum RefusedPacket("reason") {
+        /// No node serves the route.
+        UnknownRoute = "unknown_route",
+        /// The route is internal.
+        Internal = "internal",
+        /// The route is stateful or authorized, and the connection has no user.
+        NoUser = "no_user",
+        /// The route is stateful, and the user is on no node.
+        NotLocated = "not_located",
+        /// Nodes serve the route, but none takes packets.
+        NoneWorking = "none_working",
+        /// The link to the node has no room, or the node is about to stop.
+        Busy = "busy",
+        /// The client sends faster than the gate allows.
+        Rate = "rate",
+    }
+}
+
+impl From<Refusal> for RefusedPacket {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownRoute => RefusedPacket::UnknownRoute,
+            Refusal::Internal => RefusedPacket::Internal,
+            Refusal::NoUser => RefusedPacket::NoUser,
+            Refusal::NotLocated => RefusedPacket::NotLocated,
+            Refusal::NoneWorking => RefusedPacket::NoneWorking,
+        }
+    }
+}
+
+metric_set! {
+    /// The metrics of a gate at one moment. Counters count from its start. A field whose text contains "now" goes up and down.
+    #[derive(Clone, Debug, Default)]
+    #[non_exhaustive]
+    pub struct GateStats("epicycle_gate") {
+        /// Clients connected now.
+        connections: gauge,
+        /// Clients with a user now.
+        users: gauge,
+        /// Clients refused, since there were too many.
+        clients_refused: counter,
+        /// Clients closed, since they were silent for too long.
+        silent: counter,
+        /// Clients closed, since they had no user for too long.
+        unauthorized: counter,
+        /// Clients closed, since they did not read what was pushed to them.
+        slow: counter,
+        /// Packets of clients, without heartbeats.
+        packets_in: counter,
+        /// Bytes of these packets.
+        bytes_in: counter,
+        /// Packets handed to the links to nodes.
+        delivered: counter,
+        /// Packets of clients that were dropped.
+        refused: counter by RefusedPacket,
+        /// Packets that a node did not take.
+        rejected: counter,
+        /// Events handed to the links to nodes.
+        events: counter,
+        /// Events that a link had no room for.
+        events_lost: counter,
+        /// Frames given up, since the link to their node was down for too long.
+        given_up: counter,
+        /// Requests of other servers.
+        requests: counter,
+        /// Requests that were not served: malformed, not allowed, or more than there is room for.
+        requests_refused: counter,
+        /// Packets pushed to clients, counted for each receiver.
+        pushed: counter,
+        /// Bytes of these packets.
+        bytes_pushed: counter,
+        /// Pushes dropped, since their client did not read.
+        pushes_dropped: counter,
+        /// Users bound.
+        binds: counter,
+        /// Binds that failed.
+        binds_failed: counter,
+        /// Connections that lost their user to a later login.
+        replaced: counter,
+        /// Users that the locator could not be told to forget.
+        unbinds_failed: counter,
+    }
+    /// The counters of one reactor of a gate.
+    #[derive(Debug, Default)]
+    pub(super) struct GateCounters;
+}

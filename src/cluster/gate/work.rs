@@ -1,0 +1,176 @@
+//! What servers ask about clients, on its way to the reactors that have them.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::cluster::drpc::{Answer, Code, Op, Value};
+use crate::cluster::packet::EncodedPacket;
+use crate::engine::slots::ConnId;
+use crate::ws;
+
+/// A task for one reactor, and whom to tell the result.
+pub(super) struct Work {
+    pub(super) task: Task,
+    pub(super) reply: Option<Arc<Reply>>,
+}
+
+/// A connection, and the user that it must have, or 0 if any will do.
+#[derive(Clone, Copy)]
+pub(super) struct Who {
+    pub(super) cid: i64,
+    pub(super) uid: i64,
+}
+
+pub(super) enum Task {
+    Bind {
+        cid: i64,
+        uid: i64,
+    },
+    /// The locator has answered.
+    Bound {
+        cid: i64,
+        uid: i64,
+        confirmed: bool,
+    },
+    Unbind(Who),
+    /// The answer to something that was done elsewhere.
+    Answer(Code),
+    /// Another connection has the user now.
+    Lose(Who),
+    /// GetIp, IsOnline or GetAddr.
+    Look(Who, Op),
+    Disconnect {
+        who: Who,
+        force: bool,
+    },
+    Push {
+        who: Who,
+        parcel: Arc<Parcel>,
+    },
+    Multicast {
+        to: Vec<Who>,
+        parcel: Arc<Parcel>,
+    },
+    Broadcast {
+        users_only: bool,
+        parcel: Arc<Parcel>,
+    },
+    Publish {
+        channel: Arc<str>,
+        parcel: Arc<Parcel>,
+    },
+    /// A multicast, broadcast or publish that has begun.
+    FanOut {
+        to: Vec<Who>,
+        next: usize,
+        sent: u64,
+        parcel: Arc<Parcel>,
+    },
+    Join {
+        to: Vec<Who>,
+        channel: Arc<str>,
+    },
+    Part {
+        to: Vec<Who>,
+        channel: Arc<str>,
+    },
+}
+
+/// A packet to push, encoded once for all its receivers.
+pub(super) struct Parcel {
+    pub(super) packet: EncodedPacket,
+    /// The same as a message of WebSocket, once the first client needs it.
+    framed: OnceLock<ws::Prepared>,
+    /// True if the receivers are to be disconnected after it.
+    pub(super) disconnect: bool,
+}
+
+/// Whom to answer, and what the reactors have found so far.
+pub(super) struct Reply {
+    pub(super) link: ConnId,
+    op: u8,
+    seq: u64,
+    /// The number of reactors that have not told their part.
+    missing: AtomicUsize,
+    total: AtomicU64,
+    failed: AtomicUsize,
+}
+
+impl Work {
+    /// Returns about how many bytes it takes in memory.
+    pub(super) fn weight(&self) -> usize {
+        let (targets, parcel) = match &self.task {
+            Task::Push { parcel, .. } => (0, Some(parcel)),
+            Task::Multicast { to, parcel } | Task::FanOut { to, parcel, .. } => {
+                (to.len(), Some(parcel))
+            }
+            Task::Broadcast { parcel, .. } | Task::Publish { parcel, .. } => (0, Some(parcel)),
+            Task::Join { to, .. } | Task::Part { to, .. } => (to.len(), None),
+            _ => (0, None),
+        };
+        let packet = parcel.map_or(0, |parcel| parcel.packet.as_bytes().len());
+        size_of::<Self>() + targets * size_of::<Who>() + packet
+    }
+}
+
+impl Parcel {
+    pub(super) fn new(packet: EncodedPacket, disconnect: bool) -> Arc<Self> {
+        Arc::new(Self {
+            packet,
+            framed: OnceLock::new(),
+            disconnect,
+        })
+    }
+
+    pub(super) fn framed(&self) -> &ws::Prepared {
+        let frame = || ws::Prepared::new(self.packet.as_bytes());
+        self.framed.get_or_init(frame)
+    }
+}
+
+impl Reply {
+    /// Returns whom to answer, or `None` if no answer is wanted. `parts` is the number of reactors that take part.
+    pub(super) fn new(link: ConnId, op: Op, seq: u64, parts: usize) -> Option<Arc<Self>> {
+        let reply = Self {
+            link,
+            op: op.code(),
+            seq,
+            missing: AtomicUsize::new(parts),
+            total: AtomicU64::new(0),
+            failed: AtomicUsize::new(0),
+        };
+        (seq != 0).then(|| Arc::new(reply))
+    }
+
+    /// Returns the answer if this was the last part. `code` is that of this part.
+    pub(super) fn part(&self, code: Code, value: Value<'_>) -> Option<Vec<u8>> {
+        if let Value::Total(n) = value {
+            self.total.fetch_add(n, Ordering::Relaxed);
+        }
+        if code == Code::Failed {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.missing.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return None;
+        }
+        let failed = self.failed.load(Ordering::Relaxed) > 0;
+        let code = if failed { Code::Failed } else { code };
+        let value = match value {
+            Value::Total(_) => Value::Total(self.total.load(Ordering::Relaxed)),
+            value => value,
+        };
+        Some(self.encode(code, value))
+    }
+
+    fn encode(&self, code: Code, value: Value<'_>) -> Vec<u8> {
+        let mut answer = Answer::new(self.op, code);
+        // An operation without a value has none, whatever was counted on the way.
+        if std::mem::discriminant(&answer.value) == std::mem::discriminant(&value) {
+            answer.value = value;
+        }
+        let mut frame = Vec::new();
+        // The value is one of the operation, and short.
+        let _ = answer.encode_into(self.seq, &mut frame);
+        frame
+    }
+}

@@ -1,0 +1,225 @@
+//! The tasks of a reactor, at the end of a turn.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::codec::Protocol;
+use super::handler::{GateReactor, Session};
+use super::options::SlowClient;
+use super::work::{Parcel, Task, Who, Work};
+use crate::cluster::drpc::{Code, Op, Value};
+use crate::engine::conn::write::WriteError;
+use crate::engine::handler::{Conn, Reactor};
+
+/// The number of clients to whom is pushed in a turn. The rest wait for the next one, so that no other client does.
+const RECEIVERS_A_TURN: usize = 1000;
+
+impl GateReactor {
+    /// Does the tasks that wait, as many as a turn has room for.
+    pub(super) fn work(&mut self, reactor: &mut Reactor<'_, Self>) {
+        let mut left = RECEIVERS_A_TURN;
+        while left > 0 {
+            let Some(work) = self.queue.pop_front() else {
+                return;
+            };
+            let (weight, reply) = (work.weight(), work.reply);
+            if let Some(task) = self.perform(work.task, reply.clone(), &mut left, reactor) {
+                let work = Work { task, reply };
+                // It stays as heavy as it is now, whatever it was before.
+                self.shared.enqueue_anyway(self.id, work.weight());
+                self.queue.push_front(work);
+            }
+            self.shared.dequeue(self.id, weight);
+        }
+    }
+
+    /// Does a task. Returns the rest of it, if the turn has no room for all.
+    fn perform(
+        &mut self,
+        task: Task,
+        reply: Option<Arc<super::work::Reply>>,
+        left: &mut usize,
+        reactor: &mut Reactor<'_, Self>,
+    ) -> Option<Task> {
+        let (code, value) = match task {
+            Task::Bind { cid, uid } => {
+                self.bind(cid, uid, reply, reactor);
+                return None;
+            }
+            Task::Bound {
+                cid,
+                uid,
+                confirmed,
+            } => (self.bound(cid, uid, confirmed, reactor), Value::None),
+            Task::Unbind(who) => {
+                self.unbind(who, reply, reactor);
+                return None;
+            }
+            Task::Answer(code) => (code, Value::None),
+            Task::Lose(who) => {
+                self.lose(who, reactor);
+                return None;
+            }
+            Task::Look(who, op) => return self.look(who, op, reply, reactor),
+            Task::Disconnect { who, force } => (self.disconnect(who, force, reactor), Value::None),
+            Task::Push { who, parcel } => {
+                *left -= 1;
+                let code = match self.push(who, &parcel, reactor) {
+                    true => Code::Done,
+                    false => Code::NotFound,
+                };
+                (code, Value::None)
+            }
+            Task::Multicast { to, parcel } => return Some(fan_out(to, parcel)),
+            Task::Broadcast { users_only, parcel } => {
+                let to = self.sessions.all(users_only);
+                return Some(fan_out(anybody(to), parcel));
+            }
+            Task::Publish { channel, parcel } => {
+                let to = self.sessions.members(&channel);
+                return Some(fan_out(anybody(to), parcel));
+            }
+            Task::FanOut {
+                to,
+                mut next,
+                mut sent,
+                parcel,
+            } => {
+                while next < to.len() && *left > 0 {
+                    *left -= 1;
+                    sent += u64::from(self.push(to[next], &parcel, reactor));
+                    next += 1;
+                }
+                if next < to.len() {
+                    return Some(Task::FanOut {
+                        to,
+                        next,
+                        sent,
+                        parcel,
+                    });
+                }
+                (Code::Done, Value::Total(sent))
+            }
+            Task::Join { to, channel } => {
+                let mut code = Code::Done;
+                for who in to {
+                    if self.sessions.find(who.cid, who.uid).is_some()
+                        && let Err(error) = self.sessions.join(&channel, who.cid)
+                    {
+                        log::warn!(target: "epicycle::cluster", "{} is not in {channel:?}: {error}", who.cid);
+                        code = Code::Failed;
+                    }
+                }
+                (code, Value::None)
+            }
+            Task::Part { to, channel } => {
+                for who in to {
+                    if self.sessions.find(who.cid, who.uid).is_some() {
+                        self.sessions.part(&channel, who.cid);
+                    }
+                }
+                (Code::Done, Value::None)
+            }
+        };
+        self.conclude(reply.as_deref(), code, value);
+        None
+    }
+
+    /// Answers what is asked about a client.
+    fn look(
+        &mut self,
+        who: Who,
+        op: Op,
+        reply: Option<Arc<super::work::Reply>>,
+        reactor: &mut Reactor<'_, Self>,
+    ) -> Option<Task> {
+        let id = self.sessions.find(who.cid, who.uid);
+        let peer = id.and_then(|id| reactor.with(id, |conn, _| conn.peer_addr().clone()));
+        let addr = peer.as_ref().map(ToString::to_string);
+        let found = match peer {
+            Some(_) => Code::Done,
+            None => Code::NotFound,
+        };
+        let (code, value) = match op {
+            Op::IsOnline => (Code::Done, Value::Online(peer.is_some())),
+            Op::GetIp => {
+                let ip = peer.and_then(|peer| peer.ip()).map(|ip| ip.to_canonical());
+                let ip = match ip {
+                    Some(IpAddr::V4(ip)) => Some(ip),
+                    _ => None,
+                };
+                (found, Value::Ip(ip))
+            }
+            Op::GetAddr => (found, Value::Addr(addr.as_deref().unwrap_or_default())),
+            _ => (found, Value::None),
+        };
+        self.conclude(reply.as_deref(), code, value);
+        None
+    }
+
+    fn disconnect(&mut self, who: Who, force: bool, reactor: &mut Reactor<'_, Self>) -> Code {
+        let id = self.sessions.find(who.cid, who.uid);
+        let closed = id.and_then(|id| {
+            reactor.with(id, |conn, _| match force {
+                true => conn.abort(),
+                false => conn.close(),
+            })
+        });
+        closed.map_or(Code::NotFound, |()| Code::Done)
+    }
+
+    /// Pushes to a client. Returns true if there is one.
+    fn push(&mut self, who: Who, parcel: &Parcel, reactor: &mut Reactor<'_, Self>) -> bool {
+        let Some(id) = self.sessions.find(who.cid, who.uid) else {
+            return false;
+        };
+        let pushed = reactor.with(id, |conn, session| {
+            matches!(session, Session::Client(_)).then(|| send(conn, parcel))
+        });
+        let Some(Some(sent)) = pushed else {
+            return false;
+        };
+        let counters = self.counters();
+        match sent {
+            Ok(()) => {
+                counters.pushed.add(1);
+                counters
+                    .bytes_pushed
+                    .add(parcel.packet.as_bytes().len() as u64);
+            }
+            Err(WriteError::Full { .. }) => {
+                counters.pushes_dropped.add(1);
+                if self.shared.options.slow == SlowClient::Close {
+                    counters.slow.add(1);
+                    reactor.with(id, |conn, _| conn.abort());
+                }
+            }
+            Err(_) => counters.pushes_dropped.add(1),
+        }
+        true
+    }
+}
+
+fn send(conn: &mut Conn<'_, GateReactor>, parcel: &Parcel) -> Result<(), WriteError> {
+    let sent = match conn.codec() {
+        Protocol::Socket(_) => conn.send(parcel.framed()),
+        _ => conn.send(parcel.packet.clone()),
+    };
+    if parcel.disconnect && sent.is_ok() {
+        conn.close();
+    }
+    sent
+}
+
+fn fan_out(to: Vec<Who>, parcel: Arc<Parcel>) -> Task {
+    Task::FanOut {
+        to,
+        next: 0,
+        sent: 0,
+        parcel,
+    }
+}
+
+fn anybody(to: Vec<i64>) -> Vec<Who> {
+    to.into_iter().map(|cid| Who { cid, uid: 0 }).collect()
+}

@@ -1,0 +1,77 @@
+//! The listening side of a link, on the engine.
+
+use std::time::Instant;
+
+use super::{Identity, Listener, ListenerStats, Verdict};
+use crate::cluster::Error;
+use crate::cluster::drpc::{Incoming, Secret};
+use crate::engine::handler::{Action, Conn, EventHandler};
+
+/// A connection that a peer has dialled.
+pub(in crate::cluster) struct Inbound {
+    listener: Listener,
+    /// The moment from which times count.
+    began: Instant,
+}
+
+impl Inbound {
+    /// The token of the connection's timer. On it, call [`on_timer`](Self::on_timer).
+    pub(in crate::cluster) const SILENCE: u64 = u64::MAX;
+
+    pub(in crate::cluster) fn open<H: EventHandler>(
+        ours: Identity,
+        secret: Option<Secret>,
+        conn: &mut Conn<'_, H>,
+    ) -> Self {
+        let listener = Listener::new(ours, secret);
+        conn.set_timer(listener.deadline(), Self::SILENCE);
+        Self {
+            listener,
+            began: conn.now(),
+        }
+    }
+
+    /// Takes a frame, and answers it unless the owner must serve it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`]: close the connection.
+    pub(in crate::cluster) fn receive<'a, H: EventHandler>(
+        &mut self,
+        conn: &mut Conn<'_, H>,
+        frame: Incoming<'a>,
+    ) -> Result<Verdict<'a>, Error> {
+        let now = conn.now().saturating_duration_since(self.began);
+        let mut output = Vec::new();
+        let verdict = (self.listener).receive(frame, now, rand::random, &mut output);
+        if !output.is_empty()
+            && let Err(error) = conn.write(&output)
+        {
+            log::debug!(target: "epicycle::cluster", "an answer to a server is lost: {error}");
+        }
+        verdict
+    }
+
+    /// Closes a connection that was silent for too long.
+    pub(in crate::cluster) fn on_timer<H: EventHandler>(&self, conn: &mut Conn<'_, H>) -> Action {
+        let now = conn.now().saturating_duration_since(self.began);
+        let left = self.listener.deadline().saturating_sub(now);
+        if left.is_zero() {
+            log::info!(target: "epicycle::cluster", "the link of {} was silent for too long", self.name());
+            return Action::Close;
+        }
+        conn.set_timer(left, Self::SILENCE);
+        Action::Continue
+    }
+
+    pub(in crate::cluster) fn stats(&self) -> ListenerStats {
+        self.listener.stats()
+    }
+
+    /// Returns the peer's id, for logs.
+    pub(in crate::cluster) fn name(&self) -> &str {
+        self.listener
+            .peer()
+            .map_or("an unknown server", |(_, id)| id)
+    }
+}

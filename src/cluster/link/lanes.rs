@@ -1,0 +1,423 @@
+//! The dialling side of a reactor's links, on the engine.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::{Identity, Lane, LaneEvent, LaneOptions};
+use crate::cluster::Error;
+use crate::cluster::drpc::{Incoming, MAX_FRAME, Request, Secret};
+use crate::cluster::registry::LinkEndpoint;
+use crate::engine::conn::limits::ConnLimits;
+use crate::engine::connect::{Backoff, Connect, FailedConnect, Reconnect};
+use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::engine::slots::ConnId;
+
+/// The lanes of one reactor, one to each peer. It dials them, for as long as the peers are registered.
+///
+/// What is sent in a turn leaves at its end, with [`flush`](Self::flush), in one write for each lane.
+pub(in crate::cluster) struct Lanes<T> {
+    ours: Identity,
+    secret: Option<Secret>,
+    options: LaneOptions,
+    /// By the token of their connections.
+    lanes: FxHashMap<u64, Dialled<T>>,
+    by_id: HashMap<String, u64>,
+    last_token: u64,
+    /// The lanes with something to write.
+    changed: Vec<u64>,
+    /// The moment from which times count.
+    began: Option<Instant>,
+    /// The time of the pending timer. Others that fire are out of date.
+    timer: Option<Duration>,
+    lost: Lost,
+}
+
+struct Dialled<T> {
+    lane: Lane<T>,
+    theirs: Identity,
+    endpoint: LinkEndpoint,
+    conn: Option<ConnId>,
+    /// The bytes that the connection had not sent when it was last looked at.
+    backlog: usize,
+    is_changed: bool,
+    backoff: Backoff,
+    opened: Duration,
+    /// The time of the next attempt to dial, if none is under way.
+    dial_at: Option<Duration>,
+}
+
+/// What was given up since it was logged.
+#[derive(Default)]
+struct Lost {
+    frames: u64,
+    bytes: u64,
+    logged: Option<Duration>,
+}
+
+/// A handler that has [`Lanes`].
+pub(in crate::cluster) trait LinkTimer: EventHandler {
+    /// Calls [`Lanes::on_timer`].
+    fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration);
+}
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+impl<T> Lanes<T> {
+    pub(in crate::cluster) fn new(
+        ours: Identity,
+        secret: Option<Secret>,
+        options: LaneOptions,
+    ) -> Self {
+        Self {
+            ours,
+            secret,
+            options,
+            lanes: FxHashMap::default(),
+            by_id: HashMap::new(),
+            last_token: 0,
+            changed: Vec::new(),
+            began: None,
+            timer: None,
+            lost: Lost::default(),
+        }
+    }
+
+    /// Dials the peers that are new, and closes the lanes to those that are gone. A peer at another address is a new one.
+    pub(in crate::cluster) fn set_peers<H: LinkTimer>(
+        &mut self,
+        peers: &[(Identity, LinkEndpoint)],
+        reactor: &mut Reactor<'_, H>,
+        events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
+    ) {
+        let wanted: HashMap<&str, &LinkEndpoint> = peers
+            .iter()
+            .map(|(peer, endpoint)| (&*peer.id, endpoint))
+            .collect();
+        let gone: Vec<u64> = (self.lanes.iter())
+            .filter(|(_, lane)| wanted.get(&*lane.theirs.id) != Some(&&lane.endpoint))
+            .map(|(token, _)| *token)
+            .collect();
+        for token in gone {
+            self.remove(token, reactor, events);
+        }
+        for (peer, endpoint) in peers {
+            if !self.by_id.contains_key(&peer.id) {
+                self.add(peer, endpoint, reactor);
+            }
+        }
+        self.set_timer(reactor);
+    }
+
+    /// Sends a request without an answer. It leaves with the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkDown`] if there is no such peer, and those of [`Lane::send`].
+    pub(in crate::cluster) fn send(
+        &mut self,
+        id: &str,
+        request: &Request<'_>,
+        now: Instant,
+    ) -> Result<(), Error> {
+        let now = self.time(now);
+        let token = self.by_id.get(id).copied();
+        let Some((token, dialled)) =
+            token.and_then(|token| Some((token, self.lanes.get_mut(&token)?)))
+        else {
+            return Err(Error::LinkDown {
+                peer: id.to_owned(),
+            });
+        };
+        if !dialled.is_changed {
+            dialled.is_changed = true;
+            self.changed.push(token);
+        }
+        dialled.lane.send(request, now, dialled.backlog)
+    }
+
+    /// Begins on a new connection. Returns false if its peer is gone.
+    pub(in crate::cluster) fn on_open<H: LinkTimer>(
+        &mut self,
+        token: u64,
+        conn: &mut Conn<'_, H>,
+    ) -> bool {
+        let now = self.time(conn.now());
+        let Some(dialled) = self.lanes.get_mut(&token) else {
+            return false;
+        };
+        dialled.conn = Some(conn.id());
+        (dialled.opened, dialled.backlog) = (now, 0);
+        dialled.lane.connected(now, rand::random());
+        dialled.write(conn);
+        self.set_timer(&mut conn.reactor());
+        true
+    }
+
+    /// Takes a frame of a peer.
+    pub(in crate::cluster) fn receive<H: LinkTimer>(
+        &mut self,
+        token: u64,
+        conn: &mut Conn<'_, H>,
+        frame: Incoming<'_>,
+        events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
+    ) -> Action {
+        let now = self.time(conn.now());
+        let dialled = self.lanes.get_mut(&token);
+        let Some(dialled) = dialled.filter(|dialled| dialled.conn == Some(conn.id())) else {
+            return Action::Close;
+        };
+        let theirs = &dialled.theirs;
+        let received = (dialled.lane).receive(frame, &mut |event| events(theirs, event));
+        dialled.write(conn);
+        let Err(error) = received else {
+            return Action::Continue;
+        };
+        log::warn!(target: "epicycle::cluster", "the link to {}: {error}", dialled.theirs.id);
+        dialled.lose(now, events);
+        self.set_timer(&mut conn.reactor());
+        Action::Close
+    }
+
+    /// Notes that a connection has sent what it had to.
+    pub(in crate::cluster) fn on_drain<H: LinkTimer>(&mut self, token: u64, conn: &Conn<'_, H>) {
+        if let Some(dialled) = self.lanes.get_mut(&token) {
+            dialled.backlog = conn.buffered_out();
+        }
+    }
+
+    /// Notes the end of a connection. Dials again later, unless the lane has given it up already.
+    pub(in crate::cluster) fn on_close<H: LinkTimer>(
+        &mut self,
+        token: u64,
+        conn: ConnId,
+        reactor: &mut Reactor<'_, H>,
+        events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
+    ) {
+        let now = self.time(reactor.now());
+        let dialled = self.lanes.get_mut(&token);
+        if let Some(dialled) = dialled.filter(|dialled| dialled.conn == Some(conn)) {
+            dialled.lose(now, events);
+            self.set_timer(reactor);
+        }
+    }
+
+    /// Notes that a peer could not be reached, and dials again later.
+    pub(in crate::cluster) fn on_connect_failed<H: LinkTimer>(
+        &mut self,
+        failed: &FailedConnect,
+        reactor: &mut Reactor<'_, H>,
+    ) {
+        let now = self.time(reactor.now());
+        if let Some(dialled) = self.lanes.get_mut(&failed.token) {
+            log::debug!(target: "epicycle::cluster", "no link to {}: {}", dialled.theirs.id, failed.error);
+            dialled.dial_later(now);
+            self.set_timer(reactor);
+        }
+    }
+
+    /// Writes what was sent since the last call.
+    pub(in crate::cluster) fn flush<H: LinkTimer>(&mut self, reactor: &mut Reactor<'_, H>) {
+        if self.changed.is_empty() {
+            return;
+        }
+        for token in std::mem::take(&mut self.changed) {
+            if let Some(dialled) = self.lanes.get_mut(&token) {
+                dialled.is_changed = false;
+                if let Some(conn) = dialled.conn {
+                    reactor.with(conn, |conn, _| dialled.write(conn));
+                }
+            }
+        }
+        self.set_timer(reactor);
+    }
+
+    /// Does what is due: heartbeats, timeouts, dials.
+    pub(in crate::cluster) fn on_timer<H: LinkTimer>(
+        &mut self,
+        at: Duration,
+        reactor: &mut Reactor<'_, H>,
+        events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
+    ) {
+        if self.timer != Some(at) {
+            return;
+        }
+        self.timer = None;
+        let now = self.time(reactor.now());
+        let lost = &mut self.lost;
+        for (token, dialled) in &mut self.lanes {
+            let theirs = &dialled.theirs;
+            let ticked = dialled.lane.tick(now, &mut |event| {
+                if let LaneEvent::GaveUp { frames, bytes } = event {
+                    lost.frames += frames;
+                    lost.bytes += bytes;
+                }
+                events(theirs, event);
+            });
+            if dialled.dial_at.is_some_and(|at| at <= now) {
+                dialled.dial_at = None;
+                dialled.dial(*token, now, reactor);
+            }
+            let Some(conn) = dialled.conn else {
+                continue;
+            };
+            reactor.with(conn, |conn, _| {
+                dialled.write(conn);
+                if ticked.is_err() {
+                    conn.close();
+                }
+            });
+            if let Err(error) = ticked {
+                log::warn!(target: "epicycle::cluster", "the link to {}: {error}", dialled.theirs.id);
+                dialled.lose(now, events);
+            }
+        }
+        self.lost.log(now);
+        self.set_timer(reactor);
+    }
+
+    fn add<H: LinkTimer>(
+        &mut self,
+        peer: &Identity,
+        endpoint: &LinkEndpoint,
+        reactor: &mut Reactor<'_, H>,
+    ) {
+        if endpoint.is_secure() {
+            log::warn!(
+                target: "epicycle::cluster",
+                "no link to {}: its address {endpoint} asks for TLS, which links do not have yet",
+                peer.id
+            );
+            return;
+        }
+        self.last_token += 1;
+        let (ours, theirs) = (self.ours.clone(), peer.clone());
+        let options = self.options.clone();
+        let mut dialled = Dialled {
+            lane: Lane::new(ours, theirs, self.secret.clone(), options),
+            theirs: peer.clone(),
+            endpoint: endpoint.clone(),
+            conn: None,
+            backlog: 0,
+            is_changed: false,
+            backoff: Backoff::default(),
+            opened: Duration::ZERO,
+            dial_at: None,
+        };
+        let now = self.time(reactor.now());
+        dialled.dial(self.last_token, now, reactor);
+        self.by_id.insert(peer.id.clone(), self.last_token);
+        self.lanes.insert(self.last_token, dialled);
+    }
+
+    fn remove<H: LinkTimer>(
+        &mut self,
+        token: u64,
+        reactor: &mut Reactor<'_, H>,
+        events: &mut impl FnMut(&Identity, LaneEvent<'_, T>),
+    ) {
+        let Some(mut dialled) = self.lanes.remove(&token) else {
+            return;
+        };
+        self.by_id.remove(&dialled.theirs.id);
+        if let Some(conn) = dialled.conn {
+            reactor.with(conn, |conn, _| {
+                dialled.write(conn);
+                conn.close();
+            });
+        }
+        let theirs = &dialled.theirs;
+        // All that waits is out of time now.
+        for now in [None, Some(Duration::MAX)] {
+            let mut events = |event: LaneEvent<'_, T>| events(theirs, event);
+            match now {
+                None => dialled.lane.disconnected(&mut events),
+                Some(now) => drop(dialled.lane.tick(now, &mut events)),
+            }
+        }
+    }
+
+    /// Sets the timer for the first thing that will be due, unless it is set for an earlier moment.
+    fn set_timer<H: LinkTimer>(&mut self, reactor: &mut Reactor<'_, H>) {
+        let dials = self.lanes.values().filter_map(|dialled| dialled.dial_at);
+        let lanes = self.lanes.values();
+        let first = dials
+            .chain(lanes.filter_map(|dialled| dialled.lane.next_tick()))
+            .min();
+        let Some(first) = first else { return };
+        if self.timer.is_some_and(|at| at <= first) {
+            return;
+        }
+        self.timer = Some(first);
+        let delay = first.saturating_sub(self.time(reactor.now()));
+        reactor.schedule(delay, move |handler, reactor| {
+            handler.on_link_timer(reactor, first);
+        });
+    }
+
+    fn time(&mut self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.began.get_or_insert(now))
+    }
+}
+
+impl<T> Dialled<T> {
+    fn dial<H: LinkTimer>(&mut self, token: u64, now: Duration, reactor: &mut Reactor<'_, H>) {
+        // The lane keeps to its own limit, so that what it gives to the connection is always taken.
+        let limits = ConnLimits::new().outbound_limit(self.lane.max_backlog() + 2 * MAX_FRAME);
+        let connect = Connect::to(format!("tcp://{}", self.endpoint.address()))
+            .timeout(self.lane.handshake_timeout())
+            .limits(limits)
+            .token(token);
+        if let Err(error) = reactor.connect(connect) {
+            log::debug!(target: "epicycle::cluster", "no link to {}: {error}", self.theirs.id);
+            self.dial_later(now);
+        }
+    }
+
+    /// Gives the connection up, and dials again later.
+    fn lose(&mut self, now: Duration, events: &mut impl FnMut(&Identity, LaneEvent<'_, T>)) {
+        self.conn = None;
+        let theirs = &self.theirs;
+        self.lane.disconnected(&mut |event| events(theirs, event));
+        let lasted = now.saturating_sub(self.opened);
+        let delay = self.backoff.after_connection(lasted, &policy());
+        self.dial_at = Some(now.saturating_add(delay));
+    }
+
+    fn dial_later(&mut self, now: Duration) {
+        let delay = self.backoff.after_failure(&policy());
+        self.dial_at = Some(now.saturating_add(delay));
+    }
+
+    fn write<H: LinkTimer>(&mut self, conn: &mut Conn<'_, H>) {
+        let output = self.lane.take_output();
+        if !output.is_empty()
+            && let Err(error) = conn.write(&output)
+        {
+            // It is closing, and the next connection begins anew.
+            log::debug!(target: "epicycle::cluster", "the link to {}: {error}", self.theirs.id);
+        }
+        self.backlog = conn.buffered_out();
+    }
+}
+
+impl Lost {
+    fn log(&mut self, now: Duration) {
+        let is_due = self.logged.is_none_or(|at| now >= at + LOG_INTERVAL);
+        if self.frames > 0 && is_due {
+            let Lost { frames, bytes, .. } = std::mem::take(self);
+            self.logged = Some(now);
+            log::warn!(
+                target: "epicycle::cluster",
+                "{frames} frames of {bytes} bytes were given up, since their links were down for too long"
+            );
+        }
+    }
+}
+
+fn policy() -> Reconnect {
+    Reconnect::new(FIRST_DELAY, LONGEST_DELAY)
+}

@@ -1,0 +1,147 @@
+use std::collections::hash_map::Entry;
+
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+
+/// The connections of users, for all reactors of a gate.
+///
+/// A push to a user reads one of 64 tables for the time of a look-up. A bind writes one. Packets of clients need none.
+///
+/// The locator is changed by jobs that run one at a time for each user, in their order. So a job that removes a user asks
+/// [`is_free`](Self::is_free) first: a bind that began meanwhile writes the locator after it.
+pub(in crate::cluster) struct Users {
+    shards: [RwLock<FxHashMap<i64, User>>; SHARDS],
+}
+
+#[derive(Default)]
+struct User {
+    /// Its connection, or 0.
+    cid: i64,
+    /// The number of binds that have begun and not ended.
+    binding: u32,
+}
+
+const SHARDS: usize = 64;
+
+/// The result of a bind that has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::cluster) struct Finished {
+    /// The connection that had the user before, if it was another one.
+    pub(in crate::cluster) replaced: Option<i64>,
+    /// True if nobody has the user, or is about to: the locator must forget it.
+    pub(in crate::cluster) is_free: bool,
+}
+
+impl Users {
+    pub(in crate::cluster) fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+        }
+    }
+
+    /// Returns the connection of a user.
+    pub(in crate::cluster) fn find(&self, uid: i64) -> Option<i64> {
+        let cid = self.shard(uid).read().get(&uid)?.cid;
+        (cid != 0).then_some(cid)
+    }
+
+    /// Returns true if nobody has the user, or is about to.
+    pub(in crate::cluster) fn is_free(&self, uid: i64) -> bool {
+        !self.shard(uid).read().contains_key(&uid)
+    }
+
+    /// Begins a bind. Each is followed by one [`finish`](Self::finish).
+    pub(in crate::cluster) fn begin(&self, uid: i64) {
+        self.shard(uid).write().entry(uid).or_default().binding += 1;
+    }
+
+    /// Ends a bind: with the connection that has the user now, or `None` if it failed.
+    pub(in crate::cluster) fn finish(&self, uid: i64, cid: Option<i64>) -> Finished {
+        let mut users = self.shard(uid).write();
+        let user = users.entry(uid).or_default();
+        user.binding = user.binding.saturating_sub(1);
+        let mut replaced = None;
+        if let Some(cid) = cid {
+            let old = std::mem::replace(&mut user.cid, cid);
+            replaced = (old != 0 && old != cid).then_some(old);
+        }
+        let is_free = user.is_free();
+        if is_free {
+            users.remove(&uid);
+        }
+        Finished { replaced, is_free }
+    }
+
+    /// Takes the user from a connection, if it is still that one's. Returns true if nobody has the user now, or is about to: the
+    /// locator must forget it.
+    pub(in crate::cluster) fn release(&self, uid: i64, cid: i64) -> bool {
+        let mut users = self.shard(uid).write();
+        let Entry::Occupied(mut user) = users.entry(uid) else {
+            return false;
+        };
+        if user.get().cid != cid {
+            return false;
+        }
+        user.get_mut().cid = 0;
+        let is_free = user.get().is_free();
+        if is_free {
+            user.remove();
+        }
+        is_free
+    }
+
+    fn shard(&self, uid: i64) -> &RwLock<FxHashMap<i64, User>> {
+        // Ids are often consecutive, or multiples of something.
+        let spread = (uid as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.shards[(spread >> 58) as usize]
+    }
+}
+
+impl User {
+    fn is_free(&self) -> bool {
+        self.cid == 0 && self.binding == 0
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_later_bind_replaces_the_earlier_one_and_only_the_last_holder_frees_the_user() {
+        let users = Users::new();
+        users.begin(7);
+        users.begin(7);
+        assert_eq!((users.find(7), users.is_free(7)), (None, false));
+        let first = users.finish(7, Some(1));
+        assert_eq!((first.replaced, first.is_free), (None, false));
+        let second = users.finish(7, Some(2));
+        assert_eq!((second.replaced, second.is_free), (Some(1), false));
+        assert_eq!(users.find(7), Some(2));
+        assert!(!users.release(7, 1), "it is another one's");
+        assert!(users.release(7, 2));
+        assert!(users.is_free(7) && users.find(7).is_none());
+    }
+
+    #[test]
+    fn a_user_whose_bind_is_under_way_is_not_freed_by_the_end_of_its_connection() {
+        let users = Users::new();
+        users.begin(7);
+        users.finish(7, Some(1));
+        users.begin(7);
+        assert!(!users.release(7, 1));
+        assert!(!users.is_free(7));
+        assert!(users.finish(7, None).is_free, "the bind failed");
+        assert!(users.is_free(7));
+        assert!(!users.release(7, 1));
+    }
+
+    #[test]
+    fn a_bind_to_the_same_connection_replaces_nobody() {
+        let users = Users::new();
+        users.begin(7);
+        users.finish(7, Some(1));
+        users.begin(7);
+        assert_eq!(users.finish(7, Some(1)).replaced, None);
+    }
+}

@@ -1,0 +1,201 @@
+//! The links of a gate to nodes.
+
+use std::net::TcpListener;
+
+use epicycle::cluster::Kind;
+use epicycle::cluster::State;
+use epicycle::cluster::dispatch::Policy;
+use epicycle::cluster::drpc::{
+    Answer, Code, Hello, MAC, NONCE, Party, Request, Role, Secret, VERSION, Value,
+};
+use epicycle::cluster::gate::RefusedPacket;
+use epicycle::cluster::registry::{Registry, RouteSpec};
+
+use crate::gate::World;
+use crate::rig::{Node, Wire, packet};
+use crate::util::eventually;
+
+#[test]
+fn a_gate_finds_nodes_that_come_and_leaves_those_that_go() {
+    let world = World::with(|gate| gate.reactors(2).dispatch(Policy::RoundRobin));
+    let (mut client, cid) = world.known_client("0");
+    let second = Node::start("node-2", vec![RouteSpec::new(1)]);
+    world.registry.register(&second.instance).expect("is sound");
+    second.await_link();
+    eventually("both get packets", || {
+        client.send(packet(1, 1, "x"));
+        !second.packets(cid).is_empty()
+    });
+    let mut hung = second.instance.clone();
+    hung.state = State::Hang;
+    world.registry.register(&hung).expect("is sound");
+    eventually("it is known", || {
+        let before = second.packets(cid).len();
+        for _ in 0..4 {
+            client.send(packet(1, 1, "y"));
+        }
+        client.send(b"\0\0\0\x01\x80");
+        client.expect(b"\0\0\0\x01\x80");
+        second.packets(cid).len() == before
+    });
+    world
+        .registry
+        .deregister(&world.node.instance)
+        .expect("is there");
+    eventually("nobody takes packets", || {
+        client.send(packet(1, 1, "z"));
+        world.gate.stats().refused[RefusedPacket::NoneWorking] > 0
+    });
+}
+
+#[test]
+fn packets_of_a_client_wait_in_order_while_the_link_to_their_node_is_down() {
+    let world = World::new();
+    let (mut client, cid) = world.known_client("0");
+    // The node's process ends and begins anew, at the same address.
+    let addr = world.node.instance.endpoint.clone();
+    let addr = addr
+        .trim_start_matches("drpc://")
+        .trim_end_matches("?is_secure=false");
+    let World { gate, node, .. } = world;
+    let routes = node.instance.routes.clone();
+    drop(node);
+    eventually("the gate has noticed", || {
+        client.send(packet(1, 1, "lost or not"));
+        TcpListener::bind(addr).is_ok()
+    });
+    for n in 1..=100 {
+        client.send(packet(1, 1, &n.to_string()));
+    }
+    let listener = TcpListener::bind(addr).expect("is free");
+    let node = Node::serve("node-1", routes, listener);
+    node.await_packet("100");
+    let mut packets = node.packets(cid);
+    packets.retain(|packet| packet != "lost or not");
+    let sent: Vec<String> = (1..=100).map(|n| n.to_string()).collect();
+    assert_eq!(packets, sent);
+    assert_eq!(gate.stats().given_up, 0);
+}
+
+#[test]
+fn a_link_that_is_cut_again_and_again_keeps_the_order_and_repeats_nothing() {
+    let world = World::with(|gate| gate.reactors(2));
+    let (mut client, cid) = world.known_client("-1");
+    for n in 0..300 {
+        client.send(packet(1, 1, &n.to_string()));
+        if n % 50 == 25 {
+            world.node.cut();
+        }
+    }
+    eventually("the last one comes", || {
+        client.send(packet(1, 1, "300"));
+        world.node.packets(cid).iter().any(|packet| packet == "300")
+    });
+    let got = world.node.packets(cid);
+    let numbers = got
+        .iter()
+        .map(|data| data.parse::<i32>().expect("is a number"));
+    let mut numbers: Vec<i32> = numbers.collect();
+    numbers.dedup_by_key(|n| if *n == 300 { -2 } else { *n });
+    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+}
+
+#[test]
+fn with_a_secret_only_those_who_have_it_are_served() {
+    let secret = Secret::new(b"the secret of this cluster").expect("is long enough");
+    let world_secret = secret.clone();
+    // The node of this world is due, so that the gate sends it nothing.
+    let world = World::with(move |gate| gate.secret(world_secret));
+    let mut client = world.client();
+    client.send(packet(1, 1, "a"));
+    let dial = |secret: &Secret| {
+        let mut wire = Wire::connect(world.gate.link_addr());
+        let (kind, id) = (Kind::Node.code(), "node-9");
+        let nonce = [9; NONCE];
+        let hello = Hello {
+            version: VERSION,
+            features: 0,
+            nonce,
+        };
+        let mut frames = Vec::new();
+        let stat = Request::GetState;
+        for (seq, request) in [
+            (1, Request::Handshake { kind, id }),
+            (2, Request::Hello(hello)),
+            (3, stat),
+        ] {
+            request.encode_into(seq, &mut frames).expect("is sound");
+        }
+        wire.send(frames);
+        let code = |mut bytes: Vec<u8>| {
+            use epicycle::cluster::drpc::{FrameCodec, Incoming};
+            use epicycle::codec::{Codec, Decoded};
+            let Ok(Decoded::Frame {
+                frame: Incoming::Frame(frame),
+                ..
+            }) = FrameCodec::default().decode(&mut bytes)
+            else {
+                panic!("is no frame");
+            };
+            let answer = Answer::decode(&frame).expect("is an answer");
+            let theirs = match answer.value {
+                Value::Hello(hello, Some(mac)) => Some((hello.nonce, mac)),
+                _ => None,
+            };
+            (answer.code, theirs)
+        };
+        assert_eq!(code(wire.next().expect("is open")).0, Code::Done);
+        let (_, theirs) = code(wire.next().expect("is open"));
+        let (their_nonce, mac) = theirs.expect("has a proof");
+        assert_eq!(
+            code(wire.next().expect("is open")).0,
+            Code::Failed,
+            "before the proof"
+        );
+        let dialler = Party { kind, id, nonce };
+        let listener = Party {
+            kind: Kind::Gate.code(),
+            id: "gate-1",
+            nonce: their_nonce,
+        };
+        let is_genuine = secret.verify(&mac, Role::Listener, &dialler, &listener);
+        let mac: [u8; MAC] = secret.mac(Role::Dialler, &dialler, &listener);
+        let mut frames = Vec::new();
+        Request::Prove { mac }
+            .encode_into(4, &mut frames)
+            .expect("is sound");
+        wire.send(frames);
+        let proved = code(wire.next().expect("is open")).0;
+        (is_genuine, proved, wire)
+    };
+    let (is_genuine, proved, mut wire) = dial(&secret);
+    assert_eq!((is_genuine, proved), (true, Code::Done));
+    let mut frame = Vec::new();
+    Request::GetState
+        .encode_into(5, &mut frame)
+        .expect("is sound");
+    wire.send(frame);
+    assert_eq!(wire.next().expect("is served").last(), Some(&1));
+
+    let wrong = Secret::new(b"the secret of another one").expect("is long enough");
+    let (is_genuine, proved, mut wire) = dial(&wrong);
+    assert_eq!((is_genuine, proved), (false, Code::Failed));
+    assert!(wire.is_over());
+    assert!(world.node.told().is_empty(), "it has not proved itself");
+}
+
+#[test]
+fn a_state_that_another_server_sets_is_registered() {
+    let world = World::new();
+    let mut link = world.link();
+    assert_eq!(link.call(&Request::SetState { state: 2 }), Code::Done);
+    let registered = || {
+        let gates = world.registry.services("gate").expect("is in memory");
+        gates[0].state
+    };
+    eventually("it is registered", || registered() == State::Busy);
+    world.gate.set_state(State::Work).expect("is in memory");
+    assert_eq!(registered(), State::Work);
+    let state = link.ask(&Request::GetState, |answer| answer.value == Value::State(1));
+    assert!(state);
+}

@@ -1,0 +1,341 @@
+//! Clients of a gate, and other servers as scripted stand-ins, over real sockets.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use epicycle::Addr;
+use epicycle::cluster::Kind;
+use epicycle::cluster::drpc::{
+    Answer, Code, FrameCodec, Incoming, Op, Request, Scope, Target, Value,
+};
+use epicycle::cluster::packet::{Packet, PacketFrame, PacketOptions};
+use epicycle::cluster::registry::{Instance, RouteSpec};
+use epicycle::codec::{Codec, Decoded};
+use parking_lot::Mutex;
+
+use crate::util::{LONG, await_some, eventually};
+
+/// A connection that speaks in messages that begin with their size: packets or frames.
+pub(crate) struct Wire(pub(crate) TcpStream);
+
+impl Wire {
+    pub(crate) fn connect(addr: &Addr) -> Self {
+        let addr = addr.as_socket_addr().expect("is an IP address");
+        Self::over(TcpStream::connect(addr).expect("connects"))
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).expect("can be set");
+        stream.set_read_timeout(Some(LONG)).expect("can be set");
+        stream.set_write_timeout(Some(LONG)).expect("can be set");
+        Self(stream)
+    }
+
+    fn clone(&self) -> Self {
+        Self(self.0.try_clone().expect("clones"))
+    }
+
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).expect("sends");
+    }
+
+    /// Returns the next message, or `None` at the end of the stream.
+    pub(crate) fn next(&mut self) -> Option<Vec<u8>> {
+        let mut message = vec![0; 4];
+        match self.0.read_exact(&mut message) {
+            Ok(()) => {}
+            Err(error) if is_timeout(&error) => panic!("nothing came: {error}"),
+            Err(_) => return None,
+        }
+        let size = u32::from_be_bytes(message[..].try_into().expect("has 4 bytes"));
+        message.resize(4 + size as usize, 0);
+        self.0.read_exact(&mut message[4..]).ok()?;
+        Some(message)
+    }
+
+    pub(crate) fn expect(&mut self, message: impl AsRef<[u8]>) {
+        let next = self.next().expect("is open");
+        assert_eq!(
+            next.escape_ascii().to_string(),
+            message.as_ref().escape_ascii().to_string()
+        );
+    }
+
+    /// Returns true if the peer has closed, once everything that it has sent was skipped.
+    pub(crate) fn is_over(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Err(error) => !is_timeout(&error),
+            Ok(_) => true,
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// A server that has dialled a gate.
+pub(crate) struct Link {
+    pub(crate) wire: Wire,
+    seq: u64,
+}
+
+impl Link {
+    /// Dials, and introduces itself as a node of due.
+    pub(crate) fn dial(gate: &Addr, id: &str) -> Self {
+        let mut link = Self {
+            wire: Wire::connect(gate),
+            seq: 0,
+        };
+        let kind = Kind::Node.code();
+        assert_eq!(link.call(&Request::Handshake { kind, id }), Code::Done);
+        link
+    }
+
+    pub(crate) fn send(&mut self, seq: u64, request: &Request<'_>) {
+        let mut frame = Vec::new();
+        request.encode_into(seq, &mut frame).expect("is sound");
+        self.wire.send(frame);
+    }
+
+    /// Sends a request, and returns the code of the answer.
+    pub(crate) fn call(&mut self, request: &Request<'_>) -> Code {
+        self.ask(request, |answer| answer.code)
+    }
+
+    pub(crate) fn total(&mut self, request: &Request<'_>) -> u64 {
+        self.ask(request, |answer| match answer.value {
+            Value::Total(total) => total,
+            value => panic!("{value:?} is no total"),
+        })
+    }
+
+    pub(crate) fn ask<R>(&mut self, request: &Request<'_>, read: impl Fn(&Answer<'_>) -> R) -> R {
+        self.seq += 1;
+        self.send(self.seq, request);
+        let mut answer = self.wire.next().expect("the link is open");
+        let frame = frame_of(&mut answer).expect("is no heartbeat");
+        assert_eq!((frame.seq, frame.op), (self.seq, request.op().code()));
+        read(&Answer::decode(&frame).expect("is an answer"))
+    }
+
+    pub(crate) fn bind(&mut self, cid: i64, uid: i64) -> Code {
+        self.call(&Request::Bind { cid, uid })
+    }
+
+    pub(crate) fn is_online(&mut self, target: Target) -> bool {
+        self.ask(&Request::IsOnline { target }, |answer| {
+            answer.value == Value::Online(true)
+        })
+    }
+}
+
+pub(crate) fn user(id: i64) -> Target {
+    let scope = Scope::User;
+    Target { scope, id }
+}
+
+pub(crate) fn conn(id: i64) -> Target {
+    let scope = Scope::Conn;
+    Target { scope, id }
+}
+
+/// Encodes a packet of the default format.
+pub(crate) fn packet(route: i32, seq: i32, data: &str) -> Vec<u8> {
+    let data = data.as_bytes();
+    let packet = Packet { route, seq, data };
+    let encoded = PacketOptions::default().encode(&packet);
+    encoded.expect("is short").as_bytes().to_vec()
+}
+
+fn frame_of(bytes: &mut [u8]) -> Option<epicycle::cluster::drpc::Frame<'_>> {
+    match FrameCodec::default().decode(bytes).expect("is a frame") {
+        Decoded::Frame {
+            frame: Incoming::Frame(frame),
+            ..
+        } => Some(frame),
+        Decoded::Frame { .. } => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a gate has told a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Event {
+        event: u8,
+        cid: i64,
+        uid: i64,
+    },
+    Packet {
+        cid: i64,
+        uid: i64,
+        route: i32,
+        seq: i32,
+        data: String,
+    },
+}
+
+/// A node that keeps what it is told. It speaks as due does: it knows no extensions.
+pub(crate) struct Node {
+    pub(crate) instance: Instance,
+    told: Arc<Mutex<Vec<Told>>>,
+    links: Arc<Mutex<Vec<TcpStream>>>,
+    has_ended: Arc<AtomicBool>,
+    addr: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Node {
+    /// Starts a node with these routes, which wants all events. It is not registered.
+    pub(crate) fn start(id: &str, routes: Vec<RouteSpec>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        Self::serve(id, routes, listener)
+    }
+
+    pub(crate) fn serve(id: &str, routes: Vec<RouteSpec>, listener: TcpListener) -> Self {
+        let addr = listener.local_addr().expect("is bound");
+        let mut instance = Instance::new(Kind::Node, id, format!("drpc://{addr}?is_secure=false"));
+        instance.routes = routes;
+        instance.events = vec![1, 2, 3];
+        let (told, links) = (Arc::default(), Arc::default());
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (told, links, has_ended) =
+                (Arc::clone(&told), Arc::clone(&links), has_ended.clone());
+            thread::spawn(move || accept(&listener, &told, &links, &has_ended))
+        };
+        Self {
+            instance,
+            told,
+            links,
+            has_ended,
+            addr,
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) fn told(&self) -> Vec<Told> {
+        self.told.lock().clone()
+    }
+
+    /// Returns the data of the packets of a connection, in order.
+    pub(crate) fn packets(&self, of: i64) -> Vec<String> {
+        let told = self.told();
+        let packets = told.into_iter().filter_map(|told| match told {
+            Told::Packet { cid, data, .. } if cid == of => Some(data),
+            _ => None,
+        });
+        packets.collect()
+    }
+
+    /// Waits for the number of things that it has been told.
+    pub(crate) fn await_told(&self, count: usize) -> Vec<Told> {
+        let mut told = Vec::new();
+        eventually(&format!("{count} things are told"), || {
+            told = self.told();
+            told.len() >= count
+        });
+        told
+    }
+
+    /// Waits for the packet that has this data, and returns its connection and user.
+    pub(crate) fn await_packet(&self, wanted: &str) -> (i64, i64) {
+        await_some(&format!("the packet {wanted}"), || {
+            self.told().iter().find_map(|told| match told {
+                Told::Packet { cid, uid, data, .. } if data == wanted => Some((*cid, *uid)),
+                _ => None,
+            })
+        })
+    }
+
+    /// Waits for a link.
+    pub(crate) fn await_link(&self) {
+        eventually("the gate dials", || !self.links.lock().is_empty());
+    }
+
+    /// Ends the links that there are.
+    pub(crate) fn cut(&self) {
+        for link in self.links.lock().drain(..) {
+            let _ = link.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.has_ended.store(true, Ordering::Release);
+        // Wakes the thread.
+        drop(TcpStream::connect(self.addr));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.cut();
+    }
+}
+
+fn accept(
+    listener: &TcpListener,
+    told: &Arc<Mutex<Vec<Told>>>,
+    links: &Mutex<Vec<TcpStream>>,
+    has_ended: &AtomicBool,
+) {
+    while let Ok((stream, _)) = listener.accept() {
+        if has_ended.load(Ordering::Acquire) {
+            return;
+        }
+        let mut wire = Wire::over(stream);
+        links.lock().push(wire.clone().0);
+        let told = told.clone();
+        thread::spawn(move || {
+            let quiet = Duration::from_secs(3600);
+            wire.0.set_read_timeout(Some(quiet)).expect("can be set");
+            while let Some(mut bytes) = wire.next() {
+                if let Some(frame) = frame_of(&mut bytes) {
+                    take(&mut wire, &frame, &told);
+                }
+            }
+            // Another copy of the socket is kept for `cut`.
+            let _ = wire.0.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+/// Does what a node of due does with a frame.
+fn take(wire: &mut Wire, frame: &epicycle::cluster::drpc::Frame<'_>, told: &Mutex<Vec<Told>>) {
+    if frame.op >= 32 {
+        return;
+    }
+    let mut answer = Answer::new(frame.op, Code::Done);
+    match Request::decode(frame).expect("a gate sends sound requests") {
+        Request::Trigger { event, cid, uid } => told.lock().push(Told::Event { event, cid, uid }),
+        Request::Deliver { cid, uid, packet } => {
+            let read = PacketOptions::default().decode_message(packet);
+            let Ok(PacketFrame::Packet { packet, .. }) = read else {
+                panic!("a gate delivers whole packets: {read:?}");
+            };
+            told.lock().push(Told::Packet {
+                cid,
+                uid,
+                route: packet.route,
+                seq: packet.seq,
+                data: String::from_utf8_lossy(packet.data).into_owned(),
+            });
+        }
+        Request::GetState => answer.value = Value::State(1),
+        request => assert_eq!(request.op(), Op::Handshake),
+    }
+    if frame.seq != 0 {
+        let mut bytes = Vec::new();
+        answer.encode_into(frame.seq, &mut bytes).expect("is sound");
+        wire.send(bytes);
+    }
+}
