@@ -59,7 +59,8 @@ impl Guard {
         let is_own = self.own.iter().any(|own| {
             own.port == target.port
                 && match own.ip {
-                    Some(own) => own == ip,
+                    // The kernel connects the unspecified address to this host.
+                    Some(own) => own == ip || ip.is_unspecified(),
                     None => is_of_this_host(ip),
                 }
         });
@@ -82,7 +83,9 @@ mod tests {
     #[test]
     fn nobody_reaches_the_gateways_own_listeners() {
         let policy = Egress {
-            allow: vec!["127.0.0.0/8:*".parse().expect("is a rule")],
+            allow: ["127.0.0.0/8:*", "0.0.0.0/8:*"]
+                .map(|rule| rule.parse().expect(rule))
+                .into(),
             deny: Vec::new(),
         };
         let listeners = [
@@ -95,6 +98,8 @@ mod tests {
         assert_eq!(check("127.0.0.1:1080"), Err(Refusal::Own));
         assert_eq!(check("127.0.0.9:1080"), Err(Refusal::Own));
         assert_eq!(check("127.0.0.5:1081"), Err(Refusal::Own));
+        assert_eq!(check("0.0.0.0:1081"), Err(Refusal::Own));
+        assert_eq!(check("0.0.0.0:1082"), Ok(()));
         assert_eq!(check("127.0.0.6:1081"), Ok(()));
         assert_eq!(check("127.0.0.1:1082"), Ok(()));
     }

@@ -16,7 +16,7 @@
 //!
 //! # Order
 //!
-//! 1. What a rule of `deny` names is refused.
+//! 1. What a rule of `deny` names is refused, also if an IPv6 address contains the IPv4 address that it names (6to4, NAT64).
 //! 2. If there are rules of `allow`, what none of them names is refused.
 //! 3. `CONNECT` reaches port 443 only, and other ports if a rule of `allow` names them.
 //! 4. Addresses that are not public are refused, unless a rule of `allow` names a network around the address that is itself
@@ -113,7 +113,11 @@ impl Egress {
         let names =
             |rule: &EgressRule| rule.names(target) || ip.is_some_and(|ip| rule.contains(ip));
         let port = target.port;
-        let is_denied = |rule: &EgressRule| names(rule) && rule.may_mean(port);
+        // A gateway of the network on the way would bring the connection there.
+        let within = ip.and_then(special::within);
+        let is_denied = |rule: &EgressRule| {
+            (names(rule) || within.is_some_and(|ip| rule.contains(ip))) && rule.may_mean(port)
+        };
         if self.deny.iter().any(is_denied) {
             return Err(Refusal::Denied);
         }
@@ -278,6 +282,27 @@ mod tests {
             Err(Refusal::NotAllowed)
         );
         assert_eq!(check(&policy, "127.0.0.1:26081", Way::Connect), Ok(()));
+    }
+
+    #[test]
+    fn a_rule_of_deny_holds_for_addresses_that_contain_those_it_names() {
+        let policy = policy(
+            &["2002::/16", "64:ff9b::/96", "*"],
+            &["1.2.3.0/24", "10.0.0.0/8"],
+        );
+        for ip in [
+            "1.2.3.4",
+            "::ffff:1.2.3.4",
+            "2002:102:304::1",
+            "64:ff9b::1.2.3.4",
+            "64:ff9b::10.1.1.1",
+        ] {
+            let refused = check_addr(&policy, "a.example:443", ip);
+            assert_eq!(refused, Err(Refusal::Denied), "{ip}");
+        }
+        for ip in ["1.2.4.4", "2002:102:404::1", "64:ff9b::1.2.4.4"] {
+            assert_eq!(check_addr(&policy, "a.example:443", ip), Ok(()), "{ip}");
+        }
     }
 
     #[test]

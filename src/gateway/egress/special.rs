@@ -18,6 +18,14 @@ pub(super) fn kind(ip: IpAddr) -> Option<&'static str> {
     }
 }
 
+/// Returns the IPv4 address within an IPv6 address to which a gateway on the way leads.
+pub(super) fn within(ip: IpAddr) -> Option<IpAddr> {
+    match ip.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(ip) => embedded(ip).map(IpAddr::V4),
+    }
+}
+
 /// Returns the network around an address that is no public unicast address.
 pub(super) fn network(ip: IpAddr) -> Option<IpNet> {
     match ip.to_canonical() {
