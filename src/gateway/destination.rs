@@ -50,6 +50,11 @@ impl Destination {
         }
     }
 
+    /// Returns true if a client has named it, or is the only one that can use its connections. So there may be very many.
+    pub(super) fn is_of_clients(&self) -> bool {
+        self.client.is_some() || self.target.is_some()
+    }
+
     /// Returns true if its connections are joined with those of clients.
     pub(super) fn is_joined(&self) -> bool {
         self.client.is_some_and(|client| client.is_joined)

@@ -472,6 +472,25 @@ fn a_client_that_leaves_while_its_tunnel_is_dialled_leaves_nothing_behind() {
 }
 
 #[test]
+fn clients_that_leave_while_their_targets_are_dialled_leave_no_dials_behind() {
+    let silent = MutePort::new();
+    let mut listener = listener(&["127.0.0.0/8:*"]);
+    listener.tunnels.connect = Duration::from_secs(3600);
+    let gateway = start(listener);
+    let (mut first, mut second) = (Asker::to(&gateway), Asker::to(&gateway));
+    for client in [&mut first, &mut second] {
+        client.send(get(silent.addr, ""));
+    }
+    let dials = || figure(&gateway, |proxy| proxy.dials());
+    eventually("both are dialled", || dials() == 2);
+    first.reset();
+    eventually("that of the other one is left", || dials() == 1);
+    second.reset();
+    eventually("no dial is left", || dials() == 0);
+    eventually("nothing is left", || gateway.engine().connections() == 0);
+}
+
+#[test]
 fn a_tunnel_of_a_forward_listener_in_which_nothing_passes_is_ended() {
     let target = Target::start();
     let mut settings = only(target.addr);

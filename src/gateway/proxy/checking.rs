@@ -75,6 +75,7 @@ impl<H: Hooks> Proxy<H> {
                 generation: made_by,
                 began: reactor.now(),
                 purpose: Purpose::Check(node),
+                is_withdrawn: false,
             });
             let asked = connect.map(|connect| {
                 let connect = Connect::token(connect, token).timeout(rules.timeout);

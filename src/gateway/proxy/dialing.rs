@@ -34,17 +34,19 @@ impl<H: Hooks> Proxy<H> {
         reactor: &mut Reactor<'_, Self>,
     ) {
         let connect = self.pools[number].connect(&to);
-        let joined = to.client.filter(|client| client.is_joined);
+        let of_clients = to.is_of_clients().then(|| (number, to.clone()));
         let token = self.next_token(Dial {
             pool: number,
             generation: self.pools[number].generation,
             began: reactor.now(),
             purpose: Purpose::Serve(to, place),
+            is_withdrawn: false,
         });
         let asked = match connect {
             Some(connect) => reactor.connect(Connect::token(connect, token)).map(|dial| {
-                if let Some(client) = joined {
-                    self.dials_to_join.insert(client.id, dial);
+                if let Some(key) = of_clients {
+                    let dials = self.dials_of_clients.entry(key).or_default();
+                    dials.push((token, dial));
                 }
             }),
             // It is in the list no more.
@@ -83,9 +85,10 @@ impl<H: Hooks> Proxy<H> {
         if let Some(place) = place {
             self.offer_place(number, to.node, place, reactor);
         }
-        if let Some(client) = to.client {
-            self.dials_to_join.remove(&client.id);
+        if dial.is_withdrawn {
+            return self.settle(number, reactor);
         }
+        self.forget_dial_of_clients(number, &to, token);
         let pool = &mut self.pools[number];
         log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
         let is_removed = to.target.is_none() && pool.addr(to.node).is_none();
@@ -116,6 +119,42 @@ impl<H: Hooks> Proxy<H> {
             });
         }
         self.settle(number, reactor);
+    }
+
+    /// Cancels the dials to a destination of clients for which nobody waits any more. Else clients that come and leave could have any
+    /// number of them under way.
+    pub(super) fn cancel_needless_dials(&mut self, number: usize, to: Destination) {
+        let connections = &mut self.pools[number].connections;
+        let needless = connections.needless_dials(&to);
+        let key = (number, to);
+        let Some(dials) = self.dials_of_clients.get_mut(&key) else {
+            return;
+        };
+        for (token, connecting) in dials.split_off(dials.len().saturating_sub(needless)) {
+            connections.withdraw_dial(&key.1);
+            if let Some(dial) = self.dials.get_mut(&token) {
+                dial.is_withdrawn = true;
+            }
+            // One that goes on, as the engine shuts down for example, is closed when it opens.
+            let _ = connecting.cancel();
+        }
+        if dials.is_empty() {
+            self.dials_of_clients.remove(&key);
+        }
+    }
+
+    /// Forgets a dial to a destination of clients that has ended.
+    pub(super) fn forget_dial_of_clients(&mut self, number: usize, to: &Destination, token: u64) {
+        if !to.is_of_clients() {
+            return;
+        }
+        let key = (number, to.clone());
+        if let Some(dials) = self.dials_of_clients.get_mut(&key) {
+            dials.retain(|(other, _)| *other != token);
+            if dials.is_empty() {
+                self.dials_of_clients.remove(&key);
+            }
+        }
     }
 
     /// Lets a dial wait for a place.

@@ -203,6 +203,7 @@ impl<H: Hooks> Proxy<H> {
             generation: self.pools[number].generation,
             began: reactor.now(),
             purpose: Purpose::Mirror(node),
+            is_withdrawn: false,
         });
         let asked = match connect {
             Some(connect) => reactor.connect(Connect::token(connect, token)).map(drop),

@@ -101,8 +101,8 @@ pub struct Proxy<H: Hooks> {
     pools: Vec<Pool>,
     /// The dials to nodes under way, by token.
     dials: HashMap<u64, Dial>,
-    /// The dials of connections that are to be joined with those of clients, by client.
-    dials_to_join: HashMap<ConnId, Connecting<Self>>,
+    /// The dials among them to what clients have named, and to nodes for one client, by pool and destination, with their tokens.
+    dials_of_clients: HashMap<(usize, Destination), Vec<TokenAndDial<H>>>,
     /// The clients for whose targets dials are under way, by token.
     target_dials: HashMap<u64, ConnId>,
     /// Those of them that are for a `CONNECT`.
@@ -131,6 +131,9 @@ pub struct Proxy<H: Hooks> {
     pub(super) shared: Arc<Shared>,
 }
 
+/// A dial that can be cancelled.
+type TokenAndDial<H> = (u64, Connecting<Proxy<H>>);
+
 /// A dial to a node under way.
 struct Dial {
     pool: usize,
@@ -138,6 +141,8 @@ struct Dial {
     generation: u32,
     began: Instant,
     purpose: Purpose,
+    /// True if nobody waits for it any more, and it was cancelled.
+    is_withdrawn: bool,
 }
 
 /// The purpose of a connection to a node.
@@ -269,7 +274,7 @@ impl<H: Hooks> Proxy<H> {
             meters,
             shared,
             dials: HashMap::new(),
-            dials_to_join: HashMap::new(),
+            dials_of_clients: HashMap::new(),
             target_dials: HashMap::new(),
             connects: HashMap::new(),
             target_hasher: RandomState::new(),
@@ -334,6 +339,11 @@ impl<H: Hooks> Proxy<H> {
     pub fn nodes_up(&self) -> usize {
         let nodes = self.pools.iter().flat_map(|pool| pool.nodes.iter());
         nodes.filter(|node| node.is_up()).count()
+    }
+
+    /// Returns the number of dials to nodes, and to targets of requests, that are under way.
+    pub fn dials(&self) -> usize {
+        self.dials.len()
     }
 
     /// Returns the number of targets of tunnels that are being dialled.
@@ -444,8 +454,17 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 generation,
                 began,
                 purpose,
+                is_withdrawn,
             } = self.dials.remove(&token)?;
             let (to, place) = match purpose {
+                Purpose::Serve(to, place) if is_withdrawn => {
+                    if let Some(place) = place {
+                        conn.defer(move |proxy, reactor| {
+                            proxy.offer_place(pool, to.node, place, reactor);
+                        });
+                    }
+                    return None;
+                }
                 Purpose::Serve(to, place) => (to, place),
                 Purpose::Mirror(node) => {
                     let session = self.on_mirror_open(conn, pool, node, generation);
@@ -456,12 +475,12 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                     return Some(Session::Check(Box::new(session)));
                 }
             };
+            self.forget_dial_of_clients(pool, &to, token);
             let connections = &mut self.pools[pool].connections;
             connections.opened(&to, conn.id(), opened);
             let is_outdated = !to.is_joined() && generation != self.pools[pool].generation;
             let mut is_needless = false;
             if let Some(client) = to.client {
-                self.dials_to_join.remove(&client.id);
                 // It serves no other client.
                 is_needless = conn.with(client.id, |_, _| ()).is_none();
             }
@@ -694,8 +713,8 @@ impl<H: Hooks> Proxy<H> {
         client: ClientSession<H>,
         reason: &CloseReason,
     ) {
-        self.close_named(info.id, reactor);
         let Some(mut exchange) = client.exchange else {
+            self.close_named(info.id, reactor);
             return self.record_refused(info, reactor.unix_time());
         };
         let is_tunnel = exchange.is_tunnel();
@@ -711,6 +730,7 @@ impl<H: Hooks> Proxy<H> {
             self.meters.all.tunnels.subtract(1);
         }
         self.leave(&mut exchange, reactor);
+        self.close_named(info.id, reactor);
         if let Some(pool) = exchange.pool {
             self.settle(pool, reactor);
         }

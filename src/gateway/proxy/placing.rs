@@ -419,13 +419,15 @@ impl<H: Hooks> Proxy<H> {
                 addrs: None,
                 is_joined: false,
             };
-            for node in pool.nodes.iter().map(Node::id) {
-                let client = Some(named);
-                pool.connections.close_idle_to(&Destination {
+            let nodes: Vec<_> = pool.nodes.iter().map(Node::id).collect();
+            for node in nodes {
+                let to = Destination {
                     node,
-                    client,
+                    client: Some(named),
                     target: None,
-                });
+                };
+                self.pools[number].connections.close_idle_to(&to);
+                self.cancel_needless_dials(number, to);
             }
             self.settle(number, reactor);
         }
@@ -441,6 +443,9 @@ impl<H: Hooks> Proxy<H> {
             Place::Waiting(ticket) => {
                 if let Some(number) = exchange.pool {
                     self.pools[number].connections.cancel(ticket);
+                    if let Some(target) = &exchange.target {
+                        self.cancel_needless_dials(number, Destination::target(target.clone()));
+                    }
                 }
             }
             Place::On { upstream, .. } => {

@@ -31,12 +31,18 @@ use crate::gateway::socks::{
 /// The most targets of an association. One more takes the place of the one that was used longest ago.
 const MAX_TARGETS: usize = 64;
 
+/// The most targets of an association that are being looked up or opened, with those whose place was taken meanwhile. Else a client that
+/// names ever new targets would have any number of look-ups under way.
+const MAX_OPENING: usize = 64;
+
 /// The state of the session with a SOCKS client that sends datagrams.
 pub struct Relay {
     /// Its connection.
     client: ConnId,
     listener: Rc<Listener>,
     targets: HashMap<Target, ToTarget>,
+    /// The number of targets that are being opened.
+    opening: usize,
     /// The bytes of datagrams that were passed on, from the client and to it.
     bytes: (u64, u64),
 }
@@ -145,6 +151,7 @@ impl<H: Hooks> Proxy<H> {
             client,
             listener,
             targets: HashMap::new(),
+            opening: 0,
             bytes: (0, 0),
         })))
     }
@@ -201,6 +208,9 @@ impl<H: Hooks> Proxy<H> {
         relay: &mut Relay,
         target: &Target,
     ) -> Result<(), DropReason> {
+        if relay.opening >= MAX_OPENING {
+            return Err(DropReason::Full);
+        }
         let guard = relay.listener.guard.clone();
         if let Err(refusal) = guard.check(target, Way::Socks) {
             log::debug!(target: "epicycle::gateway::socks", "{}: {target} is refused: {refusal}", conn.peer_addr());
@@ -219,6 +229,7 @@ impl<H: Hooks> Proxy<H> {
         };
         let asked = self.dial_datagrams(&mut conn.reactor(), connect, dial);
         asked.map_err(|_| DropReason::Unreachable)?;
+        relay.opening += 1;
         if relay.targets.len() >= MAX_TARGETS {
             let targets = relay.targets.iter();
             let oldest = targets.min_by_key(|(_, to)| to.used);
@@ -257,6 +268,7 @@ impl<H: Hooks> Proxy<H> {
             let Session::Relay(relay) = session else {
                 return None;
             };
+            relay.opening -= 1;
             let to = relay.targets.get_mut(&target)?;
             match mem::take(&mut to.way) {
                 DatagramWay::Opening(held) => {
@@ -298,15 +310,15 @@ impl<H: Hooks> Proxy<H> {
             }
             _ => DropReason::Unreachable,
         };
-        let held = reactor.with(relay, |_, session| match session {
-            Session::Relay(relay) => match relay.targets.get(target) {
-                Some(ToTarget {
-                    way: DatagramWay::Opening(_),
-                    ..
-                }) => relay.targets.remove(target),
+        let held = reactor.with(relay, |_, session| {
+            let Session::Relay(relay) = session else {
+                return None;
+            };
+            relay.opening -= 1;
+            match relay.targets.get(target)?.way {
+                DatagramWay::Opening(_) => relay.targets.remove(target),
                 _ => None,
-            },
-            _ => None,
+            }
         });
         if let Some(DatagramWay::Opening(held)) = held.flatten().map(|to| to.way) {
             self.drop_datagrams(reason, held.len());

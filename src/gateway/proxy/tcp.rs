@@ -253,13 +253,24 @@ impl<H: Hooks> Proxy<H> {
         if session.place == Place::Joined {
             self.meters.all.tunnels.subtract(1);
         }
+        if let Place::Waiting(ticket) = session.place {
+            self.pools[number].connections.cancel(ticket);
+        }
+        if let Some(node) = session.last_node {
+            let client = Some(NamedClient {
+                id: info.id,
+                addrs: None,
+                is_joined: true,
+            });
+            let to = Destination {
+                node,
+                client,
+                target: None,
+            };
+            self.cancel_needless_dials(number, to);
+        }
         match session.place {
-            Place::Waiting(ticket) => {
-                self.pools[number].connections.cancel(ticket);
-                if let Some(dial) = self.dials_to_join.remove(&info.id) {
-                    // An engine that shuts down cancels it by itself.
-                    let _ = dial.cancel();
-                }
+            Place::Waiting(_) => {
                 if let Some(node) = session.last_node
                     && self.pools[number].report(node, Outcome::Abandoned, reactor.now())
                 {
