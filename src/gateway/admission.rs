@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::limiter::{Limiter, Limiters};
+use super::networks::Networks;
 use super::settings::{Access, BasicAuth, ListenerSettings, RouteAuth, RouteSettings};
 use crate::http::Headers;
 
 /// The rules by which a listener or a route takes requests. Those that take all have none.
 #[derive(Debug)]
 pub(super) struct Admission {
-    access: Access,
+    /// Those whose clients may come, unless there are none.
+    allow: Networks,
+    deny: Networks,
     pub(super) auth: RouteAuth,
     limits: Box<[Arc<Limiter>]>,
 }
@@ -23,12 +26,9 @@ impl Admission {
     ) -> Option<Box<Self>> {
         let owner = format!("listener {}", settings.on);
         let auth = settings.auth.clone();
-        Self {
-            access: settings.access.clone(),
-            auth: auth.map_or(RouteAuth::Inherit, RouteAuth::Basic),
-            limits: limiters.of(&owner, &settings.rate_limits),
-        }
-        .unless_open()
+        let auth = auth.map_or(RouteAuth::Inherit, RouteAuth::Basic);
+        let limits = limiters.of(&owner, &settings.rate_limits);
+        Self::unless_open(&settings.access, auth, limits)
     }
 
     pub(super) fn of_route(
@@ -36,18 +36,24 @@ impl Admission {
         name: &str,
         limiters: &Limiters,
     ) -> Option<Box<Self>> {
-        Self {
-            access: settings.access.clone(),
-            auth: settings.auth.clone(),
-            limits: limiters.of(&format!("route {name}"), &settings.rate_limits),
-        }
-        .unless_open()
+        let limits = limiters.of(&format!("route {name}"), &settings.rate_limits);
+        Self::unless_open(&settings.access, settings.auth.clone(), limits)
     }
 
-    fn unless_open(self) -> Option<Box<Self>> {
-        let is_open =
-            self.access.is_open() && self.auth == RouteAuth::Inherit && self.limits.is_empty();
-        (!is_open).then(|| Box::new(self))
+    fn unless_open(
+        access: &Access,
+        auth: RouteAuth,
+        limits: Box<[Arc<Limiter>]>,
+    ) -> Option<Box<Self>> {
+        let is_open = access.is_open() && auth == RouteAuth::Inherit && limits.is_empty();
+        (!is_open).then(|| {
+            Box::new(Self {
+                allow: Networks::new(&access.allow),
+                deny: Networks::new(&access.deny),
+                auth,
+                limits,
+            })
+        })
     }
 
     /// Takes a token of each limit for a request. If one has none, takes none, and returns the time after which to ask again.
@@ -70,12 +76,10 @@ impl Admission {
 
     /// Returns true if the address of a client is allowed.
     pub(super) fn allows(&self, client: Option<IpAddr>) -> bool {
-        let Access { allow, deny } = &self.access;
-        let Some(client) = client.map(|client| client.to_canonical()) else {
-            return allow.is_empty();
+        let Some(client) = client else {
+            return self.allow.is_empty();
         };
-        !deny.iter().any(|network| network.contains(&client))
-            && (allow.is_empty() || allow.iter().any(|network| network.contains(&client)))
+        !self.deny.contains(client) && (self.allow.is_empty() || self.allow.contains(client))
     }
 }
 
@@ -106,14 +110,7 @@ mod tests {
             allow: networks(allow),
             deny: networks(deny),
         };
-        let auth = RouteAuth::Inherit;
-        let limits = Box::default();
-        Admission {
-            access,
-            auth,
-            limits,
-        }
-        .unless_open()
+        Admission::unless_open(&access, RouteAuth::Inherit, Box::default())
     }
 
     #[test]

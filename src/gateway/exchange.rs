@@ -54,6 +54,7 @@ pub(super) struct Exchange<X> {
     pub(super) in_vain: u32,
     /// The protocol that the client asks to change to.
     pub(super) upgrade: Option<Box<str>>,
+    /// The address of the client, as its proxies tell it. It stays the same for the whole exchange.
     pub(super) client: Option<IpAddr>,
     pub(super) expectation: Expectation,
     /// The fields that the client's `Connection` names.

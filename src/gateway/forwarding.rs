@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::str;
 
 use super::ip_text::IpText;
+use super::networks::Networks;
 use super::settings::{ForwardedFor, Forwarding};
 use crate::http::lines::{is_named, tokens};
-use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, Version};
+use crate::http::{HeaderBlock, HeaderLine, Headers, SendError, ServerRequest, Version};
 
 /// The name in `Via`.
 const NAME: &str = "epicycle";
@@ -14,6 +15,23 @@ const NAME: &str = "epicycle";
 /// The gateway in `Via`, by the version of the message that it has received.
 const VIA_HTTP10: &str = "1.0 epicycle";
 const VIA_HTTP11: &str = "1.1 epicycle";
+
+/// The forwarding fields of a listener, with what is worked out once.
+#[derive(Debug)]
+pub(super) struct Rules {
+    settings: Forwarding,
+    /// The networks of proxies in front of the gateway.
+    trusted: Networks,
+}
+
+impl Rules {
+    pub(super) fn new(settings: &Forwarding) -> Self {
+        Self {
+            trusted: Networks::new(&settings.trusted),
+            settings: settings.clone(),
+        }
+    }
+}
 
 /// The peer of a client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -37,20 +55,17 @@ pub(super) struct Hop<'a> {
 }
 
 /// Returns true if what this peer sends in forwarding fields is believed.
-pub(super) fn trusts(rules: &Forwarding, peer: Peer) -> bool {
+pub(super) fn trusts(rules: &Rules, peer: Peer) -> bool {
     rules.trusted.is_empty() || is_trusted_peer(rules, peer)
 }
 
-fn is_trusted_peer(rules: &Forwarding, peer: Peer) -> bool {
+fn is_trusted_peer(rules: &Rules, peer: Peer) -> bool {
     !peer.is_hidden && is_trusted(rules, peer.ip)
 }
 
-fn is_trusted(rules: &Forwarding, peer: Option<IpAddr>) -> bool {
+fn is_trusted(rules: &Rules, peer: Option<IpAddr>) -> bool {
     // Whoever reaches a Unix socket is on this host.
-    peer.is_none_or(|peer| {
-        let peer = peer.to_canonical();
-        rules.trusted.iter().any(|network| network.contains(&peer))
-    })
+    peer.is_none_or(|peer| rules.trusted.contains(peer))
 }
 
 /// Returns true for a field in which a proxy tells about clients, also if it is spelt with underscores: many programs read
@@ -77,17 +92,17 @@ fn is_spelling_of(name: &[u8], of: &[u8]) -> bool {
 }
 
 /// Returns true if a request has been here more often than it may.
-pub(super) fn loops(rules: &Forwarding, fields: Headers<'_>) -> bool {
+pub(super) fn loops(rules: &Rules, fields: Headers<'_>) -> bool {
     let ours = |via: &&[u8]| {
         let by = via.split(u8::is_ascii_whitespace).nth(1);
         by.is_some_and(|by| by.eq_ignore_ascii_case(NAME.as_bytes()))
     };
     let times = fields.get_all("via").flat_map(tokens).filter(ours).count();
-    rules.via && times > rules.max_loops as usize
+    rules.settings.via && times > rules.settings.max_loops as usize
 }
 
 /// Returns the client: the last address that no trusted proxy has.
-pub(super) fn client(rules: &Forwarding, peer: Peer, fields: Headers<'_>) -> Option<IpAddr> {
+pub(super) fn client(rules: &Rules, peer: Peer, fields: Headers<'_>) -> Option<IpAddr> {
     if rules.trusted.is_empty() || !is_trusted_peer(rules, peer) {
         return peer.ip;
     }
@@ -111,6 +126,26 @@ fn parse(text: &[u8]) -> Option<IpAddr> {
     parsed.or_else(|| text.parse().ok().map(|addr: SocketAddr| addr.ip()))
 }
 
+/// Tells the client anew if a trusted proxy's `Connection` names the list in which it was told. Else the node would take the proxy for
+/// the client. Returns true if it does.
+pub(super) fn restore_client(
+    rules: &Rules,
+    peer: Peer,
+    client: Option<IpAddr>,
+    request: &ServerRequest<'_>,
+    fields: &mut HeaderBlock,
+) -> Result<bool, SendError> {
+    let Some(client) = client.filter(|_| request.headers().nominates()) else {
+        return Ok(false);
+    };
+    let is_lost = Some(client) != peer.ip && fields.headers().get("x-forwarded-for").is_none();
+    if !is_lost || rules.settings.x_forwarded_for != ForwardedFor::Append {
+        return Ok(false);
+    }
+    fields.push("X-Forwarded-For", IpText::of(client).as_bytes())?;
+    Ok(true)
+}
+
 /// Returns true if there are such fields.
 pub(super) fn are_in(fields: &HeaderBlock) -> bool {
     fields
@@ -121,7 +156,7 @@ pub(super) fn are_in(fields: &HeaderBlock) -> bool {
 
 /// Sets the forwarding fields of a request. `are_new` is true if it has none of them. Then nothing is searched for.
 pub(super) fn set(
-    rules: &Forwarding,
+    rules: &Rules,
     hop: &Hop<'_>,
     client: Option<IpAddr>,
     are_new: bool,
@@ -130,21 +165,21 @@ pub(super) fn set(
     // Only then does a proxy in front of this one know more than this one.
     let believes = !rules.trusted.is_empty() && is_trusted_peer(rules, hop.peer);
     let scheme = if hop.is_tls { "https" } else { "http" };
-    let last = match (rules.x_forwarded_for, hop.peer.ip) {
+    let last = match (rules.settings.x_forwarded_for, hop.peer.ip) {
         (ForwardedFor::Append, Some(peer)) => Some(peer),
         (ForwardedFor::Replace, Some(peer)) => Some(client.unwrap_or(peer)),
         (ForwardedFor::Off, _) | (_, None) => None,
     };
     let last_text = last.map(IpText::of);
     if let Some(last) = &last_text {
-        let told = match rules.x_forwarded_for {
+        let told = match rules.settings.x_forwarded_for {
             ForwardedFor::Append if !are_new => list_behind_told(fields, last.as_bytes()),
             _ => None,
         };
         let list = told.as_deref().unwrap_or(last.as_bytes());
         set_one(fields, are_new, b"X-Forwarded-For: ", list);
     }
-    if rules.x_real_ip
+    if rules.settings.x_real_ip
         && let Some(client) = client
     {
         // Most clients are the peer.
@@ -152,7 +187,7 @@ pub(super) fn set(
         let text = text.unwrap_or_else(|| IpText::of(client));
         set_one(fields, are_new, b"X-Real-IP: ", text.as_bytes());
     }
-    if rules.x_forwarded {
+    if rules.settings.x_forwarded {
         // What a proxy in front of this one told stays.
         let keeps = |fields: &HeaderBlock, name: &str| {
             believes && !are_new && fields.headers().get(name).is_some()
@@ -171,7 +206,7 @@ pub(super) fn set(
             set_one(fields, are_new, b"X-Forwarded-Port: ", text);
         }
     }
-    if rules.forwarded {
+    if rules.settings.forwarded {
         let node = match hop.peer.ip.map(|peer| peer.to_canonical()) {
             Some(IpAddr::V4(ip)) => ip.to_string(),
             Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
@@ -184,7 +219,7 @@ pub(super) fn set(
         };
         fields.push("Forwarded", element)?;
     }
-    if rules.via {
+    if rules.settings.via {
         let value = match hop.version {
             Version::Http10 => VIA_HTTP10,
             Version::Http11 => VIA_HTTP11,

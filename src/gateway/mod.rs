@@ -73,6 +73,7 @@ mod kept;
 mod limiter;
 mod metrics;
 mod mirror;
+mod networks;
 mod node_lists;
 mod observing;
 mod operating;

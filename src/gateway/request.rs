@@ -9,7 +9,7 @@ use super::forwarding;
 use super::route::Route;
 #[cfg(feature = "tls")]
 use super::route::without_port;
-use super::settings::{FieldChanges, Forwarding, HostField, Underscores};
+use super::settings::{FieldChanges, HostField, Underscores};
 use crate::http::fields::is_token;
 use crate::http::lines::tokens;
 use crate::http::{
@@ -95,7 +95,7 @@ pub(super) fn is_private(request: &ServerRequest<'_>, seen: Seen) -> bool {
 pub(super) fn check(
     request: &ServerRequest<'_>,
     seen: Seen,
-    rules: &Forwarding,
+    rules: &forwarding::Rules,
     underscores: Underscores,
 ) -> Result<(), ProxyError> {
     let headers = request.headers();

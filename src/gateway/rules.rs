@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::admission::Admission;
 use super::egress::Guard;
+use super::forwarding;
 use super::kept::Kept;
 use super::metrics::{ListenerCounters, Meters};
 use super::pool::SharedPool;
@@ -33,6 +34,7 @@ pub(super) struct Listener {
     pub(super) between: ConnLimits,
     /// The limits of a connection that sends a body.
     pub(super) uploading: ConnLimits,
+    pub(super) forwarding: forwarding::Rules,
     /// The rules by which it takes requests, if it has some.
     pub(super) admission: Option<Box<Admission>>,
     /// The targets that its clients may reach, if they name them.
@@ -102,6 +104,7 @@ impl Listener {
             uploading: ConnLimits::new().read_timeout(settings.timeouts.body_idle),
             between: ConnLimits::new().read_timeout(settings.timeouts.head),
             admission: Admission::of_listener(&settings, &kept.limiters),
+            forwarding: forwarding::Rules::new(&settings.forwarding),
             guard: Arc::new(guard),
             counters,
             targets: None,

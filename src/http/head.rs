@@ -237,6 +237,8 @@ pub(super) struct Facts {
     expectation: Option<bool>,
     pub(super) close: bool,
     pub(super) persist: bool,
+    /// True if a `Connection` header has the option `upgrade`, without which `Upgrade` means nothing.
+    pub(super) upgrade: bool,
     /// True if a `Connection` header names other headers, which a proxy drops.
     pub(super) nominates: bool,
     /// True if a repeated `Content-Length` is accepted when all values are equal.
@@ -300,6 +302,7 @@ impl Facts {
                     match option.len() {
                         5 if is_named(option, b"close") => self.close = true,
                         10 if is_named(option, b"keep-alive") => self.persist = true,
+                        7 if is_named(option, b"upgrade") => self.upgrade = true,
                         _ => self.nominates |= names_a_header(option),
                     }
                 }
@@ -408,7 +411,7 @@ impl Facts {
 
 /// Returns true if a `Connection` option is the name of a header that is not hop-by-hop anyway.
 fn names_a_header(option: &[u8]) -> bool {
-    !option.eq_ignore_ascii_case(b"upgrade") && !option.eq_ignore_ascii_case(b"te")
+    !option.eq_ignore_ascii_case(b"te")
 }
 
 impl Coding {

@@ -9,9 +9,10 @@ use epicycle::gateway::settings::{
     ListenerSettings, OnFin, PoolSettings, ProxyVersion, RouteSettings, Underscores,
 };
 
-use crate::peers::{Asker, Deed, Origin, builder, ok, pool_of, start, with_listener};
+use crate::peers::{Asker, Deed, Origin, builder, figure, ok, pool_of, start, with_listener};
 use crate::util::client::TempPath;
 use crate::util::eventually;
+use crate::util::ports::MutePort;
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -272,6 +273,25 @@ fn a_protocol_that_is_not_allowed_is_not_passed_on() {
 }
 
 #[test]
+fn a_change_of_protocol_that_others_may_read_in_another_way_is_a_502() {
+    for fields in [
+        "Upgrade: websocket",
+        "Connection: keep-alive\r\nUpgrade: websocket",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 2",
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
+    ] {
+        let response = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\n\r\nhi");
+        let origin = Origin::start(move |_, _| Deed::Send(response.clone().into_bytes()));
+        let gateway = start(pool_of(&origin));
+        let answer = Asker::to(&gateway).ask(
+            "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        assert_eq!(answer.status(), 502, "{fields}");
+        eventually("its connection is closed", || origin.ended() == 1);
+    }
+}
+
+#[test]
 fn nodes_may_be_unix_sockets() {
     let path = TempPath::new();
     let origin = Server::bind(path.addr()).reactors(1);
@@ -348,6 +368,27 @@ fn a_header_of_the_proxy_protocol_names_each_client_to_the_node() {
 }
 
 #[test]
+fn a_client_that_leaves_while_a_connection_of_its_own_is_dialled_leaves_no_dial_behind() {
+    let silent = MutePort::new();
+    let mut pool = PoolSettings::of([format!("http://{}", silent.addr)]);
+    pool.proxy_protocol = Some(ProxyVersion::V2);
+    pool.timeouts.connect = Duration::from_secs(3600);
+    pool.connections.max_connections = Some(1);
+    let gateway = start(pool);
+    for _ in 0..3 {
+        let mut client = Asker::to(&gateway);
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        eventually("it is dialled", || {
+            figure(&gateway, |proxy| proxy.dials()) == 1
+        });
+        client.reset();
+        eventually("its dial has gone, and its place", || {
+            figure(&gateway, |proxy| proxy.dials() + proxy.node_connections()) == 0
+        });
+    }
+}
+
+#[test]
 fn fields_about_the_client_are_set_whatever_it_sends() {
     let origin = Origin::start(|_, _| ok(""));
     let gateway = start(pool_of(&origin));
@@ -407,6 +448,44 @@ fn only_trusted_proxies_tell_about_clients() {
         assert_eq!(request.field("x-real-ip"), Some(real));
         assert_eq!(request.field("x-forwarded-proto"), Some(proto));
     }
+}
+
+#[test]
+fn a_client_is_the_same_for_every_part_although_its_proxy_nominates_the_list() {
+    let origin = Origin::start(|_, _| ok(""));
+    let request = |field: &str| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 1.1.1.1, 2.2.2.2\r\nConnection: {field}\r\n\r\n"
+        )
+    };
+    let mut listener = ListenerSettings::new("tcp://127.0.0.1:0");
+    listener.forwarding.trusted = vec!["127.0.0.0/8".parse().expect("a network")];
+    let mut denying = listener.clone();
+    denying.access.deny = vec!["2.2.2.2/32".parse().expect("a network")];
+    let mut allowing = RouteSettings::to("app");
+    allowing.access.allow = vec!["127.0.0.1/32".parse().expect("a network")];
+    for (listener, route, status) in [
+        (listener.clone(), RouteSettings::to("app"), 200),
+        (denying, RouteSettings::to("app"), 403),
+        (listener, allowing, 403),
+    ] {
+        let gateway = with_listener(listener, pool_of(&origin)).route(route);
+        let gateway = gateway.build().expect("is sound").start_plain();
+        let gateway = gateway.expect("it starts");
+        for field in ["X-Other", "X-Forwarded-For", "x-forwarded-for, close"] {
+            let answer = Asker::to(&gateway).ask(request(field));
+            assert_eq!(answer.status(), status, "{field}");
+        }
+    }
+    for (request, list) in origin.requests().iter().zip([
+        "1.1.1.1, 2.2.2.2, 127.0.0.1",
+        "2.2.2.2, 127.0.0.1",
+        "2.2.2.2, 127.0.0.1",
+    ]) {
+        assert_eq!(request.field("x-forwarded-for"), Some(list));
+        assert_eq!(request.field("x-real-ip"), Some("2.2.2.2"));
+    }
+    assert_eq!(origin.requests().len(), 3);
 }
 
 #[test]

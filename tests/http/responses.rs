@@ -296,12 +296,31 @@ fn responses_are_read_by_what_was_asked() {
 
 #[test]
 fn a_connection_changes_its_protocol_only_when_asked() {
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: chat\r\n\r\nwhatever\0";
-    let (found, error) = read(&[UPGRADE], switch.as_bytes());
-    assert!(found[0].upgraded && found.len() == 1 && !error);
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: chat\r\n\r\nwhatever\0";
+    let empty = switch.replace("Upgrade: chat", "Upgrade: chat\r\nContent-Length: 0");
+    for switch in [switch, &empty] {
+        let (found, error) = read(&[UPGRADE], switch.as_bytes());
+        assert!(found[0].upgraded && found.len() == 1 && !error, "{switch}");
+    }
     assert_eq!(read(&[GET], switch.as_bytes()), (Vec::new(), true));
-    let old = switch.replace("HTTP/1.1", "HTTP/1.0");
-    assert_eq!(read(&[UPGRADE], old.as_bytes()), (Vec::new(), true));
+    // Others may not take these for a change, or may take the first bytes of the other protocol for a body.
+    for (part, other) in [
+        ("HTTP/1.1", "HTTP/1.0"),
+        ("Connection: Upgrade\r\n", ""),
+        ("Connection: Upgrade", "Connection: keep-alive, X-Upgrade"),
+        ("Upgrade: chat", "Upgrade: chat\r\nContent-Length: 8"),
+        (
+            "Upgrade: chat",
+            "Upgrade: chat\r\nTransfer-Encoding: chunked",
+        ),
+    ] {
+        let bad = switch.replace(part, other);
+        assert_eq!(
+            read(&[UPGRADE], bad.as_bytes()),
+            (Vec::new(), true),
+            "{bad}"
+        );
+    }
     let (found, error) = read(
         &[CONNECT],
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhatever\0",

@@ -1,12 +1,11 @@
 //! The admission of requests: addresses, and passwords, which other threads check.
 
-use super::{ClientSession, Proxy, REFUSE, Session, peer};
+use super::{ClientSession, Proxy, REFUSE, Session};
 use crate::engine::handler::Conn;
 use crate::gateway::admission::{Admission, auth};
 use crate::gateway::basic::Credentials;
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::exchange::{Exchange, Extras};
-use crate::gateway::forwarding;
 use crate::gateway::hooks::{Hooks, path_of};
 use crate::gateway::metrics::RouteCounters;
 use crate::gateway::request;
@@ -43,8 +42,6 @@ impl<H: Hooks> Proxy<H> {
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Option<Check>, ProxyError> {
-        let (rules, peer) = (&listener.settings.forwarding, peer(conn));
-        exchange.client = forwarding::client(rules, peer, request.headers());
         self.check_address(admission, exchange, &self.unrouted)?;
         let is_health = listener.settings.own_health_path() == Some(path_of(request.target()));
         if is_health {
@@ -93,8 +90,6 @@ impl<H: Hooks> Proxy<H> {
         exchange: &mut Exchange<H::Exchange>,
         request: &ServerRequest<'_>,
     ) -> Result<Option<Check>, ProxyError> {
-        let (rules, peer) = (&listener.settings.forwarding, peer(conn));
-        exchange.client = forwarding::client(rules, peer, request.headers());
         if let Some(admission) = &route.admission {
             self.check_address(admission, exchange, &route.counters)?;
             self.take_tokens(conn, admission, exchange, request, &route.counters)?;

@@ -58,6 +58,9 @@ impl<H: Hooks> Proxy<H> {
         let notes = Notes::at(conn.now(), conn.unix_time());
         let mut exchange = self.spare.take(notes);
         exchange.begin(request);
+        // From the fields as they came, and once: every part of the gateway means the same client.
+        let rules = &listener.forwarding;
+        exchange.client = forwarding::client(rules, peer(conn), request.headers());
         // A client that is told before the end comes loses no request on a connection that closes.
         exchange.is_last = self.shared.sends_clients_away()
             || client.requests >= listener.settings.limits.max_requests
@@ -102,11 +105,6 @@ impl<H: Hooks> Proxy<H> {
         if exchange.route.is_none() {
             // No node gets them.
             exchange.head.fields.clear();
-        }
-        if exchange.client.is_none() {
-            // It was refused, or answered here, before its fields were gathered.
-            let (rules, peer) = (&listener.settings.forwarding, peer(conn));
-            exchange.client = forwarding::client(rules, peer, request.headers());
         }
         let gathers = matches!(prepared, Ok(Prepared::Dispatch)) && exchange.gathers();
         if gathers {
@@ -171,13 +169,16 @@ impl<H: Hooks> Proxy<H> {
         request: &ServerRequest<'_>,
     ) -> Result<Prepared, ProxyError> {
         let settings = &listener.settings;
-        let rules = &settings.forwarding;
+        let rules = &listener.forwarding;
         request::check_method(request.method(), false)?;
         let peer = peer(conn);
         let head = &mut exchange.head;
         let believes = forwarding::trusts(rules, peer);
         let gathered = request::gather(request, settings.underscores, believes, &mut head.fields);
-        let seen = gathered.map_err(unsendable)?;
+        let mut seen = gathered.map_err(unsendable)?;
+        let client = exchange.client;
+        let restored = forwarding::restore_client(rules, peer, client, request, &mut head.fields);
+        seen.forwarding |= restored.map_err(unsendable)?;
         request::check(request, seen, rules, settings.underscores)?;
         check_name(conn, listener, &exchange.asked.host)?;
         let forwards = request::max_forwards(request.method(), request.headers());
@@ -209,7 +210,6 @@ impl<H: Hooks> Proxy<H> {
             hide_credentials(listener, &route, &mut head.fields);
         }
         exchange.nominated = request::nominated(request.headers());
-        exchange.client = forwarding::client(rules, peer, head.fields.headers());
         head.method.push_str(&exchange.asked.method);
         head.host.push_str(request::host(
             &route.settings.host_field,

@@ -33,7 +33,7 @@ impl<H: Hooks> Proxy<H> {
         request: &ServerRequest<'_>,
     ) -> Result<Prepared, ProxyError> {
         let settings = &listener.settings;
-        let rules = &settings.forwarding;
+        let rules = &listener.forwarding;
         exchange.route = Some(route.clone());
         if exchange.is_connect {
             // If it fails, the bytes behind it were meant for the target, and are no request.
@@ -44,15 +44,16 @@ impl<H: Hooks> Proxy<H> {
         if exchange.is_connect && !matches!(exchange.body, Body::None | Body::Sized(0)) {
             return Err(bad_request("a CONNECT has no body"));
         }
-        let peer = peer(conn);
-        exchange.client = forwarding::client(rules, peer, request.headers());
         if let Some(check) = self.admit_through(conn, listener, exchange, request)? {
             return Ok(Prepared::Check(check));
         }
+        let peer = peer(conn);
         let believes = forwarding::trusts(rules, peer);
         let head = &mut exchange.head;
         let gathered = request::gather(request, settings.underscores, believes, &mut head.fields);
         let seen = gathered.map_err(unsendable)?;
+        forwarding::restore_client(rules, peer, exchange.client, request, &mut head.fields)
+            .map_err(unsendable)?;
         if let Err(error) = request::check(request, seen, rules, settings.underscores) {
             // The target gets none of them.
             head.fields.clear();
@@ -139,7 +140,7 @@ impl<H: Hooks> Proxy<H> {
             host: &exchange.asked.host,
             version,
         };
-        let rules = &listener.settings.forwarding;
+        let rules = &listener.forwarding;
         let head = &mut exchange.head;
         let are_new = !forwarding::are_in(&head.fields);
         forwarding::set(rules, &hop, exchange.client, are_new, &mut head.fields)

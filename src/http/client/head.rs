@@ -213,6 +213,9 @@ fn parse_known(
         RequestKind::Upgrade => status == StatusCode::SWITCHING_PROTOCOLS,
         RequestKind::Ordinary | RequestKind::Head => false,
     };
+    if upgrades && request == RequestKind::Upgrade {
+        check_change(&facts, framing)?;
+    }
     Ok(Some(Head {
         extent: extent(framing, request, status),
         len: len as u32,
@@ -228,6 +231,18 @@ fn parse_known(
             _ => None,
         },
     }))
+}
+
+/// Refuses a change of protocol that another recipient may not take for one, or may begin at another byte (RFC 9110, sections 7.8 and
+/// 8.6; RFC 9112, section 6.1).
+#[cold]
+fn check_change(facts: &Facts, framing: Framing) -> Result<(), MessageError> {
+    match framing {
+        _ if !facts.upgrade => malformed("a change of protocol without `Connection: Upgrade`"),
+        // All agree on where no body ends.
+        Framing::None | Framing::Length(0) => Ok(()),
+        _ => malformed("a change of protocol with a body, which it cannot have"),
+    }
 }
 
 /// Returns the start of the second line.
