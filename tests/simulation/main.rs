@@ -21,7 +21,11 @@ mod fetching;
 #[cfg(feature = "gateway")]
 mod gateway;
 #[cfg(feature = "gateway")]
+mod gateway_datagrams;
+#[cfg(feature = "gateway")]
 mod gateway_routes;
+#[cfg(feature = "gateway")]
+mod gateway_tunnels;
 mod handles;
 mod hosts;
 #[cfg(feature = "http")]

@@ -206,8 +206,10 @@ impl<H: Hooks> Proxy<H> {
             notes.times.connected = Some(notes.since(conn.now()));
             Some(client.listener.settings.tunnels.idle)
         });
-        // A client that has left in the meantime needs no target.
-        let idle = idle.flatten()?;
+        let Some(idle) = idle.flatten() else {
+            Self::forsake(conn);
+            return None;
+        };
         self.meters.all.tunnels.add(1);
         Self::join(conn, client, idle);
         Some(Session::Target)

@@ -484,8 +484,10 @@ impl<H: Hooks> EventHandler for Proxy<H> {
                 // It serves no other client.
                 is_needless = conn.with(client.id, |_, _| ()).is_none();
             }
-            if is_outdated || is_needless {
-                conn.close();
+            match to.is_joined() {
+                true if is_needless => Self::forsake(conn),
+                _ if is_outdated || is_needless => conn.close(),
+                _ => {}
             }
             self.pools[pool].counters.opens.add(1);
             conn.defer(move |proxy, reactor| proxy.settle(pool, reactor));

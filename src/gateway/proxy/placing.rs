@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::tunneling::end_frames;
-use super::{ClientSession, Proxy, Session};
+use super::{ClientSession, Proxy, Session, Side};
 use crate::balance::{Node, NodeId, Outcome};
 use crate::codec::FrameError;
 use crate::engine::conn::close::CloseReason;
@@ -220,9 +220,7 @@ impl<H: Hooks> Proxy<H> {
                         _ => {}
                     });
                     if served.is_none() {
-                        self.pools[number]
-                            .connections
-                            .release(connection, reactor.now());
+                        self.release_unserved(number, connection, reactor);
                     }
                 }
                 Step::Close(connection) => {
@@ -249,6 +247,26 @@ impl<H: Hooks> Proxy<H> {
         self.forget_needless_dials(number, reactor.id());
         self.set_alarm(number, reactor);
         found
+    }
+
+    /// Gives back a connection whose client has left before it could be served.
+    fn release_unserved(
+        &mut self,
+        number: usize,
+        connection: ConnId,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        let is_for_others = reactor.with(connection, |conn, _| {
+            let is_joined = matches!(conn.codec(), Side::Joined(_));
+            if is_joined {
+                Self::forsake(conn);
+            }
+            !is_joined
+        });
+        if is_for_others != Some(false) {
+            let connections = &mut self.pools[number].connections;
+            connections.release(connection, reactor.now());
+        }
     }
 
     /// Sets an alarm for what a pool has to do next, unless an earlier one is set.

@@ -311,8 +311,10 @@ impl<H: Hooks> Proxy<H> {
             session.connected = Some(now);
             Some(session.listener.settings.tunnels.idle)
         });
-        // A client that has left in the meantime needs no target.
-        let idle = idle.flatten()?;
+        let Some(idle) = idle.flatten() else {
+            Self::forsake(conn);
+            return None;
+        };
         let all = &self.meters.all;
         all.socks[ReplyCode::Succeeded].add(1);
         all.tunnels.add(1);

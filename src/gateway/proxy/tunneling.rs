@@ -44,6 +44,12 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
+    /// Resets a connection that was made for a tunnel whose client has left in the meantime. A stream that ends would tell that
+    /// the client had nothing to say, and its bytes are lost.
+    pub(super) fn forsake(conn: &mut Conn<'_, Self>) {
+        conn.abort();
+    }
+
     /// Lets the connections of a client and a node speak WebSocket, so that their frames are seen.
     pub(super) fn join_frames(
         &mut self,
