@@ -7,71 +7,8 @@ use ipnet::IpNet;
 
 use super::parse::Directive;
 use super::upstream::{Pools, Rules, is_address};
-use super::{Notes, toml};
-
-/// Directives of which this program needs no counterpart.
-const NOT_NEEDED: [&str; 40] = [
-    "absolute_redirect",
-    "chunked_transfer_encoding",
-    "client_body_buffer_size",
-    "daemon",
-    "default_type",
-    "error_log",
-    "events",
-    "http2",
-    "ignore_invalid_headers",
-    "keepalive_disable",
-    "large_client_header_buffers",
-    "load_module",
-    "log_format",
-    "merge_slashes",
-    "open_file_cache",
-    "pid",
-    "proxy_buffer_size",
-    "proxy_buffering",
-    "proxy_buffers",
-    "proxy_busy_buffers_size",
-    "proxy_headers_hash_bucket_size",
-    "proxy_headers_hash_max_size",
-    "proxy_http_version",
-    "proxy_max_temp_file_size",
-    "proxy_redirect",
-    "proxy_request_buffering",
-    "reset_timedout_connection",
-    "sendfile",
-    "server_names_hash_bucket_size",
-    "server_names_hash_max_size",
-    "server_tokens",
-    "ssl_buffer_size",
-    "ssl_session_cache",
-    "ssl_session_tickets",
-    "ssl_session_timeout",
-    "tcp_nodelay",
-    "tcp_nopush",
-    "types",
-    "types_hash_max_size",
-    "user",
-];
-
-/// Directives that keep requests out. Without them more is let in.
-const RESTRICTING: [&str; 16] = [
-    "allow",
-    "auth_basic",
-    "auth_basic_user_file",
-    "auth_jwt",
-    "auth_request",
-    "deny",
-    "if",
-    "internal",
-    "limit_conn",
-    "limit_except",
-    "limit_req",
-    "return",
-    "satisfy",
-    "secure_link",
-    "ssl_verify_client",
-    "valid_referers",
-];
+use super::zones::Zones;
+use super::{Notes, reasons, toml};
 
 /// Directives that locations take from the blocks around them.
 #[derive(Clone, Default)]
@@ -87,6 +24,7 @@ struct Listener {
 struct Converter<'n> {
     notes: &'n mut Notes,
     pools: Pools,
+    zones: Zones,
     listeners: BTreeMap<String, Listener>,
     /// The tables of the routes.
     routes: String,
@@ -101,6 +39,7 @@ pub(super) fn convert(directives: &[Directive], notes: &mut Notes) -> Option<Str
     let mut converter = Converter {
         notes,
         pools: Pools::default(),
+        zones: Zones::default(),
         listeners: BTreeMap::new(),
         routes: String::new(),
         taken: BTreeSet::new(),
@@ -182,7 +121,7 @@ impl<'a> Scope<'a> {
 }
 
 /// Directives that are read where they apply, and that blocks inherit.
-const INHERITED: [&str; 22] = [
+const INHERITED: [&str; 25] = [
     "access_log",
     "add_header",
     "allow",
@@ -190,8 +129,11 @@ const INHERITED: [&str; 22] = [
     "client_header_timeout",
     "client_max_body_size",
     "deny",
+    "gzip",
+    "gzip_comp_level",
     "keepalive_requests",
     "keepalive_timeout",
+    "limit_req",
     "proxy_connect_timeout",
     "proxy_hide_header",
     "proxy_next_upstream",
@@ -210,25 +152,14 @@ const INHERITED: [&str; 22] = [
 impl<'a> Converter<'_> {
     /// Names a directive that is not carried over.
     fn leave(&mut self, directive: &Directive) {
-        let name = directive.name.as_str();
-        let why = match name {
-            "include" => {
-                "it is not followed; put what it names in its place, or run this on that file as well"
-            }
-            "stream" => "there are listeners of the kind \"tcp\" (docs/gateway.md)",
-            name if NOT_NEEDED.contains(&name) => "not needed",
-            name if RESTRICTING.contains(&name) => {
-                "IT RESTRICTS ACCESS, and nothing takes its place: see allow, deny, auth and limit of a route, or a hook"
-            }
-            _ => "there is nothing like it",
-        };
-        self.notes.left(directive, why);
+        self.notes.left(directive, &reasons::why(directive));
     }
 
     fn http(&mut self, block: &[&'a Directive]) {
         for directive in block {
             match directive.name.as_str() {
                 "upstream" => self.pools.add_upstream(directive, self.notes),
+                "limit_req_zone" => self.zones.add(directive, self.notes),
                 "server" => {}
                 name if INHERITED.contains(&name) => self.inherited(directive),
                 _ => self.leave(directive),
@@ -547,6 +478,10 @@ impl<'a> Converter<'_> {
             }
         }
         route += &self.access(&scope);
+        route += &self
+            .zones
+            .limits(scope.all("limit_req"), hosts.len(), self.notes);
+        route += &compression(&scope);
         let pool = self.pools.pool(scheme, authority, rules);
         let path = if is_exact {
             path.to_owned()
@@ -765,6 +700,19 @@ impl<'a> Converter<'_> {
         }
         String::new()
     }
+}
+
+/// Returns the line for the compression of responses.
+fn compression(scope: &Scope<'_>) -> String {
+    if scope.last("gzip").map(Directive::arg) != Some("on") {
+        return String::new();
+    }
+    let level = scope
+        .last("gzip_comp_level")
+        .and_then(|level| level.arg().parse().ok());
+    // nginx's level without the directive.
+    let level = level.unwrap_or(1_u8).clamp(1, 9);
+    format!("compress = {{ level = {level} }}\n")
 }
 
 /// Keeps the last value of each name, since a table has each key once.

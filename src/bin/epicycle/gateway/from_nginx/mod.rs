@@ -5,13 +5,18 @@
 //! | `parse.rs` | the syntax of nginx |
 //! | `convert.rs` | servers, locations and what they mean here |
 //! | `upstream.rs` | upstreams and `proxy_pass` as pools |
+//! | `zones.rs` | `limit_req` as limits of rate |
+//! | `reasons.rs` | the reasons why directives are not carried over |
 //! | `toml.rs` | the text of the new file |
 
 mod convert;
 mod parse;
+mod reasons;
 mod toml;
 mod upstream;
+mod zones;
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fs::File;
 use std::io::Read;
@@ -59,6 +64,11 @@ pub(super) fn run(file: &Path) -> Result<ExitCode, Box<dyn Error>> {
     let mut notes = Notes::default();
     let configuration = convert::convert(&directives, &mut notes);
     notes.0.sort_by_key(|left| left.line);
+    // A directive that several locations inherit is told once.
+    let mut told = HashSet::new();
+    notes
+        .0
+        .retain(|left| told.insert((left.line, left.text.clone())));
     for left in &notes.0 {
         eprintln!("{name}:{}: {}", left.line, left.text);
     }

@@ -3,15 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::parse::Directive;
-use super::{Notes, toml};
+use super::{Notes, reasons, toml};
 
 /// The nodes of a pool, and the rules that belong to them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Upstream {
-    /// Addresses without a scheme, their weights, and whether they are backups.
-    nodes: Vec<(String, u32, bool)>,
+    nodes: Vec<Node>,
     /// Keys and their values, as the file has them.
     rules: BTreeMap<&'static str, String>,
+}
+
+/// A server of an upstream.
+#[derive(Clone, Debug, PartialEq)]
+struct Node {
+    /// The address without a scheme.
+    addr: String,
+    weight: u32,
+    is_backup: bool,
+    is_down: bool,
 }
 
 /// The times and retries of a location.
@@ -67,8 +76,7 @@ impl Pools {
                     let most = arg.parse::<u32>().ok().filter(|most| *most > 0);
                     rule("max_requests", most.map(|most| most.to_string()));
                 }
-                "zone" => notes.left(child, "not needed"),
-                _ => notes.left(child, "there is nothing like it"),
+                _ => notes.left(child, &reasons::why(child)),
             }
         }
         conns.dedup();
@@ -110,7 +118,7 @@ impl Pools {
             .get(authority)
             .cloned()
             .unwrap_or_else(|| Upstream {
-                nodes: vec![(authority.to_owned(), 1, false)],
+                nodes: vec![Node::new(authority)],
                 rules: BTreeMap::new(),
             });
         let is_tls = scheme == "https";
@@ -143,24 +151,8 @@ impl Pools {
         let mut out = String::new();
         for (name, is_tls, upstream, rules) in &self.pools {
             out += &format!("\n[pool.{name}]\nnodes = [\n");
-            for (addr, weight, backup) in &upstream.nodes {
-                let scheme = if *is_tls { "https" } else { "http" };
-                let to = match addr.strip_prefix("unix:") {
-                    Some(path) => format!("unix://{path}"),
-                    None => format!("{scheme}://{addr}"),
-                };
-                let mut node = toml::text(&to);
-                if *weight != 1 || *backup {
-                    node = format!("{{ to = {node}");
-                    if *weight != 1 {
-                        node += &format!(", weight = {weight}");
-                    }
-                    if *backup {
-                        node += ", backup = true";
-                    }
-                    node += " }";
-                }
-                out += &format!("    {node},\n");
+            for node in &upstream.nodes {
+                out += &format!("    {},\n", node.write(*is_tls));
             }
             out += "]\n";
             for (key, value) in upstream.rules.iter().chain(&rules.0) {
@@ -168,6 +160,40 @@ impl Pools {
             }
         }
         out
+    }
+}
+
+impl Node {
+    fn new(addr: &str) -> Self {
+        Self {
+            addr: addr.to_owned(),
+            weight: 1,
+            is_backup: false,
+            is_down: false,
+        }
+    }
+
+    fn write(&self, is_tls: bool) -> String {
+        let scheme = if is_tls { "https" } else { "http" };
+        let to = match self.addr.strip_prefix("unix:") {
+            Some(path) => format!("unix://{path}"),
+            None => format!("{scheme}://{}", self.addr),
+        };
+        let to = toml::text(&to);
+        let mut rules = String::new();
+        if self.weight != 1 {
+            rules += &format!(", weight = {}", self.weight);
+        }
+        if self.is_backup {
+            rules += ", backup = true";
+        }
+        if self.is_down {
+            rules += ", state = \"down\"";
+        }
+        match rules.is_empty() {
+            true => to,
+            false => format!("{{ to = {to}{rules} }}"),
+        }
     }
 }
 
@@ -186,24 +212,24 @@ fn server(
         );
         return;
     }
-    let (mut weight, mut backup) = (1, false);
+    let mut node = Node::new(addr);
     let (mut most, mut failures, mut time) = (None, None, None);
     for arg in &directive.args[1..] {
         let (key, value) = arg.split_once('=').unwrap_or((arg, ""));
         let number = value.parse::<u32>().ok();
         let is_right = match key {
-            "weight" => number.map(|number| weight = number).is_some(),
+            "weight" => number.map(|number| node.weight = number).is_some(),
             "backup" => {
-                backup = true;
+                node.is_backup = true;
+                true
+            }
+            "down" => {
+                node.is_down = true;
                 true
             }
             "max_conns" => number.map(|number| most = Some(number)).is_some(),
             "max_fails" => number.map(|number| failures = Some(number)).is_some(),
             "fail_timeout" => toml::time(value).map(|value| time = Some(value)).is_some(),
-            "down" => {
-                notes.left(directive, "it is down; the node is left out");
-                return;
-            }
             _ => false,
         };
         if !is_right {
@@ -224,7 +250,7 @@ fn server(
         }
         _ => {}
     }
-    upstream.nodes.push((addr.to_owned(), weight, backup));
+    upstream.nodes.push(node);
 }
 
 /// Returns true for `HOST`, `HOST:PORT`, `[IPv6]:PORT` and `unix:/PATH`.
@@ -249,7 +275,7 @@ fn with_port(addr: &str) -> String {
 }
 
 /// Returns the key of a hash for a variable of nginx.
-fn hash_key(variable: &str) -> Option<String> {
+pub(super) fn hash_key(variable: &str) -> Option<String> {
     let name = variable.strip_prefix('$')?;
     let name = name
         .strip_prefix('{')
