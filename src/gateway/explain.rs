@@ -52,8 +52,8 @@ struct Asked {
 
 impl Gateway {
     /// Tells which listener, route, pool and node a request would take, and what is changed on the way. The request is a
-    /// method and a URL: `GET http://app.example.org/api/users`. For a TCP or UDP listener it is an address: `tcp://127.0.0.1:5432`. Nothing is
-    /// sent.
+    /// method and a URL: `GET http://app.example.org/api/users`. For a TCP or UDP listener it is an address, `tcp://127.0.0.1:5432`;
+    /// for a target of a forward or SOCKS listener `CONNECT example.org:443` or `SOCKS5 example.org:443`. Nothing is sent.
     ///
     /// The node is the one that the first request would get if all nodes are up. Hooks are not asked.
     ///
@@ -76,22 +76,31 @@ impl Gateway {
                 return self.explain_forwarding(scheme, kind, address);
             }
         }
-        if let Some(target) = request.trim().strip_prefix("CONNECT ")
-            && let Some(listener) = self.forward_listener()
-        {
-            let target = target.trim();
-            let parsed = target
-                .parse()
-                .map_err(|error| format!("{target:?}: {error}"))?;
-            return Ok(explain_target(listener, &parsed, None));
+        let tunnels = [
+            ("CONNECT ", ListenerKind::Forward, Way::Connect),
+            ("SOCKS5 ", ListenerKind::Socks5, Way::Socks),
+        ];
+        for (method, kind, way) in tunnels {
+            if let Some(target) = request.trim().strip_prefix(method)
+                && let Some(listener) = self.first_of(kind)
+            {
+                let target = target.trim();
+                let parsed = target
+                    .parse()
+                    .map_err(|error| format!("{target:?}: {error}"))?;
+                return Ok(explain_target(listener, &parsed, way, None));
+            }
         }
         let asked = Asked::parse(request)?;
         let mut steps = Vec::new();
         let Some(listener) = self.listener_for(&asked) else {
-            if let Some(listener) = self.forward_listener().filter(|_| !asked.is_tls) {
+            if let Some(listener) = self
+                .first_of(ListenerKind::Forward)
+                .filter(|_| !asked.is_tls)
+            {
                 let parsed = Target::new(asked.host.trim_matches(['[', ']']), asked.port);
                 let parsed = parsed.map_err(|error| format!("{:?}: {error}", asked.host))?;
-                return Ok(explain_target(listener, &parsed, Some(&asked)));
+                return Ok(explain_target(listener, &parsed, Way::Http, Some(&asked)));
             }
             let scheme = if asked.is_tls { "TLS" } else { "plain HTTP" };
             let port = asked.port;
@@ -260,15 +269,18 @@ impl Gateway {
         if pool.addr(chosen.node).is_some_and(|addr| addr.is_tls) {
             sends.push("TLS".to_owned());
         }
-        sends.push("the bytes of the client as they are".to_owned());
+        let what = match kind {
+            ListenerKind::Udp => "datagrams",
+            _ => "bytes",
+        };
+        sends.push(format!("the {what} of the client as they are"));
         steps.push(("sends", sends.join("; ")));
         Ok(Explanation { steps })
     }
 
-    /// Returns the first forward listener.
-    fn forward_listener(&self) -> Option<&ListenerSettings> {
+    fn first_of(&self, kind: ListenerKind) -> Option<&ListenerSettings> {
         let mut listeners = self.settings.listeners.iter();
-        listeners.find(|listener| listener.kind == ListenerKind::Forward)
+        listeners.find(|listener| listener.kind == kind)
     }
 
     /// Returns the listener to which a client with this URL would connect.
@@ -289,23 +301,34 @@ impl Gateway {
     }
 }
 
-/// Tells what a forward listener does with a `CONNECT`, or with a request in absolute form.
+/// Tells what a forward or SOCKS listener does with a target, and with a request in absolute form.
 fn explain_target(
     listener: &ListenerSettings,
     target: &Target,
+    way: Way,
     asked: Option<&Asked>,
 ) -> Explanation {
-    let mut steps = vec![("listener", format!("{}, a forward proxy", listener.on))];
-    if listener.users.is_some() {
-        let text = "a name and a password; without them the answer is 407";
-        steps.push(("user", text.to_owned()));
-    }
-    let way = match asked {
-        Some(_) => Way::Http,
-        None => Way::Connect,
+    let (kind, unknown, refused, tunnel) = match way {
+        Way::Socks => (
+            "a SOCKS5 proxy",
+            "the connection is closed",
+            "the reply is 02",
+            "reply 00",
+        ),
+        _ => (
+            "a forward proxy",
+            "the answer is 407",
+            "the answer is 403",
+            "200",
+        ),
     };
+    let mut steps = vec![("listener", format!("{}, {kind}", listener.on))];
+    if listener.users.is_some() {
+        let text = format!("a name and a password; without them {unknown}");
+        steps.push(("user", text));
+    }
     if let Err(refusal) = listener.egress.check(target, way) {
-        steps.push(("policy", format!("{refusal}: the answer is 403")));
+        steps.push(("policy", format!("{refusal}: {refused}")));
         return Explanation { steps };
     }
     steps.push((
@@ -320,7 +343,10 @@ fn explain_target(
     ));
     steps.push(("target", target.to_string()));
     match asked {
-        None => steps.push(("answer", "200 and a tunnel once it is connected".to_owned())),
+        None => steps.push((
+            "answer",
+            format!("{tunnel} and a tunnel once it is connected"),
+        )),
         Some(asked) => {
             let (method, path, host) = (&asked.method, &asked.target, &asked.authority);
             let request = format!("{method} {path} HTTP/1.1, Host: {host}");
@@ -335,7 +361,7 @@ fn explain_target(
 
 impl Asked {
     fn parse(text: &str) -> Result<Self, String> {
-        let remedy = "write a method and a URL: 'GET http://app.example.org/path'";
+        let remedy = "write 'GET http://app.example.org/path', 'CONNECT HOST:PORT', 'SOCKS5 HOST:PORT', tcp://HOST:PORT or udp://HOST:PORT";
         let mut words = text.split_ascii_whitespace();
         let (method, url) = match (words.next(), words.next(), words.next()) {
             (Some(method), Some(url), None) => (method, url),

@@ -192,6 +192,19 @@ impl Gateway {
         Ok(self)
     }
 
+    /// Returns what works, and is most likely a mistake: a pool that nobody uses, for example. If the settings are those of a file,
+    /// each has its place there.
+    pub fn warnings(&self) -> Vec<String> {
+        let problems = self.settings.warnings();
+        match (&self.source.file, &self.source.text) {
+            (Some(file), Some(text)) if !problems.is_empty() => {
+                let faults = config::located(text, file, &problems);
+                faults.iter().map(ToString::to_string).collect()
+            }
+            _ => problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings

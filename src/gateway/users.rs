@@ -106,7 +106,7 @@ error_messages! {
     UsersError {
         UsersError::Read { path, source } => "cannot read {}: {source}" (path.display()),
         UsersError::Line { line, problem } => "line {line} of the users: {problem}",
-        UsersError::Empty => "the file names no user; write NAME:HASH",
+        UsersError::Empty => "the file names no user; write NAME:HASH, as `htpasswd -nB NAME` prints it",
     }
     causes {
         UsersError::Read { source, .. } => source,
@@ -153,7 +153,7 @@ impl Users {
             let wrong = |problem| UsersError::Line { line, problem };
             let (name, hash) = text
                 .split_once(':')
-                .ok_or_else(|| wrong("write NAME:HASH"))?;
+                .ok_or_else(|| wrong("write NAME:HASH, as `htpasswd -nB NAME` prints it"))?;
             if !(1..=255).contains(&name.len()) {
                 return Err(wrong("the name must have 1 to 255 bytes"));
             }
@@ -275,7 +275,9 @@ impl Hash {
                 Err(_) => Err("the hash of bcrypt is damaged"),
             };
         }
-        Err("the hash is neither of Argon2 ($argon2id$…) nor of bcrypt ($2b$…)")
+        Err(
+            "the hash is neither of Argon2 ($argon2id$…) nor of bcrypt ($2b$…); `htpasswd -nB NAME` prints such a line",
+        )
     }
 
     fn verify(&self, password: &[u8]) -> bool {

@@ -552,6 +552,54 @@ listen = "tcp://0.0.0.0:9901"
 }
 
 #[test]
+fn a_table_that_is_written_otherwise_is_told_with_an_example() {
+    let route = "[[route]]\npool = \"a\"\n";
+    let pool = "[pool.a]\nnodes = [\"http://127.0.0.1:1\"]\n";
+    let listen = "[[listen]]\non = \"tcp://127.0.0.1:0\"\n";
+    for (text, wanted) in [
+        (
+            format!("[listen]\non = \"tcp://127.0.0.1:0\"\n{route}{pool}"),
+            "listen: write [[listen]], with two brackets",
+        ),
+        (
+            format!("listen = [\"tcp://127.0.0.1:0\"]\n{route}{pool}"),
+            "listen[0]: use a table such as { on = \"tcp://127.0.0.1:8080\" }, not a text",
+        ),
+        (
+            format!("{listen}timeout = \"1s\"\n{route}{pool}"),
+            "listen[0].timeout: use a table such as { idle = \"75s\" }, not a text",
+        ),
+        (
+            format!("{listen}{route}limit = \"9/s\"\n{pool}"),
+            "route[0].limit: use a table such as { rate = \"100/s\" }, not a text",
+        ),
+        (
+            format!("{listen}{route}{pool}health = \"/\"\n"),
+            "pool.a.health: use a table such as { http = \"/healthz\" }, not a text",
+        ),
+        (
+            format!("{listen}{route}[[pool.a]]\nnodes = [\"http://127.0.0.1:1\"]\n"),
+            "pool.a: use a table such as [pool.a], not an array",
+        ),
+        (
+            format!("pool.a = \"http://127.0.0.1:1\"\n{listen}{route}"),
+            "pool.a: use a table such as { nodes = [\"http://10.0.0.1:9000\"] }, not a text",
+        ),
+        (
+            format!("{listen}{route}{pool}eject = 5\n[drain]\n"),
+            "pool.a.eject: use a table such as { failures = 5 }, not a number",
+        ),
+        (String::new(), "listen: there is no listener"),
+    ] {
+        let faults = faults(&text);
+        let is_told = faults.iter().any(|fault| fault.1.starts_with(wanted));
+        assert!(is_told, "{text}\n{faults:?}");
+        let of_listener = faults.iter().filter(|fault| fault.1.starts_with("listen"));
+        assert!(of_listener.count() <= 1, "{faults:?}");
+    }
+}
+
+#[test]
 fn text_that_is_no_toml_is_told_with_its_line() {
     let found = faults("listen = [\n{ on = }\n]\n");
     assert_eq!(found[0].0, 2, "{found:?}");

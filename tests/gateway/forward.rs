@@ -823,4 +823,25 @@ fn an_explanation_tells_what_a_forward_listener_does_with_a_target() {
     assert!(!text.contains("X-Forwarded-For"), "{text}");
     let text = explain("CONNECT 127.1:443");
     assert!(text.contains("is a number"), "{text}");
+    let text = explain("SOCKS5 a.example.org:443");
+    assert!(text.contains("'SOCKS5 HOST:PORT'"), "{text}");
+}
+
+#[test]
+fn an_explanation_tells_what_a_socks_listener_does_with_a_target() {
+    let mut listener = listener(&["*.example.org:443"]);
+    listener.kind = epicycle::gateway::settings::ListenerKind::Socks5;
+    let gateway = gateway(with_users(listener));
+    let explain = |request: &str| gateway.explain(request).expect("is explained").to_string();
+    let text = explain("SOCKS5 a.example.org:443");
+    for wanted in [
+        "tcp://127.0.0.1:0, a SOCKS5 proxy",
+        "without them the connection is closed",
+        "target    a.example.org:443",
+        "reply 00 and a tunnel",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    let text = explain("SOCKS5 a.example.org:80");
+    assert!(text.contains("the reply is 02"), "{text}");
 }

@@ -605,6 +605,12 @@ fn pages_of_other_origins_and_names_that_were_led_here_change_nothing() {
             "{content_type}"
         );
     }
+    let twice = "Content-Type: application/json\r\nContent-Type: application/toml\r\n";
+    let told = admin.send("PUT /config", twice, "{}");
+    assert!(
+        told.status == 400 && told.body.contains("twice"),
+        "{told:?}"
+    );
     let told = admin.send("OPTIONS /config", "Origin: https://evil.example\r\n", "");
     assert!(
         !told.head.to_ascii_lowercase().contains("access-control"),

@@ -151,36 +151,39 @@ fn a_check_warns_of_what_is_most_likely_a_mistake() {
     );
     let nodes = "nodes = [{ to = \"http://10.0.0.1\", weight = 0 }, { to = \"http://10.0.0.1\", weight = 0 }]";
     for (text, wanted) in [
-        (format!("{listen}{pool}"), "listeners[0]: there is no route"),
+        (
+            format!("{listen}{pool}"),
+            "1:1: listen[0]: there is no route",
+        ),
         (
             format!("{listen}{route}{pool}{}", pool.replace("pool.b", "pool.c")),
-            "pools.c: no route and no listener",
+            "7:1: pool.c: no route and no listener",
         ),
         (
             format!("{listen}{route}[pool.b]\n{nodes}\n"),
-            "pools.b.nodes: all weights are 0",
+            "6:9: pool.b.nodes: all weights are 0",
         ),
         (
             format!("{listen}{route}[pool.b]\n{nodes}\n"),
-            "pools.b.nodes[1]: the node is in the list already",
+            "6:50: pool.b.nodes[1]: the node is in the list already",
         ),
         (
             format!("{listen}{route}{pool}tls = {{ verify = false }}\n"),
-            "pools.b.nodes[0]: it speaks TLS",
+            "6:10: pool.b.nodes[0]: it speaks TLS",
         ),
         (
             format!("{listen}{route}path = \"/a/*\"\nstrip_prefix = \"/b\"\n{pool}"),
-            "routes[0].strip_prefix: no path",
+            "6:16: route[0].strip_prefix: no path",
         ),
         (
             format!("log.access.to = \"none/access.log\"\n{listen}{route}{pool}"),
-            "access_log.to: its folder is not there",
+            "1:17: log.access.to: its folder is not there",
         ),
     ] {
         let said = warnings(&text);
         assert!(
             said.iter()
-                .any(|line| line.starts_with(&format!("warning: {wanted}"))),
+                .any(|line| line.starts_with(&format!("warning: {}:{wanted}", config.display()))),
             "{wanted}: {said:?}"
         );
     }
@@ -256,7 +259,7 @@ nodes = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
     );
     let (code, said) = explain("nonsense");
     assert_eq!(
-        (code, said.contains("write a method and a URL")),
+        (code, said.contains("write 'GET http://")),
         (Some(1), true),
         "{said}"
     );
@@ -275,9 +278,13 @@ fn failures_of_the_gateway_have_exit_codes_and_reasons() {
         (
             &["--listen", "nowhere", "--to", "http://127.0.0.1:1"],
             1,
-            "nowhere",
+            "--listen: bad address \"nowhere\"",
         ),
-        (&["--listen", "tcp://:0", "--to", "gopher://a"], 1, "gopher"),
+        (
+            &["--listen", "tcp://:0", "--to", "gopher://a"],
+            1,
+            "--to: \"gopher",
+        ),
         (
             &["--listen", &taken, "--to", "http://127.0.0.1:1"],
             1,

@@ -44,6 +44,11 @@ impl Asked {
         request: &ServerRequest<'_>,
         peer: String,
     ) -> Result<Self, Reply> {
+        // The first one would count, and nobody knows whether it is the one that is meant.
+        if request.headers().get_all("content-type").nth(1).is_some() {
+            let text = "Content-Type is there twice; send it once";
+            return Err(problem(StatusCode::BAD_REQUEST, text));
+        }
         let is_json = match request.header("content-type") {
             None => None,
             Some(text) => {

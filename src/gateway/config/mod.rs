@@ -26,7 +26,9 @@ use self::read::{Reader, Size, Span, Table};
 use super::dial::{Via, ViaError};
 #[cfg(feature = "tls")]
 use super::settings::ListenerKind;
-use super::settings::{AccessLog, LogFormat, LogTarget, NodeChange, NodeSettings, Settings};
+use super::settings::{
+    AccessLog, LogFormat, LogTarget, NodeChange, NodeSettings, Problem, Settings,
+};
 use crate::error::error_messages;
 use crate::sys::files::read_at_most;
 
@@ -122,15 +124,23 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Settings, ConfigError> {
     })?;
     load_nodes(&mut settings)?;
     // The nodes of these files may not fit the rest.
-    let problems = settings.problems().into_iter().map(|problem| Fault {
-        file: path.to_owned(),
-        line: 1,
-        column: 1,
-        problem: problem.to_string(),
+    match settings.problems() {
+        problems if problems.is_empty() => Ok(settings),
+        problems => Err(ConfigError::Faults(located(text, path, &problems))),
+    }
+}
+
+/// Returns problems of the settings of a sound file with their places in it.
+pub(super) fn located(text: &str, path: &Path, problems: &[Problem]) -> Vec<Fault> {
+    let read = document(text, path, |reader, table| {
+        whole(reader, table, &mut Settings::default());
+        for problem in problems {
+            reader.problem_at(&problem.place, &problem.problem);
+        }
     });
-    match problems.collect::<Vec<_>>() {
-        faults if faults.is_empty() => Ok(settings),
-        faults => Err(ConfigError::Faults(faults)),
+    match read {
+        Err(ConfigError::Faults(faults)) => faults,
+        Ok(()) | Err(ConfigError::Read { .. }) => Vec::new(),
     }
 }
 

@@ -62,6 +62,8 @@ impl Reader {
             .find_map(|part| self.settings.get(part));
         let (span, key) = match closest {
             Some(known) => (known.span.clone(), known.key.as_str()),
+            // It is not there at all.
+            None if place == "listeners" => (0..0, "listen"),
             None => (0..0, place),
         };
         let problem = format!("{key}: {problem}");
@@ -262,12 +264,17 @@ impl<'i> Table<'i> {
         let Some(value) = self.take(reader, name, place) else {
             return Vec::new();
         };
-        value
-            .into_items(reader, &place_of_array)
+        let items = value.into_items(reader, &place_of_array);
+        let count = items.len();
+        let tables: Vec<_> = items
             .into_iter()
             .enumerate()
             .filter_map(|(n, item)| item.into_table(reader, &format!("{place_of_array}[{n}]")))
-            .collect()
+            .collect();
+        if tables.len() < count {
+            reader.reported.insert(place_of_array);
+        }
+        tables
     }
 
     /// Returns the tables of a table of tables, with their names. Their settings are `place.NAME`.
@@ -344,7 +351,13 @@ impl<'i> Value<'i> {
         match self.value {
             DeValue::Table(table) => Some(Table::new(table, &self.key, place, self.span)),
             other => {
-                let problem = format!("{}: use a table, not {}", self.key, kind(&other));
+                let such_as = match (&other, table_for(&self.key)) {
+                    (DeValue::Array(_), _) => format!(" such as [{}]", self.key),
+                    (_, Some(example)) => format!(" such as {example}"),
+                    (_, None) => String::new(),
+                };
+                let (key, kind) = (&self.key, kind(&other));
+                let problem = format!("{key}: use a table{such_as}, not {kind}");
                 reader.problem(self.span, problem);
                 None
             }
@@ -365,7 +378,13 @@ impl<'i> Value<'i> {
                 })
                 .collect(),
             other => {
-                let problem = format!("{}: use an array, not {}", self.key, kind(&other));
+                // What is in there has not been read.
+                reader.reported.insert(place.to_owned());
+                let key = &self.key;
+                let problem = match other {
+                    DeValue::Table(_) => format!("{key}: write [[{key}]], with two brackets"),
+                    other => format!("{key}: use an array, not {}", kind(&other)),
+                };
                 reader.problem(self.span, problem);
                 Vec::new()
             }
@@ -380,6 +399,29 @@ impl<'i> Value<'i> {
     pub(super) fn wrong(&self, reader: &mut Reader, problem: &str) {
         reader.problem(self.span.clone(), format!("{}: {problem}", self.key));
     }
+}
+
+/// Returns an example of the table that belongs to a key.
+fn table_for(key: &str) -> Option<&'static str> {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let name = name.split('[').next().unwrap_or(name);
+    Some(match name {
+        "auth" => "{ users = \"users.txt\" }",
+        "discover" => "{ dns = \"app.internal:8080\" }",
+        "egress" => "{ allow = [\"*.example.org\"] }",
+        "eject" => "{ failures = 5 }",
+        "health" => "{ http = \"/healthz\" }",
+        "limit" => "{ rate = \"100/s\" }",
+        "listen" => "{ on = \"tcp://127.0.0.1:8080\" }",
+        "mirror" => "{ pool = \"shadow\" }",
+        "retry_budget" => "{ percent = 20, floor = 10 }",
+        "route" => "{ pool = \"app\" }",
+        "timeout" if key.starts_with("listen") => "{ idle = \"75s\" }",
+        "timeout" => "{ connect = \"5s\" }",
+        "tls" if key.starts_with("pool") => "{ ca = \"ca.pem\" }",
+        _ if key.strip_prefix("pool.") == Some(name) => "{ nodes = [\"http://10.0.0.1:9000\"] }",
+        _ => return None,
+    })
 }
 
 fn join(parent: &str, name: &str) -> String {

@@ -13,7 +13,7 @@ use clap::Args;
 use epicycle::gateway::settings::{ListenerKind, ListenerSettings, Problem};
 use epicycle::gateway::{Builder, Gateway, GatewayError, Users, UsersError};
 
-/// Runs a reverse proxy
+/// Runs a reverse proxy, a forward proxy, a SOCKS5 proxy, or all of them and forwarded ports from a file
 ///
 /// Examples:
 ///   epicycle gateway --config gateway.toml
@@ -22,6 +22,7 @@ use epicycle::gateway::{Builder, Gateway, GatewayError, Users, UsersError};
 ///   epicycle gateway --listen tcp://:8080 --to http://127.0.0.1:9000
 ///   epicycle gateway --listen tcp://127.0.0.1:1080 --socks5
 ///   epicycle gateway --listen tcp://:3128 --forward --users users.txt
+///   epicycle gateway --from-nginx /etc/nginx/nginx.conf > gateway.toml
 ///
 /// Signals:
 ///   SIGHUP   reads the file again; so does a change of it, or of a file of nodes, within a second
@@ -32,7 +33,7 @@ use epicycle::gateway::{Builder, Gateway, GatewayError, Users, UsersError};
 #[derive(Args)]
 #[command(
     verbatim_doc_comment,
-    override_usage = "epicycle gateway --config <FILE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --to <NODE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --socks5|--forward [--users <FILE>] [OPTIONS]"
+    override_usage = "epicycle gateway --config <FILE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --to <NODE> [OPTIONS]\n       epicycle gateway --listen <ADDR> --socks5|--forward [--users <FILE>] [OPTIONS]\n       epicycle gateway --from-nginx <FILE>"
 )]
 pub(crate) struct Flags {
     /// The configuration file, as docs/gateway.md describes it
@@ -44,8 +45,9 @@ pub(crate) struct Flags {
     /// Checks the configuration, prints all its faults, and ends
     #[arg(long)]
     check: bool,
-    /// Tells which way a request would take, and ends. Nothing is sent
-    #[arg(long, value_name = "'METHOD URL'")]
+    /// Tells which way a request would take, and ends: 'GET URL', 'CONNECT HOST:PORT', 'SOCKS5 HOST:PORT', tcp://HOST:PORT or
+    /// udp://HOST:PORT. Nothing is sent
+    #[arg(long, value_name = "REQUEST")]
     explain: Option<String>,
     /// An address to listen on, instead of a file: tcp://HOST:PORT or unix://PATH; may be repeated
     #[arg(
@@ -82,7 +84,7 @@ pub(crate) struct Flags {
         requires = "listen"
     )]
     forward: bool,
-    /// A file with the users of the proxy, NAME:HASH a line. Without it everybody may use it who reaches it
+    /// A file with the users of the proxy, NAME:HASH a line, as `htpasswd -nB NAME` prints it. Without it everybody may use it who reaches it
     #[arg(long, value_name = "FILE", conflicts_with_all = ["config", "to"], requires = "listen")]
     users: Option<PathBuf>,
     /// The number of reactors, instead of that in the file [default: one for each CPU]
@@ -109,6 +111,19 @@ impl Flags {
         Ok(listener)
     }
 
+    /// Names the flags instead of the settings that they make.
+    fn by_flag(problems: Vec<Problem>) -> GatewayError {
+        let named = problems.into_iter().map(|mut problem| {
+            let flags = [("listeners[", "--listen"), ("pools.default.nodes[", "--to")];
+            let mut flags = flags.into_iter();
+            if let Some((_, flag)) = flags.find(|(place, _)| problem.place.starts_with(place)) {
+                flag.clone_into(&mut problem.place);
+            }
+            problem
+        });
+        GatewayError::Settings(named.collect())
+    }
+
     /// Makes a gateway of the file, or of the flags.
     fn gateway(&self) -> Result<Gateway, GatewayError> {
         let gateway = match &self.config {
@@ -118,7 +133,11 @@ impl Flags {
                 for addr in &self.listen {
                     builder = builder.listen(self.listener(addr)?);
                 }
-                self.to.iter().fold(builder, Builder::to).build()?
+                let built = self.to.iter().fold(builder, Builder::to).build();
+                built.map_err(|error| match error {
+                    GatewayError::Settings(problems) => Self::by_flag(problems),
+                    other => other,
+                })?
             }
         };
         match self.reactors {
@@ -149,7 +168,7 @@ pub(crate) fn run(flags: &Flags) -> Result<ExitCode, Box<dyn Error>> {
     }
     if flags.check {
         let settings = gateway.settings();
-        for warning in settings.warnings() {
+        for warning in gateway.warnings() {
             eprintln!("warning: {warning}");
         }
         let (listeners, routes) = (settings.listeners.len(), settings.routes.len());

@@ -143,7 +143,7 @@ fn take_orders(control: &Control<NoHooks>, events: &Sender<Event>) {
 }
 
 fn warn_of(gateway: &Gateway) {
-    for warning in gateway.settings().warnings() {
+    for warning in gateway.warnings() {
         warn!(target: "epicycle::gateway::config", "{warning}");
     }
 }
