@@ -226,6 +226,28 @@ fn a_mirror_that_hangs_costs_a_bounded_number_of_copies_for_a_bounded_time() {
 }
 
 #[test]
+fn a_mirror_that_answers_without_end_is_read_for_a_while_and_counts_as_answered() {
+    let origin = Origin::start(|_, _| ok("x"));
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+    let answer = [head.as_bytes(), &vec![b'x'; 2 << 20]].concat();
+    let shadow = Origin::start(move |_, _| Deed::Send(answer.clone()));
+    let mut mirror = MirrorSettings::to("shadow");
+    mirror.timeout = Duration::from_secs(3600);
+    let gateway = start(&origin, pool_of(&shadow), mirror);
+    let mut client = Asker::to(&gateway);
+    for n in 1..=3_u8 {
+        assert_eq!(client.get("/").text(), "x");
+        eventually("its copy is answered", || {
+            value(&gateway, "mirrored_total") == f64::from(n)
+        });
+        eventually("its connection is closed", || {
+            shadow.ended() == usize::from(n)
+        });
+    }
+    assert_eq!(value(&gateway, "mirror_failed_total"), 0.0);
+}
+
+#[test]
 fn the_end_of_the_gateway_does_not_wait_for_a_mirror() {
     let origin = Origin::start(|_, _| ok("x"));
     let shadow = Origin::start(|_, _| Deed::Hang);

@@ -21,6 +21,9 @@ use crate::gateway::route::Route;
 use crate::http::client::{ClientRequest, ResponsePart};
 use crate::http::{Chunk, HeaderBlock};
 
+/// The bytes of an answer's body that are read, so that its connection can be used again. More would take the reactor's time from clients.
+const MAX_ANSWER: usize = 1 << 20;
+
 /// The state of a connection that carries copies.
 pub struct MirrorSession {
     pub(super) pool: usize,
@@ -29,6 +32,8 @@ pub struct MirrorSession {
     generation: u32,
     /// The copy that is under way on it.
     copy: Option<Copy>,
+    /// The bytes of the answer's body so far.
+    received: usize,
     requests: u32,
     opened: Instant,
 }
@@ -252,6 +257,7 @@ impl<H: Hooks> Proxy<H> {
             node,
             generation,
             copy: None,
+            received: 0,
             requests: 0,
             opened,
         }
@@ -284,20 +290,36 @@ impl<H: Hooks> Proxy<H> {
             ResponsePart::Head(response) if response.is_upgrade() => conn.abort(),
             ResponsePart::End(_) => return self.end_copy(conn, session),
             _ if session.copy.is_none() => conn.abort(),
+            ResponsePart::Body(bytes) => {
+                session.received += bytes.len();
+                if session.received > MAX_ANSWER {
+                    self.note_answer(conn, session);
+                    conn.abort();
+                }
+            }
             _ => {}
         }
         Action::Continue
     }
 
-    /// Ends a copy that is answered, and gives its connection back.
-    fn end_copy(&mut self, conn: &mut Conn<'_, Self>, session: &mut MirrorSession) -> Action {
+    /// Ends a copy whose answer has come. Returns false if there is none.
+    fn note_answer(&mut self, conn: &mut Conn<'_, Self>, session: &mut MirrorSession) -> bool {
         let Some(copy) = session.copy.take() else {
-            return Action::Close;
+            return false;
         };
         copy.counters.mirrored.add(1);
         conn.set_deadline(None);
-        let (number, node, now) = (session.pool, session.node, conn.now());
+        let (number, node) = (session.pool, session.node);
         self.report_mirror(number, node, Outcome::Success, &mut conn.reactor());
+        true
+    }
+
+    /// Ends a copy that is answered, and gives its connection back.
+    fn end_copy(&mut self, conn: &mut Conn<'_, Self>, session: &mut MirrorSession) -> Action {
+        if !self.note_answer(conn, session) {
+            return Action::Close;
+        }
+        let (number, node, now) = (session.pool, session.node, conn.now());
         let pool = &mut self.pools[number];
         let limits = &pool.settings().connections;
         let age = now.saturating_duration_since(session.opened);
@@ -363,6 +385,7 @@ impl MirrorSession {
     /// Sends a copy on its connection.
     fn send<H: Hooks>(&mut self, conn: &mut Conn<'_, Proxy<H>>, copy: Copy, nodes_host: &str) {
         self.requests += 1;
+        self.received = 0;
         conn.set_deadline(Some(copy.until.saturating_duration_since(conn.now())));
         let sent = copy.request.write_to(conn, nodes_host);
         self.copy = Some(copy);
