@@ -348,6 +348,20 @@ impl Pool {
         }
     }
 
+    /// Returns true if the pool was removed and has nothing under way.
+    pub(super) fn has_ended(&self) -> bool {
+        let (own, mirrors) = (&self.connections, &self.mirrors);
+        let connections = own.connections() + own.dialing() + own.waiting();
+        let of_mirrors = mirrors.connections() + mirrors.dialing() + mirrors.waiting();
+        self.gone.is_some() && self.held.is_empty() && connections + of_mirrors == 0
+    }
+
+    /// Takes the number of a pool that has ended. Checks that were scheduled for that one are none of this one's.
+    pub(super) fn in_place_of(mut self, ended: &Self) -> Self {
+        self.checks.generation = ended.checks.generation;
+        self
+    }
+
     /// Returns true if a node gets no new requests.
     pub(super) fn is_leaving(&self, node: NodeId) -> bool {
         let is_removed = !self.settings().serves_targets && !self.addrs.contains_key(&node);

@@ -320,7 +320,8 @@ impl<H: Hooks> Control<H> {
     fn take(&self, state: &mut State, mut settings: Settings) -> Result<Reloaded, GatewayError> {
         let mut reloaded = Reloaded::default();
         keep_fixed(&state.settings, &mut settings, &mut reloaded.needs_restart);
-        let pools = updated_pools(&state.pools, &settings, self.engine.reactors())?;
+        let ended = self.ended_pools(state, &settings)?;
+        let pools = updated_pools(&state.pools, &settings, self.engine.reactors(), ended)?;
         let logger = match (&settings.access_log, &state.settings.access_log) {
             (new, old) if new == old => None,
             (new, _) => {
@@ -453,6 +454,35 @@ impl<H: Hooks> Control<H> {
         Ok(copies.into_iter().find(|socket| is_at(socket, addr)))
     }
 
+    /// Returns the numbers of removed pools to which no reactor refers any more, if settings have new pools that may take them.
+    fn ended_pools(&self, state: &State, settings: &Settings) -> Result<Vec<usize>, GatewayError> {
+        let is_new = |name: &str| state.pools.iter().all(|pool| *pool.name != *name);
+        let has_new = settings.all_pools().any(|(name, _)| is_new(name));
+        let is_left = |pool: &Arc<SharedPool>| {
+            !settings.has_pool(&pool.name) && !state.settings.has_pool(&pool.name)
+        };
+        if !has_new || !state.pools.iter().any(is_left) || self.engine.is_simulated() {
+            return Ok(Vec::new());
+        }
+        let (tell, told) = mpsc::channel();
+        let reactors = self.engine.reactors();
+        for reactor in 0..reactors {
+            let tell = tell.clone();
+            let asked = self.engine.run_on(reactor, move |proxy, reactor| {
+                let _ = tell.send(proxy.ended_pools(reactor));
+            });
+            asked.map_err(|_| Error::Stopped)?;
+        }
+        let numbers = state.pools.iter().enumerate();
+        let left = numbers.filter(|(_, pool)| is_left(pool));
+        let mut ended: Vec<usize> = left.map(|(number, _)| number).collect();
+        for _ in 0..reactors {
+            let there = told.recv_timeout(PATIENCE).map_err(|_| Error::Stopped)?;
+            ended.retain(|number| there.contains(number));
+        }
+        Ok(ended)
+    }
+
     /// Gives settings to all reactors, and waits until they have taken them over.
     fn hand_out(
         &self,
@@ -536,17 +566,24 @@ fn keep_fixed(old: &Settings, new: &mut Settings, changed: &mut Vec<&'static str
     }
 }
 
-/// Returns all pools, by their numbers, with new settings.
+/// Returns all pools, by their numbers, with new settings. New pools take the numbers of those that have `ended`, so that pools that come
+/// and go take no more and more memory.
 fn updated_pools(
     old: &[Arc<SharedPool>],
     settings: &Settings,
     reactors: usize,
+    mut ended: Vec<usize>,
 ) -> Result<Vec<Arc<SharedPool>>, GatewayError> {
     let mut pools = old.to_vec();
     for (name, settings) in settings.all_pools() {
-        match pools.iter_mut().find(|pool| *pool.name == *name) {
-            Some(pool) => *pool = Arc::new(shared_pool(name, &settings, reactors, Some(pool))?),
-            None => pools.push(Arc::new(shared_pool(name, &settings, reactors, None)?)),
+        if let Some(pool) = pools.iter_mut().find(|pool| *pool.name == *name) {
+            *pool = Arc::new(shared_pool(name, &settings, reactors, Some(pool))?);
+            continue;
+        }
+        let pool = Arc::new(shared_pool(name, &settings, reactors, None)?);
+        match ended.pop() {
+            Some(number) => pools[number] = pool,
+            None => pools.push(pool),
         }
     }
     Ok(pools)

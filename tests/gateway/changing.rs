@@ -101,6 +101,42 @@ fn a_node_that_comes_back_has_no_more_connections_than_it_may() {
     }
 }
 
+#[test]
+fn pools_that_come_and_go_take_the_places_of_those_that_have_ended() {
+    let (one, two) = (named("one"), named("two"));
+    let version = |n: usize| {
+        let (name, origin) = (format!("v{n}"), [&one, &two][n % 2]);
+        let built = Gateway::builder().reactors(2).listen("tcp://127.0.0.1:0");
+        let built = built
+            .pool(&*name, pool_of(origin))
+            .route(RouteSettings::to(&*name));
+        built.build().expect("it is sound")
+    };
+    let gateway = version(0).start_plain().expect("it starts");
+    let mut early = Asker::to(&gateway);
+    early.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab");
+    eventually("it is under way", || one.accepted() == 1);
+    let mut client = Asker::to(&gateway);
+    for n in 1..=20 {
+        gateway.reload(&version(n)).expect("is taken over");
+        assert_eq!(client.get("/").text(), ["one", "two"][n % 2]);
+        if n == 10 {
+            early.send("cd");
+            assert_eq!(early.response().expect("an answer").text(), "one");
+        }
+        if n > 1 {
+            let before = format!("epicycle_gateway_pool_connections{{pool=\"v{}\"}}", n - 1);
+            eventually("the connections of the last pool have closed", || {
+                metric(&gateway.control().metrics(), &before).unwrap_or_default() == 0.0
+            });
+        }
+    }
+    let metrics = gateway.control().metrics();
+    let pools = metrics.matches("epicycle_gateway_pool_hits_total{").count();
+    // This one, the last one, and the one that was in use for long.
+    assert!(pools <= 3, "{pools}");
+}
+
 /// A pool with a node that fails its checks and serves well, and one that does neither fail.
 fn checked(origins: [&Origin; 2], interval: Duration) -> PoolSettings {
     let mut pool = PoolSettings::of(origins.map(Origin::url));

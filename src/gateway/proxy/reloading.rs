@@ -9,6 +9,7 @@ use crate::engine::conn::origin::Origin;
 use crate::engine::handler::Reactor;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::pool::Pool;
+use crate::gateway::route::Route;
 use crate::gateway::rules::Rules;
 use crate::gateway::shared::Change;
 
@@ -30,7 +31,13 @@ impl<H: Hooks> Proxy<H> {
         let now = reactor.now();
         for (number, shared) in pools.iter().enumerate() {
             match self.pools.get_mut(number) {
-                Some(pool) => pool.take_over(shared, reactors, high_water, &self.meters, now),
+                Some(pool) if pool.shared.name == shared.name => {
+                    pool.take_over(shared, reactors, high_water, &self.meters, now);
+                }
+                Some(ended) => {
+                    let pool = Pool::new(shared.clone(), reactors, high_water, &self.meters);
+                    *ended = pool.in_place_of(ended);
+                }
                 None => {
                     let pool = Pool::new(shared.clone(), reactors, high_water, &self.meters);
                     self.pools.push(pool);
@@ -80,6 +87,18 @@ impl<H: Hooks> Proxy<H> {
         }
     }
 
+    /// Returns the numbers of the pools that were removed and that nothing here refers to any more, so that others may have them.
+    pub(in crate::gateway) fn ended_pools(&self, reactor: &mut Reactor<'_, Self>) -> Vec<usize> {
+        let all = self.pools.iter().enumerate();
+        let ended = all.filter(|(_, pool)| pool.has_ended());
+        let mut ended: Vec<usize> = ended.map(|(number, _)| number).collect();
+        if !ended.is_empty() {
+            ended.retain(|number| self.dials.values().all(|dial| dial.pool != *number));
+            reactor.for_each(|_, session| ended.retain(|number| !session.refers_to(*number)));
+        }
+        ended
+    }
+
     /// Returns true if a connection is of a listener whose clients take no further request.
     pub(super) fn is_left(&self, origin: Origin) -> bool {
         match origin {
@@ -125,6 +144,35 @@ impl<H: Hooks> Proxy<H> {
         });
         for pool in &mut self.pools {
             pool.forget_removed(timeout, now);
+        }
+    }
+}
+
+impl<H: Hooks> Session<H> {
+    /// Returns true if a connection may yet ask for the pool with this number.
+    fn refers_to(&self, number: usize) -> bool {
+        let pool = Some(number);
+        let leads_there = |route: &Rc<Route>| {
+            let mirror = route.mirror.as_ref();
+            route.pool == pool || mirror.is_some_and(|mirror| mirror.pool == pool)
+        };
+        match self {
+            Session::Client(client) => {
+                let exchange = client.exchange.as_ref();
+                client.listener.targets.as_ref().is_some_and(leads_there)
+                    || exchange.is_some_and(|exchange| {
+                        exchange.pool == pool || exchange.route.as_ref().is_some_and(leads_there)
+                    })
+            }
+            Session::Upstream(upstream) => upstream.pool == number,
+            Session::Check(check) => check.pool == number,
+            Session::Mirror(mirror) => mirror.pool == number,
+            Session::Tcp(client) => client.destination().0 == number,
+            Session::Udp(client) => client.destination().0 == number,
+            Session::UdpNode(node) => node.pool == number,
+            Session::Socks(_) | Session::Target | Session::Relay(_) | Session::UdpTarget(_) => {
+                false
+            }
         }
     }
 }
