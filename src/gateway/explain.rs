@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Gateway;
+use super::config::json::{REDACTED, is_secret_field};
 use super::egress::{Host, Target, Way};
 use super::hooks::{Head, path_of};
 use super::kept::Kept;
@@ -538,10 +539,10 @@ fn set(listener: &ListenerSettings, route: &RouteSettings, asked: &Asked) -> Str
     let scheme = if asked.is_tls { "https" } else { "http" };
     let mut set = Vec::new();
     for (name, value) in &route.request.set {
-        set.push(format!("{name}: {value}"));
+        set.push(field(name, value));
     }
     for (name, value) in &route.request.add {
-        set.push(format!("{name}: {value} (added)"));
+        set.push(format!("{} (added)", field(name, value)));
     }
     match rules.x_forwarded_for {
         ForwardedFor::Append => set.push("X-Forwarded-For: ..., PEER".to_owned()),
@@ -565,16 +566,24 @@ fn set(listener: &ListenerSettings, route: &RouteSettings, asked: &Asked) -> Str
     set.join("; ")
 }
 
+/// Tells a field, unless its value is a secret. Explanations are shown to others.
+fn field(name: &str, value: &str) -> String {
+    match is_secret_field(name) {
+        true => format!("{name}: {REDACTED}"),
+        false => format!("{name}: {value}"),
+    }
+}
+
 fn change(changes: &FieldChanges) -> String {
     let removed = changes.remove.iter().map(|name| format!("removes {name}"));
     let set = changes
         .set
         .iter()
-        .map(|(name, value)| format!("sets {name}: {value}"));
+        .map(|(name, value)| format!("sets {}", field(name, value)));
     let added = changes
         .add
         .iter()
-        .map(|(name, value)| format!("adds {name}: {value}"));
+        .map(|(name, value)| format!("adds {}", field(name, value)));
     removed
         .chain(set)
         .chain(added)

@@ -210,7 +210,8 @@ path = "/api/*"
 pool = "api"
 strip_prefix = "/api"
 host_field = "node"
-request = { set = { "X-Env" = "prod" }, remove = ["Cookie"] }
+request = { set = { "X-Env" = "prod", "Authorization" = "Basic c2VjcmV0" }, remove = ["Cookie"] }
+response.add = { "X-Api-Key" = "c2VjcmV0" }
 
 [pool.api]
 balance = { hash = "path", ring = "crc32" }
@@ -241,11 +242,14 @@ nodes = ["http://10.0.0.1:9000", "http://10.0.0.2:9000"]
         "request   GET /users?id=1 HTTP/1.1, Host: 10.0.0.",
         "Cookie",
         "X-Env: prod",
+        "Authorization: (redacted)",
+        "adds X-Api-Key: (redacted)",
         "X-Forwarded-Host: app.example.org",
         "Via: 1.1 epicycle",
     ] {
         assert!(said.contains(wanted), "{wanted} in {said}");
     }
+    assert!(!said.contains("c2VjcmV0"), "{said}");
     let (code, said) = explain("GET http://other.test/");
     assert_eq!(
         (code, said.contains("the answer is 404")),

@@ -87,6 +87,12 @@ fn quote(string: &str, text: &mut String) {
     text.push('"');
 }
 
+/// Returns true for the name of a field whose value is a secret.
+pub(in crate::gateway) fn is_secret_field(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_FIELDS.iter().any(|word| name.contains(word))
+}
+
 /// Returns a configuration file as JSON, without its secrets. A text that is no TOML is empty.
 pub(in crate::gateway) fn redacted(toml: &str) -> Map<String, Value> {
     let (document, _) = DeTable::parse_recoverable(toml);
@@ -98,7 +104,7 @@ fn table(table: DeTable<'_>, is_fields: bool) -> Map<String, Value> {
         let key = key.into_inner().into_owned();
         let name = key.to_ascii_lowercase();
         let is_secret = match is_fields {
-            true => SECRET_FIELDS.iter().any(|word| name.contains(word)),
+            true => is_secret_field(&name),
             false => SECRETS.contains(&&*name),
         };
         // The keys below `set` and `add` are fields of messages.
