@@ -5,7 +5,7 @@ use epicycle::cluster::gate::{Gate, GateBuilder};
 use epicycle::cluster::locator::{Locator, MemoryLocator};
 use epicycle::cluster::registry::{MemoryRegistry, Registry, RouteSpec};
 
-use crate::rig::{Link, Node, Wire, conn, packet, user};
+use crate::rig::{Link, Node, Told, Wire, conn, packet, user};
 use crate::util::eventually;
 use crate::vectors::{hex, rows, unhex};
 
@@ -251,4 +251,50 @@ fn requests_reach_clients_of_all_reactors_and_each_counts_once() {
             .expect("is in memory")
             .is_none()
     });
+}
+
+#[test]
+fn a_broadcast_to_more_clients_than_a_turn_has_room_for_reaches_all_before_what_was_sent_later() {
+    const CLIENTS: usize = 1500;
+    let world = World::new();
+    let mut link = world.link();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| world.client()).collect();
+    eventually("all are there", || {
+        world.gate.stats().connections == CLIENTS as u64
+    });
+    let (first, last) = (packet(100, 0, "first"), packet(100, 0, "last"));
+    let told = world.node.await_told(CLIENTS);
+    let broadcast = |packet| Request::Broadcast {
+        scope: Scope::Conn,
+        disconnect: false,
+        packet,
+    };
+    // In one write, so that the pushes come while the broadcast is under way.
+    let mut frames = Vec::new();
+    broadcast(&first[..])
+        .encode_into(50, &mut frames)
+        .expect("is sound");
+    for told in &told {
+        let Told::Event { cid, .. } = told else {
+            panic!("{told:?} is no event");
+        };
+        let push = Request::Push {
+            target: conn(*cid),
+            disconnect: false,
+            packet: &last,
+        };
+        push.encode_into(0, &mut frames).expect("is sound");
+    }
+    link.wire.send(frames);
+    let mut expected = Vec::new();
+    let all = Answer {
+        value: Value::Total(CLIENTS as u64),
+        ..Answer::new(10, Code::Done)
+    };
+    all.encode_into(50, &mut expected).expect("is sound");
+    link.wire.expect(expected);
+    for client in &mut clients {
+        client.expect(&first);
+        client.expect(&last);
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use epicycle::cluster::drpc::{Code, Request};
 use epicycle::cluster::gate::{DuplicateLogin, Gate};
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
+use epicycle::cluster::registry::Registry;
 use epicycle::cluster::{Error, Watch};
 
 use crate::gate::World;
@@ -148,6 +149,31 @@ fn a_second_login_leaves_the_first_connection_without_a_user_or_is_refused_if_so
     assert_eq!(link.bind(old_cid, 7), Code::Done, "it is its own");
     drop(old);
     eventually("the user is free", || link.bind(new_cid, 7) == Code::Done);
+}
+
+#[test]
+fn a_gate_that_stops_says_goodbye_leaves_the_registry_and_has_its_users_forgotten() {
+    let world = World::new();
+    let (mut client, cid) = world.known_client("a");
+    client.send(CONTROL);
+    is_open(&mut client);
+    assert_eq!(world.link().bind(cid, 7), Code::Done);
+    let World {
+        gate,
+        node,
+        registry,
+        locator,
+    } = world;
+    let reader = thread::spawn(move || {
+        // Goodbye: about to stop.
+        client.expect(b"\0\0\0\x0a\x01\0\x04\0\0\x01\0\0\0\0");
+        assert!(client.is_over());
+    });
+    gate.shutdown();
+    reader.join().expect("it is told");
+    assert!(registry.services("gate").expect("is in memory").is_empty());
+    assert_eq!(locator.locate_gate(7).expect("is in memory"), None);
+    drop(node);
 }
 
 /// A second gate of the same cluster.

@@ -10,6 +10,7 @@ mod feed;
 mod gate;
 mod gate_clients;
 mod gate_nodes;
+mod gate_replay;
 mod gate_users;
 mod link;
 mod locator;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use epicycle::Addr;
 use epicycle::cluster::Kind;
 use epicycle::cluster::drpc::{
-    Answer, Code, FrameCodec, Incoming, Op, Request, Scope, Target, Value,
+    Answer, Code, Frame, FrameCodec, Incoming, Op, Request, Scope, Target, Value,
 };
 use epicycle::cluster::packet::{Packet, PacketFrame, PacketOptions};
 use epicycle::cluster::registry::{Instance, RouteSpec};
@@ -156,7 +156,7 @@ pub(crate) fn packet(route: i32, seq: i32, data: &str) -> Vec<u8> {
     encoded.expect("is short").as_bytes().to_vec()
 }
 
-fn frame_of(bytes: &mut [u8]) -> Option<epicycle::cluster::drpc::Frame<'_>> {
+fn frame_of(bytes: &mut [u8]) -> Option<Frame<'_>> {
     match FrameCodec::default().decode(bytes).expect("is a frame") {
         Decoded::Frame {
             frame: Incoming::Frame(frame),
@@ -188,6 +188,7 @@ pub(crate) enum Told {
 pub(crate) struct Node {
     pub(crate) instance: Instance,
     told: Arc<Mutex<Vec<Told>>>,
+    frames: Arc<Mutex<Vec<Vec<u8>>>>,
     links: Arc<Mutex<Vec<TcpStream>>>,
     has_ended: Arc<AtomicBool>,
     addr: SocketAddr,
@@ -206,16 +207,20 @@ impl Node {
         let mut instance = Instance::new(Kind::Node, id, format!("drpc://{addr}?is_secure=false"));
         instance.routes = routes;
         instance.events = vec![1, 2, 3];
-        let (told, links) = (Arc::default(), Arc::default());
+        let (told, frames, links) = (Arc::default(), Arc::default(), Arc::default());
         let has_ended = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (told, links, has_ended) =
-                (Arc::clone(&told), Arc::clone(&links), has_ended.clone());
-            thread::spawn(move || accept(&listener, &told, &links, &has_ended))
+            let record = Record {
+                told: Arc::clone(&told),
+                frames: Arc::clone(&frames),
+            };
+            let (links, has_ended) = (Arc::clone(&links), has_ended.clone());
+            thread::spawn(move || accept(&listener, &record, &links, &has_ended))
         };
         Self {
             instance,
             told,
+            frames,
             links,
             has_ended,
             addr,
@@ -225,6 +230,11 @@ impl Node {
 
     pub(crate) fn told(&self) -> Vec<Told> {
         self.told.lock().clone()
+    }
+
+    /// Returns the frames of what it has been told, as they came.
+    pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
+        self.frames.lock().clone()
     }
 
     /// Returns the data of the packets of a connection, in order.
@@ -284,7 +294,7 @@ impl Drop for Node {
 
 fn accept(
     listener: &TcpListener,
-    told: &Arc<Mutex<Vec<Told>>>,
+    record: &Record,
     links: &Mutex<Vec<TcpStream>>,
     has_ended: &AtomicBool,
 ) {
@@ -294,13 +304,14 @@ fn accept(
         }
         let mut wire = Wire::over(stream);
         links.lock().push(wire.clone().0);
-        let told = told.clone();
+        let record = record.clone();
         thread::spawn(move || {
             let quiet = Duration::from_secs(3600);
             wire.0.set_read_timeout(Some(quiet)).expect("can be set");
             while let Some(mut bytes) = wire.next() {
+                let whole = bytes.clone();
                 if let Some(frame) = frame_of(&mut bytes) {
-                    take(&mut wire, &frame, &told);
+                    take(&mut wire, &frame, &whole, &record);
                 }
             }
             // Another copy of the socket is kept for `cut`.
@@ -309,20 +320,31 @@ fn accept(
     }
 }
 
+/// What a node keeps.
+#[derive(Clone)]
+struct Record {
+    told: Arc<Mutex<Vec<Told>>>,
+    frames: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
 /// Does what a node of due does with a frame.
-fn take(wire: &mut Wire, frame: &epicycle::cluster::drpc::Frame<'_>, told: &Mutex<Vec<Told>>) {
+fn take(wire: &mut Wire, frame: &Frame<'_>, whole: &[u8], record: &Record) {
     if frame.op >= 32 {
         return;
     }
     let mut answer = Answer::new(frame.op, Code::Done);
+    let tell = |told| {
+        record.frames.lock().push(whole.to_vec());
+        record.told.lock().push(told);
+    };
     match Request::decode(frame).expect("a gate sends sound requests") {
-        Request::Trigger { event, cid, uid } => told.lock().push(Told::Event { event, cid, uid }),
+        Request::Trigger { event, cid, uid } => tell(Told::Event { event, cid, uid }),
         Request::Deliver { cid, uid, packet } => {
             let read = PacketOptions::default().decode_message(packet);
             let Ok(PacketFrame::Packet { packet, .. }) = read else {
                 panic!("a gate delivers whole packets: {read:?}");
             };
-            told.lock().push(Told::Packet {
+            tell(Told::Packet {
                 cid,
                 uid,
                 route: packet.route,

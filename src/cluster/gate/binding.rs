@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::codec::Protocol;
+use super::client::Client;
 use super::handler::{GateReactor, Session};
 use super::options::DuplicateLogin;
 use super::shared::{POOL_QUEUE, Shared};
@@ -11,7 +11,7 @@ use crate::cluster::Event;
 use crate::cluster::drpc::{Code, Value};
 use crate::cluster::packet::{Control, GoodbyeReason};
 use crate::cluster::session::reactor_of;
-use crate::engine::handler::{Engine, Reactor};
+use crate::engine::handler::{Action, Conn, Engine, Reactor};
 
 impl GateReactor {
     /// Begins to bind a user. The locator is asked first; [`bound`](Self::bound) does the rest.
@@ -124,24 +124,35 @@ impl GateReactor {
         if self.shared.options.duplicate != DuplicateLogin::Replace {
             return self.await_login(who.cid, reactor);
         }
-        let options = self.shared.options.packet;
         reactor.with(id, |conn, session| {
-            let goodbye = Control::Goodbye {
-                reason: GoodbyeReason::Replaced,
-                retry_ms: 0,
-            };
-            if matches!(session, Session::Client(client) if client.speaks_control)
-                && let Ok(goodbye) = options.encode_control(&goodbye)
-            {
-                let sent = match conn.codec() {
-                    Protocol::Socket(_) => conn.send(goodbye.as_bytes()),
-                    _ => conn.send(goodbye),
-                };
-                // A client that does not read is closed without it.
-                drop(sent);
+            if let Session::Client(client) = session {
+                self.send_goodbye(conn, client, GoodbyeReason::Replaced);
             }
             conn.close();
         });
+    }
+
+    /// Tells the clients that the gate is about to stop.
+    pub(super) fn say_goodbye(&self, reactor: &mut Reactor<'_, Self>) {
+        reactor.for_each(|conn, session| {
+            if let Session::Client(client) = session {
+                self.send_goodbye(conn, client, GoodbyeReason::Stopping);
+            }
+        });
+    }
+
+    /// Tells a client why it is about to be closed, if it speaks control packets.
+    fn send_goodbye(&self, conn: &mut Conn<'_, Self>, client: &Client, reason: GoodbyeReason) {
+        let goodbye = Control::Goodbye {
+            reason,
+            retry_ms: 0,
+        };
+        if client.speaks_control
+            && let Ok(goodbye) = self.shared.options.packet.encode_control(&goodbye)
+            && let Action::Refused(error) = self.send(conn, goodbye)
+        {
+            log::debug!(target: "epicycle::cluster", "no goodbye to {}: {error}", conn.peer_addr());
+        }
     }
 
     /// Makes the locator forget a user that has left, unless it comes back meanwhile. Then answers.
@@ -233,5 +244,12 @@ pub(super) fn on_bound_elsewhere(shared: &Shared, engine: &Engine<GateReactor>, 
         Err(error) => {
             log::warn!(target: "epicycle::cluster", "it is unknown where the user {uid} is: {error}");
         }
+    }
+}
+
+/// Does the same for all users, since changes were missed.
+pub(super) fn on_interrupted(shared: &Shared, engine: &Engine<GateReactor>) {
+    for uid in shared.users.all() {
+        on_bound_elsewhere(shared, engine, uid);
     }
 }

@@ -269,6 +269,13 @@ impl GateBuilder {
             move |reactor| GateReactor::new(reactor, shared.clone(), table.clone())
         };
         let running = server.reactors(self.reactors).start(make)?;
+        if shared.options.secret.is_none() && !is_loopback(&running.local_addrs()[0]) {
+            log::warn!(
+                target: "epicycle::cluster",
+                "whoever reaches {} can act for every user; set a secret",
+                running.local_addrs()[0]
+            );
+        }
         let endpoint = endpoint(&running.local_addrs()[0], self.expose.as_deref())?;
         let watching = Watching::start(
             &*self.registry,
@@ -308,6 +315,10 @@ impl GateBuilder {
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 const MAX_BACKLOG: usize = 256 << 20;
+
+fn is_loopback(addr: &Addr) -> bool {
+    addr.ip().is_none_or(|ip| ip.is_loopback())
+}
 
 /// Returns the address that others dial.
 fn endpoint(listening: &Addr, exposed: Option<&str>) -> Result<LinkEndpoint, Error> {

@@ -376,7 +376,7 @@ impl GateReactor {
         self.send(conn, options.encode_heartbeat(Heartbeat { time }))
     }
 
-    fn send(&self, conn: &mut Conn<'_, Self>, packet: EncodedPacket) -> Action {
+    pub(super) fn send(&self, conn: &mut Conn<'_, Self>, packet: EncodedPacket) -> Action {
         let sent = match conn.codec() {
             Protocol::Socket(_) => conn.send(packet.as_bytes()),
             _ => conn.send(packet),
@@ -407,11 +407,15 @@ impl GateReactor {
         else {
             return Action::Close;
         };
-        let refuse = |conn: &mut Conn<'_, Self>, status| {
-            conn.send(ServerResponse::new(status).body("")).into()
+        // A connection without a WebSocket is of no use here.
+        let refuse = |conn: &mut Conn<'_, Self>, response: ServerResponse<'_>| match conn
+            .send(response.close())
+        {
+            Ok(()) => Action::Close,
+            Err(error) => error.into(),
         };
         if request.path() != path {
-            return refuse(conn, StatusCode::NOT_FOUND);
+            return refuse(conn, ServerResponse::new(StatusCode::NOT_FOUND));
         }
         let accepted = ws::accept(request).and_then(|accept| match origins.is_empty() {
             true => Ok(accept),
@@ -419,10 +423,10 @@ impl GateReactor {
         });
         let accept = match accepted {
             Ok(accept) => accept,
-            Err(refusal) => return conn.send(refusal).into(),
+            Err(refusal) => return refuse(conn, refusal.response()),
         };
         if check.as_ref().is_some_and(|check| !check(request)) {
-            return refuse(conn, StatusCode::FORBIDDEN);
+            return refuse(conn, ServerResponse::new(StatusCode::FORBIDDEN));
         }
         let opened = conn.send(accept);
         if opened.is_ok() {

@@ -20,7 +20,6 @@ codec::one_of! {
     impl Encode<&ws::Prepared> for Socket;
     impl Encode<&[u8]> for Socket;
     impl Encode<ws::Accept<'_>> for Socket;
-    impl Encode<ws::Refusal> for Socket;
     impl Encode<ws::Close<'_>> for Socket;
     impl Encode<ServerResponse<'_>> for Socket;
 }

@@ -256,6 +256,10 @@ impl EventHandler for GateReactor {
         self.lanes.on_connect_failed(&failed, reactor);
     }
 
+    fn on_shutdown(&mut self, reactor: &mut Reactor<'_, Self>) {
+        self.say_goodbye(reactor);
+    }
+
     fn on_turn_end(&mut self, reactor: &mut Reactor<'_, Self>) {
         self.is_pending = false;
         self.work(reactor);

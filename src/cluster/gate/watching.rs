@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use super::binding::on_bound_elsewhere;
+use super::binding::{on_bound_elsewhere, on_interrupted};
 use super::handler::GateReactor;
 use super::shared::Shared;
 use crate::cluster::dispatch::RouteTable;
@@ -49,10 +49,12 @@ impl Watching {
         let (shared, engine) = (shared.clone(), engine.clone());
         watching.spawn("epicycle-logins", move || {
             for change in logins {
-                if let LocationEvent::GateBound { uid, gid } = change
-                    && gid != shared.ours.id
-                {
-                    on_bound_elsewhere(&shared, &engine, uid);
+                match change {
+                    LocationEvent::GateBound { uid, gid } if gid != shared.ours.id => {
+                        on_bound_elsewhere(&shared, &engine, uid);
+                    }
+                    LocationEvent::Interrupted => on_interrupted(&shared, &engine),
+                    _ => {}
                 }
             }
         })?;

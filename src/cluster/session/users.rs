@@ -45,6 +45,17 @@ impl Users {
         (cid != 0).then_some(cid)
     }
 
+    /// Returns all users that have a connection.
+    pub(in crate::cluster) fn all(&self) -> Vec<i64> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let bound = shard.iter().filter(|(_, user)| user.cid != 0);
+            all.extend(bound.map(|(uid, _)| *uid));
+        }
+        all
+    }
+
     /// Returns true if nobody has the user, or is about to.
     pub(in crate::cluster) fn is_free(&self, uid: i64) -> bool {
         !self.shard(uid).read().contains_key(&uid)
