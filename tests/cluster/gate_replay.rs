@@ -147,14 +147,14 @@ impl App<'_> {
                     scope,
                     disconnect,
                     packet,
-                })
+                });
             }
             "publish" => {
                 r = ask(Request::Publish {
                     channel,
                     disconnect,
                     packet,
-                })
+                });
             }
             "subscribe_user" => {
                 let targets = Targets::from(&[7]);

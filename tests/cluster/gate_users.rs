@@ -9,7 +9,8 @@ use epicycle::cluster::drpc::{Code, Request};
 use epicycle::cluster::gate::{DuplicateLogin, Gate};
 use epicycle::cluster::locator::{LocationEvent, Locator, MemoryLocator};
 use epicycle::cluster::registry::Registry;
-use epicycle::cluster::{Error, Watch};
+use epicycle::cluster::{Error, Watch, WatchSender, watch};
+use parking_lot::Mutex;
 
 use crate::gate::World;
 use crate::rig::{Link, Told, Wire, packet, user};
@@ -246,6 +247,8 @@ struct Faulty {
     inner: MemoryLocator,
     fails: Arc<AtomicBool>,
     waits: Arc<AtomicBool>,
+    /// The watches, if they tell only what the test tells.
+    watches: Option<Arc<Mutex<Vec<WatchSender<LocationEvent>>>>>,
 }
 
 impl Faulty {
@@ -293,15 +296,25 @@ impl Locator for Faulty {
     }
 
     fn watch(&self) -> Result<Watch<LocationEvent>, Error> {
-        self.inner.watch()
+        let Some(watches) = &self.watches else {
+            return self.inner.watch();
+        };
+        let (sender, watch) = watch();
+        watches.lock().push(sender);
+        Ok(watch)
     }
 }
 
 fn faulty() -> (World, Faulty) {
+    faulty_with(None)
+}
+
+fn faulty_with(watches: Option<Arc<Mutex<Vec<WatchSender<LocationEvent>>>>>) -> (World, Faulty) {
     let faulty = Faulty {
         inner: MemoryLocator::new(),
         fails: Arc::default(),
         waits: Arc::default(),
+        watches,
     };
     let world = World::with(|gate| gate.locator(faulty.clone()));
     (world, faulty)
@@ -367,4 +380,40 @@ fn packets_wait_for_the_locator_in_their_order_and_go_to_the_node_of_their_user(
     locator.waits.store(false, Ordering::Release);
     world.node.await_packet("d");
     assert_eq!(world.node.packets(cid), ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn a_change_that_an_own_bind_has_overtaken_takes_nobody_away() {
+    let (world, locator) = faulty();
+    let mut link = world.link();
+    let (mut client, cid) = world.known_client("a");
+    let (mut other, other_cid) = world.known_client("b");
+    assert_eq!(link.bind(cid, 7), Code::Done);
+    assert_eq!(link.bind(other_cid, 8), Code::Done);
+    // The gate is told of the first change when the second has been made.
+    locator.waits.store(true, Ordering::Release);
+    for (uid, gid) in [(7, "gate-2"), (7, "gate-1"), (8, "gate-2")] {
+        locator.inner.bind_gate(uid, gid).expect("is in memory");
+    }
+    locator.waits.store(false, Ordering::Release);
+    assert!(other.is_over(), "it is at the other gate");
+    is_open(&mut client);
+    assert!(link.is_online(user(7)));
+}
+
+#[test]
+fn users_that_another_gate_has_bound_while_the_watch_was_interrupted_are_found() {
+    let watches = Arc::new(Mutex::new(Vec::new()));
+    let (world, locator) = faulty_with(Some(watches.clone()));
+    let mut link = world.link();
+    let (mut client, cid) = world.known_client("a");
+    let (mut other, other_cid) = world.known_client("b");
+    assert_eq!(link.bind(cid, 7), Code::Done);
+    assert_eq!(link.bind(other_cid, 8), Code::Done);
+    locator.inner.bind_gate(8, "gate-2").expect("is in memory");
+    for watch in watches.lock().iter() {
+        assert!(watch.push(LocationEvent::Interrupted, 10));
+    }
+    assert!(other.is_over(), "it is at the other gate");
+    is_open(&mut client);
 }

@@ -155,7 +155,7 @@ impl GateReactor {
         }
     }
 
-    /// Makes the locator forget a user that has left, unless it comes back meanwhile. Then answers.
+    /// Makes the locator forget a user whom nobody has or is about to have. Then answers.
     pub(super) fn forget(
         &mut self,
         uid: i64,
@@ -165,16 +165,13 @@ impl GateReactor {
         let (shared, engine, back) = (self.shared.clone(), reactor.engine().clone(), reply.clone());
         let id = self.id;
         let asked = self.shared.pool.submit_ordered(uid as u64, move || {
-            let done = !shared.users.is_free(uid)
-                || match shared.locations.unbind_gate(uid, &shared.ours.id) {
-                    Ok(_) => true,
-                    Err(error) => {
-                        log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
-                        false
-                    }
-                };
+            let forgotten = shared.locations.unbind_gate(uid, &shared.ours.id);
+            if let Err(error) = &forgotten {
+                log::warn!(target: "epicycle::cluster", "the user {uid} stays located here: {error}");
+            }
             if back.is_some() {
-                let task = Task::Answer(if done { Code::Done } else { Code::Failed });
+                let code = forgotten.map_or(Code::Failed, |_| Code::Done);
+                let task = Task::Answer(code);
                 report(&shared, &engine, id, Work { task, reply: back });
             }
         });

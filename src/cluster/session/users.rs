@@ -7,8 +7,9 @@ use rustc_hash::FxHashMap;
 ///
 /// A push to a user reads one of 64 tables for the time of a look-up. A bind writes one. Packets of clients need none.
 ///
-/// The locator is changed by jobs that run one at a time for each user, in their order. So a job that removes a user asks
-/// [`is_free`](Self::is_free) first: a bind that began meanwhile writes the locator after it.
+/// The locator is changed by jobs that run one at a time for each user, in their order. A bind counts from its
+/// [beginning](Self::begin), before its job is submitted. So a job that makes the locator forget a user is submitted only if no bind
+/// has begun, and a bind that begins later writes the locator after it.
 pub(in crate::cluster) struct Users {
     shards: [RwLock<FxHashMap<i64, User>>; SHARDS],
 }
@@ -54,11 +55,6 @@ impl Users {
             all.extend(bound.map(|(uid, _)| *uid));
         }
         all
-    }
-
-    /// Returns true if nobody has the user, or is about to.
-    pub(in crate::cluster) fn is_free(&self, uid: i64) -> bool {
-        !self.shard(uid).read().contains_key(&uid)
     }
 
     /// Begins a bind. Each is followed by one [`finish`](Self::finish).
@@ -118,12 +114,18 @@ impl User {
 mod tests {
     use super::*;
 
+    impl Users {
+        fn len(&self) -> usize {
+            self.shards.iter().map(|shard| shard.read().len()).sum()
+        }
+    }
+
     #[test]
     fn the_later_bind_replaces_the_earlier_one_and_only_the_last_holder_frees_the_user() {
         let users = Users::new();
         users.begin(7);
         users.begin(7);
-        assert_eq!((users.find(7), users.is_free(7)), (None, false));
+        assert_eq!(users.find(7), None);
         let first = users.finish(7, Some(1));
         assert_eq!((first.replaced, first.is_free), (None, false));
         let second = users.finish(7, Some(2));
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(users.find(7), Some(2));
         assert!(!users.release(7, 1), "it is another one's");
         assert!(users.release(7, 2));
-        assert!(users.is_free(7) && users.find(7).is_none());
+        assert_eq!((users.find(7), users.len()), (None, 0));
     }
 
     #[test]
@@ -141,9 +143,8 @@ mod tests {
         users.finish(7, Some(1));
         users.begin(7);
         assert!(!users.release(7, 1));
-        assert!(!users.is_free(7));
         assert!(users.finish(7, None).is_free, "the bind failed");
-        assert!(users.is_free(7));
+        assert_eq!(users.len(), 0);
         assert!(!users.release(7, 1));
     }
 
