@@ -458,6 +458,9 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             } = self.dials.remove(&token)?;
             let (to, place) = match purpose {
                 Purpose::Serve(to, place) if is_withdrawn => {
+                    if to.is_joined() {
+                        Self::forsake(conn);
+                    }
                     if let Some(place) = place {
                         conn.defer(move |proxy, reactor| {
                             proxy.offer_place(pool, to.node, place, reactor);
