@@ -251,7 +251,7 @@ impl Member {
 }
 
 /// Returns true if the error means that the server has closed the connection. A wrong or late answer is another error.
-fn is_end(error: &io::Error) -> bool {
+pub(crate) fn is_end(error: &io::Error) -> bool {
     use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     matches!(
         error.kind(),

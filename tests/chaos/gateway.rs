@@ -94,13 +94,27 @@ pub(crate) fn serve() {
         .expect("is sound");
     let running = gateway.start(|_reactor| Divide).expect("starts");
     let (engine, control) = (running.engine().clone(), running.control().clone());
+    let for_metrics = control.clone();
     let address = running.local_addrs()[0].as_socket_addr();
     obey(vec![Started {
         name: "http",
-        address: address.expect("is TCP").to_string(),
+        addresses: vec![address.expect("is TCP").to_string()],
         ledger: Arc::default(),
         stats: Arc::new(move || engine.stats().total()),
+        under_way: Box::new(move || under_way(&for_metrics.metrics())),
         shutdown: Box::new(move || control.shutdown()),
         join: Box::new(move || running.join()),
     }]);
+}
+
+/// Returns the sum of what a gateway has under way, from its metrics.
+pub(crate) fn under_way(metrics: &str) -> u64 {
+    let gauges = ["in_flight", "tunnels", "associations", "udp_sessions"];
+    let values = gauges.map(|gauge| {
+        let name = format!("epicycle_gateway_{gauge} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        let value = value.and_then(|value| value.parse::<u64>().ok());
+        value.unwrap_or_else(|| panic!("{gauge} is not in\n{metrics}"))
+    });
+    values.iter().sum()
 }

@@ -6,7 +6,7 @@
 //! answer. Every connection must have been opened and closed once, for the reason that its client caused. The process must
 //! have as many descriptors and as much memory as before. The shutdown happens during another storm.
 //!
-//! Another storm is against a gateway, some of whose nodes are hostile too.
+//! Another storm is against a gateway, some of whose nodes are hostile too, and a third one against the proxies of a gateway.
 //!
 //! A short storm is part of the test run. This runs a long one, and prints its summary:
 //!
@@ -35,7 +35,11 @@ mod garbage;
 mod gateway;
 mod kind;
 mod ledger;
+#[cfg(feature = "gateway")]
+mod pranks;
 mod process;
+#[cfg(feature = "gateway")]
+mod proxies;
 mod server;
 mod services;
 mod storm;
@@ -82,6 +86,16 @@ fn a_gateway_weathers_hostile_clients_and_hostile_nodes() {
         return gateway::serve();
     }
     gateway::weather(test, seed(test));
+}
+
+#[cfg(feature = "gateway")]
+#[test]
+fn the_proxies_of_a_gateway_weather_hostile_clients() {
+    let test = "the_proxies_of_a_gateway_weather_hostile_clients";
+    if server::is_wanted(test) {
+        return proxies::serve();
+    }
+    proxies::weather(test, seed(test));
 }
 
 /// Runs the storm in the process that cargo has started, and the servers in the process that the storm starts.

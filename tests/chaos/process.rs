@@ -26,7 +26,9 @@ pub(crate) struct Servers {
 pub(crate) struct Look {
     /// One for each kind.
     pub(crate) servers: Vec<Counts>,
+    /// Without those of pipes, and of the reactors' timers.
     pub(crate) descriptors: u64,
+    pub(crate) pipes: u64,
     /// Resident memory in bytes, on Linux.
     pub(crate) memory: Option<u64>,
     pub(crate) peak_connections: u64,
@@ -67,6 +69,7 @@ impl Servers {
         Look {
             servers: array(&said["servers"]).iter().map(Counts::new).collect(),
             descriptors: number(&said, "descriptors"),
+            pipes: number(&said, "pipes"),
             memory: said["memory"].as_u64(),
             peak_connections: number(&said, "peak_connections"),
             peak_buffered: number(&said, "peak_buffered"),
@@ -79,7 +82,7 @@ impl Servers {
         await_some("all connections end, and their buffers and timers", || {
             let look = self.look();
             let none = |what| look.servers.iter().all(|counts| counts.of(what) == 0);
-            ["connections", "buffered", "timers"]
+            ["connections", "buffered", "timers", "under_way"]
                 .into_iter()
                 .all(none)
                 .then_some(look)

@@ -12,7 +12,9 @@ use super::kind::{KINDS, Kind};
 use super::ledger::Ledger;
 use super::services::{Answering, Counted, Echo, Frames, Http};
 use crate::pki;
-use crate::util::process::{descriptor_limit, descriptors, limit_descriptors, resident};
+use crate::util::process::{
+    descriptor_limit, descriptors, limit_descriptors, pipe_descriptors, resident, timer_descriptors,
+};
 
 /// The variable that makes this process the servers of the named test.
 pub(crate) const ROLE: &str = "EPICYCLE_CHAOS_SERVERS";
@@ -78,7 +80,7 @@ pub(super) fn obey(servers: Vec<Started>) {
     let peak = Arc::<Mutex<Peak>>::default();
     watch(&servers, &peak);
     // If there is only one server, it stands for every kind.
-    let addresses = servers.iter().map(|server| server.address.clone());
+    let addresses = servers.iter().flat_map(|server| server.addresses.clone());
     let addresses: Vec<_> = addresses.cycle().take(KINDS.len()).collect();
     say(&json!({ "addresses": addresses, "authority": pki::TRUSTED.pem() }));
     for order in io::stdin().lines() {
@@ -127,9 +129,11 @@ fn limited(mode: Mode, listen: Listen) -> Server {
 /// A running server of any kind.
 pub(super) struct Started {
     pub(super) name: &'static str,
-    pub(super) address: String,
+    pub(super) addresses: Vec<String>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) stats: Arc<dyn Fn() -> ReactorStats + Send + Sync>,
+    /// Counts what is under way beside the connections.
+    pub(super) under_way: Box<dyn Fn() -> u64>,
     pub(super) shutdown: Box<dyn Fn()>,
     pub(super) join: Box<dyn FnOnce() -> Report>,
 }
@@ -145,9 +149,10 @@ fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
     let address = running.local_addrs()[0].as_socket_addr();
     Started {
         name: kind.name(),
-        address: address.expect("is a TCP address").to_string(),
+        addresses: vec![address.expect("is a TCP address").to_string()],
         ledger,
         stats: Arc::new(move || engine.stats().total()),
+        under_way: Box::new(|| 0),
         shutdown: Box::new(move || for_shutdown.shutdown()),
         join: Box::new(move || running.join()),
     }
@@ -156,7 +161,9 @@ fn start<P: Answering>(mode: Mode, kind: Kind, listen: Listen) -> Started {
 impl Started {
     /// Returns its counters so far.
     fn look(&self) -> Value {
-        counts(self.name, &self.ledger, (self.stats)())
+        let mut counts = counts(self.name, &self.ledger, (self.stats)());
+        counts["under_way"] = (self.under_way)().into();
+        counts
     }
 
     /// Waits for its end. Returns its final counters.
@@ -221,7 +228,8 @@ fn look(servers: &[Started], peak: &Mutex<Peak>) -> Value {
     let peak = lock(peak);
     json!({
         "servers": servers.iter().map(Started::look).collect::<Vec<_>>(),
-        "descriptors": descriptors(),
+        "descriptors": descriptors() - timer_descriptors() - pipe_descriptors(),
+        "pipes": pipe_descriptors(),
         "memory": resident(),
         "peak_connections": peak.connections,
         "peak_buffered": peak.buffered,

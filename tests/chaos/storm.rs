@@ -21,10 +21,10 @@ const CLIENTS: usize = 2000;
 /// The variable with the seconds for which clients arrive, instead of [`SHORT`].
 const SECONDS: &str = "EPICYCLE_CHAOS_SECONDS";
 
-const SHORT: Duration = Duration::from_millis(1800);
+pub(crate) const SHORT: Duration = Duration::from_millis(1800);
 
 /// The duration of the first storm, after which the servers' process has all the memory that it keeps.
-const WARM_UP: Duration = Duration::from_millis(1200);
+pub(crate) const WARM_UP: Duration = Duration::from_millis(1200);
 
 /// The time for which the control group is alone.
 const ALONE: Duration = Duration::from_millis(400);
@@ -40,7 +40,7 @@ pub(crate) struct Seen {
 }
 
 /// Storms run one at a time, so that each has the machine for itself.
-static ONE: Mutex<()> = Mutex::new(());
+pub(crate) static ONE: Mutex<()> = Mutex::new(());
 
 /// Runs a storm against servers in that mode.
 pub(crate) fn pass(test: &str, mode: Mode, seed: u64) {
@@ -157,7 +157,7 @@ fn clients() -> usize {
     possible.min(CLIENTS)
 }
 
-fn seconds() -> Duration {
+pub(crate) fn seconds() -> Duration {
     let Ok(seconds) = env::var(SECONDS) else {
         return SHORT;
     };

@@ -4,9 +4,7 @@ use super::behaviour::{BEHAVIOURS, Behaviour};
 use super::control::Latencies;
 use super::crowd::Done;
 use super::kind::{KINDS, Kind};
-use super::process::Counts;
-#[cfg(feature = "gateway")]
-use super::process::Look;
+use super::process::{Counts, Look};
 use super::server::MOST_A_CONNECTION;
 use super::storm::Seen;
 
@@ -14,6 +12,9 @@ use super::storm::Seen;
 /// much less than a leaked buffer or session.
 const SLACK: u64 = 2 << 20;
 const SLACK_A_CONNECTION: u64 = 256;
+
+/// The descriptors of the pipes that two reactors may keep.
+const MOST_PIPES: u64 = 2 * 4 * 2;
 
 /// Asserts all conditions. `clients` is the planned number of clients at a time.
 pub(crate) fn on(seen: &Seen, clients: usize) {
@@ -181,10 +182,16 @@ fn on_resources(seen: &Seen, clients: usize) {
 
 /// Asserts that the process has as many descriptors and as much memory as before.
 fn on_what_is_left(seen: &Seen) {
-    let (before, after) = (&seen.before, &seen.after);
+    let connections = seen.done.connected.values().sum();
+    on_what_is_left_of(&seen.before, &seen.after, connections);
+}
+
+/// Asserts that the process has as many descriptors and as much memory as before, after so many connections.
+pub(crate) fn on_what_is_left_of(before: &Look, after: &Look, connections: u64) {
     assert_eq!(after.descriptors, before.descriptors, "descriptors");
+    let pipes = before.pipes + MOST_PIPES;
+    assert!(after.pipes <= pipes, "{} descriptors of pipes", after.pipes);
     if let (Some(before), Some(now)) = (before.memory, after.memory) {
-        let connections: u64 = seen.done.connected.values().sum();
         let most = before + SLACK + SLACK_A_CONNECTION * connections;
         assert!(now <= most, "{before} bytes of memory have become {now}");
     }

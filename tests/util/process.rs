@@ -131,12 +131,21 @@ pub(crate) fn descriptors() -> usize {
 
 /// Returns the number of open descriptors of kernel timers. A reactor opens one when it first needs it, and keeps it.
 pub(crate) fn timer_descriptors() -> usize {
+    descriptors_of("timerfd")
+}
+
+/// Returns the number of open descriptors of pipes. A reactor keeps up to four pipes for the next use.
+pub(crate) fn pipe_descriptors() -> usize {
+    descriptors_of("pipe:")
+}
+
+fn descriptors_of(kind: &str) -> usize {
     let Ok(open) = fs::read_dir("/proc/self/fd") else {
         return 0;
     };
     let links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     links
-        .filter(|link| link.to_string_lossy().contains("timerfd"))
+        .filter(|link| link.to_string_lossy().contains(kind))
         .count()
 }
 
