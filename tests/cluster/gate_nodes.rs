@@ -199,3 +199,16 @@ fn a_state_that_another_server_sets_is_registered() {
     let state = link.ask(&Request::GetState, |answer| answer.value == Value::State(1));
     assert!(state);
 }
+
+#[test]
+fn links_beyond_the_limit_are_closed_and_leave_room_when_they_go() {
+    let world = World::with(|gate| gate.max_links(2).reactors(2));
+    let first = world.link();
+    let _second = world.link();
+    let mut third = Wire::connect(world.gate.link_addr());
+    assert!(third.is_over());
+    assert_eq!(world.gate.stats().links_refused, 1);
+    drop(first);
+    eventually("there is room again", || world.gate.stats().links == 1);
+    let _third = world.link();
+}

@@ -1,6 +1,7 @@
 //! A client of due, and the application that stood behind the recorded gate, on either side of a gate.
 
 use std::collections::BTreeMap;
+use std::net::Shutdown;
 
 use epicycle::cluster::drpc::{Code, Request, Scope, Targets};
 use epicycle::cluster::gate::DuplicateLogin;
@@ -294,11 +295,22 @@ fn a_recorded_client_of_due_gets_the_recorded_answers_and_the_node_the_recorded_
         {
             eventually("it has lost the user", || world.gate.stats().replaced == 1);
         }
-        client.send(row.bytes());
         let is_heartbeat = row.bytes()[4] == 0x80;
-        if !is_heartbeat && next.is_none_or(|next| !next.data.starts_with("NOTHING")) {
-            app.serve();
+        if is_heartbeat || next.is_some_and(|next| next.data.starts_with("NOTHING")) {
+            client.send(row.bytes());
+            continue;
         }
+        // A bind to a node is known to the gate when the locator's watch has told it: until then it is refused.
+        eventually("the packet is delivered", || {
+            let before = world.gate.stats();
+            client.send(row.bytes());
+            eventually("the packet is dispatched", || {
+                let after = world.gate.stats();
+                after.delivered > before.delivered || after.refused != before.refused
+            });
+            world.gate.stats().delivered > before.delivered
+        });
+        app.serve();
     }
     if recorded.is_empty() {
         return;
@@ -327,5 +339,46 @@ fn a_recorded_client_of_due_gets_the_recorded_answers_and_the_node_the_recorded_
             theirs.any(|row| row.data == frame),
             "due does not send {frame}"
         );
+    }
+}
+
+/// Input that due accepts or ignores, and that closes the client here.
+const CLOSES: [&str; 3] = [
+    "header with unknown extcode bits 0x01, route 1",
+    "size 3: shorter than a head",
+    "data of 5001 bytes (over bufferBytes)",
+];
+
+#[test]
+fn recorded_bad_input_has_the_recorded_answers_or_closes_the_client() {
+    let world = World::new();
+    let mut app = App {
+        world: &world,
+        link: world.link(),
+        done: 0,
+    };
+    let recorded = rows("client_bad");
+    let mut client = world.client();
+    for (at, row) in recorded.iter().enumerate() {
+        let closes = CLOSES.contains(&&*row.scenario);
+        if row.dir == "c>s" {
+            client = world.client();
+            client.send(row.bytes());
+            if row.scenario == "truncated packet then FIN" {
+                client.0.shutdown(Shutdown::Write).expect("is open");
+            }
+            let of_it = recorded[at..]
+                .iter()
+                .take_while(|next| next.scenario == row.scenario);
+            let answers = of_it.filter(|next| next.data.starts_with("000000"));
+            let answers = answers.count() - usize::from(row.data.starts_with("000000"));
+            for _ in 0..if closes { 0 } else { answers } {
+                app.serve();
+            }
+        } else if closes {
+            assert!(client.is_over(), "{}", row.scenario);
+        } else {
+            expect(&mut client, row, None);
+        }
     }
 }

@@ -64,6 +64,7 @@ impl Gate {
                 authorize_timeout: Duration::ZERO,
                 max_connections: 5000,
                 max_connections_per_ip: usize::MAX,
+                max_links: 1024,
                 rate: None,
                 outbound_limit: 1 << 20,
                 slow: SlowClient::default(),
@@ -125,6 +126,13 @@ impl GateBuilder {
     /// none, so that whoever reaches [`link`](Self::link) can act for every user.
     pub fn secret(mut self, secret: Secret) -> Self {
         self.options.secret = Some(secret);
+        self
+    }
+
+    /// Sets the number of links that other servers may dial. Further ones are closed at once. A node has one for each of its
+    /// reactors, one of due has five. Default: 1,024.
+    pub fn max_links(mut self, links: usize) -> Self {
+        self.options.max_links = links;
         self
     }
 

@@ -92,6 +92,23 @@ impl GateReactor {
         reactor.request_turn_end();
     }
 
+    fn open_link(&self, conn: &mut Conn<'_, Self>) -> Option<Session> {
+        let all = self.shared.counters.iter();
+        let links: u64 = all.map(|counters| counters.links.get()).sum();
+        let (options, counters) = (&self.shared.options, self.counters());
+        if links >= options.max_links as u64 {
+            log::warn!(
+                target: "epicycle::cluster",
+                "no link for {}: there are {links} already; raise max_links", conn.peer_addr()
+            );
+            counters.links_refused.add(1);
+            return None;
+        }
+        counters.links.add(1);
+        let inbound = Inbound::open(self.shared.ours.clone(), options.secret.clone(), conn);
+        Some(Session::Inbound(Box::new(inbound)))
+    }
+
     /// Takes answers from other reactors.
     fn take_answers(&mut self, answers: Vec<(ConnId, Vec<u8>)>, reactor: &mut Reactor<'_, Self>) {
         self.answers[self.id].extend(answers);
@@ -161,11 +178,7 @@ impl EventHandler for GateReactor {
                 .lanes
                 .on_open(token, conn)
                 .then_some(Session::Lane(token)),
-            Origin::Accepted { listener: 0 } => {
-                let (ours, secret) = (&self.shared.ours, &self.shared.options.secret);
-                let inbound = Inbound::open(ours.clone(), secret.clone(), conn);
-                Some(Session::Inbound(Box::new(inbound)))
-            }
+            Origin::Accepted { listener: 0 } => self.open_link(conn),
             _ => self
                 .open_client(conn)
                 .map(|client| Session::Client(Box::new(client))),
@@ -239,6 +252,7 @@ impl EventHandler for GateReactor {
                 let stats = link.stats();
                 let refused = stats.malformed + stats.refused;
                 self.counters().requests_refused.add(refused);
+                self.counters().links.subtract(1);
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
             }
             Session::Lane(token) => {

@@ -112,6 +112,7 @@ pub(super) struct Options {
     pub(super) authorize_timeout: Duration,
     pub(super) max_connections: usize,
     pub(super) max_connections_per_ip: usize,
+    pub(super) max_links: usize,
     pub(super) rate: Option<RateLimit>,
     pub(super) outbound_limit: usize,
     pub(super) slow: SlowClient,

@@ -64,6 +64,10 @@ metric_set! {
         events: counter,
         /// Events that a link had no room for.
         events_lost: counter,
+        /// Links that other servers have dialled, now.
+        links: gauge,
+        /// Links refused, since there were too many.
+        links_refused: counter,
         /// Frames given up, since the link to their node was down for too long.
         given_up: counter,
         /// Requests of other servers.
