@@ -49,7 +49,7 @@ const CLUSTER: [&[&str]; 6] = [
     ],
     &["link"],
     &["session"],
-    &["gate"],
+    &["gate", "client"],
 ];
 
 #[test]

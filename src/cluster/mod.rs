@@ -23,6 +23,7 @@
 //! ```
 
 pub mod cache;
+pub mod client;
 pub mod dispatch;
 pub mod drpc;
 mod error;

@@ -3,6 +3,7 @@
 #[path = "../util/mod.rs"]
 mod util;
 
+mod client;
 mod dispatch;
 mod drpc;
 mod drpc_properties;

@@ -28,7 +28,7 @@ impl Wire {
         Self::over(TcpStream::connect(addr).expect("connects"))
     }
 
-    fn over(stream: TcpStream) -> Self {
+    pub(crate) fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("can be set");
         stream.set_read_timeout(Some(LONG)).expect("can be set");
         stream.set_write_timeout(Some(LONG)).expect("can be set");

@@ -1,0 +1,17 @@
+use crate::cluster::packet::{EncodedPacket, PacketCodec};
+use crate::codec;
+use crate::ws;
+
+codec::one_of! {
+    /// What is spoken with a gate.
+    pub(super) enum Spoken {
+        Packets(PacketCodec),
+        Socket(ws::ClientCodec),
+    }
+    /// A frame of either.
+    pub(super) enum SpokenFrame;
+    impl Encode<EncodedPacket> for Packets;
+    impl Encode<&[u8]> for Socket;
+    impl Encode<ws::Handshake> for Socket;
+    impl Encode<ws::Close<'_>> for Socket;
+}

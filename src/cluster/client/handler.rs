@@ -1,0 +1,256 @@
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::ClientEvent;
+use super::codec::{Spoken, SpokenFrame};
+use super::link::{ClientContext, HEARTBEAT, Handlers, Link};
+use crate::cluster::Error;
+use crate::cluster::packet::{PacketCodec, PacketOptions};
+use crate::engine::conn::close::{CloseReason, Closed};
+use crate::engine::conn::origin::{ConnInfo, Origin};
+use crate::engine::connect::{ConnectError, FailedConnect};
+use crate::engine::handler::{Action, Conn, EventHandler, Reactor};
+use crate::ws::{self, Close, CloseCode};
+
+/// The clients of a reactor, by their tokens.
+#[derive(Default)]
+pub(super) struct ClientReactor {
+    clients: FxHashMap<u64, Dialled>,
+}
+
+/// A client.
+pub(super) struct Dialled {
+    pub(super) link: Link,
+    pub(super) handlers: Handlers,
+}
+
+impl ClientReactor {
+    pub(super) fn client(&mut self, token: u64) -> Option<&mut Dialled> {
+        self.clients.get_mut(&token)
+    }
+
+    pub(super) fn add(&mut self, token: u64, client: Dialled, reactor: &mut Reactor<'_, Self>) {
+        self.clients.insert(token, client);
+        self.dial(token, reactor);
+    }
+
+    pub(super) fn close(&mut self, token: u64, reactor: &mut Reactor<'_, Self>) {
+        let Some(client) = self.clients.get_mut(&token) else {
+            return;
+        };
+        client.link.is_closing = true;
+        match client.link.conn {
+            // It goes when the connection has ended.
+            Some(conn) => {
+                reactor.with(conn, |conn, _| conn.close());
+            }
+            None => drop(self.clients.remove(&token)),
+        }
+    }
+
+    fn dial(&mut self, token: u64, reactor: &mut Reactor<'_, Self>) {
+        let Some(client) = self.clients.get_mut(&token) else {
+            return;
+        };
+        if let Err(error) = reactor.connect(client.link.connect.clone()) {
+            self.failed(token, &error, reactor);
+        }
+    }
+
+    /// Notes that an attempt has failed.
+    fn failed(&mut self, token: u64, error: &ConnectError, reactor: &mut Reactor<'_, Self>) {
+        let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) else {
+            return;
+        };
+        link.conn = None;
+        let delay = match (&link.first, &link.reconnect) {
+            (None, Some(policy)) if !link.is_closing => Some(link.backoff.after_failure(policy)),
+            _ => None,
+        };
+        if let Some(first) = link.first.take() {
+            let _ = first.send(Err(Error::Backend {
+                backend: "gate",
+                problem: format!("no connection to {}: {error}", link.to),
+            }));
+        }
+        let event = ClientEvent::ConnectFailed {
+            error,
+            retry_in: delay,
+        };
+        handlers.tell(&mut link.context(None), event);
+        self.dial_later(token, delay, reactor);
+    }
+
+    fn dial_later(&mut self, token: u64, delay: Option<Duration>, reactor: &mut Reactor<'_, Self>) {
+        match delay {
+            Some(delay) => reactor.schedule(delay, move |handler, reactor| {
+                handler.dial(token, reactor);
+            }),
+            None => drop(self.clients.remove(&token)),
+        }
+    }
+}
+
+impl Dialled {
+    /// Runs a function with the context of this client.
+    pub(super) fn with<R>(
+        &mut self,
+        reactor: &mut Reactor<'_, ClientReactor>,
+        f: impl FnOnce(&mut ClientContext<'_>) -> R,
+    ) -> R {
+        let link = &mut self.link;
+        let Some(conn) = link.conn.filter(|_| link.opened.is_some()) else {
+            return f(&mut link.context(None));
+        };
+        let mut f = Some(f);
+        let done = reactor.with(conn, |conn, _| {
+            f.take().map(|f| f(&mut link.context(Some(conn))))
+        });
+        match (done.flatten(), f) {
+            (Some(done), _) => done,
+            (None, Some(f)) => f(&mut link.context(None)),
+            (None, None) => unreachable!("it was called"),
+        }
+    }
+
+    /// Begins on a connection over which packets can be sent.
+    fn opened(&mut self, conn: &mut Conn<'_, ClientReactor>) -> Action {
+        let Self { link, handlers } = self;
+        if link.is_closing {
+            return Action::Close;
+        }
+        link.opened = Some(conn.now());
+        link.unanswered = 0;
+        link.set_connected(true);
+        if !link.heartbeat.is_zero() {
+            conn.set_interval(link.heartbeat, HEARTBEAT);
+        }
+        let again = std::mem::replace(&mut link.was_connected, true);
+        if let Some(first) = link.first.take() {
+            let _ = first.send(Ok(()));
+        }
+        let event = ClientEvent::Connected { again };
+        handlers.tell(&mut link.context(Some(conn)), event);
+        Action::Continue
+    }
+
+    fn on_message(
+        &mut self,
+        conn: &mut Conn<'_, ClientReactor>,
+        message: ws::Message<'_>,
+    ) -> Action {
+        let Self { link, handlers } = self;
+        let ws::Message::Binary(message) = message else {
+            let close = Close::new(CloseCode::UNSUPPORTED, "packets are binary messages");
+            return conn.send(close).into();
+        };
+        let packets = link.packets;
+        match packets.decode_message(&message) {
+            Ok(frame) => link.receive(handlers, conn, frame),
+            Err(error) => {
+                let problem = error.to_string();
+                conn.send(Close::new(CloseCode::PROTOCOL, &problem)).into()
+            }
+        }
+    }
+}
+
+impl EventHandler for ClientReactor {
+    type Codec = Spoken;
+    /// The token.
+    type Session = u64;
+
+    fn codec(&mut self, info: &ConnInfo<'_>) -> Spoken {
+        let client = token_of(info.origin()).and_then(|token| self.clients.get(&token));
+        let packets = client.map_or_else(PacketOptions::default, |client| client.link.packets);
+        if client.is_some_and(|client| client.link.upgrade.is_some()) {
+            let max = packets.max_packet();
+            let limits = ws::Limits::default().max_frame(max).max_message(max);
+            return ws::ClientCodec::new(limits).into();
+        }
+        PacketCodec::new(packets).into()
+    }
+
+    fn on_open(&mut self, conn: &mut Conn<'_, Self>) -> Option<u64> {
+        let token = token_of(conn.origin())?;
+        let client = self.clients.get_mut(&token)?;
+        client.link.conn = Some(conn.id());
+        client.link.opened = None;
+        match &client.link.upgrade {
+            Some((host, target)) => conn.send(ws::Handshake::new(host, target)).ok()?,
+            None => {
+                if let Action::Close = client.opened(conn) {
+                    conn.close();
+                }
+            }
+        }
+        Some(token)
+    }
+
+    fn react(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        token: &mut u64,
+        frame: SpokenFrame<'_>,
+    ) -> Action {
+        let Some(client) = self.clients.get_mut(token) else {
+            return Action::Close;
+        };
+        match frame {
+            SpokenFrame::Packets(frame) => client.link.receive(&mut client.handlers, conn, frame),
+            SpokenFrame::Socket(ws::Event::Opened(_)) => client.opened(conn),
+            SpokenFrame::Socket(ws::Event::Message(message)) => client.on_message(conn, message),
+            SpokenFrame::Socket(ws::Event::Pong(_) | ws::Event::Closed(_)) => Action::Continue,
+        }
+    }
+
+    fn on_timer(&mut self, conn: &mut Conn<'_, Self>, token: &mut u64, timer: u64) -> Action {
+        let Some(client) = self.clients.get_mut(token) else {
+            return Action::Close;
+        };
+        if !client.link.on_timer(conn, timer) {
+            log::info!(target: "epicycle::cluster", "{} is silent, and is given up", client.link.to);
+            conn.abort();
+        }
+        Action::Continue
+    }
+
+    fn on_close(
+        &mut self,
+        reactor: &mut Reactor<'_, Self>,
+        _info: &Closed,
+        token: u64,
+        reason: CloseReason,
+    ) {
+        let now = reactor.now();
+        let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) else {
+            return;
+        };
+        let Some(opened) = link.opened.take() else {
+            // The WebSocket did not open.
+            let error = ConnectError::Negotiation(reason.to_string().into());
+            return self.failed(token, &error, reactor);
+        };
+        link.conn = None;
+        link.set_connected(false);
+        link.fail_calls();
+        let event = ClientEvent::Disconnected { reason: &reason };
+        handlers.tell(&mut link.context(None), event);
+        let lasted = now.saturating_duration_since(opened);
+        let policy = link.reconnect.filter(|_| !link.is_closing);
+        let delay = policy.map(|policy| link.backoff.after_connection(lasted, &policy));
+        self.dial_later(token, delay, reactor);
+    }
+
+    fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {
+        self.failed(failed.token, &failed.error, reactor);
+    }
+}
+
+fn token_of(origin: Origin) -> Option<u64> {
+    match origin {
+        Origin::Connected { token } => Some(token),
+        _ => None,
+    }
+}

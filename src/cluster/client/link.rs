@@ -1,0 +1,276 @@
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::ClientEvent;
+use super::calls::Calls;
+use super::codec::Spoken;
+use crate::cluster::Error;
+use crate::cluster::packet::{EncodedPacket, Heartbeat, Packet, PacketFrame, PacketOptions};
+use crate::engine::connect::{Backoff, Connect, Reconnect};
+use crate::engine::handler::{Action, Conn, ConnTimer, EventHandler, WriteError};
+use crate::engine::slots::ConnId;
+
+/// A client without its handlers: its connection, and what waits for answers on it.
+pub(super) struct Link {
+    pub(super) packets: PacketOptions,
+    /// Zero if it is off.
+    pub(super) heartbeat: Duration,
+    pub(super) call_timeout: Duration,
+    /// None if a connection that has ended is not made again.
+    pub(super) reconnect: Option<Reconnect>,
+    pub(super) to: String,
+    pub(super) connect: Connect,
+    /// Over WebSocket: the host and the target of the request.
+    pub(super) upgrade: Option<(String, String)>,
+    pub(super) calls: Calls<Call>,
+    pub(super) conn: Option<ConnId>,
+    pub(super) is_connected: Arc<AtomicBool>,
+    pub(super) was_connected: bool,
+    pub(super) is_closing: bool,
+    /// The number of heartbeats sent since the gate was last heard.
+    pub(super) unanswered: u8,
+    pub(super) backoff: Backoff,
+    pub(super) opened: Option<Instant>,
+    /// Waits for the first attempt, whose failure is the end.
+    pub(super) first: Option<SyncSender<Result<(), Error>>>,
+}
+
+/// What the application does with what arrives.
+pub(super) struct Handlers {
+    pub(super) routes: FxHashMap<i32, OnPacket>,
+    pub(super) others: Option<OnPacket>,
+    pub(super) on_event: Option<OnEvent>,
+}
+
+pub(super) type OnPacket = Box<dyn FnMut(&mut ClientContext<'_>, Packet<'_>) + Send>;
+pub(super) type OnEvent = Box<dyn FnMut(&mut ClientContext<'_>, ClientEvent<'_>) + Send>;
+
+/// What a handler of a client works with.
+pub struct ClientContext<'a> {
+    pub(super) link: &'a mut Link,
+    /// None after the connection has ended.
+    pub(super) wire: Option<&'a mut dyn Wire>,
+}
+
+/// A request that waits for its answer.
+pub(super) struct Call {
+    then: Then,
+    timer: ConnTimer,
+}
+
+/// Gets the answer to a request.
+pub(super) type Then = Box<dyn FnOnce(&mut ClientContext<'_>, Result<&[u8], Error>) + Send>;
+
+/// An open connection to a gate.
+pub(super) trait Wire {
+    fn send(&mut self, packet: EncodedPacket) -> Result<(), WriteError>;
+    fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer;
+    fn cancel_timer(&mut self, timer: ConnTimer);
+    fn close(&mut self);
+}
+
+/// The token of the timer of heartbeats. Requests have a seq above 0.
+pub(super) const HEARTBEAT: u64 = 0;
+
+/// The number of heartbeats after which a silent gate is given up.
+const MAX_UNANSWERED: u8 = 3;
+
+/// Returns the token of the timer of a request.
+fn timer_token(route: i32, seq: i32) -> u64 {
+    u64::from(route as u32) << 32 | u64::from(seq as u32)
+}
+
+impl Link {
+    pub(super) fn down(&self) -> Error {
+        Error::LinkDown {
+            peer: self.to.clone(),
+        }
+    }
+
+    pub(super) fn set_connected(&self, yes: bool) {
+        self.is_connected.store(yes, Ordering::Release);
+    }
+
+    /// Takes a frame of the gate.
+    pub(super) fn receive(
+        &mut self,
+        handlers: &mut Handlers,
+        wire: &mut dyn Wire,
+        frame: PacketFrame<'_>,
+    ) -> Action {
+        self.unanswered = 0;
+        let PacketFrame::Packet { packet, .. } = frame else {
+            // The gate's heartbeats want no answer. Control packets come only to those who sent one.
+            return Action::Continue;
+        };
+        let (route, seq) = (packet.route, packet.seq);
+        if seq > 0
+            && let Some(call) = self.calls.take(route, seq)
+        {
+            wire.cancel_timer(call.timer);
+            let mut context = self.context(Some(wire));
+            (call.then)(&mut context, Ok(packet.data));
+            return Action::Continue;
+        }
+        let handler = handlers.routes.get_mut(&route);
+        match handler.or(handlers.others.as_mut()) {
+            Some(handler) => handler(&mut self.context(Some(wire)), packet),
+            None => log::debug!(
+                target: "epicycle::cluster",
+                "a packet of route {route}, seq {seq} has no handler"
+            ),
+        }
+        Action::Continue
+    }
+
+    /// Does what a timer is for. Returns false if the gate is given up.
+    pub(super) fn on_timer(&mut self, wire: &mut dyn Wire, token: u64) -> bool {
+        if token == HEARTBEAT {
+            return self.beat(wire);
+        }
+        let (route, seq) = ((token >> 32) as i32, token as i32);
+        if let Some(call) = self.calls.take(route, seq) {
+            let error = Error::Timeout {
+                what: "a request to the gate",
+                after: self.call_timeout,
+            };
+            (call.then)(&mut self.context(Some(wire)), Err(error));
+        }
+        true
+    }
+
+    /// Fails all requests under way.
+    pub(super) fn fail_calls(&mut self) {
+        for call in self.calls.take_all() {
+            let error = self.down();
+            (call.then)(&mut self.context(None), Err(error));
+        }
+    }
+
+    pub(super) fn context<'a>(&'a mut self, wire: Option<&'a mut dyn Wire>) -> ClientContext<'a> {
+        ClientContext { link: self, wire }
+    }
+
+    fn beat(&mut self, wire: &mut dyn Wire) -> bool {
+        if self.unanswered == MAX_UNANSWERED {
+            return false;
+        }
+        self.unanswered += 1;
+        let heartbeat = self.packets.encode_heartbeat(Heartbeat::default());
+        // It fails if the connection is closing, or full: then the gate has enough to read.
+        let _ = wire.send(heartbeat);
+        true
+    }
+}
+
+impl Handlers {
+    pub(super) fn tell(&mut self, context: &mut ClientContext<'_>, event: ClientEvent<'_>) {
+        if let Some(on_event) = &mut self.on_event {
+            on_event(context, event);
+        }
+    }
+}
+
+impl ClientContext<'_> {
+    /// Sends a packet without an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LinkDown`] if there is no connection, [`Error::Busy`] if the gate does not read, and the errors of
+    /// [`PacketOptions::encode`](crate::cluster::packet::PacketOptions::encode).
+    pub fn push(&mut self, route: i32, data: &[u8]) -> Result<(), Error> {
+        let packet = self.link.packets.encode(&Packet {
+            route,
+            seq: 0,
+            data,
+        })?;
+        self.send(packet)
+    }
+
+    /// Sends a request. `then` gets the answer, or the error that [`Client::request`](super::Client::request) would return.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`push`](Self::push), [`Error::Busy`] if all numbers of this route are in use, and [`Error::InvalidArgument`] if
+    /// packets have no seq. `then` is not called then.
+    pub fn request(
+        &mut self,
+        route: i32,
+        data: &[u8],
+        then: impl FnOnce(&mut ClientContext<'_>, Result<&[u8], Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        let (seq, timer) = self.begin(route, data)?;
+        let then = Box::new(then);
+        self.link.calls.insert(route, seq, Call { then, timer });
+        Ok(())
+    }
+
+    /// Closes the client, as [`Client::close`](super::Client::close) does.
+    pub fn close(&mut self) {
+        self.link.is_closing = true;
+        if let Some(wire) = &mut self.wire {
+            wire.close();
+        }
+    }
+
+    /// Sends a request. `then` gets the answer, or the reason why there is none.
+    pub(super) fn ask(&mut self, route: i32, data: &[u8], then: Then) {
+        match self.begin(route, data) {
+            Ok((seq, timer)) => self.link.calls.insert(route, seq, Call { then, timer }),
+            Err(error) => then(self, Err(error)),
+        }
+    }
+
+    fn begin(&mut self, route: i32, data: &[u8]) -> Result<(i32, ConnTimer), Error> {
+        let timeout = self.link.call_timeout;
+        let seq = self.link.calls.free_seq(route)?;
+        let packet = self.link.packets.encode(&Packet { route, seq, data })?;
+        self.send(packet)?;
+        let wire = self.wire.as_mut().ok_or_else(|| self.link.down())?;
+        Ok((seq, wire.set_timer(timeout, timer_token(route, seq))))
+    }
+
+    fn send(&mut self, packet: EncodedPacket) -> Result<(), Error> {
+        let wire = self.wire.as_mut().ok_or_else(|| self.link.down())?;
+        wire.send(packet).map_err(|error| match error {
+            WriteError::Full { .. } => Error::Busy {
+                what: "output to the gate",
+            },
+            _ => self.link.down(),
+        })
+    }
+}
+
+impl<H: EventHandler<Codec = Spoken>> Wire for Conn<'_, H> {
+    fn send(&mut self, packet: EncodedPacket) -> Result<(), WriteError> {
+        match self.codec() {
+            Spoken::Packets(_) => Conn::send(self, packet),
+            Spoken::Socket(_) => Conn::send(self, packet.as_bytes()),
+        }
+    }
+
+    fn set_timer(&mut self, delay: Duration, token: u64) -> ConnTimer {
+        Conn::set_timer(self, delay, token)
+    }
+
+    fn cancel_timer(&mut self, timer: ConnTimer) {
+        Conn::cancel_timer(self, timer);
+    }
+
+    fn close(&mut self) {
+        Conn::close(self);
+    }
+}
+
+impl fmt::Debug for ClientContext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientContext")
+            .field("is_connected", &self.wire.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,362 @@
+//! Clients of gates: over a scripted gate, and over one of ours.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use epicycle::Reconnect;
+use epicycle::cluster::Error;
+use epicycle::cluster::client::{Client, ClientBuilder, ClientEvent, Clients};
+use epicycle::cluster::drpc::{Code, Request};
+use epicycle::cluster::packet::PacketOptions;
+use parking_lot::Mutex;
+
+use crate::gate::World;
+use crate::rig::{Wire, conn, packet};
+use crate::util::ports::DeadPort;
+use crate::util::{LONG, eventually};
+
+/// A gate that does what a test says.
+struct ScriptedGate(TcpListener);
+
+impl ScriptedGate {
+    fn new() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").expect("a port"))
+    }
+
+    fn url(&self) -> String {
+        format!("tcp://{}", self.0.local_addr().expect("has an address"))
+    }
+
+    fn accept(&self) -> Wire {
+        Wire::over(self.0.accept().expect("a client").0)
+    }
+
+    /// Connects a client. Returns it with the gate's end of its connection.
+    fn connect(&self, builder: ClientBuilder) -> (Client, Wire) {
+        let client = builder.connect(self.url()).expect("connects");
+        (client, self.accept())
+    }
+}
+
+/// Sends a request. Returns where its result arrives.
+fn ask(client: &Client, route: i32, data: &str) -> Receiver<Result<Vec<u8>, Error>> {
+    let (sender, receiver) = mpsc::channel();
+    let asked = client.request_then(route, data.to_owned(), move |_, reply| {
+        let _ = sender.send(reply.map(<[u8]>::to_vec));
+    });
+    asked.expect("is sent");
+    receiver
+}
+
+fn next<T>(receiver: &Receiver<T>) -> T {
+    receiver.recv_timeout(LONG).expect("comes")
+}
+
+/// Notes the names of events.
+fn note_events(builder: ClientBuilder) -> (ClientBuilder, Receiver<&'static str>) {
+    let (sender, receiver) = mpsc::channel();
+    let builder = builder.on_event(move |_, event| {
+        let name = match event {
+            ClientEvent::Connected { again: false } => "connected",
+            ClientEvent::Connected { again: true } => "connected again",
+            ClientEvent::Disconnected { .. } => "disconnected",
+            ClientEvent::ConnectFailed { .. } => "failed",
+            _ => "another",
+        };
+        let _ = sender.send(name);
+    });
+    (builder, receiver)
+}
+
+fn quickly() -> Reconnect {
+    Reconnect::new(Duration::from_millis(1), Duration::from_millis(10))
+}
+
+#[test]
+fn answers_find_their_requests_by_route_and_seq_in_any_order() {
+    let gate = ScriptedGate::new();
+    let pushes = Arc::new(Mutex::new(Vec::new()));
+    let builder = Client::builder().other_routes({
+        let pushes = pushes.clone();
+        move |_, packet| pushes.lock().push((packet.route, packet.seq))
+    });
+    let (client, mut wire) = gate.connect(builder);
+    let (one, two) = (ask(&client, 1, "one"), ask(&client, 2, "two"));
+    wire.expect(packet(1, 1, "one"));
+    wire.expect(packet(2, 2, "two"));
+    // The same seq of another route is no answer.
+    wire.send(packet(9, 1, "push"));
+    wire.send(packet(2, 2, "to two"));
+    wire.send(packet(1, 1, "to one"));
+    assert_eq!(next(&one).expect("is answered"), b"to one");
+    assert_eq!(next(&two).expect("is answered"), b"to two");
+    // An answer that comes twice is a push.
+    wire.send(packet(1, 1, "to one"));
+    wire.send(packet(7, 0, "news"));
+    eventually("the pushes are there", || pushes.lock().len() == 3);
+    assert_eq!(*pushes.lock(), [(9, 1), (1, 1), (7, 0)]);
+}
+
+#[test]
+fn a_request_without_an_answer_fails_in_time_and_others_go_on() {
+    let gate = ScriptedGate::new();
+    let (client, mut wire) =
+        gate.connect(Client::builder().call_timeout(Duration::from_millis(50)));
+    let error = client.request(1, "x").expect_err("nobody answers");
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    wire.expect(packet(1, 1, "x"));
+    let late = thread::spawn(move || {
+        wire.send(packet(1, 1, "late"));
+        while let Some(request) = wire.next() {
+            wire.send(&request);
+        }
+    });
+    eventually("one is answered in time", || {
+        client.request(1, "y").is_ok_and(|answer| answer == "y")
+    });
+    drop(client);
+    late.join().expect("the client has ended the connection");
+}
+
+#[test]
+fn the_end_of_a_connection_fails_its_requests_and_another_one_is_made() {
+    let gate = ScriptedGate::new();
+    let (builder, events) = note_events(Client::builder().reconnect(quickly()));
+    let (client, mut wire) = gate.connect(builder);
+    assert_eq!(next(&events), "connected");
+    let waiting = ask(&client, 1, "x");
+    wire.expect(packet(1, 1, "x"));
+    drop(wire);
+    let error = next(&waiting).expect_err("its connection is gone");
+    assert!(
+        matches!(&error, Error::LinkDown { peer } if *peer == gate.url()),
+        "{error}"
+    );
+    assert_eq!(next(&events), "disconnected");
+    let mut wire = gate.accept();
+    assert_eq!(next(&events), "connected again");
+    assert!(client.is_connected());
+    client.push(5, "y").expect("is sent");
+    wire.expect(packet(5, 0, "y"));
+
+    client.close();
+    assert!(wire.is_over());
+    assert_eq!(next(&events), "disconnected");
+    // Its handlers are gone, so it does not dial again.
+    assert!(
+        events
+            .recv_timeout(LONG)
+            .is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
+    );
+    let error = client.push(5, "z").expect_err("it is closed");
+    assert!(matches!(error, Error::LinkDown { .. }), "{error}");
+}
+
+#[test]
+fn a_gate_that_cannot_be_reached_is_an_error_at_once_or_dialled_until_it_can() {
+    let dead = DeadPort::new();
+    let url = format!("tcp://{}", dead.addr);
+    let error = Client::builder().connect(&url).expect_err("nobody listens");
+    assert!(error.to_string().contains(&url), "{error}");
+    let error = Client::builder()
+        .connect("kcp://127.0.0.1:1")
+        .expect_err("is not there");
+    assert!(error.to_string().contains("KCP"), "{error}");
+
+    let clients = Clients::start(1).expect("starts");
+    let (builder, events) = note_events(Client::builder().reconnect(quickly()));
+    let client = builder.dial(&clients, &url).expect("is sound");
+    for _ in 0..3 {
+        assert_eq!(next(&events), "failed");
+    }
+    let error = client.request(1, "x").expect_err("there is no connection");
+    assert!(matches!(error, Error::LinkDown { .. }), "{error}");
+    let (builder, events) = note_events(Client::builder().reconnect(None));
+    let _client = builder.dial(&clients, &url).expect("is sound");
+    assert_eq!(next(&events), "failed");
+    assert!(events.recv_timeout(LONG).is_err(), "it is closed");
+}
+
+#[test]
+fn a_silent_gate_is_given_up_and_one_that_says_anything_is_not() {
+    let gate = ScriptedGate::new();
+    let often = Client::builder()
+        .heartbeat(Duration::from_millis(30))
+        .reconnect(quickly());
+    let (builder, events) = note_events(often);
+    let (_client, mut wire) = gate.connect(builder);
+    assert_eq!(next(&events), "connected");
+    let heartbeat = b"\0\0\0\x01\x80";
+    // A size of 0 is a sign of life too.
+    for life in [&heartbeat[..], b"\0\0\0\0", &packet(1, 0, "x")].repeat(3) {
+        wire.expect(heartbeat);
+        wire.send(life);
+    }
+    assert!(events.try_recv().is_err(), "it is connected still");
+    for _ in 0..3 {
+        wire.expect(heartbeat);
+    }
+    assert!(wire.is_over());
+    assert_eq!(next(&events), "disconnected");
+    gate.accept();
+}
+
+#[test]
+fn a_gate_that_sends_what_is_no_packet_is_left() {
+    let gate = ScriptedGate::new();
+    for bad in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x03\0\0\x01"] {
+        let (builder, events) = note_events(Client::builder().reconnect(None));
+        let (_client, mut wire) = gate.connect(builder);
+        assert_eq!(next(&events), "connected");
+        wire.send(bad);
+        assert_eq!(next(&events), "disconnected");
+        assert!(wire.is_over());
+    }
+}
+
+#[test]
+fn each_route_has_its_numbers_and_all_in_use_is_busy() {
+    let gate = ScriptedGate::new();
+    let narrow = PacketOptions::builder().seq_bytes(1).build();
+    let (client, mut wire) = gate.connect(Client::builder().packets(narrow.expect("is sound")));
+    let waiting: Vec<_> = (0..127).map(|_| ask(&client, 1, "x")).collect();
+    let error = client.request(1, "x").expect_err("all numbers are in use");
+    assert!(matches!(error, Error::Busy { .. }), "{error}");
+    let other = ask(&client, 2, "y");
+    let requests: Vec<_> = (0..128).map(|_| wire.next().expect("comes")).collect();
+    for request in requests.iter().rev() {
+        wire.send(request);
+    }
+    for one in waiting {
+        assert_eq!(next(&one).expect("is answered"), b"x");
+    }
+    assert_eq!(next(&other).expect("is answered"), b"y");
+
+    let without = PacketOptions::builder().seq_bytes(0).build();
+    let (client, _wire) = gate.connect(Client::builder().packets(without.expect("is sound")));
+    let error = client.request(1, "x").expect_err("has no seq");
+    assert!(error.to_string().contains("seq_bytes"), "{error}");
+    let error = client
+        .request(1, vec![0; 5001])
+        .expect_err("has no seq either");
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+}
+
+#[test]
+fn a_request_that_does_not_fit_is_an_error_and_costs_no_number() {
+    let gate = ScriptedGate::new();
+    let (client, mut wire) = gate.connect(Client::builder());
+    let error = client.request(1, vec![0; 5001]).expect_err("is too large");
+    assert!(
+        matches!(error, Error::TooLarge { max: 5000, .. }),
+        "{error}"
+    );
+    let error = client
+        .request(40_000, "x")
+        .expect_err("has a route too high");
+    assert!(
+        matches!(error, Error::RouteOverflow { route: 40_000, .. }),
+        "{error}"
+    );
+    let sound = ask(&client, 1, "x");
+    let request = wire.next().expect("comes");
+    wire.send(&request);
+    assert_eq!(next(&sound).expect("is answered"), b"x");
+}
+
+#[test]
+fn handlers_have_their_own_state_and_answer_from_the_reactor() {
+    let gate = ScriptedGate::new();
+    let clients = Clients::start(2).expect("starts");
+    let (sums, told): (Sender<u32>, _) = mpsc::channel();
+    let mut joined = Vec::new();
+    for _ in 0..4 {
+        let (mut sum, sums) = (0, sums.clone());
+        let builder = Client::builder().route(3, move |context, packet| {
+            sum += u32::from(packet.data[0]);
+            let _ = sums.send(sum);
+            let done = context.request(4, packet.data, |context, reply| {
+                let reply = reply.expect("is answered").to_vec();
+                context.push(5, &reply).expect("is sent");
+            });
+            done.expect("is sent");
+        });
+        let client = builder.connect_on(&clients, gate.url()).expect("connects");
+        joined.push((client, gate.accept()));
+    }
+    for (_, wire) in &mut joined {
+        for expected in [7, 14] {
+            wire.send(packet(3, 0, "\x07"));
+            let request = wire.next().expect("comes");
+            wire.send(&request);
+            wire.expect(packet(5, 0, "\x07"));
+            assert_eq!(next(&told), expected);
+        }
+    }
+}
+
+#[test]
+fn nothing_waits_on_a_reactor_and_the_last_client_may_go_there() {
+    let gate = ScriptedGate::new();
+    let (sender, told) = mpsc::channel();
+    let own: Arc<Mutex<Option<Client>>> = Arc::default();
+    let builder = Client::builder().route(1, {
+        let own = own.clone();
+        move |_, _| {
+            let client = own.lock().take().expect("is there");
+            let _ = sender.send(client.request(1, "x").map(drop));
+            // This is the last one, so the threads end with it.
+            drop(client);
+        }
+    });
+    let (client, mut wire) = gate.connect(builder);
+    *own.lock() = Some(client);
+    wire.send(packet(1, 0, "go"));
+    let error = next(&told).expect_err("it would wait for itself");
+    assert!(error.to_string().contains("request_then"), "{error}");
+    assert!(wire.is_over());
+    eventually("the handlers are gone", || {
+        matches!(told.try_recv(), Err(mpsc::TryRecvError::Disconnected))
+    });
+}
+
+#[test]
+fn a_client_speaks_with_a_gate_over_tcp_and_over_websocket() {
+    let world = World::with(|gate| gate.listen("ws://127.0.0.1:0/play"));
+    let addrs = world.gate.client_addrs();
+    let mut link = world.link();
+    for (name, url) in [
+        ("tcp", format!("{}", addrs[0])),
+        (
+            "ws",
+            format!("ws://{}/play", addrs[1].as_socket_addr().expect("is TCP")),
+        ),
+    ] {
+        let (sender, pushes) = mpsc::channel();
+        let builder = Client::builder()
+            .heartbeat(Duration::from_millis(20))
+            .route(-5, move |_, packet| drop(sender.send(packet.data.to_vec())));
+        let client = builder.connect(&url).expect("connects");
+        let answer = ask(&client, 1, name);
+        let (cid, _) = world.node.await_packet(name);
+        let mut push = |packet: &[u8]| {
+            let request = Request::Push {
+                target: conn(cid),
+                disconnect: false,
+                packet,
+            };
+            assert_eq!(link.call(&request), Code::Done);
+        };
+        push(&packet(1, 1, "answer"));
+        push(&packet(-5, 0, "news"));
+        assert_eq!(next(&answer).expect("is answered"), b"answer");
+        assert_eq!(next(&pushes), b"news");
+    }
+    let addr = addrs[1].as_socket_addr().expect("is TCP");
+    let error = Client::builder().connect(format!("ws://{addr}/other"));
+    let error = error.expect_err("nothing is there").to_string();
+    assert!(error.contains("404"), "{error}");
+}
