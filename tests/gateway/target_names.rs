@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use epicycle::gateway::{Gateway, NoHooks, Proxy};
 use crate::dns::at_one_port;
 use crate::forward::{connect, get, listener};
 use crate::peers::{Asker, Deed, Origin};
+use crate::rig::metric;
 use crate::socks::{GREETING, connect_to_name};
-use crate::util::eventually;
 use crate::util::ports::MutePort;
+use crate::util::{LONG, eventually};
 
 /// The resolver of a gateway. Names that begin with `hangs` have no answer, and all others the one that the test has set.
 #[derive(Clone, Default)]
@@ -104,6 +105,7 @@ impl Named {
             let mut listener = listener;
             listener.on = format!("tcp://{on}:0");
             listener.kind = kind;
+            listener.datagrams.associate = kind == ListenerKind::Socks5;
             listener.tunnels.connect = connect_timeout;
             listener
         };
@@ -161,6 +163,19 @@ impl Named {
         }
         let response = client.ask(request);
         (response.status(), response.body)
+    }
+
+    /// Returns the number of datagrams that were dropped for this reason.
+    fn dropped(&self, reason: &str) -> f64 {
+        let (engine, (tell, told)) = (self.running.engine(), std::sync::mpsc::channel());
+        let own = engine.clone();
+        let asked = engine.run_on(0, move |proxy, _| {
+            let _ = tell.send(proxy.control(&own));
+        });
+        asked.expect("it runs");
+        let text = told.recv().expect("it ran").metrics();
+        let name = format!("epicycle_gateway_dropped_datagrams_total{{reason=\"{reason}\"}}");
+        metric(&text, &name).expect("it is there")
     }
 
     fn leaves_nothing(&self) {
@@ -309,4 +324,44 @@ fn names_whose_server_never_answers_are_given_up_in_time_and_hold_up_no_others()
     hasty.names.give_up();
     eventually("the look-ups end", || hasty.names.hanging() == 0);
     hasty.leaves_nothing();
+}
+
+#[test]
+fn an_association_looks_up_few_names_at_a_time_whatever_its_client_sends() {
+    let named = Named::start(&["*:*", "127.0.0.0/8:*"], PATIENT);
+    let addr = named.running.local_addrs()[1].as_socket_addr();
+    let mut control = Asker::at(addr.expect("an address"));
+    let associate = b"\x05\x03\x00\x01\0\0\0\0\0\0";
+    control.send([GREETING, associate].concat());
+    let reply = control.recv(2 + 10);
+    let ip: [u8; 4] = reply[6..10].try_into().expect("4 bytes");
+    let port: [u8; 2] = reply[10..].try_into().expect("2 bytes");
+    let relay = SocketAddr::from((ip, u16::from_be_bytes(port)));
+    let own = control.stream.get_ref().local_addr().expect("an address");
+    let client = UdpSocket::bind((own.ip(), 0)).expect("a port");
+    client.set_read_timeout(Some(LONG)).expect("is set");
+    let send = |name: &str, port: u16| {
+        let mut datagram = b"\0\0\0\x03".to_vec();
+        datagram.push(name.len() as u8);
+        datagram.extend(name.as_bytes());
+        datagram.extend(port.to_be_bytes());
+        datagram.extend(b"x");
+        client.send_to(&datagram, relay).expect("is sent");
+    };
+    for n in 0..200 {
+        send(&format!("hangs{n}.test"), 53);
+    }
+    eventually("the others are dropped", || named.dropped("full") == 184.0);
+    named.names.give_up();
+    eventually("all have failed", || named.dropped("unreachable") == 16.0);
+    named.names.say([ips(&["127.0.0.1"])]);
+    let target = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    target.set_read_timeout(Some(LONG)).expect("is set");
+    send(
+        "known.test",
+        target.local_addr().expect("an address").port(),
+    );
+    assert_eq!(target.recv(&mut [0; 10]).expect("it comes"), 1);
+    drop(control);
+    named.leaves_nothing();
 }

@@ -31,9 +31,9 @@ use crate::gateway::socks::{
 /// The most targets of an association. One more takes the place of the one that was used longest ago.
 const MAX_TARGETS: usize = 64;
 
-/// The most targets of an association that are being looked up or opened, with those whose place was taken meanwhile. Else a client that
-/// names ever new targets would have any number of look-ups under way.
-const MAX_OPENING: usize = 64;
+/// The most names of targets of an association that are being looked up, with those whose place was taken meanwhile. Else one client
+/// could keep all threads that look names up.
+const MAX_LOOK_UPS: usize = 16;
 
 /// The state of the session with a SOCKS client that sends datagrams.
 pub struct Relay {
@@ -41,8 +41,8 @@ pub struct Relay {
     client: ConnId,
     listener: Rc<Listener>,
     targets: HashMap<Target, ToTarget>,
-    /// The number of targets that are being opened.
-    opening: usize,
+    /// The number of names that are being looked up.
+    look_ups: usize,
     /// The bytes of datagrams that were passed on, from the client and to it.
     bytes: (u64, u64),
 }
@@ -151,7 +151,7 @@ impl<H: Hooks> Proxy<H> {
             client,
             listener,
             targets: HashMap::new(),
-            opening: 0,
+            look_ups: 0,
             bytes: (0, 0),
         })))
     }
@@ -208,7 +208,8 @@ impl<H: Hooks> Proxy<H> {
         relay: &mut Relay,
         target: &Target,
     ) -> Result<(), DropReason> {
-        if relay.opening >= MAX_OPENING {
+        let is_name = is_name(target);
+        if is_name && relay.look_ups >= MAX_LOOK_UPS {
             return Err(DropReason::Full);
         }
         let guard = relay.listener.guard.clone();
@@ -229,7 +230,7 @@ impl<H: Hooks> Proxy<H> {
         };
         let asked = self.dial_datagrams(&mut conn.reactor(), connect, dial);
         asked.map_err(|_| DropReason::Unreachable)?;
-        relay.opening += 1;
+        relay.look_ups += usize::from(is_name);
         if relay.targets.len() >= MAX_TARGETS {
             let targets = relay.targets.iter();
             let oldest = targets.min_by_key(|(_, to)| to.used);
@@ -268,7 +269,7 @@ impl<H: Hooks> Proxy<H> {
             let Session::Relay(relay) = session else {
                 return None;
             };
-            relay.opening -= 1;
+            relay.look_ups -= usize::from(is_name(&target));
             let to = relay.targets.get_mut(&target)?;
             match mem::take(&mut to.way) {
                 DatagramWay::Opening(held) => {
@@ -314,7 +315,7 @@ impl<H: Hooks> Proxy<H> {
             let Session::Relay(relay) = session else {
                 return None;
             };
-            relay.opening -= 1;
+            relay.look_ups -= usize::from(is_name(target));
             match relay.targets.get(target)?.way {
                 DatagramWay::Opening(_) => relay.targets.remove(target),
                 _ => None,
@@ -383,6 +384,10 @@ impl<H: Hooks> Proxy<H> {
             });
         }
     }
+}
+
+fn is_name(target: &Target) -> bool {
+    matches!(target.host, Host::Name(_))
 }
 
 impl fmt::Debug for Relay {
