@@ -8,11 +8,13 @@ use super::codec::Protocol;
 use super::handler::{GateReactor, Session};
 use super::listener::{Door, Upgrade};
 use super::options::{HeartbeatMode, OverRate};
-use super::stats::RefusedPacket;
+use super::stats::{GateCounters, RefusedPacket};
 use crate::cluster::dispatch::{Dispatch, Source};
 use crate::cluster::drpc::Request;
+use crate::cluster::link::Lanes;
 use crate::cluster::locator::Located;
 use crate::cluster::packet::{EncodedPacket, Heartbeat, MAX_EMPTY_IN_ROW, Packet, PacketFrame};
+use crate::cluster::registry::Instance;
 use crate::cluster::{Error, Event};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::write::WriteError;
@@ -221,26 +223,21 @@ impl GateReactor {
         };
         let refused = match found {
             Dispatch::To(node) => {
-                let deliver = Request::Deliver {
+                self.is_pending = true;
+                let packet = Request::Deliver {
                     cid,
                     uid,
                     packet: whole,
                 };
-                self.is_pending = true;
-                match self.lanes.send(&node.id, &deliver, conn.now()) {
-                    Ok(()) => {
-                        self.counters().delivered.add(1);
-                        return Action::Continue;
-                    }
-                    Err(error) => {
-                        log::debug!(target: "epicycle::cluster", "no packet to {}: {error}", node.id);
-                        RefusedPacket::Busy
-                    }
-                }
+                let counters = &self.shared.counters[self.id];
+                deliver(&mut self.lanes, counters, node, &packet, conn.now())
             }
-            Dispatch::Refuse(refusal) => refusal.into(),
+            Dispatch::Refuse(refusal) => Some(refusal.into()),
             // It was located above.
-            Dispatch::Locate { .. } => RefusedPacket::NotLocated,
+            Dispatch::Locate { .. } => Some(RefusedPacket::NotLocated),
+        };
+        let Some(refused) = refused else {
+            return Action::Continue;
         };
         self.refuse_packet(conn, packet, refused)
     }
@@ -307,33 +304,32 @@ impl GateReactor {
     ) {
         let cid = client.cid;
         let uid = self.sessions.uid(cid);
-        let refused = match (
-            found,
-            self.table
-                .dispatch(packet.route, Source::Client { cid, uid }),
-        ) {
+        let dispatched = self
+            .table
+            .dispatch(packet.route, Source::Client { cid, uid });
+        let refused = match (found, dispatched) {
             // The flags of the route or the user may have changed meanwhile.
-            (_, Dispatch::Refuse(refusal)) => refusal.into(),
+            (_, Dispatch::Refuse(refusal)) => Some(refusal.into()),
             (Err(error), _) => {
                 log::warn!(target: "epicycle::cluster", "the user {uid} is not located: {error}");
-                RefusedPacket::Busy
+                Some(RefusedPacket::Busy)
             }
             (Ok(found), _) => match self.table.located(found.as_deref()) {
                 Dispatch::To(node) => {
-                    let deliver = Request::Deliver {
+                    self.is_pending = true;
+                    let packet = Request::Deliver {
                         cid,
                         uid,
                         packet: whole,
                     };
-                    self.is_pending = true;
-                    if self.lanes.send(&node.id, &deliver, conn.now()).is_ok() {
-                        self.counters().delivered.add(1);
-                        return;
-                    }
-                    RefusedPacket::Busy
+                    let counters = &self.shared.counters[self.id];
+                    deliver(&mut self.lanes, counters, node, &packet, conn.now())
                 }
-                _ => RefusedPacket::NotLocated,
+                _ => Some(RefusedPacket::NotLocated),
             },
+        };
+        let Some(refused) = refused else {
+            return;
         };
         if let Action::Refused(error) = self.refuse_packet(conn, packet, refused) {
             log::debug!(target: "epicycle::cluster", "an answer to {} is lost: {error}", conn.peer_addr());
@@ -452,6 +448,26 @@ impl GateReactor {
                 }
             }
             self.is_pending = true;
+        }
+    }
+}
+
+/// Hands a packet to the link to its node. Returns the reason if that does not take it.
+fn deliver(
+    lanes: &mut Lanes<()>,
+    counters: &GateCounters,
+    node: &Instance,
+    packet: &Request<'_>,
+    now: Instant,
+) -> Option<RefusedPacket> {
+    match lanes.send(&node.id, packet, now) {
+        Ok(()) => {
+            counters.delivered.add(1);
+            None
+        }
+        Err(error) => {
+            log::debug!(target: "epicycle::cluster", "no packet to {}: {error}", node.id);
+            Some(RefusedPacket::Busy)
         }
     }
 }

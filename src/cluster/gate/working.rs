@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::codec::Protocol;
 use super::handler::{GateReactor, Session};
 use super::options::SlowClient;
-use super::work::{Parcel, Task, Who, Work};
+use super::work::{Parcel, Reply, Task, Who, Work};
 use crate::cluster::drpc::{Code, Op, Value};
 use crate::engine::conn::write::WriteError;
 use crate::engine::handler::{Conn, Reactor};
@@ -37,7 +37,7 @@ impl GateReactor {
     fn perform(
         &mut self,
         task: Task,
-        reply: Option<Arc<super::work::Reply>>,
+        reply: Option<Arc<Reply>>,
         left: &mut usize,
         reactor: &mut Reactor<'_, Self>,
     ) -> Option<Task> {
@@ -60,7 +60,10 @@ impl GateReactor {
                 self.lose(who, reactor);
                 return None;
             }
-            Task::Look(who, op) => return self.look(who, op, reply, reactor),
+            Task::Look(who, op) => {
+                self.look(who, op, reply.as_deref(), reactor);
+                return None;
+            }
             Task::Disconnect { who, force } => (self.disconnect(who, force, reactor), Value::None),
             Task::Push { who, parcel } => {
                 *left -= 1;
@@ -126,13 +129,7 @@ impl GateReactor {
     }
 
     /// Answers what is asked about a client.
-    fn look(
-        &mut self,
-        who: Who,
-        op: Op,
-        reply: Option<Arc<super::work::Reply>>,
-        reactor: &mut Reactor<'_, Self>,
-    ) -> Option<Task> {
+    fn look(&mut self, who: Who, op: Op, reply: Option<&Reply>, reactor: &mut Reactor<'_, Self>) {
         let id = self.sessions.find(who.cid, who.uid);
         let peer = id.and_then(|id| reactor.with(id, |conn, _| conn.peer_addr().clone()));
         let addr = peer.as_ref().map(ToString::to_string);
@@ -153,8 +150,7 @@ impl GateReactor {
             Op::GetAddr => (found, Value::Addr(addr.as_deref().unwrap_or_default())),
             _ => (found, Value::None),
         };
-        self.conclude(reply.as_deref(), code, value);
-        None
+        self.conclude(reply, code, value);
     }
 
     fn disconnect(&mut self, who: Who, force: bool, reactor: &mut Reactor<'_, Self>) -> Code {
