@@ -1,6 +1,10 @@
 //! The links of a gate to nodes.
 
+use std::io::Read;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use epicycle::cluster::Kind;
 use epicycle::cluster::State;
@@ -9,7 +13,8 @@ use epicycle::cluster::drpc::{
     Answer, Code, Hello, MAC, NONCE, Party, Request, Role, Secret, VERSION, Value,
 };
 use epicycle::cluster::gate::RefusedPacket;
-use epicycle::cluster::registry::{Registry, RouteSpec};
+use epicycle::cluster::link::LaneOptions;
+use epicycle::cluster::registry::{Instance, Registry, RouteSpec};
 
 use crate::gate::World;
 use crate::rig::{Node, Wire, packet};
@@ -211,4 +216,74 @@ fn links_beyond_the_limit_are_closed_and_leave_room_when_they_go() {
     drop(first);
     eventually("there is room again", || world.gate.stats().links == 1);
     let _third = world.link();
+}
+
+fn lanes(change: impl FnOnce(&mut LaneOptions)) -> LaneOptions {
+    let mut options = LaneOptions::default();
+    change(&mut options);
+    options
+}
+
+#[test]
+fn links_to_nodes_have_heartbeats() {
+    let often = lanes(|options| options.heartbeat = Duration::from_millis(50));
+    let world = World::with(|gate| gate.lanes(often));
+    eventually("some come", || world.node.heartbeats() >= 3);
+}
+
+#[test]
+fn a_link_from_another_server_that_is_silent_is_closed_and_heartbeats_keep_one() {
+    let world = World::new();
+    let (mut silent, mut lively) = (world.link(), world.link());
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                lively.wire.send(b"\0\0\0\x01\x80");
+                thread::sleep(Duration::from_millis(100));
+            }
+            assert_eq!(lively.bind(1, 1), Code::NotFound);
+        });
+        let over = silent.wire.is_over();
+        is_over.store(true, Ordering::Release);
+        assert!(over);
+    });
+}
+
+/// Registers a node whose links are accepted by the test.
+fn dead_node(world: &World) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = listener.local_addr().expect("is bound");
+    let dead = Instance::new(Kind::Node, "node-9", format!("drpc://{addr}"));
+    world.registry.register(&dead).expect("is sound");
+    listener
+}
+
+#[test]
+fn a_node_that_accepts_and_closes_is_dialled_less_and_less_often() {
+    let world = World::new();
+    let listener = dead_node(&world);
+    let began = Instant::now();
+    for _ in 0..6 {
+        drop(listener.accept().expect("is dialled"));
+    }
+    // At least half of 50, 100, 200, 400 and 800 ms.
+    assert!(began.elapsed() >= Duration::from_millis(775));
+}
+
+#[test]
+fn a_node_that_does_not_answer_the_opening_is_given_up_and_dialled_again() {
+    let hasty = lanes(|options| options.handshake_timeout = Duration::from_millis(500));
+    let world = World::with(|gate| gate.lanes(hasty));
+    let listener = dead_node(&world);
+    for _ in 0..2 {
+        let (mut link, _) = listener.accept().expect("is dialled");
+        let mut opening = Vec::new();
+        link.read_to_end(&mut opening).expect("ends with FIN");
+        assert!(
+            opening.starts_with(b"\0\0\0\x11\0\x01"),
+            "it begins with a handshake"
+        );
+    }
+    let (_client, _) = world.known_client("others are served");
 }

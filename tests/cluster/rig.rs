@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -189,6 +189,7 @@ pub(crate) struct Node {
     pub(crate) instance: Instance,
     told: Arc<Mutex<Vec<Told>>>,
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
+    heartbeats: Arc<AtomicUsize>,
     links: Arc<Mutex<Vec<TcpStream>>>,
     has_ended: Arc<AtomicBool>,
     addr: SocketAddr,
@@ -208,11 +209,12 @@ impl Node {
         instance.routes = routes;
         instance.events = vec![1, 2, 3];
         let (told, frames, links) = (Arc::default(), Arc::default(), Arc::default());
-        let has_ended = Arc::new(AtomicBool::new(false));
+        let (has_ended, heartbeats) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let thread = {
             let record = Record {
                 told: Arc::clone(&told),
                 frames: Arc::clone(&frames),
+                heartbeats: Arc::clone(&heartbeats),
             };
             let (links, has_ended) = (Arc::clone(&links), has_ended.clone());
             thread::spawn(move || accept(&listener, &record, &links, &has_ended))
@@ -221,6 +223,7 @@ impl Node {
             instance,
             told,
             frames,
+            heartbeats,
             links,
             has_ended,
             addr,
@@ -235,6 +238,11 @@ impl Node {
     /// Returns the frames of what it has been told, as they came.
     pub(crate) fn frames(&self) -> Vec<Vec<u8>> {
         self.frames.lock().clone()
+    }
+
+    /// Returns the number of heartbeats that came.
+    pub(crate) fn heartbeats(&self) -> usize {
+        self.heartbeats.load(Ordering::Acquire)
     }
 
     /// Returns the data of the packets of a connection, in order.
@@ -310,8 +318,9 @@ fn accept(
             wire.0.set_read_timeout(Some(quiet)).expect("can be set");
             while let Some(mut bytes) = wire.next() {
                 let whole = bytes.clone();
-                if let Some(frame) = frame_of(&mut bytes) {
-                    take(&mut wire, &frame, &whole, &record);
+                match frame_of(&mut bytes) {
+                    Some(frame) => take(&mut wire, &frame, &whole, &record),
+                    None => drop(record.heartbeats.fetch_add(1, Ordering::AcqRel)),
                 }
             }
             // Another copy of the socket is kept for `cut`.
@@ -325,6 +334,7 @@ fn accept(
 struct Record {
     told: Arc<Mutex<Vec<Told>>>,
     frames: Arc<Mutex<Vec<Vec<u8>>>>,
+    heartbeats: Arc<AtomicUsize>,
 }
 
 /// Does what a node of due does with a frame.
