@@ -11,7 +11,7 @@ use epicycle::gateway::{Gateway, NoHooks, Proxy};
 use epicycle::http::{
     Chunk, End, HeaderBlock, HttpStreamCodec, RequestPart, ServerResponse, StatusCode, Trailers,
 };
-use epicycle::testing::{Ending, Host, Peer, World, each_seed};
+use epicycle::testing::{Ending, Host, Link, Peer, Reading, World, each_seed};
 use epicycle::{Action, Conn, ConnInfo, EventHandler, Server};
 use fastrand::Rng;
 
@@ -538,4 +538,61 @@ fn a_gateway_that_ends_amid_requests_answers_what_it_has_begun_or_cuts_it_visibl
             },
         );
     });
+}
+
+/// A client uploads `first` bytes, and then `last` more. Its node reads nothing of that for long, and answers. Returns true if the client's
+/// connection stays open.
+fn keeps_client(first: usize, last: usize) -> bool {
+    // A part of the upload is one segment, and the node has room for little.
+    let link = Link::calm().segments(1 << 30).send_buffer(2000..=2000);
+    let mut world = World::new(1, link).expect("a world");
+    let nodes = world.listen((ORIGINS[0], 80));
+    let mut listener = ListenerSettings::new("tcp://:8080");
+    listener.limits.high_water = 8 << 10;
+    let mut pool = PoolSettings::default();
+    pool.nodes = vec![node(&ORIGINS[0])];
+    let gateway = Gateway::builder()
+        .reactors(1)
+        .listen(listener)
+        .pool("app", pool)
+        .route(RouteSettings::to("app"));
+    let gateway = gateway.build().expect("the settings are right");
+    let started = gateway.start_with(
+        |_| NoHooks,
+        |server: Server, factory| Ok(world.start(GATEWAY, server, factory)?),
+    );
+    let client = world.connect((started.expect("a gateway"), 8080));
+    let head = format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        first + last
+    );
+    world.send(client, head);
+    world.run_for(Duration::from_secs(1));
+    let node = world.accept(nodes).expect("it is dialled");
+    world.set_reading(node, Reading::Never);
+    world.send(client, vec![b'x'; first]);
+    world.run_for(Duration::from_secs(1));
+    world.send(client, vec![b'x'; last]);
+    world.run_for(Duration::from_secs(1));
+    world.send(node, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    world.run_for(Duration::from_secs(1));
+    let answer = String::from_utf8_lossy(world.received(client)).into_owned();
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    world.ending(client) == Ending::Open
+}
+
+#[test]
+fn an_upload_whose_last_part_is_too_much_for_its_node_is_complete() {
+    let mut kept = Vec::new();
+    // The last part may alone be more than the node and the gateway have room for, or not.
+    for first in (0..12_000).step_by(500) {
+        let one = keeps_client(first, 1);
+        assert_eq!(keeps_client(first, 4000), one, "{first}");
+        kept.push(one);
+    }
+    // A longer upload waits, and its answer comes before its end.
+    assert!(kept[0] && !kept[kept.len() - 1], "{kept:?}");
 }
