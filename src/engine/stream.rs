@@ -333,7 +333,7 @@ impl Stream {
     }
 
     /// Returns the stream socket, if there is one.
-    fn socket(&self) -> Option<&StreamSocket> {
+    pub(crate) fn socket(&self) -> Option<&StreamSocket> {
         match self {
             Stream::Plain(socket) => Some(socket),
             Stream::Packets(packets) => Some(packets.socket()),

@@ -182,6 +182,15 @@ impl StreamSocket {
         Ok((Self::new(socket, &peer, has_records), peer))
     }
 
+    /// Accepts a connection, if this socket [awaits](await_peer) one.
+    pub(crate) fn accept(&self) -> io::Result<(Self, Addr)> {
+        match &self.0 {
+            Kind::Kernel(socket, _) => accept(socket, false),
+            #[cfg(feature = "testing")]
+            Kind::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Registers the socket for edge-triggered events with a token: for input, and for room for output if `for_room` is true.
     pub(crate) fn watch(
         &self,
@@ -298,6 +307,20 @@ impl StreamSocket {
             Kind::Simulated(_) => None,
         }
     }
+}
+
+/// Returns a non-blocking socket that awaits a peer at a local address.
+pub(crate) fn await_peer(local: SocketAddr) -> io::Result<StreamSocket> {
+    let socket = Socket::new(
+        Domain::for_address(local),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&local.into())?;
+    // Those that are refused must not keep the awaited one out.
+    socket.listen(16)?;
+    Ok(StreamSocket(Kind::Kernel(socket, SocketType::Tcp)))
 }
 
 /// Reads a Unix socket. A read also ends behind a message with descriptors or credentials, even if more input follows. The

@@ -5,6 +5,7 @@ mod util;
 
 mod admitting;
 mod associations;
+mod binding;
 mod chaining;
 mod changing;
 mod compressing;

@@ -1,5 +1,6 @@
 //! Outbound connections: the address, the timeout, and the policy for further attempts.
 
+pub(crate) mod awaiting;
 pub(crate) mod negotiation;
 pub(crate) mod resolve;
 
@@ -9,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::awaiting::Awaiting;
 use self::negotiation::{Negotiate, Negotiation};
 use crate::addr::{Addr, Endpoint};
 use crate::engine::conn::limits::{ConnLimits, Limits};
@@ -50,6 +52,8 @@ pub struct Connect {
     pub(crate) limits: Option<Arc<ConnLimits>>,
     pub(crate) allow: Option<Allow>,
     pub(crate) negotiate: Option<Negotiate>,
+    /// None if this side connects.
+    pub(crate) awaits: Option<Awaiting>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy_header: Option<ProxyHeader>,
     #[cfg(feature = "tls")]
@@ -201,6 +205,7 @@ impl Connect {
             limits: None,
             allow: None,
             negotiate: None,
+            awaits: None,
             #[cfg(feature = "proxy-protocol")]
             proxy_header: None,
             #[cfg(feature = "tls")]
@@ -362,6 +367,28 @@ impl Connect {
     pub fn allow(mut self, is_allowed: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
         self.allow = Some(Allow(Arc::new(is_allowed)));
         self
+    }
+
+    /// Awaits a connection at a local address instead of making one, with port 0 at one that the kernel chooses. The first peer that
+    /// `admits` lets in has it, and there is no second one. Others are reset. The timeout is that of the wait. Returns the address, too.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bind(2)` and `listen(2)`.
+    #[cfg_attr(
+        not(feature = "gateway"),
+        allow(dead_code, reason = "only SOCKS has such connections")
+    )]
+    pub(crate) fn await_peer(
+        local: SocketAddr,
+        admits: impl Fn(SocketAddr) -> bool + Send + Sync + 'static,
+    ) -> io::Result<(Self, SocketAddr)> {
+        let (awaiting, bound) = Awaiting::bind(local, admits)?;
+        let connect = Self {
+            awaits: Some(awaiting),
+            ..Self::to(bound)
+        };
+        Ok((connect, bound))
     }
 
     /// Sets a timeout and a local address, where none is set. Port 0 lets the kernel choose.

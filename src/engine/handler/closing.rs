@@ -155,7 +155,7 @@ impl<H: EventHandler> Context<H> {
         false
     }
 
-    /// Forgets which proxy a connection that has ended came by, and its negotiation.
+    /// Forgets which proxy a connection that has ended came by, its negotiation, and whom it has awaited.
     pub(crate) fn forget_proxied(&mut self, id: ConnId) {
         #[cfg(feature = "proxy-protocol")]
         if !self.proxied.is_empty() {
@@ -163,6 +163,9 @@ impl<H: EventHandler> Context<H> {
         }
         if !self.negotiations.is_empty() {
             self.negotiations.remove(&id);
+        }
+        if !self.awaited.is_empty() {
+            self.awaited.remove(&id);
         }
     }
 

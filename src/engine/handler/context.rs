@@ -22,6 +22,7 @@ use crate::engine::conn::limit_sets::{LimitSets, SERVER};
 use crate::engine::conn::limits::{Budgets, ConnLimits, Limits, NEVER};
 use crate::engine::conn::origin::Origin;
 use crate::engine::conn::{Alarm, ConnState};
+use crate::engine::connect::awaiting::Admits;
 use crate::engine::connect::negotiation::Negotiating;
 use crate::engine::connect::{Connect, DialId};
 use crate::engine::listen::handshakes::{Handshakes, counted_as};
@@ -284,6 +285,8 @@ pub(crate) struct Context<H: EventHandler> {
     pub(crate) races: HashMap<ConnId, Rc<Cell<bool>>>,
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxied: HashMap<ConnId, Proxied>,
+    /// The checks of the peers of connections that are awaited.
+    pub(crate) awaited: HashMap<ConnId, Admits>,
     /// The negotiations of outbound connections that are not open yet.
     pub(crate) negotiations: HashMap<ConnId, Negotiating>,
     pub(crate) time: TurnTime,
@@ -396,6 +399,7 @@ impl<H: EventHandler> Context<H> {
             races: HashMap::new(),
             #[cfg(feature = "proxy-protocol")]
             proxied: HashMap::new(),
+            awaited: HashMap::new(),
             negotiations: HashMap::new(),
             time: TurnTime::new(clock),
         }

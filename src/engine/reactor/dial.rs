@@ -434,6 +434,8 @@ impl<H: EventHandler> EventLoop<H> {
 
     /// Begins to connect to one address, within `limit` milliseconds.
     fn connect_to(&mut self, id: DialId, target: &Addr, limit: u64) -> io::Result<ConnId> {
+        let dial = self.dials.dials.get_mut(&id);
+        let awaiting = dial.and_then(|dial| dial.connect.awaits.take());
         let Some(dial) = self.dials.dials.get(&id) else {
             return Err(io::ErrorKind::NotFound.into());
         };
@@ -451,9 +453,23 @@ impl<H: EventHandler> EventLoop<H> {
         }
         let Dials { stack, options, .. } = &self.dials;
         let has_records = dial.to.is_unix_packet();
-        let socket = stack.connect(target, has_records, dial.connect.local, options)?;
+        let (socket, admits) = match awaiting {
+            None => {
+                let socket = stack.connect(target, has_records, dial.connect.local, options)?;
+                (socket, None)
+            }
+            Some(awaiting) => {
+                let admits = awaiting.admits.clone();
+                let socket = awaiting.into_socket()?;
+                options.apply(&socket.options(), true)?;
+                (socket, Some(admits))
+            }
+        };
         let stream = dial.stream(socket)?;
         let conn = self.connections.next_id();
+        if let Some(admits) = admits {
+            self.cx.awaited.insert(conn, admits);
+        }
         let mut state =
             ConnState::opening(conn, target.clone(), origin, self.cx.time.moment(), limit);
         #[cfg(feature = "proxy-protocol")]

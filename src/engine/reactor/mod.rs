@@ -1,5 +1,6 @@
 //! The event loop. One turn: poll, serve ready connections, run requests of other threads, fire timers, flush.
 
+mod awaiting;
 mod commands;
 mod datagrams;
 mod dial;

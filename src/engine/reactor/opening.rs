@@ -234,6 +234,9 @@ impl<H: EventHandler> Served<'_, H> {
         if !self.cx.proxied.is_empty() && !self.pass_proxy_header() {
             return;
         }
+        if !self.cx.awaited.is_empty() && !self.await_peer() {
+            return;
+        }
         if !self.cx.negotiations.is_empty() && !self.negotiate() {
             return;
         }

@@ -38,6 +38,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
         value.wrong(reader, "it needs the cargo feature `tls`");
     }
     let into = &mut listener;
+    table.set(reader, "bind", "bind", &mut into.bind);
     table.set(reader, "sni_match", "sni_match", &mut into.sni_match);
     table.set(
         reader,
@@ -73,6 +74,7 @@ pub(super) fn read(reader: &mut Reader, mut table: Table<'_>) -> ListenerSetting
         table.set(reader, "handshake", "handshake", &mut into.handshake);
         table.set(reader, "connect", "connect", &mut into.connect);
         table.set(reader, "idle", "idle", &mut into.idle);
+        table.set(reader, "bind", "bind", &mut into.bind);
         table.finish(reader);
     }
     if let Some(table) = table.table(reader, "target", "targets") {

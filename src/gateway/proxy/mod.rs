@@ -604,6 +604,7 @@ impl<H: Hooks> EventHandler for Proxy<H> {
             {
                 Action::Close
             }
+            Session::Socks(socks) if socks.awaits_peer() => Action::Close,
             _ => Action::Continue,
         }
     }

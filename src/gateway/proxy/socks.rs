@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use super::answering::tell;
 use super::{Proxy, Session};
 use crate::engine::conn::close::{CloseReason, Closed};
-use crate::engine::connect::ConnectError;
+use crate::engine::conn::limits::ConnLimits;
+use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::{Action, Conn, Connecting, Reactor};
 use crate::engine::slots::ConnId;
 use crate::gateway::dial::{self, Refused};
-use crate::gateway::egress::{Target, Way};
+use crate::gateway::egress::{Host, Target, Way};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::rules::Listener;
@@ -29,6 +30,8 @@ pub struct SocksSession<H: Hooks> {
     target: Option<Target>,
     reply: Option<ReplyCode>,
     connected: Option<Instant>,
+    /// True if it awaits a connection of its target, or has one.
+    is_bind: bool,
     /// True if the password of the client was wrong. It may have to wait for the answer.
     has_wrong_password: bool,
     /// The dial to its target, or to itself for an association.
@@ -61,6 +64,7 @@ impl<H: Hooks> SocksSession<H> {
             target: None,
             reply: None,
             connected: None,
+            is_bind: false,
             has_wrong_password: false,
             dial: None,
             association: None,
@@ -93,6 +97,11 @@ impl<H: Hooks> SocksSession<H> {
             association.bytes = bytes;
             association.is_idle = matches!(reason, CloseReason::Timeout(_));
         }
+    }
+
+    /// Returns true if it awaits a connection of its target.
+    pub(super) fn awaits_peer(&self) -> bool {
+        self.is_bind && self.reply.is_none()
     }
 
     pub(super) fn has_wrong_password(&self) -> bool {
@@ -230,6 +239,7 @@ impl<H: Hooks> Proxy<H> {
             Asked::Command(Command::UdpAssociate, named) => {
                 self.associate(conn, session, Some(named))
             }
+            Asked::Bind(host, port) => self.await_target(conn, session, &host, port),
             Asked::Portless(Command::UdpAssociate) => self.associate(conn, session, None),
             Asked::Command(..) | Asked::Portless(_) | Asked::UnknownCommand => {
                 Err(ReplyCode::CommandNotSupported)
@@ -269,6 +279,69 @@ impl<H: Hooks> Proxy<H> {
         Ok(())
     }
 
+    /// Awaits a connection of the target of a client, at the address that the client has connected to.
+    fn await_target(
+        &mut self,
+        conn: &mut Conn<'_, Self>,
+        session: &mut SocksSession<H>,
+        host: &Host,
+        port: u16,
+    ) -> Result<(), ReplyCode> {
+        let listener = session.listener.clone();
+        if !listener.settings.bind {
+            return Err(ReplyCode::CommandNotSupported);
+        }
+        let &Host::Ip(ip) = host else {
+            return Err(ReplyCode::AddressNotSupported);
+        };
+        let target = Target::from(SocketAddr::new(ip, port));
+        session.target = Some(target.clone());
+        let named = Some(ip).filter(|ip| !ip.is_unspecified());
+        // Without an address or a port, the policy has to see who comes.
+        if named.is_some()
+            && port != 0
+            && let Err(refusal) = listener.guard.check(&target, Way::Socks)
+        {
+            log::info!(target: "epicycle::gateway::socks", "{}: {target} is refused: {refusal}", conn.peer_addr());
+            return Err(ReplyCode::NotAllowed);
+        }
+        let guard = listener.guard.clone();
+        let admits = move |peer: SocketAddr| {
+            let ip = peer.ip().to_canonical();
+            named.is_none_or(|named| named == ip)
+                && (port == 0 || port == peer.port())
+                && guard.check(&Target::from(peer), Way::Socks).is_ok()
+        };
+        let local = conn
+            .local_addr()
+            .ok()
+            .and_then(|addr| addr.as_socket_addr());
+        let local = local.ok_or(ReplyCode::Failure)?.ip().to_canonical();
+        let awaited = Connect::await_peer(SocketAddr::new(local, 0), admits);
+        let (connect, bound) = awaited.map_err(|error| {
+            log::warn!(target: "epicycle::gateway::socks", "{}: no connection can be awaited: {error}", conn.peer_addr());
+            ReplyCode::Failure
+        })?;
+        self.last_dial += 1;
+        let token = self.last_dial;
+        let dial = conn
+            .reactor()
+            .connect(connect.timeout(listener.settings.tunnels.bind).token(token))
+            .map_err(|error| reply_code(&error))?;
+        session.dial = Some(dial);
+        session.is_bind = true;
+        self.target_dials.insert(token, conn.id());
+        // The time is that of the wait alone.
+        let limits = ConnLimits::new()
+            .idle_timeout(Duration::MAX)
+            .read_timeout(Duration::MAX);
+        let told = SocksAnswer::Reply(ReplyCode::Succeeded, bound);
+        if conn.set_limits(&limits).is_err() || conn.send(told).is_err() {
+            return Err(ReplyCode::Failure);
+        }
+        Ok(())
+    }
+
     /// Tells a client that its request has failed, and closes.
     fn refuse_socks(
         &mut self,
@@ -297,6 +370,7 @@ impl<H: Hooks> Proxy<H> {
             .local_addr()
             .ok()
             .and_then(|addr| addr.as_socket_addr());
+        let peer = conn.peer_addr().as_socket_addr();
         let now = conn.now();
         let idle = conn.with(client, |client, session| {
             let Session::Socks(session) = session else {
@@ -304,8 +378,15 @@ impl<H: Hooks> Proxy<H> {
             };
             session.dial = None;
             let code = ReplyCode::Succeeded;
+            let told = match session.is_bind {
+                true => {
+                    session.target = peer.map(Target::from);
+                    peer
+                }
+                false => bound,
+            };
             client
-                .send(SocksAnswer::Reply(code, bound.unwrap_or(NO_ADDR)))
+                .send(SocksAnswer::Reply(code, told.unwrap_or(NO_ADDR)))
                 .ok()?;
             session.reply = Some(code);
             session.connected = Some(now);

@@ -187,6 +187,7 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
             ("handshake", tunnels.handshake),
             ("connect", tunnels.connect),
             ("idle", tunnels.idle),
+            ("bind", tunnels.bind),
         ],
     );
     let has_rules = !(listener.egress.allow.is_empty() && listener.egress.deny.is_empty());
@@ -212,6 +213,12 @@ fn check_listener(problems: &mut Problems, place: &str, listener: &ListenerSetti
     let remedy = "the rate of requests is limited where there are requests of HTTP; remove it";
     problems.unless(is_right, format!("{place}.rate_limits"), remedy);
     check_rates(problems, place, &listener.rate_limits);
+    let is_right = listener.kind == ListenerKind::Socks5 || !listener.bind;
+    let remedy = "only clients of a SOCKS listener await connections; remove it";
+    problems.unless(is_right, format!("{place}.bind"), remedy);
+    let is_right = listener.via.is_none() || !listener.bind;
+    let remedy = "peers do not come by way of a proxy; remove it, or `egress.via`";
+    problems.unless(is_right, format!("{place}.bind"), remedy);
     check_datagrams(problems, place, listener);
     let limits = &listener.limits;
     let at = format!("{place}.limits");

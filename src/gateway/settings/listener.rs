@@ -57,6 +57,8 @@ pub struct ListenerSettings {
     /// The users of a forward or SOCKS listener. Then clients must tell a name and a password. Default: none, and everybody may
     /// use it.
     pub users: Option<Users>,
+    /// True if clients of a SOCKS listener may await one connection of a peer each (`BIND`). Default: off.
+    pub bind: bool,
     /// The timeouts of the tunnels of a forward or SOCKS listener.
     pub tunnels: TunnelTimeouts,
     /// The proxy by way of which the targets of a forward or SOCKS listener are reached. It looks up their names, so that the policy
@@ -211,6 +213,8 @@ pub struct TunnelTimeouts {
     pub connect: Duration,
     /// The time for which nothing may pass in either direction. Default: 1 h.
     pub idle: Duration,
+    /// The time for which a client of a SOCKS listener may await a connection (`BIND`). Default: 60 s.
+    pub bind: Duration,
 }
 
 impl Default for TunnelTimeouts {
@@ -219,6 +223,7 @@ impl Default for TunnelTimeouts {
             handshake: Duration::from_secs(10),
             connect: Duration::from_secs(5),
             idle: Duration::from_secs(60 * 60),
+            bind: Duration::from_secs(60),
         }
     }
 }
@@ -370,6 +375,7 @@ impl ListenerSettings {
             egress: Egress::default(),
             pool: None,
             users: None,
+            bind: false,
             tunnels: TunnelTimeouts::default(),
             via: None,
             targets: TargetSettings::default(),

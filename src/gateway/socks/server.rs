@@ -5,7 +5,7 @@ use super::wire::{
 };
 use crate::buf::outbox::Outbox;
 use crate::codec::{Codec, Decoded, Encode, FrameError};
-use crate::gateway::egress::{Target, TargetError};
+use crate::gateway::egress::{Host, Target, TargetError};
 
 /// The server's side of the SOCKS5 handshake (RFC 1928 and RFC 1929).
 ///
@@ -71,8 +71,10 @@ impl Choice {
 #[derive(Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Asked {
-    /// A command for a target.
+    /// A command for a target. It is no `BIND`.
     Command(Command, Target),
+    /// A connection from this host. If the port is not 0, it must come from that. The unspecified address stands for any host.
+    Bind(Host, u16),
     /// A command whose address has port 0, as `UDP ASSOCIATE` has it if the client does not know its own yet. The host of a
     /// `UDP ASSOCIATE` may also be none at all.
     Portless(Command),
@@ -185,6 +187,7 @@ impl SocksServer {
                 Asked::Portless(Command::UdpAssociate)
             }
             (_, Address::Bad(error)) => Asked::BadHost(error),
+            (Some(Command::Bind), Address::Host(host, port)) => Asked::Bind(host, port),
             (Some(command), Address::Host(_, 0)) => Asked::Portless(command),
             (Some(command), Address::Host(host, port)) => {
                 Asked::Command(command, Target { host, port })
@@ -330,6 +333,10 @@ mod tests {
             (
                 b"\x05\x01\x00\x05\x03\x00\x03\x010\x12\x34",
                 "Portless(UdpAssociate)",
+            ),
+            (
+                b"\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x00",
+                "Bind(Ip(127.0.0.1), 0)",
             ),
             (b"\x05\x01\x00\x05\x01\x00\x03\x00\x00\x50", "BadHost"),
             (b"\x05\x01\x00\x05\x01\x00\x03\x05127.1\x00\x50", "BadHost"),
