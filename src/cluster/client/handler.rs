@@ -60,7 +60,7 @@ impl ClientReactor {
 
     /// Notes that an attempt has failed.
     fn failed(&mut self, token: u64, error: &ConnectError, reactor: &mut Reactor<'_, Self>) {
-        let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) else {
+        let Some(Dialled { link, .. }) = self.clients.get_mut(&token) else {
             return;
         };
         link.conn = None;
@@ -78,16 +78,28 @@ impl ClientReactor {
             error,
             retry_in: delay,
         };
-        handlers.tell(&mut link.context(None), event);
-        self.dial_later(token, delay, reactor);
+        self.tell_end(token, event, delay, reactor);
     }
 
-    fn dial_later(&mut self, token: u64, delay: Option<Duration>, reactor: &mut Reactor<'_, Self>) {
-        match delay {
-            Some(delay) => reactor.schedule(delay, move |handler, reactor| {
+    /// Tells that there is no connection, and dials again after the delay, if there is one.
+    fn tell_end(
+        &mut self,
+        token: u64,
+        event: ClientEvent<'_>,
+        delay: Option<Duration>,
+        reactor: &mut Reactor<'_, Self>,
+    ) {
+        // Before the application is called, which may panic.
+        if let Some(delay) = delay {
+            reactor.schedule(delay, move |handler, reactor| {
                 handler.dial(token, reactor);
-            }),
-            None => drop(self.clients.remove(&token)),
+            });
+        }
+        if let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) {
+            handlers.tell(&mut link.context(None), event);
+            if delay.is_none() || link.is_closing {
+                self.clients.remove(&token);
+            }
         }
     }
 }
@@ -224,7 +236,7 @@ impl EventHandler for ClientReactor {
         reason: CloseReason,
     ) {
         let now = reactor.now();
-        let Some(Dialled { link, handlers }) = self.clients.get_mut(&token) else {
+        let Some(Dialled { link, .. }) = self.clients.get_mut(&token) else {
             return;
         };
         let Some(opened) = link.opened.take() else {
@@ -235,12 +247,11 @@ impl EventHandler for ClientReactor {
         link.conn = None;
         link.set_connected(false);
         link.fail_calls();
-        let event = ClientEvent::Disconnected { reason: &reason };
-        handlers.tell(&mut link.context(None), event);
         let lasted = now.saturating_duration_since(opened);
         let policy = link.reconnect.filter(|_| !link.is_closing);
         let delay = policy.map(|policy| link.backoff.after_connection(lasted, &policy));
-        self.dial_later(token, delay, reactor);
+        let event = ClientEvent::Disconnected { reason: &reason };
+        self.tell_end(token, event, delay, reactor);
     }
 
     fn on_connect_failed(&mut self, reactor: &mut Reactor<'_, Self>, failed: FailedConnect) {

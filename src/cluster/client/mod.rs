@@ -282,8 +282,7 @@ impl Inner {
 
     fn close(&self) {
         let token = self.token;
-        // A reactor that has ended has closed the client.
-        let _ = (self.clients.threads.engine).run_on(self.reactor, move |handler, reactor| {
+        (self.clients.threads.engine).run_anyway(self.reactor, move |handler, reactor| {
             handler.close(token, reactor);
         });
     }
