@@ -2,7 +2,7 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::config::ConfigError;
-use super::dial::{self, Refused};
+use super::dial::{self, Refused, Via};
 use super::egress::Refusal;
 use super::reply::Reply;
 use super::settings::{ErrorPage, Problem};
@@ -69,6 +69,8 @@ pub struct ProxyError {
     pub(super) status: StatusCode,
     pub(super) phase: Phase,
     pub(super) node: Option<Box<str>>,
+    /// The proxy by way of which the connect was made, unless the cause names it.
+    via: Option<Via>,
     pub(super) cause: Cause,
     /// The route's page for the status.
     pub(super) page: Option<Box<ErrorPage>>,
@@ -142,6 +144,7 @@ impl ProxyError {
             status,
             phase,
             node: None,
+            via: None,
             cause,
             page: None,
             is_told: false,
@@ -164,8 +167,8 @@ impl ProxyError {
         self
     }
 
-    /// Returns the failure of a connect.
-    pub(super) fn connect(error: ConnectError) -> Self {
+    /// Returns the failure of a connect, which was made by way of a proxy or not.
+    pub(super) fn connect(error: ConnectError, via: Option<&Via>) -> Self {
         let phase = match telling(&error) {
             ConnectError::Address(_) | ConnectError::LookupQueueFull { .. } => Phase::Resolve,
             ConnectError::Tls(_) => Phase::Handshake,
@@ -182,7 +185,11 @@ impl ProxyError {
             ConnectError::Stopped | ConnectError::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::BAD_GATEWAY,
         };
-        Self::new(status, phase, Cause::Connect(error))
+        let is_named = matches!(error, ConnectError::Negotiation(_));
+        Self {
+            via: via.filter(|_| !is_named).cloned(),
+            ..Self::new(status, phase, Cause::Connect(error))
+        }
     }
 
     /// Returns the refusal of a target.
@@ -196,6 +203,19 @@ impl ProxyError {
         match &self.cause {
             Cause::Refused(_) => true,
             Cause::Connect(error) => matches!(telling(error), ConnectError::Denied { .. }),
+            _ => false,
+        }
+    }
+
+    /// Returns true if a hook has failed, or the proxy by way of which a target was to be reached.
+    pub(super) fn is_of_this_side(&self) -> bool {
+        match &self.cause {
+            Cause::Hook(_) | Cause::Panic => true,
+            Cause::Connect(ConnectError::Negotiation(error)) => match dial::refusal(&**error) {
+                Some(Refused::Status(status)) => status == 407,
+                refused => !matches!(refused, Some(Refused::Reply(_))),
+            },
+            Cause::Connect(_) => self.via.is_some(),
             _ => false,
         }
     }
@@ -326,6 +346,11 @@ fn telling(error: &ConnectError) -> &ConnectError {
     dialled.unwrap_or_else(|| error.last())
 }
 
+/// Returns the part of a message that names a proxy.
+pub(super) fn by_way_of(via: Option<&Via>) -> String {
+    via.map_or(String::new(), |via| format!(" by way of {via}"))
+}
+
 /// Returns true if a connection was not made because this host lacks what it needs.
 pub(super) fn is_shortage(error: &ConnectError) -> bool {
     matches!(error.last(), ConnectError::Io(error) if socket::is_shortage(error))
@@ -348,9 +373,10 @@ impl Phase {
 
 error_messages! {
     ProxyError {
-        ProxyError { status, phase, node: Some(node), cause, .. } =>
-            "{status}: {} at {node} failed: {cause}" (phase.text()),
-        ProxyError { status, phase, node: None, cause, .. } => "{status}: {} failed: {cause}" (phase.text()),
+        ProxyError { status, phase, node: Some(node), via, cause, .. } =>
+            "{status}: {} at {node}{} failed: {cause}" (phase.text(), by_way_of(via.as_ref())),
+        ProxyError { status, phase, node: None, via, cause, .. } =>
+            "{status}: {}{} failed: {cause}" (phase.text(), by_way_of(via.as_ref())),
     }
     causes {
         ProxyError { cause: Cause::Connect(error), .. } => error,

@@ -181,6 +181,9 @@ impl Gateway {
             return Ok(Explanation { steps });
         };
         steps.push(("node", format!("{node}{depends}")));
+        if let Some(via) = &pool.settings().via {
+            steps.push(("via", via.to_string()));
+        }
         let host = match (&route.settings.host_field, pool.addr(id)) {
             (HostField::Keep, _) => asked.authority.clone(),
             (HostField::Node, Some(addr)) => addr.authority.clone(),
@@ -263,6 +266,9 @@ impl Gateway {
             _ => "",
         };
         steps.push(("node", format!("{}{depends}", pool.name_of(chosen.node))));
+        if let Some(via) = &settings.via {
+            steps.push(("via", via.to_string()));
+        }
         let mut sends = Vec::new();
         if let Some(version) = settings.proxy_protocol {
             sends.push(format!("a header of the PROXY protocol, {version:?}"));
@@ -336,6 +342,10 @@ fn explain_target(
         "policy",
         match target.host {
             Host::Ip(_) => "allowed".to_owned(),
+            Host::Name(_) if listener.via.is_some() => {
+                "the name is allowed; the proxy looks it up, and its addresses are not checked here"
+                    .to_owned()
+            }
             Host::Name(_) => {
                 "the name is allowed; each of its addresses is checked before it is dialled"
                     .to_owned()
@@ -343,6 +353,9 @@ fn explain_target(
         },
     ));
     steps.push(("target", target.to_string()));
+    if let Some(via) = &listener.via {
+        steps.push(("via", via.to_string()));
+    }
     match asked {
         None => steps.push((
             "answer",

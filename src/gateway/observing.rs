@@ -104,8 +104,8 @@ impl<H: Hooks> Control<H> {
 
     /// Returns the connections, and the exchanges that have been under way for longest.
     ///
-    /// Each reactor looks at all its connections for it, about a millisecond for 50,000 of them. Waits up to a second for them. So
-    /// do not call it in a hook, nor often.
+    /// Each reactor looks at all its connections for it. Waits up to a second for them. So do not call it in a hook, nor often if
+    /// there are very many.
     pub fn connections(&self) -> ConnectionsStatus {
         let (told, silent) = self.gather(|proxy, reactor| proxy.connections_here(reactor));
         let mut all = ConnectionsStatus {

@@ -180,8 +180,8 @@ fn the_page_of_a_gateway_shows_its_nodes_and_changes_them() {
     });
     // A script of the page's own cannot make markup of texts either.
     browser.evaluate("document.getElementById('reload').click()");
-    eventually("a refusal is told", || {
-        browser.text("told").contains("no file")
+    eventually("a refusal is told, once", || {
+        browser.text("told").matches("no file").count() == 1
     });
     assert_eq!(
         browser.evaluate("document.getElementById('told').className"),

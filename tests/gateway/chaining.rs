@@ -5,13 +5,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use epicycle::gateway::settings::{ListenerKind, ListenerSettings, RouteSettings};
+use epicycle::gateway::settings::{ListenerKind, ListenerSettings, PoolSettings, RouteSettings};
 use epicycle::gateway::{NoHooks, Running};
+use log::Level;
 
 use crate::forward::{connect, get, listener, opened, start, with_users};
-use crate::peers::{Asker, Origin, builder, ok, pool_of};
+use crate::peers::{Asker, Origin, builder, ok, pool_of, with_listener};
 use crate::socks::Target;
 use crate::util::eventually;
+use crate::util::logs::logs;
+use crate::util::ports::DeadPort;
 
 fn addr_of(gateway: &Running<NoHooks>) -> SocketAddr {
     let addr = gateway.local_addrs()[0].as_socket_addr();
@@ -83,6 +86,55 @@ fn a_pool_reaches_its_nodes_by_way_of_a_proxy() {
         metrics.contains("epicycle_gateway_tunnels 1\n"),
         "{metrics}"
     );
+}
+
+#[test]
+fn the_log_and_an_explanation_name_the_proxy() {
+    logs();
+    let dead = DeadPort::new();
+    // It accepts nobody, and the kernel connects them.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for (proxy, status, why) in [
+        (dead.addr, 502, "refused"),
+        (
+            silent.local_addr().expect("an address"),
+            504,
+            "longer than the connect timeout",
+        ),
+    ] {
+        let proxy = format!("socks5://alice:secret@{proxy}");
+        let told = proxy.replace("alice:secret@", "");
+        let mut settings = via(&proxy, listener(&["127.0.0.0/8:*", "far.test:*"]));
+        settings.tunnels.connect = Duration::from_millis(100);
+        let near = start(settings.clone());
+        for request in [connect("127.0.0.1:25", ""), get("127.0.0.1:25", "")] {
+            assert_eq!(Asker::to(&near).ask(request).status(), status);
+        }
+        let by = format!("by way of {told}");
+        eventually("both are logged", || {
+            let lines = logs().with(&by).into_iter();
+            let is_told = |(level, line): &(Level, String)| {
+                *level == Level::Warn && line.contains(why) && !line.contains("secret")
+            };
+            lines.filter(is_told).count() == 2
+        });
+        let mut pool = PoolSettings::of(["http://127.0.0.1:9"]);
+        pool.via = Some(proxy.parse().expect("is a proxy"));
+        let gateway = with_listener(settings, pool)
+            .listen("tcp://127.0.0.2:8080")
+            .route(RouteSettings::to("app"))
+            .build()
+            .expect("it is sound");
+        for (request, wanted) in [
+            ("GET http://a.test:8080/", "http://127.0.0.1:9"),
+            ("GET http://far.test:81/", "far.test:81"),
+            ("CONNECT far.test:443", "the proxy looks it up"),
+        ] {
+            let text = gateway.explain(request).expect("is a request").to_string();
+            let line = format!("via       {told}");
+            assert!(text.contains(wanted) && text.contains(&line), "{text}");
+        }
+    }
 }
 
 /// A proxy that awaits each of the messages, and answers it with these bytes, cut at this place.

@@ -11,12 +11,14 @@ use epicycle::gateway::{
     EndedBy, Gateway, Hooks, NoHooks, Record, Reply, RequestHead, Running, Users, Verdict,
 };
 use epicycle::http::StatusCode;
+use log::Level;
 
 use crate::peers::{Asker, Deed, Message, Origin, figure, idle, ok};
 use crate::rig::{Folder, metric};
 use crate::socks::Target;
 use crate::strangers::free;
 use crate::util::eventually;
+use crate::util::logs::logs;
 use crate::util::ports::{DeadPort, MutePort};
 
 pub(crate) fn listener(allow: &[&str]) -> ListenerSettings {
@@ -844,4 +846,22 @@ fn an_explanation_tells_what_a_socks_listener_does_with_a_target() {
     }
     let text = explain("SOCKS5 a.example.org:80");
     assert!(text.contains("the reply is 02"), "{text}");
+}
+
+#[test]
+fn clients_cannot_fill_the_log_with_warnings_about_targets_of_their_choice() {
+    logs();
+    let dead = DeadPort::new();
+    let gateway = start(only(dead.addr));
+    let refused = format!("refused-{}.test:443", dead.addr.port());
+    let dead = dead.addr.to_string();
+    for (to, status, wanted) in [(&dead, 502, Level::Debug), (&refused, 403, Level::Info)] {
+        for request in [get(to, ""), connect(to, "")] {
+            assert_eq!(Asker::to(&gateway).ask(request).status(), status, "{to}");
+        }
+        let lines = logs().with(to);
+        let is_told = |(level, _): &&(Level, String)| *level == wanted;
+        assert!(lines.iter().filter(is_told).count() >= 2, "{lines:?}");
+        assert!(lines.iter().all(|(level, _)| *level >= wanted), "{lines:?}");
+    }
 }

@@ -277,6 +277,13 @@ fn log_failure<X>(error: &ProxyError, exchange: &Exchange<X>) {
         Cause::Request { .. } | Cause::NoRoute | Cause::Overloaded => {
             log::debug!(target: "epicycle::gateway::http", "{method} {target}: {error}");
         }
+        _ if error.is_refusal() => {
+            log::info!(target: "epicycle::gateway::http", "{method} {target}: {error}");
+        }
+        // Clients choose the targets of a forward listener, so that they could fill the log.
+        _ if exchange.target.is_some() && !error.is_of_this_side() => {
+            log::debug!(target: "epicycle::gateway::http", "{method} {target}: {error}");
+        }
         _ => log::warn!(target: "epicycle::gateway::http", "{method} {target}: {error}"),
     }
 }

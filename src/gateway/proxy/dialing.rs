@@ -5,7 +5,7 @@ use crate::balance::NodeId;
 use crate::engine::connect::{Connect, ConnectError};
 use crate::engine::handler::Reactor;
 use crate::gateway::destination::Destination;
-use crate::gateway::error::ProxyError;
+use crate::gateway::error::{ProxyError, by_way_of};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::places::TakenPlace;
 
@@ -90,7 +90,13 @@ impl<H: Hooks> Proxy<H> {
         }
         self.forget_dial_of_clients(number, &to, token);
         let pool = &mut self.pools[number];
-        log::debug!(target: "epicycle::gateway::pool", "pool {}: {}: {error}", pool.shared.name, pool.name_of(to.node));
+        let via = pool.settings().via.clone();
+        let (name, node, by) = (
+            &pool.shared.name,
+            pool.name_of(to.node),
+            by_way_of(via.as_ref()),
+        );
+        log::debug!(target: "epicycle::gateway::pool", "pool {name}: {node}{by}: {error}");
         let is_removed = to.target.is_none() && pool.addr(to.node).is_none();
         if let Some(waiter) = pool.connections.failed(&to) {
             reactor.with(waiter, |conn, session| match session {
@@ -101,7 +107,8 @@ impl<H: Hooks> Proxy<H> {
                     match is_removed {
                         true => self.choose_anew(conn, client),
                         false => {
-                            self.try_elsewhere(conn, client, to.node, ProxyError::connect(error));
+                            let error = ProxyError::connect(error, via.as_ref());
+                            self.try_elsewhere(conn, client, to.node, error);
                         }
                     }
                 }
@@ -110,7 +117,7 @@ impl<H: Hooks> Proxy<H> {
                     match is_removed {
                         true => self.choose_node_anew(conn, client),
                         false => {
-                            let error = ProxyError::connect(error);
+                            let error = ProxyError::connect(error, via.as_ref());
                             self.try_another_node(conn, client, to.node, &error);
                         }
                     }

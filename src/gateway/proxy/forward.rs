@@ -178,7 +178,7 @@ impl<H: Hooks> Proxy<H> {
                 self.connects.insert(token, dial);
                 self.target_dials.insert(token, conn.id());
             }
-            Err(error) => self.fail(conn, client, ProxyError::connect(error)),
+            Err(error) => self.fail(conn, client, ProxyError::connect(error, via)),
         }
     }
 
@@ -231,7 +231,9 @@ impl<H: Hooks> Proxy<H> {
                 && exchange.place == Place::Dialing(token)
             {
                 exchange.place = Place::Nowhere;
-                self.fail(conn, client, ProxyError::connect(error));
+                let via = client.listener.settings.via.as_ref();
+                let error = ProxyError::connect(error, via);
+                self.fail(conn, client, error);
             }
         });
     }

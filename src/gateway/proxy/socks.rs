@@ -15,6 +15,7 @@ use crate::engine::handler::{Action, Conn, Connecting, Reactor};
 use crate::engine::slots::ConnId;
 use crate::gateway::dial::{self, Refused};
 use crate::gateway::egress::{Host, Target, Way};
+use crate::gateway::error::by_way_of;
 use crate::gateway::hooks::Hooks;
 use crate::gateway::record::{EndedBy, Record, Times};
 use crate::gateway::rules::Listener;
@@ -412,7 +413,9 @@ impl<H: Hooks> Proxy<H> {
     ) {
         reactor.with(client, |conn, session| {
             if let Session::Socks(session) = session {
-                log::debug!(target: "epicycle::gateway::socks", "{}: {error}", conn.peer_addr());
+                let (client, via) = (conn.peer_addr(), session.listener.settings.via.as_ref());
+                let (to, by) = (session.target_text(), by_way_of(via));
+                log::debug!(target: "epicycle::gateway::socks", "{client}: {to}{by}: {error}");
                 session.dial = None;
                 self.refuse_socks(conn, session, reply_code(error));
             }
