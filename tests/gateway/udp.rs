@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use epicycle::gateway::settings::{
-    BalanceBy, HashKey, HealthCheck, HealthProbe, ListenerSettings, PoolSettings, ProxyVersion,
-    Settings,
+    BalanceBy, HashKey, HealthCheck, HealthProbe, ListenerKind, ListenerSettings, PoolSettings,
+    ProxyVersion, Settings,
 };
 use epicycle::gateway::{Builder, EndedBy, Gateway, Hooks, NoHooks, Record, Running};
 use rustix::process::Signal;
@@ -415,7 +415,19 @@ fn settings_of_udp_listeners_that_cannot_work_are_told() {
     };
     let udp = || PoolSettings::of(["udp://127.0.0.1:53"]);
     let tcp = || PoolSettings::of(["tcp://127.0.0.1:53"]);
+    let proxy = || Some("socks5://10.0.0.1:1080".parse().expect("is a proxy"));
+    let mut by_proxy = udp();
+    by_proxy.via = proxy();
+    let mut relay = ListenerSettings::new("tcp://127.0.0.1:0");
+    relay.kind = ListenerKind::Socks5;
+    (relay.via, relay.datagrams.associate) = (proxy(), true);
     for (listener, pool, expected) in [
+        (
+            listener(),
+            by_proxy,
+            "pools.app.via: datagrams would go past the proxy",
+        ),
+        (relay, tcp(), "datagrams.associate: datagrams would go past"),
         (
             listener(),
             tcp(),

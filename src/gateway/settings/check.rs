@@ -245,6 +245,9 @@ fn check_datagrams(problems: &mut Problems, place: &str, listener: &ListenerSett
     let is_right = listener.kind == ListenerKind::Socks5 || !relays;
     let remedy = "only clients of a SOCKS listener ask for a relay; remove it";
     problems.unless(is_right, format!("{at}.associate"), remedy);
+    let is_right = listener.via.is_none() || !relays;
+    let remedy = "datagrams would go past the proxy; remove it, or `egress.via`";
+    problems.unless(is_right, format!("{at}.associate"), remedy);
 }
 
 /// Checks that the pools of UDP listeners have nodes for datagrams, and no others do.
@@ -257,6 +260,10 @@ fn check_kinds_of_nodes(problems: &mut Problems, settings: &Settings) {
         if wants_udp && pool.proxy_protocol.is_some() {
             let remedy = "datagrams have no PROXY headers; remove it";
             problems.add(format!("pools.{name}.proxy_protocol"), remedy);
+        }
+        if wants_udp && pool.via.is_some() {
+            let remedy = "datagrams would go past the proxy; remove it";
+            problems.add(format!("pools.{name}.via"), remedy);
         }
         for (n, node) in pool.nodes.iter().enumerate() {
             let is_right = match NodeAddr::of(node, pool.uses_tls()) {
