@@ -128,13 +128,25 @@ error_messages! {
     Error {
         Error::Address { input, problem } => "bad address {input:?}: {problem}",
         Error::Option { name, problem } => "bad option {name}: {problem}",
-        Error::Bind { addr, source } => "cannot listen on {addr}: {source}",
+        Error::Bind { addr, source } => "cannot listen on {addr}: {source}{}" (bind_remedy(source)),
         Error::Stopped => "the engine does not accept any more",
         Error::Setup { what, source } => "cannot make {what}: {source}",
         Error::Boot { reactor, message } => "the handler of reactor {reactor} panicked while booting: {message}",
     }
     causes {
         Error::Bind { source, .. } | Error::Setup { source, .. } => source,
+    }
+}
+
+/// Returns the remedy of an address that cannot be listened on, as the end of the message.
+fn bind_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; a port below 1024 needs CAP_NET_BIND_SERVICE, and a path a folder that can be written"
+        }
+        io::ErrorKind::AddrInUse => "; something listens there already",
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has the address",
+        _ => "",
     }
 }
 
@@ -248,7 +260,8 @@ mod tests {
         let printed = format!("Error: {error:?}");
         assert_eq!(
             printed,
-            "Error: cannot listen on tcp://127.0.0.1:80: permission denied"
+            "Error: cannot listen on tcp://127.0.0.1:80: permission denied; a port below 1024 needs CAP_NET_BIND_SERVICE, \
+             and a path a folder that can be written"
         );
     }
 }

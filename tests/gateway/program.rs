@@ -179,6 +179,14 @@ fn a_check_warns_of_what_is_most_likely_a_mistake() {
             format!("log.access.to = \"none/access.log\"\n{listen}{route}{pool}"),
             "1:17: log.access.to: its folder is not there",
         ),
+        (
+            "[[listen]]\non = \"tcp://:1080\"\nkind = \"socks5\"\n".to_owned(),
+            "2:6: listen[0].on: whoever reaches it can use it as a proxy",
+        ),
+        (
+            "[[listen]]\non = \"tcp://192.0.2.1:3128\"\nkind = \"forward\"\n".to_owned(),
+            "2:6: listen[0].on: whoever reaches it can use it as a proxy",
+        ),
     ] {
         let said = warnings(&text);
         assert!(
@@ -188,7 +196,18 @@ fn a_check_warns_of_what_is_most_likely_a_mistake() {
         );
     }
     let fits = format!("{listen}{route}path = \"/a/*\"\nstrip_prefix = \"/a\"\n{pool}");
-    assert_eq!(warnings(&fits), Vec::<String>::new());
+    let proxy = |on: &str, more: &str| {
+        format!("[[listen]]\non = \"tcp://{on}:1080\"\nkind = \"socks5\"\n{more}")
+    };
+    for fits in [
+        fits,
+        proxy("127.0.0.1", ""),
+        proxy("[fd00::1]", ""),
+        proxy("10.0.0.1", ""),
+        proxy("0.0.0.0", "allow = [\"10.0.0.0/8\"]\n"),
+    ] {
+        assert_eq!(warnings(&fits), Vec::<String>::new());
+    }
 }
 
 fn text_of(lines: &[u8]) -> Vec<String> {

@@ -1,9 +1,13 @@
 //! Settings that work, and hardly as they are meant.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 
-use super::{ListenerKind, LogTarget, PoolSettings, Problem, RouteSettings, Settings};
+use super::{
+    ListenerKind, ListenerSettings, LogTarget, PoolSettings, Problem, RouteSettings, Settings,
+};
+use crate::addr::Endpoint;
 
 /// Returns what is most likely a mistake.
 pub(super) fn warnings(settings: &Settings) -> Vec<Problem> {
@@ -17,6 +21,12 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Problem> {
             warn(
                 format!("listeners[{n}]"),
                 "there is no route, so that each request is a 404; add one",
+            );
+        }
+        if listener.has_targets() && is_for_everybody(listener) {
+            warn(
+                format!("listeners[{n}].on"),
+                "whoever reaches it can use it as a proxy; set `users` or `allow`, or listen on an inner address",
             );
         }
     }
@@ -57,6 +67,23 @@ pub(super) fn warnings(settings: &Settings) -> Vec<Problem> {
         );
     }
     warnings
+}
+
+/// Returns true if a listener takes clients from everywhere, and asks them for nothing.
+fn is_for_everybody(listener: &ListenerSettings) -> bool {
+    let asks = listener.users.is_some() || !listener.access.allow.is_empty();
+    let Ok(Endpoint::Tcp { host, .. }) = listener.on.parse() else {
+        return false;
+    };
+    let is_inner = match host.parse() {
+        Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Ok(IpAddr::V6(ip)) => {
+            ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()
+        }
+        // An empty host is every interface. A name can be anything.
+        Err(_) => !host.is_empty(),
+    };
+    !asks && !is_inner
 }
 
 fn check_nodes(name: &str, pool: &PoolSettings, warn: &mut impl FnMut(String, &str)) {
