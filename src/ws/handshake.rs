@@ -189,13 +189,11 @@ impl Expected {
         Ok(Reply::Opened(consumed, terms, headers))
     }
 
+    /// Checks the headers of an answer that HTTP accepts as a change of protocol, so with `Connection: Upgrade`.
     fn check(&self, headers: &HeaderMap) -> Result<Terms, HandshakeError> {
         let lacks = |name| Err(HandshakeError::Header { name });
         if !has_token(headers, "upgrade", "websocket") {
             return lacks("Upgrade");
-        }
-        if !has_token(headers, "connection", "upgrade") {
-            return lacks("Connection");
         }
         if only(headers, "sec-websocket-accept").flatten() != str::from_utf8(&self.accept).ok() {
             return lacks("Sec-WebSocket-Accept");

@@ -265,7 +265,10 @@ fn an_answer_that_opens_no_websocket_is_the_reason_for_the_end() {
         (GOOD.replace("upgrade: WebSocket\r\n", ""), lacks("Upgrade")),
         (
             GOOD.replace("connection: upgrade", "connection: close"),
-            lacks("Connection"),
+            HandshakeError::Malformed(
+                "a malformed HTTP message: a change of protocol without `Connection: Upgrade`"
+                    .to_owned(),
+            ),
         ),
         (
             with("Sec-WebSocket-Protocol: never-offered"),
