@@ -50,6 +50,19 @@ impl Destination {
         }
     }
 
+    /// Returns the key of the connections to a node that only this client can use.
+    pub(super) fn of_client(node: NodeId, id: ConnId) -> Self {
+        Self {
+            node,
+            client: Some(NamedClient {
+                id,
+                addrs: None,
+                is_joined: true,
+            }),
+            target: None,
+        }
+    }
+
     /// Returns true if a client has named it, or is the only one that can use its connections. So there may be very many.
     pub(super) fn is_of_clients(&self) -> bool {
         self.client.is_some() || self.target.is_some()

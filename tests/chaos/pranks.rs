@@ -12,7 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::proxies::{Proxy, Scene};
 
-/// What a hostile client does.
+/// A deed of a hostile client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Prank {
     /// Sends a part of a handshake, and nothing more.
@@ -170,7 +170,7 @@ impl<'a> Prankster<'a> {
             Prank::Stall => {
                 let mut stream = self.connect(prank, proxy)?;
                 stream.write_all(&handshake)?;
-                // What it sends comes back, and nobody takes it.
+                // Its bytes come back, and nobody takes them.
                 let much = vec![b'x'; 64 << 10];
                 while stream.write(&much)? > 0 {}
                 self.hold(stream);

@@ -257,7 +257,7 @@ fn a_client_that_does_not_read_misses_pushes_if_it_is_to_stay() {
     let world = World::with(|gate| gate.outbound_limit(1 << 20, SlowClient::Drop));
     let (mut deaf, cid) = world.known_client("deaf");
     flood(&world, cid, || world.gate.stats().pushes_dropped > 0);
-    // What was taken is whole, and the client goes on when it reads again.
+    // The packets that were taken are whole, and the client goes on when it reads again.
     let pushed = world.gate.stats().pushed;
     for _ in 0..pushed {
         assert_eq!(deaf.next().expect("is open").len(), 9 + 4000);

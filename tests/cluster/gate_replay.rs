@@ -99,8 +99,12 @@ impl App<'_> {
         let lost = "not found user's location";
         let (mut err, mut r) = ("<nil>", Value::Null);
         match op {
-            "push_conn" => {
-                let target = conn(cid);
+            "push_user" if !located(number("uid")) => err = lost,
+            "push_conn" | "push_user" => {
+                let target = match op {
+                    "push_conn" => conn(cid),
+                    _ => user(number("uid")),
+                };
                 self.push(
                     acked,
                     &Request::Push {
@@ -110,18 +114,6 @@ impl App<'_> {
                     },
                 );
             }
-            "push_user" if located(number("uid")) => {
-                let target = user(number("uid"));
-                self.push(
-                    acked,
-                    &Request::Push {
-                        target,
-                        disconnect,
-                        packet,
-                    },
-                );
-            }
-            "push_user" => err = lost,
             "multicast_conn" => {
                 let targets = [cid, cid, 2, 999];
                 let targets = Targets::from(&targets);

@@ -167,7 +167,7 @@ fn frame_of(bytes: &mut [u8]) -> Option<Frame<'_>> {
     }
 }
 
-/// What a gate has told a node.
+/// A message of a gate to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Event {
@@ -329,7 +329,7 @@ fn accept(
     }
 }
 
-/// What a node keeps.
+/// The state of a node.
 #[derive(Clone)]
 struct Record {
     told: Arc<Mutex<Vec<Told>>>,

@@ -186,7 +186,7 @@ fn a_session_ends_so_long_after_its_last_datagram_whoever_has_sent_that() {
         rig.world.send_datagram(client, (GATEWAY, 53), "first");
         rig.world.run_for(moment);
         let (node, session, _) = rig.at_nodes().pop().expect("it has come");
-        // What passes either way prolongs it.
+        // A datagram of either side prolongs it.
         for _ in 0..rng.usize(0..6) {
             rig.world.run_for(idle * rng.u32(1..9) / 10 - moment);
             let (answers, from) = (rng.bool(), rig.nodes[node]);

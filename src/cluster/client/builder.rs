@@ -14,7 +14,6 @@ use super::{Client, ClientContext, ClientEvent, Clients, Inner};
 use crate::cluster::Error;
 use crate::cluster::packet::{Packet, PacketOptions};
 use crate::engine::connect::{Backoff, Connect, Reconnect};
-use crate::engine::handler::HandleError;
 #[cfg(feature = "tls")]
 use crate::tls::TlsClient;
 
@@ -208,15 +207,10 @@ impl ClientBuilder {
             link,
             handlers: self.handlers,
         };
-        let started = (threads.engine).run_on(reactor, move |handler, reactor| {
+        let started = clients.run_on(reactor, move |handler, reactor| {
             handler.add(token, client, reactor);
         });
-        started.map_err(|error| match error {
-            HandleError::MailboxFull => Error::Busy {
-                what: "mailbox of the client's reactor",
-            },
-            _ => Error::Cancelled,
-        })?;
+        started.map_err(|error| error.unwrap_or(Error::Cancelled))?;
         Ok(Client {
             inner: Arc::new(Inner {
                 clients: clients.clone(),

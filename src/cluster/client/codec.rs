@@ -3,7 +3,7 @@ use crate::codec;
 use crate::ws;
 
 codec::one_of! {
-    /// What is spoken with a gate.
+    /// The protocol that a gate speaks.
     pub(super) enum Spoken {
         Packets(PacketCodec),
         Socket(ws::ClientCodec),

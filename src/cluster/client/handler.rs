@@ -159,7 +159,10 @@ impl Dialled {
         };
         let packets = link.packets;
         match packets.decode_message(&message) {
-            Ok(frame) => link.receive(handlers, conn, frame),
+            Ok(frame) => {
+                link.receive(handlers, conn, frame);
+                Action::Continue
+            }
             Err(error) => {
                 let problem = error.to_string();
                 conn.send(Close::new(CloseCode::PROTOCOL, &problem)).into()
@@ -210,7 +213,10 @@ impl EventHandler for ClientReactor {
             return Action::Close;
         };
         match frame {
-            SpokenFrame::Packets(frame) => client.link.receive(&mut client.handlers, conn, frame),
+            SpokenFrame::Packets(frame) => {
+                client.link.receive(&mut client.handlers, conn, frame);
+                Action::Continue
+            }
             SpokenFrame::Socket(ws::Event::Opened(_)) => client.opened(conn),
             SpokenFrame::Socket(ws::Event::Message(message)) => client.on_message(conn, message),
             SpokenFrame::Socket(ws::Event::Pong(_) | ws::Event::Closed(_)) => Action::Continue,

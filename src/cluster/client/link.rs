@@ -12,7 +12,7 @@ use super::codec::Spoken;
 use crate::cluster::Error;
 use crate::cluster::packet::{EncodedPacket, Heartbeat, Packet, PacketFrame, PacketOptions};
 use crate::engine::connect::{Backoff, Connect, Reconnect};
-use crate::engine::handler::{Action, Conn, ConnTimer, EventHandler, WriteError};
+use crate::engine::handler::{Conn, ConnTimer, EventHandler, WriteError};
 use crate::engine::slots::ConnId;
 
 /// A client without its handlers: its connection, and what waits for answers on it.
@@ -40,7 +40,7 @@ pub(super) struct Link {
     pub(super) first: Option<SyncSender<Result<(), Error>>>,
 }
 
-/// What the application does with what arrives.
+/// The application's handlers of packets and events.
 pub(super) struct Handlers {
     pub(super) routes: FxHashMap<i32, OnPacket>,
     pub(super) others: Option<OnPacket>,
@@ -50,7 +50,7 @@ pub(super) struct Handlers {
 pub(super) type OnPacket = Box<dyn FnMut(&mut ClientContext<'_>, Packet<'_>) + Send>;
 pub(super) type OnEvent = Box<dyn FnMut(&mut ClientContext<'_>, ClientEvent<'_>) + Send>;
 
-/// What a handler of a client works with.
+/// The client as its handlers see it.
 pub struct ClientContext<'a> {
     pub(super) link: &'a mut Link,
     /// None after the connection has ended.
@@ -102,11 +102,11 @@ impl Link {
         handlers: &mut Handlers,
         wire: &mut dyn Wire,
         frame: PacketFrame<'_>,
-    ) -> Action {
+    ) {
         self.unanswered = 0;
         let PacketFrame::Packet { packet, .. } = frame else {
             // The gate's heartbeats want no answer. Control packets come only to those who sent one.
-            return Action::Continue;
+            return;
         };
         let (route, seq) = (packet.route, packet.seq);
         if seq > 0
@@ -115,7 +115,7 @@ impl Link {
             wire.cancel_timer(call.timer);
             let mut context = self.context(Some(wire));
             (call.then)(&mut context, Ok(packet.data));
-            return Action::Continue;
+            return;
         }
         let handler = handlers.routes.get_mut(&route);
         match handler.or(handlers.others.as_mut()) {
@@ -125,7 +125,6 @@ impl Link {
                 "a packet of route {route}, seq {seq} has no handler"
             ),
         }
-        Action::Continue
     }
 
     /// Does what a timer is for. Returns false if the gate is given up.

@@ -93,7 +93,7 @@ struct Inner {
     is_connected: Arc<AtomicBool>,
 }
 
-/// What happens to the connection of a client.
+/// An event of the connection of a client.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientEvent<'a> {
@@ -150,6 +150,23 @@ impl Clients {
     }
 }
 
+impl Clients {
+    /// Runs a task on a reactor. The error is `None` if the reactor has ended.
+    fn run_on(
+        &self,
+        reactor: usize,
+        task: impl FnOnce(&mut ClientReactor, &mut Reactor<'_, ClientReactor>) + Send + 'static,
+    ) -> Result<(), Option<Error>> {
+        let asked = self.threads.engine.run_on(reactor, task);
+        asked.map_err(|error| match error {
+            HandleError::MailboxFull => Some(Error::Busy {
+                what: "mailbox of the client's reactor",
+            }),
+            _ => None,
+        })
+    }
+}
+
 impl Threads {
     /// Returns true on the thread of one of the reactors.
     fn is_own(&self) -> bool {
@@ -188,9 +205,6 @@ impl Client {
     /// [`Error::LinkDown`] while there is no connection, and [`Error::Busy`] if the reactor has too much to do. What the reactor
     /// meets is logged: a packet that the [format](ClientBuilder::packets) cannot hold, or a gate that does not read.
     pub fn push(&self, route: i32, data: impl Into<Bytes>) -> Result<(), Error> {
-        if !self.is_connected() {
-            return Err(self.inner.down());
-        }
         let data = data.into();
         self.inner.run(move |client, reactor| {
             let pushed = client.with(reactor, |context| context.push(route, &data));
@@ -236,9 +250,6 @@ impl Client {
         data: impl Into<Bytes>,
         then: impl FnOnce(&mut ClientContext<'_>, Result<&[u8], Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        if !self.is_connected() {
-            return Err(self.inner.down());
-        }
         let data = data.into();
         self.inner.run(move |client, reactor| {
             client.with(reactor, |context| {
@@ -261,23 +272,21 @@ impl Inner {
         }
     }
 
-    /// Runs a task for this client on its reactor, unless it is closed.
+    /// Runs a task for this client on its reactor, if it is connected.
     fn run(
         &self,
         task: impl FnOnce(&mut Dialled, &mut Reactor<'_, ClientReactor>) + Send + 'static,
     ) -> Result<(), Error> {
+        if !self.is_connected.load(Ordering::Acquire) {
+            return Err(self.down());
+        }
         let token = self.token;
-        let asked = (self.clients.threads.engine).run_on(self.reactor, move |handler, reactor| {
+        let asked = self.clients.run_on(self.reactor, move |handler, reactor| {
             if let Some(client) = handler.client(token) {
                 task(client, reactor);
             }
         });
-        asked.map_err(|error| match error {
-            HandleError::MailboxFull => Error::Busy {
-                what: "mailbox of the client's reactor",
-            },
-            _ => self.down(),
-        })
+        asked.map_err(|error| error.unwrap_or_else(|| self.down()))
     }
 
     fn close(&self) {

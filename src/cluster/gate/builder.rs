@@ -1,5 +1,4 @@
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +9,7 @@ use super::shared::{Backends, POOL_QUEUE, Shared};
 use super::watching::Watching;
 use super::{Gate, RefusedPacket};
 use crate::addr::Addr;
+use crate::authority::Authority;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
 use crate::cluster::link::{Identity, LaneOptions};
@@ -348,10 +348,7 @@ fn endpoint(listening: &Addr, exposed: Option<&str>) -> Result<LinkEndpoint, Err
 
 /// Returns true for `HOST:PORT`. An IPv6 address without brackets has no port.
 fn has_port(host: &str) -> bool {
-    host.parse::<SocketAddr>().is_ok()
-        || host
-            .split_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    Authority::parse_socket(host.as_bytes()).is_ok_and(|authority| authority.port.is_some())
 }
 
 impl fmt::Debug for GateBuilder {

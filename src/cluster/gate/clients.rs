@@ -26,7 +26,7 @@ use crate::ws::{self, Close, CloseCode};
 impl GateReactor {
     pub(super) fn open_client(&mut self, conn: &mut Conn<'_, Self>) -> Option<Client> {
         let ip = conn.peer_addr().ip();
-        if !self.shared.admit(ip) {
+        if !self.shared.admission.admit(ip) {
             self.counters().clients_refused.add(1);
             return None;
         }
@@ -64,7 +64,7 @@ impl GateReactor {
     }
 
     pub(super) fn close_client(&mut self, reactor: &mut Reactor<'_, Self>, client: &Client) {
-        self.shared.dismiss(client.ip);
+        self.shared.admission.release(client.ip);
         if client.cid == 0 {
             return;
         }
@@ -86,7 +86,7 @@ impl GateReactor {
             Client::LIFE => {
                 let allowed = 2 * self.shared.options.interval;
                 if conn.reads_paused() {
-                    // What it sends is not seen.
+                    // Its packets are not seen.
                     client.last = conn.now();
                 }
                 let silent = conn.now().saturating_duration_since(client.last);
@@ -224,13 +224,9 @@ impl GateReactor {
         let refused = match found {
             Dispatch::To(node) => {
                 self.is_pending = true;
-                let packet = Request::Deliver {
-                    cid,
-                    uid,
-                    packet: whole,
-                };
                 let counters = &self.shared.counters[self.id];
-                deliver(&mut self.lanes, counters, node, &packet, conn.now())
+                let from = (cid, uid);
+                deliver(&mut self.lanes, counters, node, from, whole, conn.now())
             }
             Dispatch::Refuse(refusal) => Some(refusal.into()),
             // It was located above.
@@ -317,13 +313,9 @@ impl GateReactor {
             (Ok(found), _) => match self.table.located(found.as_deref()) {
                 Dispatch::To(node) => {
                     self.is_pending = true;
-                    let packet = Request::Deliver {
-                        cid,
-                        uid,
-                        packet: whole,
-                    };
                     let counters = &self.shared.counters[self.id];
-                    deliver(&mut self.lanes, counters, node, &packet, conn.now())
+                    let from = (cid, uid);
+                    deliver(&mut self.lanes, counters, node, from, whole, conn.now())
                 }
                 _ => Some(RefusedPacket::NotLocated),
             },
@@ -452,15 +444,16 @@ impl GateReactor {
     }
 }
 
-/// Hands a packet to the link to its node. Returns the reason if that does not take it.
+/// Hands a packet of a connection and its user to the link to its node. Returns the reason if that does not take it.
 fn deliver(
     lanes: &mut Lanes<()>,
     counters: &GateCounters,
     node: &Instance,
-    packet: &Request<'_>,
+    (cid, uid): (i64, i64),
+    packet: &[u8],
     now: Instant,
 ) -> Option<RefusedPacket> {
-    match lanes.send(&node.id, packet, now) {
+    match lanes.send(&node.id, &Request::Deliver { cid, uid, packet }, now) {
         Ok(()) => {
             counters.delivered.add(1);
             None

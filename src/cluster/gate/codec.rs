@@ -5,7 +5,7 @@ use crate::http::ServerResponse;
 use crate::ws;
 
 codec::one_of! {
-    /// What is spoken on a connection of a gate.
+    /// The protocol of a connection of a gate.
     pub(super) enum Protocol {
         /// A client over TCP.
         Packets(PacketCodec),

@@ -25,8 +25,8 @@ use crate::ws;
 
 /// The part of a gate that one reactor has.
 ///
-/// What other servers ask is not done in the callback of their link, where that connection and those of the callbacks around it
-/// are out of reach, but at the end of the turn: [`queue`](Self::queue) has the tasks for this reactor, and
+/// The requests of other servers are not served in the callback of their link, where that connection and those of the callbacks around
+/// it are out of reach, but at the end of the turn: [`queue`](Self::queue) has the tasks for this reactor, and
 /// [`outgoing`](Self::outgoing) those for others, which get all of a turn at once. The order of the tasks of a link is kept.
 pub(super) struct GateReactor {
     pub(super) id: usize,
@@ -80,9 +80,8 @@ impl GateReactor {
         reactor: &mut Reactor<'_, Self>,
     ) {
         self.table = table;
-        let counters = &self.shared.counters[self.id];
-        self.lanes
-            .set_peers(peers, reactor, &mut |_, event| count(counters, &event));
+        let mut events = counting(&self.shared.counters[self.id]);
+        self.lanes.set_peers(peers, reactor, &mut events);
     }
 
     /// Takes tasks from other threads.
@@ -211,8 +210,7 @@ impl EventHandler for GateReactor {
                 }
             }
             (Session::Lane(token), ProtocolFrame::Link(frame)) => {
-                let counters = &self.shared.counters[self.id];
-                let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+                let mut events = counting(&self.shared.counters[self.id]);
                 self.lanes.receive(*token, conn, frame, &mut events)
             }
             // The codec was chosen by the same origin as the session.
@@ -256,8 +254,7 @@ impl EventHandler for GateReactor {
                 log::debug!(target: "epicycle::cluster", "the link of {} has ended: {reason}", link.name());
             }
             Session::Lane(token) => {
-                let counters = &self.shared.counters[self.id];
-                let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+                let mut events = counting(&self.shared.counters[self.id]);
                 self.lanes.on_close(token, info.id, reactor, &mut events);
             }
         }
@@ -291,16 +288,15 @@ impl EventHandler for GateReactor {
 
 impl LinkTimer for GateReactor {
     fn on_link_timer(&mut self, reactor: &mut Reactor<'_, Self>, at: Duration) {
-        let counters = &self.shared.counters[self.id];
-        let mut events = |_: &_, event: LaneEvent<'_, ()>| count(counters, &event);
+        let mut events = counting(&self.shared.counters[self.id]);
         self.lanes.on_timer(at, reactor, &mut events);
     }
 }
 
-/// Counts what a node has told.
-fn count(counters: &GateCounters, event: &LaneEvent<'_, ()>) {
-    match event {
-        LaneEvent::GaveUp { frames, .. } => counters.given_up.add(*frames),
+/// Returns a function that counts the events of lanes.
+fn counting(counters: &GateCounters) -> impl FnMut(&Identity, LaneEvent<'_, ()>) {
+    |_, event| match event {
+        LaneEvent::GaveUp { frames, .. } => counters.given_up.add(frames),
         LaneEvent::Rejected { .. } => counters.rejected.add(1),
         _ => {}
     }

@@ -34,7 +34,7 @@ pub struct ClientListener {
     door: Door,
 }
 
-/// What comes in by a listener.
+/// The kind of peers that come by a listener.
 #[derive(Clone)]
 pub(super) enum Door {
     /// Other servers.

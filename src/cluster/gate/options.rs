@@ -6,7 +6,7 @@ use crate::cluster::drpc::Secret;
 use crate::cluster::link::LaneOptions;
 use crate::cluster::packet::{Packet, PacketOptions};
 
-/// Who sends the heartbeats between a gate and its clients.
+/// The side that sends the heartbeats, of a gate and its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeartbeatMode {

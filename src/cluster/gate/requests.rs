@@ -1,4 +1,4 @@
-//! What other servers ask of a gate.
+//! The requests of other servers.
 
 use std::collections::HashSet;
 use std::sync::Arc;

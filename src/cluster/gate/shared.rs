@@ -1,5 +1,3 @@
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -13,9 +11,10 @@ use crate::cluster::locator::{LocationCache, Locator};
 use crate::cluster::registry::{Directory, Instance, Registry};
 use crate::cluster::session::Users;
 use crate::cluster::{Error, State};
+use crate::engine::listen::admission::{Admission, Prefix};
 use crate::workers::WorkerPool;
 
-/// What the reactors of a gate share.
+/// The state that the reactors of a gate share.
 pub(super) struct Shared {
     pub(super) ours: Identity,
     pub(super) options: Options,
@@ -38,8 +37,7 @@ pub(super) struct Shared {
     pub(super) counters: Box<[GateCounters]>,
     /// The bytes of tasks that wait for each reactor.
     queued: Box<[AtomicUsize]>,
-    clients: AtomicUsize,
-    by_ip: Mutex<HashMap<IpAddr, usize>>,
+    pub(super) admission: Admission,
 }
 
 /// The registry and the locator, and the threads that ask them.
@@ -73,6 +71,8 @@ impl Shared {
             locations,
             pool,
         } = backends;
+        let (max, max_per_ip) = (options.max_connections, options.max_connections_per_ip);
+        let admission = Admission::new(max, max_per_ip, Prefix::HOST);
         Self {
             ours,
             options,
@@ -89,47 +89,7 @@ impl Shared {
             registry,
             counters: (0..reactors).map(|_| GateCounters::default()).collect(),
             queued: (0..reactors).map(|_| AtomicUsize::new(0)).collect(),
-            clients: AtomicUsize::new(0),
-            by_ip: Mutex::default(),
-        }
-    }
-
-    /// Counts a client, unless there are too many.
-    pub(super) fn admit(&self, ip: Option<IpAddr>) -> bool {
-        let max = self.options.max_connections;
-        let admitted = self
-            .clients
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |clients| {
-                (clients < max).then_some(clients + 1)
-            });
-        if admitted.is_err() {
-            return false;
-        }
-        let max = self.options.max_connections_per_ip;
-        if let Some(ip) = ip.filter(|_| max != usize::MAX) {
-            let mut by_ip = self.by_ip.lock();
-            let count = by_ip.entry(network(ip)).or_default();
-            if *count == max {
-                self.clients.fetch_sub(1, Ordering::AcqRel);
-                return false;
-            }
-            *count += 1;
-        }
-        true
-    }
-
-    /// Forgets a client that was counted.
-    pub(super) fn dismiss(&self, ip: Option<IpAddr>) {
-        self.clients.fetch_sub(1, Ordering::AcqRel);
-        if let Some(ip) = ip.filter(|_| self.options.max_connections_per_ip != usize::MAX) {
-            let mut by_ip = self.by_ip.lock();
-            let network = network(ip);
-            if let Some(count) = by_ip.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    by_ip.remove(&network);
-                }
-            }
+            admission,
         }
     }
 
@@ -189,13 +149,5 @@ impl Shared {
         };
         instance.state = state;
         self.registry.register(instance)
-    }
-}
-
-/// Returns what counts as one address: an IPv6 host usually has a whole /64.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        ip => ip,
     }
 }

@@ -1,4 +1,4 @@
-//! What servers ask about clients, on its way to the reactors that have them.
+//! The requests of servers about clients, on their way to the reactors that have these.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};

@@ -16,7 +16,7 @@ use crate::engine::slots::ConnId;
 
 /// The lanes of one reactor, one to each peer. It dials them, for as long as the peers are registered.
 ///
-/// What is sent in a turn leaves at its end, with [`flush`](Self::flush), in one write for each lane.
+/// The frames of a turn leave at its end, with [`flush`](Self::flush), in one write for each lane.
 pub(in crate::cluster) struct Lanes<T> {
     ours: Identity,
     secret: Option<Secret>,
@@ -48,7 +48,7 @@ struct Dialled<T> {
     dial_at: Option<Duration>,
 }
 
-/// What was given up since it was logged.
+/// The frames that were given up since the last log line.
 #[derive(Default)]
 struct Lost {
     frames: u64,

@@ -26,6 +26,9 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
+    /// A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
+    pub(crate) const HOST: Self = Self { v4: 32, v6: 64 };
+
     /// Returns none unless `v4` is from 1 to 32 and `v6` from 1 to 128.
     pub(crate) fn new(v4: u8, v6: u8) -> Option<Self> {
         ((1..=32).contains(&v4) && (1..=128).contains(&v6)).then_some(Self { v4, v6 })

@@ -378,7 +378,7 @@ impl<'i> Value<'i> {
                 })
                 .collect(),
             other => {
-                // What is in there has not been read.
+                // Its contents have not been read.
                 reader.reported.insert(place.to_owned());
                 let key = &self.key;
                 let problem = match other {

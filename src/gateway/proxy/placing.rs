@@ -432,18 +432,9 @@ impl<H: Hooks> Proxy<H> {
             if pool.settings().proxy_protocol.is_none() {
                 continue;
             }
-            let named = NamedClient {
-                id: client,
-                addrs: None,
-                is_joined: false,
-            };
             let nodes: Vec<_> = pool.nodes.iter().map(Node::id).collect();
             for node in nodes {
-                let to = Destination {
-                    node,
-                    client: Some(named),
-                    target: None,
-                };
+                let to = Destination::of_client(node, client);
                 self.pools[number].connections.close_idle_to(&to);
                 self.cancel_needless_dials(number, to);
             }

@@ -10,7 +10,7 @@ use crate::engine::conn::close::{CloseReason, Closed};
 use crate::engine::handler::{Conn, Reactor};
 use crate::engine::slots::ConnId;
 use crate::fetch::Ticket;
-use crate::gateway::destination::{Destination, NamedClient};
+use crate::gateway::destination::Destination;
 use crate::gateway::error::{Cause, Phase, ProxyError};
 use crate::gateway::hooks::Hooks;
 use crate::gateway::pool::Chosen;
@@ -120,22 +120,14 @@ impl<H: Hooks> Proxy<H> {
         session.chosen = Some(chosen);
         session.last_node = Some(node);
         let settings = pool.settings();
-        let client = match settings.proxy_protocol {
-            Some(_) => named(conn),
-            None => NamedClient {
-                id: conn.id(),
-                addrs: None,
-                is_joined: true,
-            },
-        };
-        let to = Destination {
-            node,
-            client: Some(NamedClient {
-                is_joined: true,
-                ..client
-            }),
-            target: None,
-        };
+        let mut to = Destination::of_client(node, conn.id());
+        if let Some(client) = to
+            .client
+            .as_mut()
+            .filter(|_| settings.proxy_protocol.is_some())
+        {
+            client.addrs = named(conn).addrs;
+        }
         let limits = &settings.connections;
         let deadline = limits
             .max_connections
@@ -257,16 +249,7 @@ impl<H: Hooks> Proxy<H> {
             self.pools[number].connections.cancel(ticket);
         }
         if let Some(node) = session.last_node {
-            let client = Some(NamedClient {
-                id: info.id,
-                addrs: None,
-                is_joined: true,
-            });
-            let to = Destination {
-                node,
-                client,
-                target: None,
-            };
+            let to = Destination::of_client(node, info.id);
             self.cancel_needless_dials(number, to);
         }
         match session.place {

@@ -11,7 +11,7 @@ use super::{Notes, reasons, toml};
 pub(super) struct Zones(BTreeMap<String, Zone>);
 
 struct Zone {
-    /// What the limit counts by.
+    /// The key by which the limit counts.
     by: String,
     rate: String,
     /// The routes that have it.
