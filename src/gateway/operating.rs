@@ -152,11 +152,11 @@ impl<H: Hooks> Control<H> {
     /// Begins the end: [begins to drain](Self::begin_drain), and [shuts down](Self::shutdown) after the
     /// [grace](Self::drain_grace). Returns at once.
     pub fn drain(&self) {
+        self.begin_drain();
         let drain = self.shared.program.lock().drain.clone();
         if let Some(drain) = drain {
             return drain();
         }
-        self.begin_drain();
         let deadline = self.shared.state.lock().settings.drain.deadline;
         let engine = self.engine.clone();
         // A reactor may not wait for the settings, so it does not call `shutdown`.
@@ -168,7 +168,7 @@ impl<H: Hooks> Control<H> {
         }
     }
 
-    /// Sets what [`drain`](Self::drain) does, for a program that ends in another way.
+    /// Sets what [`drain`](Self::drain) does once it has begun to drain, for a program that ends in another way.
     pub fn drain_with(&self, drain: impl Fn() + Send + Sync + 'static) {
         self.shared.program.lock().drain = Some(Arc::new(drain));
     }
