@@ -27,6 +27,7 @@ pub(crate) struct Prefix {
 
 impl Prefix {
     /// A whole IPv4 address, and the /64 that an IPv6 host has to itself (RFC 6177, RFC 7934).
+    #[cfg(feature = "cluster")]
     pub(crate) const HOST: Self = Self { v4: 32, v6: 64 };
 
     /// Returns none unless `v4` is from 1 to 32 and `v6` from 1 to 128.
