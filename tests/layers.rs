@@ -42,7 +42,7 @@ const PROTOCOLS: [&str; 5] = [
 
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 6] = [
-    &["error", "keyed", "roles", "text", "uuid", "watch"],
+    &["codec", "error", "keyed", "roles", "text", "uuid", "watch"],
     &["packet", "drpc"],
     &[
         "registry", "locator", "dispatch", "eventbus", "lock", "cache",

@@ -8,6 +8,7 @@
 //! - [`registry`]: which servers there are. [`locator`]: where a user is. [`dispatch`]: which node gets a packet.
 //! - [`link`]: both sides of a connection between servers, without a socket.
 //! - [`gate`]: servers that hold clients.
+//! - [`codec`]: JSON and protobuf for the data of packets.
 //! - [`eventbus`], [`lock`], [`cache`]: messages, locks and values that all servers share.
 //!
 //! Registry, locator, event bus, locks and cache are traits, each with an implementation in memory for servers that are in one
@@ -24,6 +25,7 @@
 
 pub mod cache;
 pub mod client;
+pub mod codec;
 pub mod dispatch;
 pub mod drpc;
 mod error;

@@ -4,6 +4,7 @@
 mod util;
 
 mod client;
+mod codec;
 mod dispatch;
 mod drpc;
 mod drpc_properties;
