@@ -42,7 +42,9 @@ const PROTOCOLS: [&str; 5] = [
 
 /// The parts of `cluster` from the bottom to the top. Each may import those of its own tier and of earlier ones.
 const CLUSTER: [&[&str]; 6] = [
-    &["codec", "error", "keyed", "roles", "text", "uuid", "watch"],
+    &[
+        "codec", "error", "follower", "keyed", "roles", "text", "uuid", "watch",
+    ],
     &["packet", "drpc"],
     &[
         "registry", "locator", "dispatch", "eventbus", "lock", "cache",

@@ -30,6 +30,7 @@ pub mod dispatch;
 pub mod drpc;
 mod error;
 pub mod eventbus;
+mod follower;
 pub mod gate;
 mod keyed;
 pub mod link;

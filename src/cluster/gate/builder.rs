@@ -6,12 +6,12 @@ use super::handler::GateReactor;
 use super::listener::{ClientListener, Door};
 use super::options::{DuplicateLogin, HeartbeatMode, Options, RateLimit, SlowClient};
 use super::shared::{Backends, POOL_QUEUE, Shared};
-use super::watching::Watching;
-use super::{Gate, RefusedPacket};
+use super::{Gate, RefusedPacket, watching};
 use crate::addr::Addr;
 use crate::authority::Authority;
 use crate::cluster::dispatch::{Policy, RouteTable};
 use crate::cluster::drpc::Secret;
+use crate::cluster::follower::Followers;
 use crate::cluster::link::{Identity, LaneOptions};
 use crate::cluster::locator::{LocationCache, Locator, MemoryLocator};
 use crate::cluster::packet::{Packet, PacketOptions};
@@ -19,8 +19,9 @@ use crate::cluster::registry::{Directory, Instance, LinkEndpoint, MemoryRegistry
 use crate::cluster::session::MAX_REACTORS;
 use crate::cluster::{Error, Kind, new_uuid};
 use crate::engine::conn::limits::{ConnLimits, OutboundPolicy};
+use crate::engine::handler::Engine;
 use crate::engine::listen::Listen;
-use crate::engine::server::Server;
+use crate::engine::server::{Running, Server};
 use crate::workers::WorkerPool;
 
 /// The options of a [`Gate`].
@@ -226,11 +227,27 @@ impl GateBuilder {
     /// [`Error::InvalidArgument`] or [`Error::Start`] if an option or an address is wrong, and the errors of the registry and the
     /// locator.
     pub fn start(self) -> Result<Gate, Error> {
+        let began = SystemTime::now().duration_since(UNIX_EPOCH);
+        let began = began.map_or(0, |since| since.as_micros() as u64);
+        let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
+        let pool = pool.name("epicycle-gate").build()?;
+        let (server, prepared) = self.prepare(Followers::default(), pool, began)?;
+        let running = server.start(prepared.factory())?;
+        let engine = running.engine().clone();
+        prepared.begin(&engine, Some(running))
+    }
+
+    /// Returns the server of the gate, and the rest of the gate, which begins once the server has started. `began` is the time
+    /// in microseconds since 1970.
+    pub(super) fn prepare(
+        self,
+        followers: Followers,
+        pool: WorkerPool,
+        began: u64,
+    ) -> Result<(Server, Prepared), Error> {
         self.check()?;
         let id = self.id.unwrap_or_else(new_uuid);
         let ours = Identity::new(Kind::Gate, id);
-        let began = SystemTime::now().duration_since(UNIX_EPOCH);
-        let began = began.map_or(0, |since| since.as_micros() as u64);
 
         // Nothing is read from a client for whom much waits, and a link is read whatever waits for it: see `Inbound`.
         let clients = ConnLimits::new()
@@ -253,15 +270,14 @@ impl GateBuilder {
             doors.push(door);
         }
 
-        let directory = Directory::start(self.registry.clone(), &["gate", "node"])?;
+        let directory = Directory::start_as(&followers, self.registry.clone(), &["gate", "node"])?;
         let directory = Arc::new(directory);
-        let locations = LocationCache::start(
+        let locations = LocationCache::start_as(
+            &followers,
             self.locator.clone(),
             directory.clone(),
             LocationCache::DEFAULT_CAPACITY,
         )?;
-        let pool = WorkerPool::builder().threads(THREADS).queue(POOL_QUEUE);
-        let pool = pool.name("epicycle-gate").build()?;
         let backends = Backends {
             registry: self.registry.clone(),
             directory,
@@ -270,34 +286,15 @@ impl GateBuilder {
             pool,
         };
         let shared = Shared::new(ours, self.options, doors, self.reactors, began, backends);
-        let shared = Arc::new(shared);
-        let table = RouteTable::new(self.dispatch);
-        let make = {
-            let (shared, table) = (shared.clone(), table.clone());
-            move |reactor| GateReactor::new(reactor, shared.clone(), table.clone())
+        let prepared = Prepared {
+            name: self.name,
+            expose: self.expose,
+            registry: self.registry,
+            table: RouteTable::new(self.dispatch),
+            shared: Arc::new(shared),
+            followers,
         };
-        let running = server.reactors(self.reactors).start(make)?;
-        if shared.options.secret.is_none() && !is_loopback(&running.local_addrs()[0]) {
-            log::warn!(
-                target: "epicycle::cluster",
-                "whoever reaches {} can act for every user; set a secret",
-                running.local_addrs()[0]
-            );
-        }
-        let endpoint = endpoint(&running.local_addrs()[0], self.expose.as_deref())?;
-        let watching = Watching::start(
-            &*self.registry,
-            &*self.locator,
-            table,
-            &shared,
-            running.engine(),
-        )?;
-        let id = shared.ours.id.clone();
-        let mut instance = Instance::new(Kind::Gate, id, endpoint.to_string());
-        instance.alias = self.name;
-        let gate = Gate::new(running, shared, watching);
-        gate.shared.register(instance)?;
-        Ok(gate)
+        Ok((server.reactors(self.reactors), prepared))
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -316,6 +313,61 @@ impl GateBuilder {
             return bad("listen", problem);
         }
         Ok(())
+    }
+}
+
+/// A gate whose server has not started.
+pub(super) struct Prepared {
+    name: String,
+    expose: Option<String>,
+    registry: Arc<dyn Registry>,
+    table: RouteTable,
+    shared: Arc<Shared>,
+    followers: Followers,
+}
+
+impl Prepared {
+    /// Returns what makes the part of each reactor.
+    pub(super) fn factory(&self) -> impl Fn(usize) -> GateReactor + Send + Sync + 'static {
+        let (shared, table) = (self.shared.clone(), self.table.clone());
+        move |reactor| GateReactor::new(reactor, shared.clone(), table.clone())
+    }
+
+    /// Gives the reactors the nodes, and registers the gate.
+    pub(super) fn begin(
+        self,
+        engine: &Engine<GateReactor>,
+        running: Option<Running<GateReactor>>,
+    ) -> Result<Gate, Error> {
+        let shared = self.shared;
+        let addrs = engine.local_addrs().to_vec();
+        if shared.options.secret.is_none() && !is_loopback(&addrs[0]) {
+            log::warn!(
+                target: "epicycle::cluster",
+                "whoever reaches {} can act for every user; set a secret",
+                addrs[0]
+            );
+        }
+        let endpoint = endpoint(&addrs[0], self.expose.as_deref())?;
+        let following = watching::start(
+            &self.followers,
+            &*self.registry,
+            self.table,
+            &shared,
+            engine,
+        )?;
+        let mut instance = Instance::new(Kind::Gate, &*shared.ours.id, endpoint.to_string());
+        instance.alias = self.name;
+        let gate = Gate {
+            shared,
+            addrs,
+            running,
+            #[cfg(feature = "testing")]
+            followers: self.followers,
+            following: Some(following),
+        };
+        gate.shared.register(instance)?;
+        Ok(gate)
     }
 }
 

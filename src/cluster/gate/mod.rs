@@ -49,6 +49,8 @@ mod listener;
 mod options;
 mod requests;
 mod shared;
+#[cfg(feature = "testing")]
+mod simulated;
 mod stats;
 mod watching;
 mod work;
@@ -60,7 +62,9 @@ use std::time::Duration;
 
 use self::handler::GateReactor;
 use self::shared::Shared;
-use self::watching::Watching;
+use super::follower::Follower;
+#[cfg(feature = "testing")]
+use super::follower::Followers;
 use super::{Error, State};
 use crate::addr::Addr;
 use crate::engine::server::Running;
@@ -68,6 +72,8 @@ use crate::engine::server::Running;
 pub use self::builder::GateBuilder;
 pub use self::listener::ClientListener;
 pub use self::options::{DuplicateLogin, HeartbeatMode, OverRate, RateLimit, SlowClient};
+#[cfg(feature = "testing")]
+pub use self::simulated::SimulatedGate;
 pub use self::stats::{GateStats, RefusedPacket};
 
 /// A running gate. A drop shuts it down and waits for its end.
@@ -75,22 +81,18 @@ pub use self::stats::{GateStats, RefusedPacket};
 pub struct Gate {
     shared: Arc<Shared>,
     addrs: Vec<Addr>,
-    /// The reactors, which end first, and the threads that tell them what has changed. Taken at the end.
-    running: Option<(Running<GateReactor>, Watching)>,
+    /// The reactors, taken at the end. In a simulated network they are not the gate's.
+    running: Option<Running<GateReactor>>,
+    #[cfg(feature = "testing")]
+    followers: Followers,
+    /// They tell the reactors what has changed, and end after them.
+    following: Option<[Follower; 2]>,
 }
 
 /// The time within which the locator must have forgotten the users, at the end.
 const FORGETTING: Duration = Duration::from_secs(10);
 
 impl Gate {
-    fn new(running: Running<GateReactor>, shared: Arc<Shared>, watching: Watching) -> Self {
-        Self {
-            shared,
-            addrs: running.local_addrs().to_vec(),
-            running: Some((running, watching)),
-        }
-    }
-
     /// Returns the instance id.
     pub fn id(&self) -> &str {
         &self.shared.ours.id
@@ -133,6 +135,7 @@ impl Drop for Gate {
     fn drop(&mut self) {
         self.shared.deregister();
         drop(self.running.take());
+        drop(self.following.take());
         self.shared.pool.shutdown(FORGETTING);
     }
 }

@@ -2,15 +2,15 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
 use lru::LruCache;
 use parking_lot::Mutex;
 
 use super::{LocationEvent, Locator, check};
+use crate::cluster::Error;
+use crate::cluster::follower::{Follower, Followers};
 use crate::cluster::keyed::Keyed;
 use crate::cluster::registry::Directory;
-use crate::cluster::{Error, Watch, WatchHandle};
 
 /// Locations that a server remembers. It asks the locator only for what it does not know.
 ///
@@ -49,8 +49,8 @@ pub struct LocationCache {
     known: Arc<Known>,
     /// One look-up at a time for a place. The others wait for its result.
     looking: Keyed<Place>,
-    watch: WatchHandle,
-    thread: Option<JoinHandle<()>>,
+    /// Its drop ends the watch.
+    _follower: Follower,
 }
 
 /// A user's gate (no alias) or its node of an alias.
@@ -126,23 +126,26 @@ impl LocationCache {
         directory: Arc<Directory>,
         capacity: usize,
     ) -> Result<Self, Error> {
+        Self::start_as(&Followers::default(), locator, directory, capacity)
+    }
+
+    pub(in crate::cluster) fn start_as(
+        followers: &Followers,
+        locator: impl Locator,
+        directory: Arc<Directory>,
+        capacity: usize,
+    ) -> Result<Self, Error> {
         let known = Arc::new(Known::new(capacity));
-        let changes = locator.watch()?;
-        let watch = changes.handle();
-        let follower = known.clone();
-        let thread = thread::Builder::new().name("epicycle-locations".to_owned());
-        let thread = thread.spawn(move || follower.follow(changes));
-        let thread = thread.map_err(|error| Error::Backend {
-            backend: "locator",
-            problem: format!("no thread for its watch: {error}"),
+        let forgetful = known.clone();
+        let follower = followers.follow("locator", locator.watch()?, move |change| {
+            forgetful.on_change(change);
         })?;
         Ok(Self {
             locator: Box::new(locator),
             directory,
             known,
             looking: Keyed::default(),
-            watch,
-            thread: Some(thread),
+            _follower: follower,
         })
     }
 
@@ -370,22 +373,24 @@ impl Known {
         }
     }
 
-    fn follow(&self, changes: Watch<LocationEvent>) {
-        for change in changes {
-            match change {
+    fn on_change(&self, change: Option<LocationEvent>) {
+        match change {
+            Some(
                 LocationEvent::GateBound { uid, .. }
                 | LocationEvent::GateUnbound { uid, .. }
                 | LocationEvent::NodeBound { uid, .. }
-                | LocationEvent::NodeUnbound { uid, .. } => self.forget(uid),
-                LocationEvent::Interrupted => {
-                    self.interrupted.fetch_add(1, Ordering::Relaxed);
-                    self.forget_all();
-                }
+                | LocationEvent::NodeUnbound { uid, .. },
+            ) => self.forget(uid),
+            Some(LocationEvent::Interrupted) => {
+                self.interrupted.fetch_add(1, Ordering::Relaxed);
+                self.forget_all();
+            }
+            // Without a watch nothing that is remembered can be trusted.
+            None => {
+                self.watched.store(false, Ordering::Relaxed);
+                self.forget_all();
             }
         }
-        // Without a watch nothing that is remembered can be trusted.
-        self.watched.store(false, Ordering::Relaxed);
-        self.forget_all();
     }
 
     fn forget(&self, uid: i64) {
@@ -405,16 +410,6 @@ impl Known {
 
 /// The maximum number of aliases that are remembered of a user.
 const MAX_ALIASES: usize = 64;
-
-impl Drop for LocationCache {
-    fn drop(&mut self) {
-        self.watch.close();
-        if let Some(thread) = self.thread.take() {
-            // The thread only forgets, so it does not panic.
-            let _ = thread.join();
-        }
-    }
-}
 
 impl fmt::Debug for LocationCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -2,13 +2,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::{Instance, Registry};
-use crate::cluster::{Error, Watch, WatchHandle};
+use crate::cluster::Error;
+use crate::cluster::follower::{Follower, Followers};
 
 /// The lists of the registry as a server knows them, kept up to date by watches. Reading it never blocks on a backend.
 ///
@@ -34,7 +34,8 @@ use crate::cluster::{Error, Watch, WatchHandle};
 pub struct Directory {
     registry: Box<dyn Registry>,
     shared: Arc<Shared>,
-    watches: Vec<(WatchHandle, Option<JoinHandle<()>>)>,
+    /// A drop ends them.
+    followers: Vec<Follower>,
 }
 
 struct Shared {
@@ -53,6 +54,14 @@ impl Directory {
     ///
     /// Returns the error of [`Registry::watch`], and [`Error::Backend`] if a thread cannot be started.
     pub fn start(registry: impl Registry, names: &[&'static str]) -> Result<Self, Error> {
+        Self::start_as(&Followers::default(), registry, names)
+    }
+
+    pub(in crate::cluster) fn start_as(
+        followers: &Followers,
+        registry: impl Registry,
+        names: &[&'static str],
+    ) -> Result<Self, Error> {
         let shared = Arc::new(Shared {
             lists: RwLock::default(),
             version: AtomicU64::new(0),
@@ -62,28 +71,23 @@ impl Directory {
         let mut directory = Self {
             registry: Box::new(registry),
             shared,
-            watches: Vec::new(),
+            followers: Vec::new(),
         };
         for name in names.iter().copied() {
             let mut watch = directory.registry.watch(name)?;
+            let shared = directory.shared.clone();
             if let Some(first) = watch.next() {
-                directory.shared.set(name, first);
+                shared.set(name, first);
             }
-            directory.follow(name, watch)?;
+            let follower = followers.follow("registry", watch, move |list| {
+                // At the end the last list stays.
+                if let Some(list) = list {
+                    shared.set(name, list);
+                }
+            })?;
+            directory.followers.push(follower);
         }
         Ok(directory)
-    }
-
-    fn follow(&mut self, name: &'static str, watch: Watch<Vec<Instance>>) -> Result<(), Error> {
-        let (handle, shared) = (watch.handle(), self.shared.clone());
-        let thread = thread::Builder::new().name(format!("epicycle-{name}s"));
-        let thread = thread.spawn(move || watch.for_each(|list| shared.set(name, list)));
-        let thread = thread.map_err(|error| Error::Backend {
-            backend: "registry",
-            problem: format!("no thread for a watch: {error}"),
-        })?;
-        self.watches.push((handle, Some(thread)));
-        Ok(())
     }
 
     /// Returns an instance, if it is known.
@@ -131,11 +135,8 @@ impl Directory {
 
     /// Returns for how long the lists have not been confirmed: zero as long as the registry can be reached.
     pub fn age(&self) -> Duration {
-        let lost = self
-            .watches
-            .iter()
-            .filter_map(|(handle, _)| handle.lost_since());
-        lost.map(|since| since.elapsed()).max().unwrap_or_default()
+        let lost = self.followers.iter().filter_map(Follower::lost_for);
+        lost.max().unwrap_or_default()
     }
 }
 
@@ -151,20 +152,6 @@ impl Shared {
         self.version.fetch_add(1, Ordering::AcqRel);
         drop(waiting);
         self.changed.notify_all();
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        for (handle, _) in &self.watches {
-            handle.close();
-        }
-        for (_, thread) in &mut self.watches {
-            if let Some(thread) = thread.take() {
-                // The thread only copies lists, so it does not panic.
-                let _ = thread.join();
-            }
-        }
     }
 }
 
