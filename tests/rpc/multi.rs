@@ -230,6 +230,56 @@ fn an_address_gets_sessions_up_to_its_quota_and_idle_ones_close() {
 }
 
 #[test]
+fn addresses_can_change_and_calls_under_way_end_where_they_are() {
+    let (peer, backends) = (start(Peer::builder()), backends::<3>());
+    let address = |n: usize| (Connect::to(&backends[n].peer.local_addrs()[0]), 1);
+    let client = connected(to(&peer, &backends[..2]), 2);
+    let held: Vec<_> = (0..2)
+        .map(|_| client.call::<_, u8>("/hold", &()).send())
+        .collect();
+    eventually("each has one", || {
+        backends[..2].iter().all(|backend| backend.held() == 1)
+    });
+    client
+        .set_addresses([address(1), address(2)])
+        .expect("are right");
+    eventually("the new one is connected", || client.stats().workers == 2);
+    let before = backends[0].calls();
+    for _ in 0..20 {
+        work(&client).expect("is answered");
+    }
+    assert_eq!(backends[0].calls(), before);
+    assert!(backends[2].calls() > 0);
+    assert_eq!(
+        client.stats().created,
+        3,
+        "the one that stays is not dialled again"
+    );
+    assert_eq!(backends[0].peer.session_count(), 1);
+    backends.iter().for_each(Backend::release);
+    for call in held {
+        assert_eq!(call.wait(), Ok(0));
+    }
+    eventually("the old session is closed", || {
+        backends[0].peer.session_count() == 0
+    });
+
+    // Without an address, calls wait for one. A host name is looked up.
+    client.set_addresses([]).expect("may be none");
+    let call = client.call::<_, u8>("/work", &()).send();
+    eventually("it waits", || client.stats().waiting == 1);
+    let port = backends[0].peer.local_addrs()[0].as_socket_addr();
+    let port = port.expect("is an address").port();
+    let named = (Connect::to(format!("tcp://localhost:{port}")), 1);
+    client.set_addresses([named]).expect("is right");
+    assert_eq!(call.wait(), Ok(0));
+
+    let wrong = client.set_addresses([address(1), (Connect::to("udp://127.0.0.1:1"), 1)]);
+    assert!(wrong.expect_err("is wrong").to_string().contains("tcp://"));
+    assert_eq!(work(&client), Ok(0), "nothing has changed");
+}
+
+#[test]
 fn calls_and_pushes_wait_for_an_address_that_comes_up_later() {
     let peer = start(Peer::builder());
     let addr = nowhere();

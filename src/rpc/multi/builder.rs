@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::client::MultiClient;
 use super::options::{Options, Source};
 use super::pool::Pool;
-use crate::addr::Endpoint;
 use crate::balance::{Balancer, CircuitBreaker, Ejection, Health, Least, RetryBudget};
 use crate::engine::connect::{Connect, Reconnect};
 use crate::error::Error;
@@ -186,13 +185,7 @@ impl MultiClientBuilder {
             return bad("to", "there is no address; give at least one");
         }
         for source in &self.sources {
-            match &source.connect.to {
-                Ok(Endpoint::Udp { .. }) => {
-                    return bad("to", "datagrams carry no sessions; use a tcp:// address");
-                }
-                Ok(_) => {}
-                Err(error) => return bad("to", &error.to_string()),
-            }
+            source.check()?;
         }
         if options.sessions == 0 || options.attempts == 0 {
             return bad("sessions and attempts", "they must be at least 1");

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::flight::Request;
+use super::options::Source;
 use super::pool::Pool;
 use super::stats::MultiStats;
 use crate::balance::KeyHash;
+use crate::engine::connect::Connect;
+use crate::error::Error;
 use crate::rpc::call::{
     CallFuture, Caller, CancelCall, Draft, Pending, call_settings, check_may_block, own_seq,
     settings,
@@ -119,6 +122,26 @@ impl MultiClient {
             draft: Draft::new(shared, Kind::Push, uri.as_ref(), body),
             key: None,
         }
+    }
+
+    /// Takes other addresses and host names, with their weights, in place of those that
+    /// [`to`](super::MultiClientBuilder::to) gave: for a service whose addresses change. Those that stay keep their sessions and
+    /// their state. The sessions of those that are gone close once their calls have ended. There may be none for a while: calls
+    /// [wait](super::MultiClientBuilder::max_wait) then.
+    ///
+    /// # Errors
+    ///
+    /// Returns an [`Error`] that names a wrong address. Nothing has changed then.
+    pub fn set_addresses(
+        &self,
+        addresses: impl IntoIterator<Item = (Connect, u32)>,
+    ) -> Result<(), Error> {
+        let sources = addresses.into_iter();
+        let sources = sources.map(|(connect, weight)| Source { connect, weight });
+        let sources: Vec<_> = sources.collect();
+        sources.iter().try_for_each(Source::check)?;
+        self.pool().set_sources(sources);
+        Ok(())
     }
 
     /// Returns the statistics up to now.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use crate::addr::Endpoint;
 use crate::balance::{CircuitBreaker, Health};
 use crate::engine::connect::{Connect, Reconnect};
+use crate::error::Error;
 use crate::rpc::codec::ProtocolChoice;
 
 /// The options that a client keeps.
@@ -36,4 +38,20 @@ pub(super) struct Options {
 pub(super) struct Source {
     pub(super) connect: Connect,
     pub(super) weight: u32,
+}
+
+impl Source {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let problem = match &self.connect.to {
+            Ok(Endpoint::Udp { .. }) => {
+                "datagrams carry no sessions; use a tcp:// address".to_owned()
+            }
+            Ok(_) => return Ok(()),
+            Err(error) => error.to_string(),
+        };
+        Err(Error::Option {
+            name: "to",
+            problem,
+        })
+    }
 }

@@ -83,6 +83,10 @@ impl Pool {
         dropped.into_iter().next().map_or(Ok(()), Err)
     }
 
+    pub(super) fn set_sources(self: &Arc<Self>, sources: Vec<Source>) {
+        self.change(|state, now, deeds| state.set_sources(sources, now, deeds));
+    }
+
     pub(super) fn cancel(self: &Arc<Self>, number: u64) {
         self.change(|state, now, deeds| state.cancel(number, now, deeds));
     }

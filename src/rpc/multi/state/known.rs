@@ -9,6 +9,8 @@ use crate::rpc::multi::options::Source;
 
 /// A source, and its addresses as far as they are known.
 pub(super) struct Known {
+    /// It tells this source from those before, for which lookups may be under way.
+    pub(super) number: usize,
     pub(super) source: Source,
     /// None if it is not a host name.
     pub(super) host: Option<String>,
@@ -21,7 +23,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    pub(super) fn new(source: Source) -> Self {
+    pub(super) fn new(number: usize, source: Source) -> Self {
         let endpoint = source.connect.to.as_ref().ok();
         let host = endpoint.and_then(|endpoint| match endpoint {
             Endpoint::Tcp { host, .. } if is_name(host) => Some(host.clone()),
@@ -32,6 +34,7 @@ impl Known {
             _ => Vec::new(),
         };
         Self {
+            number,
             source,
             host,
             found,
@@ -40,6 +43,12 @@ impl Known {
             looked_up: None,
             failed: None,
         }
+    }
+
+    /// Returns true if this is where another source leads, too.
+    pub(super) fn leads_to(&self, source: &Source) -> bool {
+        let (here, there) = (&self.source.connect.to, &source.connect.to);
+        matches!((here, there), (Ok(here), Ok(there)) if here.to_string() == there.to_string())
     }
 
     /// Takes the addresses that a lookup found.

@@ -29,6 +29,7 @@ pub(super) struct State {
     /// The moment from which the times of `balance` are counted.
     epoch: Instant,
     sources: Vec<Known>,
+    next_source: usize,
     nodes: Nodes,
     balancer: Box<dyn Balancer>,
     budget: RetryBudget,
@@ -90,7 +91,11 @@ impl State {
         Self {
             options: Arc::new(options),
             epoch,
-            sources: sources.into_iter().map(Known::new).collect(),
+            next_source: sources.len(),
+            sources: (0..)
+                .zip(sources)
+                .map(|(number, source)| Known::new(number, source))
+                .collect(),
             nodes: Nodes::new([]),
             balancer,
             budget,

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Deed, State};
+use super::{Deed, Known, State};
 use crate::balance::{NodeId, NodeSpec};
 use crate::engine::connect::resolve::LookupResult;
 use crate::rpc::multi::address::Address;
-use crate::rpc::multi::options::Options;
+use crate::rpc::multi::options::{Options, Source};
 use crate::rpc::session::Session;
 use crate::rpc::wire::Status;
 
@@ -77,7 +77,10 @@ impl State {
         deeds: &mut Vec<Deed>,
     ) {
         let pause = self.options.resolve_every;
-        let known = &mut self.sources[source];
+        let known = self.sources.iter_mut().find(|known| known.number == source);
+        let Some(known) = known else {
+            return;
+        };
         known.is_looking_up = false;
         known.looked_up = Some(now);
         match found.and_then(|found| known.take(&found)) {
@@ -92,6 +95,37 @@ impl State {
                 known.look_up_at = now.checked_add(pause.min(LOOK_UP_PAUSE));
             }
         }
+        self.sources_changed(now, deeds);
+    }
+
+    /// Takes other sources. What stays of the addresses keeps its state.
+    pub(in crate::rpc::multi) fn set_sources(
+        &mut self,
+        sources: Vec<Source>,
+        now: Instant,
+        deeds: &mut Vec<Deed>,
+    ) {
+        if self.is_over() {
+            return;
+        }
+        let mut old = std::mem::take(&mut self.sources);
+        for source in sources {
+            match old.iter().position(|known| known.leads_to(&source)) {
+                Some(at) => {
+                    let mut known = old.swap_remove(at);
+                    known.source.weight = source.weight;
+                    self.sources.push(known);
+                }
+                None => {
+                    self.sources.push(Known::new(self.next_source, source));
+                    self.next_source += 1;
+                }
+            }
+        }
+        self.sources_changed(now, deeds);
+    }
+
+    fn sources_changed(&mut self, now: Instant, deeds: &mut Vec<Deed>) {
         let had_none = self.nodes.is_empty();
         let (added, removed) = self.set_nodes();
         if !had_none {
@@ -134,7 +168,7 @@ impl State {
                 at(address.dial_at);
             }
         }
-        for (number, known) in self.sources.iter_mut().enumerate() {
+        for known in &mut self.sources {
             let Some(host) = &known.host else {
                 continue;
             };
@@ -143,7 +177,7 @@ impl State {
             }
             if known.look_up_at.is_none_or(|at| at <= now) {
                 known.is_looking_up = true;
-                deeds.push(Deed::LookUp(number, host.clone()));
+                deeds.push(Deed::LookUp(known.number, host.clone()));
             } else {
                 at(known.look_up_at);
             }
